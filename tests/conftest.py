@@ -89,7 +89,7 @@ def start_process() -> Callable[..., subprocess.Popen[str]]:
 
     def start(*arguments: object, **options: object) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [sys.executable, "-m", "probedistill.cli", *map(str, arguments)],
+            [sys.executable, "-m", "probedistill", *map(str, arguments)],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             env={**os.environ, "PYTHONPATH": str(TESTS)}, **options,
         )  # type: ignore[call-overload]  # fmt: skip

@@ -522,3 +522,26 @@ def test_loading_leaves_the_random_state_alone():
     torch.manual_seed(5)
     load_encoder("timm:vit_tiny_patch16_224", pretrained=False, input_size=32, device="cpu")
     assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize(("spec", "name", "size"), [("efficientnet_lite0", "efficientnet_lite0", None),
+                                                     ("timm:resnet18@96", "timm:resnet18", 96)])
+def test_encoder_config_takes_a_size_behind_the_name(spec, name, size):
+    config = encoder_config(spec, device="cpu")
+    assert (config.encoder, config.input_size, config.device) == (name, size, "cpu")
+
+
+def test_encoder_config_reads_a_file_and_its_own_values_win(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("encoder: timm:mobilenetv1_100\ninput-size: 64\ncheckpoint: w.safetensors\nmethod: sfm\n")
+    config = encoder_config(str(file), input_size=32, precision="bf16")
+    assert (config.input_size, config.checkpoint, config.precision) == (64, Path("w.safetensors"), "bf16")
+
+
+@pytest.mark.parametrize(("text", "words"), [(None, "cannot be read"), ("a: [", "cannot be read"), ("- 1", "names no encoder")])
+def test_encoder_config_says_what_is_wrong_with_a_file(tmp_path, text, words):
+    file = tmp_path / "mine.yaml"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(UserError, match=words):
+        encoder_config(str(file))

@@ -10,7 +10,7 @@ from .bank import FeatureBank, extract_features
 from .canvas import Canvas, CanvasConfig
 from .config import DistillConfig
 from .distilled import DistilledSet
-from .encoders import RECIPES, Encoder, EncoderConfig, load_encoder
+from .encoders import RECIPES, Encoder, EncoderConfig, encoder_config, load_encoder
 from .engine import Distiller
 from .errors import NonFiniteLossError, UserError
 from .evaluate import EvaluateConfig, Evaluation, evaluate
@@ -46,6 +46,7 @@ __all__ = [
     "UserError",
     "__version__",
     "distill",
+    "encoder_config",
     "evaluate",
     "extract_features",
     "load_encoder",

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+import yaml
 from PIL import Image
 from torch import Tensor, nn
 
@@ -296,6 +297,40 @@ def load_encoder(spec: str | EncoderConfig, **options: Any) -> Encoder:
     if config.compile:
         encoder.model.compile()
     return encoder
+
+
+def encoder_config(spec: str, **options: Any) -> EncoderConfig:
+    """The config of an encoder that is named in one word.
+
+    Args:
+        spec: An encoder as in `EncoderConfig.encoder`, NAME@PIXELS for another input size, or a YAML file
+            with the fields of `EncoderConfig` (a run's config.yaml is one; what is not of the encoder is
+            passed over).
+        options: Fields that hold for any encoder, e.g. ``device``; a file's own win.
+
+    Raises:
+        UserError: No such file, or not a YAML mapping with an encoder.
+    """
+    if spec.endswith((".yaml", ".yml")):
+        path = Path(spec)
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"encoder {spec!r} cannot be read: {reason}; give a YAML file of encoder options"
+            ) from error
+        content = {str(k).replace("-", "_"): v for k, v in content.items()} if isinstance(content, dict) else {}
+        if not isinstance(content.get("encoder"), str):
+            raise UserError(f"encoder {spec!r} names no encoder; give a YAML file with an entry 'encoder'")
+        known = {k: v for k, v in content.items() if k in EncoderConfig.__dataclass_fields__ and v is not None}
+        if "checkpoint" in known:
+            known["checkpoint"] = Path(str(known["checkpoint"]))
+        return EncoderConfig(**{**options, **known})
+    name, at, pixels = spec.rpartition("@")
+    if at and pixels.isdigit():
+        return EncoderConfig(encoder=name, input_size=int(pixels), **options)
+    return EncoderConfig(encoder=spec, **options)
 
 
 def resolve_device(device: str) -> torch.device:
@@ -676,4 +711,4 @@ def _restore(
     setattr(parent, child, norm)
 
 
-__all__ = ["RECIPES", "Encoder", "EncoderConfig", "Recipe", "load_encoder", "resolve_device"]
+__all__ = ["RECIPES", "Encoder", "EncoderConfig", "Recipe", "encoder_config", "load_encoder", "resolve_device"]

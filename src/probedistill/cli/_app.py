@@ -1,0 +1,109 @@
+"""What the commands share: the app, output, and options from a YAML file."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import cyclopts
+import yaml
+from cyclopts import App, Parameter
+
+from .._version import __version__
+from ..config import DistillConfig
+from ..encoders import EncoderConfig
+from ..errors import UserError, unknown_name
+from ..evaluate import EvaluateConfig
+from ..images import ImagesConfig
+from ..run import RunConfig
+from ..run_folder import without_none
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+app = App(
+    name="probedistill",
+    version=__version__,
+    help="Distil a labelled image dataset into one synthetic image per class for linear probes on frozen encoders.\n\n"
+    "Every command that takes many options also takes them from a YAML file: --config FILE; flags win. "
+    "A run's folder holds the config.yaml that repeats it.",
+    help_format="plaintext",
+)
+app["--help"].group = "Help"
+app["--version"].group = "Help"
+
+Flat = Parameter(name="*")
+
+
+Command = TypeVar("Command", bound=Callable[..., None])
+_PARTS = (ImagesConfig, EncoderConfig, DistillConfig, RunConfig, EvaluateConfig)
+_taken: dict[str, tuple[type, ...]] = {}
+
+
+def command(*parts: type) -> Callable[[Command], Command]:
+    """Register a function as a command; ``parts`` are the configs whose fields --config may set for it."""
+
+    def register(function: Command) -> Command:
+        _taken[function.__name__.replace("_", "-")] = parts
+        app.command(function)
+        return function
+
+    return register
+
+
+def show(*what: Any) -> None:
+    """Print text or a rich table; under torchrun one process speaks."""
+    if os.environ.get("RANK", "0") != "0":
+        return
+    console().print(*what, soft_wrap=True, highlight=False)
+
+
+def console() -> Console:
+    """Where output goes."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 110)
+
+
+@app.meta.default
+def _with_config(
+    *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
+    config: Annotated[
+        Path | None, Parameter(help="YAML file with any of the options; flags win.", group="Help")
+    ] = None,
+) -> Any:
+    app.config = () if config is None else (_yaml_source(config, tokens),)
+    return app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+
+
+def _yaml_source(path: Path, tokens: Sequence[str]) -> Any:
+    """A cyclopts config source; options in the file that this command does not have are passed over."""
+    if not path.is_file():
+        raise UserError(f"config {str(path)!r} is not a file; give a YAML file of options")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"config {str(path)!r} cannot be read as YAML: {reason}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"config {str(path)!r} must map option names to values")
+    known = set()
+    for part in _PARTS:
+        known |= set(part.__dataclass_fields__)
+    for name in content:
+        if str(name).replace("-", "_") not in known | {"cache", "progress"}:
+            raise unknown_name(f"option in {path.name}", str(name), known)
+    command = tokens[0] if tokens else ""
+    takes = _options_of(command)
+    content = {str(k).replace("-", "_"): v for k, v in content.items() if v is not None}
+    # Below the command's name, because cyclopts drops top-level keys that are commands: features is both.
+    options = {k: without_none(v) for k, v in content.items() if k in takes}
+    return cyclopts.config.Dict({command: options}, source=str(path))
+
+
+def _options_of(command: str) -> set[str]:
+    parts: tuple[Any, ...] = _taken.get(command, ())
+    return {name for part in parts for name in part.__dataclass_fields__} | {"cache", "progress"}
