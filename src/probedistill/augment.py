@@ -136,15 +136,18 @@ def apply_views(images: Tensor, views: Views, size: int) -> Tensor:
         raise ValueError(f"{len(images)} images for {len(views)} views")
     height, width = images.shape[-2:]
     left, top, share_x, share_y = views.boxes.unbind(1)
-    columns = _interpolation(left * width, share_x * width, width, size, views.flips).to(images.dtype).to(images.device)
-    rows = _interpolation(top * height, share_y * height, height, size, None).to(images.dtype).to(images.device)
+    exact = torch.promote_types(images.dtype, torch.float32)
+    columns = _interpolation(left * width, share_x * width, width, size, views.flips, exact).to(images)
+    rows = _interpolation(top * height, share_y * height, height, size, None, exact).to(images)
     result = rows[:, None] @ images @ columns[:, None].mT
     noise = _noise(views, result.shape[1:])
     return result if noise is None else result + noise.to(result)
 
 
-def _interpolation(start: Tensor, length: Tensor, source: int, size: int, flips: Tensor | None) -> Tensor:
-    """Matrices (n, size, source), float64, of bilinear resampling of [start, start + length) to ``size`` pixels.
+def _interpolation(
+    start: Tensor, length: Tensor, source: int, size: int, flips: Tensor | None, dtype: torch.dtype
+) -> Tensor:
+    """Matrices (n, size, source) of bilinear resampling of [start, start + length) to ``size`` pixels.
 
     Where it shrinks, the triangle filter widens with the factor (anti-aliasing, as Pillow does).
     """
@@ -152,10 +155,11 @@ def _interpolation(start: Tensor, length: Tensor, source: int, size: int, flips:
     centres = start[:, None] + (torch.arange(size, dtype=start.dtype) + 0.5) * step[:, None]
     if flips is not None:
         centres = torch.where(flips[:, None], centres.flip(1), centres)
-    support = step.clamp(min=1.0)[:, None, None]
-    pixels = torch.arange(source, dtype=start.dtype) + 0.5
-    weights = (1 - (pixels - centres[:, :, None]).abs() / support).clamp(min=0)
-    return weights / weights.sum(dim=2, keepdim=True)
+    per_pixel = (1 / step.clamp(min=1.0)).to(dtype)[:, None, None]
+    pixels = torch.arange(source, dtype=dtype) + 0.5
+    distance = (pixels - centres.to(dtype)[:, :, None]).abs_()
+    weights = distance.mul_(-per_pixel).add_(1).clamp_(min=0)  # in place: these matrices are as large as the views
+    return weights.div_(weights.sum(dim=2, keepdim=True))
 
 
 def _noise(views: Views, shape: torch.Size) -> Tensor | None:

@@ -90,9 +90,13 @@ class Canvas:
 
     def render(self, levels: Sequence[Tensor]) -> Tensor:
         """Images (n, 3, size, size) in (0, 1) of some rows of the levels; differentiable."""
-        total = torch.zeros(len(levels[0]), 3, self.size, self.size).to(self._like)
-        for level in levels:
-            total = total + _upsample(level, self.size)
+        coarse = [level for level in levels if level.shape[-1] < self.size]
+        total = levels[-1] if levels[-1].shape[-1] == self.size else self._like.new_zeros(())
+        if coarse:
+            # Σ_l U_l P_l U_lᵀ as one product over all levels' columns: a fifth of the memory traffic of a sum of images.
+            matrices = [_upsampling(level, self.size) for level in coarse]
+            stretched = torch.cat([matrix @ level for matrix, level in zip(matrices, coarse, strict=True)], dim=3)
+            total = total + stretched @ torch.cat(matrices, dim=1).T
         return torch.sigmoid(2 * torch.einsum("rc,nchw->nrhw", self._colour, total))
 
     @torch.no_grad()
@@ -137,15 +141,15 @@ def pyramid_sizes(size: int) -> list[int]:
 
 
 def _upsample(level: Tensor, size: int) -> Tensor:
-    """Bilinear (n, 3, s, s) → (n, 3, size, size) as two matrix products, whose backward pass is cheap, too."""
-    side = level.shape[-1]
-    if side == size:
-        return level
-    if side == 1:
-        return level.expand(-1, -1, size, size)
-    eye = torch.eye(side, dtype=level.dtype, device=level.device)
-    matrix = F.interpolate(eye[None], size=size, mode="linear", align_corners=False)[0].T
+    """Bilinear (n, 3, s, s) → (n, 3, size, size) as two matrix products."""
+    matrix = _upsampling(level, size)
     return matrix @ level @ matrix.T
+
+
+def _upsampling(level: Tensor, size: int) -> Tensor:
+    """Matrix (size, s) of bilinear interpolation for a level (n, 3, s, s)."""
+    eye = torch.eye(level.shape[-1], dtype=level.dtype, device=level.device)
+    return F.interpolate(eye[None], size=size, mode="linear", align_corners=False)[0].T
 
 
 __all__ = ["COLOUR_MATRIX", "Canvas", "CanvasConfig", "pyramid_sizes"]

@@ -379,7 +379,9 @@ def _load_timm(name: str, config: EncoderConfig, recipe: Recipe | None) -> _Load
     if name.split(".")[0] not in timm.list_models() and not name.startswith(("hf-hub:", "hf_hub:")):
         raise unknown_name("timm model", name, timm.list_models(), "(timm.list_models() lists them)")
     arguments = {**(recipe.args if recipe else {}), **config.encoder_args}
-    local = config.checkpoint or (_package_weights(recipe) if recipe and recipe.package and config.pretrained else None)
+    local = Path(config.checkpoint) if config.checkpoint is not None else None
+    if local is None and recipe and recipe.package and config.pretrained:
+        local = _package_weights(recipe)
     # A classifier in a local file is loaded only when its size was given; features come before it anyway.
     keeps_classifier = "num_classes" in arguments or (config.features == "output" and local is None)
     if not keeps_classifier:
@@ -388,7 +390,7 @@ def _load_timm(name: str, config: EncoderConfig, recipe: Recipe | None) -> _Load
         arguments["img_size"] = config.input_size
     hub = config.pretrained and local is None
     sized = dict(arguments)
-    if config.input_size is not None and name.startswith(("vit_", "eva", "deit", "beit")):
+    if local is None and config.input_size is not None and name.startswith(("vit_", "eva", "deit", "beit")):
         sized.setdefault("img_size", config.input_size)
     try:
         with warnings.catch_warnings():
@@ -405,6 +407,8 @@ def _load_timm(name: str, config: EncoderConfig, recipe: Recipe | None) -> _Load
         if recipe is not None and recipe.package:
             weights = _rename_in_order(weights, model, local)
         _load_weights(model, weights, local, name)
+        if config.input_size is not None and hasattr(model, "set_input_size"):  # resamples position embeddings
+            model.set_input_size(img_size=config.input_size)
     if config.features == "pooled" and keeps_classifier:
         model.reset_classifier(0)
     data = timm.data.resolve_data_config({}, model=model)
