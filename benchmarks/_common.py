@@ -14,9 +14,13 @@ from typing import Any
 
 import torch
 
+from probedistill import EncoderConfig
+from probedistill.bank import cache_folder
+
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 RESULTS = ROOT / "benchmarks" / "results"
+RUNS = ROOT / "runs" / "benchmarks"
 
 
 def images(name: str) -> str:
@@ -25,6 +29,35 @@ def images(name: str) -> str:
     if not path.is_dir():
         sys.exit(f"this benchmark needs {path}, which is not here")
     return f"folder:{path}"
+
+
+def encoder(name: str, size: int = 112) -> EncoderConfig:
+    """Config of one of the four real encoders; leaves with a clear line where its weights are absent.
+
+    CLIP's tower is unpacked once into the feature cache's folder.
+    """
+    if name == "lite0":
+        return EncoderConfig(encoder="efficientnet_lite0", input_size=size)
+    folder = SHARED / "encoders"
+    if not folder.is_dir():
+        sys.exit(f"this benchmark needs {folder}, which is not here")
+    same: dict[str, Any] = {"pad_type": "same", "bn_eps": 1e-3}
+    if name == "clip":
+        place = cache_folder() / "weights"
+        unpacked = subprocess.run(
+            [sys.executable, str(folder / "unpack.py"), str(place)], stdout=subprocess.PIPE, text=True, check=True
+        )
+        weights = Path(unpacked.stdout.strip())
+        return EncoderConfig(
+            encoder="timm:vit_base_patch16_clip_quickgelu_224", checkpoint=weights, input_size=size,
+            encoder_args={"num_classes": 512},
+        )  # fmt: skip
+    files = {"mobilenetv1": ("mobilenetv1_100.in1k", 1001), "mobilenetv2": ("mobilenetv2_100.dogs", 0)}
+    file, classes = files[name]
+    return EncoderConfig(
+        encoder=f"timm:{name}_100", checkpoint=folder / f"{file}.safetensors", input_size=size,
+        encoder_args={**same, "num_classes": classes},
+    )  # fmt: skip
 
 
 def machine() -> dict[str, Any]:

@@ -111,7 +111,85 @@ def step_cost() -> str:
     return "\n".join(lines) + f"\n\n{made_by(content)}"
 
 
-TABLES = {"headline": headline, "methods": methods, "recipes": recipes, "step_cost": step_cost}
+def kernels() -> str:
+    content = read("kernels-efficientnet_lite0-112")
+    what = ["forward", "forward + backward"]
+    lines = ["| encoder | forward | forward + backward | first call |", "| --- | --- | --- | --- |"]
+    base = next(iter(content["ways"].values()))
+    for name, row in content["ways"].items():
+        cells = [f"{1000 * row[w]:.0f} ms ({base[w] / row[w]:.2f} ×)" for w in what]
+        lines.append("| " + " | ".join([name, *cells, f"{row['first call']:.1f} s"]) + " |")
+    return "\n".join(lines) + f"\n\n{made_by(content)} 30 images."
+
+
+def profile() -> str:
+    content = read("profile_step")
+    parts = ["views", "canvas", "objective", "adam"]
+    lines = ["| method | step | encoder | " + " | ".join(parts) + " |", "| --- " * (3 + len(parts)) + "|"]
+    for name, row in content["methods"].items():
+        rest = [f"{1000 * row['rest'][part]:.1f} ms" for part in parts]
+        cells = [f"`{name}`", f"{1000 * row['step']:.0f} ms", f"{100 * row['share']:.1f} %", *rest]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + f"\n\n{made_by(content)}"
+
+
+def memory() -> str:
+    content = read("memory")
+    curves = list(content["curves"].items())
+    counts = [point["classes"] for point in curves[0][1]]
+    lines = ["| | " + " | ".join(f"{count:,}" for count in counts) + " |", "| --- " * (1 + len(counts)) + "|"]
+    for name, points in curves:
+        known = {point["classes"]: point for point in points}
+        cells = [f"{known[count]['mib']:,.0f}" if count in known else "over 16 GiB" for count in counts]
+        lines.append(f"| {name}, peak MiB | " + " | ".join(cells) + " |")
+    held = " | ".join(f"{point['held_mib']:,.0f}" for point in curves[0][1])
+    lines.append(f"| of it images, gradient and moments, MiB | {held} |")
+    return "\n".join(lines) + f"\n\n{made_by(content)}"
+
+
+def time_to_accuracy() -> str:
+    content = read("time_to_accuracy")
+    reference = content["curves"]["reference"]
+    target, total = content["target"], reference[-1][1]
+    lines = [
+        f"The reference reaches {100 * target:.1f} % after {reference[-1][0]:,} steps and {total:.0f} s.",
+        "",
+        "| | seconds until then | sooner | at its end |",
+        "| --- | --- | --- | --- |",
+    ]
+    for name, curve in content["curves"].items():
+        if name != "reference":
+            seconds = next((s for _, s, accuracy in curve if accuracy >= target), None)
+            cells = ["never", ""] if seconds is None else [f"{seconds:.1f}", f"{total / seconds:.0f} ×"]
+            end = f"{100 * curve[-1][2]:.1f} % after {curve[-1][1]:.0f} s"
+            lines.append(f"| {name} | {cells[0]} | {cells[1]} | {end} |")
+    return "\n".join(lines) + f"\n\n{made_by(content)}"
+
+
+def stream() -> str:
+    content = read("stream")
+    lines = [
+        "| rows | on disk | peak memory | of it labels and numbers | class sums | LGM gradient | plain read |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for point in content["points"]:
+        rates = [f"{point[task]['mb_per_second']:,.0f} MB/s" for task in ("class sums", "LGM gradient", "plain read")]
+        cells = [f"{point['rows']:,}", f"{point['mb'] / 1000:.2f} GB", f"{point['peak_mib']:.0f} MiB"]
+        lines.append("| " + " | ".join([*cells, f"{point['rows_mib']:.0f} MiB", *rates]) + " |")
+    return "\n".join(lines) + f"\n\n{made_by(content)} {content['dim']} features in float16, 1,000 classes."
+
+
+TABLES = {
+    "headline": headline,
+    "methods": methods,
+    "recipes": recipes,
+    "step_cost": step_cost,
+    "kernels": kernels,
+    "profile": profile,
+    "memory": memory,
+    "stream": stream,
+    "time_to_accuracy": time_to_accuracy,
+}
 
 
 def main() -> None:
