@@ -26,9 +26,9 @@ AUGMENT = AugmentConfig(scale=(0.3, 1.0), noise_prob=0.5)
 class ConvEncoder(nn.Module):
     """A small float64 encoder that notes every batch: (size, with a graph?)."""
 
-    def __init__(self, dtype: torch.dtype = torch.float64) -> None:
+    def __init__(self, dtype: torch.dtype = torch.float64, seed: int = 0) -> None:
         super().__init__()
-        generator = torch.Generator().manual_seed(0)
+        generator = torch.Generator().manual_seed(seed)
         self.body = nn.Sequential(nn.Conv2d(3, 5, 3), nn.GELU(), nn.Conv2d(5, DIM, 3, 2), nn.Tanh())
         for parameter in self.body.parameters():
             parameter.data = torch.randn(parameter.shape, generator=generator) * 0.5
@@ -133,7 +133,7 @@ def test_one_pass_is_plain_autograd(name, kind):
     loss.backward()
     assert_same(gradients(distiller), [leaf.grad for leaf in leaves])
     torch.testing.assert_close(distiller.gradient(), loss.detach())
-    assert distiller.encoder.batches == [(ALL_VIEWS, True)] * 2
+    assert distiller.towers[0].encoder.batches == [(ALL_VIEWS, True)] * 2
 
 
 @pytest.mark.parametrize("name", ["lgm", "clp", "sfm"])
@@ -144,14 +144,14 @@ def test_two_passes_give_the_gradient_of_one(name, kind, micro_batch):
     distiller = make_distiller(name, kind=kind, micro_batch=micro_batch)
     assert_same(gradients(distiller), expected)
     sizes = [min(micro_batch, ALL_VIEWS - a) for a in range(0, ALL_VIEWS, micro_batch)]
-    assert distiller.encoder.batches == [(n, False) for n in sizes] + [(n, True) for n in sizes]
+    assert distiller.towers[0].encoder.batches == [(n, False) for n in sizes] + [(n, True) for n in sizes]
 
 
 @pytest.mark.parametrize("micro_batch", [18, 19, 1000])
 def test_what_fits_is_computed_once(micro_batch):
     distiller = make_distiller(micro_batch=micro_batch)
     distiller.step()
-    assert distiller.encoder.batches == [(ALL_VIEWS, True)]
+    assert distiller.towers[0].encoder.batches == [(ALL_VIEWS, True)]
 
 
 def test_memory_does_not_grow_with_images_and_views():
@@ -231,9 +231,9 @@ def test_all_views_fit_into_plenty_of_memory(monkeypatch):
     distiller = make_distiller(micro_batch=None)
     assert_same(gradients(distiller), gradients(make_distiller()))
     assert distiller.micro_batch == ALL_VIEWS
-    distiller.encoder.batches.clear()
+    distiller.towers[0].encoder.batches.clear()
     distiller.step()
-    assert distiller.encoder.batches == [(ALL_VIEWS, True)]  # looked once, and one pass
+    assert distiller.towers[0].encoder.batches == [(ALL_VIEWS, True)]  # looked once, and one pass
 
 
 def test_the_micro_batch_follows_free_memory(monkeypatch):
@@ -362,7 +362,7 @@ def test_other_errors_are_raised():
     distiller = make_distiller(encoder=RunsOut(5, error=RuntimeError("shapes do not match")))
     with pytest.raises(RuntimeError, match="shapes do not match"):
         distiller.step()
-    assert len(distiller.encoder.batches) == 1
+    assert len(distiller.towers[0].encoder.batches) == 1
 
 
 # ---- not finite
@@ -397,7 +397,7 @@ def test_a_loss_that_is_not_finite_changes_nothing(what, level_every, micro_batc
         assert_same_state(snapshot(distiller), before)
         assert torch.equal(distiller.canvas.images(), images)
     assert distiller.step_count == 4
-    distiller.objective.step = -1  # once it is finite again, the run is as if nothing had been
+    distiller.towers[0].objective.step = -1  # once it is finite again, the run is as if nothing had been
     undisturbed = make_distiller("sfm", level_every=level_every, micro_batch=micro_batch)
     for _ in range(6):
         undisturbed.step()
@@ -447,7 +447,7 @@ def test_a_micro_batch_found_by_running_out_is_kept():
     two = make_distiller(encoder=RunsOut(5))
     two.load_state(*one.state())
     two.step()
-    assert max(n for n, _ in two.encoder.batches) == 4
+    assert max(n for n, _ in two.towers[0].encoder.batches) == 4
 
 
 def test_a_state_holds_everything_by_name():

@@ -93,7 +93,7 @@ def check_files(folder: Path) -> None:
             continue
         if path.suffix == ".safetensors":
             load_tensors(path)
-        elif path.suffix == ".png":
+        elif path.suffix in (".png", ".webp"):
             with Image.open(path) as image:
                 image.load()
         elif path.suffix == ".json":
@@ -133,7 +133,9 @@ def newest(folder: Path) -> int:
 
 
 def files(folder: Path) -> list[str]:
-    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+    """Its files but for the sprites, which are as many as there were previews."""
+    names = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+    return [name for name in names if not (name.startswith("evolution/step-") and name.endswith(".webp"))]
 
 
 FINISHED = ["config.yaml", "images/cat/000.png", "images/dog/000.png", "images/metadata.jsonl", "preview.png",

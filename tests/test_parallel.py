@@ -97,6 +97,25 @@ def test_many_processes_give_what_one_gives(
     assert many.run["losses"] == pytest.approx(one.run["losses"], abs=1e-5)
 
 
+def test_two_encoders_in_two_processes_give_what_they_give_in_one(
+    run_cli: Callable, torchrun: Torchrun, five_classes: Path, tmp_path: Path
+) -> None:
+    more = ["--steps", 8, "--also", "module:helpers_encoders:tiny@48", "--encoder-weights", 1, "--encoder-weights", 2]
+    assert run_cli(*distil(five_classes, tmp_path / "one", *more, method="lgm")).code == 0
+    process = torchrun(2, "-m", "probedistill", *distil(five_classes, tmp_path / "two", *more, method="lgm"))
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    one, two = DistilledSet.load(tmp_path / "one"), DistilledSet.load(tmp_path / "two")
+    torch.testing.assert_close(two.float_images, one.float_images, rtol=0, atol=1e-4)
+    for single, shared in zip(one.run["losses_by_encoder"], two.run["losses_by_encoder"], strict=True):
+        assert shared == pytest.approx(single, abs=1e-5)
+    assert len(two.run["micro_batch"]) == 2
+    names = [sorted(p.name for p in (tmp_path / run).iterdir()) for run in ("one", "two")]
+    assert names[0] == names[1], "one process writes, and tidies"
+    sprites = [sorted(p.name for p in (tmp_path / run / "evolution").iterdir()) for run in ("one", "two")]
+    assert sprites[0] == sprites[1]
+
+
 def test_feature_shards_are_split_among_processes_and_resumed(
     torchrun: Torchrun, five_classes: Path, tmp_path: Path
 ) -> None:

@@ -255,6 +255,22 @@ def test_two_images_per_class(spec, encoder, tmp_path):
     assert names == ["cat/000.png", "cat/001.png", "dog/000.png", "dog/001.png"]
 
 
+def test_soft_labels_and_head_are_stored_on_request(distil_cli, encoder, tmp_path):
+    second = ["--also", f"{TINY}@24", "--evaluate-every", 0]
+    for name, options in {"both": ["--soft-labels", "learned", "--keep-head"], "head": ["--keep-head"]}.items():
+        result = distil_cli("--out", tmp_path / name, *second, *options)
+        assert result.code == 0, result.err
+    both, head = DistilledSet.load(tmp_path / "both"), DistilledSet.load(tmp_path / "head")
+    assert both.soft_labels is not None
+    assert both.soft_labels.shape == (2, 2)
+    assert head.soft_labels is None
+    assert both.head.fingerprint == head.head.fingerprint == encoder.fingerprint, "the head is the first encoder's"
+    assert torch.equal(both.head.weight, head.head.weight)
+    assert torch.equal(both.float_images, head.float_images)
+    assert both.run["config"]["soft_labels"] == "learned"
+    assert "soft_labels" not in head.run["config"]
+
+
 @pytest.mark.parametrize("kind", ["pyramid", "pixels"])
 def test_starting_from_real_images(spec, encoder, kind):
     canvas = CanvasConfig(kind=kind, init="real")

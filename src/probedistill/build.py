@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from .bank import FeatureBank, comfortable_bytes
@@ -9,7 +11,7 @@ from .baselines import medoids
 from .canvas import Canvas
 from .config import DistillConfig
 from .encoders import Encoder
-from .engine import Distiller
+from .engine import Distiller, Tower
 from .errors import UserError
 from .images import LabelledImages, UnreadableImageError
 from .objectives import Objective, RealFeatures, clp_objective, lgm_objective, sfm_objective
@@ -51,8 +53,22 @@ def make_distiller(
     bank: FeatureBank,
     train: LabelledImages | None = None,
     team: Processes = ALONE,
+    also: Sequence[tuple[Encoder, FeatureBank]] = (),
 ) -> Distiller:
-    """The engine for a resolved config, at step 0. ``train`` is needed to start from real images."""
+    """The engine for a resolved config, at step 0.
+
+    Args:
+        config: Resolved; ``encoder_weights`` are empty or one for each encoder.
+        encoder: The frozen encoder.
+        bank: Its features of the real images.
+        train: The real images, needed to start from them.
+        team: The processes that share the run.
+        also: Further encoders, each with its features of the same images. The canvas is as large as the largest
+            input of any encoder.
+
+    Raises:
+        UserError: More processes than images, or no real image to start from.
+    """
     assert config.steps is not None
     assert config.views is not None
     assert config.lr is not None
@@ -61,9 +77,11 @@ def make_distiller(
     if len(labels) < team.count:
         raise UserError(f"{team.count} processes for {len(labels)} synthetic images; start no more than one each")
     own = team.share(len(labels))
+    weights = config.encoder_weights or [1.0] * (1 + len(also))
+    sharpest = max((encoder, *(other for other, _ in also)), key=lambda e: e.input_size)
     canvas = Canvas(
         own.stop - own.start,
-        encoder.input_size,
+        sharpest.input_size,
         canvas_config.kind or "pyramid",
         open_levels=1 if canvas_config.level_every and canvas_config.kind == "pyramid" else None,
         device=encoder.device,
@@ -73,7 +91,7 @@ def make_distiller(
             raise UserError("canvas.init 'real' needs the real images")
         rows = bank.indices[medoids(bank, config.images_per_class)][own]
         try:
-            photos = [encoder.centre_view(train.load(i)) for i in rows.tolist()]
+            photos = [sharpest.centre_view(train.load(i)) for i in rows.tolist()]
         except UnreadableImageError as error:
             raise UserError(f"{error}; it could be read when its features were computed: restore it") from error
         canvas.fill_with_images(torch.stack(photos))
@@ -93,4 +111,10 @@ def make_distiller(
         micro_batch=None if config.micro_batch == "auto" else int(config.micro_batch),
         seed=config.seed,
         processes=team,
+        weight=weights[0],
+        input_size=encoder.input_size,
+        also=[
+            Tower(other, make_objective(config, features, other.device), weight, other.input_size)
+            for (other, features), weight in zip(also, weights[1:], strict=True)
+        ],
     )

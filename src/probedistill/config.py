@@ -12,6 +12,8 @@ from .errors import UserError, unknown_name
 from .objectives import CLPConfig, LGMConfig, SFMConfig
 
 METHODS = ("lgm", "clp", "sfm")
+NO_EXTRAS = {"also": [], "encoder_weights": [], "soft_labels": "none", "keep_head": False}
+"""Fields that a run's record leaves out where they ask for nothing."""
 _AUTHORS_CANVAS = {"kind": "pyramid", "init": "noise", "init_noise": 1.0, "level_every": 200}
 _OUR_CANVAS = {"kind": "pyramid", "init": "noise", "init_noise": 1.0, "level_every": 0}
 _AUTHORS_AUGMENT = {"noise_prob": 0.5}
@@ -105,6 +107,14 @@ class DistillConfig:
     """Seed of everything that is drawn."""
     micro_batch: int | Literal["auto"] = "auto"
     """Views per forward and backward pass; auto: as many as fit in free memory, halved if it runs out all the same."""
+    also: list[str] = field(default_factory=list)
+    """Further encoder to distil with at the same time: NAME, NAME@PIXELS or a YAML file of encoder options."""
+    encoder_weights: list[float] = field(default_factory=list)
+    """Weight of an encoder's objective in the loss, one for each, in order. Default: 1."""
+    soft_labels: Literal["none", "source", "learned"] = "none"
+    """Soft labels stored with the images: none, source (the real-data head's), learned (for the images as shipped)."""
+    keep_head: bool = False
+    """Store the head trained on all real features of the source encoder (classifier inheritance)."""
     canvas: CanvasConfig = field(default_factory=CanvasConfig)
     """How synthetic images are parameterised."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -139,9 +149,13 @@ class DistillConfig:
             raise UserError(f"real_views {config.real_views} must be 0 or more")
         if config.micro_batch != "auto" and int(config.micro_batch) < 1:
             raise UserError(f"micro_batch {config.micro_batch} must be auto or at least 1")
+        for weight in config.encoder_weights:
+            if not 0 < weight < math.inf:
+                raise UserError(f"encoder_weights {weight} must be more than 0, and finite")
         if config.canvas.level_every < 0:
             raise UserError(f"canvas.level_every {config.canvas.level_every} must be 0 or more")
         _known("schedule", config.schedule, ["cosine", "constant"])
+        _known("soft_labels", config.soft_labels, ["none", "source", "learned"])
         _known("canvas.kind", config.canvas.kind, ["pyramid", "pixels"])
         _known("canvas.init", config.canvas.init, ["noise", "real"])
         if not 0 <= config.canvas.init_noise < math.inf:
@@ -156,12 +170,11 @@ class DistillConfig:
         return config
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON or YAML; options of the other methods are left out."""
-        plain = asdict(self)
-        for other in METHODS:
-            if other != self.method:
-                del plain[other]
-        return _listed(plain)
+        """Plain values, ready for JSON or YAML, without options of other methods and extras that are not asked for."""
+        plain = _listed(asdict(self))
+        left_out = [other for other in METHODS if other != self.method]
+        left_out += [name for name, nothing in NO_EXTRAS.items() if plain[name] == nothing]
+        return {name: value for name, value in plain.items() if name not in left_out}
 
 
 def _known(argument: str, value: Any, known: list[str]) -> None:

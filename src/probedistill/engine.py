@@ -3,9 +3,10 @@
 Pass 1 computes the features of all views in micro-batches without a graph; the objective gives its
 gradient with respect to those features, once, for all views together; pass 2 recomputes each micro-batch
 with a graph and back-propagates its slice. When all views fit into one micro-batch there is one pass and
-no recomputation. With several processes each owns a slice of the images: features are gathered, every
-process evaluates the objective on all of them and back-propagates its own slice. Only here do micro-batches
-and processes exist: objectives, canvas and encoder know nothing of them.
+no recomputation. With several encoders the loss is the weighted sum of each one's own objective; they go
+through the two passes one after the other and their gradients add up. With several processes each owns a slice
+of the images: features are gathered, every process evaluates the objective on all of them and back-propagates
+its own slice. Only here do micro-batches and processes exist: objectives, canvas and encoder know nothing of them.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 import psutil
@@ -31,6 +33,23 @@ _MEMORY_SHARE = 0.5  # of free memory for saved activations; the rest is for tem
 
 FeatureFunction = Callable[[Tensor], Tensor]
 Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Tower:
+    """An encoder with its objective: one term of the loss.
+
+    Attributes:
+        encoder: Images (n, 3, S, S) → features (n, d); frozen.
+        objective: (features, labels, step) → scalar.
+        weight: The term's factor in the loss.
+        input_size: S, the side in pixels of the views that the encoder sees; ``None`` for the canvas's.
+    """
+
+    encoder: FeatureFunction
+    objective: Objective
+    weight: float = 1.0
+    input_size: int | None = None
 
 
 class _Batch(NamedTuple):
@@ -56,11 +75,16 @@ class Distiller:
         level_every: Open a pyramid level every so many steps (0: never).
         augment: How views are drawn.
         micro_batch: Views per forward and backward pass; ``None`` for as many as fit in the memory that is
-            free at the first step. Halved whenever memory runs out all the same.
+            free at the first step, for each encoder. Halved whenever memory runs out all the same.
         seed: Seeds the views.
         processes: The processes that share the run.
+        weight: Factor of this encoder's objective in the loss.
+        input_size: Side in pixels of the views that this encoder sees; ``None`` for the canvas's.
+        also: Further encoders, each with its objective and weight; each sees views of its own.
 
     Attributes:
+        towers: All encoders with their objectives; the loss is Σ weight · objective.
+        losses: (number of towers,) the objectives' values at the last step, unweighted.
         step_count: Steps done.
     """
 
@@ -80,6 +104,9 @@ class Distiller:
         micro_batch: int | None = None,
         seed: int = 0,
         processes: Processes = ALONE,
+        weight: float = 1.0,
+        input_size: int | None = None,
+        also: Sequence[Tower] = (),
     ) -> None:
         own = processes.share(len(labels))
         if own.stop - own.start != canvas.count:
@@ -87,13 +114,14 @@ class Distiller:
         self.processes, self._own_views = processes, slice(own.start * views, own.stop * views)
         self._images_of_ranks = [s.stop - s.start for s in processes.shares(len(labels))]
         self._views_of_ranks = [count * views for count in self._images_of_ranks]
-        self.encoder, self.objective, self.canvas = encoder, objective, canvas
+        self.towers, self.canvas = (Tower(encoder, objective, weight, input_size), *also), canvas
         self.device = canvas.levels[0].device
         self.labels = labels.to(self.device)
         self.view_labels = self.labels.repeat_interleave(views)
         self.steps, self.views, self.lr, self.schedule = steps, views, lr, schedule
         self.level_every, self.augment, self.seed = level_every, augment or AugmentConfig(), seed
-        self.micro_batch = micro_batch
+        self._micro_batches = [micro_batch] * len(self.towers)
+        self.losses = torch.full((len(self.towers),), math.nan)
         self.step_count = 0
         self._optimizer = torch.optim.Adam([{"params": [level]} for level in canvas.levels], lr=lr, fused=True)
 
@@ -116,53 +144,61 @@ class Distiller:
         return loss
 
     def gradient(self) -> Tensor:
-        """Set the gradient of this step's loss on ``canvas.levels`` and return the loss."""
-        seed = derive_seed(self.seed, _SEED_STREAM, self.step_count)
+        """Set the gradient of this step's loss on ``canvas.levels``, tower by tower, and return the loss."""
+        for level in self.canvas.levels:
+            level.grad = None
+        losses = []
+        for number in range(len(self.towers)):
+            loss, gradients = self._gradient_of(number)
+            losses.append(loss)
+            for level, gradient in zip(self.canvas.levels, gradients, strict=True):
+                level.grad = gradient if level.grad is None else level.grad.add_(gradient)
+        self.losses = torch.stack(losses)
+        return torch.stack([tower.weight * loss for tower, loss in zip(self.towers, losses, strict=True)]).sum()
+
+    def _gradient_of(self, number: int) -> tuple[Tensor, list[Tensor]]:
+        """A tower's objective and, times its weight, the gradient with respect to each level."""
+        tower = self.towers[number]
+        keys = (self.step_count, number) if number else (self.step_count,)
+        seed = derive_seed(self.seed, _SEED_STREAM, *keys)
         views = draw_views(self.augment, len(self.view_labels), seed=seed)[self._own_views]
-        if self.micro_batch is None:
-            self.micro_batch = self._views_that_fit(views)
+        if self._micro_batches[number] is None:
+            self._micro_batches[number] = self._views_that_fit(tower, views)
         kept: list[_Batch] = []
 
         def pass_1(size: int) -> Tensor:
             if size >= len(views):
-                kept.append(self._forward(views, 0, len(views)))
+                kept.append(self._forward(tower, views, 0, len(views)))
                 return kept[0].features.detach()
             with torch.no_grad():
-                return torch.cat([self._forward(views, a, b).features for a, b in _slices(len(views), size)])
+                return torch.cat([self._forward(tower, views, a, b).features for a, b in _slices(len(views), size)])
 
-        def pass_2(size: int) -> None:
-            for level in self.canvas.levels:
-                level.grad = torch.zeros_like(level)
+        def pass_2(size: int) -> list[Tensor]:
             if kept:
-                self._backward(kept.pop(), feature_gradient)
-                return
+                return _backward(kept.pop(), feature_gradient)
+            gradients = [torch.zeros_like(level) for level in self.canvas.levels]
             for start, stop in _slices(len(views), size):
-                self._backward(self._forward(views, start, stop), feature_gradient[start:stop])
+                batch = self._forward(tower, views, start, stop)
+                for gradient, part in zip(gradients, _backward(batch, feature_gradient[start:stop]), strict=True):
+                    gradient[batch.rows] += part
+            return gradients
 
-        features = self._in_memory(pass_1)
-        loss, all_gradients = self._loss(self.processes.gather(features, self._views_of_ranks))
-        feature_gradient = all_gradients[self._own_views]
-        self._in_memory(pass_2)
-        return loss
+        features = self._in_memory(number, pass_1)
+        loss, all_gradients = self._loss(tower, self.processes.gather(features, self._views_of_ranks))
+        feature_gradient = tower.weight * all_gradients[self._own_views]
+        return loss, self._in_memory(number, pass_2)
 
-    def _forward(self, views: Views, start: int, stop: int) -> _Batch:
-        """Features of this process's views start … stop."""
+    def _forward(self, tower: Tower, views: Views, start: int, stop: int) -> _Batch:
+        """A tower's features of this process's views start … stop."""
         rows = slice(start // self.views, (stop - 1) // self.views + 1)
         leaves = [level[rows].detach().requires_grad_(torch.is_grad_enabled()) for level in self.canvas.levels]
         images = self.canvas.render(leaves)
         first = start - rows.start * self.views
         of_view = images.repeat_interleave(self.views, dim=0)[first : first + stop - start]
-        inputs = apply_views(of_view, views[start:stop], self.canvas.size)
-        return _Batch(self.encoder(inputs), leaves, rows)
+        inputs = apply_views(of_view, views[start:stop], tower.input_size or self.canvas.size)
+        return _Batch(tower.encoder(inputs), leaves, rows)
 
-    def _backward(self, batch: _Batch, feature_gradient: Tensor) -> None:
-        batch.features.backward(feature_gradient)
-        for level, leaf in zip(self.canvas.levels, batch.leaves, strict=True):
-            assert level.grad is not None
-            assert leaf.grad is not None
-            level.grad[batch.rows] += leaf.grad
-
-    def _views_that_fit(self, views: Views) -> int:
+    def _views_that_fit(self, tower: Tower, views: Views) -> int:
         """How many views' graphs fit in free memory, by what autograd saves for one view more."""
 
         def saved_bytes(count: int) -> int:
@@ -174,7 +210,7 @@ class Distiller:
                 return tensor
 
             with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-                self._forward(views, 0, count)
+                self._forward(tower, views, 0, count)
             return sum(sizes.values())
 
         if len(views) < 2:
@@ -187,28 +223,33 @@ class Distiller:
             return 1
         return max(1, min(len(views), int(_MEMORY_SHARE * _free_memory(self.device) / per_view)))
 
-    def _in_memory(self, attempt: Callable[[int], Result]) -> Result:
-        """Call ``attempt(micro-batch size)``, with half the size whenever memory runs out."""
+    def _in_memory(self, number: int, attempt: Callable[[int], Result]) -> Result:
+        """Call ``attempt(micro-batch size)`` for a tower, with half the size whenever memory runs out."""
         own = self._own_views.stop - self._own_views.start
         while True:
-            size = min(self.micro_batch or own, own)
+            size = min(self._micro_batches[number] or own, own)
             try:
                 return attempt(size)
             except RuntimeError as error:
                 if not _is_out_of_memory(error) or size == 1:
                     raise
-                self.micro_batch = size // 2
+                self._micro_batches[number] = size // 2
             # Outside the except block: the error's traceback holds on to the tensors that did not fit.
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
-            print(f"out of memory: going on with micro-batches of {self.micro_batch} views", file=sys.stderr)
+            print(f"out of memory: going on with micro-batches of {size // 2} views", file=sys.stderr)
 
-    def _loss(self, features: Tensor) -> tuple[Tensor, Tensor]:
+    def _loss(self, tower: Tower, features: Tensor) -> tuple[Tensor, Tensor]:
         """The objective's value and its gradient with respect to the features, both detached."""
         leaf = features.detach().requires_grad_()
-        loss = self.objective(leaf, self.view_labels, self.step_count)
+        loss = tower.objective(leaf, self.view_labels, self.step_count)
         (gradient,) = torch.autograd.grad(loss, leaf)
         return loss.detach(), gradient
+
+    @property
+    def micro_batch(self) -> int | list[int | None] | None:
+        """Views per pass: one number, or one for each encoder where there are several."""
+        return self._micro_batches[0] if len(self.towers) == 1 else list(self._micro_batches)
 
     def _decay(self) -> float:
         if self.schedule == "constant":
@@ -259,13 +300,21 @@ class Distiller:
             self._optimizer.state[level] = {
                 k: v.to(level.device if k == "step" else level, copy=True) for k, v in moments.items()
             }
-        self.step_count, self.micro_batch = values["step"], values["micro_batch"]
+        self.step_count, sizes = values["step"], values["micro_batch"]
+        self._micro_batches = list(sizes) if isinstance(sizes, list) else [sizes] * len(self.towers)
+
+
+def _backward(batch: _Batch, feature_gradient: Tensor) -> list[Tensor]:
+    """Back-propagate a batch's features; the gradients of its leaves."""
+    batch.features.backward(feature_gradient)
+    return [leaf.grad for leaf in batch.leaves if leaf.grad is not None]
 
 
 def _free_memory(device: torch.device) -> int:
     """Bytes that this process may take: free memory, shared with the other processes of this machine."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # of the tower before, say
+        return torch.cuda.mem_get_info(device)[0] + cached
     return psutil.virtual_memory().available // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 

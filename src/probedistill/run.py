@@ -1,8 +1,8 @@
 """A distillation from labelled images to a `DistilledSet`, with checkpoints, previews and signals.
 
 The engine does steps; this module decides when to save, show and stop. A run's folder holds, while it
-is under way, ``run.json`` (``finished: false``), ``preview.png`` and ``checkpoints/``; afterwards it is
-a distilled set.
+is under way, ``run.json`` (``finished: false``), ``preview.png``, ``progress.json`` and ``checkpoints/``;
+afterwards it is a distilled set. ``evolution/`` keeps what the images looked like along the way.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import platform
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,14 +26,16 @@ from .bank import FeatureBank, extract_features
 from .build import make_distiller
 from .config import DistillConfig
 from .distilled import DistilledSet, as_shipped, save_grid
-from .encoders import Encoder, EncoderConfig, load_encoder
+from .encoders import Encoder, EncoderConfig, encoder_config, load_encoder
 from .engine import Distiller
 from .errors import NonFiniteLossError, UserError, unknown_name
+from .evolution import save_sprite
 from .images import ImagesConfig, LabelledImages, load_images, load_splits
 from .parallel import Processes, processes
 from .probe import LinearProbe
 from .run_folder import (
     History,
+    ProgressFile,
     check_folder,
     check_same_run,
     newest_checkpoint,
@@ -50,7 +53,7 @@ class RunConfig:
     """Where a run is kept and how often it is looked at."""
 
     out: Path | None = None
-    """Folder of the run. Default for the command line: runs/IMAGES-ENCODER-METHOD."""
+    """Folder of the run. Default for the command line: runs/IMAGES-ENCODER-METHOD, each encoder named."""
     resume: bool = False
     """Continue the unfinished run in that folder; start it if there is none."""
     overwrite: bool = False
@@ -69,7 +72,7 @@ class RunConfig:
 
 def distill(
     images: str | ImagesConfig | LabelledImages,
-    encoder: str | EncoderConfig | Encoder,
+    encoder: str | EncoderConfig | Encoder | Sequence[str | EncoderConfig | Encoder],
     config: DistillConfig | None = None,
     *,
     test: LabelledImages | None = None,
@@ -84,7 +87,9 @@ def distill(
     Args:
         images: Real training images: a spec string, a config, or loaded images. With a spec the test
             split (or a held-out part) gives the probe accuracy that is shown along the way.
-        encoder: The frozen encoder, its spec string or config.
+        encoder: The frozen encoder, its config, or its name in one word (`encoder_config`). With a sequence the
+            loss is the sum over the encoders, weighted by ``encoder_weights``; the images are as large as the
+            largest input. ``config.also`` names further ones.
         config: Method and settings; ``options`` override its fields or those of ``run``.
         test: Test images for the accuracy along the way, when ``images`` are loaded images.
         run: Output folder, resuming, checkpoints. Without ``out`` nothing is written.
@@ -100,14 +105,15 @@ def distill(
         Interrupted: SIGINT or SIGTERM came; the state has been saved.
     """
     run, config = _with_options(run or RunConfig(), config or DistillConfig(), options)
-    config = config.resolve()
-    with processes(_device_of(encoder), run.timeout_seconds) as team:
-        return _distill(images, encoder, config, test, run, strict, team)
+    named, config, repeatable = _name_encoders(encoder, config.resolve())
+    with processes(str(named[0].device), run.timeout_seconds) as team:
+        return _distill(images, named, repeatable, config, test, run, strict, team)
 
 
 def _distill(
     images: str | ImagesConfig | LabelledImages,
-    encoder: str | EncoderConfig | Encoder,
+    named: list[EncoderConfig | Encoder],
+    repeatable: bool,
     config: DistillConfig,
     test: LabelledImages | None,
     run: RunConfig,
@@ -123,8 +129,8 @@ def _distill(
         check_folder(folder, resume=run.resume, overwrite=run.overwrite)
     image_config, train, test = _load_images(images, test)
     _check_counts(train, config)
-    encoder_config, encoder = _load_encoder(encoder)
-    about = _describe(config, encoder, train)
+    encoders = _load_encoders(named)
+    about = _describe(config, encoders, train)
     if folder is not None and run.resume:
         finished = check_same_run(folder, about)
         if finished is not None:
@@ -136,35 +142,49 @@ def _distill(
     with catch_signals() as stop:
         try:
             keep: dict[str, Any] = {"cache": run.cache, "strict": strict, "progress": run.progress, "processes": team}
-            bank = extract_features(
-                encoder, train, views=config.real_views or 0, augment=config.augment, seed=config.seed, **keep
-            )
+            views: dict[str, Any] = {"views": config.real_views or 0, "augment": config.augment, "seed": config.seed}
+            bank, *others = [extract_features(encoder, train, **views, **keep) for encoder in encoders]
             test_bank = None
             if test is not None and run.evaluate_every != 0:
-                test_bank = extract_features(encoder, test.with_classes(train.class_names), **keep)
-            distiller = make_distiller(config, encoder, bank, train, team)
+                test_bank = extract_features(encoders[0], test.with_classes(train.class_names), **keep)
+            also = list(zip(encoders[1:], others, strict=True))
+            distiller = make_distiller(config, encoders[0], bank, train, team, also)
             checkpoint = newest_checkpoint(folder) if folder is not None and run.resume else None
             team.wait()  # everyone has looked at the folder before anyone changes it
             if folder is not None and team.is_first:
-                start_run(folder, about, image_config, encoder_config, anew=run.overwrite and not team.restarted)
+                repeats = named[0] if repeatable and isinstance(named[0], EncoderConfig) else None
+                step = checkpoint[1]["engine"]["step"] if checkpoint is not None else 0
+                anew = run.overwrite and not team.restarted
+                start_run(folder, about, image_config, repeats, anew=anew, step=step)
             stop.defer = True
         except KeyboardInterrupt:
             raise Interrupted(stop.number or signal.SIGINT, folder) from None
-        history = History()
+        history = History(losses_by_encoder=[[] for _ in encoders] if also else [])
         if checkpoint is not None:
             tensors, values = checkpoint
             distiller.load_state(tensors, values["engine"])
-            history = History(values["losses"], [tuple(a) for a in values["accuracy"]], values["seconds"])
+            accuracy = [(step, value) for step, value in values["accuracy"]]
+            history = History(values["losses"], accuracy, values["seconds"], values.get("losses_by_encoder", []))
         with resumable(folder):
             _optimise(distiller, history, run, folder, about, test_bank, stop, team)
 
         # Still with the signals deferred: a run whose steps are done is finished, not interrupted.
         about["losses"], about["accuracy"] = history.losses, history.accuracy
+        if history.losses_by_encoder:
+            about["losses_by_encoder"] = history.losses_by_encoder
         about["seconds"] = round(history.seconds, 3)
         about["micro_batch"] = distiller.micro_batch  # "auto" went by the memory that was free
         about["skipped"] = bank.skipped
         synthetic = distiller.images().float().cpu()
         distilled = DistilledSet(synthetic, distiller.labels.cpu(), tuple(train.class_names), about)
+        if config.soft_labels != "none" or config.keep_head:
+            from .labels import with_extras
+
+            with resumable(folder):
+                distilled = with_extras(
+                    distilled, encoders[0], bank, soft_labels=config.soft_labels, keep_head=config.keep_head,
+                    augment=config.augment, seed=config.seed,
+                )  # fmt: skip
         if folder is not None and team.is_first:
             with resumable(folder):
                 save_grid(folder / "preview.png", distilled.images, [train.class_names[i] for i in distilled.labels])
@@ -174,10 +194,33 @@ def _distill(
     return distilled
 
 
-def _device_of(encoder: str | EncoderConfig | Encoder) -> str:
-    if isinstance(encoder, Encoder):
-        return str(encoder.device)
-    return encoder.device if isinstance(encoder, EncoderConfig) else "auto"
+def _name_encoders(
+    encoder: str | EncoderConfig | Encoder | Sequence[str | EncoderConfig | Encoder], config: DistillConfig
+) -> tuple[list[EncoderConfig | Encoder], DistillConfig, bool]:
+    """All encoders of a run; the config with further ones and weights written out; whether it can repeat the run."""
+    given = [encoder] if isinstance(encoder, (str, EncoderConfig, Encoder)) else list(encoder)
+    given += config.also
+    if not given:
+        raise UserError("encoder [] names none; give at least one")
+    count, weights = len(given), [float(weight) for weight in config.encoder_weights]
+    if weights and len(weights) != count:
+        raise UserError(f"encoder_weights {weights} for {count} encoder{'s' * (count > 1)}; give one for each")
+    if not weights and count > 1:
+        weights = [1.0] * count
+    first = encoder_config(given[0]) if isinstance(given[0], str) else given[0]
+
+    def like_first(word: str) -> EncoderConfig:
+        return encoder_config(word, device=str(first.device), precision=first.precision)
+
+    def in_one_word(other: str | EncoderConfig | Encoder) -> str | None:
+        if not isinstance(other, EncoderConfig):
+            return other if isinstance(other, str) else None
+        word = other.encoder if other.input_size is None else f"{other.encoder}@{other.input_size}"
+        return word if like_first(word) == other else None
+
+    named = [first, *(like_first(other) if isinstance(other, str) else other for other in given[1:])]
+    words = [word for word in map(in_one_word, given[1:]) if word is not None]
+    return named, replace(config, also=words, encoder_weights=weights), len(words) == count - 1
 
 
 def _load_images(
@@ -191,11 +234,23 @@ def _load_images(
     return config, *load_splits(config)
 
 
-def _load_encoder(encoder: str | EncoderConfig | Encoder) -> tuple[EncoderConfig | None, Encoder]:
-    if isinstance(encoder, Encoder):
-        return None, encoder
-    config = EncoderConfig(encoder=encoder) if isinstance(encoder, str) else encoder
-    return config, load_encoder(config)
+def _load_encoders(named: list[EncoderConfig | Encoder]) -> list[Encoder]:
+    encoders: list[Encoder] = []
+    for one in named:
+        encoder = one if isinstance(one, Encoder) else load_encoder(one)
+        for other in encoders:
+            if encoder.fingerprint == other.fingerprint:
+                raise UserError(
+                    f"encoder {encoder.name!r} at {encoder.input_size} px is there twice; "
+                    "name it once and give it more encoder_weights"
+                )
+            if encoder.device != other.device:
+                raise UserError(
+                    f"encoder {encoder.name!r} is on device {str(encoder.device)!r}, {other.name!r} on "
+                    f"{str(other.device)!r}; load them on one device"
+                )
+        encoders.append(encoder)
+    return encoders
 
 
 # ---------------------------------------------------------------------------------------------------
@@ -215,13 +270,20 @@ def _optimise(
     steps = distiller.steps
     every = max(1, steps // 10) if run.evaluate_every is None else run.evaluate_every
     class_names = about["class_names"]
-    mark = saved = time.monotonic()
     note = f"probe {100 * history.accuracy[-1][1]:.1f} %" if history.accuracy else ""
+    place = folder if team.is_first else None
+    progress = ProgressFile(place, steps)
 
     def save() -> None:
         if folder is not None:
             save_checkpoint(folder, distiller, history, team)
 
+    if distiller.step_count == 0:
+        images = as_shipped(distiller.images())
+        if place is not None:
+            save_sprite(place, 0, images)
+    progress.write(history)
+    mark = saved = time.monotonic()
     with ProgressBar(
         f"distil {about['config']['method']}", steps, initial=distiller.step_count, enabled=run.progress
     ) as bar:
@@ -233,17 +295,22 @@ def _optimise(
                 kept = f"; the last good state is in {folder / 'checkpoints'}" if folder is not None else ""
                 raise NonFiniteLossError(f"{error}{kept}; try a smaller --lr or --precision fp32") from None
             history.losses.append(loss)
+            for values, value in zip(history.losses_by_encoder, distiller.losses.tolist(), strict=False):
+                values.append(value)
             now = time.monotonic()
             history.seconds += now - mark
             mark = now
             done = distiller.step_count
-            if every and (done % every == 0 or done == steps):
+            look = done == steps or (every > 0 and done % every == 0)
+            if look:
                 images = as_shipped(distiller.images())
                 if test_bank is not None and team.is_first:
                     history.accuracy.append((done, _quick_accuracy(distiller, images, test_bank)))
                     note = f"probe {100 * history.accuracy[-1][1]:.1f} %"
-                if folder is not None and team.is_first:
-                    save_grid(folder / "preview.png", images, [class_names[i] for i in distiller.labels.tolist()])
+                if place is not None:
+                    save_grid(place / "preview.png", images, [class_names[i] for i in distiller.labels.tolist()])
+                    save_sprite(place, done, images)
+            progress.write(history, at_once=look)
             bar.advance(note=f"loss {loss:.4f}  {note}")
             # A signal to one process stops all of them, and one clock says when to save.
             due = folder is not None and team.is_first and time.monotonic() - saved > run.checkpoint_seconds
@@ -260,24 +327,31 @@ def _optimise(
 def _quick_accuracy(distiller: Distiller, images: Tensor, test: FeatureBank) -> float:
     """Accuracy of a ridge probe on the centre view of the 8-bit images: the number shown along the way."""
     with torch.no_grad():
-        features = torch.cat([distiller.encoder(part.to(distiller.device)).cpu() for part in images.split(64)])
+        encoder = distiller.towers[0].encoder
+        features = torch.cat([encoder(part.to(distiller.device)).cpu() for part in images.split(64)])
     probe = LinearProbe("ridge").fit(features, distiller.labels.cpu())
     return float(probe.score(test.centre.numpy(), test.labels.numpy()))
 
 
-def _describe(config: DistillConfig, encoder: Encoder, train: LabelledImages) -> dict[str, Any]:
+def _describe(config: DistillConfig, encoders: list[Encoder], train: LabelledImages) -> dict[str, Any]:
     import timm
     import torchvision
 
-    return {
-        "config": config.to_dict(),
-        "encoder": {
+    first, *also = [
+        {
             "name": encoder.name,
             "fingerprint": encoder.fingerprint,
             "input_size": encoder.input_size,
             "dim": encoder.dim,
             "precision": encoder.precision,
-        },
+        }
+        for encoder in encoders
+    ]
+    weights = config.encoder_weights[1:]
+    return {
+        "config": config.to_dict(),
+        "encoder": first,
+        **({"also": [{**e, "weight": w} for e, w in zip(also, weights, strict=True)]} if also else {}),
         "images": {
             "spec": train.spec,
             "split": train.split,
@@ -292,7 +366,7 @@ def _describe(config: DistillConfig, encoder: Encoder, train: LabelledImages) ->
             "torchvision": torchvision.__version__,
             "timm": timm.__version__,
         },
-        "device": str(encoder.device),
+        "device": str(encoders[0].device),
     }
 
 

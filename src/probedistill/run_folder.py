@@ -6,16 +6,20 @@
       run.json               ``finished: false`` until the very end
       config.yaml            repeats the run: ``probedistill distill --config FILE --out FOLDER``
       preview.png            the images as they are now
+      progress.json          how far it is; gone when the run is finished
+      evolution/step-*.webp  the images at step 0, at each preview and at the end
       checkpoints/step-*.safetensors
 """
 
 from __future__ import annotations
 
 import json
+import math
 import shutil
+import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +27,8 @@ from typing import Any
 import yaml
 from torch import Tensor
 
+from . import evolution
+from .config import NO_EXTRAS
 from .distilled import FORMAT, DistilledSet
 from .encoders import EncoderConfig
 from .engine import Distiller
@@ -44,15 +50,26 @@ from .images import ImagesConfig
 from .parallel import Processes
 
 _KEPT_CHECKPOINTS = 2
+_PROGRESS = "progress.json"
+_PROGRESS_SECONDS = 2.0  # at least, between two writings
+_PROGRESS_SHARE = 1 / 300  # of the run's time, at most
 
 
 @dataclass
 class History:
-    """What is recorded along the way; part of every checkpoint."""
+    """What is recorded along the way; part of every checkpoint.
+
+    Attributes:
+        losses: The loss of each step.
+        accuracy: (step, probe accuracy) of each preview.
+        seconds: Time in steps.
+        losses_by_encoder: For each encoder the value of its objective, unweighted; empty for one encoder.
+    """
 
     losses: list[float] = field(default_factory=list)
     accuracy: list[tuple[int, float]] = field(default_factory=list)
     seconds: float = 0.0
+    losses_by_encoder: list[list[float]] = field(default_factory=list)
 
 
 def check_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
@@ -87,11 +104,19 @@ def check_same_run(folder: Path, about: dict[str, Any]) -> DistilledSet | None:
                 f"out {str(folder)!r} holds a run of other {what} ({_label(state[what])}, now {_label(about[what])}); "
                 "choose another folder or add --overwrite instead of --resume"
             )
-    differing = [k for k, v in about["config"].items() if state["config"].get(k) != v and k != "micro_batch"]
+    before, now = state.get("also", []), about.get("also", [])
+    if [e["fingerprint"] for e in before] != [e["fingerprint"] for e in now]:
+        names = [" and ".join(_label(e) for e in also) or "none" for also in (before, now)]
+        raise UserError(
+            f"out {str(folder)!r} holds a run of other further encoders ({names[0]}, now {names[1]}); "
+            "choose another folder or add --overwrite instead of --resume"
+        )
+    was, wanted = {**NO_EXTRAS, **state["config"]}, {**NO_EXTRAS, **about["config"]}
+    differing = [k for k, v in wanted.items() if was.get(k) != v and k not in ("micro_batch", "also")]
     if differing:
         k = differing[0]
         raise UserError(
-            f"out {str(folder)!r} holds a run with {k} {state['config'].get(k)!r}, now {about['config'][k]!r}; "
+            f"out {str(folder)!r} holds a run with {k} {was.get(k)!r}, now {wanted[k]!r}; "
             "repeat its settings, or choose another folder"
         )
     return DistilledSet.load(folder) if state.get("finished") else None
@@ -104,6 +129,7 @@ def start_run(
     encoder: EncoderConfig | None,
     *,
     anew: bool,
+    step: int = 0,
 ) -> None:
     """Write what says that the folder holds this run. Killed at any point, it holds the old run or the new one.
 
@@ -113,9 +139,10 @@ def start_run(
         images: For the YAML file that repeats the run; there is none without it.
         encoder: The same.
         anew: Remove the run that is there. Its checkpoints go first: the new run must never see them.
+        step: The step that the run goes on from; what shows later ones goes.
     """
     fresh = not (folder / "run.json").exists()
-    for place in (folder, folder / "checkpoints"):
+    for place in (folder, folder / "checkpoints", folder / evolution.FOLDER):
         remove_leftovers(place)  # they are as large as checkpoints, and restarts may be many
     with without_traces(folder):
         try:
@@ -124,6 +151,7 @@ def start_run(
             write_json(folder / "run.json", {"format": FORMAT, "finished": False, **about})
             if anew:
                 _remove_results(folder)
+            evolution.remove_later(folder, step)
             if images is not None and encoder is not None:
                 _write_config(folder / "config.yaml", images, encoder, about["config"])
         except OSError as error:
@@ -140,16 +168,7 @@ def save_checkpoint(folder: Path, distiller: Distiller, history: History, team: 
     if not team.is_first:
         return
     path = folder / "checkpoints" / f"step-{distiller.step_count:07d}.safetensors"
-    save_tensors(
-        path,
-        tensors,
-        {
-            "engine": values,
-            "losses": history.losses,
-            "accuracy": history.accuracy,
-            "seconds": history.seconds,
-        },
-    )
+    save_tensors(path, tensors, {"engine": values, **asdict(history)})
     others = sorted(path.parent.glob("step-*.safetensors"))
     at = others.index(path)
     for other in others[: max(0, at + 1 - _KEPT_CHECKPOINTS)] + others[at + 1 :]:  # later ones are torn: passed over
@@ -166,6 +185,36 @@ def newest_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] 
     return None
 
 
+class ProgressFile:
+    """``progress.json``: how far a run is, for whoever watches. Writing it takes next to none of the run's time.
+
+    Args:
+        folder: The run's folder; ``None`` writes nothing.
+        steps: Length of the run.
+    """
+
+    def __init__(self, folder: Path | None, steps: int) -> None:
+        self.folder, self.steps = folder, steps
+        self._written, self._pause = -math.inf, 0.0
+
+    def write(self, history: History, *, at_once: bool = False) -> None:
+        """Write it when the last time is long enough ago (longer on a slow disk), or at once."""
+        began = time.monotonic()
+        if self.folder is None or not (at_once or began - self._written > self._pause):
+            return
+        content = {
+            "step": len(history.losses),
+            "steps": self.steps,
+            "losses": history.losses,
+            "accuracy": history.accuracy,
+            "seconds": round(history.seconds, 3),
+        }
+        with whole_file(self.folder / _PROGRESS) as temporary:
+            temporary.write_text(json.dumps(content) + "\n", encoding="utf-8")
+        self._written = time.monotonic()
+        self._pause = max(_PROGRESS_SECONDS, (self._written - began) / _PROGRESS_SHARE)
+
+
 @contextmanager
 def resumable(folder: Path | None) -> Iterator[None]:
     """Say of an error within a run that the run can go on."""
@@ -178,9 +227,9 @@ def resumable(folder: Path | None) -> Iterator[None]:
 
 
 def _remove_results(folder: Path) -> None:
-    for name in ("images", "images.part"):
+    for name in ("images", "images.part", evolution.FOLDER):
         remove_folder(folder / name)
-    for name in ("tensors.safetensors", "preview.png", "evaluation-*.json", "config.yaml"):
+    for name in ("tensors.safetensors", "preview.png", _PROGRESS, "evaluation-*.json", "geometry.*", "config.yaml"):
         for path in folder.glob(name):
             path.unlink()
 
@@ -189,7 +238,10 @@ def remove_temporary(folder: Path) -> None:
     """Remove what a finished run has no use for, without complaint where that is not allowed."""
     for name in ("checkpoints", "images.part"):
         shutil.rmtree(folder / name, ignore_errors=True)
-    remove_leftovers(folder)
+    with suppress(OSError):
+        (folder / _PROGRESS).unlink(missing_ok=True)
+    for place in (folder, folder / evolution.FOLDER):
+        remove_leftovers(place)
 
 
 def _read_run(folder: Path) -> dict[str, Any] | None:
@@ -207,6 +259,13 @@ def _label(entry: dict[str, Any]) -> str:
     return f"{entry.get('name') or entry.get('spec')} {entry['fingerprint'][:12]}"
 
 
+def _encoder_lines(state: dict[str, Any]) -> list[str]:
+    encoders = [state["encoder"], *state.get("also", [])]
+    lines = [f"{e['name']} at {e['input_size']} px ({_label(e)})" for e in encoders]
+    weights = state["config"].get("encoder_weights", []) if len(encoders) > 1 else []
+    return [f"{line}, weight {weight:g}" for line, weight in zip(lines, weights, strict=True)] if weights else lines
+
+
 def read_info(folder: Path) -> dict[str, str]:
     """What a run's folder holds, as (name, text) pairs for a person."""
     if not Path(folder).is_dir():
@@ -217,17 +276,18 @@ def read_info(folder: Path) -> dict[str, str]:
     config = state["config"]
     lines = {
         "method": f"{config['method']}, preset {config['preset']}, {config['steps']} steps, seed {config['seed']}",
-        "encoder": f"{state['encoder']['name']} at {state['encoder']['input_size']} px ({_label(state['encoder'])})",
+        "encoder": "\n".join(_encoder_lines(state)),
         "images": f"{state['images']['spec']} ({state['images']['split']}), {state['images']['count']:,} images",
         "classes": f"{len(state['class_names'])}: " + ", ".join(state["class_names"][:12]),
         "versions": ", ".join(f"{k} {v}" for k, v in state["versions"].items()),
     }
     if state.get("finished"):
         distilled = DistilledSet.load(folder)
-        size = sum(f.stat().st_size for f in (Path(folder) / "images").rglob("*.png"))
+        files = list((Path(folder) / "images").glob("*/*"))
+        size, kind = sum(f.stat().st_size for f in files), files[0].suffix[1:].upper()
         lines["state"] = f"finished in {state['seconds']:.0f} s on {state['device']}"
         lines["result"] = (
-            f"{len(distilled)} images of {distilled.float_images.shape[-1]} px, {size / 1024:.0f} KiB as PNG"
+            f"{len(distilled)} images of {distilled.float_images.shape[-1]} px, {size / 1024:.0f} KiB as {kind}"
         )
         lines["loss"] = f"{state['losses'][0]:.4f} → {state['losses'][-1]:.4f}"
         if state["accuracy"]:
