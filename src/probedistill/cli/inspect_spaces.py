@@ -1,0 +1,138 @@
+"""The commands that look inside feature spaces: align, geometry."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from ..encoders import EncoderConfig
+from ..images import ImagesConfig
+from ._app import Flat, command, show
+
+
+@command(ImagesConfig)
+def align(
+    images: Annotated[ImagesConfig, Flat],
+    *,
+    encoders: Annotated[list[str], Parameter(consume_multiple=True, negative=())],
+    k: int = 10,
+    limit: int = 5000,
+    seed: int = 0,
+    transfer: Path | None = None,
+    out: Path = Path("runs/align"),
+    cache: Path | None = None,
+    progress: bool = True,
+) -> None:
+    """Compare the feature spaces of encoders on the same real images; does transfer follow their alignment?
+
+    Example: probedistill align --encoders efficientnet_lite0@112 runs/b/config.yaml --images folder:photos
+
+    For every pair: mutual k-nearest neighbours (Platonic Representation Hypothesis), linear CKA, and how well one space
+    maps linearly to the other (leave-one-out R² of ridge regression; read it from row to column). The images are those
+    of the training split (--split takes another): a distillation has left their features in the cache. Results go to
+    OUT/align.json and OUT/align.png.
+
+    Parameters
+    ----------
+    encoders:
+        Two or more encoders, each NAME, NAME@PIXELS, or a YAML file of encoder options such as RUN/config.yaml.
+    k:
+        Neighbours of the mutual k-nearest neighbours.
+    limit:
+        Images at most, balanced over the classes; a smaller number is quicker.
+    seed:
+        Seed of the choice of images.
+    transfer:
+        transfer.json of `probedistill transfer` for these encoders: adds the rank correlation of its accuracy with
+        each metric over pairs of different encoders, with a permutation p-value.
+    out:
+        Folder of the results.
+    cache:
+        Folder of feature banks; default: $PROBEDISTILL_CACHE or ~/.cache/probedistill.
+    progress:
+        Show progress bars.
+    """
+    from ..align import align as run_align
+    from ..files import check_writable
+    from ..images import load_splits
+    from ..transfer import load_transfer
+
+    check_writable(out)
+    results = load_transfer(transfer) if transfer is not None else None
+    train, _ = load_splits(images)
+    alignment = run_align(
+        encoders, train, k=k, limit=limit, seed=seed, transfer=results, cache=cache, strict=images.strict,
+        progress=progress,
+    )  # fmt: skip
+    alignment.save(out)
+    show(alignment.table())
+    if alignment.transfer is not None:
+        show(alignment.transfer_table())
+    if alignment.note is not None:
+        show(alignment.note)
+    show(f"look: {out / 'align.png'}   numbers: {out / 'align.json'}")
+
+
+@command(ImagesConfig, EncoderConfig)
+def geometry(
+    folder: Path,
+    images: Annotated[ImagesConfig, Flat],
+    encoder: Annotated[EncoderConfig, Flat],
+    *,
+    k: int = 10,
+    seed: int = 0,
+    out: Path | None = None,
+    cache: Path | None = None,
+    progress: bool = True,
+) -> None:
+    """Where synthetic images lie among the real images of their class: at the periphery, or in the middle?
+
+    Example: probedistill geometry runs/photos --config runs/photos/config.yaml --classes hat --classes shoes
+
+    Draws real and synthetic features in a PCA plane fitted on the real ones, and measures for every class how far out
+    its synthetic image lies, its margin to other classes and its nearest real neighbours, beside class medoids and
+    random real images. --classes chooses what is drawn (default: the first ten); the numbers are of all classes.
+    Results go to OUT/geometry.json and OUT/geometry.png.
+
+    Parameters
+    ----------
+    folder:
+        Folder of a finished run.
+    k:
+        Nearest real neighbours that are looked at.
+    seed:
+        Seed of the choice of real images that are drawn, and of the bootstrap.
+    out:
+        Folder of the results; default: FOLDER.
+    cache:
+        Folder of feature banks; default: $PROBEDISTILL_CACHE or ~/.cache/probedistill.
+    progress:
+        Show progress bars.
+    """
+    from ..distilled import DistilledSet
+    from ..encoders import load_encoder
+    from ..files import check_writable
+    from ..geometry import geometry as run_geometry
+    from ..images import load_splits
+    from ..images.splits import named_classes
+
+    out = folder if out is None else out
+    distilled = DistilledSet.load(folder)
+    check_writable(out)
+    chosen = named_classes(images)
+    if chosen is not None:
+        images = dataclasses.replace(images, classes=list(distilled.class_names))
+        chosen = None if set(chosen) == set(distilled.class_names) else chosen  # a run's own list is no choice
+    train, _ = load_splits(images)
+    result = run_geometry(
+        distilled, load_encoder(encoder), train,
+        classes=chosen, k=k, seed=seed, cache=cache, strict=images.strict, progress=progress,
+    )  # fmt: skip
+    result.save(out)
+    show(result.table())
+    for line in result.findings():
+        show(line)
+    show(f"look: {out / 'geometry.png'}   numbers: {out / 'geometry.json'}")

@@ -1,0 +1,396 @@
+"""Alignment: facts about the metrics, the rank correlation with transfer, and the command."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from scipy.stats import spearmanr
+
+from conftest import TINY
+from probedistill import UserError, align, load_encoder, load_images
+from probedistill.align import (
+    RIDGES,
+    balanced_rows,
+    cka_chance,
+    linear_cka,
+    linear_map,
+    mantel,
+    mutual_knn,
+    transfer_accuracy,
+)
+
+METRICS = [lambda a, b: mutual_knn(a, b, 4), linear_cka, linear_map]
+IDS = ["mutual_knn", "linear_cka", "linear_map"]
+
+
+def two_spaces(seed: int = 0, n: int = 40, d_a: int = 7, d_b: int = 5):
+    """Spaces that share some of their structure."""
+    rng = np.random.default_rng(seed)
+    a = rng.normal(size=(n, d_a)) + 2
+    return a, a @ rng.normal(size=(d_a, d_b)) + rng.normal(size=(n, d_b))
+
+
+def rotation(d: int, rng: np.random.Generator):
+    return np.linalg.qr(rng.normal(size=(d, d)))[0]
+
+
+# ---------------------------------------------------------------- metrics
+
+
+@pytest.mark.parametrize("metric", METRICS, ids=IDS)
+@pytest.mark.parametrize("shape", [(40, 7, 5), (12, 30, 20)], ids=["more images", "more features"])
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 2**31))
+def test_no_metric_depends_on_rotation_scale_or_order(metric, shape, seed):
+    n, d_a, d_b = shape
+    rng, (a, b) = np.random.default_rng(seed), two_spaces(seed, n, d_a, d_b)
+    value = metric(a, b)
+    assert metric(3.7 * a @ rotation(d_a, rng), 0.02 * b @ rotation(d_b, rng)) == pytest.approx(value, abs=1e-8)
+    order = rng.permutation(n)
+    assert metric(a[order], b[order]) == pytest.approx(value, abs=1e-8)
+
+
+@pytest.mark.parametrize("metric", METRICS, ids=IDS)
+def test_a_space_is_aligned_with_itself_and_its_copies(metric):
+    a, _ = two_spaces()
+    assert metric(a, a) == pytest.approx(1, abs=1e-8)
+    assert metric(a, 5 * a[:, ::-1]) == pytest.approx(1, abs=1e-8)
+
+
+@pytest.mark.parametrize("metric", METRICS[:2], ids=IDS[:2])
+def test_neighbours_and_cka_are_symmetric_and_the_map_is_not(metric):
+    a, b = two_spaces()
+    assert metric(a, b) == pytest.approx(metric(b, a), abs=1e-12)
+    narrow = a[:, :2]
+    assert linear_map(a, narrow) > 0.99
+    assert linear_map(narrow, a) < 0.5
+
+
+def test_mutual_neighbours_are_those_of_brute_force():
+    a, b = two_spaces(n=25)
+    near = []
+    for x in (a, b):
+        unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+        angles = unit @ unit.T - 2 * np.eye(25)
+        near.append([sorted(range(25), key=lambda j, row=row: -row[j])[:6] for row in angles])
+    shares = [len(set(p) & set(q)) / 6 for p, q in zip(*near, strict=True)]
+    assert mutual_knn(a, b, 6) == pytest.approx(np.mean(shares))
+    assert 0.1 < np.mean(shares) < 0.9
+    assert mutual_knn(a, b, 24) == 1  # everything is a neighbour
+
+
+def test_independent_spaces_share_as_many_neighbours_as_chance_says():
+    rng = np.random.default_rng(0)
+    shares = [mutual_knn(rng.normal(size=(60, 8)), rng.normal(size=(60, 8)), 10) for _ in range(40)]
+    assert np.mean(shares) == pytest.approx(10 / 59, abs=4 * np.std(shares) / math.sqrt(40))
+
+
+@pytest.mark.parametrize("shape", [(20, 6, 9), (8, 6, 30), (8, 15, 30)])
+def test_cka_is_the_alignment_of_centred_kernels_in_either_space(shape):
+    a, b = two_spaces(1, *shape)
+    centring = np.eye(len(a)) - 1 / len(a)
+    k, m = (centring @ x @ x.T @ centring for x in (a, b))
+    assert linear_cka(a, b) == pytest.approx(np.sum(k * m) / np.linalg.norm(k) / np.linalg.norm(m), abs=1e-12)
+
+
+def test_chance_of_cka_is_its_mean_over_all_orders():
+    a, b = two_spaces(n=5, d_a=3, d_b=9)
+    values = [linear_cka(a, b[list(order)]) for order in itertools.permutations(range(5))]
+    assert cka_chance(a, b) == pytest.approx(np.mean(values), abs=1e-12)
+    assert cka_chance(a, b) > 0.3, "d is large beside n: CKA alone would look like alignment"
+
+
+@pytest.mark.parametrize("shape", [(24, 6, 5), (14, 20, 5)])
+def test_linear_map_is_that_of_refitting_without_each_image(shape):
+    a, b = two_spaces(2, *shape)
+    n = len(a)
+    x, y = a - a.mean(axis=0), b - b.mean(axis=0)
+
+    def hat(ridge):
+        return x @ np.linalg.solve(x.T @ x + ridge * np.sum(x**2) / n * np.eye(x.shape[1]), x.T)
+
+    scores = [np.sum((y - hat(r) @ y) ** 2) / (n - 1 - np.trace(hat(r))) ** 2 for r in RIDGES]
+    penalty = RIDGES[int(np.argmin(scores))] * np.sum(x**2) / n
+    lost = spread = 0.0
+    for i in range(n):
+        rest = np.arange(n) != i
+        mean_a, mean_b = a[rest].mean(axis=0), b[rest].mean(axis=0)
+        left = a[rest] - mean_a
+        weight = np.linalg.solve(left.T @ left + penalty * np.eye(a.shape[1]), left.T @ (b[rest] - mean_b))
+        lost += np.sum((b[i] - mean_b - (a[i] - mean_a) @ weight) ** 2)
+        spread += np.sum((b[i] - mean_b) ** 2)
+    assert linear_map(a, b) == pytest.approx(1 - lost / spread, abs=1e-9)
+
+
+def test_linear_map_finds_maps_and_nothing_else():
+    rng = np.random.default_rng(0)
+    a = rng.normal(size=(80, 10))
+    assert linear_map(a, a @ rng.normal(size=(10, 30)) + 4) > 0.9999
+    assert abs(linear_map(a, rng.normal(size=(80, 30)))) < 0.05
+    wide = rng.normal(size=(30, 90))
+    assert linear_map(wide, wide) < 0.6, "an image has parts that no other image shows"
+
+
+def test_constant_features_are_aligned_with_nothing():
+    a, b = two_spaces()
+    constant = np.ones_like(a)
+    for metric in (linear_cka, cka_chance, linear_map):
+        assert metric(constant, b) == pytest.approx(0, abs=1e-12)
+        assert metric(b, constant) == pytest.approx(0, abs=1e-12)
+
+
+def test_arrays_that_do_not_fit_are_refused():
+    a, b = two_spaces()
+    for wrong in (b[:-1], b[0], np.where(b == b[3, 2], np.nan, b)):
+        with pytest.raises(ValueError, match="features"):
+            linear_cka(a, wrong)
+    for k in (0, 40):
+        with pytest.raises(UserError, match=rf"k {k} must be at least 1 and less than the number of images \(40\)"):
+            mutual_knn(a, b, k)
+
+
+@settings(max_examples=60, deadline=None)
+@given(counts=st.lists(st.integers(1, 12), min_size=2, max_size=6), limit=st.integers(1, 60), seed=st.integers(0, 99))
+def test_a_limit_is_shared_by_the_classes(counts, limit, seed):
+    labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
+    rows = balanced_rows(labels, limit, seed=seed)
+    assert len(rows) == min(limit, len(labels))
+    assert np.all(np.diff(rows) > 0)
+    taken = np.bincount(labels[rows], minlength=len(counts))
+    for of_class, count in zip(taken, counts, strict=True):
+        assert of_class == count or of_class >= taken.max() - 1
+    assert np.array_equal(rows, balanced_rows(labels, limit, seed=seed))
+
+
+def test_other_seeds_choose_other_images():
+    labels = np.repeat([0, 1], 50)
+    chosen = {tuple(balanced_rows(labels, 10, seed=seed)) for seed in range(20)}
+    assert len(chosen) == 20
+
+
+# ---------------------------------------------------------------- transfer
+
+
+def test_correlation_and_its_p_value_are_those_of_every_relabelling():
+    rng = np.random.default_rng(1)
+    metric, accuracy = rng.normal(size=(2, 4, 4))
+    accuracy += 1.5 * metric
+    off = ~np.eye(4, dtype=bool)
+    found = []
+    for order in itertools.permutations(range(4)):
+        found.append(spearmanr(metric[np.ix_(order, order)][off], accuracy[off]).statistic)
+    rho, p = mantel(metric, accuracy)
+    assert rho == pytest.approx(found[0])
+    assert p == pytest.approx(np.mean(np.abs(found) >= abs(found[0]) - 1e-9))
+    assert mantel(np.exp(metric), 3 * accuracy) == (rho, p), "ranks alone count"
+
+
+def test_what_transfer_repeats_is_found_and_the_diagonal_is_not_looked_at():
+    rng = np.random.default_rng(0)
+    metric = rng.normal(size=(5, 5))
+    assert mantel(metric, np.where(np.eye(5) > 0, -99, metric)) == (pytest.approx(1), 1 / 120)
+    assert mantel(metric, -metric) == (pytest.approx(-1), 1 / 120)
+
+
+def test_many_encoders_take_drawn_permutations():
+    rng = np.random.default_rng(0)
+    metric = rng.normal(size=(9, 9))
+    assert mantel(metric, metric) == (pytest.approx(1), 1e-4)
+    noise = [mantel(metric, rng.normal(size=(9, 9)), seed=s)[1] for s in range(4)]
+    assert 0.2 < np.mean(noise) < 0.8
+    other = rng.normal(size=(9, 9))
+    assert mantel(metric, other, seed=3) == mantel(metric, other, seed=3)
+
+
+def test_pairs_that_are_not_known_are_left_out():
+    rng = np.random.default_rng(0)
+    metric = rng.normal(size=(5, 5))
+    accuracy = metric.copy()
+    accuracy[4], accuracy[:, 4] = np.nan, np.nan  # an encoder without results
+    accuracy[1, 2] = np.nan
+    rho, p = mantel(metric, accuracy)
+    assert rho == pytest.approx(1)
+    assert p == pytest.approx(1 / 24)
+
+
+def test_too_little_for_a_correlation_gives_none():
+    assert mantel(np.eye(2), np.random.default_rng(0).normal(size=(2, 2))) is None
+    assert mantel(np.ones((3, 3)), np.random.default_rng(0).normal(size=(3, 3))) is None
+    assert mantel(np.random.default_rng(0).normal(size=(3, 3)), np.full((3, 3), np.nan)) is None
+
+
+def results(fingerprints, accuracy, full=None, names=None):
+    """What a transfer.json says of one set for each encoder."""
+    names = names or [f"e{i}" for i in range(len(fingerprints))]
+    described = [{"name": n, "fingerprint": f} for n, f in zip(names, fingerprints, strict=True)]
+    return {
+        "kind": "transfer",
+        "format": 1,
+        "finished": True,
+        "sources": [{"name": e["name"], "run": "r", "method": "clp", "encoder": e, "also": []} for e in described],
+        "targets": [e | {"input_size": 32} for e in described],
+        "probes": ["ridge"],
+        "class_names": ["cat", "dog"],
+        "accuracy": {"ridge": np.asarray(accuracy).tolist()},
+        "std": {"ridge": np.zeros_like(accuracy).tolist()},
+        "baselines": {"ridge": {} if full is None else {"full": full}},
+    }
+
+
+def test_transfer_results_are_matched_by_fingerprint():
+    content = results("abc", [[0.5, 0.6, 0.7], [0.4, 0.8, 0.3], [0.2, 0.1, 0.9]], full=[0.8, 0.9, 1.0])
+    content["sources"].append(content["sources"][0] | {"run": "another"})
+    content["sources"].append(content["sources"][0] | {"also": [{"name": "e1", "fingerprint": "b"}]})
+    content["accuracy"]["ridge"] += [[0.7, None, 0.9], [0.0, 0.0, 0.0]]
+    accuracy, relative = transfer_accuracy(content, ["c", "x", "a"])
+    expected = np.full((3, 3), np.nan)
+    expected[0, 0], expected[0, 2], expected[2, 0], expected[2, 2] = 0.9, 0.2, 0.8, 0.6  # two sets of a: their mean
+    np.testing.assert_allclose(accuracy, expected)
+    np.testing.assert_allclose(relative, expected / [1.0, np.nan, 0.8])
+    _, relative = transfer_accuracy(results("ab", [[0.5, 0.6], [0.7, 0.8]]), ["a", "b"])
+    assert np.isnan(relative).all()
+
+
+# ---------------------------------------------------------------- encoders
+
+
+@pytest.fixture
+def tiny_yaml(tmp_path):
+    """Write the YAML file of a tiny encoder of another seed or width."""
+
+    def write(**arguments):
+        path = tmp_path / f"tiny-{'-'.join(map(str, arguments.values()))}.yaml"
+        path.write_text(yaml.safe_dump({"encoder": TINY, "encoder_args": arguments}))
+        return str(path)
+
+    return write
+
+
+def test_align_compares_the_features_of_the_same_images(photos, tiny_yaml):
+    images = load_images(f"folder:{photos}")
+    loaded = [load_encoder(TINY), load_encoder(TINY, encoder_args={"seed": 1})]
+    found = align([*loaded, tiny_yaml(seed=2, width=10)], images, k=3, progress=False)
+    centre = [
+        np.stack([e(e.centre_view(images.load(i))[None])[0].numpy() for i in range(12)]).astype(float) for e in loaded
+    ]
+    assert found.metrics["mutual_knn"][0, 1] == pytest.approx(mutual_knn(*centre, 3))
+    assert found.metrics["cka"][1, 0] == pytest.approx(linear_cka(*centre), abs=1e-5)
+    assert found.metrics["linear_map"][1, 0] == pytest.approx(linear_map(centre[1], centre[0]), abs=1e-3)
+    assert found.chance["mutual_knn"] == 3 / 11
+    assert found.chance["cka"][0][1] == pytest.approx(cka_chance(*centre), abs=1e-5)
+    assert [e["dim"] for e in found.encoders] == [24, 24, 10]
+    assert len(set(found.names)) == 3, "one model, three sets of weights: the names must differ"
+    assert found.images["count"] == 12
+    assert found.transfer is None
+    assert "mutual 3-NN" in str(found)
+
+
+def test_a_limit_takes_fewer_images(photos, tiny_yaml):
+    images = load_images(f"folder:{photos}")
+    found = align([TINY, tiny_yaml(seed=1)], images, k=2, limit=6, progress=False)
+    assert found.images["count"] == 6
+    assert found.chance["mutual_knn"] == 2 / 5
+
+
+def test_align_command(run_cli, photos, tiny_yaml, tmp_path):
+    out = tmp_path / "out"
+    specs = [TINY, tiny_yaml(seed=1), tiny_yaml(seed=2)]
+    fingerprints = [load_encoder(TINY, encoder_args={"seed": s} if s else {}).fingerprint for s in range(3)]
+    transfer = tmp_path / "transfer.json"
+    accuracy = [[0.9, 0.2, 0.3], [0.4, 0.9, 0.5], [0.6, 0.7, 0.9]]
+    transfer.write_text(json.dumps(results(fingerprints, accuracy, full=[1.0, 0.9, 0.8])))
+    result = run_cli(
+        "align", "--encoders", *specs, "--images", f"folder:{photos}", "--k", 4, "--transfer", transfer, "--out", out
+    )
+    assert result.code == 0, result.err
+    for text in ("mutual 4-NN", "linear CKA", "by chance", "12 images", "Rank correlation", "6 pairs of 3 encoders"):
+        assert text in result.out
+    assert Image.open(out / "align.png").width > 500
+    content = json.loads((out / "align.json").read_text())
+    assert content["kind"] == "align"
+    assert [e["fingerprint"] for e in content["encoders"]] == fingerprints
+    assert {name: np.shape(values) for name, values in content["metrics"].items()} == {
+        "mutual_knn": (3, 3), "cka": (3, 3), "linear_map": (3, 3),
+    }  # fmt: skip
+    assert content["images"]["split"] == "train"
+    assert content["options"] == {"k": 4, "limit": 5000, "seed": 0}
+    assert content["transfer"]["pairs"] == 6
+    for name, values in content["metrics"].items():
+        off = ~np.eye(3, dtype=bool)
+        for what, target in (("metrics", accuracy), ("relative_to_full", np.array(accuracy) / [1.0, 0.9, 0.8])):
+            said = content["transfer"][what][name]
+            expected = spearmanr(np.array(values)[off], np.array(target)[off]).statistic
+            assert said["spearman"] == pytest.approx(expected)
+            assert said["p"] * 6 == pytest.approx(round(said["p"] * 6))
+    first = (out / "align.json").read_bytes()
+    again = run_cli("align", "--encoders", *specs, "--images", f"folder:{photos}", "--k", 4, "--transfer", transfer,
+                    "--out", out)  # fmt: skip
+    assert again.code == 0
+    assert (out / "align.json").read_bytes() == first
+
+
+def test_too_few_encoders_in_the_transfer_results_are_said(run_cli, photos, tiny_yaml, tmp_path):
+    fingerprints = [load_encoder(TINY).fingerprint, load_encoder(TINY, encoder_args={"seed": 1}).fingerprint]
+    transfer = tmp_path / "transfer.json"
+    transfer.write_text(json.dumps(results(fingerprints, [[0.9, 0.2], [0.3, 0.8]])))
+    specs = [TINY, tiny_yaml(seed=1), tiny_yaml(seed=2)]
+    result = run_cli(
+        "align", "--encoders", *specs, "--images", f"folder:{photos}", "--k", 4, "--transfer", transfer,
+        "--out", tmp_path / "out",
+    )  # fmt: skip
+    assert result.code == 0, result.err
+    assert "transfer is known between 2 of these encoders; a rank correlation needs at least 3" in result.out
+    content = json.loads((tmp_path / "out" / "align.json").read_text())
+    assert content["transfer"] is None
+    assert "at least 3" in content["note"]
+
+
+def test_bad_input_gives_one_line_and_writes_nothing(run_cli, photos, tiny_yaml, tmp_path):
+    out, other = tmp_path / "out", tiny_yaml(seed=1)
+
+    def refused(*arguments, encoders=(TINY, other)):
+        error = run_cli(
+            "align", "--encoders", *encoders, "--images", f"folder:{photos}", "--out", out, *arguments
+        ).error()
+        assert not out.exists()
+        return error
+
+    assert "encoders names 1 encoder(s); alignment compares at least 2" in refused(encoders=[TINY])
+    assert "encoders name 'helpers_encoders:tiny' at 32 px twice" in refused(encoders=[TINY, other, TINY])
+    assert "k 12 must be at least 1 and less than the number of images (12)" in refused("--k", 12)
+    assert "k 0 must be at least 1" in refused("--k", 0)
+    assert "k 5 must be at least 1 and less than the number of images (5)" in refused("--k", 5, "--limit", 5)
+    assert "limit 2 must be at least 3 images" in refused("--limit", 2)
+    assert "unknown encoder 'efficientnet_lite9'" in refused(encoders=[TINY, "efficientnet_lite9"])
+    assert "is not there" in refused("--transfer", tmp_path / "none.json")
+    strangers = tmp_path / "transfer.json"
+    strangers.write_text(json.dumps(results("xyz", np.full((3, 3), 0.5), names=["vit", "resnet", "clip"])))
+    assert "transfer results are of other encoders (clip, resnet, vit)" in refused("--transfer", strangers)
+    strangers.write_text(json.dumps(results("xyz", np.full((3, 3), 0.5)) | {"probes": []}))
+    assert "no probe" in refused("--transfer", strangers)
+    strangers.write_text('{"kind": "align"}')
+    assert "another file" in refused("--transfer", strangers)
+
+
+def test_trained_encoders_agree_more_than_an_untrained_one(shared_data, shared_encoders):
+    from probedistill import EncoderConfig
+
+    weights = shared_encoders / "mobilenetv1_100.in1k.safetensors"
+    arguments = {"pad_type": "same", "bn_eps": 1e-3, "num_classes": 1001}
+    trained = EncoderConfig(encoder="timm:mobilenetv1_100", checkpoint=weights, encoder_args=arguments, input_size=64)
+    lite = EncoderConfig(encoder="efficientnet_lite0", input_size=64)
+    images = load_images(f"folder:{shared_data / 'clothing'}", classes=["hat", "shoes", "pants", "dress"])
+    found = align([lite, trained, TINY], images, k=5, limit=60, progress=False)
+    for metric in ("mutual_knn", "cka"):
+        assert found.metrics[metric][0, 1] > found.metrics[metric][0, 2] + 0.05
+    to_lite = found.metrics["linear_map"][:, 0]
+    assert to_lite[1] > to_lite[2] + 0.02
+    assert found.metrics["mutual_knn"][0, 1] > 2 * found.chance["mutual_knn"]
