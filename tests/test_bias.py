@@ -1,0 +1,437 @@
+"""Group files, directions in feature space, rank agreement, and the bias command."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from scipy.stats import permutation_test, spearmanr
+
+from conftest import TINY
+from helpers_images import make_image_folder
+from probedistill import DistilledSet, ImagesConfig, UserError, distill, load_encoder, load_splits
+from probedistill.bias import (
+    Resemblance,
+    bias,
+    bias_of,
+    group_directions,
+    rank_agreement,
+    resemblance,
+    usual_backgrounds,
+)
+from probedistill.compose import compose
+from probedistill.groups import group_names, read_groups
+
+QUICK = {"seeds": 2, "views": 3, "progress": False}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Cats on red and dogs on blue, four of five times."""
+    folder = tmp_path_factory.mktemp("bias")
+    make_image_folder(folder / "things", ["cat", "red", "dog", "blue"], per_class=20, size=32)
+    things, scenes = (
+        ImagesConfig(images=f"folder:{folder / 'things'}", classes=classes)
+        for classes in (["cat", "dog"], ["red", "blue"])
+    )
+    options = {"correlation": 0.8, "size": 32, "mask": "round", "test_per_group": 12, "progress": False}
+    compose(things, scenes, out=folder / "data", **options)
+    return folder / "data"
+
+
+@pytest.fixture(scope="module")
+def run(data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "cats"
+    distill(f"folder:{data}", TINY, out=out, steps=30, progress=False)
+    return out
+
+
+@pytest.fixture
+def bias_cli(run_cli, data, run, tmp_path):
+    def call(*arguments, groups=data / "groups.csv", images=f"folder:{data}", out=tmp_path / "out"):
+        return run_cli(
+            "bias", *([] if arguments and isinstance(arguments[0], list) else [run]),
+            *(arguments[0] if arguments and isinstance(arguments[0], list) else ()),
+            "--images", images, "--groups", groups, "--out", out, "--seeds", 2, "--views", 3, "--no-progress",
+            *(arguments[1:] if arguments and isinstance(arguments[0], list) else arguments),
+        )  # fmt: skip
+
+    return call
+
+
+# ---------------------------------------------------------------------------------------------------
+# Group files
+
+
+def test_a_group_file_is_matched_by_name_in_any_order(data, tmp_path):
+    train, test = load_splits(f"folder:{data}")
+    lines = (data / "groups.csv").read_text().splitlines()
+    (tmp_path / "g.csv").write_text("\n".join(["Background,note,FILE,Class"] + [
+        f"{line.split(',')[2]},x,{line.split(',')[0]},{line.split(',')[1]}" for line in reversed(lines[1:])
+    ]))  # fmt: skip
+    first = read_groups(data / "groups.csv").match(train, test)
+    assert first == read_groups(tmp_path / "g.csv").match(train, test)
+    assert [f"/{background}_" in name for name, background in zip(train.names, first[0], strict=True)] == [True] * 40
+    assert group_names(test, first[1])[0] in ("cat/blue", "cat/red")
+
+
+def test_rows_of_other_classes_and_splits_are_passed_over(data, tmp_path):
+    text = (data / "groups.csv").read_text() + "val/cat/0.png,cat,red\ntrain/hen/0.png,hen,red\n"
+    (tmp_path / "g.csv").write_text(text)
+    assert len(read_groups(tmp_path / "g.csv").match(*load_splits(f"folder:{data}"))) == 2
+
+
+def test_several_attributes_are_combined(data, tmp_path):
+    rows = [line.split(",") for line in (data / "groups.csv").read_text().splitlines()]
+    text = "\n".join(",".join([*row, "light" if i else "time"]) for i, row in enumerate(rows))
+    (tmp_path / "g.csv").write_text(text)
+    values = read_groups(tmp_path / "g.csv", ["background", "Time"]).match(*load_splits(f"folder:{data}"))
+    assert set(values[1]) == {"red/light", "blue/light"}
+
+
+def edited(data, tmp_path, edit):
+    (tmp_path / "g.csv").write_text(edit((data / "groups.csv").read_text()), encoding="utf-8")
+    return tmp_path / "g.csv"
+
+
+@pytest.mark.parametrize(
+    ("edit", "line"),
+    [
+        (lambda t: t + "train/cat/x.png,cat,blue\ntrain/cat/y.png,cat,blue\n",
+         r"names 'train/cat/x.png' (and 1 more), which is not among the images"),
+        (lambda t: "\n".join(t.splitlines()[:-2]), "(and 1 more) of folder:"),
+        (lambda t: t + "\n".join(t.splitlines()[1:3]), "twice (and 1 more); keep one row"),
+        (lambda t: t.replace(",cat,", ",dog,", 1), "class 'dog', the images 'cat'"),
+        (lambda t: t.replace("background", "backgroud", 1), "unknown column 'background'; did you mean 'backgroud'"),
+        (lambda t: t.replace("file", "path", 1), "unknown column 'file'"),
+        (lambda t: t.replace(",red\n", ",\n", 1), "no background; fill it in"),
+        (lambda t: t.replace(",blue", ",red"), "has one background, 'red'"),
+        (lambda t: "", "is empty"),
+        (lambda t: 'file,class,background\n"' + "a" * 200_000, "cannot be read as CSV"),
+    ],
+)  # fmt: skip
+def test_bad_group_files(bias_cli, data, tmp_path, edit, line):
+    assert line in bias_cli("--encoders", TINY, groups=edited(data, tmp_path, edit)).error()
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_group_file_that_is_none(bias_cli, tmp_path):
+    assert "no such file" in bias_cli("--encoders", TINY, groups=tmp_path / "none.csv").error()
+    (tmp_path / "g.csv").write_bytes(b"file,class,background\n\xff\xfe,a,b\n")
+    assert "cannot be read as CSV in UTF-8" in bias_cli("--encoders", TINY, groups=tmp_path / "g.csv").error()
+    with pytest.raises(UserError, match="attribute names no column"):
+        read_groups(tmp_path / "g.csv", [])
+
+
+# ---------------------------------------------------------------------------------------------------
+# Directions
+
+
+def additive(num_classes, num_backgrounds, counts, seed=0, d=12):
+    """Features that are exactly a class vector plus a background vector, plus both vectors."""
+    rng = np.random.default_rng(seed)
+    a, g = rng.normal(size=(num_classes, d)), rng.normal(size=(num_backgrounds, d))
+    pairs = [
+        (c, b) for c, b in itertools.product(range(num_classes), range(num_backgrounds)) for _ in range(counts[c][b])
+    ]
+    labels, scenes = torch.tensor(pairs).T
+    return torch.tensor(a)[labels] + torch.tensor(g)[scenes], labels, scenes, torch.tensor(a), torch.tensor(g)
+
+
+def test_directions_of_two_classes_on_two_backgrounds():
+    counts = [[19, 1], [2, 8]]
+    x, y, b, a, g = additive(2, 2, counts)
+    found = group_directions(x, y, b, 2, 2)
+    assert found.usual.tolist() == [0, 1]
+    torch.testing.assert_close(found.background, torch.stack([g[0] - g[1], g[1] - g[0]]))
+    torch.testing.assert_close(found.object, torch.stack([a[0] - a[1], a[1] - a[0]]))
+    torch.testing.assert_close(found.mean, a.mean(0) + g.mean(0))
+
+
+def test_directions_of_three_classes_on_four_backgrounds():
+    x, y, b, a, g = additive(3, 4, [[5, 1, 1, 2], [1, 5, 2, 2], [1, 1, 6, 2]])
+    found = group_directions(x, y, b, 3, 4)
+    assert found.usual.tolist() == [0, 1, 2]
+    for c in range(3):
+        torch.testing.assert_close(found.background[c], g[c] - g[[i for i in range(4) if i != c]].mean(0))
+        torch.testing.assert_close(found.object[c], a[c] - a[[i for i in range(3) if i != c]].mean(0))
+
+
+def test_an_empty_group_gives_no_directions():
+    x, y, b, *_ = additive(2, 2, [[5, 0], [1, 5]])
+    assert group_directions(x, y, b, 2, 2) is None
+
+
+def test_pure_backgrounds_and_pure_objects():
+    a, g = torch.eye(4, dtype=torch.float64)[:2], torch.eye(4, dtype=torch.float64)[2:]
+    labels = torch.tensor([0, 0, 0, 1, 1, 1])
+    scenes = torch.tensor([0, 0, 1, 1, 1, 0])
+    directions = group_directions(a[labels] + g[scenes], labels, scenes, 2, 2)
+    assert directions.overlap == pytest.approx(0)
+    middle = directions.mean
+    for images, background, thing in (
+        (middle + directions.background, 1, 0),
+        (middle - directions.background, -1, 0),
+        (middle + 3 * directions.object, 0, 1),
+        (middle + directions.object + directions.background, 0.5**0.5, 0.5**0.5),
+    ):
+        found = resemblance(directions, images, torch.arange(2))
+        assert found.background == pytest.approx((background, background), abs=1e-12)
+        assert found.object == pytest.approx((thing, thing), abs=1e-12)
+        size = abs(background) + abs(thing)
+        assert found.share == pytest.approx((background / size,) * 2, abs=1e-12)
+
+
+def test_share_of_nothing_is_0():
+    assert Resemblance((0.0, 0.2), (0.0, -0.6)).share == (0.0, pytest.approx(0.25))
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10**6), scale=st.floats(1e-3, 1e3), copies=st.integers(1, 4))
+def test_resemblance_depends_on_neither_order_nor_rotation_nor_scale_nor_group_size(seed, scale, copies):
+    rng = np.random.default_rng(seed)
+    x, y, b, *_ = additive(2, 3, rng.integers(1, 5, (2, 3)), seed)
+    x = x + torch.tensor(rng.normal(size=x.shape))
+    images, labels = torch.tensor(rng.normal(size=(4, x.shape[1]))), torch.tensor([0, 1, 0, 1])
+    directions = group_directions(x, y, b, 2, 3)
+    found = resemblance(directions, images, labels)
+    assert all(-1 <= value <= 1 for value in (*found.background, *found.object, *found.share))
+
+    rotation = torch.tensor(np.linalg.qr(rng.normal(size=(x.shape[1],) * 2))[0])
+    shift = torch.tensor(rng.normal(size=x.shape[1]))
+    rows = torch.tensor(rng.permutation(np.repeat(np.arange(len(x)), np.where(y == 0, 1, copies))))
+    moved = group_directions(scale * (x[rows] + shift) @ rotation, y[rows], b[rows], 2, 3)
+    again = resemblance(moved, scale * (images + shift) @ rotation, labels)
+    assert torch.equal(moved.usual, directions.usual)
+    assert again.background == pytest.approx(found.background, abs=1e-7)
+    assert again.object == pytest.approx(found.object, abs=1e-7)
+
+
+def test_usual_background_is_what_is_more_frequent_than_elsewhere():
+    y = torch.tensor([0] * 10 + [1] * 10)
+    b = torch.tensor([0] * 9 + [1] * 1 + [0] * 6 + [1] * 4)  # both are mostly on 0
+    assert usual_backgrounds(y, b, 2, 2).tolist() == [0, 1]
+
+
+# ---------------------------------------------------------------------------------------------------
+# Agreement of rankings
+
+
+def test_agreement_of_few_is_exact():
+    assert rank_agreement([1, 2, 3], [10, 20, 30]) == {"spearman": pytest.approx(1), "p": pytest.approx(1 / 3), "n": 3}
+    assert rank_agreement([1, 2, 3, 4], [4, 3, 2, 1]) == {
+        "spearman": pytest.approx(-1), "p": pytest.approx(2 / 24), "n": 4,
+    }  # fmt: skip
+    assert rank_agreement([1, 2], [1, 2]) is None
+    assert rank_agreement([1, 1, 1], [1, 2, 3]) is None
+
+
+@settings(max_examples=8, deadline=None)
+@given(values=st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=3, max_size=5))
+def test_agreement_is_scipys(values):
+    first, second = (list(column) for column in zip(*values, strict=True))
+    found = rank_agreement(first, second)
+    if found is None:
+        assert len(set(first)) == 1 or len(set(second)) == 1
+        return
+    assert found["spearman"] == pytest.approx(spearmanr(first, second).statistic)
+    expected = permutation_test(
+        (first,), lambda x: spearmanr(x, second).statistic, permutation_type="pairings", n_resamples=10_000
+    )
+    count = len(list(itertools.permutations(first)))
+    assert expected.null_distribution.size == count
+    far = np.abs(expected.null_distribution) >= abs(found["spearman"]) - 1e-9
+    assert found["p"] == pytest.approx(far.mean())
+
+
+def test_agreement_of_many_is_drawn():
+    found = rank_agreement(range(12), [*range(10), 11, 10])
+    assert found["p"] == pytest.approx(1 / 20_001)
+    assert found["spearman"] > 0.98
+
+
+# ---------------------------------------------------------------------------------------------------
+# From images to numbers
+
+
+def test_synthetic_images_of_backgrounds_alone_lean_on_them(data, tmp_path):
+    train, test = load_splits(f"folder:{data}")
+    backgrounds = read_groups(data / "groups.csv").match(train, test)
+    scenes = make_image_folder(tmp_path / "scenes", ["cat", "red", "dog", "blue"], per_class=5, size=32, seed=5)
+    files = [path for name in ("red", "blue") for path in sorted((scenes / "train" / name).iterdir())]
+    pixels = np.stack([np.asarray(Image.open(path), dtype=np.float32) / 255 for path in files])
+    pictures = torch.tensor(pixels).permute(0, 3, 1, 2)
+    labels = torch.arange(2).repeat_interleave(5)
+    encoder = load_encoder(TINY, device="cpu")
+    usual = DistilledSet(pictures, labels, ("cat", "dog"))
+    other = replace(usual, labels=1 - labels)
+    with_it, against_it = (
+        bias_of(distilled, encoder, train, test, backgrounds, **QUICK).resemblance.to_dict()
+        for distilled in (usual, other)
+    )
+    assert with_it["background_similarity"] > 0.1
+    assert against_it["background_similarity"] == pytest.approx(-with_it["background_similarity"])
+    assert with_it["background_share"] > 0 > against_it["background_share"]
+
+
+def test_report_of_a_run(bias_cli, run, data, tmp_path):
+    outcome = bias_cli("--encoders", TINY)
+    assert outcome.code == 0, outcome.err
+    assert "cats · " in outcome.out
+    assert "80 % of 'cat' are on 'red'" in outcome.out
+    content = json.loads((tmp_path / "out" / "bias.json").read_text())
+    assert content["kind"] == "bias"
+    assert sorted(content["groups"]) == ["cat/blue", "cat/red", "dog/blue", "dog/red"]
+    assert content["usual_backgrounds"][1] == {"class": "dog", "background": "blue", "share": 0.8}
+    (entry,) = content["entries"]
+    assert entry["run"] == "cats"
+    assert entry["encoder"]["fingerprint"] == json.loads((run / "run.json").read_text())["encoder"]["fingerprint"]
+    for key in ("distilled", "full", "random"):
+        scores = entry[key]
+        assert scores["top1"] == pytest.approx(np.mean(list(scores["groups"].values())))  # groups of one size
+        assert 0 <= scores["worst_group"] <= min(scores["groups"].values()) + 1e-9
+        assert 0 <= scores["gap"] <= scores["spread"] <= 1
+        assert scores["gap"] == pytest.approx(scores["top1"] - scores["worst_group"])
+        groups = scores["groups"]
+        assert scores["background_effect"] == pytest.approx(
+            (groups["cat/red"] - groups["cat/blue"] + groups["dog/blue"] - groups["dog/red"]) / 2
+        )
+    assert entry["full"]["background_effect"] > 0  # colour is easy to see, and goes with the class
+    assert [one["name"] for one in entry["per_class"]] == ["cat", "dog"]
+    for name in ("background_similarity", "object_similarity"):
+        assert entry[name] == pytest.approx(np.mean([one[name] for one in entry["per_class"]]))
+    background, thing = entry["background_similarity"], entry["object_similarity"]
+    assert entry["background_share"] == pytest.approx(background / (abs(background) + abs(thing)))
+    # the class means of data that are mostly on their usual background lean on it
+    assert entry["baseline"]["class_means"]["background_similarity"] > 0
+    assert content["agreement"] is None
+    assert Image.open(tmp_path / "out" / "bias.png").format == "PNG"
+
+
+def test_the_probe_on_real_data_scores_as_in_evaluate(data, run):
+    report = bias([run], f"folder:{data}", data / "groups.csv", encoders=[TINY], **QUICK)
+    scores = report.entries[0].accuracy["full"]
+    from sklearn.linear_model import Ridge  # the same ridge probe by other means
+
+    from probedistill import extract_features
+    from probedistill.probe import LinearProbe
+
+    train, test = load_splits(f"folder:{data}")
+    encoder = load_encoder(TINY, device="cpu")
+    x, z = (extract_features(encoder, part, progress=False) for part in (train, test))
+    penalty = float((x.centre.double() - x.centre.double().mean(0)).square().sum() / len(x))
+    model = Ridge(alpha=penalty).fit(x.centre.double().numpy(), np.eye(2)[x.labels.numpy()])
+    right = model.predict(z.centre.double().numpy()).argmax(1) == z.labels.numpy()
+    groups = group_names(test, read_groups(data / "groups.csv").match(train, test)[1])
+    for name, accuracy in scores["groups"].items():
+        assert accuracy == pytest.approx(np.mean([r for r, g in zip(right, groups, strict=True) if g == name]))
+    assert LinearProbe("ridge").ridge == 1.0
+
+
+def test_evaluate_with_groups(run_cli, run, data, tmp_path):
+    arguments = ["evaluate", run, "--images", f"folder:{data}", "--encoder", TINY, "--views", 3, "--seeds", 2]
+    arguments += ["--baselines", "full", "--full-views", 0, "--no-progress", "--groups"]
+    outcome = run_cli(*arguments, data / "groups.csv")
+    assert outcome.code == 0, outcome.err
+    assert "worst" in outcome.out
+    (path,) = run.glob("evaluation-*.json")
+    rows = json.loads(path.read_text())["rows"]
+    path.unlink()
+    report = bias([run], f"folder:{data}", data / "groups.csv", encoders=[TINY], **QUICK)
+    for row, key in zip(rows, ("distilled", "full"), strict=True):
+        worst = np.mean([scores["worst_group"] for scores in row["scores"]])
+        assert worst == pytest.approx(report.entries[0].accuracy[key]["worst_group"])
+    assert "no such file" in run_cli(*arguments, tmp_path / "none.csv").error()
+    assert not list(run.glob("evaluation-*.json"))
+
+
+def test_three_encoders_are_ranked(bias_cli, run, tmp_path):
+    for seed in range(3):
+        (tmp_path / f"tiny{seed}.yaml").write_text(yaml.safe_dump({"encoder": TINY, "encoder_args": {"seed": seed}}))
+    outcome = bias_cli("--encoders", *(tmp_path / f"tiny{seed}.yaml" for seed in range(3)))
+    assert outcome.code == 0, outcome.err
+    content = json.loads((tmp_path / "out" / "bias.json").read_text())
+    worst = [entry["distilled"]["worst_group"] for entry in content["entries"]]
+    share = [entry["background_share"] for entry in content["entries"]]
+    full = [entry["full"]["worst_group"] for entry in content["entries"]]
+    assert [worst[i] for i in content["ranking"]["worst_group"]] == sorted(worst, reverse=True)
+    assert [share[i] for i in content["ranking"]["background_share"]] == sorted(share)
+    assert content["agreement"] == {
+        "worst_group": rank_agreement(worst, full),
+        "background_share": rank_agreement([-s for s in share], full),
+    }
+    assert "least background first" in outcome.out
+
+
+def test_data_without_a_group_give_accuracies_alone(run, data, tmp_path, capsys):
+    lines = (data / "groups.csv").read_text().splitlines()
+    text = [f"{line.rsplit(',', 1)[0]},red" if line.startswith("train/cat") else line for line in lines]
+    (tmp_path / "g.csv").write_text("\n".join(text))
+    report = bias([run], f"folder:{data}", tmp_path / "g.csv", encoders=[TINY], out=tmp_path / "out", **QUICK)
+    assert "cannot be told apart" in capsys.readouterr().err
+    assert report.to_dict()["entries"][0]["background_share"] is None
+    assert len(report.tables()) == 1
+    assert (tmp_path / "out" / "bias.png").exists()
+
+
+def test_names_that_mean_something_to_others(run_cli, tmp_path):
+    make_image_folder(tmp_path / "things", ["[red]a", "$b_{$"], per_class=6)
+    folder = tmp_path / "data [b]"
+    compose(f"folder:{tmp_path / 'things'}", f"folder:{tmp_path / 'things'}", out=folder, size=16, progress=False)
+    distill(f"folder:{folder}", TINY, out=tmp_path / "$x_{$", steps=2, progress=False)
+    outcome = run_cli(
+        "bias", tmp_path / "$x_{$", "--images", f"folder:{folder}", "--groups", folder / "groups.csv", "--encoders",
+        TINY, "--seeds", 1, "--views", 1, "--no-progress",
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    assert "'[red]a' are on '[red]a'" in outcome.out
+    assert (tmp_path / "$x_{$" / "bias.png").exists()
+
+
+# ---------------------------------------------------------------------------------------------------
+# Bad input
+
+
+def test_runs_that_cannot_be_compared(bias_cli, run, data, photos, tmp_path):
+    other = DistilledSet(torch.rand(2, 3, 8, 8), torch.arange(2), ("cat", "hen"))
+    other.save(tmp_path / "hens")
+    assert "are of different classes (cat, dog and cat, hen)" in bias_cli([run, tmp_path / "hens"]).error()
+    assert "'hen'" in bias_cli([tmp_path / "hens"], "--encoders", TINY).error()
+    assert "no such folder" in bias_cli([tmp_path / "none"]).error()
+    (tmp_path / "hens" / "run.json").write_text(json.dumps({"finished": False}))
+    assert "unfinished run" in bias_cli([tmp_path / "hens"]).error()
+    with pytest.raises(UserError, match="runs is empty"):
+        bias([], f"folder:{data}", data / "groups.csv")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_encoder_of_a_run(bias_cli, run, data, tmp_path):
+    assert "is not trusted to load its encoder 'module:helpers_encoders:tiny' by itself" in bias_cli().error()
+    elsewhere = tmp_path / "copy"
+    DistilledSet.load(run).save(elsewhere)
+    assert "has no config.yaml" in bias_cli([elsewhere]).error()
+    (elsewhere / "config.yaml").write_text("encoder: timm:test_resnet\npretrained: false\n")
+    assert "was not made with the encoder" in bias_cli([elsewhere]).error()
+    with pytest.raises(UserError, match="encoders is empty"):
+        bias([run], f"folder:{data}", data / "groups.csv", encoders=[])
+    assert not (tmp_path / "out").exists()
+
+
+def test_unknown_probe(bias_cli):
+    assert "unknown probes 'rigde'; did you mean 'ridge'" in bias_cli("--encoders", TINY, "--probe", "rigde").error()
+
+
+def test_spurious_birds_and_mammals(shared_data):
+    train, test = load_splits(f"folder:{shared_data / 'spurious'}")
+    backgrounds = read_groups(shared_data / "spurious" / "groups.csv").match(train, test)
+    assert sorted(set(group_names(test, backgrounds[1]))) == [
+        "bird/built", "bird/nature", "mammal/built", "mammal/nature",
+    ]  # fmt: skip
