@@ -1,0 +1,66 @@
+"""export: a distilled set as small image files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from ..encoders import EncoderConfig
+from ._app import Flat, command, show
+
+
+@command(EncoderConfig)
+def export(
+    folder: Path,
+    encoder: Annotated[EncoderConfig, Flat] | None = None,
+    *,
+    out: Path,
+    max_bytes: Annotated[int | None, Parameter(name="--bytes")] = None,
+    format: str | None = None,
+    quality: int | None = None,
+    image_size: int | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> None:
+    """Write a distilled set with small image files, at a quality or within a budget of bytes.
+
+    Example: probedistill export RUN --out small --bytes 20000 --config RUN/config.yaml
+
+    The export is a distilled set of its own, which evaluate scores as shipped.
+    With --bytes, formats, sizes and qualities are searched for the images that
+    are nearest to the run's: in the features of the encoder that --config or
+    --encoder names, else in pixels. No label and no real image is looked at.
+
+    Parameters
+    ----------
+    folder:
+        Folder of a finished run.
+    out:
+        Folder of the export.
+    max_bytes:
+        Budget of all image files together; metadata and labels come on top and are shown.
+    format:
+        png (lossless), webp or jpeg. Default: webp, or with --bytes the best.
+    quality:
+        Of webp and jpeg, 1 to 100. Default: 90.
+    image_size:
+        Side of the images in pixels. Default: as they are, or with --bytes the best.
+    overwrite:
+        Replace the export in OUT.
+    progress:
+        Show a progress bar.
+    """
+    from ..distilled import DistilledSet
+    from ..encoders import load_encoder
+    from ..export import export as run_export
+
+    report = run_export(
+        DistilledSet.load(folder), out, format=format, quality=quality, image_size=image_size, max_bytes=max_bytes,
+        encoder=None if encoder is None else load_encoder(encoder), overwrite=overwrite, progress=progress,
+    )  # fmt: skip
+    show(f"{report} → {out}")
+    if max_bytes is not None and encoder is None:
+        show(f"chosen by pixels; by features: --encoder NAME or --config {folder / 'config.yaml'}")
+    show(f"score:  probedistill evaluate {out} --config {folder / 'config.yaml'}")
