@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ import torch
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-from probedistill import DistilledSet, UserError
+from probedistill import DistilledSet, Head, UserError
 from probedistill.distilled import folder_name, folder_names, save_grid, to_8_bits
+from probedistill.files import load_tensors, save_tensors
 
 NASTY = ["a/b", "..", "smörgås 日本", "<script>alert(1)</script>", ".hidden", "Cat", "cat", "50 %", "x " * 3,
          "__init__", "a*b[c]?", "con:aux", "line\nbreak", "tab\there", "%2E%2E", "{x}"]  # fmt: skip
@@ -104,6 +106,75 @@ def test_same_set_gives_the_same_bytes(tmp_path):
     one, two = make_set().save(tmp_path / "one"), make_set().save(tmp_path / "two")
     for path in (p for p in one.rglob("*") if p.suffix in (".png", ".json", ".jsonl")):
         assert path.read_bytes() == (two / path.relative_to(one)).read_bytes()
+
+
+# ---------------------------------------------------------------- soft labels and head
+
+
+def with_both(distilled: DistilledSet) -> DistilledSet:
+    head = Head(torch.arange(10.0).view(2, 5), torch.tensor([0.5, -0.5]), "tiny", "ab" * 32)
+    return replace(distilled, soft_labels=torch.full((len(distilled), 2), 0.5), head=head)
+
+
+@pytest.mark.parametrize("way", ["save", "save_extras"])
+def test_soft_labels_and_head_come_back(saved, way):
+    both = with_both(make_set(per_class=2))
+    pngs = {path: path.stat().st_mtime_ns for path in saved.rglob("*.png")}
+    getattr(both, way)(saved)
+    again = DistilledSet.load(saved)
+    assert torch.equal(again.soft_labels, both.soft_labels)
+    assert torch.equal(again.head.weight, both.head.weight)
+    assert torch.equal(again.head.bias, both.head.bias)
+    assert (again.head.encoder, again.head.fingerprint) == ("tiny", "ab" * 32)
+    assert again.head.num_bytes == 12 * 4
+    assert torch.equal(again.float_images, both.float_images)
+    assert again.run["note"] == "x"
+    assert json.loads((saved / "run.json").read_text())["head"]["encoder"] == "tiny"
+    assert "soft labels, head of tiny (48 bytes)" in repr(again)
+    assert ({path: path.stat().st_mtime_ns for path in pngs} == pngs) == (way == "save_extras")
+    assert "soft labels" not in repr(make_set())
+
+
+def test_killed_while_adding_a_head_leaves_the_set_as_it_was(saved):
+    tensors = (saved / "tensors.safetensors").read_bytes()
+    with_both(make_set(per_class=2)).save_extras(saved)
+    (saved / "tensors.safetensors").write_bytes(tensors)  # run.json was written, the tensors were not yet
+    again = DistilledSet.load(saved)
+    assert again.head is None
+    assert again.soft_labels is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("soft_labels", torch.full((4, 3), 1 / 3)),
+        ("soft_labels", torch.full((3, 2), 0.5)),
+        ("soft_labels", torch.full((4, 2), 0.6)),
+        ("soft_labels", torch.tensor([[1.5, -0.5]] * 4)),
+        ("soft_labels", torch.full((4, 2), float("nan"))),
+        ("soft_labels", torch.ones(4, 2, dtype=torch.int64)),
+        ("head.weight", torch.ones(3, 5)),
+        ("head.weight", torch.ones(2)),
+        ("head.weight", torch.full((2, 5), float("inf"))),
+        ("head.bias", torch.ones(3)),
+        ("head.bias", None),
+    ],
+)
+def test_damaged_soft_labels_or_head(saved, name, value):
+    with_both(make_set(per_class=2)).save(saved)
+    tensors, metadata = load_tensors(saved / "tensors.safetensors")
+    tensors[name] = value
+    save_tensors(saved / "tensors.safetensors", {k: v for k, v in tensors.items() if v is not None}, metadata)
+    with pytest.raises(UserError, match="damaged"):
+        DistilledSet.load(saved)
+
+
+def test_head_without_the_name_of_its_encoder(saved):
+    with_both(make_set(per_class=2)).save(saved)
+    for entry in (None, "tiny", {"encoder": "tiny"}):
+        _edit(saved / "run.json", head=entry)
+        with pytest.raises(UserError, match="damaged"):
+            DistilledSet.load(saved)
 
 
 # ---------------------------------------------------------------- what is not a distilled set

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 from conftest import TINY
 from helpers_images import make_image_folder
-from probedistill import DistilledSet, UserError, distill, evaluate, load_encoder, load_images, load_splits
+from probedistill import DistilledSet, Head, UserError, distill, evaluate, load_encoder, load_images, load_splits
 from probedistill import extract_features as extract
 
 NAMES = ("cat", "dog", "hen")
@@ -173,3 +174,109 @@ def test_table_and_json(distilled, encoder, data, tmp_path):
     assert content["context"]["encoder"]["fingerprint"] == encoder.fingerprint
     assert content["context"]["test"]["images"] == 15
     assert content["context"]["protocol"]["seeds"] == 2
+
+
+# ---------------------------------------------------------------- fair scores, soft labels, inheritance
+
+
+def test_gap_to_full_data_and_gain_over_random(distilled, encoder, data):
+    result = score(distilled, encoder, data, probes=["ridge", "logistic"])
+    for row in result.rows:
+        full, random = result["full real data", row.probe], result["random real", row.probe]
+        gap, gain = result.gap_to_full(row), result.gain_over_random(row)
+        assert gap == (None if row is full else full.top1 - row.top1)
+        assert gain == (None if row in (full, random) else row.top1 - random.top1)
+    rows = result.to_dict()["rows"]
+    assert rows[0]["gap_to_full"] == result.gap_to_full(result["distilled"])
+    assert rows[0]["gain_over_random"] == result.gain_over_random(result["distilled"])
+    assert "gap to full" in str(result)
+    assert "over random" in str(result)
+    alone = score(distilled, encoder, (None, data[1]))
+    assert alone.to_dict()["rows"][0]["gap_to_full"] is None
+    assert "gap to full" not in str(alone)
+
+
+def test_soft_labels_are_scored_beside_hard_ones(distilled, encoder, data):
+    soft = replace(distilled, soft_labels=torch.softmax(3 * torch.eye(3), 1))
+    result = score(soft, encoder, data, probes=["ridge", "sgd"], epochs=5, floats=True, baselines=["random", "full"])
+    plain = score(
+        distilled, encoder, data, probes=["ridge", "sgd"], epochs=5, floats=True, baselines=["random", "full"]
+    )
+    assert [row.name for row in result.rows[:8:2]] == [
+        "distilled", "distilled, hard labels", "distilled, float", "distilled, float, hard labels"
+    ]  # fmt: skip
+    for probe in ("ridge", "sgd"):
+        hard = result["distilled, hard labels", probe]
+        assert hard.scores == plain["distilled", probe].scores
+        assert result.gap_to_full(result["distilled", probe]) is None  # hard-label recovery is of hard labels
+        assert result.gap_to_full(hard) is not None
+        assert result.gain_over_random(result["distilled", probe]) is not None
+    without = score(soft, encoder, data, probes=["ridge", "sgd"], epochs=5, floats=True, baselines=["random", "full"],
+                    hard_labels=True)  # fmt: skip
+    assert [row.scores for row in without.rows] == [row.scores for row in plain.rows]
+
+
+def test_without_augmentation_adds_rows_on_centre_views(distilled, encoder, data):
+    both = score(
+        distilled, encoder, data, without_augmentation=True, full_views=1, baselines=["random", "full", "means"]
+    )
+    centre = score(distilled, encoder, data, views=0, full_views=0, baselines=["random", "full", "means"])
+    augmented = score(distilled, encoder, data, full_views=1, baselines=["random", "full", "means"])
+    for row in centre.rows:
+        assert both[row.name, "ridge, no augmentation"].scores == row.scores
+        assert both[row.name, "ridge"].scores == augmented[row.name].scores
+    assert len(both.rows) == 8
+    bare = both["distilled", "ridge, no augmentation"]
+    assert both.gap_to_full(bare) == both["full real data", "ridge, no augmentation"].top1 - bare.top1
+
+
+@pytest.fixture(scope="module")
+def with_head(distilled, encoder, data):
+    from probedistill import with_extras
+
+    bank = extract(encoder, data[0], progress=False)
+    return with_extras(distilled, encoder, bank, keep_head=True)
+
+
+def test_inherited_probe_on_the_source_encoder_itself(with_head, encoder, data):
+    result = score(with_head, encoder, data, probes=["ridge", "inherited"], without_augmentation=True)
+    inherited = [row.name for row in result.rows if row.probe == "inherited"]
+    assert inherited == ["distilled", "random real", "centroids", "neighbours"]
+    assert [row.name for row in result.rows if row.probe == "inherited, no augmentation"] == inherited
+    cost = result.context["inherited"]
+    assert cost["projector_parameters"] == 24 * 25
+    assert cost["head_bytes"] == 3 * 25 * 4
+    assert cost["source_features"] is True
+    assert "projector of 600 parameters, head W* of 300 bytes" in " ".join(str(result).split())
+    assert result["distilled", "inherited"].top1 > 0.6
+
+
+def test_inherited_probe_on_another_encoder_with_and_without_the_source(with_head, encoder, data):
+    other = load_encoder(TINY, input_size=48, encoder_args={"seed": 3, "width": 16}, device="cpu")
+    options = {"probes": ["ridge", "inherited"], "baselines": ["random"]}
+    without = score(with_head, other, data, **options)
+    assert without.context["inherited"]["source_features"] is False
+    with_source = score(with_head, other, data, source=encoder, **options)
+    assert with_source.context["inherited"]["source_features"] is True
+    assert with_source.context["inherited"]["projector_parameters"] == 24 * 17
+    assert with_source["distilled", "inherited"].top1 > 0.5
+    assert with_source["distilled", "ridge"].scores == without["distilled", "ridge"].scores
+
+
+def test_views_of_source_and_target_are_the_same(with_head, encoder, data):
+    """Where the target is the source under another name, inheritance with a tiny penalty gives back the head."""
+    twin = load_encoder(TINY, device="cpu")
+    twin.fingerprint = "0" * 64
+    one = score(with_head, twin, data, probes=["inherited"], baselines=["random", "centroids"], source=encoder)
+    two = score(with_head, encoder, data, probes=["inherited"], baselines=["random", "centroids"])
+    assert [row.scores for row in one.rows] == [row.scores for row in two.rows]
+
+
+def test_inherited_probe_without_a_head_or_with_another(distilled, with_head, encoder, data):
+    with pytest.raises(UserError, match=r"does not hold; add it with: probedistill label .*--keep-head"):
+        score(distilled, encoder, data, probes=["inherited"])
+    with pytest.raises(UserError, match="real images alone have none"):
+        score(None, encoder, data, probes=["inherited"])
+    strange = replace(with_head, head=Head(with_head.head.weight, with_head.head.bias, "resnet", "1" * 64))
+    with pytest.raises(UserError, match=r"head is of encoder 'resnet' \(111111111111\), not of the source"):
+        score(strange, encoder, data, probes=["inherited"], source=encoder)

@@ -159,7 +159,7 @@ def test_ridge_primal_equals_dual(n, d):
     X, y = noise(n, d)
     weights = np.random.default_rng(1).uniform(0.5, 2, n)
     views = np.stack([X, X + np.random.default_rng(2).normal(size=X.shape)])
-    primal, dual = (probe_module._fit_ridge(views, y, weights, ridge=0.05, dual=dual) for dual in (False, True))
+    primal, dual = (probe_module.fit_ridge(views, y, weights, ridge=0.05, dual=dual) for dual in (False, True))
     np.testing.assert_allclose(primal[0], dual[0], rtol=1e-8, atol=1e-12)
     np.testing.assert_allclose(primal[1], dual[1], rtol=1e-8, atol=1e-12)
 
@@ -328,6 +328,111 @@ def test_all_views_are_used(solver):
     probe = make_probe(solver).fit_views(np.stack([first, second]), y)
     assert probe.predict(np.eye(2)).tolist() == [1, 2]
     np.testing.assert_allclose(make_probe(solver).fit(first, y).coef_[:, 1], 0, atol=1e-12)
+
+
+# ---- soft targets -------------------------------------------------------------------------
+
+
+def soft_rows(n, classes, seed=0, views=None):
+    rng = np.random.default_rng(seed)
+    return rng.dirichlet(np.ones(classes), size=n if views is None else (views, n))
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("class_weight", [None, "balanced"])
+@pytest.mark.parametrize("classes", [2, 4])
+def test_one_hot_targets_give_the_probe_of_the_labels(solver, class_weight, classes):
+    X, y = noise(17, 5, classes=classes)
+    views = np.stack([X, X + 0.1, X * 1.1])
+    plain = make_probe(solver, class_weight=class_weight).fit_views(views, y)
+    for targets in (np.eye(classes)[y], np.tile(np.eye(classes)[y], (3, 1, 1))):
+        soft = make_probe(solver, class_weight=class_weight).fit_views(views, y, targets)
+        # Two classes of the logistic probe: scikit-learn goes another way to the same minimum.
+        atol = 1e-4 if solver == "logistic" and classes == 2 else 1e-6
+        np.testing.assert_allclose(soft.logits(X), plain.logits(X), atol=atol)
+        assert soft.classes_.tolist() == list(range(classes))
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 2**16), share=st.floats(0, 1), wide=st.booleans())
+def test_ridge_is_linear_in_its_targets(seed, share, wide):
+    n = 9
+    X = np.random.default_rng(seed).normal(size=(2, n, 12 if wide else 3))
+    y = np.arange(n) % 3
+    one, two = soft_rows(n, 3, seed), soft_rows(n, 3, seed + 1)
+    logits = [LinearProbe().fit_views(X, y, t).logits(X[0]) for t in (one, two, share * one + (1 - share) * two)]
+    np.testing.assert_allclose(logits[2], share * logits[0] + (1 - share) * logits[1], atol=1e-9)
+    of_units = LinearProbe().fit_views(X, np.arange(n), np.eye(n)).logits(X[0])
+    np.testing.assert_allclose(of_units @ one, logits[0], atol=1e-9)
+
+
+def test_soft_ridge_equals_scikit_learn():
+    X, _ = noise(20, 6)
+    targets = soft_rows(20, 4)
+    alpha = 0.3 * np.sum((X - X.mean(0)) ** 2) / 20
+    reference = Ridge(alpha=alpha, solver="cholesky").fit(X, targets)
+    probe = LinearProbe(ridge=0.3).fit(X, np.zeros(20, int), targets)
+    np.testing.assert_allclose(probe.logits(X), reference.predict(X), rtol=1e-8)
+
+
+@pytest.mark.parametrize("per_view", [False, True])
+def test_soft_logistic_equals_samples_repeated_for_each_class(per_view):
+    X = np.random.default_rng(0).normal(size=(2, 15, 4))
+    y, targets = np.arange(15) % 3, soft_rows(15, 3, views=2 if per_view else None)
+    probe = LinearProbe("logistic", C=0.8).fit_views(X, y, targets)
+    flat = X.reshape(-1, 4)
+    flat = (flat - flat.mean(0)) / np.sqrt(flat.var(0).mean())
+    weights = np.broadcast_to(targets, (2, 15, 3)).reshape(-1) / 2
+    reference = LogisticRegression(C=0.8, tol=1e-10, max_iter=5000)
+    reference.fit(np.repeat(flat, 3, axis=0), np.tile(np.arange(3), 30), sample_weight=weights)
+    np.testing.assert_allclose(probe.predict_proba(X.reshape(-1, 4)), reference.predict_proba(flat), atol=1e-4)
+
+
+def test_soft_sgd_equals_torch_adam_with_autograd():
+    views, targets = np.random.default_rng(3).normal(size=(2, 11, 5)), soft_rows(11, 3, views=2)
+    probe = LinearProbe("sgd", random_state=9, epochs=5, lr=2.0, batch_size=4).fit_views(
+        views, np.arange(11) % 3, targets
+    )
+    X, rows_of = torch.from_numpy(views), torch.from_numpy(targets)
+    with torch.random.fork_rng():
+        torch.manual_seed(9)
+        layer = torch.nn.Linear(5, 3)
+        shuffling = torch.Generator()
+        shuffling.set_state(torch.get_rng_state())
+    layer = layer.double()
+    optimizer = torch.optim.Adam(layer.parameters(), lr=2.0 * 4 / 256)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 15)
+    for epoch in range(5):
+        for rows in torch.randperm(11, generator=shuffling).split(4):
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(layer(X[epoch % 2][rows]), rows_of[epoch % 2][rows]).backward()
+            optimizer.step()
+            schedule.step()
+    np.testing.assert_allclose(probe.coef_, layer.weight.detach().numpy(), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(probe.intercept_, layer.bias.detach().numpy(), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_soft_targets_know_classes_that_no_label_has(solver):
+    X, y = blobs(classes=3)
+    probe = make_probe(solver).fit(torch.from_numpy(X), np.zeros(len(X), int), torch.eye(5)[torch.from_numpy(y)].half())
+    assert probe.classes_.tolist() == [0, 1, 2, 3, 4]
+    assert probe.score(X, y) > 0.95
+
+
+def test_bad_targets():
+    X, y = blobs()
+    rows = np.full((120, 4), 0.25)
+    for targets in (rows[:-1], rows[0], np.stack([rows, rows]), np.ones((120, 1))):
+        with pytest.raises(UserError, match=r"targets must have shape .* for 120 images"):
+            LinearProbe().fit(X, y, targets)
+    for targets in (rows * 1.01, np.tile([1.5, -0.5, 0.0, 0.0], (120, 1)), rows * np.nan):
+        with pytest.raises(UserError, match="targets must be rows of finite weights ≥ 0 that sum to 1"):
+            LinearProbe().fit(X, y, targets)
+    with pytest.raises(UserError, match="y has class 3, but there are 3"):
+        LinearProbe().fit(X, y, np.full((120, 3), 1 / 3))
+    with pytest.raises(UserError, match="y must be a list of integer"):
+        LinearProbe().fit(X, np.array(list("abcd"))[y], rows)
 
 
 # ---- bad input ----------------------------------------------------------------------------

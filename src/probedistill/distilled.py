@@ -5,16 +5,22 @@
     RUN/
       images/CLASS/000.png …     8-bit images: what is shipped, and what is evaluated
       images/metadata.jsonl      file_name, label, class_name: Hugging Face's imagefolder reads it
-      tensors.safetensors        images (m, 3, S, S) float32 and labels (m,) int64
+      tensors.safetensors        images (m, 3, S, S) float32 and labels (m,) int64; on request soft_labels (m, C),
+                                 and head.weight (C, d) and head.bias (C,) for classifier inheritance, all float32
       run.json                   full config, versions, seeds, fingerprints, timings, losses
+
+An exported set (`export.py`) has its image files as WebP, JPEG or PNG, of another size perhaps, and no float images:
+it is what its files give back.
 """
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import shutil
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,9 +33,50 @@ from torch import Tensor
 
 from .errors import UserError
 from .files import TornFileError, cannot_write, load_tensors, remove_folder, save_tensors, whole_file, write_json
+from .images.decode import decode_image
 
 FORMAT = 1
+SUFFIXES = {"png": "png", "webp": "webp", "jpeg": "jpg"}
+"""Image formats that a set is kept in, with the end of a file's name."""
+
 _NAME_BYTES = 200  # of a folder's name; file systems take 255
+_SUM_TOLERANCE = 1e-3  # of a row of soft labels
+
+
+@dataclass(frozen=True)
+class Head:
+    """W*: a linear classifier trained on all real features of one encoder, logits = features @ weight.T + bias.
+
+    Attributes:
+        weight: (C, d) float32.
+        bias: (C,) float32.
+        encoder: Name of the encoder.
+        fingerprint: Of the encoder.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    encoder: str
+    fingerprint: str
+
+    @property
+    def num_bytes(self) -> int:
+        """What the head adds to the set: (C · d + C) · 4 bytes."""
+        return sum(part.numel() * part.element_size() for part in (self.weight, self.bias))
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Image files to ship in place of PNG and floats.
+
+    Attributes:
+        files: The bytes of each image's file, in the order of the images.
+        about: What ``run.json`` says of them under ``export``, where the bytes are added: ``format``, one of
+            `SUFFIXES`, ``image_size`` in pixels, and whatever else made them.
+    """
+
+    files: Sequence[bytes]
+    about: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -41,21 +88,28 @@ class DistilledSet:
         labels: (m,) int64 in [0, C).
         class_names: C names.
         run: What made them: config, versions, seeds, fingerprints, timings, losses.
+        soft_labels: (m, C) float32, rows of class weights ≥ 0 that sum to 1, which probes learn from instead of
+            ``labels``; or ``None``.
+        head: The classifier of the source encoder, for `InheritedProbe`; or ``None``.
     """
 
     float_images: Tensor
     labels: Tensor
     class_names: tuple[str, ...]
     run: dict[str, Any] = field(default_factory=dict)
+    soft_labels: Tensor | None = None
+    head: Head | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __repr__(self) -> str:
         method = self.run.get("config", {}).get("method", "?")
+        soft = ", soft labels" if self.soft_labels is not None else ""
+        head = f", head of {self.head.encoder} ({self.head.num_bytes:,} bytes)" if self.head is not None else ""
         return (
             f"DistilledSet({len(self)} images of {len(self.class_names)} classes, "
-            f"{self.float_images.shape[-1]} px, method={method!r})"
+            f"{self.float_images.shape[-1]} px, method={method!r}{soft}{head})"
         )
 
     @property
@@ -63,8 +117,8 @@ class DistilledSet:
         """(m, 3, S, S) float32 in [0, 1]: the 8-bit images that are shipped."""
         return as_shipped(self.float_images)
 
-    def save(self, folder: Path | str) -> Path:
-        """Write the set into ``folder``.
+    def save(self, folder: Path | str, encoded: Encoded | None = None) -> Path:
+        """Write the set into ``folder``, with the files in ``encoded`` as its images when they are given.
 
         Images come first and ``run.json`` last: a folder with a ``run.json`` that says ``finished``
         is complete. Each file is whole or absent. Each class has a folder of its own, also where upper
@@ -78,18 +132,26 @@ class DistilledSet:
         if target.exists() and not (target / "metadata.jsonl").exists():
             raise UserError(f"{str(target)!r} holds images of something else; choose another output folder")
         partial = folder / "images.part"
-        run = {"format": FORMAT, "finished": True, "class_names": list(self.class_names), **self.run}
+        run = self._run_json()
+        tensors = {"labels": self.labels, **self._extra_tensors()}
+        metadata = {}
+        files: Iterable[bytes]
+        if encoded is None:
+            files, suffix = _png_files(self.float_images), SUFFIXES["png"]
+            tensors["images"] = self.float_images
+            run.pop("export", None)  # of a set that was loaded from an export
+        else:
+            files, suffix = encoded.files, SUFFIXES[encoded.about["format"]]
+            metadata["files"] = _digest(files)  # floats have the digest of their file; these have this one
+            run["export"] = {**encoded.about, "bytes": sum(map(len, files))}
         try:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
             lines = []
-            counts, folders = [0] * len(self.class_names), folder_names(self.class_names)
-            pixels = to_8_bits(self.float_images).permute(0, 2, 3, 1).numpy()
-            for image, label in zip(pixels, self.labels.tolist(), strict=True):
-                name = f"{folders[label]}/{counts[label]:03d}.png"
-                counts[label] += 1
+            labels = self.labels.tolist()
+            for name, label, data in zip(_file_names(labels, self.class_names, suffix), labels, files, strict=True):
                 (partial / name).parent.mkdir(exist_ok=True)
-                Image.fromarray(image).save(partial / name, optimize=True)
+                (partial / name).write_bytes(data)
                 lines.append({"file_name": name, "label": label, "class_name": self.class_names[label]})
             with whole_file(partial / "metadata.jsonl") as temporary:
                 temporary.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), "utf-8")
@@ -102,9 +164,38 @@ class DistilledSet:
         except UserError:
             shutil.rmtree(partial, ignore_errors=True)
             raise
-        save_tensors(folder / "tensors.safetensors", {"images": self.float_images, "labels": self.labels})
+        save_tensors(folder / "tensors.safetensors", tensors, metadata)
+        if encoded is not None:
+            beside = (target / "metadata.jsonl", folder / "tensors.safetensors")
+            run["export"]["total_bytes"] = run["export"]["bytes"] + sum(path.stat().st_size for path in beside)
         write_json(folder / "run.json", run)
         return folder
+
+    def save_extras(self, folder: Path | str) -> None:
+        """Write soft labels and head into a folder that holds this set already; its images stay as they are.
+
+        Killed at any point, the folder holds the set as it was or as it is now: ``run.json`` comes first, and what
+        it says of a head counts only when the head is there.
+
+        Raises:
+            UserError: The folder cannot be written.
+        """
+        path = Path(folder) / "tensors.safetensors"
+        tensors, metadata = load_tensors(path)
+        write_json(Path(folder) / "run.json", self._run_json())
+        save_tensors(path, {**tensors, **self._extra_tensors()}, metadata)
+
+    def _run_json(self) -> dict[str, Any]:
+        """What ``run.json`` holds."""
+        run = {"format": FORMAT, "finished": True, "class_names": list(self.class_names), **self.run}
+        if self.head is not None:
+            run["head"] = {"encoder": self.head.encoder, "fingerprint": self.head.fingerprint}
+        return run
+
+    def _extra_tensors(self) -> dict[str, Tensor]:
+        """What ``tensors.safetensors`` holds on request."""
+        tensors = {} if self.soft_labels is None else {"soft_labels": self.soft_labels}
+        return tensors if self.head is None else {**tensors, **_head_tensors(self.head)}
 
     @staticmethod
     def load(folder: Path | str) -> DistilledSet:
@@ -122,17 +213,29 @@ class DistilledSet:
         try:
             run = json.loads(path.read_text(encoding="utf-8"))
             if run.get("finished") is False:
-                raise UserError(f"{str(folder)!r} holds an unfinished run; repeat its command with --resume first")
+                what, mend = ("export", "--overwrite") if "export" in run else ("run", "--resume")
+                raise UserError(f"{str(folder)!r} holds an unfinished {what}; repeat its command with {mend} first")
             class_names = tuple(str(name) for name in run.pop("class_names"))
-            tensors, _ = load_tensors(folder / "tensors.safetensors")
-            images, labels = tensors["images"], tensors["labels"]
+            tensors, metadata = load_tensors(folder / "tensors.safetensors")
+            labels = tensors["labels"]
+            if "images" in tensors:
+                images = tensors["images"]
+            else:
+                images = _read_files(folder / "images", labels, class_names, run["export"], metadata["files"])
+            soft_labels, head = tensors.get("soft_labels"), _read_head(tensors, run.pop("head", None))
         except UserError:
             raise
-        except (TornFileError, KeyError, ValueError, AttributeError, TypeError) as error:
+        except (TornFileError, OSError, KeyError, ValueError, AttributeError, TypeError) as error:
             raise UserError(f"{str(folder)!r} is damaged ({error}); make it again or restore it") from error
-        if run.get("format") != FORMAT or not _is_set(images, labels, len(class_names)):
+        whole = (
+            run.get("format") == FORMAT
+            and _is_set(images, labels, len(class_names))
+            and (soft_labels is None or _are_soft_labels(soft_labels, len(labels), len(class_names)))
+            and (head is None or _is_head(head, len(class_names)))
+        )
+        if not whole:
             raise UserError(f"{str(folder)!r} is damaged or of another version of probedistill; make it again")
-        return DistilledSet(images, labels, class_names, run)
+        return DistilledSet(images, labels, class_names, run, soft_labels, head)
 
 
 def _is_set(images: Tensor, labels: Tensor, classes: int) -> bool:
@@ -142,6 +245,85 @@ def _is_set(images: Tensor, labels: Tensor, classes: int) -> bool:
     if not images.is_floating_point() or labels.dtype != torch.int64:
         return False
     return int(labels.min()) >= 0 and int(labels.max()) < classes and bool(images.isfinite().all())
+
+
+def _are_soft_labels(rows: Tensor, count: int, classes: int) -> bool:
+    """Whether these are class weights ≥ 0 that sum to 1 for each of the images."""
+    if rows.shape != (count, classes) or not rows.is_floating_point() or not bool(rows.isfinite().all()):
+        return False
+    return float(rows.min()) >= 0 and float((rows.sum(dim=1) - 1).abs().max()) < _SUM_TOLERANCE
+
+
+def _head_tensors(head: Head) -> dict[str, Tensor]:
+    return {"head.weight": head.weight, "head.bias": head.bias}
+
+
+def _read_head(tensors: dict[str, Tensor], entry: Any) -> Head | None:
+    """The head that is stored, if any; its encoder stands in ``run.json``."""
+    if "head.weight" not in tensors:
+        return None
+    return Head(tensors["head.weight"], tensors["head.bias"], str(entry["encoder"]), str(entry["fingerprint"]))
+
+
+def _is_head(head: Head, classes: int) -> bool:
+    """Whether this is a finite linear classifier of the classes."""
+    if head.weight.ndim != 2 or head.weight.shape[0] != classes or head.bias.shape != (classes,):
+        return False
+    return all(part.is_floating_point() and bool(part.isfinite().all()) for part in _head_tensors(head).values())
+
+
+def _file_names(labels: Sequence[int], class_names: Sequence[str], suffix: str) -> Iterator[str]:
+    """CLASS/000.png … of each image, below ``images/``: from classes and order alone, never from a file's content."""
+    counts, folders = [0] * len(class_names), folder_names(class_names)
+    for label in labels:
+        yield f"{folders[label]}/{counts[label]:03d}.{suffix}"
+        counts[label] += 1
+
+
+def _png_files(images: Tensor) -> Iterator[bytes]:
+    """The 8-bit images (m, 3, S, S) as PNG files."""
+    for pixels in to_8_bits(images).permute(0, 2, 3, 1).numpy():
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, format="PNG", optimize=True)
+        yield file.getvalue()
+
+
+def _digest(files: Iterable[bytes]) -> str:
+    """SHA-256 over the digests of the files."""
+    return hashlib.sha256(b"".join(hashlib.sha256(data).digest() for data in files)).hexdigest()
+
+
+def _read_files(folder: Path, labels: Tensor, class_names: Sequence[str], about: dict[str, Any], digest: str) -> Tensor:
+    """The images (m, 3, S, S) in [0, 1] of an exported set.
+
+    Raises:
+        ValueError: A file is missing, altered, unreadable or of another size.
+    """
+    if labels.numel() == 0 or int(labels.min()) < 0 or int(labels.max()) >= len(class_names):
+        raise ValueError("labels without a class")
+    paths = [folder / name for name in _file_names(labels.tolist(), class_names, SUFFIXES[about["format"]])]
+    for path in paths:
+        if not path.is_file():
+            raise ValueError(f"{path.parent.name}/{path.name} is missing")
+    files = [path.read_bytes() for path in paths]
+    if _digest(files) != digest:
+        raise ValueError("an image file is not what was written")
+    return decode_files(files, int(about["image_size"]))
+
+
+def decode_files(files: Iterable[bytes], size: int) -> Tensor:
+    """Image files → (m, 3, size, size) float32 in [0, 1].
+
+    Raises:
+        ValueError: A file is no image, or not of that size.
+    """
+    images = []
+    for data in files:
+        image = decode_image(data)
+        if image.size != (size, size):
+            raise ValueError(f"an image of {image.width} × {image.height} pixels where {size} × {size} were written")
+        images.append(torch.from_numpy(np.array(image)).permute(2, 0, 1))
+    return torch.stack(images).float() / 255
 
 
 def as_shipped(images: Tensor) -> Tensor:
@@ -218,4 +400,4 @@ def save_grid(
         sheet.save(temporary, format="PNG")
 
 
-__all__ = ["DistilledSet", "folder_name", "folder_names", "save_grid", "to_8_bits"]
+__all__ = ["DistilledSet", "Head", "folder_name", "folder_names", "save_grid", "to_8_bits"]

@@ -19,15 +19,18 @@ from ._progress import ProgressBar
 from .augment import AugmentConfig, apply_views, derive_seed, draw_views
 from .bank import FeatureBank, augmented_views, extract_features
 from .baselines import medoids, neighbours, random_images
-from .distilled import DistilledSet
+from .distilled import DistilledSet, Head
 from .encoders import Encoder
 from .errors import UserError, unknown_name
 from .files import write_json
 from .images import LabelledImages, UnreadableImageError
+from .inherit import InheritedProbe
 from .objectives import class_means
 from .probe import SOLVERS, LinearProbe, Scores, score_probe
 
 BASELINES = ("random", "centroids", "neighbours", "full", "means")
+PROBES = (*SOLVERS, "inherited")
+_RANDOM, _FULL = "random real", "full real data"
 _SEED_STREAM = 6
 _BATCH = 64
 
@@ -37,7 +40,8 @@ class EvaluateConfig:
     """How a set is scored."""
 
     probes: list[str] = field(default_factory=lambda: ["ridge"])
-    """ridge (closed form), logistic (convex), sgd (the LGM protocol: Adam, 1,000 epochs, new views each epoch)."""
+    """ridge (closed form), logistic (convex), sgd (the LGM protocol: Adam, 1,000 epochs, new views each epoch),
+    inherited (the head stored with the set, behind a projector fitted on the synthetic images)."""
     seeds: int = 5
     """Evaluation seeds: views, probe initialisation and, for the baseline, which random images."""
     views: int = 100
@@ -54,12 +58,16 @@ class EvaluateConfig:
     """Epochs of sgd on the full real data."""
     floats: bool = False
     """Also score the unrounded float images, and print the difference."""
+    hard_labels: bool = False
+    """Pass over the set's soft labels."""
+    without_augmentation: bool = False
+    """Also score every probe on centre views alone, in rows of their own."""
 
     def check(self) -> None:
         """Raise `UserError` when a value is out of range."""
         for probe in self.probes:
-            if probe not in SOLVERS:
-                raise unknown_name("probes", probe, SOLVERS)
+            if probe not in PROBES:
+                raise unknown_name("probes", probe, PROBES)
         for baseline in self.baselines:
             if baseline not in BASELINES:
                 raise unknown_name("baselines", baseline, BASELINES)
@@ -67,18 +75,28 @@ class EvaluateConfig:
             if getattr(self, name) < least:
                 raise UserError(f"{name} {getattr(self, name)} must be at least {least}")
         if not self.probes:
-            raise UserError("probes is empty; name at least one of " + ", ".join(SOLVERS))
+            raise UserError("probes is empty; name at least one of " + ", ".join(PROBES))
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: what was trained on, with which probe, and the scores of every seed."""
+    """One line of the table: what was trained on, with which probe, and the scores of every seed.
+
+    Attributes:
+        name: What was trained on.
+        probe: The probe; ``"ridge, no augmentation"`` and the like for centre views alone.
+        images: Their number.
+        scores: One for each seed.
+        seconds: Features of the views and fitting, of all seeds.
+        soft: Whether it was trained on soft labels.
+    """
 
     name: str
     probe: str
     images: int
     scores: tuple[Scores, ...]
     seconds: float
+    soft: bool = False
 
     @property
     def top1(self) -> float:
@@ -96,6 +114,7 @@ class Row:
             "name": self.name,
             "probe": self.probe,
             "images": self.images,
+            "soft_labels": self.soft,
             "top1": self.top1,
             "std": self.std,
             "seconds": round(self.seconds, 3),
@@ -123,11 +142,41 @@ class Evaluation:
                 return row
         raise KeyError(key)
 
+    def gap_to_full(self, row: Row) -> float | None:
+        """Hard-label recovery: accuracy of full real data less that of the row, by the same probe; smaller is better.
+
+        Defined for hard labels alone (HLR of DD-Ranking, arXiv 2505.13300); ``None`` for a row of soft labels, for
+        full data itself and where that was not scored.
+        """
+        return None if row.soft else self._difference(self._find(_FULL, row), row)
+
+    def gain_over_random(self, row: Row) -> float | None:
+        """Improvement over random: accuracy of the row less that of as many random real images, by the same probe.
+
+        IOR of DD-Ranking (arXiv 2505.13300); ``None`` for full data, for random images themselves and where these
+        were not scored.
+        """
+        return None if row.name == _FULL else self._difference(row, self._find(_RANDOM, row))
+
+    def _find(self, name: str, like: Row) -> Row | None:
+        """The row ``name`` with the probe of another row, but not that row itself."""
+        return next(
+            (row for row in self.rows if row.name == name and row.probe == like.probe and row is not like), None
+        )
+
+    @staticmethod
+    def _difference(better: Row | None, worse: Row | None) -> float | None:
+        return None if better is None or worse is None else better.top1 - worse.top1
+
     def table(self) -> Table:
         """The scores as a rich table."""
+        gaps = {"gap to full": self.gap_to_full, "over random": self.gain_over_random}
+        gaps = {title: gap for title, gap in gaps.items() if any(gap(row) is not None for row in self.rows)}
         has_top5 = any(row.scores[0].top5 is not None for row in self.rows)
         has_groups = any(row.scores[0].worst_group is not None for row in self.rows)
-        table = Table(title=self.context["title"], title_justify="left")
+        table = Table(
+            title=self.context["title"], title_justify="left", caption=self._caption(), caption_justify="left"
+        )
         table.add_column("trained on")
         table.add_column("images", justify="right")
         table.add_column("probe")
@@ -137,6 +186,8 @@ class Evaluation:
             table.add_column("top-5 %", justify="right")
         if has_groups:
             table.add_column("worst group %", justify="right")
+        for title in gaps:
+            table.add_column(title, justify="right")
         for row in self.rows:
             cells = [row.name, f"{row.images:,}", row.probe, f"{100 * row.top1:.1f} ± {100 * row.std:.1f}"]
             cells.append(_percent([s.balanced for s in row.scores]))
@@ -144,8 +195,22 @@ class Evaluation:
                 cells.append(_percent([s.top5 for s in row.scores]))
             if has_groups:
                 cells.append(_percent([s.worst_group for s in row.scores]))
+            for gap in gaps.values():
+                points = gap(row)
+                cells.append("–" if points is None else f"{100 * points:+.1f}")
             table.add_row(*cells)
         return table
+
+    def _caption(self) -> str | None:
+        """What an inherited probe costs."""
+        cost = self.context.get("inherited")
+        if cost is None:
+            return None
+        features = "with" if cost["source_features"] else "without"
+        return (
+            f"inherited: projector of {cost['projector_parameters']:,} parameters, head W* of {cost['head_bytes']:,} "
+            f"bytes ({cost['source']}), {features} the source's features"
+        )
 
     def __str__(self) -> str:
         console = Console(width=100, no_color=True)
@@ -155,7 +220,11 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
-        return {"context": self.context, "rows": [row.to_dict() for row in self.rows]}
+        rows = [
+            {**row.to_dict(), "gap_to_full": self.gap_to_full(row), "gain_over_random": self.gain_over_random(row)}
+            for row in self.rows
+        ]
+        return {"context": self.context, "rows": rows}
 
     def save(self, path: Path | str) -> None:
         """Write the scores as JSON."""
@@ -180,12 +249,17 @@ def evaluate(
     cache: Path | str | None = None,
     strict: bool = False,
     progress: bool = True,
+    source: Encoder | None = None,
     **options: Any,
 ) -> Evaluation:
     """Score linear probes trained on a synthetic set and on real-image baselines.
 
     Every row is tested on the centre crops of ``test``. Training views are random resized crops and
-    flips (no noise), by the augmentation that the set was distilled with unless ``augment`` is given.
+    flips (no noise), by the augmentation that the set was distilled with unless ``augment`` is given. A set with
+    soft labels is scored with them, in the row "distilled", and with its hard labels in a row of its own.
+
+    The probe ``"inherited"`` takes the set's head (`InheritedProbe`). Synthetic images, and real ones of the
+    baselines in their place, are what its projector is fitted on; "full real data" has no such row.
 
     Args:
         distilled: The synthetic set; its 8-bit images are scored. ``None`` scores the baselines alone.
@@ -199,9 +273,12 @@ def evaluate(
         cache: Folder of feature banks.
         strict: Raise on unreadable real images.
         progress: Show progress bars.
+        source: The encoder of the set's head, for the probe ``"inherited"``; without it the projector is fitted on
+            class prototypes. Not needed where ``encoder`` is the one.
 
     Raises:
-        UserError: Unknown probe or baseline, or classes of the set that the images do not have.
+        UserError: Unknown probe or baseline, classes of the set that the images do not have, or an inherited probe
+            without a head or with a head of another encoder than ``source``.
     """
     config = replace(config or EvaluateConfig(), **options)
     config.check()
@@ -212,21 +289,24 @@ def evaluate(
         test = test.with_classes(class_names)
     if train is not None and tuple(train.class_names) != class_names:
         train = train.with_classes(class_names)
+    head = _checked_head(distilled, source) if "inherited" in config.probes else None
+    if head is not None and head.fingerprint == encoder.fingerprint:
+        source = encoder
     if augment is None:
-        made_with = (distilled.run.get("config", {}).get("augment") or {}) if distilled is not None else {}
-        augment = AugmentConfig(**made_with)
+        augment = made_with(distilled) if distilled is not None else AugmentConfig()
     augment = replace(augment, noise_prob=0.0)
     test_bank = extract_features(encoder, test, cache=cache, strict=strict, progress=progress)
     if len(test_bank) == 0:
         raise UserError(f"no test images in {test.spec!r} ({test.split}); choose another --test-split")
     group_of = [groups[i] for i in test_bank.indices.tolist()] if groups is not None else None
-    scorer = _Scorer(encoder, test_bank, augment, config, group_of)
+    scorer = _Scorer(encoder, test_bank, augment, config, group_of, head, source)
 
     sets: list[_TrainingSet] = []
     if distilled is not None:
-        sets.append(scorer.of_images("distilled", distilled.images, distilled.labels))
+        soft = None if config.hard_labels else distilled.soft_labels
+        sets.append(scorer.of_images("distilled", distilled.images, distilled.labels, soft))
         if config.floats:
-            sets.append(scorer.of_images("distilled, float", distilled.float_images, distilled.labels))
+            sets.append(scorer.of_images("distilled, float", distilled.float_images, distilled.labels, soft))
         images_per_class = int(torch.bincount(distilled.labels).max())
     if train is not None and config.baselines:
         views = config.full_views if "full" in config.baselines else 0
@@ -235,12 +315,10 @@ def evaluate(
         )
         sets += _baseline_sets(scorer, bank, train, distilled, images_per_class, config)
     rows: list[Row] = []
-    with ProgressBar("probes", len(sets) * len(config.probes), enabled=progress) as bar:
+    with ProgressBar("probes", config.seeds * len(sets), enabled=progress) as bar:
         for training_set in sets:
-            for solver in config.probes:
-                rows.append(scorer.score(training_set, solver))
-                bar.advance(note=f"{training_set.name} {100 * rows[-1].top1:.1f} %")
-    context = {
+            rows += scorer.score(training_set, bar)
+    context: dict[str, Any] = {
         "title": f"{encoder.name} at {encoder.input_size} px, tested on {len(test_bank):,} images of {test.spec} "
         f"({test.split}), {config.seeds} seeds",
         "encoder": {
@@ -258,7 +336,59 @@ def evaluate(
         "augment": asdict(augment),
         "class_names": list(class_names),
     }
+    if distilled is not None and distilled.soft_labels is not None:
+        context["soft_labels"] = distilled.run.get("soft_labels")
+    if head is not None:
+        context["inherited"] = {
+            "source": head.encoder,
+            "source_fingerprint": head.fingerprint,
+            "source_features": source is not None,
+            "projector_parameters": head.weight.shape[1] * (encoder.dim + 1),
+            "head_bytes": head.num_bytes,
+        }
     return Evaluation(tuple(rows), context)
+
+
+def made_with(distilled: DistilledSet) -> AugmentConfig:
+    """The augmentation that a set was distilled with."""
+    return AugmentConfig(**(distilled.run.get("config", {}).get("augment") or {}))
+
+
+@torch.no_grad()
+def encode(encoder: Encoder, images: Tensor) -> Tensor:
+    """Features (n, d), on the CPU, of images (n, 3, S, S) as they are."""
+    return torch.cat([encoder(part.to(encoder.device)).cpu() for part in images.split(_BATCH)])
+
+
+def view_features(
+    encoder: Encoder, images: Tensor, augment: AugmentConfig, views: int, *, seed: int, stream: int = _SEED_STREAM
+) -> Tensor:
+    """Features (V, m, d) of V augmented views of images (m, 3, S, S); the same seed gives the same views."""
+    drawn = draw_views(augment, views * len(images), seed=derive_seed(seed, stream))
+    which = torch.arange(len(drawn)) % len(images)
+    parts = []
+    for start in range(0, len(drawn), _BATCH):
+        part = slice(start, start + _BATCH)
+        parts.append(encode(encoder, apply_views(images[which[part]], drawn[part], encoder.input_size)))
+    return torch.cat(parts).view(views, len(images), -1)
+
+
+def _checked_head(distilled: DistilledSet | None, source: Encoder | None) -> Head:
+    """The head that the inherited probe takes."""
+    if distilled is None:
+        raise UserError("probes 'inherited' needs a distilled set with a head; real images alone have none")
+    head = distilled.head
+    if head is None:
+        raise UserError(
+            "probes 'inherited' needs the head of the source encoder, which this set does not hold; add it with: "
+            "probedistill label RUN --config RUN/config.yaml --keep-head"
+        )
+    if source is not None and source.fingerprint != head.fingerprint:
+        raise UserError(
+            f"the set's head is of encoder {head.encoder!r} ({head.fingerprint[:12]}), not of the source "
+            f"{source.name!r} at {source.input_size} px ({source.fingerprint[:12]}); give the encoder it was made with"
+        )
+    return head
 
 
 @dataclass(frozen=True)
@@ -266,14 +396,35 @@ class _TrainingSet:
     """What a row is trained on.
 
     Attributes:
-        features: (seed, number of views V) → (V, n, d).
+        name: Of the row.
+        features: (encoder, seed, number of views V) → (V, n, d); with V = 0 or ``None`` of the centre view, (1, n, d).
+            Stored features of real data are given as they are, unless V is ``None``.
         labels: seed → (n,).
+        soft: (n, C) soft labels, if any: then there is a row for the hard ones, too.
+        epochs: Of sgd, where they are not the config's.
+        inherits: Whether a projector may be fitted on it: its images can be encoded by the source.
     """
 
     name: str
-    features: Callable[[int, int], Tensor]
+    features: Callable[[Encoder, int, int | None], Tensor]
     labels: Callable[[int], Tensor]
+    soft: Tensor | None = None
     epochs: int | None = None
+    inherits: bool = True
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """One row to be made: a probe on some number of views of a training set."""
+
+    name: str
+    solver: str
+    augmented: bool
+    soft: bool
+
+    @property
+    def probe(self) -> str:
+        return self.solver if self.augmented else f"{self.solver}, no augmentation"
 
 
 def _baseline_sets(
@@ -285,28 +436,36 @@ def _baseline_sets(
     config: EvaluateConfig,
 ) -> list[_TrainingSet]:
     """The real-image rows that the config names, in its order."""
-    classes = torch.arange(bank.num_classes)
     sets = []
     for name in config.baselines:
         if name == "random":
             rows = partial(_drawn, bank, ipc)
-            sets.append(scorer.of_real("random real", bank, train, rows))
+            sets.append(scorer.of_real(_RANDOM, bank, train, rows))
         elif name == "centroids":
             sets.append(scorer.of_real("centroids", bank, train, _always(medoids(bank, ipc))))
         elif name == "neighbours" and distilled is not None:
-            nearest = neighbours(bank, scorer.encode(distilled.images), distilled.labels)
+            nearest = neighbours(bank, encode(scorer.encoder, distilled.images), distilled.labels)
             sets.append(scorer.of_real("neighbours", bank, train, _always(nearest)))
         elif name == "means":
             means = class_means(bank.centre, bank.labels, bank.num_classes)
-            sets.append(_TrainingSet("class-mean features", _always(means[None]), _always(classes)))
+            classes = torch.arange(bank.num_classes)
+            sets.append(_TrainingSet("class-mean features", _always(means[None]), _always(classes), inherits=False))
         elif name == "full":
-            views = torch.cat([bank.centre[None], bank.augmented])
-            sets.append(_TrainingSet("full real data", _always(views), _always(bank.labels), config.full_epochs))
+            sets.append(
+                _TrainingSet(
+                    _FULL, partial(_stored, bank), _always(bank.labels), epochs=config.full_epochs, inherits=False
+                )
+            )
     return sets
 
 
 def _drawn(bank: FeatureBank, ipc: int, seed: int) -> Tensor:
     return random_images(bank, ipc, seed=seed)
+
+
+def _stored(bank: FeatureBank, encoder: Encoder, seed: int, views: int | None) -> Tensor:
+    """All features of the bank, whatever the number of views; for ``None`` those of its centre crops."""
+    return bank.centre[None] if views is None else torch.cat([bank.centre[None], bank.augmented])
 
 
 def _always(value: Tensor) -> Callable[..., Tensor]:
@@ -324,71 +483,114 @@ class _Scorer:
         augment: AugmentConfig,
         config: EvaluateConfig,
         groups: Sequence[str] | None,
+        head: Head | None,
+        source: Encoder | None,
     ) -> None:
         self.encoder, self.test, self.augment, self.config, self.groups = encoder, test, augment, config, groups
+        self.head, self.source = head, source
 
-    @torch.no_grad()
-    def encode(self, images: Tensor) -> Tensor:
-        return torch.cat([self.encoder(part.to(self.encoder.device)).cpu() for part in images.split(_BATCH)])
-
-    def of_images(self, name: str, images: Tensor, labels: Tensor) -> _TrainingSet:
+    def of_images(self, name: str, images: Tensor, labels: Tensor, soft: Tensor | None) -> _TrainingSet:
         """Augmented views of images (m, 3, S, S)."""
 
-        def features(seed: int, views: int) -> Tensor:
-            if views == 0:
-                return self.encode(images)[None]
-            drawn = draw_views(self.augment, views * len(images), seed=derive_seed(seed, _SEED_STREAM))
-            which = torch.arange(len(drawn)) % len(images)
-            parts = []
-            for start in range(0, len(drawn), _BATCH):
-                part = slice(start, start + _BATCH)
-                parts.append(self.encode(apply_views(images[which[part]], drawn[part], self.encoder.input_size)))
-            return torch.cat(parts).view(views, len(images), -1)
+        def features(encoder: Encoder, seed: int, views: int | None) -> Tensor:
+            if not views:
+                return encode(encoder, images)[None]
+            return view_features(encoder, images, self.augment, views, seed=seed)
 
-        return _TrainingSet(name, features, _always(labels))
+        return _TrainingSet(name, features, _always(labels), soft)
 
     def of_real(
         self, name: str, bank: FeatureBank, images: LabelledImages, rows: Callable[[int], Tensor]
     ) -> _TrainingSet:
         """Augmented views of the real images in ``rows(seed)`` of the bank."""
 
-        def of_one(index: int, seed: int, views: int) -> Tensor:
+        def of_one(encoder: Encoder, index: int, seed: int, views: int | None) -> Tensor:
             try:
                 image = images.load(index)
             except UnreadableImageError as error:
                 raise UserError(f"{error}; it could be read when its features were computed: restore it") from error
+            if not views:
+                return encode(encoder, encoder.centre_view(image)[None])
             parts = []
             for start in range(0, views, _BATCH):
                 key = derive_seed(seed, _SEED_STREAM, index, start)
                 count = min(_BATCH, views - start)
-                parts.append(self.encode(augmented_views(image, self.encoder.input_size, count, self.augment, key)))
+                parts.append(encode(encoder, augmented_views(image, encoder.input_size, count, self.augment, key)))
             return torch.cat(parts)
 
-        def features(seed: int, views: int) -> Tensor:
+        def features(encoder: Encoder, seed: int, views: int | None) -> Tensor:
             chosen = rows(seed)
-            if views == 0:
+            if not views and encoder is self.encoder:
                 return bank.centre[chosen][None]
-            return torch.stack([of_one(int(bank.indices[row]), seed, views) for row in chosen.tolist()], dim=1)
+            return torch.stack([of_one(encoder, int(bank.indices[row]), seed, views) for row in chosen.tolist()], dim=1)
 
         return _TrainingSet(name, features, lambda seed: bank.labels[rows(seed)])
 
-    def score(self, training_set: _TrainingSet, solver: str) -> Row:
-        """Fit and score one probe for every seed."""
-        config, started = self.config, time.perf_counter()
-        epochs = training_set.epochs or config.epochs
-        views = config.views
-        if solver == "sgd":
-            views = epochs if config.sgd_views is None else config.sgd_views
-        scores = []
-        for seed in range(config.seeds):
+    def score(self, training_set: _TrainingSet, bar: ProgressBar) -> list[Row]:
+        """Fit and score every probe for every seed."""
+        trials = self._trials(training_set)
+        scores: dict[_Trial, list[Scores]] = {trial: [] for trial in trials}
+        seconds = dict.fromkeys(trials, 0.0)
+        for seed in range(self.config.seeds):
             y = training_set.labels(seed)
-            probe = LinearProbe(solver, epochs=epochs, random_state=seed)
-            probe.fit_views(training_set.features(seed, views), y)
-            test = self.test
-            scores.append(
-                score_probe(probe, test.centre, test.labels, class_names=test.class_names, groups=self.groups)
-            )
-        return Row(training_set.name, solver, len(y), tuple(scores), time.perf_counter() - started)
+            for views in dict.fromkeys(map(self._views, trials)):  # features of one number of views at a time
+                started = time.perf_counter()
+                features = training_set.features(self.encoder, seed, views)
+                encoding = time.perf_counter() - started
+                for trial in (t for t in trials if self._views(t) == views):
+                    started = time.perf_counter()
+                    probe = self._fitted(trial, training_set, features, y, seed, views)
+                    test, names = self.test, self.test.class_names
+                    found = score_probe(probe, test.centre, test.labels, class_names=names, groups=self.groups)
+                    scores[trial].append(found)
+                    seconds[trial] += encoding + time.perf_counter() - started
+            if trials:
+                bar.advance(note=f"{training_set.name} {100 * scores[trials[0]][-1].top1:.1f} %")
+        return [Row(t.name, t.probe, len(y), tuple(scores[t]), seconds[t], t.soft) for t in trials]
+
+    def _trials(self, training_set: _TrainingSet) -> list[_Trial]:
+        """The rows that a training set is scored in, in the order of the table."""
+        names = {training_set.name: training_set.soft is not None}
+        if training_set.soft is not None:
+            names[f"{training_set.name}, hard labels"] = False
+        trials = []
+        for name, soft in names.items():
+            for solver in self.config.probes:
+                inherited = solver == "inherited"  # it learns from features: labels of either kind change nothing
+                if inherited and not (training_set.inherits and name == training_set.name):
+                    continue
+                for augmented in [True, False] if self.config.without_augmentation else [True]:
+                    trials.append(_Trial(name, solver, augmented, soft and not inherited))
+        return trials
+
+    def _views(self, trial: _Trial) -> int | None:
+        """Augmented views that a probe is fitted on."""
+        if not trial.augmented:
+            return None
+        if trial.solver != "sgd":
+            return self.config.views
+        return self.config.epochs if self.config.sgd_views is None else self.config.sgd_views
+
+    def _fitted(
+        self, trial: _Trial, training_set: _TrainingSet, features: Tensor, y: Tensor, seed: int, views: int | None
+    ) -> LinearProbe | InheritedProbe:
+        if trial.solver == "inherited":
+            assert self.head is not None
+            of_source = None if self.source is None else training_set.features(self.source, seed, views)
+            return InheritedProbe(self.head.weight, self.head.bias).fit_views(features, y, of_source)
+        epochs = training_set.epochs or self.config.epochs
+        targets = training_set.soft if trial.soft else None
+        return LinearProbe(trial.solver, epochs=epochs, random_state=seed).fit_views(features, y, targets)
 
 
-__all__ = ["BASELINES", "EvaluateConfig", "Evaluation", "Row", "evaluate"]
+__all__ = [
+    "BASELINES",
+    "PROBES",
+    "EvaluateConfig",
+    "Evaluation",
+    "Row",
+    "encode",
+    "evaluate",
+    "made_with",
+    "view_features",
+]

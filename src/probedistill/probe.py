@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import math
 import operator
+import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,7 +15,9 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import solve
+from scipy.optimize import minimize
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_array
@@ -30,11 +33,47 @@ _FLOATS = (np.float64, np.float32)
 _ADAM_BETAS, _ADAM_EPS = (0.9, 0.999), 1e-8
 _LOGISTIC_TOLERANCE, _LOGISTIC_MAX_ITER = 1e-6, 10_000
 _CHUNK_ROWS = 8192
+_TARGET_TOLERANCE = 1e-3  # of the sum of a row of soft targets, which may have been stored in half precision
 
 Array = NDArray[Any]
 
 
-class LinearProbe(ClassifierMixin, BaseEstimator):
+class LinearClassifier(ClassifierMixin, BaseEstimator):
+    """What linear probes share once they are fitted: ``logits = X @ coef_.T + intercept_``, argmax, softmax."""
+
+    coef_: Array
+    intercept_: Array
+    classes_: Array
+    n_features_in_: int
+
+    def logits(self, X: ArrayLike | torch.Tensor) -> Array:
+        """Return the logits (n, C) of features (n, d); columns in the order of ``classes_``."""
+        check_is_fitted(self)
+        features = validate_data(self, to_numpy(X), dtype=_FLOATS, reset=False)
+        return features @ self.coef_.T + self.intercept_
+
+    def decision_function(self, X: ArrayLike | torch.Tensor) -> Array:
+        """Return the logits (n, C); for two classes their difference (n,), as scikit-learn does."""
+        logits = self.logits(X)
+        return logits[:, 1] - logits[:, 0] if len(self.classes_) == 2 else logits
+
+    def predict(self, X: ArrayLike | torch.Tensor) -> Array:
+        """Return the labels (n,) with the largest logit for features (n, d)."""
+        logits = self.logits(X)
+        return self.classes_[logits.argmax(axis=1)]
+
+    def predict_proba(self, X: ArrayLike | torch.Tensor) -> Array:
+        """Return the softmax of the logits, (n, C).
+
+        Where the logits are regression outputs (``"ridge"``, an inherited head) the order of the classes is right,
+        but the probabilities are not calibrated.
+        """
+        logits = self.logits(X)
+        exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return exponentials / exponentials.sum(axis=1, keepdims=True)
+
+
+class LinearProbe(LinearClassifier):
     """Linear classifier on frozen features.
 
     All solvers learn ``logits = X @ coef_.T + intercept_``; predictions are their argmax.
@@ -49,6 +88,10 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
       default initialisation, cross-entropy, Adam with step size ``lr * batch / 256`` where
       ``batch = min(n, batch_size)``, cosine schedule to 0 over all steps, reshuffled each epoch,
       the last partial batch kept. It computes in the dtype of the features.
+
+    Every solver also learns from soft targets, rows of class weights instead of one class per image: ``"ridge"``
+    regresses on them, the others minimise the cross-entropy Σ_c t_c · −log softmax(logits)_c. One-hot rows give
+    the probe that the labels alone give.
 
     Args:
         solver: One of ``"ridge"``, ``"logistic"``, ``"sgd"``.
@@ -72,7 +115,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
         coef_: (C, d), float64 (``"sgd"``: dtype of the features). One row per class also when
             C = 2, unlike scikit-learn's own binary classifiers.
         intercept_: (C,), dtype of ``coef_``.
-        classes_: (C,), the sorted labels seen in ``fit``.
+        classes_: (C,), the sorted labels seen in ``fit``; with soft targets 0 … C−1.
         n_features_in_: Number of features d.
         n_iter_: Iterations (``"logistic"``), epochs (``"sgd"``) or 1 (``"ridge"``).
 
@@ -81,10 +124,6 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
     ['dog']
     """
 
-    coef_: Array
-    intercept_: Array
-    classes_: Array
-    n_features_in_: int
     n_iter_: int
 
     def __init__(
@@ -112,26 +151,38 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
         self.random_state = random_state
         self.device = device
 
-    def fit(self, X: ArrayLike | torch.Tensor, y: ArrayLike | torch.Tensor) -> LinearProbe:
+    def fit(
+        self,
+        X: ArrayLike | torch.Tensor,
+        y: ArrayLike | torch.Tensor,
+        targets: ArrayLike | torch.Tensor | None = None,
+    ) -> LinearProbe:
         """Learn the probe from one feature vector per image.
 
         Args:
             X: (n, d) finite features: array-like or tensor on any device.
-            y: (n,) labels of any kind that scikit-learn takes.
+            y: (n,) labels of any kind that scikit-learn takes; class indices 0 … C−1 with ``targets``, where they
+                serve ``class_weight`` alone.
+            targets: (n, C) soft targets: rows of weights ≥ 0 that sum to 1.
 
         Returns:
             The probe itself.
 
         Raises:
-            UserError: A parameter is out of its range, or ``y`` has a single class.
+            UserError: A parameter is out of its range, ``y`` has a single class, or ``targets`` are no such rows.
             ValueError: ``X`` or ``y`` has a wrong shape, or ``X`` has NaN or infinity.
             NonFiniteLossError: ``"sgd"`` diverged.
         """
         self._check_parameters()
-        features, labels = validate_data(self, _to_numpy(X), _to_numpy(y), dtype=_FLOATS)
-        return self._fit(features[None], labels)
+        features, labels = validate_data(self, to_numpy(X), to_numpy(y), dtype=_FLOATS)
+        return self._fit(features[None], labels, targets)
 
-    def fit_views(self, X_views: ArrayLike | torch.Tensor, y: ArrayLike | torch.Tensor) -> LinearProbe:
+    def fit_views(
+        self,
+        X_views: ArrayLike | torch.Tensor,
+        y: ArrayLike | torch.Tensor,
+        targets: ArrayLike | torch.Tensor | None = None,
+    ) -> LinearProbe:
         """Learn the probe from several augmented views of the same images.
 
         ``"sgd"`` uses view ``e % V`` in epoch ``e``: with V = ``epochs`` this is augmentation
@@ -141,6 +192,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
         Args:
             X_views: (V, n, d) finite features: array-like or tensor on any device.
             y: (n,) labels of the images.
+            targets: (n, C) soft targets of the images, or (V, n, C) of each view.
 
         Returns:
             The probe itself.
@@ -151,37 +203,9 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
             NonFiniteLossError: ``"sgd"`` diverged.
         """
         self._check_parameters()
-        views = check_array(_to_numpy(X_views), dtype=_FLOATS, allow_nd=True, input_name="X_views")
-        if views.ndim != 3:
-            raise UserError(f"X_views must have shape (views, images, features), got {views.shape}")
-        _, labels = validate_data(self, views[0], _to_numpy(y), dtype=_FLOATS)
-        return self._fit(views, labels)
-
-    def logits(self, X: ArrayLike | torch.Tensor) -> Array:
-        """Return the logits (n, C) of features (n, d); columns in the order of ``classes_``."""
-        check_is_fitted(self)
-        features = validate_data(self, _to_numpy(X), dtype=_FLOATS, reset=False)
-        return features @ self.coef_.T + self.intercept_
-
-    def decision_function(self, X: ArrayLike | torch.Tensor) -> Array:
-        """Return the logits (n, C); for two classes their difference (n,), as scikit-learn does."""
-        logits = self.logits(X)
-        return logits[:, 1] - logits[:, 0] if len(self.classes_) == 2 else logits
-
-    def predict(self, X: ArrayLike | torch.Tensor) -> Array:
-        """Return the labels (n,) with the largest logit for features (n, d)."""
-        logits = self.logits(X)
-        return self.classes_[logits.argmax(axis=1)]
-
-    def predict_proba(self, X: ArrayLike | torch.Tensor) -> Array:
-        """Return the softmax of the logits, (n, C).
-
-        With ``"ridge"`` the logits are regression outputs: the order of the classes is right,
-        the probabilities are not calibrated.
-        """
-        logits = self.logits(X)
-        exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return exponentials / exponentials.sum(axis=1, keepdims=True)
+        views = as_views("X_views", X_views)
+        _, labels = validate_data(self, views[0], to_numpy(y), dtype=_FLOATS)
+        return self._fit(views, labels, targets)
 
     def _check_parameters(self) -> None:
         if self.solver not in SOLVERS:
@@ -195,13 +219,19 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
             if int(value) != value or value < 1:
                 raise UserError(f"{name} must be a whole number ≥ 1, got {value!r}")
 
-    def _fit(self, views: Array, labels: Array) -> LinearProbe:
-        """Fit validated ``views`` (V, n, d) and ``labels`` (n,)."""
+    def _fit(self, views: Array, labels: Array, soft: ArrayLike | torch.Tensor | None) -> LinearProbe:
+        """Fit validated ``views`` (V, n, d) and ``labels`` (n,), and ``soft`` targets that are checked here."""
         check_classification_targets(labels)
-        self.classes_, codes = np.unique(labels, return_inverse=True)
-        if len(self.classes_) < 2:
-            raise UserError(f"y must have at least 2 classes, got 1 class: {self.classes_.tolist()[0]!r}")
-        weights = compute_class_weight(self.class_weight, classes=self.classes_, y=labels)[codes]
+        classes, codes = np.unique(labels, return_inverse=True)
+        weights = compute_class_weight(self.class_weight, classes=classes, y=labels)[codes]
+        targets = codes
+        if soft is not None:
+            targets = soft_targets(soft, *views.shape[:2])
+            class_indices("y", labels, targets.shape[2])
+            classes = np.arange(targets.shape[2])
+        elif len(classes) < 2:
+            raise UserError(f"y must have at least 2 classes, got 1 class: {classes.tolist()[0]!r}")
+        self.classes_ = classes
 
         if self.solver == "logistic":
             views = views.astype(np.float64, copy=False)
@@ -210,14 +240,15 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
             views = ((views - shift) / scale).astype(views.dtype, copy=False)
 
         if self.solver == "ridge":
-            coef, intercept = _fit_ridge(views, codes, weights, ridge=self.ridge)
+            coef, intercept = fit_ridge(views, targets, weights, ridge=self.ridge)
             self.n_iter_ = 1
         elif self.solver == "logistic":
-            coef, intercept, self.n_iter_ = _fit_logistic(views, codes, weights, C=self.C)
+            fit = _fit_logistic if soft is None else _fit_soft_logistic
+            coef, intercept, self.n_iter_ = fit(views, targets, weights, C=self.C)
         else:
             coef, intercept = _fit_sgd(
                 views,
-                codes,
+                targets,
                 weights,
                 epochs=int(self.epochs),
                 lr=self.lr,
@@ -244,12 +275,59 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
         return scaler.mean_, math.sqrt(scaler.var_.mean()) or 1.0
 
 
-def _to_numpy(values: ArrayLike | torch.Tensor) -> Any:
+def to_numpy(values: ArrayLike | torch.Tensor) -> Any:
     """Bring a tensor from wherever it is to numpy; leave everything else as it is."""
     if not isinstance(values, torch.Tensor):
         return values
     values = values.detach().cpu()
     return (values.float() if values.dtype in (torch.float16, torch.bfloat16) else values).numpy()
+
+
+def as_views(argument: str, values: ArrayLike | torch.Tensor) -> Array:
+    """Finite features of augmented views, (V, n, d), as an array.
+
+    Raises:
+        UserError: Not three-dimensional.
+        ValueError: NaN or infinity.
+    """
+    views = check_array(to_numpy(values), dtype=_FLOATS, allow_nd=True, input_name=argument)
+    if views.ndim != 3:
+        raise UserError(f"{argument} must have shape (views, images, features), got {views.shape}")
+    return views
+
+
+def soft_targets(targets: ArrayLike | torch.Tensor, n_views: int, n: int) -> Array:
+    """Soft targets (1, n, C) for all views or (V, n, C) for each, float64.
+
+    Raises:
+        UserError: Another shape, fewer than two classes, or rows that are not weights ≥ 0 with sum 1.
+    """
+    rows = np.asarray(to_numpy(targets), dtype=np.float64)
+    rows = rows[None] if rows.ndim == 2 else rows
+    if rows.ndim != 3 or rows.shape[0] not in (1, n_views) or rows.shape[1] != n or rows.shape[2] < 2:
+        raise UserError(
+            f"targets must have shape (images, classes ≥ 2), or with views before, for {n} images, "
+            f"got {np.shape(targets)}"
+        )
+    sums = rows.sum(axis=2)
+    if not (np.isfinite(rows).all() and (rows >= 0).all() and np.abs(sums - 1).max() < _TARGET_TOLERANCE):
+        raise UserError("targets must be rows of finite weights ≥ 0 that sum to 1")
+    return rows / sums[..., None]
+
+
+def soft_cross_entropy(logits: Array, targets: Array, weights: Array) -> tuple[float, Array]:
+    """Σ_i w_i Σ_c t_ic · −log softmax(logits)_ic and its gradient (n, C) with respect to the logits.
+
+    Args:
+        logits: (n, C) float64.
+        targets: (n, C) rows that sum to 1.
+        weights: (n,).
+    """
+    logits = logits - logits.max(axis=1, keepdims=True)
+    exponentials = np.exp(logits)
+    sums = exponentials.sum(axis=1, keepdims=True)
+    losses = np.log(sums[:, 0]) - (targets * logits).sum(axis=1)
+    return float(weights @ losses), (exponentials / sums - targets) * weights[:, None]
 
 
 def _generator(random_state: int | np.random.RandomState | None) -> torch.Generator:
@@ -263,17 +341,18 @@ def _generator(random_state: int | np.random.RandomState | None) -> torch.Genera
     return generator
 
 
-def _fit_ridge(
-    views: Array, codes: Array, weights: Array, *, ridge: float, dual: bool | None = None
+def fit_ridge(
+    views: Array, targets: Array, weights: Array, *, ridge: float, dual: bool | None = None
 ) -> tuple[Array, Array]:
-    """Minimise Σ w‖onehot(y) − xB − b‖² + λ‖B‖² with λ = ridge · Σ w‖x − x̄‖² / n.
+    """Minimise Σ w‖t − xB − b‖² + λ‖B‖² with λ = ridge · Σ w‖x − x̄‖² / n.
 
     With X̃ and T̃ centred by their weighted means and multiplied by √w, the solution is
     B = (X̃ᵀX̃ + λI)⁻¹ X̃ᵀT̃ (primal, d×d) = X̃ᵀ(X̃X̃ᵀ + λI)⁻¹ T̃ (dual, Vn×Vn).
 
     Args:
         views: (V, n, d) float features; each view has weight 1/V.
-        codes: (n,) integer classes 0 … C−1.
+        targets: (n,) integer classes 0 … C−1, which stand for one-hot rows, or any rows (1, n, C) for all views
+            or (V, n, C) for each.
         weights: (n,) float64 weights of the images.
         ridge: Penalty relative to the mean diagonal of the kernel.
         dual: Which system is solved; ``None`` takes the smaller one.
@@ -283,18 +362,22 @@ def _fit_ridge(
     """
     n_views, n, d = views.shape
     features = views.reshape(-1, d)
-    targets = np.tile(codes, n_views)
+    # Row `which` of `rows_of` is a sample's target; one-hot rows are made block by block.
+    if targets.ndim == 1:
+        rows_of, which = np.eye(targets.max() + 1), np.tile(targets, n_views)
+    else:
+        rows_of = targets.reshape(-1, targets.shape[2]).astype(np.float64, copy=False)
+        which = np.arange(n_views * n) % len(rows_of)
     root = np.sqrt(np.tile(weights, n_views) / n_views)
     share = root**2 / np.sum(root**2)
-    one_hot = np.eye(codes.max() + 1)
-    target_mean = np.bincount(targets, share)
+    target_mean = np.bincount(which, share, minlength=len(rows_of)) @ rows_of
     blocks = [slice(start, start + _CHUNK_ROWS) for start in range(0, len(features), _CHUNK_ROWS)]
     # Two passes, in blocks: float32 features are never copied to float64 as a whole.
     feature_mean = sum(share[rows] @ features[rows].astype(np.float64) for rows in blocks)
 
     def centred(rows: slice) -> tuple[Array, Array]:
         left = (features[rows] - feature_mean) * root[rows, None]
-        return left, (one_hot[targets[rows]] - target_mean) * root[rows, None]
+        return left, (rows_of[which[rows]] - target_mean) * root[rows, None]
 
     if dual is None:
         dual = len(features) <= d
@@ -302,7 +385,7 @@ def _fit_ridge(
         x, right = centred(slice(None))
         system = x @ x.T
     else:
-        system, right = np.zeros((d, d)), np.zeros((d, len(one_hot)))
+        system, right = np.zeros((d, d)), np.zeros((d, rows_of.shape[1]))
         for rows in blocks:
             x, t = centred(rows)
             system += x.T @ x
@@ -315,7 +398,7 @@ def _fit_ridge(
 
 
 def _fit_logistic(views: Array, codes: Array, weights: Array, *, C: float) -> tuple[Array, Array, int]:
-    """Minimise Σ w CE(softmax(xB + b), y) + ‖B‖² / 2C; shapes as in :func:`_fit_ridge`.
+    """Minimise Σ w CE(softmax(xB + b), y) + ‖B‖² / 2C; shapes as in :func:`fit_ridge`.
 
     Returns:
         ``coef`` (C, d), ``intercept`` (C,), both float64, and the number of iterations.
@@ -334,10 +417,56 @@ def _fit_logistic(views: Array, codes: Array, weights: Array, *, C: float) -> tu
     return coef, intercept, int(np.max(model.n_iter_))
 
 
+def _fit_soft_logistic(views: Array, targets: Array, weights: Array, *, C: float) -> tuple[Array, Array, int]:
+    """The same for soft ``targets`` (1 or V, n, C): what scikit-learn finds when each sample is repeated once per
+    class with its target as its weight, without the C-fold features.
+    """
+    n_views, n, d = views.shape
+    features, classes = views.reshape(-1, d), targets.shape[2]
+    rows = np.broadcast_to(targets, (n_views, n, classes)).reshape(-1, classes)
+    shares = np.tile(weights / weights.sum(), n_views) / n_views  # of the mean loss, as scikit-learn scales it
+    penalty = 1 / (C * weights.sum())
+
+    def loss(flat: Array) -> tuple[float, Array]:
+        coef, intercept = flat[: classes * d].reshape(classes, d), flat[classes * d :]
+        value, slope = soft_cross_entropy(features @ coef.T + intercept, rows, shares)
+        gradient = slope.T @ features + penalty * coef
+        return value + penalty / 2 * float(np.sum(coef**2)), np.concatenate([gradient.ravel(), slope.sum(axis=0)])
+
+    found, iterations = lbfgs(loss, np.zeros(classes * (d + 1)), max_iter=_LOGISTIC_MAX_ITER, tol=_LOGISTIC_TOLERANCE)
+    return found[: classes * d].reshape(classes, d), found[classes * d :], iterations
+
+
+def lbfgs(
+    loss: Callable[[Array], tuple[float, Array]],
+    start: Array,
+    *,
+    max_iter: int,
+    tol: float = 0.0,
+    bounds: Sequence[tuple[float | None, float | None]] | None = None,
+) -> tuple[Array, int]:
+    """Minimise ``loss``, which gives its value and gradient, by L-BFGS; return the minimum and the iterations.
+
+    Args:
+        loss: Of a flat float64 array.
+        start: Where to start.
+        max_iter: Most iterations.
+        tol: Stop when no entry of the gradient is larger. A ``ConvergenceWarning`` says when it is not reached;
+            with 0 there is none, and the iterations are a budget.
+        bounds: Least and largest value of each entry.
+    """
+    # scikit-learn's settings: with the same loss and start, its LogisticRegression takes the same steps.
+    options = {"maxiter": max_iter, "maxls": 50, "gtol": tol, "ftol": 64 * np.finfo(float).eps}
+    result = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
+    if tol and result.nit >= max_iter:
+        warnings.warn(f"L-BFGS did not converge in {max_iter} iterations", ConvergenceWarning, stacklevel=2)
+    return result.x, int(result.nit)
+
+
 @torch.no_grad()
 def _fit_sgd(
     views: Array,
-    codes: Array,
+    targets: Array,
     weights: Array,
     *,
     epochs: int,
@@ -346,20 +475,23 @@ def _fit_sgd(
     generator: torch.Generator,
     device: torch.device,
 ) -> tuple[Array, Array]:
-    """Train a linear layer by Adam on the cross-entropy; shapes as in :func:`_fit_ridge`.
+    """Train a linear layer by Adam on the cross-entropy; shapes as in :func:`fit_ridge`.
 
-    The gradient is written out, (softmax(logits) − onehot) · w / batch, and weight and bias share
+    The gradient is written out, (softmax(logits) − target) · w / batch, and weight and bias share
     one flat buffer: a step on small data costs what a dozen tensor operations cost.
 
     Returns:
         ``coef`` (C, d) and ``intercept`` (C,) in the dtype of ``views``.
     """
     n_views, n, d = views.shape
-    n_classes = int(codes.max()) + 1
+    hard = targets.ndim == 1
     # torch.from_numpy warns about read-only memory, although nothing here writes to it.
     features = torch.from_numpy(np.require(views, requirements=["C", "W"])).to(device)
-    targets = torch.from_numpy(codes.astype(np.int64))[:, None].to(device)
-    minus_one = torch.full_like(targets, -1, dtype=features.dtype)
+    if hard:
+        n_classes, answers = int(targets.max()) + 1, torch.from_numpy(targets.astype(np.int64))[:, None].to(device)
+    else:
+        n_classes, answers = targets.shape[2], torch.from_numpy(targets).to(features)
+    minus_one = features.new_full((n, 1), -1)
     weight_of = torch.from_numpy(weights)[:, None].to(features) if np.any(weights != 1) else None
 
     parameters = torch.cat([part.flatten() for part in _initial_linear(d, n_classes, generator)]).to(features)
@@ -381,7 +513,10 @@ def _fit_sgd(
         for rows in order.split(batch):
             x = view.index_select(0, rows)
             slope = torch.addmm(intercept, x, coef.T).softmax(dim=1)
-            slope.scatter_add_(1, targets[rows], minus_one[: len(rows)])
+            if hard:
+                slope.scatter_add_(1, answers[rows], minus_one[: len(rows)])
+            else:
+                slope.sub_(answers[epoch % len(answers)].index_select(0, rows))
             if weight_of is not None:
                 slope.mul_(weight_of[rows])
             slope.div_(len(rows))
@@ -473,8 +608,8 @@ def score_probe(
             ``class_names``.
     """
     names = [str(name) for name in class_names]
-    labels = _class_indices("y", y, len(names))
-    known = _class_indices("probe.classes_", probe.classes_, len(names))
+    labels = class_indices("y", y, len(names))
+    known = class_indices("probe.classes_", probe.classes_, len(names))
     if len(labels) == 0:
         raise UserError("y is empty: there are no test images to score")
     if groups is not None and len(groups) != len(labels):
@@ -509,9 +644,9 @@ def score_probe(
     )
 
 
-def _class_indices(argument: str, values: ArrayLike | torch.Tensor, n_classes: int) -> Array:
+def class_indices(argument: str, values: ArrayLike | torch.Tensor, n_classes: int) -> Array:
     """Return ``values`` as integers (n,) after checking that they lie in 0 … n_classes − 1."""
-    indices = np.asarray(_to_numpy(values))
+    indices = np.asarray(to_numpy(values))
     if indices.ndim != 1 or (indices.size and indices.dtype.kind not in "iu"):
         raise UserError(f"{argument} must be a list of integer class indices, got {indices.dtype} {indices.shape}")
     outside = indices[(indices < 0) | (indices >= n_classes)]

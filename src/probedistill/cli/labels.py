@@ -1,0 +1,81 @@
+"""The command that adds soft labels and the source encoder's head to a finished run: label."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from ..encoders import EncoderConfig
+from ..images import ImagesConfig
+from ._app import Flat, command, show
+
+
+@command(ImagesConfig, EncoderConfig)
+def label(
+    folder: Path,
+    images: Annotated[ImagesConfig, Flat],
+    encoder: Annotated[EncoderConfig, Flat],
+    *,
+    soft_labels: Literal["none", "source", "learned"] = "none",
+    keep_head: bool = False,
+    seed: int = 0,
+    cache: Path | None = None,
+    progress: bool = True,
+) -> None:
+    """Add soft labels to a finished run, or the head of its encoder for classifier inheritance, or both.
+
+    Example: probedistill label runs/photos --config runs/photos/config.yaml --soft-labels learned --keep-head
+
+    They are stored in tensors.safetensors beside the images, and evaluate uses them from then on. What was added
+    before is kept, or replaced by what is of the same kind.
+
+    Parameters
+    ----------
+    folder:
+        Folder of a finished run.
+    soft_labels:
+        source: what the real-data head of the encoder says of the synthetic images; learned: the rows whose ridge
+        probe is best on the real images.
+    keep_head:
+        Store the head trained on all real features of the encoder, (features + 1) x classes x 4 bytes.
+    seed:
+        Seed of the synthetic images' views behind the soft labels.
+    cache:
+        Folder of feature banks; default: $PROBEDISTILL_CACHE or ~/.cache/probedistill.
+    progress:
+        Show progress bars.
+    """
+    from ..bank import extract_features
+    from ..distilled import DistilledSet
+    from ..encoders import load_encoder
+    from ..errors import UserError
+    from ..evaluate import made_with
+    from ..files import check_writable
+    from ..images import load_splits
+    from ..labels import with_extras
+
+    if soft_labels == "none" and not keep_head:
+        raise UserError("nothing to add; give --soft-labels source, --soft-labels learned or --keep-head")
+    distilled = DistilledSet.load(folder)
+    check_writable(folder)
+    train, _ = load_splits(images)
+    model = load_encoder(encoder)
+    source = distilled.run.get("encoder", {})
+    if source.get("fingerprint") != model.fingerprint:
+        raise UserError(
+            f"{str(folder)!r} was made with encoder {source.get('name')!r} at {source.get('input_size')} px, not with "
+            f"{model.name!r} at {model.input_size} px; give its own: --config {folder / 'config.yaml'}"
+        )
+    # The features that the run was made of, so that they are found in the cache.
+    settings = distilled.run.get("config", {})
+    bank = extract_features(
+        model, train.with_classes(distilled.class_names), views=settings.get("real_views") or 0,
+        augment=made_with(distilled), seed=settings.get("seed", 0), cache=cache, strict=images.strict,
+        progress=progress,
+    )  # fmt: skip
+    labelled = with_extras(distilled, model, bank, soft_labels=soft_labels, keep_head=keep_head, seed=seed)
+    labelled.save_extras(folder)
+    show(f"{labelled!r} → {folder}")
+
+
+__all__ = ["label"]
