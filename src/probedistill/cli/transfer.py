@@ -1,0 +1,57 @@
+"""The command that compares encoders by what distilled sets teach them: transfer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from ..images import ImagesConfig
+from ..transfer import TransferConfig
+from ._app import Flat, command, show
+
+
+@command(ImagesConfig)
+def transfer(
+    runs: list[Path],
+    /,
+    images: Annotated[ImagesConfig, Flat],
+    settings: Annotated[TransferConfig, Flat] | None = None,
+    *,
+    encoders: Annotated[list[str] | None, Parameter(consume_multiple=True, negative=())] = None,
+    out: Path = Path("runs/transfer"),
+    cache: Path | None = None,
+    progress: bool = True,
+) -> None:
+    """Train probes on distilled sets with other encoders than their own: accuracy, source × target.
+
+    Example: probedistill transfer runs/a runs/b --images folder:photos --encoders efficientnet_lite0@112 mobilenet.yaml
+
+    Below the sets stand real images, as many per class: random ones, and the class medoids in the features of a
+    set's own encoder ("centroids"); and all the real data. Scores are kept cell by cell in OUT/transfer.json:
+    the same command goes on where it was stopped, and scores only what is new. OUT/transfer.png is the heat map.
+
+    Parameters
+    ----------
+    runs:
+        Folders of finished runs, of the same classes and images per class.
+    encoders:
+        Encoders to train probes with: NAME, NAME@PIXELS, or a YAML file of encoder options (a run's config.yaml
+        is one); several may follow the flag.
+    out:
+        Folder for transfer.json and transfer.png.
+    cache:
+        Folder of feature banks; default: $PROBEDISTILL_CACHE or ~/.cache/probedistill.
+    progress:
+        Show progress bars.
+    """
+    from ..images import load_splits
+    from ..transfer import transfer as run_transfer
+
+    train, test = load_splits(images)
+    matrix = run_transfer(
+        runs, encoders or [], train, test, settings, out=out, cache=cache, strict=images.strict, progress=progress
+    )
+    show(matrix.table())
+    show(f"scores: {out / 'transfer.json'}   heat map: {out / 'transfer.png'}")

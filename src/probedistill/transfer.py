@@ -1,0 +1,547 @@
+"""Transfer: probes trained on sets of one encoder and scored on others, as a matrix source × target."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import statistics
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ._progress import ProgressBar
+from ._version import __version__
+from .augment import AugmentConfig
+from .bank import extract_features
+from .baselines import medoids
+from .distilled import DistilledSet
+from .encoders import RECIPES, Encoder, EncoderConfig, encoder_config, load_encoder
+from .errors import UserError, unknown_name
+from .evaluate import EvaluateConfig, evaluate, made_with
+from .files import check_writable, write_json
+from .images import LabelledImages
+from .transfer_matrix import FILE, FORMAT, ROWS, Source, Target, TransferMatrix, load_transfer, read_json
+
+INHERITED = "inherited"
+
+_Scores = dict[str, list[float]]  # probe → top-1 accuracy of each seed
+
+
+@dataclass(kw_only=True)
+class TransferConfig(EvaluateConfig):
+    """How a matrix is scored: as by `evaluate`, with fewer views, because a matrix has many cells."""
+
+    views: int = 20
+    """Augmented views of each image that ridge and logistic are fitted on; 0 for the centre crop alone."""
+    full_views: int = 0
+    """Augmented views of each image of the full real data, beside its centre crop."""
+    baselines: list[str] = field(default_factory=lambda: list(ROWS))
+    """Real-image rows: random, centroids (class medoids in the source encoder's features), full."""
+
+    def check(self) -> None:
+        """Raise `UserError` when a value is out of range."""
+        for baseline in self.baselines:
+            if baseline not in ROWS:
+                raise unknown_name("baselines", baseline, ROWS)
+        if self.floats:
+            raise UserError("floats is for evaluate; a matrix scores the 8-bit images alone")
+        super().check()
+
+
+def transfer(
+    runs: Sequence[Path | str | DistilledSet],
+    encoders: Sequence[str | EncoderConfig | Encoder],
+    train: LabelledImages,
+    test: LabelledImages,
+    config: TransferConfig | None = None,
+    *,
+    out: Path | str | None = None,
+    augment: AugmentConfig | None = None,
+    cache: Path | str | None = None,
+    strict: bool = False,
+    progress: bool = True,
+    **options: Any,
+) -> TransferMatrix:
+    """Score probes that are trained on distilled sets, on encoders that the sets may never have seen.
+
+    >>> print(transfer(["runs/a", "runs/b"], ["efficientnet_lite0@112"], train, test))  # doctest: +SKIP
+
+    Every cell is `evaluate`'s: views of the shipped images, encoded by the target, train a probe that is tested
+    on the centre crops of ``test``. Targets are loaded one at a time, and real features come from banks.
+
+    Args:
+        runs: Folders of finished runs, or distilled sets.
+        encoders: The targets, each in one word as for `encoder_config`, as a config, or loaded.
+        train: Real training images, for the baselines.
+        test: Real test images.
+        config: Protocol; ``options`` override its fields, e.g. ``probes=["ridge", "sgd"]``.
+        out: Folder for ``transfer.json`` and ``transfer.png``. Cells that an earlier call has left there are not
+            scored again where set, encoder, images and protocol agree.
+        augment: How training views are drawn, for every row; default: as the sets were distilled.
+        cache: Folder of feature banks.
+        strict: Raise on unreadable real images.
+        progress: Show progress bars.
+
+    Raises:
+        UserError: No runs or encoders, unfinished runs, runs of different classes or sizes, classes that the
+            images do not have, an encoder that cannot be loaded or is named twice.
+    """
+    config = replace(config or TransferConfig(), **options)
+    config.check()
+    folder = Path(out) if out is not None else None
+    cells: dict[str, _Scores] = {}
+    if folder is not None:
+        check_writable(folder)
+        cells = _read_cells(folder / FILE)
+    sets = _read_sets(runs)
+    per_class = _check_sets(sets, train, config)
+    class_names = sets[0].distilled.class_names
+    augment = replace(augment or _common_augment(sets), noise_prob=0.0)
+    bench = _Bench(
+        sets, _Encoders(encoders), train.with_classes(class_names), test.with_classes(class_names),
+        config, augment, per_class, {"cache": cache, "strict": strict, "progress": progress},
+    )  # fmt: skip
+
+    missing = [cell for cell in bench.cells if not cells.get(cell.key, {}).keys() >= set(cell.probes)]
+    missing = bench.find_sources(missing)
+    for t, target in enumerate(bench.targets):
+        here = [cell for cell in missing if cell.target == t]
+        if not here:
+            continue
+        bench.fill_banks(here)  # with a bar of its own; the cells find the features in the cache
+        with ProgressBar(f"probes on {target.name}", len(here), enabled=progress) as bar:
+            for cell in here:
+                scored = cells.setdefault(cell.key, {})
+                probes = [probe for probe in cell.probes if probe not in scored]
+                if probes:  # the same set twice has been scored by now
+                    scored.update(bench.score(cell, probes))
+                    if folder is not None:
+                        write_json(folder / FILE, bench.matrix(cells, finished=False).to_dict())
+                bar.advance(note=cell.kind)
+    matrix = bench.matrix(cells, finished=True)
+    if folder is not None:
+        matrix.save(folder)
+    return matrix
+
+
+@dataclass(frozen=True)
+class _Set:
+    """A distilled set, and the folder that it came from (``None`` for one in memory)."""
+
+    distilled: DistilledSet
+    folder: Path | None
+
+    @property
+    def label(self) -> str:
+        """How an error names it."""
+        return f"run {str(self.folder)!r}" if self.folder is not None else repr(self.distilled)
+
+    @property
+    def method(self) -> str:
+        """What its record says of how it was distilled."""
+        config = self.distilled.run.get("config")
+        return str(config.get("method", "unknown")) if isinstance(config, dict) else "unknown"
+
+    @property
+    def encoders(self) -> list[dict[str, Any]]:
+        """What its record says of the encoders that it was distilled with: name, fingerprint, input_size."""
+        also = self.distilled.run.get("also")
+        entries = [self.distilled.run.get("encoder"), *(also if isinstance(also, list) else [])]
+        return [
+            {key: str(entry.get(key, "unknown")) for key in ("name", "fingerprint", "input_size")}
+            for entry in (entry if isinstance(entry, dict) else {} for entry in entries)
+        ]
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of what a probe is trained on."""
+        held = self.distilled
+        tensors = [held.float_images, held.labels, held.soft_labels]
+        if held.head is not None:
+            tensors += [held.head.weight, held.head.bias]
+        digest = hashlib.sha256(json.dumps(held.class_names).encode())
+        for tensor in tensors:
+            digest.update(b"none" if tensor is None else f"{tuple(tensor.shape)}".encode() + tensor.numpy().tobytes())
+        return digest.hexdigest()
+
+
+def _read_sets(runs: Sequence[Path | str | DistilledSet]) -> list[_Set]:
+    if not runs:
+        raise UserError("runs is empty; name at least one folder of a finished run")
+    sets: list[_Set] = []
+    for run in runs:
+        if isinstance(run, DistilledSet):
+            sets.append(_Set(run, None))
+            continue
+        folder = Path(run)
+        if any(folder.resolve() == known.folder.resolve() for known in sets if known.folder is not None):
+            raise UserError(f"run {str(run)!r} is named twice; name each run once")
+        sets.append(_Set(DistilledSet.load(folder), folder))
+    return sets
+
+
+def _check_sets(sets: Sequence[_Set], train: LabelledImages, config: TransferConfig) -> int:
+    """Images per class, the same for all; raise `UserError` for sets that cannot stand in one matrix."""
+    first = sets[0]
+    names = set(first.distilled.class_names)
+    for other in sets[1:]:
+        differing = sorted(names.symmetric_difference(other.distilled.class_names))
+        if differing:
+            has, lacks = (first, other) if differing[0] in names else (other, first)
+            raise UserError(
+                f"{first.label} and {other.label} have different classes: {differing[0]!r} is in {has.label} and not "
+                f"in {lacks.label}; give runs of the same classes"
+            )
+    strangers = sorted(names - set(train.class_names))
+    if strangers:
+        raise UserError(
+            f"{first.label} was made for other classes: {strangers[0]!r} is not among those of {train.spec!r}; "
+            "give the images that it was made from"
+        )
+    if INHERITED in config.probes:
+        for held in sets:
+            if held.distilled.head is None:
+                raise UserError(
+                    f"probes {INHERITED!r} needs a head, and {held.label} has none; "
+                    "add it with: probedistill label RUN --config RUN/config.yaml --keep-head"
+                )
+    counts = [int(torch.bincount(held.distilled.labels).max()) for held in sets]
+    for held, count in zip(sets, counts, strict=True):
+        if count != counts[0]:
+            raise UserError(
+                f"{first.label} has {counts[0]} images per class and {held.label} has {count}; "
+                "give runs with the same number, so that one random real row suits all"
+            )
+    return counts[0]
+
+
+def _common_augment(sets: Sequence[_Set]) -> AugmentConfig:
+    """The augmentation that the first set was distilled with; one line of warning where another's differs."""
+    found = []
+    for held in sets:
+        try:
+            found.append(replace(made_with(held.distilled), noise_prob=0.0))
+        except (TypeError, AttributeError) as error:
+            raise UserError(f"{held.label} is damaged (augment: {error}); make it again or restore it") from error
+        found[-1].check()
+        if asdict(found[-1]) != asdict(found[0]):
+            warnings.warn(
+                f"{held.label} was distilled with another augmentation than {sets[0].label}, whose is used for all",
+                stacklevel=3,
+            )
+    return found[0]
+
+
+class _Encoders:
+    """Encoders by number, one in memory at a time (those that came loaded stay)."""
+
+    def __init__(self, given: Sequence[str | EncoderConfig | Encoder]) -> None:
+        if not given:
+            raise UserError("encoders is empty; name at least one, such as efficientnet_lite0@112")
+        self._given = [encoder_config(encoder) if isinstance(encoder, str) else encoder for encoder in given]
+        self._names = [
+            encoder if isinstance(encoder, str) else getattr(encoder, "encoder", None) or getattr(encoder, "name", "")
+            for encoder in given
+        ]
+        self._held: tuple[int, Encoder] | None = None
+        self.described: list[dict[str, Any]] = []
+        for number, name in enumerate(self._names):
+            encoder = self.load(number)
+            entry = {"name": encoder.name, "fingerprint": encoder.fingerprint, "input_size": encoder.input_size}
+            for other, known in zip(self._names, self.described, strict=False):
+                if known["fingerprint"] == encoder.fingerprint:
+                    raise UserError(f"encoders {other!r} and {name!r} are the same encoder; name each once")
+            self.described.append({**entry, "precision": encoder.precision})
+
+    def load(self, number: int) -> Encoder:
+        if self._held is None or self._held[0] != number:
+            self._held = None  # before the next one takes its memory
+            given = self._given[number]
+            try:
+                encoder = given if isinstance(given, Encoder) else load_encoder(given)
+            except UserError as error:
+                hint = "; options of one encoder go into a YAML file that names it" if "--" in str(error) else ""
+                raise UserError(f"encoders {self._names[number]!r}: {error}{hint}") from error
+            self._held = (number, encoder)
+        return self._held[1]
+
+    def find(self, fingerprint: str) -> Encoder | None:
+        """The encoder of that fingerprint, if it is one of them."""
+        for number, entry in enumerate(self.described):
+            if entry["fingerprint"] == fingerprint:
+                return self.load(number)
+        return None
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """Probes that are trained on one thing and tested on one target.
+
+    Attributes:
+        kind: distilled, inherited, random, centroids or full.
+        target: Number of the target.
+        key: Digest of all that the scores depend on.
+        probes: Which.
+        rows: Numbers of the sets that the scores belong to.
+        source: Fingerprint of those sets' encoder where it is needed, for centroids and inherited.
+    """
+
+    kind: str
+    target: int
+    key: str
+    probes: tuple[str, ...]
+    rows: list[int]
+    source: str = ""
+
+
+class _Bench:
+    """The sets, the targets and the protocol of one matrix: which cells it has, and how one is scored."""
+
+    def __init__(
+        self,
+        sets: Sequence[_Set],
+        encoders: _Encoders,
+        train: LabelledImages,
+        test: LabelledImages,
+        config: TransferConfig,
+        augment: AugmentConfig,
+        images_per_class: int,
+        keep: dict[str, Any],
+    ) -> None:
+        self.sets, self.train, self.test, self.config, self.augment = sets, train, test, config, augment
+        self.images_per_class, self._encoders, self._keep = images_per_class, encoders, keep
+        self._medoids: dict[str, LabelledImages] = {}
+        names = _display_names([*encoders.described, *(entry for held in sets for entry in held.encoders)])
+        self.targets = tuple(
+            Target(names[entry["fingerprint"]], entry["fingerprint"], entry["input_size"])
+            for entry in encoders.described
+        )
+        self.sources = _named_sources(sets, names)
+        self.cells = [cell for t in range(len(self.targets)) for cell in self._cells_of(t)]
+
+    def _cells_of(self, t: int) -> Iterator[_Cell]:
+        """The cells of a target, in the order in which they are scored."""
+        own = tuple(probe for probe in self.config.probes if probe != INHERITED)
+        real = {"train": self.train.fingerprint, "images_per_class": self.images_per_class}
+        everything = list(range(len(self.sets)))
+        sources: dict[str, list[int]] = {}
+        for row, held in enumerate(self.sets):
+            source = held.encoders[0]["fingerprint"]
+            sources.setdefault(source, []).append(row)
+            if own:
+                yield _Cell("distilled", t, self._key("distilled", t, set=held.fingerprint), own, [row])
+            if INHERITED in self.config.probes:
+                key = self._key(INHERITED, t, set=held.fingerprint, source=source)
+                yield _Cell(INHERITED, t, key, (INHERITED,), [row], source)
+        if not own:
+            return
+        if "centroids" in self.config.baselines:
+            for source, rows in sources.items():
+                yield _Cell("centroids", t, self._key("centroids", t, source=source, **real), own, rows, source)
+        for kind in ("random", "full"):
+            if kind in self.config.baselines:
+                yield _Cell(kind, t, self._key(kind, t, **real), own, everything)
+
+    def _key(self, kind: str, t: int, **of: Any) -> str:
+        """Digest of everything that the scores of a cell depend on, but for which probes were asked for."""
+        protocol = asdict(self.config)
+        for name in ("probes", "baselines", "floats"):
+            del protocol[name]
+        target = self._encoders.described[t]
+        about = {
+            "version": [FORMAT, __version__],
+            "kind": kind,
+            "of": of,
+            "target": [target["fingerprint"], target["precision"]],
+            "test": self.test.fingerprint,
+            "protocol": protocol,
+            "augment": asdict(self.augment),
+        }
+        return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+
+    def find_sources(self, cells: Sequence[_Cell]) -> list[_Cell]:
+        """Choose the medoids that the cells need; leave out those whose source encoder cannot be loaded.
+
+        Raises:
+            UserError: A cell of the inherited probe needs that encoder.
+        """
+        absent = set()
+        for held in self.sets:
+            source = held.encoders[0]["fingerprint"]
+            wanted = {cell.kind for cell in cells if cell.source == source}
+            if not wanted or source in absent or source in self._medoids:
+                continue
+            try:
+                encoder = self._source_encoder(held)
+            except (ValueError, TypeError, AttributeError) as error:  # also of odd values in the run's config.yaml
+                name = held.encoders[0]["name"]
+                what = f"the encoder of {held.label} cannot be loaded ({error}); add {name!r} to --encoders"
+                if INHERITED in wanted:
+                    raise UserError(f"probes {INHERITED!r}: {what}") from error
+                absent.add(source)
+                warnings.warn(f"row of centroids left out: {what}", stacklevel=3)
+                continue
+            if "centroids" in wanted:
+                bank = extract_features(encoder, self.train, **self._keep)
+                chosen = bank.indices[medoids(bank, self.images_per_class)]
+                self._medoids[source] = self.train.select(chosen.numpy())
+        return [cell for cell in cells if cell.source not in absent]
+
+    def _source_encoder(self, held: _Set) -> Encoder:
+        """The encoder that a set was distilled with: one of the targets, else as its config.yaml describes it."""
+        fingerprint = held.encoders[0]["fingerprint"]
+        return self._encoders.find(fingerprint) or _load_described(held.folder, fingerprint)
+
+    def fill_banks(self, cells: Sequence[_Cell]) -> None:
+        """Extract the real features that the cells of one target need."""
+        encoder = self._encoders.load(cells[0].target)
+        extract_features(encoder, self.test, **self._keep)
+        for kind in ("random", "full"):
+            if any(cell.kind == kind for cell in cells):
+                views = self.config.full_views if kind == "full" else 0
+                extract_features(encoder, self.train, views=views, augment=self.augment, **self._keep)
+
+    def score(self, cell: _Cell, probes: Sequence[str]) -> _Scores:
+        """Top-1 accuracies of every seed, by `evaluate`."""
+        protocol = {f.name: getattr(self.config, f.name) for f in fields(EvaluateConfig)}
+        protocol |= {"probes": list(probes), "baselines": []}
+        distilled, train = None, self.train
+        more: dict[str, Any] = {}
+        if cell.kind in ("distilled", INHERITED):
+            held, row = self.sets[cell.rows[0]], "distilled"
+            distilled = held.distilled
+            if cell.kind == INHERITED:
+                more = {"source": self._source_encoder(held)}
+        else:
+            row, protocol["baselines"] = ROWS[cell.kind], [cell.kind]
+            if cell.kind == "centroids":  # of the chosen images alone, every one is a medoid
+                train = self._medoids[cell.source]
+        result = evaluate(
+            distilled, self._encoders.load(cell.target), train, self.test, EvaluateConfig(**protocol),
+            augment=self.augment, images_per_class=self.images_per_class, **{**self._keep, "progress": False}, **more,
+        )  # fmt: skip
+        return {r.probe: [s.top1 for s in r.scores] for r in result.rows if r.name == row}
+
+    def matrix(self, cells: dict[str, _Scores], *, finished: bool) -> TransferMatrix:
+        """What has been scored so far."""
+        seen = dict.fromkeys(probe for cell in self.cells for probe in cells.get(cell.key, {}))
+        probes = tuple(p for asked in self.config.probes for p in seen if p == asked or p.startswith(f"{asked},"))
+        mean, std = (
+            {
+                kind: np.full((len(probes), len(self.sets), len(self.targets)), np.nan)
+                for kind in ("distilled", *self.config.baselines)
+            }
+            for _ in range(2)
+        )
+        for cell in self.cells:
+            kind = "distilled" if cell.kind == INHERITED else cell.kind
+            for probe, scores in cells.get(cell.key, {}).items():
+                if probe in probes:
+                    at = probes.index(probe), cell.rows, cell.target
+                    mean[kind][at] = statistics.fmean(scores)
+                    std[kind][at] = statistics.stdev(scores) if len(scores) > 1 else 0.0
+        accuracy, deviation = mean.pop("distilled"), std.pop("distilled")
+        for values in (mean, std):
+            values.update({kind: values[kind][:, 0] for kind in ("random", "full") if kind in values})
+        return TransferMatrix(
+            self.sources, self.targets, probes, accuracy, deviation, mean, std,
+            {
+                "class_names": list(self.train.class_names),
+                "images_per_class": self.images_per_class,
+                "protocol": {**asdict(self.config), "augment": asdict(self.augment)},
+                "images": {"train": _about(self.train), "test": _about(self.test)},
+                "versions": {
+                    "probedistill": __version__,
+                    "python": platform.python_version(),
+                    "torch": torch.__version__,
+                },
+                "finished": finished,
+                "cells": cells,
+            },
+        )  # fmt: skip
+
+
+def _about(images: LabelledImages) -> dict[str, Any]:
+    return {
+        "spec": images.spec,
+        "split": images.split,
+        "count": len(images),
+        "fingerprint": images.fingerprint,
+    }
+
+
+def _load_described(folder: Path | None, fingerprint: str) -> Encoder:
+    """The encoder in a run's config.yaml; nothing is run or opened for it but the weights of a timm model.
+
+    Raises:
+        UserError: There is no such file, it describes more than that, or another encoder.
+    """
+    if folder is None or not (folder / "config.yaml").is_file():
+        raise UserError("no config.yaml describes it")
+    config = encoder_config(str(folder / "config.yaml"))
+    # A run's folder may come from anyone: no code by name, and no argument that could be a path or a repository.
+    plain = all(isinstance(v, (bool, int, float)) or k == "pad_type" for k, v in config.encoder_args.items())
+    source, _, name = config.encoder.partition(":")
+    if not plain or not (config.encoder in RECIPES or (source == "timm" and ":" not in name)):
+        raise UserError("config.yaml asks for more than a known encoder")
+    encoder = load_encoder(config)
+    if encoder.fingerprint != fingerprint:
+        raise UserError("config.yaml describes another one")
+    return encoder
+
+
+def _display_names(entries: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Fingerprint → a name that no other encoder has: NAME, else NAME@PIXELS, else with the fingerprint's start."""
+    known = {entry["fingerprint"]: entry for entry in reversed(entries)}
+    sized = {fingerprint: f"{entry['name']}@{entry['input_size']}" for fingerprint, entry in known.items()}
+    names, sizes = Counter(entry["name"] for entry in known.values()), Counter(sized.values())
+    found = {}
+    for fingerprint, entry in known.items():
+        name = entry["name"] if names[entry["name"]] == 1 else sized[fingerprint]
+        found[fingerprint] = f"{name} {fingerprint[:6]}" if sizes[name] > 1 else name
+    return found
+
+
+def _named_sources(sets: Sequence[_Set], names: Mapping[str, str]) -> tuple[Source, ...]:
+    """The sets as rows: METHOD · ENCODER, with the folder's name where that is not enough."""
+    labels = [f"{held.method} · {' + '.join(names[e['fingerprint']] for e in held.encoders)}" for held in sets]
+    runs = [held.folder.resolve().name if held.folder is not None else "" for held in sets]
+    long = [f"{label} · {run}" if labels.count(label) > 1 and run else label for label, run in zip(labels, runs)]
+    found = []
+    for number, (held, name, run) in enumerate(zip(sets, long, runs, strict=True)):
+        if long.count(name) > 1:
+            name = f"{name} ({long[: number + 1].count(name)})"
+        encoders = [
+            {"name": names[entry["fingerprint"]], "fingerprint": entry["fingerprint"]} for entry in held.encoders
+        ]
+        found.append(Source(name, run, held.method, encoders[0], tuple(encoders[1:])))
+    return tuple(found)
+
+
+def _read_cells(path: Path) -> dict[str, _Scores]:
+    """The cells that an earlier call has left in its folder."""
+    if not path.exists():
+        return {}
+    try:
+        cells = read_json(path).get("cells")
+    except UserError as error:
+        raise UserError(f"out {str(path.parent)!r} cannot be used: {error}, or choose another folder") from error
+    return {
+        key: {probe: scores for probe, scores in cell.items() if _are_scores(scores)}
+        for key, cell in (cells.items() if isinstance(cells, dict) else ())
+        if isinstance(cell, dict)
+    }
+
+
+def _are_scores(scores: Any) -> bool:
+    return isinstance(scores, list) and bool(scores) and all(isinstance(s, float) and 0 <= s <= 1 for s in scores)
+
+
+__all__ = ["Source", "Target", "TransferConfig", "TransferMatrix", "load_transfer", "transfer"]

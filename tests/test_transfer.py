@@ -1,0 +1,488 @@
+"""Transfer: cells are evaluate's, banks and cells are used again, and bad input gives one line."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch import nn
+
+from conftest import TINY
+from helpers_encoders import tiny
+from helpers_images import make_image_folder
+from probedistill import (
+    AugmentConfig,
+    DistilledSet,
+    Encoder,
+    EncoderConfig,
+    LinearProbe,
+    UserError,
+    distill,
+    encoder_config,
+    evaluate,
+    extract_features,
+    load_encoder,
+    load_splits,
+)  # fmt: skip
+from probedistill.baselines import medoids
+from probedistill.labels import with_extras
+from probedistill.transfer import TransferConfig, load_transfer, transfer
+from probedistill.transfer_matrix import Source, Target, TransferMatrix
+
+NAMES = ("cat", "dog", "hen")
+QUICK = {"seeds": 2, "views": 3, "progress": False}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return tmp_path_factory.mktemp("transfer")
+
+
+@pytest.fixture(scope="module")
+def folder(place):
+    return make_image_folder(place / "photos", classes=NAMES, per_class=5, size=36)
+
+
+@pytest.fixture(scope="module")
+def data(folder):
+    return load_splits(f"folder:{folder}")
+
+
+@pytest.fixture(scope="module")
+def other(place):
+    """Another encoder, as a YAML file."""
+    path = place / "other.yaml"
+    path.write_text(yaml.safe_dump({"encoder": TINY, "input_size": 48, "encoder_args": {"seed": 3, "width": 16}}))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def runs(place, folder, other):
+    """A set of each encoder."""
+    found = []
+    for name, encoder, method in (("a", TINY, "clp"), ("b", other, "sfm")):
+        out = place / "runs" / name
+        distill(
+            f"folder:{folder}", encoder_config(encoder), method=method, steps=15, out=out, progress=False,
+            evaluate_every=0,
+        )  # fmt: skip
+        found.append(out)
+    return found
+
+
+@pytest.fixture(scope="module")
+def matrix(runs, data, other):
+    return transfer(runs, [TINY, other], *data, **QUICK)
+
+
+def test_cells_are_those_of_evaluate(matrix, runs, data, other):
+    assert matrix.accuracy.shape == matrix.std.shape == (1, 2, 2)
+    for t, word in enumerate((TINY, other)):
+        encoder = load_encoder(encoder_config(word))
+        for s, run in enumerate(runs):
+            row = evaluate(DistilledSet.load(run), encoder, None, data[1], baselines=[], **QUICK)["distilled"]
+            assert (matrix.accuracy[0, s, t], matrix.std[0, s, t]) == (row.top1, row.std)
+        real = evaluate(None, encoder, *data, full_views=0, baselines=["random", "full"], **QUICK)
+        for name, title in (("random", "random real"), ("full", "full real data")):
+            assert matrix.baselines[name][0, t] == real[title].top1
+            assert matrix.baselines_std[name][0, t] == real[title].std
+
+
+def test_centroids_are_chosen_by_the_source_and_scored_on_the_target(runs, data, other):
+    options = {**QUICK, "views": 0}  # centre crops alone: nothing is drawn
+    matrix = transfer(runs, [TINY, other], *data, **options)
+    encoders = [load_encoder(encoder_config(word)) for word in (TINY, other)]
+    test = extract_features(encoders[1], data[1], progress=False)
+    bank = extract_features(encoders[0], data[0], progress=False)
+    chosen = bank.indices[medoids(bank, 1)]
+    features = extract_features(encoders[1], data[0], progress=False).centre[chosen]
+    probe = LinearProbe("ridge").fit(features, torch.arange(3))
+    assert matrix.baselines["centroids"][0, 0, 1] == pytest.approx(probe.score(test.centre, test.labels))
+    for t, target in enumerate(encoders):
+        own = evaluate(None, target, *data, baselines=["centroids"], **options)["centroids"]
+        assert matrix.baselines["centroids"][0, t, t] == own.top1
+
+
+def test_own_encoders_are_marked(matrix):
+    assert matrix.same.tolist() == [[True, False], [False, True]]
+    text = str(matrix)
+    assert len(re.findall(r"│ += \d", text)) == 2
+    for name in ("clp · helpers_encoders:tiny@32", "sfm · helpers_encoders:tiny@48", "random real", "full real data"):
+        assert name in text
+
+
+def test_files(matrix, runs, data, other, tmp_path):
+    out = tmp_path / "new" / "out"
+    saved = transfer([str(run) for run in runs], [TINY, other], *data, out=out, **QUICK)
+    assert np.array_equal(saved.accuracy, matrix.accuracy)
+    assert sorted(path.name for path in out.iterdir()) == ["transfer.json", "transfer.png"]
+    assert len(Image.open(out / "transfer.png").getcolors(10**6)) > 10
+    content = load_transfer(out)
+    assert content == load_transfer(out / "transfer.json") == json.loads(json.dumps(saved.to_dict()))
+    assert content["kind"] == "transfer"
+    assert [(s["name"], s["run"], s["method"]) for s in content["sources"]] == [
+        ("clp · helpers_encoders:tiny@32", "a", "clp"),
+        ("sfm · helpers_encoders:tiny@48", "b", "sfm"),
+    ]
+    assert [t["input_size"] for t in content["targets"]] == [32, 48]
+    for source, target in zip(content["sources"], content["targets"], strict=True):
+        assert source["encoder"] == {"name": target["name"], "fingerprint": target["fingerprint"]}
+    assert content["accuracy"]["ridge"] == matrix.accuracy[0].tolist()
+    assert np.shape(content["baselines"]["ridge"]["centroids"]) == (2, 2)
+    assert content["class_names"] == list(NAMES)
+    assert content["protocol"]["views"] == 3
+    assert str(tmp_path) not in (out / "transfer.json").read_text().replace(data[0].spec, "")
+
+
+def altered(out):
+    """Give every cell in the file an accuracy that no probe reaches here: where it shows, the cell was used again."""
+    content = json.loads((out / "transfer.json").read_text())
+    for cell in content["cells"].values():
+        for scores in cell.values():
+            scores[:] = [0.015625] * len(scores)
+    (out / "transfer.json").write_text(json.dumps(content))
+
+
+def test_cells_are_used_again_where_everything_agrees(runs, data, other, tmp_path):
+    def again(sets=runs, encoders=(TINY,), **options):
+        options = {**QUICK, "baselines": ["random", "full"], **options}
+        return transfer(sets, encoders, *data, out=tmp_path / "out", **options)
+
+    again()
+    altered(tmp_path / "out")
+    used = again()
+    assert (used.accuracy == 0.015625).all()
+    assert all((values == 0.015625).all() for values in used.baselines.values())
+    wider = again(encoders=(other, TINY), probes=["logistic", "ridge"])
+    assert (wider.accuracy[1, :, 1] == 0.015625).all()  # the old target and the old probe
+    assert (wider.accuracy[1, :, 0] > 0.1).all()
+    assert (wider.accuracy[0] > 0.1).all()
+    assert wider.baselines["random"][1, 1] == 0.015625
+    one = again(seeds=1)
+    assert (one.accuracy > 0.1).all()
+    assert (one.std == 0).all()
+    assert again(augment=AugmentConfig(flip=0.0)).accuracy.min() > 0.1
+    pixel = DistilledSet.load(runs[0])
+    pixel.float_images[0, 0, 0, 0] = 1 - pixel.float_images[0, 0, 0, 0]
+    changed = again(sets=[pixel, runs[1]])
+    assert changed.accuracy[0, 0, 0] > 0.1
+    assert changed.accuracy[0, 1, 0] == 0.015625
+
+
+class Stops(nn.Module):
+    """Tiny until it is told to stop, then Ctrl-C."""
+
+    stop = False
+
+    def __init__(self):
+        super().__init__()
+        self.body = tiny(seed=5)
+
+    def forward(self, images):
+        if self.stop:
+            raise KeyboardInterrupt
+        return self.body(images)
+
+
+def test_an_interrupted_matrix_goes_on(runs, data, tmp_path):
+    stops = Stops()
+    encoder = Encoder(stops, name="stops", input_size=32)
+    stops.stop = True
+    with pytest.raises(KeyboardInterrupt):
+        transfer(runs[:1], [TINY, encoder], *data, out=tmp_path, **QUICK)
+    content = json.loads((tmp_path / "transfer.json").read_text())
+    assert content["finished"] is False
+    assert content["accuracy"]["ridge"][0][0] > 0.1
+    assert content["accuracy"]["ridge"][0][1] is None
+    with pytest.raises(UserError, match="is not finished; repeat its command"):
+        load_transfer(tmp_path)
+    altered(tmp_path)
+    stops.stop = False
+    matrix = transfer(runs[:1], [TINY, encoder], *data, out=tmp_path, **QUICK)
+    assert matrix.accuracy[0, 0, 0] == 0.015625
+    assert matrix.accuracy[0, 0, 1] > 0.1
+    assert load_transfer(tmp_path)["finished"] is True
+
+
+def test_names_tell_targets_and_sources_apart(runs, data, place):
+    first = DistilledSet.load(runs[0])
+    encoders = [
+        load_encoder(TINY),
+        load_encoder(TINY, encoder_args={"seed": 1}),
+        load_encoder(TINY, input_size=40),
+        Encoder(tiny(seed=7), name="alone", input_size=32),
+    ]
+    shutil.copytree(runs[0], place / "runs" / "copy", dirs_exist_ok=True)
+    matrix = transfer([runs[0], place / "runs" / "copy", first, first], encoders, *data, baselines=[], **QUICK)
+    names = [target.name for target in matrix.targets]
+    assert names[2:] == ["helpers_encoders:tiny@40", "alone"]
+    assert names[:2] == [f"helpers_encoders:tiny@32 {encoder.fingerprint[:6]}" for encoder in encoders[:2]]
+    sources = [source.name for source in matrix.sources]
+    assert [name.partition(names[0])[2] for name in sources] == [" · a", " · copy", " (1)", " (2)"]
+    assert (matrix.accuracy == matrix.accuracy[:, :1]).all()
+
+
+def test_a_run_with_several_encoders_is_marked_on_each(runs, data):
+    held = DistilledSet.load(runs[0])
+    second = load_encoder(TINY, input_size=40)
+    also = [{"name": second.name, "fingerprint": second.fingerprint, "input_size": 40, "weight": 1.0}]
+    held = replace(held, run={**held.run, "also": also})
+    matrix = transfer([held], [TINY, second], *data, baselines=[], **QUICK)
+    assert matrix.same.tolist() == [[True, True]]
+    assert matrix.to_dict()["sources"][0]["also"][0]["fingerprint"] == second.fingerprint
+
+
+def test_order_of_classes_does_not_matter(runs, data):
+    held = DistilledSet.load(runs[0])
+    order = [2, 0, 1]
+    turned = DistilledSet(
+        held.float_images, torch.tensor([order.index(y) for y in held.labels.tolist()]),
+        tuple(NAMES[c] for c in order), held.run,
+    )  # fmt: skip
+    matrix = transfer([held, turned], [TINY], *data, baselines=[], **QUICK)
+    assert matrix.accuracy[0, 0, 0] == pytest.approx(matrix.accuracy[0, 1, 0])
+
+
+def test_a_source_that_cannot_be_loaded_has_no_centroids(runs, data, other, tmp_path):
+    """Its config.yaml names a module: nothing of a run's folder is run."""
+    with pytest.warns(
+        UserWarning, match=r"row of centroids left out.*more than a known encoder.*helpers_encoders:tiny"
+    ):
+        matrix = transfer(runs, [other], *data, out=tmp_path, **QUICK)
+    assert np.isnan(matrix.baselines["centroids"][0, 0, 0])
+    assert matrix.baselines["centroids"][0, 1, 0] > 0.1
+    assert load_transfer(tmp_path)["baselines"]["ridge"]["centroids"][0] == [None]
+    assert str(matrix).count("centroids of") == 1
+
+
+def test_a_source_is_loaded_as_its_run_describes_it(folder, data, tmp_path):
+    config = EncoderConfig(encoder="timm:test_efficientnet", pretrained=False, input_size=32)
+    run = tmp_path / "run"
+    distill(f"folder:{folder}", config, steps=1, out=run, progress=False, evaluate_every=0)
+    matrix = transfer([run], [TINY], *data, **QUICK)
+    assert matrix.baselines["centroids"][0, 0, 0] > 0.1
+    described = yaml.safe_load((run / "config.yaml").read_text())
+    for change, says in [
+        ({"input_size": 48}, "describes another one"),
+        ({"encoder_args": {"checkpoint_path": "weights.pth"}}, "more than a known encoder"),
+        ({"encoder": "timm:hf-hub:someone/model"}, "more than a known encoder"),
+        ({"input_size": "many"}, "cannot be loaded"),
+    ]:
+        (run / "config.yaml").write_text(yaml.safe_dump({**described, **change}))
+        with pytest.warns(UserWarning, match=says):
+            transfer([run], [TINY], *data, **QUICK)
+
+
+def test_inherited_probe(runs, data, other):
+    source, target = load_encoder(TINY), load_encoder(encoder_config(other))
+    bank = extract_features(source, data[0], progress=False)
+    held = with_extras(DistilledSet.load(runs[0]), source, bank, keep_head=True)
+    matrix = transfer([held], [other, TINY], *data, probes=["ridge", "inherited"], **QUICK)
+    expected = evaluate(held, target, None, data[1], probes=["inherited"], baselines=[], source=source, **QUICK)
+    assert matrix.probes == ("ridge", "inherited")
+    assert matrix.accuracy[1, 0, 0] == expected.rows[0].top1
+    assert np.isnan(matrix.baselines["random"][1]).all()
+    assert not np.isnan(matrix.accuracy).any()
+    with pytest.raises(UserError, match=r"probes 'inherited': the encoder of .* cannot be loaded"):
+        transfer([held], [other], *data, probes=["inherited"], **QUICK)
+    with pytest.raises(UserError, match=r"needs a head, and run .* has none; add it with: probedistill label"):
+        transfer(runs, [TINY, other], *data, probes=["inherited"], **QUICK)
+
+
+def test_probes_without_augmentation_are_rows_of_their_own(runs, data):
+    matrix = transfer(runs[:1], [TINY], *data, without_augmentation=True, **QUICK)
+    assert matrix.probes == ("ridge", "ridge, no augmentation")
+    assert not np.isnan(matrix.accuracy).any()
+
+
+def test_sets_of_different_augmentations_are_scored_with_the_first(runs, data):
+    held = [DistilledSet.load(run) for run in runs]
+    noisy = {**held[1].run["config"], "augment": {**held[1].run["config"]["augment"], "noise_prob": 0.7}}
+    flat = {**held[1].run["config"], "augment": {"flip": 0.0}}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # noise is not part of evaluation
+        alike = [held[0], replace(held[1], run={**held[1].run, "config": noisy})]
+        transfer(alike, [TINY], *data, baselines=[], **QUICK)
+    with pytest.warns(UserWarning, match="was distilled with another augmentation"):
+        transfer([held[0], replace(held[1], run={**held[1].run, "config": flat})], [TINY], *data, baselines=[], **QUICK)
+
+
+# ---------------------------------------------------------------- the numbers and their file
+
+finite_or_nan = st.one_of(st.floats(0, 1), st.just(float("nan")))
+
+
+@st.composite
+def matrices(draw):
+    p, s, t = (draw(st.integers(1, 3)) for _ in range(3))
+
+    def array(*shape):
+        values = draw(st.lists(finite_or_nan, min_size=int(np.prod(shape)), max_size=int(np.prod(shape))))
+        return np.array(values).reshape(shape)
+
+    shapes = {"random": (p, t), "full": (p, t), "centroids": (p, s, t)}
+    names = draw(st.sets(st.sampled_from(sorted(shapes))))
+    about = {"spec": "x", "split": "y", "count": 3}
+    context = {"class_names": ["a"], "finished": True, "protocol": {"seeds": 2}}
+    return TransferMatrix(
+        tuple(Source(f"s{i}", f"r{i}", "clp", {"name": f"e{i}", "fingerprint": f"{i}"}) for i in range(s)),
+        tuple(Target(f"e{i}", f"{i}", 32) for i in range(t)),
+        tuple(f"p{i}" for i in range(p)),
+        array(p, s, t), array(p, s, t),
+        {name: array(*shapes[name]) for name in names}, {name: array(*shapes[name]) for name in names},
+        {**context, "images": {"train": about, "test": about}},
+    )  # fmt: skip
+
+
+@settings(deadline=None, max_examples=40)
+@given(matrices())
+def test_every_matrix_survives_its_file(tmp_path_factory, matrix):
+    path = tmp_path_factory.mktemp("json") / "x.json"
+    path.write_text(json.dumps(matrix.to_dict(), allow_nan=False))
+    content = load_transfer(path)
+    for p, probe in enumerate(matrix.probes):
+        assert np.array_equal(np.array(content["accuracy"][probe], dtype=float), matrix.accuracy[p], equal_nan=True)
+        assert set(content["baselines"][probe]) == set(matrix.baselines)
+        for name, values in matrix.baselines.items():
+            assert np.array_equal(np.array(content["baselines"][probe][name], dtype=float), values[p], equal_nan=True)
+    assert str(matrix).count("–") >= np.isnan(matrix.accuracy).sum()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"kind": "align"}, "is another file; give one that probedistill transfer wrote"),
+        ({"finished": False}, "is not finished"),
+        ({"finished": None}, "is not finished"),
+        ({"accuracy": {"ridge": [[0.5]]}}, "is damaged"),
+        ({"accuracy": {"ridge": [[0.5, 1.5], [0.1, 0.2]]}}, "is damaged"),
+        ({"accuracy": {"ridge": [["x", 1], [0.1, 0.2]]}}, "is damaged"),
+        ({"accuracy": []}, "is damaged"),
+        ({"baselines": {}}, "is damaged"),
+        ({"sources": [1, 2]}, "is damaged"),
+        ({"targets": [{"name": 3, "fingerprint": "x"}] * 2}, "is damaged"),
+    ],
+)
+def test_files_that_are_not_a_whole_matrix(matrix, tmp_path, change, says):
+    path = tmp_path / "transfer.json"
+    path.write_text(json.dumps({**matrix.to_dict(), **change}))
+    with pytest.raises(UserError, match=says):
+        load_transfer(path)
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    with pytest.raises(UserError, match="is not there"):
+        load_transfer(tmp_path)
+    for content in ("{", "[]", "\xff"):
+        (tmp_path / "transfer.json").write_bytes(content.encode("latin-1"))
+        with pytest.raises(UserError, match=r"cannot be read|is another file"):
+            load_transfer(tmp_path)
+
+
+# ---------------------------------------------------------------- the command line
+
+
+@pytest.fixture
+def run(run_cli, folder, tmp_path):
+    def call(*arguments, images=f"folder:{folder}"):
+        return run_cli(
+            "transfer", *arguments, "--images", images, "--out", tmp_path / "out", "--views", 2, "--seeds", 1,
+            "--no-progress",
+        )  # fmt: skip
+
+    return call
+
+
+def test_command(run, runs, other, tmp_path):
+    result = run(*runs, "--encoders", TINY, other, "--probes", "ridge", "--probes", "logistic")
+    assert result.code == 0, result.err
+    assert result.err == ""
+    for text in ("sfm · helpers", "centroids of helpers", "random real", "full real data", "logistic", "transfer.png"):
+        assert text in result.out
+    assert np.shape(load_transfer(tmp_path / "out")["accuracy"]["logistic"]) == (2, 2)
+    altered(tmp_path / "out")
+    again = run(*runs, "--encoders", TINY, "--encoders", other)
+    assert again.out.count("1.6 ± 0.0") == 2 * 6
+
+
+def test_command_says_in_one_line_that_centroids_are_left_out(run, runs, other):
+    result = run(runs[0], "--encoders", other)
+    assert result.code == 0, result.err
+    (line,) = result.err.splitlines()
+    assert line.startswith("warning: row of centroids left out")
+
+
+@pytest.fixture(scope="module")
+def odd(place, runs, folder):
+    """Runs and files that a matrix cannot take, by name."""
+    base = place / "odd"
+    base.mkdir(exist_ok=True)
+    two = make_image_folder(base / "two", classes=NAMES[:2], per_class=4)
+    options = {"steps": 1, "progress": False, "evaluate_every": 0}
+    distill(f"folder:{two}", TINY, out=base / "fewer", **options)
+    distill(f"folder:{folder}", TINY, out=base / "double", images_per_class=2, **options)
+    shutil.copytree(runs[0], base / "unfinished")
+    content = json.loads((base / "unfinished" / "run.json").read_text())
+    (base / "unfinished" / "run.json").write_text(json.dumps({**content, "finished": False}))
+    shutil.copytree(runs[0], base / "strange")
+    content["config"]["augment"] = {"colour": 1}
+    (base / "strange" / "run.json").write_text(json.dumps(content))
+    (base / "weights.yaml").write_text(f"checkpoint: {base / 'w.safetensors'}\n")
+    (base / "missing.yaml").write_text(f"encoder: timm:mobilenetv1_100\ncheckpoint: {base / 'w.safetensors'}\n")
+    return base
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["A"], "encoders is empty; name at least one"),
+        (["--encoders", TINY], "requires an argument"),
+        (["A", "A", "--encoders", TINY], "is named twice"),
+        (["none", "--encoders", TINY], "no such folder 'none'"),
+        (["ODD/unfinished", "--encoders", TINY], "holds an unfinished run; repeat its command with --resume"),
+        (["ODD/strange", "--encoders", TINY], "is damaged (augment:"),
+        (["A", "ODD/fewer", "--encoders", TINY], "have different classes: 'hen' is in run"),
+        (["A", "ODD/double", "--encoders", TINY], "give runs with the same number"),
+        (["A", "--encoders", "efficientnet_lite"], "encoders 'efficientnet_lite': unknown encoder"),
+        (["A", "--encoders", TINY, TINY], "are the same encoder; name each once"),
+        (["A", "--encoders", "ODD/weights.yaml"], "names no encoder"),
+        (["A", "--encoders", "ODD/missing.yaml"], "w.safetensors' is not a file"),
+        (["A", "--encoders", f"{TINY}@4"], "input_size 4 is too small"),
+        (["A", "--encoders", TINY, "--floats"], "floats is for evaluate"),
+        (["A", "--encoders", TINY, "--baselines", "neighbours"], "unknown baselines 'neighbours'"),
+        (["A", "--encoders", TINY, "--probes", "ridg"], "did you mean 'ridge'"),
+        (["A", "--encoders", TINY, "--probes", "inherited"], "needs a head"),
+    ],
+)
+def test_bad_input(run, runs, odd, tmp_path, arguments, says):
+    named = [str(runs[0]) if a == "A" else a.replace("ODD", str(odd)) for a in arguments]
+    assert says in run(*named).error()
+    assert not (tmp_path / "out").exists()
+
+
+def test_bad_images_and_folders(run, runs, odd, tmp_path):
+    error = run(runs[0], "--encoders", TINY, images=f"folder:{odd / 'two'}").error()
+    assert "was made for other classes: 'hen' is not among those of" in error
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "transfer.json").write_text('{"kind": "align"}')
+    assert "is another file" in run(runs[0], "--encoders", TINY).error()
+    assert (out / "transfer.json").read_text() == '{"kind": "align"}'
+    shutil.rmtree(out)
+    out.write_text("a file")
+    assert "is not a folder" in run(runs[0], "--encoders", TINY).error()
+
+
+def test_config_checks_every_value():
+    with pytest.raises(UserError, match="seeds 0"):
+        TransferConfig(seeds=0).check()
