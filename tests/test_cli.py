@@ -72,7 +72,7 @@ def test_features_distill_evaluate_info(run_cli, distil_cli, photos, out):
     assert result.code == 0, result.err
     assert "2 images of 2 classes" in result.out
     assert sorted(p.name for p in out.iterdir()) == [
-        "config.yaml", "images", "preview.png", "run.json", "tensors.safetensors",
+        "config.yaml", "evolution", "images", "preview.png", "run.json", "tensors.safetensors",
     ]  # fmt: skip
 
     result = run_cli(

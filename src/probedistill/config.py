@@ -87,8 +87,9 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 class DistillConfig:
     """What to distil and how. ``None`` takes the preset's value."""
 
-    method: Literal["lgm", "clp", "sfm"] = "clp"
-    """Objective: clp (closed-form linear probe), sfm (statistical flow matching), lgm (linear gradient matching)."""
+    method: Literal["auto", "lgm", "clp", "sfm"] = "auto"
+    """Objective: clp (closed-form linear probe), sfm (statistical flow matching), lgm (linear gradient matching);
+    auto: what docs/recipes.md found best, which is clp from real images (--canvas.init noise for no trace of them)."""
     preset: Literal["default", "paper"] = "default"
     """default: our recipe, measured in docs/recipes.md; paper: the authors' settings (slow)."""
     images_per_class: int = 1
@@ -127,13 +128,18 @@ class DistillConfig:
     """Options of --method sfm."""
 
     def resolve(self) -> DistillConfig:
-        """Return a copy with every ``None`` that matters filled from the preset, and checked.
+        """Return a copy with every ``None`` that matters filled from the preset, and checked; auto is settled.
 
         Raises:
             UserError: Unknown method or preset, or a value out of range.
         """
+        if self.method == "auto" and self.preset == "default":
+            canvas = replace(self.canvas, init=self.canvas.init or "real")
+            return replace(self, method="clp", canvas=canvas).resolve()
+        if self.method == "auto":
+            raise UserError(f"preset {self.preset!r} needs a method; add --method lgm, clp or sfm")
         if self.method not in PRESETS:
-            raise unknown_name("method", self.method, PRESETS)
+            raise unknown_name("method", self.method, ["auto", *PRESETS])
         presets = PRESETS[self.method]
         if self.preset not in presets:
             raise unknown_name("preset", self.preset, presets)

@@ -13,7 +13,7 @@ import cyclopts
 
 from .._signals import Interrupted
 from ..errors import LostProcessError, NonFiniteLossError, UserError
-from . import commands  # noqa: F401  registers them
+from . import bias, commands, export, inspect_spaces, labels, report, transfer  # noqa: F401  registers them
 from ._app import app
 
 

