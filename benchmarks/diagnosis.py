@@ -3,7 +3,8 @@
     python benchmarks/diagnosis.py             # after table.py --datasets clothing; about half an hour on two cores
 
 On the runs that table.py leaves for clothing, and on runs of its own for the photos with known groups (birds and
-mammals on nature and buildings). EfficientNet-Lite0, MobileNetV1, MobileNetV2 and CLIP ViT-B/16, at 112 px. Every part is kept in
+mammals on nature and buildings). EfficientNet-Lite0, MobileNetV1, MobileNetV2 and CLIP ViT-B/16, at 112 px. Every part
+is kept in
 results/diagnosis/; parts that are finished are not done again (transfer: cell by cell).
 """
 
@@ -20,7 +21,7 @@ from probedistill.bias import bias
 from probedistill.transfer import load_transfer, transfer
 
 ENCODERS = ["lite0", "mobilenetv1", "mobilenetv2", "clip"]
-METHODS = ["clp", "sfm", "lgm"]
+METHODS = ["auto", "clp", "sfm", "lgm"]
 OUT = _common.RESULTS / "diagnosis"
 STEPS = {"clip": 60}
 
@@ -38,7 +39,7 @@ def main() -> None:
     train, test = load_splits(_common.images("clothing"))
     OUT.mkdir(parents=True, exist_ok=True)
     if "transfer" in options.parts:
-        runs = [_common.RUNS / f"clothing-{name}-clp" for name in ENCODERS]
+        runs = [_common.RUNS / f"clothing-{name}-auto" for name in ENCODERS]
         matrix = transfer(
             runs, list(configs.values()), train, test, out=OUT / "transfer", probes=["ridge"], seeds=3,
             views=options.views,
@@ -61,7 +62,7 @@ def main() -> None:
                     continue
                 result = geometry(DistilledSet.load(run), encoder, train)
                 rows[f"{name} {method}"] = result.to_dict()["summary"]
-                if (name, method) == ("lite0", "clp"):
+                if (name, method) == ("lite0", "auto"):
                     result.save(OUT / "geometry")
                 note(f"{name} {method}\n{result}")
         (OUT / "geometry.json").write_text(json.dumps(rows, indent=1) + "\n")

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,7 @@ def main() -> None:
     parser.add_argument("--datasets", nargs="+", choices=DATASETS, default=DATASETS)
     parser.add_argument("--encoders", nargs="+", choices=ENCODERS, default=ENCODERS)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
+    parser.add_argument("--views", type=int, help="views per image and step, in rows of their own")
     options = parser.parse_args()
     if options.quick:
         options.datasets, options.encoders = ["clothing"], ["lite0", "mobilenetv1"]
@@ -74,11 +76,12 @@ def main() -> None:
         for encoder_name in options.encoders:
             encoder: Encoder | None = None
             for method in [*options.methods, "real"]:
-                name = f"{mark}{dataset}-{encoder_name}-{method}"
+                title = f"{method}, {options.views} views" if options.views and method != "real" else method
+                name = f"{mark}{dataset}-{encoder_name}-{title.replace(', ', '-').replace(' ', '-')}"
                 if not wanted(name):
                     continue
                 encoder = encoder or load_encoder(_common.encoder(encoder_name))
-                about = {"dataset": dataset, "encoder": encoder_name, "method": method, "protocol": protocol}
+                about = {"dataset": dataset, "encoder": encoder_name, "method": title, "protocol": protocol}
                 if method == "real":
                     baselines = ["random", "centroids", "means", "full"]
                     scores = evaluate(None, encoder, train, test, baselines=baselines, **protocol)
@@ -86,6 +89,7 @@ def main() -> None:
                 else:
                     out = _common.RUNS / name
                     config = settings_of(dataset, encoder_name, method, options.quick)
+                    config = replace(config, views=options.views or config.views)
                     image_config = load_image_config(dataset)
                     run = RunConfig(out=out, resume=True)
                     distilled = distill(image_config, _common.encoder(encoder_name), config, run=run)

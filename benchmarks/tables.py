@@ -11,6 +11,7 @@ import json
 import re
 import statistics
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -179,7 +180,186 @@ def stream() -> str:
     return "\n".join(lines) + f"\n\n{made_by(content)} {content['dim']} features in float16, 1,000 classes."
 
 
+ENCODERS = {"lite0": "Lite0", "mobilenetv1": "MobileNetV1", "mobilenetv2": "MobileNetV2", "clip": "CLIP B/16"}
+REAL = ["random real", "centroids", "neighbours", "class-mean features", "full real data"]
+
+
+def table_of(dataset: str) -> str:
+    """Top-1 of the ridge and sgd probes: methods and baselines × encoders."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    costs, contents = {}, []
+    for path in sorted((RESULTS / "table").glob(f"{dataset}-*.json")):
+        content = json.loads(path.read_text())
+        contents.append(content)
+        method, encoder = content["method"], content["encoder"]
+        if method != "real":
+            costs[method, encoder] = content["seconds"]
+        for row in content["rows"]:
+            title = f"distilled, `{method}`".replace(", 3 views`", "`, 3 views")
+            name = title if row["name"] == "distilled" else row["name"]
+            if row["name"] != "neighbours" or method == "auto":
+                found[name, encoder] = found.get((name, encoder), {}) | {row["probe"]: percent(row)}
+    encoders = [name for name in ENCODERS if any(encoder == name for _, encoder in found)]
+    lines = [
+        "| trained on | " + " | ".join(f"{ENCODERS[e]}: ridge | sgd" for e in encoders) + " |",
+        "| --- " * (1 + 2 * len(encoders)) + "|",
+    ]
+    methods = ["auto", "auto, 3 views", "clp", "sfm", "lgm"]
+    for name in [*(f"distilled, `{m}`".replace(", 3 views`", "`, 3 views") for m in methods), *REAL]:
+        cells = [found.get((name, e), {}).get(probe, "") for e in encoders for probe in ("ridge", "sgd")]
+        if any(cells):
+            lines.append("| " + " | ".join([name, *cells]) + " |")
+    seconds = [" | ".join((f"{costs[m, e]:.0f} s" if (m, e) in costs else "") for m in ("auto",)) for e in encoders]
+    lines.append("| *seconds of `auto`* | " + " | | ".join(seconds) + " | |")
+    protocol = contents[0]["protocol"]
+    settings = {c["encoder"]: c["config"] for c in contents if c["method"] == "auto"}
+    of_runs = "; ".join(f"{ENCODERS[e]} {c['steps']} steps × {c['views']} views" for e, c in settings.items())
+    machine = contents[0]["machine"]
+    return "\n".join(lines) + (
+        f"\n\nMade by `python benchmarks/table.py --datasets {dataset}` on {machine['cpu']}, one core, "
+        f"torch {machine['torch']}, {machine['date']}. Top-1 %, one distillation seed, mean ± std over "
+        f"{protocol['seeds']} evaluation seeds, {protocol['views']} evaluation views. {of_runs}."
+    )
+
+
+def transfer() -> str:
+    content = read("diagnosis/transfer/transfer")
+    targets = [target["name"] for target in content["targets"]]
+    lines = ["| distilled with | " + " | ".join(targets) + " |", "| --- " * (1 + len(targets)) + "|"]
+    (probe,) = content["probes"]
+    fingerprints = [target["fingerprint"] for target in content["targets"]]
+    for i, source in enumerate(content["sources"]):
+        cells = []
+        for j, fingerprint in enumerate(fingerprints):
+            cell = f"{100 * content['accuracy'][probe][i][j]:.1f}"
+            cells.append(f"**{cell}**" if source["encoder"]["fingerprint"] == fingerprint else cell)
+        lines.append("| " + " | ".join([source["name"], *cells]) + " |")
+    for name, title in {"random": "random real images", "full": "full real data"}.items():
+        values = content["baselines"][probe].get(name)
+        if values:
+            lines.append("| *" + title + "* | " + " | ".join(f"{100 * value:.1f}" for value in values) + " |")
+    return "\n".join(lines) + "\n\n" + of_diagnosis() + f" {probe} probe."
+
+
+def of_diagnosis() -> str:
+    return made_by(read("diagnosis/made_by"))
+
+
+def alignment() -> str:
+    content = read("diagnosis/align/align")
+    names = [encoder["name"] for encoder in content["encoders"]]
+    lines = ["| | | " + " | ".join(names) + " |", "| --- " * (2 + len(names)) + "|"]
+    titles = {"mutual_knn": "mutual 10-NN", "cka": "linear CKA", "linear_map": "linear map, R² (row → column)"}
+    for metric, title in titles.items():
+        for i, name in enumerate(names):
+            cells = [f"{value:.2f}" for value in content["metrics"][metric][i]]
+            lines.append("| " + " | ".join([title if i == 0 else "", name, *cells]) + " |")
+    return "\n".join(lines) + "\n\n" + of_diagnosis() + f" {content['images']['count']:,} training photos of clothing."
+
+
+def correlation() -> str:
+    found = read("diagnosis/align/align")["transfer"]
+    if found is None or "metrics" not in found:
+        return "No correlation: there are no transfer results for these encoders yet."
+    lines = ["| metric | Spearman with transfer accuracy | permutation p |", "| --- | --- | --- |"]
+    for metric, value in found["metrics"].items():
+        lines.append(f"| {metric} | {value['spearman']:+.2f} | {value['p']:.2f} |")
+    for metric, value in (found.get("relative_to_full") or {}).items():
+        lines.append(f"| {metric}, accuracy relative to full data | {value['spearman']:+.2f} | {value['p']:.2f} |")
+    return "\n".join(lines) + f"\n\n{found['pairs']} pairs of source and target. " + of_diagnosis()
+
+
+def periphery() -> str:
+    lines = [
+        "| encoder, method | distance quantile (95 % interval) | p | margin quantile |",
+        "| --- | --- | --- | --- |",
+    ]
+    for name, summary in read("diagnosis/geometry").items():
+        test, margin = summary["tests"]["periphery"], summary["tests"]["margin"]
+        low, high = test["interval"]
+        cells = [name, f"{test['score']:.2f} ({low:.2f} to {high:.2f})", f"{test['p']:.3f}", f"{margin['score']:.2f}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n\n" + of_diagnosis()
+
+
+def shortcuts() -> str:
+    content = read("diagnosis/bias/bias")
+    lines = [
+        "| encoder | distilled: top-1 | worst group | full data: top-1 | worst group | background share |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for entry in content["entries"]:
+        cells = [entry["encoder"]["name"]]
+        for part in ("distilled", "full"):
+            cells += [f"{100 * entry[part]['top1']:.1f}", f"{100 * entry[part]['worst_group']:.1f}"]
+        lines.append("| " + " | ".join([*cells, f"{entry['background_share']:.2f}"]) + " |")
+    text = "\n".join(lines)
+    for name, value in (content["agreement"] or {}).items():
+        if isinstance(value, dict) and value.get("spearman") is not None:
+            numbers = f"Spearman {value['spearman']:+.2f}, p = {value['p']:.2f}"
+            text += f"\n\nAgreement of {name} with full data's worst group: {numbers}."
+    return text + "\n\n" + of_diagnosis()
+
+
+def several_encoders() -> str:
+    content = read("several_encoders")
+    targets = list(next(iter(content["rows"].values()))["scores"])
+    lines = [
+        "| distilled with | " + " | ".join(ENCODERS[t] for t in targets) + " |",
+        "| --- " * (1 + len(targets)) + "|",
+    ]
+    for row in content["rows"].values():
+        cells = []
+        for target, score in row["scores"].items():
+            cell = f"{100 * score['top1']:.1f}"
+            cells.append(cell if target in row["sources"] else f"*{cell}*")
+        lines.append("| " + " | ".join([" + ".join(ENCODERS[s] for s in row["sources"]), *cells]) + " |")
+    return "\n".join(lines) + f"\n\n{made_by(content)} Ridge probe; held-out encoders in italics."
+
+
+def images_per_class() -> str:
+    points = read("images_per_class")["points"].values()
+    counts = sorted({point["images_per_class"] for point in points})
+    lines = ["| | " + " | ".join(f"{c}: ridge | sgd" for c in counts) + " |", "| --- " * (1 + 2 * len(counts)) + "|"]
+    for name in dict.fromkeys(point["line"] for point in points):
+        cells = []
+        for count in counts:
+            rows = [p["rows"] for p in points if p["line"] == name and p["images_per_class"] == count]
+            of_probe = {row["probe"]: f"{100 * row['top1']:.1f}" for row in rows[0]} if rows else {}
+            cells += [of_probe.get("ridge", ""), of_probe.get("sgd", "")]
+        lines.append("| " + " | ".join([name, *cells]) + " |")
+    return "\n".join(lines) + f"\n\n{made_by(read('images_per_class'))}"
+
+
+def search() -> str:
+    lines = ["| candidate | clothing: ridge | sgd | grocery: ridge | sgd |", "| --- | --- | --- | --- | --- |"]
+    contents = {dataset: read(f"search-{dataset}-lite0") for dataset in ("clothing", "grocery")}
+    for name in dict.fromkeys(name for content in contents.values() for name in content["rows"]):
+        cells = []
+        for content in contents.values():
+            row = content["rows"].get(name)
+            cells += [percent(row[probe]) if row else "" for probe in ("ridge", "sgd")]
+        lines.append("| " + " | ".join([f"`{name}`", *cells]) + " |")
+    made = " ".join(f"`{content['command']}`" for content in contents.values())
+    machine = contents["grocery"]["machine"]
+    return "\n".join(lines) + (
+        "\n\n`_v1`: one view per image and step; `_real`: from class medoids; `_lr05`: learning rate 0.05; `_s35`: "
+        f"crops of at least 35 %. Made by {made} on {machine['cpu']}, one core, torch {machine['torch']}, "
+        f"{machine['date']}."
+    )
+
+
 TABLES = {
+    "search": search,
+    "clothing": partial(table_of, "clothing"),
+    "grocery": partial(table_of, "grocery"),
+    "transfer": transfer,
+    "alignment": alignment,
+    "correlation": correlation,
+    "periphery": periphery,
+    "shortcuts": shortcuts,
+    "several_encoders": several_encoders,
+    "images_per_class": images_per_class,
     "headline": headline,
     "methods": methods,
     "recipes": recipes,

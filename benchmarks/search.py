@@ -1,0 +1,197 @@
+"""The search behind `auto`: objectives and their combinations, starts and views, scored on the validation splits.
+
+    python benchmarks/search.py clothing lite0                       # every candidate: about an hour on one core
+    python benchmarks/search.py grocery lite0 --only clp_v1 clp_v1_real
+
+200 steps, one distillation seed; ridge and sgd probe on 50 views, 3 evaluation seeds, on the validation split: the test
+split is for table.py. Finished candidates are kept in results/search-DATASET-ENCODER.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import _common
+from probedistill import (
+    AugmentConfig,
+    Canvas,
+    DistilledSet,
+    Distiller,
+    ImagesConfig,
+    evaluate,
+    extract_features,
+    load_encoder,
+    load_splits,
+)
+from probedistill.baselines import medoids
+from probedistill.objectives import (
+    Objective,
+    RealFeatures,
+    class_flows,
+    class_means,
+    closed_form_head,
+    clp_objective,
+    sfm_objective,
+)
+
+VALIDATION = {"clothing": "validation", "grocery": "val"}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Terms of the loss with their weights, and what differs from 200 steps × 3 views from noise."""
+
+    terms: tuple[tuple[float, str], ...]
+    start: str = "noise"
+    views: int = 3
+    lr: float = 0.02
+    smallest_crop: float = 0.08
+
+
+CANDIDATES = {
+    "clp": Candidate(((1, "clp"),)),
+    "clp+sfm": Candidate(((1, "clp"), (1, "sfm"))),
+    "clp+own": Candidate(((1, "clp"), (1, "own"))),
+    "own": Candidate(((1, "own"),)),
+    "headmatch": Candidate(((1, "headmatch"),)),
+    "kd": Candidate(((1, "kd"),)),
+    "adam": Candidate(((1, "adam"),)),
+    "clp+adam": Candidate(((1, "clp"), (1, "adam"))),
+    "clp_real": Candidate(((1, "clp"),), start="real"),
+    "clp_v1": Candidate(((1, "clp"),), views=1),
+    "sfm_v1": Candidate(((1, "sfm"),), views=1),
+    "clp_v1_lr05": Candidate(((1, "clp"),), views=1, lr=0.05),
+    "clp_v1_s35": Candidate(((1, "clp"),), views=1, smallest_crop=0.35),
+    "clp_v1_real": Candidate(((1, "clp"),), views=1, start="real"),
+}
+
+
+def full_head(real: RealFeatures) -> Tensor:
+    """(d, C) head of a class-balanced ridge probe on all real features."""
+    features, labels, classes = real.features.double(), real.labels, real.num_classes
+    weights = (1 / real.counts.double())[labels]
+    weighted = (features * (weights / weights.mean())[:, None]).T
+    kernel = weighted @ features
+    targets = F.one_hot(labels, classes).double() - 1 / classes
+    ridge = kernel.diagonal().mean() * torch.eye(len(kernel), dtype=torch.float64)
+    return torch.linalg.solve(kernel + ridge, weighted @ targets).float()
+
+
+def make_terms(real: RealFeatures, raw: RealFeatures) -> dict[str, Callable[[], Objective]]:
+    """The objectives by name; each sees unit-length centred features (``real``) or features as they are (``raw``)."""
+    classes, batch = real.num_classes, 60 if real.num_classes < 50 else 10
+    of_class = real.labels.argsort(stable=True).split(real.counts.tolist())
+
+    def drawn(step: int) -> Tensor:
+        generator = torch.Generator().manual_seed(step)
+        return torch.cat([c[torch.randint(len(c), (batch,), generator=generator)] for c in of_class])
+
+    def induced(features: Tensor, labels: Tensor, offset: float) -> Tensor:
+        z = real.normalize(features)
+        targets = F.one_hot(labels, classes).to(z) - offset
+        return closed_form_head(z, targets, 10 * z.detach().square().sum(1).mean())
+
+    def own() -> Objective:
+        """Separable: each view's centred feature against the centre of its own real class."""
+        centres = F.normalize(class_means(real.features, real.labels, classes), dim=1)
+        return lambda z, t, step: (1 - F.cosine_similarity(real.normalize(z), centres[t], dim=1)).mean()
+
+    def headmatch() -> Objective:
+        """The induced head against the head of all real data: what ideal features for a ridge probe would give."""
+        head = full_head(real)
+        return lambda z, t, step: (1 - F.cosine_similarity(induced(z, t, 1 / classes), head, dim=0)).mean()
+
+    def kd() -> Objective:
+        """CLP with the predictions of the head of all real data for half of the target."""
+        head = F.normalize(full_head(real), dim=0)
+
+        def objective(z: Tensor, t: Tensor, step: int) -> Tensor:
+            rows = drawn(step)
+            x, y = real.take(rows), F.one_hot(real.labels[rows], classes)
+            target = 0.5 * torch.softmax(x @ head / 0.1, 1) + 0.5 * y
+            return F.cross_entropy(x @ F.normalize(induced(z, t, 0), dim=0) / 0.1, target)
+
+        return objective
+
+    def adam() -> Objective:
+        """CLP with the head that Adam's sign-like steps make of the flows, the sgd probe's: tanh of each flow."""
+        scale = (raw.features - raw.mean).norm(dim=1).mean()
+
+        def objective(z: Tensor, t: Tensor, step: int) -> Tensor:
+            flows = -class_flows(z, t, classes)
+            head = F.normalize(torch.tanh(flows / flows.detach().square().mean(1, keepdim=True).sqrt()), dim=1)
+            rows = drawn(step)
+            return F.cross_entropy(raw.take(rows) / scale @ head.T / 0.1, raw.labels[rows])
+
+        return objective
+
+    return {
+        "clp": lambda: clp_objective(real, ridge=10.0, temperature=0.1, real_per_class=batch),
+        "sfm": lambda: sfm_objective(raw),
+        "own": own,
+        "headmatch": headmatch,
+        "kd": kd,
+        "adam": adam,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dataset", choices=VALIDATION)
+    parser.add_argument("encoder", choices=["lite0", "mobilenetv1", "mobilenetv2"])
+    parser.add_argument("--only", nargs="+", choices=CANDIDATES, default=list(CANDIDATES))
+    options = parser.parse_args()
+    name = f"search-{options.dataset}-{options.encoder}"
+    path = _common.RESULTS / f"{name}.json"
+    rows = json.loads(path.read_text())["rows"] if path.exists() else {}
+    encoder = load_encoder(_common.encoder(options.encoder))
+    photos = ImagesConfig(images=_common.images(options.dataset), test_split=VALIDATION[options.dataset])
+    train, test = load_splits(photos)
+    bank, classes = extract_features(encoder, train), len(train.class_names)
+    real, raw = (RealFeatures(bank.centre, bank.labels, classes, n) for n in ("center_l2", "none"))
+    terms = make_terms(real, raw)
+    for title in options.only:
+        if title not in rows:
+            candidate = CANDIDATES[title]
+            parts = [(weight, terms[term]()) for weight, term in candidate.terms]
+            canvas = Canvas(classes, encoder.input_size)
+            if candidate.start == "real":
+                chosen = bank.indices[medoids(bank, 1)].tolist()
+                canvas.fill_with_images(torch.stack([encoder.centre_view(train.load(i)) for i in chosen]))
+            else:
+                canvas.fill_with_noise(1.0, seed=0)
+
+            def loss(z: Tensor, t: Tensor, step: int, parts: list[tuple[float, Objective]] = parts) -> Tensor:
+                return torch.stack([weight * part(z, t, step) for weight, part in parts]).sum()
+
+            distiller = Distiller(
+                encoder, loss, canvas, torch.arange(classes), steps=200, views=candidate.views, lr=candidate.lr,
+                augment=AugmentConfig(scale=(candidate.smallest_crop, 1.0)), micro_batch=60,
+            )  # fmt: skip
+            started = time.process_time()
+            for _ in range(200):
+                distiller.step()
+            seconds = time.process_time() - started
+            distilled = DistilledSet(distiller.images(), torch.arange(classes), tuple(train.class_names))
+            scores = evaluate(
+                distilled, encoder, None, test, probes=["ridge", "sgd"], seeds=3, views=50, sgd_views=50,
+                augment=AugmentConfig(), progress=False,
+            )  # fmt: skip
+            rows[title] = {"cpu_seconds": seconds} | {
+                row.probe: {"top1": row.top1, "std": row.std} for row in scores.rows
+            }
+            _common.keep(name, {"rows": rows})
+        cells = ", ".join(f"{probe} {100 * rows[title][probe]['top1']:.1f}" for probe in ("ridge", "sgd"))
+        print(f"{title:16} {cells}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
