@@ -317,6 +317,23 @@ def several_encoders() -> str:
     return "\n".join(lines) + f"\n\n{made_by(content)} Ridge probe; held-out encoders in italics."
 
 
+def inheritance() -> str:
+    content = read("inheritance")
+    probes = list(content["rows"][0]["top1"])
+    lines = [
+        "| images per class | trained on | encoder | " + " | ".join(probes) + " |",
+        "| --- " * (3 + len(probes)) + "|",
+    ]
+    for row in content["rows"]:
+        cells = [str(row["images_per_class"]), row["set"], ENCODERS[row["target"]]]
+        lines.append("| " + " | ".join([*cells, *(f"{100 * value:.1f}" for value in row["top1"].values())]) + " |")
+    size = content["rows"][0]["head_bytes"] / 1024
+    return "\n".join(lines) + (
+        f"\n\n{made_by(content)} Lite0's head, {size:.0f} KiB beside the images; top-1 %, {content['views']} views, "
+        f"mean of {content['seeds']} seeds."
+    )
+
+
 def images_per_class() -> str:
     points = read("images_per_class")["points"].values()
     counts = sorted({point["images_per_class"] for point in points})
@@ -360,6 +377,7 @@ TABLES = {
     "shortcuts": shortcuts,
     "several_encoders": several_encoders,
     "images_per_class": images_per_class,
+    "inheritance": inheritance,
     "headline": headline,
     "methods": methods,
     "recipes": recipes,

@@ -1,0 +1,92 @@
+"""When does an inherited classifier beat a probe from scratch? Lite0's head on other encoders, by images per class.
+
+    python benchmarks/inheritance.py       # after table.py and images_per_class.py; some minutes on one core
+
+Sets distilled from clothing with EfficientNet-Lite0 (`auto`, 1 to 10 images per class), probes on MobileNetV1,
+MobileNetV2 and Lite0 itself: ridge from scratch, the inherited head with the source's features of the same views, and
+random real images under both. Ridge is scored at the probe's own penalty and at the projector's smaller one, so that
+the gain is not the penalty's. Writes results/inheritance.json.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+import _common
+from probedistill import (
+    AugmentConfig,
+    DistilledSet,
+    InheritedProbe,
+    LinearProbe,
+    extract_features,
+    load_encoder,
+    load_splits,
+    with_extras,
+)
+from probedistill.augment import apply_views, derive_seed, draw_views
+from probedistill.baselines import random_images
+
+TARGETS, VIEWS, SEEDS = ["lite0", "mobilenetv1", "mobilenetv2"], 30, 3
+
+
+@torch.no_grad()
+def features_of(images: torch.Tensor, encoder: Any, seed: int) -> torch.Tensor:
+    """(V, m, d) features of augmented views, the same views for every encoder."""
+    views = draw_views(AugmentConfig(), VIEWS * len(images), seed=derive_seed(seed, 11))
+    parts = []
+    for i in range(0, len(views), len(images)):
+        parts.append(encoder(apply_views(images, views[i : i + len(images)], encoder.input_size)))
+    return torch.stack(parts)
+
+
+def main() -> None:
+    train, test = load_splits(_common.images("clothing"))
+    encoders = {name: load_encoder(_common.encoder(name)) for name in TARGETS}
+    source = encoders["lite0"]
+    bank = extract_features(source, train)
+    tests = {name: extract_features(encoder, test) for name, encoder in encoders.items()}
+    rows = []
+    for count in (1, 2, 5, 10):
+        run = _common.RUNS / f"images_per_class-real-{count}"
+        if not (run / "images").is_dir():
+            print(f"{run} is not there: run images_per_class.py first")
+            continue
+        distilled = with_extras(DistilledSet.load(run), source, bank, keep_head=True)
+        head = distilled.head
+        assert head is not None
+        for kind in ("distilled", "random real"):
+            for target, encoder in encoders.items():
+                scores: dict[str, list[float]] = {}
+                for seed in range(SEEDS):
+                    images, labels = distilled.images, distilled.labels
+                    if kind != "distilled":
+                        chosen = random_images(bank, count, seed=seed)
+                        images = torch.stack([source.centre_view(train.load(int(bank.indices[i]))) for i in chosen])
+                        labels = bank.labels[chosen]
+                    target_views, source_views = (features_of(images, e, seed) for e in (encoder, source))
+                    inherited = InheritedProbe(head.weight, head.bias)
+                    probes = {
+                        "ridge": LinearProbe().fit_views(target_views, labels),
+                        "ridge, penalty of the projector": LinearProbe(ridge=inherited.ridge).fit_views(
+                            target_views, labels
+                        ),
+                        "inherited": inherited.fit_views(target_views, labels, source_views),
+                    }
+                    for name, probe in probes.items():
+                        score = probe.score(tests[target].centre.numpy(), tests[target].labels.numpy())
+                        scores.setdefault(name, []).append(float(score))
+                means = {name: sum(values) / len(values) for name, values in scores.items()}
+                parameters, size = inherited.n_parameters_, inherited.num_bytes_
+                rows.append(
+                    {"images_per_class": count, "set": kind, "target": target, "top1": means}
+                    | {"projector_parameters": parameters, "head_bytes": size}
+                )
+                cells = ", ".join(f"{name} {100 * value:.1f}" for name, value in means.items())
+                print(f"{count:3} {kind:12} {target:12} {cells}", flush=True)
+                _common.keep("inheritance", {"rows": rows, "views": VIEWS, "seeds": SEEDS})
+
+
+if __name__ == "__main__":
+    main()
