@@ -48,7 +48,8 @@ def main() -> None:
         for _ in range(arguments.loads):
             page = browser.new_page(viewport={"width": 1280, "height": 900})
             page.goto(file.as_uri(), timeout=120_000)
-            page.wait_for_function(DRAWN)
+            while not page.evaluate(DRAWN):  # the page's policy forbids the eval of wait_for_function
+                page.wait_for_timeout(20)
             drawn = page.evaluate("performance.now()")
             loads.append({"paint": page.evaluate(PAINT), "read": page.evaluate(READ), "pictures": drawn})
             page.close()

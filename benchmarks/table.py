@@ -89,7 +89,17 @@ def main() -> None:
                 about = {"dataset": dataset, "encoder": encoder_name, "method": title, "protocol": protocol}
                 if method == "real":
                     baselines = ["random", "centroids", "means", "full"]
-                    scores = evaluate(None, encoder, train, test, baselines=baselines, augment=augment, **protocol)
+                    full_views = 0 if encoder_name == "clip" else 2
+                    scores = evaluate(
+                        None,
+                        encoder,
+                        train,
+                        test,
+                        baselines=baselines,
+                        augment=augment,
+                        full_views=full_views,
+                        **protocol,
+                    )
                     keep(name, {**about, "rows": rows_of(scores)})
                 else:
                     out = _common.RUNS / name

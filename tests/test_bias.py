@@ -414,7 +414,9 @@ def test_runs_that_cannot_be_compared(bias_cli, run, data, photos, tmp_path):
 
 
 def test_the_encoder_of_a_run(bias_cli, run, data, tmp_path):
-    assert "is not trusted to load its encoder 'module:helpers_encoders:tiny' by itself" in bias_cli().error()
+    error = bias_cli().error()
+    assert "is not trusted to load its encoder 'module:helpers_encoders:tiny' by itself" in error
+    assert f"add --encoders {run / 'config.yaml'}" in error
     elsewhere = tmp_path / "copy"
     DistilledSet.load(run).save(elsewhere)
     assert "has no config.yaml" in bias_cli([elsewhere]).error()

@@ -21,8 +21,9 @@ from safetensors.torch import save_file
 from conftest import TINY
 from helpers_images import class_image, make_image_folder
 from probedistill import DistilledSet, UserError, extract_features, load_encoder, load_images
+from probedistill.cli import app
 
-COMMANDS = ["features", "distill", "evaluate", "baseline", "encoders", "info", "demo"]
+COMMANDS = [name for name in app if not name.startswith("-")]
 
 
 @pytest.fixture
@@ -50,8 +51,10 @@ def test_help_and_version(run_cli, arguments):
     result = run_cli(*arguments)
     assert result.code == 0
     assert result.err == ""
-    assert (arguments[0] if arguments and arguments[0] in COMMANDS else "") in result.out
+    if len(arguments) == 2:
+        assert re.search(rf"Example: probedistill {arguments[0]}\b", result.out)
     if arguments == ["--help"]:
+        assert {"distill", "evaluate", "info"} < set(COMMANDS)
         assert all(command in result.out for command in COMMANDS)
 
 
@@ -71,9 +74,8 @@ def test_features_distill_evaluate_info(run_cli, distil_cli, photos, out):
     result = distil_cli("--out", out)
     assert result.code == 0, result.err
     assert "2 images of 2 classes" in result.out
-    assert sorted(p.name for p in out.iterdir()) == [
-        "config.yaml", "evolution", "images", "preview.png", "run.json", "tensors.safetensors",
-    ]  # fmt: skip
+    files = ["config.yaml", "evolution", "images", "preview.png", "run.json", "tensors.safetensors"]
+    assert sorted(p.name for p in out.iterdir()) == files
 
     result = run_cli(
         "evaluate", out, "--config", out / "config.yaml", "--seeds", 2, "--views", 2, "--full-views", 0,
@@ -90,9 +92,22 @@ def test_features_distill_evaluate_info(run_cli, distil_cli, photos, out):
     assert "finished in" in result.out
     assert "cat, dog" in result.out
 
+    for name in ("bias.json", "bias.png", "geometry.json", "geometry.png", "progress.json", "evolution/step-9.webp"):
+        (out / name).write_text("of the run that is overwritten")
     result = distil_cli("--out", out, "--overwrite", steps=2)
     assert result.code == 0, result.err
-    assert not list(out.glob("evaluation*")), "scores of the run that was overwritten are still there"
+    assert sorted(p.name for p in out.iterdir()) == files
+    assert not (out / "evolution" / "step-9.webp").exists()
+
+
+def test_a_size_behind_the_name_of_an_encoder(run_cli, distil_cli, out):
+    result = distil_cli("--out", out, encoder=f"{TINY}@48")
+    assert result.code == 0, result.err
+    config = yaml.safe_load((out / "config.yaml").read_text())
+    assert (config["encoder"], config["input_size"]) == (TINY, 48)
+    assert DistilledSet.load(out).run["encoder"]["fingerprint"] == load_encoder(TINY, input_size=48).fingerprint
+    error = run_cli("evaluate", out, "--config", out / "config.yaml", "--encoder", f"{TINY}@40").error()
+    assert f"encoder '{TINY}@40' and input_size 48 differ" in error
 
 
 def test_baseline_needs_no_distilled_set(run_cli, photos, tmp_path):
@@ -591,3 +606,14 @@ def test_evaluating_with_another_encoder_and_data(run_cli, distil_cli, tmp_path,
     assert "'cat'" in error
     assert "hen" in error
     assert "no such folder" in run_cli("evaluate", tmp_path / "none", "--images", "folder:x", "--encoder", TINY).error()
+
+
+def test_evaluate_does_not_take_the_views_of_a_step_from_a_runs_config(run_cli, distil_cli, photos, tmp_path):
+    run, mine = tmp_path / "run", tmp_path / "mine.yaml"
+    distil_cli("--out", run, "--views", 2)
+    mine.write_text(f"images: folder:{photos}\nencoder: {TINY}\nviews: 7\n")
+    for config, views in ((run / "config.yaml", 100), (mine, 7)):
+        outcome = run_cli("evaluate", run, "--config", config, "--seeds", 1, "--baselines", "centroids")
+        assert outcome.code == 0, outcome.err
+        scores = json.loads(next(run.glob("evaluation-*.json")).read_text())
+        assert scores["context"]["protocol"]["views"] == views

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -107,6 +108,17 @@ def test_soft_labels_and_head_come_along(tmp_path):
     assert torch.equal(after.soft_labels, soft)
     assert torch.equal(after.head.weight, head.weight)
     assert (after.head.encoder, after.head.fingerprint) == (head.encoder, head.fingerprint)
+
+
+def test_extras_that_are_added_later_are_counted(saved):
+    before = json.loads((saved / "run.json").read_text())["export"]
+    soft = torch.full((4, 2), 0.5)
+    replace(DistilledSet.load(saved), soft_labels=soft).save_extras(saved)
+    after = json.loads((saved / "run.json").read_text())["export"]
+    files = [p for p in saved.rglob("*") if p.is_file() and p.name != "run.json"]
+    assert after == {**before, "total_bytes": sum(p.stat().st_size for p in files)}
+    assert after["total_bytes"] > before["total_bytes"]
+    assert torch.equal(DistilledSet.load(saved).soft_labels, soft)
 
 
 def test_torchvision_and_hugging_face_read_it(tmp_path):

@@ -79,7 +79,9 @@ def test_soft_labels_are_rows_of_weights_and_repeatable(distilled, encoder, bank
     assert torch.equal(one.soft_labels, two.soft_labels)
     assert one.run["soft_labels"]["kind"] == kind
     assert one.run["soft_labels"]["temperature"] > 0
-    assert not torch.equal(one.soft_labels, with_extras(distilled, encoder, bank, soft_labels=kind, seed=1).soft_labels)
+    if kind == "source":  # the learned ones stay at their start here: these classes are separable
+        other = with_extras(distilled, encoder, bank, soft_labels=kind, seed=1)
+        assert not torch.equal(one.soft_labels, other.soft_labels)
     assert one.head is None
     both = with_extras(one, encoder, bank, keep_head=True)
     assert torch.equal(both.soft_labels, one.soft_labels)  # what was there stays
@@ -175,7 +177,8 @@ def test_label_then_evaluate(run_cli, distil_cli, tmp_path):
 
     other = ["--encoder", TINY, "--encoder-args.seed", 5, "--probes", "inherited"]
     result = run_cli("evaluate", out, *scored, *other)
-    assert "without the source's features: give its encoder, e.g. --source" in result.out  # no module by itself
+    assert f"without the source's features: run '{out}' is not trusted" in result.out  # no module by itself
+    assert f"add --source {out / 'config.yaml'}" in result.out
     result = run_cli("evaluate", out, *scored, *other, "--source", out / "config.yaml")
     assert "with the source's features" in result.out
     assert "head is of encoder" in run_cli("evaluate", out, *scored, *other, "--source", f"{TINY}@48").error()

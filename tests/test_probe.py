@@ -85,6 +85,17 @@ def test_tensors_and_arrays_give_the_same_probe(solver):
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
+def test_one_image_for_each_of_many_classes_is_no_reason_to_warn(solver):
+    X = np.random.default_rng(0).normal(size=(30, 40))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        probe = make_probe(solver).fit(X, np.arange(30))
+    assert probe.coef_.shape == (30, 40)
+    with pytest.raises(ValueError, match="Unknown label type"):
+        make_probe(solver).fit(X, np.arange(30) + 0.5)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
 def test_labels_of_any_kind(solver):
     X, y = blobs()
     words = np.array(["wren", "auk", "kite", "dove"])[y]

@@ -256,7 +256,7 @@ def test_order_of_classes_does_not_matter(runs, data):
 def test_a_source_that_cannot_be_loaded_has_no_centroids(runs, data, other, tmp_path):
     """Its config.yaml names a module: nothing of a run's folder is run."""
     with pytest.warns(
-        UserWarning, match=r"row of centroids left out.*more than a known encoder.*helpers_encoders:tiny"
+        UserWarning, match=r"row of centroids left out.*not trusted.*helpers_encoders:tiny.*--encoders .*config.yaml"
     ):
         matrix = transfer(runs, [other], *data, out=tmp_path, **QUICK)
     assert np.isnan(matrix.baselines["centroids"][0, 0, 0])
@@ -273,10 +273,10 @@ def test_a_source_is_loaded_as_its_run_describes_it(folder, data, tmp_path):
     assert matrix.baselines["centroids"][0, 0, 0] > 0.1
     described = yaml.safe_load((run / "config.yaml").read_text())
     for change, says in [
-        ({"input_size": 48}, "describes another one"),
-        ({"encoder_args": {"checkpoint_path": "weights.pth"}}, "more than a known encoder"),
-        ({"encoder": "timm:hf-hub:someone/model"}, "more than a known encoder"),
-        ({"input_size": "many"}, "cannot be loaded"),
+        ({"input_size": 48}, r"run '.*' was not made with the encoder that its config.yaml describes; add"),
+        ({"encoder": "timm:test_nothing"}, r"the encoder of run '.*' cannot be loaded \(unknown timm model"),
+        ({"encoder": "hf:someone/model"}, "is not trusted to load its encoder"),
+        ({"input_size": "many"}, "has input_size 'many'"),
     ]:
         (run / "config.yaml").write_text(yaml.safe_dump({**described, **change}))
         with pytest.warns(UserWarning, match=says):
@@ -293,7 +293,7 @@ def test_inherited_probe(runs, data, other):
     assert matrix.accuracy[1, 0, 0] == expected.rows[0].top1
     assert np.isnan(matrix.baselines["random"][1]).all()
     assert not np.isnan(matrix.accuracy).any()
-    with pytest.raises(UserError, match=r"probes 'inherited': the encoder of .* cannot be loaded"):
+    with pytest.raises(UserError, match=r"probes 'inherited' needs .*: DistilledSet.* has no folder .* add '.*tiny'"):
         transfer([held], [other], *data, probes=["inherited"], **QUICK)
     with pytest.raises(UserError, match=r"needs a head, and run .* has none; add it with: probedistill label"):
         transfer(runs, [TINY, other], *data, probes=["inherited"], **QUICK)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from scipy.stats import rankdata
 from ._progress import ProgressBar
 from .augment import derive_seed
 from .bank import extract_features
-from .encoders import Encoder, EncoderConfig, encoder_config, load_encoder
+from .encoders import Encoder, EncoderConfig, display_names, encoder_config, load_encoder
 from .errors import UserError
 from .files import write_json
 from .images import LabelledImages
@@ -493,10 +492,8 @@ def _described(specs: Sequence[str | EncoderConfig | Encoder]) -> tuple[dict[str
                 )
         keys = ("name", "fingerprint", "dim", "input_size")
         described.append({key: getattr(encoder, key) for key in keys})
-    for mark in ("@{input_size}", " {fingerprint:.6}"):  # one model at two sizes, or with two sets of weights
-        names = Counter(d["name"] for d in described)
-        described = [d | {"name": d["name"] + mark.format(**d)} if names[d["name"]] > 1 else d for d in described]
-    return tuple(described)
+    names = display_names(described)
+    return tuple(d | {"name": names[d["fingerprint"]]} for d in described)
 
 
 def _compared(features: Sequence[Array], k: int, progress: bool) -> tuple[dict[str, Array], Array]:

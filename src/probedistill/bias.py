@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
 import statistics
 import sys
 from collections.abc import Sequence
@@ -26,13 +25,14 @@ from ._version import __version__
 from .bank import extract_features
 from .baselines import medoids
 from .distilled import DistilledSet
-from .encoders import RECIPES, Encoder, EncoderConfig, encoder_config, load_encoder
+from .encoders import Encoder, EncoderConfig, encoder_config, load_encoder
 from .errors import UserError
 from .evaluate import EvaluateConfig, Row, evaluate
 from .files import check_writable, whole_file, write_json
 from .groups import group_names, read_groups
 from .images import ImagesConfig, LabelledImages, load_splits
 from .objectives import class_means
+from .run_folder import own_encoder
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -515,7 +515,7 @@ def bias(
     named = None if encoders is None else [encoder_config(e) if isinstance(e, str) else e for e in encoders]
     if named == []:
         raise UserError("encoders is empty; name at least one, or leave it out for each run's own")
-    own = [_own_encoder(folder) for folder in folders] if named is None else []
+    own = [own_encoder(folder, mend="--encoders") for folder in folders] if named is None else []
     read = read_groups(groups, attributes)
     train, test = (part.with_classes(class_names) for part in load_splits(images))
     backgrounds = read.match(train, test)
@@ -559,24 +559,6 @@ def bias(
     if out is not None:
         report.save(out)
     return report
-
-
-def _own_encoder(folder: Path) -> EncoderConfig:
-    """The encoder in the ``config.yaml`` of a run.
-
-    A run's folder may come from anyone: nothing that could be code, a repository or, but for timm weights, a path.
-    """
-    path = folder / "config.yaml"
-    if not path.is_file():
-        raise UserError(f"run {str(folder)!r} has no config.yaml that describes its encoder; name one with --encoders")
-    config = encoder_config(str(path))
-    plain = all(isinstance(v, bool | int | float) or k == "pad_type" for k, v in config.encoder_args.items())
-    if not plain or not (config.encoder in RECIPES or re.fullmatch(r"timm:[\w.]+", config.encoder)):
-        raise UserError(
-            f"run {str(folder)!r} is not trusted to load its encoder {config.encoder!r} by itself; "
-            f"if you trust it, add --encoders {path}"
-        )
-    return config
 
 
 def _usual(train: LabelledImages, backgrounds: Sequence[str]) -> tuple[dict[str, Any], ...]:

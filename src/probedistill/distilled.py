@@ -166,8 +166,7 @@ class DistilledSet:
             raise
         save_tensors(folder / "tensors.safetensors", tensors, metadata)
         if encoded is not None:
-            beside = (target / "metadata.jsonl", folder / "tensors.safetensors")
-            run["export"]["total_bytes"] = run["export"]["bytes"] + sum(path.stat().st_size for path in beside)
+            run["export"]["total_bytes"] = _total_bytes(folder)
         write_json(folder / "run.json", run)
         return folder
 
@@ -182,8 +181,12 @@ class DistilledSet:
         """
         path = Path(folder) / "tensors.safetensors"
         tensors, metadata = load_tensors(path)
-        write_json(Path(folder) / "run.json", self._run_json())
+        run = self._run_json()
+        write_json(Path(folder) / "run.json", run)
         save_tensors(path, {**tensors, **self._extra_tensors()}, metadata)
+        if isinstance(run.get("export"), dict):
+            run["export"] = {**run["export"], "total_bytes": _total_bytes(Path(folder))}
+            write_json(Path(folder) / "run.json", run)
 
     def _run_json(self) -> dict[str, Any]:
         """What ``run.json`` holds."""
@@ -270,6 +273,12 @@ def _is_head(head: Head, classes: int) -> bool:
     if head.weight.ndim != 2 or head.weight.shape[0] != classes or head.bias.shape != (classes,):
         return False
     return all(part.is_floating_point() and bool(part.isfinite().all()) for part in _head_tensors(head).values())
+
+
+def _total_bytes(folder: Path) -> int:
+    """Of the image files, ``metadata.jsonl`` and ``tensors.safetensors`` of an exported set."""
+    files = (path for path in (folder / "images").rglob("*") if path.is_file())
+    return sum(path.stat().st_size for path in [*files, folder / "tensors.safetensors"])
 
 
 def _file_names(labels: Sequence[int], class_names: Sequence[str], suffix: str) -> Iterator[str]:

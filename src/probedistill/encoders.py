@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import importlib
 import warnings
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +27,8 @@ _RESAMPLING = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+_KINDS: dict[str, type] = {"input_size": int, "encoder_args": dict, "precision": str, "device": str}
+_A_KIND = {int: "a whole number", dict: "a mapping of names to values", str: "a word"}
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
@@ -35,7 +38,8 @@ class EncoderConfig:
     """Which encoder, and how it runs."""
 
     encoder: str
-    """Recipe name (see `probedistill encoders`), timm:NAME, hf:REPO, openclip:MODEL/TAG or module:PKG.MOD:FACTORY."""
+    """Recipe name (see `probedistill encoders`), timm:NAME, hf:REPO, openclip:MODEL/TAG or module:PKG.MOD:FACTORY;
+    with @PIXELS behind it for --input-size."""
     input_size: int | None = None
     """Side of the encoder's input in pixels; smaller is faster. Default: the model's own."""
     checkpoint: Path | None = None
@@ -54,6 +58,15 @@ class EncoderConfig:
     """Fold frozen batch norms into the convolutions before them: the same function, about 1.5 times as fast on CPU."""
     compile: bool = False
     """Run the encoder through torch.compile."""
+
+    def __post_init__(self) -> None:
+        """Split NAME@PIXELS into name and size."""
+        name, at, pixels = self.encoder.rpartition("@")
+        if not (at and pixels.isdecimal()):
+            return
+        if self.input_size not in (None, int(pixels)):
+            raise UserError(f"encoder {self.encoder!r} and input_size {self.input_size} differ; give one of them")
+        self.encoder, self.input_size = name, int(pixels)
 
 
 @dataclass(frozen=True)
@@ -255,7 +268,8 @@ def load_encoder(spec: str | EncoderConfig, **options: Any) -> Encoder:
 
     Args:
         spec: A spec string (``"efficientnet_lite0"``, ``"timm:resnet50"``, ``"hf:facebook/dinov2-base"``,
-            ``"openclip:ViT-B-32/laion2b_s34b_b79k"``, ``"module:mypackage.models:make"``) or a config.
+            ``"openclip:ViT-B-32/laion2b_s34b_b79k"``, ``"module:mypackage.models:make"``), NAME@PIXELS for another
+            input size, or a config.
         options: Any field of `EncoderConfig`, e.g. ``input_size=112``.
 
     Raises:
@@ -309,7 +323,7 @@ def encoder_config(spec: str, **options: Any) -> EncoderConfig:
         options: Fields that hold for any encoder, e.g. ``device``; a file's own win.
 
     Raises:
-        UserError: No such file, or not a YAML mapping with an encoder.
+        UserError: No such file, not a YAML mapping with an encoder, or a value of another kind than its field.
     """
     if spec.endswith((".yaml", ".yml")):
         path = Path(spec)
@@ -324,13 +338,31 @@ def encoder_config(spec: str, **options: Any) -> EncoderConfig:
         if not isinstance(content.get("encoder"), str):
             raise UserError(f"encoder {spec!r} names no encoder; give a YAML file with an entry 'encoder'")
         known = {k: v for k, v in content.items() if k in EncoderConfig.__dataclass_fields__ and v is not None}
+        for field_name, kind in _KINDS.items():
+            if not isinstance(known.get(field_name, kind()), kind):
+                raise UserError(
+                    f"encoder {spec!r} has {field_name} {known[field_name]!r}; give {_A_KIND[kind]}, or leave it out"
+                )
         if "checkpoint" in known:
             known["checkpoint"] = Path(str(known["checkpoint"]))
         return EncoderConfig(**{**options, **known})
-    name, at, pixels = spec.rpartition("@")
-    if at and pixels.isdigit():
-        return EncoderConfig(encoder=name, input_size=int(pixels), **options)
     return EncoderConfig(encoder=spec, **options)
+
+
+def display_names(entries: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Fingerprint → a name that no other encoder has: NAME, else NAME@PIXELS, else with the fingerprint's start.
+
+    Args:
+        entries: Encoders as name, fingerprint and input_size; one that occurs twice counts once.
+    """
+    known = {entry["fingerprint"]: entry for entry in reversed(entries)}
+    sized = {fingerprint: f"{entry['name']}@{entry['input_size']}" for fingerprint, entry in known.items()}
+    names, sizes = Counter(entry["name"] for entry in known.values()), Counter(sized.values())
+    found = {}
+    for fingerprint, entry in known.items():
+        name = entry["name"] if names[entry["name"]] == 1 else sized[fingerprint]
+        found[fingerprint] = f"{name} {fingerprint[:6]}" if sizes[name] > 1 else name
+    return found
 
 
 def resolve_device(device: str) -> torch.device:

@@ -7,7 +7,8 @@ import math
 import operator
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -36,6 +37,14 @@ _CHUNK_ROWS = 8192
 _TARGET_TOLERANCE = 1e-3  # of the sum of a row of soft targets, which may have been stored in half precision
 
 Array = NDArray[Any]
+
+
+@contextmanager
+def _one_image_per_class_is_normal() -> Iterator[None]:
+    """Silence scikit-learn's guess that labels with so few images each are a regression's."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The number of unique classes is greater than 50%", UserWarning)
+        yield
 
 
 class LinearClassifier(ClassifierMixin, BaseEstimator):
@@ -219,6 +228,7 @@ class LinearProbe(LinearClassifier):
             if int(value) != value or value < 1:
                 raise UserError(f"{name} must be a whole number ≥ 1, got {value!r}")
 
+    @_one_image_per_class_is_normal()
     def _fit(self, views: Array, labels: Array, soft: ArrayLike | torch.Tensor | None) -> LinearProbe:
         """Fit validated ``views`` (V, n, d) and ``labels`` (n,), and ``soft`` targets that are checked here."""
         check_classification_targets(labels)

@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from torch import Tensor
 from . import evolution
 from .config import NO_EXTRAS
 from .distilled import FORMAT, DistilledSet
-from .encoders import EncoderConfig
+from .encoders import RECIPES, EncoderConfig, encoder_config
 from .engine import Distiller
 from .errors import UserError
 from .files import (
@@ -229,7 +230,8 @@ def resumable(folder: Path | None) -> Iterator[None]:
 def _remove_results(folder: Path) -> None:
     for name in ("images", "images.part", evolution.FOLDER):
         remove_folder(folder / name)
-    for name in ("tensors.safetensors", "preview.png", _PROGRESS, "evaluation-*.json", "geometry.*", "config.yaml"):
+    by_commands = ("evaluation-*.json", "geometry.*", "bias.*")  # evaluate, geometry and bias leave them here
+    for name in ("tensors.safetensors", "preview.png", _PROGRESS, "config.yaml", *by_commands):
         for path in folder.glob(name):
             path.unlink()
 
@@ -297,6 +299,38 @@ def read_info(folder: Path) -> dict[str, str]:
         done = checkpoint[1]["engine"]["step"] if checkpoint else 0
         lines["state"] = f"not finished: {done} of {config['steps']} steps saved; repeat its command with --resume"
     return lines
+
+
+def own_encoder(folder: Path, *, mend: str, device: str | None = None) -> EncoderConfig:
+    """The encoder that a run's own ``config.yaml`` describes, if it may be loaded without being asked for.
+
+    A run's folder may come from anyone: nothing that could be code, a repository or a path.
+
+    Args:
+        folder: The run's folder.
+        mend: The option that names an encoder instead, for the error.
+        device: Where it is to run; ``None``: as the file says.
+
+    Raises:
+        UserError: There is no such file, or it asks for more than a recipe or timm:NAME with plain arguments.
+    """
+    path = Path(folder) / "config.yaml"
+    if not path.is_file():
+        raise UserError(
+            f"run {str(folder)!r} has no config.yaml that describes its encoder; name the encoder with {mend}"
+        )
+    config = encoder_config(str(path))
+    known = config.encoder in RECIPES or re.fullmatch(r"timm:[\w.]+", config.encoder)
+    plain = all(
+        isinstance(v, bool | int | float) or (k == "pad_type" and isinstance(v, str))
+        for k, v in config.encoder_args.items()
+    )
+    if not (known and plain and config.checkpoint is None):
+        raise UserError(
+            f"run {str(folder)!r} is not trusted to load its encoder {config.encoder!r} by itself; "
+            f"if you trust it, add {mend} {path}"
+        )
+    return config if device is None else replace(config, device=device)
 
 
 def _write_config(path: Path, images: ImagesConfig, encoder: EncoderConfig, settings: dict[str, Any]) -> None:

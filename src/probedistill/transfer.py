@@ -7,7 +7,6 @@ import json
 import platform
 import statistics
 import warnings
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -22,11 +21,12 @@ from .augment import AugmentConfig
 from .bank import extract_features
 from .baselines import medoids
 from .distilled import DistilledSet
-from .encoders import RECIPES, Encoder, EncoderConfig, encoder_config, load_encoder
+from .encoders import Encoder, EncoderConfig, display_names, encoder_config, load_encoder
 from .errors import UserError, unknown_name
 from .evaluate import EvaluateConfig, evaluate, made_with
 from .files import check_writable, write_json
 from .images import LabelledImages
+from .run_folder import own_encoder
 from .transfer_matrix import FILE, FORMAT, ROWS, Source, Target, TransferMatrix, load_transfer, read_json
 
 INHERITED = "inherited"
@@ -318,7 +318,7 @@ class _Bench:
         self.sets, self.train, self.test, self.config, self.augment = sets, train, test, config, augment
         self.images_per_class, self._encoders, self._keep = images_per_class, encoders, keep
         self._medoids: dict[str, LabelledImages] = {}
-        names = _display_names([*encoders.described, *(entry for held in sets for entry in held.encoders)])
+        names = display_names([*encoders.described, *(entry for held in sets for entry in held.encoders)])
         self.targets = tuple(
             Target(names[entry["fingerprint"]], entry["fingerprint"], entry["input_size"])
             for entry in encoders.described
@@ -380,13 +380,11 @@ class _Bench:
                 continue
             try:
                 encoder = self._source_encoder(held)
-            except (ValueError, TypeError, AttributeError) as error:  # also of odd values in the run's config.yaml
-                name = held.encoders[0]["name"]
-                what = f"the encoder of {held.label} cannot be loaded ({error}); add {name!r} to --encoders"
+            except UserError as error:
                 if INHERITED in wanted:
-                    raise UserError(f"probes {INHERITED!r}: {what}") from error
+                    raise UserError(f"probes {INHERITED!r} needs the source's features: {error}") from error
                 absent.add(source)
-                warnings.warn(f"row of centroids left out: {what}", stacklevel=3)
+                warnings.warn(f"row of centroids left out: {error}", stacklevel=3)
                 continue
             if "centroids" in wanted:
                 bank = extract_features(encoder, self.train, **self._keep)
@@ -395,9 +393,26 @@ class _Bench:
         return [cell for cell in cells if cell.source not in absent]
 
     def _source_encoder(self, held: _Set) -> Encoder:
-        """The encoder that a set was distilled with: one of the targets, else as its config.yaml describes it."""
-        fingerprint = held.encoders[0]["fingerprint"]
-        return self._encoders.find(fingerprint) or _load_described(held.folder, fingerprint)
+        """The encoder that a set was distilled with: one of the targets, else as its config.yaml describes it.
+
+        Raises:
+            UserError: There is no such file, it may not be followed (`own_encoder`), or describes another encoder.
+        """
+        source = held.encoders[0]
+        encoder = self._encoders.find(source["fingerprint"])
+        if encoder is not None:
+            return encoder
+        mend = f"add {source['name']!r} to --encoders"
+        if held.folder is None:
+            raise UserError(f"{held.label} has no folder with a config.yaml that describes its encoder; {mend}")
+        config = own_encoder(held.folder, mend="--encoders")
+        try:
+            encoder = load_encoder(config)
+        except UserError as error:
+            raise UserError(f"the encoder of {held.label} cannot be loaded ({error}); {mend}") from error
+        if encoder.fingerprint != source["fingerprint"]:
+            raise UserError(f"{held.label} was not made with the encoder that its config.yaml describes; {mend}")
+        return encoder
 
     def fill_banks(self, cells: Sequence[_Cell]) -> None:
         """Extract the real features that the cells of one target need."""
@@ -475,38 +490,6 @@ def _about(images: LabelledImages) -> dict[str, Any]:
         "count": len(images),
         "fingerprint": images.fingerprint,
     }
-
-
-def _load_described(folder: Path | None, fingerprint: str) -> Encoder:
-    """The encoder in a run's config.yaml; nothing is run or opened for it but the weights of a timm model.
-
-    Raises:
-        UserError: There is no such file, it describes more than that, or another encoder.
-    """
-    if folder is None or not (folder / "config.yaml").is_file():
-        raise UserError("no config.yaml describes it")
-    config = encoder_config(str(folder / "config.yaml"))
-    # A run's folder may come from anyone: no code by name, and no argument that could be a path or a repository.
-    plain = all(isinstance(v, (bool, int, float)) or k == "pad_type" for k, v in config.encoder_args.items())
-    source, _, name = config.encoder.partition(":")
-    if not plain or not (config.encoder in RECIPES or (source == "timm" and ":" not in name)):
-        raise UserError("config.yaml asks for more than a known encoder")
-    encoder = load_encoder(config)
-    if encoder.fingerprint != fingerprint:
-        raise UserError("config.yaml describes another one")
-    return encoder
-
-
-def _display_names(entries: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Fingerprint → a name that no other encoder has: NAME, else NAME@PIXELS, else with the fingerprint's start."""
-    known = {entry["fingerprint"]: entry for entry in reversed(entries)}
-    sized = {fingerprint: f"{entry['name']}@{entry['input_size']}" for fingerprint, entry in known.items()}
-    names, sizes = Counter(entry["name"] for entry in known.values()), Counter(sized.values())
-    found = {}
-    for fingerprint, entry in known.items():
-        name = entry["name"] if names[entry["name"]] == 1 else sized[fingerprint]
-        found[fingerprint] = f"{name} {fingerprint[:6]}" if sizes[name] > 1 else name
-    return found
 
 
 def _named_sources(sets: Sequence[_Set], names: Mapping[str, str]) -> tuple[Source, ...]:

@@ -97,8 +97,11 @@ def _yaml_source(path: Path, tokens: Sequence[str]) -> Any:
         if str(name).replace("-", "_") not in known | {"cache", "progress"}:
             raise unknown_name(f"option in {path.name}", str(name), known)
     command = tokens[0] if tokens else ""
-    takes = _options_of(command)
     content = {str(k).replace("-", "_"): v for k, v in content.items() if v is not None}
+    takes = _options_of(command)
+    if "method" in content and DistillConfig not in _taken.get(command, ()):
+        # A run's config.yaml: its views are those of a step, not of an evaluation, which has an option of that name.
+        takes -= set(DistillConfig.__dataclass_fields__)
     # Below the command's name, because cyclopts drops top-level keys that are commands: features is both.
     options = {k: without_none(v) for k, v in content.items() if k in takes}
     return cyclopts.config.Dict({command: options}, source=str(path))

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 from ..config import DistillConfig
 from ..encoders import EncoderConfig
+from ..errors import UserError
 from ..evaluate import EvaluateConfig
 from ..images import ImagesConfig
 from ..run import RunConfig
-from ..run_folder import read_info
+from ..run_folder import own_encoder, read_info
 from ._app import Flat, command, show
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def evaluate(
         Folder of a finished run.
     source:
         Encoder of the set's head, in one word or a YAML file such as RUN/config.yaml: --probes inherited uses its
-        features. Default: the one that RUN/config.yaml names, if that is among `probedistill encoders`.
+        features. Default: the one in RUN/config.yaml, if it is among `probedistill encoders` or a timm:NAME.
     groups:
         CSV file with the columns file, class, background, for the accuracy of the worst group (see `bias`).
     cache:
@@ -116,23 +117,20 @@ def evaluate(
 
 
 def _source(folder: Path, spec: str | None, distilled: DistilledSet, target: Encoder, device: str) -> Encoder | None:
-    """The encoder that the set's head takes features of.
+    """The encoder that the set's head takes features of: the named one, or the run's own where it may be loaded."""
+    from rich.markup import escape
 
-    A folder is not trusted: of its own accord this follows no path and imports no module from its config.yaml.
-    """
-    from ..encoders import RECIPES, encoder_config, load_encoder
+    from ..encoders import encoder_config, load_encoder
 
     if distilled.head is None or distilled.head.fingerprint == target.fingerprint:
         return None
-    path = folder / "config.yaml"
-    if spec is None and path.is_file():
-        config = encoder_config(str(path), device=device)
-        if config.encoder in RECIPES and config.checkpoint is None:
-            return load_encoder(config, device=device)
-    if spec is None:
-        show(f"inherited without the source's features: give its encoder, e.g. --source {path}")
+    if spec is not None:
+        return load_encoder(encoder_config(spec, device=device))
+    try:
+        return load_encoder(own_encoder(folder, mend="--source", device=device))
+    except UserError as error:
+        show(escape(f"inherited without the source's features: {error}"))
         return None
-    return load_encoder(encoder_config(spec, device=device))
 
 
 @command(ImagesConfig, EncoderConfig, EvaluateConfig)
@@ -220,6 +218,8 @@ def features(
 def encoders() -> None:
     """List the encoders known by name, with dimension, input size and where their weights come from.
 
+    Example: probedistill encoders
+
     Any other goes by timm:NAME, hf:REPO, openclip:MODEL/TAG or module:PACKAGE.MODULE:FACTORY.
     """
     from rich.table import Table
@@ -238,6 +238,8 @@ def encoders() -> None:
 @command()
 def info(folder: Path) -> None:
     """Show what a run's folder holds: images, settings, fingerprints, timings.
+
+    Example: probedistill info runs/photos
 
     Parameters
     ----------
@@ -299,7 +301,8 @@ def demo(
     if digits:  # no flips and gentle crops, and from medoids: a digit is its shape, not its texture
         settings.augment = AugmentConfig(scale=(0.6, 1.0), flip=0.0)
         settings.canvas = CanvasConfig(init="real")
-    model_config = EncoderConfig(encoder=encoder, input_size=input_size or (64 if digits else 112))
+    model_config = EncoderConfig(encoder=encoder, input_size=input_size)
+    model_config.input_size = model_config.input_size or (64 if digits else 112)
     image_config = ImagesConfig(images=images)
     run = RunConfig(out=out, overwrite=True, progress=progress)
     distilled = run_distill(image_config, model_config, settings, run=run)
