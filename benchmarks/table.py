@@ -109,7 +109,8 @@ def main() -> None:
                     run = RunConfig(out=out, resume=True)
                     distilled = distill(image_config, _common.encoder(encoder_name), config, run=run)
                     scores = evaluate(distilled, encoder, train, test, baselines=["neighbours"], **protocol)
-                    preview(out, name)
+                    if distilled.run["config"]["canvas"]["init"] == "noise" and dataset == "clothing":
+                        preview(out, name)  # what starts from photos may show them, and does not belong here
                     keep(
                         name,
                         {

@@ -82,7 +82,8 @@ def headline() -> str:
     picks, full = rows["random real"], rows["full real data"]
     return (
         f"*These ten images, distilled from noise in {noise['seconds']:.0f} s on one CPU core, stand for "
-        f"{full['images']:,} photos of clothes. A linear\nprobe on EfficientNet-Lite0 that has seen nothing else is right on "
+        f"{full['images']:,} photos of clothes. A linear\nprobe on EfficientNet-Lite0 that has seen nothing else is "
+        f"right on "
         f"{100 * ours['top1']:.0f} % of the test photos; trained on ten random real photos it is\nright on "
         f"{100 * picks['top1']:.0f} %, on all of them {100 * full['top1']:.0f} %. `--method auto`, which starts from "
         f"ten of the photos, gets {100 * best['top1']:.0f} %.*"
