@@ -18,8 +18,15 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: $(VENV)/.installed  ## distil and score ten classes end to end (IMAGES=folder:PATH for your own photos)
 	$(BIN)/probedistill demo --images "$(IMAGES)"
 
-test: $(VENV)/.installed  ## the tests
-	$(BIN)/python -m pytest
+# A browser for the tests of reports. Where none can be had, they are skipped and say so.
+$(VENV)/.browser: $(VENV)/.installed
+	@command -v chromium || command -v chromium-browser || command -v google-chrome \
+	  || { command -v apt-get && apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } \
+	  || timeout 300 $(BIN)/playwright install chromium || echo "no browser could be installed"
+	@touch $@
+
+test: $(VENV)/.installed $(VENV)/.browser  ## the tests
+	PROBEDISTILL_ARTEFACTS=test-artefacts $(BIN)/python -m pytest
 
 lint: $(VENV)/.installed  ## ruff and mypy
 	$(BIN)/ruff check src tests benchmarks
@@ -34,4 +41,4 @@ wheel: $(VENV)/.installed  ## build the wheel into dist/
 	$(BIN)/python -m build --wheel
 
 clean:           ## remove what the targets above made
-	rm -rf $(VENV) dist build demo-run .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) dist build demo-run test-artefacts .pytest_cache .mypy_cache .ruff_cache

@@ -48,7 +48,7 @@ def draw_transfer(matrix: TransferMatrix, path: Path) -> None:
 
         axes = block(_HEAD, sets)
         _draw_block(axes, [source.name for source in matrix.sources], matrix.accuracy[p], matrix.std[p], scale)
-        axes.set_xticks(range(across), [target.name.replace("@", "\n@") for target in matrix.targets])
+        axes.set_xticks(range(across), [_in_lines(target.name) for target in matrix.targets])
         axes.xaxis.tick_top()
         axes.set_title(f"top-1 %, probe: {probe}", loc="left", fontsize=11, fontweight="bold", pad=12)
         for s, t in np.argwhere(matrix.same):
@@ -64,6 +64,16 @@ def draw_transfer(matrix: TransferMatrix, path: Path) -> None:
     )
     with whole_file(path) as temporary:
         figure.savefig(temporary, format="png")
+
+
+def _in_lines(name: str, width: int = 16) -> str:
+    """A long encoder's name over several lines, broken after underscores and before its size."""
+    lines = [""]
+    for piece in name.replace("_", "_ ").replace("@", " @").split(" "):
+        if lines[-1] and (len(lines[-1]) + len(piece) > width or piece.startswith("@")):
+            lines.append("")
+        lines[-1] += piece
+    return "\n".join(lines)
 
 
 def _draw_block(

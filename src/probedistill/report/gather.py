@@ -1,0 +1,288 @@
+"""Run folders and result files → plain data. Nothing in them is trusted: no path from a file is followed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from ..augment import AugmentConfig
+from ..bank import extract_features
+from ..baselines import neighbours
+from ..distilled import DistilledSet, to_8_bits
+from ..encoders import encoder_config, load_encoder
+from ..errors import UserError
+from ..evolution import read_evolution
+from ..images import ImagesConfig, UnreadableImageError, load_splits
+from ..watch import Progress, read_progress
+
+KINDS = {
+    "transfer": ("sources", "targets", "accuracy"),
+    "align": ("encoders", "metrics"),
+    "geometry": ("points", "classes"),
+    "bias": ("groups", "entries"),
+}
+"""Result files that a report shows, and what each must hold."""
+
+NEIGHBOURS = 3
+"""Real images shown beside a distilled one."""
+
+REAL_PIXELS = 160
+"""Side of those."""
+
+
+@dataclass(frozen=True)
+class RealImage:
+    """A real image near a distilled one: its name in the source, and the middle of it, made small."""
+
+    name: str
+    picture: Image.Image
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What a report shows of a run.
+
+    Attributes:
+        folder: The run's folder.
+        name: What tells it from the other runs.
+        progress: Steps, losses, accuracy; whether it is finished.
+        about: The content of run.json.
+        class_names: C names.
+        pixels: (m, S, S, 3) uint8, the images that are shipped; ``None`` while the run is not finished.
+        labels: (m,) int64.
+        config: The content of config.yaml, which repeats the run; ``None`` where there is none.
+        evolution: (step, sprite) of the snapshots.
+        evaluations: Contents of the evaluation-*.json files, by file name.
+        results: Contents of transfer, align, geometry and bias files, by kind.
+        near: `NEIGHBOURS` real images for each image; ``None`` where real images are not allowed.
+    """
+
+    folder: Path
+    name: str
+    progress: Progress
+    about: dict[str, Any]
+    class_names: tuple[str, ...]
+    pixels: NDArray[np.uint8] | None
+    labels: NDArray[np.int64]
+    config: str | None
+    evolution: tuple[tuple[int, Path], ...]
+    evaluations: dict[str, dict[str, Any]]
+    results: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    near: tuple[tuple[RealImage, ...], ...] | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run is finished."""
+        return self.progress.state == "finished"
+
+
+def gather(
+    folders: Sequence[Path],
+    *,
+    real_images: bool = False,
+    cache: Path | None = None,
+    progress: bool = True,
+) -> list[RunRecord]:
+    """Read the folders of runs of the same classes.
+
+    Args:
+        folders: Run folders, finished or not.
+        real_images: Find the nearest real images of every distilled one, with the images and the encoder that
+            the run's config.yaml names.
+        cache: Folder of feature banks.
+        progress: Show progress bars.
+
+    Raises:
+        UserError: No run, a run named twice, a damaged one, runs of different classes, or a result file that
+            cannot be read.
+    """
+    if not folders:
+        raise UserError("no run given; name at least one run's folder")
+    names = _names(folders)
+    runs = [_read_run(folder, name, real_images, cache, progress) for folder, name in zip(folders, names, strict=True)]
+    for run in runs[1:]:
+        if set(run.class_names) != set(runs[0].class_names):
+            raise UserError(
+                f"runs of different classes: {str(runs[0].folder)!r} has {_listed(runs[0].class_names)}, "
+                f"{str(run.folder)!r} has {_listed(run.class_names)}; give runs of the same classes"
+            )
+    return runs
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """The last part of each path, or the whole path where that is not enough to tell runs apart."""
+    resolved = [folder.resolve() for folder in folders]
+    for i, path in enumerate(resolved):
+        if path in resolved[:i]:
+            raise UserError(f"run {str(folders[i])!r} is named twice; name each run once")
+    last = [path.name for path in resolved]
+    return [name if last.count(name) == 1 else str(folder) for name, folder in zip(last, folders, strict=True)]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"{len(names)} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
+
+
+def _read_run(folder: Path, name: str, real_images: bool, cache: Path | None, progress: bool) -> RunRecord:
+    if not folder.is_dir():
+        raise UserError(f"no such folder {str(folder)!r}; give the folder of a run")
+    now = read_progress(folder)
+    about = read_json(folder / "run.json", "run") if now.state != "waiting" else {}
+    class_names = about.get("class_names")
+    if not (isinstance(class_names, list) and class_names and all(isinstance(c, str) for c in class_names)):
+        raise UserError(f"{str(folder)!r} holds no run; give the folder of a run")
+    pixels, labels, near = None, np.zeros(0, dtype=np.int64), None
+    if now.state == "finished":
+        distilled = DistilledSet.load(folder)
+        pixels, labels = to_8_bits(distilled.images).permute(0, 2, 3, 1).numpy(), distilled.labels.numpy()
+        if real_images:
+            near = _nearest(folder, distilled, cache, progress)
+    config = folder / "config.yaml"
+    return RunRecord(
+        folder=folder,
+        name=name,
+        progress=now,
+        about=about,
+        class_names=tuple(class_names),
+        pixels=pixels,
+        labels=labels,
+        config=config.read_text(encoding="utf-8", errors="replace") if config.is_file() else None,
+        evolution=tuple(read_evolution(folder)),
+        evaluations={path.name: _evaluation(path) for path in sorted(folder.glob("evaluation-*.json"))},
+        results={
+            kind: [read_result(path, kind) for path in sorted(folder.glob(f"{kind}*.json")) if path.is_file()]
+            for kind in KINDS
+        },
+        near=near,
+    )
+
+
+# ---------------------------------------------------------------------------------------------------
+# Result files
+
+
+def read_json(path: Path, what: str) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        UserError: The file is not there, not JSON, or something else than an object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{what} file {str(path)!r} is not there; make it first") from error
+    except (OSError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{what} file {str(path)!r} cannot be read: {reason}; make it again or remove it") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{what} file {str(path)!r} holds no JSON object; make it again or remove it")
+    return content
+
+
+def read_result(path: Path, kind: str) -> dict[str, Any]:
+    """The content of a result file of one of `KINDS`; ``path`` may be the folder that holds KIND.json.
+
+    Raises:
+        UserError: Unreadable, or another kind of file.
+    """
+    path = path / f"{kind}.json" if path.is_dir() else path
+    content = read_json(path, kind)
+    lacking = [key for key in KINDS[kind] if not isinstance(content.get(key), (list, dict))]
+    if content.get("kind") != kind or lacking:
+        lacks = f" (no {lacking[0]!r})" if content.get("kind") == kind else ""
+        raise UserError(f"{kind} file {str(path)!r} is not one that probedistill {kind} wrote{lacks}; give another")
+    return content
+
+
+def _evaluation(path: Path) -> dict[str, Any]:
+    content = read_json(path, "evaluation")
+    rows, context = content.get("rows"), content.get("context")
+    if not (isinstance(rows, list) and isinstance(context, dict) and all(_is_row(row) for row in rows)):
+        raise UserError(f"evaluation file {str(path)!r} is damaged; make it again with probedistill evaluate")
+    return content
+
+
+def _is_row(row: Any) -> bool:
+    if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("name", "probe")):
+        return False
+    numbers = all(isinstance(row.get(key), (int, float)) for key in ("top1", "images"))
+    scores = row.get("scores")
+    return numbers and isinstance(scores, list) and all(isinstance(score, dict) for score in scores)
+
+
+# ---------------------------------------------------------------------------------------------------
+# Real images
+
+
+def _nearest(
+    folder: Path, distilled: DistilledSet, cache: Path | None, progress: bool
+) -> tuple[tuple[RealImage, ...], ...]:
+    """The nearest real training images of the same class, in the features of the encoder that made the set."""
+    path = folder / "config.yaml"
+    if not path.is_file():
+        raise UserError(f"{str(folder)!r} has no config.yaml that names its images; leave --real-images out")
+    images = _images_config(path)
+    train, _ = load_splits(images)
+    encoder = load_encoder(encoder_config(str(path)))
+    for what, here in (("images", train.fingerprint), ("encoder", encoder.fingerprint)):
+        made_with = distilled.run.get(what)
+        if not isinstance(made_with, dict) or made_with.get("fingerprint") != here:
+            raise UserError(
+                f"the {what} that {str(path)!r} names are not those the run was made with; "
+                "restore them or leave --real-images out"
+            )
+    config = distilled.run["config"]
+    bank = extract_features(  # as for the run, so that its features are found in the cache
+        encoder, train, views=config["real_views"] or 0, augment=AugmentConfig(**config["augment"]),
+        seed=config["seed"], cache=cache, strict=images.strict, progress=progress,
+    )  # fmt: skip
+    with torch.no_grad():
+        features = [encoder(part.to(encoder.device)).cpu() for part in distilled.images.split(64)]
+    # `neighbours` takes no real image twice: an image that comes three times gets its three nearest. Images of
+    # the same class go in one after the other, so that they may share a neighbour.
+    rows = torch.empty(len(distilled), min(NEIGHBOURS, int(torch.bincount(bank.labels).min())), dtype=torch.int64)
+    turn = _occurrence(distilled.labels)
+    for t in turn.unique().tolist():
+        here = (turn == t).nonzero().squeeze(1)
+        repeated = here.repeat_interleave(rows.shape[1])
+        found = neighbours(bank, torch.cat(features)[repeated], distilled.labels[repeated])
+        rows[here] = found.view(len(here), -1)
+
+    def real(row: int) -> RealImage:
+        index = int(bank.indices[row])
+        try:
+            return RealImage(train.names[index], ImageOps.fit(train.load(index), (REAL_PIXELS, REAL_PIXELS)))
+        except UnreadableImageError as error:
+            raise UserError(f"{error}; it could be read when its features were computed: restore it") from error
+
+    return tuple(tuple(real(row) for row in line) for line in rows.tolist())
+
+
+def _images_config(path: Path) -> ImagesConfig:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        known = {k: v for k, v in content.items() if k in ImagesConfig.__dataclass_fields__}
+        if known.get("data_dir") is not None:
+            known["data_dir"] = Path(known["data_dir"])
+        return ImagesConfig(**known)
+    except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
+        raise UserError(f"{str(path)!r} does not say which images the run used; leave --real-images out") from error
+
+
+def _occurrence(labels: torch.Tensor) -> torch.Tensor:
+    """For each label, how many equal ones come before it, int64 (m,)."""
+    seen: dict[int, int] = {}
+    turns = []
+    for label in labels.tolist():
+        turns.append(seen.get(label, 0))
+        seen[label] = turns[-1] + 1
+    return torch.tensor(turns)

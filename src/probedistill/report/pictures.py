@@ -1,0 +1,57 @@
+"""Many small pictures as a few sheets: WebP, base64, cut apart again in the page when they are scrolled near."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from PIL import Image
+
+from .._progress import ProgressBar
+
+_SHEET = 1120  # pixels; larger ones take long to decode, smaller ones make the page longer
+_QUALITY = 82
+
+
+@dataclass(frozen=True)
+class Sheets:
+    """Pictures in square cells, row by row, sheet by sheet.
+
+    Attributes:
+        cell: Side of a cell in pixels.
+        columns: Cells in a row.
+        per_sheet: Cells in a sheet.
+        sheets: WebP files in base64.
+    """
+
+    cell: int
+    columns: int
+    per_sheet: int
+    sheets: tuple[str, ...]
+
+
+def pack(count: int, picture: Callable[[int], Image.Image], cell: int, *, progress: bool = False) -> Sheets:
+    """Put the square pictures ``picture(0)`` … ``picture(count - 1)`` into sheets, resized to their cell."""
+    columns = max(1, _SHEET // cell)
+    per_sheet = columns * columns
+    sheets = []
+    with ProgressBar("pictures", count, enabled=progress and count > per_sheet) as bar:
+        for start in range(0, count, per_sheet):
+            here = range(start, min(start + per_sheet, count))
+            sheet = Image.new("RGB", (min(columns, len(here)) * cell, -(-len(here) // columns) * cell))
+            for place, i in enumerate(here):
+                image = picture(i)
+                image = image if image.width == cell else image.resize((cell, cell), Image.Resampling.LANCZOS)
+                sheet.paste(image, (place % columns * cell, place // columns * cell))
+            sheets.append(encoded(sheet))
+            bar.advance(len(here))
+    return Sheets(cell, columns, per_sheet, tuple(sheets))
+
+
+def encoded(image: Image.Image) -> str:
+    """The image as WebP in base64."""
+    stream = io.BytesIO()
+    image.save(stream, format="WEBP", quality=_QUALITY)
+    return base64.b64encode(stream.getvalue()).decode()

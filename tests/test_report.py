@@ -1,0 +1,333 @@
+"""The report: what it shows, that it is one file on its own, and that names in it stay text."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import sys
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from conftest import TINY
+from helpers_report import SCRIPT, evaluation, make_run, results, write
+from probedistill import UserError, distill, extract_features, load_encoder, load_splits
+from probedistill.report import write_report
+from probedistill.report.figures import without_nan
+from probedistill.report.gather import KINDS
+from probedistill.report.page import _embedded
+from probedistill.report.pictures import pack
+
+pytest.importorskip("plotly", reason="needs plotly: pip install 'probedistill[report]'")
+pytest.importorskip("jinja2", reason="needs jinja2: pip install 'probedistill[report]'")
+
+
+class Page(HTMLParser):
+    """What a browser would find: scripts by id, addresses, text."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.scripts: list[tuple[dict[str, str | None], str]] = []
+        self.addresses: list[str] = []
+        self.words: list[str] = []
+        self._inside = ""
+        self.feed(source)
+
+    def handle_starttag(self, tag, attributes):
+        values = dict(attributes)
+        self.addresses += [values[name] for name in ("src", "href", "srcset", "action", "poster") if name in values]
+        self._inside = tag
+        if tag == "script":
+            self.scripts.append((values, ""))
+
+    def handle_endtag(self, tag):
+        self._inside = ""
+
+    def handle_data(self, data):
+        if self._inside == "script":
+            values, before = self.scripts[-1]
+            self.scripts[-1] = (values, before + data)
+        elif self._inside != "style":
+            self.words.append(data)
+
+    def script(self, name: str) -> str:
+        return next(text for values, text in self.scripts if values.get("id") == name)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split()).replace("\u00a0", " ")
+
+
+@pytest.fixture
+def run(tmp_path):
+    return make_run(tmp_path / "run")
+
+
+@pytest.fixture
+def report(tmp_path):
+    def make(*folders, **options) -> Page:
+        return Page(write_report(folders, tmp_path / "r.html", progress=False, **options).read_text("utf-8"))
+
+    return make
+
+
+def give_all(folder, class_names=("cat", "dog", SCRIPT)):
+    for kind, content in results(class_names).items():
+        write(folder / f"{kind}.json", content)
+    return folder
+
+
+# ---------------------------------------------------------------- what it shows
+
+
+def test_scores_settings_and_command(run, report):
+    page = report(run)
+    assert "3 distilled images train a ridge probe to 61.8 %; all 60 real images give 92.3 %." in page.text
+    for value in ("61.8", "43.1", "92.3", "random real", "full real data"):
+        assert value in page.text
+    for fact in ("clp, preset default, 40 steps", "ab" * 32, "cd" * 32, "torch 2", "finished: step 40 of 40"):
+        assert fact in page.text
+    assert f"probedistill distill --config {run}/config.yaml --out {run}-again" in page.text
+    assert "images: folder:photos" in page.text
+
+
+def test_images_are_in_it_as_they_are(run, report):
+    from probedistill import DistilledSet
+
+    page = report(run)
+    data = json.loads(page.script("data"))["r0"]
+    assert [image["name"] for image in data["images"]] == ["cat", "dog", SCRIPT]
+    assert data["evolution"] == {"steps": [0, 20, 40], "count": 3, "columns": 3}
+    cell = data["sheets"]["cell"]
+    sheet = np.asarray(Image.open(io.BytesIO(base64.b64decode(page.script("r0-sheets-0")))).convert("RGB"))
+    shipped = DistilledSet.load(run).images
+    for i in range(3):
+        x, y = i % data["sheets"]["columns"] * cell, i // data["sheets"]["columns"] * cell
+        difference = sheet[y : y + cell, x : x + cell].mean((0, 1)) / 255 - shipped[i].mean((1, 2)).numpy()
+        assert np.abs(difference).max() < 0.05
+
+
+def test_every_result_file_in_the_folder_is_drawn(run, report):
+    page = report(give_all(run))
+    for title in ("Transfer · ridge", "Alignment · Linear CKA", "Where the images lie", "Groups · r"):
+        assert title in page.text
+    assert "Rank correlation with transfer: 0.83, p = 0.04." in page.text
+    assert "On average a synthetic image is farther from its class mean than 75 % of the real." in page.text
+    assert "worst group 40.0 %" in page.text
+    plots = [json.loads(text) for values, text in page.scripts if values.get("type") == "application/json"]
+    heat = next(p for p in plots if p.get("data") and p["data"][0]["type"] == "heatmap")
+    assert heat["data"][0]["z"] == [[50.0, 25.0], [None, 37.5], [87.5, 81.25]]  # NaN is no JSON
+    assert heat["layout"]["xaxis"]["ticktext"][0] == "&lt;script&gt;ale…)&lt;/script&gt;"
+
+
+def test_result_files_can_be_named(run, report, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    give_all(other)
+    page = report(run, transfer=other / "transfer.json", align=other, bias=other, geometry=other)
+    for title in ("Transfer · ridge", "Alignment · Linear CKA", "Where the images lie", "Groups · r"):
+        assert page.text.count(f"{title}") >= 1
+    assert "Where the images lie" not in report(run).text
+
+
+def test_several_runs(run, report, tmp_path):
+    second = make_run(tmp_path / "second", ("dog", SCRIPT, "cat"), per_class=2, seed=1)
+    page = report(run, second, title="Two")
+    assert set(json.loads(page.script("data"))) == {"r0", "r1"}
+    assert [i["title"] for i in json.loads(page.script("data"))["r1"]["images"]][:2] == ["dog 1", "dog 2"]
+    assert "run: 25.0 % at step 20, 50.0 % at step 40; second: 25.0 % at step 20" in page.text
+
+
+def test_without_plots_there_is_no_plotly(run, report):
+    assert any(values.get("id") == "plotly" for values, _ in report(run).scripts)
+    state = json.loads((run / "run.json").read_text())
+    write(run / "run.json", {**state, "losses": [], "accuracy": []})
+    assert not any(values.get("id") == "plotly" for values, _ in report(run).scripts)
+
+
+def test_unfinished_run_is_reported_as_such(run, run_cli, tmp_path):
+    state = json.loads((run / "run.json").read_text())
+    write(run / "run.json", {**state, "finished": False, "losses": [], "accuracy": []})
+    write(run / "progress.json", {"step": 7, "steps": 40, "losses": [2.0, 1.5], "accuracy": [[5, 0.25]], "seconds": 3})
+    result = run_cli("report", run, "--out", tmp_path / "r.html", "--no-progress")
+    assert result.code == 0
+    assert result.err.strip() == (
+        "warning: run 'run' is not finished (step 7 of 40, loss 1.5000, probe 25.0 % at step 5); it is shown as it is"
+    )
+    page = Page((tmp_path / "r.html").read_text("utf-8"))
+    assert "run is not finished. It is shown as it is: step 7 of 40" in page.text
+    assert json.loads(page.script("data"))["r0"]["images"] == []
+
+
+def test_equal_input_gives_equal_bytes(run, report, tmp_path):
+    give_all(run)
+    report(run)
+    once = (tmp_path / "r.html").read_bytes()
+    report(run)
+    assert (tmp_path / "r.html").read_bytes() == once
+
+
+# ---------------------------------------------------------------- one file, and text stays text
+
+
+def test_nothing_is_loaded_from_anywhere(run, report, tmp_path):
+    page = report(give_all(run))
+    assert page.addresses
+    assert all(address.startswith(("#", "data:")) for address in page.addresses)
+    source = (tmp_path / "r.html").read_text("utf-8")
+    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', source)[1]
+    assert policy.startswith("default-src 'none'; img-src data: blob:;")
+    own = [text for values, text in page.scripts if values.get("type") is None]
+    assert len(own) == 1
+    assert policy.count("sha256-") == 2  # it and plotly
+
+
+def test_a_class_name_is_text_everywhere(run, report, tmp_path):
+    (run / "config.yaml").write_text(f"images: '{SCRIPT}'\n")
+    page = report(give_all(run), title=SCRIPT)
+    assert not any("alert(1)" in text for values, text in page.scripts if values.get("type") is None)
+    assert (tmp_path / "r.html").read_text("utf-8").count("<script>alert") == 0
+    assert page.text.count(SCRIPT) > 5
+
+
+@given(st.recursive(st.text() | st.floats() | st.integers(), lambda inner: st.lists(inner, max_size=3), max_leaves=6))
+@settings(max_examples=40, deadline=None)
+def test_embedded_json_says_the_same_and_ends_no_element(value):
+    plain = without_nan(value)
+    text = _embedded(json.dumps(plain, allow_nan=False, ensure_ascii=False))
+    assert json.loads(text) == plain
+    assert not set("<>&\u2028\u2029") & set(text)
+
+
+@given(st.integers(1, 40), st.sampled_from([16, 70, 200]))
+@settings(max_examples=12, deadline=None)
+def test_sheets_hold_every_picture_in_its_cell(count, cell):
+    colours = [((37 * i) % 256, (91 * i) % 256, (11 * i) % 256) for i in range(count)]
+    sheets = pack(count, lambda i: Image.new("RGB", (50, 50), colours[i]), cell)
+    assert len(sheets.sheets) == -(-count // sheets.per_sheet)
+    opened = [Image.open(io.BytesIO(base64.b64decode(s))).convert("RGB") for s in sheets.sheets]
+    for i in range(count):
+        place = i % sheets.per_sheet
+        middle = (place % sheets.columns * cell + cell // 2, place // sheets.columns * cell + cell // 2)
+        found = opened[i // sheets.per_sheet].getpixel(middle)
+        assert np.abs(np.subtract(found, colours[i])).max() < 12
+
+
+# ---------------------------------------------------------------- real images
+
+
+@pytest.fixture(scope="module")
+def distilled(tmp_path_factory, photos):
+    folder = tmp_path_factory.mktemp("report") / "photos-run"
+    distill(f"folder:{photos}", TINY, steps=3, images_per_class=2, out=folder, progress=False)
+    return folder
+
+
+def test_real_images_only_on_request(distilled, report, photos):
+    assert "near" not in json.loads(report(distilled).script("data"))["r0"]
+    page = report(distilled, real_images=True)
+    near = json.loads(page.script("data"))["r0"]["near"]
+    train, _ = load_splits(f"folder:{photos}")
+    from probedistill import DistilledSet
+
+    encoder, made = load_encoder(TINY), DistilledSet.load(distilled)
+    bank = extract_features(encoder, train, progress=False)
+    real = bank.centre / bank.centre.norm(dim=1, keepdim=True)
+    features = encoder(made.images)
+    for z, label, names in zip(features, made.labels, near["names"], strict=True):
+        order = [i for i in (real @ z).argsort(descending=True).tolist() if bank.labels[i] == label]
+        assert names == [train.names[bank.indices[i]] for i in order[:3]]
+    assert page.script("r0-near-0")
+
+
+def test_real_images_need_the_run_s_own(distilled, run_cli, tmp_path, photos):
+    config = (distilled / "config.yaml").read_text()
+    try:
+        (distilled / "config.yaml").write_text(
+            config.replace("encoder: module", "classes: [dog, cat]\nencoder: module")
+        )
+        error = run_cli("report", distilled, "--real-images", "--out", tmp_path / "r.html").error()
+        assert "are not those the run was made with" in error
+        (distilled / "config.yaml").unlink()
+        error = run_cli("report", distilled, "--real-images", "--out", tmp_path / "r.html").error()
+        assert "has no config.yaml" in error
+        assert not (tmp_path / "r.html").exists()
+    finally:
+        (distilled / "config.yaml").write_text(config)
+
+
+# ---------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["RUN", "--out", "DIR/r.txt"], "must end in .html"),
+        (["RUN", "--out", "DIR/sub.html"], "is a folder"),
+        (["RUN", "RUN"], "is named twice"),
+        (["DIR/none"], "no such folder"),
+        (["DIR/empty"], "holds no run"),
+        (["RUN", "OTHER"], "runs of different classes"),
+        (["RUN", "--transfer", "DIR/none.json"], "is not there"),
+        (["RUN", "--transfer", "DIR/align.json"], "is not one that probedistill transfer wrote"),
+        (["RUN", "--align", "DIR/broken.json"], "cannot be read"),
+        (["RUN", "--geometry", "DIR/list.json"], "holds no JSON object"),
+        (["RUN", "--align", "DIR/shape.json"], "a matrix is not 2 × 2"),
+    ],
+)
+def test_bad_input_is_one_line_and_writes_nothing(run, run_cli, tmp_path, arguments, says):
+    make_run(tmp_path / "other", ("cat", "hen"))
+    for name in ("empty", "sub.html"):
+        (tmp_path / name).mkdir()
+    align = results(["cat"])["align"]
+    write(tmp_path / "align.json", align)
+    write(tmp_path / "shape.json", {**align, "metrics": {"cka": [[1.0]]}})
+    write(tmp_path / "list.json", [])
+    (tmp_path / "broken.json").write_text('{"kind": ')
+    before = sorted(tmp_path.rglob("*"))
+    places = {"RUN": run, "OTHER": tmp_path / "other"}
+    arguments = [places.get(a) or a.replace("DIR", str(tmp_path)) for a in arguments]
+    if "--out" not in arguments:
+        arguments += ["--out", tmp_path / "r.html"]
+    assert says in run_cli("report", *arguments).error()
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_damaged_result_files(run, report, kind):
+    good = results(["cat", "dog", SCRIPT])[kind]
+    for key in KINDS[kind]:
+        write(run / f"{kind}.json", {k: v for k, v in good.items() if k != key})
+        with pytest.raises(UserError, match=f"no '{key}'"):
+            report(run)
+        write(run / f"{kind}.json", {**good, key: [{"x": "?"}] if isinstance(good[key], list) else {"cka": 3}})
+        if key != "groups":  # any list names groups
+            with pytest.raises(UserError, match=f"a {kind} file is damaged"):
+                report(run)
+
+
+def test_damaged_scores(run, report):
+    content = evaluation(["cat"], 3)
+    del content["rows"][0]["top1"]
+    write(run / "evaluation-tiny.json", content)
+    with pytest.raises(UserError, match=r"evaluation file .* is damaged"):
+        report(run)
+
+
+def test_damaged_sprites_are_left_out(run, report):
+    (run / "evolution/step-0000020.webp").write_bytes(b"RIFF")
+    with pytest.warns(UserWarning, match="left out of the evolution"):
+        page = report(run)
+    assert json.loads(page.script("data"))["r0"]["evolution"]["steps"] == [0, 40]
+
+
+def test_what_it_needs_is_named(run, run_cli, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "plotly", None)
+    error = run_cli("report", run, "--out", tmp_path / "r.html").error()
+    assert "report needs plotly: pip install 'probedistill[report]'" in error

@@ -1,0 +1,155 @@
+"""Watching a run: what is said in each state, the page, and that the run's folder is only read."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+import urllib.error
+import urllib.request
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from conftest import wait_for
+from helpers_report import make_run, write
+from probedistill.watch import bucket_means, read_progress, sparkline
+
+ABOUT = {"format": 1, "finished": False, "class_names": ["cat"], "config": {"steps": 40}}
+SO_FAR = {"step": 10, "steps": 40, "losses": [2.0, 1.0], "accuracy": [[5, 0.25]], "seconds": 5.0}
+
+
+@pytest.fixture
+def under_way(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    write(folder / "run.json", ABOUT)
+    write(folder / "progress.json", SO_FAR)
+    (folder / "preview.png").write_bytes(b"png")
+    return folder
+
+
+def test_states(tmp_path, under_way):
+    assert read_progress(tmp_path / "later").state == "waiting"
+    now = read_progress(under_way)
+    assert (now.state, now.step, now.steps, now.remaining) == ("running", 10, 40, 15.0)
+    assert now.line() == "step 10 of 40, loss 1.0000, probe 25.0 % at step 5, about 15 s left"
+    (under_way / "progress.json").unlink()
+    assert read_progress(under_way).line() == "starting: images, encoder and real features"
+    done = read_progress(make_run(tmp_path / "done"))
+    assert done.state == "finished"
+    assert done.line() == "finished: step 40 of 40, loss 0.0500, probe 50.0 % at step 40, 12 s"
+
+
+def test_a_killed_run_is_said_to_be_quiet(under_way):
+    past = time.time() - 300
+    os.utime(under_way / "progress.json", (past, past))
+    assert "no news for 300 s: was it stopped?" in read_progress(under_way).line()
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", '{"step": "x", "losses": 3, "accuracy": [1, [2]]}', '{"losses": [null]}']
+)
+def test_a_file_of_something_else_is_no_end(under_way, content):
+    (under_way / "progress.json").write_text(content)
+    assert read_progress(under_way).state in ("starting", "running")
+    assert read_progress(under_way).line()
+
+
+def test_other_folders_are_refused(tmp_path, run_cli):
+    (tmp_path / "notes.txt").write_text("")
+    assert "holds no run" in run_cli("watch", tmp_path).error()
+    assert "is a file" in run_cli("watch", tmp_path / "notes.txt").error()
+    assert "port 70000 must be between" in run_cli("watch", tmp_path / "x", "--port", 70000).error()
+
+
+def test_a_finished_run_ends_it(tmp_path, run_cli):
+    result = run_cli("watch", make_run(tmp_path / "run"))
+    assert result.code == 0
+    assert result.out.splitlines()[0].startswith("finished: step 40 of 40")
+    assert str(tmp_path / "run" / "preview.png") in result.out
+
+
+def test_it_waits_for_the_run_and_follows_it_to_its_end(tmp_path, run_cli):
+    folder = tmp_path / "run"
+
+    def play() -> None:
+        time.sleep(0.3)
+        folder.mkdir()
+        write(folder / "progress.json", SO_FAR)
+        write(folder / "run.json", ABOUT)
+        time.sleep(1.6)
+        (folder / "progress.json").unlink()
+        write(folder / "run.json", {**ABOUT, "finished": True, "losses": [2.0, 1.0], "accuracy": [], "seconds": 6.0})
+
+    player = threading.Thread(target=play)
+    player.start()
+    result = run_cli("watch", folder)
+    player.join()
+    assert result.code == 0
+    first, second, last, _ = result.out.splitlines()
+    assert first == "waiting for the run to start"
+    assert second.startswith("step 10 of 40")
+    assert last == "finished: step 2 of 2, loss 1.0000, 6 s"
+
+
+def get(address: str, **headers: str) -> tuple[int, str, bytes]:
+    try:
+        with urllib.request.urlopen(urllib.request.Request(address, headers=headers), timeout=30) as answer:
+            return answer.status, answer.headers["Content-Type"], answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, "", b""
+
+
+def test_the_page(under_way, start_process):
+    before = {path: path.stat().st_mtime_ns for path in under_way.iterdir()}
+    process = start_process("watch", under_way, "--port", 0)
+    address = process.stdout.readline().removeprefix("page: ").strip()
+    assert address.startswith("http://127.0.0.1:")
+    assert get(address)[:2] == (200, "text/html; charset=utf-8")
+    status, kind, content = get(f"{address}progress")
+    assert (status, kind) == (200, "application/json")
+    assert json.loads(content)["step"] == 10
+    assert get(f"{address}preview.png?3") == (200, "image/png", b"png")
+    assert get(f"{address}curves.png")[2].startswith(b"\x89PNG")
+    for other in ("run.json", "../run.json", "images/", "%2e%2e/run.json", "preview.png/"):
+        assert get(address + other)[0] == 404
+    assert get(f"{address}progress", Host="elsewhere.example")[0] == 403
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 130
+    assert process.stderr.read() == ""
+    assert {path: path.stat().st_mtime_ns for path in under_way.iterdir()} == before
+
+
+def test_a_taken_port(under_way, start_process, run_cli):
+    process = start_process("watch", under_way, "--port", 0)
+    port = process.stdout.readline().strip().rstrip("/").rpartition(":")[2]
+    assert f"port {port} cannot be used" in run_cli("watch", under_way, "--port", port).error()
+
+
+def test_a_real_run(photos, tmp_path, start_process):
+    """Watched from before its start to its end."""
+    watching = start_process("watch", tmp_path / "run")
+    wait_for(lambda: watching.stdout.readline().startswith("waiting"))
+    made = start_process(
+        "distill", "--images", f"folder:{photos}", "--encoder", "module:helpers_encoders:slow", "--steps", 60,
+        "--out", tmp_path / "run", "--no-progress",
+    )  # fmt: skip
+    assert made.wait(120) == 0
+    out, _ = watching.communicate(timeout=60)
+    assert watching.returncode == 0
+    assert "finished: step 60 of 60" in out
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=300), st.integers(1, 80))
+def test_buckets_keep_the_mean_and_the_order(values, most):
+    means = bucket_means(values, most)
+    assert len(means) == min(most, len(values))
+    assert all(min(values) - 1e-6 <= mean <= max(values) + 1e-6 for mean in means)
+    if len(values) <= most:
+        assert means == values
+    assert len(sparkline(values, most)) == len(means)
+    assert sparkline(sorted(values), most) == "".join(sorted(sparkline(sorted(values), most)))
