@@ -13,10 +13,21 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from dataclasses import replace
 from typing import Any
 
 import _common
-from probedistill import DistilledSet, ImagesConfig, RunConfig, align, distill, geometry, load_encoder, load_splits
+from probedistill import (
+    DistillConfig,
+    DistilledSet,
+    ImagesConfig,
+    RunConfig,
+    align,
+    distill,
+    geometry,
+    load_encoder,
+    load_splits,
+)
 from probedistill.bias import bias
 from probedistill.transfer import load_transfer, transfer
 
@@ -68,16 +79,14 @@ def main() -> None:
         (OUT / "geometry.json").write_text(json.dumps(rows, indent=1) + "\n")
     if "bias" in options.parts:
         photos = ImagesConfig(images=_common.images("spurious"))
-        runs = []
-        for name in ENCODERS:
-            runs.append(_common.RUNS / f"spurious-{name}")
-            run = RunConfig(out=runs[-1], resume=True)
-            distill(photos, configs[name], method="clp", steps=STEPS.get(name, 150), run=run)
-        report = bias(
-            runs, photos, _common.SHARED / "data" / "spurious" / "groups.csv",
-            encoders=[str(run / "config.yaml") for run in runs], out=OUT / "bias", views=options.views,
-        )  # fmt: skip
-        note(str(report))
+        groups, reports = _common.SHARED / "data" / "spurious" / "groups.csv", []
+        for name in ENCODERS:  # each run with its own encoder alone
+            out = _common.RUNS / f"spurious-{name}"
+            config = DistillConfig(method="clp", steps=STEPS.get(name, 150))
+            distill(photos, configs[name], config, run=RunConfig(out=out, resume=True))
+            reports.append(bias([out], photos, groups, encoders=[str(out / "config.yaml")], views=options.views))
+        report = replace(reports[0], entries=tuple(entry for part in reports for entry in part.entries))
+        report.save(OUT / "bias")
     _common.keep("diagnosis/made_by", {"encoders": ENCODERS, "parts": options.parts, "views": options.views})
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -23,7 +24,7 @@ os.environ["PROBEDISTILL_CACHE"] = str(_SESSION / "cache")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_CACHE"] = str(_SESSION / "datasets")
 os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-os.environ.setdefault("OMP_NUM_THREADS", str(min(2, os.cpu_count() or 1)))  # tiny tensors; children get it too
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors, and a worker for each core; children get it too
 sys.path.insert(0, str(TESTS))
 
 from helpers_images import make_image_folder  # noqa: E402
@@ -88,6 +89,8 @@ def start_process() -> Callable[..., subprocess.Popen[str]]:
     started: list[subprocess.Popen[str]] = []
 
     def start(*arguments: object, **options: object) -> subprocess.Popen[str]:
+        # Ctrl-C must reach it also where the tests run in the background, with SIGINT ignored.
+        options.setdefault("preexec_fn", lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
         process = subprocess.Popen(
             [sys.executable, "-m", "probedistill", *map(str, arguments)],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

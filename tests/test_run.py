@@ -289,8 +289,8 @@ def test_starting_from_more_real_images_than_there_are(spec, encoder):
 
 
 def test_plain_pixels_are_another_canvas(spec, encoder):
-    pixels = quick(spec, encoder, canvas=CanvasConfig(kind="pixels"), steps=60)
-    pyramid = quick(spec, encoder, steps=60)
+    pixels = quick(spec, encoder, method="clp", canvas=CanvasConfig(kind="pixels"), steps=60)
+    pyramid = quick(spec, encoder, method="clp", steps=60)
     assert pixels.run["config"]["canvas"]["kind"] == "pixels"
     assert not torch.allclose(pixels.float_images, pyramid.float_images, atol=0.05)
     assert np.mean(pixels.run["losses"][-10:]) < 0.9 * np.mean(pixels.run["losses"][:10])
@@ -340,3 +340,16 @@ def test_config_objects_and_options_together(spec, encoder):
         distill(spec, encoder, config, run=run).float_images,
         distill(spec, encoder, config, run=run, steps=2).float_images,
     )
+
+
+def test_auto_is_clp_from_real_images(spec, encoder):
+    auto = quick(spec, encoder)
+    assert (auto.run["config"]["method"], auto.run["config"]["canvas"]["init"]) == ("clp", "real")
+    named = quick(spec, encoder, method="clp", canvas=CanvasConfig(init="real"))
+    assert torch.equal(auto.float_images, named.float_images)
+    assert quick(spec, encoder, canvas=CanvasConfig(init="noise")).run["config"]["canvas"]["init"] == "noise"
+
+
+def test_the_authors_settings_belong_to_a_method():
+    with pytest.raises(UserError, match="preset 'paper' needs a method; add --method lgm, clp or sfm"):
+        DistillConfig(preset="paper").resolve()

@@ -296,7 +296,7 @@ def test_one_encoder_records_what_it_did_before(spec, tmp_path):
 
 def test_each_encoder_pulls(spec):
     """Two encoders give other images than either alone, and each one's loss falls."""
-    options = {"steps": 30, "canvas": CanvasConfig(kind="pixels"), "views": 2}
+    options = {"method": "clp", "steps": 30, "canvas": CanvasConfig(kind="pixels"), "views": 2}
     both = quick(spec, [TINY, SMALL], **options)
     assert not torch.allclose(both.float_images, quick(spec, TINY, **options).float_images, atol=0.02)
     for losses in both.run["losses_by_encoder"]:

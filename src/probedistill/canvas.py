@@ -93,7 +93,7 @@ class Canvas:
         coarse = [level for level in levels if level.shape[-1] < self.size]
         total = levels[-1] if levels[-1].shape[-1] == self.size else self._like.new_zeros(())
         if coarse:
-            # Σ_l U_l P_l U_lᵀ as one product over all levels' columns: a fifth of the memory traffic of a sum of images.
+            # Σ_l U_l P_l U_lᵀ as one product over all levels' columns: far less memory traffic than a sum of images.
             matrices = [_upsampling(level, self.size) for level in coarse]
             stretched = torch.cat([matrix @ level for matrix, level in zip(matrices, coarse, strict=True)], dim=3)
             total = total + stretched @ torch.cat(matrices, dim=1).T
