@@ -26,7 +26,7 @@ $(VENV)/.browser: $(VENV)/.installed
 	@touch $@
 
 test: $(VENV)/.installed $(VENV)/.browser  ## the tests
-	PROBEDISTILL_ARTEFACTS=test-artefacts $(BIN)/python -m pytest
+	PROBEDISTILL_ARTEFACTS=test-artefacts $(BIN)/python -m pytest -n logical --dist loadfile
 
 lint: $(VENV)/.installed  ## ruff and mypy
 	$(BIN)/ruff check src tests benchmarks
