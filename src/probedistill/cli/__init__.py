@@ -11,6 +11,7 @@ from typing import Any
 
 import cyclopts
 
+from .._allocator import keep_freed_memory
 from .._signals import Interrupted
 from ..errors import LostProcessError, NonFiniteLossError, UserError
 from . import bias, commands, export, inspect_spaces, labels, report, transfer  # noqa: F401  registers them
@@ -20,6 +21,7 @@ from ._app import app
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code: 0, 2 (bad input), 1 (failed), 130 or 143 (stopped)."""
     warnings.showwarning = _one_line_warning
+    keep_freed_memory()
     try:
         tokens = list(sys.argv[1:] if arguments is None else arguments)
         app.meta(tokens, exit_on_error=False, print_error=False, result_action="return_value")

@@ -1,0 +1,68 @@
+"""What keeping freed memory is worth: seconds per step and peak memory with malloc's defaults and without trimming.
+
+    python benchmarks/allocator.py        # under two minutes on two cores
+
+EfficientNet-Lite0, sfm: 10 classes at 112 px in one pass, and 1,000 classes at 64 px in micro-batches of 60 views.
+Every row is a process of its own. The command line keeps freed memory because of these rows.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+from typing import Any
+
+import torch
+
+from _common import in_fresh_process, keep, peak_memory_mib
+from probedistill import Canvas, Distiller, load_encoder
+from probedistill._allocator import keep_freed_memory
+from probedistill.objectives import RealFeatures, sfm_objective
+
+VIEWS = 3
+CASES = {"10": (112, 30, 15), "1000": (64, 60, 3)}  # classes: side in pixels, views in a pass, repeats
+
+
+def measure(classes: str, kept: bool) -> dict[str, Any]:
+    """Median seconds of a step, and the peak over what the process had before the first."""
+    if kept and not keep_freed_memory():
+        sys.exit("this C library has no such setting, or the environment sets malloc already")
+    size, micro_batch, repeats = CASES[classes]
+    encoder = load_encoder("efficientnet_lite0", input_size=size)
+    count = int(classes)
+    real = RealFeatures(torch.rand(2 * count, encoder.dim), torch.arange(count).repeat_interleave(2), count)
+    canvas = Canvas(count, size)
+    canvas.fill_with_noise(1.0, seed=0)
+    distiller = Distiller(
+        encoder, sfm_objective(real), canvas, torch.arange(count), steps=1000, views=VIEWS, lr=0.02,
+        micro_batch=micro_batch,
+    )  # fmt: skip
+    before, seconds = peak_memory_mib(), []
+    for _ in range(repeats + 1):
+        started = time.perf_counter()
+        distiller.step()
+        seconds.append(time.perf_counter() - started)
+    return {"seconds": statistics.median(seconds[1:]), "mib": peak_memory_mib() - before}
+
+
+def main() -> None:
+    if len(sys.argv) == 3:
+        print(json.dumps(measure(sys.argv[1], sys.argv[2] == "kept")))
+        return
+    rows = []
+    for classes in CASES:
+        for way in ("default", "kept"):
+            row = {"classes": int(classes), "malloc": way, **in_fresh_process(__file__, classes, way)}
+            rows.append(row)
+            faster = rows[-2]["seconds"] / row["seconds"] if way == "kept" else 1.0
+            print(
+                f"{classes:>5} classes, {way:8} {row['seconds']:.3f} s ({faster:.2f} ×), {row['mib']:.0f} MiB",
+                flush=True,
+            )
+    print(keep("allocator", {"rows": rows}))
+
+
+if __name__ == "__main__":
+    main()
