@@ -18,7 +18,7 @@ import torch
 
 from _common import in_fresh_process, keep, peak_memory_mib
 from probedistill import Canvas, Distiller, load_encoder
-from probedistill._allocator import keep_freed_memory
+from probedistill._memory import keep_freed_memory
 from probedistill.objectives import RealFeatures, sfm_objective
 
 VIEWS = 3

@@ -21,20 +21,25 @@ CLASSES = [10, 30, 100, 300, 1000, 2000]
 SIZE, VIEWS, MICRO_BATCH, LIMIT_MIB = 64, 3, 60, 16 * 1024
 
 
-def measure(classes: int, one_pass: bool) -> dict[str, float]:
+def measure(classes: int, method: str, one_pass: bool) -> dict[str, float]:
     """Peak minus what the process had before the first step, and the bytes that the state needs."""
     from probedistill import load_encoder
     from probedistill.canvas import Canvas
     from probedistill.engine import Distiller
-    from probedistill.objectives import RealFeatures, sfm_objective
+    from probedistill.objectives import RealFeatures, clp_objective, lgm_objective, sfm_objective
 
     encoder = load_encoder("efficientnet_lite0", input_size=SIZE)
     y = torch.arange(classes).repeat_interleave(2)
     real = RealFeatures(torch.rand(len(y), encoder.dim), y, classes)
     canvas = Canvas(classes, SIZE)
     canvas.fill_with_noise(1.0, seed=0)
+    objective = {
+        "sfm": lambda: sfm_objective(real),
+        "lgm": lambda: lgm_objective(real, sigma=0.01, balanced=True),
+        "clp": lambda: clp_objective(real, ridge=10.0, temperature=0.1, real_per_class=60),
+    }[method]()
     distiller = Distiller(
-        encoder, sfm_objective(real), canvas, torch.arange(classes), steps=10, views=VIEWS, lr=0.02,
+        encoder, objective, canvas, torch.arange(classes), steps=10, views=VIEWS, lr=0.02,
         micro_batch=classes * VIEWS if one_pass else MICRO_BATCH,
     )  # fmt: skip
     with torch.no_grad():
@@ -56,7 +61,7 @@ def draw(curves: dict[str, list[dict[str, Any]]], path: Any) -> None:
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
     for name, points in curves.items():
         axes.plot([p["classes"] for p in points], [p["mib"] for p in points], "o-", label=name)
-        if name.startswith("micro"):
+        if name == f"micro-batches of {MICRO_BATCH} views":
             axes.plot(
                 [p["classes"] for p in points], [p["mib"] - p["held_mib"] for p in points], "o--",
                 label="… without the images' own state",
@@ -69,17 +74,20 @@ def draw(curves: dict[str, list[dict[str, Any]]], path: Any) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--one", nargs=2, metavar=("CLASSES", "MODE"), help=argparse.SUPPRESS)
+    parser.add_argument("--one", nargs=3, metavar=("CLASSES", "METHOD", "MODE"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        print(json.dumps(measure(int(options.one[0]), options.one[1] == "one-pass")))
+        print(json.dumps(measure(int(options.one[0]), options.one[1], options.one[2] == "one-pass")))
         return
-    curves: dict[str, list[dict[str, Any]]] = {f"micro-batches of {MICRO_BATCH} views": [], "one pass": []}
+    small = f"micro-batches of {MICRO_BATCH} views"
+    ways = {small: ("sfm", "small"), f"{small}, lgm": ("lgm", "small"), f"{small}, clp": ("clp", "small")}
+    ways["one pass"] = ("sfm", "one-pass")
+    curves: dict[str, list[dict[str, Any]]] = {name: [] for name in ways}
     for name, points in curves.items():
         for classes in CLASSES:
             if points and points[-1]["mib"] * classes / points[-1]["classes"] > LIMIT_MIB:
                 break
-            points.append(in_fresh_process(__file__, "--one", str(classes), name.replace(" ", "-")))
+            points.append(in_fresh_process(__file__, "--one", str(classes), *ways[name]))
             print(
                 f"{name:28} {classes:5} classes {points[-1]['mib']:8.0f} MiB, held {points[-1]['held_mib']:.0f}",
                 flush=True,

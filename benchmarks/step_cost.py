@@ -23,7 +23,9 @@ import torch
 import torch.nn.functional as F
 
 from _common import in_fresh_process, keep, peak_memory_mib
+from probedistill import AugmentConfig
 
+AUGMENT = AugmentConfig(noise_prob=0.5)  # the authors' views, for every row
 ROWS = ["reference, timm's encoder", "reference, our encoder", "ours lgm", "ours sfm", "ours clp", "ours lgm, 64 views"]
 MIB = 2**20
 
@@ -56,9 +58,9 @@ def reference_gradient_step(
 
     ``real`` (n, 3, S, S) are this step's real images before augmentation.
     """
-    from probedistill.augment import AugmentConfig, apply_views, draw_views
+    from probedistill.augment import apply_views, draw_views
 
-    device, augment = encoder.device, AugmentConfig(noise_prob=0.5)
+    device = encoder.device
     head = torch.nn.Linear(encoder.dim, int(labels.max()) + 1, device=device)
     torch.nn.init.normal_(head.weight, std=0.01)
     torch.nn.init.zeros_(head.bias)
@@ -68,9 +70,9 @@ def reference_gradient_step(
         return torch.cat([g.flatten() for g in torch.autograd.grad(loss, head.parameters(), create_graph=create_graph)])
 
     with torch.no_grad():
-        real = apply_views(real.to(device), draw_views(augment, len(real), seed=2 * seed), canvas.size)
+        real = apply_views(real.to(device), draw_views(AUGMENT, len(real), seed=2 * seed), canvas.size)
     target = gradient(real, real_labels, create_graph=False).detach()
-    drawn = draw_views(augment, len(labels) * views, seed=2 * seed + 1)
+    drawn = draw_views(AUGMENT, len(labels) * views, seed=2 * seed + 1)
     synthetic = apply_views(canvas.render(canvas.levels).repeat_interleave(views, 0), drawn, canvas.size)
     ours = gradient(synthetic, labels.repeat_interleave(views), create_graph=True)
     (1 - F.cosine_similarity(ours, target, dim=0)).backward()
@@ -105,7 +107,7 @@ def measure(options: argparse.Namespace, row: str, classes: int, views: int) -> 
             "clp": lambda: clp_objective(real, ridge=1.0, temperature=0.1),
         }[row.split(",")[0].split()[1]]()
         distiller = Distiller(
-            encoder, objective, canvas, labels, steps=1000, views=views, lr=0.02,
+            encoder, objective, canvas, labels, steps=1000, views=views, lr=0.02, augment=AUGMENT,
             micro_batch=64 if "64" in row else classes * views,
         )  # fmt: skip
 

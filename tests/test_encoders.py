@@ -426,6 +426,18 @@ def test_gradient_is_that_of_the_unfolded_model():
     assert close(*gradients)
 
 
+@pytest.mark.parametrize("size", [1.0, 1e-9])
+def test_float16_passes_on_gradients_of_any_size(size):
+    gradients = []
+    for precision in ("fp32", "fp16"):
+        images = pictures().requires_grad_()
+        features = load_encoder(TINY, precision=precision, device="cpu")(images)
+        features.backward(size * torch.ones_like(features))
+        gradients.append(images.grad)
+    assert float(gradients[0].norm()) > 0
+    assert close(gradients[1], gradients[0], 0.05)
+
+
 def test_low_precision_gives_float32_features_close_to_the_full_ones():
     full, low = (load_encoder(TINY, precision=p, device="cpu") for p in ("fp32", "bf16"))
     features = low(pictures())

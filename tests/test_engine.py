@@ -450,6 +450,14 @@ def test_a_micro_batch_found_by_running_out_is_kept():
     assert max(n for n, _ in two.towers[0].encoder.batches) == 4
 
 
+def test_another_micro_batch_may_be_wanted_of_a_state():
+    one = make_distiller(micro_batch=5)
+    for wanted, used in ((3, 3), (5, 5), (None, 5)):
+        two = make_distiller(micro_batch=wanted)
+        two.load_state(*one.state())
+        assert two.micro_batch == used
+
+
 def test_a_state_holds_everything_by_name():
     distiller = make_distiller(level_every=2)
     assert set(distiller.state()[0]) == {"level.0"}

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from probedistill import objectives
 from probedistill.errors import UserError
 from probedistill.objectives import (
     RealFeatures,
@@ -571,3 +572,38 @@ def test_a_kernel_without_a_factor_gives_nan_and_no_exception() -> None:
     assert closed_form_head(features, torch.eye(3, dtype=torch.float64), 0.1).isnan().all()
     negative = closed_form_head(torch.zeros(3, 5, dtype=torch.float64), torch.eye(3, dtype=torch.float64), -1.0)
     assert negative.isnan().all()
+
+
+# ---- blocks of logits
+
+
+@pytest.mark.parametrize("logits", [1, 7, 24, 10_000])
+@pytest.mark.parametrize("make", ["lgm", "clp", "clp, all"])
+def test_blocks_of_logits_change_nothing(monkeypatch, make, logits):
+    """The value and the gradient of an objective are the same however few rows are worked on at a time."""
+    generator = torch.Generator().manual_seed(3)
+    features, labels = torch.randn(30, 5, generator=generator, dtype=torch.float64), torch.arange(30) % 3
+    real = RealFeatures(features, labels, 3, "center_l2")
+    z = torch.randn(12, 5, generator=generator, dtype=torch.float64)
+    results = []
+    for size in (2**24, logits):
+        monkeypatch.setattr(objectives, "_LOGITS", size)
+        objective = {
+            "lgm": lambda: lgm_objective(real, sigma=0.5, balanced=True),
+            "clp": lambda: clp_objective(real, ridge=1.0, temperature=0.1, real_per_class=4),
+            "clp, all": lambda: clp_objective(real, ridge=1.0, temperature=0.1),
+        }[make]()
+        leaf = z.clone().requires_grad_()
+        loss = objective(leaf, torch.arange(12) % 3, 0)
+        results += [loss.detach(), *torch.autograd.grad(loss, leaf)]
+    torch.testing.assert_close(results[0], results[2])
+    torch.testing.assert_close(results[1], results[3])
+    assert float(results[1].abs().sum()) > 0
+
+
+@pytest.mark.parametrize("count", [3, 12])  # fewer samples than features, and more
+def test_labels_stand_for_one_hot_targets(count):
+    generator = torch.Generator().manual_seed(0)
+    z, t = torch.randn(count, 5, generator=generator, dtype=torch.float64), torch.arange(count) % 3
+    expected = closed_form_head(z, F.one_hot(t, 4).double(), 0.3)
+    torch.testing.assert_close(closed_form_head(z, t, 0.3, num_classes=4), expected)

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from conftest import TESTS, wait_for
 from helpers_images import make_image_folder
 from probedistill import DistilledSet, extract_features, load_encoder, load_images
+from probedistill.files import load_tensors, save_tensors
 from probedistill.parallel import ALONE, Processes
 
 Torchrun = Callable[..., subprocess.Popen[str]]
@@ -82,12 +83,14 @@ def test_alone_everything_is_the_identity() -> None:
     assert ALONE.is_first
 
 
-@pytest.mark.parametrize(("count", "method"), [(2, "sfm"), (2, "clp"), (3, "lgm")])
+@pytest.mark.parametrize(
+    ("count", "method", "more"), [(2, "sfm", []), (2, "clp", []), (3, "lgm", []), (3, "clp", ["--micro-batch", 1])]
+)
 def test_many_processes_give_what_one_gives(
-    run_cli: Callable, torchrun: Torchrun, five_classes: Path, tmp_path: Path, count: int, method: str
+    run_cli: Callable, torchrun: Torchrun, five_classes: Path, tmp_path: Path, count: int, method: str, more: list
 ) -> None:
     assert run_cli(*distil(five_classes, tmp_path / "one", "--steps", 8, method=method)).code == 0
-    arguments = distil(five_classes, tmp_path / "many", "--steps", 8, method=method)
+    arguments = distil(five_classes, tmp_path / "many", "--steps", 8, *more, method=method)
     process = torchrun(count, "-m", "probedistill", *arguments)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output
@@ -133,9 +136,10 @@ def test_feature_shards_are_split_among_processes_and_resumed(
     assert sorted(index for loaded, _ in ranks for index in loaded) == list(range(count)), "each image once"
     assert all(loaded for loaded, _ in ranks)
     shards = sorted((tmp_path / "cache").rglob("shard-*.safetensors"))
-    shards[1].unlink()  # a rank died before it wrote this one
-    again = extract(2)
-    assert sorted(index for loaded, _ in again for index in loaded) == [2, 3]
+    for number in (1, 4):  # one rank died before it wrote these
+        shards[number].unlink()
+    again = extract(3)
+    assert sorted(sorted(loaded) for loaded, _ in again) == [[], [2, 3], [8, 9]], "they are shared out anew"
     encoder = load_encoder("module:helpers_encoders:tiny", device="cpu")
     images = load_images(f"folder:{five_classes}", split="train")
     alone = extract_features(encoder, images, views=2, cache=tmp_path / "other", progress=False)
@@ -143,37 +147,88 @@ def test_feature_shards_are_split_among_processes_and_resumed(
         assert total == pytest.approx(float(alone.augmented.double().sum()), rel=1e-6)
 
 
-def test_a_checkpoint_of_two_processes_goes_on_with_one(
-    run_cli: Callable, torchrun: Torchrun, five_classes: Path, tmp_path: Path
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2), (2, 3)])
+def test_a_checkpoint_of_some_processes_goes_on_with_others(
+    run_cli: Callable, torchrun: Torchrun, five_classes: Path, tmp_path: Path, before: int, after: int
 ) -> None:
     steps = ["--steps", 60, "--checkpoint-seconds", 0]
     assert run_cli(*distil(five_classes, tmp_path / "one", *steps)).code == 0
-    process = torchrun(2, "-m", "probedistill", *distil(five_classes, tmp_path / "two", *steps, encoder="slow"))
-    wait_for(lambda: list((tmp_path / "two" / "checkpoints").glob("step-*")))
-    workers(process)["1"].send_signal(signal.SIGTERM)  # any rank's signal stops all of them
+    out = tmp_path / "many"
+    process = torchrun(before, "-m", "probedistill", *distil(five_classes, out, *steps, encoder="slow"))
+    wait_for(lambda: list((out / "checkpoints").glob("step-*")))
+    workers(process)[str(before - 1)].send_signal(signal.SIGTERM)  # any rank's signal stops all of them
     output, _ = process.communicate(timeout=120)
     assert "--resume" in output
-    assert not (tmp_path / "two" / "images").exists()
-    done = run_cli(*distil(five_classes, tmp_path / "two", *steps, "--resume", encoder="slow"))
-    assert done.code == 0, done.err
-    one, two = DistilledSet.load(tmp_path / "one"), DistilledSet.load(tmp_path / "two")
-    torch.testing.assert_close(two.float_images, one.float_images, rtol=0, atol=1e-3)
+    assert not (out / "images").exists()
+    for path in (out / "checkpoints").glob("step-*"):  # a mark that only a run that goes on from here can have
+        tensors, values = load_tensors(path)
+        values["losses"][0] = 123.0
+        save_tensors(path, {name: tensor.clone() for name, tensor in tensors.items()}, values)
+    arguments = distil(five_classes, out, *steps, "--resume", encoder="slow")
+    process = torchrun(after, "-m", "probedistill", *arguments)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    one, many = DistilledSet.load(tmp_path / "one"), DistilledSet.load(out)
+    torch.testing.assert_close(many.float_images, one.float_images, rtol=0, atol=1e-3)
+    assert many.run["losses"][0] == 123.0
+    assert many.run["losses"][1:] == pytest.approx(one.run["losses"][1:], abs=1e-4)
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
 def test_torchrun_restarts_after_a_killed_rank(
-    run_cli: Callable, torchrun: Torchrun, five_classes: Path, tmp_path: Path
+    run_cli: Callable, torchrun: Torchrun, five_classes: Path, tmp_path: Path, overwrite: bool
 ) -> None:
     steps = ["--steps", 60, "--checkpoint-seconds", 0]
     assert run_cli(*distil(five_classes, tmp_path / "one", *steps)).code == 0
     arguments = distil(five_classes, tmp_path / "two", *steps, encoder="slow")
+    if overwrite:
+        assert run_cli(*distil(five_classes, tmp_path / "two", "--steps", 2)).code == 0  # to be replaced, not returned
+        arguments.append("--overwrite")
     process = torchrun(2, "-m", "probedistill", *arguments, options=("--max-restarts", "3"))
     wait_for(lambda: list((tmp_path / "two" / "checkpoints").glob("step-*")))
+    start = tmp_path / "two" / "evolution" / "step-0000000.webp"
+    written = start.stat().st_mtime_ns  # a run that started anew would write it again
     workers(process)["1"].kill()
     output, _ = process.communicate(timeout=180)
     assert process.returncode == 0, output
+    assert start.stat().st_mtime_ns == written, "it went on"
     one, two = DistilledSet.load(tmp_path / "one"), DistilledSet.load(tmp_path / "two")
     torch.testing.assert_close(two.float_images, one.float_images, rtol=0, atol=1e-3)
     assert len(two.run["losses"]) == 60
+
+
+@pytest.mark.parametrize(
+    ("differs", "message"),
+    [("out", "is not the same folder for all processes"), ("images", "see different images, encoders or settings")],
+)
+def test_ranks_that_do_not_see_the_same(
+    torchrun: Torchrun, five_classes: Path, tmp_path: Path, differs: str, message: str
+) -> None:
+    script = tmp_path / "each.py"  # RANK in an argument stands for the rank, as on machines that share no folder
+    script.write_text(
+        "import os, sys\nfrom probedistill.cli import main\n"
+        "sys.exit(main([word.replace('RANK', os.environ['RANK']) for word in sys.argv[1:]]))\n"
+    )
+    photos, out = str(five_classes), tmp_path / "run-0"
+    if differs == "images":
+        for rank in range(2):
+            make_image_folder(tmp_path / f"photos-{rank}", classes=tuple("abcde"), per_class=3 + rank)
+        photos = str(tmp_path / "photos-RANK")
+    else:
+        process = torchrun(
+            1, "-m", "probedistill", *distil(five_classes, out, "--checkpoint-seconds", 0, encoder="slow")
+        )
+        wait_for(lambda: list((out / "checkpoints").glob("step-*")))
+        workers(process)["0"].send_signal(signal.SIGTERM)
+        process.communicate(timeout=120)
+        out = tmp_path / "run-RANK"
+    arguments = distil(Path(photos), out, "--checkpoint-seconds", 0, "--resume", encoder="slow")
+    process = torchrun(2, script, *arguments)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert message in output
+    assert "Traceback" not in output.split("torch.distributed")[0]
+    assert not (tmp_path / "run-1").exists()
 
 
 def test_a_rank_that_hangs_is_reported(torchrun: Torchrun, five_classes: Path, tmp_path: Path) -> None:

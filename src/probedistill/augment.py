@@ -137,27 +137,34 @@ def apply_views(images: Tensor, views: Views, size: int) -> Tensor:
     height, width = images.shape[-2:]
     left, top, share_x, share_y = views.boxes.unbind(1)
     exact = torch.promote_types(images.dtype, torch.float32)
-    columns = _interpolation(left * width, share_x * width, width, size, views.flips, exact).to(images)
-    rows = _interpolation(top * height, share_y * height, height, size, None, exact).to(images)
+    columns = _interpolation(left * width, share_x * width, width, size, views.flips, exact, images.device).to(images)
+    rows = _interpolation(top * height, share_y * height, height, size, None, exact, images.device).to(images)
     result = rows[:, None] @ images @ columns[:, None].mT
     noise = _noise(views, result.shape[1:])
     return result if noise is None else result + noise.to(result)
 
 
 def _interpolation(
-    start: Tensor, length: Tensor, source: int, size: int, flips: Tensor | None, dtype: torch.dtype
+    start: Tensor,
+    length: Tensor,
+    source: int,
+    size: int,
+    flips: Tensor | None,
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> Tensor:
     """Matrices (n, size, source) of bilinear resampling of [start, start + length) to ``size`` pixels.
 
-    Where it shrinks, the triangle filter widens with the factor (anti-aliasing, as Pillow does).
+    Where it shrinks, the triangle filter widens with the factor (anti-aliasing, as Pillow does). The centres are exact
+    (float64, on the CPU) and travel; the matrices, a hundred times as large, are made where they are used.
     """
     step = length / size
     centres = start[:, None] + (torch.arange(size, dtype=start.dtype) + 0.5) * step[:, None]
     if flips is not None:
         centres = torch.where(flips[:, None], centres.flip(1), centres)
-    per_pixel = (1 / step.clamp(min=1.0)).to(dtype)[:, None, None]
-    pixels = torch.arange(source, dtype=dtype) + 0.5
-    distance = (pixels - centres.to(dtype)[:, :, None]).abs_()
+    per_pixel = (1 / step.clamp(min=1.0)).to(device, dtype)[:, None, None]
+    pixels = torch.arange(source, dtype=dtype, device=device) + 0.5
+    distance = (pixels - centres.to(device, dtype)[:, :, None]).abs_()
     weights = distance.mul_(-per_pixel).add_(1).clamp_(min=0)  # in place: these matrices are as large as the views
     return weights.div_(weights.sum(dim=2, keepdim=True))
 

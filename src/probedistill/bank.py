@@ -9,22 +9,21 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import psutil
 import torch
 from PIL import Image
 from torch import Tensor
 
+from ._memory import total_memory
 from ._progress import ProgressBar
 from .augment import AugmentConfig, apply_views, derive_seed, draw_views
 from .errors import UserError, unknown_name
-from .files import TornFileError, load_tensors, map_tensors, save_tensors, write_json
+from .files import TornFileError, load_tensors, map_tensors, remove_leftovers, save_tensors, write_json
 from .images import UnreadableImageError
 from .parallel import ALONE, Processes
 
@@ -252,10 +251,7 @@ def comfortable_bytes(device: torch.device | str = "cpu") -> int:
     device = torch.device(device)
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory // 4
-    total = psutil.virtual_memory().total
-    with suppress(OSError, ValueError):  # a container's own limit
-        total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    return total // 4 // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return total_memory() // 4 // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def extract_features(
@@ -323,7 +319,11 @@ def extract_features(
 
     starts = range(0, len(images), shard_size)
     paths = [folder / f"shard-{number:05d}.safetensors" for number in range(len(starts))]
-    own = range(processes.rank, len(starts), processes.count)
+    remove_leftovers(folder, older_than=3600)  # younger ones may be another process's at work
+    missing = [number for number, path in enumerate(paths) if not path.exists()]
+    processes.wait()  # everyone has looked before anyone writes
+    there = sorted(set(range(len(paths))) - set(missing))
+    own = [*missing[processes.rank :: processes.count], *there[processes.rank :: processes.count]]
     total = sum(min(shard_size, len(images) - starts[number]) for number in own)
     hold = _bytes(len(images), views, encoder.dim) <= (comfortable_bytes() if max_memory is None else max_memory)
     shards: dict[int, _ShardContent] = {}

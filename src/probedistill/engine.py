@@ -18,10 +18,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
-import psutil
 import torch
 from torch import Tensor
 
+from ._memory import available_memory
 from .augment import AugmentConfig, Views, apply_views, derive_seed, draw_views
 from .canvas import Canvas
 from .errors import NonFiniteLossError
@@ -120,7 +120,7 @@ class Distiller:
         self.view_labels = self.labels.repeat_interleave(views)
         self.steps, self.views, self.lr, self.schedule = steps, views, lr, schedule
         self.level_every, self.augment, self.seed = level_every, augment or AugmentConfig(), seed
-        self._micro_batches = [micro_batch] * len(self.towers)
+        self._wanted, self._micro_batches = micro_batch, [micro_batch] * len(self.towers)
         self.losses = torch.full((len(self.towers),), math.nan)
         self.step_count = 0
         self._optimizer = torch.optim.Adam([{"params": [level]} for level in canvas.levels], lr=lr, fused=True)
@@ -265,29 +265,34 @@ class Distiller:
         """All synthetic images (m, 3, S, S) in (0, 1), of every process, on every process."""
         return self.processes.gather(self.canvas.images(), self._images_of_ranks)
 
+    def images_on_first(self) -> Tensor:
+        """The same on the first process alone; the others get none."""
+        return self.processes.gather_to_first(self.canvas.images(), self._images_of_ranks)
+
     # -------------------------------------------------------------------------------------------------
     # State: everything else follows from the seed and the step
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors of all images and plain values from which `load_state` continues bit for bit.
 
-        Every process gets the whole; a checkpoint of n processes loads on any other number. The tensors
-        may be the live ones: store or clone them before the next step.
+        The first process gets the whole, to store; the others' tensors are empty. A checkpoint of n processes
+        loads on any other number. The tensors may be the live ones: store or clone them before the next step.
         """
         tensors: dict[str, Tensor] = {}
         for i, level in enumerate(self.canvas.levels):
-            tensors[f"level.{i}"] = self.processes.gather(level, self._images_of_ranks)
+            tensors[f"level.{i}"] = self.processes.gather_to_first(level, self._images_of_ranks)
             for name, value in self._optimizer.state.get(level, {}).items():
-                whole = value if value.ndim == 0 else self.processes.gather(value, self._images_of_ranks)
+                whole = value if value.ndim == 0 else self.processes.gather_to_first(value, self._images_of_ranks)
                 tensors[f"adam.{i}.{name}"] = whole
         return tensors, {
             "step": self.step_count,
             "micro_batch": self.micro_batch,
+            "wanted_micro_batch": self._wanted,
             "levels": len(self.canvas.levels),
         }
 
     def load_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-        """Continue from what `state` returned."""
+        """Continue from what the first process's `state` returned; another micro-batch is taken where one is wanted."""
         while len(self.canvas.levels) < values["levels"]:
             self._optimizer.add_param_group({"params": [self.canvas.open_level()]})
         own = self.processes.share(len(self.labels))
@@ -301,7 +306,8 @@ class Distiller:
                 k: v.to(level.device if k == "step" else level, copy=True) for k, v in moments.items()
             }
         self.step_count, sizes = values["step"], values["micro_batch"]
-        self._micro_batches = list(sizes) if isinstance(sizes, list) else [sizes] * len(self.towers)
+        if self._wanted is None or self._wanted == values.get("wanted_micro_batch"):
+            self._micro_batches = list(sizes) if isinstance(sizes, list) else [sizes] * len(self.towers)
 
 
 def _backward(batch: _Batch, feature_gradient: Tensor) -> list[Tensor]:
@@ -315,7 +321,7 @@ def _free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # of the tower before, say
         return torch.cuda.mem_get_info(device)[0] + cached
-    return psutil.virtual_memory().available // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return available_memory() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def _slices(total: int, size: int) -> Iterator[tuple[int, int]]:

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -86,9 +87,12 @@ def leftovers(folder: Path) -> list[Path]:
     return sorted(folder.glob(".*.part"))
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove them, without complaint where that is not allowed."""
+def remove_leftovers(folder: Path, older_than: float = 0.0) -> None:
+    """Remove those that are older (in seconds), without complaint where that is not allowed."""
     for path in leftovers(folder):
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime < older_than:
+                continue
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:

@@ -16,12 +16,14 @@ from typing import Literal, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from .augment import derive_seed
 from .errors import UserError
 
 _SEED_STREAM = 2
 _BLOCK = 16_384  # rows of held features that are worked on at a time
+_LOGITS = 2**24  # of a block of rows, at most: 64 MB
 
 Normalization = Literal["none", "center", "center_l2"]
 
@@ -91,12 +93,24 @@ def head_gradient(
     Returns:
         (C, d + 1); the last column is the gradient with respect to the bias.
     """
-    onehot = F.one_hot(labels, len(weight)).to(features)
-    residual = torch.softmax(F.linear(features, weight, bias), dim=1) - onehot
     if weights is None:
-        weights = sample_weights(onehot.sum(dim=0), balanced=balanced)
-    residual = residual * weights[labels][:, None]
-    return torch.cat([residual.T @ features, residual.sum(dim=0)[:, None]], dim=1)
+        counts = torch.bincount(labels, minlength=len(weight)).to(features)
+        weights = sample_weights(counts, balanced=balanced)
+
+    def of_rows(rows: Tensor, row_labels: Tensor) -> Tensor:
+        probabilities = torch.softmax(F.linear(rows, weight, bias), dim=1)
+        ones = torch.ones_like(probabilities[:, :1])
+        residual = probabilities.scatter_add(1, row_labels[:, None], -ones) * weights[row_labels][:, None]
+        return torch.cat([residual.T @ rows, residual.sum(dim=0)[:, None]], dim=1)
+
+    blocks = list(_row_blocks(features, labels, num_classes=len(weight)))
+    if len(blocks) == 1:
+        return of_rows(features, labels)
+    # Only a block's logits exist at a time: they are computed again when the gradient is wanted.
+    total = torch.zeros(len(weight), weight.shape[1] + 1, dtype=features.dtype, device=features.device)
+    for rows, row_labels in blocks:
+        total = total + checkpoint(of_rows, rows, row_labels, use_reentrant=False)
+    return total
 
 
 def lgm_loss(synthetic_gradient: Tensor, real_gradient: Tensor) -> Tensor:
@@ -109,7 +123,15 @@ def sfm_loss(synthetic_flows: Tensor, real_flows: Tensor) -> Tensor:
     return (1 - F.cosine_similarity(synthetic_flows, real_flows, dim=1)).mean()
 
 
-def closed_form_head(features: Tensor, targets: Tensor, ridge: float | Tensor) -> Tensor:
+def _row_blocks(features: Tensor, labels: Tensor, *, num_classes: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Rows and their labels in blocks whose logits for all classes stay small."""
+    size = max(1, _LOGITS // num_classes)
+    return zip(features.split(size), labels.split(size), strict=True)
+
+
+def closed_form_head(
+    features: Tensor, targets: Tensor, ridge: float | Tensor, *, num_classes: int | None = None
+) -> Tensor:
     """The ridge probe that a set induces, W(Z) = Zᵀ (Z Zᵀ + λI)⁻¹ T (CLP-DD, arXiv 2605.07194).
 
     Solved in sample space (n × n) or, when n > d, in the equal feature space form
@@ -117,15 +139,22 @@ def closed_form_head(features: Tensor, targets: Tensor, ridge: float | Tensor) -
 
     Args:
         features: (n, d).
-        targets: (n, C), usually one-hot.
+        targets: (n, C), or labels (n,) for one-hot targets of ``num_classes`` classes.
         ridge: λ > 0, absolute.
+        num_classes: C, with labels.
 
     Returns:
         (d, C).
     """
     n, d = features.shape
     if n <= d:
+        if targets.ndim == 1:
+            assert num_classes is not None
+            targets = features.new_zeros(n, num_classes).scatter_(1, targets[:, None], 1.0)
         return features.T @ _solve_spd(features @ features.T, ridge, targets)
+    if targets.ndim == 1:  # Zᵀ T is the classes' sums: no (n, C) matrix
+        assert num_classes is not None
+        return _solve_spd(features.T @ features, ridge, class_sums(features, targets, num_classes)[0].T)
     return _solve_spd(features.T @ features, ridge, features.T @ targets)
 
 
@@ -427,12 +456,17 @@ def clp_objective(
     def objective(features: Tensor, labels: Tensor, step: int) -> Tensor:
         z = real.normalize(features)
         scale = ridge * z.detach().square().sum(dim=1).mean()  # λ relative to the kernel's diagonal
-        head = closed_form_head(z, F.one_hot(labels, real.num_classes).to(z), scale)
+        head = closed_form_head(z, labels, scale, num_classes=real.num_classes)
         if real_per_class > 0:
             generator = torch.Generator().manual_seed(derive_seed(seed, _SEED_STREAM, step))
             rows = torch.cat([c[torch.randint(len(c), (real_per_class,), generator=generator)] for c in of_class])
-            return loss(head, real.take(rows), real.labels[rows.to(real.device)])
-        return summed_clp_loss(real.blocks(), len(real.labels), head, loss)
+            if len(rows) * real.num_classes <= _LOGITS:
+                return loss(head, real.take(rows), real.labels[rows.to(real.device)])
+            parts = rows.split(max(1, _LOGITS // real.num_classes))
+            blocks = ((real.take(part), real.labels[part.to(real.device)]) for part in parts)
+            return summed_clp_loss(blocks, len(rows), head, loss)
+        small = (part for block in real.blocks() for part in _row_blocks(*block, num_classes=real.num_classes))
+        return summed_clp_loss(small, len(real.labels), head, loss)
 
     return objective
 

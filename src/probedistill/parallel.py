@@ -1,4 +1,4 @@
-"""Many processes: each owns a slice of the synthetic images; only features travel, never images.
+"""Many processes: each owns a slice of the synthetic images; in a step only features travel, never images.
 
 Started by ``torchrun``, the processes find each other through its environment variables; alone, every
 operation here is the identity.
@@ -72,6 +72,35 @@ class Processes:
         with _others_present():
             dist.all_gather(parts, padded)
         return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)]).to(local.device)
+
+    def gather_to_first(self, local: Tensor, sizes: list[int]) -> Tensor:
+        """Rows of all ranks in order, on the CPU of the first rank; the others get none.
+
+        One rank's rows travel at a time, so that no device holds more than its own and one rank's more.
+
+        Args:
+            local: (sizes[rank], …) this rank's rows, without a graph.
+            sizes: Rows of each rank.
+        """
+        if self.count == 1:
+            return local
+        whole = torch.empty(sum(sizes) if self.is_first else 0, *local.shape[1:], dtype=local.dtype)
+        with _others_present():
+            if not self.is_first:
+                dist.send(local.to(self.device).contiguous(), dst=0)
+                return whole
+            whole[: sizes[0]] = local
+            start = sizes[0]
+            for rank, size in enumerate(sizes[1:], start=1):
+                rows = torch.empty(size, *local.shape[1:], dtype=local.dtype, device=self.device)
+                dist.recv(rows, src=rank)
+                whole[start : start + size] = rows
+                start += size
+        return whole
+
+    def agree(self, value: int) -> bool:
+        """Whether ``value`` is the same on every rank."""
+        return self.largest(value) == -self.largest(-value)
 
     def largest(self, value: int) -> int:
         """The largest ``value`` of any rank, on every rank."""

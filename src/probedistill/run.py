@@ -7,6 +7,8 @@ afterwards it is a distilled set. ``evolution/`` keeps what the images looked li
 
 from __future__ import annotations
 
+import hashlib
+import json
 import platform
 import signal
 import sys
@@ -36,6 +38,7 @@ from .probe import LinearProbe
 from .run_folder import (
     History,
     ProgressFile,
+    begun_by_this_launch,
     check_folder,
     check_same_run,
     newest_checkpoint,
@@ -120,12 +123,15 @@ def _distill(
     strict: bool,
     team: Processes,
 ) -> DistilledSet:
-    run = replace(run, progress=run.progress and team.is_first, resume=run.resume or team.restarted)
+    run = replace(run, progress=run.progress and team.is_first)
     for name in ("checkpoint_seconds", "evaluate_every"):
         if (getattr(run, name) or 0) < 0:
             raise UserError(f"{name} {getattr(run, name)} must be 0 or more")
     folder = Path(run.out) if run.out is not None else None
     if folder is not None:
+        if team.restarted and not run.resume:  # the same command again: what it has begun goes on
+            begun = not run.overwrite or bool(team.largest(int(team.is_first and begun_by_this_launch(folder))))
+            run = replace(run, resume=begun, overwrite=not begun)
         check_folder(folder, resume=run.resume, overwrite=run.overwrite)
     image_config, train, test = _load_images(images, test)
     _check_counts(train, config)
@@ -150,12 +156,11 @@ def _distill(
             also = list(zip(encoders[1:], others, strict=True))
             distiller = make_distiller(config, encoders[0], bank, train, team, also)
             checkpoint = newest_checkpoint(folder) if folder is not None and run.resume else None
-            team.wait()  # everyone has looked at the folder before anyone changes it
+            _check_agreement(team, folder, about, checkpoint)  # everyone has looked before anyone changes the folder
             if folder is not None and team.is_first:
                 repeats = named[0] if repeatable and isinstance(named[0], EncoderConfig) else None
                 step = checkpoint[1]["engine"]["step"] if checkpoint is not None else 0
-                anew = run.overwrite and not team.restarted
-                start_run(folder, about, image_config, repeats, anew=anew, step=step)
+                start_run(folder, about, image_config, repeats, anew=run.overwrite, step=step)
             stop.defer = True
         except KeyboardInterrupt:
             raise Interrupted(stop.number or signal.SIGINT, folder) from None
@@ -165,6 +170,7 @@ def _distill(
             distiller.load_state(tensors, values["engine"])
             accuracy = [(step, value) for step, value in values["accuracy"]]
             history = History(values["losses"], accuracy, values["seconds"], values.get("losses_by_encoder", []))
+            del checkpoint, tensors, values  # as large as the run's whole state
         with resumable(folder):
             _optimise(distiller, history, run, folder, about, test_bank, stop, team)
 
@@ -279,9 +285,9 @@ def _optimise(
             save_checkpoint(folder, distiller, history, team)
 
     if distiller.step_count == 0:
-        images = as_shipped(distiller.images())
+        images = distiller.images_on_first()
         if place is not None:
-            save_sprite(place, 0, images)
+            save_sprite(place, 0, as_shipped(images))
     progress.write(history)
     mark = saved = time.monotonic()
     with ProgressBar(
@@ -303,7 +309,7 @@ def _optimise(
             done = distiller.step_count
             look = done == steps or (every > 0 and done % every == 0)
             if look:
-                images = as_shipped(distiller.images())
+                images = as_shipped(distiller.images_on_first())
                 if test_bank is not None and team.is_first:
                     history.accuracy.append((done, _quick_accuracy(distiller, images, test_bank)))
                     note = f"probe {100 * history.accuracy[-1][1]:.1f} %"
@@ -322,6 +328,24 @@ def _optimise(
                 raise Interrupted(wish - _STOP, folder)
             mark = time.monotonic()  # looking and saving are not part of the method's cost
     save()
+
+
+def _check_agreement(team: Processes, folder: Path | None, about: dict[str, Any], checkpoint: Any) -> None:
+    """Raise `UserError` where the processes see other data or another folder: their parts would not fit together."""
+    shared = {name: about.get(name) for name in ("config", "encoder", "also", "images", "class_names")}
+    of_data = hashlib.sha256(json.dumps(shared, sort_keys=True, default=str).encode()).digest()
+    same_data = team.agree(int.from_bytes(of_data[:7], "big"))
+    step = checkpoint[1]["engine"]["step"] if checkpoint is not None else 0
+    same_step = team.agree(step)
+    if not same_data:
+        raise UserError(
+            "the processes of this run see different images, encoders or settings; give every machine the same ones"
+        )
+    if not same_step:
+        raise UserError(
+            f"out {str(folder)!r} is not the same folder for all processes (this one goes on from step {step}); "
+            "put it on a file system that every machine sees"
+        )
 
 
 def _quick_accuracy(distiller: Distiller, images: Tensor, test: FeatureBank) -> float:

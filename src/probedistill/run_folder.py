@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import shutil
 import time
@@ -25,6 +26,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 from torch import Tensor
 
@@ -92,6 +94,15 @@ def check_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
         raise UserError(f"out {str(folder)!r} holds an unfinished run; add --resume to continue it or --overwrite")
     if not (resume and state is not None and state.get("finished")):  # nothing is written then
         check_writable(folder)
+
+
+def begun_by_this_launch(folder: Path) -> bool:
+    """Whether the run in ``folder`` was written since this process's parent (``torchrun``) was started."""
+    try:
+        written = (folder / "run.json").stat().st_mtime
+        return written > psutil.Process(os.getppid()).create_time()
+    except (OSError, psutil.Error):
+        return False
 
 
 def check_same_run(folder: Path, about: dict[str, Any]) -> DistilledSet | None:

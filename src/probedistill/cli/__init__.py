@@ -11,7 +11,7 @@ from typing import Any
 
 import cyclopts
 
-from .._allocator import keep_freed_memory
+from .._memory import keep_freed_memory
 from .._signals import Interrupted
 from ..errors import LostProcessError, NonFiniteLossError, UserError
 from . import bias, commands, export, inspect_spaces, labels, report, transfer  # noqa: F401  registers them
