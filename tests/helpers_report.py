@@ -99,6 +99,35 @@ def results(class_names: Sequence[str]) -> dict[str, dict[str, Any]]:
     }  # fmt: skip
 
 
+def long_names(count: int = 6) -> dict[str, dict[str, Any]]:
+    """Result files with a heat map of ``count`` encoders and with groups, all with names that are too long to show."""
+    names = [f"timm:vit_small_patch14_dinov2.lvd142m at {100 * i} px" for i in range(1, count + 1)]
+    encoders = [{"name": name, "fingerprint": name} for name in names]
+    groups = [f"landbird with a long name {i}/bamboo forest in the rain {i}" for i in range(count)]
+    values = [[(i + j) / (2 * count) for i in range(count)] for j in range(count)]
+
+    def scores(shift: float) -> dict[str, Any]:
+        found = {group: shift + 0.1 * i / count for i, group in enumerate(groups)}
+        return {"groups": found, "worst_group": shift, "gap": 0.1, "top1": shift}
+
+    entries = [
+        {"run": f"run-{i}", "encoder": encoders[i], "background_share": None if i == 1 else 0.1 * (i + 1)}
+        | {key: scores(0.2 * k + 0.1 * i) for k, key in enumerate(("distilled", "random", "full"))}
+        for i in range(3)
+    ]
+    return {
+        "transfer": {
+            "kind": "transfer", "sources": encoders, "targets": encoders, "probes": ["ridge"],
+            "accuracy": {"ridge": values},
+        },
+        "bias": {
+            "kind": "bias", "groups": groups, "entries": entries,
+            "ranking": {"worst_group": [2, 1, 0], "background_share": [0, 2, 1]},
+            "agreement": {"worst_group": {"spearman": 1.0, "p": 1 / 3, "n": 3}, "background_share": None},
+        },
+    }  # fmt: skip
+
+
 def write(path: Path, content: Any) -> Path:
     """Write JSON."""
     path.write_text(json.dumps(content), encoding="utf-8")

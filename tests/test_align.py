@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from PIL import Image
 from scipy.stats import spearmanr
 
 from conftest import TINY
+from helpers_images import make_image_folder
 from probedistill import UserError, align, load_encoder, load_images
 from probedistill.align import (
     RIDGES,
@@ -227,6 +229,15 @@ def test_too_little_for_a_correlation_gives_none():
     assert mantel(np.random.default_rng(0).normal(size=(3, 3)), np.full((3, 3), np.nan)) is None
 
 
+def test_a_correlation_takes_three_known_pairs():
+    metric = np.random.default_rng(0).normal(size=(3, 3))
+    accuracy = np.full((3, 3), np.nan)
+    accuracy[0, 1], accuracy[1, 2] = 0.4, 0.7
+    assert mantel(metric, accuracy) is None, "that of two pairs is always ±1"
+    accuracy[2, 0] = 0.6
+    assert mantel(metric, accuracy) is not None
+
+
 def results(fingerprints, accuracy, full=None, names=None):
     """What a transfer.json says of one set for each encoder."""
     names = names or [f"e{i}" for i in range(len(fingerprints))]
@@ -330,6 +341,7 @@ def test_align_command(run_cli, photos, tiny_yaml, tmp_path):
             expected = spearmanr(np.array(values)[off], np.array(target)[off]).statistic
             assert said["spearman"] == pytest.approx(expected)
             assert said["p"] * 6 == pytest.approx(round(said["p"] * 6))
+            assert said["pairs"] == 6
     first = (out / "align.json").read_bytes()
     again = run_cli("align", "--encoders", *specs, "--images", f"folder:{photos}", "--k", 4, "--transfer", transfer,
                     "--out", out)  # fmt: skip
@@ -351,6 +363,54 @@ def test_too_few_encoders_in_the_transfer_results_are_said(run_cli, photos, tiny
     content = json.loads((tmp_path / "out" / "align.json").read_text())
     assert content["transfer"] is None
     assert "at least 3" in content["note"]
+
+
+def test_too_few_pairs_in_the_transfer_results_are_said(photos, tiny_yaml):
+    images = load_images(f"folder:{photos}")
+    encoders = [load_encoder(TINY, encoder_args={"seed": s} if s else {}) for s in range(3)]
+
+    def found(accuracy, full=None):
+        content = results([e.fingerprint for e in encoders], np.zeros((3, 3)), full=full)
+        content["accuracy"]["ridge"] = accuracy
+        return align(encoders, images, k=3, transfer=content, progress=False)
+
+    two = found([[0.9, 0.4, None], [None, 0.9, 0.7], [None, None, 0.9]])
+    assert two.transfer is None
+    assert two.note == "transfer is known for 2 pairs of different encoders; a rank correlation needs at least 3"
+    assert two.note in str(two)
+
+    three = found([[0.9, 0.4, None], [None, 0.9, 0.7], [0.6, None, 0.9]], full=[None, 0.9, 0.8])
+    assert three.transfer["pairs"] == three.transfer["metrics"]["cka"]["pairs"] == 3
+    assert three.transfer["metrics"]["linear_map"]["spearman"] is not None
+    for said in three.transfer["relative_to_full"].values():
+        assert said == {"spearman": None, "p": None, "pairs": 2}
+    assert three.note.startswith("the share of full data is known for 2 pairs of different encoders; ")
+    for part in three.note.split("; "):
+        assert part in " ".join(str(three).split())
+    cells = [line.split("│")[1:-1] for line in str(three).splitlines() if "R²" in line and line.startswith("│")]
+    assert [c.strip() for c in cells[-1][3:]] == ["3", "–", "–", "2"]
+
+
+def test_names_that_mean_something_to_rich(run_cli, tiny_yaml, monkeypatch, tmp_path):
+    folder = make_image_folder(tmp_path / "x [" / "b]", per_class=3)  # …/x [/b]
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--images", f"folder:{folder}", "--k", 2, "--out", "al[red]x", "--no-progress"]
+    result = run_cli("align", "--encoders", TINY, tiny_yaml(seed=1), *arguments)
+    assert result.code == 0, result.err
+    assert "look: al[red]x/align.png   numbers: al[red]x/align.json" in result.out
+    assert f"6 images of folder:{folder} (train)" in result.out
+    encoders = [load_encoder(TINY, encoder_args={"seed": s} if s else {}) for s in range(3)]
+    found = align(encoders, load_images(f"folder:{folder}"), k=2, progress=False)
+    named = tuple(e | {"name": name} for e, name in zip(found.encoders, ("a[red]", "n/a [/b]", "c"), strict=True))
+    transfer = {"probe": "p[/b]", "pairs": 6, "encoders": 3}
+    nothing = {"spearman": None, "p": None, "pairs": 6}
+    parts = dict.fromkeys(("metrics", "relative_to_full"), dict.fromkeys(found.metrics, nothing))
+    text = str(replace(found, encoders=named, transfer=transfer | parts, note="why [/b]"))
+    for name in ("a[red]", "n/a [/b]", "x [/b]", "p[/b] probe", "why [/b]"):
+        assert name in text
+
+    long = tuple(e | {"name": f"{'vit_' * 12}{i}"} for i, e in enumerate(found.encoders))
+    assert "…" not in str(replace(found, encoders=long)), "two encoders whose names are cut look alike"
 
 
 def test_bad_input_gives_one_line_and_writes_nothing(run_cli, photos, tiny_yaml, tmp_path):

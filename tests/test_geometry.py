@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from PIL import Image
 
 from conftest import TINY
 from helpers_images import make_image_folder
-from probedistill import DistilledSet, UserError, geometry, load_encoder, load_images
+from probedistill import DistilledSet, LabelledImages, UserError, geometry, load_encoder, load_images
 from probedistill.geometry import MEASURES, RealReference, class_test, describe_classes
 
 PLACED = [name for name in MEASURES if name != "own_neighbours"]
@@ -346,6 +347,26 @@ def test_many_real_images_are_thinned(photos, monkeypatch):
     assert found.points.kinds.count("real") == 5
     assert found.points.kinds.count("medoid") == 2
     assert found.images["count"] == 12
+
+
+def test_names_that_mean_something_to_rich(run_cli, many, photos, monkeypatch, tmp_path):
+    train = load_images(f"folder:{photos}")
+    names = ("n/a [/b]", "[red]dog")
+    train = LabelledImages(
+        class_names=names, labels=train.labels, names=train.names, load=train.load, spec=train.spec, split=train.split,
+        fingerprint="other",
+    )  # fmt: skip
+    distilled = DistilledSet(torch.rand(2, 3, 32, 32), torch.arange(2), names)
+    found = geometry(distilled, load_encoder(TINY), train, k=3, progress=False)
+    text = str(replace(found, encoder=found.encoder | {"name": "e[/i]"}))
+    for name in (*names, "e[/i] at 32 px"):
+        assert name in text
+    found.save(tmp_path / "saved")
+
+    monkeypatch.chdir(tmp_path)
+    result = run_cli("geometry", many, "--config", many / "config.yaml", "--k", 5, "--out", "al[red]x")
+    assert result.code == 0, result.err
+    assert "look: al[red]x/geometry.png   numbers: al[red]x/geometry.json" in result.out
 
 
 def test_bad_input_gives_one_line_and_writes_nothing(run_cli, distil_cli, many, photos, tmp_path):

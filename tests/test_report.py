@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from conftest import TINY
-from helpers_report import SCRIPT, evaluation, make_run, results, write
+from helpers_report import SCRIPT, evaluation, long_names, make_run, results, write
 from probedistill import UserError, distill, extract_features, load_encoder, load_splits
 from probedistill.report import write_report
 from probedistill.report.figures import without_nan
@@ -117,13 +117,32 @@ def test_every_result_file_in_the_folder_is_drawn(run, report):
     page = report(give_all(run))
     for title in ("Transfer · ridge", "Alignment · Linear CKA", "Where the images lie", "Groups · r"):
         assert title in page.text
-    assert "Rank correlation with transfer: 0.83, p = 0.04." in page.text
+    assert "Rank correlation with transfer: 0.83, p = 0.04, over 2 pairs of encoders." in page.text
     assert "On average a synthetic image is farther from its class mean than 75 % of the real." in page.text
     assert "worst group 40.0 %" in page.text
     plots = [json.loads(text) for values, text in page.scripts if values.get("type") == "application/json"]
     heat = next(p for p in plots if p.get("data") and p["data"][0]["type"] == "heatmap")
     assert heat["data"][0]["z"] == [[50.0, 25.0], [None, 37.5], [87.5, 81.25]]  # NaN is no JSON
     assert heat["layout"]["xaxis"]["ticktext"][0] == "&lt;script&gt;ale…)&lt;/script&gt;"
+
+
+def test_bias_shows_names_ranking_and_agreement(run, report):
+    content = long_names()["bias"]
+    page = report(run, bias=write(run / "bias.json", content))
+    name = content["entries"][2]["encoder"]["name"]
+    assert f"run-2 · {name} 1 (20.0 %) 2 (0.30)" in page.text
+    assert f"run-1 · {content['entries'][1]['encoder']['name']} 2 (10.0 %) 3 (no share)" in page.text
+    assert "agreement with real data Spearman +1.00, p = 0.333, 3 encoders not defined" in page.text
+    plots = [json.loads(text) for values, text in page.scripts if values.get("type") == "application/json"]
+    bars = next(p for p in plots if p.get("data") and p["data"][0]["type"] == "bar")
+    assert bars["data"][0]["customdata"] == content["groups"]
+    assert max(map(len, bars["layout"]["yaxis"]["ticktext"])) <= 22
+    write(run / "bias.json", {**content, "agreement": None})
+    assert "real data rank the encoders alike needs at least 3 encoders" in report(run).text
+    for damaged in ({"ranking": {"worst_group": [7], "background_share": []}}, {"ranking": []}, {"agreement": [1]}):
+        write(run / "bias.json", {**content, **damaged})
+        with pytest.raises(UserError, match="a bias file is damaged"):
+            report(run)
 
 
 def test_result_files_can_be_named(run, report, tmp_path):
@@ -318,6 +337,42 @@ def test_damaged_scores(run, report):
     write(run / "evaluation-tiny.json", content)
     with pytest.raises(UserError, match=r"evaluation file .* is damaged"):
         report(run)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [{"per_class": ["cat"]}, {"per_class": {"cat": "most"}}, {"per_class": 3}],
+)
+def test_damaged_class_scores(run, report, damage):
+    content = evaluation(["cat"], 3)
+    content["rows"][0]["scores"][0] |= damage
+    write(run / "evaluation-tiny.json", content)
+    with pytest.raises(UserError, match=r"evaluation file .* is damaged"):
+        report(run)
+
+
+def test_damaged_deviation(run, report):
+    content = evaluation(["cat"], 3)
+    content["rows"][0]["std"] = "0.01"
+    write(run / "evaluation-tiny.json", content)
+    with pytest.raises(UserError, match=r"evaluation file .* is damaged"):
+        report(run)
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ({"method": "clp", "seed": 0}, "method clp seed 0"),
+        ({"method": "clp", "steps": "many"}, "method clp, many steps"),
+        ({"steps": [1]}, "method [1] steps"),
+        ({"method": None}, "state"),
+        ("clp", "state"),
+    ],
+)
+def test_damaged_config_of_a_run(run, report, config, says):
+    state = json.loads((run / "run.json").read_text())
+    write(run / "run.json", {**state, "config": config})
+    assert says in report(run).text
 
 
 def test_damaged_sprites_are_left_out(run, report):

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from conftest import TINY, wait_for
-from helpers_report import SCRIPT, make_run, results, write
+from helpers_report import SCRIPT, long_names, make_run, results, write
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install 'probedistill[dev]'")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python")
@@ -49,6 +49,18 @@ def page_file(tmp_path_factory, photos) -> Path:
     return write_report([first, second], folder / "report.html", progress=False)
 
 
+@pytest.fixture(scope="module")
+def long_file(tmp_path_factory) -> Path:
+    """A report whose heat map, groups and first class have long names."""
+    from probedistill.report import write_report
+
+    folder = tmp_path_factory.mktemp("long")
+    run = make_run(folder / "run", ("a_class_name_without_a_space_that_is_longer_than_a_phone", "dog"))
+    for kind, content in long_names().items():
+        write(run / f"{kind}.json", content)
+    return write_report([run], folder / "report.html", progress=False)
+
+
 @pytest.fixture
 def open_page(browser, page_file):
     """Open a report; at the end nothing may have been complained of, and nothing asked of a network."""
@@ -77,6 +89,10 @@ def pixels(canvas) -> list[int]:
     """What a canvas shows, as (width, height, sum over its values)."""
     values = "c.getContext('2d').getImageData(0, 0, c.width, c.height).data"
     return canvas.evaluate(f"c => [c.width, c.height, {values}.reduce((a, b) => a + b)]")
+
+
+def artefacts(otherwise: Path) -> Path:
+    return Path(os.environ.get("PROBEDISTILL_ARTEFACTS") or otherwise)
 
 
 def settle(page, script: str) -> None:
@@ -117,10 +133,54 @@ def test_dialog(open_page):
     assert page.locator("#viewer-title").inner_text() == SCRIPT
     page.get_by_role("button", name="Next").click()
     assert page.locator("#viewer-title").inner_text() == "hen"
-    assert page.get_by_role("button", name="Next").is_disabled()
+    assert page.get_by_role("button", name="Next").get_attribute("aria-disabled") == "true"
     page.keyboard.press("Escape")
     assert not page.locator("#viewer").is_visible()
     assert button.evaluate("b => b === document.activeElement")
+
+
+def test_dialog_keeps_the_keys_at_its_ends(open_page):
+    page = open_page()
+    page.locator("#r0 .gallery button").nth(1).click()
+    title = page.locator("#viewer-title")
+    for name, over, back in (("Next", "hen", "ArrowLeft"), ("Previous", "cat", "ArrowRight")):
+        page.get_by_role("button", name=name).focus()
+        for _ in range(4):  # once more than there are images
+            page.keyboard.press("Enter")
+        assert title.inner_text() == over
+        assert page.evaluate("document.activeElement.textContent") == name
+        page.keyboard.press(back)
+        assert title.inner_text() == {"hen": SCRIPT, "cat": "dog"}[over]
+
+
+def test_long_names_on_a_phone(open_page, long_file, tmp_path):
+    for width in (360, 400):
+        page = open_page(file=long_file)
+        page.set_viewport_size({"width": width, "height": 740})
+        for chart in page.locator("#comparisons .chart").all()[:2]:
+            chart.scroll_into_view_if_needed()
+            chart.locator(".main-svg").first.wait_for()
+        heat, bars = page.evaluate(LABELS)[:2]
+        assert len(heat["labels"]) == 12
+        assert len(bars["labels"]) >= 6
+        assert [label for label in heat["labels"] + bars["labels"] if not label["shown"]] == []
+        assert bars["legend"] <= bars["plot"] + 1
+        page.screenshot(path=artefacts(tmp_path) / f"report-long-{width}.png", full_page=True)
+        page.locator(".gallery button").first.click()
+        assert page.get_by_role("button", name="Close").bounding_box()["height"] < 45  # one line
+        assert page.evaluate("document.getElementById('viewer').scrollWidth") <= width
+
+
+LABELS = """[...document.querySelectorAll('#comparisons .chart')].map(chart => {
+    const box = chart.getBoundingClientRect(), bottom = (s) => chart.querySelector(s)?.getBoundingClientRect().bottom;
+    const labels = [...chart.querySelectorAll('.xtick text, .ytick text')].map(text => {
+        const at = text.getBoundingClientRect(), style = getComputedStyle(text);
+        return { name: text.textContent, shown: at.width > 0 && style.display !== 'none' && style.opacity !== '0'
+            && at.left >= box.left - 1 && at.right <= box.right + 1 && at.top >= box.top - 1 };
+    });
+    return { labels, legend: bottom('.legend'), plot: chart.querySelector('.bg')?.getBoundingClientRect().top
+        ?? chart.querySelector('.plot')?.getBoundingClientRect().top };
+})"""
 
 
 def test_evolution_slider(open_page):
@@ -203,7 +263,7 @@ def test_axe_and_screenshot(open_page, size, scheme, tmp_path):
     assert [(v["id"], v["nodes"][0]["html"]) for v in found if v["impact"] in ("serious", "critical")] == []
     page.keyboard.press("Escape")
     page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = false; })")
-    folder = Path(os.environ.get("PROBEDISTILL_ARTEFACTS") or tmp_path)
+    folder = artefacts(tmp_path)
     page.evaluate("scrollTo(0, 0)")
     page.screenshot(path=folder / f"report-{size}-{scheme}.png", full_page=True)
     assert (folder / f"report-{size}-{scheme}.png").stat().st_size > 10_000
@@ -216,6 +276,38 @@ def test_printed_whole(open_page, tmp_path):
     assert (tmp_path / "report.pdf").stat().st_size > 20_000
     assert page.evaluate("document.querySelectorAll('.chart .main-svg').length") > 0
     assert page.evaluate("document.documentElement.dataset.theme") == "dark"  # as it was on the screen
+
+    settle(page, "[...document.querySelectorAll('.evolution canvas')].every(c => c.width > 8)")  # hidden runs' too
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    page.emulate_media(media="print")
+    page.set_viewport_size({"width": 718, "height": 1000})  # A4 within a browser's margins
+    page.screenshot(path=artefacts(tmp_path) / "report-print.png", full_page=True)
+    charts = page.evaluate(PRINTED_CHARTS)
+    assert len(charts) == page.locator(".chart").count()
+    assert all(right <= card + 0.5 and width > 400 for right, card, width in charts)
+    assert page.evaluate(EMPTY_HEADINGS) == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= 718
+    page.set_viewport_size({"width": 1280, "height": 900})
+    page.emulate_media(media="screen")
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert page.locator("details[open]").count() == 0
+    assert not page.locator("#r1").is_visible()
+    page.get_by_role("tab", name="second").click()
+    page.locator("#r1 .chart").first.scroll_into_view_if_needed()
+    wait_for(lambda: page.evaluate(SECOND_FITS), 20)
+
+
+PRINTED_CHARTS = """[...document.querySelectorAll('.chart')].map(chart => {
+    const svg = chart.querySelector('.main-svg').getBoundingClientRect();
+    return [svg.right, chart.closest('.plot').getBoundingClientRect().right, svg.width];
+})"""
+EMPTY_HEADINGS = """[...document.querySelectorAll('main h2, main h3')].filter(heading => {
+    let height = 0;
+    for (let next = heading.nextElementSibling; next; next = next.nextElementSibling) height += next.clientHeight;
+    return height < 40;
+}).map(heading => heading.textContent)"""
+SECOND_FITS = """[...document.querySelectorAll('#r1 .chart')].every(chart =>
+    Math.abs(chart.querySelector('.main-svg').clientWidth - chart.clientWidth) < 2)"""
 
 
 def test_real_images_beside(open_page, photos, tmp_path):

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from scipy.stats import rankdata
 
@@ -32,6 +33,7 @@ RIDGES = 10.0 ** np.arange(-5, 4)
 
 _SEED_STREAM = 7
 _BLOCK = 1024
+_FEWEST = 3  # encoders, and pairs of them, that a rank correlation takes
 _EXACT = 5040  # permutations: seven encoders
 _DRAWN = 9999
 
@@ -209,15 +211,15 @@ def mantel(metric: ArrayLike, accuracy: ArrayLike, *, seed: int = 0) -> tuple[fl
         seed: Of the drawn permutations.
 
     Returns:
-        Correlation and two-sided p; ``None`` for fewer than three encoders with a known pair, or when either is
-        the same for all pairs.
+        Correlation and two-sided p; ``None`` for fewer than three encoders or three known pairs (the correlation
+        of two is always ±1), or when either is the same for all pairs.
     """
     metric, accuracy = np.asarray(metric, np.float64), np.asarray(accuracy, np.float64)
     known = ~np.isnan(accuracy) & ~np.eye(len(accuracy), dtype=bool)
     used = np.flatnonzero(known.any(axis=0) | known.any(axis=1))
     metric, accuracy, known = (m[np.ix_(used, used)] for m in (metric, accuracy, known))
     count, (rows, columns) = len(used), np.nonzero(known)
-    if count < 3 or len(np.unique(metric[known])) < 2 or len(np.unique(accuracy[known])) < 2:
+    if min(count, len(rows)) < _FEWEST or len(np.unique(metric[known])) < 2 or len(np.unique(accuracy[known])) < 2:
         return None
     exact = math.factorial(count) <= _EXACT
     if exact:
@@ -258,29 +260,39 @@ def transfer_accuracy(transfer: Mapping[str, Any], fingerprints: Sequence[str]) 
     return result[0], result[1]
 
 
+_NEEDS = f"a rank correlation needs at least {_FEWEST}"
+
+
 def _correlations(
     metrics: Mapping[str, Array], transfer: Mapping[str, Any], encoders: Sequence[Mapping[str, Any]], seed: int
 ) -> tuple[dict[str, Any] | None, str | None]:
-    """What align.json says of transfer, or ``None`` and why."""
+    """What align.json says of transfer, or ``None``, and why something is missing."""
     accuracy, relative = transfer_accuracy(transfer, [e["fingerprint"] for e in encoders])
     np.fill_diagonal(accuracy, math.nan)
     known = ~np.isnan(accuracy)
     count = int((known.any(axis=0) | known.any(axis=1)).sum())
-    if count < 3:
-        return None, f"transfer is known between {count} of these encoders; a rank correlation needs at least 3"
+    if count < _FEWEST:
+        return None, f"transfer is known between {count} of these encoders; {_NEEDS}"
+    pairs = int(known.sum())
+    if pairs < _FEWEST:
+        return None, f"transfer is known for {pairs} pairs of different encoders; {_NEEDS}"
+    relative_pairs = int((known & ~np.isnan(relative)).sum())
+    note = None
+    if relative_pairs < _FEWEST:
+        note = f"the share of full data is known for {relative_pairs} pairs of different encoders; {_NEEDS}"
 
-    def of(values: Array) -> dict[str, Any]:
-        results = {name: mantel(metric, values, seed=seed) for name, metric in metrics.items()}
-        return {name: dict(zip(("spearman", "p"), result or (None, None))) for name, result in results.items()}
+    def of(values: Array, pairs: int) -> dict[str, Any]:
+        results = {name: mantel(metric, values, seed=seed) or (None, None) for name, metric in metrics.items()}
+        return {name: {"spearman": rho, "p": p, "pairs": pairs} for name, (rho, p) in results.items()}
 
     return {
-        "pairs": int(known.sum()),
+        "pairs": pairs,
         "encoders": count,
         "probe": transfer["probes"][0],
         "exact": math.factorial(count) <= _EXACT,
-        "metrics": of(accuracy),
-        "relative_to_full": of(relative),
-    }, None
+        "metrics": of(accuracy, pairs),
+        "relative_to_full": of(relative, relative_pairs),
+    }, note
 
 
 def _check_transfer(transfer: Mapping[str, Any], encoders: Sequence[Mapping[str, Any]]) -> None:
@@ -311,8 +323,9 @@ class Alignment:
         chance: What unrelated spaces would give: ``mutual_knn`` (a number), ``cka`` (E, E), ``linear_map`` 0.
         images: ``spec``, ``split`` and ``count`` of the images that were compared.
         options: ``k``, ``limit`` and ``seed``.
-        transfer: Rank correlation of each metric with the accuracy of transfer, if that was given.
-        note: Why there is none although it was given.
+        transfer: Rank correlation of each metric with the accuracy of transfer, if that was given, its p and the
+            number of pairs of encoders that it is over.
+        note: Why there is none, or none with the share of full data, although it was given.
     """
 
     encoders: tuple[dict[str, Any], ...]
@@ -331,15 +344,16 @@ class Alignment:
     def table(self) -> Table:
         """A row for each pair of encoders."""
         k, count = self.options["k"], self.images["count"]
-        table = Table(title=f"{count:,} images of {self.images['spec']} ({self.images['split']})", title_justify="left")
+        title = f"{count:,} images of {self.images['spec']} ({self.images['split']})"
+        table = Table(title=escape(title), title_justify="left")
         for name in ("A", "B"):
-            table.add_column(name)
+            table.add_column(name, overflow="fold")
         for name in (f"mutual {k}-NN", "linear CKA", "map A → B, R²", "map B → A, R²"):
             table.add_column(name, justify="right")
         knn, cka, mapped = (self.metrics[name] for name in METRICS)
         for i, j in itertools.combinations(range(len(self.encoders)), 2):
             values = (knn[i, j], cka[i, j], mapped[i, j], mapped[j, i])
-            table.add_row(self.names[i], self.names[j], *(f"{value:.3f}" for value in values))
+            table.add_row(escape(self.names[i]), escape(self.names[j]), *(f"{value:.3f}" for value in values))
         itself = f"{np.diag(mapped).mean():.3f}"
         table.add_row("any with itself", "", "1.000", "1.000", itself, itself, style="dim")
         cka_by_chance = np.asarray(self.chance["cka"])[~np.eye(len(self.encoders), dtype=bool)].mean()
@@ -352,24 +366,27 @@ class Alignment:
         """A row for each metric, if there are transfer results."""
         if self.transfer is None:
             return None
-        table = Table(
-            title=f"Rank correlation with transfer ({self.transfer['probe']} probe, {self.transfer['pairs']} pairs of "
-            f"{self.transfer['encoders']} encoders)",
-            title_justify="left",
+        title = (
+            f"Rank correlation with transfer ({self.transfer['probe']} probe, {self.transfer['pairs']} pairs of "
+            f"{self.transfer['encoders']} encoders)"
         )
+        table = Table(title=escape(title), title_justify="left")
         table.add_column("metric")
-        for name in ("accuracy: Spearman", "p", "share of full data: Spearman", "p"):
+        for name in ("accuracy: Spearman", "p", "pairs", "share of full data: Spearman", "p", "pairs"):
             table.add_column(name, justify="right")
         for metric, title in METRICS.items():
             results = (self.transfer["metrics"][metric], self.transfer["relative_to_full"][metric])
-            values = [result[key] for result in results for key in ("spearman", "p")]
-            table.add_row(title, *("–" if value is None else f"{value:.3f}" for value in values))
+            cells = []
+            for result in results:
+                cells += ["–" if result[key] is None else f"{result[key]:.3f}" for key in ("spearman", "p")]
+                cells.append(str(result["pairs"]))
+            table.add_row(title, *cells)
         return table
 
     def __str__(self) -> str:
         console = Console(width=100, no_color=True)
         with console.capture() as captured:
-            console.print(*filter(None, (self.table(), self.transfer_table(), self.note)))
+            console.print(*filter(None, (self.table(), self.transfer_table(), escape(self.note or ""))))
         return captured.get().rstrip()
 
     def to_dict(self) -> dict[str, Any]:

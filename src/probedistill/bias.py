@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 _BATCH = 64
 _ALL_ORDERS = 8  # up to so many entries every permutation is counted, 8! = 40,320
 _DRAWN_ORDERS = 20_000
+_ROUNDING = 1e-9  # a cosine no farther from 0 is 0: else rounding errors would make a share of 0 or 1
 _GROUP_COLUMNS = 6
 _TRAINED_ON = {"distilled": "distilled", "full": "full real data", "random": "random real"}  # key → row of `evaluate`
 
@@ -91,12 +92,16 @@ class Resemblance:
     object: tuple[float, ...]
 
     @property
-    def share(self) -> tuple[float, ...]:
-        """(C,) background / (|background| + |object|), in [-1, 1]; 0 where both are 0."""
+    def share(self) -> tuple[float | None, ...]:
+        """(C,) background / (background + object), in [0, 1], where a cosine below 0 counts as 0.
+
+        ``None`` where neither is above 0: such images resemble neither. An image of the wrong object has no object
+        in it to speak of, so its share is 1 (or ``None``), and the cosine says why.
+        """
         return tuple(_share(*pair) for pair in zip(self.background, self.object, strict=True))
 
-    def to_dict(self) -> dict[str, float]:
-        """Means over classes of the cosines, and the share of these means."""
+    def to_dict(self) -> dict[str, float | None]:
+        """Means over classes of the cosines, and the share of these means (see `share`)."""
         background, thing = statistics.fmean(self.background), statistics.fmean(self.object)
         return {
             "background_similarity": background,
@@ -105,9 +110,9 @@ class Resemblance:
         }
 
 
-def _share(background: float, thing: float) -> float:
-    size = abs(background) + abs(thing)
-    return background / size if size else 0.0
+def _share(background: float, thing: float) -> float | None:
+    background, thing = (value if value > _ROUNDING else 0.0 for value in (background, thing))
+    return background / (background + thing) if background or thing else None
 
 
 def usual_backgrounds(labels: Tensor, backgrounds: Tensor, num_classes: int, num_backgrounds: int) -> Tensor:
@@ -344,12 +349,16 @@ class BiasReport:
 
     @property
     def ranking(self) -> dict[str, list[int]]:
-        """Places of the entries, best first: by worst group of the distilled images, and by background share."""
+        """Places of the entries, best first: by worst group of the distilled images, and by background share.
+
+        A share that is not defined comes last. Entries without a resemblance have no place by share.
+        """
         places = range(len(self.entries))
-        shares = [e.resemblance and e.resemblance.to_dict()["background_share"] for e in self.entries]
+        shares = [math.inf if (share := _share_of(entry)) is None else share for entry in self.entries]
+        looked_at = [i for i in places if self.entries[i].resemblance is not None]
         return {
             "worst_group": sorted(places, key=lambda i: -self.entries[i].accuracy["distilled"]["worst_group"]),
-            "background_share": sorted((i for i in places if shares[i] is not None), key=lambda i: shares[i] or 0.0),
+            "background_share": sorted(looked_at, key=lambda i: shares[i]),
         }
 
     @property
@@ -357,8 +366,9 @@ class BiasReport:
         """Rank agreement over encoders with the worst group of the probe on full real data.
 
         ``worst_group``: of the worst group of the distilled images. ``background_share``: of the background share
-        of the distilled images, less being better. Positive means agreement. Several runs of an encoder are
-        averaged. ``None`` for fewer than 3 encoders.
+        of the distilled images, less being better; shares that are not defined are left out, and ``n`` counts the
+        encoders that remain. Positive means agreement. Several runs of an encoder are averaged. ``None`` for fewer
+        than 3 encoders.
         """
         by_encoder: dict[str, list[BiasEntry]] = {}
         for entry in self.entries:
@@ -366,46 +376,36 @@ class BiasReport:
         if len(by_encoder) < 3:
             return None
 
-        def of(entry: BiasEntry) -> tuple[float, float, float]:
-            share = entry.resemblance.to_dict()["background_share"] if entry.resemblance else math.nan
-            return entry.accuracy["full"]["worst_group"], entry.accuracy["distilled"]["worst_group"], -share
+        worst, lean = [], []  # each with the full data's worst group
+        for some in by_encoder.values():
+            full, own = (
+                statistics.fmean(entry.accuracy[key]["worst_group"] for entry in some) for key in ("full", "distilled")
+            )
+            worst.append((own, full))
+            shares = [share for entry in some if (share := _share_of(entry)) is not None]
+            if shares:
+                lean.append((-statistics.fmean(shares), full))
 
-        full, worst, lean = np.array([np.mean([of(e) for e in some], axis=0) for some in by_encoder.values()]).T
-        return {
-            "worst_group": rank_agreement(worst.tolist(), full.tolist()),
-            "background_share": None if np.isnan(lean).any() else rank_agreement(lean.tolist(), full.tolist()),
-        }
+        def of(pairs: list[tuple[float, float]]) -> dict[str, float] | None:
+            return rank_agreement([first for first, _ in pairs], [second for _, second in pairs])
 
-    def tables(self) -> list[Table]:
-        """Accuracy by group, and what the images resemble, as rich tables; entries by distilled worst group."""
-        from rich.markup import escape
-        from rich.table import Table
+        return {"worst_group": of(worst), "background_share": of(lean)}
 
+    def tables(self, width: int | None = None) -> list[Table]:
+        """Accuracy by group, and what the images resemble, as rich tables; entries by distilled worst group.
+
+        Args:
+            width: Columns of characters that there are; default: what rich finds. Where the groups do not fit beside
+                each other, each entry has a table with a row for each number.
+        """
+        from rich import get_console
+
+        width = get_console().width if width is None else width
+        entries = [self.entries[i] for i in self.ranking["worst_group"]]
         groups = self.groups if len(self.groups) <= _GROUP_COLUMNS else []  # more are in bias.json alone
-        accuracy = Table(title="accuracy % by group (class/background)", title_justify="left")
-        accuracy.add_column("trained on")
-        kinds = ("mean −\nworst", "best −\nworst", "usual −\nother")
-        for column in ("top-1", *(escape(group).replace("/", "/\n") for group in groups), "worst", *kinds):
-            accuracy.add_column(column, justify="right", no_wrap=True)
-        leaning = Table(title="likeness in feature space (cosine, mean of classes)", title_justify="left")
-        leaning.add_column("images")
-        for column in ("usual background", "object", "background share"):
-            leaning.add_column(column, justify="right")
-        for i in self.ranking["worst_group"]:
-            entry = self.entries[i]
-            accuracy.add_row(escape(f"{entry.run} · {_encoder_name(entry)}"))
-            for key, row in _TRAINED_ON.items():
-                scores = entry.accuracy[key]
-                numbers = [scores["top1"], *(scores["groups"][group] for group in groups), scores["worst_group"]]
-                numbers += [scores["gap"], scores["spread"], scores["background_effect"]]
-                accuracy.add_row(f"  {row}", *("–" if n is None else f"{100 * n:.1f}" for n in numbers))
-            accuracy.add_section()
-            if entry.resemblance is not None:
-                leaning.add_row(escape(f"{entry.run} · {_encoder_name(entry)}"))
-                for kind, one in {"distilled": entry.resemblance, **entry.baseline}.items():
-                    leaning.add_row(f"  {kind.replace('_', ' ')}", *(f"{v:+.2f}" for v in one.to_dict().values()))
-                leaning.add_section()
-        return [accuracy, leaning] if leaning.row_count else [accuracy]
+        accuracy = _wide_table(entries, groups, width) or [_narrow_table(entry, groups, width) for entry in entries]
+        looked_at = [entry for entry in entries if entry.resemblance is not None]
+        return [*accuracy, _likeness_table(looked_at)] if looked_at else accuracy
 
     def summary(self) -> list[str]:
         """What the tables do not say, a line each."""
@@ -415,15 +415,28 @@ class BiasReport:
         ]
         by_share = self.ranking["background_share"]
         if len(by_share) > 1:
-            names = [f"{self.entries[i].run} ({_encoder_name(self.entries[i])})" for i in by_share]
+            names = [
+                f"{_entry_name(entry)}{' (no share)' if _share_of(entry) is None else ''}"
+                for entry in (self.entries[i] for i in by_share)
+            ]
             lines.append("least background first: " + ", ".join(names))
+        for entry in self.entries:
+            cosines = zip(entry.class_names, entry.resemblance.object, strict=True) if entry.resemblance else ()
+            wrong = [f"{name!r} ({cosine:+.2f})" for name, cosine in cosines if cosine < -_ROUNDING]
+            if wrong:
+                lines.append(
+                    f"{_entry_name(entry)}: object cosine below 0 for {_listed(wrong)}: the distilled images look like "
+                    "another class's object, and the background share counts that as no object at all"
+                )
         agreement = self.agreement
         if agreement is None:
             if len(self.entries) > 1:
                 lines.append("agreement with the ranking by real data: needs at least 3 encoders")
             return lines
         for name, found in agreement.items():
-            words = f"Spearman {found['spearman']:+.2f}, p = {found['p']:.3f}" if found else "not defined"
+            words = "not defined"
+            if found:
+                words = f"Spearman {found['spearman']:+.2f}, p = {found['p']:.3f} over {found['n']} encoders"
             lines.append(f"agreement of the ranking by {name.replace('_', ' ')} with real data's worst group: {words}")
         return lines
 
@@ -573,12 +586,102 @@ def _usual(train: LabelledImages, backgrounds: Sequence[str]) -> tuple[dict[str,
     )
 
 
+def _share_of(entry: BiasEntry) -> float | None:
+    """Background share of the distilled images; ``None`` where it is not defined or was not looked at."""
+    return entry.resemblance.to_dict()["background_share"] if entry.resemblance else None
+
+
 def _encoder_name(entry: BiasEntry) -> str:
     return f"{entry.encoder['name']}@{entry.encoder['input_size']}"
 
 
+def _entry_name(entry: BiasEntry) -> str:
+    return f"{entry.run} ({_encoder_name(entry)})"
+
+
 def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (f" … {len(names)} in all" if len(names) > 3 else "")
+
+
+# ---------------------------------------------------------------------------------------------------
+# Tables
+
+_NUMBERS = {
+    "top1": "top-1", "worst_group": "worst", "gap": "mean −\nworst", "spread": "best −\nworst",
+    "background_effect": "usual −\nother",
+}  # fmt: skip
+_ACCURACY_TITLE = "accuracy % by group (class/background)"
+
+
+def _wide_table(entries: Sequence[BiasEntry], groups: Sequence[str], width: int) -> list[Table]:
+    """One table of all entries with a column for each group; empty where it is wider than ``width``."""
+    from rich.cells import cell_len
+    from rich.markup import escape
+    from rich.table import Table
+
+    first, *others = _NUMBERS.values()
+    columns = [first, *(group.replace("/", "/\n") for group in groups), *others]
+    rows = max(cell_len(f"  {row}") for row in _TRAINED_ON.values())
+    widths = [rows, *(max(len("-100.0"), *map(cell_len, column.split("\n"))) for column in columns)]
+    if sum(widths) + 3 * len(widths) + 1 > width:  # a blank on both sides of each column, and the lines
+        return []
+    table = Table(title=_ACCURACY_TITLE, title_justify="left")
+    table.add_column("trained on", min_width=rows, overflow="fold")
+    for column in columns:
+        table.add_column(escape(column), justify="right", no_wrap=True)
+    for entry in entries:
+        table.add_row(escape(f"{entry.run} · {_encoder_name(entry)}"))
+        for key, row in _TRAINED_ON.items():
+            scores = entry.accuracy[key]
+            top1, *numbers = (scores[name] for name in _NUMBERS)
+            of_groups = (scores["groups"][group] for group in groups)
+            table.add_row(f"  {row}", *map(_percent, (top1, *of_groups, *numbers)))
+        table.add_section()
+    return [table]
+
+
+def _narrow_table(entry: BiasEntry, groups: Sequence[str], width: int) -> Table:
+    """A table of one entry with a row for each number and group; names are folded, and it takes 60 columns at least."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title=escape(f"{entry.run} · {_encoder_name(entry)}: {_ACCURACY_TITLE}"), title_justify="left")
+    scores = [entry.accuracy[key] for key in _TRAINED_ON]
+    rows = {name: heading.replace("\n", " ") for name, heading in _NUMBERS.items()}
+    least = max(map(len, rows.values()))
+    left = width - sum(len(row) + 3 for row in _TRAINED_ON.values()) - 4  # of the lines and blanks between columns
+    table.add_column("trained on", min_width=least, max_width=max(least, left), overflow="fold")
+    for row in _TRAINED_ON.values():
+        table.add_column(row, min_width=len(row), justify="right", overflow="fold")
+    for name, heading in rows.items():
+        table.add_row(heading, *(_percent(one[name]) for one in scores))
+    table.add_section()
+    for group in groups:
+        table.add_row(escape(group), *(_percent(one["groups"][group]) for one in scores))
+    return table
+
+
+def _likeness_table(entries: Sequence[BiasEntry]) -> Table:
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title="likeness in feature space (cosine, mean of classes)", title_justify="left")
+    table.add_column("images", min_width=len("  class means"), overflow="fold")
+    for column in ("usual background", "object", "background share"):
+        table.add_column(column, justify="right", overflow="fold")
+    for entry in entries:
+        table.add_row(escape(f"{entry.run} · {_encoder_name(entry)}"))
+        own = {"distilled": entry.resemblance} if entry.resemblance else {}
+        for kind, one in {**own, **entry.baseline}.items():
+            *cosines, share = one.to_dict().values()
+            cells = [f"{cosine:+.2f}" for cosine in cosines]
+            table.add_row(f"  {kind.replace('_', ' ')}", *cells, "–" if share is None else f"{share:.2f}")
+        table.add_section()
+    return table
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.1f}"
 
 
 # ---------------------------------------------------------------------------------------------------

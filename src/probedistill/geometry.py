@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from scipy.stats import wilcoxon
 from sklearn.decomposition import PCA
@@ -336,11 +337,11 @@ class Geometry:
 
     def table(self) -> Table:
         """The drawn classes and the means over all classes."""
-        table = Table(
-            title=f"{self.encoder['name']} at {self.encoder['input_size']} px: synthetic images among "
-            f"{self.images['count']:,} real ones",
-            title_justify="left",
+        title = (
+            f"{self.encoder['name']} at {self.encoder['input_size']} px: synthetic images among "
+            f"{self.images['count']:,} real ones"
         )
+        table = Table(title=escape(title), title_justify="left")
         table.add_column("class", overflow="fold")
         columns = {
             "distance quantile": "distance_quantile",
@@ -355,7 +356,7 @@ class Geometry:
             table.add_column(title, justify="right")
         for c in self.drawn:
             place = self.classes[c].synthetic
-            table.add_row(self.classes[c].name, *(f"{getattr(place, m):.2f}" for m in columns.values()))
+            table.add_row(escape(self.classes[c].name), *(f"{getattr(place, m):.2f}" for m in columns.values()))
         table.add_section()
         titles = ("mean of all", "medoids", "random real")
         for kind, title in zip(_KINDS, titles, strict=True):
@@ -379,7 +380,7 @@ class Geometry:
     def __str__(self) -> str:
         console = Console(width=110, no_color=True)
         with console.capture() as captured:
-            console.print(self.table(), *self.findings(), sep="\n", soft_wrap=True)
+            console.print(self.table(), *map(escape, self.findings()), sep="\n", soft_wrap=True)
         return captured.get().rstrip()
 
     def to_dict(self) -> dict[str, Any]:

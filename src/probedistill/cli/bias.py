@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from ..compose import ComposeConfig
 from ..images import ImagesConfig
-from ._app import Flat, command, show
+from ._app import Flat, command, console, show
 
 _SEVERAL = Parameter(consume_multiple=True)
 
@@ -35,8 +35,9 @@ def bias(
     Example: probedistill bias runs/birds --images folder:birds --groups birds/groups.csv
 
     Prints accuracy per group (class/background) of probes on the distilled images, on all real images and on random
-    real ones, and how far the distilled image of a class resembles its usual background and its object; with three or
-    more encoders also whether distilled images rank them as real data do. Kept in bias.json and bias.png.
+    real ones, and how far the distilled image of a class resembles its usual background and its object (cosines; the
+    background share counts one below 0 as 0); with three or more encoders also whether distilled images rank them as
+    real data do. Kept in bias.json and bias.png.
 
     Parameters
     ----------
@@ -61,8 +62,6 @@ def bias(
     progress:
         Show progress bars.
     """
-    from rich.markup import escape
-
     from ..bias import bias as run_bias
 
     out = out or (runs[0] if len(runs) == 1 else Path("runs") / "bias")
@@ -70,11 +69,11 @@ def bias(
         runs, images, groups, encoders=encoders, attributes=attribute, probe=probe, seeds=seeds, views=views,
         out=out, cache=cache, progress=progress,
     )  # fmt: skip
-    for table in report.tables():
+    for table in report.tables(console().width):
         show(table)
     for line in report.summary():
-        show(escape(line))
-    show(escape(f"kept: {out / 'bias.json'}, {out / 'bias.png'}"))
+        show(line)
+    show(f"kept: {out / 'bias.json'}, {out / 'bias.png'}")
 
 
 @command()
@@ -126,4 +125,4 @@ def compose(
     for group in counts["train"]:
         table.add_row(escape(group), f"{counts['train'][group]:,}", f"{counts['test'][group]:,}")
     show(table)
-    show(escape(f"distil: probedistill distill --images folder:{out} --encoder efficientnet_lite0 --input-size 112"))
+    show(f"distil: probedistill distill --images folder:{out} --encoder efficientnet_lite0 --input-size 112")

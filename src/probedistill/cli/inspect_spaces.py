@@ -47,7 +47,7 @@ def align(
         Seed of the choice of images.
     transfer:
         transfer.json of `probedistill transfer` for these encoders: adds the rank correlation of its accuracy with
-        each metric over pairs of different encoders, with a permutation p-value.
+        each metric over pairs of different encoders (at least 3), with a permutation p-value.
     out:
         Folder of the results.
     cache:

@@ -29,7 +29,7 @@ class Figure:
     Attributes:
         title: A few words.
         summary: What it shows, in a sentence or two.
-        plot: Plotly's data and layout as JSON text.
+        plot: Plotly's data and layout as JSON text; empty where there is nothing to draw and the table is all.
         columns: Heads of the table behind the figure.
         rows: Its rows.
         height: In pixels.
@@ -248,7 +248,9 @@ def align(result: dict[str, Any]) -> list[Figure]:
             found = ((result.get("transfer") or {}).get("metrics") or {}).get(metric) or {}
             if isinstance(found.get("spearman"), (int, float)):
                 p = f", p = {found['p']:.3g}" if isinstance(found.get("p"), (int, float)) else ""
-                summary += f" Rank correlation with transfer: {found['spearman']:.2f}{p}."
+                pairs = found.get("pairs", result["transfer"].get("pairs"))
+                over = f", over {pairs:,} pairs of encoders" if isinstance(pairs, int) else ""
+                summary += f" Rank correlation with transfer: {found['spearman']:.2f}{p}{over}."
             figures.append(_heat_map(f"Alignment · {title}", summary, names, names, matrix, ".2f", "", cmin=0, cmax=1))
     return figures
 
@@ -272,16 +274,20 @@ def _heat_map(
         customdata=[[[_verbatim(r), _verbatim(c)] for c in columns] for r in rows],
         hovertemplate="%{customdata[0]} → %{customdata[1]}: %{z:" + digits + "} " + unit + "<extra></extra>",
     )  # fmt: skip
-    ticks: Callable[[Sequence[str]], dict[str, Any]] = lambda names: {  # noqa: E731
-        "tickvals": list(range(len(names))), "ticktext": [_verbatim(_short(n)) for n in names],
-        "showgrid": False, "zeroline": False, "automargin": True,
-    }  # fmt: skip
     table = [(r, *("–" if v is None else f"{v:{digits}}" for v in row)) for r, row in zip(rows, values, strict=True)]
     return _figure(
         title, summary, [trace], ("", *columns), table, max(190, 100 + 44 * len(rows)),
-        xaxis={**ticks(columns), "side": "top"}, yaxis={**ticks(rows), "autorange": "reversed"},
+        xaxis={**_ticks(columns), "side": "top"}, yaxis={**_ticks(rows), "autorange": "reversed"},
         coloraxis=limits,
     )  # fmt: skip
+
+
+def _ticks(names: Sequence[str]) -> dict[str, Any]:
+    """Names at 0, 1, … of an axis, the long ones made short."""
+    return {
+        "tickvals": list(range(len(names))), "ticktext": [_verbatim(_short(n)) for n in names],
+        "showgrid": False, "zeroline": False, "automargin": True,
+    }  # fmt: skip
 
 
 def _short(name: str, most: int = 22) -> str:
@@ -289,7 +295,7 @@ def _short(name: str, most: int = 22) -> str:
 
 
 def bias(result: dict[str, Any]) -> list[Figure]:
-    """Accuracy of each group, distilled beside full real data, a figure for each run."""
+    """Accuracy of each group, distilled beside full real data, a figure for each run; then their ranking."""
     import plotly.graph_objects as go
 
     figures = []
@@ -304,8 +310,9 @@ def bias(result: dict[str, Any]) -> list[Figure]:
                     continue
                 values = [_number(scores["groups"].get(group)) for group in groups]
                 traces.append(go.Bar(
-                    x=[_verbatim(g) for g in groups], y=[None if v is None else 100 * v for v in values], name=label,
-                    marker={"color": COLOURS[i]}, hovertemplate="%{x}: %{y:.1f} %<extra>" + label + "</extra>",
+                    x=[None if v is None else 100 * v for v in values], y=list(range(len(groups))), orientation="h",
+                    name=label, marker={"color": COLOURS[i]}, customdata=[_verbatim(g) for g in groups],
+                    hovertemplate="%{customdata}: %{x:.1f} %<extra>" + label + "</extra>",
                 ))  # fmt: skip
                 worst, gap = _number(scores.get("worst_group")), _number(scores.get("gap"))
                 rows.append((label, *(_percent(v) for v in values), _percent(worst), _percent(gap)))
@@ -318,10 +325,47 @@ def bias(result: dict[str, Any]) -> list[Figure]:
             if share is not None:
                 summary += f" Share of the background in what tells the distilled images apart: {share:.2f}."
             figures.append(_figure(
-                f"Groups · {name}", summary, traces, ("trained on", *groups, "worst group", "gap"), rows, 320,
-                barmode="group", yaxis={"title": {"text": "top-1, %"}, "range": [0, 100]},
+                f"Groups · {name}", summary, traces, ("trained on", *groups, "worst group", "gap"), rows,
+                max(240, 140 + (12 + 15 * len(traces)) * len(groups)), barmode="group",
+                xaxis={"title": {"text": "top-1, %"}, "range": [0, 100]},
+                yaxis={**_ticks(groups), "autorange": "reversed"},  # lying bars: names of groups are long
             ))  # fmt: skip
+        if len(result["entries"]) > 1 and result.get("ranking") is not None:
+            figures.append(_ranking(result))
     return figures
+
+
+_RANKED_BY = {"worst_group": "by worst group", "background_share": "by background share"}
+
+
+def _ranking(result: dict[str, Any]) -> Figure:
+    """The places of the entries of a bias file, and whether real data agree with them: a table alone."""
+    entries, agreement = result["entries"], result.get("agreement")
+    places = {key: {i: place for place, i in enumerate(result["ranking"][key], 1)} for key in _RANKED_BY}
+    if any(type(i) is not int or not 0 <= i < len(entries) for found in places.values() for i in found):
+        raise ValueError("a ranking of other entries")
+    rows: list[tuple[Cell, ...]] = []
+    for i in sorted(range(len(entries)), key=lambda i: places["worst_group"].get(i, len(entries))):
+        share = _number(entries[i].get("background_share"))
+        numbers = {
+            "worst_group": _percent(_number((entries[i].get("distilled") or {}).get("worst_group"))),
+            "background_share": "no share" if share is None else f"{share:.2f}",
+        }
+        told = [f"{places[key][i]} ({numbers[key]})" if i in places[key] else "–" for key in _RANKED_BY]
+        rows.append((f"{entries[i].get('run', '')} · {_encoder_name(entries[i])}", *told))
+    summary = "Place of each entry, the best first: the distilled images' worst group, and the least background share."
+    if agreement is None:
+        summary += " Whether real data rank the encoders alike needs at least 3 encoders."
+    else:
+        summary += " The last row compares each order of the encoders with that by real data's worst group."
+        rows.append(("agreement with real data", *(_agreement(agreement.get(key)) for key in _RANKED_BY)))
+    return Figure("Groups · ranking", summary, "", ("entry", *_RANKED_BY.values()), tuple(rows))
+
+
+def _agreement(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return "not defined"
+    return f"Spearman {float(found['spearman']):+.2f}, p = {float(found['p']):.3f}, {int(found['n'])} encoders"
 
 
 _TRAINED_ON = {"distilled": "distilled images", "random": "random real images", "full": "full real data"}

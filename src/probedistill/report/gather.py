@@ -214,9 +214,21 @@ def _evaluation(path: Path) -> dict[str, Any]:
 def _is_row(row: Any) -> bool:
     if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("name", "probe")):
         return False
-    numbers = all(isinstance(row.get(key), (int, float)) for key in ("top1", "images"))
+    if not all(isinstance(row.get(key), (int, float)) for key in ("top1", "images")):
+        return False
     scores = row.get("scores")
-    return numbers and isinstance(scores, list) and all(isinstance(score, dict) for score in scores)
+    return _is_number_or_none(row.get("std")) and isinstance(scores, list) and all(_is_score(score) for score in scores)
+
+
+def _is_score(score: Any) -> bool:
+    if not isinstance(score, dict):
+        return False
+    per_class = score.get("per_class")
+    return per_class is None or (isinstance(per_class, dict) and all(map(_is_number_or_none, per_class.values())))
+
+
+def _is_number_or_none(value: Any) -> bool:
+    return value is None or isinstance(value, (int, float))
 
 
 # ---------------------------------------------------------------------------------------------------

@@ -133,7 +133,7 @@ def _page(runs: list[RunRecord], more: dict[str, dict[str, Any]], title: str, pr
     overview = figures.accuracy_curve(runs) if len(runs) > 1 else None
     plots = [*([overview] if overview else []), *shared, *(f for s in sections for f in (*s.curves, *s.results))]
     script = (_HERE / "static" / "report.js").read_text(encoding="utf-8")
-    plotly = _plotly() if plots else ""
+    plotly = _plotly() if any(figure.plot for figure in plots) else ""
     data = {section.key: _of_script(section) for section in sections}
     return {
         "title": title,
@@ -332,9 +332,13 @@ def _facts(run: RunRecord) -> list[tuple[str, str]]:
     state = "finished" if run.finished else "not finished"
     facts = [("state", f"{state}: {run.progress.reached()}, {run.progress.seconds:.0f} s")]
     if config:
-        settings = [config.get("method"), f"preset {config.get('preset')}", f"{config.get('steps'):,} steps"]
-        facts.append(("method", ", ".join(map(str, settings))))
-        facts.append(("seed", str(config.get("seed"))))
+        steps = config.get("steps")
+        parts = {"method": "{}", "preset": "preset {}", "steps": "{:,} steps" if isinstance(steps, int) else "{} steps"}
+        settings = [text.format(config[name]) for name, text in parts.items() if config.get(name) is not None]
+        if settings:
+            facts.append(("method", ", ".join(settings)))
+        if "seed" in config:
+            facts.append(("seed", str(config["seed"])))
     also = run.about.get("also")
     for encoder in (part("encoder"), *(also if isinstance(also, list) else ())):
         if isinstance(encoder, dict) and encoder:

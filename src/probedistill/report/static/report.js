@@ -115,9 +115,10 @@
         slider.setAttribute("aria-valuetext", `step ${step}`);
         said.textContent = step.toLocaleString("en");
         const bitmap = await sprite(key, number);
-        if (number !== Number(slider.value) || !place.clientWidth) return;
+        if (number !== Number(slider.value)) return;
+        const width = place.clientWidth || at("main").clientWidth;  // a hidden run is drawn too: it may be printed
         const cell = spriteCell(bitmap, evolution), gap = Math.max(2, Math.round(cell / 28));
-        const columns = Math.min(evolution.count, Math.max(4, Math.min(10, Math.floor(place.clientWidth / 84))));
+        const columns = Math.min(evolution.count, Math.max(4, Math.min(10, Math.floor(width / 84))));
         canvas.width = columns * (cell + gap) - gap;
         canvas.height = Math.ceil(evolution.count / columns) * (cell + gap) - gap;
         const pen = canvas.getContext("2d");
@@ -150,6 +151,7 @@
       slider.addEventListener("input", () => { stop(); draw(); });
       place.draw = draw;
       near.observe(place);
+      idle(draw);
       new ResizeObserver(() => { if (sprites.size) draw(); }).observe(place);
     }
 
@@ -201,8 +203,9 @@
         drawCell(canvas, key, "near", index * run.near.names[index].length + i);
       });
       const cards = shownCards(key);
-      at("viewer-back").disabled = cards.indexOf(index) <= 0;
-      at("viewer-next").disabled = cards.indexOf(index) === cards.length - 1;
+      // Not `disabled`: the button that was just pressed would lose the focus, and with it the arrow keys.
+      at("viewer-back").setAttribute("aria-disabled", String(cards.indexOf(index) <= 0));
+      at("viewer-next").setAttribute("aria-disabled", String(cards.indexOf(index) === cards.length - 1));
     }
     function shownCards(key) {
       return all(".gallery li", at(key)).map((card, index) => (card.hidden ? -1 : index)).filter((index) => index >= 0);
@@ -263,8 +266,14 @@
       return { text: colour("--text"), line: colour("--line"), surface: colour("--surface"), font: style.fontFamily,
         scale: [[0, colour("--heat-low")], [1, colour("--heat-high")]] };
     }
-    function layoutOf(chart, plot) {
-      const { text, line, surface, font, scale } = look(), narrow = chart.clientWidth < 480;
+    /** Pixels of the longest of a plot's names, which are HTML. */
+    function longest(names) {
+      const pen = document.createElement("canvas").getContext("2d"), box = document.createElement("textarea");
+      pen.font = `12px ${look().font}`;
+      return Math.max(0, ...names.map((name) => { box.innerHTML = name; return pen.measureText(box.value).width; }));
+    }
+    function layoutOf(chart, plot, width) {
+      const { text, line, surface, font, scale } = look(), narrow = width < 480;
       const map = plot.data[0].type === "heatmap";
       const layout = {
         paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: text, family: font, size: 12 },
@@ -278,30 +287,56 @@
       }
       if (map) {  // one text colour that is readable on every cell
         plot.data[0].textfont = { color: text };
-        if (narrow) { layout.xaxis.tickangle = -60; layout.margin.r = 44; }
+        // Plotly hides names that leave the plot; there is room for them here.
+        for (const axis of ["xaxis", "yaxis"]) layout[axis].ticklabeloverflow = "allow";
+        if (narrow) {
+          layout.xaxis.tickangle = -60;
+          layout.margin.r = Math.max(12, Math.ceil(longest(layout.xaxis.ticktext) / 2));  // cos 60° of it
+        }
       }
       return layout;
     }
-    const charts = all(".chart");
+    const charts = all(".chart"), PAPER = 680;  // pixels that a plot has on A4 and on Letter, with margins
     for (const chart of charts) {
       const plot = JSON.parse(chart.nextElementSibling.textContent);
-      const draw = () => window.Plotly.react(chart, plot.data, layoutOf(chart, plot),
-        { displayModeBar: false, responsive: true });
+      const draw = (layout) => {  // anew: `react` would keep the size that the plot had on paper or on the screen
+        window.Plotly.newPlot(chart, plot.data, layout, { displayModeBar: false, responsive: true });
+      };
       chart.draw = () => {
         if (chart.drawn) return;
         startPlotly();
         chart.drawn = true;
-        draw();
+        draw(layoutOf(chart, plot, chart.clientWidth));
       };
-      themed.push(() => { if (chart.drawn) draw(); });
+      chart.print = () => {
+        startPlotly();
+        chart.drawn = true;
+        const height = parseInt(chart.style.height, 10);
+        draw({ ...layoutOf(chart, plot, PAPER), width: PAPER, height });
+      };
+      themed.push(() => {
+        if (!chart.drawn) return;
+        chart.drawn = false;
+        if (chart.clientWidth) chart.draw();
+        else near.observe(chart);  // it has no width while its run is hidden
+      });
       near.observe(chart);
     }
+
+    // ---- print: the page has the screen's width until it is laid out on paper, too late for a plot to follow
+
+    let restore = [];
     addEventListener("beforeprint", () => {
       document.documentElement.dataset.theme = "light";
-      for (const chart of charts) chart.draw();
-      for (const redraw of themed) redraw();
+      for (const run of all(".run[hidden]")) { run.hidden = false; restore.push(() => { run.hidden = true; }); }
+      for (const one of all("details:not([open])")) { one.open = true; restore.push(() => { one.open = false; }); }
+      for (const chart of charts) chart.print();
     });
-    addEventListener("afterprint", applyTheme);
+    addEventListener("afterprint", () => {
+      for (const back of restore) back();
+      restore = [];
+      applyTheme();
+    });
 
     // ---- copy
 
