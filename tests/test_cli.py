@@ -617,3 +617,77 @@ def test_evaluate_does_not_take_the_views_of_a_step_from_a_runs_config(run_cli, 
         assert outcome.code == 0, outcome.err
         scores = json.loads(next(run.glob("evaluation-*.json")).read_text())
         assert scores["context"]["protocol"]["views"] == views
+
+
+# ---------------------------------------------------------------- what users met on their first day
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["distill"], "images is missing; give --images, or --config FILE"),
+        (["label", "runs/x", "--keep-head"], "images is missing; give --images, or --config FILE"),
+        (["evaluate"], "folder is missing; give it after the command: probedistill evaluate FOLDER"),
+        (["distill", "--images"], 'parameter --images requires an argument'),
+    ],
+)  # fmt: skip
+def test_what_is_missing_is_named(run_cli, arguments, message):
+    assert message in run_cli(*arguments).error()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--method", "clp", "--clp.real-per-class", -7], "clp.real_per_class -7 must be 0"),
+        (["--method", "lgm", "--lgm.real-batch", -7], "lgm.real_batch -7 must be -1"),
+        (["--timeout-seconds", -7], "timeout_seconds -7.0 must be more than 0"),
+        (["--augment.empty-scale"], "Unknown option"),
+    ],
+)
+def test_numbers_that_mean_nothing(refused, arguments, message):
+    assert message in refused(*arguments)
+
+
+def test_a_negative_seed_is_named_by_every_command(run_cli, photos, tmp_path):
+    arguments = ["--images", f"folder:{photos}", "--encoder", TINY, "--views", 2, "--seed", -1, "--cache", tmp_path]
+    assert "seed -1 must be 0 or more" in run_cli("features", *arguments).error()
+
+
+def test_ranges_of_the_wrong_length_in_a_file(refused, tmp_path):
+    file = tmp_path / "options.yaml"
+    file.write_text("augment: {scale: [0.5]}\n")
+    assert refused("--config", file)
+
+
+def test_a_checkpoint_that_is_no_checkpoint(run_cli, photos, out, tmp_path):
+    file = tmp_path / "weights.pth"
+    file.write_text("a: 1\nb: [1, 2]\n")
+    arguments = ["distill", "--images", f"folder:{photos}", "--encoder", "timm:resnet18@32", "--checkpoint", file]
+    assert "weights.pth" in run_cli(*arguments, "--out", out).error()
+    assert not out.exists()
+
+
+def test_lists_take_several_words(run_cli, photos, out):
+    arguments = ["distill", "--images", f"folder:{photos}", "--encoder", TINY, "--steps", 1, "--views", 1]
+    names = sorted(path.name for path in (photos / "train" if (photos / "train").is_dir() else photos).iterdir())[:2]
+    assert run_cli(*arguments, "--out", out, "--classes", *reversed(names)).code == 0
+    assert list(DistilledSet.load(out).class_names) == names[::-1]
+
+
+def test_names_are_printed_as_they_are(run_cli, photos, tmp_path):
+    out = tmp_path / "a [red] :cat: [/b]"
+    arguments = ["distill", "--images", f"folder:{photos}", "--encoder", TINY, "--steps", 1, "--views", 1, "--out", out]
+    done = run_cli(*arguments)
+    assert done.code == 0, done.err
+    assert str(out) in done.out
+    shown = run_cli("info", out)
+    assert shown.code == 0, shown.err
+
+
+def test_interrupted_anywhere_it_says_stopped(run_cli, monkeypatch, photos, tmp_path):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("probedistill.bank.extract_features", interrupted)
+    result = run_cli("features", "--images", f"folder:{photos}", "--encoder", TINY, "--cache", tmp_path)
+    assert (result.code, result.err) == (130, "probedistill: stopped\n")

@@ -267,3 +267,22 @@ def test_grid(tmp_path, count, side):
     assert sheet.width >= side * factor
     pixels = np.asarray(sheet)[4 : 4 + side * factor : factor, 4 : 4 + side * factor : factor]
     assert np.array_equal(pixels, to_8_bits(images)[0].permute(1, 2, 0).numpy())
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [("remove", "000.png is missing"), ("cut", "not what was written"), ("blacken", "not what was written")],
+)
+def test_a_set_whose_images_were_changed_does_not_load(tmp_path, harm, message):
+    folder = make_set().save(tmp_path / "set")
+    path = next((folder / "images").rglob("000.png"))
+    if harm == "remove":
+        path.unlink()
+    elif harm == "cut":
+        path.write_bytes(path.read_bytes()[:50])
+    else:
+        with Image.open(path) as image:
+            size = image.size
+        Image.new("RGB", size).save(path)
+    with pytest.raises(UserError, match=f"is damaged .*{message}"):
+        DistilledSet.load(folder)

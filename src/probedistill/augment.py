@@ -36,6 +36,9 @@ class AugmentConfig:
 
     def check(self, argument: str = "augment") -> None:
         """Raise `UserError` when a value is out of range."""
+        for name in ("scale", "ratio"):
+            if len(getattr(self, name)) != 2:
+                raise UserError(f"{argument}.{name} {getattr(self, name)} must be two numbers, smallest and largest")
         low, high = self.scale
         if not 0 < low <= high <= 1:
             raise UserError(f"{argument}.scale {self.scale} must satisfy 0 < smallest <= largest <= 1")
@@ -72,7 +75,13 @@ class Views:
 
 
 def derive_seed(*keys: int) -> int:
-    """Return a 63-bit seed that depends on every key; the only source of randomness here."""
+    """Return a 63-bit seed that depends on every key; the only source of randomness here.
+
+    Raises:
+        UserError: A key, and so the user's seed, is negative.
+    """
+    if min(keys) < 0:
+        raise UserError(f"seed {min(keys)} must be 0 or more")
     return int(np.random.SeedSequence(list(keys)).generate_state(1, np.uint64)[0] >> 1)
 
 

@@ -15,6 +15,7 @@ it is what its files give back.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import json
@@ -134,15 +135,14 @@ class DistilledSet:
         partial = folder / "images.part"
         run = self._run_json()
         tensors = {"labels": self.labels, **self._extra_tensors()}
-        metadata = {}
         files: Iterable[bytes]
+        digest = _Digest()
         if encoded is None:
             files, suffix = _png_files(self.float_images), SUFFIXES["png"]
             tensors["images"] = self.float_images
             run.pop("export", None)  # of a set that was loaded from an export
         else:
             files, suffix = encoded.files, SUFFIXES[encoded.about["format"]]
-            metadata["files"] = _digest(files)  # floats have the digest of their file; these have this one
             run["export"] = {**encoded.about, "bytes": sum(map(len, files))}
         try:
             shutil.rmtree(partial, ignore_errors=True)
@@ -152,6 +152,7 @@ class DistilledSet:
             for name, label, data in zip(_file_names(labels, self.class_names, suffix), labels, files, strict=True):
                 (partial / name).parent.mkdir(exist_ok=True)
                 (partial / name).write_bytes(data)
+                digest.add(data)
                 lines.append({"file_name": name, "label": label, "class_name": self.class_names[label]})
             with whole_file(partial / "metadata.jsonl") as temporary:
                 temporary.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), "utf-8")
@@ -164,7 +165,7 @@ class DistilledSet:
         except UserError:
             shutil.rmtree(partial, ignore_errors=True)
             raise
-        save_tensors(folder / "tensors.safetensors", tensors, metadata)
+        save_tensors(folder / "tensors.safetensors", tensors, {"files": digest.value()})
         if encoded is not None:
             run["export"]["total_bytes"] = _total_bytes(folder)
         write_json(folder / "run.json", run)
@@ -221,10 +222,14 @@ class DistilledSet:
             class_names = tuple(str(name) for name in run.pop("class_names"))
             tensors, metadata = load_tensors(folder / "tensors.safetensors")
             labels = tensors["labels"]
+            files = functools.partial(_checked_files, folder / "images", labels, class_names, digest=metadata["files"])
             if "images" in tensors:
                 images = tensors["images"]
+                for _ in files(suffix=SUFFIXES["png"]):  # they are what is shipped: a set without them is not whole
+                    pass
             else:
-                images = _read_files(folder / "images", labels, class_names, run["export"], metadata["files"])
+                about = run["export"]
+                images = decode_files(list(files(suffix=SUFFIXES[about["format"]])), int(about["image_size"]))
             soft_labels, head = tensors.get("soft_labels"), _read_head(tensors, run.pop("head", None))
         except UserError:
             raise
@@ -297,27 +302,38 @@ def _png_files(images: Tensor) -> Iterator[bytes]:
         yield file.getvalue()
 
 
-def _digest(files: Iterable[bytes]) -> str:
-    """SHA-256 over the digests of the files."""
-    return hashlib.sha256(b"".join(hashlib.sha256(data).digest() for data in files)).hexdigest()
+class _Digest:
+    """SHA-256 over the digests of files."""
+
+    def __init__(self) -> None:
+        self._sum = hashlib.sha256()
+
+    def add(self, data: bytes) -> None:
+        self._sum.update(hashlib.sha256(data).digest())
+
+    def value(self) -> str:
+        return self._sum.hexdigest()
 
 
-def _read_files(folder: Path, labels: Tensor, class_names: Sequence[str], about: dict[str, Any], digest: str) -> Tensor:
-    """The images (m, 3, S, S) in [0, 1] of an exported set.
+def _checked_files(
+    folder: Path, labels: Tensor, class_names: Sequence[str], suffix: str, digest: str
+) -> Iterator[bytes]:
+    """The image files of a set, one after the other.
 
     Raises:
-        ValueError: A file is missing, altered, unreadable or of another size.
+        ValueError: One is missing, or, at the end, one is not what was written.
     """
     if labels.numel() == 0 or int(labels.min()) < 0 or int(labels.max()) >= len(class_names):
         raise ValueError("labels without a class")
-    paths = [folder / name for name in _file_names(labels.tolist(), class_names, SUFFIXES[about["format"]])]
-    for path in paths:
-        if not path.is_file():
-            raise ValueError(f"{path.parent.name}/{path.name} is missing")
-    files = [path.read_bytes() for path in paths]
-    if _digest(files) != digest:
+    found = _Digest()
+    for name in _file_names(labels.tolist(), class_names, suffix):
+        if not (folder / name).is_file():
+            raise ValueError(f"images/{name} is missing")
+        data = (folder / name).read_bytes()
+        found.add(data)
+        yield data
+    if found.value() != digest:
         raise ValueError("an image file is not what was written")
-    return decode_files(files, int(about["image_size"]))
 
 
 def decode_files(files: Iterable[bytes], size: int) -> Tensor:

@@ -497,7 +497,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError) as error:
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, LookupError, ValueError) as error:
         # Not torch's own text: it advises to load the file without weights_only, which runs its code.
         not_tensors = isinstance(error, (pickle.UnpicklingError, EOFError))
         reason = "damaged, or more than tensors" if not_tensors else str(error).strip().splitlines()[0]

@@ -112,7 +112,8 @@ def check_writable(folder: Path) -> None:
 def cannot_write(path: Path, error: Exception) -> UserError:
     """The error for a file or folder that could not be written, with what to do about it."""
     reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-    other = isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
+    no_place = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG)
+    other = isinstance(error, OSError) and error.errno in no_place
     mend = "choose another folder" if other else "free some space or choose another folder"
     return UserError(f"cannot write {str(path)!r}: {reason}; {mend}")
 

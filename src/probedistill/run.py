@@ -109,6 +109,8 @@ def distill(
     """
     run, config = _with_options(run or RunConfig(), config or DistillConfig(), options)
     named, config, repeatable = _name_encoders(encoder, config.resolve())
+    if not run.timeout_seconds > 0:
+        raise UserError(f"timeout_seconds {run.timeout_seconds} must be more than 0")
     with processes(str(named[0].device), run.timeout_seconds) as team:
         return _distill(images, named, repeatable, config, test, run, strict, team)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import warnings
@@ -25,6 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         tokens = list(sys.argv[1:] if arguments is None else arguments)
         app.meta(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+        sys.stdout.flush()  # here, where a closed pipe or a full disk is caught
+    except cyclopts.MissingArgumentError as error:
+        return _fail(_missing(error), 2)
     except (UserError, cyclopts.CycloptsError) as error:
         return _fail(" ".join(str(error).split()), 2)
     except (NonFiniteLossError, LostProcessError) as error:
@@ -37,9 +41,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail("stopped", 130, kind="")
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 141
+    except OSError as error:
+        if error.errno != errno.ENOSPC or error.filename is not None:
+            raise
+        _drop_output()
+        return _fail(f"the output cannot be written: {error.strerror}", 1)
     return 0
+
+
+def _drop_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more at its end
+
+
+def _missing(error: cyclopts.MissingArgumentError) -> str:
+    """What is missing, in the user's words."""
+    argument, command = error.argument, " ".join(error.command_chain or ())
+    if argument is None or error.keyword is not None:  # an option without its value
+        return " ".join(str(error).split())
+    name = argument.name.removeprefix("--")
+    if argument.field_info.is_positional:
+        return f"{name} is missing; give it after the command: probedistill {command} {name.upper()}"
+    return f"{name} is missing; give --{name}, or --config FILE that has it (a run's is RUN/config.yaml)"
 
 
 def _fail(message: str, code: int, kind: str = "error: ") -> int:

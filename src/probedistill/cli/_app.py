@@ -31,7 +31,11 @@ app = App(
     "Every command that takes many options also takes them from a YAML file: --config FILE; flags win. "
     "A run's folder holds the config.yaml that repeats it.",
     help_format="plaintext",
+    # Lists take several words (--probes ridge sgd); an --empty-LIST for each would only lengthen the help.
+    default_parameter=Parameter(consume_multiple=True, negative_iterable=()),
+    suppress_keyboard_interrupt=False,  # main says "stopped"
 )
+app.meta.suppress_keyboard_interrupt = False
 app["--help"].group = "Help"
 app["--version"].group = "Help"
 
@@ -55,17 +59,17 @@ def command(*parts: type) -> Callable[[Command], Command]:
 
 
 def show(*what: Any) -> None:
-    """Print text or a rich table; under torchrun one process speaks."""
+    """Print text as it is, or a rich table; under torchrun one process speaks."""
     if os.environ.get("RANK", "0") != "0":
         return
-    console().print(*what, soft_wrap=True, highlight=False)
+    console().print(*what, soft_wrap=True, highlight=False, markup=False)
 
 
 def console() -> Console:
     """Where output goes."""
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else 110)
+    return Console(width=None if sys.stdout.isatty() else 110, emoji=False)
 
 
 @app.meta.default
