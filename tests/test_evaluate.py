@@ -11,8 +11,19 @@ import torch
 
 from conftest import TINY
 from helpers_images import make_image_folder
-from probedistill import DistilledSet, Head, UserError, distill, evaluate, load_encoder, load_images, load_splits
+from probedistill import (
+    DistilledSet,
+    Head,
+    InheritedProbe,
+    UserError,
+    distill,
+    evaluate,
+    load_encoder,
+    load_images,
+    load_splits,
+)
 from probedistill import extract_features as extract
+from probedistill.evaluate import made_with, view_features
 
 NAMES = ("cat", "dog", "hen")
 
@@ -151,6 +162,12 @@ def test_two_images_per_class_set_the_baselines_size(encoder, data):
         ({"probes": []}, "probes is empty"),
         ({"baselines": ["neighbour"]}, "did you mean 'neighbours'"),
         ({"seeds": 0}, "seeds 0 must be at least 1"),
+        ({"views": -1}, "views -1 must be at least 0"),
+        ({"epochs": 0}, "epochs 0 must be at least 1"),
+        ({"probes": ["sgd"], "sgd_views": -1}, "sgd_views -1 must be at least 1"),
+        ({"probes": ["sgd"], "sgd_views": 0}, "sgd_views 0 must be at least 1"),
+        ({"full_views": -1}, "full_views -1 must be at least 0"),
+        ({"full_epochs": 0}, "full_epochs 0 must be at least 1"),
         ({"images_per_class": 0}, "images_per_class 0 must be at least 1"),
         ({"images_per_class": 6}, "images_per_class 6 is more than class 'cat' has"),
     ],
@@ -210,7 +227,16 @@ def test_soft_labels_are_scored_beside_hard_ones(distilled, encoder, data):
         assert hard.scores == plain["distilled", probe].scores
         assert result.gap_to_full(result["distilled", probe]) is None  # hard-label recovery is of hard labels
         assert result.gap_to_full(hard) is not None
-        assert result.gain_over_random(result["distilled", probe]) is not None
+        assert result.gain_over_random(hard) == hard.top1 - result["random real", probe].top1
+        for name in ("distilled", "distilled, float"):  # random images have hard labels: no fair comparison
+            assert result.gain_over_random(result[name, probe]) is None
+    soft_row, hard_row = (
+        next(line for line in str(result).splitlines() if f"│ {name} " in line)
+        for name in ("distilled", "distilled, hard labels")
+    )
+    assert soft_row.count("–") == 2
+    assert "–" not in hard_row
+    assert [row["gain_over_random"] is None for row in result.to_dict()["rows"][:4]] == [True, True, False, False]
     without = score(soft, encoder, data, probes=["ridge", "sgd"], epochs=5, floats=True, baselines=["random", "full"],
                     hard_labels=True)  # fmt: skip
     assert [row.scores for row in without.rows] == [row.scores for row in plain.rows]
@@ -263,13 +289,69 @@ def test_inherited_probe_on_another_encoder_with_and_without_the_source(with_hea
     assert with_source["distilled", "ridge"].scores == without["distilled", "ridge"].scores
 
 
-def test_views_of_source_and_target_are_the_same(with_head, encoder, data):
-    """Where the target is the source under another name, inheritance with a tiny penalty gives back the head."""
+def test_a_row_of_the_inherited_probe_is_compared_with_ridge_on_full_data(with_head, encoder, data):
+    result = score(with_head, encoder, data, probes=["inherited"], without_augmentation=True)
+    other = score(with_head, encoder, data, probes=["ridge"], without_augmentation=True)
+    for end in ("", ", no augmentation"):
+        full, row = result["full real data", f"ridge{end}"], result["distilled", f"inherited{end}"]
+        random = result["random real", f"inherited{end}"]
+        assert full.scores == other["full real data", f"ridge{end}"].scores
+        assert result.gap_to_full(row) == full.top1 - row.top1
+        assert result.gain_over_random(row) == row.top1 - random.top1
+    assert "gap to full: to ridge" in " ".join(str(result).split())
+    without = score(with_head, encoder, data, probes=["ridge", "inherited"], baselines=["full"])
+    assert without.gain_over_random(without["distilled", "inherited"]) is None
+
+
+def test_real_images_alone_take_a_head(with_head, encoder, data):
+    options = {"probes": ["inherited"], "baselines": ["random", "centroids"]}
+    alone = score(None, encoder, data, head=with_head.head, **options)
+    assert [row.scores for row in alone.rows] == [
+        row.scores for row in score(with_head, encoder, data, **options).rows[1:]
+    ]
+
+
+@pytest.fixture
+def fitted(monkeypatch):
+    """What every inherited probe has been fitted on: target and source features (V, n, d) of the views."""
+    seen, fit_views = [], InheritedProbe.fit_views
+
+    def recording(self, X_views, y, source_views=None):
+        seen.append((X_views, source_views))
+        return fit_views(self, X_views, y, source_views)
+
+    monkeypatch.setattr(InheritedProbe, "fit_views", recording)
+    return seen
+
+
+def test_views_of_source_and_target_are_the_same(with_head, encoder, data, fitted):
+    """Where the target is the source under another name, so are the features: of synthetic and of real images."""
     twin = load_encoder(TINY, device="cpu")
     twin.fingerprint = "0" * 64
     one = score(with_head, twin, data, probes=["inherited"], baselines=["random", "centroids"], source=encoder)
+    assert len(fitted) == 3 * 2
+    for target, source in fitted:
+        assert torch.equal(target, source)
+    assert len({float(target.sum()) for target, _ in fitted}) == 6  # of each seed its own
     two = score(with_head, encoder, data, probes=["inherited"], baselines=["random", "centroids"])
     assert [row.scores for row in one.rows] == [row.scores for row in two.rows]
+
+
+def test_an_inherited_row_is_the_probe_fitted_by_hand(with_head, encoder, data, fitted):
+    other = load_encoder(TINY, input_size=48, encoder_args={"seed": 3, "width": 16}, device="cpu")
+    result = score(with_head, other, data, probes=["inherited"], baselines=[], source=encoder)
+    test = extract(other, data[1], progress=False)
+    augment = replace(made_with(with_head), noise_prob=0.0)
+    assert len(fitted) == 2
+    for seed, held in enumerate(fitted[:]):
+        views = [view_features(e, with_head.images, augment, 3, seed=seed) for e in (other, encoder)]
+        for found, expected in zip(held, views, strict=True):
+            assert torch.equal(found, expected)
+        probe = InheritedProbe(with_head.head.weight, with_head.head.bias).fit_views(
+            views[0], with_head.labels, views[1]
+        )
+        accuracy = probe.score(test.centre.numpy(), test.labels.numpy())
+        assert result.rows[0].scores[seed].top1 == pytest.approx(accuracy)
 
 
 def test_inherited_probe_without_a_head_or_with_another(distilled, with_head, encoder, data):
@@ -280,3 +362,78 @@ def test_inherited_probe_without_a_head_or_with_another(distilled, with_head, en
     strange = replace(with_head, head=Head(with_head.head.weight, with_head.head.bias, "resnet", "1" * 64))
     with pytest.raises(UserError, match=r"head is of encoder 'resnet' \(111111111111\), not of the source"):
         score(strange, encoder, data, probes=["inherited"], source=encoder)
+
+
+DAMAGED = [{"colour": 1}, [1], {"scale": 3}, {"scale": [1]}, {"flip": 2}, {"flip": "often"}]
+
+
+@pytest.mark.parametrize("augment", DAMAGED)
+def test_a_damaged_record_of_the_augmentation(distilled, encoder, data, augment):
+    damaged = replace(distilled, run={**distilled.run, "config": {**distilled.run["config"], "augment": augment}})
+    with pytest.raises(UserError, match=r"the set is damaged \(augment.*\); make it again or restore it"):
+        score(damaged, encoder, (None, data[1]))
+
+
+# ---------------------------------------------------------------- the command
+
+
+@pytest.fixture
+def run(distilled, tmp_path):
+    distilled.save(tmp_path / "run")
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def evaluate_cli(run_cli, run, data):
+    def call(*arguments, images=data[0].spec):
+        return run_cli(
+            "evaluate", run, "--images", images, "--seeds", 1, "--views", 0, "--baselines", "centroids", *arguments,
+            "--no-progress",
+        )  # fmt: skip
+
+    return call
+
+
+def test_scores_at_two_input_sizes_are_kept_in_two_files(evaluate_cli, run):
+    for size in (32, 48):
+        assert evaluate_cli("--encoder", f"{TINY}@{size}").code == 0
+    files = sorted(path.name for path in run.glob("evaluation-*.json"))
+    assert [name.rpartition("-")[2] for name in files] == ["32px.json", "48px.json"]
+    sizes = [json.loads((run / name).read_text())["context"]["encoder"]["input_size"] for name in files]
+    assert sizes == [32, 48]
+
+
+def test_probe_is_probes(evaluate_cli, run):
+    assert evaluate_cli("--encoder", TINY, "--probe", "logistic", "--probes", "ridge").code == 0
+    rows = json.loads(next(run.glob("evaluation-*.json")).read_text())["rows"]
+    assert [row["probe"] for row in rows] == ["logistic", "ridge"] * 2
+
+
+def test_errors_name_the_run(evaluate_cli, run, tmp_path):
+    other = make_image_folder(tmp_path / "x", classes=["cat", "owl"])
+    error = evaluate_cli("--encoder", TINY, images=f"folder:{other}").error()
+    assert f"run '{run}' was made for other classes: unknown class 'dog'" in error
+    content = json.loads((run / "run.json").read_text())
+    content["config"]["augment"] = {"colour": 1}
+    (run / "run.json").write_text(json.dumps(content))
+    assert f"run '{run}' is damaged (augment: " in evaluate_cli("--encoder", TINY).error()
+
+
+def test_rows_of_an_earlier_evaluation_stay(evaluate_cli, run):
+    def rows():
+        return [
+            (row["name"], row["probe"]) for row in json.loads(next(run.glob("evaluation-*.json")).read_text())["rows"]
+        ]
+
+    def call(probe, *more):
+        return evaluate_cli("--encoder", TINY, "--probes", probe, *more)
+
+    assert call("ridge").code == 0
+    first = rows()
+    assert call("logistic").code == 0
+    assert [name for name in rows() if name[1] == "ridge"] == first
+    assert {probe for _, probe in rows()} == {"ridge", "logistic"}
+    assert call("ridge").code == 0
+    assert len(rows()) == len(set(rows())), "rows are replaced, not repeated"
+    assert call("ridge", "--epochs", 7).code == 0
+    assert rows() == first, "another protocol has no place in the same table"

@@ -410,6 +410,18 @@ def test_bad_input_is_one_line_and_writes_nothing(run_cli, run, tmp_path, argume
     assert not list(tmp_path.iterdir())
 
 
+def test_a_damaged_record_of_the_augmentation(run_cli, encoder, saved, tmp_path):
+    content = json.loads((saved / "run.json").read_text())
+    (saved / "run.json").write_text(json.dumps({**content, "config": {"augment": {"colour": 1}}}))
+    by_features = ["--bytes", 900, "--encoder", TINY]
+    error = run_cli("export", saved, "--out", tmp_path / "out", *by_features, "--no-progress").error()
+    assert f"run '{saved}' is damaged (augment: " in error
+    with pytest.raises(UserError, match=r"the set is damaged \(augment: "):
+        write(DistilledSet.load(saved), tmp_path / "out", max_bytes=900, encoder=encoder)
+    assert not (tmp_path / "out").exists()
+    write(DistilledSet.load(saved), tmp_path / "out", max_bytes=900)  # by pixels nothing is cropped
+
+
 def test_bad_folders_are_one_line(run_cli, run, tmp_path):
     assert "no such folder" in run_cli("export", tmp_path / "none", "--out", tmp_path / "small").error()
     assert "has no run.json" in run_cli("export", tmp_path, "--out", tmp_path / "small").error()

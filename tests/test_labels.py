@@ -197,8 +197,17 @@ def test_bad_label_commands(run_cli, distil_cli, photos, tmp_path):
     assert "learnt" in run_cli("label", out, *common, "--soft-labels", "learnt").error()
     birds = make_image_folder(tmp_path / "birds", classes=["owl", "hen"])
     error = run_cli("label", out, "--images", f"folder:{birds}", "--encoder", TINY, "--keep-head").error()
-    assert "unknown class" in error
+    assert f"run '{out}' was made for other classes: unknown class" in error
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == files
+
+
+def test_a_damaged_record_of_the_augmentation(run_cli, distilled, data, tmp_path):
+    out = distilled.save(tmp_path / "run")
+    content = json.loads((out / "run.json").read_text())
+    content["config"]["augment"] = {"colour": 1}
+    (out / "run.json").write_text(json.dumps(content))
+    error = run_cli("label", out, "--images", data[0].spec, "--encoder", TINY, "--keep-head").error()
+    assert f"run '{out}' is damaged (augment: " in error
 
 
 def test_an_evaluation_prefers_the_soft_labels_of_the_set(distilled, encoder, data):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
@@ -29,7 +32,8 @@ from .objectives import class_means
 from .probe import SOLVERS, LinearProbe, Scores, score_probe
 
 BASELINES = ("random", "centroids", "neighbours", "full", "means")
-PROBES = (*SOLVERS, "inherited")
+_INHERITED, _IN_ITS_PLACE = "inherited", "ridge"  # the second where no projector can be fitted: on full real data
+PROBES = (*SOLVERS, _INHERITED)
 _RANDOM, _FULL = "random real", "full real data"
 _SEED_STREAM = 6
 _BATCH = 64
@@ -71,9 +75,11 @@ class EvaluateConfig:
         for baseline in self.baselines:
             if baseline not in BASELINES:
                 raise unknown_name("baselines", baseline, BASELINES)
-        for name, least in {"seeds": 1, "views": 0, "epochs": 1, "full_views": 0, "full_epochs": 1}.items():
-            if getattr(self, name) < least:
-                raise UserError(f"{name} {getattr(self, name)} must be at least {least}")
+        least_of = {"seeds": 1, "views": 0, "epochs": 1, "sgd_views": 1, "full_views": 0, "full_epochs": 1}
+        for name, least in least_of.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise UserError(f"{name} {value} must be at least {least}")
         if not self.probes:
             raise UserError("probes is empty; name at least one of " + ", ".join(PROBES))
 
@@ -146,23 +152,27 @@ class Evaluation:
         """Hard-label recovery: accuracy of full real data less that of the row, by the same probe; smaller is better.
 
         Defined for hard labels alone (HLR of DD-Ranking, arXiv 2505.13300); ``None`` for a row of soft labels, for
-        full data itself and where that was not scored.
+        full data itself and where that was not scored. No projector is fitted on full data: a row of the inherited
+        probe is compared with the ridge probe there.
         """
-        return None if row.soft else self._difference(self._find(_FULL, row), row)
+        if row.soft or row.name == _FULL:
+            return None
+        return self._difference(self._find(_FULL, row.probe.replace(_INHERITED, _IN_ITS_PLACE)), row)
 
     def gain_over_random(self, row: Row) -> float | None:
         """Improvement over random: accuracy of the row less that of as many random real images, by the same probe.
 
-        IOR of DD-Ranking (arXiv 2505.13300); ``None`` for full data, for random images themselves and where these
-        were not scored.
+        IOR of DD-Ranking (arXiv 2505.13300), which evaluates both alike. Random images have hard labels, so it is
+        ``None`` for a row of soft labels, whose knowledge would count as the images'; its row of hard labels has it.
+        ``None``, too, for full data, for random images themselves and where these were not scored by that probe: a
+        row of the inherited probe is compared with random images behind the same head, and with nothing else.
         """
-        return None if row.name == _FULL else self._difference(row, self._find(_RANDOM, row))
+        if row.soft or row.name in (_FULL, _RANDOM):
+            return None
+        return self._difference(row, self._find(_RANDOM, row.probe))
 
-    def _find(self, name: str, like: Row) -> Row | None:
-        """The row ``name`` with the probe of another row, but not that row itself."""
-        return next(
-            (row for row in self.rows if row.name == name and row.probe == like.probe and row is not like), None
-        )
+    def _find(self, name: str, probe: str) -> Row | None:
+        return next((row for row in self.rows if row.name == name and row.probe == probe), None)
 
     @staticmethod
     def _difference(better: Row | None, worse: Row | None) -> float | None:
@@ -175,11 +185,11 @@ class Evaluation:
         has_top5 = any(row.scores[0].top5 is not None for row in self.rows)
         has_groups = any(row.scores[0].worst_group is not None for row in self.rows)
         table = Table(
-            title=self.context["title"], title_justify="left", caption=self._caption(), caption_justify="left"
+            title=escape(self.context["title"]), title_justify="left", caption=self._caption(), caption_justify="left"
         )
-        table.add_column("trained on")
+        table.add_column("trained on", min_width=9, overflow="fold")
         table.add_column("images", justify="right")
-        table.add_column("probe")
+        table.add_column("probe", min_width=5, overflow="fold")
         table.add_column("top-1 %", justify="right")
         table.add_column("balanced %", justify="right")
         if has_top5:
@@ -202,14 +212,15 @@ class Evaluation:
         return table
 
     def _caption(self) -> str | None:
-        """What an inherited probe costs."""
+        """What an inherited probe costs, and what it is compared with."""
         cost = self.context.get("inherited")
         if cost is None:
             return None
         features = "with" if cost["source_features"] else "without"
+        gap = "; gap to full: to ridge" if any(row.name == _FULL for row in self.rows) else ""
         return (
             f"inherited: projector of {cost['projector_parameters']:,} parameters, head W* of {cost['head_bytes']:,} "
-            f"bytes ({cost['source']}), {features} the source's features"
+            f"bytes ({cost['source']}), {features} the source's features{gap}"
         )
 
     def __str__(self) -> str:
@@ -227,8 +238,32 @@ class Evaluation:
         return {"context": self.context, "rows": rows}
 
     def save(self, path: Path | str) -> None:
-        """Write the scores as JSON."""
-        write_json(Path(path), self.to_dict())
+        """Write the scores as JSON; rows of an earlier evaluation by the same protocol stay where they are not anew."""
+        content = json.loads(json.dumps(self.to_dict()))
+        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):  # no file, or a damaged one
+            _add_rows(content, json.loads(Path(path).read_text(encoding="utf-8")))
+        write_json(Path(path), content)
+
+
+def _add_rows(content: dict[str, Any], before: dict[str, Any]) -> None:
+    """Add the rows of an earlier evaluation that this one does not have, where they can stand beside its own."""
+    if _comparable(before["context"]) != _comparable(content["context"]):
+        return
+    context = {**before["context"], **content["context"]}
+    for what in ("probes", "baselines"):
+        both = [*context["protocol"][what], *before["context"]["protocol"][what]]
+        context["protocol"] = {**context["protocol"], what: list(dict.fromkeys(both))}
+    known = {(row["name"], row["probe"], row["images"]) for row in content["rows"]}
+    others = [row for row in before["rows"] if (row["name"], row["probe"], row["images"]) not in known]
+    content.update(context=context, rows=content["rows"] + others)
+
+
+def _comparable(context: dict[str, Any]) -> dict[str, Any]:
+    """What rows of two evaluations must share to stand in one table."""
+    asked_for = ("probes", "baselines", "floats", "hard_labels", "without_augmentation")
+    protocol = {name: value for name, value in context["protocol"].items() if name not in asked_for}
+    rest = {name: context.get(name) for name in ("encoder", "test", "augment", "class_names", "soft_labels")}
+    return {**rest, "protocol": protocol}
 
 
 def _percent(values: Sequence[float | None]) -> str:
@@ -250,6 +285,7 @@ def evaluate(
     strict: bool = False,
     progress: bool = True,
     source: Encoder | None = None,
+    head: Head | None = None,
     **options: Any,
 ) -> Evaluation:
     """Score linear probes trained on a synthetic set and on real-image baselines.
@@ -259,7 +295,8 @@ def evaluate(
     soft labels is scored with them, in the row "distilled", and with its hard labels in a row of its own.
 
     The probe ``"inherited"`` takes the set's head (`InheritedProbe`). Synthetic images, and real ones of the
-    baselines in their place, are what its projector is fitted on; "full real data" has no such row.
+    baselines in their place, are what its projector is fitted on; "full real data" and "class-mean features" are
+    scored with ridge in its place.
 
     Args:
         distilled: The synthetic set; its 8-bit images are scored. ``None`` scores the baselines alone.
@@ -275,21 +312,22 @@ def evaluate(
         progress: Show progress bars.
         source: The encoder of the set's head, for the probe ``"inherited"``; without it the projector is fitted on
             class prototypes. Not needed where ``encoder`` is the one.
+        head: The head of the probe ``"inherited"``, for baselines alone; its rows are the classes of ``test``.
+            Default: the set's.
 
     Raises:
-        UserError: Unknown probe or baseline, classes of the set that the images do not have, or an inherited probe
-            without a head or with a head of another encoder than ``source``.
+        UserError: Unknown probe or baseline, classes of the set that the images do not have, a set whose record of
+            its augmentation is damaged, or an inherited probe without a head or with a head of another encoder than
+            ``source``.
     """
     config = replace(config or EvaluateConfig(), **options)
     config.check()
     if images_per_class < 1:
         raise UserError(f"images_per_class {images_per_class} must be at least 1")
     class_names = distilled.class_names if distilled is not None else test.class_names
-    if tuple(test.class_names) != class_names:
-        test = test.with_classes(class_names)
-    if train is not None and tuple(train.class_names) != class_names:
-        train = train.with_classes(class_names)
-    head = _checked_head(distilled, source) if "inherited" in config.probes else None
+    test = of_classes(test, class_names)
+    train = of_classes(train, class_names) if train is not None else None
+    head = _checked_head(distilled, head, source) if _INHERITED in config.probes else None
     if head is not None and head.fingerprint == encoder.fingerprint:
         source = encoder
     if augment is None:
@@ -349,9 +387,35 @@ def evaluate(
     return Evaluation(tuple(rows), context)
 
 
-def made_with(distilled: DistilledSet) -> AugmentConfig:
-    """The augmentation that a set was distilled with."""
-    return AugmentConfig(**(distilled.run.get("config", {}).get("augment") or {}))
+def of_classes(images: LabelledImages, class_names: Sequence[str], name: str = "the set") -> LabelledImages:
+    """The images of the classes of a set, labelled by their place there.
+
+    Raises:
+        UserError: The images have no such class; the message calls the set ``name``.
+    """
+    try:
+        return images.with_classes(class_names)
+    except UserError as error:
+        raise UserError(f"{name} was made for other classes: {error}; give the images that it was made from") from error
+
+
+def made_with(distilled: DistilledSet, name: str = "the set") -> AugmentConfig:
+    """The augmentation that a set was distilled with, checked.
+
+    Raises:
+        UserError: The set's record does not describe one; the message calls the set ``name``.
+    """
+    try:
+        augment = AugmentConfig(**(distilled.run.get("config", {}).get("augment") or {}))
+        augment.check()
+    except (TypeError, AttributeError, ValueError, LookupError) as error:  # a UserError is a ValueError
+        raise UserError(f"{name} is damaged (augment: {error}); make it again or restore it") from error
+    return augment
+
+
+def scores_file(encoder: Encoder) -> str:
+    """Name of the file that keeps a set's scores on an encoder, in the folder of the set."""
+    return f"evaluation-{encoder.name.replace('/', '_')}-{encoder.input_size}px.json"
 
 
 @torch.no_grad()
@@ -373,11 +437,11 @@ def view_features(
     return torch.cat(parts).view(views, len(images), -1)
 
 
-def _checked_head(distilled: DistilledSet | None, source: Encoder | None) -> Head:
+def _checked_head(distilled: DistilledSet | None, head: Head | None, source: Encoder | None) -> Head:
     """The head that the inherited probe takes."""
-    if distilled is None:
+    if distilled is None and head is None:
         raise UserError("probes 'inherited' needs a distilled set with a head; real images alone have none")
-    head = distilled.head
+    head = head or (distilled.head if distilled is not None else None)
     if head is None:
         raise UserError(
             "probes 'inherited' needs the head of the source encoder, which this set does not hold; add it with: "
@@ -402,7 +466,8 @@ class _TrainingSet:
         labels: seed → (n,).
         soft: (n, C) soft labels, if any: then there is a row for the hard ones, too.
         epochs: Of sgd, where they are not the config's.
-        inherits: Whether a projector may be fitted on it: its images can be encoded by the source.
+        inherits: Whether a projector may be fitted on it: its images can be encoded by the source. Where not, ridge
+            is fitted in place of the inherited probe.
     """
 
     name: str
@@ -544,8 +609,7 @@ class _Scorer:
                     found = score_probe(probe, test.centre, test.labels, class_names=names, groups=self.groups)
                     scores[trial].append(found)
                     seconds[trial] += encoding + time.perf_counter() - started
-            if trials:
-                bar.advance(note=f"{training_set.name} {100 * scores[trials[0]][-1].top1:.1f} %")
+            bar.advance(note=f"{training_set.name} {100 * scores[trials[0]][-1].top1:.1f} %")
         return [Row(t.name, t.probe, len(y), tuple(scores[t]), seconds[t], t.soft) for t in trials]
 
     def _trials(self, training_set: _TrainingSet) -> list[_Trial]:
@@ -553,11 +617,14 @@ class _Scorer:
         names = {training_set.name: training_set.soft is not None}
         if training_set.soft is not None:
             names[f"{training_set.name}, hard labels"] = False
+        solvers = self.config.probes
+        if not training_set.inherits:
+            solvers = list(dict.fromkeys(_IN_ITS_PLACE if solver == _INHERITED else solver for solver in solvers))
         trials = []
         for name, soft in names.items():
-            for solver in self.config.probes:
-                inherited = solver == "inherited"  # it learns from features: labels of either kind change nothing
-                if inherited and not (training_set.inherits and name == training_set.name):
+            for solver in solvers:
+                inherited = solver == _INHERITED  # it learns from features: labels of either kind change nothing
+                if inherited and name != training_set.name:
                     continue
                 for augmented in [True, False] if self.config.without_augmentation else [True]:
                     trials.append(_Trial(name, solver, augmented, soft and not inherited))
@@ -574,7 +641,7 @@ class _Scorer:
     def _fitted(
         self, trial: _Trial, training_set: _TrainingSet, features: Tensor, y: Tensor, seed: int, views: int | None
     ) -> LinearProbe | InheritedProbe:
-        if trial.solver == "inherited":
+        if trial.solver == _INHERITED:
             assert self.head is not None
             of_source = None if self.source is None else training_set.features(self.source, seed, views)
             return InheritedProbe(self.head.weight, self.head.bias).fit_views(features, y, of_source)
@@ -592,5 +659,7 @@ __all__ = [
     "encode",
     "evaluate",
     "made_with",
+    "of_classes",
+    "scores_file",
     "view_features",
 ]

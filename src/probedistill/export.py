@@ -107,7 +107,8 @@ def export(
         progress: Show a progress bar of the search.
 
     Raises:
-        UserError: A value is out of range, the budget is below the smallest files, or the folder holds something else.
+        UserError: A value is out of range, the budget is below the smallest files, the folder holds something else, or
+            the set's record of its augmentation, by which an encoder's views are drawn, is damaged.
     """
     folder = Path(folder)
     _check(distilled, format, quality, image_size, max_bytes)

@@ -27,9 +27,20 @@ from .evaluate import EvaluateConfig, evaluate, made_with
 from .files import check_writable, write_json
 from .images import LabelledImages
 from .run_folder import own_encoder
-from .transfer_matrix import FILE, FORMAT, ROWS, Source, Target, TransferMatrix, load_transfer, read_json
+from .transfer_matrix import (
+    FILE,
+    FORMAT,
+    INHERITED,
+    RANDOM_INHERITED,
+    ROWS,
+    Source,
+    Target,
+    TransferMatrix,
+    load_transfer,
+    read_json,
+)
 
-INHERITED = "inherited"
+_IN_ITS_PLACE = "ridge"  # of the inherited probe on full real data, where no projector is fitted
 
 _Scores = dict[str, list[float]]  # probe → top-1 accuracy of each seed
 
@@ -76,6 +87,10 @@ def transfer(
     Every cell is `evaluate`'s: views of the shipped images, encoded by the target, train a probe that is tested
     on the centre crops of ``test``. Targets are loaded one at a time, and real features come from banks.
 
+    A set with soft labels is scored with them (unless ``hard_labels``); the baselines have hard ones. The probe
+    ``"inherited"`` has random images and centroids of its own for each set, behind that set's head; its full real
+    data are scored with ridge.
+
     Args:
         runs: Folders of finished runs, or distilled sets.
         encoders: The targets, each in one word as for `encoder_config`, as a config, or loaded.
@@ -84,7 +99,8 @@ def transfer(
         config: Protocol; ``options`` override its fields, e.g. ``probes=["ridge", "sgd"]``.
         out: Folder for ``transfer.json`` and ``transfer.png``. Cells that an earlier call has left there are not
             scored again where set, encoder, images and protocol agree.
-        augment: How training views are drawn, for every row; default: as the sets were distilled.
+        augment: How training views are drawn, for every row, without its noise. Default: as the first set was
+            distilled, with a warning where another was distilled otherwise.
         cache: Folder of feature banks.
         strict: Raise on unreadable real images.
         progress: Show progress bars.
@@ -103,6 +119,8 @@ def transfer(
     sets = _read_sets(runs)
     per_class = _check_sets(sets, train, config)
     class_names = sets[0].distilled.class_names
+    if augment is not None:
+        augment.check()
     augment = replace(augment or _common_augment(sets), noise_prob=0.0)
     bench = _Bench(
         sets, _Encoders(encoders), train.with_classes(class_names), test.with_classes(class_names),
@@ -146,8 +164,19 @@ class _Set:
     @property
     def method(self) -> str:
         """What its record says of how it was distilled."""
+        return str(self._config.get("method", "unknown"))
+
+    @property
+    def way(self) -> str:
+        """The method, and whether it began with real images: what a row is called."""
+        canvas = self._config.get("canvas")
+        from_real = isinstance(canvas, dict) and canvas.get("init") == "real"
+        return f"{self.method} from real" if from_real else self.method
+
+    @property
+    def _config(self) -> dict[str, Any]:
         config = self.distilled.run.get("config")
-        return str(config.get("method", "unknown")) if isinstance(config, dict) else "unknown"
+        return config if isinstance(config, dict) else {}
 
     @property
     def encoders(self) -> list[dict[str, Any]]:
@@ -163,10 +192,21 @@ class _Set:
     def fingerprint(self) -> str:
         """SHA-256 of what a probe is trained on."""
         held = self.distilled
-        tensors = [held.float_images, held.labels, held.soft_labels]
-        if held.head is not None:
-            tensors += [held.head.weight, held.head.bias]
-        digest = hashlib.sha256(json.dumps(held.class_names).encode())
+        return self._digest(held.float_images, held.labels, held.soft_labels, *self._head)
+
+    @property
+    def head_fingerprint(self) -> str:
+        """SHA-256 of the head."""
+        return self._digest(*self._head)
+
+    @property
+    def _head(self) -> list[torch.Tensor]:
+        head = self.distilled.head
+        return [] if head is None else [head.weight, head.bias]
+
+    def _digest(self, *tensors: torch.Tensor | None) -> str:
+        """Of tensors whose rows or labels are by class."""
+        digest = hashlib.sha256(json.dumps(self.distilled.class_names).encode())
         for tensor in tensors:
             digest.update(b"none" if tensor is None else f"{tuple(tensor.shape)}".encode() + tensor.numpy().tobytes())
         return digest.hexdigest()
@@ -226,14 +266,11 @@ def _common_augment(sets: Sequence[_Set]) -> AugmentConfig:
     """The augmentation that the first set was distilled with; one line of warning where another's differs."""
     found = []
     for held in sets:
-        try:
-            found.append(replace(made_with(held.distilled), noise_prob=0.0))
-        except (TypeError, AttributeError) as error:
-            raise UserError(f"{held.label} is damaged (augment: {error}); make it again or restore it") from error
-        found[-1].check()
+        found.append(replace(made_with(held.distilled, held.label), noise_prob=0.0))
         if asdict(found[-1]) != asdict(found[0]):
             warnings.warn(
-                f"{held.label} was distilled with another augmentation than {sets[0].label}, whose is used for all",
+                f"{held.label} was distilled with another augmentation than {sets[0].label}, whose is used for all; "
+                "choose one with --augment.scale and the like",
                 stacklevel=3,
             )
     return found[0]
@@ -290,7 +327,7 @@ class _Cell:
         key: Digest of all that the scores depend on.
         probes: Which.
         rows: Numbers of the sets that the scores belong to.
-        source: Fingerprint of those sets' encoder where it is needed, for centroids and inherited.
+        source: Fingerprint of those sets' encoder where it is needed, for centroids and the inherited probe.
     """
 
     kind: str
@@ -299,6 +336,11 @@ class _Cell:
     probes: tuple[str, ...]
     rows: list[int]
     source: str = ""
+
+    @property
+    def inherits(self) -> bool:
+        """Whether it needs the head and the source's features of its one set."""
+        return self.probes == (INHERITED,)
 
 
 class _Bench:
@@ -323,7 +365,7 @@ class _Bench:
             Target(names[entry["fingerprint"]], entry["fingerprint"], entry["input_size"])
             for entry in encoders.described
         )
-        self.sources = _named_sources(sets, names)
+        self.sources = _named_sources(sets, names, config)
         self.cells = [cell for t in range(len(self.targets)) for cell in self._cells_of(t)]
 
     def _cells_of(self, t: int) -> Iterator[_Cell]:
@@ -340,14 +382,18 @@ class _Bench:
             if INHERITED in self.config.probes:
                 key = self._key(INHERITED, t, set=held.fingerprint, source=source)
                 yield _Cell(INHERITED, t, key, (INHERITED,), [row], source)
-        if not own:
-            return
-        if "centroids" in self.config.baselines:
+                for kind in ("random", "centroids"):
+                    if kind in self.config.baselines:
+                        key = self._key(kind, t, head=held.head_fingerprint, source=source, **real)
+                        yield _Cell(kind, t, key, (INHERITED,), [row], source)
+        if "centroids" in self.config.baselines and own:
             for source, rows in sources.items():
                 yield _Cell("centroids", t, self._key("centroids", t, source=source, **real), own, rows, source)
-        for kind in ("random", "full"):
-            if kind in self.config.baselines:
-                yield _Cell(kind, t, self._key(kind, t, **real), own, everything)
+        if "random" in self.config.baselines and own:
+            yield _Cell("random", t, self._key("random", t, **real), own, everything)
+        if "full" in self.config.baselines:
+            probes = tuple(dict.fromkeys(_IN_ITS_PLACE if p == INHERITED else p for p in self.config.probes))
+            yield _Cell("full", t, self._key("full", t, **real), probes, everything)
 
     def _key(self, kind: str, t: int, **of: Any) -> str:
         """Digest of everything that the scores of a cell depend on, but for which probes were asked for."""
@@ -376,12 +422,13 @@ class _Bench:
         for held in self.sets:
             source = held.encoders[0]["fingerprint"]
             wanted = {cell.kind for cell in cells if cell.source == source}
+            inherited = any(cell.inherits for cell in cells if cell.source == source)
             if not wanted or source in absent or source in self._medoids:
                 continue
             try:
                 encoder = self._source_encoder(held)
             except UserError as error:
-                if INHERITED in wanted:
+                if inherited:
                     raise UserError(f"probes {INHERITED!r} needs the source's features: {error}") from error
                 absent.add(source)
                 warnings.warn(f"row of centroids left out: {error}", stacklevel=3)
@@ -427,19 +474,20 @@ class _Bench:
         """Top-1 accuracies of every seed, by `evaluate`."""
         protocol = {f.name: getattr(self.config, f.name) for f in fields(EvaluateConfig)}
         protocol |= {"probes": list(probes), "baselines": []}
-        distilled, train = None, self.train
+        distilled, train, test, held = None, self.train, self.test, self.sets[cell.rows[0]]
         more: dict[str, Any] = {}
+        if cell.inherits:
+            more = {"source": self._source_encoder(held), "head": held.distilled.head}
         if cell.kind in ("distilled", INHERITED):
-            held, row = self.sets[cell.rows[0]], "distilled"
-            distilled = held.distilled
-            if cell.kind == INHERITED:
-                more = {"source": self._source_encoder(held)}
+            row, distilled = "distilled", held.distilled
         else:
             row, protocol["baselines"] = ROWS[cell.kind], [cell.kind]
             if cell.kind == "centroids":  # of the chosen images alone, every one is a medoid
                 train = self._medoids[cell.source]
+            if cell.inherits:  # the classes in the order of the head
+                train, test = (part.with_classes(held.distilled.class_names) for part in (train, test))
         result = evaluate(
-            distilled, self._encoders.load(cell.target), train, self.test, EvaluateConfig(**protocol),
+            distilled, self._encoders.load(cell.target), train, test, EvaluateConfig(**protocol),
             augment=self.augment, images_per_class=self.images_per_class, **{**self._keep, "progress": False}, **more,
         )  # fmt: skip
         return {r.probe: [s.top1 for s in r.scores] for r in result.rows if r.name == row}
@@ -451,15 +499,17 @@ class _Bench:
         mean, std = (
             {
                 kind: np.full((len(probes), len(self.sets), len(self.targets)), np.nan)
-                for kind in ("distilled", *self.config.baselines)
+                for kind in ("distilled", *self._kinds)
             }
             for _ in range(2)
         )
         for cell in self.cells:
-            kind = "distilled" if cell.kind == INHERITED else cell.kind
             for probe, scores in cells.get(cell.key, {}).items():
-                if probe in probes:
-                    at = probes.index(probe), cell.rows, cell.target
+                kind, names = self._kind(cell), {probe}
+                if cell.kind == "full":  # of the inherited probe, too, in its place
+                    names.add(probe.replace(_IN_ITS_PLACE, INHERITED))
+                for name in names & set(probes):
+                    at = probes.index(name), cell.rows, cell.target
                     mean[kind][at] = statistics.fmean(scores)
                     std[kind][at] = statistics.stdev(scores) if len(scores) > 1 else 0.0
         accuracy, deviation = mean.pop("distilled"), std.pop("distilled")
@@ -482,6 +532,19 @@ class _Bench:
             },
         )  # fmt: skip
 
+    @property
+    def _kinds(self) -> list[str]:
+        """The baselines of a matrix; random images behind heads are one of their own."""
+        inherited = INHERITED in self.config.probes and "random" in self.config.baselines
+        return [*self.config.baselines, *([RANDOM_INHERITED] if inherited else [])]
+
+    @staticmethod
+    def _kind(cell: _Cell) -> str:
+        """Which of `_kinds` the scores of a cell go into, or the matrix itself ("distilled")."""
+        if cell.kind == "random" and cell.inherits:
+            return RANDOM_INHERITED
+        return "distilled" if cell.kind == INHERITED else cell.kind
+
 
 def _about(images: LabelledImages) -> dict[str, Any]:
     return {
@@ -492,9 +555,9 @@ def _about(images: LabelledImages) -> dict[str, Any]:
     }
 
 
-def _named_sources(sets: Sequence[_Set], names: Mapping[str, str]) -> tuple[Source, ...]:
+def _named_sources(sets: Sequence[_Set], names: Mapping[str, str], config: TransferConfig) -> tuple[Source, ...]:
     """The sets as rows: METHOD · ENCODER, with the folder's name where that is not enough."""
-    labels = [f"{held.method} · {' + '.join(names[e['fingerprint']] for e in held.encoders)}" for held in sets]
+    labels = [f"{held.way} · {' + '.join(names[e['fingerprint']] for e in held.encoders)}" for held in sets]
     runs = [held.folder.resolve().name if held.folder is not None else "" for held in sets]
     long = [f"{label} · {run}" if labels.count(label) > 1 and run else label for label, run in zip(labels, runs)]
     found = []
@@ -504,7 +567,8 @@ def _named_sources(sets: Sequence[_Set], names: Mapping[str, str]) -> tuple[Sour
         encoders = [
             {"name": names[entry["fingerprint"]], "fingerprint": entry["fingerprint"]} for entry in held.encoders
         ]
-        found.append(Source(name, run, held.method, encoders[0], tuple(encoders[1:])))
+        soft = held.distilled.soft_labels is not None and not config.hard_labels
+        found.append(Source(name, run, held.method, encoders[0], tuple(encoders[1:]), soft))
     return tuple(found)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,8 @@ def draw_transfer(matrix: TransferMatrix, path: Path) -> None:
     probes, across = len(matrix.probes), len(matrix.targets)
     baselines = [matrix.baseline_rows(p) for p in range(probes)]
     sets, real = len(matrix.sources), max(map(len, baselines))
-    longest = max(len(name) for name in [s.name for s in matrix.sources] + [n for rows in baselines for n, *_ in rows])
+    titles = [[matrix.row_name(p, s) for s in range(sets)] for p in range(probes)]
+    longest = max(map(len, chain(*titles, (name for rows in baselines for name, *_ in rows))))
     names = max(longest * _LETTER + 0.2, 3.6 - across * _CELL[0])  # wide enough for the line below, too
     width, height = names + across * _CELL[0] + 0.2, _HEAD + (sets + real) * _CELL[1] + _GAP + 0.35
     every = np.concatenate([matrix.accuracy.ravel(), *(mean for rows in baselines for _, mean, _ in rows)])
@@ -47,7 +49,7 @@ def draw_transfer(matrix: TransferMatrix, path: Path) -> None:
             )
 
         axes = block(_HEAD, sets)
-        _draw_block(axes, [source.name for source in matrix.sources], matrix.accuracy[p], matrix.std[p], scale)
+        _draw_block(axes, titles[p], matrix.accuracy[p], matrix.std[p], scale)
         axes.set_xticks(range(across), [_in_lines(target.name) for target in matrix.targets])
         axes.xaxis.tick_top()
         axes.set_title(f"top-1 %, probe: {probe}", loc="left", fontsize=11, fontweight="bold", pad=12)

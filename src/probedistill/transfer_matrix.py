@@ -20,6 +20,11 @@ FILE = "transfer.json"
 FORMAT = 1
 ROWS = {"random": "random real", "centroids": "centroids", "full": "full real data"}
 """Baselines, and what `evaluate` calls them."""
+INHERITED = "inherited"
+"""The probe that has a head from each set."""
+RANDOM_INHERITED = "random_inherited"
+"""Random real images behind the heads of the sets: the baseline of `INHERITED` in place of ``"random"``."""
+_PER_SET = ("centroids", RANDOM_INHERITED)
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,7 @@ class Source:
         method: What distilled it.
         encoder: ``name`` and ``fingerprint`` of the encoder that it was distilled with.
         also: The same of further encoders of the run.
+        soft_labels: Whether probes were trained on soft labels; the baselines never are.
     """
 
     name: str
@@ -39,6 +45,7 @@ class Source:
     method: str
     encoder: dict[str, str]
     also: tuple[dict[str, str], ...] = ()
+    soft_labels: bool = False
 
     def made_with(self, fingerprint: str) -> bool:
         """Whether it was distilled with the encoder of that fingerprint."""
@@ -65,7 +72,9 @@ class TransferMatrix:
         accuracy: (P, S, T) float64, mean top-1 in [0, 1] over seeds; NaN where nothing was scored.
         std: (P, S, T), standard deviation over seeds (0 for one seed).
         baselines: ``"random"`` and ``"full"`` (P, T), ``"centroids"`` (P, S, T): probes trained on real
-            images; the centroids are the class medoids in the features of the source's encoder.
+            images; the centroids are the class medoids in the features of the source's encoder. With the probe
+            ``"inherited"`` also ``"random_inherited"`` (P, S, T), random images behind the head of the source, NaN
+            for other probes; its centroids are behind that head, too, and its ``"full"`` is of the ridge probe.
         baselines_std: The same shapes.
         context: Class names, protocol, images and versions.
     """
@@ -84,8 +93,22 @@ class TransferMatrix:
         """(S, T): whether the target is an encoder that the source was distilled with."""
         return np.array([[s.made_with(t.fingerprint) for t in self.targets] for s in self.sources])
 
+    def row_name(self, probe: int, source: int) -> str:
+        """What a row is called: the name of the source, and of soft labels where the probe was trained on them.
+
+        The inherited probe learns from features: labels of either kind change nothing.
+        """
+        soft = self.sources[source].soft_labels and not self._inherits(probe)
+        return self.sources[source].name + (", soft labels" if soft else "")
+
     def baseline_rows(self, probe: int) -> list[tuple[str, NDArray[np.float64], NDArray[np.float64]]]:
-        """Name, mean (T,) and standard deviation (T,) of the baselines' rows; one for each source encoder."""
+        """Name, mean (T,) and standard deviation (T,) of the baselines' rows.
+
+        Centroids have one for each source encoder. Those of the inherited probe, and its random images, have one for
+        each set, whose head is used.
+        """
+        if self._inherits(probe):
+            return self._inherited_rows(probe)
         found = []
         if "centroids" in self.baselines:
             seen = set()
@@ -100,6 +123,22 @@ class TransferMatrix:
                 found.append((ROWS[name], self.baselines[name][probe], self.baselines_std[name][probe]))
         return found
 
+    def _inherits(self, probe: int) -> bool:
+        return self.probes[probe].partition(",")[0] == INHERITED
+
+    def _inherited_rows(self, probe: int) -> list[tuple[str, NDArray[np.float64], NDArray[np.float64]]]:
+        rows: list[tuple[str, str, Any]] = [
+            (kind, f"{ROWS[title]}, head of {source.name}", (probe, s))
+            for kind, title in (("centroids", "centroids"), (RANDOM_INHERITED, "random"))
+            for s, source in enumerate(self.sources)
+        ]
+        rows.append(("full", f"{ROWS['full']}, ridge", probe))
+        return [
+            (label, self.baselines[kind][at], self.baselines_std[kind][at])
+            for kind, label, at in rows
+            if kind in self.baselines and not np.isnan(self.baselines[kind][at]).all()
+        ]
+
     def table(self) -> Table:
         """The matrix as a rich table; the encoders that a set was distilled with are marked with =."""
         train, test = self.context["images"]["train"], self.context["images"]["test"]
@@ -113,10 +152,10 @@ class TransferMatrix:
         for target in self.targets:
             table.add_column(target.name.replace("@", "\n@"), justify="right", overflow="fold")
         for p, probe in enumerate(self.probes):
-            for s, source in enumerate(self.sources):
+            for s in range(len(self.sources)):
                 own = ["= " if own else "" for own in self.same[s]]
                 cells = map(_percent, self.accuracy[p, s], self.std[p, s])
-                table.add_row(source.name, probe, *(a + b for a, b in zip(own, cells, strict=True)))
+                table.add_row(self.row_name(p, s), probe, *(a + b for a, b in zip(own, cells, strict=True)))
             table.add_section()
             for name, mean, std in self.baseline_rows(p):
                 table.add_row(name, probe, *map(_percent, mean, std), style="dim")
@@ -220,7 +259,7 @@ def _is_matrix(content: dict[str, Any]) -> bool:
         ]
         for probe in content["probes"]:
             for name, values in content["baselines"][probe].items():
-                arrays.append((values, shape if name == "centroids" else shape[1:]))
+                arrays.append((values, shape if name in _PER_SET else shape[1:]))
         return all(isinstance(text, str) for text in texts) and all(
             (array := np.array(values, dtype=np.float64)).shape == wanted
             and bool((np.isnan(array) | ((array >= 0) & (array <= 1))).all())
@@ -230,4 +269,15 @@ def _is_matrix(content: dict[str, Any]) -> bool:
         return False
 
 
-__all__ = ["FILE", "FORMAT", "ROWS", "Source", "Target", "TransferMatrix", "load_transfer", "read_json"]
+__all__ = [
+    "FILE",
+    "FORMAT",
+    "INHERITED",
+    "RANDOM_INHERITED",
+    "ROWS",
+    "Source",
+    "Target",
+    "TransferMatrix",
+    "load_transfer",
+    "read_json",
+]

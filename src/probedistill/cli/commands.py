@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
 
 from ..config import DistillConfig
 from ..encoders import EncoderConfig
@@ -45,12 +49,20 @@ def distill(
     from ..run import distill as run_distill
 
     run, settings = run or RunConfig(), settings or DistillConfig()
-    run.out = _out(run, [images.images, encoder.encoder, *settings.also, settings.method])
+    sized = [] if encoder.input_size is None else [f"{encoder.input_size}px"]
+    run.out = _out(run, [images.images, encoder.encoder, *sized, *settings.also, settings.method])
     distilled = run_distill(images, encoder, settings, run=run, strict=images.strict)
     seconds = distilled.run["seconds"]
     show(f"{len(distilled)} images of {len(distilled.class_names)} classes in {seconds:.0f} s → {run.out}")
     show(f"look:   {run.out / 'preview.png'}")
-    show(f"score:  probedistill evaluate {run.out} --config {run.out / 'config.yaml'}")
+    show(f"score:  probedistill evaluate {quote(str(run.out))} --config {quote(str(run.out / 'config.yaml'))}")
+
+
+@dataclass(kw_only=True)
+class _EvaluateOptions(EvaluateConfig):
+    """Its flags: --probe, as one writes it for one probe, is --probes."""
+
+    probes: Annotated[list[str], Parameter(alias="--probe")] = field(default_factory=lambda: EvaluateConfig().probes)
 
 
 @command(ImagesConfig, EncoderConfig, EvaluateConfig)
@@ -58,7 +70,7 @@ def evaluate(
     folder: Path,
     images: Annotated[ImagesConfig, Flat],
     encoder: Annotated[EncoderConfig, Flat],
-    settings: Annotated[EvaluateConfig, Flat] | None = None,
+    settings: Annotated[_EvaluateOptions, Flat] | None = None,
     *,
     source: str | None = None,
     groups: Path | None = None,
@@ -69,8 +81,8 @@ def evaluate(
 
     Example: probedistill evaluate runs/photos --config runs/photos/config.yaml --probes ridge --probes sgd
 
-    The scores are printed and kept in FOLDER/evaluation-ENCODER.json. Beside the accuracy stand its gap to full
-    data, and its gain over random real images, in points.
+    The scores are printed and kept in FOLDER/evaluation-ENCODER-SIZEpx.json. Beside the accuracy stand its gap to
+    full data, and its gain over random real images, in points.
 
     Parameters
     ----------
@@ -89,24 +101,26 @@ def evaluate(
     from ..distilled import DistilledSet
     from ..encoders import load_encoder
     from ..evaluate import evaluate as run_evaluate
+    from ..evaluate import made_with, of_classes, scores_file
     from ..groups import group_names, read_groups
     from ..images import load_splits
 
+    name = f"run {str(folder)!r}"
     distilled = DistilledSet.load(folder)
-    settings = settings or EvaluateConfig()
+    augment = made_with(distilled, name)
+    settings = settings or _EvaluateOptions()
     settings.check()
-    train, test = load_splits(images)
+    train, test = (of_classes(part, distilled.class_names, name) for part in load_splits(images))
     group_of = None
     if groups is not None:
-        train, test = (part.with_classes(distilled.class_names) for part in (train, test))
         group_of = group_names(test, read_groups(groups).match(train, test)[1])
     model = load_encoder(encoder)
     head = _source(folder, source, distilled, model, encoder.device) if "inherited" in settings.probes else None
     result = run_evaluate(
         distilled, model, train, test, settings, groups=group_of, cache=cache, strict=images.strict, progress=progress,
-        source=head,
+        augment=augment, source=head,
     )  # fmt: skip
-    path = folder / f"evaluation-{model.name.replace('/', '_')}.json"
+    path = folder / scores_file(model)
     result.save(path)
     show(result.table())
     if settings.floats:
@@ -118,8 +132,6 @@ def evaluate(
 
 def _source(folder: Path, spec: str | None, distilled: DistilledSet, target: Encoder, device: str) -> Encoder | None:
     """The encoder that the set's head takes features of: the named one, or the run's own where it may be loaded."""
-    from rich.markup import escape
-
     from ..encoders import encoder_config, load_encoder
 
     if distilled.head is None or distilled.head.fingerprint == target.fingerprint:
@@ -129,7 +141,7 @@ def _source(folder: Path, spec: str | None, distilled: DistilledSet, target: Enc
     try:
         return load_encoder(own_encoder(folder, mend="--source", device=device))
     except UserError as error:
-        show(escape(f"inherited without the source's features: {error}"))
+        show(f"inherited without the source's features: {error}")
         return None
 
 
@@ -161,10 +173,15 @@ def baseline(
     """
     from ..encoders import load_encoder
     from ..evaluate import evaluate as run_evaluate
+    from ..files import check_writable
     from ..images import load_splits
 
     settings = settings or EvaluateConfig()
     settings.check()
+    if out is not None:
+        if out.is_dir():
+            raise UserError(f"out {str(out)!r} is a folder; give the name of a JSON file")
+        check_writable(out.parent)
     train, test = load_splits(images)
     result = run_evaluate(
         None, load_encoder(encoder), train, test, settings,
@@ -227,8 +244,9 @@ def encoders() -> None:
     from ..encoders import RECIPES
 
     table = Table()
-    for column in ("name", "what", "features", "input", "weights", "spec"):
-        table.add_column(column, no_wrap=column in ("name", "spec"))
+    table.add_column("name", no_wrap=True)
+    for column, width in {"what": 12, "features": 4, "input": 3, "weights": 7, "spec": 8}.items():
+        table.add_column(column, min_width=width, overflow="fold")
     for name, recipe in RECIPES.items():
         table.add_row(name, recipe.description, str(recipe.dim), f"{recipe.input_size} px", recipe.weights, recipe.spec)
     show(table)
@@ -246,11 +264,12 @@ def info(folder: Path) -> None:
     folder:
         Folder of a run, finished or not.
     """
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(show_header=False)
     for name, value in read_info(folder).items():
-        table.add_row(name, value)
+        table.add_row(name, escape(value))
     show(table)
 
 
@@ -293,6 +312,7 @@ def demo(
     from ..canvas import CanvasConfig
     from ..encoders import load_encoder
     from ..evaluate import evaluate as run_evaluate
+    from ..evaluate import scores_file
     from ..images import load_splits
     from ..run import distill as run_distill
 
@@ -310,6 +330,6 @@ def demo(
     model = load_encoder(model_config)
     protocol = EvaluateConfig(seeds=3, views=20, full_views=0, baselines=["random", "centroids", "full"])
     result = run_evaluate(distilled, model, train, test, protocol, progress=progress)
-    result.save(out / f"evaluation-{model.name}.json")
+    result.save(out / scores_file(model))
     show(result.table())
     show(f"the {len(distilled)} synthetic images: {out / 'preview.png'}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -54,13 +55,17 @@ def export(
     """
     from ..distilled import DistilledSet
     from ..encoders import load_encoder
+    from ..evaluate import made_with
     from ..export import export as run_export
 
+    distilled = DistilledSet.load(folder)
+    if encoder is not None:  # its views are drawn as the run's: an error there names the run
+        made_with(distilled, f"run {str(folder)!r}")
     report = run_export(
-        DistilledSet.load(folder), out, format=format, quality=quality, image_size=image_size, max_bytes=max_bytes,
+        distilled, out, format=format, quality=quality, image_size=image_size, max_bytes=max_bytes,
         encoder=None if encoder is None else load_encoder(encoder), overwrite=overwrite, progress=progress,
     )  # fmt: skip
     show(f"{report} → {out}")
     if max_bytes is not None and encoder is None:
         show(f"chosen by pixels; by features: --encoder NAME or --config {folder / 'config.yaml'}")
-    show(f"score:  probedistill evaluate {out} --config {folder / 'config.yaml'}")
+    show(f"score:  probedistill evaluate {quote(str(out))} --config {quote(str(folder / 'config.yaml'))}")

@@ -49,16 +49,19 @@ def label(
     from ..distilled import DistilledSet
     from ..encoders import load_encoder
     from ..errors import UserError
-    from ..evaluate import made_with
+    from ..evaluate import made_with, of_classes
     from ..files import check_writable
     from ..images import load_splits
     from ..labels import with_extras
 
     if soft_labels == "none" and not keep_head:
         raise UserError("nothing to add; give --soft-labels source, --soft-labels learned or --keep-head")
+    name = f"run {str(folder)!r}"
     distilled = DistilledSet.load(folder)
+    augment = made_with(distilled, name)
     check_writable(folder)
     train, _ = load_splits(images)
+    train = of_classes(train, distilled.class_names, name)
     model = load_encoder(encoder)
     source = distilled.run.get("encoder", {})
     if source.get("fingerprint") != model.fingerprint:
@@ -69,9 +72,8 @@ def label(
     # The features that the run was made of, so that they are found in the cache.
     settings = distilled.run.get("config", {})
     bank = extract_features(
-        model, train.with_classes(distilled.class_names), views=settings.get("real_views") or 0,
-        augment=made_with(distilled), seed=settings.get("seed", 0), cache=cache, strict=images.strict,
-        progress=progress,
+        model, train, views=settings.get("real_views") or 0, augment=augment, seed=settings.get("seed", 0),
+        cache=cache, strict=images.strict, progress=progress,
     )  # fmt: skip
     labelled = with_extras(distilled, model, bank, soft_labels=soft_labels, keep_head=keep_head, seed=seed)
     labelled.save_extras(folder)

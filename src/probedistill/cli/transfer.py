@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
+from ..augment import AugmentConfig
 from ..images import ImagesConfig
 from ..transfer import TransferConfig
 from ._app import Flat, command, show
+
+
+@dataclass(kw_only=True)
+class _TransferOptions(TransferConfig):
+    """Its flags: --probe, as one writes it for one probe, is --probes."""
+
+    probes: Annotated[list[str], Parameter(alias="--probe")] = field(default_factory=lambda: TransferConfig().probes)
 
 
 @command(ImagesConfig)
@@ -17,8 +26,9 @@ def transfer(
     runs: list[Path],
     /,
     images: Annotated[ImagesConfig, Flat],
-    settings: Annotated[TransferConfig, Flat] | None = None,
+    settings: Annotated[_TransferOptions, Flat] | None = None,
     *,
+    augment: AugmentConfig | None = None,
     encoders: Annotated[list[str] | None, Parameter(consume_multiple=True, negative=())] = None,
     out: Path = Path("runs/transfer"),
     cache: Path | None = None,
@@ -31,6 +41,9 @@ def transfer(
     Below the sets stand real images, as many per class: random ones, and the class medoids in the features of a
     set's own encoder ("centroids"); and all the real data. Scores are kept cell by cell in OUT/transfer.json:
     the same command goes on where it was stopped, and scores only what is new. OUT/transfer.png is the heat map.
+
+    All rows are scored with the same kind of crops and flips, without noise: those that the first run was distilled
+    with, or those of --augment.scale and the like, where what is not named has the value shown here.
 
     Parameters
     ----------
@@ -51,7 +64,8 @@ def transfer(
 
     train, test = load_splits(images)
     matrix = run_transfer(
-        runs, encoders or [], train, test, settings, out=out, cache=cache, strict=images.strict, progress=progress
-    )
+        runs, encoders or [], train, test, settings, out=out, augment=augment, cache=cache, strict=images.strict,
+        progress=progress,
+    )  # fmt: skip
     show(matrix.table())
     show(f"scores: {out / 'transfer.json'}   heat map: {out / 'transfer.png'}")
