@@ -139,6 +139,7 @@ def _distill(
     _check_counts(train, config)
     encoders = _load_encoders(named)
     about = _describe(config, encoders, train)
+    _check_same_data(team, about)
     if folder is not None and run.resume:
         finished = check_same_run(folder, about)
         if finished is not None:
@@ -158,10 +159,14 @@ def _distill(
             also = list(zip(encoders[1:], others, strict=True))
             distiller = make_distiller(config, encoders[0], bank, train, team, also)
             checkpoint = newest_checkpoint(folder) if folder is not None and run.resume else None
-            _check_agreement(team, folder, about, checkpoint)  # everyone has looked before anyone changes the folder
+            step = checkpoint[1]["engine"]["step"] if checkpoint is not None else 0
+            if not team.agree(step):  # and everyone has looked before anyone changes the folder
+                raise UserError(
+                    f"out {str(folder)!r} is not the same folder for all processes (this one goes on from "
+                    f"step {step}); put it on a file system that every machine sees"
+                )
             if folder is not None and team.is_first:
                 repeats = named[0] if repeatable and isinstance(named[0], EncoderConfig) else None
-                step = checkpoint[1]["engine"]["step"] if checkpoint is not None else 0
                 start_run(folder, about, image_config, repeats, anew=run.overwrite, step=step)
             stop.defer = True
         except KeyboardInterrupt:
@@ -332,21 +337,13 @@ def _optimise(
     save()
 
 
-def _check_agreement(team: Processes, folder: Path | None, about: dict[str, Any], checkpoint: Any) -> None:
-    """Raise `UserError` where the processes see other data or another folder: their parts would not fit together."""
+def _check_same_data(team: Processes, about: dict[str, Any]) -> None:
+    """Raise `UserError` where the processes see other data or settings: their parts would not fit together."""
     shared = {name: about.get(name) for name in ("config", "encoder", "also", "images", "class_names")}
-    of_data = hashlib.sha256(json.dumps(shared, sort_keys=True, default=str).encode()).digest()
-    same_data = team.agree(int.from_bytes(of_data[:7], "big"))
-    step = checkpoint[1]["engine"]["step"] if checkpoint is not None else 0
-    same_step = team.agree(step)
-    if not same_data:
+    digest = hashlib.sha256(json.dumps(shared, sort_keys=True, default=str).encode()).digest()
+    if not team.agree(int.from_bytes(digest[:7], "big")):
         raise UserError(
             "the processes of this run see different images, encoders or settings; give every machine the same ones"
-        )
-    if not same_step:
-        raise UserError(
-            f"out {str(folder)!r} is not the same folder for all processes (this one goes on from step {step}); "
-            "put it on a file system that every machine sees"
         )
 
 
