@@ -87,7 +87,8 @@ def main() -> None:
             reports.append(bias([out], photos, groups, encoders=[str(out / "config.yaml")], views=options.views))
         report = replace(reports[0], entries=tuple(entry for part in reports for entry in part.entries))
         report.save(OUT / "bias")
-    _common.keep("diagnosis/made_by", {"encoders": ENCODERS, "parts": options.parts, "views": options.views})
+    for part in options.parts:
+        _common.keep(f"diagnosis/made_by-{part}", {"encoders": ENCODERS, "views": options.views})
 
 
 if __name__ == "__main__":

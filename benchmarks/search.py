@@ -39,6 +39,9 @@ from probedistill.objectives import (
     class_means,
     closed_form_head,
     clp_objective,
+    head_gradient,
+    lgm_loss,
+    sample_weights,
     sfm_objective,
 )
 
@@ -54,6 +57,8 @@ class Candidate:
     views: int = 3
     lr: float = 0.02
     smallest_crop: float = 0.08
+    steps: int = 200
+    level_every: int = 0
 
 
 CANDIDATES = {
@@ -66,6 +71,11 @@ CANDIDATES = {
     "adam": Candidate(((1, "adam"),)),
     "clp+adam": Candidate(((1, "clp"), (1, "adam"))),
     "clp_real": Candidate(((1, "clp"),), start="real"),
+    "sfm": Candidate(((1, "sfm"),)),
+    "sfm+0.5clp": Candidate(((1, "sfm"), (0.5, "clp"))),
+    "path": Candidate(((1, "path"),)),
+    "clp_400": Candidate(((1, "clp"),), steps=400),
+    "clp_levels": Candidate(((1, "clp"),), level_every=15),
     "clp_v1": Candidate(((1, "clp"),), views=1),
     "sfm_v1": Candidate(((1, "sfm"),), views=1),
     "clp_v1_lr05": Candidate(((1, "clp"),), views=1, lr=0.05),
@@ -133,7 +143,21 @@ def make_terms(real: RealFeatures, raw: RealFeatures) -> dict[str, Callable[[], 
 
         return objective
 
+    def path() -> Objective:
+        """LGM with heads along a real training path (SFM is its start, W = 0) instead of random ones."""
+        weight, weights = torch.zeros(classes, real.dim), sample_weights(real.counts.float(), balanced=True)
+        heads, targets = [], []
+        for _ in range(40):
+            gradient = head_gradient(real.features, real.labels, weight, weights=weights)
+            heads.append(weight)
+            targets.append(gradient)
+            weight = weight - 20 * gradient[:, :-1]
+        return lambda z, t, step: lgm_loss(
+            head_gradient(real.normalize(z), t, heads[step * 7 % 40]), targets[step * 7 % 40]
+        )
+
     return {
+        "path": path,
         "clp": lambda: clp_objective(real, ridge=10.0, temperature=0.1, real_per_class=batch),
         "sfm": lambda: sfm_objective(raw),
         "own": own,
@@ -162,7 +186,7 @@ def main() -> None:
         if title not in rows:
             candidate = CANDIDATES[title]
             parts = [(weight, terms[term]()) for weight, term in candidate.terms]
-            canvas = Canvas(classes, encoder.input_size)
+            canvas = Canvas(classes, encoder.input_size, open_levels=1 if candidate.level_every else None)
             if candidate.start == "real":
                 chosen = bank.indices[medoids(bank, 1)].tolist()
                 canvas.fill_with_images(torch.stack([encoder.centre_view(train.load(i)) for i in chosen]))
@@ -173,11 +197,12 @@ def main() -> None:
                 return torch.stack([weight * part(z, t, step) for weight, part in parts]).sum()
 
             distiller = Distiller(
-                encoder, loss, canvas, torch.arange(classes), steps=200, views=candidate.views, lr=candidate.lr,
-                augment=AugmentConfig(scale=(candidate.smallest_crop, 1.0)), micro_batch=60,
+                encoder, loss, canvas, torch.arange(classes), steps=candidate.steps, views=candidate.views,
+                lr=candidate.lr, level_every=candidate.level_every, micro_batch=60,
+                augment=AugmentConfig(scale=(candidate.smallest_crop, 1.0)),
             )  # fmt: skip
             started = time.process_time()
-            for _ in range(200):
+            for _ in range(candidate.steps):
                 distiller.step()
             seconds = time.process_time() - started
             distilled = DistilledSet(distiller.images(), torch.arange(classes), tuple(train.class_names))

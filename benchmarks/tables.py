@@ -137,7 +137,7 @@ def allocator() -> str:
 
 def profile() -> str:
     content = read("profile_step")
-    parts = ["views", "canvas", "objective", "adam"]
+    parts = ["views", "canvas", "objective", "adam", "other"]
     lines = ["| method | step | encoder | " + " | ".join(parts) + " |", "| --- " * (3 + len(parts)) + "|"]
     for name, row in content["methods"].items():
         rest = [f"{1000 * row['rest'][part]:.1f} ms" for part in parts]
@@ -200,6 +200,7 @@ def table_of(dataset: str) -> str:
     """Top-1 of the ridge and sgd probes: methods and baselines × encoders."""
     found: dict[tuple[str, str], dict[str, Any]] = {}
     costs, contents = {}, []
+    top1: dict[tuple[str, str, str], float] = {}
     for path in sorted((RESULTS / "table").glob(f"{dataset}-*.json")):
         content = json.loads(path.read_text())
         contents.append(content)
@@ -211,6 +212,7 @@ def table_of(dataset: str) -> str:
             name = title if row["name"] == "distilled" else row["name"]
             if row["name"] != "neighbours" or method == "auto":
                 found[name, encoder] = found.get((name, encoder), {}) | {row["probe"]: percent(row)}
+                top1[name, encoder, row["probe"]] = row["top1"]
     encoders = [name for name in ENCODERS if any(encoder == name for _, encoder in found)]
     lines = [
         "| trained on | " + " | ".join(f"{ENCODERS[e]}: ridge | sgd" for e in encoders) + " |",
@@ -223,9 +225,27 @@ def table_of(dataset: str) -> str:
             lines.append("| " + " | ".join([name, *cells]) + " |")
     seconds = [" | ".join((f"{costs[m, e]:.0f} s" if (m, e) in costs else "") for m in ("auto",)) for e in encoders]
     lines.append("| *seconds of `auto`* | " + " | | ".join(seconds) + " | |")
+
+    def fair(base: str, sign: int) -> str:
+        differences = []
+        for e in encoders:
+            for probe in ("ridge", "sgd"):
+                ours, other = (top1.get((name, e, probe)) for name in ("distilled, `auto`", base))
+                both = ours is not None and other is not None
+                differences.append(f"{100 * sign * (ours - other):+.1f}" if both else "")
+        return " | ".join(differences)
+
+    lines.append(f"| *`auto`: gain over random real* | {fair('random real', 1)} |")
+    lines.append(f"| *`auto`: gap to full real data* | {fair('full real data', -1)} |")
     protocol = contents[0]["protocol"]
     settings = {c["encoder"]: c["config"] for c in contents if c["method"] == "auto"}
-    of_runs = "; ".join(f"{ENCODERS[e]} {c['steps']} steps × {c['views']} views" for e, c in settings.items())
+    of_runs = "; ".join(
+        f"{ENCODERS[e]} {c['steps']} steps × {c['views']} views"
+        + (f", crops of at least {100 * c['augment']['scale'][0]:.0f} % in all its rows" if e == "clip" else "")
+        for e, c in settings.items()
+    )
+    if "clip" in settings:
+        of_runs += "; full real data are centre crops and 2 augmented views of each, for CLIP centre crops alone"
     machine = contents[0]["machine"]
     return "\n".join(lines) + (
         f"\n\nMade by `python benchmarks/table.py --datasets {dataset}` on {machine['cpu']}, one core, "
@@ -244,17 +264,30 @@ def transfer() -> str:
         cells = []
         for j, fingerprint in enumerate(fingerprints):
             cell = f"{100 * content['accuracy'][probe][i][j]:.1f}"
-            cells.append(f"**{cell}**" if source["encoder"]["fingerprint"] == fingerprint else cell)
+            cell = f"**{cell}**" if source["encoder"]["fingerprint"] == fingerprint else cell
+            cells.append(f"{cell} ± {100 * content['std'][probe][i][j]:.1f}")
         lines.append("| " + " | ".join([source["name"], *cells]) + " |")
     for name, title in {"random": "random real images", "full": "full real data"}.items():
         values = content["baselines"][probe].get(name)
         if values:
-            lines.append("| *" + title + "* | " + " | ".join(f"{100 * value:.1f}" for value in values) + " |")
-    return "\n".join(lines) + "\n\n" + of_diagnosis() + f" {probe} probe."
+            stds = content["baselines_std"][probe][name]
+            cells = [f"{100 * value:.1f} ± {100 * std:.1f}" for value, std in zip(values, stds, strict=True)]
+            lines.append("| *" + title + "* | " + " | ".join(cells) + " |")
+    for i, values in enumerate(content["baselines"][probe].get("centroids", [])):
+        stds = content["baselines_std"][probe]["centroids"][i]
+        cells = [f"{100 * value:.1f} ± {100 * std:.1f}" for value, std in zip(values, stds, strict=True)]
+        chosen_by = content["sources"][i]["encoder"]["name"]
+        lines.append(f"| *medoids chosen by {chosen_by}* | " + " | ".join(cells) + " |")
+    protocol = content["protocol"]
+    crop = 100 * protocol["augment"]["scale"][0]
+    return "\n".join(lines) + (
+        f"\n\n{of_diagnosis('transfer')} {probe} probe, {protocol['views']} views with crops of at least {crop:.0f} % "
+        f"for every set and target, mean ± std of {protocol['seeds']} evaluation seeds."
+    )
 
 
-def of_diagnosis() -> str:
-    return made_by(read("diagnosis/made_by"))
+def of_diagnosis(part: str) -> str:
+    return made_by(read(f"diagnosis/made_by-{part}"))
 
 
 def alignment() -> str:
@@ -266,7 +299,12 @@ def alignment() -> str:
         for i, name in enumerate(names):
             cells = [f"{value:.2f}" for value in content["metrics"][metric][i]]
             lines.append("| " + " | ".join([title if i == 0 else "", name, *cells]) + " |")
-    return "\n".join(lines) + "\n\n" + of_diagnosis() + f" {content['images']['count']:,} training photos of clothing."
+    return (
+        "\n".join(lines)
+        + "\n\n"
+        + of_diagnosis("align")
+        + f" {content['images']['count']:,} training photos of clothing."
+    )
 
 
 def correlation() -> str:
@@ -278,7 +316,8 @@ def correlation() -> str:
         lines.append(f"| {metric} | {value['spearman']:+.2f} | {value['p']:.2f} |")
     for metric, value in (found.get("relative_to_full") or {}).items():
         lines.append(f"| {metric}, accuracy relative to full data | {value['spearman']:+.2f} | {value['p']:.2f} |")
-    return "\n".join(lines) + f"\n\n{found['pairs']} pairs of source and target. " + of_diagnosis()
+    note = f"{found['pairs']} pairs of source and target; p by all permutations of the {found['encoders']} encoders. "
+    return "\n".join(lines) + f"\n\n{note}" + of_diagnosis("align")
 
 
 def periphery() -> str:
@@ -291,26 +330,30 @@ def periphery() -> str:
         low, high = test["interval"]
         cells = [name, f"{test['score']:.2f} ({low:.2f} to {high:.2f})", f"{test['p']:.3f}", f"{margin['score']:.2f}"]
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n\n" + of_diagnosis()
+    return "\n".join(lines) + "\n\n" + of_diagnosis("geometry")
 
 
 def shortcuts() -> str:
     content = read("diagnosis/bias/bias")
     lines = [
-        "| encoder | distilled: top-1 | worst group | full data: top-1 | worst group | background share |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| rank | encoder | full data: worst group | top-1 | distilled: worst group | top-1 "
+        "| cosine to background | to object |",
+        "| --- " * 8 + "|",
     ]
-    for entry in content["entries"]:
-        cells = [entry["encoder"]["name"]]
-        for part in ("distilled", "full"):
-            cells += [f"{100 * entry[part]['top1']:.1f}", f"{100 * entry[part]['worst_group']:.1f}"]
-        lines.append("| " + " | ".join([*cells, f"{entry['background_share']:.2f}"]) + " |")
+    for rank, number in enumerate(content["ranking"]["worst_group"], start=1):
+        entry = content["entries"][number]
+        cells = [str(rank), entry["encoder"]["name"]]
+        for part in ("full", "distilled"):
+            cells += [f"{100 * entry[part]['worst_group']:.1f}", f"{100 * entry[part]['top1']:.1f}"]
+        cells += [f"{entry[what]:.2f}" for what in ("background_similarity", "object_similarity")]
+        lines.append("| " + " | ".join(cells) + " |")
     text = "\n".join(lines)
     for name, value in (content["agreement"] or {}).items():
         if isinstance(value, dict) and value.get("spearman") is not None:
-            numbers = f"Spearman {value['spearman']:+.2f}, p = {value['p']:.2f}"
-            text += f"\n\nAgreement of {name} with full data's worst group: {numbers}."
-    return text + "\n\n" + of_diagnosis()
+            numbers = f"Spearman {value['spearman']:+.2f}, p = {value['p']:.2f}, {value['n']} encoders"
+            text += f"\n\nAgreement of {name.replace('_', ' ')} with full data's worst group: {numbers}."
+    protocol = content["protocol"]
+    return f"{text}\n\n{of_diagnosis('bias')} {protocol['seeds']} evaluation seeds, {protocol['views']} views."
 
 
 def several_encoders() -> str:
@@ -346,6 +389,37 @@ def inheritance() -> str:
     )
 
 
+def bytes_of_images() -> str:
+    content = read("bytes-quick")
+    points = content["points"]
+    settings = [s for s in dict.fromkeys(p["setting"] for p in points) if s.isdigit()]
+    lines = ["| | " + " | ".join(f"{s} kB" for s in settings) + " | PNG | default export |"]
+    lines.append("| --- " * (3 + len(settings)) + "|")
+    for source in dict.fromkeys(p["source"] for p in points):
+        of_setting = {p["setting"]: p for p in points if p["source"] == source}
+        cells = [f"{100 * of_setting[s]['top1']:.1f}" if s in of_setting else "" for s in settings]
+        for setting in ("png", "default"):
+            p = of_setting.get(setting)
+            cells.append(f"{100 * p['top1']:.1f} in {p['bytes'] / 1000:.1f} kB" if p else "")
+        lines.append(f"| {source} | " + " | ".join(cells) + " |")
+    ours = {p["setting"]: p["top1"] for p in points if p["source"] == "distilled"}
+    protocol = content["settings"]["protocol"]
+    return "\n".join(lines) + (
+        f"\n\nThe default export scores {100 * (ours['default'] - ours['png']):+.1f} points against PNG. "
+        f"{made_by(content)} Top-1 % after decoding, ridge probe, {protocol['views']} views, {protocol['seeds']} seed."
+    )
+
+
+def fair_scores() -> str:
+    content = read("fair_scores")
+    lines = ["| method | probe | top-1 | gap to full data | gain over random |", "| --- " * 5 + "|"]
+    for row in content["rows"]:
+        cells = [f"`{row['method']}`", row["probe"], percent(row)]
+        cells += ["" if row[what] is None else f"{100 * row[what]:+.1f}" for what in ("gap", "gain")]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + f"\n\n{made_by(content)} Lite0 at 112 px, 5 evaluation seeds."
+
+
 def images_per_class() -> str:
     points = read("images_per_class")["points"].values()
     counts = sorted({point["images_per_class"] for point in points})
@@ -361,20 +435,22 @@ def images_per_class() -> str:
 
 
 def search() -> str:
-    lines = ["| candidate | clothing: ridge | sgd | grocery: ridge | sgd |", "| --- | --- | --- | --- | --- |"]
-    contents = {dataset: read(f"search-{dataset}-lite0") for dataset in ("clothing", "grocery")}
+    columns = [("clothing", "lite0"), ("clothing", "mobilenetv1"), ("grocery", "lite0"), ("grocery", "mobilenetv1")]
+    contents = {c: read(f"search-{c[0]}-{c[1]}") for c in columns if (RESULTS / f"search-{c[0]}-{c[1]}.json").exists()}
+    lines = ["| candidate | " + " | ".join(f"{d}, {ENCODERS[e]}: ridge | sgd" for d, e in contents) + " |"]
+    lines.append("| --- " * (1 + 2 * len(contents)) + "|")
     for name in dict.fromkeys(name for content in contents.values() for name in content["rows"]):
         cells = []
         for content in contents.values():
             row = content["rows"].get(name)
             cells += [percent(row[probe]) if row else "" for probe in ("ridge", "sgd")]
         lines.append("| " + " | ".join([f"`{name}`", *cells]) + " |")
-    made = " ".join(f"`{content['command']}`" for content in contents.values())
-    machine = contents["grocery"]["machine"]
+    made = ", ".join(f"`python benchmarks/search.py {dataset} {encoder}`" for dataset, encoder in contents)
+    machine = contents["grocery", "lite0"]["machine"]
     return "\n".join(lines) + (
         "\n\n`_v1`: one view per image and step; `_real`: from class medoids; `_lr05`: learning rate 0.05; `_s35`: "
-        f"crops of at least 35 %. Made by {made} on {machine['cpu']}, one core, torch {machine['torch']}, "
-        f"{machine['date']}."
+        "crops of at least 35 %; `_400`: twice the steps; `_levels`: pyramid levels opened one by one. Made by "
+        f"{made} on {machine['cpu']}, one core, torch {machine['torch']}, {machine['date']}."
     )
 
 
@@ -390,6 +466,8 @@ TABLES = {
     "several_encoders": several_encoders,
     "images_per_class": images_per_class,
     "inheritance": inheritance,
+    "bytes": bytes_of_images,
+    "fair_scores": fair_scores,
     "headline": headline,
     "methods": methods,
     "recipes": recipes,

@@ -1,0 +1,42 @@
+"""Gap to full data and gain over random, with and without augmentation in evaluation, of the table's clothing sets.
+
+    python benchmarks/fair_scores.py       # after table.py; some minutes on one core
+
+The protocol of table.py (Lite0 at 112 px, five seeds, 30 views), and beside it the same probes on the centre
+views alone. Writes results/fair_scores.json.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import _common
+from probedistill import DistilledSet, evaluate, load_encoder, load_splits
+
+METHODS = ["auto", "clp", "sfm", "lgm"]
+
+
+def main() -> None:
+    encoder = load_encoder(_common.encoder("lite0"))
+    train, test = load_splits(_common.images("clothing"))
+    rows = []
+    for method in METHODS:
+        run = _common.RUNS / f"clothing-lite0-{method}"
+        if not (run / "images").is_dir():
+            sys.exit(f"{run} is not there: run table.py --datasets clothing --encoders lite0 first")
+        scores = evaluate(
+            DistilledSet.load(run), encoder, train, test, probes=["ridge", "sgd"], seeds=5, views=30, sgd_views=30,
+            baselines=["random", "full"], full_views=2, without_augmentation=True,
+        )  # fmt: skip
+        for row in scores.rows:
+            if row.name == "distilled":
+                gap, gain = scores.gap_to_full(row), scores.gain_over_random(row)
+                rows.append(
+                    {"method": method, "probe": row.probe, "top1": row.top1, "std": row.std, "gap": gap, "gain": gain}
+                )
+                print(f"{method:5} {row.probe:24} {100 * row.top1:.1f}", flush=True)
+    _common.keep("fair_scores", {"rows": rows})
+
+
+if __name__ == "__main__":
+    main()
