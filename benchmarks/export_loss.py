@@ -1,0 +1,51 @@
+"""What the default export costs in accuracy: the same views and seeds on the PNG files and on the exported ones.
+
+    python benchmarks/export_loss.py       # after table.py; two minutes on one core
+
+The clothing sets of table.py, Lite0 at 112 px, ridge probe, 8 evaluation seeds of 30 views, differences seed by seed.
+Writes results/export_loss.json.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import tempfile
+
+import _common
+from probedistill import DistilledSet, evaluate, export, load_encoder, load_splits
+from probedistill.evaluate import made_with
+
+METHODS, SEEDS = ["auto", "clp", "sfm", "lgm"], 8
+
+
+def main() -> None:
+    encoder = load_encoder(_common.encoder("lite0"))
+    _, test = load_splits(_common.images("clothing"))
+    rows = []
+    for method in METHODS:
+        run = _common.RUNS / f"clothing-lite0-{method}"
+        if not (run / "images").is_dir():
+            sys.exit(f"{run} is not there: run table.py --datasets clothing --encoders lite0 first")
+        shipped = DistilledSet.load(run)
+        with tempfile.TemporaryDirectory() as folder:
+            size = export(shipped, folder, progress=False).bytes
+            sets = {"png": shipped, "export": DistilledSet.load(folder)}
+        scores = {
+            name: evaluate(
+                one, encoder, None, test, probes=["ridge"], seeds=SEEDS, views=30, augment=made_with(shipped),
+                progress=False,
+            ).rows[0]
+            for name, one in sets.items()
+        }  # fmt: skip
+        pairs = zip(scores["export"].scores, scores["png"].scores, strict=True)
+        differences = [after.top1 - before.top1 for after, before in pairs]
+        mean, error = statistics.fmean(differences), statistics.stdev(differences) / SEEDS**0.5
+        about = {"method": method, "bytes": size, "png": scores["png"].top1, "export": scores["export"].top1}
+        rows.append({**about, "difference": mean, "standard_error": error})
+        print(f"{method:5} {size:,} bytes, {100 * mean:+.2f} ± {100 * error:.2f} points", flush=True)
+    _common.keep("export_loss", {"rows": rows})
+
+
+if __name__ == "__main__":
+    main()
