@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from scipy.stats import spearmanr
@@ -51,6 +51,7 @@ def rotation(d: int, rng: np.random.Generator):
 @pytest.mark.parametrize("shape", [(40, 7, 5), (12, 30, 20)], ids=["more images", "more features"])
 @settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 2**31))
+@example(seed=10339)  # a penalty so weak that rounding once decided
 def test_no_metric_depends_on_rotation_scale_or_order(metric, shape, seed):
     n, d_a, d_b = shape
     rng, (a, b) = np.random.default_rng(seed), two_spaces(seed, n, d_a, d_b)

@@ -120,7 +120,7 @@ def test_the_page(under_way, start_process):
     assert get(f"{address}progress", Host="elsewhere.example")[0] == 403
     process.send_signal(signal.SIGINT)
     assert process.wait(30) == 130
-    assert process.stderr.read() == ""
+    assert process.stderr.read() == "probedistill: stopped\n"
     assert {path: path.stat().st_mtime_ns for path in under_way.iterdir()} == before
 
 

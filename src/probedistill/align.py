@@ -183,15 +183,20 @@ def _mapped(u: Array, squares: Array, b: Array) -> float:
         return 0.0
     projected = u.T @ b  # (r, d_B)
     energy = np.sum(projected**2, axis=1)
-    best, shrink = math.inf, np.zeros_like(squares)
+    # What U cannot show is exactly nothing when it spans all n − 1 directions. Sums of small parts, not differences of
+    # large ones: with a weak penalty both residual and 1 − leverage are nearly 0.
+    spans = len(squares) == n - 1
+    outside = np.zeros_like(b) if spans else b - u @ projected
+    free = np.zeros(n) if spans else 1 - 1 / n - np.sum(u**2, axis=1)
+    best, lost_share = math.inf, np.ones_like(squares)
     for ridge in RIDGES:
-        kept = squares / (squares + ridge * squares.sum() / n)
-        score = (total - np.sum(energy * (1 - (1 - kept) ** 2))) / (n - 1 - kept.sum()) ** 2
+        penalty = ridge * squares.sum() / n
+        share = penalty / (squares + penalty)
+        score = (np.sum(outside**2) + np.sum(energy * share**2)) / (n - 1 - len(squares) + share.sum()) ** 2
         if score < best:
-            best, shrink = score, kept
-    residual = b - u @ (shrink[:, None] * projected)
-    leverage = 1 / n + u**2 @ shrink
-    lost = np.sum((residual / (1 - leverage)[:, None]) ** 2)
+            best, lost_share = score, share
+    residual = outside + u @ (lost_share[:, None] * projected)
+    lost = np.sum((residual / (free + u**2 @ lost_share)[:, None]) ** 2)
     return 1 - float(lost) / (total * (n / (n - 1)) ** 2)
 
 
