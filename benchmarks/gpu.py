@@ -4,8 +4,8 @@
     python benchmarks/gpu.py --device cpu --encoder timm:vit_tiny_patch16_224 --size 64 --classes 4 --views 2  # a trial
 
 Random weights: speed does not depend on them. FLOPs are counted by PyTorch on one view (forward, and forward with
-backward to the pixels), the matrix rate is that of the best of some large products in the same precision. Beside it stands the
-reference step of step_cost.py, where it fits. Writes results/gpu-ENCODER-SIZE-PRECISION.json.
+backward to the pixels), the matrix rate is that of the best of some large products in the same precision. Beside it
+stands the reference step of step_cost.py, where it fits. Writes results/gpu-ENCODER-SIZE-PRECISION.json.
 """
 
 from __future__ import annotations
