@@ -138,10 +138,12 @@ def allocator() -> str:
 def profile() -> str:
     content = read("profile_step")
     parts = ["views", "canvas", "objective", "adam", "other"]
-    lines = ["| method | step | encoder | " + " | ".join(parts) + " |", "| --- " * (3 + len(parts)) + "|"]
+    titles = ["views", "canvas", "objective", "Adam, fused", "other", "*Adam, not fused*"]
+    lines = ["| method | step | encoder | " + " | ".join(titles) + " |", "| --- " * (3 + len(titles)) + "|"]
     for name, row in content["methods"].items():
         rest = [f"{1000 * row['rest'][part]:.1f} ms" for part in parts]
         cells = [f"`{name}`", f"{1000 * row['step']:.0f} ms", f"{100 * row['share']:.1f} %", *rest]
+        cells.append(f"*{1000 * row['not fused']:.1f} ms*")
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + f"\n\n{made_by(content)}"
 
@@ -356,6 +358,16 @@ def shortcuts() -> str:
     return f"{text}\n\n{of_diagnosis('bias')} {protocol['seeds']} evaluation seeds, {protocol['views']} views."
 
 
+def report_paint() -> str:
+    content = read("report_paint")
+    seconds = content["seconds"]
+    return (
+        f"A report of {seconds['images']:,} images of {seconds['side']} px ({seconds['megabytes']:.0f} MB) is painted "
+        f"first after {seconds['paint']:.2f} s and has its first pictures after {seconds['pictures']:.1f} s. "
+        + made_by(content)
+    )
+
+
 def several_encoders() -> str:
     content = read("several_encoders")
     targets = list(next(iter(content["rows"].values()))["scores"])
@@ -472,6 +484,7 @@ TABLES = {
     "correlation": correlation,
     "periphery": periphery,
     "shortcuts": shortcuts,
+    "report_paint": report_paint,
     "several_encoders": several_encoders,
     "images_per_class": images_per_class,
     "inheritance": inheritance,
