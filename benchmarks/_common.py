@@ -9,13 +9,15 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from probedistill import EncoderConfig
+from probedistill import Canvas, DistilledSet, Distiller, EncoderConfig, load_encoder
 from probedistill.bank import cache_folder
+from probedistill.objectives import Objective, RealFeatures, clp_objective, lgm_objective, sfm_objective
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
@@ -57,6 +59,35 @@ def encoder(name: str, size: int = 112) -> EncoderConfig:
     return EncoderConfig(
         encoder=f"timm:{name}_100", checkpoint=folder / f"{file}.safetensors", input_size=size,
         encoder_args={**same, "num_classes": classes},
+    )  # fmt: skip
+
+
+def clothing_sets() -> Iterator[tuple[str, DistilledSet]]:
+    """The Lite0 sets of the clothing table, by method; leaves with a clear line where they are not made."""
+    for method in ("auto", "clp", "sfm", "lgm"):
+        run = RUNS / f"clothing-lite0-{method}"
+        if not (run / "images").is_dir():
+            sys.exit(f"{run} is not there: run table.py --datasets clothing --encoders lite0 first")
+        yield method, DistilledSet.load(run)
+
+
+# Each method with our recipe's settings, on real features.
+OBJECTIVES: dict[str, Callable[[RealFeatures], Objective]] = {
+    "lgm": lambda real: lgm_objective(real, sigma=0.01, balanced=True),
+    "clp": lambda real: clp_objective(real, ridge=10.0, temperature=0.1, real_per_class=60),
+    "sfm": lambda real: sfm_objective(real),
+}
+
+
+def small_distiller(classes: int, size: int, *, views: int, micro_batch: int, method: str = "sfm") -> Distiller:
+    """Lite0 with two random real features per class, from noise: for what a step costs, not for what it finds."""
+    encoder = load_encoder("efficientnet_lite0", input_size=size)
+    real = RealFeatures(torch.rand(2 * classes, encoder.dim), torch.arange(classes).repeat_interleave(2), classes)
+    canvas = Canvas(classes, size)
+    canvas.fill_with_noise(1.0, seed=0)
+    return Distiller(
+        encoder, OBJECTIVES[method](real), canvas, torch.arange(classes), steps=1000, views=views, lr=0.02,
+        micro_batch=micro_batch,
     )  # fmt: skip
 
 

@@ -14,12 +14,8 @@ import sys
 import time
 from typing import Any
 
-import torch
-
-from _common import in_fresh_process, keep, peak_memory_mib
-from probedistill import Canvas, Distiller, load_encoder
+from _common import in_fresh_process, keep, peak_memory_mib, small_distiller
 from probedistill._memory import keep_freed_memory
-from probedistill.objectives import RealFeatures, sfm_objective
 
 VIEWS = 3
 CASES = {"10": (112, 30, 15), "1000": (64, 60, 3)}  # classes: side in pixels, views in a pass, repeats
@@ -30,15 +26,7 @@ def measure(classes: str, kept: bool) -> dict[str, Any]:
     if kept and not keep_freed_memory():
         sys.exit("this C library has no such setting, or the environment sets malloc already")
     size, micro_batch, repeats = CASES[classes]
-    encoder = load_encoder("efficientnet_lite0", input_size=size)
-    count = int(classes)
-    real = RealFeatures(torch.rand(2 * count, encoder.dim), torch.arange(count).repeat_interleave(2), count)
-    canvas = Canvas(count, size)
-    canvas.fill_with_noise(1.0, seed=0)
-    distiller = Distiller(
-        encoder, sfm_objective(real), canvas, torch.arange(count), steps=1000, views=VIEWS, lr=0.02,
-        micro_batch=micro_batch,
-    )  # fmt: skip
+    distiller = small_distiller(int(classes), size, views=VIEWS, micro_batch=micro_batch)
     before, seconds = peak_memory_mib(), []
     for _ in range(repeats + 1):
         started = time.perf_counter()

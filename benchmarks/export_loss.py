@@ -9,25 +9,20 @@ Writes results/export_loss.json.
 from __future__ import annotations
 
 import statistics
-import sys
 import tempfile
 
 import _common
 from probedistill import DistilledSet, evaluate, export, load_encoder, load_splits
 from probedistill.evaluate import made_with
 
-METHODS, SEEDS = ["auto", "clp", "sfm", "lgm"], 8
+SEEDS = 8
 
 
 def main() -> None:
     encoder = load_encoder(_common.encoder("lite0"))
     _, test = load_splits(_common.images("clothing"))
     rows = []
-    for method in METHODS:
-        run = _common.RUNS / f"clothing-lite0-{method}"
-        if not (run / "images").is_dir():
-            sys.exit(f"{run} is not there: run table.py --datasets clothing --encoders lite0 first")
-        shipped = DistilledSet.load(run)
+    for method, shipped in _common.clothing_sets():
         with tempfile.TemporaryDirectory() as folder:
             size = export(shipped, folder, progress=False).bytes
             sets = {"png": shipped, "export": DistilledSet.load(folder)}

@@ -8,24 +8,17 @@ views alone. Writes results/fair_scores.json.
 
 from __future__ import annotations
 
-import sys
-
 import _common
-from probedistill import DistilledSet, evaluate, load_encoder, load_splits
-
-METHODS = ["auto", "clp", "sfm", "lgm"]
+from probedistill import evaluate, load_encoder, load_splits
 
 
 def main() -> None:
     encoder = load_encoder(_common.encoder("lite0"))
     train, test = load_splits(_common.images("clothing"))
     rows = []
-    for method in METHODS:
-        run = _common.RUNS / f"clothing-lite0-{method}"
-        if not (run / "images").is_dir():
-            sys.exit(f"{run} is not there: run table.py --datasets clothing --encoders lite0 first")
+    for method, shipped in _common.clothing_sets():
         scores = evaluate(
-            DistilledSet.load(run), encoder, train, test, probes=["ridge", "sgd"], seeds=5, views=30, sgd_views=30,
+            shipped, encoder, train, test, probes=["ridge", "sgd"], seeds=5, views=30, sgd_views=30,
             baselines=["random", "full"], full_views=2, without_augmentation=True,
         )  # fmt: skip
         for row in scores.rows:

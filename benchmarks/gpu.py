@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from _common import keep
+from _common import OBJECTIVES, keep
 from probedistill import Canvas, Distiller, Encoder, load_encoder
-from probedistill.objectives import RealFeatures, clp_objective, lgm_objective, sfm_objective
+from probedistill.objectives import RealFeatures
 from step_cost import reference_gradient_step
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -82,12 +82,7 @@ def main() -> None:
         real = RealFeatures(
             torch.randn(16 * classes, encoder.dim).abs(), labels.repeat_interleave(16), classes, "center_l2", device
         )
-        objectives = {
-            "lgm": lgm_objective(real, sigma=0.01, balanced=True),
-            "clp": clp_objective(real, ridge=10.0, temperature=0.1, real_per_class=60),
-            "sfm": sfm_objective(real),
-        }
-        for name in [*objectives, "reference"]:
+        for name in [*OBJECTIVES, "reference"]:
             canvas = Canvas(classes, options.size, device=device)
             canvas.fill_with_noise(1.0, seed=0)
             if device.type == "cuda":
@@ -106,7 +101,7 @@ def main() -> None:
                     )  # fmt: skip
                 else:
                     distiller = Distiller(
-                        encoder, objectives[name], canvas, labels, steps=1000, views=options.views, lr=0.02
+                        encoder, OBJECTIVES[name](real), canvas, labels, steps=1000, views=options.views, lr=0.02
                     )
                     seconds = seconds_of(distiller.step, device, options.steps)
                     size = distiller.micro_batch

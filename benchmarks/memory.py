@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from _common import in_fresh_process, keep, peak_memory_mib
+from _common import in_fresh_process, keep, peak_memory_mib, small_distiller
 
 CLASSES = [10, 30, 100, 300, 1000, 2000]
 SIZE, VIEWS, MICRO_BATCH, LIMIT_MIB = 64, 3, 60, 16 * 1024
@@ -23,31 +23,14 @@ SIZE, VIEWS, MICRO_BATCH, LIMIT_MIB = 64, 3, 60, 16 * 1024
 
 def measure(classes: int, method: str, one_pass: bool) -> dict[str, float]:
     """Peak minus what the process had before the first step, and the bytes that the state needs."""
-    from probedistill import load_encoder
-    from probedistill.canvas import Canvas
-    from probedistill.engine import Distiller
-    from probedistill.objectives import RealFeatures, clp_objective, lgm_objective, sfm_objective
-
-    encoder = load_encoder("efficientnet_lite0", input_size=SIZE)
-    y = torch.arange(classes).repeat_interleave(2)
-    real = RealFeatures(torch.rand(len(y), encoder.dim), y, classes)
-    canvas = Canvas(classes, SIZE)
-    canvas.fill_with_noise(1.0, seed=0)
-    objective = {
-        "sfm": lambda: sfm_objective(real),
-        "lgm": lambda: lgm_objective(real, sigma=0.01, balanced=True),
-        "clp": lambda: clp_objective(real, ridge=10.0, temperature=0.1, real_per_class=60),
-    }[method]()
-    distiller = Distiller(
-        encoder, objective, canvas, torch.arange(classes), steps=10, views=VIEWS, lr=0.02,
-        micro_batch=classes * VIEWS if one_pass else MICRO_BATCH,
-    )  # fmt: skip
+    micro_batch = classes * VIEWS if one_pass else MICRO_BATCH
+    distiller = small_distiller(classes, SIZE, views=VIEWS, micro_batch=micro_batch, method=method)
     with torch.no_grad():
-        encoder(torch.rand(2, 3, SIZE, SIZE))
+        distiller.towers[0].encoder(torch.rand(2, 3, SIZE, SIZE))
     before = peak_memory_mib()
     for _ in range(2):
         distiller.step()
-    held = sum(level.nbytes for level in canvas.levels) * 3 / 2**20  # gradient and two moments; levels came before
+    held = 3 * sum(level.nbytes for level in distiller.canvas.levels) / 2**20  # gradient and two moments
     return {"classes": classes, "mib": peak_memory_mib() - before, "held_mib": held}
 
 

@@ -269,17 +269,14 @@ def transfer() -> str:
             cell = f"**{cell}**" if source["encoder"]["fingerprint"] == fingerprint else cell
             cells.append(f"{cell} ± {100 * content['std'][probe][i][j]:.1f}")
         lines.append("| " + " | ".join([source["name"], *cells]) + " |")
-    for name, title in {"random": "random real images", "full": "full real data"}.items():
-        values = content["baselines"][probe].get(name)
-        if values:
-            stds = content["baselines_std"][probe][name]
-            cells = [f"{100 * value:.1f} ± {100 * std:.1f}" for value, std in zip(values, stds, strict=True)]
-            lines.append("| *" + title + "* | " + " | ".join(cells) + " |")
-    for i, values in enumerate(content["baselines"][probe].get("centroids", [])):
-        stds = content["baselines_std"][probe]["centroids"][i]
-        cells = [f"{100 * value:.1f} ± {100 * std:.1f}" for value, std in zip(values, stds, strict=True)]
-        chosen_by = content["sources"][i]["encoder"]["name"]
-        lines.append(f"| *medoids chosen by {chosen_by}* | " + " | ".join(cells) + " |")
+    means, stds = content["baselines"][probe], content["baselines_std"][probe]
+    real = {"random real images": "random", "full real data": "full"}
+    rows = [(title, means[name], stds[name]) for title, name in real.items() if means.get(name)]
+    for source, mean, std in zip(content["sources"], means.get("centroids", []), stds.get("centroids", [])):
+        rows.append((f"medoids chosen by {source['encoder']['name']}", mean, std))
+    for title, mean, std in rows:
+        cells = [percent({"top1": m, "std": s}) for m, s in zip(mean, std, strict=True)]
+        lines.append(f"| *{title}* | " + " | ".join(cells) + " |")
     protocol = content["protocol"]
     crop = 100 * protocol["augment"]["scale"][0]
     return "\n".join(lines) + (

@@ -10,8 +10,6 @@ from pathlib import Path
 import psutil
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # glibc's malloc.h
-
-
 _CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -19,7 +17,7 @@ def total_memory() -> int:
     """Bytes of memory of this machine, or of the container that this process is in."""
     total = psutil.virtual_memory().total
     with suppress(OSError, ValueError):  # no container, or one without a limit ("max")
-        total = min(total, int((_CGROUP / "memory.max").read_text()))
+        total = min(total, _of_container("memory.max"))
     return total
 
 
@@ -27,9 +25,13 @@ def available_memory() -> int:
     """Bytes that may still be taken on this machine, or in the container that this process is in."""
     available = psutil.virtual_memory().available
     with suppress(OSError, ValueError):
-        left = int((_CGROUP / "memory.max").read_text()) - int((_CGROUP / "memory.current").read_text())
+        left = _of_container("memory.max") - _of_container("memory.current")
         available = min(available, max(0, left + _file_cache()))
     return available
+
+
+def _of_container(name: str) -> int:
+    return int((_CGROUP / name).read_text())
 
 
 def _file_cache() -> int:

@@ -170,8 +170,8 @@ class DistillConfig:
             for name in ("ridge", "temperature"):
                 if not 0 < getattr(config.clp, name) < math.inf:
                     raise UserError(f"clp.{name} {getattr(config.clp, name)} must be more than 0, and finite")
-        if self.method == "clp" and config.clp.real_per_class < 0:
-            raise UserError(f"clp.real_per_class {config.clp.real_per_class} must be 0 (all) or more")
+            if config.clp.real_per_class < 0:
+                raise UserError(f"clp.real_per_class {config.clp.real_per_class} must be 0 (all) or more")
         if self.method == "lgm" and config.lgm.real_batch < -1:
             raise UserError(
                 f"lgm.real_batch {config.lgm.real_batch} must be -1 (as many as views), 0 (all) or a number of features"

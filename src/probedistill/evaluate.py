@@ -27,13 +27,12 @@ from .encoders import Encoder
 from .errors import UserError, unknown_name
 from .files import write_json
 from .images import LabelledImages, UnreadableImageError
-from .inherit import InheritedProbe
+from .inherit import IN_ITS_PLACE, INHERITED, InheritedProbe, without_projector
 from .objectives import class_means
 from .probe import SOLVERS, LinearProbe, Scores, score_probe
 
 BASELINES = ("random", "centroids", "neighbours", "full", "means")
-_INHERITED, _IN_ITS_PLACE = "inherited", "ridge"  # the second where no projector can be fitted: on full real data
-PROBES = (*SOLVERS, _INHERITED)
+PROBES = (*SOLVERS, INHERITED)
 _RANDOM, _FULL = "random real", "full real data"
 _SEED_STREAM = 6
 _BATCH = 64
@@ -157,7 +156,7 @@ class Evaluation:
         """
         if row.soft or row.name == _FULL:
             return None
-        return self._difference(self._find(_FULL, row.probe.replace(_INHERITED, _IN_ITS_PLACE)), row)
+        return self._difference(self._find(_FULL, row.probe.replace(INHERITED, IN_ITS_PLACE)), row)
 
     def gain_over_random(self, row: Row) -> float | None:
         """Improvement over random: accuracy of the row less that of as many random real images, by the same probe.
@@ -327,7 +326,7 @@ def evaluate(
     class_names = distilled.class_names if distilled is not None else test.class_names
     test = of_classes(test, class_names)
     train = of_classes(train, class_names) if train is not None else None
-    head = _checked_head(distilled, head, source) if _INHERITED in config.probes else None
+    head = _checked_head(distilled, head, source) if INHERITED in config.probes else None
     if head is not None and head.fingerprint == encoder.fingerprint:
         source = encoder
     if augment is None:
@@ -619,11 +618,11 @@ class _Scorer:
             names[f"{training_set.name}, hard labels"] = False
         solvers = self.config.probes
         if not training_set.inherits:
-            solvers = list(dict.fromkeys(_IN_ITS_PLACE if solver == _INHERITED else solver for solver in solvers))
+            solvers = without_projector(solvers)
         trials = []
         for name, soft in names.items():
             for solver in solvers:
-                inherited = solver == _INHERITED  # it learns from features: labels of either kind change nothing
+                inherited = solver == INHERITED  # it learns from features: labels of either kind change nothing
                 if inherited and name != training_set.name:
                     continue
                 for augmented in [True, False] if self.config.without_augmentation else [True]:
@@ -641,7 +640,7 @@ class _Scorer:
     def _fitted(
         self, trial: _Trial, training_set: _TrainingSet, features: Tensor, y: Tensor, seed: int, views: int | None
     ) -> LinearProbe | InheritedProbe:
-        if trial.solver == _INHERITED:
+        if trial.solver == INHERITED:
             assert self.head is not None
             of_source = None if self.source is None else training_set.features(self.source, seed, views)
             return InheritedProbe(self.head.weight, self.head.bias).fit_views(features, y, of_source)

@@ -88,10 +88,10 @@ def leftovers(folder: Path) -> list[Path]:
 
 
 def remove_leftovers(folder: Path, older_than: float = 0.0) -> None:
-    """Remove those that are older (in seconds), without complaint where that is not allowed."""
+    """Remove them, or those that are older (in seconds), without complaint where that is not allowed."""
     for path in leftovers(folder):
         with suppress(OSError):
-            if time.time() - path.stat().st_mtime < older_than:
+            if older_than and time.time() - path.stat().st_mtime < older_than:
                 continue
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -20,6 +21,14 @@ from .probe import (
     soft_cross_entropy,
     to_numpy,
 )
+
+INHERITED, IN_ITS_PLACE = "inherited", "ridge"
+"""The probe's name, and the probe that is fitted where no projector can be: on full real data."""
+
+
+def without_projector(probes: Iterable[str]) -> list[str]:
+    """The probes that are fitted where no projector can be, each once."""
+    return list(dict.fromkeys(IN_ITS_PLACE if probe == INHERITED else probe for probe in probes))
 
 
 class InheritedProbe(LinearClassifier):
@@ -213,4 +222,4 @@ def _prototypes(weight: Array, bias: Array) -> Array:
     return (np.linalg.pinv(centred) @ (wanted - wanted.mean(axis=0))).T
 
 
-__all__ = ["InheritedProbe"]
+__all__ = ["INHERITED", "IN_ITS_PLACE", "InheritedProbe", "without_projector"]

@@ -125,8 +125,12 @@ def sfm_loss(synthetic_flows: Tensor, real_flows: Tensor) -> Tensor:
 
 def _row_blocks(features: Tensor, labels: Tensor, *, num_classes: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Rows and their labels in blocks whose logits for all classes stay small."""
-    size = max(1, _LOGITS // num_classes)
+    size = _rows_of_a_block(num_classes)
     return zip(features.split(size), labels.split(size), strict=True)
+
+
+def _rows_of_a_block(num_classes: int) -> int:
+    return max(1, _LOGITS // num_classes)
 
 
 def closed_form_head(
@@ -148,14 +152,12 @@ def closed_form_head(
     """
     n, d = features.shape
     if n <= d:
-        if targets.ndim == 1:
-            assert num_classes is not None
+        if num_classes is not None:
             targets = features.new_zeros(n, num_classes).scatter_(1, targets[:, None], 1.0)
         return features.T @ _solve_spd(features @ features.T, ridge, targets)
-    if targets.ndim == 1:  # Zᵀ T is the classes' sums: no (n, C) matrix
-        assert num_classes is not None
-        return _solve_spd(features.T @ features, ridge, class_sums(features, targets, num_classes)[0].T)
-    return _solve_spd(features.T @ features, ridge, features.T @ targets)
+    # With labels Zᵀ T is the classes' sums: no (n, C) matrix.
+    products = features.T @ targets if num_classes is None else class_sums(features, targets, num_classes)[0].T
+    return _solve_spd(features.T @ features, ridge, products)
 
 
 def clp_loss(
@@ -460,11 +462,9 @@ def clp_objective(
         if real_per_class > 0:
             generator = torch.Generator().manual_seed(derive_seed(seed, _SEED_STREAM, step))
             rows = torch.cat([c[torch.randint(len(c), (real_per_class,), generator=generator)] for c in of_class])
-            if len(rows) * real.num_classes <= _LOGITS:
-                return loss(head, real.take(rows), real.labels[rows.to(real.device)])
-            parts = rows.split(max(1, _LOGITS // real.num_classes))
+            parts = rows.split(_rows_of_a_block(real.num_classes))
             blocks = ((real.take(part), real.labels[part.to(real.device)]) for part in parts)
-            return summed_clp_loss(blocks, len(rows), head, loss)
+            return loss(head, *next(blocks)) if len(parts) == 1 else summed_clp_loss(blocks, len(rows), head, loss)
         small = (part for block in real.blocks() for part in _row_blocks(*block, num_classes=real.num_classes))
         return summed_clp_loss(small, len(real.labels), head, loss)
 

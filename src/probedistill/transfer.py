@@ -26,11 +26,11 @@ from .errors import UserError, unknown_name
 from .evaluate import EvaluateConfig, evaluate, made_with
 from .files import check_writable, write_json
 from .images import LabelledImages
+from .inherit import IN_ITS_PLACE, INHERITED, without_projector
 from .run_folder import own_encoder
 from .transfer_matrix import (
     FILE,
     FORMAT,
-    INHERITED,
     RANDOM_INHERITED,
     ROWS,
     Source,
@@ -39,8 +39,6 @@ from .transfer_matrix import (
     load_transfer,
     read_json,
 )
-
-_IN_ITS_PLACE = "ridge"  # of the inherited probe on full real data, where no projector is fitted
 
 _Scores = dict[str, list[float]]  # probe → top-1 accuracy of each seed
 
@@ -392,7 +390,7 @@ class _Bench:
         if "random" in self.config.baselines and own:
             yield _Cell("random", t, self._key("random", t, **real), own, everything)
         if "full" in self.config.baselines:
-            probes = tuple(dict.fromkeys(_IN_ITS_PLACE if p == INHERITED else p for p in self.config.probes))
+            probes = tuple(without_projector(self.config.probes))
             yield _Cell("full", t, self._key("full", t, **real), probes, everything)
 
     def _key(self, kind: str, t: int, **of: Any) -> str:
@@ -507,7 +505,7 @@ class _Bench:
             for probe, scores in cells.get(cell.key, {}).items():
                 kind, names = self._kind(cell), {probe}
                 if cell.kind == "full":  # of the inherited probe, too, in its place
-                    names.add(probe.replace(_IN_ITS_PLACE, INHERITED))
+                    names.add(probe.replace(IN_ITS_PLACE, INHERITED))
                 for name in names & set(probes):
                     at = probes.index(name), cell.rows, cell.target
                     mean[kind][at] = statistics.fmean(scores)

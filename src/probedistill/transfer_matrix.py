@@ -15,13 +15,12 @@ from rich.table import Table
 
 from .errors import UserError
 from .files import write_json
+from .inherit import INHERITED
 
 FILE = "transfer.json"
 FORMAT = 1
 ROWS = {"random": "random real", "centroids": "centroids", "full": "full real data"}
 """Baselines, and what `evaluate` calls them."""
-INHERITED = "inherited"
-"""The probe that has a head from each set."""
 RANDOM_INHERITED = "random_inherited"
 """Random real images behind the heads of the sets: the baseline of `INHERITED` in place of ``"random"``."""
 _PER_SET = ("centroids", RANDOM_INHERITED)
@@ -272,7 +271,6 @@ def _is_matrix(content: dict[str, Any]) -> bool:
 __all__ = [
     "FILE",
     "FORMAT",
-    "INHERITED",
     "RANDOM_INHERITED",
     "ROWS",
     "Source",

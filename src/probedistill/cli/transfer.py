@@ -6,19 +6,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import Parameter
-
 from ..augment import AugmentConfig
 from ..images import ImagesConfig
 from ..transfer import TransferConfig
-from ._app import Flat, command, show
+from ._app import Flat, Probes, command, show
 
 
 @dataclass(kw_only=True)
 class _TransferOptions(TransferConfig):
-    """Its flags: --probe, as one writes it for one probe, is --probes."""
+    """Its flags."""
 
-    probes: Annotated[list[str], Parameter(alias="--probe")] = field(default_factory=lambda: TransferConfig().probes)
+    probes: Probes = field(default_factory=lambda: TransferConfig().probes)
 
 
 @command(ImagesConfig)
@@ -29,7 +27,7 @@ def transfer(
     settings: Annotated[_TransferOptions, Flat] | None = None,
     *,
     augment: AugmentConfig | None = None,
-    encoders: Annotated[list[str] | None, Parameter(consume_multiple=True, negative=())] = None,
+    encoders: list[str] | None = None,
     out: Path = Path("runs/transfer"),
     cache: Path | None = None,
     progress: bool = True,
