@@ -44,7 +44,7 @@ from probedistill import (
     load_splits,
 )
 from probedistill.baselines import medoids, random_images
-from probedistill.evaluate import made_with
+from probedistill.evaluation import made_with
 from probedistill.images.labelled import digest_of
 
 KB = 1000

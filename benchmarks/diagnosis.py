@@ -29,7 +29,7 @@ from probedistill import (
     load_splits,
 )
 from probedistill.bias import bias
-from probedistill.transfer import load_transfer, transfer
+from probedistill.transfer_scores import load_transfer, transfer
 
 ENCODERS = ["lite0", "mobilenetv1", "mobilenetv2", "clip"]
 METHODS = ["auto", "clp", "sfm", "lgm"]

@@ -16,7 +16,8 @@ import torch
 
 from _common import keep
 from probedistill import Canvas, Distiller, load_encoder
-from probedistill.augment import AugmentConfig, apply_views, draw_views
+from probedistill.augment import apply_views, draw_views
+from probedistill.config import AugmentConfig
 from probedistill.objectives import RealFeatures, clp_objective, lgm_objective, sfm_objective
 
 CLASSES, VIEWS, SIZE, REPEATS = 10, 3, 112, 15

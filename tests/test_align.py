@@ -18,7 +18,7 @@ from scipy.stats import spearmanr
 from conftest import TINY
 from helpers_images import make_image_folder
 from probedistill import UserError, align, load_encoder, load_images
-from probedistill.align import (
+from probedistill.alignment import (
     RIDGES,
     balanced_rows,
     cka_chance,

@@ -12,7 +12,8 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
-from probedistill.augment import AugmentConfig, Views, apply_views, derive_seed, draw_views
+from probedistill.augment import Views, apply_views, derive_seed, draw_views
+from probedistill.config import AugmentConfig
 from probedistill.errors import UserError
 
 

@@ -16,15 +16,14 @@ from PIL import Image
 
 from helpers_encoders import Tiny
 from helpers_images import make_image_folder
-from probedistill.augment import AugmentConfig, apply_views, derive_seed, draw_views
+from probedistill.augment import apply_views, derive_seed, draw_views
 from probedistill.bank import _SEED_STREAM, FeatureBank, augmented_views, cache_folder, extract_features
 from probedistill.baselines import medoids
 from probedistill.build import make_objective
-from probedistill.config import DistillConfig
+from probedistill.config import AugmentConfig, CLPConfig, DistillConfig, LGMConfig
 from probedistill.encoders import Encoder
 from probedistill.errors import UserError
 from probedistill.images import LabelledImages, load_images
-from probedistill.objectives import CLPConfig, LGMConfig
 
 CLASSES, PER_CLASS = ("cat", "dog", "owl"), 5
 N = len(CLASSES) * PER_CLASS

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from probedistill import engine
-from probedistill.augment import AugmentConfig, apply_views, derive_seed, draw_views
+from probedistill.augment import apply_views, derive_seed, draw_views
 from probedistill.canvas import Canvas
+from probedistill.config import AugmentConfig
 from probedistill.engine import _SEED_STREAM, Distiller
 from probedistill.errors import NonFiniteLossError
 from probedistill.files import load_tensors, save_tensors

@@ -23,7 +23,7 @@ from probedistill import (
     load_splits,
 )
 from probedistill import extract_features as extract
-from probedistill.evaluate import made_with, view_features
+from probedistill.evaluation import made_with, view_features
 
 NAMES = ("cat", "dog", "hen")
 

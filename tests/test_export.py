@@ -20,9 +20,9 @@ from torchvision.datasets import ImageFolder
 from conftest import TINY
 from helpers_images import class_image
 from probedistill import DistilledSet, RunConfig, UserError, distill, evaluate, load_encoder, load_splits
+from probedistill.config import ImagesConfig
 from probedistill.distilled import Head, decode_files, to_8_bits
-from probedistill.export import encode_image, export, feature_distance, pixel_error
-from probedistill.images import ImagesConfig
+from probedistill.exporting import encode_image, export, feature_distance, pixel_error
 
 SIDE = 24
 

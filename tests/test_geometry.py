@@ -16,7 +16,7 @@ from PIL import Image
 from conftest import TINY
 from helpers_images import make_image_folder
 from probedistill import DistilledSet, LabelledImages, UserError, geometry, load_encoder, load_images
-from probedistill.geometry import MEASURES, RealReference, class_test, describe_classes
+from probedistill.class_geometry import MEASURES, RealReference, class_test, describe_classes
 
 PLACED = [name for name in MEASURES if name != "own_neighbours"]
 

@@ -20,15 +20,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from helpers_images import class_image, make_image_folder
+from probedistill.config import ImagesConfig
 from probedistill.errors import UserError
-from probedistill.images import (
-    MAX_PIXELS,
-    ImagesConfig,
-    UnreadableImageError,
-    decode_image,
-    load_images,
-    load_splits,
-)
+from probedistill.images import MAX_PIXELS, UnreadableImageError, decode_image, load_images, load_splits
 from probedistill.images.splits import _holdout_indices
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"

@@ -19,9 +19,10 @@ from PIL import Image
 from helpers_encoders import Tiny
 from helpers_images import class_image
 from probedistill.bank import extract_features
+from probedistill.config import ImagesConfig
 from probedistill.encoders import Encoder
 from probedistill.errors import UserError
-from probedistill.images import ImagesConfig, LabelledImages, UnreadableImageError, load_images, load_splits
+from probedistill.images import LabelledImages, UnreadableImageError, load_images, load_splits
 
 CLASSES = ("cat", "dog", "owl")
 

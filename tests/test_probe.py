@@ -16,8 +16,9 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from threadpoolctl import threadpool_limits
 
 from probedistill import probe as probe_module
+from probedistill.config import SOLVERS
 from probedistill.errors import NonFiniteLossError, UserError
-from probedistill.probe import SOLVERS, LinearProbe, score_probe
+from probedistill.probe import LinearProbe, score_probe
 
 FAST_SGD = {"epochs": 30, "lr": 1.0}
 PARAMETERS = {"ridge": {}, "logistic": {}, "sgd": FAST_SGD}

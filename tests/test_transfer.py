@@ -35,9 +35,10 @@ from probedistill import (
     load_splits,
 )  # fmt: skip
 from probedistill.baselines import medoids
+from probedistill.config import TransferConfig
 from probedistill.labels import with_extras
-from probedistill.transfer import TransferConfig, load_transfer, transfer
 from probedistill.transfer_matrix import Source, Target, TransferMatrix
+from probedistill.transfer_scores import load_transfer, transfer
 
 NAMES = ("cat", "dog", "hen")
 QUICK = {"seeds": 2, "views": 3, "progress": False}

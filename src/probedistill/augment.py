@@ -14,41 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .config import AugmentConfig
 from .errors import UserError
 
 _TRIES = 10  # of torchvision's RandomResizedCrop, before it falls back to a centre crop
-
-
-@dataclass(kw_only=True)
-class AugmentConfig:
-    """How views are drawn: random resized crop, flip, noise. The ranges are the LGM authors'."""
-
-    scale: tuple[float, float] = (0.08, 1.0)
-    """Smallest and largest share of the image's area that a crop covers."""
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    """Narrowest and widest aspect ratio of a crop (width / height)."""
-    flip: float = 0.5
-    """Probability of a left-right flip; 0 for digits, text and anything with a handedness."""
-    noise_prob: float | None = None
-    """Probability that Gaussian noise is added to a view. Default: the preset's (0.5 in paper), else none."""
-    noise_std: float = 0.2
-    """Standard deviation of that noise; images are in [0, 1]."""
-
-    def check(self, argument: str = "augment") -> None:
-        """Raise `UserError` when a value is out of range."""
-        for name in ("scale", "ratio"):
-            if len(getattr(self, name)) != 2:
-                raise UserError(f"{argument}.{name} {getattr(self, name)} must be two numbers, smallest and largest")
-        low, high = self.scale
-        if not 0 < low <= high <= 1:
-            raise UserError(f"{argument}.scale {self.scale} must satisfy 0 < smallest <= largest <= 1")
-        if not 0 < self.ratio[0] <= self.ratio[1] < float("inf"):
-            raise UserError(f"{argument}.ratio {self.ratio} must satisfy 0 < narrowest <= widest")
-        for name in ("flip", "noise_prob"):
-            if not 0 <= (getattr(self, name) or 0) <= 1:
-                raise UserError(f"{argument}.{name} {getattr(self, name)} must be a probability from 0 to 1")
-        if not 0 <= self.noise_std < float("inf"):
-            raise UserError(f"{argument}.noise_std {self.noise_std} must be 0 or more, and finite")
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from ._memory import total_memory
 from ._progress import ProgressBar
-from .augment import AugmentConfig, apply_views, derive_seed, draw_views
+from .augment import apply_views, derive_seed, draw_views
+from .config import AugmentConfig
 from .errors import UserError, unknown_name
 from .files import TornFileError, load_tensors, map_tensors, remove_leftovers, save_tensors, write_json
 from .images import UnreadableImageError

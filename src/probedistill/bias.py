@@ -24,13 +24,14 @@ from torch import Tensor
 from ._version import __version__
 from .bank import extract_features
 from .baselines import medoids
+from .config import EncoderConfig, EvaluateConfig, ImagesConfig
 from .distilled import DistilledSet
-from .encoders import Encoder, EncoderConfig, encoder_config, load_encoder
+from .encoders import Encoder, encoder_config, load_encoder
 from .errors import UserError
-from .evaluate import EvaluateConfig, Row, evaluate
+from .evaluation import Row, evaluate
 from .files import check_writable, whole_file, write_json
 from .groups import group_names, read_groups
-from .images import ImagesConfig, LabelledImages, load_splits
+from .images import LabelledImages, load_splits
 from .objectives import class_means
 from .run_folder import own_encoder
 

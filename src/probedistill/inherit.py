@@ -10,6 +10,7 @@ import torch
 from numpy.typing import ArrayLike
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from .config import INHERITED
 from .errors import UserError
 from .probe import (
     Array,
@@ -22,8 +23,8 @@ from .probe import (
     to_numpy,
 )
 
-INHERITED, IN_ITS_PLACE = "inherited", "ridge"
-"""The probe's name, and the probe that is fitted where no projector can be: on full real data."""
+IN_ITS_PLACE = "ridge"
+"""The probe that is fitted where no projector can be: on full real data."""
 
 
 def without_projector(probes: Iterable[str]) -> list[str]:
@@ -222,4 +223,4 @@ def _prototypes(weight: Array, bias: Array) -> Array:
     return (np.linalg.pinv(centred) @ (wanted - wanted.mean(axis=0))).T
 
 
-__all__ = ["INHERITED", "IN_ITS_PLACE", "InheritedProbe", "without_projector"]
+__all__ = ["IN_ITS_PLACE", "InheritedProbe", "without_projector"]

@@ -11,12 +11,13 @@ import torch
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
-from .augment import AugmentConfig, derive_seed
+from .augment import derive_seed
 from .bank import FeatureBank
+from .config import AugmentConfig
 from .distilled import DistilledSet, Head
 from .encoders import Encoder
 from .errors import UserError, unknown_name
-from .evaluate import made_with, view_features
+from .evaluation import made_with, view_features
 from .probe import Array, LinearProbe, lbfgs, soft_cross_entropy
 
 SOFT_LABELS = ("none", "source", "learned")

@@ -19,13 +19,12 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from .augment import derive_seed
+from .config import Normalization
 from .errors import UserError
 
 _SEED_STREAM = 2
 _BLOCK = 16_384  # rows of held features that are worked on at a time
 _LOGITS = 2**24  # of a block of rows, at most: 64 MB
-
-Normalization = Literal["none", "center", "center_l2"]
 
 
 # ---------------------------------------------------------------------------------------------------
@@ -196,46 +195,6 @@ def _solve_spd(matrix: Tensor, ridge: float | Tensor, rhs: Tensor) -> Tensor:
 
 # ---------------------------------------------------------------------------------------------------
 # Objectives: a loss with its real features and its options
-
-
-@dataclass(kw_only=True)
-class LGMConfig:
-    """Linear Gradient Matching. ``None`` takes the preset's value."""
-
-    sigma: float | None = None
-    """Standard deviation of the random head drawn each step (0.01 in the authors' code)."""
-    normalize: Normalization | None = None
-    """Features: none; center (minus the real mean); center_l2 (then unit length)."""
-    balanced: bool | None = None
-    """Give every real class the same weight in the real gradient."""
-    real_batch: int | None = None
-    """Real features drawn for each step's real gradient; 0: all of them, -1: as many as synthetic views."""
-
-
-@dataclass(kw_only=True)
-class CLPConfig:
-    """Closed-Form Linear-Probe distillation. ``None`` takes the preset's value."""
-
-    ridge: float | None = None
-    """λ as a multiple of the mean diagonal of the kernel Z Zᵀ."""
-    temperature: float | None = None
-    """τ of the outer cross-entropy."""
-    outer: Literal["ce", "mse"] | None = None
-    """Outer loss on real features."""
-    normalize: Normalization | None = None
-    """Features: none; center (minus the real mean); center_l2 (then unit length)."""
-    normalize_head: bool | None = None
-    """Scale each class's column of the head to unit length."""
-    real_per_class: int | None = None
-    """Real features per class drawn for each step's outer loss; 0 takes all, as they are."""
-
-
-@dataclass(kw_only=True)
-class SFMConfig:
-    """Statistical Flow Matching. ``None`` takes the preset's value."""
-
-    normalize: Normalization | None = None
-    """Features: none; center (minus the real mean); center_l2 (then unit length)."""
 
 
 class FeatureBlocks(Protocol):

@@ -26,9 +26,8 @@ from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from probedistill.config import SOLVERS
 from probedistill.errors import NonFiniteLossError, UserError, unknown_name
-
-SOLVERS = ("logistic", "ridge", "sgd")
 
 _FLOATS = (np.float64, np.float32)
 _ADAM_BETAS, _ADAM_EPS = (0.9, 0.999), 1e-8

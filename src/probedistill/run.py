@@ -14,7 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +26,13 @@ from ._signals import Interrupted, Stop, catch_signals
 from ._version import __version__
 from .bank import FeatureBank, extract_features
 from .build import make_distiller
-from .config import DistillConfig
+from .config import DistillConfig, EncoderConfig, ImagesConfig, RunConfig
 from .distilled import DistilledSet, as_shipped, save_grid
-from .encoders import Encoder, EncoderConfig, encoder_config, load_encoder
+from .encoders import Encoder, encoder_config, load_encoder
 from .engine import Distiller
 from .errors import NonFiniteLossError, UserError, unknown_name
 from .evolution import save_sprite
-from .images import ImagesConfig, LabelledImages, load_images, load_splits
+from .images import LabelledImages, load_images, load_splits
 from .parallel import Processes, processes
 from .probe import LinearProbe
 from .run_folder import (
@@ -49,28 +49,6 @@ from .run_folder import (
 )
 
 _STOP = 1000  # plus the signal's number
-
-
-@dataclass(kw_only=True)
-class RunConfig:
-    """Where a run is kept and how often it is looked at."""
-
-    out: Path | None = None
-    """Folder of the run. Default for the command line: runs/IMAGES-ENCODER-METHOD, each encoder named."""
-    resume: bool = False
-    """Continue the unfinished run in that folder; start it if there is none."""
-    overwrite: bool = False
-    """Delete the run in that folder and start anew."""
-    checkpoint_seconds: float = 30.0
-    """Save at least this often."""
-    evaluate_every: int | None = None
-    """Steps between previews with probe accuracy; default: a tenth of the steps, 0: never."""
-    cache: Path | None = None
-    """Folder of feature banks; default: $PROBEDISTILL_CACHE or ~/.cache/probedistill."""
-    progress: bool = True
-    """Show progress bars."""
-    timeout_seconds: float = 1800.0
-    """Under torchrun: a process that is silent for longer stops the run with an error."""
 
 
 def distill(

@@ -31,9 +31,9 @@ import yaml
 from torch import Tensor
 
 from . import evolution
-from .config import NO_EXTRAS
+from .config import NO_EXTRAS, EncoderConfig, ImagesConfig, without_none
 from .distilled import FORMAT, DistilledSet
-from .encoders import RECIPES, EncoderConfig, encoder_config
+from .encoders import encoder_config
 from .engine import Distiller
 from .errors import UserError
 from .files import (
@@ -49,7 +49,7 @@ from .files import (
     without_traces,
     write_json,
 )
-from .images import ImagesConfig
+from .known_encoders import RECIPES
 from .parallel import Processes
 
 _KEPT_CHECKPOINTS = 2
@@ -354,8 +354,3 @@ def _write_config(path: Path, images: ImagesConfig, encoder: EncoderConfig, sett
 
 def _plain_values(values: dict[str, Any]) -> dict[str, Any]:
     return {k: str(v) if isinstance(v, Path) else v for k, v in values.items() if v not in (None, {})}
-
-
-def without_none(value: Any) -> Any:
-    """The value without the ``None`` entries of its mappings."""
-    return {k: without_none(v) for k, v in value.items() if v is not None} if isinstance(value, dict) else value

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from .config import INHERITED
 from .errors import UserError
 from .files import write_json
-from .inherit import INHERITED
 
 FILE = "transfer.json"
 FORMAT = 1

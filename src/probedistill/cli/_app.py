@@ -13,13 +13,8 @@ import yaml
 from cyclopts import App, Parameter
 
 from .._version import __version__
-from ..config import DistillConfig
-from ..encoders import EncoderConfig
+from ..config import DistillConfig, EncoderConfig, EvaluateConfig, ImagesConfig, RunConfig, without_none
 from ..errors import UserError, unknown_name
-from ..evaluate import EvaluateConfig
-from ..images import ImagesConfig
-from ..run import RunConfig
-from ..run_folder import without_none
 
 if TYPE_CHECKING:
     from rich.console import Console

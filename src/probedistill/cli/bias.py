@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-from ..compose import ComposeConfig
-from ..images import ImagesConfig
+from ..config import ComposeConfig, ImagesConfig
 from ._app import Flat, command, console, show
 
 

@@ -8,13 +8,8 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
-from ..config import DistillConfig
-from ..encoders import EncoderConfig
+from ..config import DistillConfig, EncoderConfig, EvaluateConfig, ImagesConfig, RunConfig
 from ..errors import UserError
-from ..evaluate import EvaluateConfig
-from ..images import ImagesConfig
-from ..run import RunConfig
-from ..run_folder import own_encoder, read_info
 from ._app import Flat, Probes, command, show
 
 if TYPE_CHECKING:
@@ -98,8 +93,8 @@ def evaluate(
     """
     from ..distilled import DistilledSet
     from ..encoders import load_encoder
-    from ..evaluate import evaluate as run_evaluate
-    from ..evaluate import made_with, of_classes, scores_file
+    from ..evaluation import evaluate as run_evaluate
+    from ..evaluation import made_with, of_classes, scores_file
     from ..groups import group_names, read_groups
     from ..images import load_splits
 
@@ -131,6 +126,7 @@ def evaluate(
 def _source(folder: Path, spec: str | None, distilled: DistilledSet, target: Encoder, device: str) -> Encoder | None:
     """The encoder that the set's head takes features of: the named one, or the run's own where it may be loaded."""
     from ..encoders import encoder_config, load_encoder
+    from ..run_folder import own_encoder
 
     if distilled.head is None or distilled.head.fingerprint == target.fingerprint:
         return None
@@ -170,7 +166,7 @@ def baseline(
         Show progress bars.
     """
     from ..encoders import load_encoder
-    from ..evaluate import evaluate as run_evaluate
+    from ..evaluation import evaluate as run_evaluate
     from ..files import check_writable
     from ..images import load_splits
 
@@ -239,7 +235,7 @@ def encoders() -> None:
     """
     from rich.table import Table
 
-    from ..encoders import RECIPES
+    from ..known_encoders import RECIPES
 
     table = Table()
     table.add_column("name", no_wrap=True)
@@ -264,6 +260,8 @@ def info(folder: Path) -> None:
     """
     from rich.markup import escape
     from rich.table import Table
+
+    from ..run_folder import read_info
 
     table = Table(show_header=False)
     for name, value in read_info(folder).items():
@@ -306,11 +304,10 @@ def demo(
     progress:
         Show progress bars.
     """
-    from ..augment import AugmentConfig
-    from ..canvas import CanvasConfig
+    from ..config import AugmentConfig, CanvasConfig
     from ..encoders import load_encoder
-    from ..evaluate import evaluate as run_evaluate
-    from ..evaluate import scores_file
+    from ..evaluation import evaluate as run_evaluate
+    from ..evaluation import scores_file
     from ..images import load_splits
     from ..run import distill as run_distill
 

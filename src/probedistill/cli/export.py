@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from ..encoders import EncoderConfig
+from ..config import EncoderConfig
 from ._app import Flat, command, show
 
 
@@ -55,8 +55,8 @@ def export(
     """
     from ..distilled import DistilledSet
     from ..encoders import load_encoder
-    from ..evaluate import made_with
-    from ..export import export as run_export
+    from ..evaluation import made_with
+    from ..exporting import export as run_export
 
     distilled = DistilledSet.load(folder)
     if encoder is not None:  # its views are drawn as the run's: an error there names the run

@@ -6,8 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated
 
-from ..encoders import EncoderConfig
-from ..images import ImagesConfig
+from ..config import EncoderConfig, ImagesConfig
 from ._app import Flat, command, show
 
 
@@ -53,10 +52,10 @@ def align(
     progress:
         Show progress bars.
     """
-    from ..align import align as run_align
+    from ..alignment import align as run_align
     from ..files import check_writable
     from ..images import load_splits
-    from ..transfer import load_transfer
+    from ..transfer_scores import load_transfer
 
     check_writable(out)
     results = load_transfer(transfer) if transfer is not None else None
@@ -110,10 +109,10 @@ def geometry(
     progress:
         Show progress bars.
     """
+    from ..class_geometry import geometry as run_geometry
     from ..distilled import DistilledSet
     from ..encoders import load_encoder
     from ..files import check_writable
-    from ..geometry import geometry as run_geometry
     from ..images import load_splits
     from ..images.splits import named_classes
 

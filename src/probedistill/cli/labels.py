@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from ..encoders import EncoderConfig
-from ..images import ImagesConfig
+from ..config import EncoderConfig, ImagesConfig
 from ._app import Flat, command, show
 
 
@@ -49,7 +48,7 @@ def label(
     from ..distilled import DistilledSet
     from ..encoders import load_encoder
     from ..errors import UserError
-    from ..evaluate import made_with, of_classes
+    from ..evaluation import made_with, of_classes
     from ..files import check_writable
     from ..images import load_splits
     from ..labels import with_extras

@@ -6,9 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from ..augment import AugmentConfig
-from ..images import ImagesConfig
-from ..transfer import TransferConfig
+from ..config import AugmentConfig, ImagesConfig, TransferConfig
 from ._app import Flat, Probes, command, show
 
 
@@ -58,7 +56,7 @@ def transfer(
         Show progress bars.
     """
     from ..images import load_splits
-    from ..transfer import transfer as run_transfer
+    from ..transfer_scores import transfer as run_transfer
 
     train, test = load_splits(images)
     matrix = run_transfer(

@@ -1,12 +1,11 @@
 """A spec string (``folder:photos``, ``torchvision:CIFAR10`` …) → labelled images, decoded one by one."""
 
 from .decode import MAX_PIXELS, UnreadableImageError, decode_image
-from .labelled import ImagesConfig, LabelledImages
+from .labelled import LabelledImages
 from .splits import load_images, load_splits
 
 __all__ = [
     "MAX_PIXELS",
-    "ImagesConfig",
     "LabelledImages",
     "UnreadableImageError",
     "decode_image",

@@ -10,10 +10,11 @@ from pathlib import Path
 
 from PIL import Image
 
+from ..config import ImagesConfig
 from ..errors import UserError
 from ._source import FOLDER_SPLITS, WHOLE, Source
 from .decode import decode_image
-from .labelled import CLASSES_ARGUMENT, ImagesConfig, LabelledImages, check_classes, digest_of
+from .labelled import CLASSES_ARGUMENT, LabelledImages, check_classes, digest_of
 
 _SIDECARS = frozenset({".txt", ".json", ".jsonl", ".csv", ".md", ".xml", ".yaml", ".yml"})
 _SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini"})

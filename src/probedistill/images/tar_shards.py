@@ -20,11 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ..config import ImagesConfig
 from ..errors import UserError
 from ._source import FOLDER_SPLITS, WHOLE, Source
 from .decode import UnreadableImageError, decode_image, one_line, reason_of
 from .folder import listing, subfolders
-from .labelled import ImagesConfig, LabelledImages, digest_of
+from .labelled import LabelledImages, digest_of
 
 _IMAGE_MEMBERS = frozenset(
     ["avif", "bmp", "gif", "jp2", "jpe", "jpeg", "jpg", "pbm", "pgm", "png", "ppm", "tif", "tiff", "webp"]

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ..config import ImagesConfig
 from ..errors import unknown_name
 from ._source import WHOLE, Source
-from .labelled import ImagesConfig, LabelledImages, digest_of
+from .labelled import LabelledImages, digest_of
 
 _VERSION = 1  # of the formulae below: part of the fingerprint
 _SIDE, _PER_KIND = 96, 240

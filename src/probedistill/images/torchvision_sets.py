@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ..config import ImagesConfig
 from ..errors import UserError, unknown_name
 from ._source import WHOLE, Source
 from .decode import UnreadableImageError, decode_image, one_line, reason_of
-from .labelled import ImagesConfig, LabelledImages, digest_of
+from .labelled import LabelledImages, digest_of
 
 _TRAIN_TEST = ("train", "test")
 

@@ -14,14 +14,14 @@ import yaml
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from ..augment import AugmentConfig
 from ..bank import extract_features
 from ..baselines import neighbours
+from ..config import AugmentConfig, ImagesConfig
 from ..distilled import DistilledSet, to_8_bits
 from ..encoders import encoder_config, load_encoder
 from ..errors import UserError
 from ..evolution import read_evolution
-from ..images import ImagesConfig, UnreadableImageError, load_splits
+from ..images import UnreadableImageError, load_splits
 from ..watch import Progress, read_progress
 
 KINDS = {

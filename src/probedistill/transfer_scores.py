@@ -8,7 +8,7 @@ import platform
 import statistics
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +17,16 @@ import torch
 
 from ._progress import ProgressBar
 from ._version import __version__
-from .augment import AugmentConfig
 from .bank import extract_features
 from .baselines import medoids
+from .config import INHERITED, AugmentConfig, EncoderConfig, EvaluateConfig, TransferConfig
 from .distilled import DistilledSet
-from .encoders import Encoder, EncoderConfig, display_names, encoder_config, load_encoder
-from .errors import UserError, unknown_name
-from .evaluate import EvaluateConfig, evaluate, made_with
+from .encoders import Encoder, display_names, encoder_config, load_encoder
+from .errors import UserError
+from .evaluation import evaluate, made_with
 from .files import check_writable, write_json
 from .images import LabelledImages
-from .inherit import IN_ITS_PLACE, INHERITED, without_projector
+from .inherit import IN_ITS_PLACE, without_projector
 from .run_folder import own_encoder
 from .transfer_matrix import (
     FILE,
@@ -41,27 +41,6 @@ from .transfer_matrix import (
 )
 
 _Scores = dict[str, list[float]]  # probe → top-1 accuracy of each seed
-
-
-@dataclass(kw_only=True)
-class TransferConfig(EvaluateConfig):
-    """How a matrix is scored: as by `evaluate`, with fewer views, because a matrix has many cells."""
-
-    views: int = 20
-    """Augmented views of each image that ridge and logistic are fitted on; 0 for the centre crop alone."""
-    full_views: int = 0
-    """Augmented views of each image of the full real data, beside its centre crop."""
-    baselines: list[str] = field(default_factory=lambda: list(ROWS))
-    """Real-image rows: random, centroids (class medoids in the source encoder's features), full."""
-
-    def check(self) -> None:
-        """Raise `UserError` when a value is out of range."""
-        for baseline in self.baselines:
-            if baseline not in ROWS:
-                raise unknown_name("baselines", baseline, ROWS)
-        if self.floats:
-            raise UserError("floats is for evaluate; a matrix scores the 8-bit images alone")
-        super().check()
 
 
 def transfer(
@@ -589,4 +568,4 @@ def _are_scores(scores: Any) -> bool:
     return isinstance(scores, list) and bool(scores) and all(isinstance(s, float) and 0 <= s <= 1 for s in scores)
 
 
-__all__ = ["Source", "Target", "TransferConfig", "TransferMatrix", "load_transfer", "transfer"]
+__all__ = ["Source", "Target", "TransferMatrix", "load_transfer", "transfer"]

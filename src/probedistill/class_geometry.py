@@ -18,7 +18,7 @@ from sklearn.decomposition import PCA
 from torch import Tensor
 
 from ._progress import ProgressBar
-from .align import balanced_rows
+from .alignment import balanced_rows
 from .augment import derive_seed
 from .bank import extract_features
 from .baselines import medoids

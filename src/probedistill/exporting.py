@@ -27,11 +27,11 @@ from PIL import Image
 from torch import Tensor
 
 from ._progress import ProgressBar
-from .augment import AugmentConfig
+from .config import AugmentConfig
 from .distilled import DistilledSet, Encoded, decode_files, to_8_bits
 from .encoders import Encoder
 from .errors import UserError, unknown_name
-from .evaluate import encode, made_with, view_features
+from .evaluation import encode, made_with, view_features
 from .files import check_writable, leftovers
 
 LOSSY = ("webp", "jpeg")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .align import METRICS, Alignment
+from .alignment import METRICS, Alignment
 from .files import whole_file
 
 

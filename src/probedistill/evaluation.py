@@ -7,7 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,68 +19,22 @@ from rich.table import Table
 from torch import Tensor
 
 from ._progress import ProgressBar
-from .augment import AugmentConfig, apply_views, derive_seed, draw_views
+from .augment import apply_views, derive_seed, draw_views
 from .bank import FeatureBank, augmented_views, extract_features
 from .baselines import medoids, neighbours, random_images
+from .config import INHERITED, AugmentConfig, EvaluateConfig
 from .distilled import DistilledSet, Head
 from .encoders import Encoder
-from .errors import UserError, unknown_name
+from .errors import UserError
 from .files import write_json
 from .images import LabelledImages, UnreadableImageError
-from .inherit import IN_ITS_PLACE, INHERITED, InheritedProbe, without_projector
+from .inherit import IN_ITS_PLACE, InheritedProbe, without_projector
 from .objectives import class_means
-from .probe import SOLVERS, LinearProbe, Scores, score_probe
+from .probe import LinearProbe, Scores, score_probe
 
-BASELINES = ("random", "centroids", "neighbours", "full", "means")
-PROBES = (*SOLVERS, INHERITED)
 _RANDOM, _FULL = "random real", "full real data"
 _SEED_STREAM = 6
 _BATCH = 64
-
-
-@dataclass(kw_only=True)
-class EvaluateConfig:
-    """How a set is scored."""
-
-    probes: list[str] = field(default_factory=lambda: ["ridge"])
-    """ridge (closed form), logistic (convex), sgd (the LGM protocol: Adam, 1,000 epochs, new views each epoch),
-    inherited (the head stored with the set, behind a projector fitted on the synthetic images)."""
-    seeds: int = 5
-    """Evaluation seeds: views, probe initialisation and, for the baseline, which random images."""
-    views: int = 100
-    """Augmented views of each image that ridge and logistic are fitted on; 0 for the centre crop alone."""
-    epochs: int = 1000
-    """Epochs of sgd."""
-    sgd_views: int | None = None
-    """Different views that sgd cycles through; default: as many as epochs, the protocol to the letter."""
-    baselines: list[str] = field(default_factory=lambda: ["random", "centroids", "neighbours", "full"])
-    """Real-image rows beside it: random, centroids (class medoids), neighbours, full; means = class-mean features."""
-    full_views: int = 2
-    """Augmented views of each image of the full real data, beside its centre crop."""
-    full_epochs: int = 100
-    """Epochs of sgd on the full real data."""
-    floats: bool = False
-    """Also score the unrounded float images, and print the difference."""
-    hard_labels: bool = False
-    """Pass over the set's soft labels."""
-    without_augmentation: bool = False
-    """Also score every probe on centre views alone, in rows of their own."""
-
-    def check(self) -> None:
-        """Raise `UserError` when a value is out of range."""
-        for probe in self.probes:
-            if probe not in PROBES:
-                raise unknown_name("probes", probe, PROBES)
-        for baseline in self.baselines:
-            if baseline not in BASELINES:
-                raise unknown_name("baselines", baseline, BASELINES)
-        least_of = {"seeds": 1, "views": 0, "epochs": 1, "sgd_views": 1, "full_views": 0, "full_epochs": 1}
-        for name, least in least_of.items():
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise UserError(f"{name} {value} must be at least {least}")
-        if not self.probes:
-            raise UserError("probes is empty; name at least one of " + ", ".join(PROBES))
 
 
 @dataclass(frozen=True)
@@ -650,9 +604,6 @@ class _Scorer:
 
 
 __all__ = [
-    "BASELINES",
-    "PROBES",
-    "EvaluateConfig",
     "Evaluation",
     "Row",
     "encode",

@@ -22,7 +22,8 @@ from scipy.stats import rankdata
 from ._progress import ProgressBar
 from .augment import derive_seed
 from .bank import extract_features
-from .encoders import Encoder, EncoderConfig, display_names, encoder_config, load_encoder
+from .config import EncoderConfig
+from .encoders import Encoder, display_names, encoder_config, load_encoder
 from .errors import UserError
 from .files import write_json
 from .images import LabelledImages
@@ -409,7 +410,7 @@ class Alignment:
 
     def save(self, folder: Path | str) -> None:
         """Write ``align.json`` and ``align.png`` into ``folder``."""
-        from .align_figure import draw_alignment
+        from .alignment_figure import draw_alignment
 
         write_json(Path(folder) / "align.json", self.to_dict())
         draw_alignment(self, Path(folder) / "align.png")
