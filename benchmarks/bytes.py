@@ -1,6 +1,6 @@
 """Accuracy against bytes: a distilled set at a range of budgets, beside real images brought to the same bytes.
 
-    python benchmarks/bytes.py                          # distils the clothing photos first; two to three hours in all
+    python benchmarks/bytes.py                          # distils the clothing photos first; an hour or two in all
     python benchmarks/bytes.py --run RUN --quick        # of a finished run on them; few budgets, one seed: five minutes
 
 Every point is exported by the same search (formats, sizes and qualities; nearest in the encoder's features) and scored
@@ -118,7 +118,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few budgets, one seed, one real image per class")
     parser.add_argument("--anew", action="store_true", help="forget points that are finished")
     options = parser.parse_args()
-    protocol = {"seeds": 1, "views": 10} if options.quick else {"seeds": 3, "views": 50}
+    protocol = {"seeds": 1, "views": 10} if options.quick else {"seeds": 3, "views": 20}
     budgets, counts, draws = ([2, 8, 32], [1], 1) if options.quick else (BUDGETS, list(MARKS), 3)
 
     encoder = load_encoder(encoder_config(options.encoder))

@@ -68,11 +68,14 @@ def main() -> None:
     parser.add_argument("--datasets", nargs="+", choices=DATASETS, default=DATASETS)
     parser.add_argument("--encoders", nargs="+", choices=ENCODERS, default=ENCODERS)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
+    parser.add_argument("--steps", type=int, help="of every run, in rows of their own")
     parser.add_argument("--views", type=int, help="views per image and step, in rows of their own")
     options = parser.parse_args()
     if options.quick:
         options.datasets, options.encoders = ["clothing"], ["lite0", "mobilenetv1"]
     mark = "quick-" if options.quick else ""
+    changed = {name: value for name in ("steps", "views") if (value := getattr(options, name))}
+    changes = [f"{value} {name}" for name, value in changed.items()]
     for dataset in options.datasets:
         protocol = {"probes": ["ridge", "sgd"], "seeds": 2 if options.quick else 5, "views": VIEWS[dataset]}
         protocol["sgd_views"] = protocol["views"]
@@ -81,7 +84,7 @@ def main() -> None:
             augment = AugmentConfig(scale=(SMALLEST_CROP.get(encoder_name, 0.08), 1.0))
             encoder: Encoder | None = None
             for method in [*options.methods, "real"]:
-                title = f"{method}, {options.views} views" if options.views and method != "real" else method
+                title = method if method == "real" else ", ".join([method, *changes])
                 name = f"{mark}{dataset}-{encoder_name}-{title.replace(', ', '-').replace(' ', '-')}"
                 if not wanted(name):
                     continue
@@ -103,12 +106,12 @@ def main() -> None:
                     keep(name, {**about, "rows": rows_of(scores)})
                 else:
                     out = _common.RUNS / name
-                    config = settings_of(dataset, encoder_name, method, options.quick)
-                    config = replace(config, views=options.views or config.views)
+                    config = replace(settings_of(dataset, encoder_name, method, options.quick), **changed)
                     image_config = load_image_config(dataset)
                     run = RunConfig(out=out, resume=True)
                     distilled = distill(image_config, _common.encoder(encoder_name), config, run=run)
-                    scores = evaluate(distilled, encoder, train, test, baselines=["neighbours"], **protocol)
+                    nearest = ["neighbours"] if method == "auto" else []  # the table has those of auto's images alone
+                    scores = evaluate(distilled, encoder, train, test, baselines=nearest, **protocol)
                     if distilled.run["config"]["canvas"]["init"] == "noise" and dataset == "clothing":
                         preview(out, name)  # what starts from photos may show them, and does not belong here
                     keep(

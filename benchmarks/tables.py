@@ -201,16 +201,18 @@ REAL = ["random real", "centroids", "neighbours", "class-mean features", "full r
 def table_of(dataset: str) -> str:
     """Top-1 of the ridge and sgd probes: methods and baselines × encoders."""
     found: dict[tuple[str, str], dict[str, Any]] = {}
-    costs, contents = {}, []
+    costs, contents, variants = {}, [], {}
     top1: dict[tuple[str, str, str], float] = {}
     for path in sorted((RESULTS / "table").glob(f"{dataset}-*.json")):
         content = json.loads(path.read_text())
         contents.append(content)
         method, encoder = content["method"], content["encoder"]
+        base, *changes = method.split(", ")  # "auto, 3 views" is auto with a change
+        title = ", ".join([f"distilled, `{base}`", *changes])
         if method != "real":
+            variants[title] = (["auto", "clp", "sfm", "lgm"].index(base), method)
             costs[method, encoder] = content["seconds"]
         for row in content["rows"]:
-            title = f"distilled, `{method}`".replace(", 3 views`", "`, 3 views")
             name = title if row["name"] == "distilled" else row["name"]
             if row["name"] != "neighbours" or method == "auto":
                 found[name, encoder] = found.get((name, encoder), {}) | {row["probe"]: percent(row)}
@@ -220,8 +222,7 @@ def table_of(dataset: str) -> str:
         "| trained on | " + " | ".join(f"{ENCODERS[e]}: ridge | sgd" for e in encoders) + " |",
         "| --- " * (1 + 2 * len(encoders)) + "|",
     ]
-    methods = ["auto", "auto, 3 views", "clp", "sfm", "lgm"]
-    for name in [*(f"distilled, `{m}`".replace(", 3 views`", "`, 3 views") for m in methods), *REAL]:
+    for name in [*sorted(variants, key=lambda title: variants[title]), *REAL]:
         cells = [found.get((name, e), {}).get(probe, "") for e in encoders for probe in ("ridge", "sgd")]
         if any(cells):
             lines.append("| " + " | ".join([name, *cells]) + " |")
