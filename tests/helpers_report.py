@@ -79,9 +79,14 @@ def results(class_names: Sequence[str]) -> dict[str, dict[str, Any]]:
     group = {"groups": {"cat/indoors": 0.9, "cat/outdoors": 0.4}, "worst_group": 0.4, "gap": 0.5, "top1": 0.65}
     return {
         "transfer": {
-            "kind": "transfer", "sources": [{"name": "a"}, {"name": "b"}], "targets": [encoder, {"name": "other"}],
-            "probes": ["ridge"], "accuracy": {"ridge": [[0.5, 0.25], [float("nan"), 0.375]]},
-            "baselines": {"ridge": {"full": [0.875, 0.8125]}},
+            "kind": "transfer", "targets": [encoder, {"name": "other"}],
+            "sources": [{"name": "a", "encoder": encoder}, {"name": "b", "encoder": {"name": "other"}}],
+            "probes": ["ridge", "inherited"],
+            "accuracy": {"ridge": [[0.5, 0.25], [float("nan"), 0.375]], "inherited": [[0.5, 0.5], [0.5, 0.5]]},
+            "baselines": {
+                "ridge": {"full": [0.875, 0.8125], "centroids": [[0.125, 0.125], [0.25, 0.25]]},
+                "inherited": {"full": [0.875, 0.8125], "random_inherited": [[0.375, 0.25], [None, None]]},
+            },
         },
         "align": {
             "kind": "align", "encoders": [encoder, {"name": "other"}],

@@ -121,8 +121,12 @@ def test_every_result_file_in_the_folder_is_drawn(run, report):
     assert "On average a synthetic image is farther from its class mean than 75 % of the real." in page.text
     assert "worst group 40.0 %" in page.text
     plots = [json.loads(text) for values, text in page.scripts if values.get("type") == "application/json"]
-    heat = next(p for p in plots if p.get("data") and p["data"][0]["type"] == "heatmap")
-    assert heat["data"][0]["z"] == [[50.0, 25.0], [None, 37.5], [87.5, 81.25]]  # NaN is no JSON
+    heat, inherited = [p for p in plots if p.get("data") and p["data"][0]["type"] == "heatmap"][:2]
+    real = [[87.5, 81.25], [12.5, 12.5], [25.0, 25.0]]
+    assert heat["data"][0]["z"] == [[50.0, 25.0], [None, 37.5], *real]  # NaN is no JSON
+    assert inherited["data"][0]["z"] == [[50.0, 50.0], [50.0, 50.0], [87.5, 81.25], [37.5, 25.0]]
+    assert "class medoids, by other" in page.text
+    assert "random real images, head of a" in page.text
     assert heat["layout"]["xaxis"]["ticktext"][0] == "&lt;script&gt;ale…)&lt;/script&gt;"
 
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from ..config import INHERITED
 from ..errors import UserError
 from ..watch import bucket_means
 from .gather import RunRecord
@@ -217,6 +218,13 @@ def transfer(result: dict[str, Any]) -> list[Figure]:
             for key, label in (("random", "random real images"), ("full", "full real data")):
                 if baselines.get(key):
                     rows[label] = _matrix([baselines[key]], 1, len(targets))[0]
+            for key, label in (("centroids", "class medoids"), ("random_inherited", "random real images")):
+                if baselines.get(key):  # one for each set: by its encoder, or behind its head
+                    for source, row in zip(
+                        result["sources"], _matrix(baselines[key], len(sources), len(targets)), strict=True
+                    ):
+                        if any(value is not None for value in row):
+                            rows[f"{label}, {_whose(source, probe)}"] = row
             known = [(v, s, t) for s in sources for v, t in zip(rows[s], targets, strict=True) if v is not None]
             best = max(known, default=None)
             summary = f"Top-1 of a {probe} probe trained on a distilled set (row) and tested on an encoder (column)."
@@ -227,6 +235,11 @@ def transfer(result: dict[str, Any]) -> list[Figure]:
                 [[None if v is None else 100 * v for v in row] for row in rows.values()], ".1f", "%",
             ))  # fmt: skip
     return figures
+
+
+def _whose(source: dict[str, Any], probe: str) -> str:
+    """What a baseline took of a set: its head for the inherited probe, else its encoder, which chose the images."""
+    return f"head of {source['name']}" if probe.partition(",")[0] == INHERITED else f"by {_encoder_name(source)}"
 
 
 _METRICS = {
