@@ -28,10 +28,11 @@ $(VENV)/.browser: $(VENV)/.installed
 test: $(VENV)/.installed $(VENV)/.browser  ## the tests
 	PROBEDISTILL_ARTEFACTS=test-artefacts $(BIN)/python -m pytest -n logical --dist loadfile
 
-lint: $(VENV)/.installed  ## ruff and mypy
+lint: $(VENV)/.installed  ## ruff, mypy, and whether the tables in the docs are those of the results
 	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/ruff format --check src tests benchmarks
 	$(BIN)/mypy
+	$(BIN)/python benchmarks/tables.py --check
 
 format: $(VENV)/.installed  ## let ruff mend what it can
 	$(BIN)/ruff check --fix src tests benchmarks

@@ -71,7 +71,7 @@ def clothing_sets() -> Iterator[tuple[str, DistilledSet]]:
         yield method, DistilledSet.load(run)
 
 
-# Each method with our recipe's settings, on real features.
+# The methods on real features as they are: for what they cost.
 OBJECTIVES: dict[str, Callable[[RealFeatures], Objective]] = {
     "lgm": lambda real: lgm_objective(real, sigma=0.01, balanced=True),
     "clp": lambda real: clp_objective(real, ridge=10.0, temperature=0.1, real_per_class=60),

@@ -27,9 +27,10 @@ from probedistill import (
     geometry,
     load_encoder,
     load_splits,
+    load_transfer,
+    transfer,
 )
 from probedistill.bias import bias
-from probedistill.transfer_scores import load_transfer, transfer
 
 ENCODERS = ["lite0", "mobilenetv1", "mobilenetv2", "clip"]
 METHODS = ["auto", "clp", "sfm", "lgm"]

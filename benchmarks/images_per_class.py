@@ -3,7 +3,7 @@
     python benchmarks/images_per_class.py            # clothing, Lite0 at 112 px: about half an hour on two cores
     python benchmarks/images_per_class.py --quick    # 1 and 2 images per class, 40 steps
 
-A step has 30 views or, from 3 images per class on, one of each image. Scores: ridge and sgd probe, 30 views, 3
+A step has 30 views or, from 2 images per class on, one of each image. Scores: ridge and sgd probe, 30 views, 3
 evaluation seeds. Finished points are kept. Writes results/images_per_class.json and .png.
 """
 

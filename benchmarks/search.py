@@ -4,7 +4,8 @@
     python benchmarks/search.py grocery lite0 --only clp_v1 clp_v1_real
 
 200 steps, one distillation seed; ridge and sgd probe on 50 views, 3 evaluation seeds, on the validation split: the test
-split is for table.py. Finished candidates are kept in results/search-DATASET-ENCODER.json.
+split is for table.py. Finished candidates are kept in results/search-DATASET-ENCODER.json, each with its settings, and
+done again where these have changed.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 import torch.nn.functional as F
@@ -41,6 +42,7 @@ from probedistill.objectives import (
     clp_objective,
     head_gradient,
     lgm_loss,
+    lgm_objective,
     sample_weights,
     sfm_objective,
 )
@@ -67,12 +69,14 @@ CANDIDATES = {
     "clp+own": Candidate(((1, "clp"), (1, "own"))),
     "own": Candidate(((1, "own"),)),
     "headmatch": Candidate(((1, "headmatch"),)),
+    "ideal": Candidate(((1, "ideal"),)),
     "kd": Candidate(((1, "kd"),)),
     "adam": Candidate(((1, "adam"),)),
     "clp+adam": Candidate(((1, "clp"), (1, "adam"))),
     "clp_real": Candidate(((1, "clp"),), start="real"),
     "sfm": Candidate(((1, "sfm"),)),
     "sfm+0.5clp": Candidate(((1, "sfm"), (0.5, "clp"))),
+    "lgm": Candidate(((1, "lgm"),)),
     "path": Candidate(((1, "path"),)),
     "clp_400": Candidate(((1, "clp"),), steps=400),
     "clp_levels": Candidate(((1, "clp"),), level_every=15),
@@ -95,6 +99,29 @@ def full_head(real: RealFeatures) -> Tensor:
     return torch.linalg.solve(kernel + ridge, weighted @ targets).float()
 
 
+def ideal_features(head: Tensor, ridge: float) -> Tensor:
+    """(C, d) features, one per class, whose ridge probe is a positive multiple of a head W (d, C) with W 1 = 0.
+
+    With λ = ridge · the mean of ‖z_c‖², the probe on Z = M Wᵀ is Zᵀ (Z Zᵀ + λ I)⁻¹ (I - 1/C). For M that commutes with
+    G = Wᵀ W, of eigenvalues g, it is W / κ where the eigenvalues of M solve m² g - κ m + λ = 0. κ is found by
+    bisection: the larger it is, the nearer M is to a multiple of I, and Z to the head's own columns. A weak ridge has
+    no solution; for it the least κ is taken.
+    """
+    values, vectors = torch.linalg.eigh((head.T @ head).double())
+    values = values.clamp(min=0)
+
+    def factors(kappa: float) -> Tensor:  # for λ = 1
+        return 2 / (kappa + (kappa**2 - 4 * values).clamp(min=0).sqrt())
+
+    low = 2 * float(values.max()) ** 0.5  # the least κ with a solution
+    high = 1e4 * low
+    for _ in range(100):
+        middle = (low * high) ** 0.5
+        is_long = ridge * float((factors(middle) ** 2 * values).mean()) > 1
+        low, high = (middle, high) if is_long else (low, middle)
+    return ((vectors * factors(high)) @ vectors.T).to(head) @ head.T
+
+
 def make_terms(real: RealFeatures, raw: RealFeatures) -> dict[str, Callable[[], Objective]]:
     """The objectives by name; each sees unit-length centred features (``real``) or features as they are (``raw``)."""
     classes, batch = real.num_classes, 60 if real.num_classes < 50 else 10
@@ -114,8 +141,13 @@ def make_terms(real: RealFeatures, raw: RealFeatures) -> dict[str, Callable[[], 
         centres = F.normalize(class_means(real.features, real.labels, classes), dim=1)
         return lambda z, t, step: (1 - F.cosine_similarity(real.normalize(z), centres[t], dim=1)).mean()
 
+    def ideal() -> Objective:
+        """Separable: each view's centred feature against the ideal one of its class, from the head of all real data."""
+        wanted = F.normalize(ideal_features(full_head(real), 10.0), dim=1)
+        return lambda z, t, step: (1 - F.cosine_similarity(real.normalize(z), wanted[t], dim=1)).mean()
+
     def headmatch() -> Objective:
-        """The induced head against the head of all real data: what ideal features for a ridge probe would give."""
+        """The induced head of all images together against the head of all real data."""
         head = full_head(real)
         return lambda z, t, step: (1 - F.cosine_similarity(induced(z, t, 1 / classes), head, dim=0)).mean()
 
@@ -160,6 +192,8 @@ def make_terms(real: RealFeatures, raw: RealFeatures) -> dict[str, Callable[[], 
         "path": path,
         "clp": lambda: clp_objective(real, ridge=10.0, temperature=0.1, real_per_class=batch),
         "sfm": lambda: sfm_objective(raw),
+        "lgm": lambda: lgm_objective(real, sigma=0.1, balanced=True),
+        "ideal": ideal,
         "own": own,
         "headmatch": headmatch,
         "kd": kd,
@@ -183,8 +217,9 @@ def main() -> None:
     real, raw = (RealFeatures(bank.centre, bank.labels, classes, n) for n in ("center_l2", "none"))
     terms = make_terms(real, raw)
     for title in options.only:
-        if title not in rows:
-            candidate = CANDIDATES[title]
+        candidate = CANDIDATES[title]
+        asked = json.loads(json.dumps(asdict(candidate)))
+        if title not in rows or rows[title].get("candidate", asked) != asked or "note" in rows[title]:
             parts = [(weight, terms[term]()) for weight, term in candidate.terms]
             canvas = Canvas(classes, encoder.input_size, open_levels=1 if candidate.level_every else None)
             if candidate.start == "real":
@@ -210,7 +245,7 @@ def main() -> None:
                 distilled, encoder, None, test, probes=["ridge", "sgd"], seeds=3, views=50, sgd_views=50,
                 augment=AugmentConfig(), progress=False,
             )  # fmt: skip
-            rows[title] = {"cpu_seconds": seconds} | {
+            rows[title] = {"candidate": asked, "date": time.strftime("%Y-%m-%d"), "cpu_seconds": seconds} | {
                 row.probe: {"top1": row.top1, "std": row.std} for row in scores.rows
             }
             _common.keep(name, {"rows": rows})

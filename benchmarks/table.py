@@ -1,7 +1,7 @@
 """The table: every method on every encoder and both photo sets, one image per class, beside the real-image baselines.
 
     python benchmarks/table.py --quick             # clothing, Lite0 and MobileNetV1, 60 steps: ten minutes on two cores
-    python benchmarks/table.py                     # all of it: hours
+    python benchmarks/table.py                     # all of it, then transfer, bytes and the tables in docs/: hours
     python benchmarks/table.py --datasets grocery --encoders clip --methods auto
 
 All encoders at 112 px. What is finished is kept, run by run (runs/benchmarks/) and row by row (results/table/), so the
@@ -12,6 +12,10 @@ settings: where a run is dear (81 classes, CLIP), it has fewer steps or views th
 from __future__ import annotations
 
 import argparse
+import json
+import shutil
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +23,7 @@ from typing import Any
 
 import _common
 from probedistill import AugmentConfig, DistillConfig, Encoder, RunConfig, distill, evaluate, load_encoder, load_splits
+from tables import table_of
 
 DATASETS, ENCODERS, METHODS = (
     ["clothing", "grocery"],
@@ -54,12 +59,26 @@ def keep(name: str, content: dict[str, Any]) -> None:
     _common.keep(f"table/{name}", content)
 
 
-def wanted(name: str) -> bool:
-    """Whether this row is still to be done."""
-    if (_common.RESULTS / "table" / f"{name}.json").exists():
-        print(f"{name}: there")
-        return False
-    return True
+def wanted(name: str, asked: dict[str, Any]) -> bool:
+    """Whether this row is still to be done; one that was made in another way is not passed off as it."""
+    path = _common.RESULTS / "table" / f"{name}.json"
+    if not path.exists():
+        return True
+    content = json.loads(path.read_text())
+    differ = [what for what, value in json.loads(json.dumps(asked)).items() if content[what] != value]
+    if differ:
+        sys.exit(f"{path} was made with another {' and '.join(differ)}; remove it, and {_common.RUNS / name}")
+    print(f"{name}: there")
+    return False
+
+
+def the_rest() -> None:
+    """What needs the rows: transfer between their sets, their bytes, and the tables and the picture of the pages."""
+    here = Path(__file__).parent
+    auto = _common.RUNS / "clothing-lite0-auto"
+    for script in (["diagnosis.py", "--parts", "transfer"], ["bytes.py", "--run", str(auto)], ["tables.py"]):
+        subprocess.run([sys.executable, str(here / script[0]), *script[1:]], check=True)
+    shutil.copy(_common.RESULTS / "table" / "clothing-lite0-clp.png", _common.ROOT / "docs" / "images" / "clothing.png")
 
 
 def main() -> None:
@@ -86,7 +105,9 @@ def main() -> None:
             for method in [*options.methods, "real"]:
                 title = method if method == "real" else ", ".join([method, *changes])
                 name = f"{mark}{dataset}-{encoder_name}-{title.replace(', ', '-').replace(' ', '-')}"
-                if not wanted(name):
+                config = replace(settings_of(dataset, encoder_name, method, options.quick), **changed)
+                made = {} if method == "real" else {"config": config.resolve().to_dict()}
+                if not wanted(name, {"protocol": protocol, **made}):
                     continue
                 encoder = encoder or load_encoder(_common.encoder(encoder_name))
                 about = {"dataset": dataset, "encoder": encoder_name, "method": title, "protocol": protocol}
@@ -106,12 +127,10 @@ def main() -> None:
                     keep(name, {**about, "rows": rows_of(scores)})
                 else:
                     out = _common.RUNS / name
-                    config = replace(settings_of(dataset, encoder_name, method, options.quick), **changed)
                     image_config = load_image_config(dataset)
                     run = RunConfig(out=out, resume=True)
                     distilled = distill(image_config, _common.encoder(encoder_name), config, run=run)
-                    nearest = ["neighbours"] if method == "auto" else []  # the table has those of auto's images alone
-                    scores = evaluate(distilled, encoder, train, test, baselines=nearest, **protocol)
+                    scores = evaluate(distilled, encoder, train, test, baselines=["neighbours"], **protocol)
                     if distilled.run["config"]["canvas"]["init"] == "noise" and dataset == "clothing":
                         preview(out, name)  # what starts from photos may show them, and does not belong here
                     keep(
@@ -129,6 +148,10 @@ def main() -> None:
                         f"{100 * row.top1:.1f} ± {100 * row.std:.1f}",
                         flush=True,
                     )
+    if options.quick:
+        print(table_of("quick-clothing"))
+    elif (options.datasets, options.encoders, options.methods, changes) == (DATASETS, ENCODERS, METHODS, []):
+        the_rest()
 
 
 def load_image_config(dataset: str) -> Any:

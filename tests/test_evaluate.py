@@ -437,3 +437,18 @@ def test_rows_of_an_earlier_evaluation_stay(evaluate_cli, run):
     assert len(rows()) == len(set(rows())), "rows are replaced, not repeated"
     assert call("ridge", "--epochs", 7).code == 0
     assert rows() == first, "another protocol has no place in the same table"
+
+
+def test_gap_and_gain_are_of_all_rows_that_stand_together(evaluate_cli, run):
+    def scores(*arguments):
+        assert evaluate_cli("--encoder", TINY, *arguments).code == 0
+        rows = json.loads(next(run.glob("evaluation-*.json")).read_text())["rows"]
+        return {row["name"]: row for row in rows}
+
+    first = scores("--baselines", "random")
+    assert first["distilled"]["gap_to_full"] is None
+    both = scores("--baselines", "full")
+    full, random, ours = (both[name]["top1"] for name in ("full real data", "random real", "distilled"))
+    assert both["distilled"]["gain_over_random"] == ours - random == first["distilled"]["gain_over_random"]
+    assert both["distilled"]["gap_to_full"] == full - ours
+    assert both["random real"]["gap_to_full"] == full - random

@@ -356,12 +356,15 @@ def test_an_export_is_scored_as_shipped(tmp_path, photos, encoder):
     write(make_set(size=40), tmp_path / "same", format="png")
     write(make_set(size=40), tmp_path / "tiny", image_size=1)
     options = {"seeds": 1, "views": 8, "baselines": [], "progress": False}
-    full, same, tiny = (
+    dots = DistilledSet.load(tmp_path / "tiny")
+    assert dots.images.shape[-2:] == (1, 1)
+    flat = replace(dots, float_images=dots.images.expand(-1, -1, 40, 40).clone())
+    full, same, tiny, coloured = (
         evaluate(s, encoder, train, test, **options).rows[0]
-        for s in (make_set(size=40), DistilledSet.load(tmp_path / "same"), DistilledSet.load(tmp_path / "tiny"))
+        for s in (make_set(size=40), DistilledSet.load(tmp_path / "same"), dots, flat)
     )
     assert same.scores == full.scores
-    assert 0 <= tiny.top1 <= 1  # one pixel is an image, too
+    assert tiny.scores == coloured.scores  # one pixel is an image, too, of one colour
 
 
 @pytest.fixture(scope="module")

@@ -182,6 +182,8 @@ def test_label_then_evaluate(run_cli, distil_cli, tmp_path):
     result = run_cli("evaluate", out, *scored, *other, "--source", out / "config.yaml")
     assert "with the source's features" in result.out
     assert "head is of encoder" in run_cli("evaluate", out, *scored, *other, "--source", f"{TINY}@48").error()
+    error = run_cli("evaluate", out, *scored, "--encoder", TINY, "--source", TINY).error()
+    assert error == f"probedistill: error: source {TINY!r} is for --probes inherited; add that, or leave --source out"
 
 
 def test_bad_label_commands(run_cli, distil_cli, photos, tmp_path):

@@ -37,8 +37,8 @@ from probedistill import (
 from probedistill.baselines import medoids
 from probedistill.config import TransferConfig
 from probedistill.labels import with_extras
-from probedistill.transfer_matrix import Source, Target, TransferMatrix
-from probedistill.transfer_scores import load_transfer, transfer
+from probedistill.transfer_matrix import Source, Target, TransferMatrix, load_transfer
+from probedistill.transfer_scores import transfer
 
 NAMES = ("cat", "dog", "hen")
 QUICK = {"seeds": 2, "views": 3, "progress": False}

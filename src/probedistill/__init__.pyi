@@ -29,7 +29,8 @@ from .known_encoders import RECIPES
 from .labels import with_extras
 from .probe import LinearProbe, Scores, score_probe
 from .run import distill
-from .transfer_scores import TransferMatrix, load_transfer, transfer
+from .transfer_matrix import TransferMatrix, load_transfer
+from .transfer_scores import transfer
 
 __all__ = [
     "RECIPES",

@@ -159,4 +159,4 @@ def _noise(views: Views, shape: torch.Size) -> Tensor | None:
     return noise
 
 
-__all__ = ["AugmentConfig", "Views", "apply_views", "derive_seed", "draw_views"]
+__all__ = ["Views", "apply_views", "derive_seed", "draw_views"]

@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .augment import derive_seed
-from .config import CanvasConfig
 from .errors import UserError
 
 # Square root of the colour covariance of natural images (Olah et al., "Feature Visualization", 2017).
@@ -137,4 +136,4 @@ def _upsampling(level: Tensor, size: int) -> Tensor:
     return F.interpolate(eye[None], size=size, mode="linear", align_corners=False)[0].T
 
 
-__all__ = ["COLOUR_MATRIX", "Canvas", "CanvasConfig", "pyramid_sizes"]
+__all__ = ["COLOUR_MATRIX", "Canvas", "pyramid_sizes"]

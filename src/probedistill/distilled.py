@@ -9,7 +9,7 @@
                                  and head.weight (C, d) and head.bias (C,) for classifier inheritance, all float32
       run.json                   full config, versions, seeds, fingerprints, timings, losses
 
-An exported set (`export.py`) has its image files as WebP, JPEG or PNG, of another size perhaps, and no float images:
+An exported set (`exporting.py`) has its image files as WebP, JPEG or PNG, of another size perhaps, and no float images:
 it is what its files give back.
 """
 

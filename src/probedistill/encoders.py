@@ -662,4 +662,4 @@ def _restore(
     setattr(parent, child, norm)
 
 
-__all__ = ["RECIPES", "Encoder", "EncoderConfig", "Recipe", "encoder_config", "load_encoder", "resolve_device"]
+__all__ = ["Encoder", "encoder_config", "load_encoder", "resolve_device"]

@@ -80,6 +80,17 @@ class Row:
             "scores": [s.to_dict() for s in self.scores],
         }
 
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Row:
+        """The row that `to_dict` gave as these values; what else is among them is passed over.
+
+        Raises:
+            KeyError, TypeError: They are no row's.
+        """
+        scores = tuple(Scores(**s) for s in values["scores"])
+        soft = values["soft_labels"]
+        return cls(values["name"], values["probe"], values["images"], scores, values["seconds"], soft)
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -192,23 +203,25 @@ class Evaluation:
 
     def save(self, path: Path | str) -> None:
         """Write the scores as JSON; rows of an earlier evaluation by the same protocol stay where they are not anew."""
-        content = json.loads(json.dumps(self.to_dict()))
+        result = self
         with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):  # no file, or a damaged one
-            _add_rows(content, json.loads(Path(path).read_text(encoding="utf-8")))
-        write_json(Path(path), content)
+            result = self._and(json.loads(Path(path).read_text(encoding="utf-8")))
+        write_json(Path(path), result.to_dict())
 
-
-def _add_rows(content: dict[str, Any], before: dict[str, Any]) -> None:
-    """Add the rows of an earlier evaluation that this one does not have, where they can stand beside its own."""
-    if _comparable(before["context"]) != _comparable(content["context"]):
-        return
-    context = {**before["context"], **content["context"]}
-    for what in ("probes", "baselines"):
-        both = [*context["protocol"][what], *before["context"]["protocol"][what]]
-        context["protocol"] = {**context["protocol"], what: list(dict.fromkeys(both))}
-    known = {(row["name"], row["probe"], row["images"]) for row in content["rows"]}
-    others = [row for row in before["rows"] if (row["name"], row["probe"], row["images"]) not in known]
-    content.update(context=context, rows=content["rows"] + others)
+    def _and(self, before: dict[str, Any]) -> Evaluation:
+        """With the rows of an earlier evaluation that this one does not have, where they can stand beside its own."""
+        of_before, own = (json.loads(json.dumps(context)) for context in (before["context"], self.context))
+        trained_on = [context["train"] for context in (of_before, own) if "train" in context]  # by baselines alone
+        if _comparable(of_before) != _comparable(own) or trained_on[1:] not in ([], trained_on[:1]):
+            return self
+        context = {**of_before, **own}
+        for what in ("probes", "baselines"):
+            both = [*own["protocol"][what], *of_before["protocol"][what]]
+            context["protocol"] = {**context["protocol"], what: list(dict.fromkeys(both))}
+        known = {(row.name, row.probe, row.images) for row in self.rows}
+        others = [Row.from_dict(row) for row in before["rows"]]
+        others = [row for row in others if (row.name, row.probe, row.images) not in known]
+        return Evaluation(self.rows + tuple(others), context)
 
 
 def _comparable(context: dict[str, Any]) -> dict[str, Any]:
@@ -280,7 +293,7 @@ def evaluate(
     class_names = distilled.class_names if distilled is not None else test.class_names
     test = of_classes(test, class_names)
     train = of_classes(train, class_names) if train is not None else None
-    head = _checked_head(distilled, head, source) if INHERITED in config.probes else None
+    head = checked_head(distilled, head, source) if INHERITED in config.probes else None
     if head is not None and head.fingerprint == encoder.fingerprint:
         source = encoder
     if augment is None:
@@ -327,6 +340,8 @@ def evaluate(
         "augment": asdict(augment),
         "class_names": list(class_names),
     }
+    if train is not None and config.baselines:
+        context["train"] = {"spec": train.spec, "split": train.split, "fingerprint": train.fingerprint}
     if distilled is not None and distilled.soft_labels is not None:
         context["soft_labels"] = distilled.run.get("soft_labels")
     if head is not None:
@@ -390,8 +405,12 @@ def view_features(
     return torch.cat(parts).view(views, len(images), -1)
 
 
-def _checked_head(distilled: DistilledSet | None, head: Head | None, source: Encoder | None) -> Head:
-    """The head that the inherited probe takes."""
+def checked_head(distilled: DistilledSet | None, head: Head | None = None, source: Encoder | None = None) -> Head:
+    """The head that the inherited probe takes: the one given, else the set's.
+
+    Raises:
+        UserError: There is none, or it is not of ``source``.
+    """
     if distilled is None and head is None:
         raise UserError("probes 'inherited' needs a distilled set with a head; real images alone have none")
     head = head or (distilled.head if distilled is not None else None)
@@ -606,6 +625,7 @@ class _Scorer:
 __all__ = [
     "Evaluation",
     "Row",
+    "checked_head",
     "encode",
     "evaluate",
     "made_with",

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -37,7 +38,10 @@ from .files import check_writable, leftovers
 LOSSY = ("webp", "jpeg")
 FORMATS = (*LOSSY, "png")
 QUALITIES = range(1, 101)
-DEFAULT_FORMAT, DEFAULT_QUALITY = "webp", 90  # a quarter of PNG's bytes, and no accuracy lost: benchmarks/bytes.py
+DEFAULT_FORMAT, DEFAULT_QUALITY = (
+    "webp",
+    90,
+)  # a quarter of PNG's bytes, no accuracy lost: export_loss.py
 
 _SIZE_STEP = 0.8  # from one image size of the search to the next
 _VIEWS = 4  # augmented views, beside the centre view, that features are compared on
@@ -237,7 +241,7 @@ def _search(
                 if candidate.bytes <= budget:
                     candidate = _best_quality(pixels, budget, candidate)
                     its_error = error(candidate)
-                    if its_error < least:
+                    if best is None or its_error < least or math.isnan(least):
                         best, least = candidate, its_error
                 note = f"{best.format} {best.image_size} px" if best else ""
                 if candidate.bytes <= budget and candidate.quality == _qualities(format)[-1]:

@@ -48,6 +48,9 @@ class InheritedProbe(LinearClassifier):
       Then W* P is, up to that constant, the ridge probe from scratch: in closed form nothing is inherited but the
       head's rank. What a head passes on is in the source features.
 
+    ``y`` is class indices. With source features the closed form does not look at labels, so soft ones would change
+    nothing, and `evaluate` scores a set with soft labels by this probe once.
+
     Args:
         head_weight: W*, (C, d_φ).
         head_bias: b*, (C,); ``None`` for 0.

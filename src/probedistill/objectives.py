@@ -251,8 +251,8 @@ class RealFeatures:
         features: (N, d), any float dtype, kept in float32 (float64 stays); or where to read them.
         labels: (N,) integers, every class present.
         num_classes: C.
-        normalization: See `Normalization`. The mean is that of the class means, so that a large
-            class does not pull it.
+        normalization: none; center (minus the mean); center_l2 (then unit length). The mean is that of the class
+            means, so that a large class does not pull it.
         device: Where to keep them, or to work on their blocks.
 
     Attributes:

@@ -391,4 +391,4 @@ def _with_options(run: RunConfig, config: DistillConfig, options: dict[str, Any]
     return run, config
 
 
-__all__ = ["RunConfig", "distill"]
+__all__ = ["distill"]

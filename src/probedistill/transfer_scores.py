@@ -36,7 +36,6 @@ from .transfer_matrix import (
     Source,
     Target,
     TransferMatrix,
-    load_transfer,
     read_json,
 )
 
@@ -254,7 +253,7 @@ def _common_augment(sets: Sequence[_Set]) -> AugmentConfig:
 
 
 class _Encoders:
-    """Encoders by number, one in memory at a time (those that came loaded stay)."""
+    """Encoders by number, ``room`` of them in memory at a time (those that came loaded stay)."""
 
     def __init__(self, given: Sequence[str | EncoderConfig | Encoder]) -> None:
         if not given:
@@ -264,7 +263,8 @@ class _Encoders:
             encoder if isinstance(encoder, str) else getattr(encoder, "encoder", None) or getattr(encoder, "name", "")
             for encoder in given
         ]
-        self._held: tuple[int, Encoder] | None = None
+        self._held: dict[int, Encoder] = {}  # the one of last use is the last
+        self.room = 1
         self.described: list[dict[str, Any]] = []
         for number, name in enumerate(self._names):
             encoder = self.load(number)
@@ -275,16 +275,18 @@ class _Encoders:
             self.described.append({**entry, "precision": encoder.precision})
 
     def load(self, number: int) -> Encoder:
-        if self._held is None or self._held[0] != number:
-            self._held = None  # before the next one takes its memory
+        held = self._held.pop(number, None)
+        if held is None:
+            while len(self._held) >= self.room:  # before the next one takes its memory
+                del self._held[next(iter(self._held))]
             given = self._given[number]
             try:
-                encoder = given if isinstance(given, Encoder) else load_encoder(given)
+                held = given if isinstance(given, Encoder) else load_encoder(given)
             except UserError as error:
                 hint = "; options of one encoder go into a YAML file that names it" if "--" in str(error) else ""
                 raise UserError(f"encoders {self._names[number]!r}: {error}{hint}") from error
-            self._held = (number, encoder)
-        return self._held[1]
+        self._held[number] = held
+        return held
 
     def find(self, fingerprint: str) -> Encoder | None:
         """The encoder of that fingerprint, if it is one of them."""
@@ -337,6 +339,8 @@ class _Bench:
         self.sets, self.train, self.test, self.config, self.augment = sets, train, test, config, augment
         self.images_per_class, self._encoders, self._keep = images_per_class, encoders, keep
         self._medoids: dict[str, LabelledImages] = {}
+        self._own: Encoder | None = None  # the last source that is not among the targets
+        encoders.room = 2 if INHERITED in config.probes else 1  # a source beside the target
         names = display_names([*encoders.described, *(entry for held in sets for entry in held.encoders)])
         self.targets = tuple(
             Target(names[entry["fingerprint"]], entry["fingerprint"], entry["input_size"])
@@ -426,6 +430,9 @@ class _Bench:
         encoder = self._encoders.find(source["fingerprint"])
         if encoder is not None:
             return encoder
+        if self._own is not None and self._own.fingerprint == source["fingerprint"]:
+            return self._own
+        self._own = None  # before the next one takes its memory
         mend = f"add {source['name']!r} to --encoders"
         if held.folder is None:
             raise UserError(f"{held.label} has no folder with a config.yaml that describes its encoder; {mend}")
@@ -436,6 +443,7 @@ class _Bench:
             raise UserError(f"the encoder of {held.label} cannot be loaded ({error}); {mend}") from error
         if encoder.fingerprint != source["fingerprint"]:
             raise UserError(f"{held.label} was not made with the encoder that its config.yaml describes; {mend}")
+        self._own = encoder
         return encoder
 
     def fill_banks(self, cells: Sequence[_Cell]) -> None:
@@ -568,4 +576,4 @@ def _are_scores(scores: Any) -> bool:
     return isinstance(scores, list) and bool(scores) and all(isinstance(s, float) and 0 <= s <= 1 for s in scores)
 
 
-__all__ = ["Source", "Target", "TransferMatrix", "load_transfer", "transfer"]
+__all__ = ["transfer"]

@@ -8,7 +8,7 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
-from ..config import DistillConfig, EncoderConfig, EvaluateConfig, ImagesConfig, RunConfig
+from ..config import INHERITED, DistillConfig, EncoderConfig, EvaluateConfig, ImagesConfig, RunConfig
 from ..errors import UserError
 from ._app import Flat, Probes, command, show
 
@@ -93,8 +93,8 @@ def evaluate(
     """
     from ..distilled import DistilledSet
     from ..encoders import load_encoder
+    from ..evaluation import checked_head, made_with, of_classes, scores_file
     from ..evaluation import evaluate as run_evaluate
-    from ..evaluation import made_with, of_classes, scores_file
     from ..groups import group_names, read_groups
     from ..images import load_splits
 
@@ -103,12 +103,16 @@ def evaluate(
     augment = made_with(distilled, name)
     settings = settings or _EvaluateOptions()
     settings.check()
+    if INHERITED in settings.probes:
+        checked_head(distilled)
+    elif source is not None:
+        raise UserError(f"source {source!r} is for --probes inherited; add that, or leave --source out")
     train, test = (of_classes(part, distilled.class_names, name) for part in load_splits(images))
     group_of = None
     if groups is not None:
         group_of = group_names(test, read_groups(groups).match(train, test)[1])
     model = load_encoder(encoder)
-    head = _source(folder, source, distilled, model, encoder.device) if "inherited" in settings.probes else None
+    head = _source(folder, source, distilled, model, encoder.device) if INHERITED in settings.probes else None
     result = run_evaluate(
         distilled, model, train, test, settings, groups=group_of, cache=cache, strict=images.strict, progress=progress,
         augment=augment, source=head,

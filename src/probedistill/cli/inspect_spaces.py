@@ -55,7 +55,7 @@ def align(
     from ..alignment import align as run_align
     from ..files import check_writable
     from ..images import load_splits
-    from ..transfer_scores import load_transfer
+    from ..transfer_matrix import load_transfer
 
     check_writable(out)
     results = load_transfer(transfer) if transfer is not None else None
