@@ -347,6 +347,19 @@ def test_baselines_of_the_inherited_probe_are_those_of_evaluate(with_heads, data
     assert (turned.baselines["random_inherited"] != 0.015625).all()  # of another head
 
 
+def test_inherited_cells_do_not_load_encoders_again_and_again(with_heads, data, other, monkeypatch):
+    loaded = []
+
+    def counted(config):
+        loaded.append(config.encoder)
+        return load_encoder(config)
+
+    monkeypatch.setattr("probedistill.transfer_scores.load_encoder", counted)
+    matrix = transfer(with_heads, [TINY, other], *data, probes=["inherited"], **QUICK)
+    assert not np.isnan(matrix.accuracy).any()
+    assert len(loaded) <= 3, "each is looked at once, and one came back beside the other"
+
+
 def test_rows_of_soft_labels_are_marked(runs, with_heads, data, tmp_path):
     soft = replace(with_heads[0], soft_labels=torch.softmax(3 * torch.eye(3), 1))
     plain = DistilledSet.load(runs[0])
