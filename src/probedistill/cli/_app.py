@@ -25,7 +25,7 @@ app = App(
     help="Distil a labelled image dataset into one synthetic image per class for linear probes on frozen encoders.\n\n"
     "Every command that takes many options also takes them from a YAML file: --config FILE; flags win. "
     "A run's folder holds the config.yaml that repeats it.",
-    help_format="plaintext",
+    help_format="markdown",
     # Lists take several words (--probes ridge sgd); an --empty-LIST for each would only lengthen the help.
     default_parameter=Parameter(consume_multiple=True, negative_iterable=()),
     suppress_keyboard_interrupt=False,  # main says "stopped"
