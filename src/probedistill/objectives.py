@@ -244,8 +244,7 @@ class RealFeatures:
     """The fixed real side of an objective: normalised features (N, d), labels (N,), C classes.
 
     The features are in memory, given as a tensor, or read again at each pass, given as `FeatureBlocks`;
-    objectives use `blocks` and `take` and need not know which. They are kept as they are and normalised on the way
-    out: no second copy.
+    objectives use `blocks` and `take` and need not know which.
 
     Args:
         features: (N, d), any float dtype, kept in float32 (float64 stays); or where to read them.
@@ -280,9 +279,14 @@ class RealFeatures:
             empty = int((self.counts == 0).nonzero()[0])
             raise UserError(f"class number {empty} has no real features; every class needs at least one")
         self.dtype = torch.float64 if features.dtype == torch.float64 else torch.float32
+        self._normalised = isinstance(features, Tensor)
         if isinstance(features, Tensor):
-            features = _TensorBlocks(features.to(self.device, self.dtype), self.labels)
-        self.dim, self._source = features.dim, features
+            self.dim = features.shape[1]
+            features = features.to(self.device, self.dtype)
+            self._source: FeatureBlocks = _TensorBlocks(features, self.labels)  # raw, for the mean
+            self._source = _TensorBlocks(self.normalize(features), self.labels)
+        else:
+            self.dim, self._source = features.dim, features
 
     @cached_property
     def _raw_sums(self) -> tuple[Tensor, Tensor]:
@@ -316,7 +320,7 @@ class RealFeatures:
         return self._prepared(self._source.take(rows))
 
     def _prepared(self, features: Tensor) -> Tensor:
-        return self.normalize(features.to(self.device, self.dtype))
+        return features if self._normalised else self.normalize(features.to(self.device, self.dtype))
 
     def normalize(self, features: Tensor) -> Tensor:
         """Apply the same normalisation to synthetic features (n, d); differentiable."""
