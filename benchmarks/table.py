@@ -73,10 +73,11 @@ def wanted(name: str, asked: dict[str, Any]) -> bool:
 
 
 def the_rest() -> None:
-    """What needs the rows: transfer between their sets, their bytes, and the tables and the picture of the pages."""
+    """What is measured on the sets (alignment, geometry and bias stay with diagnosis.py), then the pages' tables."""
     here = Path(__file__).parent
     auto = _common.RUNS / "clothing-lite0-auto"
-    for script in (["diagnosis.py", "--parts", "transfer"], ["bytes.py", "--run", str(auto)], ["tables.py"]):
+    scripts = [["diagnosis.py", "--parts", "transfer"], ["bytes.py", "--run", str(auto)]]
+    for script in [*scripts, ["fair_scores.py"], ["export_loss.py"], ["tables.py"]]:
         subprocess.run([sys.executable, str(here / script[0]), *script[1:]], check=True)
     shutil.copy(_common.RESULTS / "table" / "clothing-lite0-clp.png", _common.ROOT / "docs" / "images" / "clothing.png")
 

@@ -483,7 +483,10 @@ def search() -> str:
     made = ", ".join(f"`python benchmarks/search.py {dataset} {encoder}`" for dataset, encoder in contents)
     machine = next(iter(contents.values()))["machine"]
     return "\n".join(lines) + (
-        "\n\n`_v1`: one view per image and step; `_real`: from class medoids; `_lr05`: learning rate 0.05; `_s35`: "
+        "\n\n`own`: each view to its own class centre; `ideal`: to its class's ideal feature for the ridge head of "
+        "all real data; `headmatch`: the induced head to that head; `kd`: to its predictions; `adam`: the sgd probe's "
+        "head; `path`: `lgm` at heads of a training path. "
+        "`_v1`: one view per image and step; `_real`: from class medoids; `_lr05`: learning rate 0.05; `_s35`: "
         "crops of at least 35 %; `_400`: twice the steps; `_levels`: pyramid levels opened one by one. "
         + ("†: made by an earlier form of the script with the same objectives. " if earlier else "")
         + "Made by "

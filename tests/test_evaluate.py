@@ -452,3 +452,25 @@ def test_gap_and_gain_are_of_all_rows_that_stand_together(evaluate_cli, run):
     assert both["distilled"]["gain_over_random"] == ours - random == first["distilled"]["gain_over_random"]
     assert both["distilled"]["gap_to_full"] == full - ours
     assert both["random real"]["gap_to_full"] == full - random
+
+
+def test_gain_is_over_as_many_random_images(encoder, data, tmp_path):
+    path = tmp_path / "scores.json"
+    score(None, encoder, data, baselines=["random", "centroids"], images_per_class=2).save(path)
+    before = json.loads(path.read_text())["rows"]
+    score(None, encoder, data, baselines=["random", "centroids"], images_per_class=1).save(path)
+    after = json.loads(path.read_text())["rows"]
+    assert after[-2:] == before
+    assert [row["images"] for row in after] == [3, 3, 6, 6]
+    for random, centroids in (after[:2], after[2:]):
+        assert centroids["gain_over_random"] == centroids["top1"] - random["top1"]
+
+
+def test_inherited_rows_of_another_head_do_not_stay(with_head, encoder, data, tmp_path):
+    other = replace(with_head, head=replace(with_head.head, bias=with_head.head.bias + 1))
+    path = tmp_path / "scores.json"
+    score(other, encoder, data, probes=["inherited"], baselines=["random"]).save(path)
+    score(with_head, encoder, data, probes=["inherited", "ridge"], baselines=[]).save(path)
+    rows = json.loads(path.read_text())["rows"]
+    assert [(row["name"], row["probe"]) for row in rows] == [("distilled", "inherited"), ("distilled", "ridge")]
+    assert rows[0]["gain_over_random"] is None

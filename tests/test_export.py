@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import math
 import shutil
 import sys
 from dataclasses import replace
@@ -22,7 +24,7 @@ from helpers_images import class_image
 from probedistill import DistilledSet, RunConfig, UserError, distill, evaluate, load_encoder, load_splits
 from probedistill.config import ImagesConfig
 from probedistill.distilled import Head, decode_files, to_8_bits
-from probedistill.exporting import encode_image, export, feature_distance, pixel_error
+from probedistill.exporting import _search, encode_image, export, feature_distance, pixel_error
 
 SIDE = 24
 
@@ -346,6 +348,13 @@ def test_an_interrupted_export_says_so_and_is_replaced(saved, monkeypatch):
         DistilledSet.load(saved)
     write(make_set(["owl"]), saved, overwrite=True)
     assert DistilledSet.load(saved).class_names == ("owl",)
+
+
+def test_an_encoder_that_gives_no_numbers_takes_the_first_that_fits():
+    pixels = to_8_bits(make_set(size=40).images)
+    search = functools.partial(_search, pixels, 10**6, ("webp", "jpeg"), [40, 20], progress=False)
+    assert search(error=lambda candidate: math.nan).format == "webp"
+    assert search(error=lambda candidate: 1.0 if candidate.format == "jpeg" else math.nan).format == "jpeg"
 
 
 # ---------------------------------------------------------------- evaluation and the command line

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,12 +13,13 @@ from .presets import PRESETS
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Normalization = Literal["none", "center", "center_l2"]
-METHODS = ("lgm", "clp", "sfm")
+METHODS = tuple(PRESETS)
 SOLVERS = ("logistic", "ridge", "sgd")
 INHERITED = "inherited"
 PROBES = (*SOLVERS, INHERITED)
 BASELINES = ("random", "centroids", "neighbours", "full", "means")
 MATRIX_BASELINES = ("random", "centroids", "full")
+SOFT_LABELS = ("none", "source", "learned")
 MASKS = ("auto", "bright", "dark", "round")
 NO_EXTRAS = {"also": [], "encoder_weights": [], "soft_labels": "none", "keep_head": False}
 """Fields that a run's record leaves out where they ask for nothing."""
@@ -258,7 +260,7 @@ class DistillConfig:
         if config.canvas.level_every < 0:
             raise UserError(f"canvas.level_every {config.canvas.level_every} must be 0 or more")
         _known("schedule", config.schedule, ["cosine", "constant"])
-        _known("soft_labels", config.soft_labels, ["none", "source", "learned"])
+        _known("soft_labels", config.soft_labels, SOFT_LABELS)
         _known("canvas.kind", config.canvas.kind, ["pyramid", "pixels"])
         _known("canvas.init", config.canvas.init, ["noise", "real"])
         if not 0 <= config.canvas.init_noise < math.inf:
@@ -402,7 +404,7 @@ class ComposeConfig:
                 raise UserError(f"{name} {getattr(self, name)} must be at least {least}")
 
 
-def _known(argument: str, value: Any, known: list[str]) -> None:
+def _known(argument: str, value: Any, known: Collection[str]) -> None:
     if value not in known:
         raise unknown_name(argument, value, known)
 

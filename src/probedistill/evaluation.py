@@ -28,6 +28,7 @@ from .encoders import Encoder
 from .errors import UserError
 from .files import write_json
 from .images import LabelledImages, UnreadableImageError
+from .images.labelled import digest_of
 from .inherit import IN_ITS_PLACE, InheritedProbe, without_projector
 from .objectives import class_means
 from .probe import LinearProbe, Scores, score_probe
@@ -121,7 +122,9 @@ class Evaluation:
         """
         if row.soft or row.name == _FULL:
             return None
-        return self._difference(self._find(_FULL, row.probe.replace(INHERITED, IN_ITS_PLACE)), row)
+        probe = row.probe.replace(INHERITED, IN_ITS_PLACE)
+        full = next((other for other in self.rows if (other.name, other.probe) == (_FULL, probe)), None)
+        return self._difference(full, row)
 
     def gain_over_random(self, row: Row) -> float | None:
         """Improvement over random: accuracy of the row less that of as many random real images, by the same probe.
@@ -133,10 +136,9 @@ class Evaluation:
         """
         if row.soft or row.name in (_FULL, _RANDOM):
             return None
-        return self._difference(row, self._find(_RANDOM, row.probe))
-
-    def _find(self, name: str, probe: str) -> Row | None:
-        return next((row for row in self.rows if row.name == name and row.probe == probe), None)
+        wanted = (_RANDOM, row.probe, row.images)
+        random = next((other for other in self.rows if (other.name, other.probe, other.images) == wanted), None)
+        return self._difference(row, random)
 
     @staticmethod
     def _difference(better: Row | None, worse: Row | None) -> float | None:
@@ -221,6 +223,8 @@ class Evaluation:
         known = {(row.name, row.probe, row.images) for row in self.rows}
         others = [Row.from_dict(row) for row in before["rows"]]
         others = [row for row in others if (row.name, row.probe, row.images) not in known]
+        if "inherited" in own and of_before.get("inherited") != own["inherited"]:  # another head, or other features
+            others = [row for row in others if not row.probe.startswith(INHERITED)]
         return Evaluation(self.rows + tuple(others), context)
 
 
@@ -351,6 +355,7 @@ def evaluate(
             "source_features": source is not None,
             "projector_parameters": head.weight.shape[1] * (encoder.dim + 1),
             "head_bytes": head.num_bytes,
+            "head": digest_of(*(part.numpy().tobytes() for part in (head.weight, head.bias))),
         }
     return Evaluation(tuple(rows), context)
 
@@ -595,7 +600,7 @@ class _Scorer:
         trials = []
         for name, soft in names.items():
             for solver in solvers:
-                inherited = solver == INHERITED  # it learns from features: labels of either kind change nothing
+                inherited = solver == INHERITED  # takes class numbers: soft labels have no row of their own
                 if inherited and name != training_set.name:
                     continue
                 for augmented in [True, False] if self.config.without_augmentation else [True]:

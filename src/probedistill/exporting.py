@@ -38,10 +38,8 @@ from .files import check_writable, leftovers
 LOSSY = ("webp", "jpeg")
 FORMATS = (*LOSSY, "png")
 QUALITIES = range(1, 101)
-DEFAULT_FORMAT, DEFAULT_QUALITY = (
-    "webp",
-    90,
-)  # a quarter of PNG's bytes, no accuracy lost: export_loss.py
+# A quarter of PNG's bytes, and no accuracy lost: benchmarks/export_loss.py.
+DEFAULT_FORMAT, DEFAULT_QUALITY = "webp", 90
 
 _SIZE_STEP = 0.8  # from one image size of the search to the next
 _VIEWS = 4  # augmented views, beside the centre view, that features are compared on
@@ -241,7 +239,7 @@ def _search(
                 if candidate.bytes <= budget:
                     candidate = _best_quality(pixels, budget, candidate)
                     its_error = error(candidate)
-                    if best is None or its_error < least or math.isnan(least):
+                    if best is None or its_error < least or math.isnan(least) > math.isnan(its_error):
                         best, least = candidate, its_error
                 note = f"{best.format} {best.image_size} px" if best else ""
                 if candidate.bytes <= budget and candidate.quality == _qualities(format)[-1]:

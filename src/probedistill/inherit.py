@@ -48,8 +48,8 @@ class InheritedProbe(LinearClassifier):
       Then W* P is, up to that constant, the ridge probe from scratch: in closed form nothing is inherited but the
       head's rank. What a head passes on is in the source features.
 
-    ``y`` is class indices. With source features the closed form does not look at labels, so soft ones would change
-    nothing, and `evaluate` scores a set with soft labels by this probe once.
+    ``y`` is class indices; with source features the closed form does not even look at them. So `evaluate` scores a set
+    with soft labels by this probe once.
 
     Args:
         head_weight: W*, (C, d_φ).

@@ -13,14 +13,13 @@ from torch import Tensor
 
 from .augment import derive_seed
 from .bank import FeatureBank
-from .config import AugmentConfig
+from .config import SOFT_LABELS, AugmentConfig
 from .distilled import DistilledSet, Head
 from .encoders import Encoder
 from .errors import UserError, unknown_name
 from .evaluation import made_with, view_features
 from .probe import Array, LinearProbe, lbfgs, soft_cross_entropy
 
-SOFT_LABELS = ("none", "source", "learned")
 _SEED_STREAM = 7
 _VIEWS = 20  # of each synthetic image behind its soft labels
 _SMOOTHING = 0.1  # learned labels start at one-hot rows, of which this much is spread over all classes
@@ -168,4 +167,4 @@ def _few(names: tuple[str, ...]) -> str:
     return ", ".join(names[:3]) + (f" … ({len(names)} in all)" if len(names) > 3 else "")
 
 
-__all__ = ["SOFT_LABELS", "best_temperature", "learned_labels", "with_extras"]
+__all__ = ["best_temperature", "learned_labels", "with_extras"]

@@ -150,6 +150,7 @@ def closed_form_head(
         (d, C).
     """
     n, d = features.shape
+    assert (targets.ndim == 1) == (num_classes is not None), "labels come with num_classes, rows of targets without"
     if n <= d:
         if num_classes is not None:
             targets = features.new_zeros(n, num_classes).scatter_(1, targets[:, None], 1.0)

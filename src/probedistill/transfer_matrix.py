@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from .config import INHERITED
+from .config import INHERITED, MATRIX_BASELINES
 from .errors import UserError
 from .files import write_json
 
 FILE = "transfer.json"
 FORMAT = 1
-ROWS = {"random": "random real", "centroids": "centroids", "full": "full real data"}
+ROWS = dict(zip(MATRIX_BASELINES, ("random real", "centroids", "full real data"), strict=True))
 """Baselines, and what `evaluate` calls them."""
 RANDOM_INHERITED = "random_inherited"
 """Random real images behind the heads of the sets: the baseline of `INHERITED` in place of ``"random"``."""

@@ -253,7 +253,10 @@ def _common_augment(sets: Sequence[_Set]) -> AugmentConfig:
 
 
 class _Encoders:
-    """Encoders by number, ``room`` of them in memory at a time (those that came loaded stay)."""
+    """Encoders by number, ``room`` of them in memory at a time (those that came loaded stay).
+
+    A matrix with inherited heads holds a source beside the target, and perhaps one that is no target.
+    """
 
     def __init__(self, given: Sequence[str | EncoderConfig | Encoder]) -> None:
         if not given:
@@ -418,6 +421,8 @@ class _Bench:
                 bank = extract_features(encoder, self.train, **self._keep)
                 chosen = bank.indices[medoids(bank, self.images_per_class)]
                 self._medoids[source] = self.train.select(chosen.numpy())
+        if INHERITED not in self.config.probes:
+            self._own = None  # it was wanted for the medoids alone
         return [cell for cell in cells if cell.source not in absent]
 
     def _source_encoder(self, held: _Set) -> Encoder:
