@@ -25,8 +25,9 @@ $(VENV)/.browser: $(VENV)/.installed
 	  || timeout 300 $(BIN)/playwright install chromium || echo "no browser could be installed"
 	@touch $@
 
+# A file per worker, in the files' own order: sorted by number of tests, the slowest, of few, would run last and alone.
 test: $(VENV)/.installed $(VENV)/.browser  ## the tests
-	PROBEDISTILL_ARTEFACTS=test-artefacts $(BIN)/python -m pytest -n logical --dist loadfile
+	PROBEDISTILL_ARTEFACTS=test-artefacts $(BIN)/python -m pytest -n logical --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.installed  ## ruff, mypy, and whether the tables in the docs are those of the results
 	$(BIN)/ruff check src tests benchmarks
