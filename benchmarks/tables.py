@@ -406,7 +406,7 @@ def inheritance() -> str:
 
 
 def bytes_of_images() -> str:
-    content = read("bytes" if (RESULTS / "bytes.json").exists() else "bytes-quick")
+    content = read("bytes")
     points = content["points"]
     settings = [s for s in dict.fromkeys(p["setting"] for p in points) if s.isdigit()]
     lines = ["| | " + " | ".join(f"{s} kB" for s in settings) + " | PNG | default export |"]
