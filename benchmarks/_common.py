@@ -62,9 +62,13 @@ def encoder(name: str, size: int = 112) -> EncoderConfig:
     )  # fmt: skip
 
 
+ENCODERS = ["lite0", "mobilenetv1", "mobilenetv2", "clip"]
+METHODS = ["auto", "clp", "sfm", "lgm"]
+
+
 def clothing_sets() -> Iterator[tuple[str, DistilledSet]]:
     """The Lite0 sets of the clothing table, by method; leaves with a clear line where they are not made."""
-    for method in ("auto", "clp", "sfm", "lgm"):
+    for method in METHODS:
         run = RUNS / f"clothing-lite0-{method}"
         if not (run / "images").is_dir():
             sys.exit(f"{run} is not there: run table.py --datasets clothing --encoders lite0 first")

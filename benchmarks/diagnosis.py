@@ -17,6 +17,7 @@ from dataclasses import replace
 from typing import Any
 
 import _common
+from _common import ENCODERS, METHODS
 from probedistill import (
     DistillConfig,
     DistilledSet,
@@ -32,8 +33,6 @@ from probedistill import (
 )
 from probedistill.bias import bias
 
-ENCODERS = ["lite0", "mobilenetv1", "mobilenetv2", "clip"]
-METHODS = ["auto", "clp", "sfm", "lgm"]
 OUT = _common.RESULTS / "diagnosis"
 STEPS = {"clip": 60}
 

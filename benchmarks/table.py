@@ -22,14 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import _common
+from _common import ENCODERS, METHODS
 from probedistill import AugmentConfig, DistillConfig, Encoder, RunConfig, distill, evaluate, load_encoder, load_splits
 from tables import table_of
 
-DATASETS, ENCODERS, METHODS = (
-    ["clothing", "grocery"],
-    ["lite0", "mobilenetv1", "mobilenetv2", "clip"],
-    ["auto", "clp", "sfm", "lgm"],
-)
+DATASETS = ["clothing", "grocery"]
 # Evaluation views of every image: the same for all rows of a dataset.
 VIEWS = {"clothing": 30, "grocery": 10}
 # Smallest share of an image's area that a view shows, in distillation and in all rows of evaluation. The default is

@@ -302,12 +302,8 @@ def alignment() -> str:
         for i, name in enumerate(names):
             cells = [f"{value:.2f}" for value in content["metrics"][metric][i]]
             lines.append("| " + " | ".join([title if i == 0 else "", name, *cells]) + " |")
-    return (
-        "\n".join(lines)
-        + "\n\n"
-        + of_diagnosis("align")
-        + f" {content['images']['count']:,} training photos of clothing."
-    )
+    photos = f"{content['images']['count']:,} training photos of clothing"
+    return "\n".join(lines) + f"\n\n{of_diagnosis('align')} {photos}."
 
 
 def correlation() -> str:

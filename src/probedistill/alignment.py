@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from scipy.stats import rankdata
 
 from ._progress import ProgressBar
+from ._text import as_text
 from .augment import derive_seed
 from .bank import extract_features
 from .config import EncoderConfig
@@ -390,10 +390,7 @@ class Alignment:
         return table
 
     def __str__(self) -> str:
-        console = Console(width=100, no_color=True)
-        with console.capture() as captured:
-            console.print(*filter(None, (self.table(), self.transfer_table(), escape(self.note or ""))))
-        return captured.get().rstrip()
+        return as_text(*filter(None, (self.table(), self.transfer_table(), escape(self.note or ""))))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""

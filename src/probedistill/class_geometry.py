@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from scipy.stats import wilcoxon
@@ -18,6 +17,7 @@ from sklearn.decomposition import PCA
 from torch import Tensor
 
 from ._progress import ProgressBar
+from ._text import as_text
 from .alignment import balanced_rows
 from .augment import derive_seed
 from .bank import extract_features
@@ -378,10 +378,7 @@ class Geometry:
         ]
 
     def __str__(self) -> str:
-        console = Console(width=110, no_color=True)
-        with console.capture() as captured:
-            console.print(self.table(), *map(escape, self.findings()), sep="\n", soft_wrap=True)
-        return captured.get().rstrip()
+        return as_text(self.table(), *map(escape, self.findings()), width=110, sep="\n", soft_wrap=True)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""

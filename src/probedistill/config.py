@@ -427,6 +427,11 @@ def _listed(value: Any) -> Any:
     return [_listed(entry) for entry in value] if isinstance(value, (list, tuple)) else value
 
 
+def is_inherited(probe: str) -> bool:
+    """Whether a row's probe is the inherited one, with augmentation in evaluation or without."""
+    return probe.partition(",")[0] == INHERITED
+
+
 def without_none(value: Any) -> Any:
     """The value without the ``None`` entries of its mappings."""
     return {k: without_none(v) for k, v in value.items() if v is not None} if isinstance(value, dict) else value

@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
 from ._progress import ProgressBar
+from ._text import as_text
 from .augment import apply_views, derive_seed, draw_views
 from .bank import FeatureBank, augmented_views, extract_features
 from .baselines import medoids, neighbours, random_images
-from .config import INHERITED, AugmentConfig, EvaluateConfig
+from .config import INHERITED, AugmentConfig, EvaluateConfig, is_inherited
 from .distilled import DistilledSet, Head
 from .encoders import Encoder
 from .errors import UserError
@@ -190,10 +190,7 @@ class Evaluation:
         )
 
     def __str__(self) -> str:
-        console = Console(width=100, no_color=True)
-        with console.capture() as captured:
-            console.print(self.table())
-        return captured.get().rstrip()
+        return as_text(self.table())
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
@@ -212,7 +209,7 @@ class Evaluation:
 
     def _and(self, before: dict[str, Any]) -> Evaluation:
         """With the rows of an earlier evaluation that this one does not have, where they can stand beside its own."""
-        of_before, own = (json.loads(json.dumps(context)) for context in (before["context"], self.context))
+        of_before, own = before["context"], json.loads(json.dumps(self.context))
         trained_on = [context["train"] for context in (of_before, own) if "train" in context]  # by baselines alone
         if _comparable(of_before) != _comparable(own) or trained_on[1:] not in ([], trained_on[:1]):
             return self
@@ -224,7 +221,7 @@ class Evaluation:
         others = [Row.from_dict(row) for row in before["rows"]]
         others = [row for row in others if (row.name, row.probe, row.images) not in known]
         if "inherited" in own and of_before.get("inherited") != own["inherited"]:  # another head, or other features
-            others = [row for row in others if not row.probe.startswith(INHERITED)]
+            others = [row for row in others if not is_inherited(row.probe)]
         return Evaluation(self.rows + tuple(others), context)
 
 

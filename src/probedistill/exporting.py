@@ -239,7 +239,9 @@ def _search(
                 if candidate.bytes <= budget:
                     candidate = _best_quality(pixels, budget, candidate)
                     its_error = error(candidate)
-                    if best is None or its_error < least or math.isnan(least) > math.isnan(its_error):
+                    if math.isnan(its_error):  # of an encoder that gives no numbers: worse than any
+                        its_error = math.inf
+                    if best is None or its_error < least:
                         best, least = candidate, its_error
                 note = f"{best.format} {best.image_size} px" if best else ""
                 if candidate.bytes <= budget and candidate.quality == _qualities(format)[-1]:

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.table import Table
 
-from .config import INHERITED, MATRIX_BASELINES
+from ._text import as_text
+from .config import MATRIX_BASELINES, is_inherited
 from .errors import UserError
 from .files import write_json
 
@@ -123,7 +123,7 @@ class TransferMatrix:
         return found
 
     def _inherits(self, probe: int) -> bool:
-        return self.probes[probe].partition(",")[0] == INHERITED
+        return is_inherited(self.probes[probe])
 
     def _inherited_rows(self, probe: int) -> list[tuple[str, NDArray[np.float64], NDArray[np.float64]]]:
         rows: list[tuple[str, str, Any]] = [
@@ -162,10 +162,7 @@ class TransferMatrix:
         return table
 
     def __str__(self) -> str:
-        console = Console(width=100, no_color=True)
-        with console.capture() as captured:
-            console.print(self.table())
-        return captured.get().rstrip()
+        return as_text(self.table())
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON; ``null`` where nothing was scored."""

@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from ..config import INHERITED
+from ..config import is_inherited
 from ..errors import UserError
+from ..transfer_matrix import RANDOM_INHERITED
 from ..watch import bucket_means
 from .gather import RunRecord
 
@@ -218,7 +219,7 @@ def transfer(result: dict[str, Any]) -> list[Figure]:
             for key, label in (("random", "random real images"), ("full", "full real data")):
                 if baselines.get(key):
                     rows[label] = _matrix([baselines[key]], 1, len(targets))[0]
-            for key, label in (("centroids", "class medoids"), ("random_inherited", "random real images")):
+            for key, label in (("centroids", "class medoids"), (RANDOM_INHERITED, "random real images")):
                 if baselines.get(key):  # one for each set: by its encoder, or behind its head
                     for source, row in zip(
                         result["sources"], _matrix(baselines[key], len(sources), len(targets)), strict=True
@@ -239,7 +240,7 @@ def transfer(result: dict[str, Any]) -> list[Figure]:
 
 def _whose(source: dict[str, Any], probe: str) -> str:
     """What a baseline took of a set: its head for the inherited probe, else its encoder, which chose the images."""
-    return f"head of {source['name']}" if probe.partition(",")[0] == INHERITED else f"by {_encoder_name(source)}"
+    return f"head of {source['name']}" if is_inherited(probe) else f"by {_encoder_name(source)}"
 
 
 _METRICS = {
