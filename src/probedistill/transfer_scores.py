@@ -255,39 +255,43 @@ def _common_augment(sets: Sequence[_Set]) -> AugmentConfig:
 class _Encoders:
     """Encoders by number, ``room`` of them in memory at a time (those that came loaded stay).
 
-    A matrix with inherited heads holds a source beside the target, and perhaps one that is no target.
+    The targets come first; sources that are none of them are added. A matrix with inherited heads holds a source
+    beside the target.
     """
 
     def __init__(self, given: Sequence[str | EncoderConfig | Encoder]) -> None:
         if not given:
             raise UserError("encoders is empty; name at least one, such as efficientnet_lite0@112")
-        self._given = [encoder_config(encoder) if isinstance(encoder, str) else encoder for encoder in given]
-        self._names = [
-            encoder if isinstance(encoder, str) else getattr(encoder, "encoder", None) or getattr(encoder, "name", "")
-            for encoder in given
-        ]
+        targets = [encoder_config(encoder) if isinstance(encoder, str) else encoder for encoder in given]
+        self._given: list[EncoderConfig | Encoder] = []
         self._held: dict[int, Encoder] = {}  # the one of last use is the last
         self.room = 1
         self.described: list[dict[str, Any]] = []
-        for number, name in enumerate(self._names):
-            encoder = self.load(number)
-            entry = {"name": encoder.name, "fingerprint": encoder.fingerprint, "input_size": encoder.input_size}
-            for other, known in zip(self._names, self.described, strict=False):
-                if known["fingerprint"] == encoder.fingerprint:
-                    raise UserError(f"encoders {other!r} and {name!r} are the same encoder; name each once")
-            self.described.append({**entry, "precision": encoder.precision})
+        names: dict[str, str] = {}  # fingerprint → as the user named it
+        for word, target in zip(given, targets, strict=True):
+            name = word if isinstance(word, str) else str(getattr(word, "encoder", None) or getattr(word, "name", ""))
+            try:
+                fingerprint = self.add(target).fingerprint
+            except UserError as error:
+                hint = "; options of one encoder go into a YAML file that names it" if "--" in str(error) else ""
+                raise UserError(f"encoders {name!r}: {error}{hint}") from error
+            if fingerprint in names:
+                raise UserError(f"encoders {names[fingerprint]!r} and {name!r} are the same encoder; name each once")
+            names[fingerprint] = name
+
+    def add(self, given: EncoderConfig | Encoder) -> Encoder:
+        """Load one more, which gets the next number."""
+        encoder = self._open(given)
+        self._held[len(self._given)] = encoder
+        self._given.append(given)
+        about = ("name", "fingerprint", "input_size", "precision")
+        self.described.append({name: getattr(encoder, name) for name in about})
+        return encoder
 
     def load(self, number: int) -> Encoder:
         held = self._held.pop(number, None)
         if held is None:
-            while len(self._held) >= self.room:  # before the next one takes its memory
-                del self._held[next(iter(self._held))]
-            given = self._given[number]
-            try:
-                held = given if isinstance(given, Encoder) else load_encoder(given)
-            except UserError as error:
-                hint = "; options of one encoder go into a YAML file that names it" if "--" in str(error) else ""
-                raise UserError(f"encoders {self._names[number]!r}: {error}{hint}") from error
+            held = self._open(self._given[number])
         self._held[number] = held
         return held
 
@@ -297,6 +301,11 @@ class _Encoders:
             if entry["fingerprint"] == fingerprint:
                 return self.load(number)
         return None
+
+    def _open(self, given: EncoderConfig | Encoder) -> Encoder:
+        while len(self._held) >= self.room:  # before the next one takes its memory
+            del self._held[next(iter(self._held))]
+        return given if isinstance(given, Encoder) else load_encoder(given)
 
 
 @dataclass(frozen=True)
@@ -342,7 +351,6 @@ class _Bench:
         self.sets, self.train, self.test, self.config, self.augment = sets, train, test, config, augment
         self.images_per_class, self._encoders, self._keep = images_per_class, encoders, keep
         self._medoids: dict[str, LabelledImages] = {}
-        self._own: Encoder | None = None  # the last source that is not among the targets
         encoders.room = 2 if INHERITED in config.probes else 1  # a source beside the target
         names = display_names([*encoders.described, *(entry for held in sets for entry in held.encoders)])
         self.targets = tuple(
@@ -421,8 +429,6 @@ class _Bench:
                 bank = extract_features(encoder, self.train, **self._keep)
                 chosen = bank.indices[medoids(bank, self.images_per_class)]
                 self._medoids[source] = self.train.select(chosen.numpy())
-        if INHERITED not in self.config.probes:
-            self._own = None  # it was wanted for the medoids alone
         return [cell for cell in cells if cell.source not in absent]
 
     def _source_encoder(self, held: _Set) -> Encoder:
@@ -435,20 +441,16 @@ class _Bench:
         encoder = self._encoders.find(source["fingerprint"])
         if encoder is not None:
             return encoder
-        if self._own is not None and self._own.fingerprint == source["fingerprint"]:
-            return self._own
-        self._own = None  # before the next one takes its memory
         mend = f"add {source['name']!r} to --encoders"
         if held.folder is None:
             raise UserError(f"{held.label} has no folder with a config.yaml that describes its encoder; {mend}")
         config = own_encoder(held.folder, mend="--encoders")
         try:
-            encoder = load_encoder(config)
+            encoder = self._encoders.add(config)
         except UserError as error:
             raise UserError(f"the encoder of {held.label} cannot be loaded ({error}); {mend}") from error
         if encoder.fingerprint != source["fingerprint"]:
             raise UserError(f"{held.label} was not made with the encoder that its config.yaml describes; {mend}")
-        self._own = encoder
         return encoder
 
     def fill_banks(self, cells: Sequence[_Cell]) -> None:
