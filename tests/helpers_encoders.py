@@ -91,3 +91,21 @@ class Hanging(Tiny):
 
 def hanging() -> nn.Module:
     return Hanging()
+
+
+class InADict(Tiny):
+    def forward(self, images: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
+        return {"features": super().forward(images)}
+
+
+def in_a_dict() -> nn.Module:
+    return InADict()
+
+
+class WithoutAWord(Tiny):
+    def forward(self, images: Tensor) -> Tensor:
+        raise AssertionError
+
+
+def without_a_word() -> nn.Module:
+    return WithoutAWord()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -287,6 +289,24 @@ def test_hf_models_take_another_input_size(hf_folder, name):
     assert other.fingerprint != encoder.fingerprint
 
 
+def test_hf_models_see_images_as_their_processor_makes_them(hf_folder, tmp_path):
+    root, _ = hf_folder
+    for name, content in {
+        # DINOv2's model is made for images far larger than those that its processor gives
+        "dinov2": {"image_processor_type": "BitImageProcessor", "do_center_crop": True, "resample": 2,
+                   "size": {"shortest_edge": 32}, "crop_size": {"height": 24, "width": 24}},
+        "convnext": {"image_processor_type": "ConvNextImageProcessor", "crop_pct": 0.8, "resample": 3,
+                     "size": {"shortest_edge": 64}},
+    }.items():  # fmt: skip
+        shutil.copytree(root / name, tmp_path / name)
+        (tmp_path / name / "preprocessor_config.json").write_text(json.dumps(content))
+    encoder = load_encoder(f"hf:{tmp_path / 'dinov2'}", device="cpu")
+    assert (encoder.input_size, encoder.crop_pct, encoder.interpolation) == (24, 0.75, "bilinear")
+    assert load_encoder(f"hf:{tmp_path / 'dinov2'}", input_size=48, device="cpu").input_size == 48
+    encoder = load_encoder(f"hf:{tmp_path / 'convnext'}", device="cpu")
+    assert (encoder.input_size, encoder.crop_pct, encoder.interpolation) == (64, 0.8, "bicubic")
+
+
 def test_hf_folder_that_is_not_there(tmp_path):
     with pytest.raises(UserError, match="could not be loaded"):
         load_encoder(f"hf:{tmp_path / 'nothing'}", device="cpu")
@@ -294,13 +314,31 @@ def test_hf_folder_that_is_not_there(tmp_path):
 
 def test_hf_unknown_argument(hf_folder):
     root, _ = hf_folder
-    with pytest.raises(UserError, match="no_such_argument"):
-        load_encoder(f"hf:{root / 'vit'}", encoder_args={"no_such_argument": 1}, device="cpu")
+    for pretrained in (True, False):
+        with pytest.raises(UserError, match="no_such_argument"):
+            load_encoder(
+                f"hf:{root / 'vit'}", pretrained=pretrained, encoder_args={"no_such_argument": 1}, device="cpu"
+            )
+
+
+@pytest.mark.parametrize(
+    ("name", "dims"),
+    [("ViT-S-32-alt", {"pooled": 384, "output": 256}), ("convnext_tiny", {"pooled": 768, "output": 1024})],
+)
+def test_openclip_features_before_and_after_the_projection_with_random_weights(name, dims):
+    pytest.importorskip("open_clip")
+    pooled, output = (
+        load_encoder(f"openclip:{name}", pretrained=False, input_size=64, features=features, device="cpu")
+        for features in dims
+    )
+    assert {"pooled": pooled.dim, "output": output.dim} == dims
+    assert pooled.fingerprint != output.fingerprint
 
 
 def test_openclip_with_random_weights():
     open_clip = pytest.importorskip("open_clip")
-    encoder = load_encoder("openclip:RN50", pretrained=False, input_size=64, device="cpu")
+    with pytest.warns(UserWarning, match="those after the projection"):
+        encoder = load_encoder("openclip:RN50", pretrained=False, input_size=64, device="cpu")
     torch.manual_seed(0)
     reference = open_clip.create_model("RN50", pretrained=None, force_image_size=64).visual.eval()
     assert encoder.dim == 1024
@@ -309,6 +347,13 @@ def test_openclip_with_random_weights():
     images = pictures(2, 64)
     with torch.no_grad():
         assert close(encoder(images), reference((images - encoder.mean) / encoder.std))
+
+
+def test_features_of_a_source_that_has_one_kind():
+    with pytest.raises(UserError, match="unknown features 'ouput'; did you mean 'output'"):
+        load_encoder("timm:resnet18", pretrained=False, features="ouput", device="cpu")
+    with pytest.raises(UserError, match="features 'output' is for timm: and openclip: encoders; leave it out"):
+        load_encoder(TINY, features="output", device="cpu")
 
 
 def test_openclip_unknown_names():
@@ -346,6 +391,36 @@ def test_module_factory_with_arguments():
 def test_unknown_encoders_name_the_nearest(spec, says):
     with pytest.raises(UserError, match=says):
         load_encoder(spec, device="cpu", pretrained=False)
+
+
+def test_fingerprint_of_a_module_encoder_sees_its_code(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    source = """
+from torch import nn
+
+class Pool(nn.Module):
+    def forward(self, images):
+        return images.POOL((2, 3))
+"""
+    found = []
+    for name, pool in (("one", "mean"), ("other", "amax"), ("same", "mean")):
+        (tmp_path / f"pooled_{name}.py").write_text(source.replace("POOL", pool))
+        module = importlib.import_module(f"pooled_{name}")
+        monkeypatch.setitem(sys.modules, "pooled", module)
+        found.append(load_encoder("module:pooled:Pool", device="cpu").fingerprint)
+    assert found[0] == found[2] != found[1]
+
+
+@pytest.mark.parametrize(
+    ("factory", "says"),
+    [
+        ("in_a_dict", "gives dict; it must give a tensor"),
+        ("without_a_word", "cannot take images of 32 pixels: AssertionErr"),
+    ],
+)
+def test_models_that_are_no_encoders(factory, says):
+    with pytest.raises(UserError, match=says):
+        load_encoder(f"module:helpers_encoders:{factory}", device="cpu")
 
 
 def test_module_factory_refuses_arguments():
@@ -476,6 +551,25 @@ def test_models_without_batch_norm_are_left_alone(name):
     folded, plain = load_encoder(config), load_encoder(replace(config, fold_batchnorm=False))
     ours, theirs = folded.state_dict(), plain.state_dict()
     assert all(torch.equal(ours[k], theirs[k]) for k in theirs)
+
+
+def test_convolution_with_two_norms_is_left_as_it_was():
+    class Fork(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3, bias=False)
+            self.one, self.other = nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+            for k, norm in enumerate((self.one, self.other)):
+                norm.running_var.fill_(4.0 + k)
+
+        def forward(self, x):
+            x = self.conv(x)
+            return (self.one(x) + self.other(x)).mean((2, 3))
+
+    torch.manual_seed(0)
+    model = Fork().eval()
+    plain = Encoder(copy.deepcopy(model), name="fork", input_size=16, fold_batchnorm=False)
+    assert torch.equal(Encoder(model, name="fork", input_size=16)(pictures(2, 16)), plain(pictures(2, 16)))
 
 
 def test_convolution_that_is_used_twice_is_not_folded():

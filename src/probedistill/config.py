@@ -76,7 +76,8 @@ class EncoderConfig:
     pretrained: bool = True
     """Load pre-trained weights; --no-pretrained gives random ones (speed tests)."""
     features: Literal["pooled", "output"] = "pooled"
-    """pooled: before the classifier or projection; output: after it (CLIP's projected features)."""
+    """pooled: before the classifier or projection; output: after it (CLIP's projected features), for timm: and
+    openclip:."""
     precision: Precision = "fp32"
     """Arithmetic inside the encoder; loss and canvas stay in fp32."""
     device: str = "auto"

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from .config import EncoderConfig, Precision
-from .errors import UserError, unknown_name
+from .errors import UserError, first_line, unknown_name
 from .known_encoders import IMAGENET, RECIPES, Recipe
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -51,8 +52,8 @@ class Encoder(nn.Module):
 
     Attributes:
         dim: Number of features d.
-        fingerprint: SHA-256 over weights, input size, mean, std, interpolation and crop; equal
-            fingerprints mean equal features.
+        fingerprint: SHA-256 over weights, input size, mean, std, interpolation and crop, and of a ``module:`` encoder
+            the factory's file; equal fingerprints mean equal features, as long as what that file imports is the same.
     """
 
     mean: Tensor
@@ -90,16 +91,20 @@ class Encoder(nn.Module):
         try:
             example = torch.zeros(1, 3, input_size, input_size, device=device)
             with torch.no_grad():
-                shape = self(example).shape
+                output = self._output(self._normalised(example))
         except (RuntimeError, AssertionError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
+            reason = first_line(error)
             raise UserError(
                 f"encoder {name!r} cannot take images of {input_size} pixels: {reason}; "
                 "choose another --input-size or extra --encoder-args"
             ) from error
-        if len(shape) != 2:
-            raise UserError(f"encoder {name!r} gives features of shape {tuple(shape)}; it must give (images, features)")
-        self.dim = shape[1]
+        if not isinstance(output, Tensor):
+            raise UserError(f"encoder {name!r} gives {type(output).__name__}; it must give a tensor (images, features)")
+        if output.ndim != 2:
+            raise UserError(
+                f"encoder {name!r} gives features of shape {tuple(output.shape)}; it must give (images, features)"
+            )
+        self.dim = output.shape[1]
         if fold_batchnorm:
             fold_batchnorms(self.model, (example - self.mean) / self.std)
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -124,16 +129,22 @@ class Encoder(nn.Module):
         """
         if images.shape[-1] != self.input_size or images.shape[-2] != self.input_size:
             images = _resize_and_crop(images, self.input_size)
-        images = ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
-        if self.precision == "fp32":
-            features = self.model(images)
-        else:
-            with torch.autocast(images.device.type, _AUTOCAST[self.precision]):
-                features = self.model(images)
+        images = self._normalised(images)
+        features = self._output(images)
         features = features if features.dtype == torch.float64 else features.float()
         if self.precision == "fp16" and features.requires_grad:
             _scale_gradient(features, images)
         return features
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        return ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+
+    def _output(self, images: Tensor) -> Any:
+        """What the model gives for normalised images of its size."""
+        if self.precision == "fp32":
+            return self.model(images)
+        with torch.autocast(images.device.type, _AUTOCAST[self.precision]):
+            return self.model(images)
 
     def centre_view(self, image: Image.Image) -> Tensor:
         """The evaluation view of a real image: short side resized, centre-cropped.
@@ -194,6 +205,8 @@ def load_encoder(spec: str | EncoderConfig, **options: Any) -> Encoder:
     device = resolve_device(config.device)
     if config.precision not in ("fp32", "bf16", "fp16"):
         raise unknown_name("precision", config.precision, ["fp32", "bf16", "fp16"])
+    if config.features not in ("pooled", "output"):
+        raise unknown_name("features", config.features, ["pooled", "output"])
     if config.input_size is not None and config.input_size < 8:
         raise UserError(f"input_size {config.input_size} is too small; use at least 8 pixels")
     recipe = RECIPES.get(config.encoder)
@@ -207,6 +220,8 @@ def load_encoder(spec: str | EncoderConfig, **options: Any) -> Encoder:
         raise UserError(
             f"checkpoint {str(config.checkpoint)!r} is for timm: encoders; {config.encoder!r} has its own weights"
         )
+    if config.features == "output" and source not in ("timm", "openclip"):
+        raise UserError(f"features 'output' is for timm: and openclip: encoders; leave it out for {config.encoder!r}")
     with torch.random.fork_rng():
         torch.manual_seed(0)  # random weights (pretrained=False) are the same in every process
         loaded = _SOURCES[source](rest, config, recipe)
@@ -221,7 +236,7 @@ def load_encoder(spec: str | EncoderConfig, **options: Any) -> Encoder:
         precision=config.precision,
         device=device,
         fold_batchnorm=config.fold_batchnorm,
-        identity=f"{recipe.spec if recipe else config.encoder}|{sorted(config.encoder_args.items())}",
+        identity=f"{recipe.spec if recipe else config.encoder}|{sorted(config.encoder_args.items())}{loaded.identity}",
     )
     if config.compile:
         encoder.model.compile()
@@ -290,7 +305,7 @@ def resolve_device(device: str) -> torch.device:
         resolved = torch.device(device)
         torch.empty(0, device=resolved)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise UserError(f"device {device!r} cannot be used ({reason}); try auto or cpu") from error
     return resolved
 
@@ -307,6 +322,7 @@ class _Loaded:
     std: tuple[float, ...]
     interpolation: str = "bicubic"
     crop_pct: float = 1.0
+    identity: str = ""  # what neither the spec nor the weights say
 
 
 class _Output(nn.Module):
@@ -346,7 +362,7 @@ def _load_timm(name: str, config: EncoderConfig, recipe: Recipe | None) -> _Load
     except TypeError as error:
         raise UserError(f"encoder_args {dict(config.encoder_args)} do not suit timm model {name!r}: {error}") from error
     except (OSError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         mend = "give --checkpoint FILE or --no-pretrained" if hub else "check --encoder-args and --input-size"
         raise UserError(f"timm model {name!r} could not be made: {reason}; {mend}") from error
     if local is not None:
@@ -395,7 +411,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, LookupError, ValueError) as error:
         # Not torch's own text: it advises to load the file without weights_only, which runs its code.
         not_tensors = isinstance(error, (pickle.UnpicklingError, EOFError))
-        reason = "damaged, or more than tensors" if not_tensors else str(error).strip().splitlines()[0]
+        reason = "damaged, or more than tensors" if not_tensors else first_line(error)
         raise UserError(
             f"checkpoint {str(path)!r} cannot be read as weights ({reason}); give a .safetensors file or a "
             "PyTorch file that holds tensors only"
@@ -456,21 +472,25 @@ def _load_hf(repo: str, config: EncoderConfig, recipe: Recipe | None) -> _Loaded
             # CLIP-like repositories hold two towers; AutoModel picks the vision one from its own config.
             model = transformers.AutoModel.from_pretrained(repo, config=settings, **config.encoder_args)
         else:
-            model = transformers.AutoModel.from_config(settings)
+            model = transformers.AutoModel.from_config(settings, **config.encoder_args)
     except TypeError as error:
         raise UserError(f"encoder_args {dict(config.encoder_args)} do not suit 'hf:{repo}': {error}") from error
     except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise UserError(f"encoder 'hf:{repo}' could not be loaded: {reason}; check the name or the network") from error
-    size, mean, std = getattr(settings, "image_size", 224), *IMAGENET
-    size = size if isinstance(size, int) else size[-1]
+    own_size = getattr(settings, "image_size", 224)
+    own_size = own_size if isinstance(own_size, int) else own_size[-1]
+    view: dict[str, Any] = {"input_size": own_size}
+    mean, std = IMAGENET
     try:
         processor = transformers.AutoImageProcessor.from_pretrained(repo)
         mean, std = tuple(processor.image_mean or mean), tuple(processor.image_std or std)
+        view |= _processor_view(processor)
     except (OSError, ValueError, AttributeError, ImportError):
         warnings.warn(f"hf:{repo} names no mean and std; using ImageNet's", stacklevel=2)
-    resized = config.input_size is not None and config.input_size != size
-    interpolates = resized and hasattr(model, "embeddings")
+    if config.input_size is not None:
+        view["input_size"] = config.input_size
+    interpolates = view["input_size"] != own_size and hasattr(model, "embeddings")
 
     def pooled(module: nn.Module, images: Tensor) -> Tensor:
         extra = {"interpolate_pos_encoding": True} if interpolates else {}
@@ -479,7 +499,31 @@ def _load_hf(repo: str, config: EncoderConfig, recipe: Recipe | None) -> _Loaded
         features = output.last_hidden_state[:, 0] if features is None else features
         return features.flatten(1)
 
-    return _Loaded(_Output(model, pooled), config.input_size or size, mean, std)
+    return _Loaded(_Output(model, pooled), mean=mean, std=std, **view)
+
+
+def _processor_view(processor: Any) -> dict[str, Any]:
+    """How an image processor of transformers resizes and crops: input_size, crop_pct and interpolation."""
+
+    def side(name: str) -> int | None:
+        sides = getattr(processor, name, None)
+        sides = {"height": sides} if isinstance(sides, int) else dict(sides or {})
+        found = sides.get("shortest_edge") or sides.get("height")
+        return int(found) if found else None
+
+    resized = side("size")
+    cropped = side("crop_size") if getattr(processor, "do_center_crop", False) else None
+    view: dict[str, Any] = {}
+    if cropped or resized:
+        view["input_size"] = cropped or resized
+    if cropped and resized:
+        view["crop_pct"] = min(1.0, cropped / resized)
+    elif resized and resized < 384 and getattr(processor, "crop_pct", None):  # ConvNeXt's own rule
+        view["crop_pct"] = float(processor.crop_pct)
+    names = {int(filter_): name for name, filter_ in _RESAMPLING.items()}
+    if getattr(processor, "resample", None) in names:
+        view["interpolation"] = names[processor.resample]
+    return view
 
 
 def _load_openclip(name: str, config: EncoderConfig, recipe: Recipe | None) -> _Loaded:
@@ -498,13 +542,30 @@ def _load_openclip(name: str, config: EncoderConfig, recipe: Recipe | None) -> _
     except TypeError as error:
         raise UserError(f"encoder_args {dict(config.encoder_args)} do not suit 'openclip:{name}': {error}") from error
     except (OSError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise UserError(f"encoder 'openclip:{name}' could not be loaded: {reason}") from error
     visual = clip.visual
+    if config.features == "pooled" and not _without_projection(visual):
+        warnings.warn(
+            f"openclip:{name} pools and projects in one; its features are those after the projection", stacklevel=2
+        )
     size = visual.image_size if isinstance(visual.image_size, int) else visual.image_size[0]
     mean = getattr(visual, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN
     std = getattr(visual, "image_std", None) or open_clip.OPENAI_DATASET_STD
     return _Loaded(visual, size, tuple(mean), tuple(std))
+
+
+def _without_projection(visual: Any) -> bool:
+    """Take an open_clip tower's projection off, if it is a part of its own."""
+    if isinstance(getattr(visual, "proj", None), Tensor):  # a ViT
+        visual.proj = None
+        return True
+    head = getattr(visual, "head", None)  # around a timm model
+    for part in ("proj", "mlp"):
+        if isinstance(getattr(head, part, None), nn.Module):
+            setattr(head, part, nn.Identity())
+            return True
+    return False
 
 
 def _load_module(path: str, config: EncoderConfig, recipe: Recipe | None) -> _Loaded:
@@ -533,7 +594,16 @@ def _load_module(path: str, config: EncoderConfig, recipe: Recipe | None) -> _Lo
         getattr(model, "mean", IMAGENET[0]),
         getattr(model, "std", IMAGENET[1]),
         crop_pct=getattr(model, "crop_pct", 1.0),
+        identity=_source_digest(module),
     )
+
+
+def _source_digest(module: ModuleType) -> str:
+    """SHA-256 of a module's own file, not of what it imports: other code over the same weights gives other features."""
+    try:
+        return hashlib.sha256(Path(module.__file__ or "").read_bytes()).hexdigest()
+    except OSError:  # it has none, such as one made by hand
+        return ""
 
 
 _SOURCES: dict[str, Callable[[str, EncoderConfig, Recipe | None], _Loaded]] = {
@@ -644,7 +714,7 @@ def fold_batchnorms(model: nn.Module, example: Tensor) -> int:
         undo.append(lambda c=conv, w=weight, b=bias, p=parent, k=child, n=norm: _restore(c, w, b, p, k, n))  # type: ignore[misc]
     after = model(example)
     if not torch.allclose(before, after, rtol=1e-3, atol=1e-3 * float(before.abs().max())):
-        for step in undo:
+        for step in reversed(undo):  # a convolution may be in two pairs
             step()
         return 0
     return len(undo)

@@ -18,6 +18,11 @@ class LostProcessError(RuntimeError):
     """Another process of the same run died, or did not answer in time."""
 
 
+def first_line(error: BaseException) -> str:
+    """What an error of someone else's code says, for one line of ours: its first line, or its type's name."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def unknown_name(argument: str, value: str, known: Iterable[str], hint: str = "") -> UserError:
     """Return the error for a name that is not among the known ones, with the nearest of them.
 

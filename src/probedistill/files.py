@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .errors import UserError
+from .errors import UserError, first_line
 
 _DIGEST = "sha256"
 
@@ -111,7 +111,7 @@ def check_writable(folder: Path) -> None:
 
 def cannot_write(path: Path, error: Exception) -> UserError:
     """The error for a file or folder that could not be written, with what to do about it."""
-    reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+    reason = getattr(error, "strerror", None) or first_line(error)
     no_place = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG)
     other = isinstance(error, OSError) and error.errno in no_place
     mend = "choose another folder" if other else "free some space or choose another folder"
