@@ -23,7 +23,7 @@ from probedistill.build import make_objective
 from probedistill.config import AugmentConfig, CLPConfig, DistillConfig, LGMConfig
 from probedistill.encoders import Encoder
 from probedistill.errors import UserError
-from probedistill.images import LabelledImages, load_images
+from probedistill.images import LabelledImages, UnreadableImageError, load_images
 
 CLASSES, PER_CLASS = ("cat", "dog", "owl"), 5
 N = len(CLASSES) * PER_CLASS
@@ -356,7 +356,26 @@ def test_unreadable_images_are_left_out_and_counted(folder, encoder, extract, ca
             expected = torch.cat([encoder(encoder.centre_view(images._load(i))[None]) for i in left])
         torch.testing.assert_close(bank.centre, expected, rtol=1e-5, atol=1e-6)
         assert bank.augmented.shape[:2] == (views, len(left))
-    assert decodes.take() == list(range(N))
+    assert decodes.take() == sorted([*range(N), 2, 6, 7]), "the second call tries those that are not there"
+
+
+def test_an_image_that_was_out_of_reach_is_taken_when_it_is_back(folder, extract, capsys, monkeypatch):
+    images = load_images(f"folder:{folder}")
+    load = images.load
+
+    def out_of_reach(index: int) -> Image.Image:
+        if index in (2, 6):
+            raise UnreadableImageError(f"{images.names[index]}: damaged or truncated (Input/output error)")
+        return load(index)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(images, "load", out_of_reach)
+        assert len(extract(images, shard_size=4)) == N - 2
+    assert "left out 2 unreadable of 15" in capsys.readouterr().err
+    bank = extract(images, shard_size=4, strict=True)
+    assert (len(bank), bank.skipped) == (N, [])
+    assert capsys.readouterr().err == ""
+    assert torch.equal(bank.centre, extract(images, shard_size=4, cache=folder.parent / "anew").centre)
 
 
 def test_a_shard_of_unreadable_images_alone(folder, extract, capsys):
@@ -548,6 +567,42 @@ def test_half_precision(tmp_path, folder, extract, max_memory):
         assert features.dtype == torch.float32
     stored = sum(p.stat().st_size for p in (tmp_path / "half").rglob("shard-*"))
     assert stored < 0.75 * sum(p.stat().st_size for p in shards(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("precision", "mend"), [("fp32", "check its weights, or leave the"), ("bf16", "try --precision fp32")]
+)
+def test_features_that_are_not_finite_are_an_error(tmp_path, folder, extract, precision, mend):
+    class Overflows(Tiny):
+        def forward(self, images):
+            return super().forward(images) / (images.mean(dim=(1, 2, 3)) < 1e3)[:, None]
+
+    images = load_images(f"folder:{folder}")
+    encoder = Encoder(Overflows(), name="overflows", input_size=32, precision=precision)
+    view = encoder.centre_view
+
+    def bright(image: Image.Image) -> torch.Tensor:
+        return view(image) * (1e6 if image == images.load(6) else 1.0)
+
+    encoder.centre_view = bright
+    with pytest.raises(UserError, match=rf"'overflows' gives features that are not finite in {precision}.*{mend}") as e:
+        extract(images, encoder)
+    assert repr(images.names[6]) in str(e.value)
+    assert shards(tmp_path) == [], "nothing is kept of them"
+
+
+def test_an_encoder_whose_features_are_never_finite():
+    class Nothing(Tiny):
+        def forward(self, images):
+            return super().forward(images) * float("nan")
+
+    with pytest.raises(UserError, match="encoder 'nothing' gives features that are not finite in fp32"):
+        Encoder(Nothing(), name="nothing", input_size=32)
+
+
+def test_no_images(folder, extract):
+    with pytest.raises(UserError, match=r"have no images to take features of"):
+        extract(load_images(f"folder:{folder}").select([]))
 
 
 def test_features_beyond_half_precision_are_an_error(tmp_path, folder, extract):

@@ -198,8 +198,9 @@ NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), d
         (png_header(0, 5), ""),
         (png_header(9000, 9000), f"81000000 pixels; the limit is {MAX_PIXELS}"),
         (png_header(60000, 60000), "pixels"),
+        (encoded(Image.new("RGB", (1, 101))), "one side may be at most 100 times the other"),
     ],
-    ids=["jpeg-cut", "png-cut", "png-head", "webp-cut", "text", "eps", "empty", "no-pixels", "huge", "bomb"],
+    ids=["jpeg-cut", "png-cut", "png-head", "webp-cut", "text", "eps", "empty", "no-pixels", "huge", "bomb", "thread"],
 )
 def test_unreadable(tmp_path, content, why):
     path = tmp_path / "picture.jpg"
@@ -210,6 +211,24 @@ def test_unreadable(tmp_path, content, why):
         message = one_line(error)
         assert why in message or why == "empty"
         assert message.split(": ")[0].endswith("picture.jpg")
+
+
+def test_names_that_are_not_utf_8(tmp_path):
+    make_image_folder(tmp_path / "photos", splits=())
+    odd = os.fsdecode(b"caf\xe9")
+    try:
+        (tmp_path / "photos" / "cat" / "0000.png").rename(tmp_path / "photos" / "cat" / f"{odd}.png")
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    images = load_images(f"folder:{tmp_path / 'photos'}")
+    assert "cat/caf\\udce9.png" in images.names
+    assert [images.load(i).size for i in range(len(images))] == [(32, 32)] * len(images)
+    (tmp_path / "photos" / "dog").rename(tmp_path / "photos" / odd)
+    with pytest.raises(UserError, match=r"the class folder 'caf\\\\udce9' has a name that is not UTF-8; rename it"):
+        load_images(f"folder:{tmp_path / 'photos'}")
+    (tmp_path / "photos").rename(tmp_path / odd)
+    with pytest.raises(UserError, match="the path is not UTF-8; rename the folder"):
+        load_images(f"folder:{tmp_path / odd}")
 
 
 def test_empty_file_says_so(tmp_path):

@@ -199,7 +199,11 @@ def test_torchrun_restarts_after_a_killed_rank(
 
 @pytest.mark.parametrize(
     ("differs", "message"),
-    [("out", "is not the same folder for all processes"), ("images", "see different images, encoders or settings")],
+    [
+        ("out", "is not the same folder for all processes"),
+        ("images", "see different images, encoders or settings"),
+        ("cache", "is not the same folder for all processes; name one that every machine"),
+    ],
 )
 def test_ranks_that_do_not_see_the_same(
     torchrun: Torchrun, five_classes: Path, tmp_path: Path, differs: str, message: str
@@ -214,7 +218,7 @@ def test_ranks_that_do_not_see_the_same(
         for rank in range(2):
             make_image_folder(tmp_path / f"photos-{rank}", classes=tuple("abcde"), per_class=3 + rank)
         photos = str(tmp_path / "photos-RANK")
-    else:
+    elif differs == "out":
         process = torchrun(
             1, "-m", "probedistill", *distil(five_classes, out, "--checkpoint-seconds", 0, encoder="slow")
         )
@@ -222,7 +226,8 @@ def test_ranks_that_do_not_see_the_same(
         workers(process)["0"].send_signal(signal.SIGTERM)
         process.communicate(timeout=120)
         out = tmp_path / "run-RANK"
-    arguments = distil(Path(photos), out, "--checkpoint-seconds", 0, "--resume", encoder="slow")
+    more = ["--cache", tmp_path / "cache-RANK"] if differs == "cache" else []
+    arguments = distil(Path(photos), out, "--checkpoint-seconds", 0, "--resume", *more, encoder="slow")
     process = torchrun(2, script, *arguments)
     output, _ = process.communicate(timeout=120)
     assert process.returncode != 0

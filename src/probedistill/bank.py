@@ -294,8 +294,8 @@ def extract_features(
             cache, which they must all see.
 
     Raises:
-        UserError: An unreadable image with ``strict``, a class that none of its images is readable of, or
-            features too large for ``dtype``.
+        UserError: No images, an unreadable one with ``strict``, a class that none of its images is readable of,
+            features that are not finite or too large for ``dtype``, or processes that do not share the cache.
     """
     augment = augment or AugmentConfig()
     if views < 0:
@@ -303,6 +303,8 @@ def extract_features(
     if dtype not in _DTYPES:
         raise unknown_name("dtype", dtype, _DTYPES)
     augment.check()
+    if not len(images):
+        raise UserError(f"images {images.spec!r} ({images.split}) have no images to take features of; give some")
     wanted = {
         "format": _FORMAT,
         "encoder": {"name": encoder.name, "fingerprint": encoder.fingerprint, "dim": encoder.dim},
@@ -332,7 +334,7 @@ def extract_features(
         for number in own:
             rows = range(starts[number], min(starts[number] + shard_size, len(images)))
             whole = _read_shard(paths[number])
-            if whole is None:
+            if whole is None or _some_read_by_now(images, rows, *whole):
                 whole = _extract_shard(encoder, images, rows, views, augment, seed, batch_size, _DTYPES[dtype], bar)
                 save_tensors(paths[number], *whole)
             else:
@@ -341,6 +343,11 @@ def extract_features(
                 raise UserError(f"{whole[1]['skipped'][0]}; mend or remove the file, or leave --strict out")
             shards[number] = _ShardContent.of(paths[number], *whole, hold=hold)
     processes.wait()  # for the other ranks' shards
+    if processes.largest(int(not all(path.exists() for path in paths))):
+        raise UserError(
+            f"cache {str(cache_folder(cache))!r} is not the same folder for all processes; name one that every machine "
+            "sees with --cache or PROBEDISTILL_CACHE"
+        )
     for number, path in enumerate(paths):
         if number not in shards:
             shards[number] = _ShardContent.of(path, *load_tensors(path), hold=hold)
@@ -421,8 +428,15 @@ def _extract_shard(
             features.append(torch.cat(parts).view(len(readable), 1 + views, encoder.dim))
         bar.advance(len(inputs))
     stacked = torch.cat(features) if features else torch.zeros(0, 1 + views, encoder.dim)
+    if not bool(stacked.isfinite().all()):
+        first = images.names[indices[int((~stacked.isfinite()).any(dim=2).any(dim=1).nonzero()[0])]]
+        mend = "check its weights" if encoder.precision == "fp32" else "try --precision fp32"
+        raise UserError(
+            f"encoder {encoder.name!r} gives features that are not finite in {encoder.precision}, first for {first!r}; "
+            f"{mend}, or leave the image out"
+        )
     stored = stacked.to(dtype)
-    if bool((stored.isinf() & stacked.isfinite()).any()):
+    if bool(stored.isinf().any()):
         raise UserError(
             f"dtype 'float16' cannot hold features as large as {float(stacked.abs().max()):.3g} "
             f"(of {images.names[rows[0]]!r} or an image soon after it); use 'float32'"
@@ -442,6 +456,19 @@ def _read_shard(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     except TornFileError as error:
         warnings.warn(f"{error}; computing it again", stacklevel=3)
         return None
+
+
+def _some_read_by_now(
+    images: LabelledImages, rows: range, tensors: dict[str, Tensor], metadata: dict[str, Any]
+) -> bool:
+    """Whether an image that a stored shard has left out can be read: it was locked or out of reach then."""
+    for index in sorted(set(rows) - set(tensors["indices"].tolist())) if metadata["skipped"] else ():
+        try:
+            images.load(index)
+        except UnreadableImageError:
+            continue
+        return True
+    return False
 
 
 def _batches(

@@ -104,6 +104,8 @@ class Encoder(nn.Module):
             raise UserError(
                 f"encoder {name!r} gives features of shape {tuple(output.shape)}; it must give (images, features)"
             )
+        if not bool(output.isfinite().all()):
+            raise UserError(f"encoder {name!r} gives features that are not finite in {precision}; check its weights")
         self.dim = output.shape[1]
         if fold_batchnorm:
             fold_batchnorms(self.model, (example - self.mean) / self.std)
@@ -713,7 +715,7 @@ def fold_batchnorms(model: nn.Module, example: Tensor) -> int:
         setattr(parent, child, _FoldedNorm(norm))
         undo.append(lambda c=conv, w=weight, b=bias, p=parent, k=child, n=norm: _restore(c, w, b, p, k, n))  # type: ignore[misc]
     after = model(example)
-    if not torch.allclose(before, after, rtol=1e-3, atol=1e-3 * float(before.abs().max())):
+    if not torch.allclose(before, after, rtol=1e-3, atol=1e-3 * float(before.nan_to_num().abs().max())):
         for step in reversed(undo):  # a convolution may be in two pairs
             step()
         return 0

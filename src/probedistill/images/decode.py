@@ -13,9 +13,11 @@ import PIL
 from PIL import Image, ImageOps
 
 MAX_PIXELS = 64_000_000
-
-
 """Images with more pixels than this are refused from their header, before any pixel is decoded."""
+
+MAX_RATIO = 100
+"""Images with one side more than this many times the other are refused: their resized short side is as long as an
+encoder's input, whatever the long one becomes."""
 
 
 class UnreadableImageError(ValueError):
@@ -48,7 +50,8 @@ def decode_image(
         name: What errors call the image; by default the path or what there is.
 
     Returns:
-        A new image of mode ``"RGB"``, width × height at most ``MAX_PIXELS``.
+        A new image of mode ``"RGB"``, width × height at most ``MAX_PIXELS``, one side at most ``MAX_RATIO`` times
+        the other.
 
     Raises:
         UnreadableImageError: The image is missing, empty, corrupt, truncated, too large, not finite,
@@ -110,6 +113,15 @@ def one_line(text: str) -> str:
     return " ".join(text.split()) or text.strip()
 
 
+def as_utf8(text: str) -> str:
+    """The text itself, or where it cannot be written as UTF-8 (a file's name may be any bytes) with those escaped."""
+    try:
+        text.encode()
+        return text
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "backslashreplace").decode()
+
+
 def _decode_stream(file: BinaryIO) -> Image.Image:
     with Image.open(file, formats=_formats()) as image:
         return _to_upright_rgb(image)
@@ -121,6 +133,8 @@ def _to_upright_rgb(image: Image.Image) -> Image.Image:
         raise _RefusedError(f"has no pixels ({width} × {height})")
     if width * height > MAX_PIXELS:
         raise _RefusedError(f"{width} × {height} = {width * height} pixels; the limit is {MAX_PIXELS}")
+    if max(width, height) > MAX_RATIO * min(width, height):
+        raise _RefusedError(f"{width} × {height} pixels; one side may be at most {MAX_RATIO} times the other")
     image.load()
     try:
         upright = ImageOps.exif_transpose(image)

@@ -13,7 +13,7 @@ from PIL import Image
 from ..config import ImagesConfig
 from ..errors import UserError
 from ._source import FOLDER_SPLITS, WHOLE, Source
-from .decode import decode_image
+from .decode import as_utf8, decode_image
 from .labelled import CLASSES_ARGUMENT, LabelledImages, check_classes, digest_of
 
 _SIDECARS = frozenset({".txt", ".json", ".jsonl", ".csv", ".md", ".xml", ".yaml", ".yml"})
@@ -42,21 +42,27 @@ class _FolderSource(Source):
             check_classes(classes, found, CLASSES_ARGUMENT, self.spec, absent_ok)
         class_names = tuple(found) if classes is None else classes
         present = set(found)
-        names: list[str] = []
+        paths: list[str] = []
         labels: list[int] = []
         stamps: list[str] = []
         for label, name in enumerate(class_names):
             if name not in present:
                 continue
+            if name != as_utf8(name):
+                raise UserError(
+                    f"images {self.spec!r}: the class folder {as_utf8(name)!r} has a name that is not "
+                    "UTF-8; rename it, or choose others with --classes"
+                )
             for relative, size, mtime in sorted(_image_files(parent / name, name)):
-                names.append(relative if parent == self.root else f"{split}/{relative}")
+                paths.append(relative if parent == self.root else f"{split}/{relative}")
                 labels.append(label)
-                stamps.append(f"{names[-1]}\n{size}\n{mtime}")
+                stamps.append(f"{paths[-1]}\n{size}\n{mtime}")
+        names = [as_utf8(path) for path in paths]
         return LabelledImages(
             class_names=class_names,
             labels=labels,
             names=names,
-            load=_FileLoader(self.root, names),
+            load=_FileLoader(self.root, paths, names),
             spec=self.spec,
             split=split,
             fingerprint=digest_of("folder", *class_names, "\n", *stamps),
@@ -66,10 +72,11 @@ class _FolderSource(Source):
 @dataclass
 class _FileLoader:
     root: Path
+    paths: Sequence[str]
     names: Sequence[str]
 
     def __call__(self, index: int) -> Image.Image:
-        return decode_image(self.root / self.names[index], name=self.names[index])
+        return decode_image(self.root / self.paths[index], name=self.names[index])
 
 
 def listing(path: Path) -> list[os.DirEntry[str]]:
@@ -108,6 +115,8 @@ def _image_files(folder: Path, prefix: str) -> Iterator[tuple[str, int, int]]:
 def folder_source(place: str, config: ImagesConfig) -> Source:
     """A folder for each class, or such folders inside split folders."""
     root = Path(place).expanduser()
+    if config.images != as_utf8(config.images):
+        raise UserError(f"images {as_utf8(config.images)!r}: the path is not UTF-8; rename the folder")
     if not root.exists():
         siblings = subfolders(root.parent) if os.access(root.parent, os.R_OK) else []
         near = difflib.get_close_matches(root.name, siblings, n=1)

@@ -152,6 +152,7 @@ def check_classes(
         if name in seen:
             raise UserError(f"{argument} {name!r} is named twice; name each class once")
         seen.add(name)
-    missing = [] if absent_ok else [name for name in wanted if name not in set(known)]
+    present = set(known)
+    missing = [] if absent_ok else [name for name in wanted if name not in present]
     if missing:
         raise unknown_name(argument, missing[0], known, hint=f"(in {spec})")

@@ -23,7 +23,7 @@ from PIL import Image
 from ..config import ImagesConfig
 from ..errors import UserError
 from ._source import FOLDER_SPLITS, WHOLE, Source
-from .decode import UnreadableImageError, decode_image, one_line, reason_of
+from .decode import UnreadableImageError, as_utf8, decode_image, one_line, reason_of
 from .folder import listing, subfolders
 from .labelled import LabelledImages, digest_of
 
@@ -292,7 +292,7 @@ def _read_label(
 
 def _printable(text: str) -> str:
     """One line that can be written as UTF-8, whatever a shard calls its members and classes."""
-    return one_line(text).strip().encode("utf-8", "backslashreplace").decode()
+    return as_utf8(one_line(text).strip())
 
 
 def _wds_labels(
