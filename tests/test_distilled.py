@@ -144,6 +144,26 @@ def test_killed_while_adding_a_head_leaves_the_set_as_it_was(saved):
     assert again.soft_labels is None
 
 
+def test_extras_killed_between_two_files_are_named_for_what_they_are(saved, monkeypatch):
+    def with_record(kind: str) -> DistilledSet:
+        both = with_both(make_set(per_class=2))
+        head = replace(both.head, encoder=f"{kind}'s", fingerprint=kind)
+        return replace(both, head=head, run={**both.run, "soft_labels": {"kind": kind}})
+
+    with_record("source").save_extras(saved)
+    other = with_record("learned")
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            "probedistill.distilled.write_json", lambda path, content: (_ for _ in ()).throw(KeyboardInterrupt)
+        )
+        with pytest.raises(KeyboardInterrupt):
+            other.save_extras(saved)
+    assert json.loads((saved / "run.json").read_text())["soft_labels"] == {"kind": "source"}
+    again = DistilledSet.load(saved)
+    assert again.run["soft_labels"] == {"kind": "learned"}
+    assert (again.head.encoder, again.head.fingerprint) == ("learned's", "learned")
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -171,8 +191,9 @@ def test_damaged_soft_labels_or_head(saved, name, value):
 
 def test_head_without_the_name_of_its_encoder(saved):
     with_both(make_set(per_class=2)).save(saved)
+    tensors, metadata = load_tensors(saved / "tensors.safetensors")
     for entry in (None, "tiny", {"encoder": "tiny"}):
-        _edit(saved / "run.json", head=entry)
+        save_tensors(saved / "tensors.safetensors", tensors, {**metadata, "head": entry})
         with pytest.raises(UserError, match="damaged"):
             DistilledSet.load(saved)
 
@@ -202,6 +223,8 @@ def _edit(run_json, **changes):
         lambda f: _edit(f / "run.json", class_names=None),
         lambda f: _edit(f / "run.json", class_names=["cat"]),
         lambda f: _edit(f / "run.json", format=99),
+        lambda f: _edit(f / "run.json", config="clp"),
+        lambda f: _edit(f / "run.json", encoder=[]),
         lambda f: (f / "tensors.safetensors").unlink(),
         lambda f: (f / "tensors.safetensors").write_bytes(b"noise"),
         lambda f: os.truncate(f / "tensors.safetensors", 900),

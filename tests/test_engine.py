@@ -18,6 +18,7 @@ from probedistill.engine import _SEED_STREAM, Distiller
 from probedistill.errors import NonFiniteLossError
 from probedistill.files import load_tensors, save_tensors
 from probedistill.objectives import RealFeatures, clp_objective, lgm_objective, sfm_objective
+from probedistill.parallel import Processes
 
 SIZE, CLASSES, IPC, VIEWS, DIM = 8, 3, 2, 3, 6
 ALL_VIEWS = CLASSES * IPC * VIEWS  # 18
@@ -335,6 +336,22 @@ def test_a_micro_batch_of_more_than_all_views_is_halved_from_all_views(capsys):
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
+@pytest.mark.parametrize(("sizes", "expected"), [([[9]], 9), ([[9], [4]], 4), ([[9], [4], [2]], 9), ([[0], [0]], None)])
+def test_each_process_goes_on_with_its_own_micro_batch(sizes, expected):
+    """On as many processes as before; on another number all with that of the first."""
+    alone = make_distiller(micro_batch=None)
+    tensors, values = snapshot(alone)
+    second = Processes(1, 2)
+    own = second.share(len(alone.labels))
+    canvas = Canvas(own.stop - own.start, SIZE, dtype=torch.float64)
+    labels, options = alone.labels, {"steps": 10, "views": VIEWS, "lr": 0.05}
+    distiller = Distiller(ConvEncoder(), make_objective("sfm"), canvas, labels, processes=second, **options)
+    if len(sizes) == 1:
+        distiller = make_distiller(micro_batch=None)
+    distiller.load_state(tensors, {**values, "micro_batches": sizes})
+    assert distiller.micro_batch == expected
+
+
 def test_no_memory_for_one_view_is_an_error():
     distiller = make_distiller(encoder=RunsOut(0))
     before = snapshot(distiller)
@@ -342,7 +359,7 @@ def test_no_memory_for_one_view_is_an_error():
         distiller.step()
     assert distiller.micro_batch == 1
     after = snapshot(distiller)
-    after[1]["micro_batch"] = ALL_VIEWS
+    after[1]["micro_batches"] = [[ALL_VIEWS]]
     assert_same_state(after, before)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import time
 from pathlib import Path
@@ -12,13 +13,16 @@ import pytest
 import torch
 
 from conftest import TINY, wait_for
+from helpers_encoders import Tiny, TurnsNaN
 from helpers_images import make_image_folder
 from probedistill import (
     AugmentConfig,
     CanvasConfig,
     DistillConfig,
     DistilledSet,
+    Encoder,
     LinearProbe,
+    NonFiniteLossError,
     RunConfig,
     UserError,
     distill,
@@ -104,6 +108,19 @@ def test_class_with_one_image_among_loaded_images(encoder, photos):
         quick(images.select([0, 1, 2, 6]), encoder)
 
 
+def test_images_of_one_class(encoder, photos):
+    images = load_images(f"folder:{photos}")
+    with pytest.raises(UserError, match="has the class 'cat' alone; give images of at least 2 classes"):
+        quick(images.with_classes(["cat"]), encoder)
+
+
+@pytest.mark.parametrize("option", [{"images_per_class": 1.5}, {"steps": "3"}, {"micro_batch": "abc"}])
+def test_numbers_that_are_none(spec, encoder, option):
+    (name,) = option
+    with pytest.raises(UserError, match=f"{name} .* must be (a whole number|auto or at least 1)"):
+        quick(spec, encoder, **option)
+
+
 # ---------------------------------------------------------------- reproducible
 
 
@@ -163,9 +180,6 @@ def test_killed_process_resumes_bit_for_bit(start_process, run_cli, photos, tmp_
 
 def _stopped(spec: str, out: Path, after: float = 0.5, **options) -> Path:
     """Leave an unfinished run with two checkpoints in ``out``: an encoder that turns to NaN ends it."""
-    from helpers_encoders import TurnsNaN
-    from probedistill import Encoder, NonFiniteLossError
-
     model = TurnsNaN()
     broken = Encoder(model, name="tiny", input_size=32, mean=model.mean, std=model.std, identity="same")
     with pytest.raises(NonFiniteLossError):
@@ -174,9 +188,6 @@ def _stopped(spec: str, out: Path, after: float = 0.5, **options) -> Path:
 
 
 def _healthy():
-    from helpers_encoders import Tiny
-    from probedistill import Encoder
-
     return Encoder(Tiny(), name="tiny", input_size=32, mean=(0.5,) * 3, std=(0.25,) * 3, identity="same")
 
 
@@ -211,6 +222,45 @@ def test_resume_with_levels_that_open_one_by_one(spec, tmp_path):
     out = _stopped(spec, tmp_path / "run", **options)
     resumed = quick(spec, _healthy(), out=out, resume=True, **options)
     assert torch.equal(resumed.float_images, quick(spec, _healthy(), **options).float_images)
+
+
+def test_resume_in_another_precision_is_refused(spec, tmp_path):
+    out = _stopped(spec, tmp_path / "run", steps=12)
+    other = load_encoder(TINY, device="cpu", precision="bf16")
+    healthy = _healthy()
+    healthy.precision = other.precision
+    with pytest.raises(UserError, match="holds a run in precision 'fp32', now 'bf16'; repeat its settings"):
+        quick(spec, healthy, out=out, resume=True, steps=12)
+
+
+@pytest.mark.parametrize("content", [None, "{", '{"format": 1}', '{"config": []}', '{"config": {}, "encoder": "x"}'])
+def test_checkpoints_whose_run_is_unknown(run_cli, spec, tmp_path, content):
+    """A run.json that is gone, cut short or altered: nobody can say whose checkpoints these are."""
+    out = _stopped(spec, tmp_path / "run", steps=12)
+    (out / "run.json").unlink() if content is None else (out / "run.json").write_text(content)
+    kept = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    for arguments in (["info", out], ["distill", "--images", spec, "--encoder", TINY, "--out", out, "--resume"]):
+        assert str(out) in run_cli(*arguments).error()
+    with pytest.raises(
+        UserError, match=r"holds checkpoints without a run\.json that says whose; add --overwrite|no run"
+    ):
+        quick(spec, _healthy(), out=out, resume=True, steps=12)
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == kept
+
+
+def test_a_signal_in_the_last_step_comes_too_late(spec, tmp_path):
+    class StopsAtTheEnd(Tiny):
+        calls = 0
+
+        def forward(self, images):
+            self.calls += images.requires_grad
+            if self.calls == 3 and images.requires_grad:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().forward(images)
+
+    stopping = Encoder(StopsAtTheEnd(), name="stops", input_size=32)
+    distilled = quick(spec, stopping, out=tmp_path / "run", steps=3, micro_batch=64)
+    assert distilled.run["losses"][2] == DistilledSet.load(tmp_path / "run").run["losses"][2]
 
 
 def test_resume_without_a_run_starts_one(spec, encoder, tmp_path):

@@ -19,6 +19,7 @@ from .errors import UserError
 _COLOUR_SQRT = torch.tensor([[0.26, 0.09, 0.02], [0.27, 0.00, -0.05], [0.27, -0.09, 0.03]])
 COLOUR_MATRIX = _COLOUR_SQRT / _COLOUR_SQRT.norm(dim=0).max()
 
+_RENDERED = 64  # images at a time where there is no graph: rendering takes several times their memory
 _SEED_STREAM = 1  # keeps the canvas's noise apart from the views' and the objective's
 
 
@@ -86,7 +87,11 @@ class Canvas:
     @torch.no_grad()
     def images(self, start: int = 0, stop: int | None = None) -> Tensor:
         """Images ``start`` to ``stop``, without a graph."""
-        return self.render([level[start:stop] for level in self.levels])
+        rows = range(self.count)[start:stop]
+        images = self._like.new_empty(len(rows), 3, self.size, self.size)
+        for part, first in zip(images.split(_RENDERED), rows[::_RENDERED], strict=True):
+            part.copy_(self.render([level[first : first + len(part)] for level in self.levels]))
+        return images
 
     @torch.no_grad()
     def fill_with_noise(self, std: float, *, seed: int, first: int = 0) -> None:

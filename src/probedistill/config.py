@@ -245,6 +245,8 @@ class DistillConfig:
             raise unknown_name("preset", self.preset, presets)
         config = _fill(self, presets[self.preset])
         for name in ("images_per_class", "steps", "views"):
+            if not isinstance(getattr(config, name), int):
+                raise UserError(f"{name} {getattr(config, name)!r} must be a whole number")
             if getattr(config, name) < 1:
                 raise UserError(f"{name} {getattr(config, name)} must be at least 1")
         if not 0 < config.lr < math.inf:
@@ -253,7 +255,7 @@ class DistillConfig:
             raise UserError(f"seed {config.seed} must be 0 or more")
         if config.real_views < 0:
             raise UserError(f"real_views {config.real_views} must be 0 or more")
-        if config.micro_batch != "auto" and int(config.micro_batch) < 1:
+        if config.micro_batch != "auto" and not (isinstance(config.micro_batch, int) and config.micro_batch > 0):
             raise UserError(f"micro_batch {config.micro_batch} must be auto or at least 1")
         for weight in config.encoder_weights:
             if not 0 < weight < math.inf:

@@ -165,7 +165,7 @@ class DistilledSet:
         except UserError:
             shutil.rmtree(partial, ignore_errors=True)
             raise
-        save_tensors(folder / "tensors.safetensors", tensors, {"files": digest.value()})
+        save_tensors(folder / "tensors.safetensors", tensors, {"files": digest.value(), **self._about_extras()})
         if encoded is not None:
             run["export"]["total_bytes"] = _total_bytes(folder)
         write_json(folder / "run.json", run)
@@ -174,27 +174,35 @@ class DistilledSet:
     def save_extras(self, folder: Path | str) -> None:
         """Write soft labels and head into a folder that holds this set already; its images stay as they are.
 
-        Killed at any point, the folder holds the set as it was or as it is now: ``run.json`` comes first, and what
-        it says of a head counts only when the head is there.
+        Killed at any point, the folder holds the set as it was or as it is now: what the labels and the head are is
+        said in the file that holds them, and ``run.json`` repeats it.
 
         Raises:
             UserError: The folder cannot be written.
         """
         path = Path(folder) / "tensors.safetensors"
         tensors, metadata = load_tensors(path)
+        save_tensors(path, {**tensors, **self._extra_tensors()}, {**metadata, **self._about_extras()})
         run = self._run_json()
-        write_json(Path(folder) / "run.json", run)
-        save_tensors(path, {**tensors, **self._extra_tensors()}, metadata)
         if isinstance(run.get("export"), dict):
             run["export"] = {**run["export"], "total_bytes": _total_bytes(Path(folder))}
-            write_json(Path(folder) / "run.json", run)
+        write_json(Path(folder) / "run.json", run)
 
     def _run_json(self) -> dict[str, Any]:
         """What ``run.json`` holds."""
-        run = {"format": FORMAT, "finished": True, "class_names": list(self.class_names), **self.run}
+        return {
+            "format": FORMAT, "finished": True, "class_names": list(self.class_names), **self.run,
+            **self._about_extras(),
+        }  # fmt: skip
+
+    def _about_extras(self) -> dict[str, Any]:
+        """What is known of the soft labels and the head."""
+        about: dict[str, Any] = {}
+        if self.soft_labels is not None and "soft_labels" in self.run:
+            about["soft_labels"] = self.run["soft_labels"]
         if self.head is not None:
-            run["head"] = {"encoder": self.head.encoder, "fingerprint": self.head.fingerprint}
-        return run
+            about["head"] = {"encoder": self.head.encoder, "fingerprint": self.head.fingerprint}
+        return about
 
     def _extra_tensors(self) -> dict[str, Tensor]:
         """What ``tensors.safetensors`` holds on request."""
@@ -230,6 +238,7 @@ class DistilledSet:
             else:
                 about = run["export"]
                 images = decode_files(list(files(suffix=SUFFIXES[about["format"]])), int(about["image_size"]))
+            run |= {name: metadata[name] for name in ("soft_labels", "head") if name in metadata}
             soft_labels, head = tensors.get("soft_labels"), _read_head(tensors, run.pop("head", None))
         except UserError:
             raise
@@ -237,6 +246,7 @@ class DistilledSet:
             raise UserError(f"{str(folder)!r} is damaged ({error}); make it again or restore it") from error
         whole = (
             run.get("format") == FORMAT
+            and all(isinstance(run.get(name, {}), dict) for name in ("config", "encoder", "images"))
             and _is_set(images, labels, len(class_names))
             and (soft_labels is None or _are_soft_labels(soft_labels, len(labels), len(class_names)))
             and (head is None or _is_head(head, len(class_names)))

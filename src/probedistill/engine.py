@@ -277,7 +277,8 @@ class Distiller:
         """Tensors of all images and plain values from which `load_state` continues bit for bit.
 
         The first process gets the whole, to store; the others' tensors are empty. A checkpoint of n processes
-        loads on any other number. The tensors may be the live ones: store or clone them before the next step.
+        loads on any other number, which may round otherwise. The tensors may be the live ones: store or clone them
+        before the next step.
         """
         tensors: dict[str, Tensor] = {}
         for i, level in enumerate(self.canvas.levels):
@@ -287,7 +288,7 @@ class Distiller:
                 tensors[f"adam.{i}.{name}"] = whole
         return tensors, {
             "step": self.step_count,
-            "micro_batch": self.micro_batch,
+            "micro_batches": self.processes.gather(self._sizes(), [1] * self.processes.count).tolist(),
             "wanted_micro_batch": self._wanted,
             "levels": len(self.canvas.levels),
         }
@@ -306,9 +307,14 @@ class Distiller:
             self._optimizer.state[level] = {
                 k: v.to(level.device if k == "step" else level, copy=True) for k, v in moments.items()
             }
-        self.step_count, sizes = values["step"], values["micro_batch"]
-        if self._wanted is None or self._wanted == values.get("wanted_micro_batch"):
-            self._micro_batches = list(sizes) if isinstance(sizes, list) else [sizes] * len(self.towers)
+        self.step_count, of_ranks = values["step"], values["micro_batches"]
+        if self._wanted is None or self._wanted == values["wanted_micro_batch"]:
+            same = len(of_ranks) == self.processes.count
+            self._micro_batches = [size or None for size in of_ranks[self.processes.rank if same else 0]]
+
+    def _sizes(self) -> Tensor:
+        """(1, number of towers) this process's micro-batches, 0 where it has none yet."""
+        return torch.tensor([[size or 0 for size in self._micro_batches]])
 
 
 def _backward(batch: _Batch, feature_gradient: Tensor) -> list[Tensor]:

@@ -24,7 +24,7 @@ _SEED_STREAM = 7
 _VIEWS = 20  # of each synthetic image behind its soft labels
 _SMOOTHING = 0.1  # learned labels start at one-hot rows, of which this much is spread over all classes
 _ITERATIONS = 300  # of L-BFGS
-_MOST_REAL = 20_000  # real features that learned labels are fitted on
+_MOST_REAL = 20_000  # real features that learned labels and temperatures are fitted on
 _TEMPERATURES = (1e-3, 1e2)
 
 
@@ -47,7 +47,8 @@ def with_extras(
     * ``"learned"``: rows T such that the ridge probe that is fitted on (images, T) has the smallest class-balanced
       cross-entropy on the real centre features; see `learned_labels`.
 
-    All real features are held in memory. Equal inputs and seed give equal results.
+    Of more than 20,000 real images the temperature and the learned labels see a draw with as many of each class as
+    it has. For the head all real features are held in memory. Equal inputs and seed give equal results.
 
     Args:
         distilled: The set; its 8-bit images are looked at.
@@ -79,12 +80,12 @@ def with_extras(
     if soft_labels != "none":
         augment = replace(augment or made_with(distilled), noise_prob=0.0)
         views = view_features(encoder, distilled.images, augment, _VIEWS, seed=seed, stream=_SEED_STREAM)
+        chosen = _chosen(bank, seed)
+        real, y = bank.take(chosen, views="centre"), bank.labels[chosen]
         if soft_labels == "source":
-            temperature = best_temperature(probe.logits(bank.centre), bank.labels.numpy())
+            temperature = best_temperature(probe.logits(real), y.numpy())
             rows = softmax(probe.logits(views.mean(dim=0)) / temperature)
         else:
-            chosen = _chosen(bank, seed)
-            real, y = bank.take(chosen, views="centre"), bank.labels[chosen]
             rows, temperature = learned_labels(views, distilled.labels, real, y, bank.num_classes)
         changes["soft_labels"] = torch.from_numpy(rows).float()
         about = {"kind": soft_labels, "temperature": temperature, "views": _VIEWS, "seed": seed}

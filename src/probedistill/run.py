@@ -77,8 +77,9 @@ def distill(
         strict: Raise on unreadable images instead of leaving them out with a warning.
 
     Returns:
-        The synthetic images, also saved in ``out``. Equal inputs and seed give equal images, on the
-        CPU bit for bit, also when the run was interrupted and resumed.
+        The synthetic images, also saved in ``out``. Equal inputs and seed give equal images, on the CPU bit for bit
+        with the same number of threads, processes and views in a micro-batch (``"auto"`` goes by free memory); also
+        when the run was interrupted and resumed, which goes on with the micro-batch that it had.
 
     Raises:
         UserError: Bad input; nothing has been written.
@@ -284,7 +285,7 @@ def _optimise(
             except NonFiniteLossError as error:
                 save()
                 kept = f"; the last good state is in {folder / 'checkpoints'}" if folder is not None else ""
-                raise NonFiniteLossError(f"{error}{kept}; try a smaller --lr or --precision fp32") from None
+                raise NonFiniteLossError(f"{error}{kept}; start anew with a smaller --lr or --precision fp32") from None
             history.losses.append(loss)
             for values, value in zip(history.losses_by_encoder, distiller.losses.tolist(), strict=False):
                 values.append(value)
@@ -309,7 +310,7 @@ def _optimise(
             if wish:
                 save()
                 saved = time.monotonic()
-            if wish > _STOP:
+            if wish > _STOP and done < steps:  # with all steps done the run is finished, not interrupted
                 raise Interrupted(wish - _STOP, folder)
             mark = time.monotonic()  # looking and saving are not part of the method's cost
     save()
@@ -331,7 +332,8 @@ def _quick_accuracy(distiller: Distiller, images: Tensor, test: FeatureBank) -> 
         encoder = distiller.towers[0].encoder
         features = torch.cat([encoder(part.to(distiller.device)).cpu() for part in images.split(64)])
     probe = LinearProbe("ridge").fit(features, distiller.labels.cpu())
-    return float(probe.score(test.centre.numpy(), test.labels.numpy()))
+    right = sum(int((probe.predict(real) == y.numpy()).sum()) for real, y in test.blocks(views="centre"))
+    return right / len(test)
 
 
 def _describe(config: DistillConfig, encoders: list[Encoder], train: LabelledImages) -> dict[str, Any]:
@@ -372,6 +374,10 @@ def _describe(config: DistillConfig, encoders: list[Encoder], train: LabelledIma
 
 
 def _check_counts(train: LabelledImages, config: DistillConfig) -> None:
+    if len(train.class_names) < 2:
+        raise UserError(
+            f"{train.spec!r} has the class {train.class_names[0]!r} alone; give images of at least 2 classes"
+        )
     least = max(2, config.images_per_class if config.canvas.init == "real" else 2)
     for name, count in zip(train.class_names, train.counts().tolist(), strict=True):
         if count < least:

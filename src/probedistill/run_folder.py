@@ -86,6 +86,8 @@ def check_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
     except PermissionError as error:
         raise UserError(f"out {str(folder)!r} cannot be read: {error.strerror}; choose another folder") from error
     state = None if empty else _read_run(folder)
+    if state is not None and "config" not in state and not overwrite:
+        raise UserError(f"out {str(folder)!r} holds checkpoints without a run.json that says whose; add --overwrite")
     if state is None and not empty:
         raise UserError(f"out {str(folder)!r} is not empty and holds no run; choose another folder")
     if state is not None and not (resume or overwrite):
@@ -108,7 +110,7 @@ def begun_by_this_launch(folder: Path) -> bool:
 def check_same_run(folder: Path, about: dict[str, Any]) -> DistilledSet | None:
     """Refuse to resume another run; return the set if this one is finished."""
     state = _read_run(folder)
-    if state is None or "config" not in state:
+    if state is None:
         return None
     for what in ("encoder", "images"):
         if state[what]["fingerprint"] != about[what]["fingerprint"]:
@@ -123,6 +125,12 @@ def check_same_run(folder: Path, about: dict[str, Any]) -> DistilledSet | None:
             f"out {str(folder)!r} holds a run of other further encoders ({names[0]}, now {names[1]}); "
             "choose another folder or add --overwrite instead of --resume"
         )
+    for one, other in zip([state["encoder"], *before], [about["encoder"], *now], strict=True):
+        if one.get("precision") != other["precision"]:
+            raise UserError(
+                f"out {str(folder)!r} holds a run in precision {one.get('precision')!r}, now {other['precision']!r}; "
+                "repeat its settings, or choose another folder"
+            )
     was, wanted = {**NO_EXTRAS, **state["config"]}, {**NO_EXTRAS, **about["config"]}
     differing = [k for k, v in wanted.items() if was.get(k) != v and k not in ("micro_batch", "also")]
     if differing:
@@ -264,8 +272,21 @@ def _read_run(folder: Path) -> dict[str, Any] | None:
         if any((folder / "checkpoints").glob("step-*.safetensors")):
             return {"finished": False}  # a run without its run.json
         return None
-    ours = isinstance(content, dict) and {"format", "config", "encoder", "images"} <= content.keys()
-    return content if ours else None
+    return content if _is_run(content) else None
+
+
+def _is_run(content: Any) -> bool:
+    """Whether this is what ``run.json`` holds, as far as it is looked at here."""
+    if not isinstance(content, dict) or not {"format", "class_names", "versions"} <= content.keys():
+        return False
+    parts = {
+        "config": ("method", "preset", "steps", "seed"),
+        "encoder": ("name", "fingerprint", "input_size"),
+        "images": ("spec", "split", "count", "fingerprint"),
+    }
+    return all(
+        isinstance(content.get(part), dict) and content[part].keys() >= set(keys) for part, keys in parts.items()
+    )
 
 
 def _label(entry: dict[str, Any]) -> str:
