@@ -467,6 +467,16 @@ def test_no_width_loses_a_row_or_a_number(class_names, width):
     assert "…" not in text
 
 
+@pytest.mark.parametrize("what", ["runs", "encoders"])
+def test_named_twice(bias_cli, run, what):
+    arguments = [[run, f"{run}/."]] if what == "runs" else ["--encoders", TINY, TINY]
+    assert "is named twice" in bias_cli(*arguments).error()
+
+
+def test_a_probe_that_full_data_do_not_have(bias_cli):
+    assert "unknown probe 'inherited'" in bias_cli("--encoders", TINY, "--probe", "inherited").error()
+
+
 def test_as_wide_a_table_as_fits():
     report = made_report(((0.3, 0.3), (0.4, 0.4)), ((0.3, 0.3), (0.4, 0.4)))
     assert len(report.tables(110)) == 2, "entries side by side"
@@ -546,7 +556,7 @@ def test_the_encoder_of_a_run(bias_cli, run, data, tmp_path):
 
 
 def test_unknown_probe(bias_cli):
-    assert "unknown probes 'rigde'; did you mean 'ridge'" in bias_cli("--encoders", TINY, "--probe", "rigde").error()
+    assert "unknown probe 'rigde'; did you mean 'ridge'" in bias_cli("--encoders", TINY, "--probe", "rigde").error()
 
 
 @pytest.mark.skipif(

@@ -680,8 +680,33 @@ def test_names_are_printed_as_they_are(run_cli, photos, tmp_path):
     done = run_cli(*arguments)
     assert done.code == 0, done.err
     assert str(out) in done.out
-    shown = run_cli("info", out)
-    assert shown.code == 0, shown.err
+    named = shutil.copytree(photos, tmp_path / "x [red] [/b]")
+    (named / "train" / "cat").rename(named / "train" / "[b]cat")
+    spec, again = f"folder:{named / 'train'}", tmp_path / "again [/b]"
+    assert run_cli("distill", "--images", spec, *arguments[3:-1], again).code == 0
+    shown = run_cli("info", again)
+    assert "[b]cat, dog" in shown.out
+    assert "\\" not in shown.out
+    matrix = run_cli("transfer", again, "--images", spec, "--encoders", TINY, "--seeds", 1, "--out", tmp_path / "t")
+    assert matrix.code == 0, matrix.err
+    assert str(named) in "".join(matrix.out.split("\n")).replace("  ", " ")
+    assert str(again) in run_cli("watch", again).out
+
+
+def test_every_option_of_a_command_may_stand_in_a_file(run_cli, distil_cli, photos, tmp_path):
+    out, file, spec = tmp_path / "run", tmp_path / "options.yaml", f"folder:{photos}"
+    assert distil_cli("--out", out).code == 0
+    file.write_text("seeds: 1\nviews: 2\nprobes: [logistic]\nbaselines: [random]\n")
+    arguments = ["transfer", out, "--images", spec, "--encoders", TINY, "--out", tmp_path / "t", "--config", file]
+    assert run_cli(*arguments).code == 0
+    protocol = json.loads((tmp_path / "t" / "transfer.json").read_text())["protocol"]
+    assert [protocol[name] for name in ("seeds", "views", "probes", "baselines")] == [1, 2, ["logistic"], ["random"]]
+    file.write_text("images_per_class: 2\nseeds: 1\nbaselines: [random]\n")
+    result = run_cli("baseline", "--images", spec, "--encoder", TINY, "--out", tmp_path / "b.json", "--config", file)
+    assert result.code == 0, result.err
+    assert json.loads((tmp_path / "b.json").read_text())["rows"][0]["images"] == 4
+    file.write_text("k: 3\nseeed: 1\n")
+    assert "unknown option in options.yaml 'seeed'; did you mean 'seed'" in run_cli(*arguments).error()
 
 
 def test_interrupted_anywhere_it_says_stopped(run_cli, monkeypatch, photos, tmp_path):

@@ -12,12 +12,15 @@ import torch
 from conftest import TINY
 from helpers_images import make_image_folder
 from probedistill import (
+    AugmentConfig,
     DistilledSet,
     Head,
     InheritedProbe,
+    LinearProbe,
     UserError,
     distill,
     evaluate,
+    evaluation,
     load_encoder,
     load_images,
     load_splits,
@@ -70,16 +73,69 @@ def test_sgd_probe(distilled, encoder, data):
     assert result["full real data", "sgd"].top1 > 0.8
 
 
-def test_seeds_draw_views_and_random_images(distilled, encoder, data):
+def test_seeds_draw_views_and_random_images(distilled, encoder, data, monkeypatch):
     one = score(distilled, encoder, data, seeds=4, probes=["ridge"], baselines=["random"])
     two = score(distilled, encoder, data, seeds=4, probes=["ridge"], baselines=["random"])
     assert [r.scores for r in one.rows] == [r.scores for r in two.rows]
     assert [s.top1 for s in score(distilled, encoder, data, seeds=2).rows[0].scores] == [
         s.top1 for s in one["distilled"].scores[:2]
     ]
+    noise = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    noise_set = DistilledSet(noise, torch.arange(3), NAMES)
+    viewed = score(noise_set, encoder, data, seeds=6, views=1, baselines=[])["distilled"]
+    assert len({str(s.to_dict()) for s in viewed.scores}) > 1, "another seed, other views"
+    drawn = set()
+    draw = evaluation.random_images
+    monkeypatch.setattr(
+        evaluation, "random_images", lambda *a, **k: drawn.add(tuple((rows := draw(*a, **k)).tolist())) or rows
+    )
+    score(None, encoder, data, seeds=6, views=0, baselines=["random"])
+    assert len(drawn) > 1, "other images"
     values = [s.top1 for s in one["random real"].scores]
     assert one["random real"].top1 == pytest.approx(np.mean(values))
     assert one["random real"].std == pytest.approx(np.std(values, ddof=1))
+
+
+def test_full_data_are_fitted_anew_where_the_seed_has_a_say(encoder, data):
+    probes = ["ridge", "logistic", "sgd"]
+    result = score(None, encoder, data, seeds=3, probes=probes, full_views=1, full_epochs=4, baselines=["full"])
+    train = extract(encoder, data[0], views=1, augment=replace(AugmentConfig(), noise_prob=0.0), progress=False)
+    test = extract(encoder, data[1], progress=False)
+    features = torch.cat([train.centre[None], train.augmented])
+    for solver in probes:
+        for seed, scores in enumerate(result["full real data", solver].scores):
+            probe = LinearProbe(solver, epochs=4, random_state=seed).fit_views(features, train.labels)
+            assert scores.top1 == pytest.approx(probe.score(test.centre.numpy(), test.labels.numpy()))
+
+
+def test_sgd_views_are_how_many_different_ones_it_sees(distilled, encoder, data, monkeypatch):
+    seen = []
+    draw = evaluation.view_features
+    monkeypatch.setattr(
+        evaluation, "view_features", lambda e, i, a, views, **k: seen.append(views) or draw(e, i, a, views, **k)
+    )
+    for sgd_views, expected in ((4, 4), (None, 7)):
+        score(distilled, encoder, data, probes=["sgd"], epochs=7, sgd_views=sgd_views, seeds=1, baselines=[])
+        assert seen.pop() == expected
+    assert not seen
+
+
+def test_top_5_is_shown_where_there_are_more_classes(encoder, tmp_path):
+    names = tuple("abcdefg")
+    data = load_splits(f"folder:{make_image_folder(tmp_path / 'seven', classes=names, per_class=2)}")
+    result = score(None, encoder, data, baselines=["centroids", "means"], views=0, seeds=1)
+    for row in result.rows:
+        assert row.scores[0].top1 <= row.scores[0].top5 <= 1
+    assert "top-5 %" in str(result)
+
+
+def test_strict_refuses_what_evaluation_would_leave_out(distilled, encoder, tmp_path):
+    folder = make_image_folder(tmp_path / "photos", classes=NAMES, per_class=3)
+    (folder / "test" / "cat" / "0001.png").write_text("no image")
+    data = load_splits(f"folder:{folder}")
+    assert score(distilled, encoder, data, seeds=1, baselines=[])["distilled"].scores[0].n == 8
+    with pytest.raises(UserError, match=r"test/cat/0001\.png"):
+        score(distilled, encoder, data, seeds=1, baselines=[], strict=True)
 
 
 def test_means_row_is_the_nearest_to_class_means(encoder, data):
@@ -88,8 +144,6 @@ def test_means_row_is_the_nearest_to_class_means(encoder, data):
     assert row.images == 3
     train, test = (extract(encoder, part, progress=False) for part in data)
     means = torch.stack([train.centre[train.labels == c].mean(0) for c in range(3)])
-    from probedistill import LinearProbe
-
     probe = LinearProbe("ridge", random_state=0).fit(means, torch.arange(3))
     assert row.top1 == pytest.approx(probe.score(test.centre.numpy(), test.labels.numpy()))
 
@@ -138,7 +192,41 @@ def test_groups(distilled, encoder, data):
         for s in row.scores:
             assert 0 <= s.worst_group <= s.top1
     assert "worst group" in str(result)
+    for turned in (data[1], data[1].with_classes(["hen", "cat", "dog"])):  # in the order of the images, not of the set
+        groups = [f"group {turned.class_names[label]}" for label in turned.labels]
+        for s in score(distilled, encoder, (data[0], turned), groups=groups, baselines=[])["distilled"].scores:
+            assert s.groups == {f"group {name}": value for name, value in s.per_class.items()}
     assert "worst group" not in str(score(distilled, encoder, data, baselines=["full"]))
+
+
+def test_groups_of_images_that_the_set_has_no_class_for(distilled, encoder, data):
+    two = DistilledSet(distilled.float_images[[2, 0]], torch.tensor([0, 1]), ("hen", "cat"), distilled.run)
+    groups = [f"group {data[1].class_names[label]}" for label in data[1].labels]
+    scores = score(two, encoder, data, groups=groups, baselines=[])["distilled"].scores[0]
+    assert scores.groups == {f"group {name}": value for name, value in scores.per_class.items()}
+    with pytest.raises(UserError, match="groups are 3 names for 15 test images; give one for each"):
+        score(two, encoder, data, groups=groups[:3])
+
+
+def test_an_augmentation_out_of_range(distilled, encoder, data):
+    with pytest.raises(UserError, match=r"augment\.scale"):
+        score(distilled, encoder, data, augment=AugmentConfig(scale=(3.0, 9.0)))
+
+
+@pytest.mark.parametrize(("name", "values"), [("probes", ["ridge", "ridge"]), ("baselines", ["full", "means", "full"])])
+def test_a_name_that_comes_twice(distilled, encoder, data, name, values):
+    with pytest.raises(UserError, match=f"{name} '{values[0]}' is named twice; name each once"):
+        score(distilled, encoder, data, **{name: values})
+
+
+def test_rows_of_another_precision_do_not_stand_in_one_file(distilled, encoder, data, tmp_path):
+    file = tmp_path / "scores.json"
+    for precision, probe in (("bf16", "ridge"), ("fp32", "logistic")):
+        other = load_encoder(TINY, device="cpu", precision=precision)
+        score(distilled, other, data, probes=[probe], baselines=[]).save(file)
+    kept = json.loads(file.read_text())
+    assert kept["context"]["encoder"]["precision"] == "fp32"
+    assert [row["probe"] for row in kept["rows"]] == ["logistic"]
 
 
 def test_transfer_to_an_encoder_of_another_size(distilled, data):

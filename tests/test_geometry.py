@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import shutil
 import sys
 from dataclasses import replace
 
@@ -12,11 +14,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from scipy.stats import rankdata, wilcoxon
 
 from conftest import TINY
 from helpers_images import make_image_folder
 from probedistill import DistilledSet, LabelledImages, UserError, geometry, load_encoder, load_images
-from probedistill.class_geometry import MEASURES, RealReference, class_test, describe_classes
+from probedistill.class_geometry import MEASURES, RealReference, class_test, describe_classes, signed_rank_test
 
 PLACED = [name for name in MEASURES if name != "own_neighbours"]
 
@@ -196,6 +199,44 @@ def test_real_images_in_the_place_of_synthetic_ones_are_not_at_the_periphery():
         quantiles.append(placed["distance_quantile"])
     assert np.mean(quantiles) == pytest.approx(0.5, abs=0.1)
     assert class_test(np.concatenate(quantiles)).p > 0.05
+
+
+@given(st.lists(st.integers(-4, 4), min_size=1, max_size=9))
+def test_signed_ranks_with_ties_are_counted_exactly(values):
+    differences = np.array(values, float)
+    kept = differences[differences != 0]
+    ranks = rankdata(np.abs(kept))
+    sums = [np.dot(ranks, signs) for signs in itertools.product((0, 1), repeat=len(kept))]
+    found = ranks[kept > 0].sum()
+    tail = min(np.mean(np.array(sums) <= found), np.mean(np.array(sums) >= found))
+    assert signed_rank_test(differences) == pytest.approx(min(1, 2 * tail))
+
+
+@pytest.mark.parametrize("count", [5, 40, 100, 300])
+def test_signed_ranks_without_ties_are_those_of_scipy(count):
+    differences = np.random.default_rng(count).normal(0.1, 1, count)
+    exact = "exact" if count <= 100 else "approx"
+    assert signed_rank_test(differences) == pytest.approx(wilcoxon(differences, method=exact).pvalue, rel=1e-9)
+
+
+def test_a_class_whose_images_are_the_same(tmp_path):
+    folder = make_image_folder(tmp_path / "photos", classes=("cat", "dog", "hen"), per_class=5, splits=())
+    for path in sorted((folder / "dog").iterdir())[1:]:
+        shutil.copy(folder / "dog" / "0000.png", path)
+    images, encoder = load_images(f"folder:{folder}"), load_encoder(TINY, device="cpu")
+    pixels = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    found = geometry(DistilledSet(pixels, torch.arange(3), images.class_names), encoder, images, k=2, progress=False)
+    found.save(tmp_path)
+
+    def refuse(constant: str):
+        raise AssertionError(constant)
+
+    kept = json.loads((tmp_path / "geometry.json").read_text(), parse_constant=refuse)
+    ratios = [entry["synthetic"]["distance_ratio"] for entry in kept["classes"]]
+    assert [ratio is None for ratio in ratios] == [False, True, False]
+    assert kept["summary"]["synthetic"]["distance_ratio"] == pytest.approx((ratios[0] + ratios[2]) / 2)
+    assert "nan" not in str(found)
+    assert "–" in str(found)
 
 
 def test_a_test_over_classes():

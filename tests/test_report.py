@@ -97,6 +97,36 @@ def test_scores_settings_and_command(run, report):
     assert "images: folder:photos" in page.text
 
 
+def test_the_headline_is_of_one_probe_and_of_the_run_s_own_encoder(run, report):
+    own = json.loads((run / "evaluation-tiny.json").read_text())
+    other = json.loads(json.dumps(own).replace("0.618", "0.111"))
+    write(run / "evaluation-another.json", other)  # comes first in the folder
+    own["context"]["encoder"]["fingerprint"] = "ab" * 32
+    logistic = {**own["rows"][0], "probe": "logistic", "top1": 0.95}
+    write(run / "evaluation-tiny.json", {**own, "rows": [logistic, *own["rows"]]})
+    page = report(run)
+    assert "3 distilled images train a logistic probe to 95.0 %. " in page.text  # full data are ridge's
+    assert "62 %" in {
+        image["score"].replace("\u00a0", " ") for image in json.loads(page.script("data"))["r0"]["images"]
+    }
+
+
+def test_the_transfer_figure_says_what_its_table_says(run, report):
+    content = results(("cat", "dog"))["transfer"]
+    content["sources"][0]["soft_labels"] = True
+    content["baselines"]["inherited"]["random"] = [None, None]
+    write(run / "transfer.json", content)
+    page = report(run)
+    plots = [json.loads(text) for values, text in page.scripts if values.get("type") == "application/json"]
+    heat = [plot for plot in plots if plot.get("data") and plot["data"][0]["type"] == "heatmap"]
+    ridge, inherited = (list(plot["layout"]["yaxis"]["ticktext"]) for plot in heat)
+    assert ridge[:2] == ["a, soft labels", "b"]
+    assert "full real data" in ridge
+    assert inherited[:3] == ["a", "b", "full real data, ridge"]
+    assert len(inherited) == 4, "and random images behind the head of a, but none of their own"
+    assert "Top-1 of an inherited probe" in page.text
+
+
 def test_images_are_in_it_as_they_are(run, report):
     from probedistill import DistilledSet
 
@@ -370,13 +400,19 @@ def test_damaged_deviation(run, report):
         ({"method": "clp", "steps": "many"}, "method clp, many steps"),
         ({"steps": [1]}, "method [1] steps"),
         ({"method": None}, "state"),
-        ("clp", "state"),
     ],
 )
 def test_damaged_config_of_a_run(run, report, config, says):
     state = json.loads((run / "run.json").read_text())
     write(run / "run.json", {**state, "config": config})
     assert says in report(run).text
+
+
+def test_a_record_that_is_none(run, report):
+    state = json.loads((run / "run.json").read_text())
+    write(run / "run.json", {**state, "config": "clp"})
+    with pytest.raises(UserError, match="is damaged"):
+        report(run)
 
 
 def test_damaged_sprites_are_left_out(run, report):

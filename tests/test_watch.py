@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from conftest import wait_for
 from helpers_report import make_run, write
-from probedistill.watch import bucket_means, read_progress, sparkline
+from probedistill._text import as_text
+from probedistill.watch import _view, bucket_means, read_progress, sparkline
 
 ABOUT = {"format": 1, "finished": False, "class_names": ["cat"], "config": {"steps": 40}}
 SO_FAR = {"step": 10, "steps": 40, "losses": [2.0, 1.0], "accuracy": [[5, 0.25]], "seconds": 5.0}
@@ -42,6 +43,13 @@ def test_states(tmp_path, under_way):
     done = read_progress(make_run(tmp_path / "done"))
     assert done.state == "finished"
     assert done.line() == "finished: step 40 of 40, loss 0.0500, probe 50.0 % at step 40, 12 s"
+
+
+def test_what_a_terminal_shows(under_way):
+    folder = under_way.rename(under_way.with_name("a [red] [b] run"))
+    text = as_text(_view(folder, read_progress(folder)), width=300)
+    for part in ("a [red] [b] run: step 10 of 40", "2.0000 → 1.0000", "step 5: 25.0 %", str(folder / "preview.png")):
+        assert part in text
 
 
 def test_a_killed_run_is_said_to_be_quiet(under_way):

@@ -24,10 +24,10 @@ from torch import Tensor
 from ._version import __version__
 from .bank import extract_features
 from .baselines import medoids
-from .config import EncoderConfig, EvaluateConfig, ImagesConfig
+from .config import SOLVERS, EncoderConfig, EvaluateConfig, ImagesConfig
 from .distilled import DistilledSet
 from .encoders import Encoder, encoder_config, load_encoder
-from .errors import UserError
+from .errors import UserError, unknown_name
 from .evaluation import Row, evaluate
 from .files import check_writable, whole_file, write_json
 from .groups import group_names, read_groups
@@ -512,10 +512,15 @@ def bias(
     Raises:
         UserError: Bad input; nothing has been written.
     """
+    if probe not in SOLVERS:  # not the inherited one: full data have no projector
+        raise unknown_name("probe", probe, SOLVERS)
     EvaluateConfig(probes=[probe], seeds=seeds, views=views).check()
     if not runs:
         raise UserError("runs is empty; give the folder of at least one finished run")
     folders = [Path(run) for run in runs]
+    for number, folder in enumerate(folders):
+        if folder.resolve() in [other.resolve() for other in folders[:number]]:
+            raise UserError(f"run {str(folder)!r} is named twice; name each run once")
     sets = [DistilledSet.load(folder) for folder in folders]
     class_names = sets[0].class_names
     for folder, distilled in zip(folders, sets, strict=True):
@@ -529,6 +534,9 @@ def bias(
     named = None if encoders is None else [encoder_config(e) if isinstance(e, str) else e for e in encoders]
     if named == []:
         raise UserError("encoders is empty; name at least one, or leave it out for each run's own")
+    for number, one in enumerate(named or ()):
+        if one in (named or [])[:number]:
+            raise UserError(f"encoders {one.encoder!r} is named twice; name each once")
     own = [own_encoder(folder, mend="--encoders") for folder in folders] if named is None else []
     read = read_groups(groups, attributes)
     train, test = (part.with_classes(class_names) for part in load_splits(images))
@@ -695,16 +703,11 @@ _COLOURS = {
 
 def draw_bias(report: BiasReport, path: Path) -> None:
     """Draw accuracy per group and the likeness to background and object, a row for each entry."""
-    import matplotlib as mpl
-
-    mpl.use("agg")
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
     order = report.ranking["worst_group"]
-    figure, axes = plt.subplots(
-        len(order), 2, figsize=(11, 0.9 + 2.8 * len(order)), width_ratios=[5, 3], squeeze=False, sharex="col",
-        layout="constrained",
-    )  # fmt: skip
+    figure = Figure((11, 0.9 + 2.8 * len(order)), layout="constrained")
+    axes = figure.subplots(len(order), 2, width_ratios=[5, 3], squeeze=False, sharex="col")
     usual = {f"{one['class']}/{one['background']}" for one in report.usual}
     names = [group + ("\nusual" if group in usual else "\nrare") for group in report.groups]
     for (left, right), place in zip(axes, order, strict=True):
@@ -740,7 +743,6 @@ def draw_bias(report: BiasReport, path: Path) -> None:
             figure.legend(handles, labels, loc=where, fontsize=8, ncols=3, frameon=False)
     with whole_file(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
-    plt.close(figure)
 
 
 __all__ = [

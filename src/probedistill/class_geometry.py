@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from rich.markup import escape
 from rich.table import Table
-from scipy.stats import wilcoxon
+from scipy.stats import rankdata, wilcoxon
 from sklearn.decomposition import PCA
 from torch import Tensor
 
@@ -36,6 +37,7 @@ _SEED_STREAM = 8
 _BLOCK = 512
 _NEIGHBOUR_SAMPLE = 2000  # real images whose own neighbours are looked up: the baseline costs no more than that
 _RESAMPLES = 9999
+_EXACT = 100  # differences whose signed-rank test is exact
 _KINDS = ("synthetic", "medoid", "real")
 
 Array = NDArray[np.float64]
@@ -61,8 +63,9 @@ class Place:
         angle_quantile: The same by angle.
         margin_quantile: Share of the class's real images with a smaller margin; a support vector has a small one.
         margin: Distance to the nearest other class mean − distance to its own.
-        relative_margin: The same, divided by the median distance of the class's real images to their mean.
-        distance_ratio: Distance to the class mean, divided by that median.
+        relative_margin: The same, divided by the median distance of the class's real images to their mean; NaN where
+            that is 0, because most of them are the same.
+        distance_ratio: Distance to the class mean, divided by that median; NaN likewise.
         norm_ratio: Norm of the features, divided by the mean norm of the class's real images.
         own_neighbours: Share of its k nearest real images that are of its own class.
     """
@@ -117,6 +120,7 @@ class RealReference:
         distance, _, margin = raw
         of_class = [(self.labels == c).nonzero()[:, 0] for c in range(self.num_classes)]
         typical = torch.stack([self._own[0][of].median() for of in of_class])[labels]
+        typical[typical == 0] = math.nan  # most of the class's images are the same: it has no unit of length
         result = {"margin": margin, "relative_margin": margin / typical, "distance_ratio": distance / typical}
         result["norm_ratio"] = self._norm(points) / self._norms[labels]
         names = ("distance_quantile", "angle_quantile", "margin_quantile")
@@ -203,9 +207,29 @@ def class_test(quantiles: Array, *, seed: int = 0) -> ClassTest:
     rng = np.random.default_rng(derive_seed(seed, _SEED_STREAM))
     means = rng.choice(quantiles, size=(_RESAMPLES, len(quantiles))).mean(axis=1)
     low, high = np.quantile(means, [0.025, 0.975])
-    differences = quantiles - 0.5
-    p = float(wilcoxon(differences).pvalue) if np.any(differences) else 1.0
-    return ClassTest(float(quantiles.mean()), (float(low), float(high)), p)
+    return ClassTest(float(quantiles.mean()), (float(low), float(high)), signed_rank_test(quantiles - 0.5))
+
+
+def signed_rank_test(differences: Array) -> float:
+    """Two-sided p-value of Wilcoxon's signed-rank test; differences (n,) of 0 are left out.
+
+    Exact, with ties, for up to 100 differences, by counting the sign patterns that give each rank sum; SciPy
+    enumerates them one by one, in Python, and has the normal approximation from 14 on where there are ties. Beyond
+    100 it is that approximation here, too.
+    """
+    differences = differences[differences != 0]
+    if not len(differences):
+        return 1.0
+    if len(differences) > _EXACT:
+        return float(wilcoxon(differences, method="approx").pvalue)
+    ranks = np.rint(2 * rankdata(np.abs(differences))).astype(int)  # twice: ties have ranks that end in one half
+    chance = np.zeros(ranks.sum() + 1)  # of each sum of the positive ranks
+    chance[0] = 1.0
+    for rank in ranks:
+        chance /= 2
+        chance[rank:] += chance[:-rank].copy()
+    found = int(ranks[differences > 0].sum())
+    return float(min(1.0, 2 * min(chance[: found + 1].sum(), chance[found:].sum())))
 
 
 @dataclass(frozen=True)
@@ -332,8 +356,10 @@ class Geometry:
         return sorted(set(self.points.labels.tolist()))
 
     def mean(self, kind: str, measure: str) -> float:
-        """Mean of a measure over classes; ``kind`` is ``"synthetic"``, ``"medoid"`` or ``"real"``."""
-        return float(np.mean([getattr(getattr(c, kind), measure) for c in self.classes]))
+        """Mean of a measure over the classes that have it; ``kind`` is ``"synthetic"``, ``"medoid"`` or ``"real"``."""
+        values = np.array([getattr(getattr(c, kind), measure) for c in self.classes])
+        known = values[~np.isnan(values)]
+        return float(known.mean()) if len(known) else math.nan
 
     def table(self) -> Table:
         """The drawn classes and the means over all classes."""
@@ -356,11 +382,11 @@ class Geometry:
             table.add_column(title, justify="right")
         for c in self.drawn:
             place = self.classes[c].synthetic
-            table.add_row(escape(self.classes[c].name), *(f"{getattr(place, m):.2f}" for m in columns.values()))
+            table.add_row(escape(self.classes[c].name), *(_number(getattr(place, m)) for m in columns.values()))
         table.add_section()
         titles = ("mean of all", "medoids", "random real")
         for kind, title in zip(_KINDS, titles, strict=True):
-            table.add_row(title, *(f"{self.mean(kind, m):.2f}" for m in columns.values()))
+            table.add_row(title, *(_number(self.mean(kind, m)) for m in columns.values()))
         return table
 
     def findings(self) -> list[str]:
@@ -381,7 +407,7 @@ class Geometry:
         return as_text(self.table(), *map(escape, self.findings()), width=110, sep="\n", soft_wrap=True)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
+        """Plain values, ready for JSON; NaN is ``None``."""
         points = self.points
         return {
             "kind": "geometry",
@@ -395,9 +421,11 @@ class Geometry:
                 {"x": float(f"{x:.5g}"), "y": float(f"{y:.5g}"), "label": int(label), "kind": kind, "name": name}
                 for (x, y), label, kind, name in zip(points.xy, points.labels, points.kinds, points.names, strict=True)
             ],
-            "classes": [asdict(c) for c in self.classes],
+            "classes": [
+                {**asdict(c), **{kind: _without_nan(asdict(getattr(c, kind))) for kind in _KINDS}} for c in self.classes
+            ],
             "summary": {
-                **{kind: {m: self.mean(kind, m) for m in MEASURES} for kind in _KINDS},
+                **{kind: _without_nan({m: self.mean(kind, m) for m in MEASURES}) for kind in _KINDS},
                 "tests": {name: asdict(test) for name, test in self.tests.items()},
             },
         }
@@ -408,6 +436,14 @@ class Geometry:
 
         write_json(Path(folder) / "geometry.json", self.to_dict())
         draw_geometry(self, Path(folder) / "geometry.png")
+
+
+def _number(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.2f}"
+
+
+def _without_nan(values: dict[str, float]) -> dict[str, float | None]:
+    return {name: None if math.isnan(value) else value for name, value in values.items()}
 
 
 def geometry(
@@ -447,6 +483,8 @@ def geometry(
     for name in chosen:
         if name not in names:
             raise unknown_name("class in --classes", name, names, "(the run's classes)")
+    if not chosen:
+        raise UserError("classes is empty; name at least one class to draw, or leave it out for the first ten")
     missing = [name for name in names if name not in train.class_names]
     if missing:
         raise UserError(

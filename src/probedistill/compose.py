@@ -63,6 +63,8 @@ def compose(
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"out {str(out)!r} is not an empty folder; choose another one")
+    if out.resolve() == Path.cwd():  # it comes in one piece, by a renaming
+        raise UserError(f"out {str(out)!r} is the folder that you are in; name a new one")
     check_writable(out)
     front = _classes(foregrounds, 2)
     count = len(front[0].class_names)

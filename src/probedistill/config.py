@@ -349,6 +349,10 @@ class EvaluateConfig:
         for baseline in self.baselines:
             if baseline not in BASELINES:
                 raise unknown_name("baselines", baseline, BASELINES)
+        for name in ("probes", "baselines"):
+            for one in getattr(self, name):
+                if getattr(self, name).count(one) > 1:
+                    raise UserError(f"{name} {one!r} is named twice; name each once")
         least_of = {"seeds": 1, "views": 0, "epochs": 1, "sgd_views": 1, "full_views": 0, "full_epochs": 1}
         for name, least in least_of.items():
             value = getattr(self, name)

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.markup import escape
 from rich.table import Table
@@ -186,7 +187,7 @@ class Evaluation:
         gap = "; gap to full: to ridge" if any(row.name == _FULL for row in self.rows) else ""
         return (
             f"inherited: projector of {cost['projector_parameters']:,} parameters, head W* of {cost['head_bytes']:,} "
-            f"bytes ({cost['source']}), {features} the source's features{gap}"
+            f"bytes ({escape(cost['source'])}), {features} the source's features{gap}"
         )
 
     def __str__(self) -> str:
@@ -273,7 +274,7 @@ def evaluate(
         config: Protocol; ``options`` override its fields, e.g. ``probes=["ridge", "sgd"]``.
         augment: How training views are drawn.
         images_per_class: Size of the baselines when ``distilled`` is ``None``.
-        groups: Group name of each test image, for the worst group.
+        groups: Group name of each image of ``test``, for the worst group.
         cache: Folder of feature banks.
         strict: Raise on unreadable real images.
         progress: Show progress bars.
@@ -292,6 +293,11 @@ def evaluate(
     if images_per_class < 1:
         raise UserError(f"images_per_class {images_per_class} must be at least 1")
     class_names = distilled.class_names if distilled is not None else test.class_names
+    if groups is not None:
+        if len(groups) != len(test):
+            raise UserError(f"groups are {len(groups)} names for {len(test)} test images; give one for each")
+        kept = np.isin(test.labels, [label for label, name in enumerate(test.class_names) if name in class_names])
+        groups = [groups[i] for i in np.flatnonzero(kept).tolist()]
     test = of_classes(test, class_names)
     train = of_classes(train, class_names) if train is not None else None
     head = checked_head(distilled, head, source) if INHERITED in config.probes else None
@@ -299,10 +305,11 @@ def evaluate(
         source = encoder
     if augment is None:
         augment = made_with(distilled) if distilled is not None else AugmentConfig()
+    augment.check()
     augment = replace(augment, noise_prob=0.0)
-    test_bank = extract_features(encoder, test, cache=cache, strict=strict, progress=progress)
-    if len(test_bank) == 0:
+    if not len(test):
         raise UserError(f"no test images in {test.spec!r} ({test.split}); choose another --test-split")
+    test_bank = extract_features(encoder, test, cache=cache, strict=strict, progress=progress)
     group_of = [groups[i] for i in test_bank.indices.tolist()] if groups is not None else None
     scorer = _Scorer(encoder, test_bank, augment, config, group_of, head, source)
 
@@ -330,6 +337,7 @@ def evaluate(
             "name": encoder.name,
             "fingerprint": encoder.fingerprint,
             "input_size": encoder.input_size,
+            "precision": encoder.precision,
         },
         "test": {
             "spec": test.spec,
@@ -400,11 +408,14 @@ def view_features(
     """Features (V, m, d) of V augmented views of images (m, 3, S, S); the same seed gives the same views."""
     drawn = draw_views(augment, views * len(images), seed=derive_seed(seed, stream))
     which = torch.arange(len(drawn)) % len(images)
-    parts = []
+    features = torch.empty(0)
     for start in range(0, len(drawn), _BATCH):
         part = slice(start, start + _BATCH)
-        parts.append(encode(encoder, apply_views(images[which[part]], drawn[part], encoder.input_size)))
-    return torch.cat(parts).view(views, len(images), -1)
+        found = encode(encoder, apply_views(images[which[part]], drawn[part], encoder.input_size))
+        if not start:  # all of them at once: a list of parts would be in memory twice in the end
+            features = found.new_empty(len(drawn), found.shape[1])
+        features[part] = found
+    return features.view(views, len(images), -1)
 
 
 def checked_head(distilled: DistilledSet | None, head: Head | None = None, source: Encoder | None = None) -> Head:
@@ -442,6 +453,7 @@ class _TrainingSet:
         epochs: Of sgd, where they are not the config's.
         inherits: Whether a projector may be fitted on it: its images can be encoded by the source. Where not, ridge
             is fitted in place of the inherited probe.
+        fixed: Whether it is the same for every seed, so that one answer of ridge or logistic is that of all.
     """
 
     name: str
@@ -450,6 +462,7 @@ class _TrainingSet:
     soft: Tensor | None = None
     epochs: int | None = None
     inherits: bool = True
+    fixed: bool = False
 
 
 @dataclass(frozen=True)
@@ -488,13 +501,11 @@ def _baseline_sets(
         elif name == "means":
             means = class_means(bank.centre, bank.labels, bank.num_classes)
             classes = torch.arange(bank.num_classes)
-            sets.append(_TrainingSet("class-mean features", _always(means[None]), _always(classes), inherits=False))
+            each, labels = _always(means[None]), _always(classes)
+            sets.append(_TrainingSet("class-mean features", each, labels, inherits=False, fixed=True))
         elif name == "full":
-            sets.append(
-                _TrainingSet(
-                    _FULL, partial(_stored, bank), _always(bank.labels), epochs=config.full_epochs, inherits=False
-                )
-            )
+            stored, labels, epochs = partial(_stored, bank), _always(bank.labels), config.full_epochs
+            sets.append(_TrainingSet(_FULL, stored, labels, epochs=epochs, inherits=False, fixed=True))
     return sets
 
 
@@ -504,7 +515,8 @@ def _drawn(bank: FeatureBank, ipc: int, seed: int) -> Tensor:
 
 def _stored(bank: FeatureBank, encoder: Encoder, seed: int, views: int | None) -> Tensor:
     """All features of the bank, whatever the number of views; for ``None`` those of its centre crops."""
-    return bank.centre[None] if views is None else torch.cat([bank.centre[None], bank.augmented])
+    centre = bank.centre[None]
+    return centre if views is None or not bank.num_views else torch.cat([centre, bank.augmented])
 
 
 def _always(value: Tensor) -> Callable[..., Tensor]:
@@ -572,17 +584,22 @@ class _Scorer:
         seconds = dict.fromkeys(trials, 0.0)
         for seed in range(self.config.seeds):
             y = training_set.labels(seed)
-            for views in dict.fromkeys(map(self._views, trials)):  # features of one number of views at a time
+            known = [t for t in trials if seed and training_set.fixed and t.solver != "sgd"]
+            for trial in known:
+                scores[trial].append(scores[trial][0])
+            to_fit = [t for t in trials if t not in known]
+            for views in dict.fromkeys(map(self._views, to_fit)):  # features of one number of views at a time
                 started = time.perf_counter()
                 features = training_set.features(self.encoder, seed, views)
                 encoding = time.perf_counter() - started
-                for trial in (t for t in trials if self._views(t) == views):
+                for trial in (t for t in to_fit if self._views(t) == views):
                     started = time.perf_counter()
                     probe = self._fitted(trial, training_set, features, y, seed, views)
                     test, names = self.test, self.test.class_names
                     found = score_probe(probe, test.centre, test.labels, class_names=names, groups=self.groups)
                     scores[trial].append(found)
                     seconds[trial] += encoding + time.perf_counter() - started
+                del features  # before the next are made
             bar.advance(note=f"{training_set.name} {100 * scores[trials[0]][-1].top1:.1f} %")
         return [Row(t.name, t.probe, len(y), tuple(scores[t]), seconds[t], t.soft) for t in trials]
 
@@ -617,7 +634,10 @@ class _Scorer:
     ) -> LinearProbe | InheritedProbe:
         if trial.solver == INHERITED:
             assert self.head is not None
-            of_source = None if self.source is None else training_set.features(self.source, seed, views)
+            of_source = None
+            if self.source is not None:
+                same = self.source is self.encoder
+                of_source = features if same else training_set.features(self.source, seed, views)
             return InheritedProbe(self.head.weight, self.head.bias).fit_views(features, y, of_source)
         epochs = training_set.epochs or self.config.epochs
         targets = training_set.soft if trial.soft else None

@@ -26,6 +26,13 @@ def draw_transfer(matrix: TransferMatrix, path: Path) -> None:
         matrix: What is shown, with one colour scale for all of it.
         path: The file.
     """
+    from matplotlib import rc_context
+
+    with rc_context({"text.parse_math": False}):  # a $ in a name is a $
+        _draw(matrix, path)
+
+
+def _draw(matrix: TransferMatrix, path: Path) -> None:
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 

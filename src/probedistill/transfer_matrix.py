@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.markup import escape
 from rich.table import Table
 
 from ._text import as_text
@@ -142,22 +143,24 @@ class TransferMatrix:
         """The matrix as a rich table; the encoders that a set was distilled with are marked with =."""
         train, test = self.context["images"]["train"], self.context["images"]["test"]
         table = Table(
-            title=f"top-1 % on {test['count']:,} images of {train['spec']} ({test['split']}), "
-            f"{self.context['protocol']['seeds']} seeds; = is the set's own encoder",
+            title=escape(
+                f"top-1 % on {test['count']:,} images of {train['spec']} ({test['split']}), "
+                f"{self.context['protocol']['seeds']} seeds; = is the set's own encoder"
+            ),
             title_justify="left",
         )
         table.add_column("trained on", overflow="fold")
         table.add_column("probe")
         for target in self.targets:
-            table.add_column(target.name.replace("@", "\n@"), justify="right", overflow="fold")
+            table.add_column(escape(target.name.replace("@", "\n@")), justify="right", overflow="fold")
         for p, probe in enumerate(self.probes):
             for s in range(len(self.sources)):
                 own = ["= " if own else "" for own in self.same[s]]
                 cells = map(_percent, self.accuracy[p, s], self.std[p, s])
-                table.add_row(self.row_name(p, s), probe, *(a + b for a, b in zip(own, cells, strict=True)))
+                table.add_row(escape(self.row_name(p, s)), probe, *(a + b for a, b in zip(own, cells, strict=True)))
             table.add_section()
             for name, mean, std in self.baseline_rows(p):
-                table.add_row(name, probe, *map(_percent, mean, std), style="dim")
+                table.add_row(escape(name), probe, *map(_percent, mean, std), style="dim")
             table.add_section()
         return table
 

@@ -429,6 +429,7 @@ class _Bench:
                 bank = extract_features(encoder, self.train, **self._keep)
                 chosen = bank.indices[medoids(bank, self.images_per_class)]
                 self._medoids[source] = self.train.select(chosen.numpy())
+            del encoder  # or it would be in memory beside the next
         return [cell for cell in cells if cell.source not in absent]
 
     def _source_encoder(self, held: _Set) -> Encoder:

@@ -171,7 +171,7 @@ def watch(folder: Path | str, *, port: int | None = None, open_browser: bool = F
     console = Console()
     with _served(folder, port if port is not None or not open_browser else 0) as address:
         if address is not None:
-            console.print(f"page: {address}", soft_wrap=True, highlight=False)
+            console.print(Text(f"page: {address}"), soft_wrap=True, highlight=False)
             if open_browser:
                 webbrowser.open(address)
         if console.is_terminal:
@@ -180,8 +180,8 @@ def watch(folder: Path | str, *, port: int | None = None, open_browser: bool = F
                     live.update(_view(folder, current), refresh=True)
         else:
             _log(folder, progress)
-        console.print(read_progress(folder).line(), soft_wrap=True, highlight=False)
-        console.print(f"images: {folder / 'preview.png'}", soft_wrap=True, highlight=False)
+        console.print(Text(read_progress(folder).line()), soft_wrap=True, highlight=False)
+        console.print(Text(f"images: {folder / 'preview.png'}"), soft_wrap=True, highlight=False)
 
 
 def _until_finished(folder: Path, progress: Progress) -> Iterator[Progress]:
@@ -210,7 +210,7 @@ def _view(folder: Path, progress: Progress) -> Group:
     if progress.accuracy:
         table.add_row("probe", ", ".join(f"step {k}: {100 * v:.1f} %" for k, v in progress.accuracy[-4:]))
     if (folder / "preview.png").exists():
-        table.add_row("images", str(folder / "preview.png"))
+        table.add_row("images", Text(str(folder / "preview.png")))
     return Group(Text(f"{folder.name or folder}: {progress.line()}"), table)
 
 

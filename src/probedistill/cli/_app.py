@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -13,7 +14,7 @@ import yaml
 from cyclopts import App, Parameter
 
 from .._version import __version__
-from ..config import DistillConfig, EncoderConfig, EvaluateConfig, ImagesConfig, RunConfig, without_none
+from ..config import DistillConfig, without_none
 from ..errors import UserError, unknown_name
 
 if TYPE_CHECKING:
@@ -40,15 +41,17 @@ Probes = Annotated[list[str], Parameter(alias="--probe")]
 
 
 Command = TypeVar("Command", bound=Callable[..., None])
-_PARTS = (ImagesConfig, EncoderConfig, DistillConfig, RunConfig, EvaluateConfig)
 _taken: dict[str, tuple[type, ...]] = {}
+_own: dict[str, set[str]] = {}  # options of a command that are in none of its configs
 
 
 def command(*parts: type) -> Callable[[Command], Command]:
     """Register a function as a command; ``parts`` are the configs whose fields --config may set for it."""
 
     def register(function: Command) -> Command:
-        _taken[function.__name__.replace("_", "-")] = parts
+        name = function.__name__.replace("_", "-")
+        _taken[name] = parts
+        _own[name] = {p.name for p in inspect.signature(function).parameters.values() if p.kind == p.KEYWORD_ONLY}
         app.command(function)
         return function
 
@@ -56,10 +59,13 @@ def command(*parts: type) -> Callable[[Command], Command]:
 
 
 def show(*what: Any) -> None:
-    """Print text as it is, or a rich table; under torchrun one process speaks."""
+    """Print text as it is, or a rich table (which escapes the names in it); under torchrun one process speaks."""
+    from rich.text import Text
+
     if os.environ.get("RANK", "0") != "0":
         return
-    console().print(*what, soft_wrap=True, highlight=False, markup=False)
+    plain = (Text(one) if isinstance(one, str) else one for one in what)
+    console().print(*plain, soft_wrap=True, highlight=False)
 
 
 def console() -> Console:
@@ -91,11 +97,9 @@ def _yaml_source(path: Path, tokens: Sequence[str]) -> Any:
         raise UserError(f"config {str(path)!r} cannot be read as YAML: {reason}") from error
     if not isinstance(content, dict):
         raise UserError(f"config {str(path)!r} must map option names to values")
-    known = set()
-    for part in _PARTS:
-        known |= set(part.__dataclass_fields__)
+    known = set().union(*(_options_of(name) for name in _taken))
     for name in content:
-        if str(name).replace("-", "_") not in known | {"cache", "progress"}:
+        if str(name).replace("-", "_") not in known:
             raise unknown_name(f"option in {path.name}", str(name), known)
     command = tokens[0] if tokens else ""
     content = {str(k).replace("-", "_"): v for k, v in content.items() if v is not None}
@@ -110,4 +114,4 @@ def _yaml_source(path: Path, tokens: Sequence[str]) -> Any:
 
 def _options_of(command: str) -> set[str]:
     parts: tuple[Any, ...] = _taken.get(command, ())
-    return {name for part in parts for name in part.__dataclass_fields__} | {"cache", "progress"}
+    return {name for part in parts for name in part.__dataclass_fields__} | _own.get(command, set())

@@ -71,7 +71,7 @@ def bias(
     show(f"kept: {out / 'bias.json'}, {out / 'bias.png'}")
 
 
-@command()
+@command(ComposeConfig)
 def compose(
     settings: Annotated[ComposeConfig, Flat] | None = None,
     *,

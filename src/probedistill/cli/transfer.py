@@ -17,7 +17,7 @@ class _TransferOptions(TransferConfig):
     probes: Probes = field(default_factory=lambda: TransferConfig().probes)
 
 
-@command(ImagesConfig)
+@command(ImagesConfig, TransferConfig)
 def transfer(
     runs: list[Path],
     /,

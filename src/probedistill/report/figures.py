@@ -12,6 +12,7 @@ from typing import Any
 
 from ..config import is_inherited
 from ..errors import UserError
+from ..inherit import IN_ITS_PLACE
 from ..transfer_matrix import RANDOM_INHERITED
 from ..watch import bucket_means
 from .gather import RunRecord
@@ -212,12 +213,14 @@ def transfer(result: dict[str, Any]) -> list[Figure]:
     figures = []
     with _damage_is_an_error("transfer"):
         targets = [str(target["name"]) for target in result["targets"]]
-        sources = [str(source["name"]) for source in result["sources"]]
         for probe, accuracy in result["accuracy"].items():
+            soft = [bool(source.get("soft_labels")) and not is_inherited(probe) for source in result["sources"]]
+            sources = [f"{s['name']}{', soft labels' * of_soft}" for s, of_soft in zip(result["sources"], soft)]
             rows = dict(zip(sources, _matrix(accuracy, len(sources), len(targets)), strict=True))
             baselines = (result.get("baselines") or {}).get(probe) or {}
-            for key, label in (("random", "random real images"), ("full", "full real data")):
-                if baselines.get(key):
+            full = f"full real data, {IN_ITS_PLACE}" if is_inherited(probe) else "full real data"
+            for key, label in (("random", "random real images"), ("full", full)):
+                if any(value is not None for value in baselines.get(key) or ()):
                     rows[label] = _matrix([baselines[key]], 1, len(targets))[0]
             for key, label in (("centroids", "class medoids"), (RANDOM_INHERITED, "random real images")):
                 if baselines.get(key):  # one for each set: by its encoder, or behind its head
@@ -228,7 +231,8 @@ def transfer(result: dict[str, Any]) -> list[Figure]:
                             rows[f"{label}, {_whose(source, probe)}"] = row
             known = [(v, s, t) for s in sources for v, t in zip(rows[s], targets, strict=True) if v is not None]
             best = max(known, default=None)
-            summary = f"Top-1 of a {probe} probe trained on a distilled set (row) and tested on an encoder (column)."
+            kind = f"an {probe}" if is_inherited(probe) else f"a {probe}"
+            summary = f"Top-1 of {kind} probe trained on a distilled set (row) and tested on an encoder (column)."
             if best:
                 summary += f" The best is {_percent(best[0])}, {best[1]} on {best[2]}."
             figures.append(_heat_map(

@@ -16,10 +16,11 @@ from PIL import Image, ImageOps
 
 from ..bank import extract_features
 from ..baselines import neighbours
-from ..config import AugmentConfig, ImagesConfig
+from ..config import ImagesConfig
 from ..distilled import DistilledSet, to_8_bits
 from ..encoders import encoder_config, load_encoder
 from ..errors import UserError
+from ..evaluation import made_with
 from ..evolution import read_evolution
 from ..images import UnreadableImageError, load_splits
 from ..watch import Progress, read_progress
@@ -246,16 +247,16 @@ def _nearest(
     train, _ = load_splits(images)
     encoder = load_encoder(encoder_config(str(path)))
     for what, here in (("images", train.fingerprint), ("encoder", encoder.fingerprint)):
-        made_with = distilled.run.get(what)
-        if not isinstance(made_with, dict) or made_with.get("fingerprint") != here:
+        before = distilled.run.get(what)
+        if not isinstance(before, dict) or before.get("fingerprint") != here:
             raise UserError(
                 f"the {what} that {str(path)!r} names are not those the run was made with; "
                 "restore them or leave --real-images out"
             )
-    config = distilled.run["config"]
+    config = {name: distilled.run.get("config", {}).get(name) for name in ("real_views", "augment", "seed")}
     bank = extract_features(  # as for the run, so that its features are found in the cache
-        encoder, train, views=config["real_views"] or 0, augment=AugmentConfig(**config["augment"]),
-        seed=config["seed"], cache=cache, strict=images.strict, progress=progress,
+        encoder, train, views=config["real_views"] or 0, augment=made_with(distilled),
+        seed=config["seed"] or 0, cache=cache, strict=images.strict, progress=progress,
     )  # fmt: skip
     with torch.no_grad():
         features = [encoder(part.to(encoder.device)).cpu() for part in distilled.images.split(64)]

@@ -9,6 +9,7 @@ import json
 import shlex
 import statistics
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,11 +18,13 @@ from typing import Any
 from PIL import Image
 
 from .._version import __version__
+from ..config import INHERITED
 from ..errors import UserError
 from ..evolution import CELLS_PER_ROW, LIMIT
 from ..files import check_writable, whole_file
 from ..images import UnreadableImageError
 from ..images.decode import decode_image
+from ..inherit import IN_ITS_PLACE
 from . import figures
 from .figures import Figure, without_nan
 from .gather import KINDS, NEIGHBOURS, REAL_PIXELS, RunRecord, gather, read_result
@@ -171,10 +174,11 @@ def _section(run: RunRecord, key: str, progress: bool) -> _Section:
     if run.pixels is not None:
         pixels, labels, scores = run.pixels, run.labels.tolist(), _class_scores(run)
         counts: dict[int, int] = {}
+        of_class = Counter(labels)
         for label in labels:
             counts[label] = counts.get(label, 0) + 1
             name = run.class_names[label]
-            number = f" {counts[label]}" if labels.count(label) > 1 else ""
+            number = f" {counts[label]}" if of_class[label] > 1 else ""
             section.images.append({"name": name, "title": name + number, "score": scores.get(name)})
         cell = min(pixels.shape[1], _LARGEST_CELL)
         section.sheets = pack(len(pixels), lambda i: Image.fromarray(pixels[i]), cell, progress=progress)
@@ -294,8 +298,8 @@ def _with_std(row: dict[str, Any]) -> str:
 
 
 def _class_scores(run: RunRecord) -> dict[str, str]:
-    """Accuracy of each class with the first probe of the first evaluation."""
-    for content in run.evaluations.values():
+    """Accuracy of each class with the first probe of the first evaluation, the own encoder's if there is one."""
+    for content in _own_first(run):
         for row in content["rows"]:
             if row["name"] == "distilled":
                 known = [score.get("per_class") or {} for score in row["scores"]]
@@ -306,15 +310,33 @@ def _class_scores(run: RunRecord) -> dict[str, str]:
     return {}
 
 
+def _own_first(run: RunRecord) -> list[dict[str, Any]]:
+    """The evaluations of a run; that on the encoder which it was distilled with, first."""
+    encoder = run.about.get("encoder")
+    own = encoder.get("fingerprint") if isinstance(encoder, dict) else None
+
+    def is_other(content: dict[str, Any]) -> bool:
+        of = content["context"].get("encoder") if isinstance(content.get("context"), dict) else None
+        return not isinstance(of, dict) or of.get("fingerprint") != own
+
+    return sorted(run.evaluations.values(), key=is_other)
+
+
 def _headline(run: RunRecord) -> str:
     """The result of a single run in a sentence."""
-    for content in run.evaluations.values():
-        rows = {row["name"]: row for row in reversed(content["rows"])}  # the first of each name wins
-        if "distilled" in rows:
-            ours, full = rows["distilled"], rows.get("full real data")
-            text = f"{ours['images']:,} distilled images train a {ours['probe']} probe to {_percent(ours['top1'])}"
+    for content in _own_first(run):
+        ours = next((row for row in content["rows"] if row["name"] == "distilled"), None)
+        if ours is not None:
+            same = ours["probe"].replace(INHERITED, IN_ITS_PLACE)  # what full real data are scored with there
+            wanted = ("full real data", same)
+            full = next((row for row in content["rows"] if (row["name"], row["probe"]) == wanted), None)
+            text = f"{ours['images']:,} distilled images train {_a(ours['probe'])} probe to {_percent(ours['top1'])}"
             return text + (f"; all {full['images']:,} real images give {_percent(full['top1'])}." if full else ".")
     return ""
+
+
+def _a(probe: str) -> str:
+    return f"an {probe}" if probe[:1] in "aeiou" else f"a {probe}"
 
 
 # ---------------------------------------------------------------------------------------------------
