@@ -14,6 +14,7 @@ import argparse
 import json
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import _common
@@ -35,6 +36,12 @@ from probedistill.bias import bias
 
 OUT = _common.RESULTS / "diagnosis"
 STEPS = {"clip": 60}
+LONGER = {"clip": "auto, 300 steps"}  # what CLIP's images are after 60 is told by what they started from
+
+
+def run_of(encoder: str, title: str) -> Path:
+    """The folder of a run of table.py on clothing."""
+    return _common.RUNS / f"clothing-{encoder}-{title.replace(', ', '-').replace(' ', '-')}"
 
 
 def note(text: str) -> None:
@@ -50,7 +57,7 @@ def main() -> None:
     train, test = load_splits(_common.images("clothing"))
     OUT.mkdir(parents=True, exist_ok=True)
     if "transfer" in options.parts:
-        runs = [_common.RUNS / f"clothing-{name}-auto" for name in ENCODERS]
+        runs = [run_of(name, LONGER.get(name, "auto")) for name in ENCODERS]
         matrix = transfer(
             runs, list(configs.values()), train, test, out=OUT / "transfer", probes=["ridge"], seeds=3,
             views=options.views,
@@ -67,8 +74,8 @@ def main() -> None:
         rows: dict[str, Any] = {}
         for name in ENCODERS:
             encoder = load_encoder(configs[name])
-            for method in METHODS:
-                run = _common.RUNS / f"clothing-{name}-{method}"
+            for method in [*METHODS, *([LONGER[name]] if name in LONGER else [])]:
+                run = run_of(name, method)
                 if not (run / "images").is_dir():
                     continue
                 result = geometry(DistilledSet.load(run), encoder, train)

@@ -23,7 +23,17 @@ from typing import Any
 
 import _common
 from _common import ENCODERS, METHODS
-from probedistill import AugmentConfig, DistillConfig, Encoder, RunConfig, distill, evaluate, load_encoder, load_splits
+from probedistill import (
+    AugmentConfig,
+    DistillConfig,
+    Encoder,
+    ImagesConfig,
+    RunConfig,
+    distill,
+    evaluate,
+    load_encoder,
+    load_splits,
+)
 from tables import table_of
 
 DATASETS = ["clothing", "grocery"]
@@ -37,6 +47,14 @@ DEAR: dict[tuple[str, bool], dict[str, int]] = {  # (dataset, is it CLIP): what 
     ("clothing", True): {"steps": 60, "views": 2},
     ("grocery", False): {"steps": 200, "views": 1},
     ("grocery", True): {"steps": 40, "views": 1},
+}
+
+# Rows with more steps or views than that, where it decides: they are named for it, and other pages use the runs.
+LONGER: dict[tuple[str, str], list[tuple[str, dict[str, int]]]] = {
+    ("clothing", "clip"): [("auto", {"steps": 300})],
+    ("grocery", "lite0"): [("auto", {"views": 3})],
+    ("grocery", "mobilenetv2"): [("auto", {"views": 3})],
+    ("grocery", "clip"): [("auto", {"steps": 120})],
 }
 
 
@@ -90,74 +108,56 @@ def main() -> None:
     options = parser.parse_args()
     if options.quick:
         options.datasets, options.encoders = ["clothing"], ["lite0", "mobilenetv1"]
-    mark = "quick-" if options.quick else ""
     changed = {name: value for name in ("steps", "views") if (value := getattr(options, name))}
-    changes = [f"{value} {name}" for name, value in changed.items()]
+    as_is = options.methods == METHODS and not changed and not options.quick
     for dataset in options.datasets:
-        protocol = {"probes": ["ridge", "sgd"], "seeds": 2 if options.quick else 5, "views": VIEWS[dataset]}
-        protocol["sgd_views"] = protocol["views"]
-        train, test = load_splits(_common.images(dataset))
         for encoder_name in options.encoders:
-            augment = AugmentConfig(scale=(SMALLEST_CROP.get(encoder_name, 0.08), 1.0))
-            encoder: Encoder | None = None
-            for method in [*options.methods, "real"]:
-                title = method if method == "real" else ", ".join([method, *changes])
-                name = f"{mark}{dataset}-{encoder_name}-{title.replace(', ', '-').replace(' ', '-')}"
-                config = replace(settings_of(dataset, encoder_name, method, options.quick), **changed)
-                made = {} if method == "real" else {"config": config.resolve().to_dict()}
-                if not wanted(name, {"protocol": protocol, **made}):
-                    continue
-                encoder = encoder or load_encoder(_common.encoder(encoder_name))
-                about = {"dataset": dataset, "encoder": encoder_name, "method": title, "protocol": protocol}
-                if method == "real":
-                    baselines = ["random", "centroids", "means", "full"]
-                    full_views = 0 if encoder_name == "clip" else 2
-                    scores = evaluate(
-                        None,
-                        encoder,
-                        train,
-                        test,
-                        baselines=baselines,
-                        augment=augment,
-                        full_views=full_views,
-                        **protocol,
-                    )
-                    keep(name, {**about, "rows": rows_of(scores)})
-                else:
-                    out = _common.RUNS / name
-                    image_config = load_image_config(dataset)
-                    run = RunConfig(out=out, resume=True)
-                    distilled = distill(image_config, _common.encoder(encoder_name), config, run=run)
-                    dear = (dataset, encoder_name) == ("grocery", "clip") and method != "auto"  # minutes for each row
-                    nearest = [] if dear else ["neighbours"]
-                    scores = evaluate(distilled, encoder, train, test, baselines=nearest, **protocol)
-                    if distilled.run["config"]["canvas"]["init"] == "noise" and dataset == "clothing":
-                        preview(out, name)  # what starts from photos may show them, and does not belong here
-                    keep(
-                        name,
-                        {
-                            **about,
-                            "config": distilled.run["config"],
-                            "seconds": distilled.run["seconds"],
-                            "rows": rows_of(scores),
-                        },
-                    )
-                for row in scores.rows:
-                    print(
-                        f"{time.strftime('%H:%M')} {dataset} {encoder_name} {row.name} ({method}), {row.probe}: "
-                        f"{100 * row.top1:.1f} ± {100 * row.std:.1f}",
-                        flush=True,
-                    )
+            jobs = [*((method, changed) for method in options.methods), ("real", {})]
+            jobs += LONGER.get((dataset, encoder_name), []) if as_is else []
+            make_rows(dataset, encoder_name, jobs, quick=options.quick)
     if options.quick:
         print(table_of("quick-clothing"))
-    elif (options.datasets, options.encoders, options.methods, changes) == (DATASETS, ENCODERS, METHODS, []):
+    elif as_is and (options.datasets, options.encoders) == (DATASETS, ENCODERS):
         the_rest()
 
 
-def load_image_config(dataset: str) -> Any:
-    from probedistill import ImagesConfig
-
-    return ImagesConfig(images=_common.images(dataset))
+def make_rows(dataset: str, encoder_name: str, jobs: list[tuple[str, dict[str, int]]], *, quick: bool) -> None:
+    """Distil with each method, with settings changed for it, and score; "real" is the real-image baselines alone."""
+    protocol = {"probes": ["ridge", "sgd"], "seeds": 2 if quick else 5, "views": VIEWS[dataset]}
+    protocol["sgd_views"] = protocol["views"]
+    images = ImagesConfig(images=_common.images(dataset))
+    train, test = load_splits(images)
+    augment = AugmentConfig(scale=(SMALLEST_CROP.get(encoder_name, 0.08), 1.0))
+    encoder: Encoder | None = None
+    for method, changed in jobs:
+        title = ", ".join([method, *(f"{value} {setting}" for setting, value in changed.items())])
+        name = f"{'quick-' * quick}{dataset}-{encoder_name}-{title.replace(', ', '-').replace(' ', '-')}"
+        config = replace(settings_of(dataset, encoder_name, method, quick), **changed)  # type: ignore[arg-type]
+        made = {} if method == "real" else {"config": config.resolve().to_dict()}
+        if not wanted(name, {"protocol": protocol, **made}):
+            continue
+        encoder = encoder or load_encoder(_common.encoder(encoder_name))
+        about = {"dataset": dataset, "encoder": encoder_name, "method": title, "protocol": protocol}
+        if method == "real":
+            baselines = ["random", "centroids", "means", "full"]
+            full_views = 0 if encoder_name == "clip" else 2
+            options: dict[str, Any] = {"baselines": baselines, "augment": augment, "full_views": full_views, **protocol}
+            scores = evaluate(None, encoder, train, test, **options)
+        else:
+            out = _common.RUNS / name
+            distilled = distill(images, _common.encoder(encoder_name), config, run=RunConfig(out=out, resume=True))
+            dear = (dataset, encoder_name) == ("grocery", "clip") and method != "auto"  # minutes for each row
+            scores = evaluate(distilled, encoder, train, test, baselines=[] if dear else ["neighbours"], **protocol)
+            if distilled.run["config"]["canvas"]["init"] == "noise" and dataset == "clothing":
+                preview(out, name)  # what starts from photos may show them, and does not belong here
+            about |= {"config": distilled.run["config"], "seconds": distilled.run["seconds"]}
+        keep(name, {**about, "rows": rows_of(scores)})
+        for row in scores.rows:
+            score = f"{100 * row.top1:.1f} ± {100 * row.std:.1f}"
+            print(
+                f"{time.strftime('%H:%M')} {dataset} {encoder_name} {row.name} ({title}), {row.probe}: {score}",
+                flush=True,
+            )
 
 
 def preview(run: Path, name: str) -> None:
