@@ -51,7 +51,7 @@ DEAR: dict[tuple[str, bool], dict[str, int]] = {  # (dataset, is it CLIP): what 
 
 # Rows with more steps or views than that, where it decides: they are named for it, and other pages use the runs.
 LONGER: dict[tuple[str, str], list[tuple[str, dict[str, int]]]] = {
-    ("clothing", "clip"): [("auto", {"steps": 300})],
+    ("clothing", "clip"): [("auto", {"steps": 300}), ("clp", {"steps": 300})],
     ("grocery", "lite0"): [("auto", {"views": 3})],
     ("grocery", "mobilenetv2"): [("auto", {"views": 3})],
     ("grocery", "clip"): [("auto", {"steps": 120})],
