@@ -9,6 +9,7 @@ import pickle
 import re
 import resource
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,11 @@ import yaml
 from PIL import Image
 from safetensors.torch import save_file
 
-from conftest import TINY
+from conftest import TINY, wait_for
 from helpers_images import class_image, make_image_folder
-from probedistill import DistilledSet, UserError, extract_features, load_encoder, load_images
+from probedistill import DistilledSet, UserError, encoder_config, extract_features, load_encoder, load_images
 from probedistill.cli import app
+from probedistill.presets import PRESETS
 
 COMMANDS = [name for name in app if not name.startswith("-")]
 
@@ -691,6 +693,120 @@ def test_names_are_printed_as_they_are(run_cli, photos, tmp_path):
     assert matrix.code == 0, matrix.err
     assert str(named) in "".join(matrix.out.split("\n")).replace("  ", " ")
     assert str(again) in run_cli("watch", again).out
+
+
+def test_help_names_the_presets_values(run_cli):
+    """Written by hand, beside the option; the presets have the last word."""
+    words = " ".join(re.sub(r"[│╭╮╰╯─]", " ", run_cli("distill", "--help").out).split())
+    for method, presets in PRESETS.items():
+        ours, paper = presets["default"], presets["paper"]
+        assert f"Optimisation steps. Default: {ours['steps']} (paper: {paper['steps']})." in words
+        assert f"learning rate. Default: {ours['lr']} (paper: {paper['lr']})." in words
+        assert f"schedule. Default: {ours['schedule']} (paper: {paper['schedule']})." in words
+        assert paper["views"] == (10 if method == "lgm" else 1)
+        assert f"in a step. Default: {ours['views']} (paper: 10 for lgm, else 1)." in words
+        assert ours["real_views"] == (0 if method == "clp" else 2)
+        assert "the centre crop. Default: 0 for clp, else 2." in words
+    ours, paper = (PRESETS["clp"][preset]["clp"] for preset in ("default", "paper"))
+    assert f"kernel Z Zᵀ. Default: {ours['ridge']:g} (paper: {paper['ridge']})." in words
+    assert f"outer cross-entropy. Default: {ours['temperature']}." in words
+    assert f"as they are. Default: {ours['real_per_class']}." in words
+    ours, paper = (PRESETS["lgm"][preset]["lgm"] for preset in ("default", "paper"))
+    assert f"drawn each step. Default: {ours['sigma']} (paper: {paper['sigma']})." in words
+
+
+@pytest.mark.parametrize("given", ["flag", "file"])
+def test_numbers_keep_their_decimals(run_cli, photos, tmp_path, given):
+    """The library behind the command line rounds where a whole number may stand: 0.001 was 0."""
+    out, file = tmp_path / "run", tmp_path / "encoder.yaml"
+    arguments = ["distill", "--images", f"folder:{photos}", "--views", 1, "--out", out, "--no-pretrained", "--steps", 1]
+    if given == "file":
+        file.write_text("encoder: timm:resnet18@32\nencoder_args: {drop_rate: 0.25, num_classes: 7, pad: 1.0}\n")
+        result = run_cli(*arguments, "--config", file, "--encoder-args.pad", "x")
+        assert "pad" in result.error()
+        file.write_text("encoder: timm:resnet18@32\nencoder_args: {drop_rate: 0.25, num_classes: 7}\n")
+        arguments += ["--config", file]
+    else:
+        arguments += [
+            "--encoder",
+            "timm:resnet18@32",
+            "--encoder-args.drop_rate",
+            0.25,
+            "--encoder-args.num_classes",
+            7,
+        ]
+    assert run_cli(*arguments).code == 0
+    kept = yaml.safe_load((out / "config.yaml").read_text())["encoder_args"]
+    assert kept == {"drop_rate": 0.25, "num_classes": 7}
+    assert run_cli("evaluate", out, "--config", out / "config.yaml", "--seeds", 1, "--views", 1).code == 0
+    known = load_encoder(encoder_config(str(out / "config.yaml")))
+    assert DistilledSet.load(out).run["encoder"]["fingerprint"] == known.fingerprint
+    assert "2.5" in run_cli("features", "--images", f"folder:{photos}", "--encoder", TINY, "--views", 2.5).error()
+
+
+def test_a_folder_that_another_process_is_at_work_in(start_process, run_cli, photos, tmp_path):
+    out = tmp_path / "run"
+    arguments = ["distill", "--images", f"folder:{photos}", "--encoder", "module:helpers_encoders:slow", "--out", out]
+    process = start_process(*arguments, "--steps", 2000, "--checkpoint-seconds", 0)
+    wait_for(lambda: list((out / "checkpoints").glob("step-*")))
+    for option in ("--resume", "--overwrite"):
+        assert "is in use by another process; wait for it" in run_cli(*arguments, "--steps", 2000, option).error()
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert list((out / "checkpoints").glob("step-*")), "what was under way is still there"
+    assert run_cli(*arguments, "--steps", 1, "--overwrite").code == 0, "it is free again"
+
+
+def test_a_run_among_its_images_would_be_a_class(run_cli, photos, tmp_path):
+    for place, fits in (("train/run", False), ("train/cat/run", False), ("test/run", False), ("runs/run", True)):
+        arguments = [
+            "distill",
+            "--images",
+            f"folder:{photos}",
+            "--encoder",
+            TINY,
+            "--steps",
+            1,
+            "--out",
+            photos / place,
+        ]
+        if fits:
+            assert run_cli(*arguments).code == 0
+            shutil.rmtree(photos / "runs")
+        else:
+            assert "would count as a class; choose another folder" in run_cli(*arguments).error()
+            assert not (photos / place).exists()
+    arguments[2], arguments[-1] = f"folder:{photos / 'train'}", photos / "train" / "a" / "b"
+    assert "would count as a class" in run_cli(*arguments).error()
+    assert sorted(path.name for path in (photos / "train").iterdir()) == ["cat", "dog"]
+
+
+def test_scores_of_another_protocol_do_not_go_in_silence(run_cli, distil_cli, photos, tmp_path):
+    out = tmp_path / "run"
+    assert distil_cli("--out", out).code == 0
+    arguments = ["evaluate", out, "--config", out / "config.yaml", "--views", 1, "--baselines", "random"]
+    assert run_cli(*arguments, "--seeds", 2).err == ""
+    assert run_cli(*arguments, "--seeds", 2, "--probes", "logistic").err == ""
+    assert "held scores of other seeds, which these replace" in run_cli(*arguments, "--seeds", 1).err
+
+
+def test_what_a_run_holds_beside_its_images(run_cli, distil_cli, photos, tmp_path):
+    out, small = tmp_path / "run", tmp_path / "small"
+    assert distil_cli("--out", out, "--soft-labels", "source", "--keep-head").code == 0
+    assert run_cli("export", out, "--out", small, "--quality", 70).code == 0
+    assert "evaluate" not in run_cli("export", small, "--out", tmp_path / "smaller", "--quality", 50).out
+    for folder in (out, small):
+        shown = run_cli("info", folder).out
+        assert re.search(r"soft labels\W+source", shown)
+        assert re.search(r"head\W+of helpers_encoders:tiny, \d+ bytes", shown)
+    assert "webp, quality 70" in shown
+    other = make_image_folder(tmp_path / "others", per_class=3)
+    arguments = ["label", out, "--config", out / "config.yaml", "--keep-head"]
+    assert run_cli(*arguments).err == ""
+    assert "was made from other images than these" in run_cli(*arguments, "--images", f"folder:{other}").err
+    inherited = ["evaluate", out, "--config", out / "config.yaml", "--probes", "inherited", "--seeds", 1]
+    assert "unknown encoder 'nope'" in run_cli(*inherited, "--source", "nope").error()
+    assert "not of the source" in run_cli(*inherited, "--source", f"{TINY}@48").error()
 
 
 def test_every_option_of_a_command_may_stand_in_a_file(run_cli, distil_cli, photos, tmp_path):

@@ -28,7 +28,7 @@ from .config import SOLVERS, EncoderConfig, EvaluateConfig, ImagesConfig
 from .distilled import DistilledSet
 from .encoders import Encoder, encoder_config, load_encoder
 from .errors import UserError, unknown_name
-from .evaluation import Row, evaluate
+from .evaluation import Row, evaluate, of_classes
 from .files import check_writable, whole_file, write_json
 from .groups import group_names, read_groups
 from .images import LabelledImages, load_splits
@@ -539,7 +539,7 @@ def bias(
             raise UserError(f"encoders {one.encoder!r} is named twice; name each once")
     own = [own_encoder(folder, mend="--encoders") for folder in folders] if named is None else []
     read = read_groups(groups, attributes)
-    train, test = (part.with_classes(class_names) for part in load_splits(images))
+    train, test = (of_classes(part, class_names, f"run {str(folders[0])!r}") for part in load_splits(images))
     backgrounds = read.match(train, test)
     names = sorted({name for part in backgrounds for name in part})
     if len(names) < 2:

@@ -134,13 +134,15 @@ class CanvasConfig:
     """How a synthetic image is parameterised and where it starts. ``None`` takes the preset's value."""
 
     kind: Literal["pyramid", "pixels"] | None = None
-    """pyramid: a sum of levels at 1, 2, 4 … pixels and full size, colours decorrelated; pixels: the ablation."""
+    """pyramid (the default): a sum of levels at 1, 2, 4 … pixels and full size, colours decorrelated; pixels: the
+    ablation."""
     init: Literal["noise", "real"] | None = None
-    """Start from noise, or from a real image (the class medoid, then the next nearest to the class mean)."""
+    """Start from noise, or from a real image (the class medoid, then the next nearest to the class mean). Default:
+    real for auto, else noise."""
     init_noise: float | None = None
-    """Standard deviation of the starting noise, shared out over the levels."""
+    """Standard deviation of the starting noise, shared out over the levels. Default: 1."""
     level_every: int | None = None
-    """Open one more pyramid level every so many steps; 0 opens all of them from the start."""
+    """Open one more pyramid level every so many steps; 0 (the default) opens all of them from the start. Paper: 200."""
 
 
 @dataclass(kw_only=True)
@@ -148,13 +150,14 @@ class LGMConfig:
     """Linear Gradient Matching. ``None`` takes the preset's value."""
 
     sigma: float | None = None
-    """Standard deviation of the random head drawn each step (0.01 in the authors' code)."""
+    """Standard deviation of the random head drawn each step. Default: 0.1 (paper: 0.01)."""
     normalize: Normalization | None = None
-    """Features: none; center (minus the real mean); center_l2 (then unit length)."""
+    """Features: none (paper); center (minus the real mean); center_l2 (then unit length), the default."""
     balanced: bool | None = None
-    """Give every real class the same weight in the real gradient."""
+    """Give every real class the same weight in the real gradient. Default: yes (paper: no)."""
     real_batch: int | None = None
-    """Real features drawn for each step's real gradient; 0: all of them, -1: as many as synthetic views."""
+    """Real features drawn for each step's real gradient; 0, the default: all of them, -1 (paper): as many as synthetic
+    views."""
 
 
 @dataclass(kw_only=True)
@@ -162,17 +165,17 @@ class CLPConfig:
     """Closed-Form Linear-Probe distillation. ``None`` takes the preset's value."""
 
     ridge: float | None = None
-    """λ as a multiple of the mean diagonal of the kernel Z Zᵀ."""
+    """λ as a multiple of the mean diagonal of the kernel Z Zᵀ. Default: 10 (paper: 0.1)."""
     temperature: float | None = None
-    """τ of the outer cross-entropy."""
+    """τ of the outer cross-entropy. Default: 0.1."""
     outer: Literal["ce", "mse"] | None = None
-    """Outer loss on real features."""
+    """Outer loss on real features. Default: ce."""
     normalize: Normalization | None = None
-    """Features: none; center (minus the real mean); center_l2 (then unit length)."""
+    """Features: none; center (minus the real mean); center_l2 (then unit length), the default."""
     normalize_head: bool | None = None
-    """Scale each class's column of the head to unit length."""
+    """Scale each class's column of the head to unit length. Default: yes (paper: no)."""
     real_per_class: int | None = None
-    """Real features per class drawn for each step's outer loss; 0 takes all, as they are."""
+    """Real features per class drawn for each step's outer loss; 0 takes all, as they are. Default: 60."""
 
 
 @dataclass(kw_only=True)
@@ -180,7 +183,7 @@ class SFMConfig:
     """Statistical Flow Matching. ``None`` takes the preset's value."""
 
     normalize: Normalization | None = None
-    """Features: none; center (minus the real mean); center_l2 (then unit length)."""
+    """Features: none, the default; center (minus the real mean); center_l2 (then unit length)."""
 
 
 @dataclass(kw_only=True)
@@ -195,15 +198,16 @@ class DistillConfig:
     images_per_class: int = 1
     """Synthetic images per class."""
     steps: int | None = None
-    """Optimisation steps."""
+    """Optimisation steps. Default: 300 (paper: 5000)."""
     lr: float | None = None
-    """Adam's learning rate."""
+    """Adam's learning rate. Default: 0.02 (paper: 0.002)."""
     schedule: Literal["cosine", "constant"] | None = None
-    """Learning-rate schedule."""
+    """Learning-rate schedule. Default: cosine (paper: constant)."""
     views: int | None = None
-    """Augmented views of each synthetic image in a step."""
+    """Augmented views of each synthetic image in a step. Default: 3 (paper: 10 for lgm, else 1)."""
     real_views: int | None = None
-    """Augmented views of each real image behind the real statistics; 0 uses the centre crop."""
+    """Augmented views of each real image behind the real statistics; 0 uses the centre crop. Default: 0 for
+    clp, else 2."""
     seed: int = 0
     """Seed of everything that is drawn."""
     micro_batch: int | Literal["auto"] = "auto"

@@ -92,7 +92,7 @@ class Encoder(nn.Module):
             example = torch.zeros(1, 3, input_size, input_size, device=device)
             with torch.no_grad():
                 output = self._output(self._normalised(example))
-        except (RuntimeError, AssertionError, ValueError) as error:
+        except (RuntimeError, AssertionError, ValueError, TypeError) as error:
             reason = first_line(error)
             raise UserError(
                 f"encoder {name!r} cannot take images of {input_size} pixels: {reason}; "
@@ -213,6 +213,9 @@ def load_encoder(spec: str | EncoderConfig, **options: Any) -> Encoder:
         raise UserError(f"input_size {config.input_size} is too small; use at least 8 pixels")
     recipe = RECIPES.get(config.encoder)
     source, _, rest = (recipe.spec if recipe else config.encoder).partition(":")
+    name, at, pixels = config.encoder.rpartition("@")
+    if at and source not in _SOURCES and name in RECIPES:
+        raise UserError(f"encoder {config.encoder!r}: {pixels!r} is no number of pixels; give {name}@112 and the like")
     if source not in _SOURCES or not rest:
         if rest and source not in RECIPES:
             raise unknown_name("encoder source", source, _SOURCES, f"(in {config.encoder!r})")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -202,10 +203,17 @@ class Evaluation:
         return {"context": self.context, "rows": rows}
 
     def save(self, path: Path | str) -> None:
-        """Write the scores as JSON; rows of an earlier evaluation by the same protocol stay where they are not anew."""
+        """Write the scores as JSON; rows of an earlier evaluation by the same protocol stay where they are not anew.
+
+        Those of another protocol cannot stand beside them and are replaced, with a warning.
+        """
         result = self
         with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):  # no file, or a damaged one
-            result = self._and(json.loads(Path(path).read_text(encoding="utf-8")))
+            before = json.loads(Path(path).read_text(encoding="utf-8"))
+            result = self._and(before)
+            other = _differences(before["context"], json.loads(json.dumps(self.context)))
+            if result is self and before["rows"] and other:
+                warnings.warn(f"{path} held scores of other {', '.join(other)}, which these replace", stacklevel=2)
         write_json(Path(path), result.to_dict())
 
     def _and(self, before: dict[str, Any]) -> Evaluation:
@@ -232,6 +240,12 @@ def _comparable(context: dict[str, Any]) -> dict[str, Any]:
     protocol = {name: value for name, value in context["protocol"].items() if name not in asked_for}
     rest = {name: context.get(name) for name in ("encoder", "test", "augment", "class_names", "soft_labels")}
     return {**rest, "protocol": protocol}
+
+
+def _differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """What differs between two evaluations that cannot stand in one table, in the words of the options."""
+    flat = [{**(c := _comparable(context)), **c["protocol"], "train": context.get("train")} for context in (one, other)]
+    return [name for name in flat[1] if name != "protocol" and flat[0].get(name) != flat[1][name]]
 
 
 def _percent(values: Sequence[float | None]) -> str:

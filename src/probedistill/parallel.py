@@ -7,18 +7,22 @@ operation here is the identity.
 from __future__ import annotations
 
 import gc
+import itertools
 import os
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
-from itertools import pairwise
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from .errors import LostProcessError, UserError
+
+_LEAVE_SECONDS = 10.0  # that a rank waits for the others before it closes
+_departures = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ class Processes:
     def shares(self, total: int) -> list[slice]:
         """The contiguous slices of ``total`` items that the ranks own; sizes differ by one at most."""
         bounds = [total * rank // self.count for rank in range(self.count + 1)]
-        return [slice(start, stop) for start, stop in pairwise(bounds)]
+        return [slice(start, stop) for start, stop in itertools.pairwise(bounds)]
 
     def share(self, total: int) -> slice:
         """This rank's slice."""
@@ -164,10 +168,23 @@ def processes(device: str = "auto", timeout_seconds: float = 1800.0) -> Iterator
     team = Processes(dist.get_rank(), dist.get_world_size(), _collective_device(backend))
     try:
         yield team
-        team.wait()  # gloo aborts in a rank whose peers have gone while it closes
+        team.wait()
+        _leave_together(store, count)
     finally:
         dist.destroy_process_group()
         gc.collect()  # gloo aborts at exit in a process that still holds a piece of the group
+
+
+def _leave_together(store: dist.Store, count: int) -> None:
+    """Wait, outside the process group, until every rank has done its last collective operation.
+
+    gloo aborts in a rank that is still in one while its peers close.
+    """
+    key, until = f"done-{next(_departures)}", time.monotonic() + _LEAVE_SECONDS
+    with suppress(RuntimeError):  # the store's process may be the first to go
+        store.add(key, 1)
+        while store.add(key, 0) < count and time.monotonic() < until:
+            time.sleep(0.005)
 
 
 def _collective_device(backend: str) -> torch.device:

@@ -33,6 +33,7 @@ from .engine import Distiller
 from .errors import NonFiniteLossError, UserError, unknown_name
 from .evolution import save_sprite
 from .images import LabelledImages, load_images, load_splits
+from .images._source import FOLDER_SPLITS
 from .parallel import Processes, processes
 from .probe import LinearProbe
 from .run_folder import (
@@ -41,6 +42,7 @@ from .run_folder import (
     begun_by_this_launch,
     check_folder,
     check_same_run,
+    claimed,
     newest_checkpoint,
     remove_temporary,
     resumable,
@@ -116,6 +118,8 @@ def _distill(
         check_folder(folder, resume=run.resume, overwrite=run.overwrite)
     image_config, train, test = _load_images(images, test)
     _check_counts(train, config)
+    if folder is not None:
+        _check_outside(folder, train)
     encoders = _load_encoders(named)
     about = _describe(config, encoders, train)
     _check_same_data(team, about)
@@ -127,7 +131,7 @@ def _distill(
                 print(f"{folder} is finished already", file=sys.stderr)
             return finished
 
-    with catch_signals() as stop:
+    with claimed(folder if team.is_first else None), catch_signals() as stop:
         try:
             keep: dict[str, Any] = {"cache": run.cache, "strict": strict, "progress": run.progress, "processes": team}
             views: dict[str, Any] = {"views": config.real_views or 0, "augment": config.augment, "seed": config.seed}
@@ -385,6 +389,19 @@ def _check_counts(train: LabelledImages, config: DistillConfig) -> None:
                 f"class {name!r} of {train.spec!r} has {count} image{'s' * (count != 1)}; each class needs at least "
                 f"{least}: add images or leave the class out with --classes"
             )
+
+
+def _check_outside(folder: Path, train: LabelledImages) -> None:
+    """Refuse a run's folder that would be one more class of the images when they are read again."""
+    source, _, place = train.spec.partition(":")
+    root, out = Path(place).expanduser().resolve(), folder.resolve()
+    if source != "folder" or root not in out.parents:
+        return
+    has_splits = train.names[0].startswith(f"{train.split}/")
+    if not has_splits or out.relative_to(root).parts[0].lower() in FOLDER_SPLITS:  # beside splits it does no harm
+        raise UserError(
+            f"out {str(folder)!r} is inside the images {train.spec!r} and would count as a class; choose another folder"
+        )
 
 
 def _with_options(run: RunConfig, config: DistillConfig, options: dict[str, Any]) -> tuple[RunConfig, DistillConfig]:

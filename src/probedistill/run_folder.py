@@ -30,6 +30,11 @@ import psutil
 import yaml
 from torch import Tensor
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 from . import evolution
 from .config import NO_EXTRAS, EncoderConfig, ImagesConfig, without_none
 from .distilled import FORMAT, DistilledSet
@@ -96,6 +101,36 @@ def check_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
         raise UserError(f"out {str(folder)!r} holds an unfinished run; add --resume to continue it or --overwrite")
     if not (resume and state is not None and state.get("finished")):  # nothing is written then
         check_writable(folder)
+
+
+@contextmanager
+def claimed(folder: Path | None) -> Iterator[None]:
+    """Hold a run's folder, which is made for it, against other processes. It is free again when this process ends.
+
+    Raises:
+        UserError: Another process is at work in it, or it cannot be made.
+    """
+    if folder is None or fcntl is None:
+        yield
+        return
+    with without_traces(folder):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            handle = os.open(folder, os.O_RDONLY)
+        except OSError as error:
+            raise cannot_write(folder, error) from error
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UserError(
+                    f"out {str(folder)!r} is in use by another process; wait for it or choose another folder"
+                ) from error
+            except OSError:  # a file system without locks
+                pass
+            yield
+        finally:
+            os.close(handle)
 
 
 def begun_by_this_launch(folder: Path) -> bool:
@@ -315,6 +350,8 @@ def read_info(folder: Path) -> dict[str, str]:
         "classes": f"{len(state['class_names'])}: " + ", ".join(state["class_names"][:12]),
         "versions": ", ".join(f"{k} {v}" for k, v in state["versions"].items()),
     }
+    if state.get("skipped"):
+        lines["images"] += f", {len(state['skipped'])} of them left out as unreadable"
     if state.get("finished"):
         distilled = DistilledSet.load(folder)
         files = list((Path(folder) / "images").glob("*/*"))
@@ -323,6 +360,13 @@ def read_info(folder: Path) -> dict[str, str]:
         lines["result"] = (
             f"{len(distilled)} images of {distilled.float_images.shape[-1]} px, {size / 1024:.0f} KiB as {kind}"
         )
+        if "export" in state:
+            about = state["export"]
+            lines["export"] = ", ".join(f"{k} {about[k]}" for k in ("format", "quality", "image_size") if about.get(k))
+        if distilled.soft_labels is not None:
+            lines["soft labels"] = str(distilled.run.get("soft_labels", {}).get("kind", "of unknown origin"))
+        if distilled.head is not None:
+            lines["head"] = f"of {distilled.head.encoder}, {distilled.head.num_bytes:,} bytes"
         lines["loss"] = f"{state['losses'][0]:.4f} → {state['losses'][-1]:.4f}"
         if state["accuracy"]:
             lines["probe accuracy"] = ", ".join(f"step {k}: {100 * v:.1f} %" for k, v in state["accuracy"][-3:])

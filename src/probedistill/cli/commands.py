@@ -118,12 +118,12 @@ def evaluate(
         augment=augment, source=head,
     )  # fmt: skip
     path = folder / scores_file(model)
-    result.save(path)
-    show(result.table())
+    show(result.table())  # first: a folder that may only be read has scores, too
     if settings.floats:
         for probe in settings.probes:
             lost = result["distilled, float", probe].top1 - result["distilled", probe].top1
             show(f"8-bit images score {100 * lost:.2f} points less than the float ones ({probe})")
+    result.save(path)
     show(f"scores: {path}")
 
 
@@ -132,10 +132,10 @@ def _source(folder: Path, spec: str | None, distilled: DistilledSet, target: Enc
     from ..encoders import encoder_config, load_encoder
     from ..run_folder import own_encoder
 
-    if distilled.head is None or distilled.head.fingerprint == target.fingerprint:
-        return None
     if spec is not None:
         return load_encoder(encoder_config(spec, device=device))
+    if distilled.head is None or distilled.head.fingerprint == target.fingerprint:
+        return None
     try:
         return load_encoder(own_encoder(folder, mend="--source", device=device))
     except UserError as error:
@@ -143,11 +143,19 @@ def _source(folder: Path, spec: str | None, distilled: DistilledSet, target: Enc
         return None
 
 
+@dataclass(kw_only=True)
+class _BaselineOptions(EvaluateConfig):
+    """Flags of baseline."""
+
+    baselines: list[str] = field(default_factory=lambda: ["random", "centroids", "full"])
+    """Rows: random, centroids (class medoids), full; means = class-mean features."""
+
+
 @command(ImagesConfig, EncoderConfig, EvaluateConfig)
 def baseline(
     images: Annotated[ImagesConfig, Flat],
     encoder: Annotated[EncoderConfig, Flat],
-    settings: Annotated[EvaluateConfig, Flat] | None = None,
+    settings: Annotated[_BaselineOptions, Flat] | None = None,
     *,
     images_per_class: int = 1,
     out: Path | None = None,
@@ -174,8 +182,10 @@ def baseline(
     from ..files import check_writable
     from ..images import load_splits
 
-    settings = settings or EvaluateConfig()
+    settings = settings or _BaselineOptions()
     settings.check()
+    if "neighbours" in settings.baselines:
+        raise UserError("baselines 'neighbours' are those of distilled images; leave it out, or use evaluate")
     if out is not None:
         if out.is_dir():
             raise UserError(f"out {str(out)!r} is a folder; give the name of a JSON file")
@@ -185,9 +195,10 @@ def baseline(
         None, load_encoder(encoder), train, test, settings,
         images_per_class=images_per_class, cache=cache, strict=images.strict, progress=progress,
     )  # fmt: skip
+    show(result.table())
     if out is not None:
         result.save(out)
-    show(result.table())
+        show(f"scores: {out}")
 
 
 @command(ImagesConfig, EncoderConfig)

@@ -68,4 +68,5 @@ def export(
     show(f"{report} → {out}")
     if max_bytes is not None and encoder is None:
         show(f"chosen by pixels; by features: --encoder NAME or --config {folder / 'config.yaml'}")
-    show(f"score:  probedistill evaluate {quote(str(out))} --config {quote(str(folder / 'config.yaml'))}")
+    if (folder / "config.yaml").is_file():  # an export has none
+        show(f"score:  probedistill evaluate {quote(str(out))} --config {quote(str(folder / 'config.yaml'))}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -67,6 +68,13 @@ def label(
         raise UserError(
             f"{str(folder)!r} was made with encoder {source.get('name')!r} at {source.get('input_size')} px, not with "
             f"{model.name!r} at {model.input_size} px; give its own: --config {folder / 'config.yaml'}"
+        )
+    before = distilled.run.get("images", {})
+    if before.get("fingerprint") != train.fingerprint:
+        warnings.warn(
+            f"{str(folder)!r} was made from other images than these ({before.get('spec')}, now {train.spec}), or from "
+            "files of another date",
+            stacklevel=2,
         )
     # The features that the run was made of, so that they are found in the cache.
     settings = distilled.run.get("config", {})
