@@ -809,6 +809,21 @@ def test_what_a_run_holds_beside_its_images(run_cli, distil_cli, photos, tmp_pat
     assert "not of the source" in run_cli(*inherited, "--source", f"{TINY}@48").error()
 
 
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("augment: {scale: 3}", r"--augment.scale '3' in .*x.yaml: .*expected 2 but got 1"),
+        ("augment: 3", r"--augment '3' in .*x.yaml"),
+        ("views: 2.7", r"--views.*2.7|2.7.*--views"),
+        ("encoder_args: {bn_eps: hello}", r"encoder_args .*bn_eps"),
+    ],
+)
+def test_an_option_in_a_file_that_does_not_fit_is_named(refused, tmp_path, content, says):
+    file = tmp_path / "x.yaml"
+    file.write_text(content)
+    assert re.search(says, refused("--config", file))
+
+
 def test_every_option_of_a_command_may_stand_in_a_file(run_cli, distil_cli, photos, tmp_path):
     out, file, spec = tmp_path / "run", tmp_path / "options.yaml", f"folder:{photos}"
     assert distil_cli("--out", out).code == 0

@@ -29,8 +29,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()  # here, where a closed pipe or a full disk is caught
     except cyclopts.MissingArgumentError as error:
         return _fail(_missing(error), 2)
-    except (UserError, cyclopts.CycloptsError) as error:
+    except UserError as error:
         return _fail(" ".join(str(error).split()), 2)
+    except cyclopts.CycloptsError as error:
+        return _fail(_named(error), 2)
     except (NonFiniteLossError, LostProcessError) as error:
         return _fail(str(error), 1)
     except Interrupted as stop:
@@ -64,6 +66,16 @@ def _missing(error: cyclopts.MissingArgumentError) -> str:
     if argument.field_info.is_positional:
         return f"{name} is missing; give it after the command: probedistill {command} {name.upper()}"
     return f"{name} is missing; give --{name}, or --config FILE that has it (a run's is RUN/config.yaml)"
+
+
+def _named(error: cyclopts.CycloptsError) -> str:
+    """What the library says of an option, with its name, value and file where it says none."""
+    text, argument = " ".join(str(error).split()), error.argument
+    if argument is None or argument.name in text or not argument.tokens:
+        return text
+    given = " ".join(token.value for token in argument.tokens)
+    source = argument.tokens[0].source
+    return f"{argument.name} {given!r}{'' if source == 'cli' else f' in {source}'}: {text}"
 
 
 def _fail(message: str, code: int, kind: str = "error: ") -> int:
