@@ -1,6 +1,6 @@
 """The table: every method on every encoder and both photo sets, one image per class, beside the real-image baselines.
 
-    python benchmarks/table.py --quick             # clothing, Lite0 and MobileNetV1, 60 steps: ten minutes on two cores
+    python benchmarks/table.py --quick             # clothing, Lite0 and MobileNetV1, 60 steps: five minutes, two cores
     python benchmarks/table.py                     # all of it, then transfer, bytes and the tables in docs/: hours
     python benchmarks/table.py --datasets grocery --encoders clip --methods auto
 

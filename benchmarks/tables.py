@@ -252,8 +252,9 @@ def table_of(dataset: str) -> str:
     machine = contents[0]["machine"]
     how = "--quick" if dataset.startswith("quick-") else f"--datasets {dataset}"
     return "\n".join(lines) + (
-        f"\n\nMade by `python benchmarks/table.py {how}` on {machine['cpu']}, one core, "
-        f"torch {machine['torch']}, {machine['date']}. Top-1 %, one distillation seed, mean ± std over "
+        f"\n\nMade by `python benchmarks/table.py {how}` on {machine['cpu']}, "
+        f"{machine['threads']} of {machine['cores']} cores, torch {machine['torch']}, {machine['date']}. "
+        "Top-1 %, one distillation seed, mean ± std over "
         f"{protocol['seeds']} evaluation seeds, {protocol['views']} evaluation views, which sgd cycles "
         "through in its 1,000 epochs (100 on full real data). Neighbours are the real images "
         f"nearest to those of the method where that scores best. {of_runs}."
