@@ -66,6 +66,11 @@ ENCODERS = ["lite0", "mobilenetv1", "mobilenetv2", "clip"]
 METHODS = ["auto", "clp", "sfm", "lgm"]
 
 
+def run_name(*parts: str) -> str:
+    """Of a run's folder, and of its row's file: dataset, encoder and title, such as "auto, 300 steps"."""
+    return "-".join(parts).replace(", ", "-").replace(" ", "-")
+
+
 def clothing_sets() -> Iterator[tuple[str, DistilledSet]]:
     """The Lite0 sets of the clothing table, by method; leaves with a clear line where they are not made."""
     for method in METHODS:

@@ -41,7 +41,7 @@ LONGER = {"clip": "auto, 300 steps"}  # what CLIP's images are after 60 is told 
 
 def run_of(encoder: str, title: str) -> Path:
     """The folder of a run of table.py on clothing."""
-    return _common.RUNS / f"clothing-{encoder}-{title.replace(', ', '-').replace(' ', '-')}"
+    return _common.RUNS / _common.run_name("clothing", encoder, title)
 
 
 def note(text: str) -> None:

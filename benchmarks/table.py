@@ -28,6 +28,7 @@ from probedistill import (
     DistillConfig,
     Encoder,
     ImagesConfig,
+    LabelledImages,
     RunConfig,
     distill,
     evaluate,
@@ -111,27 +112,36 @@ def main() -> None:
     changed = {name: value for name in ("steps", "views") if (value := getattr(options, name))}
     as_is = options.methods == METHODS and not changed and not options.quick
     for dataset in options.datasets:
+        images = ImagesConfig(images=_common.images(dataset))
+        splits = load_splits(images)
         for encoder_name in options.encoders:
             jobs = [*((method, changed) for method in options.methods), ("real", {})]
             jobs += LONGER.get((dataset, encoder_name), []) if as_is else []
-            make_rows(dataset, encoder_name, jobs, quick=options.quick)
+            make_rows(dataset, images, splits, encoder_name, jobs, quick=options.quick)
     if options.quick:
         print(table_of("quick-clothing"))
     elif as_is and (options.datasets, options.encoders) == (DATASETS, ENCODERS):
         the_rest()
 
 
-def make_rows(dataset: str, encoder_name: str, jobs: list[tuple[str, dict[str, int]]], *, quick: bool) -> None:
+def make_rows(
+    dataset: str,
+    images: ImagesConfig,
+    splits: tuple[LabelledImages, LabelledImages],
+    encoder_name: str,
+    jobs: list[tuple[str, dict[str, int]]],
+    *,
+    quick: bool,
+) -> None:
     """Distil with each method, with settings changed for it, and score; "real" is the real-image baselines alone."""
     protocol = {"probes": ["ridge", "sgd"], "seeds": 2 if quick else 5, "views": VIEWS[dataset]}
     protocol["sgd_views"] = protocol["views"]
-    images = ImagesConfig(images=_common.images(dataset))
-    train, test = load_splits(images)
+    train, test = splits
     augment = AugmentConfig(scale=(SMALLEST_CROP.get(encoder_name, 0.08), 1.0))
     encoder: Encoder | None = None
     for method, changed in jobs:
         title = ", ".join([method, *(f"{value} {setting}" for setting, value in changed.items())])
-        name = f"{'quick-' * quick}{dataset}-{encoder_name}-{title.replace(', ', '-').replace(' ', '-')}"
+        name = "quick-" * quick + _common.run_name(dataset, encoder_name, title)
         config = replace(settings_of(dataset, encoder_name, method, quick), **changed)  # type: ignore[arg-type]
         made = {} if method == "real" else {"config": config.resolve().to_dict()}
         if not wanted(name, {"protocol": protocol, **made}):

@@ -249,12 +249,10 @@ def table_of(dataset: str) -> str:
     )
     if "clip" in settings:
         of_runs += "; full real data are centre crops and 2 augmented views of each, for CLIP centre crops alone"
-    machine = contents[0]["machine"]
     how = "--quick" if dataset.startswith("quick-") else f"--datasets {dataset}"
+    made = made_by({**contents[0], "command": f"python benchmarks/table.py {how}"})
     return "\n".join(lines) + (
-        f"\n\nMade by `python benchmarks/table.py {how}` on {machine['cpu']}, "
-        f"{machine['threads']} of {machine['cores']} cores, torch {machine['torch']}, {machine['date']}. "
-        "Top-1 %, one distillation seed, mean ± std over "
+        f"\n\n{made} Top-1 %, one distillation seed, mean ± std over "
         f"{protocol['seeds']} evaluation seeds, {protocol['views']} evaluation views, which sgd cycles "
         "through in its 1,000 epochs (100 on full real data). Neighbours are the real images "
         f"nearest to those of the method where that scores best. {of_runs}."

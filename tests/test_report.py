@@ -18,8 +18,8 @@ from PIL import Image
 from conftest import TINY
 from helpers_report import SCRIPT, evaluation, long_names, make_run, results, write
 from probedistill import UserError, distill, extract_features, load_encoder, load_splits
+from probedistill.files import without_nan
 from probedistill.report import write_report
-from probedistill.report.figures import without_nan
 from probedistill.report.gather import KINDS
 from probedistill.report.page import _embedded
 from probedistill.report.pictures import pack

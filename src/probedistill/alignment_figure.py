@@ -5,20 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from matplotlib import rc_context
 
 from .alignment import METRICS, Alignment
 from .files import whole_file
 
 
+@rc_context({"text.parse_math": False})  # a $ in a name is a $
 def draw_alignment(alignment: Alignment, path: Path) -> None:
     """Draw a heat map for each metric, with the values in the cells."""
-    from matplotlib import rc_context
-
-    with rc_context({"text.parse_math": False}):  # a $ in a name is a $
-        _draw(alignment, path)
-
-
-def _draw(alignment: Alignment, path: Path) -> None:
     from matplotlib.figure import Figure
 
     names, count = alignment.names, len(alignment.encoders)

@@ -33,7 +33,7 @@ from .files import check_writable, whole_file, write_json
 from .groups import group_names, read_groups
 from .images import LabelledImages, load_splits
 from .objectives import class_means
-from .run_folder import own_encoder
+from .run_folder import check_named_once, own_encoder
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -518,9 +518,7 @@ def bias(
     if not runs:
         raise UserError("runs is empty; give the folder of at least one finished run")
     folders = [Path(run) for run in runs]
-    for number, folder in enumerate(folders):
-        if folder.resolve() in [other.resolve() for other in folders[:number]]:
-            raise UserError(f"run {str(folder)!r} is named twice; name each run once")
+    check_named_once(folders)
     sets = [DistilledSet.load(folder) for folder in folders]
     class_names = sets[0].class_names
     for folder, distilled in zip(folders, sets, strict=True):

@@ -26,7 +26,7 @@ from .baselines import medoids
 from .distilled import DistilledSet
 from .encoders import Encoder
 from .errors import UserError, unknown_name
-from .files import write_json
+from .files import without_nan, write_json
 from .images import LabelledImages
 from .objectives import class_means
 
@@ -421,11 +421,9 @@ class Geometry:
                 {"x": float(f"{x:.5g}"), "y": float(f"{y:.5g}"), "label": int(label), "kind": kind, "name": name}
                 for (x, y), label, kind, name in zip(points.xy, points.labels, points.kinds, points.names, strict=True)
             ],
-            "classes": [
-                {**asdict(c), **{kind: _without_nan(asdict(getattr(c, kind))) for kind in _KINDS}} for c in self.classes
-            ],
+            "classes": without_nan([asdict(c) for c in self.classes]),
             "summary": {
-                **{kind: _without_nan({m: self.mean(kind, m) for m in MEASURES}) for kind in _KINDS},
+                **{kind: without_nan({m: self.mean(kind, m) for m in MEASURES}) for kind in _KINDS},
                 "tests": {name: asdict(test) for name, test in self.tests.items()},
             },
         }
@@ -440,10 +438,6 @@ class Geometry:
 
 def _number(value: float) -> str:
     return "–" if math.isnan(value) else f"{value:.2f}"
-
-
-def _without_nan(values: dict[str, float]) -> dict[str, float | None]:
-    return {name: None if math.isnan(value) else value for name, value in values.items()}
 
 
 def geometry(

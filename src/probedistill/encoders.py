@@ -91,7 +91,8 @@ class Encoder(nn.Module):
         try:
             example = torch.zeros(1, 3, input_size, input_size, device=device)
             with torch.no_grad():
-                output = self._output(self._normalised(example))
+                example = self._normalised(example)
+                output = self._output(example)
         except (RuntimeError, AssertionError, ValueError, TypeError) as error:
             reason = first_line(error)
             raise UserError(
@@ -108,7 +109,7 @@ class Encoder(nn.Module):
             raise UserError(f"encoder {name!r} gives features that are not finite in {precision}; check its weights")
         self.dim = output.shape[1]
         if fold_batchnorm:
-            fold_batchnorms(self.model, (example - self.mean) / self.std)
+            fold_batchnorms(self.model, example)
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @property

@@ -211,8 +211,8 @@ class Evaluation:
         with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):  # no file, or a damaged one
             before = json.loads(Path(path).read_text(encoding="utf-8"))
             result = self._and(before)
-            other = _differences(before["context"], json.loads(json.dumps(self.context)))
-            if result is self and before["rows"] and other:
+            replaced = result is self and before["rows"]
+            if replaced and (other := _differences(before["context"], json.loads(json.dumps(self.context)))):
                 warnings.warn(f"{path} held scores of other {', '.join(other)}, which these replace", stacklevel=2)
         write_json(Path(path), result.to_dict())
 

@@ -6,20 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import rc_context
 
 from .class_geometry import Geometry
 from .files import whole_file
 
 
+@rc_context({"text.parse_math": False})  # a $ in a name is a $
 def draw_geometry(geometry: Geometry, path: Path) -> None:
     """Draw the PCA plane, and where each drawn class's synthetic image and medoid lie in its distribution."""
-    from matplotlib import rc_context
-
-    with rc_context({"text.parse_math": False}):  # a $ in a class name is a $
-        _draw(geometry, path)
-
-
-def _draw(geometry: Geometry, path: Path) -> None:
     from matplotlib import colormaps
     from matplotlib.figure import Figure
 

@@ -20,7 +20,7 @@ import re
 import shutil
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -101,6 +101,14 @@ def check_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
         raise UserError(f"out {str(folder)!r} holds an unfinished run; add --resume to continue it or --overwrite")
     if not (resume and state is not None and state.get("finished")):  # nothing is written then
         check_writable(folder)
+
+
+def check_named_once(folders: Sequence[Path]) -> None:
+    """Raise `UserError` for a run that is named twice, in whatever way."""
+    resolved = [folder.resolve() for folder in folders]
+    for i, path in enumerate(resolved):
+        if path in resolved[:i]:
+            raise UserError(f"run {str(folders[i])!r} is named twice; name each run once")
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib import rc_context
 from numpy.typing import NDArray
 
 from .files import whole_file
@@ -19,6 +20,7 @@ _CELL = (1.5, 0.5)  # inches
 _LETTER, _HEAD, _GAP = 0.08, 0.8, 0.25  # inches: of a row's name, title with column names, above the baselines
 
 
+@rc_context({"text.parse_math": False})  # a $ in a name is a $
 def draw_transfer(matrix: TransferMatrix, path: Path) -> None:
     """Write a PNG: distilled sets above, real-image baselines below, a set's own encoders framed.
 
@@ -26,13 +28,6 @@ def draw_transfer(matrix: TransferMatrix, path: Path) -> None:
         matrix: What is shown, with one colour scale for all of it.
         path: The file.
     """
-    from matplotlib import rc_context
-
-    with rc_context({"text.parse_math": False}):  # a $ in a name is a $
-        _draw(matrix, path)
-
-
-def _draw(matrix: TransferMatrix, path: Path) -> None:
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 

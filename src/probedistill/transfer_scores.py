@@ -27,7 +27,7 @@ from .evaluation import evaluate, made_with
 from .files import check_writable, write_json
 from .images import LabelledImages
 from .inherit import IN_ITS_PLACE, without_projector
-from .run_folder import own_encoder
+from .run_folder import check_named_once, own_encoder
 from .transfer_matrix import (
     FILE,
     FORMAT,
@@ -191,16 +191,10 @@ class _Set:
 def _read_sets(runs: Sequence[Path | str | DistilledSet]) -> list[_Set]:
     if not runs:
         raise UserError("runs is empty; name at least one folder of a finished run")
-    sets: list[_Set] = []
-    for run in runs:
-        if isinstance(run, DistilledSet):
-            sets.append(_Set(run, None))
-            continue
-        folder = Path(run)
-        if any(folder.resolve() == known.folder.resolve() for known in sets if known.folder is not None):
-            raise UserError(f"run {str(run)!r} is named twice; name each run once")
-        sets.append(_Set(DistilledSet.load(folder), folder))
-    return sets
+    check_named_once([Path(run) for run in runs if not isinstance(run, DistilledSet)])
+    return [
+        _Set(run, None) if isinstance(run, DistilledSet) else _Set(DistilledSet.load(run), Path(run)) for run in runs
+    ]
 
 
 def _check_sets(sets: Sequence[_Set], train: LabelledImages, config: TransferConfig) -> int:

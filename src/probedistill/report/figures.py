@@ -12,6 +12,7 @@ from typing import Any
 
 from ..config import is_inherited
 from ..errors import UserError
+from ..files import without_nan
 from ..inherit import IN_ITS_PLACE
 from ..transfer_matrix import RANDOM_INHERITED
 from ..watch import bucket_means
@@ -62,13 +63,9 @@ def _figure(
     return Figure(title, summary, plot, tuple(columns), tuple(tuple(row) for row in rows), height)
 
 
-def without_nan(value: Any) -> Any:
-    """The value with ``None`` for numbers that JSON does not know."""
-    if isinstance(value, dict):
-        return {key: without_nan(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [without_nan(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def with_article(probe: str) -> str:
+    """A ridge, an inherited."""
+    return f"an {probe}" if probe[:1] in "aeiou" else f"a {probe}"
 
 
 def _verbatim(text: Any) -> str:
@@ -231,8 +228,8 @@ def transfer(result: dict[str, Any]) -> list[Figure]:
                             rows[f"{label}, {_whose(source, probe)}"] = row
             known = [(v, s, t) for s in sources for v, t in zip(rows[s], targets, strict=True) if v is not None]
             best = max(known, default=None)
-            kind = f"an {probe}" if is_inherited(probe) else f"a {probe}"
-            summary = f"Top-1 of {kind} probe trained on a distilled set (row) and tested on an encoder (column)."
+            trained = f"Top-1 of {with_article(probe)} probe trained on a distilled set (row)"
+            summary = f"{trained} and tested on an encoder (column)."
             if best:
                 summary += f" The best is {_percent(best[0])}, {best[1]} on {best[2]}."
             figures.append(_heat_map(

@@ -23,6 +23,7 @@ from ..errors import UserError
 from ..evaluation import made_with
 from ..evolution import read_evolution
 from ..images import UnreadableImageError, load_splits
+from ..run_folder import check_named_once
 from ..watch import Progress, read_progress
 
 KINDS = {
@@ -121,11 +122,8 @@ def gather(
 
 def _names(folders: Sequence[Path]) -> list[str]:
     """The last part of each path, or the whole path where that is not enough to tell runs apart."""
-    resolved = [folder.resolve() for folder in folders]
-    for i, path in enumerate(resolved):
-        if path in resolved[:i]:
-            raise UserError(f"run {str(folders[i])!r} is named twice; name each run once")
-    last = [path.name for path in resolved]
+    check_named_once(folders)
+    last = [folder.resolve().name for folder in folders]
     return [name if last.count(name) == 1 else str(folder) for name, folder in zip(last, folders, strict=True)]
 
 

@@ -21,12 +21,12 @@ from .._version import __version__
 from ..config import INHERITED
 from ..errors import UserError
 from ..evolution import CELLS_PER_ROW, LIMIT
-from ..files import check_writable, whole_file
+from ..files import check_writable, whole_file, without_nan
 from ..images import UnreadableImageError
 from ..images.decode import decode_image
 from ..inherit import IN_ITS_PLACE
 from . import figures
-from .figures import Figure, without_nan
+from .figures import Figure, with_article
 from .gather import KINDS, NEIGHBOURS, REAL_PIXELS, RunRecord, gather, read_result
 from .pictures import Sheets, pack
 
@@ -330,13 +330,10 @@ def _headline(run: RunRecord) -> str:
             same = ours["probe"].replace(INHERITED, IN_ITS_PLACE)  # what full real data are scored with there
             wanted = ("full real data", same)
             full = next((row for row in content["rows"] if (row["name"], row["probe"]) == wanted), None)
-            text = f"{ours['images']:,} distilled images train {_a(ours['probe'])} probe to {_percent(ours['top1'])}"
+            probe = with_article(ours["probe"])
+            text = f"{ours['images']:,} distilled images train {probe} probe to {_percent(ours['top1'])}"
             return text + (f"; all {full['images']:,} real images give {_percent(full['top1'])}." if full else ".")
     return ""
-
-
-def _a(probe: str) -> str:
-    return f"an {probe}" if probe[:1] in "aeiou" else f"a {probe}"
 
 
 # ---------------------------------------------------------------------------------------------------
