@@ -16,8 +16,11 @@ from typing import Any
 import torch
 
 from probedistill import Canvas, DistilledSet, Distiller, EncoderConfig, load_encoder
-from probedistill.bank import cache_folder
-from probedistill.objectives import Objective, RealFeatures, clp_objective, lgm_objective, sfm_objective
+from probedistill.features.extract import cache_folder
+from probedistill.objectives.clp import clp_objective
+from probedistill.objectives.lgm import lgm_objective
+from probedistill.objectives.real import Objective, RealFeatures
+from probedistill.objectives.sfm import sfm_objective
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"

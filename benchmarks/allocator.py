@@ -15,7 +15,7 @@ import time
 from typing import Any
 
 from _common import in_fresh_process, keep, peak_memory_mib, small_distiller
-from probedistill._memory import keep_freed_memory
+from probedistill.machine.memory import keep_freed_memory
 
 VIEWS = 3
 CASES = {"10": (112, 30, 15), "1000": (64, 60, 3)}  # classes: side in pixels, views in a pass, repeats

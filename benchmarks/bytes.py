@@ -43,9 +43,9 @@ from probedistill import (
     load_encoder,
     load_splits,
 )
-from probedistill.baselines import medoids, random_images
-from probedistill.evaluation import made_with
+from probedistill.features.classes import medoids, random_images
 from probedistill.images.labelled import digest_of
+from probedistill.store.distilled import made_with
 
 KB = 1000
 BUDGETS = [1, 2, 4, 8, 16, 32, 64, 128]

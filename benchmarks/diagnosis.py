@@ -32,7 +32,7 @@ from probedistill import (
     load_transfer,
     transfer,
 )
-from probedistill.bias import bias
+from probedistill.analysis.bias import bias
 
 OUT = _common.RESULTS / "diagnosis"
 STEPS = {"clip": 60}

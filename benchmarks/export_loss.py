@@ -13,7 +13,7 @@ import tempfile
 
 import _common
 from probedistill import DistilledSet, evaluate, export, load_encoder, load_splits
-from probedistill.evaluation import made_with
+from probedistill.store.distilled import made_with
 
 SEEDS = 8
 

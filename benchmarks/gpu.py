@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from _common import OBJECTIVES, keep
 from probedistill import Canvas, Distiller, Encoder, load_encoder
-from probedistill.objectives import RealFeatures
+from probedistill.objectives.real import RealFeatures
 from step_cost import reference_gradient_step
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -25,7 +25,7 @@ from probedistill import (
     load_encoder,
     load_splits,
 )
-from probedistill.labels import with_extras
+from probedistill.ship.labels import with_extras
 
 COUNTS, LABELS = [1, 2, 5, 10], ["none", "source", "learned"]
 PROTOCOL: dict[str, Any] = {"probes": ["ridge", "sgd"], "seeds": 3, "views": 30, "sgd_views": 30, "progress": False}

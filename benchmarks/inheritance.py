@@ -25,8 +25,9 @@ from probedistill import (
     load_splits,
     with_extras,
 )
-from probedistill.augment import apply_views, derive_seed, draw_views
-from probedistill.baselines import random_images
+from probedistill.features.classes import random_images
+from probedistill.features.views import apply_views, draw_views
+from probedistill.seeds import derive_seed
 
 TARGETS, VIEWS, SEEDS = ["lite0", "mobilenetv1", "mobilenetv2"], 30, 3
 

@@ -16,9 +16,12 @@ import torch
 
 from _common import keep
 from probedistill import Canvas, Distiller, load_encoder
-from probedistill.augment import apply_views, draw_views
 from probedistill.config import AugmentConfig
-from probedistill.objectives import RealFeatures, clp_objective, lgm_objective, sfm_objective
+from probedistill.features.views import apply_views, draw_views
+from probedistill.objectives.clp import clp_objective
+from probedistill.objectives.lgm import lgm_objective
+from probedistill.objectives.real import RealFeatures
+from probedistill.objectives.sfm import sfm_objective
 
 CLASSES, VIEWS, SIZE, REPEATS = 10, 3, 112, 15
 

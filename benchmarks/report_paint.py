@@ -22,7 +22,7 @@ from _common import ROOT, keep
 
 sys.path.insert(0, str(ROOT / "tests"))
 from helpers_report import make_run
-from probedistill.report import write_report
+from probedistill.report.page import write_report
 
 PAINT = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? null"
 READ = "performance.getEntriesByType('navigation')[0].domContentLoadedEventEnd"

@@ -32,20 +32,12 @@ from probedistill import (
     load_encoder,
     load_splits,
 )
-from probedistill.baselines import medoids
-from probedistill.objectives import (
-    Objective,
-    RealFeatures,
-    class_flows,
-    class_means,
-    closed_form_head,
-    clp_objective,
-    head_gradient,
-    lgm_loss,
-    lgm_objective,
-    sample_weights,
-    sfm_objective,
-)
+from probedistill.features.classes import class_means, medoids
+from probedistill.objectives.clp import clp_objective
+from probedistill.objectives.formulas import class_flows, closed_form_head, head_gradient, lgm_loss, sample_weights
+from probedistill.objectives.lgm import lgm_objective
+from probedistill.objectives.real import Objective, RealFeatures
+from probedistill.objectives.sfm import sfm_objective
 
 VALIDATION = {"clothing": "validation", "grocery": "val"}
 

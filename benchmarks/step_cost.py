@@ -58,7 +58,7 @@ def reference_gradient_step(
 
     ``real`` (n, 3, S, S) are this step's real images before augmentation.
     """
-    from probedistill.augment import apply_views, draw_views
+    from probedistill.features.views import apply_views, draw_views
 
     device = encoder.device
     head = torch.nn.Linear(encoder.dim, int(labels.max()) + 1, device=device)
@@ -80,9 +80,12 @@ def reference_gradient_step(
 
 def measure(options: argparse.Namespace, row: str, classes: int, views: int) -> dict[str, float]:
     """Seconds per step (the median) and peak memory of the steps alone."""
-    from probedistill.canvas import Canvas
-    from probedistill.engine import Distiller
-    from probedistill.objectives import RealFeatures, clp_objective, lgm_objective, sfm_objective
+    from probedistill.distillation.canvas import Canvas
+    from probedistill.distillation.engine import Distiller
+    from probedistill.objectives.clp import clp_objective
+    from probedistill.objectives.lgm import lgm_objective
+    from probedistill.objectives.real import RealFeatures
+    from probedistill.objectives.sfm import sfm_objective
 
     encoder, features, y = prepare(options, classes, plain="timm's" in row)
     canvas = Canvas(classes, options.size, device=encoder.device)

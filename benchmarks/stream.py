@@ -34,7 +34,7 @@ SHARD = 512  # rows in a file, as `extract_features` makes them
 
 def generate(folder: Path, rows: int) -> None:
     """Write shards of random features, as `extract_features` does."""
-    from probedistill.files import save_tensors
+    from probedistill.store.tensors import save_tensors
 
     generator = torch.Generator().manual_seed(0)
     for number, start in enumerate(range(0, rows, SHARD)):
@@ -71,8 +71,10 @@ def read_plainly(paths: list[Path]) -> None:
 
 def measure(folder: Path, rows: int) -> dict[str, Any]:
     """Seconds, rates and the rise of peak memory for the first ``rows`` rows."""
-    from probedistill.bank import FeatureBank, _Shard
-    from probedistill.objectives import RealFeatures, summed_head_gradient
+    from probedistill.features.bank import FeatureBank
+    from probedistill.features.bank import Shard as _Shard
+    from probedistill.objectives.lgm import summed_head_gradient
+    from probedistill.objectives.real import RealFeatures
 
     starts = range(0, rows, SHARD)
     paths = [folder / f"shard-{number:05d}.safetensors" for number in range(len(starts))]

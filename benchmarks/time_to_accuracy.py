@@ -22,10 +22,11 @@ import torch
 
 from _common import images, keep
 from probedistill import AugmentConfig, DistillConfig, LinearProbe, extract_features, load_encoder, load_splits
-from probedistill.augment import apply_views, derive_seed, draw_views
-from probedistill.build import make_distiller
-from probedistill.canvas import Canvas
-from probedistill.distilled import to_8_bits
+from probedistill.distillation.canvas import Canvas
+from probedistill.distillation.start import make_distiller
+from probedistill.features.views import apply_views, draw_views
+from probedistill.seeds import derive_seed
+from probedistill.store.pixels import to_8_bits
 from step_cost import reference_gradient_step
 
 SIZE = 112

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from probedistill import extract_features, load_encoder, load_images
-from probedistill.parallel import processes
+from probedistill.machine.processes import processes
 
 if __name__ == "__main__":
     photos, cache, report = sys.argv[1:]

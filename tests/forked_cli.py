@@ -23,8 +23,8 @@ import timm
 import torchvision.datasets  # noqa: F401
 
 import probedistill.cli
-import probedistill.distilled
-import probedistill.run
+import probedistill.distillation.run
+import probedistill.store.distilled
 
 assert timm
 _EVENTS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.chmod", "shutil.rmtree", "tempfile.mkstemp"}

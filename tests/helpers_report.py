@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from probedistill import DistilledSet
-from probedistill.evolution import save_sprite
+from probedistill.show.previews import save_sprite
 
 SCRIPT = "<script>alert(1)</script>"
 

@@ -18,16 +18,10 @@ from scipy.stats import spearmanr
 from conftest import TINY
 from helpers_images import make_image_folder
 from probedistill import UserError, align, load_encoder, load_images
-from probedistill.alignment import (
-    RIDGES,
-    balanced_rows,
-    cka_chance,
-    linear_cka,
-    linear_map,
-    mantel,
-    mutual_knn,
-    transfer_accuracy,
-)
+from probedistill.analysis.alignment import transfer_accuracy
+from probedistill.analysis.similarity import RIDGES, cka_chance, linear_cka, linear_map, mutual_knn
+from probedistill.analysis.statistics import mantel
+from probedistill.features.classes import balanced_rows
 
 METRICS = [lambda a, b: mutual_knn(a, b, 4), linear_cka, linear_map]
 IDS = ["mutual_knn", "linear_cka", "linear_map"]

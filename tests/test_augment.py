@@ -12,9 +12,10 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
-from probedistill.augment import Views, apply_views, derive_seed, draw_views
 from probedistill.config import AugmentConfig
 from probedistill.errors import UserError
+from probedistill.features.views import Views, apply_views, draw_views
+from probedistill.seeds import derive_seed
 
 
 def make_images(n: int, height: int, width: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -16,14 +16,18 @@ from PIL import Image
 
 from helpers_encoders import Tiny
 from helpers_images import make_image_folder
-from probedistill.augment import apply_views, derive_seed, draw_views
-from probedistill.bank import _SEED_STREAM, FeatureBank, augmented_views, cache_folder, extract_features
-from probedistill.baselines import medoids
-from probedistill.build import make_objective
 from probedistill.config import AugmentConfig, CLPConfig, DistillConfig, LGMConfig
-from probedistill.encoders import Encoder
+from probedistill.distillation.start import make_objective
+from probedistill.encoders.encoder import Encoder
 from probedistill.errors import UserError
-from probedistill.images import LabelledImages, UnreadableImageError, load_images
+from probedistill.features.bank import FeatureBank
+from probedistill.features.classes import medoids
+from probedistill.features.extract import _SEED_STREAM, augmented_views, cache_folder, extract_features
+from probedistill.features.views import apply_views, draw_views
+from probedistill.images.decode import UnreadableImageError
+from probedistill.images.labelled import LabelledImages
+from probedistill.images.splits import load_images
+from probedistill.seeds import derive_seed
 
 CLASSES, PER_CLASS = ("cat", "dog", "owl"), 5
 N = len(CLASSES) * PER_CLASS
@@ -436,7 +440,7 @@ def test_bad_arguments(folder, extract, options, message):
 
 def test_progress_counts_all_images(folder, extract, monkeypatch):
     advanced: list[int] = []
-    monkeypatch.setattr("probedistill.bank.ProgressBar.advance", lambda self, n=1, **_: advanced.append(n))
+    monkeypatch.setattr("probedistill.machine.progress.ProgressBar.advance", lambda self, n=1, **_: advanced.append(n))
     images = load_images(f"folder:{folder}")
     for _ in range(2):
         extract(images, shard_size=4, batch_size=3)
@@ -528,9 +532,11 @@ def test_a_bank_in_files_is_checked_once_and_then_read_as_it_is(tmp_path, folder
     images = load_images(f"folder:{folder}")
     extract(images, shard_size=4)
     checked: list[Path] = []
-    from probedistill.bank import load_tensors
+    from probedistill.store.tensors import load_tensors
 
-    monkeypatch.setattr("probedistill.bank.load_tensors", lambda path: (checked.append(path), load_tensors(path))[1])
+    monkeypatch.setattr(
+        "probedistill.features.extract.load_tensors", lambda path: (checked.append(path), load_tensors(path))[1]
+    )
     bank = extract(images, shard_size=4, max_memory=0)
     assert checked == shards(tmp_path)
     list(bank.blocks())

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from probedistill.bank import FeatureBank
-from probedistill.baselines import medoids, neighbours, random_images
 from probedistill.errors import UserError
+from probedistill.features.bank import FeatureBank
+from probedistill.features.classes import medoids, neighbours, random_images
 
 
 def make_bank(per_class=(6, 9, 7), d: int = 5, seed: int = 0) -> FeatureBank:

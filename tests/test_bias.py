@@ -22,19 +22,19 @@ from scipy.stats import permutation_test, spearmanr
 from conftest import TINY
 from helpers_images import make_image_folder
 from probedistill import DistilledSet, EncoderConfig, ImagesConfig, UserError, distill, load_encoder, load_splits
-from probedistill.bias import (
+from probedistill.analysis.bias import (
     BiasEntry,
     BiasReport,
     Resemblance,
     bias,
     bias_of,
     group_directions,
-    rank_agreement,
     resemblance,
     usual_backgrounds,
 )
-from probedistill.compose import compose
-from probedistill.groups import group_names, read_groups
+from probedistill.analysis.compose import compose
+from probedistill.analysis.groups import group_names, read_groups
+from probedistill.analysis.statistics import rank_agreement
 
 QUICK = {"seeds": 2, "views": 3, "progress": False}
 
@@ -340,7 +340,7 @@ def test_the_probe_on_real_data_scores_as_in_evaluate(data, run):
     from sklearn.linear_model import Ridge  # the same ridge probe by other means
 
     from probedistill import extract_features
-    from probedistill.probe import LinearProbe
+    from probedistill.probes.linear import LinearProbe
 
     train, test = load_splits(f"folder:{data}")
     encoder = load_encoder(TINY, device="cpu")

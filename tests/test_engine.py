@@ -10,15 +10,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from probedistill import engine
-from probedistill.augment import apply_views, derive_seed, draw_views
-from probedistill.canvas import Canvas
 from probedistill.config import AugmentConfig
-from probedistill.engine import _SEED_STREAM, Distiller
+from probedistill.distillation import engine
+from probedistill.distillation.canvas import Canvas
+from probedistill.distillation.engine import _SEED_STREAM, Distiller
 from probedistill.errors import NonFiniteLossError
-from probedistill.files import load_tensors, save_tensors
-from probedistill.objectives import RealFeatures, clp_objective, lgm_objective, sfm_objective
-from probedistill.parallel import Processes
+from probedistill.features.views import apply_views, draw_views
+from probedistill.machine.processes import Processes
+from probedistill.objectives.clp import clp_objective
+from probedistill.objectives.lgm import lgm_objective
+from probedistill.objectives.real import RealFeatures
+from probedistill.objectives.sfm import sfm_objective
+from probedistill.seeds import derive_seed
+from probedistill.store.tensors import load_tensors, save_tensors
 
 SIZE, CLASSES, IPC, VIEWS, DIM = 8, 3, 2, 3, 6
 ALL_VIEWS = CLASSES * IPC * VIEWS  # 18

@@ -20,13 +20,14 @@ from probedistill import (
     UserError,
     distill,
     evaluate,
-    evaluation,
     load_encoder,
     load_images,
     load_splits,
 )
 from probedistill import extract_features as extract
-from probedistill.evaluation import made_with, view_features
+from probedistill.evaluation import training_sets
+from probedistill.features.encode import view_features
+from probedistill.store.distilled import made_with
 
 NAMES = ("cat", "dog", "hen")
 
@@ -85,9 +86,9 @@ def test_seeds_draw_views_and_random_images(distilled, encoder, data, monkeypatc
     viewed = score(noise_set, encoder, data, seeds=6, views=1, baselines=[])["distilled"]
     assert len({str(s.to_dict()) for s in viewed.scores}) > 1, "another seed, other views"
     drawn = set()
-    draw = evaluation.random_images
+    draw = training_sets.random_images
     monkeypatch.setattr(
-        evaluation, "random_images", lambda *a, **k: drawn.add(tuple((rows := draw(*a, **k)).tolist())) or rows
+        training_sets, "random_images", lambda *a, **k: drawn.add(tuple((rows := draw(*a, **k)).tolist())) or rows
     )
     score(None, encoder, data, seeds=6, views=0, baselines=["random"])
     assert len(drawn) > 1, "other images"
@@ -110,9 +111,9 @@ def test_full_data_are_fitted_anew_where_the_seed_has_a_say(encoder, data):
 
 def test_sgd_views_are_how_many_different_ones_it_sees(distilled, encoder, data, monkeypatch):
     seen = []
-    draw = evaluation.view_features
+    draw = training_sets.view_features
     monkeypatch.setattr(
-        evaluation, "view_features", lambda e, i, a, views, **k: seen.append(views) or draw(e, i, a, views, **k)
+        training_sets, "view_features", lambda e, i, a, views, **k: seen.append(views) or draw(e, i, a, views, **k)
     )
     for sgd_views, expected in ((4, 4), (None, 7)):
         score(distilled, encoder, data, probes=["sgd"], epochs=7, sgd_views=sgd_views, seeds=1, baselines=[])

@@ -23,8 +23,9 @@ from conftest import TINY
 from helpers_images import class_image
 from probedistill import DistilledSet, RunConfig, UserError, distill, evaluate, load_encoder, load_splits
 from probedistill.config import ImagesConfig
-from probedistill.distilled import Head, decode_files, to_8_bits
-from probedistill.exporting import _search, encode_image, export, feature_distance, pixel_error
+from probedistill.ship.export import _search, encode_image, export, feature_distance, pixel_error
+from probedistill.store.distilled import Head
+from probedistill.store.pixels import decode_files, to_8_bits
 
 SIDE = 24
 
@@ -341,7 +342,7 @@ def test_an_interrupted_export_says_so_and_is_replaced(saved, monkeypatch):
             write(make_set(["owl"]), saved, overwrite=True)
     assert torch.equal(DistilledSet.load(saved).images, before.images)
     with monkeypatch.context() as patch:
-        patch.setattr("probedistill.distilled.save_tensors", full)
+        patch.setattr("probedistill.store.distilled.save_tensors", full)
         with pytest.raises(OSError, match="No space"):
             write(make_set(["owl"]), saved, overwrite=True)
     with pytest.raises(UserError, match="holds an unfinished export; repeat its command with --overwrite"):

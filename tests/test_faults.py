@@ -23,8 +23,8 @@ from PIL import Image
 from conftest import TESTS, TINY, wait_for
 from helpers_images import make_image_folder
 from probedistill import CanvasConfig, DistilledSet, UserError, distill, evaluate, load_images
-from probedistill.distilled import folder_names
-from probedistill.files import load_tensors, save_tensors
+from probedistill.store.layout import folder_names
+from probedistill.store.tensors import load_tensors, save_tensors
 
 SLOW = "module:helpers_encoders:slow"
 KIB = 1024

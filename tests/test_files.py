@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from probedistill.errors import UserError
-from probedistill.files import TornFileError, load_tensors, save_tensors, whole_file, write_json
+from probedistill.store.files import whole_file, write_json
+from probedistill.store.tensors import TornFileError, load_tensors, save_tensors
 
 TENSORS = {
     "level.0": torch.arange(6, dtype=torch.float32).view(1, 2, 3) / 7,

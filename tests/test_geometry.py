@@ -19,7 +19,7 @@ from scipy.stats import rankdata, wilcoxon
 from conftest import TINY
 from helpers_images import make_image_folder
 from probedistill import DistilledSet, LabelledImages, UserError, geometry, load_encoder, load_images
-from probedistill.class_geometry import MEASURES, RealReference, class_test, describe_classes, signed_rank_test
+from probedistill.analysis.geometry import MEASURES, RealReference, class_test, describe_classes, signed_rank_test
 
 PLACED = [name for name in MEASURES if name != "own_neighbours"]
 

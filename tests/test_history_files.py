@@ -13,9 +13,10 @@ from PIL import Image
 from torchvision.transforms.functional import pil_to_tensor
 
 from conftest import TINY
-from probedistill import Encoder, NonFiniteLossError, distill, run_folder
-from probedistill.evolution import CELLS_PER_ROW, LIMIT, cell_size, read_evolution, save_sprite, sprite_cells
-from probedistill.run_folder import ProgressFile
+from probedistill import Encoder, NonFiniteLossError, distill
+from probedistill.distillation import folder as run_folder
+from probedistill.distillation.folder import ProgressFile
+from probedistill.show.previews import CELLS_PER_ROW, LIMIT, cell_size, read_evolution, save_sprite, sprite_cells
 
 
 def quick(photos: Path, encoder: str | Encoder = TINY, **options):
@@ -119,7 +120,7 @@ def test_progress_says_how_far_it_is(photos, tmp_path, monkeypatch):
             if not written or progress != written[-1]:
                 written.append(progress)
 
-    monkeypatch.setattr("probedistill.run.ProgressFile", Watched)
+    monkeypatch.setattr("probedistill.distillation.run.ProgressFile", Watched)
     run = quick(photos, out=tmp_path / "run").run
     assert [p["step"] for p in written] == [0, 5, 10, 12], "too quick for more than the previews"
     for progress in written:

@@ -22,8 +22,8 @@ from PIL import Image
 from helpers_images import class_image, make_image_folder
 from probedistill.config import ImagesConfig
 from probedistill.errors import UserError
-from probedistill.images import MAX_PIXELS, UnreadableImageError, decode_image, load_images, load_splits
-from probedistill.images.splits import _holdout_indices
+from probedistill.images.decode import MAX_PIXELS, UnreadableImageError, decode_image
+from probedistill.images.splits import _holdout_indices, load_images, load_splits
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
@@ -353,7 +353,7 @@ def test_fingerprint_is_stable_and_sees_changes(tmp_path):
     make_image_folder(tmp_path, ("cat", "dog", "emu"), size=4, splits=())
     spec = f"folder:{tmp_path}"
     first = load_images(spec)
-    code = f"from probedistill.images import load_images; print(load_images({spec!r}).fingerprint)"
+    code = f"from probedistill.images.splits import load_images; print(load_images({spec!r}).fingerprint)"
     env = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": os.pathsep.join(sys.path)}
     other = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
     assert other.stdout.strip() == first.fingerprint

@@ -18,11 +18,13 @@ from PIL import Image
 
 from helpers_encoders import Tiny
 from helpers_images import class_image
-from probedistill.bank import extract_features
 from probedistill.config import ImagesConfig
-from probedistill.encoders import Encoder
+from probedistill.encoders.encoder import Encoder
 from probedistill.errors import UserError
-from probedistill.images import LabelledImages, UnreadableImageError, load_images, load_splits
+from probedistill.features.extract import extract_features
+from probedistill.images.decode import UnreadableImageError
+from probedistill.images.labelled import LabelledImages
+from probedistill.images.splits import load_images, load_splits
 
 CLASSES = ("cat", "dog", "owl")
 

@@ -11,7 +11,7 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
 from probedistill import InheritedProbe, LinearProbe, UserError
-from probedistill.probe import fit_ridge
+from probedistill.probes.ridge import fit_ridge
 
 CLASSES, SOURCE, TARGET = 3, 7, 5
 

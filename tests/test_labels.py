@@ -23,8 +23,8 @@ from probedistill import (
     load_splits,
     with_extras,
 )
-from probedistill.labels import best_temperature, learned_labels, softmax
-from probedistill.probe import soft_cross_entropy
+from probedistill.probes.logistic import soft_cross_entropy
+from probedistill.ship.labels import best_temperature, learned_labels, softmax
 
 NAMES = ("cat", "dog", "hen")
 

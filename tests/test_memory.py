@@ -10,12 +10,12 @@ import sys
 import psutil
 import pytest
 
-from probedistill import _memory
-from probedistill._memory import available_memory, keep_freed_memory, total_memory
+from probedistill.machine import memory as _memory
+from probedistill.machine.memory import available_memory, keep_freed_memory, total_memory
 
 SCRIPT = """
 import numpy as np, psutil
-from probedistill._memory import keep_freed_memory
+from probedistill.machine.memory import keep_freed_memory
 kept = keep_freed_memory()
 before = psutil.Process().memory_info().rss
 block = np.ones(40_000_000)

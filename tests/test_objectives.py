@@ -11,26 +11,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from probedistill import objectives
 from probedistill.errors import UserError
-from probedistill.objectives import (
-    RealFeatures,
+from probedistill.features.classes import class_means, means_of_sums, summed_by_class
+from probedistill.objectives import formulas as objectives
+from probedistill.objectives.clp import clp_objective, summed_clp_loss
+from probedistill.objectives.formulas import (
     class_flows,
-    class_means,
     closed_form_head,
     clp_loss,
-    clp_objective,
     flows_of_sums,
     head_gradient,
     lgm_loss,
-    lgm_objective,
-    means_of_sums,
     sfm_loss,
-    sfm_objective,
-    summed_by_class,
-    summed_clp_loss,
-    summed_head_gradient,
 )
+from probedistill.objectives.lgm import lgm_objective, summed_head_gradient
+from probedistill.objectives.real import RealFeatures
+from probedistill.objectives.sfm import sfm_objective
 
 NORMALIZATIONS = ["none", "center", "center_l2"]
 
@@ -561,7 +557,7 @@ def test_many_held_features_are_worked_on_in_blocks(monkeypatch):
     real = make_real(balanced=False)
     z, t = make_features(8, 7, 4, seed=1)
     expected = {name: make(real)(z, t, 2) for name, make in STREAMED.items()}
-    monkeypatch.setattr("probedistill.objectives._BLOCK", 9)
+    monkeypatch.setattr("probedistill.objectives.real._BLOCK", 9)
     assert [len(x) for x, _ in real.blocks()] == [9, 9, 9, 9, 4]
     for name, make in STREAMED.items():
         assert_close(make(make_real(balanced=False))(z, t, 2), expected[name])

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from conftest import TESTS, wait_for
 from helpers_images import make_image_folder
 from probedistill import DistilledSet, extract_features, load_encoder, load_images
-from probedistill.files import load_tensors, save_tensors
-from probedistill.parallel import ALONE, Processes
+from probedistill.machine.processes import ALONE, Processes
+from probedistill.store.tensors import load_tensors, save_tensors
 
 Torchrun = Callable[..., subprocess.Popen[str]]
 

@@ -15,10 +15,12 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from threadpoolctl import threadpool_limits
 
-from probedistill import probe as probe_module
 from probedistill.config import SOLVERS
 from probedistill.errors import NonFiniteLossError, UserError
-from probedistill.probe import LinearProbe, score_probe
+from probedistill.probes.linear import LinearProbe
+from probedistill.probes.ridge import fit_ridge
+from probedistill.probes.scores import score_probe
+from probedistill.probes.sgd import _initial_linear
 
 FAST_SGD = {"epochs": 30, "lr": 1.0}
 PARAMETERS = {"ridge": {}, "logistic": {}, "sgd": FAST_SGD}
@@ -171,7 +173,7 @@ def test_ridge_primal_equals_dual(n, d):
     X, y = noise(n, d)
     weights = np.random.default_rng(1).uniform(0.5, 2, n)
     views = np.stack([X, X + np.random.default_rng(2).normal(size=X.shape)])
-    primal, dual = (probe_module.fit_ridge(views, y, weights, ridge=0.05, dual=dual) for dual in (False, True))
+    primal, dual = (fit_ridge(views, y, weights, ridge=0.05, dual=dual) for dual in (False, True))
     np.testing.assert_allclose(primal[0], dual[0], rtol=1e-8, atol=1e-12)
     np.testing.assert_allclose(primal[1], dual[1], rtol=1e-8, atol=1e-12)
 
@@ -180,7 +182,7 @@ def test_ridge_primal_equals_dual(n, d):
 @pytest.mark.parametrize("class_weight", [None, "balanced"])
 @pytest.mark.parametrize("chunk_rows", [7, 8192])
 def test_ridge_equals_scikit_learn_on_one_hot_targets(n, d, class_weight, chunk_rows, monkeypatch):
-    monkeypatch.setattr(probe_module, "_CHUNK_ROWS", chunk_rows)
+    monkeypatch.setattr("probedistill.probes.ridge._CHUNK_ROWS", chunk_rows)
     X, y = noise(n, d)
     weights = np.ones(n) if class_weight is None else n / (3 * np.bincount(y)[y])
     centred = X - np.average(X, axis=0, weights=weights)
@@ -229,7 +231,7 @@ def test_logistic_warns_when_it_did_not_converge(monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         LinearProbe("logistic").fit(X, y)
-    monkeypatch.setattr(probe_module, "_LOGISTIC_MAX_ITER", 2)
+    monkeypatch.setattr("probedistill.probes.logistic._LOGISTIC_MAX_ITER", 2)
     with pytest.warns(ConvergenceWarning):
         LinearProbe("logistic").fit(X, y)
 
@@ -301,7 +303,7 @@ def test_sgd_takes_one_view_per_epoch():
     views = np.zeros((3, 4, 3))
     for view in range(3):
         views[view, :, view] = [1.0, -1.0, 2.0, 0.5]
-    weight, _ = probe_module._initial_linear(3, 3, torch.Generator().manual_seed(0))
+    weight, _ = _initial_linear(3, 3, torch.Generator().manual_seed(0))
     for epochs, moved in [
         (1, [True, False, False]),
         (2, [True, True, False]),

@@ -18,11 +18,10 @@ from PIL import Image
 from conftest import TINY
 from helpers_report import SCRIPT, evaluation, long_names, make_run, results, write
 from probedistill import UserError, distill, extract_features, load_encoder, load_splits
-from probedistill.files import without_nan
-from probedistill.report import write_report
 from probedistill.report.gather import KINDS
-from probedistill.report.page import _embedded
+from probedistill.report.page import _embedded, write_report
 from probedistill.report.pictures import pack
+from probedistill.store.files import without_nan
 
 pytest.importorskip("plotly", reason="needs plotly: pip install 'probedistill[report]'")
 pytest.importorskip("jinja2", reason="needs jinja2: pip install 'probedistill[report]'")

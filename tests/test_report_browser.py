@@ -40,7 +40,7 @@ def browser():
 @pytest.fixture(scope="module")
 def page_file(tmp_path_factory, photos) -> Path:
     """A report of two runs with everything in it."""
-    from probedistill.report import write_report
+    from probedistill.report.page import write_report
 
     folder = tmp_path_factory.mktemp("browser")
     first, second = make_run(folder / "first", CLASSES, side=40), make_run(folder / "second", CLASSES, seed=1)
@@ -52,7 +52,7 @@ def page_file(tmp_path_factory, photos) -> Path:
 @pytest.fixture(scope="module")
 def long_file(tmp_path_factory) -> Path:
     """A report whose heat map, groups and first class have long names."""
-    from probedistill.report import write_report
+    from probedistill.report.page import write_report
 
     folder = tmp_path_factory.mktemp("long")
     run = make_run(folder / "run", ("a_class_name_without_a_space_that_is_longer_than_a_phone", "dog"))
@@ -312,7 +312,7 @@ SECOND_FITS = """[...document.querySelectorAll('#r1 .chart')].every(chart =>
 
 def test_real_images_beside(open_page, photos, tmp_path):
     from probedistill import distill
-    from probedistill.report import write_report
+    from probedistill.report.page import write_report
 
     distill(f"folder:{photos}", TINY, steps=2, out=tmp_path / "run", progress=False)
     file = write_report([tmp_path / "run"], tmp_path / "real.html", real_images=True, progress=False)

@@ -27,11 +27,12 @@ from probedistill import (
     load_encoder,
     load_splits,
 )
-from probedistill import engine as engine_module
-from probedistill.augment import apply_views, derive_seed, draw_views
-from probedistill.canvas import Canvas
-from probedistill.engine import _SEED_STREAM, Distiller
-from probedistill.files import load_tensors, save_tensors
+from probedistill.distillation import engine as engine_module
+from probedistill.distillation.canvas import Canvas
+from probedistill.distillation.engine import _SEED_STREAM, Distiller
+from probedistill.features.views import apply_views, draw_views
+from probedistill.seeds import derive_seed
+from probedistill.store.tensors import load_tensors, save_tensors
 from test_engine import (
     ALL_VIEWS,
     AUGMENT,

@@ -34,11 +34,11 @@ from probedistill import (
     load_encoder,
     load_splits,
 )  # fmt: skip
-from probedistill.baselines import medoids
+from probedistill.analysis.matrix import Source, Target, TransferMatrix, load_transfer
+from probedistill.analysis.transfer import transfer
 from probedistill.config import TransferConfig
-from probedistill.labels import with_extras
-from probedistill.transfer_matrix import Source, Target, TransferMatrix, load_transfer
-from probedistill.transfer_scores import transfer
+from probedistill.features.classes import medoids
+from probedistill.ship.labels import with_extras
 
 NAMES = ("cat", "dog", "hen")
 QUICK = {"seeds": 2, "views": 3, "progress": False}
@@ -354,7 +354,7 @@ def test_inherited_cells_do_not_load_encoders_again_and_again(with_heads, data, 
         loaded.append(config.encoder)
         return load_encoder(config)
 
-    monkeypatch.setattr("probedistill.transfer_scores.load_encoder", counted)
+    monkeypatch.setattr("probedistill.analysis.transfer.load_encoder", counted)
     matrix = transfer(with_heads, [TINY, other], *data, probes=["inherited"], **QUICK)
     assert not np.isnan(matrix.accuracy).any()
     assert len(loaded) <= 3, "each is looked at once, and one came back beside the other"

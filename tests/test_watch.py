@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from conftest import wait_for
 from helpers_report import make_run, write
-from probedistill._text import as_text
-from probedistill.watch import _view, bucket_means, read_progress, sparkline
+from probedistill.report.watch import _view, bucket_means, read_progress, sparkline
+from probedistill.show.tables import as_text
 
 ABOUT = {"format": 1, "finished": False, "class_names": ["cat"], "config": {"steps": 40}}
 SO_FAR = {"step": 10, "steps": 40, "losses": [2.0, 1.0], "accuracy": [[5, 0.25]], "seconds": 5.0}

@@ -1,9 +1,8 @@
-from ._signals import Interrupted
 from ._version import __version__
-from .alignment import Alignment, align
-from .bank import FeatureBank, extract_features
-from .canvas import Canvas
-from .class_geometry import Geometry, geometry
+from .analysis.alignment import Alignment, align
+from .analysis.geometry import Geometry, geometry
+from .analysis.matrix import TransferMatrix, load_transfer
+from .analysis.transfer import transfer
 from .config import (
     AugmentConfig,
     CanvasConfig,
@@ -17,20 +16,27 @@ from .config import (
     SFMConfig,
     TransferConfig,
 )
-from .distilled import DistilledSet, Head
-from .encoders import Encoder, encoder_config, load_encoder
-from .engine import Distiller, Tower
+from .distillation.canvas import Canvas
+from .distillation.engine import Distiller, Tower
+from .distillation.run import distill
+from .encoders.encoder import Encoder
+from .encoders.known import RECIPES
+from .encoders.load import encoder_config, load_encoder
 from .errors import NonFiniteLossError, UserError
-from .evaluation import Evaluation, evaluate
-from .exporting import ExportReport, export
-from .images import LabelledImages, UnreadableImageError, load_images, load_splits
-from .inherit import InheritedProbe
-from .known_encoders import RECIPES
-from .labels import with_extras
-from .probe import LinearProbe, Scores, score_probe
-from .run import distill
-from .transfer_matrix import TransferMatrix, load_transfer
-from .transfer_scores import transfer
+from .evaluation.protocol import evaluate
+from .evaluation.result import Evaluation
+from .features.bank import FeatureBank
+from .features.extract import extract_features
+from .images.decode import UnreadableImageError
+from .images.labelled import LabelledImages
+from .images.splits import load_images, load_splits
+from .machine.signals import Interrupted
+from .probes.inherited import InheritedProbe
+from .probes.linear import LinearProbe
+from .probes.scores import Scores, score_probe
+from .ship.export import ExportReport, export
+from .ship.labels import with_extras
+from .store.distilled import DistilledSet, Head
 
 __all__ = [
     "RECIPES",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .errors import UserError, unknown_name
-from .presets import PRESETS
+from .methods import PRESETS
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Normalization = Literal["none", "center", "center_l2"]

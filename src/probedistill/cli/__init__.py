@@ -12,11 +12,11 @@ from typing import Any
 
 import cyclopts
 
-from .._memory import keep_freed_memory
-from .._signals import Interrupted
 from ..errors import LostProcessError, NonFiniteLossError, UserError
-from . import bias, commands, export, inspect_spaces, labels, report, transfer  # noqa: F401  registers them
-from ._app import app
+from ..machine.memory import keep_freed_memory
+from ..machine.signals import Interrupted
+from . import bias, export, inspect_spaces, labels, report, runs, transfer  # noqa: F401  registers them
+from .app import app
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from ..config import ComposeConfig, ImagesConfig
-from ._app import Flat, command, console, show
+from .app import Flat, command, console, show
 
 
 @command(ImagesConfig)
@@ -57,7 +57,7 @@ def bias(
     progress:
         Show progress bars.
     """
-    from ..bias import bias as run_bias
+    from ..analysis.bias import bias as run_bias
 
     out = out or (runs[0] if len(runs) == 1 else Path("runs") / "bias")
     report = run_bias(
@@ -108,7 +108,7 @@ def compose(
     from rich.markup import escape
     from rich.table import Table
 
-    from ..compose import compose as run_compose
+    from ..analysis.compose import compose as run_compose
 
     things = ImagesConfig(images=foregrounds, classes=foreground_classes)
     scenes = ImagesConfig(images=backgrounds, classes=background_classes)

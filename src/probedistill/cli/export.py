@@ -9,7 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from ..config import EncoderConfig
-from ._app import Flat, command, show
+from .app import Flat, command, show
 
 
 @command(EncoderConfig)
@@ -53,10 +53,9 @@ def export(
     progress:
         Show a progress bar.
     """
-    from ..distilled import DistilledSet
-    from ..encoders import load_encoder
-    from ..evaluation import made_with
-    from ..exporting import export as run_export
+    from ..encoders.load import load_encoder
+    from ..ship.export import export as run_export
+    from ..store.distilled import DistilledSet, made_with
 
     distilled = DistilledSet.load(folder)
     if encoder is not None:  # its views are drawn as the run's: an error there names the run

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from ..config import EncoderConfig, ImagesConfig
-from ._app import Flat, command, show
+from .app import Flat, command, show
 
 
 @command(ImagesConfig)
@@ -52,10 +52,10 @@ def align(
     progress:
         Show progress bars.
     """
-    from ..alignment import align as run_align
-    from ..files import check_writable
-    from ..images import load_splits
-    from ..transfer_matrix import load_transfer
+    from ..analysis.alignment import align as run_align
+    from ..analysis.matrix import load_transfer
+    from ..images.splits import load_splits
+    from ..store.files import check_writable
 
     check_writable(out)
     results = load_transfer(transfer) if transfer is not None else None
@@ -109,12 +109,11 @@ def geometry(
     progress:
         Show progress bars.
     """
-    from ..class_geometry import geometry as run_geometry
-    from ..distilled import DistilledSet
-    from ..encoders import load_encoder
-    from ..files import check_writable
-    from ..images import load_splits
-    from ..images.splits import named_classes
+    from ..analysis.geometry import geometry as run_geometry
+    from ..encoders.load import load_encoder
+    from ..images.splits import load_splits, named_classes
+    from ..store.distilled import DistilledSet
+    from ..store.files import check_writable
 
     out = folder if out is None else out
     distilled = DistilledSet.load(folder)

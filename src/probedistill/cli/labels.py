@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from ..config import EncoderConfig, ImagesConfig
-from ._app import Flat, command, show
+from .app import Flat, command, show
 
 
 @command(ImagesConfig, EncoderConfig)
@@ -45,14 +45,14 @@ def label(
     progress:
         Show progress bars.
     """
-    from ..bank import extract_features
-    from ..distilled import DistilledSet
-    from ..encoders import load_encoder
+    from ..encoders.load import load_encoder
     from ..errors import UserError
-    from ..evaluation import made_with, of_classes
-    from ..files import check_writable
-    from ..images import load_splits
-    from ..labels import with_extras
+    from ..features.extract import extract_features
+    from ..images.labelled import of_classes
+    from ..images.splits import load_splits
+    from ..ship.labels import with_extras
+    from ..store.distilled import DistilledSet, made_with
+    from ..store.files import check_writable
 
     if soft_labels == "none" and not keep_head:
         raise UserError("nothing to add; give --soft-labels source, --soft-labels learned or --keep-head")
@@ -85,6 +85,3 @@ def label(
     labelled = with_extras(distilled, model, bank, soft_labels=soft_labels, keep_head=keep_head, seed=seed)
     labelled.save_extras(folder)
     show(f"{labelled!r} → {folder}")
-
-
-__all__ = ["label"]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from ._app import command, show
+from .app import command, show
 
 
 @command()
@@ -56,7 +56,7 @@ def report(
     progress:
         Show progress bars.
     """
-    from ..report import write_report
+    from ..report.page import write_report
 
     path = write_report(
         runs, out, title=title, real_images=real_images, transfer=transfer, align=align, bias=bias, geometry=geometry,
@@ -87,6 +87,6 @@ def watch(
     open_browser:
         Open that page in the browser.
     """
-    from ..watch import watch as follow
+    from ..report.watch import watch as follow
 
     follow(run, port=port, open_browser=open_browser)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from ..config import AugmentConfig, ImagesConfig, TransferConfig
-from ._app import Flat, Probes, command, show
+from .app import Flat, Probes, command, show
 
 
 @dataclass(kw_only=True)
@@ -55,8 +55,8 @@ def transfer(
     progress:
         Show progress bars.
     """
-    from ..images import load_splits
-    from ..transfer_scores import transfer as run_transfer
+    from ..analysis.transfer import transfer as run_transfer
+    from ..images.splits import load_splits
 
     train, test = load_splits(images)
     matrix = run_transfer(

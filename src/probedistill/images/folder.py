@@ -12,9 +12,9 @@ from PIL import Image
 
 from ..config import ImagesConfig
 from ..errors import UserError
-from ._source import FOLDER_SPLITS, WHOLE, Source
 from .decode import as_utf8, decode_image
 from .labelled import CLASSES_ARGUMENT, LabelledImages, check_classes, digest_of
+from .sources import FOLDER_SPLITS, WHOLE, Source
 
 _SIDECARS = frozenset({".txt", ".json", ".jsonl", ".csv", ".md", ".xml", ".yaml", ".yml"})
 _SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini"})

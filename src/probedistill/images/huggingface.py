@@ -13,9 +13,9 @@ from PIL import Image
 
 from ..config import ImagesConfig
 from ..errors import UserError, unknown_name
-from ._source import Source
 from .decode import UnreadableImageError, decode_image, one_line
 from .labelled import LabelledImages, digest_of
+from .sources import Source
 
 
 def hf_source(place: str, config: ImagesConfig) -> Source:

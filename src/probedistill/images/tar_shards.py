@@ -22,10 +22,10 @@ from PIL import Image
 
 from ..config import ImagesConfig
 from ..errors import UserError
-from ._source import FOLDER_SPLITS, WHOLE, Source
 from .decode import UnreadableImageError, as_utf8, decode_image, one_line, reason_of
 from .folder import listing, subfolders
 from .labelled import LabelledImages, digest_of
+from .sources import FOLDER_SPLITS, WHOLE, Source
 
 _IMAGE_MEMBERS = frozenset(
     ["avif", "bmp", "gif", "jp2", "jpe", "jpeg", "jpg", "pbm", "pgm", "png", "ppm", "tif", "tiff", "webp"]

@@ -11,8 +11,8 @@ from PIL import Image
 
 from ..config import ImagesConfig
 from ..errors import unknown_name
-from ._source import WHOLE, Source
 from .labelled import LabelledImages, digest_of
+from .sources import WHOLE, Source
 
 _VERSION = 1  # of the formulae below: part of the fingerprint
 _SIDE, _PER_KIND = 96, 240

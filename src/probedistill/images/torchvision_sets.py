@@ -15,9 +15,9 @@ from PIL import Image
 
 from ..config import ImagesConfig
 from ..errors import UserError, unknown_name
-from ._source import WHOLE, Source
 from .decode import UnreadableImageError, decode_image, one_line, reason_of
 from .labelled import LabelledImages, digest_of
+from .sources import WHOLE, Source
 
 _TRAIN_TEST = ("train", "test")
 

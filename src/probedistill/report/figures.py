@@ -10,13 +10,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from ..analysis.matrix import RANDOM_INHERITED
 from ..config import is_inherited
 from ..errors import UserError
-from ..files import without_nan
-from ..inherit import IN_ITS_PLACE
-from ..transfer_matrix import RANDOM_INHERITED
-from ..watch import bucket_means
+from ..probes.inherited import IN_ITS_PLACE
+from ..store.files import without_nan
 from .gather import RunRecord
+from .watch import bucket_means
 
 COLOURS = ("#3b7dd8", "#e08a1e", "#2a9d78", "#c2588f", "#8a6fd1", "#b8a015", "#4fb0c6", "#d1583f", "#7d8793", "#8c6d4f")
 _POINTS = 500  # of a curve

@@ -14,17 +14,18 @@ import yaml
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from ..bank import extract_features
-from ..baselines import neighbours
 from ..config import ImagesConfig
-from ..distilled import DistilledSet, to_8_bits
-from ..encoders import encoder_config, load_encoder
+from ..encoders.load import encoder_config, load_encoder
 from ..errors import UserError
-from ..evaluation import made_with
-from ..evolution import read_evolution
-from ..images import UnreadableImageError, load_splits
-from ..run_folder import check_named_once
-from ..watch import Progress, read_progress
+from ..features.classes import neighbours
+from ..features.extract import extract_features
+from ..images.decode import UnreadableImageError
+from ..images.splits import load_splits
+from ..show.previews import read_evolution
+from ..store.distilled import DistilledSet, made_with
+from ..store.layout import check_named_once
+from ..store.pixels import to_8_bits
+from .watch import Progress, read_progress
 
 KINDS = {
     "transfer": ("sources", "targets", "accuracy"),

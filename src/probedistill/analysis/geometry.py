@@ -1,0 +1,552 @@
+"""Geometry: where synthetic images lie among the real images of their class, in feature space."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.markup import escape
+from rich.table import Table
+from scipy.stats import rankdata, wilcoxon
+from sklearn.decomposition import PCA
+from torch import Tensor
+
+from ..encoders.encoder import Encoder
+from ..errors import UserError, unknown_name
+from ..features.classes import balanced_rows, class_means, medoids
+from ..features.extract import extract_features
+from ..images.labelled import LabelledImages
+from ..machine.progress import ProgressBar
+from ..seeds import derive_seed
+from ..show.tables import as_text
+from ..store.distilled import DistilledSet
+from ..store.files import without_nan, write_json
+
+DRAWN_CLASSES = 10
+DRAWN_IMAGES = 2000
+
+_SEED_STREAM = 8
+_BLOCK = 512
+_NEIGHBOUR_SAMPLE = 2000  # real images whose own neighbours are looked up: the baseline costs no more than that
+_RESAMPLES = 9999
+_EXACT = 100  # differences whose signed-rank test is exact
+_KINDS = ("synthetic", "medoid", "real")
+
+Array = NDArray[np.float64]
+
+
+# ---------------------------------------------------------------------------------------------------
+# Measures
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an image lies among the real images of its class, or the mean over some images.
+
+    Distances are Euclidean: what the PCA plane shows and what "periphery" means. The angle is between centred
+    features, 1 − cos(x − mean of all, class mean − mean of all): it tells an image that is far out because
+    it lies elsewhere from one that is an exaggeration of its class. A real image is compared with the mean and
+    the images of its class without itself (leave-one-out), so that the quantiles of a class's real images are
+    0.5 on average by construction.
+
+    Attributes:
+        distance_quantile: Share of the class's real images that are nearer to the class mean: 0 for the most
+            central, 1 for one that is farther out than every real one. Ties count half.
+        angle_quantile: The same by angle.
+        margin_quantile: Share of the class's real images with a smaller margin; a support vector has a small one.
+        margin: Distance to the nearest other class mean − distance to its own.
+        relative_margin: The same, divided by the median distance of the class's real images to their mean; NaN where
+            that is 0, because most of them are the same.
+        distance_ratio: Distance to the class mean, divided by that median; NaN likewise.
+        norm_ratio: Norm of the features, divided by the mean norm of the class's real images.
+        own_neighbours: Share of its k nearest real images that are of its own class.
+    """
+
+    distance_quantile: float
+    angle_quantile: float
+    margin_quantile: float
+    margin: float
+    relative_margin: float
+    distance_ratio: float
+    norm_ratio: float
+    own_neighbours: float
+
+
+MEASURES = tuple(field.name for field in fields(Place))
+
+
+class RealReference:
+    """Real features (N, d) with labels (N,) of C classes, as what points are placed among.
+
+    Args:
+        features: (N, d) float.
+        labels: (N,) int64; every class has at least two images.
+        num_classes: C.
+
+    Raises:
+        ValueError: A class has fewer than two images.
+    """
+
+    def __init__(self, features: Tensor, labels: Tensor, num_classes: int) -> None:
+        self.counts = torch.bincount(labels, minlength=num_classes)
+        if len(self.counts) != num_classes or int(self.counts.min()) < 2:
+            raise ValueError(f"every one of the {num_classes} classes needs at least 2 real images")
+        self.labels, self.num_classes = labels, num_classes
+        self.mean = features.double().mean(dim=0)
+        self.features = features - self.mean.to(features)  # short vectors: distances lose fewer digits
+        self.means = class_means(self.features.double(), labels, num_classes)
+        self._own = self._distances(self.features, labels, left_out=True)
+        self._norms = class_means(self._norm(self.features)[:, None], labels, num_classes)[:, 0]
+
+    def place(self, points: Tensor, labels: Tensor, *, rows: Tensor | None = None) -> dict[str, Array]:
+        """Every measure of `Place` but ``own_neighbours``, each (m,).
+
+        Args:
+            points: (m, d) features.
+            labels: (m,) int64, their classes.
+            rows: (m,) which real images they are, for real ones.
+        """
+        points = points - self.mean.to(points)
+        left_out = int(rows is not None)
+        raw = [own[rows] for own in self._own] if rows is not None else self._distances(points, labels)
+        distance, _, margin = raw
+        of_class = [(self.labels == c).nonzero()[:, 0] for c in range(self.num_classes)]
+        typical = torch.stack([self._own[0][of].median() for of in of_class])[labels]
+        typical[typical == 0] = math.nan  # most of the class's images are the same: it has no unit of length
+        result = {"margin": margin, "relative_margin": margin / typical, "distance_ratio": distance / typical}
+        result["norm_ratio"] = self._norm(points) / self._norms[labels]
+        names = ("distance_quantile", "angle_quantile", "margin_quantile")
+        for name, values, own in zip(names, raw, self._own, strict=True):
+            quantile = torch.empty(len(points), dtype=torch.float64)
+            for c in labels.unique().tolist():
+                mine, ordered = labels == c, own[of_class[c]].sort().values
+                below = torch.searchsorted(ordered, values[mine])
+                ties = torch.searchsorted(ordered, values[mine], right=True) - below - left_out
+                quantile[mine] = (below + ties.double() / 2) / (len(ordered) - left_out)
+            result[name] = quantile
+        return {name: values.numpy() for name, values in result.items()}
+
+    def own_neighbours(self, points: Tensor, labels: Tensor, k: int, *, rows: Tensor | None = None) -> Array:
+        """Share (m,) of the k nearest real images (Euclidean) that have the point's own label, itself excluded.
+
+        Args:
+            points: (m, d) features.
+            labels: (m,) int64.
+            k: 1 ≤ k < N.
+            rows: As for `place`.
+
+        Raises:
+            UserError: k is out of range.
+        """
+        if not 1 <= k < len(self.labels):
+            raise UserError(f"k {k} must be at least 1 and less than the number of real images ({len(self.labels)})")
+        points = (points - self.mean.to(points)).to(self.features)
+        shares = []
+        for start in range(0, len(points), _BLOCK):
+            part = slice(start, start + _BLOCK)
+            distance = torch.cdist(points[part], self.features)
+            if rows is not None:
+                distance[torch.arange(len(distance)), rows[part]] = torch.inf
+            near = self.labels[distance.topk(k, largest=False).indices]
+            shares.append((near == labels[part, None]).double().mean(dim=1))
+        return torch.cat(shares).numpy()
+
+    def _norm(self, centred: Tensor) -> Tensor:
+        return (centred.double() + self.mean).norm(dim=1)
+
+    def _distances(self, points: Tensor, labels: Tensor, *, left_out: bool = False) -> list[Tensor]:
+        """Distance, angle and margin, (m,) float64 each; ``left_out`` takes each point out of its class mean."""
+        parts = []
+        for start in range(0, len(points), _BLOCK):
+            part = slice(start, start + _BLOCK)
+            x, y = points[part].double(), labels[part]
+            own = self.means[y]
+            if left_out:
+                count = self.counts[y, None]
+                own = (count * own - x) / (count - 1)
+            distance = (x - own).norm(dim=1)
+            angle = 1 - torch.cosine_similarity(x, own)
+            other = torch.cdist(x, self.means).scatter(1, y[:, None], torch.inf).amin(dim=1)
+            parts.append((distance, angle, other - distance))
+        return [torch.cat(column) for column in zip(*parts, strict=True)]
+
+
+# ---------------------------------------------------------------------------------------------------
+# Statistics over classes
+
+
+@dataclass(frozen=True)
+class ClassTest:
+    """Whether a quantile differs from that of random real images, over C classes.
+
+    Attributes:
+        score: Mean over classes; 0.5 is what random real images have.
+        interval: 95 % bootstrap interval over classes.
+        p: Two-sided Wilcoxon signed-rank test of the classes' quantiles against 0.5.
+    """
+
+    score: float
+    interval: tuple[float, float]
+    p: float
+
+
+def class_test(quantiles: Array, *, seed: int = 0) -> ClassTest:
+    """Test the quantiles (C,) of C classes against 0.5.
+
+    An image drawn from the real ones of its class has a quantile that is uniform on [0, 1], whatever the class's
+    distribution, so the test assumes nothing about features.
+    """
+    rng = np.random.default_rng(derive_seed(seed, _SEED_STREAM))
+    means = rng.choice(quantiles, size=(_RESAMPLES, len(quantiles))).mean(axis=1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return ClassTest(float(quantiles.mean()), (float(low), float(high)), signed_rank_test(quantiles - 0.5))
+
+
+def signed_rank_test(differences: Array) -> float:
+    """Two-sided p-value of Wilcoxon's signed-rank test; differences (n,) of 0 are left out.
+
+    Exact, with ties, for up to 100 differences, by counting the sign patterns that give each rank sum; SciPy
+    enumerates them one by one, in Python, and has the normal approximation from 14 on where there are ties. Beyond
+    100 it is that approximation here, too.
+    """
+    differences = differences[differences != 0]
+    if not len(differences):
+        return 1.0
+    if len(differences) > _EXACT:
+        return float(wilcoxon(differences, method="approx").pvalue)
+    ranks = np.rint(2 * rankdata(np.abs(differences))).astype(int)  # twice: ties have ranks that end in one half
+    chance = np.zeros(ranks.sum() + 1)  # of each sum of the positive ranks
+    chance[0] = 1.0
+    for rank in ranks:
+        chance /= 2
+        chance[rank:] += chance[:-rank].copy()
+    found = int(ranks[differences > 0].sum())
+    return float(min(1.0, 2 * min(chance[: found + 1].sum(), chance[found:].sum())))
+
+
+@dataclass(frozen=True)
+class ClassGeometry:
+    """A class: the means over its synthetic images, its medoid, and its real images."""
+
+    name: str
+    images: int
+    synthetic: Place
+    medoid: Place
+    real: Place
+
+
+def describe_classes(
+    real: Tensor,
+    labels: Tensor,
+    synthetic: Tensor,
+    synthetic_labels: Tensor,
+    medoid_rows: Tensor,
+    class_names: Sequence[str],
+    *,
+    k: int = 10,
+    seed: int = 0,
+    progress: bool = False,
+) -> tuple[ClassGeometry, ...]:
+    """Place synthetic images, medoids and real images among the real images of their class.
+
+    Args:
+        real: (N, d) features.
+        labels: (N,) int64.
+        synthetic: (m, d) features; every class has at least one.
+        synthetic_labels: (m,) int64.
+        medoid_rows: Rows of ``real`` that are medoids, at least one of each class.
+        class_names: C names.
+        k: Neighbours.
+        seed: Of the sample of at most 2,000 real images whose own neighbours are looked up.
+        progress: Show a progress bar.
+
+    Raises:
+        UserError: k is out of range.
+        ValueError: A class has fewer than two real images.
+    """
+    reference = RealReference(real, labels, len(class_names))
+    sample = torch.from_numpy(balanced_rows(labels.numpy(), max(_NEIGHBOUR_SAMPLE, len(class_names)), seed=seed))
+    of_kind: list[dict[str, Array]] = []
+    with ProgressBar("geometry", 3, enabled=progress) as bar:
+        for rows in (None, medoid_rows, torch.arange(len(real))):
+            points, y = (synthetic, synthetic_labels) if rows is None else (real[rows], labels[rows])
+            means = {
+                name: _by_class(values, y, len(class_names))
+                for name, values in reference.place(points, y, rows=rows).items()
+            }
+            looked_up = sample if len(points) == len(real) and rows is not None else torch.arange(len(points))
+            near = reference.own_neighbours(
+                points[looked_up], y[looked_up], k, rows=None if rows is None else rows[looked_up]
+            )
+            of_kind.append(means | {"own_neighbours": _by_class(near, y[looked_up], len(class_names))})
+            bar.advance()
+
+    def of_class(c: int) -> list[Place]:
+        return [Place(**{name: float(values[c]) for name, values in kind.items()}) for kind in of_kind]
+
+    counts = reference.counts.tolist()
+    return tuple(ClassGeometry(name, counts[c], *of_class(c)) for c, name in enumerate(class_names))
+
+
+def _by_class(values: Array, labels: Tensor, num_classes: int) -> Array:
+    return class_means(torch.from_numpy(values)[:, None], labels, num_classes)[:, 0].numpy()
+
+
+# ---------------------------------------------------------------------------------------------------
+# A run
+
+
+@dataclass(frozen=True)
+class Points:
+    """What is drawn: real, medoid and synthetic images of some classes in a plane.
+
+    Attributes:
+        xy: (n, 2) coordinates.
+        labels: (n,) classes.
+        kinds: (n,) ``"real"``, ``"medoid"`` or ``"synthetic"``.
+        names: (n,) names of the real images; ``None`` for synthetic ones.
+        explained: Shares of the drawn classes' real variance along the two axes.
+    """
+
+    xy: Array
+    labels: NDArray[np.int64]
+    kinds: tuple[str, ...]
+    names: tuple[str | None, ...]
+    explained: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where a run's synthetic images lie, class by class.
+
+    Attributes:
+        encoder: ``name``, ``fingerprint`` and ``input_size`` of the encoder.
+        run: ``method`` of the run, and ``encoder``: the name of the one that it was distilled with.
+        images: ``spec``, ``split`` and ``count`` of the real images.
+        k: Neighbours.
+        classes: Every class of the run.
+        tests: ``"periphery"`` (of distance_quantile), ``"angle"`` and ``"margin"``, over the classes.
+        points: Of the drawn classes.
+    """
+
+    encoder: dict[str, Any]
+    run: dict[str, Any]
+    images: dict[str, Any]
+    k: int
+    classes: tuple[ClassGeometry, ...]
+    tests: dict[str, ClassTest]
+    points: Points
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the C classes."""
+        return [c.name for c in self.classes]
+
+    @property
+    def drawn(self) -> list[int]:
+        """Which classes are drawn, in order."""
+        return sorted(set(self.points.labels.tolist()))
+
+    def mean(self, kind: str, measure: str) -> float:
+        """Mean of a measure over the classes that have it; ``kind`` is ``"synthetic"``, ``"medoid"`` or ``"real"``."""
+        values = np.array([getattr(getattr(c, kind), measure) for c in self.classes])
+        known = values[~np.isnan(values)]
+        return float(known.mean()) if len(known) else math.nan
+
+    def table(self) -> Table:
+        """The drawn classes and the means over all classes."""
+        title = (
+            f"{self.encoder['name']} at {self.encoder['input_size']} px: synthetic images among "
+            f"{self.images['count']:,} real ones"
+        )
+        table = Table(title=escape(title), title_justify="left")
+        table.add_column("class", overflow="fold")
+        columns = {
+            "distance quantile": "distance_quantile",
+            "distance ÷ median": "distance_ratio",
+            "angle quantile": "angle_quantile",
+            "margin ÷ median": "relative_margin",
+            "margin quantile": "margin_quantile",
+            "own neighbours": "own_neighbours",
+            "norm ratio": "norm_ratio",
+        }
+        for title in columns:
+            table.add_column(title, justify="right")
+        for c in self.drawn:
+            place = self.classes[c].synthetic
+            table.add_row(escape(self.classes[c].name), *(_number(getattr(place, m)) for m in columns.values()))
+        table.add_section()
+        titles = ("mean of all", "medoids", "random real")
+        for kind, title in zip(_KINDS, titles, strict=True):
+            table.add_row(title, *(_number(self.mean(kind, m)) for m in columns.values()))
+        return table
+
+    def findings(self) -> list[str]:
+        """The tests in words, a line each."""
+        what = {
+            "periphery": "farther from its class mean than",
+            "angle": "at a wider angle to its class mean than",
+            "margin": "better apart from the nearest other class than",
+        }
+        return [
+            f"{name}: a synthetic image is {what[name]} {100 * test.score:.0f} % of the real images of its class "
+            f"(95 % interval {100 * test.interval[0]:.0f} to {100 * test.interval[1]:.0f}; random real images 50), "
+            f"p = {test.p:.2g}"
+            for name, test in self.tests.items()
+        ]
+
+    def __str__(self) -> str:
+        return as_text(self.table(), *map(escape, self.findings()), width=110, sep="\n", soft_wrap=True)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON; NaN is ``None``."""
+        points = self.points
+        return {
+            "kind": "geometry",
+            "encoder": self.encoder,
+            "run": self.run,
+            "images": self.images,
+            "k": self.k,
+            "class_names": self.class_names,
+            "explained": list(points.explained),
+            "points": [
+                {"x": float(f"{x:.5g}"), "y": float(f"{y:.5g}"), "label": int(label), "kind": kind, "name": name}
+                for (x, y), label, kind, name in zip(points.xy, points.labels, points.kinds, points.names, strict=True)
+            ],
+            "classes": without_nan([asdict(c) for c in self.classes]),
+            "summary": {
+                **{kind: without_nan({m: self.mean(kind, m) for m in MEASURES}) for kind in _KINDS},
+                "tests": {name: asdict(test) for name, test in self.tests.items()},
+            },
+        }
+
+    def save(self, folder: Path | str) -> None:
+        """Write ``geometry.json`` and ``geometry.png`` into ``folder``."""
+        from .geometry_figure import draw_geometry
+
+        write_json(Path(folder) / "geometry.json", self.to_dict())
+        draw_geometry(self, Path(folder) / "geometry.png")
+
+
+def _number(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.2f}"
+
+
+def geometry(
+    distilled: DistilledSet,
+    encoder: Encoder,
+    train: LabelledImages,
+    *,
+    classes: Sequence[str] | None = None,
+    k: int = 10,
+    seed: int = 0,
+    cache: Path | str | None = None,
+    strict: bool = False,
+    progress: bool = True,
+) -> Geometry:
+    """Find where synthetic images lie among the real training images of their class.
+
+    Features are of centre crops, and of the 8-bit synthetic images as they are. The measures are relative to
+    all classes of the run, whichever are drawn.
+
+    Args:
+        distilled: The synthetic set.
+        encoder: The frozen encoder; it may differ from the one the set was made with.
+        train: Real training images.
+        classes: Which classes are drawn, in a PCA plane fitted on their real features; default the first ten.
+        k: Neighbours.
+        seed: Of the choice of real images that are drawn, and of the bootstrap.
+        cache: Folder of feature banks.
+        strict: Raise on unreadable real images.
+        progress: Show progress bars.
+
+    Raises:
+        UserError: Images that lack a class of the run, a class to draw that the run does not have, a class with
+            fewer than two readable images, or k out of range.
+    """
+    names = distilled.class_names
+    chosen = list(names[:DRAWN_CLASSES] if classes is None else dict.fromkeys(classes))
+    for name in chosen:
+        if name not in names:
+            raise unknown_name("class in --classes", name, names, "(the run's classes)")
+    if not chosen:
+        raise UserError("classes is empty; name at least one class to draw, or leave it out for the first ten")
+    missing = [name for name in names if name not in train.class_names]
+    if missing:
+        raise UserError(
+            f"the run has a class {missing[0]!r} that {train.spec!r} lacks ({len(missing)} of {len(names)} classes); "
+            "give the --images that it was made of"
+        )
+    train = train.with_classes(names)
+    if not 1 <= k < len(train):
+        raise UserError(f"k {k} must be at least 1 and less than the number of real images ({len(train)})")
+    bank = extract_features(encoder, train, cache=cache, strict=strict, progress=progress)
+    for name, count in zip(names, torch.bincount(bank.labels, minlength=len(names)).tolist(), strict=True):
+        if count < 2:
+            raise UserError(f"class {name!r} has {count} readable real image; a distribution takes at least 2")
+    real, labels, medoid_rows = bank.centre, bank.labels, medoids(bank, 1)
+    with torch.no_grad():
+        synthetic = torch.cat([encoder(part.to(encoder.device)).cpu() for part in distilled.images.split(64)])
+    of_classes = describe_classes(
+        real, labels, synthetic, distilled.labels, medoid_rows, names, k=k, seed=seed, progress=progress
+    )
+
+    def test(measure: str) -> ClassTest:
+        return class_test(np.array([getattr(c.synthetic, measure) for c in of_classes]), seed=seed)
+
+    made_with = distilled.run.get("encoder", {}).get("name")
+    return Geometry(
+        encoder={"name": encoder.name, "fingerprint": encoder.fingerprint, "input_size": encoder.input_size},
+        run={"method": distilled.run.get("config", {}).get("method"), "encoder": made_with},
+        images={"spec": train.spec, "split": train.split, "count": len(bank), "fingerprint": train.fingerprint},
+        k=k,
+        classes=of_classes,
+        tests={
+            "periphery": test("distance_quantile"),
+            "angle": test("angle_quantile"),
+            "margin": test("margin_quantile"),
+        },
+        points=_points(
+            real,
+            labels,
+            medoid_rows,
+            synthetic,
+            distilled.labels,
+            [names.index(name) for name in chosen],
+            [train.names[i] for i in bank.indices.tolist()],
+            seed,
+        ),
+    )
+
+
+def _points(
+    real: Tensor,
+    labels: Tensor,
+    medoid_rows: Tensor,
+    synthetic: Tensor,
+    synthetic_labels: Tensor,
+    classes: list[int],
+    names: Sequence[str],
+    seed: int,
+) -> Points:
+    drawn = torch.tensor(classes)
+    rows = torch.isin(labels, drawn).nonzero()[:, 0]
+    plane = PCA(2, svd_solver="covariance_eigh").fit(real[rows].numpy())
+    thinned = rows[torch.from_numpy(balanced_rows(labels[rows].numpy(), DRAWN_IMAGES, seed=seed))]
+    medoid_rows = medoid_rows[torch.isin(labels[medoid_rows], drawn)]
+    mine = torch.isin(synthetic_labels, drawn)
+    features = torch.cat([real[thinned], real[medoid_rows], synthetic[mine]])
+    real_rows = [*thinned.tolist(), *medoid_rows.tolist()]
+    return Points(
+        xy=plane.transform(features.numpy()).astype(np.float64),
+        labels=torch.cat([labels[real_rows], synthetic_labels[mine]]).numpy(),
+        kinds=("real",) * len(thinned) + ("medoid",) * len(medoid_rows) + ("synthetic",) * int(mine.sum()),
+        names=(*(names[row] for row in real_rows), *(None,) * int(mine.sum())),
+        explained=(float(plane.explained_variance_ratio_[0]), float(plane.explained_variance_ratio_[1])),
+    )

@@ -1,0 +1,131 @@
+"""A CSV file that says what each image's group is: its class and, say, its background."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import UserError, unknown_name
+from ..images.labelled import LabelledImages
+from ..images.sources import FOLDER_SPLITS
+
+_JOIN = "/"
+
+
+@dataclass(frozen=True)
+class GroupFile:
+    """What a group file says.
+
+    Attributes:
+        path: The file.
+        values: Image name → its background, or several attributes joined by "/".
+        classes: Image name → its class; empty where the file has no such column.
+    """
+
+    path: Path
+    values: dict[str, str]
+    classes: dict[str, str]
+
+    def match(self, *parts: LabelledImages) -> list[list[str]]:
+        """The background of every image, for each part (train, test …) in its order.
+
+        Rows of classes, and of split folders, that are not among the parts are passed over.
+
+        Raises:
+            UserError: The file names images that are in none of the parts, misses some that are, or gives one
+                another class.
+        """
+        where = f"groups {str(self.path)!r}"
+        known = {name: part.class_names[label] for part in parts for name, label in zip(part.names, part.labels)}
+        used = {name for part in parts for name in part.class_names}
+        splits = {name.split("/")[0] for name in known}
+
+        def asked_for(name: str) -> bool:
+            other_split = name.split("/")[0].lower() in FOLDER_SPLITS and name.split("/")[0] not in splits
+            return not other_split and self.classes.get(name, "") in used | {""}
+
+        unknown = [name for name in self.values if name not in known and asked_for(name)]
+        if unknown:
+            raise UserError(
+                f"{where} names {unknown[0]!r}{_more(unknown)}, which is not among the images of "
+                f"{parts[0].spec} (such as {next(iter(known), '')!r}); mend the names or choose other --images"
+            )
+        missing = [name for name in known if name not in self.values]
+        if missing:
+            raise UserError(
+                f"{where} misses {missing[0]!r}{_more(missing)} of {parts[0].spec}; add a row for each image"
+            )
+        other = [name for name, of in known.items() if self.classes.get(name, of) != of]
+        if other:
+            raise UserError(
+                f"{where} gives {other[0]!r} class {self.classes[other[0]]!r}, the images {known[other[0]]!r}"
+                f"{_more(other)}; mend the file"
+            )
+        return [[self.values[name] for name in part.names] for part in parts]
+
+
+def read_groups(path: Path | str, attributes: Sequence[str] = ("background",)) -> GroupFile:
+    """Read a CSV file with the columns file, class (optional) and the attributes; others are ignored.
+
+    File names are as the images' own, relative to their folder (``train/bird/001.jpg``); upper and lower case of
+    column names are the same.
+
+    Args:
+        path: The file.
+        attributes: Columns that, with the class, make up a group; several are combined.
+
+    Raises:
+        UserError: No such file, not CSV in UTF-8, a column or a value that is not there, or a file named twice.
+    """
+    path, where = Path(path), f"groups {str(path)!r}"
+    if not attributes:
+        raise UserError("attribute names no column; give at least one, such as background")
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = [(number, row) for number, row in enumerate(csv.reader(file), 1) if any(row)]
+    except FileNotFoundError:
+        raise UserError(f"{where}: no such file; give a CSV file with the columns file, class, background") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{where} cannot be read as CSV in UTF-8: {reason}; mend the file") from error
+    if not rows:
+        raise UserError(f"{where} is empty; it needs the columns file, class, {', '.join(attributes)} and their rows")
+    header = [name.strip().lower() for name in rows[0][1]]
+    for name in ("file", *attributes):
+        if name.lower() not in header:
+            raise unknown_name("column", name, header, hint=f"(in {path.name})")
+    columns = [header.index(name.lower()) for name in attributes]
+    file_column = header.index("file")
+    class_column = header.index("class") if "class" in header else None
+    values: dict[str, str] = {}
+    classes: dict[str, str] = {}
+    twice = []
+    for number, row in rows[1:]:
+        cells = [cell.strip() for cell in row]
+        wanted = [file_column, *columns, *([] if class_column is None else [class_column])]
+        absent = next((header[i] for i in wanted if i >= len(cells) or not cells[i]), None)
+        if absent is not None:
+            raise UserError(f"{where}, line {number}: no {absent}; fill it in")
+        name = cells[file_column].replace("\\", "/").removeprefix("./")
+        if name in values:
+            twice.append(name)
+        values[name] = _JOIN.join(cells[i] for i in columns)
+        if class_column is not None:
+            classes[name] = cells[class_column]
+    if twice:
+        raise UserError(f"{where} names {twice[0]!r} twice{_more(twice)}; keep one row for each image")
+    return GroupFile(path, values, classes)
+
+
+def group_names(images: LabelledImages, backgrounds: Sequence[str]) -> list[str]:
+    """The group of each image: ``class/background``."""
+    return [
+        f"{images.class_names[label]}{_JOIN}{background}"
+        for label, background in zip(images.labels, backgrounds, strict=True)
+    ]
+
+
+def _more(names: Sequence[str]) -> str:
+    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""

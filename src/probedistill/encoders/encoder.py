@@ -1,0 +1,209 @@
+"""A frozen `Encoder`: images in [0, 1] to features, with its own resize, crop and mean/std."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+from ..config import Precision
+from ..errors import UserError, first_line, unknown_name
+from .fold import fold_batchnorms
+from .known import IMAGENET
+
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+RESAMPLING = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+class Encoder(nn.Module):
+    """A frozen vision encoder φ: images (n, 3, H, W) in [0, 1] → features (n, d), float32.
+
+    Images of another size than ``input_size`` are resized (anti-aliased, short side) and centre-cropped;
+    the mean and standard deviation are applied here. Always in evaluation mode, never trained.
+
+    Args:
+        model: Maps normalised images (n, 3, S, S) to features (n, d).
+        name: Short name for tables and folders.
+        input_size: S in pixels.
+        mean, std: Per channel, for images in [0, 1].
+        interpolation: Of the resize: nearest, bilinear, bicubic or lanczos.
+        crop_pct: The short side is resized to ``input_size / crop_pct`` before the centre crop of a
+            real image.
+        precision: Arithmetic of the forward and backward pass.
+        identity: What else tells this encoder from others (for the fingerprint).
+
+    Attributes:
+        dim: Number of features d.
+        fingerprint: SHA-256 over weights, input size, mean, std, interpolation and crop, and of a ``module:`` encoder
+            the factory's file; equal fingerprints mean equal features, as long as what that file imports is the same.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        name: str,
+        input_size: int,
+        mean: tuple[float, ...] = IMAGENET[0],
+        std: tuple[float, ...] = IMAGENET[1],
+        interpolation: str = "bicubic",
+        crop_pct: float = 1.0,
+        precision: Precision = "fp32",
+        device: torch.device | str = "cpu",
+        fold_batchnorm: bool = True,
+        identity: str = "",
+    ) -> None:
+        super().__init__()
+        if interpolation not in RESAMPLING:
+            raise unknown_name("interpolation", interpolation, RESAMPLING)
+        self.name, self.input_size, self.precision = name, input_size, precision
+        self.interpolation, self.crop_pct = interpolation, crop_pct
+        model = model.eval().requires_grad_(False)
+        for module in model.modules():
+            if isinstance(module, nn.Hardtanh):  # ReLU6 in place makes autograd copy its input first
+                module.inplace = False
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        self.fingerprint = _fingerprint(model, f"{identity}|{input_size}|{mean}|{std}|{interpolation}|{crop_pct:.6f}")
+        self.model = model
+        self.to(device)
+        try:
+            example = torch.zeros(1, 3, input_size, input_size, device=device)
+            with torch.no_grad():
+                example = self._normalised(example)
+                output = self._output(example)
+        except (RuntimeError, AssertionError, ValueError, TypeError) as error:
+            reason = first_line(error)
+            raise UserError(
+                f"encoder {name!r} cannot take images of {input_size} pixels: {reason}; "
+                "choose another --input-size or extra --encoder-args"
+            ) from error
+        if not isinstance(output, Tensor):
+            raise UserError(f"encoder {name!r} gives {type(output).__name__}; it must give a tensor (images, features)")
+        if output.ndim != 2:
+            raise UserError(
+                f"encoder {name!r} gives features of shape {tuple(output.shape)}; it must give (images, features)"
+            )
+        if not bool(output.isfinite().all()):
+            raise UserError(f"encoder {name!r} gives features that are not finite in {precision}; check its weights")
+        self.dim = output.shape[1]
+        if fold_batchnorm:
+            fold_batchnorms(self.model, example)
+        self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the encoder runs."""
+        return self.mean.device
+
+    def train(self, mode: bool = True) -> Encoder:
+        """Stay in evaluation mode: a frozen encoder has no other."""
+        return super().train(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features of a batch.
+
+        Args:
+            images: (n, 3, H, W) in [0, 1], float.
+
+        Returns:
+            (n, dim), float32 (float64 for a float64 model and input).
+        """
+        if images.shape[-1] != self.input_size or images.shape[-2] != self.input_size:
+            images = _resize_and_crop(images, self.input_size)
+        images = self._normalised(images)
+        features = self._output(images)
+        features = features if features.dtype == torch.float64 else features.float()
+        if self.precision == "fp16" and features.requires_grad:
+            _scale_gradient(features, images)
+        return features
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        return ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+
+    def _output(self, images: Tensor) -> Any:
+        """What the model gives for normalised images of its size."""
+        if self.precision == "fp32":
+            return self.model(images)
+        with torch.autocast(images.device.type, _AUTOCAST[self.precision]):
+            return self.model(images)
+
+    def centre_view(self, image: Image.Image) -> Tensor:
+        """The evaluation view of a real image: short side resized, centre-cropped.
+
+        Args:
+            image: RGB, any size.
+
+        Returns:
+            (3, input_size, input_size) float32 in [0, 1], on the CPU.
+        """
+        from torchvision.transforms.v2 import functional as tv
+
+        short = max(self.input_size, round(self.input_size / self.crop_pct))
+        scale = short / min(image.size)
+        size = (max(short, round(image.width * scale)), max(short, round(image.height * scale)))
+        image = image.resize(size, RESAMPLING[self.interpolation])
+        left, top = (image.width - self.input_size) // 2, (image.height - self.input_size) // 2
+        image = image.crop((left, top, left + self.input_size, top + self.input_size))
+        return tv.to_dtype(tv.pil_to_tensor(image), torch.float32, scale=True)
+
+    def __repr__(self) -> str:
+        return (
+            f"Encoder({self.name!r}, input_size={self.input_size}, dim={self.dim}, "
+            f"precision={self.precision!r}, device={str(self.device)!r}, {self.fingerprint[:12]})"
+        )
+
+
+def _scale_gradient(features: Tensor, images: Tensor) -> None:
+    """Keep the gradient between ``features`` and ``images`` in float16's range.
+
+    A feature's gradient falls with the number of images; below 6e-8 float16 knows nothing. It is brought to 1/8 by a
+    power of two on its way in, which is exact, and back on its way out.
+    """
+    scales: list[Tensor] = []
+
+    def enlarge(gradient: Tensor) -> Tensor:
+        largest = gradient.abs().max().clamp(min=torch.finfo(torch.float32).tiny)
+        scales.append(torch.exp2(-3 - largest.log2().ceil()))
+        return gradient * scales[-1]
+
+    features.register_hook(enlarge)
+    images.register_hook(lambda gradient: gradient / scales.pop())
+
+
+# ---------------------------------------------------------------------------------------------------
+# Helpers
+
+
+def _resize_and_crop(images: Tensor, size: int) -> Tensor:
+    height, width = images.shape[-2:]
+    scale = size / min(height, width)
+    images = F.interpolate(
+        images,
+        size=(max(size, round(height * scale)), max(size, round(width * scale))),
+        mode="bicubic",
+        antialias=True,
+        align_corners=False,
+    )
+    top, left = (images.shape[-2] - size) // 2, (images.shape[-1] - size) // 2
+    return images[..., top : top + size, left : left + size].clamp(0, 1)
+
+
+def _fingerprint(model: nn.Module, identity: str) -> str:
+    digest = hashlib.sha256(identity.encode())
+    for name, value in model.state_dict().items():
+        digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,94 @@
+"""Batch norms of a frozen encoder, folded into the convolutions before them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class _FoldedNorm(nn.Module):
+    """What is left of a timm BatchNormAct2d once its affine part lives in the convolution."""
+
+    def __init__(self, norm: nn.BatchNorm2d) -> None:
+        super().__init__()
+        self.drop = getattr(norm, "drop", None) or nn.Identity()
+        self.act = getattr(norm, "act", None) or nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.drop(x))
+
+
+@torch.no_grad()
+def fold_batchnorms(model: nn.Module, example: Tensor) -> int:
+    """Fold frozen batch norms into the convolutions that feed them, in place.
+
+    Pairs are found by watching ``example`` (normalised images) go through the model: a batch norm whose
+    input is the very tensor that a convolution has just put out. The result is kept only if the
+    model's output stays the same; an exotic model is left as it was.
+
+    Returns:
+        Number of batch norms folded.
+    """
+    made: dict[int, tuple[nn.Conv2d, Tensor]] = {}
+    pairs: list[tuple[nn.Conv2d, str, nn.BatchNorm2d]] = []
+    calls: dict[nn.Module, int] = {}
+    hooks = []
+
+    def after_conv(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        calls[module] = calls.get(module, 0) + 1
+        assert isinstance(module, nn.Conv2d)
+        made[id(output)] = (module, output)  # holding the tensor keeps its id from being reused
+
+    def before_norm(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            calls[module] = calls.get(module, 0) + 1
+            if isinstance(module, nn.BatchNorm2d) and id(inputs[0]) in made:
+                pairs.append((made[id(inputs[0])][0], name, module))
+
+        return hook
+
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d):
+            hooks.append(module.register_forward_hook(after_conv))
+        elif isinstance(module, nn.BatchNorm2d):
+            hooks.append(module.register_forward_pre_hook(before_norm(name)))
+    # Not zeros: an image of one colour would not show a wrong fold.
+    example = example + torch.linspace(-1, 1, example.numel(), device=example.device).sin().view_as(example)
+    before = model(example)
+    for handle in hooks:
+        handle.remove()
+
+    undo: list[Callable[[], None]] = []
+    for conv, name, norm in pairs:
+        if calls[conv] != 1 or calls[norm] != 1 or norm.running_mean is None or norm.running_var is None:
+            continue
+        weight, bias = conv.weight, conv.bias
+        scale = torch.rsqrt(norm.running_var + norm.eps) * (1 if norm.weight is None else norm.weight)
+        shift = (0 if norm.bias is None else norm.bias) - norm.running_mean * scale
+        conv.weight = nn.Parameter(weight * scale.view(-1, 1, 1, 1), requires_grad=False)
+        conv.bias = nn.Parameter(shift if bias is None else shift + bias * scale, requires_grad=False)
+        parent_name, _, child = name.rpartition(".")
+        parent = model.get_submodule(parent_name)
+        setattr(parent, child, _FoldedNorm(norm))
+        undo.append(lambda c=conv, w=weight, b=bias, p=parent, k=child, n=norm: _restore(c, w, b, p, k, n))  # type: ignore[misc]
+    after = model(example)
+    if not torch.allclose(before, after, rtol=1e-3, atol=1e-3 * float(before.nan_to_num().abs().max())):
+        for step in reversed(undo):  # a convolution may be in two pairs
+            step()
+        return 0
+    return len(undo)
+
+
+def _restore(
+    conv: nn.Conv2d,
+    weight: nn.Parameter,
+    bias: nn.Parameter | None,
+    parent: nn.Module,
+    child: str,
+    norm: nn.Module,
+) -> None:
+    conv.weight, conv.bias = weight, bias
+    setattr(parent, child, norm)

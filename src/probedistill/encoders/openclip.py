@@ -1,0 +1,56 @@
+"""``openclip:MODEL/TAG``: image towers of open_clip."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..config import EncoderConfig
+from ..errors import UserError, first_line, unknown_name
+from .known import Recipe
+from .source import Loaded, optional
+
+
+def load_openclip(name: str, config: EncoderConfig, recipe: Recipe | None) -> Loaded:
+    """Load ``openclip:NAME``."""
+    open_clip = optional("open_clip", "openclip", f"openclip:{name}")
+    architecture, _, tag = name.partition("/")
+    if architecture not in open_clip.list_models():
+        raise unknown_name("openclip model", architecture, open_clip.list_models())
+    tags = open_clip.list_pretrained_tags_by_model(architecture)
+    if config.pretrained and tag not in tags:
+        raise unknown_name(f"openclip weights for {architecture}", tag, tags)
+    arguments: dict[str, Any] = dict(config.encoder_args)
+    if config.input_size is not None:
+        arguments["force_image_size"] = config.input_size
+    try:
+        clip = open_clip.create_model(architecture, pretrained=tag if config.pretrained else None, **arguments)
+    except TypeError as error:
+        raise UserError(f"encoder_args {dict(config.encoder_args)} do not suit 'openclip:{name}': {error}") from error
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = first_line(error)
+        raise UserError(f"encoder 'openclip:{name}' could not be loaded: {reason}") from error
+    visual = clip.visual
+    if config.features == "pooled" and not _without_projection(visual):
+        warnings.warn(
+            f"openclip:{name} pools and projects in one; its features are those after the projection", stacklevel=2
+        )
+    size = visual.image_size if isinstance(visual.image_size, int) else visual.image_size[0]
+    mean = getattr(visual, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN
+    std = getattr(visual, "image_std", None) or open_clip.OPENAI_DATASET_STD
+    return Loaded(visual, size, tuple(mean), tuple(std))
+
+
+def _without_projection(visual: Any) -> bool:
+    """Take an open_clip tower's projection off, if it is a part of its own."""
+    if isinstance(getattr(visual, "proj", None), Tensor):  # a ViT
+        visual.proj = None
+        return True
+    head = getattr(visual, "head", None)  # around a timm model
+    for part in ("proj", "mlp"):
+        if isinstance(getattr(head, part, None), nn.Module):
+            setattr(head, part, nn.Identity())
+            return True
+    return False

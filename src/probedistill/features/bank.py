@@ -1,0 +1,241 @@
+"""The feature bank: real features in memory or in files, read in blocks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+from ..machine.memory import total_memory
+from ..store.tensors import TornFileError, map_tensors
+
+if TYPE_CHECKING:
+    from ..encoders.encoder import Encoder
+
+
+BLOCK = 16_384
+"""Rows of features that are worked on at a time."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """Features of some images in memory: centre (n, d), augmented (V, n, d)."""
+
+    centre: Tensor
+    augmented: Tensor
+
+    def __len__(self) -> int:
+        return len(self.centre)
+
+    def read(self) -> tuple[Tensor, Tensor]:
+        """Features of the centre crops and of the views."""
+        return self.centre, self.augmented
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Features of ``count`` images in a file, mapped anew at each use so that memory holds one shard at a time."""
+
+    path: Path
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def read(self) -> tuple[Tensor, Tensor]:
+        """Features of the centre crops and of the views."""
+        try:
+            centre, augmented = map_tensors(self.path, ("centre", "augmented"))
+        except TornFileError as error:
+            raise UserError(f"cached features were lost while in use: {error}; run it again") from error
+        return centre, augmented
+
+
+class FeatureBank:
+    """Features of real images: the centre crop and any number of augmented views.
+
+    A bank is in memory or, where that would be too much, in files that are read block by block; `blocks` and
+    `take` work for both in bounded memory. `centre`, `augmented` and `all_views` read everything.
+
+    Args:
+        centre: (N, d) float, features of the centre crop.
+        augmented: (V, N, d) float, features of V augmented views (V may be 0).
+        labels: (N,) int64.
+        indices: (N,) int64, which images of the source these are (unreadable ones are left out).
+        class_names: C names.
+        manifest: What the features were made of and with.
+
+    Attributes:
+        labels, indices, class_names, manifest: See above.
+        num_views: V.
+        dim: d.
+        dtype: Of the features as they are given out, float32 unless float64 was given.
+    """
+
+    def __init__(
+        self,
+        centre: Tensor,
+        augmented: Tensor,
+        labels: Tensor,
+        indices: Tensor,
+        class_names: tuple[str, ...],
+        manifest: dict[str, Any],
+    ) -> None:
+        self._parts: Sequence[Held | Shard] = (Held(centre, augmented),)
+        self.num_views, self.dim = len(augmented), centre.shape[1]
+        self.dtype = _at_least_float32(centre[:0]).dtype
+        self.labels, self.indices, self.class_names, self.manifest = labels, indices, class_names, manifest
+
+    @classmethod
+    def _of_parts(
+        cls,
+        parts: Sequence[Held | Shard],
+        num_views: int,
+        dim: int,
+        labels: Tensor,
+        indices: Tensor,
+        class_names: tuple[str, ...],
+        manifest: dict[str, Any],
+    ) -> FeatureBank:
+        """A bank of parts that follow each other: all held, which become one, or all in files."""
+        bank = cls(torch.empty(0, dim), torch.empty(num_views, 0, dim), labels, indices, class_names, manifest)
+        bank._parts = tuple(part for part in parts if len(part))
+        if bank.in_memory:
+            bank._parts = (bank._whole,)
+        return bank
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __repr__(self) -> str:
+        where = "in memory" if self.in_memory else "in files"
+        return f"FeatureBank({len(self)} images, {self.num_views} views, d = {self.dim}, {where})"
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the features are held in memory."""
+        return all(isinstance(part, Held) for part in self._parts)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes C."""
+        return len(self.class_names)
+
+    @property
+    def num_bytes(self) -> int:
+        """What the features take in memory, in float32: (1 + V) · N · d · 4."""
+        return bytes_of(len(self), self.num_views, self.dim)
+
+    @property
+    def skipped(self) -> list[str]:
+        """Why images were left out, a line each."""
+        return list(self.manifest["skipped"])
+
+    @property
+    def centre(self) -> Tensor:
+        """(N, d) float32, features of the centre crop, all in memory."""
+        return self._whole.centre
+
+    @property
+    def augmented(self) -> Tensor:
+        """(V, N, d) float32, features of the augmented views, all in memory."""
+        return self._whole.augmented
+
+    @cached_property
+    def _whole(self) -> Held:
+        if len(self._parts) == 1 and isinstance(self._parts[0], Held):
+            return self._parts[0]
+        centre, augmented = torch.empty(len(self), self.dim), torch.empty(self.num_views, len(self), self.dim)
+        start = 0
+        for part in self._parts:
+            end = start + len(part)
+            centre[start:end], augmented[:, start:end] = part.read()
+            start = end
+        return Held(centre, augmented)
+
+    def all_labels(self) -> Tensor:
+        """Labels (n,) of `all_views`."""
+        return self.labels.repeat(self.num_views) if self.num_views > 1 else self.labels
+
+    def all_views(self) -> tuple[Tensor, Tensor]:
+        """Features (n, d) and labels (n,) of the augmented views, or of the centre crops if there are none."""
+        return (self.augmented.flatten(0, 1) if self.num_views else self.centre), self.all_labels()
+
+    def blocks(self, *, views: Literal["all", "centre"] = "all", size: int = BLOCK) -> Iterator[tuple[Tensor, Tensor]]:
+        """One pass over features (n, d) float32 and labels (n,), n ≤ ``size``, in bounded memory.
+
+        Args:
+            views: ``"all"`` gives the rows of `all_views`, file by file; ``"centre"`` the centre crops, in order.
+            size: Largest block.
+        """
+        start = 0
+        for part in self._parts:
+            labels = self.labels[start : start + len(part)]
+            start += len(part)
+            centre, augmented = part.read()
+            for features in augmented if views == "all" and self.num_views else (centre,):
+                for block, block_labels in zip(features.split(size), labels.split(size), strict=True):
+                    yield _at_least_float32(block), block_labels
+
+    def take(self, rows: Tensor, *, views: Literal["all", "centre"] = "all") -> Tensor:
+        """Features (n, d) float32 of some rows of `all_views`, or of ``centre``; reads no others."""
+        rows, augmented_ones = rows.cpu(), views == "all" and self.num_views > 0
+        if "_whole" in self.__dict__ or self.in_memory:
+            whole = self.augmented.flatten(0, 1) if augmented_ones else self.centre
+            return _at_least_float32(whole[rows])
+        view, image = rows // len(self), rows % len(self)
+        ends = torch.tensor([len(part) for part in self._parts]).cumsum(0)
+        place = torch.searchsorted(ends, image, right=True)  # which part
+        features = torch.empty(len(rows), self.dim)
+        order = place.argsort(stable=True)
+        for wanted in order.split(torch.bincount(place, minlength=len(ends)).tolist()):
+            if len(wanted):
+                p = int(place[wanted[0]])
+                centre, augmented = self._parts[p].read()
+                within = image[wanted] - (ends[p] - len(self._parts[p]))
+                chosen = augmented[view[wanted], within] if augmented_ones else centre[within]
+                features[wanted] = chosen.float()
+        return features
+
+    def select(self, rows: Tensor) -> FeatureBank:
+        """The bank of some of its images, in memory."""
+        rows = torch.arange(len(self))[rows]
+        every = (torch.arange(self.num_views)[:, None] * len(self) + rows).flatten()
+        augmented = self.take(every) if len(every) else torch.empty(0, self.dim)
+        return FeatureBank(
+            self.take(rows, views="centre"), augmented.view(self.num_views, len(rows), self.dim),
+            self.labels[rows], self.indices[rows], self.class_names, self.manifest,
+        )  # fmt: skip
+
+    def check_encoder(self, encoder: Encoder) -> None:
+        """Raise `UserError` unless these features are of ``encoder``."""
+        if self.manifest["encoder"]["fingerprint"] != encoder.fingerprint:
+            raise UserError(
+                f"the features are of encoder {self.manifest['encoder']['name']!r} "
+                f"({self.manifest['encoder']['fingerprint'][:12]}), not of {encoder.name!r} "
+                f"({encoder.fingerprint[:12]}); extract them with this encoder"
+            )
+
+
+def _at_least_float32(features: Tensor) -> Tensor:
+    return features.float() if features.dtype in (torch.float16, torch.bfloat16) else features
+
+
+def bytes_of(count: int, views: int, dim: int) -> int:
+    """Bytes of a bank's features in float32."""
+    return (1 + views) * count * dim * 4
+
+
+def comfortable_bytes(device: torch.device | str = "cpu") -> int:
+    """How much may be held on a device: a quarter of all its memory, so that a run decides alike when resumed."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory // 4
+    return total_memory() // 4 // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

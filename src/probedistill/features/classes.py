@@ -1,0 +1,105 @@
+"""Sums and means of classes, and the real images that stand for a class."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..errors import UserError
+from ..seeds import derive_seed
+from .bank import FeatureBank
+
+_SEED_STREAM = 5
+
+
+def random_images(bank: FeatureBank, images_per_class: int, *, seed: int) -> Tensor:
+    """Rows (C · ipc,) of the bank drawn at random without replacement, class by class."""
+    generator = torch.Generator().manual_seed(derive_seed(seed, _SEED_STREAM))
+    rows = _rows_of_classes(bank, images_per_class)
+    return torch.cat([r[torch.randperm(len(r), generator=generator)[:images_per_class]] for r in rows])
+
+
+def medoids(bank: FeatureBank, images_per_class: int) -> Tensor:
+    """Rows (C · ipc,) of the images nearest to their class mean ("centroids" in the LGM paper)."""
+    sums = summed_by_class(bank.blocks(views="centre"), bank.num_classes, bank.dim)
+    means = means_of_sums(*sums).to(bank.dtype)
+    distance = torch.cat([(features - means[y]).norm(dim=1) for features, y in bank.blocks(views="centre")])
+    chosen = [
+        rows[distance[rows].argsort(stable=True)[:images_per_class]]
+        for rows in _rows_of_classes(bank, images_per_class)
+    ]
+    return torch.cat(chosen)
+
+
+def neighbours(bank: FeatureBank, features: Tensor, labels: Tensor) -> Tensor:
+    """Rows (m,) of the real images nearest (cosine) to synthetic features (m, d), within the same class.
+
+    No real image is taken twice, so that the baseline has as many images as the synthetic set.
+    """
+    rows = _rows_of_classes(bank, int(torch.bincount(labels).max()))
+    real = F.normalize(bank.centre, dim=1)
+    synthetic = F.normalize(features.to(real), dim=1)
+    chosen = torch.empty(len(labels), dtype=torch.int64)
+    taken = torch.zeros(len(bank), dtype=torch.bool)
+    for i, label in enumerate(labels.tolist()):
+        similarity = (real[rows[label]] @ synthetic[i]).masked_fill(taken[rows[label]], -2.0)
+        chosen[i] = rows[label][similarity.argmax()]
+        taken[chosen[i]] = True
+    return chosen
+
+
+def _rows_of_classes(bank: FeatureBank, least: int) -> list[Tensor]:
+    rows = [(bank.labels == c).nonzero().squeeze(1) for c in range(bank.num_classes)]
+    for name, r in zip(bank.class_names, rows, strict=True):
+        if len(r) < least:
+            raise UserError(f"images_per_class {least} is more than class {name!r} has real images ({len(r)})")
+    return rows
+
+
+# ---------------------------------------------------------------------------------------------------
+# Pure functions
+
+
+def class_sums(features: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+    """Sum (C, d) and number (C, 1) of each class's features; those of blocks add up."""
+    sums = features.new_zeros(num_classes, features.shape[1]).index_add(0, labels, features)  # no (n, C) matrix
+    return sums, torch.bincount(labels, minlength=num_classes).to(features)[:, None]
+
+
+def means_of_sums(sums: Tensor, counts: Tensor) -> Tensor:
+    """Class means (C, d) from `class_sums`."""
+    return sums / counts
+
+
+def class_means(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """Mean feature of each class, (C, d). A class without samples gives a row of NaN."""
+    return means_of_sums(*class_sums(features, labels, num_classes))
+
+
+def summed_by_class(blocks: Iterable[tuple[Tensor, Tensor]], num_classes: int, dim: int) -> tuple[Tensor, Tensor]:
+    """`class_sums` of all blocks in one pass: float64 on the CPU, O(C · d) memory, the same on every device."""
+    sums, counts = torch.zeros(num_classes, dim, dtype=torch.float64), torch.zeros(num_classes, dtype=torch.float64)
+    for features, labels in blocks:
+        labels = labels.cpu()
+        sums.index_add_(0, labels, features.detach().cpu().double())
+        counts += torch.bincount(labels, minlength=num_classes)
+    return sums, counts[:, None]
+
+
+_ROWS_STREAM = 7
+
+
+def balanced_rows(labels: NDArray[np.int64], limit: int, *, seed: int) -> NDArray[np.int64]:
+    """At most ``limit`` rows drawn from labels (n,), as many of each class as there are, in their order."""
+    rng = np.random.default_rng(derive_seed(seed, _ROWS_STREAM))
+    order = rng.permutation(len(labels))
+    turn = np.empty(len(labels), dtype=np.int64)  # the how-manieth of its class a row is
+    for label in np.unique(labels):
+        of_class = order[labels[order] == label]
+        turn[of_class] = np.arange(len(of_class))
+    return np.sort(order[turn[order].argsort(kind="stable")][:limit])

@@ -1,0 +1,191 @@
+"""Many processes: each owns a slice of the synthetic images; in a step only features travel, never images.
+
+Started by ``torchrun``, the processes find each other through its environment variables; alone, every
+operation here is the identity.
+"""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ..errors import LostProcessError, UserError
+
+_LEAVE_SECONDS = 10.0  # that a rank waits for the others before it closes
+_departures = itertools.count()
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among all that share a run.
+
+    Attributes:
+        rank: Its number, from 0.
+        count: How many there are.
+        device: Where collectives take their tensors: the CPU for gloo, this rank's GPU for nccl.
+    """
+
+    rank: int = 0
+    count: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @property
+    def restarted(self) -> bool:
+        """Whether ``torchrun`` has started these processes again after one of them died."""
+        return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes files and shows progress."""
+        return self.rank == 0
+
+    def shares(self, total: int) -> list[slice]:
+        """The contiguous slices of ``total`` items that the ranks own; sizes differ by one at most."""
+        bounds = [total * rank // self.count for rank in range(self.count + 1)]
+        return [slice(start, stop) for start, stop in itertools.pairwise(bounds)]
+
+    def share(self, total: int) -> slice:
+        """This rank's slice."""
+        return self.shares(total)[self.rank]
+
+    def gather(self, local: Tensor, sizes: list[int]) -> Tensor:
+        """Rows of all ranks in order, on every rank.
+
+        Args:
+            local: (sizes[rank], …) this rank's rows, without a graph.
+            sizes: Rows of each rank.
+
+        Returns:
+            (sum of sizes, …) on the device of ``local``.
+        """
+        if self.count == 1:
+            return local
+        padded = torch.zeros(max(sizes), *local.shape[1:], dtype=local.dtype, device=self.device)
+        padded[: len(local)] = local
+        parts = [torch.empty_like(padded) for _ in sizes]
+        with _others_present():
+            dist.all_gather(parts, padded)
+        return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)]).to(local.device)
+
+    def gather_to_first(self, local: Tensor, sizes: list[int]) -> Tensor:
+        """Rows of all ranks in order, on the CPU of the first rank; the others get none.
+
+        One rank's rows travel at a time, so that no device holds more than its own and one rank's more.
+
+        Args:
+            local: (sizes[rank], …) this rank's rows, without a graph.
+            sizes: Rows of each rank.
+        """
+        if self.count == 1:
+            return local
+        whole = torch.empty(sum(sizes) if self.is_first else 0, *local.shape[1:], dtype=local.dtype)
+        with _others_present():
+            if not self.is_first:
+                dist.send(local.to(self.device).contiguous(), dst=0)
+                return whole
+            whole[: sizes[0]] = local
+            start = sizes[0]
+            for rank, size in enumerate(sizes[1:], start=1):
+                rows = torch.empty(size, *local.shape[1:], dtype=local.dtype, device=self.device)
+                dist.recv(rows, src=rank)
+                whole[start : start + size] = rows
+                start += size
+        return whole
+
+    def agree(self, value: int) -> bool:
+        """Whether ``value`` is the same on every rank."""
+        return self.largest(value) == -self.largest(-value)
+
+    def largest(self, value: int) -> int:
+        """The largest ``value`` of any rank, on every rank."""
+        if self.count == 1:
+            return value
+        shared = torch.tensor(value, device=self.device)
+        with _others_present():
+            dist.all_reduce(shared, op=dist.ReduceOp.MAX)
+        return int(shared)
+
+    def wait(self) -> None:
+        """Wait until every rank is here."""
+        self.largest(0)
+
+
+ALONE = Processes()
+
+
+@contextmanager
+def _others_present() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise LostProcessError(
+            f"another process of this run has died or was silent for too long ({reason}); "
+            "repeat the command with --resume, or start it with torchrun --max-restarts"
+        ) from error
+
+
+@contextmanager
+def processes(device: str = "auto", timeout_seconds: float = 1800.0) -> Iterator[Processes]:
+    """Join the processes that ``torchrun`` started; alone without it.
+
+    Args:
+        device: ``"auto"`` gives each rank its own GPU (nccl) where there are GPUs, else the CPU (gloo).
+        timeout_seconds: A rank that is silent for longer stops the run with an error.
+
+    Raises:
+        UserError: The environment of ``torchrun`` is incomplete, or the ranks cannot reach each other.
+    """
+    if dist.is_initialized():  # somebody else's process group: use it, leave it
+        yield Processes(dist.get_rank(), dist.get_world_size(), _collective_device(dist.get_backend()))
+        return
+    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+        yield ALONE
+        return
+    on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+    backend = "nccl" if on_gpu else "gloo"
+    try:
+        if on_gpu:
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        timeout = timedelta(seconds=timeout_seconds)
+        store, rank, count = next(iter(dist.rendezvous("env://", timeout=timeout)))
+        # After a restart the store still has the addresses of the processes that died: keep the attempts apart.
+        store = dist.PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=timeout)
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"the {os.environ['WORLD_SIZE']} processes cannot reach each other: {reason}") from error
+    team = Processes(dist.get_rank(), dist.get_world_size(), _collective_device(backend))
+    try:
+        yield team
+        team.wait()
+        _leave_together(store, count)
+    finally:
+        dist.destroy_process_group()
+        gc.collect()  # gloo aborts at exit in a process that still holds a piece of the group
+
+
+def _leave_together(store: dist.Store, count: int) -> None:
+    """Wait, outside the process group, until every rank has done its last collective operation.
+
+    gloo aborts in a rank that is still in one while its peers close.
+    """
+    key, until = f"done-{next(_departures)}", time.monotonic() + _LEAVE_SECONDS
+    with suppress(RuntimeError):  # the store's process may be the first to go
+        store.add(key, 1)
+        while store.add(key, 0) < count and time.monotonic() < until:
+            time.sleep(0.005)
+
+
+def _collective_device(backend: str) -> torch.device:
+    return torch.device("cuda", torch.cuda.current_device()) if backend == "nccl" else torch.device("cpu")

@@ -1,0 +1,63 @@
+"""Closed-Form Linear-Probe distillation (CLP-DD, arXiv 2605.07194)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ..seeds import derive_seed
+from .formulas import _SEED_STREAM, closed_form_head, clp_loss, row_blocks, rows_of_a_block
+from .real import Objective, RealFeatures
+
+
+def summed_clp_loss(
+    blocks: Iterable[tuple[Tensor, Tensor]], total: int, head: Tensor, loss: Callable[[Tensor, Tensor, Tensor], Tensor]
+) -> Tensor:
+    """Mean over ``total`` samples of ``loss(head, features, labels)``, block by block, with its gradient.
+
+    A graph over all blocks would hold all of them; so each block's gradient with respect to the head is taken
+    at once, and the result is the value that has their sum for its gradient.
+    """
+    leaf = head.detach().requires_grad_(torch.is_grad_enabled() and head.requires_grad)
+    value, gradient = torch.zeros_like(head[0, 0]).detach(), torch.zeros_like(leaf)
+    for features, labels in blocks:
+        part = loss(leaf, features, labels) * (len(labels) / total)
+        if leaf.requires_grad:
+            gradient = gradient + torch.autograd.grad(part, leaf)[0]
+        value = value + part.detach()
+    return value + (gradient.detach() * (head - head.detach())).sum()
+
+
+def clp_objective(
+    real: RealFeatures,
+    *,
+    ridge: float,
+    temperature: float,
+    outer: Literal["ce", "mse"] = "ce",
+    normalize_head: bool = True,
+    real_per_class: int = 0,
+    seed: int = 0,
+) -> Objective:
+    """Closed-form linear-probe distillation; a class-balanced real batch each step."""
+    of_class = real.labels.argsort(stable=True).cpu().split(real.counts.tolist())
+
+    def loss(head: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        return clp_loss(head, x, y, temperature=temperature, outer=outer, normalize_head=normalize_head)
+
+    def objective(features: Tensor, labels: Tensor, step: int) -> Tensor:
+        z = real.normalize(features)
+        scale = ridge * z.detach().square().sum(dim=1).mean()  # λ relative to the kernel's diagonal
+        head = closed_form_head(z, labels, scale, num_classes=real.num_classes)
+        if real_per_class > 0:
+            generator = torch.Generator().manual_seed(derive_seed(seed, _SEED_STREAM, step))
+            rows = torch.cat([c[torch.randint(len(c), (real_per_class,), generator=generator)] for c in of_class])
+            parts = rows.split(rows_of_a_block(real.num_classes))
+            blocks = ((real.take(part), real.labels[part.to(real.device)]) for part in parts)
+            return loss(head, *next(blocks)) if len(parts) == 1 else summed_clp_loss(blocks, len(rows), head, loss)
+        small = (part for block in real.blocks() for part in row_blocks(*block, num_classes=real.num_classes))
+        return summed_clp_loss(small, len(real.labels), head, loss)
+
+    return objective

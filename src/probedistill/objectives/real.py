@@ -1,0 +1,160 @@
+"""The fixed real side of an objective."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..config import Normalization
+from ..errors import UserError
+from ..features.classes import means_of_sums, summed_by_class
+from .formulas import flows_of_sums
+
+_BLOCK = 16_384  # rows of held features that are worked on at a time
+
+
+# ---------------------------------------------------------------------------------------------------
+# Objectives: a loss with its real features and its options
+
+
+class FeatureBlocks(Protocol):
+    """Features too many to hold, such as a `FeatureBank` in files: read in blocks, or by row.
+
+    Attributes:
+        dim: d.
+        dtype: Of the features, as they are given out.
+    """
+
+    @property
+    def dim(self) -> int: ...  # noqa: D102
+
+    @property
+    def dtype(self) -> torch.dtype: ...  # noqa: D102
+
+    def blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """One pass over all features (n, d) and labels (n,), in blocks of any size."""
+
+    def take(self, rows: Tensor) -> Tensor:
+        """Features (n, d) of some rows."""
+
+
+@dataclass(frozen=True)
+class _TensorBlocks:
+    """Features (N, d) and labels (N,) in memory, worked on in blocks so that (n, C) stays small."""
+
+    features: Tensor
+    labels: Tensor
+
+    @property
+    def dim(self) -> int:
+        return self.features.shape[1]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.features.dtype
+
+    def blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return zip(self.features.split(_BLOCK), self.labels.split(_BLOCK), strict=True)
+
+    def take(self, rows: Tensor) -> Tensor:
+        return self.features[rows.to(self.features.device)]
+
+
+class RealFeatures:
+    """The fixed real side of an objective: normalised features (N, d), labels (N,), C classes.
+
+    The features are in memory, given as a tensor, or read again at each pass, given as `FeatureBlocks`;
+    objectives use `blocks` and `take` and need not know which.
+
+    Args:
+        features: (N, d), any float dtype, kept in float32 (float64 stays); or where to read them.
+        labels: (N,) integers, every class present.
+        num_classes: C.
+        normalization: none; center (minus the mean); center_l2 (then unit length). The mean is that of the class
+            means, so that a large class does not pull it.
+        device: Where to keep them, or to work on their blocks.
+
+    Attributes:
+        counts: (C,) number of features of each class.
+        dim: d.
+        dtype: float32, or float64 where that was given.
+    """
+
+    def __init__(
+        self,
+        features: Tensor | FeatureBlocks,
+        labels: Tensor,
+        num_classes: int,
+        normalization: Normalization = "none",
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if normalization not in ("none", "center", "center_l2"):
+            raise UserError(f"normalize {normalization!r} must be one of none, center, center_l2")
+        self.device = torch.device(device)
+        self.labels = labels.to(self.device)
+        self.num_classes = num_classes
+        self.normalization = normalization
+        self.counts = torch.bincount(self.labels, minlength=num_classes)
+        if bool((self.counts == 0).any()):
+            empty = int((self.counts == 0).nonzero()[0])
+            raise UserError(f"class number {empty} has no real features; every class needs at least one")
+        self.dtype = torch.float64 if features.dtype == torch.float64 else torch.float32
+        self._normalised = isinstance(features, Tensor)
+        if isinstance(features, Tensor):
+            self.dim = features.shape[1]
+            features = features.to(self.device, self.dtype)
+            self._source: FeatureBlocks = _TensorBlocks(features, self.labels)  # raw, for the mean
+            self._source = _TensorBlocks(self.normalize(features), self.labels)
+        else:
+            self.dim, self._source = features.dim, features
+
+    @cached_property
+    def _raw_sums(self) -> tuple[Tensor, Tensor]:
+        return summed_by_class(self._source.blocks(), self.num_classes, self.dim)
+
+    @cached_property
+    def mean(self) -> Tensor:
+        """(d,) mean of the class means, which ``center`` and ``center_l2`` take from every feature."""
+        return means_of_sums(*self._raw_sums).mean(dim=0).to(self.device, self.dtype)
+
+    def flows(self) -> Tensor:
+        """(C, d) `class_flows` of the normalised features, in one pass."""
+        if self.normalization == "center_l2":
+            sums = summed_by_class(self.blocks(), self.num_classes, self.dim)
+        else:
+            sums = self._raw_sums  # a shift moves no flow
+        return flows_of_sums(*sums).to(self.device, self.dtype)
+
+    @property
+    def features(self) -> Tensor:
+        """(N, d) normalised, all in memory."""
+        return self.take(torch.arange(len(self.labels)))
+
+    def blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """One pass over normalised features (n, d) and labels (n,), on the device."""
+        for features, labels in self._source.blocks():
+            yield self._prepared(features), labels.to(self.device)
+
+    def take(self, rows: Tensor) -> Tensor:
+        """Normalised features (n, d) of some rows, on the device."""
+        return self._prepared(self._source.take(rows))
+
+    def _prepared(self, features: Tensor) -> Tensor:
+        return features if self._normalised else self.normalize(features.to(self.device, self.dtype))
+
+    def normalize(self, features: Tensor) -> Tensor:
+        """Apply the same normalisation to synthetic features (n, d); differentiable."""
+        if self.normalization == "none":
+            return features
+        features = features - self.mean
+        return F.normalize(features, dim=1) if self.normalization == "center_l2" else features
+
+
+Objective = Callable[[Tensor, Tensor, int], Tensor]
+"""(features (n, d), labels (n,), step) → scalar loss. The step seeds what is drawn for it."""

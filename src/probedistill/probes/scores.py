@@ -1,0 +1,118 @@
+"""Scores of a fitted probe."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+
+from ..errors import UserError
+from .arrays import Array, class_indices
+
+
+class Classifier(Protocol):
+    """A fitted scikit-learn classifier, as far as :func:`score_probe` needs it."""
+
+    classes_: Array
+
+    def decision_function(self, X: Any) -> Array:
+        """Return logits (n, C), or their difference (n,) for two classes."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of a probe on labelled features; all in [0, 1].
+
+    Attributes:
+        top1: Share of images whose class has the largest logit.
+        top5: Share of images whose class is among the five largest; ``None`` below five classes.
+        per_class: Recall of each class that has test images, by class name.
+        worst_group: The smallest of ``groups``; ``None`` without groups.
+        groups: Top-1 within each group, by group name; ``None`` without groups.
+        n: Number of test images.
+        balanced: Mean of ``per_class``.
+    """
+
+    top1: float
+    top5: float | None
+    per_class: dict[str, float]
+    worst_group: float | None
+    groups: dict[str, float] | None
+    n: int
+    balanced: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the scores as plain Python values, ready for JSON."""
+        return dataclasses.asdict(self)
+
+
+def score_probe(
+    probe: Classifier,
+    X: ArrayLike | torch.Tensor,
+    y: ArrayLike | torch.Tensor,
+    *,
+    class_names: Sequence[str],
+    groups: Sequence[str] | None = None,
+) -> Scores:
+    """Score a fitted probe on test features.
+
+    A class that the probe never saw in training is never predicted: its test images count as
+    wrong in every score. Ties between logits go to the lower class.
+
+    Args:
+        probe: A :class:`LinearProbe`, or another fitted classifier with ``decision_function``,
+            whose labels are indices into ``class_names``.
+        X: (n, d) features.
+        y: (n,) integer class indices in 0 … C−1.
+        class_names: The C names. A name that occurs twice is told apart in ``per_class`` by its
+            index: ``"crane (517)"``.
+        groups: (n,) group names, for example background or domain.
+
+    Returns:
+        The scores.
+
+    Raises:
+        UserError: No test images, lengths that differ, or labels that are not indices into
+            ``class_names``.
+    """
+    names = [str(name) for name in class_names]
+    labels = class_indices("y", y, len(names))
+    known = class_indices("probe.classes_", probe.classes_, len(names))
+    if len(labels) == 0:
+        raise UserError("y is empty: there are no test images to score")
+    if groups is not None and len(groups) != len(labels):
+        raise UserError(f"groups has {len(groups)} entries for {len(labels)} images")
+
+    logits = np.asarray(probe.decision_function(X))
+    if logits.ndim == 1:
+        logits = np.stack([np.zeros_like(logits), logits], axis=1)
+    if len(logits) != len(labels):
+        raise UserError(f"X has {len(logits)} rows for {len(labels)} labels in y")
+    hits = known[np.argsort(-logits, axis=1, kind="stable")[:, :5]] == labels[:, None]
+    top1 = hits[:, 0]
+
+    counts = Counter(names)
+    per_class = {
+        name if counts[name] == 1 else f"{name} ({index})": float(top1[labels == index].mean())
+        for index, name in enumerate(names)
+        if np.any(labels == index)
+    }
+    by_group: dict[str, float] | None = None
+    if groups is not None:
+        group_of = np.asarray([str(group) for group in groups])
+        by_group = {str(group): float(top1[group_of == group].mean()) for group in np.unique(group_of)}
+    return Scores(
+        top1=float(top1.mean()),
+        top5=float(hits.any(axis=1).mean()) if len(names) >= 5 else None,
+        per_class=per_class,
+        worst_group=None if by_group is None else min(by_group.values()),
+        groups=by_group,
+        n=len(labels),
+        balanced=float(np.mean(list(per_class.values()))),
+    )

@@ -1,0 +1,329 @@
+"""A distilled set as small files: at a format, quality and size, or the best within a budget of bytes.
+
+The search within a budget goes through formats and sizes. For each of them it finds, by bisection, the highest quality
+whose files fit, and keeps the candidate that is nearest to the original images: in the encoder's features when there is
+an encoder, else in its pixels. It sees no label and no real image.
+
+Left out: palettes (a PNG of 256 colours takes half as many bytes again as a WebP that is nearer to the image) and AVIF
+(torchvision's ImageFolder passes its files over).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from ..config import AugmentConfig
+from ..encoders.encoder import Encoder
+from ..errors import UserError, unknown_name
+from ..features.encode import encode, view_features
+from ..machine.progress import ProgressBar
+from ..store.distilled import DistilledSet, Encoded, made_with
+from ..store.files import check_writable, leftovers
+from ..store.pixels import decode_files, to_8_bits
+
+LOSSY = ("webp", "jpeg")
+FORMATS = (*LOSSY, "png")
+QUALITIES = range(1, 101)
+# A quarter of PNG's bytes, and no accuracy lost: benchmarks/export_loss.py.
+DEFAULT_FORMAT, DEFAULT_QUALITY = "webp", 90
+
+_SIZE_STEP = 0.8  # from one image size of the search to the next
+_VIEWS = 4  # augmented views, beside the centre view, that features are compared on
+_COMPARED = 100  # images, evenly spaced, that candidates are compared on
+_SEED_STREAM = 9
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was exported.
+
+    Attributes:
+        folder: A distilled set of its own.
+        format: png, webp or jpeg.
+        quality: Of WebP and JPEG, 1 to 100.
+        image_size: Side of the images in pixels.
+        images: Number of them.
+        bytes: Of the image files.
+        total_bytes: Of the image files, ``metadata.jsonl`` and ``tensors.safetensors``.
+        pixel_error: Root of the mean squared difference from the original images, of 255.
+        feature_distance: See `feature_distance`; ``None`` without an encoder.
+    """
+
+    folder: Path
+    format: str
+    quality: int | None
+    image_size: int
+    images: int
+    bytes: int
+    total_bytes: int
+    pixel_error: float
+    feature_distance: float | None
+
+    def __str__(self) -> str:
+        how = self.format + (f", quality {self.quality}" if self.quality is not None else "")
+        text = f"{self.images} images as {how}, {self.image_size} px: {self.bytes:,} bytes"
+        text += f" ({self.total_bytes:,} with metadata and labels), pixel error {self.pixel_error:.1f} of 255"
+        return text + ("" if self.feature_distance is None else f", feature distance {self.feature_distance:.3f}")
+
+
+def export(
+    distilled: DistilledSet,
+    folder: Path | str,
+    *,
+    format: str | None = None,
+    quality: int | None = None,
+    image_size: int | None = None,
+    max_bytes: int | None = None,
+    encoder: Encoder | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> ExportReport:
+    """Write a distilled set with small image files, and without the float images.
+
+    Its folder is a set of its own: ``DistilledSet.load`` and ``evaluate`` take it, and so do the tools that read the
+    folder of a run. Labels, soft labels and head come along unchanged.
+
+    Args:
+        distilled: The set.
+        folder: Where it goes: an empty or new folder, or an earlier export with ``overwrite``.
+        format: png (lossless), webp or jpeg. Default: webp, or with ``max_bytes`` whichever is best.
+        quality: Of webp and jpeg, 1 to 100. Default 90.
+        image_size: Side in pixels. Default: as it is, or with ``max_bytes`` whichever is best.
+        max_bytes: Budget of the image files together: formats, sizes and qualities are searched.
+        encoder: Candidates are compared by its features, else by pixels.
+        overwrite: Replace the export in ``folder``.
+        progress: Show a progress bar of the search.
+
+    Raises:
+        UserError: A value is out of range, the budget is below the smallest files, the folder holds something else, or
+            the set's record of its augmentation, by which an encoder's views are drawn, is damaged.
+    """
+    folder = Path(folder)
+    _check(distilled, format, quality, image_size, max_bytes)
+    _check_folder(folder, overwrite)
+    pixels, side = to_8_bits(distilled.float_images), distilled.float_images.shape[-1]
+    compared = list(range(0, len(pixels), -(-len(pixels) // _COMPARED)))
+    original = distilled.images[compared]
+    distance = None
+    if encoder is not None:
+        distance = _distance_from(original, encoder, replace(made_with(distilled), noise_prob=0.0))
+    if max_bytes is None:
+        format = format or DEFAULT_FORMAT
+        quality = DEFAULT_QUALITY if quality is None and format in LOSSY else quality
+        best = _encoded(pixels, format, quality, image_size or side, progress)
+    else:
+        error = distance or partial(pixel_error, original)
+        best = _search(
+            pixels, max_bytes, (format,) if format else FORMATS, [image_size] if image_size else _sizes(side),
+            lambda candidate: error(decode_files([candidate.files[i] for i in compared], candidate.image_size)),
+            progress,
+        )  # fmt: skip
+    if folder.is_dir():
+        for scores in folder.glob("evaluation-*.json"):  # of the export that is replaced
+            scores.unlink()
+    about = {"format": best.format, "quality": best.quality, "image_size": best.image_size}
+    distilled.save(folder, Encoded(best.files, about))
+    written = DistilledSet.load(folder)
+    return ExportReport(
+        folder=folder,
+        images=len(written),
+        **written.run["export"],
+        pixel_error=pixel_error(distilled.images, written.images),
+        feature_distance=None if distance is None else distance(written.images[compared]),
+    )
+
+
+def encode_image(pixels: NDArray[np.uint8], format: str, quality: int | None, image_size: int) -> bytes:
+    """One image (S, S, 3) as a file."""
+    image = Image.fromarray(pixels)
+    if image.width != image_size:
+        image = image.resize((image_size, image_size), Image.Resampling.LANCZOS)
+    options: dict[str, dict[str, Any]] = {
+        "png": {"optimize": True},
+        "webp": {"quality": quality, "method": 6},
+        # Whole colour (4:4:4): synthetic images are colourful, and halving it costs more than it saves.
+        "jpeg": {"quality": quality, "subsampling": 0, "optimize": True},
+    }
+    file = io.BytesIO()
+    image.save(file, format=format, **options[format])
+    return file.getvalue()
+
+
+def pixel_error(images: Tensor, others: Tensor) -> float:
+    """Root of the mean squared difference of images in [0, 1], in 8-bit levels (0 to 255).
+
+    Args:
+        images: (m, 3, S, S).
+        others: (m, 3, T, T), brought to S × S (bicubic) first.
+    """
+    if others.shape[-1] != images.shape[-1]:
+        size = images.shape[-2:]
+        others = F.interpolate(others, size=size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+    return 255 * float((images - others).square().mean().sqrt())
+
+
+def feature_distance(features: Tensor, others: Tensor) -> float:
+    """Mean of 1 − cos(z − z̄, z′ − z̄) over rows, z̄ the mean of ``features``: 0 for the same, about 1 for unrelated ones.
+
+    Centred, because all features of an encoder point much the same way, and a probe lives on what tells them apart.
+
+    Args:
+        features: (n, d), of the original images.
+        others: (n, d), of the others in the same order.
+    """
+    mean = features.mean(dim=0)
+    return float((1 - F.cosine_similarity(features - mean, others - mean)).clamp(min=0).mean())
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    format: str
+    quality: int | None
+    image_size: int
+    files: list[bytes]
+
+    @property
+    def bytes(self) -> int:
+        return sum(map(len, self.files))
+
+
+def _encoded(pixels: Tensor, format: str, quality: int | None, image_size: int, progress: bool = False) -> _Candidate:
+    """The 8-bit images (m, 3, S, S) as files; the codecs release the lock, so that threads share the work."""
+    encode = partial(encode_image, format=format, quality=quality, image_size=image_size)
+    files = []
+    with ThreadPoolExecutor() as pool, ProgressBar("encode", len(pixels), enabled=progress) as bar:
+        for file in pool.map(encode, pixels.permute(0, 2, 3, 1).numpy()):
+            files.append(file)
+            bar.advance()
+    return _Candidate(format, quality, image_size, files)
+
+
+def _search(
+    pixels: Tensor,
+    budget: int,
+    formats: Sequence[str],
+    sizes: Sequence[int],
+    error: Callable[[_Candidate], float],
+    progress: bool,
+) -> _Candidate:
+    """The candidate of least error whose files take at most ``budget`` bytes.
+
+    Args:
+        pixels: (m, 3, S, S) uint8.
+        budget: In bytes.
+        formats: To choose from.
+        sizes: To choose from, in falling order.
+        error: Of a candidate; called once for each format and size that fits.
+        progress: Show a progress bar.
+    """
+    best, least, smallest = None, float("inf"), None
+    with ProgressBar("search", len(formats) * len(sizes), enabled=progress) as bar:
+        for format in formats:
+            for i, size in enumerate(sizes):
+                candidate = _encoded(pixels, format, _qualities(format)[0], size)
+                smallest = min(smallest or candidate.bytes, candidate.bytes)
+                if candidate.bytes <= budget:
+                    candidate = _best_quality(pixels, budget, candidate)
+                    its_error = error(candidate)
+                    if math.isnan(its_error):  # of an encoder that gives no numbers: worse than any
+                        its_error = math.inf
+                    if best is None or its_error < least:
+                        best, least = candidate, its_error
+                note = f"{best.format} {best.image_size} px" if best else ""
+                if candidate.bytes <= budget and candidate.quality == _qualities(format)[-1]:
+                    bar.advance(len(sizes) - i, note)  # nothing was lost to the budget: smaller can only be worse
+                    break
+                bar.advance(note=note)
+    if best is None:
+        raise UserError(
+            f"bytes {budget} is too small for {len(pixels)} images: their smallest files take {smallest}; give more"
+        )
+    return best
+
+
+def _best_quality(pixels: Tensor, budget: int, lowest: _Candidate) -> _Candidate:
+    """The files of the highest quality that fit, found by bisection; those of the lowest quality fit."""
+    qualities, best = _qualities(lowest.format), lowest
+    low, high = 0, len(qualities)  # low fits, high does not
+    middle = high - 1  # the highest first: where it fits, the search ends
+    while high - low > 1:
+        candidate = _encoded(pixels, lowest.format, qualities[middle], lowest.image_size)
+        if candidate.bytes <= budget:
+            best, low = candidate, middle
+        else:
+            high = middle
+        middle = (low + high) // 2
+    return best
+
+
+def _qualities(format: str) -> Sequence[int | None]:
+    return QUALITIES if format in LOSSY else (None,)
+
+
+def _sizes(side: int) -> list[int]:
+    """Sizes of the search: from ``side`` down to one pixel, each four fifths of the one before."""
+    sizes = [side]
+    while sizes[-1] > 1:
+        sizes.append(int(sizes[-1] * _SIZE_STEP))
+    return sizes
+
+
+def _distance_from(original: Tensor, encoder: Encoder, augment: AugmentConfig) -> Callable[[Tensor], float]:
+    """The feature distance of images (m, 3, T, T) from the original ones, over centre view and augmented views."""
+
+    def features(images: Tensor) -> Tensor:
+        views = view_features(encoder, images, augment, _VIEWS, seed=0, stream=_SEED_STREAM)
+        return torch.cat([encode(encoder, images), views.flatten(0, 1)])
+
+    of_original = features(original)
+    return lambda images: feature_distance(of_original, features(images))
+
+
+def _check(
+    distilled: DistilledSet, format: str | None, quality: int | None, image_size: int | None, max_bytes: int | None
+) -> None:
+    if format is not None and format not in FORMATS:
+        raise unknown_name("format", format, FORMATS)
+    if quality is not None:
+        if format == "png":
+            raise UserError(f"quality {quality} is for webp and jpeg; png is lossless: leave it out")
+        if max_bytes is not None:
+            raise UserError(f"quality {quality} and bytes {max_bytes} exclude each other: the budget sets the quality")
+        if quality not in QUALITIES:
+            raise UserError(f"quality {quality} must be from {QUALITIES[0]} to {QUALITIES[-1]}")
+    height, width = distilled.float_images.shape[-2:]
+    if height != width:
+        raise UserError(f"the images have {width} × {height} pixels; an export takes square ones")
+    if image_size is not None and not 1 <= image_size <= width:
+        raise UserError(f"image_size {image_size} must be from 1 to the images' own {width} pixels")
+
+
+def _check_folder(folder: Path, overwrite: bool) -> None:
+    """Refuse a folder that cannot be written, or holds something that is not an export; change nothing."""
+    check_writable(folder)
+    if not folder.exists() or set(folder.iterdir()) <= {folder / "images.part", *leftovers(folder)}:
+        return
+    try:
+        run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        run = None
+    if not isinstance(run, dict) or "export" not in run:
+        what = "a run" if run else "something else"
+        raise UserError(f"out {str(folder)!r} is not empty and holds {what}; choose another folder")
+    if not overwrite:
+        raise UserError(f"out {str(folder)!r} holds an export; choose another folder or add --overwrite")

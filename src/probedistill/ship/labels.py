@@ -1,0 +1,170 @@
+"""Soft labels and the head of the source encoder, added to a finished set of synthetic images."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+import torch
+from scipy.optimize import minimize_scalar
+from torch import Tensor
+
+from ..config import SOFT_LABELS, AugmentConfig
+from ..encoders.encoder import Encoder
+from ..errors import UserError, unknown_name
+from ..features.bank import FeatureBank
+from ..features.encode import view_features
+from ..probes.arrays import Array
+from ..probes.linear import LinearProbe
+from ..probes.logistic import lbfgs, soft_cross_entropy
+from ..seeds import derive_seed
+from ..store.distilled import DistilledSet, Head, made_with
+
+_SEED_STREAM = 7
+_VIEWS = 20  # of each synthetic image behind its soft labels
+_SMOOTHING = 0.1  # learned labels start at one-hot rows, of which this much is spread over all classes
+_ITERATIONS = 300  # of L-BFGS
+_MOST_REAL = 20_000  # real features that learned labels and temperatures are fitted on
+_TEMPERATURES = (1e-3, 1e2)
+
+
+def with_extras(
+    distilled: DistilledSet,
+    encoder: Encoder,
+    bank: FeatureBank,
+    *,
+    soft_labels: Literal["none", "source", "learned"] = "none",
+    keep_head: bool = False,
+    augment: AugmentConfig | None = None,
+    seed: int = 0,
+) -> DistilledSet:
+    """Return the set with soft labels, or with the head of its source encoder, or both.
+
+    * The head W* is a ridge probe (`LinearProbe`) on the centre crop and all stored views of every real image.
+    * ``"source"``: softmax of W*'s logits, divided by a temperature, of each synthetic image (mean over 20
+      augmented views). The temperature is the one at which W*'s softmax has the smallest cross-entropy on the real
+      centre features.
+    * ``"learned"``: rows T such that the ridge probe that is fitted on (images, T) has the smallest class-balanced
+      cross-entropy on the real centre features; see `learned_labels`.
+
+    Of more than 20,000 real images the temperature and the learned labels see a draw with as many of each class as
+    it has. For the head all real features are held in memory. Equal inputs and seed give equal results.
+
+    Args:
+        distilled: The set; its 8-bit images are looked at.
+        encoder: The encoder that the features are of.
+        bank: Features of the real training images.
+        soft_labels: ``"none"`` adds none, and keeps those that the set has.
+        keep_head: Store W*; without it a head that the set has is kept.
+        augment: How the views of the synthetic images are drawn, without its noise; default: as in the run.
+        seed: Of those views.
+
+    Raises:
+        UserError: An unknown kind of labels, or features of another encoder or of other classes.
+    """
+    if soft_labels not in SOFT_LABELS:
+        raise unknown_name("soft_labels", soft_labels, SOFT_LABELS)
+    bank.check_encoder(encoder)
+    if bank.class_names != distilled.class_names:
+        raise UserError(
+            f"the features are of the classes {_few(bank.class_names)}, the set is of {_few(distilled.class_names)}; "
+            "give the images that it was made of"
+        )
+    if soft_labels == "source" or keep_head:
+        features = torch.cat([bank.centre[None], bank.augmented])
+        probe = LinearProbe("ridge").fit_views(features, bank.labels)
+    changes: dict[str, object] = {}
+    if keep_head:
+        weight, bias = (torch.from_numpy(part).float() for part in (probe.coef_, probe.intercept_))
+        changes["head"] = Head(weight, bias, encoder.name, encoder.fingerprint)
+    if soft_labels != "none":
+        augment = replace(augment or made_with(distilled), noise_prob=0.0)
+        views = view_features(encoder, distilled.images, augment, _VIEWS, seed=seed, stream=_SEED_STREAM)
+        chosen = _chosen(bank, seed)
+        real, y = bank.take(chosen, views="centre"), bank.labels[chosen]
+        if soft_labels == "source":
+            temperature = best_temperature(probe.logits(real), y.numpy())
+            rows = softmax(probe.logits(views.mean(dim=0)) / temperature)
+        else:
+            rows, temperature = learned_labels(views, distilled.labels, real, y, bank.num_classes)
+        changes["soft_labels"] = torch.from_numpy(rows).float()
+        about = {"kind": soft_labels, "temperature": temperature, "views": _VIEWS, "seed": seed}
+        changes["run"] = {**distilled.run, "soft_labels": about}
+    return replace(distilled, **changes)  # type: ignore[arg-type]
+
+
+def learned_labels(views: Tensor, labels: Tensor, real: Tensor, y: Tensor, num_classes: int) -> tuple[Array, float]:
+    """Soft labels whose ridge probe is best on real features, with the synthetic features fixed.
+
+    The ridge probe is linear in its targets: its logits on real features are K T, where column j of K (N, m) holds
+    the logits of the probe that is fitted on the j-th unit vector. With T = softmax(L), row by row, L (m, C) and the
+    temperature τ minimise the cross-entropy of K T / τ, every class of ``y`` with the same weight, by L-BFGS from
+    smoothed one-hot rows. τ is free because accuracy does not depend on the size of the logits; it is not used
+    afterwards.
+
+    Args:
+        views: (V, m, d) features of the synthetic images.
+        labels: (m,) their classes.
+        real: (N, d) real features.
+        y: (N,) their classes.
+        num_classes: C.
+
+    Returns:
+        T (m, C), float64, and τ.
+    """
+    count = len(labels)
+    kernel = LinearProbe("ridge").fit_views(views, np.arange(count), np.eye(count)).logits(real).astype(np.float64)
+    answers = np.eye(num_classes)[y.numpy()]
+    of_class = answers.sum(axis=0)
+    shares = (answers @ (1 / np.maximum(of_class, 1))) / np.count_nonzero(of_class)
+    one_hot = np.eye(num_classes)[labels.numpy()]
+    start = np.log((1 - _SMOOTHING) * one_hot + _SMOOTHING / num_classes)
+
+    def loss(flat: Array) -> tuple[float, Array]:
+        rows, log_temperature = softmax(flat[:-1].reshape(start.shape)), flat[-1]
+        logits = kernel @ rows * math.exp(-log_temperature)
+        value, slope = soft_cross_entropy(logits, answers, shares)
+        of_rows = kernel.T @ slope * math.exp(-log_temperature)
+        of_start = rows * (of_rows - (rows * of_rows).sum(axis=1, keepdims=True))
+        return value, np.append(of_start.ravel(), -np.sum(slope * logits))
+
+    first = best_temperature(kernel @ softmax(start), y.numpy())
+    # Where the classes can be told apart without a fault, τ would go to 0.
+    limits = [(None, None)] * start.size + [(math.log(_TEMPERATURES[0]), math.log(_TEMPERATURES[1]))]
+    found, _ = lbfgs(loss, np.append(start.ravel(), math.log(first)), max_iter=_ITERATIONS, bounds=limits)
+    return softmax(found[:-1].reshape(start.shape)), math.exp(found[-1])
+
+
+def best_temperature(logits: Array, y: Array) -> float:
+    """The τ from 0.001 to 100 at which softmax(logits / τ) has the smallest cross-entropy on labels y (n,)."""
+    answers, shares = np.eye(logits.shape[1])[y], np.full(len(y), 1 / len(y))
+    low, high = (math.log(limit) for limit in _TEMPERATURES)
+    # Convex in 1/τ, so that it has one minimum in log τ, too.
+    found = minimize_scalar(
+        lambda t: soft_cross_entropy(logits * math.exp(-t), answers, shares)[0], bounds=(low, high), method="bounded"
+    )
+    return math.exp(found.x)
+
+
+def softmax(logits: Array) -> Array:
+    """Softmax of each row (n, C), float64."""
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True), dtype=np.float64)
+    return exponentials / exponentials.sum(axis=1, keepdims=True)
+
+
+def _chosen(bank: FeatureBank, seed: int) -> Tensor:
+    """Rows of the bank: all of them, or where they are many a draw with as many of each class as it has."""
+    if len(bank) <= _MOST_REAL:
+        return torch.arange(len(bank))
+    generator = torch.Generator().manual_seed(derive_seed(seed, _SEED_STREAM))
+    order = torch.randperm(len(bank), generator=generator)
+    of_class = [
+        order[bank.labels[order] == c][: max(1, _MOST_REAL // bank.num_classes)] for c in range(bank.num_classes)
+    ]
+    return torch.cat(of_class).sort().values
+
+
+def _few(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:3]) + (f" … ({len(names)} in all)" if len(names) > 3 else "")

@@ -1,0 +1,90 @@
+"""Pictures of the synthetic images: a grid with titles, and sprites of how they came to be."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from ..store.files import whole_file
+from ..store.pixels import to_8_bits
+
+
+def save_grid(
+    path: Path, images: Tensor, titles: list[str] | None = None, *, columns: int = 10, limit: int = 100
+) -> None:
+    """Write a preview PNG of the first ``limit`` images (m, 3, S, S), small ones enlarged, with their titles."""
+    shown = to_8_bits(images[:limit]).permute(0, 2, 3, 1).numpy()
+    side = shown.shape[1]
+    factor = max(1, 112 // side)
+    cell, band = side * factor, 16 if titles else 0
+    columns = min(columns, max(1, int(np.ceil(np.sqrt(len(shown) * 2)))))
+    rows = -(-len(shown) // columns)
+    gap = 4
+    sheet = Image.new("RGB", (columns * (cell + gap) + gap, rows * (cell + band + gap) + gap), "white")
+    from PIL import ImageDraw, ImageFont
+
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
+    for i, pixels in enumerate(shown):
+        x, y = gap + (i % columns) * (cell + gap), gap + (i // columns) * (cell + band + gap)
+        picture = Image.fromarray(pixels)
+        sheet.paste(picture.resize((cell, cell), Image.Resampling.NEAREST) if factor > 1 else picture, (x, y))
+        if titles:
+            title = titles[i]
+            while title and pen.textlength(title, font=font) > cell:
+                title = title[:-1]
+            pen.text((x, y + cell), title, fill="black", font=font)
+    with whole_file(path) as temporary:
+        sheet.save(temporary, format="PNG")
+
+
+FOLDER = "evolution"
+CELLS_PER_ROW = 10
+LIMIT = 100  # images
+LARGEST_CELL = 112  # pixels
+_QUALITY = 85
+
+
+def cell_size(image_size: int) -> int:
+    """Side in pixels of an image in a sprite."""
+    return min(image_size, LARGEST_CELL)
+
+
+def sprite_cells(count: int, image_size: int) -> list[tuple[int, int]]:
+    """Left and top corner in pixels of each image of a sprite: the first `LIMIT` of ``count``.
+
+    >>> sprite_cells(12, 64)[9:]
+    [(576, 0), (0, 64), (64, 64)]
+    """
+    cell = cell_size(image_size)
+    return [(i % CELLS_PER_ROW * cell, i // CELLS_PER_ROW * cell) for i in range(min(count, LIMIT))]
+
+
+def save_sprite(folder: Path, step: int, images: Tensor) -> Path:
+    """Write the images (m, 3, S, S) in [0, 1] as they are after ``step`` steps into a run's folder."""
+    cell, cells = cell_size(images.shape[-1]), sprite_cells(len(images), images.shape[-1])
+    sheet = Image.new("RGB", (max(x for x, _ in cells) + cell, max(y for _, y in cells) + cell))
+    pixels = to_8_bits(images[: len(cells)]).permute(0, 2, 3, 1).numpy()
+    for image, corner in zip(pixels, cells, strict=True):
+        picture = Image.fromarray(image)
+        sheet.paste(picture if len(image) == cell else picture.resize((cell, cell)), corner)
+    path = folder / FOLDER / f"step-{step:07d}.webp"
+    with whole_file(path) as temporary:
+        sheet.save(temporary, format="WEBP", quality=_QUALITY, method=1)  # half the default's time, the same size
+    return path
+
+
+def read_evolution(folder: Path | str) -> list[tuple[int, Path]]:
+    """The sprites of a run as (step, file), in order; none where it has none."""
+    found = [(re.fullmatch(r"step-(\d+)\.webp", path.name), path) for path in (Path(folder) / FOLDER).glob("*.webp")]
+    return sorted((int(match[1]), path) for match, path in found if match)
+
+
+def remove_later(folder: Path, step: int) -> None:
+    """Remove the sprites of steps after ``step``: a resumed run makes them again."""
+    for later, path in read_evolution(folder):
+        if later > step:
+            path.unlink()
