@@ -27,7 +27,7 @@ from probedistill import (
 )
 from probedistill.features.classes import random_images
 from probedistill.features.views import apply_views, draw_views
-from probedistill.seeds import derive_seed
+from probedistill.seeds import Stream, seed_of
 
 TARGETS, VIEWS, SEEDS = ["lite0", "mobilenetv1", "mobilenetv2"], 30, 3
 
@@ -35,7 +35,7 @@ TARGETS, VIEWS, SEEDS = ["lite0", "mobilenetv1", "mobilenetv2"], 30, 3
 @torch.no_grad()
 def features_of(images: torch.Tensor, encoder: Any, seed: int) -> torch.Tensor:
     """(V, m, d) features of augmented views, the same views for every encoder."""
-    views = draw_views(AugmentConfig(), VIEWS * len(images), seed=derive_seed(seed, 11))
+    views = draw_views(AugmentConfig(), VIEWS * len(images), seed=seed_of(seed, Stream.PROBE_VIEWS, 11))
     parts = []
     for i in range(0, len(views), len(images)):
         parts.append(encoder(apply_views(images, views[i : i + len(images)], encoder.input_size)))

@@ -25,7 +25,7 @@ from probedistill import AugmentConfig, DistillConfig, LinearProbe, extract_feat
 from probedistill.distillation.canvas import Canvas
 from probedistill.distillation.start import make_distiller
 from probedistill.features.views import apply_views, draw_views
-from probedistill.seeds import derive_seed
+from probedistill.seeds import Stream, seed_of
 from probedistill.store.pixels import to_8_bits
 from step_cost import reference_gradient_step
 
@@ -101,7 +101,7 @@ def main() -> None:
     def reference(number: int) -> None:
         if number and number % level_every == 0 and not canvas.all_open:
             optimizer.add_param_group({"params": [canvas.open_level().requires_grad_()]})
-        generator = torch.Generator().manual_seed(derive_seed(0, number))
+        generator = torch.Generator().manual_seed(seed_of(0, Stream.RANDOM_IMAGES, number))
         rows = torch.randperm(len(pixels), generator=generator)[: len(labels) * views]
         optimizer.zero_grad()
         reference_gradient_step(plain, canvas, labels, views, number, pixels[rows].float() / 255, real_labels[rows])

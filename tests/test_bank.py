@@ -22,12 +22,12 @@ from probedistill.encoders.encoder import Encoder
 from probedistill.errors import UserError
 from probedistill.features.bank import FeatureBank
 from probedistill.features.classes import medoids
-from probedistill.features.extract import _SEED_STREAM, augmented_views, cache_folder, extract_features
+from probedistill.features.extract import augmented_views, cache_folder, extract_features
 from probedistill.features.views import apply_views, draw_views
 from probedistill.images.decode import UnreadableImageError
 from probedistill.images.labelled import LabelledImages
 from probedistill.images.splits import load_images
-from probedistill.seeds import derive_seed
+from probedistill.seeds import Stream, seed_of
 
 CLASSES, PER_CLASS = ("cat", "dog", "owl"), 5
 N = len(CLASSES) * PER_CLASS
@@ -113,7 +113,7 @@ def test_augmented_features_are_those_of_their_views(folder, encoder, extract):
     bank = extract(images, views=3, augment=augment, seed=7)
     assert bank.augmented.shape == (3, N, encoder.dim)
     for i in (0, 6, 14):
-        views = augmented_views(images.load(i), 32, 3, augment, derive_seed(7, _SEED_STREAM, i))
+        views = augmented_views(images.load(i), 32, 3, augment, seed_of(7, Stream.REAL_VIEWS, i))
         torch.testing.assert_close(bank.augmented[:, i], encoder(views), rtol=1e-5, atol=1e-6)
     assert (bank.augmented[0] - bank.augmented[1]).abs().max() > 1e-3
     torch.testing.assert_close(bank.centre, extract(images).centre, rtol=1e-5, atol=1e-6)

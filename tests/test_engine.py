@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from probedistill.config import AugmentConfig
 from probedistill.distillation import engine
 from probedistill.distillation.canvas import Canvas
-from probedistill.distillation.engine import _SEED_STREAM, Distiller
+from probedistill.distillation.engine import Distiller
 from probedistill.errors import NonFiniteLossError
 from probedistill.features.views import apply_views, draw_views
 from probedistill.machine.processes import Processes
@@ -21,7 +21,7 @@ from probedistill.objectives.clp import clp_objective
 from probedistill.objectives.lgm import lgm_objective
 from probedistill.objectives.real import RealFeatures
 from probedistill.objectives.sfm import sfm_objective
-from probedistill.seeds import derive_seed
+from probedistill.seeds import Stream, seed_of
 from probedistill.store.tensors import load_tensors, save_tensors
 
 SIZE, CLASSES, IPC, VIEWS, DIM = 8, 3, 2, 3, 6
@@ -132,7 +132,7 @@ def test_one_pass_is_plain_autograd(name, kind):
     distiller = make_distiller(name, kind=kind)
     encoder, objective = ConvEncoder(), make_objective(name)
     leaves = [level.clone().requires_grad_() for level in distiller.canvas.levels]
-    views = draw_views(AUGMENT, ALL_VIEWS, seed=derive_seed(0, _SEED_STREAM, 0))
+    views = draw_views(AUGMENT, ALL_VIEWS, seed=seed_of(0, Stream.STEP_VIEWS, 0, 0))
     images = distiller.canvas.render(leaves).repeat_interleave(VIEWS, dim=0)
     labels = torch.arange(CLASSES).repeat_interleave(IPC * VIEWS)
     loss = objective(encoder(apply_views(images, views, SIZE)), labels, 0)

@@ -29,9 +29,9 @@ from probedistill import (
 )
 from probedistill.distillation import engine as engine_module
 from probedistill.distillation.canvas import Canvas
-from probedistill.distillation.engine import _SEED_STREAM, Distiller
+from probedistill.distillation.engine import Distiller
 from probedistill.features.views import apply_views, draw_views
-from probedistill.seeds import derive_seed
+from probedistill.seeds import Stream, seed_of
 from probedistill.store.tensors import load_tensors, save_tensors
 from test_engine import (
     ALL_VIEWS,
@@ -83,8 +83,7 @@ def plain_gradients(kind: str, towers: list[Tower]) -> tuple[list[Tensor], list[
     for number, tower in enumerate(towers):
         canvas = make_distiller(towers, kind).canvas
         leaves = [level.clone().requires_grad_() for level in canvas.levels]
-        keys = (0, number) if number else (0,)
-        views = draw_views(AUGMENT, ALL_VIEWS, seed=derive_seed(0, _SEED_STREAM, *keys))
+        views = draw_views(AUGMENT, ALL_VIEWS, seed=seed_of(0, Stream.STEP_VIEWS, 0, number))
         images = canvas.render(leaves).repeat_interleave(VIEWS, dim=0)
         loss = tower.objective(tower.encoder(apply_views(images, views, tower.input_size)), labels, 0)
         loss.backward()

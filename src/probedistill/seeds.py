@@ -1,18 +1,81 @@
-"""Where randomness comes from: a seed is a function of the user's seed, a purpose and a place."""
+"""Where randomness comes from: a seed is a function of the user's seed, of a purpose and of a place.
+
+No generator is kept between steps. A resumed run, another micro-batch or another number of processes therefore draws
+the same views, heads and batches.
+"""
 
 from __future__ import annotations
 
-import numpy as np
+import hashlib
+import struct
+from enum import IntEnum, unique
 
 from .errors import UserError
 
 
-def derive_seed(*keys: int) -> int:
-    """Return a 63-bit seed that depends on every key; the only source of randomness here.
+@unique
+class Stream(IntEnum):
+    """What something is drawn for. Two purposes never share a stream.
+
+    A number is part of every result that was drawn from its stream: add new ones at the end, and change none.
+    """
+
+    CANVAS_NOISE = 1
+    """Starting noise; key: the image."""
+    STEP_VIEWS = 2
+    """Views of the synthetic images; keys: step, tower."""
+    OBJECTIVE = 3
+    """Heads and real batches; key: step."""
+    REAL_VIEWS = 4
+    """Views behind the real statistics; key: the image."""
+    RANDOM_IMAGES = 5
+    """Random real images of the baseline."""
+    PROBE_VIEWS = 6
+    """Views that probes are trained on; keys: for real images, the image and its first view."""
+    LABEL_VIEWS = 7
+    """Views behind soft labels."""
+    LABEL_IMAGES = 8
+    """Real images that soft labels are fitted on."""
+    EXPORT_VIEWS = 9
+    """Views that exported images are compared on."""
+    BALANCED_ROWS = 10
+    """Class-balanced choice of real images."""
+    ENCODER_ORDERS = 11
+    """Permutations of encoders, in `mantel`."""
+    VALUE_ORDERS = 12
+    """Permutations of values, in `rank_agreement`."""
+    BOOTSTRAP = 13
+    """Resampled classes."""
+    COMPOSED_ORDER = 14
+    """Order in which composed images use their originals; key: class."""
+    COMPOSED_PLACE = 15
+    """Place and size of a foreground; keys: split, class, number."""
+    COMPOSED_CROP = 16
+    """Crop of a background; keys: split, class, number, background."""
+    TEXTURE = 17
+    """Procedural textures; keys: kind, number."""
+    FRESH_BATCH = 18
+    """Real images of a step's fresh batch; key: step."""
+    FRESH_VIEWS = 19
+    """Crops of a step's fresh real batch; key: step."""
+    CLUSTERS = 20
+    """Starting centres of k-means; key: class."""
+
+
+def seed_of(seed: int, stream: Stream, *keys: int) -> int:
+    """A 63-bit seed that depends on the user's seed, the stream, every key, and how many keys there are.
+
+    Args:
+        seed: The user's seed, 0 or more.
+        stream: What is drawn.
+        keys: Where: a step, an image, a class …; 0 or more.
 
     Raises:
-        UserError: A key, and so the user's seed, is negative.
+        UserError: The seed is negative.
     """
-    if min(keys) < 0:
-        raise UserError(f"seed {min(keys)} must be 0 or more")
-    return int(np.random.SeedSequence(list(keys)).generate_state(1, np.uint64)[0] >> 1)
+    if seed < 0:
+        raise UserError(f"seed {seed} must be 0 or more")
+    words = (seed, int(stream), *keys)
+    # Decimal, with a mark between words: no two lists of words have the same text, however large a word is.
+    digest = hashlib.blake2b(",".join(map(str, words)).encode(), digest_size=8).digest()
+    return struct.unpack("<Q", digest)[0] >> 1

@@ -20,6 +20,7 @@ from ..images.decode import UnreadableImageError
 from ..images.labelled import LabelledImages
 from ..images.splits import load_splits
 from ..machine.progress import ProgressBar
+from ..seeds import Stream, seed_of
 from ..store.files import cannot_write, check_writable, without_traces, write_json
 from ..store.layout import folder_names
 
@@ -28,7 +29,6 @@ _SIDE_SHARE = (0.5, 0.75)  # of the foreground in the picture's side
 _CROP_SHARE = (0.7, 1.0)  # of a background's short side
 _CONTRAST = 4.0  # of the luminance masks: a quarter of full brightness (darkness) is opaque
 _SOFT_EDGE = 0.15  # of the round mask's radius
-_SEED_STREAM = 0xC0
 
 
 def compose(
@@ -154,7 +154,7 @@ def _plan_test(front: LabelledImages, back: LabelledImages, config: ComposeConfi
 
 def _shuffled(images: LabelledImages, label: int, seed: int) -> list[int]:
     members = np.flatnonzero(images.labels == label)
-    return np.random.default_rng([seed, _SEED_STREAM, label]).permutation(members).tolist()
+    return np.random.default_rng(seed_of(seed, Stream.COMPOSED_ORDER, label)).permutation(members).tolist()
 
 
 def _endless(images: LabelledImages, label: int, seed: int) -> Iterator[int]:
@@ -182,8 +182,10 @@ def _write(
     with ProgressBar("compose", len(plan), enabled=progress) as bar:
         for number, picture in enumerate(plan):
             things, scenes = sources[picture.split]
-            rng = np.random.default_rng([config.seed, _SEED_STREAM, *picture.place])
-            crop_rng = np.random.default_rng([config.seed, _SEED_STREAM, *picture.place, picture.background])
+            rng = np.random.default_rng(seed_of(config.seed, Stream.COMPOSED_PLACE, *picture.place))
+            crop_rng = np.random.default_rng(
+                seed_of(config.seed, Stream.COMPOSED_CROP, *picture.place, picture.background)
+            )
             scene = _cropped(scenes.load(picture.back), config.size, crop_rng)
             image = _pasted(things.load(picture.front), scene, mask, rng)
             scene_name = background_names[picture.background]

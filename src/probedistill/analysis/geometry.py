@@ -23,7 +23,7 @@ from ..features.classes import balanced_rows, class_means, medoids
 from ..features.extract import extract_features
 from ..images.labelled import LabelledImages
 from ..machine.progress import ProgressBar
-from ..seeds import derive_seed
+from ..seeds import Stream, seed_of
 from ..show.tables import as_text
 from ..store.distilled import DistilledSet
 from ..store.files import without_nan, write_json
@@ -31,7 +31,6 @@ from ..store.files import without_nan, write_json
 DRAWN_CLASSES = 10
 DRAWN_IMAGES = 2000
 
-_SEED_STREAM = 8
 _BLOCK = 512
 _NEIGHBOUR_SAMPLE = 2000  # real images whose own neighbours are looked up: the baseline costs no more than that
 _RESAMPLES = 9999
@@ -202,7 +201,7 @@ def class_test(quantiles: Array, *, seed: int = 0) -> ClassTest:
     An image drawn from the real ones of its class has a quantile that is uniform on [0, 1], whatever the class's
     distribution, so the test assumes nothing about features.
     """
-    rng = np.random.default_rng(derive_seed(seed, _SEED_STREAM))
+    rng = np.random.default_rng(seed_of(seed, Stream.BOOTSTRAP))
     means = rng.choice(quantiles, size=(_RESAMPLES, len(quantiles))).mean(axis=1)
     low, high = np.quantile(means, [0.025, 0.975])
     return ClassTest(float(quantiles.mean()), (float(low), float(high)), signed_rank_test(quantiles - 0.5))

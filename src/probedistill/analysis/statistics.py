@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import rankdata
 
-from ..features.classes import _ROWS_STREAM
-from ..seeds import derive_seed
+from ..seeds import Stream, seed_of
 
 FEWEST = 3  # encoders, and pairs of them, that a rank correlation takes
 EXACT = 5040  # permutations: seven encoders
@@ -48,7 +47,7 @@ def mantel(metric: ArrayLike, accuracy: ArrayLike, *, seed: int = 0) -> tuple[fl
     if exact:
         orders = np.array(list(itertools.permutations(range(count))))  # the first is the identity
     else:
-        rng = np.random.default_rng(derive_seed(seed, _ROWS_STREAM))
+        rng = np.random.default_rng(seed_of(seed, Stream.ENCODER_ORDERS))
         orders = np.stack([np.arange(count), *(rng.permutation(count) for _ in range(_DRAWN))])
     left = rankdata(metric[orders[:, rows], orders[:, columns]], axis=1)
     right = rankdata(accuracy[known])
@@ -80,7 +79,7 @@ def rank_agreement(first: Sequence[float], second: Sequence[float]) -> dict[str,
         orders = np.array(list(itertools.permutations(range(n))))
         extra = 0
     else:
-        rng = np.random.default_rng(0)
+        rng = np.random.default_rng(seed_of(0, Stream.VALUE_ORDERS))
         orders = np.array([rng.permutation(n) for _ in range(_DRAWN_ORDERS)])
         extra = 1  # the order that was found is one of the possible ones
     found = float(a @ b / n)

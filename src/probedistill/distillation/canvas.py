@@ -13,14 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import UserError
-from ..seeds import derive_seed
+from ..seeds import Stream, seed_of
 
 # Square root of the colour covariance of natural images (Olah et al., "Feature Visualization", 2017).
 _COLOUR_SQRT = torch.tensor([[0.26, 0.09, 0.02], [0.27, 0.00, -0.05], [0.27, -0.09, 0.03]])
 COLOUR_MATRIX = _COLOUR_SQRT / _COLOUR_SQRT.norm(dim=0).max()
 
 _RENDERED = 64  # images at a time where there is no graph: rendering takes several times their memory
-_SEED_STREAM = 1  # keeps the canvas's noise apart from the views' and the objective's
 
 
 class Canvas:
@@ -101,7 +100,7 @@ class Canvas:
         any split of the images over processes starts from the same noise.
         """
         for i in range(self.count):
-            generator = torch.Generator().manual_seed(derive_seed(seed, _SEED_STREAM, first + i))
+            generator = torch.Generator().manual_seed(seed_of(seed, Stream.CANVAS_NOISE, first + i))
             for level in self.levels:
                 level[i] = torch.randn(level.shape[1:], generator=generator) * (std / len(self.levels))
 

@@ -27,10 +27,9 @@ from ..features.views import Views, apply_views, draw_views
 from ..machine.memory import available_memory
 from ..machine.processes import ALONE, Processes
 from ..objectives.real import Objective
-from ..seeds import derive_seed
+from ..seeds import Stream, seed_of
 from .canvas import Canvas
 
-_SEED_STREAM = 4
 _MEMORY_SHARE = 0.5  # of free memory for saved activations; the rest is for temporaries and surprises
 
 FeatureFunction = Callable[[Tensor], Tensor]
@@ -161,8 +160,7 @@ class Distiller:
     def _gradient_of(self, number: int) -> tuple[Tensor, list[Tensor]]:
         """A tower's objective and, times its weight, the gradient with respect to each level."""
         tower = self.towers[number]
-        keys = (self.step_count, number) if number else (self.step_count,)
-        seed = derive_seed(self.seed, _SEED_STREAM, *keys)
+        seed = seed_of(self.seed, Stream.STEP_VIEWS, self.step_count, number)
         views = draw_views(self.augment, len(self.view_labels), seed=seed)[self._own_views]
         if self._micro_batches[number] is None:
             self._micro_batches[number] = self._views_that_fit(tower, views)

@@ -14,11 +14,11 @@ from ..encoders.encoder import Encoder
 from ..errors import UserError
 from ..features.bank import FeatureBank
 from ..features.classes import class_means, medoids, neighbours, random_images
-from ..features.encode import _SEED_STREAM, BATCH, encode, view_features
+from ..features.encode import BATCH, encode, view_features
 from ..features.extract import augmented_views
 from ..images.decode import UnreadableImageError
 from ..images.labelled import LabelledImages
-from ..seeds import derive_seed
+from ..seeds import Stream, seed_of
 from ..store.distilled import DistilledSet
 from .result import FULL_REAL, RANDOM_REAL
 
@@ -80,7 +80,7 @@ def of_real(
             return encode(encoder, encoder.centre_view(image)[None])
         parts = []
         for start in range(0, views, BATCH):
-            key = derive_seed(seed, _SEED_STREAM, index, start)
+            key = seed_of(seed, Stream.PROBE_VIEWS, index, start)
             count = min(BATCH, views - start)
             parts.append(encode(encoder, augmented_views(image, encoder.input_size, count, augment, key)))
         return torch.cat(parts)

@@ -11,15 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import UserError
-from ..seeds import derive_seed
+from ..seeds import Stream, seed_of
 from .bank import FeatureBank
-
-_SEED_STREAM = 5
 
 
 def random_images(bank: FeatureBank, images_per_class: int, *, seed: int) -> Tensor:
     """Rows (C · ipc,) of the bank drawn at random without replacement, class by class."""
-    generator = torch.Generator().manual_seed(derive_seed(seed, _SEED_STREAM))
+    generator = torch.Generator().manual_seed(seed_of(seed, Stream.RANDOM_IMAGES))
     rows = _rows_of_classes(bank, images_per_class)
     return torch.cat([r[torch.randperm(len(r), generator=generator)[:images_per_class]] for r in rows])
 
@@ -91,12 +89,9 @@ def summed_by_class(blocks: Iterable[tuple[Tensor, Tensor]], num_classes: int, d
     return sums, counts[:, None]
 
 
-_ROWS_STREAM = 7
-
-
 def balanced_rows(labels: NDArray[np.int64], limit: int, *, seed: int) -> NDArray[np.int64]:
     """At most ``limit`` rows drawn from labels (n,), as many of each class as there are, in their order."""
-    rng = np.random.default_rng(derive_seed(seed, _ROWS_STREAM))
+    rng = np.random.default_rng(seed_of(seed, Stream.BALANCED_ROWS))
     order = rng.permutation(len(labels))
     turn = np.empty(len(labels), dtype=np.int64)  # the how-manieth of its class a row is
     for label in np.unique(labels):

@@ -7,10 +7,9 @@ from torch import Tensor
 
 from ..config import AugmentConfig
 from ..encoders.encoder import Encoder
-from ..seeds import derive_seed
+from ..seeds import Stream, seed_of
 from .views import apply_views, draw_views
 
-_SEED_STREAM = 6
 BATCH = 64
 
 
@@ -21,10 +20,16 @@ def encode(encoder: Encoder, images: Tensor) -> Tensor:
 
 
 def view_features(
-    encoder: Encoder, images: Tensor, augment: AugmentConfig, views: int, *, seed: int, stream: int = _SEED_STREAM
+    encoder: Encoder,
+    images: Tensor,
+    augment: AugmentConfig,
+    views: int,
+    *,
+    seed: int,
+    stream: Stream = Stream.PROBE_VIEWS,
 ) -> Tensor:
     """Features (V, m, d) of V augmented views of images (m, 3, S, S); the same seed gives the same views."""
-    drawn = draw_views(augment, views * len(images), seed=derive_seed(seed, stream))
+    drawn = draw_views(augment, views * len(images), seed=seed_of(seed, stream))
     which = torch.arange(len(drawn)) % len(images)
     features = torch.empty(0)
     for start in range(0, len(drawn), BATCH):

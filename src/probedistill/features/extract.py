@@ -23,7 +23,7 @@ from ..errors import UserError, unknown_name
 from ..images.decode import UnreadableImageError
 from ..machine.processes import ALONE, Processes
 from ..machine.progress import ProgressBar
-from ..seeds import derive_seed
+from ..seeds import Stream, seed_of
 from ..store.files import remove_leftovers, write_json
 from ..store.tensors import TornFileError, load_tensors, save_tensors
 from .bank import FeatureBank, Held, Shard, bytes_of, comfortable_bytes
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 
 _FORMAT = 1
-_SEED_STREAM = 3
 _DTYPES = {"float32": torch.float32, "float16": torch.float16}
 _SHRINK_ABOVE = 2  # times the input size: larger photos are shrunk once, before their views are cut
 
@@ -275,7 +274,7 @@ def _batches(
         inputs = [encoder.centre_view(image)[None]]
         if views:
             inputs.append(
-                augmented_views(image, encoder.input_size, views, augment, derive_seed(seed, _SEED_STREAM, index))
+                augmented_views(image, encoder.input_size, views, augment, seed_of(seed, Stream.REAL_VIEWS, index))
             )
         return index, torch.cat(inputs)
 

@@ -11,12 +11,12 @@ from PIL import Image
 
 from ..config import ImagesConfig
 from ..errors import unknown_name
+from ..seeds import Stream, seed_of
 from .labelled import LabelledImages, digest_of
 from .sources import WHOLE, Source
 
 _VERSION = 1  # of the formulae below: part of the fingerprint
 _SIDE, _PER_KIND = 96, 240
-_SEED_STREAM = 0x7E87
 
 
 def textures_source(place: str, config: ImagesConfig) -> Source:
@@ -43,7 +43,7 @@ def textures_source(place: str, config: ImagesConfig) -> Source:
 class _Painter:
     def __call__(self, index: int) -> Image.Image:
         kind, number = divmod(index, _PER_KIND)
-        rng = np.random.default_rng([_SEED_STREAM, kind, number])
+        rng = np.random.default_rng(seed_of(0, Stream.TEXTURE, kind, number))
         pattern = list(_KINDS.values())[kind](rng)[..., None]
         low, high = rng.uniform(10, 80, 3), rng.uniform(60, 170, 3)  # of any hue, and darker than a white digit
         return Image.fromarray((low + (high - low) * pattern).round().astype(np.uint8))

@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..seeds import derive_seed
-from .formulas import _SEED_STREAM, closed_form_head, clp_loss, row_blocks, rows_of_a_block
+from ..seeds import Stream, seed_of
+from .formulas import closed_form_head, clp_loss, row_blocks, rows_of_a_block
 from .real import Objective, RealFeatures
 
 
@@ -52,7 +52,7 @@ def clp_objective(
         scale = ridge * z.detach().square().sum(dim=1).mean()  # λ relative to the kernel's diagonal
         head = closed_form_head(z, labels, scale, num_classes=real.num_classes)
         if real_per_class > 0:
-            generator = torch.Generator().manual_seed(derive_seed(seed, _SEED_STREAM, step))
+            generator = torch.Generator().manual_seed(seed_of(seed, Stream.OBJECTIVE, step))
             rows = torch.cat([c[torch.randint(len(c), (real_per_class,), generator=generator)] for c in of_class])
             parts = rows.split(rows_of_a_block(real.num_classes))
             blocks = ((real.take(part), real.labels[part.to(real.device)]) for part in parts)

@@ -18,7 +18,6 @@ from torch.utils.checkpoint import checkpoint
 
 from ..features.classes import class_sums
 
-_SEED_STREAM = 2
 _LOGITS = 2**24  # of a block of rows, at most: 64 MB
 
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from ..seeds import derive_seed
-from .formulas import _SEED_STREAM, head_gradient, lgm_loss, sample_weights
+from ..seeds import Stream, seed_of
+from .formulas import head_gradient, lgm_loss, sample_weights
 from .real import Objective, RealFeatures
 
 
@@ -35,7 +35,7 @@ def lgm_objective(real: RealFeatures, *, sigma: float, balanced: bool, real_batc
     """Linear Gradient Matching against fixed real features; a new random head each step."""
 
     def objective(features: Tensor, labels: Tensor, step: int) -> Tensor:
-        generator = torch.Generator().manual_seed(derive_seed(seed, _SEED_STREAM, step))
+        generator = torch.Generator().manual_seed(seed_of(seed, Stream.OBJECTIVE, step))
         shape = (real.num_classes, real.dim)
         weight = (torch.randn(shape, generator=generator) * sigma).to(real.device, real.dtype)
         if 0 < real_batch < len(real.labels):

@@ -32,6 +32,7 @@ from ..encoders.encoder import Encoder
 from ..errors import UserError, unknown_name
 from ..features.encode import encode, view_features
 from ..machine.progress import ProgressBar
+from ..seeds import Stream
 from ..store.distilled import DistilledSet, Encoded, made_with
 from ..store.files import check_writable, leftovers
 from ..store.pixels import decode_files, to_8_bits
@@ -45,7 +46,6 @@ DEFAULT_FORMAT, DEFAULT_QUALITY = "webp", 90
 _SIZE_STEP = 0.8  # from one image size of the search to the next
 _VIEWS = 4  # augmented views, beside the centre view, that features are compared on
 _COMPARED = 100  # images, evenly spaced, that candidates are compared on
-_SEED_STREAM = 9
 
 
 @dataclass(frozen=True)
@@ -287,7 +287,7 @@ def _distance_from(original: Tensor, encoder: Encoder, augment: AugmentConfig) -
     """The feature distance of images (m, 3, T, T) from the original ones, over centre view and augmented views."""
 
     def features(images: Tensor) -> Tensor:
-        views = view_features(encoder, images, augment, _VIEWS, seed=0, stream=_SEED_STREAM)
+        views = view_features(encoder, images, augment, _VIEWS, seed=0, stream=Stream.EXPORT_VIEWS)
         return torch.cat([encode(encoder, images), views.flatten(0, 1)])
 
     of_original = features(original)

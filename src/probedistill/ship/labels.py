@@ -19,10 +19,9 @@ from ..features.encode import view_features
 from ..probes.arrays import Array
 from ..probes.linear import LinearProbe
 from ..probes.logistic import lbfgs, soft_cross_entropy
-from ..seeds import derive_seed
+from ..seeds import Stream, seed_of
 from ..store.distilled import DistilledSet, Head, made_with
 
-_SEED_STREAM = 7
 _VIEWS = 20  # of each synthetic image behind its soft labels
 _SMOOTHING = 0.1  # learned labels start at one-hot rows, of which this much is spread over all classes
 _ITERATIONS = 300  # of L-BFGS
@@ -81,7 +80,7 @@ def with_extras(
         changes["head"] = Head(weight, bias, encoder.name, encoder.fingerprint)
     if soft_labels != "none":
         augment = replace(augment or made_with(distilled), noise_prob=0.0)
-        views = view_features(encoder, distilled.images, augment, _VIEWS, seed=seed, stream=_SEED_STREAM)
+        views = view_features(encoder, distilled.images, augment, _VIEWS, seed=seed, stream=Stream.LABEL_VIEWS)
         chosen = _chosen(bank, seed)
         real, y = bank.take(chosen, views="centre"), bank.labels[chosen]
         if soft_labels == "source":
@@ -158,7 +157,7 @@ def _chosen(bank: FeatureBank, seed: int) -> Tensor:
     """Rows of the bank: all of them, or where they are many a draw with as many of each class as it has."""
     if len(bank) <= _MOST_REAL:
         return torch.arange(len(bank))
-    generator = torch.Generator().manual_seed(derive_seed(seed, _SEED_STREAM))
+    generator = torch.Generator().manual_seed(seed_of(seed, Stream.LABEL_IMAGES))
     order = torch.randperm(len(bank), generator=generator)
     of_class = [
         order[bank.labels[order] == c][: max(1, _MOST_REAL // bank.num_classes)] for c in range(bank.num_classes)

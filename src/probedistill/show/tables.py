@@ -1,10 +1,115 @@
-"""Rich tables as plain text, for ``str()`` of results."""
+"""One table for the terminal, the report, a notebook and a data frame."""
 
 from __future__ import annotations
 
-from typing import Any
+import html
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
+
+NOTHING = "–"
+"""What stands where there is no number."""
+
+Cell = str | float | int | None
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows and columns with a title.
+
+    Attributes:
+        title: What the table shows.
+        columns: Heads of the columns; a line break in one is shown as such.
+        rows: Cells as they are shown. Use `percent` and its like for numbers.
+        caption: A sentence below the table.
+        sections: Numbers of the rows that begin a new section.
+        dim: Numbers of the rows that stand back, such as baselines.
+        left: How many columns, from the first on, hold text; the others hold numbers and are aligned to the right.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    caption: str = ""
+    sections: tuple[int, ...] = ()
+    dim: tuple[int, ...] = ()
+    left: int = 1
+
+    def rich(self) -> RichTable:
+        """The table for a terminal. Names in it are shown letter by letter: they are no mark-up."""
+        from rich.markup import escape
+        from rich.table import Table as RichTable
+
+        table = RichTable(
+            title=escape(self.title) or None, title_justify="left",
+            caption=escape(self.caption) or None, caption_justify="left",
+        )  # fmt: skip
+        for number, column in enumerate(self.columns):
+            longest = max((len(line) for line in column.split("\n")), default=0)
+            table.add_column(
+                escape(column), justify="left" if number < self.left else "right", overflow="fold",
+                min_width=min(longest, 9),
+            )  # fmt: skip
+        for number, row in enumerate(self.rows):
+            if number in self.sections:
+                table.add_section()
+            table.add_row(*map(escape, row), style="dim" if number in self.dim else None)
+        return table
+
+    def html(self) -> str:
+        """The table as an HTML element, without style of its own."""
+
+        def line(tag: str, cells: Sequence[str]) -> str:
+            kinds = ["" if number < self.left else ' class="number"' for number in range(len(cells))]
+            inside = (html.escape(cell).replace("\n", "<br>") for cell in cells)
+            return "<tr>" + "".join(f"<{tag}{kind}>{cell}</{tag}>" for kind, cell in zip(kinds, inside)) + "</tr>"
+
+        bodies: list[str] = []
+        body = ""
+        for number, row in enumerate(self.rows):
+            if number in self.sections and body:
+                bodies, body = [*bodies, body], ""
+            body += line("td", row)
+        text = f"<caption>{html.escape(self.title)}</caption>" if self.title else ""
+        text += f"<thead>{line('th', self.columns)}</thead>"
+        text += "".join(f"<tbody>{part}</tbody>" for part in [*bodies, body] if part)
+        note = f"<p>{html.escape(self.caption)}</p>" if self.caption else ""
+        return f"<table>{text}</table>{note}"
+
+    def records(self) -> list[dict[str, str]]:
+        """A mapping from column to cell for each row."""
+        names = [" ".join(column.split()) for column in self.columns]
+        return [dict(zip(names, row, strict=True)) for row in self.rows]
+
+    def __str__(self) -> str:
+        return as_text(self.rich())
+
+
+def percent(value: float | None, std: float | None = None) -> str:
+    """A share as percent with one decimal, with its spread where that is given.
+
+    >>> percent(0.756), percent(0.756, 0.011), percent(None)
+    ('75.6', '75.6 ± 1.1', '–')
+    """
+    if value is None or math.isnan(value):
+        return NOTHING
+    return f"{100 * value:.1f}" + ("" if std is None or math.isnan(std) else f" ± {100 * std:.1f}")
+
+
+def points(value: float | None) -> str:
+    """A difference of shares, in points of a percent, with its sign."""
+    return NOTHING if value is None or math.isnan(value) else f"{100 * value:+.1f}"
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """A number with some decimals."""
+    return NOTHING if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 
 def as_text(*what: Any, width: int = 100, **options: Any) -> str:

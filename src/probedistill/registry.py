@@ -1,0 +1,97 @@
+"""Seams: a name → something that lives in another file, imported when it is used.
+
+A built-in name maps to ``"module:attribute"``. Other packages add names through entry points, and a user's own file
+is named as ``module:FILE_OR_PACKAGE:ATTRIBUTE`` without adding anything::
+
+    [project.entry-points."probedistill.method"]
+    mine = "my_package.objective:objective"
+
+Imports nothing heavy, so that ``--help`` stays quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.metadata import entry_points
+from typing import Any
+
+from .errors import UserError, explained, unknown_name
+
+OWN = "module:"
+"""How a name begins that says itself where its thing is."""
+
+
+@dataclass(frozen=True)
+class Registry:
+    """Names of one kind of thing.
+
+    Attributes:
+        kind: What they are, for errors: ``"method"``, ``"probe"`` …; ``probedistill.KIND`` is the entry-point group.
+        built_in: Name → ``"module:attribute"``; a module that begins with a dot is one of this package.
+    """
+
+    kind: str
+    built_in: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def plugins(self) -> dict[str, str]:
+        """Names that other installed packages add."""
+        group = "probedistill." + self.kind.replace(" ", "_")
+        return {point.name: point.value for point in entry_points(group=group) if point.name not in self.built_in}
+
+    def names(self) -> list[str]:
+        """All names, the built-in ones first."""
+        return [*self.built_in, *self.plugins]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.built_in or name in self.plugins
+
+    def load(self, name: str) -> Any:
+        """The thing of that name.
+
+        Args:
+            name: One of `names`, or ``module:PACKAGE.MODULE:ATTRIBUTE`` for a user's own.
+
+        Raises:
+            UserError: No such name, or it cannot be imported.
+        """
+        if name.startswith(OWN):
+            return imported(name.removeprefix(OWN), f"{self.kind} {name!r}")
+        place = self.built_in.get(name) or self.plugins.get(name)
+        if place is None:
+            raise unknown_name(self.kind, name, [*self.names(), "module:FILE:NAME"])
+        if place.startswith("."):
+            module, _, attribute = place.partition(":")
+            return getattr(importlib.import_module(module, __package__), attribute)
+        return imported(place, f"{self.kind} {name!r}")
+
+
+def imported(place: str, called: str) -> Any:
+    """``"package.module:attribute"`` → the attribute. A module in the current folder is found, too.
+
+    Args:
+        place: Where it is.
+        called: How errors name it.
+
+    Raises:
+        UserError: No such module or attribute, or the module fails while it is imported.
+    """
+    module_name, colon, attribute = place.rpartition(":")
+    if not (colon and module_name and attribute):
+        raise UserError(f"{called} must be module:PACKAGE.MODULE:NAME, such as module:mine:make for mine.py")
+    here = os.getcwd()
+    if here not in sys.path:
+        # The console script does not put it there, as ``python -m`` does. At the end: it shadows nothing.
+        sys.path.append(here)
+    hint = f"is there a {module_name.partition('.')[0]}.py in {here} or an installed package of that name?"
+    with explained(f"{called}: {module_name!r} cannot be imported", Exception, hint=hint):
+        module = importlib.import_module(module_name)
+    if not hasattr(module, attribute):
+        names = [name for name in vars(module) if not name.startswith("_")]
+        raise unknown_name(f"name in {module_name}", attribute, names, f"({called})")
+    return getattr(module, attribute)

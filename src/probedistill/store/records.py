@@ -1,0 +1,141 @@
+"""Typed records ↔ JSON: one writer and one reader for everything that is written and read back.
+
+A record is a dataclass of dataclasses, numbers, strings, lists and numpy arrays. Its type annotations are the schema:
+any other file content is one line that names the file and the place in it. Ranges go into the annotations::
+
+    top1: Annotated[float, Meta(ge=0, le=1)]
+
+A number that JSON does not know (NaN) is written as ``null``. A field that may be NaN has the type `OrNaN`, and a
+float array reads ``null`` as NaN.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+
+from ..errors import UserError, first_line
+from .files import whole_file
+
+Record = TypeVar("Record")
+Share = Annotated[float, Meta(ge=0, le=1)]
+"""An accuracy, a probability, a share."""
+Count = Annotated[int, Meta(ge=0)]
+OrNaN = float | None
+"""A number that may be unknown: ``null`` in JSON."""
+
+MAX_BYTES = 256 * 2**20
+"""Larger files are refused before they are read: no record of ours comes near."""
+
+
+def write_record(path: Path, record: Any, *, kind: str | None = None) -> None:
+    """Write a record as indented JSON, whole or not at all.
+
+    Args:
+        path: The file.
+        record: A dataclass, or plain values.
+        kind: Written first, so that `read_record` can tell files of different kinds apart.
+    """
+    content = as_plain(record)
+    if kind is not None:
+        content = {"kind": kind, **content}
+    with whole_file(path) as temporary:
+        text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+        temporary.write_text(text + "\n", encoding="utf-8", errors="surrogatepass")
+
+
+def read_record(path: Path, type: type[Record], *, kind: str | None = None, what: str, hint: str) -> Record:
+    """Read what `write_record` wrote.
+
+    Args:
+        path: The file.
+        type: The record's dataclass.
+        kind: The kind it was written with; a file of another kind is refused.
+        what: What errors call the file: ``"transfer"`` gives ``transfer file 'x.json' …``.
+        hint: What the user can do about a damaged or missing file.
+
+    Raises:
+        UserError: No such file, or anything in it is not as it was written: one line with the file and the place.
+    """
+    called = f"{what} file {str(path)!r}"
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise UserError(f"{called} is larger than any that probedistill writes; {hint}")
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{called} is not there; {hint}") from None
+    except OSError as error:
+        raise UserError(f"{called} cannot be read ({first_line(error)}); {hint}") from error
+    return parse_record(data, type, kind=kind, called=called, hint=hint)
+
+
+def parse_record(data: bytes | str, type: type[Record], *, kind: str | None = None, called: str, hint: str) -> Record:
+    """Read a record from JSON text; see `read_record`."""
+    try:
+        content = msgspec.json.decode(data)
+        if not isinstance(content, dict):
+            raise UserError(f"{called} holds no JSON object; {hint}")
+        found = content.pop("kind", None)
+        if kind is not None and found != kind:
+            raise UserError(f"{called} is not a file of probedistill {kind}; {hint}")
+        return from_plain(content, type)
+    except msgspec.ValidationError as error:
+        raise UserError(f"{called} is damaged: {first_line(error)}; {hint}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{called} is not whole JSON ({first_line(error)}); {hint}") from error
+
+
+def as_plain(record: Any) -> Any:
+    """Plain values of a record, ready for JSON; numbers that are not finite become ``None``."""
+    return _finite(msgspec.to_builtins(record, enc_hook=_encoded))
+
+
+def from_plain(content: Any, type: type[Record]) -> Record:
+    """The record of plain values.
+
+    Raises:
+        msgspec.ValidationError: They are not what the type says.
+    """
+    return msgspec.convert(content, type, dec_hook=_decoded)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _encoded(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Path):
+        return str(value)
+    raise NotImplementedError(f"records hold no {type(value).__name__}")
+
+
+def _decoded(type: Any, value: Any) -> Any:
+    """Arrays; msgspec asks for every type that it does not know."""
+    origin = getattr(type, "__origin__", type)
+    if origin is np.ndarray:
+        try:
+            array = np.array(value, dtype=np.float64)  # None becomes NaN
+        except (TypeError, ValueError) as error:
+            raise ValueError("expected an array of numbers") from error
+        if np.isinf(array).any():
+            raise ValueError("expected finite numbers")
+        return array
+    if origin is Path:
+        return Path(value)
+    raise NotImplementedError(f"records hold no {type}")

@@ -1,0 +1,38 @@
+"""Seeds: a function of the user's seed, the purpose and the place, and of nothing else."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from probedistill import UserError
+from probedistill.seeds import Stream, seed_of
+
+KEYS = st.lists(st.integers(0, 2**70), max_size=4)
+STREAMS = st.sampled_from(Stream)
+
+
+@given(st.integers(0, 2**70), STREAMS, KEYS, st.integers(0, 2**70), STREAMS, KEYS)
+def test_two_places_share_a_seed_only_if_they_are_the_same(seed, stream, keys, other_seed, other_stream, other_keys):
+    one, two = (seed, stream, keys), (other_seed, other_stream, other_keys)
+    assert (seed_of(seed, stream, *keys) == seed_of(other_seed, other_stream, *other_keys)) == (one == two)
+
+
+@given(st.integers(0, 2**32), STREAMS, KEYS)
+def test_a_seed_depends_on_the_number_of_keys(seed, stream, keys):
+    assert seed_of(seed, stream, *keys) != seed_of(seed, stream, *keys, 0)
+
+
+@given(st.integers(0, 2**70), STREAMS, KEYS)
+def test_a_seed_fits_into_63_bits(seed, stream, keys):
+    assert 0 <= seed_of(seed, stream, *keys) < 2**63
+
+
+def test_every_purpose_has_a_stream_of_its_own():
+    assert len({int(stream) for stream in Stream}) == len(Stream.__members__)
+
+
+def test_a_seed_below_0_is_refused():
+    with pytest.raises(UserError, match=r"seed -1 must be 0 or more"):
+        seed_of(-1, Stream.OBJECTIVE)
