@@ -25,7 +25,7 @@ from probedistill.errors import UserError
 from probedistill.images.decode import MAX_PIXELS, UnreadableImageError, decode_image
 from probedistill.images.splits import _holdout_indices, load_images, load_splits
 
-SHARED = Path(__file__).parents[2] / "shared" / "data"
+SHARED = Path(__file__).parents[3] / "shared" / "data"
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:

@@ -11,6 +11,20 @@ import torch
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_engine import (
+    ALL_VIEWS,
+    AUGMENT,
+    CLASSES,
+    IPC,
+    VIEWS,
+    ConvEncoder,
+    RunsOut,
+    assert_same,
+    assert_same_state,
+    gradients,
+    make_objective,
+    snapshot,
+)
 from torch import Tensor, nn
 
 from conftest import TINY
@@ -33,20 +47,6 @@ from probedistill.distillation.engine import Distiller
 from probedistill.features.views import apply_views, draw_views
 from probedistill.seeds import Stream, seed_of
 from probedistill.store.tensors import load_tensors, save_tensors
-from test_engine import (
-    ALL_VIEWS,
-    AUGMENT,
-    CLASSES,
-    IPC,
-    VIEWS,
-    ConvEncoder,
-    RunsOut,
-    assert_same,
-    assert_same_state,
-    gradients,
-    make_objective,
-    snapshot,
-)
 
 SIZES = (12, 8, 10)  # of the towers' inputs; the canvas has the largest
 WEIGHTS = (1.0, 0.25, 3.0)
