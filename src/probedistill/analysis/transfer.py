@@ -18,8 +18,8 @@ import torch
 from .._version import __version__
 from ..config import INHERITED, AugmentConfig, EncoderConfig, EvaluateConfig, TransferConfig
 from ..encoders.encoder import Encoder
-from ..encoders.load import display_names, encoder_config, load_encoder
-from ..encoders.trust import own_encoder
+from ..encoders.load import load_encoder
+from ..encoders.named import display_names, encoder_config, own_encoder
 from ..errors import UserError
 from ..evaluation.protocol import evaluate
 from ..features.classes import medoids

@@ -131,8 +131,8 @@ def evaluate(
 
 def _source(folder: Path, spec: str | None, distilled: DistilledSet, target: Encoder, device: str) -> Encoder | None:
     """The encoder that the set's head takes features of: the named one, or the run's own where it may be loaded."""
-    from ..encoders.load import encoder_config, load_encoder
-    from ..encoders.trust import own_encoder
+    from ..encoders.load import load_encoder
+    from ..encoders.named import encoder_config, own_encoder
 
     if spec is not None:
         return load_encoder(encoder_config(spec, device=device))

@@ -24,7 +24,8 @@ from torch import Tensor
 from .._version import __version__
 from ..config import DistillConfig, EncoderConfig, ImagesConfig, RunConfig
 from ..encoders.encoder import Encoder
-from ..encoders.load import encoder_config, load_encoder
+from ..encoders.load import load_encoder
+from ..encoders.named import encoder_config
 from ..errors import NonFiniteLossError, UserError, unknown_name
 from ..features.bank import FeatureBank
 from ..features.extract import extract_features

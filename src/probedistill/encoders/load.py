@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from ..config import EncoderConfig
 from ..errors import UserError, unknown_name
@@ -20,9 +17,6 @@ from .module import load_module
 from .openclip import load_openclip
 from .source import Loaded, resolve_device
 from .timm import load_timm
-
-_KINDS: dict[str, type] = {"input_size": int, "encoder_args": dict, "precision": str, "device": str}
-_A_KIND = {int: "a whole number", dict: "a mapping of names to values", str: "a word"}
 
 
 def load_encoder(spec: str | EncoderConfig, **options: Any) -> Encoder:
@@ -80,58 +74,6 @@ def load_encoder(spec: str | EncoderConfig, **options: Any) -> Encoder:
     if config.compile:
         encoder.model.compile()
     return encoder
-
-
-def encoder_config(spec: str, **options: Any) -> EncoderConfig:
-    """The config of an encoder that is named in one word.
-
-    Args:
-        spec: An encoder as in `EncoderConfig.encoder`, NAME@PIXELS for another input size, or a YAML file
-            with the fields of `EncoderConfig` (a run's config.yaml is one; what is not of the encoder is
-            passed over).
-        options: Fields that hold for any encoder, e.g. ``device``; a file's own win.
-
-    Raises:
-        UserError: No such file, not a YAML mapping with an encoder, or a value of another kind than its field.
-    """
-    if spec.endswith((".yaml", ".yml")):
-        path = Path(spec)
-        try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            reason = " ".join(str(error).split())
-            raise UserError(
-                f"encoder {spec!r} cannot be read: {reason}; give a YAML file of encoder options"
-            ) from error
-        content = {str(k).replace("-", "_"): v for k, v in content.items()} if isinstance(content, dict) else {}
-        if not isinstance(content.get("encoder"), str):
-            raise UserError(f"encoder {spec!r} names no encoder; give a YAML file with an entry 'encoder'")
-        known = {k: v for k, v in content.items() if k in EncoderConfig.__dataclass_fields__ and v is not None}
-        for field_name, kind in _KINDS.items():
-            if not isinstance(known.get(field_name, kind()), kind):
-                raise UserError(
-                    f"encoder {spec!r} has {field_name} {known[field_name]!r}; give {_A_KIND[kind]}, or leave it out"
-                )
-        if "checkpoint" in known:
-            known["checkpoint"] = Path(str(known["checkpoint"]))
-        return EncoderConfig(**{**options, **known})
-    return EncoderConfig(encoder=spec, **options)
-
-
-def display_names(entries: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Fingerprint → a name that no other encoder has: NAME, else NAME@PIXELS, else with the fingerprint's start.
-
-    Args:
-        entries: Encoders as name, fingerprint and input_size; one that occurs twice counts once.
-    """
-    known = {entry["fingerprint"]: entry for entry in reversed(entries)}
-    sized = {fingerprint: f"{entry['name']}@{entry['input_size']}" for fingerprint, entry in known.items()}
-    names, sizes = Counter(entry["name"] for entry in known.values()), Counter(sized.values())
-    found = {}
-    for fingerprint, entry in known.items():
-        name = entry["name"] if names[entry["name"]] == 1 else sized[fingerprint]
-        found[fingerprint] = f"{name} {fingerprint[:6]}" if sizes[name] > 1 else name
-    return found
 
 
 _SOURCES: dict[str, Callable[[str, EncoderConfig, Recipe | None], Loaded]] = {

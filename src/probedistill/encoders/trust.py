@@ -1,44 +1,193 @@
-"""Which encoder a run's own folder may load."""
+"""What a file of options may ask for.
+
+A run's folder may come from anyone, and it holds a ``config.yaml``. Following that file must not run code, or read
+files of its choice. A flag that the user types is different: the user has seen it. Imports nothing heavy.
+"""
 
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
+from typing import Any
 
-from ..config import EncoderConfig
-from ..errors import UserError
-from .known import RECIPES
-from .load import encoder_config
+import yaml
+
+from ..errors import UserError, explained
+
+SWITCHES_AND_NUMBERS = frozenset(
+    {
+        *("bn_eps", "bn_momentum", "class_token", "depth", "dim", "drop_path_rate", "drop_rate", "dynamic_img_pad"),
+        *("dynamic_img_size", "embed_dim", "force_quick_gelu", "hidden_size", "image_size", "img_size", "in_chans"),
+        *("init_values", "interpolate_pos_encoding", "mask_ratio", "mlp_ratio", "num_classes", "num_heads"),
+        *("output_stride", "patch_size", "qkv_bias", "reg_tokens", "seed", "width"),
+    }
+)
+"""Encoder arguments that a file may set to a number or a switch. Not among them, for good reasons:
+``trust_remote_code``, ``weights_only``, ``use_kernels``, ``checkpoint_path``."""
+WORDS = frozenset(["act_layer", "global_pool", "norm_layer", "pad_type", "stem_type"])
+"""Encoder arguments that a file may set to a word."""
+
+MAX_BYTES, MAX_DEPTH, MAX_NODES, MAX_DIGITS = 2**20, 20, 200_000, 40
+"""Limits on YAML files; a config.yaml of 10,000 classes has some 20,000 nodes."""
+
+_HUB_NAME = re.compile(r"(\w+:)?(hf[-_]hub:)?\w[\w.-]*(/\w[\w.-]*)?(@\w[\w./-]*)?")
+_NUMBER = re.compile(r"[-+]?[.\d][\w.:+-]*")
+_trusted: ContextVar[bool] = ContextVar("trusted", default=False)
 
 
-def own_encoder(folder: Path, *, mend: str, device: str | None = None) -> EncoderConfig:
-    """The encoder that a run's own ``config.yaml`` describes, if it may be loaded without being asked for.
+@contextmanager
+def trusting(trust: bool = True) -> Iterator[None]:
+    """Follow whatever files ask for, within the block: what ``--trust`` means."""
+    before = _trusted.set(trust)
+    try:
+        yield
+    finally:
+        _trusted.reset(before)
 
-    A run's folder may come from anyone: nothing that could be code, a repository or a path.
+
+def is_trusted() -> bool:
+    """Whether the code runs inside `trusting`."""
+    return _trusted.get()
+
+
+def check_file_options(content: Mapping[str, Any], source: str) -> None:
+    """Refuse options of a file that are code, or that name files; inside `trusting` nothing is refused.
 
     Args:
-        folder: The run's folder.
-        mend: The option that names an encoder instead, for the error.
-        device: Where it is to run; ``None``: as the file says.
+        content: The file's options, by name.
+        source: What errors call the file, such as ``"config 'runs/x/config.yaml'"``.
 
     Raises:
-        UserError: There is no such file, or it asks for more than a recipe or timm:NAME with plain arguments.
+        UserError: A value ``module:…`` anywhere; encoder arguments other than plain values of known names; a
+            checkpoint; an encoder that is a local path.
     """
-    path = Path(folder) / "config.yaml"
-    if not path.is_file():
+    reason = None if is_trusted() else not_followed(content)
+    if reason is not None:
         raise UserError(
-            f"run {str(folder)!r} has no config.yaml that describes its encoder; name the encoder with {mend}"
+            f"{source} sets {reason}, which needs trust; add --trust if you know where the file is from, or give the "
+            "option as a flag"
         )
-    config = encoder_config(str(path))
-    known = config.encoder in RECIPES or re.fullmatch(r"timm:[\w.]+", config.encoder)
-    plain = all(
-        isinstance(v, bool | int | float) or (k == "pad_type" and isinstance(v, str))
-        for k, v in config.encoder_args.items()
-    )
-    if not (known and plain and config.checkpoint is None):
-        raise UserError(
-            f"run {str(folder)!r} is not trusted to load its encoder {config.encoder!r} by itself; "
-            f"if you trust it, add {mend} {path}"
-        )
-    return config if device is None else replace(config, device=device)
+
+
+def not_followed(content: Mapping[str, Any]) -> str | None:
+    """The first option of a file that is code, or that names a file, with its value; ``None`` if there is none."""
+    return next(_not_followed(content), None)
+
+
+def _not_followed(content: Any, at: str = "") -> Iterator[str]:
+    if isinstance(content, Mapping):
+        for key, value in content.items():
+            name = str(key).replace("-", "_")
+            place = f"{at}.{name}" if at else name
+            if name == "encoder_args":
+                yield from _not_plain(value)
+            elif name == "checkpoint" and value is not None:
+                yield f"{place} {_short(value)}"
+            yield from _not_followed(value, place)
+    elif isinstance(content, (list, tuple, set)):
+        for value in content:
+            yield from _not_followed(value, at)
+    elif isinstance(content, str):
+        names_encoder = at.rpartition(".")[2] in ("encoder", "encoders", "also", "source")
+        if content.strip().startswith("module:") or (names_encoder and _is_path(content)):
+            yield f"{at} {_short(content)}"
+
+
+def _not_plain(arguments: Any) -> Iterator[str]:
+    if not isinstance(arguments, Mapping):
+        return  # refused where encoder arguments are read
+    for name, value in arguments.items():
+        number = isinstance(value, (bool, int, float)) and name in SWITCHES_AND_NUMBERS
+        word = isinstance(value, str) and name in WORDS and re.fullmatch(r"[\w-]{0,40}", value)
+        if not (number or word):
+            yield f"encoder_args.{name} {_short(value)}"
+
+
+def _is_path(spec: str) -> bool:
+    is_options = spec.endswith((".yaml", ".yml"))  # checked when it is read
+    return bool(spec) and not is_options and _HUB_NAME.fullmatch(spec) is None
+
+
+def _short(value: Any) -> str:
+    text = repr(value) if isinstance(value, (str, bool, int, float)) else f"a {type(value).__name__}"
+    return text if len(text) <= 60 else text[:57] + "…" + text[-1]
+
+
+# ---------------------------------------------------------------------------------------------------
+# YAML
+
+
+def read_yaml(path: Path | str, called: str) -> dict[str, Any]:
+    """Read a YAML file of options. The only reader of YAML in this package.
+
+    Args:
+        path: The file; an empty one holds no options.
+        called: How errors name it, such as ``"config 'x.yaml'"``.
+
+    Returns:
+        Option → value; names have underscores in place of hyphens, and entries without a value are left out.
+
+    Raises:
+        UserError: The file cannot be read, is no YAML, holds something else than options, or is made to exhaust
+            memory: too large, too deep, numbers of too many digits, aliases that multiply.
+    """
+    if not Path(path).exists():
+        raise UserError(f"{called} is not a file; give a YAML file of options")
+    with explained(f"{called} cannot be read", OSError), Path(path).open("rb") as file:
+        data = file.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise UserError(f"{called} is larger than {MAX_BYTES:,} bytes; give a YAML file of options")
+    try:
+        text = data.decode("utf-8")
+        _check_size(text, called)
+        content = yaml.safe_load(text)
+    except UserError:
+        raise
+    except Exception as error:  # PyYAML lets int(), datetime() and dict look-ups fail in their own words
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{called} cannot be read as YAML: {reason}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise UserError(f"{called} must map option names to values")
+    return {str(name).replace("-", "_"): value for name, value in content.items() if value is not None}
+
+
+def _check_size(text: str, called: str) -> None:
+    """Refuse YAML that is large once its aliases are followed. Reads events only: nothing is built yet."""
+    depth = nodes = 0
+    sizes: dict[str, int] = {}  # anchor → nodes below it
+    opened: list[tuple[str | None, int]] = []
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            if event.anchor not in sizes:
+                raise UserError(f"{called} contains itself, at the alias *{event.anchor}")
+            nodes += sizes[event.anchor]
+        elif isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            nodes += 1
+            opened.append((event.anchor, nodes))
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+            anchor, before = opened.pop()
+            if anchor is not None:
+                sizes[anchor] = nodes - before + 1
+        elif isinstance(event, yaml.ScalarEvent):
+            nodes += 1
+            if event.anchor is not None:
+                sizes[event.anchor] = 1
+            if event.implicit[0] or event.tag is not None:
+                _check_digits(event.value, called)
+        if depth > MAX_DEPTH:
+            raise UserError(f"{called} is nested more than {MAX_DEPTH} levels deep; options are not")
+        if nodes > MAX_NODES:
+            raise UserError(f"{called} holds more than {MAX_NODES:,} values once its aliases are followed")
+
+
+def _check_digits(value: str, called: str) -> None:
+    digits = sum(character.isdigit() for character in value)
+    if digits > MAX_DIGITS and _NUMBER.fullmatch(value):
+        raise UserError(f"{called} holds a number of {digits:,} digits; options have none of more than {MAX_DIGITS}")

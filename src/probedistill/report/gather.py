@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from ..config import ImagesConfig
-from ..encoders.load import encoder_config, load_encoder
+from ..encoders.load import load_encoder
+from ..encoders.named import encoder_config
 from ..errors import UserError
 from ..features.classes import neighbours
 from ..features.extract import extract_features

@@ -1,0 +1,102 @@
+"""How encoders are named: in a word, in a file of options, by a run's own config.yaml, and in tables."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..config import EncoderConfig
+from ..errors import UserError
+from .known import RECIPES
+from .trust import is_trusted, not_followed, read_yaml
+
+_KINDS: dict[str, type] = {"input_size": int, "encoder_args": dict, "precision": str, "device": str, "features": str}
+_A_KIND = {int: "a whole number", dict: "a mapping of names to values", str: "a word"}
+
+
+def encoder_config(spec: str, **options: Any) -> EncoderConfig:
+    """The config of an encoder that is named in one word.
+
+    Args:
+        spec: An encoder as in `EncoderConfig.encoder`, NAME@PIXELS for another input size, or a YAML file with the
+            fields of `EncoderConfig`. A run's config.yaml is such a file; its other entries are ignored.
+        options: Fields for an encoder in one word, e.g. ``device``. A file's own values win.
+
+    Raises:
+        UserError: No such file, not a YAML mapping with an encoder, or a value of another kind than its field.
+    """
+    if not spec.endswith((".yaml", ".yml")):
+        return EncoderConfig(encoder=spec, **options)
+    called = f"encoder {spec!r}"
+    known = _read_fields(spec, called)
+    return _from_file(known, options)
+
+
+def own_encoder(folder: Path, *, mend: str, device: str | None = None) -> EncoderConfig:
+    """The encoder that a run's own ``config.yaml`` describes, if it may be loaded without being asked for.
+
+    Nobody has named this encoder on the command line. It must be a recipe or ``timm:NAME`` with plain arguments;
+    nothing is downloaded from a repository that the file chooses.
+
+    Args:
+        folder: The run's folder.
+        mend: The option that names an encoder instead, for the error.
+        device: Where it is to run; ``None``: as the file says.
+
+    Raises:
+        UserError: There is no such file, or it asks for more.
+    """
+    path = Path(folder) / "config.yaml"
+    if not path.is_file():
+        raise UserError(
+            f"run {str(folder)!r} has no config.yaml that describes its encoder; name the encoder with {mend}"
+        )
+    fields = _read_fields(path, f"encoder {str(path)!r}")
+    config = _from_file(fields, {})
+    known = config.encoder in RECIPES or re.fullmatch(r"timm:[\w.]+", config.encoder)
+    reason = not_followed(fields) or (None if known else f"encoder {config.encoder!r}")
+    if reason is not None and not is_trusted():
+        raise UserError(
+            f"run {str(folder)!r} is not trusted to load its encoder {config.encoder!r} by itself, because its "
+            f"config.yaml sets {reason}; add --trust if you know where the run is from, or name the encoder with {mend}"
+        )
+    return config if device is None else replace(config, device=device)
+
+
+def _read_fields(path: Path | str, called: str) -> dict[str, Any]:
+    """The fields of `EncoderConfig` in a file of options; `UserError` if it names no encoder."""
+    content = read_yaml(path, called)
+    if not isinstance(content.get("encoder"), str):
+        raise UserError(f"{called} names no encoder; give a YAML file with an entry 'encoder'")
+    known = {name: value for name, value in content.items() if name in EncoderConfig.__dataclass_fields__}
+    for name, kind in _KINDS.items():
+        if not isinstance(known.get(name, kind()), kind):
+            raise UserError(f"{called} has {name} {known[name]!r}; give {_A_KIND[kind]}, or leave it out")
+    return known
+
+
+def _from_file(fields: Mapping[str, Any], options: Mapping[str, Any]) -> EncoderConfig:
+    values = {**options, **fields}
+    if "checkpoint" in values:
+        values["checkpoint"] = Path(str(values["checkpoint"]))
+    return EncoderConfig(**values)
+
+
+def display_names(entries: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Fingerprint → a name that no other encoder has: NAME, else NAME@PIXELS, else with the fingerprint's start.
+
+    Args:
+        entries: Encoders as name, fingerprint and input_size; one that occurs twice counts once.
+    """
+    known = {entry["fingerprint"]: entry for entry in reversed(entries)}
+    sized = {fingerprint: f"{entry['name']}@{entry['input_size']}" for fingerprint, entry in known.items()}
+    names, sizes = Counter(entry["name"] for entry in known.values()), Counter(sized.values())
+    found = {}
+    for fingerprint, entry in known.items():
+        name = entry["name"] if names[entry["name"]] == 1 else sized[fingerprint]
+        found[fingerprint] = f"{name} {fingerprint[:6]}" if sizes[name] > 1 else name
+    return found

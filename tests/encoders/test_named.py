@@ -1,0 +1,92 @@
+"""How encoders are named: in a word, in a file of options, by a run's own config.yaml, and in tables."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from probedistill import EncoderConfig, UserError, encoder_config
+from probedistill.encoders.named import display_names, own_encoder
+from probedistill.encoders.trust import trusting
+
+
+@pytest.mark.parametrize(
+    ("spec", "name", "size"),
+    [("efficientnet_lite0", "efficientnet_lite0", None), ("timm:resnet18@96", "timm:resnet18", 96)],
+)
+def test_encoder_config_takes_a_size_behind_the_name(spec, name, size):
+    config = encoder_config(spec, device="cpu")
+    assert (config.encoder, config.input_size, config.device) == (name, size, "cpu")
+
+
+def test_display_names_tell_encoders_apart():
+    entries = [("a", "1" * 9, 32), ("a", "2" * 9, 32), ("a", "3" * 9, 40), ("b", "4" * 9, 32), ("b", "4" * 9, 32)]
+    names = display_names([dict(zip(("name", "fingerprint", "input_size"), e, strict=True)) for e in entries])
+    assert names == {"1" * 9: "a@32 111111", "2" * 9: "a@32 222222", "3" * 9: "a@40", "4" * 9: "b"}
+
+
+def test_encoder_config_reads_a_file_and_its_own_values_win(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("encoder: timm:mobilenetv1_100\ninput-size: 64\ncheckpoint: w.safetensors\nmethod: sfm\n")
+    config = encoder_config(str(file), input_size=32, precision="bf16")
+    assert (config.input_size, config.checkpoint, config.precision) == (64, Path("w.safetensors"), "bf16")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "is not a file; give a YAML file"),
+        ("a: [", "cannot be read"),
+        ("- 1", "must map option names to values"),
+        ("method: clp", "names no encoder"),
+        ("{encoder: a, input_size: many}", "has input_size 'many'; give a whole number, or leave it out"),
+        ("{encoder: a, encoder-args: [1]}", r"has encoder_args \[1\]; give a mapping"),
+        ("{encoder: a, device: 0}", "has device 0; give a word"),
+    ],
+)
+def test_encoder_config_says_what_is_wrong_with_a_file(tmp_path, text, words):
+    file = tmp_path / "mine.yaml"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(UserError, match=words):
+        encoder_config(str(file))
+
+
+def test_a_run_loads_what_is_known_of_its_own_accord(tmp_path):
+    with pytest.raises(UserError, match=r"run '.*' has no config.yaml .*; name the encoder with --source"):
+        own_encoder(tmp_path, mend="--source")
+    file = tmp_path / "config.yaml"
+    file.write_text("encoder: timm:resnet18.a1_in1k@64\nencoder_args: {pad_type: same, drop_rate: 0.5}\ndevice: cuda\n")
+    config = own_encoder(tmp_path, mend="--source")
+    assert (config.encoder, config.input_size, config.device) == ("timm:resnet18.a1_in1k", 64, "cuda")
+    assert own_encoder(tmp_path, mend="--source", device="cpu") == replace(config, device="cpu")
+    file.write_text("encoder: efficientnet_lite0\nmethod: clp\n")
+    assert own_encoder(tmp_path, mend="--source") == EncoderConfig(encoder="efficientnet_lite0")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "encoder: module:os:getcwd",
+        "encoder: hf:someone/model",
+        "encoder: openclip:ViT-B-32/x",
+        "encoder: timm:hf-hub:someone/model",
+        "encoder: timm:local-dir:/tmp/x",
+        'encoder: "timm:resnet18\\n"',
+        "{encoder: efficientnet_lite0, checkpoint: w.safetensors}",
+        "{encoder: timm:resnet18, encoder_args: {checkpoint_path: w.pth}}",
+        "{encoder: timm:resnet18, encoder_args: {pad_type: [same]}}",
+        "{encoder: timm:resnet18, encoder_args: {pretrained_cfg: {file: w.pth}}}",
+    ],
+)
+def test_a_run_is_not_trusted_with_more(tmp_path, content):
+    file = tmp_path / "config.yaml"
+    file.write_text(content)
+    with pytest.raises(UserError, match=r"run '.*' is not trusted .* by itself, because its config.yaml sets ") as e:
+        own_encoder(tmp_path, mend="--encoders")
+    assert str(e.value).endswith("add --trust if you know where the run is from, or name the encoder with --encoders")
+    assert "\n" not in str(e.value)
+    with trusting():
+        assert own_encoder(tmp_path, mend="--encoders") == encoder_config(str(file))
