@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from probedistill import Canvas, DistilledSet, Distiller, EncoderConfig, load_encoder
+from probedistill import Canvas, DistilledSet, Distiller, EncoderConfig, Loop, Tower, load_encoder
 from probedistill.features.extract import cache_folder
 from probedistill.objectives.clp import clp_objective
 from probedistill.objectives.lgm import lgm_objective
@@ -97,10 +97,8 @@ def small_distiller(classes: int, size: int, *, views: int, micro_batch: int, me
     real = RealFeatures(torch.rand(2 * classes, encoder.dim), torch.arange(classes).repeat_interleave(2), classes)
     canvas = Canvas(classes, size)
     canvas.fill_with_noise(1.0, seed=0)
-    return Distiller(
-        encoder, OBJECTIVES[method](real), canvas, torch.arange(classes), steps=1000, views=views, lr=0.02,
-        micro_batch=micro_batch,
-    )  # fmt: skip
+    loop = Loop(steps=1000, lr=0.02, views=views, micro_batch=micro_batch)
+    return Distiller([Tower(encoder, OBJECTIVES[method](real))], canvas, torch.arange(classes), loop)
 
 
 def machine() -> dict[str, Any]:

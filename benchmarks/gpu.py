@@ -19,7 +19,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from _common import OBJECTIVES, keep
-from probedistill import Canvas, Distiller, Encoder, load_encoder
+from probedistill import Canvas, Distiller, Encoder, Loop, Tower, load_encoder
 from probedistill.objectives.real import RealFeatures
 from step_cost import reference_gradient_step
 
@@ -100,9 +100,8 @@ def main() -> None:
                         device, options.steps,
                     )  # fmt: skip
                 else:
-                    distiller = Distiller(
-                        encoder, OBJECTIVES[name](real), canvas, labels, steps=1000, views=options.views, lr=0.02
-                    )
+                    loop = Loop(steps=1000, lr=0.02, views=options.views)
+                    distiller = Distiller([Tower(encoder, OBJECTIVES[name](real))], canvas, labels, loop)
                     seconds = seconds_of(distiller.step, device, options.steps)
                     size = distiller.micro_batch
                     row["micro_batch"] = size

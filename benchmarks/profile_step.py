@@ -15,7 +15,7 @@ from collections.abc import Callable
 import torch
 
 from _common import keep
-from probedistill import Canvas, Distiller, load_encoder
+from probedistill import Canvas, Distiller, Loop, Tower, load_encoder
 from probedistill.config import AugmentConfig
 from probedistill.features.views import apply_views, draw_views
 from probedistill.objectives.clp import clp_objective
@@ -76,9 +76,8 @@ def main() -> None:
         canvas = Canvas(CLASSES, SIZE)
         canvas.fill_with_noise(1.0, seed=0)
         augment = AugmentConfig()
-        distiller = Distiller(
-            timed, objective, canvas, labels, steps=1000, views=VIEWS, lr=0.02, augment=augment, micro_batch=30
-        )
+        loop = Loop(steps=1000, lr=0.02, views=VIEWS, augment=augment, micro_batch=30)
+        distiller = Distiller([Tower(timed, objective)], canvas, labels, loop)
         step = inside = 0.0
         shares = []
         for number in range(REPEATS + 1):

@@ -27,6 +27,8 @@ from probedistill import (
     DistilledSet,
     Distiller,
     ImagesConfig,
+    Loop,
+    Tower,
     evaluate,
     extract_features,
     load_encoder,
@@ -223,11 +225,11 @@ def main() -> None:
             def loss(z: Tensor, t: Tensor, step: int, parts: list[tuple[float, Objective]] = parts) -> Tensor:
                 return torch.stack([weight * part(z, t, step) for weight, part in parts]).sum()
 
-            distiller = Distiller(
-                encoder, loss, canvas, torch.arange(classes), steps=candidate.steps, views=candidate.views,
-                lr=candidate.lr, level_every=candidate.level_every, micro_batch=60,
-                augment=AugmentConfig(scale=(candidate.smallest_crop, 1.0)),
+            loop = Loop(
+                steps=candidate.steps, views=candidate.views, lr=candidate.lr, level_every=candidate.level_every,
+                micro_batch=60, augment=AugmentConfig(scale=(candidate.smallest_crop, 1.0)),
             )  # fmt: skip
+            distiller = Distiller([Tower(encoder, loss)], canvas, torch.arange(classes), loop)
             started = time.process_time()
             for _ in range(candidate.steps):
                 distiller.step()

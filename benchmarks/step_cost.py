@@ -81,7 +81,7 @@ def reference_gradient_step(
 def measure(options: argparse.Namespace, row: str, classes: int, views: int) -> dict[str, float]:
     """Seconds per step (the median) and peak memory of the steps alone."""
     from probedistill.distillation.canvas import Canvas
-    from probedistill.distillation.engine import Distiller
+    from probedistill.distillation.engine import Distiller, Loop, Tower
     from probedistill.objectives.clp import clp_objective
     from probedistill.objectives.lgm import lgm_objective
     from probedistill.objectives.real import RealFeatures
@@ -109,10 +109,9 @@ def measure(options: argparse.Namespace, row: str, classes: int, views: int) -> 
             "sfm": lambda: sfm_objective(real),
             "clp": lambda: clp_objective(real, ridge=1.0, temperature=0.1),
         }[row.split(",")[0].split()[1]]()
-        distiller = Distiller(
-            encoder, objective, canvas, labels, steps=1000, views=views, lr=0.02, augment=AUGMENT,
-            micro_batch=64 if "64" in row else classes * views,
-        )  # fmt: skip
+        micro_batch = 64 if "64" in row else classes * views
+        loop = Loop(steps=1000, lr=0.02, views=views, augment=AUGMENT, micro_batch=micro_batch)
+        distiller = Distiller([Tower(encoder, objective)], canvas, labels, loop)
 
         def step(number: int) -> None:
             distiller.step()

@@ -84,7 +84,7 @@ def main() -> None:
     for method in options.methods:
         config = DistillConfig(method=method).resolve()
         bank = extract_features(encoder, train, views=config.real_views or 0, augment=config.augment)
-        distiller = make_distiller(config, encoder, bank, train)
+        distiller = make_distiller(config, [encoder], [bank], train)
         clock = Clock(f"ours {method}", encoder, labels, test_bank)
         clock.run(distiller.steps, 10, lambda _: distiller.step(), distiller.images)  # noqa: B023
         clocks.append(clock)

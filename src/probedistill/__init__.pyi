@@ -17,7 +17,7 @@ from .config import (
     TransferConfig,
 )
 from .distillation.canvas import Canvas
-from .distillation.engine import Distiller, Tower
+from .distillation.engine import Distiller, Loop, Tower
 from .distillation.run import distill
 from .encoders.encoder import Encoder
 from .encoders.known import RECIPES
@@ -63,6 +63,7 @@ __all__ = [
     "LGMConfig",
     "LabelledImages",
     "LinearProbe",
+    "Loop",
     "NonFiniteLossError",
     "RunConfig",
     "SFMConfig",

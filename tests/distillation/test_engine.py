@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from probedistill.config import AugmentConfig
-from probedistill.distillation import engine
+from probedistill.distillation import micro_batches
 from probedistill.distillation.canvas import Canvas
-from probedistill.distillation.engine import Distiller
+from probedistill.distillation.engine import Distiller, Loop, Tower
 from probedistill.errors import NonFiniteLossError
 from probedistill.features.views import apply_views, draw_views
 from probedistill.machine.processes import Processes
@@ -88,14 +88,14 @@ def make_distiller(
 ) -> Distiller:
     canvas = Canvas(CLASSES * IPC, SIZE, kind, dtype=dtype, open_levels=1 if level_every else None)
     canvas.fill_with_noise(0.5, seed=0)
-    return Distiller(
-        encoder or ConvEncoder(dtype),
-        make_objective(objective, dtype) if isinstance(objective, str) else objective,
-        canvas,
-        torch.arange(CLASSES).repeat_interleave(IPC),
-        level_every=level_every,
-        **{"steps": 10, "views": VIEWS, "lr": 0.05, "augment": AUGMENT, "micro_batch": ALL_VIEWS, **options},
-    )
+    objective = make_objective(objective, dtype) if isinstance(objective, str) else objective
+    labels = torch.arange(CLASSES).repeat_interleave(IPC)
+    loop = make_loop(level_every=level_every, **options)
+    return Distiller([Tower(encoder or ConvEncoder(dtype), objective)], canvas, labels, loop)
+
+
+def make_loop(**options) -> Loop:
+    return Loop(**{"steps": 10, "views": VIEWS, "lr": 0.05, "augment": AUGMENT, "micro_batch": ALL_VIEWS, **options})
 
 
 def gradients(distiller: Distiller) -> list[Tensor]:
@@ -166,9 +166,8 @@ def test_memory_does_not_grow_with_images_and_views():
         canvas = Canvas(count, SIZE, dtype=torch.float64)
         labels = torch.arange(CLASSES).repeat_interleave(images_per_class)
         alive = LargestGraph()
-        distiller = Distiller(
-            encoder, make_objective("sfm"), canvas, labels, steps=3, views=views, lr=0.1, micro_batch=3, augment=AUGMENT
-        )
+        loop = make_loop(steps=3, views=views, micro_batch=3)
+        distiller = Distiller([Tower(encoder, make_objective("sfm"))], canvas, labels, loop)
         with torch.autograd.graph.saved_tensors_hooks(alive.pack, alive.unpack):
             distiller.step()
         assert max(n for n, _ in encoder.batches) == 3
@@ -226,14 +225,14 @@ def test_views_depend_on_seed_and_step_alone():
 
 def test_labels_must_fit_the_canvas():
     with pytest.raises(ValueError, match="2 labels for a canvas of 3 images"):
-        Distiller(ConvEncoder(), make_objective("sfm"), Canvas(3, SIZE), torch.tensor([0, 1]), steps=1, views=1, lr=0.1)
+        Distiller([Tower(ConvEncoder(), make_objective("sfm"))], Canvas(3, SIZE), torch.tensor([0, 1]), make_loop())
 
 
 # ---- as many views as fit
 
 
 def test_all_views_fit_into_plenty_of_memory(monkeypatch):
-    monkeypatch.setattr(engine, "_free_memory", lambda device: 2**40)
+    monkeypatch.setattr(micro_batches, "free_memory", lambda device: 2**40)
     distiller = make_distiller(micro_batch=None)
     assert_same(gradients(distiller), gradients(make_distiller()))
     assert distiller.micro_batch == ALL_VIEWS
@@ -245,7 +244,7 @@ def test_all_views_fit_into_plenty_of_memory(monkeypatch):
 def test_the_micro_batch_follows_free_memory(monkeypatch):
     chosen = []
     for power in range(40):
-        monkeypatch.setattr(engine, "_free_memory", lambda device, power=power: 2**power)
+        monkeypatch.setattr(micro_batches, "free_memory", lambda device, power=power: 2**power)
         distiller = make_distiller(micro_batch=None)
         distiller.gradient()
         chosen.append(distiller.micro_batch)
@@ -256,16 +255,16 @@ def test_the_micro_batch_follows_free_memory(monkeypatch):
     assert len(between) >= 3  # about doubles with the memory
     # What autograd keeps of one view: images, crops and activations, a few kilobytes here.
     assert 2**11 < 2 ** chosen.index(between[0]) < 2**18
-    monkeypatch.setattr(engine, "_free_memory", lambda device: 2 ** chosen.index(between[0]))
+    monkeypatch.setattr(micro_batches, "free_memory", lambda device: 2 ** chosen.index(between[0]))
     assert_same(gradients(make_distiller(micro_batch=None)), gradients(make_distiller()))
 
 
 def test_free_memory_is_shared_with_the_processes_beside(monkeypatch):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
-    alone = engine._free_memory(torch.device("cpu"))
+    alone = micro_batches.free_memory(torch.device("cpu"))
     assert alone > 2**20
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
-    assert engine._free_memory(torch.device("cpu")) == pytest.approx(alone / 8, rel=0.3)
+    assert micro_batches.free_memory(torch.device("cpu")) == pytest.approx(alone / 8, rel=0.3)
 
 
 def test_no_memory_for_two_views_goes_on_with_one():
@@ -348,8 +347,8 @@ def test_each_process_goes_on_with_its_own_micro_batch(sizes, expected):
     second = Processes(1, 2)
     own = second.share(len(alone.labels))
     canvas = Canvas(own.stop - own.start, SIZE, dtype=torch.float64)
-    labels, options = alone.labels, {"steps": 10, "views": VIEWS, "lr": 0.05}
-    distiller = Distiller(ConvEncoder(), make_objective("sfm"), canvas, labels, processes=second, **options)
+    towers = [Tower(ConvEncoder(), make_objective("sfm"))]
+    distiller = Distiller(towers, canvas, alone.labels, make_loop(micro_batch=None), second)
     if len(sizes) == 1:
         distiller = make_distiller(micro_batch=None)
     distiller.load_state(tensors, {**values, "micro_batches": sizes})

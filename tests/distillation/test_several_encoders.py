@@ -22,6 +22,7 @@ from test_engine import (
     assert_same,
     assert_same_state,
     gradients,
+    make_loop,
     make_objective,
     snapshot,
 )
@@ -41,7 +42,7 @@ from probedistill import (
     load_encoder,
     load_splits,
 )
-from probedistill.distillation import engine as engine_module
+from probedistill.distillation import micro_batches
 from probedistill.distillation.canvas import Canvas
 from probedistill.distillation.engine import Distiller
 from probedistill.features.views import apply_views, draw_views
@@ -63,17 +64,7 @@ def make_towers(count: int, dtype: torch.dtype = torch.float64) -> list[Tower]:
 def make_distiller(towers: list[Tower], kind: str = "pyramid", dtype: torch.dtype = torch.float64, **options):
     canvas = Canvas(CLASSES * IPC, max(SIZES), kind, dtype=dtype, open_levels=1 if options.get("level_every") else None)
     canvas.fill_with_noise(0.5, seed=0)
-    first, *also = towers
-    return Distiller(
-        first.encoder,
-        first.objective,
-        canvas,
-        torch.arange(CLASSES).repeat_interleave(IPC),
-        weight=first.weight,
-        input_size=first.input_size,
-        also=also,
-        **{"steps": 10, "views": VIEWS, "lr": 0.05, "augment": AUGMENT, "micro_batch": ALL_VIEWS, **options},
-    )
+    return Distiller(towers, canvas, torch.arange(CLASSES).repeat_interleave(IPC), make_loop(**options))
 
 
 def plain_gradients(kind: str, towers: list[Tower]) -> tuple[list[Tensor], list[list[Tensor]]]:
@@ -113,7 +104,7 @@ def test_the_gradient_is_linear_in_the_weights_for_any_micro_batches(weights, si
     _, single = plain_gradients("pyramid", make_towers(2))
     towers = [Tower(t.encoder, t.objective, w, t.input_size) for t, w in zip(make_towers(2), weights, strict=True)]
     distiller = make_distiller(towers)
-    distiller.load_state(*[distiller.state()[0], {**distiller.state()[1], "micro_batch": list(sizes)}])
+    distiller.load_state(*[distiller.state()[0], {**distiller.state()[1], "micro_batches": [list(sizes)]}])
     expected = [sum(w * g[i] for w, g in zip(weights, single, strict=True)) for i in range(len(single[0]))]
     for one, two in zip(gradients(distiller), expected, strict=True):
         torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-12 * max(weights))
@@ -198,7 +189,7 @@ def test_each_tower_finds_its_own_micro_batch(monkeypatch):
 
     objective = make_objective("sfm")
     narrow, wide = Tower(ConvEncoder(), objective, 1.0, 8), Tower(Wide(), objective, 1.0, 12)
-    monkeypatch.setattr(engine_module, "_free_memory", lambda device: 2**18)
+    monkeypatch.setattr(micro_batches, "free_memory", lambda device: 2**18)
     one, two = make_distiller([narrow, wide], micro_batch=None), make_distiller([wide, narrow], micro_batch=None)
     one.gradient()
     two.gradient()

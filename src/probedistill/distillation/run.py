@@ -140,12 +140,11 @@ def _distill(
         try:
             keep: dict[str, Any] = {"cache": run.cache, "strict": strict, "progress": run.progress, "processes": team}
             views: dict[str, Any] = {"views": config.real_views or 0, "augment": config.augment, "seed": config.seed}
-            bank, *others = [extract_features(encoder, train, **views, **keep) for encoder in encoders]
+            banks = [extract_features(encoder, train, **views, **keep) for encoder in encoders]
             test_bank = None
             if test is not None and run.evaluate_every != 0:
                 test_bank = extract_features(encoders[0], test.with_classes(train.class_names), **keep)
-            also = list(zip(encoders[1:], others, strict=True))
-            distiller = make_distiller(config, encoders[0], bank, train, team, also)
+            distiller = make_distiller(config, encoders, banks, train, team)
             checkpoint = newest_checkpoint(folder) if folder is not None and run.resume else None
             step = checkpoint[1]["engine"]["step"] if checkpoint is not None else 0
             if not team.agree(step):  # and everyone has looked before anyone changes the folder
@@ -159,7 +158,7 @@ def _distill(
             stop.defer = True
         except KeyboardInterrupt:
             raise Interrupted(stop.number or signal.SIGINT, folder) from None
-        history = History(losses_by_encoder=[[] for _ in encoders] if also else [])
+        history = History(losses_by_encoder=[[] for _ in encoders] if len(encoders) > 1 else [])
         if checkpoint is not None:
             tensors, values = checkpoint
             distiller.load_state(tensors, values["engine"])
@@ -175,7 +174,7 @@ def _distill(
             about["losses_by_encoder"] = history.losses_by_encoder
         about["seconds"] = round(history.seconds, 3)
         about["micro_batch"] = distiller.micro_batch  # "auto" went by the memory that was free
-        about["skipped"] = bank.skipped
+        about["skipped"] = banks[0].skipped
         synthetic = distiller.images().float().cpu()
         distilled = DistilledSet(synthetic, distiller.labels.cpu(), tuple(train.class_names), about)
         if config.soft_labels != "none" or config.keep_head:
@@ -183,7 +182,7 @@ def _distill(
 
             with resumable(folder):
                 distilled = with_extras(
-                    distilled, encoders[0], bank, soft_labels=config.soft_labels, keep_head=config.keep_head,
+                    distilled, encoders[0], banks[0], soft_labels=config.soft_labels, keep_head=config.keep_head,
                     augment=config.augment, seed=config.seed,
                 )  # fmt: skip
         if folder is not None and team.is_first:

@@ -19,7 +19,7 @@ from ..objectives.lgm import lgm_objective
 from ..objectives.real import Objective, RealFeatures
 from ..objectives.sfm import sfm_objective
 from .canvas import Canvas
-from .engine import Distiller, Tower
+from .engine import Distiller, Loop, Tower
 
 
 def make_objective(config: DistillConfig, bank: FeatureBank, device: torch.device | str = "cpu") -> Objective:
@@ -53,22 +53,19 @@ def make_objective(config: DistillConfig, bank: FeatureBank, device: torch.devic
 
 def make_distiller(
     config: DistillConfig,
-    encoder: Encoder,
-    bank: FeatureBank,
+    encoders: Sequence[Encoder],
+    banks: Sequence[FeatureBank],
     train: LabelledImages | None = None,
     team: Processes = ALONE,
-    also: Sequence[tuple[Encoder, FeatureBank]] = (),
 ) -> Distiller:
     """The engine for a resolved config, at step 0.
 
     Args:
         config: Resolved; ``encoder_weights`` are empty or one for each encoder.
-        encoder: The frozen encoder.
-        bank: Its features of the real images.
+        encoders: The frozen encoders. The canvas is as large as the largest input of any of them.
+        banks: Each encoder's features of the real images.
         train: The real images, needed to start from them.
         team: The processes that share the run.
-        also: Further encoders, each with its features of the same images. The canvas is as large as the largest
-            input of any encoder.
 
     Raises:
         UserError: More processes than images, or no real image to start from.
@@ -76,49 +73,51 @@ def make_distiller(
     assert config.steps is not None
     assert config.views is not None
     assert config.lr is not None
-    canvas_config = config.canvas
-    labels = torch.arange(bank.num_classes).repeat_interleave(config.images_per_class)
+    labels = torch.arange(banks[0].num_classes).repeat_interleave(config.images_per_class)
     if len(labels) < team.count:
         raise UserError(f"{team.count} processes for {len(labels)} synthetic images; start no more than one each")
-    own = team.share(len(labels))
-    weights = config.encoder_weights or [1.0] * (1 + len(also))
-    sharpest = max((encoder, *(other for other, _ in also)), key=lambda e: e.input_size)
+    weights = config.encoder_weights or [1.0] * len(encoders)
+    towers = [
+        Tower(encoder, make_objective(config, bank, encoder.device), weight, encoder.input_size)
+        for encoder, bank, weight in zip(encoders, banks, weights, strict=True)
+    ]
+    loop = Loop(
+        steps=config.steps,
+        lr=config.lr,
+        schedule=config.schedule or "cosine",
+        views=config.views,
+        augment=config.augment,
+        level_every=config.canvas.level_every or 0,
+        micro_batch=None if config.micro_batch == "auto" else int(config.micro_batch),
+        seed=config.seed,
+    )
+    return Distiller(
+        towers, _make_canvas(config, encoders, banks[0], train, team.share(len(labels))), labels, loop, team
+    )
+
+
+def _make_canvas(
+    config: DistillConfig, encoders: Sequence[Encoder], bank: FeatureBank, train: LabelledImages | None, own: slice
+) -> Canvas:
+    """The canvas of some of the images, with its starting values; the first encoder's features say which photos."""
+    options = config.canvas
+    sharpest = max(encoders, key=lambda encoder: encoder.input_size)
     canvas = Canvas(
         own.stop - own.start,
         sharpest.input_size,
-        canvas_config.kind or "pyramid",
-        open_levels=1 if canvas_config.level_every and canvas_config.kind == "pyramid" else None,
-        device=encoder.device,
+        options.kind or "pyramid",
+        open_levels=1 if options.level_every and options.kind == "pyramid" else None,
+        device=encoders[0].device,
     )
-    if canvas_config.init == "real":
-        if train is None:
-            raise UserError("canvas.init 'real' needs the real images")
-        rows = bank.indices[medoids(bank, config.images_per_class)][own]
-        try:
-            photos = [sharpest.centre_view(train.load(i)) for i in rows.tolist()]
-        except UnreadableImageError as error:
-            raise UserError(f"{error}; it could be read when its features were computed: restore it") from error
-        canvas.fill_with_images(torch.stack(photos))
-    else:
-        canvas.fill_with_noise(canvas_config.init_noise or 0.0, seed=config.seed, first=own.start)
-    return Distiller(
-        encoder,
-        make_objective(config, bank, encoder.device),
-        canvas,
-        labels,
-        steps=config.steps,
-        views=config.views,
-        lr=config.lr,
-        schedule=config.schedule or "cosine",
-        level_every=canvas_config.level_every or 0,
-        augment=config.augment,
-        micro_batch=None if config.micro_batch == "auto" else int(config.micro_batch),
-        seed=config.seed,
-        processes=team,
-        weight=weights[0],
-        input_size=encoder.input_size,
-        also=[
-            Tower(other, make_objective(config, features, other.device), weight, other.input_size)
-            for (other, features), weight in zip(also, weights[1:], strict=True)
-        ],
-    )
+    if options.init != "real":
+        canvas.fill_with_noise(options.init_noise or 0.0, seed=config.seed, first=own.start)
+        return canvas
+    if train is None:
+        raise UserError("canvas.init 'real' needs the real images")
+    rows = bank.indices[medoids(bank, config.images_per_class)][own]
+    try:
+        photos = [sharpest.centre_view(train.load(i)) for i in rows.tolist()]
+    except UnreadableImageError as error:
+        raise UserError(f"{error}; it could be read when its features were computed: restore it") from error
+    canvas.fill_with_images(torch.stack(photos))
+    return canvas

@@ -1,0 +1,165 @@
+"""Many views through an encoder in bounded memory: two passes in micro-batches (GradCache, arXiv 2101.06983).
+
+An objective needs the features of all views at once, but a graph over all views may not fit in memory. So the features
+come first, without a graph; the objective gives its gradient with respect to the features; and each micro-batch is then
+computed again, with a graph, for its slice of that gradient. The sum over micro-batches is the gradient of one pass.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from ..machine.memory import available_memory
+
+_SHARE = 0.5  # of free memory for what autograd saves; the rest is for temporaries and surprises
+
+Result = TypeVar("Result")
+
+
+class Part(NamedTuple):
+    """Some views' features, and what they were made from.
+
+    Attributes:
+        features: (n, d), with a graph if gradients are switched on.
+        leaves: The graph's leaves: some rows of each tensor of parameters.
+        rows: Which rows.
+    """
+
+    features: Tensor
+    leaves: list[Tensor]
+    rows: slice
+
+
+Forward = Callable[[int, int], Part]
+"""(start, stop) → the features of those views."""
+
+
+class MicroBatches:
+    """How many views go through one encoder at a time, in one process.
+
+    Args:
+        views: Number of views V.
+        wanted: Views per pass; ``None`` for as many as fit in the memory that is free at the first pass.
+        device: Where the encoder runs.
+
+    Attributes:
+        size: Views per pass; ``None`` before the first one. It is halved whenever memory runs out.
+    """
+
+    def __init__(self, views: int, wanted: int | None, device: torch.device) -> None:
+        self.views, self.size, self.device = views, wanted, device
+        self._whole: Part | None = None  # all views with their graph, between the two passes
+
+    def features(self, forward: Forward) -> Tensor:
+        """First pass: the features (V, d) of all views, without a graph."""
+        self._whole = None
+        if self.size is None:
+            self.size = self._views_that_fit(forward)
+
+        def attempt(size: int) -> Tensor:
+            if size >= self.views:
+                # Everything fits: keep the graph for the second pass, which then computes nothing again.
+                self._whole = forward(0, self.views)
+                return self._whole.features.detach()
+            with torch.no_grad():
+                return torch.cat([forward(start, stop).features for start, stop in _slices(self.views, size)])
+
+        return self._halving(attempt)
+
+    def gradients(self, forward: Forward, slope: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
+        """Second pass: back-propagate the features' gradient.
+
+        Args:
+            forward: As for `features`.
+            slope: (V, d), the loss's gradient with respect to the features.
+            parameters: What ``forward`` takes its leaves from.
+
+        Returns:
+            The gradient with respect to each tensor of ``parameters``.
+        """
+
+        def attempt(size: int) -> list[Tensor]:
+            if self._whole is not None:
+                whole, self._whole = self._whole, None
+                return _backward(whole, slope)
+            # Sums of this attempt alone: if memory runs out half-way, they are dropped and nothing counts twice.
+            sums = [torch.zeros_like(parameter) for parameter in parameters]
+            for start, stop in _slices(self.views, size):
+                part = forward(start, stop)
+                for total, gradient in zip(sums, _backward(part, slope[start:stop]), strict=True):
+                    total[part.rows] += gradient
+            return sums
+
+        return self._halving(attempt)
+
+    def _halving(self, attempt: Callable[[int], Result]) -> Result:
+        """Call ``attempt(size)``, and again with half the size whenever memory runs out."""
+        while True:
+            size = min(self.size or self.views, self.views)
+            try:
+                return attempt(size)
+            except RuntimeError as error:
+                if not _is_out_of_memory(error) or size == 1:
+                    raise
+                self.size = size // 2
+            # Outside the except block: the error's traceback holds on to the tensors that did not fit.
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            print(f"out of memory: going on with micro-batches of {size // 2} views", file=sys.stderr)
+
+    def _views_that_fit(self, forward: Forward) -> int:
+        """How many views' graphs fit in free memory, by what autograd saves for one view more."""
+        if self.views < 2:
+            return self.views
+        try:
+            per_view = max(1, _saved_bytes(forward, 2) - _saved_bytes(forward, 1))
+        except RuntimeError as error:
+            if not _is_out_of_memory(error):
+                raise
+            return 1
+        return max(1, min(self.views, int(_SHARE * free_memory(self.device) / per_view)))
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that this process may take: free memory, shared with the other processes of this machine."""
+    if device.type == "cuda":
+        # What PyTorch has cached, of the tower before for example, is free for this one.
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + cached
+    return available_memory() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def _saved_bytes(forward: Forward, count: int) -> int:
+    """What autograd keeps for the backward pass of ``count`` views."""
+    sizes: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        sizes[storage.data_ptr()] = storage.nbytes()  # by address: many saved tensors are views of one storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        forward(0, count)
+    return sum(sizes.values())
+
+
+def _backward(part: Part, slope: Tensor) -> list[Tensor]:
+    part.features.backward(slope)
+    return [leaf.grad for leaf in part.leaves if leaf.grad is not None]
+
+
+def _slices(total: int, size: int) -> Iterator[tuple[int, int]]:
+    for start in range(0, total, size):
+        yield start, min(start + size, total)
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether the allocator of CUDA, MPS ("... out of memory") or the CPU gave up."""
+    words = ("out of memory", "DefaultCPUAllocator")
+    return isinstance(error, torch.cuda.OutOfMemoryError) or any(word in str(error) for word in words)
