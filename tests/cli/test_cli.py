@@ -449,6 +449,7 @@ def _limit(size: int):
     return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
+@pytest.mark.slow
 def test_files_that_cannot_be_written_in_full(run_process, photos, tmp_path):
     """A real failed write: no file may grow beyond 24 KiB, less than the tensors need and more than the rest."""
     out = tmp_path / "out"
@@ -744,6 +745,7 @@ def test_numbers_keep_their_decimals(run_cli, photos, tmp_path, given):
     assert "2.5" in run_cli("features", "--images", f"folder:{photos}", "--encoder", TINY, "--views", 2.5).error()
 
 
+@pytest.mark.slow
 def test_a_folder_that_another_process_is_at_work_in(start_process, run_cli, photos, tmp_path):
     out = tmp_path / "run"
     arguments = ["distill", "--images", f"folder:{photos}", "--encoder", "module:helpers_encoders:slow", "--out", out]

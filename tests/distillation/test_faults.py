@@ -26,6 +26,8 @@ from probedistill import CanvasConfig, DistilledSet, UserError, distill, evaluat
 from probedistill.store.layout import folder_names
 from probedistill.store.tensors import load_tensors, save_tensors
 
+pytestmark = pytest.mark.slow
+
 SLOW = "module:helpers_encoders:slow"
 KIB = 1024
 

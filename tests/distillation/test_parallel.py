@@ -22,6 +22,8 @@ from probedistill import DistilledSet, extract_features, load_encoder, load_imag
 from probedistill.machine.processes import ALONE, Processes
 from probedistill.store.tensors import load_tensors, save_tensors
 
+pytestmark = pytest.mark.slow
+
 Torchrun = Callable[..., subprocess.Popen[str]]
 
 

@@ -150,6 +150,7 @@ def unbroken(photos) -> torch.Tensor:
     return quick(f"folder:{photos}", SLOW, steps=40, evaluate_every=10).float_images
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
 def test_killed_process_resumes_bit_for_bit(start_process, run_cli, photos, tmp_path, unbroken, number, code):
     out = tmp_path / "run"
@@ -278,6 +279,7 @@ def test_resume_of_a_finished_run_says_so(distil_cli, tmp_path):
     assert {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file()} == before
 
 
+@pytest.mark.slow
 def test_interrupted_while_features_are_computed(start_process, tmp_path):
     """Before the first step there is nothing to keep, and the same command with --resume still works."""
     photos = make_image_folder(tmp_path / "many", per_class=1500, size=24, splits=())

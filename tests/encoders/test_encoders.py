@@ -593,6 +593,7 @@ def test_convolution_that_is_used_twice_is_not_folded():
 # ---------------------------------------------------------------- fingerprints
 
 
+@pytest.mark.slow
 def test_fingerprint_is_the_same_in_another_process():
     here = [load_encoder(TINY, device="cpu").fingerprint]
     here.append(load_encoder("timm:vit_tiny_patch16_224", pretrained=False, input_size=32, device="cpu").fingerprint)

@@ -15,6 +15,8 @@ import pytest
 from conftest import TINY, wait_for
 from helpers_report import SCRIPT, long_names, make_run, results, write
 
+pytestmark = pytest.mark.slow
+
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install 'probedistill[dev]'")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python")
 pytest.importorskip("plotly", reason="needs plotly: pip install 'probedistill[report]'")

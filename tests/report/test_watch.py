@@ -81,6 +81,7 @@ def test_a_finished_run_ends_it(tmp_path, run_cli):
     assert str(tmp_path / "run" / "preview.png") in result.out
 
 
+@pytest.mark.slow
 def test_it_waits_for_the_run_and_follows_it_to_its_end(tmp_path, run_cli):
     folder = tmp_path / "run"
 
@@ -138,6 +139,7 @@ def test_a_taken_port(under_way, start_process, run_cli):
     assert f"port {port} cannot be used" in run_cli("watch", under_way, "--port", port).error()
 
 
+@pytest.mark.slow
 def test_a_real_run(photos, tmp_path, start_process):
     """Watched from before its start to its end."""
     watching = start_process("watch", tmp_path / "run")
