@@ -1,126 +1,35 @@
-"""One figure for the PNG, the report and a notebook: a sentence, a drawing, and the numbers behind it.
-
-A drawing is data: it knows neither matplotlib nor HTML. `Figure.save` draws it as a PNG, `Figure.svg` as an SVG
-element with a title on each point and cell, which browsers show when the mouse is over it.
-"""
+"""One figure for the PNG, the report and a notebook: a sentence, a drawing, and the numbers behind it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
+from ..store.files import whole_file
+from .draw import WIDTH, heading, scene_of
+from .drawings import COLOURS, Array, Bars, Curve, Drawing, HeatMap, Line, Plane, Points
+from .scene import Scene, on_paper, save_paper
 from .tables import Table
 
-Array = NDArray[np.float64]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Paper
 
-COLOURS = ("#3b7dd8", "#e08a1e", "#2a9d78", "#c2588f", "#8a6fd1", "#b8a015", "#4fb0c6", "#d1583f", "#7d8793", "#8c6d4f")
-"""One for each class, line or series, over and over."""
-
-
-@dataclass(frozen=True)
-class HeatMap:
-    """Numbers in cells.
-
-    Attributes:
-        rows: R names.
-        columns: K names.
-        values: (R, K); NaN where there is nothing.
-        text: What stands in the cells, R × K; default: the values with ``digits`` decimals.
-        digits: Decimals of the values.
-        unit: Behind a value when the mouse is over it, such as ``"%"``.
-        limits: Values of the first and last colour; default: the smallest and the largest value.
-        framed: (R, K) bool, cells with a frame.
-        gaps: Numbers of the rows above which there is a gap.
-    """
-
-    rows: tuple[str, ...]
-    columns: tuple[str, ...]
-    values: Array
-    text: tuple[tuple[str, ...], ...] | None = None
-    digits: int = 1
-    unit: str = ""
-    limits: tuple[float, float] | None = None
-    framed: NDArray[np.bool_] | None = None
-    gaps: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class Points:
-    """Points of one look in a plane.
-
-    Attributes:
-        name: For the legend; the same name has one entry.
-        xy: (n, 2).
-        titles: n texts, shown when the mouse is over a point.
-        marker: ``"dot"`` (small and faint), ``"cross"``, ``"diamond"`` or ``"star"`` (large).
-        colour: One of `COLOURS` or any other.
-    """
-
-    name: str
-    xy: Array
-    titles: tuple[str, ...]
-    marker: str = "dot"
-    colour: str = COLOURS[0]
-
-
-@dataclass(frozen=True)
-class Plane:
-    """Points in a plane; all of one scale."""
-
-    groups: tuple[Points, ...]
-    x: str
-    y: str
-
-
-@dataclass(frozen=True)
-class Bars:
-    """Bars for each category, one of each series side by side.
-
-    Attributes:
-        categories: K names.
-        series: Name → K values; NaN where there is nothing.
-        axis: What the values are.
-        digits: Decimals of the numbers on the bars.
-        limits: Lowest and highest value of the axis.
-        across: Bars go from left to right, categories from top to bottom.
-    """
-
-    categories: tuple[str, ...]
-    series: dict[str, Array]
-    axis: str
-    digits: int = 0
-    limits: tuple[float, float] | None = None
-    across: bool = False
-
-
-@dataclass(frozen=True)
-class Line:
-    """A line through points: x and y (n,), a title for each, and whether the points are marked."""
-
-    name: str
-    x: Array
-    y: Array
-    titles: tuple[str, ...]
-    marked: bool = False
-    spread: Array | None = None
-    """(n,) half the height of a band around the line, or ``None``."""
-
-
-@dataclass(frozen=True)
-class Curve:
-    """Lines over a common axis."""
-
-    lines: tuple[Line, ...]
-    x: str
-    y: str
-    log_x: bool = False
-
-
-Drawing = HeatMap | Plane | Bars | Curve
+__all__ = [
+    "COLOURS",
+    "Array",
+    "Bars",
+    "Curve",
+    "Drawing",
+    "Figure",
+    "HeatMap",
+    "Line",
+    "Plane",
+    "Points",
+    "on_one_page",
+    "save_figures",
+]
 
 
 @dataclass(frozen=True)
@@ -130,7 +39,7 @@ class Figure:
     Attributes:
         title: A few words.
         summary: What it shows, in a sentence or two: all of it for those who cannot see the drawing.
-        drawing: What is drawn; ``None`` where the table is all.
+        drawing: What is drawn; ``None`` if the table is all.
         table: The numbers behind the drawing.
     """
 
@@ -139,7 +48,26 @@ class Figure:
     drawing: Drawing | None
     table: Table
 
+    def svg(self) -> str:
+        """The drawing as one inline SVG element; empty if there is no drawing.
+
+        It needs neither scripts nor styles. Its text has the colour of the text around it, so that it fits light and
+        dark pages. Every cell, point and bar has a title, which browsers show when the mouse is over it.
+        """
+        return scene_of(self.drawing).svg(self.summary or self.title) if self.drawing is not None else ""
+
+
+def on_one_page(figures: Sequence[Figure]) -> Paper:
+    """Figures below each other, each with its title and summary, as one ``matplotlib.figure.Figure``."""
+    drawn = [(figure, scene_of(figure.drawing)) for figure in figures if figure.drawing is not None]
+    width = max([WIDTH, *(scene.width for _, scene in drawn)])
+    scenes: list[Scene] = []
+    for figure, scene in drawn:
+        scenes += [heading(figure.title, figure.summary, width), scene]
+    return on_paper(scenes)
+
 
 def save_figures(path: Path, figures: Sequence[Figure]) -> None:
-    """Write figures below each other into one PNG."""
-    raise NotImplementedError
+    """Write figures below each other into one PNG, whole or not at all."""
+    with whole_file(path) as temporary:
+        save_paper(temporary, on_one_page(figures))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,36 @@ NOTHING = "–"
 """What stands where there is no number."""
 
 Cell = str | float | int | None
+
+
+_HIDDEN = ("Cc", "Cs", "Zl", "Zp")
+_DIRECTIONS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+def printable(text: str, *, lines: bool = False) -> str:
+    """Text in which nothing acts on a terminal or a page: what would is shown as an escape.
+
+    These are control characters (among them ESC, which begins every terminal sequence), marks that change the
+    direction of the text around them, line separators, and halves of surrogate pairs, which no file can hold.
+
+    >>> printable("cat\\x1b[2J"), printable("a\\nb", lines=True)
+    ('cat\\\\x1b[2J', 'a\\nb')
+
+    Args:
+        text: A name, or a text with names in it, that came from data.
+        lines: Keep line breaks.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(_escaped(letter) if _acts(letter) and not (lines and letter == "\n") else letter for letter in text)
+
+
+def _acts(letter: str) -> bool:
+    return letter in _DIRECTIONS or unicodedata.category(letter) in _HIDDEN
+
+
+def _escaped(letter: str) -> str:
+    return letter.encode("unicode_escape", "surrogatepass").decode() if letter != "\x1b" else "\\x1b"
 
 
 @dataclass(frozen=True)
@@ -43,23 +74,22 @@ class Table:
 
     def rich(self) -> RichTable:
         """The table for a terminal. Names in it are shown letter by letter: they are no mark-up."""
-        from rich.markup import escape
         from rich.table import Table as RichTable
 
         table = RichTable(
-            title=escape(self.title) or None, title_justify="left",
-            caption=escape(self.caption) or None, caption_justify="left",
+            title=_plain(self.title) or None, title_justify="left",
+            caption=_plain(self.caption) or None, caption_justify="left",
         )  # fmt: skip
         for number, column in enumerate(self.columns):
             longest = max((len(line) for line in column.split("\n")), default=0)
             table.add_column(
-                escape(column), justify="left" if number < self.left else "right", overflow="fold",
+                _plain(column), justify="left" if number < self.left else "right", overflow="fold",
                 min_width=min(longest, 9),
             )  # fmt: skip
         for number, row in enumerate(self.rows):
             if number in self.sections:
                 table.add_section()
-            table.add_row(*map(escape, row), style="dim" if number in self.dim else None)
+            table.add_row(*map(_plain, row), style="dim" if number in self.dim else None)
         return table
 
     def html(self) -> str:
@@ -67,7 +97,7 @@ class Table:
 
         def line(tag: str, cells: Sequence[str]) -> str:
             kinds = ["" if number < self.left else ' class="number"' for number in range(len(cells))]
-            inside = (html.escape(cell).replace("\n", "<br>") for cell in cells)
+            inside = (html.escape(printable(cell, lines=True)).replace("\n", "<br>") for cell in cells)
             return "<tr>" + "".join(f"<{tag}{kind}>{cell}</{tag}>" for kind, cell in zip(kinds, inside)) + "</tr>"
 
         bodies: list[str] = []
@@ -76,10 +106,10 @@ class Table:
             if number in self.sections and body:
                 bodies, body = [*bodies, body], ""
             body += line("td", row)
-        text = f"<caption>{html.escape(self.title)}</caption>" if self.title else ""
+        text = f"<caption>{html.escape(printable(self.title))}</caption>" if self.title else ""
         text += f"<thead>{line('th', self.columns)}</thead>"
         text += "".join(f"<tbody>{part}</tbody>" for part in [*bodies, body] if part)
-        note = f"<p>{html.escape(self.caption)}</p>" if self.caption else ""
+        note = f"<p>{html.escape(printable(self.caption))}</p>" if self.caption else ""
         return f"<table>{text}</table>{note}"
 
     def records(self) -> list[dict[str, str]]:
@@ -89,6 +119,13 @@ class Table:
 
     def __str__(self) -> str:
         return as_text(self.rich())
+
+
+def _plain(text: str) -> str:
+    """Text that rich shows letter by letter."""
+    from rich.markup import escape
+
+    return escape(printable(text, lines=True))
 
 
 def percent(value: float | None, std: float | None = None) -> str:

@@ -1,0 +1,119 @@
+"""Drawings as data: a heat map, points in a plane, bars, curves.
+
+A drawing knows neither matplotlib nor HTML, and says nothing about sizes: `show.draw` lays it out once for the PNG,
+the report and a notebook.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+COLOURS = ("#3b7dd8", "#e08a1e", "#2a9d78", "#c2588f", "#8a6fd1", "#b8a015", "#4fb0c6", "#d1583f", "#7d8793", "#8c6d4f")
+"""One for each class, line or series, over and over."""
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """Numbers in cells.
+
+    Attributes:
+        rows: R names.
+        columns: K names.
+        values: (R, K); NaN where there is nothing.
+        text: What stands in the cells, R × K; default: the values with ``digits`` decimals.
+        digits: Decimals of the values.
+        unit: Behind a value when the mouse is over it, such as ``"%"``.
+        limits: Values of the first and last colour; default: the smallest and the largest value.
+        framed: (R, K) bool, cells with a frame.
+        gaps: Numbers of the rows above which there is a gap.
+    """
+
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    values: Array
+    text: tuple[tuple[str, ...], ...] | None = None
+    digits: int = 1
+    unit: str = ""
+    limits: tuple[float, float] | None = None
+    framed: NDArray[np.bool_] | None = None
+    gaps: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Points:
+    """Points of one look in a plane.
+
+    Attributes:
+        name: For the legend; the same name has one entry.
+        xy: (n, 2).
+        titles: n texts, shown when the mouse is over a point.
+        marker: ``"dot"`` (small and faint), ``"cross"``, ``"diamond"`` or ``"star"`` (large).
+        colour: One of `COLOURS` or any other.
+    """
+
+    name: str
+    xy: Array
+    titles: tuple[str, ...]
+    marker: str = "dot"
+    colour: str = COLOURS[0]
+
+
+@dataclass(frozen=True)
+class Plane:
+    """Points in a plane; all of one scale."""
+
+    groups: tuple[Points, ...]
+    x: str
+    y: str
+
+
+@dataclass(frozen=True)
+class Bars:
+    """Bars for each category, one of each series side by side.
+
+    Attributes:
+        categories: K names.
+        series: Name → K values; NaN where there is nothing.
+        axis: What the values are.
+        digits: Decimals of the numbers on the bars.
+        limits: Lowest and highest value of the axis.
+        across: Bars go from left to right, categories from top to bottom.
+    """
+
+    categories: tuple[str, ...]
+    series: dict[str, Array]
+    axis: str
+    digits: int = 0
+    limits: tuple[float, float] | None = None
+    across: bool = False
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line through points: x and y (n,), a title for each, and whether the points are marked."""
+
+    name: str
+    x: Array
+    y: Array
+    titles: tuple[str, ...]
+    marked: bool = False
+    spread: Array | None = None
+    """(n,) half the height of a band around the line, or ``None``."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Lines over a common axis."""
+
+    lines: tuple[Line, ...]
+    x: str
+    y: str
+    log_x: bool = False
+
+
+Drawing = HeatMap | Plane | Bars | Curve

@@ -1,0 +1,367 @@
+"""A picture as a list of shapes and words at places in pixels, painted as SVG or by matplotlib.
+
+Both painters draw the same list, so the PNG and the report cannot differ. Widths of text are estimated on the large
+side: the browser's font is unknown here, and text that is a little narrower than its place does no harm.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+import re
+import unicodedata
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, Literal
+
+from .tables import printable
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+INK = "currentColor"
+"""The colour of text: that of the page in SVG, nearly black in a PNG."""
+LINE_HEIGHT = 1.2
+"""Of a line of text, in font sizes."""
+
+_PAPER_INK = "#22262e"
+_ROOM_FOR = {"dot": 1.0, "cross": 1.6, "diamond": 2.1, "star": 2.8}  # size of a marker against a dot's
+Place = tuple[float, float]
+Anchor = Literal["start", "middle", "end"]
+
+
+# ---------------------------------------------------------------------------------------------------
+# Text
+
+
+def text_width(text: str, size: float) -> float:
+    """The width of a line of text in pixels, or a little more."""
+    return size * sum(map(_letter_width, text))
+
+
+def _letter_width(letter: str) -> float:
+    if unicodedata.combining(letter) or unicodedata.category(letter) in ("Mn", "Me", "Cf"):
+        return 0.0
+    if unicodedata.east_asian_width(letter) in "WF" or letter in "mwMW@%\u2026":
+        return 1.05
+    if letter in "iljtfrI.,:;|!'()[] ":
+        return 0.42
+    return 0.8 if letter.isupper() else 0.66
+
+
+def wrapped(text: str, width: float, size: float) -> list[str]:
+    """Text in lines of at most ``width`` pixels; nothing of it is left out.
+
+    It is broken after spaces, underscores, hyphens and the like, and within a word only if the word is too long.
+
+    >>> wrapped("efficientnet_lite0 @ 128 px", 90, 12)
+    ['efficientnet_', 'lite0 @ 128', 'px']
+    """
+    lines: list[str] = []
+    for paragraph in printable(text, lines=True).split("\n"):
+        line = ""
+        for piece in _pieces(paragraph, width, size):
+            if line and text_width((line + piece).rstrip(), size) > width:
+                lines.append(line.rstrip())
+                line = piece.lstrip()
+            else:
+                line += piece
+        lines.append(line.rstrip())
+    return lines
+
+
+def words_of(text: str) -> list[str]:
+    """The pieces of a text between which a line may be broken."""
+    return re.split(r"(?<=[\s_\-/·:,.|])(?=\S)|(?=[@(])", text)
+
+
+def _pieces(text: str, width: float, size: float) -> Iterator[str]:
+    """What may stand on a line of its own: words, and parts of words that are too long."""
+    for word in words_of(text):
+        start = 0
+        for end in range(1, len(word) + 1):
+            if end - start > 1 and text_width(word[start:end].rstrip(), size) > width:
+                yield word[start : end - 1]
+                start = end - 1
+        yield word[start:]
+
+
+# ---------------------------------------------------------------------------------------------------
+# Shapes
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle from its left upper corner; ``title`` shows when the mouse is over it."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    fill: str
+    opacity: float = 1.0
+    title: str = ""
+    framed: bool = False
+
+    def outline(self) -> list[Place]:
+        """Its corners."""
+        right, bottom = self.x + self.width, self.y + self.height
+        return [(self.x, self.y), (right, self.y), (right, bottom), (self.x, bottom)]
+
+    def svg(self) -> str:
+        """The rectangle as an SVG element."""
+        place = f'x="{_n(self.x)}" y="{_n(self.y)}" width="{_n(self.width)}" height="{_n(self.height)}"'
+        frame = f' stroke="{INK}" stroke-width="2"' if self.framed else ""
+        return _element("rect", f'{place} fill="{self.fill}" fill-opacity="{_n(self.opacity, 2)}"{frame}', self.title)
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A marker around its middle: ``"dot"``, ``"cross"``, ``"diamond"`` or ``"star"``; with opacity 0 only a title."""
+
+    x: float
+    y: float
+    size: float
+    fill: str
+    marker: str = "dot"
+    opacity: float = 1.0
+    title: str = ""
+
+    @property
+    def edged(self) -> bool:
+        """Whether it has a line around it, which lifts it from a cloud of others."""
+        return self.marker != "dot"
+
+    def outline(self) -> list[Place]:
+        """Its corners; a dot has twelve."""
+        r = self.size * _ROOM_FOR[self.marker]
+        if self.marker == "cross":
+            thin = 0.3 * r
+            arms = [(-r, -thin), (-thin, -thin), (-thin, -r), (thin, -r), (thin, -thin), (r, -thin)]
+            corners = [*arms, *((-x, -y) for x, y in arms)]
+            half = math.sqrt(0.5)
+            return [(self.x + half * (x - y), self.y + half * (x + y)) for x, y in corners]
+        count = {"dot": 12, "diamond": 4, "star": 10}[self.marker]
+        radii = [r, 0.45 * r] if self.marker == "star" else [r]
+        turns = [2 * math.pi * i / count - math.pi / 2 for i in range(count)]
+        return [
+            (self.x + radii[i % len(radii)] * math.cos(turn), self.y + radii[i % len(radii)] * math.sin(turn))
+            for i, turn in enumerate(turns)
+        ]
+
+    def svg(self) -> str:
+        """The marker as an SVG element."""
+        if not self.opacity:
+            look = 'fill="none" pointer-events="all"'
+        else:
+            look = f'fill="{self.fill}"' + (f' fill-opacity="{_n(self.opacity, 2)}"' if self.opacity < 1 else "")
+            look += f' stroke="{INK}" stroke-width="0.7"' if self.edged else ""
+        if self.marker == "dot":
+            return _element("circle", f'cx="{_n(self.x)}" cy="{_n(self.y)}" r="{_n(self.size)}" {look}', self.title)
+        return _element("path", f'd="{_way(self.outline())}Z" {look}', self.title)
+
+
+@dataclass(frozen=True)
+class Area:
+    """A filled polygon."""
+
+    corners: Sequence[Place]
+    fill: str
+    opacity: float
+
+    def outline(self) -> list[Place]:
+        """Its corners."""
+        return list(self.corners)
+
+    def svg(self) -> str:
+        """The polygon as an SVG element."""
+        return f'<path d="{_way(self.corners)}Z" fill="{self.fill}" fill-opacity="{_n(self.opacity, 2)}"/>'
+
+
+@dataclass(frozen=True)
+class Path:
+    """A line through places."""
+
+    places: Sequence[Place]
+    colour: str = INK
+    width: float = 1.0
+    opacity: float = 1.0
+
+    def svg(self) -> str:
+        """The line as an SVG element."""
+        look = f'stroke="{self.colour}" stroke-width="{_n(self.width)}"'
+        look += f' stroke-opacity="{_n(self.opacity, 2)}"' if self.opacity < 1 else ""
+        return f'<path d="{_way(self.places)}" fill="none" {look} stroke-linejoin="round"/>'
+
+
+@dataclass(frozen=True)
+class Words:
+    """A line of text; its place is the start, middle or end of the line, at half the height of its letters.
+
+    Attributes:
+        turned: It is read from below to above.
+        through: The mouse sees what is below it, so that the title of that shows.
+    """
+
+    x: float
+    y: float
+    text: str
+    size: float = 12.0
+    anchor: Anchor = "start"
+    bold: bool = False
+    faint: bool = False
+    turned: bool = False
+    through: bool = False
+
+    def box(self) -> tuple[float, float, float, float]:
+        """Left, top, right and bottom of the place that it takes at most."""
+        width, height = text_width(self.text, self.size) * (1.1 if self.bold else 1.0), self.size
+        before = {"start": 0.0, "middle": width / 2, "end": width}[self.anchor]
+        if self.turned:
+            return self.x - height / 2, self.y + before - width, self.x + height / 2, self.y + before
+        return self.x - before, self.y - height / 2, self.x - before + width, self.y + height / 2
+
+    def svg(self) -> str:
+        """The text as an SVG element."""
+        # dominant-baseline is not known everywhere: the baseline is a third of the size below the middle.
+        down = 0.35 * self.size
+        if self.turned:
+            place = f'transform="translate({_n(self.x + down)} {_n(self.y)})rotate(-90)"'
+        else:
+            place = f'x="{_n(self.x)}" y="{_n(self.y + down)}"'
+        look = f' font-size="{_n(self.size)}"' if self.size != 12 else ""
+        look += f' text-anchor="{self.anchor}"' if self.anchor != "start" else ""
+        look += ' font-weight="600"' if self.bold else ""
+        look += ' opacity="0.75"' if self.faint else ""
+        look += ' pointer-events="none"' if self.through else ""
+        return f"<text {place}{look}>{html.escape(printable(self.text))}</text>"
+
+
+Mark = Box | Dot | Area | Path | Words
+
+
+@dataclass
+class Scene:
+    """Marks on a page of ``width`` × ``height`` pixels, the later above the earlier."""
+
+    width: float = 0.0
+    height: float = 0.0
+    marks: list[Mark] = field(default_factory=list)
+
+    def add(self, *marks: Mark) -> None:
+        """Put marks above those that are there."""
+        self.marks += marks
+
+    def write(self, x: float, y: float, lines: Sequence[str], size: float = 12.0, **look: Any) -> None:
+        """Write lines of text below each other around the height ``y``."""
+        top = y - size * LINE_HEIGHT * (len(lines) - 1) / 2
+        self.add(*(Words(x, top + size * LINE_HEIGHT * i, line, size, **look) for i, line in enumerate(lines) if line))
+
+    def svg(self, label: str) -> str:
+        """The page as one SVG element; ``label`` is what it shows, for those who do not see it."""
+        # Wide pages keep their size and are scrolled; others shrink on a phone.
+        kind = "figure wide" if self.width > 540 else "figure"
+        width, height = math.ceil(self.width), math.ceil(self.height)
+        head = f'class="{kind}" viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img"'
+        label = html.escape(printable(label))
+        inside = "".join(mark.svg() for mark in self.marks)
+        return (
+            f'<svg xmlns="http://www.w3.org/2000/svg" {head} aria-label="{label}" fill="{INK}" font-size="12" '
+            f'font-family="system-ui, sans-serif">{inside}</svg>'
+        )
+
+    def paint(self, axes: Axes, top: float = 0.0) -> None:
+        """Draw the page with matplotlib, ``top`` pixels below the upper edge of axes that count in pixels."""
+        for order, (kind, group) in enumerate(groupby(self.marks, _painter)):
+            kind(axes, list(group), top, order + 1)
+
+
+def _n(value: float, digits: int = 1) -> str:
+    """A number for SVG, as short as it can be."""
+    return f"{value:.{digits}f}".rstrip("0").rstrip(".") if digits else f"{value:.0f}"
+
+
+def _way(places: Sequence[Place]) -> str:
+    return "M" + "L".join(f"{_n(x)} {_n(y)}" for x, y in places)
+
+
+def _element(tag: str, attributes: str, title: str) -> str:
+    if not title:
+        return f"<{tag} {attributes}/>"
+    return f"<{tag} {attributes}><title>{html.escape(printable(title), quote=False)}</title></{tag}>"
+
+
+# ---------------------------------------------------------------------------------------------------
+# matplotlib
+
+
+def _painter(mark: Mark) -> Any:
+    if isinstance(mark, Words):
+        return _paint_words
+    return _paint_paths if isinstance(mark, Path) else _paint_filled
+
+
+def _paint_filled(axes: Axes, marks: list[Box | Dot | Area], top: float, order: int) -> None:
+    from matplotlib.collections import PolyCollection
+
+    marks = [mark for mark in marks if mark.opacity]
+    colours = [_rgba(mark.fill, mark.opacity) for mark in marks]
+    framed = [2.0 if isinstance(m, Box) and m.framed else 0.7 if isinstance(m, Dot) and m.edged else 0.0 for m in marks]
+    outlines = [[(x, y + top) for x, y in mark.outline()] for mark in marks]
+    axes.add_collection(
+        PolyCollection(outlines, facecolors=colours, edgecolors=_PAPER_INK, linewidths=framed, zorder=order)
+    )
+
+
+def _paint_paths(axes: Axes, marks: list[Path], top: float, order: int) -> None:
+    from matplotlib.collections import LineCollection
+
+    places = [[(x, y + top) for x, y in mark.places] for mark in marks]
+    colours = [_rgba(mark.colour, mark.opacity) for mark in marks]
+    axes.add_collection(LineCollection(places, colors=colours, linewidths=[mark.width for mark in marks], zorder=order))
+
+
+def _paint_words(axes: Axes, marks: list[Words], top: float, order: int) -> None:
+    places: dict[str, Literal["left", "center", "right"]] = {"start": "left", "middle": "center", "end": "right"}
+    for mark in marks:
+        # A turned line begins below: matplotlib places the box of the turned text.
+        across = "center" if mark.turned else places[mark.anchor]
+        along = {"start": "bottom", "middle": "center", "end": "top"}[mark.anchor] if mark.turned else "center_baseline"
+        axes.text(
+            mark.x, mark.y + top, printable(mark.text), fontsize=0.94 * mark.size, ha=across, va=along,
+            rotation=90 if mark.turned else 0, weight="bold" if mark.bold else "normal", zorder=order,
+            color=_rgba(INK, 0.75 if mark.faint else 1.0), parse_math=False,
+        )  # fmt: skip
+
+
+def _rgba(colour: str, opacity: float) -> tuple[float, float, float, float]:
+    from matplotlib.colors import to_rgba
+
+    return to_rgba(_PAPER_INK if colour == INK else colour, opacity)
+
+
+def on_paper(scenes: Sequence[Scene], gap: float = 26.0) -> Any:
+    """Scenes below each other as a ``matplotlib.figure.Figure``: 72 pixels of a scene are an inch."""
+    from matplotlib.figure import Figure
+
+    edge = 12.0
+    width = max((scene.width for scene in scenes), default=0.0) + 2 * edge
+    height = sum(scene.height + gap for scene in scenes) - gap + 2 * edge
+    figure = Figure(figsize=(width / 72, height / 72), dpi=130, facecolor="white")
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set(xlim=(-edge, width - edge), ylim=(height - edge, -edge))
+    axes.set_axis_off()
+    top = 0.0
+    for scene in scenes:
+        scene.paint(axes, top)
+        top += scene.height + gap
+    return figure
+
+
+def save_paper(path: Any, figure: Any) -> None:
+    """Write a matplotlib figure as PNG, without a word about letters that its font lacks."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"Glyph .* missing from")
+        figure.savefig(path, format="png")

@@ -1,0 +1,273 @@
+"""Figures: names are shown letter by letter and never cut, nothing overlaps, every number has a title."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from itertools import combinations
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as some
+from PIL import Image
+
+from probedistill import UserError
+from probedistill.show.draw import MOST_DOTS, scene_of, ticks
+from probedistill.show.figures import Bars, Curve, Figure, HeatMap, Line, Plane, Points, on_one_page, save_figures
+from probedistill.show.scene import Words, text_width, wrapped
+from probedistill.show.tables import Table, printable
+
+HOSTILE = "<b>$x$&</b>"
+LONG = "timm:vit_small_patch14_reg4_dinov2.lvd142m@518px with a name that_goes_on and on"
+TABLE = Table("numbers", ("a",), (("1",),))
+SVG = "{http://www.w3.org/2000/svg}"
+
+names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60) | st.just(HOSTILE) | st.just(LONG)
+numbers = st.floats(-1e4, 1e4) | st.just(float("nan"))
+
+
+def figure(drawing, summary="What it shows."):
+    return Figure("Title", summary, drawing, TABLE)
+
+
+def parsed(drawing):
+    return ElementTree.fromstring(figure(drawing).svg())
+
+
+def titles(drawing):
+    return [element.text for element in parsed(drawing).iter(f"{SVG}title")]
+
+
+def heat_map(rows, columns, values=None, **options):
+    values = np.arange(len(rows) * len(columns), dtype=float).reshape(len(rows), -1) if values is None else values
+    return HeatMap(tuple(rows), tuple(columns), values, **options)
+
+
+def plane(*groups, count=3):
+    xy = np.random.default_rng(0).normal(size=(count, 2))
+    return Plane(
+        tuple(Points(name, xy + i, tuple(f"{name} {k}" for k in range(count)), marker)
+              for i, (name, marker) in enumerate(groups)), "first", "second",
+    )  # fmt: skip
+
+
+def bars(categories, series, **options):
+    values = np.linspace(-10, 90, len(categories))
+    return Bars(tuple(categories), dict.fromkeys(series, values), "top-1, %", **options)
+
+
+def curve(*line_names, **options):
+    x = np.arange(1, 6, dtype=float)
+    return Curve(
+        tuple(Line(name, x, x * x + i, tuple(f"step {k:.0f}" for k in x)) for i, name in enumerate(line_names)),
+        "step", "loss", **options,
+    )  # fmt: skip
+
+
+DRAWINGS = {
+    "heat map": heat_map([HOSTILE, LONG], [LONG, HOSTILE, "c"]),
+    "plane": plane((HOSTILE, "dot"), (LONG, "star"), ("c", "diamond"), ("c", "cross")),
+    "bars": bars([HOSTILE, LONG, "c"], ["distilled", LONG]),
+    "bars across": bars([HOSTILE, LONG, "c"], ["distilled", LONG], across=True),
+    "curve": curve(HOSTILE, LONG),
+}
+
+
+def check_layout(drawing):
+    """Every line of text lies on the picture, and no two lines touch."""
+    scene = scene_of(drawing)
+    boxes = [mark.box() for mark in scene.marks if isinstance(mark, Words)]
+    for left, top, right, bottom in boxes:
+        assert left >= -1
+        assert top >= -1
+        assert right <= scene.width + 1
+        assert bottom <= scene.height + 1
+    for (l1, t1, r1, b1), (l2, t2, r2, b2) in combinations(boxes, 2):
+        assert r1 <= l2 + 0.5 or r2 <= l1 + 0.5 or b1 <= t2 + 0.5 or b2 <= t1 + 0.5
+
+
+def letters(text):
+    return re.sub(r"\s", "", printable(text, lines=True))
+
+
+def words(drawing):
+    return "".join(letters(mark.text) for mark in scene_of(drawing).marks if isinstance(mark, Words))
+
+
+# ---------------------------------------------------------------- names
+
+
+@pytest.mark.parametrize("drawing", DRAWINGS.values(), ids=list(DRAWINGS))
+def test_names_are_whole_and_do_not_overlap(drawing):
+    check_layout(drawing)
+    for name in (HOSTILE, LONG):
+        assert letters(name) in words(drawing)
+
+
+@pytest.mark.parametrize("drawing", DRAWINGS.values(), ids=list(DRAWINGS))
+def test_svg_is_one_whole_element_without_scripts_or_styles(drawing):
+    root = parsed(drawing)
+    assert root.tag == f"{SVG}svg"
+    assert (root.get("role"), root.get("aria-label")) == ("img", "What it shows.")
+    assert root.get("viewBox").split()[2:] == [root.get("width"), root.get("height")]
+    assert root.get("fill") == "currentColor"
+    for element in root.iter():
+        assert element.tag.removeprefix(SVG) in {"svg", "rect", "circle", "path", "text", "title"}
+        assert not [name for name in element.attrib if name.startswith("on") or name in ("style", "href")]
+
+
+@pytest.mark.parametrize("drawing", DRAWINGS.values(), ids=list(DRAWINGS))
+def test_hostile_names_are_text(drawing):
+    assert "<b>" not in figure(drawing, HOSTILE).svg()
+    assert any(HOSTILE in title for title in titles(drawing))
+
+
+@given(st.lists(names, min_size=1, max_size=5), st.lists(names, min_size=1, max_size=20))
+@settings(max_examples=30, deadline=None)
+def test_any_names_in_a_heat_map(rows, columns):
+    drawing = heat_map(rows, columns)
+    check_layout(drawing)
+    assert len(titles(drawing)) == len(rows) * len(columns)
+    assert all(letters(name) in words(drawing) for name in [*rows, *columns])
+
+
+@given(st.lists(names, min_size=1, max_size=25, unique=True))
+@settings(max_examples=30, deadline=None)
+def test_any_number_of_classes_has_room_in_a_legend(class_names):
+    for drawing in (
+        plane(*((name, "star") for name in class_names)), curve(*class_names), bars(["a", "b"], class_names),
+    ):  # fmt: skip
+        check_layout(drawing)
+        parsed(drawing)
+
+
+@given(st.lists(names, min_size=1, max_size=6), st.booleans())
+@settings(max_examples=30, deadline=None)
+def test_any_names_of_bars(categories, across):
+    drawing = bars(categories, ["distilled", "full"], across=across)
+    check_layout(drawing)
+    assert all(letters(name) in words(drawing) for name in categories)
+
+
+@given(names, st.floats(20, 300))
+def test_lines_hold_all_letters_and_fit(text, width):
+    lines = wrapped(text, width, 12)
+    assert "".join(map(letters, lines)) == letters(text)
+    assert all(len(line) == 1 or text_width(line, 12) <= width for line in lines)
+
+
+# ---------------------------------------------------------------- numbers
+
+
+def test_titles_of_cells_points_bars_and_lines():
+    values = np.array([[12.34, np.nan]])
+    assert titles(heat_map(["run"], ["a", "b"], values, unit="%")) == ["run → a: 12.3\u00a0%", "run → b: –"]
+    text = (("12.3 ± 0.4", "–"),)
+    assert titles(heat_map(["run"], ["a", "b"], values, text=text))[0] == "run → a: 12.3 ± 0.4"
+    assert titles(plane(("cat", "dot"), ("dog", "star"), count=2)) == ["cat 0", "cat 1", "dog 0", "dog 1"]
+    assert titles(Bars(("cat",), {"x": np.array([40.0])}, "top-1")) == ["cat: 40"]
+    assert titles(Bars(("cat",), {"x": np.array([40.0]), "y": np.array([np.nan])}, "top-1")) == [
+        "cat · x: 40", "cat · y: –",
+    ]  # fmt: skip
+    assert titles(curve("loss"))[-1] == "step 5"
+    assert titles(curve("a", "b"))[0] == "a · step 1"
+
+
+@given(some.arrays(np.float64, (3, 4), elements=numbers))
+@settings(max_examples=25, deadline=None)
+def test_numbers_may_be_missing_anywhere(values):
+    drawing = heat_map("abc", "wxyz", values, framed=np.isnan(values), gaps=(2,))
+    check_layout(drawing)
+    assert sum(title.endswith("–") for title in titles(drawing)) == np.isnan(values).sum()
+    for across in (False, True):
+        check_layout(Bars(tuple("wxyz"), dict(zip("abc", values)), "x", across=across, digits=1))
+    rows = tuple(Line(n, np.arange(1.0, 5), v, tuple("1234"), marked=True, spread=v) for n, v in zip("abc", values))
+    for log_x in (False, True):
+        drawing = Curve(rows, "x", "y", log_x=log_x)
+        check_layout(drawing)
+        assert len(titles(drawing)) == np.isfinite(values).sum()
+        assert "nan" not in figure(drawing).svg()
+    xy = values[:, :2]
+    assert len(titles(Plane((Points("a", xy, tuple("abc")),), "x", "y"))) == np.isfinite(xy).all(1).sum()
+
+
+def test_one_scale_in_both_directions_of_a_plane():
+    corners = np.array([[0.0, 0.0], [3.0, 0.0], [0.0, 5.0]])
+    here, right, above = scene_of(Plane((Points("a", corners, tuple("abc")),), "", "")).marks[-3:]
+    assert (right.x - here.x) / 3 == pytest.approx((here.y - above.y) / 5)
+
+
+def test_a_bar_is_as_long_as_its_number():
+    marks = scene_of(Bars(("a", "b"), {"x": np.array([25.0, 50.0])}, "", limits=(0, 100))).marks
+    first, second = (mark.height for mark in marks if type(mark).__name__ == "Box")
+    assert second == pytest.approx(2 * first)
+
+
+def test_a_missing_number_breaks_a_line():
+    y = np.array([1.0, 2.0, np.nan, 4.0, 5.0])
+    drawing = Curve((Line("a", np.arange(5.0), y, tuple("01234")),), "", "")
+    coloured = [m for m in scene_of(drawing).marks if type(m).__name__ == "Path" and m.width == 1.8]
+    assert [len(path.places) for path in coloured] == [2, 2]
+
+
+def test_large_clouds_are_thinned_and_said_to_be():
+    drawing = plane(("many", "dot"), ("few", "star"), count=4000)
+    assert len(titles(drawing)) <= MOST_DOTS + 4000
+    assert f"{MOST_DOTS:,}of4,000dotsaredrawn" in words(drawing)
+    one = plane(("many", "dot"), count=100_000)
+    assert len(figure(one).svg()) < 250_000
+
+
+def test_a_hundred_classes_fit_a_small_file():
+    values = np.eye(100)
+    class_names = [f"class number {i}" for i in range(100)]
+    drawing = heat_map(class_names, class_names, values, digits=2)
+    assert len(figure(drawing).svg()) < 200_000
+    assert len(titles(drawing)) == 100
+
+
+@given(st.floats(-1e9, 1e9), st.floats(1e-9, 1e9), st.integers(2, 9))
+def test_ticks_are_few_and_inside(low, length, most):
+    high = low + length
+    if high - low > 1e-9 * abs(low):
+        found = ticks(low, high, most)
+        assert len(found) <= most + 2
+        slack = 1e-6 * (high - low) + 1e-11 * max(abs(low), abs(high))
+        assert all(low - slack <= value <= high + slack for value in found)
+
+
+# ---------------------------------------------------------------- PNG
+
+
+def test_png_holds_all_figures_below_each_other(tmp_path):
+    figures = [figure(drawing) for drawing in DRAWINGS.values()]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        save_figures(tmp_path / "all.png", [figure(heat_map(["猫 $x"], ["\x1b[2J"])), *figures])
+        save_figures(tmp_path / "one.png", figures[:1])
+    every, one = (Image.open(tmp_path / name) for name in ("all.png", "one.png"))
+    assert every.height > 3 * one.height
+    assert min(one.size) > 300
+    assert np.asarray(every.convert("L")).std() > 5
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_figure_without_a_drawing_has_its_table_alone(tmp_path):
+    assert figure(None).svg() == ""
+    save_figures(tmp_path / "x.png", [figure(None), figure(DRAWINGS["curve"])])
+    assert (tmp_path / "x.png").stat().st_size > 1000
+
+
+def test_a_page_for_matplotlib_users():
+    page = on_one_page([figure(DRAWINGS["bars"])])
+    said = {text.get_text() for text in page.axes[0].texts}
+    assert {"Title", "What it shows.", HOSTILE} <= said
+
+
+def test_a_png_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write"):
+        save_figures(tmp_path / "file" / "x.png", [figure(DRAWINGS["curve"])])

@@ -1,0 +1,56 @@
+"""Tables: one for terminal, page and data frame; names that come from data act on none of them."""
+
+from __future__ import annotations
+
+import unicodedata
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from probedistill.show.tables import NOTHING, Table, as_text, number, percent, points, printable
+
+ATTACKS = {
+    "\x1b[2Jcleared": "\\x1b[2Jcleared",
+    "\x1b]0;title\x07": "\\x1b]0;title\\x07",
+    "\x9b31mred": "\\x9b31mred",
+    "over\u202egnp.exe": "over\\u202egnp.exe",
+    "isolate\u2066x\u2069": "isolate\\u2066x\\u2069",
+    "line\u2028end": "line\\u2028end",
+    "half \ud800": "half \\ud800",
+    "line\r\nfeed": "line\\r\\nfeed",
+}
+NAMES = ["cat", "T-shirt/top", "café", "猫", "قطة", "👩‍🔬", "[red]x[/red]", "a\\"]
+
+
+def test_what_acts_is_shown():
+    for name, shown in ATTACKS.items():
+        assert printable(name) == shown
+
+
+def test_other_names_stay_as_they_are():
+    for name in NAMES:
+        assert printable(name) == name
+        assert name in as_text(Table("", ("name",), ((name,),)).rich())
+
+
+@given(st.text(st.characters()))
+def test_nothing_printable_acts_and_all_of_it_can_be_written(text):
+    shown = printable(text)
+    assert not {unicodedata.category(letter) for letter in shown} & {"Cc", "Cs", "Zl", "Zp"}
+    assert printable(shown) == shown
+    shown.encode()
+    assert "\n" in printable(f"{text}\n", lines=True)
+
+
+def test_hostile_names_in_a_table():
+    name = "".join(ATTACKS)
+    table = Table(name, (name,), ((name,),), caption=name)
+    for output in (str(table), table.html()):
+        assert not {letter for letter in output if letter in "\x1b\x9b\x07\r\u202e\u2066\u2028"}
+        output.encode()
+    assert "<b>" not in Table("<b>", ("<b>",), (("<b>",),), caption="<b>").html()
+
+
+def test_numbers_as_they_are_shown():
+    assert (percent(0.756, 0.011), percent(float("nan")), points(-0.01)) == ("75.6 ± 1.1", NOTHING, "-1.0")
+    assert (number(1.234), number(None)) == ("1.23", NOTHING)
