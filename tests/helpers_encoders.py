@@ -9,6 +9,14 @@ import torch
 from torch import Tensor, nn
 
 
+def pictures(count: int = 2, size: int = 32, seed: int = 0) -> torch.Tensor:
+    return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+def close(a: torch.Tensor, b: torch.Tensor, relative: float = 1e-4) -> bool:
+    return float((a - b).norm() / b.norm()) < relative
+
+
 class Tiny(nn.Module):
     """Two convolutions with batch norms (to be folded), 24 features; a few hundred microseconds an image."""
 

@@ -178,7 +178,7 @@ def test_label_then_evaluate(run_cli, distil_cli, tmp_path):
     other = ["--encoder", TINY, "--encoder-args.seed", 5, "--probes", "inherited"]
     result = run_cli("evaluate", out, *scored, *other)
     assert f"without the source's features: run '{out}' is not trusted" in result.out  # no module by itself
-    assert f"add --source {out / 'config.yaml'}" in result.out
+    assert "name the encoder with --source" in result.out
     result = run_cli("evaluate", out, *scored, *other, "--source", out / "config.yaml")
     assert "with the source's features" in result.out
     assert "head is of encoder" in run_cli("evaluate", out, *scored, *other, "--source", f"{TINY}@48").error()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -111,6 +111,11 @@ class Encoder(nn.Module):
     def train(self, mode: bool = True) -> Encoder:
         """Stay in evaluation mode: a frozen encoder has no other."""
         return super().train(False)
+
+    if TYPE_CHECKING:
+
+        def __call__(self, images: Tensor) -> Tensor:
+            """Features of a batch; see `forward`. `nn.Module` says ``Any``."""
 
     def forward(self, images: Tensor) -> Tensor:
         """Features of a batch.

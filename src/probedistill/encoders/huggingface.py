@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from ..config import EncoderConfig
 from ..errors import UserError, first_line
 from .encoder import RESAMPLING
-from .known import IMAGENET, Recipe
-from .source import Loaded, Output, optional
+from .known import IMAGENET
+from .source import EncoderSource, Loaded, Output, optional
 
 
-def load_hf(repo: str, config: EncoderConfig, recipe: Recipe | None) -> Loaded:
+def load_hf(repo: str, config: EncoderConfig) -> Loaded:
     """Load ``hf:REPO``."""
     transformers = optional("transformers", "hf", f"hf:{repo}")
     try:
@@ -76,3 +76,6 @@ def _processor_view(processor: Any) -> dict[str, Any]:
     if getattr(processor, "resample", None) in names:
         view["interpolation"] = names[processor.resample]
     return view
+
+
+SOURCE = EncoderSource(load_hf)

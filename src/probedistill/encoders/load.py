@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import difflib
 from dataclasses import replace
 from typing import Any
 
@@ -10,13 +10,21 @@ import torch
 
 from ..config import EncoderConfig
 from ..errors import UserError, unknown_name
+from ..registry import Registry
 from .encoder import Encoder
-from .huggingface import load_hf
-from .known import RECIPES, Recipe
-from .module import load_module
-from .openclip import load_openclip
-from .source import Loaded, resolve_device
-from .timm import load_timm
+from .known import RECIPES
+from .source import EncoderSource, resolve_device
+
+SOURCES = Registry(
+    "encoder source",
+    {
+        "timm": ".encoders.timm:SOURCE",
+        "hf": ".encoders.huggingface:SOURCE",
+        "openclip": ".encoders.openclip:SOURCE",
+        "module": ".encoders.module:SOURCE",
+    },
+)
+"""Where encoders come from: the word before the colon."""
 
 
 def load_encoder(spec: str | EncoderConfig, **options: Any) -> Encoder:
@@ -41,23 +49,20 @@ def load_encoder(spec: str | EncoderConfig, **options: Any) -> Encoder:
         raise UserError(f"input_size {config.input_size} is too small; use at least 8 pixels")
     recipe = RECIPES.get(config.encoder)
     source, _, rest = (recipe.spec if recipe else config.encoder).partition(":")
-    name, at, pixels = config.encoder.rpartition("@")
-    if at and source not in _SOURCES and name in RECIPES:
-        raise UserError(f"encoder {config.encoder!r}: {pixels!r} is no number of pixels; give {name}@112 and the like")
-    if source not in _SOURCES or not rest:
-        if rest and source not in RECIPES:
-            raise unknown_name("encoder source", source, _SOURCES, f"(in {config.encoder!r})")
-        known = [*RECIPES, *(f"{name}:…" for name in _SOURCES)]
-        raise unknown_name("encoder", config.encoder, known)
-    if config.checkpoint is not None and source != "timm":
+    if source not in SOURCES or not rest:
+        raise _unknown_encoder(config.encoder)
+    where = SOURCES.load(source)
+    if not isinstance(where, EncoderSource):
+        raise UserError(f"encoder source {source!r} is {type(where).__name__}; it must be an EncoderSource")
+    if config.checkpoint is not None and not where.takes_checkpoint:
         raise UserError(
-            f"checkpoint {str(config.checkpoint)!r} is for timm: encoders; {config.encoder!r} has its own weights"
+            f"checkpoint {str(config.checkpoint)!r} is not for {source}: encoders; they have weights already"
         )
-    if config.features == "output" and source not in ("timm", "openclip"):
-        raise UserError(f"features 'output' is for timm: and openclip: encoders; leave it out for {config.encoder!r}")
+    if config.features == "output" and not where.gives_output:
+        raise UserError(f"features 'output' is not for {source}: encoders; leave it out")
     with torch.random.fork_rng():
         torch.manual_seed(0)  # random weights (pretrained=False) are the same in every process
-        loaded = _SOURCES[source](rest, config, recipe)
+        loaded = where.load(rest, config)
     encoder = Encoder(
         loaded.model,
         name=config.encoder if recipe else rest,
@@ -76,9 +81,15 @@ def load_encoder(spec: str | EncoderConfig, **options: Any) -> Encoder:
     return encoder
 
 
-_SOURCES: dict[str, Callable[[str, EncoderConfig, Recipe | None], Loaded]] = {
-    "timm": load_timm,
-    "hf": load_hf,
-    "openclip": load_openclip,
-    "module": load_module,
-}
+def _unknown_encoder(spec: str) -> UserError:
+    """The error for a spec that names no encoder, with what may have been meant."""
+    name, at, pixels = spec.rpartition("@")
+    source, _, rest = spec.partition(":")
+    if at and source not in SOURCES and name in RECIPES:
+        return UserError(f"encoder {spec!r}: {pixels!r} is no number of pixels; give {name}@112 and the like")
+    if rest and source not in RECIPES:
+        return unknown_name("encoder source", source, SOURCES.names(), f"(in {spec!r})")
+    import timm
+
+    of_timm = [f"timm:{near}" for near in difflib.get_close_matches(spec, timm.list_models(), cutoff=0.8)]
+    return unknown_name("encoder", spec, [*RECIPES, *of_timm, *(f"{name}:…" for name in SOURCES.names())])

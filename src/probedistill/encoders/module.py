@@ -1,54 +1,53 @@
-"""``module:PACKAGE.MODULE:FACTORY``: a user's own encoder."""
+"""``module:PACKAGE.MODULE:FACTORY``: a user's own encoder, such as ``module:mine:make`` for ``mine.py``."""
 
 from __future__ import annotations
 
 import hashlib
-import importlib
+import sys
 from pathlib import Path
-from types import ModuleType
 
 from torch import nn
 
 from ..config import EncoderConfig
-from ..errors import UserError, unknown_name
-from .known import IMAGENET, Recipe
-from .source import Loaded
+from ..errors import UserError, explained
+from ..registry import imported
+from .known import IMAGENET
+from .source import EncoderSource, Loaded
 
 
-def load_module(path: str, config: EncoderConfig, recipe: Recipe | None) -> Loaded:
-    """Load ``module:PATH``."""
-    module_name, _, factory_name = path.rpartition(":")
-    if not module_name:
-        raise UserError(f"encoder 'module:{path}' must be module:PACKAGE.MODULE:FACTORY")
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise UserError(f"encoder 'module:{path}': cannot import {module_name!r} ({error})") from error
-    factory = getattr(module, factory_name, None)
+def load_module(path: str, config: EncoderConfig) -> Loaded:
+    """Call a factory, which returns a `torch.nn.Module`.
+
+    The module says with attributes what its images are: ``input_size`` (224), ``mean`` and ``std`` (ImageNet's),
+    ``crop_pct`` (1).
+    """
+    spec = f"module:{path}"
+    factory = imported(path, f"encoder {spec!r}")
     if not callable(factory):
-        names = [n for n in dir(module) if callable(getattr(module, n)) and not n.startswith("_")]
-        raise unknown_name(f"factory in {module_name}", factory_name, names)
-    try:
-        model = factory(**config.encoder_args)
-    except TypeError as error:
-        raise UserError(f"encoder_args {dict(config.encoder_args)} do not suit 'module:{path}': {error}") from error
+        raise UserError(f"encoder {spec!r} is {type(factory).__name__}; name a function that returns a torch.nn.Module")
+    with explained(f"encoder {spec!r} could not be made", Exception):
+        try:
+            model = factory(**config.encoder_args)
+        except TypeError as error:
+            raise UserError(f"encoder_args {dict(config.encoder_args)} do not suit {spec!r}: {error}") from error
     if not isinstance(model, nn.Module):
-        raise UserError(
-            f"encoder 'module:{path}' gave {type(model).__name__}; the factory must return a torch.nn.Module"
-        )
+        raise UserError(f"encoder {spec!r} gave {type(model).__name__}; the factory must return a torch.nn.Module")
     return Loaded(
         model,
         config.input_size or int(getattr(model, "input_size", 224)),
         getattr(model, "mean", IMAGENET[0]),
         getattr(model, "std", IMAGENET[1]),
         crop_pct=getattr(model, "crop_pct", 1.0),
-        identity=_source_digest(module),
+        identity=_source_digest(path.rpartition(":")[0]),
     )
 
 
-def _source_digest(module: ModuleType) -> str:
+def _source_digest(module: str) -> str:
     """SHA-256 of a module's own file, not of what it imports: other code over the same weights gives other features."""
     try:
-        return hashlib.sha256(Path(module.__file__ or "").read_bytes()).hexdigest()
+        return hashlib.sha256(Path(getattr(sys.modules[module], "__file__", None) or "").read_bytes()).hexdigest()
     except OSError:  # it has none, such as one made by hand
         return ""
+
+
+SOURCE = EncoderSource(load_module)

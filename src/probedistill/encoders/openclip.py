@@ -9,11 +9,10 @@ from torch import Tensor, nn
 
 from ..config import EncoderConfig
 from ..errors import UserError, first_line, unknown_name
-from .known import Recipe
-from .source import Loaded, optional
+from .source import EncoderSource, Loaded, optional
 
 
-def load_openclip(name: str, config: EncoderConfig, recipe: Recipe | None) -> Loaded:
+def load_openclip(name: str, config: EncoderConfig) -> Loaded:
     """Load ``openclip:NAME``."""
     open_clip = optional("open_clip", "openclip", f"openclip:{name}")
     architecture, _, tag = name.partition("/")
@@ -54,3 +53,6 @@ def _without_projection(visual: Any) -> bool:
             setattr(head, part, nn.Identity())
             return True
     return False
+
+
+SOURCE = EncoderSource(load_openclip, gives_output=True)

@@ -10,14 +10,15 @@ from torch import Tensor, nn
 
 from ..config import EncoderConfig
 from ..errors import UserError, first_line, unknown_name
-from .known import Recipe
-from .source import Loaded
+from .known import RECIPES, Recipe
+from .source import EncoderSource, Loaded
 
 
-def load_timm(name: str, config: EncoderConfig, recipe: Recipe | None) -> Loaded:
+def load_timm(name: str, config: EncoderConfig) -> Loaded:
     """Load ``timm:NAME``."""
     import timm
 
+    recipe = RECIPES.get(config.encoder)
     if name.split(".")[0] not in timm.list_models() and not name.startswith(("hf-hub:", "hf_hub:")):
         raise unknown_name("timm model", name, timm.list_models(), "(timm.list_models() lists them)")
     arguments = {**(recipe.args if recipe else {}), **config.encoder_args}
@@ -140,3 +141,6 @@ def _load_weights(model: nn.Module, weights: dict[str, Tensor], path: Path, name
             "check the model's name and --encoder-args"
         )
     model.load_state_dict({k: v.to(ours[k].dtype) for k, v in weights.items()}, strict=False)
+
+
+SOURCE = EncoderSource(load_timm, takes_checkpoint=True, gives_output=True)

@@ -1,0 +1,150 @@
+"""``timm:`` encoders: the weights are the right ones, from whatever file."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from helpers_encoders import close, pictures
+from probedistill import UserError, load_encoder
+
+
+@pytest.fixture(scope="module")
+def resnet():
+    torch.manual_seed(3)
+    model = timm.create_model("resnet18", num_classes=7).eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 2)
+    return model
+
+
+def _saved(model: nn.Module, path: Path, wrap: str | None = None) -> Path:
+    state = {k: v.clone() for k, v in model.state_dict().items()}
+    if path.suffix == ".safetensors":
+        save_file(state, path)
+    else:
+        torch.save({wrap: state} if wrap else state, path)
+    return path
+
+
+@pytest.mark.parametrize(("file", "wrap"), [("w.safetensors", None), ("w.pth", None), ("w.pth", "state_dict")])
+def test_checkpoint_gives_the_models_own_features(tmp_path, resnet, file, wrap):
+    path = _saved(resnet, tmp_path / file, wrap)
+    encoder = load_encoder("timm:resnet18", checkpoint=path, input_size=64, device="cpu")
+    assert encoder.dim == 512  # the classifier in the file is dropped
+    images = pictures(2, 64)
+    with torch.no_grad():
+        expected = resnet.forward_head(resnet.forward_features((images - encoder.mean) / encoder.std), pre_logits=True)
+    assert close(encoder(images), expected)
+
+
+def test_checkpoint_with_classifier_kept_by_num_classes(tmp_path, resnet):
+    path = _saved(resnet, tmp_path / "w.safetensors")
+    options = {"checkpoint": path, "input_size": 64, "device": "cpu", "encoder_args": {"num_classes": 7}}
+    pooled = load_encoder("timm:resnet18", **options)
+    output = load_encoder("timm:resnet18", features="output", **options)
+    assert (pooled.dim, output.dim) == (512, 7)
+    images = pictures(2, 64)
+    with torch.no_grad():
+        assert close(output(images), resnet((images - output.mean) / output.std))
+
+
+def test_checkpoint_in_half_precision_is_read_as_float(tmp_path, resnet):
+    state = {k: v.half() if v.is_floating_point() else v for k, v in resnet.state_dict().items()}
+    save_file(state, tmp_path / "w.safetensors")
+    encoder = load_encoder("timm:resnet18", checkpoint=tmp_path / "w.safetensors", input_size=64, device="cpu")
+    assert {p.dtype for p in encoder.parameters()} == {torch.float32}
+
+
+def test_checkpoint_that_lacks_a_weight(tmp_path, resnet):
+    state = dict(resnet.state_dict())
+    del state["layer2.0.conv1.weight"]
+    save_file(state, tmp_path / "w.safetensors")
+    with pytest.raises(UserError, match=r"layer2\.0\.conv1\.weight is missing"):
+        load_encoder("timm:resnet18", checkpoint=tmp_path / "w.safetensors", device="cpu")
+
+
+def test_checkpoint_of_another_model(tmp_path, resnet):
+    path = _saved(resnet, tmp_path / "w.safetensors")
+    with pytest.raises(UserError, match=r"does not fit timm model 'resnet34'"):
+        load_encoder("timm:resnet34", checkpoint=path, device="cpu")
+    with pytest.raises(UserError, match=r"has shape \(64, 3, 7, 7\)"):
+        load_encoder("timm:resnet18", checkpoint=path, encoder_args={"stem_type": "", "in_chans": 4}, device="cpu")
+
+
+def test_checkpoint_never_runs_code(tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (os.mkdir, (str(tmp_path / "sprung"),))
+
+    for name, write in (("raw.pth", pickle.dump), ("zip.pth", torch.save)):
+        with (tmp_path / name).open("wb") as file:
+            write({"weight": Trap()}, file)
+        with pytest.raises(UserError, match="cannot be read as weights"):
+            load_encoder("timm:resnet18", checkpoint=tmp_path / name, device="cpu")
+    assert not (tmp_path / "sprung").exists()
+
+
+@pytest.mark.parametrize("name", ["noise.safetensors", "noise.pth", "empty.pth", "empty.safetensors"])
+def test_checkpoint_of_noise(tmp_path, name):
+    content = b"" if name.startswith("empty") else np.random.default_rng(0).bytes(5000)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=f"{name}.* cannot be read as weights"):
+        load_encoder("timm:resnet18", checkpoint=tmp_path / name, device="cpu")
+
+
+def test_checkpoint_that_is_not_there_or_of_something_else(tmp_path):
+    with pytest.raises(UserError, match="is not a file"):
+        load_encoder("timm:resnet18", checkpoint=tmp_path / "none.pth", device="cpu")
+    torch.save({"epoch": 3}, tmp_path / "w.pth")
+    with pytest.raises(UserError, match="holds no state dict"):
+        load_encoder("timm:resnet18", checkpoint=tmp_path / "w.pth", device="cpu")
+    with pytest.raises(UserError, match="is not for hf: encoders"):
+        load_encoder("hf:some/repo", checkpoint=tmp_path / "w.pth", device="cpu")
+
+
+def test_shared_mobilenets_load_with_the_documented_arguments(shared_encoders):
+    for name, arguments, dim in (
+        ("mobilenetv1_100.in1k", {"pad_type": "same", "bn_eps": 1e-3, "num_classes": 1001}, 1024),
+        ("mobilenetv2_100.dogs", {"pad_type": "same", "bn_eps": 1e-3, "num_classes": 0}, 1280),
+    ):
+        encoder = load_encoder(
+            f"timm:{name.split('.')[0]}", checkpoint=shared_encoders / f"{name}.safetensors",
+            encoder_args=arguments, input_size=64, device="cpu",
+        )  # fmt: skip
+        assert encoder.dim == dim
+        model = timm.create_model(name.split(".")[0], **arguments)
+        model.load_state_dict({k: v.float() for k, v in load_file(shared_encoders / f"{name}.safetensors").items()})
+        model.eval()
+        images = pictures(2, 64)
+        with torch.no_grad():
+            expected = model.forward_head(
+                model.forward_features((images - encoder.mean) / encoder.std), pre_logits=True
+            )
+        assert close(encoder(images), expected, 1e-3)
+
+
+def test_extra_arguments_that_the_model_lacks():
+    with pytest.raises(UserError, match=r"encoder_args .*no_such_argument"):
+        load_encoder("timm:resnet18", pretrained=False, encoder_args={"no_such_argument": 1}, device="cpu")
+
+
+def test_local_weights_of_a_vit_run_at_another_size_and_random_weights_stand_in(tmp_path):
+    """Position embeddings are resampled, as timm does for its own weights; the path may be a string."""
+    native = timm.create_model("vit_tiny_patch16_224", num_classes=0)
+    save_file(native.state_dict(), tmp_path / "vit.safetensors")
+    encoder = load_encoder("timm:vit_tiny_patch16_224", checkpoint=str(tmp_path / "vit.safetensors"), input_size=112)
+    native.set_input_size(img_size=112)
+    images = pictures(size=112)
+    with torch.no_grad():
+        assert close(encoder(images), native.eval()((images - encoder.mean) / encoder.std))
