@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
-from dataclasses import asdict, dataclass, field, is_dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
 
 from .errors import UserError, unknown_name
 from .methods import PRESETS
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Normalization = Literal["none", "center", "center_l2"]
 METHODS = tuple(PRESETS)
 SOLVERS = ("logistic", "ridge", "sgd")
 INHERITED = "inherited"
-PROBES = (*SOLVERS, INHERITED)
-BASELINES = ("random", "centroids", "neighbours", "full", "means")
+BASELINES = ("random", "centroids", "herding", "kmedoids", "neighbours", "full", "means")
 MATRIX_BASELINES = ("random", "centroids", "full")
 SOFT_LABELS = ("none", "source", "learned")
+Config = TypeVar("Config", bound="DataclassInstance")
 MASKS = ("auto", "bright", "dark", "round")
 NO_EXTRAS = {"also": [], "encoder_weights": [], "soft_labels": "none", "keep_head": False}
 """Fields that a run's record leaves out where they ask for nothing."""
@@ -322,18 +325,21 @@ class EvaluateConfig:
     """How a set is scored."""
 
     probes: list[str] = field(default_factory=lambda: ["ridge"])
-    """ridge (closed form), logistic (convex), sgd (the LGM protocol: Adam, 1,000 epochs, new views each epoch),
-    inherited (the head stored with the set, behind a projector fitted on the synthetic images)."""
+    """ridge (closed form), logistic (convex), sgd (the papers' protocol: Adam, 1,000 epochs), 1nn (nearest neighbour),
+    inherited (the head stored with the set, behind a projector fitted on the synthetic images), or your own:
+    module:FILE:NAME."""
     seeds: int = 5
     """Evaluation seeds: views, probe initialisation and, for the baseline, which random images."""
-    views: int = 100
-    """Augmented views of each image that ridge and logistic are fitted on; 0 for the centre crop alone."""
+    views: int = 30
+    """Augmented views of each image that probes are fitted on; 0 for the centre crop alone."""
     epochs: int = 1000
     """Epochs of sgd."""
     sgd_views: int | None = None
-    """Different views that sgd cycles through; default: as many as epochs, the protocol to the letter."""
+    """Different views that sgd cycles through. Default: those of the other probes; 1000 with 1,000 epochs is the
+    papers' protocol to the letter, new views in each epoch."""
     baselines: list[str] = field(default_factory=lambda: ["random", "centroids", "neighbours", "full"])
-    """Real-image rows beside it: random, centroids (class medoids), neighbours, full; means = class-mean features."""
+    """Real-image rows beside it: random; centroids (nearest to the class mean), herding and kmedoids, the fair ones
+    beyond one image per class; neighbours of the synthetic images; full; means = class-mean features."""
     full_views: int = 2
     """Augmented views of each image of the full real data, beside its centre crop."""
     full_epochs: int = 100
@@ -341,29 +347,42 @@ class EvaluateConfig:
     floats: bool = False
     """Also score the unrounded float images, and print the difference."""
     hard_labels: bool = False
-    """Pass over the set's soft labels."""
+    """Ignore the set's soft labels."""
     without_augmentation: bool = False
     """Also score every probe on centre views alone, in rows of their own."""
 
     def check(self) -> None:
-        """Raise `UserError` when a value is out of range."""
-        for probe in self.probes:
-            if probe not in PROBES:
-                raise unknown_name("probes", probe, PROBES)
-        for baseline in self.baselines:
-            if baseline not in BASELINES:
-                raise unknown_name("baselines", baseline, BASELINES)
-        for name in ("probes", "baselines"):
-            for one in getattr(self, name):
-                if getattr(self, name).count(one) > 1:
-                    raise UserError(f"{name} {one!r} is named twice; name each once")
+        """Raise `UserError` when a value is out of range. Names of probes are checked where probes are known."""
+        _names("probes", self.probes)
+        for baseline in _names("baselines", self.baselines):
+            _known("baselines", baseline, BASELINES)
         least_of = {"seeds": 1, "views": 0, "epochs": 1, "sgd_views": 1, "full_views": 0, "full_epochs": 1}
         for name, least in least_of.items():
             value = getattr(self, name)
-            if value is not None and value < least:
+            if value is None and name == "sgd_views":
+                continue
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise UserError(f"{name} {value!r} must be a whole number")
+            if value < least:
                 raise UserError(f"{name} {value} must be at least {least}")
         if not self.probes:
-            raise UserError("probes is empty; name at least one of " + ", ".join(PROBES))
+            raise UserError("probes is empty; name at least one, such as ridge")
+
+
+class EvaluateOptions(TypedDict, total=False):
+    """Fields of `EvaluateConfig` as keywords of `evaluate`."""
+
+    probes: list[str]
+    seeds: int
+    views: int
+    epochs: int
+    sgd_views: int | None
+    baselines: list[str]
+    full_views: int
+    full_epochs: int
+    floats: bool
+    hard_labels: bool
+    without_augmentation: bool
 
 
 @dataclass(kw_only=True)
@@ -371,7 +390,7 @@ class TransferConfig(EvaluateConfig):
     """How a matrix is scored: as by `evaluate`, with fewer views, because a matrix has many cells."""
 
     views: int = 20
-    """Augmented views of each image that ridge and logistic are fitted on; 0 for the centre crop alone."""
+    """Augmented views of each image that probes are fitted on; 0 for the centre crop alone."""
     full_views: int = 0
     """Augmented views of each image of the full real data, beside its centre crop."""
     baselines: list[str] = field(default_factory=lambda: list(MATRIX_BASELINES))
@@ -379,9 +398,8 @@ class TransferConfig(EvaluateConfig):
 
     def check(self) -> None:
         """Raise `UserError` when a value is out of range."""
-        for baseline in self.baselines:
-            if baseline not in MATRIX_BASELINES:
-                raise unknown_name("baselines", baseline, MATRIX_BASELINES)
+        for baseline in _names("baselines", self.baselines):
+            _known("baselines", baseline, MATRIX_BASELINES)
         if self.floats:
             raise UserError("floats is for evaluate; a matrix scores the 8-bit images alone")
         super().check()
@@ -413,6 +431,34 @@ class ComposeConfig:
         for name, least in {"train_per_class": 2, "test_per_group": 1, "size": 16, "seed": 0}.items():
             if getattr(self, name) < least:
                 raise UserError(f"{name} {getattr(self, name)} must be at least {least}")
+
+
+def with_options(config: Config, options: Mapping[str, Any], function: str) -> Config:
+    """A copy of a config with some fields changed.
+
+    Args:
+        config: A dataclass.
+        options: Field → value.
+        function: Which function's options these are, for errors.
+
+    Raises:
+        UserError: There is no such field.
+    """
+    for name in options:
+        _known(f"option of {function}", name, [one.name for one in fields(config)])
+    return replace(config, **options)
+
+
+def _names(argument: str, value: Any) -> Sequence[str]:
+    """The value, which must be a list of names, each once."""
+    if isinstance(value, str):
+        raise UserError(f"{argument} {value!r} must be a list of names; write [{value!r}]")
+    if not isinstance(value, (list, tuple)) or not all(isinstance(name, str) for name in value):
+        raise UserError(f"{argument} {value!r} must be a list of names")
+    for name in value:
+        if value.count(name) > 1:
+            raise UserError(f"{argument} {name!r} is named twice; name each once")
+    return value
 
 
 def _known(argument: str, value: Any, known: Collection[str]) -> None:

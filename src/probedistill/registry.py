@@ -51,6 +51,10 @@ class Registry:
     def __contains__(self, name: object) -> bool:
         return name in self.built_in or name in self.plugins
 
+    def unknown(self, name: str) -> UserError:
+        """The error for a name that nothing has."""
+        return unknown_name(self.kind, name, [*self.names(), "module:FILE:NAME"])
+
     def load(self, name: str) -> Any:
         """The thing of that name.
 
@@ -64,7 +68,7 @@ class Registry:
             return imported(name.removeprefix(OWN), f"{self.kind} {name!r}")
         place = self.built_in.get(name) or self.plugins.get(name)
         if place is None:
-            raise unknown_name(self.kind, name, [*self.names(), "module:FILE:NAME"])
+            raise self.unknown(name)
         if place.startswith("."):
             module, _, attribute = place.partition(":")
             return getattr(importlib.import_module(module, __package__), attribute)

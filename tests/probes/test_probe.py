@@ -20,7 +20,7 @@ from probedistill.errors import NonFiniteLossError, UserError
 from probedistill.probes.linear import LinearProbe
 from probedistill.probes.ridge import fit_ridge
 from probedistill.probes.scores import score_probe
-from probedistill.probes.sgd import _initial_linear
+from probedistill.probes.sgd import start_of
 
 FAST_SGD = {"epochs": 30, "lr": 1.0}
 PARAMETERS = {"ridge": {}, "logistic": {}, "sgd": FAST_SGD}
@@ -239,13 +239,27 @@ def test_logistic_warns_when_it_did_not_converge(monkeypatch):
 # ---- sgd ----------------------------------------------------------------------------------
 
 
-def reference_sgd(views, y, *, epochs, lr, batch_size, seed, class_weights=None):
-    """The LGM protocol by torch's own layer, loss, optimiser and schedule."""
+def start_papers(layer):
+    torch.nn.init.normal_(layer.weight, std=0.01)
+    torch.nn.init.zeros_(layer.bias)
+
+
+def start_zero(layer):
+    torch.nn.init.zeros_(layer.weight)
+    torch.nn.init.zeros_(layer.bias)
+
+
+STARTS = {"papers": start_papers, "zero": start_zero, "linear": torch.nn.Linear.reset_parameters}
+
+
+def reference_sgd(views, y, *, epochs, lr, batch_size, seed, class_weights=None, init="papers"):
+    """The papers' protocol by torch's own layer, initialisation, loss, optimiser and schedule."""
     n, d = views.shape[1:]
     X, targets = torch.from_numpy(views), torch.from_numpy(y)
+    layer = torch.nn.Linear(d, int(y.max()) + 1)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        layer = torch.nn.Linear(d, int(y.max()) + 1)
+        STARTS[init](layer)
         shuffling = torch.Generator()
         shuffling.set_state(torch.get_rng_state())
     layer = layer.to(X.dtype)
@@ -280,6 +294,26 @@ def test_sgd_equals_torch_adam_with_autograd(n_views, n, batch_size, class_weigh
     assert probe.n_iter_ == 5
 
 
+@pytest.mark.parametrize("init", list(STARTS))
+def test_sgd_starts_as_it_is_told(init):
+    _, y = noise(9, 5)
+    views = np.random.default_rng(3).normal(size=(2, 9, 5))
+    settings_ = {"epochs": 3, "lr": 2.0, "batch_size": 4}
+    probe = LinearProbe("sgd", random_state=2, init=init, **settings_).fit_views(views, y)
+    coef, intercept = reference_sgd(views, y, seed=2, init=init, **settings_)
+    np.testing.assert_allclose(probe.coef_, coef, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(probe.intercept_, intercept, rtol=1e-9, atol=1e-12)
+
+
+def test_sgd_starts_near_zero_with_no_bias():
+    """After almost no training the weights are those of the start: N(0, 0.01²), bias 0."""
+    X, y = blobs(n=40, d=500)
+    probe = LinearProbe("sgd", epochs=1, lr=1e-12).fit(X, y)
+    assert probe.coef_.std() == pytest.approx(0.01, rel=0.05)
+    assert abs(probe.coef_.mean()) < 1e-3
+    assert np.abs(probe.intercept_).max() < 1e-9
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_sgd_is_reproducible_for_a_seed_and_differs_between_seeds(dtype):
     X, y = blobs(dtype=dtype)
@@ -303,7 +337,7 @@ def test_sgd_takes_one_view_per_epoch():
     views = np.zeros((3, 4, 3))
     for view in range(3):
         views[view, :, view] = [1.0, -1.0, 2.0, 0.5]
-    weight, _ = _initial_linear(3, 3, torch.Generator().manual_seed(0))
+    weight, _ = start_of("papers", 3, 3, torch.Generator().manual_seed(0))
     for epochs, moved in [
         (1, [True, False, False]),
         (2, [True, True, False]),
@@ -408,9 +442,10 @@ def test_soft_sgd_equals_torch_adam_with_autograd():
         views, np.arange(11) % 3, targets
     )
     X, rows_of = torch.from_numpy(views), torch.from_numpy(targets)
+    layer = torch.nn.Linear(5, 3)
     with torch.random.fork_rng():
         torch.manual_seed(9)
-        layer = torch.nn.Linear(5, 3)
+        start_papers(layer)
         shuffling = torch.Generator()
         shuffling.set_state(torch.get_rng_state())
     layer = layer.double()

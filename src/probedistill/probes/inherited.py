@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from ..config import INHERITED
 from ..errors import UserError
 from .arrays import Array, as_views, class_indices, to_numpy
+from .kinds import Kind, Lesson
+from .kinds import on_features as without_projector
 from .linear import LinearClassifier
 from .logistic import lbfgs, soft_cross_entropy
 from .ridge import fit_ridge
-
-IN_ITS_PLACE = "ridge"
-"""The probe that is fitted where no projector can be: on full real data."""
-
-
-def without_projector(probes: Iterable[str]) -> list[str]:
-    """The probes that are fitted where no projector can be, each once."""
-    return list(dict.fromkeys(IN_ITS_PLACE if probe == INHERITED else probe for probe in probes))
 
 
 class InheritedProbe(LinearClassifier):
@@ -218,3 +210,14 @@ def _prototypes(weight: Array, bias: Array) -> Array:
     centred = weight - weight.mean(axis=0)
     wanted = one_hot - bias[:, None]  # column c
     return (np.linalg.pinv(centred) @ (wanted - wanted.mean(axis=0))).T
+
+
+def _fit_kind(lesson: Lesson) -> InheritedProbe:
+    assert lesson.head is not None  # evaluate has refused a set without one
+    return InheritedProbe(*lesson.head).fit_views(lesson.views, lesson.labels, lesson.source_views)
+
+
+IN_ITS_PLACE = "ridge"
+"""The probe that is fitted on features without images, where no projector can be."""
+INHERITED = Kind(_fit_kind, soft_labels=False, needs_head=True, on_features=IN_ITS_PLACE)
+__all__ = ["INHERITED", "IN_ITS_PLACE", "InheritedProbe", "without_projector"]

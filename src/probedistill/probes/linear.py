@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,16 +18,17 @@ from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from ..config import SOLVERS
+from ..config import SOLVERS, EvaluateConfig
 from ..errors import UserError, unknown_name
 from .arrays import FLOATS, Array, as_views, class_indices, soft_targets, to_numpy
+from .kinds import Kind, Lesson
 from .logistic import fit_logistic, fit_soft_logistic
 from .ridge import fit_ridge
-from .sgd import fit_sgd, generator_of
+from .sgd import INITS, fit_sgd, generator_of
 
 
 @contextmanager
-def _one_image_per_class_is_normal() -> Iterator[None]:
+def one_image_per_class_is_normal() -> Iterator[None]:
     """Silence scikit-learn's guess that labels with so few images each are a regression's."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The number of unique classes is greater than 50%", UserWarning)
@@ -79,8 +81,8 @@ class LinearProbe(LinearClassifier):
     * ``"logistic"``: multinomial logistic regression with an L2 penalty, L-BFGS in float64 to
       convergence (scikit-learn; a ``ConvergenceWarning`` says when it was not reached). The
       features are first divided by one number, their root mean variance, for the same reason.
-    * ``"sgd"``: the protocol of Linear Gradient Matching (LGM): a ``torch.nn.Linear`` with its
-      default initialisation, cross-entropy, Adam with step size ``lr * batch / 256`` where
+    * ``"sgd"``: the protocol of Linear Gradient Matching (LGM): a linear layer that starts at
+      N(0, 0.01²) with bias 0, cross-entropy, Adam with step size ``lr * batch / 256`` where
       ``batch = min(n, batch_size)``, cosine schedule to 0 over all steps, reshuffled each epoch,
       the last partial batch kept. It computes in the dtype of the features.
 
@@ -99,6 +101,8 @@ class LinearProbe(LinearClassifier):
         epochs: Passes over the images of ``"sgd"``; ≥ 1.
         lr: Step size of ``"sgd"`` at a batch of 256; > 0.
         batch_size: Largest batch of ``"sgd"``; ≥ 1.
+        init: Start of ``"sgd"``: ``"papers"`` (weights N(0, 0.01²), bias 0), ``"zero"``, or ``"linear"``
+            (``torch.nn.Linear``'s own, which is still visible after 1,000 epochs).
         class_weight: ``None``, ``"balanced"`` or a mapping from label to weight, as in
             scikit-learn: the loss of an image is multiplied by the weight of its class.
         random_state: Seed of ``"sgd"`` (initialisation and shuffling); the other solvers draw
@@ -131,6 +135,7 @@ class LinearProbe(LinearClassifier):
         epochs: int = 1000,
         lr: float = 1e-3,
         batch_size: int = 100,
+        init: str = "papers",
         class_weight: str | Mapping[Any, float] | None = None,
         random_state: int | np.random.RandomState | None = 0,
         device: str = "cpu",
@@ -142,6 +147,7 @@ class LinearProbe(LinearClassifier):
         self.epochs = epochs
         self.lr = lr
         self.batch_size = batch_size
+        self.init = init
         self.class_weight = class_weight
         self.random_state = random_state
         self.device = device
@@ -205,6 +211,8 @@ class LinearProbe(LinearClassifier):
     def _check_parameters(self) -> None:
         if self.solver not in SOLVERS:
             raise unknown_name("solver", self.solver, SOLVERS)
+        if self.init not in INITS:
+            raise unknown_name("init", self.init, INITS)
         for name in ("ridge", "C", "lr"):
             value = getattr(self, name)
             if not (value > 0 and math.isfinite(value)):
@@ -214,7 +222,7 @@ class LinearProbe(LinearClassifier):
             if int(value) != value or value < 1:
                 raise UserError(f"{name} must be a whole number ≥ 1, got {value!r}")
 
-    @_one_image_per_class_is_normal()
+    @one_image_per_class_is_normal()
     def _fit(self, views: Array, labels: Array, soft: ArrayLike | torch.Tensor | None) -> LinearProbe:
         """Fit validated ``views`` (V, n, d) and ``labels`` (n,), and ``soft`` targets that are checked here."""
         check_classification_targets(labels)
@@ -251,6 +259,7 @@ class LinearProbe(LinearClassifier):
                 batch_size=int(self.batch_size),
                 generator=generator_of(self.random_state),
                 device=torch.device(self.device),
+                init=self.init,
             )
             self.n_iter_ = int(self.epochs)
 
@@ -269,3 +278,19 @@ class LinearProbe(LinearClassifier):
         if self.standardize:
             return scaler.mean_, scaler.scale_
         return scaler.mean_, math.sqrt(scaler.var_.mean()) or 1.0
+
+
+def _fit(solver: str, lesson: Lesson) -> LinearProbe:
+    probe = LinearProbe(solver, epochs=lesson.epochs, random_state=lesson.seed)
+    return probe.fit_views(lesson.views, lesson.labels, lesson.targets)
+
+
+def _sgd_views(config: EvaluateConfig) -> int:
+    # As many views as epochs are the protocol to the letter; a head that is trained on 30 of them over and over is
+    # as good, and these are stored for the other probes anyway.
+    return config.views if config.sgd_views is None else config.sgd_views
+
+
+RIDGE = Kind(partial(_fit, "ridge"))
+LOGISTIC = Kind(partial(_fit, "logistic"))
+SGD = Kind(partial(_fit, "sgd"), deterministic=False, views=_sgd_views)

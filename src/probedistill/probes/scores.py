@@ -6,23 +6,15 @@ import dataclasses
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
 from ..errors import UserError
-from .arrays import Array, class_indices
-
-
-class Classifier(Protocol):
-    """A fitted scikit-learn classifier, as far as :func:`score_probe` needs it."""
-
-    classes_: Array
-
-    def decision_function(self, X: Any) -> Array:
-        """Return logits (n, C), or their difference (n,) for two classes."""
+from .arrays import class_indices
+from .kinds import Classifier
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,9 @@ import torch
 from ..errors import NonFiniteLossError
 from .arrays import Array
 
+INITS = ("papers", "zero", "linear")
+"""How training starts: weights N(0, 0.01²) and bias 0, as in the code of LGM and SFM; all 0; `torch.nn.Linear`'s own.
+The last is still visible after 1,000 epochs: on a distilled set 65.3 ± 3.0 %, against 67.7 ± 0.6 % with the first."""
 _ADAM_BETAS, _ADAM_EPS = (0.9, 0.999), 1e-8
 
 
@@ -37,11 +40,21 @@ def fit_sgd(
     batch_size: int,
     generator: torch.Generator,
     device: torch.device,
+    init: str = "papers",
 ) -> tuple[Array, Array]:
     """Train a linear layer by Adam on the cross-entropy; shapes as in :func:`fit_ridge`.
 
     The gradient is written out, (softmax(logits) − target) · w / batch, and weight and bias share
     one flat buffer: a step on small data costs what a dozen tensor operations cost.
+
+    Args:
+        views, targets, weights: As in :func:`fit_ridge`. Epoch e uses view e % V.
+        epochs: Passes over the images.
+        lr: Step size at a batch of 256.
+        batch_size: Largest batch.
+        generator: Draws the start and the order of the images.
+        device: Where it trains.
+        init: How it starts, one of `INITS`.
 
     Returns:
         ``coef`` (C, d) and ``intercept`` (C,) in the dtype of ``views``.
@@ -57,7 +70,7 @@ def fit_sgd(
     minus_one = features.new_full((n, 1), -1)
     weight_of = torch.from_numpy(weights)[:, None].to(features) if np.any(weights != 1) else None
 
-    parameters = torch.cat([part.flatten() for part in _initial_linear(d, n_classes, generator)]).to(features)
+    parameters = torch.cat([part.flatten() for part in start_of(init, d, n_classes, generator)]).to(features)
     gradient, first, second = (torch.zeros_like(parameters) for _ in range(3))
     coef, intercept = parameters[: n_classes * d].view(n_classes, d), parameters[n_classes * d :]
     coef_gradient, intercept_gradient = (
@@ -97,9 +110,12 @@ def fit_sgd(
     return coef.cpu().numpy().copy(), intercept.cpu().numpy().copy()
 
 
-def _initial_linear(d: int, n_classes: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return weight (C, d) and bias (C,), float32, as ``torch.nn.Linear(d, C)`` draws them."""
-    weight = torch.empty(n_classes, d)
-    torch.nn.init.kaiming_uniform_(weight, a=math.sqrt(5), generator=generator)
-    bound = 1 / math.sqrt(d)
-    return weight, torch.empty(n_classes).uniform_(-bound, bound, generator=generator)
+def start_of(init: str, d: int, n_classes: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight (C, d) and bias (C,), float32, that training starts from; see `INITS`."""
+    weight, bias = torch.zeros(n_classes, d), torch.zeros(n_classes)
+    if init == "papers":
+        weight.normal_(0, 0.01, generator=generator)
+    elif init == "linear":
+        torch.nn.init.kaiming_uniform_(weight, a=math.sqrt(5), generator=generator)
+        bias.uniform_(-1 / math.sqrt(d), 1 / math.sqrt(d), generator=generator)
+    return weight, bias

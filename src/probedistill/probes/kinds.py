@@ -1,0 +1,172 @@
+"""Probes by name, and what `evaluate` must know of each.
+
+Adding a probe is a file ``probes/NAME.py`` with a `Kind`, and a line in `PROBES`. A user's own needs neither: a
+scikit-learn classifier is enough, named on the command line as ``--probes module:mine:Nearest`` or added by a package
+under the entry point ``probedistill.probe``. This is ``mine.py``, a whole probe::
+
+    import numpy as np
+    from sklearn.base import BaseEstimator, ClassifierMixin
+
+    class Nearest(ClassifierMixin, BaseEstimator):
+        def fit(self, X, y):                       # (n, d) features of all views, (n,) class indices
+            self.classes_ = np.unique(y)
+            self.means_ = np.stack([X[y == c].mean(0) for c in self.classes_])
+            return self
+
+        def decision_function(self, X):            # (n, C), the largest wins
+            return X @ self.means_.T - (self.means_**2).sum(1) / 2
+
+A classifier with a parameter ``random_state`` is given the evaluation seed and fitted once for each. A probe that needs
+more (soft labels, the set's head, its own number of views) is a `Kind`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..config import EvaluateConfig
+from ..errors import UserError, explained
+from ..registry import OWN, Registry
+from .arrays import Array
+
+PROBES = Registry(
+    "probe",
+    {
+        "ridge": ".probes.linear:RIDGE",
+        "logistic": ".probes.linear:LOGISTIC",
+        "sgd": ".probes.linear:SGD",
+        "1nn": ".probes.nearest:NEAREST",
+        "inherited": ".probes.inherited:INHERITED",
+    },
+)
+
+
+class Classifier(Protocol):
+    """A fitted scikit-learn classifier, as far as `score_probe` needs it."""
+
+    classes_: Array
+
+    def decision_function(self, X: Any) -> Array:
+        """Return scores (n, C), the largest of which wins, or their difference (n,) for two classes."""
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a probe is fitted on.
+
+    Attributes:
+        views: (V, n, d) features of V views of n images.
+        labels: (n,) class indices.
+        targets: (n, C) soft labels, which a probe with `Kind.soft_labels` learns in place of ``labels``, or ``None``.
+        seed: Seed of everything that the probe draws.
+        epochs: Passes over the images, for probes that make passes.
+        head: Weight (C, d_φ) and bias (C,) of the set's head, for a probe with `Kind.needs_head`.
+        source_views: (V, n, d_φ) features of the same views by the head's encoder, or ``None``.
+    """
+
+    views: Tensor
+    labels: Tensor
+    targets: Tensor | None = None
+    seed: int = 0
+    epochs: int = 1000
+    head: tuple[Tensor, Tensor] | None = None
+    source_views: Tensor | None = None
+
+
+def _stored_views(config: EvaluateConfig) -> int:
+    return config.views
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What `evaluate` must know of a probe.
+
+    Attributes:
+        fit: Fits the probe.
+        deterministic: Whether the fit draws nothing: what is the same for every seed is then fitted once.
+        soft_labels: Whether it learns from soft labels. If not, a set with soft labels is scored by it once.
+        needs_head: Whether it needs the set's head.
+        on_features: Name of the probe that takes its place on features without images (all real data, class means),
+            or ``None`` if it can be fitted there itself.
+        views: How many augmented views of each image it takes, by the config.
+    """
+
+    fit: Callable[[Lesson], Classifier]
+    deterministic: bool = True
+    soft_labels: bool = True
+    needs_head: bool = False
+    on_features: str | None = None
+    views: Callable[[EvaluateConfig], int] = _stored_views
+
+
+@cache
+def kind_of(name: str) -> Kind:
+    """The kind of a probe's name.
+
+    Raises:
+        UserError: No probe has this name, or what has it is neither a `Kind` nor a classifier.
+    """
+    found = PROBES.load(name)
+    if isinstance(found, Kind):
+        return found
+    if callable(found) and hasattr(found, "fit"):
+        return _of_classifier(found, name)
+    raise UserError(f"probe {name!r} must be a scikit-learn classifier's class or a Kind, not {found!r:.60}")
+
+
+def check_probes(names: Iterable[str]) -> None:
+    """Raise `UserError` if a name is no probe's."""
+    for name in names:
+        if name not in PROBES and not name.startswith(OWN):
+            raise PROBES.unknown(name)
+        kind_of(name)
+
+
+def on_features(names: Iterable[str]) -> list[str]:
+    """The probes that are fitted on features without images, each once."""
+    return list(dict.fromkeys(kind_of(name).on_features or name for name in names))
+
+
+def need_head(names: Iterable[str]) -> list[str]:
+    """The probes among these that need the set's head."""
+    return [name for name in names if kind_of(name).needs_head]
+
+
+def _of_classifier(factory: Callable[..., Any], name: str) -> Kind:
+    """The kind of a scikit-learn classifier's class: all views are samples, in the order of the views."""
+    drawn = "random_state" in inspect.signature(factory).parameters
+
+    def fit(lesson: Lesson) -> Classifier:
+        samples = lesson.views.flatten(0, 1).numpy()
+        labels = lesson.labels.repeat(len(lesson.views)).numpy()
+        with explained(f"probe {name!r} could not be fitted", Exception):
+            probe = factory(random_state=lesson.seed) if drawn else factory()
+            return _Outside(probe.fit(samples, labels), name)
+
+    return Kind(fit, deterministic=not drawn, soft_labels=False)
+
+
+class _Outside:
+    """A user's classifier with a `decision_function`, made from its probabilities if need be."""
+
+    def __init__(self, probe: Any, name: str) -> None:
+        self._probe, self._name = probe, name
+        if not hasattr(probe, "classes_"):
+            raise UserError(f"probe {name!r} has no classes_ after fit, which must return the probe; set it there")
+        self.classes_ = probe.classes_
+
+    def decision_function(self, X: Any) -> Array:
+        features = X.cpu().numpy() if isinstance(X, torch.Tensor) else np.asarray(X)
+        with explained(f"probe {self._name!r} could not be scored", Exception):
+            for method in ("decision_function", "predict_proba"):
+                if hasattr(self._probe, method):
+                    return np.asarray(getattr(self._probe, method)(features))
+        raise UserError(f"probe {self._name!r} has neither decision_function nor predict_proba; add one")

@@ -1,0 +1,133 @@
+"""Probes by name: the built-in ones, and those that a user adds from outside."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields, replace
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+import torch
+
+from conftest import TINY
+from probedistill import UserError, distill, evaluate, load_encoder, load_splits
+from probedistill.config import EvaluateConfig, EvaluateOptions
+from probedistill.probes import kinds
+from probedistill.probes.kinds import PROBES, Lesson, check_probes, kind_of, on_features
+
+QUICK = {"seeds": 2, "views": 2, "full_views": 0, "progress": False}
+
+
+@pytest.fixture(scope="module")
+def data(photos):
+    return load_splits(f"folder:{photos}")
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return load_encoder(TINY, device="cpu")
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch) -> Path:
+    """The example of the documentation, as a file in the current folder."""
+    example = kinds.__doc__.split("whole probe::\n")[1].split("\nA classifier")[0]
+    assert len(example.strip().splitlines()) <= 15
+    (tmp_path / "mine_probe.py").write_text(dedent(example))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", PROBES.names())
+def test_every_probe_says_what_evaluation_must_know(name):
+    kind = kind_of(name)
+    assert kind.views(EvaluateConfig(views=7)) == 7
+    assert on_features([name]) == [kind.on_features or name]
+
+
+@pytest.mark.parametrize("name", [name for name in PROBES.names() if not kind_of(name).needs_head])
+def test_every_probe_is_fitted_by_its_name(name):
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.tensor([0, 1, 2, 0, 1, 2])
+    views = torch.eye(3, 5)[labels] + 0.1 * torch.randn(4, 6, 5, generator=generator)
+    probe = kind_of(name).fit(Lesson(views, labels, seed=1, epochs=4000))
+    assert probe.decision_function(views[0].numpy()).argmax(axis=1).tolist() == labels.tolist()
+
+
+def test_a_probe_from_outside_is_scored_like_any_other(mine, photos, distil_cli, run_cli):
+    assert distil_cli("--out", "run", "--no-progress").code == 0
+    outcome = run_cli(
+        "evaluate", "run", "--config", "run/config.yaml", "--probes", "ridge", "module:mine_probe:Nearest",
+        "--seeds", 2, "--views", 2, "--baselines", "random", "full", "--no-progress",
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    rows = json.loads(next(Path("run").glob("evaluation-*.json")).read_text())["rows"]
+    scored = {row["name"]: row["top1"] for row in rows if row["probe"] == "module:mine_probe:Nearest"}
+    assert set(scored) == {"distilled", "random real", "full real data"}
+    assert scored["full real data"] > 0.8
+
+
+def test_a_probe_of_another_package(monkeypatch, mine, data, encoder):
+    monkeypatch.syspath_prepend(mine)
+    monkeypatch.setitem(PROBES.plugins, "nearest-mean", "mine_probe:Nearest")
+    result = evaluate(None, encoder, *data, probes=["nearest-mean"], baselines=["full"], **QUICK)
+    assert result["full real data", "nearest-mean"].top1 > 0.8
+
+
+def test_a_classifier_of_scikit_learn_is_a_probe(data, encoder):
+    name = "module:sklearn.ensemble:ExtraTreesClassifier"  # has probabilities alone, and a random state
+    result = evaluate(None, encoder, *data, probes=[name], baselines=["full"], **QUICK)
+    assert result["full real data"].top1 > 0.8
+    assert not kind_of(name).deterministic
+
+
+def test_an_own_kind_has_soft_labels_and_views_of_its_own(mine, data, encoder):
+    (mine / "own_kind.py").write_text(
+        dedent("""
+        from probedistill.probes.kinds import Kind
+        from probedistill.probes.linear import LinearProbe
+
+        seen = []
+
+        def fit(lesson):
+            seen.append((len(lesson.views), lesson.seed, lesson.targets is not None))
+            return LinearProbe("ridge").fit_views(lesson.views, lesson.labels, lesson.targets)
+
+        KIND = Kind(fit, deterministic=False, views=lambda config: 2 * config.views)
+        """)
+    )
+    distilled = distill(data[0], encoder, steps=1, progress=False)
+    soft = replace(distilled, soft_labels=torch.full((2, 2), 0.5))
+    evaluate(soft, encoder, None, data[1], probes=["module:own_kind:KIND"], **QUICK)
+    from own_kind import seen
+
+    assert sorted(seen) == [(4, 0, False), (4, 0, True), (4, 1, False), (4, 1, True)]
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("1n", "unknown probe '1n'; did you mean '1nn'"),
+        ("module:mine_probe:Nearst", "did you mean 'Nearest'"),
+        ("module:nothing:Probe", "probe 'module:nothing:Probe': 'nothing' cannot be imported"),
+        ("module:mine_probe", "must be module:PACKAGE"),
+        ("module:os:getcwd", "must be a scikit-learn classifier's class or a Kind"),
+    ],
+)
+def test_what_is_no_probe(mine, name, says):
+    with pytest.raises(UserError, match=says):
+        check_probes([name])
+
+
+def test_a_probe_that_fails_is_one_line(mine, data, encoder):
+    (mine / "failing.py").write_text("class Probe:\n    def fit(self, X, y):\n        raise RuntimeError('no luck')\n")
+    with pytest.raises(UserError, match=r"probe 'module:failing:Probe' could not be fitted \(no luck\)"):
+        evaluate(None, encoder, *data, probes=["module:failing:Probe"], baselines=["full"], **QUICK)
+
+
+def test_keywords_of_evaluate_are_the_fields_of_its_config():
+    assert EvaluateOptions.__annotations__.keys() == {field.name for field in fields(EvaluateConfig)}
+    assert {name: kind.__forward_arg__ for name, kind in EvaluateOptions.__annotations__.items()} == {
+        field.name: field.type for field in fields(EvaluateConfig)
+    }

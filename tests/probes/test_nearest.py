@@ -1,0 +1,60 @@
+"""The nearest neighbour as a probe."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from probedistill.errors import UserError
+from probedistill.probes import nearest
+from probedistill.probes.nearest import NearestProbe
+from probedistill.probes.scores import score_probe
+
+
+@parametrize_with_checks([NearestProbe(), NearestProbe("euclidean")])
+def test_scikit_learn_contract(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**16), classes=st.integers(2, 5))
+def test_it_predicts_what_scikit_learn_does(metric, seed, classes):
+    rng = np.random.default_rng(seed)
+    X, y = rng.normal(size=(23, 4)), rng.permutation(np.arange(23) % classes)
+    new = rng.normal(size=(17, 4))
+    expected = KNeighborsClassifier(1, metric=metric).fit(X, y).predict(new)
+    assert NearestProbe(metric).fit(X, y).predict(new).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_the_score_of_a_class_is_that_of_its_nearest_view(metric, monkeypatch):
+    monkeypatch.setattr(nearest, "_ENTRIES", 50)  # in several blocks
+    rng = np.random.default_rng(0)
+    views, y = rng.normal(size=(3, 8, 5)), np.array([2, 0, 1, 1, 2, 0, 0, 2])
+    new = rng.normal(size=(9, 5))
+    probe = NearestProbe(metric).fit_views(torch.from_numpy(views), y)
+    for i, x in enumerate(new):
+        for c in range(3):
+            kept = views[:, y == c].reshape(-1, 5)
+            expected = -((kept - x) ** 2).sum(1)
+            if metric == "cosine":
+                expected = kept @ x / np.linalg.norm(kept, axis=1) / np.linalg.norm(x)
+            assert probe.decision_function(new)[i, c] == pytest.approx(expected.max())
+
+
+def test_training_images_are_their_own_neighbours():
+    X = np.random.default_rng(0).normal(size=(12, 5))
+    y = np.arange(12) % 6
+    scores = score_probe(NearestProbe().fit(X, y), X, y, class_names="abcdef")
+    assert scores.top1 == scores.top5 == 1
+
+
+def test_unknown_metric():
+    with pytest.raises(UserError, match="unknown metric 'cosin'; did you mean 'cosine'"):
+        NearestProbe("cosin").fit([[0.0], [1.0]], [0, 1])
