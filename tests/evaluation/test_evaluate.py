@@ -115,7 +115,7 @@ def test_sgd_views_are_how_many_different_ones_it_sees(distilled, encoder, data,
     monkeypatch.setattr(
         training_sets, "view_features", lambda e, i, a, views, **k: seen.append(views) or draw(e, i, a, views, **k)
     )
-    for sgd_views, expected in ((4, 4), (None, 7)):
+    for sgd_views, expected in ((4, 4), (None, 3)):  # by default those of the other probes
         score(distilled, encoder, data, probes=["sgd"], epochs=7, sgd_views=sgd_views, seeds=1, baselines=[])
         assert seen.pop() == expected
     assert not seen
@@ -249,7 +249,7 @@ def test_two_images_per_class_set_the_baselines_size(encoder, data):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"probes": ["ridg"]}, "unknown probes 'ridg'; did you mean 'ridge'"),
+        ({"probes": ["ridg"]}, "unknown probe 'ridg'; did you mean 'ridge'"),
         ({"probes": []}, "probes is empty"),
         ({"baselines": ["neighbour"]}, "did you mean 'neighbours'"),
         ({"seeds": 0}, "seeds 0 must be at least 1"),
@@ -259,6 +259,10 @@ def test_two_images_per_class_set_the_baselines_size(encoder, data):
         ({"probes": ["sgd"], "sgd_views": 0}, "sgd_views 0 must be at least 1"),
         ({"full_views": -1}, "full_views -1 must be at least 0"),
         ({"full_epochs": 0}, "full_epochs 0 must be at least 1"),
+        ({"prob": ["ridge"]}, "unknown option of evaluate 'prob'; did you mean 'probes'"),
+        ({"probes": "ridge"}, r"probes 'ridge' must be a list of names; write \['ridge'\]"),
+        ({"baselines": [1]}, r"baselines \[1\] must be a list of names"),
+        ({"seeds": 1.5}, "seeds 1.5 must be a whole number"),
         ({"images_per_class": 0}, "images_per_class 0 must be at least 1"),
         ({"images_per_class": 6}, "images_per_class 6 is more than class 'cat' has"),
     ],

@@ -22,12 +22,14 @@ from probedistill.encoders.encoder import Encoder
 from probedistill.errors import UserError
 from probedistill.features.bank import FeatureBank
 from probedistill.features.classes import medoids
-from probedistill.features.extract import augmented_views, cache_folder, extract_features
+from probedistill.features.encode import augmented_views
+from probedistill.features.extract import cache_folder, extract_features
 from probedistill.features.views import apply_views, draw_views
 from probedistill.images.decode import UnreadableImageError
 from probedistill.images.labelled import LabelledImages
 from probedistill.images.splits import load_images
 from probedistill.seeds import Stream, seed_of
+from probedistill.store.records import as_plain
 
 CLASSES, PER_CLASS = ("cat", "dog", "owl"), 5
 N = len(CLASSES) * PER_CLASS
@@ -231,7 +233,7 @@ def test_a_second_call_decodes_nothing(tmp_path, folder, extract, monkeypatch, n
         assert torch.equal(getattr(again, name), getattr(first, name))
     assert again.manifest == first.manifest
     manifest = json.loads((shards(tmp_path)[0].parent / "manifest.json").read_text())
-    assert manifest == json.loads(json.dumps(first.manifest))
+    assert manifest == {"kind": "features", **json.loads(json.dumps(as_plain(first.manifest)))}
 
 
 CHANGES = {
@@ -298,6 +300,33 @@ def test_a_torn_shard_is_computed_again(tmp_path, folder, extract, monkeypatch, 
         warnings.simplefilter("error")
         extract(images, shard_size=4)
     assert decodes.take() == []
+
+
+@pytest.mark.parametrize("other", ["of another seed", "of other rows"])
+def test_a_shard_of_another_bank_is_refused(tmp_path, folder, extract, other):
+    images = load_images(f"folder:{folder}")
+    first = extract(images, views=1, shard_size=4)
+    own = shards(tmp_path)
+    if other == "of another seed":
+        extract(images, views=1, shard_size=4, seed=1)
+        stranger = next(path for path in shards(tmp_path) if path not in own and path.name == own[0].name)
+    else:
+        stranger = own[1]
+    own[0].write_bytes(stranger.read_bytes())
+    with pytest.warns(UserWarning, match="holds the features of other images; computing it again"):
+        again = extract(images, views=1, shard_size=4)
+    assert torch.equal(again.augmented, first.augmented)
+
+
+def test_centre_crops_of_a_bank_without_views_are_not_encoded_again(folder, extract):
+    images = load_images(f"folder:{folder}")
+    centre = extract(images, shard_size=4).centre
+    encoder = make_encoder()
+    seen: list[int] = []
+    encoder.model.register_forward_hook(lambda model, inputs, output: seen.append(len(output)))
+    bank = extract(images, encoder, views=2, shard_size=4)
+    assert sum(seen) == 2 * N
+    assert torch.equal(bank.centre, centre)
 
 
 def test_finished_shards_survive_an_interruption(folder, extract, monkeypatch):
@@ -399,7 +428,7 @@ def test_strict_stops_at_an_unreadable_image(folder, extract, cached):
     images = load_images(f"folder:{folder}")
     if cached:
         extract(images)
-    with pytest.raises(UserError, match=r"train/dog/0002.png: not an image.*mend or remove the file") as caught:
+    with pytest.raises(UserError, match=r"train/dog/0002.png: not an image.*fix or remove the file") as caught:
         extract(images, strict=True)
     assert "\n" not in str(caught.value)
 
@@ -562,7 +591,7 @@ def test_half_precision(tmp_path, folder, extract, max_memory):
     exact = extract(images, views=1, shard_size=4)
     bank = extract(images, views=1, shard_size=4, dtype="float16", max_memory=max_memory, cache=tmp_path / "half")
     again = extract(images, views=1, shard_size=4, dtype="float16", max_memory=max_memory, cache=tmp_path / "half")
-    assert bank.manifest["dtype"] == "float16"
+    assert bank.manifest.dtype == "float16"
     assert bank.in_memory == (max_memory is None)
     for name in ("centre", "augmented"):
         features = getattr(bank, name)

@@ -25,7 +25,6 @@ def make_bank(per_class=(6, 9, 7), d: int = 5, seed: int = 0) -> FeatureBank:
         labels=labels,
         indices=torch.arange(len(labels)),
         class_names=tuple("abcdef"[: len(per_class)]),
-        manifest={},
     )
 
 

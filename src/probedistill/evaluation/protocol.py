@@ -6,25 +6,27 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..config import INHERITED, AugmentConfig, EvaluateConfig
+from ..config import AugmentConfig, EvaluateConfig, EvaluateOptions, with_options
 from ..encoders.encoder import Encoder
 from ..errors import UserError
 from ..features.bank import FeatureBank
 from ..features.extract import extract_features
 from ..images.labelled import LabelledImages, digest_of, of_classes
 from ..machine.progress import ProgressBar
-from ..probes.inherited import InheritedProbe, without_projector
-from ..probes.linear import LinearProbe
+from ..probes.kinds import Classifier, Lesson, check_probes, kind_of, need_head, on_features
 from ..probes.scores import Scores, score_probe
 from ..store.distilled import DistilledSet, Head, made_with
 from .result import Evaluation, Row
 from .training_sets import TrainingSet, baseline_sets, of_images
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 def evaluate(
@@ -42,7 +44,7 @@ def evaluate(
     progress: bool = True,
     source: Encoder | None = None,
     head: Head | None = None,
-    **options: Any,
+    **options: Unpack[EvaluateOptions],
 ) -> Evaluation:
     """Score linear probes trained on a synthetic set and on real-image baselines.
 
@@ -76,8 +78,9 @@ def evaluate(
             its augmentation is damaged, or an inherited probe without a head or with a head of another encoder than
             ``source``.
     """
-    config = replace(config or EvaluateConfig(), **options)
+    config = with_options(config or EvaluateConfig(), options, "evaluate")
     config.check()
+    check_probes(config.probes)
     if images_per_class < 1:
         raise UserError(f"images_per_class {images_per_class} must be at least 1")
     class_names = distilled.class_names if distilled is not None else test.class_names
@@ -88,7 +91,7 @@ def evaluate(
         groups = [groups[i] for i in np.flatnonzero(kept).tolist()]
     test = of_classes(test, class_names)
     train = of_classes(train, class_names) if train is not None else None
-    head = checked_head(distilled, head, source) if INHERITED in config.probes else None
+    head = checked_head(distilled, head, source) if need_head(config.probes) else None
     if head is not None and head.fingerprint == encoder.fingerprint:
         source = encoder
     if augment is None:
@@ -212,7 +215,7 @@ class _Scorer:
         seconds = dict.fromkeys(trials, 0.0)
         for seed in range(self.config.seeds):
             y = training_set.labels(seed)
-            known = [t for t in trials if seed and training_set.fixed and t.solver != "sgd"]
+            known = [t for t in trials if seed and training_set.fixed and kind_of(t.solver).deterministic]
             for trial in known:
                 scores[trial].append(scores[trial][0])
             to_fit = [t for t in trials if t not in known]
@@ -238,35 +241,32 @@ class _Scorer:
             names[f"{training_set.name}, hard labels"] = False
         solvers = self.config.probes
         if not training_set.inherits:
-            solvers = without_projector(solvers)
+            solvers = on_features(solvers)
         trials = []
         for name, soft in names.items():
             for solver in solvers:
-                inherited = solver == INHERITED  # takes class numbers: soft labels have no row of their own
-                if inherited and name != training_set.name:
+                learns_soft = kind_of(solver).soft_labels  # if not, soft labels have no row of their own
+                if not learns_soft and name != training_set.name:
                     continue
                 for augmented in [True, False] if self.config.without_augmentation else [True]:
-                    trials.append(_Trial(name, solver, augmented, soft and not inherited))
+                    trials.append(_Trial(name, solver, augmented, soft and learns_soft))
         return trials
 
     def _views(self, trial: _Trial) -> int | None:
         """Augmented views that a probe is fitted on."""
         if not trial.augmented:
             return None
-        if trial.solver != "sgd":
-            return self.config.views
-        return self.config.epochs if self.config.sgd_views is None else self.config.sgd_views
+        return kind_of(trial.solver).views(self.config)
 
     def _fitted(
         self, trial: _Trial, training_set: TrainingSet, features: Tensor, y: Tensor, seed: int, views: int | None
-    ) -> LinearProbe | InheritedProbe:
-        if trial.solver == INHERITED:
+    ) -> Classifier:
+        kind, head, of_source = kind_of(trial.solver), None, None
+        if kind.needs_head:
             assert self.head is not None
-            of_source = None
+            head = (self.head.weight, self.head.bias)
             if self.source is not None:
                 same = self.source is self.encoder
                 of_source = features if same else training_set.features(self.source, seed, views)
-            return InheritedProbe(self.head.weight, self.head.bias).fit_views(features, y, of_source)
-        epochs = training_set.epochs or self.config.epochs
         targets = training_set.soft if trial.soft else None
-        return LinearProbe(trial.solver, epochs=epochs, random_state=seed).fit_views(features, y, targets)
+        return kind.fit(Lesson(features, y, targets, seed, training_set.epochs or self.config.epochs, head, of_source))

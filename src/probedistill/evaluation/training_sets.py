@@ -11,14 +11,10 @@ from torch import Tensor
 
 from ..config import AugmentConfig, EvaluateConfig
 from ..encoders.encoder import Encoder
-from ..errors import UserError
 from ..features.bank import FeatureBank
 from ..features.classes import class_means, medoids, neighbours, random_images
-from ..features.encode import BATCH, encode, view_features
-from ..features.extract import augmented_views
-from ..images.decode import UnreadableImageError
+from ..features.encode import encode, real_view_features, view_features
 from ..images.labelled import LabelledImages
-from ..seeds import Stream, seed_of
 from ..store.distilled import DistilledSet
 from .result import FULL_REAL, RANDOM_REAL
 
@@ -71,25 +67,12 @@ def of_real(
 ) -> TrainingSet:
     """Augmented views of the real images in ``rows(seed)`` of the bank."""
 
-    def of_one(encoder: Encoder, index: int, seed: int, views: int | None) -> Tensor:
-        try:
-            image = images.load(index)
-        except UnreadableImageError as error:
-            raise UserError(f"{error}; it could be read when its features were computed: restore it") from error
-        if not views:
-            return encode(encoder, encoder.centre_view(image)[None])
-        parts = []
-        for start in range(0, views, BATCH):
-            key = seed_of(seed, Stream.PROBE_VIEWS, index, start)
-            count = min(BATCH, views - start)
-            parts.append(encode(encoder, augmented_views(image, encoder.input_size, count, augment, key)))
-        return torch.cat(parts)
-
     def features(encoder: Encoder, seed: int, views: int | None) -> Tensor:
         chosen = rows(seed)
         if not views and encoder is own:
             return bank.centre[chosen][None]
-        return torch.stack([of_one(encoder, int(bank.indices[row]), seed, views) for row in chosen.tolist()], dim=1)
+        indices = bank.indices[chosen].tolist()
+        return real_view_features(encoder, images, indices, augment, views or 0, seed=seed)
 
     return TrainingSet(name, features, lambda seed: bank.labels[rows(seed)])
 

@@ -7,11 +7,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
+from ..config import AugmentConfig
 from ..errors import UserError
 from ..machine.memory import total_memory
 from ..store.tensors import TornFileError, map_tensors
@@ -22,6 +23,57 @@ if TYPE_CHECKING:
 
 BLOCK = 16_384
 """Rows of features that are worked on at a time."""
+
+
+@dataclass(frozen=True)
+class EncoderNote:
+    """The encoder of some features."""
+
+    name: str
+    fingerprint: str
+    dim: int
+
+
+@dataclass(frozen=True)
+class ImagesNote:
+    """The images of some features."""
+
+    spec: str
+    split: str
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class BankManifest:
+    """What the features of a bank were made of and with.
+
+    Attributes:
+        format: Version of the files.
+        encoder: The encoder.
+        precision: Of its arithmetic.
+        images: The images.
+        count: Number of images, unreadable ones included.
+        views: Augmented views of each image.
+        augment: How they were drawn; ``None`` without views.
+        seed: Seed of the views; ``None`` without views.
+        dtype: Of the stored features.
+        shard_size: Images per file.
+        class_names: C names.
+        skipped: Why images were left out, a line each.
+    """
+
+    format: int
+    encoder: EncoderNote
+    precision: str
+    images: ImagesNote
+    count: int
+    views: int
+    augment: AugmentConfig | None
+    seed: int | None
+    dtype: Literal["float32", "float16"]
+    shard_size: int
+    class_names: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -41,7 +93,7 @@ class Held:
 
 @dataclass(frozen=True)
 class Shard:
-    """Features of ``count`` images in a file, mapped anew at each use so that memory holds one shard at a time."""
+    """Features of ``count`` images in a file, mapped again at each use, so that memory holds one shard at a time."""
 
     path: Path
     count: int
@@ -61,7 +113,7 @@ class Shard:
 class FeatureBank:
     """Features of real images: the centre crop and any number of augmented views.
 
-    A bank is in memory or, where that would be too much, in files that are read block by block; `blocks` and
+    A bank is in memory or, if that would be too much, in files that are read block by block; `blocks` and
     `take` work for both in bounded memory. `centre`, `augmented` and `all_views` read everything.
 
     Args:
@@ -70,7 +122,7 @@ class FeatureBank:
         labels: (N,) int64.
         indices: (N,) int64, which images of the source these are (unreadable ones are left out).
         class_names: C names.
-        manifest: What the features were made of and with.
+        manifest: What the features were made of and with; ``None`` for features of unknown origin.
 
     Attributes:
         labels, indices, class_names, manifest: See above.
@@ -86,7 +138,7 @@ class FeatureBank:
         labels: Tensor,
         indices: Tensor,
         class_names: tuple[str, ...],
-        manifest: dict[str, Any],
+        manifest: BankManifest | None = None,
     ) -> None:
         self._parts: Sequence[Held | Shard] = (Held(centre, augmented),)
         self.num_views, self.dim = len(augmented), centre.shape[1]
@@ -94,7 +146,7 @@ class FeatureBank:
         self.labels, self.indices, self.class_names, self.manifest = labels, indices, class_names, manifest
 
     @classmethod
-    def _of_parts(
+    def of_parts(
         cls,
         parts: Sequence[Held | Shard],
         num_views: int,
@@ -102,7 +154,7 @@ class FeatureBank:
         labels: Tensor,
         indices: Tensor,
         class_names: tuple[str, ...],
-        manifest: dict[str, Any],
+        manifest: BankManifest | None,
     ) -> FeatureBank:
         """A bank of parts that follow each other: all held, which become one, or all in files."""
         bank = cls(torch.empty(0, dim), torch.empty(num_views, 0, dim), labels, indices, class_names, manifest)
@@ -136,7 +188,7 @@ class FeatureBank:
     @property
     def skipped(self) -> list[str]:
         """Why images were left out, a line each."""
-        return list(self.manifest["skipped"])
+        return list(self.manifest.skipped) if self.manifest is not None else []
 
     @property
     def centre(self) -> Tensor:
@@ -216,10 +268,10 @@ class FeatureBank:
 
     def check_encoder(self, encoder: Encoder) -> None:
         """Raise `UserError` unless these features are of ``encoder``."""
-        if self.manifest["encoder"]["fingerprint"] != encoder.fingerprint:
+        made_by = self.manifest.encoder if self.manifest is not None else EncoderNote("?", "", self.dim)
+        if made_by.fingerprint != encoder.fingerprint:
             raise UserError(
-                f"the features are of encoder {self.manifest['encoder']['name']!r} "
-                f"({self.manifest['encoder']['fingerprint'][:12]}), not of {encoder.name!r} "
+                f"the features are of encoder {made_by.name!r} ({made_by.fingerprint[:12]}), not of {encoder.name!r} "
                 f"({encoder.fingerprint[:12]}); extract them with this encoder"
             )
 

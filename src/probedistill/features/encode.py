@@ -1,16 +1,34 @@
-"""Features of synthetic images: as they are, and of augmented views."""
+"""Features of images: synthetic or real, as they are or of augmented views."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ..config import AugmentConfig
 from ..encoders.encoder import Encoder
+from ..errors import UserError
+from ..images.decode import UnreadableImageError
+from ..images.labelled import LabelledImages
 from ..seeds import Stream, seed_of
 from .views import apply_views, draw_views
 
 BATCH = 64
+_SHRINK_ABOVE = 2  # times the input size: larger photos are shrunk once, before their views are cut
+
+Result = TypeVar("Result")
+Advance = Callable[[int], object]
+"""What is told how many images have been encoded."""
+
+
+def _nobody(count: int) -> None:
+    """Listen to nothing."""
 
 
 @torch.no_grad()
@@ -27,6 +45,7 @@ def view_features(
     *,
     seed: int,
     stream: Stream = Stream.PROBE_VIEWS,
+    advance: Advance = _nobody,
 ) -> Tensor:
     """Features (V, m, d) of V augmented views of images (m, 3, S, S); the same seed gives the same views."""
     drawn = draw_views(augment, views * len(images), seed=seed_of(seed, stream))
@@ -38,4 +57,74 @@ def view_features(
         if not start:  # all of them at once: a list of parts would be in memory twice in the end
             features = found.new_empty(len(drawn), found.shape[1])
         features[part] = found
+        advance(len(found))
     return features.view(views, len(images), -1)
+
+
+def real_view_features(
+    encoder: Encoder,
+    images: LabelledImages,
+    indices: Sequence[int],
+    augment: AugmentConfig,
+    views: int,
+    *,
+    seed: int,
+    advance: Advance = _nobody,
+) -> Tensor:
+    """Features (V, n, d) of V augmented views of some real images, or (1, n, d) of their centre crops for V = 0.
+
+    The views of an image depend on the seed and on the image alone. Images are decoded and cut in threads while the
+    encoder works, and encoded in batches that go across images.
+
+    Raises:
+        UserError: An image cannot be read.
+    """
+
+    def load(index: int) -> Tensor:
+        try:
+            image = images.load(index)
+        except UnreadableImageError as error:
+            raise UserError(f"{error}; it could be read when its features were computed: restore it") from error
+        if not views:
+            return encoder.centre_view(image)[None]
+        keys = {start: seed_of(seed, Stream.PROBE_VIEWS, index, start) for start in range(0, views, BATCH)}
+        size = encoder.input_size
+        parts = [augmented_views(image, size, min(BATCH, views - start), augment, key) for start, key in keys.items()]
+        return torch.cat(parts)
+
+    found = []
+    for loaded in prefetched(load, indices, max(1, BATCH // max(views, 1))):
+        found.append(encode(encoder, torch.cat(loaded)))
+        advance(len(found[-1]))
+    features = torch.cat(found) if found else torch.empty(0, encoder.dim)
+    return features.view(len(indices), max(views, 1), encoder.dim).transpose(0, 1).contiguous()
+
+
+def augmented_views(image: Image.Image, size: int, count: int, augment: AugmentConfig, seed: int) -> Tensor:
+    """Views (count, 3, size, size) of one real image, by the same rule as the synthetic images' views."""
+    from torchvision.transforms.v2 import functional as tv
+
+    limit = _SHRINK_ABOVE * size
+    if min(image.size) > limit:
+        scale = limit / min(image.size)
+        image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
+    pixels = tv.to_dtype(tv.pil_to_tensor(image), torch.float32, scale=True)
+    views = draw_views(augment, count, seed=seed, aspect=image.width / image.height)
+    return apply_views(pixels.expand(count, -1, -1, -1), views, size)
+
+
+def prefetched(load: Callable[[int], Result], indices: Sequence[int], per_batch: int) -> Iterator[list[Result]]:
+    """Load in threads, two batches ahead of whoever uses them; batches and their entries keep their order."""
+    with ThreadPoolExecutor(max_workers=min(8, (os.cpu_count() or 1) + 1)) as pool:
+        pending: list[list[Future[Result]]] = []
+        try:
+            for start in range(0, len(indices), per_batch):
+                pending.append([pool.submit(load, index) for index in indices[start : start + per_batch]])
+                if len(pending) > 2:
+                    yield [future.result() for future in pending.pop(0)]
+            for futures in pending:
+                yield [future.result() for future in futures]
+        finally:
+            for futures in pending:
+                for future in futures:
+                    future.cancel()

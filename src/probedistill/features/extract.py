@@ -1,4 +1,4 @@
-"""Real features computed once, kept in shards, reused when their manifest matches."""
+"""Real features computed once, kept in shards, and used again if everything behind them is the same."""
 
 from __future__ import annotations
 
@@ -7,36 +7,35 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
+import msgspec
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from ..config import AugmentConfig
-from ..errors import UserError, unknown_name
+from ..errors import UserError, explained, unknown_name
 from ..images.decode import UnreadableImageError
 from ..machine.processes import ALONE, Processes
 from ..machine.progress import ProgressBar
 from ..seeds import Stream, seed_of
-from ..store.files import remove_leftovers, write_json
+from ..store.files import remove_leftovers
+from ..store.records import as_plain, from_plain, write_record
 from ..store.tensors import TornFileError, load_tensors, save_tensors
-from .bank import FeatureBank, Held, Shard, bytes_of, comfortable_bytes
-from .views import apply_views, draw_views
+from .bank import BankManifest, EncoderNote, FeatureBank, Held, ImagesNote, Shard, bytes_of, comfortable_bytes
+from .encode import augmented_views, prefetched
 
 if TYPE_CHECKING:
     from ..encoders.encoder import Encoder
     from ..images.labelled import LabelledImages
 
 
-_FORMAT = 1
+_FORMAT = 2
 _DTYPES = {"float32": torch.float32, "float16": torch.float16}
-_SHRINK_ABOVE = 2  # times the input size: larger photos are shrunk once, before their views are cut
 
 
 def extract_features(
@@ -58,14 +57,15 @@ def extract_features(
     """Compute, or find in the cache, the features of labelled images.
 
     The cache holds a folder per (encoder, images, views, augmentation, seed); anything else about them
-    makes another folder, so a stale bank is never used. Finished shards survive an interruption.
+    makes another folder, so a stale bank is never used. Centre crops that a bank without views holds are not encoded
+    again. Finished shards survive an interruption.
 
     Args:
         encoder: The frozen encoder.
         images: Labelled images.
         views: Number V of augmented views per image, beside the centre crop.
-        augment: How those views are drawn.
-        seed: Seeds the views; image i's views do not depend on the other images.
+        augment: How the views are drawn.
+        seed: Seed of the views; the views of image i do not depend on the other images.
         cache: Folder of feature banks; default ``$PROBEDISTILL_CACHE`` or ``~/.cache/probedistill``.
         batch_size: Images per forward pass.
         shard_size: Images per file.
@@ -78,7 +78,7 @@ def extract_features(
             cache, which they must all see.
 
     Raises:
-        UserError: No images, an unreadable one with ``strict``, a class that none of its images is readable of,
+        UserError: No images, an unreadable one with ``strict``, a class whose images are all unreadable,
             features that are not finite or too large for ``dtype``, or processes that do not share the cache.
     """
     augment = augment or AugmentConfig()
@@ -89,92 +89,54 @@ def extract_features(
     augment.check()
     if not len(images):
         raise UserError(f"images {images.spec!r} ({images.split}) have no images to take features of; give some")
-    wanted = {
-        "format": _FORMAT,
-        "encoder": {"name": encoder.name, "fingerprint": encoder.fingerprint, "dim": encoder.dim},
-        "precision": encoder.precision,
-        "images": {"spec": images.spec, "split": images.split, "fingerprint": images.fingerprint},
-        "count": len(images),
-        "views": views,
-        "augment": asdict(augment) if views else None,
-        "seed": seed if views else None,
-        "dtype": dtype,
-        "shard_size": shard_size,
-    }
-    key = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()
-    folder = cache_folder(cache) / "features" / f"{_plain(encoder.name)}-{_plain(images.split)}-{key[:16]}"
-
-    starts = range(0, len(images), shard_size)
-    paths = [folder / f"shard-{number:05d}.safetensors" for number in range(len(starts))]
-    remove_leftovers(folder, older_than=3600)  # younger ones may be another process's at work
-    missing = [number for number, path in enumerate(paths) if not path.exists()]
-    processes.wait()  # everyone has looked before anyone writes
-    there = sorted(set(range(len(paths))) - set(missing))
-    own = [*missing[processes.rank :: processes.count], *there[processes.rank :: processes.count]]
-    total = sum(min(shard_size, len(images) - starts[number]) for number in own)
+    manifest = BankManifest(
+        format=_FORMAT,
+        encoder=EncoderNote(encoder.name, encoder.fingerprint, encoder.dim),
+        precision=encoder.precision,
+        images=ImagesNote(images.spec, images.split, images.fingerprint),
+        count=len(images),
+        views=views,
+        augment=augment if views else None,
+        seed=seed if views else None,
+        dtype=dtype,
+        shard_size=shard_size,
+    )
+    files = BankFiles(manifest, cache_folder(cache))
+    remove_leftovers(files.folder, older_than=3600)  # younger ones may be another process's at work
+    own = _own_shards(files, processes)
     hold = bytes_of(len(images), views, encoder.dim) <= (comfortable_bytes() if max_memory is None else max_memory)
-    shards: dict[int, _ShardContent] = {}
-    with ProgressBar(f"features {encoder.name} · {images.split}", total, enabled=progress) as bar:
+    shards: dict[int, ShardContent] = {}
+    work = _Work(encoder, images, files, batch_size, own)
+    with ProgressBar(f"features {encoder.name} · {images.split}", work.total, enabled=progress) as bar:
         for number in own:
-            rows = range(starts[number], min(starts[number] + shard_size, len(images)))
-            whole = _read_shard(paths[number])
-            if whole is None or _some_read_by_now(images, rows, *whole):
-                whole = _extract_shard(encoder, images, rows, views, augment, seed, batch_size, _DTYPES[dtype], bar)
-                save_tensors(paths[number], *whole)
-            else:
-                bar.advance(len(rows))
-            if strict and whole[1]["skipped"]:
-                raise UserError(f"{whole[1]['skipped'][0]}; mend or remove the file, or leave --strict out")
-            shards[number] = _ShardContent.of(paths[number], *whole, hold=hold)
+            content = work.shard(number, bar)
+            if strict and content.skipped:
+                raise UserError(f"{content.skipped[0]}; fix or remove the file, or leave --strict out")
+            shards[number] = content.held() if hold else content.in_file(files.path(number))
     processes.wait()  # for the other ranks' shards
-    if processes.largest(int(not all(path.exists() for path in paths))):
+    if processes.largest(int(not all(files.path(number).exists() for number in range(files.count)))):
         raise UserError(
             f"cache {str(cache_folder(cache))!r} is not the same folder for all processes; name one that every machine "
             "sees with --cache or PROBEDISTILL_CACHE"
         )
-    for number, path in enumerate(paths):
+    for number in range(files.count):
         if number not in shards:
-            shards[number] = _ShardContent.of(path, *load_tensors(path), hold=hold)
-    parts = [shards.pop(number) for number in range(len(paths))]
-    skipped = [reason for part in parts for reason in part.skipped]
-    manifest = {**wanted, "class_names": list(images.class_names), "skipped": skipped}
-    if processes.is_first and not (folder / "manifest.json").exists():
-        write_json(folder / "manifest.json", manifest)
+            with explained("cached features of another process were lost", TornFileError, hint="run it again"):
+                content = files.read(number)
+            shards[number] = content.held() if hold else content.in_file(files.path(number))
+    parts = [shards.pop(number) for number in range(files.count)]
+    skipped = tuple(reason for part in parts for reason in part.skipped)
+    manifest = replace(manifest, class_names=tuple(images.class_names), skipped=skipped)
+    if processes.is_first and not (files.folder / "manifest.json").exists():
+        write_record(files.folder / "manifest.json", manifest, kind="features")
     indices = torch.cat([part.indices for part in parts])
     labels = torch.as_tensor(np.asarray(images.labels))[indices]
-    bank = FeatureBank._of_parts(
+    bank = FeatureBank.of_parts(
         [part.features for part in parts], views, encoder.dim, labels, indices, tuple(images.class_names), manifest
     )
     if skipped:
-        if processes.is_first:
-            more = " …" if len(skipped) > 1 else ""
-            print(
-                f"warning: left out {len(skipped)} unreadable of {len(images)} images ({skipped[0]}{more})",
-                file=sys.stderr,
-            )
-        had = np.bincount(images.labels, minlength=len(images.class_names))
-        left = torch.bincount(bank.labels, minlength=bank.num_classes).numpy()
-        for name, before, after in zip(images.class_names, had, left, strict=True):
-            if before and not after:
-                raise UserError(f"none of the {before} images of class {name!r} can be read; first: {skipped[0]}")
+        _report_skipped(images, bank, warn=processes.is_first)
     return bank
-
-
-@dataclass(frozen=True)
-class _ShardContent:
-    """What is remembered of a shard that has been made or checked."""
-
-    features: Held | Shard
-    indices: Tensor
-    skipped: list[str]
-
-    @classmethod
-    def of(cls, path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any], *, hold: bool) -> _ShardContent:
-        indices = tensors["indices"]
-        features: Held | Shard = Shard(path, len(indices))
-        if hold:
-            features = Held(tensors["centre"].float(), tensors["augmented"].float())
-        return cls(features, indices, metadata["skipped"])
 
 
 def cache_folder(cache: Path | str | None = None) -> Path:
@@ -182,127 +144,251 @@ def cache_folder(cache: Path | str | None = None) -> Path:
     return Path(cache or os.environ.get("PROBEDISTILL_CACHE") or Path.home() / ".cache" / "probedistill")
 
 
-def _plain(name: str) -> str:
+def key_of(record: object) -> str:
+    """What tells features apart in the cache: a digest of everything that they depend on."""
+    return hashlib.sha256(json.dumps(as_plain(record), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def plain_name(name: str) -> str:
+    """A name as a part of a file's name."""
     return "".join(c if c.isalnum() or c in "._" else "_" for c in name)[:60]
 
 
-def _extract_shard(
-    encoder: Encoder,
-    images: LabelledImages,
-    rows: range,
-    views: int,
-    augment: AugmentConfig,
-    seed: int,
-    batch_size: int,
-    dtype: torch.dtype,
-    bar: ProgressBar,
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors (centre, augmented, indices) and metadata (skipped) of some images."""
-    reasons: list[str] = []
-    indices: list[int] = []
-    features: list[Tensor] = []
-    for inputs in _batches(encoder, images, rows, views, augment, seed, batch_size):
-        readable = [(index, views_of) for index, views_of in inputs if isinstance(views_of, Tensor)]
-        reasons += [str(error) for _, error in inputs if not isinstance(error, Tensor)]
-        if readable:
-            batch = torch.cat([views_of for _, views_of in readable])  # (n · (1 + V), 3, S, S)
-            indices += [index for index, _ in readable]
-            with torch.no_grad():
-                parts = [encoder(part.to(encoder.device)).cpu() for part in batch.split(batch_size)]
-            features.append(torch.cat(parts).view(len(readable), 1 + views, encoder.dim))
-        bar.advance(len(inputs))
-    stacked = torch.cat(features) if features else torch.zeros(0, 1 + views, encoder.dim)
-    if not bool(stacked.isfinite().all()):
-        first = images.names[indices[int((~stacked.isfinite()).any(dim=2).any(dim=1).nonzero()[0])]]
-        mend = "check its weights" if encoder.precision == "fp32" else "try --precision fp32"
-        raise UserError(
-            f"encoder {encoder.name!r} gives features that are not finite in {encoder.precision}, first for {first!r}; "
-            f"{mend}, or leave the image out"
-        )
-    stored = stacked.to(dtype)
-    if bool(stored.isinf().any()):
-        raise UserError(
-            f"dtype 'float16' cannot hold features as large as {float(stacked.abs().max()):.3g} "
-            f"(of {images.names[rows[0]]!r} or an image soon after it); use 'float32'"
-        )
-    return {
-        "centre": stored[:, 0].contiguous(),
-        "augmented": stored[:, 1:].transpose(0, 1).contiguous(),
-        "indices": torch.tensor(indices, dtype=torch.int64),
-    }, {"skipped": reasons}
+# ---------------------------------------------------------------------------------------------------
+# Files
 
 
-def _read_shard(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    if not path.exists():
+@dataclass(frozen=True)
+class ShardRecord:
+    """Whose features a file holds, and which.
+
+    Attributes:
+        bank: The bank's key.
+        first: Number of the first image.
+        skipped: Why images were left out, a line each.
+    """
+
+    bank: str
+    first: int
+    skipped: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ShardContent:
+    """A shard that has been made or checked."""
+
+    features: Held | Shard
+    indices: Tensor
+    skipped: tuple[str, ...]
+
+    def held(self) -> ShardContent:
+        """The shard in memory, in float32."""
+        centre, augmented = self.features.read()
+        return replace(self, features=Held(centre.float(), augmented.float()))
+
+    def in_file(self, path: Path) -> ShardContent:
+        """The shard as a file that is read when it is needed."""
+        return replace(self, features=Shard(path, len(self.indices)))
+
+
+class BankFiles:
+    """The shards of one bank in the cache.
+
+    Args:
+        manifest: What the features depend on.
+        cache: The cache's folder.
+    """
+
+    def __init__(self, manifest: BankManifest, cache: Path) -> None:
+        self.manifest, self.key = manifest, key_of(manifest)
+        name = f"{plain_name(manifest.encoder.name)}-{plain_name(manifest.images.split)}-{self.key}"
+        self.folder, self._cache = cache / "features" / name, cache
+        self._starts = range(0, manifest.count, manifest.shard_size)
+
+    @property
+    def count(self) -> int:
+        """Number of shards."""
+        return len(self._starts)
+
+    def rows(self, number: int) -> range:
+        """Which images a shard is for."""
+        return range(self._starts[number], min(self._starts[number] + self.manifest.shard_size, self.manifest.count))
+
+    def path(self, number: int) -> Path:
+        """The file of a shard."""
+        return self.folder / f"shard-{number:05d}.safetensors"
+
+    def write(self, number: int, content: ShardContent) -> None:
+        """Write a shard, whole or not at all."""
+        centre, augmented = content.features.read()
+        record = ShardRecord(self.key, self.rows(number).start, content.skipped)
+        tensors = {"centre": centre, "augmented": augmented, "indices": content.indices}
+        save_tensors(self.path(number), tensors, as_plain(record))
+
+    def read(self, number: int) -> ShardContent:
+        """Read a shard.
+
+        Raises:
+            TornFileError: The file is damaged, or of another bank.
+        """
+        path, rows = self.path(number), self.rows(number)
+        tensors, metadata = load_tensors(path)
+        try:
+            record = from_plain(metadata, ShardRecord)
+            centre, augmented, indices = (tensors[name] for name in ("centre", "augmented", "indices"))
+        except (msgspec.ValidationError, KeyError) as error:
+            raise TornFileError(f"{path} is not a file of features") from error
+        dim, dtype = self.manifest.encoder.dim, _DTYPES[self.manifest.dtype]
+        shapes = centre.shape == (len(indices), dim) and augmented.shape == (self.manifest.views, len(indices), dim)
+        inside = not len(indices) or (int(indices.min()) >= rows.start and int(indices.max()) < rows.stop)
+        same = record.bank == self.key and record.first == rows.start
+        if not (same and shapes and inside and centre.dtype == augmented.dtype == dtype):
+            raise TornFileError(f"{path} holds the features of other images")
+        return ShardContent(Held(centre, augmented), indices, record.skipped)
+
+    def centres(self) -> BankFiles:
+        """The bank of the same images without views."""
+        return BankFiles(replace(self.manifest, views=0, augment=None, seed=None), self._cache)
+
+
+def _own_shards(files: BankFiles, processes: Processes) -> list[int]:
+    """The shards that this process makes, and then those that it checks."""
+    missing = [number for number in range(files.count) if not files.path(number).exists()]
+    processes.wait()  # everyone has looked before anyone writes
+    there = sorted(set(range(files.count)) - set(missing))
+    return [*missing[processes.rank :: processes.count], *there[processes.rank :: processes.count]]
+
+
+def _report_skipped(images: LabelledImages, bank: FeatureBank, *, warn: bool) -> None:
+    """Say which images were left out.
+
+    Raises:
+        UserError: A class has none left.
+    """
+    first, count = bank.skipped[0], len(bank.skipped)
+    if warn:
+        more = " …" if count > 1 else ""
+        print(f"warning: left out {count} unreadable of {len(images)} images ({first}{more})", file=sys.stderr)
+    had = np.bincount(images.labels, minlength=len(images.class_names))
+    left = torch.bincount(bank.labels, minlength=bank.num_classes).numpy()
+    for name, before, after in zip(images.class_names, had, left, strict=True):
+        if before and not after:
+            raise UserError(f"none of the {before} images of class {name!r} can be read; first: {first}")
+
+
+# ---------------------------------------------------------------------------------------------------
+# Work
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What makes the shards of one bank."""
+
+    encoder: Encoder
+    images: LabelledImages
+    files: BankFiles
+    batch_size: int
+    own: list[int]
+
+    @property
+    def total(self) -> int:
+        """Number of images of this process's shards."""
+        return sum(len(self.files.rows(number)) for number in self.own)
+
+    def shard(self, number: int, bar: ProgressBar) -> ShardContent:
+        """A shard from its file or, if there is none that serves, made again and written."""
+        rows = self.files.rows(number)
+        content = _read_if_whole(self.files, number)
+        if content is not None and not self._some_read_by_now(rows, content):
+            bar.advance(len(rows))
+            return content
+        content = self._extract(number, bar)
+        self.files.write(number, content)
+        return content
+
+    def _some_read_by_now(self, rows: range, content: ShardContent) -> bool:
+        """Whether an image that a stored shard has left out can be read: it was locked or out of reach then."""
+        for index in sorted(set(rows) - set(content.indices.tolist())) if content.skipped else ():
+            try:
+                self.images.load(index)
+            except UnreadableImageError:
+                continue
+            return True
+        return False
+
+    def _extract(self, number: int, bar: ProgressBar) -> ShardContent:
+        """Encode the images of a shard."""
+        views, dim = self.files.manifest.views, self.encoder.dim
+        known = self._known_centres(number)
+        reasons: list[str] = []
+        indices: list[int] = []
+        features: list[Tensor] = []
+        per_batch = max(1, self.batch_size // (1 + views))
+        for inputs in prefetched(self._loader(set(known)), self.files.rows(number), per_batch):
+            readable = [(index, cut) for index, cut in inputs if isinstance(cut, Tensor)]
+            reasons += [str(error) for _, error in inputs if not isinstance(error, Tensor)]
+            if readable:
+                batch = torch.cat([cut for _, cut in readable])
+                with torch.no_grad():
+                    found = [self.encoder(part.to(self.encoder.device)).cpu() for part in batch.split(self.batch_size)]
+                of_each = torch.cat(found).split([len(cut) for _, cut in readable])
+                for (index, _), rows in zip(readable, of_each):
+                    indices.append(index)
+                    features.append(torch.cat([known[index][None], rows]) if index in known else rows)
+            bar.advance(len(inputs))
+        stacked = torch.stack(features) if features else torch.zeros(0, 1 + views, dim)
+        stored = self._checked(stacked, indices)
+        held = Held(stored[:, 0].contiguous(), stored[:, 1:].transpose(0, 1).contiguous())
+        return ShardContent(held, torch.tensor(indices, dtype=torch.int64), tuple(reasons))
+
+    def _loader(self, known: set[int]) -> Callable[[int], tuple[int, Tensor | UnreadableImageError]]:
+        """What cuts the views of an image: the centre crop, unless its features are known, and the augmented ones."""
+        manifest, encoder = self.files.manifest, self.encoder
+
+        def load(index: int) -> tuple[int, Tensor | UnreadableImageError]:
+            try:
+                image = self.images.load(index)
+            except UnreadableImageError as error:
+                return index, error
+            cut = [] if index in known else [encoder.centre_view(image)[None]]
+            if manifest.augment is not None:
+                key = seed_of(manifest.seed or 0, Stream.REAL_VIEWS, index)
+                cut.append(augmented_views(image, encoder.input_size, manifest.views, manifest.augment, key))
+            return index, torch.cat(cut)
+
+        return load
+
+    def _known_centres(self, number: int) -> dict[int, Tensor]:
+        """Features of centre crops that a bank without views holds."""
+        centres = self.files.centres()
+        if not self.files.manifest.views or not centres.path(number).exists():
+            return {}
+        content = _read_if_whole(centres, number)
+        return {} if content is None else dict(zip(content.indices.tolist(), content.held().features.read()[0]))
+
+    def _checked(self, features: Tensor, indices: list[int]) -> Tensor:
+        """Features (n, 1 + V, d) as they are stored; they must be finite."""
+        if not bool(features.isfinite().all()):
+            first = self.images.names[indices[int((~features.isfinite()).any(dim=2).any(dim=1).nonzero()[0])]]
+            way_out = "check its weights" if self.encoder.precision == "fp32" else "try --precision fp32"
+            raise UserError(
+                f"encoder {self.encoder.name!r} gives features that are not finite in {self.encoder.precision}, "
+                f"first for {first!r}; {way_out}, or leave the image out"
+            )
+        stored = features.to(_DTYPES[self.files.manifest.dtype])
+        if bool(stored.isinf().any()):
+            raise UserError(
+                f"dtype 'float16' cannot hold features as large as {float(features.abs().max()):.3g} "
+                f"(of {self.images.names[indices[0]]!r} or an image soon after it); use 'float32'"
+            )
+        return stored
+
+
+def _read_if_whole(files: BankFiles, number: int) -> ShardContent | None:
+    if not files.path(number).exists():
         return None
     try:
-        return load_tensors(path)
+        return files.read(number)
     except TornFileError as error:
         warnings.warn(f"{error}; computing it again", stacklevel=3)
         return None
-
-
-def _some_read_by_now(
-    images: LabelledImages, rows: range, tensors: dict[str, Tensor], metadata: dict[str, Any]
-) -> bool:
-    """Whether an image that a stored shard has left out can be read: it was locked or out of reach then."""
-    for index in sorted(set(rows) - set(tensors["indices"].tolist())) if metadata["skipped"] else ():
-        try:
-            images.load(index)
-        except UnreadableImageError:
-            continue
-        return True
-    return False
-
-
-def _batches(
-    encoder: Encoder,
-    images: LabelledImages,
-    rows: range,
-    views: int,
-    augment: AugmentConfig,
-    seed: int,
-    batch_size: int,
-) -> Iterator[list[tuple[int, Tensor | UnreadableImageError]]]:
-    """Decode and augment in threads, two batches ahead of the encoder."""
-
-    def load(index: int) -> tuple[int, Tensor | UnreadableImageError]:
-        try:
-            image = images.load(index)
-        except UnreadableImageError as error:
-            return index, error
-        inputs = [encoder.centre_view(image)[None]]
-        if views:
-            inputs.append(
-                augmented_views(image, encoder.input_size, views, augment, seed_of(seed, Stream.REAL_VIEWS, index))
-            )
-        return index, torch.cat(inputs)
-
-    per_batch = max(1, batch_size // (1 + views))
-    chunks = [rows[i : i + per_batch] for i in range(0, len(rows), per_batch)]
-    with ThreadPoolExecutor(max_workers=min(8, (os.cpu_count() or 1) + 1)) as pool:
-        pending = []
-        try:
-            for chunk in chunks:
-                pending.append([pool.submit(load, index) for index in chunk])
-                if len(pending) > 2:
-                    yield [future.result() for future in pending.pop(0)]
-            for futures in pending:
-                yield [future.result() for future in futures]
-        finally:
-            for futures in pending:
-                for future in futures:
-                    future.cancel()
-
-
-def augmented_views(image: Image.Image, size: int, count: int, augment: AugmentConfig, seed: int) -> Tensor:
-    """Views (count, 3, size, size) of one real image, by the same rule as the synthetic images' views."""
-    from torchvision.transforms.v2 import functional as tv
-
-    limit = _SHRINK_ABOVE * size
-    if min(image.size) > limit:
-        scale = limit / min(image.size)
-        image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
-    pixels = tv.to_dtype(tv.pil_to_tensor(image), torch.float32, scale=True)
-    views = draw_views(augment, count, seed=seed, aspect=image.width / image.height)
-    return apply_views(pixels.expand(count, -1, -1, -1), views, size)
