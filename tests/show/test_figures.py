@@ -18,7 +18,8 @@ from probedistill import UserError
 from probedistill.show.draw import MOST_DOTS, scene_of, ticks
 from probedistill.show.figures import Bars, Curve, Figure, HeatMap, Line, Plane, Points, on_one_page, save_figures
 from probedistill.show.scene import Words, text_width, wrapped
-from probedistill.show.tables import Table, printable
+from probedistill.show.tables import Table
+from probedistill.text import printable
 
 HOSTILE = "<b>$x$&</b>"
 LONG = "timm:vit_small_patch14_reg4_dinov2.lvd142m@518px with a name that_goes_on and on"

@@ -7,7 +7,8 @@ import unicodedata
 from hypothesis import given
 from hypothesis import strategies as st
 
-from probedistill.show.tables import NOTHING, Table, as_text, number, percent, points, printable
+from probedistill.show.tables import NOTHING, Table, as_text, number, percent, points
+from probedistill.text import printable
 
 ATTACKS = {
     "\x1b[2Jcleared": "\\x1b[2Jcleared",

@@ -1,23 +1,26 @@
-"""Progress bars with ETA on standard error; silent when told so or when nobody watches."""
+"""Progress bars on standard error: live in a terminal and in a notebook, lines in a log file."""
 
 from __future__ import annotations
 
 import sys
 import time
+import warnings
 from types import TracebackType
+from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-from rich.progress import TimeRemainingColumn as Remaining
+from ..text import encodable, printable
 
-_LOG_EVERY_SECONDS = 15.0
+LOG_EVERY = 15.0
+"""Seconds between two lines in a log file."""
+DELAY = 1.0
+"""Seconds before a live bar appears: what is over by then needs none."""
 
 
 class ProgressBar:
-    """Show ``description  [bar]  n/total  elapsed  remaining  note`` while a loop runs.
+    """Show how far a loop is, how long it has run, how long it will take, and a note.
 
-    On a terminal it is a live bar; in a log file it is a line every 15 seconds, so that long
-    work is visible there too.
+    In a terminal and in a notebook it is a live bar of ``tqdm``. In a log file it is a line every 15 seconds, so
+    that long work is visible there, too.
 
     Args:
         description: What is being done, in a few words.
@@ -27,47 +30,58 @@ class ProgressBar:
     """
 
     def __init__(self, description: str, total: int, *, initial: int = 0, enabled: bool = True) -> None:
-        self.description, self.total, self.done = description, total, initial
-        self._initial, self._enabled, self._live = initial, enabled, sys.stderr.isatty()
+        self.description, self.total, self.done = printable(description), total, initial
+        self._initial, self._enabled = initial, enabled and sys.stderr is not None
         self._started = self._logged = time.monotonic()
-        self._progress: Progress | None = None
-        self._task: TaskID | None = None
+        self._bar: Any = None
 
     def __enter__(self) -> ProgressBar:
         self._started = self._logged = time.monotonic()
-        if self._enabled and self._live:
-            self._progress = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-                Remaining(),
-                TextColumn("{task.fields[note]}"),
-                console=Console(stderr=True),
-            )
-            self._progress.start()
-            self._task = self._progress.add_task(self.description, total=self.total, completed=self._initial, note="")
+        if self._enabled and (sys.stderr.isatty() or in_notebook()):
+            self._bar = _live_bar(_writable(self.description), self.total, self._initial)
         return self
 
     def advance(self, units: int = 1, note: str = "") -> None:
         """Count ``units`` as done and show ``note`` (loss, accuracy …) behind the bar."""
         self.done += units
-        if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, advance=units, note=note)
-        elif self._enabled:
-            now = time.monotonic()
-            if now - self._logged >= _LOG_EVERY_SECONDS:
-                self._logged = now
-                fresh = max(self.done - self._initial, 1)
-                left = (now - self._started) / fresh * (self.total - self.done)
-                print(
-                    f"{self.description}: {self.done}/{self.total}, about {left:.0f} s left  {note}".rstrip(),
-                    file=sys.stderr,
-                    flush=True,
-                )
+        if self._bar is not None:
+            if note:
+                self._bar.set_postfix_str(_writable(printable(note)), refresh=False)
+            self._bar.update(units)
+        elif self._enabled and time.monotonic() - self._logged >= LOG_EVERY:
+            self._logged = time.monotonic()
+            print(_writable(self.line(note)), file=sys.stderr, flush=True)
+
+    def line(self, note: str = "") -> str:
+        """How far it is, as in a log file."""
+        fresh = max(self.done - self._initial, 1)
+        left = (time.monotonic() - self._started) / fresh * max(self.total - self.done, 0)
+        return f"{self.description}: {self.done}/{self.total}, about {left:.0f} s left  {printable(note)}".rstrip()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._progress is not None:
-            self._progress.stop()
+        if self._bar is not None:
+            self._bar.close()
+
+
+def in_notebook() -> bool:
+    """Whether this process is the kernel of a notebook."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return shell is not None and "IPKernelApp" in shell.config
+
+
+def _live_bar(description: str, total: int, initial: int) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a notebook without ipywidgets has the terminal's bar
+        from tqdm.auto import tqdm
+    # miniters: every step is looked at, however long it takes; then tqdm needs no thread that looks for it.
+    tqdm.monitor_interval = 0
+    return tqdm(
+        total=total, initial=initial, desc=description, file=sys.stderr, delay=DELAY, miniters=1, mininterval=0.2,
+        dynamic_ncols=True,
+    )  # fmt: skip
+
+
+def _writable(text: str) -> str:
+    return encodable(text, getattr(sys.stderr, "encoding", None))

@@ -11,32 +11,46 @@ from torch import Tensor
 
 from ..store.files import whole_file
 from ..store.pixels import to_8_bits
+from .scene import wrapped
+
+_CELL = 112  # pixels that an image of a preview has at least
+_FONT, _LINE = 12, 14  # pixels: size of a title's letters, distance of its lines
 
 
 def save_grid(
     path: Path, images: Tensor, titles: list[str] | None = None, *, columns: int = 10, limit: int = 100
 ) -> None:
-    """Write a preview PNG of the first ``limit`` images (m, 3, S, S), small ones enlarged, with their titles."""
-    shown = to_8_bits(images[:limit]).permute(0, 2, 3, 1).numpy()
-    side = shown.shape[1]
-    factor = max(1, 112 // side)
-    cell, band = side * factor, 16 if titles else 0
-    columns = min(columns, max(1, int(np.ceil(np.sqrt(len(shown) * 2)))))
-    rows = -(-len(shown) // columns)
-    gap = 4
-    sheet = Image.new("RGB", (columns * (cell + gap) + gap, rows * (cell + band + gap) + gap), "white")
+    """Write a preview PNG of the first ``limit`` images, small ones enlarged, with their titles.
+
+    Args:
+        path: The file.
+        images: (m, 3, S, S) in [0, 1].
+        titles: m names, shown whole: long ones are broken over lines.
+        columns: Most images in a row.
+        limit: Most images in all.
+    """
     from PIL import ImageDraw, ImageFont
 
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
-    for i, pixels in enumerate(shown):
-        x, y = gap + (i % columns) * (cell + gap), gap + (i // columns) * (cell + band + gap)
-        picture = Image.fromarray(pixels)
-        sheet.paste(picture.resize((cell, cell), Image.Resampling.NEAREST) if factor > 1 else picture, (x, y))
-        if titles:
-            title = titles[i]
-            while title and pen.textlength(title, font=font) > cell:
-                title = title[:-1]
-            pen.text((x, y + cell), title, fill="black", font=font)
+    shown = to_8_bits(images[:limit]).permute(0, 2, 3, 1).numpy()
+    side = shown.shape[1]
+    factor = max(1, -(-_CELL // side))
+    cell, gap = side * factor, 4
+    columns = min(columns, max(1, int(np.ceil(np.sqrt(len(shown) * 2)))))
+    lines = [wrapped(title, cell, _FONT) for title in (titles or [])[: len(shown)]] or [[]] * len(shown)
+    rows = [range(start, min(start + columns, len(shown))) for start in range(0, len(shown), columns)]
+    bands = [max(len(lines[i]) for i in row) * _LINE + (2 if titles else 0) for row in rows]
+    size = (columns * (cell + gap) + gap, sum(cell + band + gap for band in bands) + gap)
+    sheet = Image.new("RGB", size, "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(_FONT)
+    y = gap
+    for row, band in zip(rows, bands, strict=True):
+        for place, i in enumerate(row):
+            x, picture = gap + place * (cell + gap), Image.fromarray(shown[i])
+            # Whole multiples, pixel by pixel: what a small image holds is not blurred.
+            sheet.paste(picture.resize((cell, cell), Image.Resampling.NEAREST) if factor > 1 else picture, (x, y))
+            for number, line in enumerate(lines[i]):
+                pen.text((x, y + cell + number * _LINE), line, fill="black", font=font)
+        y += cell + band + gap
     with whole_file(path) as temporary:
         sheet.save(temporary, format="PNG")
 

@@ -1,11 +1,21 @@
-"""What every result can do: print itself, be looked at in a notebook, and be saved as numbers and as a picture."""
+"""What every result can do: print itself, be looked at in a notebook, and be handed on as numbers or a picture."""
 
 from __future__ import annotations
 
-from typing import Any
+import html
+import re
+from typing import TYPE_CHECKING, Any
 
-from .figures import Figure
-from .tables import Table, as_text
+from ..machine.progress import in_notebook
+from ..text import encodable, printable
+from .figures import Figure, on_one_page
+from .tables import NOTHING, Table, as_text
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Paper
+
+_MOST_LINES = 40  # of what an interactive Python shows of a result
+_NUMBER = re.compile(r"([+-]?[\d,]*\.?\d+)(?: ± ([\d,]*\.?\d+))?(?:\s?%)?")
 
 
 class Result:
@@ -14,6 +24,12 @@ class Result:
     A result is a dataclass. It says what it found as tables, sentences and figures, each made in one place; the
     terminal, the PNG, the report and a notebook all show these.
     """
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Keep the short `__repr__`: that of a dataclass would print every number."""
+        super().__init_subclass__(**options)
+        if "__repr__" not in cls.__dict__:
+            cls.__repr__ = Result.__repr__  # type: ignore[method-assign]
 
     def tables(self) -> list[Table]:
         """The numbers."""
@@ -28,10 +44,68 @@ class Result:
         return []
 
     def __str__(self) -> str:
-        return as_text(*(table.rich() for table in self.tables()), *self.findings(), markup=False, soft_wrap=True)
+        findings = map(printable, self.findings())
+        return as_text(*(table.rich() for table in self.tables()), *findings, markup=False, soft_wrap=True)
 
-    def to_pandas(self) -> Any:
-        """The first table as a ``pandas.DataFrame`` of what it shows."""
+    def __repr__(self) -> str:
+        lines = str(self).splitlines()
+        more = len(lines) - _MOST_LINES
+        return "\n".join([*lines[:_MOST_LINES], f"… {more} more lines: print() shows them"] if more > 0 else lines)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: findings, figures and tables."""
+        parts = [f"<p>{html.escape(printable(finding))}</p>" for finding in self.findings()]
+        for figure in self.figures():
+            title, summary = (html.escape(printable(text)) for text in (figure.title, figure.summary))
+            parts.append(f"<h4>{title}</h4><p>{summary}</p>")
+            if figure.drawing is not None:
+                parts.append(f'<div style="overflow-x:auto">{figure.svg()}</div>')
+        parts += [f'<div style="overflow-x:auto">{table.html()}</div>' for table in self.tables()]
+        return "".join(parts)
+
+    def show(self) -> None:
+        """Show the result: in a notebook with its figures, else as tables on standard output."""
+        if in_notebook():
+            from IPython.display import display  # type: ignore[import-not-found,unused-ignore]
+
+            display(self)
+        else:
+            import sys
+
+            print(encodable(str(self), getattr(sys.stdout, "encoding", None)))
+
+    def plot(self) -> Paper:
+        """The figures on one page, as a ``matplotlib.figure.Figure``: ``plot().savefig("result.pdf")``."""
+        return on_one_page(self.figures())
+
+    def to_pandas(self, table: int = 0) -> Any:
+        """One of the tables as a ``pandas.DataFrame``.
+
+        A column of numbers is one of floats, as they are shown: percent as percent, NaN for a dash. A column of means
+        with spreads becomes two, the second with `` ±`` after its name.
+
+        Args:
+            table: Which of `tables`.
+        """
         import pandas
 
-        return pandas.DataFrame.from_records(self.tables()[0].records())
+        records = self.tables()[table].records()
+        columns: dict[str, list[Any]] = {}
+        for name in records[0] if records else ():
+            columns |= _as_numbers(name, [record[name] for record in records])
+        return pandas.DataFrame(columns)
+
+
+def _as_numbers(name: str, cells: list[str]) -> dict[str, list[Any]]:
+    """A column as it is, or as floats if all of its cells are numbers or missing."""
+    found = [_NUMBER.fullmatch(cell.strip()) for cell in cells]
+    if not any(found) or any(match is None and cell not in (NOTHING, "") for match, cell in zip(found, cells)):
+        return {name: list(cells)}
+    columns = {name: [_float(match and match[1]) for match in found]}
+    if any(match and match[2] for match in found):
+        columns[f"{name} ±"] = [_float(match and match[2]) for match in found]
+    return columns
+
+
+def _float(text: str | None) -> float:
+    return float(text.replace(",", "")) if text else float("nan")

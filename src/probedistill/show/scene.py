@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal
 
-from .tables import printable
+from ..text import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import html
 import math
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+
+from ..text import printable
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
@@ -18,36 +19,6 @@ NOTHING = "–"
 """What stands where there is no number."""
 
 Cell = str | float | int | None
-
-
-_HIDDEN = ("Cc", "Cs", "Zl", "Zp")
-_DIRECTIONS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-
-
-def printable(text: str, *, lines: bool = False) -> str:
-    """Text in which nothing acts on a terminal or a page: what would is shown as an escape.
-
-    These are control characters (among them ESC, which begins every terminal sequence), marks that change the
-    direction of the text around them, line separators, and halves of surrogate pairs, which no file can hold.
-
-    >>> printable("cat\\x1b[2J"), printable("a\\nb", lines=True)
-    ('cat\\\\x1b[2J', 'a\\nb')
-
-    Args:
-        text: A name, or a text with names in it, that came from data.
-        lines: Keep line breaks.
-    """
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(_escaped(letter) if _acts(letter) and not (lines and letter == "\n") else letter for letter in text)
-
-
-def _acts(letter: str) -> bool:
-    return letter in _DIRECTIONS or unicodedata.category(letter) in _HIDDEN
-
-
-def _escaped(letter: str) -> str:
-    return letter.encode("unicode_escape", "surrogatepass").decode() if letter != "\x1b" else "\\x1b"
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,46 @@
+"""Text that came from data, made fit for a terminal or a page."""
+
+from __future__ import annotations
+
+import unicodedata
+
+_ACTING = ("Cc", "Cs", "Zl", "Zp")
+_DIRECTIONS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+def printable(text: str, *, lines: bool = False) -> str:
+    """Text in which nothing acts on a terminal or a page: what would is shown as an escape.
+
+    These are control characters (among them ESC, which begins every terminal sequence), marks that change the
+    direction of the text around them, line separators, and halves of surrogate pairs, which no file can hold.
+
+    >>> printable("cat\\x1b[2J"), printable("a\\nb", lines=True)
+    ('cat\\\\x1b[2J', 'a\\nb')
+
+    Args:
+        text: A name, or a text with names in it, that came from data.
+        lines: Keep line breaks.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(_escaped(letter) if _acts(letter) and not (lines and letter == "\n") else letter for letter in text)
+
+
+def encodable(text: str, encoding: str | None) -> str:
+    """Text with ``?`` in place of letters that a stream of this encoding cannot hold.
+
+    >>> encodable("loss → 0.1", "ascii")
+    'loss ? 0.1'
+    """
+    try:
+        return text.encode(encoding or "utf-8", "replace").decode(encoding or "utf-8")
+    except LookupError:  # no such encoding
+        return text.encode("ascii", "replace").decode()
+
+
+def _acts(letter: str) -> bool:
+    return letter in _DIRECTIONS or unicodedata.category(letter) in _ACTING
+
+
+def _escaped(letter: str) -> str:
+    return letter.encode("unicode_escape").decode()

@@ -1,0 +1,123 @@
+"""Progress: live in a terminal and a notebook, lines in a log file, silent if told so, legible in any encoding."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from probedistill.machine import progress
+from probedistill.machine.progress import ProgressBar, in_notebook
+
+LOOP = """
+from probedistill.machine import progress
+progress.DELAY = 0.0
+with progress.ProgressBar("caf\u00e9 \u732b \\x1b[2J", 5, initial=2) as bar:
+    for i in range(3):
+        bar.advance(note="loss \u2192 0.5")
+"""
+
+
+class Stream(io.TextIOWrapper):
+    """Standard error of some encoding that raises at what it cannot hold."""
+
+    def __init__(self, encoding: str, terminal: bool) -> None:
+        self.bytes = io.BytesIO()
+        super().__init__(self.bytes, encoding=encoding, errors="strict", write_through=True)
+        self.terminal = terminal
+
+    def isatty(self) -> bool:
+        return self.terminal
+
+    @property
+    def text(self) -> str:
+        self.flush()
+        return self.bytes.getvalue().decode(self.encoding)
+
+
+@pytest.fixture
+def standard_error(monkeypatch):
+    def put(encoding: str = "utf-8", *, terminal: bool = False, every: float = 0.0) -> Stream:
+        stream = Stream(encoding, terminal)
+        monkeypatch.setattr(sys, "stderr", stream)
+        monkeypatch.setattr(progress, "LOG_EVERY", every)
+        monkeypatch.setattr(progress, "DELAY", 0.0)
+        return stream
+
+    return put
+
+
+def run(description="work", *, enabled=True):
+    with ProgressBar(description, 5, initial=2, enabled=enabled) as bar:
+        for _ in range(3):
+            bar.advance(note="loss → 0.5")
+    return bar
+
+
+def test_a_log_file_has_lines(standard_error):
+    stream = standard_error()
+    assert run().done == 5
+    assert stream.text.splitlines()[-1] == "work: 5/5, about 0 s left  loss → 0.5"
+    assert "\r" not in stream.text
+    assert len(stream.text.splitlines()) == 3
+    quiet = standard_error(every=15.0)
+    run()
+    assert quiet.text == ""
+
+
+def test_a_terminal_has_a_live_bar_with_what_is_left(standard_error):
+    stream = standard_error(terminal=True)
+    run()
+    last = stream.text.split("\r")[-1]
+    assert "work: 100%" in last
+    assert "5/5" in last
+    assert "loss → 0.5" in last
+    assert "<00:00" in last
+
+
+def test_what_is_soon_over_shows_no_bar(standard_error, monkeypatch):
+    stream = standard_error(terminal=True)
+    monkeypatch.setattr(progress, "DELAY", 5.0)
+    run()
+    assert stream.text.strip() == ""
+
+
+def test_silent_if_told_so(standard_error):
+    for terminal in (False, True):
+        stream = standard_error(terminal=terminal)
+        run(enabled=False)
+        assert stream.text == ""
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+@pytest.mark.parametrize("terminal", [False, True])
+def test_any_encoding_and_hostile_names(standard_error, encoding, terminal):
+    stream = standard_error(encoding, terminal=terminal)
+    run("café 猫 \x1b[2J\u202e")
+    assert "\\x1b[2J\\u202e" in stream.text
+    assert "\x1b[2J" not in stream.text
+    assert ("猫" in stream.text) == (encoding == "utf-8")
+
+
+def test_without_standard_error(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)
+    assert run().done == 5
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_in_a_process_of_its_own(encoding):
+    done = subprocess.run(
+        [sys.executable, "-c", LOOP], env={**os.environ, "PYTHONIOENCODING": f"{encoding}:strict"}, capture_output=True
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+def test_a_notebook_is_known_by_its_kernel(monkeypatch):
+    assert not in_notebook()
+    shell = SimpleNamespace(config={"IPKernelApp": {}})
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    assert in_notebook()

@@ -1,0 +1,41 @@
+"""Previews: each image at its place, its name whole."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from probedistill.show.previews import save_grid
+
+
+@given(st.integers(1, 25), st.sampled_from([8, 40, 120]), st.booleans())
+@settings(max_examples=15, deadline=None)
+def test_every_image_is_there(tmp_path_factory, count, side, titled):
+    path = tmp_path_factory.mktemp("grid") / "preview.png"
+    values = torch.arange(count) / 50  # dark greys, no two alike
+    images = values.view(-1, 1, 1, 1).expand(count, 3, side, side)
+    save_grid(path, images, [f"class {i}" for i in range(count)] if titled else None)
+    sheet = np.asarray(Image.open(path).convert("L"))
+    for grey in (values * 255).round().int().tolist():
+        assert (sheet == grey).sum() >= min(side, 112) ** 2
+
+
+def test_long_names_are_whole(tmp_path):
+    images = torch.rand(2, 3, 32, 32)
+    long = "a_class_name_without_a_space_that_is_longer_than_its_picture and more"
+    save_grid(tmp_path / "short.png", images, ["cat", "dog"])
+    save_grid(tmp_path / "long.png", images, [long, "dog"])
+    short, tall = (Image.open(tmp_path / name) for name in ("short.png", "long.png"))
+    assert tall.width == short.width
+    assert tall.height > short.height + 30
+    # Nothing is written outside the picture's own column.
+    half = np.asarray(tall.convert("L"))[150:, tall.width // 2 + 60 :]
+    assert (half == 255).all()
+
+
+def test_limit(tmp_path):
+    save_grid(tmp_path / "p.png", torch.rand(30, 3, 8, 8), [str(i) for i in range(30)], limit=4)
+    assert Image.open(tmp_path / "p.png").height < 300
