@@ -1,10 +1,18 @@
-"""One image file, bytes or picture → 8-bit RGB, or a one-line reason why not."""
+"""One image file, bytes or picture → 8-bit RGB, or a one-line reason why not.
+
+Files may come from anyone. An image is refused from its header when it has too many pixels, too many scans or an
+extreme shape, and all threads together decode at most `MAX_PIXELS` pixels at a time.
+"""
 
 from __future__ import annotations
 
 import io
 import os
 import stat
+import threading
+import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import BinaryIO
 
@@ -16,12 +24,55 @@ MAX_PIXELS = 64_000_000
 """Images with more pixels than this are refused from their header, before any pixel is decoded."""
 
 MAX_RATIO = 100
-"""Images with one side more than this many times the other are refused: their resized short side is as long as an
-encoder's input, whatever the long one becomes."""
+"""Images with one side more than this many times the other are refused. The short side is resized to an encoder's
+input, and the long one grows with it."""
+
+MAX_SCANS = 100
+"""Progressive JPEGs with more scans than this are refused; encoders write about ten."""
+
+_MAX_SCANNED_PIXELS = 1_500_000_000  # scans times pixels of a progressive JPEG: each scan goes over all pixels
+_MAX_FILE_BYTES = 1 << 29
 
 
 class UnreadableImageError(ValueError):
     """One image cannot be decoded; the message is one line, ``"<name>: <why>"``."""
+
+
+class _Budget:
+    """A number of pixels that all threads share: whoever needs more than is left waits for the others."""
+
+    def __init__(self, pixels: int) -> None:
+        self._size = self._left = pixels
+        self._changed = threading.Condition()
+        self._queue = threading.Lock()  # first come, first served: small images do not starve a large one
+        self._held = threading.local()
+
+    @contextmanager
+    def hold(self, pixels: int) -> Iterator[None]:
+        """Take ``pixels`` out of the budget until the block ends.
+
+        A thread that holds some already does not wait for more: two threads would wait for each other.
+        """
+        pixels, held = min(pixels, self._size), getattr(self._held, "pixels", 0)
+        if held:
+            with self._changed:
+                self._left -= pixels
+        else:
+            with self._queue, self._changed:
+                self._changed.wait_for(lambda: self._left >= pixels)
+                self._left -= pixels
+        self._held.pixels = held + pixels
+        try:
+            yield
+        finally:
+            self._held.pixels = held
+            with self._changed:
+                self._left += pixels
+                self._changed.notify_all()
+
+
+decoding = _Budget(MAX_PIXELS)
+"""Pixels that may be decoded at the same time; ``with decoding.hold(n)`` keeps more memory than that at bay."""
 
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
@@ -42,8 +93,10 @@ def decode_image(
     Transparency is composited on white. 16-bit grey is divided by 257; so is 32-bit integer grey
     within 0 … 65535, which is how Pillow hands over some 16-bit files. Floating-point grey is read as
     0 … 1, 0 … 255 or 0 … 65535, the first that holds all values. Values outside these ranges
-    are stretched from their minimum and maximum. Of an animation the first frame is taken. EXIF
-    orientation is applied. A file object is read from its start and is left open.
+    are stretched from their minimum and maximum. The first frame stands for an animation. EXIF
+    orientation is applied; colour profiles are not. A file object is read from its start and is left open.
+
+    Several threads may decode at once. Together they work on at most `MAX_PIXELS` pixels.
 
     Args:
         source: Path, encoded bytes, open binary file, or a PIL image (left unchanged).
@@ -54,12 +107,13 @@ def decode_image(
         the other.
 
     Raises:
-        UnreadableImageError: The image is missing, empty, corrupt, truncated, too large, not finite,
+        UnreadableImageError: The image is missing, empty, corrupt, truncated, too large, too costly, not finite,
             or not in a known format.
     """
     called = name if name is not None else _name_of(source)
     try:
         if isinstance(source, Image.Image):
+            _check_size(source)
             return _to_upright_rgb(source)
         if isinstance(source, str | os.PathLike):
             status = os.stat(source)
@@ -109,12 +163,28 @@ def reason_of(error: Exception) -> str:
 
 
 def one_line(text: str) -> str:
-    """The text without line breaks."""
-    return " ".join(text.split()) or text.strip()
+    """The text on one line, with control characters and the like escaped, so that no terminal obeys them.
+
+    >>> one_line("a\\nb\\x1b[2J")
+    'a b\\\\x1b[2J'
+    """
+    line = " ".join(text.split()) or text.strip()
+    return "".join(escaped(c) if is_control(c) else c for c in line)
+
+
+def escaped(text: str) -> str:
+    """The text as Python writes it: ``"\\x1b"`` as a backslash, an x and two digits."""
+    return text.encode("unicode_escape").decode()
+
+
+def is_control(character: str) -> bool:
+    """Whether a character moves the cursor, breaks the line or turns the direction of the text around it."""
+    turns = "\u202a" <= character <= "\u202e" or "\u2066" <= character <= "\u2069"
+    return turns or unicodedata.category(character) in ("Cc", "Zl", "Zp")
 
 
 def as_utf8(text: str) -> str:
-    """The text itself, or where it cannot be written as UTF-8 (a file's name may be any bytes) with those escaped."""
+    """The text with escapes for what UTF-8 cannot write; a file's name may be any bytes."""
     try:
         text.encode()
         return text
@@ -123,11 +193,64 @@ def as_utf8(text: str) -> str:
 
 
 def _decode_stream(file: BinaryIO) -> Image.Image:
+    try:
+        return _decode_once(file)
+    except ValueError:
+        # Pillow gives up a whole image for a colour profile or a text above its limits. Neither is needed here.
+        file.seek(0)
+        if file.read(8) != _PNG:
+            raise
+    content = _PNG + file.read(_MAX_FILE_BYTES)
+    try:
+        return _decode_once(io.BytesIO(_without_text(content, keep=_ORIENTATION)))
+    except ValueError:
+        return _decode_once(io.BytesIO(_without_text(content, keep=())))
+
+
+def _decode_once(file: BinaryIO) -> Image.Image:
     with Image.open(file, formats=_formats()) as image:
+        _check_size(image)
+        if image.info.get("progressive"):
+            _check_scans(file, image)
         return _to_upright_rgb(image)
 
 
-def _to_upright_rgb(image: Image.Image) -> Image.Image:
+_PNG = b"\x89PNG\r\n\x1a\n"
+_ORIENTATION = (b"Raw profile type exif\0", b"Raw profile type APP1\0", b"XML:com.adobe.xmp\0")
+"""Keywords of PNG texts that may say which way is up."""
+
+
+def _without_text(png: bytes, keep: tuple[bytes, ...]) -> bytes:
+    """A PNG without its colour profile and without its texts, apart from those whose keyword is in ``keep``."""
+    kept, place = [_PNG], len(_PNG)
+    while place + 12 <= len(png):
+        end = place + 12 + int.from_bytes(png[place : place + 4], "big")
+        kind = png[place + 4 : place + 8]
+        is_text = kind in (b"tEXt", b"zTXt", b"iTXt") and not png.startswith(keep, place + 8)
+        if kind != b"iCCP" and not is_text:
+            kept.append(png[place:end])
+        place = end
+    return b"".join(kept)
+
+
+def _check_scans(file: BinaryIO, image: Image.Image) -> None:
+    """Refuse a progressive JPEG of many scans: a few bytes a scan make the decoder go over all pixels again."""
+    here = file.tell()
+    file.seek(0)
+    scans, last = 0, b""
+    while chunk := file.read(1 << 20):
+        scans += (last + chunk).count(b"\xff\xda")  # never part of compressed pixels: there 0xff is followed by 0
+        last = chunk[-1:]
+    file.seek(here)
+    pixels = image.width * image.height
+    if scans > MAX_SCANS or scans * pixels > _MAX_SCANNED_PIXELS:
+        raise _RefusedError(
+            f"a progressive JPEG of {scans} scans; the limit for its size is "
+            f"{min(MAX_SCANS, _MAX_SCANNED_PIXELS // pixels)}"
+        )
+
+
+def _check_size(image: Image.Image) -> None:
     width, height = image.size
     if width < 1 or height < 1:
         raise _RefusedError(f"has no pixels ({width} × {height})")
@@ -135,6 +258,14 @@ def _to_upright_rgb(image: Image.Image) -> Image.Image:
         raise _RefusedError(f"{width} × {height} = {width * height} pixels; the limit is {MAX_PIXELS}")
     if max(width, height) > MAX_RATIO * min(width, height):
         raise _RefusedError(f"{width} × {height} pixels; one side may be at most {MAX_RATIO} times the other")
+
+
+def _to_upright_rgb(image: Image.Image) -> Image.Image:
+    with decoding.hold(image.width * image.height):
+        return _converted(image)
+
+
+def _converted(image: Image.Image) -> Image.Image:
     image.load()
     try:
         upright = ImageOps.exif_transpose(image)
@@ -151,13 +282,17 @@ def _to_upright_rgb(image: Image.Image) -> Image.Image:
 
 def _deep_grey_to_8_bits(image: Image.Image) -> Image.Image:
     """Scale 16-bit, 32-bit or floating-point grey to 8 bits; ``decode_image`` says how."""
-    values = np.asarray(image).astype(np.float64)
-    if not np.isfinite(values).all():
+    values = np.asarray(image)
+    low, high = float(values.min()), float(values.max())  # NaN if any value is
+    if not (np.isfinite(low) and np.isfinite(high)):
         raise _RefusedError("holds values that are not finite")
-    low, high = float(values.min()), float(values.max())
     tops = (1.0, 255.0, 65535.0) if image.mode == "F" else (65535.0,)
     bottom, top = 0.0, next((top for top in tops if low >= 0 and high <= top), None)
     if top is None:
         bottom, top = low, high
-    scaled = np.rint((values - bottom) * (255.0 / (top - bottom))) if top > bottom else np.zeros_like(values)
-    return Image.fromarray(scaled.astype(np.uint8))
+    scaled = np.zeros(values.shape, dtype=np.uint8)
+    if top > bottom:
+        for rows in range(0, len(values), 256):  # in blocks: float64 takes eight times the memory
+            block = values[rows : rows + 256].astype(np.float64)
+            scaled[rows : rows + 256] = np.rint((block - bottom) * (255.0 / (top - bottom)))
+    return Image.fromarray(scaled)
