@@ -361,6 +361,8 @@ def test_fingerprint_is_stable_and_sees_changes(tmp_path):
     subset = load_images(spec, classes=["cat", "dog"]).fingerprint
     assert len({first.fingerprint, subset, load_images(spec, classes=["dog", "cat"]).fingerprint}) == 3
     os.utime(tmp_path / "emu" / "0000.png", ns=(1, 1))
+    assert load_images(spec).fingerprint == first.fingerprint
+    class_image(1, size=4).save(tmp_path / "emu" / "0000.png")
     assert load_images(spec).fingerprint != first.fingerprint
     assert load_images(spec, classes=["cat", "dog"]).fingerprint == subset
 
@@ -396,7 +398,7 @@ def test_loading_is_picklable(photos):
 
 def test_class_subset_and_order(photos, tmp_path):
     listed = tmp_path / "classes.txt"
-    listed.write_text("# two of them\n\nemu\n  cat # the good one\n", encoding="utf-8-sig")
+    listed.write_text("# two of them\n\nemu\n  cat  \n", encoding="utf-8-sig")
     for classes in (["emu", "cat"], [f"@{listed}"]):
         train, test = load_splits(ImagesConfig(images=f"folder:{photos}", classes=classes))
         assert train.class_names == test.class_names == ("emu", "cat")
@@ -467,9 +469,9 @@ def test_bare_path_is_mended(photos, monkeypatch):
 
 
 BAD = [
-    ("foldr:{photos}", {}, "unknown images source 'foldr'; did you mean 'folder'?"),
-    ("CIFAR10", {}, "unknown images source 'CIFAR10'"),
-    ("", {}, "unknown images source ''"),
+    ("foldr:{photos}", {}, "unknown image source 'foldr'; did you mean 'folder'?"),
+    ("CIFAR10", {}, "unknown image source 'CIFAR10'"),
+    ("", {}, "unknown image source ''"),
     ("folder:", {}, "write 'folder:PATH'"),
     ("folder:{photos}/tran", {}, "no such folder; did you mean 'folder:{photos}/train'"),
     ("folder:/no/where", {}, "'folder:/no/where': no such folder"),

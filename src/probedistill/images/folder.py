@@ -4,124 +4,287 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import unicodedata
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from PIL import Image
-
 from ..config import ImagesConfig
-from ..errors import UserError
-from .decode import as_utf8, decode_image
-from .labelled import CLASSES_ARGUMENT, LabelledImages, check_classes, digest_of
-from .sources import FOLDER_SPLITS, WHOLE, Source
+from ..errors import UserError, first_line
+from .contents import digests_of_files
+from .decode import as_utf8, one_line
+from .labelled import CLASSES_ARGUMENT, LabelledImages, check_class_names, check_classes, digest_of
+from .sources import ALIASES, FOLDER_SPLITS, WHOLE, ItemLoader, Source, described
 
+IMAGE_SUFFIXES = frozenset(
+    ["avif", "bmp", "gif", "jp2", "jpe", "jpeg", "jpg", "pbm", "pgm", "png", "ppm", "tif", "tiff", "webp"]
+)
+"""How names of images end, without the dot; only where names are all there is to go by."""
+
+SYSTEM_FOLDERS = frozenset(
+    [
+        "@eadir", "@tmp", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "@__thumb",  # NAS boxes
+        "__macosx", "temporary items", "network trash folder", "thevolumesettingsfolder",  # macOS
+        "$recycle.bin", "recycler", "system volume information",  # Windows
+        "lost+found", "__pycache__",
+    ]
+)  # fmt: skip
+"""Folders that systems add, in lower case: neither classes nor inside them."""
+
+_SYSTEM_FILES = frozenset({"thumbs.db", "thumbs.db:encryptable", "ehthumbs.db", "desktop.ini", "icon\r"})
 _SIDECARS = frozenset({".txt", ".json", ".jsonl", ".csv", ".md", ".xml", ".yaml", ".yml"})
-_SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini"})
+_DEEPEST = 50  # folders inside a class folder
 
 
-class _FolderSource(Source):
-    """A folder of class folders, or of split folders of class folders."""
-
-    def __init__(self, spec: str, root: Path) -> None:
-        self.root = root
-        splits = [name for name in subfolders(root) if name.lower() in FOLDER_SPLITS]
-        splits = [name for name in splits if subfolders(root / name)]
-        super().__init__(spec, splits or [WHOLE], lambda split: self.load(split, None))
-        self._split_folders = frozenset(splits)
-
-    def load(self, split: str, classes: tuple[str, ...] | None, *, absent_ok: bool = False) -> LabelledImages:
-        """Find the images of a split; only the folders of ``classes`` are listed."""
-        parent = self.root / split if split in self._split_folders else self.root
-        found = subfolders(parent)
-        if not found:
-            raise UserError(
-                f"images {self.spec!r} have no class folders in {parent}; give a folder with one folder per class"
-            )
-        if classes is not None:
-            check_classes(classes, found, CLASSES_ARGUMENT, self.spec, absent_ok)
-        class_names = tuple(found) if classes is None else classes
-        present = set(found)
-        paths: list[str] = []
-        labels: list[int] = []
-        stamps: list[str] = []
-        for label, name in enumerate(class_names):
-            if name not in present:
-                continue
-            if name != as_utf8(name):
-                raise UserError(
-                    f"images {self.spec!r}: the class folder {as_utf8(name)!r} has a name that is not "
-                    "UTF-8; rename it, or choose others with --classes"
-                )
-            for relative, size, mtime in sorted(_image_files(parent / name, name)):
-                paths.append(relative if parent == self.root else f"{split}/{relative}")
-                labels.append(label)
-                stamps.append(f"{paths[-1]}\n{size}\n{mtime}")
-        names = [as_utf8(path) for path in paths]
-        return LabelledImages(
-            class_names=class_names,
-            labels=labels,
-            names=names,
-            load=_FileLoader(self.root, paths, names),
-            spec=self.spec,
-            split=split,
-            fingerprint=digest_of("folder", *class_names, "\n", *stamps),
-        )
-
-
-@dataclass
-class _FileLoader:
-    root: Path
-    paths: Sequence[str]
-    names: Sequence[str]
-
-    def __call__(self, index: int) -> Image.Image:
-        return decode_image(self.root / self.paths[index], name=self.names[index])
-
-
-def listing(path: Path) -> list[os.DirEntry[str]]:
-    """Return the entries of a folder that are not hidden, by name."""
-    try:
-        with os.scandir(path) as entries:
-            return sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
-    except OSError as error:
-        raise UserError(f"images folder {str(path)!r} cannot be listed ({error.strerror}); allow reading it") from error
-
-
-def subfolders(path: Path) -> list[str]:
-    """Names of the folders in a folder, sorted; hidden ones left out."""
-    return [entry.name for entry in listing(path) if entry.is_dir()]
-
-
-def _image_files(folder: Path, prefix: str) -> Iterator[tuple[str, int, int]]:
-    """Yield (relative path, size, mtime_ns) of what should be images; linked folders are not entered.
-
-    Anything that is not a well-known sidecar counts, so that a wrong file is reported later
-    and not lost in silence.
-    """
-    for entry in listing(folder):
-        relative = f"{prefix}/{entry.name}"
-        if entry.is_dir(follow_symlinks=False):
-            yield from _image_files(folder / entry.name, relative)
-        elif entry.name.lower() in _SYSTEM_FILES or Path(entry.name).suffix.lower() in _SIDECARS:
-            continue
-        elif entry.is_file():
-            status = entry.stat()
-            yield relative, status.st_size, status.st_mtime_ns
-        elif entry.is_symlink() and not entry.is_dir():
-            yield relative, -1, -1  # a broken link is an image that cannot be read
-
-
+@described("folder:PATH", is_path=True)
 def folder_source(place: str, config: ImagesConfig) -> Source:
     """A folder for each class, or such folders inside split folders."""
     root = Path(place).expanduser()
     if config.images != as_utf8(config.images):
         raise UserError(f"images {as_utf8(config.images)!r}: the path is not UTF-8; rename the folder")
-    if not root.exists():
+    if not os.path.exists(root):
         siblings = subfolders(root.parent) if os.access(root.parent, os.R_OK) else []
         near = difflib.get_close_matches(root.name, siblings, n=1)
-        mend = f"did you mean 'folder:{root.parent / near[0]}'?" if near else "check the path"
-        raise UserError(f"images {config.images!r}: no such folder; {mend}")
+        hint = f"did you mean 'folder:{root.parent / near[0]}'?" if near else "check the path"
+        raise UserError(f"images {config.images!r}: no such folder; {hint}")
     if not root.is_dir():
         raise UserError(f"images {config.images!r} is a file; give the folder with one folder per class")
-    return _FolderSource(config.images, root)
+    return _FolderSource(config.images, root, config.split)
+
+
+class _FolderSource(Source):
+    """A folder of class folders, or of split folders of class folders."""
+
+    def __init__(self, spec: str, root: Path, wanted: str | None) -> None:
+        self.root = root
+        self._split_folders = frozenset(_split_folders(root, spec, wanted))
+        super().__init__(spec, dict.fromkeys(sorted(self._split_folders) or [WHOLE], _nothing))
+
+    def load(self, split: str, classes: tuple[str, ...] | None, *, absent_ok: bool = False) -> LabelledImages:
+        """The images of a split; only the folders of ``classes`` are listed."""
+        parent = self.root / split if split in self._split_folders else self.root
+        folders = self._class_folders(parent, classes)
+        if classes is not None:
+            check_classes(classes, list(folders), CLASSES_ARGUMENT, self.spec, absent_ok)
+        class_names = tuple(folders) if classes is None else classes
+        check_class_names([name for name in class_names if name in folders], self.spec)
+        paths, labels = [], []
+        left_out = _LeftOut()
+        for label, name in enumerate(class_names):
+            if name in folders:
+                found = sorted(_image_files(parent / folders[name], folders[name], left_out))
+                paths += found if parent == self.root else [f"{split}/{path}" for path in found]
+                labels += [label] * len(found)
+        for entry in listing(parent):
+            if _is_image_name(entry.name) and not _is_folder(entry):
+                left_out.add("files beside the class folders", entry.name)
+        left_out.warn(self.spec)
+        names = _names(paths)
+        files = [os.path.join(self.root, path) for path in paths]
+        contents = digests_of_files(files, place=self.root, progress=self.progress)
+        stamps = [f"{name}\n{content.hex()}" for name, content in zip(names, contents, strict=True)]
+        return LabelledImages(
+            class_names=class_names,
+            labels=labels,
+            names=names,
+            load=ItemLoader(files, names),
+            spec=self.spec,
+            split=split,
+            fingerprint=digest_of("folder", *class_names, "\n", *stamps),
+        )
+
+    def _class_folders(self, parent: Path, wanted: tuple[str, ...] | None) -> Mapping[str, str]:
+        """Class name → its folder's name on disk, which may spell accents another way or end in a space."""
+        folders: dict[str, str] = {}
+        for folder in subfolders(parent):
+            if folder != as_utf8(folder):
+                if wanted is not None:
+                    continue
+                named = f"the class folder {as_utf8(folder)!r} has a name that is not UTF-8"
+                raise UserError(f"images {self.spec!r}: {named}; rename it, or choose others with --classes")
+            name = _plain(folder)
+            if name in folders:
+                raise UserError(
+                    f"images {self.spec!r}: the class folders {folders[name]!a} and {folder!a} have the same "
+                    "name but for spaces or the form of accents; rename one or put their images together"
+                )
+            folders[name] = folder
+        if not folders:
+            raise UserError(
+                f"images {self.spec!r} have no class folders in {parent}; give a folder with one folder per class"
+            )
+        return folders
+
+
+def _nothing() -> LabelledImages:
+    raise AssertionError("load lists the folders itself")
+
+
+def _plain(folder: str) -> str:
+    return unicodedata.normalize("NFC", folder).strip() or folder
+
+
+def _names(paths: list[str]) -> list[str]:
+    """Names of images, with accents in one form unless two files differ in nothing else."""
+    names = [as_utf8(path) for path in paths]
+    changed = [unicodedata.normalize("NFC", name) for name in names]
+    return changed if len(set(changed)) == len(names) else names
+
+
+# ---------------------------------------------------------------------------------------------------
+# Split folders, or classes that are called like a split
+
+
+def _split_folders(root: Path, spec: str, wanted: str | None) -> list[str]:
+    """The folders of ``root`` that are splits, or none if its folders are classes.
+
+    A folder called train may be a split or a class of trains. It is a split if all folders with images are called
+    like splits, or if two different splits have a class in common. Otherwise ``wanted`` decides.
+
+    Raises:
+        UserError: It could be either, and the user has not said which.
+    """
+    folders = subfolders(root)
+    inside = {name: set(subfolders(root / name)) for name in folders if name.lower() in FOLDER_SPLITS}
+    splits = [name for name, classes in inside.items() if classes]
+    if not splits or wanted == WHOLE:
+        return []
+    others = [name for name in folders if name not in splits and _has_images(root / name)]
+    if not others:
+        return splits
+    shown = ", ".join(map(repr, others[:3])) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
+    if wanted is not None or _share_classes([(name, inside[name]) for name in splits]):
+        warnings.warn(f"images {spec!r}: {shown} beside the split folders {', '.join(splits)} left out", stacklevel=2)
+        return splits
+    raise UserError(
+        f"images {spec!r}: {splits[0]!r} may be a split or a class, beside {shown}; "
+        f"say --split {WHOLE} if these folders are classes, or --split {splits[0]} to use that folder alone"
+    )
+
+
+def _share_classes(splits: list[tuple[str, set[str]]]) -> bool:
+    """Whether two different splits (not train and training) have a class of the same name."""
+    kinds = {name: next(i for i, group in enumerate(ALIASES) if name.lower() in group) for name, _ in splits}
+    return any(
+        kinds[one] != kinds[other] and {_plain(c) for c in first} & {_plain(c) for c in second}
+        for i, (one, first) in enumerate(splits)
+        for other, second in splits[:i]
+    )
+
+
+def _has_images(folder: Path, depth: int = 3) -> bool:
+    """Whether files in a folder, or in folders inside, are called like images; runs of probedistill do not count."""
+    try:
+        entries = listing(folder)
+    except UserError:
+        return False
+    if any(entry.name == "run.json" for entry in entries):
+        return False
+    if any(_is_image_name(entry.name) and not _is_folder(entry) for entry in entries):
+        return True
+    return depth > 0 and any(_has_images(Path(entry.path), depth - 1) for entry in entries if _is_class_like(entry))
+
+
+def _is_image_name(name: str) -> bool:
+    return name.rpartition(".")[2].lower() in IMAGE_SUFFIXES and "." in name
+
+
+# ---------------------------------------------------------------------------------------------------
+# What is in a folder
+
+
+def listing(path: Path) -> list[os.DirEntry[str]]:
+    """The entries of a folder that are not hidden, by name.
+
+    Raises:
+        UserError: The folder cannot be listed.
+    """
+    try:
+        with os.scandir(path) as entries:
+            return sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
+    except OSError as error:
+        reason = f"images folder {one_line(as_utf8(str(path)))!r} cannot be listed ({first_line(error)})"
+        raise UserError(f"{reason}; allow reading it or take it out") from error
+
+
+def subfolders(path: Path) -> list[str]:
+    """Names of the folders in a folder, sorted, without hidden ones and those that systems add."""
+    return [entry.name for entry in listing(path) if _is_class_like(entry)]
+
+
+def is_system_folder(name: str) -> bool:
+    """Whether an operating system or a NAS box adds folders of that name."""
+    return name.lower() in SYSTEM_FOLDERS
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _is_class_like(entry: os.DirEntry[str]) -> bool:
+    return not is_system_folder(entry.name) and _is_folder(entry)
+
+
+@dataclass
+class _LeftOut:
+    """What a class folder holds that is not read, to be told in one line."""
+
+    reasons: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, reason: str, path: str) -> None:
+        self.reasons.setdefault(reason, []).append(path)
+
+    def warn(self, spec: str) -> None:
+        for reason, paths in self.reasons.items():
+            first = one_line(as_utf8(paths[0] if len(paths[0]) <= 80 else paths[0][:79] + "…"))
+            more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+            warnings.warn(f"images {spec!r}: left out {reason}: {first!r}{more}", stacklevel=2)
+
+
+def _image_files(folder: Path, prefix: str, left_out: _LeftOut) -> Iterator[str]:
+    """Yield the relative path of everything that should be an image; linked folders are entered.
+
+    Anything that is not a well-known sidecar counts, so that a wrong file is reported later
+    and not lost in silence. Real folders come first and each is entered once, so links cannot make a loop.
+    """
+    # A link back to the folder of all classes, or to the whole disk, is not one more folder of this class.
+    seen = {_identity(above) for above in (*folder.absolute().parents, *folder.resolve().parents)}
+    real, linked = [(folder, prefix, 0)], list[tuple[Path, str, int]]()
+    while real or linked:
+        here, name, depth = real.pop() if real else linked.pop(0)
+        mark = _identity(here)
+        if mark in seen:
+            left_out.add("links to folders that are read already", name)
+            continue
+        seen.add(mark)
+        if depth > _DEEPEST:
+            left_out.add(f"folders more than {_DEEPEST} deep", name)
+            continue
+        for entry in listing(here):
+            relative = f"{name}/{entry.name}"
+            if _is_folder(entry):
+                if not is_system_folder(entry.name):
+                    (linked if entry.is_symlink() else real).append((here / entry.name, relative, depth + 1))
+            elif _is_image(entry):
+                yield relative
+
+
+def _is_image(entry: os.DirEntry[str]) -> bool:
+    if entry.name.lower() in _SYSTEM_FILES or Path(entry.name).suffix.lower() in _SIDECARS:
+        return False
+    try:
+        return entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path))
+    except OSError:  # a link to itself is an image that cannot be read, as every broken link is
+        return True
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return (-1, hash(path))
+    return status.st_dev, status.st_ino

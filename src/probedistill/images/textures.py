@@ -13,18 +13,19 @@ from ..config import ImagesConfig
 from ..errors import unknown_name
 from ..seeds import Stream, seed_of
 from .labelled import LabelledImages, digest_of
-from .sources import WHOLE, Source
+from .sources import WHOLE, Source, described
 
-_VERSION = 1  # of the formulae below: part of the fingerprint
+_VERSION = 1  # of the formulae below, which are the images' content: part of the fingerprint
 _SIDE, _PER_KIND = 96, 240
 
 
+@described("textures:procedural")
 def textures_source(place: str, config: ImagesConfig) -> Source:
     """The textures; they have no splits."""
     if place != "procedural":
         raise unknown_name("textures", place, ["procedural"])
 
-    def read(split: str) -> LabelledImages:
+    def read() -> LabelledImages:
         labels = np.repeat(np.arange(len(_KINDS)), _PER_KIND)
         return LabelledImages(
             class_names=list(_KINDS),
@@ -32,11 +33,11 @@ def textures_source(place: str, config: ImagesConfig) -> Source:
             names=[f"{kind}/{i:04d}" for kind in _KINDS for i in range(_PER_KIND)],
             load=_Painter(),
             spec=config.images,
-            split=split,
+            split=WHOLE,
             fingerprint=digest_of("textures", str(_VERSION), str(_SIDE), str(_PER_KIND), *_KINDS),
         )
 
-    return Source(config.images, [WHOLE], read)
+    return Source(config.images, {WHOLE: read})
 
 
 @dataclass

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,10 @@ from PIL import Image
 
 from ..config import ImagesConfig
 from ..errors import UserError, unknown_name
+from .contents import digest_of_array
 from .decode import UnreadableImageError, decode_image, one_line, reason_of
 from .labelled import LabelledImages, digest_of
-from .sources import WHOLE, Source
+from .sources import WHOLE, Source, described, digests_of
 
 _TRAIN_TEST = ("train", "test")
 
@@ -52,6 +55,7 @@ _TORCHVISION: dict[str, tuple[str, ...]] = {  # data sets for classification, an
 }
 
 
+@described("torchvision:NAME", options=("data_dir", "download"))
 def torchvision_source(place: str, config: ImagesConfig) -> Source:
     """One of the sets in the table, with the splits that torchvision gives it."""
     if place not in _TORCHVISION:
@@ -71,10 +75,33 @@ def torchvision_source(place: str, config: ImagesConfig) -> Source:
             load=_ItemLoader(data, split),
             spec=config.images,
             split=split,
-            fingerprint=digest_of("torchvision", place, split, *class_names, labels.astype("<i8").tobytes()),
-        )
+            fingerprint=digest_of(
+                "torchvision", place, split, *class_names, labels.astype("<i8").tobytes(),
+                *_contents(data, len(labels), config.images, source.progress),
+            ),
+        )  # fmt: skip
 
-    return Source(config.images, _TORCHVISION[place], read)
+    source = Source(config.images, {split: partial(read, split) for split in _TORCHVISION[place]})
+    return source
+
+
+def _contents(data: Any, count: int, spec: str, progress: bool) -> list[bytes]:
+    """Digests of all pixels or files of a set."""
+    pixels = getattr(data, "data", None)
+    if pixels is not None and len(pixels) == count and not isinstance(pixels, list):
+        return [digest_of_array(pixels)]
+    return digests_of([_item(data, index) for index in range(count)], place=spec, progress=progress)
+
+
+def _item(data: Any, index: int) -> Any:
+    """The path of an image where the set keeps paths, else the picture that it makes."""
+    for attribute in ("_images", "_samples", "samples"):
+        entry = getattr(data, attribute, [None] * (index + 1))[index]
+        path = entry[0] if isinstance(entry, tuple) else entry
+        if isinstance(path, str | os.PathLike):
+            return os.fspath(path)
+    picture = data[index][0]
+    return getattr(picture, "filename", "") or picture
 
 
 def _make_torchvision(make: Callable[..., Any], place: str, split: str, config: ImagesConfig) -> Any:
@@ -92,12 +119,12 @@ def _make_torchvision(make: Callable[..., Any], place: str, split: str, config: 
     except (RuntimeError, OSError, ValueError) as error:
         why = one_line(str(error)) or type(error).__name__
         if options.get("download"):
-            mend = f"check the network or put the files into {root} (--data-dir)"
+            hint = f"check the network or put the files into {root} (--data-dir)"
         elif "download" in accepted:
-            mend = "pass --download or name the folder that holds its files with --data-dir"
+            hint = "pass --download or name the folder that holds its files with --data-dir"
         else:
-            mend = "it cannot be downloaded: name the folder that holds its files with --data-dir"
-        raise UserError(f"images {config.images!r} cannot be read from {root} ({why}); {mend}") from error
+            hint = "it cannot be downloaded: name the folder that holds its files with --data-dir"
+        raise UserError(f"images {config.images!r} cannot be read from {root} ({why}); {hint}") from error
     if hasattr(data, "loader"):
         data.loader = str  # hand over the path: decode_image reads it better than the default loader
     return data
@@ -131,7 +158,7 @@ class _ItemLoader:
     def __call__(self, index: int) -> Image.Image:
         name = f"{self.split}/{index:06d}"
         try:
-            item = self.data[index][0]
+            item = _item(self.data, index)
         except (OSError, ValueError, SyntaxError) as error:
             raise UnreadableImageError(f"{name}: {reason_of(error)}") from error
         return decode_image(item, name=f"{name} ({item})" if isinstance(item, str) else name)

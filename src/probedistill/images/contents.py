@@ -1,0 +1,223 @@
+"""What images are, byte for byte: a digest of each file, in threads, remembered on disk for as long as it holds.
+
+A fingerprint of images is made of contents alone. Copied images with new time stamps have the same fingerprint, and
+other pixels under the same names have another one. The memory only saves time: digests are the same without it.
+
+The hash is BLAKE2b of the standard library. With two threads it outruns a disk; a faster hash such as XXH3 would be one
+more dependency, and a stranger's file could be made to match another one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import stat
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..machine.progress import ProgressBar
+
+SIZE = 16
+"""Bytes of a digest."""
+UNREADABLE = bytes(SIZE)
+"""Stands for a file that cannot be read."""
+
+_CHUNK = 1 << 20
+_YOUNG_NS = 5_000_000_000
+"""A file that changed this recently may change again without a new time stamp: its digest is not remembered."""
+_BAR_AFTER_SECONDS = 2.0
+_BLOCK = 32  # files of one task
+_MOST_REMEMBERED = 2_000_000  # of one memory, 32 bytes each
+
+
+def digest_of_array(array: object) -> bytes:
+    """The digest of an array's shape, type and values."""
+    values = np.ascontiguousarray(array)
+    content = hashlib.blake2b(f"{values.dtype.str}{values.shape}".encode(), digest_size=SIZE)
+    content.update(values.reshape(-1).view(np.uint8).data)
+    return content.digest()
+
+
+def digest_of_bytes(data: bytes) -> bytes:
+    """The digest of bytes."""
+    return hashlib.blake2b(data, digest_size=SIZE).digest()
+
+
+def digests_of_files(
+    paths: Sequence[str | os.PathLike[str]], *, place: str | os.PathLike[str], progress: bool = True
+) -> list[bytes]:
+    """The digest of each file's bytes.
+
+    Args:
+        paths: The files; one that cannot be read has the digest `UNREADABLE`.
+        place: What they belong to, such as their folder; each place has a memory of its own.
+        progress: Show a progress bar if it takes more than two seconds.
+    """
+    names = [os.path.abspath(path) for path in paths]
+    memory = _Memory(os.path.abspath(place))
+    before = [_state(name) for name in names]
+    found = [memory.known.get(key, b"") for key, _ in before]
+    missing = [i for i, digest in enumerate(found) if not digest]
+    if not missing:
+        return found
+    now = time.time_ns()
+    fresh = _hashed([names[i] for i in missing], sum(before[i][1] for i in missing), progress)
+    for i, digest in zip(missing, fresh, strict=True):
+        found[i] = digest
+        # Only if the file is what it was before it was read, and has been so for a while.
+        if digest != UNREADABLE and _state(names[i]) == before[i] and _changed(names[i]) < now - _YOUNG_NS:
+            memory.fresh[before[i][0]] = digest
+    memory.save()
+    return found
+
+
+def remembered(
+    files: Sequence[str | os.PathLike[str]], what: str, place: str | os.PathLike[str], make: Callable[[], bytes]
+) -> bytes:
+    """A digest that is made anew only if one of ``files``, which it depends on, has changed.
+
+    Args:
+        files: The files; none of them: it is made each time.
+        what: Which digest of these files it is.
+        place: As for `digests_of_files`.
+        make: Makes the digest, of `SIZE` bytes.
+    """
+    names = [os.path.abspath(path) for path in files]
+    if not names:
+        return make()
+    memory = _Memory(os.path.abspath(place))
+    before = [_state(name) for name in names]
+    key = digest_of_bytes(what.encode() + b"".join(key for key, _ in before))
+    if key in memory.known:
+        return memory.known[key]
+    now = time.time_ns()
+    digest = make()
+    if [_state(name) for name in names] == before and all(_changed(name) < now - _YOUNG_NS for name in names):
+        memory.fresh[key] = digest
+        memory.save()
+    return digest
+
+
+def _state(path: str) -> tuple[bytes, int]:
+    """A key for the file as it is now, and its size; writing to the file changes the key."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return UNREADABLE, 0
+    # ctime too: it tells of a file that was rewritten and given its old time stamp.
+    marks = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    return digest_of_bytes(os.fsencode(path) + repr(marks).encode()), status.st_size
+
+
+def _changed(path: str) -> int:
+    """When the file was last changed, in nanoseconds."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return time.time_ns()
+    return max(status.st_mtime_ns, status.st_ctime_ns)
+
+
+def _hashed(paths: Sequence[str], size: int, progress: bool) -> list[bytes]:
+    """Digests of files, read in threads; Ctrl-C ends them between two chunks."""
+    stop, read = threading.Event(), [0] * (len(paths) // _BLOCK + 1)
+
+    def work(block: int) -> list[bytes]:
+        digests = []
+        for path in paths[block * _BLOCK : (block + 1) * _BLOCK]:
+            digests.append(_hash(path, lambda count: read.__setitem__(block, read[block] + count), stop))
+        return digests
+
+    pool = ThreadPoolExecutor(max_workers=min(8, (os.cpu_count() or 1) + 1))
+    started, shown = time.monotonic(), 0
+    try:
+        tasks = [pool.submit(work, block) for block in range(len(read))]
+        pending, bar = set(tasks), None
+        with ExitStack() as stack:
+            while pending:
+                _, pending = wait(pending, timeout=0.25)
+                if bar is None and time.monotonic() - started > _BAR_AFTER_SECONDS and pending:
+                    bar = stack.enter_context(ProgressBar("reading images (MB)", size // 10**6, enabled=progress))
+                if bar is not None:
+                    done = sum(read) // 10**6
+                    bar.advance(done - shown)
+                    shown = done
+        return [digest for task in tasks for digest in task.result()]
+    finally:
+        stop.set()
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _hash(path: str, count: Callable[[int], None], stop: threading.Event) -> bytes:
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return UNREADABLE  # opening a pipe would wait for ever
+        total = hashlib.blake2b(digest_size=SIZE)
+        with open(path, "rb", buffering=0) as file:
+            while (chunk := file.read(_CHUNK)) and not stop.is_set():
+                total.update(chunk)
+                count(len(chunk))
+    except (OSError, ValueError):
+        return UNREADABLE
+    return total.digest()
+
+
+class _Memory:
+    """Digests that were found before, of one place: a file of keys and digests in the cache folder.
+
+    It is lost or damaged without harm: its content is checked, and everything in it can be computed again.
+    """
+
+    def __init__(self, place: str) -> None:
+        folder = _folder()
+        name = re.sub(r"[^\w.-]", "_", os.path.basename(place))[:40]
+        self.path = folder and folder / f"{name}-{digest_of_bytes(os.fsencode(place)).hex()}.bin"
+        self.known, self.fresh = self._read(), dict[bytes, bytes]()
+
+    def _read(self) -> dict[bytes, bytes]:
+        if self.path is None:
+            return {}
+        try:
+            check, rows = (content := self.path.read_bytes())[:SIZE], content[SIZE:]
+        except OSError:
+            return {}
+        if check != digest_of_bytes(rows) or len(rows) % (2 * SIZE):
+            return {}
+        pairs: NDArray[np.void] = np.frombuffer(rows, dtype=f"V{SIZE}").reshape(-1, 2)
+        return {key.tobytes(): digest.tobytes() for key, digest in pairs}
+
+    def save(self) -> None:
+        """Add what is fresh; another process's additions since are kept."""
+        if not self.fresh or self.path is None:
+            return
+        rows = {**self._read(), **self.fresh}
+        newest = list(rows.items())[-_MOST_REMEMBERED:]
+        content = b"".join(key + digest for key, digest in newest)
+        with suppress(OSError):  # a memory that cannot be kept costs time alone
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(prefix=f".{self.path.name}.", suffix=".part", dir=self.path.parent)
+            try:
+                with open(handle, "wb") as file:
+                    file.write(digest_of_bytes(content) + content)
+                os.replace(name, self.path)
+            except BaseException:
+                with suppress(OSError):
+                    os.unlink(name)
+                raise
+
+
+def _folder() -> Path | None:
+    try:
+        home = os.environ.get("PROBEDISTILL_CACHE") or Path.home() / ".cache" / "probedistill"
+    except RuntimeError:  # a user without a home
+        return None
+    return Path(home) / "digests"
