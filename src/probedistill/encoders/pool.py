@@ -1,0 +1,113 @@
+"""Several encoders, a few of them in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from ..config import EncoderConfig
+from ..errors import UserError
+from .encoder import Encoder
+from .load import load_encoder
+from .named import display_names, encoder_config
+
+Given = str | EncoderConfig | Encoder
+"""An encoder in one word (`encoder_config`), as a config, or loaded."""
+
+
+class EncoderPool:
+    """Encoders by number, ``room`` of them in memory at a time; the rest is loaded again when it is used.
+
+    Every encoder is loaded once at the start, so that a wrong one is found before any work.
+
+    >>> for encoder in EncoderPool(["efficientnet_lite0@112", "timm:resnet18"]): ...  # doctest: +SKIP
+
+    Args:
+        given: The encoders. Those that come loaded stay in the caller's memory.
+        argument: What errors call it.
+        room: How many to hold; ``None``: all of them.
+        once: What the user can do about an encoder that is given twice.
+
+    Attributes:
+        described: ``name``, ``fingerprint``, ``dim``, ``input_size`` and ``precision`` of each.
+        room: As above; it can be changed.
+
+    Raises:
+        UserError: No encoder, one that cannot be loaded, or the same one twice.
+    """
+
+    def __init__(
+        self,
+        given: Given | Sequence[Given],
+        *,
+        argument: str = "encoders",
+        room: int | None = 1,
+        once: str = "name each once",
+    ) -> None:
+        every = [given] if isinstance(given, (str, EncoderConfig, Encoder)) else list(given)
+        if not every:
+            raise UserError(f"{argument} is empty; name at least one, such as efficientnet_lite0@112")
+        self.room = room
+        self.described: list[dict[str, Any]] = []
+        self._given: list[EncoderConfig | Encoder] = []
+        self._held: dict[int, Encoder] = {}  # the one of last use is the last
+        words: dict[str, str] = {}  # fingerprint → as the user named it
+        for one in every:
+            word = _word(one)
+            try:
+                fingerprint = self.add(one).fingerprint
+            except UserError as error:
+                if len(every) == 1:
+                    raise
+                hint = "; options of one encoder go into a YAML file that names it" if "--" in str(error) else ""
+                raise UserError(f"{argument} {word!r}: {error}{hint}") from error
+            if fingerprint in words:
+                raise UserError(f"{argument} {words[fingerprint]!r} and {word!r} are the same encoder; {once}")
+            words[fingerprint] = word
+
+    def add(self, given: Given) -> Encoder:
+        """Load one more encoder, which gets the next number; a config that has a number already keeps that one."""
+        config = encoder_config(given) if isinstance(given, str) else given
+        if isinstance(config, EncoderConfig) and config in self._given:
+            return self[self._given.index(config)]
+        encoder = self._open(config)
+        self._held[len(self._given)] = encoder
+        self._given.append(config)
+        about = ("name", "fingerprint", "dim", "input_size", "precision")
+        self.described.append({name: getattr(encoder, name) for name in about})
+        return encoder
+
+    def find(self, fingerprint: str) -> Encoder | None:
+        """The encoder with that fingerprint, if it is one of them."""
+        fingerprints = [entry["fingerprint"] for entry in self.described]
+        return self[fingerprints.index(fingerprint)] if fingerprint in fingerprints else None
+
+    @property
+    def names(self) -> list[str]:
+        """A name for each encoder that no other of them has."""
+        names = display_names(self.described)
+        return [names[entry["fingerprint"]] for entry in self.described]
+
+    def __len__(self) -> int:
+        return len(self._given)
+
+    def __getitem__(self, number: int) -> Encoder:
+        held = self._held.pop(number, None)
+        if held is None:
+            held = self._open(self._given[number])
+        self._held[number] = held
+        return held
+
+    def __iter__(self) -> Iterator[Encoder]:
+        return (self[number] for number in range(len(self)))
+
+    def _open(self, given: EncoderConfig | Encoder) -> Encoder:
+        while self.room is not None and len(self._held) >= self.room:  # before the next one takes its memory
+            del self._held[next(iter(self._held))]
+        return given if isinstance(given, Encoder) else load_encoder(given)
+
+
+def _word(given: Given) -> str:
+    if isinstance(given, EncoderConfig):
+        return given.encoder if given.input_size is None else f"{given.encoder}@{given.input_size}"
+    return given if isinstance(given, str) else given.name
