@@ -419,7 +419,7 @@ def test_bad_input_gives_one_line_and_writes_nothing(run_cli, photos, tiny_yaml,
         return error
 
     assert "encoders names 1 encoder(s); alignment compares at least 2" in refused(encoders=[TINY])
-    assert "encoders name 'helpers_encoders:tiny' at 32 px twice" in refused(encoders=[TINY, other, TINY])
+    assert f"encoders '{TINY}' and '{TINY}' are the same encoder" in refused(encoders=[TINY, other, TINY])
     assert "k 12 must be at least 1 and less than the number of images (12)" in refused("--k", 12)
     assert "k 0 must be at least 1" in refused("--k", 0)
     assert "k 5 must be at least 1 and less than the number of images (5)" in refused("--k", 5, "--limit", 5)

@@ -470,7 +470,8 @@ def test_no_width_loses_a_row_or_a_number(class_names, width):
 @pytest.mark.parametrize("what", ["runs", "encoders"])
 def test_named_twice(bias_cli, run, what):
     arguments = [[run, f"{run}/."]] if what == "runs" else ["--encoders", TINY, TINY]
-    assert "is named twice" in bias_cli(*arguments).error()
+    says = {"runs": "is named twice", "encoders": "are the same encoder; name each once"}
+    assert says[what] in bias_cli(*arguments).error()
 
 
 def test_a_probe_that_full_data_do_not_have(bias_cli):
@@ -544,7 +545,7 @@ def test_runs_that_cannot_be_compared(bias_cli, run, data, photos, tmp_path):
 def test_the_encoder_of_a_run(bias_cli, run, data, tmp_path):
     error = bias_cli().error()
     assert "is not trusted to load its encoder 'module:helpers_encoders:tiny' by itself" in error
-    assert f"add --encoders {run / 'config.yaml'}" in error
+    assert error.endswith("or name the encoder with --encoders")
     elsewhere = tmp_path / "copy"
     DistilledSet.load(run).save(elsewhere)
     assert "has no config.yaml" in bias_cli([elsewhere]).error()

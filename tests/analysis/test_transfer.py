@@ -352,7 +352,7 @@ def test_inherited_cells_do_not_load_encoders_again_and_again(with_heads, data, 
         loaded.append(config.encoder)
         return load_encoder(config)
 
-    monkeypatch.setattr("probedistill.analysis.transfer.load_encoder", counted)
+    monkeypatch.setattr("probedistill.encoders.pool.load_encoder", counted)
     matrix = transfer(with_heads, [TINY, other], *data, probes=["inherited"], **QUICK)
     assert not np.isnan(matrix.accuracy).any()
     assert len(loaded) <= 3, "each is looked at once, and one came back beside the other"
@@ -549,7 +549,7 @@ def odd(place, runs, folder):
         (["ODD/strange", "--encoders", TINY], "ODD/strange' is damaged (augment:"),
         (["A", "ODD/fewer", "--encoders", TINY], "have different classes: 'hen' is in run"),
         (["A", "ODD/double", "--encoders", TINY], "give runs with the same number"),
-        (["A", "--encoders", "efficientnet_lite"], "encoders 'efficientnet_lite': unknown encoder"),
+        (["A", "--encoders", "efficientnet_lite"], "unknown encoder 'efficientnet_lite'"),
         (["A", "--encoders", TINY, TINY], "are the same encoder; name each once"),
         (["A", "--encoders", "ODD/weights.yaml"], "names no encoder"),
         (["A", "--encoders", "ODD/missing.yaml"], "w.safetensors' is not a file"),

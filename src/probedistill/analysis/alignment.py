@@ -19,8 +19,7 @@ from rich.table import Table
 
 from ..config import EncoderConfig
 from ..encoders.encoder import Encoder
-from ..encoders.load import load_encoder
-from ..encoders.named import display_names, encoder_config
+from ..encoders.pool import EncoderPool
 from ..errors import UserError
 from ..features.classes import balanced_rows
 from ..features.extract import extract_features
@@ -246,7 +245,11 @@ def align(
         UserError: Fewer than two encoders, the same one twice, one that cannot be loaded, k or limit out of range,
             or transfer results of other encoders.
     """
-    described = _described(encoders)
+    pool = _pool(encoders)
+    described = tuple(
+        {"name": name, **{key: entry[key] for key in ("fingerprint", "dim", "input_size")}}
+        for name, entry in zip(pool.names, pool.described, strict=True)
+    )
     if transfer is not None:
         _check_transfer(transfer, described)
     if limit < 3:
@@ -256,8 +259,8 @@ def align(
     if not 1 <= k < len(images):
         raise UserError(f"k {k} must be at least 1 and less than the number of images ({len(images)})")
     features, rows = [], None
-    for spec in encoders:
-        bank = extract_features(_loaded(spec), images, cache=cache, strict=strict, progress=progress)
+    for encoder in pool:
+        bank = extract_features(encoder, images, cache=cache, strict=strict, progress=progress)
         if rows is not None and bank.indices.tolist() != rows:
             raise UserError(f"not the same images of {images.spec!r} could be read each time; restore them")
         rows = bank.indices.tolist()
@@ -280,30 +283,11 @@ def align(
     )
 
 
-def _loaded(spec: str | EncoderConfig | Encoder) -> Encoder:
-    if isinstance(spec, Encoder):
-        return spec
-    return load_encoder(spec if isinstance(spec, EncoderConfig) else encoder_config(spec))
-
-
-def _described(specs: Sequence[str | EncoderConfig | Encoder]) -> tuple[dict[str, Any], ...]:
-    """What the encoders are; each is loaded for a moment, so that a wrong one is found before any work."""
-    if isinstance(specs, str) or len(specs) < 2:
-        count = 1 if isinstance(specs, str) else len(specs)
+def _pool(encoders: Sequence[str | EncoderConfig | Encoder]) -> EncoderPool:
+    count = 1 if isinstance(encoders, (str, EncoderConfig, Encoder)) else len(encoders)
+    if count < 2:
         raise UserError(f"encoders names {count} encoder(s); alignment compares at least 2: --encoders A B")
-    described: list[dict[str, Any]] = []
-    for spec in specs:
-        encoder = _loaded(spec)
-        for other in described:
-            if other["fingerprint"] == encoder.fingerprint:
-                raise UserError(
-                    f"encoders name {encoder.name!r} at {encoder.input_size} px twice "
-                    f"({encoder.fingerprint[:12]}); name each encoder once"
-                )
-        keys = ("name", "fingerprint", "dim", "input_size")
-        described.append({key: getattr(encoder, key) for key in keys})
-    names = display_names(described)
-    return tuple(d | {"name": names[d["fingerprint"]]} for d in described)
+    return EncoderPool(encoders)
 
 
 def _compared(features: Sequence[Array], k: int, progress: bool) -> tuple[dict[str, Array], Array]:

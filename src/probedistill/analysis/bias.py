@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,8 +21,8 @@ from torch import Tensor
 from .._version import __version__
 from ..config import SOLVERS, EncoderConfig, EvaluateConfig, ImagesConfig
 from ..encoders.encoder import Encoder
-from ..encoders.load import load_encoder
-from ..encoders.named import encoder_config, own_encoder
+from ..encoders.named import own_encoder
+from ..encoders.pool import EncoderPool
 from ..errors import UserError, unknown_name
 from ..evaluation.protocol import evaluate
 from ..evaluation.result import Row
@@ -451,6 +451,13 @@ class BiasReport:
         draw_bias(self, Path(folder) / "bias.png")
 
 
+def _pairs(pool: EncoderPool, own: Sequence[EncoderConfig], runs: int) -> Iterator[tuple[Encoder, int]]:
+    """Every encoder with the numbers of the runs that are looked at with it: each run's own, or all with all."""
+    if own:
+        return ((pool.add(config), number) for number, config in enumerate(own))
+    return ((encoder, number) for encoder in pool for number in range(runs))
+
+
 def _per_class(class_names: Sequence[str], one: Resemblance) -> list[dict[str, Any]]:
     columns = zip(class_names, one.background, one.object, one.share, strict=True)
     names = ("name", "background_similarity", "object_similarity", "background_share")
@@ -504,13 +511,7 @@ def bias(
             )
     if out is not None:
         check_writable(Path(out))
-    named = None if encoders is None else [encoder_config(e) if isinstance(e, str) else e for e in encoders]
-    if named == []:
-        raise UserError("encoders is empty; name at least one, or leave it out for each run's own")
-    for number, one in enumerate(named or ()):
-        if one in (named or [])[:number]:
-            raise UserError(f"encoders {one.encoder!r} is named twice; name each once")
-    own = [own_encoder(folder, mend="--encoders") for folder in folders] if named is None else []
+    own = [own_encoder(folder, mend="--encoders") for folder in folders] if encoders is None else []
     read = read_groups(groups, attributes)
     train, test = (of_classes(part, class_names, f"run {str(folders[0])!r}") for part in load_splits(images))
     backgrounds = read.match(train, test)
@@ -521,20 +522,15 @@ def bias(
     options: dict[str, Any] = {"probe": probe, "seeds": seeds, "views": views, "cache": cache, "progress": progress}
     options["strict"] = isinstance(images, ImagesConfig) and images.strict
     entries = []
-    jobs = [(config, range(len(sets))) for config in named] if named else [(own[i], [i]) for i in range(len(sets))]
-    encoder, loaded = None, None
-    for config, which in jobs:
-        if encoder is None or config != loaded:
-            encoder = None  # one at a time
-            encoder, loaded = load_encoder(config), config
-        for i in which:
-            if named is None and sets[i].run.get("encoder", {}).get("fingerprint") != encoder.fingerprint:
-                raise UserError(
-                    f"run {str(folders[i])!r} was not made with the encoder that its config.yaml describes; "
-                    "name one with --encoders"
-                )
-            name = folders[i].resolve().name
-            entries.append(bias_of(sets[i], encoder, train, test, backgrounds, name=name, **options))
+    pool = EncoderPool(own[:1] or encoders or [])
+    for encoder, i in _pairs(pool, own, len(folders)):
+        if own and sets[i].run.get("encoder", {}).get("fingerprint") != encoder.fingerprint:
+            raise UserError(
+                f"run {str(folders[i])!r} was not made with the encoder that its config.yaml describes; "
+                "name one with --encoders"
+            )
+        name = folders[i].resolve().name
+        entries.append(bias_of(sets[i], encoder, train, test, backgrounds, name=name, **options))
     report = BiasReport(
         tuple(entries),
         class_names,

@@ -18,8 +18,8 @@ import torch
 from .._version import __version__
 from ..config import INHERITED, AugmentConfig, EncoderConfig, EvaluateConfig, TransferConfig
 from ..encoders.encoder import Encoder
-from ..encoders.load import load_encoder
-from ..encoders.named import display_names, encoder_config, own_encoder
+from ..encoders.named import display_names, own_encoder
+from ..encoders.pool import EncoderPool
 from ..errors import UserError
 from ..evaluation.protocol import evaluate
 from ..features.classes import medoids
@@ -92,7 +92,7 @@ def transfer(
         augment.check()
     augment = replace(augment or _common_augment(sets), noise_prob=0.0)
     bench = _Bench(
-        sets, _Encoders(encoders), train.with_classes(class_names), test.with_classes(class_names),
+        sets, EncoderPool(encoders), train.with_classes(class_names), test.with_classes(class_names),
         config, augment, per_class, {"cache": cache, "strict": strict, "progress": progress},
     )  # fmt: skip
 
@@ -239,62 +239,6 @@ def _common_augment(sets: Sequence[_Set]) -> AugmentConfig:
     return found[0]
 
 
-class _Encoders:
-    """Encoders by number, ``room`` of them in memory at a time (those that came loaded stay).
-
-    The targets come first; sources that are none of them are added. A matrix with inherited heads holds a source
-    beside the target.
-    """
-
-    def __init__(self, given: Sequence[str | EncoderConfig | Encoder]) -> None:
-        if not given:
-            raise UserError("encoders is empty; name at least one, such as efficientnet_lite0@112")
-        targets = [encoder_config(encoder) if isinstance(encoder, str) else encoder for encoder in given]
-        self._given: list[EncoderConfig | Encoder] = []
-        self._held: dict[int, Encoder] = {}  # the one of last use is the last
-        self.room = 1
-        self.described: list[dict[str, Any]] = []
-        names: dict[str, str] = {}  # fingerprint → as the user named it
-        for word, target in zip(given, targets, strict=True):
-            name = word if isinstance(word, str) else str(getattr(word, "encoder", None) or getattr(word, "name", ""))
-            try:
-                fingerprint = self.add(target).fingerprint
-            except UserError as error:
-                hint = "; options of one encoder go into a YAML file that names it" if "--" in str(error) else ""
-                raise UserError(f"encoders {name!r}: {error}{hint}") from error
-            if fingerprint in names:
-                raise UserError(f"encoders {names[fingerprint]!r} and {name!r} are the same encoder; name each once")
-            names[fingerprint] = name
-
-    def add(self, given: EncoderConfig | Encoder) -> Encoder:
-        """Load one more, which gets the next number."""
-        encoder = self._open(given)
-        self._held[len(self._given)] = encoder
-        self._given.append(given)
-        about = ("name", "fingerprint", "input_size", "precision")
-        self.described.append({name: getattr(encoder, name) for name in about})
-        return encoder
-
-    def load(self, number: int) -> Encoder:
-        held = self._held.pop(number, None)
-        if held is None:
-            held = self._open(self._given[number])
-        self._held[number] = held
-        return held
-
-    def find(self, fingerprint: str) -> Encoder | None:
-        """The encoder of that fingerprint, if it is one of them."""
-        for number, entry in enumerate(self.described):
-            if entry["fingerprint"] == fingerprint:
-                return self.load(number)
-        return None
-
-    def _open(self, given: EncoderConfig | Encoder) -> Encoder:
-        while len(self._held) >= self.room:  # before the next one takes its memory
-            del self._held[next(iter(self._held))]
-        return given if isinstance(given, Encoder) else load_encoder(given)
-
-
 @dataclass(frozen=True)
 class _Cell:
     """Probes that are trained on one thing and tested on one target.
@@ -327,7 +271,7 @@ class _Bench:
     def __init__(
         self,
         sets: Sequence[_Set],
-        encoders: _Encoders,
+        encoders: EncoderPool,
         train: LabelledImages,
         test: LabelledImages,
         config: TransferConfig,
@@ -443,7 +387,7 @@ class _Bench:
 
     def fill_banks(self, cells: Sequence[_Cell]) -> None:
         """Extract the real features that the cells of one target need."""
-        encoder = self._encoders.load(cells[0].target)
+        encoder = self._encoders[cells[0].target]
         extract_features(encoder, self.test, **self._keep)
         for kind in ("random", "full"):
             if any(cell.kind == kind for cell in cells):
@@ -467,7 +411,7 @@ class _Bench:
             if cell.inherits:  # the classes in the order of the head
                 train, test = (part.with_classes(held.distilled.class_names) for part in (train, test))
         result = evaluate(
-            distilled, self._encoders.load(cell.target), train, test, EvaluateConfig(**protocol),
+            distilled, self._encoders[cell.target], train, test, EvaluateConfig(**protocol),
             augment=self.augment, images_per_class=self.images_per_class, **{**self._keep, "progress": False}, **more,
         )  # fmt: skip
         return {r.probe: [s.top1 for s in r.scores] for r in result.rows if r.name == row}

@@ -24,8 +24,8 @@ from torch import Tensor
 from .._version import __version__
 from ..config import DistillConfig, EncoderConfig, ImagesConfig, RunConfig
 from ..encoders.encoder import Encoder
-from ..encoders.load import load_encoder
 from ..encoders.named import encoder_config
+from ..encoders.pool import EncoderPool
 from ..errors import NonFiniteLossError, UserError, unknown_name
 from ..features.bank import FeatureBank
 from ..features.extract import extract_features
@@ -235,22 +235,14 @@ def _load_images(
 
 
 def _load_encoders(named: list[EncoderConfig | Encoder]) -> list[Encoder]:
-    encoders: list[Encoder] = []
-    for one in named:
-        encoder = one if isinstance(one, Encoder) else load_encoder(one)
-        for other in encoders:
-            if encoder.fingerprint == other.fingerprint:
-                raise UserError(
-                    f"encoder {encoder.name!r} at {encoder.input_size} px is there twice; "
-                    "name it once and give it more encoder_weights"
-                )
-            if encoder.device != other.device:
-                raise UserError(
-                    f"encoder {encoder.name!r} is on device {str(encoder.device)!r}, {other.name!r} on "
-                    f"{str(other.device)!r}; load them on one device"
-                )
-        encoders.append(encoder)
-    return encoders
+    pool = EncoderPool(named, argument="encoder", room=None, once="name it once and give it more encoder_weights")
+    for encoder in pool:
+        if encoder.device != pool[0].device:
+            raise UserError(
+                f"encoder {encoder.name!r} is on device {str(encoder.device)!r}, {pool[0].name!r} on "
+                f"{str(pool[0].device)!r}; load them on one device"
+            )
+    return list(pool)
 
 
 # ---------------------------------------------------------------------------------------------------
