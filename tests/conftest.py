@@ -59,12 +59,17 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run_cli(capfd: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
-    """Run the command line in this process."""
+    """Run the command line in this process.
+
+    The tests' encoder is a ``module:`` one, so a run's config.yaml needs trust. ``trust=False`` is for what a
+    stranger's file may do.
+    """
     from probedistill.cli import main
 
-    def run(*arguments: object) -> Outcome:
+    def run(*arguments: object, trust: bool = True) -> Outcome:
         capfd.readouterr()
-        code = main([str(a) for a in arguments])
+        words = [str(a) for a in arguments]
+        code = main([*words, *(["--trust"] if trust and "--config" in words else [])])
         captured = capfd.readouterr()
         return Outcome(code, captured.out, captured.err)
 

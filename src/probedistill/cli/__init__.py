@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 import warnings
@@ -22,6 +23,7 @@ from .app import app
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code: 0, 2 (bad input), 1 (failed), 130 or 143 (stopped)."""
     warnings.showwarning = _one_line_warning
+    _write_what_the_streams_can_hold()
     keep_freed_memory()
     try:
         tokens = list(sys.argv[1:] if arguments is None else arguments)
@@ -51,6 +53,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _drop_output()
         return _fail(f"the output cannot be written: {error.strerror}", 1)
     return 0
+
+
+def _write_what_the_streams_can_hold() -> None:
+    """Replace characters that a terminal or a redirected file cannot hold (cp1252, ASCII), instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        encoding = getattr(stream, "encoding", None) or "utf-8"
+        if isinstance(stream, io.TextIOWrapper) and not encoding.lower().startswith("utf"):
+            stream.reconfigure(errors="replace")
 
 
 def _drop_output() -> None:

@@ -10,17 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import cyclopts
-import yaml
 from cyclopts import App, Parameter
 from cyclopts import _convert as cyclopts_convert
 
 from .._version import __version__
 from ..config import DistillConfig, without_none
-from ..errors import UserError, unknown_name
+from ..encoders.trust import check_file_options, read_yaml, trusting
+from ..errors import unknown_name
 
 if TYPE_CHECKING:
     from rich.console import Console
-
 
 app = App(
     name="probedistill",
@@ -36,6 +35,7 @@ app = App(
 app.meta.suppress_keyboard_interrupt = False
 app["--help"].group = "Help"
 app["--version"].group = "Help"
+app.register_install_completion_command(group="Help")
 
 
 def _whole_number(text: str) -> int:
@@ -52,7 +52,6 @@ cyclopts_convert._converters[int] = _whole_number
 Flat = Parameter(name="*")
 Probes = Annotated[list[str], Parameter(alias="--probe")]
 """As one writes it for one probe."""
-
 
 Command = TypeVar("Command", bound=Callable[..., None])
 _taken: dict[str, tuple[type, ...]] = {}
@@ -72,21 +71,67 @@ def command(*parts: type) -> Callable[[Command], Command]:
     return register
 
 
+# ---------------------------------------------------------------------------------------------------
+# Output
+
+
+class _Output:
+    """How results are printed: for people, as JSON, or not at all."""
+
+    def __init__(self) -> None:
+        self.json = self.quiet = False
+
+
+_output = _Output()
+
+
 def show(*what: Any) -> None:
-    """Print text as it is, or a rich table (which escapes the names in it); under torchrun one process speaks."""
+    """Print sentences, tables and results; under torchrun one process speaks.
+
+    With ``--json`` tables and results go to standard output as JSON, and sentences to standard error.
+
+    Args:
+        what: Text, which is printed as it is; a `Table` or a `Result`; anything else that rich prints.
+    """
     from rich.text import Text
+
+    from ..show.tables import Table
 
     if os.environ.get("RANK", "0") != "0":
         return
-    plain = (Text(one) if isinstance(one, str) else one for one in what)
-    console().print(*plain, soft_wrap=True, highlight=False)
+    for one in what:
+        is_result = hasattr(one, "tables")  # a `Result`, whose module is too heavy to import for a look
+        if _output.json and (is_result or isinstance(one, Table)):
+            _print_json(one)
+        elif _output.quiet:
+            continue
+        elif is_result:
+            show(*one.tables(), *one.findings())
+        elif isinstance(one, str):
+            console(to_error=_output.json).print(Text(one), soft_wrap=True, highlight=False)
+        else:
+            console().print(one.rich() if isinstance(one, Table) else one, soft_wrap=True, highlight=False)
 
 
-def console() -> Console:
+def _print_json(one: Any) -> None:
+    import json
+
+    from ..show.tables import Table
+    from ..store.records import as_plain
+
+    content = {"title": one.title, "rows": one.records()} if isinstance(one, Table) else as_plain(one)
+    print(json.dumps(content, ensure_ascii=True))
+
+
+def console(*, to_error: bool = False) -> Console:
     """Where output goes."""
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else 110, emoji=False)
+    return Console(width=None if sys.stdout.isatty() else 110, emoji=False, stderr=to_error)
+
+
+# ---------------------------------------------------------------------------------------------------
+# Options from a file
 
 
 @app.meta.default
@@ -95,34 +140,46 @@ def _with_config(
     config: Annotated[
         Path | None, Parameter(help="YAML file with any of the options; flags win.", group="Help")
     ] = None,
-) -> Any:
-    app.config = () if config is None else (_yaml_source(config, tokens),)
-    return app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+    trust: Annotated[
+        bool,
+        Parameter(
+            help="Follow files of options and runs whatever they ask for: module: encoders run the code that they "
+            "name. Only for files that you know.",
+            negative="", group="Help",
+        ),
+    ] = False,
+    json: Annotated[
+        bool, Parameter(help="Print results as JSON, one line each; all else goes to standard error.", negative="",
+                        group="Help"),
+    ] = False,
+    quiet: Annotated[
+        bool, Parameter(name=["--quiet", "-q"], help="Print nothing but errors and warnings.", negative="",
+                        group="Help"),
+    ] = False,
+) -> Any:  # fmt: skip
+    _output.json, _output.quiet = json, quiet
+    if quiet and "progress" in _options_of(tokens[0] if tokens else ""):
+        tokens = (*tokens, "--no-progress")
+    with trusting(trust):
+        app.config = () if config is None else (_yaml_source(config, tokens),)
+        return app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
 
 
 def _yaml_source(path: Path, tokens: Sequence[str]) -> Any:
-    """A cyclopts config source; options in the file that this command does not have are passed over."""
-    if not path.is_file():
-        raise UserError(f"config {str(path)!r} is not a file; give a YAML file of options")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"config {str(path)!r} cannot be read as YAML: {reason}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"config {str(path)!r} must map option names to values")
+    """A cyclopts config source. Options in the file that this command does not have are ignored."""
+    content = read_yaml(path, f"config {str(path)!r}")
     known = set().union(*(_options_of(name) for name in _taken))
     for name in content:
-        if str(name).replace("-", "_") not in known:
-            raise unknown_name(f"option in {path.name}", str(name), known)
+        if name not in known:
+            raise unknown_name(f"option in {path.name}", name, known)
     command = tokens[0] if tokens else ""
-    content = {str(k).replace("-", "_"): v for k, v in content.items() if v is not None}
     takes = _options_of(command)
     if "method" in content and DistillConfig not in _taken.get(command, ()):
         # A run's config.yaml: its views are those of a step, not of an evaluation, which has an option of that name.
         takes -= set(DistillConfig.__dataclass_fields__)
+    options = {name: without_none(value) for name, value in content.items() if name in takes}
+    check_file_options(options, f"config {str(path)!r}")
     # Below the command's name, because cyclopts drops top-level keys that are commands: features is both.
-    options = {k: without_none(v) for k, v in content.items() if k in takes}
     return cyclopts.config.Dict({command: options}, source=str(path))
 
 

@@ -250,17 +250,14 @@ def encoders() -> None:
 
     Any other goes by timm:NAME, hf:REPO, openclip:MODEL/TAG or module:PACKAGE.MODULE:FACTORY.
     """
-    from rich.table import Table
-
     from ..encoders.known import RECIPES
+    from ..show.tables import Table
 
-    table = Table()
-    table.add_column("name", no_wrap=True)
-    for column, width in {"what": 12, "features": 4, "input": 3, "weights": 7, "spec": 8}.items():
-        table.add_column(column, min_width=width, overflow="fold")
-    for name, recipe in RECIPES.items():
-        table.add_row(name, recipe.description, str(recipe.dim), f"{recipe.input_size} px", recipe.weights, recipe.spec)
-    show(table)
+    rows = [
+        (name, recipe.description, str(recipe.dim), f"{recipe.input_size} px", recipe.weights, recipe.spec)
+        for name, recipe in RECIPES.items()
+    ]
+    show(Table("", ("name", "what", "features", "input", "weights", "spec"), tuple(rows), left=6))
     show("Others: timm:NAME · hf:REPO · openclip:MODEL/TAG · module:PACKAGE.MODULE:FACTORY")
 
 
