@@ -56,10 +56,11 @@ def load_encoder(spec: str | EncoderConfig, **options: Any) -> Encoder:
         raise UserError(f"encoder source {source!r} is {type(where).__name__}; it must be an EncoderSource")
     if config.checkpoint is not None and not where.takes_checkpoint:
         raise UserError(
-            f"checkpoint {str(config.checkpoint)!r} is not for {source}: encoders; they have weights already"
+            f"checkpoint {str(config.checkpoint)!r} is not for {config.encoder!r}, which has weights already; "
+            "leave it out"
         )
     if config.features == "output" and not where.gives_output:
-        raise UserError(f"features 'output' is not for {source}: encoders; leave it out")
+        raise UserError(f"features 'output' is not for {config.encoder!r}; leave it out")
     with torch.random.fork_rng():
         torch.manual_seed(0)  # random weights (pretrained=False) are the same in every process
         loaded = where.load(rest, config)
