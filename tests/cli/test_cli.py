@@ -21,7 +21,15 @@ from safetensors.torch import save_file
 
 from conftest import TINY, wait_for
 from helpers_images import class_image, make_image_folder
-from probedistill import DistilledSet, UserError, encoder_config, extract_features, load_encoder, load_images
+from probedistill import (
+    DistilledSet,
+    EvaluateConfig,
+    UserError,
+    encoder_config,
+    extract_features,
+    load_encoder,
+    load_images,
+)
 from probedistill.cli import app
 from probedistill.methods import PRESETS
 
@@ -615,7 +623,7 @@ def test_evaluate_does_not_take_the_views_of_a_step_from_a_runs_config(run_cli, 
     run, mine = tmp_path / "run", tmp_path / "mine.yaml"
     distil_cli("--out", run, "--views", 2)
     mine.write_text(f"images: folder:{photos}\nencoder: {TINY}\nviews: 7\n")
-    for config, views in ((run / "config.yaml", 100), (mine, 7)):
+    for config, views in ((run / "config.yaml", EvaluateConfig().views), (mine, 7)):
         outcome = run_cli("evaluate", run, "--config", config, "--seeds", 1, "--baselines", "centroids")
         assert outcome.code == 0, outcome.err
         scores = json.loads(next(run.glob("evaluation-*.json")).read_text())
