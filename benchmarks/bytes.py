@@ -18,7 +18,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from torchvision.transforms.v2 import functional as tv
 from _common import RESULTS, RUNS, images, keep
 from probedistill import (
     AugmentConfig,
+    DistillConfig,
     DistilledSet,
     Encoder,
     FeatureBank,
@@ -45,7 +46,7 @@ from probedistill import (
 )
 from probedistill.features.classes import medoids, random_images
 from probedistill.images.labelled import digest_of
-from probedistill.store.distilled import made_with
+from probedistill.store.run_record import unrecorded
 
 KB = 1000
 BUDGETS = [1, 2, 4, 8, 16, 32, 64, 128]
@@ -60,7 +61,8 @@ def real_set(
     chosen = [photos.load(int(bank.indices[row])) for row in rows]
     side = min(side, *(min(photo.size) for photo in chosen))
     squares = torch.stack([tv.pil_to_tensor(ImageOps.fit(photo, (side, side))) for photo in chosen]).float() / 255
-    return DistilledSet(squares, bank.labels[rows], bank.class_names, {"config": {"augment": asdict(augment)}})
+    run = replace(unrecorded(), config=DistillConfig(augment=augment))
+    return DistilledSet(squares, bank.labels[rows], bank.class_names, run)
 
 
 def point(
@@ -128,7 +130,7 @@ def main() -> None:
     else:
         distilled = distill(train, encoder, run=RunConfig(out=RUNS / "bytes", resume=True))
     bank = extract_features(encoder, train)
-    augment = made_with(distilled)
+    augment = distilled.run.config.augment
     side = 2 * encoder.input_size
 
     def real(rows: torch.Tensor) -> Callable[[], DistilledSet]:
@@ -142,7 +144,7 @@ def main() -> None:
     settings = {
         "protocol": protocol,
         "encoder": {"name": encoder.name, "fingerprint": encoder.fingerprint, "input_size": encoder.input_size},
-        "run": {"config": distilled.run.get("config"), "images": digest_of(distilled.images.numpy().tobytes())},
+        "run": {"config": distilled.run.config.to_dict(), "images": digest_of(distilled.images.numpy().tobytes())},
     }
     name = "bytes-quick" if options.quick else "bytes"
     path = RESULTS / f"{name}.json"

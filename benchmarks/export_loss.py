@@ -13,7 +13,6 @@ import tempfile
 
 import _common
 from probedistill import DistilledSet, evaluate, export, load_encoder, load_splits
-from probedistill.store.distilled import made_with
 
 SEEDS = 8
 
@@ -28,7 +27,7 @@ def main() -> None:
             sets = {"png": shipped, "export": DistilledSet.load(folder)}
         scores = {
             name: evaluate(
-                one, encoder, None, test, probes=["ridge"], seeds=SEEDS, views=30, augment=made_with(shipped),
+                one, encoder, None, test, probes=["ridge"], seeds=SEEDS, views=30, augment=shipped.run.config.augment,
                 progress=False,
             ).rows[0]
             for name, one in sets.items()

@@ -94,7 +94,7 @@ def main() -> None:
                 scores = evaluate(labelled, encoder, None, test, **PROTOCOL)
                 rows = [row for row in scores.rows if row.name == "distilled"]
                 title = f"from {start}, {'hard' if labels == 'none' else labels} labels"
-                keep(title, count, rows, seconds=hard.run["seconds"], config=hard.run["config"])
+                keep(title, count, rows, seconds=hard.run.seconds, config=hard.run.config.to_dict())
     draw(points, path.with_suffix(".png"))
 
 

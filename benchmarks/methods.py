@@ -43,9 +43,9 @@ def distil_and_score(name: str, seed: int, out: str, probes: list[str], seeds: i
     return {
         "method": name,
         "seed": seed,
-        "seconds": distilled.run["seconds"],
+        "seconds": distilled.run.seconds,
         "peak_mib": memory,
-        "config": distilled.run["config"],
+        "config": distilled.run.config.to_dict(),
         "rows": [{k: v for k, v in row.to_dict().items() if k != "scores"} for row in scores.rows],
     }
 

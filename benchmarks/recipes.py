@@ -75,7 +75,7 @@ def main() -> None:
                 sgd_views=100, progress=False,
             )  # fmt: skip
             rows = {row.probe: {"top1": row.top1, "std": row.std} for row in scores.rows}
-            known[name] = {"config": wanted, "seconds": distilled.run["seconds"], **rows}
+            known[name] = {"config": wanted, "seconds": distilled.run.seconds, **rows}
             keep("recipes", {"rows": known})
         row = known[name]
         print(

@@ -49,7 +49,7 @@ def main() -> None:
             for target, encoder in encoders.items():
                 row = evaluate(distilled, encoder, None, test, **PROTOCOL)["distilled"]
                 scores[target] = {"top1": row.top1, "std": row.std}
-            rows[title] = {"sources": team, "seconds": distilled.run["seconds"], "scores": scores}
+            rows[title] = {"sources": team, "seconds": distilled.run.seconds, "scores": scores}
             _common.keep(name, {"rows": rows, "protocol": PROTOCOL, "steps": config.steps})
         cells = ", ".join(
             f"{target}{'' if target in team else ' (held out)'} {100 * score['top1']:.1f}"

@@ -158,9 +158,9 @@ def make_rows(
             distilled = distill(images, _common.encoder(encoder_name), config, run=RunConfig(out=out, resume=True))
             dear = (dataset, encoder_name) == ("grocery", "clip") and method != "auto"  # minutes for each row
             scores = evaluate(distilled, encoder, train, test, baselines=[] if dear else ["neighbours"], **protocol)
-            if distilled.run["config"]["canvas"]["init"] == "noise" and dataset == "clothing":
+            if distilled.run.config.canvas.init == "noise" and dataset == "clothing":
                 preview(out, name)  # what starts from photos may show them, and does not belong here
-            about |= {"config": distilled.run["config"], "seconds": distilled.run["seconds"]}
+            about |= {"config": distilled.run.config.to_dict(), "seconds": distilled.run.seconds}
         keep(name, {**about, "rows": rows_of(scores)})
         for row in scores.rows:
             score = f"{100 * row.top1:.1f} ± {100 * row.std:.1f}"

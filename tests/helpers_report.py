@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from probedistill import DistilledSet
+from helpers_runs import encoder_record, run_record
+from probedistill import DistillConfig, DistilledSet
 from probedistill.show.previews import save_sprite
 
 SCRIPT = "<script>alert(1)</script>"
@@ -28,16 +29,13 @@ def make_run(
     count = len(class_names) * per_class
     images = torch.rand(count, 3, side, side, generator=generator)
     labels = torch.arange(len(class_names)).repeat_interleave(per_class)
-    run = {
-        "config": {"method": "clp", "preset": "default", "steps": 40, "seed": seed, "images_per_class": per_class},
-        "encoder": {"name": "tiny", "fingerprint": "ab" * 32, "input_size": side, "precision": "fp32"},
-        "images": {"spec": "folder:photos", "split": "train", "count": 60, "fingerprint": "cd" * 32},
-        "versions": {"probedistill": "0", "torch": "2"},
-        "device": "cpu",
-        "losses": [2 / (i + 1) for i in range(40)],
-        "accuracy": [[20, 0.25], [40, 0.5]],
-        "seconds": 12.5,
-    }
+    run = run_record(
+        config=DistillConfig(method="clp", steps=40, seed=seed, images_per_class=per_class),
+        encoders=(encoder_record(input_size=side),),
+        losses=[2 / (i + 1) for i in range(40)],
+        accuracy=[(20, 0.25), (40, 0.5)],
+        seconds=12.5,
+    )
     DistilledSet(images, labels, tuple(class_names), run).save(folder)
     for step in (0, 20, 40):
         save_sprite(folder, step, images * step / 40)

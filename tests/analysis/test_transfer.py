@@ -20,6 +20,7 @@ from torch import nn
 from conftest import TINY
 from helpers_encoders import tiny
 from helpers_images import make_image_folder
+from helpers_runs import encoder_record
 from probedistill import (
     AugmentConfig,
     DistilledSet,
@@ -236,8 +237,8 @@ def test_names_tell_targets_and_sources_apart(runs, data, place):
 def test_a_run_with_several_encoders_is_marked_on_each(runs, data):
     held = DistilledSet.load(runs[0])
     second = load_encoder(TINY, input_size=40)
-    also = [{"name": second.name, "fingerprint": second.fingerprint, "input_size": 40, "weight": 1.0}]
-    held = replace(held, run={**held.run, "also": also})
+    both = (*held.run.encoders, encoder_record(second.name, second.fingerprint, input_size=40))
+    held = replace(held, run=replace(held.run, encoders=both))
     matrix = transfer([held], [TINY, second], *data, baselines=[], **QUICK)
     assert matrix.same.tolist() == [[True, True]]
     assert matrix.to_dict()["sources"][0]["also"][0]["fingerprint"] == second.fingerprint
@@ -372,8 +373,14 @@ def test_rows_of_soft_labels_are_marked(runs, with_heads, data, tmp_path):
 
 def test_a_set_from_real_images_is_called_so(runs, data):
     held = DistilledSet.load(runs[0])
-    config = {**held.run["config"], "canvas": {**held.run["config"]["canvas"], "init": "real"}}
-    matrix = transfer([held, replace(held, run={**held.run, "config": config})], [TINY], *data, baselines=[], **QUICK)
+    config = replace(held.run.config, canvas=replace(held.run.config.canvas, init="real"))
+    matrix = transfer(
+        [held, replace(held, run=replace(held.run, config=config, begun_from="real"))],
+        [TINY],
+        *data,
+        baselines=[],
+        **QUICK,
+    )
     names = [source.name.partition(" · ")[0] for source in matrix.sources]
     assert names == ["clp", "clp from real"]
     assert [source.method for source in matrix.sources] == ["clp", "clp"]
@@ -387,14 +394,16 @@ def test_probes_without_augmentation_are_rows_of_their_own(runs, data):
 
 def test_sets_of_different_augmentations_are_scored_with_the_first(runs, data):
     held = [DistilledSet.load(run) for run in runs]
-    noisy = {**held[1].run["config"], "augment": {**held[1].run["config"]["augment"], "noise_prob": 0.7}}
-    flat = {**held[1].run["config"], "augment": {"flip": 0.0}}
+    config = held[1].run.config
+    noisy = replace(config, augment=replace(config.augment, noise_prob=0.7))
+    flat = replace(config, augment=AugmentConfig(flip=0.0))
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # noise is not part of evaluation
-        alike = [held[0], replace(held[1], run={**held[1].run, "config": noisy})]
+        alike = [held[0], replace(held[1], run=replace(held[1].run, config=noisy))]
         transfer(alike, [TINY], *data, baselines=[], **QUICK)
+    other = replace(held[1], run=replace(held[1].run, config=flat))
     with pytest.warns(UserWarning, match="was distilled with another augmentation"):
-        transfer([held[0], replace(held[1], run={**held[1].run, "config": flat})], [TINY], *data, baselines=[], **QUICK)
+        transfer([held[0], other], [TINY], *data, baselines=[], **QUICK)
 
 
 # ---------------------------------------------------------------- the numbers and their file

@@ -115,7 +115,7 @@ def test_a_size_behind_the_name_of_an_encoder(run_cli, distil_cli, out):
     assert result.code == 0, result.err
     config = yaml.safe_load((out / "config.yaml").read_text())
     assert (config["encoder"], config["input_size"]) == (TINY, 48)
-    assert DistilledSet.load(out).run["encoder"]["fingerprint"] == load_encoder(TINY, input_size=48).fingerprint
+    assert DistilledSet.load(out).run.encoders[0].fingerprint == load_encoder(TINY, input_size=48).fingerprint
     error = run_cli("evaluate", out, "--config", out / "config.yaml", "--encoder", f"{TINY}@40").error()
     assert f"encoder '{TINY}@40' and input_size 48 differ" in error
 
@@ -423,7 +423,7 @@ def test_loss_that_is_not_finite(distil_cli, out):
 
     tensors, values = load_tensors(checkpoint)
     assert all(t.isfinite().all() for t in tensors.values())
-    assert len(values["losses"]) == step
+    assert len(values["history"]["losses"]) == step
     with pytest.raises(UserError, match="unfinished"):
         DistilledSet.load(out)
 
@@ -600,7 +600,7 @@ def test_config_of_a_run_repeats_it(run_cli, distil_cli, photos, tmp_path, out):
     one, two = DistilledSet.load(out), DistilledSet.load(again)
     assert one.class_names == two.class_names == ("dog", "cat")
     assert torch.equal(one.float_images, two.float_images)
-    assert one.run["config"] == two.run["config"]
+    assert one.run.config == two.run.config
     assert (out / "config.yaml").read_text() == (again / "config.yaml").read_text()
 
 
@@ -749,7 +749,7 @@ def test_numbers_keep_their_decimals(run_cli, photos, tmp_path, given):
     assert kept == {"drop_rate": 0.25, "num_classes": 7}
     assert run_cli("evaluate", out, "--config", out / "config.yaml", "--seeds", 1, "--views", 1).code == 0
     known = load_encoder(encoder_config(str(out / "config.yaml")))
-    assert DistilledSet.load(out).run["encoder"]["fingerprint"] == known.fingerprint
+    assert DistilledSet.load(out).run.encoders[0].fingerprint == known.fingerprint
     assert "2.5" in run_cli("features", "--images", f"folder:{photos}", "--encoder", TINY, "--views", 2.5).error()
 
 

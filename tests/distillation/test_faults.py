@@ -197,7 +197,7 @@ def test_killed_twenty_times(fork, tmp_path):
     assert last.end() == 0, last.log.read_text()
     assert "Traceback" not in last.log.read_text()
     assert check_set(out, expected)
-    assert len(DistilledSet.load(out).run["losses"]) == steps
+    assert len(DistilledSet.load(out).run.losses) == steps
     assert files(out) == FINISHED
 
 

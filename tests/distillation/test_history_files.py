@@ -107,7 +107,7 @@ def test_a_run_keeps_the_first_each_preview_and_the_last(photos, tmp_path, optio
     assert last.shape == shipped.shape
     assert float((last - shipped).abs().mean()) < 0.06
     previews = [] if options.get("evaluate_every") == 0 else expected[1:]
-    assert [step for step, _ in distilled.run["accuracy"]] == previews
+    assert [step for step, _ in distilled.run.accuracy] == previews
 
 
 def test_progress_says_how_far_it_is(photos, tmp_path, monkeypatch):
@@ -124,11 +124,11 @@ def test_progress_says_how_far_it_is(photos, tmp_path, monkeypatch):
     run = quick(photos, out=tmp_path / "run").run
     assert [p["step"] for p in written] == [0, 5, 10, 12], "too quick for more than the previews"
     for progress in written:
-        assert progress.keys() == {"step", "steps", "losses", "accuracy", "seconds"}
+        assert progress.keys() == {"kind", "step", "steps", "losses", "tower_losses", "accuracy", "seconds"}
         assert progress["steps"] == 12
-        assert progress["losses"] == run["losses"][: progress["step"]]
-        assert progress["accuracy"] == [list(a) for a in run["accuracy"] if a[0] <= progress["step"]]
-    assert written[-1]["seconds"] == pytest.approx(run["seconds"], rel=0.5)
+        assert progress["losses"] == run.losses[: progress["step"]]
+        assert progress["accuracy"] == [list(a) for a in run.accuracy if a[0] <= progress["step"]]
+    assert written[-1]["seconds"] == pytest.approx(run.seconds, rel=0.5)
 
     written.clear()
     monkeypatch.setattr(run_folder, "_PROGRESS_SECONDS", 0.0)

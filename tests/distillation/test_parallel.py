@@ -99,7 +99,7 @@ def test_many_processes_give_what_one_gives(
     assert output.count("images of 5 classes") == 1, "one process speaks"
     one, many = DistilledSet.load(tmp_path / "one"), DistilledSet.load(tmp_path / "many")
     torch.testing.assert_close(many.float_images, one.float_images, rtol=0, atol=1e-4)
-    assert many.run["losses"] == pytest.approx(one.run["losses"], abs=1e-5)
+    assert many.run.losses == pytest.approx(one.run.losses, abs=1e-5)
 
 
 def test_two_encoders_in_two_processes_give_what_they_give_in_one(
@@ -112,9 +112,9 @@ def test_two_encoders_in_two_processes_give_what_they_give_in_one(
     assert process.returncode == 0, output
     one, two = DistilledSet.load(tmp_path / "one"), DistilledSet.load(tmp_path / "two")
     torch.testing.assert_close(two.float_images, one.float_images, rtol=0, atol=1e-4)
-    for single, shared in zip(one.run["losses_by_encoder"], two.run["losses_by_encoder"], strict=True):
+    for single, shared in zip(one.run.tower_losses, two.run.tower_losses, strict=True):
         assert shared == pytest.approx(single, abs=1e-5)
-    assert len(two.run["micro_batch"]) == 2
+    assert len(two.run.micro_batch) == 2
     names = [sorted(p.name for p in (tmp_path / run).iterdir()) for run in ("one", "two")]
     assert names[0] == names[1], "one process writes, and tidies"
     sprites = [sorted(p.name for p in (tmp_path / run / "evolution").iterdir()) for run in ("one", "two")]
@@ -172,8 +172,8 @@ def test_a_checkpoint_of_some_processes_goes_on_with_others(
     assert process.returncode == 0, output
     one, many = DistilledSet.load(tmp_path / "one"), DistilledSet.load(out)
     torch.testing.assert_close(many.float_images, one.float_images, rtol=0, atol=1e-3)
-    assert many.run["losses"][0] == 123.0
-    assert many.run["losses"][1:] == pytest.approx(one.run["losses"][1:], abs=1e-4)
+    assert many.run.losses[0] == 123.0
+    assert many.run.losses[1:] == pytest.approx(one.run.losses[1:], abs=1e-4)
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
@@ -196,7 +196,7 @@ def test_torchrun_restarts_after_a_killed_rank(
     assert start.stat().st_mtime_ns == written, "it went on"
     one, two = DistilledSet.load(tmp_path / "one"), DistilledSet.load(tmp_path / "two")
     torch.testing.assert_close(two.float_images, one.float_images, rtol=0, atol=1e-3)
-    assert len(two.run["losses"]) == 60
+    assert len(two.run.losses) == 60
 
 
 @pytest.mark.parametrize(

@@ -74,12 +74,12 @@ def test_without_a_folder_nothing_is_written(spec, encoder, tmp_path, monkeypatc
     distilled = quick(spec, encoder)
     assert list(tmp_path.iterdir()) == []
     assert distilled.float_images.shape == (2, 3, 32, 32)
-    assert len(distilled.run["losses"]) == 3
+    assert len(distilled.run.losses) == 3
 
 
 def test_the_loss_falls(spec, encoder):
     for method in ("sfm", "lgm", "clp"):
-        losses = quick(spec, encoder, method=method, steps=40).run["losses"]
+        losses = quick(spec, encoder, method=method, steps=40).run.losses
         assert np.isfinite(losses).all()
         assert np.mean(losses[-5:]) < np.mean(losses[:5]), method
 
@@ -88,13 +88,13 @@ def test_what_a_run_records(spec, encoder, tmp_path):
     distilled = distill(spec, encoder, steps=20, out=tmp_path / "run", progress=False)
     run = json.loads((tmp_path / "run/run.json").read_text())
     assert run["finished"] is True
-    assert run["encoder"]["fingerprint"] == encoder.fingerprint
+    assert run["encoders"][0]["fingerprint"] == encoder.fingerprint
     assert run["images"]["fingerprint"] == load_splits(spec)[0].fingerprint
     assert [step for step, _ in run["accuracy"]] == list(range(2, 21, 2))
     assert all(0 <= value <= 1 for _, value in run["accuracy"])
     assert run["versions"]["torch"] == torch.__version__
     assert run["seconds"] > 0
-    assert DistilledSet.load(tmp_path / "run").run["losses"] == distilled.run["losses"]
+    assert DistilledSet.load(tmp_path / "run").run.losses == distilled.run.losses
 
 
 def test_unknown_option(spec, encoder):
@@ -173,8 +173,8 @@ def test_killed_process_resumes_bit_for_bit(start_process, run_cli, photos, tmp_
     assert result.code == 0, result.err
     resumed = DistilledSet.load(out)
     assert torch.equal(resumed.float_images, unbroken)
-    assert len(resumed.run["losses"]) == 40
-    assert [step for step, _ in resumed.run["accuracy"]] == [10, 20, 30, 40]
+    assert len(resumed.run.losses) == 40
+    assert [step for step, _ in resumed.run.accuracy] == [10, 20, 30, 40]
     assert not (out / "checkpoints").exists()
     assert not list(out.rglob("*.part"))
 
@@ -205,7 +205,7 @@ def test_torn_checkpoint_is_passed_over(spec, tmp_path, damage):
         resumed = quick(spec, _healthy(), out=out, resume=True, **options)
     assert torch.equal(resumed.float_images, quick(spec, _healthy(), **options).float_images)
     assert older.name < newest.name
-    assert len(resumed.run["losses"]) == 12
+    assert len(resumed.run.losses) == 12
 
 
 def test_resume_when_every_checkpoint_is_torn_starts_anew(spec, tmp_path):
@@ -261,7 +261,7 @@ def test_a_signal_in_the_last_step_comes_too_late(spec, tmp_path):
 
     stopping = Encoder(StopsAtTheEnd(), name="stops", input_size=32)
     distilled = quick(spec, stopping, out=tmp_path / "run", steps=3, micro_batch=64)
-    assert distilled.run["losses"][2] == DistilledSet.load(tmp_path / "run").run["losses"][2]
+    assert distilled.run.losses[2] == DistilledSet.load(tmp_path / "run").run.losses[2]
 
 
 def test_resume_without_a_run_starts_one(spec, encoder, tmp_path):
@@ -319,8 +319,8 @@ def test_soft_labels_and_head_are_stored_on_request(distil_cli, encoder, tmp_pat
     assert both.head.fingerprint == head.head.fingerprint == encoder.fingerprint, "the head is the first encoder's"
     assert torch.equal(both.head.weight, head.head.weight)
     assert torch.equal(both.float_images, head.float_images)
-    assert both.run["config"]["soft_labels"] == "learned"
-    assert "soft_labels" not in head.run["config"]
+    assert both.run.config.soft_labels == "learned"
+    assert head.run.config.soft_labels == "none"
 
 
 @pytest.mark.parametrize("kind", ["pyramid", "pixels"])
@@ -343,9 +343,9 @@ def test_starting_from_more_real_images_than_there_are(spec, encoder):
 def test_plain_pixels_are_another_canvas(spec, encoder):
     pixels = quick(spec, encoder, method="clp", canvas=CanvasConfig(kind="pixels"), steps=60)
     pyramid = quick(spec, encoder, method="clp", steps=60)
-    assert pixels.run["config"]["canvas"]["kind"] == "pixels"
+    assert pixels.run.config.canvas.kind == "pixels"
     assert not torch.allclose(pixels.float_images, pyramid.float_images, atol=0.05)
-    assert np.mean(pixels.run["losses"][-10:]) < 0.9 * np.mean(pixels.run["losses"][:10])
+    assert np.mean(pixels.run.losses[-10:]) < 0.9 * np.mean(pixels.run.losses[:10])
 
 
 @pytest.mark.parametrize("method", ["sfm", "lgm", "clp"])
@@ -396,10 +396,10 @@ def test_config_objects_and_options_together(spec, encoder):
 
 def test_auto_is_clp_from_real_images(spec, encoder):
     auto = quick(spec, encoder)
-    assert (auto.run["config"]["method"], auto.run["config"]["canvas"]["init"]) == ("clp", "real")
+    assert (auto.run.config.method, auto.run.config.canvas.init) == ("clp", "real")
     named = quick(spec, encoder, method="clp", canvas=CanvasConfig(init="real"))
     assert torch.equal(auto.float_images, named.float_images)
-    assert quick(spec, encoder, canvas=CanvasConfig(init="noise")).run["config"]["canvas"]["init"] == "noise"
+    assert quick(spec, encoder, canvas=CanvasConfig(init="noise")).run.config.canvas.init == "noise"
 
 
 def test_the_authors_settings_belong_to_a_method():

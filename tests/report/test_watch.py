@@ -9,6 +9,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -16,18 +17,21 @@ from hypothesis import strategies as st
 
 from conftest import wait_for
 from helpers_report import make_run, write
+from helpers_runs import run_record
+from probedistill import DistillConfig
 from probedistill.report.watch import _view, bucket_means, read_progress, sparkline
 from probedistill.show.tables import as_text
+from probedistill.store.run_record import write_run
 
-ABOUT = {"format": 1, "finished": False, "class_names": ["cat"], "config": {"steps": 40}}
-SO_FAR = {"step": 10, "steps": 40, "losses": [2.0, 1.0], "accuracy": [[5, 0.25]], "seconds": 5.0}
+ABOUT = run_record(finished=False, class_names=("cat",), config=DistillConfig(steps=40))
+SO_FAR = {"kind": "progress", "step": 10, "steps": 40, "losses": [2.0, 1.0], "accuracy": [[5, 0.25]], "seconds": 5.0}
 
 
 @pytest.fixture
 def under_way(tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
-    write(folder / "run.json", ABOUT)
+    write_run(folder, ABOUT)
     write(folder / "progress.json", SO_FAR)
     (folder / "preview.png").write_bytes(b"png")
     return folder
@@ -89,10 +93,10 @@ def test_it_waits_for_the_run_and_follows_it_to_its_end(tmp_path, run_cli):
         time.sleep(0.3)
         folder.mkdir()
         write(folder / "progress.json", SO_FAR)
-        write(folder / "run.json", ABOUT)
+        write_run(folder, ABOUT)
         time.sleep(1.6)
         (folder / "progress.json").unlink()
-        write(folder / "run.json", {**ABOUT, "finished": True, "losses": [2.0, 1.0], "accuracy": [], "seconds": 6.0})
+        write_run(folder, replace(ABOUT, finished=True, losses=[2.0, 1.0], seconds=6.0))
 
     player = threading.Thread(target=play)
     player.start()

@@ -21,6 +21,7 @@ from torchvision.datasets import ImageFolder
 
 from conftest import TINY
 from helpers_images import class_image
+from helpers_runs import run_record
 from probedistill import DistilledSet, RunConfig, UserError, distill, evaluate, load_encoder, load_splits
 from probedistill.config import ImagesConfig
 from probedistill.ship.export import _search, encode_image, export, feature_distance, pixel_error
@@ -35,7 +36,7 @@ def make_set(names=("cat", "dog"), per_class: int = 2, size: int = SIDE, **extra
     labels = torch.arange(len(names)).repeat_interleave(per_class)
     pixels = np.stack([np.asarray(class_image(c, len(names), size, rng)) for c in labels.tolist()])
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255 + 1e-3  # as optimised: not on the 8-bit grid
-    return DistilledSet(images, labels, tuple(names), {"note": "x"}, **extras)
+    return DistilledSet(images, labels, tuple(names), run_record(device="x"), **extras)
 
 
 def write(distilled: DistilledSet, folder, **options):
@@ -93,7 +94,7 @@ def test_png_is_lossless(tmp_path):
 
 def test_run_json_keeps_the_run_and_adds_the_export(saved):
     run = json.loads((saved / "run.json").read_text())
-    assert run["note"] == "x"
+    assert run["device"] == "x"
     assert run["finished"]
     images = sum(p.stat().st_size for p in saved.rglob("*.webp"))
     beside = sum((saved / name).stat().st_size for name in ("images/metadata.jsonl", "tensors.safetensors"))
@@ -388,7 +389,7 @@ def test_command(run_cli, run, tmp_path):
     out = tmp_path / "small"
     done = run_cli("export", run, "--out", out, "--bytes", 900, "--config", run / "config.yaml")
     assert done.code == 0, done.err
-    report = DistilledSet.load(out).run["export"]
+    report = DistilledSet.load(out).run.export
     assert report["bytes"] <= 900
     assert f"{report['bytes']:,} bytes ({report['total_bytes']:,} with metadata and labels)" in done.out
     assert "feature distance" in done.out

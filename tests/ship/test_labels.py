@@ -77,8 +77,8 @@ def test_soft_labels_are_rows_of_weights_and_repeatable(distilled, encoder, bank
     assert float(one.soft_labels.min()) >= 0
     torch.testing.assert_close(one.soft_labels.sum(1), torch.ones(6))
     assert torch.equal(one.soft_labels, two.soft_labels)
-    assert one.run["soft_labels"]["kind"] == kind
-    assert one.run["soft_labels"]["temperature"] > 0
+    assert one.run.soft_labels.kind == kind
+    assert one.run.soft_labels.temperature > 0
     if kind == "source":  # the learned ones stay at their start here: these classes are separable
         other = with_extras(distilled, encoder, bank, soft_labels=kind, seed=1)
         assert not torch.equal(one.soft_labels, other.soft_labels)

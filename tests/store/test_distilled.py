@@ -12,10 +12,12 @@ import torch
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
+from helpers_runs import run_record
 from probedistill import DistilledSet, Head, UserError
 from probedistill.show.previews import save_grid
 from probedistill.store.layout import folder_name, folder_names
 from probedistill.store.pixels import to_8_bits
+from probedistill.store.run_record import SoftLabelsRecord
 from probedistill.store.tensors import load_tensors, save_tensors
 
 NASTY = ["a/b", "..", "smörgås 日本", "<script>alert(1)</script>", ".hidden", "Cat", "cat", "50 %", "x " * 3,
@@ -25,7 +27,9 @@ NASTY = ["a/b", "..", "smörgås 日本", "<script>alert(1)</script>", ".hidden"
 def make_set(names=("cat", "dog"), per_class: int = 1, size: int = 12) -> DistilledSet:
     count = len(names) * per_class
     images = torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(0))
-    return DistilledSet(images, torch.arange(len(names)).repeat_interleave(per_class), tuple(names), {"note": "x"})
+    return DistilledSet(
+        images, torch.arange(len(names)).repeat_interleave(per_class), tuple(names), run_record(device="x")
+    )
 
 
 @pytest.fixture
@@ -49,7 +53,7 @@ def test_round_trip(saved):
     assert torch.equal(before.labels, after.labels)
     assert after.labels.dtype == torch.int64
     assert before.class_names == after.class_names
-    assert after.run["note"] == "x"
+    assert after.run.device == "x"
     assert after.save(saved) == saved  # saving in place again is allowed
     assert torch.equal(DistilledSet.load(saved).float_images, before.float_images)
 
@@ -130,7 +134,7 @@ def test_soft_labels_and_head_come_back(saved, way):
     assert (again.head.encoder, again.head.fingerprint) == ("tiny", "ab" * 32)
     assert again.head.num_bytes == 12 * 4
     assert torch.equal(again.float_images, both.float_images)
-    assert again.run["note"] == "x"
+    assert again.run.device == "x"
     assert json.loads((saved / "run.json").read_text())["head"]["encoder"] == "tiny"
     assert "soft labels, head of tiny (48 bytes)" in repr(again)
     assert ({path: path.stat().st_mtime_ns for path in pngs} == pngs) == (way == "save_extras")
@@ -150,19 +154,19 @@ def test_extras_killed_between_two_files_are_named_for_what_they_are(saved, monk
     def with_record(kind: str) -> DistilledSet:
         both = with_both(make_set(per_class=2))
         head = replace(both.head, encoder=f"{kind}'s", fingerprint=kind)
-        return replace(both, head=head, run={**both.run, "soft_labels": {"kind": kind}})
+        return replace(both, head=head, run=replace(both.run, soft_labels=SoftLabelsRecord(kind=kind)))
 
     with_record("source").save_extras(saved)
     other = with_record("learned")
     with monkeypatch.context() as patched:
         patched.setattr(
-            "probedistill.store.distilled.write_json", lambda path, content: (_ for _ in ()).throw(KeyboardInterrupt)
+            "probedistill.store.distilled.write_run", lambda path, run: (_ for _ in ()).throw(KeyboardInterrupt)
         )
         with pytest.raises(KeyboardInterrupt):
             other.save_extras(saved)
-    assert json.loads((saved / "run.json").read_text())["soft_labels"] == {"kind": "source"}
+    assert json.loads((saved / "run.json").read_text())["soft_labels"]["kind"] == "source"
     again = DistilledSet.load(saved)
-    assert again.run["soft_labels"] == {"kind": "learned"}
+    assert again.run.soft_labels.kind == "learned"
     assert (again.head.encoder, again.head.fingerprint) == ("learned's", "learned")
 
 
@@ -216,6 +220,9 @@ def _edit(run_json, **changes):
     run_json.write_text(json.dumps({k: v for k, v in run.items() if v is not None}))
 
 
+_DAMAGED = r"damaged|not whole JSON|no JSON object|not a file of probedistill run"
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -224,9 +231,9 @@ def _edit(run_json, **changes):
         lambda f: (f / "run.json").write_bytes(b"\xff\xfe"),
         lambda f: _edit(f / "run.json", class_names=None),
         lambda f: _edit(f / "run.json", class_names=["cat"]),
-        lambda f: _edit(f / "run.json", format=99),
+        lambda f: _edit(f / "run.json", kind="align"),
         lambda f: _edit(f / "run.json", config="clp"),
-        lambda f: _edit(f / "run.json", encoder=[]),
+        lambda f: _edit(f / "run.json", encoders=[1]),
         lambda f: (f / "tensors.safetensors").unlink(),
         lambda f: (f / "tensors.safetensors").write_bytes(b"noise"),
         lambda f: os.truncate(f / "tensors.safetensors", 900),
@@ -237,7 +244,9 @@ def _edit(run_json, **changes):
 )  # fmt: skip
 def test_damaged_set(saved, damage):
     damage(saved)
-    with pytest.raises(UserError, match="damaged") as caught:
+    with pytest.raises(
+        UserError, match=r"damaged|not whole JSON|no JSON object|not a file of probedistill run"
+    ) as caught:
         DistilledSet.load(saved)
     assert "\n" not in str(caught.value)
 

@@ -524,7 +524,7 @@ def bias(
     entries = []
     pool = EncoderPool(own[:1] or encoders or [])
     for encoder, i in _pairs(pool, own, len(folders)):
-        if own and sets[i].run.get("encoder", {}).get("fingerprint") != encoder.fingerprint:
+        if own and not _is_own(sets[i], encoder):
             raise UserError(
                 f"run {str(folders[i])!r} was not made with the encoder that its config.yaml describes; "
                 "name one with --encoders"
@@ -567,6 +567,11 @@ def _usual(train: LabelledImages, backgrounds: Sequence[str]) -> tuple[dict[str,
 def _share_of(entry: BiasEntry) -> float | None:
     """Background share of the distilled images; ``None`` where it is not defined or was not looked at."""
     return entry.resemblance.to_dict()["background_share"] if entry.resemblance else None
+
+
+def _is_own(distilled: DistilledSet, encoder: Encoder) -> bool:
+    source = distilled.run.source
+    return source is not None and source.fingerprint == encoder.fingerprint
 
 
 def _encoder_name(entry: BiasEntry) -> str:

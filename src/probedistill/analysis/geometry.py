@@ -498,10 +498,10 @@ def geometry(
     def test(measure: str) -> ClassTest:
         return class_test(np.array([getattr(c.synthetic, measure) for c in of_classes]), seed=seed)
 
-    made_with = distilled.run.get("encoder", {}).get("name")
+    source = distilled.run.source
     return Geometry(
         encoder={"name": encoder.name, "fingerprint": encoder.fingerprint, "input_size": encoder.input_size},
-        run={"method": distilled.run.get("config", {}).get("method"), "encoder": made_with},
+        run={"method": distilled.run.method, "encoder": source.name if source else None},
         images={"spec": train.spec, "split": train.split, "count": len(bank), "fingerprint": train.fingerprint},
         k=k,
         classes=of_classes,

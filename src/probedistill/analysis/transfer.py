@@ -27,7 +27,7 @@ from ..features.extract import extract_features
 from ..images.labelled import LabelledImages
 from ..machine.progress import ProgressBar
 from ..probes.inherited import IN_ITS_PLACE, without_projector
-from ..store.distilled import DistilledSet, made_with
+from ..store.distilled import DistilledSet
 from ..store.files import check_writable, write_json
 from ..store.layout import check_named_once
 from .matrix import FILE, FORMAT, RANDOM_INHERITED, ROWS, Source, Target, TransferMatrix, read_json
@@ -133,29 +133,21 @@ class _Set:
     @property
     def method(self) -> str:
         """What its record says of how it was distilled."""
-        return str(self._config.get("method", "unknown"))
+        return self.distilled.run.method
 
     @property
     def way(self) -> str:
         """The method, and whether it began with real images: what a row is called."""
-        canvas = self._config.get("canvas")
-        from_real = isinstance(canvas, dict) and canvas.get("init") == "real"
-        return f"{self.method} from real" if from_real else self.method
-
-    @property
-    def _config(self) -> dict[str, Any]:
-        config = self.distilled.run.get("config")
-        return config if isinstance(config, dict) else {}
+        return f"{self.method} from real" if self.distilled.run.begun_from == "real" else self.method
 
     @property
     def encoders(self) -> list[dict[str, Any]]:
         """What its record says of the encoders that it was distilled with: name, fingerprint, input_size."""
-        also = self.distilled.run.get("also")
-        entries = [self.distilled.run.get("encoder"), *(also if isinstance(also, list) else [])]
-        return [
-            {key: str(entry.get(key, "unknown")) for key in ("name", "fingerprint", "input_size")}
-            for entry in (entry if isinstance(entry, dict) else {} for entry in entries)
+        found = [
+            {"name": encoder.name, "fingerprint": encoder.fingerprint, "input_size": str(encoder.input_size)}
+            for encoder in self.distilled.run.encoders
         ]
+        return found or [dict.fromkeys(("name", "fingerprint", "input_size"), "unknown")]
 
     @property
     def fingerprint(self) -> str:
@@ -229,7 +221,7 @@ def _common_augment(sets: Sequence[_Set]) -> AugmentConfig:
     """The augmentation that the first set was distilled with; one line of warning where another's differs."""
     found = []
     for held in sets:
-        found.append(replace(made_with(held.distilled, held.label), noise_prob=0.0))
+        found.append(replace(held.distilled.run.config.augment, noise_prob=0.0))
         if asdict(found[-1]) != asdict(found[0]):
             warnings.warn(
                 f"{held.label} was distilled with another augmentation than {sets[0].label}, whose is used for all; "

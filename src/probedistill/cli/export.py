@@ -55,11 +55,9 @@ def export(
     """
     from ..encoders.load import load_encoder
     from ..ship.export import export as run_export
-    from ..store.distilled import DistilledSet, made_with
+    from ..store.distilled import DistilledSet
 
     distilled = DistilledSet.load(folder)
-    if encoder is not None:  # its views are drawn as the run's: an error there names the run
-        made_with(distilled, f"run {str(folder)!r}")
     report = run_export(
         distilled, out, format=format, quality=quality, image_size=image_size, max_bytes=max_bytes,
         encoder=None if encoder is None else load_encoder(encoder), overwrite=overwrite, progress=progress,

@@ -51,35 +51,34 @@ def label(
     from ..images.labelled import of_classes
     from ..images.splits import load_splits
     from ..ship.labels import with_extras
-    from ..store.distilled import DistilledSet, made_with
+    from ..store.distilled import DistilledSet
     from ..store.files import check_writable
 
     if soft_labels == "none" and not keep_head:
         raise UserError("nothing to add; give --soft-labels source, --soft-labels learned or --keep-head")
     name = f"run {str(folder)!r}"
     distilled = DistilledSet.load(folder)
-    augment = made_with(distilled, name)
     check_writable(folder)
     train, _ = load_splits(images)
     train = of_classes(train, distilled.class_names, name)
     model = load_encoder(encoder)
-    source = distilled.run.get("encoder", {})
-    if source.get("fingerprint") != model.fingerprint:
+    source = distilled.run.source
+    if source is None or source.fingerprint != model.fingerprint:
         raise UserError(
-            f"{str(folder)!r} was made with encoder {source.get('name')!r} at {source.get('input_size')} px, not with "
+            f"{str(folder)!r} was made with encoder {source or 'unknown'}, not with "
             f"{model.name!r} at {model.input_size} px; give its own: --config {folder / 'config.yaml'}"
         )
-    before = distilled.run.get("images", {})
-    if before.get("fingerprint") != train.fingerprint:
+    before = distilled.run.images
+    if before.fingerprint != train.fingerprint:
         warnings.warn(
-            f"{str(folder)!r} was made from other images than these ({before.get('spec')}, now {train.spec}), or from "
+            f"{str(folder)!r} was made from other images than these ({before.spec}, now {train.spec}), or from "
             "files of another date",
             stacklevel=2,
         )
     # The features that the run was made of, so that they are found in the cache.
-    settings = distilled.run.get("config", {})
+    settings = distilled.run.config
     bank = extract_features(
-        model, train, views=settings.get("real_views") or 0, augment=augment, seed=settings.get("seed", 0),
+        model, train, views=settings.real_views or 0, augment=settings.augment, seed=settings.seed,
         cache=cache, strict=images.strict, progress=progress,
     )  # fmt: skip
     labelled = with_extras(distilled, model, bank, soft_labels=soft_labels, keep_head=keep_head, seed=seed)

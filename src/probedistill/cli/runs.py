@@ -45,7 +45,7 @@ def distill(
     sized = [] if encoder.input_size is None else [f"{encoder.input_size}px"]
     run.out = _out(run, [images.images, encoder.encoder, *sized, *settings.also, settings.method])
     distilled = run_distill(images, encoder, settings, run=run, strict=images.strict)
-    seconds = distilled.run["seconds"]
+    seconds = distilled.run.seconds
     show(f"{len(distilled)} images of {len(distilled.class_names)} classes in {seconds:.0f} s → {run.out}")
     show(f"look:   {run.out / 'preview.png'}")
     show(f"score:  probedistill evaluate {quote(str(run.out))} --config {quote(str(run.out / 'config.yaml'))}")
@@ -97,12 +97,11 @@ def evaluate(
     from ..evaluation.protocol import evaluate as run_evaluate
     from ..images.labelled import of_classes
     from ..images.splits import load_splits
-    from ..store.distilled import DistilledSet, made_with
+    from ..store.distilled import DistilledSet
     from ..store.layout import scores_file
 
     name = f"run {str(folder)!r}"
     distilled = DistilledSet.load(folder)
-    augment = made_with(distilled, name)
     settings = settings or _EvaluateOptions()
     settings.check()
     if INHERITED in settings.probes:
@@ -117,7 +116,7 @@ def evaluate(
     head = _source(folder, source, distilled, model, encoder.device) if INHERITED in settings.probes else None
     result = run_evaluate(
         distilled, model, train, test, settings, groups=group_of, cache=cache, strict=images.strict, progress=progress,
-        augment=augment, source=head,
+        source=head,
     )  # fmt: skip
     path = folder / scores_file(model)
     show(result.table())  # first: a folder that may only be read has scores, too

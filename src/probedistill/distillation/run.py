@@ -39,9 +39,10 @@ from ..probes.linear import LinearProbe
 from ..show.previews import save_grid, save_sprite
 from ..store.distilled import DistilledSet
 from ..store.pixels import as_shipped
+from ..store.records import as_plain
+from ..store.run_record import EncoderRecord, History, ImagesRecord, RunRecord, with_history
 from .engine import Distiller
 from .folder import (
-    History,
     ProgressFile,
     begun_by_this_launch,
     check_folder,
@@ -146,7 +147,7 @@ def _distill(
                 test_bank = extract_features(encoders[0], test.with_classes(train.class_names), **keep)
             distiller = make_distiller(config, encoders, banks, train, team)
             checkpoint = newest_checkpoint(folder) if folder is not None and run.resume else None
-            step = checkpoint[1]["engine"]["step"] if checkpoint is not None else 0
+            step = checkpoint.about.engine["step"] if checkpoint is not None else 0
             if not team.agree(step):  # and everyone has looked before anyone changes the folder
                 raise UserError(
                     f"out {str(folder)!r} is not the same folder for all processes (this one goes on from "
@@ -158,23 +159,20 @@ def _distill(
             stop.defer = True
         except KeyboardInterrupt:
             raise Interrupted(stop.number or signal.SIGINT, folder) from None
-        history = History(losses_by_encoder=[[] for _ in encoders] if len(encoders) > 1 else [])
+        history = History(tower_losses=[[] for _ in encoders])
         if checkpoint is not None:
-            tensors, values = checkpoint
-            distiller.load_state(tensors, values["engine"])
-            accuracy = [(step, value) for step, value in values["accuracy"]]
-            history = History(values["losses"], accuracy, values["seconds"], values.get("losses_by_encoder", []))
-            del checkpoint, tensors, values  # as large as the run's whole state
+            distiller.load_state(checkpoint.tensors, checkpoint.about.engine)
+            history = checkpoint.about.history
+            del checkpoint  # as large as the run's whole state
         with resumable(folder):
             _optimise(distiller, history, run, folder, about, test_bank, stop, team)
 
         # Still with the signals deferred: a run whose steps are done is finished, not interrupted.
-        about["losses"], about["accuracy"] = history.losses, history.accuracy
-        if history.losses_by_encoder:
-            about["losses_by_encoder"] = history.losses_by_encoder
-        about["seconds"] = round(history.seconds, 3)
-        about["micro_batch"] = distiller.micro_batch  # "auto" went by the memory that was free
-        about["skipped"] = banks[0].skipped
+        about = replace(
+            with_history(about, history),
+            micro_batch=tuple(memory.size for memory in distiller.memory),  # "auto" went by the memory that was free
+            skipped=tuple(banks[0].skipped),
+        )
         synthetic = distiller.images().float().cpu()
         distilled = DistilledSet(synthetic, distiller.labels.cpu(), tuple(train.class_names), about)
         if config.soft_labels != "none" or config.keep_head:
@@ -254,14 +252,14 @@ def _optimise(
     history: History,
     run: RunConfig,
     folder: Path | None,
-    about: dict[str, Any],
+    about: RunRecord,
     test_bank: FeatureBank | None,
     stop: Stop,
     team: Processes,
 ) -> None:
     steps = distiller.steps
     every = max(1, steps // 10) if run.evaluate_every is None else run.evaluate_every
-    class_names = about["class_names"]
+    class_names = about.class_names
     note = f"probe {100 * history.accuracy[-1][1]:.1f} %" if history.accuracy else ""
     place = folder if team.is_first else None
     progress = ProgressFile(place, steps)
@@ -276,9 +274,7 @@ def _optimise(
             save_sprite(place, 0, as_shipped(images))
     progress.write(history)
     mark = saved = time.monotonic()
-    with ProgressBar(
-        f"distil {about['config']['method']}", steps, initial=distiller.step_count, enabled=run.progress
-    ) as bar:
+    with ProgressBar(f"distil {about.method}", steps, initial=distiller.step_count, enabled=run.progress) as bar:
         while distiller.step_count < steps:
             try:
                 loss = float(distiller.step())
@@ -287,7 +283,7 @@ def _optimise(
                 kept = f"; the last good state is in {folder / 'checkpoints'}" if folder is not None else ""
                 raise NonFiniteLossError(f"{error}{kept}; start anew with a smaller --lr or --precision fp32") from None
             history.losses.append(loss)
-            for values, value in zip(history.losses_by_encoder, distiller.losses.tolist(), strict=False):
+            for values, value in zip(history.tower_losses, distiller.losses.tolist(), strict=True):
                 values.append(value)
             now = time.monotonic()
             history.seconds += now - mark
@@ -316,10 +312,10 @@ def _optimise(
     save()
 
 
-def _check_same_data(team: Processes, about: dict[str, Any]) -> None:
+def _check_same_data(team: Processes, about: RunRecord) -> None:
     """Raise `UserError` where the processes see other data or settings: their parts would not fit together."""
-    shared = {name: about.get(name) for name in ("config", "encoder", "also", "images", "class_names")}
-    digest = hashlib.sha256(json.dumps(shared, sort_keys=True, default=str).encode()).digest()
+    shared = as_plain((about.config, about.encoders, about.images, about.class_names))
+    digest = hashlib.sha256(json.dumps(shared).encode()).digest()
     if not team.agree(int.from_bytes(digest[:7], "big")):
         raise UserError(
             "the processes of this run see different images, encoders or settings; give every machine the same ones"
@@ -336,41 +332,37 @@ def _quick_accuracy(distiller: Distiller, images: Tensor, test: FeatureBank) -> 
     return right / len(test)
 
 
-def _describe(config: DistillConfig, encoders: list[Encoder], train: LabelledImages) -> dict[str, Any]:
+def _describe(config: DistillConfig, encoders: list[Encoder], train: LabelledImages) -> RunRecord:
     import timm
     import torchvision
 
-    first, *also = [
-        {
-            "name": encoder.name,
-            "fingerprint": encoder.fingerprint,
-            "input_size": encoder.input_size,
-            "dim": encoder.dim,
-            "precision": encoder.precision,
-        }
-        for encoder in encoders
-    ]
-    weights = config.encoder_weights[1:]
-    return {
-        "config": config.to_dict(),
-        "encoder": first,
-        **({"also": [{**e, "weight": w} for e, w in zip(also, weights, strict=True)]} if also else {}),
-        "images": {
-            "spec": train.spec,
-            "split": train.split,
-            "count": len(train),
-            "fingerprint": train.fingerprint,
-        },
-        "class_names": list(train.class_names),
-        "versions": {
+    weights = config.encoder_weights or [1.0]
+    return RunRecord(
+        finished=False,
+        config=config,
+        encoders=tuple(
+            EncoderRecord(
+                name=encoder.name,
+                fingerprint=encoder.fingerprint,
+                input_size=encoder.input_size,
+                dim=encoder.dim,
+                precision=encoder.precision,
+                weight=weight,
+            )
+            for encoder, weight in zip(encoders, weights, strict=True)
+        ),
+        images=ImagesRecord(spec=train.spec, split=train.split, count=len(train), fingerprint=train.fingerprint),
+        class_names=tuple(train.class_names),
+        versions={
             "probedistill": __version__,
             "python": platform.python_version(),
-            "torch": torch.__version__,
-            "torchvision": torchvision.__version__,
-            "timm": timm.__version__,
+            "torch": str(torch.__version__),
+            "torchvision": str(torchvision.__version__),
+            "timm": str(timm.__version__),
         },
-        "device": str(encoders[0].device),
-    }
+        device=str(encoders[0].device),
+        begun_from=config.canvas.init or "noise",
+    )
 
 
 def _check_counts(train: LabelledImages, config: DistillConfig) -> None:

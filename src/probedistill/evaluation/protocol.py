@@ -21,7 +21,8 @@ from ..images.labelled import LabelledImages, digest_of, of_classes
 from ..machine.progress import ProgressBar
 from ..probes.kinds import Classifier, Lesson, check_probes, kind_of, need_head, on_features
 from ..probes.scores import Scores, score_probe
-from ..store.distilled import DistilledSet, Head, made_with
+from ..store.distilled import DistilledSet, Head
+from ..store.records import as_plain
 from .result import Evaluation, Row
 from .training_sets import TrainingSet, baseline_sets, of_images
 
@@ -95,7 +96,7 @@ def evaluate(
     if head is not None and head.fingerprint == encoder.fingerprint:
         source = encoder
     if augment is None:
-        augment = made_with(distilled) if distilled is not None else AugmentConfig()
+        augment = distilled.run.config.augment if distilled is not None else AugmentConfig()
     augment.check()
     augment = replace(augment, noise_prob=0.0)
     if not len(test):
@@ -143,7 +144,7 @@ def evaluate(
     if train is not None and config.baselines:
         context["train"] = {"spec": train.spec, "split": train.split, "fingerprint": train.fingerprint}
     if distilled is not None and distilled.soft_labels is not None:
-        context["soft_labels"] = distilled.run.get("soft_labels")
+        context["soft_labels"] = as_plain(distilled.run.soft_labels)
     if head is not None:
         context["inherited"] = {
             "source": head.encoder,

@@ -23,7 +23,8 @@ from ..features.extract import extract_features
 from ..images.decode import UnreadableImageError
 from ..images.splits import load_splits
 from ..show.previews import read_evolution
-from ..store.distilled import DistilledSet, made_with
+from ..store import run_record as store
+from ..store.distilled import DistilledSet
 from ..store.layout import check_named_once
 from ..store.pixels import to_8_bits
 from .watch import Progress, read_progress
@@ -59,7 +60,7 @@ class RunRecord:
         folder: The run's folder.
         name: What tells it from the other runs.
         progress: Steps, losses, accuracy; whether it is finished.
-        about: The content of run.json.
+        about: What made it.
         class_names: C names.
         pixels: (m, S, S, 3) uint8, the images that are shipped; ``None`` while the run is not finished.
         labels: (m,) int64.
@@ -73,7 +74,7 @@ class RunRecord:
     folder: Path
     name: str
     progress: Progress
-    about: dict[str, Any]
+    about: store.RunRecord
     class_names: tuple[str, ...]
     pixels: NDArray[np.uint8] | None
     labels: NDArray[np.int64]
@@ -137,10 +138,9 @@ def _read_run(folder: Path, name: str, real_images: bool, cache: Path | None, pr
     if not folder.is_dir():
         raise UserError(f"no such folder {str(folder)!r}; give the folder of a run")
     now = read_progress(folder)
-    about = read_json(folder / "run.json", "run") if now.state != "waiting" else {}
-    class_names = about.get("class_names")
-    if not (isinstance(class_names, list) and class_names and all(isinstance(c, str) for c in class_names)):
+    if now.state == "waiting":
         raise UserError(f"{str(folder)!r} holds no run; give the folder of a run")
+    about = store.read_run(folder)
     pixels, labels, near = None, np.zeros(0, dtype=np.int64), None
     if now.state == "finished":
         distilled = DistilledSet.load(folder)
@@ -153,7 +153,7 @@ def _read_run(folder: Path, name: str, real_images: bool, cache: Path | None, pr
         name=name,
         progress=now,
         about=about,
-        class_names=tuple(class_names),
+        class_names=about.class_names,
         pixels=pixels,
         labels=labels,
         config=config.read_text(encoding="utf-8", errors="replace") if config.is_file() else None,
@@ -247,16 +247,16 @@ def _nearest(
     train, _ = load_splits(images)
     encoder = load_encoder(encoder_config(str(path)))
     for what, here in (("images", train.fingerprint), ("encoder", encoder.fingerprint)):
-        before = distilled.run.get(what)
-        if not isinstance(before, dict) or before.get("fingerprint") != here:
+        before = distilled.run.source if what == "encoder" else distilled.run.images
+        if before is None or before.fingerprint != here:
             raise UserError(
                 f"the {what} that {str(path)!r} names are not those the run was made with; "
                 "restore them or leave --real-images out"
             )
-    config = {name: distilled.run.get("config", {}).get(name) for name in ("real_views", "augment", "seed")}
+    config = distilled.run.config
     bank = extract_features(  # as for the run, so that its features are found in the cache
-        encoder, train, views=config["real_views"] or 0, augment=made_with(distilled),
-        seed=config["seed"] or 0, cache=cache, strict=images.strict, progress=progress,
+        encoder, train, views=config.real_views or 0, augment=config.augment,
+        seed=config.seed, cache=cache, strict=images.strict, progress=progress,
     )  # fmt: skip
     with torch.no_grad():
         features = [encoder(part.to(encoder.device)).cpu() for part in distilled.images.split(64)]

@@ -227,9 +227,7 @@ def _of_script(section: _Section) -> dict[str, Any]:
 
 def _count_of(run: RunRecord) -> int:
     """How many images an unfinished run makes."""
-    config = run.about.get("config")
-    per_class = config.get("images_per_class") if isinstance(config, dict) else None
-    return len(run.class_names) * (per_class if isinstance(per_class, int) else 1)
+    return run.about.image_count
 
 
 # ---------------------------------------------------------------------------------------------------
@@ -311,8 +309,7 @@ def _class_scores(run: RunRecord) -> dict[str, str]:
 
 def _own_first(run: RunRecord) -> list[dict[str, Any]]:
     """The evaluations of a run; that on the encoder which it was distilled with, first."""
-    encoder = run.about.get("encoder")
-    own = encoder.get("fingerprint") if isinstance(encoder, dict) else None
+    own = run.about.source.fingerprint if run.about.source is not None else None
 
     def is_other(content: dict[str, Any]) -> bool:
         of = content["context"].get("encoder") if isinstance(content.get("context"), dict) else None
@@ -340,41 +337,24 @@ def _headline(run: RunRecord) -> str:
 
 
 def _facts(run: RunRecord) -> list[tuple[str, str]]:
-    """What made the run, as (name, text); entries that its run.json does not have are left out."""
-
-    def part(name: str) -> dict[str, Any]:
-        value = run.about.get(name)
-        return value if isinstance(value, dict) else {}
-
-    config, images = part("config"), part("images")
+    """What made the run, as (name, text)."""
+    config, images = run.about.config, run.about.images
     state = "finished" if run.finished else "not finished"
     facts = [("state", f"{state}: {run.progress.reached()}, {run.progress.seconds:.0f} s")]
-    if config:
-        steps = config.get("steps")
-        parts = {"method": "{}", "preset": "preset {}", "steps": "{:,} steps" if isinstance(steps, int) else "{} steps"}
-        settings = [text.format(config[name]) for name, text in parts.items() if config.get(name) is not None]
-        if settings:
-            facts.append(("method", ", ".join(settings)))
-        if "seed" in config:
-            facts.append(("seed", str(config["seed"])))
-    also = run.about.get("also")
-    for encoder in (part("encoder"), *(also if isinstance(also, list) else ())):
-        if isinstance(encoder, dict) and encoder:
-            size = f" at {encoder.get('input_size')} px, {encoder.get('precision', 'fp32')}"
-            facts.append(("encoder", f"{encoder.get('name')}{size}"))
-            facts.append(("its fingerprint", str(encoder.get("fingerprint"))))
-    if images:
-        facts.append(("real images", f"{images.get('count')} of {images.get('spec')} ({images.get('split')})"))
-        facts.append(("their fingerprint", str(images.get("fingerprint"))))
+    facts.append(("method", f"{run.about.method}, preset {config.preset}, {config.steps or 0:,} steps"))
+    facts.append(("seed", str(config.seed)))
+    for encoder in run.about.encoders:
+        facts.append(("encoder", f"{encoder}, {encoder.precision}"))
+        facts.append(("its fingerprint", encoder.fingerprint))
+    facts.append(("real images", f"{images.count} of {images.spec} ({images.split})"))
+    facts.append(("their fingerprint", images.fingerprint))
     if run.pixels is not None:
         files = [path for path in (run.folder / "images").rglob("*") if path.suffix != ".jsonl" and path.is_file()]
         kib = sum(path.stat().st_size for path in files) / 1024
         side = run.pixels.shape[1]
         facts.append(("distilled images", f"{len(run.pixels):,} of {side} × {side} px, {kib:,.0f} KiB"))
-    if "versions" in run.about:
-        facts.append(("versions", ", ".join(f"{k} {v}" for k, v in part("versions").items())))
-    if "device" in run.about:
-        facts.append(("device", str(run.about["device"])))
+    facts.append(("versions", ", ".join(f"{k} {v}" for k, v in run.about.versions.items())))
+    facts.append(("device", run.about.device))
     return facts
 
 

@@ -27,6 +27,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..errors import UserError
+from ..store.run_record import FILE, PROGRESS, read_progress_file, read_run
 
 _LOOK_EVERY_SECONDS = 1.0
 _LOG_EVERY_SECONDS = 15.0
@@ -92,38 +93,23 @@ def read_progress(folder: Path | str) -> Progress:
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"run {str(folder)!r} is a file; give the folder of a run")
-    about, now = _read(folder / "run.json"), time.time()
-    if about is not None and about.get("finished"):
-        losses = _numbers(about.get("losses"))
-        return Progress(
-            "finished", len(losses), len(losses), losses, _pairs(about.get("accuracy")), _number(about.get("seconds"))
-        )
-    if about is None:
+    now = time.time()
+    if not (folder / FILE).exists():
         if folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir()):
             raise UserError(f"{str(folder)!r} holds no run; give the folder that the run writes into")
         return Progress("waiting")
-    so_far = _read(folder / "progress.json")
+    run = read_run(folder)
+    if run.finished:
+        steps = len(run.losses)
+        return Progress("finished", steps, steps, tuple(run.losses), tuple(run.accuracy), run.seconds)
+    so_far = read_progress_file(folder)
     if so_far is None:
-        return Progress("starting", steps=_steps(about), quiet=max(0.0, now - _written(folder / "run.json", now)))
-    losses = _numbers(so_far.get("losses"))
+        steps = run.config.steps or 0
+        return Progress("starting", steps=steps, quiet=max(0.0, now - _written(folder / FILE, now)))
     return Progress(
-        "running",
-        int(_number(so_far.get("step"))),
-        int(_number(so_far.get("steps"))) or _steps(about),
-        losses,
-        _pairs(so_far.get("accuracy")),
-        _number(so_far.get("seconds")),
-        max(0.0, now - _written(folder / "progress.json", now)),
-    )
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    """A JSON object, or ``None`` where there is none (yet)."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None
+        "running", so_far.step, so_far.steps, tuple(so_far.losses), tuple(so_far.accuracy), so_far.seconds,
+        max(0.0, now - _written(folder / PROGRESS, now)),
+    )  # fmt: skip
 
 
 def _written(path: Path, otherwise: float) -> float:
@@ -131,24 +117,6 @@ def _written(path: Path, otherwise: float) -> float:
         return path.stat().st_mtime
     except OSError:  # removed meanwhile: it has just finished
         return otherwise
-
-
-def _steps(about: dict[str, Any]) -> int:
-    config = about.get("config")
-    return int(_number(config.get("steps"))) if isinstance(config, dict) else 0
-
-
-def _number(value: Any) -> float:
-    return float(value) if isinstance(value, (int, float)) else 0.0
-
-
-def _numbers(values: Any) -> tuple[float, ...]:
-    return tuple(map(_number, values)) if isinstance(values, list) else ()
-
-
-def _pairs(values: Any) -> tuple[tuple[int, float], ...]:
-    pairs = [v for v in values if isinstance(v, list) and len(v) == 2] if isinstance(values, list) else []
-    return tuple((int(_number(step)), _number(value)) for step, value in pairs)
 
 
 # ---------------------------------------------------------------------------------------------------

@@ -11,11 +11,11 @@ Left out: palettes (a PNG of 256 colours takes half as many bytes again as a Web
 from __future__ import annotations
 
 import io
-import json
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,9 +33,11 @@ from ..errors import UserError, unknown_name
 from ..features.encode import encode, view_features
 from ..machine.progress import ProgressBar
 from ..seeds import Stream
-from ..store.distilled import DistilledSet, Encoded, made_with
+from ..store.distilled import DistilledSet, Encoded
 from ..store.files import check_writable, leftovers
 from ..store.pixels import decode_files, to_8_bits
+from ..store.records import from_plain
+from ..store.run_record import ExportRecord, read_run
 
 LOSSY = ("webp", "jpeg")
 FORMATS = (*LOSSY, "png")
@@ -121,7 +123,7 @@ def export(
     original = distilled.images[compared]
     distance = None
     if encoder is not None:
-        distance = _distance_from(original, encoder, replace(made_with(distilled), noise_prob=0.0))
+        distance = _distance_from(original, encoder, replace(distilled.run.config.augment, noise_prob=0.0))
     if max_bytes is None:
         format = format or DEFAULT_FORMAT
         quality = DEFAULT_QUALITY if quality is None and format in LOSSY else quality
@@ -136,13 +138,13 @@ def export(
     if folder.is_dir():
         for scores in folder.glob("evaluation-*.json"):  # of the export that is replaced
             scores.unlink()
-    about = {"format": best.format, "quality": best.quality, "image_size": best.image_size}
+    about = from_plain({"format": best.format, "quality": best.quality, "image_size": best.image_size}, ExportRecord)
     distilled.save(folder, Encoded(best.files, about))
     written = DistilledSet.load(folder)
     return ExportReport(
         folder=folder,
         images=len(written),
-        **written.run["export"],
+        **asdict(written.run.export or about),
         pixel_error=pixel_error(distilled.images, written.images),
         feature_distance=None if distance is None else distance(written.images[compared]),
     )
@@ -318,11 +320,10 @@ def _check_folder(folder: Path, overwrite: bool) -> None:
     check_writable(folder)
     if not folder.exists() or set(folder.iterdir()) <= {folder / "images.part", *leftovers(folder)}:
         return
-    try:
-        run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        run = None
-    if not isinstance(run, dict) or "export" not in run:
+    run = None
+    with suppress(UserError):
+        run = read_run(folder)
+    if run is None or run.export is None:
         what = "a run" if run else "something else"
         raise UserError(f"out {str(folder)!r} is not empty and holds {what}; choose another folder")
     if not overwrite:

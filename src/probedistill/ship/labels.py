@@ -20,7 +20,8 @@ from ..probes.arrays import Array
 from ..probes.linear import LinearProbe
 from ..probes.logistic import lbfgs, soft_cross_entropy
 from ..seeds import Stream, seed_of
-from ..store.distilled import DistilledSet, Head, made_with
+from ..store.distilled import DistilledSet, Head
+from ..store.run_record import SoftLabelsRecord
 
 _VIEWS = 20  # of each synthetic image behind its soft labels
 _SMOOTHING = 0.1  # learned labels start at one-hot rows, of which this much is spread over all classes
@@ -79,7 +80,7 @@ def with_extras(
         weight, bias = (torch.from_numpy(part).float() for part in (probe.coef_, probe.intercept_))
         changes["head"] = Head(weight, bias, encoder.name, encoder.fingerprint)
     if soft_labels != "none":
-        augment = replace(augment or made_with(distilled), noise_prob=0.0)
+        augment = replace(augment or distilled.run.config.augment, noise_prob=0.0)
         views = view_features(encoder, distilled.images, augment, _VIEWS, seed=seed, stream=Stream.LABEL_VIEWS)
         chosen = _chosen(bank, seed)
         real, y = bank.take(chosen, views="centre"), bank.labels[chosen]
@@ -89,8 +90,8 @@ def with_extras(
         else:
             rows, temperature = learned_labels(views, distilled.labels, real, y, bank.num_classes)
         changes["soft_labels"] = torch.from_numpy(rows).float()
-        about = {"kind": soft_labels, "temperature": temperature, "views": _VIEWS, "seed": seed}
-        changes["run"] = {**distilled.run, "soft_labels": about}
+        about = SoftLabelsRecord(kind=soft_labels, temperature=temperature, views=_VIEWS, seed=seed)
+        changes["run"] = replace(distilled.run, soft_labels=about)
     return replace(distilled, **changes)  # type: ignore[arg-type]
 
 

@@ -9,8 +9,8 @@
                                  and head.weight (C, d) and head.bias (C,) for classifier inheritance, all float32
       run.json                   full config, versions, seeds, fingerprints, timings, losses
 
-An exported set (`exporting.py`) has its image files as WebP, JPEG or PNG, of another size perhaps, and no float images:
-it is what its files give back.
+An exported set (`ship/export.py`) has its image files as WebP, JPEG or PNG, perhaps of another size, and no float
+images: its images are what the files give back.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor
 
-from ..config import AugmentConfig
 from ..errors import UserError
-from .files import cannot_write, remove_folder, whole_file, write_json
+from .files import cannot_write, remove_folder, whole_file
 from .layout import SUFFIXES, file_names
 from .pixels import as_shipped, decode_files, png_files
+from .records import as_plain, from_plain
+from .run_record import FILE, ExportRecord, HeadRecord, RunRecord, SoftLabelsRecord, read_run, unrecorded, write_run
 from .tensors import TornFileError, load_tensors, save_tensors
 
-FORMAT = 1
 _SUM_TOLERANCE = 1e-3  # of a row of soft labels
 
 
@@ -66,12 +66,20 @@ class Encoded:
 
     Attributes:
         files: The bytes of each image's file, in the order of the images.
-        about: What ``run.json`` says of them under ``export``, where the bytes are added: ``format``, one of
-            `SUFFIXES`, ``image_size`` in pixels, and whatever else made them.
+        about: How they were made; `DistilledSet.save` fills in the bytes.
     """
 
     files: Sequence[bytes]
-    about: dict[str, Any]
+    about: ExportRecord
+
+
+@dataclass(frozen=True)
+class _TensorsRecord:
+    """What ``tensors.safetensors`` says of itself: a digest of the image files, and what made its extra tensors."""
+
+    files: str
+    soft_labels: SoftLabelsRecord | None = None
+    head: HeadRecord | None = None
 
 
 @dataclass(frozen=True)
@@ -91,7 +99,7 @@ class DistilledSet:
     float_images: Tensor
     labels: Tensor
     class_names: tuple[str, ...]
-    run: dict[str, Any] = field(default_factory=dict)
+    run: RunRecord = field(default_factory=unrecorded)
     soft_labels: Tensor | None = None
     head: Head | None = None
 
@@ -99,12 +107,11 @@ class DistilledSet:
         return len(self.labels)
 
     def __repr__(self) -> str:
-        method = self.run.get("config", {}).get("method", "?")
         soft = ", soft labels" if self.soft_labels is not None else ""
         head = f", head of {self.head.encoder} ({self.head.num_bytes:,} bytes)" if self.head is not None else ""
         return (
             f"DistilledSet({len(self)} images of {len(self.class_names)} classes, "
-            f"{self.float_images.shape[-1]} px, method={method!r}{soft}{head})"
+            f"{self.float_images.shape[-1]} px, method={self.run.method!r}{soft}{head})"
         )
 
     @property
@@ -127,17 +134,17 @@ class DistilledSet:
         if target.exists() and not (target / "metadata.jsonl").exists():
             raise UserError(f"{str(target)!r} holds images of something else; choose another output folder")
         partial = folder / "images.part"
-        run = self._run_json()
+        run = self._record()
         tensors = {"labels": self.labels, **self._extra_tensors()}
         files: Iterable[bytes]
         digest = _Digest()
         if encoded is None:
             files, suffix = png_files(self.float_images), SUFFIXES["png"]
             tensors["images"] = self.float_images
-            run.pop("export", None)  # of a set that was loaded from an export
+            run = replace(run, export=None)  # the set may have been loaded from an export
         else:
-            files, suffix = encoded.files, SUFFIXES[encoded.about["format"]]
-            run["export"] = {**encoded.about, "bytes": sum(map(len, files))}
+            files, suffix = encoded.files, SUFFIXES[encoded.about.format]
+            run = replace(run, export=replace(encoded.about, bytes=sum(map(len, files))))
         try:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
@@ -150,7 +157,7 @@ class DistilledSet:
                 lines.append({"file_name": name, "label": label, "class_name": self.class_names[label]})
             with whole_file(partial / "metadata.jsonl") as temporary:
                 temporary.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), "utf-8")
-            write_json(folder / "run.json", {**run, "finished": False})  # until the end the set is not whole
+            write_run(folder, replace(run, finished=False))  # until the end the set is not whole
             remove_folder(target)
             partial.rename(target)
         except OSError as error:
@@ -159,10 +166,10 @@ class DistilledSet:
         except UserError:
             shutil.rmtree(partial, ignore_errors=True)
             raise
-        save_tensors(folder / "tensors.safetensors", tensors, {"files": digest.value(), **self._about_extras()})
-        if encoded is not None:
-            run["export"]["total_bytes"] = _total_bytes(folder)
-        write_json(folder / "run.json", run)
+        save_tensors(
+            folder / "tensors.safetensors", tensors, as_plain(_TensorsRecord(digest.value(), run.soft_labels, run.head))
+        )
+        write_run(folder, _with_total_bytes(run, folder))
         return folder
 
     def save_extras(self, folder: Path | str) -> None:
@@ -174,29 +181,21 @@ class DistilledSet:
         Raises:
             UserError: The folder cannot be written.
         """
-        path = Path(folder) / "tensors.safetensors"
+        path, run = Path(folder) / "tensors.safetensors", self._record()
         tensors, metadata = load_tensors(path)
-        save_tensors(path, {**tensors, **self._extra_tensors()}, {**metadata, **self._about_extras()})
-        run = self._run_json()
-        if isinstance(run.get("export"), dict):
-            run["export"] = {**run["export"], "total_bytes": _total_bytes(Path(folder))}
-        write_json(Path(folder) / "run.json", run)
+        about = as_plain(_TensorsRecord(metadata["files"], run.soft_labels, run.head))
+        save_tensors(path, {**tensors, **self._extra_tensors()}, about)
+        write_run(Path(folder), _with_total_bytes(run, Path(folder)))
 
-    def _run_json(self) -> dict[str, Any]:
+    def _record(self) -> RunRecord:
         """What ``run.json`` holds."""
-        return {
-            "format": FORMAT, "finished": True, "class_names": list(self.class_names), **self.run,
-            **self._about_extras(),
-        }  # fmt: skip
-
-    def _about_extras(self) -> dict[str, Any]:
-        """What is known of the soft labels and the head."""
-        about: dict[str, Any] = {}
-        if self.soft_labels is not None and "soft_labels" in self.run:
-            about["soft_labels"] = self.run["soft_labels"]
-        if self.head is not None:
-            about["head"] = {"encoder": self.head.encoder, "fingerprint": self.head.fingerprint}
-        return about
+        return replace(
+            self.run,
+            finished=True,
+            class_names=self.class_names,
+            soft_labels=self.run.soft_labels if self.soft_labels is not None else None,
+            head=HeadRecord(encoder=self.head.encoder, fingerprint=self.head.fingerprint) if self.head else None,
+        )
 
     def _extra_tensors(self) -> dict[str, Tensor]:
         """What ``tensors.safetensors`` holds on request."""
@@ -213,41 +212,37 @@ class DistilledSet:
         folder = Path(folder)
         if not folder.is_dir():
             raise UserError(f"no such folder {str(folder)!r}; give the folder of a finished run")
-        path = folder / "run.json"
-        if not path.exists():
-            raise UserError(f"{str(folder)!r} is not a distilled set: it has no run.json; give the folder of a run")
+        if not (folder / FILE).exists():
+            raise UserError(f"{str(folder)!r} is not a distilled set: it has no {FILE}; give the folder of a run")
+        run = read_run(folder)
+        if not run.finished:
+            what, option = ("export", "--overwrite") if run.export else ("run", "--resume")
+            raise UserError(f"{str(folder)!r} holds an unfinished {what}; repeat its command with {option} first")
         try:
-            run = json.loads(path.read_text(encoding="utf-8"))
-            if run.get("finished") is False:
-                what, mend = ("export", "--overwrite") if "export" in run else ("run", "--resume")
-                raise UserError(f"{str(folder)!r} holds an unfinished {what}; repeat its command with {mend} first")
-            class_names = tuple(str(name) for name in run.pop("class_names"))
             tensors, metadata = load_tensors(folder / "tensors.safetensors")
-            labels = tensors["labels"]
-            files = functools.partial(_checked_files, folder / "images", labels, class_names, digest=metadata["files"])
+            about, labels = from_plain(metadata, _TensorsRecord), tensors["labels"]
+            files = functools.partial(_checked_files, folder / "images", labels, run.class_names, digest=about.files)
             if "images" in tensors:
                 images = tensors["images"]
-                for _ in files(suffix=SUFFIXES["png"]):  # they are what is shipped: a set without them is not whole
+                for _ in files(suffix=SUFFIXES["png"]):  # the files are what is shipped: the set needs all of them
                     pass
+            elif run.export is not None:
+                images = decode_files(list(files(suffix=SUFFIXES[run.export.format])), run.export.image_size)
             else:
-                about = run["export"]
-                images = decode_files(list(files(suffix=SUFFIXES[about["format"]])), int(about["image_size"]))
-            run |= {name: metadata[name] for name in ("soft_labels", "head") if name in metadata}
-            soft_labels, head = tensors.get("soft_labels"), _read_head(tensors, run.pop("head", None))
-        except UserError:
-            raise
-        except (TornFileError, OSError, KeyError, ValueError, AttributeError, TypeError) as error:
+                raise ValueError("it holds no images")
+            head = _read_head(tensors, about.head)
+        except (TornFileError, OSError, KeyError, ValueError, msgspec.ValidationError) as error:
             raise UserError(f"{str(folder)!r} is damaged ({error}); make it again or restore it") from error
+        run = replace(run, soft_labels=about.soft_labels, head=about.head)
+        soft_labels = tensors.get("soft_labels")
         whole = (
-            run.get("format") == FORMAT
-            and all(isinstance(run.get(name, {}), dict) for name in ("config", "encoder", "images"))
-            and _is_set(images, labels, len(class_names))
-            and (soft_labels is None or _are_soft_labels(soft_labels, len(labels), len(class_names)))
-            and (head is None or _is_head(head, len(class_names)))
+            _is_set(images, labels, len(run.class_names))
+            and (soft_labels is None or _are_soft_labels(soft_labels, len(labels), len(run.class_names)))
+            and (head is None or _is_head(head, len(run.class_names)))
         )
         if not whole:
             raise UserError(f"{str(folder)!r} is damaged or of another version of probedistill; make it again")
-        return DistilledSet(images, labels, class_names, run, soft_labels, head)
+        return DistilledSet(images, labels, run.class_names, run, soft_labels, head)
 
 
 def _is_set(images: Tensor, labels: Tensor, classes: int) -> bool:
@@ -270,11 +265,13 @@ def _head_tensors(head: Head) -> dict[str, Tensor]:
     return {"head.weight": head.weight, "head.bias": head.bias}
 
 
-def _read_head(tensors: dict[str, Tensor], entry: Any) -> Head | None:
-    """The head that is stored, if any; its encoder stands in ``run.json``."""
+def _read_head(tensors: dict[str, Tensor], about: HeadRecord | None) -> Head | None:
+    """The stored head, if there is one."""
     if "head.weight" not in tensors:
         return None
-    return Head(tensors["head.weight"], tensors["head.bias"], str(entry["encoder"]), str(entry["fingerprint"]))
+    if about is None:
+        raise ValueError("nothing says whose head it holds")
+    return Head(tensors["head.weight"], tensors["head.bias"], about.encoder, about.fingerprint)
 
 
 def _is_head(head: Head, classes: int) -> bool:
@@ -284,10 +281,13 @@ def _is_head(head: Head, classes: int) -> bool:
     return all(part.is_floating_point() and bool(part.isfinite().all()) for part in _head_tensors(head).values())
 
 
-def _total_bytes(folder: Path) -> int:
-    """Of the image files, ``metadata.jsonl`` and ``tensors.safetensors`` of an exported set."""
-    files = (path for path in (folder / "images").rglob("*") if path.is_file())
-    return sum(path.stat().st_size for path in [*files, folder / "tensors.safetensors"])
+def _with_total_bytes(run: RunRecord, folder: Path) -> RunRecord:
+    """The record of an exported set with the size of its files."""
+    if run.export is None:
+        return run
+    files = [path for path in (folder / "images").rglob("*") if path.is_file()]
+    total = sum(path.stat().st_size for path in [*files, folder / "tensors.safetensors"])
+    return replace(run, export=replace(run.export, total_bytes=total))
 
 
 class _Digest:
@@ -322,17 +322,3 @@ def _checked_files(
         yield data
     if found.value() != digest:
         raise ValueError("an image file is not what was written")
-
-
-def made_with(distilled: DistilledSet, name: str = "the set") -> AugmentConfig:
-    """The augmentation that a set was distilled with, checked.
-
-    Raises:
-        UserError: The set's record does not describe one; the message calls the set ``name``.
-    """
-    try:
-        augment = AugmentConfig(**(distilled.run.get("config", {}).get("augment") or {}))
-        augment.check()
-    except (TypeError, AttributeError, ValueError, LookupError) as error:  # a UserError is a ValueError
-        raise UserError(f"{name} is damaged (augment: {error}); make it again or restore it") from error
-    return augment

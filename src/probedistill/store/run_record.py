@@ -1,0 +1,245 @@
+"""``run.json``: what made a set of synthetic images, as a typed record; and ``progress.json``, how far a run is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from ..config import DistillConfig, Precision
+from ..errors import UserError
+from .records import Count, Share, read_record, write_record
+
+FILE = "run.json"
+PROGRESS = "progress.json"
+_HINT = "make it again or restore it"
+_UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderRecord:
+    """An encoder that the images were distilled with.
+
+    Attributes:
+        name: Its name.
+        fingerprint: SHA-256 of its weights and settings.
+        input_size: Side of its input in pixels.
+        dim: Number of features.
+        precision: Arithmetic inside the encoder.
+        weight: Factor of its objective in the loss.
+    """
+
+    name: str
+    fingerprint: str
+    input_size: Annotated[int, Meta(ge=1)]
+    dim: Annotated[int, Meta(ge=1)]
+    precision: Precision = "fp32"
+    weight: float = 1.0
+
+    def __str__(self) -> str:
+        return f"{self.name} at {self.input_size} px"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImagesRecord:
+    """The real images that a set was distilled from.
+
+    Attributes:
+        spec: Where they are, as on the command line.
+        split: Which part of them.
+        count: Number of images.
+        fingerprint: SHA-256 that changes with the images.
+    """
+
+    spec: str
+    split: str
+    count: Count
+    fingerprint: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportRecord:
+    """How the image files of an exported set were made.
+
+    Attributes:
+        format: File format.
+        quality: 1 to 100 for WebP and JPEG, ``None`` for PNG.
+        image_size: Side of the images in pixels.
+        bytes: Size of all image files.
+        total_bytes: Size of image files, ``metadata.jsonl`` and ``tensors.safetensors``.
+    """
+
+    format: Literal["png", "webp", "jpeg"]
+    quality: Annotated[int, Meta(ge=1, le=100)] | None
+    image_size: Annotated[int, Meta(ge=1)]
+    bytes: Count = 0
+    total_bytes: Count = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoftLabelsRecord:
+    """How the soft labels of a set were made.
+
+    Attributes:
+        kind: ``"source"`` or ``"learned"``.
+        temperature: Divisor of the logits.
+        views: Augmented views of each synthetic image that they were computed on.
+        seed: Seed of the views.
+    """
+
+    kind: str
+    temperature: float | None = None
+    views: Count | None = None
+    seed: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadRecord:
+    """The encoder that a stored head takes the features of."""
+
+    encoder: str
+    fingerprint: str
+
+
+@dataclass(kw_only=True)
+class History:
+    """What is recorded at each step of a run.
+
+    Attributes:
+        losses: The loss of each step.
+        tower_losses: For each encoder the value of its objective at each step, unweighted.
+        accuracy: (step, probe accuracy in [0, 1]) of each preview.
+        seconds: Time spent in steps.
+    """
+
+    losses: list[float] = field(default_factory=list)
+    tower_losses: list[list[float]] = field(default_factory=list)
+    accuracy: list[tuple[Count, Share]] = field(default_factory=list)
+    seconds: Annotated[float, Meta(ge=0)] = 0.0
+
+
+@dataclass(kw_only=True)
+class RunRecord(History):
+    """What made a set of synthetic images.
+
+    Attributes:
+        finished: Whether the set is whole.
+        config: The settings.
+        encoders: The encoders that it was distilled with. The first made the head and the soft labels, and gives the
+            probe accuracy along the way. Empty for a set that was not distilled.
+        images: The real images.
+        class_names: C names.
+        versions: Version of each library that results depend on.
+        device: Where the steps ran.
+        micro_batch: For each encoder the views per forward and backward pass; ``None`` for all of them.
+        skipped: Real images that could not be read, each with the reason.
+        begun_from: What the synthetic images were at step 0: ``"noise"`` or ``"real"``.
+        export: How the image files were made, for an exported set.
+        soft_labels: How the soft labels were made, if the set has them.
+        head: The encoder of the stored head, if the set has one.
+    """
+
+    finished: bool
+    config: DistillConfig
+    encoders: tuple[EncoderRecord, ...]
+    images: ImagesRecord
+    class_names: tuple[str, ...]
+    versions: dict[str, str]
+    device: str
+    micro_batch: tuple[int | None, ...] = ()
+    skipped: tuple[str, ...] = ()
+    begun_from: str = _UNKNOWN
+    export: ExportRecord | None = None
+    soft_labels: SoftLabelsRecord | None = None
+    head: HeadRecord | None = None
+
+    @property
+    def method(self) -> str:
+        """What distilled the set; ``"unknown"`` for images from elsewhere."""
+        return self.config.method if self.encoders else _UNKNOWN
+
+    @property
+    def source(self) -> EncoderRecord | None:
+        """The first encoder; ``None`` for a set that was not distilled."""
+        return self.encoders[0] if self.encoders else None
+
+    @property
+    def image_count(self) -> int:
+        """How many synthetic images the run makes."""
+        return len(self.class_names) * self.config.images_per_class
+
+    def made_with(self, fingerprint: str) -> bool:
+        """Whether the encoder of this fingerprint is among `encoders`."""
+        return any(encoder.fingerprint == fingerprint for encoder in self.encoders)
+
+
+def unrecorded() -> RunRecord:
+    """The record of images whose origin is not known: a set that was put together by hand."""
+    nowhere = ImagesRecord(spec=_UNKNOWN, split=_UNKNOWN, count=0, fingerprint=_UNKNOWN)
+    return RunRecord(
+        finished=True, config=DistillConfig(), encoders=(), images=nowhere, class_names=(), versions={}, device=_UNKNOWN
+    )
+
+
+def read_run(folder: Path) -> RunRecord:
+    """Read ``run.json`` in a run's folder, finished or not.
+
+    Raises:
+        UserError: It is not there or damaged; the line names the file and the place.
+    """
+    path = folder / FILE
+    run = read_record(path, RunRecord, kind="run", what="run", hint=_HINT)
+    try:
+        run.config.augment.check()
+    except UserError as error:
+        raise UserError(f"run file {str(path)!r} is damaged: {error} - at `$.config`; {_HINT}") from error
+    return run
+
+
+def write_run(folder: Path, run: RunRecord) -> None:
+    """Write ``run.json`` into a run's folder, whole or not at all."""
+    write_record(folder / FILE, run, kind="run")
+
+
+@dataclass(kw_only=True)
+class ProgressRecord(History):
+    """``progress.json``: how far a run is.
+
+    Attributes:
+        step: Steps done.
+        steps: Steps in all.
+    """
+
+    step: Count
+    steps: Count
+
+
+def read_progress_file(folder: Path) -> ProgressRecord | None:
+    """Read ``progress.json`` in a run's folder; ``None`` if it is not there.
+
+    Raises:
+        UserError: It is damaged.
+    """
+    path = folder / PROGRESS
+    if not path.exists():
+        return None
+    return read_record(path, ProgressRecord, kind="progress", what="progress", hint="remove it")
+
+
+def write_progress_file(folder: Path, history: History, steps: int) -> None:
+    """Write ``progress.json``, whole or not at all."""
+    record = ProgressRecord(
+        step=len(history.losses), steps=steps, losses=history.losses, accuracy=history.accuracy,
+        seconds=round(history.seconds, 3),
+    )  # fmt: skip
+    write_record(folder / PROGRESS, record, kind="progress")
+
+
+def with_history(run: RunRecord, history: History) -> RunRecord:
+    """The record with what was recorded at each step."""
+    return replace(
+        run, losses=history.losses, tower_losses=history.tower_losses, accuracy=history.accuracy,
+        seconds=round(history.seconds, 3),
+    )  # fmt: skip
