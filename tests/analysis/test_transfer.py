@@ -555,7 +555,7 @@ def odd(place, runs, folder):
         (["A", "A", "--encoders", TINY], "is named twice"),
         (["none", "--encoders", TINY], "no such folder 'none'"),
         (["ODD/unfinished", "--encoders", TINY], "holds an unfinished run; repeat its command with --resume"),
-        (["ODD/strange", "--encoders", TINY], "ODD/strange' is damaged (augment:"),
+        (["ODD/strange", "--encoders", TINY], "ODD/strange/run.json' is damaged: "),
         (["A", "ODD/fewer", "--encoders", TINY], "have different classes: 'hen' is in run"),
         (["A", "ODD/double", "--encoders", TINY], "give runs with the same number"),
         (["A", "--encoders", "efficientnet_lite"], "unknown encoder 'efficientnet_lite'"),

@@ -65,10 +65,9 @@ def test_a_killed_run_is_said_to_be_quiet(under_way):
 @pytest.mark.parametrize(
     "content", ["", "[]", '{"step": "x", "losses": 3, "accuracy": [1, [2]]}', '{"losses": [null]}']
 )
-def test_a_file_of_something_else_is_no_end(under_way, content):
+def test_a_damaged_progress_file_is_named(under_way, content, run_cli):
     (under_way / "progress.json").write_text(content)
-    assert read_progress(under_way).state in ("starting", "running")
-    assert read_progress(under_way).line()
+    assert f"progress file '{under_way / 'progress.json'}'" in run_cli("watch", under_way).error()
 
 
 def test_other_folders_are_refused(tmp_path, run_cli):

@@ -206,10 +206,10 @@ def test_bad_label_commands(run_cli, distil_cli, photos, tmp_path):
 def test_a_damaged_record_of_the_augmentation(run_cli, distilled, data, tmp_path):
     out = distilled.save(tmp_path / "run")
     content = json.loads((out / "run.json").read_text())
-    content["config"]["augment"] = {"colour": 1}
+    content["config"]["augment"]["flip"] = 2
     (out / "run.json").write_text(json.dumps(content))
     error = run_cli("label", out, "--images", data[0].spec, "--encoder", TINY, "--keep-head").error()
-    assert f"run '{out}' is damaged (augment: " in error
+    assert f"run file '{out / 'run.json'}' is damaged: augment.flip 2" in error
 
 
 def test_an_evaluation_prefers_the_soft_labels_of_the_set(distilled, encoder, data):
