@@ -540,7 +540,7 @@ def odd(place, runs, folder):
     content = json.loads((base / "unfinished" / "run.json").read_text())
     (base / "unfinished" / "run.json").write_text(json.dumps({**content, "finished": False}))
     shutil.copytree(runs[0], base / "strange")
-    content["config"]["augment"] = {"colour": 1}
+    content["config"]["augment"]["flip"] = 2
     (base / "strange" / "run.json").write_text(json.dumps(content))
     (base / "weights.yaml").write_text(f"checkpoint: {base / 'w.safetensors'}\n")
     (base / "missing.yaml").write_text(f"encoder: timm:mobilenetv1_100\ncheckpoint: {base / 'w.safetensors'}\n")
