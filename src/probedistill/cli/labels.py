@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 from ..config import EncoderConfig, ImagesConfig
-from .app import Flat, command, show
+from .app import EncoderOptions, Images, command, show
 
 
 @command(ImagesConfig, EncoderConfig)
 def label(
     folder: Path,
-    images: Annotated[ImagesConfig, Flat],
-    encoder: Annotated[EncoderConfig, Flat],
+    images: Images,
+    encoder: EncoderOptions,
     *,
     soft_labels: Literal["none", "source", "learned"] = "none",
     keep_head: bool = False,

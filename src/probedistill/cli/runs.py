@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from ..config import INHERITED, DistillConfig, EncoderConfig, EvaluateConfig, ImagesConfig, RunConfig
 from ..errors import UserError
-from .app import Flat, Probes, command, show
+from .app import EncoderOptions, Images, Probes, command, flat, show
 
 if TYPE_CHECKING:
     from ..encoders.encoder import Encoder
@@ -24,10 +24,10 @@ def _out(run: RunConfig, parts: Sequence[str]) -> Path:
 
 @command(ImagesConfig, EncoderConfig, DistillConfig, RunConfig)
 def distill(
-    images: Annotated[ImagesConfig, Flat],
-    encoder: Annotated[EncoderConfig, Flat],
-    settings: Annotated[DistillConfig, Flat] | None = None,
-    run: Annotated[RunConfig, Flat] | None = None,
+    images: Images,
+    encoder: EncoderOptions,
+    settings: Annotated[DistillConfig, flat("Method")] | None = None,
+    run: Annotated[RunConfig, flat("Run")] | None = None,
 ) -> None:
     """Distil labelled images into a few synthetic images per class.
 
@@ -61,9 +61,9 @@ class _EvaluateOptions(EvaluateConfig):
 @command(ImagesConfig, EncoderConfig, EvaluateConfig)
 def evaluate(
     folder: Path,
-    images: Annotated[ImagesConfig, Flat],
-    encoder: Annotated[EncoderConfig, Flat],
-    settings: Annotated[_EvaluateOptions, Flat] | None = None,
+    images: Images,
+    encoder: EncoderOptions,
+    settings: Annotated[_EvaluateOptions, flat("Protocol")] | None = None,
     *,
     source: str | None = None,
     groups: Path | None = None,
@@ -154,9 +154,9 @@ class _BaselineOptions(EvaluateConfig):
 
 @command(ImagesConfig, EncoderConfig, EvaluateConfig)
 def baseline(
-    images: Annotated[ImagesConfig, Flat],
-    encoder: Annotated[EncoderConfig, Flat],
-    settings: Annotated[_BaselineOptions, Flat] | None = None,
+    images: Images,
+    encoder: EncoderOptions,
+    settings: Annotated[_BaselineOptions, flat("Protocol")] | None = None,
     *,
     images_per_class: int = 1,
     out: Path | None = None,
@@ -204,8 +204,8 @@ def baseline(
 
 @command(ImagesConfig, EncoderConfig)
 def features(
-    images: Annotated[ImagesConfig, Flat],
-    encoder: Annotated[EncoderConfig, Flat],
+    images: Images,
+    encoder: EncoderOptions,
     *,
     views: int = 0,
     seed: int = 0,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from ..config import AugmentConfig, ImagesConfig, TransferConfig
-from .app import Flat, Probes, command, show
+from .app import Images, Probes, command, flat, show
 
 
 @dataclass(kw_only=True)
@@ -21,8 +21,8 @@ class _TransferOptions(TransferConfig):
 def transfer(
     runs: list[Path],
     /,
-    images: Annotated[ImagesConfig, Flat],
-    settings: Annotated[_TransferOptions, Flat] | None = None,
+    images: Images,
+    settings: Annotated[_TransferOptions, flat("Protocol")] | None = None,
     *,
     augment: AugmentConfig | None = None,
     encoders: list[str] | None = None,
