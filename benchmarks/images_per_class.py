@@ -64,7 +64,7 @@ def main() -> None:
     points: dict[str, Any] = json.loads(path.read_text())["points"] if path.exists() else {}
 
     def keep(line: str, count: int, scores: Any, **more: Any) -> None:
-        rows = [{k: v for k, v in row.to_dict().items() if k != "scores"} for row in scores]
+        rows = [{name: getattr(row, name) for name in ("name", "probe", "images", "top1", "std")} for row in scores]
         points[f"{line}, {count}"] = {"line": line, "images_per_class": count, "rows": rows, **more}
         _common.keep(name, {"points": points})
         print(f"{line:36} {count:3}  " + ", ".join(f"{r['probe']} {100 * r['top1']:.1f}" for r in rows), flush=True)

@@ -46,7 +46,7 @@ def distil_and_score(name: str, seed: int, out: str, probes: list[str], seeds: i
         "seconds": distilled.run.seconds,
         "peak_mib": memory,
         "config": distilled.run.config.to_dict(),
-        "rows": [{k: v for k, v in row.to_dict().items() if k != "scores"} for row in scores.rows],
+        "rows": [{k: v for k, v in row.items() if k != "scores"} for row in scores.plain_rows()],
     }
 
 
@@ -58,7 +58,7 @@ def baselines(probes: list[str], seeds: int) -> dict[str, Any]:
     train, test = load_splits(images("clothing"))
     names = ["random", "centroids", "means", "full"]
     scores = evaluate(None, encoder, train, test, probes=probes, seeds=seeds, baselines=names)
-    return {"rows": [{k: v for k, v in row.to_dict().items() if k != "scores"} for row in scores.rows]}
+    return {"rows": [{k: v for k, v in row.items() if k != "scores"} for row in scores.plain_rows()]}
 
 
 def draw(methods: list[dict[str, Any]], real: list[dict[str, Any]], path: Path) -> None:

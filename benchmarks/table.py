@@ -67,7 +67,7 @@ def settings_of(dataset: str, encoder: str, method: str, quick: bool) -> Distill
 
 
 def rows_of(evaluation: Any) -> list[dict[str, Any]]:
-    return [{k: v for k, v in row.to_dict().items() if k != "scores"} for row in evaluation.rows]
+    return [{k: v for k, v in row.items() if k != "scores"} for row in evaluation.plain_rows()]
 
 
 def keep(name: str, content: dict[str, Any]) -> None:

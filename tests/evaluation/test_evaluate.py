@@ -26,6 +26,7 @@ from probedistill import (
 )
 from probedistill import extract_features as extract
 from probedistill.evaluation import training_sets
+from probedistill.features import store
 from probedistill.features.encode import view_features
 
 NAMES = ("cat", "dog", "hen")
@@ -83,7 +84,7 @@ def test_seeds_draw_views_and_random_images(distilled, encoder, data, monkeypatc
     noise = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     noise_set = DistilledSet(noise, torch.arange(3), NAMES)
     viewed = score(noise_set, encoder, data, seeds=6, views=1, baselines=[])["distilled"]
-    assert len({str(s.to_dict()) for s in viewed.scores}) > 1, "another seed, other views"
+    assert len({str(s) for s in viewed.scores}) > 1, "another seed, other views"
     drawn = set()
     draw = training_sets.random_images
     monkeypatch.setattr(
@@ -108,14 +109,15 @@ def test_full_data_are_fitted_anew_where_the_seed_has_a_say(encoder, data):
             assert scores.top1 == pytest.approx(probe.score(test.centre.numpy(), test.labels.numpy()))
 
 
-def test_sgd_views_are_how_many_different_ones_it_sees(distilled, encoder, data, monkeypatch):
+def test_sgd_views_are_how_many_different_ones_it_sees(distilled, encoder, data, monkeypatch, tmp_path):
     seen = []
-    draw = training_sets.view_features
+    draw = store.view_features
     monkeypatch.setattr(
-        training_sets, "view_features", lambda e, i, a, views, **k: seen.append(views) or draw(e, i, a, views, **k)
+        store, "view_features", lambda e, i, a, views, **k: seen.append(views) or draw(e, i, a, views, **k)
     )
     for sgd_views, expected in ((4, 4), (None, 3)):  # by default those of the other probes
-        score(distilled, encoder, data, probes=["sgd"], epochs=7, sgd_views=sgd_views, seeds=1, baselines=[])
+        score(distilled, encoder, data, probes=["sgd"], epochs=7, sgd_views=sgd_views, seeds=1, baselines=[],
+              cache=tmp_path)  # fmt: skip
         assert seen.pop() == expected
     assert not seen
 
@@ -176,7 +178,7 @@ def test_test_images_with_another_class_order(distilled, encoder, data):
     result = score(distilled, encoder, turned, seeds=1)
     for name in ("distilled", "centroids", "full real data"):
         assert result[name].top1 == expected[name].top1
-    assert result.context["class_names"] == list(NAMES)
+    assert result.context.class_names == NAMES
 
 
 def test_test_images_of_other_classes(distilled, encoder, tmp_path):
@@ -234,7 +236,7 @@ def test_rows_of_another_precision_do_not_stand_in_one_file(distilled, encoder, 
 def test_transfer_to_an_encoder_of_another_size(distilled, data):
     other = load_encoder(TINY, input_size=48, encoder_args={"seed": 3, "width": 16}, device="cpu")
     result = score(distilled, other, data)
-    assert result.context["encoder"]["input_size"] == 48
+    assert result.context.encoder.input_size == 48
     assert result["full real data"].top1 > 0.5
     assert result["neighbours"].images == 3
 
@@ -297,13 +299,13 @@ def test_gap_to_full_data_and_gain_over_random(distilled, encoder, data):
         gap, gain = result.gap_to_full(row), result.gain_over_random(row)
         assert gap == (None if row is full else full.top1 - row.top1)
         assert gain == (None if row in (full, random) else row.top1 - random.top1)
-    rows = result.to_dict()["rows"]
+    rows = result.plain_rows()
     assert rows[0]["gap_to_full"] == result.gap_to_full(result["distilled"])
     assert rows[0]["gain_over_random"] == result.gain_over_random(result["distilled"])
     assert "gap to full" in str(result)
     assert "over random" in str(result)
     alone = score(distilled, encoder, (None, data[1]))
-    assert alone.to_dict()["rows"][0]["gap_to_full"] is None
+    assert alone.plain_rows()[0]["gap_to_full"] is None
     assert "gap to full" not in str(alone)
 
 
@@ -324,13 +326,10 @@ def test_soft_labels_are_scored_beside_hard_ones(distilled, encoder, data):
         assert result.gain_over_random(hard) == hard.top1 - result["random real", probe].top1
         for name in ("distilled", "distilled, float"):  # random images have hard labels: no fair comparison
             assert result.gain_over_random(result[name, probe]) is None
-    soft_row, hard_row = (
-        next(line for line in str(result).splitlines() if f"│ {name} " in line)
-        for name in ("distilled", "distilled, hard labels")
-    )
-    assert soft_row.count("–") == 2
-    assert "–" not in hard_row
-    assert [row["gain_over_random"] is None for row in result.to_dict()["rows"][:4]] == [True, True, False, False]
+    shown = {row["trained on"]: list(row.values()) for row in result.tables()[0].records() if row["probe"] == "ridge"}
+    assert shown["distilled"].count("–") == 3  # gap, gain and the score that is made of them
+    assert "–" not in shown["distilled, hard labels"]
+    assert [row["gain_over_random"] is None for row in result.plain_rows()[:4]] == [True, True, False, False]
     without = score(soft, encoder, data, probes=["ridge", "sgd"], epochs=5, floats=True, baselines=["random", "full"],
                     hard_labels=True)  # fmt: skip
     assert [row.scores for row in without.rows] == [row.scores for row in plain.rows]
@@ -363,10 +362,10 @@ def test_inherited_probe_on_the_source_encoder_itself(with_head, encoder, data):
     inherited = [row.name for row in result.rows if row.probe == "inherited"]
     assert inherited == ["distilled", "random real", "centroids", "neighbours"]
     assert [row.name for row in result.rows if row.probe == "inherited, no augmentation"] == inherited
-    cost = result.context["inherited"]
-    assert cost["projector_parameters"] == 24 * 25
-    assert cost["head_bytes"] == 3 * 25 * 4
-    assert cost["source_features"] is True
+    cost = result.context.inherited
+    assert cost.projector_parameters == 24 * 25
+    assert cost.head_bytes == 3 * 25 * 4
+    assert cost.source_features is True
     assert "projector of 600 parameters, head W* of 300 bytes" in " ".join(str(result).split())
     assert result["distilled", "inherited"].top1 > 0.6
 
@@ -375,10 +374,10 @@ def test_inherited_probe_on_another_encoder_with_and_without_the_source(with_hea
     other = load_encoder(TINY, input_size=48, encoder_args={"seed": 3, "width": 16}, device="cpu")
     options = {"probes": ["ridge", "inherited"], "baselines": ["random"]}
     without = score(with_head, other, data, **options)
-    assert without.context["inherited"]["source_features"] is False
+    assert without.context.inherited.source_features is False
     with_source = score(with_head, other, data, source=encoder, **options)
-    assert with_source.context["inherited"]["source_features"] is True
-    assert with_source.context["inherited"]["projector_parameters"] == 24 * 17
+    assert with_source.context.inherited.source_features is True
+    assert with_source.context.inherited.projector_parameters == 24 * 17
     assert with_source["distilled", "inherited"].top1 > 0.5
     assert with_source["distilled", "ridge"].scores == without["distilled", "ridge"].scores
 

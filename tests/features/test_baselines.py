@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from probedistill.errors import UserError
 from probedistill.features.bank import FeatureBank
-from probedistill.features.classes import medoids, neighbours, random_images
+from probedistill.features.classes import herding, k_medoids, medoids, neighbours, random_images
 
 
 def make_bank(per_class=(6, 9, 7), d: int = 5, seed: int = 0) -> FeatureBank:
@@ -122,6 +122,8 @@ def test_opposite_images_are_still_of_the_class():
     [
         lambda bank, ipc: random_images(bank, ipc, seed=0),
         medoids,
+        herding,
+        k_medoids,
         lambda bank, ipc: neighbours(bank, torch.ones(3 * ipc, 5), torch.arange(3).repeat(ipc)),
     ],
 )
@@ -129,3 +131,56 @@ def test_a_class_with_too_few_images_is_named(choose):
     assert len(choose(make_bank((6, 9, 7)), 6)) == 18
     with pytest.raises(UserError, match=r"images_per_class 7 is more than class 'a' has real images \(6\)"):
         choose(make_bank((6, 9, 7)), 7)
+
+
+# ---- herding and k-means medoids
+
+
+@pytest.mark.parametrize("ipc", [1, 2, 6])
+@pytest.mark.parametrize("seed", range(3))
+def test_herding_takes_the_image_that_brings_the_mean_nearest(ipc, seed):
+    bank = make_bank(seed=seed)
+    expected = []
+    for c in range(3):
+        left, taken = [i for i in range(len(bank)) if bank.labels[i] == c], []
+        mean = torch.stack([bank.centre[i].double() for i in left]).mean(0)
+        for _ in range(ipc):
+            best = min(left, key=lambda i: float((bank.centre[[*taken, i]].double().mean(0) - mean).norm()))
+            left.remove(best)
+            taken.append(best)
+        expected += taken
+    assert herding(bank, ipc).tolist() == expected
+
+
+@pytest.mark.parametrize("choose", [herding, k_medoids])
+def test_one_image_per_class_is_the_medoid(choose):
+    bank = make_bank()
+    assert choose(bank, 1).tolist() == medoids(bank, 1).tolist()
+
+
+@settings(max_examples=20, deadline=None)
+@given(ipc=st.integers(1, 6), seed=st.integers(0, 2**16))
+def test_k_medoids_are_different_images_of_each_class(ipc, seed):
+    bank = make_bank(seed=seed % 7)
+    rows = k_medoids(bank, ipc, seed=seed)
+    assert bank.labels[rows].tolist() == [c for c in range(3) for _ in range(ipc)]
+    assert len(rows.unique()) == len(rows)
+    assert torch.equal(rows, k_medoids(bank, ipc, seed=seed))
+
+
+def test_k_medoids_find_the_clusters_that_the_nearest_to_the_mean_miss():
+    """A class of three clusters: one image of each, where the nearest to the mean are all of one."""
+    bank = make_bank((9, 9))
+    for label in range(2):
+        rows = (bank.labels == label).nonzero()[:, 0]
+        for number, row in enumerate(rows):
+            bank.centre[row] = 10.0 * torch.eye(5)[number % 3] + 0.1 * number * torch.ones(5)
+    for label, rows in enumerate(k_medoids(bank, 3).view(2, 3)):
+        assert sorted(bank.centre[rows].argmax(dim=1).tolist()) == [0, 1, 2], label
+
+
+def test_k_medoids_of_equal_images():
+    bank = make_bank((4, 4))
+    bank.centre[:] = 1.0
+    rows = k_medoids(bank, 3)
+    assert len(rows.unique()) == 6

@@ -19,8 +19,9 @@ from probedistill.config import SOLVERS
 from probedistill.errors import NonFiniteLossError, UserError
 from probedistill.probes.linear import LinearProbe
 from probedistill.probes.ridge import fit_ridge
-from probedistill.probes.scores import score_probe
+from probedistill.probes.scores import Scores, score_probe
 from probedistill.probes.sgd import start_of
+from probedistill.store.records import as_plain, from_plain
 
 FAST_SGD = {"epochs": 30, "lr": 1.0}
 PARAMETERS = {"ridge": {}, "logistic": {}, "sgd": FAST_SGD}
@@ -566,8 +567,8 @@ def test_scores_of_a_hand_made_case():
     assert scores.groups == pytest.approx({"x": 2 / 3, "y": 0.0})
     assert scores.worst_group == 0.0
     assert scores.n == 6
-    assert json.loads(json.dumps(scores.to_dict())) == scores.to_dict()
-    assert scores.to_dict()["per_class"]["a"] == pytest.approx(2 / 3)
+    assert from_plain(json.loads(json.dumps(as_plain(scores))), Scores) == scores
+    assert scores.per_class["a"] == pytest.approx(2 / 3)
 
 
 def test_no_top5_below_five_classes_and_no_groups_without_groups():

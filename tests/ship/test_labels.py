@@ -219,5 +219,5 @@ def test_an_evaluation_prefers_the_soft_labels_of_the_set(distilled, encoder, da
     result = evaluate(replace(distilled, soft_labels=turned), encoder, *data, **options)
     plain = evaluate(distilled, encoder, *data, **options)
     assert result["distilled"].top1 < plain["distilled"].top1
-    assert result["distilled"].soft
+    assert result["distilled"].soft_labels
     assert result["distilled, hard labels"].top1 == plain["distilled"].top1

@@ -8,7 +8,7 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
-from ..config import INHERITED, DistillConfig, EncoderConfig, EvaluateConfig, ImagesConfig, RunConfig
+from ..config import DistillConfig, EncoderConfig, EvaluateConfig, ImagesConfig, RunConfig
 from ..errors import UserError
 from .app import EncoderOptions, Images, Probes, command, flat, show
 
@@ -66,6 +66,7 @@ def evaluate(
     settings: Annotated[_EvaluateOptions, flat("Protocol")] | None = None,
     *,
     source: str | None = None,
+    choose_by: str | None = None,
     groups: Path | None = None,
     cache: Path | None = None,
     progress: bool = True,
@@ -74,8 +75,9 @@ def evaluate(
 
     Example: probedistill evaluate runs/photos --config runs/photos/config.yaml --probes ridge --probes sgd
 
-    The scores are printed and kept in FOLDER/evaluation-ENCODER-SIZEpx.json. Beside the accuracy stand its gap to
-    full data, and its gain over random real images, in points.
+    The scores are printed and kept in FOLDER/evaluation-ENCODER-SIZEpx.json, row by row: the same command goes on
+    where it was stopped, and scores only what is new. Beside the accuracy stand its gap to full data and its gain over
+    random real images, in points, and the scores that DD-Ranking makes of them.
 
     Parameters
     ----------
@@ -84,6 +86,9 @@ def evaluate(
     source:
         Encoder of the set's head, in one word or a YAML file such as RUN/config.yaml: --probes inherited uses its
         features. Default: the one in RUN/config.yaml, if it is among `probedistill encoders` or a timm:NAME.
+    choose_by:
+        Encoder that chooses the real images of the baselines, in one word or a YAML file; default: the one that
+        scores them. With the set's own encoder here, neighbours are those of the papers' cross-model table.
     groups:
         CSV file with the columns file, class, background, for the accuracy of the worst group (see `bias`).
     cache:
@@ -97,6 +102,7 @@ def evaluate(
     from ..evaluation.protocol import evaluate as run_evaluate
     from ..images.labelled import of_classes
     from ..images.splits import load_splits
+    from ..probes.kinds import check_probes, need_head
     from ..store.distilled import DistilledSet
     from ..store.layout import scores_file
 
@@ -104,7 +110,9 @@ def evaluate(
     distilled = DistilledSet.load(folder)
     settings = settings or _EvaluateOptions()
     settings.check()
-    if INHERITED in settings.probes:
+    check_probes(settings.probes)
+    heads = need_head(settings.probes)
+    if heads:
         checked_head(distilled)
     elif source is not None:
         raise UserError(f"source {source!r} is for --probes inherited; add that, or leave --source out")
@@ -113,19 +121,22 @@ def evaluate(
     if groups is not None:
         group_of = group_names(test, read_groups(groups).match(train, test)[1])
     model = load_encoder(encoder)
-    head = _source(folder, source, distilled, model, encoder.device) if INHERITED in settings.probes else None
+    head = _source(folder, source, distilled, model, encoder.device) if heads else None
+    path = folder / scores_file(model)
     result = run_evaluate(
         distilled, model, train, test, settings, groups=group_of, cache=cache, strict=images.strict, progress=progress,
-        source=head,
+        source=head, chosen_by=_loaded(choose_by, encoder.device), out=path,
     )  # fmt: skip
-    path = folder / scores_file(model)
-    show(result.table())  # first: a folder that may only be read has scores, too
-    if settings.floats:
-        for probe in settings.probes:
-            lost = result["distilled, float", probe].top1 - result["distilled", probe].top1
-            show(f"8-bit images score {100 * lost:.2f} points less than the float ones ({probe})")
-    result.save(path)
+    show(result)
     show(f"scores: {path}")
+
+
+def _loaded(spec: str | None, device: str) -> Encoder | None:
+    """The encoder of a word or file, if there is one."""
+    from ..encoders.load import load_encoder
+    from ..encoders.named import encoder_config
+
+    return None if spec is None else load_encoder(encoder_config(spec, device=device))
 
 
 def _source(folder: Path, spec: str | None, distilled: DistilledSet, target: Encoder, device: str) -> Encoder | None:
@@ -196,7 +207,7 @@ def baseline(
         None, load_encoder(encoder), train, test, settings,
         images_per_class=images_per_class, cache=cache, strict=images.strict, progress=progress,
     )  # fmt: skip
-    show(result.table())
+    show(result)
     if out is not None:
         result.save(out)
         show(f"scores: {out}")
@@ -338,5 +349,5 @@ def demo(
     protocol = EvaluateConfig(seeds=3, views=20, full_views=0, baselines=["random", "centroids", "full"])
     result = run_evaluate(distilled, model, train, test, protocol, progress=progress)
     result.save(out / scores_file(model))
-    show(result.table())
+    show(result)
     show(f"the {len(distilled)} synthetic images: {out / 'preview.png'}")

@@ -4,27 +4,39 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .._version import __version__
 from ..config import AugmentConfig, EvaluateConfig, EvaluateOptions, with_options
 from ..encoders.encoder import Encoder
 from ..errors import UserError
 from ..features.bank import FeatureBank
-from ..features.extract import extract_features
+from ..features.store import FeatureStore
 from ..images.labelled import LabelledImages, digest_of, of_classes
 from ..machine.progress import ProgressBar
-from ..probes.kinds import Classifier, Lesson, check_probes, kind_of, need_head, on_features
+from ..probes.kinds import Lesson, check_probes, kind_of, need_head, on_features
 from ..probes.scores import Scores, score_probe
 from ..store.distilled import DistilledSet, Head
-from ..store.records import as_plain
-from .result import Evaluation, Row
-from .training_sets import TrainingSet, baseline_sets, of_images
+from .cost import say_cost
+from .result import (
+    DISTILLED,
+    NO_AUGMENTATION,
+    Context,
+    Evaluation,
+    InheritedBy,
+    Row,
+    ScoredBy,
+    ScoredOn,
+    TrainedOn,
+    load_evaluation,
+)
+from .training_sets import Baselines, SyntheticImages, TrainingSet
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -40,121 +52,196 @@ def evaluate(
     augment: AugmentConfig | None = None,
     images_per_class: int = 1,
     groups: Sequence[str] | None = None,
+    source: Encoder | None = None,
+    head: Head | None = None,
+    chosen_by: Encoder | None = None,
+    out: Path | str | None = None,
+    features: FeatureStore | None = None,
     cache: Path | str | None = None,
     strict: bool = False,
     progress: bool = True,
-    source: Encoder | None = None,
-    head: Head | None = None,
     **options: Unpack[EvaluateOptions],
 ) -> Evaluation:
-    """Score linear probes trained on a synthetic set and on real-image baselines.
+    """Score probes trained on a synthetic set and on real-image baselines.
 
     Every row is tested on the centre crops of ``test``. Training views are random resized crops and
     flips (no noise), by the augmentation that the set was distilled with unless ``augment`` is given. A set with
     soft labels is scored with them, in the row "distilled", and with its hard labels in a row of its own.
 
-    The probe ``"inherited"`` takes the set's head (`InheritedProbe`). Synthetic images, and real ones of the
-    baselines in their place, are what its projector is fitted on; "full real data" and "class-mean features" are
-    scored with ridge in its place.
+    The probe ``"inherited"`` takes the set's head (`InheritedProbe`). Its projector is fitted on the images of each
+    row; "full real data" and "class-mean features" are scored with ridge in its place.
+
+    Features of views are kept in the cache and shared between probes, rows and later calls.
 
     Args:
         distilled: The synthetic set; its 8-bit images are scored. ``None`` scores the baselines alone.
-        encoder: The frozen encoder; it may differ from the one the set was made with.
+        encoder: The frozen encoder; it may differ from the one that the set was made with.
         train: Real training images for the baselines; ``None`` leaves the baselines out.
         test: Real test images.
         config: Protocol; ``options`` override its fields, e.g. ``probes=["ridge", "sgd"]``.
         augment: How training views are drawn.
-        images_per_class: Size of the baselines when ``distilled`` is ``None``.
+        images_per_class: Size of the baselines if ``distilled`` is ``None``.
         groups: Group name of each image of ``test``, for the worst group.
-        cache: Folder of feature banks.
-        strict: Raise on unreadable real images.
-        progress: Show progress bars.
         source: The encoder of the set's head, for the probe ``"inherited"``; without it the projector is fitted on
-            class prototypes. Not needed where ``encoder`` is the one.
+            class prototypes. Not needed if ``encoder`` is the one.
         head: The head of the probe ``"inherited"``, for baselines alone; its rows are the classes of ``test``.
             Default: the set's.
+        chosen_by: The encoder that chooses the real images of the baselines (neighbours, medoids …). Default:
+            ``encoder``.
+        out: JSON file that keeps each row as soon as it is scored. Rows that it holds already, of the same set,
+            images, encoder and protocol, are not scored again.
+        features: Where features come from, in place of ``cache``, ``strict`` and ``progress``.
+        cache: Folder of features.
+        strict: Raise on unreadable real images.
+        progress: Show progress bars, and say what it will cost if that is over a minute.
+        **options: Fields of ``config``.
 
     Raises:
-        UserError: Unknown probe or baseline, classes of the set that the images do not have, a set whose record of
-            its augmentation is damaged, or an inherited probe without a head or with a head of another encoder than
-            ``source``.
+        UserError: Unknown option, probe or baseline, classes of the set that the images do not have, a set whose
+            record of its augmentation is damaged, or an inherited probe without a head or with a head of another
+            encoder than ``source``.
     """
     config = with_options(config or EvaluateConfig(), options, "evaluate")
     config.check()
     check_probes(config.probes)
     if images_per_class < 1:
         raise UserError(f"images_per_class {images_per_class} must be at least 1")
+    store = features or FeatureStore(cache, strict, progress)
     class_names = distilled.class_names if distilled is not None else test.class_names
-    if groups is not None:
-        if len(groups) != len(test):
-            raise UserError(f"groups are {len(groups)} names for {len(test)} test images; give one for each")
-        kept = np.isin(test.labels, [label for label, name in enumerate(test.class_names) if name in class_names])
-        groups = [groups[i] for i in np.flatnonzero(kept).tolist()]
+    groups = _of_kept(groups, test, class_names)
     test = of_classes(test, class_names)
-    train = of_classes(train, class_names) if train is not None else None
+    train = of_classes(train, class_names) if train is not None and config.baselines else None
     head = checked_head(distilled, head, source) if need_head(config.probes) else None
     if head is not None and head.fingerprint == encoder.fingerprint:
         source = encoder
-    if augment is None:
-        augment = distilled.run.config.augment if distilled is not None else AugmentConfig()
+    augment = augment or (distilled.run.config.augment if distilled is not None else AugmentConfig())
     augment.check()
     augment = replace(augment, noise_prob=0.0)
     if not len(test):
         raise UserError(f"no test images in {test.spec!r} ({test.split}); choose another --test-split")
-    test_bank = extract_features(encoder, test, cache=cache, strict=strict, progress=progress)
-    group_of = [groups[i] for i in test_bank.indices.tolist()] if groups is not None else None
-    scorer = _Scorer(encoder, test_bank, augment, config, group_of, head, source)
 
-    sets: list[TrainingSet] = []
-    if distilled is not None:
-        soft = None if config.hard_labels else distilled.soft_labels
-        sets.append(of_images(encoder, augment, "distilled", distilled.images, distilled.labels, soft))
-        if config.floats:
-            sets.append(of_images(encoder, augment, "distilled, float", distilled.float_images, distilled.labels, soft))
-        images_per_class = int(torch.bincount(distilled.labels).max())
-    if train is not None and config.baselines:
-        views = config.full_views if "full" in config.baselines else 0
-        bank = extract_features(
-            encoder, train, views=views, augment=augment, cache=cache, strict=strict, progress=progress
-        )
-        sets += baseline_sets(encoder, augment, bank, train, distilled, images_per_class, config)
-    rows: list[Row] = []
-    with ProgressBar("probes", config.seeds * len(sets), enabled=progress) as bar:
-        for training_set in sets:
-            rows += scorer.score(training_set, bar)
-    context: dict[str, Any] = {
-        "title": f"{encoder.name} at {encoder.input_size} px, tested on {len(test_bank):,} images of {test.spec} "
+    chooser = chosen_by or encoder
+    passes = store.passes_of(encoder, test) + (store.passes_of(chooser, train) if train is not None else 0)
+    say_cost(encoder, passes, "; once, then they are kept", enabled=store.progress)
+    test_bank = store.of(encoder, test)
+    sets = _synthetic(distilled, augment, config, store) if distilled is not None else []
+    if train is not None:
+        if distilled is not None:
+            images_per_class = int(torch.bincount(distilled.labels).max())
+        bank = store.of(chooser, train)
+        baselines = Baselines(encoder, train, bank, images_per_class, store, augment, config)
+        sets += baselines.sets(chooser, distilled)
+    scorer = _Scorer(
+        encoder=encoder,
+        test=test_bank,
+        config=config,
+        groups=[groups[i] for i in test_bank.indices.tolist()] if groups is not None else None,
+        head=head,
+        source=source,
+    )
+    context = Context(
+        title=f"{encoder.name} at {encoder.input_size} px, tested on {len(test_bank):,} images of {test.spec} "
         f"({test.split}), {config.seeds} seeds",
-        "encoder": {
-            "name": encoder.name,
-            "fingerprint": encoder.fingerprint,
-            "input_size": encoder.input_size,
-            "precision": encoder.precision,
-        },
-        "test": {
-            "spec": test.spec,
-            "split": test.split,
-            "images": len(test_bank),
-            "fingerprint": test.fingerprint,
-        },
-        "protocol": asdict(config),
-        "augment": asdict(augment),
-        "class_names": list(class_names),
-    }
-    if train is not None and config.baselines:
-        context["train"] = {"spec": train.spec, "split": train.split, "fingerprint": train.fingerprint}
-    if distilled is not None and distilled.soft_labels is not None:
-        context["soft_labels"] = as_plain(distilled.run.soft_labels)
-    if head is not None:
-        context["inherited"] = {
-            "source": head.encoder,
-            "source_fingerprint": head.fingerprint,
-            "source_features": source is not None,
-            "projector_parameters": head.weight.shape[1] * (encoder.dim + 1),
-            "head_bytes": head.num_bytes,
-            "head": digest_of(*(part.numpy().tobytes() for part in (head.weight, head.bias))),
-        }
+        encoder=_scored_by(encoder),
+        test=ScoredOn(test.spec, test.split, len(test_bank), test.fingerprint),
+        protocol=EvaluateConfig(**{f.name: getattr(config, f.name) for f in fields(EvaluateConfig)}),
+        augment=augment,
+        class_names=tuple(class_names),
+        train=TrainedOn(train.spec, train.split, train.fingerprint) if train is not None else None,
+        inherited=_inherited(head, source, encoder) if head is not None else None,
+        images=_digest(distilled) if distilled is not None else None,
+        soft_labels=distilled.run.soft_labels if distilled is not None else None,
+        chosen_by=_scored_by(chooser) if train is not None and chooser.fingerprint != encoder.fingerprint else None,
+        version=__version__,
+    )
+    return _scored(scorer, sets, context, Path(out) if out is not None else None, store)
+
+
+def _scored(
+    scorer: _Scorer, sets: list[TrainingSet], context: Context, out: Path | None, store: FeatureStore
+) -> Evaluation:
+    """Score row by row; each is in the file before the next is begun."""
+    trials = [(one, trial) for one in sets for trial in scorer.trials(one)]
+    known = _rows_of_before(out, context)
+    to_do = [(one, trial) for one, trial in trials if (trial.name, trial.probe, len(one.labels(0))) not in known]
+    say_cost(scorer.encoder, scorer.passes(to_do), "; --views and --seeds make it quicker", enabled=store.progress)
+    rows: list[Row] = []
+    with ProgressBar("probes", len(to_do), enabled=store.progress) as bar:
+        for training_set, trial in trials:
+            row = known.get((trial.name, trial.probe, len(training_set.labels(0))))
+            if row is None:
+                row = scorer.row(training_set, trial)
+                bar.advance(note=f"{row.name}, {row.probe} {100 * row.top1:.1f} %")
+                if out is not None:
+                    Evaluation((*rows, row), context).save(out)
+            rows.append(row)
     return Evaluation(tuple(rows), context)
+
+
+def _rows_of_before(out: Path | None, context: Context) -> dict[tuple[str, str, int], Row]:
+    """Rows that a file holds and that would come out the same."""
+    if out is None or not out.exists():
+        return {}
+    try:
+        before = load_evaluation(out)
+    except UserError:
+        return {}  # saving the first row says so, and replaces the file
+    own, theirs = context, before.context
+    if own.version != theirs.version or own.differences(theirs):
+        return {}
+    same_set, same_head = own.images == theirs.images, own.inherited == theirs.inherited
+    return {
+        row.key: row
+        for row in before.rows
+        if (same_set or not row.name.startswith((DISTILLED, "neighbours"))) and (same_head or not row.head)
+    }
+
+
+def _of_kept(groups: Sequence[str] | None, test: LabelledImages, class_names: Sequence[str]) -> list[str] | None:
+    """Groups of the test images whose class is among these."""
+    if groups is None:
+        return None
+    if len(groups) != len(test):
+        raise UserError(f"groups are {len(groups)} names for {len(test)} test images; give one for each")
+    kept = np.isin(test.labels, [label for label, name in enumerate(test.class_names) if name in class_names])
+    return [groups[i] for i in np.flatnonzero(kept).tolist()]
+
+
+def _synthetic(
+    distilled: DistilledSet, augment: AugmentConfig, config: EvaluateConfig, store: FeatureStore
+) -> list[TrainingSet]:
+    """The images as they are shipped and, if asked for, as they were optimised."""
+    soft = None if config.hard_labels else distilled.soft_labels
+    images = {DISTILLED: distilled.images}
+    if config.floats:
+        images[f"{DISTILLED}, float"] = distilled.float_images
+    return [
+        SyntheticImages(name, soft, images=one, labels_of_images=distilled.labels, augment=augment, store=store)
+        for name, one in images.items()
+    ]
+
+
+def _scored_by(encoder: Encoder) -> ScoredBy:
+    return ScoredBy(encoder.name, encoder.fingerprint, encoder.input_size, encoder.precision)
+
+
+def _inherited(head: Head, source: Encoder | None, encoder: Encoder) -> InheritedBy:
+    return InheritedBy(
+        source=head.encoder,
+        source_fingerprint=head.fingerprint,
+        source_features=source is not None,
+        projector_parameters=head.weight.shape[1] * (encoder.dim + 1),
+        head_bytes=head.num_bytes,
+        head=digest_of(*(part.numpy().tobytes() for part in (head.weight, head.bias))),
+    )
+
+
+def _digest(distilled: DistilledSet) -> str:
+    """What the rows of a set depend on."""
+    parts = [distilled.float_images, distilled.labels]
+    if distilled.soft_labels is not None:
+        parts.append(distilled.soft_labels)
+    return digest_of(*(part.contiguous().numpy().tobytes() for part in parts))
 
 
 def checked_head(distilled: DistilledSet | None, head: Head | None = None, source: Encoder | None = None) -> Head:
@@ -181,7 +268,7 @@ def checked_head(distilled: DistilledSet | None, head: Head | None = None, sourc
 
 @dataclass(frozen=True)
 class _Trial:
-    """One row to be made: a probe on some number of views of a training set."""
+    """One row to be made: a probe on some views of a training set."""
 
     name: str
     solver: str
@@ -190,84 +277,100 @@ class _Trial:
 
     @property
     def probe(self) -> str:
-        return self.solver if self.augmented else f"{self.solver}, no augmentation"
+        """How the row calls its probe."""
+        return self.solver if self.augmented else self.solver + NO_AUGMENTATION
 
 
+@dataclass(frozen=True)
 class _Scorer:
-    """Makes training sets of images, fits probes on them and scores those; knows the test features."""
+    """Fits probes on training sets and scores them on the features of test images."""
 
-    def __init__(
-        self,
-        encoder: Encoder,
-        test: FeatureBank,
-        augment: AugmentConfig,
-        config: EvaluateConfig,
-        groups: Sequence[str] | None,
-        head: Head | None,
-        source: Encoder | None,
-    ) -> None:
-        self.encoder, self.test, self.augment, self.config, self.groups = encoder, test, augment, config, groups
-        self.head, self.source = head, source
+    encoder: Encoder
+    test: FeatureBank
+    config: EvaluateConfig
+    groups: Sequence[str] | None
+    head: Head | None
+    source: Encoder | None
 
-    def score(self, training_set: TrainingSet, bar: ProgressBar) -> list[Row]:
-        """Fit and score every probe for every seed."""
-        trials = self._trials(training_set)
-        scores: dict[_Trial, list[Scores]] = {trial: [] for trial in trials}
-        seconds = dict.fromkeys(trials, 0.0)
-        for seed in range(self.config.seeds):
-            y = training_set.labels(seed)
-            known = [t for t in trials if seed and training_set.fixed and kind_of(t.solver).deterministic]
-            for trial in known:
-                scores[trial].append(scores[trial][0])
-            to_fit = [t for t in trials if t not in known]
-            for views in dict.fromkeys(map(self._views, to_fit)):  # features of one number of views at a time
-                started = time.perf_counter()
-                features = training_set.features(self.encoder, seed, views)
-                encoding = time.perf_counter() - started
-                for trial in (t for t in to_fit if self._views(t) == views):
-                    started = time.perf_counter()
-                    probe = self._fitted(trial, training_set, features, y, seed, views)
-                    test, names = self.test, self.test.class_names
-                    found = score_probe(probe, test.centre, test.labels, class_names=names, groups=self.groups)
-                    scores[trial].append(found)
-                    seconds[trial] += encoding + time.perf_counter() - started
-                del features  # before the next are made
-            bar.advance(note=f"{training_set.name} {100 * scores[trials[0]][-1].top1:.1f} %")
-        return [Row(t.name, t.probe, len(y), tuple(scores[t]), seconds[t], t.soft) for t in trials]
-
-    def _trials(self, training_set: TrainingSet) -> list[_Trial]:
+    def trials(self, training_set: TrainingSet) -> list[_Trial]:
         """The rows that a training set is scored in, in the order of the table."""
         names = {training_set.name: training_set.soft is not None}
         if training_set.soft is not None:
             names[f"{training_set.name}, hard labels"] = False
-        solvers = self.config.probes
-        if not training_set.inherits:
-            solvers = on_features(solvers)
+        solvers = self.config.probes if training_set.has_images else on_features(self.config.probes)
         trials = []
         for name, soft in names.items():
             for solver in solvers:
-                learns_soft = kind_of(solver).soft_labels  # if not, soft labels have no row of their own
+                learns_soft = kind_of(solver).soft_labels
                 if not learns_soft and name != training_set.name:
-                    continue
+                    continue  # it has been scored on the hard labels already
                 for augmented in [True, False] if self.config.without_augmentation else [True]:
                     trials.append(_Trial(name, solver, augmented, soft and learns_soft))
         return trials
 
-    def _views(self, trial: _Trial) -> int | None:
-        """Augmented views that a probe is fitted on."""
-        if not trial.augmented:
-            return None
-        return kind_of(trial.solver).views(self.config)
+    def row(self, training_set: TrainingSet, trial: _Trial) -> Row:
+        """Fit and score one probe for every seed."""
+        kind = kind_of(trial.solver)
+        started = time.perf_counter()
+        scores: list[Scores] = []
+        for seed in range(self.config.seeds):
+            if scores and training_set.fixed and kind.deterministic:
+                scores.append(scores[0])
+            else:
+                scores.append(self._scores(training_set, trial, seed))
+        of_full = kind.on_features
+        if of_full is not None and not trial.augmented:
+            of_full += NO_AUGMENTATION
+        return Row(
+            name=trial.name,
+            probe=trial.probe,
+            images=len(training_set.labels(0)),
+            scores=tuple(scores),
+            seconds=round(time.perf_counter() - started, 3),
+            soft_labels=trial.soft,
+            on_features=of_full,
+            head=kind.needs_head,
+        )
 
-    def _fitted(
-        self, trial: _Trial, training_set: TrainingSet, features: Tensor, y: Tensor, seed: int, views: int | None
-    ) -> Classifier:
-        kind, head, of_source = kind_of(trial.solver), None, None
+    def passes(self, trials: Sequence[tuple[TrainingSet, _Trial]]) -> int:
+        """How many images go through the encoder for these rows."""
+        wanted = {(id(one), self._views(trial)): (one, self._views(trial)) for one, trial in trials}
+        encoders = [self.encoder]
+        if self.source is not None and self.source is not self.encoder:
+            encoders.append(self.source)
+        return sum(
+            one.passes(encoder, seed, views)
+            for one, views in wanted.values()
+            for encoder in encoders
+            for seed in range(self.config.seeds)
+        )
+
+    def _scores(self, training_set: TrainingSet, trial: _Trial, seed: int) -> Scores:
+        views, kind = self._views(trial), kind_of(trial.solver)
+        features = training_set.features(self.encoder, seed, views)
+        lesson = Lesson(
+            views=features,
+            labels=training_set.labels(seed),
+            targets=training_set.soft if trial.soft else None,
+            seed=seed,
+            epochs=training_set.epochs or self.config.epochs,
+        )
         if kind.needs_head:
             assert self.head is not None
-            head = (self.head.weight, self.head.bias)
-            if self.source is not None:
-                same = self.source is self.encoder
-                of_source = features if same else training_set.features(self.source, seed, views)
-        targets = training_set.soft if trial.soft else None
-        return kind.fit(Lesson(features, y, targets, seed, training_set.epochs or self.config.epochs, head, of_source))
+            lesson = replace(
+                lesson,
+                head=(self.head.weight, self.head.bias),
+                source_views=self._of_source(training_set, features, seed, views),
+            )
+        probe, test = kind.fit(lesson), self.test
+        return score_probe(probe, test.centre, test.labels, class_names=test.class_names, groups=self.groups)
+
+    def _of_source(self, training_set: TrainingSet, features: Tensor, seed: int, views: int | None) -> Tensor | None:
+        """Features of the same views by the head's encoder, if it is at hand."""
+        if self.source is None or self.source is self.encoder:
+            return features if self.source is not None else None
+        return training_set.features(self.source, seed, views)
+
+    def _views(self, trial: _Trial) -> int | None:
+        """Augmented views that a probe is fitted on; ``None`` for centre views alone."""
+        return kind_of(trial.solver).views(self.config) if trial.augmented else None

@@ -1,26 +1,32 @@
-"""The scores of an evaluation: rows, gaps, table and JSON."""
+"""The result of an evaluation: rows of scores, what they were scored by, and what they say."""
 
 from __future__ import annotations
 
-import json
 import statistics
 import warnings
-from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from rich.markup import escape
-from rich.table import Table
+import numpy as np
+from msgspec import Meta
 
-from ..config import INHERITED, is_inherited
-from ..probes.inherited import IN_ITS_PLACE
+from ..config import AugmentConfig, EvaluateConfig
+from ..errors import UserError
 from ..probes.scores import Scores
-from ..show.tables import as_text
-from ..store.files import write_json
+from ..show.figures import Bars, Figure
+from ..show.results import Result
+from ..show.tables import NOTHING, Table, percent, points
+from ..store.records import as_plain, read_record, write_record
+from ..store.run_record import SoftLabelsRecord
+from .measures import augmentation_robust_score, label_robust_score
 
-RANDOM_REAL, FULL_REAL = "random real", "full real data"
+DISTILLED, RANDOM_REAL, FULL_REAL = "distilled", "random real", "full real data"
+NO_AUGMENTATION = ", no augmentation"
+"""Behind the name of a probe that was fitted on centre views alone."""
+KIND = "evaluation"
+_DEFAULT = EvaluateConfig()
 
 
 @dataclass(frozen=True)
@@ -30,18 +36,22 @@ class Row:
     Attributes:
         name: What was trained on.
         probe: The probe; ``"ridge, no augmentation"`` and the like for centre views alone.
-        images: Their number.
+        images: Number of training images.
         scores: One for each seed.
-        seconds: Features of the views and fitting, of all seeds.
-        soft: Whether it was trained on soft labels.
+        seconds: Time for features of the views and fitting, of all seeds.
+        soft_labels: Whether it was trained on soft labels.
+        on_features: The probe of the row of full real data that this row is compared with; default: the same.
+        head: Whether the probe needs the set's head.
     """
 
     name: str
     probe: str
-    images: int
-    scores: tuple[Scores, ...]
-    seconds: float
-    soft: bool = False
+    images: Annotated[int, Meta(ge=1)]
+    scores: Annotated[tuple[Scores, ...], Meta(min_length=1)]
+    seconds: float = 0.0
+    soft_labels: bool = False
+    on_features: str | None = None
+    head: bool = False
 
     @property
     def top1(self) -> float:
@@ -53,33 +63,115 @@ class Row:
         """Standard deviation of top-1 over seeds (0 for one seed)."""
         return statistics.stdev(s.top1 for s in self.scores) if len(self.scores) > 1 else 0.0
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
-        return {
-            "name": self.name,
-            "probe": self.probe,
-            "images": self.images,
-            "soft_labels": self.soft,
-            "top1": self.top1,
-            "std": self.std,
-            "seconds": round(self.seconds, 3),
-            "scores": [s.to_dict() for s in self.scores],
-        }
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Row:
-        """The row that `to_dict` gave as these values; what else is among them is passed over.
-
-        Raises:
-            KeyError, TypeError: They are no row's.
-        """
-        scores = tuple(Scores(**s) for s in values["scores"])
-        soft = values["soft_labels"]
-        return cls(values["name"], values["probe"], values["images"], scores, values["seconds"], soft)
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """What tells the row from others of the same table."""
+        return self.name, self.probe, self.images
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class ScoredBy:
+    """An encoder."""
+
+    name: str
+    fingerprint: str
+    input_size: int
+    precision: str
+
+
+@dataclass(frozen=True)
+class ScoredOn:
+    """Test images; ``images`` counts the readable ones."""
+
+    spec: str
+    split: str
+    images: int
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class TrainedOn:
+    """Real training images."""
+
+    spec: str
+    split: str
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class InheritedBy:
+    """What the inherited probe takes over.
+
+    Attributes:
+        source: Name of the head's encoder.
+        source_fingerprint: Its fingerprint.
+        source_features: Whether the projector was fitted on its features.
+        projector_parameters: Number of parameters of the projector.
+        head_bytes: Size of the head.
+        head: Digest of the head.
+    """
+
+    source: str
+    source_fingerprint: str
+    source_features: bool
+    projector_parameters: int
+    head_bytes: int
+    head: str
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the rows were scored by. Rows of two evaluations stand in one table if this is the same for both.
+
+    Attributes:
+        title: For the table.
+        encoder: The encoder.
+        test: The test images.
+        protocol: The settings.
+        augment: How training views were drawn.
+        class_names: C names.
+        train: The real images of the baselines, if any.
+        inherited: What the inherited probe took over, if it was asked for.
+        images: Digest of the synthetic images and labels, if any.
+        soft_labels: How the soft labels were made, if the set has any.
+        chosen_by: The encoder that chose the real images, if not the one that scored them.
+        version: Version of the package.
+    """
+
+    title: str
+    encoder: ScoredBy
+    test: ScoredOn
+    protocol: EvaluateConfig
+    augment: AugmentConfig
+    class_names: tuple[str, ...]
+    train: TrainedOn | None = None
+    inherited: InheritedBy | None = None
+    images: str | None = None
+    soft_labels: SoftLabelsRecord | None = None
+    chosen_by: ScoredBy | None = None
+    version: str = ""
+
+    def compared(self) -> dict[str, Any]:
+        """What must be the same for rows to stand in one table, in the words of the options."""
+        # These settings add rows, or other rows: they change none.
+        rows_only = ("probes", "baselines", "floats", "hard_labels", "without_augmentation")
+        protocol = {f.name: getattr(self.protocol, f.name) for f in fields(_DEFAULT) if f.name not in rows_only}
+        names = ("encoder", "test", "augment", "class_names", "soft_labels", "images", "chosen_by")
+        return as_plain({**{name: getattr(self, name) for name in names}, **protocol})
+
+    def differences(self, other: Context) -> list[str]:
+        """What keeps rows of the other context from standing in this one's table."""
+        own, theirs = self.compared(), other.compared()
+        found = [name for name in own if own[name] != theirs[name]]
+        if "images" in found and None in (self.images, other.images):  # real images are scored alike beside any set
+            found.remove("images")
+        if self.train is not None and other.train is not None and self.train != other.train:
+            found.append("train")
+        return found
+
+
+@dataclass(frozen=True)
+class Evaluation(Result):
     """Scores of a synthetic set and of its real-image baselines under one protocol.
 
     Attributes:
@@ -88,7 +180,7 @@ class Evaluation:
     """
 
     rows: tuple[Row, ...]
-    context: dict[str, Any]
+    context: Context
 
     def __getitem__(self, key: tuple[str, str] | str) -> Row:
         """The row of ``(name, probe)``, or of ``name`` with the first probe."""
@@ -98,139 +190,191 @@ class Evaluation:
                 return row
         raise KeyError(key)
 
+    # ---- comparisons
+
     def gap_to_full(self, row: Row) -> float | None:
         """Hard-label recovery: accuracy of full real data less that of the row, by the same probe; smaller is better.
 
-        Defined for hard labels alone (HLR of DD-Ranking, arXiv 2505.13300); ``None`` for a row of soft labels, for
-        full data itself and where that was not scored. No projector is fitted on full data: a row of the inherited
-        probe is compared with the ridge probe there.
+        Defined for hard labels alone (HLR of DD-Ranking, arXiv 2505.13300). ``None`` for a row of soft labels, for
+        full data itself, and if full data were not scored. A probe that needs images is compared with the one that
+        takes its place on features.
         """
-        if row.soft or row.name == FULL_REAL:
+        if row.soft_labels or row.name == FULL_REAL:
             return None
-        probe = row.probe.replace(INHERITED, IN_ITS_PLACE)
-        full = next((other for other in self.rows if (other.name, other.probe) == (FULL_REAL, probe)), None)
-        return self._difference(full, row)
+        full = self._find(FULL_REAL, row.on_features or row.probe)
+        return None if full is None else full.top1 - row.top1
 
     def gain_over_random(self, row: Row) -> float | None:
         """Improvement over random: accuracy of the row less that of as many random real images, by the same probe.
 
         IOR of DD-Ranking (arXiv 2505.13300), which evaluates both alike. Random images have hard labels, so it is
         ``None`` for a row of soft labels, whose knowledge would count as the images'; its row of hard labels has it.
-        ``None``, too, for full data, for random images themselves and where these were not scored by that probe: a
-        row of the inherited probe is compared with random images behind the same head, and with nothing else.
+        ``None``, too, for full data, for random images themselves, and if these were not scored by that probe.
         """
-        if row.soft or row.name in (FULL_REAL, RANDOM_REAL):
+        if row.soft_labels or row.name in (FULL_REAL, RANDOM_REAL):
             return None
-        wanted = (RANDOM_REAL, row.probe, row.images)
-        random = next((other for other in self.rows if (other.name, other.probe, other.images) == wanted), None)
-        return self._difference(row, random)
+        random = self._find(RANDOM_REAL, row.probe, row.images)
+        return None if random is None else row.top1 - random.top1
 
-    @staticmethod
-    def _difference(better: Row | None, worse: Row | None) -> float | None:
-        return None if better is None or worse is None else better.top1 - worse.top1
+    def label_robust_score(self, row: Row) -> float | None:
+        """LRS of DD-Ranking, in [0, 1]; ``None`` without gap or gain. See `evaluation.measures`."""
+        gap, gain = self.gap_to_full(row), self.gain_over_random(row)
+        return None if gap is None or gain is None else label_robust_score(gap, gain)
 
-    def table(self) -> Table:
-        """The scores as a rich table."""
-        gaps = {"gap to full": self.gap_to_full, "over random": self.gain_over_random}
-        gaps = {title: gap for title, gap in gaps.items() if any(gap(row) is not None for row in self.rows)}
-        has_top5 = any(row.scores[0].top5 is not None for row in self.rows)
-        has_groups = any(row.scores[0].worst_group is not None for row in self.rows)
-        table = Table(
-            title=escape(self.context["title"]), title_justify="left", caption=self._caption(), caption_justify="left"
-        )
-        table.add_column("trained on", min_width=9, overflow="fold")
-        table.add_column("images", justify="right")
-        table.add_column("probe", min_width=5, overflow="fold")
-        table.add_column("top-1 %", justify="right")
-        table.add_column("balanced %", justify="right")
-        if has_top5:
-            table.add_column("top-5 %", justify="right")
-        if has_groups:
-            table.add_column("worst group %", justify="right")
-        for title in gaps:
-            table.add_column(title, justify="right")
+    def augmentation_robust_score(self, row: Row) -> float | None:
+        """ARS of DD-Ranking, in [0, 1], of a row with augmentation; ``None`` if there is none without."""
+        bare = self._find(row.name, row.probe + NO_AUGMENTATION, row.images)
+        gains = [None if one is None else self.gain_over_random(one) for one in (row, bare)]
+        return None if gains[0] is None or gains[1] is None else augmentation_robust_score(gains[0], gains[1])
+
+    def _find(self, name: str, probe: str, images: int | None = None) -> Row | None:
         for row in self.rows:
-            cells = [row.name, f"{row.images:,}", row.probe, f"{100 * row.top1:.1f} ± {100 * row.std:.1f}"]
-            cells.append(_percent([s.balanced for s in row.scores]))
-            if has_top5:
-                cells.append(_percent([s.top5 for s in row.scores]))
-            if has_groups:
-                cells.append(_percent([s.worst_group for s in row.scores]))
-            for gap in gaps.values():
-                points = gap(row)
-                cells.append("–" if points is None else f"{100 * points:+.1f}")
-            table.add_row(*cells)
-        return table
+            if (row.name, row.probe) == (name, probe) and images in (None, row.images):
+                return row
+        return None
 
-    def _caption(self) -> str | None:
-        """What an inherited probe costs, and what it is compared with."""
-        cost = self.context.get("inherited")
-        if cost is None:
-            return None
-        features = "with" if cost["source_features"] else "without"
-        gap = "; gap to full: to ridge" if any(row.name == FULL_REAL for row in self.rows) else ""
-        return (
-            f"inherited: projector of {cost['projector_parameters']:,} parameters, head W* of {cost['head_bytes']:,} "
-            f"bytes ({escape(cost['source'])}), {features} the source's features{gap}"
+    # ---- what it says
+
+    def tables(self) -> list[Table]:
+        """The scores; columns that no row has are left out."""
+        columns: dict[str, Callable[[Row], str]] = {
+            "top-1 %": lambda row: percent(row.top1, row.std),
+            "balanced %": lambda row: percent(_mean(s.balanced for s in row.scores)),
+            "top-5 %": lambda row: percent(_mean(s.top5 for s in row.scores)),
+            "worst group %": lambda row: percent(_mean(s.worst_group for s in row.scores)),
+            "gap to full": lambda row: points(self.gap_to_full(row)),
+            "over random": lambda row: points(self.gain_over_random(row)),
+            "LRS %": lambda row: percent(self.label_robust_score(row)),
+            "ARS %": lambda row: percent(self.augmentation_robust_score(row)),
+        }
+        known = {name: cell for name, cell in columns.items() if any(cell(row) != NOTHING for row in self.rows)}
+        cells = tuple(
+            (row.name, row.probe, f"{row.images:,}", *(cell(row) for cell in known.values())) for row in self.rows
         )
+        baselines = tuple(i for i, row in enumerate(self.rows) if not row.name.startswith(DISTILLED))
+        return [Table(self.context.title, ("trained on", "probe", "images", *known), cells, dim=baselines, left=2)]
 
-    def __str__(self) -> str:
-        return as_text(self.table())
+    def findings(self) -> list[str]:
+        """How the distilled images do, and what an inherited head costs."""
+        found = [sentence for row in self.rows if row.name == DISTILLED for sentence in self._sentences(row)]
+        if (cost := self.context.inherited) is not None:
+            features = "with" if cost.source_features else "without"
+            gap = "; gap to full: to ridge" if any(row.name == FULL_REAL for row in self.rows) else ""
+            found.append(
+                f"inherited: projector of {cost.projector_parameters:,} parameters, head W* of {cost.head_bytes:,} "
+                f"bytes ({cost.source}), {features} the source's features{gap}"
+            )
+        return found
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
-        rows = [
-            {**row.to_dict(), "gap_to_full": self.gap_to_full(row), "gain_over_random": self.gain_over_random(row)}
-            for row in self.rows
-        ]
-        return {"context": self.context, "rows": rows}
+    def _sentences(self, row: Row) -> list[str]:
+        found = []
+        gap, gain = self.gap_to_full(row), self.gain_over_random(row)
+        parts = [] if gap is None else [f"{100 * gap:.1f} points below all real data"]
+        if gain is not None:
+            parts.append(f"{abs(100 * gain):.1f} points {'above' if gain >= 0 else 'below'} as many random real images")
+        if parts:
+            found.append(f"{row.images:,} distilled images with {row.probe}: {' and '.join(parts)}.")
+        other = self._find(f"{DISTILLED}, float", row.probe)
+        if other is not None:
+            lost = 100 * (other.top1 - row.top1)
+            found.append(f"8-bit images score {lost:.2f} points less than the float ones ({row.probe})")
+        return found
+
+    def figures(self) -> list[Figure]:
+        """Accuracy of each row as bars, a colour for each probe."""
+        sets = list(dict.fromkeys((row.name, row.images) for row in self.rows))
+        probes = list(dict.fromkeys(row.probe for row in self.rows))
+        found = {(row.name, row.images, row.probe): 100 * row.top1 for row in self.rows}
+        series = {probe: np.array([found.get((*one, probe), np.nan) for one in sets]) for probe in probes}
+        names = tuple(f"{name} ({images:,})" for name, images in sets)
+        best = max(self.rows, key=lambda row: row.top1)
+        summary = (
+            f"Accuracy of probes trained on each set of images, with their number; the highest is "
+            f"{percent(best.top1)} % for {best.name} with {best.probe}."
+        )
+        drawing = Bars(names, series, "top-1 accuracy in %", digits=1, limits=(0, 100), across=True)
+        return [Figure("Accuracy by training set", summary, drawing, self.tables()[0])]
+
+    # ---- files
 
     def save(self, path: Path | str) -> None:
-        """Write the scores as JSON; rows of an earlier evaluation by the same protocol stay where they are not anew.
+        """Write the scores as JSON.
 
-        Those of another protocol cannot stand beside them and are replaced, with a warning.
+        Rows that the file holds of an earlier evaluation stay if they can stand in the same table and are not among
+        the new ones. Otherwise they are replaced, with a warning.
         """
-        result = self
-        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):  # no file, or a damaged one
-            before = json.loads(Path(path).read_text(encoding="utf-8"))
-            result = self._and(before)
-            replaced = result is self and before["rows"]
-            if replaced and (other := _differences(before["context"], json.loads(json.dumps(self.context)))):
-                warnings.warn(f"{path} held scores of other {', '.join(other)}, which these replace", stacklevel=2)
-        write_json(Path(path), result.to_dict())
+        path = Path(path)
+        result: Evaluation | None = self
+        if path.exists():
+            try:
+                before = load_evaluation(path)
+            except UserError as error:
+                warnings.warn(f"{error}; it is replaced", stacklevel=2)
+            else:
+                result = self.beside(before)
+                if result is None and before.rows:
+                    other = ", ".join(self.context.differences(before.context))
+                    warnings.warn(f"{path} held scores of other {other}, which these replace", stacklevel=2)
+        result = result or self
+        write_record(path, {"context": result.context, "rows": result.plain_rows()}, kind=KIND)
 
-    def _and(self, before: dict[str, Any]) -> Evaluation:
-        """With the rows of an earlier evaluation that this one does not have, where they can stand beside its own."""
-        of_before, own = before["context"], json.loads(json.dumps(self.context))
-        trained_on = [context["train"] for context in (of_before, own) if "train" in context]  # by baselines alone
-        if _comparable(of_before) != _comparable(own) or trained_on[1:] not in ([], trained_on[:1]):
-            return self
-        context = {**of_before, **own}
-        for what in ("probes", "baselines"):
-            both = [*own["protocol"][what], *of_before["protocol"][what]]
-            context["protocol"] = {**context["protocol"], what: list(dict.fromkeys(both))}
-        known = {(row.name, row.probe, row.images) for row in self.rows}
-        others = [Row.from_dict(row) for row in before["rows"]]
-        others = [row for row in others if (row.name, row.probe, row.images) not in known]
-        if "inherited" in own and of_before.get("inherited") != own["inherited"]:  # another head, or other features
-            others = [row for row in others if not is_inherited(row.probe)]
-        return Evaluation(self.rows + tuple(others), context)
+    def plain_rows(self) -> list[dict[str, Any]]:
+        """The rows as plain values, with what is computed from them."""
+        return [
+            {
+                **as_plain(replace(row, scores=())),
+                "top1": row.top1,
+                "std": row.std,
+                "gap_to_full": self.gap_to_full(row),
+                "gain_over_random": self.gain_over_random(row),
+                "label_robust_score": self.label_robust_score(row),
+                "augmentation_robust_score": self.augmentation_robust_score(row),
+                "scores": as_plain(list(row.scores)),
+            }
+            for row in self.rows
+        ]
+
+    def beside(self, before: Evaluation) -> Evaluation | None:
+        """With the earlier rows that this evaluation does not have, or ``None`` if they cannot stand beside its own."""
+        if before.rows and self.context.differences(before.context):
+            return None
+        known = {row.key for row in self.rows}
+        others = tuple(row for row in before.rows if row.key not in known)
+        own, theirs = self.context, before.context
+        if own.inherited is not None and theirs.inherited != own.inherited:  # another head, or other features
+            others = tuple(row for row in others if not row.head)
+        probes = list(dict.fromkeys([*own.protocol.probes, *theirs.protocol.probes]))
+        baselines = list(dict.fromkeys([*own.protocol.baselines, *theirs.protocol.baselines]))
+        context = replace(
+            own,
+            protocol=replace(own.protocol, probes=probes, baselines=baselines),
+            train=own.train or theirs.train,
+            inherited=own.inherited or theirs.inherited,
+            images=own.images or theirs.images,
+        )
+        return Evaluation(self.rows + others, context)
 
 
-def _comparable(context: dict[str, Any]) -> dict[str, Any]:
-    """What rows of two evaluations must share to stand in one table."""
-    asked_for = ("probes", "baselines", "floats", "hard_labels", "without_augmentation")
-    protocol = {name: value for name, value in context["protocol"].items() if name not in asked_for}
-    rest = {name: context.get(name) for name in ("encoder", "test", "augment", "class_names", "soft_labels")}
-    return {**rest, "protocol": protocol}
+@dataclass(frozen=True)
+class _File:
+    """What is read of a file of scores; the rest can be computed from it."""
+
+    context: Context
+    rows: tuple[Row, ...]
 
 
-def _differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
-    """What differs between two evaluations that cannot stand in one table, in the words of the options."""
-    flat = [{**(c := _comparable(context)), **c["protocol"], "train": context.get("train")} for context in (one, other)]
-    return [name for name in flat[1] if name != "protocol" and flat[0].get(name) != flat[1][name]]
+def load_evaluation(path: Path | str) -> Evaluation:
+    """Read the scores that `Evaluation.save` wrote.
+
+    Raises:
+        UserError: No such file, or a damaged one.
+    """
+    content = read_record(
+        Path(path), _File, kind=KIND, what="evaluation", hint="make it again with probedistill evaluate"
+    )
+    return Evaluation(content.rows, content.context)
 
 
-def _percent(values: Sequence[float | None]) -> str:
-    known = [v for v in values if v is not None]
-    return f"{100 * statistics.fmean(known):.1f}" if known else "–"
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if known else None

@@ -1,10 +1,9 @@
-"""What probes are trained on: synthetic images and real baselines."""
+"""What probes are trained on: synthetic images, real images in their place, and all the real features."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -12,8 +11,9 @@ from torch import Tensor
 from ..config import AugmentConfig, EvaluateConfig
 from ..encoders.encoder import Encoder
 from ..features.bank import FeatureBank
-from ..features.classes import class_means, medoids, neighbours, random_images
-from ..features.encode import encode, real_view_features, view_features
+from ..features.classes import class_means, herding, k_medoids, medoids, neighbours, random_images
+from ..features.encode import encode
+from ..features.store import FeatureStore
 from ..images.labelled import LabelledImages
 from ..store.distilled import DistilledSet
 from .result import FULL_REAL, RANDOM_REAL
@@ -24,100 +24,181 @@ class TrainingSet:
     """What a row is trained on.
 
     Attributes:
-        name: Of the row.
-        features: (encoder, seed, number of views V) → (V, n, d); with V = 0 or ``None`` of the centre view, (1, n, d).
-            Stored features of real data are given as they are, unless V is ``None``.
-        labels: seed → (n,).
+        name: Name of the row.
         soft: (n, C) soft labels, if any: then there is a row for the hard ones, too.
-        epochs: Of sgd, where they are not the config's.
-        inherits: Whether a projector may be fitted on it: its images can be encoded by the source. Where not, ridge
-            is fitted in place of the inherited probe.
-        fixed: Whether it is the same for every seed, so that one answer of ridge or logistic is that of all.
+        epochs: Passes over the images, if not the config's.
+        has_images: Whether it has images, which another encoder can see. If not, each probe that needs images is
+            replaced (`Kind.on_features`).
+        fixed: Whether it is the same for every seed, so that one answer of a deterministic probe is that of all.
     """
 
     name: str
-    features: Callable[[Encoder, int, int | None], Tensor]
-    labels: Callable[[int], Tensor]
     soft: Tensor | None = None
     epochs: int | None = None
-    inherits: bool = True
+    has_images: bool = True
     fixed: bool = False
 
+    def features(self, encoder: Encoder, seed: int, views: int | None) -> Tensor:
+        """Features (V, n, d) of V augmented views; (1, n, d) of the centre view for V = 0 or ``None``.
 
-def of_images(
-    own: Encoder, augment: AugmentConfig, name: str, images: Tensor, labels: Tensor, soft: Tensor | None
-) -> TrainingSet:
-    """Augmented views of images (m, 3, S, S)."""
+        Stored features of real data are given as they are, unless V is ``None``.
+        """
+        raise NotImplementedError
 
-    def features(encoder: Encoder, seed: int, views: int | None) -> Tensor:
-        if not views:
-            return encode(encoder, images)[None]
-        return view_features(encoder, images, augment, views, seed=seed)
+    def labels(self, seed: int) -> Tensor:
+        """Class indices (n,)."""
+        raise NotImplementedError
 
-    return TrainingSet(name, features, always(labels), soft)
-
-
-def of_real(
-    own: Encoder,
-    augment: AugmentConfig,
-    name: str,
-    bank: FeatureBank,
-    images: LabelledImages,
-    rows: Callable[[int], Tensor],
-) -> TrainingSet:
-    """Augmented views of the real images in ``rows(seed)`` of the bank."""
-
-    def features(encoder: Encoder, seed: int, views: int | None) -> Tensor:
-        chosen = rows(seed)
-        if not views and encoder is own:
-            return bank.centre[chosen][None]
-        indices = bank.indices[chosen].tolist()
-        return real_view_features(encoder, images, indices, augment, views or 0, seed=seed)
-
-    return TrainingSet(name, features, lambda seed: bank.labels[rows(seed)])
+    def passes(self, encoder: Encoder, seed: int, views: int | None) -> int:
+        """How many images go through the encoder before `features` is there."""
+        return 0
 
 
-def baseline_sets(
-    own: Encoder,
-    augment: AugmentConfig,
-    bank: FeatureBank,
-    train: LabelledImages,
-    distilled: DistilledSet | None,
-    ipc: int,
-    config: EvaluateConfig,
-) -> list[TrainingSet]:
-    """The real-image rows that the config names, in its order."""
-    sets = []
-    for name in config.baselines:
-        if name == "random":
-            rows = partial(_drawn, bank, ipc)
-            sets.append(of_real(own, augment, RANDOM_REAL, bank, train, rows))
-        elif name == "centroids":
-            sets.append(of_real(own, augment, "centroids", bank, train, always(medoids(bank, ipc))))
-        elif name == "neighbours" and distilled is not None:
-            nearest = neighbours(bank, encode(own, distilled.images), distilled.labels)
-            sets.append(of_real(own, augment, "neighbours", bank, train, always(nearest)))
-        elif name == "means":
-            means = class_means(bank.centre, bank.labels, bank.num_classes)
-            classes = torch.arange(bank.num_classes)
-            each, labels = always(means[None]), always(classes)
-            sets.append(TrainingSet("class-mean features", each, labels, inherits=False, fixed=True))
-        elif name == "full":
-            stored, labels, epochs = partial(_stored, bank), always(bank.labels), config.full_epochs
-            sets.append(TrainingSet(FULL_REAL, stored, labels, epochs=epochs, inherits=False, fixed=True))
-    return sets
+@dataclass(frozen=True, kw_only=True)
+class SyntheticImages(TrainingSet):
+    """Views of images (m, 3, S, S) with labels (m,)."""
+
+    images: Tensor
+    labels_of_images: Tensor
+    augment: AugmentConfig
+    store: FeatureStore
+
+    def features(self, encoder: Encoder, seed: int, views: int | None) -> Tensor:
+        """See `TrainingSet`."""
+        return self.store.synthetic_views(encoder, self.images, views=views or 0, augment=self.augment, seed=seed)
+
+    def labels(self, seed: int) -> Tensor:
+        """See `TrainingSet`."""
+        return self.labels_of_images
+
+    def passes(self, encoder: Encoder, seed: int, views: int | None) -> int:
+        """See `TrainingSet`."""
+        how = {"views": views or 0, "augment": self.augment, "seed": seed}
+        return self.store.passes_of_synthetic_views(encoder, self.images, **how)  # type: ignore[arg-type]
 
 
-def _drawn(bank: FeatureBank, ipc: int, seed: int) -> Tensor:
-    return random_images(bank, ipc, seed=seed)
+@dataclass(frozen=True, kw_only=True)
+class RealImages(TrainingSet):
+    """Views of the real images in rows ``rows(seed)`` of a bank of ``source``."""
+
+    bank: FeatureBank
+    source: LabelledImages
+    rows: Callable[[int], Tensor]
+    augment: AugmentConfig
+    store: FeatureStore
+
+    def features(self, encoder: Encoder, seed: int, views: int | None) -> Tensor:
+        """See `TrainingSet`."""
+        chosen = self.rows(seed)
+        made_by = self.bank.manifest.encoder.fingerprint if self.bank.manifest is not None else None
+        if not views and made_by == encoder.fingerprint:
+            return self.bank.take(chosen, views="centre")[None]
+        indices = self.bank.indices[chosen].tolist()
+        return self.store.real_views(encoder, self.source, indices, views=views or 0, augment=self.augment, seed=seed)
+
+    def labels(self, seed: int) -> Tensor:
+        """See `TrainingSet`."""
+        return self.bank.labels[self.rows(seed)]
+
+    def passes(self, encoder: Encoder, seed: int, views: int | None) -> int:
+        """See `TrainingSet`."""
+        indices = self.bank.indices[self.rows(seed)].tolist()
+        return self.store.passes_of_real_views(
+            encoder, self.source, indices, views=views or 0, augment=self.augment, seed=seed
+        )
 
 
-def _stored(bank: FeatureBank, encoder: Encoder, seed: int, views: int | None) -> Tensor:
-    """All features of the bank, whatever the number of views; for ``None`` those of its centre crops."""
-    centre = bank.centre[None]
-    return centre if views is None or not bank.num_views else torch.cat([centre, bank.augmented])
+@dataclass(frozen=True, kw_only=True)
+class StoredFeatures(TrainingSet):
+    """Features that are there already, whatever the number of views."""
+
+    centre: Tensor
+    augmented: Tensor
+    labels_of_features: Tensor
+
+    def features(self, encoder: Encoder, seed: int, views: int | None) -> Tensor:
+        """See `TrainingSet`."""
+        centre = self.centre[None]
+        return centre if views is None or not len(self.augmented) else torch.cat([centre, self.augmented])
+
+    def labels(self, seed: int) -> Tensor:
+        """See `TrainingSet`."""
+        return self.labels_of_features
 
 
-def always(value: Tensor) -> Callable[..., Tensor]:
-    """The same for every seed."""
-    return lambda *_: value
+@dataclass(frozen=True)
+class Baselines:
+    """Real images that stand beside a synthetic set.
+
+    Attributes:
+        encoder: The encoder that scores them.
+        train: All real training images.
+        choosing: Bank of the encoder that chooses among them, centre crops.
+        images_per_class: Size of the small sets.
+        store: Where features come from.
+        augment: How views are drawn.
+        config: The protocol.
+    """
+
+    encoder: Encoder
+    train: LabelledImages
+    choosing: FeatureBank
+    images_per_class: int
+    store: FeatureStore
+    augment: AugmentConfig
+    config: EvaluateConfig
+
+    def sets(self, chooser: Encoder, distilled: DistilledSet | None) -> list[TrainingSet]:
+        """The rows that the config names, in its order.
+
+        Args:
+            chooser: The encoder of ``choosing``.
+            distilled: The synthetic set, for its neighbours.
+        """
+        makers: dict[str, Callable[[], TrainingSet | None]] = {
+            "random": lambda: self._images(RANDOM_REAL, lambda seed: random_images(*self._small, seed=seed)),
+            "centroids": lambda: self._images("centroids", always(medoids(*self._small))),
+            "herding": lambda: self._images("herding", always(herding(*self._small))),
+            "kmedoids": lambda: self._images("k-means medoids", always(k_medoids(*self._small))),
+            "neighbours": lambda: self._neighbours(chooser, distilled),
+            "means": self._means,
+            "full": self._full,
+        }
+        made = [makers[name]() for name in self.config.baselines]
+        return [one for one in made if one is not None]
+
+    @property
+    def _small(self) -> tuple[FeatureBank, int]:
+        return self.choosing, self.images_per_class
+
+    def _images(self, name: str, rows: Callable[[int], Tensor]) -> TrainingSet:
+        return RealImages(
+            name, bank=self.choosing, source=self.train, rows=rows, augment=self.augment, store=self.store
+        )
+
+    def _neighbours(self, chooser: Encoder, distilled: DistilledSet | None) -> TrainingSet | None:
+        if distilled is None:
+            return None
+        nearest = neighbours(self.choosing, encode(chooser, distilled.images), distilled.labels)
+        return self._images("neighbours", always(nearest))
+
+    def _means(self) -> TrainingSet:
+        bank = self.store.of(self.encoder, self.train)
+        means = class_means(bank.centre, bank.labels, bank.num_classes)
+        classes = torch.arange(bank.num_classes)
+        return StoredFeatures(
+            "class-mean features", None, None, False, True,
+            centre=means, augmented=means.new_empty(0, *means.shape), labels_of_features=classes,
+        )  # fmt: skip
+
+    def _full(self) -> TrainingSet:
+        bank = self.store.of(self.encoder, self.train, views=self.config.full_views, augment=self.augment)
+        return StoredFeatures(
+            FULL_REAL, None, self.config.full_epochs, False, True,
+            centre=bank.centre, augmented=bank.augmented, labels_of_features=bank.labels,
+        )  # fmt: skip
+
+
+def always(rows: Tensor) -> Callable[[int], Tensor]:
+    """The same rows for every seed."""
+    return lambda seed: rows

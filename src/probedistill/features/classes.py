@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 
 import numpy as np
@@ -32,6 +33,65 @@ def medoids(bank: FeatureBank, images_per_class: int) -> Tensor:
         for rows in _rows_of_classes(bank, images_per_class)
     ]
     return torch.cat(chosen)
+
+
+def herding(bank: FeatureBank, images_per_class: int) -> Tensor:
+    """Rows (C · ipc,) of the images whose mean is nearest to their class mean, chosen one after the other.
+
+    Each is the image that brings the mean of all that are chosen so far nearest to the class mean (Welling 2009; used
+    for exemplars by iCaRL, arXiv 1611.07725). Beyond one image per class this covers a class, as the nearest to the
+    mean do not: they are nearly the same image.
+    """
+    rows_of = _rows_of_classes(bank, images_per_class)
+    return torch.cat([rows[_herded(bank.take(rows, views="centre"), images_per_class)] for rows in rows_of])
+
+
+def k_medoids(bank: FeatureBank, images_per_class: int, *, seed: int = 0) -> Tensor:
+    """Rows (C · ipc,) of the images nearest to the centres of k-means within each class, none twice."""
+    rows_of = _rows_of_classes(bank, images_per_class)
+    chosen = []
+    for label, rows in enumerate(rows_of):
+        features = bank.take(rows, views="centre")
+        centres = _cluster_centres(features, images_per_class, seed_of(seed, Stream.CLUSTERS, label))
+        chosen.append(rows[_nearest_each(torch.cdist(centres, features))])
+    return torch.cat(chosen)
+
+
+def _herded(features: Tensor, count: int) -> Tensor:
+    """Numbers (count,) of the features (n, d) that herding chooses, in order."""
+    features = features.double()
+    mean, total = features.mean(dim=0), torch.zeros(features.shape[1], dtype=torch.float64)
+    free = torch.ones(len(features), dtype=torch.bool)
+    chosen = torch.empty(count, dtype=torch.int64)
+    for number in range(count):
+        distance = ((total + features) / (number + 1) - mean).norm(dim=1)
+        chosen[number] = distance.masked_fill(~free, torch.inf).argmin()
+        free[chosen[number]] = False
+        total += features[chosen[number]]
+    return chosen
+
+
+def _cluster_centres(features: Tensor, count: int, seed: int) -> Tensor:
+    """Centres (count, d) of k-means."""
+    from sklearn.cluster import KMeans
+
+    if count == 1:
+        return features.mean(dim=0, keepdim=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # fewer different images than clusters: the rest of the centres repeat
+        found = KMeans(count, n_init=4, random_state=seed % 2**32).fit(features.double().numpy())
+    return torch.from_numpy(found.cluster_centers_).to(features)
+
+
+def _nearest_each(distance: Tensor) -> Tensor:
+    """For each row of distances (k, n) its nearest column; no column twice, the closest pairs first."""
+    chosen = torch.empty(len(distance), dtype=torch.int64)
+    left = distance.clone()
+    for _ in range(len(distance)):
+        row, column = divmod(int(left.argmin()), distance.shape[1])
+        chosen[row] = column
+        left[row], left[:, column] = torch.inf, torch.inf
+    return chosen
 
 
 def neighbours(bank: FeatureBank, features: Tensor, labels: Tensor) -> Tensor:
@@ -93,7 +153,7 @@ def balanced_rows(labels: NDArray[np.int64], limit: int, *, seed: int) -> NDArra
     """At most ``limit`` rows drawn from labels (n,), as many of each class as there are, in their order."""
     rng = np.random.default_rng(seed_of(seed, Stream.BALANCED_ROWS))
     order = rng.permutation(len(labels))
-    turn = np.empty(len(labels), dtype=np.int64)  # the how-manieth of its class a row is
+    turn = np.empty(len(labels), dtype=np.int64)  # position of each row within its class
     for label in np.unique(labels):
         of_class = order[labels[order] == label]
         turn[of_class] = np.arange(len(of_class))

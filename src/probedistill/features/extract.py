@@ -89,19 +89,7 @@ def extract_features(
     augment.check()
     if not len(images):
         raise UserError(f"images {images.spec!r} ({images.split}) have no images to take features of; give some")
-    manifest = BankManifest(
-        format=_FORMAT,
-        encoder=EncoderNote(encoder.name, encoder.fingerprint, encoder.dim),
-        precision=encoder.precision,
-        images=ImagesNote(images.spec, images.split, images.fingerprint),
-        count=len(images),
-        views=views,
-        augment=augment if views else None,
-        seed=seed if views else None,
-        dtype=dtype,
-        shard_size=shard_size,
-    )
-    files = BankFiles(manifest, cache_folder(cache))
+    files = bank_files(encoder, images, views, augment, seed, cache, dtype, shard_size)
     remove_leftovers(files.folder, older_than=3600)  # younger ones may be another process's at work
     own = _own_shards(files, processes)
     hold = bytes_of(len(images), views, encoder.dim) <= (comfortable_bytes() if max_memory is None else max_memory)
@@ -126,7 +114,7 @@ def extract_features(
             shards[number] = content.held() if hold else content.in_file(files.path(number))
     parts = [shards.pop(number) for number in range(files.count)]
     skipped = tuple(reason for part in parts for reason in part.skipped)
-    manifest = replace(manifest, class_names=tuple(images.class_names), skipped=skipped)
+    manifest = replace(files.manifest, class_names=tuple(images.class_names), skipped=skipped)
     if processes.is_first and not (files.folder / "manifest.json").exists():
         write_record(files.folder / "manifest.json", manifest, kind="features")
     indices = torch.cat([part.indices for part in parts])
@@ -137,6 +125,32 @@ def extract_features(
     if skipped:
         _report_skipped(images, bank, warn=processes.is_first)
     return bank
+
+
+def bank_files(
+    encoder: Encoder,
+    images: LabelledImages,
+    views: int,
+    augment: AugmentConfig | None,
+    seed: int,
+    cache: Path | str | None = None,
+    dtype: Literal["float32", "float16"] = "float32",
+    shard_size: int = 512,
+) -> BankFiles:
+    """Where the cache keeps a bank, or will; arguments as for `extract_features`."""
+    manifest = BankManifest(
+        format=_FORMAT,
+        encoder=EncoderNote(encoder.name, encoder.fingerprint, encoder.dim),
+        precision=encoder.precision,
+        images=ImagesNote(images.spec, images.split, images.fingerprint),
+        count=len(images),
+        views=views,
+        augment=(augment or AugmentConfig()) if views else None,
+        seed=seed if views else None,
+        dtype=dtype,
+        shard_size=shard_size,
+    )
+    return BankFiles(manifest, cache_folder(cache))
 
 
 def cache_folder(cache: Path | str | None = None) -> Path:
@@ -245,6 +259,14 @@ class BankFiles:
         if not (same and shapes and inside and centre.dtype == augmented.dtype == dtype):
             raise TornFileError(f"{path} holds the features of other images")
         return ShardContent(Held(centre, augmented), indices, record.skipped)
+
+    @property
+    def passes(self) -> int:
+        """About how many images must go through the encoder before the bank is whole."""
+        missing = [number for number in range(self.count) if not self.path(number).exists()]
+        centres = self.centres()
+        fresh = [number for number in missing if not (self.manifest.views and centres.path(number).exists())]
+        return sum(len(self.rows(n)) for n in missing) * self.manifest.views + sum(len(self.rows(n)) for n in fresh)
 
     def centres(self) -> BankFiles:
         """The bank of the same images without views."""

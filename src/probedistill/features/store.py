@@ -1,28 +1,65 @@
-"""Where the features of real images come from: a cache on disk, shared by everything in one command."""
+"""Where features come from: a cache on disk, shared by everything in one command and by later ones."""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from ..config import AugmentConfig
 from ..encoders.encoder import Encoder
-from ..images.labelled import LabelledImages
+from ..images.labelled import LabelledImages, digest_of
 from ..machine.processes import ALONE, Processes
+from ..seeds import Stream
+from ..store.tensors import TornFileError, load_tensors, map_tensors, save_tensors
 from .bank import FeatureBank
-from .extract import extract_features
+from .encode import encode, real_view_features, view_features
+from .extract import bank_files, cache_folder, extract_features, key_of, plain_name
+
+_LARGEST_FILE = 2**31
+"""Bytes of views that are kept; more are made again when they are needed again."""
+
+
+@dataclass(frozen=True)
+class ViewsNote:
+    """What features of augmented views depend on.
+
+    Attributes:
+        encoder: Fingerprint of the encoder.
+        precision: Its arithmetic.
+        images: Digest of the pixels of synthetic images, or fingerprint of real ones.
+        real: Whether they are real.
+        views: Number of views of each image; 0 for the centre view.
+        augment: How they were drawn; ``None`` without views.
+        seed: Seed of the views; ``None`` without views.
+        stream: What they were drawn for.
+    """
+
+    encoder: str
+    precision: str
+    images: str
+    real: bool
+    views: int
+    augment: AugmentConfig | None
+    seed: int | None
+    stream: int
 
 
 @dataclass
 class FeatureStore:
-    """Features of real images, computed once and kept.
+    """Features of images, computed once and kept.
 
-    It is made once for a command, or a call from Python, and handed down in place of its fields.
+    A store is made once for a command, or for a call from Python, and handed down in place of its fields.
 
     >>> bank = FeatureStore(cache="features").of(encoder, images, views=2)  # doctest: +SKIP
 
     Attributes:
-        cache: Folder of feature banks; default ``$PROBEDISTILL_CACHE`` or ``~/.cache/probedistill``.
+        cache: Folder of features; default ``$PROBEDISTILL_CACHE`` or ``~/.cache/probedistill``.
         strict: Raise on an unreadable image instead of leaving it out with a warning.
         progress: Show progress bars.
         team: Processes that share the work.
@@ -58,3 +95,137 @@ class FeatureStore:
                 cache=self.cache, strict=self.strict, progress=self.progress, processes=self.team,
             )  # fmt: skip
         return self._found[key]
+
+    def synthetic_views(
+        self,
+        encoder: Encoder,
+        images: Tensor,
+        *,
+        views: int,
+        augment: AugmentConfig,
+        seed: int,
+        stream: Stream = Stream.PROBE_VIEWS,
+    ) -> Tensor:
+        """Features (V, m, d) of V augmented views of images (m, 3, S, S), or (1, m, d) of the images for V = 0."""
+        note = _note(encoder, _digest(images), False, views, augment, seed, stream)
+        kept = self._read(encoder, note)
+        if kept is not None:
+            return kept["features"]
+        features = (
+            view_features(encoder, images, augment, views, seed=seed, stream=stream)
+            if views
+            else encode(encoder, images)[None]
+        )
+        self._keep(encoder, note, {"features": features})
+        return features
+
+    def real_views(
+        self,
+        encoder: Encoder,
+        images: LabelledImages,
+        indices: Sequence[int],
+        *,
+        views: int,
+        augment: AugmentConfig,
+        seed: int,
+    ) -> Tensor:
+        """Features (V, n, d) of V augmented views of some real images, or (1, n, d) of centre crops for V = 0.
+
+        An image that was asked for before, in whatever company, is not encoded again.
+
+        Raises:
+            UserError: An image cannot be read.
+        """
+        note = _note(encoder, images.fingerprint, True, views, augment, seed, Stream.PROBE_VIEWS)
+        kept = self._read(encoder, note) or {
+            "indices": torch.empty(0, dtype=torch.int64),
+            "features": torch.empty(max(views, 1), 0, encoder.dim),
+        }
+        known = set(kept["indices"].tolist())
+        missing = [index for index in dict.fromkeys(indices) if index not in known]
+        if missing:
+            fresh = real_view_features(encoder, images, missing, augment, views, seed=seed)
+            kept = {
+                "indices": torch.cat([kept["indices"], torch.tensor(missing)]),
+                "features": torch.cat([kept["features"], fresh], dim=1),
+            }
+            self._keep(encoder, note, kept)
+        place = {index: number for number, index in enumerate(kept["indices"].tolist())}
+        return kept["features"][:, [place[index] for index in indices]]
+
+    # ---- how many images must go through the encoder before it is there
+
+    def passes_of(
+        self,
+        encoder: Encoder,
+        images: LabelledImages,
+        *,
+        views: int = 0,
+        augment: AugmentConfig | None = None,
+        seed: int = 0,
+    ) -> int:
+        """For `of`."""
+        return bank_files(encoder, images, views, augment, seed, self.cache).passes
+
+    def passes_of_synthetic_views(
+        self, encoder: Encoder, images: Tensor, *, views: int, augment: AugmentConfig, seed: int
+    ) -> int:
+        """For `synthetic_views`."""
+        note = _note(encoder, _digest(images), False, views, augment, seed, Stream.PROBE_VIEWS)
+        return 0 if self._path(encoder, note).exists() else len(images) * max(views, 1)
+
+    def passes_of_real_views(
+        self,
+        encoder: Encoder,
+        images: LabelledImages,
+        indices: Sequence[int],
+        *,
+        views: int,
+        augment: AugmentConfig,
+        seed: int,
+    ) -> int:
+        """For `real_views`."""
+        note = _note(encoder, images.fingerprint, True, views, augment, seed, Stream.PROBE_VIEWS)
+        known: set[int] = set()
+        with suppress(TornFileError):
+            known = set(map_tensors(self._path(encoder, note), ["indices"])[0].tolist())
+        return len(set(indices) - known) * max(views, 1)
+
+    # ---- files
+
+    def _path(self, encoder: Encoder, note: ViewsNote) -> Path:
+        return cache_folder(self.cache) / "views" / f"{plain_name(encoder.name)}-{key_of(note)}.safetensors"
+
+    def _read(self, encoder: Encoder, note: ViewsNote) -> dict[str, Tensor] | None:
+        path = self._path(encoder, note)
+        if not path.exists():
+            return None
+        try:
+            tensors, metadata = load_tensors(path)
+        except TornFileError as error:
+            warnings.warn(f"{error}; computing it again", stacklevel=3)
+            return None
+        return tensors if metadata == {"views": key_of(note)} else None
+
+    def _keep(self, encoder: Encoder, note: ViewsNote, tensors: dict[str, Tensor]) -> None:
+        if sum(part.numel() * part.element_size() for part in tensors.values()) <= _LARGEST_FILE:
+            save_tensors(self._path(encoder, note), tensors, {"views": key_of(note)})
+
+
+def _note(
+    encoder: Encoder, images: str, real: bool, views: int, augment: AugmentConfig, seed: int, stream: Stream
+) -> ViewsNote:
+    return ViewsNote(
+        encoder=encoder.fingerprint,
+        precision=encoder.precision,
+        images=images,
+        real=real,
+        views=views,
+        augment=augment if views else None,
+        seed=seed if views else None,
+        stream=int(stream),
+    )
+
+
+def _digest(images: Tensor) -> str:
+    return digest_of(images.contiguous().numpy().tobytes())

@@ -1,0 +1,51 @@
+"""How long an evaluation will take, said before it starts."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import torch
+
+from ..encoders.encoder import Encoder
+from ..features.encode import encode
+
+SAID_FROM = 60.0
+"""Seconds from which on the cost is said."""
+_BATCH = 16
+_FEW = 500  # passes that are not worth a measurement
+
+
+def seconds_per_pass(encoder: Encoder) -> float:
+    """Time for one image, from one batch."""
+    images = torch.rand(_BATCH, 3, encoder.input_size, encoder.input_size)
+    encode(encoder, images[:1])  # the first pass sets things up
+    started = time.perf_counter()
+    encode(encoder, images)
+    return (time.perf_counter() - started) / _BATCH
+
+
+def say_cost(encoder: Encoder, passes: int, way_out: str, *, enabled: bool = True) -> None:
+    """Say on standard error how long some passes through the encoder take, if that is over a minute.
+
+    Args:
+        encoder: The encoder.
+        passes: Number of images that go through it.
+        way_out: What makes it quicker.
+        enabled: ``False`` says nothing.
+    """
+    if not enabled or passes < _FEW:
+        return
+    seconds = passes * seconds_per_pass(encoder)
+    if seconds >= SAID_FROM:
+        print(
+            f"about {_duration(seconds)}: {passes:,} images go through {encoder.name} at {encoder.input_size} px"
+            f"{way_out}",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def _duration(seconds: float) -> str:
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"

@@ -1,0 +1,193 @@
+"""Files of scores: rows are kept as they are done, and read back by one reader."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from conftest import TINY
+from helpers_images import make_image_folder
+from probedistill import AugmentConfig, DistilledSet, UserError, distill, evaluate, load_encoder, load_splits
+from probedistill.evaluation import protocol
+from probedistill.evaluation.measures import augmentation_robust_score, label_robust_score
+from probedistill.evaluation.result import load_evaluation
+
+NAMES = ("cat", "dog", "hen")
+QUICK = {"seeds": 2, "views": 2, "full_views": 0, "progress": False}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = make_image_folder(tmp_path_factory.mktemp("files") / "photos", classes=NAMES, per_class=5, size=36)
+    return load_splits(f"folder:{folder}")
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return load_encoder(TINY, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def distilled(data, encoder):
+    return distill(data[0], encoder, steps=10, progress=False)
+
+
+@pytest.fixture
+def rows_made(monkeypatch):
+    """Which rows have been fitted."""
+    made, row = [], protocol._Scorer.row
+
+    def recording(self, training_set, trial):
+        made.append((trial.name, trial.probe))
+        return row(self, training_set, trial)
+
+    monkeypatch.setattr(protocol._Scorer, "row", recording)
+    return made
+
+
+def test_what_is_saved_is_read_back(distilled, encoder, data, tmp_path):
+    result = evaluate(distilled, encoder, *data, without_augmentation=True, **QUICK)
+    result.save(tmp_path / "scores.json")
+    again = load_evaluation(tmp_path / "scores.json")
+    assert again == result
+    assert str(again) == str(result)
+
+
+def test_a_second_call_scores_only_what_is_new(distilled, encoder, data, tmp_path, rows_made):
+    out = tmp_path / "scores.json"
+    first = evaluate(distilled, encoder, *data, baselines=["random"], out=out, **QUICK)
+    assert rows_made == [("distilled", "ridge"), ("random real", "ridge")]
+    rows_made.clear()
+    second = evaluate(distilled, encoder, *data, baselines=["random", "full"], out=out, **QUICK)
+    assert rows_made == [("full real data", "ridge")]
+    assert second.rows[:2] == first.rows
+    assert {row.key for row in load_evaluation(out).rows} == {row.key for row in second.rows}
+
+
+def test_a_stop_loses_the_row_at_hand_alone(distilled, encoder, data, tmp_path, rows_made, monkeypatch):
+    out, score = tmp_path / "scores.json", protocol.score_probe
+    calls = iter(range(100))
+
+    def stopping(*arguments, **options):
+        if next(calls) == 5:
+            raise KeyboardInterrupt
+        return score(*arguments, **options)
+
+    monkeypatch.setattr(protocol, "score_probe", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(distilled, encoder, *data, out=out, **QUICK)
+    kept = [row.name for row in load_evaluation(out).rows]
+    assert sorted(kept) == ["distilled", "random real"]
+    monkeypatch.setattr(protocol, "score_probe", score)
+    rows_made.clear()
+    result = evaluate(distilled, encoder, *data, out=out, **QUICK)
+    assert rows_made == [(name, "ridge") for name in ("centroids", "neighbours", "full real data")]
+    in_one_go = evaluate(distilled, encoder, *data, **QUICK)
+    assert [row.scores for row in result.rows] == [row.scores for row in in_one_go.rows]
+
+
+@pytest.mark.parametrize("change", ["images", "seeds", "views", "augment"])
+def test_rows_of_something_else_are_scored_again(distilled, encoder, data, tmp_path, rows_made, change):
+    out = tmp_path / "scores.json"
+    evaluate(distilled, encoder, *data, baselines=["random"], out=out, **QUICK)
+    rows_made.clear()
+    other, options = distilled, {}
+    if change == "images":
+        other = replace(distilled, float_images=1 - distilled.float_images)
+    else:
+        options = {"seeds": {"seeds": 3}, "views": {"views": 1}, "augment": {"augment": AugmentConfig(flip=0)}}[change]
+    with pytest.warns(UserWarning, match=f"held scores of other {change}, which these replace"):
+        evaluate(other, encoder, *data, baselines=["random"], out=out, **{**QUICK, **options})
+    assert len(rows_made) == 2
+    assert len(load_evaluation(out).rows) == 2
+
+
+def test_a_damaged_file_is_replaced_with_a_warning(distilled, encoder, data, tmp_path):
+    out = tmp_path / "scores.json"
+    out.write_text("{}")
+    with pytest.warns(UserWarning, match=r"evaluation file .*it is replaced"):
+        evaluate(distilled, encoder, *data, baselines=[], out=out, **QUICK)
+    assert len(load_evaluation(out).rows) == 1
+
+
+@pytest.mark.parametrize(
+    ("damage", "place"),
+    [
+        (lambda content: content["rows"][0]["scores"][0].update(top1=2.0), r"\$.rows\[\d\].scores\[\d\].top1"),
+        (lambda content: content["rows"][0].update(scores=[]), r"\$.rows\[\d\].scores"),
+        (lambda content: content["rows"].append(None), r"\$.rows\[\d\]"),
+        (lambda content: content["context"]["encoder"].pop("name"), r"name.*\$.context.encoder"),
+        (lambda content: content.update(kind="transfer"), "not a file of probedistill evaluation"),
+    ],
+)
+def test_damage_is_one_line_with_its_place(distilled, encoder, data, tmp_path, damage, place):
+    out = tmp_path / "scores.json"
+    evaluate(distilled, encoder, *data, baselines=[], out=out, **QUICK)
+    content = json.loads(out.read_text())
+    damage(content)
+    out.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=rf"evaluation file .*{place}.*make it again"):
+        load_evaluation(out)
+
+
+# ---- what it says
+
+
+def test_scores_of_dd_ranking(distilled, encoder, data):
+    """Written down from the paper: LRS = (e^a − e^−1) / (e − e^−1), a = IOR / 2 − HLR / 2; ARS from two IOR."""
+    result = evaluate(distilled, encoder, *data, without_augmentation=True, **QUICK)
+    ours, bare = result["distilled"], result["distilled", "ridge, no augmentation"]
+    full, random, plain = result["full real data"], result["random real"], result["random real", bare.probe]
+
+    def scaled(value):
+        return (math.exp(value) - math.exp(-1)) / (math.exp(1) - math.exp(-1))
+
+    alpha = 0.5 * (ours.top1 - random.top1) - 0.5 * (full.top1 - ours.top1)
+    beta = 0.5 * (ours.top1 - random.top1) + 0.5 * (bare.top1 - plain.top1)
+    assert result.label_robust_score(ours) == pytest.approx(scaled(alpha))
+    assert result.augmentation_robust_score(ours) == pytest.approx(scaled(beta))
+    assert result.label_robust_score(full) is None
+    assert result.augmentation_robust_score(bare) is None
+    assert (label_robust_score(1, -1), label_robust_score(-1, 1)) == (0, 1)
+    assert augmentation_robust_score(0, 0) == pytest.approx(0.2689, abs=1e-4)
+
+
+def test_findings_and_figures(distilled, encoder, data, tmp_path):
+    result = evaluate(distilled, encoder, *data, probes=["ridge", "1nn"], floats=True, **QUICK)
+    said = " ".join(result.findings())
+    assert "3 distilled images with ridge:" in said
+    assert "points less than the float ones (1nn)" in said
+    (figure,) = result.figures()
+    assert set(figure.drawing.series) == {"ridge", "1nn"}
+    assert "full real data (15)" in figure.drawing.categories
+    assert list(result.to_pandas()["trained on"]) == [row.name for row in result.rows]
+
+
+def test_the_cost_is_said_before_it_starts(distilled, encoder, data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("probedistill.evaluation.cost.seconds_per_pass", lambda encoder: 0.2)
+    options = {**QUICK, "views": 100, "progress": True, "cache": tmp_path}
+    evaluate(distilled, encoder, *data, **options)
+    said = capsys.readouterr().err
+    # three images, a hundred views, two seeds; distilled, random and neighbours, and centroids that may be neighbours
+    assert "go through helpers_encoders:tiny at 32 px; --views and --seeds make it quicker" in said
+    evaluate(distilled, encoder, *data, **options)
+    assert "go through" not in capsys.readouterr().err, "all of it is in the cache"
+
+
+def test_neighbours_are_chosen_by_another_encoder(encoder, data):
+    other = load_encoder(TINY, encoder_args={"seed": 5}, device="cpu")
+    images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    noise = DistilledSet(images, torch.arange(3), NAMES)
+    options = {**QUICK, "baselines": ["neighbours", "centroids", "full"], "views": 0, "seeds": 1}
+    own = evaluate(noise, encoder, *data, **options)
+    chosen = evaluate(noise, encoder, *data, chosen_by=other, **options)
+    theirs = evaluate(noise, other, *data, **options)
+    assert chosen.context.chosen_by.fingerprint == other.fingerprint
+    assert own.context.chosen_by is None
+    assert chosen["full real data"].scores == own["full real data"].scores
+    assert chosen["distilled"].scores == own["distilled"].scores
+    assert theirs.context.encoder != chosen.context.encoder

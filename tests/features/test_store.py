@@ -1,0 +1,135 @@
+"""Features of views are computed once: for probes, baselines, seeds and later commands."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from conftest import TINY
+from probedistill import AugmentConfig, UserError, load_encoder, load_images
+from probedistill.features.encode import encode, view_features
+from probedistill.features.store import FeatureStore
+
+HOW = {"views": 3, "augment": AugmentConfig(noise_prob=0.0), "seed": 1}
+
+
+class Counted:
+    """An encoder that counts the images which it has seen."""
+
+    def __init__(self, **options: object) -> None:
+        self.encoder = load_encoder(TINY, device="cpu", **options)
+        self.seen = 0
+        self.encoder.model.register_forward_hook(self._count)
+
+    def _count(self, model: object, inputs: object, output: torch.Tensor) -> None:
+        self.seen += len(output)
+
+    def take(self) -> int:
+        seen, self.seen = self.seen, 0
+        return seen
+
+
+@pytest.fixture
+def counted() -> Counted:
+    return Counted()
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    return torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def real(photos):
+    return load_images(f"folder:{photos}", split="train")
+
+
+def test_views_of_synthetic_images_are_encoded_once(tmp_path, counted, images):
+    features = FeatureStore(tmp_path).synthetic_views(counted.encoder, images, **HOW)
+    assert counted.take() == 12
+    again = FeatureStore(tmp_path).synthetic_views(counted.encoder, images, **HOW)
+    assert counted.take() == 0
+    assert torch.equal(again, features)
+    expected = view_features(counted.encoder, images, HOW["augment"], 3, seed=1)
+    torch.testing.assert_close(features, expected)
+
+
+def test_no_views_are_the_images_as_they_are(tmp_path, counted, images):
+    features = FeatureStore(tmp_path).synthetic_views(counted.encoder, images, **{**HOW, "views": 0})
+    torch.testing.assert_close(features, encode(counted.encoder, images)[None])
+
+
+CHANGES = {
+    "seed": {"seed": 2},
+    "views": {"views": 4},
+    "augment": {"augment": AugmentConfig(scale=(0.5, 1.0))},
+}
+
+
+@pytest.mark.parametrize("change", [*CHANGES, "pixels", "encoder"])
+def test_anything_else_is_encoded_again(tmp_path, counted, images, change):
+    store = FeatureStore(tmp_path)
+    first = store.synthetic_views(counted.encoder, images, **HOW)
+    other = Counted(encoder_args={"seed": 1}) if change == "encoder" else counted
+    other.take()
+    if change == "pixels":
+        images = images.clone()
+        images[0, 0, 0, 0] += 1 / 255
+    features = store.synthetic_views(other.encoder, images, **{**HOW, **CHANGES.get(change, {})})
+    assert other.take() == features.shape[0] * 4
+    assert features.shape != first.shape or not torch.equal(features, first)
+
+
+def test_a_real_image_is_encoded_once_in_whatever_company(tmp_path, counted, real):
+    store = FeatureStore(tmp_path)
+    first = store.real_views(counted.encoder, real, [3, 0, 5], **HOW)
+    assert first.shape == (3, 3, counted.encoder.dim)
+    assert counted.take() == 9
+    second = FeatureStore(tmp_path).real_views(counted.encoder, real, [5, 1, 3, 3], **HOW)
+    assert counted.take() == 3
+    assert torch.equal(second[:, 0], first[:, 2])
+    assert torch.equal(second[:, 2], first[:, 0])
+    assert torch.equal(second[:, 3], first[:, 0])
+    alone = FeatureStore(tmp_path / "other").real_views(counted.encoder, real, [1], **HOW)
+    torch.testing.assert_close(second[:, 1], alone[:, 0])
+
+
+def test_centre_crops_of_real_images(tmp_path, counted, real):
+    features = FeatureStore(tmp_path).real_views(counted.encoder, real, [4, 2], **{**HOW, "views": 0})
+    bank = FeatureStore(tmp_path, progress=False).of(counted.encoder, real)
+    torch.testing.assert_close(features[0], bank.centre[[4, 2]])
+
+
+def test_passes_are_what_is_still_to_encode(tmp_path, counted, images, real):
+    store = FeatureStore(tmp_path, progress=False)
+    encoder = counted.encoder
+    assert store.passes_of_synthetic_views(encoder, images, **HOW) == 12
+    store.synthetic_views(encoder, images, **HOW)
+    assert store.passes_of_synthetic_views(encoder, images, **HOW) == 0
+    store.real_views(encoder, real, [0, 1], **HOW)
+    assert store.passes_of_real_views(encoder, real, [0, 1, 2], **HOW) == 3
+    assert store.passes_of(encoder, real) == len(real)
+    assert store.passes_of(encoder, real, views=2) == 3 * len(real)
+    store.of(encoder, real)
+    assert store.passes_of(encoder, real) == 0
+    assert store.passes_of(encoder, real, views=2) == 2 * len(real)
+
+
+def test_a_torn_file_is_made_again(tmp_path, counted, images):
+    features = FeatureStore(tmp_path).synthetic_views(counted.encoder, images, **HOW)
+    path = next((tmp_path / "views").iterdir())
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.warns(UserWarning, match="computing it again"):
+        again = FeatureStore(tmp_path).synthetic_views(counted.encoder, images, **HOW)
+    assert torch.equal(again, features)
+
+
+def test_an_image_that_is_gone_is_named(tmp_path, counted, real, monkeypatch):
+    from probedistill.images.decode import UnreadableImageError
+
+    def load(index: int) -> None:
+        raise UnreadableImageError("cat/0.png: gone")
+
+    monkeypatch.setattr(real, "load", load)
+    with pytest.raises(UserError, match=r"cat/0.png: gone; it could be read when its features were computed"):
+        FeatureStore(tmp_path).real_views(counted.encoder, real, [0], **HOW)
