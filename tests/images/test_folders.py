@@ -1,0 +1,211 @@
+"""Folders as users have them: classes called like splits, links, folders that systems add, awkward names."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import unicodedata
+import warnings
+
+import pytest
+
+from helpers_images import class_image, make_image_folder
+from probedistill import ImagesConfig, UserError, load_images, load_splits
+
+
+def classes_of(folder, **options):
+    return load_images(f"folder:{folder}", **options).class_names
+
+
+def tree(root, *folders, count=4):
+    for number, folder in enumerate(folders):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        for i in range(count):
+            class_image(number, len(folders), size=4).save(root / folder / f"{i:02d}.png")
+    return root
+
+
+# ---- a class that is called like a split
+
+
+@pytest.mark.parametrize("name", ["train", "Train", "val", "testing"])
+@pytest.mark.parametrize("inner", [("freight", "passenger"), ("freight",)])
+def test_a_class_called_like_a_split_swallows_nothing(tmp_path, name, inner):
+    tree(tmp_path, "bus", "car/red", *(f"{name}/{kind}" for kind in inner))
+    with pytest.raises(UserError, match=rf"'{name}' may be a split or a class, beside 'bus', 'car'; .*--split all"):
+        load_images(f"folder:{tmp_path}")
+    assert classes_of(tmp_path, split="all") == tuple(sorted(["bus", "car", name]))
+    assert len(load_images(f"folder:{tmp_path}", split="all")) == 4 * (2 + len(inner))
+    if len(inner) > 1:
+        with pytest.warns(UserWarning, match=f"'bus', 'car' beside the split folders {name} left out"):
+            assert classes_of(tmp_path, split=name) == ("freight", "passenger")
+
+
+def test_train_and_training_are_two_classes_then(tmp_path):
+    tree(tmp_path, "bus", "train/a", "training/a")
+    with pytest.raises(UserError, match="may be a split or a class"):
+        load_images(f"folder:{tmp_path}")
+
+
+def test_splits_that_share_classes_are_splits_and_what_lies_beside_is_said(tmp_path):
+    make_image_folder(tmp_path, size=4)
+    tree(tmp_path, "unlabelled")
+    with pytest.warns(UserWarning, match="'unlabelled' beside the split folders test, train left out"):
+        train, test = load_splits(f"folder:{tmp_path}")
+    assert train.class_names == test.class_names == ("cat", "dog")
+
+
+def test_what_is_no_class_does_not_matter_beside_splits(tmp_path):
+    make_image_folder(tmp_path, size=4, splits=("train",))
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "boxes.xml").write_text("x")
+    tree(tmp_path, "runs/one/images", "@eaDir/cat")
+    (tmp_path / "runs" / "one" / "run.json").write_text("{}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load_splits(f"folder:{tmp_path}")[0].split == "train without holdout 0.2"
+
+
+# ---- links
+
+
+def test_linked_folders_in_a_class_are_read(tmp_path):
+    tree(tmp_path / "photos", "cat", "dog")
+    tree(tmp_path / "disk", "more/deep", "wide", count=6)
+    os.symlink(tmp_path / "disk" / "more", tmp_path / "photos" / "cat" / "linked")
+    os.symlink(tmp_path / "disk" / "wide", tmp_path / "photos" / "emu")
+    images = load_images(f"folder:{tmp_path / 'photos'}")
+    assert images.counts().tolist() == [10, 4, 6]
+    assert "cat/linked/deep/05.png" in images.names
+
+
+@pytest.mark.parametrize("target", [".", "..", "../..", "/", "cat", "loop", "../dog/back"])
+def test_links_that_lead_back_end(tmp_path, target):
+    tree(tmp_path / "photos", "cat", "dog")
+    os.symlink("../cat", tmp_path / "photos" / "dog" / "back")
+    os.symlink(target, tmp_path / "photos" / "cat" / "loop")
+    os.symlink("self", tmp_path / "photos" / "self")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        images = load_images(f"folder:{tmp_path / 'photos'}")
+    assert images.class_names == ("cat", "dog")
+    assert len(images) <= 14  # dog's link into cat is one more way to all of cat's
+
+
+def test_a_link_that_is_left_out_is_said(tmp_path):
+    tree(tmp_path, "cat", "dog")
+    os.symlink("..", tmp_path / "cat" / "loop")
+    with pytest.warns(UserWarning, match="left out links to folders that are read already: 'cat/loop'"):
+        load_images(f"folder:{tmp_path}")
+
+
+def test_folders_in_folders_in_folders(tmp_path):
+    tree(tmp_path, "cat", "dog")
+    here = os.open(tmp_path / "cat", os.O_RDONLY)
+    for _ in range(1000):  # deeper than a path may be long
+        os.mkdir("nested", dir_fd=here)
+        here, above = os.open("nested", os.O_RDONLY, dir_fd=here), here
+        os.close(above)
+    os.close(here)
+    try:
+        with pytest.warns(UserWarning, match="left out folders more than 50 deep: 'cat/nested/"):
+            images = load_images(f"folder:{tmp_path}")
+    finally:  # pytest's own tidying would nest as deeply
+        subprocess.run(["rm", "-rf", tmp_path / "cat" / "nested"], check=True)
+    assert len(images) == 8
+
+
+# ---- what systems add
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["@eaDir", "__MACOSX", "lost+found", ".AppleDouble", "$RECYCLE.BIN", "#recycle", "System Volume Information",
+     "@Recycle", ".ipynb_checkpoints"],
+)  # fmt: skip
+def test_folders_that_systems_add_are_neither_classes_nor_images(tmp_path, name):
+    tree(tmp_path, "cat", "dog", f"{name}/cat", f"dog/{name}/00.png", f"dog/sub/{name}")
+    images = load_images(f"folder:{tmp_path}")
+    assert images.class_names == ("cat", "dog")
+    assert images.counts().tolist() == [4, 4]
+
+
+@pytest.mark.parametrize("name", ["Thumbs.db", "desktop.ini", ".DS_Store", "._00.png", "Icon\r"])
+def test_files_that_systems_add_are_no_images(tmp_path, name):
+    tree(tmp_path, "cat", "dog")
+    (tmp_path / "cat" / name).write_bytes(b"x")
+    assert len(load_images(f"folder:{tmp_path}")) == 8
+
+
+def test_images_beside_the_classes_are_said(tmp_path):
+    tree(tmp_path, "cat", "dog", "")
+    with pytest.warns(UserWarning, match="left out files beside the class folders: '00.png' and 3 more"):
+        assert len(load_images(f"folder:{tmp_path}")) == 8
+
+
+# ---- names
+
+
+def test_number_signs_in_lists_of_classes(tmp_path):
+    names = ["jersey #10", "jersey #7", "#1", "\\#2", "ball"]
+    tree(tmp_path / "photos", *names)
+    listed = tmp_path / "names.txt"
+    listed.write_text("# a comment\n  # another\njersey #10\r\njersey #7\n\\#1\n\\\\#2\n")
+    assert classes_of(tmp_path / "photos", classes=[f"@{listed}"]) == ("jersey #10", "jersey #7", "#1", "\\#2")
+    tree(tmp_path / "photos", "@home")
+    assert classes_of(tmp_path / "photos", classes=["\\@home", "ball"]) == ("@home", "ball")
+
+
+def test_accents_have_one_form(tmp_path):
+    one, other = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+    tree(tmp_path, f"train/{other}", "train/tea", f"test/{one}", "test/tea")
+    train, test = load_splits(f"folder:{tmp_path}")
+    assert train.class_names == test.class_names == (one, "tea")
+    assert test.counts().tolist() == [4, 4]
+    assert train.load(0).size == (4, 4)
+    for name in (one, other):
+        assert classes_of(tmp_path, classes=["tea", name]) == ("tea", one)
+
+
+@pytest.mark.parametrize("two", [("café", "cafe\u0301"), ("cat", "cat "), ("cat", " cat")])
+def test_folders_that_look_the_same(tmp_path, two):
+    tree(tmp_path, *two, "dog")
+    if len(list(tmp_path.iterdir())) < 3:
+        pytest.skip("one folder to this file system")
+    with pytest.raises(UserError, match="have the same name but for spaces or the form of accents; rename one"):
+        load_images(f"folder:{tmp_path}")
+
+
+def test_a_space_at_the_end_of_a_name(tmp_path):
+    tree(tmp_path, "train/cat ", "train/dog", "test/cat", "test/dog")
+    train, test = load_splits(f"folder:{tmp_path}")
+    assert train.class_names == test.class_names == ("cat", "dog")
+    assert test.counts().tolist() == [4, 4]
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\tb", "\x1b[2Jcat", "c\u202etac", "a\x85b", "a\u2028b"])
+def test_names_that_no_terminal_should_get_are_refused_before_any_work(run_cli, tmp_path, name):
+    tree(tmp_path / "photos", name, "dog", "emu")
+    outcome = run_cli(
+        "distill", "--images", f"folder:{tmp_path / 'photos'}", "--encoder", "module:helpers_encoders:tiny",
+        "--steps", 1, "--out", tmp_path / "run",
+    )  # fmt: skip
+    assert "holds a line break or a control character; rename the class" in outcome.error()
+    assert outcome.error().isprintable()
+    assert not (tmp_path / "run").exists()
+    assert classes_of(tmp_path / "photos", classes=["dog", "emu"]) == ("dog", "emu")
+
+
+@pytest.mark.parametrize("name", ["שלום", "x" * 255, "metadata.jsonl", "ü" * 127, "نیم‌فاصله", "a'b\"c", "100 %"])
+def test_names_that_are_only_unusual_are_classes(tmp_path, name):
+    with contextlib.suppress(OSError):
+        tree(tmp_path, name, "dog")
+    assert set(classes_of(tmp_path)) == {unicodedata.normalize("NFC", name), "dog"}
+
+
+def test_a_class_without_images_is_named(tmp_path):
+    tree(tmp_path, "cat", "dog")
+    (tmp_path / "emu" / "deep").mkdir(parents=True)
+    with pytest.raises(UserError, match="class 'emu' has 0 images"):
+        load_images(ImagesConfig(images=f"folder:{tmp_path}"))
