@@ -23,7 +23,7 @@ from ..images.splits import load_splits
 from ..machine.progress import ProgressBar
 from ..seeds import Stream, seed_of
 from ..store.files import cannot_write, check_writable, without_traces, write_json
-from ..store.layout import folder_names
+from ..store.layout import unique_names
 
 NOTE = "Synthetic data made by probedistill compose: foregrounds pasted on backgrounds, not photographs of scenes."
 _SIDE_SHARE = (0.5, 0.75)  # of the foreground in the picture's side
@@ -176,7 +176,7 @@ def _write(
     progress: bool,
 ) -> None:
     front, back = sources["train"]
-    class_folders, background_names = folder_names(front.class_names), folder_names(back.class_names)
+    class_folders, background_names = unique_names(front.class_names), unique_names(back.class_names)
     rows = []
     with ProgressBar("compose", len(plan), enabled=progress) as bar:
         for number, picture in enumerate(plan):

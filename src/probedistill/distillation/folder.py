@@ -43,9 +43,9 @@ from ..store.files import (
     whole_file,
     without_traces,
 )
+from ..store.layout import RUN
 from ..store.records import as_plain, from_plain
 from ..store.run_record import (
-    FILE,
     PROGRESS,
     EncoderRecord,
     History,
@@ -148,7 +148,7 @@ def claimed(folder: Path | None) -> Iterator[None]:
 def begun_by_this_launch(folder: Path) -> bool:
     """Whether the run in ``folder`` was written since this process's parent (``torchrun``) was started."""
     try:
-        written = (folder / FILE).stat().st_mtime
+        written = (folder / RUN).stat().st_mtime
         return written > psutil.Process(os.getppid()).create_time()
     except (OSError, psutil.Error):
         return False
@@ -201,7 +201,7 @@ def start_run(
         anew: Remove the run that is there. Its checkpoints go first: the new run must never see them.
         step: The step that the run goes on from; what shows later ones goes.
     """
-    fresh = not (folder / FILE).exists()
+    fresh = not (folder / RUN).exists()
     for place in (folder, folder / "checkpoints", folder / evolution.FOLDER):
         remove_leftovers(place)  # they are as large as checkpoints, and restarts may be many
     with without_traces(folder):
@@ -218,7 +218,7 @@ def start_run(
             raise cannot_write(folder, error) from error
         except UserError:
             if fresh:  # nothing was there: leave nothing, and the same command works once it can write
-                (folder / FILE).unlink(missing_ok=True)
+                (folder / RUN).unlink(missing_ok=True)
             raise
 
 
@@ -319,7 +319,7 @@ def read_info(folder: Path) -> dict[str, str]:
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"no such folder {str(folder)!r}; give the folder of a run")
-    if not (folder / FILE).exists():
+    if not (folder / RUN).exists():
         raise UserError(f"{str(folder)!r} holds no run; give the folder of a run")
     run = read_run(folder)
     config = run.config

@@ -38,6 +38,7 @@ from ..machine.signals import Interrupted, Stop, catch_signals
 from ..probes.linear import LinearProbe
 from ..show.previews import save_grid, save_sprite
 from ..store.distilled import DistilledSet
+from ..store.layout import check_class_names
 from ..store.pixels import as_shipped
 from ..store.records import as_plain
 from ..store.run_record import EncoderRecord, History, ImagesRecord, RunRecord, with_history
@@ -366,6 +367,7 @@ def _describe(config: DistillConfig, encoders: list[Encoder], train: LabelledIma
 
 
 def _check_counts(train: LabelledImages, config: DistillConfig) -> None:
+    check_class_names(train.class_names, repr(train.spec))
     if len(train.class_names) < 2:
         raise UserError(
             f"{train.spec!r} has the class {train.class_names[0]!r} alone; give images of at least 2 classes"

@@ -27,7 +27,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ..errors import UserError
-from ..store.run_record import FILE, PROGRESS, read_progress_file, read_run
+from ..store.layout import PROGRESS, RUN
+from ..store.run_record import read_progress_file, read_run
 
 _LOOK_EVERY_SECONDS = 1.0
 _LOG_EVERY_SECONDS = 15.0
@@ -94,7 +95,7 @@ def read_progress(folder: Path | str) -> Progress:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"run {str(folder)!r} is a file; give the folder of a run")
     now = time.time()
-    if not (folder / FILE).exists():
+    if not (folder / RUN).exists():
         if folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir()):
             raise UserError(f"{str(folder)!r} holds no run; give the folder that the run writes into")
         return Progress("waiting")
@@ -105,7 +106,7 @@ def read_progress(folder: Path | str) -> Progress:
     so_far = read_progress_file(folder)
     if so_far is None:
         steps = run.config.steps or 0
-        return Progress("starting", steps=steps, quiet=max(0.0, now - _written(folder / FILE, now)))
+        return Progress("starting", steps=steps, quiet=max(0.0, now - _written(folder / RUN, now)))
     return Progress(
         "running", so_far.step, so_far.steps, tuple(so_far.losses), tuple(so_far.accuracy), so_far.seconds,
         max(0.0, now - _written(folder / PROGRESS, now)),

@@ -29,10 +29,10 @@ from torch import Tensor
 
 from ..errors import UserError
 from .files import cannot_write, remove_folder, whole_file
-from .layout import SUFFIXES, file_names
+from .layout import IMAGES, METADATA, RUN, SUFFIXES, TENSORS, check_class_names, image_files
 from .pixels import as_shipped, decode_files, png_files
 from .records import as_plain, from_plain
-from .run_record import FILE, ExportRecord, HeadRecord, RunRecord, SoftLabelsRecord, read_run, unrecorded, write_run
+from .run_record import ExportRecord, HeadRecord, RunRecord, SoftLabelsRecord, read_run, unrecorded, write_run
 from .tensors import TornFileError, load_tensors, save_tensors
 
 _SUM_TOLERANCE = 1e-3  # of a row of soft labels
@@ -127,11 +127,13 @@ class DistilledSet:
         and lower case are the same; ``metadata.jsonl`` says which.
 
         Raises:
-            UserError: The folder cannot be written, or holds images that are not from this package.
+            UserError: The folder cannot be written or holds images that are not from this package, or a class has a
+                name that files cannot hold.
         """
         folder = Path(folder)
-        target = folder / "images"
-        if target.exists() and not (target / "metadata.jsonl").exists():
+        check_class_names(self.class_names, "the set")
+        target = folder / IMAGES
+        if target.exists() and not (target / METADATA).exists():
             raise UserError(f"{str(target)!r} holds images of something else; choose another output folder")
         partial = folder / "images.part"
         run = self._record()
@@ -150,12 +152,12 @@ class DistilledSet:
             partial.mkdir(parents=True)
             lines = []
             labels = self.labels.tolist()
-            for name, label, data in zip(file_names(labels, self.class_names, suffix), labels, files, strict=True):
+            for name, label, data in zip(image_files(labels, self.class_names, suffix), labels, files, strict=True):
                 (partial / name).parent.mkdir(exist_ok=True)
                 (partial / name).write_bytes(data)
                 digest.add(data)
                 lines.append({"file_name": name, "label": label, "class_name": self.class_names[label]})
-            with whole_file(partial / "metadata.jsonl") as temporary:
+            with whole_file(partial / METADATA) as temporary:
                 temporary.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), "utf-8")
             write_run(folder, replace(run, finished=False))  # until the end the set is not whole
             remove_folder(target)
@@ -166,9 +168,7 @@ class DistilledSet:
         except UserError:
             shutil.rmtree(partial, ignore_errors=True)
             raise
-        save_tensors(
-            folder / "tensors.safetensors", tensors, as_plain(_TensorsRecord(digest.value(), run.soft_labels, run.head))
-        )
+        save_tensors(folder / TENSORS, tensors, as_plain(_TensorsRecord(digest.value(), run.soft_labels, run.head)))
         write_run(folder, _with_total_bytes(run, folder))
         return folder
 
@@ -181,7 +181,7 @@ class DistilledSet:
         Raises:
             UserError: The folder cannot be written.
         """
-        path, run = Path(folder) / "tensors.safetensors", self._record()
+        path, run = Path(folder) / TENSORS, self._record()
         tensors, metadata = load_tensors(path)
         about = as_plain(_TensorsRecord(metadata["files"], run.soft_labels, run.head))
         save_tensors(path, {**tensors, **self._extra_tensors()}, about)
@@ -212,16 +212,16 @@ class DistilledSet:
         folder = Path(folder)
         if not folder.is_dir():
             raise UserError(f"no such folder {str(folder)!r}; give the folder of a finished run")
-        if not (folder / FILE).exists():
-            raise UserError(f"{str(folder)!r} is not a distilled set: it has no {FILE}; give the folder of a run")
+        if not (folder / RUN).exists():
+            raise UserError(f"{str(folder)!r} is not a distilled set: it has no {RUN}; give the folder of a run")
         run = read_run(folder)
         if not run.finished:
             what, option = ("export", "--overwrite") if run.export else ("run", "--resume")
             raise UserError(f"{str(folder)!r} holds an unfinished {what}; repeat its command with {option} first")
         try:
-            tensors, metadata = load_tensors(folder / "tensors.safetensors")
+            tensors, metadata = load_tensors(folder / TENSORS)
             about, labels = from_plain(metadata, _TensorsRecord), tensors["labels"]
-            files = functools.partial(_checked_files, folder / "images", labels, run.class_names, digest=about.files)
+            files = functools.partial(_checked_files, folder / IMAGES, labels, run.class_names, digest=about.files)
             if "images" in tensors:
                 images = tensors["images"]
                 for _ in files(suffix=SUFFIXES["png"]):  # the files are what is shipped: the set needs all of them
@@ -285,8 +285,8 @@ def _with_total_bytes(run: RunRecord, folder: Path) -> RunRecord:
     """The record of an exported set with the size of its files."""
     if run.export is None:
         return run
-    files = [path for path in (folder / "images").rglob("*") if path.is_file()]
-    total = sum(path.stat().st_size for path in [*files, folder / "tensors.safetensors"])
+    files = [path for path in (folder / IMAGES).rglob("*") if path.is_file()]
+    total = sum(path.stat().st_size for path in [*files, folder / TENSORS])
     return replace(run, export=replace(run.export, total_bytes=total))
 
 
@@ -314,7 +314,7 @@ def _checked_files(
     if labels.numel() == 0 or int(labels.min()) < 0 or int(labels.max()) >= len(class_names):
         raise ValueError("labels without a class")
     found = _Digest()
-    for name in file_names(labels.tolist(), class_names, suffix):
+    for name in image_files(labels.tolist(), class_names, suffix):
         if not (folder / name).is_file():
             raise ValueError(f"images/{name} is missing")
         data = (folder / name).read_bytes()

@@ -1,51 +1,146 @@
-"""Names of files and folders."""
+"""Where every file of probedistill lives, and what it is called.
+
+A **run**, written by ``distill``. Commands that look at it leave their results beside it::
+
+    RUN/
+      run.json                       what made the set: settings, versions, fingerprints, losses (`RunRecord`)
+      images/
+        CLASS/000.png …              8-bit images: what is shipped and what is evaluated
+        metadata.jsonl               file_name, label and class_name of each image, for Hugging Face's imagefolder
+      tensors.safetensors            images (m, 3, S, S) float32 and labels (m,) int64; on request soft_labels (m, C),
+                                     head.weight (C, d) and head.bias (C,), all float32
+      SHA256SUMS                     a digest of each file above: what makes them one set
+      config.yaml                    repeats the run: ``probedistill distill --config FILE --out FOLDER``
+      preview.png                    a grid of the images
+      evolution/step-0000040.webp …  the images at step 0, at each preview and at the end
+      progress.json                  while the run is under way: how far it is
+      checkpoints/step-0000040.safetensors …   while the run is under way: the newest two states
+      evaluation-ENCODER-SIZEpx.json           scores of ``evaluate``
+      geometry.json, bias.json, …    results of analyses, with a PNG beside each
+
+An **export**, written by ``export``, is a set of its own: ``run.json``, ``images/``, ``tensors.safetensors`` without
+the float images, ``SHA256SUMS``.
+
+The **cache** ($PROBEDISTILL_CACHE) keeps features::
+
+    CACHE/features/DIGEST/           one folder for each encoder, images, views and seed
+      manifest.json                  what they are features of
+      shard-00000.safetensors …      features of some images
+
+**Composed data**, written by ``compose``::
+
+    OUT/train/CLASS/…, OUT/test/CLASS/…      pictures
+    OUT/groups.csv                   class and background of each picture
+    OUT/composed.json                how they were made
+
+Every command writes a file under the temporary name ``.NAME.….part`` and renames it when it is whole. A name that ends
+in ``.part`` is left over from a process that was killed; the next command that writes there removes it. ``.lock`` is
+held by the process that is at work in a folder.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from urllib.parse import quote
 
 from ..encoders.encoder import Encoder
 from ..errors import UserError
 
+RUN = "run.json"
+IMAGES = "images"
+METADATA = "metadata.jsonl"
+TENSORS = "tensors.safetensors"
+SUMS = "SHA256SUMS"
+CONFIG = "config.yaml"
+PREVIEW = "preview.png"
+EVOLUTION = "evolution"
+PROGRESS = "progress.json"
+CHECKPOINTS = "checkpoints"
+LOCK = ".lock"
+EVALUATIONS = "evaluation-*.json"
+"""Every file of `scores_file`."""
+BY_COMMANDS = (EVALUATIONS, "geometry.*", "bias.*")
+"""What other commands leave in the folder of a run."""
+
 SUFFIXES = {"png": "png", "webp": "webp", "jpeg": "jpg"}
-"""Image formats that a set is kept in, with the end of a file's name."""
+"""Image formats that a set is kept in, with the suffix of a file's name."""
 
-_NAME_BYTES = 200  # of a folder's name; file systems take 255
+_NAME_BYTES = 200  # file systems take 255; a number in front and the name of a temporary file need some
+# Windows refuses these, with or without a suffix. metadata.* is what Hugging Face's imagefolder reads as labels.
+_RESERVED = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³])(\.|$)", re.IGNORECASE)
+_METADATA = re.compile(r"metadata\.(jsonl|csv|parquet)", re.IGNORECASE)
+# datasets.data_files takes a folder for a split if its name has one of these between separators or at an end, and
+# then leaves out all other folders.
+_SPLIT = re.compile(
+    r"(?<![^-._ 0-9])(train|training|validation|valid|dev|val|test|testing|eval|evaluation)(?![^-._ 0-9])"
+)
+_FORBIDDEN = '/\\:*?"<>|%$'  # the first nine by file systems; % escapes, and datasets expands $HOME in paths
 
 
-def file_names(labels: Sequence[int], class_names: Sequence[str], suffix: str) -> Iterator[str]:
-    """CLASS/000.png … of each image, below ``images/``: from classes and order alone, never from a file's content."""
-    counts, folders = [0] * len(class_names), folder_names(class_names)
+def checkpoint_file(step: int) -> str:
+    """Name of the checkpoint after a step, below ``checkpoints/``."""
+    return f"step-{step:07d}.safetensors"
+
+
+def sprite_file(step: int) -> str:
+    """Name of the picture of all images after a step, below ``evolution/``."""
+    return f"step-{step:07d}.webp"
+
+
+def scores_file(encoder: Encoder) -> str:
+    """Name of the file that keeps a set's scores on an encoder, in the folder of the set."""
+    return f"evaluation-{safe_name(encoder.name)}-{encoder.input_size}px.json"
+
+
+def image_files(labels: Sequence[int], class_names: Sequence[str], suffix: str) -> Iterator[str]:
+    """CLASS/000.png … of each image, below ``images/``. Classes and order alone decide, never a file's content."""
+    counts, folders = [0] * len(class_names), class_folders(class_names)
     for label in labels:
         yield f"{folders[label]}/{counts[label]:03d}.{suffix}"
         counts[label] += 1
 
 
-def folder_name(class_name: str) -> str:
-    """A class name as the name of one folder: characters with a meaning to file systems are %-escaped.
+# ---------------------------------------------------------------------------------------------------
+# Any name → the name of a file
 
-    >>> folder_name("T-shirt/top"), folder_name(".."), folder_name("café au lait")
-    ('T-shirt%2Ftop', '%2E%2E', 'café au lait')
+
+def safe_name(text: str) -> str:
+    """Any text as the name of one file or folder that Windows, macOS and Linux take.
+
+    Characters that one of them refuses become ``%XX`` as in a URL: ``urllib.parse.unquote`` gives the text back. The
+    end of a very long text becomes a digest.
+
+    >>> safe_name("T-shirt/top"), safe_name(".."), safe_name("café au lait"), safe_name("aux")
+    ('T-shirt%2Ftop', '%2E%2E', 'café au lait', 'au%78')
     """
-    escaped = "".join(quote(c, safe="") if c in '/\\:*?"<>|%' or ord(c) < 32 else c for c in class_name)
-    if escaped.strip(". ") != escaped:
-        escaped = "".join(f"%{ord(c):02X}" if c in ". " else c for c in escaped)
-    return escaped or "%"
+    name = "".join(_escaped(c) if c in _FORBIDDEN or not _is_plain(c) else c for c in text) or "%"
+    if name[0] in ". ~" or name.startswith("__"):  # hidden, a home folder, or ignored by datasets
+        name = _escaped(name[0]) + name[1:]
+    if name[-1] in ". ":
+        name = name[:-1] + _escaped(name[-1])
+    if match := _RESERVED.match(name):
+        last = match.end(1) - 1
+        name = name[:last] + _escaped(name[last]) + name[last + 1 :]
+    if len(name.encode()) <= _NAME_BYTES:
+        return name
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    short = name.encode()[: _NAME_BYTES - 9].decode(errors="ignore")
+    return f"{short}~{digest}"
 
 
-def folder_names(class_names: Sequence[str]) -> list[str]:
-    """A folder for each class, all different also where a file system ignores case or the form of accents.
+def unique_names(texts: Sequence[str]) -> list[str]:
+    """A safe name for each text, all different even if a file system ignores case or the form of accents.
 
-    >>> folder_names(["Cat", "cat", "dog"])
+    >>> unique_names(["Cat", "cat", "dog"])
     ['Cat', 'cat~2', 'dog']
     """
     taken: set[str] = set()
     names = []
-    for class_name in class_names:
-        base = folder_name(class_name).encode()[:_NAME_BYTES].decode(errors="ignore")
+    for text in texts:
+        base = safe_name(text)
         name, number = base, 1
         while _same_file(name) in taken:
             number += 1
@@ -55,14 +150,61 @@ def folder_names(class_names: Sequence[str]) -> list[str]:
     return names
 
 
+def class_folders(class_names: Sequence[str]) -> list[str]:
+    """A folder for each class, such that torchvision's ImageFolder numbers the classes as the set does.
+
+    ImageFolder numbers folders in the order of their names. Where that is another order, each name has the number of
+    its class in front. Hugging Face's imagefolder takes a folder called ``train`` for a split and drops the others:
+    the last letter of such a word is escaped.
+
+    >>> class_folders(["bus", "train"]), class_folders(["red", "blue"])
+    (['bus', 'trai%6E'], ['0-red', '1-blue'])
+    """
+    names = [_no_split(name) for name in unique_names(class_names)]
+    if sorted(names) != names:
+        digits = len(str(len(names) - 1))
+        names = [_no_split(f"{number:0{digits}d}-{name}") for number, name in enumerate(names)]
+    return names
+
+
+def check_class_names(class_names: Sequence[str], called: str = "the images") -> None:
+    """Refuse class names that the files of a set cannot hold.
+
+    Raises:
+        UserError: A name with a line break or another control character, or one that is not Unicode text.
+    """
+    for name in class_names:
+        bad = next((c for c in name if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp")), None)
+        if bad is not None or not name:
+            what = f"the character U+{ord(bad):04X}" if bad is not None else "no characters"
+            raise UserError(
+                f"class {name!a} of {called} has {what} in its name, which image folders and tables cannot show; "
+                "rename it or leave it out with --classes"
+            )
+
+
+def _no_split(name: str) -> str:
+    """The name without words that `datasets` takes for a split, and without the name of its table."""
+    if _METADATA.fullmatch(name):
+        return name[:-1] + _escaped(name[-1])
+    while match := _SPLIT.search(name):
+        last = match.end() - 1
+        name = name[:last] + _escaped(name[last]) + name[last + 1 :]
+    return name
+
+
+def _is_plain(character: str) -> bool:
+    """Whether a character may stand in a file name: no control, no invisible mark, no half of a character."""
+    return unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
+
+
+def _escaped(character: str) -> str:
+    return "".join(f"%{byte:02X}" for byte in character.encode("utf-8", "surrogatepass"))
+
+
 def _same_file(name: str) -> str:
     """What file systems that ignore case and the form of accents see of a name."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
-
-
-def scores_file(encoder: Encoder) -> str:
-    """Name of the file that keeps a set's scores on an encoder, in the folder of the set."""
-    return f"evaluation-{encoder.name.replace('/', '_')}-{encoder.input_size}px.json"
 
 
 def check_named_once(folders: Sequence[Path]) -> None:

@@ -10,10 +10,9 @@ from msgspec import Meta
 
 from ..config import DistillConfig, Precision
 from ..errors import UserError
+from .layout import PROGRESS, RUN
 from .records import Count, Share, read_record, write_record
 
-FILE = "run.json"
-PROGRESS = "progress.json"
 _HINT = "make it again or restore it"
 _UNKNOWN = "unknown"
 
@@ -189,7 +188,7 @@ def read_run(folder: Path) -> RunRecord:
     Raises:
         UserError: It is not there or damaged; the line names the file and the place.
     """
-    path = folder / FILE
+    path = folder / RUN
     run = read_record(path, RunRecord, kind="run", what="run", hint=_HINT)
     try:
         run.config.augment.check()
@@ -200,7 +199,7 @@ def read_run(folder: Path) -> RunRecord:
 
 def write_run(folder: Path, run: RunRecord) -> None:
     """Write ``run.json`` into a run's folder, whole or not at all."""
-    write_record(folder / FILE, run, kind="run")
+    write_record(folder / RUN, run, kind="run")
 
 
 @dataclass(kw_only=True)

@@ -1,0 +1,94 @@
+"""Class names of any kind: the set, torchvision's ImageFolder and Hugging Face's imagefolder say the same of them."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+import torch
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from torchvision.datasets import ImageFolder
+
+from probedistill import DistilledSet, UserError
+from probedistill.store.layout import class_folders, safe_name, unique_names
+
+WORDS = ["train", "test", "dev", "validation", "val", "eval", "training", "metadata.jsonl", "CON", "nul.txt", ".", "..",
+         "0", "10", "2", "cat", "Cat", "caf\u00e9", "cafe\u0301", "a/b", "a\\b", "~", "__pycache__", "data", "x.eval",
+         "-", "_", " ", "%", "%41", "#", "?", "*", "[a]", "{a}", "a::b", "x.zip", "README.md", "\u202ex"]  # fmt: skip
+name_parts = st.one_of(
+    st.sampled_from(WORDS), st.text(st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp")), min_size=1, max_size=8)
+)
+class_names = st.lists(
+    st.lists(name_parts, min_size=1, max_size=3).map("".join) | name_parts, min_size=2, max_size=6, unique=True
+)
+
+
+def make_set(names) -> DistilledSet:
+    images = torch.rand(len(names), 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    return DistilledSet(images, torch.arange(len(names)), tuple(names))
+
+
+def as_datasets_reads(folder: Path) -> list[tuple[int, str]]:
+    datasets = pytest.importorskip("datasets")
+    cache = tempfile.mkdtemp()
+    try:
+        found = datasets.load_dataset("imagefolder", data_dir=str(folder / "images"), cache_dir=cache)
+        return [(row["label"], row["class_name"]) for part in found.values() for row in part]
+    finally:
+        shutil.rmtree(cache)
+
+
+@settings(max_examples=300)
+@given(class_names)
+@example(["train"])
+@example(["b", "a", "c"])
+def test_folders_are_safe_in_order_and_reversible(names):
+    folders = class_folders(names)
+    assert folders == sorted(folders)
+    assert len({f.casefold() for f in folders}) == len(names)
+    for name, folder in zip(names, folders, strict=True):
+        assert not set(folder) & set('/\\:*?"<>|')
+        assert folder[0] not in ". "
+        assert folder[-1] not in ". "
+        assert re.fullmatch(rf"(\d+-)?{re.escape(name)}(~\d+)?", unquote(folder), re.DOTALL)
+
+
+@pytest.mark.slow
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(class_names)
+@example(["red", "green", "blue"])
+@example(["bus", "car", "plane", "train"])
+@example(["train", "test", "dev", "validation"])
+@example(["9 train", "train-9", "my_train_x"])
+@example(["metadata.jsonl", "metadata.csv"])
+@example([str(i) for i in range(12)])
+def test_three_readers_agree(names):
+    with tempfile.TemporaryDirectory() as place:
+        folder = make_set(names).save(Path(place) / "run")
+        assert DistilledSet.load(folder).class_names == tuple(names)
+        torchvision = ImageFolder(str(folder / "images"))
+        assert torchvision.classes == class_folders(names)
+        assert torchvision.targets == list(range(len(names)))
+        assert sorted(as_datasets_reads(folder)) == list(enumerate(names))
+
+
+@pytest.mark.parametrize("name", ["line\nbreak", "a\rb", "a\u2028b", "tab\there", "\x1b[2Jclear", "half\udc80", ""])
+def test_names_that_no_file_can_hold_are_refused_before_anything_is_written(name, tmp_path):
+    with pytest.raises(UserError, match=r"class .* in its name.*rename it") as caught:
+        make_set(["cat", name]).save(tmp_path / "run")
+    assert str(caught.value).isprintable()
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_rule_for_every_name():
+    assert safe_name("module:mine:net") == "module%3Amine%3Anet"
+    assert safe_name("COM1.txt") == "COM%31.txt"
+    assert unique_names(["a", "A", "a"]) == ["a", "A~2", "a~3"]
+    long = [safe_name("x" * count) for count in (300, 301)]
+    assert len(set(long)) == 2
+    assert max(len(name.encode()) for name in long) <= 200
