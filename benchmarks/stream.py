@@ -80,7 +80,7 @@ def measure(folder: Path, rows: int) -> dict[str, Any]:
     paths = [folder / f"shard-{number:05d}.safetensors" for number in range(len(starts))]
     weight = 0.01 * torch.randn(CLASSES, DIM, generator=torch.Generator().manual_seed(1))
     warm = RealFeatures(torch.randn(16, DIM), torch.arange(16) % 8, 8)  # a little: its memory is kept for reuse
-    warm.flows()
+    warm.class_sums()
     summed_head_gradient(warm.blocks(), warm.counts, weight[:8])  # libraries start their threads
     Path("/proc/self/clear_refs").write_text("5")  # the largest size is from now on
     before = resident_mib("VmRSS")

@@ -6,14 +6,11 @@ from .analysis.transfer import transfer
 from .config import (
     AugmentConfig,
     CanvasConfig,
-    CLPConfig,
     DistillConfig,
     EncoderConfig,
     EvaluateConfig,
     ImagesConfig,
-    LGMConfig,
     RunConfig,
-    SFMConfig,
     TransferConfig,
 )
 from .distillation.canvas import Canvas
@@ -32,6 +29,7 @@ from .images.decode import UnreadableImageError
 from .images.labelled import LabelledImages
 from .images.splits import load_images, load_splits
 from .machine.signals import Interrupted
+from .methods import CLPConfig, LGMConfig, SFMConfig
 from .probes.inherited import InheritedProbe
 from .probes.linear import LinearProbe
 from .probes.scores import Scores, score_probe

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
 
 from .errors import UserError, unknown_name
-from .methods import PRESETS
+from .methods import (
+    CANVASES,
+    METHODS,
+    CLPConfig,
+    LGMConfig,
+    SFMConfig,
+    check_known,
+    check_name,
+    check_number,
+    merged,
+    preset_values,
+)
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 Precision = Literal["fp32", "bf16", "fp16"]
-Normalization = Literal["none", "center", "center_l2"]
-METHODS = tuple(PRESETS)
 SOLVERS = ("logistic", "ridge", "sgd")
 INHERITED = "inherited"
 BASELINES = ("random", "centroids", "herding", "kmedoids", "neighbours", "full", "means")
@@ -24,7 +33,7 @@ MATRIX_BASELINES = ("random", "centroids", "full")
 SOFT_LABELS = ("none", "source", "learned")
 Config = TypeVar("Config", bound="DataclassInstance")
 MASKS = ("auto", "bright", "dark", "round")
-NO_EXTRAS = {"also": [], "encoder_weights": [], "soft_labels": "none", "keep_head": False}
+NO_EXTRAS = {"method_args": {}, "also": [], "encoder_weights": [], "soft_labels": "none", "keep_head": False}
 """Fields that a run's record leaves out where they ask for nothing."""
 
 
@@ -84,6 +93,9 @@ class EncoderConfig:
     features: Literal["pooled", "output"] = "pooled"
     """pooled: before the classifier or projection; output: after it (CLIP's projected features), for timm: and
     openclip:."""
+    preprocess: Literal["own", "papers"] = "own"
+    """How images are prepared. own: the model's mean, deviation, resizing and crop; papers (set by --preset paper):
+    those of ImageNet for every encoder, the short side to 256/224 of the input, bilinear, CLIP's projected features."""
     precision: Precision = "fp32"
     """Arithmetic inside the encoder; loss and canvas stay in fp32."""
     device: str = "auto"
@@ -107,113 +119,109 @@ class EncoderConfig:
 class AugmentConfig:
     """How views are drawn: random resized crop, flip, noise. The ranges are the LGM authors'."""
 
+    kind: Literal["random", "none"] = "random"
+    """random, or none: the whole image, with no crop, flip or noise (an ablation). `--augment none` for short."""
     scale: tuple[float, float] = (0.08, 1.0)
     """Smallest and largest share of the image's area that a crop covers."""
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     """Narrowest and widest aspect ratio of a crop (width / height)."""
     flip: float = 0.5
     """Probability of a left-right flip; 0 for digits, text and anything with a handedness."""
-    noise_prob: float | None = None
-    """Probability that Gaussian noise is added to a view. Default: the preset's (0.5 in paper), else none."""
+    noise_prob: float = 0.0
+    """Probability that Gaussian noise is added to a view (paper: 0.5)."""
     noise_std: float = 0.2
     """Standard deviation of that noise; images are in [0, 1]."""
+    noise_mean: float = 0.0
+    """Mean of that noise (paper: 0.5, which brightens a view)."""
+    antialias: bool = True
+    """Average over pixels where a crop is made smaller (paper: no)."""
+    pad: Literal["edge", "zeros"] = "edge"
+    """What lies beyond the image's edge: its outermost pixels, or black (paper)."""
+    real_crop: int = 0
+    """Real images: resize the short side to so many pixels and cut a random square of that side before their views are
+    drawn; 0: from the whole image (paper: 256)."""
 
     def check(self, argument: str = "augment") -> None:
         """Raise `UserError` when a value is out of range."""
+        check_name(f"{argument}.kind", self.kind, ["random", "none"])
+        check_name(f"{argument}.pad", self.pad, ["edge", "zeros"])
         for name in ("scale", "ratio"):
             if len(getattr(self, name)) != 2:
                 raise UserError(f"{argument}.{name} {getattr(self, name)} must be two numbers, smallest and largest")
         low, high = self.scale
         if not 0 < low <= high <= 1:
             raise UserError(f"{argument}.scale {self.scale} must satisfy 0 < smallest <= largest <= 1")
-        if not 0 < self.ratio[0] <= self.ratio[1] < float("inf"):
+        if not 0 < self.ratio[0] <= self.ratio[1] < math.inf:
             raise UserError(f"{argument}.ratio {self.ratio} must satisfy 0 < narrowest <= widest")
         for name in ("flip", "noise_prob"):
-            if not 0 <= (getattr(self, name) or 0) <= 1:
+            if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{argument}.{name} {getattr(self, name)} must be a probability from 0 to 1")
-        if not 0 <= self.noise_std < float("inf"):
-            raise UserError(f"{argument}.noise_std {self.noise_std} must be 0 or more, and finite")
+        check_number(f"{argument}.noise_std", self.noise_std)
+        if not math.isfinite(self.noise_mean):
+            raise UserError(f"{argument}.noise_mean {self.noise_mean} must be finite")
+        check_number(f"{argument}.real_crop", self.real_crop, whole=True)
 
 
 @dataclass(kw_only=True)
 class CanvasConfig:
-    """How a synthetic image is parameterised and where it starts. ``None`` takes the preset's value."""
+    """How a synthetic image is parameterised and where it starts."""
 
-    kind: Literal["pyramid", "pixels"] | None = None
-    """pyramid (the default): a sum of levels at 1, 2, 4 … pixels and full size, colours decorrelated; pixels: the
-    ablation."""
-    init: Literal["noise", "real"] | None = None
-    """Start from noise, or from a real image (the class medoid, then the next nearest to the class mean). Default:
-    real for auto, else noise."""
-    init_noise: float | None = None
-    """Standard deviation of the starting noise, shared out over the levels. Default: 1."""
-    level_every: int | None = None
-    """Open one more pyramid level every so many steps; 0 (the default) opens all of them from the start. Paper: 200."""
+    kind: str = "pyramid"
+    """pyramid: a sum of levels at 1, 2, 4 … pixels and full size; pixels: full size alone (an ablation); or your own:
+    module:FILE:NAME."""
+    colour: Literal["decorrelated", "none"] = "decorrelated"
+    """Space that levels are kept in: decorrelated colours, or none: red, green and blue (an ablation)."""
+    size: int | Literal["auto"] = "auto"
+    """Side of the images in pixels, from which views are cut; auto: the largest input of any encoder (paper: 256 for
+    inputs of 224)."""
+    init: Literal["auto", "noise", "real"] = "auto"
+    """Start from noise, or from a real image (the class medoid, then the next nearest to the class mean). auto: real
+    for --method auto, else noise."""
+    init_noise: float = 1.0
+    """Standard deviation of the starting noise, shared out over the levels."""
+    level_every: int = 0
+    """Open one more pyramid level every so many steps; 0 opens all of them from the start (paper: 200)."""
+    new_level: Literal["zero", "noise"] = "zero"
+    """What a level opened on the way starts as. zero: the image stays as it is; noise (paper): N(0, 1) / levels, with
+    the old levels scaled by old / new number of levels and Adam created again."""
 
-
-@dataclass(kw_only=True)
-class LGMConfig:
-    """Linear Gradient Matching. ``None`` takes the preset's value."""
-
-    sigma: float | None = None
-    """Standard deviation of the random head drawn each step. Default: 0.1 (paper: 0.01)."""
-    normalize: Normalization | None = None
-    """Features: none (paper); center (minus the real mean); center_l2 (then unit length), the default."""
-    balanced: bool | None = None
-    """Give every real class the same weight in the real gradient. Default: yes (paper: no)."""
-    real_batch: int | None = None
-    """Real features drawn for each step's real gradient; 0, the default: all of them, -1 (paper): as many as synthetic
-    views."""
-
-
-@dataclass(kw_only=True)
-class CLPConfig:
-    """Closed-Form Linear-Probe distillation. ``None`` takes the preset's value."""
-
-    ridge: float | None = None
-    """λ as a multiple of the mean diagonal of the kernel Z Zᵀ. Default: 10 (paper: 0.1)."""
-    temperature: float | None = None
-    """τ of the outer cross-entropy. Default: 0.1."""
-    outer: Literal["ce", "mse"] | None = None
-    """Outer loss on real features. Default: ce."""
-    normalize: Normalization | None = None
-    """Features: none; center (minus the real mean); center_l2 (then unit length), the default."""
-    normalize_head: bool | None = None
-    """Scale each class's column of the head to unit length. Default: yes (paper: no)."""
-    real_per_class: int | None = None
-    """Real features per class drawn for each step's outer loss; 0 takes all, as they are. Default: 60."""
-
-
-@dataclass(kw_only=True)
-class SFMConfig:
-    """Statistical Flow Matching. ``None`` takes the preset's value."""
-
-    normalize: Normalization | None = None
-    """Features: none, the default; center (minus the real mean); center_l2 (then unit length)."""
+    def check(self) -> None:
+        """Raise `UserError` when a value is out of range."""
+        check_known(CANVASES, "canvas.kind", self.kind)
+        check_name("canvas.colour", self.colour, ["decorrelated", "none"])
+        check_name("canvas.init", self.init, ["auto", "noise", "real"])
+        check_name("canvas.new_level", self.new_level, ["zero", "noise"])
+        check_number("canvas.init_noise", self.init_noise)
+        check_number("canvas.level_every", self.level_every, whole=True)
+        if self.size != "auto":
+            check_number("canvas.size", self.size, least=1, whole=True)
 
 
 @dataclass(kw_only=True)
 class DistillConfig:
-    """What to distil and how. ``None`` takes the preset's value."""
+    """What to distil and how. `DistillConfig.of` makes one with the values of a preset."""
 
-    method: Literal["auto", "lgm", "clp", "sfm"] = "auto"
+    method: str = "auto"
     """Objective: clp (closed-form linear probe), sfm (statistical flow matching), lgm (linear gradient matching);
-    auto: what docs/recipes.md found best, which is clp from real images (--canvas.init noise for no trace of them)."""
+    auto: what docs/recipes.md found best, which is clp from real images (--canvas.init noise for no trace of them);
+    or your own: module:FILE:NAME, see docs/extending.md."""
+    method_args: dict[str, int | float | bool | str] = field(default_factory=dict)
+    """Options of a method of your own, e.g. --method-args.strength 2."""
     preset: Literal["default", "paper"] = "default"
-    """default: our recipe, measured in docs/recipes.md; paper: the authors' settings (slow)."""
+    """default: our recipe, measured in docs/recipes.md; paper: the authors' settings (slow), see docs/fidelity.md."""
     images_per_class: int = 1
     """Synthetic images per class."""
-    steps: int | None = None
-    """Optimisation steps. Default: 300 (paper: 5000)."""
-    lr: float | None = None
-    """Adam's learning rate. Default: 0.02 (paper: 0.002)."""
-    schedule: Literal["cosine", "constant"] | None = None
-    """Learning-rate schedule. Default: cosine (paper: constant)."""
-    views: int | None = None
-    """Augmented views of each synthetic image in a step. Default: 3 (paper: 10 for lgm, else 1)."""
-    real_views: int | None = None
-    """Augmented views of each real image behind the real statistics; 0 uses the centre crop. Default: 0 for
-    clp, else 2."""
+    steps: int = 300
+    """Optimisation steps (paper: 5000)."""
+    lr: float = 0.02
+    """Adam's learning rate (paper: 0.002)."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """Learning-rate schedule (paper: constant)."""
+    views: int = 3
+    """Augmented views of each synthetic image in a step (paper: 10 for lgm, else 1)."""
+    real_views: int | Literal["auto"] = "auto"
+    """Augmented views of each real image behind the real statistics; 0 uses the centre crop; auto: 0 for clp, else 2
+    (paper: 0)."""
     seed: int = 0
     """Seed of everything that is drawn."""
     micro_batch: int | Literal["auto"] = "auto"
@@ -237,68 +245,114 @@ class DistillConfig:
     sfm: SFMConfig = field(default_factory=SFMConfig)
     """Options of --method sfm."""
 
+    @classmethod
+    def of(cls, *, method: str = "auto", preset: str = "default", **options: Any) -> DistillConfig:
+        """A config with the values of a preset; ``options`` win over them.
+
+        >>> config = DistillConfig.of(method="sfm", preset="paper", steps=10, canvas={"size": 224})
+        >>> config.steps, config.lr, config.canvas.size, config.canvas.level_every
+        (10, 0.002, 224, 200)
+
+        Args:
+            method: The method.
+            preset: ``"default"`` or ``"paper"``.
+            options: Fields of this class. A dict changes single options of a part, such as ``canvas={"size": 224}``;
+                a config object replaces the whole part.
+
+        Raises:
+            UserError: Unknown method, preset or option.
+        """
+        check_known(METHODS, "method", method, ("auto",))
+        if options.get("augment") == "none":
+            options["augment"] = {"kind": "none"}
+        chosen = merged(cls._preset_values(method, preset), options)
+        for name, value in chosen.items():
+            check_name("option", name, cls.__dataclass_fields__)
+            if name in _PARTS and isinstance(value, Mapping):
+                chosen[name] = with_options(_PARTS[name](), value, name)
+        return cls(method=method, preset=preset, **chosen)  # type: ignore[arg-type]
+
+    @classmethod
+    def _preset_values(cls, method: str, preset: str) -> dict[str, Any]:
+        """The preset's values without those of the encoder."""
+        return {k: v for k, v in preset_values(method, preset).items() if k in cls.__dataclass_fields__}
+
     def resolve(self) -> DistillConfig:
-        """Return a copy with every ``None`` that matters filled from the preset, and checked; auto is settled.
+        """Return a copy in which ``"auto"`` is settled, and checked.
 
         Raises:
             UserError: Unknown method or preset, or a value out of range.
         """
-        if self.method == "auto" and self.preset == "default":
-            canvas = replace(self.canvas, init=self.canvas.init or "real")
-            return replace(self, method="clp", canvas=canvas).resolve()
-        if self.method == "auto":
-            raise UserError(f"preset {self.preset!r} needs a method; add --method lgm, clp or sfm")
-        if self.method not in PRESETS:
-            raise unknown_name("method", self.method, ["auto", *PRESETS])
-        presets = PRESETS[self.method]
-        if self.preset not in presets:
-            raise unknown_name("preset", self.preset, presets)
-        config = _fill(self, presets[self.preset])
-        for name in ("images_per_class", "steps", "views"):
-            if not isinstance(getattr(config, name), int):
-                raise UserError(f"{name} {getattr(config, name)!r} must be a whole number")
-            if getattr(config, name) < 1:
-                raise UserError(f"{name} {getattr(config, name)} must be at least 1")
-        if not 0 < config.lr < math.inf:
-            raise UserError(f"lr {config.lr} must be more than 0, and finite")
-        if config.seed < 0:
-            raise UserError(f"seed {config.seed} must be 0 or more")
-        if config.real_views < 0:
-            raise UserError(f"real_views {config.real_views} must be 0 or more")
-        if config.micro_batch != "auto" and not (isinstance(config.micro_batch, int) and config.micro_batch > 0):
-            raise UserError(f"micro_batch {config.micro_batch} must be auto or at least 1")
-        for weight in config.encoder_weights:
-            if not 0 < weight < math.inf:
-                raise UserError(f"encoder_weights {weight} must be more than 0, and finite")
-        if config.canvas.level_every < 0:
-            raise UserError(f"canvas.level_every {config.canvas.level_every} must be 0 or more")
-        _known("schedule", config.schedule, ["cosine", "constant"])
-        _known("soft_labels", config.soft_labels, SOFT_LABELS)
-        _known("canvas.kind", config.canvas.kind, ["pyramid", "pixels"])
-        _known("canvas.init", config.canvas.init, ["noise", "real"])
-        if not 0 <= config.canvas.init_noise < math.inf:
-            raise UserError(f"canvas.init_noise {config.canvas.init_noise} must be 0 or more, and finite")
-        if self.method == "clp":
-            for name in ("ridge", "temperature"):
-                if not 0 < getattr(config.clp, name) < math.inf:
-                    raise UserError(f"clp.{name} {getattr(config.clp, name)} must be more than 0, and finite")
-            if config.clp.real_per_class < 0:
-                raise UserError(f"clp.real_per_class {config.clp.real_per_class} must be 0 (all) or more")
-        if self.method == "lgm" and config.lgm.real_batch < -1:
-            raise UserError(
-                f"lgm.real_batch {config.lgm.real_batch} must be -1 (as many as views), 0 (all) or a number of features"
-            )
-        if self.method == "lgm" and not 0 <= config.lgm.sigma < math.inf:
-            raise UserError(f"lgm.sigma {config.lgm.sigma} must be 0 or more, and finite")
-        config.augment.check()
+        check_known(METHODS, "method", self.method, ("auto",))
+        self._check_preset()
+        from_real = self.method == "auto"
+        method = "clp" if from_real else self.method
+        init = ("real" if from_real else "noise") if self.canvas.init == "auto" else self.canvas.init
+        canvas = replace(self.canvas, init=init)
+        config = replace(self, method=method, real_views=self.real_view_count, canvas=canvas)
+        config.check()
         return config
+
+    @property
+    def real_view_count(self) -> int:
+        """``real_views`` with ``"auto"`` settled."""
+        if self.real_views == "auto":
+            return 0 if self.method in ("auto", "clp") else 2
+        return self.real_views
+
+    def check(self) -> None:
+        """Raise `UserError` when a value is out of range."""
+        for name in ("images_per_class", "steps", "views"):
+            check_number(name, getattr(self, name), least=1, whole=True)
+        check_number("lr", self.lr, more_than=True)
+        check_number("seed", self.seed, whole=True)
+        if self.real_views != "auto":
+            check_number("real_views", self.real_views, whole=True)
+        if self.micro_batch != "auto" and not (isinstance(self.micro_batch, int) and self.micro_batch > 0):
+            raise UserError(f"micro_batch {self.micro_batch} must be auto or at least 1")
+        for weight in self.encoder_weights:
+            check_number("encoder_weights", weight, more_than=True)
+        check_name("schedule", self.schedule, ["cosine", "constant"])
+        check_name("soft_labels", self.soft_labels, SOFT_LABELS)
+        if self.method_args and self.method in METHODS.built_in:
+            raise UserError(
+                f"method_args {self.method_args} are for a method of your own; options of {self.method} are in "
+                f"its own part, {self.method}"
+            )
+        self.canvas.check()
+        self.augment.check()
+        if self.method in METHODS.built_in:
+            getattr(self, self.method).check()
+
+    def _check_preset(self) -> None:
+        """Refuse a preset whose values are not here: a config that was not made by `of`."""
+        values, mine = self._preset_values(self.method, self.preset), asdict(self)
+        taken = [
+            mine[name][option] == wanted if isinstance(value, dict) else mine[name] == value
+            for name, value in values.items()
+            for option, wanted in (value.items() if isinstance(value, dict) else [(name, value)])
+        ]
+        if values and not any(taken):
+            raise UserError(
+                f"preset {self.preset!r} has not been applied; "
+                f"use DistillConfig.of(method={self.method!r}, preset={self.preset!r}, …)"
+            )
+
+    def options(self) -> dict[str, Any]:
+        """Options of the method, name → value: what its objective is given."""
+        return dict(vars(getattr(self, self.method))) if self.method in METHODS.built_in else dict(self.method_args)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON or YAML, without options of other methods and extras that are not asked for."""
         plain = _listed(asdict(self))
-        left_out = [other for other in METHODS if other != self.method]
+        left_out = [other for other in METHODS.built_in if other != self.method]
         left_out += [name for name, nothing in NO_EXTRAS.items() if plain[name] == nothing]
         return {name: value for name, value in plain.items() if name not in left_out}
+
+
+_PARTS: dict[str, Any] = {
+    "canvas": CanvasConfig, "augment": AugmentConfig, "lgm": LGMConfig, "clp": CLPConfig, "sfm": SFMConfig
+}  # fmt: skip
 
 
 @dataclass(kw_only=True)
@@ -467,18 +521,6 @@ def _names(argument: str, value: Any) -> Sequence[str]:
 def _known(argument: str, value: Any, known: Collection[str]) -> None:
     if value not in known:
         raise unknown_name(argument, value, known)
-
-
-def _fill(config: Any, preset: dict[str, Any]) -> Any:
-    """``config`` with its ``None`` fields taken from ``preset``, dataclass by dataclass."""
-    changes = {}
-    for name, value in preset.items():
-        current = getattr(config, name)
-        if is_dataclass(current):
-            changes[name] = _fill(current, value)
-        elif current is None:
-            changes[name] = value
-    return replace(config, **changes)
 
 
 def _listed(value: Any) -> Any:

@@ -31,7 +31,8 @@ from probedistill import (
     load_images,
 )
 from probedistill.cli import app
-from probedistill.methods import PRESETS
+from probedistill.config import DistillConfig
+from probedistill.methods import PAPER
 
 COMMANDS = [name for name in app if not name.startswith("-")]
 
@@ -704,24 +705,19 @@ def test_names_are_printed_as_they_are(run_cli, photos, tmp_path):
     assert str(again) in run_cli("watch", again).out
 
 
-def test_help_names_the_presets_values(run_cli):
-    """Written by hand, beside the option; the presets have the last word."""
+def test_help_names_defaults_and_the_papers_values(run_cli):
+    """The paper's values are written by hand, beside the option; `PAPER` has the last word."""
     words = " ".join(re.sub(r"[│╭╮╰╯─]", " ", run_cli("distill", "--help").out).split())
-    for method, presets in PRESETS.items():
-        ours, paper = presets["default"], presets["paper"]
-        assert f"Optimisation steps. Default: {ours['steps']} (paper: {paper['steps']})." in words
-        assert f"learning rate. Default: {ours['lr']} (paper: {paper['lr']})." in words
-        assert f"schedule. Default: {ours['schedule']} (paper: {paper['schedule']})." in words
+    ours = DistillConfig()
+    for method, paper in PAPER.items():
+        assert f"Optimisation steps (paper: {paper['steps']}). [default: {ours.steps}]" in words
+        assert f"learning rate (paper: {paper['lr']}). [default: {ours.lr}]" in words
+        assert f"schedule (paper: {paper['schedule']})." in words
         assert paper["views"] == (10 if method == "lgm" else 1)
-        assert f"in a step. Default: {ours['views']} (paper: 10 for lgm, else 1)." in words
-        assert ours["real_views"] == (0 if method == "clp" else 2)
-        assert "the centre crop. Default: 0 for clp, else 2." in words
-    ours, paper = (PRESETS["clp"][preset]["clp"] for preset in ("default", "paper"))
-    assert f"kernel Z Zᵀ. Default: {ours['ridge']:g} (paper: {paper['ridge']})." in words
-    assert f"outer cross-entropy. Default: {ours['temperature']}." in words
-    assert f"as they are. Default: {ours['real_per_class']}." in words
-    ours, paper = (PRESETS["lgm"][preset]["lgm"] for preset in ("default", "paper"))
-    assert f"drawn each step. Default: {ours['sigma']} (paper: {paper['sigma']})." in words
+        assert f"(paper: 10 for lgm, else 1). [default: {ours.views}]" in words
+        assert f"(paper: {paper['canvas']['size']} for inputs of 224)" in words
+    assert f"our reading of the paper: {PAPER['clp']['clp']['ridge']}). [default: {ours.clp.ridge}]" in words
+    assert f"(paper: {PAPER['lgm']['lgm']['sigma']}). [default: {ours.lgm.sigma}]" in words
 
 
 @pytest.mark.parametrize("given", ["flag", "file"])

@@ -72,9 +72,10 @@ def test_opening_a_level_leaves_the_image_exactly_as_it_is(size):
         before = canvas.images()
         level = canvas.open_level()
         assert level is canvas.levels[-1]
-        assert torch.equal(canvas.images(), before)
+        # With a level more, the same sum is another matrix product: processors may round it otherwise.
+        torch.testing.assert_close(canvas.images(), before, rtol=0, atol=1e-6)
         level.normal_(generator=torch.Generator().manual_seed(1))
-        assert not torch.equal(canvas.images(), before)  # the new level does take part
+        assert not torch.allclose(canvas.images(), before, rtol=0, atol=1e-3)  # the new level does take part
         seen.append(level.shape[-1])
     assert seen == pyramid_sizes(size)[1:]
     with pytest.raises(ValueError, match=r"all \d levels are open"):
@@ -103,7 +104,17 @@ def test_an_image_is_the_formula():
     mixed = (COLOUR_MATRIX.double() @ total.flatten(2)).view_as(total)
     torch.testing.assert_close(canvas.images(), torch.sigmoid(2 * mixed), rtol=1e-12, atol=0)
     pixels = noisy(2, 6, "pixels", dtype=torch.float64)
-    torch.testing.assert_close(pixels.images(), torch.sigmoid(2 * pixels.levels[0]), rtol=1e-12, atol=0)
+    mixed = (COLOUR_MATRIX.double() @ pixels.levels[0].flatten(2)).view_as(pixels.levels[0])
+    torch.testing.assert_close(pixels.images(), torch.sigmoid(2 * mixed), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_ablation_leaves_the_other_part_alone(kind):
+    """Without decorrelation the pyramid stays, and without the pyramid decorrelation stays."""
+    plain = noisy(2, 6, kind, dtype=torch.float64, colour="none")
+    total = sum(torch.nn.functional.interpolate(level, (6, 6), mode="bilinear") for level in plain.levels)
+    torch.testing.assert_close(plain.images(), torch.sigmoid(2 * total), rtol=1e-12, atol=0)
+    assert plain.sizes == noisy(2, 6, kind).sizes
 
 
 @pytest.mark.parametrize("kind", KINDS)

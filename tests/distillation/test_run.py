@@ -359,7 +359,7 @@ def test_micro_batches_change_next_to_nothing(spec, encoder, method, size):
 @pytest.mark.parametrize("method", ["sfm", "lgm", "clp"])
 @pytest.mark.parametrize("preset", ["default", "paper"])
 def test_presets_fill_every_option(method, preset):
-    config = DistillConfig(method=method, preset=preset).resolve()
+    config = DistillConfig.of(method=method, preset=preset).resolve()
     plain = config.to_dict()
     for name in ("steps", "lr", "schedule", "views", "real_views"):
         assert plain[name] is not None, name
@@ -371,14 +371,25 @@ def test_presets_fill_every_option(method, preset):
 
 def test_the_papers_settings():
     for method in ("sfm", "lgm", "clp"):
-        config = DistillConfig(method=method, preset="paper").resolve()
+        config = DistillConfig.of(method=method, preset="paper").resolve()
         assert (config.lr, config.schedule, config.canvas.level_every) == (2e-3, "constant", 200)
-    assert DistillConfig(method="lgm", preset="paper").resolve().views == 10
+    assert DistillConfig.of(method="lgm", preset="paper").resolve().views == 10
 
 
 def test_users_options_win_over_the_preset():
-    config = DistillConfig(method="sfm", preset="paper", steps=7, canvas=CanvasConfig(level_every=0)).resolve()
-    assert (config.steps, config.canvas.level_every, config.canvas.kind) == (7, 0, "pyramid")
+    options = {"steps": 7, "canvas": {"level_every": 0}, "augment": "none"}
+    config = DistillConfig.of(method="sfm", preset="paper", **options).resolve()
+    assert (config.steps, config.canvas.level_every, config.canvas.size) == (7, 0, 256)
+    assert (config.augment.kind, config.augment.noise_mean) == ("none", 0.5)
+    whole = DistillConfig.of(method="sfm", preset="paper", canvas=CanvasConfig(level_every=0))
+    assert whole.canvas == CanvasConfig(level_every=0)
+
+
+def test_a_preset_that_was_not_applied_is_an_error():
+    """A config object alone does not know which of its values the user set."""
+    for method in ("sfm", "lgm", "clp"):
+        with pytest.raises(UserError, match=r"preset 'paper' has not been applied; use DistillConfig.of\("):
+            DistillConfig(method=method, preset="paper", seed=3).resolve()
 
 
 def test_paper_preset_runs(spec, encoder):
@@ -404,4 +415,4 @@ def test_auto_is_clp_from_real_images(spec, encoder):
 
 def test_the_authors_settings_belong_to_a_method():
     with pytest.raises(UserError, match="preset 'paper' needs a method; add --method lgm, clp or sfm"):
-        DistillConfig(preset="paper").resolve()
+        DistillConfig.of(preset="paper")

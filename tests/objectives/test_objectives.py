@@ -501,8 +501,8 @@ def test_real_features_in_blocks_are_those_in_memory(size, normalization):
     held, streamed, source = make_both(size, normalization)
     assert source.passes == 0
     assert_close(streamed.mean, held.mean)
-    assert_close(streamed.flows(), held.flows())
-    assert_close(held.flows(), class_flows(held.features, held.labels, 4))
+    assert_close(streamed.class_means(), held.class_means())
+    assert_close(held.class_means(), class_means(held.features, held.labels, 4))
     assert source.passes == (2 if normalization == "center_l2" else 1)
     assert_close(streamed.features, held.features)
     rows = torch.tensor([3, 39, 0, 3])

@@ -6,6 +6,7 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -17,6 +18,7 @@ from .._version import __version__
 from ..config import DistillConfig, EncoderConfig, ImagesConfig, without_none
 from ..encoders.trust import check_file_options, read_yaml, trusting
 from ..errors import unknown_name
+from ..methods import preset_values
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -167,10 +169,12 @@ def _with_config(
     ] = False,
 ) -> Any:  # fmt: skip
     _output.json, _output.quiet = json, quiet
+    tokens = tuple("--augment.kind" if (a, b) == ("--augment", "none") else a for a, b in pairwise((*tokens, "")))
     if quiet and "progress" in _options_of(tokens[0] if tokens else ""):
         tokens = (*tokens, "--no-progress")
     with trusting(trust):
-        app.config = () if config is None else (_yaml_source(config, tokens),)
+        # In the order of precedence, below the flags themselves.
+        app.config = (*(() if config is None else (_yaml_source(config, tokens),)), _preset_source)
         return app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
 
 
@@ -190,6 +194,17 @@ def _yaml_source(path: Path, tokens: Sequence[str]) -> Any:
     check_file_options(options, f"config {str(path)!r}")
     # Below the command's name, because cyclopts drops top-level keys that are commands: features is both.
     return cyclopts.config.Dict({command: options}, source=str(path))
+
+
+def _preset_source(app: Any, commands: tuple[str, ...], arguments: Any) -> None:
+    """A cyclopts config source, below flags and file: the values of --preset, which depend on --method."""
+    if not commands or DistillConfig not in _taken.get(commands[-1], ()):
+        return
+    given = {argument.name: argument.tokens[-1].value for argument in arguments if argument.tokens}
+    values = preset_values(given.get("--method", "auto"), given.get("--preset", "default"))
+    for command in reversed(commands):
+        values = {command: values}
+    cyclopts.config.Dict(values, source="preset")(app, commands, arguments)
 
 
 def _options_of(command: str) -> set[str]:

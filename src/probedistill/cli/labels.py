@@ -78,7 +78,7 @@ def label(
     # The features that the run was made of, so that they are found in the cache.
     settings = distilled.run.config
     bank = extract_features(
-        model, train, views=settings.real_views or 0, augment=settings.augment, seed=settings.seed,
+        model, train, views=settings.real_view_count, augment=settings.augment, seed=settings.seed,
         cache=cache, strict=images.strict, progress=progress,
     )  # fmt: skip
     labelled = with_extras(distilled, model, bank, soft_labels=soft_labels, keep_head=keep_head, seed=seed)

@@ -336,7 +336,7 @@ def demo(
     from ..store.layout import scores_file
 
     hints = hints_of(images)
-    settings = DistillConfig(method=method, steps=steps, seed=seed)  # type: ignore[arg-type]
+    settings = DistillConfig(method=method, steps=steps, seed=seed)
     settings.augment = hints.augment or settings.augment
     settings.canvas = hints.canvas or settings.canvas
     model_config = EncoderConfig(encoder=encoder, input_size=input_size)

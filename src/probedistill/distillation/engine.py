@@ -23,7 +23,7 @@ from ..features.views import Views, apply_views, draw_views
 from ..machine.processes import ALONE, Processes
 from ..objectives.real import Objective
 from ..seeds import Stream, seed_of
-from .canvas import Canvas
+from .canvas import AnyCanvas, Canvas, rendered
 from .micro_batches import MicroBatches, Part
 
 FeatureFunction = Callable[[Tensor], Tensor]
@@ -63,7 +63,8 @@ class Loop:
         schedule: ``"cosine"`` to zero, or ``"constant"``.
         views: Augmented views v of each image in a step.
         augment: How views are drawn.
-        level_every: Open a level of the canvas every so many steps; 0: never.
+        level_every: Open a level of the pyramid every so many steps; 0: never.
+        new_level: What a new level starts as: ``"zero"``, or ``"noise"`` with Adam created again.
         micro_batch: Views per forward and backward pass; ``None`` for as many as fit in memory, for each encoder.
         seed: Seed of the views.
     """
@@ -74,6 +75,7 @@ class Loop:
     views: int = 1
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     level_every: int = 0
+    new_level: Literal["zero", "noise"] = "zero"
     micro_batch: int | None = None
     seed: int = 0
 
@@ -100,7 +102,7 @@ class Distiller:
     """
 
     def __init__(
-        self, towers: Sequence[Tower], canvas: Canvas, labels: Tensor, loop: Loop, team: Processes = ALONE
+        self, towers: Sequence[Tower], canvas: AnyCanvas, labels: Tensor, loop: Loop, team: Processes = ALONE
     ) -> None:
         own = team.share(len(labels))
         if own.stop - own.start != canvas.count:
@@ -116,7 +118,8 @@ class Distiller:
         self.memory = [MicroBatches(views, loop.micro_batch, self.device) for _ in self.towers]
         self.losses = torch.full((len(self.towers),), math.nan)
         self.step_count = 0
-        self._optimizer = torch.optim.Adam([{"params": [level]} for level in canvas.levels], lr=loop.lr, fused=True)
+        self._first_image = own.start
+        self._optimizer = self._new_optimizer()
 
     def step(self) -> Tensor:
         """Do one step and return its loss, a scalar on the device (reading it waits for the device).
@@ -184,8 +187,19 @@ class Distiller:
 
     def _open_level_if_due(self) -> None:
         due = self.loop.level_every > 0 and self.step_count % self.loop.level_every == 0
-        if due and not self.canvas.all_open:
+        if not due or not isinstance(self.canvas, Canvas) or self.canvas.all_open:
+            return
+        if self.loop.new_level == "noise":
+            self.canvas.open_noisy_level(seed=self.loop.seed, first=self._first_image)
+            # The old levels have just been scaled: their moments are those of other parameters.
+            self._optimizer = self._new_optimizer()
+        else:
             self._optimizer.add_param_group({"params": [self.canvas.open_level()]})
+
+    def _new_optimizer(self) -> torch.optim.Adam:
+        # A group for each level, so that levels can be added on the way.
+        groups = [{"params": [level]} for level in self.canvas.levels]
+        return torch.optim.Adam(groups, lr=self.loop.lr, fused=True)
 
     @property
     def steps(self) -> int:
@@ -199,11 +213,11 @@ class Distiller:
 
     def images(self) -> Tensor:
         """All synthetic images (m, 3, S, S) in (0, 1), of every process, on every process."""
-        return self.team.gather(self.canvas.images(), self._images_of_ranks)
+        return self.team.gather(rendered(self.canvas), self._images_of_ranks)
 
     def images_on_first(self) -> Tensor:
         """All synthetic images on the first process; none on the others."""
-        return self.team.gather_to_first(self.canvas.images(), self._images_of_ranks)
+        return self.team.gather_to_first(rendered(self.canvas), self._images_of_ranks)
 
     # -------------------------------------------------------------------------------------------------
     # State: everything else follows from the seed and the step
@@ -234,7 +248,7 @@ class Distiller:
 
         The micro-batches go on too, because their size changes the last digits, unless the user now wants another one.
         """
-        while len(self.canvas.levels) < values["levels"]:
+        while isinstance(self.canvas, Canvas) and len(self.canvas.levels) < values["levels"]:
             self._optimizer.add_param_group({"params": [self.canvas.open_level()]})
         own = self.team.share(len(self.labels))
         for i, level in enumerate(self.canvas.levels):

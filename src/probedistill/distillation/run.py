@@ -55,7 +55,7 @@ from .folder import (
     save_checkpoint,
     start_run,
 )
-from .start import make_distiller
+from .start import load_method, make_distiller
 
 _STOP = 1000  # plus the signal's number
 
@@ -80,7 +80,8 @@ def distill(
         encoder: The frozen encoder, its config, or its name in one word (`encoder_config`). With a sequence the
             loss is the sum over the encoders, weighted by ``encoder_weights``; the images are as large as the
             largest input. ``config.also`` names further ones.
-        config: Method and settings; ``options`` override its fields or those of ``run``.
+        config: Method and settings; ``options`` override its fields or those of ``run``. Without it ``options`` are
+            those of `DistillConfig.of`, which knows ``preset="paper"``.
         test: Test images for the accuracy along the way, when ``images`` are loaded images.
         run: Output folder, resuming, checkpoints. Without ``out`` nothing is written.
         strict: Raise on unreadable images instead of leaving them out with a warning.
@@ -95,8 +96,9 @@ def distill(
         NonFiniteLossError: The loss became NaN or infinite; the last good state is in ``checkpoints/``.
         Interrupted: SIGINT or SIGTERM came; the state has been saved.
     """
-    run, config = _with_options(run or RunConfig(), config or DistillConfig(), options)
+    run, config = _with_options(run or RunConfig(), config, options)
     named, config, repeatable = _name_encoders(encoder, config.resolve())
+    load_method(config)  # a method of the user's own may not be there, or not have these options
     if not run.timeout_seconds > 0:
         raise UserError(f"timeout_seconds {run.timeout_seconds} must be more than 0")
     with processes(str(named[0].device), run.timeout_seconds) as team:
@@ -141,7 +143,7 @@ def _distill(
     with claimed(folder if team.is_first else None), catch_signals() as stop:
         try:
             keep: dict[str, Any] = {"cache": run.cache, "strict": strict, "progress": run.progress, "processes": team}
-            views: dict[str, Any] = {"views": config.real_views or 0, "augment": config.augment, "seed": config.seed}
+            views: dict[str, Any] = {"views": config.real_view_count, "augment": config.augment, "seed": config.seed}
             banks = [extract_features(encoder, train, **views, **keep) for encoder in encoders]
             test_bank = None
             if test is not None and run.evaluate_every != 0:
@@ -206,10 +208,13 @@ def _name_encoders(
         raise UserError(f"encoder_weights {weights} for {count} encoder{'s' * (count > 1)}; give one for each")
     if not weights and count > 1:
         weights = [1.0] * count
-    first = encoder_config(given[0]) if isinstance(given[0], str) else given[0]
+    prepared: dict[str, Any] = {"preprocess": "papers"} if config.preset == "paper" else {}
+    first = encoder_config(given[0], **prepared) if isinstance(given[0], str) else given[0]
+    if isinstance(first, EncoderConfig):
+        prepared = {"preprocess": first.preprocess}
 
     def like_first(word: str) -> EncoderConfig:
-        return encoder_config(word, device=str(first.device), precision=first.precision)
+        return encoder_config(word, device=str(first.device), precision=first.precision, **prepared)
 
     def in_one_word(other: str | EncoderConfig | Encoder) -> str | None:
         if not isinstance(other, EncoderConfig):
@@ -394,11 +399,13 @@ def _check_outside(folder: Path, train: LabelledImages) -> None:
         )
 
 
-def _with_options(run: RunConfig, config: DistillConfig, options: dict[str, Any]) -> tuple[RunConfig, DistillConfig]:
+def _with_options(
+    run: RunConfig, config: DistillConfig | None, options: dict[str, Any]
+) -> tuple[RunConfig, DistillConfig]:
     run_names, config_names = RunConfig.__dataclass_fields__, DistillConfig.__dataclass_fields__
     for name in options:
         if name not in run_names and name not in config_names:
             raise unknown_name("option", name, [*config_names, *run_names])
     run = replace(run, **{k: v for k, v in options.items() if k in run_names})
-    config = replace(config, **{k: v for k, v in options.items() if k in config_names})
-    return run, config
+    settings = {k: v for k, v in options.items() if k in config_names}
+    return run, DistillConfig.of(**settings) if config is None else replace(config, **settings)

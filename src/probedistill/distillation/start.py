@@ -1,54 +1,95 @@
-"""From a resolved config to the objective and the engine that it describes."""
+"""From a resolved config to the objectives, the canvas and the engine that it describes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
 from ..config import DistillConfig
 from ..encoders.encoder import Encoder
-from ..errors import UserError
+from ..errors import UserError, explained, unknown_name
 from ..features.bank import FeatureBank, comfortable_bytes
 from ..features.classes import medoids
+from ..features.fresh import FreshBatches
 from ..images.decode import UnreadableImageError
 from ..images.labelled import LabelledImages
 from ..machine.processes import ALONE, Processes
-from ..objectives.clp import clp_objective
-from ..objectives.lgm import lgm_objective
+from ..methods import CANVASES, METHODS, Normalization
 from ..objectives.real import Objective, RealFeatures
-from ..objectives.sfm import sfm_objective
-from .canvas import Canvas
+from .canvas import AnyCanvas, Canvas, rendered
 from .engine import Distiller, Loop, Tower
 
 
-def make_objective(config: DistillConfig, bank: FeatureBank, device: torch.device | str = "cpu") -> Objective:
+def load_method(config: DistillConfig) -> Callable[..., Objective]:
+    """The function real features → objective that a resolved config asks for, with its options filled in.
+
+    Raises:
+        UserError: There is no such method, or it has not these options.
+    """
+    factory, options = METHODS.load(config.method), config.options()
+    if config.method in METHODS.built_in:
+        options.pop("normalize")  # the real features are made with it
+    known = _keywords(factory, config.method)
+    for name in options:
+        if name not in known:
+            raise unknown_name(f"option of method {config.method!r}", name, known, "(--method-args)")
+    missing = [name for name, has_default in known.items() if not has_default and name not in {*options, "seed"}]
+    if missing:
+        raise UserError(
+            f"method {config.method!r} needs the option {missing[0]!r}; add --method-args.{missing[0]} VALUE"
+        )
+    if "seed" in known:
+        options.setdefault("seed", config.seed)
+
+    def make(real: RealFeatures) -> Objective:
+        objective = factory(real, **options)
+        if not callable(objective):
+            raise UserError(
+                f"method {config.method!r} gives {type(objective).__name__}; it must give a function of "
+                "(features, labels, step)"
+            )
+        return objective
+
+    return make
+
+
+def _keywords(factory: Any, method: str) -> dict[str, bool]:
+    """Options of a method: name → whether it has a default."""
+    with explained(f"method {method!r} is not a function of real features", TypeError, ValueError):
+        parameters = list(inspect.signature(factory).parameters.values())
+    if not parameters:
+        raise UserError(f"method {method!r} takes no argument; it must take the real features")
+    kinds = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return {p.name: p.default is not p.empty for p in parameters[1:] if p.kind in kinds}
+
+
+def make_objective(
+    config: DistillConfig,
+    bank: FeatureBank,
+    device: torch.device | str = "cpu",
+    fresh: FreshBatches | None = None,
+) -> Objective:
     """The objective that a resolved config asks for, on the features of a bank.
 
     The features are held on the device when the bank is in memory and takes no more than a quarter of the
     device's (`comfortable_bytes`); otherwise they are read again, block by block, at each pass over them.
+
+    Args:
+        config: Resolved.
+        bank: Features of the real images.
+        device: Where the synthetic features are.
+        fresh: Where fresh batches of real images come from.
     """
-    options = getattr(config, config.method)
     on_gpu = torch.device(device).type == "cuda"
     held = bank.in_memory and not (on_gpu and bank.num_bytes > comfortable_bytes(device))
     features = bank.all_views()[0] if held else bank
-    real = RealFeatures(features, bank.all_labels(), bank.num_classes, options.normalize, device)
-    if config.method == "sfm":
-        return sfm_objective(real)
-    if config.method == "lgm":
-        batch = options.real_batch
-        if batch < 0:  # the authors': as many real images as synthetic views
-            batch = bank.num_classes * config.images_per_class * (config.views or 1)
-        return lgm_objective(real, sigma=options.sigma, balanced=options.balanced, real_batch=batch, seed=config.seed)
-    return clp_objective(
-        real,
-        ridge=options.ridge,
-        temperature=options.temperature,
-        outer=options.outer,
-        normalize_head=options.normalize_head,
-        real_per_class=options.real_per_class,
-        seed=config.seed,
-    )
+    own_way = config.method not in METHODS.built_in  # such a method normalises, or does not, as it likes
+    normalize: Normalization = "none" if own_way else config.options()["normalize"]
+    real = RealFeatures(features, bank.all_labels(), bank.num_classes, normalize, device, fresh)
+    return load_method(config)(real)
 
 
 def make_distiller(
@@ -62,62 +103,84 @@ def make_distiller(
 
     Args:
         config: Resolved; ``encoder_weights`` are empty or one for each encoder.
-        encoders: The frozen encoders. The canvas is as large as the largest input of any of them.
+        encoders: The frozen encoders.
         banks: Each encoder's features of the real images.
-        train: The real images, needed to start from them.
+        train: The real images, needed to start from them, and for fresh batches.
         team: The processes that share the run.
 
     Raises:
-        UserError: More processes than images, or no real image to start from.
+        UserError: More processes than images, or no real images although they are needed.
     """
-    assert config.steps is not None
-    assert config.views is not None
-    assert config.lr is not None
     labels = torch.arange(banks[0].num_classes).repeat_interleave(config.images_per_class)
     if len(labels) < team.count:
         raise UserError(f"{team.count} processes for {len(labels)} synthetic images; start no more than one each")
     weights = config.encoder_weights or [1.0] * len(encoders)
-    towers = [
-        Tower(encoder, make_objective(config, bank, encoder.device), weight, encoder.input_size)
-        for encoder, bank, weight in zip(encoders, banks, weights, strict=True)
-    ]
+    towers = []
+    for encoder, bank, weight in zip(encoders, banks, weights, strict=True):
+        fresh = FreshBatches(encoder, train, bank.indices, config.augment, config.seed, team) if train else None
+        objective = make_objective(config, bank, encoder.device, fresh)
+        towers.append(Tower(encoder, objective, weight, encoder.input_size))
     loop = Loop(
         steps=config.steps,
         lr=config.lr,
-        schedule=config.schedule or "cosine",
+        schedule=config.schedule,
         views=config.views,
         augment=config.augment,
-        level_every=config.canvas.level_every or 0,
-        micro_batch=None if config.micro_batch == "auto" else int(config.micro_batch),
+        level_every=config.canvas.level_every,
+        new_level=config.canvas.new_level,
+        micro_batch=None if config.micro_batch == "auto" else config.micro_batch,
         seed=config.seed,
     )
-    return Distiller(
-        towers, _make_canvas(config, encoders, banks[0], train, team.share(len(labels))), labels, loop, team
-    )
+    canvas = _make_canvas(config, encoders, banks[0], train, team.share(len(labels)))
+    return Distiller(towers, canvas, labels, loop, team)
 
 
 def _make_canvas(
     config: DistillConfig, encoders: Sequence[Encoder], bank: FeatureBank, train: LabelledImages | None, own: slice
-) -> Canvas:
+) -> AnyCanvas:
     """The canvas of some of the images, with its starting values; the first encoder's features say which photos."""
     options = config.canvas
     sharpest = max(encoders, key=lambda encoder: encoder.input_size)
-    canvas = Canvas(
-        own.stop - own.start,
-        sharpest.input_size,
-        options.kind or "pyramid",
-        open_levels=1 if options.level_every and options.kind == "pyramid" else None,
-        device=encoders[0].device,
-    )
+    size = sharpest.input_size if options.size == "auto" else options.size
+    canvas = _empty_canvas(config, own.stop - own.start, size, encoders[0].device)
     if options.init != "real":
-        canvas.fill_with_noise(options.init_noise or 0.0, seed=config.seed, first=own.start)
-        return canvas
-    if train is None:
-        raise UserError("canvas.init 'real' needs the real images")
-    rows = bank.indices[medoids(bank, config.images_per_class)][own]
-    try:
-        photos = [sharpest.centre_view(train.load(i)) for i in rows.tolist()]
-    except UnreadableImageError as error:
-        raise UserError(f"{error}; it could be read when its features were computed: restore it") from error
-    canvas.fill_with_images(torch.stack(photos))
+        canvas.fill_with_noise(options.init_noise, seed=config.seed, first=own.start)
+    else:
+        if train is None:
+            raise UserError("canvas.init 'real' needs the real images")
+        rows = bank.indices[medoids(bank, config.images_per_class)][own]
+        try:
+            photos = [sharpest.centre_view(train.load(i), size) for i in rows.tolist()]
+        except UnreadableImageError as error:
+            raise UserError(f"{error}; it could be read when its features were computed: restore it") from error
+        canvas.fill_with_images(torch.stack(photos))
+    if not isinstance(canvas, Canvas):
+        _check_canvas(canvas, options.kind)
     return canvas
+
+
+def _empty_canvas(config: DistillConfig, count: int, size: int, device: torch.device) -> AnyCanvas:
+    options, make = config.canvas, CANVASES.load(config.canvas.kind)
+    if options.kind in CANVASES.built_in:
+        grows = options.level_every > 0 and options.kind == "pyramid"
+        open_levels = 1 if grows else None
+        return Canvas(count, size, options.kind, colour=options.colour, open_levels=open_levels, device=device)
+    canvas: AnyCanvas = make(count, size, device=device)
+    if options.level_every and not isinstance(canvas, Canvas):
+        raise UserError(
+            f"canvas.level_every {options.level_every} is for pyramids; {options.kind!r} has no levels to open"
+        )
+    return canvas
+
+
+def _check_canvas(canvas: AnyCanvas, kind: str) -> None:
+    """Raise `UserError` if a user's canvas is not what the engine needs."""
+    wrong = [tuple(level.shape) for level in canvas.levels if len(level) != canvas.count]
+    if wrong or not canvas.levels:
+        raise UserError(
+            f"canvas {kind!r} has levels of shape {wrong}; each needs a row for each of {canvas.count} images"
+        )
+    with explained(f"canvas {kind!r} cannot be rendered", RuntimeError, ValueError, TypeError):
+        image = rendered(canvas, 0, 1)
+    if not bool(((image >= 0) & (image <= 1)).all()):
+        raise UserError(f"canvas {kind!r} renders values outside [0, 1]; end with a sigmoid or a clamp")

@@ -145,23 +145,25 @@ class Encoder(nn.Module):
         with torch.autocast(images.device.type, _AUTOCAST[self.precision]):
             return self.model(images)
 
-    def centre_view(self, image: Image.Image) -> Tensor:
+    def centre_view(self, image: Image.Image, side: int | None = None) -> Tensor:
         """The evaluation view of a real image: short side resized, centre-cropped.
 
         Args:
             image: RGB, any size.
+            side: Side of the view in pixels; ``None`` for the encoder's input.
 
         Returns:
-            (3, input_size, input_size) float32 in [0, 1], on the CPU.
+            (3, side, side) float32 in [0, 1], on the CPU.
         """
         from torchvision.transforms.v2 import functional as tv
 
-        short = max(self.input_size, round(self.input_size / self.crop_pct))
+        side = side or self.input_size
+        short = max(side, round(side / self.crop_pct))
         scale = short / min(image.size)
         size = (max(short, round(image.width * scale)), max(short, round(image.height * scale)))
         image = image.resize(size, RESAMPLING[self.interpolation])
-        left, top = (image.width - self.input_size) // 2, (image.height - self.input_size) // 2
-        image = image.crop((left, top, left + self.input_size, top + self.input_size))
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        image = image.crop((left, top, left + side, top + side))
         return tv.to_dtype(tv.pil_to_tensor(image), torch.float32, scale=True)
 
     def __repr__(self) -> str:

@@ -11,7 +11,7 @@ import torch
 from ..config import EncoderConfig
 from ..errors import UserError, unknown_name
 from ..registry import Registry
-from .encoder import Encoder
+from .encoder import IMAGENET, Encoder
 from .known import RECIPES
 from .source import EncoderSource, resolve_device
 
@@ -48,6 +48,9 @@ def load_encoder(spec: str | EncoderConfig, **options: Any) -> Encoder:
     if config.input_size is not None and config.input_size < 8:
         raise UserError(f"input_size {config.input_size} is too small; use at least 8 pixels")
     recipe = RECIPES.get(config.encoder)
+    if config.preprocess not in ("own", "papers"):
+        raise unknown_name("preprocess", config.preprocess, ["own", "papers"])
+    papers = config.preprocess == "papers"
     source, _, rest = (recipe.spec if recipe else config.encoder).partition(":")
     if source not in SOURCES or not rest:
         raise _unknown_encoder(config.encoder)
@@ -61,6 +64,8 @@ def load_encoder(spec: str | EncoderConfig, **options: Any) -> Encoder:
         )
     if config.features == "output" and not where.gives_output:
         raise UserError(f"features 'output' is not for {config.encoder!r}; leave it out")
+    if papers and source == "openclip":
+        config = replace(config, features="output")  # the papers' CLIP gives its projected features
     with torch.random.fork_rng():
         torch.manual_seed(0)  # random weights (pretrained=False) are the same in every process
         loaded = where.load(rest, config)
@@ -68,10 +73,10 @@ def load_encoder(spec: str | EncoderConfig, **options: Any) -> Encoder:
         loaded.model,
         name=config.encoder if recipe else rest,
         input_size=loaded.input_size,
-        mean=tuple((recipe and recipe.mean) or loaded.mean),
-        std=tuple((recipe and recipe.std) or loaded.std),
-        interpolation=loaded.interpolation,
-        crop_pct=loaded.crop_pct,
+        mean=IMAGENET[0] if papers else tuple((recipe and recipe.mean) or loaded.mean),
+        std=IMAGENET[1] if papers else tuple((recipe and recipe.std) or loaded.std),
+        interpolation="bilinear" if papers else loaded.interpolation,
+        crop_pct=224 / 256 if papers else loaded.crop_pct,
         precision=config.precision,
         device=device,
         fold_batchnorm=config.fold_batchnorm,

@@ -17,7 +17,7 @@ from ..errors import UserError
 from ..images.decode import UnreadableImageError
 from ..images.labelled import LabelledImages
 from ..seeds import Stream, seed_of
-from .views import apply_views, draw_views
+from .views import apply_views, draw_views, random_squares
 
 BATCH = 64
 _SHRINK_ABOVE = 2  # times the input size: larger photos are shrunk once, before their views are cut
@@ -104,6 +104,11 @@ def augmented_views(image: Image.Image, size: int, count: int, augment: AugmentC
     """Views (count, 3, size, size) of one real image, by the same rule as the synthetic images' views."""
     from torchvision.transforms.v2 import functional as tv
 
+    if augment.real_crop:
+        # As the authors do: a random square first, another one for each view, and the view from that square.
+        key = seed_of(seed, Stream.REAL_VIEWS)
+        squares = random_squares(image, augment.real_crop, count, seed=key)
+        return apply_views(squares, draw_views(augment, count, seed=seed), size)
     limit = _SHRINK_ABOVE * size
     if min(image.size) > limit:
         scale = limit / min(image.size)

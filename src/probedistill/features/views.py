@@ -1,17 +1,20 @@
 """Augmented views: random resized crop, flip and noise, drawn once per step and replayable.
 
-Parameters are drawn on the CPU from ``(seed, step)`` alone, so that a resumed run, another device,
-another micro-batch size or another number of processes sees the same views. A crop with its resize
-(and flip) is one pair of interpolation matrices, ``rows @ image @ columns.T``: batched over views,
-differentiable, anti-aliased when it shrinks, and deterministic on every device.
+Parameters are drawn on the CPU from ``(seed, step)`` alone, so that a resumed run, another device, another micro-batch
+size or another number of processes sees the same views. A crop with its resize (and flip) is one pair of interpolation
+matrices, ``rows @ image @ columns.T``: batched over views, differentiable, and deterministic on every device (the
+backward pass of ``grid_sample`` is not, on CUDA).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ..config import AugmentConfig
@@ -26,20 +29,27 @@ class Views:
     Attributes:
         boxes: (n, 4) float64: left, top, width, height as shares of the image's width and height.
         flips: (n,) bool.
-        noise_seeds: (n,) int64; -1 where a view gets no noise.
+        noise_seeds: (n,) int64; -1 for a view without noise.
         noise_std: Standard deviation of the noise.
+        noise_mean: Mean of the noise.
+        antialias: Whether the interpolation averages over pixels if it shrinks.
+        zeros: Whether black lies beyond the image's edge, in place of its outermost pixels.
     """
 
     boxes: Tensor
     flips: Tensor
     noise_seeds: Tensor
     noise_std: float = 0.0
+    noise_mean: float = 0.0
+    antialias: bool = True
+    zeros: bool = False
 
     def __len__(self) -> int:
         return len(self.boxes)
 
     def __getitem__(self, index: slice) -> Views:
-        return Views(self.boxes[index], self.flips[index], self.noise_seeds[index], self.noise_std)
+        per_view = {name: getattr(self, name)[index] for name in ("boxes", "flips", "noise_seeds")}
+        return replace(self, **per_view)
 
 
 def draw_views(config: AugmentConfig, count: int, *, seed: int, aspect: float = 1.0) -> Views:
@@ -54,11 +64,15 @@ def draw_views(config: AugmentConfig, count: int, *, seed: int, aspect: float = 
         seed: The same seed gives the same views.
         aspect: Width / height of the images that will be cropped.
     """
+    if config.kind == "none":
+        whole = whole_views(count, aspect=aspect)
+        return replace(whole, antialias=config.antialias, zeros=config.pad == "zeros")
     generator = torch.Generator().manual_seed(seed)
 
     def uniform(*shape: int) -> Tensor:
         return torch.rand(*shape, generator=generator, dtype=torch.float64)
 
+    # All tries of all views at once: the number of draws, and with it every later draw, does not depend on luck.
     area = config.scale[0] + (config.scale[1] - config.scale[0]) * uniform(count, _TRIES)
     low, high = np.log(config.ratio[0]), np.log(config.ratio[1])
     ratio = torch.exp(low + (high - low) * uniform(count, _TRIES))
@@ -77,14 +91,24 @@ def draw_views(config: AugmentConfig, count: int, *, seed: int, aspect: float = 
         left = torch.where(fallback, (1 - width) / 2, left)
         top = torch.where(fallback, (1 - height) / 2, top)
     flips = uniform(count) < config.flip
-    noisy = (uniform(count) < (config.noise_prob or 0.0)) & (config.noise_std > 0)
+    noisy = (uniform(count) < config.noise_prob) & (config.noise_std > 0 or config.noise_mean != 0)
     noise_seeds = torch.randint(2**62, (count,), generator=generator)
     return Views(
         boxes=torch.stack([left, top, width, height], dim=1),
         flips=flips,
         noise_seeds=torch.where(noisy, noise_seeds, torch.tensor(-1)),
         noise_std=config.noise_std,
+        noise_mean=config.noise_mean,
+        antialias=config.antialias,
+        zeros=config.pad == "zeros",
     )
+
+
+def whole_views(count: int, *, aspect: float = 1.0) -> Views:
+    """Views that change nothing: the largest centred square, which is a square image's whole."""
+    width, height = min(1.0, 1 / aspect), min(1.0, aspect)
+    box = torch.tensor([(1 - width) / 2, (1 - height) / 2, width, height], dtype=torch.float64)
+    return Views(box.repeat(count, 1), torch.zeros(count, dtype=torch.bool), torch.full((count,), -1))
 
 
 def apply_views(images: Tensor, views: Views, size: int) -> Tensor:
@@ -96,15 +120,16 @@ def apply_views(images: Tensor, views: Views, size: int) -> Tensor:
         size: Side of the square result in pixels.
 
     Returns:
-        (n, 3, size, size), same dtype and device. Noise may leave [0, 1], as in the authors' code.
+        (n, 3, size, size), dtype and device of ``images``. Noise may leave [0, 1], as in the authors' code.
     """
     if len(images) != len(views):
         raise ValueError(f"{len(images)} images for {len(views)} views")
     height, width = images.shape[-2:]
     left, top, share_x, share_y = views.boxes.unbind(1)
     exact = torch.promote_types(images.dtype, torch.float32)
-    columns = _interpolation(left * width, share_x * width, width, size, views.flips, exact, images.device).to(images)
-    rows = _interpolation(top * height, share_y * height, height, size, None, exact, images.device).to(images)
+    matrices = partial(_interpolation, size=size, views=views, dtype=exact, device=images.device)
+    columns = matrices(left * width, share_x * width, width, flip=True).to(images)
+    rows = matrices(top * height, share_y * height, height, flip=False).to(images)
     result = rows[:, None] @ images @ columns[:, None].mT
     noise = _noise(views, result.shape[1:])
     return result if noise is None else result + noise.to(result)
@@ -114,34 +139,64 @@ def _interpolation(
     start: Tensor,
     length: Tensor,
     source: int,
+    *,
+    flip: bool,
     size: int,
-    flips: Tensor | None,
+    views: Views,
     dtype: torch.dtype,
     device: torch.device,
 ) -> Tensor:
     """Matrices (n, size, source) of bilinear resampling of [start, start + length) to ``size`` pixels.
 
-    Where it shrinks, the triangle filter widens with the factor (anti-aliasing, as Pillow does). The centres are exact
-    (float64, on the CPU) and travel; the matrices, a hundred times as large, are made where they are used.
+    With anti-aliasing the triangle filter is as wide as the step between two samples, as in Pillow; without, it is
+    always two pixels wide, as in ``grid_sample``.
     """
     step = length / size
     centres = start[:, None] + (torch.arange(size, dtype=start.dtype) + 0.5) * step[:, None]
-    if flips is not None:
-        centres = torch.where(flips[:, None], centres.flip(1), centres)
-    per_pixel = (1 / step.clamp(min=1.0)).to(device, dtype)[:, None, None]
-    pixels = torch.arange(source, dtype=dtype, device=device) + 0.5
+    if flip:
+        centres = torch.where(views.flips[:, None], centres.flip(1), centres)
+    width = step.clamp(min=1.0) if views.antialias else torch.ones_like(step)
+    # With black beyond the edge, the filter's weights count there too, and are then cut off.
+    beyond = math.ceil(float(width.max())) if views.zeros else 0
+    # The centres are exact (float64, on the CPU) and travel; the matrices, a hundred times as large, are made where
+    # they are used, and in place: they are as large as the views themselves.
+    per_pixel = (1 / width).to(device, dtype)[:, None, None]
+    pixels = torch.arange(-beyond, source + beyond, dtype=dtype, device=device) + 0.5
     distance = (pixels - centres.to(device, dtype)[:, :, None]).abs_()
-    weights = distance.mul_(-per_pixel).add_(1).clamp_(min=0)  # in place: these matrices are as large as the views
-    return weights.div_(weights.sum(dim=2, keepdim=True))
+    weights = distance.mul_(-per_pixel).add_(1).clamp_(min=0)
+    weights = weights.div_(weights.sum(dim=2, keepdim=True))
+    return weights[:, :, beyond : beyond + source] if beyond else weights
 
 
 def _noise(views: Views, shape: torch.Size) -> Tensor | None:
-    """(n, 3, size, size) noise, each view's from its own seed, so that any slice replays alike."""
+    """(n, 3, size, size) noise; ``None`` if no view has any. Each view has its own seed: any slice replays alike."""
     chosen = [(i, int(seed)) for i, seed in enumerate(views.noise_seeds.tolist()) if seed >= 0]
     if not chosen:
         return None
     noise = torch.zeros(len(views), *shape)
     generator = torch.Generator()
     for i, seed in chosen:
-        noise[i].normal_(0.0, views.noise_std, generator=generator.manual_seed(seed))
+        noise[i].normal_(views.noise_mean, views.noise_std, generator=generator.manual_seed(seed))
     return noise
+
+
+def random_squares(image: Image.Image, side: int, count: int, *, seed: int) -> Tensor:
+    """Random squares of a real image whose short side is ``side`` pixels long.
+
+    Args:
+        image: RGB, any size; resized bilinearly.
+        side: Side of the squares in pixels.
+        count: Number of squares n.
+        seed: Seed of their places.
+
+    Returns:
+        (n, 3, side, side) float32 in [0, 1].
+    """
+    scale = side / min(image.size)
+    width, height = max(side, round(image.width * scale)), max(side, round(image.height * scale))
+    resized = np.array(image.resize((width, height), Image.Resampling.BILINEAR), dtype=np.float32) / 255
+    pixels = torch.from_numpy(resized).permute(2, 0, 1)
+    generator = torch.Generator().manual_seed(seed)
+    left = torch.randint(width - side + 1, (count,), generator=generator).tolist()
+    top = torch.randint(height - side + 1, (count,), generator=generator).tolist()
+    return torch.stack([pixels[:, y : y + side, x : x + side] for x, y in zip(left, top, strict=True)])

@@ -41,7 +41,17 @@ def clp_objective(
     real_per_class: int = 0,
     seed: int = 0,
 ) -> Objective:
-    """Closed-form linear-probe distillation; a class-balanced real batch each step."""
+    """Ask that the ridge probe of the synthetic features is right on the real ones: CE(Φ W(Z) / τ, y).
+
+    Args:
+        real: The fixed real features, normalised.
+        ridge: λ as a multiple of the mean diagonal of the kernel Z Zᵀ.
+        temperature: τ.
+        outer: ``"ce"``, or ``"mse"`` against one-hot targets.
+        normalize_head: Scale each class's column of the head to unit length.
+        real_per_class: Real features per class drawn for a step, with replacement; 0: all of them, as they are.
+        seed: Seed of the batches.
+    """
     of_class = real.labels.argsort(stable=True).cpu().split(real.counts.tolist())
 
     def loss(head: Tensor, x: Tensor, y: Tensor) -> Tensor:
@@ -49,9 +59,12 @@ def clp_objective(
 
     def objective(features: Tensor, labels: Tensor, step: int) -> Tensor:
         z = real.normalize(features)
-        scale = ridge * z.detach().square().sum(dim=1).mean()  # λ relative to the kernel's diagonal
+        # λ goes with the size of the features, so that one value serves every encoder. It is a constant of the step:
+        # without detach, larger features would be a way to a smaller loss.
+        scale = ridge * z.detach().square().sum(dim=1).mean()
         head = closed_form_head(z, labels, scale, num_classes=real.num_classes)
         if real_per_class > 0:
+            # The same number of every class: a large class would otherwise have the head to itself.
             generator = torch.Generator().manual_seed(seed_of(seed, Stream.OBJECTIVE, step))
             rows = torch.cat([c[torch.randint(len(c), (real_per_class,), generator=generator)] for c in of_class])
             parts = rows.split(rows_of_a_block(real.num_classes))

@@ -21,8 +21,18 @@ from ..features.classes import class_sums
 _LOGITS = 2**24  # of a block of rows, at most: 64 MB
 
 
-def flows_of_sums(sums: Tensor, counts: Tensor) -> Tensor:
-    """Class flows (C, d) from `class_sums`."""
+def flows_of_sums(sums: Tensor, counts: Tensor, *, others: Literal["samples", "centres"] = "samples") -> Tensor:
+    """Class flows (C, d) from `class_sums`.
+
+    Args:
+        sums: (C, d).
+        counts: (C, 1).
+        others: The end of a flow: the mean of all other samples, or the mean of the other classes' centres. They are
+            equal if all classes have the same number of samples.
+    """
+    if others == "centres":
+        # Each class counts once: the same formula with the centres in place of the sums, one of each.
+        sums, counts = sums / counts, torch.ones_like(counts)
     return (sums.sum(dim=0) - sums) / (counts.sum() - counts) - sums / counts
 
 
@@ -91,8 +101,10 @@ def lgm_loss(synthetic_gradient: Tensor, real_gradient: Tensor) -> Tensor:
     return 1 - F.cosine_similarity(synthetic_gradient.flatten(), real_gradient.flatten(), dim=0)
 
 
-def sfm_loss(synthetic_flows: Tensor, real_flows: Tensor) -> Tensor:
-    """mean_c (1 − cos(F_c(Z, t), F*_c)) (SFM, arXiv 2602.05391)."""
+def sfm_loss(synthetic_flows: Tensor, real_flows: Tensor, *, cosine: Literal["classes", "all"] = "classes") -> Tensor:
+    """mean_c (1 − cos(F_c(Z, t), F*_c)) (SFM, arXiv 2602.05391), or 1 − cos(vec F(Z, t), vec F*) with ``"all"``."""
+    if cosine == "all":
+        return 1 - F.cosine_similarity(synthetic_flows.flatten(), real_flows.flatten(), dim=0)
     return (1 - F.cosine_similarity(synthetic_flows, real_flows, dim=1)).mean()
 
 

@@ -31,18 +31,43 @@ def summed_head_gradient(
     return total.to(weight.dtype)
 
 
-def lgm_objective(real: RealFeatures, *, sigma: float, balanced: bool, real_batch: int = 0, seed: int = 0) -> Objective:
-    """Linear Gradient Matching against fixed real features; a new random head each step."""
+def lgm_objective(
+    real: RealFeatures,
+    *,
+    sigma: float,
+    balanced: bool = False,
+    real_batch: int = 0,
+    fresh: bool = False,
+    seed: int = 0,
+) -> Objective:
+    """Match the gradient of a random linear head, a new one each step: 1 − cos(vec G(Φ, y; W), vec G(Z, t; W)).
+
+    Args:
+        real: The fixed real features, normalised.
+        sigma: Standard deviation of the head W (C, d); its bias is 0.
+        balanced: Give every real class the same weight.
+        real_batch: Real features drawn for a step; 0: all of them; -1: as many as synthetic features.
+        fresh: Encode fresh crops of that real batch at every step.
+        seed: Seed of heads and batches.
+    """
+
+    def target(weight: Tensor, count: int, step: int, generator: torch.Generator) -> Tensor:
+        """The real gradient (C, d + 1) at a head."""
+        if fresh:
+            return head_gradient(*real.fresh_batch(step, count), weight, balanced=balanced)
+        if 0 < count < len(real.labels):
+            rows = torch.randperm(len(real.labels), generator=generator)[:count]
+            return head_gradient(real.take(rows), real.labels[rows.to(real.device)], weight, balanced=balanced)
+        return summed_head_gradient(real.blocks(), real.counts, weight, balanced=balanced)
 
     def objective(features: Tensor, labels: Tensor, step: int) -> Tensor:
+        # Drawn on the CPU from (seed, step): every device and every process has the same head.
         generator = torch.Generator().manual_seed(seed_of(seed, Stream.OBJECTIVE, step))
         shape = (real.num_classes, real.dim)
         weight = (torch.randn(shape, generator=generator) * sigma).to(real.device, real.dtype)
-        if 0 < real_batch < len(real.labels):
-            rows = torch.randperm(len(real.labels), generator=generator)[:real_batch]
-            target = head_gradient(real.take(rows), real.labels[rows.to(real.device)], weight, balanced=balanced)
-        else:
-            target = summed_head_gradient(real.blocks(), real.counts, weight, balanced=balanced)
-        return lgm_loss(head_gradient(real.normalize(features), labels, weight), target)
+        count = len(labels) if real_batch < 0 else real_batch
+        # Synthetic classes have the same number of images, so nothing is to be balanced there.
+        synthetic = head_gradient(real.normalize(features), labels, weight)
+        return lgm_loss(synthetic, target(weight, count, step, generator))
 
     return objective

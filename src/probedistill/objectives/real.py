@@ -11,16 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..config import Normalization
 from ..errors import UserError
 from ..features.classes import means_of_sums, summed_by_class
-from .formulas import flows_of_sums
+from ..methods import Normalization
 
 _BLOCK = 16_384  # rows of held features that are worked on at a time
 
-
-# ---------------------------------------------------------------------------------------------------
-# Objectives: a loss with its real features and its options
+FreshFeatures = Callable[[int, int], tuple[Tensor, Tensor]]
+"""(step, count) → features (n, d) and labels (n,) of a fresh batch of real images, each in a fresh crop."""
 
 
 class FeatureBlocks(Protocol):
@@ -69,8 +67,8 @@ class _TensorBlocks:
 class RealFeatures:
     """The fixed real side of an objective: normalised features (N, d), labels (N,), C classes.
 
-    The features are in memory, given as a tensor, or read again at each pass, given as `FeatureBlocks`;
-    objectives use `blocks` and `take` and need not know which.
+    The features are in memory, given as a tensor, or read again at each pass, given as `FeatureBlocks`. Objectives use
+    `blocks` and `take` and need not know which.
 
     Args:
         features: (N, d), any float dtype, kept in float32 (float64 stays); or where to read them.
@@ -79,11 +77,12 @@ class RealFeatures:
         normalization: none; center (minus the mean); center_l2 (then unit length). The mean is that of the class
             means, so that a large class does not pull it.
         device: Where to keep them, or to work on their blocks.
+        fresh: Where fresh batches come from; ``None`` if there are none.
 
     Attributes:
         counts: (C,) number of features of each class.
         dim: d.
-        dtype: float32, or float64 where that was given.
+        dtype: float64 if the given features have it, else float32.
     """
 
     def __init__(
@@ -93,6 +92,7 @@ class RealFeatures:
         num_classes: int,
         normalization: Normalization = "none",
         device: torch.device | str = "cpu",
+        fresh: FreshFeatures | None = None,
     ) -> None:
         if normalization not in ("none", "center", "center_l2"):
             raise UserError(f"normalize {normalization!r} must be one of none, center, center_l2")
@@ -100,6 +100,7 @@ class RealFeatures:
         self.labels = labels.to(self.device)
         self.num_classes = num_classes
         self.normalization = normalization
+        self._given, self._fresh = features, fresh
         self.counts = torch.bincount(self.labels, minlength=num_classes)
         if bool((self.counts == 0).any()):
             empty = int((self.counts == 0).nonzero()[0])
@@ -114,6 +115,12 @@ class RealFeatures:
         else:
             self.dim, self._source = features.dim, features
 
+    def normalized(self, normalization: Normalization) -> RealFeatures:
+        """The features under another normalisation."""
+        if normalization == self.normalization:
+            return self
+        return RealFeatures(self._given, self.labels, self.num_classes, normalization, self.device, self._fresh)
+
     @cached_property
     def _raw_sums(self) -> tuple[Tensor, Tensor]:
         return summed_by_class(self._source.blocks(), self.num_classes, self.dim)
@@ -123,13 +130,18 @@ class RealFeatures:
         """(d,) mean of the class means, which ``center`` and ``center_l2`` take from every feature."""
         return means_of_sums(*self._raw_sums).mean(dim=0).to(self.device, self.dtype)
 
-    def flows(self) -> Tensor:
-        """(C, d) `class_flows` of the normalised features, in one pass."""
-        if self.normalization == "center_l2":
-            sums = summed_by_class(self.blocks(), self.num_classes, self.dim)
-        else:
-            sums = self._raw_sums  # a shift moves no flow
-        return flows_of_sums(*sums).to(self.device, self.dtype)
+    def class_sums(self) -> tuple[Tensor, Tensor]:
+        """Sums (C, d) and counts (C, 1) of the normalised features, in one pass, in float64 where there is one."""
+        if self.normalization == "none":
+            return self._raw_sums
+        if self.normalization == "center":
+            sums, counts = self._raw_sums
+            return sums - counts * self.mean.to(sums), counts
+        return summed_by_class(self.blocks(), self.num_classes, self.dim)
+
+    def class_means(self) -> Tensor:
+        """(C, d) mean of each class's normalised features."""
+        return means_of_sums(*self.class_sums()).to(self.device, self.dtype)
 
     @property
     def features(self) -> Tensor:
@@ -144,6 +156,17 @@ class RealFeatures:
     def take(self, rows: Tensor) -> Tensor:
         """Normalised features (n, d) of some rows, on the device."""
         return self._prepared(self._source.take(rows))
+
+    def fresh_batch(self, step: int, count: int) -> tuple[Tensor, Tensor]:
+        """Normalised features (n, d) and labels (n,) of ``count`` real images in fresh crops, the step's own.
+
+        Raises:
+            UserError: There are no real images behind these features.
+        """
+        if self._fresh is None:
+            raise UserError("a fresh batch needs the real images; distil from images, or leave lgm.fresh out")
+        features, labels = self._fresh(step, count)
+        return self.normalize(features.to(self.device, self.dtype)), labels.to(self.device)
 
     def _prepared(self, features: Tensor) -> Tensor:
         return features if self._normalised else self.normalize(features.to(self.device, self.dtype))

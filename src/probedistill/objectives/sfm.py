@@ -2,17 +2,37 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import Tensor
 
-from .formulas import class_flows, sfm_loss
+from ..features.classes import class_sums
+from .formulas import flows_of_sums, sfm_loss
 from .real import Objective, RealFeatures
 
 
-def sfm_objective(real: RealFeatures) -> Objective:
-    """Statistical flow matching against the flows of fixed real features."""
-    flows = real.flows()
+def sfm_objective(
+    real: RealFeatures,
+    *,
+    cosine: Literal["classes", "all"] = "classes",
+    others: Literal["samples", "centres"] = "samples",
+) -> Objective:
+    """Match the flows of the synthetic features with those of the real ones: mean_c (1 − cos(F_c(Z, t), F*_c)).
+
+    A flow points from the centre of a class to the centre of all others. The defaults are the paper's formula as we
+    read it; ``cosine="all"`` and ``others="centres"`` are the authors' code.
+
+    Args:
+        real: The fixed real features, normalised.
+        cosine: ``"classes"`` takes the mean of C cosines, so that each class counts the same; ``"all"`` takes one
+            cosine over the flattened (C, d) flows, in which long flows count more.
+        others: What a flow points to: the mean of all other ``"samples"``, or of the other classes' ``"centres"``.
+    """
+    # The real images enter through these (C, d) numbers alone: no step ever needs another look at them.
+    target = flows_of_sums(*real.class_sums(), others=others).to(real.device, real.dtype)
 
     def objective(features: Tensor, labels: Tensor, step: int) -> Tensor:
-        return sfm_loss(class_flows(real.normalize(features), labels, real.num_classes), flows)
+        sums = class_sums(real.normalize(features), labels, real.num_classes)
+        return sfm_loss(flows_of_sums(*sums, others=others), target, cosine=cosine)
 
     return objective

@@ -255,7 +255,7 @@ def _nearest(
             )
     config = distilled.run.config
     bank = extract_features(  # as for the run, so that its features are found in the cache
-        encoder, train, views=config.real_views or 0, augment=config.augment,
+        encoder, train, views=config.real_view_count, augment=config.augment,
         seed=config.seed, cache=cache, strict=images.strict, progress=progress,
     )  # fmt: skip
     with torch.no_grad():
