@@ -25,6 +25,7 @@ from probedistill import (
     ImagesConfig,
     RunConfig,
     align,
+    bias,
     distill,
     geometry,
     load_encoder,
@@ -32,7 +33,7 @@ from probedistill import (
     load_transfer,
     transfer,
 )
-from probedistill.analysis.bias import bias
+from probedistill.store.records import as_plain
 
 OUT = _common.RESULTS / "diagnosis"
 STEPS = {"clip": 60}
@@ -79,7 +80,7 @@ def main() -> None:
                 if not (run / "images").is_dir():
                     continue
                 result = geometry(DistilledSet.load(run), encoder, train)
-                rows[f"{name} {method}"] = result.to_dict()["summary"]
+                rows[f"{name} {method}"] = {"tests": as_plain(result.tests)}
                 if (name, method) == ("lite0", "auto"):
                     result.save(OUT / "geometry")
                 note(f"{name} {method}\n{result}")

@@ -13,7 +13,10 @@ import statistics
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from probedistill import Alignment
 
 RESULTS = Path(__file__).parent / "results"
 ROOT = RESULTS.parents[1]
@@ -260,31 +263,31 @@ def table_of(dataset: str) -> str:
 
 
 def transfer() -> str:
-    content = read("diagnosis/transfer/transfer")
-    targets = [target["name"] for target in content["targets"]]
-    lines = ["| distilled with | " + " | ".join(targets) + " |", "| --- " * (1 + len(targets)) + "|"]
-    (probe,) = content["probes"]
-    fingerprints = [target["fingerprint"] for target in content["targets"]]
-    for i, source in enumerate(content["sources"]):
+    from probedistill import load_transfer
+
+    matrix = load_transfer(RESULTS / "diagnosis" / "transfer")
+    lines = ["| distilled with | " + " | ".join(target.name for target in matrix.targets) + " |"]
+    lines.append("| --- " * (1 + len(matrix.targets)) + "|")
+    (probe,) = matrix.probes
+    for i, source in enumerate(matrix.sources):
         cells = []
-        for j, fingerprint in enumerate(fingerprints):
-            cell = f"{100 * content['accuracy'][probe][i][j]:.1f}"
-            cell = f"**{cell}**" if source["encoder"]["fingerprint"] == fingerprint else cell
-            cells.append(f"{cell} ± {100 * content['std'][probe][i][j]:.1f}")
-        lines.append("| " + " | ".join([source["name"], *cells]) + " |")
-    means, stds = content["baselines"][probe], content["baselines_std"][probe]
+        for j, own in enumerate(matrix.same[i]):
+            cell = f"{100 * matrix.accuracy[0, i, j]:.1f}"
+            cells.append(f"{f'**{cell}**' if own else cell} ± {100 * matrix.std[0, i, j]:.1f}")
+        lines.append("| " + " | ".join([source.name, *cells]) + " |")
+    means, stds = matrix.baselines, matrix.baselines_std
     real = {"random real images": "random", "full real data": "full"}
-    rows = [(title, means[name], stds[name]) for title, name in real.items() if means.get(name)]
-    for source, mean, std in zip(content["sources"], means.get("centroids", []), stds.get("centroids", [])):
-        rows.append((f"medoids chosen by {source['encoder']['name']}", mean, std))
+    rows = [(title, means[name][0], stds[name][0]) for title, name in real.items() if name in means]
+    for i, source in enumerate(matrix.sources if "centroids" in means else ()):
+        medoids = f"medoids chosen by {source.encoders[0].name}"
+        rows.append((medoids, means["centroids"][0, i], stds["centroids"][0, i]))
     for title, mean, std in rows:
         cells = [percent({"top1": m, "std": s}) for m, s in zip(mean, std, strict=True)]
         lines.append(f"| *{title}* | " + " | ".join(cells) + " |")
-    protocol = content["protocol"]
-    crop = 100 * protocol["augment"]["scale"][0]
     return "\n".join(lines) + (
-        f"\n\n{of_diagnosis('transfer')} {probe} probe, {protocol['views']} views with crops of at least {crop:.0f} % "
-        f"for every set and target, mean ± std of {protocol['seeds']} evaluation seeds."
+        f"\n\n{of_diagnosis('transfer')} {probe} probe, {matrix.protocol.views} views with crops of at least "
+        f"{100 * matrix.augment.scale[0]:.0f} % for every set and target, mean ± std of {matrix.protocol.seeds} "
+        "evaluation seeds."
     )
 
 
@@ -292,29 +295,33 @@ def of_diagnosis(part: str) -> str:
     return made_by(read(f"diagnosis/made_by-{part}"))
 
 
+def aligned() -> Alignment:
+    from probedistill import Alignment
+
+    return Alignment.read(RESULTS / "diagnosis" / "align")
+
+
 def alignment() -> str:
-    content = read("diagnosis/align/align")
-    names = [encoder["name"] for encoder in content["encoders"]]
-    lines = ["| | | " + " | ".join(names) + " |", "| --- " * (2 + len(names)) + "|"]
+    found = aligned()
+    lines = ["| | | " + " | ".join(found.names) + " |", "| --- " * (2 + len(found.names)) + "|"]
     titles = {"mutual_knn": "mutual 10-NN", "cka": "linear CKA", "linear_map": "linear map, R² (row → column)"}
     for metric, title in titles.items():
-        for i, name in enumerate(names):
-            cells = [f"{value:.2f}" for value in content["metrics"][metric][i]]
+        for i, name in enumerate(found.names):
+            cells = [f"{value:.2f}" for value in found.metrics[metric][i]]
             lines.append("| " + " | ".join([title if i == 0 else "", name, *cells]) + " |")
-    photos = f"{content['images']['count']:,} training photos of clothing"
+    photos = f"{found.images.count:,} training photos of clothing"
     return "\n".join(lines) + f"\n\n{of_diagnosis('align')} {photos}."
 
 
 def correlation() -> str:
-    found = read("diagnosis/align/align")["transfer"]
-    if found is None or "metrics" not in found:
+    found = aligned().transfer
+    if found is None:
         return "No correlation: there are no transfer results for these encoders yet."
     lines = ["| metric | Spearman with transfer accuracy | permutation p |", "| --- | --- | --- |"]
-    for metric, value in found["metrics"].items():
-        lines.append(f"| {metric} | {value['spearman']:+.2f} | {value['p']:.2f} |")
-    for metric, value in (found.get("relative_to_full") or {}).items():
-        lines.append(f"| {metric}, accuracy relative to full data | {value['spearman']:+.2f} | {value['p']:.2f} |")
-    note = f"{found['pairs']} pairs of source and target; p by all permutations of the {found['encoders']} encoders. "
+    for values, what in ((found.metrics, ""), (found.relative_to_full, ", accuracy relative to full data")):
+        for metric, value in values.items():
+            lines.append(f"| {metric}{what} | {value.spearman:+.2f} | {value.p:.2f} |")
+    note = f"{found.pairs} pairs of source and target; p by all permutations of the {found.encoders} encoders. "
     return "\n".join(lines) + f"\n\n{note}" + of_diagnosis("align")
 
 
@@ -332,26 +339,29 @@ def periphery() -> str:
 
 
 def shortcuts() -> str:
-    content = read("diagnosis/bias/bias")
+    from probedistill import BiasReport
+
+    found = BiasReport.read(RESULTS / "diagnosis" / "bias")
     lines = [
         "| rank | encoder | full data: worst group | top-1 | distilled: worst group | top-1 "
         "| cosine to background | to object |",
         "| --- " * 8 + "|",
     ]
-    for rank, number in enumerate(content["ranking"]["worst_group"], start=1):
-        entry = content["entries"][number]
-        cells = [str(rank), entry["encoder"]["name"]]
-        for part in ("full", "distilled"):
-            cells += [f"{100 * entry[part]['worst_group']:.1f}", f"{100 * entry[part]['top1']:.1f}"]
-        cells += [f"{entry[what]:.2f}" for what in ("background_similarity", "object_similarity")]
+    for rank, number in enumerate(found.ranking["worst_group"], start=1):
+        entry = found.entries[number]
+        cells = [str(rank), entry.encoder.name]
+        for scores in (entry.accuracy.full, entry.accuracy.distilled):
+            cells += [f"{100 * scores.worst_group:.1f}", f"{100 * scores.top1:.1f}"]
+        likeness = entry.resemblance
+        cells += [f"{likeness.mean_background:.2f}", f"{likeness.mean_object:.2f}"] if likeness else ["", ""]
         lines.append("| " + " | ".join(cells) + " |")
     text = "\n".join(lines)
-    for name, value in (content["agreement"] or {}).items():
-        if isinstance(value, dict) and value.get("spearman") is not None:
-            numbers = f"Spearman {value['spearman']:+.2f}, p = {value['p']:.2f}, {value['n']} encoders"
+    for name, value in (found.agreement or {}).items():
+        if value.spearman is not None:
+            numbers = f"Spearman {value.spearman:+.2f}, p = {value.p:.2f}, {value.n} encoders"
             text += f"\n\nAgreement of {name.replace('_', ' ')} with full data's worst group: {numbers}."
-    protocol = content["protocol"]
-    return f"{text}\n\n{of_diagnosis('bias')} {protocol['seeds']} evaluation seeds, {protocol['views']} views."
+    protocol = found.protocol
+    return f"{text}\n\n{of_diagnosis('bias')} {protocol.seeds} evaluation seeds, {protocol.views} views."
 
 
 def report_paint() -> str:

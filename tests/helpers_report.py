@@ -7,10 +7,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from helpers_runs import encoder_record, run_record
-from probedistill import DistillConfig, DistilledSet
+from probedistill import AugmentConfig, DistillConfig, DistilledSet, TransferConfig
+from probedistill.analysis.alignment import Alignment, AlignmentOptions, Chance, Space, TransferCorrelation
+from probedistill.analysis.base import Analysis, EncoderAbout, ImagesAbout
+from probedistill.analysis.bias import (
+    Accuracy,
+    BiasEntry,
+    BiasProtocol,
+    BiasReport,
+    GroupScores,
+    Resemblance,
+)
+from probedistill.analysis.geometry import ClassGeometry, ClassTest, Geometry, MadeBy, Place, Projection
+from probedistill.analysis.matrix import RealImages, Source, TransferMatrix
+from probedistill.analysis.similarity import METRICS
+from probedistill.analysis.statistics import Correlation
 from probedistill.show.previews import save_sprite
 
 SCRIPT = "<script>alert(1)</script>"
@@ -57,78 +72,101 @@ def evaluation(class_names: Sequence[str], images: int) -> dict[str, Any]:
     }
 
 
-def results(class_names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """A result file of each kind."""
+def results(class_names: Sequence[str]) -> dict[str, Analysis]:
+    """A result of each kind."""
+    return {
+        "transfer": transfer(),
+        "align": align(),
+        "geometry": geometry(class_names),
+        "bias": bias(["cat/indoors", "cat/outdoors"], [EncoderAbout(SCRIPT, "ab", 24)]),
+    }
+
+
+ABOUT = ImagesAbout("folder:photos", "test", 60, "cd" * 32)
+
+
+def transfer(encoders: Sequence[EncoderAbout] | None = None, values: Any = None) -> TransferMatrix:
+    """Transfer between a set of each encoder, by a ridge probe and, without ``values``, by an inherited head."""
+    nan = float("nan")
+    rest: dict[str, Any] = {
+        "class_names": ("cat", "dog"), "images_per_class": 1, "protocol": TransferConfig(), "augment": AugmentConfig(),
+        "images": RealImages(ABOUT, ABOUT), "versions": {}, "finished": True,
+    }  # fmt: skip
+    if encoders is not None:
+        accuracy = np.array([values])
+        sources = tuple(Source(encoder.name, "r", "clp", (encoder,)) for encoder in encoders)
+        return TransferMatrix(sources, tuple(encoders), ("ridge",), accuracy, np.zeros_like(accuracy), {}, {}, **rest)
+    encoders = (EncoderAbout(SCRIPT, "ab", 24), EncoderAbout("other", "cd", 24))
+    sources = tuple(Source(name, name, "clp", (encoder,)) for name, encoder in zip("ab", encoders, strict=True))
+    accuracy = np.array([[[0.5, 0.25], [nan, 0.375]], [[0.5, 0.5], [0.5, 0.5]]])
+    baselines = {
+        "full": np.array([[0.875, 0.8125]] * 2),
+        "centroids": np.array([[[0.125, 0.125], [0.25, 0.25]], [[nan, nan], [nan, nan]]]),
+        "random_inherited": np.array([[[nan, nan], [nan, nan]], [[0.375, 0.25], [nan, nan]]]),
+    }
+    std = {name: np.zeros_like(value) for name, value in baselines.items()}
+    return TransferMatrix(
+        sources, encoders, ("ridge", "inherited"), accuracy, np.zeros_like(accuracy), baselines, std, **rest
+    )
+
+
+def align() -> Alignment:
+    """Two encoders, and how their alignment goes with transfer."""
+    spaces = (Space(SCRIPT, "ab", 24, 8), Space("other", "cd", 24, 8))
+    values = np.array([[1.0, 0.61], [0.61, 1.0]])
+    found = {name: Correlation(0.83, 0.04, 2) for name in METRICS}
+    return Alignment(
+        spaces, dict.fromkeys(METRICS, values), Chance(0.1, values), ABOUT, AlignmentOptions(10, 60, 0),
+        TransferCorrelation("ridge", 2, True, found, found),
+    )  # fmt: skip
+
+
+def geometry(class_names: Sequence[str]) -> Geometry:
+    """Every class drawn, with thirty real images in all."""
+    counts = {"real": 30, "medoid": len(class_names), "synthetic": len(class_names)}
     points = [
-        {
-            "x": i % 7 + 0.3 * place,
-            "y": i % 5 + 0.3 * place,
-            "label": i % len(class_names),
-            "kind": kind,
-            "name": f"{kind} {i}",
-        }
-        for place, (kind, count) in enumerate(
-            {"real": 30, "medoid": len(class_names), "synthetic": len(class_names)}.items()
-        )
+        (i % 7 + 0.3 * place, i % 5 + 0.3 * place, i % len(class_names), kind, None if kind == "synthetic" else f"{i}")
+        for place, (kind, count) in enumerate(counts.items())
         for i in range(count)
     ]
-    place = {"distance_quantile": 0.75, "margin": 0.1, "own_neighbours": 0.5}
-    encoder = {"name": SCRIPT, "fingerprint": "ab", "input_size": 24}
-    group = {"groups": {"cat/indoors": 0.9, "cat/outdoors": 0.4}, "worst_group": 0.4, "gap": 0.5, "top1": 0.65}
-    return {
-        "transfer": {
-            "kind": "transfer", "targets": [encoder, {"name": "other"}],
-            "sources": [{"name": "a", "encoder": encoder}, {"name": "b", "encoder": {"name": "other"}}],
-            "probes": ["ridge", "inherited"],
-            "accuracy": {"ridge": [[0.5, 0.25], [float("nan"), 0.375]], "inherited": [[0.5, 0.5], [0.5, 0.5]]},
-            "baselines": {
-                "ridge": {"full": [0.875, 0.8125], "centroids": [[0.125, 0.125], [0.25, 0.25]]},
-                "inherited": {"full": [0.875, 0.8125], "random_inherited": [[0.375, 0.25], [None, None]]},
-            },
-        },
-        "align": {
-            "kind": "align", "encoders": [encoder, {"name": "other"}],
-            "metrics": {"cka": [[1.0, 0.61], [0.61, 1.0]]},
-            "transfer": {"pairs": 2, "metrics": {"cka": {"spearman": 0.83, "p": 0.04}}},
-        },
-        "geometry": {
-            "kind": "geometry", "encoder": encoder, "class_names": list(class_names), "explained": [0.4, 0.2],
-            "points": points, "classes": [{"name": n, "synthetic": place, "medoid": place} for n in class_names],
-        },
-        "bias": {
-            "kind": "bias", "groups": ["cat/indoors", "cat/outdoors"],
-            "entries": [{"run": "r", "encoder": encoder, "distilled": group, "full": group, "background_share": 0.3}],
-        },
-    }  # fmt: skip
+    x, y, labels, kinds, names = zip(*points, strict=True)
+    place = Place(0.75, 0.5, 0.5, 0.1, 0.1, 1.0, 1.0, 0.5)
+    test = ClassTest(0.75, (0.5, 0.9), 0.04)
+    return Geometry(
+        EncoderAbout(SCRIPT, "ab", 24), MadeBy("clp", "tiny"), ABOUT, 10,
+        tuple(ClassGeometry(name, 10, place, place, place) for name in class_names),
+        dict.fromkeys(("periphery", "angle", "margin"), test),
+        Projection(np.stack([x, y], axis=1), labels, kinds, names, (0.4, 0.2)),
+    )  # fmt: skip
 
 
-def long_names(count: int = 6) -> dict[str, dict[str, Any]]:
-    """Result files with a heat map of ``count`` encoders and with groups, all with names that are too long to show."""
-    names = [f"timm:vit_small_patch14_dinov2.lvd142m at {100 * i} px" for i in range(1, count + 1)]
-    encoders = [{"name": name, "fingerprint": name} for name in names]
+def bias(groups: Sequence[str], encoders: Sequence[EncoderAbout]) -> BiasReport:
+    """An entry for each encoder; the second has no background share."""
+
+    def scores(worst: float) -> GroupScores:
+        found = {group: worst + 0.05 * i for i, group in enumerate(groups)}
+        return GroupScores(sum(found.values()) / len(found), found, worst, 0.05 * (len(groups) - 1), 0.1, 0.1)
+
+    def entry(i: int, encoder: EncoderAbout) -> BiasEntry:
+        likeness = Resemblance((-0.1,), (-0.1,)) if i == 1 else Resemblance((0.1 * (i + 1),), (1 - 0.1 * (i + 1),))
+        accuracy = Accuracy(*(scores(0.2 * k + 0.1 * i) for k in range(3)))
+        return BiasEntry(f"run-{i}", ("cat",), encoder, accuracy, likeness, {}, 0.0)
+
+    return BiasReport(
+        tuple(entry(i, encoder) for i, encoder in enumerate(encoders)), ("cat",), (), ABOUT,
+        BiasProtocol("ridge", 1, 1, ("background",)), "0",
+    )  # fmt: skip
+
+
+def long_names(count: int = 6) -> dict[str, Analysis]:
+    """Results with a heat map of ``count`` encoders and with groups, all with names that are too long to show."""
+    encoders = [
+        EncoderAbout(f"timm:vit_small_patch14_dinov2.lvd142m at {100 * i} px", f"{i}", 100 * i)
+        for i in range(1, count + 1)
+    ]
     groups = [f"landbird with a long name {i}/bamboo forest in the rain {i}" for i in range(count)]
     values = [[(i + j) / (2 * count) for i in range(count)] for j in range(count)]
-
-    def scores(shift: float) -> dict[str, Any]:
-        found = {group: shift + 0.1 * i / count for i, group in enumerate(groups)}
-        return {"groups": found, "worst_group": shift, "gap": 0.1, "top1": shift}
-
-    entries = [
-        {"run": f"run-{i}", "encoder": encoders[i], "background_share": None if i == 1 else 0.1 * (i + 1)}
-        | {key: scores(0.2 * k + 0.1 * i) for k, key in enumerate(("distilled", "random", "full"))}
-        for i in range(3)
-    ]
-    return {
-        "transfer": {
-            "kind": "transfer", "sources": encoders, "targets": encoders, "probes": ["ridge"],
-            "accuracy": {"ridge": values},
-        },
-        "bias": {
-            "kind": "bias", "groups": groups, "entries": entries,
-            "ranking": {"worst_group": [2, 1, 0], "background_share": [0, 2, 1]},
-            "agreement": {"worst_group": {"spearman": 1.0, "p": 1 / 3, "n": 3}, "background_share": None},
-        },
-    }  # fmt: skip
+    return {"transfer": transfer(encoders, values), "bias": bias(groups, encoders[:3])}
 
 
 def write(path: Path, content: Any) -> Path:

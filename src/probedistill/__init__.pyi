@@ -1,5 +1,7 @@
 from ._version import __version__
 from .analysis.alignment import Alignment, align
+from .analysis.bias import BiasReport, bias
+from .analysis.compose import compose
 from .analysis.geometry import Geometry, geometry
 from .analysis.matrix import TransferMatrix, load_transfer
 from .analysis.transfer import transfer
@@ -41,6 +43,7 @@ __all__ = [
     "RECIPES",
     "Alignment",
     "AugmentConfig",
+    "BiasReport",
     "CLPConfig",
     "Canvas",
     "CanvasConfig",
@@ -73,6 +76,8 @@ __all__ = [
     "UserError",
     "__version__",
     "align",
+    "bias",
+    "compose",
     "distill",
     "encoder_config",
     "evaluate",

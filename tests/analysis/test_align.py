@@ -17,10 +17,12 @@ from scipy.stats import spearmanr
 
 from conftest import TINY
 from helpers_images import make_image_folder
-from probedistill import UserError, align, load_encoder, load_images
-from probedistill.analysis.alignment import transfer_accuracy
+from probedistill import AugmentConfig, TransferConfig, UserError, align, load_encoder, load_images
+from probedistill.analysis.alignment import Alignment, TransferCorrelation, transfer_accuracy
+from probedistill.analysis.base import EncoderAbout, ImagesAbout
+from probedistill.analysis.matrix import RealImages, Source, TransferMatrix
 from probedistill.analysis.similarity import RIDGES, cka_chance, linear_cka, linear_map, mutual_knn
-from probedistill.analysis.statistics import mantel
+from probedistill.analysis.statistics import Correlation, mantel
 from probedistill.features.classes import balanced_rows
 
 METRICS = [lambda a, b: mutual_knn(a, b, 4), linear_cka, linear_map]
@@ -184,24 +186,25 @@ def test_correlation_and_its_p_value_are_those_of_every_relabelling():
     found = []
     for order in itertools.permutations(range(4)):
         found.append(spearmanr(metric[np.ix_(order, order)][off], accuracy[off]).statistic)
-    rho, p = mantel(metric, accuracy)
-    assert rho == pytest.approx(found[0])
-    assert p == pytest.approx(np.mean(np.abs(found) >= abs(found[0]) - 1e-9))
-    assert mantel(np.exp(metric), 3 * accuracy) == (rho, p), "ranks alone count"
+    said = mantel(metric, accuracy)
+    assert said.spearman == pytest.approx(found[0])
+    assert said.p == pytest.approx(np.mean(np.abs(found) >= abs(found[0]) - 1e-9))
+    assert said.n == 12
+    assert mantel(np.exp(metric), 3 * accuracy) == said, "ranks alone count"
 
 
 def test_what_transfer_repeats_is_found_and_the_diagonal_is_not_looked_at():
     rng = np.random.default_rng(0)
     metric = rng.normal(size=(5, 5))
-    assert mantel(metric, np.where(np.eye(5) > 0, -99, metric)) == (pytest.approx(1), 1 / 120)
-    assert mantel(metric, -metric) == (pytest.approx(-1), 1 / 120)
+    assert mantel(metric, np.where(np.eye(5) > 0, -99, metric)) == Correlation(pytest.approx(1), 1 / 120, 20)
+    assert mantel(metric, -metric) == Correlation(pytest.approx(-1), 1 / 120, 20)
 
 
 def test_many_encoders_take_drawn_permutations():
     rng = np.random.default_rng(0)
     metric = rng.normal(size=(9, 9))
-    assert mantel(metric, metric) == (pytest.approx(1), 1e-4)
-    noise = [mantel(metric, rng.normal(size=(9, 9)), seed=s)[1] for s in range(4)]
+    assert mantel(metric, metric) == Correlation(pytest.approx(1), 1e-4, 72)
+    noise = [mantel(metric, rng.normal(size=(9, 9)), seed=s).p for s in range(4)]
     assert 0.2 < np.mean(noise) < 0.8
     other = rng.normal(size=(9, 9))
     assert mantel(metric, other, seed=3) == mantel(metric, other, seed=3)
@@ -213,50 +216,47 @@ def test_pairs_that_are_not_known_are_left_out():
     accuracy = metric.copy()
     accuracy[4], accuracy[:, 4] = np.nan, np.nan  # an encoder without results
     accuracy[1, 2] = np.nan
-    rho, p = mantel(metric, accuracy)
-    assert rho == pytest.approx(1)
-    assert p == pytest.approx(1 / 24)
+    assert mantel(metric, accuracy) == Correlation(pytest.approx(1), pytest.approx(1 / 24), 11)
 
 
 def test_too_little_for_a_correlation_gives_none():
-    assert mantel(np.eye(2), np.random.default_rng(0).normal(size=(2, 2))) is None
-    assert mantel(np.ones((3, 3)), np.random.default_rng(0).normal(size=(3, 3))) is None
-    assert mantel(np.random.default_rng(0).normal(size=(3, 3)), np.full((3, 3), np.nan)) is None
+    assert mantel(np.eye(2), np.random.default_rng(0).normal(size=(2, 2))) == Correlation(None, None, 2)
+    assert mantel(np.ones((3, 3)), np.random.default_rng(0).normal(size=(3, 3))) == Correlation(None, None, 6)
+    assert mantel(np.random.default_rng(0).normal(size=(3, 3)), np.full((3, 3), np.nan)) == Correlation(None, None, 0)
 
 
 def test_a_correlation_takes_three_known_pairs():
     metric = np.random.default_rng(0).normal(size=(3, 3))
     accuracy = np.full((3, 3), np.nan)
     accuracy[0, 1], accuracy[1, 2] = 0.4, 0.7
-    assert mantel(metric, accuracy) is None, "that of two pairs is always ±1"
+    assert mantel(metric, accuracy).spearman is None, "that of two pairs is always ±1"
     accuracy[2, 0] = 0.6
-    assert mantel(metric, accuracy) is not None
+    assert mantel(metric, accuracy).spearman is not None
 
 
-def results(fingerprints, accuracy, full=None, names=None):
-    """What a transfer.json says of one set for each encoder."""
+def results(fingerprints, accuracy, full=None, names=None) -> TransferMatrix:
+    """Transfer between one set of each encoder."""
     names = names or [f"e{i}" for i in range(len(fingerprints))]
-    described = [{"name": n, "fingerprint": f} for n, f in zip(names, fingerprints, strict=True)]
-    return {
-        "kind": "transfer",
-        "format": 1,
-        "finished": True,
-        "sources": [{"name": e["name"], "run": "r", "method": "clp", "encoder": e, "also": []} for e in described],
-        "targets": [e | {"input_size": 32} for e in described],
-        "probes": ["ridge"],
-        "class_names": ["cat", "dog"],
-        "accuracy": {"ridge": np.asarray(accuracy).tolist()},
-        "std": {"ridge": np.zeros_like(accuracy).tolist()},
-        "baselines": {"ridge": {} if full is None else {"full": full}},
-    }
+    encoders = tuple(EncoderAbout(n, f, 32) for n, f in zip(names, fingerprints, strict=True))
+    accuracy = np.array([accuracy], dtype=float)
+    baselines = {} if full is None else {"full": np.array([full], dtype=float)}
+    about = ImagesAbout("folder:x", "train", 3, "ab")
+    return TransferMatrix(
+        tuple(Source(encoder.name, "r", "clp", (encoder,)) for encoder in encoders),
+        encoders, ("ridge",), accuracy, np.zeros_like(accuracy), baselines, baselines,
+        ("cat", "dog"), 1, TransferConfig(), AugmentConfig(), RealImages(about, about), {}, True,
+    )  # fmt: skip
 
 
 def test_transfer_results_are_matched_by_fingerprint():
-    content = results("abc", [[0.5, 0.6, 0.7], [0.4, 0.8, 0.3], [0.2, 0.1, 0.9]], full=[0.8, 0.9, 1.0])
-    content["sources"].append(content["sources"][0] | {"run": "another"})
-    content["sources"].append(content["sources"][0] | {"also": [{"name": "e1", "fingerprint": "b"}]})
-    content["accuracy"]["ridge"] += [[0.7, None, 0.9], [0.0, 0.0, 0.0]]
-    accuracy, relative = transfer_accuracy(content, ["c", "x", "a"])
+    found = results("abc", [[0.5, 0.6, 0.7], [0.4, 0.8, 0.3], [0.2, 0.1, 0.9]], full=[0.8, 0.9, 1.0])
+    first = found.sources[0]
+    both = replace(first, encoders=(*first.encoders, EncoderAbout("e1", "b", 32)))
+    more = np.concatenate([found.accuracy, [[[0.7, np.nan, 0.9], [0.0, 0.0, 0.0]]]], axis=1)
+    found = replace(
+        found, sources=(*found.sources, replace(first, run="another"), both), accuracy=more, std=np.zeros_like(more)
+    )
+    accuracy, relative = transfer_accuracy(found, ["c", "x", "a"])
     expected = np.full((3, 3), np.nan)
     expected[0, 0], expected[0, 2], expected[2, 0], expected[2, 2] = 0.9, 0.2, 0.8, 0.6  # two sets of a: their mean
     np.testing.assert_allclose(accuracy, expected)
@@ -290,11 +290,11 @@ def test_align_compares_the_features_of_the_same_images(photos, tiny_yaml):
     assert found.metrics["mutual_knn"][0, 1] == pytest.approx(mutual_knn(*centre, 3))
     assert found.metrics["cka"][1, 0] == pytest.approx(linear_cka(*centre), abs=1e-5)
     assert found.metrics["linear_map"][1, 0] == pytest.approx(linear_map(centre[1], centre[0]), abs=1e-3)
-    assert found.chance["mutual_knn"] == 3 / 11
-    assert found.chance["cka"][0][1] == pytest.approx(cka_chance(*centre), abs=1e-5)
-    assert [e["dim"] for e in found.encoders] == [24, 24, 10]
+    assert found.chance.mutual_knn == 3 / 11
+    assert found.chance.cka[0, 1] == pytest.approx(cka_chance(*centre), abs=1e-5)
+    assert [e.dim for e in found.encoders] == [24, 24, 10]
     assert len(set(found.names)) == 3, "one model, three sets of weights: the names must differ"
-    assert found.images["count"] == 12
+    assert found.images.count == 12
     assert found.transfer is None
     assert "mutual 3-NN" in str(found)
 
@@ -302,17 +302,17 @@ def test_align_compares_the_features_of_the_same_images(photos, tiny_yaml):
 def test_a_limit_takes_fewer_images(photos, tiny_yaml):
     images = load_images(f"folder:{photos}")
     found = align([TINY, tiny_yaml(seed=1)], images, k=2, limit=6, progress=False)
-    assert found.images["count"] == 6
-    assert found.chance["mutual_knn"] == 2 / 5
+    assert found.images.count == 6
+    assert found.chance.mutual_knn == 2 / 5
 
 
 def test_align_command(run_cli, photos, tiny_yaml, tmp_path):
     out = tmp_path / "out"
     specs = [TINY, tiny_yaml(seed=1), tiny_yaml(seed=2)]
     fingerprints = [load_encoder(TINY, encoder_args={"seed": s} if s else {}).fingerprint for s in range(3)]
-    transfer = tmp_path / "transfer.json"
+    transfer = tmp_path
     accuracy = [[0.9, 0.2, 0.3], [0.4, 0.9, 0.5], [0.6, 0.7, 0.9]]
-    transfer.write_text(json.dumps(results(fingerprints, accuracy, full=[1.0, 0.9, 0.8])))
+    results(fingerprints, accuracy, full=[1.0, 0.9, 0.8]).save(transfer)
     result = run_cli(
         "align", "--encoders", *specs, "--images", f"folder:{photos}", "--k", 4, "--transfer", transfer, "--out", out
     )
@@ -328,15 +328,15 @@ def test_align_command(run_cli, photos, tiny_yaml, tmp_path):
     }  # fmt: skip
     assert content["images"]["split"] == "train"
     assert content["options"] == {"k": 4, "limit": 5000, "seed": 0}
-    assert content["transfer"]["pairs"] == 6
-    for name, values in content["metrics"].items():
+    found = Alignment.read(out)
+    assert found.transfer.pairs == 6
+    for name, values in found.metrics.items():
         off = ~np.eye(3, dtype=bool)
-        for what, target in (("metrics", accuracy), ("relative_to_full", np.array(accuracy) / [1.0, 0.9, 0.8])):
-            said = content["transfer"][what][name]
-            expected = spearmanr(np.array(values)[off], np.array(target)[off]).statistic
-            assert said["spearman"] == pytest.approx(expected)
-            assert said["p"] * 6 == pytest.approx(round(said["p"] * 6))
-            assert said["pairs"] == 6
+        relative = np.array(accuracy) / [1.0, 0.9, 0.8]
+        for said, target in ((found.transfer.metrics, accuracy), (found.transfer.relative_to_full, relative)):
+            assert said[name].spearman == pytest.approx(spearmanr(values[off], np.array(target)[off]).statistic)
+            assert said[name].p * 6 == pytest.approx(round(said[name].p * 6))
+            assert said[name].n == 6
     first = (out / "align.json").read_bytes()
     again = run_cli("align", "--encoders", *specs, "--images", f"folder:{photos}", "--k", 4, "--transfer", transfer,
                     "--out", out)  # fmt: skip
@@ -346,8 +346,8 @@ def test_align_command(run_cli, photos, tiny_yaml, tmp_path):
 
 def test_too_few_encoders_in_the_transfer_results_are_said(run_cli, photos, tiny_yaml, tmp_path):
     fingerprints = [load_encoder(TINY).fingerprint, load_encoder(TINY, encoder_args={"seed": 1}).fingerprint]
+    results(fingerprints, [[0.9, 0.2], [0.3, 0.8]]).save(tmp_path)
     transfer = tmp_path / "transfer.json"
-    transfer.write_text(json.dumps(results(fingerprints, [[0.9, 0.2], [0.3, 0.8]])))
     specs = [TINY, tiny_yaml(seed=1), tiny_yaml(seed=2)]
     result = run_cli(
         "align", "--encoders", *specs, "--images", f"folder:{photos}", "--k", 4, "--transfer", transfer,
@@ -365,9 +365,8 @@ def test_too_few_pairs_in_the_transfer_results_are_said(photos, tiny_yaml):
     encoders = [load_encoder(TINY, encoder_args={"seed": s} if s else {}) for s in range(3)]
 
     def found(accuracy, full=None):
-        content = results([e.fingerprint for e in encoders], np.zeros((3, 3)), full=full)
-        content["accuracy"]["ridge"] = accuracy
-        return align(encoders, images, k=3, transfer=content, progress=False)
+        transfer = results([e.fingerprint for e in encoders], accuracy, full=full)
+        return align(encoders, images, k=3, transfer=transfer, progress=False)
 
     two = found([[0.9, 0.4, None], [None, 0.9, 0.7], [None, None, 0.9]])
     assert two.transfer is None
@@ -375,10 +374,10 @@ def test_too_few_pairs_in_the_transfer_results_are_said(photos, tiny_yaml):
     assert two.note in str(two)
 
     three = found([[0.9, 0.4, None], [None, 0.9, 0.7], [0.6, None, 0.9]], full=[None, 0.9, 0.8])
-    assert three.transfer["pairs"] == three.transfer["metrics"]["cka"]["pairs"] == 3
-    assert three.transfer["metrics"]["linear_map"]["spearman"] is not None
-    for said in three.transfer["relative_to_full"].values():
-        assert said == {"spearman": None, "p": None, "pairs": 2}
+    assert three.transfer.pairs == three.transfer.metrics["cka"].n == 3
+    assert three.transfer.metrics["linear_map"].spearman is not None
+    for said in three.transfer.relative_to_full.values():
+        assert said == Correlation(None, None, 2)
     assert three.note.startswith("the share of full data is known for 2 pairs of different encoders; ")
     for part in three.note.split("; "):
         assert part in " ".join(str(three).split())
@@ -396,15 +395,15 @@ def test_names_that_mean_something_to_rich(run_cli, tiny_yaml, monkeypatch, tmp_
     assert f"6 images of folder:{folder} (train)" in result.out
     encoders = [load_encoder(TINY, encoder_args={"seed": s} if s else {}) for s in range(3)]
     found = align(encoders, load_images(f"folder:{folder}"), k=2, progress=False)
-    named = tuple(e | {"name": name} for e, name in zip(found.encoders, ("a[red]", "n/a [/b]", "c"), strict=True))
-    transfer = {"probe": "p[/b]", "pairs": 6, "encoders": 3}
-    nothing = {"spearman": None, "p": None, "pairs": 6}
-    parts = dict.fromkeys(("metrics", "relative_to_full"), dict.fromkeys(found.metrics, nothing))
-    text = str(replace(found, encoders=named, transfer=transfer | parts, note="why [/b]"))
+    names = ("a[red]", "n/a [/b]", "c")
+    named = tuple(replace(e, name=name) for e, name in zip(found.encoders, names, strict=True))
+    nothing = dict.fromkeys(found.metrics, Correlation(None, None, 6))
+    transfer = TransferCorrelation("p[/b]", 3, True, nothing, nothing)
+    text = str(replace(found, encoders=named, transfer=transfer, note="why [/b]"))
     for name in ("a[red]", "n/a [/b]", "x [/b]", "p[/b] probe", "why [/b]"):
         assert name in text
 
-    long = tuple(e | {"name": f"{'vit_' * 12}{i}"} for i, e in enumerate(found.encoders))
+    long = tuple(replace(e, name=f"{'vit_' * 12}{i}") for i, e in enumerate(found.encoders))
     assert "…" not in str(replace(found, encoders=long)), "two encoders whose names are cut look alike"
 
 
@@ -427,12 +426,12 @@ def test_bad_input_gives_one_line_and_writes_nothing(run_cli, photos, tiny_yaml,
     assert "unknown encoder 'efficientnet_lite9'" in refused(encoders=[TINY, "efficientnet_lite9"])
     assert "is not there" in refused("--transfer", tmp_path / "none.json")
     strangers = tmp_path / "transfer.json"
-    strangers.write_text(json.dumps(results("xyz", np.full((3, 3), 0.5), names=["vit", "resnet", "clip"])))
+    results("xyz", np.full((3, 3), 0.5), names=["vit", "resnet", "clip"]).save(tmp_path)
     assert "transfer results are of other encoders (clip, resnet, vit)" in refused("--transfer", strangers)
-    strangers.write_text(json.dumps(results("xyz", np.full((3, 3), 0.5)) | {"probes": []}))
-    assert "no probe" in refused("--transfer", strangers)
+    strangers.write_text(json.dumps(json.loads(strangers.read_text()) | {"probes": []}))
+    assert "at least one source, one target and one probe" in refused("--transfer", strangers)
     strangers.write_text('{"kind": "align"}')
-    assert "another file" in refused("--transfer", strangers)
+    assert "is not a file of probedistill transfer" in refused("--transfer", strangers)
 
 
 @pytest.mark.slow
@@ -449,4 +448,4 @@ def test_trained_encoders_agree_more_than_an_untrained_one(shared_data, shared_e
         assert found.metrics[metric][0, 1] > found.metrics[metric][0, 2] + 0.05
     to_lite = found.metrics["linear_map"][:, 0]
     assert to_lite[1] > to_lite[2] + 0.02
-    assert found.metrics["mutual_knn"][0, 1] > 2 * found.chance["mutual_knn"]
+    assert found.metrics["mutual_knn"][0, 1] > 2 * found.chance.mutual_knn

@@ -6,6 +6,7 @@ import importlib.util
 import io
 import itertools
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -22,10 +23,15 @@ from scipy.stats import permutation_test, spearmanr
 from conftest import TINY
 from helpers_images import make_image_folder
 from probedistill import DistilledSet, EncoderConfig, ImagesConfig, UserError, distill, load_encoder, load_splits
+from probedistill.analysis.base import EncoderAbout, ImagesAbout
 from probedistill.analysis.bias import (
+    Accuracy,
     BiasEntry,
+    BiasProtocol,
     BiasReport,
+    GroupScores,
     Resemblance,
+    Usual,
     bias,
     bias_of,
     group_directions,
@@ -34,7 +40,8 @@ from probedistill.analysis.bias import (
 )
 from probedistill.analysis.compose import compose
 from probedistill.analysis.groups import group_names, read_groups
-from probedistill.analysis.statistics import rank_agreement
+from probedistill.analysis.statistics import Correlation, rank_agreement
+from probedistill.features.store import FeatureStore
 
 QUICK = {"seeds": 2, "views": 3, "progress": False}
 
@@ -193,18 +200,17 @@ def test_pure_backgrounds_and_pure_objects():
         assert found.background == pytest.approx((background, background), abs=1e-12)
         assert found.object == pytest.approx((thing, thing), abs=1e-12)
         share = None if background < 0 else background / (background + thing)
-        assert found.share == (pytest.approx(share, abs=1e-12),) * 2
+        assert found.shares == (pytest.approx(share, abs=1e-12),) * 2
 
 
 def test_a_cosine_below_0_counts_as_0_in_the_share():
     """An image of the wrong object is no image of the object: the two must not give one share."""
     found = Resemblance((0.1, 0.1, -0.1, 0.1, -0.1, 0.0), (0.9, -0.9, 0.9, 0.0, -0.9, 0.0))
-    assert found.share == (pytest.approx(0.1), 1, 0, 1, None, None)
-    assert Resemblance((-0.2, 0.1), (-0.3, -0.1)).to_dict() == {
-        "background_similarity": pytest.approx(-0.05), "object_similarity": pytest.approx(-0.2),
-        "background_share": None,
-    }  # fmt: skip
-    assert Resemblance((-1.0,), (1e-17,)).share == (None,), "a rounding error is not an object"
+    assert found.shares == (pytest.approx(0.1), 1, 0, 1, None, None)
+    away = Resemblance((-0.2, 0.1), (-0.3, -0.1))
+    assert (away.mean_background, away.mean_object) == (pytest.approx(-0.05), pytest.approx(-0.2))
+    assert away.share is None
+    assert Resemblance((-1.0,), (1e-17,)).shares == (None,), "a rounding error is not an object"
 
 
 @settings(max_examples=30, deadline=None)
@@ -217,7 +223,7 @@ def test_resemblance_depends_on_neither_order_nor_rotation_nor_scale_nor_group_s
     directions = group_directions(x, y, b, 2, 3)
     found = resemblance(directions, images, labels)
     assert all(-1 <= value <= 1 for value in (*found.background, *found.object))
-    for background, thing, share in zip(found.background, found.object, found.share, strict=True):
+    for background, thing, share in zip(found.background, found.object, found.shares, strict=True):
         assert (share is None) == (max(background, thing) <= 0)
         assert share is None or 0 <= share <= 1
 
@@ -242,12 +248,10 @@ def test_usual_background_is_what_is_more_frequent_than_elsewhere():
 
 
 def test_agreement_of_few_is_exact():
-    assert rank_agreement([1, 2, 3], [10, 20, 30]) == {"spearman": pytest.approx(1), "p": pytest.approx(1 / 3), "n": 3}
-    assert rank_agreement([1, 2, 3, 4], [4, 3, 2, 1]) == {
-        "spearman": pytest.approx(-1), "p": pytest.approx(2 / 24), "n": 4,
-    }  # fmt: skip
-    assert rank_agreement([1, 2], [1, 2]) is None
-    assert rank_agreement([1, 1, 1], [1, 2, 3]) is None
+    assert rank_agreement([1, 2, 3], [10, 20, 30]) == Correlation(pytest.approx(1), pytest.approx(1 / 3), 3)
+    assert rank_agreement([1, 2, 3, 4], [4, 3, 2, 1]) == Correlation(pytest.approx(-1), pytest.approx(2 / 24), 4)
+    assert rank_agreement([1, 2], [1, 2]) == Correlation(None, None, 2)
+    assert rank_agreement([1, 1, 1], [1, 2, 3]) == Correlation(None, None, 3)
 
 
 @settings(max_examples=8, deadline=None)
@@ -255,23 +259,23 @@ def test_agreement_of_few_is_exact():
 def test_agreement_is_scipys(values):
     first, second = (list(column) for column in zip(*values, strict=True))
     found = rank_agreement(first, second)
-    if found is None:
+    if found.spearman is None:
         assert len(set(first)) == 1 or len(set(second)) == 1
         return
-    assert found["spearman"] == pytest.approx(spearmanr(first, second).statistic)
+    assert found.spearman == pytest.approx(spearmanr(first, second).statistic)
     expected = permutation_test(
         (first,), lambda x: spearmanr(x, second).statistic, permutation_type="pairings", n_resamples=10_000
     )
     count = len(list(itertools.permutations(first)))
     assert expected.null_distribution.size == count
-    far = np.abs(expected.null_distribution) >= abs(found["spearman"]) - 1e-9
-    assert found["p"] == pytest.approx(far.mean())
+    far = np.abs(expected.null_distribution) >= abs(found.spearman) - 1e-9
+    assert found.p == pytest.approx(far.mean())
 
 
 def test_agreement_of_many_is_drawn():
     found = rank_agreement(range(12), [*range(10), 11, 10])
-    assert found["p"] == pytest.approx(1 / 20_001)
-    assert found["spearman"] > 0.98
+    assert found.p == pytest.approx(1 / 10_000)
+    assert found.spearman > 0.98
 
 
 # ---------------------------------------------------------------------------------------------------
@@ -286,17 +290,17 @@ def test_synthetic_images_of_backgrounds_alone_lean_on_them(data, tmp_path):
     pixels = np.stack([np.asarray(Image.open(path), dtype=np.float32) / 255 for path in files])
     pictures = torch.tensor(pixels).permute(0, 3, 1, 2)
     labels = torch.arange(2).repeat_interleave(5)
-    encoder = load_encoder(TINY, device="cpu")
+    encoder, quiet = load_encoder(TINY, device="cpu"), FeatureStore(progress=False)
     usual = DistilledSet(pictures, labels, ("cat", "dog"))
     other = replace(usual, labels=1 - labels)
     with_it, against_it = (
-        bias_of(distilled, encoder, train, test, backgrounds, **QUICK).resemblance.to_dict()
+        bias_of(distilled, encoder, train, test, backgrounds, seeds=2, views=3, features=quiet).resemblance
         for distilled in (usual, other)
     )
-    assert with_it["background_similarity"] > 0.1
-    assert against_it["background_similarity"] == pytest.approx(-with_it["background_similarity"])
-    assert with_it["background_share"] > 0
-    assert not against_it["background_share"]
+    assert with_it.mean_background > 0.1
+    assert against_it.mean_background == pytest.approx(-with_it.mean_background)
+    assert with_it.share > 0
+    assert not against_it.share
 
 
 def test_report_of_a_run(bias_cli, run, data, tmp_path):
@@ -304,39 +308,51 @@ def test_report_of_a_run(bias_cli, run, data, tmp_path):
     assert outcome.code == 0, outcome.err
     assert "cats · " in outcome.out
     assert "80 % of 'cat' are on 'red'" in outcome.out
-    content = json.loads((tmp_path / "out" / "bias.json").read_text())
-    assert content["kind"] == "bias"
-    assert sorted(content["groups"]) == ["cat/blue", "cat/red", "dog/blue", "dog/red"]
-    assert content["usual_backgrounds"][1] == {"class": "dog", "background": "blue", "share": 0.8}
-    (entry,) = content["entries"]
-    assert entry["run"] == "cats"
-    assert entry["encoder"]["fingerprint"] == json.loads((run / "run.json").read_text())["encoder"]["fingerprint"]
-    for key in ("distilled", "full", "random"):
-        scores = entry[key]
-        assert scores["top1"] == pytest.approx(np.mean(list(scores["groups"].values())))  # groups of one size
-        assert 0 <= scores["worst_group"] <= min(scores["groups"].values()) + 1e-9
-        assert 0 <= scores["gap"] <= scores["spread"] <= 1
-        assert scores["gap"] == pytest.approx(scores["top1"] - scores["worst_group"])
-        groups = scores["groups"]
-        assert scores["background_effect"] == pytest.approx(
+    assert json.loads((tmp_path / "out" / "bias.json").read_text())["kind"] == "bias"
+    found = BiasReport.read(tmp_path / "out")
+    assert sorted(found.groups) == ["cat/blue", "cat/red", "dog/blue", "dog/red"]
+    assert found.usual[1] == Usual("dog", "blue", 0.8)
+    (entry,) = found.entries
+    assert entry.run == "cats"
+    assert entry.encoder.fingerprint == load_encoder(TINY).fingerprint
+    for scores in entry.accuracy.rows().values():
+        groups = scores.groups
+        assert scores.top1 == pytest.approx(np.mean(list(groups.values())))  # groups of one size
+        assert 0 <= scores.worst_group <= min(groups.values()) + 1e-9
+        assert 0 <= scores.gap <= scores.spread <= 1
+        assert scores.gap == pytest.approx(scores.top1 - scores.worst_group)
+        assert scores.background_effect == pytest.approx(
             (groups["cat/red"] - groups["cat/blue"] + groups["dog/blue"] - groups["dog/red"]) / 2
         )
-    assert entry["full"]["background_effect"] > 0  # colour is easy to see, and goes with the class
-    assert [one["name"] for one in entry["per_class"]] == ["cat", "dog"]
-    for name in ("background_similarity", "object_similarity"):
-        assert entry[name] == pytest.approx(np.mean([one[name] for one in entry["per_class"]]))
-    background, thing = entry["background_similarity"], entry["object_similarity"]
-    background, thing = max(background, 0), max(thing, 0)
-    assert entry["background_share"] == pytest.approx(background / (background + thing))
+    assert len(entry.resemblance.background) == len(entry.resemblance.object) == 2
     # the class means of data that are mostly on their usual background lean on it
-    assert entry["baseline"]["class_means"]["background_similarity"] > 0
-    assert content["agreement"] is None
+    assert entry.baseline["class_means"].mean_background > 0
+    assert found.agreement is None
     assert Image.open(tmp_path / "out" / "bias.png").format == "PNG"
+
+
+def test_a_probe_that_sees_the_background_alone_has_a_background_effect(tmp_path):
+    """Both classes have the same things on them: only the colour behind them goes with the class."""
+    folder = make_image_folder(tmp_path / "things", ["cat", "red", "dog", "blue"], per_class=20, size=32)
+    for split in ("train", "test"):
+        for cat, dog in zip(*(sorted((folder / split / name).iterdir()) for name in ("cat", "dog")), strict=True):
+            shutil.copy(cat, dog)
+    things, scenes = (
+        ImagesConfig(images=f"folder:{folder}", classes=classes) for classes in (["cat", "dog"], ["red", "blue"])
+    )
+    compose(
+        things, scenes, out=tmp_path / "data", correlation=0.9, size=32, mask="round", test_per_group=12, progress=False
+    )
+    pixels = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    DistilledSet(pixels, torch.arange(2), ("cat", "dog")).save(tmp_path / "noise")
+    found = bias([tmp_path / "noise"], f"folder:{tmp_path / 'data'}", tmp_path / "data" / "groups.csv",
+                 encoders=[TINY], **QUICK)  # fmt: skip
+    assert found.entries[0].accuracy.full.background_effect > 0.3
 
 
 def test_the_probe_on_real_data_scores_as_in_evaluate(data, run):
     report = bias([run], f"folder:{data}", data / "groups.csv", encoders=[TINY], **QUICK)
-    scores = report.entries[0].accuracy["full"]
+    scores = report.entries[0].accuracy.full
     from sklearn.linear_model import Ridge  # the same ridge probe by other means
 
     from probedistill import extract_features
@@ -349,7 +365,7 @@ def test_the_probe_on_real_data_scores_as_in_evaluate(data, run):
     model = Ridge(alpha=penalty).fit(x.centre.double().numpy(), np.eye(2)[x.labels.numpy()])
     right = model.predict(z.centre.double().numpy()).argmax(1) == z.labels.numpy()
     groups = group_names(test, read_groups(data / "groups.csv").match(train, test)[1])
-    for name, accuracy in scores["groups"].items():
+    for name, accuracy in scores.groups.items():
         assert accuracy == pytest.approx(np.mean([r for r, g in zip(right, groups, strict=True) if g == name]))
     assert LinearProbe("ridge").ridge == 1.0
 
@@ -366,7 +382,7 @@ def test_evaluate_with_groups(run_cli, run, data, tmp_path):
     report = bias([run], f"folder:{data}", data / "groups.csv", encoders=[TINY], **QUICK)
     for row, key in zip(rows, ("distilled", "full"), strict=True):
         worst = np.mean([scores["worst_group"] for scores in row["scores"]])
-        assert worst == pytest.approx(report.entries[0].accuracy[key]["worst_group"])
+        assert worst == pytest.approx(getattr(report.entries[0].accuracy, key).worst_group)
     assert "no such file" in run_cli(*arguments, tmp_path / "none.csv").error()
     assert not list(run.glob("evaluation-*.json"))
 
@@ -376,13 +392,13 @@ def test_three_encoders_are_ranked(bias_cli, run, tmp_path):
         (tmp_path / f"tiny{seed}.yaml").write_text(yaml.safe_dump({"encoder": TINY, "encoder_args": {"seed": seed}}))
     outcome = bias_cli("--encoders", *(tmp_path / f"tiny{seed}.yaml" for seed in range(3)))
     assert outcome.code == 0, outcome.err
-    content = json.loads((tmp_path / "out" / "bias.json").read_text())
-    worst = [entry["distilled"]["worst_group"] for entry in content["entries"]]
-    share = [entry["background_share"] for entry in content["entries"]]
-    full = [entry["full"]["worst_group"] for entry in content["entries"]]
-    assert [worst[i] for i in content["ranking"]["worst_group"]] == sorted(worst, reverse=True)
-    assert [share[i] for i in content["ranking"]["background_share"]] == sorted(share)
-    assert content["agreement"] == {
+    found = BiasReport.read(tmp_path / "out")
+    worst = [entry.accuracy.distilled.worst_group for entry in found.entries]
+    share = [entry.share for entry in found.entries]
+    full = [entry.accuracy.full.worst_group for entry in found.entries]
+    assert [worst[i] for i in found.ranking["worst_group"]] == sorted(worst, reverse=True)
+    assert [share[i] for i in found.ranking["background_share"]] == sorted(share)
+    assert found.agreement == {
         "worst_group": rank_agreement(worst, full),
         "background_share": rank_agreement([-s for s in share], full),
     }
@@ -395,7 +411,7 @@ def test_data_without_a_group_give_accuracies_alone(run, data, tmp_path, capsys)
     (tmp_path / "g.csv").write_text("\n".join(text))
     report = bias([run], f"folder:{data}", tmp_path / "g.csv", encoders=[TINY], out=tmp_path / "out", **QUICK)
     assert "cannot be told apart" in capsys.readouterr().err
-    assert report.to_dict()["entries"][0]["background_share"] is None
+    assert report.entries[0].share is None
     assert len(report.tables()) == 1
     assert (tmp_path / "out" / "bias.png").exists()
 
@@ -423,28 +439,26 @@ def made_report(*cosines, class_names=("cat", "dog"), scenes=("nature", "built")
     groups = [f"{name}/{scene}" for name, scene in itertools.product(class_names, scenes)]
 
     def scores(worst, first):
-        return {
-            "top1": 0.01 + first, "groups": {group: 0.02 + first + i / 100 for i, group in enumerate(groups)},
-            "worst_group": worst, "gap": 0.06 + first, "spread": 0.07 + first, "background_effect": -0.08 - first,
-        }  # fmt: skip
+        by_group = {group: 0.02 + first + i / 100 for i, group in enumerate(groups)}
+        return GroupScores(0.01 + first, by_group, worst, 0.06 + first, 0.07 + first, -0.08 - first)
 
     entries = [
         BiasEntry(
-            "run", class_names, {"name": f"vit_base_patch16_clip_quickgelu_224_{i}", "fingerprint": str(i),
-                                 "input_size": 112},
-            {"distilled": scores(0.1, 0.1), "full": scores(full[i], 0.3), "random": scores(0.5, 0.5)},
+            "run", class_names, EncoderAbout(f"vit_base_patch16_clip_quickgelu_224_{i}", str(i), 112),
+            Accuracy(scores(0.1, 0.1), scores(full[i], 0.3), scores(0.5, 0.5)),
             Resemblance(*pair), {"class_means": Resemblance(*pair)}, 0.0,
         )
         for i, pair in enumerate(cosines)
     ]  # fmt: skip
-    return BiasReport(tuple(entries), class_names, (), {})
+    about, protocol = ImagesAbout("folder:x", "test", 9, "ab"), BiasProtocol("ridge", 1, 1, ("background",))
+    return BiasReport(tuple(entries), class_names, (), about, protocol, "0")
 
 
 def printed(report, width):
     """What the command prints at a width, as it prints it."""
     console = Console(width=width, file=io.StringIO(), no_color=True)
-    for table in report.tables(width):
-        console.print(table, soft_wrap=True, highlight=False)
+    for table in report.fitting(width):
+        console.print(table.rich(), soft_wrap=True, highlight=False)
     return console.file.getvalue()
 
 
@@ -455,9 +469,9 @@ def printed(report, width):
 def test_no_width_loses_a_row_or_a_number(class_names, width):
     report = made_report(((0.31, 0.33), (-0.41, -0.43)), class_names=class_names)
     text = printed(report, width)
-    for heading in ("distilled", "full real data", "random real", "top-1", "worst", "mean −", "best −", "usual −"):
+    for heading in ("distilled", "full real", "data", "random", "top-1", "worst", "mean −", "best −", "usual −"):
         assert heading in text
-    scores = report.entries[0].accuracy.values()
+    scores = map(vars, report.entries[0].accuracy.rows().values())
     for number in [n for one in scores for n in (*one.values(), *one["groups"].values()) if isinstance(n, float)]:
         assert f" {100 * number:.1f} " in text
     for cell in ("usual", "background", "object", "share", "class means", "+0.32", "-0.42", "1.00"):
@@ -480,8 +494,8 @@ def test_a_probe_that_full_data_do_not_have(bias_cli):
 
 def test_as_wide_a_table_as_fits():
     report = made_report(((0.3, 0.3), (0.4, 0.4)), ((0.3, 0.3), (0.4, 0.4)))
-    assert len(report.tables(110)) == 2, "entries side by side"
-    assert len(report.tables(80)) == 3, "a table each"
+    assert len(report.fitting(110)) == 2, "entries side by side"
+    assert len(report.fitting(80)) == 3, "a table each"
 
 
 def test_long_class_names_on_the_command_line(run_cli, tmp_path):
@@ -494,8 +508,8 @@ def test_long_class_names_on_the_command_line(run_cli, tmp_path):
         tmp_path / "data" / "groups.csv", "--encoders", TINY, "--seeds", 1, "--views", 1, "--no-progress",
     )  # fmt: skip
     assert outcome.code == 0, outcome.err
-    scores = json.loads((tmp_path / "run" / "bias.json").read_text())["entries"][0]["full"]
-    for text in ("full real data", "top-1", "worst", *(f" {100 * scores[n]:.1f} " for n in ("top1", "worst_group"))):
+    scores = BiasReport.read(tmp_path / "run").entries[0].accuracy.full
+    for text in ("full real data", "top-1", "worst", *(f" {100 * n:.1f} " for n in (scores.top1, scores.worst_group))):
         assert text in outcome.out
 
 
@@ -505,10 +519,10 @@ def test_a_share_that_is_not_defined_ranks_last_and_has_no_say():
     report = made_report(away, *some, away)
     assert report.ranking["background_share"] == [3, 1, 2, 0, 4]
     assert report.agreement["background_share"] == rank_agreement([-0.3, -0.4, -0.1], [0.2, 0.6, 0.5])
-    assert report.agreement["background_share"]["n"] == 3
-    assert made_report(away, *some[:2]).agreement["background_share"] is None
-    assert report.to_dict()["entries"][0]["background_share"] is None
-    text = "\n".join(report.summary())
+    assert report.agreement["background_share"].n == 3
+    assert made_report(away, *some[:2]).agreement["background_share"].spearman is None
+    assert report.entries[0].share is None
+    text = "\n".join(report.findings())
     assert text.count("(no share)") == 2
     assert "p = 1.000 over 3 encoders" in text
     assert " – " in printed(report, 110)
@@ -516,13 +530,12 @@ def test_a_share_that_is_not_defined_ranks_last_and_has_no_say():
 
 def test_the_wrong_object_is_said_and_its_cosine_kept():
     report = made_report(((0.3, 0.1), (0.5, -0.2)), ((0.3, 0.1), (0.5, 0.2)))
-    (line,) = [line for line in report.summary() if "object cosine below 0" in line]
+    (line,) = [line for line in report.findings() if "object cosine below 0" in line]
     assert line.startswith("run (vit_base_patch16_clip_quickgelu_224_0@112): object cosine below 0 for 'dog' (-0.20)")
     other = replace(report, class_names=("dog", "cat"))  # that of the first run; this one has another order
-    assert line in other.summary()
-    assert report.to_dict()["entries"][0]["per_class"][1] == {
-        "name": "dog", "background_similarity": 0.1, "object_similarity": -0.2, "background_share": 1,
-    }  # fmt: skip
+    assert line in other.findings()
+    found = report.entries[0].resemblance
+    assert (found.background[1], found.object[1], found.shares[1]) == (0.1, -0.2, 1)
 
 
 # ---------------------------------------------------------------------------------------------------
@@ -535,7 +548,8 @@ def test_runs_that_cannot_be_compared(bias_cli, run, data, photos, tmp_path):
     assert "are of different classes (cat, dog and cat, hen)" in bias_cli([run, tmp_path / "hens"]).error()
     assert "'hen'" in bias_cli([tmp_path / "hens"], "--encoders", TINY).error()
     assert "no such folder" in bias_cli([tmp_path / "none"]).error()
-    (tmp_path / "hens" / "run.json").write_text(json.dumps({"finished": False}))
+    about = json.loads((tmp_path / "hens" / "run.json").read_text())
+    (tmp_path / "hens" / "run.json").write_text(json.dumps({**about, "finished": False}))
     assert "unfinished run" in bias_cli([tmp_path / "hens"]).error()
     with pytest.raises(UserError, match="runs is empty"):
         bias([], f"folder:{data}", data / "groups.csv")
@@ -581,19 +595,19 @@ def test_spurious_birds_and_mammals(shared_data, tmp_path):
         DistilledSet(photos, torch.tensor(train.labels[rows]), train.class_names).save(tmp_path / name)
     found = bias([tmp_path / "usual", tmp_path / "rare"], spec, groups, encoders=[config], **QUICK)
 
-    assert found.usual == tuple({"class": c, "background": b, "share": 0.95} for c, b in ordinary.items())
+    assert found.usual == tuple(Usual(c, b, 0.95) for c, b in ordinary.items())
     usual, rare = found.entries
-    full = usual.accuracy["full"]
-    common = [full["groups"]["bird/nature"], full["groups"]["mammal/built"]]
-    odd = [full["groups"]["bird/built"], full["groups"]["mammal/nature"]]
-    assert len(full["groups"]) == 4
+    full = usual.accuracy.full
+    common = [full.groups["bird/nature"], full.groups["mammal/built"]]
+    odd = [full.groups["bird/built"], full.groups["mammal/nature"]]
+    assert len(full.groups) == 4
     assert max(odd) < 0.5 < min(common)
-    assert full["worst_group"] == min(odd)
-    assert full["background_effect"] > 0.4
-    assert full["top1"] == pytest.approx(np.mean(common + odd))
-    assert usual.accuracy["distilled"]["background_effect"] > 0.3
-    assert rare.accuracy["distilled"]["background_effect"] < -0.3
+    assert full.worst_group == min(odd)
+    assert full.background_effect > 0.4
+    assert full.top1 == pytest.approx(np.mean(common + odd))
+    assert usual.accuracy.distilled.background_effect > 0.3
+    assert rare.accuracy.distilled.background_effect < -0.3
     assert min(usual.resemblance.background) > 0 > max(rare.resemblance.background)
     assert found.ranking["background_share"] == [1, 0]
-    means = usual.baseline["class_means"].to_dict()
-    assert means["background_similarity"] > 0.5 > means["object_similarity"]
+    means = usual.baseline["class_means"]
+    assert means.mean_background > 0.5 > means.mean_object

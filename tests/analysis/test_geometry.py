@@ -19,7 +19,15 @@ from scipy.stats import rankdata, wilcoxon
 from conftest import TINY
 from helpers_images import make_image_folder
 from probedistill import DistilledSet, LabelledImages, UserError, geometry, load_encoder, load_images
-from probedistill.analysis.geometry import MEASURES, RealReference, class_test, describe_classes, signed_rank_test
+from probedistill.analysis.geometry import (
+    MEASURES,
+    Geometry,
+    RealReference,
+    class_test,
+    describe_classes,
+    signed_rank_test,
+)
+from probedistill.store.records import as_plain
 
 PLACED = [name for name in MEASURES if name != "own_neighbours"]
 
@@ -234,7 +242,9 @@ def test_a_class_whose_images_are_the_same(tmp_path):
     kept = json.loads((tmp_path / "geometry.json").read_text(), parse_constant=refuse)
     ratios = [entry["synthetic"]["distance_ratio"] for entry in kept["classes"]]
     assert [ratio is None for ratio in ratios] == [False, True, False]
-    assert kept["summary"]["synthetic"]["distance_ratio"] == pytest.approx((ratios[0] + ratios[2]) / 2)
+    read = Geometry.read(tmp_path)
+    assert read.mean("synthetic", "distance_ratio") == pytest.approx((ratios[0] + ratios[2]) / 2)
+    assert as_plain(read) == as_plain(found)
     assert "nan" not in str(found)
     assert "–" in str(found)
 
@@ -326,18 +336,18 @@ def test_geometry_command(run_cli, many):
     content = json.loads((many / "geometry.json").read_text())
     assert content["kind"] == "geometry"
     assert content["encoder"]["name"] == "helpers_encoders:tiny"
-    assert len(content["class_names"]) == len(content["classes"]) == 12
-    assert {p["label"] for p in content["points"]} == set(range(10)), "ten classes are drawn"
-    assert sum(p["kind"] == "synthetic" for p in content["points"]) == 10
-    assert sum(p["kind"] == "real" for p in content["points"]) == 40
-    assert len(content["explained"]) == 2
+    assert len(content["classes"]) == 12
+    found = Geometry.read(many)
+    assert found.drawn == list(range(10)), "ten classes are drawn"
+    assert found.points.kinds.count("synthetic") == 10
+    assert found.points.kinds.count("real") == 40
     for c in content["classes"]:
         assert c["medoid"]["distance_quantile"] == 0
         assert c["real"]["distance_quantile"] == pytest.approx(0.5)
         assert set(c["synthetic"]) == set(MEASURES)
     scores = [c["synthetic"]["distance_quantile"] for c in content["classes"]]
-    assert content["summary"]["tests"]["periphery"]["score"] == pytest.approx(np.mean(scores))
-    assert content["summary"]["synthetic"]["distance_quantile"] == pytest.approx(np.mean(scores))
+    assert content["tests"]["periphery"]["score"] == pytest.approx(np.mean(scores))
+    assert found.mean("synthetic", "distance_quantile") == pytest.approx(np.mean(scores))
     assert "class 9" not in result.out
 
 
@@ -349,10 +359,9 @@ def test_classes_are_chosen_for_the_picture_alone(run_cli, many, tmp_path):
     assert result.code == 0, result.err
     assert "class 10" in result.out
     assert "class 4" not in result.out
-    one, two = (json.loads((tmp_path / name / "geometry.json").read_text()) for name in ("whole", "two"))
-    assert two["classes"] == one["classes"]
-    drawn = {two["class_names"][p["label"]] for p in two["points"]}
-    assert drawn == {"class 3", "class 10"}
+    one, two = (Geometry.read(tmp_path / name) for name in ("whole", "two"))
+    assert two.classes == one.classes
+    assert {two.class_names[c] for c in two.drawn} == {"class 3", "class 10"}
 
 
 def test_a_run_of_some_classes_keeps_to_them(run_cli, distil_cli, many, tmp_path):
@@ -363,8 +372,7 @@ def test_a_run_of_some_classes_keeps_to_them(run_cli, distil_cli, many, tmp_path
     result = run_cli("geometry", run, "--config", run / "config.yaml", "--k", 3)
     assert result.code == 0, result.err
     assert "12 real ones" in result.out
-    content = json.loads((run / "geometry.json").read_text())
-    assert content["class_names"] == ["class 7", "class 2", "class 5"]
+    assert Geometry.read(run).class_names == ["class 7", "class 2", "class 5"]
     assert distil_cli("--out", run, "--overwrite").code == 0
     assert not list(run.glob("geometry*")), "the geometry of the run that was overwritten is still there"
 
@@ -375,7 +383,7 @@ def test_another_encoder_measures_the_same_images(run_cli, many, tmp_path):
     )
     assert result.code == 0, result.err
     content = json.loads((tmp_path / "geometry.json").read_text())
-    own = json.loads((many / "run.json").read_text())["encoder"]
+    own = json.loads((many / "run.json").read_text())["encoders"][0]
     assert content["encoder"]["fingerprint"] != own["fingerprint"]
     assert content["run"]["encoder"] == own["name"]
 
@@ -387,7 +395,7 @@ def test_many_real_images_are_thinned(photos, monkeypatch):
     found = geometry(distilled, load_encoder(TINY), train, k=3, progress=False)
     assert found.points.kinds.count("real") == 5
     assert found.points.kinds.count("medoid") == 2
-    assert found.images["count"] == 12
+    assert found.images.count == 12
 
 
 def test_names_that_mean_something_to_rich(run_cli, many, photos, monkeypatch, tmp_path):
@@ -399,7 +407,7 @@ def test_names_that_mean_something_to_rich(run_cli, many, photos, monkeypatch, t
     )  # fmt: skip
     distilled = DistilledSet(torch.rand(2, 3, 32, 32), torch.arange(2), names)
     found = geometry(distilled, load_encoder(TINY), train, k=3, progress=False)
-    text = str(replace(found, encoder=found.encoder | {"name": "e[/i]"}))
+    text = str(replace(found, encoder=replace(found.encoder, name="e[/i]")))
     for name in (*names, "e[/i] at 32 px"):
         assert name in text
     found.save(tmp_path / "saved")

@@ -35,11 +35,13 @@ from probedistill import (
     load_encoder,
     load_splits,
 )  # fmt: skip
-from probedistill.analysis.matrix import Source, Target, TransferMatrix, load_transfer
+from probedistill.analysis.base import EncoderAbout, ImagesAbout
+from probedistill.analysis.matrix import RealImages, Source, TransferMatrix, load_transfer
 from probedistill.analysis.transfer import transfer
 from probedistill.config import TransferConfig
 from probedistill.features.classes import medoids
 from probedistill.ship.labels import with_extras
+from probedistill.store.records import as_plain
 
 NAMES = ("cat", "dog", "hen")
 QUICK = {"seeds": 2, "views": 3, "progress": False}
@@ -127,22 +129,21 @@ def test_files(matrix, runs, data, other, tmp_path):
     out = tmp_path / "new" / "out"
     saved = transfer([str(run) for run in runs], [TINY, other], *data, out=out, **QUICK)
     assert np.array_equal(saved.accuracy, matrix.accuracy)
-    assert sorted(path.name for path in out.iterdir()) == ["transfer.json", "transfer.png"]
+    shown = sorted(path.name for path in out.iterdir() if not path.name.startswith("."))
+    assert shown == ["transfer.json", "transfer.png"]
     assert len(Image.open(out / "transfer.png").getcolors(10**6)) > 10
-    content = load_transfer(out)
-    assert content == load_transfer(out / "transfer.json") == json.loads(json.dumps(saved.to_dict()))
-    assert content["kind"] == "transfer"
-    assert [(s["name"], s["run"], s["method"]) for s in content["sources"]] == [
+    read = load_transfer(out)
+    assert as_plain(read) == as_plain(load_transfer(out / "transfer.json")) == as_plain(saved)
+    assert json.loads((out / "transfer.json").read_text())["kind"] == "transfer"
+    assert [(s.name, s.run, s.method) for s in read.sources] == [
         ("clp · helpers_encoders:tiny@32", "a", "clp"),
         ("sfm · helpers_encoders:tiny@48", "b", "sfm"),
     ]
-    assert [t["input_size"] for t in content["targets"]] == [32, 48]
-    for source, target in zip(content["sources"], content["targets"], strict=True):
-        assert source["encoder"] == {"name": target["name"], "fingerprint": target["fingerprint"]}
-    assert content["accuracy"]["ridge"] == matrix.accuracy[0].tolist()
-    assert np.shape(content["baselines"]["ridge"]["centroids"]) == (2, 2)
-    assert content["class_names"] == list(NAMES)
-    assert content["protocol"]["views"] == 3
+    assert [t.input_size for t in read.targets] == [32, 48]
+    assert [source.encoders for source in read.sources] == [(target,) for target in read.targets]
+    assert read.baselines["centroids"].shape == (1, 2, 2)
+    assert read.class_names == NAMES
+    assert read.protocol.views == 3
     assert str(tmp_path) not in (out / "transfer.json").read_text().replace(data[0].spec, "")
 
 
@@ -204,8 +205,8 @@ def test_an_interrupted_matrix_goes_on(runs, data, tmp_path):
         transfer(runs[:1], [TINY, encoder], *data, out=tmp_path, **QUICK)
     content = json.loads((tmp_path / "transfer.json").read_text())
     assert content["finished"] is False
-    assert content["accuracy"]["ridge"][0][0] > 0.1
-    assert content["accuracy"]["ridge"][0][1] is None
+    assert content["accuracy"][0][0][0] > 0.1
+    assert content["accuracy"][0][0][1] is None
     with pytest.raises(UserError, match="is not finished; repeat its command"):
         load_transfer(tmp_path)
     altered(tmp_path)
@@ -213,7 +214,7 @@ def test_an_interrupted_matrix_goes_on(runs, data, tmp_path):
     matrix = transfer(runs[:1], [TINY, encoder], *data, out=tmp_path, **QUICK)
     assert matrix.accuracy[0, 0, 0] == 0.015625
     assert matrix.accuracy[0, 0, 1] > 0.1
-    assert load_transfer(tmp_path)["finished"] is True
+    assert load_transfer(tmp_path).finished
 
 
 def test_names_tell_targets_and_sources_apart(runs, data, place):
@@ -241,7 +242,7 @@ def test_a_run_with_several_encoders_is_marked_on_each(runs, data):
     held = replace(held, run=replace(held.run, encoders=both))
     matrix = transfer([held], [TINY, second], *data, baselines=[], **QUICK)
     assert matrix.same.tolist() == [[True, True]]
-    assert matrix.to_dict()["sources"][0]["also"][0]["fingerprint"] == second.fingerprint
+    assert [encoder.fingerprint for encoder in matrix.sources[0].encoders][1:] == [second.fingerprint]
 
 
 def test_order_of_classes_does_not_matter(runs, data):
@@ -261,7 +262,7 @@ def test_a_source_that_cannot_be_loaded_has_no_centroids(runs, data, other, tmp_
         matrix = transfer(runs, [other], *data, out=tmp_path, **QUICK)
     assert np.isnan(matrix.baselines["centroids"][0, 0, 0])
     assert matrix.baselines["centroids"][0, 1, 0] > 0.1
-    assert load_transfer(tmp_path)["baselines"]["ridge"]["centroids"][0] == [None]
+    assert np.isnan(load_transfer(tmp_path).baselines["centroids"][0, 0, 0])
     assert str(matrix).count("centroids of") == 1
 
 
@@ -333,7 +334,7 @@ def test_baselines_of_the_inherited_probe_are_those_of_evaluate(with_heads, data
         *(f"{what}, head of {source.name}" for what in ("centroids", "random real") for source in matrix.sources),
         "full real data, ridge",
     ]
-    assert load_transfer(tmp_path)["baselines"]["inherited"]["random_inherited"][0][0] is not None
+    assert not np.isnan(load_transfer(tmp_path).baselines["random_inherited"]).any()
     altered(tmp_path)
     again = transfer(with_heads, encoders, *data, probes=["inherited", "ridge"], out=tmp_path, **QUICK)
     for name in ("random_inherited", "centroids", "full"):
@@ -366,7 +367,7 @@ def test_rows_of_soft_labels_are_marked(runs, with_heads, data, tmp_path):
     matrix = transfer([soft, plain], [TINY], *data, out=tmp_path, **options)
     assert [matrix.row_name(0, s).endswith(", soft labels") for s in range(2)] == [True, False]
     assert str(matrix).count("soft labels") == 1
-    assert [source["soft_labels"] for source in load_transfer(tmp_path)["sources"]] == [True, False]
+    assert [source.soft_labels for source in load_transfer(tmp_path).sources] == [True, False]
     assert "soft labels" not in str(transfer([soft], [TINY], *data, hard_labels=True, **options))
     assert "soft labels" not in str(transfer([soft], [TINY], *data, probes=["inherited"], **options))
 
@@ -421,50 +422,56 @@ def matrices(draw):
 
     shapes = {"random": (p, t), "full": (p, t), "centroids": (p, s, t), "random_inherited": (p, s, t)}
     names = draw(st.sets(st.sampled_from(sorted(shapes))))
-    about = {"spec": "x", "split": "y", "count": 3}
-    context = {"class_names": ["a"], "finished": True, "protocol": {"seeds": 2}}
+    about = ImagesAbout("x", "y", 3, "z")
+    encoders = tuple(EncoderAbout(f"e{i}", f"{i}", 32) for i in range(3))
     return TransferMatrix(
-        tuple(Source(f"s{i}", f"r{i}", "clp", {"name": f"e{i}", "fingerprint": f"{i}"}) for i in range(s)),
-        tuple(Target(f"e{i}", f"{i}", 32) for i in range(t)),
+        tuple(Source(f"s{i}", f"r{i}", "clp", (encoders[i],)) for i in range(s)), encoders[:t],
         (*(f"p{i}" for i in range(p - 1)), draw(st.sampled_from(["ridge", "inherited"]))),
         array(p, s, t), array(p, s, t),
         {name: array(*shapes[name]) for name in names}, {name: array(*shapes[name]) for name in names},
-        {**context, "images": {"train": about, "test": about}},
+        ("a",), 1, TransferConfig(seeds=2), AugmentConfig(), RealImages(about, about), {}, True,
     )  # fmt: skip
 
 
 @settings(deadline=None, max_examples=40)
 @given(matrices())
 def test_every_matrix_survives_its_file(tmp_path_factory, matrix):
-    path = tmp_path_factory.mktemp("json") / "x.json"
-    path.write_text(json.dumps(matrix.to_dict(), allow_nan=False))
-    content = load_transfer(path)
-    for p, probe in enumerate(matrix.probes):
-        assert np.array_equal(np.array(content["accuracy"][probe], dtype=float), matrix.accuracy[p], equal_nan=True)
-        assert set(content["baselines"][probe]) == set(matrix.baselines)
-        for name, values in matrix.baselines.items():
-            assert np.array_equal(np.array(content["baselines"][probe][name], dtype=float), values[p], equal_nan=True)
-    assert str(matrix).count("–") >= np.isnan(matrix.accuracy).sum()
+    folder = tmp_path_factory.mktemp("json")
+    matrix.write(folder)
+    read = load_transfer(folder)
+    assert np.array_equal(read.accuracy, matrix.accuracy, equal_nan=True)
+    assert set(read.baselines) == set(matrix.baselines)
+    for name, values in matrix.baselines.items():
+        assert np.array_equal(read.baselines[name], values, equal_nan=True)
+    assert as_plain(read) == as_plain(matrix)
+    assert str(read).count("–") >= np.isnan(matrix.accuracy).sum()
+    assert len(read.figures()) == len(matrix.probes)
+    for figure in read.figures():
+        assert figure.svg()
 
 
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"kind": "align"}, "is another file; give one that probedistill transfer wrote"),
+        ({"kind": "align"}, "is not a file of probedistill transfer; give a file that probedistill transfer wrote"),
         ({"finished": False}, "is not finished"),
-        ({"finished": None}, "is not finished"),
-        ({"accuracy": {"ridge": [[0.5]]}}, "is damaged"),
-        ({"accuracy": {"ridge": [[0.5, 1.5], [0.1, 0.2]]}}, "is damaged"),
-        ({"accuracy": {"ridge": [["x", 1], [0.1, 0.2]]}}, "is damaged"),
-        ({"accuracy": []}, "is damaged"),
-        ({"baselines": {}}, "is damaged"),
-        ({"sources": [1, 2]}, "is damaged"),
-        ({"targets": [{"name": 3, "fingerprint": "x"}] * 2}, "is damaged"),
+        ({"finished": None}, r"Expected `bool`, got `null` - at `\$.finished`"),
+        ({"accuracy": [[[0.5]]]}, r"accuracy has the shape \(1, 1, 1\), not \(1, 2, 2\)"),
+        ({"accuracy": [[[0.5, 1.5], [0.1, 0.2]]]}, "accuracy has values outside 0 to 1"),
+        ({"accuracy": [[["x", 1], [0.1, 0.2]]]}, r"expected an array of numbers - at `\$.accuracy`"),
+        ({"accuracy": []}, "accuracy has the shape"),
+        ({"baselines": {}}, "baselines and baselines_std have different names"),
+        ({"baselines": {"best": [[0.1, 0.2]]}}, "baselines has an unknown 'best'"),
+        ({"sources": [1, 2]}, r"Expected `object`, got `int` - at `\$.sources\[0\]`"),
+        ({"sources": []}, "at least one source"),
+        ({"targets": [{"name": 3, "fingerprint": "x"}] * 2}, r"at `\$.targets\[0\].name`"),
+        ({"cells": {"a": {"ridge": [2.0]}}}, r"Expected `float` <= 1.0 - at `\$.cells"),
     ],
 )
 def test_files_that_are_not_a_whole_matrix(matrix, tmp_path, change, says):
+    matrix.write(tmp_path)
     path = tmp_path / "transfer.json"
-    path.write_text(json.dumps({**matrix.to_dict(), **change}))
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(UserError, match=says):
         load_transfer(path)
 
@@ -474,7 +481,7 @@ def test_files_that_cannot_be_read(tmp_path):
         load_transfer(tmp_path)
     for content in ("{", "[]", "\xff"):
         (tmp_path / "transfer.json").write_bytes(content.encode("latin-1"))
-        with pytest.raises(UserError, match=r"cannot be read|is another file"):
+        with pytest.raises(UserError, match=r"is not whole JSON|holds no JSON object"):
             load_transfer(tmp_path)
 
 
@@ -498,7 +505,7 @@ def test_command(run, runs, other, tmp_path):
     assert result.err == ""
     for text in ("sfm · helpers", "centroids of helpers", "random real", "full real data", "logistic", "transfer.png"):
         assert text in result.out
-    assert np.shape(load_transfer(tmp_path / "out")["accuracy"]["logistic"]) == (2, 2)
+    assert load_transfer(tmp_path / "out").probes == ("ridge", "logistic")
     altered(tmp_path / "out")
     again = run(*runs, "--encoders", TINY, "--encoders", other)
     assert again.out.count("1.6 ± 0.0") == 2 * 6
@@ -508,14 +515,13 @@ def test_command_with_crops_of_ones_own(run, runs, folder, tmp_path):
     crops = ["--augment.scale", 0.35, 1.0, "--augment.flip", 0]
     result = run(runs[0], "--encoders", TINY, *crops, "--probe", "logistic", "--baselines", "random")
     assert (result.code, result.err) == (0, "")
-    content = load_transfer(tmp_path / "out")
-    assert content["protocol"]["augment"]["scale"] == [0.35, 1.0]
-    assert content["protocol"]["augment"]["flip"] == 0
+    found = load_transfer(tmp_path / "out")
+    assert (found.augment.scale, found.augment.flip) == ((0.35, 1.0), 0)
     expected = transfer(
         runs[:1], [TINY], *load_splits(f"folder:{folder}"), probes=["logistic"], views=2, seeds=1, baselines=[],
         augment=AugmentConfig(scale=(0.35, 1.0), flip=0.0), progress=False,
     )  # fmt: skip
-    assert content["accuracy"] == expected.to_dict()["accuracy"]
+    assert np.array_equal(found.accuracy, expected.accuracy)
     error = run(runs[0], "--encoders", TINY, "--augment.scale", 0.5, 0.2).error()
     assert "augment.scale (0.5, 0.2) must satisfy" in error
 
@@ -581,7 +587,7 @@ def test_bad_images_and_folders(run, runs, odd, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     (out / "transfer.json").write_text('{"kind": "align"}')
-    assert "is another file" in run(runs[0], "--encoders", TINY).error()
+    assert "is not a file of probedistill transfer" in run(runs[0], "--encoders", TINY).error()
     assert (out / "transfer.json").read_text() == '{"kind": "align"}'
     shutil.rmtree(out)
     out.write_text("a file")

@@ -7,6 +7,7 @@ import io
 import json
 import re
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -18,7 +19,6 @@ from PIL import Image
 from conftest import TINY
 from helpers_report import SCRIPT, evaluation, long_names, make_run, results, write
 from probedistill import UserError, distill, extract_features, load_encoder, load_splits
-from probedistill.report.gather import KINDS
 from probedistill.report.page import _embedded, write_report
 from probedistill.report.pictures import pack
 from probedistill.store.files import without_nan
@@ -77,8 +77,8 @@ def report(tmp_path):
 
 
 def give_all(folder, class_names=("cat", "dog", SCRIPT)):
-    for kind, content in results(class_names).items():
-        write(folder / f"{kind}.json", content)
+    for result in results(class_names).values():
+        result.write(folder)
     return folder
 
 
@@ -111,19 +111,18 @@ def test_the_headline_is_of_one_probe_and_of_the_run_s_own_encoder(run, report):
 
 
 def test_the_transfer_figure_says_what_its_table_says(run, report):
-    content = results(("cat", "dog"))["transfer"]
-    content["sources"][0]["soft_labels"] = True
-    content["baselines"]["inherited"]["random"] = [None, None]
-    write(run / "transfer.json", content)
+    found = results(("cat", "dog"))["transfer"]
+    first, second = found.sources
+    replace(found, sources=(replace(first, soft_labels=True), second)).write(run)
     page = report(run)
-    plots = [json.loads(text) for values, text in page.scripts if values.get("type") == "application/json"]
-    heat = [plot for plot in plots if plot.get("data") and plot["data"][0]["type"] == "heatmap"]
-    ridge, inherited = (list(plot["layout"]["yaxis"]["ticktext"]) for plot in heat)
-    assert ridge[:2] == ["a, soft labels", "b"]
-    assert "full real data" in ridge
-    assert inherited[:3] == ["a", "b", "full real data, ridge"]
-    assert len(inherited) == 4, "and random images behind the head of a, but none of their own"
-    assert "Top-1 of an inherited probe" in page.text
+    ridge, inherited = (page.text.partition(f"Transfer · {probe}")[2] for probe in ("ridge", "inherited"))
+    for name in ("a, soft labels", "full real data", "centroids of other"):
+        assert name in ridge
+    assert "random real, head of a" in inherited
+    assert "full real data, ridge" in inherited
+    assert "a, soft labels" not in inherited
+    assert "random real, head of b" not in page.text, "it was not scored"
+    assert "Top-1 % of an inherited probe" in page.text
 
 
 def test_images_are_in_it_as_they_are(run, report):
@@ -144,38 +143,87 @@ def test_images_are_in_it_as_they_are(run, report):
 
 def test_every_result_file_in_the_folder_is_drawn(run, report):
     page = report(give_all(run))
-    for title in ("Transfer · ridge", "Alignment · Linear CKA", "Where the images lie", "Groups · r"):
+    for title in ("Transfer · ridge", "Alignment · Linear CKA", "Where the images lie", "Groups · run-0"):
         assert title in page.text
-    assert "Rank correlation with transfer: 0.83, p = 0.04, over 2 pairs of encoders." in page.text
+    assert "Rank correlation with transfer: Spearman +0.83, p = 0.040, over 2 pairs of encoders." in page.text
     assert "On average a synthetic image is farther from its class mean than 75 % of the real." in page.text
-    assert "worst group 40.0 %" in page.text
-    plots = [json.loads(text) for values, text in page.scripts if values.get("type") == "application/json"]
-    heat, inherited = [p for p in plots if p.get("data") and p["data"][0]["type"] == "heatmap"][:2]
-    real = [[87.5, 81.25], [12.5, 12.5], [25.0, 25.0]]
-    assert heat["data"][0]["z"] == [[50.0, 25.0], [None, 37.5], *real]  # NaN is no JSON
-    assert inherited["data"][0]["z"] == [[50.0, 50.0], [50.0, 50.0], [87.5, 81.25], [37.5, 25.0]]
-    assert "class medoids, by other" in page.text
-    assert "random real images, head of a" in page.text
-    assert heat["layout"]["xaxis"]["ticktext"][0] == "&lt;script&gt;ale…)&lt;/script&gt;"
+    assert "Distilled: worst group 0.0 %" in page.text
+    for cell in ("50.0 ± 0.0", "37.5 ± 0.0", "87.5 ± 0.0"):
+        assert cell in page.text
 
 
 def test_bias_shows_names_ranking_and_agreement(run, report):
-    content = long_names()["bias"]
-    page = report(run, bias=write(run / "bias.json", content))
-    name = content["entries"][2]["encoder"]["name"]
-    assert f"run-2 · {name} 1 (20.0 %) 2 (0.30)" in page.text
-    assert f"run-1 · {content['entries'][1]['encoder']['name']} 2 (10.0 %) 3 (no share)" in page.text
-    assert "agreement with real data Spearman +1.00, p = 0.333, 3 encoders not defined" in page.text
-    plots = [json.loads(text) for values, text in page.scripts if values.get("type") == "application/json"]
-    bars = next(p for p in plots if p.get("data") and p["data"][0]["type"] == "bar")
-    assert bars["data"][0]["customdata"] == content["groups"]
-    assert max(map(len, bars["layout"]["yaxis"]["ticktext"])) <= 22
-    write(run / "bias.json", {**content, "agreement": None})
+    found = long_names()["bias"]
+    found.write(run)
+    page = report(run)
+    _, second, third = (entry.title for entry in found.entries)
+    assert f"{third} 1 (20.0 %) 2 (0.30)" in page.text
+    assert f"{second} 2 (10.0 %) 3 (no share)" in page.text
+    assert "agreement with real data Spearman +1.00, p = 0.333, 3 encoders not defined, 2 encoders" in page.text
+    for group in found.groups:
+        assert group in page.text
+    replace(found, entries=found.entries[:2]).write(run)
     assert "real data rank the encoders alike needs at least 3 encoders" in report(run).text
-    for damaged in ({"ranking": {"worst_group": [7], "background_share": []}}, {"ranking": []}, {"agreement": [1]}):
-        write(run / "bias.json", {**content, **damaged})
-        with pytest.raises(UserError, match="a bias file is damaged"):
-            report(run)
+
+
+MINE = """
+from dataclasses import dataclass
+from probedistill.analysis.base import Analysis
+from probedistill.show.figures import Bars, Figure
+from probedistill.show.tables import Table, number
+
+
+@dataclass(frozen=True)
+class Sharpness(Analysis):
+    kind = "sharpness"
+    values: list[float]
+
+    def tables(self):
+        rows = tuple((f"image {i}", number(value)) for i, value in enumerate(self.values))
+        return [Table("Sharpness", ("", "sharpness"), rows)]
+
+    def figures(self):
+        (table,) = self.tables()
+        names = tuple(name for name, _ in table.rows)
+        return [Figure("Sharpness", "How sharp each image is.", Bars(names, {"": self.values}, "sharpness"), table)]
+"""
+
+
+@pytest.fixture
+def own_analysis(tmp_path, monkeypatch):
+    """A module with an analysis of the user's own in the current folder."""
+    (tmp_path / "my_analysis.py").write_text(MINE)
+    monkeypatch.chdir(tmp_path)
+    yield "module:my_analysis:Sharpness"
+    sys.modules.pop("my_analysis", None)
+    sys.path[:] = [place for place in sys.path if place != str(tmp_path)]
+
+
+def test_an_analysis_of_ones_own_is_shown(run, run_cli, own_analysis, tmp_path):
+    from probedistill.analysis.kinds import kinds
+
+    kinds([own_analysis])["sharpness"]([0.25, 0.5]).save(run)
+    assert Image.open(run / "sharpness.png").width > 100
+    result = run_cli("report", run, "--analysis", own_analysis, "--out", tmp_path / "r.html", "--no-progress")
+    assert result.code == 0, result.err
+    page = Page((tmp_path / "r.html").read_text("utf-8"))
+    assert "How sharp each image is." in page.text
+    assert "image 1 0.50" in page.text
+    (run / "sharpness.json").write_text('{"kind": "sharpness", "values": ["x"]}')
+    error = run_cli("report", run, "--analysis", own_analysis, "--out", tmp_path / "s.html").error()
+    assert "is damaged: Expected `float`, got `str` - at `$.values[0]`" in error
+    assert "is not there" not in error
+    assert not (tmp_path / "s.html").exists()
+    error = run_cli("report", run, "--analysis", "module:my_analysis:Bars", "--out", tmp_path / "s.html").error()
+    assert "must be a dataclass below probedistill.analysis.base.Analysis" in error
+
+
+def test_an_analysis_of_an_installed_package_is_shown(run, report, own_analysis, monkeypatch):
+    from probedistill.analysis.kinds import KINDS, kinds
+
+    monkeypatch.setitem(KINDS.__dict__, "plugins", {"sharp": "my_analysis:Sharpness"})
+    kinds()["sharpness"]([0.25, 0.5]).write(run)
+    assert "How sharp each image is." in report(run).text
 
 
 def test_result_files_can_be_named(run, report, tmp_path):
@@ -183,7 +231,7 @@ def test_result_files_can_be_named(run, report, tmp_path):
     other.mkdir()
     give_all(other)
     page = report(run, transfer=other / "transfer.json", align=other, bias=other, geometry=other)
-    for title in ("Transfer · ridge", "Alignment · Linear CKA", "Where the images lie", "Groups · r"):
+    for title in ("Transfer · ridge", "Alignment · Linear CKA", "Where the images lie", "Groups · run-0"):
         assert page.text.count(f"{title}") >= 1
     assert "Where the images lie" not in report(run).text
 
@@ -330,19 +378,20 @@ def test_real_images_need_the_run_s_own(distilled, run_cli, tmp_path, photos):
         (["DIR/empty"], "holds no run"),
         (["RUN", "OTHER"], "runs of different classes"),
         (["RUN", "--transfer", "DIR/none.json"], "is not there"),
-        (["RUN", "--transfer", "DIR/align.json"], "is not one that probedistill transfer wrote"),
-        (["RUN", "--align", "DIR/broken.json"], "cannot be read"),
+        (["RUN", "--transfer", "DIR/align.json"], "is not a file of probedistill transfer; give a file that"),
+        (["RUN", "--align", "DIR/broken.json"], "is not whole JSON"),
         (["RUN", "--geometry", "DIR/list.json"], "holds no JSON object"),
-        (["RUN", "--align", "DIR/shape.json"], "a matrix is not 2 × 2"),
+        (["RUN", "--align", "DIR/shape.json"], "metrics.cka has the shape (1, 1), not (2, 2)"),
+        (["RUN", "--analysis", "bias2"], "unknown analysis 'bias2'; did you mean 'bias'"),
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(run, run_cli, tmp_path, arguments, says):
     make_run(tmp_path / "other", ("cat", "hen"))
     for name in ("empty", "sub.html"):
         (tmp_path / name).mkdir()
-    align = results(["cat"])["align"]
-    write(tmp_path / "align.json", align)
-    write(tmp_path / "shape.json", {**align, "metrics": {"cka": [[1.0]]}})
+    results(["cat"])["align"].write(tmp_path)
+    align = json.loads((tmp_path / "align.json").read_text())
+    write(tmp_path / "shape.json", {**align, "metrics": {**align["metrics"], "cka": [[1.0]]}})
     write(tmp_path / "list.json", [])
     (tmp_path / "broken.json").write_text('{"kind": ')
     before = sorted(tmp_path.rglob("*"))
@@ -354,16 +403,14 @@ def test_bad_input_is_one_line_and_writes_nothing(run, run_cli, tmp_path, argume
     assert sorted(tmp_path.rglob("*")) == before
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["transfer", "align", "geometry", "bias"])
 def test_damaged_result_files(run, report, kind):
-    good = results(["cat", "dog", SCRIPT])[kind]
-    for key in KINDS[kind]:
-        write(run / f"{kind}.json", {k: v for k, v in good.items() if k != key})
-        with pytest.raises(UserError, match=f"no '{key}'"):
-            report(run)
-        write(run / f"{kind}.json", {**good, key: [{"x": "?"}] if isinstance(good[key], list) else {"cka": 3}})
-        if key != "groups":  # any list names groups
-            with pytest.raises(UserError, match=f"a {kind} file is damaged"):
+    results(["cat", "dog", SCRIPT])[kind].write(run)
+    good = json.loads((run / f"{kind}.json").read_text())
+    for key in good.keys() - {"kind", "cells", "transfer", "note"}:
+        for damaged in ({k: v for k, v in good.items() if k != key}, {**good, key: [{"x": "?"}]}, {**good, key: None}):
+            write(run / f"{kind}.json", damaged)
+            with pytest.raises(UserError, match=rf"^{kind} file '.*{kind}.json' is damaged: .*; give a file that"):
                 report(run)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from conftest import TINY, wait_for
-from helpers_report import SCRIPT, long_names, make_run, results, write
+from helpers_report import SCRIPT, long_names, make_run, results
 
 pytestmark = pytest.mark.slow
 
@@ -46,8 +46,8 @@ def page_file(tmp_path_factory, photos) -> Path:
 
     folder = tmp_path_factory.mktemp("browser")
     first, second = make_run(folder / "first", CLASSES, side=40), make_run(folder / "second", CLASSES, seed=1)
-    for kind, content in results(CLASSES).items():
-        write(first / f"{kind}.json", content)
+    for result in results(CLASSES).values():
+        result.write(first)
     return write_report([first, second], folder / "report.html", progress=False)
 
 
@@ -58,8 +58,8 @@ def long_file(tmp_path_factory) -> Path:
 
     folder = tmp_path_factory.mktemp("long")
     run = make_run(folder / "run", ("a_class_name_without_a_space_that_is_longer_than_a_phone", "dog"))
-    for kind, content in long_names().items():
-        write(run / f"{kind}.json", content)
+    for result in long_names().values():
+        result.write(run)
     return write_report([run], folder / "report.html", progress=False)
 
 

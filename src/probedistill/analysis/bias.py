@@ -6,16 +6,19 @@ images do not. A probe that leans on the background then fails on the groups tha
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Annotated
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from rich.cells import cell_len
 from torch import Tensor
 
 from .._version import __version__
@@ -27,23 +30,27 @@ from ..errors import UserError, unknown_name
 from ..evaluation.protocol import evaluate
 from ..evaluation.result import Row
 from ..features.classes import class_means, medoids
-from ..features.extract import extract_features
+from ..features.store import FeatureStore
 from ..images.labelled import LabelledImages, of_classes
 from ..images.splits import load_splits
+from ..show.figures import Bars, Figure
+from ..show.tables import Table, number, percent
 from ..store.distilled import DistilledSet
-from ..store.files import check_writable, whole_file, write_json
+from ..store.files import check_writable
 from ..store.layout import check_named_once
+from ..store.records import Count, Meta, Share
+from .base import Analysis, EncoderAbout, ImagesAbout
 from .groups import group_names, read_groups
-from .statistics import rank_agreement
+from .statistics import Correlation, rank_agreement
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
+Cosine = Annotated[float, Meta(ge=-1 - 1e-9, le=1 + 1e-9)]
+Difference = Annotated[float, Meta(ge=-1, le=1)]
 
 _BATCH = 64
 _ROUNDING = 1e-9  # a cosine no farther from 0 is 0: else rounding errors would make a share of 0 or 1
 _GROUP_COLUMNS = 6
-_TRAINED_ON = {"distilled": "distilled", "full": "full real data", "random": "random real"}  # key → row of `evaluate`
+_ROWS = {"distilled": "distilled", "full": "full real data", "random": "random real"}  # key → row of `evaluate`
+_RANKED_BY = {"worst_group": "by worst group", "background_share": "by background share"}
 
 
 # ---------------------------------------------------------------------------------------------------
@@ -89,26 +96,36 @@ class Resemblance:
         object: (C,) cosine of (image − mean) with the object direction.
     """
 
-    background: tuple[float, ...]
-    object: tuple[float, ...]
+    background: tuple[Cosine, ...]
+    object: tuple[Cosine, ...]
+
+    def __post_init__(self) -> None:
+        if not self.background or len(self.background) != len(self.object):
+            raise ValueError("background and object differ in number")
 
     @property
-    def share(self) -> tuple[float | None, ...]:
+    def shares(self) -> tuple[float | None, ...]:
         """(C,) background / (background + object), in [0, 1], where a cosine below 0 counts as 0.
 
-        ``None`` where neither is above 0: such images resemble neither. An image of the wrong object has no object
+        ``None`` if neither is above 0: such images resemble neither. An image of the wrong object has no object
         in it to speak of, so its share is 1 (or ``None``), and the cosine says why.
         """
         return tuple(_share(*pair) for pair in zip(self.background, self.object, strict=True))
 
-    def to_dict(self) -> dict[str, float | None]:
-        """Means over classes of the cosines, and the share of these means (see `share`)."""
-        background, thing = statistics.fmean(self.background), statistics.fmean(self.object)
-        return {
-            "background_similarity": background,
-            "object_similarity": thing,
-            "background_share": _share(background, thing),
-        }
+    @property
+    def mean_background(self) -> float:
+        """Mean over classes of the cosines with the background directions."""
+        return statistics.fmean(self.background)
+
+    @property
+    def mean_object(self) -> float:
+        """Mean over classes of the cosines with the object directions."""
+        return statistics.fmean(self.object)
+
+    @property
+    def share(self) -> float | None:
+        """The share of the mean cosines, as in `shares`."""
+        return _share(self.mean_background, self.mean_object)
 
 
 def _share(background: float, thing: float) -> float | None:
@@ -185,30 +202,84 @@ def _against_the_others(means: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
+class GroupScores:
+    """What one kind of probe does on each group of test images; each number is the mean over seeds.
+
+    A probe that prefers one class has a bad worst group without any shortcut. The background effect is about the
+    shortcut alone; but it is 0 for a probe that answers one class for everything: look at top1 as well.
+
+    Attributes:
+        top1: Accuracy on all test images.
+        groups: Accuracy on each group.
+        worst_group: Accuracy on the worst group.
+        gap: Mean of the groups − worst group.
+        spread: Best group − worst group.
+        background_effect: Accuracy on a class's usual background − on the others, mean of classes; ``None`` if no
+            class has test images on both.
+    """
+
+    top1: Share
+    groups: dict[str, Share]
+    worst_group: Share
+    gap: Share
+    spread: Share
+    background_effect: Difference | None
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """The scores of probes that were trained on the distilled images, on all real ones, and on random real ones."""
+
+    distilled: GroupScores
+    full: GroupScores
+    random: GroupScores
+
+    def rows(self) -> dict[str, GroupScores]:
+        """What a probe was trained on → its scores."""
+        return {name: getattr(self, key) for key, name in _ROWS.items()}
+
+
+@dataclass(frozen=True)
 class BiasEntry:
     """What was found for one distilled set and one encoder.
 
     Attributes:
         run: Name of the set's folder.
         class_names: C names.
-        encoder: Its name, fingerprint and input size.
-        accuracy: ``"distilled"``, ``"full"`` and ``"random"`` → top1, groups, worst_group, gap (mean − worst group),
-            spread (best − worst group) and background_effect (accuracy on a class's usual background − on the
-            others, mean of classes), each the mean over seeds of what one probe does. A probe that prefers one class
-            has a bad worst group without any shortcut; the background effect is about the shortcut alone (but 0
-            for a probe that answers one class for everything: look at top1 as well).
-        resemblance: Of the synthetic images; ``None`` when a group has no training image.
+        encoder: The encoder.
+        accuracy: Scores by group.
+        resemblance: What the synthetic images resemble; ``None`` when a group has no training image.
         baseline: The same of ``"class_means"`` (of the real training features) and ``"medoids"``.
         overlap: See `Directions`.
     """
 
     run: str
     class_names: tuple[str, ...]
-    encoder: dict[str, Any]
-    accuracy: dict[str, dict[str, Any]]
+    encoder: EncoderAbout
+    accuracy: Accuracy
     resemblance: Resemblance | None
     baseline: dict[str, Resemblance]
-    overlap: float | None
+    overlap: Cosine | None
+
+    def __post_init__(self) -> None:
+        for found in self.likeness().values():
+            if len(found.background) != len(self.class_names):
+                raise ValueError("a resemblance is of other classes")
+
+    @property
+    def title(self) -> str:
+        """The run and the encoder."""
+        return f"{self.run} · {self.encoder.sized}"
+
+    @property
+    def share(self) -> float | None:
+        """Background share of the distilled images; ``None`` if it is not defined or was not looked at."""
+        return self.resemblance.share if self.resemblance else None
+
+    def likeness(self) -> dict[str, Resemblance]:
+        """Kind of image → what it resembles: the distilled ones, class means, medoids."""
+        own = {"distilled": self.resemblance} if self.resemblance else {}
+        return {name.replace("_", " "): found for name, found in {**own, **self.baseline}.items()}
 
 
 def bias_of(
@@ -222,9 +293,7 @@ def bias_of(
     probe: str = "ridge",
     seeds: int = 3,
     views: int = 20,
-    cache: Path | str | None = None,
-    strict: bool = False,
-    progress: bool = True,
+    features: FeatureStore | None = None,
 ) -> BiasEntry:
     """Score a distilled set by group, and compare its images with backgrounds and objects in feature space.
 
@@ -237,20 +306,20 @@ def bias_of(
         backgrounds: The background of each training image, and of each test image.
         name: What the entry is called.
         probe, seeds, views: See `EvaluateConfig`.
-        cache: Folder of feature banks.
-        strict: Raise on unreadable real images.
-        progress: Show progress bars.
+        features: Where features come from; default: a store with the default cache.
 
     Raises:
         UserError: Bad input.
     """
+    store = features or FeatureStore()
     train, test = train.with_classes(distilled.class_names), test.with_classes(distilled.class_names)
     config = EvaluateConfig(probes=[probe], seeds=seeds, views=views, full_views=0, baselines=["random", "full"])
     groups = group_names(test, backgrounds[1])
     scores = evaluate(
-        distilled, encoder, train, test, config, groups=groups, cache=cache, strict=strict, progress=progress
-    )
-    bank = extract_features(encoder, train, cache=cache, strict=strict, progress=progress)
+        distilled, encoder, train, test, config, groups=groups, cache=store.cache, strict=store.strict,
+        progress=store.progress,
+    )  # fmt: skip
+    bank = store.of(encoder, train)
     names = sorted(set(backgrounds[0]) | set(backgrounds[1]))
     place = {background: i for i, background in enumerate(names)}
     scenes = torch.tensor([place[backgrounds[0][i]] for i in bank.indices.tolist()])
@@ -271,14 +340,13 @@ def bias_of(
         means = class_means(bank.centre, bank.labels, bank.num_classes)
         baseline["class_means"] = resemblance(directions, means, torch.arange(bank.num_classes))
         baseline["medoids"] = resemblance(directions, bank.centre[rows], bank.labels[rows])
-    about = {"name": encoder.name, "fingerprint": encoder.fingerprint, "input_size": encoder.input_size}
-    accuracy = {key: _group_scores(scores[row, probe], usual, names) for key, row in _TRAINED_ON.items()}
-    return BiasEntry(
-        name, distilled.class_names, about, accuracy, own, baseline, directions.overlap if directions else None
-    )
+    by_group = {key: _group_scores(scores[row, probe], usual, names) for key, row in _ROWS.items()}
+    overlap = directions.overlap if directions else None
+    about = EncoderAbout.of(encoder)
+    return BiasEntry(name, distilled.class_names, about, Accuracy(**by_group), own, baseline, overlap)
 
 
-def _group_scores(row: Row, usual: dict[str, str], backgrounds: Sequence[str]) -> dict[str, Any]:
+def _group_scores(row: Row, usual: dict[str, str], backgrounds: Sequence[str]) -> GroupScores:
     """Scores by group of a row of `evaluate`; ``usual`` names each class's usual background."""
     per_seed = [s.groups or {} for s in row.scores]
     groups = {name: statistics.fmean(one[name] for one in per_seed) for name in per_seed[0]}
@@ -288,14 +356,14 @@ def _group_scores(row: Row, usual: dict[str, str], backgrounds: Sequence[str]) -
         others = [groups[group] for b in backgrounds if (group := f"{name}/{b}") in groups and b != background]
         if own in groups and others:
             effects.append(groups[own] - statistics.fmean(others))
-    return {
-        "top1": row.top1,
-        "groups": groups,
-        "worst_group": statistics.fmean(min(one.values()) for one in per_seed),
-        "gap": statistics.fmean(statistics.fmean(one.values()) - min(one.values()) for one in per_seed),
-        "spread": statistics.fmean(max(one.values()) - min(one.values()) for one in per_seed),
-        "background_effect": statistics.fmean(effects) if effects else None,
-    }
+    return GroupScores(
+        top1=row.top1,
+        groups=groups,
+        worst_group=statistics.fmean(min(one.values()) for one in per_seed),
+        gap=statistics.fmean(statistics.fmean(one.values()) - min(one.values()) for one in per_seed),
+        spread=statistics.fmean(max(one.values()) - min(one.values()) for one in per_seed),
+        background_effect=statistics.fmean(effects) if effects else None,
+    )
 
 
 # ---------------------------------------------------------------------------------------------------
@@ -303,25 +371,58 @@ def _group_scores(row: Row, usual: dict[str, str], backgrounds: Sequence[str]) -
 
 
 @dataclass(frozen=True)
-class BiasReport:
+class Usual:
+    """The usual background of a class in training, and the share of the class's images that are on it."""
+
+    class_name: str
+    background: str
+    share: Share
+
+
+@dataclass(frozen=True)
+class BiasProtocol:
+    """How groups were scored: see `EvaluateConfig`; ``attributes`` are the columns that make up the background."""
+
+    probe: str
+    seeds: Count
+    views: Count
+    attributes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class BiasReport(Analysis):
     """The entries, ranked, and whether distilled images rank encoders as real data do.
 
     Attributes:
         entries: One per (run, encoder).
         class_names: C names.
-        usual: Usual background of each class in training, and its share there.
-        context: Images, protocol, versions.
+        usual: Usual background of each class.
+        images: The real test images.
+        protocol: How groups were scored.
+        version: Of probedistill.
     """
+
+    kind = "bias"
 
     entries: tuple[BiasEntry, ...]
     class_names: tuple[str, ...]
-    usual: tuple[dict[str, Any], ...]
-    context: dict[str, Any]
+    usual: tuple[Usual, ...]
+    images: ImagesAbout
+    protocol: BiasProtocol
+    version: str
+
+    def __post_init__(self) -> None:
+        if not self.entries:
+            raise ValueError("there is no entry")
+        for entry in self.entries:
+            for scores in entry.accuracy.rows().values():
+                if not scores.groups or set(scores.groups) != set(self.groups):
+                    raise ValueError("entries are of different groups")
 
     @property
     def groups(self) -> list[str]:
         """Names of the groups among the test images."""
-        return list(self.entries[0].accuracy["distilled"]["groups"])
+        return list(self.entries[0].accuracy.distilled.groups)
 
     @property
     def ranking(self) -> dict[str, list[int]]:
@@ -330,138 +431,135 @@ class BiasReport:
         A share that is not defined comes last. Entries without a resemblance have no place by share.
         """
         places = range(len(self.entries))
-        shares = [math.inf if (share := _share_of(entry)) is None else share for entry in self.entries]
+        shares = [math.inf if entry.share is None else entry.share for entry in self.entries]
         looked_at = [i for i in places if self.entries[i].resemblance is not None]
         return {
-            "worst_group": sorted(places, key=lambda i: -self.entries[i].accuracy["distilled"]["worst_group"]),
+            "worst_group": sorted(places, key=lambda i: -self.entries[i].accuracy.distilled.worst_group),
             "background_share": sorted(looked_at, key=lambda i: shares[i]),
         }
 
     @property
-    def agreement(self) -> dict[str, dict[str, float] | None] | None:
+    def agreement(self) -> dict[str, Correlation] | None:
         """Rank agreement over encoders with the worst group of the probe on full real data.
 
-        ``worst_group``: of the worst group of the distilled images. ``background_share``: of the background share
-        of the distilled images, less being better; shares that are not defined are left out, and ``n`` counts the
+        ``worst_group``: agreement of the worst group of the distilled images. ``background_share``: agreement of
+        their background share, less being better; shares that are not defined are left out, and ``n`` counts the
         encoders that remain. Positive means agreement. Several runs of an encoder are averaged. ``None`` for fewer
         than 3 encoders.
         """
         by_encoder: dict[str, list[BiasEntry]] = {}
         for entry in self.entries:
-            by_encoder.setdefault(entry.encoder["fingerprint"], []).append(entry)
+            by_encoder.setdefault(entry.encoder.fingerprint, []).append(entry)
         if len(by_encoder) < 3:
             return None
-
         worst, lean = [], []  # each with the full data's worst group
         for some in by_encoder.values():
-            full, own = (
-                statistics.fmean(entry.accuracy[key]["worst_group"] for entry in some) for key in ("full", "distilled")
-            )
-            worst.append((own, full))
-            shares = [share for entry in some if (share := _share_of(entry)) is not None]
+            full = statistics.fmean(entry.accuracy.full.worst_group for entry in some)
+            worst.append((statistics.fmean(entry.accuracy.distilled.worst_group for entry in some), full))
+            shares = [entry.share for entry in some if entry.share is not None]
             if shares:
                 lean.append((-statistics.fmean(shares), full))
 
-        def of(pairs: list[tuple[float, float]]) -> dict[str, float] | None:
+        def agreement(pairs: list[tuple[float, float]]) -> Correlation:
             return rank_agreement([first for first, _ in pairs], [second for _, second in pairs])
 
-        return {"worst_group": of(worst), "background_share": of(lean)}
+        return {"worst_group": agreement(worst), "background_share": agreement(lean)}
 
-    def tables(self, width: int | None = None) -> list[Table]:
-        """Accuracy by group, and what the images resemble, as rich tables; entries by distilled worst group.
+    def tables(self) -> list[Table]:
+        """Accuracy by group, and what the images resemble; entries by distilled worst group."""
+        return self.fitting(100)
 
-        Args:
-            width: Columns of characters that there are; default: what rich finds. Where the groups do not fit beside
-                each other, each entry has a table with a row for each number.
-        """
-        from rich import get_console
-
-        width = get_console().width if width is None else width
-        entries = [self.entries[i] for i in self.ranking["worst_group"]]
+    def fitting(self, width: int) -> list[Table]:
+        """The same; if the groups do not fit beside each other, each entry has a table with a row for each number."""
+        entries = self._ranked
         groups = self.groups if len(self.groups) <= _GROUP_COLUMNS else []  # more are in bias.json alone
-        accuracy = _wide_table(entries, groups, width) or [_narrow_table(entry, groups, width) for entry in entries]
+        accuracy = _wide_table(entries, groups, width) or [_narrow_table(entry, groups) for entry in entries]
         looked_at = [entry for entry in entries if entry.resemblance is not None]
         return [*accuracy, _likeness_table(looked_at)] if looked_at else accuracy
 
-    def summary(self) -> list[str]:
-        """What the tables do not say, a line each."""
-        lines = [
-            f"in training {100 * one['share']:.0f} % of {one['class']!r} are on {one['background']!r}"
-            for one in self.usual
-        ]
-        by_share = self.ranking["background_share"]
-        if len(by_share) > 1:
-            names = [
-                f"{_entry_name(entry)}{' (no share)' if _share_of(entry) is None else ''}"
-                for entry in (self.entries[i] for i in by_share)
-            ]
-            lines.append("least background first: " + ", ".join(names))
+    def findings(self) -> list[str]:
+        """What the tables do not say, a sentence each."""
+        return [*self._usual_backgrounds(), *self._least_background(), *self._wrong_objects(), *self._agreements()]
+
+    def figures(self) -> list[Figure]:
+        """For each entry accuracy per group and likeness to background and object; then the ranking, as a table."""
+        found = [figure for entry in self._ranked for figure in (self._groups_of(entry), _likeness_of(entry)) if figure]
+        return [*found, self._places()] if len(self.entries) > 1 else found
+
+    @property
+    def _ranked(self) -> list[BiasEntry]:
+        return [self.entries[i] for i in self.ranking["worst_group"]]
+
+    def _usual_backgrounds(self) -> Iterator[str]:
+        for one in self.usual:
+            yield f"in training {100 * one.share:.0f} % of {one.class_name!r} are on {one.background!r}"
+
+    def _least_background(self) -> Iterator[str]:
+        entries = [self.entries[i] for i in self.ranking["background_share"]]
+        if len(entries) > 1:
+            names = (f"{_called(entry)}{' (no share)' if entry.share is None else ''}" for entry in entries)
+            yield "least background first: " + ", ".join(names)
+
+    def _wrong_objects(self) -> Iterator[str]:
         for entry in self.entries:
             cosines = zip(entry.class_names, entry.resemblance.object, strict=True) if entry.resemblance else ()
             wrong = [f"{name!r} ({cosine:+.2f})" for name, cosine in cosines if cosine < -_ROUNDING]
             if wrong:
-                lines.append(
-                    f"{_entry_name(entry)}: object cosine below 0 for {_listed(wrong)}: the distilled images look like "
+                yield (
+                    f"{_called(entry)}: object cosine below 0 for {_listed(wrong)}: the distilled images look like "
                     "another class's object, and the background share counts that as no object at all"
                 )
+
+    def _agreements(self) -> Iterator[str]:
+        if self.agreement is None:
+            if len(self.entries) > 1:
+                yield "agreement with the ranking by real data: needs at least 3 encoders"
+            return
+        for name, found in self.agreement.items():
+            words = f"{found}" if found.spearman is None else f"{found} over {found.n} encoders"
+            yield f"agreement of the ranking by {name.replace('_', ' ')} with real data's worst group: {words}"
+
+    def _groups_of(self, entry: BiasEntry) -> Figure:
+        scores = entry.accuracy.rows()
+        usual = {f"{one.class_name}/{one.background}" for one in self.usual}
+        summary = "Top-1 in each group of test images."
+        for name, one in scores.items():
+            worst, gap = percent(one.worst_group), percent(one.gap)
+            summary += f" {name[0].upper()}{name[1:]}: worst group {worst} %, gap {gap} points."
+        named = [group for group in self.groups if group in usual]
+        if named:
+            summary += f" Usual in training: {_listed(named)}."
+        if entry.share is not None:
+            summary += f" Share of the background in what tells the distilled images apart: {entry.share:.2f}."
+        series = {name: np.array([100 * one.groups[g] for g in self.groups]) for name, one in scores.items()}
+        rows = tuple(
+            (name, *(percent(one.groups[g]) for g in self.groups), percent(one.worst_group), percent(one.gap))
+            for name, one in scores.items()
+        )
+        title = f"Groups · {entry.title}"
+        bars = Bars(tuple(self.groups), series, "top-1, %", limits=(0.0, 100.0), across=True)
+        return Figure(title, summary, bars, Table(title, ("trained on", *self.groups, "worst group", "gap"), rows))
+
+    def _places(self) -> Figure:
+        """The place of each entry, and whether real data agree: a table alone."""
+        places = {key: {i: place for place, i in enumerate(self.ranking[key], 1)} for key in _RANKED_BY}
+        rows: list[tuple[str, ...]] = []
+        for i in self.ranking["worst_group"]:
+            entry = self.entries[i]
+            share = "no share" if entry.share is None else f"{entry.share:.2f}"
+            numbers = {"worst_group": f"{percent(entry.accuracy.distilled.worst_group)} %", "background_share": share}
+            cells = (f"{places[key][i]} ({numbers[key]})" if i in places[key] else "–" for key in _RANKED_BY)
+            rows.append((entry.title, *cells))
+        summary = "Place of each entry, the best first: worst group of the distilled images, and background share."
         agreement = self.agreement
         if agreement is None:
-            if len(self.entries) > 1:
-                lines.append("agreement with the ranking by real data: needs at least 3 encoders")
-            return lines
-        for name, found in agreement.items():
-            words = "not defined"
-            if found:
-                words = f"Spearman {found['spearman']:+.2f}, p = {found['p']:.3f} over {found['n']} encoders"
-            lines.append(f"agreement of the ranking by {name.replace('_', ' ')} with real data's worst group: {words}")
-        return lines
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
-        return {
-            "kind": "bias",
-            **self.context,
-            "class_names": list(self.class_names),
-            "groups": self.groups,
-            "usual_backgrounds": list(self.usual),
-            "entries": [self._entry(entry) for entry in self.entries],
-            "ranking": self.ranking,
-            "agreement": self.agreement,
-        }
-
-    def _entry(self, entry: BiasEntry) -> dict[str, Any]:
-        own = entry.resemblance
-        nothing = dict.fromkeys(("background_similarity", "object_similarity", "background_share"))
-        return {
-            "run": entry.run,
-            "encoder": entry.encoder,
-            **entry.accuracy,
-            **(own.to_dict() if own else nothing),
-            "per_class": _per_class(entry.class_names, own) if own else [],
-            "direction_overlap": entry.overlap,
-            "baseline": {
-                kind: {**one.to_dict(), "per_class": _per_class(entry.class_names, one)}
-                for kind, one in entry.baseline.items()
-            },
-        }
-
-    def save(self, folder: Path | str) -> None:
-        """Write ``bias.json`` and ``bias.png`` into a folder."""
-        write_json(Path(folder) / "bias.json", self.to_dict())
-        draw_bias(self, Path(folder) / "bias.png")
-
-
-def _pairs(pool: EncoderPool, own: Sequence[EncoderConfig], runs: int) -> Iterator[tuple[Encoder, int]]:
-    """Every encoder with the numbers of the runs that are looked at with it: each run's own, or all with all."""
-    if own:
-        return ((pool.add(config), number) for number, config in enumerate(own))
-    return ((encoder, number) for encoder in pool for number in range(runs))
-
-
-def _per_class(class_names: Sequence[str], one: Resemblance) -> list[dict[str, Any]]:
-    columns = zip(class_names, one.background, one.object, one.share, strict=True)
-    names = ("name", "background_similarity", "object_similarity", "background_share")
-    return [dict(zip(names, values, strict=True)) for values in columns]
+            summary += " Whether real data rank the encoders alike needs at least 3 encoders."
+        else:
+            summary += " The last row compares each order of the encoders with that by real data's worst group."
+            words = (f"{agreement[key]}, {agreement[key].n} encoders" for key in _RANKED_BY)
+            rows.append(("agreement with real data", *words))
+        title = "Groups · ranking"
+        return Figure(title, summary, None, Table(title, ("entry", *_RANKED_BY.values()), tuple(rows)))
 
 
 def bias(
@@ -475,7 +573,9 @@ def bias(
     seeds: int = 3,
     views: int = 20,
     out: Path | str | None = None,
+    features: FeatureStore | None = None,
     cache: Path | str | None = None,
+    strict: bool = False,
     progress: bool = True,
 ) -> BiasReport:
     """Diagnose finished runs on data with known groups, one encoder in memory at a time.
@@ -488,7 +588,9 @@ def bias(
         attributes: Columns of the file that make up the background.
         probe, seeds, views: See `EvaluateConfig`.
         out: Folder for ``bias.json`` and ``bias.png``.
+        features: Where features come from; default: a store of ``cache``, ``strict`` and ``progress``.
         cache: Folder of feature banks.
+        strict: Raise on unreadable real images, as ``images.strict`` does.
         progress: Show progress bars.
 
     Raises:
@@ -519,27 +621,29 @@ def bias(
     if len(names) < 2:
         raise UserError(f"groups {str(groups)!r} has one background, {names[0]!r}; at least 2 are needed")
 
-    options: dict[str, Any] = {"probe": probe, "seeds": seeds, "views": views, "cache": cache, "progress": progress}
-    options["strict"] = isinstance(images, ImagesConfig) and images.strict
+    strict = strict or (isinstance(images, ImagesConfig) and images.strict)
+    store = features or FeatureStore(cache=cache, strict=strict, progress=progress)
     entries = []
     pool = EncoderPool(own[:1] or encoders or [])
     for encoder, i in _pairs(pool, own, len(folders)):
-        if own and not _is_own(sets[i], encoder):
+        source = sets[i].run.source
+        if own and (source is None or source.fingerprint != encoder.fingerprint):
             raise UserError(
                 f"run {str(folders[i])!r} was not made with the encoder that its config.yaml describes; "
                 "name one with --encoders"
             )
         name = folders[i].resolve().name
-        entries.append(bias_of(sets[i], encoder, train, test, backgrounds, name=name, **options))
+        entries.append(bias_of(
+            sets[i], encoder, train, test, backgrounds, name=name, probe=probe, seeds=seeds, views=views,
+            features=store,
+        ))  # fmt: skip
     report = BiasReport(
         tuple(entries),
         class_names,
         _usual(train, backgrounds[0]),
-        {
-            "images": {"spec": test.spec, "split": test.split, "fingerprint": test.fingerprint},
-            "protocol": {"probe": probe, "seeds": seeds, "views": views, "attributes": list(attributes)},
-            "probedistill": __version__,
-        },
+        ImagesAbout.of(test),
+        BiasProtocol(probe, seeds, views, tuple(attributes)),
+        __version__,
     )
     if any(entry.resemblance is None for entry in entries):
         print(
@@ -552,34 +656,27 @@ def bias(
     return report
 
 
-def _usual(train: LabelledImages, backgrounds: Sequence[str]) -> tuple[dict[str, Any], ...]:
+def _usual(train: LabelledImages, backgrounds: Sequence[str]) -> tuple[Usual, ...]:
     """The usual background of each class in training and its share of the class's images."""
     names = sorted(set(backgrounds))
     labels = torch.as_tensor(train.labels)
     scenes = torch.tensor([names.index(background) for background in backgrounds])
     usual = usual_backgrounds(labels, scenes, len(train.class_names), len(names))
     return tuple(
-        {"class": name, "background": names[u], "share": float((scenes[labels == c] == u).double().mean())}
+        Usual(name, names[u], float((scenes[labels == c] == u).double().mean()))
         for c, (name, u) in enumerate(zip(train.class_names, usual.tolist(), strict=True))
     )
 
 
-def _share_of(entry: BiasEntry) -> float | None:
-    """Background share of the distilled images; ``None`` where it is not defined or was not looked at."""
-    return entry.resemblance.to_dict()["background_share"] if entry.resemblance else None
+def _pairs(pool: EncoderPool, own: Sequence[EncoderConfig], runs: int) -> Iterator[tuple[Encoder, int]]:
+    """Every encoder with the numbers of the runs that are looked at with it: each run's own, or all with all."""
+    if own:
+        return ((pool.add(config), number) for number, config in enumerate(own))
+    return ((encoder, number) for encoder in pool for number in range(runs))
 
 
-def _is_own(distilled: DistilledSet, encoder: Encoder) -> bool:
-    source = distilled.run.source
-    return source is not None and source.fingerprint == encoder.fingerprint
-
-
-def _encoder_name(entry: BiasEntry) -> str:
-    return f"{entry.encoder['name']}@{entry.encoder['input_size']}"
-
-
-def _entry_name(entry: BiasEntry) -> str:
-    return f"{entry.run} ({_encoder_name(entry)})"
+def _called(entry: BiasEntry) -> str:
+    return f"{entry.run} ({entry.encoder.sized})"
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -597,123 +694,72 @@ _ACCURACY_TITLE = "accuracy % by group (class/background)"
 
 
 def _wide_table(entries: Sequence[BiasEntry], groups: Sequence[str], width: int) -> list[Table]:
-    """One table of all entries with a column for each group; empty where it is wider than ``width``."""
-    from rich.cells import cell_len
-    from rich.markup import escape
-    from rich.table import Table
-
+    """One table of all entries with a column for each group; empty if it is wider than ``width``."""
     first, *others = _NUMBERS.values()
     columns = [first, *(group.replace("/", "/\n") for group in groups), *others]
-    rows = max(cell_len(f"  {row}") for row in _TRAINED_ON.values())
-    widths = [rows, *(max(len("-100.0"), *map(cell_len, column.split("\n"))) for column in columns)]
+    widths = [max(cell_len(f"  {row}") for row in _ROWS.values())]
+    widths += [max(len("-100.0"), *map(cell_len, column.split("\n"))) for column in columns]
     if sum(widths) + 3 * len(widths) + 1 > width:  # a blank on both sides of each column, and the lines
         return []
-    table = Table(title=_ACCURACY_TITLE, title_justify="left")
-    table.add_column("trained on", min_width=rows, overflow="fold")
-    for column in columns:
-        table.add_column(escape(column), justify="right", no_wrap=True)
+    rows: list[tuple[str, ...]] = []
+    sections = []
     for entry in entries:
-        table.add_row(escape(f"{entry.run} · {_encoder_name(entry)}"))
-        for key, row in _TRAINED_ON.items():
-            scores = entry.accuracy[key]
-            top1, *numbers = (scores[name] for name in _NUMBERS)
-            of_groups = (scores["groups"][group] for group in groups)
-            table.add_row(f"  {row}", *map(_percent, (top1, *of_groups, *numbers)))
-        table.add_section()
-    return [table]
+        sections.append(len(rows))
+        rows.append((entry.title, *[""] * len(columns)))
+        for name, scores in entry.accuracy.rows().items():
+            top1, *numbers = (getattr(scores, key) for key in _NUMBERS)
+            rows.append((f"  {name}", *map(percent, (top1, *(scores.groups[g] for g in groups), *numbers))))
+    return [Table(_ACCURACY_TITLE, ("trained on", *columns), tuple(rows), sections=tuple(sections))]
 
 
-def _narrow_table(entry: BiasEntry, groups: Sequence[str], width: int) -> Table:
-    """A table of one entry with a row for each number and group; names are folded, and it takes 60 columns at least."""
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(title=escape(f"{entry.run} · {_encoder_name(entry)}: {_ACCURACY_TITLE}"), title_justify="left")
-    scores = [entry.accuracy[key] for key in _TRAINED_ON]
-    rows = {name: heading.replace("\n", " ") for name, heading in _NUMBERS.items()}
-    least = max(map(len, rows.values()))
-    left = width - sum(len(row) + 3 for row in _TRAINED_ON.values()) - 4  # of the lines and blanks between columns
-    table.add_column("trained on", min_width=least, max_width=max(least, left), overflow="fold")
-    for row in _TRAINED_ON.values():
-        table.add_column(row, min_width=len(row), justify="right", overflow="fold")
-    for name, heading in rows.items():
-        table.add_row(heading, *(_percent(one[name]) for one in scores))
-    table.add_section()
-    for group in groups:
-        table.add_row(escape(group), *(_percent(one["groups"][group]) for one in scores))
-    return table
+def _narrow_table(entry: BiasEntry, groups: Sequence[str]) -> Table:
+    """A table of one entry with a row for each number and group; it takes 60 columns at least."""
+    scores = entry.accuracy.rows()
+    numbers = [
+        (heading.replace("\n", " "), *(percent(getattr(one, key)) for one in scores.values()))
+        for key, heading in _NUMBERS.items()
+    ]
+    of_groups = [(group, *(percent(one.groups[group]) for one in scores.values())) for group in groups]
+    return Table(
+        f"{entry.title}: {_ACCURACY_TITLE}", ("trained on", *scores), (*numbers, *of_groups), sections=(len(numbers),)
+    )
 
 
 def _likeness_table(entries: Sequence[BiasEntry]) -> Table:
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(title="likeness in feature space (cosine, mean of classes)", title_justify="left")
-    table.add_column("images", min_width=len("  class means"), overflow="fold")
-    for column in ("usual background", "object", "background share"):
-        table.add_column(column, justify="right", overflow="fold")
+    rows: list[tuple[str, ...]] = []
+    sections = []
     for entry in entries:
-        table.add_row(escape(f"{entry.run} · {_encoder_name(entry)}"))
-        own = {"distilled": entry.resemblance} if entry.resemblance else {}
-        for kind, one in {**own, **entry.baseline}.items():
-            *cosines, share = one.to_dict().values()
-            cells = [f"{cosine:+.2f}" for cosine in cosines]
-            table.add_row(f"  {kind.replace('_', ' ')}", *cells, "–" if share is None else f"{share:.2f}")
-        table.add_section()
-    return table
+        sections.append(len(rows))
+        rows += [(entry.title, "", "", ""), *((f"  {name}", *cells) for name, *cells in _likeness_rows(entry))]
+    return Table(_LIKENESS_TITLE, ("images", *_LIKENESS_COLUMNS), tuple(rows), sections=tuple(sections))
 
 
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.1f}"
+_LIKENESS_TITLE = "likeness in feature space (cosine, mean of classes)"
+_LIKENESS_COLUMNS = ("usual background", "object", "background share")
 
 
-# ---------------------------------------------------------------------------------------------------
-# The picture
+def _likeness_rows(entry: BiasEntry) -> list[tuple[str, ...]]:
+    return [
+        (name, f"{found.mean_background:+.2f}", f"{found.mean_object:+.2f}", number(found.share))
+        for name, found in entry.likeness().items()
+    ]
 
-_COLOURS = {
-    "distilled": "#c1440e", "full": "#2a6f97", "random": "#a9b4bd", "object": "#5a8f3c", "background": "#8c6bb1",
-}  # fmt: skip
 
-
-def draw_bias(report: BiasReport, path: Path) -> None:
-    """Draw accuracy per group and the likeness to background and object, a row for each entry."""
-    from matplotlib.figure import Figure
-
-    order = report.ranking["worst_group"]
-    figure = Figure((11, 0.9 + 2.8 * len(order)), layout="constrained")
-    axes = figure.subplots(len(order), 2, width_ratios=[5, 3], squeeze=False, sharex="col")
-    usual = {f"{one['class']}/{one['background']}" for one in report.usual}
-    names = [group + ("\nusual" if group in usual else "\nrare") for group in report.groups]
-    for (left, right), place in zip(axes, order, strict=True):
-        entry = report.entries[place]
-        for i, (key, row) in enumerate(_TRAINED_ON.items()):
-            heights = [100 * entry.accuracy[key]["groups"][group] for group in report.groups]
-            places = [g + 0.27 * (i - 1) for g in range(len(heights))]
-            bars = left.bar(places, heights, 0.25, color=_COLOURS[key], label=row)
-            left.bar_label(bars, fmt="%.0f", fontsize=7)
-        left.set_xticks(range(len(names)), names, fontsize=8, parse_math=False)
-        left.tick_params(labelbottom=True)
-        left.set(ylim=(0, 109), ylabel="accuracy %")
-        worst, real = (100 * entry.accuracy[key]["worst_group"] for key in ("distilled", "full"))
-        title = f"{entry.run} · {_encoder_name(entry)}: worst group {worst:.0f} % distilled, {real:.0f} % full data"
-        left.set_title(title, fontsize=9, loc="left", parse_math=False)
-        shown = {"distilled": entry.resemblance, **entry.baseline} if entry.resemblance else {}
-        for i, one in enumerate(reversed(shown.values())):
-            numbers = one.to_dict()
-            for offset, what in ((0.2, "object"), (-0.2, "background")):
-                label = {"object": "object", "background": "usual background"}[what] if i == 0 else None
-                bar = right.barh(i + offset, numbers[f"{what}_similarity"], 0.36, color=_COLOURS[what], label=label)
-                right.bar_label(bar, fmt="%+.2f", fontsize=7, padding=2)
-        right.set_yticks(range(len(shown)), [kind.replace("_", " ") for kind in reversed(shown)], fontsize=8)
-        right.axvline(0, color="black", lw=0.8)
-        right.margins(x=0.15)
-        right.tick_params(labelbottom=True, labelsize=8)
-        title = "likeness in feature space (cosine)" if shown else "likeness: a group has no training image"
-        right.set_title(title, fontsize=9, loc="left")
-    for column in range(2):
-        handles, labels = axes[0][column].get_legend_handles_labels()
-        where = ("outside upper left", "outside upper right")[column]
-        if handles:
-            figure.legend(handles, labels, loc=where, fontsize=8, ncols=3, frameon=False)
-    with whole_file(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
+def _likeness_of(entry: BiasEntry) -> Figure | None:
+    """How much images resemble their object and their usual background; ``None`` if nothing is known of it."""
+    shown = entry.likeness()
+    if not shown:
+        return None
+    series = {
+        "object": np.array([found.mean_object for found in shown.values()]),
+        "usual background": np.array([found.mean_background for found in shown.values()]),
+    }
+    low = min(0.0, *itertools.chain(*series.values()))
+    high = max(0.0, *itertools.chain(*series.values()))
+    title = f"Likeness · {entry.title}"
+    summary = (
+        "Cosine of images with what tells objects, and usual backgrounds, from the others in feature space; mean of "
+        "classes. Below 0 they resemble another one."
+    )
+    bars = Bars(tuple(shown), series, "cosine", digits=2, limits=(float(low), float(high)), across=True)
+    return Figure(title, summary, bars, Table(title, ("images", *_LIKENESS_COLUMNS), tuple(_likeness_rows(entry))))

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from matplotlib import rc_context
-from numpy.typing import NDArray
-from rich.markup import escape
-from rich.table import Table
 from scipy.stats import rankdata, wilcoxon
 from sklearn.decomposition import PCA
 from torch import Tensor
@@ -21,24 +17,27 @@ from torch import Tensor
 from ..encoders.encoder import Encoder
 from ..errors import UserError, unknown_name
 from ..features.classes import balanced_rows, class_means, medoids
-from ..features.extract import extract_features
+from ..features.store import FeatureStore
 from ..images.labelled import LabelledImages
 from ..machine.progress import ProgressBar
 from ..seeds import Stream, seed_of
-from ..show.tables import as_text
+from ..show.figures import COLOURS, Bars, Figure, Plane, Points
+from ..show.tables import Table, number
 from ..store.distilled import DistilledSet
-from ..store.files import whole_file, without_nan, write_json
+from ..store.records import Count, Share
+from .base import Analysis, Array, EncoderAbout, ImagesAbout, check_array
 
 DRAWN_CLASSES = 10
 DRAWN_IMAGES = 2000
 
-_BLOCK = 512
+_BLOCK = 512  # rows of a distance matrix at a time
 _NEIGHBOUR_SAMPLE = 2000  # real images whose own neighbours are looked up: the baseline costs no more than that
 _RESAMPLES = 9999
 _EXACT = 100  # differences whose signed-rank test is exact
-_KINDS = ("synthetic", "medoid", "real")
 
-Array = NDArray[np.float64]
+Kind = Literal["real", "medoid", "synthetic"]
+KINDS: tuple[Kind, ...] = ("synthetic", "medoid", "real")
+_MARKERS = {"real": "dot", "medoid": "diamond", "synthetic": "star"}
 
 
 # ---------------------------------------------------------------------------------------------------
@@ -61,21 +60,21 @@ class Place:
         angle_quantile: The same by angle.
         margin_quantile: Share of the class's real images with a smaller margin; a support vector has a small one.
         margin: Distance to the nearest other class mean − distance to its own.
-        relative_margin: The same, divided by the median distance of the class's real images to their mean; NaN where
-            that is 0, because most of them are the same.
-        distance_ratio: Distance to the class mean, divided by that median; NaN likewise.
+        relative_margin: The same, divided by the median distance of the class's real images to their mean; ``None``
+            if that is 0, because most of them are the same.
+        distance_ratio: Distance to the class mean, divided by that median; ``None`` likewise.
         norm_ratio: Norm of the features, divided by the mean norm of the class's real images.
         own_neighbours: Share of its k nearest real images that are of its own class.
     """
 
-    distance_quantile: float
-    angle_quantile: float
-    margin_quantile: float
+    distance_quantile: Share
+    angle_quantile: Share
+    margin_quantile: Share
     margin: float
-    relative_margin: float
-    distance_ratio: float
+    relative_margin: float | None
+    distance_ratio: float | None
     norm_ratio: float
-    own_neighbours: float
+    own_neighbours: Share
 
 
 MEASURES = tuple(field.name for field in fields(Place))
@@ -191,9 +190,9 @@ class ClassTest:
         p: Two-sided Wilcoxon signed-rank test of the classes' quantiles against 0.5.
     """
 
-    score: float
-    interval: tuple[float, float]
-    p: float
+    score: Share
+    interval: tuple[Share, Share]
+    p: Share
 
 
 def class_test(quantiles: Array, *, seed: int = 0) -> ClassTest:
@@ -235,7 +234,7 @@ class ClassGeometry:
     """A class: the means over its synthetic images, its medoid, and its real images."""
 
     name: str
-    images: int
+    images: Count
     synthetic: Place
     medoid: Place
     real: Place
@@ -263,7 +262,7 @@ def describe_classes(
         medoid_rows: Rows of ``real`` that are medoids, at least one of each class.
         class_names: C names.
         k: Neighbours.
-        seed: Of the sample of at most 2,000 real images whose own neighbours are looked up.
+        seed: Seed for drawing the at most 2,000 real images whose own neighbours are looked up.
         progress: Show a progress bar.
 
     Raises:
@@ -288,10 +287,14 @@ def describe_classes(
             bar.advance()
 
     def of_class(c: int) -> list[Place]:
-        return [Place(**{name: float(values[c]) for name, values in kind.items()}) for kind in of_kind]
+        return [Place(**{name: _known(values[c]) for name, values in kind.items()}) for kind in of_kind]
 
     counts = reference.counts.tolist()
     return tuple(ClassGeometry(name, counts[c], *of_class(c)) for c, name in enumerate(class_names))
+
+
+def _known(value: float) -> Any:
+    return None if math.isnan(value) else float(value)
 
 
 def _by_class(values: Array, labels: Tensor, num_classes: int) -> Array:
@@ -303,45 +306,67 @@ def _by_class(values: Array, labels: Tensor, num_classes: int) -> Array:
 
 
 @dataclass(frozen=True)
-class Points:
-    """What is drawn: real, medoid and synthetic images of some classes in a plane.
+class Projection:
+    """The images that are drawn: real, medoid and synthetic images of some classes in a plane.
 
     Attributes:
         xy: (n, 2) coordinates.
-        labels: (n,) classes.
-        kinds: (n,) ``"real"``, ``"medoid"`` or ``"synthetic"``.
-        names: (n,) names of the real images; ``None`` for synthetic ones.
+        labels: n classes.
+        kinds: n times ``"real"``, ``"medoid"`` or ``"synthetic"``.
+        names: Names of the n real images; ``None`` for synthetic ones.
         explained: Shares of the drawn classes' real variance along the two axes.
     """
 
     xy: Array
-    labels: NDArray[np.int64]
-    kinds: tuple[str, ...]
+    labels: tuple[Count, ...]
+    kinds: tuple[Kind, ...]
     names: tuple[str | None, ...]
-    explained: tuple[float, float]
+    explained: tuple[Share, Share]
+
+    def __post_init__(self) -> None:
+        check_array("xy", self.xy, (len(self.labels), 2))
+        if not len(self.labels) == len(self.kinds) == len(self.names):
+            raise ValueError("labels, kinds and names differ in number")
 
 
 @dataclass(frozen=True)
-class Geometry:
+class MadeBy:
+    """What made the synthetic images: the method, and the name of the encoder; ``None`` if that is not known."""
+
+    method: str | None
+    encoder: str | None
+
+
+@dataclass(frozen=True)
+class Geometry(Analysis):
     """Where a run's synthetic images lie, class by class.
 
     Attributes:
-        encoder: ``name``, ``fingerprint`` and ``input_size`` of the encoder.
-        run: ``method`` of the run, and ``encoder``: the name of the one that it was distilled with.
-        images: ``spec``, ``split`` and ``count`` of the real images.
+        encoder: The encoder whose features are meant.
+        run: What made the synthetic images.
+        images: The real images.
         k: Neighbours.
         classes: Every class of the run.
         tests: ``"periphery"`` (of distance_quantile), ``"angle"`` and ``"margin"``, over the classes.
-        points: Of the drawn classes.
+        points: Images of the drawn classes.
     """
 
-    encoder: dict[str, Any]
-    run: dict[str, Any]
-    images: dict[str, Any]
-    k: int
+    kind = "geometry"
+    of_one_run = True
+
+    encoder: EncoderAbout
+    run: MadeBy
+    images: ImagesAbout
+    k: Count
     classes: tuple[ClassGeometry, ...]
     tests: dict[str, ClassTest]
-    points: Points
+    points: Projection
+
+    def __post_init__(self) -> None:
+        if not self.classes or max(self.points.labels, default=0) >= len(self.classes):
+            raise ValueError("points are of classes that are not there")
+        if set(self.tests) != set(_TESTED):
+            raise ValueError(f"tests must be {', '.join(_TESTED)}")
 
     @property
     def class_names(self) -> list[str]:
@@ -351,89 +376,99 @@ class Geometry:
     @property
     def drawn(self) -> list[int]:
         """Which classes are drawn, in order."""
-        return sorted(set(self.points.labels.tolist()))
+        return sorted(set(self.points.labels))
 
-    def mean(self, kind: str, measure: str) -> float:
+    def mean(self, kind: Kind, measure: str) -> float | None:
         """Mean of a measure over the classes that have it; ``kind`` is ``"synthetic"``, ``"medoid"`` or ``"real"``."""
-        values = np.array([getattr(getattr(c, kind), measure) for c in self.classes])
-        known = values[~np.isnan(values)]
-        return float(known.mean()) if len(known) else math.nan
+        values = [getattr(getattr(c, kind), measure) for c in self.classes]
+        known = [value for value in values if value is not None]
+        return math.fsum(known) / len(known) if known else None
 
-    def table(self) -> Table:
-        """The drawn classes and the means over all classes."""
-        title = (
-            f"{self.encoder['name']} at {self.encoder['input_size']} px: synthetic images among "
-            f"{self.images['count']:,} real ones"
-        )
-        table = Table(title=escape(title), title_justify="left")
-        table.add_column("class", overflow="fold")
-        columns = {
-            "distance quantile": "distance_quantile",
-            "distance ÷ median": "distance_ratio",
-            "angle quantile": "angle_quantile",
-            "margin ÷ median": "relative_margin",
-            "margin quantile": "margin_quantile",
-            "own neighbours": "own_neighbours",
-            "norm ratio": "norm_ratio",
-        }
-        for title in columns:
-            table.add_column(title, justify="right")
-        for c in self.drawn:
-            place = self.classes[c].synthetic
-            table.add_row(escape(self.classes[c].name), *(_number(getattr(place, m)) for m in columns.values()))
-        table.add_section()
+    def tables(self) -> list[Table]:
+        """The drawn classes, and means over all classes of synthetic images, medoids and random real images."""
+        rows = [
+            (self.classes[c].name, *(number(getattr(self.classes[c].synthetic, m)) for m in _COLUMNS))
+            for c in self.drawn
+        ]
         titles = ("mean of all", "medoids", "random real")
-        for kind, title in zip(_KINDS, titles, strict=True):
-            table.add_row(title, *(_number(self.mean(kind, m)) for m in columns.values()))
-        return table
+        means = [
+            (title, *(number(self.mean(kind, m)) for m in _COLUMNS)) for kind, title in zip(KINDS, titles, strict=True)
+        ]
+        title = f"{self._encoder}: synthetic images among {self.images.count:,} real ones"
+        columns = ("class", *_COLUMNS.values())
+        return [Table(title, columns, (*rows, *means), sections=(len(rows),), dim=(len(rows) + 1, len(rows) + 2))]
 
     def findings(self) -> list[str]:
-        """The tests in words, a line each."""
-        what = {
-            "periphery": "farther from its class mean than",
-            "angle": "at a wider angle to its class mean than",
-            "margin": "better apart from the nearest other class than",
-        }
+        """The tests in words, a sentence each."""
         return [
-            f"{name}: a synthetic image is {what[name]} {100 * test.score:.0f} % of the real images of its class "
+            f"{name}: a synthetic image is {what} {100 * test.score:.0f} % of the real images of its class "
             f"(95 % interval {100 * test.interval[0]:.0f} to {100 * test.interval[1]:.0f}; random real images 50), "
             f"p = {test.p:.2g}"
-            for name, test in self.tests.items()
+            for name, (_, what) in _TESTED.items()
+            for test in (self.tests[name],)
         ]
 
-    def __str__(self) -> str:
-        return as_text(self.table(), *map(escape, self.findings()), width=110, sep="\n", soft_wrap=True)
+    def figures(self) -> list[Figure]:
+        """The PCA plane, and how far out each drawn class's synthetic image and medoid lie."""
+        return [self._plane(), self._places()]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON; NaN is ``None``."""
-        points = self.points
-        return {
-            "kind": "geometry",
-            "encoder": self.encoder,
-            "run": self.run,
-            "images": self.images,
-            "k": self.k,
-            "class_names": self.class_names,
-            "explained": list(points.explained),
-            "points": [
-                {"x": float(f"{x:.5g}"), "y": float(f"{y:.5g}"), "label": int(label), "kind": kind, "name": name}
-                for (x, y), label, kind, name in zip(points.xy, points.labels, points.kinds, points.names, strict=True)
-            ],
-            "classes": without_nan([asdict(c) for c in self.classes]),
-            "summary": {
-                **{kind: without_nan({m: self.mean(kind, m) for m in MEASURES}) for kind in _KINDS},
-                "tests": {name: asdict(test) for name, test in self.tests.items()},
-            },
+    @property
+    def _encoder(self) -> str:
+        return f"{self.encoder.name} at {self.encoder.input_size} px"
+
+    def _plane(self) -> Figure:
+        points, labels = self.points, np.array(self.points.labels)
+        kinds, groups = np.array(points.kinds), []
+        for kind, marker in _MARKERS.items():  # the large ones last, on top
+            for place, c in enumerate(self.drawn):
+                (here,) = np.nonzero((kinds == kind) & (labels == c))
+                title = f"{kind} · {self.classes[c].name}"
+                titles = tuple(title if points.names[i] is None else f"{title} · {points.names[i]}" for i in here)
+                colour = COLOURS[place % len(COLOURS)]
+                groups.append(Points(self.classes[c].name, points.xy[here], titles, marker, colour))
+        counts = [f"{points.kinds.count(kind):,} {kind}" for kind in _MARKERS]
+        summary = (
+            f"{', '.join(counts)} images of {len(self.drawn)} classes, in the plane of the two largest principal "
+            "components of the real ones. Stars are synthetic, diamonds are medoids. On average a synthetic image is "
+            f"farther from its class mean than {100 * self.tests['periphery'].score:.0f} % of the real."
+        )
+        first, second = (f"{100 * share:.0f} % of the real variance" for share in points.explained)
+        (table,) = self.tables()
+        return Figure(f"Where the images lie · {self._encoder}", summary, Plane(tuple(groups), first, second), table)
+
+    def _places(self) -> Figure:
+        test, drawn = self.tests["periphery"], [self.classes[c] for c in self.drawn]
+        series = {
+            "synthetic": np.array([100 * c.synthetic.distance_quantile for c in drawn]),
+            "medoid": np.array([100 * c.medoid.distance_quantile for c in drawn]),
         }
+        rows = tuple((c.name, *(f"{series[kind][i]:.0f}" for kind in series)) for i, c in enumerate(drawn))
+        summary = (
+            f"Periphery {test.score:.2f} [{test.interval[0]:.2f}, {test.interval[1]:.2f}] over {len(self.classes)} "
+            f"classes, p = {test.p:.2g}; random real images have 0.50 on average."
+        )
+        title = f"How far out the images lie · {self._encoder}"
+        bars = Bars(
+            tuple(c.name for c in drawn), series, "% of real images nearer to the class mean", limits=(0.0, 100.0),
+            across=True,
+        )  # fmt: skip
+        return Figure(title, summary, bars, Table(title, ("class", *series), rows))
 
-    def save(self, folder: Path | str) -> None:
-        """Write ``geometry.json`` and ``geometry.png`` into ``folder``."""
-        write_json(Path(folder) / "geometry.json", self.to_dict())
-        draw_geometry(self, Path(folder) / "geometry.png")
 
-
-def _number(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.2f}"
+_COLUMNS = {
+    "distance_quantile": "distance quantile",
+    "distance_ratio": "distance ÷ median",
+    "angle_quantile": "angle quantile",
+    "relative_margin": "margin ÷ median",
+    "margin_quantile": "margin quantile",
+    "own_neighbours": "own neighbours",
+    "norm_ratio": "norm ratio",
+}
+_TESTED = {
+    "periphery": ("distance_quantile", "farther from its class mean than"),
+    "angle": ("angle_quantile", "at a wider angle to its class mean than"),
+    "margin": ("margin_quantile", "better apart from the nearest other class than"),
+}
 
 
 def geometry(
@@ -444,6 +479,7 @@ def geometry(
     classes: Sequence[str] | None = None,
     k: int = 10,
     seed: int = 0,
+    features: FeatureStore | None = None,
     cache: Path | str | None = None,
     strict: bool = False,
     progress: bool = True,
@@ -459,7 +495,8 @@ def geometry(
         train: Real training images.
         classes: Which classes are drawn, in a PCA plane fitted on their real features; default the first ten.
         k: Neighbours.
-        seed: Of the choice of real images that are drawn, and of the bootstrap.
+        seed: Seed for choosing the real images that are drawn, and for the bootstrap.
+        features: Where features come from; default: a store of ``cache``, ``strict`` and ``progress``.
         cache: Folder of feature banks.
         strict: Raise on unreadable real images.
         progress: Show progress bars.
@@ -468,6 +505,7 @@ def geometry(
         UserError: Images that lack a class of the run, a class to draw that the run does not have, a class with
             fewer than two readable images, or k out of range.
     """
+    store = features or FeatureStore(cache=cache, strict=strict, progress=progress)
     names = distilled.class_names
     chosen = list(names[:DRAWN_CLASSES] if classes is None else dict.fromkeys(classes))
     for name in chosen:
@@ -484,7 +522,7 @@ def geometry(
     train = train.with_classes(names)
     if not 1 <= k < len(train):
         raise UserError(f"k {k} must be at least 1 and less than the number of real images ({len(train)})")
-    bank = extract_features(encoder, train, cache=cache, strict=strict, progress=progress)
+    bank = store.of(encoder, train)
     for name, count in zip(names, torch.bincount(bank.labels, minlength=len(names)).tolist(), strict=True):
         if count < 2:
             raise UserError(f"class {name!r} has {count} readable real image; a distribution takes at least 2")
@@ -492,25 +530,21 @@ def geometry(
     with torch.no_grad():
         synthetic = torch.cat([encoder(part.to(encoder.device)).cpu() for part in distilled.images.split(64)])
     of_classes = describe_classes(
-        real, labels, synthetic, distilled.labels, medoid_rows, names, k=k, seed=seed, progress=progress
+        real, labels, synthetic, distilled.labels, medoid_rows, names, k=k, seed=seed, progress=store.progress
     )
 
-    def test(measure: str) -> ClassTest:
-        return class_test(np.array([getattr(c.synthetic, measure) for c in of_classes]), seed=seed)
-
+    quantiles = {
+        name: np.array([getattr(c.synthetic, measure) for c in of_classes]) for name, (measure, _) in _TESTED.items()
+    }
     source = distilled.run.source
     return Geometry(
-        encoder={"name": encoder.name, "fingerprint": encoder.fingerprint, "input_size": encoder.input_size},
-        run={"method": distilled.run.method, "encoder": source.name if source else None},
-        images={"spec": train.spec, "split": train.split, "count": len(bank), "fingerprint": train.fingerprint},
-        k=k,
-        classes=of_classes,
-        tests={
-            "periphery": test("distance_quantile"),
-            "angle": test("angle_quantile"),
-            "margin": test("margin_quantile"),
-        },
-        points=_points(
+        EncoderAbout.of(encoder),
+        MadeBy(distilled.run.method, source.name if source else None),
+        ImagesAbout.of(train, len(bank)),
+        k,
+        of_classes,
+        {name: class_test(values, seed=seed) for name, values in quantiles.items()},
+        _projection(
             real,
             labels,
             medoid_rows,
@@ -523,7 +557,7 @@ def geometry(
     )
 
 
-def _points(
+def _projection(
     real: Tensor,
     labels: Tensor,
     medoid_rows: Tensor,
@@ -532,7 +566,7 @@ def _points(
     classes: list[int],
     names: Sequence[str],
     seed: int,
-) -> Points:
+) -> Projection:
     drawn = torch.tensor(classes)
     rows = torch.isin(labels, drawn).nonzero()[:, 0]
     plane = PCA(2, svd_solver="covariance_eigh").fit(real[rows].numpy())
@@ -541,67 +575,17 @@ def _points(
     mine = torch.isin(synthetic_labels, drawn)
     features = torch.cat([real[thinned], real[medoid_rows], synthetic[mine]])
     real_rows = [*thinned.tolist(), *medoid_rows.tolist()]
-    return Points(
+    counts: dict[Kind, int] = {"real": len(thinned), "medoid": len(medoid_rows), "synthetic": int(mine.sum())}
+    return Projection(
         xy=plane.transform(features.numpy()).astype(np.float64),
-        labels=torch.cat([labels[real_rows], synthetic_labels[mine]]).numpy(),
-        kinds=("real",) * len(thinned) + ("medoid",) * len(medoid_rows) + ("synthetic",) * int(mine.sum()),
-        names=(*(names[row] for row in real_rows), *(None,) * int(mine.sum())),
-        explained=(float(plane.explained_variance_ratio_[0]), float(plane.explained_variance_ratio_[1])),
+        labels=tuple(torch.cat([labels[real_rows], synthetic_labels[mine]]).tolist()),
+        kinds=tuple(kind for kind, count in counts.items() for _ in range(count)),
+        names=(*(names[row] for row in real_rows), *(None,) * counts["synthetic"]),
+        explained=_two_shares(plane.explained_variance_ratio_),
     )
 
 
-# ---------------------------------------------------------------------------------------------------
-# The picture
-
-
-@rc_context({"text.parse_math": False})  # a $ in a name is a $
-def draw_geometry(geometry: Geometry, path: Path) -> None:
-    """Draw the PCA plane, and where each drawn class's synthetic image and medoid lie in its distribution."""
-    from matplotlib import colormaps
-    from matplotlib.figure import Figure
-
-    points, drawn = geometry.points, geometry.drawn
-    kinds = np.array(points.kinds)
-    colours = colormaps["tab10" if len(drawn) <= 10 else "tab20"](np.arange(len(drawn)) % 20)
-    figure = Figure((11.5, max(5.2, 1.6 + 0.3 * len(drawn))), layout="constrained")
-    plane, places = figure.subplots(1, 2, width_ratios=(1.55, 1))
-    style: dict[str, dict[str, Any]] = {
-        "real": {"s": 9, "alpha": 0.3, "lw": 0},
-        "medoid": {"s": 55, "marker": "D", "edgecolors": "black", "lw": 0.8, "zorder": 3},
-        "synthetic": {"s": 190, "marker": "*", "edgecolors": "black", "lw": 0.8, "zorder": 4},
-    }
-    for kind, look in style.items():
-        for colour, c in zip(colours, drawn, strict=True):
-            x, y = points.xy[(kinds == kind) & (points.labels == c)].T
-            plane.scatter(x, y, color=colour, **look)
-        plane.scatter([], [], color="grey", label=kind, **{**look, "alpha": 1, "s": min(2 * look["s"], 70)})
-    plane.legend(loc="best", fontsize=9)
-    first, second = (f"{100 * share:.0f} % of the real variance" for share in points.explained)
-    plane.set(xlabel=first, ylabel=second)
-    plane.set_title("features in the plane of the real images' first two components", fontsize=10)
-
-    rows = np.arange(len(drawn))[::-1]
-    for kind in ("medoid", "synthetic"):
-        look = style[kind] | {"clip_on": False}
-        quantiles = [getattr(geometry.classes[c], kind).distance_quantile for c in drawn]
-        places.scatter(quantiles, rows, color=colours, **look)
-    places.axvline(0.5, color="grey", lw=1, ls="--")
-    places.text(0.5, len(drawn) - 0.35, " random real images", color="grey", fontsize=8)
-    places.set_yticks(rows, [geometry.classes[c].name[:24] for c in drawn], fontsize=9)
-    for tick, colour in zip(places.get_yticklabels(), colours, strict=True):
-        tick.set_color(0.75 * np.asarray(colour[:3]))
-    places.set(xlim=(-0.02, 1.02), ylim=(-0.6, len(drawn) - 0.05))
-    places.set_xlabel("share of real images nearer to the class mean")
-    places.grid(axis="y", lw=0.4)
-    places.set_axisbelow(True)
-    places.spines[["top", "right", "left"]].set_visible(False)
-    test = geometry.tests["periphery"]
-    places.set_title(
-        f"periphery {test.score:.2f} [{test.interval[0]:.2f}, {test.interval[1]:.2f}] over "
-        f"{len(geometry.classes)} classes, p = {test.p:.2g}",
-        fontsize=10,
-    )
-    name = f"{geometry.encoder['name']} at {geometry.encoder['input_size']} px"
-    figure.suptitle(f"{geometry.run['method'] or ''} images of {Path(geometry.images['spec']).name}, {name}".strip())
-    with whole_file(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=130)
+def _two_shares(values: Array) -> tuple[float, float]:
+    """Two shares of a whole; rounding may have left 1 + 1e-7, and no variance at all NaN."""
+    first, second = np.clip(np.nan_to_num(np.asarray(values, np.float64)), 0, 1).tolist()
+    return first, second

@@ -8,12 +8,14 @@ import platform
 import statistics
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock
 
 from .._version import __version__
 from ..config import INHERITED, AugmentConfig, EncoderConfig, EvaluateConfig, TransferConfig
@@ -23,16 +25,16 @@ from ..encoders.pool import EncoderPool
 from ..errors import UserError
 from ..evaluation.protocol import evaluate
 from ..features.classes import medoids
-from ..features.extract import extract_features
+from ..features.store import FeatureStore
 from ..images.labelled import LabelledImages
 from ..machine.progress import ProgressBar
 from ..probes.inherited import IN_ITS_PLACE, without_projector
 from ..store.distilled import DistilledSet
-from ..store.files import check_writable, write_json
+from ..store.files import cannot_write, check_writable
 from ..store.layout import check_named_once
-from .matrix import FILE, FORMAT, RANDOM_INHERITED, ROWS, Source, Target, TransferMatrix, read_json
-
-_Scores = dict[str, list[float]]  # probe → top-1 accuracy of each seed
+from ..store.records import read_record
+from .base import EncoderAbout, ImagesAbout
+from .matrix import FORMAT, RANDOM_INHERITED, ROWS, RealImages, Scores, Source, TransferMatrix
 
 
 def transfer(
@@ -44,6 +46,7 @@ def transfer(
     *,
     out: Path | str | None = None,
     augment: AugmentConfig | None = None,
+    features: FeatureStore | None = None,
     cache: Path | str | None = None,
     strict: bool = False,
     progress: bool = True,
@@ -66,10 +69,11 @@ def transfer(
         train: Real training images, for the baselines.
         test: Real test images.
         config: Protocol; ``options`` override its fields, e.g. ``probes=["ridge", "sgd"]``.
-        out: Folder for ``transfer.json`` and ``transfer.png``. Cells that an earlier call has left there are not
-            scored again where set, encoder, images and protocol agree.
+        out: Folder for ``transfer.json`` and ``transfer.png``. Cells that another call has left there are not
+            scored again if set, encoder, images and protocol agree. Several calls may share the folder.
         augment: How training views are drawn, for every row, without its noise. Default: as the first set was
-            distilled, with a warning where another was distilled otherwise.
+            distilled, with a warning if another was distilled otherwise.
+        features: Where features come from; default: a store of ``cache``, ``strict`` and ``progress``.
         cache: Folder of feature banks.
         strict: Raise on unreadable real images.
         progress: Show progress bars.
@@ -80,42 +84,41 @@ def transfer(
     """
     config = replace(config or TransferConfig(), **options)
     config.check()
-    folder = Path(out) if out is not None else None
-    cells: dict[str, _Scores] = {}
-    if folder is not None:
-        check_writable(folder)
-        cells = _read_cells(folder / FILE)
+    store = features or FeatureStore(cache=cache, strict=strict, progress=progress)
+    kept = _Kept(Path(out)) if out is not None else _Kept(None)
     sets = _read_sets(runs)
     per_class = _check_sets(sets, train, config)
     class_names = sets[0].distilled.class_names
     if augment is not None:
         augment.check()
     augment = replace(augment or _common_augment(sets), noise_prob=0.0)
-    bench = _Bench(
-        sets, EncoderPool(encoders), train.with_classes(class_names), test.with_classes(class_names),
-        config, augment, per_class, {"cache": cache, "strict": strict, "progress": progress},
-    )  # fmt: skip
+    train, test = train.with_classes(class_names), test.with_classes(class_names)
+    bench = _Bench(sets, EncoderPool(encoders), train, test, config, augment, per_class, store)
 
-    missing = [cell for cell in bench.cells if not cells.get(cell.key, {}).keys() >= set(cell.probes)]
+    missing = [cell for cell in bench.cells if not kept.has(cell)]
     missing = bench.find_sources(missing)
     for t, target in enumerate(bench.targets):
         here = [cell for cell in missing if cell.target == t]
         if not here:
             continue
-        bench.fill_banks(here)  # with a bar of its own; the cells find the features in the cache
-        with ProgressBar(f"probes on {target.name}", len(here), enabled=progress) as bar:
+        bench.fill_banks(here)  # with a bar of its own; the cells find the features in the store
+        with ProgressBar(f"probes on {target.name}", len(here), enabled=store.progress) as bar:
             for cell in here:
-                scored = cells.setdefault(cell.key, {})
-                probes = [probe for probe in cell.probes if probe not in scored]
+                probes = [probe for probe in cell.probes if probe not in kept.cells.get(cell.key, {})]
                 if probes:  # the same set twice has been scored by now
-                    scored.update(bench.score(cell, probes))
-                    if folder is not None:
-                        write_json(folder / FILE, bench.matrix(cells, finished=False).to_dict())
+                    kept.add(cell, bench.score(cell, probes))
+                    with kept.shared() as folder:
+                        if folder is not None:
+                            bench.matrix(kept.cells, finished=False).write(folder)
                 bar.advance(note=cell.kind)
-    matrix = bench.matrix(cells, finished=True)
-    if folder is not None:
-        matrix.save(folder)
+    with kept.shared() as folder:
+        matrix = bench.matrix(kept.cells, finished=True)
+        if folder is not None:
+            matrix.save(folder)
     return matrix
+
+
+_UNKNOWN = EncoderAbout("unknown", "unknown", 0)
 
 
 @dataclass(frozen=True)
@@ -141,13 +144,10 @@ class _Set:
         return f"{self.method} from real" if self.distilled.run.begun_from == "real" else self.method
 
     @property
-    def encoders(self) -> list[dict[str, Any]]:
-        """What its record says of the encoders that it was distilled with: name, fingerprint, input_size."""
-        found = [
-            {"name": encoder.name, "fingerprint": encoder.fingerprint, "input_size": str(encoder.input_size)}
-            for encoder in self.distilled.run.encoders
-        ]
-        return found or [dict.fromkeys(("name", "fingerprint", "input_size"), "unknown")]
+    def encoders(self) -> tuple[EncoderAbout, ...]:
+        """The encoders that it was distilled with, by its record; one that is called unknown if there is none."""
+        found = self.distilled.run.encoders
+        return tuple(EncoderAbout(one.name, one.fingerprint, one.input_size) for one in found) or (_UNKNOWN,)
 
     @property
     def fingerprint(self) -> str:
@@ -269,15 +269,15 @@ class _Bench:
         config: TransferConfig,
         augment: AugmentConfig,
         images_per_class: int,
-        keep: dict[str, Any],
+        features: FeatureStore,
     ) -> None:
         self.sets, self.train, self.test, self.config, self.augment = sets, train, test, config, augment
-        self.images_per_class, self._encoders, self._keep = images_per_class, encoders, keep
+        self.images_per_class, self._encoders, self._features = images_per_class, encoders, features
         self._medoids: dict[str, LabelledImages] = {}
         encoders.room = 2 if INHERITED in config.probes else 1  # a source beside the target
-        names = display_names([*encoders.described, *(entry for held in sets for entry in held.encoders)])
+        names = display_names([*encoders.described, *(vars(entry) for held in sets for entry in held.encoders)])
         self.targets = tuple(
-            Target(names[entry["fingerprint"]], entry["fingerprint"], entry["input_size"])
+            EncoderAbout(names[entry["fingerprint"]], entry["fingerprint"], entry["input_size"])
             for entry in encoders.described
         )
         self.sources = _named_sources(sets, names, config)
@@ -290,7 +290,7 @@ class _Bench:
         everything = list(range(len(self.sets)))
         sources: dict[str, list[int]] = {}
         for row, held in enumerate(self.sets):
-            source = held.encoders[0]["fingerprint"]
+            source = held.encoders[0].fingerprint
             sources.setdefault(source, []).append(row)
             if own:
                 yield _Cell("distilled", t, self._key("distilled", t, set=held.fingerprint), own, [row])
@@ -335,7 +335,7 @@ class _Bench:
         """
         absent = set()
         for held in self.sets:
-            source = held.encoders[0]["fingerprint"]
+            source = held.encoders[0].fingerprint
             wanted = {cell.kind for cell in cells if cell.source == source}
             inherited = any(cell.inherits for cell in cells if cell.source == source)
             if not wanted or source in absent or source in self._medoids:
@@ -349,7 +349,7 @@ class _Bench:
                 warnings.warn(f"row of centroids left out: {error}", stacklevel=3)
                 continue
             if "centroids" in wanted:
-                bank = extract_features(encoder, self.train, **self._keep)
+                bank = self._features.of(encoder, self.train)
                 chosen = bank.indices[medoids(bank, self.images_per_class)]
                 self._medoids[source] = self.train.select(chosen.numpy())
             del encoder  # or it would be in memory beside the next
@@ -362,10 +362,10 @@ class _Bench:
             UserError: There is no such file, it may not be followed (`own_encoder`), or describes another encoder.
         """
         source = held.encoders[0]
-        encoder = self._encoders.find(source["fingerprint"])
+        encoder = self._encoders.find(source.fingerprint)
         if encoder is not None:
             return encoder
-        mend = f"add {source['name']!r} to --encoders"
+        mend = f"add {source.name!r} to --encoders"
         if held.folder is None:
             raise UserError(f"{held.label} has no folder with a config.yaml that describes its encoder; {mend}")
         config = own_encoder(held.folder, mend="--encoders")
@@ -373,20 +373,20 @@ class _Bench:
             encoder = self._encoders.add(config)
         except UserError as error:
             raise UserError(f"the encoder of {held.label} cannot be loaded ({error}); {mend}") from error
-        if encoder.fingerprint != source["fingerprint"]:
+        if encoder.fingerprint != source.fingerprint:
             raise UserError(f"{held.label} was not made with the encoder that its config.yaml describes; {mend}")
         return encoder
 
     def fill_banks(self, cells: Sequence[_Cell]) -> None:
         """Extract the real features that the cells of one target need."""
         encoder = self._encoders[cells[0].target]
-        extract_features(encoder, self.test, **self._keep)
-        for kind in ("random", "full"):
-            if any(cell.kind == kind for cell in cells):
-                views = self.config.full_views if kind == "full" else 0
-                extract_features(encoder, self.train, views=views, augment=self.augment, **self._keep)
+        self._features.of(encoder, self.test)
+        if any(cell.kind == "random" for cell in cells):
+            self._features.of(encoder, self.train)
+        if any(cell.kind == "full" for cell in cells):
+            self._features.of(encoder, self.train, views=self.config.full_views, augment=self.augment)
 
-    def score(self, cell: _Cell, probes: Sequence[str]) -> _Scores:
+    def score(self, cell: _Cell, probes: Sequence[str]) -> Scores:
         """Top-1 accuracies of every seed, by `evaluate`."""
         protocol = {f.name: getattr(self.config, f.name) for f in fields(EvaluateConfig)}
         protocol |= {"probes": list(probes), "baselines": []}
@@ -404,11 +404,12 @@ class _Bench:
                 train, test = (part.with_classes(held.distilled.class_names) for part in (train, test))
         result = evaluate(
             distilled, self._encoders[cell.target], train, test, EvaluateConfig(**protocol),
-            augment=self.augment, images_per_class=self.images_per_class, **{**self._keep, "progress": False}, **more,
+            augment=self.augment, images_per_class=self.images_per_class, cache=self._features.cache,
+            strict=self._features.strict, progress=False, **more,
         )  # fmt: skip
         return {r.probe: [s.top1 for s in r.scores] for r in result.rows if r.name == row}
 
-    def matrix(self, cells: dict[str, _Scores], *, finished: bool) -> TransferMatrix:
+    def matrix(self, cells: dict[str, Scores], *, finished: bool) -> TransferMatrix:
         """What has been scored so far."""
         seen = dict.fromkeys(probe for cell in self.cells for probe in cells.get(cell.key, {}))
         probes = tuple(p for asked in self.config.probes for p in seen if p == asked or p.startswith(f"{asked},"))
@@ -433,19 +434,16 @@ class _Bench:
             values.update({kind: values[kind][:, 0] for kind in ("random", "full") if kind in values})
         return TransferMatrix(
             self.sources, self.targets, probes, accuracy, deviation, mean, std,
-            {
-                "class_names": list(self.train.class_names),
-                "images_per_class": self.images_per_class,
-                "protocol": {**asdict(self.config), "augment": asdict(self.augment)},
-                "images": {"train": _about(self.train), "test": _about(self.test)},
-                "versions": {
-                    "probedistill": __version__,
-                    "python": platform.python_version(),
-                    "torch": torch.__version__,
-                },
-                "finished": finished,
-                "cells": cells,
+            class_names=self.train.class_names,
+            images_per_class=self.images_per_class,
+            protocol=self.config,
+            augment=self.augment,
+            images=RealImages(ImagesAbout.of(self.train), ImagesAbout.of(self.test)),
+            versions={
+                "probedistill": __version__, "python": platform.python_version(), "torch": str(torch.__version__),
             },
+            finished=finished,
+            cells=dict(cells),
         )  # fmt: skip
 
     @property
@@ -462,46 +460,75 @@ class _Bench:
         return "distilled" if cell.kind == INHERITED else cell.kind
 
 
-def _about(images: LabelledImages) -> dict[str, Any]:
-    return {
-        "spec": images.spec,
-        "split": images.split,
-        "count": len(images),
-        "fingerprint": images.fingerprint,
-    }
-
-
 def _named_sources(sets: Sequence[_Set], names: Mapping[str, str], config: TransferConfig) -> tuple[Source, ...]:
     """The sets as rows: METHOD · ENCODER, with the folder's name where that is not enough."""
-    labels = [f"{held.way} · {' + '.join(names[e['fingerprint']] for e in held.encoders)}" for held in sets]
+    labels = [f"{held.way} · {' + '.join(names[e.fingerprint] for e in held.encoders)}" for held in sets]
     runs = [held.folder.resolve().name if held.folder is not None else "" for held in sets]
     long = [f"{label} · {run}" if labels.count(label) > 1 and run else label for label, run in zip(labels, runs)]
     found = []
     for number, (held, name, run) in enumerate(zip(sets, long, runs, strict=True)):
         if long.count(name) > 1:
             name = f"{name} ({long[: number + 1].count(name)})"
-        encoders = [
-            {"name": names[entry["fingerprint"]], "fingerprint": entry["fingerprint"]} for entry in held.encoders
-        ]
+        encoders = tuple(replace(entry, name=names[entry.fingerprint]) for entry in held.encoders)
         soft = held.distilled.soft_labels is not None and not config.hard_labels
-        found.append(Source(name, run, held.method, encoders[0], tuple(encoders[1:]), soft))
+        found.append(Source(name, run, held.method, encoders, soft))
     return tuple(found)
 
 
-def _read_cells(path: Path) -> dict[str, _Scores]:
-    """The cells that an earlier call has left in its folder."""
-    if not path.exists():
-        return {}
-    try:
-        cells = read_json(path).get("cells")
-    except UserError as error:
-        raise UserError(f"out {str(path.parent)!r} cannot be used: {error}, or choose another folder") from error
-    return {
-        key: {probe: scores for probe, scores in cell.items() if _are_scores(scores)}
-        for key, cell in (cells.items() if isinstance(cells, dict) else ())
-        if isinstance(cell, dict)
-    }
+# ---------------------------------------------------------------------------------------------------
+# What has been scored
 
 
-def _are_scores(scores: Any) -> bool:
-    return isinstance(scores, list) and bool(scores) and all(isinstance(s, float) and 0 <= s <= 1 for s in scores)
+@dataclass(frozen=True)
+class _KeptCells:
+    """The part of ``transfer.json`` that a later call uses."""
+
+    cells: dict[str, Scores]
+
+
+class _Kept:
+    """Scores by the key of their cell, in memory and, if there is a folder, in its ``transfer.json``.
+
+    Calls that run at the same time share the file: each takes what the others have written before it writes.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self.cells: dict[str, Scores] = {}
+        self._folder = folder
+        if folder is not None:
+            check_writable(folder)
+            self._take()
+
+    def has(self, cell: _Cell) -> bool:
+        """Whether every probe of a cell has been scored."""
+        return self.cells.get(cell.key, {}).keys() >= set(cell.probes)
+
+    def add(self, cell: _Cell, scores: Scores) -> None:
+        """Keep the scores of a cell."""
+        self.cells.setdefault(cell.key, {}).update(scores)
+
+    @contextmanager
+    def shared(self) -> Iterator[Path | None]:
+        """Hold the folder for writing, after taking what other calls have written; ``None`` without a folder."""
+        if self._folder is None:
+            yield None
+            return
+        lock = self._folder / f".{TransferMatrix.kind}.lock"
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            held = FileLock(lock).acquire()
+        except OSError as error:
+            raise cannot_write(lock, error) from error
+        with held:
+            self._take()
+            yield self._folder
+
+    def _take(self) -> None:
+        """Add what the file holds; what is known already stays."""
+        assert self._folder is not None
+        path = self._folder / f"{TransferMatrix.kind}.json"
+        if not path.exists():
+            return
+        hint = "make it again, or choose another folder"
+        found = read_record(path, _KeptCells, kind=TransferMatrix.kind, what="transfer", hint=hint).cells
+        self.cells = {key: {**found.get(key, {}), **self.cells.get(key, {})} for key in {**found, **self.cells}}

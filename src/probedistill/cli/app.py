@@ -117,7 +117,7 @@ def show(*what: Any) -> None:
         elif _output.quiet:
             continue
         elif is_result:
-            show(*one.tables(), *one.findings())
+            show(*one.fitting(console().width), *one.findings())
         elif isinstance(one, str):
             console(to_error=_output.json).print(Text(one), soft_wrap=True, highlight=False)
         else:

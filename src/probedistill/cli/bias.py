@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from ..config import ComposeConfig, ImagesConfig
-from .app import Images, command, console, flat, show
+from .app import Images, command, flat, show
 
 
 @command(ImagesConfig)
@@ -64,10 +64,7 @@ def bias(
         runs, images, groups, encoders=encoders, attributes=attribute, probe=probe, seeds=seeds, views=views,
         out=out, cache=cache, progress=progress,
     )  # fmt: skip
-    for table in report.tables(console().width):
-        show(table)
-    for line in report.summary():
-        show(line)
+    show(report)
     show(f"kept: {out / 'bias.json'}, {out / 'bias.png'}")
 
 

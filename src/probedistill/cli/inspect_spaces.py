@@ -64,11 +64,7 @@ def align(
         progress=progress,
     )  # fmt: skip
     alignment.save(out)
-    show(alignment.table())
-    if alignment.transfer is not None:
-        show(alignment.transfer_table())
-    if alignment.note is not None:
-        show(alignment.note)
+    show(alignment)
     show(f"look: {out / 'align.png'}   numbers: {out / 'align.json'}")
 
 
@@ -127,7 +123,5 @@ def geometry(
         classes=chosen, k=k, seed=seed, cache=cache, strict=images.strict, progress=progress,
     )  # fmt: skip
     result.save(out)
-    show(result.table())
-    for line in result.findings():
-        show(line)
+    show(result)
     show(f"look: {out / 'geometry.png'}   numbers: {out / 'geometry.json'}")

@@ -22,6 +22,7 @@ def report(
     align: Path | None = None,
     bias: Path | None = None,
     geometry: Path | None = None,
+    analysis: list[str] | None = None,
     cache: Path | None = None,
     progress: bool = True,
 ) -> None:
@@ -51,6 +52,8 @@ def report(
         File of probedistill bias, or its folder.
     geometry:
         File of probedistill geometry, or its folder.
+    analysis:
+        Your own kinds of analysis, module:MODULE:CLASS; their results in the runs' folders are shown.
     cache:
         Folder of feature banks; default: $PROBEDISTILL_CACHE or ~/.cache/probedistill.
     progress:
@@ -60,7 +63,7 @@ def report(
 
     path = write_report(
         runs, out, title=title, real_images=real_images, transfer=transfer, align=align, bias=bias, geometry=geometry,
-        cache=cache, progress=progress,
+        analyses=analysis or (), cache=cache, progress=progress,
     )  # fmt: skip
     show(f"report: {path} ({path.stat().st_size / 1e6:.1f} MB)")
 

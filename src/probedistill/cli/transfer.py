@@ -63,5 +63,5 @@ def transfer(
         runs, encoders or [], train, test, settings, out=out, augment=augment, cache=cache, strict=images.strict,
         progress=progress,
     )  # fmt: skip
-    show(matrix.table())
+    show(matrix)
     show(f"scores: {out / 'transfer.json'}   heat map: {out / 'transfer.png'}")

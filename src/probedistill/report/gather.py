@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ import yaml
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from ..analysis.base import Analysis
+from ..analysis.kinds import read_in
 from ..config import ImagesConfig
 from ..encoders.load import load_encoder
 from ..encoders.named import encoder_config
@@ -28,14 +30,6 @@ from ..store.distilled import DistilledSet
 from ..store.layout import check_named_once
 from ..store.pixels import to_8_bits
 from .watch import Progress, read_progress
-
-KINDS = {
-    "transfer": ("sources", "targets", "accuracy"),
-    "align": ("encoders", "metrics"),
-    "geometry": ("points", "classes"),
-    "bias": ("groups", "entries"),
-}
-"""Result files that a report shows, and what each must hold."""
 
 NEIGHBOURS = 3
 """Real images shown beside a distilled one."""
@@ -67,7 +61,7 @@ class RunRecord:
         config: The content of config.yaml, which repeats the run; ``None`` where there is none.
         evolution: (step, sprite) of the snapshots.
         evaluations: Contents of the evaluation-*.json files, by file name.
-        results: Contents of transfer, align, geometry and bias files, by kind.
+        results: Results of analyses in the folder, by kind.
         near: `NEIGHBOURS` real images for each image; ``None`` where real images are not allowed.
     """
 
@@ -81,7 +75,7 @@ class RunRecord:
     config: str | None
     evolution: tuple[tuple[int, Path], ...]
     evaluations: dict[str, dict[str, Any]]
-    results: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    results: dict[str, list[Analysis]] = field(default_factory=dict)
     near: tuple[tuple[RealImage, ...], ...] | None = None
 
     @property
@@ -92,6 +86,7 @@ class RunRecord:
 
 def gather(
     folders: Sequence[Path],
+    kinds: Mapping[str, type[Analysis]],
     *,
     real_images: bool = False,
     cache: Path | None = None,
@@ -101,6 +96,7 @@ def gather(
 
     Args:
         folders: Run folders, finished or not.
+        kinds: Analyses whose results are looked for in them.
         real_images: Find the nearest real images of every distilled one, with the images and the encoder that
             the run's config.yaml names.
         cache: Folder of feature banks.
@@ -113,7 +109,10 @@ def gather(
     if not folders:
         raise UserError("no run given; name at least one run's folder")
     names = _names(folders)
-    runs = [_read_run(folder, name, real_images, cache, progress) for folder, name in zip(folders, names, strict=True)]
+    runs = [
+        _read_run(folder, name, kinds, real_images, cache, progress)
+        for folder, name in zip(folders, names, strict=True)
+    ]
     for run in runs[1:]:
         if set(run.class_names) != set(runs[0].class_names):
             raise UserError(
@@ -134,7 +133,14 @@ def _listed(names: Sequence[str]) -> str:
     return f"{len(names)} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
 
 
-def _read_run(folder: Path, name: str, real_images: bool, cache: Path | None, progress: bool) -> RunRecord:
+def _read_run(
+    folder: Path,
+    name: str,
+    kinds: Mapping[str, type[Analysis]],
+    real_images: bool,
+    cache: Path | None,
+    progress: bool,
+) -> RunRecord:
     if not folder.is_dir():
         raise UserError(f"no such folder {str(folder)!r}; give the folder of a run")
     now = read_progress(folder)
@@ -159,10 +165,7 @@ def _read_run(folder: Path, name: str, real_images: bool, cache: Path | None, pr
         config=config.read_text(encoding="utf-8", errors="replace") if config.is_file() else None,
         evolution=tuple(read_evolution(folder)),
         evaluations={path.name: _evaluation(path) for path in sorted(folder.glob("evaluation-*.json"))},
-        results={
-            kind: [read_result(path, kind) for path in sorted(folder.glob(f"{kind}*.json")) if path.is_file()]
-            for kind in KINDS
-        },
+        results={name: read_in(folder, kind) for name, kind in kinds.items()},
         near=near,
     )
 
@@ -186,21 +189,6 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
         raise UserError(f"{what} file {str(path)!r} cannot be read: {reason}; make it again or remove it") from error
     if not isinstance(content, dict):
         raise UserError(f"{what} file {str(path)!r} holds no JSON object; make it again or remove it")
-    return content
-
-
-def read_result(path: Path, kind: str) -> dict[str, Any]:
-    """The content of a result file of one of `KINDS`; ``path`` may be the folder that holds KIND.json.
-
-    Raises:
-        UserError: Unreadable, or another kind of file.
-    """
-    path = path / f"{kind}.json" if path.is_dir() else path
-    content = read_json(path, kind)
-    lacking = [key for key in KINDS[kind] if not isinstance(content.get(key), (list, dict))]
-    if content.get("kind") != kind or lacking:
-        lacks = f" (no {lacking[0]!r})" if content.get("kind") == kind else ""
-        raise UserError(f"{kind} file {str(path)!r} is not one that probedistill {kind} wrote{lacks}; give another")
     return content
 
 

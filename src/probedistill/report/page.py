@@ -10,7 +10,7 @@ import shlex
 import statistics
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,15 +18,19 @@ from typing import Any
 from PIL import Image
 
 from .._version import __version__
+from ..analysis.base import Analysis
+from ..analysis.kinds import kinds as kinds_of_analysis
 from ..config import INHERITED
 from ..errors import UserError
 from ..images.decode import UnreadableImageError, decode_image
 from ..probes.inherited import IN_ITS_PLACE
+from ..show.figures import Figure as DrawnFigure
 from ..show.previews import CELLS_PER_ROW, LIMIT
 from ..store.files import check_writable, whole_file, without_nan
+from ..store.records import as_plain
 from . import figures
 from .figures import Figure, with_article
-from .gather import KINDS, NEIGHBOURS, REAL_PIXELS, RunRecord, gather, read_result
+from .gather import NEIGHBOURS, REAL_PIXELS, RunRecord, gather
 from .pictures import Sheets, pack
 
 _HERE = Path(__file__).parent
@@ -46,13 +50,14 @@ def write_report(
     align: Path | None = None,
     bias: Path | None = None,
     geometry: Path | None = None,
+    analyses: Sequence[str] = (),
     cache: Path | None = None,
     progress: bool = True,
 ) -> Path:
     """Write a report of runs of the same classes as one self-contained HTML file.
 
-    evaluation-*.json, geometry, bias, transfer and align files in the runs' folders are shown too. A run that is
-    not finished is shown as far as it is, and named in a warning.
+    evaluation-*.json and the results of every analysis in the runs' folders are shown too. A run that is not finished
+    is shown as far as it is, and named in a warning.
 
     Args:
         folders: Run folders.
@@ -64,6 +69,7 @@ def write_report(
         align: The same of `probedistill align`.
         bias: The same of `probedistill bias`.
         geometry: The same of `probedistill geometry`.
+        analyses: Kinds of analysis of one's own, as ``module:MODULE:CLASS``; see `probedistill.analysis.kinds`.
         cache: Folder of feature banks, for ``real_images``.
         progress: Show progress bars.
 
@@ -83,14 +89,15 @@ def write_report(
         raise UserError(f"out {str(out)!r} is a folder; name the page to write in it")
     check_writable(out.parent)
     given = {"transfer": transfer, "align": align, "bias": bias, "geometry": geometry}
-    more = {kind: read_result(path, kind) for kind, path in given.items() if path is not None}
-    runs = gather([Path(folder) for folder in folders], real_images=real_images, cache=cache, progress=progress)
+    kinds = kinds_of_analysis(analyses)
+    more = {name: kinds[name].read(path) for name, path in given.items() if path is not None}
+    runs = gather([Path(folder) for folder in folders], kinds, real_images=real_images, cache=cache, progress=progress)
     for run in runs:
         if not run.finished:
             warnings.warn(
                 f"run {run.name!r} is not finished ({run.progress.reached()}); it is shown as it is", stacklevel=2
             )
-    page = _page(runs, more, title or f"Distilled: {', '.join(run.name for run in runs)}", progress)
+    page = _page(runs, kinds, more, title or f"Distilled: {', '.join(run.name for run in runs)}", progress)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_HERE / "templates"), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
@@ -123,17 +130,19 @@ class _Section:
     near: Sheets | None = None
     snapshots: list[tuple[int, str]] = field(default_factory=list)  # step, WebP in base64
     curves: list[Figure] = field(default_factory=list)
-    results: list[Figure] = field(default_factory=list)
+    results: list[DrawnFigure] = field(default_factory=list)
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     facts: list[tuple[str, str]] = field(default_factory=list)
     command: str = ""
 
 
-def _page(runs: list[RunRecord], more: dict[str, dict[str, Any]], title: str, progress: bool) -> dict[str, Any]:
-    sections = [_section(run, f"r{i}", progress) for i, run in enumerate(runs)]
-    shared = [figure for kind in KINDS for figure in _drawn(kind, _different(runs, kind, more))]
+def _page(
+    runs: list[RunRecord], kinds: Mapping[str, type[Analysis]], more: dict[str, Analysis], title: str, progress: bool
+) -> dict[str, Any]:
+    sections = [_section(run, f"r{i}", kinds, progress) for i, run in enumerate(runs)]
+    shared = [f for name in kinds for result in _different(runs, kinds[name], more.get(name)) for f in result.figures()]
     overview = figures.accuracy_curve(runs) if len(runs) > 1 else None
-    plots = [*([overview] if overview else []), *shared, *(f for s in sections for f in (*s.curves, *s.results))]
+    plots = [*([overview] if overview else []), *(curve for section in sections for curve in section.curves)]
     script = (_HERE / "static" / "report.js").read_text(encoding="utf-8")
     plotly = _plotly() if any(figure.plot for figure in plots) else ""
     data = {section.key: _of_script(section) for section in sections}
@@ -156,19 +165,14 @@ def _page(runs: list[RunRecord], more: dict[str, dict[str, Any]], title: str, pr
     }
 
 
-def _different(runs: list[RunRecord], kind: str, more: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """Results of a kind that compare runs or encoders, each once; geometry in a run's folder is of that run alone."""
-    found = [more[kind]] if kind in more else []
-    for run in runs if kind != "geometry" else ():
-        found += [result for result in run.results[kind] if result not in found]
-    return found
+def _different(runs: list[RunRecord], kind: type[Analysis], given: Analysis | None) -> list[Analysis]:
+    """Results of a kind that compare runs or encoders, each once, and the one that was named."""
+    found = [] if kind.of_one_run else [result for run in runs for result in run.results[kind.kind]]
+    every = [*([given] if given is not None else []), *found]
+    return list({json.dumps(as_plain(result)): result for result in reversed(every)}.values())[::-1]
 
 
-def _drawn(kind: str, results: list[dict[str, Any]]) -> list[Figure]:
-    return [figure for result in results for figure in figures.RESULTS[kind](result)]
-
-
-def _section(run: RunRecord, key: str, progress: bool) -> _Section:
+def _section(run: RunRecord, key: str, kinds: Mapping[str, type[Analysis]], progress: bool) -> _Section:
     section = _Section(run, key, _headline(run))
     if run.pixels is not None:
         pixels, labels, scores = run.pixels, run.labels.tolist(), _class_scores(run)
@@ -186,7 +190,8 @@ def _section(run: RunRecord, key: str, progress: bool) -> _Section:
         section.near = pack(len(flat), flat.__getitem__, REAL_PIXELS, progress=progress)
     section.snapshots = _snapshots(run)
     section.curves = [curve for curve in (figures.loss_curve(run), figures.accuracy_curve([run])) if curve]
-    section.results = _drawn("geometry", run.results["geometry"])
+    own = [result for name, kind in kinds.items() if kind.of_one_run for result in run.results[name]]
+    section.results = [figure for result in own for figure in result.figures()]
     section.evaluations = [_evaluation(content) for content in run.evaluations.values()]
     section.facts = _facts(run)
     if run.config is not None:

@@ -35,6 +35,10 @@ class Result:
         """The numbers."""
         raise NotImplementedError
 
+    def fitting(self, width: int) -> list[Table]:
+        """The numbers on a page of ``width`` letters: other tables than `tables` if those are too wide for it."""
+        return self.tables()
+
     def findings(self) -> list[str]:
         """What the numbers say, a sentence each."""
         return []

@@ -14,6 +14,7 @@ from ..text import printable
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
+    from rich.text import Text
 
 NOTHING = "–"
 """What stands where there is no number."""
@@ -92,11 +93,11 @@ class Table:
         return as_text(self.rich())
 
 
-def _plain(text: str) -> str:
-    """Text that rich shows letter by letter."""
-    from rich.markup import escape
+def _plain(text: str) -> Text:
+    """Text that rich shows letter by letter, whether or not it looks for mark-up."""
+    from rich.text import Text
 
-    return escape(printable(text, lines=True))
+    return Text(printable(text, lines=True))
 
 
 def percent(value: float | None, std: float | None = None) -> str:

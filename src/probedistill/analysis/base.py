@@ -1,0 +1,113 @@
+"""What every analysis shares: its file, its picture, and how its record names encoders and images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..encoders.encoder import Encoder
+from ..images.labelled import LabelledImages
+from ..show.figures import save_figures
+from ..show.results import Result
+from ..store.records import Count, read_record, write_record
+
+Array = NDArray[np.float64]
+Kind = TypeVar("Kind", bound="Analysis")
+
+
+class Analysis(Result):
+    """A result with a file of its own, KIND.json, and a picture beside it, KIND.png.
+
+    A subclass is a dataclass: its annotations are the schema of the file (see `probedistill.store.records`). It sets
+    `kind`, and builds `tables`, `findings` and `figures` from its fields; the report shows these.
+    """
+
+    kind: ClassVar[str]
+    """The name of the analysis, and of its files."""
+    of_one_run: ClassVar[bool] = False
+    """Whether it looks at one run alone: the report shows it with that run, not among the comparisons."""
+
+    @classmethod
+    def file_in(cls, path: Path | str) -> Path:
+        """The file that is meant: ``path`` itself, or KIND.json in it if it is a folder."""
+        path = Path(path)
+        return path / f"{cls.kind}.json" if path.is_dir() else path
+
+    @classmethod
+    def read(cls: type[Kind], path: Path | str) -> Kind:
+        """Read what `save` wrote.
+
+        Args:
+            path: The file, or the folder that holds it.
+
+        Raises:
+            UserError: No such file, a file of another kind, or a damaged one.
+        """
+        hint = f"give a file that probedistill {cls.kind} wrote"
+        return read_record(cls.file_in(path), cls, kind=cls.kind, what=cls.kind, hint=hint)
+
+    def write(self, folder: Path | str) -> None:
+        """Write KIND.json into ``folder``."""
+        write_record(Path(folder) / f"{self.kind}.json", self, kind=self.kind)
+
+    def save(self, folder: Path | str) -> None:
+        """Write KIND.json and KIND.png into ``folder``."""
+        self.write(folder)
+        figures = self.figures()
+        if figures:
+            save_figures(Path(folder) / f"{self.kind}.png", figures)
+
+
+@dataclass(frozen=True)
+class EncoderAbout:
+    """An encoder, as records name it.
+
+    Attributes:
+        name: For tables and figures; no two encoders of a result share it.
+        fingerprint: SHA-256 of weights and settings.
+        input_size: Side of its images in pixels.
+    """
+
+    name: str
+    fingerprint: str
+    input_size: Count
+
+    @classmethod
+    def of(cls, encoder: Encoder, name: str | None = None) -> EncoderAbout:
+        """What a record says of ``encoder``, under another name if one is given."""
+        return cls(name or encoder.name, encoder.fingerprint, encoder.input_size)
+
+    @property
+    def sized(self) -> str:
+        """``NAME@PIXELS``."""
+        return f"{self.name}@{self.input_size}"
+
+
+@dataclass(frozen=True)
+class ImagesAbout:
+    """Real images, as records name them: where they come from, their split, number and fingerprint."""
+
+    spec: str
+    split: str
+    count: Count
+    fingerprint: str
+
+    @classmethod
+    def of(cls, images: LabelledImages, count: int | None = None) -> ImagesAbout:
+        """What a record says of ``images``; ``count`` of them, if some were unreadable."""
+        return cls(images.spec, images.split, len(images) if count is None else count, images.fingerprint)
+
+
+def check_array(what: str, values: Array, shape: tuple[int, ...], low: float = -np.inf, high: float = np.inf) -> None:
+    """Raise `ValueError` for an array of another shape, or with values outside [low, high]; NaN is allowed.
+
+    Records call it in ``__post_init__``, where `read_record` turns it into one line about the file.
+    """
+    if values.shape != shape:
+        raise ValueError(f"{what} has the shape {values.shape}, not {shape}")
+    if ((values < low) | (values > high)).any():
+        raise ValueError(f"{what} has values outside {low:g} to {high:g}")

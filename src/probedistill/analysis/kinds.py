@@ -1,0 +1,75 @@
+"""The seam for analyses: name → the record class, which says what its file is called and how a report shows it.
+
+To add one, write ``analysis/NAME.py``, a line in `KINDS` and a command. Your own needs none of these: the entry point
+``probedistill.analysis`` names its class, or ``--analysis module:mine:Sharpness`` on `report` does. This is all of
+``mine.py``; ``Sharpness([0.2, 0.4]).save("runs/a")`` then puts it beside the run::
+
+    @dataclass(frozen=True)
+    class Sharpness(Analysis):
+        kind = "sharpness"
+        values: list[float]
+
+        def tables(self):
+            rows = tuple((f"image {i}", number(value)) for i, value in enumerate(self.values))
+            return [Table("Sharpness", ("", "sharpness"), rows)]
+
+        def figures(self):
+            (table,) = self.tables()
+            names = tuple(name for name, _ in table.rows)
+            return [Figure("Sharpness", "How sharp each image is.", Bars(names, {"": self.values}, "sharpness"), table)]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import is_dataclass
+from pathlib import Path
+
+from ..errors import UserError
+from ..registry import Registry
+from .base import Analysis
+
+KINDS = Registry(
+    "analysis",
+    {
+        "transfer": ".analysis.matrix:TransferMatrix",
+        "align": ".analysis.alignment:Alignment",
+        "bias": ".analysis.bias:BiasReport",
+        "geometry": ".analysis.geometry:Geometry",
+    },
+)
+"""In the order in which a report shows them."""
+
+
+def kinds(more: Iterable[str] = ()) -> dict[str, type[Analysis]]:
+    """Every kind of analysis by its name: the built-in ones, those of plug-ins, and ``more``.
+
+    Args:
+        more: Names in `KINDS`, or ``module:MODULE:CLASS`` for one's own.
+
+    Raises:
+        UserError: A class that is none or cannot be imported, or two of one name.
+    """
+    found: dict[str, type[Analysis]] = {}
+    for name in dict.fromkeys([*KINDS.names(), *more]):
+        kind = KINDS.load(name)
+        if not (isinstance(kind, type) and issubclass(kind, Analysis) and is_dataclass(kind) and _has_name(kind)):
+            raise UserError(f"analysis {name!r} must be a dataclass below probedistill.analysis.base.Analysis")
+        if found.setdefault(kind.kind, kind) is not kind:
+            raise UserError(f"analysis {name!r} is called {kind.kind!r}, as another is; rename it")
+    return found
+
+
+def read_in(folder: Path, kind: type[Analysis]) -> list[Analysis]:
+    """The results of a kind in a folder: KIND.json and KIND-*.json, by name.
+
+    Raises:
+        UserError: One of them is damaged.
+    """
+    paths = [folder / f"{kind.kind}.json", *sorted(folder.glob(f"{kind.kind}-*.json"))]
+    return [kind.read(path) for path in paths if path.is_file()]
+
+
+def _has_name(kind: type[Analysis]) -> bool:
+    name = getattr(kind, "kind", "")
+    return isinstance(name, str) and name.isidentifier()
