@@ -191,7 +191,8 @@ def _write(
             name = f"{picture.split}/{class_folders[picture.label]}/{scene_name}_{number:05d}.png"
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             image.save(folder / name)
-            rows.append((name, front.class_names[picture.label], back.class_names[picture.background]))
+            # A folder of images is read with its folders' names as classes; these may be escaped.
+            rows.append((name, class_folders[picture.label], back.class_names[picture.background]))
             bar.advance()
     with (folder / "groups.csv").open("w", encoding="utf-8", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([("file", "class", "background"), *rows])
