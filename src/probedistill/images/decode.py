@@ -267,17 +267,31 @@ def _to_upright_rgb(image: Image.Image) -> Image.Image:
 
 def _converted(image: Image.Image) -> Image.Image:
     image.load()
-    try:
-        upright = ImageOps.exif_transpose(image)
-    except Exception:  # damaged EXIF does not make the pixels unreadable
-        upright = image.copy()
+    upright = _upright(image)
     if upright.mode[0] in "IF":
         upright = _deep_grey_to_8_bits(upright)
-    if upright.has_transparency_data:
-        colour = upright.convert("RGBA")
-        white = Image.new("RGBA", colour.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, colour).convert("RGB")
-    return upright.convert("RGB")
+    return _on_white(upright) if upright.has_transparency_data else upright.convert("RGB")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        # Only if something is to be turned: the copy doubles the memory of a large image.
+        return ImageOps.exif_transpose(image) if image.getexif().get(_EXIF_ORIENTATION, 1) != 1 else image
+    except Exception:  # damaged EXIF does not make the pixels unreadable
+        return image
+
+
+_EXIF_ORIENTATION = 0x0112
+_ROWS = 256  # of a block: whole images in a wider type would take several times the memory
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    whole = Image.new("RGB", image.size)
+    for top in range(0, image.height, _ROWS):
+        rows = image.crop((0, top, image.width, min(top + _ROWS, image.height))).convert("RGBA")
+        white = Image.new("RGBA", rows.size, (255, 255, 255, 255))
+        whole.paste(Image.alpha_composite(white, rows).convert("RGB"), (0, top))
+    return whole
 
 
 def _deep_grey_to_8_bits(image: Image.Image) -> Image.Image:
@@ -292,7 +306,7 @@ def _deep_grey_to_8_bits(image: Image.Image) -> Image.Image:
         bottom, top = low, high
     scaled = np.zeros(values.shape, dtype=np.uint8)
     if top > bottom:
-        for rows in range(0, len(values), 256):  # in blocks: float64 takes eight times the memory
-            block = values[rows : rows + 256].astype(np.float64)
-            scaled[rows : rows + 256] = np.rint((block - bottom) * (255.0 / (top - bottom)))
+        for row in range(0, len(values), _ROWS):
+            block = values[row : row + _ROWS].astype(np.float64)
+            scaled[row : row + _ROWS] = np.rint((block - bottom) * (255.0 / (top - bottom)))
     return Image.fromarray(scaled)
