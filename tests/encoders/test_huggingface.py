@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from helpers_encoders import close, pictures
 from probedistill import UserError, load_encoder
@@ -90,3 +93,107 @@ def test_hf_unknown_argument(hf_folder):
             load_encoder(
                 f"hf:{root / 'vit'}", pretrained=pretrained, encoder_args={"no_such_argument": 1}, device="cpu"
             )
+
+
+# ---------------------------------------------------------------- checkpoints that lack something
+
+SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,
+         "patch_size": 8, "image_size": 32}  # fmt: skip
+
+
+def _lacking(root: Path, to: Path, part: str) -> list[str]:
+    """A copy of a stored model without the weights whose name contains ``part``."""
+    shutil.copytree(root, to)
+    weights = load_file(to / "model.safetensors")
+    left_out = [name for name in weights if part in name]
+    save_file({name: value for name, value in weights.items() if part not in name}, to / "model.safetensors")
+    return left_out
+
+
+@pytest.mark.parametrize("name", ["vit", "beit"])
+def test_without_a_stored_pooler_features_are_the_class_token(hf_folder, tmp_path, name):
+    transformers = pytest.importorskip("transformers")
+    root, models = hf_folder
+    model = models["vit"]
+    if name == "beit":
+        model = transformers.BeitModel(transformers.BeitConfig(**SMALL)).eval()
+        model.save_pretrained(root / "beit")
+        shutil.copy(root / "vit" / "preprocessor_config.json", root / "beit")
+    assert _lacking(root / name, tmp_path / name, "pooler")
+    with pytest.warns(UserWarning, match="holds no pooler; its features are the class token") as said:
+        encoder = load_encoder(f"hf:{tmp_path / name}", device="cpu")
+    assert len([w for w in said if "pooler" in str(w.message)]) == 1
+    images = pictures(3, 32)
+    with torch.no_grad():
+        assert close(encoder(images), model((images - 0.4) / 0.3).last_hidden_state[:, 0])
+    # as it is for a classifier's checkpoint, which never has one
+    assert load_encoder(f"hf:{root / name}", device="cpu").fingerprint != encoder.fingerprint
+
+
+def test_a_classifiers_checkpoint_gives_its_class_token(hf_folder, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(1)
+    model = transformers.ViTForImageClassification(transformers.ViTConfig(**SMALL)).eval()
+    model.save_pretrained(tmp_path / "vit")
+    shutil.copy(hf_folder[0] / "vit" / "preprocessor_config.json", tmp_path / "vit")
+    with pytest.warns(UserWarning, match="pooler"):
+        encoder = load_encoder(f"hf:{tmp_path / 'vit'}", device="cpu")
+    images = pictures(2, 32)
+    with torch.no_grad():
+        assert close(encoder(images), model.vit((images - 0.4) / 0.3).last_hidden_state[:, 0])
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("vit", "layer.1."),
+        ("vit", "position_embeddings"),
+        ("dinov2", "layernorm"),
+        ("clip", "post_layernorm"),
+        ("convnext", "layernorm.weight"),
+    ],
+)
+def test_weights_that_features_depend_on_must_be_in_the_checkpoint(hf_folder, tmp_path, name, part):
+    assert _lacking(hf_folder[0] / name, tmp_path / name, part)
+    with pytest.raises(UserError, match=r"is not all in its checkpoint: '.*' is missing and would be random"):
+        load_encoder(f"hf:{tmp_path / name}", device="cpu")
+
+
+def test_weights_that_no_feature_depends_on_may_be_missing(hf_folder, tmp_path):
+    assert _lacking(hf_folder[0] / "dinov2", tmp_path / "dinov2", "mask_token")
+    encoder = load_encoder(f"hf:{tmp_path / 'dinov2'}", device="cpu")
+    with torch.no_grad():
+        assert close(encoder(pictures(2, 32)), load_encoder(f"hf:{hf_folder[0] / 'dinov2'}")(pictures(2, 32)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", ["vit", "convnext"])
+def test_a_checkpoint_in_half_precision_is_computed_in_full(hf_folder, tmp_path, name, dtype):
+    root, models = hf_folder
+    copy.deepcopy(models[name]).to(dtype).save_pretrained(tmp_path / name)
+    shutil.copy(root / name / "preprocessor_config.json", tmp_path / name)
+    encoder = load_encoder(f"hf:{tmp_path / name}", device="cpu")
+    assert {p.dtype for p in encoder.parameters()} == {torch.float32}
+    images = pictures(2, 32)
+    with torch.no_grad():
+        reference = copy.deepcopy(models[name]).to(dtype).float()
+        assert close(encoder(images), reference((images - 0.4) / 0.3).pooler_output)
+
+
+def test_a_masked_autoencoder_sees_the_whole_image(hf_folder, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    decoder = {"decoder_hidden_size": 16, "decoder_num_hidden_layers": 1, "decoder_num_attention_heads": 2}
+    torch.manual_seed(2)
+    config = transformers.ViTMAEConfig(**SMALL, **decoder, decoder_intermediate_size=16)
+    transformers.ViTMAEForPreTraining(config).save_pretrained(tmp_path / "mae")
+    shutil.copy(hf_folder[0] / "vit" / "preprocessor_config.json", tmp_path / "mae")
+    encoder = load_encoder(f"hf:{tmp_path / 'mae'}", device="cpu")
+    encoder.check_gradient()
+    images = pictures(3, 32)
+    with torch.no_grad():
+        assert close(encoder(images), encoder(images))
+    said = load_encoder(f"hf:{tmp_path / 'mae'}", device="cpu", encoder_args={"mask_ratio": 0})
+    with torch.no_grad():
+        assert close(said(images), encoder(images))
+    with pytest.raises(UserError, match=r"gives other features for the same images .*--encoder-args.mask_ratio 0"):
+        load_encoder(f"hf:{tmp_path / 'mae'}", device="cpu", encoder_args={"mask_ratio": 0.75})

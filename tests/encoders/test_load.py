@@ -31,7 +31,7 @@ def test_features_of_a_source_that_has_one_kind():
         ("module:no_such_module_here:make", "'no_such_module_here' cannot be imported"),
         ("module:helpers_encoders", "must be module:PACKAGE.MODULE:NAME, such as module:mine:make"),
         ("module:helpers_encoders:not_a_module", "gave str; the factory must return"),
-        ("module:helpers_encoders:four_dimensional", r"gives features of shape \(1, 24"),
+        ("module:helpers_encoders:four_dimensional", r"gives features of shape \(2, 24"),
         ("timm:resnet19", "did you mean 'resnet1"),
         ("efficientnet_lite", "did you mean 'efficientnet_lite"),
         ("tim:resnet18", "did you mean 'timm'"),

@@ -45,7 +45,7 @@ class Pool(nn.Module):
     ("factory", "says"),
     [
         ("in_a_dict", "gives dict; it must give a tensor"),
-        ("without_a_word", "cannot take images of 32 pixels: AssertionErr"),
+        ("without_a_word", "cannot take images of 32 pixels \\(AssertionError\\)"),
     ],
 )
 def test_models_that_are_no_encoders(factory, says):

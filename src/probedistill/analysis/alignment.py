@@ -18,6 +18,7 @@ from ..features.classes import balanced_rows
 from ..features.store import FeatureStore
 from ..images.labelled import LabelledImages
 from ..machine.progress import ProgressBar
+from ..machine.torch_state import own_torch_state
 from ..show.figures import Figure, HeatMap
 from ..show.tables import Table, number
 from ..store.records import Count, Share
@@ -275,6 +276,7 @@ def _check_transfer(transfer: TransferMatrix, encoders: Sequence[Space]) -> None
 # Encoders
 
 
+@own_torch_state()
 def align(
     encoders: Sequence[str | EncoderConfig | Encoder],
     images: LabelledImages,

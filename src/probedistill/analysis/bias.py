@@ -33,6 +33,7 @@ from ..features.classes import class_means, medoids
 from ..features.store import FeatureStore
 from ..images.labelled import LabelledImages, of_classes
 from ..images.splits import load_splits
+from ..machine.torch_state import own_torch_state
 from ..show.figures import Bars, Figure
 from ..show.tables import Table, number, percent
 from ..store.distilled import DistilledSet
@@ -562,6 +563,7 @@ class BiasReport(Analysis):
         return Figure(title, summary, None, Table(title, ("entry", *_RANKED_BY.values()), tuple(rows)))
 
 
+@own_torch_state()
 def bias(
     runs: Sequence[Path | str],
     images: str | ImagesConfig,

@@ -20,6 +20,7 @@ from ..features.classes import balanced_rows, class_means, medoids
 from ..features.store import FeatureStore
 from ..images.labelled import LabelledImages
 from ..machine.progress import ProgressBar
+from ..machine.torch_state import own_torch_state
 from ..seeds import Stream, seed_of
 from ..show.figures import COLOURS, Bars, Figure, Plane, Points
 from ..show.tables import Table, number
@@ -471,6 +472,7 @@ _TESTED = {
 }
 
 
+@own_torch_state()
 def geometry(
     distilled: DistilledSet,
     encoder: Encoder,

@@ -28,6 +28,7 @@ from ..features.classes import medoids
 from ..features.store import FeatureStore
 from ..images.labelled import LabelledImages
 from ..machine.progress import ProgressBar
+from ..machine.torch_state import own_torch_state
 from ..probes.inherited import IN_ITS_PLACE, without_projector
 from ..store.distilled import DistilledSet
 from ..store.files import cannot_write, check_writable
@@ -37,6 +38,7 @@ from .base import EncoderAbout, ImagesAbout
 from .matrix import FORMAT, RANDOM_INHERITED, ROWS, RealImages, Scores, Source, TransferMatrix
 
 
+@own_torch_state()
 def transfer(
     runs: Sequence[Path | str | DistilledSet],
     encoders: Sequence[str | EncoderConfig | Encoder],

@@ -35,6 +35,7 @@ from ..images.splits import load_images, load_splits
 from ..machine.processes import Processes, processes
 from ..machine.progress import ProgressBar
 from ..machine.signals import Interrupted, Stop, catch_signals
+from ..machine.torch_state import own_torch_state
 from ..probes.linear import LinearProbe
 from ..show.previews import save_grid, save_sprite
 from ..store.distilled import DistilledSet
@@ -60,6 +61,7 @@ from .start import load_method, make_distiller
 _STOP = 1000  # plus the signal's number
 
 
+@own_torch_state()
 def distill(
     images: str | ImagesConfig | LabelledImages,
     encoder: str | EncoderConfig | Encoder | Sequence[str | EncoderConfig | Encoder],
@@ -241,6 +243,7 @@ def _load_images(
 def _load_encoders(named: list[EncoderConfig | Encoder]) -> list[Encoder]:
     pool = EncoderPool(named, argument="encoder", room=None, once="name it once and give it more encoder_weights")
     for encoder in pool:
+        encoder.check_gradient()
         if encoder.device != pool[0].device:
             raise UserError(
                 f"encoder {encoder.name!r} is on device {str(encoder.device)!r}, {pool[0].name!r} on "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,7 +12,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..config import Precision
-from ..errors import UserError, first_line, unknown_name
+from ..errors import unknown_name
+from ..machine.torch_state import own_torch_state
+from .checks import check_features, check_gradient, example_images
 from .fold import fold_batchnorms
 from .known import IMAGENET
 
@@ -50,6 +53,7 @@ class Encoder(nn.Module):
     mean: Tensor
     std: Tensor
 
+    @own_torch_state()
     def __init__(
         self,
         model: nn.Module,
@@ -71,37 +75,38 @@ class Encoder(nn.Module):
         self.name, self.input_size, self.precision = name, input_size, precision
         self.interpolation, self.crop_pct = interpolation, crop_pct
         model = model.eval().requires_grad_(False)
+        if any(p.is_floating_point() and p.dtype not in (torch.float32, torch.float64) for p in model.parameters()):
+            model = model.float()  # weights may be stored in half; how one computes with them is ``precision``'s to say
         for module in model.modules():
             if isinstance(module, nn.Hardtanh):  # ReLU6 in place makes autograd copy its input first
                 module.inplace = False
-        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, 3, 1, 1), persistent=False)
         self.fingerprint = _fingerprint(model, f"{identity}|{input_size}|{mean}|{std}|{interpolation}|{crop_pct:.6f}")
         self.model = model
         self.to(device)
-        try:
-            example = torch.zeros(1, 3, input_size, input_size, device=device)
-            with torch.no_grad():
-                example = self._normalised(example)
-                output = self._output(example)
-        except (RuntimeError, AssertionError, ValueError, TypeError) as error:
-            reason = first_line(error)
-            raise UserError(
-                f"encoder {name!r} cannot take images of {input_size} pixels: {reason}; "
-                "choose another --input-size or extra --encoder-args"
-            ) from error
-        if not isinstance(output, Tensor):
-            raise UserError(f"encoder {name!r} gives {type(output).__name__}; it must give a tensor (images, features)")
-        if output.ndim != 2:
-            raise UserError(
-                f"encoder {name!r} gives features of shape {tuple(output.shape)}; it must give (images, features)"
-            )
-        if not bool(output.isfinite().all()):
-            raise UserError(f"encoder {name!r} gives features that are not finite in {precision}; check its weights")
-        self.dim = output.shape[1]
+        images = example_images(input_size, self.device)
+        self._layout = self._find_layout(images)
+        self.dim = check_features(self, images, name=name, precision=precision).shape[1]
         if fold_batchnorm:
-            fold_batchnorms(self.model, example)
-        self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            fold_batchnorms(self.model, self._normalised(images[:1]))
+        if self._layout == torch.channels_last:
+            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @torch.no_grad()
+    def _find_layout(self, images: Tensor) -> torch.memory_format:
+        """Channels last is faster; a model that flattens with ``.view`` needs the other order of memory."""
+        for layout in (torch.channels_last, torch.contiguous_format):
+            self._layout = layout
+            with suppress(Exception):  # `check_features` reports what goes wrong in both
+                self(images)
+                break
+        return self._layout
+
+    @own_torch_state()
+    def check_gradient(self) -> None:
+        """Raise `UserError` if no gradient reaches the images; distillation needs one, evaluation does not."""
+        check_gradient(self, example_images(self.input_size, self.device), name=self.name)
 
     @property
     def device(self) -> torch.device:
@@ -130,13 +135,15 @@ class Encoder(nn.Module):
             images = _resize_and_crop(images, self.input_size)
         images = self._normalised(images)
         features = self._output(images)
+        if not isinstance(features, Tensor):
+            return features  # refused by `check_features`
         features = features if features.dtype == torch.float64 else features.float()
         if self.precision == "fp16" and features.requires_grad:
             _scale_gradient(features, images)
         return features
 
     def _normalised(self, images: Tensor) -> Tensor:
-        return ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        return ((images - self.mean) / self.std).contiguous(memory_format=self._layout)
 
     def _output(self, images: Tensor) -> Any:
         """What the model gives for normalised images of its size."""

@@ -3,33 +3,43 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..config import EncoderConfig
-from ..errors import UserError, first_line
+from ..errors import UserError, explained
 from .encoder import RESAMPLING
 from .known import IMAGENET
 from .source import EncoderSource, Loaded, Output, optional
+
+_NOT_SETTINGS = ("revision", "trust_remote_code", "dtype", "torch_dtype")
+"""Arguments of loading that a model's settings may also have; the first two find the settings themselves."""
 
 
 def load_hf(repo: str, config: EncoderConfig) -> Loaded:
     """Load ``hf:REPO``."""
     transformers = optional("transformers", "hf", f"hf:{repo}")
-    try:
-        settings = transformers.AutoConfig.from_pretrained(repo)
-        settings = getattr(settings, "vision_config", settings)
-        if config.pretrained:
-            # CLIP-like repositories hold two towers; AutoModel picks the vision one from its own config.
-            model = transformers.AutoModel.from_pretrained(repo, config=settings, **config.encoder_args)
-        else:
-            model = transformers.AutoModel.from_config(settings, **config.encoder_args)
-    except TypeError as error:
-        raise UserError(f"encoder_args {dict(config.encoder_args)} do not suit 'hf:{repo}': {error}") from error
-    except (OSError, ValueError, KeyError) as error:
-        reason = first_line(error)
-        raise UserError(f"encoder 'hf:{repo}' could not be loaded: {reason}; check the name or the network") from error
+    spec, failures = f"encoder 'hf:{repo}'", (OSError, ValueError, KeyError, RuntimeError, ImportError)
+    missing: set[str] = set()
+    with explained(f"{spec} could not be loaded", *failures, hint="check the name or the network"):
+        try:
+            settings = transformers.AutoConfig.from_pretrained(repo, **_of_loading(config))
+            settings = getattr(settings, "vision_config", settings)
+            arguments = _with_settings(settings, config.encoder_args)
+            if config.pretrained:
+                # CLIP-like repositories hold two towers; AutoModel picks the vision one from its own config.
+                model, info = transformers.AutoModel.from_pretrained(
+                    repo, config=settings, output_loading_info=True, **arguments
+                )
+                missing = set(info["missing_keys"])
+            else:
+                model = transformers.AutoModel.from_config(settings, **arguments)
+        except TypeError as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"encoder_args {dict(config.encoder_args)} do not suit 'hf:{repo}': {reason}") from error
     own_size = getattr(settings, "image_size", 224)
     own_size = own_size if isinstance(own_size, int) else own_size[-1]
     view: dict[str, Any] = {"input_size": own_size}
@@ -43,15 +53,64 @@ def load_hf(repo: str, config: EncoderConfig) -> Loaded:
     if config.input_size is not None:
         view["input_size"] = config.input_size
     interpolates = view["input_size"] != own_size and hasattr(model, "embeddings")
+    pools = not any("pooler" in key.split(".") for key in missing)
+    if not pools:
+        warnings.warn(
+            f"the checkpoint of hf:{repo} holds no pooler; its features are the class token instead", stacklevel=2
+        )
 
     def pooled(module: nn.Module, images: Tensor) -> Tensor:
         extra = {"interpolate_pos_encoding": True} if interpolates else {}
         output = module(images, **extra)
-        features = getattr(output, "pooler_output", None)
+        features = getattr(output, "pooler_output", None) if pools else None
         features = output.last_hidden_state[:, 0] if features is None else features
         return features.flatten(1)
 
-    return Loaded(Output(model, pooled), mean=mean, std=std, **view)
+    encoder = Output(model, pooled)
+    _check_nothing_is_new(encoder, missing, spec, view["input_size"])
+    return Loaded(encoder, mean=mean, std=std, **view)
+
+
+def _of_loading(config: EncoderConfig) -> dict[str, Any]:
+    """Arguments that say how the configuration itself is found."""
+    return {
+        name: config.encoder_args[name] for name in ("revision", "trust_remote_code") if name in config.encoder_args
+    }
+
+
+def _with_settings(settings: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Write arguments that are settings of the model, such as ``mask_ratio``, into them; return the others."""
+    if hasattr(settings, "mask_ratio"):
+        settings.mask_ratio = 0.0  # a masked autoencoder that sees all of its image, as its authors probe it
+    others = {}
+    for name, value in arguments.items():
+        if hasattr(settings, name) and name not in _NOT_SETTINGS:
+            is_share = isinstance(getattr(settings, name), float) and isinstance(value, int)  # transformers 5 is strict
+            setattr(settings, name, float(value) if is_share else value)
+        else:
+            others[name] = value
+    return others
+
+
+@torch.no_grad()
+def _check_nothing_is_new(encoder: Output, missing: set[str], spec: str, size: int) -> None:
+    """Refuse weights that the checkpoint lacks if the features depend on them: they are random."""
+    new = {name: value for name, value in encoder.model.state_dict(keep_vars=True).items() if name in missing}
+    if not new:
+        return
+    encoder.eval().float()
+    images = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    before = encoder(images)
+    for name, value in new.items():
+        drawn = value.detach().clone()
+        if value.is_floating_point():
+            value.copy_(torch.rand(value.shape, generator=torch.Generator().manual_seed(1)))
+        if not torch.equal(encoder(images), before):
+            raise UserError(
+                f"{spec} is not all in its checkpoint: {name!r} is missing and would be random; "
+                "use a checkpoint of the whole encoder"
+            )
+        value.copy_(drawn)
 
 
 def _processor_view(processor: Any) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import torch
 
 from ..config import EncoderConfig
 from ..errors import UserError, unknown_name
+from ..machine.torch_state import own_torch_state
 from ..registry import Registry
 from .encoder import IMAGENET, Encoder
 from .known import RECIPES
@@ -27,6 +28,7 @@ SOURCES = Registry(
 """Where encoders come from: the word before the colon."""
 
 
+@own_torch_state()
 def load_encoder(spec: str | EncoderConfig, **options: Any) -> Encoder:
     """Load a frozen encoder.
 
@@ -70,7 +72,7 @@ def load_encoder(spec: str | EncoderConfig, **options: Any) -> Encoder:
         torch.manual_seed(0)  # random weights (pretrained=False) are the same in every process
         loaded = where.load(rest, config)
     encoder = Encoder(
-        loaded.model,
+        loaded.model.float(),
         name=config.encoder if recipe else rest,
         input_size=loaded.input_size,
         mean=IMAGENET[0] if papers else tuple((recipe and recipe.mean) or loaded.mean),

@@ -20,6 +20,7 @@ from ..features.bank import FeatureBank
 from ..features.store import FeatureStore
 from ..images.labelled import LabelledImages, digest_of, of_classes
 from ..machine.progress import ProgressBar
+from ..machine.torch_state import own_torch_state
 from ..probes.kinds import Lesson, check_probes, kind_of, need_head, on_features
 from ..probes.scores import Scores, score_probe
 from ..store.distilled import DistilledSet, Head
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
+@own_torch_state()
 def evaluate(
     distilled: DistilledSet | None,
     encoder: Encoder,

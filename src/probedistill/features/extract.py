@@ -22,6 +22,7 @@ from ..errors import UserError, explained, unknown_name
 from ..images.decode import UnreadableImageError
 from ..machine.processes import ALONE, Processes
 from ..machine.progress import ProgressBar
+from ..machine.torch_state import own_torch_state
 from ..seeds import Stream, seed_of
 from ..store.files import remove_leftovers
 from ..store.records import as_plain, from_plain, write_record
@@ -38,6 +39,7 @@ _FORMAT = 2
 _DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
 
+@own_torch_state()
 def extract_features(
     encoder: Encoder,
     images: LabelledImages,

@@ -32,6 +32,7 @@ from ..encoders.encoder import Encoder
 from ..errors import UserError, unknown_name
 from ..features.encode import encode, view_features
 from ..machine.progress import ProgressBar
+from ..machine.torch_state import own_torch_state
 from ..seeds import Stream
 from ..store.distilled import DistilledSet, Encoded
 from ..store.files import check_writable, leftovers
@@ -83,6 +84,7 @@ class ExportReport:
         return text + ("" if self.feature_distance is None else f", feature distance {self.feature_distance:.3f}")
 
 
+@own_torch_state()
 def export(
     distilled: DistilledSet,
     folder: Path | str,

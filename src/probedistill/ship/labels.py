@@ -16,6 +16,7 @@ from ..encoders.encoder import Encoder
 from ..errors import UserError, unknown_name
 from ..features.bank import FeatureBank
 from ..features.encode import view_features
+from ..machine.torch_state import own_torch_state
 from ..probes.arrays import Array
 from ..probes.linear import LinearProbe
 from ..probes.logistic import lbfgs, soft_cross_entropy
@@ -30,6 +31,7 @@ _MOST_REAL = 20_000  # real features that learned labels and temperatures are fi
 _TEMPERATURES = (1e-3, 1e2)
 
 
+@own_torch_state()
 def with_extras(
     distilled: DistilledSet,
     encoder: Encoder,

@@ -1,0 +1,96 @@
+"""Are an encoder's features those of the image? Looked at once, when the encoder is loaded.
+
+An encoder with dropout that is always on, random masks, or batch statistics runs without an error and gives wrong
+results. Two passes over the same pictures tell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..config import Precision
+from ..errors import UserError, explained
+
+SAME = {"fp32": 1e-3, "bf16": 5e-2, "fp16": 5e-2}
+"""Relative distance of features up to which they are the same: rounding is far below, dropout far above."""
+
+
+def example_images(size: int, device: torch.device) -> Tensor:
+    """Two pictures that no encoder should take for the same: a dark and a bright one, (2, 3, size, size) in [0, 1]."""
+    noise = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    return (torch.tensor([0.5, 0.7]).view(2, 1, 1, 1) * noise + torch.tensor([0.0, 0.3]).view(2, 1, 1, 1)).to(device)
+
+
+@torch.no_grad()
+def check_features(encode: Callable[[Tensor], Tensor], images: Tensor, *, name: str, precision: Precision) -> Tensor:
+    """Features of the example images.
+
+    Args:
+        encode: Images (n, 3, S, S) in [0, 1] → features (n, d).
+        images: From `example_images`.
+        name: The encoder's, for errors.
+        precision: Arithmetic of ``encode``.
+
+    Raises:
+        UserError: The features are not (n, d), not finite, the same for different images, or they differ from pass to
+            pass or with the other images of a batch.
+    """
+    called, size = f"encoder {name!r}", images.shape[-1]
+    with explained(
+        f"{called} cannot take images of {size} pixels", Exception,
+        hint="choose another --input-size or extra --encoder-args",
+    ):  # fmt: skip
+        features, again = encode(images), encode(images)
+    if not isinstance(features, Tensor):
+        raise UserError(f"{called} gives {type(features).__name__}; it must give a tensor (images, features)")
+    if features.ndim != 2 or len(features) != len(images):
+        shape = tuple(features.shape)
+        raise UserError(f"{called} gives features of shape {shape} for 2 images; it must give (images, features)")
+    if not bool(features.isfinite().all()):
+        raise UserError(f"{called} gives features that are not finite in {precision}; check its weights")
+    if _distance(features, again) > SAME[precision]:
+        raise UserError(
+            f"{called} gives other features for the same images each time; switch its dropout, masks and random crops "
+            "off (models of transformers: --encoder-args.mask_ratio 0)"
+        )
+    stored = "its batch norms must use stored statistics (model.eval())"
+    with explained(f"{called} cannot take an image alone", Exception, hint=stored):
+        alone = encode(images[:1])
+    if _distance(features[:1], alone) > SAME[precision]:
+        raise UserError(f"{called} gives an image other features when another is beside it; {stored}")
+    if torch.equal(features[0], features[1]):
+        raise UserError(f"{called} gives a dark and a bright image the same features; check its weights")
+    return features
+
+
+@torch.enable_grad()
+def check_gradient(encode: Callable[[Tensor], Tensor], images: Tensor, *, name: str) -> None:
+    """Refuse an encoder that no gradient passes.
+
+    Raises:
+        UserError: The gradient of the features with respect to the images is missing, zero or not finite.
+    """
+    images = images.clone().requires_grad_()
+    hint = "distillation needs it: leave out torch.no_grad, torch.inference_mode and .detach() in its forward"
+    with explained(f"encoder {name!r} lets no gradient through to its images", Exception, hint=hint):
+        features = encode(images)
+        if not features.requires_grad:
+            raise RuntimeError("its features are cut off from them")
+        # Not the plain sum: that of layer-normalised features is constant.
+        weights = torch.linspace(-1, 1, features.numel(), device=images.device).sin().view_as(features)
+        (gradient,) = torch.autograd.grad((features * weights).sum(), images, allow_unused=True)
+        if gradient is None or not bool(gradient.any()):
+            raise RuntimeError("it is zero")
+        if not bool(gradient.isfinite().all()):
+            raise RuntimeError("it is not finite")
+
+
+def _distance(features: Tensor, others: Tensor) -> float:
+    """Relative distance; infinite for another shape."""
+    if features.shape != others.shape:
+        return float("inf")
+    scale = features.double().norm().clamp(min=1e-30)
+    return float((features.double() - others.double()).norm() / scale)

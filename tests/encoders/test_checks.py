@@ -1,0 +1,187 @@
+"""Features are those of the image: encoders of which that is not true are refused in one line."""
+
+from __future__ import annotations
+
+import re
+import sys
+import types
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from conftest import TINY
+from helpers_encoders import Tiny, close, pictures
+from probedistill import Encoder, UserError, evaluate, load_encoder, load_splits
+from probedistill.encoders.checks import example_images
+
+
+class Wrong(Tiny):
+    """Tiny with one fault."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+        self.calls = 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        how, self.calls = self.how, self.calls + 1
+        if how == "no_grad":
+            with torch.no_grad():
+                return super().forward(images)
+        if how == "inference_mode":
+            with torch.inference_mode():
+                return super().forward(images)
+        if how == "masked":
+            keep = torch.rand(len(images), 1, *images.shape[2:]) > 0.5
+            return super().forward(images * keep)
+        if how == "random crop":
+            return super().forward(images.roll(int(torch.randint(1, 16, ())), 3) if self.calls % 2 else images)
+        features = super().forward(images)
+        return {
+            "detach": lambda: features.detach(),
+            "through numpy": lambda: torch.from_numpy(features.detach().numpy()),
+            "rounded": lambda: (1000 * features).round(),
+            "dropout": lambda: F.dropout(features, 0.1, training=True),
+            "noise": lambda: features + 0.05 * torch.randn_like(features),
+            "batch norm": lambda: F.batch_norm(features, None, None, training=True),
+            "the batch's mean": lambda: features - features.mean(0),
+            "constant": lambda: features * 0 + 1,
+            "zero": lambda: features * 0,
+            "nan": lambda: features / (features - features),
+            "infinite": lambda: features * 1e38 * 1e38,
+            "one for all": lambda: features.mean(0, keepdim=True),
+            "one dimension": lambda: features[:, 0],
+            "of another length": lambda: features[:, : 5 + self.calls],
+            "in a list": lambda: [features],
+        }[how]()
+
+
+def load(how: str) -> Encoder:
+    return Encoder(Wrong(how), name="mine", input_size=32)
+
+
+@pytest.mark.parametrize("how", ["dropout", "masked", "noise", "random crop", "of another length"])
+def test_features_that_differ_each_time(how):
+    with pytest.raises(UserError, match=r"^encoder 'mine' gives other features for the same images each time; switch"):
+        load(how)
+
+
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        ("batch norm", "cannot take an image alone (Expected more than 1 value"),
+        ("the batch's mean", "gives an image other features when another is beside it"),
+    ],
+)
+def test_features_that_depend_on_the_other_images(how, says):
+    with pytest.raises(UserError, match=rf"^encoder 'mine' {re.escape(says)}.*must use stored statistics"):
+        load(how)
+
+
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        ("constant", "gives a dark and a bright image the same features"),
+        ("zero", "gives a dark and a bright image the same features"),
+        ("nan", "gives features that are not finite in fp32"),
+        ("infinite", "gives features that are not finite in fp32"),
+        ("one for all", r"gives features of shape \(1, 24\)"),
+        ("one dimension", r"gives features of shape \(2,\)"),
+        ("in a list", "gives list; it must give a tensor"),
+    ],
+)
+def test_features_that_are_none(how, says):
+    with pytest.raises(UserError, match=says) as error:
+        load(how)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("how", ["no_grad", "inference_mode", "detach", "through numpy", "rounded"])
+def test_distillation_needs_a_gradient_and_evaluation_does_not(how, monkeypatch, photos, distil_cli, tmp_path):
+    module = types.ModuleType("without_gradient")
+    module.make = lambda: Wrong(how)
+    monkeypatch.setitem(sys.modules, "without_gradient", module)
+    out = tmp_path / "run"
+    error = distil_cli("--out", out, encoder="module:without_gradient:make").error()
+    assert "encoder 'without_gradient:make' lets no gradient through to its images" in error
+    assert not out.exists()
+    encoder = load_encoder("module:without_gradient:make", device="cpu")
+    train, test = load_splits(f"folder:{photos}")
+    scores = evaluate(None, encoder, train, test, seeds=1, views=0, baselines=["full"], cache=tmp_path, progress=False)
+    assert len(scores.rows) == 1
+
+
+def test_an_encoder_with_a_gradient_is_taken():
+    load_encoder(TINY, device="cpu").check_gradient()
+    load_encoder(TINY, device="cpu", precision="fp16").check_gradient()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch16_224", "convnext_atto", "mobilenetv3_small_050"])
+def test_rounding_is_no_fault(name, precision):
+    load_encoder(f"timm:{name}", pretrained=False, input_size=32, device="cpu", precision=precision).check_gradient()
+
+
+def test_examples_are_images():
+    images = example_images(48, torch.device("cpu"))
+    assert images.shape == (2, 3, 48, 48)
+    assert 0 <= float(images.min()) < float(images.max()) <= 1
+    assert torch.equal(images, example_images(48, torch.device("cpu")))
+
+
+def test_loading_draws_no_random_numbers():
+    model = Tiny()
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    Encoder(model, name="tiny", input_size=32).check_gradient()
+    assert torch.equal(torch.rand(3), expected)
+
+
+# ---------------------------------------------------------------- stored otherwise, written otherwise
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_weights_stored_in_half_are_computed_in_full(dtype):
+    stored = Tiny().to(dtype)
+    encoder = Encoder(stored, name="tiny", input_size=32)
+    assert {value.dtype for value in encoder.state_dict().values() if value.is_floating_point()} == {torch.float32}
+    reference = Tiny()
+    reference.load_state_dict({name: value.to(dtype).float() for name, value in Tiny().state_dict().items()})
+    expected = Encoder(reference, name="tiny", input_size=32)
+    assert expected.fingerprint == encoder.fingerprint
+    with torch.no_grad():
+        assert close(encoder(pictures()), expected(pictures()))
+
+
+class EndsInView(nn.Module):
+    input_size = 32
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.AvgPool2d(8))
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.body(images)
+        return features.view(features.size(0), -1)
+
+
+@pytest.mark.parametrize("fold", [True, False])
+def test_encoders_may_flatten_with_view(fold):
+    encoder = Encoder(EndsInView(), name="mine", input_size=32, fold_batchnorm=fold)
+    encoder.check_gradient()
+    with torch.no_grad():
+        expected = EndsInView().eval()((pictures(3) - encoder.mean) / encoder.std)
+        assert close(encoder(pictures(3)), expected)
+        assert close(encoder(pictures(3).contiguous(memory_format=torch.channels_last)), expected)
+
+
+def test_other_encoders_take_images_channels_last():
+    seen = []
+    encoder = Encoder(Tiny(), name="tiny", input_size=32)
+    encoder.model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    encoder(pictures())
+    assert seen[0].is_contiguous(memory_format=torch.channels_last)

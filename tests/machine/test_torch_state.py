@@ -1,0 +1,87 @@
+"""Results do not depend on what the caller has set in torch, and the caller's settings come back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+
+from conftest import TINY
+from probedistill import distill, evaluate, geometry, load_encoder, load_splits, transfer
+from probedistill.machine.torch_state import own_torch_state
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@contextmanager
+def default_device(device: str) -> Iterator[None]:
+    torch.set_default_device(device)
+    try:
+        yield
+    finally:
+        torch.set_default_device(None)
+
+
+SETTINGS = {
+    "gradients off": torch.no_grad,
+    "inference mode": torch.inference_mode,
+    "float64": lambda: default_dtype(torch.float64),
+    "half": lambda: default_dtype(torch.bfloat16),
+    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+    "another device": lambda: default_device("meta"),
+}
+
+
+def settings() -> tuple[object, ...]:
+    return (
+        torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.get_default_dtype(),
+        torch.is_autocast_enabled("cpu"), torch.get_default_device(),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_state_is_set_and_set_back(name):
+    usual = settings()
+    with SETTINGS[name]():
+        theirs = settings()
+        assert theirs != usual
+        with own_torch_state():
+            assert settings() == usual
+            (torch.ones(2, requires_grad=True) @ torch.ones(2)).backward()
+        assert settings() == theirs
+        with pytest.raises(RuntimeError, match="mine"), own_torch_state():
+            raise RuntimeError("mine")
+        assert settings() == theirs
+
+
+def _everything(photos, cache) -> list[object]:
+    train, test = load_splits(f"folder:{photos}")
+    encoder = load_encoder(TINY, device="cpu")
+    keep = {"cache": cache, "progress": False}
+    distilled = distill(train, encoder, test=test, steps=2, method="clp", **keep)
+    scores = evaluate(distilled, encoder, train, test, seeds=1, views=2, baselines=["full"], **keep)
+    matrix = transfer([distilled], [encoder], train, test, seeds=1, views=2, baselines=[], **keep)
+    space = geometry(distilled, encoder, train, k=2, progress=False, cache=cache)
+    return [
+        encoder.fingerprint, distilled.images, [row.top1 for row in scores.rows], matrix.accuracy.tolist(),
+        [row.density for row in space.rows] if hasattr(space, "rows") else str(space),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_the_callers_settings_change_no_result(name, photos, tmp_path):
+    expected = _everything(photos, tmp_path / "one")
+    with SETTINGS[name]():
+        found = _everything(photos, tmp_path / "other")
+    for ours, theirs in zip(expected, found, strict=True):
+        assert torch.equal(ours, theirs) if isinstance(ours, torch.Tensor) else ours == theirs
