@@ -243,12 +243,12 @@ def _load_images(
 def _load_encoders(named: list[EncoderConfig | Encoder]) -> list[Encoder]:
     pool = EncoderPool(named, argument="encoder", room=None, once="name it once and give it more encoder_weights")
     for encoder in pool:
-        encoder.check_gradient()
         if encoder.device != pool[0].device:
             raise UserError(
                 f"encoder {encoder.name!r} is on device {str(encoder.device)!r}, {pool[0].name!r} on "
                 f"{str(pool[0].device)!r}; load them on one device"
             )
+        encoder.check_gradient()
     return list(pool)
 
 
