@@ -155,7 +155,7 @@ def _make_canvas(
             raise UserError(f"{error}; it could be read when its features were computed: restore it") from error
         canvas.fill_with_images(torch.stack(photos))
     if not isinstance(canvas, Canvas):
-        _check_canvas(canvas, options.kind)
+        _check_rendering(canvas, options.kind)
     return canvas
 
 
@@ -165,22 +165,21 @@ def _empty_canvas(config: DistillConfig, count: int, size: int, device: torch.de
         grows = options.level_every > 0 and options.kind == "pyramid"
         open_levels = 1 if grows else None
         return Canvas(count, size, options.kind, colour=options.colour, open_levels=open_levels, device=device)
-    canvas: AnyCanvas = make(count, size, device=device)
-    if options.level_every and not isinstance(canvas, Canvas):
+    with explained(f"canvas {options.kind!r} cannot be made", Exception, hint="it is called with count, size, device"):
+        canvas: AnyCanvas = make(count, size, device=device)
+        shapes = [tuple(level.shape) for level in canvas.levels]
+    if not shapes or any(not shape or shape[0] != count for shape in shapes):
         raise UserError(
-            f"canvas.level_every {options.level_every} is for pyramids; {options.kind!r} has no levels to open"
+            f"canvas {options.kind!r} has levels of shape {shapes}; each needs a row for each image, {count}"
         )
+    if options.level_every and not isinstance(canvas, Canvas):
+        raise UserError(f"canvas.level_every {options.level_every} is for pyramids; leave it out for {options.kind!r}")
     return canvas
 
 
-def _check_canvas(canvas: AnyCanvas, kind: str) -> None:
-    """Raise `UserError` if a user's canvas is not what the engine needs."""
-    wrong = [tuple(level.shape) for level in canvas.levels if len(level) != canvas.count]
-    if wrong or not canvas.levels:
-        raise UserError(
-            f"canvas {kind!r} has levels of shape {wrong}; each needs a row for each of {canvas.count} images"
-        )
-    with explained(f"canvas {kind!r} cannot be rendered", RuntimeError, ValueError, TypeError):
+def _check_rendering(canvas: AnyCanvas, kind: str) -> None:
+    """Raise `UserError` if the images of a user's canvas are not what the engine needs."""
+    with explained(f"canvas {kind!r} cannot be rendered", Exception):
         image = rendered(canvas, 0, 1)
     if not bool(((image >= 0) & (image <= 1)).all()):
         raise UserError(f"canvas {kind!r} renders values outside [0, 1]; end with a sigmoid or a clamp")
