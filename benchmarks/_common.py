@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from probedistill import Canvas, DistilledSet, Distiller, EncoderConfig, Loop, Tower, load_encoder
-from probedistill.features.extract import cache_folder
+from probedistill.machine.places import cache_folder
 from probedistill.objectives.clp import clp_objective
 from probedistill.objectives.lgm import lgm_objective
 from probedistill.objectives.real import Objective, RealFeatures

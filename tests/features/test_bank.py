@@ -23,11 +23,12 @@ from probedistill.errors import UserError
 from probedistill.features.bank import FeatureBank
 from probedistill.features.classes import medoids
 from probedistill.features.encode import augmented_views
-from probedistill.features.extract import cache_folder, extract_features
+from probedistill.features.extract import extract_features
 from probedistill.features.views import apply_views, draw_views
 from probedistill.images.decode import UnreadableImageError
 from probedistill.images.labelled import LabelledImages
 from probedistill.images.splits import load_images
+from probedistill.machine.places import cache_folder
 from probedistill.seeds import Stream, seed_of
 from probedistill.store.records import as_plain
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import cyclopts
 from cyclopts import App, Group, Parameter
-from cyclopts import _convert as cyclopts_convert
 
 from .._version import __version__
 from ..config import DistillConfig, EncoderConfig, ImagesConfig, without_none
@@ -23,6 +22,17 @@ from ..methods import preset_values
 if TYPE_CHECKING:
     from rich.console import Console
 
+
+def _strictly(type_: Any, tokens: Any) -> Any:
+    """What cyclopts makes of words, but for its rounding: 2.5 is no whole number, and 0.001 among
+    ``int | float | bool | str`` is a float."""
+
+    def leaf(kind: Any, word: Any) -> Any:
+        return int(getattr(word, "value", word)) if kind is int else cyclopts.convert(kind, (word,))
+
+    return cyclopts.convert(type_, tokens, converter=leaf)
+
+
 app = App(
     name="probedistill",
     version=__version__,
@@ -31,7 +41,7 @@ app = App(
     "A run's folder holds the config.yaml that repeats it.",
     help_format="markdown",
     # Lists take several words (--probes ridge sgd); an --empty-LIST for each would only lengthen the help.
-    default_parameter=Parameter(consume_multiple=True, negative_iterable=()),
+    default_parameter=Parameter(consume_multiple=True, negative_iterable=(), converter=_strictly),
     suppress_keyboard_interrupt=False,  # main says "stopped"
 )
 app.meta.suppress_keyboard_interrupt = False
@@ -39,17 +49,6 @@ app["--help"].group = "Help"
 app["--version"].group = "Help"
 app.register_install_completion_command(group="Help")
 
-
-def _whole_number(text: str) -> int:
-    """What cyclopts makes of an int, but for its rounding: 2.5 steps are none, and 0.001 among
-    ``int | float | bool | str`` is a float."""
-    if "." in text:
-        raise ValueError(text)
-    return _int(text)
-
-
-_int = cyclopts_convert._converters[int]
-cyclopts_convert._converters[int] = _whole_number
 
 _GROUPS = ("Images", "Encoder", "Method", "Protocol", "Run")
 

@@ -239,8 +239,9 @@ def features(
         Show progress bars.
     """
     from ..encoders.load import load_encoder
-    from ..features.extract import cache_folder, extract_features
+    from ..features.extract import extract_features
     from ..images.splits import load_splits
+    from ..machine.places import cache_folder
 
     train, test = load_splits(images)
     model = load_encoder(encoder)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from torch import Tensor
 from ..config import AugmentConfig
 from ..errors import UserError, explained, unknown_name
 from ..images.decode import UnreadableImageError
+from ..machine.places import cache_folder
 from ..machine.processes import ALONE, Processes
 from ..machine.progress import ProgressBar
 from ..machine.torch_state import own_torch_state
@@ -153,11 +153,6 @@ def bank_files(
         shard_size=shard_size,
     )
     return BankFiles(manifest, cache_folder(cache))
-
-
-def cache_folder(cache: Path | str | None = None) -> Path:
-    """The folder for things that can be computed again."""
-    return Path(cache or os.environ.get("PROBEDISTILL_CACHE") or Path.home() / ".cache" / "probedistill")
 
 
 def key_of(record: object) -> str:

@@ -14,12 +14,13 @@ from torch import Tensor
 from ..config import AugmentConfig
 from ..encoders.encoder import Encoder
 from ..images.labelled import LabelledImages, digest_of
+from ..machine.places import cache_folder
 from ..machine.processes import ALONE, Processes
 from ..seeds import Stream
 from ..store.tensors import TornFileError, load_tensors, map_tensors, save_tensors
 from .bank import FeatureBank
 from .encode import encode, real_view_features, view_features
-from .extract import bank_files, cache_folder, extract_features, key_of, plain_name
+from .extract import bank_files, extract_features, key_of, plain_name
 
 _LARGEST_FILE = 2**31
 """Bytes of views that are kept; more are made again when they are needed again."""

@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ..machine.places import cache_folder
 from ..machine.progress import ProgressBar
 
 SIZE = 16
@@ -215,9 +216,5 @@ class _Memory:
                 raise
 
 
-def _folder() -> Path | None:
-    try:
-        home = os.environ.get("PROBEDISTILL_CACHE") or Path.home() / ".cache" / "probedistill"
-    except RuntimeError:  # a user without a home
-        return None
-    return Path(home) / "digests"
+def _folder() -> Path:
+    return cache_folder() / "digests"

@@ -8,7 +8,6 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from PIL import Image
 
 from ..config import ImagesConfig
 from ..errors import UserError, unknown_name
+from ..machine.places import cache_folder
 from .contents import digest_of_array
 from .decode import UnreadableImageError, decode_image, one_line, reason_of
 from .labelled import LabelledImages, digest_of
@@ -105,7 +105,7 @@ def _item(data: Any, index: int) -> Any:
 
 
 def _make_torchvision(make: Callable[..., Any], place: str, split: str, config: ImagesConfig) -> Any:
-    root = (config.data_dir or Path("~/.cache/probedistill/torchvision")).expanduser()
+    root = (config.data_dir or cache_folder() / "torchvision").expanduser()
     accepted = inspect.signature(make).parameters
     options: dict[str, Any] = {}
     if "train" in accepted:

@@ -1,0 +1,51 @@
+"""Where the cache goes: as told, at home, or among the temporary files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from probedistill.machine.places import cache_folder
+
+
+@pytest.fixture
+def nowhere(monkeypatch):
+    """A user without a home: a container with an arbitrary user id."""
+
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("PROBEDISTILL_CACHE", raising=False)
+    monkeypatch.setattr(Path, "home", staticmethod(no_home))
+
+
+def test_as_told(monkeypatch, tmp_path):
+    monkeypatch.setenv("PROBEDISTILL_CACHE", str(tmp_path / "of the environment"))
+    assert cache_folder(tmp_path / "mine") == tmp_path / "mine"
+    assert cache_folder() == tmp_path / "of the environment"
+
+
+def test_at_home(monkeypatch, tmp_path):
+    monkeypatch.delenv("PROBEDISTILL_CACHE", raising=False)
+    monkeypatch.setattr(Path, "home", staticmethod(lambda: tmp_path))
+    assert cache_folder() == tmp_path / ".cache" / "probedistill"
+
+
+def test_without_a_home(nowhere):
+    folder = cache_folder()
+    assert folder.is_absolute()
+    assert folder.name.startswith("probedistill-")
+
+
+def test_a_home_that_cannot_be_written_to(monkeypatch, tmp_path):
+    monkeypatch.delenv("PROBEDISTILL_CACHE", raising=False)
+    monkeypatch.setattr(Path, "home", staticmethod(lambda: tmp_path))
+    monkeypatch.setattr("os.access", lambda path, mode: not str(path).startswith(str(tmp_path)))
+    assert tmp_path not in cache_folder().parents
+
+
+def test_a_user_without_a_home_distils(nowhere, distil_cli, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path / "temporary"))
+    assert distil_cli("--out", tmp_path / "run").code == 0
+    assert list((tmp_path / "temporary").glob("probedistill-*/features/*"))
