@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ class GroupFile:
     Attributes:
         path: The file.
         values: Image name → its background, or several attributes joined by "/".
-        classes: Image name → its class; empty where the file has no such column.
+        classes: Image name → its class; empty if the file has no such column.
     """
 
     path: Path
@@ -31,7 +32,7 @@ class GroupFile:
     def match(self, *parts: LabelledImages) -> list[list[str]]:
         """The background of every image, for each part (train, test …) in its order.
 
-        Rows of classes, and of split folders, that are not among the parts are passed over.
+        Rows of classes, and of split folders, that are not among the parts are ignored.
 
         Raises:
             UserError: The file names images that are in none of the parts, misses some that are, or gives one
@@ -50,7 +51,7 @@ class GroupFile:
         if unknown:
             raise UserError(
                 f"{where} names {unknown[0]!r}{_more(unknown)}, which is not among the images of "
-                f"{parts[0].spec} (such as {next(iter(known), '')!r}); mend the names or choose other --images"
+                f"{parts[0].spec} (such as {next(iter(known), '')!r}); correct the names or choose other --images"
             )
         missing = [name for name in known if name not in self.values]
         if missing:
@@ -61,7 +62,7 @@ class GroupFile:
         if other:
             raise UserError(
                 f"{where} gives {other[0]!r} class {self.classes[other[0]]!r}, the images {known[other[0]]!r}"
-                f"{_more(other)}; mend the file"
+                f"{_more(other)}; correct the file"
             )
         return [[self.values[name] for name in part.names] for part in parts]
 
@@ -89,7 +90,7 @@ def read_groups(path: Path | str, attributes: Sequence[str] = ("background",)) -
         raise UserError(f"{where}: no such file; give a CSV file with the columns file, class, background") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"{where} cannot be read as CSV in UTF-8: {reason}; mend the file") from error
+        raise UserError(f"{where} cannot be read as CSV in UTF-8: {reason}; correct the file") from error
     if not rows:
         raise UserError(f"{where} is empty; it needs the columns file, class, {', '.join(attributes)} and their rows")
     header = [name.strip().lower() for name in rows[0][1]]
@@ -108,12 +109,13 @@ def read_groups(path: Path | str, attributes: Sequence[str] = ("background",)) -
         absent = next((header[i] for i in wanted if i >= len(cells) or not cells[i]), None)
         if absent is not None:
             raise UserError(f"{where}, line {number}: no {absent}; fill it in")
-        name = cells[file_column].replace("\\", "/").removeprefix("./")
+        # Accents in one form, as in the names of images: a file written on another system may have the other.
+        name = unicodedata.normalize("NFC", cells[file_column].replace("\\", "/").removeprefix("./"))
         if name in values:
             twice.append(name)
         values[name] = _JOIN.join(cells[i] for i in columns)
         if class_column is not None:
-            classes[name] = cells[class_column]
+            classes[name] = unicodedata.normalize("NFC", cells[class_column])
     if twice:
         raise UserError(f"{where} names {twice[0]!r} twice{_more(twice)}; keep one row for each image")
     return GroupFile(path, values, classes)

@@ -30,7 +30,7 @@ from ..errors import NonFiniteLossError, UserError, unknown_name
 from ..features.bank import FeatureBank
 from ..features.extract import extract_features
 from ..images.labelled import LabelledImages
-from ..images.sources import FOLDER_SPLITS
+from ..images.sources import check_outside
 from ..images.splits import load_images, load_splits
 from ..machine.processes import Processes, processes
 from ..machine.progress import ProgressBar
@@ -130,7 +130,7 @@ def _distill(
     image_config, train, test = _load_images(images, test)
     _check_counts(train, config)
     if folder is not None:
-        _check_outside(folder, train)
+        check_outside(folder, train)
     encoders = _load_encoders(named)
     about = _describe(config, encoders, train)
     _check_same_data(team, about)
@@ -387,19 +387,6 @@ def _check_counts(train: LabelledImages, config: DistillConfig) -> None:
                 f"class {name!r} of {train.spec!r} has {count} image{'s' * (count != 1)}; each class needs at least "
                 f"{least}: add images or leave the class out with --classes"
             )
-
-
-def _check_outside(folder: Path, train: LabelledImages) -> None:
-    """Refuse a run's folder that would be one more class of the images when they are read again."""
-    source, _, place = train.spec.partition(":")
-    root, out = Path(place).expanduser().resolve(), folder.resolve()
-    if source != "folder" or root not in out.parents:
-        return
-    has_splits = train.names[0].startswith(f"{train.split}/")
-    if not has_splits or out.relative_to(root).parts[0].lower() in FOLDER_SPLITS:  # beside splits it does no harm
-        raise UserError(
-            f"out {str(folder)!r} is inside the images {train.spec!r} and would count as a class; choose another folder"
-        )
 
 
 def _with_options(

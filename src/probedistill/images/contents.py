@@ -63,7 +63,7 @@ def digests_of_files(
         place: What they belong to, such as their folder; each place has a memory of its own.
         progress: Show a progress bar if it takes more than two seconds.
     """
-    names = [os.path.abspath(path) for path in paths]
+    names = [os.fspath(path) if os.path.isabs(path) else os.path.abspath(path) for path in paths]
     memory = _Memory(os.path.abspath(place))
     before = [_state(name) for name in names]
     found = [memory.known.get(key, b"") for key, _ in before]

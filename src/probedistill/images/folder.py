@@ -81,7 +81,8 @@ class _FolderSource(Source):
                 left_out.add("files beside the class folders", entry.name)
         left_out.warn(self.spec)
         names = _names(paths)
-        files = [os.path.join(self.root, path) for path in paths]
+        root = os.path.abspath(self.root)
+        files = [f"{root}/{path}" for path in paths]
         contents = digests_of_files(files, place=self.root, progress=self.progress)
         stamps = [f"{name}\n{content.hex()}" for name, content in zip(names, contents, strict=True)]
         return LabelledImages(

@@ -249,11 +249,11 @@ def check_outside(out: Path, images: LabelledImages) -> None:
     Raises:
         UserError: The folder is inside the images and would count as a class.
     """
-    opener, place = _found(images.spec)
-    if not _description(opener).is_path:
+    name, colon, place = images.spec.partition(":")
+    if not (colon and name in SOURCES and description_of(images.spec).is_path):
         return
     root, inside = Path(place).expanduser().resolve(), out.resolve()
-    if root not in inside.parents:
+    if not root.is_dir() or root not in inside.parents:
         return
     first, split = images.names[0].split("/")[0], images.split.split(" without ")[0]
     has_splits = first == split and first.lower() in FOLDER_SPLITS and (root / first).is_dir()

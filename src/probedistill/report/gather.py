@@ -19,6 +19,7 @@ from ..analysis.kinds import read_in
 from ..config import ImagesConfig
 from ..encoders.load import load_encoder
 from ..encoders.named import encoder_config
+from ..encoders.trust import check_file_options
 from ..errors import UserError
 from ..features.classes import neighbours
 from ..features.extract import extract_features
@@ -272,9 +273,12 @@ def _images_config(path: Path) -> ImagesConfig:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         known = {k: v for k, v in content.items() if k in ImagesConfig.__dataclass_fields__}
+        check_file_options(known, f"config {str(path)!r}")
         if known.get("data_dir") is not None:
             known["data_dir"] = Path(known["data_dir"])
         return ImagesConfig(**known)
+    except UserError:
+        raise
     except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
         raise UserError(f"{str(path)!r} does not say which images the run used; leave --real-images out") from error
 
