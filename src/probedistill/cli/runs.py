@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from ..config import DistillConfig, EncoderConfig, EvaluateConfig, ImagesConfig, RunConfig
 from ..errors import UserError
@@ -14,6 +14,7 @@ from .app import EncoderOptions, Images, Probes, command, flat, show
 
 if TYPE_CHECKING:
     from ..encoders.encoder import Encoder
+    from ..features.store import FeatureStore
     from ..store.distilled import DistilledSet
 
 
@@ -170,20 +171,29 @@ def baseline(
     settings: Annotated[_BaselineOptions, flat("Protocol")] | None = None,
     *,
     images_per_class: int = 1,
+    save: Literal["random", "centroids", "herding", "kmedoids"] | None = None,
+    seed: int = 0,
     out: Path | None = None,
     cache: Path | None = None,
     progress: bool = True,
 ) -> None:
-    """Score linear probes on real images alone: random, class medoids, full data.
+    """Score probes on real images alone: random, class medoids, herding, k-means medoids, full data.
 
     Example: probedistill baseline --images folder:photos --encoder efficientnet_lite0 --input-size 112
+
+    With --save herding --out runs/herding the images are kept as a set like any other: transfer, export and report
+    take it, and evaluate scores it.
 
     Parameters
     ----------
     images_per_class:
         Real images per class of the small rows.
+    save:
+        Keep the images of this baseline as a set in the folder --out, in place of scoring all baselines.
+    seed:
+        Seed of what --save draws.
     out:
-        JSON file for the scores.
+        JSON file for the scores, row by row; with --save the folder for the set.
     cache:
         Folder of feature banks; default: $PROBEDISTILL_CACHE or ~/.cache/probedistill.
     progress:
@@ -191,26 +201,61 @@ def baseline(
     """
     from ..encoders.load import load_encoder
     from ..evaluation.protocol import evaluate as run_evaluate
+    from ..features.store import FeatureStore
     from ..images.splits import load_splits
+    from ..probes.kinds import check_probes
     from ..store.files import check_writable
 
     settings = settings or _BaselineOptions()
     settings.check()
+    check_probes(settings.probes)
     if "neighbours" in settings.baselines:
         raise UserError("baselines 'neighbours' are those of distilled images; leave it out, or use evaluate")
+    store = FeatureStore(cache, images.strict, progress)
+    if save is not None:
+        _save_baseline(save, images, encoder, images_per_class, seed, out, store)
+        return
     if out is not None:
         if out.is_dir():
-            raise UserError(f"out {str(out)!r} is a folder; give the name of a JSON file")
+            raise UserError(f"out {str(out)!r} is a folder; give the name of a JSON file, or --save a baseline there")
         check_writable(out.parent)
     train, test = load_splits(images)
     result = run_evaluate(
-        None, load_encoder(encoder), train, test, settings,
-        images_per_class=images_per_class, cache=cache, strict=images.strict, progress=progress,
-    )  # fmt: skip
+        None, load_encoder(encoder), train, test, settings, images_per_class=images_per_class, out=out, features=store
+    )
     show(result)
     if out is not None:
-        result.save(out)
         show(f"scores: {out}")
+
+
+def _save_baseline(
+    choice: str,
+    images: ImagesConfig,
+    encoder: EncoderConfig,
+    images_per_class: int,
+    seed: int,
+    out: Path | None,
+    store: FeatureStore,
+) -> None:
+    from ..distillation.folder import write_config
+    from ..encoders.load import load_encoder
+    from ..evaluation.real_sets import real_set
+    from ..images.splits import load_splits
+    from ..show.previews import save_grid
+    from ..store.files import check_writable
+
+    if out is None:
+        raise UserError(f"save {choice!r} needs a folder for the set; add --out runs/{choice}")
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        raise UserError(f"out {str(out)!r} is there already; give another folder")
+    check_writable(out)
+    train, _ = load_splits(images)
+    found = real_set(choice, load_encoder(encoder), train, images_per_class=images_per_class, seed=seed, features=store)
+    found.save(out)
+    write_config(out / "config.yaml", images, encoder, None)
+    save_grid(out / "preview.png", found.images, [found.class_names[i] for i in found.labels.tolist()])
+    show(f"{len(found)} real images of {len(found.class_names)} classes → {out}")
+    show(f"score:  probedistill evaluate {quote(str(out))} --config {quote(str(out / 'config.yaml'))}")
 
 
 @command(ImagesConfig, EncoderConfig)
@@ -239,16 +284,15 @@ def features(
         Show progress bars.
     """
     from ..encoders.load import load_encoder
-    from ..features.extract import extract_features
+    from ..features.store import FeatureStore
     from ..images.splits import load_splits
     from ..machine.places import cache_folder
 
     train, test = load_splits(images)
     model = load_encoder(encoder)
+    store = FeatureStore(cache, images.strict, progress)
     for part, count in ((train, views), (test, 0)):
-        bank = extract_features(
-            model, part, views=count, seed=seed, cache=cache, strict=images.strict, progress=progress
-        )
+        bank = store.of(model, part, views=count, seed=seed)
         show(f"{part.split}: {len(bank):,} images × {1 + count} views × {model.dim} features")
     show(f"kept in {cache_folder(cache) / 'features'}")
 

@@ -213,7 +213,7 @@ def start_run(
                 _remove_results(folder)
             evolution.remove_later(folder, step)
             if images is not None and encoder is not None:
-                _write_config(folder / "config.yaml", images, encoder, about.config)
+                write_config(folder / "config.yaml", images, encoder, about.config)
         except OSError as error:
             raise cannot_write(folder, error) from error
         except UserError:
@@ -359,9 +359,18 @@ def read_info(folder: Path) -> dict[str, str]:
     return lines
 
 
-def _write_config(path: Path, images: ImagesConfig, encoder: EncoderConfig, settings: DistillConfig) -> None:
-    """Write the YAML file that repeats a run: ``probedistill distill --config FILE --out FOLDER``."""
-    content = {**_plain_values(asdict(images)), **_plain_values(asdict(encoder)), **settings.to_dict()}
+def write_config(path: Path, images: ImagesConfig, encoder: EncoderConfig, settings: DistillConfig | None) -> None:
+    """Write the YAML file that repeats a run: ``probedistill distill --config FILE --out FOLDER``.
+
+    Args:
+        path: The file.
+        images: The images.
+        encoder: The encoder.
+        settings: How they were distilled; ``None`` for images that were not.
+    """
+    content = {**_plain_values(asdict(images)), **_plain_values(asdict(encoder))}
+    if settings is not None:
+        content |= settings.to_dict()
     text = yaml.safe_dump(without_none(content), sort_keys=False)
     with whole_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

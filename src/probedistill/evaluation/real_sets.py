@@ -1,0 +1,80 @@
+"""Real images of a baseline as a set like any other, so that they can be evaluated, transferred and exported."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .._version import __version__
+from ..config import CanvasConfig, DistillConfig
+from ..encoders.encoder import Encoder
+from ..errors import UserError, unknown_name
+from ..features.bank import FeatureBank
+from ..features.classes import herding, k_medoids, medoids, random_images
+from ..features.store import FeatureStore
+from ..images.labelled import LabelledImages
+from ..store.distilled import DistilledSet
+from ..store.run_record import EncoderRecord, ImagesRecord, RunRecord
+
+CHOICES: dict[str, Callable[[FeatureBank, int, int], Tensor]] = {
+    "random": lambda bank, count, seed: random_images(bank, count, seed=seed),
+    "centroids": lambda bank, count, seed: medoids(bank, count),
+    "herding": lambda bank, count, seed: herding(bank, count),
+    "kmedoids": lambda bank, count, seed: k_medoids(bank, count, seed=seed),
+}
+"""Name of a baseline → the rows that it takes of a bank, so many of each class."""
+
+
+def real_set(
+    choice: str,
+    encoder: Encoder,
+    train: LabelledImages,
+    *,
+    images_per_class: int = 1,
+    seed: int = 0,
+    features: FeatureStore | None = None,
+) -> DistilledSet:
+    """Real images that stand for their classes, cut to the encoder's input.
+
+    Args:
+        choice: One of `CHOICES`.
+        encoder: The encoder that chooses them.
+        train: The real images.
+        images_per_class: Number of images for each class.
+        seed: Seed of what is drawn.
+        features: Where features come from.
+
+    Raises:
+        UserError: Unknown choice, or a class has too few images.
+    """
+    if choice not in CHOICES:
+        raise unknown_name("baseline to save", choice, CHOICES)
+    if images_per_class < 1:
+        raise UserError(f"images_per_class {images_per_class} must be at least 1")
+    bank = (features or FeatureStore()).of(encoder, train)
+    rows = CHOICES[choice](bank, images_per_class, seed)
+    images = [encoder.centre_view(train.load(index)) for index in bank.indices[rows].tolist()]
+    run = RunRecord(
+        finished=True,
+        config=DistillConfig(
+            method=choice, steps=0, images_per_class=images_per_class, seed=seed, canvas=CanvasConfig(init="real")
+        ),
+        encoders=(
+            EncoderRecord(
+                name=encoder.name,
+                fingerprint=encoder.fingerprint,
+                input_size=encoder.input_size,
+                dim=encoder.dim,
+                precision=encoder.precision,
+            ),
+        ),
+        images=ImagesRecord(spec=train.spec, split=train.split, count=len(train), fingerprint=train.fingerprint),
+        class_names=tuple(train.class_names),
+        versions={"probedistill": __version__},
+        device=str(encoder.device),
+        skipped=tuple(bank.skipped),
+        begun_from="real",
+    )
+    return DistilledSet(torch.stack(images), bank.labels[rows], tuple(train.class_names), run)
