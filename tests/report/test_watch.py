@@ -1,19 +1,17 @@
-"""Watching a run: what is said in each state, the page, and that the run's folder is only read."""
+"""Watching a run: what is said in each state, and that the run's folder is only read."""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import threading
 import time
-import urllib.error
-import urllib.request
 from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from conftest import wait_for
 from helpers_report import make_run, write
@@ -74,7 +72,6 @@ def test_other_folders_are_refused(tmp_path, run_cli):
     (tmp_path / "notes.txt").write_text("")
     assert "holds no run" in run_cli("watch", tmp_path).error()
     assert "is a file" in run_cli("watch", tmp_path / "notes.txt").error()
-    assert "port 70000 must be between" in run_cli("watch", tmp_path / "x", "--port", 70000).error()
 
 
 def test_a_finished_run_ends_it(tmp_path, run_cli):
@@ -108,38 +105,25 @@ def test_it_waits_for_the_run_and_follows_it_to_its_end(tmp_path, run_cli):
     assert last == "finished: step 2 of 2, loss 1.0000, 6 s"
 
 
-def get(address: str, **headers: str) -> tuple[int, str, bytes]:
-    try:
-        with urllib.request.urlopen(urllib.request.Request(address, headers=headers), timeout=30) as answer:
-            return answer.status, answer.headers["Content-Type"], answer.read()
-    except urllib.error.HTTPError as error:
-        return error.code, "", b""
-
-
-def test_the_page(under_way, start_process):
+def test_the_folder_is_only_read_and_ctrl_c_ends_it(under_way, start_process):
     before = {path: path.stat().st_mtime_ns for path in under_way.iterdir()}
-    process = start_process("watch", under_way, "--port", 0)
-    address = process.stdout.readline().removeprefix("page: ").strip()
-    assert address.startswith("http://127.0.0.1:")
-    assert get(address)[:2] == (200, "text/html; charset=utf-8")
-    status, kind, content = get(f"{address}progress")
-    assert (status, kind) == (200, "application/json")
-    assert json.loads(content)["step"] == 10
-    assert get(f"{address}preview.png?3") == (200, "image/png", b"png")
-    assert get(f"{address}curves.png")[2].startswith(b"\x89PNG")
-    for other in ("run.json", "../run.json", "images/", "%2e%2e/run.json", "preview.png/"):
-        assert get(address + other)[0] == 404
-    assert get(f"{address}progress", Host="elsewhere.example")[0] == 403
+    process = start_process("watch", under_way)
+    assert process.stdout.readline().startswith("step 10 of 40")
     process.send_signal(signal.SIGINT)
     assert process.wait(30) == 130
     assert process.stderr.read() == "probedistill: stopped\n"
     assert {path: path.stat().st_mtime_ns for path in under_way.iterdir()} == before
 
 
-def test_a_taken_port(under_way, start_process, run_cli):
-    process = start_process("watch", under_way, "--port", 0)
-    port = process.stdout.readline().strip().rstrip("/").rpartition(":")[2]
-    assert f"port {port} cannot be used" in run_cli("watch", under_way, "--port", port).error()
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+def test_a_terminal_of_any_encoding(under_way, encoding):
+    folder = under_way.rename(under_way.with_name("caf\u00e9 \u732b \x1b[2J"))
+    with (folder / "shown.txt").open("w", encoding=encoding, errors="strict") as file:
+        Console(file=file, width=300).print(_view(folder, read_progress(folder), encoding))
+    text = (folder / "shown.txt").read_text(encoding=encoding)
+    assert "\x1b" not in text
+    assert ("█" in text) == (encoding == "utf-8")
+    assert ("#" in text) == (encoding != "utf-8")
 
 
 @pytest.mark.slow

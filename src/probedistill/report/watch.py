@@ -1,24 +1,16 @@
-"""Follow a run while it is under way, in the terminal or in a browser; only ever reads the run's folder.
+"""Follow a run in the terminal while it is under way; only ever reads the run's folder.
 
 What is shown comes from ``RUN/progress.json``, and from ``RUN/run.json`` when the run is finished.
 """
 
 from __future__ import annotations
 
-import io
-import json
-import threading
 import time
-import webbrowser
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
-from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -29,11 +21,13 @@ from rich.text import Text
 from ..errors import UserError
 from ..store.layout import PROGRESS, RUN
 from ..store.run_record import read_progress_file, read_run
+from ..text import encodable, printable
 
 _LOOK_EVERY_SECONDS = 1.0
 _LOG_EVERY_SECONDS = 15.0
 _QUIET_SECONDS = 30.0  # without news for longer, a run may have been killed
-_BLOCKS = "▁▂▃▄▅▆▇█"
+BLOCKS = "▁▂▃▄▅▆▇█"
+ASCII_BLOCKS = "_.:-=+*#"
 
 
 @dataclass(frozen=True)
@@ -124,33 +118,29 @@ def _written(path: Path, otherwise: float) -> float:
 # The terminal
 
 
-def watch(folder: Path | str, *, port: int | None = None, open_browser: bool = False) -> None:
-    """Show a run until it is finished; a run that has not started yet is waited for.
+def watch(folder: Path | str) -> None:
+    """Show a run in the terminal until it is finished; a run that has not started yet is waited for.
+
+    On a terminal the view is live; in a log file a line is added every 15 seconds. Ctrl-C ends it and leaves the run
+    alone.
 
     Args:
         folder: The run's folder; nothing is written there.
-        port: Also serve a page at http://127.0.0.1:PORT to this machine alone; 0 takes a free port.
-        open_browser: Open that page.
 
     Raises:
-        UserError: ``folder`` holds something else, or the port is taken.
+        UserError: ``folder`` holds something else.
     """
     folder = Path(folder)
     progress = read_progress(folder)
     console = Console()
-    with _served(folder, port if port is not None or not open_browser else 0) as address:
-        if address is not None:
-            console.print(Text(f"page: {address}"), soft_wrap=True, highlight=False)
-            if open_browser:
-                webbrowser.open(address)
-        if console.is_terminal:
-            with Live(_view(folder, progress), console=console, auto_refresh=False) as live:
-                for current in _until_finished(folder, progress):
-                    live.update(_view(folder, current), refresh=True)
-        else:
-            _log(folder, progress)
-        console.print(Text(read_progress(folder).line()), soft_wrap=True, highlight=False)
-        console.print(Text(f"images: {folder / 'preview.png'}"), soft_wrap=True, highlight=False)
+    if console.is_terminal:
+        with Live(_view(folder, progress, console.encoding), console=console, auto_refresh=False) as live:
+            for current in _until_finished(folder, progress):
+                live.update(_view(folder, current, console.encoding), refresh=True)
+    else:
+        _log(folder, progress, console.encoding)
+    for line in (read_progress(folder).line(), f"images: {folder / 'preview.png'}"):
+        console.print(_text(line, console.encoding), soft_wrap=True, highlight=False)
 
 
 def _until_finished(folder: Path, progress: Progress) -> Iterator[Progress]:
@@ -161,29 +151,38 @@ def _until_finished(folder: Path, progress: Progress) -> Iterator[Progress]:
         yield progress
 
 
-def _log(folder: Path, progress: Progress) -> None:
-    """In a log file: a line when the state changes, else every 15 seconds."""
+def _log(folder: Path, progress: Progress, encoding: str) -> None:
+    """Print a line when the state changes, else every 15 seconds."""
     state, logged = "", 0.0
     for current in _until_finished(folder, progress):
         if current.state != "finished" and (current.state != state or time.monotonic() - logged >= _LOG_EVERY_SECONDS):
             state, logged = current.state, time.monotonic()
-            print(current.line(), flush=True)
+            print(encodable(current.line(), encoding), flush=True)
 
 
-def _view(folder: Path, progress: Progress) -> Group:
+def _view(folder: Path, progress: Progress, encoding: str = "utf-8") -> Group:
+    def row(name: str, text: str) -> None:
+        table.add_row(name, _text(text, encoding))
+
     table = Table.grid(padding=(0, 2))
     if progress.steps:
         table.add_row("steps", Bar(total=progress.steps, completed=progress.step, width=40))
     if progress.losses:
-        table.add_row("loss", f"{sparkline(progress.losses)}  {progress.losses[0]:.4f} → {progress.losses[-1]:.4f}")
+        drawn = sparkline(progress.losses, blocks=BLOCKS if encoding.lower().startswith("utf") else ASCII_BLOCKS)
+        row("loss", f"{drawn}  {progress.losses[0]:.4f} → {progress.losses[-1]:.4f}")
     if progress.accuracy:
-        table.add_row("probe", ", ".join(f"step {k}: {100 * v:.1f} %" for k, v in progress.accuracy[-4:]))
+        row("probe", ", ".join(f"step {k}: {100 * v:.1f} %" for k, v in progress.accuracy[-4:]))
     if (folder / "preview.png").exists():
-        table.add_row("images", Text(str(folder / "preview.png")))
-    return Group(Text(f"{folder.name or folder}: {progress.line()}"), table)
+        row("images", str(folder / "preview.png"))
+    return Group(_text(f"{folder.name or folder}: {progress.line()}", encoding), table)
 
 
-def sparkline(values: Sequence[float], width: int = 40) -> str:
+def _text(text: str, encoding: str) -> Text:
+    """Text that is shown letter by letter, with names that act on nothing."""
+    return Text(encodable(printable(text), encoding))
+
+
+def sparkline(values: Sequence[float], width: int = 40, blocks: str = BLOCKS) -> str:
     """Numbers as a line of blocks, each the mean of an equal share of them.
 
     >>> sparkline([4, 3, 2, 1, 0])
@@ -191,8 +190,8 @@ def sparkline(values: Sequence[float], width: int = 40) -> str:
     """
     means = bucket_means(values, width)
     low, high = min(means), max(means)
-    scale = (len(_BLOCKS) - 1) / (high - low) if high > low else 0.0
-    return "".join(_BLOCKS[int((mean - low) * scale)] for mean in means)
+    scale = (len(blocks) - 1) / (high - low) if high > low else 0.0
+    return "".join(blocks[int((mean - low) * scale)] for mean in means)
 
 
 def bucket_means(values: Sequence[float], most: int) -> list[float]:
@@ -200,151 +199,3 @@ def bucket_means(values: Sequence[float], most: int) -> list[float]:
     count = min(most, len(values))
     edges = [round(i * len(values) / count) for i in range(count + 1)] if count else []
     return [sum(values[a:b]) / (b - a) for a, b in pairwise(edges)]
-
-
-# ---------------------------------------------------------------------------------------------------
-# The page
-
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>probedistill watch</title>
-<style>
-:root { color-scheme: light dark; --text: #22262e; --quiet: #5b6270; --ground: #f7f6f3; --full: #2b6c99 }
-@media (prefers-color-scheme: dark) {
-  :root { --text: #e6e4df; --quiet: #a4a9b4; --ground: #16181d; --full: #7db4dc }
-}
-body { font: 16px/1.5 system-ui, sans-serif; color: var(--text); background: var(--ground); margin: 2rem auto;
-  max-width: 60rem; padding: 0 1rem }
-h1 { font-size: 1.25rem; overflow-wrap: anywhere } h2 { font-size: 1rem; color: var(--quiet); margin-top: 2rem }
-img { max-width: 100%; border-radius: 8px } progress { width: 100%; accent-color: var(--full) }
-</style></head><body><main>
-<h1 id="title">probedistill watch</h1>
-<p id="line" role="status">…</p>
-<progress id="bar" max="1" value="0" aria-label="steps done"></progress>
-<h2>Loss and accuracy</h2><img id="curves" alt="loss and probe accuracy over the steps" hidden>
-<h2>Images</h2><img id="preview" alt="the synthetic images as they are now" hidden>
-</main><script>
-"use strict";
-const at = id => document.getElementById(id);
-let shown = -1;
-async function look() {
-  let next = 2000;
-  try {
-    const now = await (await fetch("/progress", {cache: "no-store"})).json();
-    at("title").textContent = document.title = now.name;
-    at("line").textContent = now.line;
-    if (now.steps) { at("bar").max = now.steps; at("bar").value = now.step; }
-    if (now.step !== shown || now.state === "finished") {
-      shown = now.step;
-      for (const name of ["curves", "preview"]) {
-        const picture = new Image();
-        picture.onload = () => { at(name).src = picture.src; at(name).hidden = false; };
-        picture.src = `/${name}.png?${Date.now()}`;
-      }
-    }
-    if (now.state === "finished") next = 0;
-  } catch {
-    at("line").textContent += at("line").textContent.endsWith("⏹") ? "" : " – the watching command has ended ⏹";
-  }
-  if (next) setTimeout(look, next);
-}
-look();
-</script></body></html>
-"""
-
-
-@contextmanager
-def _served(folder: Path, port: int | None) -> Iterator[str | None]:
-    """Serve the page to this machine while the block runs; yield its address."""
-    if port is None:
-        yield None
-        return
-    if not 0 <= port <= 65535:
-        raise UserError(f"port {port} must be between 0 (any free one) and 65535")
-    try:
-        server = ThreadingHTTPServer(("127.0.0.1", port), _handler(folder))
-    except OSError as error:
-        raise UserError(f"port {port} cannot be used: {error.strerror}; give another, or 0 for any free one") from error
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/"
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
-def _handler(folder: Path) -> type[BaseHTTPRequestHandler]:
-    drawing = threading.Lock()
-
-    class Handler(BaseHTTPRequestHandler):
-        """Answers four names and nothing else; no part of a request becomes a path."""
-
-        def do_GET(self) -> None:
-            """Send the page, the progress or a picture."""
-            # Another site's script that got its own host name pointed at this machine must not read along.
-            if self.headers.get("Host", "").rpartition(":")[0] not in ("127.0.0.1", "localhost"):
-                self.send_error(HTTPStatus.FORBIDDEN)
-                return
-            answers = {"/": _page, "/progress": _progress, "/curves.png": _curves, "/preview.png": _preview}
-            answer = answers.get(self.path.partition("?")[0])
-            try:
-                if answer is None:
-                    raise FileNotFoundError
-                with drawing:
-                    kind, content = answer(folder)
-            except (OSError, UserError):
-                self.send_error(HTTPStatus.NOT_FOUND)
-                return
-            self.send_response(HTTPStatus.OK)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(content)))
-            self.send_header("Cache-Control", "no-store")
-            self.send_header("X-Content-Type-Options", "nosniff")
-            policy = "default-src 'none'; img-src 'self'; connect-src 'self'; style-src 'unsafe-inline'"
-            self.send_header("Content-Security-Policy", f"{policy}; script-src 'unsafe-inline'")
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *arguments: Any) -> None:
-            """Say nothing: the terminal shows the run."""
-
-    return Handler
-
-
-def _page(folder: Path) -> tuple[str, bytes]:
-    return "text/html; charset=utf-8", _PAGE.encode()
-
-
-def _progress(folder: Path) -> tuple[str, bytes]:
-    now = read_progress(folder)
-    content = {"name": folder.name, "line": now.line(), "state": now.state, "step": now.step, "steps": now.steps}
-    return "application/json", json.dumps(content).encode()
-
-
-def _preview(folder: Path) -> tuple[str, bytes]:
-    return "image/png", (folder / "preview.png").read_bytes()
-
-
-def _curves(folder: Path) -> tuple[str, bytes]:
-    now = read_progress(folder)
-    if not now.losses:
-        raise FileNotFoundError
-    return "image/png", _drawn(now.losses, now.accuracy)
-
-
-@lru_cache(maxsize=1)  # several pages may look at one run
-def _drawn(losses: tuple[float, ...], accuracy: tuple[tuple[int, float], ...]) -> bytes:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3), dpi=110, layout="constrained")
-    left, right = figure.subplots(1, 2)
-    means = bucket_means(losses, 500)
-    steps = [(i + 1) * len(losses) / len(means) for i in range(len(means))]
-    left.plot(steps, means, linewidth=1, marker="." if len(means) < 30 else None)
-    left.set(xlabel="step", ylabel="loss")
-    right.plot([step for step, _ in accuracy], [100 * value for _, value in accuracy], marker="o")
-    right.set(xlabel="step", ylabel="probe accuracy, %", xlim=(0, None), visible=bool(accuracy))
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png")
-    return stream.getvalue()
