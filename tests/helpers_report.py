@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from helpers_runs import encoder_record, run_record
-from probedistill import AugmentConfig, DistillConfig, DistilledSet, TransferConfig
+from probedistill import AugmentConfig, DistillConfig, DistilledSet, EvaluateConfig, TransferConfig
 from probedistill.analysis.alignment import Alignment, AlignmentOptions, Chance, Space, TransferCorrelation
 from probedistill.analysis.base import Analysis, EncoderAbout, ImagesAbout
 from probedistill.analysis.bias import (
@@ -26,6 +26,8 @@ from probedistill.analysis.geometry import ClassGeometry, ClassTest, Geometry, M
 from probedistill.analysis.matrix import RealImages, Source, TransferMatrix
 from probedistill.analysis.similarity import METRICS
 from probedistill.analysis.statistics import Correlation
+from probedistill.evaluation.result import Context, Evaluation, Row, ScoredBy, ScoredOn
+from probedistill.probes.scores import Scores
 from probedistill.show.previews import save_sprite
 
 SCRIPT = "<script>alert(1)</script>"
@@ -55,21 +57,25 @@ def make_run(
     for step in (0, 20, 40):
         save_sprite(folder, step, images * step / 40)
     (folder / "config.yaml").write_text("images: folder:photos\nencoder: tiny\n")
-    write(folder / "evaluation-tiny.json", evaluation(class_names, count))
+    evaluation(class_names, count).save(folder / "evaluation-tiny.json")
     return folder
 
 
-def evaluation(class_names: Sequence[str], images: int) -> dict[str, Any]:
-    """Scores as `probedistill evaluate` writes them."""
+def evaluation(class_names: Sequence[str], images: int) -> Evaluation:
+    """Scores of a distilled set beside real images, over three seeds that are a point apart."""
 
-    def row(name: str, count: int, top1: float) -> dict[str, Any]:
-        scores = [{"top1": top1, "balanced": top1, "per_class": dict.fromkeys(class_names, top1)}]
-        return {"name": name, "probe": "ridge", "images": count, "top1": top1, "std": 0.01, "scores": scores}
+    def scores(top1: float) -> Scores:
+        return Scores(top1, None, dict.fromkeys(class_names, top1), None, None, 60, top1)
 
-    return {
-        "context": {"title": "tiny at 24 px", "encoder": {"name": "tiny", "input_size": 24}},
-        "rows": [row("distilled", images, 0.618), row("random real", images, 0.431), row("full real data", 60, 0.923)],
-    }
+    def row(name: str, count: int, top1: float) -> Row:
+        return Row(name, "ridge", count, tuple(scores(top1 + by) for by in (-0.01, 0.0, 0.01)))
+
+    rows = (row("distilled", images, 0.618), row("random real", images, 0.431), row("full real data", 60, 0.923))
+    context = Context(
+        "tiny at 24 px", ScoredBy("tiny", "ab" * 32, 24, "fp32"), ScoredOn("folder:photos", "test", 60, "cd" * 32),
+        EvaluateConfig(), AugmentConfig(), tuple(class_names),
+    )  # fmt: skip
+    return Evaluation(rows, context)
 
 
 def results(class_names: Sequence[str]) -> dict[str, Analysis]:

@@ -7,10 +7,12 @@ Screenshots are kept in $PROBEDISTILL_ARTEFACTS, or with the tests' temporary fi
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from conftest import TINY, wait_for
 from helpers_report import SCRIPT, long_names, make_run, results
@@ -19,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install 'probedistill[dev]'")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python")
-pytest.importorskip("plotly", reason="needs plotly: pip install 'probedistill[report]'")
+pytest.importorskip("jinja2", reason="needs jinja2: pip install 'probedistill[report]'")
 
 CLASSES = ("cat", "dog", SCRIPT, "hen")
 SIZES = {"phone": (360, 740), "desktop": (1280, 900)}
@@ -159,30 +161,38 @@ def test_long_names_on_a_phone(open_page, long_file, tmp_path):
     for width in (360, 400):
         page = open_page(file=long_file)
         page.set_viewport_size({"width": width, "height": 740})
-        for chart in page.locator("#comparisons .chart").all()[:2]:
-            chart.scroll_into_view_if_needed()
-            chart.locator(".main-svg").first.wait_for()
-        heat, bars = page.evaluate(LABELS)[:2]
-        assert len(heat["labels"]) == 12
-        assert len(bars["labels"]) >= 6
-        assert [label for label in heat["labels"] + bars["labels"] if not label["shown"]] == []
-        assert bars["legend"] <= bars["plot"] + 1
+        pictures = page.evaluate(LINES_OF_TEXT)
+        assert len(pictures) >= 2
+        for lines in pictures:
+            assert [line for line in lines if not line["inside"]] == []
+            for i, one in enumerate(lines):
+                assert [other["text"] for other in lines[:i] if overlap(one["box"], other["box"])] == []
+        said = ["".join(line["text"] for line in lines).replace(" ", "") for lines in pictures]
+        assert any("timm:vit_small_patch14_dinov2.lvd142mat600px" in text for text in said)
+        assert any("landbirdwithalongname0/bambooforestintherain0" in text for text in said)
         page.screenshot(path=artefacts(tmp_path) / f"report-long-{width}.png", full_page=True)
         page.locator(".gallery button").first.click()
         assert page.get_by_role("button", name="Close").bounding_box()["height"] < 45  # one line
         assert page.evaluate("document.getElementById('viewer').scrollWidth") <= width
 
 
-LABELS = """[...document.querySelectorAll('#comparisons .chart')].map(chart => {
-    const box = chart.getBoundingClientRect(), bottom = (s) => chart.querySelector(s)?.getBoundingClientRect().bottom;
-    const labels = [...chart.querySelectorAll('.xtick text, .ytick text')].map(text => {
-        const at = text.getBoundingClientRect(), style = getComputedStyle(text);
-        return { name: text.textContent, shown: at.width > 0 && style.display !== 'none' && style.opacity !== '0'
-            && at.left >= box.left - 1 && at.right <= box.right + 1 && at.top >= box.top - 1 };
+LINES_OF_TEXT = """[...document.querySelectorAll('#comparisons svg.figure')].map(svg => {
+    const all = svg.getBoundingClientRect();
+    return [...svg.querySelectorAll('text')].map(text => {
+        const at = text.getBoundingClientRect();
+        return { text: text.textContent, box: [at.left, at.top, at.right, at.bottom],
+            inside: at.left >= all.left - 1 && at.right <= all.right + 1 && at.top >= all.top - 1
+                && at.bottom <= all.bottom + 1 };
     });
-    return { labels, legend: bottom('.legend'), plot: chart.querySelector('.bg')?.getBoundingClientRect().top
-        ?? chart.querySelector('.plot')?.getBoundingClientRect().top };
 })"""
+
+
+def overlap(one, other) -> bool:
+    """Whether two lines of text touch by more than the free space above and below their letters."""
+    across = min(one[2], other[2]) - max(one[0], other[0])
+    down = min(one[3], other[3]) - max(one[1], other[1])
+    height, width = min(one[3] - one[1], other[3] - other[1]), min(one[2] - one[0], other[2] - other[0])
+    return across > 0.25 * min(width, height) and down > 0.4 * min(width, height)
 
 
 def test_evolution_slider(open_page):
@@ -202,16 +212,52 @@ def test_evolution_slider(open_page):
     assert place.get_by_role("button", name="Play").is_visible()
 
 
-def test_hover_shows_the_name_of_a_point(open_page):
+def test_hover_finds_the_name_of_a_point_and_of_a_cell(open_page):
     page = open_page()
-    chart = page.locator("#r0-geometry .chart")
-    chart.scroll_into_view_if_needed()
-    points = chart.locator(".point")
-    points.last.wait_for()
-    points.last.hover(force=True)
-    label = chart.locator(".hovertext")
-    label.first.wait_for()
-    assert "synthetic · " in label.first.text_content()
+    for place, said in (("#r0-analyses", "synthetic · "), ("#comparisons", " → other: ")):
+        titled = page.locator(f"{place} svg.figure :is(circle, path, rect):has(title)")
+        found = [element for element in titled.all() if said in element.locator("title").text_content()]
+        assert found
+        found[-1].scroll_into_view_if_needed()
+        assert said in found[-1].evaluate(UNDER_ITS_MIDDLE)
+
+
+UNDER_ITS_MIDDLE = """element => {
+    const at = element.getBoundingClientRect();
+    const found = document.elementFromPoint((at.left + at.right) / 2, (at.top + at.bottom) / 2);
+    return found.querySelector('title')?.textContent ?? '';
+}"""
+
+
+def test_wall(open_page):
+    page = open_page()
+    assert page.locator("main > section").first.get_attribute("id") == "wall"
+    buttons = page.locator(".wall button")
+    assert buttons.count() == 2 * len(CLASSES)
+    settle(page, "[...document.querySelectorAll('.wall canvas')].every(c => c.width > 8)")
+    start, result = buttons.first.locator("canvas").all()
+    assert pixels(start)[2] < pixels(result)[2]  # a run of the tests begins with black
+    page.get_by_role("button", name="dog, second").click()
+    assert page.get_by_role("dialog", name="dog").is_visible()
+
+
+def test_save_images_and_tables(open_page, page_file, tmp_path):
+    page = open_page()
+    with page.expect_download() as csv:
+        page.locator("#summary").get_by_role("link", name=re.compile("Save as CSV ?: Runs")).click()
+    assert csv.value.suggested_filename == "Runs.csv"
+    lines = Path(csv.value.path()).read_text("utf-8-sig").splitlines()
+    assert lines[0] == "run,method,encoder,state,images per class,steps,seconds"
+    assert [line.split(",")[0] for line in lines[1:]] == ["first", "second"]
+    with page.expect_download() as sheet:
+        page.locator("#r0").get_by_role("link", name="Save all images").click()
+    assert Image.open(sheet.value.path()).size == (4 * 40, 40)
+    page.locator("#r0 .gallery button").first.click()
+    settle(page, "document.getElementById('viewer-save').href.startsWith('data:image/png')")
+    with page.expect_download() as image:
+        page.get_by_role("link", name="Save this image").click()
+    assert image.value.suggested_filename == "cat.png"
+    assert Image.open(image.value.path()).size == (40, 40)
 
 
 def test_tabs(open_page):
@@ -222,7 +268,7 @@ def test_tabs(open_page):
     assert page.locator("#r1").is_visible()
     assert not page.locator("#r0").is_visible()
     assert page.get_by_role("tab", name="second").get_attribute("aria-selected") == "true"
-    page.locator("#r1-curves .chart .main-svg").first.wait_for()
+    assert page.locator("#r1-curves svg.figure").first.is_visible()
 
 
 def test_theme(open_page):
@@ -253,9 +299,7 @@ def test_copy(open_page):
 @pytest.mark.parametrize("size", SIZES)
 def test_axe_and_screenshot(open_page, size, scheme, tmp_path):
     page = open_page(size, scheme)
-    for chart in page.locator(".chart:visible").all():
-        chart.scroll_into_view_if_needed()
-        chart.locator(".main-svg").first.wait_for()
+    assert page.locator("svg.figure:visible").count() > 5
     assert page.evaluate("document.documentElement.scrollWidth") <= SIZES[size][0]
     page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")
     found = axe.Axe().run(page).response["violations"]
@@ -276,7 +320,6 @@ def test_printed_whole(open_page, tmp_path):
     settle(page, "[...document.querySelectorAll('.gallery canvas')].every(c => c.width > 8)")
     page.pdf(path=tmp_path / "report.pdf")
     assert (tmp_path / "report.pdf").stat().st_size > 20_000
-    assert page.evaluate("document.querySelectorAll('.chart .main-svg').length") > 0
     assert page.evaluate("document.documentElement.dataset.theme") == "dark"  # as it was on the screen
 
     settle(page, "[...document.querySelectorAll('.evolution canvas')].every(c => c.width > 8)")  # hidden runs' too
@@ -284,9 +327,9 @@ def test_printed_whole(open_page, tmp_path):
     page.emulate_media(media="print")
     page.set_viewport_size({"width": 718, "height": 1000})  # A4 within a browser's margins
     page.screenshot(path=artefacts(tmp_path) / "report-print.png", full_page=True)
-    charts = page.evaluate(PRINTED_CHARTS)
-    assert len(charts) == page.locator(".chart").count()
-    assert all(right <= card + 0.5 and width > 400 for right, card, width in charts)
+    drawn = page.evaluate(PRINTED)
+    assert len(drawn) == page.locator("svg.figure").count()
+    assert all(right <= card + 0.5 and width > 100 for right, card, width in drawn)
     assert page.evaluate(EMPTY_HEADINGS) == []
     assert page.evaluate("document.documentElement.scrollWidth") <= 718
     page.set_viewport_size({"width": 1280, "height": 900})
@@ -295,21 +338,18 @@ def test_printed_whole(open_page, tmp_path):
     assert page.locator("details[open]").count() == 0
     assert not page.locator("#r1").is_visible()
     page.get_by_role("tab", name="second").click()
-    page.locator("#r1 .chart").first.scroll_into_view_if_needed()
-    wait_for(lambda: page.evaluate(SECOND_FITS), 20)
+    assert page.locator("#r1 svg.figure").first.is_visible()
 
 
-PRINTED_CHARTS = """[...document.querySelectorAll('.chart')].map(chart => {
-    const svg = chart.querySelector('.main-svg').getBoundingClientRect();
-    return [svg.right, chart.closest('.plot').getBoundingClientRect().right, svg.width];
+PRINTED = """[...document.querySelectorAll('svg.figure')].map(svg => {
+    const at = svg.getBoundingClientRect();
+    return [at.right, svg.closest('.plot').getBoundingClientRect().right, at.width];
 })"""
 EMPTY_HEADINGS = """[...document.querySelectorAll('main h2, main h3')].filter(heading => {
     let height = 0;
     for (let next = heading.nextElementSibling; next; next = next.nextElementSibling) height += next.clientHeight;
     return height < 40;
 }).map(heading => heading.textContent)"""
-SECOND_FITS = """[...document.querySelectorAll('#r1 .chart')].every(chart =>
-    Math.abs(chart.querySelector('.main-svg').clientWidth - chart.clientWidth) < 2)"""
 
 
 def test_real_images_beside(open_page, photos, tmp_path):

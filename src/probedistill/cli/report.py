@@ -69,27 +69,19 @@ def report(
 
 
 @command()
-def watch(
-    run: Path,
-    *,
-    port: int | None = None,
-    open_browser: Annotated[bool, Parameter(name="--open", negative="")] = False,
-) -> None:
+def watch(run: Path) -> None:
     """Follow a run while it is under way: progress, loss, accuracy; ends when the run does.
 
-    Example: probedistill watch runs/photos --port 0 --open
+    Example: probedistill watch runs/photos
 
-    It may be started before the run. It only reads; Ctrl-C ends it and leaves the run alone.
+    It may be started before the run. It only reads; Ctrl-C ends it and leaves the run alone. To look at the images
+    as well, make a report of the unfinished run.
 
     Parameters
     ----------
     run:
         Folder of the run.
-    port:
-        Also serve a page with curves and images to this machine alone; 0 takes a free port.
-    open_browser:
-        Open that page in the browser.
     """
     from ..report.watch import watch as follow
 
-    follow(run, port=port, open_browser=open_browser)
+    follow(run)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +19,7 @@ from ..encoders.load import load_encoder
 from ..encoders.named import encoder_config
 from ..encoders.trust import check_file_options
 from ..errors import UserError
+from ..evaluation.result import Evaluation, load_evaluation
 from ..features.classes import neighbours
 from ..features.extract import extract_features
 from ..images.decode import UnreadableImageError
@@ -48,7 +47,7 @@ class RealImage:
 
 
 @dataclass(frozen=True)
-class RunRecord:
+class ShownRun:
     """What a report shows of a run.
 
     Attributes:
@@ -61,7 +60,7 @@ class RunRecord:
         labels: (m,) int64.
         config: The content of config.yaml, which repeats the run; ``None`` where there is none.
         evolution: (step, sprite) of the snapshots.
-        evaluations: Contents of the evaluation-*.json files, by file name.
+        evaluations: Scores in the evaluation-*.json files, by file name.
         results: Results of analyses in the folder, by kind.
         near: `NEIGHBOURS` real images for each image; ``None`` where real images are not allowed.
     """
@@ -75,7 +74,7 @@ class RunRecord:
     labels: NDArray[np.int64]
     config: str | None
     evolution: tuple[tuple[int, Path], ...]
-    evaluations: dict[str, dict[str, Any]]
+    evaluations: tuple[Evaluation, ...]
     results: dict[str, list[Analysis]] = field(default_factory=dict)
     near: tuple[tuple[RealImage, ...], ...] | None = None
 
@@ -92,7 +91,7 @@ def gather(
     real_images: bool = False,
     cache: Path | None = None,
     progress: bool = True,
-) -> list[RunRecord]:
+) -> list[ShownRun]:
     """Read the folders of runs of the same classes.
 
     Args:
@@ -141,7 +140,7 @@ def _read_run(
     real_images: bool,
     cache: Path | None,
     progress: bool,
-) -> RunRecord:
+) -> ShownRun:
     if not folder.is_dir():
         raise UserError(f"no such folder {str(folder)!r}; give the folder of a run")
     now = read_progress(folder)
@@ -155,7 +154,7 @@ def _read_run(
         if real_images:
             near = _nearest(folder, distilled, cache, progress)
     config = folder / "config.yaml"
-    return RunRecord(
+    return ShownRun(
         folder=folder,
         name=name,
         progress=now,
@@ -165,60 +164,10 @@ def _read_run(
         labels=labels,
         config=config.read_text(encoding="utf-8", errors="replace") if config.is_file() else None,
         evolution=tuple(read_evolution(folder)),
-        evaluations={path.name: _evaluation(path) for path in sorted(folder.glob("evaluation-*.json"))},
+        evaluations=tuple(load_evaluation(path) for path in sorted(folder.glob("evaluation-*.json"))),
         results={name: read_in(folder, kind) for name, kind in kinds.items()},
         near=near,
     )
-
-
-# ---------------------------------------------------------------------------------------------------
-# Result files
-
-
-def read_json(path: Path, what: str) -> dict[str, Any]:
-    """A JSON object.
-
-    Raises:
-        UserError: The file is not there, not JSON, or something else than an object.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{what} file {str(path)!r} is not there; make it first") from error
-    except (OSError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{what} file {str(path)!r} cannot be read: {reason}; make it again or remove it") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{what} file {str(path)!r} holds no JSON object; make it again or remove it")
-    return content
-
-
-def _evaluation(path: Path) -> dict[str, Any]:
-    content = read_json(path, "evaluation")
-    rows, context = content.get("rows"), content.get("context")
-    if not (isinstance(rows, list) and isinstance(context, dict) and all(_is_row(row) for row in rows)):
-        raise UserError(f"evaluation file {str(path)!r} is damaged; make it again with probedistill evaluate")
-    return content
-
-
-def _is_row(row: Any) -> bool:
-    if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("name", "probe")):
-        return False
-    if not all(isinstance(row.get(key), (int, float)) for key in ("top1", "images")):
-        return False
-    scores = row.get("scores")
-    return _is_number_or_none(row.get("std")) and isinstance(scores, list) and all(_is_score(score) for score in scores)
-
-
-def _is_score(score: Any) -> bool:
-    if not isinstance(score, dict):
-        return False
-    per_class = score.get("per_class")
-    return per_class is None or (isinstance(per_class, dict) and all(map(_is_number_or_none, per_class.values())))
-
-
-def _is_number_or_none(value: Any) -> bool:
-    return value is None or isinstance(value, (int, float))
 
 
 # ---------------------------------------------------------------------------------------------------

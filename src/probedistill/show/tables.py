@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import html
+import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -67,19 +69,23 @@ class Table:
     def html(self) -> str:
         """The table as an HTML element, without style of its own."""
 
-        def line(tag: str, cells: Sequence[str]) -> str:
-            kinds = ["" if number < self.left else ' class="number"' for number in range(len(cells))]
-            inside = (html.escape(printable(cell, lines=True)).replace("\n", "<br>") for cell in cells)
-            return "<tr>" + "".join(f"<{tag}{kind}>{cell}</{tag}>" for kind, cell in zip(kinds, inside)) + "</tr>"
+        def line(cells: Sequence[str], *, head: bool) -> str:
+            found = []
+            for number, cell in enumerate(cells):
+                kind = "" if number < self.left else ' class="number"'
+                inside = html.escape(printable(cell, lines=True)).replace("\n", "<br>")
+                scope = "col" if head else "row" if number == 0 else ""
+                found.append(f'<th scope="{scope}"{kind}>{inside}</th>' if scope else f"<td{kind}>{inside}</td>")
+            return f"<tr>{''.join(found)}</tr>"
 
         bodies: list[str] = []
         body = ""
         for number, row in enumerate(self.rows):
             if number in self.sections and body:
                 bodies, body = [*bodies, body], ""
-            body += line("td", row)
+            body += line(row, head=False)
         text = f"<caption>{html.escape(printable(self.title))}</caption>" if self.title else ""
-        text += f"<thead>{line('th', self.columns)}</thead>"
+        text += f"<thead>{line(self.columns, head=True)}</thead>"
         text += "".join(f"<tbody>{part}</tbody>" for part in [*bodies, body] if part)
         note = f"<p>{html.escape(printable(self.caption))}</p>" if self.caption else ""
         return f"<table>{text}</table>{note}"
@@ -89,8 +95,21 @@ class Table:
         names = [" ".join(column.split()) for column in self.columns]
         return [dict(zip(names, row, strict=True)) for row in self.rows]
 
+    def csv(self) -> str:
+        """The table as comma-separated values, as RFC 4180 has them."""
+        lines = io.StringIO()
+        writer = csv.writer(lines)
+        writer.writerow([" ".join(column.split()) for column in self.columns])
+        writer.writerows([[_inert(printable(cell)) for cell in row] for row in self.rows])
+        return lines.getvalue()
+
     def __str__(self) -> str:
         return as_text(self.rich())
+
+
+def _inert(cell: str) -> str:
+    """A cell that no spreadsheet takes for a formula: a name may begin with =."""
+    return f"'{cell}" if cell[:1] in ("=", "@") or (cell[:1] in ("+", "-") and not cell[1:2].isdigit()) else cell
 
 
 def _plain(text: str) -> Text:

@@ -8,12 +8,10 @@
   const system = matchMedia("(prefers-color-scheme: dark)");
   let chosen = null;
   try { chosen = localStorage.getItem("theme"); } catch { /* a file's page may have no storage */ }
-  const themed = [];  // what to do when the theme changes
   function applyTheme() {
     const dark = chosen ? chosen === "dark" : system.matches;
     document.documentElement.dataset.theme = dark ? "dark" : "light";
     at("theme").setAttribute("aria-pressed", String(dark));
-    for (const redraw of themed) redraw();
   }
   at("theme").addEventListener("click", () => {
     chosen = document.documentElement.dataset.theme === "dark" ? "light" : "dark";
@@ -55,33 +53,50 @@
       for (const entry of entries) if (entry.isIntersecting) { near.unobserve(entry.target); entry.target.draw(); }
     }, { rootMargin: "500px" });
 
+    /** Canvases that wait for a sheet: sheet's id → [canvas, place in the sheet, run's key]. */
+    const waiting = new Map();
+    function wait(canvas, key, index) {
+      const { perSheet } = data[key].sheets, id = `${key}-sheets-${Math.floor(index / perSheet)}`;
+      if (!waiting.has(id)) waiting.set(id, []);
+      waiting.get(id).push([canvas, index % perSheet, key]);
+      canvas.draw = () => drawSheet(id);
+      near.observe(canvas);
+    }
+    async function drawSheet(id) {
+      const canvases = waiting.get(id);
+      if (!canvases) return;
+      waiting.delete(id);
+      const bitmap = await sheet(id);
+      for (const [canvas, place, key] of canvases) {
+        const { cell, columns } = data[key].sheets;
+        near.unobserve(canvas);
+        cut(canvas, bitmap, place, columns, cell, Math.min(cell, 160));
+        canvas.classList.toggle("crisp", cell < 96);
+      }
+      bitmap.close();
+    }
+
+    for (const button of all(".wall button")) {
+      const key = button.dataset.run, index = Number(button.dataset.index), start = button.querySelector(".start");
+      wait(button.querySelector(".result"), key, index);
+      if (start) {
+        const { evolution } = data[key];
+        start.draw = async () => {
+          const bitmap = await sprite(key, 0);
+          cut(start, bitmap, index, evolution.columns, spriteCell(bitmap, evolution));
+          start.classList.toggle("crisp", data[key].sheets.cell < 96);
+        };
+        near.observe(start);
+      }
+      button.addEventListener("click", () => openViewer(key, index));
+    }
+
     for (const gallery of all(".gallery")) {
       const key = gallery.closest(".run").id, cards = all("li", gallery);
-      const { cell, columns, perSheet } = data[key].sheets;
-      const started = new Set();
-      async function drawSheet(number) {
-        if (started.has(number)) return;
-        started.add(number);
-        const bitmap = await sheet(`${key}-sheets-${number}`);
-        cards.slice(number * perSheet, (number + 1) * perSheet).forEach((card, place) => {
-          near.unobserve(card);
-          cut(card.querySelector("canvas"), bitmap, place, columns, cell, Math.min(cell, 160));
-        });
-        bitmap.close();
-      }
       cards.forEach((card, index) => {
-        card.draw = () => drawSheet(Math.floor(index / perSheet));
-        near.observe(card);
+        wait(card.querySelector("canvas"), key, index);
         card.firstElementChild.addEventListener("click", () => openViewer(key, index));
       });
-      // What is never scrolled to is drawn in idle time, so that the page prints whole.
-      let next = 0;
-      const drawNext = () => {
-        if (next * perSheet >= cards.length) return;
-        drawSheet(next++).then(() => idle(drawNext));
-      };
-      idle(drawNext);
-
       const box = gallery.parentElement.querySelector(".filter"), count = gallery.parentElement.querySelector(".count");
       box.addEventListener("input", () => {
         const wanted = box.value.trim().toLocaleLowerCase();
@@ -92,6 +107,19 @@
         });
         count.textContent = wanted ? `${shown} of ${cards.length} images` : `${cards.length} images`;
       });
+    }
+
+    // What is never scrolled to is drawn in idle time, so that the page prints whole.
+    const drawNext = () => {
+      const [id] = waiting.keys();
+      if (id) drawSheet(id).then(() => idle(drawNext));
+      else for (const start of all(".wall .start")) start.draw();
+    };
+    idle(drawNext);
+
+    for (const link of all(".sheet")) {
+      // The address is as long as the sheet: the page holds it once until it is asked for.
+      link.addEventListener("click", () => { link.href = `data:image/webp;base64,${at(link.dataset.sheet).textContent}`; });
     }
 
     // ---- evolution
@@ -170,6 +198,8 @@
         if (still()) cut(canvas, bitmap, index, evolution.columns, spriteCell(bitmap, evolution));
       }
       if (!still()) return;
+      at("viewer-save").href = canvas.toDataURL("image/png");
+      at("viewer-save").download = `${here.title.replace(/[^\p{L}\p{N}]+/gu, "-")}.png`;
       const step = evolution && index < evolution.count ? evolution.steps[Number(value)] : null;
       canvas.setAttribute("aria-label", `distilled image of ${here.title}${step === null ? "" : ` at step ${step}`}`);
       if (step !== null) {
@@ -252,85 +282,13 @@
     });
     if (tabs.length) choose(tabs[0]);
 
-    // ---- plots: plotly starts when the first one comes near, so that the page is there before it
-
-    function startPlotly() {
-      if (window.Plotly) return;
-      const script = document.createElement("script");
-      script.textContent = at("plotly").textContent;
-      document.head.append(script);
-    }
-    function look() {
-      const style = getComputedStyle(document.documentElement);
-      const colour = (name) => style.getPropertyValue(name).trim();
-      return { text: colour("--text"), line: colour("--line"), surface: colour("--surface"), font: style.fontFamily,
-        scale: [[0, colour("--heat-low")], [1, colour("--heat-high")]] };
-    }
-    /** Pixels of the longest of a plot's names, which are HTML. */
-    function longest(names) {
-      const pen = document.createElement("canvas").getContext("2d"), box = document.createElement("textarea");
-      pen.font = `12px ${look().font}`;
-      return Math.max(0, ...names.map((name) => { box.innerHTML = name; return pen.measureText(box.value).width; }));
-    }
-    function layoutOf(chart, plot, width) {
-      const { text, line, surface, font, scale } = look(), narrow = width < 480;
-      const map = plot.data[0].type === "heatmap";
-      const layout = {
-        paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: text, family: font, size: 12 },
-        margin: { l: narrow ? 44 : 56, r: 12, t: 12, b: map ? 8 : 44 }, dragmode: false, hovermode: "closest",
-        hoverlabel: { bgcolor: surface, bordercolor: line, font: { color: text, family: font } },
-        legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 }, ...plot.layout,
-        coloraxis: { colorscale: scale, showscale: false, ...plot.layout.coloraxis },
-      };
-      for (const axis of ["xaxis", "yaxis"]) {
-        layout[axis] = { gridcolor: line, linecolor: line, zerolinecolor: line, automargin: true, ...plot.layout[axis] };
-      }
-      if (map) {  // one text colour that is readable on every cell
-        plot.data[0].textfont = { color: text };
-        // Plotly hides names that leave the plot; there is room for them here.
-        for (const axis of ["xaxis", "yaxis"]) layout[axis].ticklabeloverflow = "allow";
-        if (narrow) {
-          layout.xaxis.tickangle = -60;
-          layout.margin.r = Math.max(12, Math.ceil(longest(layout.xaxis.ticktext) / 2));  // cos 60° of it
-        }
-      }
-      return layout;
-    }
-    const charts = all(".chart"), PAPER = 680;  // pixels that a plot has on A4 and on Letter, with margins
-    for (const chart of charts) {
-      const plot = JSON.parse(chart.nextElementSibling.textContent);
-      const draw = (layout) => {  // anew: `react` would keep the size that the plot had on paper or on the screen
-        window.Plotly.newPlot(chart, plot.data, layout, { displayModeBar: false, responsive: true });
-      };
-      chart.draw = () => {
-        if (chart.drawn) return;
-        startPlotly();
-        chart.drawn = true;
-        draw(layoutOf(chart, plot, chart.clientWidth));
-      };
-      chart.print = () => {
-        startPlotly();
-        chart.drawn = true;
-        const height = parseInt(chart.style.height, 10);
-        draw({ ...layoutOf(chart, plot, PAPER), width: PAPER, height });
-      };
-      themed.push(() => {
-        if (!chart.drawn) return;
-        chart.drawn = false;
-        if (chart.clientWidth) chart.draw();
-        else near.observe(chart);  // it has no width while its run is hidden
-      });
-      near.observe(chart);
-    }
-
-    // ---- print: the page has the screen's width until it is laid out on paper, too late for a plot to follow
+    // ---- print: all of it
 
     let restore = [];
     addEventListener("beforeprint", () => {
       document.documentElement.dataset.theme = "light";
       for (const run of all(".run[hidden]")) { run.hidden = false; restore.push(() => { run.hidden = true; }); }
       for (const one of all("details:not([open])")) { one.open = true; restore.push(() => { one.open = false; }); }
-      for (const chart of charts) chart.print();
     });
     addEventListener("afterprint", () => {
       for (const back of restore) back();

@@ -1,0 +1,91 @@
+"""What made the runs of a report: what they share, and what tells them apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..show.tables import NOTHING, Table
+from ..store.records import as_plain
+from .gather import ShownRun
+
+_IN_THE_SUMMARY = ("method", "steps", "images_per_class")  # settings that `runs_table` has columns for
+
+
+def runs_table(runs: Sequence[ShownRun]) -> Table:
+    """A row for each run: how it was made, and how far it is."""
+    rows = []
+    for run in runs:
+        config, progress = run.about.config, run.progress
+        state = "finished" if run.finished else f"step {progress.step:,} of {progress.steps:,}"
+        encoders = ", ".join(map(str, run.about.encoders)) or NOTHING
+        steps = len(progress.losses) if run.finished else config.steps
+        numbers = (f"{config.images_per_class:,}", NOTHING if steps is None else f"{steps:,}")
+        rows.append((run.name, run.about.method, encoders, state, *numbers, f"{progress.seconds:,.0f}"))
+    columns = ("run", "method", "encoder", "state", "images per class", "steps", "seconds")
+    return Table("", columns, tuple(rows), left=4)
+
+
+def differences(runs: Sequence[ShownRun]) -> Table | None:
+    """The settings in which runs differ, a row for each; ``None`` if there are none, or only one run."""
+    settings = [_flat(as_plain(run.about.config)) for run in runs]
+    names = [name for name in dict.fromkeys(n for s in settings for n in s) if name not in _IN_THE_SUMMARY]
+    rows = [(name, *(_text(s.get(name)) for s in settings)) for name in names]
+    facts = [dict(_facts(run)) for run in runs]
+    rows += [(name, *(fact.get(name, NOTHING) for fact in facts)) for name in ("real images", "device", "versions")]
+    different = tuple(row for row in rows if len(set(row[1:])) > 1)
+    return Table("", ("setting", *(run.name for run in runs)), different, left=len(runs) + 1) if different else None
+
+
+def facts(runs: Sequence[ShownRun]) -> tuple[list[tuple[str, str]], list[list[tuple[str, str]]]]:
+    """(name, text) of what made the runs: what is the same for all of them, and the rest of each."""
+    every = [_facts(run) for run in runs]
+    shared = [fact for fact in every[0] if all(fact in of_run for of_run in every[1:])]
+    own = [
+        [*_state(run), *(fact for fact in of_run if fact not in shared)]
+        for run, of_run in zip(runs, every, strict=True)
+    ]
+    return shared, own
+
+
+def _state(run: ShownRun) -> list[tuple[str, str]]:
+    state = "finished" if run.finished else "not finished"
+    found = [("state", f"{state}: {run.progress.reached()}, {run.progress.seconds:.0f} s")]
+    if run.pixels is not None:
+        files = [path for path in (run.folder / "images").rglob("*") if path.suffix != ".jsonl" and path.is_file()]
+        kib = sum(path.stat().st_size for path in files) / 1024
+        side = run.pixels.shape[1]
+        found.append(("distilled images", f"{len(run.pixels):,} of {side} × {side} px, {kib:,.0f} KiB"))
+    return found
+
+
+def _facts(run: ShownRun) -> list[tuple[str, str]]:
+    about, images = run.about, run.about.images
+    found = [
+        ("method", f"{about.method}, preset {about.config.preset}, {about.config.steps or 0:,} steps"),
+        ("seed", str(about.config.seed)),
+    ]
+    for number, encoder in enumerate(about.encoders, 1):
+        which = f" {number}" if len(about.encoders) > 1 else ""
+        found.append((f"encoder{which}", f"{encoder}, {encoder.precision}, fingerprint {encoder.fingerprint}"))
+    return [
+        *found,
+        ("real images", f"{images.count} of {images.spec} ({images.split})"),
+        ("their fingerprint", images.fingerprint),
+        ("versions", ", ".join(f"{name} {version}" for name, version in about.versions.items())),
+        ("device", about.device),
+    ]
+
+
+def _flat(settings: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """Settings of settings under the names that they have on the command line."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        flat |= _flat(value, f"{before}{name}.") if isinstance(value, dict) else {before + name: value}
+    return flat
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return NOTHING
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

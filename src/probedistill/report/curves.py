@@ -1,0 +1,54 @@
+"""What a run wrote down at each step, as figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..show.draw import spread
+from ..show.figures import Curve, Figure, Line
+from ..show.tables import Table, percent
+from .gather import ShownRun
+from .watch import bucket_means
+
+_POINTS = 500  # of a loss curve
+_TABLE_ROWS = 12
+
+
+def loss_curve(run: ShownRun) -> Figure | None:
+    """The loss of every step, thinned by means; ``None`` if there is none yet."""
+    losses = run.progress.losses
+    if not losses:
+        return None
+    means = bucket_means(losses, _POINTS)
+    steps = [round((i + 1) * len(losses) / len(means)) for i in range(len(means))]
+    per_point = len(losses) / len(means)
+    averaged = f" Each point is the mean of about {per_point:.0f} steps." if per_point >= 1.5 else ""
+    summary = (
+        f"The loss goes from {losses[0]:.4g} to {losses[-1]:.4g} in {len(losses):,} steps; "
+        f"the lowest is {min(losses):.4g}.{averaged}"
+    )
+    titles = tuple(f"step {step:,}: {mean:.4f}" for step, mean in zip(steps, means, strict=True))
+    line = Line("loss", np.array(steps, dtype=float), np.array(means), titles)
+    rows = tuple((f"{steps[i]:,}", f"{means[i]:.4f}") for i in spread(len(means), _TABLE_ROWS))
+    return Figure("Loss", summary, Curve((line,), "step", "loss"), Table("", ("step", "loss"), rows))
+
+
+def accuracy_curve(runs: Sequence[ShownRun]) -> Figure | None:
+    """The probe accuracy that was measured along the way, a line for each run; ``None`` if there is none."""
+    lines, rows, said = [], [], []
+    for run in runs:
+        if not run.progress.accuracy:
+            continue
+        steps, values = zip(*run.progress.accuracy, strict=True)
+        titles = tuple(f"step {s:,}: {percent(v)} %" for s, v in zip(steps, values, strict=True))
+        lines.append(Line(run.name, np.array(steps, float), 100 * np.array(values), titles, marked=True))
+        who = f"{run.name}: " if len(runs) > 1 else "A ridge probe scores "
+        said.append(f"{who}{percent(values[0])} % at step {steps[0]:,}, {percent(values[-1])} % at step {steps[-1]:,}")
+        rows += [(run.name, f"{steps[k]:,}", percent(values[k])) for k in spread(len(steps), _TABLE_ROWS)]
+    if not lines:
+        return None
+    table = Table("", ("run", "step", "top-1 %"), tuple(rows))
+    drawing = Curve(tuple(lines), "step", "top-1, %")
+    return Figure("Accuracy along the way", "; ".join(said) + ".", drawing, table)

@@ -1,0 +1,85 @@
+"""What the evaluations of a report's runs say: one table of all, a sentence for each run, accuracy by class."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..evaluation.result import DISTILLED, FULL_REAL, Evaluation, Row
+from ..show.tables import NOTHING, Table, percent
+from .gather import ShownRun
+
+
+@dataclass(frozen=True)
+class Line:
+    """The scores of a run by one probe on one encoder, by what was trained on."""
+
+    run: str
+    encoder: str
+    probe: str
+    cells: dict[str, Row]
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """Scores of all runs: a line for each run, encoder and probe, a column for each training set."""
+
+    columns: tuple[str, ...]
+    lines: tuple[Line, ...]
+
+    def table(self) -> Table:
+        """The numbers alone."""
+
+        def cells(line: Line) -> list[str]:
+            found = [line.cells.get(name) for name in self.columns]
+            return [NOTHING if row is None else percent(row.top1, row.std) for row in found]
+
+        rows = tuple((line.run, line.encoder, line.probe, *cells(line)) for line in self.lines)
+        return Table("", ("run", "encoder", "probe", *self.columns), rows, left=3)
+
+
+def score_table(runs: Sequence[ShownRun]) -> ScoreTable:
+    """The scores of all runs, in the order of their files."""
+    columns: dict[str, None] = {}
+    lines = []
+    for run in runs:
+        for evaluation in run.evaluations:
+            by = evaluation.context.encoder
+            for probe in dict.fromkeys(row.probe for row in evaluation.rows):
+                cells = {row.name: row for row in evaluation.rows if row.probe == probe}
+                columns |= dict.fromkeys(cells)
+                lines.append(Line(run.name, f"{by.name} at {by.input_size} px", probe, cells))
+    return ScoreTable(tuple(columns), tuple(lines))
+
+
+def headline(run: ShownRun) -> str:
+    """The result of a run in a sentence; empty without scores."""
+    for evaluation in _own_first(run):
+        ours = next((row for row in evaluation.rows if row.name == DISTILLED), None)
+        if ours is not None:
+            # Full real data are scored by what takes the place of a probe that needs images.
+            same = (FULL_REAL, ours.on_features or ours.probe)
+            full = next((row for row in evaluation.rows if (row.name, row.probe) == same), None)
+            article = "an" if ours.probe[:1] in "aeiou" else "a"
+            text = f"{ours.images:,} distilled images train {article} {ours.probe} probe to {percent(ours.top1)} %"
+            return text + (f"; all {full.images:,} real images give {percent(full.top1)} %." if full else ".")
+    return ""
+
+
+def class_scores(run: ShownRun) -> dict[str, str]:
+    """Accuracy of each class by the first probe of the first evaluation, the own encoder's if there is one."""
+    for evaluation in _own_first(run):
+        for row in evaluation.rows:
+            if row.name == DISTILLED:
+                found = {
+                    name: [s.per_class[name] for s in row.scores if name in s.per_class] for name in run.class_names
+                }
+                return {n: f"{100 * statistics.fmean(values):.0f}\u00a0%" for n, values in found.items() if values}
+    return {}
+
+
+def _own_first(run: ShownRun) -> list[Evaluation]:
+    """The evaluations of a run; that on the encoder which it was distilled with, first."""
+    own = run.about.source.fingerprint if run.about.source is not None else None
+    return sorted(run.evaluations, key=lambda evaluation: evaluation.context.encoder.fingerprint != own)
