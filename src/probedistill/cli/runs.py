@@ -327,15 +327,9 @@ def info(folder: Path) -> None:
     folder:
         Folder of a run, finished or not.
     """
-    from rich.markup import escape
-    from rich.table import Table
+    from ..report.info import run_info
 
-    from ..distillation.folder import read_info
-
-    table = Table(show_header=False)
-    for name, value in read_info(folder).items():
-        table.add_row(name, escape(value))
-    show(table)
+    show(run_info(folder))
 
 
 @command()

@@ -309,56 +309,6 @@ def _label(encoder: EncoderRecord) -> str:
     return f"{encoder.name} {encoder.fingerprint[:12]}"
 
 
-def _encoder_lines(run: RunRecord) -> list[str]:
-    weighted = len({encoder.weight for encoder in run.encoders}) > 1
-    return [f"{e} ({_label(e)})" + (f", weight {e.weight:g}" if weighted else "") for e in run.encoders]
-
-
-def read_info(folder: Path) -> dict[str, str]:
-    """What a run's folder holds, as (name, text) pairs for a person."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise UserError(f"no such folder {str(folder)!r}; give the folder of a run")
-    if not (folder / RUN).exists():
-        raise UserError(f"{str(folder)!r} holds no run; give the folder of a run")
-    run = read_run(folder)
-    config = run.config
-    lines = {
-        "method": f"{run.method}, preset {config.preset}, {config.steps} steps, seed {config.seed}",
-        "encoder": "\n".join(_encoder_lines(run)),
-        "images": f"{run.images.spec} ({run.images.split}), {run.images.count:,} images",
-        "classes": f"{len(run.class_names)}: " + ", ".join(run.class_names[:12]),
-        "versions": ", ".join(f"{k} {v}" for k, v in run.versions.items()),
-    }
-    if run.skipped:
-        lines["images"] += f", {len(run.skipped)} of them left out as unreadable"
-    if not run.finished:
-        checkpoint = newest_checkpoint(folder)
-        done = checkpoint.about.engine["step"] if checkpoint else 0
-        lines["state"] = f"not finished: {done} of {config.steps} steps saved; repeat its command with --resume"
-        return lines
-    distilled = DistilledSet.load(folder)
-    files = list((folder / "images").glob("*/*"))
-    size, kind = sum(f.stat().st_size for f in files), files[0].suffix[1:].upper()
-    lines["state"] = f"finished in {run.seconds:.0f} s on {run.device}"
-    lines["result"] = (
-        f"{len(distilled)} images of {distilled.float_images.shape[-1]} px, {size / 1024:.0f} KiB as {kind}"
-    )
-    if run.export is not None:
-        about = as_plain(run.export)
-        lines["export"] = ", ".join(f"{k} {about[k]}" for k in ("format", "quality", "image_size") if about[k])
-    if distilled.soft_labels is not None:
-        kept = distilled.run.soft_labels
-        lines["soft labels"] = kept.kind if kept is not None else "of unknown origin"
-    if distilled.head is not None:
-        lines["head"] = f"of {distilled.head.encoder}, {distilled.head.num_bytes:,} bytes"
-    if run.losses:
-        lines["loss"] = f"{run.losses[0]:.4f} → {run.losses[-1]:.4f}"
-    if run.accuracy:
-        lines["probe accuracy"] = ", ".join(f"step {k}: {100 * v:.1f} %" for k, v in run.accuracy[-3:])
-    return lines
-
-
 def write_config(path: Path, images: ImagesConfig, encoder: EncoderConfig, settings: DistillConfig | None) -> None:
     """Write the YAML file that repeats a run: ``probedistill distill --config FILE --out FOLDER``.
 
