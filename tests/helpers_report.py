@@ -112,8 +112,9 @@ def transfer(encoders: Sequence[EncoderAbout] | None = None, values: Any = None)
     }
     std = {name: np.zeros_like(value) for name, value in baselines.items()}
     return TransferMatrix(
-        sources, encoders, ("ridge", "inherited"), accuracy, np.zeros_like(accuracy), baselines, std, **rest
-    )
+        sources, encoders, ("ridge", "inherited"), accuracy, np.zeros_like(accuracy), baselines, std,
+        heads={"inherited": "ridge"}, **rest,
+    )  # fmt: skip
 
 
 def align() -> Alignment:

@@ -1,7 +1,7 @@
 from ._version import __version__
 from .analysis.alignment import Alignment, align
 from .analysis.bias import BiasReport, bias
-from .analysis.compose import compose
+from .analysis.compose import Composed, compose
 from .analysis.geometry import Geometry, geometry
 from .analysis.matrix import TransferMatrix, load_transfer
 from .analysis.transfer import transfer
@@ -46,6 +46,7 @@ __all__ = [
     "BiasReport",
     "CLPConfig",
     "Canvas",
+    "Composed",
     "CanvasConfig",
     "DistillConfig",
     "DistilledSet",

@@ -490,6 +490,17 @@ class ComposeConfig:
                 raise UserError(f"{name} {getattr(self, name)} must be at least {least}")
 
 
+class ComposeOptions(TypedDict, total=False):
+    """Fields of `ComposeConfig` as keywords of `compose`."""
+
+    mask: Literal["auto", "bright", "dark", "round"]
+    correlation: float
+    train_per_class: int
+    test_per_group: int
+    size: int
+    seed: int
+
+
 def with_options(config: Config, options: Mapping[str, Any], function: str) -> Config:
     """A copy of a config with some fields changed.
 

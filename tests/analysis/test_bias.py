@@ -489,7 +489,7 @@ def test_named_twice(bias_cli, run, what):
 
 
 def test_a_probe_that_full_data_do_not_have(bias_cli):
-    assert "unknown probe 'inherited'" in bias_cli("--encoders", TINY, "--probe", "inherited").error()
+    assert "probe 'inherited' needs the head of a set" in bias_cli("--encoders", TINY, "--probe", "inherited").error()
 
 
 def test_as_wide_a_table_as_fits():

@@ -16,6 +16,7 @@ from helpers_images import make_image_folder
 from probedistill import ImagesConfig, UserError, load_images, load_splits
 from probedistill.analysis.compose import _opacity, _pasted, _plan_test, _plan_train, compose
 from probedistill.config import ComposeConfig
+from probedistill.store.records import as_plain
 
 SMALL = ImagesConfig(images="textures:procedural", classes=["stripes", "spots"])
 
@@ -67,10 +68,11 @@ def test_groups_are_as_asked_for(things, tmp_path):
         ("train", "dog", "stripes"): 2, ("train", "dog", "spots"): 8,
         **{("test", c, b): 6 for c in ("cat", "dog") for b in ("stripes", "spots")},
     }  # fmt: skip
-    assert record["images"]["train"]["cat/stripes"] == 8
-    assert json.loads((tmp_path / "out" / "composed.json").read_text()) == record
-    assert record["synthetic"] is True
-    assert "Synthetic" in record["note"]
+    assert record.images["train"]["cat/stripes"] == 8
+    kept = json.loads((tmp_path / "out" / "composed.json").read_text())
+    assert kept == {"kind": "composed", **as_plain(record)}
+    assert record.synthetic
+    assert "Synthetic" in record.note
     train, test = load_splits(f"folder:{tmp_path / 'out'}")
     assert sorted([*train.names, *test.names]) == sorted(row["file"] for row in rows_of(tmp_path / "out"))
     assert train.load(0).size == (32, 32)
@@ -171,6 +173,6 @@ def test_a_folder_that_holds_something_is_left_alone(run_cli, things, tmp_path):
 def test_an_unreadable_image_leaves_nothing(things, tmp_path):
     folder = make_image_folder(tmp_path / "things", per_class=4)
     next((folder / "train" / "dog").iterdir()).write_bytes(b"not an image")
-    with pytest.raises(UserError, match=r"train/dog/.* mend the file"):
+    with pytest.raises(UserError, match=r"train/dog/.* fix the file"):
         made(f"folder:{folder}", tmp_path / "new" / "out")
     assert not (tmp_path / "new").exists()

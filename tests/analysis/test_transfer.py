@@ -217,6 +217,57 @@ def test_an_interrupted_matrix_goes_on(runs, data, tmp_path):
     assert load_transfer(tmp_path).finished
 
 
+class Meanwhile(nn.Module):
+    """Tiny, but the first time that it encodes, something else happens."""
+
+    def __init__(self, seed):
+        super().__init__()
+        self.body, self.happens = tiny(seed=seed), None
+
+    def forward(self, images):
+        happens, self.happens = self.happens, None
+        if happens is not None:
+            happens()
+        return self.body(images)
+
+
+def test_calls_that_share_a_folder_keep_each_others_cells(runs, data, tmp_path):
+    slow = Meanwhile(seed=6)
+    encoder = Encoder(slow, name="slow", input_size=32)
+    options = {"baselines": ["random"], "out": tmp_path, **QUICK}
+    slow.happens = lambda: transfer(runs[1:], [TINY], *data, **options)
+    transfer(runs[:1], [encoder], *data, **options)
+    altered(tmp_path)
+    for sets, target in ((runs[:1], encoder), (runs[1:], TINY)):
+        assert (transfer(sets, [target], *data, **options).accuracy == 0.015625).all()
+
+
+def test_every_bank_is_looked_up_once(runs, data, monkeypatch):
+    looked_up = []
+
+    def counted(encoder, images, *, views=0, **options):
+        looked_up.append((encoder.fingerprint, images.fingerprint, views))
+        return extract_features(encoder, images, views=views, **options)
+
+    monkeypatch.setattr("probedistill.features.store.extract_features", counted)
+    transfer(runs[:1], [TINY], *data, **QUICK)
+    assert len(looked_up) == len(set(looked_up)) == 3, "test images, training images, and the medoids among these"
+
+
+def test_a_probe_of_one_neighbour(runs, data):
+    matrix = transfer(runs[:1], [TINY], *data, probes=["1nn"], **QUICK)
+    assert matrix.probes == ("1nn",)
+    assert not np.isnan(matrix.accuracy).any()
+    assert not np.isnan(matrix.baselines["full"]).any()
+    for options, says in (
+        ({"probe": ["1nn"]}, "unknown option of transfer 'probe'; did you mean 'probes'"),
+        ({"probes": "1nn"}, "must be a list of names"),
+        ({"probes": ["2nn"]}, "unknown probe"),
+    ):
+        with pytest.raises(UserError, match=says):
+            transfer(runs[:1], [TINY], *data, **options)
+
+
 def test_names_tell_targets_and_sources_apart(runs, data, place):
     first = DistilledSet.load(runs[0])
     encoders = [
@@ -429,7 +480,7 @@ def matrices(draw):
         (*(f"p{i}" for i in range(p - 1)), draw(st.sampled_from(["ridge", "inherited"]))),
         array(p, s, t), array(p, s, t),
         {name: array(*shapes[name]) for name in names}, {name: array(*shapes[name]) for name in names},
-        ("a",), 1, TransferConfig(seeds=2), AugmentConfig(), RealImages(about, about), {}, True,
+        ("a",), 1, TransferConfig(seeds=2), AugmentConfig(), RealImages(about, about), {}, True, {"inherited": "ridge"},
     )  # fmt: skip
 
 

@@ -22,11 +22,11 @@ from rich.cells import cell_len
 from torch import Tensor
 
 from .._version import __version__
-from ..config import SOLVERS, EncoderConfig, EvaluateConfig, ImagesConfig
+from ..config import EncoderConfig, EvaluateConfig, ImagesConfig
 from ..encoders.encoder import Encoder
 from ..encoders.named import own_encoder
 from ..encoders.pool import EncoderPool
-from ..errors import UserError, unknown_name
+from ..errors import UserError
 from ..evaluation.protocol import evaluate
 from ..evaluation.result import Row
 from ..features.classes import class_means, medoids
@@ -34,6 +34,7 @@ from ..features.store import FeatureStore
 from ..images.labelled import LabelledImages, of_classes
 from ..images.splits import load_splits
 from ..machine.torch_state import own_torch_state
+from ..probes.kinds import check_probes, kind_of
 from ..show.figures import Bars, Figure
 from ..show.tables import Table, number, percent
 from ..store.distilled import DistilledSet
@@ -317,8 +318,7 @@ def bias_of(
     config = EvaluateConfig(probes=[probe], seeds=seeds, views=views, full_views=0, baselines=["random", "full"])
     groups = group_names(test, backgrounds[1])
     scores = evaluate(
-        distilled, encoder, train, test, config, groups=groups, cache=store.cache, strict=store.strict,
-        progress=store.progress,
+        distilled, encoder, train, test, config, groups=groups, features=store,
     )  # fmt: skip
     bank = store.of(encoder, train)
     names = sorted(set(backgrounds[0]) | set(backgrounds[1]))
@@ -598,8 +598,9 @@ def bias(
     Raises:
         UserError: Bad input; nothing has been written.
     """
-    if probe not in SOLVERS:  # not the inherited one: full data have no projector
-        raise unknown_name("probe", probe, SOLVERS)
+    check_probes([probe])
+    if kind_of(probe).needs_head:
+        raise UserError(f"probe {probe!r} needs the head of a set, and full real data have none; choose another")
     EvaluateConfig(probes=[probe], seeds=seeds, views=views).check()
     if not runs:
         raise UserError("runs is empty; give the folder of at least one finished run")

@@ -5,16 +5,16 @@ from __future__ import annotations
 import csv
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from .._version import __version__
-from ..config import ComposeConfig, ImagesConfig
+from ..config import ComposeConfig, ComposeOptions, ImagesConfig, with_options
 from ..errors import UserError
 from ..images.decode import UnreadableImageError
 from ..images.labelled import LabelledImages
@@ -22,14 +22,52 @@ from ..images.sources import hints_of
 from ..images.splits import load_splits
 from ..machine.progress import ProgressBar
 from ..seeds import Stream, seed_of
-from ..store.files import cannot_write, check_writable, without_traces, write_json
+from ..show.results import Result
+from ..show.tables import Table
+from ..store.files import cannot_write, check_writable, without_traces
 from ..store.layout import unique_names
+from ..store.records import Count, write_record
+from .base import ImagesAbout
 
 NOTE = "Synthetic data made by probedistill compose: foregrounds pasted on backgrounds, not photographs of scenes."
 _SIDE_SHARE = (0.5, 0.75)  # of the foreground in the picture's side
 _CROP_SHARE = (0.7, 1.0)  # of a background's short side
 _CONTRAST = 4.0  # of the luminance masks: a quarter of full brightness (darkness) is opaque
 _SOFT_EDGE = 0.15  # of the round mask's radius
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+
+@dataclass(frozen=True)
+class Composed(Result):
+    """How composed data were made, as ``composed.json`` says it.
+
+    Attributes:
+        synthetic: ``True``: these are no photographs.
+        note: The same in words.
+        version: Of probedistill.
+        settings: How foregrounds and backgrounds were put together.
+        usual_background: Class → its usual background in training.
+        images: Split → group (class/background) → number of images.
+        foregrounds: Training and test images of the things.
+        backgrounds: Training and test images of what is behind them.
+    """
+
+    synthetic: bool
+    note: str
+    version: str
+    settings: ComposeConfig
+    usual_background: dict[str, str]
+    images: dict[str, dict[str, Count]]
+    foregrounds: tuple[ImagesAbout, ...]
+    backgrounds: tuple[ImagesAbout, ...]
+
+    def tables(self) -> list[Table]:
+        """The number of images of each group."""
+        train, test = self.images["train"], self.images["test"]
+        rows = tuple((group, f"{train[group]:,}", f"{test[group]:,}") for group in train)
+        return [Table("synthetic images", ("group (class/background)", "train", "test"), rows)]
 
 
 def compose(
@@ -39,8 +77,8 @@ def compose(
     out: Path | str,
     config: ComposeConfig | None = None,
     progress: bool = True,
-    **options: Any,
-) -> dict[str, Any]:
+    **options: Unpack[ComposeOptions],
+) -> Composed:
     """Write ``train/`` and ``test/`` with a folder for each class, ``groups.csv`` and ``composed.json``.
 
     In training a class is on its usual background with the given correlation; in the test images all groups
@@ -48,20 +86,20 @@ def compose(
     the split. Equal inputs and seed give equal images.
 
     Args:
-        foregrounds: Images of the things; their classes, by default the first two, become the classes of the data.
-        backgrounds: Images of what is behind them: as many classes, by default the first; each is the usual
+        foregrounds: Images of the things. Their classes, by default the first two, become the classes of the data.
+        backgrounds: Images of what is behind them: as many classes, by default the first. Each is the usual
             background of the class in its place.
         out: Folder to write; new or empty.
         config: How; ``options`` override its fields, e.g. ``correlation=0.9``.
         progress: Show a progress bar.
 
     Returns:
-        What ``composed.json`` holds: the sources, the settings, and the number of images of each group.
+        What ``composed.json`` holds: sources, settings, and the number of images of each group.
 
     Raises:
-        UserError: Bad input or an image that cannot be read; nothing has been written.
+        UserError: Bad input, or an image that cannot be read; nothing has been written.
     """
-    config = replace(config or ComposeConfig(), **options)
+    config = with_options(config or ComposeConfig(), options, "compose")
     config.check()
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -83,17 +121,17 @@ def compose(
                 raise UserError(f"class {name!r} of {part.spec} has no images in split {part.split!r}; choose others")
     mask = hints_of(front[0].spec).mask if config.mask == "auto" else config.mask
     plan = [*_plan_train(front[0], back[0], config), *_plan_test(front[1], back[1], config)]
-    record = _record(front, back, plan, replace(config, mask=mask))
+    record = _composed(front, back, plan, replace(config, mask=mask))
     partial = out.with_name(f".{out.name}.part")
     with without_traces(out.parent):
         try:
             shutil.rmtree(partial, ignore_errors=True)
             _write(partial, plan, {"train": (front[0], back[0]), "test": (front[1], back[1])}, mask, config, progress)
-            write_json(partial / "composed.json", record)
+            write_record(partial / "composed.json", record, kind="composed")
             partial.rename(out)
         except UnreadableImageError as error:
             shutil.rmtree(partial, ignore_errors=True)
-            raise UserError(f"{error}; mend the file or take it out") from error
+            raise UserError(f"{error}; fix the file or take it out") from error
         except OSError as error:
             shutil.rmtree(partial, ignore_errors=True)
             raise cannot_write(out, error) from error
@@ -157,7 +195,7 @@ def _shuffled(images: LabelledImages, label: int, seed: int) -> list[int]:
 
 
 def _endless(images: LabelledImages, label: int, seed: int) -> Iterator[int]:
-    """The originals of a class over and over: a small source is cropped anew each time."""
+    """The originals of a class over and over: a small source is cropped again each time."""
     order = _shuffled(images, label, seed)
     while True:
         yield from order
@@ -227,25 +265,22 @@ def _opacity(thing: Image.Image, mask: str) -> NDArray[np.float64]:
     return np.clip(_CONTRAST * (luminance if mask == "bright" else 1 - luminance), 0, 1)
 
 
-def _record(
+def _composed(
     front: Sequence[LabelledImages], back: Sequence[LabelledImages], plan: Sequence[_Picture], config: ComposeConfig
-) -> dict[str, Any]:
+) -> Composed:
     class_names, background_names = front[0].class_names, back[0].class_names
     counts: dict[str, dict[str, int]] = {
         split: {f"{c}/{b}": 0 for c in class_names for b in background_names} for split in ("train", "test")
     }
     for picture in plan:
         counts[picture.split][f"{class_names[picture.label]}/{background_names[picture.background]}"] += 1
-    return {
-        "kind": "composed",
-        "synthetic": True,
-        "note": NOTE,
-        "probedistill": __version__,
-        "settings": asdict(config),
-        "usual_background": dict(zip(class_names, background_names, strict=True)),
-        "images": counts,
-        **{
-            name: [{"spec": part.spec, "split": part.split, "fingerprint": part.fingerprint} for part in parts]
-            for name, parts in (("foregrounds", front), ("backgrounds", back))
-        },
-    }
+    return Composed(
+        synthetic=True,
+        note=NOTE,
+        version=__version__,
+        settings=config,
+        usual_background=dict(zip(class_names, background_names, strict=True)),
+        images=counts,
+        foregrounds=tuple(map(ImagesAbout.of, front)),
+        backgrounds=tuple(map(ImagesAbout.of, back)),
+    )

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..config import MATRIX_BASELINES, AugmentConfig, TransferConfig, is_inherited
+from ..config import MATRIX_BASELINES, AugmentConfig, TransferConfig
 from ..errors import UserError
 from ..show.figures import Figure, HeatMap
 from ..show.tables import Table, percent
@@ -20,7 +20,7 @@ FORMAT = 2
 ROWS = dict(zip(MATRIX_BASELINES, ("random real", "centroids", "full real data"), strict=True))
 """Baselines, and what `evaluate` calls them."""
 RANDOM_INHERITED = "random_inherited"
-"""Random real images behind the heads of the sets: the baseline of `INHERITED` in place of ``"random"``."""
+"""Random real images behind the heads of the sets: the baseline of probes that need a head, in place of "random"."""
 _PER_SET = ("centroids", RANDOM_INHERITED)
 
 Scores = dict[str, list[Share]]
@@ -84,6 +84,7 @@ class TransferMatrix(Analysis):
         images: The real images.
         versions: Of probedistill, Python and PyTorch.
         finished: Whether every cell has been scored.
+        heads: Probes behind the head of a set → the probes that full real data are scored with in their place.
         cells: Key → accuracies of every seed; a later call finds the cells that it need not score again.
     """
 
@@ -103,6 +104,7 @@ class TransferMatrix(Analysis):
     images: RealImages
     versions: dict[str, str]
     finished: bool
+    heads: dict[str, str] = field(default_factory=dict)
     cells: dict[str, Scores] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -129,7 +131,7 @@ class TransferMatrix(Analysis):
 
         The inherited probe learns from features: labels of either kind change nothing.
         """
-        soft = self.sources[source].soft_labels and not is_inherited(self.probes[probe])
+        soft = self.sources[source].soft_labels and self.probes[probe] not in self.heads
         return self.sources[source].name + (", soft labels" if soft else "")
 
     def baseline_rows(self, probe: int) -> list[tuple[str, Array, Array]]:
@@ -138,7 +140,8 @@ class TransferMatrix(Analysis):
         Centroids have one row for each source encoder. The inherited probe has a row of centroids and one of random
         images for each set, behind that set's head.
         """
-        inherits = is_inherited(self.probes[probe])
+        in_place = self.heads.get(self.probes[probe])
+        inherits = in_place is not None
         rows: dict[str, tuple[str, tuple[int, ...]]] = {}
         for s, source in enumerate(self.sources):
             of = f"head of {source.name}" if inherits else source.encoders[0].name
@@ -149,7 +152,7 @@ class TransferMatrix(Analysis):
                 rows[f"{ROWS['random']}, head of {source.name}"] = (RANDOM_INHERITED, (probe, s))
         else:
             rows[ROWS["random"]] = ("random", (probe,))
-        rows[ROWS["full"] + (", ridge" if inherits else "")] = ("full", (probe,))
+        rows[ROWS["full"] + (f", {in_place}" if inherits else "")] = ("full", (probe,))
         return [
             (name, self.baselines[kind][at], self.baselines_std[kind][at])
             for name, (kind, at) in rows.items()

@@ -11,14 +11,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from filelock import FileLock
 
 from .._version import __version__
-from ..config import INHERITED, AugmentConfig, EncoderConfig, EvaluateConfig, TransferConfig
+from ..config import (
+    AugmentConfig,
+    EncoderConfig,
+    EvaluateConfig,
+    EvaluateOptions,
+    TransferConfig,
+    with_options,
+)
 from ..encoders.encoder import Encoder
 from ..encoders.named import display_names, own_encoder
 from ..encoders.pool import EncoderPool
@@ -29,13 +36,16 @@ from ..features.store import FeatureStore
 from ..images.labelled import LabelledImages
 from ..machine.progress import ProgressBar
 from ..machine.torch_state import own_torch_state
-from ..probes.inherited import IN_ITS_PLACE, without_projector
+from ..probes.kinds import check_probes, kind_of, need_head, on_features
 from ..store.distilled import DistilledSet
 from ..store.files import cannot_write, check_writable
 from ..store.layout import check_named_once
 from ..store.records import read_record
 from .base import EncoderAbout, ImagesAbout
 from .matrix import FORMAT, RANDOM_INHERITED, ROWS, RealImages, Scores, Source, TransferMatrix
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 @own_torch_state()
@@ -52,7 +62,7 @@ def transfer(
     cache: Path | str | None = None,
     strict: bool = False,
     progress: bool = True,
-    **options: Any,
+    **options: Unpack[EvaluateOptions],
 ) -> TransferMatrix:
     """Score probes that are trained on distilled sets, on encoders that the sets may never have seen.
 
@@ -84,8 +94,9 @@ def transfer(
         UserError: No runs or encoders, unfinished runs, runs of different classes or sizes, classes that the
             images do not have, an encoder that cannot be loaded or is named twice.
     """
-    config = replace(config or TransferConfig(), **options)
+    config = with_options(config or TransferConfig(), options, "transfer")
     config.check()
+    check_probes(config.probes)
     store = features or FeatureStore(cache=cache, strict=strict, progress=progress)
     kept = _Kept(Path(out)) if out is not None else _Kept(None)
     sets = _read_sets(runs)
@@ -202,11 +213,11 @@ def _check_sets(sets: Sequence[_Set], train: LabelledImages, config: TransferCon
             f"{first.label} was made for other classes: {strangers[0]!r} is not among those of {train.spec!r}; "
             "give the images that it was made from"
         )
-    if INHERITED in config.probes:
+    for probe in need_head(config.probes)[:1]:
         for held in sets:
             if held.distilled.head is None:
                 raise UserError(
-                    f"probes {INHERITED!r} needs a head, and {held.label} has none; "
+                    f"probes {probe!r} needs a head, and {held.label} has none; "
                     "add it with: probedistill label RUN --config RUN/config.yaml --keep-head"
                 )
     counts = [int(torch.bincount(held.distilled.labels).max()) for held in sets]
@@ -238,12 +249,13 @@ class _Cell:
     """Probes that are trained on one thing and tested on one target.
 
     Attributes:
-        kind: distilled, inherited, random, centroids or full.
+        kind: distilled, random, centroids or full.
         target: Number of the target.
         key: Digest of all that the scores depend on.
         probes: Which.
         rows: Numbers of the sets that the scores belong to.
-        source: Fingerprint of those sets' encoder where it is needed, for centroids and the inherited probe.
+        source: Fingerprint of the encoder of these sets, if it is needed: for centroids, and behind a head.
+        inherits: Whether the probes need the head and the source's features of the one set.
     """
 
     kind: str
@@ -252,11 +264,7 @@ class _Cell:
     probes: tuple[str, ...]
     rows: list[int]
     source: str = ""
-
-    @property
-    def inherits(self) -> bool:
-        """Whether it needs the head and the source's features of its one set."""
-        return self.probes == (INHERITED,)
+    inherits: bool = False
 
 
 class _Bench:
@@ -276,7 +284,8 @@ class _Bench:
         self.sets, self.train, self.test, self.config, self.augment = sets, train, test, config, augment
         self.images_per_class, self._encoders, self._features = images_per_class, encoders, features
         self._medoids: dict[str, LabelledImages] = {}
-        encoders.room = 2 if INHERITED in config.probes else 1  # a source beside the target
+        self._heads = tuple(need_head(config.probes))
+        encoders.room = 2 if self._heads else 1  # a source beside the target
         names = display_names([*encoders.described, *(vars(entry) for held in sets for entry in held.encoders)])
         self.targets = tuple(
             EncoderAbout(names[entry["fingerprint"]], entry["fingerprint"], entry["input_size"])
@@ -287,7 +296,7 @@ class _Bench:
 
     def _cells_of(self, t: int) -> Iterator[_Cell]:
         """The cells of a target, in the order in which they are scored."""
-        own = tuple(probe for probe in self.config.probes if probe != INHERITED)
+        own = tuple(probe for probe in self.config.probes if probe not in self._heads)
         real = {"train": self.train.fingerprint, "images_per_class": self.images_per_class}
         everything = list(range(len(self.sets)))
         sources: dict[str, list[int]] = {}
@@ -296,20 +305,20 @@ class _Bench:
             sources.setdefault(source, []).append(row)
             if own:
                 yield _Cell("distilled", t, self._key("distilled", t, set=held.fingerprint), own, [row])
-            if INHERITED in self.config.probes:
-                key = self._key(INHERITED, t, set=held.fingerprint, source=source)
-                yield _Cell(INHERITED, t, key, (INHERITED,), [row], source)
+            if self._heads:
+                key = self._key("inherited", t, set=held.fingerprint, source=source)
+                yield _Cell("distilled", t, key, self._heads, [row], source, inherits=True)
                 for kind in ("random", "centroids"):
                     if kind in self.config.baselines:
                         key = self._key(kind, t, head=held.head_fingerprint, source=source, **real)
-                        yield _Cell(kind, t, key, (INHERITED,), [row], source)
+                        yield _Cell(kind, t, key, self._heads, [row], source, inherits=True)
         if "centroids" in self.config.baselines and own:
             for source, rows in sources.items():
                 yield _Cell("centroids", t, self._key("centroids", t, source=source, **real), own, rows, source)
         if "random" in self.config.baselines and own:
             yield _Cell("random", t, self._key("random", t, **real), own, everything)
         if "full" in self.config.baselines:
-            probes = tuple(without_projector(self.config.probes))
+            probes = tuple(on_features(self.config.probes))
             yield _Cell("full", t, self._key("full", t, **real), probes, everything)
 
     def _key(self, kind: str, t: int, **of: Any) -> str:
@@ -333,7 +342,7 @@ class _Bench:
         """Choose the medoids that the cells need; leave out those whose source encoder cannot be loaded.
 
         Raises:
-            UserError: A cell of the inherited probe needs that encoder.
+            UserError: A cell of a probe behind a head needs that encoder.
         """
         absent = set()
         for held in self.sets:
@@ -346,7 +355,7 @@ class _Bench:
                 encoder = self._source_encoder(held)
             except UserError as error:
                 if inherited:
-                    raise UserError(f"probes {INHERITED!r} needs the source's features: {error}") from error
+                    raise UserError(f"probes {self._heads[0]!r} needs the source's features: {error}") from error
                 absent.add(source)
                 warnings.warn(f"row of centroids left out: {error}", stacklevel=3)
                 continue
@@ -396,7 +405,7 @@ class _Bench:
         more: dict[str, Any] = {}
         if cell.inherits:
             more = {"source": self._source_encoder(held), "head": held.distilled.head}
-        if cell.kind in ("distilled", INHERITED):
+        if cell.kind == "distilled":
             row, distilled = "distilled", held.distilled
         else:
             row, protocol["baselines"] = ROWS[cell.kind], [cell.kind]
@@ -406,8 +415,7 @@ class _Bench:
                 train, test = (part.with_classes(held.distilled.class_names) for part in (train, test))
         result = evaluate(
             distilled, self._encoders[cell.target], train, test, EvaluateConfig(**protocol),
-            augment=self.augment, images_per_class=self.images_per_class, cache=self._features.cache,
-            strict=self._features.strict, progress=False, **more,
+            augment=self.augment, images_per_class=self.images_per_class, features=self._features.quiet(), **more,
         )  # fmt: skip
         return {r.probe: [s.top1 for s in r.scores] for r in result.rows if r.name == row}
 
@@ -422,15 +430,16 @@ class _Bench:
             }
             for _ in range(2)
         )
+        heads = self._in_place(probes)
         for cell in self.cells:
             for probe, scores in cells.get(cell.key, {}).items():
-                kind, names = self._kind(cell), {probe}
-                if cell.kind == "full":  # of the inherited probe, too, in its place
-                    names.add(probe.replace(IN_ITS_PLACE, INHERITED))
-                for name in names & set(probes):
-                    at = probes.index(name), cell.rows, cell.target
-                    mean[kind][at] = statistics.fmean(scores)
-                    std[kind][at] = statistics.stdev(scores) if len(scores) > 1 else 0.0
+                kind = RANDOM_INHERITED if cell.kind == "random" and cell.inherits else cell.kind
+                names = [probe, *(head for head, other in heads.items() if cell.kind == "full" and other == probe)]
+                for name in names:
+                    if name in probes:
+                        at = probes.index(name), cell.rows, cell.target
+                        mean[kind][at] = statistics.fmean(scores)
+                        std[kind][at] = statistics.stdev(scores) if len(scores) > 1 else 0.0
         accuracy, deviation = mean.pop("distilled"), std.pop("distilled")
         for values in (mean, std):
             values.update({kind: values[kind][:, 0] for kind in ("random", "full") if kind in values})
@@ -445,21 +454,24 @@ class _Bench:
                 "probedistill": __version__, "python": platform.python_version(), "torch": str(torch.__version__),
             },
             finished=finished,
+            heads=heads,
             cells=dict(cells),
         )  # fmt: skip
+
+    def _in_place(self, probes: Sequence[str]) -> dict[str, str]:
+        """Probes behind a head → those that full real data are scored with in their place."""
+        found = {}
+        for head in self._heads:
+            for probe in probes:
+                if probe == head or probe.startswith(f"{head},"):  # ", no augmentation"
+                    found[probe] = (kind_of(head).on_features or head) + probe.removeprefix(head)
+        return found
 
     @property
     def _kinds(self) -> list[str]:
         """The baselines of a matrix; random images behind heads are one of their own."""
-        inherited = INHERITED in self.config.probes and "random" in self.config.baselines
+        inherited = bool(self._heads) and "random" in self.config.baselines
         return [*self.config.baselines, *([RANDOM_INHERITED] if inherited else [])]
-
-    @staticmethod
-    def _kind(cell: _Cell) -> str:
-        """Which of `_kinds` the scores of a cell go into, or the matrix itself ("distilled")."""
-        if cell.kind == "random" and cell.inherits:
-            return RANDOM_INHERITED
-        return "distilled" if cell.kind == INHERITED else cell.kind
 
 
 def _named_sources(sets: Sequence[_Set], names: Mapping[str, str], config: TransferConfig) -> tuple[Source, ...]:

@@ -102,19 +102,9 @@ def compose(
     progress:
         Show a progress bar.
     """
-    from rich.markup import escape
-    from rich.table import Table
-
     from ..analysis.compose import compose as run_compose
 
     things = ImagesConfig(images=foregrounds, classes=foreground_classes)
     scenes = ImagesConfig(images=backgrounds, classes=background_classes)
-    record = run_compose(things, scenes, out=out, config=settings, progress=progress)
-    table = Table(title=escape(f"synthetic images in {out}"), title_justify="left")
-    for column in ("group (class/background)", "train", "test"):
-        table.add_column(column, justify="left" if column.startswith("group") else "right")
-    counts = record["images"]
-    for group in counts["train"]:
-        table.add_row(escape(group), f"{counts['train'][group]:,}", f"{counts['test'][group]:,}")
-    show(table)
+    show(run_compose(things, scenes, out=out, config=settings, progress=progress))
     show(f"distil: probedistill distill --images folder:{out} --encoder efficientnet_lite0 --input-size 112")

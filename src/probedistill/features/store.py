@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -71,6 +71,12 @@ class FeatureStore:
     progress: bool = True
     team: Processes = ALONE
     _found: dict[tuple[object, ...], FeatureBank] = field(default_factory=dict, init=False, repr=False)
+
+    def quiet(self) -> FeatureStore:
+        """The same store, without progress bars: what one gives, the other has."""
+        other = replace(self, progress=False)
+        other._found = self._found
+        return other
 
     def of(
         self,
