@@ -10,7 +10,6 @@ import io
 import os
 import stat
 import threading
-import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -19,6 +18,8 @@ from typing import BinaryIO
 import numpy as np
 import PIL
 from PIL import Image, ImageOps
+
+from ..text import printable
 
 MAX_PIXELS = 64_000_000
 """Images with more pixels than this are refused from their header, before any pixel is decoded."""
@@ -163,24 +164,12 @@ def reason_of(error: Exception) -> str:
 
 
 def one_line(text: str) -> str:
-    """The text on one line, with control characters and the like escaped, so that no terminal obeys them.
+    """The text on one line, with an escape in place of what a terminal would obey.
 
     >>> one_line("a\\nb\\x1b[2J")
     'a b\\\\x1b[2J'
     """
-    line = " ".join(text.split()) or text.strip()
-    return "".join(escaped(c) if is_control(c) else c for c in line)
-
-
-def escaped(text: str) -> str:
-    """The text as Python writes it: ``"\\x1b"`` as a backslash, an x and two digits."""
-    return text.encode("unicode_escape").decode()
-
-
-def is_control(character: str) -> bool:
-    """Whether a character moves the cursor, breaks the line or turns the direction of the text around it."""
-    turns = "\u202a" <= character <= "\u202e" or "\u2066" <= character <= "\u2069"
-    return turns or unicodedata.category(character) in ("Cc", "Zl", "Zp")
+    return printable(" ".join(text.split()) or text.strip())
 
 
 def as_utf8(text: str) -> str:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import UserError, unknown_name
-from .decode import is_control
+from ..text import printable
 
 CLASSES_ARGUMENT = "class in --classes"
 
@@ -160,6 +160,7 @@ def check_classes(
         raise unknown_name(argument, missing[0], known, hint=f"(in {spec})")
 
 
+_MARKS = "\u061c\u200e\u200f"  # of Arabic and Hebrew text, and harmless
 _LONGEST_NAME = 500  # characters; a folder's name has 255 bytes at most
 
 
@@ -179,10 +180,10 @@ def check_class_names(class_names: Sequence[str], spec: str) -> None:
             fault = "is empty"
         elif len(name) > _LONGEST_NAME:
             name, fault = name[:40] + "…", f"has {len(name):,} characters; the limit is {_LONGEST_NAME}"
-        elif any(is_control(c) for c in name):
-            fault = "holds a line break or a control character"
         elif any("\ud800" <= c <= "\udfff" for c in name):
             fault = "cannot be written as UTF-8"
+        elif any(printable(c) != c for c in name if c not in _MARKS):
+            fault = "holds a line break or a control character"
         else:
             continue
         raise UserError(f"images {spec!r}: the class name {name!a} {fault}; rename the class")
