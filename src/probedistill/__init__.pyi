@@ -35,6 +35,8 @@ from .methods import CLPConfig, LGMConfig, SFMConfig
 from .probes.inherited import InheritedProbe
 from .probes.linear import LinearProbe
 from .probes.scores import Scores, score_probe
+from .report.page import write_report
+from .report.watch import watch
 from .ship.export import ExportReport, export
 from .ship.labels import with_extras
 from .store.distilled import DistilledSet, Head
@@ -91,5 +93,7 @@ __all__ = [
     "load_transfer",
     "score_probe",
     "transfer",
+    "watch",
     "with_extras",
+    "write_report",
 ]

@@ -16,6 +16,7 @@ import cyclopts
 from ..errors import LostProcessError, NonFiniteLossError, UserError
 from ..machine.memory import keep_freed_memory
 from ..machine.signals import Interrupted
+from ..text import printable
 from . import bias, export, inspect_spaces, labels, report, runs, transfer  # noqa: F401  registers them
 from .app import app
 
@@ -89,13 +90,13 @@ def _named(error: cyclopts.CycloptsError) -> str:
 
 
 def _fail(message: str, code: int, kind: str = "error: ") -> int:
-    print(f"probedistill: {kind}{message}", file=sys.stderr)
+    print(f"probedistill: {kind}{printable(message)}", file=sys.stderr)
     return code
 
 
 def _one_line_warning(message: Any, category: Any, filename: str, *rest: Any, **more: Any) -> None:
     if filename.startswith(str(Path(__file__).parents[1])) or issubclass(category, UserWarning):
-        print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
+        print(f"warning: {printable(' '.join(str(message).split()))}", file=sys.stderr)
 
 
 __all__ = ["app", "main"]

@@ -101,11 +101,13 @@ def show(*what: Any) -> None:
     With ``--json`` tables and results go to standard output as JSON, and sentences to standard error.
 
     Args:
-        what: Text, which is printed as it is; a `Table` or a `Result`; anything else that rich prints.
+        what: Text, whose control characters are shown as escapes; a `Table` or a `Result`; anything else that rich
+            prints.
     """
     from rich.text import Text
 
     from ..show.tables import Table
+    from ..text import printable
 
     if os.environ.get("RANK", "0") != "0":
         return
@@ -118,7 +120,7 @@ def show(*what: Any) -> None:
         elif is_result:
             show(*one.fitting(console().width), *one.findings())
         elif isinstance(one, str):
-            console(to_error=_output.json).print(Text(one), soft_wrap=True, highlight=False)
+            console(to_error=_output.json).print(Text(printable(one, lines=True)), soft_wrap=True, highlight=False)
         else:
             console().print(one.rich() if isinstance(one, Table) else one, soft_wrap=True, highlight=False)
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import html
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -28,9 +29,10 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
+from ..text import printable
 from .files import cannot_write, remove_folder, whole_file
 from .layout import IMAGES, METADATA, RUN, SUFFIXES, TENSORS, check_class_names, image_files
-from .pixels import as_shipped, decode_files, png_files
+from .pixels import as_shipped, decode_files, gallery_html, png_files
 from .records import as_plain, from_plain
 from .run_record import ExportRecord, HeadRecord, RunRecord, SoftLabelsRecord, read_run, unrecorded, write_run
 from .tensors import TornFileError, load_tensors, save_tensors
@@ -113,6 +115,11 @@ class DistilledSet:
             f"DistilledSet({len(self)} images of {len(self.class_names)} classes, "
             f"{self.float_images.shape[-1]} px, method={self.run.method!r}{soft}{head})"
         )
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the images with their classes."""
+        names = [self.class_names[label] for label in self.labels.tolist()]
+        return f"<p>{html.escape(printable(repr(self)))}</p>{gallery_html(self.images, names)}"
 
     @property
     def images(self) -> Tensor:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import html
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -11,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..images.decode import decode_image
+from ..text import printable
 
 
 def png_files(images: Tensor) -> Iterator[bytes]:
@@ -19,6 +22,24 @@ def png_files(images: Tensor) -> Iterator[bytes]:
         file = io.BytesIO()
         Image.fromarray(pixels).save(file, format="PNG", optimize=True)
         yield file.getvalue()
+
+
+def gallery_html(images: Tensor, titles: Sequence[str], most: int = 60) -> str:
+    """Images with their names as HTML for a notebook.
+
+    Args:
+        images: (m, 3, S, S) in [0, 1].
+        titles: m names.
+        most: How many are shown.
+    """
+    cards = [
+        '<figure style="margin:0;width:112px"><img width="112" alt="" style="image-rendering:pixelated" '
+        f'src="data:image/png;base64,{base64.b64encode(file).decode()}"><figcaption style="overflow-wrap:anywhere">'
+        f"{html.escape(printable(title))}</figcaption></figure>"
+        for file, title in zip(png_files(images[:most]), titles)
+    ]
+    rest = f"<p>and {len(images) - most:,} more</p>" if len(images) > most else ""
+    return f'<div style="display:flex;flex-wrap:wrap;gap:8px;font-size:12px">{"".join(cards)}</div>{rest}'
 
 
 def decode_files(files: Iterable[bytes], size: int) -> Tensor:
