@@ -17,7 +17,7 @@ from scipy.stats import spearmanr
 
 from conftest import TINY
 from helpers_images import make_image_folder
-from probedistill import AugmentConfig, TransferConfig, UserError, align, load_encoder, load_images
+from probedistill import AugmentConfig, TransferConfig, UserError, align, encoder_config, load_encoder, load_images
 from probedistill.analysis.alignment import Alignment, TransferCorrelation, transfer_accuracy
 from probedistill.analysis.base import EncoderAbout, ImagesAbout
 from probedistill.analysis.matrix import RealImages, Source, TransferMatrix
@@ -283,7 +283,7 @@ def tiny_yaml(tmp_path):
 def test_align_compares_the_features_of_the_same_images(photos, tiny_yaml):
     images = load_images(f"folder:{photos}")
     loaded = [load_encoder(TINY), load_encoder(TINY, encoder_args={"seed": 1})]
-    found = align([*loaded, tiny_yaml(seed=2, width=10)], images, k=3, progress=False)
+    found = align([*loaded, encoder_config(tiny_yaml(seed=2, width=10), trust=True)], images, k=3, progress=False)
     centre = [
         np.stack([e(e.centre_view(images.load(i))[None])[0].numpy() for i in range(12)]).astype(float) for e in loaded
     ]
@@ -301,7 +301,7 @@ def test_align_compares_the_features_of_the_same_images(photos, tiny_yaml):
 
 def test_a_limit_takes_fewer_images(photos, tiny_yaml):
     images = load_images(f"folder:{photos}")
-    found = align([TINY, tiny_yaml(seed=1)], images, k=2, limit=6, progress=False)
+    found = align([TINY, encoder_config(tiny_yaml(seed=1), trust=True)], images, k=2, limit=6, progress=False)
     assert found.images.count == 6
     assert found.chance.mutual_knn == 2 / 5
 
@@ -313,9 +313,8 @@ def test_align_command(run_cli, photos, tiny_yaml, tmp_path):
     transfer = tmp_path
     accuracy = [[0.9, 0.2, 0.3], [0.4, 0.9, 0.5], [0.6, 0.7, 0.9]]
     results(fingerprints, accuracy, full=[1.0, 0.9, 0.8]).save(transfer)
-    result = run_cli(
-        "align", "--encoders", *specs, "--images", f"folder:{photos}", "--k", 4, "--transfer", transfer, "--out", out
-    )
+    command = ["align", "--trust", "--encoders", *specs, "--images", f"folder:{photos}", "--k", 4]
+    result = run_cli(*command, "--transfer", transfer, "--out", out)
     assert result.code == 0, result.err
     for text in ("mutual 4-NN", "linear CKA", "by chance", "12 images", "Rank correlation", "6 pairs of 3 encoders"):
         assert text in result.out
@@ -338,8 +337,7 @@ def test_align_command(run_cli, photos, tiny_yaml, tmp_path):
             assert said[name].p * 6 == pytest.approx(round(said[name].p * 6))
             assert said[name].n == 6
     first = (out / "align.json").read_bytes()
-    again = run_cli("align", "--encoders", *specs, "--images", f"folder:{photos}", "--k", 4, "--transfer", transfer,
-                    "--out", out)  # fmt: skip
+    again = run_cli(*command, "--transfer", transfer, "--out", out)
     assert again.code == 0
     assert (out / "align.json").read_bytes() == first
 
@@ -349,10 +347,8 @@ def test_too_few_encoders_in_the_transfer_results_are_said(run_cli, photos, tiny
     results(fingerprints, [[0.9, 0.2], [0.3, 0.8]]).save(tmp_path)
     transfer = tmp_path / "transfer.json"
     specs = [TINY, tiny_yaml(seed=1), tiny_yaml(seed=2)]
-    result = run_cli(
-        "align", "--encoders", *specs, "--images", f"folder:{photos}", "--k", 4, "--transfer", transfer,
-        "--out", tmp_path / "out",
-    )  # fmt: skip
+    command = ["align", "--trust", "--encoders", *specs, "--images", f"folder:{photos}", "--k", 4]
+    result = run_cli(*command, "--transfer", transfer, "--out", tmp_path / "out")
     assert result.code == 0, result.err
     assert "transfer is known between 2 of these encoders; a rank correlation needs at least 3" in result.out
     content = json.loads((tmp_path / "out" / "align.json").read_text())
@@ -389,7 +385,7 @@ def test_names_that_mean_something_to_rich(run_cli, tiny_yaml, monkeypatch, tmp_
     folder = make_image_folder(tmp_path / "x [" / "b]", per_class=3)  # …/x [/b]
     monkeypatch.chdir(tmp_path)
     arguments = ["--images", f"folder:{folder}", "--k", 2, "--out", "al[red]x", "--no-progress"]
-    result = run_cli("align", "--encoders", TINY, tiny_yaml(seed=1), *arguments)
+    result = run_cli("align", "--trust", "--encoders", TINY, tiny_yaml(seed=1), *arguments)
     assert result.code == 0, result.err
     assert "look: al[red]x/align.png   numbers: al[red]x/align.json" in result.out
     assert f"6 images of folder:{folder} (train)" in result.out
@@ -412,7 +408,7 @@ def test_bad_input_gives_one_line_and_writes_nothing(run_cli, photos, tiny_yaml,
 
     def refused(*arguments, encoders=(TINY, other)):
         error = run_cli(
-            "align", "--encoders", *encoders, "--images", f"folder:{photos}", "--out", out, *arguments
+            "align", "--trust", "--encoders", *encoders, "--images", f"folder:{photos}", "--out", out, *arguments
         ).error()
         assert not out.exists()
         return error

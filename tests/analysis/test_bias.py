@@ -390,7 +390,7 @@ def test_evaluate_with_groups(run_cli, run, data, tmp_path):
 def test_three_encoders_are_ranked(bias_cli, run, tmp_path):
     for seed in range(3):
         (tmp_path / f"tiny{seed}.yaml").write_text(yaml.safe_dump({"encoder": TINY, "encoder_args": {"seed": seed}}))
-    outcome = bias_cli("--encoders", *(tmp_path / f"tiny{seed}.yaml" for seed in range(3)))
+    outcome = bias_cli("--trust", "--encoders", *(tmp_path / f"tiny{seed}.yaml" for seed in range(3)))
     assert outcome.code == 0, outcome.err
     found = BiasReport.read(tmp_path / "out")
     worst = [entry.accuracy.distilled.worst_group for entry in found.entries]

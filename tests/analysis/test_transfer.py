@@ -29,7 +29,6 @@ from probedistill import (
     LinearProbe,
     UserError,
     distill,
-    encoder_config,
     evaluate,
     extract_features,
     load_encoder,
@@ -64,9 +63,15 @@ def data(folder):
 
 @pytest.fixture(scope="module")
 def other(place):
-    """Another encoder, as a YAML file."""
+    return EncoderConfig(encoder=TINY, input_size=48, encoder_args={"seed": 3, "width": 16})
+
+
+@pytest.fixture(scope="module")
+def other_file(place, other):
+    """The other encoder, as a YAML file."""
     path = place / "other.yaml"
-    path.write_text(yaml.safe_dump({"encoder": TINY, "input_size": 48, "encoder_args": {"seed": 3, "width": 16}}))
+    options = {"encoder": TINY, "input_size": other.input_size, "encoder_args": other.encoder_args}
+    path.write_text(yaml.safe_dump(options))
     return str(path)
 
 
@@ -77,7 +82,7 @@ def runs(place, folder, other):
     for name, encoder, method in (("a", TINY, "clp"), ("b", other, "sfm")):
         out = place / "runs" / name
         distill(
-            f"folder:{folder}", encoder_config(encoder), method=method, steps=15, out=out, progress=False,
+            f"folder:{folder}", encoder, method=method, steps=15, out=out, progress=False,
             evaluate_every=0,
         )  # fmt: skip
         found.append(out)
@@ -92,7 +97,7 @@ def matrix(runs, data, other):
 def test_cells_are_those_of_evaluate(matrix, runs, data, other):
     assert matrix.accuracy.shape == matrix.std.shape == (1, 2, 2)
     for t, word in enumerate((TINY, other)):
-        encoder = load_encoder(encoder_config(word))
+        encoder = load_encoder(word)
         for s, run in enumerate(runs):
             row = evaluate(DistilledSet.load(run), encoder, None, data[1], baselines=[], **QUICK)["distilled"]
             assert (matrix.accuracy[0, s, t], matrix.std[0, s, t]) == (row.top1, row.std)
@@ -105,7 +110,7 @@ def test_cells_are_those_of_evaluate(matrix, runs, data, other):
 def test_centroids_are_chosen_by_the_source_and_scored_on_the_target(runs, data, other):
     options = {**QUICK, "views": 0}  # centre crops alone: nothing is drawn
     matrix = transfer(runs, [TINY, other], *data, **options)
-    encoders = [load_encoder(encoder_config(word)) for word in (TINY, other)]
+    encoders = [load_encoder(word) for word in (TINY, other)]
     test = extract_features(encoders[1], data[1], progress=False)
     bank = extract_features(encoders[0], data[0], progress=False)
     chosen = bank.indices[medoids(bank, 1)]
@@ -336,7 +341,7 @@ def test_a_source_is_loaded_as_its_run_describes_it(folder, data, tmp_path):
 
 
 def test_inherited_probe(runs, data, other):
-    source, target = load_encoder(TINY), load_encoder(encoder_config(other))
+    source, target = load_encoder(TINY), load_encoder(other)
     bank = extract_features(source, data[0], progress=False)
     held = with_extras(DistilledSet.load(runs[0]), source, bank, keep_head=True)
     matrix = transfer([held], [other, TINY], *data, probes=["ridge", "inherited"], **QUICK)
@@ -356,7 +361,7 @@ def with_heads(runs, data, other):
     """The sets with the heads of their own encoders; the second with its classes in another order."""
     found = []
     for run, word, order in zip(runs, (TINY, other), ([0, 1, 2], [2, 0, 1]), strict=True):
-        held, source = DistilledSet.load(run), load_encoder(encoder_config(word))
+        held, source = DistilledSet.load(run), load_encoder(word)
         labels = torch.tensor([order.index(y) for y in held.labels.tolist()])
         held = replace(held, labels=labels, class_names=tuple(NAMES[c] for c in order))
         bank = extract_features(source, data[0].with_classes(held.class_names), progress=False)
@@ -365,7 +370,7 @@ def with_heads(runs, data, other):
 
 
 def test_baselines_of_the_inherited_probe_are_those_of_evaluate(with_heads, data, other, tmp_path):
-    encoders = [load_encoder(encoder_config(word)) for word in (TINY, other)]
+    encoders = [load_encoder(word) for word in (TINY, other)]
     matrix = transfer(with_heads, encoders, *data, probes=["inherited"], out=tmp_path, **QUICK)
     assert matrix.probes == ("inherited",)
     for s, (held, source) in enumerate(zip(with_heads, encoders, strict=True)):
@@ -550,15 +555,16 @@ def run(run_cli, folder, tmp_path):
     return call
 
 
-def test_command(run, runs, other, tmp_path):
-    result = run(*runs, "--encoders", TINY, other, "--probes", "ridge", "--probes", "logistic")
+def test_command(run, runs, other_file, tmp_path):
+    assert "needs trust; add --trust" in run(*runs, "--encoders", TINY, other_file).error()
+    result = run(*runs, "--encoders", TINY, other_file, "--trust", "--probes", "ridge", "--probes", "logistic")
     assert result.code == 0, result.err
     assert result.err == ""
     for text in ("sfm · helpers", "centroids of helpers", "random real", "full real data", "logistic", "transfer.png"):
         assert text in result.out
     assert load_transfer(tmp_path / "out").probes == ("ridge", "logistic")
     altered(tmp_path / "out")
-    again = run(*runs, "--encoders", TINY, "--encoders", other)
+    again = run(*runs, "--encoders", TINY, "--encoders", other_file, "--trust")
     assert again.out.count("1.6 ± 0.0") == 2 * 6
 
 
@@ -577,8 +583,8 @@ def test_command_with_crops_of_ones_own(run, runs, folder, tmp_path):
     assert "augment.scale (0.5, 0.2) must satisfy" in error
 
 
-def test_command_says_in_one_line_that_centroids_are_left_out(run, runs, other):
-    result = run(runs[0], "--encoders", other)
+def test_command_says_in_one_line_that_centroids_are_left_out(run, runs):
+    result = run(runs[0], "--encoders", f"{TINY}@40")
     assert result.code == 0, result.err
     (line,) = result.err.splitlines()
     assert line.startswith("warning: row of centroids left out")
@@ -618,7 +624,8 @@ def odd(place, runs, folder):
         (["A", "--encoders", "efficientnet_lite"], "unknown encoder 'efficientnet_lite'"),
         (["A", "--encoders", TINY, TINY], "are the same encoder; name each once"),
         (["A", "--encoders", "ODD/weights.yaml"], "names no encoder"),
-        (["A", "--encoders", "ODD/missing.yaml"], "w.safetensors' is not a file"),
+        (["A", "--encoders", "ODD/missing.yaml"], "w.safetensors', which needs trust; add --trust"),
+        (["A", "--encoders", "ODD/missing.yaml", "--trust"], "w.safetensors' is not a file"),
         (["A", "--encoders", f"{TINY}@4"], "input_size 4 is too small"),
         (["A", "--encoders", TINY, "--floats"], "floats is for evaluate"),
         (["A", "--encoders", TINY, "--baselines", "neighbours"], "unknown baselines 'neighbours'"),

@@ -45,6 +45,7 @@ from probedistill import (
 from probedistill.distillation import micro_batches
 from probedistill.distillation.canvas import Canvas
 from probedistill.distillation.engine import Distiller
+from probedistill.encoders.trust import trusting
 from probedistill.features.views import apply_views, draw_views
 from probedistill.seeds import Stream, seed_of
 from probedistill.store.tensors import load_tensors, save_tensors
@@ -297,12 +298,15 @@ def test_each_encoder_pulls(spec):
 def test_python_and_command_line_and_config_file_agree(distil_cli, run_cli, spec, tmp_path):
     file = tmp_path / "narrow.yaml"
     file.write_text(yaml.safe_dump({"encoder": TINY, "encoder_args": {"width": 16}}))
-    assert distil_cli("--out", tmp_path / "cli", "--also", SMALL, "--also", file).code == 0
+    assert distil_cli("--out", tmp_path / "cli", "--also", SMALL, "--also", file, "--trust").code == 0
     expected = DistilledSet.load(tmp_path / "cli").float_images
 
     small = EncoderConfig(encoder=TINY, input_size=24)
-    assert torch.equal(quick(spec, TINY, also=[SMALL, str(file)]).float_images, expected)
-    quick(spec, [EncoderConfig(encoder=TINY), small, str(file)], out=tmp_path / "python")
+    with pytest.raises(UserError, match="needs trust"):
+        quick(spec, TINY, also=[SMALL, str(file)])
+    with trusting():
+        assert torch.equal(quick(spec, TINY, also=[SMALL, str(file)]).float_images, expected)
+        quick(spec, [EncoderConfig(encoder=TINY), small, str(file)], out=tmp_path / "python")
     assert torch.equal(DistilledSet.load(tmp_path / "python").float_images, expected)
     for first in ("cli", "python"):
         config = tmp_path / first / "config.yaml"
@@ -382,7 +386,7 @@ def test_the_same_weights_written_out_are_the_same_run(distil_cli, two_encoders,
     file = tmp_path / "small.yaml"
     file.write_text(yaml.safe_dump({"encoder": TINY, "input_size": 24}))
     weights = ["--encoder-weights", 1, "--encoder-weights", 1]
-    result = distil_cli("--out", two_encoders, "--resume", "--evaluate-every", 0, "--also", file, *weights)
+    result = distil_cli("--out", two_encoders, "--resume", "--evaluate-every", 0, "--also", file, "--trust", *weights)
     assert "is finished already" in result.err
 
 

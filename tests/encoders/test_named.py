@@ -30,7 +30,9 @@ def test_display_names_tell_encoders_apart():
 def test_encoder_config_reads_a_file_and_its_own_values_win(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text("encoder: timm:mobilenetv1_100\ninput-size: 64\ncheckpoint: w.safetensors\nmethod: sfm\n")
-    config = encoder_config(str(file), input_size=32, precision="bf16")
+    with pytest.raises(UserError, match=r"sets checkpoint 'w\.safetensors', which needs trust"):
+        encoder_config(str(file))
+    config = encoder_config(str(file), trust=True, input_size=32, precision="bf16")
     assert (config.input_size, config.checkpoint, config.precision) == (64, Path("w.safetensors"), "bf16")
 
 

@@ -169,3 +169,10 @@ def test_files_that_cannot_be_read(tmp_path):
 def test_no_file_gives_a_traceback(tmp_path_factory, data):
     with contextlib.suppress(UserError):
         assert isinstance(_read(tmp_path_factory.getbasetemp(), data), dict)
+
+
+def test_every_reader_of_yaml_is_this_one():
+    package = Path(sys.modules["probedistill"].__file__).parent
+    readers = {"safe_load", "full_load", "unsafe_load"}
+    loading = [p.name for p in package.rglob("*.py") if any(f"yaml.{r}" in p.read_text("utf-8") for r in readers)]
+    assert set(loading) == {"trust.py"}

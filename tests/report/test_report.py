@@ -19,6 +19,7 @@ from PIL import Image
 from conftest import TINY
 from helpers_report import SCRIPT, evaluation, long_names, make_run, results, write
 from probedistill import UserError, distill, extract_features, load_encoder, load_splits
+from probedistill.encoders.trust import trusting
 from probedistill.evaluation.result import Evaluation
 from probedistill.report.page import _embedded, write_report
 from probedistill.report.pictures import pack
@@ -383,7 +384,8 @@ def distilled(tmp_path_factory, photos):
 
 def test_real_images_only_on_request(distilled, report, photos):
     assert "near" not in json.loads(report(distilled).script("data"))["r0"]
-    page = report(distilled, real_images=True)
+    with trusting():
+        page = report(distilled, real_images=True)
     near = json.loads(page.script("data"))["r0"]["near"]
     train, _ = load_splits(f"folder:{photos}")
     from probedistill import DistilledSet
@@ -404,7 +406,9 @@ def test_real_images_need_the_run_s_own(distilled, run_cli, tmp_path, photos):
         (distilled / "config.yaml").write_text(
             config.replace("encoder: module", "classes: [dog, cat]\nencoder: module")
         )
-        error = run_cli("report", distilled, "--real-images", "--out", tmp_path / "r.html").error()
+        arguments = ["report", distilled, "--real-images", "--out", tmp_path / "r.html"]
+        assert "encoder 'module:helpers_encoders:tiny', which needs trust" in run_cli(*arguments).error()
+        error = run_cli(*arguments, "--trust").error()
         assert "are not those the run was made with" in error
         (distilled / "config.yaml").unlink()
         error = run_cli("report", distilled, "--real-images", "--out", tmp_path / "r.html").error()

@@ -354,10 +354,12 @@ EMPTY_HEADINGS = """[...document.querySelectorAll('main h2, main h3')].filter(he
 
 def test_real_images_beside(open_page, photos, tmp_path):
     from probedistill import distill
+    from probedistill.encoders.trust import trusting
     from probedistill.report.page import write_report
 
     distill(f"folder:{photos}", TINY, steps=2, out=tmp_path / "run", progress=False)
-    file = write_report([tmp_path / "run"], tmp_path / "real.html", real_images=True, progress=False)
+    with trusting():
+        file = write_report([tmp_path / "run"], tmp_path / "real.html", real_images=True, progress=False)
     page = open_page(file=file)
     page.locator(".gallery button").first.click()
     settle(page, "[...document.querySelectorAll('#viewer-near canvas')].every(c => c.width === 160)")

@@ -148,7 +148,7 @@ def test_bad_extras(distilled, encoder, bank):
 # ---------------------------------------------------------------- the command
 
 
-def test_label_then_evaluate(run_cli, distil_cli, tmp_path):
+def test_label_then_evaluate(run_cli, distil_cli, photos, tmp_path):
     out = tmp_path / "run"
     assert distil_cli("--out", out).code == 0
     before = {path: path.read_bytes() for path in (out / "images").rglob("*.png")}
@@ -176,7 +176,7 @@ def test_label_then_evaluate(run_cli, distil_cli, tmp_path):
     assert content["context"]["inherited"]["source_features"] is True  # the same encoder
 
     other = ["--encoder", TINY, "--encoder-args.seed", 5, "--probes", "inherited"]
-    result = run_cli("evaluate", out, *scored, *other)
+    result = run_cli("evaluate", out, "--images", f"folder:{photos}", *scored[2:], *other)
     assert f"without the source's features: run '{out}' is not trusted" in result.out  # no module by itself
     assert "name the encoder with --source" in result.out
     result = run_cli("evaluate", out, *scored, *other, "--source", out / "config.yaml")

@@ -12,27 +12,32 @@ from typing import Any
 from ..config import EncoderConfig
 from ..errors import UserError
 from .known import RECIPES
-from .trust import is_trusted, not_followed, read_yaml
+from .trust import check_file_options, is_trusted, not_followed, read_yaml, trusting
 
 _KINDS: dict[str, type] = {"input_size": int, "encoder_args": dict, "precision": str, "device": str, "features": str}
 _A_KIND = {int: "a whole number", dict: "a mapping of names to values", str: "a word"}
 
 
-def encoder_config(spec: str, **options: Any) -> EncoderConfig:
+def encoder_config(spec: str, *, trust: bool | None = None, **options: Any) -> EncoderConfig:
     """The config of an encoder that is named in one word.
 
     Args:
         spec: An encoder as in `EncoderConfig.encoder`, NAME@PIXELS for another input size, or a YAML file with the
             fields of `EncoderConfig`. A run's config.yaml is such a file; its other entries are ignored.
+        trust: Follow a file that asks for code (``module:``) or names other files (a checkpoint). Default: no,
+            except inside `trust.trusting`, as with ``--trust``.
         options: Fields for an encoder in one word, e.g. ``device``. A file's own values win.
 
     Raises:
-        UserError: No such file, not a YAML mapping with an encoder, or a value of another kind than its field.
+        UserError: No such file, not a YAML mapping with an encoder, a value of another kind than its field, or an
+            entry that needs trust.
     """
     if not spec.endswith((".yaml", ".yml")):
         return EncoderConfig(encoder=spec, **options)
     called = f"encoder {spec!r}"
     known = _read_fields(spec, called)
+    with trusting(is_trusted() if trust is None else trust):
+        check_file_options(known, called)
     return _from_file(known, options)
 
 

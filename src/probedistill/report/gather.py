@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import yaml
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
@@ -17,8 +16,8 @@ from ..analysis.kinds import read_in
 from ..config import ImagesConfig
 from ..encoders.load import load_encoder
 from ..encoders.named import encoder_config
-from ..encoders.trust import check_file_options
-from ..errors import UserError
+from ..encoders.trust import check_file_options, read_yaml
+from ..errors import UserError, explained
 from ..evaluation.result import Evaluation, load_evaluation
 from ..features.classes import neighbours
 from ..features.extract import extract_features
@@ -219,17 +218,14 @@ def _nearest(
 
 
 def _images_config(path: Path) -> ImagesConfig:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        known = {k: v for k, v in content.items() if k in ImagesConfig.__dataclass_fields__}
-        check_file_options(known, f"config {str(path)!r}")
-        if known.get("data_dir") is not None:
-            known["data_dir"] = Path(known["data_dir"])
+    called = f"config {str(path)!r}"
+    known = {k: v for k, v in read_yaml(path, called).items() if k in ImagesConfig.__dataclass_fields__}
+    check_file_options(known, called)
+    if "data_dir" in known:
+        known["data_dir"] = Path(str(known["data_dir"]))
+    hint = "leave --real-images out"
+    with explained(f"{called} does not say which images the run used", TypeError, ValueError, hint=hint):
         return ImagesConfig(**known)
-    except UserError:
-        raise
-    except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
-        raise UserError(f"{str(path)!r} does not say which images the run used; leave --real-images out") from error
 
 
 def _occurrence(labels: torch.Tensor) -> torch.Tensor:
