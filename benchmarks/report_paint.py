@@ -26,9 +26,12 @@ from probedistill.report.page import write_report
 
 PAINT = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? null"
 READ = "performance.getEntriesByType('navigation')[0].domContentLoadedEventEnd"
-DRAWN = """() => [...document.querySelectorAll('.gallery li')].filter(card => {
-  const box = card.getBoundingClientRect(); return box.top < innerHeight && box.bottom > 0;
-}).every(card => card.querySelector('canvas').width > 8)"""
+DRAWN = """() => {
+  const seen = [...document.querySelectorAll('.wall .cell, .gallery li')].filter(card => {
+    const box = card.getBoundingClientRect(); return box.height && box.top < innerHeight && box.bottom > 0;
+  });
+  return seen.length > 0 && seen.every(card => [...card.querySelectorAll('canvas')].every(c => c.width > 8));
+}"""
 
 
 def main() -> None:

@@ -31,10 +31,10 @@ from ..store.pixels import to_8_bits
 from .watch import Progress, read_progress
 
 NEIGHBOURS = 3
-"""Real images shown beside a distilled one."""
+"""Number of real images shown beside a distilled one."""
 
 REAL_PIXELS = 160
-"""Side of those."""
+"""Side in pixels of a real image."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +57,11 @@ class ShownRun:
         class_names: C names.
         pixels: (m, S, S, 3) uint8, the images that are shipped; ``None`` while the run is not finished.
         labels: (m,) int64.
-        config: The content of config.yaml, which repeats the run; ``None`` where there is none.
+        config: The content of config.yaml, which repeats the run; ``None`` if there is no such file.
         evolution: (step, sprite) of the snapshots.
         evaluations: Scores in the evaluation-*.json files, by file name.
         results: Results of analyses in the folder, by kind.
-        near: `NEIGHBOURS` real images for each image; ``None`` where real images are not allowed.
+        near: `NEIGHBOURS` real images for each image; ``None`` if real images were not asked for.
     """
 
     folder: Path
@@ -122,7 +122,7 @@ def gather(
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
-    """The last part of each path, or the whole path where that is not enough to tell runs apart."""
+    """The last part of each path, or the whole path if the last part does not tell runs apart."""
     check_named_once(folders)
     last = [folder.resolve().name for folder in folders]
     return [name if last.count(name) == 1 else str(folder) for name, folder in zip(last, folders, strict=True)]

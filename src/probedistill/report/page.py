@@ -65,14 +65,14 @@ def write_report(
     Args:
         folders: Run folders.
         out: The file, ending in .html; an earlier one is replaced.
-        title: Of the page; default: the runs' names.
-        real_images: Put the nearest real training images beside each distilled one into the file. The images and
-            the encoder are those that each run's config.yaml names.
-        transfer: Result file of `probedistill transfer`, or its folder; as well as those in the runs' folders.
-        align: The same of `probedistill align`.
-        bias: The same of `probedistill bias`.
-        geometry: The same of `probedistill geometry`.
-        analyses: Kinds of analysis of one's own, as ``module:MODULE:CLASS``; see `probedistill.analysis.kinds`.
+        title: Title of the page; default: the runs' names.
+        real_images: Also put the nearest real training images into the file. They and the encoder are opened as each
+            run's config.yaml names them.
+        transfer: File of `probedistill transfer`, or its folder, beside the results in the runs' folders.
+        align: File of `probedistill align`, or its folder.
+        bias: File of `probedistill bias`, or its folder.
+        geometry: File of `probedistill geometry`, or its folder.
+        analyses: Your own kinds of analysis, as ``module:MODULE:CLASS``; see `probedistill.analysis.kinds`.
         cache: Folder of feature banks, for ``real_images``.
         progress: Show progress bars.
 
@@ -80,8 +80,8 @@ def write_report(
         ``out``.
 
     Raises:
-        UserError: jinja2 is not installed; runs of different classes, damaged files, or an ``out`` that
-            cannot be written. Nothing has been written.
+        UserError: jinja2 is not installed, the runs have different classes, a file is damaged, or ``out`` cannot be
+            written. Then nothing has been written.
     """
     jinja2 = _optional("jinja2")
     out = Path(out)

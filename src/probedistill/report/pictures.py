@@ -1,4 +1,4 @@
-"""Many small pictures as a few sheets: WebP, base64, cut apart again in the page when they are scrolled near."""
+"""Many small pictures as a few WebP sheets in base64. The page cuts a sheet apart when a picture is scrolled near."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ class Progress:
 
     @property
     def remaining(self) -> float | None:
-        """Seconds left at the average speed so far; ``None`` where there is no telling."""
+        """Seconds left at the average speed so far; ``None`` before the first step."""
         return self.seconds / self.step * (self.steps - self.step) if self.step else None
 
     def reached(self) -> str:

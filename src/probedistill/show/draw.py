@@ -238,7 +238,7 @@ def _wider(ends: tuple[float, float], by: float = 0.04) -> tuple[float, float]:
 
 
 def _legend(scene: Scene, entries: Iterable[tuple[str, Callable[[float, float], Box | Dot | Path]]]) -> None:
-    """Names beside what they look like, line by line, with room for all; none for a single name."""
+    """Names beside what they look like, line by line, with room for all. A single name needs no legend."""
     entries = list(entries)
     if len(entries) < 2:
         return
@@ -278,7 +278,7 @@ def _plane(drawing: Plane) -> Scene:
     _legend(scene, ((name, _swatch(first[name])) for name in named))
     places = [np.asarray(group.xy, dtype=np.float64).reshape(-1, 2) for group in drawing.groups]
     xs, ys = (_wider(_range(*(place[:, axis] for place in places))) for axis in (0, 1))
-    # One scale for both directions: distances in the picture are those in the plane.
+    # One scale for both directions, so that distances can be compared.
     inch = min((WIDTH - 110) / (xs[1] - xs[0]), 430 / (ys[1] - ys[0]))
     ys = _stretched(ys, 150 / inch)
     axes = _Axes(scene, xs, ys, inch * (ys[1] - ys[0]), (drawing.x, drawing.y), one_scale=True)

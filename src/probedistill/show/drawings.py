@@ -24,7 +24,7 @@ class HeatMap:
     Attributes:
         rows: R names.
         columns: K names.
-        values: (R, K); NaN where there is nothing.
+        values: (R, K); NaN if there is no number.
         text: What stands in the cells, R × K; default: the values with ``digits`` decimals.
         digits: Decimals of the values.
         unit: Behind a value when the mouse is over it, such as ``"%"``.
@@ -78,7 +78,7 @@ class Bars:
 
     Attributes:
         categories: K names.
-        series: Name → K values; NaN where there is nothing.
+        series: Name → K values; NaN if there is no number.
         axis: What the values are.
         digits: Decimals of the numbers on the bars.
         limits: Lowest and highest value of the axis.

@@ -38,7 +38,7 @@ class Figure:
 
     Attributes:
         title: A few words.
-        summary: What it shows, in a sentence or two: all of it for those who cannot see the drawing.
+        summary: What it shows, in a sentence or two: enough for readers who cannot see the drawing.
         drawing: What is drawn; ``None`` if the table is all.
         table: The numbers behind the drawing.
     """

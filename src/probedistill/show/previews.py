@@ -57,8 +57,8 @@ def save_grid(
 
 FOLDER = "evolution"
 CELLS_PER_ROW = 10
-LIMIT = 100  # images
-LARGEST_CELL = 112  # pixels
+LIMIT = 100  # images of a sprite at most
+LARGEST_CELL = 112  # pixels of an image in a sprite at most
 _QUALITY = 85
 
 
@@ -87,12 +87,12 @@ def save_sprite(folder: Path, step: int, images: Tensor) -> Path:
         sheet.paste(picture if len(image) == cell else picture.resize((cell, cell)), corner)
     path = folder / FOLDER / f"step-{step:07d}.webp"
     with whole_file(path) as temporary:
-        sheet.save(temporary, format="WEBP", quality=_QUALITY, method=1)  # half the default's time, the same size
+        sheet.save(temporary, format="WEBP", quality=_QUALITY, method=1)  # half the time of the default, files as small
     return path
 
 
 def read_evolution(folder: Path | str) -> list[tuple[int, Path]]:
-    """The sprites of a run as (step, file), in order; none where it has none."""
+    """The sprites of a run as (step, file), in order."""
     found = [(re.fullmatch(r"step-(\d+)\.webp", path.name), path) for path in (Path(folder) / FOLDER).glob("*.webp")]
     return sorted((int(match[1]), path) for match, path in found if match)
 

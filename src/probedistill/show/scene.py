@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 INK = "currentColor"
 """The colour of text: that of the page in SVG, nearly black in a PNG."""
 LINE_HEIGHT = 1.2
-"""Of a line of text, in font sizes."""
+"""Height of a line of text, in font sizes."""
 
 _PAPER_INK = "#22262e"
 _ROOM_FOR = {"dot": 1.0, "cross": 1.6, "diamond": 2.1, "star": 2.8}  # size of a marker against a dot's
@@ -251,7 +251,7 @@ class Scene:
     marks: list[Mark] = field(default_factory=list)
 
     def add(self, *marks: Mark) -> None:
-        """Put marks above those that are there."""
+        """Put marks above the earlier ones."""
         self.marks += marks
 
     def write(self, x: float, y: float, lines: Sequence[str], size: float = 12.0, **look: Any) -> None:
@@ -260,7 +260,7 @@ class Scene:
         self.add(*(Words(x, top + size * LINE_HEIGHT * i, line, size, **look) for i, line in enumerate(lines) if line))
 
     def svg(self, label: str) -> str:
-        """The page as one SVG element; ``label`` is what it shows, for those who do not see it."""
+        """The page as one SVG element; ``label`` is what it shows, for readers who do not see it."""
         # Wide pages keep their size and are scrolled; others shrink on a phone.
         kind = "figure wide" if self.width > 540 else "figure"
         width, height = math.ceil(self.width), math.ceil(self.height)

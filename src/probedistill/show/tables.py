@@ -120,7 +120,7 @@ def _plain(text: str) -> Text:
 
 
 def percent(value: float | None, std: float | None = None) -> str:
-    """A share as percent with one decimal, with its spread where that is given.
+    """A share as percent with one decimal, with its spread if there is one.
 
     >>> percent(0.756), percent(0.756, 0.011), percent(None)
     ('75.6', '75.6 ± 1.1', '–')
