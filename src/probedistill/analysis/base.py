@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..encoders.encoder import Encoder
 from ..images.labelled import LabelledImages
-from ..show.figures import save_figures
+from ..show.figures import Figure, save_figures
 from ..show.results import Result
 from ..store.records import Count, read_record, write_record
 
@@ -54,11 +54,15 @@ class Analysis(Result):
         """Write KIND.json into ``folder``."""
         write_record(Path(folder) / f"{self.kind}.json", self, kind=self.kind)
 
+    def figures(self) -> list[Figure]:
+        """The numbers as drawings; if a subclass has none, its tables."""
+        return [Figure(table.title, table.caption, None, table) for table in self.tables()]
+
     def save(self, folder: Path | str) -> None:
-        """Write KIND.json and KIND.png into ``folder``."""
+        """Write KIND.json and, if anything is drawn, KIND.png into ``folder``."""
         self.write(folder)
         figures = self.figures()
-        if figures:
+        if any(figure.drawing is not None for figure in figures):
             save_figures(Path(folder) / f"{self.kind}.png", figures)
 
 

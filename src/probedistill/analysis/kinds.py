@@ -1,22 +1,21 @@
 """The seam for analyses: name → the record class, which says what its file is called and how a report shows it.
 
 To add one, write ``analysis/NAME.py``, a line in `KINDS` and a command. Your own needs none of these: the entry point
-``probedistill.analysis`` names its class, or ``--analysis module:mine:Sharpness`` on `report` does. This is all of
-``mine.py``; ``Sharpness([0.2, 0.4]).save("runs/a")`` then puts it beside the run::
+``probedistill.analysis`` names its class, or ``report --analysis module:mine:Sharpness`` does. This is ``mine.py``;
+``Sharpness({"cat": 0.2}).save("runs/a")`` puts a result beside the run, and ``figures()`` may add drawings::
+
+    from dataclasses import dataclass
+    from probedistill.analysis.base import Analysis
+    from probedistill.show.tables import Table, number
 
     @dataclass(frozen=True)
     class Sharpness(Analysis):
         kind = "sharpness"
-        values: list[float]
+        slopes: dict[str, float]
 
         def tables(self):
-            rows = tuple((f"image {i}", number(value)) for i, value in enumerate(self.values))
-            return [Table("Sharpness", ("", "sharpness"), rows)]
-
-        def figures(self):
-            (table,) = self.tables()
-            names = tuple(name for name, _ in table.rows)
-            return [Figure("Sharpness", "How sharp each image is.", Bars(names, {"": self.values}, "sharpness"), table)]
+            rows = tuple((name, number(slope)) for name, slope in self.slopes.items())
+            return [Table("How sharp the images are", ("class", "mean slope"), rows)]
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ class Result:
 
     def __str__(self) -> str:
         findings = map(printable, self.findings())
-        return as_text(*(table.rich() for table in self.tables()), *findings, markup=False, soft_wrap=True)
+        return as_text(*(table.rich() for table in self.tables()), *findings, sep="\n", markup=False, soft_wrap=True)
 
     def __repr__(self) -> str:
         lines = str(self).splitlines()
