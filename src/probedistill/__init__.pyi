@@ -15,6 +15,7 @@ from .config import (
     RunConfig,
     TransferConfig,
 )
+from .distillation.callbacks import Callback
 from .distillation.canvas import Canvas
 from .distillation.engine import Distiller, Loop, Tower
 from .distillation.run import distill
@@ -47,6 +48,7 @@ __all__ = [
     "AugmentConfig",
     "BiasReport",
     "CLPConfig",
+    "Callback",
     "Canvas",
     "Composed",
     "CanvasConfig",

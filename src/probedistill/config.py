@@ -375,6 +375,10 @@ class RunConfig:
     """Show progress bars."""
     timeout_seconds: float = 1800.0
     """Under torchrun: a process that is silent for longer stops the run with an error."""
+    log: list[str] = field(default_factory=list)
+    """Also write losses, accuracy and images for tensorboard (into RUN/tensorboard) or wandb."""
+    callback: list[str] = field(default_factory=list)
+    """Your own listener: module:FILE:NAME of a function that makes a probedistill.Callback."""
 
 
 @dataclass(kw_only=True)

@@ -14,8 +14,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from conftest import TINY
 from probedistill import Encoder, NonFiniteLossError, distill
-from probedistill.distillation import folder as run_folder
-from probedistill.distillation.folder import ProgressFile
+from probedistill.distillation.callbacks import ProgressFile
 from probedistill.show.previews import CELLS_PER_ROW, LIMIT, cell_size, read_evolution, save_sprite, sprite_cells
 
 
@@ -114,8 +113,8 @@ def test_progress_says_how_far_it_is(photos, tmp_path, monkeypatch):
     written: list[dict] = []
 
     class Watched(ProgressFile):
-        def write(self, history, *, at_once=False):
-            super().write(history, at_once=at_once)
+        def write(self, history):
+            super().write(history)
             progress = json.loads((self.folder / "progress.json").read_text())
             if not written or progress != written[-1]:
                 written.append(progress)
@@ -131,13 +130,13 @@ def test_progress_says_how_far_it_is(photos, tmp_path, monkeypatch):
     assert written[-1]["seconds"] == pytest.approx(run.seconds, rel=0.5)
 
     written.clear()
-    monkeypatch.setattr(run_folder, "_PROGRESS_SECONDS", 0.0)
-    monkeypatch.setattr(run_folder, "_PROGRESS_SHARE", 1e9)
+    monkeypatch.setattr(ProgressFile, "LEAST_PAUSE", 0.0)
+    monkeypatch.setattr(ProgressFile, "SHARE", 1e9)
     quick(photos, out=tmp_path / "often", evaluate_every=0)
     assert [p["step"] for p in written] == list(range(13))
 
     written.clear()
-    monkeypatch.setattr(run_folder, "_PROGRESS_SHARE", 1e-9)  # a disk so slow that there is time for no more
+    monkeypatch.setattr(ProgressFile, "SHARE", 1e-9)  # a disk so slow that there is time for no more
     quick(photos, out=tmp_path / "seldom", evaluate_every=0)
     assert [p["step"] for p in written] == [0, 12]
 

@@ -60,7 +60,7 @@ def saved(tmp_path):
 def test_layout(saved):
     files = sorted(str(p.relative_to(saved)) for p in saved.rglob("*") if p.is_file())
     assert files == [
-        "images/cat/000.webp", "images/cat/001.webp", "images/dog/000.webp", "images/dog/001.webp",
+        "SHA256SUMS", "images/cat/000.webp", "images/cat/001.webp", "images/dog/000.webp", "images/dog/001.webp",
         "images/metadata.jsonl", "run.json", "tensors.safetensors",
     ]  # fmt: skip
     lines = [json.loads(line) for line in (saved / "images/metadata.jsonl").read_text().splitlines()]
@@ -119,7 +119,7 @@ def test_extras_that_are_added_later_are_counted(saved):
     soft = torch.full((4, 2), 0.5)
     replace(DistilledSet.load(saved), soft_labels=soft).save_extras(saved)
     after = json.loads((saved / "run.json").read_text())["export"]
-    files = [p for p in saved.rglob("*") if p.is_file() and p.name != "run.json"]
+    files = [p for p in saved.rglob("*") if p.is_file() and p.name not in ("run.json", "SHA256SUMS")]
     assert after == {**before, "total_bytes": sum(p.stat().st_size for p in files)}
     assert after["total_bytes"] > before["total_bytes"]
     assert torch.equal(DistilledSet.load(saved).soft_labels, soft)
@@ -291,11 +291,11 @@ def test_what_metadata_says_of_names_is_not_followed(saved, tmp_path):
     before = DistilledSet.load(saved)
     _other_image(tmp_path / "secret.webp")
     lines = [json.dumps({"file_name": "../../secret.webp", "label": 1, "class_name": "dog"})] * 4
+    _other_image(saved / "images/cat/002.webp")  # a file that the set does not have
+    assert torch.equal(DistilledSet.load(saved).images, before.images)
     (saved / "images/metadata.jsonl").write_text("\n".join(lines))
-    _other_image(saved / "images/cat/002.webp")  # nor is a file that the set does not have
-    after = DistilledSet.load(saved)
-    assert torch.equal(before.images, after.images)
-    assert torch.equal(before.labels, after.labels)
+    with pytest.raises(UserError, match=r"images/metadata\.jsonl is not what was written"):
+        DistilledSet.load(saved)
 
 
 def test_labels_without_a_class_are_damage(tmp_path):
@@ -329,7 +329,7 @@ def test_an_export_is_replaced_on_request_only(saved):
     (saved / "evaluation-tiny.json").write_text("{}")
     write(make_set(["owl"], per_class=1), saved, format="png", overwrite=True)
     files = sorted(str(p.relative_to(saved)) for p in saved.rglob("*") if p.is_file())
-    assert files == ["images/metadata.jsonl", "images/owl/000.png", "run.json", "tensors.safetensors"]
+    assert files == ["SHA256SUMS", "images/metadata.jsonl", "images/owl/000.png", "run.json", "tensors.safetensors"]
 
 
 def test_an_interrupted_export_says_so_and_is_replaced(saved, monkeypatch):

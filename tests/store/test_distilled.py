@@ -42,7 +42,7 @@ def saved(tmp_path):
 def test_layout(saved):
     files = sorted(str(p.relative_to(saved)) for p in saved.rglob("*") if p.is_file())
     assert files == [
-        "images/cat/000.png", "images/cat/001.png", "images/dog/000.png", "images/dog/001.png",
+        "SHA256SUMS", "images/cat/000.png", "images/cat/001.png", "images/dog/000.png", "images/dog/001.png",
         "images/metadata.jsonl", "run.json", "tensors.safetensors",
     ]  # fmt: skip
     lines = [json.loads(line) for line in (saved / "images/metadata.jsonl").read_text().splitlines()]
@@ -143,10 +143,13 @@ def test_soft_labels_and_head_come_back(saved, way):
     assert "soft labels" not in repr(make_set())
 
 
-def test_killed_while_adding_a_head_leaves_the_set_as_it_was(saved):
+def test_killed_while_adding_a_head_leaves_the_set_as_it_was(saved, monkeypatch):
     tensors = (saved / "tensors.safetensors").read_bytes()
-    with_both(make_set(per_class=2)).save_extras(saved)
-    (saved / "tensors.safetensors").write_bytes(tensors)  # run.json was written, the tensors were not yet
+    monkeypatch.setattr(os, "replace", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(os, "rename", os.replace)
+    with pytest.raises(KeyboardInterrupt):
+        with_both(make_set(per_class=2)).save_extras(saved)
+    assert (saved / "tensors.safetensors").read_bytes() == tensors
     again = DistilledSet.load(saved)
     assert again.head is None
     assert again.soft_labels is None
@@ -218,7 +221,7 @@ def test_not_a_set(tmp_path):
 
 def _edit(run_json, **changes):
     run = json.loads(run_json.read_text())
-    run.update(changes)
+    run.update(changes, sha256=None)
     run_json.write_text(json.dumps({k: v for k, v in run.items() if v is not None}))
 
 

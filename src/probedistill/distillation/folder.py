@@ -1,25 +1,19 @@
-"""The folder of a run while it is under way: may it be used, what does it hold, checkpoints, ``run.json``.
+"""The folder of a run while it is under way; `store/layout.py` says what is in it.
 
-::
-
-    RUN/
-      run.json               ``finished: false`` until the very end
-      config.yaml            repeats the run: ``probedistill distill --config FILE --out FOLDER``
-      preview.png            the images as they are now
-      progress.json          how far it is; gone when the run is finished
-      evolution/step-*.webp  the images at step 0, at each preview and at the end
-      checkpoints/step-*.safetensors
+A folder is claimed first and looked at then, so that nobody changes it in between. Killed or without power at any
+point, it holds the old run, the new one as far as it is, or the finished one.
 """
 
 from __future__ import annotations
 
-import math
+import hashlib
+import json
 import os
 import shutil
-import time
+import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -33,39 +27,39 @@ from ..config import DistillConfig, EncoderConfig, ImagesConfig, without_none
 from ..errors import UserError
 from ..machine.processes import Processes
 from ..show import previews as evolution
-from ..store.distilled import DistilledSet
+from ..store.distilled import DamagedImagesError, DistilledSet, rebuilt
 from ..store.files import (
     cannot_write,
     check_writable,
     leftovers,
     remove_folder,
     remove_leftovers,
+    sync_folder,
     whole_file,
     without_traces,
 )
-from ..store.layout import RUN
-from ..store.records import as_plain, from_plain
-from ..store.run_record import (
+from ..store.layout import (
+    BY_COMMANDS,
+    CHECKPOINTS,
+    CONFIG,
+    EVOLUTION,
+    IMAGES,
+    LOCK,
+    PREVIEW,
     PROGRESS,
-    EncoderRecord,
-    History,
-    RunRecord,
-    read_run,
-    write_progress_file,
-    write_run,
+    RUN,
+    SUMS,
+    TENSORS,
+    checkpoint_file,
 )
+from ..store.locks import claimed
+from ..store.records import as_plain, from_plain
+from ..store.run_record import EncoderRecord, History, RunRecord, read_run, write_run
 from ..store.tensors import TornFileError, load_tensors, save_tensors
 from .engine import Distiller
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
-
-
 _KEPT_CHECKPOINTS = 2
-_PROGRESS_SECONDS = 2.0  # at least, between two writings
-_PROGRESS_SHARE = 1 / 300  # of the run's time, at most
+_EITHER = "choose another folder or add --overwrite instead of --resume"
 
 
 @dataclass(frozen=True)
@@ -73,10 +67,12 @@ class CheckpointRecord:
     """What a checkpoint says beside its tensors.
 
     Attributes:
+        run: `identity` of the run that it belongs to.
         engine: Plain values of `Distiller.state`.
         history: What was recorded so far.
     """
 
+    run: str
     engine: dict[str, Any]
     history: History
 
@@ -88,61 +84,210 @@ class Checkpoint:
     tensors: dict[str, Tensor]
     about: CheckpointRecord
 
-
-def check_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
-    """Refuse a folder that cannot be written, or holds something that this run would destroy; change nothing."""
-    if resume and overwrite:
-        raise UserError("--resume and --overwrite exclude each other; give one of them")
-    try:
-        if folder.exists() and not folder.is_dir():
-            raise UserError(f"out {str(folder)!r} is a file; choose another folder")
-        empty = not folder.exists() or set(folder.iterdir()) <= set(leftovers(folder))
-    except PermissionError as error:
-        raise UserError(f"out {str(folder)!r} cannot be read: {error.strerror}; choose another folder") from error
-    state = None if empty else _known_run(folder)
-    if state is None and not empty:
-        if not any((folder / "checkpoints").glob("step-*.safetensors")):
-            raise UserError(f"out {str(folder)!r} is not empty and holds no run; choose another folder")
-        if not overwrite:
-            raise UserError(
-                f"out {str(folder)!r} holds checkpoints without a run.json that says whose; add --overwrite"
-            )
-    if state is not None and not (resume or overwrite):
-        if state.finished:
-            raise UserError(f"out {str(folder)!r} holds a finished run; choose another folder or add --overwrite")
-        raise UserError(f"out {str(folder)!r} holds an unfinished run; add --resume to continue it or --overwrite")
-    if not (resume and state is not None and state.finished):  # nothing is written then
-        check_writable(folder)
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        return int(self.about.engine["step"])
 
 
-@contextmanager
-def claimed(folder: Path | None) -> Iterator[None]:
-    """Hold a run's folder, which is made for it, against other processes. It is free again when this process ends.
+def identity(run: RunRecord) -> str:
+    """A digest of what decides a run's images: settings, encoders and real images."""
+    config = {k: v for k, v in as_plain(run.config).items() if k not in ("micro_batch", "also")}
+    encoders = [(e.fingerprint, e.precision, e.weight) for e in run.encoders]
+    decisive = [config, encoders, run.images.fingerprint, list(run.class_names)]
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
-    Raises:
-        UserError: Another process is at work in it, or it cannot be made.
+
+class NoFolder:
+    """Stands in for the folder of a run that keeps nothing: it does nothing."""
+
+    path: Path | None = None
+
+    def claimed(self, team: Processes) -> AbstractContextManager[None]:
+        """Hold the folder against other processes."""
+        return nullcontext()
+
+    def check(self) -> None:
+        """Refuse a folder that this run must not touch; change nothing."""
+
+    def finished(self, run: RunRecord, team: Processes) -> DistilledSet | None:
+        """The set, if this very run is finished already."""
+
+    def checkpoint(self, run: RunRecord) -> Checkpoint | None:
+        """The state that the run goes on from."""
+
+    def start(self, run: RunRecord, images: ImagesConfig | None, encoder: EncoderConfig | None, step: int) -> None:
+        """Write what says that the folder holds this run."""
+
+    def save(self, run: RunRecord, distiller: Distiller, history: History) -> None:
+        """Save the state of the run."""
+
+    def finish(self, distilled: DistilledSet) -> None:
+        """Write the set, and remove what only an unfinished run needs."""
+
+    def resumable(self) -> AbstractContextManager[None]:
+        """Say of an error within the block that the run can go on."""
+        return nullcontext()
+
+
+class RunFolder(NoFolder):
+    """The folder of a run.
+
+    Args:
+        path: The folder.
+        resume: Go on with the run that it holds.
+        overwrite: Replace the run that it holds.
     """
-    if folder is None or fcntl is None:
-        yield
-        return
-    with without_traces(folder):
+
+    def __init__(self, path: Path, *, resume: bool, overwrite: bool) -> None:
+        if resume and overwrite:
+            raise UserError("--resume and --overwrite exclude each other; give one of them")
+        self.path: Path = path
+        self.resume, self.overwrite = resume, overwrite
+
+    def claimed(self, team: Processes) -> AbstractContextManager[None]:
+        """Hold the folder against other processes; the first process of a run does so for all of them."""
+        return claimed(self.path) if team.is_first else nullcontext()
+
+    def check(self) -> None:
+        """Refuse a folder that cannot be written, or holds something that this run would destroy; change nothing."""
+        out = f"out {str(self.path)!r}"
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            handle = os.open(folder, os.O_RDONLY)
-        except OSError as error:
-            raise cannot_write(folder, error) from error
+            if self.path.exists() and not self.path.is_dir():
+                raise UserError(f"{out} is a file; choose another folder")
+            ours = {self.path / LOCK, *leftovers(self.path)}
+            empty = not self.path.exists() or set(self.path.iterdir()) <= ours
+        except PermissionError as error:
+            raise UserError(f"{out} cannot be read: {error.strerror}; choose another folder") from error
+        run = None if empty else self._known_run()
+        if run is None and not empty:
+            self._check_remains()
+        if run is not None and not (self.resume or self.overwrite):
+            if run.finished:
+                raise UserError(f"{out} holds a finished run; choose another folder or add --overwrite")
+            raise UserError(f"{out} holds an unfinished run; add --resume to continue it or --overwrite")
+        if not (self.resume and run is not None and run.finished):  # nothing is written then
+            check_writable(self.path)
+
+    def _check_remains(self) -> None:
+        """Refuse a folder that is not empty and has no run.json that can be read, unless it may be replaced."""
+        out = f"out {str(self.path)!r}"
+        has_checkpoints = any((self.path / CHECKPOINTS).glob("step-*.safetensors"))
+        if not has_checkpoints and not _is_of_a_run(self.path):
+            raise UserError(f"{out} is not empty and holds no run; choose another folder")
+        if not self.overwrite:
+            what = (
+                "checkpoints without a run.json that says whose"
+                if has_checkpoints
+                else "a run whose run.json is damaged"
+            )
+            raise UserError(f"{out} holds {what}; add --overwrite")
+
+    def finished(self, run: RunRecord, team: Processes) -> DistilledSet | None:
+        """Refuse to resume another run; return the set if this one is finished.
+
+        Image files that are missing or torn are written again from the float images.
+        """
+        before = self._known_run() if self.resume else None
+        if before is None:
+            return None
+        _check_same(self.path, before, run)
+        if not before.finished:
+            return None
         try:
+            found = DistilledSet.load(self.path)
+        except DamagedImagesError as error:
+            if not team.is_first:
+                raise
+            found = rebuilt(self.path)
+            print(f"{error.args[0].partition('; ')[0]}: its images were written again", file=sys.stderr)
+        if team.is_first:
+            self._remove_temporary()  # a kill may have come just before
+            print(f"{self.path} is finished already", file=sys.stderr)
+        return found
+
+    def checkpoint(self, run: RunRecord) -> Checkpoint | None:
+        """The newest checkpoint of this run that is whole; torn ones are named in a warning and ignored.
+
+        Raises:
+            UserError: It belongs to another run.
+        """
+        found = newest_checkpoint(self.path) if self.resume else None
+        if found is not None and found.about.run != identity(run):
+            raise UserError(
+                f"{str(self.path / CHECKPOINTS)!r} holds checkpoints of another run than its {RUN}; "
+                "restore them or add --overwrite instead of --resume"
+            )
+        return found
+
+    def start(self, run: RunRecord, images: ImagesConfig | None, encoder: EncoderConfig | None, step: int) -> None:
+        """Write what says that the folder holds this run. Killed at any point, it holds the old run or the new one.
+
+        Args:
+            run: What the run is.
+            images: For the YAML file that repeats the run; there is none without it.
+            encoder: For the same file.
+            step: The step that the run goes on from; pictures of later ones are removed.
+        """
+        fresh = not (self.path / RUN).exists()
+        for place in (self.path, self.path / CHECKPOINTS, self.path / EVOLUTION):
+            remove_leftovers(place)  # they are as large as checkpoints, and restarts may be many
+        with without_traces(self.path):
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise UserError(
-                    f"out {str(folder)!r} is in use by another process; wait for it or choose another folder"
-                ) from error
-            except OSError:  # a file system without locks
-                pass
+                if self.overwrite:
+                    remove_folder(self.path / CHECKPOINTS)  # first: the new run must never see them
+                write_run(self.path, run)
+                if self.overwrite:
+                    _remove_results(self.path)
+                evolution.remove_later(self.path, step)
+                if images is not None and encoder is not None:
+                    write_config(self.path / CONFIG, images, encoder, run.config)
+            except OSError as error:
+                raise cannot_write(self.path, error) from error
+            except UserError:
+                if fresh:  # nothing was there: leave nothing, and the same command works once it can write
+                    (self.path / RUN).unlink(missing_ok=True)
+                raise
+
+    def save(self, run: RunRecord, distiller: Distiller, history: History) -> None:
+        """Save the engine and the history; keep the newest two checkpoints."""
+        tensors, values = distiller.state()
+        if not distiller.team.is_first:
+            return
+        path = self.path / CHECKPOINTS / checkpoint_file(distiller.step_count)
+        save_tensors(path, tensors, as_plain(CheckpointRecord(identity(run), values, history)))
+        others = sorted(path.parent.glob("step-*.safetensors"))
+        at = others.index(path)
+        for other in others[: max(0, at + 1 - _KEPT_CHECKPOINTS)] + others[at + 1 :]:  # later ones were torn
+            other.unlink(missing_ok=True)
+
+    def finish(self, distilled: DistilledSet) -> None:
+        """Write the set; only once it is on the disk, remove what an unfinished run needs."""
+        distilled.save(self.path)
+        self._remove_temporary()
+
+    @contextmanager
+    def resumable(self) -> Iterator[None]:
+        """Say of an error within the block that the run can go on."""
+        try:
             yield
-        finally:
-            os.close(handle)
+        except UserError as error:
+            raise UserError(f"{error}; repeat the command with --resume to go on from the last checkpoint") from error
+
+    def _known_run(self) -> RunRecord | None:
+        """The record of the run in the folder, finished or not; ``None`` if there is none that can be read."""
+        with suppress(UserError):
+            return read_run(self.path)
+        return None
+
+    def _remove_temporary(self) -> None:
+        """Remove what a finished run does not need, without complaint if that is not allowed."""
+        shutil.rmtree(self.path / CHECKPOINTS, ignore_errors=True)
+        with suppress(OSError):
+            (self.path / PROGRESS).unlink(missing_ok=True)
+        for place in (self.path, self.path / EVOLUTION):
+            remove_leftovers(place)
+        sync_folder(self.path)
 
 
 def begun_by_this_launch(folder: Path) -> bool:
@@ -154,90 +299,9 @@ def begun_by_this_launch(folder: Path) -> bool:
         return False
 
 
-def check_same_run(folder: Path, about: RunRecord) -> DistilledSet | None:
-    """Refuse to resume another run; return the set if this one is finished."""
-    before = _known_run(folder)
-    if before is None:
-        return None
-    instead = "choose another folder or add --overwrite instead of --resume"
-    if before.images.fingerprint != about.images.fingerprint:
-        was, now = (f"{run.images.spec} {run.images.fingerprint[:12]}" for run in (before, about))
-        raise UserError(f"out {str(folder)!r} holds a run of other images ({was}, now {now}); {instead}")
-    if [e.fingerprint for e in before.encoders] != [e.fingerprint for e in about.encoders]:
-        was, now = (" and ".join(map(_label, run.encoders)) for run in (before, about))
-        raise UserError(f"out {str(folder)!r} holds a run of other encoders ({was}, now {now}); {instead}")
-    for one, other in zip(before.encoders, about.encoders, strict=True):
-        if one.precision != other.precision:
-            raise UserError(
-                f"out {str(folder)!r} holds a run in precision {one.precision!r}, now {other.precision!r}; "
-                "repeat its settings, or choose another folder"
-            )
-    held, wanted = as_plain(before.config), as_plain(about.config)
-    for name in wanted:
-        if held[name] != wanted[name] and name not in ("micro_batch", "also"):
-            raise UserError(
-                f"out {str(folder)!r} holds a run with {name} {held[name]!r}, now {wanted[name]!r}; "
-                "repeat its settings, or choose another folder"
-            )
-    return DistilledSet.load(folder) if before.finished else None
-
-
-def start_run(
-    folder: Path,
-    about: RunRecord,
-    images: ImagesConfig | None,
-    encoder: EncoderConfig | None,
-    *,
-    anew: bool,
-    step: int = 0,
-) -> None:
-    """Write what says that the folder holds this run. Killed at any point, it holds the old run or the new one.
-
-    Args:
-        folder: The run's folder.
-        about: What the run is.
-        images: For the YAML file that repeats the run; there is none without it.
-        encoder: The same.
-        anew: Remove the run that is there. Its checkpoints go first: the new run must never see them.
-        step: The step that the run goes on from; what shows later ones goes.
-    """
-    fresh = not (folder / RUN).exists()
-    for place in (folder, folder / "checkpoints", folder / evolution.FOLDER):
-        remove_leftovers(place)  # they are as large as checkpoints, and restarts may be many
-    with without_traces(folder):
-        try:
-            if anew:
-                remove_folder(folder / "checkpoints")
-            write_run(folder, about)
-            if anew:
-                _remove_results(folder)
-            evolution.remove_later(folder, step)
-            if images is not None and encoder is not None:
-                write_config(folder / "config.yaml", images, encoder, about.config)
-        except OSError as error:
-            raise cannot_write(folder, error) from error
-        except UserError:
-            if fresh:  # nothing was there: leave nothing, and the same command works once it can write
-                (folder / RUN).unlink(missing_ok=True)
-            raise
-
-
-def save_checkpoint(folder: Path, distiller: Distiller, history: History, team: Processes) -> None:
-    """Save the engine and the history; keep the newest two checkpoints."""
-    tensors, values = distiller.state()
-    if not team.is_first:
-        return
-    path = folder / "checkpoints" / f"step-{distiller.step_count:07d}.safetensors"
-    save_tensors(path, tensors, as_plain(CheckpointRecord(engine=values, history=history)))
-    others = sorted(path.parent.glob("step-*.safetensors"))
-    at = others.index(path)
-    for other in others[: max(0, at + 1 - _KEPT_CHECKPOINTS)] + others[at + 1 :]:  # later ones are torn: passed over
-        other.unlink(missing_ok=True)
-
-
 def newest_checkpoint(folder: Path) -> Checkpoint | None:
     """The newest checkpoint that is whole; torn ones are named in a warning and ignored."""
-    for path in sorted((folder / "checkpoints").glob("step-*.safetensors"), reverse=True):
+    for path in sorted((folder / CHECKPOINTS).glob("step-*.safetensors"), reverse=True):
         try:
             tensors, about = load_tensors(path)
             return Checkpoint(tensors, from_plain(about, CheckpointRecord))
@@ -246,63 +310,46 @@ def newest_checkpoint(folder: Path) -> Checkpoint | None:
     return None
 
 
-class ProgressFile:
-    """``progress.json``: how far a run is, for whoever watches. Writing it takes next to none of the run's time.
+def _check_same(folder: Path, before: RunRecord, now: RunRecord) -> None:
+    """Refuse to resume another run."""
+    out = f"out {str(folder)!r}"
+    if before.images.fingerprint != now.images.fingerprint:
+        ours, others = (f"{run.images.spec} {run.images.fingerprint[:12]}" for run in (now, before))
+        raise UserError(f"{out} holds a run of other images ({others}, now {ours}); {_EITHER}")
+    if [e.fingerprint for e in before.encoders] != [e.fingerprint for e in now.encoders]:
+        ours, others = (" and ".join(map(_label, run.encoders)) for run in (now, before))
+        raise UserError(f"{out} holds a run of other encoders ({others}, now {ours}); {_EITHER}")
+    for one, other in zip(before.encoders, now.encoders, strict=True):
+        if one.precision != other.precision:
+            raise UserError(
+                f"{out} holds a run in precision {one.precision!r}, now {other.precision!r}; "
+                "repeat its settings, or choose another folder"
+            )
+    held, wanted = as_plain(before.config), as_plain(now.config)
+    for name in wanted:
+        if held[name] != wanted[name] and name not in ("micro_batch", "also"):
+            raise UserError(
+                f"{out} holds a run with {name} {held[name]!r}, now {wanted[name]!r}; "
+                "repeat its settings, or choose another folder"
+            )
 
-    Args:
-        folder: The run's folder; ``None`` writes nothing.
-        steps: Length of the run.
-    """
 
-    def __init__(self, folder: Path | None, steps: int) -> None:
-        self.folder, self.steps = folder, steps
-        self._written, self._pause = -math.inf, 0.0
-
-    def write(self, history: History, *, at_once: bool = False) -> None:
-        """Write it when the last time is long enough ago (longer on a slow disk), or at once."""
-        began = time.monotonic()
-        if self.folder is None or not (at_once or began - self._written > self._pause):
-            return
-        write_progress_file(self.folder, history, self.steps)
-        self._written = time.monotonic()
-        self._pause = max(_PROGRESS_SECONDS, (self._written - began) / _PROGRESS_SHARE)
-
-
-@contextmanager
-def resumable(folder: Path | None) -> Iterator[None]:
-    """Say of an error within a run that the run can go on."""
+def _is_of_a_run(folder: Path) -> bool:
+    """Whether a folder whose run.json cannot be read is one of ours all the same."""
     try:
-        yield
-    except UserError as error:
-        if folder is None:
-            raise
-        raise UserError(f"{error}; repeat the command with --resume to go on from the last checkpoint") from error
+        begins = (folder / RUN).read_bytes()[:200]
+    except OSError:
+        begins = b""
+    return b'"kind": "run"' in begins or ((folder / TENSORS).is_file() and (folder / SUMS).is_file())
 
 
 def _remove_results(folder: Path) -> None:
-    for name in ("images", "images.part", evolution.FOLDER):
+    for name in (IMAGES, EVOLUTION, "tensorboard"):
         remove_folder(folder / name)
-    by_commands = ("evaluation-*.json", "geometry.*", "bias.*")  # evaluate, geometry and bias leave them here
-    for name in ("tensors.safetensors", "preview.png", PROGRESS, "config.yaml", *by_commands):
+    for name in (TENSORS, SUMS, PREVIEW, PROGRESS, CONFIG, *BY_COMMANDS):
         for path in folder.glob(name):
             path.unlink()
-
-
-def remove_temporary(folder: Path) -> None:
-    """Remove what a finished run has no use for, without complaint where that is not allowed."""
-    for name in ("checkpoints", "images.part"):
-        shutil.rmtree(folder / name, ignore_errors=True)
-    with suppress(OSError):
-        (folder / PROGRESS).unlink(missing_ok=True)
-    for place in (folder, folder / evolution.FOLDER):
-        remove_leftovers(place)
-
-
-def _known_run(folder: Path) -> RunRecord | None:
-    """The record of the run in the folder, finished or not; ``None`` if there is none that can be read."""
-    with suppress(UserError):
-        return read_run(folder)
-    return None
+    sync_folder(folder)
 
 
 def _label(encoder: EncoderRecord) -> str:

@@ -1,8 +1,7 @@
-"""A distillation from labelled images to a `DistilledSet`, with checkpoints, previews and signals.
+"""A distillation from labelled images to a `DistilledSet`, in four parts: prepare, open, loop, finish.
 
-The engine does steps; this module decides when to save, show and stop. A run's folder holds, while it
-is under way, ``run.json`` (``finished: false``), ``preview.png``, ``progress.json`` and ``checkpoints/``;
-afterwards it is a distilled set. ``evolution/`` keeps what the images looked like along the way.
+The engine does steps; this module decides when to look, save and stop. `folder` knows what is written where, and
+`callbacks` who is told of it.
 """
 
 from __future__ import annotations
@@ -11,54 +10,40 @@ import hashlib
 import json
 import platform
 import signal
-import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from .._version import __version__
 from ..config import DistillConfig, EncoderConfig, ImagesConfig, RunConfig
 from ..encoders.encoder import Encoder
 from ..encoders.named import encoder_config
 from ..encoders.pool import EncoderPool
-from ..errors import NonFiniteLossError, UserError, unknown_name
+from ..errors import NonFiniteLossError, UserError
 from ..features.bank import FeatureBank
-from ..features.extract import extract_features
+from ..features.store import FeatureStore
 from ..images.labelled import LabelledImages
 from ..images.sources import check_outside
 from ..images.splits import load_images, load_splits
 from ..machine.processes import Processes, processes
-from ..machine.progress import ProgressBar
 from ..machine.signals import Interrupted, Stop, catch_signals
 from ..machine.torch_state import own_torch_state
 from ..probes.linear import LinearProbe
-from ..show.previews import save_grid, save_sprite
 from ..store.distilled import DistilledSet
-from ..store.layout import check_class_names
+from ..store.layout import CHECKPOINTS, check_class_names
 from ..store.pixels import as_shipped
 from ..store.records import as_plain
 from ..store.run_record import EncoderRecord, History, ImagesRecord, RunRecord, with_history
+from .callbacks import Bar, Callback, Callbacks, End, Pictures, Preview, ProgressFile, Start, Step, named_callbacks
 from .engine import Distiller
-from .folder import (
-    ProgressFile,
-    begun_by_this_launch,
-    check_folder,
-    check_same_run,
-    claimed,
-    newest_checkpoint,
-    remove_temporary,
-    resumable,
-    save_checkpoint,
-    start_run,
-)
+from .folder import NoFolder, RunFolder, begun_by_this_launch
+from .options import DistillOptions, with_options
 from .start import load_method, make_distiller
-
-_STOP = 1000  # plus the signal's number
 
 
 @own_torch_state()
@@ -69,8 +54,9 @@ def distill(
     *,
     test: LabelledImages | None = None,
     run: RunConfig | None = None,
+    callbacks: Sequence[Callback] = (),
     strict: bool = False,
-    **options: Any,
+    **options: Unpack[DistillOptions],
 ) -> DistilledSet:
     """Distil labelled images into a few synthetic ones per class.
 
@@ -86,6 +72,7 @@ def distill(
             those of `DistillConfig.of`, which knows ``preset="paper"``.
         test: Test images for the accuracy along the way, when ``images`` are loaded images.
         run: Output folder, resuming, checkpoints. Without ``out`` nothing is written.
+        callbacks: Who else is told of steps and previews.
         strict: Raise on unreadable images instead of leaving them out with a warning.
 
     Returns:
@@ -98,103 +85,97 @@ def distill(
         NonFiniteLossError: The loss became NaN or infinite; the last good state is in ``checkpoints/``.
         Interrupted: SIGINT or SIGTERM came; the state has been saved.
     """
-    run, config = _with_options(run or RunConfig(), config, options)
+    run, config = with_options(run or RunConfig(), config, dict(options))
     named, config, repeatable = _name_encoders(encoder, config.resolve())
     load_method(config)  # a method of the user's own may not be there, or not have these options
-    if not run.timeout_seconds > 0:
-        raise UserError(f"timeout_seconds {run.timeout_seconds} must be more than 0")
+    _check_run(run)
+    own = [*callbacks, *named_callbacks(run.log, run.callback)]
     with processes(str(named[0].device), run.timeout_seconds) as team:
-        return _distill(images, named, repeatable, config, test, run, strict, team)
+        folder = _folder_of(run, team)
+        with folder.claimed(team):
+            folder.check()
+            task = _prepare(images, test, named, config, run, strict, team, folder)
+            finished = folder.finished(task.record, team)
+            if finished is not None:
+                return finished
+            with catch_signals() as stop:
+                repeats = named[0] if repeatable and isinstance(named[0], EncoderConfig) else None
+                session = _open(task, folder, repeats, own, stop)
+                with folder.resumable():
+                    _loop(session)
+                    # Still with the signals deferred: a run whose steps are done is finished, not interrupted.
+                    return _finish(session)
 
 
-def _distill(
+# ---------------------------------------------------------------------------------------------------
+# Prepare: everything is checked, nothing is written
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A run that may begin.
+
+    Attributes:
+        config: Method and settings, resolved.
+        run: When to look and to save.
+        spec: The images as they were named; ``None`` for loaded ones.
+        train: Real training images.
+        test: Real test images, if there are any.
+        encoders: The frozen encoders.
+        record: What will be written of the run.
+        features: Where features come from.
+        team: The processes that share the run.
+    """
+
+    config: DistillConfig
+    run: RunConfig
+    spec: ImagesConfig | None
+    train: LabelledImages
+    test: LabelledImages | None
+    encoders: list[Encoder]
+    record: RunRecord
+    features: FeatureStore
+    team: Processes
+
+
+def _prepare(
     images: str | ImagesConfig | LabelledImages,
-    named: list[EncoderConfig | Encoder],
-    repeatable: bool,
-    config: DistillConfig,
     test: LabelledImages | None,
+    named: list[EncoderConfig | Encoder],
+    config: DistillConfig,
     run: RunConfig,
     strict: bool,
     team: Processes,
-) -> DistilledSet:
-    run = replace(run, progress=run.progress and team.is_first)
+    folder: NoFolder,
+) -> _Task:
+    spec, train, test = _load_images(images, test)
+    _check_counts(train, config)
+    if folder.path is not None:
+        check_outside(folder.path, train)
+    encoders = _load_encoders(named)
+    record = _describe(config, encoders, train)
+    _check_same_data(team, record)
+    features = FeatureStore(run.cache, strict, run.progress and team.is_first, team)
+    return _Task(config, run, spec, train, test, encoders, record, features, team)
+
+
+def _check_run(run: RunConfig) -> None:
+    if not run.timeout_seconds > 0:
+        raise UserError(f"timeout_seconds {run.timeout_seconds} must be more than 0")
     for name in ("checkpoint_seconds", "evaluate_every"):
         if (getattr(run, name) or 0) < 0:
             raise UserError(f"{name} {getattr(run, name)} must be 0 or more")
-    folder = Path(run.out) if run.out is not None else None
-    if folder is not None:
-        if team.restarted and not run.resume:  # the same command again: what it has begun goes on
-            begun = not run.overwrite or bool(team.largest(int(team.is_first and begun_by_this_launch(folder))))
-            run = replace(run, resume=begun, overwrite=not begun)
-        check_folder(folder, resume=run.resume, overwrite=run.overwrite)
-    image_config, train, test = _load_images(images, test)
-    _check_counts(train, config)
-    if folder is not None:
-        check_outside(folder, train)
-    encoders = _load_encoders(named)
-    about = _describe(config, encoders, train)
-    _check_same_data(team, about)
-    if folder is not None and run.resume:
-        finished = check_same_run(folder, about)
-        if finished is not None:
-            if team.is_first:
-                remove_temporary(folder)  # a kill may have come just before
-                print(f"{folder} is finished already", file=sys.stderr)
-            return finished
 
-    with claimed(folder if team.is_first else None), catch_signals() as stop:
-        try:
-            keep: dict[str, Any] = {"cache": run.cache, "strict": strict, "progress": run.progress, "processes": team}
-            views: dict[str, Any] = {"views": config.real_view_count, "augment": config.augment, "seed": config.seed}
-            banks = [extract_features(encoder, train, **views, **keep) for encoder in encoders]
-            test_bank = None
-            if test is not None and run.evaluate_every != 0:
-                test_bank = extract_features(encoders[0], test.with_classes(train.class_names), **keep)
-            distiller = make_distiller(config, encoders, banks, train, team)
-            checkpoint = newest_checkpoint(folder) if folder is not None and run.resume else None
-            step = checkpoint.about.engine["step"] if checkpoint is not None else 0
-            if not team.agree(step):  # and everyone has looked before anyone changes the folder
-                raise UserError(
-                    f"out {str(folder)!r} is not the same folder for all processes (this one goes on from "
-                    f"step {step}); put it on a file system that every machine sees"
-                )
-            if folder is not None and team.is_first:
-                repeats = named[0] if repeatable and isinstance(named[0], EncoderConfig) else None
-                start_run(folder, about, image_config, repeats, anew=run.overwrite, step=step)
-            stop.defer = True
-        except KeyboardInterrupt:
-            raise Interrupted(stop.number or signal.SIGINT, folder) from None
-        history = History(tower_losses=[[] for _ in encoders])
-        if checkpoint is not None:
-            distiller.load_state(checkpoint.tensors, checkpoint.about.engine)
-            history = checkpoint.about.history
-            del checkpoint  # as large as the run's whole state
-        with resumable(folder):
-            _optimise(distiller, history, run, folder, about, test_bank, stop, team)
 
-        # Still with the signals deferred: a run whose steps are done is finished, not interrupted.
-        about = replace(
-            with_history(about, history),
-            micro_batch=tuple(memory.size for memory in distiller.memory),  # "auto" went by the memory that was free
-            skipped=tuple(banks[0].skipped),
-        )
-        synthetic = distiller.images().float().cpu()
-        distilled = DistilledSet(synthetic, distiller.labels.cpu(), tuple(train.class_names), about)
-        if config.soft_labels != "none" or config.keep_head:
-            from ..ship.labels import with_extras
-
-            with resumable(folder):
-                distilled = with_extras(
-                    distilled, encoders[0], banks[0], soft_labels=config.soft_labels, keep_head=config.keep_head,
-                    augment=config.augment, seed=config.seed,
-                )  # fmt: skip
-        if folder is not None and team.is_first:
-            with resumable(folder):
-                save_grid(folder / "preview.png", distilled.images, [train.class_names[i] for i in distilled.labels])
-                distilled.save(folder)
-            remove_temporary(folder)
-        team.wait()
-    return distilled
+def _folder_of(run: RunConfig, team: Processes) -> NoFolder:
+    """The folder that a run writes into; after a restart by torchrun, what the launch has begun goes on."""
+    if run.out is None:
+        return NoFolder()
+    path, resume, overwrite = Path(run.out), run.resume, run.overwrite
+    if team.restarted and not resume:
+        resume = not overwrite or bool(team.largest(int(team.is_first and begun_by_this_launch(path))))
+        overwrite = not resume
+    return RunFolder(path, resume=resume, overwrite=overwrite)
 
 
 def _name_encoders(
@@ -253,82 +234,158 @@ def _load_encoders(named: list[EncoderConfig | Encoder]) -> list[Encoder]:
 
 
 # ---------------------------------------------------------------------------------------------------
-# The loop around the engine
+# Open: the folder, and from features and checkpoint the engine
 
 
-def _optimise(
-    distiller: Distiller,
-    history: History,
-    run: RunConfig,
-    folder: Path | None,
-    about: RunRecord,
-    test_bank: FeatureBank | None,
-    stop: Stop,
-    team: Processes,
-) -> None:
+@dataclass
+class _Session:
+    """A run that is under way.
+
+    Attributes:
+        task: What it is.
+        folder: Where it is kept.
+        distiller: The engine.
+        history: What was recorded so far.
+        test: Features of the test images, for the accuracy along the way.
+        skipped: Real images that could not be read.
+        told: Who is told of it.
+        stop: Whether a signal came.
+    """
+
+    task: _Task
+    folder: NoFolder
+    distiller: Distiller
+    history: History
+    test: FeatureBank | None
+    skipped: tuple[str, ...]
+    told: Callback
+    stop: Stop
+
+
+def _open(
+    task: _Task, folder: NoFolder, repeats: EncoderConfig | None, own: Sequence[Callback], stop: Stop
+) -> _Session:
+    config, features, encoders = task.config, task.features, task.encoders
+    try:
+        views = config.real_view_count
+        banks = [
+            features.of(encoder, task.train, views=views, augment=config.augment, seed=config.seed)
+            for encoder in encoders
+        ]
+        test = None
+        if task.test is not None and task.run.evaluate_every != 0:
+            test = features.of(encoders[0], task.test.with_classes(task.train.class_names))
+        distiller = make_distiller(config, encoders, banks, task.train, task.team)
+        checkpoint = folder.checkpoint(task.record)
+        step = checkpoint.step if checkpoint is not None else 0
+        if not task.team.agree(step):  # and everyone has looked before anyone changes the folder
+            raise UserError(
+                f"out {str(folder.path)!r} is not the same folder for all processes (this one goes on from "
+                f"step {step}); put it on a file system that every machine sees"
+            )
+        if task.team.is_first:
+            folder.start(task.record, task.spec, repeats, step)
+        stop.defer = True
+    except KeyboardInterrupt:
+        raise Interrupted(stop.number or signal.SIGINT, folder.path) from None
+    history = History(tower_losses=[[] for _ in encoders])
+    if checkpoint is not None:
+        distiller.load_state(checkpoint.tensors, checkpoint.about.engine)
+        history = checkpoint.about.history
+    told = Callbacks(_callbacks(task, folder, own) if task.team.is_first else [])
+    return _Session(task, folder, distiller, history, test, tuple(banks[0].skipped), told, stop)
+
+
+def _callbacks(task: _Task, folder: NoFolder, own: Sequence[Callback]) -> list[Callback]:
+    of_folder = [Pictures(folder.path), ProgressFile(folder.path)] if folder.path is not None else []
+    return [*of_folder, Bar(task.run.progress), *own]
+
+
+# ---------------------------------------------------------------------------------------------------
+# Loop: step, look, save, stop
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a process, or all of them together, want after a step.
+
+    Attributes:
+        stop: The signal that stops the run, if one came.
+        save: Whether it is time to save.
+    """
+
+    stop: int | None
+    save: bool
+
+    def shared(self, team: Processes) -> Wish:
+        """The wish of all processes: a signal to one stops all of them, and one clock says when to save."""
+        number = team.largest(2 * (self.stop or 0) + self.save)
+        return Wish(number // 2 or None, bool(number))
+
+
+def _loop(session: _Session) -> None:
+    distiller, history, told, run = session.distiller, session.history, session.told, session.task.run
     steps = distiller.steps
     every = max(1, steps // 10) if run.evaluate_every is None else run.evaluate_every
-    class_names = about.class_names
-    note = f"probe {100 * history.accuracy[-1][1]:.1f} %" if history.accuracy else ""
-    place = folder if team.is_first else None
-    progress = ProgressFile(place, steps)
-
-    def save() -> None:
-        if folder is not None:
-            save_checkpoint(folder, distiller, history, team)
-
-    if distiller.step_count == 0:
-        images = distiller.images_on_first()
-        if place is not None:
-            save_sprite(place, 0, as_shipped(images))
-    progress.write(history)
-    mark = saved = time.monotonic()
-    with ProgressBar(f"distil {about.method}", steps, initial=distiller.step_count, enabled=run.progress) as bar:
+    told.on_start(Start(session.task.record, session.folder.path, distiller.step_count, steps, history))
+    try:
+        if distiller.step_count == 0:
+            _look(session)
+        mark = saved = time.monotonic()
         while distiller.step_count < steps:
-            try:
-                loss = float(distiller.step())
-            except NonFiniteLossError as error:
-                save()
-                kept = f"; the last good state is in {folder / 'checkpoints'}" if folder is not None else ""
-                raise NonFiniteLossError(f"{error}{kept}; start anew with a smaller --lr or --precision fp32") from None
-            history.losses.append(loss)
-            for values, value in zip(history.tower_losses, distiller.losses.tolist(), strict=True):
-                values.append(value)
+            _step(session)
             now = time.monotonic()
             history.seconds += now - mark
-            mark = now
             done = distiller.step_count
-            look = done == steps or (every > 0 and done % every == 0)
-            if look:
-                images = as_shipped(distiller.images_on_first())
-                if test_bank is not None and team.is_first:
-                    history.accuracy.append((done, _quick_accuracy(distiller, images, test_bank)))
-                    note = f"probe {100 * history.accuracy[-1][1]:.1f} %"
-                if place is not None:
-                    save_grid(place / "preview.png", images, [class_names[i] for i in distiller.labels.tolist()])
-                    save_sprite(place, done, images)
-            progress.write(history, at_once=look)
-            bar.advance(note=f"loss {loss:.4f}  {note}")
-            # A signal to one process stops all of them, and one clock says when to save.
-            due = folder is not None and team.is_first and time.monotonic() - saved > run.checkpoint_seconds
-            wish = team.largest(_STOP + stop.number if stop.number is not None else int(due and done < steps))
-            if wish:
-                save()
+            told.on_step(_told_of(distiller, history))
+            if done == steps or (every > 0 and done % every == 0):
+                _look(session)
+            due = session.task.team.is_first and time.monotonic() - saved > run.checkpoint_seconds
+            wish = Wish(session.stop.number, due and done < steps).shared(session.task.team)
+            if wish.save:
+                session.folder.save(session.task.record, distiller, history)
                 saved = time.monotonic()
-            if wish > _STOP and done < steps:  # with all steps done the run is finished, not interrupted
-                raise Interrupted(wish - _STOP, folder)
+            if wish.stop is not None and done < steps:  # with all steps done the run is finished, not interrupted
+                raise Interrupted(wish.stop, session.folder.path)
             mark = time.monotonic()  # looking and saving are not part of the method's cost
-    save()
+        session.folder.save(session.task.record, distiller, history)
+    finally:
+        told.on_end(End(distiller.step_count, distiller.step_count == steps, history))
 
 
-def _check_same_data(team: Processes, about: RunRecord) -> None:
-    """Raise `UserError` where the processes see other data or settings: their parts would not fit together."""
-    shared = as_plain((about.config, about.encoders, about.images, about.class_names))
-    digest = hashlib.sha256(json.dumps(shared).encode()).digest()
-    if not team.agree(int.from_bytes(digest[:7], "big")):
-        raise UserError(
-            "the processes of this run see different images, encoders or settings; give every machine the same ones"
-        )
+def _step(session: _Session) -> None:
+    """Do a step and record it; if its loss is not finite, the state before it is kept."""
+    try:
+        loss = float(session.distiller.step())
+    except NonFiniteLossError as error:
+        session.folder.save(session.task.record, session.distiller, session.history)
+        folder = session.folder.path
+        kept = f"; the last good state is in {folder / CHECKPOINTS}" if folder is not None else ""
+        raise NonFiniteLossError(f"{error}{kept}; start again with a smaller --lr or --precision fp32") from None
+    session.history.losses.append(loss)
+    for values, value in zip(session.history.tower_losses, session.distiller.losses.tolist(), strict=True):
+        values.append(value)
+
+
+def _told_of(distiller: Distiller, history: History) -> Step:
+    """The step that was just done."""
+    losses = tuple(values[-1] for values in history.tower_losses)
+    done = distiller.step_count
+    return Step(done, history.losses[-1], losses, distiller.loop.lr_at(done - 1), history)
+
+
+def _look(session: _Session) -> None:
+    """Show the images as they are now, and after step 0 measure them."""
+    distiller, names = session.distiller, session.task.record.class_names
+    images = as_shipped(distiller.images_on_first())
+    if not session.task.team.is_first:
+        return
+    accuracy = None
+    if session.test is not None and distiller.step_count:
+        accuracy = _quick_accuracy(distiller, images, session.test)
+        session.history.accuracy.append((distiller.step_count, accuracy))
+    titles = tuple(names[label] for label in distiller.labels.tolist())
+    session.told.on_preview(Preview(distiller.step_count, images, titles, accuracy, session.history))
 
 
 def _quick_accuracy(distiller: Distiller, images: Tensor, test: FeatureBank) -> float:
@@ -339,6 +396,50 @@ def _quick_accuracy(distiller: Distiller, images: Tensor, test: FeatureBank) -> 
     probe = LinearProbe("ridge").fit(features, distiller.labels.cpu())
     right = sum(int((probe.predict(real) == y.numpy()).sum()) for real, y in test.blocks(views="centre"))
     return right / len(test)
+
+
+# ---------------------------------------------------------------------------------------------------
+# Finish: the set, with what it was asked to take along
+
+
+def _finish(session: _Session) -> DistilledSet:
+    task, distiller = session.task, session.distiller
+    record = replace(
+        with_history(task.record, session.history),
+        micro_batch=tuple(memory.size for memory in distiller.memory),  # "auto" went by the memory that was free
+        skipped=session.skipped,
+    )
+    synthetic = distiller.images().float().cpu()
+    distilled = DistilledSet(synthetic, distiller.labels.cpu(), record.class_names, record)
+    config = task.config
+    if config.soft_labels != "none" or config.keep_head:
+        from ..ship.labels import with_extras
+
+        bank = task.features.of(
+            task.encoders[0], task.train, views=config.real_view_count, augment=config.augment, seed=config.seed
+        )
+        distilled = with_extras(
+            distilled, task.encoders[0], bank, soft_labels=config.soft_labels, keep_head=config.keep_head,
+            augment=config.augment, seed=config.seed,
+        )  # fmt: skip
+    if task.team.is_first:
+        session.folder.finish(distilled)
+    task.team.wait()
+    return distilled
+
+
+# ---------------------------------------------------------------------------------------------------
+# What a run is
+
+
+def _check_same_data(team: Processes, about: RunRecord) -> None:
+    """Raise `UserError` where the processes see other data or settings: their parts would not fit together."""
+    shared = as_plain((about.config, about.encoders, about.images, about.class_names))
+    digest = hashlib.sha256(json.dumps(shared).encode()).digest()
+    if not team.agree(int.from_bytes(digest[:7], "big")):
+        raise UserError(
+            "the processes of this run see different images, encoders or settings; give every machine the same ones"
+        )
 
 
 def _describe(config: DistillConfig, encoders: list[Encoder], train: LabelledImages) -> RunRecord:
@@ -387,15 +488,3 @@ def _check_counts(train: LabelledImages, config: DistillConfig) -> None:
                 f"class {name!r} of {train.spec!r} has {count} image{'s' * (count != 1)}; each class needs at least "
                 f"{least}: add images or leave the class out with --classes"
             )
-
-
-def _with_options(
-    run: RunConfig, config: DistillConfig | None, options: dict[str, Any]
-) -> tuple[RunConfig, DistillConfig]:
-    run_names, config_names = RunConfig.__dataclass_fields__, DistillConfig.__dataclass_fields__
-    for name in options:
-        if name not in run_names and name not in config_names:
-            raise unknown_name("option", name, [*config_names, *run_names])
-    run = replace(run, **{k: v for k, v in options.items() if k in run_names})
-    settings = {k: v for k, v in options.items() if k in config_names}
-    return run, DistillConfig.of(**settings) if config is None else replace(config, **settings)

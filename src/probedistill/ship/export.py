@@ -35,7 +35,9 @@ from ..machine.progress import ProgressBar
 from ..machine.torch_state import own_torch_state
 from ..seeds import Stream
 from ..store.distilled import DistilledSet, Encoded
-from ..store.files import check_writable, leftovers
+from ..store.files import check_writable, leftovers, remove_leftovers
+from ..store.layout import EVALUATIONS, LOCK
+from ..store.locks import claimed
 from ..store.pixels import decode_files, to_8_bits
 from ..store.records import from_plain
 from ..store.run_record import ExportRecord, read_run
@@ -119,7 +121,21 @@ def export(
     """
     folder = Path(folder)
     _check(distilled, format, quality, image_size, max_bytes)
-    _check_folder(folder, overwrite)
+    with claimed(folder):
+        _check_folder(folder, overwrite)
+        return _export(distilled, folder, format, quality, image_size, max_bytes, encoder, progress)
+
+
+def _export(
+    distilled: DistilledSet,
+    folder: Path,
+    format: str | None,
+    quality: int | None,
+    image_size: int | None,
+    max_bytes: int | None,
+    encoder: Encoder | None,
+    progress: bool,
+) -> ExportReport:
     pixels, side = to_8_bits(distilled.float_images), distilled.float_images.shape[-1]
     compared = list(range(0, len(pixels), -(-len(pixels) // _COMPARED)))
     original = distilled.images[compared]
@@ -137,9 +153,9 @@ def export(
             lambda candidate: error(decode_files([candidate.files[i] for i in compared], candidate.image_size)),
             progress,
         )  # fmt: skip
-    if folder.is_dir():
-        for scores in folder.glob("evaluation-*.json"):  # of the export that is replaced
-            scores.unlink()
+    remove_leftovers(folder)
+    for scores in folder.glob(EVALUATIONS):  # scores of the export that is replaced
+        scores.unlink()
     about = from_plain({"format": best.format, "quality": best.quality, "image_size": best.image_size}, ExportRecord)
     distilled.save(folder, Encoded(best.files, about))
     written = DistilledSet.load(folder)
@@ -320,7 +336,7 @@ def _check(
 def _check_folder(folder: Path, overwrite: bool) -> None:
     """Refuse a folder that cannot be written, or holds something that is not an export; change nothing."""
     check_writable(folder)
-    if not folder.exists() or set(folder.iterdir()) <= {folder / "images.part", *leftovers(folder)}:
+    if not folder.exists() or set(folder.iterdir()) <= {folder / LOCK, *leftovers(folder)}:
         return
     run = None
     with suppress(UserError):

@@ -7,6 +7,7 @@
       images/metadata.jsonl      file_name, label, class_name: Hugging Face's imagefolder reads it
       tensors.safetensors        images (m, 3, S, S) float32 and labels (m,) int64; on request soft_labels (m, C),
                                  and head.weight (C, d) and head.bias (C,) for classifier inheritance, all float32
+      SHA256SUMS                 a digest of every file: what belongs together
       run.json                   full config, versions, seeds, fingerprints, timings, losses
 
 An exported set (`ship/export.py`) has its image files as WebP, JPEG or PNG, perhaps of another size, and no float
@@ -15,12 +16,9 @@ images: its images are what the files give back.
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import html
 import json
-import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -30,14 +28,29 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..text import printable
-from .files import cannot_write, remove_folder, whole_file
+from .files import cannot_write, whole_file, whole_folder, without_traces
 from .layout import IMAGES, METADATA, RUN, SUFFIXES, TENSORS, check_class_names, image_files
 from .pixels import as_shipped, decode_files, gallery_html, png_files
 from .records import as_plain, from_plain
-from .run_record import ExportRecord, HeadRecord, RunRecord, SoftLabelsRecord, read_run, unrecorded, write_run
-from .tensors import TornFileError, load_tensors, save_tensors
+from .run_record import (
+    ExportRecord,
+    HeadRecord,
+    RunRecord,
+    SoftLabelsRecord,
+    read_run,
+    run_bytes,
+    unrecorded,
+    write_run,
+)
+from .sums import check_digest, digest, file_digest, read_sums, write_sums
+from .tensors import TornFileError, load_tensors, save_tensors, write_tensors
 
+_HINT = "make it again or restore it; if the change is meant: probedistill accept"
 _SUM_TOLERANCE = 1e-3  # of a row of soft labels
+
+
+class DamagedImagesError(UserError):
+    """Image files of a set are missing or altered; everything else of it is whole."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +90,8 @@ class Encoded:
 
 @dataclass(frozen=True)
 class _TensorsRecord:
-    """What ``tensors.safetensors`` says of itself: a digest of the image files, and what made its extra tensors."""
+    """What ``tensors.safetensors`` says of itself: what made its extra tensors."""
 
-    files: str
     soft_labels: SoftLabelsRecord | None = None
     head: HeadRecord | None = None
 
@@ -129,9 +141,8 @@ class DistilledSet:
     def save(self, folder: Path | str, encoded: Encoded | None = None) -> Path:
         """Write the set into ``folder``, with the files in ``encoded`` as its images when they are given.
 
-        Images come first and ``run.json`` last: a folder with a ``run.json`` that says ``finished``
-        is complete. Each file is whole or absent. Each class has a folder of its own, also where upper
-        and lower case are the same; ``metadata.jsonl`` says which.
+        Images come first and ``run.json`` last: a folder with a ``run.json`` that says ``finished`` is complete, after
+        a power loss, too. ``SHA256SUMS`` says which files belong together.
 
         Raises:
             UserError: The folder cannot be written or holds images that are not from this package, or a class has a
@@ -142,11 +153,8 @@ class DistilledSet:
         target = folder / IMAGES
         if target.exists() and not (target / METADATA).exists():
             raise UserError(f"{str(target)!r} holds images of something else; choose another output folder")
-        partial = folder / "images.part"
-        run = self._record()
-        tensors = {"labels": self.labels, **self._extra_tensors()}
+        run, tensors = self._record(), {"labels": self.labels, **self._extra_tensors()}
         files: Iterable[bytes]
-        digest = _Digest()
         if encoded is None:
             files, suffix = png_files(self.float_images), SUFFIXES["png"]
             tensors["images"] = self.float_images
@@ -155,44 +163,51 @@ class DistilledSet:
             files, suffix = encoded.files, SUFFIXES[encoded.about.format]
             run = replace(run, export=replace(encoded.about, bytes=sum(map(len, files))))
         try:
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-            lines = []
-            labels = self.labels.tolist()
-            for name, label, data in zip(image_files(labels, self.class_names, suffix), labels, files, strict=True):
-                (partial / name).parent.mkdir(exist_ok=True)
-                (partial / name).write_bytes(data)
-                digest.add(data)
-                lines.append({"file_name": name, "label": label, "class_name": self.class_names[label]})
-            with whole_file(partial / METADATA) as temporary:
-                temporary.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), "utf-8")
-            write_run(folder, replace(run, finished=False))  # until the end the set is not whole
-            remove_folder(target)
-            partial.rename(target)
+            with without_traces(folder), whole_folder(target) as partial:
+                sums = {f"{IMAGES}/{name}": known for name, known in self._write_images(partial, files, suffix)}
+                write_run(folder, replace(run, finished=False))  # until the end the set is not whole
         except OSError as error:
-            shutil.rmtree(partial, ignore_errors=True)
             raise cannot_write(target, error) from error
-        except UserError:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
-        save_tensors(folder / TENSORS, tensors, as_plain(_TensorsRecord(digest.value(), run.soft_labels, run.head)))
-        write_run(folder, _with_total_bytes(run, folder))
+        save_tensors(folder / TENSORS, tensors, as_plain(_TensorsRecord(run.soft_labels, run.head)))
+        run = _with_total_bytes(run, folder)
+        write_sums(folder, {RUN: digest(run_bytes(run)), TENSORS: file_digest(folder / TENSORS), **sums})
+        write_run(folder, run)
         return folder
+
+    def _write_images(self, folder: Path, files: Iterable[bytes], suffix: str) -> Iterator[tuple[str, str]]:
+        """Write image files and their table into a new folder; yield the name and the digest of each file."""
+        lines, labels = [], self.labels.tolist()
+        for name, label, data in zip(image_files(labels, self.class_names, suffix), labels, files, strict=True):
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_bytes(data)
+            yield name, digest(data)
+            lines.append({"file_name": name, "label": label, "class_name": self.class_names[label]})
+        table = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
+        (folder / METADATA).write_bytes(table)
+        yield METADATA, digest(table)
 
     def save_extras(self, folder: Path | str) -> None:
         """Write soft labels and head into a folder that holds this set already; its images stay as they are.
 
-        Killed at any point, the folder holds the set as it was or as it is now: what the labels and the head are is
-        said in the file that holds them, and ``run.json`` repeats it.
+        Killed at any point, the folder holds the set as it was or as it is now: ``tensors.safetensors`` says itself
+        what made its labels and its head, and ``run.json`` repeats it.
 
         Raises:
             UserError: The folder cannot be written.
         """
-        path, run = Path(folder) / TENSORS, self._record()
-        tensors, metadata = load_tensors(path)
-        about = as_plain(_TensorsRecord(metadata["files"], run.soft_labels, run.head))
-        save_tensors(path, {**tensors, **self._extra_tensors()}, about)
-        write_run(Path(folder), _with_total_bytes(run, Path(folder)))
+        folder, run = Path(folder), self._record()
+        tensors, _ = load_tensors(folder / TENSORS)
+        before = read_sums(folder)
+        with whole_file(folder / TENSORS) as temporary:
+            write_tensors(
+                temporary, {**tensors, **self._extra_tensors()}, as_plain(_TensorsRecord(run.soft_labels, run.head))
+            )
+            run = _with_total_bytes(run, folder, temporary)
+            after = {**before, TENSORS: (file_digest(temporary),), RUN: (digest(run_bytes(run)),)}
+            both = {name: (*before.get(name, ()), *known) for name, known in after.items()}
+            write_sums(folder, both)
+        write_run(folder, run)
+        write_sums(folder, after)
 
     def _record(self) -> RunRecord:
         """What ``run.json`` holds."""
@@ -217,6 +232,33 @@ class DistilledSet:
             UserError: No such folder, not a distilled set, an unfinished run, or a damaged file.
         """
         folder = Path(folder)
+        parts = _Parts.read(folder)
+        try:
+            return parts.distilled(_read_images(folder, parts))
+        except (OSError, ValueError) as error:
+            if isinstance(error, UserError):
+                raise
+            whole = "images" in parts.tensors
+            hint = "its float images are whole: repeat its command with --resume" if whole else _HINT
+            raise DamagedImagesError(f"{str(folder)!r} is damaged ({error}); {hint}") from error
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What a set's folder holds beside its image files."""
+
+    folder: Path
+    run: RunRecord
+    tensors: dict[str, Tensor]
+    sums: Mapping[str, tuple[str, ...]]
+
+    @classmethod
+    def read(cls, folder: Path) -> _Parts:
+        """Read and check it.
+
+        Raises:
+            UserError: No such folder, not a distilled set, an unfinished run, or a damaged file.
+        """
         if not folder.is_dir():
             raise UserError(f"no such folder {str(folder)!r}; give the folder of a finished run")
         if not (folder / RUN).exists():
@@ -226,30 +268,50 @@ class DistilledSet:
             what, option = ("export", "--overwrite") if run.export else ("run", "--resume")
             raise UserError(f"{str(folder)!r} holds an unfinished {what}; repeat its command with {option} first")
         try:
+            sums = read_sums(folder)
+            for name in (RUN, TENSORS):
+                check_digest(sums, name, file_digest(folder / name))
             tensors, metadata = load_tensors(folder / TENSORS)
             about, labels = from_plain(metadata, _TensorsRecord), tensors["labels"]
-            files = functools.partial(_checked_files, folder / IMAGES, labels, run.class_names, digest=about.files)
-            if "images" in tensors:
-                images = tensors["images"]
-                for _ in files(suffix=SUFFIXES["png"]):  # the files are what is shipped: the set needs all of them
-                    pass
-            elif run.export is not None:
-                images = decode_files(list(files(suffix=SUFFIXES[run.export.format])), run.export.image_size)
-            else:
-                raise ValueError("it holds no images")
-            head = _read_head(tensors, about.head)
-        except (TornFileError, OSError, KeyError, ValueError, msgspec.ValidationError) as error:
-            raise UserError(f"{str(folder)!r} is damaged ({error}); make it again or restore it") from error
-        run = replace(run, soft_labels=about.soft_labels, head=about.head)
-        soft_labels = tensors.get("soft_labels")
+            if labels.ndim != 1 or not 0 <= int(labels.min()) <= int(labels.max()) < len(run.class_names):
+                raise ValueError("labels without a class")
+        except (TornFileError, OSError, KeyError, ValueError, RuntimeError, msgspec.ValidationError) as error:
+            raise UserError(f"{str(folder)!r} is damaged ({error}); {_HINT}") from error
+        return cls(folder, replace(run, soft_labels=about.soft_labels, head=about.head), tensors, sums)
+
+    def distilled(self, images: Tensor | None = None, *, floats: bool = False) -> DistilledSet:
+        """The set with these images, or with its float images.
+
+        Raises:
+            UserError: The parts do not fit together.
+        """
+        images = self.tensors.get("images") if images is None or floats else images
+        soft_labels, classes, head = self.tensors.get("soft_labels"), len(self.run.class_names), None
+        if self.run.head is not None and {"head.weight", "head.bias"} <= self.tensors.keys():
+            about = self.run.head
+            head = Head(self.tensors["head.weight"], self.tensors["head.bias"], about.encoder, about.fingerprint)
+        labels = self.tensors["labels"]
         whole = (
-            _is_set(images, labels, len(run.class_names))
-            and (soft_labels is None or _are_soft_labels(soft_labels, len(labels), len(run.class_names)))
-            and (head is None or _is_head(head, len(run.class_names)))
+            images is not None
+            and _is_set(images, labels, classes)
+            and (soft_labels is None or _are_soft_labels(soft_labels, len(labels), classes))
+            and (head is not None) == ("head.weight" in self.tensors)
+            and (head is None or _is_head(head, classes))
         )
-        if not whole:
-            raise UserError(f"{str(folder)!r} is damaged or of another version of probedistill; make it again")
-        return DistilledSet(images, labels, run.class_names, run, soft_labels, head)
+        if images is None or not whole:
+            raise UserError(f"{str(self.folder)!r} is damaged or of another version of probedistill; make it again")
+        return DistilledSet(images, labels, self.run.class_names, self.run, soft_labels, head)
+
+
+def rebuilt(folder: Path | str) -> DistilledSet:
+    """Write the image files of a set again from its float images.
+
+    Raises:
+        UserError: Something else than image files is damaged, or the folder cannot be written.
+    """
+    folder = Path(folder)
+    _Parts.read(folder).distilled(floats=True).save(folder)
+    return DistilledSet.load(folder)
 
 
 def _is_set(images: Tensor, labels: Tensor, classes: int) -> bool:
@@ -272,15 +334,6 @@ def _head_tensors(head: Head) -> dict[str, Tensor]:
     return {"head.weight": head.weight, "head.bias": head.bias}
 
 
-def _read_head(tensors: dict[str, Tensor], about: HeadRecord | None) -> Head | None:
-    """The stored head, if there is one."""
-    if "head.weight" not in tensors:
-        return None
-    if about is None:
-        raise ValueError("nothing says whose head it holds")
-    return Head(tensors["head.weight"], tensors["head.bias"], about.encoder, about.fingerprint)
-
-
 def _is_head(head: Head, classes: int) -> bool:
     """Whether this is a finite linear classifier of the classes."""
     if head.weight.ndim != 2 or head.weight.shape[0] != classes or head.bias.shape != (classes,):
@@ -288,44 +341,37 @@ def _is_head(head: Head, classes: int) -> bool:
     return all(part.is_floating_point() and bool(part.isfinite().all()) for part in _head_tensors(head).values())
 
 
-def _with_total_bytes(run: RunRecord, folder: Path) -> RunRecord:
-    """The record of an exported set with the size of its files."""
+def _with_total_bytes(run: RunRecord, folder: Path, tensors: Path | None = None) -> RunRecord:
+    """The record of an exported set with the size of its files; ``tensors`` is about to become its tensors' file."""
     if run.export is None:
         return run
     files = [path for path in (folder / IMAGES).rglob("*") if path.is_file()]
-    total = sum(path.stat().st_size for path in [*files, folder / TENSORS])
+    total = sum(path.stat().st_size for path in [*files, tensors or folder / TENSORS])
     return replace(run, export=replace(run.export, total_bytes=total))
 
 
-class _Digest:
-    """SHA-256 over the digests of files."""
+def _read_images(folder: Path, parts: _Parts) -> Tensor:
+    """The images of a set, (m, 3, S, S): the float ones if there are any, else those of the files.
 
-    def __init__(self) -> None:
-        self._sum = hashlib.sha256()
-
-    def add(self, data: bytes) -> None:
-        self._sum.update(hashlib.sha256(data).digest())
-
-    def value(self) -> str:
-        return self._sum.hexdigest()
-
-
-def _checked_files(
-    folder: Path, labels: Tensor, class_names: Sequence[str], suffix: str, digest: str
-) -> Iterator[bytes]:
-    """The image files of a set, one after the other.
+    All files are read and checked: they are what is shipped.
 
     Raises:
-        ValueError: One is missing, or, at the end, one is not what was written.
+        ValueError: A file is missing, or not what was written.
+        OSError: A file cannot be read.
     """
-    if labels.numel() == 0 or int(labels.min()) < 0 or int(labels.max()) >= len(class_names):
-        raise ValueError("labels without a class")
-    found = _Digest()
-    for name in image_files(labels.tolist(), class_names, suffix):
-        if not (folder / name).is_file():
-            raise ValueError(f"images/{name} is missing")
-        data = (folder / name).read_bytes()
-        found.add(data)
-        yield data
-    if found.value() != digest:
-        raise ValueError("an image file is not what was written")
+    floats, export, files = parts.tensors.get("images"), parts.run.export, []
+    suffix = SUFFIXES[export.format if export is not None and floats is None else "png"]
+    labels = parts.tensors["labels"].tolist()
+    for name in [METADATA, *image_files(labels, parts.run.class_names, suffix)]:
+        path = folder / IMAGES / name
+        if not path.is_file():
+            raise ValueError(f"{IMAGES}/{name} is missing")
+        data = path.read_bytes()
+        check_digest(parts.sums, f"{IMAGES}/{name}", digest(data))
+        if floats is None:
+            files.append(data)
+    if floats is not None:
+        return floats
+    if export is None:
+        raise ValueError("it holds no images")
+    return decode_files(files[1:], export.image_size)

@@ -1,4 +1,8 @@
-"""Files that are either whole or absent: written under a temporary name, synced, renamed."""
+"""Files and folders that are whole or absent, after a kill and after a power loss.
+
+A file is written under a temporary name, synced, renamed, and then its folder is synced: a file system may otherwise
+keep the name and lose the content, or the other way round.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +28,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it there when the block ends without an error."""
     try:
         with without_traces(path.parent):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            _make_folder(path.parent)
             handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
             os.close(handle)
             with _renamed_when_whole(Path(name), path) as temporary:
@@ -33,6 +37,14 @@ def whole_file(path: Path) -> Iterator[Path]:
         raise cannot_write(path, error) from error
     except SafetensorError as error:  # the library's own wrapping of a full disk
         raise cannot_write(path, error) from error
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder and its parents; they are on the disk before anything in them is."""
+    new = [path for path in (folder, *folder.parents) if not os.path.exists(path)]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in reversed(new):
+        sync_folder(path.parent)
 
 
 @contextmanager
@@ -53,23 +65,65 @@ def without_traces(folder: Path) -> Iterator[None]:
 def _renamed_when_whole(temporary: Path, path: Path) -> Iterator[Path]:
     try:
         yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        _sync(temporary)
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
         temporary.replace(path)
+        sync_folder(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
 
 
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Yield a new temporary folder beside ``path``; when the block ends without an error, it takes the place of it.
+
+    Killed at any point, ``path`` is the old folder, the new one, or for a moment absent.
+
+    Raises:
+        OSError: It cannot be written. Nothing is left of it.
+    """
+    partial = path.with_name(f".{path.name}.part")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        yield partial
+        for folder, _, files in os.walk(partial, topdown=False):
+            for name in files:
+                _sync(Path(folder, name))
+            sync_folder(Path(folder))
+        remove_folder(path)
+        partial.rename(path)
+        sync_folder(path.parent)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk, if the system can do that."""
+    with suppress(OSError):  # Windows has no such thing
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
 def remove_folder(path: Path) -> None:
-    """Remove a folder, if it is there: whole or, when killed meanwhile, under a temporary name."""
-    doomed = path.with_name(f".{path.name}.part")
+    """Remove a folder, if it is there. Killed meanwhile, it is whole or under a temporary name."""
+    doomed = path.with_name(f".{path.name}.old.part")
     shutil.rmtree(doomed, ignore_errors=True)
     if path.exists():
         path.rename(doomed)
+        sync_folder(path.parent)
         shutil.rmtree(doomed, ignore_errors=True)
 
 

@@ -5,12 +5,16 @@ any other file content is one line that names the file and the place in it. Rang
 
     top1: Annotated[float, Meta(ge=0, le=1)]
 
+The last key, ``sha256``, is a digest of the others: a digit that changed on a disk or in an editor is noticed.
+``probedistill accept`` accepts a deliberate edit, and so does taking the key out.
+
 A number that JSON does not know (NaN) is written as ``null``. A field that may be NaN has the type `OrNaN`, and a
 float array reads ``null`` as NaN.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from pathlib import Path
@@ -30,6 +34,9 @@ Count = Annotated[int, Meta(ge=0)]
 OrNaN = float | None
 """A number that may be unknown: ``null`` in JSON."""
 
+SEAL = "sha256"
+"""Key of the digest of a record's content."""
+
 MAX_BYTES = 256 * 2**20
 """Larger files are refused before they are read: no record of ours comes near."""
 
@@ -42,12 +49,30 @@ def write_record(path: Path, record: Any, *, kind: str | None = None) -> None:
         record: A dataclass, or plain values.
         kind: Written first, so that `read_record` can tell files of different kinds apart.
     """
+    with whole_file(path) as temporary:
+        temporary.write_bytes(record_bytes(record, kind=kind))
+
+
+def record_bytes(record: Any, *, kind: str | None = None) -> bytes:
+    """What `write_record` writes."""
     content = as_plain(record)
     if kind is not None:
         content = {"kind": kind, **content}
-    with whole_file(path) as temporary:
-        text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-        temporary.write_text(text + "\n", encoding="utf-8", errors="surrogatepass")
+    if isinstance(content, dict):
+        content[SEAL] = _seal(content)
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    return (text + "\n").encode("utf-8", "surrogatepass")
+
+
+def sealed(content: dict[str, Any]) -> dict[str, Any]:
+    """The content of a record's file after a deliberate edit, with a new digest."""
+    content = {key: value for key, value in content.items() if key != SEAL}
+    return {**content, SEAL: _seal(content)}
+
+
+def _seal(content: dict[str, Any]) -> str:
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def read_record(path: Path, type: type[Record], *, kind: str | None = None, what: str, hint: str) -> Record:
@@ -81,10 +106,15 @@ def parse_record(data: bytes | str, type: type[Record], *, kind: str | None = No
         content = msgspec.json.decode(data)
         if not isinstance(content, dict):
             raise UserError(f"{called} holds no JSON object; {hint}")
-        found = content.pop("kind", None)
-        if kind is not None and found != kind:
+        if kind is not None and content.get("kind") != kind:
             raise UserError(f"{called} is not a file of probedistill {kind}; {hint}")
-        return from_plain(content, type)
+        record = from_plain({key: value for key, value in content.items() if key not in ("kind", SEAL)}, type)
+        seal = content.pop(SEAL, None)
+        if seal is not None and seal != _seal(content):
+            raise UserError(
+                f"{called} is damaged: it was changed since it was written; {hint}, or accept it: probedistill accept"
+            )
+        return record
     except msgspec.ValidationError as error:
         raise UserError(f"{called} is damaged: {first_line(error)}; {hint}") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError) as error:

@@ -9,9 +9,8 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from ..config import DistillConfig, Precision
-from ..errors import UserError
 from .layout import PROGRESS, RUN
-from .records import Count, Share, read_record, write_record
+from .records import Count, Share, read_record, record_bytes, write_record
 
 _HINT = "make it again or restore it"
 _UNKNOWN = "unknown"
@@ -154,6 +153,10 @@ class RunRecord(History):
     soft_labels: SoftLabelsRecord | None = None
     head: HeadRecord | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse views that cannot be drawn."""
+        self.config.augment.check()
+
     @property
     def method(self) -> str:
         """What distilled the set; ``"unknown"`` for images from elsewhere."""
@@ -188,18 +191,17 @@ def read_run(folder: Path) -> RunRecord:
     Raises:
         UserError: It is not there or damaged; the line names the file and the place.
     """
-    path = folder / RUN
-    run = read_record(path, RunRecord, kind="run", what="run", hint=_HINT)
-    try:
-        run.config.augment.check()
-    except UserError as error:
-        raise UserError(f"run file {str(path)!r} is damaged: {error} - at `$.config`; {_HINT}") from error
-    return run
+    return read_record(folder / RUN, RunRecord, kind="run", what="run", hint=_HINT)
 
 
 def write_run(folder: Path, run: RunRecord) -> None:
     """Write ``run.json`` into a run's folder, whole or not at all."""
     write_record(folder / RUN, run, kind="run")
+
+
+def run_bytes(run: RunRecord) -> bytes:
+    """What `write_run` writes."""
+    return record_bytes(run, kind="run")
 
 
 @dataclass(kw_only=True)

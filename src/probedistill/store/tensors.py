@@ -24,11 +24,16 @@ class TornFileError(Exception):
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None) -> None:
     """Write tensors and JSON-able metadata with a digest of both, whole or not at all."""
+    with whole_file(path) as temporary:
+        write_tensors(temporary, tensors, metadata)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None) -> None:
+    """Write what `save_tensors` writes into a file that is about to get its name."""
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     header = {"metadata": json.dumps(dict(metadata or {}), sort_keys=True)}
     header[_DIGEST] = _digest(plain, header["metadata"])
-    with whole_file(path) as temporary:
-        save_file(plain, temporary, metadata=header)
+    save_file(plain, path, metadata=header)
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

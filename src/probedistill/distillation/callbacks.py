@@ -1,0 +1,332 @@
+"""Who listens to a run: a callback is told of the start, of each step, of each preview and of the end.
+
+The progress bar, ``progress.json``, the preview and the pictures of the evolution are callbacks, and so are the
+writers for TensorBoard and Weights & Biases (``--log tensorboard``, ``--log wandb``). A user's own needs no change of
+the package::
+
+    class Shout(Callback):
+        def on_step(self, step):
+            print(step.step, step.loss)
+
+    distill("folder:photos", "efficientnet_lite0", callbacks=[Shout()])
+
+or ``--callback module:mine:make``, where ``make()`` returns a callback. Under torchrun the first process alone tells.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ..errors import UserError, explained
+from ..machine.progress import ProgressBar
+from ..registry import OWN, Registry
+from ..show.previews import save_grid, save_sprite
+from ..store.layout import PREVIEW
+from ..store.records import as_plain
+from ..store.run_record import History, RunRecord, write_progress_file
+
+LOGGERS = Registry(
+    "logger",
+    {"tensorboard": ".distillation.callbacks:TensorBoard", "wandb": ".distillation.callbacks:WeightsAndBiases"},
+)
+"""Callbacks that `RunConfig.log` names."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """A run begins, or goes on.
+
+    Attributes:
+        run: What the run is.
+        folder: Its folder; ``None`` for a run that keeps nothing.
+        step: Steps done so far.
+        steps: Steps in all.
+        history: What was recorded so far.
+    """
+
+    run: RunRecord
+    folder: Path | None
+    step: int
+    steps: int
+    history: History
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step is done.
+
+    Attributes:
+        step: Steps done so far.
+        loss: Its loss.
+        tower_losses: The objective's value for each encoder, unweighted.
+        lr: Learning rate of the step.
+        history: What was recorded so far, this step included.
+    """
+
+    step: int
+    loss: float
+    tower_losses: tuple[float, ...]
+    lr: float
+    history: History
+
+
+@dataclass(frozen=True)
+class Preview:
+    """The images as they are now.
+
+    Attributes:
+        step: Steps done so far.
+        images: (m, 3, S, S) float32 in [0, 1], on the CPU, as 8-bit files would give them back.
+        titles: Class name of each image.
+        accuracy: Probe accuracy in [0, 1]; ``None`` without test images, and at step 0.
+        history: What was recorded so far.
+    """
+
+    step: int
+    images: Tensor
+    titles: tuple[str, ...]
+    accuracy: float | None
+    history: History
+
+
+@dataclass(frozen=True)
+class End:
+    """The run ends.
+
+    Attributes:
+        step: Steps done.
+        finished: Whether all steps are done; otherwise it was stopped, or failed, and can go on.
+        history: What was recorded.
+    """
+
+    step: int
+    finished: bool
+    history: History
+
+
+class Callback:
+    """Listens to a run. A subclass defines the methods that it needs."""
+
+    def on_start(self, start: Start) -> None:
+        """Called before the first step, and when a run is resumed."""
+
+    def on_step(self, step: Step) -> None:
+        """Called after each step."""
+
+    def on_preview(self, preview: Preview) -> None:
+        """Called at step 0, about ten times along the way (`RunConfig.evaluate_every`), and at the end."""
+
+    def on_end(self, end: End) -> None:
+        """Called when the steps are done, and when the run is stopped or fails."""
+
+
+class Callbacks(Callback):
+    """Several callbacks as one, in their order."""
+
+    def __init__(self, members: Sequence[Callback]) -> None:
+        self.members = tuple(members)
+
+    def on_start(self, start: Start) -> None:  # noqa: D102
+        for member in self.members:
+            member.on_start(start)
+
+    def on_step(self, step: Step) -> None:  # noqa: D102
+        for member in self.members:
+            member.on_step(step)
+
+    def on_preview(self, preview: Preview) -> None:  # noqa: D102
+        for member in self.members:
+            member.on_preview(preview)
+
+    def on_end(self, end: End) -> None:  # noqa: D102
+        for member in self.members:
+            member.on_end(end)
+
+
+def named_callbacks(log: Sequence[str], own: Sequence[str]) -> list[Callback]:
+    """The callbacks that a run's options name.
+
+    Args:
+        log: Names of `LOGGERS`.
+        own: ``module:FILE:NAME`` of a function without arguments, or a class, that gives a `Callback`.
+
+    Raises:
+        UserError: No such name, something else than a callback, or a package that is not installed.
+    """
+    made = [LOGGERS.load(name)() for name in log]
+    for name in own:
+        if not name.startswith(OWN):
+            raise UserError(f"callback {name!r} must be module:FILE:NAME, such as module:mine:make for mine.py")
+        made.append(LOGGERS.load(name)())
+    for name, callback in zip([*log, *own], made, strict=True):
+        if not isinstance(callback, Callback):
+            raise UserError(f"callback {name!r} gives {type(callback).__name__}; it must give a probedistill.Callback")
+    return made
+
+
+# ---------------------------------------------------------------------------------------------------
+# The ones of every run
+
+
+class Bar(Callback):
+    """The progress bar, with loss and accuracy behind it."""
+
+    def __init__(self, enabled: bool = True) -> None:
+        self.enabled, self.note = enabled, ""
+        self.bar: ProgressBar | None = None
+
+    def on_start(self, start: Start) -> None:
+        """Show the bar."""
+        if start.history.accuracy:
+            self.note = f"probe {100 * start.history.accuracy[-1][1]:.1f} %"
+        title = f"distil {start.run.method}"
+        self.bar = ProgressBar(title, start.steps, initial=start.step, enabled=self.enabled).__enter__()
+
+    def on_preview(self, preview: Preview) -> None:
+        """Remember the accuracy."""
+        if preview.accuracy is not None:
+            self.note = f"probe {100 * preview.accuracy:.1f} %"
+
+    def on_step(self, step: Step) -> None:
+        """Advance."""
+        if self.bar is not None:
+            self.bar.advance(note=f"loss {step.loss:.4f}  {self.note}")
+
+    def on_end(self, end: End) -> None:
+        """Leave the terminal to others."""
+        if self.bar is not None:
+            self.bar.__exit__(None, None, None)
+
+
+class Pictures(Callback):
+    """``preview.png`` and ``evolution/``: what the images look like along the way."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_preview(self, preview: Preview) -> None:
+        """Write them."""
+        if preview.step:
+            save_grid(self.folder / PREVIEW, preview.images, list(preview.titles))
+        save_sprite(self.folder, preview.step, preview.images)
+
+
+class ProgressFile(Callback):
+    """``progress.json``: how far a run is, for whoever watches. Writing it takes almost none of the run's time."""
+
+    LEAST_PAUSE = 2.0
+    """Seconds between two writings, at least."""
+    SHARE = 1 / 300
+    """Of the run's time, at most."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.steps = folder, 0
+        self._written, self._pause = -math.inf, 0.0
+
+    def on_start(self, start: Start) -> None:
+        """Say where the run goes on."""
+        self.steps = start.steps
+        self.write(start.history)
+
+    def on_step(self, step: Step) -> None:
+        """Write the file if the last time is long enough ago; longer on a slow disk."""
+        if time.monotonic() - self._written > self._pause:
+            self.write(step.history)
+
+    def on_preview(self, preview: Preview) -> None:
+        """Write the file at once."""
+        if preview.step:
+            self.write(preview.history)
+
+    def write(self, history: History) -> None:
+        """Write the file."""
+        began = time.monotonic()
+        write_progress_file(self.folder, history, self.steps)
+        self._written = time.monotonic()
+        self._pause = max(self.LEAST_PAUSE, (self._written - began) / self.SHARE)
+
+
+# ---------------------------------------------------------------------------------------------------
+# Writers for other tools
+
+
+class TensorBoard(Callback):
+    """Losses, learning rate, accuracy and images for TensorBoard, in ``RUN/tensorboard`` (or ``runs/tensorboard``)."""
+
+    def __init__(self) -> None:
+        hint = "pip install 'probedistill[tensorboard]'"
+        with explained("log 'tensorboard' needs the package tensorboard", ImportError, hint=hint):
+            from torch.utils.tensorboard import SummaryWriter
+        self._make: Any = SummaryWriter
+        self._writer: Any = None
+
+    def on_start(self, start: Start) -> None:
+        """Open the event file; a resumed run replaces what was written after its checkpoint."""
+        place = (start.folder or Path("runs")) / "tensorboard"
+        with explained(f"log 'tensorboard' cannot write {str(place)!r}", OSError, hint="choose another folder"):
+            self._writer = self._make(str(place), purge_step=start.step + 1 if start.step else None)
+
+    def on_step(self, step: Step) -> None:
+        """Write the loss, the loss of each encoder if there are several, and the learning rate."""
+        self._writer.add_scalar("loss", step.loss, step.step)
+        self._writer.add_scalar("lr", step.lr, step.step)
+        if len(step.tower_losses) > 1:
+            for number, loss in enumerate(step.tower_losses):
+                self._writer.add_scalar(f"loss/encoder-{number}", loss, step.step)
+
+    def on_preview(self, preview: Preview) -> None:
+        """Write the images and the accuracy."""
+        self._writer.add_images("images", preview.images[:100], preview.step)
+        if preview.accuracy is not None:
+            self._writer.add_scalar("accuracy", preview.accuracy, preview.step)
+
+    def on_end(self, end: End) -> None:
+        """Write what is left."""
+        self._writer.close()
+
+
+class WeightsAndBiases(Callback):
+    """Losses, learning rate, accuracy and images for Weights & Biases; its environment variables say where."""
+
+    def __init__(self) -> None:
+        with explained("log 'wandb' needs the package wandb", ImportError, hint="pip install 'probedistill[wandb]'"):
+            import wandb
+        self._wandb: Any = wandb
+        self._run: Any = None
+
+    def on_start(self, start: Start) -> None:
+        """Begin a run with the settings of this one."""
+        about = {"config": as_plain(start.run.config), "encoders": as_plain(start.run.encoders)}
+        name = start.folder.name if start.folder is not None else None
+        self._run = self._wandb.init(
+            project="probedistill", name=name, config=about, dir=None if start.folder is None else str(start.folder)
+        )
+
+    def on_step(self, step: Step) -> None:
+        """Log the loss and the learning rate."""
+        losses = {f"loss/encoder-{n}": loss for n, loss in enumerate(step.tower_losses)}
+        self._run.log({"loss": step.loss, "lr": step.lr, **(losses if len(losses) > 1 else {})}, step=step.step)
+
+    def on_preview(self, preview: Preview) -> None:
+        """Log the images and the accuracy."""
+        pictures = preview.images[:100].permute(0, 2, 3, 1).numpy()
+        content: dict[str, Any] = {
+            "images": [
+                self._wandb.Image(picture, caption=title)
+                for picture, title in zip(pictures, preview.titles, strict=False)
+            ]
+        }
+        if preview.accuracy is not None:
+            content["accuracy"] = preview.accuracy
+        self._run.log(content, step=preview.step)
+
+    def on_end(self, end: End) -> None:
+        """Close the run."""
+        self._run.finish(exit_code=0 if end.finished else 1)

@@ -1,0 +1,64 @@
+"""The keywords of `distill`, typed: a keyword that does not exist is an error of the type checker."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from typing_extensions import TypedDict
+
+from ..config import AugmentConfig, CanvasConfig, CLPConfig, DistillConfig, LGMConfig, RunConfig, SFMConfig
+from ..errors import unknown_name
+
+
+class DistillOptions(TypedDict, total=False):
+    """Fields of `DistillConfig` and `RunConfig`."""
+
+    method: str
+    method_args: dict[str, int | float | bool | str]
+    preset: Literal["default", "paper"]
+    images_per_class: int
+    steps: int
+    lr: float
+    schedule: Literal["cosine", "constant"]
+    views: int
+    real_views: int | Literal["auto"]
+    seed: int
+    micro_batch: int | Literal["auto"]
+    also: list[str]
+    encoder_weights: list[float]
+    soft_labels: Literal["none", "source", "learned"]
+    keep_head: bool
+    canvas: CanvasConfig | dict[str, Any]
+    augment: AugmentConfig | dict[str, Any] | Literal["none"]
+    lgm: LGMConfig | dict[str, Any]
+    clp: CLPConfig | dict[str, Any]
+    sfm: SFMConfig | dict[str, Any]
+    out: Path | str | None
+    resume: bool
+    overwrite: bool
+    checkpoint_seconds: float
+    evaluate_every: int | None
+    cache: Path | None
+    progress: bool
+    timeout_seconds: float
+    log: list[str]
+    callback: list[str]
+
+
+def with_options(
+    run: RunConfig, config: DistillConfig | None, options: dict[str, Any]
+) -> tuple[RunConfig, DistillConfig]:
+    """Both configs with their fields taken from ``options``; without a config, of the preset that they name.
+
+    Raises:
+        UserError: An option that neither has.
+    """
+    run_names, config_names = RunConfig.__dataclass_fields__, DistillConfig.__dataclass_fields__
+    for name in options:
+        if name not in run_names and name not in config_names:
+            raise unknown_name("option", name, [*config_names, *run_names])
+    run = replace(run, **{k: v for k, v in options.items() if k in run_names})
+    settings = {k: v for k, v in options.items() if k in config_names}
+    return run, DistillConfig.of(**settings) if config is None else replace(config, **settings)

@@ -1,0 +1,63 @@
+"""One process at a time in a folder: claim it, then look at it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from ..errors import UserError
+from .files import cannot_write, without_traces
+from .layout import LOCK
+
+PATIENCE = 60.0
+"""Seconds that a command waits for another one that writes a result into the folder."""
+
+
+@contextmanager
+def claimed(folder: Path, *, called: str = "out", wait: float = 0.0) -> Iterator[None]:
+    """Hold a folder, which is made for it, against other processes; the system frees it if this process dies.
+
+    A folder that this process may not write to is not held: nothing is changed there.
+
+    Args:
+        folder: The folder.
+        called: The argument that errors name.
+        wait: Seconds to wait for another process.
+
+    Raises:
+        UserError: Another process is at work in it, or it cannot be made.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{called} {str(folder)!r} is a file; choose another folder")
+    with without_traces(folder):
+        lock = _acquired(folder, called, wait)
+        try:
+            yield
+        finally:
+            if lock is not None:
+                with suppress(OSError):  # while it is held: another process that waits notices, and makes its own
+                    (folder / LOCK).unlink(missing_ok=True)
+                lock.release()
+
+
+def _acquired(folder: Path, called: str, wait: float) -> FileLock | None:
+    lock = FileLock(folder / LOCK, thread_local=False)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=wait)
+    except Timeout as error:
+        raise UserError(
+            f"{called} {str(folder)!r} is in use by another process; wait for it or choose another folder"
+        ) from error
+    except (PermissionError, NotImplementedError):
+        if folder.is_dir():  # read-only, or a file system without locks
+            return None
+        raise cannot_write(folder, PermissionError(13, "no permission to make the folder")) from None
+    except OSError as error:
+        if not folder.is_dir():
+            raise cannot_write(folder, error) from error
+        return None
+    return lock

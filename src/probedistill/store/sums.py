@@ -1,0 +1,81 @@
+"""``SHA256SUMS``: which files make one set. ``sha256sum -c SHA256SUMS`` checks it without probedistill, too.
+
+A file may have two lines while a command replaces it: the digest that it had and the one that it will have. Killed
+at any point, every file is then one of the two.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from .files import whole_file
+from .layout import SUMS
+
+
+class MixedFilesError(ValueError):
+    """A file is not the one that was written together with the others."""
+
+
+def digest(data: bytes) -> str:
+    """SHA-256 in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            found.update(block)
+    return found.hexdigest()
+
+
+def write_sums(folder: Path, digests: Mapping[str, str | Iterable[str]]) -> None:
+    """Write ``SHA256SUMS``.
+
+    Args:
+        folder: The folder of the set.
+        digests: Name below the folder → its digest, or all digests that it may have.
+    """
+    lines = [f"{one}  {_line_of(name)}\n" for name, known in digests.items() for one in dict.fromkeys(_listed(known))]
+    with whole_file(folder / SUMS) as temporary:
+        temporary.write_text("".join(lines), encoding="utf-8", newline="\n")
+
+
+def read_sums(folder: Path) -> dict[str, tuple[str, ...]]:
+    """The digests of each file.
+
+    Raises:
+        MixedFilesError: There is no ``SHA256SUMS``, or it is damaged.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    try:
+        lines = (folder / SUMS).read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise MixedFilesError(f"{SUMS} is missing or cannot be read") from error
+    for line in filter(None, lines):
+        known, _, name = line.partition("  ")
+        if len(known) != 64 or not name:
+            raise MixedFilesError(f"{SUMS} is damaged at {line[:80]!r}")
+        found[name] = (*found.get(name, ()), known)
+    return found
+
+
+def check_digest(sums: Mapping[str, tuple[str, ...]], name: str, found: str) -> None:
+    """Refuse a file that is not among the files of the set.
+
+    Raises:
+        MixedFilesError: It is another file than the one that was written.
+    """
+    if found not in sums.get(name, ()):
+        raise MixedFilesError(f"{name} is not what was written" if name in sums else f"{name} is not in {SUMS}")
+
+
+def _listed(known: str | Iterable[str]) -> Iterator[str]:
+    yield from [known] if isinstance(known, str) else known
+
+
+def _line_of(name: str) -> str:
+    return name.replace("\\", "/")
