@@ -123,7 +123,7 @@ def test_progress_says_how_far_it_is(photos, tmp_path, monkeypatch):
     run = quick(photos, out=tmp_path / "run").run
     assert [p["step"] for p in written] == [0, 5, 10, 12], "too quick for more than the previews"
     for progress in written:
-        assert progress.keys() == {"kind", "step", "steps", "losses", "tower_losses", "accuracy", "seconds"}
+        assert progress.keys() == {"kind", "sha256", "step", "steps", "losses", "tower_losses", "accuracy", "seconds"}
         assert progress["steps"] == 12
         assert progress["losses"] == run.losses[: progress["step"]]
         assert progress["accuracy"] == [list(a) for a in run.accuracy if a[0] <= progress["step"]]

@@ -318,7 +318,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
             write(distilled, tmp_path / "run", overwrite=overwrite)
         with pytest.raises(UserError, match="holds something else; choose another folder"):
             write(distilled, tmp_path / "else", overwrite=overwrite)
-    with pytest.raises(UserError, match="is not a folder"):
+    with pytest.raises(UserError, match="is a file; choose another folder"):
         write(distilled, tmp_path / "else/notes.txt")
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
 

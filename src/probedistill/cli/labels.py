@@ -53,34 +53,38 @@ def label(
     from ..ship.labels import with_extras
     from ..store.distilled import DistilledSet
     from ..store.files import check_writable
+    from ..store.locks import claimed
 
     if soft_labels == "none" and not keep_head:
         raise UserError("nothing to add; give --soft-labels source, --soft-labels learned or --keep-head")
     name = f"run {str(folder)!r}"
-    distilled = DistilledSet.load(folder)
-    check_writable(folder)
-    train, _ = load_splits(images)
-    train = of_classes(train, distilled.class_names, name)
-    model = load_encoder(encoder)
-    source = distilled.run.source
-    if source is None or source.fingerprint != model.fingerprint:
-        raise UserError(
-            f"{str(folder)!r} was made with encoder {source or 'unknown'}, not with "
-            f"{model.name!r} at {model.input_size} px; give its own: --config {folder / 'config.yaml'}"
-        )
-    before = distilled.run.images
-    if before.fingerprint != train.fingerprint:
-        warnings.warn(
-            f"{str(folder)!r} was made from other images than these ({before.spec}, now {train.spec}), or from "
-            "files of another date",
-            stacklevel=2,
-        )
-    # The features that the run was made of, so that they are found in the cache.
-    settings = distilled.run.config
-    bank = extract_features(
-        model, train, views=settings.real_view_count, augment=settings.augment, seed=settings.seed,
-        cache=cache, strict=images.strict, progress=progress,
-    )  # fmt: skip
-    labelled = with_extras(distilled, model, bank, soft_labels=soft_labels, keep_head=keep_head, seed=seed)
-    labelled.save_extras(folder)
+    if not folder.is_dir():
+        raise UserError(f"no such folder {str(folder)!r}; give the folder of a finished run")
+    with claimed(folder, called="run"):  # nobody replaces the run while its labels are made
+        distilled = DistilledSet.load(folder)
+        check_writable(folder)
+        train, _ = load_splits(images)
+        train = of_classes(train, distilled.class_names, name)
+        model = load_encoder(encoder)
+        source = distilled.run.source
+        if source is None or source.fingerprint != model.fingerprint:
+            raise UserError(
+                f"{str(folder)!r} was made with encoder {source or 'unknown'}, not with "
+                f"{model.name!r} at {model.input_size} px; give its own: --config {folder / 'config.yaml'}"
+            )
+        before = distilled.run.images
+        if before.fingerprint != train.fingerprint:
+            warnings.warn(
+                f"{str(folder)!r} was made from other images than these ({before.spec}, now {train.spec}), or from "
+                "files of another date",
+                stacklevel=2,
+            )
+        # The features that the run was made of, so that they are found in the cache.
+        settings = distilled.run.config
+        bank = extract_features(
+            model, train, views=settings.real_view_count, augment=settings.augment, seed=settings.seed,
+            cache=cache, strict=images.strict, progress=progress,
+        )  # fmt: skip
+        labelled = with_extras(distilled, model, bank, soft_labels=soft_labels, keep_head=keep_head, seed=seed)
+        labelled.save_extras(folder)
     show(f"{labelled!r} → {folder}")

@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -92,9 +93,11 @@ def distill(
     own = [*callbacks, *named_callbacks(run.log, run.callback)]
     with processes(str(named[0].device), run.timeout_seconds) as team:
         folder = _folder_of(run, team)
+        folder.check()  # an early word; what counts is the second look, when nobody else may change the folder
+        data = _read_images(images, test, config, folder)
         with folder.claimed(team):
             folder.check()
-            task = _prepare(images, test, named, config, run, strict, team, folder)
+            task = _prepare(data, named, config, run, strict, team)
             finished = folder.finished(task.record, team)
             if finished is not None:
                 return finished
@@ -138,25 +141,38 @@ class _Task:
     team: Processes
 
 
+@dataclass(frozen=True)
+class _Data:
+    """The real images of a run; see `_Task`."""
+
+    spec: ImagesConfig | None
+    train: LabelledImages
+    test: LabelledImages | None
+
+
+def _read_images(
+    images: str | ImagesConfig | LabelledImages, test: LabelledImages | None, config: DistillConfig, folder: NoFolder
+) -> _Data:
+    data = _Data(*_load_images(images, test))
+    _check_counts(data.train, config)
+    if folder.path is not None:
+        check_outside(folder.path, data.train)
+    return data
+
+
 def _prepare(
-    images: str | ImagesConfig | LabelledImages,
-    test: LabelledImages | None,
+    data: _Data,
     named: list[EncoderConfig | Encoder],
     config: DistillConfig,
     run: RunConfig,
     strict: bool,
     team: Processes,
-    folder: NoFolder,
 ) -> _Task:
-    spec, train, test = _load_images(images, test)
-    _check_counts(train, config)
-    if folder.path is not None:
-        check_outside(folder.path, train)
     encoders = _load_encoders(named)
-    record = _describe(config, encoders, train)
+    record = _describe(config, encoders, data.train)
     _check_same_data(team, record)
     features = FeatureStore(run.cache, strict, run.progress and team.is_first, team)
-    return _Task(config, run, spec, train, test, encoders, record, features, team)
+    return _Task(config, run, data.spec, data.train, data.test, encoders, record, features, team)
 
 
 def _check_run(run: RunConfig) -> None:

@@ -18,6 +18,7 @@ from ..probes.scores import Scores
 from ..show.figures import Bars, Figure
 from ..show.results import Result
 from ..show.tables import NOTHING, Table, percent, points
+from ..store.locks import PATIENCE, claimed
 from ..store.records import as_plain, read_record, write_record
 from ..store.run_record import SoftLabelsRecord
 from .measures import augmentation_robust_score, label_robust_score
@@ -304,6 +305,10 @@ class Evaluation(Result):
         the new ones. Otherwise they are replaced, with a warning.
         """
         path = Path(path)
+        with claimed(path.parent, called="folder", wait=PATIENCE):  # another call may be about to add its rows
+            self._save(path)
+
+    def _save(self, path: Path) -> None:
         result: Evaluation | None = self
         if path.exists():
             try:

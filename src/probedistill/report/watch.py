@@ -99,7 +99,7 @@ def read_progress(folder: Path | str) -> Progress:
         return Progress("finished", steps, steps, tuple(run.losses), tuple(run.accuracy), run.seconds)
     so_far = read_progress_file(folder)
     if so_far is None:
-        steps = run.config.steps or 0
+        steps = run.config.steps
         return Progress("starting", steps=steps, quiet=max(0.0, now - _written(folder / RUN, now)))
     return Progress(
         "running", so_far.step, so_far.steps, tuple(so_far.losses), tuple(so_far.accuracy), so_far.seconds,

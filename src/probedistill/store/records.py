@@ -102,25 +102,33 @@ def read_record(path: Path, type: type[Record], *, kind: str | None = None, what
 
 def parse_record(data: bytes | str, type: type[Record], *, kind: str | None = None, called: str, hint: str) -> Record:
     """Read a record from JSON text; see `read_record`."""
+    content = parse_json(data, called, hint)
+    if kind is not None and content.get("kind") != kind:
+        raise UserError(f"{called} is not a file of probedistill {kind}; {hint}")
+    seal = content.pop(SEAL, None)
+    try:
+        record = from_plain({key: value for key, value in content.items() if key != "kind"}, type)
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise UserError(f"{called} is damaged: {first_line(error)}; {hint}") from error
+    if seal is not None and seal != _seal(content):
+        change = "it was changed since it was written"
+        raise UserError(f"{called} is damaged: {change}; {hint}, or accept it: probedistill accept")
+    return record
+
+
+def parse_json(data: bytes | str, called: str, hint: str) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        UserError: Something else.
+    """
     try:
         content = msgspec.json.decode(data)
-        if not isinstance(content, dict):
-            raise UserError(f"{called} holds no JSON object; {hint}")
-        if kind is not None and content.get("kind") != kind:
-            raise UserError(f"{called} is not a file of probedistill {kind}; {hint}")
-        record = from_plain({key: value for key, value in content.items() if key not in ("kind", SEAL)}, type)
-        seal = content.pop(SEAL, None)
-        if seal is not None and seal != _seal(content):
-            raise UserError(
-                f"{called} is damaged: it was changed since it was written; {hint}, or accept it: probedistill accept"
-            )
-        return record
-    except msgspec.ValidationError as error:
-        raise UserError(f"{called} is damaged: {first_line(error)}; {hint}") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
         raise UserError(f"{called} is not whole JSON ({first_line(error)}); {hint}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{called} holds no JSON object; {hint}")
+    return content
 
 
 def as_plain(record: Any) -> Any:

@@ -1,0 +1,28 @@
+"""accept: take a deliberate edit of a file as it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .app import command, show
+
+
+@command()
+def accept(path: Path) -> None:
+    """Accept a file of results, or the files of a run, as they are after a deliberate edit.
+
+    Example: probedistill accept runs/photos
+
+    Every file that probedistill writes has a digest of its content, and a run has one of all its files
+    (SHA256SUMS). A file that was changed is refused by every command; this command makes new digests.
+    What cannot be read, or is no set, is still refused.
+
+    Parameters
+    ----------
+    path:
+        Folder of a run or an export, or a JSON file of results.
+    """
+    from ..store.accept import accept_edits
+
+    for name in accept_edits(path):
+        show(f"accepted: {name}")

@@ -1,0 +1,73 @@
+"""Accept a deliberate edit: new digests for files as they are."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from ..errors import UserError
+from .distilled import DistilledSet
+from .files import whole_file
+from .layout import IMAGES, RUN, SUMS, TENSORS
+from .locks import PATIENCE, claimed
+from .records import MAX_BYTES, SEAL, parse_json, sealed
+from .run_record import read_run
+from .sums import MixedFilesError, file_digest, read_sums, write_sums
+
+
+def accept_edits(path: Path) -> list[str]:
+    """Accept a JSON file, or all files of a run.
+
+    Returns:
+        The names of the files that had changed.
+
+    Raises:
+        UserError: No such file, or something that is damaged in another way than by an edit.
+    """
+    if path.is_file():
+        return [str(path)] if _accept_record(path) else []
+    if not path.is_dir():
+        raise UserError(f"no such file or folder {str(path)!r}; give a run's folder or a JSON file")
+    with claimed(path, called="folder", wait=PATIENCE):
+        changed = [file.name for file in sorted(path.glob("*.json")) if _accept_record(file)]
+        if (path / RUN).exists():
+            changed += [name for name in _accept_files(path) if name not in changed]
+        return changed
+
+
+def _accept_record(path: Path) -> bool:
+    """Make the digest of a record again; whether it was another one."""
+    called = f"file {str(path)!r}"
+    if path.stat().st_size > MAX_BYTES:
+        raise UserError(f"{called} is larger than any that probedistill writes; restore it")
+    content = parse_json(path.read_bytes(), called, "restore it")
+    fresh = sealed(content)
+    if content.get(SEAL) == fresh[SEAL]:
+        return False
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(fresh, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return True
+
+
+def _accept_files(folder: Path) -> list[str]:
+    """Make ``SHA256SUMS`` again; if the files are no set then, the old one comes back."""
+    run = read_run(folder)
+    if not run.finished:
+        return []
+    try:
+        before = read_sums(folder)
+    except MixedFilesError:
+        before = {}
+    names = [RUN, TENSORS, *(f"{IMAGES}/{file.relative_to(folder / IMAGES).as_posix()}" for file in _files(folder))]
+    after = {name: file_digest(folder / name) for name in names}
+    write_sums(folder, after)
+    try:
+        DistilledSet.load(folder)
+    except UserError:
+        write_sums(folder, before) if before else (folder / SUMS).unlink()
+        raise
+    return [name for name, digest in after.items() if before.get(name) != (digest,)]
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(file for file in (folder / IMAGES).rglob("*") if file.is_file() and file.suffix != ".part")
