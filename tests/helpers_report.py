@@ -177,6 +177,8 @@ def long_names(count: int = 6) -> dict[str, Analysis]:
 
 
 def write(path: Path, content: Any) -> Path:
-    """Write JSON."""
+    """Write JSON; a record that was changed on purpose is accepted without its digest."""
+    if isinstance(content, dict):
+        content = {key: value for key, value in content.items() if key != "sha256"}
     path.write_text(json.dumps(content), encoding="utf-8")
     return path

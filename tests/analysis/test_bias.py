@@ -549,7 +549,7 @@ def test_runs_that_cannot_be_compared(bias_cli, run, data, photos, tmp_path):
     assert "'hen'" in bias_cli([tmp_path / "hens"], "--encoders", TINY).error()
     assert "no such folder" in bias_cli([tmp_path / "none"]).error()
     about = json.loads((tmp_path / "hens" / "run.json").read_text())
-    (tmp_path / "hens" / "run.json").write_text(json.dumps({**about, "finished": False}))
+    (tmp_path / "hens" / "run.json").write_text(json.dumps({**about, "sha256": None, "finished": False}))
     assert "unfinished run" in bias_cli([tmp_path / "hens"]).error()
     with pytest.raises(UserError, match="runs is empty"):
         bias([], f"folder:{data}", data / "groups.csv")

@@ -158,7 +158,7 @@ def altered(out):
     for cell in content["cells"].values():
         for scores in cell.values():
             scores[:] = [0.015625] * len(scores)
-    (out / "transfer.json").write_text(json.dumps(content))
+    (out / "transfer.json").write_text(json.dumps({**content, "sha256": None}))
 
 
 def test_cells_are_used_again_where_everything_agrees(runs, data, other, tmp_path):
@@ -527,7 +527,7 @@ def test_every_matrix_survives_its_file(tmp_path_factory, matrix):
 def test_files_that_are_not_a_whole_matrix(matrix, tmp_path, change, says):
     matrix.write(tmp_path)
     path = tmp_path / "transfer.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "sha256": None, **change}))
     with pytest.raises(UserError, match=says):
         load_transfer(path)
 
@@ -601,10 +601,10 @@ def odd(place, runs, folder):
     distill(f"folder:{folder}", TINY, out=base / "double", images_per_class=2, **options)
     shutil.copytree(runs[0], base / "unfinished")
     content = json.loads((base / "unfinished" / "run.json").read_text())
-    (base / "unfinished" / "run.json").write_text(json.dumps({**content, "finished": False}))
+    (base / "unfinished" / "run.json").write_text(json.dumps({**content, "sha256": None, "finished": False}))
     shutil.copytree(runs[0], base / "strange")
     content["config"]["augment"]["flip"] = 2
-    (base / "strange" / "run.json").write_text(json.dumps(content))
+    (base / "strange" / "run.json").write_text(json.dumps({**content, "sha256": None}))
     (base / "weights.yaml").write_text(f"checkpoint: {base / 'w.safetensors'}\n")
     (base / "missing.yaml").write_text(f"encoder: timm:mobilenetv1_100\ncheckpoint: {base / 'w.safetensors'}\n")
     return base
