@@ -105,6 +105,7 @@ def test_it_waits_for_the_run_and_follows_it_to_its_end(tmp_path, run_cli):
     assert last == "finished: step 2 of 2, loss 1.0000, 6 s"
 
 
+@pytest.mark.slow
 def test_the_folder_is_only_read_and_ctrl_c_ends_it(under_way, start_process):
     before = {path: path.stat().st_mtime_ns for path in under_way.iterdir()}
     process = start_process("watch", under_way)

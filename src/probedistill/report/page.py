@@ -40,7 +40,7 @@ _HERE = Path(__file__).parent
 _LARGEST_CELL = 224  # pixels of a distilled image in the page
 _SNAPSHOTS = 24  # of an evolution
 _MOST_CLASSES_NAMED = 8
-_MOST_ON_WALL = 24  # classes; the others are folded away
+_MOST_ON_WALL = (24, 12)  # classes of one run, and of several; the others are folded away
 
 
 def write_report(
@@ -159,7 +159,7 @@ def _page(
         "classes": _classes(runs[0].class_names),
         "sections": sections,
         "wall": _wall(sections),
-        "most_on_wall": _MOST_ON_WALL,
+        "most_on_wall": _MOST_ON_WALL[len(runs) > 1],
         "runs": compare.runs_table(runs),
         "differences": compare.differences(runs),
         "scores": score_table(runs),

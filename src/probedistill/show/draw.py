@@ -23,6 +23,7 @@ MOST_TITLES = 150  # of a line that is not marked
 
 _DENSE = 16  # columns; with more, cells have no text
 _MOST_CELLS = 2500  # with more, pale cells have no title
+_MOST_ABOVE = 12  # names of a legend; with more, it stands below the plane
 _GAP = 10.0  # pixels above a row that begins a block
 _LEGEND_ROOM = {"dot": 4.0, "cross": 4.0, "diamond": 3.2, "star": 3.0}
 
@@ -275,7 +276,10 @@ def _plane(drawing: Plane) -> Scene:
     scene = Scene(width=WIDTH)
     first = {group.name: group for group in reversed(drawing.groups)}
     named = list(dict.fromkeys(group.name for group in drawing.groups))
-    _legend(scene, ((name, _swatch(first[name])) for name in named))
+    entries = [(name, _swatch(first[name])) for name in named]
+    below = len(entries) > _MOST_ABOVE
+    if not below:
+        _legend(scene, entries)
     places = [np.asarray(group.xy, dtype=np.float64).reshape(-1, 2) for group in drawing.groups]
     xs, ys = (_wider(_range(*(place[:, axis] for place in places))) for axis in (0, 1))
     # One scale for both directions, so that distances can be compared.
@@ -288,6 +292,9 @@ def _plane(drawing: Plane) -> Scene:
             x, y = place[row]
             if math.isfinite(x) and math.isfinite(y):
                 scene.add(_point(group, axes.x(x), axes.y(y), group.titles[row]))
+    if below:
+        scene.height += 6
+        _legend(scene, entries)
     dots = sum(len(place) for group, place in zip(drawing.groups, places) if group.marker == "dot")
     if dots > MOST_DOTS:
         drawn = sum(len(rows) for group, rows in zip(drawing.groups, kept) if group.marker == "dot")
