@@ -2,10 +2,9 @@
 
     python benchmarks/diagnosis.py             # after table.py --datasets clothing; about half an hour on two cores
 
-On the runs that table.py leaves for clothing, and on runs of its own for the photos with known groups (birds and
-mammals on nature and buildings). EfficientNet-Lite0, MobileNetV1, MobileNetV2 and CLIP ViT-B/16, at 112 px. Every part
-is kept in
-results/diagnosis/; parts that are finished are not done again (transfer: cell by cell).
+Looks at the runs that table.py leaves for clothing, and at runs of its own for the photos with known groups (birds and
+mammals on nature and buildings). The encoders are EfficientNet-Lite0, MobileNetV1, MobileNetV2 and CLIP ViT-B/16, at
+112 px. Every part is kept in results/diagnosis/. Cells of transfer that are there already are not scored again.
 """
 
 from __future__ import annotations

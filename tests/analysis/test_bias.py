@@ -1,4 +1,4 @@
-"""Group files, directions in feature space, rank agreement, and the bias command."""
+"""Group files, directions in feature space, and the bias command."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from PIL import Image
 from rich.cells import cell_len
 from rich.console import Console
-from scipy.stats import permutation_test, spearmanr
 
 from conftest import TINY
 from helpers_images import make_image_folder
@@ -40,7 +39,7 @@ from probedistill.analysis.bias import (
 )
 from probedistill.analysis.compose import compose
 from probedistill.analysis.groups import group_names, read_groups
-from probedistill.analysis.statistics import Correlation, rank_agreement
+from probedistill.analysis.statistics import rank_agreement
 from probedistill.features.store import FeatureStore
 
 QUICK = {"seeds": 2, "views": 3, "progress": False}
@@ -241,41 +240,6 @@ def test_usual_background_is_what_is_more_frequent_than_elsewhere():
     y = torch.tensor([0] * 10 + [1] * 10)
     b = torch.tensor([0] * 9 + [1] * 1 + [0] * 6 + [1] * 4)  # both are mostly on 0
     assert usual_backgrounds(y, b, 2, 2).tolist() == [0, 1]
-
-
-# ---------------------------------------------------------------------------------------------------
-# Agreement of rankings
-
-
-def test_agreement_of_few_is_exact():
-    assert rank_agreement([1, 2, 3], [10, 20, 30]) == Correlation(pytest.approx(1), pytest.approx(1 / 3), 3)
-    assert rank_agreement([1, 2, 3, 4], [4, 3, 2, 1]) == Correlation(pytest.approx(-1), pytest.approx(2 / 24), 4)
-    assert rank_agreement([1, 2], [1, 2]) == Correlation(None, None, 2)
-    assert rank_agreement([1, 1, 1], [1, 2, 3]) == Correlation(None, None, 3)
-
-
-@settings(max_examples=8, deadline=None)
-@given(values=st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=3, max_size=5))
-def test_agreement_is_scipys(values):
-    first, second = (list(column) for column in zip(*values, strict=True))
-    found = rank_agreement(first, second)
-    if found.spearman is None:
-        assert len(set(first)) == 1 or len(set(second)) == 1
-        return
-    assert found.spearman == pytest.approx(spearmanr(first, second).statistic)
-    expected = permutation_test(
-        (first,), lambda x: spearmanr(x, second).statistic, permutation_type="pairings", n_resamples=10_000
-    )
-    count = len(list(itertools.permutations(first)))
-    assert expected.null_distribution.size == count
-    far = np.abs(expected.null_distribution) >= abs(found.spearman) - 1e-9
-    assert found.p == pytest.approx(far.mean())
-
-
-def test_agreement_of_many_is_drawn():
-    found = rank_agreement(range(12), [*range(10), 11, 10])
-    assert found.p == pytest.approx(1 / 10_000)
-    assert found.spearman > 0.98
 
 
 # ---------------------------------------------------------------------------------------------------

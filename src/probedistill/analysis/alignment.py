@@ -91,7 +91,7 @@ class TransferCorrelation:
         encoders: Encoders between which transfer is known.
         exact: Whether p counts every order of these encoders.
         metrics: Rank correlation of each metric with the accuracy of transfer.
-        relative_to_full: The same for accuracy as a share of the target's accuracy on full real data.
+        relative_to_full: Rank correlation with accuracy as a share of the target's accuracy on full real data.
     """
 
     probe: str
@@ -215,7 +215,7 @@ class Alignment(Analysis):
 
 
 def transfer_accuracy(transfer: TransferMatrix, fingerprints: Sequence[str]) -> tuple[Array, Array]:
-    """Accuracy (E, E) of a transfer, source × target, and the same as a share of the target's full-data accuracy.
+    """Accuracy (E, E) of a transfer, source × target, and its share of the target's accuracy on full real data.
 
     Encoders are matched by fingerprint, the first probe counts, and several sets of one encoder are averaged.
     Sets that were made with several encoders are left out. NaN if nothing is known.

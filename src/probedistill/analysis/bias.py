@@ -177,7 +177,7 @@ def resemblance(directions: Directions, features: Tensor, labels: Tensor) -> Res
     """Cosines of images with the directions of their class, averaged over the images of a class.
 
     Args:
-        directions: Of the same encoder's real features.
+        directions: From real features of the encoder that made ``features``.
         features: (m, d) float, at least one image of each class.
         labels: (m,) int64.
     """
@@ -250,8 +250,8 @@ class BiasEntry:
         class_names: C names.
         encoder: The encoder.
         accuracy: Scores by group.
-        resemblance: What the synthetic images resemble; ``None`` when a group has no training image.
-        baseline: The same of ``"class_means"`` (of the real training features) and ``"medoids"``.
+        resemblance: What the synthetic images resemble; ``None`` if a group has no training image.
+        baseline: What ``"class_means"`` (of the real training features) and ``"medoids"`` resemble.
         overlap: See `Directions`.
     """
 
@@ -400,7 +400,7 @@ class BiasReport(Analysis):
         usual: Usual background of each class.
         images: The real test images.
         protocol: How groups were scored.
-        version: Of probedistill.
+        version: Version of probedistill.
     """
 
     kind = "bias"
@@ -471,7 +471,10 @@ class BiasReport(Analysis):
         return self.fitting(100)
 
     def fitting(self, width: int) -> list[Table]:
-        """The same; if the groups do not fit beside each other, each entry has a table with a row for each number."""
+        """The tables on a page of ``width`` letters.
+
+        If the groups do not fit beside each other, each entry has a table of its own with a row for each number.
+        """
         entries = self._ranked
         groups = self.groups if len(self.groups) <= _GROUP_COLUMNS else []  # more are in bias.json alone
         accuracy = _wide_table(entries, groups, width) or [_narrow_table(entry, groups) for entry in entries]

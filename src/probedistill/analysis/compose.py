@@ -45,8 +45,8 @@ class Composed(Result):
 
     Attributes:
         synthetic: ``True``: these are no photographs.
-        note: The same in words.
-        version: Of probedistill.
+        note: A sentence that says so.
+        version: Version of probedistill.
         settings: How foregrounds and backgrounds were put together.
         usual_background: Class → its usual background in training.
         images: Split → group (class/background) → number of images.

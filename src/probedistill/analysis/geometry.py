@@ -58,10 +58,10 @@ class Place:
     Attributes:
         distance_quantile: Share of the class's real images that are nearer to the class mean: 0 for the most
             central, 1 for one that is farther out than every real one. Ties count half.
-        angle_quantile: The same by angle.
+        angle_quantile: Share of the class's real images at a smaller angle to the class mean.
         margin_quantile: Share of the class's real images with a smaller margin; a support vector has a small one.
         margin: Distance to the nearest other class mean − distance to its own.
-        relative_margin: The same, divided by the median distance of the class's real images to their mean; ``None``
+        relative_margin: The margin, divided by the median distance of the class's real images to their mean; ``None``
             if that is 0, because most of them are the same.
         distance_ratio: Distance to the class mean, divided by that median; ``None`` likewise.
         norm_ratio: Norm of the features, divided by the mean norm of the class's real images.
@@ -211,9 +211,9 @@ def class_test(quantiles: Array, *, seed: int = 0) -> ClassTest:
 def signed_rank_test(differences: Array) -> float:
     """Two-sided p-value of Wilcoxon's signed-rank test; differences (n,) of 0 are left out.
 
-    Exact, with ties, for up to 100 differences, by counting the sign patterns that give each rank sum; SciPy
-    enumerates them one by one, in Python, and has the normal approximation from 14 on where there are ties. Beyond
-    100 it is that approximation here, too.
+    For up to 100 differences p is exact, with ties too: the sign patterns that give each rank sum are counted. (SciPy
+    has only the normal approximation for more than 13 differences with ties.) For more than 100 it is that
+    approximation here, too.
     """
     differences = differences[differences != 0]
     if not len(differences):

@@ -70,7 +70,7 @@ class TransferMatrix(Analysis):
         sources: S distilled sets.
         targets: T encoders.
         probes: P names.
-        accuracy: (P, S, T) float64, mean top-1 in [0, 1] over seeds; NaN where nothing was scored.
+        accuracy: (P, S, T) float64, mean top-1 in [0, 1] over seeds; NaN if nothing was scored.
         std: (P, S, T), standard deviation over seeds (0 for one seed).
         baselines: ``"random"`` and ``"full"`` (P, T), ``"centroids"`` (P, S, T): probes trained on real
             images; the centroids are the class medoids in the features of the source's encoder. With the probe
@@ -82,7 +82,7 @@ class TransferMatrix(Analysis):
         protocol: How cells were scored.
         augment: How training views were drawn.
         images: The real images.
-        versions: Of probedistill, Python and PyTorch.
+        versions: Versions of probedistill, Python and PyTorch.
         finished: Whether every cell has been scored.
         heads: Probes behind the head of a set → the probes that full real data are scored with in their place.
         cells: Key → accuracies of every seed; a later call finds the cells that it need not score again.

@@ -179,7 +179,7 @@ class _Set:
         return [] if head is None else [head.weight, head.bias]
 
     def _digest(self, *tensors: torch.Tensor | None) -> str:
-        """Of tensors whose rows or labels are by class."""
+        """SHA-256 of tensors, and of the class names that their rows or labels are numbered by."""
         digest = hashlib.sha256(json.dumps(self.distilled.class_names).encode())
         for tensor in tensors:
             digest.update(b"none" if tensor is None else f"{tuple(tensor.shape)}".encode() + tensor.numpy().tobytes())
@@ -231,7 +231,7 @@ def _check_sets(sets: Sequence[_Set], train: LabelledImages, config: TransferCon
 
 
 def _common_augment(sets: Sequence[_Set]) -> AugmentConfig:
-    """The augmentation that the first set was distilled with; one line of warning where another's differs."""
+    """The augmentation that the first set was distilled with. Warns if another set was distilled otherwise."""
     found = []
     for held in sets:
         found.append(replace(held.distilled.run.config.augment, noise_prob=0.0))
@@ -376,16 +376,16 @@ class _Bench:
         encoder = self._encoders.find(source.fingerprint)
         if encoder is not None:
             return encoder
-        mend = f"add {source.name!r} to --encoders"
+        fix = f"add {source.name!r} to --encoders"
         if held.folder is None:
-            raise UserError(f"{held.label} has no folder with a config.yaml that describes its encoder; {mend}")
+            raise UserError(f"{held.label} has no folder with a config.yaml that describes its encoder; {fix}")
         config = own_encoder(held.folder, mend="--encoders")
         try:
             encoder = self._encoders.add(config)
         except UserError as error:
-            raise UserError(f"the encoder of {held.label} cannot be loaded ({error}); {mend}") from error
+            raise UserError(f"the encoder of {held.label} cannot be loaded ({error}); {fix}") from error
         if encoder.fingerprint != source.fingerprint:
-            raise UserError(f"{held.label} was not made with the encoder that its config.yaml describes; {mend}")
+            raise UserError(f"{held.label} was not made with the encoder that its config.yaml describes; {fix}")
         return encoder
 
     def fill_banks(self, cells: Sequence[_Cell]) -> None:
@@ -475,7 +475,7 @@ class _Bench:
 
 
 def _named_sources(sets: Sequence[_Set], names: Mapping[str, str], config: TransferConfig) -> tuple[Source, ...]:
-    """The sets as rows: METHOD · ENCODER, with the folder's name where that is not enough."""
+    """The sets as rows: METHOD · ENCODER, and the folder's name if other sets are called alike."""
     labels = [f"{held.way} · {' + '.join(names[e.fingerprint] for e in held.encoders)}" for held in sets]
     runs = [held.folder.resolve().name if held.folder is not None else "" for held in sets]
     long = [f"{label} · {run}" if labels.count(label) > 1 and run else label for label, run in zip(labels, runs)]

@@ -38,8 +38,8 @@ def transfer(
     set's own encoder ("centroids"); and all the real data. Scores are kept cell by cell in OUT/transfer.json:
     the same command goes on where it was stopped, and scores only what is new. OUT/transfer.png is the heat map.
 
-    All rows are scored with the same kind of crops and flips, without noise: those that the first run was distilled
-    with, or those of --augment.scale and the like, where what is not named has the value shown here.
+    All rows are scored with the same kind of crops and flips, without noise. By default they are those that the first
+    run was distilled with. --augment.scale and the like choose others; what they leave out has the value shown here.
 
     Parameters
     ----------
