@@ -84,7 +84,7 @@ def digests_of_files(
 def remembered(
     files: Sequence[str | os.PathLike[str]], what: str, place: str | os.PathLike[str], make: Callable[[], bytes]
 ) -> bytes:
-    """A digest that is made anew only if one of ``files``, which it depends on, has changed.
+    """A digest that is made again only if one of ``files``, which it depends on, has changed.
 
     Args:
         files: The files; none of them: it is made each time.

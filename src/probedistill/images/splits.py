@@ -165,8 +165,8 @@ def _check_enough(images: LabelledImages, least: int, *, chosen: bool, held_out:
     where = f"{images.spec} (split {images.split!r})"
     if len(images.class_names) < 2:
         found = ", ".join(map(repr, images.class_names)) or "none"
-        mend = "name more in --classes" if chosen else "add images of another class"
-        raise UserError(f"images {where} have fewer than 2 classes ({found}); {mend}")
+        hint = "name more in --classes" if chosen else "add images of another class"
+        raise UserError(f"images {where} have fewer than 2 classes ({found}); {hint}")
     counts = images.counts()
     small = np.flatnonzero(counts < least)
     if len(small):

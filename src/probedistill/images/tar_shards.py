@@ -156,7 +156,7 @@ def _find_shards(place: str, spec: str) -> list[_Shard]:
             status = path.stat()
         except OSError as error:
             raise UserError(
-                f"images {spec!r}: cannot read shard {str(path)!r} ({error.strerror}); mend the path"
+                f"images {spec!r}: cannot read shard {str(path)!r} ({error.strerror}); correct the path"
             ) from error
         if not stat.S_ISREG(status.st_mode):
             raise UserError(f"images {spec!r}: shard {str(path)!r} is not a file; give tar files")
@@ -254,9 +254,9 @@ def _read_index(number: int, shard: _Shard, config: ImagesConfig) -> list[_Sampl
     except _TAR_ERRORS as error:
         why = one_line(str(error)) or type(error).__name__
         packed = shard.path.suffix.lower() in (".gz", ".bz2", ".xz", ".zst", ".tgz")
-        mend = "unpack it first: only plain tar files can be read at any place" if packed else "fetch it again"
+        hint = "unpack it first: only plain tar files can be read at any place" if packed else "fetch it again"
         raise UserError(
-            f"images {config.images!r}: shard {shard.name!r} is not a tar file that can be read ({why}); {mend}"
+            f"images {config.images!r}: shard {shard.name!r} is not a tar file that can be read ({why}); {hint}"
         ) from error
     if fault is not None:
         line = (
@@ -372,7 +372,9 @@ def _class_list(folders: Collection[Path], spec: str) -> list[str] | None:
     try:
         lines = path.read_text(encoding="utf-8-sig").rstrip().split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"images {spec!r}: {str(path)!r} cannot be read ({one_line(str(error))}); mend it") from error
+        raise UserError(
+            f"images {spec!r}: {str(path)!r} cannot be read ({one_line(str(error))}); correct it"
+        ) from error
     names = [line.strip() or str(i) for i, line in enumerate(lines)]
     twice = (
         next((name for i, name in enumerate(names) if name in names[:i]), None)
