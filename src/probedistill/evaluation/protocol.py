@@ -126,10 +126,11 @@ def evaluate(
     passes = store.passes_of(encoder, test) + (store.passes_of(chooser, train) if train is not None else 0)
     say_cost(encoder, passes, "; once, then they are kept", enabled=store.progress)
     test_bank = store.of(encoder, test)
+    if distilled is not None:
+        images_per_class = int(torch.bincount(distilled.labels).max())
+    config = config.for_images(images_per_class * len(class_names))
     sets = _synthetic(distilled, augment, config, store) if distilled is not None else []
     if train is not None:
-        if distilled is not None:
-            images_per_class = int(torch.bincount(distilled.labels).max())
         bank = store.of(chooser, train)
         baselines = Baselines(encoder, train, bank, images_per_class, store, augment, config)
         sets += baselines.sets(chooser, distilled)

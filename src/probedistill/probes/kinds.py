@@ -82,7 +82,7 @@ class Lesson:
 
 
 def _stored_views(config: EvaluateConfig) -> int:
-    return config.views
+    return int(config.views)  # evaluation has settled auto
 
 
 @dataclass(frozen=True)

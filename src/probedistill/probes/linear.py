@@ -286,9 +286,9 @@ def _fit(solver: str, lesson: Lesson) -> LinearProbe:
 
 
 def _sgd_views(config: EvaluateConfig) -> int:
-    # As many views as epochs are the protocol to the letter; a head that is trained on 30 of them over and over is
+    # As many views as epochs are the protocol to the letter; a head that is trained on 20 of them over and over is
     # as good, and these are stored for the other probes anyway.
-    return config.views if config.sgd_views is None else config.sgd_views
+    return int(config.views) if config.sgd_views is None else config.sgd_views
 
 
 RIDGE = Kind(partial(_fit, "ridge"))
