@@ -624,7 +624,7 @@ def test_evaluate_does_not_take_the_views_of_a_step_from_a_runs_config(run_cli, 
     run, mine = tmp_path / "run", tmp_path / "mine.yaml"
     distil_cli("--out", run, "--views", 2)
     mine.write_text(f"images: folder:{photos}\nencoder: {TINY}\nviews: 7\n")
-    for config, views in ((run / "config.yaml", EvaluateConfig().views), (mine, 7)):
+    for config, views in ((run / "config.yaml", EvaluateConfig().for_images(2).views), (mine, 7)):
         outcome = run_cli("evaluate", run, "--config", config, "--seeds", 1, "--baselines", "centroids")
         assert outcome.code == 0, outcome.err
         scores = json.loads(next(run.glob("evaluation-*.json")).read_text())
@@ -850,6 +850,6 @@ def test_interrupted_anywhere_it_says_stopped(run_cli, monkeypatch, photos, tmp_
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("probedistill.features.extract.extract_features", interrupted)
+    monkeypatch.setattr("probedistill.features.store.extract_features", interrupted)
     result = run_cli("features", "--images", f"folder:{photos}", "--encoder", TINY, "--cache", tmp_path)
     assert (result.code, result.err) == (130, "probedistill: stopped\n")

@@ -14,6 +14,7 @@ from helpers_images import make_image_folder
 from probedistill import (
     AugmentConfig,
     DistilledSet,
+    EvaluateConfig,
     Head,
     InheritedProbe,
     LinearProbe,
@@ -463,7 +464,7 @@ def test_a_damaged_record_of_the_augmentation(distilled, augment, tmp_path):
     content = json.loads(path.read_text())
     content["config"]["augment"] = augment
     path.write_text(json.dumps(content))
-    with pytest.raises(UserError, match=r"run file .*run\.json' is damaged: .*\$\.config.*; make it again or"):
+    with pytest.raises(UserError, match=r"run file .*run\.json' is damaged: .*(\$\.config|augment).*; make it again"):
         DistilledSet.load(path.parent)
 
 
@@ -567,3 +568,19 @@ def test_inherited_rows_of_another_head_do_not_stay(with_head, encoder, data, tm
     rows = json.loads(path.read_text())["rows"]
     assert [(row["name"], row["probe"]) for row in rows] == [("distilled", "inherited"), ("distilled", "ridge")]
     assert rows[0]["gain_over_random"] is None
+
+
+# ---------------------------------------------------------------- the number of views
+
+
+@pytest.mark.parametrize(("images", "views"), [(1, 20), (200, 20), (400, 10), (1200, 5), (10**6, 5)])
+def test_many_images_need_fewer_views(images, views):
+    assert EvaluateConfig().for_images(images).views == views
+    assert EvaluateConfig(views=3).for_images(images).views == 3
+
+
+def test_the_file_says_how_many_views_there_were(distilled, encoder, data):
+    result = score(distilled, encoder, data, views="auto", seeds=1, baselines=[])
+    assert result.context.protocol.views == 20
+    with pytest.raises(UserError, match="views 'many' must be a whole number or auto"):
+        score(distilled, encoder, data, views="many")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal  # noqa: F401  Literal: in a field that is inherited, looked up here
 
 from ..config import AugmentConfig, ImagesConfig, TransferConfig
 from .app import Images, Probes, command, flat, show
