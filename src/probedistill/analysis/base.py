@@ -13,6 +13,7 @@ from ..encoders.encoder import Encoder
 from ..images.labelled import LabelledImages
 from ..show.figures import Figure, save_figures
 from ..show.results import Result
+from ..store.locks import PATIENCE, claimed
 from ..store.records import Count, read_record, write_record
 
 Array = NDArray[np.float64]
@@ -59,8 +60,13 @@ class Analysis(Result):
         return [Figure(table.title, table.caption, None, table) for table in self.tables()]
 
     def save(self, folder: Path | str) -> None:
-        """Write KIND.json and, if anything is drawn, KIND.png into ``folder``."""
-        self.write(folder)
+        """Write KIND.json and, if anything is drawn, KIND.png into ``folder``, while no other process writes there."""
+        with claimed(Path(folder), called="folder", wait=PATIENCE):
+            self.write(folder)
+            self.draw(folder)
+
+    def draw(self, folder: Path | str) -> None:
+        """Write KIND.png into ``folder``, if anything is drawn."""
         figures = self.figures()
         if any(figure.drawing is not None for figure in figures):
             save_figures(Path(folder) / f"{self.kind}.png", figures)

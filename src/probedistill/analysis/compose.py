@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +23,7 @@ from ..machine.progress import ProgressBar
 from ..seeds import Stream, seed_of
 from ..show.results import Result
 from ..show.tables import Table
-from ..store.files import cannot_write, check_writable, without_traces
+from ..store.files import cannot_write, check_writable, whole_folder, without_traces
 from ..store.layout import unique_names
 from ..store.records import Count, write_record
 from .base import ImagesAbout
@@ -122,22 +121,14 @@ def compose(
     mask = hints_of(front[0].spec).mask if config.mask == "auto" else config.mask
     plan = [*_plan_train(front[0], back[0], config), *_plan_test(front[1], back[1], config)]
     record = _composed(front, back, plan, replace(config, mask=mask))
-    partial = out.with_name(f".{out.name}.part")
-    with without_traces(out.parent):
-        try:
-            shutil.rmtree(partial, ignore_errors=True)
+    try:
+        with without_traces(out.parent), whole_folder(out) as partial:
             _write(partial, plan, {"train": (front[0], back[0]), "test": (front[1], back[1])}, mask, config, progress)
             write_record(partial / "composed.json", record, kind="composed")
-            partial.rename(out)
-        except UnreadableImageError as error:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise UserError(f"{error}; fix the file or take it out") from error
-        except OSError as error:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise cannot_write(out, error) from error
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
+    except UnreadableImageError as error:
+        raise UserError(f"{error}; fix the file or take it out") from error
+    except OSError as error:
+        raise cannot_write(out, error) from error
     return record
 
 

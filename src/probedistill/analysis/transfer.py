@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from filelock import FileLock
 
 from .._version import __version__
 from ..config import (
@@ -38,8 +37,9 @@ from ..machine.progress import ProgressBar
 from ..machine.torch_state import own_torch_state
 from ..probes.kinds import check_probes, kind_of, need_head, on_features
 from ..store.distilled import DistilledSet
-from ..store.files import cannot_write, check_writable
+from ..store.files import check_writable
 from ..store.layout import check_named_once
+from ..store.locks import PATIENCE, claimed
 from ..store.records import read_record
 from .base import EncoderAbout, ImagesAbout
 from .matrix import FORMAT, RANDOM_INHERITED, ROWS, RealImages, Scores, Source, TransferMatrix
@@ -127,7 +127,8 @@ def transfer(
     with kept.shared() as folder:
         matrix = bench.matrix(kept.cells, finished=True)
         if folder is not None:
-            matrix.save(folder)
+            matrix.write(folder)
+            matrix.draw(folder)
     return matrix
 
 
@@ -527,13 +528,7 @@ class _Kept:
         if self._folder is None:
             yield None
             return
-        lock = self._folder / f".{TransferMatrix.kind}.lock"
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            held = FileLock(lock).acquire()
-        except OSError as error:
-            raise cannot_write(lock, error) from error
-        with held:
+        with claimed(self._folder, wait=PATIENCE):
             self._take()
             yield self._folder
 
