@@ -58,7 +58,7 @@ def align(
 
     check_writable(out)
     results = load_transfer(transfer) if transfer is not None else None
-    train, _ = load_splits(images)
+    train, _ = load_splits(images, progress=progress)
     alignment = run_align(
         encoders, train, k=k, limit=limit, seed=seed, transfer=results, cache=cache, strict=images.strict,
         progress=progress,
@@ -117,7 +117,7 @@ def geometry(
     if chosen is not None:
         images = dataclasses.replace(images, classes=list(distilled.class_names))
         chosen = None if set(chosen) == set(distilled.class_names) else chosen  # a run's own list is no choice
-    train, _ = load_splits(images)
+    train, _ = load_splits(images, progress=progress)
     result = run_geometry(
         distilled, load_encoder(encoder), train,
         classes=chosen, k=k, seed=seed, cache=cache, strict=images.strict, progress=progress,

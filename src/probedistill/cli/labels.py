@@ -63,7 +63,7 @@ def label(
     with claimed(folder, called="run"):  # nobody replaces the run while its labels are made
         distilled = DistilledSet.load(folder)
         check_writable(folder)
-        train, _ = load_splits(images)
+        train, _ = load_splits(images, progress=progress)
         train = of_classes(train, distilled.class_names, name)
         model = load_encoder(encoder)
         source = distilled.run.source

@@ -117,7 +117,7 @@ def evaluate(
         checked_head(distilled)
     elif source is not None:
         raise UserError(f"source {source!r} is for --probes inherited; add that, or leave --source out")
-    train, test = (of_classes(part, distilled.class_names, name) for part in load_splits(images))
+    train, test = (of_classes(part, distilled.class_names, name) for part in load_splits(images, progress=progress))
     group_of = None
     if groups is not None:
         group_of = group_names(test, read_groups(groups).match(train, test)[1])
@@ -219,7 +219,7 @@ def baseline(
         if out.is_dir():
             raise UserError(f"out {str(out)!r} is a folder; give the name of a JSON file, or --save a baseline there")
         check_writable(out.parent)
-    train, test = load_splits(images)
+    train, test = load_splits(images, progress=progress)
     result = run_evaluate(
         None, load_encoder(encoder), train, test, settings, images_per_class=images_per_class, out=out, features=store
     )
@@ -249,7 +249,7 @@ def _save_baseline(
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise UserError(f"out {str(out)!r} is there already; give another folder")
     check_writable(out)
-    train, _ = load_splits(images)
+    train, _ = load_splits(images, progress=store.progress)
     found = real_set(choice, load_encoder(encoder), train, images_per_class=images_per_class, seed=seed, features=store)
     found.save(out)
     write_config(out / "config.yaml", images, encoder, None)
@@ -288,7 +288,7 @@ def features(
     from ..images.splits import load_splits
     from ..machine.places import cache_folder
 
-    train, test = load_splits(images)
+    train, test = load_splits(images, progress=progress)
     model = load_encoder(encoder)
     store = FeatureStore(cache, images.strict, progress)
     for part, count in ((train, views), (test, 0)):
@@ -383,7 +383,7 @@ def demo(
     image_config = ImagesConfig(images=images)
     run = RunConfig(out=out, overwrite=True, progress=progress)
     distilled = run_distill(image_config, model_config, settings, run=run)
-    train, test = load_splits(image_config)
+    train, test = load_splits(image_config, progress=progress)
     model = load_encoder(model_config)
     protocol = EvaluateConfig(seeds=3, views=20, full_views=0, baselines=["random", "centroids", "full"])
     result = run_evaluate(distilled, model, train, test, protocol, progress=progress)

@@ -58,7 +58,7 @@ def transfer(
     from ..analysis.transfer import transfer as run_transfer
     from ..images.splits import load_splits
 
-    train, test = load_splits(images)
+    train, test = load_splits(images, progress=progress)
     matrix = run_transfer(
         runs, encoders or [], train, test, settings, out=out, augment=augment, cache=cache, strict=images.strict,
         progress=progress,
