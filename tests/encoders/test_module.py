@@ -111,7 +111,7 @@ def test_another_package_adds_a_source_of_encoders(elsewhere, monkeypatch, run_c
     assert load_encoder("mine:24@16", device="cpu").input_size == 16
     with pytest.raises(UserError, match="'bad' is function; it must be an EncoderSource"):
         load_encoder("bad:24")
-    with pytest.raises(UserError, match=r"checkpoint 'w\.pth' is not for mine: encoders"):
+    with pytest.raises(UserError, match=r"checkpoint 'w\.pth' is not for 'mine:24', which"):
         load_encoder("mine:24", checkpoint="w.pth")
     with pytest.raises(UserError, match="unknown encoder source 'min'; did you mean 'mine'"):
         load_encoder("min:24")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import pickle
 from pathlib import Path
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 import timm
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -109,7 +112,7 @@ def test_checkpoint_that_is_not_there_or_of_something_else(tmp_path):
     torch.save({"epoch": 3}, tmp_path / "w.pth")
     with pytest.raises(UserError, match="holds no state dict"):
         load_encoder("timm:resnet18", checkpoint=tmp_path / "w.pth", device="cpu")
-    with pytest.raises(UserError, match="is not for hf: encoders"):
+    with pytest.raises(UserError, match="is not for 'hf:some/repo', which has weights already"):
         load_encoder("hf:some/repo", checkpoint=tmp_path / "w.pth", device="cpu")
 
 
@@ -148,3 +151,119 @@ def test_local_weights_of_a_vit_run_at_another_size_and_random_weights_stand_in(
     images = pictures(size=112)
     with torch.no_grad():
         assert close(encoder(images), native.eval()((images - encoder.mean) / encoder.std))
+
+
+# ---------------------------------------------------------------- checkpoints as trainers write them
+
+
+def _features(path: Path) -> torch.Tensor:
+    encoder = load_encoder("timm:test_resnet", checkpoint=path, input_size=32, device="cpu")
+    with torch.no_grad():
+        return encoder(pictures())
+
+
+@pytest.fixture(scope="module")
+def small():
+    torch.manual_seed(4)
+    return timm.create_model("test_resnet", num_classes=7).eval()
+
+
+@pytest.fixture(scope="module")
+def expected(small, tmp_path_factory):
+    return _features(_saved(small, tmp_path_factory.mktemp("plain") / "w.safetensors"))
+
+
+def _other(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: torch.zeros_like(value) + 0.1 for name, value in state.items()}
+
+
+def _under(prefix: str, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {prefix + name: value for name, value in state.items()}
+
+
+TRAINERS = {
+    "timm's train.py": lambda s: {"state_dict": s, "args": argparse.Namespace(lr=0.1, model="x"), "epoch": 1,
+                                  "optimizer": {"state": {}, "param_groups": [{"lr": 0.1}]}},
+    "timm, averaged": lambda s: {"state_dict": _other(s), "state_dict_ema": s, "args": argparse.Namespace()},
+    "timm, nothing averaged": lambda s: {"state_dict": s, "state_dict_ema": None},
+    "DeiT, averaged": lambda s: {"model": _other(s), "model_ema": s},
+    "torch.compile": lambda s: _under("_orig_mod.", s),
+    "torch.compile of a part": lambda s: {n.replace("layer1.", "layer1._orig_mod."): v for n, v in s.items()},
+    "DataParallel": lambda s: {"model": _under("module.", s)},
+    "DDP of a compiled model": lambda s: {"state_dict": _under("module._orig_mod.", s)},
+    "Lightning": lambda s: {"state_dict": {**_under("model.", s), "criterion.weight": torch.ones(7)},
+                            "pytorch-lightning_version": "2.5", "hyper_parameters": {"lr": 0.1}, "callbacks": {}},
+    "Lightning, averaged": lambda s: {"state_dict": {**_under("model.", _other(s)), **_under("model_ema.", s)}},
+    "a wrapper of one's own": lambda s: {"network": {"state_dict": _under("student.backbone.", s)}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_checkpoints_of_trainers_give_the_models_features(tmp_path, small, expected, trainer):
+    torch.save(TRAINERS[trainer](small.state_dict()), tmp_path / "w.pth.tar")
+    assert torch.equal(_features(tmp_path / "w.pth.tar"), expected)
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    st.lists(st.sampled_from(["module", "model", "_orig_mod", "net", "encoder", "layer1", "conv1", "0"]), max_size=4),
+    st.sampled_from(["w.safetensors", "w.pth"]),
+    st.booleans(),
+)  # fmt: skip
+def test_any_prefix_is_taken_off(tmp_path_factory, small, expected, words, file, more):
+    state = _under("".join(f"{word}." for word in words), small.state_dict())
+    if more and any(word != "_orig_mod" for word in words):
+        state["loss.weight"] = torch.ones(3)
+    path = tmp_path_factory.getbasetemp() / file
+    save_file(state, path) if path.suffix == ".safetensors" else torch.save(state, path)
+    assert torch.equal(_features(path), expected)
+
+
+def test_a_checkpoint_of_two_models_is_refused(tmp_path, small):
+    state = small.state_dict()
+    torch.save(_under("student.", state) | _under("teacher.", state), tmp_path / "w.pth")
+    with pytest.raises(UserError, match=r"holds several models, below 'student\.', 'teacher\.'; save the state dict"):
+        _features(tmp_path / "w.pth")
+
+
+def test_wrapped_weights_that_do_not_fit_are_named_as_the_model_does(tmp_path, small):
+    state = dict(small.state_dict())
+    del state["layer2.0.conv1.weight"]
+    torch.save({"state_dict": _under("model.", state)}, tmp_path / "w.pth")
+    with pytest.raises(UserError, match=r"layer2\.0\.conv1\.weight is missing \(1 missing, 0 unexpected"):
+        _features(tmp_path / "w.pth")
+
+
+def test_no_other_object_than_options_is_read(tmp_path, small):
+    class Options(argparse.Namespace):
+        pass
+
+    globals()["Options"] = Options
+    Options.__qualname__ = "Options"
+    torch.save({"state_dict": small.state_dict(), "args": Options(lr=1)}, tmp_path / "w.pth")
+    with pytest.raises(UserError, match="cannot be read as weights"):
+        _features(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("size", [56, 112, None])
+@pytest.mark.parametrize("stored", [518, 224])
+def test_dinov2_weights_of_any_size_load_under_the_recipes_name(tmp_path, monkeypatch, size, stored):
+    """timm's own weights are for 518 pixels; depth is cut to one block for speed."""
+    make = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda *a, **k: make(*a, **k, depth=1))
+    torch.manual_seed(0)
+    native = timm.create_model("vit_base_patch14_dinov2", num_classes=0, img_size=stored).eval()
+    nn.init.normal_(native.pos_embed, std=0.5)
+    save_file(native.state_dict(), tmp_path / "dinov2.safetensors")
+    encoder = load_encoder("dinov2_vitb14", checkpoint=tmp_path / "dinov2.safetensors", input_size=size, device="cpu")
+    assert encoder.input_size == (size or 224)
+    native.set_input_size(img_size=encoder.input_size)
+    images = pictures(2, encoder.input_size)
+    with torch.no_grad():
+        assert close(encoder(images), native((images - encoder.mean) / encoder.std))
+
+
+def test_position_embeddings_of_another_model_are_not_resampled(tmp_path):
+    save_file(timm.create_model("vit_tiny_patch16_224", num_classes=0).state_dict(), tmp_path / "w.safetensors")
+    with pytest.raises(UserError, match="does not fit timm model 'vit_base_patch14_dinov2"):
+        load_encoder("dinov2_vitb14", checkpoint=tmp_path / "w.safetensors", input_size=56, device="cpu")

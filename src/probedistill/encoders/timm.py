@@ -12,6 +12,7 @@ from ..config import EncoderConfig
 from ..errors import UserError, first_line, unknown_name
 from .known import RECIPES, Recipe
 from .source import EncoderSource, Loaded
+from .weights import at_size_of, read_weights, without_wrappers
 
 
 def load_timm(name: str, config: EncoderConfig) -> Loaded:
@@ -46,9 +47,13 @@ def load_timm(name: str, config: EncoderConfig) -> Loaded:
         mend = "give --checkpoint FILE or --no-pretrained" if hub else "check --encoder-args and --input-size"
         raise UserError(f"timm model {name!r} could not be made: {reason}; {mend}") from error
     if local is not None:
-        weights = _read_weights(local)
+        weights = read_weights(local)
         if recipe is not None and recipe.package:
             weights = _rename_in_order(weights, model, local)
+        else:
+            weights = without_wrappers(weights, _needed(model), local)
+        if "img_size" in arguments:
+            weights = at_size_of(model, weights)
         _load_weights(model, weights, local, name)
         if config.input_size is not None and hasattr(model, "set_input_size"):  # resamples position embeddings
             model.set_input_size(img_size=config.input_size)
@@ -73,37 +78,6 @@ def _package_weights(recipe: Recipe) -> Path:
     return found[0]
 
 
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    """Read a state dict without running anything that the file contains."""
-    import pickle
-
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    if not path.is_file():
-        raise UserError(f"checkpoint {str(path)!r} is not a file; give a .safetensors or .pth file of weights")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, LookupError, ValueError) as error:
-        # Not torch's own text: it advises to load the file without weights_only, which runs its code.
-        not_tensors = isinstance(error, (pickle.UnpicklingError, EOFError))
-        reason = "damaged, or more than tensors" if not_tensors else first_line(error)
-        raise UserError(
-            f"checkpoint {str(path)!r} cannot be read as weights ({reason}); give a .safetensors file or a "
-            "PyTorch file that holds tensors only"
-        ) from error
-    for key in ("state_dict", "model", "module"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
-        raise UserError(f"checkpoint {str(path)!r} holds no state dict; save model.state_dict() instead")
-    return {key.removeprefix("module."): value for key, value in content.items()}
-
-
 def _rename_in_order(weights: dict[str, Tensor], model: nn.Module, path: Path) -> dict[str, Tensor]:
     """Give the tensors of ``weights`` the model's names, by order; shapes must agree one by one."""
     ours = model.state_dict()
@@ -120,13 +94,18 @@ def _rename_in_order(weights: dict[str, Tensor], model: nn.Module, path: Path) -
     return renamed
 
 
+def _needed(model: nn.Module) -> list[str]:
+    """Names of the weights that a file must hold."""
+    return [name for name in model.state_dict() if not name.endswith("num_batches_tracked")]
+
+
 def _load_weights(model: nn.Module, weights: dict[str, Tensor], path: Path, name: str) -> None:
     """Load every weight of the model; a classifier that the model was made without is left out."""
     ours = model.state_dict()
     classifier = (getattr(model, "pretrained_cfg", None) or {}).get("classifier") or ()
     heads = tuple(f"{h}." for h in ((classifier,) if isinstance(classifier, str) else classifier))
     weights = {k: v for k, v in weights.items() if k in ours or not k.startswith(heads or ("\0",))}
-    missing = [k for k in ours if k not in weights and not k.endswith("num_batches_tracked")]
+    missing = [k for k in _needed(model) if k not in weights]
     extra = [k for k in weights if k not in ours]
     wrong = [k for k in ours if k in weights and ours[k].shape != weights[k].shape]
     if missing or extra or wrong:

@@ -1,0 +1,119 @@
+"""Weights out of checkpoints as trainers write them. Nothing that a file contains is run."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import pickle
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ..errors import UserError, first_line
+
+HOLDERS = (
+    *("state_dict_ema", "model_ema", "ema_state_dict", "ema"),
+    *("state_dict", "model_state_dict", "model", "module", "network"),
+)
+"""Entries of a checkpoint that hold weights. Averaged weights (EMA) come first, as in timm: they are what a trainer
+reports."""
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read a state dict: a ``.safetensors`` file, or a PyTorch file of tensors and plain values.
+
+    The command-line options that timm's ``train.py`` stores (an `argparse.Namespace`) are the one object allowed.
+
+    Raises:
+        UserError: No such file, a damaged one, one with other objects, or one without weights.
+    """
+    called = f"checkpoint {str(path)!r}"
+    if not path.is_file():
+        raise UserError(f"{called} is not a file; give a .safetensors or .pth file of weights")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
+            warnings.simplefilter("ignore")
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, LookupError, ValueError) as error:
+        # Not torch's own text: it advises to load the file without weights_only, which runs its code.
+        not_tensors = isinstance(error, (pickle.UnpicklingError, EOFError))
+        reason = "damaged, or more than tensors" if not_tensors else first_line(error)
+        raise UserError(
+            f"{called} cannot be read as weights ({reason}); give a .safetensors file or a PyTorch file that holds "
+            "tensors only"
+        ) from error
+    weights = _held(content)
+    if weights is None:
+        raise UserError(f"{called} holds no state dict; save model.state_dict() instead")
+    return weights
+
+
+def _held(content: Any) -> dict[str, Tensor] | None:
+    """The weights in a checkpoint's content, however deep the holders go into each other."""
+    if not isinstance(content, Mapping) or not content:
+        return None
+    for holder in HOLDERS:
+        found = _held(content.get(holder))
+        if found is not None:
+            return found
+    if not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()):
+        return None
+    return dict(content)
+
+
+def without_wrappers(weights: Mapping[str, Tensor], names: Iterable[str], path: Path) -> dict[str, Tensor]:
+    """Take off what wrappers have put before the names: ``module.``, ``_orig_mod.``, Lightning's ``model.`` …
+
+    The prefix is found by comparison with the model: it is the one below which all of its weights lie. What lies
+    elsewhere, such as the loss of a trainer, is left out.
+
+    Args:
+        weights: From a file.
+        names: The model's own; weights that may be missing in a file are not among them.
+        path: The file, for errors.
+
+    Raises:
+        UserError: All weights are there more than once, below several prefixes.
+    """
+    weights = {name.replace("_orig_mod.", ""): value for name, value in weights.items()}
+    ours = list(names)
+    if not ours:
+        return weights
+    prefixes = [name.removesuffix(ours[0]) for name in weights if name == ours[0] or name.endswith(f".{ours[0]}")]
+    whole = [prefix for prefix in prefixes if all(prefix + name in weights for name in ours)]
+    averaged = [prefix for prefix in whole if "ema" in prefix.replace("_", ".").split(".")]
+    whole = averaged if len(averaged) == 1 else whole
+    if len(whole) > 1:
+        raise UserError(
+            f"checkpoint {str(path)!r} holds several models, below {', '.join(map(repr, whole))}; "
+            "save the state dict of one"
+        )
+    if not whole:  # the model's loader says what is missing, by names that are as near as can be
+        while weights and all(name.startswith(("module.", "model.")) for name in weights):
+            weights = {name.partition(".")[2]: value for name, value in weights.items()}
+        return weights
+    (prefix,) = whole
+    return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+
+
+def at_size_of(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Resample the position embeddings of ``weights`` to the model's input size, as timm does for its own weights."""
+    from timm.layers import resample_abs_pos_embed
+
+    ours, theirs = getattr(model, "pos_embed", None), weights.get("pos_embed")
+    if not isinstance(ours, Tensor) or theirs is None or theirs.ndim != 3 or ours.shape == theirs.shape:
+        return weights
+    extra = 0 if getattr(model, "no_embed_class", False) else int(getattr(model, "num_prefix_tokens", 1))
+    places = theirs.shape[1] - extra
+    if ours.shape[2] != theirs.shape[2] or math.isqrt(max(places, 0)) ** 2 != places:
+        return weights  # of another model: refused when the weights are loaded
+    size = list(model.patch_embed.grid_size)  # type: ignore[union-attr, arg-type]
+    return {**weights, "pos_embed": resample_abs_pos_embed(theirs, new_size=size, num_prefix_tokens=extra)}
