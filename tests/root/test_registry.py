@@ -1,0 +1,83 @@
+"""Seams: names become things when they are used; a user's own file and other packages add to them."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import EntryPoint
+
+import pytest
+
+from probedistill import UserError
+from probedistill import registry as registry_module
+from probedistill.errors import explained
+from probedistill.registry import Registry
+
+COLOURS = Registry("colour", {"red": ".errors:UserError", "blue": "json:dumps"})
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A file in the current folder, which only a module: name can find."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "own_colours.py").write_text("green = 'leaves'\n")
+    (tmp_path / "own_broken.py").write_text("import nowhere_to_be_found\n")
+    yield
+    for name in ("own_colours", "own_broken"):
+        sys.modules.pop(name, None)
+
+
+def test_a_name_is_imported_when_it_is_used():
+    import json
+
+    assert COLOURS.load("red") is UserError
+    assert COLOURS.load("blue") is json.dumps
+    assert "red" in COLOURS
+    assert COLOURS.names() == ["red", "blue"]
+
+
+def test_the_nearest_name_is_offered():
+    with pytest.raises(UserError, match=r"unknown colour 'rad'; did you mean 'red'"):
+        COLOURS.load("rad")
+
+
+def test_a_file_in_the_current_folder(own):
+    assert COLOURS.load("module:own_colours:green") == "leaves"
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("module:own_colours:gren", "did you mean 'green'"),
+        ("module:not_there:green", "is there a not_there.py in"),
+        ("module:own_broken:green", "nowhere_to_be_found"),
+        ("module:own_colours", "must be module:"),
+        ("module::", "must be module:"),
+    ],
+)
+def test_what_is_not_there_is_one_line(own, name, says):
+    with pytest.raises(UserError, match=says) as caught:
+        COLOURS.load(name)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_package_adds_a_name(monkeypatch):
+    point = EntryPoint("yellow", "json:loads", "probedistill.colour")
+    shadow = EntryPoint("red", "json:loads", "probedistill.colour")
+    monkeypatch.setattr(registry_module, "entry_points", lambda group: [point, shadow] if "colour" in group else [])
+    import json
+
+    colours = Registry("colour", {"red": ".errors:UserError"})
+    assert colours.names() == ["red", "yellow"]
+    assert colours.load("yellow") is json.loads
+    assert colours.load("red") is UserError  # a built-in name keeps its meaning
+
+
+def test_explained_leaves_one_line_and_passes_other_errors():
+    with pytest.raises(UserError) as caught, explained("disk", OSError, hint="free some"):
+        raise OSError("full\nand more")
+    assert str(caught.value) == "disk (full); free some"
+    with pytest.raises(KeyError), explained("disk", OSError):
+        raise KeyError("x")
+    with pytest.raises(UserError, match=r"^as it is$"), explained("disk", ValueError):
+        raise UserError("as it is")
