@@ -28,7 +28,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it there when the block ends without an error."""
     try:
         with without_traces(path.parent):
-            _make_folder(path.parent)
+            make_folder(path.parent)
             handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
             os.close(handle)
             with _renamed_when_whole(Path(name), path) as temporary:
@@ -39,7 +39,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         raise cannot_write(path, error) from error
 
 
-def _make_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
     """Make a folder and its parents; they are on the disk before anything in them is."""
     new = [path for path in (folder, *folder.parents) if not os.path.exists(path)]
     folder.mkdir(parents=True, exist_ok=True)

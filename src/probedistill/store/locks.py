@@ -9,7 +9,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ..errors import UserError
-from .files import cannot_write, without_traces
+from .files import cannot_write, make_folder, without_traces
 from .layout import LOCK
 
 PATIENCE = 60.0
@@ -46,7 +46,7 @@ def claimed(folder: Path, *, called: str = "out", wait: float = 0.0) -> Iterator
 def _acquired(folder: Path, called: str, wait: float) -> FileLock | None:
     lock = FileLock(folder / LOCK, thread_local=False)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         lock.acquire(timeout=wait)
     except Timeout as error:
         raise UserError(

@@ -1,0 +1,128 @@
+"""Callbacks listen to a run: a user's own, TensorBoard, Weights & Biases."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from conftest import TINY
+from probedistill import Callback, DistilledSet, UserError, distill
+
+
+class Heard(Callback):
+    """Writes down what it is told."""
+
+    def __init__(self) -> None:
+        self.words: list[str] = []
+        self.accuracy: list[float | None] = []
+
+    def on_start(self, start):
+        self.words.append(f"start {start.step} of {start.steps}")
+
+    def on_step(self, step):
+        assert step.loss == step.history.losses[step.step - 1]
+        self.words.append(f"step {step.step}")
+
+    def on_preview(self, preview):
+        assert preview.images.shape[:2] == (2, 3)
+        assert preview.titles == ("cat", "dog")
+        self.accuracy.append(preview.accuracy)
+        self.words.append(f"preview {preview.step}")
+
+    def on_end(self, end):
+        self.words.append(f"end {end.step} {end.finished}")
+
+
+def quick(photos: Path, encoder: object = TINY, **options):
+    return distill(f"folder:{photos}", encoder, **{"steps": 4, "progress": False, "evaluate_every": 2, **options})
+
+
+def test_a_callback_is_told_of_everything_in_order(photos):
+    heard = Heard()
+    run = quick(photos, callbacks=[heard]).run
+    assert heard.words == [
+        "start 0 of 4", "preview 0", "step 1", "step 2", "preview 2", "step 3", "step 4", "preview 4", "end 4 True",
+    ]  # fmt: skip
+    assert heard.accuracy == [None, *(value for _, value in run.accuracy)]
+
+
+def test_a_stopped_run_ends_unfinished_and_goes_on(photos, tmp_path):
+    class Stops(Callback):
+        def on_step(self, step):
+            if step.step == 3:
+                raise KeyboardInterrupt
+
+    heard = Heard()
+    with pytest.raises(KeyboardInterrupt):
+        quick(photos, out=tmp_path / "run", callbacks=[Stops(), heard])
+    assert heard.words[-1] == "end 3 False"
+    again = Heard()
+    quick(photos, out=tmp_path / "run", resume=True, callbacks=[again])
+    assert again.words[-1] == "end 4 True"
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(
+        "from probedistill import Callback\n\n\n"
+        "class Shout(Callback):\n"
+        "    def on_step(self, step):\n"
+        "        print('shout', step.step)\n\n\n"
+        "def nothing():\n    return 3\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    yield
+    sys.modules.pop("mine", None)
+
+
+def test_a_callback_of_the_users_own_from_the_command_line(distil_cli, tmp_path, mine):
+    result = distil_cli("--out", tmp_path / "run", "--callback", "module:mine:Shout")
+    assert result.code == 0, result.err
+    assert [line for line in result.out.splitlines() if line.startswith("shout")] == ["shout 1", "shout 2", "shout 3"]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--callback", "module:mine:nothing"], "gives int; it must give a probedistill.Callback"),
+        (["--callback", "shout"], "must be module:FILE:NAME"),
+        (["--callback", "module:nowhere:x"], "'nowhere' cannot be imported"),
+        (["--log", "tensorbord"], "unknown logger 'tensorbord'; did you mean 'tensorboard'?"),
+    ],
+)
+def test_callbacks_that_are_none(distil_cli, tmp_path, mine, options, says):
+    assert says in distil_cli("--out", tmp_path / "run", *options).error()
+    assert not (tmp_path / "run").exists()
+
+
+def test_tensorboard(photos, tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = quick(photos, [TINY, f"{TINY}@24"], out=tmp_path / "run", log=["tensorboard"]).run
+    events = EventAccumulator(str(tmp_path / "run/tensorboard")).Reload()
+    assert set(events.Tags()["scalars"]) == {"loss", "lr", "accuracy", "loss/encoder-0", "loss/encoder-1"}
+    assert [event.value for event in events.Scalars("loss")] == pytest.approx(run.losses)
+    assert [event.step for event in events.Scalars("accuracy")] == [2, 4]
+    assert events.Tags()["images"]
+    assert len(DistilledSet.load(tmp_path / "run")) == 2
+
+
+def test_weights_and_biases_offline(photos, tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    quick(photos, out=tmp_path / "run", log=["wandb"])
+    assert list((tmp_path / "run").rglob("run-*.wandb"))
+
+
+def test_a_logger_that_is_not_installed_is_one_line(distil_cli, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    assert "pip install 'probedistill[wandb]'" in distil_cli("--out", tmp_path / "run", "--log", "wandb").error()
+
+
+def test_unknown_options_are_one_line(photos):
+    with pytest.raises(UserError, match="unknown option 'stepz'; did you mean 'steps'"):
+        quick(photos, stepz=3)

@@ -1,0 +1,52 @@
+"""One process at a time in a folder; those that add to the same file lose nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from probedistill import UserError
+from probedistill.store.locks import claimed
+
+ADD = """
+import sys
+from pathlib import Path
+from probedistill.store.locks import claimed
+
+folder, name = Path(sys.argv[1]), sys.argv[2]
+for number in range(40):
+    with claimed(folder, wait=30):
+        file = folder / "names"
+        before = file.read_text() if file.exists() else ""
+        file.write_text(before + name + chr(10))
+"""
+
+
+def test_a_folder_is_free_again_and_nothing_is_left(tmp_path):
+    for _ in range(2):
+        with claimed(tmp_path / "new"):
+            (tmp_path / "new/x").touch()
+        assert [path.name for path in (tmp_path / "new").iterdir()] == ["x"]
+
+
+def test_a_folder_in_use_is_refused(tmp_path):
+    with claimed(tmp_path / "run"), pytest.raises(UserError, match="is in use by another process"):
+        with claimed(tmp_path / "run"):
+            pass
+    assert not list((tmp_path / "run").iterdir())
+
+
+def test_an_error_leaves_no_new_folder(tmp_path):
+    with pytest.raises(UserError, match="^no$"), claimed(tmp_path / "a/b"):
+        raise UserError("no")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_two_processes_lose_nothing(tmp_path):
+    both = [subprocess.Popen([sys.executable, "-c", ADD, str(tmp_path), name]) for name in "ab"]
+    assert [process.wait(timeout=120) for process in both] == [0, 0]
+    lines = (tmp_path / "names").read_text().split()
+    assert (lines.count("a"), lines.count("b")) == (40, 40)

@@ -1,0 +1,87 @@
+"""Files say whose they are: a changed digit, a file of another run, a deliberate edit."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+
+import pytest
+import torch
+
+from helpers_runs import run_record
+from probedistill import DistilledSet, UserError
+from probedistill.store.distilled import rebuilt
+
+
+def make_set(seed: int = 0) -> DistilledSet:
+    images = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
+    return DistilledSet(images, torch.arange(2), ("cat", "dog"), run_record(losses=[2.0, 1.0]))
+
+
+@pytest.fixture
+def saved(tmp_path):
+    return make_set().save(tmp_path / "run")
+
+
+FILES = ["run.json", "tensors.safetensors", "images/metadata.jsonl", "images/cat/000.png"]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_of_another_run_is_refused(saved, tmp_path, name):
+    other = make_set(seed=1).save(tmp_path / "other")
+    if name == "run.json":
+        make_set(1).save(other)
+        content = json.loads((other / name).read_text())
+        (other / name).write_text(json.dumps({**content, "device": "elsewhere", "sha256": None}))
+    if name == "images/metadata.jsonl":
+        (other / name).write_text((other / name).read_text().replace('"dog"', '"cow"'))
+    shutil.copy(other / name, saved / name)
+    with pytest.raises(UserError, match=f"{name} is not what was written"):
+        DistilledSet.load(saved)
+
+
+@pytest.mark.parametrize("file", ["run.json", "images/metadata.jsonl"])
+def test_every_changed_digit_is_noticed(saved, file):
+    whole = (saved / file).read_bytes()
+    places = [at for at, byte in enumerate(whole) if chr(byte).isdigit()]
+    for at in places[:: max(1, len(places) // 40)]:
+        (saved / file).write_bytes(whole[:at] + str(9 - int(chr(whole[at]))).encode() + whole[at + 1 :])
+        with pytest.raises(UserError) as caught:
+            DistilledSet.load(saved)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_deliberate_edit_can_be_accepted(saved, run_cli):
+    content = json.loads((saved / "run.json").read_text())
+    content["config"]["seed"] = 7
+    (saved / "run.json").write_text(json.dumps(content))
+    assert "probedistill accept" in run_cli("info", saved).error()
+    result = run_cli("accept", saved)
+    assert result.out.splitlines() == ["accepted: run.json"]
+    assert DistilledSet.load(saved).run.config.seed == 7
+    assert run_cli("accept", saved).out == ""
+
+
+def test_what_is_no_set_is_not_accepted(saved, run_cli):
+    before = (saved / "SHA256SUMS").read_bytes()
+    (saved / "images/cat/000.png").unlink()
+    assert "is missing" in run_cli("accept", saved).error()
+    assert (saved / "SHA256SUMS").read_bytes() == before
+
+
+def test_the_sums_are_those_of_sha256sum(saved):
+    if shutil.which("sha256sum") is None:
+        pytest.skip("no sha256sum")
+    subprocess.run(["sha256sum", "--check", "--quiet", "--strict", "SHA256SUMS"], cwd=saved, check=True)
+
+
+@pytest.mark.parametrize("harm", ["remove", "empty"])
+def test_image_files_come_back_from_the_float_images(saved, harm):
+    path = saved / "images/cat/000.png"
+    whole = path.read_bytes()
+    path.unlink() if harm == "remove" else path.write_bytes(b"")
+    with pytest.raises(UserError, match="float images are whole: repeat its command with --resume"):
+        DistilledSet.load(saved)
+    assert torch.equal(rebuilt(saved).float_images, make_set().float_images)
+    assert path.read_bytes() == whole
