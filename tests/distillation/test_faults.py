@@ -24,6 +24,7 @@ from conftest import TESTS, TINY, wait_for
 from helpers_images import make_image_folder
 from probedistill import CanvasConfig, DistilledSet, UserError, distill, evaluate, load_images
 from probedistill.store.layout import unique_names
+from probedistill.store.sums import read_sums
 from probedistill.store.tensors import load_tensors, save_tensors
 
 pytestmark = pytest.mark.slow
@@ -91,7 +92,12 @@ def fork(tmp_path_factory) -> Iterator[Callable[..., Attempt]]:
 def check_files(folder: Path) -> None:
     """Every file under its final name is whole."""
     for path in folder.rglob("*"):
-        if not path.is_file() or path.name.endswith(".part") or "images.part" in path.parts:
+        if not path.is_file() or path.name.endswith(".part") or ".images.part" in path.parts:
+            continue
+        if path.name == ".lock":  # nobody holds it any more
+            continue
+        if path.name == "SHA256SUMS":
+            read_sums(path.parent)
             continue
         if path.suffix == ".safetensors":
             load_tensors(path)
@@ -130,7 +136,7 @@ def newest(folder: Path) -> int:
     if not paths:
         return 0
     _, values = load_tensors(paths[-1])
-    assert values["engine"]["step"] == int(paths[-1].stem.split("-")[1]) == len(values["losses"])
+    assert values["engine"]["step"] == int(paths[-1].stem.split("-")[1]) == len(values["history"]["losses"])
     return values["engine"]["step"]
 
 
@@ -140,8 +146,8 @@ def files(folder: Path) -> list[str]:
     return [name for name in names if not (name.startswith("evolution/step-") and name.endswith(".webp"))]
 
 
-FINISHED = ["config.yaml", "images/cat/000.png", "images/dog/000.png", "images/metadata.jsonl", "preview.png",
-            "run.json", "tensors.safetensors"]  # fmt: skip
+FINISHED = ["SHA256SUMS", "config.yaml", "images/cat/000.png", "images/dog/000.png", "images/metadata.jsonl",
+            "preview.png", "run.json", "tensors.safetensors"]  # fmt: skip
 
 
 # ---------------------------------------------------------------- SIGKILL

@@ -32,14 +32,17 @@ def test_a_folder_is_free_again_and_nothing_is_left(tmp_path):
 
 
 def test_a_folder_in_use_is_refused(tmp_path):
-    with claimed(tmp_path / "run"), pytest.raises(UserError, match="is in use by another process"):
-        with claimed(tmp_path / "run"):
-            pass
+    with (
+        claimed(tmp_path / "run"),
+        pytest.raises(UserError, match="is in use by another process"),
+        claimed(tmp_path / "run"),
+    ):
+        pass
     assert not list((tmp_path / "run").iterdir())
 
 
 def test_an_error_leaves_no_new_folder(tmp_path):
-    with pytest.raises(UserError, match="^no$"), claimed(tmp_path / "a/b"):
+    with pytest.raises(UserError, match="no"), claimed(tmp_path / "a/b"):
         raise UserError("no")
     assert not list(tmp_path.iterdir())
 
