@@ -86,3 +86,19 @@ def test_clip_recipe_normalises_as_clip_does(monkeypatch):
     monkeypatch.setattr(timm, "create_model", lambda *a, **k: make(*a, **k, depth=1))
     encoder = load_encoder("clip_vitb16", pretrained=False, input_size=32, device="cpu")
     assert encoder.mean.flatten().tolist() == pytest.approx([0.4815, 0.4578, 0.4082], abs=1e-3)
+
+
+def test_licences_of_weights_are_said_where_they_are_named(run_cli):
+    licences = {name: recipe.licence for name, recipe in RECIPES.items()}
+    assert licences["mocov3_vitb16"] == "CC BY-NC 4.0"  # not for commercial use
+    assert (licences["dinov2_vitb14"], licences["clip_vitb16"], licences["eva02_vitb14"]) == (
+        "Apache-2.0",
+        "MIT",
+        "MIT",
+    )
+    shown = run_cli("encoders").out
+    assert "licence" in shown
+    for name in RECIPES:
+        assert name in shown
+    for licence in ("CC", "NC", "Apache-2.0", "MIT"):
+        assert licence in shown

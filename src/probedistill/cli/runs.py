@@ -299,7 +299,7 @@ def features(
 
 @command()
 def encoders() -> None:
-    """List the encoders known by name, with dimension, input size and where their weights come from.
+    """List the encoders known by name: dimension, input size, where their weights come from, and their licence.
 
     Example: probedistill encoders
 
@@ -309,10 +309,11 @@ def encoders() -> None:
     from ..show.tables import Table
 
     rows = [
-        (name, recipe.description, str(recipe.dim), f"{recipe.input_size} px", recipe.weights, recipe.spec)
+        (name, recipe.description, str(recipe.dim), f"{recipe.input_size} px",
+         f"{recipe.licence}; {recipe.weights}", recipe.spec)
         for name, recipe in RECIPES.items()
-    ]
-    show(Table("", ("name", "what", "features", "input", "weights", "spec"), tuple(rows), left=6))
+    ]  # fmt: skip
+    show(Table("", ("name", "what", "features", "input", "licence; weights", "spec"), tuple(rows), left=6))
     show("Others: timm:NAME · hf:REPO · openclip:MODEL/TAG · module:PACKAGE.MODULE:FACTORY")
 
 

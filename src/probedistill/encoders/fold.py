@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 
 class _FoldedNorm(nn.Module):
-    """What is left of a timm BatchNormAct2d once its affine part lives in the convolution."""
+    """The rest of a timm BatchNormAct2d, dropout and activation, once its affine part is in the convolution."""
 
     def __init__(self, norm: nn.BatchNorm2d) -> None:
         super().__init__()
@@ -25,9 +26,12 @@ class _FoldedNorm(nn.Module):
 def fold_batchnorms(model: nn.Module, example: Tensor) -> int:
     """Fold frozen batch norms into the convolutions that feed them, in place.
 
-    Pairs are found by watching ``example`` (normalised images) go through the model: a batch norm whose
-    input is the very tensor that a convolution has just put out. The result is kept only if the
-    model's output stays the same; an exotic model is left as it was.
+    Pairs are found while ``example`` goes through the model: the input of the batch norm is the very tensor that a
+    convolution has just given. If the model's output changes, everything is set back.
+
+    Args:
+        model: In evaluation mode, frozen.
+        example: Normalised images (n, 3, S, S).
 
     Returns:
         Number of batch norms folded.
@@ -66,10 +70,9 @@ def fold_batchnorms(model: nn.Module, example: Tensor) -> int:
         if calls[conv] != 1 or calls[norm] != 1 or norm.running_mean is None or norm.running_var is None:
             continue
         weight, bias = conv.weight, conv.bias
-        scale = torch.rsqrt(norm.running_var + norm.eps) * (1 if norm.weight is None else norm.weight)
-        shift = (0 if norm.bias is None else norm.bias) - norm.running_mean * scale
-        conv.weight = nn.Parameter(weight * scale.view(-1, 1, 1, 1), requires_grad=False)
-        conv.bias = nn.Parameter(shift if bias is None else shift + bias * scale, requires_grad=False)
+        conv.weight, conv.bias = fuse_conv_bn_weights(
+            weight, bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+        )
         parent_name, _, child = name.rpartition(".")
         parent = model.get_submodule(parent_name)
         setattr(parent, child, _FoldedNorm(norm))

