@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 Precision = Literal["fp32", "bf16", "fp16"]
-SOLVERS = ("logistic", "ridge", "sgd")
-INHERITED = "inherited"
 BASELINES = ("random", "centroids", "herding", "kmedoids", "neighbours", "full", "means")
 MATRIX_BASELINES = ("random", "centroids", "full")
 SOFT_LABELS = ("none", "source", "learned")
@@ -545,11 +543,6 @@ def _listed(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _listed(entry) for key, entry in value.items()}
     return [_listed(entry) for entry in value] if isinstance(value, (list, tuple)) else value
-
-
-def is_inherited(probe: str) -> bool:
-    """Whether a row's probe is the inherited one, with augmentation in evaluation or without."""
-    return probe.partition(",")[0] == INHERITED
 
 
 def without_none(value: Any) -> Any:

@@ -15,9 +15,8 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from threadpoolctl import threadpool_limits
 
-from probedistill.config import SOLVERS
 from probedistill.errors import NonFiniteLossError, UserError
-from probedistill.probes.linear import LinearProbe
+from probedistill.probes.linear import SOLVERS, LinearProbe
 from probedistill.probes.ridge import fit_ridge
 from probedistill.probes.scores import Scores, score_probe
 from probedistill.probes.sgd import start_of

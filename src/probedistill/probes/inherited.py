@@ -12,7 +12,6 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from ..errors import UserError
 from .arrays import Array, as_views, class_indices, to_numpy
 from .kinds import Kind, Lesson
-from .kinds import on_features as without_projector
 from .linear import LinearClassifier
 from .logistic import lbfgs, soft_cross_entropy
 from .ridge import fit_ridge
@@ -217,7 +216,4 @@ def _fit_kind(lesson: Lesson) -> InheritedProbe:
     return InheritedProbe(*lesson.head).fit_views(lesson.views, lesson.labels, lesson.source_views)
 
 
-IN_ITS_PLACE = "ridge"
-"""The probe that is fitted on features without images, where no projector can be."""
-INHERITED = Kind(_fit_kind, soft_labels=False, needs_head=True, on_features=IN_ITS_PLACE)
-__all__ = ["INHERITED", "IN_ITS_PLACE", "InheritedProbe", "without_projector"]
+INHERITED = Kind(_fit_kind, soft_labels=False, needs_head=True, on_features="ridge")

@@ -18,13 +18,15 @@ from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from ..config import SOLVERS, EvaluateConfig
+from ..config import EvaluateConfig
 from ..errors import UserError, unknown_name
 from .arrays import FLOATS, Array, as_views, class_indices, soft_targets, to_numpy
 from .kinds import Kind, Lesson
 from .logistic import fit_logistic, fit_soft_logistic
 from .ridge import fit_ridge
 from .sgd import INITS, fit_sgd, generator_of
+
+SOLVERS = ("logistic", "ridge", "sgd")
 
 
 @contextmanager

@@ -1,0 +1,218 @@
+"""All runs below a folder in one table: the settings that differ, and the accuracy over distillation seeds."""
+
+from __future__ import annotations
+
+import csv
+import io
+import statistics
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from ..evaluation.result import DISTILLED, load_evaluation
+from ..show.results import Result
+from ..show.tables import NOTHING, Table, percent
+from ..store.files import whole_file
+from ..store.layout import EVALUATIONS, RUN
+from ..store.records import as_plain
+from ..store.run_record import RunRecord, read_run
+
+_FEW = 3  # distillation seeds that a table of a paper has at least
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Accuracy of the distilled images of several runs, by one probe on one encoder.
+
+    Attributes:
+        encoder: Name and input size of the encoder.
+        probe: The probe.
+        folders: The runs that were scored so.
+        top1: Accuracy in [0, 1] of each of them, the mean over its evaluation seeds.
+    """
+
+    encoder: str
+    probe: str
+    folders: tuple[str, ...]
+    top1: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """Mean over runs."""
+        return statistics.fmean(self.top1)
+
+    @property
+    def std(self) -> float | None:
+        """Standard deviation over runs; ``None`` for one run."""
+        return statistics.stdev(self.top1) if len(self.top1) > 1 else None
+
+
+@dataclass(frozen=True)
+class RunGroup:
+    """Runs that differ by their seed alone.
+
+    Attributes:
+        folders: The runs, in the order of their seeds.
+        seeds: Their seeds.
+        finished: Whether all of them are finished.
+        settings: Setting → value, for those that are not the same in every group.
+        accuracies: What was scored.
+        seconds: Mean time in steps.
+    """
+
+    folders: tuple[str, ...]
+    seeds: tuple[int, ...]
+    finished: bool
+    settings: dict[str, str]
+    accuracies: tuple[Accuracy, ...]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Runs(Result):
+    """Every run below a folder.
+
+    Attributes:
+        folder: The folder.
+        groups: Runs that differ by their seed alone, as one.
+    """
+
+    folder: str
+    groups: tuple[RunGroup, ...]
+
+    def tables(self) -> list[Table]:
+        """A row for each group; settings that are the same everywhere are left out."""
+        settings = list(dict.fromkeys(name for group in self.groups for name in group.settings))
+        scored = list(dict.fromkeys((a.encoder, a.probe) for group in self.groups for a in group.accuracies))
+        several = len({encoder for encoder, _ in scored}) > 1
+        columns = [f"{encoder}\n{probe} %" if several else f"{probe} %" for encoder, probe in scored]
+        rows = []
+        for group in self.groups:
+            found = {(a.encoder, a.probe): percent(a.mean, a.std) for a in group.accuracies}
+            rows.append(
+                (
+                    *([group.folders[0]] if len(group.folders) == 1 else [f"{group.folders[0]} …"]),
+                    *(group.settings.get(name, NOTHING) for name in settings),
+                    " ".join(map(str, group.seeds)) + ("" if group.finished else " (unfinished)"),
+                    *(found.get(key, NOTHING) for key in scored),
+                    f"{group.seconds:.0f}",
+                )
+            )
+        names = ("run", *settings, "seeds", *columns, "seconds")
+        return [Table(f"runs in {self.folder}", names, tuple(rows), left=2 + len(settings))]
+
+    def findings(self) -> list[str]:
+        """What the table does not show."""
+        found = []
+        if any(len(set(group.seeds)) < _FEW for group in self.groups):
+            found.append(f"± is over distillation seeds. Some rows have fewer than {_FEW}: distil with more seeds.")
+        scored = {folder for group in self.groups for one in group.accuracies for folder in one.folders}
+        silent = [folder for group in self.groups for folder in group.folders if folder not in scored]
+        if silent:
+            found.append(f"Not scored yet: {', '.join(silent)}. Use probedistill evaluate.")
+        return found
+
+    def csv(self) -> str:
+        """A line for each run and score: folder, seed, settings, encoder, probe, top-1 accuracy in [0, 1]."""
+        settings = list(dict.fromkeys(name for group in self.groups for name in group.settings))
+        out = io.StringIO()
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(["run", "seed", *settings, "encoder", "probe", "top1"])
+        for group in self.groups:
+            values = [group.settings.get(name, "") for name in settings]
+            for folder, seed in zip(group.folders, group.seeds, strict=True):
+                scores: list[tuple[Any, ...]] = [
+                    (a.encoder, a.probe, a.top1[a.folders.index(folder)])
+                    for a in group.accuracies
+                    if folder in a.folders
+                ]
+                for score in scores or [("", "", "")]:
+                    writer.writerow([folder, seed, *values, *score])
+        return out.getvalue()
+
+    def save_csv(self, path: Path) -> None:
+        """Write `csv`, whole or not at all."""
+        with whole_file(path) as temporary:
+            temporary.write_text(self.csv(), encoding="utf-8")
+
+
+def collect_runs(folder: Path | str) -> Runs:
+    """Read every run below a folder; a damaged one is left out with a warning.
+
+    Raises:
+        UserError: No such folder, or no run in it.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"folder {str(folder)!r} is not a folder; give one that holds runs")
+    runs: dict[str, RunRecord] = {}
+    for path in sorted(folder.rglob(RUN)):
+        try:
+            runs[str(path.parent.relative_to(folder))] = read_run(path.parent)
+        except UserError as error:
+            warnings.warn(f"{error}; it is left out", stacklevel=2)
+    if not runs:
+        raise UserError(f"folder {str(folder)!r} holds no run; give the folder that distill wrote its runs in")
+    settings = {name: _settings(run) for name, run in runs.items()}
+    names = list(dict.fromkeys(key for one in settings.values() for key in one))
+    differ = [key for key in names if len({one.get(key) for one in settings.values()}) > 1]
+    together: dict[tuple[tuple[str, str | None], ...], list[str]] = {}
+    for name, one in settings.items():
+        together.setdefault(tuple(one.items()), []).append(name)
+    groups = []
+    for members in together.values():
+        members.sort(key=lambda name: runs[name].config.seed)
+        own = settings[members[0]]
+        groups.append(
+            RunGroup(
+                folders=tuple(members),
+                seeds=tuple(runs[name].config.seed for name in members),
+                finished=all(runs[name].finished for name in members),
+                settings={key: own[key] for key in differ if key in own},
+                accuracies=_accuracies(folder, members),
+                seconds=statistics.fmean(runs[name].seconds for name in members),
+            )
+        )
+    return Runs(str(folder), tuple(groups))
+
+
+def _settings(run: RunRecord) -> dict[str, str]:
+    """What makes a run but its seed, flat: ``clp.ridge`` → ``"10.0"``."""
+    found = {
+        "images": f"{run.images.spec} ({run.images.split})",
+        "encoders": " + ".join(map(str, run.encoders)) or NOTHING,
+        **dict(_flat(run.config.to_dict())),
+    }
+    if run.export is not None:
+        found["export"] = run.export.format
+    for not_a_setting in ("seed", "micro_batch", "also"):  # encoders are named above
+        found.pop(not_a_setting, None)
+    return found
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
+    for key, value in as_plain(values).items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, str(value)
+
+
+def _accuracies(folder: Path, names: Sequence[str]) -> tuple[Accuracy, ...]:
+    """What was scored in some of these runs."""
+    found: dict[tuple[str, str], dict[str, float]] = {}
+    for name in names:
+        for path in sorted((folder / name).glob(EVALUATIONS)):
+            try:
+                result = load_evaluation(path)
+            except UserError as error:
+                warnings.warn(f"{error}; it is left out", stacklevel=2)
+                continue
+            encoder = f"{result.context.encoder.name} at {result.context.encoder.input_size} px"
+            for row in result.rows:
+                if row.name == DISTILLED:
+                    found.setdefault((encoder, row.probe), {})[name] = row.top1
+    return tuple(Accuracy(*key, tuple(scores), tuple(scores.values())) for key, scores in found.items())

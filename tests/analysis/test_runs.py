@@ -1,0 +1,67 @@
+"""All runs of a folder in one table."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+
+from conftest import TINY
+from probedistill import UserError
+from probedistill.analysis.runs import collect_runs
+
+SCORED = ["--probes", "ridge", "--seeds", 1, "--views", 0, "--baselines", "centroids"]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, photos):
+    """Three seeds of one setting and one of another, scored but for the last."""
+    from probedistill.cli import main
+
+    folder = tmp_path_factory.mktemp("several") / "runs"
+    common = ["--images", f"folder:{photos}", "--encoder", TINY, "-q"]
+    for name, lr, seed in (("a0", 0.02, 0), ("a1", 0.02, 1), ("deep/a2", 0.02, 2), ("b", 0.05, 0)):
+        out = folder / name
+        assert main([*map(str, ["distill", *common, "--steps", 2, "--lr", lr, "--seed", seed, "--out", out])]) == 0
+        if name != "b":
+            assert main([*map(str, ["evaluate", out, *common, *SCORED])]) == 0
+    return folder
+
+
+def test_runs_that_differ_by_their_seed_are_one_row(made):
+    found = collect_runs(made)
+    first, second = sorted(found.groups, key=lambda group: -len(group.seeds))
+    assert (first.seeds, second.seeds) == ((0, 1, 2), (0,))
+    assert first.folders == ("a0", "a1", "deep/a2")
+    assert first.settings == {"lr": "0.02"}
+    assert second.settings == {"lr": "0.05"}
+    (accuracy,) = first.accuracies
+    top1 = []
+    for name in first.folders:
+        rows = json.loads(next((made / name).glob("evaluation-*.json")).read_text())["rows"]
+        top1.append(rows[0]["top1"])
+    assert accuracy.top1 == tuple(top1)
+    assert accuracy.mean == pytest.approx(sum(top1) / 3)
+    assert "lr" in found.tables()[0].columns
+    assert any("Not scored yet: b" in sentence for sentence in found.findings())
+
+
+def test_the_command(run_cli, made, tmp_path):
+    outcome = run_cli("runs", made, "--csv", tmp_path / "runs.csv")
+    assert outcome.code == 0, outcome.err
+    assert "0 1 2" in outcome.out
+    lines = list(csv.DictReader((tmp_path / "runs.csv").open()))
+    assert [line["run"] for line in lines] == ["a0", "a1", "deep/a2", "b"]
+    assert [line["lr"] for line in lines] == ["0.02"] * 3 + ["0.05"]
+    assert lines[-1]["top1"] == ""
+    assert json.loads(run_cli("runs", made, "--json").out)
+
+
+def test_what_is_no_folder_of_runs(run_cli, tmp_path):
+    assert "is not a folder" in run_cli("runs", tmp_path / "nothing").error()
+    assert "holds no run" in run_cli("runs", tmp_path).error()
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "run.json").write_text("{}")
+    with pytest.warns(UserWarning, match="it is left out"), pytest.raises(UserError, match="holds no run"):
+        collect_runs(tmp_path)
