@@ -164,7 +164,7 @@ def test_a_checkpoint_of_some_processes_goes_on_with_others(
     assert not (out / "images").exists()
     for path in (out / "checkpoints").glob("step-*"):  # a mark that only a run that goes on from here can have
         tensors, values = load_tensors(path)
-        values["losses"][0] = 123.0
+        values["history"]["losses"][0] = 123.0
         save_tensors(path, {name: tensor.clone() for name, tensor in tensors.items()}, values)
     arguments = distil(five_classes, out, *steps, "--resume", encoder="slow")
     process = torchrun(after, "-m", "probedistill", *arguments)

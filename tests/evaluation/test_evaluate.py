@@ -440,7 +440,7 @@ def test_an_inherited_row_is_the_probe_fitted_by_hand(with_head, encoder, data, 
     for seed, held in enumerate(fitted[:]):
         views = [view_features(e, with_head.images, augment, 3, seed=seed) for e in (other, encoder)]
         for found, expected in zip(held, views, strict=True):
-            assert torch.equal(found, expected)
+            torch.testing.assert_close(found, expected)  # other batches: another matrix product
         probe = InheritedProbe(with_head.head.weight, with_head.head.bias).fit_views(
             views[0], with_head.labels, views[1]
         )
