@@ -15,6 +15,7 @@ from .app import EncoderOptions, Images, Probes, command, flat, show
 if TYPE_CHECKING:
     from ..encoders.encoder import Encoder
     from ..features.store import FeatureStore
+    from ..images.labelled import LabelledImages
     from ..store.distilled import DistilledSet
 
 
@@ -173,6 +174,9 @@ def baseline(
     images_per_class: int = 1,
     save: Literal["random", "centroids", "herding", "kmedoids"] | None = None,
     seed: int = 0,
+    by_bytes: bool = False,
+    runs: list[Path] | None = None,
+    new_encoder: str | None = None,
     out: Path | None = None,
     cache: Path | None = None,
     progress: bool = True,
@@ -192,6 +196,12 @@ def baseline(
         Keep the images of this baseline as a set in the folder --out, in place of scoring all baselines.
     seed:
         Seed of what --save draws.
+    by_bytes:
+        Compare what one could ship instead: heads, class means, feature centres; accuracy against bytes.
+    runs:
+        Folders of distilled sets that --by-bytes puts beside them.
+    new_encoder:
+        Encoder that nothing was made for, in one word or a YAML file: --by-bytes scores the sets on it, too.
     out:
         JSON file for the scores, row by row; with --save the folder for the set.
     cache:
@@ -215,17 +225,44 @@ def baseline(
     if save is not None:
         _save_baseline(save, images, encoder, images_per_class, seed, out, store)
         return
+    if not by_bytes and (runs or new_encoder):
+        raise UserError("runs and new-encoder are for --by-bytes; add that, or leave them out")
     if out is not None:
         if out.is_dir():
             raise UserError(f"out {str(out)!r} is a folder; give the name of a JSON file, or --save a baseline there")
         check_writable(out.parent)
     train, test = load_splits(images, progress=progress)
+    if by_bytes:
+        _by_bytes(train, test, encoder, runs or [], new_encoder, out, store)
+        return
     result = run_evaluate(
         None, load_encoder(encoder), train, test, settings, images_per_class=images_per_class, out=out, features=store
     )
     show(result)
     if out is not None:
         show(f"scores: {out}")
+
+
+def _by_bytes(
+    train: LabelledImages,
+    test: LabelledImages,
+    encoder: EncoderConfig,
+    runs: list[Path],
+    new_encoder: str | None,
+    out: Path | None,
+    store: FeatureStore,
+) -> None:
+    from ..encoders.load import load_encoder
+    from ..evaluation.by_bytes import by_bytes
+    from ..show.figures import save_figures
+
+    new = _loaded(new_encoder, encoder.device)
+    result = by_bytes(load_encoder(encoder), train, test, runs=runs, new_encoder=new, features=store)
+    show(result)
+    if out is not None:
+        result.save(out)
+        save_figures(out.with_suffix(".png"), result.figures())
+        show(f"numbers: {out}   look: {out.with_suffix('.png')}")
 
 
 def _save_baseline(

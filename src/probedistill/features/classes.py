@@ -52,7 +52,7 @@ def k_medoids(bank: FeatureBank, images_per_class: int, *, seed: int = 0) -> Ten
     chosen = []
     for label, rows in enumerate(rows_of):
         features = bank.take(rows, views="centre")
-        centres = _cluster_centres(features, images_per_class, seed_of(seed, Stream.CLUSTERS, label))
+        centres = cluster_centres(features, images_per_class, seed_of(seed, Stream.CLUSTERS, label))
         chosen.append(rows[_nearest_each(torch.cdist(centres, features))])
     return torch.cat(chosen)
 
@@ -71,7 +71,7 @@ def _herded(features: Tensor, count: int) -> Tensor:
     return chosen
 
 
-def _cluster_centres(features: Tensor, count: int, seed: int) -> Tensor:
+def cluster_centres(features: Tensor, count: int, seed: int) -> Tensor:
     """Centres (count, d) of k-means."""
     from sklearn.cluster import KMeans
 

@@ -17,6 +17,7 @@ from ..images.labelled import LabelledImages, digest_of
 from ..machine.places import cache_folder
 from ..machine.processes import ALONE, Processes
 from ..seeds import Stream
+from ..store.files import remove_leftovers
 from ..store.tensors import TornFileError, load_tensors, map_tensors, save_tensors
 from .bank import FeatureBank
 from .encode import encode, real_view_features, view_features
@@ -216,7 +217,9 @@ class FeatureStore:
 
     def _keep(self, encoder: Encoder, note: ViewsNote, tensors: dict[str, Tensor]) -> None:
         if sum(part.numel() * part.element_size() for part in tensors.values()) <= _LARGEST_FILE:
-            save_tensors(self._path(encoder, note), tensors, {"views": key_of(note)})
+            path = self._path(encoder, note)
+            remove_leftovers(path.parent, older_than=3600)  # younger ones may be another process's at work
+            save_tensors(path, tensors, {"views": key_of(note)})
 
 
 def _note(

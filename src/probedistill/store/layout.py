@@ -26,6 +26,7 @@ The **cache** ($PROBEDISTILL_CACHE) keeps features::
     CACHE/features/DIGEST/           one folder for each encoder, images, views and seed
       manifest.json                  what they are features of
       shard-00000.safetensors …      features of some images
+    CACHE/views/ENCODER-DIGEST.safetensors   features of augmented views that probes are fitted on
 
 **Composed data**, written by ``compose``::
 

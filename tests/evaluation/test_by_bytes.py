@@ -1,0 +1,59 @@
+"""What one could ship in place of distilled images."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from conftest import TINY
+from probedistill import distill, load_encoder, load_splits
+from probedistill.evaluation.by_bytes import by_bytes, quantised
+
+
+@settings(max_examples=30, deadline=None)
+@given(bits=st.sampled_from([4, 8]), seed=st.integers(0, 2**16))
+def test_a_rounded_weight_is_off_by_half_a_step_at_most(bits, seed):
+    coef = np.random.default_rng(seed).normal(size=(3, 10))
+    rounded, size = quantised(coef, bits)
+    step = np.abs(coef).max(axis=1, keepdims=True) / (2 ** (bits - 1) - 1)
+    assert (np.abs(rounded - coef) <= step / 2 + 1e-12).all()
+    assert all(len(np.unique(row)) <= 2**bits for row in rounded)
+    assert size == 30 * bits // 8 + 3 * 4
+
+
+def test_features_are_of_no_use_on_a_new_encoder_and_images_are(photos, tmp_path):
+    train, test = load_splits(f"folder:{photos}")
+    encoder = load_encoder(TINY, device="cpu")
+    other = load_encoder(TINY, input_size=48, encoder_args={"seed": 3, "width": 16}, device="cpu")
+    distill(train, encoder, steps=2, progress=False).save(tmp_path / "run")
+    found = by_bytes(encoder, train, test, runs=[tmp_path / "run"], new_encoder=other)
+    by_name = {one.name: one for one in found.shipments}
+    images = by_name.pop(f"images of {tmp_path / 'run'}")
+    assert None not in images.top1
+    assert all(one.top1[1] is None and one.top1[0] > 0.8 for one in by_name.values())
+    heads = [by_name[f"head in {precision}"].bytes for precision in ("int4", "int8", "fp32")]
+    assert heads == [2 * 24 // 2 + 16, 2 * 24 + 16, 2 * 24 * 4 + 8]
+    assert by_name["class means"].bytes == 2 * 24 * 2
+    assert [one.bytes for one in found.shipments] == sorted(one.bytes for one in found.shipments)
+    (figure,) = found.figures()
+    assert len(figure.drawing.lines) == 2
+
+
+def test_the_command(run_cli, photos, tmp_path):
+    command = ["baseline", "--images", f"folder:{photos}", "--encoder", TINY, "--no-progress"]
+    outcome = run_cli(*command, "--by-bytes", "--out", tmp_path / "bytes.json")
+    assert outcome.code == 0, outcome.err
+    assert "head in int4" in outcome.out
+    assert json.loads((tmp_path / "bytes.json").read_text())["kind"] == "by-bytes"
+    assert (tmp_path / "bytes.png").exists()
+    assert "are for --by-bytes" in run_cli(*command, "--runs", tmp_path).error()
+
+
+@pytest.mark.parametrize("bits", [32])
+def test_a_head_in_full_is_itself(bits):
+    coef = np.ones((2, 3)) / 3
+    np.testing.assert_allclose(quantised(coef, bits)[0], coef, rtol=1e-6)
