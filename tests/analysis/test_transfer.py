@@ -623,7 +623,7 @@ def odd(place, runs, folder):
         (["A", "--encoders", "efficientnet_lite"], "unknown encoder 'efficientnet_lite'"),
         (["A", "--encoders", TINY, TINY], "are the same encoder; name each once"),
         (["A", "--encoders", "ODD/weights.yaml"], "names no encoder"),
-        (["A", "--encoders", "ODD/missing.yaml"], "w.safetensors', which needs trust; add --trust"),
+        (["A", "--encoders", "ODD/missing.yaml"], "which needs trust; add --trust"),
         (["A", "--encoders", "ODD/missing.yaml", "--trust"], "w.safetensors' is not a file"),
         (["A", "--encoders", f"{TINY}@4"], "input_size 4 is too small"),
         (["A", "--encoders", TINY, "--floats"], "floats is for evaluate"),

@@ -47,7 +47,7 @@ def test_quiet_says_nothing(run_cli, photos, tmp_path):
 
 
 def test_quiet_still_says_what_is_wrong(run_cli):
-    assert "images source" in run_cli("distill", "--images", "nowhere:x", "--encoder", TINY, "-q").error()
+    assert "image source 'nowhere'" in run_cli("distill", "--images", "nowhere:x", "--encoder", TINY, "-q").error()
 
 
 def test_json_alone_goes_to_standard_output(run_cli, tmp_path):
