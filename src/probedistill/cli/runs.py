@@ -142,7 +142,7 @@ def _loaded(spec: str | None, device: str) -> Encoder | None:
 
 
 def _source(folder: Path, spec: str | None, distilled: DistilledSet, target: Encoder, device: str) -> Encoder | None:
-    """The encoder that the set's head takes features of: the named one, or the run's own where it may be loaded."""
+    """The encoder that the set's head takes features of: the named one, or the run's own if it may be loaded."""
     from ..encoders.load import load_encoder
     from ..encoders.named import encoder_config, own_encoder
 

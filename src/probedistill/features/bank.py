@@ -50,13 +50,13 @@ class BankManifest:
     Attributes:
         format: Version of the files.
         encoder: The encoder.
-        precision: Of its arithmetic.
+        precision: Arithmetic inside the encoder.
         images: The images.
         count: Number of images, unreadable ones included.
         views: Augmented views of each image.
         augment: How they were drawn; ``None`` without views.
         seed: Seed of the views; ``None`` without views.
-        dtype: Of the stored features.
+        dtype: Type of the stored numbers.
         shard_size: Images per file.
         class_names: C names.
         skipped: Why images were left out, a line each.
@@ -128,7 +128,7 @@ class FeatureBank:
         labels, indices, class_names, manifest: See above.
         num_views: V.
         dim: d.
-        dtype: Of the features as they are given out, float32 unless float64 was given.
+        dtype: Type of the features as they are given out, float32 unless float64 was given.
     """
 
     def __init__(

@@ -45,15 +45,15 @@ class InheritedProbe(LinearClassifier):
             form, which was better on photos: the views are few, and source features say more of them than a class.
             P moves within the span of W*ᵀ alone, so that C · (d_ψ + 1) numbers are optimised, not
             d_φ · (d_ψ + 1): the path is the same.
-        temperature: Of that cross-entropy, by which the logits are divided: a ridge head's are near 0 and 1.
+        temperature: Divisor of the logits in that cross-entropy: a ridge head's are near 0 and 1.
 
     Attributes:
         coef_: (C, d_ψ) float64, W* P.
         intercept_: (C,) float64, W* p + b*.
         classes_: (C,), 0 … C−1: the rows of the head.
         n_features_in_: d_ψ.
-        n_parameters_: Of the projector, d_φ · (d_ψ + 1).
-        num_bytes_: Of W* and b* in float32, (d_φ + 1) · C · 4: what a set stores for this.
+        n_parameters_: Number of parameters of the projector, d_φ · (d_ψ + 1).
+        num_bytes_: Size of W* and b* in float32, (d_φ + 1) · C · 4: what a set stores for this.
 
     >>> head = np.eye(2)
     >>> probe = InheritedProbe(head).fit([[0.0, 1.0], [1.0, 0.0]], [0, 1], source_features=[[3.0, 0.0], [0.0, 3.0]])
@@ -90,8 +90,8 @@ class InheritedProbe(LinearClassifier):
         Args:
             X: (n, d_ψ) finite features of the target encoder.
             y: (n,) class indices: rows of the head.
-            source_features: (n, d_φ) features of the source encoder, of the same views; ``None`` where it is not
-                at hand.
+            source_features: (n, d_φ) features of the source encoder, of the same views; ``None`` if the
+                encoder is not at hand.
 
         Returns:
             The probe itself.

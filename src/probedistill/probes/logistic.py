@@ -51,8 +51,10 @@ def fit_logistic(views: Array, codes: Array, weights: Array, *, C: float) -> tup
 
 
 def fit_soft_logistic(views: Array, targets: Array, weights: Array, *, C: float) -> tuple[Array, Array, int]:
-    """The same for soft ``targets`` (1 or V, n, C): what scikit-learn finds when each sample is repeated once per
-    class with its target as its weight, without the C-fold features.
+    """Minimise the cross-entropy to soft ``targets`` (1 or V, n, C).
+
+    scikit-learn finds this if each sample is repeated once per class with its target as its weight; here the features
+    are not repeated.
     """
     n_views, n, d = views.shape
     features, classes = views.reshape(-1, d), targets.shape[2]
@@ -81,7 +83,7 @@ def lbfgs(
     """Minimise ``loss``, which gives its value and gradient, by L-BFGS; return the minimum and the iterations.
 
     Args:
-        loss: Of a flat float64 array.
+        loss: Function of a flat float64 array.
         start: Where to start.
         max_iter: Most iterations.
         tol: Stop when no entry of the gradient is larger. A ``ConvergenceWarning`` says when it is not reached;
