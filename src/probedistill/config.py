@@ -85,7 +85,8 @@ class EncoderConfig:
     input_size: int | None = None
     """Side of the encoder's input in pixels; smaller is faster. Default: the model's own."""
     checkpoint: Path | None = None
-    """Local weights for timm: models, .safetensors or a PyTorch file (loaded with weights_only=True)."""
+    """Local weights for timm: models: .safetensors, or a trainer's PyTorch file (averaged weights first, if it has any;
+    nothing in it is run)."""
     encoder_args: dict[str, int | float | bool | str] = field(default_factory=dict)
     """Extra arguments for the model's constructor, e.g. --encoder-args.pad_type same."""
     pretrained: bool = True

@@ -38,16 +38,20 @@ class Encoder(nn.Module):
         name: Short name for tables and folders.
         input_size: S in pixels.
         mean, std: Per channel, for images in [0, 1].
-        interpolation: Of the resize: nearest, bilinear, bicubic or lanczos.
+        interpolation: Filter of the resize: nearest, bilinear, bicubic or lanczos.
         crop_pct: The short side is resized to ``input_size / crop_pct`` before the centre crop of a
             real image.
         precision: Arithmetic of the forward and backward pass.
-        identity: What else tells this encoder from others (for the fingerprint).
+        fold_batchnorm: Fold batch norms into the convolutions before them: the same function, faster.
+        identity: What else the features depend on, for the fingerprint.
 
     Attributes:
         dim: Number of features d.
         fingerprint: SHA-256 over weights, input size, mean, std, interpolation and crop, and of a ``module:`` encoder
             the factory's file; equal fingerprints mean equal features, as long as what that file imports is the same.
+
+    Raises:
+        UserError: The model cannot take such images, or its features are not those of the image (`checks`).
     """
 
     mean: Tensor

@@ -20,7 +20,12 @@ _NOT_SETTINGS = ("revision", "trust_remote_code", "dtype", "torch_dtype")
 
 
 def load_hf(repo: str, config: EncoderConfig) -> Loaded:
-    """Load ``hf:REPO``."""
+    """A vision model of a repository or a local folder.
+
+    Its features are the model's pooled output, or the class token if the model, or its checkpoint, has no pooler.
+    Encoder arguments that are settings of the model (``mask_ratio``) change its configuration; the others go to the
+    loader. A checkpoint that lacks weights on which the features depend is refused.
+    """
     transformers = optional("transformers", "hf", f"hf:{repo}")
     spec, failures = f"encoder 'hf:{repo}'", (OSError, ValueError, KeyError, RuntimeError, ImportError)
     missing: set[str] = set()
@@ -68,7 +73,8 @@ def load_hf(repo: str, config: EncoderConfig) -> Loaded:
 
     encoder = Output(model, pooled)
     _check_nothing_is_new(encoder, missing, spec, view["input_size"])
-    return Loaded(encoder, mean=mean, std=std, **view)
+    identity = f"{'' if pools else 'class token'}|{getattr(settings, 'mask_ratio', '')}"
+    return Loaded(encoder, mean=mean, std=std, identity=identity, **view)
 
 
 def _of_loading(config: EncoderConfig) -> dict[str, Any]:
@@ -114,7 +120,7 @@ def _check_nothing_is_new(encoder: Output, missing: set[str], spec: str, size: i
 
 
 def _processor_view(processor: Any) -> dict[str, Any]:
-    """How an image processor of transformers resizes and crops: input_size, crop_pct and interpolation."""
+    """input_size, crop_pct and interpolation, as an image processor of transformers has them."""
 
     def side(name: str) -> int | None:
         sides = getattr(processor, name, None)

