@@ -31,7 +31,8 @@ class Disk:
 
     def __init__(self, root: Path) -> None:
         self.root, self.pictures = root, {}
-        self.operations = 0
+        self.operations, self.last = 0, {}
+        self._held: dict[int, int] = {}
         self._contents: dict[int, bytes] = {}
         self._names: dict[int, dict[str, int]] = {}
         self._folders: set[int] = set()
@@ -45,6 +46,8 @@ class Disk:
                 patched.setattr(os, name, self._wrapped(name))
             yield
         self._picture()
+        for handle in self._held.values():
+            os.close(handle)
 
     def _wrapped(self, name: str) -> Callable[..., object]:
         def operation(*arguments: object, **options: object) -> object:
@@ -67,6 +70,8 @@ class Disk:
         if self.root not in (path, *path.parents):
             return
         number = path.stat().st_ino
+        if number not in self._held:  # open, so that the number is not given to another file when this one goes
+            self._held[number] = os.open(path, os.O_RDONLY)
         if path.is_dir():
             self._folders.add(number)
             self._names[number] = {entry.name: entry.inode() for entry in os.scandir(path)}
@@ -75,7 +80,8 @@ class Disk:
 
     def _picture(self) -> None:
         self.operations += 1
-        for picture in (self._torn(), self._lost()):
+        torn, self.last = self._torn(), self._lost()
+        for picture in (torn, self.last):
             key = hashlib.sha256(repr(sorted(picture.items())).encode()).hexdigest()
             self.pictures.setdefault(key, picture)
 
@@ -143,7 +149,7 @@ def test_a_run_is_finished_or_goes_on_after_a_power_loss(photos, tmp_path):
         found = whole(photos, place / "run")
         assert torch.equal(found.float_images, expected.float_images)
         assert not list((place / "run").rglob("*.part"))
-    last = lay_out(disk._lost(), tmp_path / "after")
+    last = lay_out(disk.last, tmp_path / "after")
     assert torch.equal(DistilledSet.load(last / "run").float_images, expected.float_images), "finished means finished"
     print(f"\n{disk.operations} operations, {len(disk.pictures)} states of the disk")
 

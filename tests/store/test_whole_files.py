@@ -6,6 +6,8 @@ import errno
 import json
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -222,3 +224,26 @@ def test_files_have_the_usual_permissions(tmp_path):
     assert json.loads(text) == {"ü": [1, None]}
     assert "ü" in text
     assert text.endswith("}\n")
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from probedistill.store.files import whole_file
+
+with whole_file(Path(sys.argv[1])) as temporary:
+    temporary.write_text("half")
+    os.kill(os.getpid(), 9)
+"""
+
+
+def test_the_next_writer_clears_what_a_killed_one_left(tmp_path):
+    subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "page.html")], check=False)
+    (left,) = tmp_path.iterdir()
+    assert left.suffix == ".part"
+    with whole_file(tmp_path / "other.html") as temporary:
+        temporary.write_text("x")
+    assert left.exists(), "of another file: its own writer clears it"
+    with whole_file(tmp_path / "page.html") as temporary:
+        temporary.write_text("whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other.html", "page.html"]

@@ -7,9 +7,12 @@ keep the name and lose the content, or the other way round.
 from __future__ import annotations
 
 import errno
+import functools
+import hashlib
 import json
 import math
 import os
+import platform
 import shutil
 import tempfile
 import time
@@ -18,6 +21,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 from safetensors import SafetensorError
 
 from ..errors import UserError, first_line
@@ -29,7 +33,9 @@ def whole_file(path: Path) -> Iterator[Path]:
     try:
         with without_traces(path.parent):
             make_folder(path.parent)
-            handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+            _remove_orphans(path)
+            prefix = f".{path.name}.{_machine()}-{os.getpid()}-"
+            handle, name = tempfile.mkstemp(prefix=prefix, suffix=".part", dir=path.parent)
             os.close(handle)
             with _renamed_when_whole(Path(name), path) as temporary:
                 yield temporary
@@ -37,6 +43,23 @@ def whole_file(path: Path) -> Iterator[Path]:
         raise cannot_write(path, error) from error
     except SafetensorError as error:  # the library's own wrapping of a full disk
         raise cannot_write(path, error) from error
+
+
+def _remove_orphans(path: Path) -> None:
+    """Remove what processes of this machine that are dead have left of a file."""
+    begin = f".{path.name}.{_machine()}-"
+    for entry in list(os.scandir(path.parent)):
+        if entry.name.startswith(begin) and entry.name.endswith(".part"):
+            process = entry.name.removeprefix(begin).partition("-")[0]
+            if process.isdecimal() and not psutil.pid_exists(int(process)):
+                with suppress(OSError):
+                    os.unlink(entry.path)
+
+
+@functools.cache
+def _machine() -> str:
+    """A short name of this machine: another one may write into the same folder."""
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:6]
 
 
 def make_folder(folder: Path) -> None:
