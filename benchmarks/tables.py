@@ -301,8 +301,9 @@ def seeds() -> str:
     of_runs = ", ".join(f"`{name}` {number}" for name, number in count.items() if number)
     return "\n".join(lines) + (
         f"\n\n{made} Top-1 %. Distilled: {contents[0]['steps']} steps × 3 views, mean ± std over distillation seeds "
-        f"({of_runs}); real images: over 5 evaluation seeds (neighbours 2). Probes are trained on {contents[0]['views']} views, "
-        "which sgd cycles through in its 1,000 epochs (100 on full real data)."
+        f"({of_runs}); real images: over 5 evaluation seeds (neighbours 2). "
+        f"Probes are trained on {contents[0]['views']} views, which sgd cycles through in its "
+        "1,000 epochs (100 on full real data)."
     )
 
 
