@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,6 +49,14 @@ class Outcome:
         assert len(lines) == 1, self.err
         assert lines[0].startswith("probedistill: error: "), self.err
         return lines[0]
+
+
+@pytest.fixture(autouse=True)
+def _files_of_one_test_are_not_found_by_the_next(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A ``module:`` name puts the current folder on the path, where it stays for the rest of the process."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield
+    sys.modules.pop("mine", None)
 
 
 @pytest.fixture(scope="session")
