@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import cyclopts
@@ -15,7 +16,7 @@ from cyclopts import App, Group, Parameter
 
 from .._version import __version__
 from ..config import DistillConfig, EncoderConfig, ImagesConfig, without_none
-from ..encoders.trust import check_file_options, read_yaml, trusting
+from ..encoders.trust import check_file_options, not_followed, read_yaml, trusting
 from ..errors import unknown_name
 from ..methods import preset_values
 
@@ -187,14 +188,25 @@ def _yaml_source(path: Path, tokens: Sequence[str]) -> Any:
         if name not in known:
             raise unknown_name(f"option in {path.name}", name, known)
     command = tokens[0] if tokens else ""
+    options = _options_for(command, content)
+    check_file_options(options, f"config {str(path)!r}")
+    # Below the command's name, because cyclopts drops top-level keys that are commands: features is both.
+    return cyclopts.config.Dict({command: options}, source=str(path))
+
+
+def _options_for(command: str, content: dict[str, Any]) -> dict[str, Any]:
+    """The options of a file that a command takes from it."""
     takes = _options_of(command)
     if "method" in content and DistillConfig not in _taken.get(command, ()):
         # A run's config.yaml: its views are those of a step, not of an evaluation, which has an option of that name.
         takes -= set(DistillConfig.__dataclass_fields__)
-    options = {name: without_none(value) for name, value in content.items() if name in takes}
-    check_file_options(options, f"config {str(path)!r}")
-    # Below the command's name, because cyclopts drops top-level keys that are commands: features is both.
-    return cyclopts.config.Dict({command: options}, source=str(path))
+    return {name: without_none(value) for name, value in content.items() if name in takes}
+
+
+def config_flag(command: str, path: Path) -> str:
+    """``--config FILE`` for a command line that is printed, with ``--trust`` if the command needs it for this file."""
+    options = _options_for(command, read_yaml(path, f"config {str(path)!r}"))
+    return f"--config {quote(str(path))}" + (" --trust" if not_followed(options) else "")
 
 
 def _preset_source(app: Any, commands: tuple[str, ...], arguments: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from ..config import EncoderConfig
-from .app import EncoderOptions, command, show
+from .app import EncoderOptions, command, config_flag, show
 
 
 @command(EncoderConfig)
@@ -66,4 +66,4 @@ def export(
     if max_bytes is not None and encoder is None:
         show(f"chosen by pixels; by features: --encoder NAME or --config {folder / 'config.yaml'}")
     if (folder / "config.yaml").is_file():  # an export has none
-        show(f"score:  probedistill evaluate {quote(str(out))} --config {quote(str(folder / 'config.yaml'))}")
+        show(f"score:  probedistill evaluate {quote(str(out))} {config_flag('evaluate', folder / 'config.yaml')}")

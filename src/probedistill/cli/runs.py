@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from ..config import DistillConfig, EncoderConfig, EvaluateConfig, ImagesConfig, RunConfig
 from ..errors import UserError
-from .app import EncoderOptions, Images, Probes, command, flat, show
+from .app import EncoderOptions, Images, Probes, command, config_flag, flat, show
 
 if TYPE_CHECKING:
     from ..encoders.encoder import Encoder
@@ -50,7 +50,7 @@ def distill(
     seconds = distilled.run.seconds
     show(f"{len(distilled)} images of {len(distilled.class_names)} classes in {seconds:.0f} s → {run.out}")
     show(f"look:   {run.out / 'preview.png'}")
-    show(f"score:  probedistill evaluate {quote(str(run.out))} --config {quote(str(run.out / 'config.yaml'))}")
+    show(f"score:  probedistill evaluate {quote(str(run.out))} {config_flag('evaluate', run.out / 'config.yaml')}")
 
 
 @dataclass(kw_only=True)
@@ -292,7 +292,7 @@ def _save_baseline(
     write_config(out / "config.yaml", images, encoder, None)
     save_grid(out / "preview.png", found.images, [found.class_names[i] for i in found.labels.tolist()])
     show(f"{len(found)} real images of {len(found.class_names)} classes → {out}")
-    show(f"score:  probedistill evaluate {quote(str(out))} --config {quote(str(out / 'config.yaml'))}")
+    show(f"score:  probedistill evaluate {quote(str(out))} {config_flag('evaluate', out / 'config.yaml')}")
 
 
 @command(ImagesConfig, EncoderConfig)

@@ -1,0 +1,39 @@
+"""A stranger's config.yaml runs no code, whichever option asks for it; what we print can be pasted."""
+
+from __future__ import annotations
+
+import shlex
+
+import pytest
+import yaml
+
+CODE = "module:os:system"
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        *(("distill", {name: CODE}) for name in ("images", "encoder", "method")),
+        *(("distill", {name: [CODE]}) for name in ("also", "log", "callback")),
+        ("distill", {"canvas": {"kind": CODE}}),
+        *(("evaluate", {name: CODE}) for name in ("images", "encoder", "source", "choose_by")),
+        ("evaluate", {"probes": ["ridge", CODE]}),
+    ],
+)
+def test_code_in_any_option_of_a_file_needs_trust(run_cli, tmp_path, command, options):
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump({"images": "textures:procedural", "encoder": "efficientnet_lite0"} | options))
+    words = [tmp_path / "run"] if command == "evaluate" else ["--out", tmp_path / "run"]
+    error = run_cli(command, *words, "--config", path, trust=False).error()
+    assert CODE in error
+    assert "--trust" in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_printed_command_runs_as_it_stands(distil_cli, run_cli, tmp_path):
+    done = distil_cli("--out", tmp_path / "a run")
+    (line,) = [line for line in done.out.splitlines() if line.startswith("score:")]
+    words = shlex.split(line.removeprefix("score:"))
+    assert words[-1] == "--trust"  # the tests' encoder is a module: one
+    again = run_cli(*words[1:], "--no-progress", "--seeds", 1, "--views", 1, trust=False)
+    assert again.code == 0, again.err
