@@ -6,7 +6,7 @@
 Every point is exported by the same search (formats, sizes and qualities; nearest in the encoder's features) and scored
 from its files by a ridge probe. Real images are class medoids and random ones, 1 and 4 of each class, cut to their
 centre square at twice the encoder's input or their own size. Beside the budgets stand the lossless PNG files and, of
-the distilled set, the default export. Finished points are kept in results/bytes.json and not done again (--anew
+the distilled set, the default export. Finished points are kept in results/bytes.json and not done again (--again
 forgets them).
 """
 
@@ -118,7 +118,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, help="folder of a finished run on the clothing photos; else one is made")
     parser.add_argument("--encoder", default="efficientnet_lite0@112", help="in one word, or a YAML file")
     parser.add_argument("--quick", action="store_true", help="few budgets, one seed, one real image per class")
-    parser.add_argument("--anew", action="store_true", help="forget points that are finished")
+    parser.add_argument("--again", action="store_true", help="forget points that are finished")
     options = parser.parse_args()
     protocol = {"seeds": 1, "views": 10} if options.quick else {"seeds": 3, "views": 20}
     budgets, counts, draws = ([2, 8, 32], [1], 1) if options.quick else (BUDGETS, list(MARKS), 2)
@@ -148,7 +148,7 @@ def main() -> None:
     }
     name = "bytes-quick" if options.quick else "bytes"
     path = RESULTS / f"{name}.json"
-    known = json.loads(path.read_text()) if path.exists() and not options.anew else {}
+    known = json.loads(path.read_text()) if path.exists() and not options.again else {}
     points = known["points"] if known.get("settings") == settings else []
     for source, count, drawn, made in sets:
         for setting in [*map(str, budgets), "png", *(["default"] if source == "distilled" else [])]:

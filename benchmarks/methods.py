@@ -3,7 +3,7 @@
     python benchmarks/methods.py            # about half an hour on two cores
     python benchmarks/methods.py --quick    # ridge probe only, one seed of each method
 
-Finished rows are kept in results/methods.json and not done again (--anew forgets them). Writes also
+Finished rows are kept in results/methods.json and not done again (--again forgets them). Writes also
 results/methods.png (accuracy against seconds) and the ten images of each method.
 """
 
@@ -90,7 +90,7 @@ def draw(methods: list[dict[str, Any]], real: list[dict[str, Any]], path: Path) 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="ridge probe only, one seed of each method")
-    parser.add_argument("--anew", action="store_true", help="forget rows that are finished")
+    parser.add_argument("--again", action="store_true", help="forget rows that are finished")
     parser.add_argument("--seeds", type=int, default=3, help="distillation seeds of each method")
     parser.add_argument("--one", nargs=3, metavar=("METHOD", "SEED", "OUT"), help=argparse.SUPPRESS)
     parser.add_argument("--real", action="store_true", help=argparse.SUPPRESS)
@@ -106,7 +106,7 @@ def main() -> None:
 
     name = "methods-quick" if arguments.quick else "methods"
     path = RESULTS / f"{name}.json"
-    state = json.loads(path.read_text()) if path.exists() and not arguments.anew else {"methods": [], "real": []}
+    state = json.loads(path.read_text()) if path.exists() and not arguments.again else {"methods": [], "real": []}
     runs, real = state["methods"], state["real"]
     quick = ["--quick"] if arguments.quick else []
     with tempfile.TemporaryDirectory() as scratch:

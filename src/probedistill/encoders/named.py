@@ -41,7 +41,7 @@ def encoder_config(spec: str, *, trust: bool | None = None, **options: Any) -> E
     return _from_file(known, options)
 
 
-def own_encoder(folder: Path, *, mend: str, device: str | None = None) -> EncoderConfig:
+def own_encoder(folder: Path, *, option: str, device: str | None = None) -> EncoderConfig:
     """The encoder that a run's own ``config.yaml`` describes, if it may be loaded without being asked for.
 
     Nobody has named this encoder on the command line. It must be a recipe or ``timm:NAME`` with plain arguments;
@@ -49,7 +49,7 @@ def own_encoder(folder: Path, *, mend: str, device: str | None = None) -> Encode
 
     Args:
         folder: The run's folder.
-        mend: The option that names an encoder instead, for the error.
+        option: The option that names an encoder instead, for the error.
         device: Where it is to run; ``None``: as the file says.
 
     Raises:
@@ -58,7 +58,7 @@ def own_encoder(folder: Path, *, mend: str, device: str | None = None) -> Encode
     path = Path(folder) / "config.yaml"
     if not path.is_file():
         raise UserError(
-            f"run {str(folder)!r} has no config.yaml that describes its encoder; name the encoder with {mend}"
+            f"run {str(folder)!r} has no config.yaml that describes its encoder; name the encoder with {option}"
         )
     fields = _read_fields(path, f"encoder {str(path)!r}")
     config = _from_file(fields, {})
@@ -67,7 +67,8 @@ def own_encoder(folder: Path, *, mend: str, device: str | None = None) -> Encode
     if reason is not None and not is_trusted():
         raise UserError(
             f"run {str(folder)!r} is not trusted to load its encoder {config.encoder!r} by itself, because its "
-            f"config.yaml sets {reason}; add --trust if you know where the run is from, or name the encoder with {mend}"
+            f"config.yaml sets {reason}; add --trust if you know where the run is from, or name the encoder with "
+            f"{option}"
         )
     return config if device is None else replace(config, device=device)
 

@@ -47,8 +47,8 @@ def load_timm(name: str, config: EncoderConfig) -> Loaded:
         raise UserError(f"encoder_args {dict(config.encoder_args)} do not suit timm model {name!r}: {error}") from error
     except (OSError, RuntimeError, ValueError) as error:
         reason = first_line(error)
-        mend = "give --checkpoint FILE or --no-pretrained" if hub else "check --encoder-args and --input-size"
-        raise UserError(f"timm model {name!r} could not be made: {reason}; {mend}") from error
+        fix = "give --checkpoint FILE or --no-pretrained" if hub else "check --encoder-args and --input-size"
+        raise UserError(f"timm model {name!r} could not be made: {reason}; {fix}") from error
     if local is not None:
         weights = read_weights(local)
         if recipe is not None and recipe.package:

@@ -1,6 +1,6 @@
 """Many processes: each owns a slice of the synthetic images; in a step only features travel, never images.
 
-Started by ``torchrun``, the processes find each other through its environment variables; alone, every
+Processes that ``torchrun`` started find each other through its environment variables. In a process on its own, every
 operation here is the identity.
 """
 
@@ -30,8 +30,8 @@ class Processes:
     """This process among all that share a run.
 
     Attributes:
-        rank: Its number, from 0.
-        count: How many there are.
+        rank: Number of this process, from 0.
+        count: Number of processes.
         device: Where collectives take their tensors: the CPU for gloo, this rank's GPU for nccl.
     """
 
@@ -55,7 +55,7 @@ class Processes:
         return [slice(start, stop) for start, stop in itertools.pairwise(bounds)]
 
     def share(self, total: int) -> slice:
-        """This rank's slice."""
+        """The slice of ``total`` items that this rank owns."""
         return self.shares(total)[self.rank]
 
     def gather(self, local: Tensor, sizes: list[int]) -> Tensor:
@@ -78,9 +78,9 @@ class Processes:
         return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)]).to(local.device)
 
     def gather_to_first(self, local: Tensor, sizes: list[int]) -> Tensor:
-        """Rows of all ranks in order, on the CPU of the first rank; the others get none.
+        """Rows of all ranks in order, on the CPU of the first rank; other ranks get no rows.
 
-        One rank's rows travel at a time, so that no device holds more than its own and one rank's more.
+        Ranks send one after the other, so that no device holds more than its own rows and those of one other rank.
 
         Args:
             local: (sizes[rank], …) this rank's rows, without a graph.
@@ -137,16 +137,16 @@ def _others_present() -> Iterator[None]:
 
 @contextmanager
 def processes(device: str = "auto", timeout_seconds: float = 1800.0) -> Iterator[Processes]:
-    """Join the processes that ``torchrun`` started; alone without it.
+    """Join the processes that ``torchrun`` started; without ``torchrun``, yield `ALONE`.
 
     Args:
-        device: ``"auto"`` gives each rank its own GPU (nccl) where there are GPUs, else the CPU (gloo).
+        device: ``"auto"`` gives each rank its own GPU (nccl) if there are GPUs, otherwise the CPU (gloo).
         timeout_seconds: A rank that is silent for longer stops the run with an error.
 
     Raises:
         UserError: The environment of ``torchrun`` is incomplete, or the ranks cannot reach each other.
     """
-    if dist.is_initialized():  # somebody else's process group: use it, leave it
+    if dist.is_initialized():  # the caller's process group: use it and do not close it
         yield Processes(dist.get_rank(), dist.get_world_size(), _collective_device(dist.get_backend()))
         return
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:

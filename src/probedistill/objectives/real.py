@@ -25,8 +25,8 @@ class FeatureBlocks(Protocol):
     """Features too many to hold, such as a `FeatureBank` in files: read in blocks, or by row.
 
     Attributes:
-        dim: d.
-        dtype: Of the features, as they are given out.
+        dim: Number of features d.
+        dtype: Type of the features that ``blocks`` gives.
     """
 
     @property

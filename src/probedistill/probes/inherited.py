@@ -24,7 +24,7 @@ class InheritedProbe(LinearClassifier):
     images alone: ridge regression from the target to the source features of the same views, closed form, with the
     relative penalty and the dual form of :class:`LinearProbe`.
 
-    Two facts, which tests hold in float64:
+    Two facts, which tests check in float64:
 
     * Ridge regression is linear in what it regresses on. So W* P is the ridge probe on ψ that is regressed on
       W*'s logits of each view, and P is never formed to fit or predict (``projector_`` forms it on demand).
@@ -33,19 +33,19 @@ class InheritedProbe(LinearClassifier):
       Then W* P is, up to that constant, the ridge probe from scratch: in closed form nothing is inherited but the
       head's rank. What a head passes on is in the source features.
 
-    ``y`` is class indices; with source features the closed form does not even look at them. So `evaluate` scores a set
-    with soft labels by this probe once.
+    ``y`` holds class indices. With source features the closed form ignores ``y``, so `evaluate` scores a set with soft
+    labels by this probe only once.
 
     Args:
         head_weight: W*, (C, d_φ).
         head_bias: b*, (C,); ``None`` for 0.
-        ridge: Penalty relative to the mean diagonal of the centred kernel; > 0. Smaller than a probe's, because source
-            features are a target with little noise.
+        ridge: Penalty relative to the mean diagonal of the centred kernel; > 0. It is smaller than a probe's,
+            because source features are a target with little noise.
         refine: Steps of L-BFGS on the cross-entropy of the views from that start, over P and p; 0 keeps the closed
             form, which was better on photos: the views are few, and source features say more of them than a class.
-            P moves within the span of W*ᵀ alone, so that C · (d_ψ + 1) numbers are optimised, not
-            d_φ · (d_ψ + 1): the path is the same.
-        temperature: Divisor of the logits in that cross-entropy: a ridge head's are near 0 and 1.
+            P moves within the span of W*ᵀ alone, so C · (d_ψ + 1) numbers are optimised instead of
+            d_φ · (d_ψ + 1), along the same path.
+        temperature: Divisor of the logits in the cross-entropy; the logits of a ridge head are near 0 and 1.
 
     Attributes:
         coef_: (C, d_ψ) float64, W* P.
@@ -53,7 +53,7 @@ class InheritedProbe(LinearClassifier):
         classes_: (C,), 0 … C−1: the rows of the head.
         n_features_in_: d_ψ.
         n_parameters_: Number of parameters of the projector, d_φ · (d_ψ + 1).
-        num_bytes_: Size of W* and b* in float32, (d_φ + 1) · C · 4: what a set stores for this.
+        num_bytes_: Size of W* and b* in float32, (d_φ + 1) · C · 4: what a set stores for this probe.
 
     >>> head = np.eye(2)
     >>> probe = InheritedProbe(head).fit([[0.0, 1.0], [1.0, 0.0]], [0, 1], source_features=[[3.0, 0.0], [0.0, 3.0]])
@@ -97,9 +97,9 @@ class InheritedProbe(LinearClassifier):
             The probe itself.
 
         Raises:
-            UserError: A parameter is out of its range, shapes that do not belong together, or labels that are not
-                rows of the head.
-            ValueError: NaN or infinity, or lengths that differ.
+            UserError: A parameter is out of range, the shapes do not fit together, or a label is not a row of the
+                head.
+            ValueError: A feature is NaN or infinite, or the lengths differ.
         """
         features, labels = validate_data(self, to_numpy(X), to_numpy(y), dtype=(np.float64, np.float32))
         source = None if source_features is None else to_numpy(source_features)
@@ -130,7 +130,7 @@ class InheritedProbe(LinearClassifier):
 
     @property
     def projector_(self) -> tuple[Array, Array]:
-        """P (d_φ, d_ψ) and p (d_φ,), float64, formed when asked for."""
+        """P (d_φ, d_ψ) and p (d_φ,), float64; computed on each access."""
         check_is_fitted(self)
         projector, offset = fit_ridge(self._views, self._source, np.ones(self._views.shape[1]), ridge=self.ridge)
         moved = self._basis @ self._refined

@@ -38,7 +38,7 @@ def one_image_per_class_is_normal() -> Iterator[None]:
 
 
 class LinearClassifier(ClassifierMixin, BaseEstimator):
-    """What linear probes share once they are fitted: ``logits = X @ coef_.T + intercept_``, argmax, softmax."""
+    """Shared behaviour of fitted linear probes: ``logits = X @ coef_.T + intercept_``, argmax, softmax."""
 
     coef_: Array
     intercept_: Array
@@ -64,8 +64,8 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
     def predict_proba(self, X: ArrayLike | torch.Tensor) -> Array:
         """Return the softmax of the logits, (n, C).
 
-        Where the logits are regression outputs (``"ridge"``, an inherited head) the order of the classes is right,
-        but the probabilities are not calibrated.
+        If the logits are regression outputs (``"ridge"``, an inherited head), the order of the classes is right but the
+        probabilities are not calibrated.
         """
         logits = self.logits(X)
         exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
@@ -90,7 +90,7 @@ class LinearProbe(LinearClassifier):
 
     Every solver also learns from soft targets, rows of class weights instead of one class per image: ``"ridge"``
     regresses on them, the others minimise the cross-entropy Σ_c t_c · −log softmax(logits)_c. One-hot rows give
-    the probe that the labels alone give.
+    the same probe as the labels alone.
 
     Args:
         solver: One of ``"ridge"``, ``"logistic"``, ``"sgd"``.

@@ -4,8 +4,8 @@ The search within a budget goes through formats and sizes. For each of them it f
 whose files fit, and keeps the candidate that is nearest to the original images: in the encoder's features when there is
 an encoder, else in its pixels. It sees no label and no real image.
 
-Left out: palettes (a PNG of 256 colours takes half as many bytes again as a WebP that is nearer to the image) and AVIF
-(torchvision's ImageFolder passes its files over).
+Left out: palettes (a PNG of 256 colours takes 1.5 times the bytes of a WebP that is nearer to the image) and AVIF
+(torchvision's ImageFolder ignores such files).
 """
 
 from __future__ import annotations
@@ -58,14 +58,14 @@ class ExportReport:
     """What was exported.
 
     Attributes:
-        folder: A distilled set of its own.
+        folder: The export's folder, a distilled set of its own.
         format: png, webp or jpeg.
-        quality: Of WebP and JPEG, 1 to 100.
+        quality: Quality of WebP or JPEG, 1 to 100; ``None`` for PNG.
         image_size: Side of the images in pixels.
-        images: Number of them.
-        bytes: Of the image files.
-        total_bytes: Of the image files, ``metadata.jsonl`` and ``tensors.safetensors``.
-        pixel_error: Root of the mean squared difference from the original images, of 255.
+        images: Number of images.
+        bytes: Size of the image files together.
+        total_bytes: Size of the image files, ``metadata.jsonl`` and ``tensors.safetensors``.
+        pixel_error: Root of the mean squared difference from the original images, in 8-bit levels (0 to 255).
         feature_distance: See `feature_distance`; ``None`` without an encoder.
     """
 
@@ -101,17 +101,17 @@ def export(
 ) -> ExportReport:
     """Write a distilled set with small image files, and without the float images.
 
-    Its folder is a set of its own: ``DistilledSet.load`` and ``evaluate`` take it, and so do the tools that read the
-    folder of a run. Labels, soft labels and head come along unchanged.
+    The folder is a distilled set of its own: ``DistilledSet.load``, ``evaluate`` and every tool that reads the folder
+    of a run take it. Labels, soft labels and head come along unchanged.
 
     Args:
         distilled: The set.
-        folder: Where it goes: an empty or new folder, or an earlier export with ``overwrite``.
-        format: png (lossless), webp or jpeg. Default: webp, or with ``max_bytes`` whichever is best.
-        quality: Of webp and jpeg, 1 to 100. Default 90.
-        image_size: Side in pixels. Default: as it is, or with ``max_bytes`` whichever is best.
-        max_bytes: Budget of the image files together: formats, sizes and qualities are searched.
-        encoder: Candidates are compared by its features, else by pixels.
+        folder: Folder to write: a new or empty one, or with ``overwrite`` an earlier export.
+        format: png (lossless), webp or jpeg. Default: webp; with ``max_bytes``, the best of the three.
+        quality: Quality of webp and jpeg, 1 to 100. Default: 90.
+        image_size: Side of the images in pixels. Default: unchanged; with ``max_bytes``, the best size.
+        max_bytes: Budget for all image files together; formats, sizes and qualities are searched.
+        encoder: Encoder whose features compare the candidates; without one, pixels do.
         overwrite: Replace the export in ``folder``.
         progress: Show a progress bar of the search.
 
@@ -189,7 +189,7 @@ def pixel_error(images: Tensor, others: Tensor) -> float:
 
     Args:
         images: (m, 3, S, S).
-        others: (m, 3, T, T), brought to S × S (bicubic) first.
+        others: (m, 3, T, T); resized to S × S (bicubic) first.
     """
     if others.shape[-1] != images.shape[-1]:
         size = images.shape[-2:]
@@ -200,11 +200,12 @@ def pixel_error(images: Tensor, others: Tensor) -> float:
 def feature_distance(features: Tensor, others: Tensor) -> float:
     """Mean of 1 − cos(z − z̄, z′ − z̄) over rows, z̄ the mean of ``features``: 0 for the same, about 1 for unrelated ones.
 
-    Centred, because all features of an encoder point much the same way, and a probe lives on what tells them apart.
+    The features are centred because all features of an encoder point much the same way, and a probe needs what tells
+    them apart.
 
     Args:
-        features: (n, d), of the original images.
-        others: (n, d), of the others in the same order.
+        features: (n, d) features of the original images.
+        others: (n, d) features of the compared images, in the same order.
     """
     mean = features.mean(dim=0)
     return float((1 - F.cosine_similarity(features - mean, others - mean)).clamp(min=0).mean())

@@ -51,17 +51,18 @@ def with_extras(
     * ``"learned"``: rows T such that the ridge probe that is fitted on (images, T) has the smallest class-balanced
       cross-entropy on the real centre features; see `learned_labels`.
 
-    Of more than 20,000 real images the temperature and the learned labels see a draw with as many of each class as
-    it has. For the head all real features are held in memory. Equal inputs and seed give equal results.
+    If there are more than 20,000 real images, the temperature and the learned labels are fitted on a random draw of
+    about that many, with the same number from each class that has enough. The head needs all real features in memory.
+    Equal inputs and an equal seed give equal results.
 
     Args:
-        distilled: The set; its 8-bit images are looked at.
-        encoder: The encoder that the features are of.
+        distilled: The set; its 8-bit images are used.
+        encoder: The encoder that made the features.
         bank: Features of the real training images.
-        soft_labels: ``"none"`` adds none, and keeps those that the set has.
-        keep_head: Store W*; without it a head that the set has is kept.
-        augment: How the views of the synthetic images are drawn, without its noise; default: as in the run.
-        seed: Of those views.
+        soft_labels: ``"none"`` adds no labels and keeps any that the set has.
+        keep_head: Store W*. If false, a head that the set already has is kept.
+        augment: How views of the synthetic images are drawn (its noise is ignored); default: as in the run.
+        seed: Seed for drawing the views.
 
     Raises:
         UserError: An unknown kind of labels, or features of another encoder or of other classes.
@@ -143,7 +144,7 @@ def best_temperature(logits: Array, y: Array) -> float:
     """The τ from 0.001 to 100 at which softmax(logits / τ) has the smallest cross-entropy on labels y (n,)."""
     answers, shares = np.eye(logits.shape[1])[y], np.full(len(y), 1 / len(y))
     low, high = (math.log(limit) for limit in _TEMPERATURES)
-    # Convex in 1/τ, so that it has one minimum in log τ, too.
+    # The loss is convex in 1/τ, so it has a single minimum in log τ, too.
     found = minimize_scalar(
         lambda t: soft_cross_entropy(logits * math.exp(-t), answers, shares)[0], bounds=(low, high), method="bounded"
     )
@@ -157,7 +158,7 @@ def softmax(logits: Array) -> Array:
 
 
 def _chosen(bank: FeatureBank, seed: int) -> Tensor:
-    """Rows of the bank: all of them, or where they are many a draw with as many of each class as it has."""
+    """Rows of the bank: all, or if there are too many, a random draw with an equal number of each class."""
     if len(bank) <= _MOST_REAL:
         return torch.arange(len(bank))
     generator = torch.Generator().manual_seed(seed_of(seed, Stream.LABEL_IMAGES))

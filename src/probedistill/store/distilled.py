@@ -61,7 +61,7 @@ class Head:
         weight: (C, d) float32.
         bias: (C,) float32.
         encoder: Name of the encoder.
-        fingerprint: Of the encoder.
+        fingerprint: Fingerprint of the encoder.
     """
 
     weight: Tensor

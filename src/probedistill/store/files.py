@@ -182,8 +182,8 @@ def cannot_write(path: Path, error: Exception) -> UserError:
     reason = getattr(error, "strerror", None) or first_line(error)
     no_place = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG)
     other = isinstance(error, OSError) and error.errno in no_place
-    mend = "choose another folder" if other else "free some space or choose another folder"
-    return UserError(f"cannot write {str(path)!r}: {reason}; {mend}")
+    fix = "choose another folder" if other else "free some space or choose another folder"
+    return UserError(f"cannot write {str(path)!r}: {reason}; {fix}")
 
 
 def write_json(path: Path, content: Any) -> None:
