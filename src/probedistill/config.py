@@ -401,8 +401,8 @@ class EvaluateConfig:
     """Number of different views that sgd cycles through. Default: as many as for the other probes. 1000 with 1,000
     epochs is exactly the papers' protocol: new views in each epoch."""
     baselines: list[str] = field(default_factory=lambda: ["random", "centroids", "neighbours", "full"])
-    """Rows of real images to compare with: random; centroids (nearest to the class mean), herding and kmedoids, the fair ones
-    beyond one image per class; neighbours of the synthetic images; full; means = class-mean features."""
+    """Rows of real images to compare with: random; centroids (nearest to the class mean); herding and kmedoids, the
+    fair ones beyond one image per class; neighbours of the synthetic images; full; means = class-mean features."""
     full_views: int = 0
     """Augmented views of each image of the full real data, beside its centre crop; more than 0 made no difference."""
     full_epochs: int = 100
