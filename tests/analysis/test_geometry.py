@@ -227,6 +227,7 @@ def test_signed_ranks_without_ties_are_those_of_scipy(count):
     assert signed_rank_test(differences) == pytest.approx(wilcoxon(differences, method=exact).pvalue, rel=1e-9)
 
 
+@pytest.mark.slow
 def test_a_class_whose_images_are_the_same(tmp_path):
     folder = make_image_folder(tmp_path / "photos", classes=("cat", "dog", "hen"), per_class=5, splits=())
     for path in sorted((folder / "dog").iterdir())[1:]:
@@ -351,6 +352,7 @@ def test_geometry_command(run_cli, many):
     assert "class 9" not in result.out
 
 
+@pytest.mark.slow
 def test_classes_are_chosen_for_the_picture_alone(run_cli, many, tmp_path):
     whole = tmp_path / "whole"
     base = ["geometry", many, "--config", many / "config.yaml", "--k", 5]
@@ -364,6 +366,7 @@ def test_classes_are_chosen_for_the_picture_alone(run_cli, many, tmp_path):
     assert {two.class_names[c] for c in two.drawn} == {"class 3", "class 10"}
 
 
+@pytest.mark.slow
 def test_a_run_of_some_classes_keeps_to_them(run_cli, distil_cli, many, tmp_path):
     photos, run = many.parent / "photos", tmp_path / "run"
     names = tmp_path / "names.txt"
@@ -398,6 +401,7 @@ def test_many_real_images_are_thinned(photos, monkeypatch):
     assert found.images.count == 12
 
 
+@pytest.mark.slow
 def test_names_that_mean_something_to_rich(run_cli, many, photos, monkeypatch, tmp_path):
     train = load_images(f"folder:{photos}")
     names = ("n/a [/b]", "[red]dog")
@@ -418,6 +422,7 @@ def test_names_that_mean_something_to_rich(run_cli, many, photos, monkeypatch, t
     assert "look: al[red]x/geometry.png   numbers: al[red]x/geometry.json" in result.out
 
 
+@pytest.mark.slow
 def test_bad_input_gives_one_line_and_writes_nothing(run_cli, distil_cli, many, photos, tmp_path):
     out = tmp_path / "out"
 

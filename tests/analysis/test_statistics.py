@@ -37,6 +37,7 @@ def test_what_transfer_repeats_is_found_and_the_diagonal_is_not_looked_at():
     assert mantel(metric, -metric) == Correlation(pytest.approx(-1), 1 / 120, 20)
 
 
+@pytest.mark.slow
 def test_many_encoders_take_drawn_permutations():
     rng = np.random.default_rng(0)
     metric = rng.normal(size=(9, 9))

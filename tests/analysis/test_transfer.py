@@ -160,6 +160,7 @@ def altered(out):
     (out / "transfer.json").write_text(json.dumps({**content, "sha256": None}))
 
 
+@pytest.mark.slow
 def test_cells_are_used_again_where_everything_agrees(runs, data, other, tmp_path):
     def again(sets=runs, encoders=(TINY,), **options):
         options = {**QUICK, "baselines": ["random", "full"], **options}
@@ -235,6 +236,7 @@ class Meanwhile(nn.Module):
         return self.body(images)
 
 
+@pytest.mark.slow
 def test_calls_that_share_a_folder_keep_each_others_cells(runs, data, tmp_path):
     slow = Meanwhile(seed=6)
     encoder = Encoder(slow, name="slow", input_size=32)
@@ -368,6 +370,7 @@ def with_heads(runs, data, other):
     return found
 
 
+@pytest.mark.slow
 def test_baselines_of_the_inherited_probe_are_those_of_evaluate(with_heads, data, other, tmp_path):
     encoders = [load_encoder(word) for word in (TINY, other)]
     matrix = transfer(with_heads, encoders, *data, probes=["inherited"], out=tmp_path, **QUICK)
@@ -488,6 +491,7 @@ def matrices(draw):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=40)
 @given(matrices())
 def test_every_matrix_survives_its_file(tmp_path_factory, matrix):
@@ -554,6 +558,7 @@ def run(run_cli, folder, tmp_path):
     return call
 
 
+@pytest.mark.slow
 def test_command(run, runs, other_file, tmp_path):
     assert "needs trust; add --trust" in run(*runs, "--encoders", TINY, other_file).error()
     result = run(*runs, "--encoders", TINY, other_file, "--trust", "--probes", "ridge", "--probes", "logistic")

@@ -76,6 +76,7 @@ def test_encoders_lists_the_recipes(run_cli):
         assert text in result.out
 
 
+@pytest.mark.slow
 def test_features_distill_evaluate_info(run_cli, distil_cli, photos, out):
     result = run_cli("features", "--images", f"folder:{photos}", "--encoder", TINY, "--views", 2)
     assert result.code == 0, result.err
@@ -132,6 +133,7 @@ def test_baseline_needs_no_distilled_set(run_cli, photos, tmp_path):
     assert rows["random real"]["images"] == 4
 
 
+@pytest.mark.slow
 def test_demo_on_a_folder(run_cli, photos, out):
     demo = ["demo", "--images", f"folder:{photos}", "--encoder", TINY, "--input-size", 32, "--steps", 3, "--out", out]
     result = run_cli(*demo)
@@ -369,6 +371,7 @@ def test_values_out_of_range_in_a_baseline(run_cli, photos, tmp_path, arguments,
 # ---------------------------------------------------------------- weights and features
 
 
+@pytest.mark.slow
 def test_weights_of_another_model(refused, tmp_path):
     save_file({"conv.weight": torch.zeros(3, 3)}, tmp_path / "w.safetensors")
     error = refused("--checkpoint", tmp_path / "w.safetensors", encoder="timm:resnet18")
@@ -485,6 +488,7 @@ def test_folder_that_holds_a_finished_run(distil_cli, out):
     assert json.loads((out / "run.json").read_text())["config"]["seed"] == 1
 
 
+@pytest.mark.slow
 def test_folder_that_holds_an_unfinished_run(distil_cli, out):
     assert distil_cli("--out", out, encoder="module:helpers_encoders:turns_nan", steps=9).code == 1
     kept = sorted(out.rglob("*"))
@@ -553,6 +557,7 @@ def test_yaml_option_that_is_also_a_command(distil_cli, out, tmp_path):
     assert "features" in distil_cli("--config", file, "--out", out).error()
 
 
+@pytest.mark.slow
 def test_yaml_flags_win_for_lists(run_cli, tmp_path, out):
     photos = make_image_folder(tmp_path / "photos", classes=["cat", "dog", "hen"])
     file = tmp_path / "c.yaml"
@@ -686,6 +691,7 @@ def test_lists_take_several_words(run_cli, photos, out):
     assert list(DistilledSet.load(out).class_names) == names[::-1]
 
 
+@pytest.mark.slow
 def test_names_are_printed_as_they_are(run_cli, photos, tmp_path):
     out = tmp_path / "a [red] :cat: [/b]"
     arguments = ["distill", "--images", f"folder:{photos}", "--encoder", TINY, "--steps", 1, "--views", 1, "--out", out]
@@ -720,6 +726,7 @@ def test_help_names_defaults_and_the_papers_values(run_cli):
     assert f"(paper: {PAPER['lgm']['lgm']['sigma']}). [default: {ours.lgm.sigma}]" in words
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", ["flag", "file"])
 def test_numbers_keep_their_decimals(run_cli, photos, tmp_path, given):
     """The library behind the command line rounds where a whole number may stand: 0.001 was 0."""
@@ -763,6 +770,7 @@ def test_a_folder_that_another_process_is_at_work_in(start_process, run_cli, pho
     assert run_cli(*arguments, "--steps", 1, "--overwrite").code == 0, "it is free again"
 
 
+@pytest.mark.slow
 def test_a_run_among_its_images_would_be_a_class(run_cli, photos, tmp_path):
     for place, fits in (("train/run", False), ("train/cat/run", False), ("test/run", False), ("runs/run", True)):
         arguments = [
@@ -787,6 +795,7 @@ def test_a_run_among_its_images_would_be_a_class(run_cli, photos, tmp_path):
     assert sorted(path.name for path in (photos / "train").iterdir()) == ["cat", "dog"]
 
 
+@pytest.mark.slow
 def test_scores_of_another_protocol_do_not_go_in_silence(run_cli, distil_cli, photos, tmp_path):
     out = tmp_path / "run"
     assert distil_cli("--out", out).code == 0
@@ -796,6 +805,7 @@ def test_scores_of_another_protocol_do_not_go_in_silence(run_cli, distil_cli, ph
     assert "held scores of other seeds, which these replace" in run_cli(*arguments, "--seeds", 1).err
 
 
+@pytest.mark.slow
 def test_what_a_run_holds_beside_its_images(run_cli, distil_cli, photos, tmp_path):
     out, small = tmp_path / "run", tmp_path / "small"
     assert distil_cli("--out", out, "--soft-labels", "source", "--keep-head").code == 0
@@ -830,6 +840,7 @@ def test_an_option_in_a_file_that_does_not_fit_is_named(refused, tmp_path, conte
     assert re.search(says, refused("--config", file))
 
 
+@pytest.mark.slow
 def test_every_option_of_a_command_may_stand_in_a_file(run_cli, distil_cli, photos, tmp_path):
     out, file, spec = tmp_path / "run", tmp_path / "options.yaml", f"folder:{photos}"
     assert distil_cli("--out", out).code == 0

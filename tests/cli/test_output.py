@@ -18,6 +18,7 @@ def run(*arguments: object, encoding: str = "utf-8") -> subprocess.CompletedProc
     return subprocess.run(command, env=environment, capture_output=True, timeout=120, check=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["cp1252", "latin-1", "ascii", "cp437", "utf-16"])
 @pytest.mark.parametrize("command", [["--help"], ["distill", "--help"], ["encoders"]])
 def test_a_stream_that_cannot_hold_every_character(encoding, command):

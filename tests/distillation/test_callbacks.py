@@ -110,6 +110,7 @@ def test_tensorboard(photos, tmp_path):
     assert len(DistilledSet.load(tmp_path / "run")) == 2
 
 
+@pytest.mark.slow
 def test_weights_and_biases_offline(photos, tmp_path, monkeypatch):
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")

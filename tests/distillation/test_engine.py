@@ -241,6 +241,7 @@ def test_all_views_fit_into_plenty_of_memory(monkeypatch):
     assert distiller.towers[0].encoder.batches == [(ALL_VIEWS, True)]  # looked once, and one pass
 
 
+@pytest.mark.slow
 def test_the_micro_batch_follows_free_memory(monkeypatch):
     chosen = []
     for power in range(40):

@@ -160,7 +160,7 @@ def test_bad_methods_are_one_line_and_leave_nothing(mine, distil_cli, arguments,
 
 def test_a_package_adds_a_method_by_an_entry_point(mine, distil_cli, monkeypatch):
     point = importlib.metadata.EntryPoint("pull", "mine:objective", "probedistill.method")
-    monkeypatch.setattr("probedistill.registry.entry_points", lambda group: [point] if group == point.group else [])
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [point] if group == point.group else [])
     fresh = Registry(METHODS.kind, METHODS.built_in)
     assert "pull" in fresh
     monkeypatch.setitem(METHODS.__dict__, "plugins", fresh.plugins)

@@ -77,6 +77,7 @@ def test_without_a_folder_nothing_is_written(spec, encoder, tmp_path, monkeypatc
     assert len(distilled.run.losses) == 3
 
 
+@pytest.mark.slow
 def test_the_loss_falls(spec, encoder):
     for method in ("sfm", "lgm", "clp"):
         losses = quick(spec, encoder, method=method, steps=40).run.losses
@@ -340,6 +341,7 @@ def test_starting_from_more_real_images_than_there_are(spec, encoder):
         quick(spec, encoder, canvas=CanvasConfig(init="real"), images_per_class=7)
 
 
+@pytest.mark.slow
 def test_plain_pixels_are_another_canvas(spec, encoder):
     pixels = quick(spec, encoder, method="clp", canvas=CanvasConfig(kind="pixels"), steps=60)
     pyramid = quick(spec, encoder, method="clp", steps=60)

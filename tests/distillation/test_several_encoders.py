@@ -99,6 +99,7 @@ def test_the_gradient_is_the_weighted_sum(kind, micro_batch):
     torch.testing.assert_close(distiller.gradient(), total)
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(weights=st.tuples(*[st.floats(0.01, 100)] * 2), sizes=st.tuples(*[st.integers(1, 20)] * 2))
 def test_the_gradient_is_linear_in_the_weights_for_any_micro_batches(weights, sizes):
@@ -253,6 +254,7 @@ def quick(spec, encoder, **options) -> DistilledSet:
     return distill(spec, encoder, **{"steps": 3, "progress": False, "evaluate_every": 0, **options})
 
 
+@pytest.mark.slow
 def test_what_a_run_of_two_encoders_records(distil_cli, run_cli, tmp_path):
     out = tmp_path / "run"
     weights = ["--encoder-weights", 1, "--encoder-weights", 0.25]
@@ -295,6 +297,7 @@ def test_each_encoder_pulls(spec):
         assert sum(losses[-5:]) < sum(losses[:5])
 
 
+@pytest.mark.slow
 def test_python_and_command_line_and_config_file_agree(distil_cli, run_cli, spec, tmp_path):
     file = tmp_path / "narrow.yaml"
     file.write_text(yaml.safe_dump({"encoder": TINY, "encoder_args": {"width": 16}}))

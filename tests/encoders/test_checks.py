@@ -118,6 +118,7 @@ def test_an_encoder_with_a_gradient_is_taken():
     load_encoder(TINY, device="cpu", precision="fp16").check_gradient()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch16_224", "convnext_atto", "mobilenetv3_small_050"])
 def test_rounding_is_no_fault(name, precision):

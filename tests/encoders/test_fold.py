@@ -14,6 +14,7 @@ from helpers_encoders import close, pictures
 from probedistill import Encoder, EncoderConfig, load_encoder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "mobilenetv2_050", "tf_efficientnet_lite0"])
 def test_folding_keeps_the_function(name):
     """Statistics are drawn, so that a batch norm folded wrongly (or left out) changes the features."""

@@ -75,6 +75,7 @@ def test_papers_architecture_with_random_weights(name, monkeypatch):
     assert not torch.allclose(features[0], features[1])
 
 
+@pytest.mark.slow
 def test_papers_architecture_with_random_weights_at_full_depth():
     encoder = load_encoder("dinov2_vitb14", pretrained=False, input_size=28, device="cpu")
     assert len(encoder.model.blocks) == 12

@@ -9,6 +9,7 @@ from helpers_encoders import close, pictures
 from probedistill import UserError, load_encoder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "dims"),
     [("ViT-S-32-alt", {"pooled": 384, "output": 256}), ("convnext_tiny", {"pooled": 768, "output": 1024})],
@@ -23,6 +24,7 @@ def test_openclip_features_before_and_after_the_projection_with_random_weights(n
     assert pooled.fingerprint != output.fingerprint
 
 
+@pytest.mark.slow
 def test_openclip_with_random_weights():
     open_clip = pytest.importorskip("open_clip")
     with pytest.warns(UserWarning, match="those after the projection"):

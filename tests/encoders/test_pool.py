@@ -49,6 +49,7 @@ def test_encoders_come_in_order_whatever_they_are_given_as():
     assert [encoder.input_size for encoder in EncoderPool(TINY)] == [32]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("room", "beside", "loads"), [(1, 0, 6), (2, 1, 6), (3, 2, 3), (None, 2, 3)])
 def test_no_more_in_memory_than_there_is_room_for(loaded, room, beside, loads):
     pool = EncoderPool(sized(32, 40, 48), room=room)
@@ -58,6 +59,7 @@ def test_no_more_in_memory_than_there_is_room_for(loaded, room, beside, loads):
     assert len(loaded) == loads
 
 
+@pytest.mark.slow
 def test_the_encoder_that_was_used_last_stays(loaded):
     pool = EncoderPool(sized(32, 40, 48), room=2)
     for number in (0, 1, 0, 1, 1, 0):
@@ -73,6 +75,7 @@ def test_an_encoder_is_found_by_its_fingerprint():
     assert pool.find("0" * 64) is None
 
 
+@pytest.mark.slow
 def test_one_more_encoder_is_added_once(loaded):
     pool = EncoderPool(sized(32))
     assert pool.add(EncoderConfig(encoder=TINY, input_size=40)).input_size == 40

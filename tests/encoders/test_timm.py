@@ -40,6 +40,7 @@ def _saved(model: nn.Module, path: Path, wrap: str | None = None) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("file", "wrap"), [("w.safetensors", None), ("w.pth", None), ("w.pth", "state_dict")])
 def test_checkpoint_gives_the_models_own_features(tmp_path, resnet, file, wrap):
     path = _saved(resnet, tmp_path / file, wrap)
@@ -51,6 +52,7 @@ def test_checkpoint_gives_the_models_own_features(tmp_path, resnet, file, wrap):
     assert close(encoder(images), expected)
 
 
+@pytest.mark.slow
 def test_checkpoint_with_classifier_kept_by_num_classes(tmp_path, resnet):
     path = _saved(resnet, tmp_path / "w.safetensors")
     options = {"checkpoint": path, "input_size": 64, "device": "cpu", "encoder_args": {"num_classes": 7}}
@@ -62,6 +64,7 @@ def test_checkpoint_with_classifier_kept_by_num_classes(tmp_path, resnet):
         assert close(output(images), resnet((images - output.mean) / output.std))
 
 
+@pytest.mark.slow
 def test_checkpoint_in_half_precision_is_read_as_float(tmp_path, resnet):
     state = {k: v.half() if v.is_floating_point() else v for k, v in resnet.state_dict().items()}
     save_file(state, tmp_path / "w.safetensors")
@@ -77,6 +80,7 @@ def test_checkpoint_that_lacks_a_weight(tmp_path, resnet):
         load_encoder("timm:resnet18", checkpoint=tmp_path / "w.safetensors", device="cpu")
 
 
+@pytest.mark.slow
 def test_checkpoint_of_another_model(tmp_path, resnet):
     path = _saved(resnet, tmp_path / "w.safetensors")
     with pytest.raises(UserError, match=r"does not fit timm model 'resnet34'"):
@@ -116,6 +120,7 @@ def test_checkpoint_that_is_not_there_or_of_something_else(tmp_path):
         load_encoder("hf:some/repo", checkpoint=tmp_path / "w.pth", device="cpu")
 
 
+@pytest.mark.slow
 def test_shared_mobilenets_load_with_the_documented_arguments(shared_encoders):
     for name, arguments, dim in (
         ("mobilenetv1_100.in1k", {"pad_type": "same", "bn_eps": 1e-3, "num_classes": 1001}, 1024),
@@ -142,6 +147,7 @@ def test_extra_arguments_that_the_model_lacks():
         load_encoder("timm:resnet18", pretrained=False, encoder_args={"no_such_argument": 1}, device="cpu")
 
 
+@pytest.mark.slow
 def test_local_weights_of_a_vit_run_at_another_size_and_random_weights_stand_in(tmp_path):
     """Position embeddings are resampled, as timm does for its own weights; the path may be a string."""
     native = timm.create_model("vit_tiny_patch16_224", num_classes=0)
@@ -204,6 +210,7 @@ def test_checkpoints_of_trainers_give_the_models_features(tmp_path, small, expec
     assert torch.equal(_features(tmp_path / "w.pth.tar"), expected)
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None)
 @given(
     st.lists(st.sampled_from(["module", "model", "_orig_mod", "net", "encoder", "layer1", "conv1", "0"]), max_size=4),
@@ -245,6 +252,7 @@ def test_no_other_object_than_options_is_read(tmp_path, small):
         _features(tmp_path / "w.pth")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [56, 112, None])
 @pytest.mark.parametrize("stored", [518, 224])
 def test_dinov2_weights_of_any_size_load_under_the_recipes_name(tmp_path, monkeypatch, size, stored):
@@ -263,6 +271,7 @@ def test_dinov2_weights_of_any_size_load_under_the_recipes_name(tmp_path, monkey
         assert close(encoder(images), native((images - encoder.mean) / encoder.std))
 
 
+@pytest.mark.slow
 def test_position_embeddings_of_another_model_are_not_resampled(tmp_path):
     save_file(timm.create_model("vit_tiny_patch16_224", num_classes=0).state_dict(), tmp_path / "w.safetensors")
     with pytest.raises(UserError, match="does not fit timm model 'vit_base_patch14_dinov2"):

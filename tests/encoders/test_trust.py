@@ -111,6 +111,7 @@ def test_options_are_read(tmp_path):
     assert _read(tmp_path, "") == {}
 
 
+@pytest.mark.slow
 def test_ten_thousand_classes_are_read(tmp_path):
     names = [f"class {i}" for i in range(10_000)]
     assert _read(tmp_path, yaml.safe_dump({"classes": names}))["classes"] == names

@@ -69,6 +69,7 @@ def test_rows(distilled, encoder, data):
         result["nothing"]
 
 
+@pytest.mark.slow
 def test_sgd_probe(distilled, encoder, data):
     result = score(distilled, encoder, data, probes=["sgd"], epochs=20, full_epochs=3000, baselines=["full"])
     assert [row.probe for row in result.rows] == ["sgd", "sgd"]

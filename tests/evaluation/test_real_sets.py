@@ -39,6 +39,7 @@ def test_its_images_are_those_of_the_row(encoder, data, choice):
     assert own.top1 == pytest.approx(row.top1, abs=0.1)
 
 
+@pytest.mark.slow
 def test_every_command_takes_it(run_cli, photos, tmp_path):
     images, out = f"folder:{photos}", tmp_path / "herding"
     command = ["baseline", "--images", images, "--encoder", TINY, "--images-per-class", 2, "--no-progress"]

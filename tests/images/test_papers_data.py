@@ -184,6 +184,7 @@ def test_the_command(run_cli):
     assert "all of its classes" in run_cli("datasets", "cub", "--class-list").error()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DATASETS)
 def test_commands_are_ones_that_the_parser_takes(name, tmp_path, monkeypatch):
     from probedistill.cli.app import app

@@ -37,6 +37,7 @@ def test_the_example_is_short():
     assert len(EXAMPLE.splitlines()) <= 15
 
 
+@pytest.mark.slow
 def test_a_source_from_a_file_of_the_current_folder(run_cli, mine):
     arguments = ["distill", "--images", "module:mine:source", "--encoder", TINY, "--steps", 2, "--out", "run"]
     made = run_cli(*arguments)

@@ -24,6 +24,7 @@ print(kept, psutil.Process().memory_info().rss - before > 250_000_000)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's malloc has this setting")
 @pytest.mark.parametrize(
     ("environment", "expected"),

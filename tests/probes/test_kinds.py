@@ -55,6 +55,7 @@ def test_every_probe_is_fitted_by_its_name(name):
     assert probe.decision_function(views[0].numpy()).argmax(axis=1).tolist() == labels.tolist()
 
 
+@pytest.mark.slow
 def test_a_probe_from_outside_is_scored_like_any_other(mine, photos, distil_cli, run_cli):
     assert distil_cli("--out", "run", "--no-progress").code == 0
     outcome = run_cli(

@@ -204,6 +204,7 @@ def own_analysis(tmp_path, monkeypatch):
     sys.path[:] = [place for place in sys.path if place != str(tmp_path)]
 
 
+@pytest.mark.slow
 def test_an_analysis_of_ones_own_is_shown(run, run_cli, own_analysis, tmp_path):
     from probedistill.analysis.kinds import kinds
 
@@ -349,6 +350,7 @@ def test_a_class_name_is_text_everywhere(run, report, tmp_path):
     assert page.text.count(SCRIPT) > 5
 
 
+@pytest.mark.slow
 @given(st.recursive(st.text() | st.floats() | st.integers(), lambda inner: st.lists(inner, max_size=3), max_leaves=6))
 @settings(max_examples=40, deadline=None)
 def test_embedded_json_says_the_same_and_ends_no_element(value):

@@ -46,6 +46,7 @@ def test_an_example_is_short(example):
         assert len([line for line in text.splitlines() if line.strip()]) <= LINES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("example", examples(), ids=lambda example: example.title)
 def test_an_example_works(example, run_cli, photos, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -32,6 +32,7 @@ def test_functions_are_not_hidden_by_modules_that_were_imported_first():
     assert not set(modules) & set(probedistill.__all__)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["--help"], ["distill", "--help"], ["encoders"], ["distill", "--images", "x"]])
 def test_the_command_line_answers_before_heavy_imports(arguments):
     code = (

@@ -8,7 +8,6 @@ from importlib.metadata import EntryPoint
 import pytest
 
 from probedistill import UserError
-from probedistill import registry as registry_module
 from probedistill.errors import explained
 from probedistill.registry import Registry
 
@@ -64,8 +63,11 @@ def test_what_is_not_there_is_one_line(own, name, says):
 def test_a_package_adds_a_name(monkeypatch):
     point = EntryPoint("yellow", "json:loads", "probedistill.colour")
     shadow = EntryPoint("red", "json:loads", "probedistill.colour")
-    monkeypatch.setattr(registry_module, "entry_points", lambda group: [point, shadow] if "colour" in group else [])
+    import importlib.metadata
     import json
+
+    points = {"probedistill.colour": [point, shadow]}
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: points.get(group, []))
 
     colours = Registry("colour", {"red": ".errors:UserError"})
     assert colours.names() == ["red", "yellow"]

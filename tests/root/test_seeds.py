@@ -19,6 +19,7 @@ def test_two_places_share_a_seed_only_if_they_are_the_same(seed, stream, keys, o
     assert (seed_of(seed, stream, *keys) == seed_of(other_seed, other_stream, *other_keys)) == (one == two)
 
 
+@pytest.mark.slow
 @given(st.integers(0, 2**32), STREAMS, KEYS)
 def test_a_seed_depends_on_the_number_of_keys(seed, stream, keys):
     assert seed_of(seed, stream, *keys) != seed_of(seed, stream, *keys, 0)

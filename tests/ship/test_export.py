@@ -136,6 +136,7 @@ def test_torchvision_and_hugging_face_read_it(tmp_path):
     assert sorted(data["train"]["label"]) == sorted(2 * list(range(5)))
 
 
+@pytest.mark.slow
 def test_same_command_gives_the_same_bytes(tmp_path, encoder):
     for name in ("one", "two"):
         write(make_set(), tmp_path / name, max_bytes=1500, encoder=encoder)
@@ -155,6 +156,7 @@ def test_an_export_can_be_exported_and_saved(tmp_path, saved):
 # ---------------------------------------------------------------- the search within a budget
 
 
+@pytest.mark.slow
 @given(budget=st.integers(300, 12_000))
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_budget_is_kept(tmp_path, budget):
@@ -164,6 +166,7 @@ def test_any_budget_is_kept(tmp_path, budget):
     assert len(files) == 4
 
 
+@pytest.mark.slow
 def test_more_bytes_are_nearer(tmp_path, encoder):
     reports = [write(make_set(), tmp_path / str(b), max_bytes=b, encoder=encoder) for b in (300, 1000, 3000, 12_000)]
     distances = [r.feature_distance for r in reports]
@@ -196,6 +199,7 @@ def test_format_and_size_narrow_the_search(tmp_path):
     assert (report.image_size, report.bytes <= 900) == (9, True)
 
 
+@pytest.mark.slow
 def test_the_smallest_budget_is_named_and_works(tmp_path):
     with pytest.raises(UserError, match="too small for 4 images: their smallest files take") as caught:
         write(make_set(), tmp_path / "small", max_bytes=3)
@@ -206,6 +210,7 @@ def test_the_smallest_budget_is_named_and_works(tmp_path):
         write(make_set(), tmp_path / "smaller", max_bytes=smallest - 1)
 
 
+@pytest.mark.slow
 def test_many_images_are_compared_by_some(tmp_path):
     report = write(make_set(per_class=60, size=6), tmp_path, max_bytes=120 * 60)
     assert (report.images, report.bytes <= 120 * 60) == (120, True)
@@ -385,6 +390,7 @@ def run(photos, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_command(run_cli, run, tmp_path):
     out = tmp_path / "small"
     done = run_cli("export", run, "--out", out, "--bytes", 900, "--config", run / "config.yaml")

@@ -148,6 +148,7 @@ def test_bad_extras(distilled, encoder, bank):
 # ---------------------------------------------------------------- the command
 
 
+@pytest.mark.slow
 def test_label_then_evaluate(run_cli, distil_cli, photos, tmp_path):
     out = tmp_path / "run"
     assert distil_cli("--out", out).code == 0
@@ -186,6 +187,7 @@ def test_label_then_evaluate(run_cli, distil_cli, photos, tmp_path):
     assert error == f"probedistill: error: source {TINY!r} is for --probes inherited; add that, or leave --source out"
 
 
+@pytest.mark.slow
 def test_bad_label_commands(run_cli, distil_cli, photos, tmp_path):
     out = tmp_path / "run"
     assert distil_cli("--out", out).code == 0

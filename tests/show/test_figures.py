@@ -126,6 +126,7 @@ def test_hostile_names_are_text(drawing):
     assert any(HOSTILE in title for title in titles(drawing))
 
 
+@pytest.mark.slow
 @given(st.lists(names, min_size=1, max_size=5), st.lists(names, min_size=1, max_size=20))
 @settings(max_examples=30, deadline=None)
 def test_any_names_in_a_heat_map(rows, columns):
@@ -243,6 +244,7 @@ def test_ticks_are_few_and_inside(low, length, most):
 # ---------------------------------------------------------------- PNG
 
 
+@pytest.mark.slow
 def test_png_holds_all_figures_below_each_other(tmp_path):
     figures = [figure(drawing) for drawing in DRAWINGS.values()]
     with warnings.catch_warnings():

@@ -47,6 +47,7 @@ def test_a_terminal_shows_tables_and_findings(result, capsys):
     assert capsys.readouterr().out.rstrip("\n") == str(result)
 
 
+@pytest.mark.slow
 def test_many_numbers_are_not_all_shown_at_a_prompt():
     names = tuple(f"image {i}" for i in range(500))
     result = Sharpness(names, (0.5,) * 500)

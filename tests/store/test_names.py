@@ -43,6 +43,7 @@ def as_datasets_reads(folder: Path) -> list[tuple[int, str]]:
         shutil.rmtree(cache)
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(class_names)
 @example(["train"])

@@ -71,6 +71,7 @@ def test_what_is_written_comes_back(tmp_path):
     assert json.loads((tmp_path / "w.json").read_text())["kind"] == "whole"
 
 
+@pytest.mark.slow
 @given(st.data())
 @settings(max_examples=300, deadline=None)
 def test_any_replaced_value_is_read_or_is_one_line(data):

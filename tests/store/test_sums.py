@@ -41,6 +41,7 @@ def test_a_file_of_another_run_is_refused(saved, tmp_path, name):
         DistilledSet.load(saved)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ["run.json", "images/metadata.jsonl"])
 def test_every_changed_digit_is_noticed(saved, file):
     whole = (saved / file).read_bytes()

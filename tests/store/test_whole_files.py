@@ -103,6 +103,7 @@ def read_altered(path: Path, altered: bytes) -> None:
     assert metadata == METADATA
 
 
+@pytest.mark.slow
 def test_a_flipped_byte_anywhere_is_never_wrong_data(tmp_path, whole):
     for position in range(len(whole)):
         for mask in (0x01, 0x20, 0xFF):
@@ -122,6 +123,7 @@ def test_a_flipped_bit_of_the_data_is_torn(tmp_path, whole):
             load_tensors(tmp_path / "x")
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_damaged_stretch_is_never_wrong_data(tmp_path, whole, data):
