@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 TESTS = Path(__file__).parent
@@ -154,3 +156,53 @@ def shared_encoders() -> Path:
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     return _shared("data")
+
+
+class Attempt:
+    """One forked process of the command line."""
+
+    def __init__(self, server: subprocess.Popen[str], request: dict[str, object]) -> None:
+        self.server, self.log = server, Path(str(request["log"]))
+        self._say(json.dumps(request))
+        self.process = psutil.Process(int(server.stdout.readline()))
+
+    def _say(self, line: str) -> None:
+        self.server.stdin.write(line + "\n")
+        self.server.stdin.flush()
+
+    @property
+    def running(self) -> bool:
+        return self.process.status() != psutil.STATUS_ZOMBIE
+
+    def kill(self) -> None:
+        os.kill(self.process.pid, signal.SIGKILL)  # nobody has waited for it: the id is still its own
+
+    def end(self, seconds: float = 60.0) -> int:
+        """Wait for its end; return its exit code (negative: the signal that ended it)."""
+        wait_for(lambda: not self.running, seconds)
+        self._say("wait")
+        return int(self.server.stdout.readline())
+
+
+@pytest.fixture(scope="module")
+def fork(tmp_path_factory) -> Iterator[Callable[..., Attempt]]:
+    """Start a forked process of the command line."""
+    folder = tmp_path_factory.mktemp("fork")
+    server = subprocess.Popen(
+        [sys.executable, str(TESTS / "forked_cli.py")],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    attempts: list[Attempt] = []
+
+    def start(*arguments: object, **request: object) -> Attempt:
+        request.setdefault("log", str(folder / f"{len(attempts)}.log"))
+        attempts.append(Attempt(server, {"argv": [str(a) for a in arguments], **request}))
+        return attempts[-1]
+
+    yield start
+    if attempts and attempts[-1].process.is_running() and attempts[-1].running:
+        attempts[-1].kill()
+    server.stdin.close()
+    server.wait(timeout=30)
+    server.stdout.close()

@@ -8,19 +8,17 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
 import yaml
 from PIL import Image
 
-from conftest import TESTS, TINY, wait_for
+from conftest import TINY, wait_for
 from helpers_images import make_image_folder
 from probedistill import CanvasConfig, DistilledSet, UserError, distill, evaluate, load_images
 from probedistill.store.layout import unique_names
@@ -31,59 +29,6 @@ pytestmark = pytest.mark.slow
 
 SLOW = "module:helpers_encoders:slow"
 KIB = 1024
-
-
-# ---------------------------------------------------------------- processes, cheaply
-
-
-class Attempt:
-    """One forked process of the command line."""
-
-    def __init__(self, server: subprocess.Popen[str], request: dict[str, object]) -> None:
-        self.server, self.log = server, Path(str(request["log"]))
-        self._say(json.dumps(request))
-        self.process = psutil.Process(int(server.stdout.readline()))
-
-    def _say(self, line: str) -> None:
-        self.server.stdin.write(line + "\n")
-        self.server.stdin.flush()
-
-    @property
-    def running(self) -> bool:
-        return self.process.status() != psutil.STATUS_ZOMBIE
-
-    def kill(self) -> None:
-        os.kill(self.process.pid, signal.SIGKILL)  # nobody has waited for it: the id is still its own
-
-    def end(self, seconds: float = 60.0) -> int:
-        """Wait for its end; return its exit code (negative: the signal that ended it)."""
-        wait_for(lambda: not self.running, seconds)
-        self._say("wait")
-        return int(self.server.stdout.readline())
-
-
-@pytest.fixture(scope="module")
-def fork(tmp_path_factory) -> Iterator[Callable[..., Attempt]]:
-    """Start a forked process of the command line."""
-    folder = tmp_path_factory.mktemp("fork")
-    server = subprocess.Popen(
-        [sys.executable, str(TESTS / "forked_cli.py")],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        env={**os.environ, "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    attempts: list[Attempt] = []
-
-    def start(*arguments: object, **request: object) -> Attempt:
-        request.setdefault("log", str(folder / f"{len(attempts)}.log"))
-        attempts.append(Attempt(server, {"argv": [str(a) for a in arguments], **request}))
-        return attempts[-1]
-
-    yield start
-    if attempts and attempts[-1].process.is_running() and attempts[-1].running:
-        attempts[-1].kill()
-    server.stdin.close()
-    server.wait(timeout=30)
-    server.stdout.close()
 
 
 # ---------------------------------------------------------------- what must hold at any moment
@@ -416,7 +361,7 @@ def test_checkpoint_cut_at_any_byte(run_cli, stopped, tmp_path):
 
 
 def test_torn_checkpoints_do_not_displace_new_ones(fork, run_cli, stopped, tmp_path):
-    """All are torn, the run starts from the beginning and is killed again: what it saved since then counts."""
+    """All are torn, the run starts anew and is killed again: what it saved since then counts."""
     command, run, expected = stopped
     out = shutil.copytree(run, tmp_path / "run")
     for path in (out / "checkpoints").iterdir():
@@ -550,9 +495,8 @@ def test_image_that_vanishes_before_it_is_a_baseline(tmp_path, baseline):
     protocol = {"baselines": [baseline], "seeds": 1, "views": 2, "full_views": 0, **options}
     evaluate(distilled, encoder, images, images, **protocol)
     shutil.rmtree(photos / "dog")
-    evaluate(distilled, encoder, images, images, **protocol)  # their views are in the cache
     with pytest.raises(UserError, match=r"dog/000\d\.png: .*restore it") as caught:
-        evaluate(distilled, encoder, images, images, **{**protocol, "views": 3})
+        evaluate(distilled, encoder, images, images, **{**protocol, "views": 3})  # two are in the cache
     assert "\n" not in str(caught.value)
 
 
@@ -596,7 +540,7 @@ def test_saving_again_without_space_leaves_a_set_or_none(tmp_path, disk):
     old = DistilledSet(images, torch.tensor([0, 1]), ("cat", "dog"))
     new = DistilledSet(1 - images, torch.tensor([0, 1]), ("cat", "dog"))
 
-    def save_again() -> str:
+    def save_anew() -> str:
         try:
             new.save(folder / "set")
         except UserError as error:
@@ -606,7 +550,7 @@ def test_saving_again_without_space_leaves_a_set_or_none(tmp_path, disk):
     for leave in range(0, 256, 4):
         old.save(folder / "set")
         filler = fill(folder, leave * KIB)
-        error = save_again()
+        error = save_anew()
         filler.unlink()
         if not error:
             break

@@ -9,7 +9,7 @@ from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from ..config import DistillConfig, EncoderConfig, EvaluateConfig, ImagesConfig, RunConfig
-from ..errors import UserError
+from ..errors import UserError, explained
 from .app import EncoderOptions, Images, Probes, command, config_flag, flat, show
 
 if TYPE_CHECKING:
@@ -279,7 +279,7 @@ def _save_baseline(
     from ..evaluation.real_sets import real_set
     from ..images.splits import load_splits
     from ..show.previews import save_grid
-    from ..store.files import check_writable
+    from ..store.files import check_writable, whole_folder, without_traces
 
     if out is None:
         raise UserError(f"save {choice!r} needs a folder for the set; add --out runs/{choice}")
@@ -288,9 +288,16 @@ def _save_baseline(
     check_writable(out)
     train, _ = load_splits(images, progress=store.progress)
     found = real_set(choice, load_encoder(encoder), train, images_per_class=images_per_class, seed=seed, features=store)
-    found.save(out)
-    write_config(out / "config.yaml", images, encoder, None)
-    save_grid(out / "preview.png", found.images, [found.class_names[i] for i in found.labels.tolist()])
+    hint = "free some space or choose another folder"
+    # In one piece: killed at any point, the command can be repeated.
+    with (
+        explained(f"cannot write {str(out)!r}", OSError, hint=hint),
+        without_traces(out.parent),
+        whole_folder(out) as partial,
+    ):
+        found.save(partial)
+        write_config(partial / "config.yaml", images, encoder, None)
+        save_grid(partial / "preview.png", found.images, [found.class_names[i] for i in found.labels.tolist()])
     show(f"{len(found)} real images of {len(found.class_names)} classes → {out}")
     show(f"score:  probedistill evaluate {quote(str(out))} {config_flag('evaluate', out / 'config.yaml')}")
 

@@ -1,0 +1,101 @@
+"""SIGKILL in every command that writes: repeated, it gives what it gives undisturbed, and nothing else is left."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+from conftest import TINY
+from probedistill.store.tensors import load_tensors
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+OPERATIONS = (0, 2, 5, 11)
+"""File operations between the first temporary file and the kill."""
+PHOTOS = ["--images", "folder:{photos}"]
+MADE = [*PHOTOS, "--encoder", TINY, "--cache", "{cache}", "--no-progress"]
+QUICK = ["--probes", "ridge", "--seeds", "1", "--views", "2"]
+COMMANDS = {
+    "distill": ["distill", *MADE, "--steps", "2", "--out", "{out}/new", "--resume"],
+    "evaluate": ["evaluate", "{out}/run", *MADE, *QUICK],
+    "baseline": ["baseline", *MADE, "--save", "herding", "--out", "{out}/real"],
+    "label": ["label", "{out}/run", *MADE, "--soft-labels", "source", "--keep-head"],
+    "export": ["export", "{out}/run", "--out", "{out}/small", "--overwrite", "--no-progress"],
+    "transfer": ["transfer", "{out}/run", "--encoders", TINY, *PHOTOS, "--cache", "{cache}", "--no-progress", *QUICK,
+                 "--out", "{out}/transfer"],
+    "compose": ["compose", "--out", "{out}/composed", "--foregrounds", "folder:{photos}", "--train-per-class", "3",
+                "--test-per-group", "1", "--size", "16", "--no-progress"],
+    "report": ["report", "{out}/run", "--out", "{out}/report.html", "--no-progress"],
+    "features": ["features", *PHOTOS, "--encoder", TINY, "--cache", "{out}/cache", "--no-progress"],
+}  # fmt: skip
+TIMES = {"seconds", "created", "date", "time"}
+
+
+def without_times(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: without_times(entry) for key, entry in value.items() if key not in TIMES}
+    return [without_times(entry) for entry in value] if isinstance(value, list) else value
+
+
+def content(folder: Path) -> dict[str, object]:
+    """What the files of a folder say, but for how long it took and the digests of that."""
+    found: dict[str, object] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name not in ("SHA256SUMS", "contents.json"):
+            name = path.relative_to(folder).as_posix()
+            if path.suffix == ".json":
+                record = json.loads(path.read_text())
+                record.pop("sha256", None)
+                found[name] = without_times(record)
+            elif path.suffix == ".safetensors":
+                found[name] = {key: value.tolist() for key, value in load_tensors(path)[0].items()}
+            else:
+                found[name] = path.read_bytes()
+    return found
+
+
+@pytest.fixture(scope="module")
+def begin(fork, photos, tmp_path_factory):
+    """A finished run, and a cache that holds its features."""
+    place = tmp_path_factory.mktemp("begin")
+    words = [w.format(photos=photos, cache=place / "cache", out=place / "out") for w in COMMANDS["distill"]]
+    words[words.index(str(place / "out/new"))] = str(place / "out/run")
+    attempt = fork(*words)
+    assert attempt.end(120) == 0, attempt.log.read_text()
+    return place
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_killed_command_can_be_repeated(fork, photos, begin, tmp_path, name):
+    out, kills = tmp_path / "out", 0
+    inputs = content(photos)
+    words = [word.format(photos=photos, cache=tmp_path / "cache", out=out) for word in COMMANDS[name]]
+
+    def start_over() -> None:
+        for part in ("out", "cache"):
+            shutil.rmtree(tmp_path / part, ignore_errors=True)
+            shutil.copytree(begin / part, tmp_path / part)
+
+    start_over()
+    quiet = fork(*words)
+    assert quiet.end(120) == 0, quiet.log.read_text()
+    expected = content(out)
+    for count in OPERATIONS:
+        start_over()
+        killed = fork(*words, die_after=[".part", count])
+        code = killed.end(120)
+        assert code in (0, -signal.SIGKILL), killed.log.read_text()
+        kills += code != 0
+        again = fork(*words)
+        assert again.end(120) == 0, again.log.read_text()
+        found = content(out)
+        assert [path for path in found if path.endswith(".part")] == [], count
+        assert found.keys() == expected.keys(), count
+        assert [path for path in found if found[path] != expected[path]] == [], count
+        assert content(photos) == inputs
+    print(f"{name}: {kills} kills")
+    assert kills
