@@ -69,9 +69,11 @@ def test_mutations(good, tmp_path, capfd, data):
     way = data.draw(st.sampled_from([way for way in places(content) if way[0] != "sha256"]))
     text = data.draw(st.none() | st.sampled_from(VALUES))
     path.write_text(mutated(content, way, text), encoding="utf-8", errors="surrogatepass")
-    commands = [["info", run], ["report", run, "--out", tmp_path / "page.html", "--no-progress"], ["accept", path]]
+    page, small = ["--out", tmp_path / "page.html", "--no-progress"], ["--out", tmp_path / "small", "--overwrite"]
+    commands = [["info", run], ["report", run, *page], ["accept", path], ["watch", run]]
+    commands += [["export", run, *small, "--no-progress"], ["runs", tmp_path / "run"]]
     if kind == "progress":
-        commands = [["report", run, "--out", tmp_path / "page.html", "--no-progress"]]
+        commands = [["report", run, *page]]
     for command in commands:
         capfd.readouterr()
         code = main([str(word) for word in command])
