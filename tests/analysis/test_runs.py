@@ -65,3 +65,15 @@ def test_what_is_no_folder_of_runs(run_cli, tmp_path):
     (tmp_path / "a" / "run.json").write_text("{}")
     with pytest.warns(UserWarning, match="it is left out"), pytest.raises(UserError, match="holds no run"):
         collect_runs(tmp_path)
+
+
+def test_options_of_other_methods_are_no_difference(photos, tmp_path, run_cli):
+    for method in ("clp", "sfm"):
+        made = run_cli("distill", "--images", f"folder:{photos}", "--encoder", TINY, "--steps", 1, "--method", method,
+                       "--out", tmp_path / method)  # fmt: skip
+        assert made.code == 0, made.err
+    result = run_cli("runs", tmp_path)
+    assert result.code == 0, result.err
+    assert "clp" in result.out
+    assert "ridge" not in result.out
+    assert "temperature" not in result.out

@@ -158,7 +158,8 @@ def collect_runs(folder: Path | str) -> Runs:
         raise UserError(f"folder {str(folder)!r} holds no run; give the folder that distill wrote its runs in")
     settings = {name: _settings(run) for name, run in runs.items()}
     names = list(dict.fromkeys(key for one in settings.values() for key in one))
-    differ = [key for key in names if len({one.get(key) for one in settings.values()}) > 1]
+    # A run lacks the options of other methods: that is no difference beside the method itself.
+    differ = [key for key in names if len({one[key] for one in settings.values() if key in one}) > 1]
     together: dict[tuple[tuple[str, str | None], ...], list[str]] = {}
     for name, one in settings.items():
         together.setdefault(tuple(one.items()), []).append(name)
