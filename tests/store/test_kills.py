@@ -30,6 +30,12 @@ COMMANDS = {
     "compose": ["compose", "--out", "{out}/composed", "--foregrounds", "folder:{photos}", "--train-per-class", "3",
                 "--test-per-group", "1", "--size", "16", "--no-progress"],
     "report": ["report", "{out}/run", "--out", "{out}/report.html", "--no-progress"],
+    "baseline scores": ["baseline", *MADE, *QUICK, "--baselines", "random", "--out", "{out}/scores.json"],
+    "geometry": ["geometry", "{out}/run", *MADE, "--k", "3", "--out", "{out}/geometry"],
+    "align": ["align", "--encoders", TINY, f"{TINY}@40", *PHOTOS, "--cache", "{cache}", "--no-progress", "--k", "3",
+              "--out", "{out}/align"],
+    "bias": ["bias", "{out}/run", "--encoders", TINY, *PHOTOS, "--groups", "{out}/groups.csv", "--seeds", "1",
+             "--views", "2", "--cache", "{cache}", "--no-progress", "--out", "{out}/bias"],
     "features": ["features", *PHOTOS, "--encoder", TINY, "--cache", "{out}/cache", "--no-progress"],
 }  # fmt: skip
 TIMES = {"seconds", "created", "date", "time"}
@@ -66,6 +72,9 @@ def begin(fork, photos, tmp_path_factory):
     words[words.index(str(place / "out/new"))] = str(place / "out/run")
     attempt = fork(*words)
     assert attempt.end(120) == 0, attempt.log.read_text()
+    files = sorted(path.relative_to(photos) for path in photos.rglob("*.png"))
+    rows = [f"{file.as_posix()},{file.parts[-2]},{'red' if i % 2 else 'blue'}" for i, file in enumerate(files)]
+    (place / "out" / "groups.csv").write_text("\n".join(["file,class,background", *rows]) + "\n")
     return place
 
 
