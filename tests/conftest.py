@@ -16,6 +16,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from hypothesis import settings
 
 TESTS = Path(__file__).parent
 SHARED = Path(__file__).parents[2] / "shared"
@@ -30,6 +31,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors, and a worker for 
 sys.path.insert(0, str(TESTS))
 
 from helpers_images import make_image_folder  # noqa: E402
+
+# What stands in the way of a change is the same at every run; new examples are searched for elsewhere.
+settings.register_profile("ci", derandomize=True)
+if os.environ.get("CI"):
+    settings.load_profile("ci")
 
 TINY = "module:helpers_encoders:tiny"
 

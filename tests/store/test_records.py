@@ -108,6 +108,7 @@ def test_a_file_that_is_cut_is_one_line(data):
         ('{"count": 1, "parts": [{"name": "a", "top1": 1.5}], "matrix": [], "by_name": {}}', r"\$\.parts\[0\]\.top1"),
         ('{"count": 1, "parts": [], "matrix": "x", "by_name": {}}', r"\$\.matrix"),
         ('{"count": 1, "parts": [], "by_name": {}}', "matrix"),
+        ('{"count": 1, "parts": [], "matrix": [' + "9" * 400 + '], "by_name": {}}', "whole JSON|damaged"),
         ('{"count": 1, "parts": [], "matrix": [], "by_name": {"\\ud800": 1}}', "whole JSON|damaged"),
         ("[" * 5000, "whole JSON"),
         ('{"a":' * 5000, "whole JSON"),

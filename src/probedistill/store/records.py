@@ -124,7 +124,7 @@ def parse_json(data: bytes | str, called: str, hint: str) -> dict[str, Any]:
     """
     try:
         content = msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError, ValueError) as error:
         raise UserError(f"{called} is not whole JSON ({first_line(error)}); {hint}") from error
     if not isinstance(content, dict):
         raise UserError(f"{called} holds no JSON object; {hint}")
@@ -169,7 +169,7 @@ def _decoded(type: Any, value: Any) -> Any:
     if origin is np.ndarray:
         try:
             array = np.array(value, dtype=np.float64)  # None becomes NaN
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise ValueError("expected an array of numbers") from error
         if np.isinf(array).any():
             raise ValueError("expected finite numbers")
