@@ -17,6 +17,7 @@ from torch import Tensor
 from ..encoders.encoder import Encoder
 from ..errors import UserError, unknown_name
 from ..features.classes import balanced_rows, class_means, medoids
+from ..features.encode import encode
 from ..features.store import FeatureStore
 from ..images.labelled import LabelledImages
 from ..machine.progress import ProgressBar
@@ -526,8 +527,7 @@ def geometry(
         if count < 2:
             raise UserError(f"class {name!r} has {count} readable real image; a distribution takes at least 2")
     real, labels, medoid_rows = bank.centre, bank.labels, medoids(bank, 1)
-    with torch.no_grad():
-        synthetic = torch.cat([encoder(part.to(encoder.device)).cpu() for part in distilled.images.split(64)])
+    synthetic = encode(encoder, distilled.images)
     of_classes = describe_classes(
         real, labels, synthetic, distilled.labels, medoid_rows, names, k=k, seed=seed, progress=store.progress
     )

@@ -20,6 +20,7 @@ from ..encoders.trust import check_file_options, read_yaml
 from ..errors import UserError, explained
 from ..evaluation.result import Evaluation, load_evaluation
 from ..features.classes import neighbours
+from ..features.encode import encode
 from ..features.extract import extract_features
 from ..images.decode import UnreadableImageError
 from ..images.splits import load_splits
@@ -195,8 +196,7 @@ def _nearest(
         encoder, train, views=config.real_view_count, augment=config.augment,
         seed=config.seed, cache=cache, strict=images.strict, progress=progress,
     )  # fmt: skip
-    with torch.no_grad():
-        features = [encoder(part.to(encoder.device)).cpu() for part in distilled.images.split(64)]
+    features = encode(encoder, distilled.images)
     # `neighbours` takes no real image twice: an image that comes three times gets its three nearest. Images of
     # the same class go in one after the other, so that they may share a neighbour.
     rows = torch.empty(len(distilled), min(NEIGHBOURS, int(torch.bincount(bank.labels).min())), dtype=torch.int64)
@@ -204,7 +204,7 @@ def _nearest(
     for t in turn.unique().tolist():
         here = (turn == t).nonzero().squeeze(1)
         repeated = here.repeat_interleave(rows.shape[1])
-        found = neighbours(bank, torch.cat(features)[repeated], distilled.labels[repeated])
+        found = neighbours(bank, features[repeated], distilled.labels[repeated])
         rows[here] = found.view(len(here), -1)
 
     def real(row: int) -> RealImage:
