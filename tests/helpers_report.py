@@ -13,7 +13,7 @@ import torch
 from helpers_runs import encoder_record, run_record
 from probedistill import AugmentConfig, DistillConfig, DistilledSet, EvaluateConfig, TransferConfig
 from probedistill.analysis.alignment import Alignment, AlignmentOptions, Chance, Space, TransferCorrelation
-from probedistill.analysis.base import Analysis, EncoderAbout, ImagesAbout
+from probedistill.analysis.base import Analysis, EncoderAbout
 from probedistill.analysis.bias import (
     Accuracy,
     BiasEntry,
@@ -29,6 +29,7 @@ from probedistill.analysis.statistics import Correlation
 from probedistill.evaluation.result import Context, Evaluation, Row, ScoredBy, ScoredOn
 from probedistill.probes.scores import Scores
 from probedistill.show.previews import save_sprite
+from probedistill.store.run_record import ImagesRecord
 
 SCRIPT = "<script>alert(1)</script>"
 
@@ -88,7 +89,7 @@ def results(class_names: Sequence[str]) -> dict[str, Analysis]:
     }
 
 
-ABOUT = ImagesAbout("folder:photos", "test", 60, "cd" * 32)
+ABOUT = ImagesRecord("folder:photos", "test", 60, "cd" * 32)
 
 
 def transfer(encoders: Sequence[EncoderAbout] | None = None, values: Any = None) -> TransferMatrix:

@@ -19,11 +19,12 @@ from conftest import TINY
 from helpers_images import make_image_folder
 from probedistill import AugmentConfig, TransferConfig, UserError, align, encoder_config, load_encoder, load_images
 from probedistill.analysis.alignment import Alignment, TransferCorrelation, transfer_accuracy
-from probedistill.analysis.base import EncoderAbout, ImagesAbout
+from probedistill.analysis.base import EncoderAbout
 from probedistill.analysis.matrix import RealImages, Source, TransferMatrix
 from probedistill.analysis.similarity import RIDGES, cka_chance, linear_cka, linear_map, mutual_knn
 from probedistill.analysis.statistics import Correlation
 from probedistill.features.classes import balanced_rows
+from probedistill.store.run_record import ImagesRecord
 
 METRICS = [lambda a, b: mutual_knn(a, b, 4), linear_cka, linear_map]
 IDS = ["mutual_knn", "linear_cka", "linear_map"]
@@ -185,7 +186,7 @@ def results(fingerprints, accuracy, full=None, names=None) -> TransferMatrix:
     encoders = tuple(EncoderAbout(n, f, 32) for n, f in zip(names, fingerprints, strict=True))
     accuracy = np.array([accuracy], dtype=float)
     baselines = {} if full is None else {"full": np.array([full], dtype=float)}
-    about = ImagesAbout("folder:x", "train", 3, "ab")
+    about = ImagesRecord("folder:x", "train", 3, "ab")
     return TransferMatrix(
         tuple(Source(encoder.name, "r", "clp", (encoder,)) for encoder in encoders),
         encoders, ("ridge",), accuracy, np.zeros_like(accuracy), baselines, baselines,

@@ -22,7 +22,7 @@ from rich.console import Console
 from conftest import TINY
 from helpers_images import make_image_folder
 from probedistill import DistilledSet, EncoderConfig, ImagesConfig, UserError, distill, load_encoder, load_splits
-from probedistill.analysis.base import EncoderAbout, ImagesAbout
+from probedistill.analysis.base import EncoderAbout
 from probedistill.analysis.bias import (
     Accuracy,
     BiasEntry,
@@ -41,6 +41,7 @@ from probedistill.analysis.compose import compose
 from probedistill.analysis.groups import group_names, read_groups
 from probedistill.analysis.statistics import rank_agreement
 from probedistill.features.store import FeatureStore
+from probedistill.store.run_record import ImagesRecord
 
 QUICK = {"seeds": 2, "views": 3, "progress": False}
 
@@ -416,7 +417,7 @@ def made_report(*cosines, class_names=("cat", "dog"), scenes=("nature", "built")
         )
         for i, pair in enumerate(cosines)
     ]  # fmt: skip
-    about, protocol = ImagesAbout("folder:x", "test", 9, "ab"), BiasProtocol("ridge", 1, 1, ("background",))
+    about, protocol = ImagesRecord("folder:x", "test", 9, "ab"), BiasProtocol("ridge", 1, 1, ("background",))
     return BiasReport(tuple(entries), class_names, (), about, protocol, "0")
 
 

@@ -34,13 +34,14 @@ from probedistill import (
     load_encoder,
     load_splits,
 )  # fmt: skip
-from probedistill.analysis.base import EncoderAbout, ImagesAbout
+from probedistill.analysis.base import EncoderAbout
 from probedistill.analysis.matrix import RealImages, Source, TransferMatrix, load_transfer
 from probedistill.analysis.transfer import transfer
 from probedistill.config import TransferConfig
 from probedistill.features.classes import medoids
 from probedistill.ship.labels import with_extras
 from probedistill.store.records import as_plain
+from probedistill.store.run_record import ImagesRecord
 
 NAMES = ("cat", "dog", "hen")
 QUICK = {"seeds": 2, "views": 3, "progress": False}
@@ -480,7 +481,7 @@ def matrices(draw):
 
     shapes = {"random": (p, t), "full": (p, t), "centroids": (p, s, t), "random_inherited": (p, s, t)}
     names = draw(st.sets(st.sampled_from(sorted(shapes))))
-    about = ImagesAbout("x", "y", 3, "z")
+    about = ImagesRecord("x", "y", 3, "z")
     encoders = tuple(EncoderAbout(f"e{i}", f"{i}", 32) for i in range(3))
     return TransferMatrix(
         tuple(Source(f"s{i}", f"r{i}", "clp", (encoders[i],)) for i in range(s)), encoders[:t],

@@ -22,7 +22,8 @@ from ..machine.torch_state import own_torch_state
 from ..show.figures import Figure, HeatMap
 from ..show.tables import Table, number
 from ..store.records import Count, Share
-from .base import Analysis, Array, EncoderAbout, ImagesAbout, check_array
+from ..store.run_record import ImagesRecord
+from .base import Analysis, Array, EncoderAbout, check_array
 from .matrix import TransferMatrix
 from .similarity import (
     METRICS,
@@ -125,7 +126,7 @@ class Alignment(Analysis):
     encoders: tuple[Space, ...]
     metrics: dict[str, Array]
     chance: Chance
-    images: ImagesAbout
+    images: ImagesRecord
     options: AlignmentOptions
     transfer: TransferCorrelation | None = None
     note: str | None = None
@@ -339,7 +340,7 @@ def align(
         spaces,
         metrics,
         Chance(k / (count - 1), cka_by_chance),
-        ImagesAbout.of(images, count),
+        ImagesRecord.of(images, count),
         AlignmentOptions(k, limit, seed),
         correlations,
         note,

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..encoders.encoder import Encoder
-from ..images.labelled import LabelledImages
 from ..show.figures import Figure, save_figures
 from ..show.results import Result
 from ..store.locks import PATIENCE, claimed
@@ -95,21 +94,6 @@ class EncoderAbout:
     def sized(self) -> str:
         """``NAME@PIXELS``."""
         return f"{self.name}@{self.input_size}"
-
-
-@dataclass(frozen=True)
-class ImagesAbout:
-    """Real images, as records name them: where they come from, their split, number and fingerprint."""
-
-    spec: str
-    split: str
-    count: Count
-    fingerprint: str
-
-    @classmethod
-    def of(cls, images: LabelledImages, count: int | None = None) -> ImagesAbout:
-        """What a record says of ``images``; ``count`` of them, if some were unreadable."""
-        return cls(images.spec, images.split, len(images) if count is None else count, images.fingerprint)
 
 
 def check_array(what: str, values: Array, shape: tuple[int, ...], low: float = -np.inf, high: float = np.inf) -> None:

@@ -41,7 +41,8 @@ from ..store.distilled import DistilledSet
 from ..store.files import check_writable
 from ..store.layout import check_named_once
 from ..store.records import Count, Meta, Share
-from .base import Analysis, EncoderAbout, ImagesAbout
+from ..store.run_record import ImagesRecord
+from .base import Analysis, EncoderAbout
 from .groups import group_names, read_groups
 from .statistics import Correlation, rank_agreement
 
@@ -408,7 +409,7 @@ class BiasReport(Analysis):
     entries: tuple[BiasEntry, ...]
     class_names: tuple[str, ...]
     usual: tuple[Usual, ...]
-    images: ImagesAbout
+    images: ImagesRecord
     protocol: BiasProtocol
     version: str
 
@@ -647,7 +648,7 @@ def bias(
         tuple(entries),
         class_names,
         _usual(train, backgrounds[0]),
-        ImagesAbout.of(test),
+        ImagesRecord.of(test),
         BiasProtocol(probe, seeds, views, tuple(attributes)),
         __version__,
     )

@@ -26,7 +26,7 @@ from ..show.tables import Table
 from ..store.files import cannot_write, check_writable, whole_folder, without_traces
 from ..store.layout import unique_names
 from ..store.records import Count, write_record
-from .base import ImagesAbout
+from ..store.run_record import ImagesRecord
 
 NOTE = "Synthetic data made by probedistill compose: foregrounds pasted on backgrounds, not photographs of scenes."
 _SIDE_SHARE = (0.5, 0.75)  # of the foreground in the picture's side
@@ -59,8 +59,8 @@ class Composed(Result):
     settings: ComposeConfig
     usual_background: dict[str, str]
     images: dict[str, dict[str, Count]]
-    foregrounds: tuple[ImagesAbout, ...]
-    backgrounds: tuple[ImagesAbout, ...]
+    foregrounds: tuple[ImagesRecord, ...]
+    backgrounds: tuple[ImagesRecord, ...]
 
     def tables(self) -> list[Table]:
         """The number of images of each group."""
@@ -272,6 +272,6 @@ def _composed(
         settings=config,
         usual_background=dict(zip(class_names, background_names, strict=True)),
         images=counts,
-        foregrounds=tuple(map(ImagesAbout.of, front)),
-        backgrounds=tuple(map(ImagesAbout.of, back)),
+        foregrounds=tuple(map(ImagesRecord.of, front)),
+        backgrounds=tuple(map(ImagesRecord.of, back)),
     )

@@ -27,7 +27,8 @@ from ..show.figures import COLOURS, Bars, Figure, Plane, Points
 from ..show.tables import Table, number
 from ..store.distilled import DistilledSet
 from ..store.records import Count, Share
-from .base import Analysis, Array, EncoderAbout, ImagesAbout, check_array
+from ..store.run_record import ImagesRecord
+from .base import Analysis, Array, EncoderAbout, check_array
 
 DRAWN_CLASSES = 10
 DRAWN_IMAGES = 2000
@@ -358,7 +359,7 @@ class Geometry(Analysis):
 
     encoder: EncoderAbout
     run: MadeBy
-    images: ImagesAbout
+    images: ImagesRecord
     k: Count
     classes: tuple[ClassGeometry, ...]
     tests: dict[str, ClassTest]
@@ -539,7 +540,7 @@ def geometry(
     return Geometry(
         EncoderAbout.of(encoder),
         MadeBy(distilled.run.method, source.name if source else None),
-        ImagesAbout.of(train, len(bank)),
+        ImagesRecord.of(train, len(bank)),
         k,
         of_classes,
         {name: class_test(values, seed=seed) for name, values in quantiles.items()},

@@ -13,7 +13,8 @@ from ..errors import UserError
 from ..show.figures import Figure, HeatMap
 from ..show.tables import Table, percent
 from ..store.records import Count, Share
-from .base import Analysis, Array, EncoderAbout, ImagesAbout, check_array
+from ..store.run_record import ImagesRecord
+from .base import Analysis, Array, EncoderAbout, check_array
 
 FORMAT = 2
 """Part of every cell's key: cells of another format are scored again."""
@@ -58,8 +59,8 @@ class Source:
 class RealImages:
     """The real images behind a matrix: of the baselines, and those that every probe is tested on."""
 
-    train: ImagesAbout
-    test: ImagesAbout
+    train: ImagesRecord
+    test: ImagesRecord
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,8 @@ from ..store.files import check_writable
 from ..store.layout import check_named_once
 from ..store.locks import PATIENCE, claimed
 from ..store.records import read_record
-from .base import EncoderAbout, ImagesAbout
+from ..store.run_record import ImagesRecord
+from .base import EncoderAbout
 from .matrix import FORMAT, RANDOM_INHERITED, ROWS, RealImages, Scores, Source, TransferMatrix
 
 if TYPE_CHECKING:
@@ -450,7 +451,7 @@ class _Bench:
             images_per_class=self.images_per_class,
             protocol=self.config,
             augment=self.augment,
-            images=RealImages(ImagesAbout.of(self.train), ImagesAbout.of(self.test)),
+            images=RealImages(ImagesRecord.of(self.train), ImagesRecord.of(self.test)),
             versions={
                 "probedistill": __version__, "python": platform.python_version(), "torch": str(torch.__version__),
             },

@@ -477,7 +477,7 @@ def _describe(config: DistillConfig, encoders: list[Encoder], train: LabelledIma
             )
             for encoder, weight in zip(encoders, weights, strict=True)
         ),
-        images=ImagesRecord(spec=train.spec, split=train.split, count=len(train), fingerprint=train.fingerprint),
+        images=ImagesRecord.of(train),
         class_names=tuple(train.class_names),
         versions={
             "probedistill": __version__,

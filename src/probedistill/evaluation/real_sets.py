@@ -70,7 +70,7 @@ def real_set(
                 precision=encoder.precision,
             ),
         ),
-        images=ImagesRecord(spec=train.spec, split=train.split, count=len(train), fingerprint=train.fingerprint),
+        images=ImagesRecord.of(train),
         class_names=tuple(train.class_names),
         versions={"probedistill": __version__},
         device=str(encoder.device),

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from ..config import DistillConfig, Precision
+from ..images.labelled import LabelledImages
 from .layout import PROGRESS, RUN
 from .records import Count, Share, read_record, record_bytes, write_record
 
@@ -40,9 +41,9 @@ class EncoderRecord:
         return f"{self.name} at {self.input_size} px"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class ImagesRecord:
-    """The real images that a set was distilled from.
+    """Real images, as records name them.
 
     Attributes:
         spec: Where they are, as on the command line.
@@ -55,6 +56,11 @@ class ImagesRecord:
     split: str
     count: Count
     fingerprint: str
+
+    @classmethod
+    def of(cls, images: LabelledImages, count: int | None = None) -> ImagesRecord:
+        """What a record says of ``images``; ``count`` of them, if some were unreadable."""
+        return cls(images.spec, images.split, len(images) if count is None else count, images.fingerprint)
 
 
 @dataclass(frozen=True, kw_only=True)
