@@ -28,6 +28,7 @@ from .evaluation.protocol import evaluate
 from .evaluation.result import Evaluation
 from .features.bank import FeatureBank
 from .features.extract import extract_features
+from .features.statistics import ClassStatistics, class_statistics, load_statistics, merge_statistics
 from .images.decode import UnreadableImageError
 from .images.labelled import LabelledImages
 from .images.splits import load_images, load_splits
@@ -52,6 +53,7 @@ __all__ = [
     "Canvas",
     "Composed",
     "CanvasConfig",
+    "ClassStatistics",
     "DistillConfig",
     "DistilledSet",
     "Distiller",
@@ -82,6 +84,7 @@ __all__ = [
     "__version__",
     "align",
     "bias",
+    "class_statistics",
     "compose",
     "distill",
     "encoder_config",
@@ -92,7 +95,9 @@ __all__ = [
     "load_encoder",
     "load_images",
     "load_splits",
+    "load_statistics",
     "load_transfer",
+    "merge_statistics",
     "score_probe",
     "transfer",
     "watch",

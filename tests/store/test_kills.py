@@ -37,6 +37,7 @@ COMMANDS = {
     "bias": ["bias", "{out}/run", "--encoders", TINY, *PHOTOS, "--groups", "{out}/groups.csv", "--seeds", "1",
              "--views", "2", "--cache", "{cache}", "--no-progress", "--out", "{out}/bias"],
     "features": ["features", *PHOTOS, "--encoder", TINY, "--cache", "{out}/cache", "--no-progress"],
+    "stats": ["stats", *MADE, "--out", "{out}/photos.stats"],
 }  # fmt: skip
 TIMES = {"seconds", "created", "date", "time"}
 

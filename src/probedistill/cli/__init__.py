@@ -17,7 +17,7 @@ from ..errors import LostProcessError, NonFiniteLossError, UserError
 from ..machine.memory import keep_freed_memory
 from ..machine.signals import Interrupted
 from ..text import printable
-from . import accept, bias, datasets, export, inspect_spaces, labels, report, runs, runs_table, transfer  # noqa: F401  registers them
+from . import accept, bias, datasets, export, inspect_spaces, labels, report, runs, runs_table, statistics, transfer  # noqa: F401  registers them
 from .app import app
 
 

@@ -93,6 +93,31 @@ def load_splits(config: str | ImagesConfig, *, progress: bool = True) -> tuple[L
     return train, _matching_test(source, train, testing, wanted)
 
 
+def load_training(
+    config: str | ImagesConfig, *, everything: bool = False, min_classes: int = 1, progress: bool = True
+) -> LabelledImages:
+    """Find the training images alone, as `load_splits` does, but also of few classes with few images.
+
+    Args:
+        config: Spec string or configuration.
+        everything: Hold nothing out where the source has no test split.
+        min_classes: Least number of classes.
+        progress: Show a progress bar if reading the images takes more than two seconds.
+
+    Raises:
+        UserError: As for `load_images`; also when a class is too small to hold an image out.
+    """
+    config, wanted = _settle(config, None, {}, min_classes)
+    source = _opened(config, progress)
+    training = _training_split(source, config.split)
+    testing = config.test_split or _pick([name for name in source.splits if name != training], TESTING)
+    held_out = testing is None and not everything
+    images = source.load(training, wanted)
+    check_class_names(images.class_names, images.spec)
+    _check_enough(images, 3 if held_out else 1, chosen=wanted is not None, held_out=held_out, min_classes=min_classes)
+    return _hold_out(images, config.holdout)[0] if held_out else images
+
+
 def _matching_test(
     source: Source, train: LabelledImages, testing: str, wanted: tuple[str, ...] | None
 ) -> LabelledImages:
@@ -118,7 +143,7 @@ def named_classes(config: ImagesConfig) -> tuple[str, ...] | None:
 
 
 def _settle(
-    spec_or_config: str | ImagesConfig, classes: Sequence[str] | None, options: Mapping[str, Any]
+    spec_or_config: str | ImagesConfig, classes: Sequence[str] | None, options: Mapping[str, Any], min_classes: int = 2
 ) -> tuple[ImagesConfig, tuple[str, ...] | None]:
     """Return the checked configuration and the class names asked for, with @FILE read."""
     if isinstance(spec_or_config, str):
@@ -136,8 +161,8 @@ def _settle(
         wanted += _names_in_file(Path(entry[1:])) if entry.startswith("@") else [re.sub(r"^\\(?=\\*@)", "", entry)]
     wanted = list(composed(wanted))
     check_classes(wanted, (), CLASSES_ARGUMENT, config.images, absent_ok=True)
-    if len(wanted) < 2:
-        raise UserError(f"classes {entries} name {len(wanted)} class; name at least 2")
+    if len(wanted) < min_classes:
+        raise UserError(f"classes {entries} name {len(wanted)} class; name at least {min_classes}")
     return config, tuple(wanted)
 
 
@@ -161,12 +186,14 @@ def _opened(config: ImagesConfig, progress: bool) -> Source:
     return source
 
 
-def _check_enough(images: LabelledImages, least: int, *, chosen: bool, held_out: bool = False) -> None:
+def _check_enough(
+    images: LabelledImages, least: int, *, chosen: bool, held_out: bool = False, min_classes: int = 2
+) -> None:
     where = f"{images.spec} (split {images.split!r})"
-    if len(images.class_names) < 2:
+    if len(images.class_names) < min_classes:
         found = ", ".join(map(repr, images.class_names)) or "none"
         hint = "name more in --classes" if chosen else "add images of another class"
-        raise UserError(f"images {where} have fewer than 2 classes ({found}); {hint}")
+        raise UserError(f"images {where} have fewer than {min_classes} classes ({found}); {hint}")
     counts = images.counts()
     small = np.flatnonzero(counts < least)
     if len(small):

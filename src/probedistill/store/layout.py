@@ -28,6 +28,8 @@ The **cache** ($PROBEDISTILL_CACHE) keeps features::
       shard-00000.safetensors …      features of some images
     CACHE/views/ENCODER-DIGEST.safetensors   features of augmented views that probes are fitted on
 
+**Statistics**, written by ``stats``: one file ``NAME.stats`` (`ClassStatistics.save` has its content).
+
 **Composed data**, written by ``compose``::
 
     OUT/train/CLASS/…, OUT/test/CLASS/…      pictures

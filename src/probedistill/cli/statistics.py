@@ -1,0 +1,127 @@
+"""stats: sums of features that stand for images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..config import AugmentConfig, EncoderConfig, ImagesConfig
+from ..errors import UserError
+from .app import EncoderOptions, Images, command, show
+
+if TYPE_CHECKING:
+    from ..features.statistics import ClassStatistics
+    from ..show.tables import Table
+
+
+@command(ImagesConfig, EncoderConfig)
+def stats(
+    files: list[Path] | None = None,
+    /,
+    images: Images | None = None,
+    encoder: EncoderOptions | None = None,
+    *,
+    out: Path | None = None,
+    name: str | None = None,
+    real_views: int = 0,
+    augment: AugmentConfig | None = None,
+    all_images: bool = False,
+    second_moments: bool = True,
+    union: bool = False,
+    seed: int = 0,
+    cache: Path | None = None,
+    progress: bool = True,
+) -> None:
+    """Write what images say about their classes as sums of features, without any image; merge such files; show one.
+
+    Make:  probedistill stats --images folder:photos --encoder efficientnet_lite0@112 --out a.stats
+
+    Merge: probedistill stats a.stats b.stats --out all.stats
+
+    Show:  probedistill stats all.stats
+
+    A file holds the count, the sum and the sum of squares of the features of each class, and the products of every two
+    features over all classes: 6.8 MB for 10 classes and 1,280 features. Several parties' files, merged, are those of
+    their pooled images, and distill --stats distils from them. Sums are not anonymous by themselves: those of a single
+    image are its features.
+
+    The images are those that distill trains on: where a source has no test split, a part stays out for testing.
+
+    Parameters
+    ----------
+    files:
+        Files to merge or to show, in place of --images.
+    out:
+        File to write.
+    name:
+        What others read of whose images these are. Default: the name of OUT without its suffix.
+    real_views:
+        Augmented views of each image, whose mean is its feature; 0: its centre crop.
+    all_images:
+        Hold no image out for testing.
+    second_moments:
+        Sum squares and products too; --no-second-moments writes counts and sums alone, which sfm needs no more than.
+    union:
+        Merge files of different classes: all classes of all files.
+    seed:
+        Seed of the views.
+    cache:
+        Folder of feature banks; default: $PROBEDISTILL_CACHE or ~/.cache/probedistill.
+    progress:
+        Show progress bars.
+    """
+    from ..features.statistics import class_statistics, load_statistics
+    from ..features.store import FeatureStore
+
+    if files:
+        if images is not None or encoder is not None:
+            raise UserError("files are for merging and showing; leave them out, or leave --images and --encoder out")
+        if len(files) > 1 and out is None:
+            raise UserError(f"{len(files)} files to merge, and out is missing; add --out FILE")
+        _write(load_statistics(files, union=union), out)
+        return
+    if images is None or encoder is None or out is None:
+        missing = "images" if images is None else "encoder" if encoder is None else "out"
+        raise UserError(f"{missing} is missing; give --images, --encoder and --out, or files to merge or show")
+    _check_out(out)
+    from ..encoders.load import load_encoder
+    from ..images.splits import load_training
+
+    train = load_training(images, everything=all_images, progress=progress)
+    found = class_statistics(
+        load_encoder(encoder), train, name=name or out.stem, views=real_views, augment=augment, seed=seed,
+        second_moments=second_moments, features=FeatureStore(cache, images.strict, progress),
+    )  # fmt: skip
+    _write(found, out)
+
+
+def _write(found: ClassStatistics, out: Path | None) -> None:
+    if out is not None:
+        _check_out(out)
+        found.save(out)
+    show(_table(found))
+    about = found.about
+    views = f"{about.views} views of each image" if about.views else "centre crops"
+    show(f"{found.total:,.0f} images of {len(about.parts)} part{'s' * (len(about.parts) != 1)}, {views}, "
+         f"features of {about.encoder}")  # fmt: skip
+    if bool((found.counts == 1).any()):
+        first = found.class_names[int((found.counts == 1).nonzero()[0])]
+        show(f"class {first!r} has one image: its sum is that image's feature, which says what is on it")
+    if out is not None:
+        show(f"statistics: {out} ({out.stat().st_size:,} bytes)")
+
+
+def _table(found: ClassStatistics) -> Table:
+    from ..show.tables import Table
+
+    rows = tuple((name, f"{count:,.0f}") for name, count in zip(found.class_names, found.counts.tolist(), strict=True))
+    parts = ", ".join(f"{'without ' * part.removed}{part.name} ({part.count:,})" for part in found.about.parts)
+    return Table("Statistics of features", ("class", "images"), rows, caption=f"parts: {parts}")
+
+
+def _check_out(out: Path) -> None:
+    from ..store.files import check_writable
+
+    if out.is_dir():
+        raise UserError(f"out {str(out)!r} is a folder; give the name of a file, such as {str(out / 'all.stats')!r}")
+    check_writable(out.parent)

@@ -1,0 +1,542 @@
+"""What a set of features says about its classes in sums alone: counts, means and second moments, without any image.
+
+Sums of several parties add up to those of all their images, so nobody has to hand over a photo. A file of them is
+made by `class_statistics`, merged with ``+`` and taken out again with ``-``; `RealMoments` distils from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, reduce
+from operator import add
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+import torch
+from msgspec import Meta
+from torch import Tensor
+
+from .._version import __version__
+from ..config import AugmentConfig
+from ..errors import UserError, first_line
+from ..machine.progress import ProgressBar
+from ..store.layout import check_class_names
+from ..store.records import Count, as_plain, from_plain
+from ..store.run_record import EncoderRecord
+from ..store.tensors import TornFileError, load_tensors, save_tensors
+from .bank import FeatureBank
+from .store import FeatureStore
+
+if TYPE_CHECKING:
+    from ..encoders.encoder import Encoder
+    from ..images.labelled import LabelledImages
+
+FORMAT = 1
+"""Version of the file."""
+_KIND = "statistics"
+_BLOCK = 4_096  # rows that are summed at a time: 40 MB in float64 for 1,280 features
+_ROUNDING = 1e-6  # of a difference between two sums that should be equal
+
+
+@dataclass(frozen=True)
+class PartRecord:
+    """Whose images are in the sums.
+
+    Attributes:
+        name: What the party calls them.
+        images: Fingerprint of the images: the same images are not counted twice.
+        count: Number of images.
+        made_by: Version of probedistill.
+        removed: Whether they were taken out of sums that did not name them.
+    """
+
+    name: str
+    images: str
+    count: Count
+    made_by: str
+    removed: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatisticsRecord:
+    """What the sums are of. Two files are merged if all but `class_names` and `parts` is equal.
+
+    Attributes:
+        encoder: The encoder of the features.
+        views: Augmented views of each image, of which the image's feature is the mean; 0: the centre crop.
+        augment: How the views were drawn; ``None`` without views.
+        class_names: C names.
+        parts: Whose images are in the sums.
+        dropped: Classes that were dropped from the sums; the correlations between features still know of them.
+    """
+
+    encoder: EncoderRecord
+    views: Annotated[int, Meta(ge=0)]
+    augment: AugmentConfig | None
+    class_names: tuple[str, ...]
+    parts: tuple[PartRecord, ...]
+    dropped: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class ClassStatistics:
+    """Counts, sums and second moments of the features of each class, in float64; see `StatisticsRecord` for whose.
+
+    An image with V augmented views counts once: its sums are those of its views, divided by V.
+
+    >>> pooled = ClassStatistics.load("a.stats") + ClassStatistics.load("b.stats")  # doctest: +SKIP
+
+    Attributes:
+        about: What the sums are of.
+        counts: (C,) number of images of each class.
+        sums: (C, d) sum of the features of each class.
+        squares: (C, d) sum of the squares of each feature in each class, or ``None``.
+        products: (d, d) sum over all classes of the products of every two features, or ``None``.
+    """
+
+    about: StatisticsRecord
+    counts: Tensor
+    sums: Tensor
+    squares: Tensor | None = None
+    products: Tensor | None = None
+
+    # ---- making, reading and writing
+
+    @classmethod
+    def of_bank(
+        cls,
+        bank: FeatureBank,
+        encoder: EncoderRecord,
+        part: PartRecord,
+        *,
+        second_moments: bool = True,
+        progress: bool = False,
+    ) -> ClassStatistics:
+        """The statistics of a bank's augmented views, or of its centre crops if it has none.
+
+        Args:
+            bank: Features of real images.
+            encoder: The encoder that they are of.
+            part: Whose images they are.
+            second_moments: Sum squares and products, too; only means can be had without.
+            progress: Show a progress bar if that takes more than two seconds.
+        """
+        augment = bank.manifest.augment if bank.manifest is not None else None
+        about = StatisticsRecord(
+            encoder=encoder, views=bank.num_views, augment=augment, class_names=bank.class_names, parts=(part,)
+        )
+        shape, weight = (bank.num_classes, bank.dim), 1 / max(bank.num_views, 1)
+        sums, squares = torch.zeros(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.float64)
+        products = torch.zeros(bank.dim, bank.dim, dtype=torch.float64)
+        rows = len(bank) * max(bank.num_views, 1)
+        with ProgressBar("sums", rows, enabled=progress) as bar:
+            for block, labels in bank.blocks(size=_BLOCK):
+                features = block.double()
+                sums.index_add_(0, labels, features)
+                if second_moments:
+                    squares.index_add_(0, labels, features.square())
+                    products.addmm_(features.T, features)
+                bar.advance(len(labels))
+        counts = torch.bincount(bank.labels, minlength=bank.num_classes).double()
+        if not second_moments:
+            return cls(about, counts, weight * sums)
+        return cls(about, counts, weight * sums, weight * squares, weight * _mirrored(products))
+
+    @classmethod
+    def load(cls, path: Path | str) -> ClassStatistics:
+        """Read what `save` wrote.
+
+        Raises:
+            UserError: No such file, a damaged one, or one of a newer version.
+        """
+        path, hint = Path(path), "make it again or restore it"
+        called = f"statistics file {str(path)!r}"
+        if not path.is_file():
+            raise UserError(f"{called} is not there; make it with probedistill stats")
+        try:
+            tensors, metadata = load_tensors(path)
+            if metadata.get("kind") != _KIND:
+                raise UserError(f"{called} holds no statistics; give a file of probedistill stats")
+            if isinstance(metadata.get("format"), int) and metadata["format"] > FORMAT:
+                raise UserError(
+                    f"{called} has format {metadata['format']}, this version reads {FORMAT}; update probedistill"
+                )
+            return cls._checked(from_plain(metadata["about"], StatisticsRecord), tensors)
+        except UserError:
+            raise
+        except (TornFileError, msgspec.ValidationError, KeyError, ValueError, AttributeError) as error:
+            raise UserError(f"{called} is damaged ({first_line(error)}); {hint}") from error
+
+    @classmethod
+    def _checked(cls, about: StatisticsRecord, tensors: dict[str, Tensor]) -> ClassStatistics:
+        """The statistics in a file.
+
+        Raises:
+            ValueError: The tensors are not what the record says, or cannot be moments of any features.
+        """
+        classes, dim = len(about.class_names), about.encoder.dim
+        shapes = {"counts": (classes,), "sums": (classes, dim)}
+        if "squares" in tensors or "products" in tensors:
+            shapes |= {"squares": (classes, dim), "products": (dim * (dim + 1) // 2,)}
+        for name, shape in shapes.items():
+            one = tensors[name]
+            if one.shape != shape or one.dtype != torch.float64 or not bool(one.isfinite().all()):
+                raise ValueError(f"{name} are not finite float64 numbers of shape {shape}")
+        if len(set(about.class_names)) != classes or not classes:
+            raise ValueError("class names are not all different")
+        check_class_names(about.class_names, "the statistics")
+        squares = tensors.get("squares")
+        products = None if squares is None else _unpacked(tensors["products"], dim)
+        found = cls(about, tensors["counts"], tensors["sums"], squares, products)
+        if not found._are_moments():
+            raise ValueError("no features have such sums")
+        return found
+
+    def _are_moments(self) -> bool:
+        """Whether there may be features that have these sums."""
+        if bool((self.counts < 0).any()) or bool(self.sums[self.counts == 0].any()):
+            return False
+        if self.squares is None or self.products is None:
+            return True
+        room = _ROUNDING * self.squares.sum()
+        diagonal = self.products.diagonal()
+        fits = (self.sums.square() <= self.counts[:, None] * (self.squares + room)).all()  # Cauchy and Schwarz
+        same = ((self.squares.sum(dim=0) - diagonal).abs() <= room).all()
+        return bool(fits & same & (self.squares >= 0).all())
+
+    def save(self, path: Path | str) -> None:
+        """Write the statistics, whole or not at all: a safetensors file with a digest of its content.
+
+        The file holds counts (C,), sums (C, d), squares (C, d) and the upper triangle of the products, row by row, all
+        float64: 8 · (C + 2 C d + d (d + 1) / 2) bytes, which is 6.8 MB for 10 classes and 1,280 features.
+
+        Raises:
+            UserError: It cannot be written.
+        """
+        tensors = {"counts": self.counts, "sums": self.sums}
+        if self.squares is not None and self.products is not None:
+            tensors |= {"squares": self.squares, "products": _packed(self.products)}
+        save_tensors(Path(path), tensors, {"kind": _KIND, "format": FORMAT, "about": as_plain(self.about)})
+
+    # ---- what they are
+
+    def __repr__(self) -> str:
+        what = "" if self.products is not None else ", means alone"
+        return (
+            f"ClassStatistics({self.total:,.0f} images of {len(self.class_names)} classes, "
+            f"{self.about.encoder.name}, d = {self.dim}{what})"
+        )
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """C names."""
+        return self.about.class_names
+
+    @property
+    def dim(self) -> int:
+        """Number of features d."""
+        return self.sums.shape[1]
+
+    @property
+    def total(self) -> float:
+        """Number of images of all classes."""
+        return float(self.counts.sum())
+
+    def means(self) -> Tensor:
+        """(C, d) mean feature of each class; NaN for a class without images."""
+        return self.sums / self.counts[:, None]
+
+    @cached_property
+    def centre(self) -> Tensor:
+        """(d,) mean of the means of the classes that have images, which centring takes from every feature."""
+        return self.means()[self.counts > 0].mean(dim=0)
+
+    def variances(self) -> Tensor:
+        """(C, d) variance of each feature within each class, 0 or more.
+
+        Raises:
+            UserError: The statistics hold no second moments.
+        """
+        squares, _ = self.second_moments()
+        return (squares / self.counts[:, None] - self.means().square()).clamp(min=0)
+
+    def covariance(self) -> Tensor:
+        """(d, d) covariance of the features within their classes, shared by all classes, with N in the denominator.
+
+        Raises:
+            UserError: The statistics hold no second moments.
+        """
+        _, products = self.second_moments()
+        means = self.means()[self.counts > 0]
+        between = means.T @ (self.counts[self.counts > 0, None] * means)
+        return (products - between) / self.counts.sum()
+
+    def spread(self) -> float:
+        """Mean squared distance of an image's feature from `centre`, every class with the same weight.
+
+        Raises:
+            UserError: The statistics hold no second moments.
+        """
+        there = self.counts > 0
+        within = self.variances()[there].sum(dim=1)
+        return float((within + (self.means()[there] - self.centre).square().sum(dim=1)).mean())
+
+    def second_moments(self) -> tuple[Tensor, Tensor]:
+        """Squares (C, d) and products (d, d).
+
+        Raises:
+            UserError: The statistics hold none.
+        """
+        if self.squares is None or self.products is None:
+            raise UserError(
+                f"the statistics {self._label} hold counts and sums alone; make them with second moments, or use a "
+                "method that needs class means alone, such as sfm"
+            )
+        return self.squares, self.products
+
+    def check_encoder(self, encoder: Encoder) -> None:
+        """Raise `UserError` unless these are statistics of an encoder's features."""
+        mine = self.about.encoder
+        if (mine.fingerprint, mine.precision) != (encoder.fingerprint, encoder.precision):
+            raise UserError(
+                f"the statistics {self._label} are of encoder {_of(mine)}, not of {encoder.name!r} "
+                f"({encoder.fingerprint[:12]}, {encoder.precision}); name that encoder, or make them with this one"
+            )
+
+    @property
+    def _label(self) -> str:
+        """What errors call them."""
+        first = self.about.parts[0].name if self.about.parts else "without a part"
+        return repr(first if len(self.about.parts) < 2 else f"{first} and {len(self.about.parts) - 1} more")
+
+    # ---- putting together and taking apart
+
+    def __add__(self, other: ClassStatistics) -> ClassStatistics:
+        """The statistics of both parties' images, of the same classes.
+
+        Raises:
+            UserError: They do not fit together; the line says in what.
+        """
+        self._check_fits(other)
+        return self._combined(other, 1, _joined_parts(self.about.parts, other.about.parts))
+
+    def __sub__(self, other: ClassStatistics) -> ClassStatistics:
+        """The statistics without another's images, which must be among them.
+
+        Raises:
+            UserError: They do not fit together, or the other's images cannot all be among these.
+        """
+        self._check_fits(other)
+        for name, mine, less in zip(self.class_names, self.counts.tolist(), other.counts.tolist(), strict=True):
+            if less > mine:
+                raise UserError(
+                    f"the statistics {other._label} are no part of {self._label}: class {name!r} has {less:.0f} images "
+                    f"there and {mine:.0f} here; take out what was put in"
+                )
+        left = self._combined(other, -1, _remaining_parts(self.about.parts, other.about.parts))
+        if not left._are_moments():
+            raise UserError(f"the statistics {other._label} are no part of {self._label}; take out what was put in")
+        return left
+
+    def _combined(self, other: ClassStatistics, sign: int, parts: tuple[PartRecord, ...]) -> ClassStatistics:
+        counts = self.counts + sign * other.counts
+        there = (counts > 0).double()[:, None]  # what is left of a class without images is rounding
+        sums, squares, products = there * (self.sums + sign * other.sums), None, None
+        if self.squares is not None and other.squares is not None:
+            squares = (there * (self.squares + sign * other.squares)).clamp(min=0)
+        if self.products is not None and other.products is not None:
+            products = self.products + sign * other.products
+        dropped = tuple(dict.fromkeys((*self.about.dropped, *other.about.dropped)))
+        return ClassStatistics(replace(self.about, parts=parts, dropped=dropped), counts, sums, squares, products)
+
+    def _check_fits(self, other: ClassStatistics) -> None:
+        """Refuse statistics that were made in another way or are of other classes."""
+        mine, its, pair = self.about, other.about, f"statistics {self._label} and {other._label}"
+        if (mine.encoder.fingerprint, mine.encoder.precision) != (its.encoder.fingerprint, its.encoder.precision):
+            raise UserError(
+                f"{pair} are of other encoders ({_of(mine.encoder)} and {_of(its.encoder)}); make both with one"
+            )
+        if (mine.views, mine.augment) != (its.views, its.augment):
+            raise UserError(
+                f"{pair} are of other views ({_views(mine)} and {_views(its)}); make both with the same --real-views "
+                "and --augment"
+            )
+        if mine.class_names != its.class_names:
+            strangers = [name for name in (*mine.class_names, *its.class_names) if self._is_in_one(name, other)]
+            which = f"{strangers[0]!r} is in one alone" if strangers else "in another order"
+            raise UserError(f"{pair} are of other classes ({which}); add --union to merge the classes of both")
+        if (self.products is None) != (other.products is None):
+            without = self if self.products is None else other
+            raise UserError(
+                f"{pair}: {without._label} holds no second moments; make both with them, or both with "
+                "--no-second-moments"
+            )
+
+    def _is_in_one(self, name: str, other: ClassStatistics) -> bool:
+        return (name in self.class_names) != (name in other.class_names)
+
+    def with_classes(self, class_names: Sequence[str]) -> ClassStatistics:
+        """The statistics of these classes in this order; a class that is not here has no images.
+
+        A class that is left out takes its counts, sums and squares with it exactly, and its part of the products as if
+        its features were correlated as those of all classes are: products are of all classes together. `about.dropped`
+        names it then.
+        """
+        names = tuple(class_names)
+        if names == self.class_names:
+            return self
+        place = {name: number for number, name in enumerate(self.class_names)}
+        known = [(new, place[name]) for new, name in enumerate(names) if name in place]
+        lost = [name for number, name in enumerate(self.class_names) if name not in names and self.counts[number] > 0]
+
+        def chosen(rows: Tensor) -> Tensor:
+            result = rows.new_zeros(len(names), *rows.shape[1:])
+            for new, old in known:
+                result[new] = rows[old]
+            return result
+
+        about = replace(self.about, class_names=names, dropped=tuple(dict.fromkeys((*self.about.dropped, *lost))))
+        squares = None if self.squares is None else chosen(self.squares)
+        left = ClassStatistics(about, chosen(self.counts), chosen(self.sums), squares, self.products)
+        return left if not lost or squares is None else replace(left, products=self._products_of(left))
+
+    def _products_of(self, left: ClassStatistics) -> Tensor:
+        """Products of some of the classes: their own means and variances with the correlations of all classes."""
+        of_all, of_left = self._within(), left._within()
+        scale = torch.where(of_all > 0, (of_left / of_all.clamp(min=1e-300)).sqrt(), 0)
+        means = left.means().nan_to_num()
+        within = self.counts.sum() * self.covariance() * scale * scale[:, None]
+        within.diagonal().copy_(of_left)
+        return _mirrored(within + means.T @ (left.counts[:, None] * means))
+
+    def _within(self) -> Tensor:
+        """(d,) squared deviations of all features from the mean of their class, summed."""
+        return (self.counts[:, None] * self.variances()).nan_to_num().sum(dim=0)
+
+
+def merge_statistics(parts: Iterable[ClassStatistics], *, union: bool = False) -> ClassStatistics:
+    """The statistics of the images of all parties.
+
+    Args:
+        parts: At least one.
+        union: Merge different classes: those of the first party in its order, then what each further one adds.
+
+    Raises:
+        UserError: They do not fit together, or the same images come twice.
+    """
+    parts = list(parts)
+    if not parts:
+        raise UserError("statistics [] name none; give at least one file")
+    if union:
+        names = tuple(dict.fromkeys(name for part in parts for name in part.class_names))
+        parts = [part.with_classes(names) for part in parts]
+    return reduce(add, parts)
+
+
+def load_statistics(paths: Sequence[Path | str], *, union: bool = False) -> ClassStatistics:
+    """The merged statistics of some files; see `merge_statistics`."""
+    return merge_statistics([ClassStatistics.load(path) for path in paths], union=union)
+
+
+def class_statistics(
+    encoder: Encoder,
+    images: LabelledImages,
+    *,
+    name: str = "images",
+    views: int = 0,
+    augment: AugmentConfig | None = None,
+    seed: int = 0,
+    second_moments: bool = True,
+    cache: Path | str | None = None,
+    strict: bool = False,
+    progress: bool = True,
+    features: FeatureStore | None = None,
+) -> ClassStatistics:
+    """Compute what images say about their classes in sums alone; no image can be had back from many of them.
+
+    The sums of a class of one image are the feature of that image. Sums are no protection by themselves.
+
+    Args:
+        encoder: The frozen encoder.
+        images: Labelled images.
+        name: What the party calls them; others see it.
+        views: Augmented views of each image; 0: its centre crop.
+        augment: How views are drawn.
+        seed: Seed of the views.
+        second_moments: Sum the squares and products of features, too: `clp`, `lgm` and LDA need them, `sfm` does not.
+        cache: Folder of feature banks; default ``$PROBEDISTILL_CACHE`` or ``~/.cache/probedistill``.
+        strict: Raise on an unreadable image instead of leaving it out with a warning.
+        progress: Show progress bars.
+        features: Where features come from, in place of ``cache``, ``strict`` and ``progress``.
+
+    Raises:
+        UserError: As for `extract_features`.
+    """
+    check_class_names(images.class_names, repr(images.spec))
+    store = features or FeatureStore(cache, strict, progress)
+    bank = store.of(encoder, images, views=views, augment=augment or AugmentConfig(), seed=seed)
+    part = PartRecord(name, images.fingerprint, len(bank), f"probedistill {__version__}")
+    return ClassStatistics.of_bank(
+        bank, encoder_record(encoder), part, second_moments=second_moments, progress=store.progress
+    )
+
+
+def encoder_record(encoder: Encoder, weight: float = 1.0) -> EncoderRecord:
+    """What records say of an encoder."""
+    return EncoderRecord(
+        name=encoder.name, fingerprint=encoder.fingerprint, input_size=encoder.input_size, dim=encoder.dim,
+        precision=encoder.precision, weight=weight,
+    )  # fmt: skip
+
+
+def _joined_parts(ours: tuple[PartRecord, ...], theirs: tuple[PartRecord, ...]) -> tuple[PartRecord, ...]:
+    """The parts of both; one that was taken out and comes back is as if it had stayed."""
+    result = list(ours)
+    for part in theirs:
+        same = next((one for one in result if one.images == part.images), None)
+        if same is None:
+            result.append(part)
+        elif same.removed != part.removed:
+            result.remove(same)
+        else:
+            raise UserError(f"the images of {part.name!r} are in both statistics; every image counts once")
+    return tuple(result)
+
+
+def _remaining_parts(ours: tuple[PartRecord, ...], less: tuple[PartRecord, ...]) -> tuple[PartRecord, ...]:
+    """Our parts without theirs; what we did not name is named as removed."""
+    return _joined_parts(ours, tuple(replace(part, removed=not part.removed) for part in less))
+
+
+def _of(encoder: EncoderRecord) -> str:
+    return f"{encoder.name!r} ({encoder.fingerprint[:12]}, {encoder.precision})"
+
+
+def _views(about: StatisticsRecord) -> str:
+    if not about.views:
+        return "centre crops"
+    different: list[Any] = []
+    if about.augment is not None:
+        usual = AugmentConfig()
+        different = [f"{key} {value}" for key, value in vars(about.augment).items() if value != getattr(usual, key)]
+    return ", ".join([f"{about.views} views", *different])
+
+
+def _mirrored(square: Tensor) -> Tensor:
+    """The symmetric matrix of an upper triangle: products of rounding sums are nearly so."""
+    upper = square.triu()
+    return upper + upper.triu(1).T
+
+
+def _packed(square: Tensor) -> Tensor:
+    rows, columns = torch.triu_indices(*square.shape)
+    return square[rows, columns]
+
+
+def _unpacked(triangle: Tensor, dim: int) -> Tensor:
+    square = triangle.new_zeros(dim, dim)
+    rows, columns = torch.triu_indices(dim, dim)
+    square[rows, columns] = triangle
+    return square + square.triu(1).T
