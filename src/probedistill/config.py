@@ -33,7 +33,8 @@ MATRIX_BASELINES = ("random", "centroids", "full")
 SOFT_LABELS = ("none", "source", "learned")
 Config = TypeVar("Config", bound="DataclassInstance")
 MASKS = ("auto", "bright", "dark", "round")
-NO_EXTRAS = {"method_args": {}, "also": [], "encoder_weights": [], "soft_labels": "none", "keep_head": False}
+NO_EXTRAS = {"method_args": {}, "also": [], "encoder_weights": [], "soft_labels": "none", "keep_head": False,
+             "keep_stats": False}  # fmt: skip
 """Fields that a run's record leaves out where they ask for nothing."""
 
 
@@ -235,6 +236,9 @@ class DistillConfig:
     """Soft labels stored with the images: none, source (the real-data head's), learned (for the images as shipped)."""
     keep_head: bool = False
     """Store the head trained on all real features of the source encoder (classifier inheritance)."""
+    keep_stats: bool = False
+    """Keep the statistics of the real features in the run (docs/statistics.md): without the images, classes and data
+    can be added later and taken out again."""
     canvas: CanvasConfig = field(default_factory=CanvasConfig)
     """How synthetic images are parameterised."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)

@@ -12,7 +12,7 @@ import os
 import shutil
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from torch import Tensor
 
 from ..config import DistillConfig, EncoderConfig, ImagesConfig, without_none
 from ..errors import UserError
+from ..features.statistics import ClassStatistics
 from ..machine.processes import Processes
 from ..show import previews as evolution
 from ..store.distilled import DamagedImagesError, DistilledSet, rebuilt
@@ -48,9 +49,11 @@ from ..store.layout import (
     PREVIEW,
     PROGRESS,
     RUN,
+    STATISTICS,
     SUMS,
     TENSORS,
     checkpoint_file,
+    statistics_file,
 )
 from ..store.locks import claimed
 from ..store.records import as_plain, from_plain
@@ -122,8 +125,8 @@ class NoFolder:
     def save(self, run: RunRecord, distiller: Distiller, history: History) -> None:
         """Save the state of the run."""
 
-    def finish(self, distilled: DistilledSet) -> None:
-        """Write the set, and remove what only an unfinished run needs."""
+    def finish(self, distilled: DistilledSet, statistics: Sequence[ClassStatistics] = ()) -> None:
+        """Write the set and the statistics that it keeps, and remove what only an unfinished run needs."""
 
     def resumable(self) -> AbstractContextManager[None]:
         """Say of an error within the block that the run can go on."""
@@ -261,8 +264,11 @@ class RunFolder(NoFolder):
         for other in others[: max(0, at + 1 - _KEPT_CHECKPOINTS)] + others[at + 1 :]:  # later ones were torn
             other.unlink(missing_ok=True)
 
-    def finish(self, distilled: DistilledSet) -> None:
-        """Write the set; only once it is on the disk, remove what an unfinished run needs."""
+    def finish(self, distilled: DistilledSet, statistics: Sequence[ClassStatistics] = ()) -> None:
+        """Write the set and the statistics that it keeps; only then remove what an unfinished run needs."""
+        for number, one in enumerate(statistics):
+            encoder = one.about.encoder
+            one.save(self.path / statistics_file(number, encoder.name, encoder.input_size))
         distilled.save(self.path)
         self._remove_temporary()
 
@@ -346,7 +352,7 @@ def _is_of_a_run(folder: Path) -> bool:
 def _remove_results(folder: Path) -> None:
     for name in (IMAGES, EVOLUTION, "tensorboard"):
         remove_folder(folder / name)
-    for name in (TENSORS, SUMS, PREVIEW, PROGRESS, CONFIG, *BY_COMMANDS):
+    for name in (TENSORS, SUMS, PREVIEW, PROGRESS, CONFIG, STATISTICS, *BY_COMMANDS):
         for path in folder.glob(name):
             path.unlink()
     sync_folder(folder)

@@ -30,6 +30,7 @@ class DistillOptions(TypedDict, total=False):
     encoder_weights: list[float]
     soft_labels: Literal["none", "source", "learned"]
     keep_head: bool
+    keep_stats: bool
     canvas: CanvasConfig | dict[str, Any]
     augment: AugmentConfig | dict[str, Any] | Literal["none"]
     lgm: LGMConfig | dict[str, Any]

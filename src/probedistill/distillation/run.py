@@ -27,6 +27,7 @@ from ..encoders.named import encoder_config
 from ..encoders.pool import EncoderPool
 from ..errors import NonFiniteLossError, UserError
 from ..features.bank import FeatureBank
+from ..features.statistics import ClassStatistics, class_statistics
 from ..features.store import FeatureStore
 from ..images.labelled import LabelledImages
 from ..images.sources import check_outside
@@ -439,9 +440,21 @@ def _finish(session: _Session) -> DistilledSet:
             augment=config.augment, seed=config.seed,
         )  # fmt: skip
     if task.team.is_first:
-        session.folder.finish(distilled)
+        session.folder.finish(distilled, _kept_statistics(session) if config.keep_stats else [])
     task.team.wait()
     return distilled
+
+
+def _kept_statistics(session: _Session) -> list[ClassStatistics]:
+    """The statistics of each encoder's real features, which the run keeps."""
+    task, config, path = session.task, session.task.config, session.folder.path
+    return [
+        class_statistics(
+            encoder, task.train, name=path.name if path is not None else "images", views=config.real_view_count,
+            augment=config.augment, seed=config.seed, features=task.features,
+        )
+        for encoder in task.encoders
+    ]  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------------------

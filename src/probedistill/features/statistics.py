@@ -1,7 +1,7 @@
 """What a set of features says about its classes in sums alone: counts, means and second moments, without any image.
 
 Sums of several parties add up to those of all their images, so nobody has to hand over a photo. A file of them is
-made by `class_statistics`, merged with ``+`` and taken out again with ``-``; `RealMoments` distils from it.
+made by `class_statistics`, merged with ``+`` and taken out again with ``-``; `distill` works from it.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from .._version import __version__
 from ..config import AugmentConfig
 from ..errors import UserError, first_line
 from ..machine.progress import ProgressBar
-from ..store.layout import check_class_names
+from ..store.layout import check_class_names, statistics_file
 from ..store.records import Count, as_plain, from_plain
-from ..store.run_record import EncoderRecord
+from ..store.run_record import EncoderRecord, read_run
 from ..store.tensors import TornFileError, load_tensors, save_tensors
 from .bank import FeatureBank
 from .store import FeatureStore
@@ -438,6 +438,20 @@ def merge_statistics(parts: Iterable[ClassStatistics], *, union: bool = False) -
 def load_statistics(paths: Sequence[Path | str], *, union: bool = False) -> ClassStatistics:
     """The merged statistics of some files; see `merge_statistics`."""
     return merge_statistics([ClassStatistics.load(path) for path in paths], union=union)
+
+
+def statistics_of_run(folder: Path | str) -> list[ClassStatistics]:
+    """The statistics that a run keeps, in the order of its encoders.
+
+    Raises:
+        UserError: It keeps none, or they are damaged.
+    """
+    folder = Path(folder)
+    encoders = read_run(folder).encoders
+    paths = [folder / statistics_file(number, one.name, one.input_size) for number, one in enumerate(encoders)]
+    if not paths or not all(path.exists() for path in paths):
+        raise UserError(f"run {str(folder)!r} keeps no statistics; distil it again with --keep-stats")
+    return [ClassStatistics.load(path) for path in paths]
 
 
 def class_statistics(

@@ -11,6 +11,7 @@ A **run**, written by ``distill``. Commands that look at it leave their results 
                                      head.weight (C, d) and head.bias (C,), all float32
       SHA256SUMS                     a digest of each file above: what makes them one set
       config.yaml                    repeats the run: ``probedistill distill --config FILE --out FOLDER``
+      statistics-1-ENCODER-SIZEpx.stats   with keep_stats: what each encoder's real features say, in sums
       preview.png                    a grid of the images
       evolution/step-0000040.webp …  the images at step 0, at each preview and at the end
       progress.json                  while the run is under way: how far it is
@@ -65,6 +66,8 @@ CHECKPOINTS = "checkpoints"
 LOCK = ".lock"
 EVALUATIONS = "evaluation-*.json"
 """Every file of `scores_file`."""
+STATISTICS = "statistics-*.stats"
+"""Every file of `statistics_file`."""
 BY_COMMANDS = (EVALUATIONS, "geometry.*", "bias.*")
 """What other commands leave in the folder of a run."""
 
@@ -96,6 +99,11 @@ def sprite_file(step: int) -> str:
 def scores_file(encoder: Encoder) -> str:
     """Name of the file that keeps a set's scores on an encoder, in the folder of the set."""
     return f"evaluation-{safe_name(encoder.name)}-{encoder.input_size}px.json"
+
+
+def statistics_file(number: int, encoder: str, input_size: int) -> str:
+    """Name of the file that keeps the statistics of an encoder's real features; its number counts from 0."""
+    return f"statistics-{number + 1}-{safe_name(encoder)}-{input_size}px.stats"
 
 
 def image_files(labels: Sequence[int], class_names: Sequence[str], suffix: str) -> Iterator[str]:
