@@ -301,6 +301,29 @@ def test_unknown_encoders_come_with_the_nearest(refused, encoder, says):
     assert says in refused(encoder=encoder)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_misspelt_option_comes_with_the_nearest(run_cli, command):
+    arguments = app[command].assemble_argument_collection()
+    names = {name for a in arguments for name in a.names if a.name.startswith("--")}
+    options = {a.name for a in arguments if a.name in names and not a.children and len(a.name) > len("--k")}
+    for option in ["--quiet", *sorted(options)[::7]]:  # some of each command
+        if option[:-1] in names:
+            continue
+        error = run_cli(command, "folder", option[:-1], "1").error()
+        assert f"unknown option {option[:-1]!r}; did you mean {option}?" in error, command
+
+
+def test_a_misspelt_option_comes_before_the_one_that_is_missing(run_cli):
+    error = run_cli("distill", "--image", "folder:x", "--encoder", TINY).error()
+    assert error.endswith("unknown option '--image'; did you mean --images?")
+    assert "--help lists" in run_cli("runs", "--qqqqq").error()
+
+
+def test_an_encoder_of_timm_is_suggested_with_its_source(refused):
+    assert "did you mean 'timm:resnet18'" in refused(encoder="resnet18")
+
+
 def test_unknown_command_comes_with_the_nearest(run_cli):
     error = run_cli("distil", "--images", "folder:x").error()
     assert '"distil"' in error or "'distil'" in error
@@ -658,7 +681,7 @@ def test_what_is_missing_is_named(run_cli, arguments, message):
         (["--method", "clp", "--clp.real-per-class", -7], "clp.real_per_class -7 must be 0"),
         (["--method", "lgm", "--lgm.real-batch", -7], "lgm.real_batch -7 must be -1"),
         (["--timeout-seconds", -7], "timeout_seconds -7.0 must be more than 0"),
-        (["--augment.empty-scale"], "Unknown option"),
+        (["--augment.empty-scale"], "unknown option"),
     ],
 )
 def test_numbers_that_mean_nothing(refused, arguments, message):

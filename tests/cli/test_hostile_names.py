@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 
 from probedistill import DistilledSet
-from probedistill.cli import main
 from probedistill.cli.app import show
+from probedistill.cli.messages import shown_messages
 from probedistill.show.tables import Table
 
 CLEAR, TITLE, TURN = "\x1b[2J", "\x1b]0;owned\x07", "\u202e"
@@ -20,14 +22,8 @@ def test_an_error_shows_them(name, run_cli):
 
 
 def test_a_warning_shows_them(capsys):
-    import warnings
-
-    before = warnings.showwarning
-    try:
-        main(["--version"])
+    with shown_messages():
         warnings.warn(f"image {CLEAR} is damaged", UserWarning, stacklevel=1)
-    finally:
-        warnings.showwarning = before
     assert "image \\x1b[2J is damaged" in capsys.readouterr().err
 
 

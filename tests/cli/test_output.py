@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
+import logging
 import os
 import subprocess
 import sys
+import time
+import warnings
 
 import pytest
 
 from conftest import TESTS, TINY
+from helpers_images import make_image_folder
+from probedistill.cli import app, main
+from probedistill.machine import progress
 
 
 def run(*arguments: object, encoding: str = "utf-8") -> subprocess.CompletedProcess[bytes]:
@@ -35,6 +42,154 @@ def test_a_whole_run_on_an_ascii_stream(photos, tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert b"Traceback" not in done.stderr
+
+
+class Stream(io.TextIOWrapper):
+    """A strict stream of an encoding, as a terminal or as a file."""
+
+    def __init__(self, encoding: str, *, terminal: bool) -> None:
+        super().__init__(io.BytesIO(), encoding=encoding, errors="strict", write_through=True)
+        self.terminal = terminal
+
+    def isatty(self) -> bool:
+        return self.terminal
+
+    def written(self) -> bytes:
+        return self.buffer.getvalue()
+
+
+NAMES = ("Möwe → 鴎", "dog")
+EVERY_COMMAND = """
+encoders
+datasets
+datasets food
+features --config CONFIG --views 1
+distill --config CONFIG --out RUN --steps 3 --overwrite
+distill --config CONFIG --out OTHER --steps 3 --seed 1 --overwrite
+evaluate RUN --config CONFIG --views 2 --seeds 1 --full-views 0
+baseline --config CONFIG --views 2 --seeds 1 --full-views 0 --baselines random full
+baseline --config CONFIG --by-bytes --runs RUN
+transfer RUN OTHER --config CONFIG --encoders TINY --views 2 --seeds 1 --out WHERE/transfer
+label RUN --config CONFIG --keep-head
+export RUN --config CONFIG --out WHERE/small --bytes 9000 --overwrite
+align --config CONFIG --encoders TINY TINY@40 --k 2 --out WHERE/align
+geometry RUN --config CONFIG --k 2
+bias RUN --images folder:PHOTOS --groups GROUPS --encoders TINY --views 2 --seeds 1
+compose --out COMPOSED --foregrounds folder:PHOTOS --train-per-class 2 --test-per-group 2
+report RUN OTHER --out WHERE/report.html
+watch RUN
+runs WHERE
+info RUN
+accept RUN
+demo --images folder:PHOTOS --encoder TINY --input-size 32 --steps 2 --out DEMO
+evaluate OTHER --config CONFIG --probes rigde
+"""
+
+
+@pytest.fixture(scope="module")
+def where(tmp_path_factory) -> dict[str, str]:
+    """What stands for the words in capitals above."""
+    folder = tmp_path_factory.mktemp("where")
+    photos = make_image_folder(folder / "photos", NAMES, per_class=6, size=40)
+    (folder / "config.yaml").write_text(f"images: folder:{photos}\nencoder: {TINY}\nsteps: 3\n")
+    rows = [f"{path.relative_to(photos)},{path.parent.name},{int(path.stem) % 2}" for path in photos.rglob("*.png")]
+    (folder / "groups.csv").write_text("\n".join(["file,class,background", *rows]), encoding="utf-8")
+    return {
+        "CONFIG": f"{folder / 'config.yaml'} --trust", "RUN": f"{folder / 'ü'}", "OTHER": f"{folder / 'other'}",
+        "DEMO": f"{folder / 'demo'}", "WHERE": f"{folder}", "PHOTOS": f"{photos}", "TINY": TINY,
+        "GROUPS": f"{folder / 'groups.csv'}",
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("encoding", "terminal"), [("ascii", False), ("cp1252", True)], ids=["file", "terminal"])
+def test_every_command_on_a_stream_that_cannot_hold_every_character(
+    where, encoding, terminal, monkeypatch, tmp_path_factory
+):
+    """No traceback, whatever the tables, bars and names; and nothing that acts on a terminal goes to a file."""
+    monkeypatch.setattr(progress, "DELAY", 0.0)
+    where = {**where, "COMPOSED": str(tmp_path_factory.mktemp("composed") / "new")}
+    commands = [line for line in EVERY_COMMAND.splitlines() if line]
+    others = {name for name in app if not name.startswith("-")} - {line.split()[0] for line in commands}
+    for command in [*commands, *(f"{name} --nonsense" for name in others)]:
+        for word, meaning in where.items():
+            command = command.replace(word, meaning)
+        out, err = Stream(encoding, terminal=terminal), Stream(encoding, terminal=terminal)
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", out)
+            patch.setattr(sys, "stderr", err)
+            code = main(command.split())
+        said = out.written() + err.written()
+        assert code == (2 if "rigde" in command or "--nonsense" in command else 0), (command, said.decode(encoding))
+        assert said.strip(), command
+        assert terminal or b"\x1b" not in said, command
+
+
+# ---------------------------------------------------------------- messages
+
+
+def test_messages_are_those_of_a_logger(run_cli, distil_cli, tmp_path, caplog):
+    assert distil_cli("--out", tmp_path / "run").code == 0
+    with caplog.at_level(logging.INFO, "probedistill"):
+        result = distil_cli("--out", tmp_path / "run", "--resume")
+    assert f"{tmp_path / 'run'} is finished already\n" in result.err
+    assert [(r.name, r.levelname) for r in caplog.records] == [("probedistill.distillation.folder", "INFO")]
+    assert "finished already" not in distil_cli("--out", tmp_path / "run", "--resume", "-q").err
+
+
+def test_warnings_are_lines_of_the_same_logger(run_cli, photos, caplog):
+    result = run_cli("baseline", "--images", f"folder:{photos}", "--encoder", TINY, "--label-column", "y", "--views",
+                     2, "--seeds", 1, "--full-views", 0, "-q")  # fmt: skip
+    assert result.err.startswith("warning: label_column 'y' has no effect on images")
+    assert [(r.name, r.levelname) for r in caplog.records] == [("probedistill", "WARNING")]
+
+
+def test_the_command_line_leaves_the_processs_logging_and_warnings_as_they_were(run_cli):
+    logger = logging.getLogger("probedistill")
+    before = (logger.level, list(logger.handlers), warnings.showwarning)
+    run_cli("encoders")
+    assert (logger.level, list(logger.handlers), warnings.showwarning) == before
+
+
+PYTHON = """
+import logging, sys
+from probedistill import distill
+
+def again(word):
+    print(word, file=sys.stderr)
+    distill("folder:" + sys.argv[1], "module:helpers_encoders:tiny", steps=2, out="run", resume=True, progress=False)
+
+again("first")
+again("second")
+logging.basicConfig(level="INFO", format="%(name)s: %(message)s")
+again("third")
+"""
+
+
+@pytest.mark.slow
+def test_from_python_there_are_warnings_alone_until_logging_is_set_up(tmp_path):
+    photos = make_image_folder(tmp_path / "photos", per_class=6)
+    (photos / "train/cat/broken.png").write_bytes(b"no image")
+    environment = {**os.environ, "PYTHONPATH": str(TESTS), "PROBEDISTILL_CACHE": str(tmp_path / "cache")}
+    done = subprocess.run([sys.executable, "-c", PYTHON, photos], cwd=tmp_path, env=environment, capture_output=True,
+                          text=True, timeout=120, check=True)  # fmt: skip
+    first, _, rest = done.stderr.partition("second\n")
+    second, _, third = rest.partition("third\n")
+    assert "left out 1 unreadable of 13 images" in first
+    assert "finished already" not in second
+    assert "probedistill.distillation.folder: run is finished already" in third
+
+
+def test_a_message_stands_above_the_live_bars(monkeypatch):
+    monkeypatch.setattr(progress, "DELAY", 0.0)
+    stream = Stream("utf-8", terminal=True)
+    monkeypatch.setattr(sys, "stderr", stream)
+    with progress.ProgressBar("counting", 10) as bar:
+        time.sleep(0.21)
+        bar.advance()
+        progress.say("a word in between")
+    lines = stream.written().decode().replace("\r", "\n").splitlines()
+    assert "a word in between" in [line.strip() for line in lines]
 
 
 def test_a_file_gets_no_escape_codes():

@@ -280,7 +280,7 @@ def test_no_memory_for_two_views_goes_on_with_one():
 @pytest.mark.parametrize("name", ["lgm", "clp", "sfm"])
 @pytest.mark.parametrize("only_graph", [None, False, True], ids=["any pass", "pass 1", "pass 2"])
 @pytest.mark.parametrize("micro_batch", [18, 7])
-def test_out_of_memory_halves_the_micro_batch(name, only_graph, micro_batch, capsys):
+def test_out_of_memory_halves_the_micro_batch(name, only_graph, micro_batch, caplog):
     expected = gradients(make_distiller(name))
     encoder = RunsOut(5, only_graph)
     distiller = make_distiller(name, encoder=encoder, micro_batch=micro_batch)
@@ -288,16 +288,16 @@ def test_out_of_memory_halves_the_micro_batch(name, only_graph, micro_batch, cap
     tried = {18: [18, 9, 4], 7: [7, 3]}[micro_batch]
     if micro_batch == 18 and only_graph is False:  # one pass, with a graph: the other kind never runs out
         tried = [18]
-    lines = capsys.readouterr().err.splitlines()
-    assert lines == [f"out of memory: going on with micro-batches of {n} views" for n in tried[1:]]
+    assert caplog.messages == [f"out of memory: going on with micro-batches of {n} views" for n in tried[1:]]
     assert distiller.micro_batch == tried[-1]
     encoder.batches.clear()
+    caplog.clear()
     assert_same(gradients(distiller), expected)  # and it stays so, without another word
     assert max(n for n, _ in encoder.batches) == tried[-1]
-    assert capsys.readouterr().err == ""
+    assert not caplog.messages
 
 
-def test_out_of_memory_in_the_backward_pass_halves_too(capsys):
+def test_out_of_memory_in_the_backward_pass_halves_too(caplog):
     class Runs(torch.autograd.Function):
         @staticmethod
         def forward(ctx, x: Tensor) -> Tensor:
@@ -316,7 +316,7 @@ def test_out_of_memory_in_the_backward_pass_halves_too(capsys):
     expected = gradients(make_distiller())
     for micro_batch in (18, 9):
         assert_same(gradients(make_distiller(encoder=RunsOutBackwards(), micro_batch=micro_batch)), expected)
-    assert capsys.readouterr().err.count("of 4 views") == 2
+    assert caplog.text.count("of 4 views") == 2
 
 
 def test_out_of_memory_on_the_way_leaves_no_half_gradient():
@@ -333,11 +333,11 @@ def test_out_of_memory_on_the_way_leaves_no_half_gradient():
     assert distiller.micro_batch == 4
 
 
-def test_a_micro_batch_of_more_than_all_views_is_halved_from_all_views(capsys):
+def test_a_micro_batch_of_more_than_all_views_is_halved_from_all_views(caplog):
     distiller = make_distiller(encoder=RunsOut(9), micro_batch=1000)
     distiller.step()
     assert distiller.micro_batch == 9
-    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert len(caplog.messages) == 1
 
 
 @pytest.mark.parametrize(("sizes", "expected"), [([[9]], 9), ([[9], [4]], 4), ([[9], [4], [2]], 9), ([[0], [0]], None)])

@@ -200,15 +200,13 @@ def test_each_tower_finds_its_own_micro_batch(monkeypatch):
 
 
 @pytest.mark.parametrize("only_graph", [None, False, True], ids=["any pass", "pass 1", "pass 2"])
-def test_out_of_memory_halves_the_micro_batch_of_that_tower_alone(only_graph, capsys):
+def test_out_of_memory_halves_the_micro_batch_of_that_tower_alone(only_graph, caplog):
     first, second = make_towers(2)
     expected = gradients(make_distiller([first, Tower(ConvEncoder(), second.objective, 2.0, 8)]))
     distiller = make_distiller([first, Tower(RunsOut(5, only_graph), second.objective, 2.0, 8)], micro_batch=16)
     assert_same(gradients(distiller), expected)  # of the first tower nothing is lost, nothing counts twice
     assert distiller.micro_batch == [16, 4]
-    assert capsys.readouterr().err.splitlines() == [
-        f"out of memory: going on with micro-batches of {n} views" for n in (8, 4)
-    ]
+    assert caplog.messages == [f"out of memory: going on with micro-batches of {n} views" for n in (8, 4)]
 
 
 # ---- state

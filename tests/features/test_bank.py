@@ -372,7 +372,7 @@ def test_a_cache_that_cannot_be_written(tmp_path, folder, extract):
 
 
 @pytest.mark.parametrize("views", [0, 2])
-def test_unreadable_images_are_left_out_and_counted(folder, encoder, extract, capsys, monkeypatch, views):
+def test_unreadable_images_are_left_out_and_counted(folder, encoder, extract, caplog, monkeypatch, views):
     images = load_images(f"folder:{folder}")
     for index in (2, 6, 7):
         break_image(images, folder, index)
@@ -384,9 +384,9 @@ def test_unreadable_images_are_left_out_and_counted(folder, encoder, extract, ca
         assert bank.indices.tolist() == left
         assert bank.labels.tolist() == images.labels[left].tolist()
         assert len(bank.skipped) == 3
-        lines = capsys.readouterr().err.splitlines()
-        assert len(lines) == 1
-        assert lines[0].startswith("warning: left out 3 unreadable of 15 images (train/cat/0002.png: not an image")
+        (line,) = caplog.messages
+        caplog.clear()
+        assert line.startswith("left out 3 unreadable of 15 images (train/cat/0002.png: not an image")
         with torch.no_grad():
             expected = torch.cat([encoder(encoder.centre_view(images._load(i))[None]) for i in left])
         torch.testing.assert_close(bank.centre, expected, rtol=1e-5, atol=1e-6)
@@ -394,7 +394,7 @@ def test_unreadable_images_are_left_out_and_counted(folder, encoder, extract, ca
     assert decodes.take() == sorted([*range(N), 2, 6, 7]), "the second call tries those that are not there"
 
 
-def test_an_image_that_was_out_of_reach_is_taken_when_it_is_back(folder, extract, capsys, monkeypatch):
+def test_an_image_that_was_out_of_reach_is_taken_when_it_is_back(folder, extract, caplog, monkeypatch):
     images = load_images(f"folder:{folder}")
     load = images.load
 
@@ -406,21 +406,22 @@ def test_an_image_that_was_out_of_reach_is_taken_when_it_is_back(folder, extract
     with monkeypatch.context() as patched:
         patched.setattr(images, "load", out_of_reach)
         assert len(extract(images, shard_size=4)) == N - 2
-    assert "left out 2 unreadable of 15" in capsys.readouterr().err
+    assert "left out 2 unreadable of 15" in caplog.text
+    caplog.clear()
     bank = extract(images, shard_size=4, strict=True)
     assert (len(bank), bank.skipped) == (N, [])
-    assert capsys.readouterr().err == ""
+    assert not caplog.messages
     assert torch.equal(bank.centre, extract(images, shard_size=4, cache=folder.parent / "again").centre)
 
 
-def test_a_shard_of_unreadable_images_alone(folder, extract, capsys):
+def test_a_shard_of_unreadable_images_alone(folder, extract, caplog):
     images = load_images(f"folder:{folder}")
     for index in (4, 5):
         break_image(images, folder, index)
     bank = extract(load_images(f"folder:{folder}"), views=2, shard_size=2)
     assert bank.indices.tolist() == [i for i in range(N) if i not in (4, 5)]
     assert bank.augmented.shape[1] == N - 2
-    assert "left out 2 unreadable of 15" in capsys.readouterr().err
+    assert "left out 2 unreadable of 15" in caplog.text
 
 
 @pytest.mark.parametrize("cached", [False, True])
@@ -435,9 +436,9 @@ def test_strict_stops_at_an_unreadable_image(folder, extract, cached):
     assert "\n" not in str(caught.value)
 
 
-def test_strict_is_quiet_when_all_is_well(folder, extract, capsys):
+def test_strict_is_quiet_when_all_is_well(folder, extract, caplog):
     assert len(extract(load_images(f"folder:{folder}"), strict=True)) == N
-    assert capsys.readouterr().err == ""
+    assert not caplog.messages
 
 
 def test_a_class_of_unreadable_images_is_an_error(folder, extract):

@@ -7,9 +7,9 @@ images do not. A probe that leans on the background then fails on the groups tha
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 import statistics
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +49,7 @@ from .statistics import Correlation, rank_agreement
 Cosine = Annotated[float, Meta(ge=-1 - 1e-9, le=1 + 1e-9)]
 Difference = Annotated[float, Meta(ge=-1, le=1)]
 
+_log = logging.getLogger(__name__)
 _BATCH = 64
 _ROUNDING = 1e-9  # a cosine no farther from 0 is 0: else rounding errors would make a share of 0 or 1
 _GROUP_COLUMNS = 6
@@ -653,10 +654,9 @@ def bias(
         __version__,
     )
     if any(entry.resemblance is None for entry in entries):
-        print(
-            "warning: a class has no training image on one of the backgrounds: object and background cannot be told "
-            "apart in feature space, and accuracies alone are given",
-            file=sys.stderr,
+        _log.warning(
+            "a class has no training image on one of the backgrounds: object and background cannot be told "
+            "apart in feature space, and accuracies alone are given"
         )
     if out is not None:
         report.save(out)

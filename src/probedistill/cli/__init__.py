@@ -6,10 +6,7 @@ import errno
 import io
 import os
 import sys
-import warnings
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import cyclopts
 
@@ -19,23 +16,27 @@ from ..machine.signals import Interrupted
 from ..text import printable
 from . import accept, bias, datasets, export, inspect_spaces, labels, report, runs, runs_table, statistics, transfer  # noqa: F401  registers them
 from .app import app
+from .messages import shown_messages
+from .wrong import in_words
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code: 0, 2 (bad input), 1 (failed), 130 or 143 (stopped)."""
-    warnings.showwarning = _one_line_warning
+    tokens = list(sys.argv[1:] if arguments is None else arguments)
     _write_what_the_streams_can_hold()
     keep_freed_memory()
+    with shown_messages():
+        return _run(tokens)
+
+
+def _run(tokens: list[str]) -> int:
     try:
-        tokens = list(sys.argv[1:] if arguments is None else arguments)
         app.meta(tokens, exit_on_error=False, print_error=False, result_action="return_value")
         sys.stdout.flush()  # here, where a closed pipe or a full disk is caught
-    except cyclopts.MissingArgumentError as error:
-        return _fail(_missing(error), 2)
     except UserError as error:
         return _fail(" ".join(str(error).split()), 2)
     except cyclopts.CycloptsError as error:
-        return _fail(_named(error), 2)
+        return _fail(in_words(error, tokens), 2)
     except (NonFiniteLossError, LostProcessError) as error:
         return _fail(str(error), 1)
     except Interrupted as stop:
@@ -68,35 +69,9 @@ def _drop_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more at its end
 
 
-def _missing(error: cyclopts.MissingArgumentError) -> str:
-    """What is missing, in the user's words."""
-    argument, command = error.argument, " ".join(error.command_chain or ())
-    if argument is None or error.keyword is not None:  # an option without its value
-        return " ".join(str(error).split())
-    name = argument.name.removeprefix("--")
-    if argument.field_info.is_positional:
-        return f"{name} is missing; give it after the command: probedistill {command} {name.upper()}"
-    return f"{name} is missing; give --{name}, or --config FILE that has it (a run's is RUN/config.yaml)"
-
-
-def _named(error: cyclopts.CycloptsError) -> str:
-    """What the library says of an option, with its name, value and file where it says none."""
-    text, argument = " ".join(str(error).split()), error.argument
-    if argument is None or argument.name in text or not argument.tokens:
-        return text
-    given = " ".join(token.value for token in argument.tokens)
-    source = argument.tokens[0].source
-    return f"{argument.name} {given!r}{'' if source == 'cli' else f' in {source}'}: {text}"
-
-
 def _fail(message: str, code: int, kind: str = "error: ") -> int:
     print(f"probedistill: {kind}{printable(message)}", file=sys.stderr)
     return code
-
-
-def _one_line_warning(message: Any, category: Any, filename: str, *rest: Any, **more: Any) -> None:
-    if filename.startswith(str(Path(__file__).parents[1])) or issubclass(category, UserWarning):
-        print(f"warning: {printable(' '.join(str(message).split()))}", file=sys.stderr)
 
 
 __all__ = ["app", "main"]

@@ -24,5 +24,5 @@ def accept(path: Path) -> None:
     """
     from ..store.accept import accept_edits
 
-    for name in accept_edits(path):
-        show(f"accepted: {name}")
+    changed = accept_edits(path)
+    show(*(f"accepted: {name}" for name in changed) if changed else ("nothing has changed",))

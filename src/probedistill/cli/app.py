@@ -19,6 +19,7 @@ from ..config import DistillConfig, EncoderConfig, ImagesConfig, without_none
 from ..encoders.trust import check_file_options, not_followed, read_yaml, trusting
 from ..errors import unknown_name
 from ..methods import preset_values
+from .messages import only_warnings
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -171,6 +172,7 @@ def _with_config(
     ] = False,
 ) -> Any:  # fmt: skip
     _output.json, _output.quiet = json, quiet
+    only_warnings(quiet)
     tokens = tuple("--augment.kind" if (a, b) == ("--augment", "none") else a for a, b in pairwise((*tokens, "")))
     if quiet and "progress" in _options_of(tokens[0] if tokens else ""):
         tokens = (*tokens, "--no-progress")
@@ -201,6 +203,10 @@ def _options_for(command: str, content: dict[str, Any]) -> dict[str, Any]:
         # A run's config.yaml: its views are those of a step, not of an evaluation, which has an option of that name.
         takes -= set(DistillConfig.__dataclass_fields__)
     return {name: without_none(value) for name, value in content.items() if name in takes}
+
+
+SHARED = ("--config", "--trust", "--json", "--quiet", "-q", "--help", "--version")
+"""Options that every command has."""
 
 
 def config_flag(command: str, path: Path) -> str:

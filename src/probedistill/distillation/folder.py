@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
-import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -61,6 +61,7 @@ from ..store.run_record import EncoderRecord, History, RunRecord, read_run, writ
 from ..store.tensors import TornFileError, load_tensors, save_tensors
 from .engine import Distiller
 
+_log = logging.getLogger(__name__)
 _KEPT_CHECKPOINTS = 2
 _EITHER = "choose another folder or add --overwrite instead of --resume"
 
@@ -203,10 +204,10 @@ class RunFolder(NoFolder):
             if not team.is_first:
                 raise
             found = rebuilt(self.path)
-            print(f"{error.args[0].partition('; ')[0]}: its images were written again", file=sys.stderr)
+            _log.warning("%s: its images were written again", error.args[0].partition("; ")[0])
         if team.is_first:
             self._remove_temporary()  # a kill may have come just before
-            print(f"{self.path} is finished already", file=sys.stderr)
+            _log.info("%s is finished already", self.path)
         return found
 
     def checkpoint(self, run: RunRecord) -> Checkpoint | None:

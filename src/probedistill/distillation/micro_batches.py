@@ -7,8 +7,8 @@ computed again, with a graph, for its slice of that gradient. The sum over micro
 
 from __future__ import annotations
 
+import logging
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..machine.memory import available_memory
 
+_log = logging.getLogger(__name__)
 _SHARE = 0.5  # of free memory for what autograd saves; the rest is for temporaries and surprises
 
 Result = TypeVar("Result")
@@ -111,7 +112,7 @@ class MicroBatches:
             # Outside the except block: the error's traceback holds on to the tensors that did not fit.
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
-            print(f"out of memory: going on with micro-batches of {size // 2} views", file=sys.stderr)
+            _log.warning("out of memory: going on with micro-batches of %d views", size // 2)
 
     def _views_that_fit(self, forward: Forward) -> int:
         """How many views' graphs fit in free memory, by what autograd saves for one view more."""

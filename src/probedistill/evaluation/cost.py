@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import time
 
 import torch
 
 from ..encoders.encoder import Encoder
 from ..features.encode import encode
+from ..machine.progress import say
 
 SAID_FROM = 60.0
 """Seconds from which on the cost is said."""
@@ -38,11 +38,9 @@ def say_cost(encoder: Encoder, passes: int, way_out: str, *, enabled: bool = Tru
         return
     seconds = passes * seconds_per_pass(encoder)
     if seconds >= SAID_FROM:
-        print(
+        say(
             f"about {_duration(seconds)}: {passes:,} images go through {encoder.name} at {encoder.input_size} px"
-            f"{way_out}",
-            file=sys.stderr,
-            flush=True,
+            f"{way_out}"
         )
 
 

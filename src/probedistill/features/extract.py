@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
+import logging
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from ..images.labelled import LabelledImages
 
 
+_log = logging.getLogger(__name__)
 _FORMAT = 2
 _DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
@@ -287,7 +288,7 @@ def _report_skipped(images: LabelledImages, bank: FeatureBank, *, warn: bool) ->
     first, count = bank.skipped[0], len(bank.skipped)
     if warn:
         more = " …" if count > 1 else ""
-        print(f"warning: left out {count} unreadable of {len(images)} images ({first}{more})", file=sys.stderr)
+        _log.warning("left out %d unreadable of %d images (%s%s)", count, len(images), first, more)
     had = np.bincount(images.labels, minlength=len(images.class_names))
     left = torch.bincount(bank.labels, minlength=bank.num_classes).numpy()
     for name, before, after in zip(images.class_names, had, left, strict=True):

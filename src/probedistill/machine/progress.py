@@ -50,7 +50,7 @@ class ProgressBar:
             self._bar.update(units)
         elif self._enabled and time.monotonic() - self._logged >= LOG_EVERY:
             self._logged = time.monotonic()
-            print(_writable(self.line(note)), file=sys.stderr, flush=True)
+            say(self.line(note))
 
     def line(self, note: str = "") -> str:
         """How far it is, as in a log file."""
@@ -63,6 +63,17 @@ class ProgressBar:
     ) -> None:
         if self._bar is not None:
             self._bar.close()
+
+
+def say(line: str) -> None:
+    """Print a line on standard error, above live bars if there are any."""
+    if sys.stderr is None:
+        return
+    bars: Any = sys.modules.get("tqdm.auto")
+    if bars is not None and len(getattr(bars.tqdm, "_instances", [])):
+        bars.tqdm.write(_writable(line), file=sys.stderr)
+    else:
+        print(_writable(line), file=sys.stderr, flush=True)
 
 
 def in_notebook() -> bool:

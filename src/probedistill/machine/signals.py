@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+
+_log = logging.getLogger(__name__)
 
 
 class Interrupted(BaseException):
@@ -36,7 +38,7 @@ class Stop:
         again, self.number = self.number is not None, number
         if again or not self.defer:
             raise KeyboardInterrupt
-        print("\nstopping after this step …", file=sys.stderr, flush=True)
+        _log.warning("stopping after this step …")
 
 
 @contextmanager

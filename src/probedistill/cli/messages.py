@@ -1,0 +1,50 @@
+"""Messages on standard error: what the package logs, and what it or a library warns of, a line each."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..machine.progress import say
+from ..text import printable
+
+_LOGGER = logging.getLogger(__package__.partition(".")[0])
+_PACKAGE = str(Path(__file__).parents[1])
+
+
+class _Lines(logging.Handler):
+    """Each record is a line above the live bars. What needs attention begins with a word that says so."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a record."""
+        kind = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
+        say(kind + printable(" ".join(record.getMessage().split())))
+
+
+@contextmanager
+def shown_messages() -> Iterator[None]:
+    """Show the messages of the package, and warnings, within the block."""
+    handler, level, before = _Lines(), _LOGGER.level, warnings.showwarning
+    warnings.showwarning = _log_warning
+    _LOGGER.addHandler(handler)
+    only_warnings(False)
+    try:
+        yield
+    finally:
+        warnings.showwarning = before
+        _LOGGER.removeHandler(handler)
+        _LOGGER.setLevel(level)
+
+
+def only_warnings(choice: bool) -> None:
+    """Whether to leave out messages that are no warnings (``--quiet``)."""
+    _LOGGER.setLevel(logging.WARNING if choice else logging.INFO)
+
+
+def _log_warning(message: Any, category: Any, filename: str, *rest: Any, **more: Any) -> None:
+    if filename.startswith(_PACKAGE) or issubclass(category, UserWarning):
+        _LOGGER.warning("%s", message)

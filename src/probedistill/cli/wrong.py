@@ -1,0 +1,75 @@
+"""What was wrong with a command line, in one line and in the user's words."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+
+import cyclopts
+
+from .app import SHARED, app
+
+
+def in_words(error: cyclopts.CycloptsError, tokens: Sequence[str]) -> str:
+    """The line for an error of the parser.
+
+    Args:
+        error: What the parser says.
+        tokens: The words of the command line.
+    """
+    command = (error.command_chain or ("",))[-1]
+    if isinstance(error, cyclopts.UnknownOptionError) and error.token.source == "cli":
+        return _unknown(error.token.keyword or error.token.value, command)
+    if isinstance(error, cyclopts.MissingArgumentError):
+        # A misspelt option leaves the one that was meant missing: the spelling is what to name.
+        return next((_unknown(word, command) for word in _unknown_options(tokens, command)), _missing(error))
+    return _named(error)
+
+
+def _unknown_options(tokens: Sequence[str], command: str) -> list[str]:
+    if command not in app:
+        return []
+    known = app[command].assemble_argument_collection()
+
+    def is_known(word: str) -> bool:
+        try:
+            known.match(word)
+        except ValueError:
+            return word in SHARED
+        return True
+
+    words = [word.partition("=")[0] for word in tokens if word.startswith("--") and len(word) > 2]
+    return [word for word in words if not is_known(word)]
+
+
+def _unknown(word: str, command: str) -> str:
+    """The line for an option that a command does not have, with the nearest that it has."""
+    word = word.partition("=")[0]
+    own = app[command].assemble_argument_collection() if command in app else ()
+    # Without those that only hold others, as --augment does.
+    names = {*SHARED, *(name for argument in own if not argument.children for name in argument.names)} - {word}
+    near = difflib.get_close_matches(word, sorted(names), n=1, cutoff=0.6)
+    if near:
+        return f"unknown option {word!r}; did you mean {near[0]}?"
+    return f"unknown option {word!r}; probedistill {command} --help lists those there are"
+
+
+def _missing(error: cyclopts.MissingArgumentError) -> str:
+    """What is missing."""
+    argument, command = error.argument, " ".join(error.command_chain or ())
+    if argument is None or error.keyword is not None:  # an option without its value
+        return " ".join(str(error).split())
+    name = argument.name.removeprefix("--")
+    if argument.field_info.is_positional:
+        return f"{name} is missing; give it after the command: probedistill {command} {name.upper()}"
+    return f"{name} is missing; give --{name}, or --config FILE that has it (a run's is RUN/config.yaml)"
+
+
+def _named(error: cyclopts.CycloptsError) -> str:
+    """What the library says of an option, with its name, value and file where it says none."""
+    text, argument = " ".join(str(error).split()), error.argument
+    if argument is None or argument.name in text or not argument.tokens:
+        return text
+    given = " ".join(token.value for token in argument.tokens)
+    source = argument.tokens[0].source
+    return f"{argument.name} {given!r}{'' if source == 'cli' else f' in {source}'}: {text}"
