@@ -4,6 +4,7 @@ from .analysis.bias import BiasReport, bias
 from .analysis.compose import Composed, compose
 from .analysis.geometry import Geometry, geometry
 from .analysis.matrix import TransferMatrix, load_transfer
+from .analysis.migrate import Migration, migrate
 from .analysis.transfer import transfer
 from .config import (
     AugmentConfig,
@@ -40,6 +41,7 @@ from .probes.scores import Scores, score_probe
 from .report.page import write_report
 from .report.watch import watch
 from .ship.export import ExportReport, export
+from .ship.heads import ReadyHead, load_head
 from .ship.labels import with_extras
 from .store.distilled import DistilledSet, Head
 
@@ -72,7 +74,9 @@ __all__ = [
     "LabelledImages",
     "LinearProbe",
     "Loop",
+    "Migration",
     "NonFiniteLossError",
+    "ReadyHead",
     "RunConfig",
     "SFMConfig",
     "Scores",
@@ -93,11 +97,13 @@ __all__ = [
     "extract_features",
     "geometry",
     "load_encoder",
+    "load_head",
     "load_images",
     "load_splits",
     "load_statistics",
     "load_transfer",
     "merge_statistics",
+    "migrate",
     "score_probe",
     "transfer",
     "watch",

@@ -60,6 +60,8 @@ class Stream(IntEnum):
     """Crops of a step's fresh real batch; key: step."""
     CLUSTERS = 20
     """Starting centres of k-means; key: class."""
+    FORECAST = 24
+    """Simulated features behind a forecast."""
 
 
 def seed_of(seed: int, stream: Stream, *keys: int) -> int:

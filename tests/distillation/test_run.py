@@ -32,6 +32,8 @@ from probedistill import (
     load_images,
     load_splits,
 )
+from probedistill.store.accept import accept_edits
+from probedistill.store.records import sealed
 
 SLOW = "module:helpers_encoders:slow"
 
@@ -278,6 +280,18 @@ def test_resume_of_a_finished_run_says_so(distil_cli, tmp_path):
     assert result.code == 0
     assert "is finished already" in result.err
     assert {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file()} == before
+
+
+def test_run_of_a_version_that_knew_fewer_options_is_the_same_run(distil_cli, tmp_path):
+    out = tmp_path / "run"
+    assert distil_cli("--out", out).code == 0
+    record = json.loads((out / "run.json").read_text())
+    del record["config"]["keep_stats"]
+    (out / "run.json").write_text(json.dumps(sealed(record)))
+    accept_edits(out)
+    result = distil_cli("--out", out, "--resume")
+    assert result.code == 0, result.err
+    assert "is finished already" in result.err
 
 
 @pytest.mark.slow

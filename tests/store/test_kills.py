@@ -38,6 +38,8 @@ COMMANDS = {
              "--views", "2", "--cache", "{cache}", "--no-progress", "--out", "{out}/bias"],
     "features": ["features", *PHOTOS, "--encoder", TINY, "--cache", "{out}/cache", "--no-progress"],
     "stats": ["stats", *MADE, "--out", "{out}/photos.stats"],
+    "migrate": ["migrate", "{out}/run", "--encoder", f"{TINY}@40", "--source", TINY, "--cache", "{cache}",
+                "--no-progress", "--out", "{out}/head"],
 }  # fmt: skip
 TIMES = {"seconds", "created", "date", "time"}
 

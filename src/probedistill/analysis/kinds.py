@@ -35,6 +35,7 @@ KINDS = Registry(
         "align": ".analysis.alignment:Alignment",
         "bias": ".analysis.bias:BiasReport",
         "geometry": ".analysis.geometry:Geometry",
+        "migrate": ".analysis.migrate:Migration",
     },
 )
 """In the order in which a report shows them."""

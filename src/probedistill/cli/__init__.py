@@ -14,7 +14,20 @@ from ..errors import LostProcessError, NonFiniteLossError, UserError
 from ..machine.memory import keep_freed_memory
 from ..machine.signals import Interrupted
 from ..text import printable
-from . import accept, bias, datasets, export, inspect_spaces, labels, report, runs, runs_table, statistics, transfer  # noqa: F401  registers them
+from . import (  # noqa: F401  registers them
+    accept,
+    bias,
+    datasets,
+    export,
+    inspect_spaces,
+    labels,
+    migrate,
+    report,
+    runs,
+    runs_table,
+    statistics,
+    transfer,
+)
 from .app import app
 from .messages import shown_messages
 from .wrong import in_words

@@ -332,7 +332,8 @@ def _check_same(folder: Path, before: RunRecord, now: RunRecord) -> None:
                 f"{out} holds a run in precision {one.precision!r}, now {other.precision!r}; "
                 "repeat its settings, or choose another folder"
             )
-    held, wanted = as_plain(before.config), as_plain(now.config)
+    # asdict: a record of an older version has not every option; what it lacks had the default.
+    held, wanted = (as_plain(asdict(run.config)) for run in (before, now))
     for name in wanted:
         if held[name] != wanted[name] and name not in ("micro_batch", "also"):
             raise UserError(
@@ -363,16 +364,18 @@ def _label(encoder: EncoderRecord) -> str:
     return f"{encoder.name} {encoder.fingerprint[:12]}"
 
 
-def write_config(path: Path, images: ImagesConfig, encoder: EncoderConfig, settings: DistillConfig | None) -> None:
+def write_config(
+    path: Path, images: ImagesConfig | None, encoder: EncoderConfig, settings: DistillConfig | None
+) -> None:
     """Write the YAML file that repeats a run: ``probedistill distill --config FILE --out FOLDER``.
 
     Args:
         path: The file.
-        images: The images.
+        images: The images; ``None`` for a file that describes the encoder alone.
         encoder: The encoder.
         settings: How they were distilled; ``None`` for images that were not.
     """
-    content = {**_plain_values(asdict(images)), **_plain_values(asdict(encoder))}
+    content = {**(_plain_values(asdict(images)) if images is not None else {}), **_plain_values(asdict(encoder))}
     if settings is not None:
         content |= settings.to_dict()
     text = yaml.safe_dump(without_none(content), sort_keys=False)

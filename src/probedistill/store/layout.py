@@ -31,6 +31,12 @@ The **cache** ($PROBEDISTILL_CACHE) keeps features::
 
 **Statistics**, written by ``stats``: one file ``NAME.stats`` (`ClassStatistics.save` has its content).
 
+**A ready head**, written by ``migrate``::
+
+    OUT/head.safetensors             weight (C, d) and bias (C,) float32; classes, encoder, preparation, forecast
+    OUT/config.yaml                  the options of its encoder
+    OUT/migrate.json, migrate.png    every candidate with its forecast
+
 **Composed data**, written by ``compose``::
 
     OUT/train/CLASS/…, OUT/test/CLASS/…      pictures
@@ -63,6 +69,7 @@ PREVIEW = "preview.png"
 EVOLUTION = "evolution"
 PROGRESS = "progress.json"
 CHECKPOINTS = "checkpoints"
+HEAD = "head.safetensors"
 LOCK = ".lock"
 EVALUATIONS = "evaluation-*.json"
 """Every file of `scores_file`."""

@@ -1,0 +1,535 @@
+"""From a distilled set to a ready head for an encoder that the data never saw, with a forecast of its accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from scipy.special import expit, logit
+
+from .._version import __version__
+from ..config import AugmentConfig
+from ..encoders.encoder import Encoder
+from ..errors import UserError, unknown_name
+from ..features.statistics import ClassStatistics, encoder_record
+from ..features.store import FeatureStore
+from ..images.labelled import LabelledImages, of_classes
+from ..machine.progress import ProgressBar
+from ..machine.torch_state import own_torch_state
+from ..probes.inherited import InheritedProbe
+from ..probes.linear import LinearProbe
+from ..probes.projectors import low_rank_affine, procrustes
+from ..seeds import Stream, seed_of
+from ..ship.heads import HeadAbout, Preparation, ReadyHead, head_of_statistics
+from ..show.figures import Bars, Figure
+from ..show.tables import Table, number, percent, points
+from ..store.distilled import DistilledSet
+from ..store.records import Count, OrNaN, Share
+from ..store.run_record import ImagesRecord
+from .base import Analysis, Array, EncoderAbout
+from .similarity import linear_cka
+
+SCRATCH = ("ridge", "logistic")
+"""Candidates that need the synthetic images alone."""
+INHERITED = ("inherited", "procrustes", "low-rank")
+"""Candidates behind a projector: they need the old encoder and its head."""
+AVERAGE = "average"
+CANDIDATES = (*SCRATCH, *INHERITED, AVERAGE)
+AUTO = "auto"
+
+VIEWS = 20
+_DRAWS = 20_000  # of the simulated accuracy: 0.3 points of sampling error
+
+CROSSING = {
+    "ridge": -0.32, "logistic": -0.39, "inherited": -0.19, "procrustes": -0.35, "low-rank": -0.32, "average": -0.15
+}  # fmt: skip
+"""What crossing to an encoder that the images were not made for costs, in logits of accuracy, candidate by candidate.
+Measured by benchmarks/migrate.py; docs/over-time.md has how good the forecast was where it was not measured."""
+_HALF = 0.5  # of the fall in cross-validated accuracy that is seen in the accuracy on photos, both in logits
+
+_KNOWN_FROM = {
+    "run": "measured along the way of its run",
+    "statistics": "foretold from class statistics, without images",
+}
+
+Linear = tuple[Array, Array]
+"""Weight (C, d) and bias (C,)."""
+
+
+@dataclass(frozen=True)
+class Old:
+    """An encoder that the set was made with, as far as it is at hand.
+
+    Attributes:
+        encoder: The encoder.
+        head: Where its head came from: ``"stored"`` with the set, ``"statistics"``, or ``"none"``.
+        alignment: Linear CKA of its features and the new encoder's on the views of the synthetic images.
+    """
+
+    encoder: EncoderAbout
+    head: str
+    alignment: float
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """How good the set is on an old encoder: what a forecast starts from.
+
+    Attributes:
+        accuracy: Accuracy of the probe from scratch on the old encoder.
+        known_from: ``"run"``: measured along the way of the run, on its test images; ``"statistics"``: foretold for
+            normally distributed features of the class means and the covariance that were kept, without any image.
+        cross_validated: What the new encoder's cross-validation is compared with: the same on the old encoder.
+    """
+
+    accuracy: Share
+    known_from: str
+    cross_validated: Share
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to a head.
+
+    Attributes:
+        name: One of `CANDIDATES`.
+        cross_validated: Accuracy on views of the synthetic images that it was not fitted on.
+        forecast: Accuracy that is foretold on photos; ``None`` without an anchor.
+        accuracy: Accuracy on test images, where there are any: looked at after the choice.
+    """
+
+    name: str
+    cross_validated: Share
+    forecast: OrNaN = None
+    accuracy: OrNaN = None
+
+
+@dataclass(frozen=True)
+class Migration(Analysis):
+    """What `migrate` found: every candidate with its forecast.
+
+    Attributes:
+        run: Name of the set.
+        target: The new encoder.
+        old: The old encoders at hand.
+        anchor: What the forecast starts from; ``None`` if nothing is known of an old encoder.
+        candidates: All candidates.
+        chosen: The one that was taken.
+        by_forecast: Whether it was chosen by its forecast.
+        held_out: ``"views"`` or ``"images"``: what cross-validation holds out.
+        views: Augmented views of each image.
+        test: Images that candidates were scored on afterwards.
+        version: Version of probedistill.
+    """
+
+    kind = "migrate"
+
+    run: str
+    target: EncoderAbout
+    old: tuple[Old, ...]
+    anchor: Anchor | None
+    candidates: tuple[Candidate, ...]
+    chosen: str
+    by_forecast: bool
+    held_out: str
+    views: Count
+    test: ImagesRecord | None = None
+    version: str = __version__
+
+    @property
+    def taken(self) -> Candidate:
+        """The candidate that the head is of."""
+        return next(one for one in self.candidates if one.name == self.chosen)
+
+    def tables(self) -> list[Table]:
+        """Candidates, and old encoders."""
+        scored = self.test is not None
+        columns = ("candidate", "forecast", f"held-out\n{self.held_out}")
+        rows = []
+        for one in self.candidates:
+            name = f"{one.name} ←" if one.name == self.chosen else one.name
+            row = (name, percent(one.forecast), percent(one.cross_validated))
+            if scored and one.accuracy is not None:
+                off = None if one.forecast is None else one.forecast - one.accuracy
+                row += (percent(one.accuracy), points(off))  # type: ignore[assignment]
+            rows.append(row)
+        more = ("accuracy", "forecast off\nby, points") if scored else ()
+        about = Table(
+            f"Heads for {self.target.sized}, in percent", (*columns, *more), tuple(rows),
+            caption="← the head that was written. Candidates with a projector use the old encoder's head.",
+        )  # fmt: skip
+        if not self.old:
+            return [about]
+        old = tuple((one.encoder.sized, one.head, number(one.alignment)) for one in self.old)
+        return [about, Table("Old encoders", ("encoder", "head", "alignment (CKA)"), old, left=2)]
+
+    def findings(self) -> list[str]:
+        """What may be expected of the head, and from what that was concluded."""
+        found, anchor, taken = [], self.anchor, self.taken
+        if anchor is None or taken.forecast is None:
+            found.append(
+                "No forecast: nothing is known of how good the set is on an old encoder. Name that encoder with "
+                "--source; distil with a test split, or give its statistics with --stats."
+            )
+        else:
+            how = _KNOWN_FROM[anchor.known_from]
+            found.append(
+                f"Forecast for {self.chosen!r}: {percent(taken.forecast)} % on photos. The set has "
+                f"{percent(anchor.accuracy)} % on its own encoder ({how}). Forecasts of this kind were off by "
+                "6 points on average where they could be checked (docs/over-time.md)."
+            )
+        if self.test is not None and taken.accuracy is not None:
+            best = max(self.candidates, key=lambda one: one.accuracy or 0.0)
+            found.append(
+                f"Measured afterwards on {self.test.count:,} images of {self.test.spec} ({self.test.split}): "
+                f"{percent(taken.accuracy)} %; the best candidate was {best.name!r} with {percent(best.accuracy)} %."
+            )
+        return found
+
+    def figures(self) -> list[Figure]:
+        """Forecast beside truth."""
+
+        def values(name: str) -> Array:
+            return np.array([np.nan if (v := getattr(c, name)) is None else 100 * v for c in self.candidates])
+
+        series = {"forecast": values("forecast"), "accuracy": values("accuracy")}
+        series = {name: row for name, row in series.items() if not np.isnan(row).all()}
+        drawing = None
+        if series:
+            names = tuple(one.name for one in self.candidates)
+            drawing = Bars(names, series, "accuracy, %", limits=(0, 100))
+        return [Figure(f"Heads for {self.target.sized}", " ".join(self.findings()), drawing, self.tables()[0])]
+
+
+@own_torch_state()
+def migrate(
+    distilled: DistilledSet,
+    encoder: Encoder,
+    *,
+    old: Sequence[Encoder] = (),
+    statistics: Sequence[ClassStatistics] = (),
+    candidate: str = AUTO,
+    test: LabelledImages | None = None,
+    name: str = "",
+    augment: AugmentConfig | None = None,
+    seed: int = 0,
+    features: FeatureStore | None = None,
+) -> tuple[ReadyHead, Migration]:
+    """A head for an encoder that the data never saw, from the synthetic images and what was kept with them.
+
+    >>> head, report = migrate(distilled, new, old=[source])  # doctest: +SKIP
+
+    Candidates are fitted on 20 augmented views of each synthetic image. "ridge" and "logistic" are probes from scratch.
+    The others take the old encoder's head W* behind a linear projector from the new features to the old ones, fitted
+    on both encoders' features of the same views: "inherited" by ridge regression (SFM, arXiv 2602.05391), "procrustes"
+    by a rotation with one scale, and "low-rank" by an affine map of rank 64 (the linear adapters of Drift-Adapter,
+    arXiv 2509.23471). With several old encoders each is the mean of their logits. "average" is the mean of the logits
+    of "ridge" and "inherited".
+
+    The forecast is made before any test image is looked at. With a the accuracy on the old encoder, v and v' the
+    cross-validated accuracy of the ridge probe on the old and the new encoder, and c what crossing costs a candidate
+    (`CROSSING`), it is logit f = logit a + ½ (logit v' − logit v) + c. Cross-validation fits on one view of each image
+    and scores on the others; with several images of each class it fits on all but one of them and scores on that one.
+
+    Args:
+        distilled: The set; its 8-bit images are used.
+        encoder: The new encoder.
+        old: Encoders that the set was made with, or that statistics are of; without one only probes from scratch
+            remain, and there is no forecast.
+        statistics: Class statistics of old encoders: they give a head where the set has none, and the anchor of the
+            forecast where the run has measured no accuracy.
+        candidate: Which to take; ``"auto"``: the one with the best forecast.
+        test: Images to score all candidates on, after the choice.
+        name: What the report calls the set.
+        augment: How views are drawn, without noise; default: as the set was distilled.
+        seed: Seed of the views.
+        features: Where features come from.
+
+    Raises:
+        UserError: Unknown candidate, or one that needs an old encoder's head where there is none; the new encoder is
+            an old one; statistics of other classes.
+    """
+    _check(candidate, encoder, old)
+    store = features or FeatureStore()
+    augment = replace(augment or distilled.run.config.augment, noise_prob=0.0)
+    statistics = [_of_classes(one, distilled) for one in statistics]
+    teachers = [_Teacher.of(one, distilled, statistics) for one in old]
+    lesson = _lesson(distilled, encoder, teachers, augment, seed, store)
+    anchor = _anchor(distilled, teachers, statistics, seed)
+    found, heads = _candidates(lesson, anchor, candidate, store.progress)
+    chosen = _choice(found) if candidate == AUTO else candidate
+    weight, bias = (torch.from_numpy(np.ascontiguousarray(part)).float() for part in heads[chosen])
+    report = Migration(
+        run=name,
+        target=EncoderAbout.of(encoder),
+        old=tuple(
+            Old(EncoderAbout.of(one.encoder), one.head_from, linear_cka(_flat(lesson.target), _flat(one.views)))
+            for one in teachers
+        ),
+        anchor=anchor,
+        candidates=tuple(found),
+        chosen=chosen,
+        by_forecast=candidate == AUTO and anchor is not None,
+        held_out=lesson.held_out,
+        views=VIEWS,
+    )
+    about = HeadAbout(
+        class_names=distilled.class_names, encoder=encoder_record(encoder), preparation=Preparation.of(encoder),
+        candidate=chosen, forecast=report.taken.forecast, made_of=name,
+    )  # fmt: skip
+    if test is not None:
+        report = _scored(report, heads, encoder, of_classes(test, distilled.class_names, f"set {name!r}"), store)
+    return ReadyHead(weight, bias, about, encoder), report
+
+
+def _check(candidate: str, encoder: Encoder, old: Sequence[Encoder]) -> None:
+    if candidate not in (AUTO, *CANDIDATES):
+        raise unknown_name("candidate", candidate, (AUTO, *CANDIDATES))
+    for one in old:
+        if one.fingerprint == encoder.fingerprint:
+            raise UserError(
+                f"encoder {encoder.name!r} at {encoder.input_size} px is the one that the set was made with; name the "
+                "new encoder"
+            )
+
+
+# ---------------------------------------------------------------------------------------------------
+# What the candidates are fitted on
+
+
+@dataclass
+class _Teacher:
+    """An old encoder with its head, if there is one."""
+
+    encoder: Encoder
+    head: Linear | None
+    head_from: str
+    views: Array = field(default_factory=lambda: np.empty(0))
+    labels: Array = field(default_factory=lambda: np.empty(0))
+
+    @classmethod
+    def of(cls, encoder: Encoder, distilled: DistilledSet, statistics: Sequence[ClassStatistics]) -> _Teacher:
+        """The set's own head, else that of statistics."""
+        stored, how = distilled.head, "stored"
+        if stored is None or stored.fingerprint != encoder.fingerprint:
+            own = _of_encoder(statistics, encoder)
+            stored, how = (head_of_statistics(own), "statistics") if own is not None else (None, "none")
+        head = None if stored is None else (stored.weight.double().numpy(), stored.bias.double().numpy())
+        return cls(encoder, head, how)
+
+
+def _lesson(
+    distilled: DistilledSet,
+    encoder: Encoder,
+    teachers: Sequence[_Teacher],
+    augment: AugmentConfig,
+    seed: int,
+    store: FeatureStore,
+) -> _Lesson:
+    """Features of the synthetic images' views; every encoder sees the same views."""
+
+    def views(of: Encoder) -> Array:
+        found = store.synthetic_views(of, distilled.images, views=VIEWS, augment=augment, seed=seed)
+        return np.asarray(found.float().numpy())
+
+    labels = distilled.labels.numpy()
+    with ProgressBar("views", 1 + len(teachers), enabled=store.progress) as bar:
+        target = views(encoder)
+        bar.advance()
+        for teacher in teachers:
+            teacher.views = views(teacher.encoder)
+            teacher.labels = labels
+            bar.advance()
+    return _Lesson(target, labels, [(one.head, one.views) for one in teachers if one.head is not None])
+
+
+@dataclass(frozen=True)
+class _Lesson:
+    """Views that candidates are fitted on: of the new encoder, and of each old one with its head."""
+
+    target: Array
+    labels: Array
+    teachers: list[tuple[Linear, Array]]
+
+    def fit(self, name: str) -> Linear:
+        """Weight and bias of a candidate."""
+        if name in SCRATCH:
+            probe = LinearProbe(name).fit_views(self.target, self.labels)
+            return probe.coef_, probe.intercept_
+        if name == AVERAGE:
+            return _mean([self.fit("ridge"), self.fit("inherited")])
+        return _mean([_BEHIND[name](self, head, source) for head, source in self.teachers])
+
+    def _inherited(self, head: Linear, source: Array) -> Linear:
+        probe = InheritedProbe(*head).fit_views(self.target, self.labels, source)
+        return probe.coef_, probe.intercept_
+
+    def _procrustes(self, head: Linear, source: Array) -> Linear:
+        return _behind(head, procrustes(_flat(self.target), _flat(source)))
+
+    def _low_rank(self, head: Linear, source: Array) -> Linear:
+        return _behind(head, low_rank_affine(_flat(self.target), _flat(source)))
+
+    def of(self, views: Array | slice, images: Array | slice) -> _Lesson:
+        """Some views of some images."""
+        cut = [(head, source[views][:, images]) for head, source in self.teachers]
+        return _Lesson(self.target[views][:, images], self.labels[images], cut)
+
+    @property
+    def held_out(self) -> str:
+        """What cross-validation holds out."""
+        return "images" if np.bincount(self.labels).min() > 1 else "views"
+
+    def folds(self) -> Iterator[tuple[_Lesson, _Lesson]]:
+        """What is fitted on, and what is held out."""
+        everything = slice(None)
+        if self.held_out == "views":
+            for first in range(0, len(self.target), 4):
+                one = np.arange(len(self.target)) == first
+                yield self.of(one, everything), self.of(~one, everything)
+            return
+        rank = np.array([np.sum(self.labels[:i] == label) for i, label in enumerate(self.labels)])
+        for number_of_class in range(int(np.bincount(self.labels).min())):
+            out = rank == number_of_class
+            yield self.of(everything, ~out), self.of(everything, out)
+
+
+_BEHIND: dict[str, Callable[[_Lesson, Linear, Array], Linear]] = {
+    "inherited": _Lesson._inherited, "procrustes": _Lesson._procrustes, "low-rank": _Lesson._low_rank
+}  # fmt: skip
+
+
+def _behind(head: Linear, projector: Linear) -> Linear:
+    """The head W* on projected features, as one linear classifier."""
+    (weight, bias), (matrix, offset) = head, projector
+    return weight @ matrix, weight @ offset + bias
+
+
+def _mean(heads: Sequence[Linear]) -> Linear:
+    """The classifier whose logits are the mean of theirs."""
+    return sum(head[0] for head in heads) / len(heads), sum(head[1] for head in heads) / len(heads)  # type: ignore[return-value]
+
+
+def _flat(views: Array) -> Array:
+    return views.reshape(-1, views.shape[2]).astype(np.float64)
+
+
+def _of_classes(statistics: ClassStatistics, distilled: DistilledSet) -> ClassStatistics:
+    missing = [name for name in distilled.class_names if name not in statistics.class_names]
+    if missing:
+        raise unknown_name("class of the set", missing[0], statistics.class_names, "(in the statistics)")
+    return statistics.with_classes(distilled.class_names)
+
+
+def _of_encoder(statistics: Sequence[ClassStatistics], encoder: Encoder) -> ClassStatistics | None:
+    """Statistics of an encoder's features with second moments, if there are any."""
+    for one in statistics:
+        if one.about.encoder.fingerprint == encoder.fingerprint and one.products is not None:
+            return one
+    return None
+
+
+# ---------------------------------------------------------------------------------------------------
+# The forecast
+
+
+def _cross_validated(lesson: _Lesson, name: str) -> float:
+    """Mean accuracy on what is held out."""
+    return float(np.mean([_accuracy(part.fit(name), rest.target, rest.labels) for part, rest in lesson.folds()]))
+
+
+def _accuracy(head: Linear, features: Array, labels: Array) -> float:
+    return float(np.mean((features @ head[0].T + head[1]).argmax(axis=-1) == labels))
+
+
+def _candidates(
+    lesson: _Lesson, anchor: Anchor | None, wanted: str, progress: bool
+) -> tuple[list[Candidate], dict[str, Linear]]:
+    """Every candidate with its forecast, and its head."""
+    names = CANDIDATES if lesson.teachers else SCRATCH
+    if wanted not in (AUTO, *names):
+        raise UserError(
+            f"candidate {wanted!r} needs the head of an old encoder and that encoder; add --source, and --keep-head "
+            "when distilling or --stats, or take ridge or logistic"
+        )
+    held_out: dict[str, float] = {}
+    heads: dict[str, Linear] = {}
+    with ProgressBar("candidates", len(names), enabled=progress) as bar:
+        for name in names:
+            held_out[name], heads[name] = _cross_validated(lesson, name), lesson.fit(name)
+            bar.advance(note=name)
+    found = [Candidate(name, held_out[name], _forecast(name, anchor, held_out["ridge"], lesson)) for name in names]
+    return found, heads
+
+
+def _anchor(
+    distilled: DistilledSet, teachers: Sequence[_Teacher], statistics: Sequence[ClassStatistics], seed: int
+) -> Anchor | None:
+    """How good the set is on the first old encoder of which that is known."""
+    source, measured = distilled.run.source, distilled.run.accuracy
+    for teacher in teachers:
+        own = _Lesson(teacher.views, teacher.labels, [])
+        if measured and source is not None and source.fingerprint == teacher.encoder.fingerprint:
+            return Anchor(measured[-1][1], "run", _cross_validated(own, "ridge"))
+        kept = _of_encoder(statistics, teacher.encoder)
+        if kept is not None:
+            simulated = simulated_accuracy(own.fit("ridge"), kept, seed=seed)
+            return Anchor(simulated, "statistics", _cross_validated(own, "ridge"))
+    return None
+
+
+def simulated_accuracy(head: Linear, statistics: ClassStatistics, *, seed: int = 0) -> float:
+    """Accuracy of a linear classifier on normally distributed features: means of the classes, one shared covariance.
+
+    Classes are drawn as often as they have images. Logits of such features are normal, too, so that C numbers are drawn
+    in place of d.
+
+    Args:
+        head: Weight (C, d) and bias (C,).
+        statistics: With second moments.
+        seed: Seed of 20,000 draws.
+    """
+    weight, bias = head
+    means = statistics.means().numpy() @ weight.T + bias
+    spread = weight @ statistics.covariance().numpy() @ weight.T
+    rng = np.random.default_rng(seed_of(seed, Stream.FORECAST))
+    shares = statistics.counts.numpy() / statistics.total
+    classes = rng.choice(len(shares), _DRAWS, p=shares)
+    values, vectors = np.linalg.eigh(spread)
+    noise = rng.standard_normal((_DRAWS, len(values))) * np.sqrt(values.clip(min=0)) @ vectors.T
+    return float(np.mean((means[classes] + noise).argmax(axis=1) == classes))
+
+
+def _forecast(name: str, anchor: Anchor | None, cross_validated: float, lesson: _Lesson) -> float | None:
+    """The accuracy that is to be expected of a candidate on photos."""
+    if anchor is None:
+        return None
+    least = 0.5 / (len(lesson.labels) * len(lesson.target))  # a share of so many trials is not known to be 0 or 1
+
+    def safe(share: float) -> float:
+        return float(logit(min(max(share, least), 1 - least)))
+
+    fall = safe(cross_validated) - safe(anchor.cross_validated)
+    return float(expit(safe(anchor.accuracy) + _HALF * fall + CROSSING[name]))
+
+
+def _choice(candidates: Sequence[Candidate]) -> str:
+    """The candidate with the best forecast; without forecasts the one that crossing costs least."""
+    return max(candidates, key=lambda one: (one.forecast or 0.0, CROSSING[one.name])).name
+
+
+def _scored(
+    report: Migration, heads: dict[str, Linear], encoder: Encoder, test: LabelledImages, store: FeatureStore
+) -> Migration:
+    """The report with accuracies on test images."""
+    bank = store.of(encoder, test)
+    if not len(bank):
+        raise UserError(f"no test images in {test.spec!r} ({test.split}); choose another --test-split")
+    right = dict.fromkeys(heads, 0)
+    for block, labels in bank.blocks(views="centre"):
+        for name, (weight, bias) in heads.items():
+            right[name] += int(np.sum((block.numpy() @ weight.T + bias).argmax(axis=1) == labels.numpy()))
+    scored = tuple(replace(one, accuracy=right[one.name] / len(bank)) for one in report.candidates)
+    return replace(report, candidates=scored, test=ImagesRecord.of(test, len(bank)))

@@ -1,0 +1,157 @@
+"""The commands of a head for another encoder: migrate, predict."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from shlex import quote
+from typing import TYPE_CHECKING, Literal
+
+from ..config import EncoderConfig, ImagesConfig
+from ..errors import UserError
+from .app import EncoderOptions, Images, command, show
+
+if TYPE_CHECKING:
+    from ..encoders.encoder import Encoder
+    from ..features.statistics import ClassStatistics
+
+Choice = Literal["auto", "ridge", "logistic", "inherited", "procrustes", "low-rank", "average"]
+
+
+@command(EncoderConfig, ImagesConfig)
+def migrate(
+    folder: Path,
+    encoder: EncoderOptions,
+    images: Images | None = None,
+    *,
+    out: Path,
+    candidate: Choice = "auto",
+    source: list[str] | None = None,
+    stats: list[Path] | None = None,
+    seed: int = 0,
+    cache: Path | None = None,
+    progress: bool = True,
+) -> None:
+    """Make a ready head for an encoder that the data never saw, with a forecast of its accuracy.
+
+    Example: probedistill migrate runs/photos --encoder timm:resnet18 --out heads/resnet18
+
+    The photos are not needed: candidates are fitted on views of the synthetic images. Some are probes from scratch;
+    others use the head of the old encoder (distill --keep-head) behind a map from new to old features. The forecast is
+    made from cross-validation on both encoders and from how good the set is on the old one; docs/over-time.md says how
+    far forecasts were off. With --images all candidates are scored on the test images afterwards.
+
+    OUT/head.safetensors is the head; from Python, load_head("OUT") predicts, and as_sklearn() gives a scikit-learn
+    classifier.
+
+    Parameters
+    ----------
+    folder:
+        Folder of a finished run.
+    out:
+        Folder of the head.
+    candidate:
+        Which head to write; auto: the one with the best forecast.
+    source:
+        Encoders that the set was made with, each in one word or a YAML file. Default: the one in RUN/config.yaml, if it
+        is among `probedistill encoders` or a timm:NAME.
+    stats:
+        Class statistics of old encoders, beside those that the run keeps (distill --keep-stats).
+    seed:
+        Seed of the views.
+    cache:
+        Folder of features; default: $PROBEDISTILL_CACHE or ~/.cache/probedistill.
+    progress:
+        Show progress bars.
+    """
+    from ..analysis.migrate import migrate as run_migrate
+    from ..distillation.folder import write_config
+    from ..encoders.load import load_encoder
+    from ..features.store import FeatureStore
+    from ..images.labelled import of_classes
+    from ..images.splits import load_splits
+    from ..store.distilled import DistilledSet
+    from ..store.files import check_writable
+    from ..store.layout import CONFIG, HEAD
+    from ..store.locks import claimed
+
+    distilled = DistilledSet.load(folder)
+    _check_out(out)
+    check_writable(out)
+    test = None
+    if images is not None:
+        test = of_classes(load_splits(images, progress=progress)[1], distilled.class_names, f"run {str(folder)!r}")
+    new = load_encoder(encoder)
+    old = _old_encoders(folder, source, new, encoder.device)
+    store = FeatureStore(cache, images is not None and images.strict, progress)
+    head, report = run_migrate(
+        distilled, new, old=old, statistics=_statistics(folder, stats or []), candidate=candidate, test=test,
+        name=folder.resolve().name, seed=seed, features=store,
+    )  # fmt: skip
+    with claimed(out, called="head"):
+        _check_out(out)
+        write_config(out / CONFIG, None, encoder, None)
+        head.save(out)
+        report.write(out)
+        report.draw(out)
+    show(report)
+    show(f"head: {out / HEAD}   try: probedistill predict {quote(str(out))} PHOTO.jpg")
+
+
+@command(EncoderConfig)
+def predict(
+    folder: Path,
+    photos: list[Path],
+    /,
+    encoder: EncoderOptions | None = None,
+) -> None:
+    """Say which class each photo is of, by a head that migrate wrote.
+
+    Example: probedistill predict heads/resnet18 a.jpg b.jpg
+
+    Parameters
+    ----------
+    folder:
+        Folder of the head.
+    photos:
+        Image files.
+    """
+    from ..encoders.load import load_encoder
+    from ..ship.heads import load_head
+    from ..show.tables import Table
+
+    head = load_head(folder)
+    names = head.predict(list(photos), None if encoder is None else load_encoder(encoder))
+    rows = tuple((str(photo), name) for photo, name in zip(photos, names, strict=True))
+    show(Table("", ("photo", "class"), rows, left=2))
+
+
+def _check_out(out: Path) -> None:
+    from ..store.layout import RUN
+
+    if out.is_file():
+        raise UserError(f"out {str(out)!r} is a file; give a folder for the head")
+    if (out / RUN).exists():
+        raise UserError(f"out {str(out)!r} is the folder of a run; give another one for the head")
+
+
+def _old_encoders(folder: Path, given: list[str] | None, new: Encoder, device: str) -> list[Encoder]:
+    """The named encoders, or the run's own if it may be loaded."""
+    from ..encoders.load import load_encoder
+    from ..encoders.named import encoder_config, own_encoder
+
+    if given is not None:
+        return [load_encoder(encoder_config(word, device=device)) for word in given]
+    try:
+        return [load_encoder(own_encoder(folder, option="--source", device=device))]
+    except UserError as error:
+        show(f"probes from scratch alone, and no forecast: {error}")
+        return []
+
+
+def _statistics(folder: Path, paths: list[Path]) -> list[ClassStatistics]:
+    """What the run keeps, and what files hold."""
+    from ..features.statistics import ClassStatistics, statistics_of_run
+    from ..store.layout import STATISTICS
+
+    kept = statistics_of_run(folder) if any(folder.glob(STATISTICS)) else []
+    return [*kept, *(ClassStatistics.load(path) for path in paths)]

@@ -1,0 +1,273 @@
+"""A ready head: a linear classifier for one encoder, in a file that says which, how images are prepared, and how good
+the head should be."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from PIL import Image
+from scipy.linalg import solve
+from torch import Tensor
+
+from .._version import __version__
+from ..encoders.load import load_encoder
+from ..encoders.named import own_encoder
+from ..errors import UserError, first_line
+from ..features.encode import BATCH, encode, prefetched
+from ..features.statistics import ClassStatistics
+from ..images.decode import UnreadableImageError, decode_image
+from ..images.labelled import LabelledImages
+from ..machine.torch_state import own_torch_state
+from ..probes.arrays import Array, to_numpy
+from ..store.distilled import Head
+from ..store.layout import HEAD, check_class_names
+from ..store.records import Share, as_plain, from_plain
+from ..store.run_record import EncoderRecord
+from ..store.tensors import TornFileError, load_tensors, save_tensors
+
+if TYPE_CHECKING:
+    from sklearn.linear_model import LogisticRegression
+
+    from ..encoders.encoder import Encoder
+
+_KIND, _FORMAT = "head", 1
+
+Images = Tensor | LabelledImages | Sequence[str | os.PathLike[str] | Image.Image]
+"""Images (n, 3, H, W) in [0, 1]; labelled images; or paths and pictures."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preparation:
+    """How an image is made ready for the encoder.
+
+    Attributes:
+        input_size: Side of the encoder's input in pixels.
+        crop_pct: The short side is resized to ``input_size / crop_pct``, and the centre is cut out.
+        interpolation: Filter of the resize.
+        mean: Taken from each channel of an image in [0, 1].
+        std: What each channel is divided by.
+    """
+
+    input_size: int
+    crop_pct: float
+    interpolation: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    @classmethod
+    def of(cls, encoder: Encoder) -> Preparation:
+        """That of an encoder."""
+        mean, std = (tuple(round(float(v), 6) for v in part.flatten()) for part in (encoder.mean, encoder.std))
+        return cls(
+            input_size=encoder.input_size, crop_pct=encoder.crop_pct, interpolation=encoder.interpolation,
+            mean=mean, std=std,  # type: ignore[arg-type]
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadAbout:
+    """What a head is for, and where it is from.
+
+    Attributes:
+        class_names: C names, in the order of the rows.
+        encoder: The encoder whose features it takes.
+        preparation: How images are prepared for that encoder.
+        candidate: How the head was made.
+        forecast: Accuracy that was foretold when it was made; ``None`` if nothing could be said.
+        made_of: The set that it was made of.
+        version: Version of probedistill that wrote it.
+    """
+
+    class_names: tuple[str, ...]
+    encoder: EncoderRecord
+    preparation: Preparation
+    candidate: str
+    forecast: Share | None = None
+    made_of: str = ""
+    version: str = __version__
+
+
+@dataclass(frozen=True, eq=False)
+class ReadyHead:
+    """A linear classifier on the features of one encoder: logits = features @ weight.T + bias.
+
+    >>> head = load_head("runs/new")  # doctest: +SKIP
+    >>> head.predict(["photo.jpg"])  # doctest: +SKIP
+    ['shirt']
+
+    Attributes:
+        weight: (C, d) float32.
+        bias: (C,) float32.
+        about: Classes, encoder, preparation, forecast.
+        encoder: The encoder, if it is loaded; otherwise `predict` loads it from ``config.yaml`` beside the file.
+        folder: Where the head was read from, if it was.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    about: HeadAbout
+    encoder: Encoder | None = field(default=None, repr=False)
+    folder: Path | None = None
+
+    def logits(self, features: ArrayLike | Tensor) -> Array:
+        """Logits (n, C), float64, of features (n, d)."""
+        return np.asarray(to_numpy(features), dtype=np.float64) @ self.weight.double().numpy().T + self.bias.numpy()
+
+    @own_torch_state()
+    def predict(self, images: Images, encoder: Encoder | None = None) -> list[str]:
+        """Name of the class of each image.
+
+        Args:
+            images: (n, 3, H, W) in [0, 1]; `LabelledImages`; or a list of paths and PIL images.
+            encoder: The encoder of the head. Default: the one that its folder describes, if that may be loaded
+                without being asked for: a recipe or ``timm:NAME`` with plain arguments.
+
+        Raises:
+            UserError: Another encoder than the head's, none that may be loaded, or an image that cannot be read.
+        """
+        encoder = self._encoder(encoder)
+        names = self.about.class_names
+        return [names[i] for batch in _batches(encoder, images) for i in self.logits(batch).argmax(axis=1)]
+
+    def as_sklearn(self) -> LogisticRegression:
+        """The head as a fitted ``sklearn.linear_model.LogisticRegression`` on features; its labels are class names.
+
+        It needs nothing of this package; ``skops.io.dump`` keeps it in a file that is safe to load. ``predict_proba``
+        is the softmax of the logits. If the head is from a regression, as all but "logistic" are, its order of classes
+        is right and its probabilities are not calibrated.
+        """
+        from sklearn.linear_model import LogisticRegression
+
+        weight, bias = self.weight.double().numpy(), self.bias.double().numpy()
+        if len(weight) == 2:  # scikit-learn keeps one row for two classes
+            weight, bias = weight[1:] - weight[:1], bias[1:] - bias[:1]
+        found = LogisticRegression()
+        order = np.argsort(np.array(self.about.class_names))  # scikit-learn's own order of labels
+        if len(weight) > 1:
+            weight, bias = weight[order], bias[order]
+        elif order[0] == 1:
+            weight, bias = -weight, -bias
+        found.classes_ = np.array(self.about.class_names)[order]
+        found.coef_, found.intercept_ = weight, bias
+        found.n_features_in_, found.n_iter_ = weight.shape[1], np.array([0])
+        return found
+
+    def save(self, folder: Path | str) -> Path:
+        """Write ``head.safetensors`` into a folder, whole or not at all, and return its path.
+
+        Raises:
+            UserError: It cannot be written.
+        """
+        path = Path(folder) / HEAD
+        about = {"kind": _KIND, "format": _FORMAT, "about": as_plain(self.about)}
+        save_tensors(path, {"weight": self.weight, "bias": self.bias}, about)
+        return path
+
+    def _encoder(self, given: Encoder | None) -> Encoder:
+        encoder, wanted = given or self.encoder, self.about.encoder
+        if encoder is None:
+            if self.folder is None:
+                raise UserError(f"the head needs its encoder, {wanted}; give it: predict(images, encoder)")
+            encoder = load_encoder(own_encoder(self.folder, option="predict(images, encoder)"))
+        if encoder.fingerprint != wanted.fingerprint:
+            raise UserError(
+                f"the head is for encoder {wanted} ({wanted.fingerprint[:12]}), not for {encoder.name!r} at "
+                f"{encoder.input_size} px ({encoder.fingerprint[:12]}); give its own"
+            )
+        return encoder
+
+
+def load_head(path: Path | str) -> ReadyHead:
+    """Read what `ReadyHead.save` wrote.
+
+    Args:
+        path: The file, or the folder that holds ``head.safetensors``.
+
+    Raises:
+        UserError: No such file, a damaged one, or one of something else.
+    """
+    path = Path(path)
+    path = path / HEAD if path.is_dir() else path
+    called = f"head file {str(path)!r}"
+    if not path.is_file():
+        raise UserError(f"{called} is not there; make it with probedistill migrate")
+    try:
+        tensors, metadata = load_tensors(path)
+        if metadata.get("kind") != _KIND:
+            raise UserError(f"{called} holds no head; give a file of probedistill migrate")
+        if isinstance(metadata.get("format"), int) and metadata["format"] > _FORMAT:
+            raise UserError(
+                f"{called} has format {metadata['format']}, this version reads {_FORMAT}; update probedistill"
+            )
+        about = from_plain(metadata["about"], HeadAbout)
+        weight, bias = tensors["weight"], tensors["bias"]
+        _check(weight, bias, about)
+    except UserError:
+        raise
+    except (TornFileError, msgspec.ValidationError, KeyError, ValueError, AttributeError) as error:
+        raise UserError(f"{called} is damaged ({first_line(error)}); make it again or restore it") from error
+    return ReadyHead(weight, bias, about, folder=path.parent)
+
+
+def _check(weight: Tensor, bias: Tensor, about: HeadAbout) -> None:
+    """Raise `ValueError` unless the tensors are a head of these classes on these features."""
+    shape = (len(about.class_names), about.encoder.dim)
+    if weight.shape != shape or bias.shape != shape[:1] or len(set(about.class_names)) != shape[0] or shape[0] < 2:
+        raise ValueError(f"its weights are not {shape[0]} classes × {shape[1]} features")
+    if not all(part.dtype == torch.float32 and bool(part.isfinite().all()) for part in (weight, bias)):
+        raise ValueError("its weights are not finite float32 numbers")
+    check_class_names(about.class_names, "the head")
+
+
+def head_of_statistics(statistics: ClassStatistics, *, ridge: float = 1.0) -> Head:
+    """W* from sums alone: the ridge probe on all features behind the statistics, one-hot targets, in closed form.
+
+    With N images, class counts n_c, class sums s_c, mean μ and S = Σ x xᵀ − N μ μᵀ it is
+    B = (S + λ I)⁻¹ (s_c − n_c μ)_c with λ = ridge · tr S / N: the numbers that `LinearProbe` finds from the features
+    themselves, each image with the mean of its views.
+
+    Args:
+        statistics: Counts, sums and products.
+        ridge: Penalty, relative to the mean diagonal of the centred kernel.
+
+    Raises:
+        UserError: The statistics hold no second moments, or a class has no images.
+    """
+    _, products = statistics.second_moments()
+    for name, count in zip(statistics.class_names, statistics.counts.tolist(), strict=True):
+        if not count:
+            raise UserError(f"class {name!r} has no images in the statistics; a head needs some of every class")
+    counts, sums, total = statistics.counts.numpy(), statistics.sums.numpy(), statistics.total
+    mean = sums.sum(axis=0) / total
+    system = products.numpy() - total * np.outer(mean, mean)
+    system[np.diag_indices_from(system)] += ridge * np.trace(system) / total or 1.0
+    coef = solve(system, (sums - counts[:, None] * mean).T, assume_a="pos", overwrite_a=True).T
+    bias = counts / total - coef @ mean
+    about = statistics.about.encoder
+    return Head(torch.from_numpy(coef).float(), torch.from_numpy(bias).float(), about.name, about.fingerprint)
+
+
+def _batches(encoder: Encoder, images: Images) -> Iterator[Tensor]:
+    """Features (n, d) of some images at a time."""
+    if isinstance(images, Tensor):
+        if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+            raise UserError(f"images must be (n, 3, H, W) in [0, 1], got {tuple(images.shape)} {images.dtype}")
+        yield from (encode(encoder, part) for part in images.split(BATCH))
+        return
+
+    def load(index: int) -> Tensor:
+        try:
+            image = images.load(index) if isinstance(images, LabelledImages) else decode_image(images[index])
+        except UnreadableImageError as error:
+            raise UserError(f"image {error}; leave it out or restore it") from error
+        return encoder.centre_view(image)
+
+    yield from (encode(encoder, torch.stack(views)) for views in prefetched(load, range(len(images)), BATCH))

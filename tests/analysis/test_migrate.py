@@ -1,0 +1,162 @@
+"""A head for an encoder that the data never saw."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import TINY
+from helpers_images import make_image_folder
+from helpers_statistics import bank, statistics_of
+from probedistill import (
+    InheritedProbe,
+    LinearProbe,
+    Migration,
+    UserError,
+    class_statistics,
+    distill,
+    load_encoder,
+    load_head,
+    load_splits,
+    migrate,
+)
+from probedistill.analysis.migrate import CANDIDATES, simulated_accuracy
+from probedistill.features.store import FeatureStore
+
+NAMES = ("cat", "dog", "hen")
+
+
+@pytest.fixture(scope="module")
+def old():
+    return load_encoder(TINY, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def new():
+    return load_encoder(TINY, encoder_args={"seed": 1, "width": 20}, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = make_image_folder(tmp_path_factory.mktemp("migrate") / "photos", classes=NAMES, per_class=6, size=36)
+    return load_splits(f"folder:{folder}")
+
+
+@pytest.fixture(scope="module")
+def distilled(old, data):
+    return distill(data[0], old, test=data[1], steps=3, keep_head=True, evaluate_every=3, progress=False)
+
+
+@pytest.fixture
+def store(tmp_path):
+    return FeatureStore(tmp_path / "cache", progress=False)
+
+
+def views_of(distilled, encoder, store):
+    augment = distilled.run.config.augment
+    return store.synthetic_views(encoder, distilled.images, views=20, augment=augment, seed=0)
+
+
+def test_candidates_are_what_their_names_say(distilled, old, new, store):
+    target, source = (views_of(distilled, one, store) for one in (new, old))
+    heads = {
+        name: migrate(distilled, new, old=[old], candidate=name, features=store)[0].weight.numpy()
+        for name in ("ridge", "inherited", "average")
+    }
+    ridge = LinearProbe("ridge").fit_views(target, distilled.labels)
+    inherited = InheritedProbe(distilled.head.weight, distilled.head.bias)
+    inherited.fit_views(target, distilled.labels, source)
+    np.testing.assert_allclose(heads["ridge"], ridge.coef_, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(heads["inherited"], inherited.coef_, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(heads["average"], (ridge.coef_ + inherited.coef_) / 2, rtol=1e-5, atol=1e-6)
+
+
+def test_forecast_is_made_without_test_images_and_stands_beside_the_truth(distilled, old, new, data, store):
+    before = migrate(distilled, new, old=[old], features=store)[1]
+    head, after = migrate(distilled, new, old=[old], test=data[1], features=store)
+    assert [one.name for one in before.candidates] == list(CANDIDATES)
+    assert [one.forecast for one in before.candidates] == [one.forecast for one in after.candidates]
+    assert all(0 < one.forecast < 1 for one in before.candidates)
+    assert before.chosen == max(before.candidates, key=lambda one: one.forecast).name
+    right = sum(a == data[1].class_names[b] for a, b in zip(head.predict(data[1]), data[1].labels))
+    assert after.taken.accuracy == pytest.approx(right / len(data[1]))
+    assert "forecast" in str(after)
+    assert "Measured afterwards" in " ".join(after.findings())
+
+
+def test_without_an_old_encoder_probes_from_scratch_remain_and_nothing_is_foretold(distilled, new, store):
+    report = migrate(distilled, new, features=store)[1]
+    assert [one.name for one in report.candidates] == ["ridge", "logistic"]
+    assert report.taken.forecast is None
+    assert "No forecast" in report.findings()[0]
+    with pytest.raises(UserError, match="'inherited' needs the head of an old encoder"):
+        migrate(distilled, new, candidate="inherited", features=store)
+
+
+def test_statistics_stand_in_for_a_head_and_for_a_measured_accuracy(old, new, data, store):
+    plain = distill(data[0], old, steps=2, progress=False)  # no head, no test images
+    statistics = class_statistics(old, data[0], name="a", features=store)
+    report = migrate(plain, new, old=[old], statistics=[statistics], features=store)[1]
+    assert report.old[0].head == "statistics"
+    assert report.anchor.known_from == "statistics"
+    assert len(report.candidates) == len(CANDIDATES)
+
+
+def test_several_images_of_a_class_are_held_out_one_at_a_time(old, new, data, store):
+    two = distill(data[0], old, steps=2, images_per_class=2, progress=False)
+    assert migrate(two, new, features=store)[1].held_out == "images"
+    assert migrate(distill(data[0], old, steps=2, progress=False), new, features=store)[1].held_out == "views"
+
+
+def test_simulated_accuracy_is_that_of_normal_features():
+    features = bank([0] * 400 + [1] * 400 + [2] * 400, dim=4)
+    statistics = statistics_of(features)
+    probe = LinearProbe("ridge").fit(features.centre, features.labels)
+    generator = torch.Generator().manual_seed(5)
+    root = torch.linalg.cholesky(statistics.covariance())
+    labels = torch.arange(3).repeat_interleave(4000)
+    drawn = statistics.means()[labels] + torch.randn(12_000, 4, generator=generator, dtype=torch.float64) @ root.T
+    wanted = float((torch.from_numpy(probe.predict(drawn)) == labels).double().mean())
+    assert simulated_accuracy((probe.coef_, probe.intercept_), statistics) == pytest.approx(wanted, abs=0.02)
+
+
+def test_wrong_use_is_one_line(distilled, old, new, store):
+    with pytest.raises(UserError, match="unknown candidate 'averag'; did you mean 'average'"):
+        migrate(distilled, new, candidate="averag", features=store)
+    with pytest.raises(UserError, match="is the one that the set was made with"):
+        migrate(distilled, old, old=[old], features=store)
+    with pytest.raises(UserError, match="unknown class of the set 'hen'"):
+        migrate(distilled, new, statistics=[statistics_of(bank([0, 1, 2]))], features=store)
+
+
+def test_command_line_from_run_to_prediction(distil_cli, run_cli, photos, tmp_path):
+    run, out = tmp_path / "run", tmp_path / "head"
+    assert distil_cli("--out", run, "--keep-head", "--no-progress").code == 0
+    wide = [TINY, "--encoder-args.seed", 1]
+    made = run_cli("migrate", run, "--encoder", *wide, "--source", TINY, "--out", out, "--images", f"folder:{photos}")
+    assert made.code == 0, made.err
+    assert "average" in made.out
+    report = Migration.read(out)
+    assert load_head(out).about.candidate == report.chosen
+    assert {p.name for p in out.iterdir()} >= {"head.safetensors", "config.yaml", "migrate.json", "migrate.png"}
+    photo = next((photos / "test" / "cat").iterdir())
+    said = run_cli("predict", out, photo, "--encoder", *wide)
+    assert said.code == 0, said.err
+    assert "cat" in said.out
+    # The same command again replaces the head.
+    assert run_cli("migrate", run, "--encoder", *wide, "--out", out).code == 0
+    assert [one.name for one in Migration.read(out).candidates] == ["ridge", "logistic"]
+    content = json.loads((out / "migrate.json").read_text())
+    assert content["anchor"] is None
+
+
+def test_command_line_says_what_is_wrong(distil_cli, run_cli, tmp_path):
+    run = tmp_path / "run"
+    assert distil_cli("--out", run, "--no-progress").code == 0
+    assert "is the folder of a run" in run_cli("migrate", run, "--encoder", TINY, "--out", run).error()
+    assert "no such folder" in run_cli("migrate", tmp_path / "x", "--encoder", TINY, "--out", tmp_path / "y").error()
+    assert not (tmp_path / "y").exists()
+    assert "is not there" in run_cli("predict", tmp_path, "a.jpg").error()

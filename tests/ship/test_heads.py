@@ -1,0 +1,116 @@
+"""A ready head: its file, its predictions, and what it says to wrong use."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import TINY
+from helpers_runs import encoder_record
+from helpers_statistics import NAMES, bank, statistics_of
+from probedistill import LinearProbe, ReadyHead, UserError, load_encoder, load_head, load_splits
+from probedistill.features.statistics import encoder_record as record_of
+from probedistill.ship.heads import HeadAbout, Preparation, head_of_statistics
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return load_encoder(TINY, device="cpu")
+
+
+def a_head(of, names=("hen", "cat", "dog"), seed=0, **options):
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(len(names), of.dim, generator=generator)
+    about = HeadAbout(
+        class_names=names, encoder=record_of(of), preparation=Preparation.of(of), candidate="ridge",
+        forecast=0.5,
+    )  # fmt: skip
+    return ReadyHead(weight, torch.randn(len(names), generator=generator), about, **options)
+
+
+def test_file_gives_back_what_was_written(encoder, tmp_path):
+    head = a_head(encoder)
+    head.save(tmp_path)
+    found = load_head(tmp_path)
+    assert torch.equal(found.weight, head.weight)
+    assert torch.equal(found.bias, head.bias)
+    assert found.about == head.about
+    assert found.about.preparation.mean == (0.5, 0.5, 0.5)
+
+
+def test_predictions_are_names_whatever_the_images_come_as(encoder, photos):
+    head = a_head(encoder, encoder=encoder)
+    _, test = load_splits(f"folder:{photos}")
+    views = torch.stack([encoder.centre_view(test.load(i)) for i in range(len(test))])
+    names = head.predict(views)
+    assert set(names) <= set(head.about.class_names)
+    assert head.predict(test) == names
+    assert head.predict([test.load(i) for i in range(len(test))]) == names
+    assert head.predict([photos / name for name in test.names]) == names
+
+
+@pytest.mark.parametrize("names", [("hen", "cat", "dog"), ("cat", "dog"), ("dog", "cat")])
+def test_scikit_learn_object_says_the_same(encoder, names):
+    head = a_head(encoder, names)
+    features = np.random.default_rng(0).normal(size=(50, encoder.dim))
+    found = head.as_sklearn()
+    wanted = head.logits(features)
+    assert found.predict(features).tolist() == [names[i] for i in wanted.argmax(axis=1)]
+    shares = np.exp(wanted - wanted.max(axis=1, keepdims=True))
+    shares /= shares.sum(axis=1, keepdims=True)
+    columns = [names.index(name) for name in found.classes_]
+    np.testing.assert_allclose(found.predict_proba(features), shares[:, columns], atol=1e-6)
+
+
+def test_another_encoder_is_refused(encoder):
+    head = a_head(encoder)
+    with pytest.raises(UserError, match="the head needs its encoder"):
+        head.predict(torch.rand(1, 3, 32, 32))
+    with pytest.raises(UserError, match="the head is for encoder"):
+        head.predict(torch.rand(1, 3, 32, 32), load_encoder(TINY, encoder_args={"seed": 1}, device="cpu"))
+
+
+def test_images_that_are_none_are_one_line(encoder, tmp_path):
+    head = a_head(encoder, encoder=encoder)
+    (tmp_path / "x.jpg").write_bytes(b"no picture")
+    with pytest.raises(UserError, match=r"x\.jpg"):
+        head.predict([tmp_path / "x.jpg"])
+    with pytest.raises(UserError, match="images must be"):
+        head.predict(torch.zeros(3, 32, 32))
+
+
+def test_damaged_files_are_one_line(encoder, tmp_path):
+    with pytest.raises(UserError, match="is not there"):
+        load_head(tmp_path)
+    path = a_head(encoder).save(tmp_path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-3])
+    with pytest.raises(UserError, match="is damaged"):
+        load_head(path)
+    statistics_of(bank([0, 1, 2])).save(path)
+    with pytest.raises(UserError, match="holds no head"):
+        load_head(path)
+
+
+def test_weights_that_are_not_of_the_record_are_damage(encoder, tmp_path):
+    head = a_head(encoder)
+    ReadyHead(head.weight[:2], head.bias, head.about).save(tmp_path)
+    with pytest.raises(UserError, match="is damaged"):
+        load_head(tmp_path)
+
+
+def test_head_of_statistics_is_the_ridge_probe_on_all_features():
+    features = bank([0, 0, 0, 1, 1, 2, 2, 2, 2, 2])
+    found = head_of_statistics(statistics_of(features))
+    probe = LinearProbe("ridge").fit(features.centre, features.labels)
+    np.testing.assert_allclose(found.weight.numpy(), probe.coef_, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found.bias.numpy(), probe.intercept_, rtol=1e-5, atol=1e-6)
+    assert found.fingerprint == encoder_record().fingerprint
+
+
+def test_head_of_statistics_needs_every_class_and_second_moments():
+    with pytest.raises(UserError, match="'owl' has no images"):
+        head_of_statistics(statistics_of(bank([0, 1], names=NAMES)))
+    with pytest.raises(UserError, match="counts and sums alone"):
+        head_of_statistics(statistics_of(bank([0, 1, 2]), second_moments=False))
