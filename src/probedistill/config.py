@@ -77,6 +77,18 @@ class ImagesConfig:
 
 
 @dataclass(kw_only=True)
+class StatisticsConfig:
+    """Statistics in place of training images."""
+
+    stats: list[Path]
+    """Files of `probedistill stats`: distil from what they say, merged, in place of images. The test images of --images
+    then only give the accuracy along the way."""
+
+    union: bool = False
+    """Merge files of different classes: all classes of all files."""
+
+
+@dataclass(kw_only=True)
 class EncoderConfig:
     """Which encoder, and how it runs."""
 
@@ -282,16 +294,19 @@ class DistillConfig:
         """The preset's values without those of the encoder."""
         return {k: v for k, v in preset_values(method, preset).items() if k in cls.__dataclass_fields__}
 
-    def resolve(self) -> DistillConfig:
+    def resolve(self, *, without_images: bool = False) -> DistillConfig:
         """Return a copy in which ``"auto"`` is settled, and checked.
+
+        Args:
+            without_images: There are only statistics: ``"auto"`` starts from noise.
 
         Raises:
             UserError: Unknown method or preset, or a value out of range.
         """
         check_known(METHODS, "method", self.method, ("auto",))
         self._check_preset()
-        from_real = self.method == "auto"
-        method = "clp" if from_real else self.method
+        from_real = self.method == "auto" and not without_images
+        method = "clp" if self.method == "auto" else self.method
         init = ("real" if from_real else "noise") if self.canvas.init == "auto" else self.canvas.init
         canvas = replace(self.canvas, init=init)
         config = replace(self, method=method, real_views=self.real_view_count, canvas=canvas)

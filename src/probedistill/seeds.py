@@ -60,6 +60,8 @@ class Stream(IntEnum):
     """Crops of a step's fresh real batch; key: step."""
     CLUSTERS = 20
     """Starting centres of k-means; key: class."""
+    GAUSSIANS = 21
+    """Features drawn from statistics; key: class."""
     FORECAST = 24
     """Simulated features behind a forecast."""
 

@@ -3,11 +3,29 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from conftest import TINY
-from helpers_statistics import same
-from probedistill import UserError, class_statistics, load_encoder, load_images
-from probedistill.features.statistics import statistics_of_run
+from helpers_statistics import NAMES, bank, same, statistics_of
+from probedistill import (
+    ClassStatistics,
+    DistilledSet,
+    FeatureBank,
+    UserError,
+    class_statistics,
+    distill,
+    extract_features,
+    load_encoder,
+    load_images,
+    merge_statistics,
+)
+from probedistill.features.gaussians import class_deviations, gaussian_features
+from probedistill.features.statistics import PartRecord, encoder_record, statistics_of_run
+from probedistill.objectives.clp import clp_objective
+from probedistill.objectives.lgm import lgm_objective
+from probedistill.objectives.moments import Draws, RealMoments
+from probedistill.objectives.real import RealFeatures
+from probedistill.objectives.sfm import sfm_objective
 
 # ---------------------------------------------------------------------------------------------------
 # Runs that keep their statistics
@@ -32,3 +50,219 @@ def test_a_run_without_statistics_says_how_to_have_them(distil_cli, tmp_path):
     assert distil_cli("--overwrite", "--out", run).code == 0
     with pytest.raises(UserError, match="keeps no statistics; distil it again with --keep-stats"):
         statistics_of_run(run)
+
+
+# ---------------------------------------------------------------------------------------------------
+# Objectives of statistics
+
+
+@pytest.fixture
+def features():
+    return bank([0] * 30 + [1] * 20 + [2] * 40, dim=6)
+
+
+def pooled(features, normalize="none"):
+    return RealFeatures(features.centre, features.labels, 3, normalize)
+
+
+def moments(features, normalize="none"):
+    rows = torch.arange(len(features))
+    parts = [statistics_of(features.select(rows[i::3]), str(i)) for i in range(3)]
+    return RealMoments(Draws(merge_statistics(parts), dtype=torch.float64), normalize)
+
+
+def loss_and_gradient(objective, features, labels, step=0):
+    leaf = features.clone().requires_grad_()
+    loss = objective(leaf, labels, step)
+    return loss.detach(), torch.autograd.grad(loss, leaf)[0]
+
+
+SYNTHETIC = bank([0, 1, 2, 0, 1, 2], seed=7, dim=6)
+
+
+@pytest.mark.parametrize("normalize", ["none", "center"])
+@pytest.mark.parametrize("others", ["samples", "centres"])
+@pytest.mark.parametrize("cosine", ["classes", "all"])
+def test_sfm_of_merged_statistics_is_that_of_the_pooled_features(features, normalize, others, cosine):
+    found, expected = (
+        loss_and_gradient(
+            sfm_objective(real(features, normalize), others=others, cosine=cosine), SYNTHETIC.centre, SYNTHETIC.labels
+        )
+        for real in (moments, pooled)
+    )
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_means_and_the_centre_are_exact(features):
+    for normalize in ("none", "center"):
+        torch.testing.assert_close(moments(features, normalize).mean, pooled(features, normalize).mean)
+        torch.testing.assert_close(
+            moments(features, normalize).class_means(), pooled(features, normalize).class_means()
+        )
+        torch.testing.assert_close(
+            moments(features, normalize).class_sums(), pooled(features, normalize).class_sums(), rtol=1e-9, atol=1e-9
+        )
+
+
+def test_draws_have_the_means_and_about_the_variances_of_their_class(features):
+    statistics = moments(features).statistics
+    drawn, labels = gaussian_features(statistics, 20_000, seed=1)
+    for label in range(3):
+        of_class = drawn[labels == label]
+        torch.testing.assert_close(of_class.mean(0), statistics.means()[label])
+        torch.testing.assert_close(of_class.std(0), class_deviations(statistics)[label], rtol=0.05, atol=0)
+    scaled = (drawn - statistics.means()[labels]) / class_deviations(statistics)[labels]
+    of_images = (
+        statistics.covariance() / statistics.covariance().diagonal().outer(statistics.covariance().diagonal()).sqrt()
+    )
+    torch.testing.assert_close(torch.corrcoef(scaled.T), of_images, rtol=0, atol=0.03)
+
+
+def gaussians(per_class: int):
+    """Features that are Gaussian, as statistics take them to be: classes with correlations in common."""
+    generator = torch.Generator().manual_seed(3)
+    means, mix = (torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((3, 6), (6, 6)))
+    labels = torch.arange(3).repeat_interleave(per_class)
+    noise = torch.randn(3 * per_class, 6, generator=generator, dtype=torch.float64)
+    x = means[labels] + noise @ mix.T
+    return FeatureBank(x, x[None][:0], labels, torch.arange(len(x)), NAMES)
+
+
+@pytest.mark.parametrize("normalize", ["none", "center", "center_l2"])
+def test_clp_of_statistics_is_within_three_percent_of_the_pooled_features(normalize):
+    real = gaussians(5_000)
+    statistics = statistics_of(real)
+    draws = Draws(statistics, dtype=torch.float64)
+    draws.per_class, draws.labels = 5_000, real.labels
+    options = {"ridge": 10.0, "temperature": 0.1 if normalize == "center_l2" else 1.0, "real_per_class": 0}
+    found, expected = (
+        loss_and_gradient(clp_objective(side, **options), SYNTHETIC.centre, SYNTHETIC.labels)
+        for side in (RealMoments(draws, normalize), RealFeatures(real.centre, real.labels, 3, normalize))
+    )
+    assert found[0] == pytest.approx(float(expected[0]), rel=0.03)
+    assert torch.nn.functional.cosine_similarity(found[1].flatten(), expected[1].flatten(), 0) > 0.995
+
+
+def test_lgm_of_statistics_has_nearly_the_gradient_of_the_pooled_features():
+    real = gaussians(5_000)
+    sides = (
+        RealMoments(Draws(statistics_of(real), dtype=torch.float64), "center_l2"),
+        RealFeatures(real.centre, real.labels, 3, "center_l2"),
+    )
+    found, expected = (
+        loss_and_gradient(lgm_objective(side, sigma=0.1, balanced=True), SYNTHETIC.centre, SYNTHETIC.labels)
+        for side in sides
+    )
+    assert torch.nn.functional.cosine_similarity(found[1].flatten(), expected[1].flatten(), 0) > 0.99
+
+
+# ---------------------------------------------------------------------------------------------------
+# Runs from statistics
+
+
+@pytest.fixture
+def parties(run_cli, photos, tmp_path):
+    """Files of two parties, of a class each."""
+    for name in ("cat", "dog"):
+        arguments = ["--images", f"folder:{photos}", "--classes", name, "--encoder", TINY, "--out", tmp_path / name]
+        assert run_cli("stats", *arguments, "--real-views", 2, "--all-images").code == 0
+    return tmp_path / "cat", tmp_path / "dog"
+
+
+@pytest.fixture
+def from_statistics(run_cli):
+    def run(files, *arguments):
+        return run_cli("distill", "--stats", *files, "--union", "--encoder", TINY, "--steps", 3, *arguments)
+
+    return run
+
+
+def test_a_whole_sfm_run_is_that_of_the_pooled_images(photos, tmp_path):
+    encoder, images = load_encoder(TINY, device="cpu"), load_images(f"folder:{photos}", split="train")
+    bank = extract_features(encoder, images, views=2, progress=False)
+    rows = torch.arange(len(bank))
+    about = encoder_record(encoder)
+    parts = [
+        ClassStatistics.of_bank(bank.select(rows[i::3]), about, PartRecord(str(i), str(i), 4, "tests"))
+        for i in range(3)
+    ]
+    how = {"method": "sfm", "steps": 5, "canvas": {"size": 32, "init": "noise"}, "progress": False, "evaluate_every": 0}
+    pooled = distill(images, encoder, **how)
+    merged = distill(parts, encoder, **how)
+    torch.testing.assert_close(merged.float_images, pooled.float_images, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(torch.tensor(merged.run.losses), torch.tensor(pooled.run.losses), rtol=1e-5, atol=1e-6)
+    assert [part.name for part in merged.run.statistics[0].parts] == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize("method", ["auto", "clp", "sfm", "lgm"])
+def test_every_method_distils_from_files(from_statistics, run_cli, parties, tmp_path, method):
+    out = tmp_path / "run"
+    made = from_statistics(parties, "--method", method, "--out", out)
+    assert made.code == 0, made.err
+    run = DistilledSet.load(out).run
+    assert run.begun_from == "noise"
+    assert run.images.spec == "statistics:cat + dog"
+    assert "parts: cat, dog" in run_cli("info", out).out
+
+
+def test_the_config_of_a_run_repeats_it_and_scores_it(from_statistics, run_cli, parties, photos, tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert from_statistics(parties, "--images", f"folder:{photos}", "--method", "sfm", "--out", one).code == 0
+    assert len(DistilledSet.load(one).run.accuracy) == 3, "the test images give the accuracy along the way"
+    again = run_cli("distill", "--config", one / "config.yaml", "--out", two)
+    assert again.code == 0, again.err
+    assert torch.equal(DistilledSet.load(one).float_images, DistilledSet.load(two).float_images)
+    scored = run_cli("evaluate", one, "--config", one / "config.yaml", "--seeds", 1, "--views", 2)
+    assert scored.code == 0, scored.err
+
+
+def test_a_run_from_statistics_is_resumed_and_another_one_is_refused(from_statistics, run_cli, parties, tmp_path):
+    out = tmp_path / "run"
+    assert from_statistics(parties, "--method", "sfm", "--out", out).code == 0
+    assert from_statistics(parties, "--method", "sfm", "--out", out, "--resume").code == 0
+    other = from_statistics(parties[::-1], "--method", "sfm", "--out", out, "--resume").error()
+    assert "holds a run of other images (statistics:cat + dog" in other
+
+
+def test_a_run_of_two_encoders_takes_statistics_of_both(from_statistics, run_cli, parties, photos, tmp_path):
+    small = tmp_path / "small"
+    arguments = ["--images", f"folder:{photos}", "--encoder", f"{TINY}@40", "--real-views", 2, "--out", small]
+    assert run_cli("stats", *arguments).code == 0
+    made = from_statistics((*parties, small), "--also", f"{TINY}@40", "--keep-stats", "--out", tmp_path / "run")
+    assert made.code == 0, made.err
+    kept = statistics_of_run(tmp_path / "run")
+    assert [one.about.encoder.input_size for one in kept] == [32, 40]
+    lacks = from_statistics(parties, "--also", f"{TINY}@40", "--out", tmp_path / "lacks").error()
+    assert "are of encoder 'helpers_encoders:tiny'" in lacks
+
+
+REFUSED = {
+    "real": (["--canvas.init", "real"], "canvas.init 'real' needs the real images"),
+    "head": (["--keep-head"], "keep_head needs the real images"),
+    "soft": (["--soft-labels", "learned"], "soft_labels 'learned' needs the real images"),
+    "fresh": (["--method", "lgm", "--preset", "paper"], "lgm.fresh needs the real images"),
+    "unbalanced": (["--method", "lgm", "--lgm.no-balanced"], "lgm.balanced False weighs classes by their number"),
+    "all": (["--clp.real-per-class", "0"], "clp.real_per_class 0 weighs classes by their number"),
+    "encoder": (["--encoder-args.seed", "1"], "are of encoder 'helpers_encoders:tiny'"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_needs_images_is_refused_before_anything_is_written(from_statistics, parties, tmp_path, name):
+    arguments, line = REFUSED[name]
+    assert line in from_statistics(parties, *arguments, "--out", tmp_path / "run").error()
+    assert not (tmp_path / "run").exists()
+
+
+def test_files_that_do_not_do_are_refused(from_statistics, run_cli, parties, photos, tmp_path):
+    out = ["--encoder", TINY, "--out", tmp_path / "run"]
+    assert "add --union" in run_cli("distill", "--stats", *parties, *out).error()
+    assert "are of the class 'cat' alone" in run_cli("distill", "--stats", parties[0], *out).error()
+    assert "is not there" in run_cli("distill", "--stats", tmp_path / "none", *out).error()
+    assert "or --stats in place of images" in run_cli("distill", *out).error()
+    means = tmp_path / "means"
+    make = ["--images", f"folder:{photos}", "--encoder", TINY, "--no-second-moments", "--out", means]
+    assert run_cli("stats", *make).code == 0
+    assert "hold counts and sums alone" in run_cli("distill", "--stats", means, "--method", "clp", *out).error()
+    assert not (tmp_path / "run").exists()
+    assert run_cli("distill", "--stats", means, "--method", "sfm", "--steps", 2, *out).code == 0

@@ -8,7 +8,7 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from ..config import DistillConfig, EncoderConfig, EvaluateConfig, ImagesConfig, RunConfig
+from ..config import DistillConfig, EncoderConfig, EvaluateConfig, ImagesConfig, RunConfig, StatisticsConfig
 from ..errors import UserError, explained
 from .app import EncoderOptions, Images, Probes, command, config_flag, flat, show
 
@@ -24,10 +24,11 @@ def _out(run: RunConfig, parts: Sequence[str]) -> Path:
     return run.out if run.out is not None else Path("runs") / name
 
 
-@command(ImagesConfig, EncoderConfig, DistillConfig, RunConfig)
+@command(ImagesConfig, StatisticsConfig, EncoderConfig, DistillConfig, RunConfig)
 def distill(
-    images: Images,
-    encoder: EncoderOptions,
+    images: Images | None = None,
+    statistics: Annotated[StatisticsConfig, flat("Images")] | None = None,
+    encoder: EncoderOptions | None = None,
     settings: Annotated[DistillConfig, flat("Method")] | None = None,
     run: Annotated[RunConfig, flat("Run")] | None = None,
 ) -> None:
@@ -38,19 +39,39 @@ def distill(
     With --also the images are distilled for several encoders at once (--also timm:resnet18@112 --also clip.yaml); the
     loss is the sum over the encoders, weighted by --encoder-weights.
 
+    With --stats a.stats b.stats there are no images, only what several parties say of theirs (docs/statistics.md).
+
     Ctrl-C saves; the same command with --resume goes on, with the same result as without the break. RUN/evolution
     keeps what the images looked like along the way.
     """
+    source, test, named = _what(images, statistics)
+    if encoder is None:
+        raise UserError("encoder is missing; give --encoder, or --config FILE that has it (a run's is RUN/config.yaml)")
     from ..distillation.run import distill as run_distill
 
     run, settings = run or RunConfig(), settings or DistillConfig()
     sized = [] if encoder.input_size is None else [f"{encoder.input_size}px"]
-    run.out = _out(run, [images.images, encoder.encoder, *sized, *settings.also, settings.method])
-    distilled = run_distill(images, encoder, settings, run=run, strict=images.strict)
+    run.out = _out(run, [named, encoder.encoder, *sized, *settings.also, settings.method])
+    strict = images is not None and images.strict
+    distilled = run_distill(source, encoder, settings, test=test, run=run, strict=strict)
     seconds = distilled.run.seconds
     show(f"{len(distilled)} images of {len(distilled.class_names)} classes in {seconds:.0f} s → {run.out}")
     show(f"look:   {run.out / 'preview.png'}")
     show(f"score:  probedistill evaluate {quote(str(run.out))} {config_flag('evaluate', run.out / 'config.yaml')}")
+
+
+def _what(
+    images: ImagesConfig | None, statistics: StatisticsConfig | None
+) -> tuple[ImagesConfig | StatisticsConfig, ImagesConfig | None, str]:
+    """What to distil from, what to test on beside its own test images, and what a run of it is called."""
+    if statistics is not None:
+        return statistics, images, "-".join(path.stem for path in statistics.stats)
+    if images is not None:
+        return images, None, images.images
+    raise UserError(
+        "images is missing; give --images, or --config FILE that has it (a run's is RUN/config.yaml), or --stats in "
+        "place of images"
+    )
 
 
 @dataclass(kw_only=True)

@@ -34,11 +34,11 @@ def stats(
 ) -> None:
     """Write what images say about their classes as sums of features, without any image; merge such files; show one.
 
-    Make:  probedistill stats --images folder:photos --encoder efficientnet_lite0@112 --out a.stats
+    Example: probedistill stats --images folder:photos --encoder efficientnet_lite0@112 --out a.stats
 
-    Merge: probedistill stats a.stats b.stats --out all.stats
+    Merge them: probedistill stats a.stats b.stats --out all.stats
 
-    Show:  probedistill stats all.stats
+    Show one: probedistill stats all.stats
 
     A file holds the count, the sum and the sum of squares of the features of each class, and the products of every two
     features over all classes: 6.8 MB for 10 classes and 1,280 features. Several parties' files, merged, are those of

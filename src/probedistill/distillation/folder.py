@@ -23,7 +23,7 @@ import psutil
 import yaml
 from torch import Tensor
 
-from ..config import DistillConfig, EncoderConfig, ImagesConfig, without_none
+from ..config import DistillConfig, EncoderConfig, ImagesConfig, StatisticsConfig, without_none
 from ..errors import UserError
 from ..features.statistics import ClassStatistics
 from ..machine.processes import Processes
@@ -120,7 +120,14 @@ class NoFolder:
     def checkpoint(self, run: RunRecord) -> Checkpoint | None:
         """The state that the run goes on from."""
 
-    def start(self, run: RunRecord, images: ImagesConfig | None, encoder: EncoderConfig | None, step: int) -> None:
+    def start(
+        self,
+        run: RunRecord,
+        images: ImagesConfig | None,
+        encoder: EncoderConfig | None,
+        step: int,
+        statistics: StatisticsConfig | None = None,
+    ) -> None:
         """Write what says that the folder holds this run."""
 
     def save(self, run: RunRecord, distiller: Distiller, history: History) -> None:
@@ -224,7 +231,14 @@ class RunFolder(NoFolder):
             )
         return found
 
-    def start(self, run: RunRecord, images: ImagesConfig | None, encoder: EncoderConfig | None, step: int) -> None:
+    def start(
+        self,
+        run: RunRecord,
+        images: ImagesConfig | None,
+        encoder: EncoderConfig | None,
+        step: int,
+        statistics: StatisticsConfig | None = None,
+    ) -> None:
         """Write what says that the folder holds this run. Killed at any point, it holds the old run or the new one.
 
         Args:
@@ -232,6 +246,7 @@ class RunFolder(NoFolder):
             images: For the YAML file that repeats the run; there is none without it.
             encoder: For the same file.
             step: The step that the run goes on from; pictures of later ones are removed.
+            statistics: What is distilled from in place of images; then ``images`` are for testing.
         """
         fresh = not (self.path / RUN).exists()
         for place in (self.path, self.path / CHECKPOINTS, self.path / EVOLUTION):
@@ -244,8 +259,8 @@ class RunFolder(NoFolder):
                 if self.overwrite:
                     _remove_results(self.path)
                 evolution.remove_later(self.path, step)
-                if images is not None and encoder is not None:
-                    write_config(self.path / CONFIG, images, encoder, run.config)
+                if (images or statistics) is not None and encoder is not None:
+                    write_config(self.path / CONFIG, images, encoder, run.config, statistics)
             except OSError as error:
                 raise cannot_write(self.path, error) from error
             except UserError:
@@ -365,17 +380,23 @@ def _label(encoder: EncoderRecord) -> str:
 
 
 def write_config(
-    path: Path, images: ImagesConfig | None, encoder: EncoderConfig, settings: DistillConfig | None
+    path: Path,
+    images: ImagesConfig | None,
+    encoder: EncoderConfig,
+    settings: DistillConfig | None,
+    statistics: StatisticsConfig | None = None,
 ) -> None:
     """Write the YAML file that repeats a run: ``probedistill distill --config FILE --out FOLDER``.
 
     Args:
         path: The file.
-        images: The images; ``None`` for a file that describes the encoder alone.
+        images: The images; ``None`` for statistics, or for a file that describes the encoder alone.
         encoder: The encoder.
         settings: How they were distilled; ``None`` for images that were not.
+        statistics: What they were distilled from in place of images.
     """
-    content = {**(_plain_values(asdict(images)) if images is not None else {}), **_plain_values(asdict(encoder))}
+    parts = [one for one in (images, statistics, encoder) if one is not None]
+    content = {name: value for part in parts for name, value in _plain_values(asdict(part)).items()}
     if settings is not None:
         content |= settings.to_dict()
     text = yaml.safe_dump(without_none(content), sort_keys=False)
@@ -384,4 +405,10 @@ def write_config(
 
 
 def _plain_values(values: dict[str, Any]) -> dict[str, Any]:
-    return {k: str(v) if isinstance(v, Path) else v for k, v in values.items() if v not in (None, {})}
+    return {k: _plain_value(v) for k, v in values.items() if v not in (None, {})}
+
+
+def _plain_value(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_plain_value(entry) for entry in value]
+    return str(value) if isinstance(value, Path) else value

@@ -21,13 +21,13 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from .._version import __version__
-from ..config import DistillConfig, EncoderConfig, ImagesConfig, RunConfig
+from ..config import DistillConfig, EncoderConfig, ImagesConfig, RunConfig, StatisticsConfig
 from ..encoders.encoder import Encoder
 from ..encoders.named import encoder_config
 from ..encoders.pool import EncoderPool
 from ..errors import NonFiniteLossError, UserError
 from ..features.bank import FeatureBank
-from ..features.statistics import ClassStatistics, class_statistics
+from ..features.statistics import ClassStatistics, class_statistics, encoder_record
 from ..features.store import FeatureStore
 from ..images.labelled import LabelledImages
 from ..images.sources import check_outside
@@ -40,21 +40,31 @@ from ..store.distilled import DistilledSet
 from ..store.layout import CHECKPOINTS, check_class_names
 from ..store.pixels import as_shipped
 from ..store.records import as_plain
-from ..store.run_record import EncoderRecord, History, ImagesRecord, RunRecord, with_history
+from ..store.run_record import History, ImagesRecord, RunRecord, with_history
 from .callbacks import Bar, Callback, Callbacks, End, Pictures, Preview, ProgressFile, Start, Step, named_callbacks
 from .engine import Distiller
 from .folder import NoFolder, RunFolder, begun_by_this_launch
+from .from_statistics import (
+    check_without_images,
+    images_record,
+    needs_second_moments,
+    read_statistics,
+    statistics_for,
+)
 from .options import DistillOptions, with_options
 from .start import load_method, make_distiller
+
+Data = str | ImagesConfig | LabelledImages | StatisticsConfig | ClassStatistics | Sequence[ClassStatistics]
+"""What a set is distilled from: real images, or their statistics."""
 
 
 @own_torch_state()
 def distill(
-    images: str | ImagesConfig | LabelledImages,
+    images: Data,
     encoder: str | EncoderConfig | Encoder | Sequence[str | EncoderConfig | Encoder],
     config: DistillConfig | None = None,
     *,
-    test: LabelledImages | None = None,
+    test: LabelledImages | ImagesConfig | None = None,
     run: RunConfig | None = None,
     callbacks: Sequence[Callback] = (),
     strict: bool = False,
@@ -66,13 +76,14 @@ def distill(
 
     Args:
         images: Real training images: a spec string, a config, or loaded images. With a spec the test
-            split (or a held-out part) gives the probe accuracy that is shown along the way.
+            split (or a held-out part) gives the probe accuracy that is shown along the way. Or their statistics,
+            of any number of parties and of each encoder: what is then drawn from them is `RealMoments`' business.
         encoder: The frozen encoder, its config, or its name in one word (`encoder_config`). With a sequence the
             loss is the sum over the encoders, weighted by ``encoder_weights``; the images are as large as the
             largest input. ``config.also`` names further ones.
         config: Method and settings; ``options`` override its fields or those of ``run``. Without it ``options`` are
             those of `DistillConfig.of`, which knows ``preset="paper"``.
-        test: Test images for the accuracy along the way, when ``images`` are loaded images.
+        test: Test images for the accuracy along the way, when ``images`` are loaded images or statistics.
         run: Output folder, resuming, checkpoints. Without ``out`` nothing is written.
         callbacks: Who else is told of steps and previews.
         strict: Raise on unreadable images instead of leaving them out with a warning.
@@ -88,14 +99,17 @@ def distill(
         Interrupted: SIGINT or SIGTERM came; the state has been saved.
     """
     run, config = with_options(run or RunConfig(), config, dict(options))
-    named, config, repeatable = _name_encoders(encoder, config.resolve())
+    statistics = None if isinstance(images, (str, ImagesConfig, LabelledImages)) else images
+    named, config, repeatable = _name_encoders(encoder, config.resolve(without_images=statistics is not None))
     load_method(config)  # a method of the user's own may not be there, or not have these options
+    if statistics is not None:
+        check_without_images(config)
     _check_run(run)
     own = [*callbacks, *named_callbacks(run.log, run.callback)]
     with processes(str(named[0].device), run.timeout_seconds) as team:
         folder = _folder_of(run, team)
         folder.check()  # an early word; what counts is the second look, when nobody else may change the folder
-        data = _read_images(images, test, config, folder)
+        data = _read_data(images, test, config, folder)
         with folder.claimed(team):
             folder.check()
             task = _prepare(data, named, config, run, strict, team)
@@ -122,9 +136,7 @@ class _Task:
     Attributes:
         config: Method and settings, resolved.
         run: When to look and to save.
-        spec: The images as they were named; ``None`` for loaded ones.
-        train: Real training images.
-        test: Real test images, if there are any.
+        data: The real images, or their statistics.
         encoders: The frozen encoders.
         record: What will be written of the run.
         features: Where features come from.
@@ -133,9 +145,7 @@ class _Task:
 
     config: DistillConfig
     run: RunConfig
-    spec: ImagesConfig | None
-    train: LabelledImages
-    test: LabelledImages | None
+    data: _Data
     encoders: list[Encoder]
     record: RunRecord
     features: FeatureStore
@@ -144,20 +154,36 @@ class _Task:
 
 @dataclass(frozen=True)
 class _Data:
-    """The real images of a run; see `_Task`."""
+    """The real images of a run, or their statistics.
+
+    Attributes:
+        spec: The images as they were named, or the test images; ``None`` for loaded ones.
+        train: Real training images; ``None`` where there are statistics in place of them.
+        test: Real test images, if there are any.
+        statistics: The statistics, merged for each encoder.
+        files: The statistics as they were named; ``None`` for loaded ones.
+    """
 
     spec: ImagesConfig | None
-    train: LabelledImages
+    train: LabelledImages | None
     test: LabelledImages | None
+    statistics: tuple[ClassStatistics, ...] = ()
+    files: StatisticsConfig | None = None
 
 
-def _read_images(
-    images: str | ImagesConfig | LabelledImages, test: LabelledImages | None, config: DistillConfig, folder: NoFolder
+def _read_data(
+    images: Data, test: LabelledImages | ImagesConfig | None, config: DistillConfig, folder: NoFolder
 ) -> _Data:
-    data = _Data(*_load_images(images, test))
-    _check_counts(data.train, config)
-    if folder.path is not None:
-        check_outside(folder.path, data.train)
+    held_out = load_splits(test)[1] if isinstance(test, ImagesConfig) else test
+    if not isinstance(images, (str, ImagesConfig, LabelledImages)):
+        spec = test if isinstance(test, ImagesConfig) else None
+        files = images if isinstance(images, StatisticsConfig) else None
+        return _Data(spec, None, held_out, read_statistics(images), files)
+    data = _Data(*_load_images(images, held_out))
+    if data.train is not None:
+        _check_counts(data.train, config)
+        if folder.path is not None:
+            check_outside(folder.path, data.train)
     return data
 
 
@@ -170,10 +196,15 @@ def _prepare(
     team: Processes,
 ) -> _Task:
     encoders = _load_encoders(named)
-    record = _describe(config, encoders, data.train)
+    if data.statistics:
+        data = replace(data, statistics=tuple(statistics_for(encoders, data.statistics)))
+        if needs_second_moments(config):
+            for one in data.statistics:
+                one.second_moments()  # an early word
+    record = _describe(config, encoders, data)
     _check_same_data(team, record)
     features = FeatureStore(run.cache, strict, run.progress and team.is_first, team)
-    return _Task(config, run, data.spec, data.train, data.test, encoders, record, features, team)
+    return _Task(config, run, data, encoders, record, features, team)
 
 
 def _check_run(run: RunConfig) -> None:
@@ -284,15 +315,12 @@ def _open(
 ) -> _Session:
     config, features, encoders = task.config, task.features, task.encoders
     try:
-        views = config.real_view_count
-        banks = [
-            features.of(encoder, task.train, views=views, augment=config.augment, seed=config.seed)
-            for encoder in encoders
-        ]
+        data = task.data
+        banks = _banks(task)
         test = None
-        if task.test is not None and task.run.evaluate_every != 0:
-            test = features.of(encoders[0], task.test.with_classes(task.train.class_names))
-        distiller = make_distiller(config, encoders, banks, task.train, task.team)
+        if data.test is not None and task.run.evaluate_every != 0:
+            test = features.of(encoders[0], data.test.with_classes(task.record.class_names))
+        distiller = make_distiller(config, encoders, data.statistics or banks, data.train, task.team)
         checkpoint = folder.checkpoint(task.record)
         step = checkpoint.step if checkpoint is not None else 0
         if not task.team.agree(step):  # and everyone has looked before anyone changes the folder
@@ -301,7 +329,7 @@ def _open(
                 f"step {step}); put it on a file system that every machine sees"
             )
         if task.team.is_first:
-            folder.start(task.record, task.spec, repeats, step)
+            folder.start(task.record, data.spec, repeats, step, data.files)
         stop.defer = True
     except KeyboardInterrupt:
         raise Interrupted(stop.number or signal.SIGINT, folder.path) from None
@@ -310,7 +338,19 @@ def _open(
         distiller.load_state(checkpoint.tensors, checkpoint.about.engine)
         history = checkpoint.about.history
     told = Callbacks(_callbacks(task, folder, own) if task.team.is_first else [])
-    return _Session(task, folder, distiller, history, test, tuple(banks[0].skipped), told, stop)
+    skipped = tuple(banks[0].skipped) if banks else ()
+    return _Session(task, folder, distiller, history, test, skipped, told, stop)
+
+
+def _banks(task: _Task) -> list[FeatureBank]:
+    """Each encoder's features of the real images; none where there are only statistics."""
+    if task.data.train is None:
+        return []
+    train, config = task.data.train, task.config
+    return [
+        task.features.of(encoder, train, views=config.real_view_count, augment=config.augment, seed=config.seed)
+        for encoder in task.encoders
+    ]
 
 
 def _callbacks(task: _Task, folder: NoFolder, own: Sequence[Callback]) -> list[Callback]:
@@ -432,11 +472,8 @@ def _finish(session: _Session) -> DistilledSet:
     if config.soft_labels != "none" or config.keep_head:
         from ..ship.labels import with_extras
 
-        bank = task.features.of(
-            task.encoders[0], task.train, views=config.real_view_count, augment=config.augment, seed=config.seed
-        )
         distilled = with_extras(
-            distilled, task.encoders[0], bank, soft_labels=config.soft_labels, keep_head=config.keep_head,
+            distilled, task.encoders[0], _banks(task)[0], soft_labels=config.soft_labels, keep_head=config.keep_head,
             augment=config.augment, seed=config.seed,
         )  # fmt: skip
     if task.team.is_first:
@@ -448,9 +485,11 @@ def _finish(session: _Session) -> DistilledSet:
 def _kept_statistics(session: _Session) -> list[ClassStatistics]:
     """The statistics of each encoder's real features, which the run keeps."""
     task, config, path = session.task, session.task.config, session.folder.path
+    if task.data.train is None:
+        return list(task.data.statistics)
     return [
         class_statistics(
-            encoder, task.train, name=path.name if path is not None else "images", views=config.real_view_count,
+            encoder, task.data.train, name=path.name if path is not None else "images", views=config.real_view_count,
             augment=config.augment, seed=config.seed, features=task.features,
         )
         for encoder in task.encoders
@@ -471,7 +510,7 @@ def _check_same_data(team: Processes, about: RunRecord) -> None:
         )
 
 
-def _describe(config: DistillConfig, encoders: list[Encoder], train: LabelledImages) -> RunRecord:
+def _describe(config: DistillConfig, encoders: list[Encoder], data: _Data) -> RunRecord:
     import timm
     import torchvision
 
@@ -479,19 +518,9 @@ def _describe(config: DistillConfig, encoders: list[Encoder], train: LabelledIma
     return RunRecord(
         finished=False,
         config=config,
-        encoders=tuple(
-            EncoderRecord(
-                name=encoder.name,
-                fingerprint=encoder.fingerprint,
-                input_size=encoder.input_size,
-                dim=encoder.dim,
-                precision=encoder.precision,
-                weight=weight,
-            )
-            for encoder, weight in zip(encoders, weights, strict=True)
-        ),
-        images=ImagesRecord.of(train),
-        class_names=tuple(train.class_names),
+        encoders=tuple(encoder_record(encoder, weight) for encoder, weight in zip(encoders, weights, strict=True)),
+        images=ImagesRecord.of(data.train) if data.train is not None else images_record(data.statistics),
+        class_names=data.train.class_names if data.train is not None else data.statistics[0].class_names,
         versions={
             "probedistill": __version__,
             "python": platform.python_version(),
@@ -501,6 +530,7 @@ def _describe(config: DistillConfig, encoders: list[Encoder], train: LabelledIma
         },
         device=str(encoders[0].device),
         begun_from=config.canvas.init or "noise",
+        statistics=tuple(one.about for one in data.statistics),
     )
 
 

@@ -14,10 +14,12 @@ from ..errors import UserError, explained, unknown_name
 from ..features.bank import FeatureBank, comfortable_bytes
 from ..features.classes import medoids
 from ..features.fresh import FreshBatches
+from ..features.statistics import ClassStatistics
 from ..images.decode import UnreadableImageError
 from ..images.labelled import LabelledImages
 from ..machine.processes import ALONE, Processes
 from ..methods import CANVASES, METHODS, Normalization
+from ..objectives.moments import Draws, RealMoments
 from ..objectives.real import Objective, RealFeatures
 from .canvas import AnyCanvas, Canvas, rendered
 from .engine import Distiller, Loop, Tower
@@ -68,7 +70,7 @@ def _keywords(factory: Any, method: str) -> dict[str, bool]:
 
 def make_objective(
     config: DistillConfig,
-    bank: FeatureBank,
+    bank: FeatureBank | ClassStatistics,
     device: torch.device | str = "cpu",
     fresh: FreshBatches | None = None,
 ) -> Objective:
@@ -79,15 +81,17 @@ def make_objective(
 
     Args:
         config: Resolved.
-        bank: Features of the real images.
+        bank: Features of the real images, or their statistics.
         device: Where the synthetic features are.
         fresh: Where fresh batches of real images come from.
     """
+    own_way = config.method not in METHODS.built_in  # such a method normalises, or does not, as it likes
+    normalize: Normalization = "none" if own_way else config.options()["normalize"]
+    if isinstance(bank, ClassStatistics):
+        return load_method(config)(RealMoments(Draws(bank, seed=config.seed), normalize, device))
     on_gpu = torch.device(device).type == "cuda"
     held = bank.in_memory and not (on_gpu and bank.num_bytes > comfortable_bytes(device))
     features = bank.all_views()[0] if held else bank
-    own_way = config.method not in METHODS.built_in  # such a method normalises, or does not, as it likes
-    normalize: Normalization = "none" if own_way else config.options()["normalize"]
     real = RealFeatures(features, bank.all_labels(), bank.num_classes, normalize, device, fresh)
     return load_method(config)(real)
 
@@ -95,7 +99,7 @@ def make_objective(
 def make_distiller(
     config: DistillConfig,
     encoders: Sequence[Encoder],
-    banks: Sequence[FeatureBank],
+    banks: Sequence[FeatureBank | ClassStatistics],
     train: LabelledImages | None = None,
     team: Processes = ALONE,
 ) -> Distiller:
@@ -104,7 +108,7 @@ def make_distiller(
     Args:
         config: Resolved; ``encoder_weights`` are empty or one for each encoder.
         encoders: The frozen encoders.
-        banks: Each encoder's features of the real images.
+        banks: Each encoder's features of the real images, or their statistics.
         train: The real images, needed to start from them, and for fresh batches.
         team: The processes that share the run.
 
@@ -117,7 +121,9 @@ def make_distiller(
     weights = config.encoder_weights or [1.0] * len(encoders)
     towers = []
     for encoder, bank, weight in zip(encoders, banks, weights, strict=True):
-        fresh = FreshBatches(encoder, train, bank.indices, config.augment, config.seed, team) if train else None
+        fresh = None
+        if train is not None and isinstance(bank, FeatureBank):
+            fresh = FreshBatches(encoder, train, bank.indices, config.augment, config.seed, team)
         objective = make_objective(config, bank, encoder.device, fresh)
         towers.append(Tower(encoder, objective, weight, encoder.input_size))
     loop = Loop(
@@ -136,7 +142,11 @@ def make_distiller(
 
 
 def _make_canvas(
-    config: DistillConfig, encoders: Sequence[Encoder], bank: FeatureBank, train: LabelledImages | None, own: slice
+    config: DistillConfig,
+    encoders: Sequence[Encoder],
+    bank: FeatureBank | ClassStatistics,
+    train: LabelledImages | None,
+    own: slice,
 ) -> AnyCanvas:
     """The canvas of some of the images, with its starting values; the first encoder's features say which photos."""
     options = config.canvas
@@ -146,7 +156,7 @@ def _make_canvas(
     if options.init != "real":
         canvas.fill_with_noise(options.init_noise, seed=config.seed, first=own.start)
     else:
-        if train is None:
+        if train is None or not isinstance(bank, FeatureBank):
             raise UserError("canvas.init 'real' needs the real images")
         rows = bank.indices[medoids(bank, config.images_per_class)][own]
         try:

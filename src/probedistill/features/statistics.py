@@ -11,11 +11,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from operator import add
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import torch
-from msgspec import Meta
 from torch import Tensor
 
 from .._version import __version__
@@ -23,8 +22,8 @@ from ..config import AugmentConfig
 from ..errors import UserError, first_line
 from ..machine.progress import ProgressBar
 from ..store.layout import check_class_names, statistics_file
-from ..store.records import Count, as_plain, from_plain
-from ..store.run_record import EncoderRecord, read_run
+from ..store.records import as_plain, from_plain
+from ..store.run_record import EncoderRecord, PartRecord, StatisticsRecord, read_run
 from ..store.tensors import TornFileError, load_tensors, save_tensors
 from .bank import FeatureBank
 from .store import FeatureStore
@@ -38,46 +37,6 @@ FORMAT = 1
 _KIND = "statistics"
 _BLOCK = 4_096  # rows that are summed at a time: 40 MB in float64 for 1,280 features
 _ROUNDING = 1e-6  # of a difference between two sums that should be equal
-
-
-@dataclass(frozen=True)
-class PartRecord:
-    """Whose images are in the sums.
-
-    Attributes:
-        name: What the party calls them.
-        images: Fingerprint of the images: the same images are not counted twice.
-        count: Number of images.
-        made_by: Version of probedistill.
-        removed: Whether they were taken out of sums that did not name them.
-    """
-
-    name: str
-    images: str
-    count: Count
-    made_by: str
-    removed: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class StatisticsRecord:
-    """What the sums are of. Two files are merged if all but `class_names` and `parts` is equal.
-
-    Attributes:
-        encoder: The encoder of the features.
-        views: Augmented views of each image, of which the image's feature is the mean; 0: the centre crop.
-        augment: How the views were drawn; ``None`` without views.
-        class_names: C names.
-        parts: Whose images are in the sums.
-        dropped: Classes that were dropped from the sums; the correlations between features still know of them.
-    """
-
-    encoder: EncoderRecord
-    views: Annotated[int, Meta(ge=0)]
-    augment: AugmentConfig | None
-    class_names: tuple[str, ...]
-    parts: tuple[PartRecord, ...]
-    dropped: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -238,6 +197,11 @@ class ClassStatistics:
     def dim(self) -> int:
         """Number of features d."""
         return self.sums.shape[1]
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes C."""
+        return len(self.class_names)
 
     @property
     def total(self) -> float:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from ..config import DistillConfig, Precision
+from ..config import AugmentConfig, DistillConfig, Precision
 from ..images.labelled import LabelledImages
 from .layout import PROGRESS, RUN
 from .records import Count, Share, read_record, record_bytes, write_record
@@ -61,6 +61,46 @@ class ImagesRecord:
     def of(cls, images: LabelledImages, count: int | None = None) -> ImagesRecord:
         """What a record says of ``images``; ``count`` of them, if some were unreadable."""
         return cls(images.spec, images.split, len(images) if count is None else count, images.fingerprint)
+
+
+@dataclass(frozen=True)
+class PartRecord:
+    """Whose images are in the sums.
+
+    Attributes:
+        name: What the party calls them.
+        images: Fingerprint of the images: the same images are not counted twice.
+        count: Number of images.
+        made_by: Version of probedistill.
+        removed: Whether they were taken out of sums that did not name them.
+    """
+
+    name: str
+    images: str
+    count: Count
+    made_by: str
+    removed: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatisticsRecord:
+    """What the sums are of. Two files are merged if all but `class_names` and `parts` is equal.
+
+    Attributes:
+        encoder: The encoder of the features.
+        views: Augmented views of each image, of which the image's feature is the mean; 0: the centre crop.
+        augment: How the views were drawn; ``None`` without views.
+        class_names: C names.
+        parts: Whose images are in the sums.
+        dropped: Classes that were dropped from the sums; the correlations between features still know of them.
+    """
+
+    encoder: EncoderRecord
+    views: Count
+    augment: AugmentConfig | None
+    class_names: tuple[str, ...]
+    parts: tuple[PartRecord, ...]
+    dropped: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +180,7 @@ class RunRecord(History):
         micro_batch: For each encoder the views per forward and backward pass; ``None`` for all of them.
         skipped: Real images that could not be read, each with the reason.
         begun_from: What the synthetic images were at step 0: ``"noise"`` or ``"real"``.
+        statistics: For each encoder whose statistics the set was distilled from, without any image.
         export: How the image files were made, for an exported set.
         soft_labels: How the soft labels were made, if the set has them.
         head: The encoder of the stored head, if the set has one.
@@ -155,6 +196,7 @@ class RunRecord(History):
     micro_batch: tuple[int | None, ...] = ()
     skipped: tuple[str, ...] = ()
     begun_from: str = _UNKNOWN
+    statistics: tuple[StatisticsRecord, ...] = ()
     export: ExportRecord | None = None
     soft_labels: SoftLabelsRecord | None = None
     head: HeadRecord | None = None

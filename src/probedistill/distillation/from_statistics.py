@@ -1,0 +1,107 @@
+"""A run that has no images, only their statistics: what it needs, and what it cannot do."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from ..config import DistillConfig, StatisticsConfig
+from ..encoders.encoder import Encoder
+from ..errors import UserError
+from ..features.statistics import ClassStatistics, load_statistics, merge_statistics
+from ..store.run_record import ImagesRecord
+
+
+def read_statistics(
+    given: StatisticsConfig | ClassStatistics | Sequence[ClassStatistics],
+) -> tuple[ClassStatistics, ...]:
+    """The merged statistics of each encoder, of the same classes, each with images.
+
+    Raises:
+        UserError: A file is missing or damaged, or they do not fit together.
+    """
+    union = isinstance(given, StatisticsConfig) and given.union
+    if isinstance(given, StatisticsConfig):
+        parts = [load_statistics([path]) for path in given.stats]
+    else:
+        parts = [given] if isinstance(given, ClassStatistics) else list(given)
+    of_encoder: dict[tuple[str, str], list[ClassStatistics]] = {}
+    for part in parts:
+        of_encoder.setdefault((part.about.encoder.fingerprint, part.about.encoder.precision), []).append(part)
+    merged = tuple(merge_statistics(group, union=union) for group in of_encoder.values())
+    if not merged:
+        raise UserError("stats [] names no file; give at least one")
+    for one in merged:
+        _check_classes(one, merged[0])
+    return merged
+
+
+def _check_classes(one: ClassStatistics, first: ClassStatistics) -> None:
+    if one.class_names != first.class_names:
+        raise UserError(
+            f"the statistics of {one.about.encoder} and of {first.about.encoder} are of other classes; "
+            "make both from the same images"
+        )
+    if one.num_classes < 2:
+        raise UserError(
+            f"the statistics are of the class {one.class_names[0]!r} alone; add those of another class with --union"
+        )
+    if not bool((one.counts > 0).all()):
+        empty = one.class_names[int((one.counts <= 0).nonzero()[0])]
+        raise UserError(f"the statistics hold no images of class {empty!r}; add a file that has some")
+
+
+def statistics_for(encoders: Sequence[Encoder], merged: Sequence[ClassStatistics]) -> list[ClassStatistics]:
+    """The statistics of each encoder's features, in the order of the encoders.
+
+    Raises:
+        UserError: An encoder has none.
+    """
+    found = []
+    for encoder in encoders:
+        same = [one for one in merged if one.about.encoder.fingerprint == encoder.fingerprint]
+        (same or list(merged))[0].check_encoder(encoder)
+        found += same[:1]
+    return found
+
+
+def check_without_images(config: DistillConfig) -> None:
+    """Refuse what a resolved config wants of images that are not there."""
+    wishes = {
+        "canvas.init 'real'": (config.canvas.init == "real", "leave it out: the images start from noise"),
+        "keep_head": (config.keep_head, "leave it out"),
+        f"soft_labels {config.soft_labels!r}": (config.soft_labels != "none", "leave it out"),
+        "lgm.fresh": (config.method == "lgm" and config.lgm.fresh, "leave it out"),
+    }
+    for what, (wanted, way_out) in wishes.items():
+        if wanted:
+            raise UserError(f"{what} needs the real images, and there are only their statistics; {way_out}")
+    by_size = {
+        "lgm.balanced False": (config.method == "lgm" and not config.lgm.balanced, "leave it out"),
+        "clp.real_per_class 0": (config.method == "clp" and config.clp.real_per_class == 0, "give a number"),
+    }
+    for what, (wanted, way_out) in by_size.items():
+        if wanted:
+            raise UserError(
+                f"{what} weighs classes by their number of images; what is drawn from statistics is as much of every "
+                f"class: {way_out}"
+            )
+
+
+def needs_second_moments(config: DistillConfig) -> bool:
+    """Whether a built-in method looks at single features; one of the user's own may not."""
+    if config.method == "sfm":
+        return config.sfm.normalize == "center_l2"
+    return config.method in ("clp", "lgm")
+
+
+def images_record(statistics: Sequence[ClassStatistics]) -> ImagesRecord:
+    """What a run's record says of the images behind statistics: they are not known, only their sums."""
+    first = statistics[0]
+    digest = hashlib.sha256()
+    for one in statistics:
+        for tensor in (one.counts, one.sums, one.squares, one.products):
+            if tensor is not None:
+                digest.update(tensor.contiguous().numpy().tobytes())
+    parts = " + ".join(part.name for part in first.about.parts if not part.removed)
+    return ImagesRecord(f"statistics:{parts}", "statistics", round(first.total), digest.hexdigest())

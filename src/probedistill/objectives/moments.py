@@ -1,0 +1,82 @@
+"""The fixed real side of an objective where there are no real features, only their statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from ..features.gaussians import gaussian_features
+from ..features.statistics import ClassStatistics
+from ..methods import Normalization
+from .real import RealFeatures
+
+_MOST_DRAWS, _LEAST_DRAWS, _ALL_DRAWS = 256, 64, 2**16
+"""Draws of a class, at most and at least, and of all classes together."""
+
+
+class Draws:
+    """Features drawn from the Gaussians of statistics, once they are asked for; `FeatureBlocks` for `RealFeatures`.
+
+    Args:
+        statistics: Every class has images.
+        seed: The user's seed.
+        dtype: Type of what objectives are given.
+
+    Attributes:
+        per_class: Draws of each class.
+        labels: (n,) int64.
+    """
+
+    def __init__(self, statistics: ClassStatistics, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> None:
+        self.statistics, self.seed, self.dim, self.dtype = statistics, seed, statistics.dim, dtype
+        classes = statistics.num_classes
+        self.per_class = min(_MOST_DRAWS, max(_LEAST_DRAWS, _ALL_DRAWS // classes))
+        self.labels = torch.arange(classes).repeat_interleave(self.per_class)
+
+    @cached_property
+    def features(self) -> Tensor:
+        """(n, d)."""
+        return gaussian_features(self.statistics, self.per_class, seed=self.seed)[0].to(self.dtype)
+
+    def blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """One pass over all features (n, d) and labels (n,)."""
+        yield self.features, self.labels
+
+    def take(self, rows: Tensor) -> Tensor:
+        """Features (n, d) of some rows."""
+        return self.features[rows.cpu()]
+
+
+class RealMoments(RealFeatures):
+    """Class statistics as objectives see real features.
+
+    Means are exact: `class_sums`, `class_means` and the mean that centring takes away are those of the pooled
+    features, so `sfm` under ``normalize`` none or center is what it is on the features. What depends on single features
+    (`blocks`, `take`, and means of features of unit length) goes by draws from a Gaussian for each class, as many of
+    every class; `counts` and `labels` are those of the draws.
+
+    Args:
+        draws: Where draws come from; they are made when an objective first needs them.
+        normalization: As for `RealFeatures`.
+        device: Where objectives work.
+    """
+
+    def __init__(self, draws: Draws, normalization: Normalization = "none", device: torch.device | str = "cpu") -> None:
+        self.draws, self.statistics = draws, draws.statistics
+        super().__init__(draws, draws.labels, draws.statistics.num_classes, normalization, device)
+
+    def normalized(self, normalization: Normalization) -> RealFeatures:
+        """The features under another normalisation."""
+        return self if normalization == self.normalization else RealMoments(self.draws, normalization, self.device)
+
+    @cached_property
+    def _raw_sums(self) -> tuple[Tensor, Tensor]:
+        return self.statistics.sums, self.statistics.counts[:, None]
+
+    def class_sums(self) -> tuple[Tensor, Tensor]:
+        """Sums (C, d) and counts (C, 1) of the normalised features; of unit length, by the draws' means."""
+        sums, counts = super().class_sums()
+        return sums * (self.statistics.counts[:, None] / counts), self.statistics.counts[:, None]
