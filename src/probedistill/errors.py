@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 class UserError(ValueError):
@@ -39,6 +40,51 @@ def explained(what: str, *kinds: type[BaseException], hint: str = "") -> Iterato
         raise
     except kinds as error:
         raise UserError(f"{what} ({first_line(error)})" + (f"; {hint}" if hint else "")) from error
+
+
+_as_flags = False
+
+
+@contextmanager
+def speaking_flags() -> Iterator[None]:
+    """Write options as flags within the block: whoever reads the errors is at the command line."""
+    global _as_flags
+    before, _as_flags = _as_flags, True
+    try:
+        yield
+    finally:
+        _as_flags = before
+
+
+def option(name: str, *value: Any) -> str:
+    """How an option is written by whoever reads an error: an argument in Python, a flag on the command line.
+
+    >>> option("overwrite", True), option("input_size"), option("encoder_args.mask_ratio", 0)
+    ('overwrite=True', 'input_size=…', "encoder_args={'mask_ratio': 0}")
+    >>> with speaking_flags():
+    ...     option("overwrite", True), option("input_size"), option("encoder_args.mask_ratio", 0)
+    ('--overwrite', '--input-size', '--encoder-args.mask_ratio 0')
+    >>> with speaking_flags():
+    ...     option("pretrained", False)
+    '--no-pretrained'
+
+    Args:
+        name: The name of the argument; behind a dot, the name of an entry in it.
+        value: A value, if there is one to give.
+    """
+    argument, _, entry = name.partition(".")
+    if not _as_flags:
+        given = repr(value[0]) if value else "…"
+        return f"{argument}={{{entry!r}: {given}}}" if entry else f"{argument}={given}"
+    flag = "--" + argument.replace("_", "-") + (f".{entry}" if entry else "")
+    if not value or value[0] is True:
+        return flag
+    return f"--no-{flag[2:]}" if value[0] is False else f"{flag} {value[0]}"
+
+
+def by_caller(*, command: str, python: str) -> str:
+    """The one of two texts that fits whoever reads an error: at the command line, or in Python."""
+    return command if _as_flags else python
 
 
 def first_line(error: BaseException) -> str:

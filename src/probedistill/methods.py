@@ -27,7 +27,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from .errors import UserError, unknown_name
+from .errors import UserError, option, unknown_name
 from .registry import OWN, Registry
 
 METHODS = Registry(
@@ -159,7 +159,7 @@ def preset_values(method: str, preset: str) -> dict[str, Any]:
         return {}
     if method not in PAPER:
         if method == "auto":
-            raise UserError(f"preset {preset!r} needs a method; add --method lgm, clp or sfm")
+            raise UserError(f"preset {preset!r} needs a method; add {option('method', 'lgm')}, clp or sfm")
         raise UserError(f"preset {preset!r} has no values for method {method!r}; it is for lgm, clp and sfm")
     return {name: dict(value) if isinstance(value, dict) else value for name, value in PAPER[method].items()}
 

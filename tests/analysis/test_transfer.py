@@ -316,7 +316,7 @@ def test_order_of_classes_does_not_matter(runs, data):
 
 def test_a_source_that_cannot_be_loaded_has_no_centroids(runs, data, other, tmp_path):
     """Its config.yaml names a module: nothing of a run's folder is run."""
-    with pytest.warns(UserWarning, match=r"row of centroids left out.*not trusted.*helpers_encoders:tiny.*--encoders"):
+    with pytest.warns(UserWarning, match=r"row of centroids left out.*not trusted.*helpers_encoders:tiny.*encoders=…"):
         matrix = transfer(runs, [other], *data, out=tmp_path, **QUICK)
     assert np.isnan(matrix.baselines["centroids"][0, 0, 0])
     assert matrix.baselines["centroids"][0, 1, 0] > 0.1
@@ -354,7 +354,7 @@ def test_inherited_probe(runs, data, other):
     assert not np.isnan(matrix.accuracy).any()
     with pytest.raises(UserError, match=r"probes 'inherited' needs .*: DistilledSet.* has no folder .* add '.*tiny'"):
         transfer([held], [other], *data, probes=["inherited"], **QUICK)
-    with pytest.raises(UserError, match=r"needs a head, and run .* has none; add it with: probedistill label"):
+    with pytest.raises(UserError, match=r"needs a head, and run .* has none; add it: probedistill.with_extras"):
         transfer(runs, [TINY, other], *data, probes=["inherited"], **QUICK)
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from conftest import TINY
+from conftest import TESTS, TINY
 from probedistill import Callback, DistilledSet, UserError, distill
 
 
@@ -127,3 +128,38 @@ def test_a_logger_that_is_not_installed_is_one_line(distil_cli, tmp_path, monkey
 def test_unknown_options_are_one_line(photos):
     with pytest.raises(UserError, match="unknown option 'stepz'; did you mean 'steps'"):
         quick(photos, stepz=3)
+
+
+NOTEBOOK = """
+from probedistill import distill
+distill({photos!r}, "module:helpers_encoders:tiny", steps=4, progress={progress}, log=[], evaluate_every=2);
+"""
+
+
+@pytest.mark.slow
+def test_in_a_notebook_the_images_grow_in_their_place(photos, monkeypatch):
+    nbformat = pytest.importorskip("nbformat", reason="pip install 'probedistill[dev]'")
+    nbclient = pytest.importorskip("nbclient", reason="pip install 'probedistill[dev]'")
+    monkeypatch.setenv("PYTHONPATH", str(TESTS))
+    cells = [
+        nbformat.v4.new_code_cell(NOTEBOOK.format(photos=f"folder:{photos}", progress=progress))
+        for progress in (True, False)
+    ]
+    book = nbformat.v4.new_notebook(cells=cells)
+    nbclient.NotebookClient(book, timeout=120, kernel_name="python3").execute()
+    first, second = ([o for o in cell.outputs if "image/png" in o.get("data", {})] for cell in book.cells)
+    assert len(first) == 1, "one picture, which is replaced"
+    assert not second, "progress=False shows none"
+
+
+def test_outside_a_notebook_nothing_is_shown(photos, monkeypatch):
+    shown = []
+    monkeypatch.setitem(sys.modules, "IPython.display", SimpleNamespace(display=lambda *a, **k: shown.append(a)))
+    distill(f"folder:{photos}", TINY, steps=2, progress=True)
+    assert not shown
+
+
+def test_a_notebook_that_cannot_show_images_stops_no_run(photos, monkeypatch):
+    monkeypatch.setattr("probedistill.distillation.callbacks.in_notebook", lambda: True)
+    monkeypatch.setitem(sys.modules, "IPython.display", None)
+    assert len(distill(f"folder:{photos}", TINY, steps=2, progress=True)) == 2

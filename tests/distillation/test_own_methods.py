@@ -144,7 +144,7 @@ def test_options_come_from_the_functions_keywords(mine, photos):
     [
         (["module:mine:objective", "--method-args.strenght", 2], "did you mean 'strength'"),
         (["module:mine:objectiv"], "did you mean 'objective'"),
-        (["module:mine:needy"], "needs the option 'width'; add --method-args.width VALUE"),
+        (["module:mine:needy"], "needs the option 'width'; add --method-args.width …"),
         (["module:mine:confused"], "gives int; it must give a function of (features, labels, step)"),
         (["module:mine:nothing"], "takes no argument"),
         (["module:elsewhere:objective"], "is there a elsewhere.py in"),

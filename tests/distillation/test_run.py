@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from conftest import TINY, wait_for
 from helpers_encoders import Tiny, TurnsNaN
@@ -246,7 +247,8 @@ def test_checkpoints_whose_run_is_unknown(run_cli, spec, tmp_path, content):
     for arguments in (["info", out], ["distill", "--images", spec, "--encoder", TINY, "--out", out, "--resume"]):
         assert str(out) in run_cli(*arguments).error()
     with pytest.raises(
-        UserError, match=r"holds checkpoints without a run\.json that says whose; add --overwrite|no run"
+        UserError,
+        match=r"holds checkpoints without a run\.json that says whose; add overwrite=True|no run",
     ):
         quick(spec, _healthy(), out=out, resume=True, steps=12)
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == kept
@@ -430,5 +432,37 @@ def test_auto_is_clp_from_real_images(spec, encoder):
 
 
 def test_the_authors_settings_belong_to_a_method():
-    with pytest.raises(UserError, match="preset 'paper' needs a method; add --method lgm, clp or sfm"):
+    with pytest.raises(UserError, match="preset 'paper' needs a method; add method='lgm', clp or sfm"):
         DistillConfig.of(preset="paper")
+
+
+# ---------------------------------------------------------------- from Python
+
+
+def test_a_run_from_python_leaves_the_config_that_repeats_it(run_cli, photos, tmp_path):
+    train, test = load_splits(f"folder:{photos}")
+    encoder = load_encoder(TINY, input_size=24)
+    made = distill(train, encoder, test=test, steps=2, seed=3, out=tmp_path / "run", progress=False)
+    config = yaml.safe_load((tmp_path / "run/config.yaml").read_text())
+    assert (config["images"], config["encoder"], config["input_size"]) == (f"folder:{photos}", TINY, 24)
+    result = run_cli("distill", "--config", tmp_path / "run/config.yaml", "--out", tmp_path / "again")
+    assert result.code == 0, result.err
+    assert torch.equal(DistilledSet.load(tmp_path / "again").float_images, made.float_images)
+
+
+def test_what_was_made_in_python_is_a_note_in_the_config(run_cli, photos, tmp_path):
+    train = load_images(f"folder:{photos}").select(range(8))
+    distill(train, load_encoder(TINY), steps=2, out=tmp_path / "run", progress=False)
+    path = tmp_path / "run/config.yaml"
+    assert path.read_text().startswith("# images: made in Python; give --images\n")
+    assert "images" not in yaml.safe_load(path.read_text())
+    error = run_cli("distill", "--config", path, "--out", tmp_path / "again").error()
+    assert "images is missing; give --images" in error
+    assert run_cli("report", tmp_path / "run", "--out", tmp_path / "r.html").code == 0
+    assert "-again" not in (tmp_path / "r.html").read_text()
+
+
+def test_images_that_the_options_would_split_have_no_options(tmp_path):
+    folder = make_image_folder(tmp_path / "photos", per_class=6, splits=())
+    assert load_images(f"folder:{folder}").config is None, "distill would hold a part out"
+    assert load_splits(f"folder:{folder}")[0].config.images == f"folder:{folder}"

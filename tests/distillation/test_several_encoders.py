@@ -322,12 +322,14 @@ def test_further_encoders_take_device_and_precision_of_the_first(spec):
     assert run.encoders[1].precision == "bf16"
 
 
-def test_what_cannot_be_said_in_one_word_leaves_no_config_file(spec, tmp_path):
+def test_what_cannot_be_said_in_one_word_is_a_note_in_the_config_file(spec, tmp_path):
     narrow = EncoderConfig(encoder=TINY, encoder_args={"width": 16})
     quick(spec, [EncoderConfig(encoder=TINY), narrow], out=tmp_path / "configs")
     quick(spec, [TINY, load_encoder(narrow)], out=tmp_path / "loaded")
     for name in ("configs", "loaded"):
-        assert not (tmp_path / name / "config.yaml").exists()
+        text = (tmp_path / name / "config.yaml").read_text()
+        assert text.startswith("# encoder: made in Python")
+        assert "encoder" not in yaml.safe_load(text)
         assert DistilledSet.load(tmp_path / name).run.encoders[1].dim == 16
 
 

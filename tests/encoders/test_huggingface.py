@@ -195,5 +195,5 @@ def test_a_masked_autoencoder_sees_the_whole_image(hf_folder, tmp_path):
     said = load_encoder(f"hf:{tmp_path / 'mae'}", device="cpu", encoder_args={"mask_ratio": 0})
     with torch.no_grad():
         assert close(said(images), encoder(images))
-    with pytest.raises(UserError, match=r"gives other features for the same images .*--encoder-args.mask_ratio 0"):
+    with pytest.raises(UserError, match=r"gives other features for the same images .*encoder_args=\{'mask_ratio': 0\}"):
         load_encoder(f"hf:{tmp_path / 'mae'}", device="cpu", encoder_args={"mask_ratio": 0.75})

@@ -58,14 +58,14 @@ def test_encoder_config_says_what_is_wrong_with_a_file(tmp_path, text, words):
 
 def test_a_run_loads_what_is_known_of_its_own_accord(tmp_path):
     with pytest.raises(UserError, match=r"run '.*' has no config.yaml .*; name the encoder with --source"):
-        own_encoder(tmp_path, option="--source")
+        own_encoder(tmp_path, called="--source")
     file = tmp_path / "config.yaml"
     file.write_text("encoder: timm:resnet18.a1_in1k@64\nencoder_args: {pad_type: same, drop_rate: 0.5}\ndevice: cuda\n")
-    config = own_encoder(tmp_path, option="--source")
+    config = own_encoder(tmp_path, called="--source")
     assert (config.encoder, config.input_size, config.device) == ("timm:resnet18.a1_in1k", 64, "cuda")
-    assert own_encoder(tmp_path, option="--source", device="cpu") == replace(config, device="cpu")
+    assert own_encoder(tmp_path, called="--source", device="cpu") == replace(config, device="cpu")
     file.write_text("encoder: efficientnet_lite0\nmethod: clp\n")
-    assert own_encoder(tmp_path, option="--source") == EncoderConfig(encoder="efficientnet_lite0")
+    assert own_encoder(tmp_path, called="--source") == EncoderConfig(encoder="efficientnet_lite0")
 
 
 @pytest.mark.parametrize(
@@ -87,8 +87,8 @@ def test_a_run_is_not_trusted_with_more(tmp_path, content):
     file = tmp_path / "config.yaml"
     file.write_text(content)
     with pytest.raises(UserError, match=r"run '.*' is not trusted .* by itself, because its config.yaml sets ") as e:
-        own_encoder(tmp_path, option="--encoders")
-    assert str(e.value).endswith("add --trust if you know where the run is from, or name the encoder with --encoders")
+        own_encoder(tmp_path, called="--encoders")
+    assert str(e.value).endswith(" if you know where the run is from, or name the encoder with --encoders")
     assert "\n" not in str(e.value)
     with trusting():
-        assert own_encoder(tmp_path, option="--encoders") == encoder_config(str(file))
+        assert own_encoder(tmp_path, called="--encoders") == encoder_config(str(file))

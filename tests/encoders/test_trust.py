@@ -65,7 +65,10 @@ def test_plain_options_are_followed(content):
     ],
 )
 def test_code_and_paths_are_followed_with_trust_only(content, names):
-    with pytest.raises(UserError, match=r"^config 'x.yaml' sets .* needs trust; add --trust") as error:
+    with pytest.raises(
+        UserError,
+        match=r"^config 'x.yaml' sets .* needs trust; load it within .*trusting",
+    ) as error:
         check_file_options(content, "config 'x.yaml'")
     assert names in str(error.value)
     assert "\n" not in str(error.value)

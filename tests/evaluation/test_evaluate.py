@@ -450,7 +450,7 @@ def test_an_inherited_row_is_the_probe_fitted_by_hand(with_head, encoder, data, 
 
 
 def test_inherited_probe_without_a_head_or_with_another(distilled, with_head, encoder, data):
-    with pytest.raises(UserError, match=r"does not hold; add it with: probedistill label .*--keep-head"):
+    with pytest.raises(UserError, match=r"does not hold; add it: probedistill.with_extras\(.*keep_head=True\)"):
         score(distilled, encoder, data, probes=["inherited"])
     with pytest.raises(UserError, match="real images alone have none"):
         score(None, encoder, data, probes=["inherited"])

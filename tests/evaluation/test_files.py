@@ -173,7 +173,7 @@ def test_the_cost_is_said_before_it_starts(distilled, encoder, data, tmp_path, m
     evaluate(distilled, encoder, *data, **options)
     said = capsys.readouterr().err
     # three images, a hundred views, two seeds; distilled, random and neighbours, and centroids that may be neighbours
-    assert "go through helpers_encoders:tiny at 32 px; --views and --seeds make it quicker" in said
+    assert "go through helpers_encoders:tiny at 32 px; views=… and seeds=… make it quicker" in said
     evaluate(distilled, encoder, *data, **options)
     assert "go through" not in capsys.readouterr().err, "all of it is in the cache"
 

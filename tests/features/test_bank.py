@@ -608,7 +608,7 @@ def test_half_precision(tmp_path, folder, extract, max_memory):
 
 
 @pytest.mark.parametrize(
-    ("precision", "fix"), [("fp32", "check its weights, or leave the"), ("bf16", "try --precision fp32")]
+    ("precision", "fix"), [("fp32", "check its weights, or leave the"), ("bf16", "try precision='fp32'")]
 )
 def test_features_that_are_not_finite_are_an_error(tmp_path, folder, extract, precision, fix):
     class Overflows(Tiny):

@@ -33,7 +33,7 @@ def tree(root, *folders, count=4):
 @pytest.mark.parametrize("inner", [("freight", "passenger"), ("freight",)])
 def test_a_class_called_like_a_split_swallows_nothing(tmp_path, name, inner):
     tree(tmp_path, "bus", "car/red", *(f"{name}/{kind}" for kind in inner))
-    with pytest.raises(UserError, match=rf"'{name}' may be a split or a class, beside 'bus', 'car'; .*--split all"):
+    with pytest.raises(UserError, match=rf"'{name}' may be a split or a class, beside 'bus', 'car'; .*split='all'"):
         load_images(f"folder:{tmp_path}")
     assert classes_of(tmp_path, split="all") == tuple(sorted(["bus", "car", name]))
     assert len(load_images(f"folder:{tmp_path}", split="all")) == 4 * (2 + len(inner))

@@ -486,8 +486,8 @@ BAD = [
     ("folder:/no/where/at/all", {}, "check the path"),
     ("folder:{photos}", {"test_split": "tets"}, "unknown test split 'tets'; did you mean 'test'?"),
     ("folder:{photos}", {"test_split": "train"}, "is the training split too"),
-    ("folder:{photos}", {"classes": ["cat", "dgo"]}, "class in --classes 'dgo'; did you mean 'dog'?"),
-    ("folder:{photos}", {"classes": ["cat", "dog", "cat"]}, "class in --classes 'cat' is named twice"),
+    ("folder:{photos}", {"classes": ["cat", "dgo"]}, "class in classes 'dgo'; did you mean 'dog'?"),
+    ("folder:{photos}", {"classes": ["cat", "dog", "cat"]}, "class in classes 'cat' is named twice"),
     ("folder:{photos}", {"classes": ["cat"]}, "name at least 2"),
     ("folder:{photos}", {"classes": []}, "name at least 2"),
     ("folder:{photos}", {"classes": ["@{photos}/none.txt"]}, "none.txt': no such file"),
@@ -496,7 +496,7 @@ BAD = [
     ("folder:{photos}", {"holdout": 1.0}, "holdout 1.0 is not between 0 and 1"),
     ("folder:{photos}", {"holdout": float("nan")}, "holdout nan is not between 0 and 1"),
     ("torchvision:CIFAR", {}, "unknown torchvision data set 'CIFAR'; did you mean 'CIFAR10'"),
-    ("torchvision:MNIST", {"data_dir": Path("/no/where")}, "pass --download or"),
+    ("torchvision:MNIST", {"data_dir": Path("/no/where")}, "add download=True or"),
     ("torchvision:FER2013", {"data_dir": Path("/no/where")}, "name the folder that holds its files"),
     ("torchvision:MNIST", {"split": "trian"}, "did you mean 'train'"),
     ("mlxtend:iris", {}, "unknown mlxtend data set 'iris'"),
@@ -518,7 +518,7 @@ def test_bad_input_is_one_line(photos, spec, options, expected):
 
 def test_test_only_folder_asks_for_a_split(tmp_path):
     make_image_folder(tmp_path, per_class=2, size=4, splits=("test",))
-    with pytest.raises(UserError, match="no training split; name one of their splits with --split: test"):
+    with pytest.raises(UserError, match="no training split; name one of their splits with split=…: test"):
         load_splits(f"folder:{tmp_path}")
 
 
@@ -531,7 +531,7 @@ def test_small_classes_are_named(tmp_path, count, splits, least):
     with pytest.raises(UserError) as error:
         load_splits(f"folder:{tmp_path}")
     message = one_line(error)
-    for part in ("'emu'", f"{count} image", str(tmp_path), f"at least {least}", "--classes"):
+    for part in ("'emu'", f"{count} image", str(tmp_path), f"at least {least}", "classes=…"):
         assert part in message
     assert load_splits(ImagesConfig(images=f"folder:{tmp_path}", classes=["dog", "cat"]))
     with pytest.raises(UserError, match="class 'emu'"):

@@ -329,7 +329,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
 
 
 def test_an_export_is_replaced_on_request_only(saved):
-    with pytest.raises(UserError, match="holds an export; choose another folder or add --overwrite"):
+    with pytest.raises(UserError, match="holds an export; choose another folder or add overwrite=True"):
         write(make_set(), saved)
     (saved / "evaluation-tiny.json").write_text("{}")
     write(make_set(["owl"], per_class=1), saved, format="png", overwrite=True)
@@ -351,7 +351,7 @@ def test_an_interrupted_export_says_so_and_is_replaced(saved, monkeypatch):
         patch.setattr("probedistill.store.distilled.save_tensors", full)
         with pytest.raises(OSError, match="No space"):
             write(make_set(["owl"]), saved, overwrite=True)
-    with pytest.raises(UserError, match="holds an unfinished export; repeat its command with --overwrite"):
+    with pytest.raises(UserError, match="holds an unfinished export; repeat its command with overwrite=True"):
         DistilledSet.load(saved)
     write(make_set(["owl"]), saved, overwrite=True)
     assert DistilledSet.load(saved).class_names == ("owl",)

@@ -258,7 +258,7 @@ def test_damaged_set(saved, damage):
 
 def test_unfinished_run(saved):
     _edit(saved / "run.json", finished=False)
-    with pytest.raises(UserError, match="unfinished run; repeat its command with --resume"):
+    with pytest.raises(UserError, match="unfinished run; repeat its command with resume=True"):
         DistilledSet.load(saved)
 
 

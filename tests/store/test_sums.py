@@ -61,7 +61,7 @@ def test_a_deliberate_edit_can_be_accepted(saved, run_cli):
     result = run_cli("accept", saved)
     assert result.out.splitlines() == ["accepted: run.json"]
     assert DistilledSet.load(saved).run.config.seed == 7
-    assert run_cli("accept", saved).out == ""
+    assert run_cli("accept", saved).out == "nothing has changed\n"
 
 
 def test_what_is_no_set_is_not_accepted(saved, run_cli):
@@ -82,7 +82,7 @@ def test_image_files_come_back_from_the_float_images(saved, harm):
     path = saved / "images/cat/000.png"
     whole = path.read_bytes()
     path.unlink() if harm == "remove" else path.write_bytes(b"")
-    with pytest.raises(UserError, match="float images are whole: repeat its command with --resume"):
+    with pytest.raises(UserError, match="float images are whole: repeat its command with resume=True"):
         DistilledSet.load(saved)
     assert torch.equal(rebuilt(saved).float_images, make_set().float_images)
     assert path.read_bytes() == whole

@@ -13,7 +13,7 @@ import numpy as np
 from ..config import EncoderConfig
 from ..encoders.encoder import Encoder
 from ..encoders.pool import EncoderPool
-from ..errors import UserError
+from ..errors import UserError, option
 from ..features.classes import balanced_rows
 from ..features.store import FeatureStore
 from ..images.labelled import LabelledImages
@@ -268,7 +268,7 @@ def _check_transfer(transfer: TransferMatrix, encoders: Sequence[Space]) -> None
     if not any(s in ours and t in ours and s != t for s in sources for t in targets):
         named = ", ".join(sorted({*sources.values(), *targets.values()}))
         raise UserError(
-            f"transfer results are of other encoders ({named}) than --encoders "
+            f"transfer results are of other encoders ({named}) than {option('encoders')} "
             f"({', '.join(e.name for e in encoders)}); name the same ones, at the same input sizes"
         )
 
@@ -350,7 +350,9 @@ def align(
 def _pool(encoders: Sequence[str | EncoderConfig | Encoder]) -> EncoderPool:
     count = 1 if isinstance(encoders, (str, EncoderConfig, Encoder)) else len(encoders)
     if count < 2:
-        raise UserError(f"encoders names {count} encoder(s); alignment compares at least 2: --encoders A B")
+        raise UserError(
+            f"encoders names {count} encoder(s); alignment compares at least 2: name them in {option('encoders')}"
+        )
     return EncoderPool(encoders)
 
 

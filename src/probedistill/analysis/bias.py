@@ -26,7 +26,7 @@ from ..config import EncoderConfig, EvaluateConfig, ImagesConfig
 from ..encoders.encoder import Encoder
 from ..encoders.named import own_encoder
 from ..encoders.pool import EncoderPool
-from ..errors import UserError
+from ..errors import UserError, option
 from ..evaluation.protocol import evaluate
 from ..evaluation.result import Row
 from ..features.classes import class_means, medoids
@@ -621,7 +621,7 @@ def bias(
             )
     if out is not None:
         check_writable(Path(out))
-    own = [own_encoder(folder, option="--encoders") for folder in folders] if encoders is None else []
+    own = [own_encoder(folder, called=option("encoders")) for folder in folders] if encoders is None else []
     read = read_groups(groups, attributes)
     train, test = (of_classes(part, class_names, f"run {str(folders[0])!r}") for part in load_splits(images))
     backgrounds = read.match(train, test)
@@ -638,7 +638,7 @@ def bias(
         if own and (source is None or source.fingerprint != encoder.fingerprint):
             raise UserError(
                 f"run {str(folders[i])!r} was not made with the encoder that its config.yaml describes; "
-                "name one with --encoders"
+                f"name one with {option('encoders')}"
             )
         name = folders[i].resolve().name
         entries.append(bias_of(

@@ -19,7 +19,7 @@ from ..errors import UserError, unknown_name
 from ..features.classes import balanced_rows, class_means, medoids
 from ..features.encode import encode
 from ..features.store import FeatureStore
-from ..images.labelled import LabelledImages
+from ..images.labelled import LabelledImages, classes_argument
 from ..machine.progress import ProgressBar
 from ..machine.torch_state import own_torch_state
 from ..seeds import Stream, seed_of
@@ -511,14 +511,14 @@ def geometry(
     chosen = list(names[:DRAWN_CLASSES] if classes is None else dict.fromkeys(classes))
     for name in chosen:
         if name not in names:
-            raise unknown_name("class in --classes", name, names, "(the run's classes)")
+            raise unknown_name(classes_argument(), name, names, "(the run's classes)")
     if not chosen:
         raise UserError("classes is empty; name at least one class to draw, or leave it out for the first ten")
     missing = [name for name in names if name not in train.class_names]
     if missing:
         raise UserError(
             f"the run has a class {missing[0]!r} that {train.spec!r} lacks ({len(missing)} of {len(names)} classes); "
-            "give the --images that it was made of"
+            "give the images that it was made of"
         )
     train = train.with_classes(names)
     if not 1 <= k < len(train):

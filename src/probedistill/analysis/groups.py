@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import UserError, unknown_name
+from ..errors import UserError, option, unknown_name
 from ..images.labelled import LabelledImages
 from ..images.sources import FOLDER_SPLITS
 
@@ -51,7 +51,8 @@ class GroupFile:
         if unknown:
             raise UserError(
                 f"{where} names {unknown[0]!r}{_more(unknown)}, which is not among the images of "
-                f"{parts[0].spec} (such as {next(iter(known), '')!r}); correct the names or choose other --images"
+                f"{parts[0].spec} (such as {next(iter(known), '')!r}); correct the names or choose "
+                f"other {option('images')}"
             )
         missing = [name for name in known if name not in self.values]
         if missing:

@@ -28,7 +28,7 @@ from ..config import (
 from ..encoders.encoder import Encoder
 from ..encoders.named import display_names, own_encoder
 from ..encoders.pool import EncoderPool
-from ..errors import UserError
+from ..errors import UserError, by_caller, option
 from ..evaluation.protocol import evaluate
 from ..features.classes import medoids
 from ..features.store import FeatureStore
@@ -220,7 +220,11 @@ def _check_sets(sets: Sequence[_Set], train: LabelledImages, config: TransferCon
             if held.distilled.head is None:
                 raise UserError(
                     f"probes {probe!r} needs a head, and {held.label} has none; "
-                    "add it with: probedistill label RUN --config RUN/config.yaml --keep-head"
+                    "add it: "
+                    + by_caller(
+                        command="probedistill label RUN --config RUN/config.yaml --keep-head",
+                        python="probedistill.with_extras(distilled, encoder, bank, keep_head=True)",
+                    )
                 )
     counts = [int(torch.bincount(held.distilled.labels).max()) for held in sets]
     for held, count in zip(sets, counts, strict=True):
@@ -240,7 +244,7 @@ def _common_augment(sets: Sequence[_Set]) -> AugmentConfig:
         if asdict(found[-1]) != asdict(found[0]):
             warnings.warn(
                 f"{held.label} was distilled with another augmentation than {sets[0].label}, whose is used for all; "
-                "choose one with --augment.scale and the like",
+                f"choose one with {option('augment')}",
                 stacklevel=3,
             )
     return found[0]
@@ -378,10 +382,10 @@ class _Bench:
         encoder = self._encoders.find(source.fingerprint)
         if encoder is not None:
             return encoder
-        fix = f"add {source.name!r} to --encoders"
+        fix = f"add {source.name!r} to {option('encoders')}"
         if held.folder is None:
             raise UserError(f"{held.label} has no folder with a config.yaml that describes its encoder; {fix}")
-        config = own_encoder(held.folder, option="--encoders")
+        config = own_encoder(held.folder, called=option("encoders"))
         try:
             encoder = self._encoders.add(config)
         except UserError as error:

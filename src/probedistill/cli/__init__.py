@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import cyclopts
 
-from ..errors import LostProcessError, NonFiniteLossError, UserError
+from ..errors import LostProcessError, NonFiniteLossError, UserError, speaking_flags
 from ..machine.memory import keep_freed_memory
 from ..machine.signals import Interrupted
 from ..text import printable
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tokens = list(sys.argv[1:] if arguments is None else arguments)
     _write_what_the_streams_can_hold()
     keep_freed_memory()
-    with shown_messages():
+    with shown_messages(), speaking_flags():
         return _run(tokens)
 
 

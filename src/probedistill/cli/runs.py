@@ -172,7 +172,7 @@ def _source(folder: Path, spec: str | None, distilled: DistilledSet, target: Enc
     if distilled.head is None or distilled.head.fingerprint == target.fingerprint:
         return None
     try:
-        return load_encoder(own_encoder(folder, option="--source", device=device))
+        return load_encoder(own_encoder(folder, called="--source", device=device))
     except UserError as error:
         show(f"inherited without the source's features: {error}")
         return None

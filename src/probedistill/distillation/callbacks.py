@@ -25,9 +25,9 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import UserError, explained
-from ..machine.progress import ProgressBar
+from ..machine.progress import ProgressBar, in_notebook
 from ..registry import OWN, Registry
-from ..show.previews import save_grid, save_sprite
+from ..show.previews import grid, save_grid, save_sprite
 from ..store.layout import PREVIEW
 from ..store.records import as_plain
 from ..store.run_record import History, RunRecord, write_progress_file
@@ -203,6 +203,29 @@ class Bar(Callback):
         """Leave the terminal to others."""
         if self.bar is not None:
             self.bar.__exit__(None, None, None)
+
+
+class Growing(Callback):
+    """The images in a notebook, where they grow in their place. Elsewhere nothing is shown."""
+
+    def __init__(self, enabled: bool = True) -> None:
+        self.enabled = enabled and in_notebook()
+        self._shown: Any = None
+
+    def on_preview(self, preview: Preview) -> None:
+        """Show the images as they are now."""
+        if not self.enabled:
+            return
+        try:
+            from IPython.display import display
+
+            picture = grid(preview.images, list(preview.titles))
+            if self._shown is None:
+                self._shown = display(picture, display_id=True)
+            else:
+                self._shown.update(picture)
+        except Exception:  # a notebook that cannot show them is no reason to stop a run
+            self.enabled = False
 
 
 class Pictures(Callback):

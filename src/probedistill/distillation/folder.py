@@ -24,7 +24,7 @@ import yaml
 from torch import Tensor
 
 from ..config import DistillConfig, EncoderConfig, ImagesConfig, StatisticsConfig, without_none
-from ..errors import UserError
+from ..errors import UserError, option
 from ..features.statistics import ClassStatistics
 from ..machine.processes import Processes
 from ..show import previews as evolution
@@ -63,7 +63,10 @@ from .engine import Distiller
 
 _log = logging.getLogger(__name__)
 _KEPT_CHECKPOINTS = 2
-_EITHER = "choose another folder or add --overwrite instead of --resume"
+
+
+def _either() -> str:
+    return f"choose another folder or add {option('overwrite', True)} instead of {option('resume', True)}"
 
 
 @dataclass(frozen=True)
@@ -152,7 +155,9 @@ class RunFolder(NoFolder):
 
     def __init__(self, path: Path, *, resume: bool, overwrite: bool) -> None:
         if resume and overwrite:
-            raise UserError("--resume and --overwrite exclude each other; give one of them")
+            raise UserError(
+                f"{option('resume', True)} and {option('overwrite', True)} exclude each other; give one of them"
+            )
         self.path: Path = path
         self.resume, self.overwrite = resume, overwrite
 
@@ -175,8 +180,11 @@ class RunFolder(NoFolder):
             self._check_remains()
         if run is not None and not (self.resume or self.overwrite):
             if run.finished:
-                raise UserError(f"{out} holds a finished run; choose another folder or add --overwrite")
-            raise UserError(f"{out} holds an unfinished run; add --resume to continue it or --overwrite")
+                raise UserError(f"{out} holds a finished run; choose another folder or add {option('overwrite', True)}")
+            raise UserError(
+                f"{out} holds an unfinished run; add {option('resume', True)} to continue it or "
+                f"{option('overwrite', True)}"
+            )
         if not (self.resume and run is not None and run.finished):  # nothing is written then
             check_writable(self.path)
 
@@ -192,7 +200,7 @@ class RunFolder(NoFolder):
                 if has_checkpoints
                 else "a run whose run.json is damaged"
             )
-            raise UserError(f"{out} holds {what}; add --overwrite")
+            raise UserError(f"{out} holds {what}; add {option('overwrite', True)}")
 
     def finished(self, run: RunRecord, team: Processes) -> DistilledSet | None:
         """Refuse to resume another run; return the set if this one is finished.
@@ -227,7 +235,7 @@ class RunFolder(NoFolder):
         if found is not None and found.about.run != identity(run):
             raise UserError(
                 f"{str(self.path / CHECKPOINTS)!r} holds checkpoints of another run than its {RUN}; "
-                "restore them or add --overwrite instead of --resume"
+                f"restore them or add {option('overwrite', True)} instead of {option('resume', True)}"
             )
         return found
 
@@ -243,8 +251,8 @@ class RunFolder(NoFolder):
 
         Args:
             run: What the run is.
-            images: For the YAML file that repeats the run; there is none without it.
-            encoder: For the same file.
+            images: For the YAML file that repeats the run; ``None`` if no options open these images.
+            encoder: For the same file; ``None`` if no options make these encoders.
             step: The step that the run goes on from; pictures of later ones are removed.
             statistics: What is distilled from in place of images; then ``images`` are for testing.
         """
@@ -259,8 +267,7 @@ class RunFolder(NoFolder):
                 if self.overwrite:
                     _remove_results(self.path)
                 evolution.remove_later(self.path, step)
-                if (images or statistics) is not None and encoder is not None:
-                    write_config(self.path / CONFIG, images, encoder, run.config, statistics)
+                write_config(self.path / CONFIG, images, encoder, run.config, statistics)
             except OSError as error:
                 raise cannot_write(self.path, error) from error
             except UserError:
@@ -294,7 +301,8 @@ class RunFolder(NoFolder):
         try:
             yield
         except UserError as error:
-            raise UserError(f"{error}; repeat the command with --resume to go on from the last checkpoint") from error
+            again = f"repeat it with {option('resume', True)} to go on from the last checkpoint"
+            raise UserError(f"{error}; {again}") from error
 
     def _known_run(self) -> RunRecord | None:
         """The record of the run in the folder, finished or not; ``None`` if there is none that can be read."""
@@ -337,10 +345,10 @@ def _check_same(folder: Path, before: RunRecord, now: RunRecord) -> None:
     out = f"out {str(folder)!r}"
     if before.images.fingerprint != now.images.fingerprint:
         ours, others = (f"{run.images.spec} {run.images.fingerprint[:12]}" for run in (now, before))
-        raise UserError(f"{out} holds a run of other images ({others}, now {ours}); {_EITHER}")
+        raise UserError(f"{out} holds a run of other images ({others}, now {ours}); {_either()}")
     if [e.fingerprint for e in before.encoders] != [e.fingerprint for e in now.encoders]:
         ours, others = (" and ".join(map(_label, run.encoders)) for run in (now, before))
-        raise UserError(f"{out} holds a run of other encoders ({others}, now {ours}); {_EITHER}")
+        raise UserError(f"{out} holds a run of other encoders ({others}, now {ours}); {_either()}")
     for one, other in zip(before.encoders, now.encoders, strict=True):
         if one.precision != other.precision:
             raise UserError(
@@ -382,7 +390,7 @@ def _label(encoder: EncoderRecord) -> str:
 def write_config(
     path: Path,
     images: ImagesConfig | None,
-    encoder: EncoderConfig,
+    encoder: EncoderConfig | None,
     settings: DistillConfig | None,
     statistics: StatisticsConfig | None = None,
 ) -> None:
@@ -390,18 +398,20 @@ def write_config(
 
     Args:
         path: The file.
-        images: The images; ``None`` for statistics, or for a file that describes the encoder alone.
-        encoder: The encoder.
-        settings: How they were distilled; ``None`` for images that were not.
+        images: The images. ``None`` for images made in Python, which a note says in the file of a run.
+        encoder: The encoder, likewise.
+        settings: How they were distilled; ``None`` for images that were not, or for the encoder alone.
         statistics: What they were distilled from in place of images.
     """
+    named = {"images": images or statistics, "encoder": encoder}
+    notes = [f"# {name}: made in Python; give --{name}\n" for name, part in named.items() if settings and not part]
     parts = [one for one in (images, statistics, encoder) if one is not None]
     content = {name: value for part in parts for name, value in _plain_values(asdict(part)).items()}
     if settings is not None:
         content |= settings.to_dict()
     text = yaml.safe_dump(without_none(content), sort_keys=False)
     with whole_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text("".join(notes) + text, encoding="utf-8")
 
 
 def _plain_values(values: dict[str, Any]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from ..config import DistillConfig, EncoderConfig, ImagesConfig, RunConfig, Stat
 from ..encoders.encoder import Encoder
 from ..encoders.named import encoder_config
 from ..encoders.pool import EncoderPool
-from ..errors import NonFiniteLossError, UserError
+from ..errors import NonFiniteLossError, UserError, option
 from ..features.bank import FeatureBank
 from ..features.statistics import ClassStatistics, class_statistics, encoder_record
 from ..features.store import FeatureStore
@@ -41,7 +41,19 @@ from ..store.layout import CHECKPOINTS, check_class_names
 from ..store.pixels import as_shipped
 from ..store.records import as_plain
 from ..store.run_record import History, ImagesRecord, RunRecord, with_history
-from .callbacks import Bar, Callback, Callbacks, End, Pictures, Preview, ProgressFile, Start, Step, named_callbacks
+from .callbacks import (
+    Bar,
+    Callback,
+    Callbacks,
+    End,
+    Growing,
+    Pictures,
+    Preview,
+    ProgressFile,
+    Start,
+    Step,
+    named_callbacks,
+)
 from .engine import Distiller
 from .folder import NoFolder, RunFolder, begun_by_this_launch
 from .from_statistics import (
@@ -117,7 +129,8 @@ def distill(
             if finished is not None:
                 return finished
             with catch_signals() as stop:
-                repeats = named[0] if repeatable and isinstance(named[0], EncoderConfig) else None
+                first = named[0].config if isinstance(named[0], Encoder) else named[0]
+                repeats = first if repeatable else None
                 session = _open(task, folder, repeats, own, stop)
                 with folder.resumable():
                     _loop(session)
@@ -157,7 +170,7 @@ class _Data:
     """The real images of a run, or their statistics.
 
     Attributes:
-        spec: The images as they were named, or the test images; ``None`` for loaded ones.
+        spec: The options that open the images, or the test images; ``None`` if there are none.
         train: Real training images; ``None`` where there are statistics in place of them.
         test: Real test images, if there are any.
         statistics: The statistics, merged for each encoder.
@@ -241,15 +254,18 @@ def _name_encoders(
         weights = [1.0] * count
     prepared: dict[str, Any] = {"preprocess": "papers"} if config.preset == "paper" else {}
     first = encoder_config(given[0], **prepared) if isinstance(given[0], str) else given[0]
-    if isinstance(first, EncoderConfig):
-        prepared = {"preprocess": first.preprocess}
+    known = first.config if isinstance(first, Encoder) else first
+    if known is not None:
+        prepared = {"preprocess": known.preprocess}
 
     def like_first(word: str) -> EncoderConfig:
-        return encoder_config(word, device=str(first.device), precision=first.precision, **prepared)
+        return encoder_config(word, device=str((known or first).device), precision=first.precision, **prepared)
 
-    def in_one_word(other: str | EncoderConfig | Encoder) -> str | None:
+    def in_one_word(other: str | EncoderConfig | Encoder | None) -> str | None:
+        if isinstance(other, Encoder):
+            other = other.config
         if not isinstance(other, EncoderConfig):
-            return other if isinstance(other, str) else None
+            return other
         word = other.encoder if other.input_size is None else f"{other.encoder}@{other.input_size}"
         return word if like_first(word) == other else None
 
@@ -262,7 +278,7 @@ def _load_images(
     images: str | ImagesConfig | LabelledImages, test: LabelledImages | None
 ) -> tuple[ImagesConfig | None, LabelledImages, LabelledImages | None]:
     if isinstance(images, LabelledImages):
-        return None, images, test
+        return images.config, images, test
     config = ImagesConfig(images=images) if isinstance(images, str) else images
     if test is not None:
         return config, load_images(config, min_per_class=2), test
@@ -355,7 +371,7 @@ def _banks(task: _Task) -> list[FeatureBank]:
 
 def _callbacks(task: _Task, folder: NoFolder, own: Sequence[Callback]) -> list[Callback]:
     of_folder = [Pictures(folder.path), ProgressFile(folder.path)] if folder.path is not None else []
-    return [*of_folder, Bar(task.run.progress), *own]
+    return [*of_folder, Bar(task.run.progress), Growing(task.run.progress), *own]
 
 
 # ---------------------------------------------------------------------------------------------------
@@ -418,7 +434,9 @@ def _step(session: _Session) -> None:
         session.folder.save(session.task.record, session.distiller, session.history)
         folder = session.folder.path
         kept = f"; the last good state is in {folder / CHECKPOINTS}" if folder is not None else ""
-        raise NonFiniteLossError(f"{error}{kept}; start again with a smaller --lr or --precision fp32") from None
+        raise NonFiniteLossError(
+            f"{error}{kept}; start again with a smaller {option('lr')} or {option('precision', 'fp32')}"
+        ) from None
     session.history.losses.append(loss)
     for values, value in zip(session.history.tower_losses, session.distiller.losses.tolist(), strict=True):
         values.append(value)
@@ -545,5 +563,5 @@ def _check_counts(train: LabelledImages, config: DistillConfig) -> None:
         if count < least:
             raise UserError(
                 f"class {name!r} of {train.spec!r} has {count} image{'s' * (count != 1)}; each class needs at least "
-                f"{least}: add images or leave the class out with --classes"
+                f"{least}: add images or leave the class out with {option('classes')}"
             )

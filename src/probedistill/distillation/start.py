@@ -10,7 +10,7 @@ import torch
 
 from ..config import DistillConfig
 from ..encoders.encoder import Encoder
-from ..errors import UserError, explained, unknown_name
+from ..errors import UserError, explained, option, unknown_name
 from ..features.bank import FeatureBank, comfortable_bytes
 from ..features.classes import medoids
 from ..features.fresh import FreshBatches
@@ -37,11 +37,11 @@ def load_method(config: DistillConfig) -> Callable[..., Objective]:
     known = _keywords(factory, config.method)
     for name in options:
         if name not in known:
-            raise unknown_name(f"option of method {config.method!r}", name, known, "(--method-args)")
+            raise unknown_name(f"option of method {config.method!r}", name, known, f"({option('method_args')})")
     missing = [name for name, has_default in known.items() if not has_default and name not in {*options, "seed"}]
     if missing:
         raise UserError(
-            f"method {config.method!r} needs the option {missing[0]!r}; add --method-args.{missing[0]} VALUE"
+            f"method {config.method!r} needs the option {missing[0]!r}; add {option(f'method_args.{missing[0]}', '…')}"
         )
     if "seed" in known:
         options.setdefault("seed", config.seed)

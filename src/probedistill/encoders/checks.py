@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..config import Precision
-from ..errors import UserError, explained
+from ..errors import UserError, explained, option
 
 SAME = {"fp32": 1e-3, "bf16": 5e-2, "fp16": 5e-2}
 """Relative distance of features up to which they are the same: rounding is far below, dropout far above."""
@@ -41,7 +41,7 @@ def check_features(encode: Callable[[Tensor], Tensor], images: Tensor, *, name: 
     called, size = f"encoder {name!r}", images.shape[-1]
     with explained(
         f"{called} cannot take images of {size} pixels", Exception,
-        hint="choose another --input-size or extra --encoder-args",
+        hint=f"choose another {option('input_size')} or extra {option('encoder_args')}",
     ):  # fmt: skip
         features, again = encode(images), encode(images)
     if not isinstance(features, Tensor):
@@ -54,7 +54,7 @@ def check_features(encode: Callable[[Tensor], Tensor], images: Tensor, *, name: 
     if _distance(features, again) > SAME[precision]:
         raise UserError(
             f"{called} gives other features for the same images each time; switch its dropout, masks and random crops "
-            "off (models of transformers: --encoder-args.mask_ratio 0)"
+            f"off (models of transformers: {option('encoder_args.mask_ratio', 0)})"
         )
     stored = "its batch norms must use stored statistics (model.eval())"
     with explained(f"{called} cannot take an image alone", Exception, hint=stored):

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from ..config import Precision
+from ..config import EncoderConfig, Precision
 from ..errors import unknown_name
 from ..machine.torch_state import own_torch_state
 from .checks import check_features, check_gradient, example_images
@@ -49,6 +49,7 @@ class Encoder(nn.Module):
         dim: Number of features d.
         fingerprint: SHA-256 over weights, input size, mean, std, interpolation and crop, and of a ``module:`` encoder
             the factory's file; equal fingerprints mean equal features, as long as what that file imports is the same.
+        config: The options with which `load_encoder` made it; ``None`` for one made here.
 
     Raises:
         UserError: The model cannot take such images, or its features are not those of the image (`checks`).
@@ -77,6 +78,7 @@ class Encoder(nn.Module):
         if interpolation not in RESAMPLING:
             raise unknown_name("interpolation", interpolation, RESAMPLING)
         self.name, self.input_size, self.precision = name, input_size, precision
+        self.config: EncoderConfig | None = None
         self.interpolation, self.crop_pct = interpolation, crop_pct
         model = model.eval().requires_grad_(False)
         if any(p.is_floating_point() and p.dtype not in (torch.float32, torch.float64) for p in model.parameters()):

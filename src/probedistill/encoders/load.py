@@ -84,6 +84,7 @@ def load_encoder(spec: str | EncoderConfig, **options: Any) -> Encoder:
         fold_batchnorm=config.fold_batchnorm,
         identity=f"{recipe.spec if recipe else config.encoder}|{sorted(config.encoder_args.items())}{loaded.identity}",
     )
+    encoder.config = config
     if config.compile:
         encoder.model.compile()
     return encoder

@@ -12,7 +12,7 @@ from typing import Any
 from ..config import EncoderConfig
 from ..errors import UserError
 from .known import RECIPES
-from .trust import check_file_options, is_trusted, not_followed, read_yaml, trusting
+from .trust import check_file_options, is_trusted, not_followed, read_yaml, trust_it, trusting
 
 _KINDS: dict[str, type] = {"input_size": int, "encoder_args": dict, "precision": str, "device": str, "features": str}
 _A_KIND = {int: "a whole number", dict: "a mapping of names to values", str: "a word"}
@@ -41,7 +41,7 @@ def encoder_config(spec: str, *, trust: bool | None = None, **options: Any) -> E
     return _from_file(known, options)
 
 
-def own_encoder(folder: Path, *, option: str, device: str | None = None) -> EncoderConfig:
+def own_encoder(folder: Path, *, called: str, device: str | None = None) -> EncoderConfig:
     """The encoder that a run's own ``config.yaml`` describes, if it may be loaded without being asked for.
 
     Nobody has named this encoder on the command line. It must be a recipe or ``timm:NAME`` with plain arguments;
@@ -49,26 +49,26 @@ def own_encoder(folder: Path, *, option: str, device: str | None = None) -> Enco
 
     Args:
         folder: The run's folder.
-        option: The option that names an encoder instead, for the error.
+        called: How the option is called that names an encoder instead, for the error.
         device: Where it is to run; ``None``: as the file says.
 
     Raises:
         UserError: There is no such file, or it asks for more.
     """
     path = Path(folder) / "config.yaml"
-    if not path.is_file():
+    file = f"encoder {str(path)!r}"
+    if not path.is_file() or "encoder" not in read_yaml(path, file):
         raise UserError(
-            f"run {str(folder)!r} has no config.yaml that describes its encoder; name the encoder with {option}"
+            f"run {str(folder)!r} has no config.yaml that describes its encoder; name the encoder with {called}"
         )
-    fields = _read_fields(path, f"encoder {str(path)!r}")
+    fields = _read_fields(path, file)
     config = _from_file(fields, {})
     known = config.encoder in RECIPES or re.fullmatch(r"timm:[\w.]+", config.encoder)
     reason = not_followed(fields) or (None if known else f"encoder {config.encoder!r}")
     if reason is not None and not is_trusted():
         raise UserError(
             f"run {str(folder)!r} is not trusted to load its encoder {config.encoder!r} by itself, because its "
-            f"config.yaml sets {reason}; add --trust if you know where the run is from, or name the encoder with "
-            f"{option}"
+            f"config.yaml sets {reason}; {trust_it('run')}, or name the encoder with {called}"
         )
     return config if device is None else replace(config, device=device)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ..config import EncoderConfig
-from ..errors import UserError
+from ..errors import UserError, option
 from .encoder import Encoder
 from .load import load_encoder
 from .named import display_names, encoder_config
@@ -59,7 +59,11 @@ class EncoderPool:
             except UserError as error:
                 if len(every) == 1:
                     raise
-                hint = "; options of one encoder go into a YAML file that names it" if "--" in str(error) else ""
+                hint = (
+                    "; options of one encoder go into a YAML file that names it"
+                    if option("input_size") in str(error)
+                    else ""
+                )
                 raise UserError(f"{argument} {word!r}: {error}{hint}") from error
             if fingerprint in words:
                 raise UserError(f"{argument} {words[fingerprint]!r} and {word!r} are the same encoder; {once}")

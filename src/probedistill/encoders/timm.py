@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import EncoderConfig
-from ..errors import UserError, first_line, unknown_name
+from ..errors import UserError, first_line, option, unknown_name
 from .known import RECIPES, Recipe
 from .source import EncoderSource, Loaded
 from .weights import at_size_of, read_weights, without_wrappers
@@ -47,7 +47,11 @@ def load_timm(name: str, config: EncoderConfig) -> Loaded:
         raise UserError(f"encoder_args {dict(config.encoder_args)} do not suit timm model {name!r}: {error}") from error
     except (OSError, RuntimeError, ValueError) as error:
         reason = first_line(error)
-        fix = "give --checkpoint FILE or --no-pretrained" if hub else "check --encoder-args and --input-size"
+        fix = (
+            f"give {option('checkpoint', 'FILE')} or {option('pretrained', False)}"
+            if hub
+            else f"check {option('encoder_args')} and {option('input_size')}"
+        )
         raise UserError(f"timm model {name!r} could not be made: {reason}; {fix}") from error
     if local is not None:
         weights = read_weights(local)
@@ -120,7 +124,7 @@ def _load_weights(model: nn.Module, weights: dict[str, Tensor], path: Path, name
         raise UserError(
             f"checkpoint {str(path)!r} does not fit timm model {name!r}: {first} "
             f"({len(missing)} missing, {len(extra)} unexpected, {len(wrong)} of another shape); "
-            "check the model's name and --encoder-args"
+            f"check the model's name and {option('encoder_args')}"
         )
     model.load_state_dict({k: v.to(ours[k].dtype) for k, v in weights.items()}, strict=False)
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from ..errors import UserError, explained
+from ..errors import UserError, by_caller, explained
 
 SWITCHES_AND_NUMBERS = frozenset(
     {
@@ -67,9 +67,15 @@ def check_file_options(content: Mapping[str, Any], source: str) -> None:
     reason = None if is_trusted() else not_followed(content)
     if reason is not None:
         raise UserError(
-            f"{source} sets {reason}, which needs trust; add --trust if you know where the file is from, or give the "
-            "option as a flag"
+            f"{source} sets {reason}, which needs trust; {trust_it('file')}, or give the option as "
+            + by_caller(command="a flag", python="an argument")
         )
+
+
+def trust_it(what: str) -> str:
+    """How a reader of an error may follow a file or run after all."""
+    how = by_caller(command="add --trust", python="load it within probedistill.encoders.trust.trusting()")
+    return f"{how} if you know where the {what} is from"
 
 
 def not_followed(content: Mapping[str, Any]) -> str | None:

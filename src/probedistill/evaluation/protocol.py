@@ -15,7 +15,7 @@ from torch import Tensor
 from .._version import __version__
 from ..config import AugmentConfig, EvaluateConfig, EvaluateOptions, with_options
 from ..encoders.encoder import Encoder
-from ..errors import UserError
+from ..errors import UserError, by_caller, option
 from ..features.bank import FeatureBank
 from ..features.store import FeatureStore
 from ..images.labelled import LabelledImages, digest_of, of_classes
@@ -120,7 +120,7 @@ def evaluate(
     augment.check()
     augment = replace(augment, noise_prob=0.0)
     if not len(test):
-        raise UserError(f"no test images in {test.spec!r} ({test.split}); choose another --test-split")
+        raise UserError(f"no test images in {test.spec!r} ({test.split}); choose another {option('test_split')}")
 
     chooser = chosen_by or encoder
     passes = store.passes_of(encoder, test) + (store.passes_of(chooser, train) if train is not None else 0)
@@ -167,7 +167,12 @@ def _scored(
     trials = [(one, trial) for one in sets for trial in scorer.trials(one)]
     known = _rows_of_before(out, context)
     to_do = [(one, trial) for one, trial in trials if (trial.name, trial.probe, len(one.labels(0))) not in known]
-    say_cost(scorer.encoder, scorer.passes(to_do), "; --views and --seeds make it quicker", enabled=store.progress)
+    say_cost(
+        scorer.encoder,
+        scorer.passes(to_do),
+        f"; {option('views')} and {option('seeds')} make it quicker",
+        enabled=store.progress,
+    )
     rows: list[Row] = []
     with ProgressBar("probes", len(to_do), enabled=store.progress) as bar:
         for training_set, trial in trials:
@@ -258,8 +263,11 @@ def checked_head(distilled: DistilledSet | None, head: Head | None = None, sourc
     head = head or (distilled.head if distilled is not None else None)
     if head is None:
         raise UserError(
-            "probes 'inherited' needs the head of the source encoder, which this set does not hold; add it with: "
-            "probedistill label RUN --config RUN/config.yaml --keep-head"
+            "probes 'inherited' needs the head of the source encoder, which this set does not hold; add it: "
+            + by_caller(
+                command="probedistill label RUN --config RUN/config.yaml --keep-head",
+                python="probedistill.with_extras(distilled, encoder, bank, keep_head=True)",
+            )
         )
     if source is not None and source.fingerprint != head.fingerprint:
         raise UserError(

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..config import AugmentConfig
-from ..errors import UserError, explained, unknown_name
+from ..errors import UserError, explained, option, unknown_name
 from ..images.decode import UnreadableImageError
 from ..machine.places import cache_folder
 from ..machine.processes import ALONE, Processes
@@ -102,13 +102,13 @@ def extract_features(
         for number in own:
             content = work.shard(number, bar)
             if strict and content.skipped:
-                raise UserError(f"{content.skipped[0]}; fix or remove the file, or leave --strict out")
+                raise UserError(f"{content.skipped[0]}; fix or remove the file, or leave {option('strict', True)} out")
             shards[number] = content.held() if hold else content.in_file(files.path(number))
     processes.wait()  # for the other ranks' shards
     if processes.largest(int(not all(files.path(number).exists() for number in range(files.count)))):
         raise UserError(
             f"cache {str(cache_folder(cache))!r} is not the same folder for all processes; name one that every machine "
-            "sees with --cache or PROBEDISTILL_CACHE"
+            f"sees with {option('cache')} or PROBEDISTILL_CACHE"
         )
     for number in range(files.count):
         if number not in shards:
@@ -390,7 +390,7 @@ class _Work:
         """Features (n, 1 + V, d) as they are stored; they must be finite."""
         if not bool(features.isfinite().all()):
             first = self.images.names[indices[int((~features.isfinite()).any(dim=2).any(dim=1).nonzero()[0])]]
-            way_out = "check its weights" if self.encoder.precision == "fp32" else "try --precision fp32"
+            way_out = "check its weights" if self.encoder.precision == "fp32" else f"try {option('precision', 'fp32')}"
             raise UserError(
                 f"encoder {self.encoder.name!r} gives features that are not finite in {self.encoder.precision}, "
                 f"first for {first!r}; {way_out}, or leave the image out"

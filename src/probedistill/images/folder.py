@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..config import ImagesConfig
-from ..errors import UserError, first_line
+from ..errors import UserError, first_line, option
 from .contents import digests_of_files
 from .decode import as_utf8, one_line
-from .labelled import CLASSES_ARGUMENT, LabelledImages, check_class_names, check_classes, digest_of
+from .labelled import LabelledImages, check_class_names, check_classes, classes_argument, digest_of
 from .sources import ALIASES, FOLDER_SPLITS, WHOLE, ItemLoader, Source, described
 
 IMAGE_SUFFIXES = frozenset(
@@ -66,7 +66,7 @@ class _FolderSource(Source):
         parent = self.root / split if split in self._split_folders else self.root
         folders = self._class_folders(parent, classes)
         if classes is not None:
-            check_classes(classes, list(folders), CLASSES_ARGUMENT, self.spec, absent_ok)
+            check_classes(classes, list(folders), classes_argument(), self.spec, absent_ok)
         class_names = tuple(folders) if classes is None else classes
         check_class_names([name for name in class_names if name in folders], self.spec)
         paths, labels = [], []
@@ -103,7 +103,7 @@ class _FolderSource(Source):
                 if wanted is not None:
                     continue
                 named = f"the class folder {as_utf8(folder)!r} has a name that is not UTF-8"
-                raise UserError(f"images {self.spec!r}: {named}; rename it, or choose others with --classes")
+                raise UserError(f"images {self.spec!r}: {named}; rename it, or choose others with {option('classes')}")
             name = _plain(folder)
             if name in folders:
                 raise UserError(
@@ -160,7 +160,8 @@ def _split_folders(root: Path, spec: str, wanted: str | None) -> list[str]:
         return splits
     raise UserError(
         f"images {spec!r}: {splits[0]!r} may be a split or a class, beside {shown}; "
-        f"say --split {WHOLE} if these folders are classes, or --split {splits[0]} to use that folder alone"
+        f"say {option('split', WHOLE)} if these folders are classes, or {option('split', splits[0])} to use that "
+        "folder alone"
     )
 
 

@@ -10,10 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..errors import UserError, unknown_name
+from ..config import ImagesConfig
+from ..errors import UserError, by_caller, unknown_name
 from ..text import printable
 
-CLASSES_ARGUMENT = "class in --classes"
+
+def classes_argument() -> str:
+    """How errors call a class that was named by the option ``classes``."""
+    return by_caller(command="class in --classes", python="class in classes")
 
 
 class LabelledImages:
@@ -26,6 +30,7 @@ class LabelledImages:
         spec: The spec string the images came from.
         split: The name of the split.
         fingerprint: Hex SHA-256 of what the images are; the same in every process.
+        config: The options with which `load_splits` gives these as its training images; ``None`` if none do.
 
     Args:
         class_names: See above; names are unique.
@@ -54,6 +59,7 @@ class LabelledImages:
         self.labels: NDArray[np.int64] = np.asarray(labels, dtype=np.int64)
         self.names = names
         self.spec, self.split, self.fingerprint = spec, split, fingerprint
+        self.config: ImagesConfig | None = None
         self._load = load
         self._indices = np.arange(len(self.labels)) if indices is None else indices
         if not len(self.names) == len(self.labels) == len(self._indices):

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from ..config import ImagesConfig
-from ..errors import UserError, explained, unknown_name
+from ..errors import UserError, explained, option, unknown_name
 from .sources import Items, Source, described
 
 Row = tuple[str, str, str]
@@ -112,7 +112,7 @@ def spawrious_source(place: str, config: ImagesConfig) -> Source:
     """Spawrious, one of its one-to-one challenges: ``--source-args.challenge o2o_hard`` (default: o2o_easy)."""
     challenge = str(config.source_args.get("challenge", "o2o_easy"))
     if challenge not in _SPAWRIOUS:
-        raise unknown_name("challenge", challenge, _SPAWRIOUS, hint="(in --source-args.challenge)")
+        raise unknown_name("challenge", challenge, _SPAWRIOUS, hint=f"(in {option('source_args.challenge')})")
     return _listed(place, config, "0", partial(_spawrious_rows, challenge=challenge))
 
 

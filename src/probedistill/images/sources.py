@@ -37,7 +37,7 @@ from ..errors import UserError, explained, unknown_name
 from ..registry import OWN, Registry
 from .contents import digest_of_array, digest_of_bytes, digests_of_files
 from .decode import as_utf8, decode_image
-from .labelled import CLASSES_ARGUMENT, LabelledImages, digest_of
+from .labelled import LabelledImages, classes_argument, digest_of
 
 SOURCES = Registry(
     "image source",
@@ -141,7 +141,7 @@ class Source:
         """The images of a split and of ``classes``; ``absent_ok`` lets the split lack some of them."""
         images = self.read(split, classes)
         images.class_names = composed(images.class_names)
-        return images if classes is None else images.of(classes, CLASSES_ARGUMENT, absent_ok)
+        return images if classes is None else images.of(classes, classes_argument(), absent_ok)
 
 
 def labelled(items: Items, spec: str, split: str, progress: bool = True) -> LabelledImages:

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..config import ImagesConfig
-from ..errors import UserError, unknown_name
+from ..errors import UserError, option, unknown_name
 from .decode import one_line
-from .labelled import CLASSES_ARGUMENT, LabelledImages, check_class_names, check_classes
+from .labelled import LabelledImages, check_class_names, check_classes, classes_argument
 from .sources import ALIASES, TESTING, TRAINING, WHOLE, Source, composed, open_source
 
 
@@ -53,6 +53,8 @@ def load_images(
     images = source.load(_training_split(source, config.split), wanted)
     check_class_names(images.class_names, images.spec)
     _check_enough(images, min_per_class, chosen=wanted is not None)
+    if _testing(source, config, images.split) is not None:  # else `load_splits` would hold some of these out
+        images.config = config
     return images
 
 
@@ -82,15 +84,18 @@ def load_splits(config: str | ImagesConfig, *, progress: bool = True) -> tuple[L
         testing: str | None = _named_split(source, "test split", config.test_split)
         if testing == training:
             raise UserError(
-                f"test split {config.test_split!r} is the training split too; name another --test-split or leave it out"
+                f"test split {config.test_split!r} is the training split too; name another "
+                f"{option('test_split')} or leave it out"
             )
     else:
         testing = _pick([name for name in source.splits if name != training], TESTING)
     check_class_names(train.class_names, train.spec)
     _check_enough(train, 2 if testing else 3, chosen=wanted is not None, held_out=testing is None)
-    if testing is None:
-        return _hold_out(train, config.holdout)
-    return train, _matching_test(source, train, testing, wanted)
+    test = None if testing is None else _matching_test(source, train, testing, wanted)
+    if test is None:
+        train, test = _hold_out(train, config.holdout)
+    train.config = config
+    return train, test
 
 
 def load_training(
@@ -110,12 +115,19 @@ def load_training(
     config, wanted = _settle(config, None, {}, min_classes)
     source = _opened(config, progress)
     training = _training_split(source, config.split)
-    testing = config.test_split or _pick([name for name in source.splits if name != training], TESTING)
+    testing = _testing(source, config, training)
     held_out = testing is None and not everything
     images = source.load(training, wanted)
     check_class_names(images.class_names, images.spec)
     _check_enough(images, 3 if held_out else 1, chosen=wanted is not None, held_out=held_out, min_classes=min_classes)
-    return _hold_out(images, config.holdout)[0] if held_out else images
+    images = _hold_out(images, config.holdout)[0] if held_out else images
+    images.config = config if held_out or testing is not None else None
+    return images
+
+
+def _testing(source: Source, config: ImagesConfig, training: str) -> str | None:
+    """The name of the test split, if there is one."""
+    return config.test_split or _pick([name for name in source.splits if name != training], TESTING)
 
 
 def _matching_test(
@@ -129,11 +141,13 @@ def _matching_test(
         meant = f"rename it to {near[0]!r}" if near else "add it to the training images"
         raise UserError(
             f"class {name!r} is in split {testing!r} of {source.spec} but not in the training split "
-            f"{train.split!r}; {meant} or leave it out with --classes"
+            f"{train.split!r}; {meant} or leave it out with {option('classes')}"
         )
     test = test.of(train.class_names, "class", absent_ok=True)
     if not len(test):
-        raise UserError(f"split {testing!r} of {source.spec} holds no images to test on; name another --test-split")
+        raise UserError(
+            f"split {testing!r} of {source.spec} holds no images to test on; name another {option('test_split')}"
+        )
     return test
 
 
@@ -160,7 +174,7 @@ def _settle(
     for entry in entries:
         wanted += _names_in_file(Path(entry[1:])) if entry.startswith("@") else [re.sub(r"^\\(?=\\*@)", "", entry)]
     wanted = list(composed(wanted))
-    check_classes(wanted, (), CLASSES_ARGUMENT, config.images, absent_ok=True)
+    check_classes(wanted, (), classes_argument(), config.images, absent_ok=True)
     if len(wanted) < min_classes:
         raise UserError(f"classes {entries} name {len(wanted)} class; name at least {min_classes}")
     return config, tuple(wanted)
@@ -192,7 +206,7 @@ def _check_enough(
     where = f"{images.spec} (split {images.split!r})"
     if len(images.class_names) < min_classes:
         found = ", ".join(map(repr, images.class_names)) or "none"
-        hint = "name more in --classes" if chosen else "add images of another class"
+        hint = f"name more in {option('classes')}" if chosen else "add images of another class"
         raise UserError(f"images {where} have fewer than {min_classes} classes ({found}); {hint}")
     counts = images.counts()
     small = np.flatnonzero(counts < least)
@@ -202,7 +216,7 @@ def _check_enough(
         need = f"at least {least} are needed" + (" to hold one out for testing" if held_out else "")
         raise UserError(
             f"class {images.class_names[small[0]]!r} has {count} image{'' if count == 1 else 's'} "
-            f"in {where}{others}; {need}: add images or leave it out with --classes"
+            f"in {where}{others}; {need}: add images or leave it out with {option('classes')}"
         )
 
 
@@ -234,7 +248,7 @@ def _training_split(source: Source, wanted: str | None) -> str:
     if found is None:
         names = ", ".join(source.splits)
         raise UserError(
-            f"images {source.spec!r} have no training split; name one of their splits with --split: {names}"
+            f"images {source.spec!r} have no training split; name one of their splits with {option('split')}: {names}"
         )
     return found
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..config import ImagesConfig
-from ..errors import UserError
+from ..errors import UserError, option
 from .contents import digests_of_files
 from .decode import UnreadableImageError, as_utf8, decode_image, decoding, one_line, reason_of
 from .folder import IMAGE_SUFFIXES, is_system_folder, listing, subfolders
@@ -263,7 +263,7 @@ def _read_index(number: int, shard: _Shard, config: ImagesConfig) -> list[_Sampl
             f"shard {shard.name!r} of {config.images!r} is cut short or damaged after {len(samples)} samples ({fault})"
         )
         if config.strict:
-            raise UserError(f"{line}; fetch it again, or leave --strict out to use what is whole")
+            raise UserError(f"{line}; fetch it again, or leave {option('strict', True)} out to use what is whole")
         warnings.warn(f"{line}; using those", stacklevel=2)
     return samples
 
@@ -335,7 +335,8 @@ def _wds_labels(
         why = next((f" ({sample.name}: {sample.fault})" for sample in samples if sample.fault), "")
         raise UserError(
             f"images {config.images!r} hold no labelled samples in split {split!r}{why}; "
-            "each needs KEY.jpg (or .png, .webp …) with KEY.cls, or KEY.json and its --label-column"
+            "each needs KEY.jpg (or .png, .webp …) with KEY.cls, or KEY.json and its "
+            f"{option('label_column')}"
         )
     names = _class_list(folders, config.images)
     numbered = all(isinstance(label, int) for label in given)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..config import ImagesConfig
-from ..errors import UserError, unknown_name
+from ..errors import UserError, option, unknown_name
 from ..machine.places import cache_folder
 from .contents import digest_of_array
 from .decode import UnreadableImageError, decode_image, one_line, reason_of
@@ -119,11 +119,11 @@ def _make_torchvision(make: Callable[..., Any], place: str, split: str, config: 
     except (RuntimeError, OSError, ValueError) as error:
         why = one_line(str(error)) or type(error).__name__
         if options.get("download"):
-            hint = f"check the network or put the files into {root} (--data-dir)"
+            hint = f"check the network or put the files into {root} ({option('data_dir')})"
         elif "download" in accepted:
-            hint = "pass --download or name the folder that holds its files with --data-dir"
+            hint = f"add {option('download', True)} or name the folder that holds its files with {option('data_dir')}"
         else:
-            hint = "it cannot be downloaded: name the folder that holds its files with --data-dir"
+            hint = f"it cannot be downloaded: name the folder that holds its files with {option('data_dir')}"
         raise UserError(f"images {config.images!r} cannot be read from {root} ({why}); {hint}") from error
     if hasattr(data, "loader"):
         data.loader = str  # hand over the path: decode_image reads it better than the default loader

@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..errors import LostProcessError, UserError
+from ..errors import LostProcessError, UserError, option
 
 _LEAVE_SECONDS = 10.0  # that a rank waits for the others before it closes
 _departures = itertools.count()
@@ -131,7 +131,7 @@ def _others_present() -> Iterator[None]:
         reason = " ".join(str(error).split())[:200]
         raise LostProcessError(
             f"another process of this run has died or was silent for too long ({reason}); "
-            "repeat the command with --resume, or start it with torchrun --max-restarts"
+            f"repeat it with {option('resume', True)}, or start it with torchrun --max-restarts"
         ) from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from ..config import ImagesConfig
 from ..encoders.load import load_encoder
 from ..encoders.named import encoder_config
 from ..encoders.trust import check_file_options, read_yaml
-from ..errors import UserError, explained
+from ..errors import UserError, explained, option
 from ..evaluation.result import Evaluation, load_evaluation
 from ..features.classes import neighbours
 from ..features.encode import encode
@@ -58,7 +59,7 @@ class ShownRun:
         class_names: C names.
         pixels: (m, S, S, 3) uint8, the images that are shipped; ``None`` while the run is not finished.
         labels: (m,) int64.
-        config: The content of config.yaml, which repeats the run; ``None`` if there is no such file.
+        config: The content of config.yaml; ``None`` if there is no such file.
         evolution: (step, sprite) of the snapshots.
         evaluations: Scores in the evaluation-*.json files, by file name.
         results: Results of analyses in the folder, by kind.
@@ -77,6 +78,11 @@ class ShownRun:
     evaluations: tuple[Evaluation, ...]
     results: dict[str, list[Analysis]] = field(default_factory=dict)
     near: tuple[tuple[RealImage, ...], ...] | None = None
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether config.yaml names all that the run was made of; images made in Python have no name."""
+        return {"images", "encoder"} <= set(re.findall(r"^(\w+):", self.config or "", flags=re.MULTILINE))
 
     @property
     def finished(self) -> bool:
@@ -180,7 +186,9 @@ def _nearest(
     """The nearest real training images of the same class, in the features of the encoder that made the set."""
     path = folder / "config.yaml"
     if not path.is_file():
-        raise UserError(f"{str(folder)!r} has no config.yaml that names its images; leave --real-images out")
+        raise UserError(
+            f"{str(folder)!r} has no config.yaml that names its images; leave {option('real_images', True)} out"
+        )
     images = _images_config(path)
     train, _ = load_splits(images)
     encoder = load_encoder(encoder_config(str(path)))
@@ -189,7 +197,7 @@ def _nearest(
         if before is None or before.fingerprint != here:
             raise UserError(
                 f"the {what} that {str(path)!r} names are not those the run was made with; "
-                "restore them or leave --real-images out"
+                f"restore them or leave {option('real_images', True)} out"
             )
     config = distilled.run.config
     bank = extract_features(  # as for the run, so that its features are found in the cache
@@ -223,7 +231,7 @@ def _images_config(path: Path) -> ImagesConfig:
     check_file_options(known, called)
     if "data_dir" in known:
         known["data_dir"] = Path(str(known["data_dir"]))
-    hint = "leave --real-images out"
+    hint = f"leave {option('real_images', True)} out"
     with explained(f"{called} does not say which images the run used", TypeError, ValueError, hint=hint):
         return ImagesConfig(**known)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..distillation.folder import newest_checkpoint
-from ..errors import UserError
+from ..errors import UserError, option
 from ..show.tables import Table
 from ..store.distilled import DistilledSet
 from ..store.layout import RUN
@@ -55,7 +55,10 @@ def _made_by(run: RunRecord) -> list[tuple[str, str]]:
 def _unfinished(folder: Path, run: RunRecord) -> tuple[str, str]:
     checkpoint = newest_checkpoint(folder)
     done = checkpoint.about.engine["step"] if checkpoint else 0
-    return "state", f"not finished: {done} of {run.config.steps} steps saved; repeat its command with --resume"
+    return (
+        "state",
+        f"not finished: {done} of {run.config.steps} steps saved; repeat its command with {option('resume', True)}",
+    )
 
 
 def _result(folder: Path, run: RunRecord) -> list[tuple[str, str]]:

@@ -215,7 +215,7 @@ def _section(run: ShownRun, key: str, kinds: Mapping[str, type[Analysis]], progr
     own = [result for name, kind in kinds.items() if kind.of_one_run for result in run.results[name]]
     section.results = [figure for result in own for figure in result.figures()]
     section.evaluations = list(run.evaluations)
-    if run.config is not None:
+    if run.repeatable:
         config, again = run.folder / "config.yaml", f"{run.folder}-again"
         section.command = f"probedistill distill --config {shlex.quote(str(config))} --out {shlex.quote(again)}"
     return section

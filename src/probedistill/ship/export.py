@@ -29,7 +29,7 @@ from torch import Tensor
 
 from ..config import AugmentConfig
 from ..encoders.encoder import Encoder
-from ..errors import UserError, unknown_name
+from ..errors import UserError, option, unknown_name
 from ..features.encode import encode, view_features
 from ..machine.progress import ProgressBar
 from ..machine.torch_state import own_torch_state
@@ -346,4 +346,6 @@ def _check_folder(folder: Path, overwrite: bool) -> None:
         what = "a run" if run else "something else"
         raise UserError(f"out {str(folder)!r} is not empty and holds {what}; choose another folder")
     if not overwrite:
-        raise UserError(f"out {str(folder)!r} holds an export; choose another folder or add --overwrite")
+        raise UserError(
+            f"out {str(folder)!r} holds an export; choose another folder or add {option('overwrite', True)}"
+        )

@@ -17,13 +17,10 @@ _CELL = 112  # pixels that an image of a preview has at least
 _FONT, _LINE = 12, 14  # pixels: size of a title's letters, distance of its lines
 
 
-def save_grid(
-    path: Path, images: Tensor, titles: list[str] | None = None, *, columns: int = 10, limit: int = 100
-) -> None:
-    """Write a preview PNG of the first ``limit`` images, small ones enlarged, with their titles.
+def grid(images: Tensor, titles: list[str] | None = None, *, columns: int = 10, limit: int = 100) -> Image.Image:
+    """The first ``limit`` images as one picture, small ones enlarged, with their titles.
 
     Args:
-        path: The file.
         images: (m, 3, S, S) in [0, 1].
         titles: m names, shown whole: long ones are broken over lines.
         columns: Most images in a row.
@@ -51,8 +48,14 @@ def save_grid(
             for number, line in enumerate(lines[i]):
                 pen.text((x, y + cell + number * _LINE), line, fill="black", font=font)
         y += cell + band + gap
+    return sheet
+
+
+def save_grid(path: Path, images: Tensor, titles: list[str] | None = None, **options: int) -> None:
+    """Write the `grid` of some images, with its options, as PNG."""
+    picture = grid(images, titles, **options)
     with whole_file(path) as temporary:
-        sheet.save(temporary, format="PNG")
+        picture.save(temporary, format="PNG")
 
 
 FOLDER = "evolution"

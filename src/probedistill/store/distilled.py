@@ -26,7 +26,7 @@ import msgspec
 import torch
 from torch import Tensor
 
-from ..errors import UserError
+from ..errors import UserError, option
 from ..text import printable
 from .files import cannot_write, whole_file, whole_folder, without_traces
 from .layout import IMAGES, METADATA, RUN, SUFFIXES, TENSORS, check_class_names, image_files
@@ -239,7 +239,7 @@ class DistilledSet:
             if isinstance(error, UserError):
                 raise
             whole = "images" in parts.tensors
-            hint = "its float images are whole: repeat its command with --resume" if whole else _HINT
+            hint = f"its float images are whole: repeat its command with {option('resume', True)}" if whole else _HINT
             raise DamagedImagesError(f"{str(folder)!r} is damaged ({error}); {hint}") from error
 
 
@@ -265,8 +265,10 @@ class _Parts:
             raise UserError(f"{str(folder)!r} is not a distilled set: it has no {RUN}; give the folder of a run")
         run = read_run(folder)
         if not run.finished:
-            what, option = ("export", "--overwrite") if run.export else ("run", "--resume")
-            raise UserError(f"{str(folder)!r} holds an unfinished {what}; repeat its command with {option} first")
+            what, missing = ("export", "overwrite") if run.export else ("run", "resume")
+            raise UserError(
+                f"{str(folder)!r} holds an unfinished {what}; repeat its command with {option(missing, True)} first"
+            )
         try:
             sums = read_sums(folder)
             for name in (RUN, TENSORS):

@@ -57,7 +57,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..encoders.encoder import Encoder
-from ..errors import UserError
+from ..errors import UserError, option
 
 RUN = "run.json"
 IMAGES = "images"
@@ -197,7 +197,7 @@ def check_class_names(class_names: Sequence[str], called: str = "the images") ->
             what = f"the character U+{ord(bad):04X}" if bad is not None else "no characters"
             raise UserError(
                 f"class {name!a} of {called} has {what} in its name, which image folders and tables cannot show; "
-                "rename it or leave it out with --classes"
+                f"rename it or leave it out with {option('classes')}"
             )
 
 
