@@ -142,7 +142,7 @@ def _old_encoders(folder: Path, given: list[str] | None, new: Encoder, device: s
     if given is not None:
         return [load_encoder(encoder_config(word, device=device)) for word in given]
     try:
-        return [load_encoder(own_encoder(folder, option="--source", device=device))]
+        return [load_encoder(own_encoder(folder, called="--source", device=device))]
     except UserError as error:
         show(f"probes from scratch alone, and no forecast: {error}")
         return []

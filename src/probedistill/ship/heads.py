@@ -176,7 +176,7 @@ class ReadyHead:
         if encoder is None:
             if self.folder is None:
                 raise UserError(f"the head needs its encoder, {wanted}; give it: predict(images, encoder)")
-            encoder = load_encoder(own_encoder(self.folder, option="predict(images, encoder)"))
+            encoder = load_encoder(own_encoder(self.folder, called="predict(images, encoder)"))
         if encoder.fingerprint != wanted.fingerprint:
             raise UserError(
                 f"the head is for encoder {wanted} ({wanted.fingerprint[:12]}), not for {encoder.name!r} at "
