@@ -5,6 +5,8 @@ from .analysis.compose import Composed, compose
 from .analysis.geometry import Geometry, geometry
 from .analysis.matrix import TransferMatrix, load_transfer
 from .analysis.migrate import Migration, migrate
+from .analysis.runs import Runs, collect_runs
+from .analysis.sweep import sweep
 from .analysis.transfer import transfer
 from .config import (
     AugmentConfig,
@@ -78,6 +80,7 @@ __all__ = [
     "NonFiniteLossError",
     "ReadyHead",
     "RunConfig",
+    "Runs",
     "SFMConfig",
     "Scores",
     "Tower",
@@ -89,6 +92,7 @@ __all__ = [
     "align",
     "bias",
     "class_statistics",
+    "collect_runs",
     "compose",
     "distill",
     "encoder_config",
@@ -105,6 +109,7 @@ __all__ = [
     "merge_statistics",
     "migrate",
     "score_probe",
+    "sweep",
     "transfer",
     "watch",
     "with_extras",

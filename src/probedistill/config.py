@@ -380,7 +380,8 @@ class RunConfig:
     """Where a run is kept and how often it is saved and scored."""
 
     out: Path | None = None
-    """Folder of the run. Default for the command line: runs/IMAGES-ENCODER-METHOD, each encoder named."""
+    """Folder of the run. Default for the command line: runs/IMAGES-ENCODER-METHOD-seed-N, each
+    encoder named."""
     resume: bool = False
     """Continue the unfinished run in that folder; start it if there is none."""
     overwrite: bool = False

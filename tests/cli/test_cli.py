@@ -151,7 +151,7 @@ def test_default_folder_is_named_after_what_was_distilled(distil_cli, tmp_path, 
     assert distil_cli("--method", "lgm").code == 0
     (folder,) = Path("runs").iterdir()
     assert folder.name.startswith("folder_")
-    assert folder.name.endswith("-module_helpers_encoders_tiny-lgm")
+    assert folder.name.endswith("-module_helpers_encoders_tiny-lgm-seed-0")
 
 
 def test_info_of_an_unfinished_run(run_cli, distil_cli, out):

@@ -53,7 +53,7 @@ def _run(tokens: list[str]) -> int:
     except (NonFiniteLossError, LostProcessError) as error:
         return _fail(str(error), 1)
     except Interrupted as stop:
-        where = "; repeat the command with --resume to go on" if stop.folder is not None else ""
+        where = f"; {stop.way_on}" if stop.folder is not None else ""
         if tokens[:1] == ["demo"]:
             where = "; the demo starts from the beginning when it is repeated"
         return _fail(f"stopped{where}", 128 + stop.signal, kind="")

@@ -52,12 +52,17 @@ app["--version"].group = "Help"
 app.register_install_completion_command(group="Help")
 
 
-_GROUPS = ("Images", "Encoder", "Method", "Protocol", "Run")
+_GROUPS = ("Images", "Encoder", "Method", "Protocol", "Run", "Several runs")
+
+
+def panel(group: str) -> Group:
+    """A panel of the help."""
+    return Group(group, sort_key=_GROUPS.index(group))
 
 
 def flat(group: str) -> Parameter:
     """A config whose fields are options of the command, in a panel of the help."""
-    return Parameter(name="*", group=Group(group, sort_key=_GROUPS.index(group)))
+    return Parameter(name="*", group=panel(group))
 
 
 Images = Annotated[ImagesConfig, flat("Images")]
@@ -202,6 +207,8 @@ def _options_for(command: str, content: dict[str, Any]) -> dict[str, Any]:
     if "method" in content and DistillConfig not in _taken.get(command, ()):
         # A run's config.yaml: its views are those of a step, not of an evaluation, which has an option of that name.
         takes -= set(DistillConfig.__dataclass_fields__)
+    if command == "distill" and isinstance(content.get("seeds"), int):  # how many seeds evaluate takes
+        takes.discard("seeds")
     return {name: without_none(value) for name, value in content.items() if name in takes}
 
 

@@ -8,9 +8,11 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Literal
 
+from cyclopts import Parameter
+
 from ..config import DistillConfig, EncoderConfig, EvaluateConfig, ImagesConfig, RunConfig, StatisticsConfig
 from ..errors import UserError, explained
-from .app import EncoderOptions, Images, Probes, command, config_flag, flat, show
+from .app import EncoderOptions, Images, Probes, command, config_flag, flat, panel, show
 
 if TYPE_CHECKING:
     from ..encoders.encoder import Encoder
@@ -31,6 +33,10 @@ def distill(
     encoder: EncoderOptions | None = None,
     settings: Annotated[DistillConfig, flat("Method")] | None = None,
     run: Annotated[RunConfig, flat("Run")] | None = None,
+    *,
+    seeds: Annotated[list[int] | None, Parameter(group=panel("Several runs"))] = None,
+    grid: Annotated[list[tuple[str, str]] | None, Parameter(group=panel("Several runs"), json_list=False)] = None,
+    probes: Annotated[list[str] | None, Parameter(alias="--probe", group=panel("Several runs"))] = None,
 ) -> None:
     """Distil labelled images into a few synthetic images per class.
 
@@ -43,6 +49,19 @@ def distill(
 
     Ctrl-C saves; the same command with --resume goes on, with the same result as without the break. RUN/evolution
     keeps what the images looked like along the way.
+
+    --seeds 0 1 2 and --grid lr 0.01,0.02 make several runs in one folder, score each of them, and end with the table of
+    `probedistill runs`. The same command goes on where it was stopped.
+
+    Parameters
+    ----------
+    seeds:
+        Distil a run for each of these seeds, in OUT/seed-0 …, and score it.
+    grid:
+        An option and its values: a run for each of them, in OUT/lr-0.01/seed-0 …; several flags give all
+        combinations. Options of a part have a dot, as in --grid canvas.init real,noise.
+    probes:
+        Probes that the runs of --seeds and --grid are scored with; default: ridge.
     """
     source, test, named = _what(images, statistics)
     if encoder is None:
@@ -51,8 +70,15 @@ def distill(
 
     run, settings = run or RunConfig(), settings or DistillConfig()
     sized = [] if encoder.input_size is None else [f"{encoder.input_size}px"]
-    run.out = _out(run, [named, encoder.encoder, *sized, *settings.also, settings.method])
     strict = images is not None and images.strict
+    parts = [named, encoder.encoder, *sized, *settings.also, settings.method]
+    if seeds is not None or grid is not None:
+        run.out = _out(run, parts)
+        _sweep(source, test, encoder, settings, run, seeds, grid or [], probes or ["ridge"], strict)
+        return
+    if probes is not None:
+        raise UserError("probes are for --seeds and --grid; score a single run with probedistill evaluate")
+    run.out = _out(run, [*parts, f"seed-{settings.seed}"])
     distilled = run_distill(source, encoder, settings, test=test, run=run, strict=strict)
     seconds = distilled.run.seconds
     show(f"{len(distilled)} images of {len(distilled.class_names)} classes in {seconds:.0f} s → {run.out}")
@@ -72,6 +98,26 @@ def _what(
         "images is missing; give --images, or --config FILE that has it (a run's is RUN/config.yaml), or --stats in "
         "place of images"
     )
+
+
+def _sweep(
+    source: ImagesConfig | StatisticsConfig,
+    test: ImagesConfig | None,
+    encoder: EncoderConfig,
+    settings: DistillConfig,
+    run: RunConfig,
+    seeds: list[int] | None,
+    grid: list[tuple[str, str]],
+    probes: list[str],
+    strict: bool,
+) -> None:
+    from ..analysis.sweep import read_grid, sweep
+
+    found = sweep(
+        source, encoder, settings, seeds=seeds, grid=read_grid(grid), test=test, probes=probes, run=run, strict=strict
+    )
+    show(found)
+    show(f"again:  probedistill runs {quote(str(run.out))}")
 
 
 @dataclass(kw_only=True)

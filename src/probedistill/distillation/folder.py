@@ -355,12 +355,17 @@ def _check_same(folder: Path, before: RunRecord, now: RunRecord) -> None:
                 f"{out} holds a run in precision {one.precision!r}, now {other.precision!r}; "
                 "repeat its settings, or choose another folder"
             )
+    check_settings(folder, before.config, now.config)
+
+
+def check_settings(folder: Path, before: DistillConfig, now: DistillConfig) -> None:
+    """Refuse to go on with the run in ``folder`` if its settings were others."""
     # asdict: a record of an older version has not every option; what it lacks had the default.
-    held, wanted = (as_plain(asdict(run.config)) for run in (before, now))
+    held, wanted = (as_plain(asdict(config)) for config in (before, now))
     for name in wanted:
         if held[name] != wanted[name] and name not in ("micro_batch", "also"):
             raise UserError(
-                f"{out} holds a run with {name} {held[name]!r}, now {wanted[name]!r}; "
+                f"out {str(folder)!r} holds a run with {name} {held[name]!r}, now {wanted[name]!r}; "
                 "repeat its settings, or choose another folder"
             )
 

@@ -19,11 +19,14 @@ class Interrupted(BaseException):
     Attributes:
         signal: Its number.
         folder: The run's folder, or ``None`` for a run that keeps nothing.
+        way_on: What the user can do to go on.
     """
 
-    def __init__(self, number: int, folder: Path | None) -> None:
+    def __init__(
+        self, number: int, folder: Path | None, way_on: str = "repeat the command with --resume to go on"
+    ) -> None:
         super().__init__(f"stopped by signal {number}")
-        self.signal, self.folder = number, folder
+        self.signal, self.folder, self.way_on = number, folder, way_on
 
 
 class Stop:

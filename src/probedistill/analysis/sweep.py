@@ -1,0 +1,317 @@
+"""Several runs in one call: a run for each seed and for each point of a grid, distilled, scored and compared.
+
+Every run is an ordinary run, in a folder that says what is special about it: ``OUT/lr-0.01_views-3/seed-0``. Features
+of real images are in the cache after the first run that needs them, so the others do not encode them again.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import signal
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, is_dataclass, replace
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import msgspec
+import yaml
+from typing_extensions import Unpack
+
+from ..config import DistillConfig, EncoderConfig, EvaluateConfig, ImagesConfig, RunConfig
+from ..distillation.folder import RunFolder, check_settings
+from ..distillation.from_statistics import check_without_images
+from ..distillation.options import DistillOptions, with_options
+from ..distillation.run import Data, distill
+from ..distillation.start import load_method
+from ..encoders.encoder import Encoder
+from ..encoders.load import load_encoder
+from ..encoders.named import encoder_config
+from ..errors import NonFiniteLossError, UserError, explained, unknown_name
+from ..evaluation.protocol import evaluate
+from ..features.store import FeatureStore
+from ..images.labelled import LabelledImages, digest_of
+from ..images.splits import load_images, load_splits
+from ..machine.signals import Interrupted
+from ..methods import check_number, merged
+from ..probes.kinds import check_probes
+from ..store.layout import RUN, scores_file
+from ..store.run_record import read_run
+from .runs import Runs, collect_runs
+
+_log = logging.getLogger(__name__)
+_AGAIN = "repeat the command to go on"
+_LONGEST_NAME = 100
+_NOT_IN_A_GRID = {"seed": "give seeds instead", "preset": "make one sweep for each preset"}
+
+
+def sweep(
+    images: Data,
+    encoder: str | EncoderConfig | Encoder,
+    config: DistillConfig | None = None,
+    *,
+    seeds: Sequence[int] | None = None,
+    grid: Mapping[str, Sequence[Any]] | None = None,
+    test: LabelledImages | ImagesConfig | None = None,
+    probes: Sequence[str] = ("ridge",),
+    run: RunConfig | None = None,
+    strict: bool = False,
+    **options: Unpack[DistillOptions],
+) -> Runs:
+    """Distil and score a run for each seed and each point of a grid; the same call goes on where it was stopped.
+
+    >>> sweep("folder:photos", "efficientnet_lite0@112", seeds=[0, 1, 2], grid={"lr": [0.01, 0.02]},
+    ...       out="runs/several")  # doctest: +SKIP
+
+    Finished runs are kept, unfinished ones go on from their last checkpoint. A run whose loss is not finite is left
+    out with a warning.
+
+    Args:
+        images: As for `distill`.
+        encoder: As for `distill`; the runs are scored on it.
+        config: As for `distill`.
+        seeds: Distillation seeds. Default: the one of ``config``.
+        grid: Option → its values; all combinations are made. An option of a part is written ``"canvas.init"``.
+        test: Test images, if ``images`` are loaded ones or statistics. Without any, nothing is scored.
+        probes: What the runs are scored with, without real images beside them.
+        run: As for `distill`; ``out`` is the folder of all runs. With ``overwrite`` every run begins anew.
+        strict: As for `distill`.
+        **options: Fields of ``config`` or ``run``, as for `distill`.
+
+    Returns:
+        All runs in ``out``, those of earlier calls included; runs that differ by their seed alone are one row.
+
+    Raises:
+        UserError: Bad input, also in the last point of the grid; nothing has been written.
+        Interrupted: SIGINT or SIGTERM came; what is done is kept.
+    """
+    run, config = with_options(run or RunConfig(), config, dict(options))
+    if run.out is None:
+        raise UserError("out is missing; give the folder of all runs, such as out='runs/several'")
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise UserError("seeds and grid make their runs in one process; with torchrun make one run at a time")
+    out, protocol = Path(run.out), EvaluateConfig(probes=list(probes), baselines=[])
+    protocol.check()
+    check_probes(protocol.probes)
+    plan = list(_planned(config, seeds, grid or {}, out))
+    has_images = isinstance(images, (str, ImagesConfig, LabelledImages))
+    for one in plan:
+        _check(one, run, without_images=not has_images)
+    try:
+        store = FeatureStore(run.cache, strict, run.progress)
+        bench = _Bench(*_loaded(images, test, run.progress), _encoder(encoder, config), protocol, store, run, strict)
+        _log.info("%d runs below %s, one after another; what is done is kept", len(plan), out)
+        started, made = time.monotonic(), 0
+        for number, one in enumerate(plan):
+            _log.info("run %d of %d: %s%s", number + 1, len(plan), one.name, _left(started, made, len(plan) - number))
+            made += bench.make(one)
+    except Interrupted as stop:
+        raise Interrupted(stop.signal, out, _AGAIN) from None
+    except KeyboardInterrupt:
+        raise Interrupted(signal.SIGINT, out, _AGAIN) from None
+    return collect_runs(out)
+
+
+def read_grid(words: Sequence[tuple[str, str]]) -> dict[str, list[Any]]:
+    """The grid of some pairs of an option and its values with commas between them.
+
+    >>> read_grid([("lr", "0.01,0.02"), ("augment.scale", "[0.08, 1], [0.3, 1]")])
+    {'lr': [0.01, 0.02], 'augment.scale': [[0.08, 1], [0.3, 1]]}
+
+    Raises:
+        UserError: No values, or an option that is named twice.
+    """
+    grid: dict[str, list[Any]] = {}
+    for name, text in words:
+        name = name.removeprefix("--").replace("-", "_")
+        if name in grid:
+            raise UserError(f"grid {name!r} is named twice; give all its values at once, such as {name} 1,2,3")
+        with explained(f"grid {name} {text!r} cannot be read", yaml.YAMLError, hint="put commas between the values"):
+            grid[name] = list(yaml.safe_load(f"[{text}]"))
+    return grid
+
+
+# ---------------------------------------------------------------------------------------------------
+# The plan: everything is checked before the first run
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """A run to be made."""
+
+    name: str
+    folder: Path
+    config: DistillConfig
+
+
+def _planned(
+    config: DistillConfig, seeds: Sequence[int] | None, grid: Mapping[str, Sequence[Any]], out: Path
+) -> Iterator[_Planned]:
+    """A run for each point of the grid and each seed, in this order."""
+    seeds = [config.seed] if seeds is None else list(seeds)
+    if not seeds:
+        raise UserError("seeds is empty; give at least one")
+    for seed in seeds:
+        check_number("seeds", seed, whole=True)
+        if seeds.count(seed) > 1:
+            raise UserError(f"seeds {seed} is named twice; name each once")
+    if config.seed not in (0, *seeds):
+        raise UserError(f"seed {config.seed} is not among the seeds {' '.join(map(str, seeds))}; give seeds alone")
+    values = {name: _values(name, given) for name, given in grid.items()}
+    points = [dict(zip(values, point, strict=True)) for point in itertools.product(*values.values())]
+    for point in points:
+        changed = _with(config, point)
+        for seed in seeds:
+            name = "/".join([*([_point_name(point)] if point else []), f"seed-{seed}"])
+            yield _Planned(name, out / name, replace(changed, seed=seed))
+
+
+def _values(name: str, given: Sequence[Any]) -> list[Any]:
+    """The values of an option, of its type."""
+    kind = _type_of(name)
+    if isinstance(given, str) or not isinstance(given, Sequence) or not given:
+        raise UserError(f"grid {name!r} needs values, not {given!r}; give some, such as [1, 2]")
+    found: list[Any] = []
+    for value in given:
+        with explained(f"grid {name} {value!r} does not fit", msgspec.ValidationError, hint="give values of its type"):
+            typed = msgspec.convert(value, kind, strict=False)
+        if typed in found:
+            raise UserError(f"grid {name} {value!r} is named twice; name each value once")
+        found.append(typed)
+    return found
+
+
+def _type_of(name: str) -> Any:
+    """The type of an option, which may be one of a part."""
+    hints = get_type_hints(DistillConfig)
+    first, _, inner = name.partition(".")
+    if first in _NOT_IN_A_GRID:
+        raise UserError(f"grid {first!r} cannot be varied; {_NOT_IN_A_GRID[first]}")
+    if first == "method_args" and inner:
+        return int | float | bool | str
+    names = [option for option, kind in hints.items() if not is_dataclass(kind)]
+    for part, kind in hints.items():
+        if is_dataclass(kind):
+            inside = get_type_hints(kind)
+            if part == first and inner in inside:
+                return inside[inner]
+            names += [f"{part}.{option}" for option in inside]
+    if name not in names:
+        raise unknown_name("option of grid", name, [option for option in names if option not in _NOT_IN_A_GRID])
+    return hints[name]
+
+
+def _with(config: DistillConfig, point: Mapping[str, Any]) -> DistillConfig:
+    """The config with some options changed. What it does not set follows the preset of its new method."""
+    changes: dict[str, Any] = {}
+    for name, value in point.items():
+        first, _, inner = name.partition(".")
+        changes = merged(changes, {first: {inner: value} if inner else value})
+    preset = DistillConfig.of(method=config.method, preset=config.preset)
+    own = _differing(asdict(config), asdict(preset))
+    named = {"method": config.method, "preset": config.preset}
+    return DistillConfig.of(**{**named, **merged(own, changes)})
+
+
+def _differing(values: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of nested options that differ."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        other = others.get(name)
+        if value == other:
+            continue
+        both = isinstance(value, Mapping) and isinstance(other, Mapping)
+        found[name] = _differing(value, other) if both and name != "method_args" else value  # type: ignore[arg-type]
+    return found
+
+
+def _point_name(point: Mapping[str, Any]) -> str:
+    """A folder's name for a point of the grid: ``lr-0.01_canvas.init-real``."""
+    written = {name: value if isinstance(value, str) else str(value).strip("()[]") for name, value in point.items()}
+    plain = {name: "".join(c if c.isalnum() or c in "._+" else "-" for c in text) for name, text in written.items()}
+    name = "_".join(f"{option}-{text}" for option, text in plain.items())
+    is_readable = all(plain[option] == text.replace(", ", "--") for option, text in written.items())
+    if is_readable and len(name) <= _LONGEST_NAME:
+        return name
+    return f"{name[:_LONGEST_NAME]}-{digest_of(repr(written).encode())[:8]}"  # no two points share it
+
+
+def _check(one: _Planned, run: RunConfig, *, without_images: bool) -> None:
+    """Refuse settings that are wrong, and a folder that holds another run."""
+    settled = one.config.resolve(without_images=without_images)
+    load_method(settled)
+    if without_images:
+        check_without_images(settled)
+    RunFolder(one.folder, resume=not run.overwrite, overwrite=run.overwrite).check()
+    if (one.folder / RUN).exists() and not run.overwrite:
+        before = read_run(one.folder).config  # with the weights written out; distill compares them
+        check_settings(one.folder, replace(before, encoder_weights=settled.encoder_weights), settled)
+
+
+# ---------------------------------------------------------------------------------------------------
+# One run
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """What all runs share, loaded once.
+
+    Attributes:
+        data: What they are distilled from.
+        test: Test images, if there are any.
+        encoder: The encoder.
+        protocol: How they are scored.
+        features: Where features of the test images come from.
+        run: When they save and look.
+        strict: Whether an unreadable image is an error.
+    """
+
+    data: Data
+    test: LabelledImages | None
+    encoder: Encoder
+    protocol: EvaluateConfig
+    features: FeatureStore
+    run: RunConfig
+    strict: bool
+
+    def make(self, one: _Planned) -> bool:
+        """Distil and score a run; say whether there was anything to distil."""
+        run = replace(self.run, out=one.folder, resume=not self.run.overwrite)
+        was_there = run.resume and (one.folder / RUN).exists() and read_run(one.folder).finished
+        try:
+            made = distill(self.data, self.encoder, one.config, test=self.test, run=run, strict=self.strict)
+        except NonFiniteLossError as error:
+            warnings.warn(f"{one.folder}: {error}; it is left out", stacklevel=3)
+            return True
+        if self.test is not None:
+            path = one.folder / scores_file(self.encoder)
+            evaluate(made, self.encoder, None, self.test, self.protocol, out=path, features=self.features)
+        return not was_there
+
+
+def _loaded(
+    images: Data, test: LabelledImages | ImagesConfig | None, progress: bool
+) -> tuple[Data, LabelledImages | None]:
+    """The images, or their statistics, and the test images, as `distill` reads them."""
+    if isinstance(images, (str, ImagesConfig)):
+        named = ImagesConfig(images=images) if isinstance(images, str) else images
+        if test is None:
+            return load_splits(named, progress=progress)
+        images = load_images(named, min_per_class=2)
+    return images, load_splits(test, progress=progress)[1] if isinstance(test, ImagesConfig) else test
+
+
+def _encoder(given: str | EncoderConfig | Encoder, config: DistillConfig) -> Encoder:
+    if isinstance(given, str):
+        prepared: dict[str, Any] = {"preprocess": "papers"} if config.preset == "paper" else {}
+        given = encoder_config(given, **prepared)
+    return given if isinstance(given, Encoder) else load_encoder(given)
+
+
+def _left(started: float, made: int, to_do: int) -> str:
+    """How long the rest takes, going by the runs of this call, if that is over a minute."""
+    minutes = (time.monotonic() - started) / max(made, 1) * to_do / 60
+    return f", about {minutes:.0f} min left" if made and minutes >= 1 else ""
