@@ -78,7 +78,7 @@ def distill(
         return
     if probes is not None:
         raise UserError("probes are for --seeds and --grid; score a single run with probedistill evaluate")
-    run.out = _out(run, [*parts, f"seed-{settings.seed}"])
+    run.out = _out(run, [*parts, "seed", str(settings.seed)])
     distilled = run_distill(source, encoder, settings, test=test, run=run, strict=strict)
     seconds = distilled.run.seconds
     show(f"{len(distilled)} images of {len(distilled.class_names)} classes in {seconds:.0f} s → {run.out}")
