@@ -63,6 +63,11 @@ def label(
     with claimed(folder, called="run"):  # nobody replaces the run while its labels are made
         distilled = DistilledSet.load(folder)
         check_writable(folder)
+        if distilled.run.privacy is not None:
+            raise UserError(
+                f"{name} is {distilled.run.privacy}, and labels or a head of the photos would end that; leave it as it "
+                "is"
+            )
         train, _ = load_splits(images, progress=progress)
         train = of_classes(train, distilled.class_names, name)
         model = load_encoder(encoder)

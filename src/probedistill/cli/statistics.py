@@ -27,6 +27,8 @@ def stats(
     augment: AugmentConfig | None = None,
     all_images: bool = False,
     second_moments: bool = True,
+    epsilon: float | None = None,
+    delta: float = 1e-5,
     union: bool = False,
     seed: int = 0,
     cache: Path | None = None,
@@ -61,6 +63,11 @@ def stats(
         Hold no image out for testing.
     second_moments:
         Sum squares and products too; --no-second-moments writes counts and sums alone, which sfm needs no more than.
+    epsilon:
+        Add noise that makes the file (ε, δ)-differentially private: it is nearly the same with any one image and
+        without it. Smaller is more private; 1 is strict, 8 is lenient. Files hold no second moments then.
+    delta:
+        δ of --epsilon: far below one over the number of images.
     union:
         Merge files of different classes: all classes of all files.
     seed:
@@ -70,6 +77,7 @@ def stats(
     progress:
         Show progress bars.
     """
+    from ..features.privacy import check_promise
     from ..features.statistics import class_statistics, load_statistics
     from ..features.store import FeatureStore
 
@@ -84,13 +92,16 @@ def stats(
         missing = "images" if images is None else "encoder" if encoder is None else "out"
         raise UserError(f"{missing} is missing; give --images, --encoder and --out, or files to merge or show")
     _check_out(out)
+    if epsilon is not None:
+        check_promise(epsilon, delta)
     from ..encoders.load import load_encoder
     from ..images.splits import load_training
 
     train = load_training(images, everything=all_images, progress=progress)
     found = class_statistics(
         load_encoder(encoder), train, name=name or out.stem, views=real_views, augment=augment, seed=seed,
-        second_moments=second_moments, features=FeatureStore(cache, images.strict, progress),
+        second_moments=second_moments, epsilon=epsilon, delta=delta,
+        features=FeatureStore(cache, images.strict, progress),
     )  # fmt: skip
     _write(found, out)
 
@@ -104,7 +115,10 @@ def _write(found: ClassStatistics, out: Path | None) -> None:
     views = f"{about.views} views of each image" if about.views else "centre crops"
     show(f"{found.total:,.0f} images of {len(about.parts)} part{'s' * (len(about.parts) != 1)}, {views}, "
          f"features of {about.encoder}")  # fmt: skip
-    if bool((found.counts == 1).any()):
+    if about.privacy is not None:
+        of_counts, of_sums = about.privacy.count_deviation, about.privacy.deviation
+        show(f"{about.privacy}; standard deviation of the noise: {of_counts:.1f} in counts, {of_sums:.2f} in sums")
+    elif bool((found.counts == 1).any()):
         first = found.class_names[int((found.counts == 1).nonzero()[0])]
         show(f"class {first!r} has one image: its sum is that image's feature, which says what is on it")
     if out is not None:

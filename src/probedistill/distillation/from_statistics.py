@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ..config import DistillConfig, StatisticsConfig
 from ..encoders.encoder import Encoder
@@ -46,7 +47,7 @@ def _check_classes(one: ClassStatistics, first: ClassStatistics) -> None:
         raise UserError(
             f"the statistics are of the class {one.class_names[0]!r} alone; add those of another class with --union"
         )
-    if not bool((one.counts > 0).all()):
+    if not (one.private or bool((one.counts > 0).all())):
         empty = one.class_names[int((one.counts <= 0).nonzero()[0])]
         raise UserError(f"the statistics hold no images of class {empty!r}; add a file that has some")
 
@@ -63,6 +64,23 @@ def statistics_for(encoders: Sequence[Encoder], merged: Sequence[ClassStatistics
         (same or list(merged))[0].check_encoder(encoder)
         found += same[:1]
     return found
+
+
+def settled(config: DistillConfig, statistics: Sequence[ClassStatistics]) -> DistillConfig:
+    """The resolved config of a run from statistics; ``"auto"`` is sfm where they hold means alone.
+
+    Raises:
+        UserError: A value is out of range, or the method needs what is not there.
+    """
+    means_alone = [one for one in statistics if one.products is None]
+    if config.method == "auto" and means_alone:
+        config = replace(config, method="sfm")
+    config = config.resolve(without_images=True)
+    check_without_images(config)
+    if needs_second_moments(config):
+        for one in means_alone:
+            one.second_moments()  # says so
+    return config
 
 
 def check_without_images(config: DistillConfig) -> None:
@@ -104,4 +122,4 @@ def images_record(statistics: Sequence[ClassStatistics]) -> ImagesRecord:
             if tensor is not None:
                 digest.update(tensor.contiguous().numpy().tobytes())
     parts = " + ".join(part.name for part in first.about.parts if not part.removed)
-    return ImagesRecord(f"statistics:{parts}", "statistics", round(first.total), digest.hexdigest())
+    return ImagesRecord(f"statistics:{parts}", "statistics", max(0, round(first.total)), digest.hexdigest())

@@ -56,13 +56,7 @@ from .callbacks import (
 )
 from .engine import Distiller
 from .folder import NoFolder, RunFolder, begun_by_this_launch
-from .from_statistics import (
-    check_without_images,
-    images_record,
-    needs_second_moments,
-    read_statistics,
-    statistics_for,
-)
+from .from_statistics import images_record, read_statistics, settled, statistics_for
 from .options import DistillOptions, with_options
 from .start import load_method, make_distiller
 
@@ -111,17 +105,15 @@ def distill(
         Interrupted: SIGINT or SIGTERM came; the state has been saved.
     """
     run, config = with_options(run or RunConfig(), config, dict(options))
-    statistics = None if isinstance(images, (str, ImagesConfig, LabelledImages)) else images
-    named, config, repeatable = _name_encoders(encoder, config.resolve(without_images=statistics is not None))
+    given = () if isinstance(images, (str, ImagesConfig, LabelledImages)) else read_statistics(images)
+    named, config, repeatable = _name_encoders(encoder, settled(config, given) if given else config.resolve())
     load_method(config)  # a method of the user's own may not be there, or not have these options
-    if statistics is not None:
-        check_without_images(config)
     _check_run(run)
     own = [*callbacks, *named_callbacks(run.log, run.callback)]
     with processes(str(named[0].device), run.timeout_seconds) as team:
         folder = _folder_of(run, team)
         folder.check()  # an early word; what counts is the second look, when nobody else may change the folder
-        data = _read_data(images, test, config, folder)
+        data = _read_data(images, given, test, config, folder)
         with folder.claimed(team):
             folder.check()
             task = _prepare(data, named, config, run, strict, team)
@@ -185,13 +177,17 @@ class _Data:
 
 
 def _read_data(
-    images: Data, test: LabelledImages | ImagesConfig | None, config: DistillConfig, folder: NoFolder
+    images: Data,
+    statistics: tuple[ClassStatistics, ...],
+    test: LabelledImages | ImagesConfig | None,
+    config: DistillConfig,
+    folder: NoFolder,
 ) -> _Data:
     held_out = load_splits(test)[1] if isinstance(test, ImagesConfig) else test
     if not isinstance(images, (str, ImagesConfig, LabelledImages)):
         spec = test if isinstance(test, ImagesConfig) else None
         files = images if isinstance(images, StatisticsConfig) else None
-        return _Data(spec, None, held_out, read_statistics(images), files)
+        return _Data(spec, None, held_out, statistics, files)
     data = _Data(*_load_images(images, held_out))
     if data.train is not None:
         _check_counts(data.train, config)
@@ -211,9 +207,6 @@ def _prepare(
     encoders = _load_encoders(named)
     if data.statistics:
         data = replace(data, statistics=tuple(statistics_for(encoders, data.statistics)))
-        if needs_second_moments(config):
-            for one in data.statistics:
-                one.second_moments()  # an early word
     record = _describe(config, encoders, data)
     _check_same_data(team, record)
     features = FeatureStore(run.cache, strict, run.progress and team.is_first, team)

@@ -6,6 +6,7 @@ made by `class_statistics`, merged with ``+`` and taken out again with ``-``; `d
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, reduce
@@ -23,9 +24,10 @@ from ..errors import UserError, first_line
 from ..machine.progress import ProgressBar
 from ..store.layout import check_class_names, statistics_file
 from ..store.records import as_plain, from_plain
-from ..store.run_record import EncoderRecord, PartRecord, StatisticsRecord, read_run
+from ..store.run_record import EncoderRecord, PartRecord, PrivacyRecord, StatisticsRecord, read_run
 from ..store.tensors import TornFileError, load_tensors, save_tensors
 from .bank import FeatureBank
+from .privacy import unit_sums, with_noise
 from .store import FeatureStore
 
 if TYPE_CHECKING:
@@ -49,7 +51,7 @@ class ClassStatistics:
 
     Attributes:
         about: What the sums are of.
-        counts: (C,) number of images of each class.
+        counts: (C,) number of images of each class; with noise for privacy any number.
         sums: (C, d) sum of the features of each class.
         squares: (C, d) sum of the squares of each feature in each class, or ``None``.
         products: (d, d) sum over all classes of the products of every two features, or ``None``.
@@ -149,7 +151,7 @@ class ClassStatistics:
         squares = tensors.get("squares")
         products = None if squares is None else _unpacked(tensors["products"], dim)
         found = cls(about, tensors["counts"], tensors["sums"], squares, products)
-        if not found._are_moments():
+        if not (found.private or found._are_moments()):
             raise ValueError("no features have such sums")
         return found
 
@@ -208,14 +210,23 @@ class ClassStatistics:
         """Number of images of all classes."""
         return float(self.counts.sum())
 
+    @property
+    def private(self) -> bool:
+        """Whether counts and sums hold noise, and features are directions, of length 1."""
+        return self.about.privacy is not None
+
+    def weights(self) -> Tensor:
+        """(C,) counts as weights: where there is noise in them, at least 1."""
+        return self.counts.clamp(min=1) if self.private else self.counts
+
     def means(self) -> Tensor:
         """(C, d) mean feature of each class; NaN for a class without images."""
-        return self.sums / self.counts[:, None]
+        return self.sums / self.weights()[:, None]
 
     @cached_property
     def centre(self) -> Tensor:
         """(d,) mean of the means of the classes that have images, which centring takes from every feature."""
-        return self.means()[self.counts > 0].mean(dim=0)
+        return self.means()[self.weights() > 0].mean(dim=0)
 
     def variances(self) -> Tensor:
         """(C, d) variance of each feature within each class, 0 or more.
@@ -253,6 +264,11 @@ class ClassStatistics:
         Raises:
             UserError: The statistics hold none.
         """
+        if self.private:
+            raise UserError(
+                f"the statistics {self._label} are private and hold no second moments, which would need noise of "
+                "their own; use a method that needs class means alone: sfm"
+            )
         if self.squares is None or self.products is None:
             raise UserError(
                 f"the statistics {self._label} hold counts and sums alone; make them with second moments, or use a "
@@ -294,26 +310,32 @@ class ClassStatistics:
         """
         self._check_fits(other)
         for name, mine, less in zip(self.class_names, self.counts.tolist(), other.counts.tolist(), strict=True):
-            if less > mine:
+            if less > mine and not self.private:
                 raise UserError(
                     f"the statistics {other._label} are no part of {self._label}: class {name!r} has {less:.0f} images "
                     f"there and {mine:.0f} here; take out what was put in"
                 )
         left = self._combined(other, -1, _remaining_parts(self.about.parts, other.about.parts))
-        if not left._are_moments():
+        if not (self.private or left._are_moments()):
             raise UserError(f"the statistics {other._label} are no part of {self._label}; take out what was put in")
         return left
 
     def _combined(self, other: ClassStatistics, sign: int, parts: tuple[PartRecord, ...]) -> ClassStatistics:
         counts = self.counts + sign * other.counts
-        there = (counts > 0).double()[:, None]  # what is left of a class without images is rounding
+        # What is left of a class without images is rounding; with noise nobody knows which those are.
+        there = torch.ones_like(counts)[:, None] if self.private else (counts > 0).double()[:, None]
         sums, squares, products = there * (self.sums + sign * other.sums), None, None
         if self.squares is not None and other.squares is not None:
             squares = (there * (self.squares + sign * other.squares)).clamp(min=0)
         if self.products is not None and other.products is not None:
             products = self.products + sign * other.products
-        dropped = tuple(dict.fromkeys((*self.about.dropped, *other.about.dropped)))
-        return ClassStatistics(replace(self.about, parts=parts, dropped=dropped), counts, sums, squares, products)
+        about = replace(
+            self.about,
+            parts=parts,
+            dropped=tuple(dict.fromkeys((*self.about.dropped, *other.about.dropped))),
+            privacy=_joined_promises(self.about.privacy, other.about.privacy),
+        )
+        return ClassStatistics(about, counts, sums, squares, products)
 
     def _check_fits(self, other: ClassStatistics) -> None:
         """Refuse statistics that were made in another way or are of other classes."""
@@ -331,6 +353,12 @@ class ClassStatistics:
             strangers = [name for name in (*mine.class_names, *its.class_names) if self._is_in_one(name, other)]
             which = f"{strangers[0]!r} is in one alone" if strangers else "in another order"
             raise UserError(f"{pair} are of other classes ({which}); add --union to merge the classes of both")
+        if self.private != other.private:
+            open_one = other if self.private else self
+            raise UserError(
+                f"{pair}: {open_one._label} is not private, so nothing could be promised of both; make it with "
+                "--epsilon, too"
+            )
         if (self.products is None) != (other.products is None):
             without = self if self.products is None else other
             raise UserError(
@@ -427,6 +455,9 @@ def class_statistics(
     augment: AugmentConfig | None = None,
     seed: int = 0,
     second_moments: bool = True,
+    epsilon: float | None = None,
+    delta: float = 1e-5,
+    insecure_noise_seed: int | None = None,
     cache: Path | str | None = None,
     strict: bool = False,
     progress: bool = True,
@@ -434,7 +465,8 @@ def class_statistics(
 ) -> ClassStatistics:
     """Compute what images say about their classes in sums alone; no image can be had back from many of them.
 
-    The sums of a class of one image are the feature of that image. Sums are no protection by themselves.
+    The sums of a class of one image are the feature of that image. Sums are no protection by themselves; ``epsilon``
+    makes them one. Two calls for the same images are two releases, whose ε and δ add up.
 
     Args:
         encoder: The frozen encoder.
@@ -444,21 +476,62 @@ def class_statistics(
         augment: How views are drawn.
         seed: Seed of the views.
         second_moments: Sum the squares and products of features, too: `clp`, `lgm` and LDA need them, `sfm` does not.
+            They are left out with ``epsilon``.
+        epsilon: ε of (ε, δ)-differential privacy of every image, by noise in counts and in sums of features of length
+            1 (`with_noise`). Class names are taken to be public. Default: no noise.
+        delta: δ, far below one over the number of images.
+        insecure_noise_seed: Draw the noise from this seed, for tests: the result says that nothing is private.
         cache: Folder of feature banks; default ``$PROBEDISTILL_CACHE`` or ``~/.cache/probedistill``.
         strict: Raise on an unreadable image instead of leaving it out with a warning.
         progress: Show progress bars.
         features: Where features come from, in place of ``cache``, ``strict`` and ``progress``.
 
     Raises:
-        UserError: As for `extract_features`.
+        UserError: As for `extract_features` and `with_noise`.
     """
     check_class_names(images.class_names, repr(images.spec))
     store = features or FeatureStore(cache, strict, progress)
     bank = store.of(encoder, images, views=views, augment=augment or AugmentConfig(), seed=seed)
-    part = PartRecord(name, images.fingerprint, len(bank), f"probedistill {__version__}")
+    if epsilon is not None:
+        return private_statistics(
+            bank, encoder_record(encoder), name, epsilon=epsilon, delta=delta,
+            insecure_noise_seed=insecure_noise_seed, progress=store.progress,
+        )  # fmt: skip
+    part = PartRecord(name, images.fingerprint, len(bank), made_by())
     return ClassStatistics.of_bank(
         bank, encoder_record(encoder), part, second_moments=second_moments, progress=store.progress
     )
+
+
+def private_statistics(
+    bank: FeatureBank,
+    encoder: EncoderRecord,
+    name: str,
+    *,
+    epsilon: float,
+    delta: float = 1e-5,
+    insecure_noise_seed: int | None = None,
+    progress: bool = False,
+) -> ClassStatistics:
+    """Statistics of a bank that are (ε, δ)-differentially private; arguments as for `class_statistics`.
+
+    Nothing but the noisy counts and sums depends on the images: the part has a random name for its images in place of
+    their fingerprint, and the number of images is that of the noisy counts.
+    """
+    counts, sums, promise = with_noise(
+        *unit_sums(bank), epsilon=epsilon, delta=delta, insecure_seed=insecure_noise_seed, progress=progress
+    )
+    part = PartRecord(name, secrets.token_hex(32), max(0, round(float(counts.sum()))), made_by())
+    about = StatisticsRecord(
+        encoder=encoder, views=bank.num_views, augment=bank.manifest.augment if bank.manifest is not None else None,
+        class_names=bank.class_names, parts=(part,), privacy=promise,
+    )  # fmt: skip
+    return ClassStatistics(about, counts, sums)
+
+
+def made_by() -> str:
+    """Who makes statistics, for their record."""
+    return f"probedistill {__version__}"
 
 
 def encoder_record(encoder: Encoder, weight: float = 1.0) -> EncoderRecord:
@@ -481,6 +554,11 @@ def _joined_parts(ours: tuple[PartRecord, ...], theirs: tuple[PartRecord, ...]) 
         else:
             raise UserError(f"the images of {part.name!r} are in both statistics; every image counts once")
     return tuple(result)
+
+
+def _joined_promises(one: PrivacyRecord | None, other: PrivacyRecord | None) -> PrivacyRecord | None:
+    """What is promised of the images of both parties, each of which is with one of them."""
+    return one if one is None or other is None else one.with_disjoint(other)
 
 
 def _remaining_parts(ours: tuple[PartRecord, ...], less: tuple[PartRecord, ...]) -> tuple[PartRecord, ...]:

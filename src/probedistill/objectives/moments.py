@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from functools import cached_property
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..features.gaussians import gaussian_features
@@ -74,9 +75,13 @@ class RealMoments(RealFeatures):
 
     @cached_property
     def _raw_sums(self) -> tuple[Tensor, Tensor]:
-        return self.statistics.sums, self.statistics.counts[:, None]
+        return self.statistics.sums, self.statistics.weights()[:, None]
 
     def class_sums(self) -> tuple[Tensor, Tensor]:
         """Sums (C, d) and counts (C, 1) of the normalised features; of unit length, by the draws' means."""
-        sums, counts = super().class_sums()
-        return sums * (self.statistics.counts[:, None] / counts), self.statistics.counts[:, None]
+        (sums, counts), weights = super().class_sums(), self.statistics.weights()[:, None]
+        return sums * (weights / counts), weights
+
+    def normalize(self, features: Tensor) -> Tensor:
+        """Apply the same normalisation to synthetic features (n, d); private sums are of features of length 1."""
+        return super().normalize(F.normalize(features, dim=1) if self.statistics.private else features)

@@ -43,10 +43,12 @@ def _made_by(run: RunRecord) -> list[tuple[str, str]]:
     parts = "\nparts: " + ", ".join(part.name for part in run.statistics[0].parts) if run.statistics else ""
     skipped = f", {len(run.skipped)} of them left out as unreadable" if run.skipped else ""
     more = ", …" if len(run.class_names) > _MOST_CLASSES else ""
+    promise = [("privacy", str(run.privacy))] if run.privacy is not None else []
     return [
         ("method", f"{run.method}, preset {config.preset}, {config.steps} steps, seed {config.seed}"),
         ("encoder", "\n".join(encoders)),
         ("images", f"{images.spec} ({images.split}), {images.count:,} images{skipped}{parts}"),
+        *promise,
         ("classes", f"{len(run.class_names)}: " + ", ".join(run.class_names[:_MOST_CLASSES]) + more),
         ("versions", ", ".join(f"{name} {version}" for name, version in run.versions.items())),
     ]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -83,6 +86,53 @@ class PartRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PrivacyRecord:
+    """What is promised of statistics with noise, and of everything that is computed from them.
+
+    Attributes:
+        epsilon: ε of (ε, δ)-differential privacy; ``None`` for noise that anyone can repeat.
+        delta: δ.
+        deviation: Standard deviation of the noise in each number of a class's sum.
+        count_deviation: Standard deviation of the noise in a class's count.
+        adjacency: Which two data sets cannot be told apart.
+        clipping: What bounds an image's part of the sums.
+        library: What did the accounting and drew the noise.
+    """
+
+    epsilon: Annotated[float, Meta(gt=0)] | None
+    delta: Annotated[float, Meta(gt=0, le=1)]
+    deviation: Annotated[float, Meta(gt=0)]
+    count_deviation: Annotated[float, Meta(gt=0)]
+    adjacency: str
+    clipping: str
+    library: str
+
+    def __str__(self) -> str:
+        if self.epsilon is None:
+            return f"no privacy: {self.library}"
+        return f"({self.epsilon:g}, {self.delta:g})-differentially private ({self.adjacency})"
+
+    def with_disjoint(self, other: PrivacyRecord) -> PrivacyRecord:
+        """What is promised of both together, if an image is in one of them only (parallel composition)."""
+        return self._composed(other, max)
+
+    def with_same(self, other: PrivacyRecord) -> PrivacyRecord:
+        """What is promised of both together, if they are of the same images (basic composition)."""
+        return self._composed(other, lambda one, two: one + two)
+
+    def _composed(self, other: PrivacyRecord, of_both: Callable[[float, float], float]) -> PrivacyRecord:
+        known = self.epsilon is not None and other.epsilon is not None
+        return replace(
+            self,
+            epsilon=of_both(self.epsilon or 0.0, other.epsilon or 0.0) if known else None,
+            delta=min(of_both(self.delta, other.delta), 1.0),
+            deviation=math.hypot(self.deviation, other.deviation),
+            count_deviation=math.hypot(self.count_deviation, other.count_deviation),
+            library=self.library if self.library == other.library else f"{self.library}; {other.library}",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class StatisticsRecord:
     """What the sums are of. Two files are merged if all but `class_names` and `parts` is equal.
 
@@ -92,6 +142,8 @@ class StatisticsRecord:
         augment: How the views were drawn; ``None`` without views.
         class_names: C names.
         parts: Whose images are in the sums.
+        privacy: What is promised of the images, if there is noise in counts and sums; an image's feature is then its
+            direction, of length 1, and its number and fingerprint are not those of the images.
         dropped: Classes that were dropped from the sums; the correlations between features still know of them.
     """
 
@@ -101,6 +153,7 @@ class StatisticsRecord:
     class_names: tuple[str, ...]
     parts: tuple[PartRecord, ...]
     dropped: tuple[str, ...] = ()
+    privacy: PrivacyRecord | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,6 +267,14 @@ class RunRecord(History):
     def source(self) -> EncoderRecord | None:
         """The first encoder; ``None`` for a set that was not distilled."""
         return self.encoders[0] if self.encoders else None
+
+    @property
+    def privacy(self) -> PrivacyRecord | None:
+        """What is promised of the images behind the set; ``None`` for nothing."""
+        promises = [one.privacy for one in self.statistics if one.privacy is not None]
+        if not promises or len(promises) < len(self.statistics):
+            return None
+        return reduce(PrivacyRecord.with_same, promises)  # each encoder's statistics are a release
 
     @property
     def image_count(self) -> int:

@@ -1,0 +1,128 @@
+"""Counts and sums with differential privacy: each image adds at most 1 to its class, and noise hides which it was.
+
+OpenDP does the accounting and draws the noise. Its Gaussian is a discrete one on a fine grid, which has no rounding
+that could betray the value below it, from OpenSSL's generator of random bytes, which the operating system seeds. No
+seed of this package has a part in it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from importlib.metadata import version
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..errors import UserError, explained
+from ..machine.progress import ProgressBar
+from ..methods import check_number
+from ..store.run_record import PrivacyRecord
+from .bank import FeatureBank
+
+_COUNT_WEIGHT = 0.5  # of an image's 1 in its class's count, beside its feature's length of 1 in the sum
+_ROOM = 1e-9  # by which sums of rounded numbers may go beyond what is bounded
+_BLOCK = 4_096
+ADJACENCY = "add or remove one image"
+CLIPPING = "the mean of an image's views, scaled to length 1"
+
+Noise = Callable[[list[float], float], list[float]]
+"""(values, standard deviation) → values with independent Gaussian noise."""
+
+
+def unit_sums(bank: FeatureBank) -> tuple[Tensor, Tensor]:
+    """Counts (C,) and sums (C, d) of features of length 1, one an image, whatever its number of views."""
+    counts = torch.bincount(bank.labels, minlength=bank.num_classes).double()
+    sums = torch.zeros(bank.num_classes, bank.dim, dtype=torch.float64)
+    for rows in torch.arange(len(bank)).split(_BLOCK):
+        views = range(max(bank.num_views, 1))
+        # The mean first: an image with many views has no more weight in the sum than one with a single view.
+        mean = torch.stack([bank.take(view * len(bank) + rows).double() for view in views]).mean(dim=0)
+        sums.index_add_(0, bank.labels[rows], F.normalize(mean, dim=1))
+    return counts, sums
+
+
+def with_noise(
+    counts: Tensor,
+    sums: Tensor,
+    *,
+    epsilon: float,
+    delta: float,
+    insecure_seed: int | None = None,
+    progress: bool = False,
+) -> tuple[Tensor, Tensor, PrivacyRecord]:
+    """Counts and sums that are (ε, δ)-differentially private together, and what is promised of them.
+
+    An image changes one class alone: its sum by a vector of length 1 and its count by 1. The Gaussian mechanism is
+    applied to each class's sum and its count, weighted; classes are disjoint, so that the promise of one is that of
+    all (parallel composition). Anything computed from the result has the same promise, also centring means.
+
+    Args:
+        counts: (C,) of images.
+        sums: (C, d) of features of length at most 1, as `unit_sums` gives them.
+        epsilon: ε > 0.
+        delta: δ, between 0 and 1; less than one over the number of images.
+        insecure_seed: Draw the noise from this seed, for tests. Nothing is private then, and the record says so.
+        progress: Show a progress bar if it takes more than two seconds.
+
+    Raises:
+        UserError: A value is out of range, or OpenDP is not installed.
+    """
+    deviation, noise, library = check_promise(epsilon, delta)
+    if insecure_seed is not None:
+        noise, library = _insecure(insecure_seed), f"none: insecure noise of seed {insecure_seed}"
+    noisy = torch.empty(len(counts), sums.shape[1] + 1, dtype=torch.float64)
+    weighted = torch.cat([sums, _COUNT_WEIGHT * counts[:, None]], dim=1)
+    with ProgressBar("noise", len(counts), enabled=progress) as bar:
+        for label, row in enumerate(weighted.tolist()):
+            noisy[label] = torch.tensor(noise(row, deviation), dtype=torch.float64)
+            bar.advance()
+    record = PrivacyRecord(
+        epsilon=float(epsilon) if insecure_seed is None else None,
+        delta=float(delta),
+        deviation=deviation,
+        count_deviation=deviation / _COUNT_WEIGHT,
+        adjacency=ADJACENCY,
+        clipping=CLIPPING,
+        library=library,
+    )
+    return noisy[:, -1] / _COUNT_WEIGHT, noisy[:, :-1], record
+
+
+def check_promise(epsilon: float, delta: float) -> tuple[float, Noise, str]:
+    """The least standard deviation that keeps (ε, δ), what adds such noise, and whose work that is.
+
+    Raises:
+        UserError: A value is out of range, or OpenDP is not installed.
+    """
+    check_number("epsilon", epsilon, more_than=True)
+    check_number("delta", delta, more_than=True)
+    if delta >= 1:
+        raise UserError(f"delta {delta} must be less than 1; one over the number of images is too much already")
+    sensitivity = math.hypot(1.0, _COUNT_WEIGHT) * (1 + _ROOM)
+    hint = "pip install 'probedistill[privacy]'"
+    with explained("epsilon needs the package opendp", ImportError, hint=hint):
+        import opendp.prelude as dp
+    dp.enable_features("contrib")
+    space = dp.vector_domain(dp.atom_domain(T=float, nan=False)), dp.l2_distance(T=float)
+
+    def gaussian(deviation: float) -> dp.Measurement:
+        return space >> dp.m.then_gaussian(scale=deviation)
+
+    def promised(deviation: float) -> dp.Measurement:
+        return dp.c.make_fix_delta(dp.c.make_zCDP_to_approxDP(gaussian(deviation)), delta)
+
+    with explained(f"epsilon {epsilon} with delta {delta} cannot be kept", Exception, hint="try other values"):
+        deviation = dp.binary_search_param(promised, d_in=sensitivity, d_out=(epsilon, delta))
+    return deviation, lambda values, scale: gaussian(scale)(values), f"opendp {version('opendp')}"
+
+
+def _insecure(seed: int) -> Noise:
+    generator = torch.Generator().manual_seed(seed)
+
+    def noise(values: list[float], deviation: float) -> list[float]:
+        drawn = torch.randn(len(values), generator=generator, dtype=torch.float64)
+        return (torch.tensor(values, dtype=torch.float64) + deviation * drawn).tolist()
+
+    return noise
