@@ -27,6 +27,7 @@ from .encoders.known import RECIPES
 from .encoders.load import load_encoder
 from .encoders.named import encoder_config
 from .errors import NonFiniteLossError, UserError
+from .evaluation.by_bytes import ByBytes, by_bytes
 from .evaluation.protocol import evaluate
 from .evaluation.result import Evaluation
 from .features.bank import FeatureBank
@@ -52,6 +53,7 @@ __all__ = [
     "Alignment",
     "AugmentConfig",
     "BiasReport",
+    "ByBytes",
     "CLPConfig",
     "Callback",
     "Canvas",
@@ -91,6 +93,7 @@ __all__ = [
     "__version__",
     "align",
     "bias",
+    "by_bytes",
     "class_statistics",
     "collect_runs",
     "compose",

@@ -40,7 +40,27 @@ def test_features_are_of_no_use_on_a_new_encoder_and_images_are(photos, tmp_path
     assert by_name["class means"].bytes == 2 * 24 * 2
     assert [one.bytes for one in found.shipments] == sorted(one.bytes for one in found.shipments)
     (figure,) = found.figures()
-    assert len(figure.drawing.lines) == 2
+    families = ["head", "class means", "LDA", "feature centres", "images"]
+    names = [line.name for line in figure.drawing.lines]
+    assert sorted(names) == sorted([*(f"{family}, {found.encoders[0]}" for family in families),
+                                    f"images, {found.encoders[1]}"])  # fmt: skip
+    assert figure.drawing.log_x
+    (table,) = found.tables()
+    assert {row[-1] for row in table.rows if not row[0].startswith("images")} == {"–"}
+    assert any("of no use on" in sentence for sentence in found.findings())
+
+
+def test_seeds_of_one_setting_are_one_row(run_cli, photos, tmp_path):
+    words = ["--images", f"folder:{photos}", "--encoder", TINY, "--no-progress"]
+    assert run_cli("distill", *words, "--steps", 1, "--seeds", 0, 1, "--out", tmp_path / "several").code == 0
+    found = by_bytes(load_encoder(TINY), *load_splits(f"folder:{photos}"), runs=[tmp_path / "several"])
+    (images,) = [one for one in found.shipments if one.kind == "images"]
+    assert (images.seeds, len(images.std)) == (2, 1)
+    each = [by_bytes(load_encoder(TINY), *load_splits(f"folder:{photos}"), runs=[tmp_path / "several" / f"seed-{n}"])
+            for n in (0, 1)]  # fmt: skip
+    alone = [one for result in each for one in result.shipments if one.kind == "images"]
+    assert images.top1[0] == pytest.approx(np.mean([one.top1[0] for one in alone]))
+    assert images.bytes == round(np.mean([one.bytes for one in alone]))
 
 
 def test_the_command(run_cli, photos, tmp_path):
@@ -50,6 +70,7 @@ def test_the_command(run_cli, photos, tmp_path):
     assert "head in int4" in outcome.out
     assert json.loads((tmp_path / "bytes.json").read_text())["kind"] == "by-bytes"
     assert (tmp_path / "bytes.png").exists()
+    assert (tmp_path / "bytes.svg").read_text().startswith("<?xml")
     assert "are for --by-bytes" in run_cli(*command, "--runs", tmp_path).error()
 
 

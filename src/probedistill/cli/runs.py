@@ -264,13 +264,16 @@ def baseline(
     seed:
         Seed of what --save draws.
     by_bytes:
-        Compare what one could ship instead: heads, class means, feature centres; accuracy against bytes.
+        Compare what one could ship instead, in one table and one figure: heads, class means, LDA, feature centres;
+        accuracy against bytes.
     runs:
-        Folders of distilled sets that --by-bytes puts beside them.
+        Folders of distilled sets that --by-bytes puts beside them, or a folder of --seeds; runs that differ by their
+        seed alone are one row.
     new_encoder:
         Encoder that nothing was made for, in one word or a YAML file: --by-bytes scores the sets on it, too.
     out:
-        JSON file for the scores, row by row; with --save the folder for the set.
+        JSON file for the scores, row by row; with --by-bytes a PNG and an SVG lie beside it; with --save the folder for
+        the set.
     cache:
         Folder of feature banks; default: $PROBEDISTILL_CACHE or ~/.cache/probedistill.
     progress:
@@ -328,8 +331,9 @@ def _by_bytes(
     show(result)
     if out is not None:
         result.save(out)
-        save_figures(out.with_suffix(".png"), result.figures())
-        show(f"numbers: {out}   look: {out.with_suffix('.png')}")
+        for kind in (".png", ".svg"):
+            save_figures(out.with_suffix(kind), result.figures())
+        show(f"numbers: {out}   look: {out.with_suffix('.png')}, {out.with_suffix('.svg')}")
 
 
 def _save_baseline(

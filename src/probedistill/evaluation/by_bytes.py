@@ -6,8 +6,11 @@ they are of no use, and images are what is left: this puts both in one table.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import os
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -25,15 +28,19 @@ from ..probes.linear import LinearProbe
 from ..seeds import Stream, seed_of
 from ..show.figures import Curve, Figure, Line
 from ..show.results import Result
-from ..show.tables import Table, percent
+from ..show.tables import NOTHING, Table, percent
 from ..store.distilled import DistilledSet
-from ..store.layout import IMAGES
+from ..store.layout import IMAGES as FILES
+from ..store.layout import RUN
 from ..store.records import Count, Share, write_record
 
 BITS = {"fp32": 32, "int8": 8, "int4": 4}
 PER_CLASS = (2, 5, 10)
 """Numbers of k-means centres for each class."""
 _VIEWS = 20
+_CLOSE = 0.01  # of the highest accuracy: a point less for fewer bytes
+IMAGES = "images"
+"""The kind of what another encoder can use."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +49,24 @@ class Shipment:
 
     Attributes:
         name: What it is.
+        kind: What it is one of, in several sizes: ``"head"``, ``"class means"``, ``"LDA"``, ``"feature centres"`` or
+            ``"images"``.
         bytes: Its size.
         top1: Accuracy in [0, 1] on each encoder; ``None`` if it is of no use there.
+        std: Standard deviation of each over distillation seeds; ``None`` without several.
+        seeds: Number of distillation seeds; 0 for what was not distilled.
     """
 
     name: str
+    kind: str
     bytes: Count
     top1: tuple[Share | None, ...]
+    std: tuple[float | None, ...] = ()
+    seeds: Count = 0
+
+    def shown(self, number: int) -> str:
+        """Accuracy on an encoder, for a table."""
+        return percent(self.top1[number], self.std[number] if self.std else None)
 
 
 @dataclass(frozen=True)
@@ -67,29 +85,49 @@ class ByBytes(Result):
 
     def tables(self) -> list[Table]:
         """A row for each shipment."""
-        rows = tuple((one.name, f"{one.bytes:,}", *map(percent, one.top1)) for one in self.shipments)
+        numbers = range(len(self.encoders))
+        rows = tuple((one.name, f"{one.bytes:,}", *map(one.shown, numbers)) for one in self.shipments)
         columns = ("what is shipped", "bytes", *(f"{name} %" for name in self.encoders))
-        return [Table(f"accuracy on {self.test:,} test images, against bytes", columns, rows)]
+        caption = f"{NOTHING}: made of one encoder's features, and of no use on another." if numbers[1:] else ""
+        return [Table(f"accuracy on {self.test:,} test images, against bytes", columns, rows, caption)]
 
     def findings(self) -> list[str]:
         """What to ship, and when."""
-        best = max((one for one in self.shipments if one.top1[0] is not None), key=lambda one: one.top1[0] or 0)
-        found = [
-            f"On {self.encoders[0]} alone, ship {best.name}: {percent(best.top1[0])} % in {best.bytes:,} bytes.",
-        ]
-        if len(self.encoders) > 1:
-            found.append("Features and heads are of no use on an encoder that is new; images are.")
+        highest = max(one.top1[0] or 0 for one in self.shipments)
+        small = next(one for one in self.shipments if (one.top1[0] or 0) >= highest - _CLOSE)  # the smallest come first
+        known, new = self.encoders[0], self.encoders[1:]
+        found = [f"On {known} alone, ship the {small.name}: {small.shown(0)} % in {small.bytes:,} bytes."]
+        images = [one for one in self.shipments if one.kind == IMAGES]
+        if images:
+            best = max(images, key=lambda one: one.top1[0] or 0)
+            times = best.bytes / small.bytes
+            behind = 100 * ((small.top1[0] or 0) - (best.top1[0] or 0))
+            found.append(
+                f"Images are the wrong thing to ship there: {best.shown(0)} % in {best.bytes:,} bytes, {times:.1f} "
+                f"times as many, for {behind:.1f} points less."
+                if behind > 0 and times > 1
+                else f"The best images have {best.shown(0)} % there, in {best.bytes:,} bytes."
+            )
+        for number, encoder in enumerate(new, start=1):
+            found.append(f"Heads and features are of no use on {encoder} ({NOTHING}).")
+            if images:
+                best = max(images, key=lambda one: one.top1[number] or 0)
+                found.append(f"Images are: {best.shown(number)} % ({best.name}).")
         return found
 
     def figures(self) -> list[Figure]:
-        """Accuracy over bytes, a line of marks for each encoder."""
+        """Accuracy over bytes, with a colour for each kind of thing and encoder."""
         lines = []
-        for number, encoder in enumerate(self.encoders):
-            known = [one for one in self.shipments if one.top1[number] is not None]
+        for kind, number in product(dict.fromkeys(one.kind for one in self.shipments), range(len(self.encoders))):
+            known = [one for one in self.shipments if one.kind == kind and one.top1[number] is not None]
+            if not known:
+                continue
             accuracy = [100 * (one.top1[number] or 0) for one in known]
-            titles = tuple(f"{one.name}: {top1:.1f} %, {one.bytes:,} bytes" for one, top1 in zip(known, accuracy))
+            titles = tuple(f"{one.name}: {one.shown(number)} %, {one.bytes:,} bytes" for one in known)
             x = np.array([float(one.bytes) for one in known])
-            lines.append(Line(encoder, x, np.array(accuracy), titles, marked=True))
+            several = len(self.encoders) > 1
+            name = f"{kind}, {self.encoders[number]}" if several else kind
+            lines.append(Line(name, x, np.array(accuracy), titles, marked=True, joined=kind != IMAGES))
         drawing = Curve(tuple(lines), "bytes", "top-1 accuracy in %", log_x=True)
         return [Figure("Accuracy against bytes", " ".join(self.findings()), drawing, self.tables()[0])]
 
@@ -112,58 +150,99 @@ def by_bytes(
     * The head of a ridge probe on all real features, with weights of 32, 8 and 4 bits and biases and scales of 32.
     * Class means in half precision, used as a nearest-mean classifier; a linear discriminant (LDA), in fp32.
     * Centres of k-means within each class in half precision, which a ridge probe is fitted on.
-    * The image files of distilled sets, which a ridge probe is fitted on, on the encoder and on a new one.
+    * The image files of distilled sets, which a ridge probe is fitted on, on the encoder and on a new one. Sets that
+      differ by their seed alone are one row, with a mean and a deviation.
 
     Args:
         encoder: The encoder that is known.
         train: Real training images.
         test: Real test images.
-        runs: Folders of distilled sets of the same classes.
+        runs: Folders of distilled sets of the same classes, or folders that hold several.
         new_encoder: An encoder that nothing was made for.
         features: Where features come from.
+
+    Raises:
+        UserError: A folder that holds no finished set, or one of other classes.
     """
     store = features or FeatureStore()
     encoders = [encoder, *([new_encoder] if new_encoder is not None else [])]
-    sets = [(str(run), DistilledSet.load(Path(run))) for run in runs]
-    for name, one in sets:
+    sets = _read_sets(runs)
+    for folder, one in sets.items():
         if set(one.class_names) != set(train.class_names):
-            raise UserError(f"run {name!r} was made for other classes than the images have")
+            raise UserError(f"run {str(folder)!r} was made for other classes than the images have; leave it out")
     bank = store.of(encoder, train)
     banks = [store.of(one, of_classes(test, train.class_names)) for one in encoders]
     nothing: list[float | None] = [None] * (len(encoders) - 1)
-    found = [Shipment(name, size, (_accuracy(scores, banks[0]), *nothing)) for name, size, scores in _features(bank)]
-    for name, one in sets:
-        size = sum(path.stat().st_size for path in (Path(name) / IMAGES).rglob("*") if path.is_file())
-        order = [train.class_names.index(label) for label in one.class_names]
-        scored = [_of_images(one, order, e, b, store) for e, b in zip(encoders, banks, strict=True)]
-        found.append(Shipment(f"images of {name}", size, tuple(scored)))
+    found = [
+        Shipment(name, kind, size, (_accuracy(scores, banks[0]), *nothing))
+        for name, kind, size, scores in _features(bank)
+    ]
+    for folders in _together(sets):
+        scored = []
+        for folder in folders:
+            one = sets[folder]
+            order = [train.class_names.index(label) for label in one.class_names]
+            scored.append([_of_images(one, order, e, b, store) for e, b in zip(encoders, banks, strict=True)])
+        found.append(_shipment(folders, scored))
     names = tuple(f"{one.name} at {one.input_size} px" for one in encoders)
     return ByBytes(names, len(banks[0]), tuple(sorted(found, key=lambda one: one.bytes)))
 
 
-def _features(bank: FeatureBank) -> Iterator[tuple[str, int, Callable[[Array], Array]]]:
-    """(name, bytes, features (n, d) → scores (n, C)) of what is made of real features."""
+def _read_sets(runs: Sequence[Path | str]) -> dict[Path, DistilledSet]:
+    """The sets in some folders, and in the folders below those that hold no set themselves."""
+    found: dict[Path, DistilledSet] = {}
+    for run in map(Path, runs):
+        inside = [] if (run / RUN).exists() or not run.is_dir() else sorted(path.parent for path in run.rglob(RUN))
+        for folder in inside or [run]:
+            found[folder] = DistilledSet.load(folder)
+    return found
+
+
+def _together(sets: Mapping[Path, DistilledSet]) -> list[list[Path]]:
+    """The folders of sets that differ by their seed alone."""
+    groups: dict[str, list[Path]] = {}
+    for folder, one in sets.items():
+        run = one.run
+        made = (replace(run.config, seed=0, micro_batch="auto"), run.encoders, run.images, run.export)
+        groups.setdefault(repr(made), []).append(folder)
+    return list(groups.values())
+
+
+def _shipment(folders: Sequence[Path], scored: Sequence[Sequence[float]]) -> Shipment:
+    """A row for the image files in some folders, whose sets differ by their seed alone."""
+    files = [path for folder in folders for path in (folder / FILES).rglob("*") if path.is_file()]
+    size = round(sum(path.stat().st_size for path in files) / len(folders))
+    top1 = tuple(statistics.fmean(scores) for scores in zip(*scored, strict=True))
+    if len(folders) == 1:
+        return Shipment(f"images of {folders[0]}", IMAGES, size, top1, seeds=1)
+    std = tuple(statistics.stdev(scores) for scores in zip(*scored, strict=True))
+    place = os.path.commonpath(folders) or f"{folders[0]} …"
+    return Shipment(f"images of {place}, {len(folders)} seeds", IMAGES, size, top1, std, len(folders))
+
+
+def _features(bank: FeatureBank) -> Iterator[tuple[str, str, int, Callable[[Array], Array]]]:
+    """(name, kind, bytes, features (n, d) → scores (n, C)) of what is made of real features."""
     x, y, classes = bank.centre.numpy(), bank.labels.numpy(), bank.num_classes
     head = LinearProbe("ridge").fit(x, y)
     for precision, bits in BITS.items():
         coef, size = quantised(head.coef_, bits)
-        yield f"head in {precision}", size + 4 * classes, _linear(coef, head.intercept_)
+        yield f"head in {precision}", "head", size + 4 * classes, _linear(coef, head.intercept_)
     means = np.stack([x[y == c].mean(0) for c in range(classes)]).astype(np.float16)
     exact = means.astype(np.float64)
-    yield "class means", means.nbytes, _linear(exact, -(exact**2).sum(1) / 2)
+    yield "class means", "class means", means.nbytes, _linear(exact, -(exact**2).sum(1) / 2)
     # Shrinkage: there may be fewer images than features.
     lda = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto").fit(x.astype(np.float64), y)
     coef, intercept = np.atleast_2d(lda.coef_), np.atleast_1d(lda.intercept_)
     if classes == 2:
         coef, intercept = np.vstack([-coef, coef]), np.concatenate([-intercept, intercept])
-    yield "LDA in fp32", 4 * classes * (bank.dim + 1), _linear(coef, intercept)
+    yield "LDA in fp32", "LDA", 4 * classes * (bank.dim + 1), _linear(coef, intercept)
     fewest = int(np.bincount(y).min())
     for count in (count for count in PER_CLASS if count <= fewest):
         seeds = [seed_of(0, Stream.CLUSTERS, c) for c in range(classes)]
         centres = torch.cat([cluster_centres(bank.centre[bank.labels == c], count, s) for c, s in enumerate(seeds)])
         kept = centres.numpy().astype(np.float16)
         probe = LinearProbe("ridge").fit(kept.astype(np.float32), np.repeat(np.arange(classes), count))
-        yield f"{count} feature centres a class", kept.nbytes, probe.logits
+        yield f"{count} feature centres a class", "feature centres", kept.nbytes, probe.logits
 
 
 def quantised(coef: Array, bits: int) -> tuple[Array, int]:

@@ -443,7 +443,7 @@ def _bars_across(scene: Scene, drawing: Bars, colours: dict[str, str], ends: tup
 def _curve(drawing: Curve) -> Scene:
     scene = Scene(width=WIDTH)
     colours = [COLOURS[i % len(COLOURS)] for i in range(len(drawing.lines))]
-    _legend(scene, ((line.name, _dash(colour)) for line, colour in zip(drawing.lines, colours)))
+    _legend(scene, ((line.name, _dash(colour, line.joined)) for line, colour in zip(drawing.lines, colours)))
     every = [np.asarray(line.x, dtype=np.float64) for line in drawing.lines]
     log_x = drawing.log_x and any((x > 0).any() for x in every)
     xs = _range(*((x[x > 0] if log_x else x) for x in every))
@@ -471,14 +471,17 @@ def _line(scene: Scene, axes: _Axes, line: Line, colour: str, *, several: bool) 
     holes = [b for a, b in pairwise(rows) if any(j - i > 1 for i, j in pairwise(known[order[a] : order[b] + 1]))]
     start = 0
     for stop in [*(rows.index(hole) for hole in holes), len(rows)]:
-        if stop - start > 1:
+        if stop - start > 1 and line.joined:
             scene.add(Path(places[start:stop], colour, 1.8))
         start = stop
-    for i in range(len(rows)) if line.marked else spread(len(rows), MOST_TITLES):
+    marked = line.marked or not line.joined
+    for i in range(len(rows)) if marked else spread(len(rows), MOST_TITLES):
         title = f"{line.name} · {line.titles[rows[i]]}" if several else line.titles[rows[i]]
-        alone = line.marked or len(rows) == 1
+        alone = marked or len(rows) == 1
         scene.add(Dot(*places[i], 3.4 if alone else 6.0, colour, opacity=1.0 if alone else 0.0, title=title))
 
 
-def _dash(colour: str) -> Callable[[float, float], Path]:
+def _dash(colour: str, joined: bool) -> Callable[[float, float], Path | Dot]:
+    if not joined:
+        return lambda x, y: Dot(x, y, 3.4, colour)
     return lambda x, y: Path([(x - 6, y), (x + 6, y)], colour, 2.4)

@@ -104,6 +104,8 @@ class Line:
     marked: bool = False
     spread: Array | None = None
     """(n,) half the height of a band around the line, or ``None``."""
+    joined: bool = True
+    """Whether a line goes through the points; if not, they are marked."""
 
 
 @dataclass(frozen=True)

@@ -360,8 +360,18 @@ def on_paper(scenes: Sequence[Scene], gap: float = 26.0) -> Any:
     return figure
 
 
-def save_paper(path: Any, figure: Any) -> None:
-    """Write a matplotlib figure as PNG, without a word about letters that its font lacks."""
-    with warnings.catch_warnings():
+def save_paper(path: Any, figure: Any, kind: str = "png") -> None:
+    """Write a matplotlib figure as PNG or SVG, without a word about letters that its font lacks.
+
+    Args:
+        path: The file.
+        figure: The figure.
+        kind: ``"png"`` or ``"svg"``.
+    """
+    import matplotlib as mpl
+
+    # The same figure is the same file, whenever it is written.
+    metadata = {"Date": None} if kind == "svg" else None
+    with warnings.catch_warnings(), mpl.rc_context({"svg.hashsalt": "probedistill"}):
         warnings.filterwarnings("ignore", message=r"Glyph .* missing from")
-        figure.savefig(path, format="png")
+        figure.savefig(path, format=kind, metadata=metadata)
