@@ -23,7 +23,7 @@ from scipy.special import expit, logit
 from scipy.stats import spearmanr
 
 import _common
-from probedistill import DistilledSet, Encoder, ImagesConfig, distill, load_encoder, load_splits
+from probedistill import DistilledSet, Encoder, ImagesConfig, distill, evaluate, load_encoder, load_splits
 from probedistill.analysis.migrate import CANDIDATES, CROSSING, Migration, migrate
 from probedistill.features.store import FeatureStore
 
@@ -76,10 +76,18 @@ def pairs(encoders: dict[str, Encoder], store: FeatureStore) -> Iterator[dict[st
                     print(f"{out} is not there: run migrate.py distil first")
                     continue
                 distilled = DistilledSet.load(out)
+                own = evaluate(
+                    distilled, encoders[source], None, test, seeds=1, features=store, probes=["ridge"], baselines=[]
+                )
                 for target in ENCODERS:
                     if target != source:
                         _, report = migrate(
-                            distilled, encoders[target], old=[encoders[source]], test=test, features=store
+                            distilled,
+                            encoders[target],
+                            old=[encoders[source]],
+                            measured=own.rows[0].top1,
+                            test=test,
+                            features=store,
                         )
                         yield {"sets": title, "seed": seed, "source": source, "target": target, **_row(report)}
 

@@ -544,7 +544,38 @@ def search() -> str:
     )
 
 
+def migrate(part: str) -> str:
+    content = read("migrate")
+    summary = content["summary"]
+    if part == "accuracy":
+        names = list(next(iter(summary.values()))["accuracy"])
+        lines = [f"| sets | pairs | {' | '.join(names)} |", "| --- " * (2 + len(names)) + "|"]
+        for title, one in summary.items():
+            cells = " | ".join(f"{100 * one['accuracy'][name]:.1f}" for name in names)
+            lines.append(f"| {title} | {one['pairs']} | {cells} |")
+        return "\n".join([*lines, "", f"{made_by(content)} Top-1 %, mean over pairs."])
+    lines = [
+        "| sets | off by, mean | too high by, mean | off by, most | order of pairs | order of candidates "
+        "| `auto` is best | `auto` loses |",
+        "| --- " * 8 + "|",
+    ]
+    for title, one in summary.items():
+        lines.append(
+            f"| {title} | {100 * one['mean_absolute_error']:.1f} | {100 * one['bias']:+.1f} | "
+            f"{100 * one['largest_error']:.1f} | {one['rank_correlation_of_pairs']:.2f} | "
+            f"{one['rank_correlation_of_candidates']:.2f} | {100 * one['auto_is_best']:.0f} % | "
+            f"{100 * one['auto_loses']:.1f} |"
+        )
+    note = (
+        "In points; all pairs and candidates. Order: Spearman's rank correlation of forecast and truth, over pairs\n"
+        '(for "average") and over the candidates of a pair (mean).'
+    )
+    return "\n".join([*lines, "", note])
+
+
 TABLES = {
+    "migrate_accuracy": partial(migrate, "accuracy"),
+    "migrate_forecast": partial(migrate, "forecast"),
     "search": search,
     "clothing": partial(table_of, "clothing"),
     "grocery": partial(table_of, "grocery"),

@@ -105,10 +105,13 @@ def test_statistics_stand_in_for_a_head_and_for_a_measured_accuracy(old, new, da
     assert len(report.candidates) == len(CANDIDATES)
 
 
-def test_several_images_of_a_class_are_held_out_one_at_a_time(old, new, data, store):
-    two = distill(data[0], old, steps=2, images_per_class=2, progress=False)
-    assert migrate(two, new, features=store)[1].held_out == "images"
-    assert migrate(distill(data[0], old, steps=2, progress=False), new, features=store)[1].held_out == "views"
+def test_forecast_starts_from_what_was_measured_by_the_same_protocol(distilled, old, new, store):
+    low, high = (migrate(distilled, new, old=[old], measured=m, features=store)[1] for m in (0.4, 0.9))
+    assert low.anchor.known_from == high.anchor.known_from == "evaluate"
+    assert all(a.forecast < b.forecast for a, b in zip(low.candidates, high.candidates))
+    assert migrate(distilled, new, old=[old], features=store)[1].anchor.known_from == "run"
+    with pytest.raises(UserError, match="measured 70 must be an accuracy"):
+        migrate(distilled, new, old=[old], measured=70, features=store)
 
 
 def test_simulated_accuracy_is_that_of_normal_features():
@@ -135,11 +138,15 @@ def test_wrong_use_is_one_line(distilled, old, new, store):
 def test_command_line_from_run_to_prediction(distil_cli, run_cli, photos, tmp_path):
     run, out = tmp_path / "run", tmp_path / "head"
     assert distil_cli("--out", run, "--keep-head", "--no-progress").code == 0
+    protocol = ["--probes", "ridge", "--seeds", 1, "--baselines", "random"]
+    scored = run_cli("evaluate", run, "--images", f"folder:{photos}", "--encoder", TINY, *protocol)
+    assert scored.code == 0, scored.err
     wide = [TINY, "--encoder-args.seed", 1]
     made = run_cli("migrate", run, "--encoder", *wide, "--source", TINY, "--out", out, "--images", f"folder:{photos}")
     assert made.code == 0, made.err
     assert "average" in made.out
     report = Migration.read(out)
+    assert report.anchor.known_from == "evaluate"
     assert load_head(out).about.candidate == report.chosen
     assert {p.name for p in out.iterdir()} >= {"head.safetensors", "config.yaml", "migrate.json", "migrate.png"}
     photo = next((photos / "test" / "cat").iterdir())

@@ -37,8 +37,9 @@ def migrate(
 
     The photos are not needed: candidates are fitted on views of the synthetic images. Some are probes from scratch;
     others use the head of the old encoder (distill --keep-head) behind a map from new to old features. The forecast is
-    made from cross-validation on both encoders and from how good the set is on the old one; docs/over-time.md says how
-    far forecasts were off. With --images all candidates are scored on the test images afterwards.
+    made from cross-validation on both encoders and from how good the set is on the old one, which evaluate measures
+    best: run it first. docs/over-time.md says how far forecasts were off. With --images all candidates are scored on
+    the test images afterwards.
 
     OUT/head.safetensors is the head; from Python, load_head("OUT") predicts, and as_sklearn() gives a scikit-learn
     classifier.
@@ -84,8 +85,8 @@ def migrate(
     old = _old_encoders(folder, source, new, encoder.device)
     store = FeatureStore(cache, images is not None and images.strict, progress)
     head, report = run_migrate(
-        distilled, new, old=old, statistics=_statistics(folder, stats or []), candidate=candidate, test=test,
-        name=folder.resolve().name, seed=seed, features=store,
+        distilled, new, old=old, statistics=_statistics(folder, stats or []), measured=_measured(folder, old),
+        candidate=candidate, test=test, name=folder.resolve().name, seed=seed, features=store,
     )  # fmt: skip
     with claimed(out, called="head"):
         _check_out(out)
@@ -146,6 +147,18 @@ def _old_encoders(folder: Path, given: list[str] | None, new: Encoder, device: s
     except UserError as error:
         show(f"probes from scratch alone, and no forecast: {error}")
         return []
+
+
+def _measured(folder: Path, old: list[Encoder]) -> float | None:
+    """What evaluate has left in the run of the set's accuracy on the first old encoder."""
+    from ..evaluation.result import DISTILLED, load_evaluation
+    from ..store.layout import scores_file
+
+    path = folder / scores_file(old[0]) if old else folder
+    if not path.is_file():
+        return None
+    rows = [row for row in load_evaluation(path).rows if (row.name, row.probe) == (DISTILLED, "ridge")]
+    return rows[0].top1 if rows and rows[0].top1 > 0 else None
 
 
 def _statistics(folder: Path, paths: list[Path]) -> list[ClassStatistics]:
