@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 
 from conftest import TINY
+from helpers_images import make_image_folder
 from helpers_runs import encoder_record
 from helpers_statistics import bank, same, statistics_of
 from probedistill import ClassStatistics, DistilledSet, UserError, class_statistics, load_encoder, load_images
@@ -140,6 +141,13 @@ def test_two_releases_of_the_same_images_cost_twice(run_cli, photos, tmp_path):
                    "--steps", 2, "--out", tmp_path / "run")  # fmt: skip
     assert made.code == 0, made.err
     assert DistilledSet.load(tmp_path / "run").run.privacy.epsilon == 2
+
+
+def test_what_is_held_out_must_not_depend_on_other_images(run_cli, tmp_path):
+    folder = make_image_folder(tmp_path / "flat", per_class=5, size=16, splits=())
+    make = ["stats", "--images", f"folder:{folder}", "--encoder", TINY, "--epsilon", 1, "--out", tmp_path / "a.stats"]
+    assert "one image more or less would change another; add --all-images" in run_cli(*make).error()
+    assert run_cli(*make, "--all-images").code == 0
 
 
 @pytest.mark.parametrize(

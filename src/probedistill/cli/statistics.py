@@ -97,7 +97,7 @@ def stats(
     from ..encoders.load import load_encoder
     from ..images.splits import load_training
 
-    train = load_training(images, everything=all_images, progress=progress)
+    train = load_training(images, everything=all_images, independent=epsilon is not None, progress=progress)
     found = class_statistics(
         load_encoder(encoder), train, name=name or out.stem, views=real_views, augment=augment, seed=seed,
         second_moments=second_moments, epsilon=epsilon, delta=delta,

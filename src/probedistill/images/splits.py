@@ -99,13 +99,19 @@ def load_splits(config: str | ImagesConfig, *, progress: bool = True) -> tuple[L
 
 
 def load_training(
-    config: str | ImagesConfig, *, everything: bool = False, min_classes: int = 1, progress: bool = True
+    config: str | ImagesConfig,
+    *,
+    everything: bool = False,
+    independent: bool = False,
+    min_classes: int = 1,
+    progress: bool = True,
 ) -> LabelledImages:
     """Find the training images alone, as `load_splits` does, but also of few classes with few images.
 
     Args:
         config: Spec string or configuration.
         everything: Hold nothing out where the source has no test split.
+        independent: Refuse to hold anything out: an image more would move another one in or out.
         min_classes: Least number of classes.
         progress: Show a progress bar if reading the images takes more than two seconds.
 
@@ -117,6 +123,11 @@ def load_training(
     training = _training_split(source, config.split)
     testing = _testing(source, config, training)
     held_out = testing is None and not everything
+    if held_out and independent:
+        raise UserError(
+            f"images {source.spec!r} have no test split, and of what is held out one image more or less would change "
+            "another; add --all-images, or give the images a test split"
+        )
     images = source.load(training, wanted)
     check_class_names(images.class_names, images.spec)
     _check_enough(images, 3 if held_out else 1, chosen=wanted is not None, held_out=held_out, min_classes=min_classes)
