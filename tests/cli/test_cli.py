@@ -86,7 +86,8 @@ def test_features_distill_evaluate_info(run_cli, distil_cli, photos, out):
     result = distil_cli("--out", out)
     assert result.code == 0, result.err
     assert "2 images of 2 classes" in result.out
-    files = ["SHA256SUMS", "config.yaml", "evolution", "images", "preview.png", "run.json", "tensors.safetensors"]
+    files = ["README.md", "SHA256SUMS", "config.yaml", "evolution", "images", "preview.png", "run.json",
+             "tensors.safetensors"]  # fmt: skip
     assert sorted(p.name for p in out.iterdir()) == files
 
     result = run_cli(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -55,6 +56,8 @@ def check_files(folder: Path) -> None:
             assert [json.loads(line) for line in path.read_text().splitlines()]
         elif path.suffix == ".yaml":
             assert yaml.safe_load(path.read_text())
+        elif path.name in ("README.md", "held-out.txt"):
+            assert path.read_text().endswith("\n")
         else:
             raise AssertionError(f"what is {path}?")
 
@@ -86,13 +89,13 @@ def newest(folder: Path) -> int:
 
 
 def files(folder: Path) -> list[str]:
-    """Its files but for the sprites, which are as many as there were previews."""
+    """Its files but for the sprites, as many as there were previews, and for the names of images held out, if any."""
     names = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
-    return [name for name in names if not (name.startswith("evolution/step-") and name.endswith(".webp"))]
+    return [name for name in names if not re.fullmatch(r"evolution/step-.*\.webp|held-out\.txt", name)]
 
 
-FINISHED = ["SHA256SUMS", "config.yaml", "images/cat/000.png", "images/dog/000.png", "images/metadata.jsonl",
-            "preview.png", "run.json", "tensors.safetensors"]  # fmt: skip
+FINISHED = ["README.md", "SHA256SUMS", "config.yaml", "images/cat/000.png", "images/dog/000.png",
+            "images/metadata.jsonl", "preview.png", "run.json", "tensors.safetensors"]  # fmt: skip
 
 
 # ---------------------------------------------------------------- SIGKILL

@@ -60,8 +60,8 @@ def saved(tmp_path):
 def test_layout(saved):
     files = sorted(str(p.relative_to(saved)) for p in saved.rglob("*") if p.is_file())
     assert files == [
-        "SHA256SUMS", "images/cat/000.webp", "images/cat/001.webp", "images/dog/000.webp", "images/dog/001.webp",
-        "images/metadata.jsonl", "run.json", "tensors.safetensors",
+        "README.md", "SHA256SUMS", "images/cat/000.webp", "images/cat/001.webp", "images/dog/000.webp",
+        "images/dog/001.webp", "images/metadata.jsonl", "run.json", "tensors.safetensors",
     ]  # fmt: skip
     lines = [json.loads(line) for line in (saved / "images/metadata.jsonl").read_text().splitlines()]
     assert lines[3] == {"file_name": "dog/001.webp", "label": 1, "class_name": "dog"}
@@ -119,7 +119,7 @@ def test_extras_that_are_added_later_are_counted(saved):
     soft = torch.full((4, 2), 0.5)
     replace(DistilledSet.load(saved), soft_labels=soft).save_extras(saved)
     after = json.loads((saved / "run.json").read_text())["export"]
-    files = [p for p in saved.rglob("*") if p.is_file() and p.name not in ("run.json", "SHA256SUMS")]
+    files = [p for p in saved.rglob("*") if p.is_file() and p.name not in ("run.json", "SHA256SUMS", "README.md")]
     assert after == {**before, "total_bytes": sum(p.stat().st_size for p in files)}
     assert after["total_bytes"] > before["total_bytes"]
     assert torch.equal(DistilledSet.load(saved).soft_labels, soft)
@@ -334,7 +334,14 @@ def test_an_export_is_replaced_on_request_only(saved):
     (saved / "evaluation-tiny.json").write_text("{}")
     write(make_set(["owl"], per_class=1), saved, format="png", overwrite=True)
     files = sorted(str(p.relative_to(saved)) for p in saved.rglob("*") if p.is_file())
-    assert files == ["SHA256SUMS", "images/metadata.jsonl", "images/owl/000.png", "run.json", "tensors.safetensors"]
+    assert files == [
+        "README.md",
+        "SHA256SUMS",
+        "images/metadata.jsonl",
+        "images/owl/000.png",
+        "run.json",
+        "tensors.safetensors",
+    ]
 
 
 def test_an_interrupted_export_says_so_and_is_replaced(saved, monkeypatch):

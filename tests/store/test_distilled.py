@@ -42,7 +42,8 @@ def saved(tmp_path):
 def test_layout(saved):
     files = sorted(str(p.relative_to(saved)) for p in saved.rglob("*") if p.is_file())
     assert files == [
-        "SHA256SUMS", "images/cat/000.png", "images/cat/001.png", "images/dog/000.png", "images/dog/001.png",
+        "README.md", "SHA256SUMS", "images/cat/000.png", "images/cat/001.png", "images/dog/000.png",
+        "images/dog/001.png",
         "images/metadata.jsonl", "run.json", "tensors.safetensors",
     ]  # fmt: skip
     lines = [json.loads(line) for line in (saved / "images/metadata.jsonl").read_text().splitlines()]

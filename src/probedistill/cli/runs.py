@@ -348,8 +348,9 @@ def _save_baseline(
     from ..distillation.folder import write_config
     from ..encoders.load import load_encoder
     from ..evaluation.real_sets import real_set
-    from ..images.splits import load_splits
+    from ..images.splits import held_out_names, load_splits
     from ..show.previews import save_grid
+    from ..store.card import write_held_out
     from ..store.files import check_writable, whole_folder, without_traces
 
     if out is None:
@@ -357,8 +358,10 @@ def _save_baseline(
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise UserError(f"out {str(out)!r} is there already; give another folder")
     check_writable(out)
-    train, _ = load_splits(images, progress=store.progress)
-    found = real_set(choice, load_encoder(encoder), train, images_per_class=images_per_class, seed=seed, features=store)
+    train, test = load_splits(images, progress=store.progress)
+    found = real_set(
+        choice, load_encoder(encoder), train, images_per_class=images_per_class, seed=seed, test=test, features=store
+    )
     hint = "free some space or choose another folder"
     # In one piece: killed at any point, the command can be repeated.
     with (
@@ -366,9 +369,10 @@ def _save_baseline(
         without_traces(out.parent),
         whole_folder(out) as partial,
     ):
-        found.save(partial)
         write_config(partial / "config.yaml", images, encoder, None)
+        write_held_out(partial, held_out_names(test))
         save_grid(partial / "preview.png", found.images, [found.class_names[i] for i in found.labels.tolist()])
+        found.save(partial)
     show(f"{len(found)} real images of {len(found.class_names)} classes → {out}")
     show(f"score:  probedistill evaluate {quote(str(out))} {config_flag('evaluate', out / 'config.yaml')}")
 

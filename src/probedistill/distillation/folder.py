@@ -28,6 +28,7 @@ from ..errors import UserError, option
 from ..features.statistics import ClassStatistics
 from ..machine.processes import Processes
 from ..show import previews as evolution
+from ..store.card import write_held_out
 from ..store.distilled import DamagedImagesError, DistilledSet, rebuilt
 from ..store.files import (
     cannot_write,
@@ -41,9 +42,11 @@ from ..store.files import (
 )
 from ..store.layout import (
     BY_COMMANDS,
+    CARD,
     CHECKPOINTS,
     CONFIG,
     EVOLUTION,
+    HELD_OUT,
     IMAGES,
     LOCK,
     PREVIEW,
@@ -136,8 +139,13 @@ class NoFolder:
     def save(self, run: RunRecord, distiller: Distiller, history: History) -> None:
         """Save the state of the run."""
 
-    def finish(self, distilled: DistilledSet, statistics: Sequence[ClassStatistics] = ()) -> None:
-        """Write the set and the statistics that it keeps, and remove what only an unfinished run needs."""
+    def finish(
+        self, distilled: DistilledSet, statistics: Sequence[ClassStatistics] = (), held_out: Sequence[str] = ()
+    ) -> None:
+        """Write the set, the statistics that it keeps and the names of the images that were held out.
+
+        Then remove what only an unfinished run needs.
+        """
 
     def resumable(self) -> AbstractContextManager[None]:
         """Say of an error within the block that the run can go on."""
@@ -287,11 +295,14 @@ class RunFolder(NoFolder):
         for other in others[: max(0, at + 1 - _KEPT_CHECKPOINTS)] + others[at + 1 :]:  # later ones were torn
             other.unlink(missing_ok=True)
 
-    def finish(self, distilled: DistilledSet, statistics: Sequence[ClassStatistics] = ()) -> None:
-        """Write the set and the statistics that it keeps; only then remove what an unfinished run needs."""
+    def finish(
+        self, distilled: DistilledSet, statistics: Sequence[ClassStatistics] = (), held_out: Sequence[str] = ()
+    ) -> None:
+        """Write the set and what lies beside it; only then remove what an unfinished run needs."""
         for number, one in enumerate(statistics):
             encoder = one.about.encoder
             one.save(self.path / statistics_file(number, encoder.name, encoder.input_size))
+        write_held_out(self.path, held_out)
         distilled.save(self.path)
         self._remove_temporary()
 
@@ -382,7 +393,7 @@ def _is_of_a_run(folder: Path) -> bool:
 def _remove_results(folder: Path) -> None:
     for name in (IMAGES, EVOLUTION, "tensorboard"):
         remove_folder(folder / name)
-    for name in (TENSORS, SUMS, PREVIEW, PROGRESS, CONFIG, STATISTICS, *BY_COMMANDS):
+    for name in (TENSORS, SUMS, PREVIEW, PROGRESS, CONFIG, CARD, HELD_OUT, STATISTICS, *BY_COMMANDS):
         for path in folder.glob(name):
             path.unlink()
     sync_folder(folder)

@@ -31,7 +31,7 @@ from ..features.statistics import ClassStatistics, class_statistics, encoder_rec
 from ..features.store import FeatureStore
 from ..images.labelled import LabelledImages
 from ..images.sources import check_outside
-from ..images.splits import load_images, load_splits
+from ..images.splits import held_out_names, load_images, load_splits
 from ..machine.processes import Processes, processes
 from ..machine.signals import Interrupted, Stop, catch_signals
 from ..machine.torch_state import own_torch_state
@@ -488,7 +488,8 @@ def _finish(session: _Session) -> DistilledSet:
             augment=config.augment, seed=config.seed,
         )  # fmt: skip
     if task.team.is_first:
-        session.folder.finish(distilled, _kept_statistics(session) if config.keep_stats else [])
+        statistics = _kept_statistics(session) if config.keep_stats else []
+        session.folder.finish(distilled, statistics, held_out_names(task.data.test))
     task.team.wait()
     return distilled
 
@@ -540,6 +541,7 @@ def _describe(config: DistillConfig, encoders: list[Encoder], data: _Data) -> Ru
             "timm": str(timm.__version__),
         },
         device=str(encoders[0].device),
+        test=ImagesRecord.of(data.test) if data.test is not None else None,
         begun_from=config.canvas.init or "noise",
         statistics=tuple(one.about for one in data.statistics),
     )

@@ -25,6 +25,7 @@ from ..probes.kinds import Lesson, check_probes, kind_of, need_head, on_features
 from ..probes.scores import Scores, score_probe
 from ..store.distilled import DistilledSet, Head
 from .cost import say_cost
+from .on_card import show_on_card
 from .result import (
     DISTILLED,
     NO_AUGMENTATION,
@@ -183,6 +184,8 @@ def _scored(
                 if out is not None:
                     Evaluation((*rows, row), context).save(out)
             rows.append(row)
+    if out is not None:
+        show_on_card(out.parent)
     return Evaluation(tuple(rows), context)
 
 

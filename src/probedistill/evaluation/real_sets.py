@@ -13,10 +13,11 @@ from ..encoders.encoder import Encoder
 from ..errors import UserError, unknown_name
 from ..features.bank import FeatureBank
 from ..features.classes import herding, k_medoids, medoids, random_images
+from ..features.statistics import encoder_record
 from ..features.store import FeatureStore
 from ..images.labelled import LabelledImages
 from ..store.distilled import DistilledSet
-from ..store.run_record import EncoderRecord, ImagesRecord, RunRecord
+from ..store.run_record import ImagesRecord, RunRecord
 
 CHOICES: dict[str, Callable[[FeatureBank, int, int], Tensor]] = {
     "random": lambda bank, count, seed: random_images(bank, count, seed=seed),
@@ -34,6 +35,7 @@ def real_set(
     *,
     images_per_class: int = 1,
     seed: int = 0,
+    test: LabelledImages | None = None,
     features: FeatureStore | None = None,
 ) -> DistilledSet:
     """Real images that stand for their classes, cut to the encoder's input.
@@ -44,6 +46,7 @@ def real_set(
         train: The real images.
         images_per_class: Number of images for each class.
         seed: Seed of what is drawn.
+        test: Real images that were held out, to be named in the record.
         features: Where features come from.
 
     Raises:
@@ -61,19 +64,12 @@ def real_set(
         config=DistillConfig(
             method=choice, steps=0, images_per_class=images_per_class, seed=seed, canvas=CanvasConfig(init="real")
         ),
-        encoders=(
-            EncoderRecord(
-                name=encoder.name,
-                fingerprint=encoder.fingerprint,
-                input_size=encoder.input_size,
-                dim=encoder.dim,
-                precision=encoder.precision,
-            ),
-        ),
+        encoders=(encoder_record(encoder),),
         images=ImagesRecord.of(train),
         class_names=tuple(train.class_names),
         versions={"probedistill": __version__},
         device=str(encoder.device),
+        test=ImagesRecord.of(test) if test is not None else None,
         skipped=tuple(bank.skipped),
         begun_from="real",
     )

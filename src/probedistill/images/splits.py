@@ -20,6 +20,8 @@ from .decode import one_line
 from .labelled import LabelledImages, check_class_names, check_classes, classes_argument
 from .sources import ALIASES, TESTING, TRAINING, WHOLE, Source, composed, open_source
 
+_HELD_OUT = "holdout "  # how a split's name begins that no source came with
+
 
 def load_images(
     spec_or_config: str | ImagesConfig,
@@ -139,6 +141,11 @@ def load_training(
 def _testing(source: Source, config: ImagesConfig, training: str) -> str | None:
     """The name of the test split, if there is one."""
     return config.test_split or _pick([name for name in source.splits if name != training], TESTING)
+
+
+def held_out_names(test: LabelledImages | None) -> Sequence[str]:
+    """Names of the test images that `load_splits` held out; none of a split that came with the source."""
+    return test.names if test is not None and test.split.startswith(_HELD_OUT) else ()
 
 
 def _matching_test(
@@ -286,5 +293,5 @@ def _holdout_indices(
 def _hold_out(images: LabelledImages, share: float) -> tuple[LabelledImages, LabelledImages]:
     train, test = (images.select(part) for part in _holdout_indices(images.labels, images.names, share))
     train.split = f"{images.split} without holdout {share:g}"
-    test.split = f"holdout {share:g} of {images.split}"
+    test.split = f"{_HELD_OUT}{share:g} of {images.split}"
     return train, test

@@ -7,7 +7,8 @@
       images/metadata.jsonl      file_name, label, class_name: Hugging Face's imagefolder reads it
       tensors.safetensors        images (m, 3, S, S) float32 and labels (m,) int64; on request soft_labels (m, C),
                                  and head.weight (C, d) and head.bias (C,) for classifier inheritance, all float32
-      SHA256SUMS                 a digest of every file: what belongs together
+      SHA256SUMS                 a digest of each file of the set: what belongs together
+      README.md                  the card (`store/card.py`), which may be edited
       run.json                   full config, versions, seeds, fingerprints, timings, losses
 
 An exported set (`ship/export.py`) has its image files as WebP, JPEG or PNG, perhaps of another size, and no float
@@ -28,8 +29,9 @@ from torch import Tensor
 
 from ..errors import UserError, option
 from ..text import printable
+from .card import REAL_DATA, CardOf, Licence, real_data, rewrite, write_card
 from .files import cannot_write, whole_file, whole_folder, without_traces
-from .layout import IMAGES, METADATA, RUN, SUFFIXES, TENSORS, check_class_names, image_files
+from .layout import CARD, IMAGES, METADATA, RUN, SUFFIXES, TENSORS, check_class_names, image_files
 from .pixels import as_shipped, decode_files, gallery_html, png_files
 from .records import as_plain, from_plain
 from .run_record import (
@@ -138,8 +140,10 @@ class DistilledSet:
         """(m, 3, S, S) float32 in [0, 1]: the 8-bit images that are shipped."""
         return as_shipped(self.float_images)
 
-    def save(self, folder: Path | str, encoded: Encoded | None = None) -> Path:
+    def save(self, folder: Path | str, encoded: Encoded | None = None, *, licence: Licence | None = None) -> Path:
         """Write the set into ``folder``, with the files in ``encoded`` as its images when they are given.
+
+        Its card says under which ``licence`` it is.
 
         Images come first and ``run.json`` last: a folder with a ``run.json`` that says ``finished`` is complete, after
         a power loss, too. ``SHA256SUMS`` says which files belong together.
@@ -170,9 +174,16 @@ class DistilledSet:
             raise cannot_write(target, error) from error
         save_tensors(folder / TENSORS, tensors, as_plain(_TensorsRecord(run.soft_labels, run.head)))
         run = _with_total_bytes(run, folder)
+        self._write_card(folder, run, licence or Licence())
         write_sums(folder, {RUN: digest(run_bytes(run)), TENSORS: file_digest(folder / TENSORS), **sums})
         write_run(folder, run)
         return folder
+
+    def _write_card(self, folder: Path, run: RunRecord, licence: Licence) -> None:
+        suffix = SUFFIXES[run.export.format if run.export is not None else "png"]
+        size = run.export.image_size if run.export is not None else self.float_images.shape[-1]
+        labels = self.labels.tolist()
+        write_card(folder, CardOf(run, list(image_files(labels, self.class_names, suffix)), labels, size, licence))
 
     def _write_images(self, folder: Path, files: Iterable[bytes], suffix: str) -> Iterator[tuple[str, str]]:
         """Write image files and their table into a new folder; yield the name and the digest of each file."""
@@ -208,6 +219,7 @@ class DistilledSet:
             write_sums(folder, both)
         write_run(folder, run)
         write_sums(folder, after)
+        rewrite(folder, REAL_DATA, real_data(folder, run))
 
     def _record(self) -> RunRecord:
         """What ``run.json`` holds."""
@@ -312,7 +324,12 @@ def rebuilt(folder: Path | str) -> DistilledSet:
         UserError: Something else than image files is damaged, or the folder cannot be written.
     """
     folder = Path(folder)
+    card = folder / CARD
+    edited = card.read_bytes() if card.exists() else None
     _Parts.read(folder).distilled(floats=True).save(folder)
+    if edited is not None:
+        with whole_file(card) as temporary:
+            temporary.write_bytes(edited)
     return DistilledSet.load(folder)
 
 

@@ -10,9 +10,11 @@ A **run**, written by ``distill``. Commands that look at it leave their results 
       tensors.safetensors            images (m, 3, S, S) float32 and labels (m,) int64; on request soft_labels (m, C),
                                      head.weight (C, d) and head.bias (C,), all float32
       SHA256SUMS                     a digest of each file above: what makes them one set
+      README.md                      the card: what the set is, for people and for the hub (`store/card.py`)
       config.yaml                    repeats the run: ``probedistill distill --config FILE --out FOLDER``
       statistics-1-ENCODER-SIZEpx.stats   with keep_stats: what each encoder's real features say, in sums
       preview.png                    a grid of the images
+      held-out.txt                   names of the images that were held out for testing, where the source has no split
       evolution/step-0000040.webp …  the images at step 0, at each preview and at the end
       progress.json                  while the run is under way: how far it is
       checkpoints/step-0000040.safetensors …   while the run is under way: the newest two states
@@ -20,7 +22,7 @@ A **run**, written by ``distill``. Commands that look at it leave their results 
       geometry.json, bias.json, …    results of analyses, with a PNG beside each
 
 An **export**, written by ``export``, is a set of its own: ``run.json``, ``images/``, ``tensors.safetensors`` without
-the float images, ``SHA256SUMS``.
+the float images, ``SHA256SUMS``, ``README.md``.
 
 The **cache** ($PROBEDISTILL_CACHE) keeps features::
 
@@ -66,6 +68,8 @@ TENSORS = "tensors.safetensors"
 SUMS = "SHA256SUMS"
 CONFIG = "config.yaml"
 PREVIEW = "preview.png"
+CARD = "README.md"
+HELD_OUT = "held-out.txt"
 EVOLUTION = "evolution"
 PROGRESS = "progress.json"
 CHECKPOINTS = "checkpoints"

@@ -31,6 +31,7 @@ class EncoderRecord:
         dim: Number of features.
         precision: Arithmetic inside the encoder.
         weight: Factor of its objective in the loss.
+        mean, std: Of its input, per channel, for images in [0, 1]; ``None`` in records of earlier versions.
     """
 
     name: str
@@ -39,6 +40,8 @@ class EncoderRecord:
     dim: Annotated[int, Meta(ge=1)]
     precision: Precision = "fp32"
     weight: float = 1.0
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
 
     def __str__(self) -> str:
         return f"{self.name} at {self.input_size} px"
@@ -227,6 +230,7 @@ class RunRecord(History):
         encoders: The encoders that it was distilled with. The first made the head and the soft labels, and gives the
             probe accuracy along the way. Empty for a set that was not distilled.
         images: The real images.
+        test: The real images that were held out; ``None`` if there were none, or in records of earlier versions.
         class_names: C names.
         versions: Version of each library that results depend on.
         device: Where the steps ran.
@@ -246,6 +250,7 @@ class RunRecord(History):
     class_names: tuple[str, ...]
     versions: dict[str, str]
     device: str
+    test: ImagesRecord | None = None
     micro_batch: tuple[int | None, ...] = ()
     skipped: tuple[str, ...] = ()
     begun_from: str = _UNKNOWN

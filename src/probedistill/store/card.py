@@ -1,0 +1,331 @@
+"""``README.md``: what a set is, for people and for the Hugging Face hub (a data set card).
+
+A card is written with the set and belongs to its owner from then on: it is not in ``SHA256SUMS``, and may be edited.
+Later commands rewrite only what stands between the comments ``<!-- probedistill: NAME -->`` and
+``<!-- probedistill: end -->``. If these comments are gone, the card stays as it is.
+
+Names come from data. They are escaped for YAML and for Markdown, and of a path only the last part is shown.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from shlex import quote
+
+import yaml
+
+from ..text import printable
+from .files import whole_file
+from .layout import CARD, CONFIG, HELD_OUT, IMAGES, PREVIEW, STATISTICS
+from .run_record import RunRecord
+
+SCORES, REAL_DATA = "scores", "real data"
+"""Parts of a card that later commands rewrite."""
+
+_END = "<!-- probedistill: end -->"
+_NO_SCORES = "Not scored yet: `probedistill evaluate` writes its table here."
+_MOST_SHOWN = 20  # images, where there is no preview
+_MOST_NAMED = 200  # classes
+_PAPERS = {
+    "lgm": ("Linear Gradient Matching", "2511.16674"),
+    "clp": ("Closed-Form Linear-Probe distillation", "2605.07194"),
+    "sfm": ("Statistical Flow Matching", "2602.05391"),
+}
+_BEGAN = {
+    "real": "**These images began as photos**: each started as a real image of its class, and may still show it.",
+    "noise": "**These images began as noise.** They were optimised to carry what the photos say about their classes: "
+    "that is no proof of privacy.",
+}
+
+
+@dataclass(frozen=True)
+class Licence:
+    """Who may do what with a set.
+
+    Attributes:
+        name: As the hub names it, such as ``cc0-1.0``; ``unknown`` until somebody knows.
+        sentence: For people.
+    """
+
+    name: str = "unknown"
+    sentence: str = (
+        "Not stated yet. The images were made from photos, so the licence of the photos decides: put it here and into "
+        "the first lines of this file."
+    )
+
+
+@dataclass(frozen=True)
+class CardOf:
+    """What a card is about.
+
+    Attributes:
+        run: What made the set.
+        files: Its image files, below ``images/``.
+        labels: The class of each image.
+        image_size: Side of the images in pixels.
+        licence: See `Licence`.
+    """
+
+    run: RunRecord
+    files: Sequence[str]
+    labels: Sequence[int]
+    image_size: int
+    licence: Licence = Licence()
+
+
+def write_card(folder: Path, about: CardOf) -> None:
+    """Write the card of a set into its folder."""
+    with whole_file(folder / CARD) as temporary:
+        temporary.write_text(card_text(folder, about), encoding="utf-8", newline="\n")
+
+
+def card_text(folder: Path, about: CardOf) -> str:
+    """The card of a set.
+
+    Args:
+        folder: The folder of the set, for what lies beside the images.
+        about: The set.
+    """
+    parts = [
+        f"---\n{_front_matter(about)}---",
+        f"# {escaped(_title(about.run))}",
+        *_what_it_is(about),
+        _picture(folder, about),
+        "## Load it\n\n" + _loading(about),
+        "## Scores\n\n" + _part(SCORES, _NO_SCORES),
+        "## Made from\n\n" + _made_from(folder, about.run),
+        "## What of the real data is in it\n\n" + _part(REAL_DATA, real_data(folder, about.run)),
+        "## Licence\n\n" + about.licence.sentence,
+        "## Citation\n\n" + _citation(about.run),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def rewrite(folder: Path, name: str, content: str) -> bool:
+    """Replace a part of the card in ``folder``.
+
+    Returns:
+        Whether there is a card that has this part; without one, nothing is changed.
+    """
+    path = folder / CARD
+    try:
+        before = path.read_bytes().decode("utf-8")
+    except (OSError, UnicodeDecodeError):
+        return False
+    pattern = re.compile(re.escape(_begin(name)) + ".*?" + re.escape(_END), re.DOTALL)
+    after, count = pattern.subn(lambda _: _part(name, content), before, count=1)
+    if count and after != before:
+        with whole_file(path) as temporary:
+            temporary.write_bytes(after.encode("utf-8"))
+    return count > 0
+
+
+def real_data(folder: Path, run: RunRecord) -> str:
+    """What a set holds of the real data beside its images, as a list."""
+    held = []
+    if run.head is not None:
+        held.append(f"- the head of {escaped(published(run.head.encoder))}: a linear classifier fitted on all real "
+                    "features (`tensors.safetensors`)")  # fmt: skip
+    if run.soft_labels is not None:
+        held.append(f"- soft labels ({escaped(run.soft_labels.kind)}), which were fitted on the real features")
+    if any(folder.glob(STATISTICS)):
+        held.append("- class counts, means and second moments of the real features (`statistics-….stats`): see "
+                    "docs/statistics.md before you publish them")  # fmt: skip
+    if (folder / HELD_OUT).exists():
+        held.append(f"- the names of the files that were held out (`{HELD_OUT}`)")
+    return "\n".join(held) if held else "Nothing beside the images."
+
+
+def write_held_out(folder: Path, names: Sequence[str]) -> None:
+    """Write the names of images that were held out, one a line, if there are any."""
+    if names:
+        with whole_file(folder / HELD_OUT) as temporary:
+            text = "".join(f"{printable(name)}\n" for name in names)
+            temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+# ---------------------------------------------------------------------------------------------------
+# Parts
+
+
+def _front_matter(about: CardOf) -> str:
+    run, count = about.run, len(about.labels)
+    tags = ["dataset-distillation", "linear-probe", "probedistill", *([run.method] if run.method in _PAPERS else [])]
+    content = {
+        "license": about.licence.name,
+        "pretty_name": _title(run),
+        "task_categories": ["image-classification"],
+        "tags": tags,
+        "size_categories": ["n<1K" if count < 1000 else "1K<n<10K" if count < 10_000 else "10K<n<100K"],
+        # Without this, datasets would read the scores and the preview as data, too.
+        "configs": [
+            {"config_name": "default", "data_files": [{"split": "train", "path": f"{IMAGES}/**"}]},
+        ],
+    }
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=1000)
+
+
+def _title(run: RunRecord) -> str:
+    name = printable(re.sub(r"^(folder|wds):", "", published(run.images.spec)))
+    return f"{name}, distilled" if run.encoders and run.config.steps else f"{name}, a few images per class"
+
+
+def _what_it_is(about: CardOf) -> Iterator[str]:
+    run, count, classes = about.run, len(about.labels), len(about.run.class_names)
+    synthetic = bool(run.encoders) and run.config.steps > 0
+    kind = "synthetic" if synthetic else "real" if run.begun_from == "real" else "labelled"
+    yield (
+        f"{count:,} {kind} images of {classes:,} classes, {about.image_size} × {about.image_size} pixels. They are "
+        "made to train linear probes on frozen vision encoders, in seconds."
+    )
+    if synthetic:
+        yield _BEGAN.get(run.begun_from, "")
+    elif run.begun_from == "real":
+        yield "**These are real images**, chosen from the training images and cut to the encoder's input."
+
+
+def _picture(folder: Path, about: CardOf) -> str:
+    if (folder / PREVIEW).exists():
+        return f"![The images with their classes]({PREVIEW})"
+    shown = list(zip(about.files, about.labels))[:_MOST_SHOWN]
+    return " ".join(
+        f"![{escaped(about.run.class_names[label])}](<{_address(f'{IMAGES}/{file}')}>)" for file, label in shown
+    )
+
+
+def _loading(about: CardOf) -> str:
+    augment, source = about.run.config.augment, about.run.source
+    size = source.input_size if source is not None else about.image_size
+    scale, ratio = (", ".join(f"{float(value):.4g}" for value in pair) for pair in (augment.scale, augment.ratio))
+    normalise = "mean and deviation of your encoder"
+    if source is not None and source.mean is not None and source.std is not None:
+        values = [", ".join(f"{value:.4g}" for value in part) for part in (source.mean, source.std)]
+        normalise = f"({values[0]}), ({values[1]})"
+    transform = (
+        f"T.Compose([T.RandomResizedCrop({size}, ({scale}), ({ratio})), T.RandomHorizontalFlip({augment.flip:g}), "
+        "T.ToTensor(),"
+        if augment.kind == "random"
+        else f"T.Compose([T.Resize(({size}, {size})), T.ToTensor(),"
+    )
+    last = f"T.Normalize({normalise})" if normalise.startswith("(") else f"T.Normalize(…)  # {normalise}"
+    closing = "])" if normalise.startswith("(") else "\n     ])"
+    code = f"""from probedistill import DistilledSet                    # images, labels, names, history
+distilled = DistilledSet.load("FOLDER")                  # or "hub:USER/NAME"
+
+from datasets import load_dataset                        # columns: image, label, class_name
+data = load_dataset("FOLDER", split="train")             # or "USER/NAME"
+
+import torchvision.transforms as T                       # views that probes are trained on
+from torchvision.datasets import ImageFolder
+views = {transform}
+                   {last}{closing}
+data = ImageFolder("FOLDER/{IMAGES}", views)"""
+    names = ", ".join(escaped(name) for name in about.run.class_names[:_MOST_NAMED])
+    more = ", …" if len(about.run.class_names) > _MOST_NAMED else ""
+    return f"{_fenced(code, 'python')}\n\nClasses, by number from 0: {names}{more}."
+
+
+def _made_from(folder: Path, run: RunRecord) -> str:
+    images = run.images
+    lines = [f"- images: {escaped(published(images.spec))}, {escaped(images.split)}: {images.count:,} images "
+             f"(fingerprint `{escaped(images.fingerprint[:12])}`)"]  # fmt: skip
+    if run.test is not None:
+        test = run.test
+        named = f", listed in [{HELD_OUT}]({HELD_OUT})" if (folder / HELD_OUT).exists() else ""
+        lines.append(f"- held out, and not seen by the set: {escaped(published(test.spec))}, {escaped(test.split)}: "
+                     f"{test.count:,} images (fingerprint `{escaped(test.fingerprint[:12])}`){named}. Test elsewhere "
+                     "on these alone")  # fmt: skip
+        if test.split.startswith("holdout"):
+            lines.append("- how it was split: within each class the images are ordered by the SHA-256 of "
+                         "`probedistill holdout 0`, a line feed and their name; the first share is out")  # fmt: skip
+    else:
+        lines.append("- held out: not recorded; the images above were seen")
+    lines += [f"- encoder: {escaped(published(str(encoder)))} (fingerprint `{escaped(encoder.fingerprint[:12])}`)"
+              for encoder in run.encoders]  # fmt: skip
+    if run.encoders:
+        how = f"{run.config.steps:,} steps, seed {run.config.seed}" if run.config.steps else f"seed {run.config.seed}"
+        lines.append(f"- method: {escaped(run.method)}, {how}")
+    versions = ", ".join(f"{name} {version}" for name, version in run.versions.items())
+    lines += [f"- versions: {escaped(versions)}"] if versions else []
+    command = _command(folder, run)
+    return "\n".join(lines) + (f"\n\nMade again by\n\n{_fenced(command, 'sh')}" if command else "")
+
+
+def _command(folder: Path, run: RunRecord) -> str | None:
+    if not run.encoders or run.export is not None or run.statistics or not (folder / CONFIG).exists():
+        return None
+    if run.config.steps:
+        return f"probedistill distill --config {CONFIG} --out again"
+    options = f"--images-per-class {run.config.images_per_class} --seed {run.config.seed}"
+    return f"probedistill baseline --config {CONFIG} --save {quote(run.method)} {options} --out again"
+
+
+def _citation(run: RunRecord) -> str:
+    lines = ["- of the photos: put it here"]
+    if run.method in _PAPERS:
+        name, number = _PAPERS[run.method]
+        lines.append(f"- of the method: {name}, [arXiv {number}](https://arxiv.org/abs/{number})")
+    return "\n".join([*lines, "- of the tool: probedistill, `CITATION.cff`"])
+
+
+# ---------------------------------------------------------------------------------------------------
+# Text
+
+
+def escaped(text: str) -> str:
+    """Text that Markdown shows letter by letter, on one line.
+
+    >>> escaped("a|b <i> [x](y) *")
+    'a\\\\|b &lt;i&gt; \\\\[x\\\\]\\\\(y\\\\) \\\\*'
+    """
+    plain = " ".join(printable(text).split())
+    found = re.sub(r"([\\`*_{}\[\]()#!|~$^=]|://|^[-+>]|(?<=\d)\.(?= ))", _backslashes, plain)
+    return found.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("@", "&#64;")
+
+
+def _backslashes(match: re.Match[str]) -> str:
+    return "\\:\\/\\/" if match[0] == "://" else "\\" + match[0]
+
+
+def _fenced(code: str, language: str) -> str:
+    longest = max((len(run) for run in re.findall("`+", code)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language}\n{printable(code, lines=True)}\n{fence}"
+
+
+def _address(path: str) -> str:
+    from urllib.parse import quote as url_quote
+
+    return url_quote(path)
+
+
+def published(spec: str) -> str:
+    """A name of images or of an encoder without the folders of this machine: of a path the last part.
+
+    >>> published("folder:/home/me/photos"), published("hf:user/repo"), published("wds:../x/train-{000..9}.tar")
+    ('folder:photos', 'hf:user/repo', 'wds:train-{000..9}.tar')
+    """
+    kind, _, place = spec.partition(":")
+    if kind in ("folder", "wds"):
+        return f"{kind}:{_last(place)}"
+    return _PATH.sub(lambda match: _last(match[0]), spec)
+
+
+_PATH = re.compile(r"(?<!\w)[A-Za-z]:[\\/][^:]*|(?<![\w.-])(~\w*|\.{1,2})?[\\/][^:]*|[^\s:]*\\[^:]*")
+"""A path that says something of this machine: absolute, of a home folder, or upwards from where one is."""
+
+
+def _last(path: str) -> str:
+    return re.split(r"[\\/]", path.rstrip("\\/"))[-1] or "…"
+
+
+def _begin(name: str) -> str:
+    return f"<!-- probedistill: {name} -->"
+
+
+def _part(name: str, content: str) -> str:
+    # A comment cannot be closed from within: names are escaped, and a number holds no bracket.
+    return f"{_begin(name)}\n{content}\n{_END}"
