@@ -11,6 +11,7 @@ from probedistill import (
     ClassStatistics,
     DistilledSet,
     FeatureBank,
+    LinearProbe,
     UserError,
     class_statistics,
     distill,
@@ -26,6 +27,7 @@ from probedistill.objectives.lgm import lgm_objective
 from probedistill.objectives.moments import Draws, RealMoments
 from probedistill.objectives.real import RealFeatures
 from probedistill.objectives.sfm import sfm_objective
+from probedistill.probes.of_statistics import ridge_head
 
 # ---------------------------------------------------------------------------------------------------
 # Runs that keep their statistics
@@ -236,9 +238,20 @@ def test_a_run_of_two_encoders_takes_statistics_of_both(from_statistics, run_cli
     assert "are of encoder 'helpers_encoders:tiny'" in lacks
 
 
+def test_the_head_of_all_features_needs_no_images(from_statistics, parties, tmp_path):
+    """W* of statistics is the ridge probe of the pooled features."""
+    features = bank([0] * 30 + [1] * 20 + [2] * 40, dim=6)
+    weight, bias = ridge_head(moments(features).statistics)
+    probe = LinearProbe("ridge").fit(features.centre, features.labels)
+    torch.testing.assert_close(weight, torch.from_numpy(probe.coef_), rtol=1e-8, atol=1e-10)
+    torch.testing.assert_close(bias, torch.from_numpy(probe.intercept_), rtol=1e-8, atol=1e-10)
+    assert from_statistics(parties, "--keep-head", "--out", tmp_path / "run").code == 0
+    head = DistilledSet.load(tmp_path / "run").head
+    assert head.weight.shape == (2, 24)
+
+
 REFUSED = {
     "real": (["--canvas.init", "real"], "canvas.init 'real' needs the real images"),
-    "head": (["--keep-head"], "keep_head needs the real images"),
     "soft": (["--soft-labels", "learned"], "soft_labels 'learned' needs the real images"),
     "fresh": (["--method", "lgm", "--preset", "paper"], "lgm.fresh needs the real images"),
     "unbalanced": (["--method", "lgm", "--lgm.no-balanced"], "lgm.balanced False weighs classes by their number"),

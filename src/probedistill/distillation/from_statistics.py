@@ -10,6 +10,8 @@ from ..config import DistillConfig, StatisticsConfig
 from ..encoders.encoder import Encoder
 from ..errors import UserError
 from ..features.statistics import ClassStatistics, load_statistics, merge_statistics
+from ..probes.of_statistics import ridge_head
+from ..store.distilled import Head
 from ..store.run_record import ImagesRecord
 
 
@@ -77,7 +79,7 @@ def settled(config: DistillConfig, statistics: Sequence[ClassStatistics]) -> Dis
         config = replace(config, method="sfm")
     config = config.resolve(without_images=True)
     check_without_images(config)
-    if needs_second_moments(config):
+    if needs_second_moments(config) or config.keep_head:
         for one in means_alone:
             one.second_moments()  # says so
     return config
@@ -87,7 +89,6 @@ def check_without_images(config: DistillConfig) -> None:
     """Refuse what a resolved config wants of images that are not there."""
     wishes = {
         "canvas.init 'real'": (config.canvas.init == "real", "leave it out: the images start from noise"),
-        "keep_head": (config.keep_head, "leave it out"),
         f"soft_labels {config.soft_labels!r}": (config.soft_labels != "none", "leave it out"),
         "lgm.fresh": (config.method == "lgm" and config.lgm.fresh, "leave it out"),
     }
@@ -111,6 +112,13 @@ def needs_second_moments(config: DistillConfig) -> bool:
     if config.method == "sfm":
         return config.sfm.normalize == "center_l2"
     return config.method in ("clp", "lgm")
+
+
+def head_of(statistics: ClassStatistics) -> Head:
+    """W*: what a ridge probe learns from all the features behind statistics."""
+    weight, bias = ridge_head(statistics)
+    encoder = statistics.about.encoder
+    return Head(weight.float(), bias.float(), encoder.name, encoder.fingerprint)
 
 
 def images_record(statistics: Sequence[ClassStatistics]) -> ImagesRecord:

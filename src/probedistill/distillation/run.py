@@ -56,7 +56,7 @@ from .callbacks import (
 )
 from .engine import Distiller
 from .folder import NoFolder, RunFolder, begun_by_this_launch
-from .from_statistics import images_record, read_statistics, settled, statistics_for
+from .from_statistics import head_of, images_record, read_statistics, settled, statistics_for
 from .options import DistillOptions, with_options
 from .start import load_method, make_distiller
 
@@ -480,7 +480,9 @@ def _finish(session: _Session) -> DistilledSet:
     synthetic = distiller.images().float().cpu()
     distilled = DistilledSet(synthetic, distiller.labels.cpu(), record.class_names, record)
     config = task.config
-    if config.soft_labels != "none" or config.keep_head:
+    if task.data.train is None and config.keep_head:
+        distilled = replace(distilled, head=head_of(task.data.statistics[0]))
+    elif config.soft_labels != "none" or config.keep_head:
         from ..ship.labels import with_extras
 
         distilled = with_extras(
