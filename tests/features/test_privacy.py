@@ -128,6 +128,9 @@ def test_distilling_keeps_the_promise_and_what_would_break_it_is_refused(run_cli
     assert DistilledSet.load(run).run.config.method == "sfm", "what needs means alone"
     assert DistilledSet.load(run).run.privacy == ClassStatistics.load(file).about.privacy
     assert "(2, 1e-05)-differentially private" in run_cli("info", run).out
+    card = (run / "README.md").read_text(encoding="utf-8")
+    assert "sums of features alone, which came from: a." in card
+    assert "are (2, 1e-05)-differentially private" in card
     assert "labels or a head of the photos would end that" in run_cli("label", run, *images, "--keep-head").error()
 
 

@@ -183,8 +183,24 @@ def _what_it_is(about: CardOf) -> Iterator[str]:
     )
     if synthetic:
         yield _BEGAN.get(run.begun_from, "")
+        yield from _of_statistics(run)
     elif run.begun_from == "real":
         yield "**These are real images**, chosen from the training images and cut to the encoder's input."
+
+
+def _of_statistics(run: RunRecord) -> Iterator[str]:
+    """What is to be said of a set that was distilled without images."""
+    if not run.statistics:
+        return
+    parties = ", ".join(escaped(part.name) for part in run.statistics[0].parts if not part.removed)
+    yield f"**No photo was at hand.** The set was made from sums of features alone, which came from: {parties}."
+    promise = run.privacy
+    if promise is not None and promise.epsilon is not None:
+        yield (
+            f"**The sums, and so this set, are ({promise.epsilon:g}, {promise.delta:g})-differentially private**: "
+            f"{escaped(promise.adjacency)}; bounded by {escaped(promise.clipping)}; noise by "
+            f"{escaped(promise.library)}. Class names are not covered."
+        )
 
 
 def _picture(folder: Path, about: CardOf) -> str:
@@ -232,7 +248,10 @@ def _made_from(folder: Path, run: RunRecord) -> str:
     images = run.images
     lines = [f"- images: {escaped(published(images.spec))}, {escaped(images.split)}: {images.count:,} images "
              f"(fingerprint `{escaped(images.fingerprint[:12])}`)"]  # fmt: skip
-    if run.test is not None:
+    if run.test is not None and run.statistics:
+        lines.append(f"- tested along the way on: {escaped(published(run.test.spec))}, {escaped(run.test.split)}; "
+                     "whether the sums hold these images is not known")  # fmt: skip
+    elif run.test is not None:
         test = run.test
         named = f", listed in [{HELD_OUT}]({HELD_OUT})" if (folder / HELD_OUT).exists() else ""
         lines.append(f"- held out, and not seen by the set: {escaped(published(test.spec))}, {escaped(test.split)}: "
