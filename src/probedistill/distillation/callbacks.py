@@ -15,6 +15,7 @@ or ``--callback module:mine:make``, where ``make()`` returns a callback. Under t
 
 from __future__ import annotations
 
+import io
 import math
 import time
 from collections.abc import Sequence
@@ -217,9 +218,11 @@ class Growing(Callback):
         if not self.enabled:
             return
         try:
-            from IPython.display import display
+            from IPython.display import Image, display
 
-            picture = grid(preview.images, list(preview.titles))
+            stream = io.BytesIO()
+            grid(preview.images, list(preview.titles)).save(stream, format="PNG")
+            picture = Image(stream.getvalue(), format="png")
             if self._shown is None:
                 self._shown = display(picture, display_id=True)
             else:

@@ -142,7 +142,8 @@ def number(value: float | None, digits: int = 2) -> str:
 
 def as_text(*what: Any, width: int = 100, **options: Any) -> str:
     """What ``Console.print`` makes of these on a page of that width, without colours."""
-    console = Console(width=width, no_color=True)
+    # A notebook is no terminal either: without escapes, and nothing is displayed by the way.
+    console = Console(width=width, no_color=True, force_terminal=False, force_jupyter=False)
     with console.capture() as captured:
         console.print(*what, **options)
     return captured.get().rstrip()
