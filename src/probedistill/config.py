@@ -30,6 +30,11 @@ if TYPE_CHECKING:
 Precision = Literal["fp32", "bf16", "fp16"]
 BASELINES = ("random", "centroids", "herding", "kmedoids", "neighbours", "full", "means")
 MATRIX_BASELINES = ("random", "centroids", "full")
+DEFAULT_BASELINES = (
+    ["random", "centroids", "herding", "neighbours", "full"],
+    ["random", "centroids", "herding", "full"],
+)
+"""Rows beside a distilled set, and rows without one."""
 SOFT_LABELS = ("none", "source", "learned")
 Config = TypeVar("Config", bound="DataclassInstance")
 MASKS = ("auto", "bright", "dark", "round")
@@ -420,9 +425,10 @@ class EvaluateConfig:
     sgd_views: int | None = None
     """Number of different views that sgd cycles through. Default: as many as for the other probes. 1000 with 1,000
     epochs is exactly the papers' protocol: new views in each epoch."""
-    baselines: list[str] = field(default_factory=lambda: ["random", "centroids", "neighbours", "full"])
+    baselines: list[str] = field(default_factory=lambda: list(DEFAULT_BASELINES[0]))
     """Rows of real images to compare with: random; centroids (nearest to the class mean); herding and kmedoids, the
-    fair ones beyond one image per class; neighbours of the synthetic images; full; means = class-mean features."""
+    fair ones beyond one image per class; neighbours of the synthetic images; full; means = class-mean features. The
+    default leaves out herding at one image per class, where it is the centroid."""
     full_views: int = 0
     """Augmented views of each image of the full real data, beside its centre crop; more than 0 made no difference."""
     full_epochs: int = 100

@@ -9,6 +9,7 @@ import torch
 
 from conftest import TINY
 from probedistill import DistilledSet, UserError, evaluate, extract_features, load_encoder, load_splits
+from probedistill.config import DEFAULT_BASELINES
 from probedistill.evaluation.real_sets import CHOICES, real_set
 
 QUICK = {"seeds": 1, "views": 0, "full_views": 0, "progress": False}
@@ -34,7 +35,7 @@ def test_its_images_are_those_of_the_row(encoder, data, choice):
     features = encoder(found.float_images)
     assert float(torch.cdist(features, bank.centre).min(dim=1).values.max()) < 1e-4
     row = evaluate(None, encoder, *data, baselines=[choice], images_per_class=2, **QUICK)[ROWS[choice]]
-    own = evaluate(found, encoder, None, data[1], **QUICK)["distilled"]
+    own = evaluate(found, encoder, None, data[1], **QUICK)[f"{ROWS[choice]}, saved"]
     assert own.images == row.images == 4
     assert own.top1 == pytest.approx(row.top1, abs=0.1)
 
@@ -57,6 +58,15 @@ def test_every_command_takes_it(run_cli, photos, tmp_path):
     ):  # fmt: skip
         outcome = run_cli(*arguments)
         assert outcome.code == 0, outcome.err
+        assert "distilled images" not in outcome.out
+    scores = json.loads(next(out.glob("evaluation-*.json")).read_text())
+    assert scores["rows"][0]["name"] == "herding, saved"
+    sources = json.loads((tmp_path / "t" / "transfer.json").read_text())["sources"]
+    assert sources[0]["name"].startswith("herding, real images")
+    assert run_cli("runs", tmp_path).out.count("herding") >= 1
+    page = tmp_path / "page.html"
+    assert run_cli("report", out, "--out", page, "--no-progress").code == 0
+    assert "4 real images (herding, saved) train a ridge probe" in page.read_text()
     assert run_cli(*command, "--save", "random", "--out", out).error().endswith("is there already; give another folder")
 
 
@@ -80,3 +90,23 @@ def test_what_cannot_be_saved(run_cli, photos, encoder, data):
         real_set("herdin", encoder, data[0])
     with pytest.raises(UserError, match="images_per_class 7 is more than class"):
         real_set("herding", encoder, data[0], images_per_class=7)
+
+
+@pytest.mark.parametrize(("count", "rows"), [(1, {"random real", "centroids", "full real data"}), (2, {"herding"})])
+def test_beyond_one_image_a_class_the_default_has_a_fair_row(encoder, data, count, rows):
+    """The images nearest to the mean are near-duplicates; one herded image is the medoid itself."""
+    found = evaluate(None, encoder, *data, baselines=DEFAULT_BASELINES[1], images_per_class=count, **QUICK)
+    names = {row.name for row in found.rows}
+    assert rows <= names
+    assert ("herding" in names) == (count > 1)
+    if count == 1:
+        named = evaluate(None, encoder, *data, baselines=["centroids", "herding"], **QUICK)
+        assert named["herding"].scores == named["centroids"].scores
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 6])
+@pytest.mark.parametrize("choice", ["herding", "kmedoids"])
+def test_the_fair_baselines_are_there_at_every_number_of_images(encoder, data, choice, count):
+    found = real_set(choice, encoder, data[0], images_per_class=count)
+    assert found.labels.tolist() == [0] * count + [1] * count
+    assert len(found.float_images.flatten(1).unique(dim=0)) == 2 * count  # no image twice

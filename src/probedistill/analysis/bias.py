@@ -343,7 +343,8 @@ def bias_of(
         means = class_means(bank.centre, bank.labels, bank.num_classes)
         baseline["class_means"] = resemblance(directions, means, torch.arange(bank.num_classes))
         baseline["medoids"] = resemblance(directions, bank.centre[rows], bank.labels[rows])
-    by_group = {key: _group_scores(scores[row, probe], usual, names) for key, row in _ROWS.items()}
+    rows_of = {**_ROWS, "distilled": scores.context.set_name}  # real images that were saved have another name
+    by_group = {key: _group_scores(scores[row, probe], usual, names) for key, row in rows_of.items()}
     overlap = directions.overlap if directions else None
     about = EncoderAbout.of(encoder)
     return BiasEntry(name, distilled.class_names, about, Accuracy(**by_group), own, baseline, overlap)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..evaluation.result import DISTILLED, load_evaluation
+from ..evaluation.result import load_evaluation
 from ..show.results import Result
 from ..show.tables import NOTHING, Table, percent
 from ..store.files import whole_file
@@ -214,6 +214,6 @@ def _accuracies(folder: Path, names: Sequence[str]) -> tuple[Accuracy, ...]:
                 continue
             encoder = f"{result.context.encoder.name} at {result.context.encoder.input_size} px"
             for row in result.rows:
-                if row.name == DISTILLED:
+                if row.name == result.context.set_name:
                     found.setdefault((encoder, row.probe), {})[name] = row.top1
     return tuple(Accuracy(*key, tuple(scores), tuple(scores.values())) for key, scores in found.items())

@@ -30,6 +30,7 @@ from ..encoders.named import display_names, own_encoder
 from ..encoders.pool import EncoderPool
 from ..errors import UserError, by_caller, option
 from ..evaluation.protocol import evaluate
+from ..evaluation.result import row_name
 from ..features.classes import medoids
 from ..features.store import FeatureStore
 from ..images.labelled import LabelledImages
@@ -156,6 +157,8 @@ class _Set:
     @property
     def way(self) -> str:
         """The method, and whether it began with real images: what a row is called."""
+        if self.distilled.run.baseline is not None:
+            return f"{self.method}, real images"
         return f"{self.method} from real" if self.distilled.run.begun_from == "real" else self.method
 
     @property
@@ -412,7 +415,7 @@ class _Bench:
         if cell.inherits:
             more = {"source": self._source_encoder(held), "head": held.distilled.head}
         if cell.kind == "distilled":
-            row, distilled = "distilled", held.distilled
+            row, distilled = row_name(held.distilled.run), held.distilled
         else:
             row, protocol["baselines"] = ROWS[cell.kind], [cell.kind]
             if cell.kind == "centroids":  # of the chosen images alone, every one is a medoid

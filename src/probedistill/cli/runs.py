@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from ..config import DistillConfig, EncoderConfig, EvaluateConfig, ImagesConfig, RunConfig, StatisticsConfig
+from ..config import (
+    DEFAULT_BASELINES,
+    DistillConfig,
+    EncoderConfig,
+    EvaluateConfig,
+    ImagesConfig,
+    RunConfig,
+    StatisticsConfig,
+)
 from ..errors import UserError, explained
 from .app import EncoderOptions, Images, Probes, command, config_flag, flat, panel, show
 
@@ -228,8 +236,9 @@ def _source(folder: Path, spec: str | None, distilled: DistilledSet, target: Enc
 class _BaselineOptions(EvaluateConfig):
     """Flags of baseline."""
 
-    baselines: list[str] = field(default_factory=lambda: ["random", "centroids", "full"])
-    """Rows: random, centroids (class medoids), full; means = class-mean features."""
+    baselines: list[str] = field(default_factory=lambda: list(DEFAULT_BASELINES[1]))
+    """Rows: random, centroids (class medoids), herding, kmedoids, full; means = class-mean features. The default leaves
+    out herding at one image per class, where it is the centroid."""
 
 
 @command(ImagesConfig, EncoderConfig, EvaluateConfig)

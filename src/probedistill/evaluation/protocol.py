@@ -27,7 +27,6 @@ from ..store.distilled import DistilledSet, Head
 from .cost import say_cost
 from .on_card import show_on_card
 from .result import (
-    DISTILLED,
     NO_AUGMENTATION,
     Context,
     Evaluation,
@@ -37,6 +36,7 @@ from .result import (
     ScoredOn,
     TrainedOn,
     load_evaluation,
+    row_name,
 )
 from .training_sets import Baselines, SyntheticImages, TrainingSet
 
@@ -69,7 +69,8 @@ def evaluate(
 
     Every row is tested on the centre crops of ``test``. Training views are random resized crops and
     flips (no noise), by the augmentation that the set was distilled with unless ``augment`` is given. A set with
-    soft labels is scored with them, in the row "distilled", and with its hard labels in a row of its own.
+    soft labels is scored with them, in the row "distilled", and with its hard labels in a row of its own. Real
+    images that `baseline --save` kept are called by their baseline, as in "herding, saved".
 
     The probe ``"inherited"`` takes the set's head (`InheritedProbe`). Its projector is fitted on the images of each
     row; "full real data" and "class-mean features" are scored with ridge in its place.
@@ -157,6 +158,7 @@ def evaluate(
         soft_labels=distilled.run.soft_labels if distilled is not None else None,
         chosen_by=_scored_by(chooser) if train is not None and chooser.fingerprint != encoder.fingerprint else None,
         version=__version__,
+        **({"set_name": row_name(distilled.run)} if distilled is not None else {}),
     )
     return _scored(scorer, sets, context, Path(out) if out is not None else None, store)
 
@@ -204,7 +206,7 @@ def _rows_of_before(out: Path | None, context: Context) -> dict[tuple[str, str, 
     return {
         row.key: row
         for row in before.rows
-        if (same_set or not row.name.startswith((DISTILLED, "neighbours"))) and (same_head or not row.head)
+        if (same_set or not row.name.startswith((own.set_name, "neighbours"))) and (same_head or not row.head)
     }
 
 
@@ -223,12 +225,13 @@ def _synthetic(
 ) -> list[TrainingSet]:
     """The images as they are shipped and, if asked for, as they were optimised."""
     soft = None if config.hard_labels else distilled.soft_labels
-    images = {DISTILLED: distilled.images}
+    name = row_name(distilled.run)
+    images = {name: distilled.images}
     if config.floats:
-        images[f"{DISTILLED}, float"] = distilled.float_images
+        images[f"{name}, float"] = distilled.float_images
     return [
-        SyntheticImages(name, soft, images=one, labels_of_images=distilled.labels, augment=augment, store=store)
-        for name, one in images.items()
+        SyntheticImages(row, soft, images=one, labels_of_images=distilled.labels, augment=augment, store=store)
+        for row, one in images.items()
     ]
 
 

@@ -20,14 +20,21 @@ from ..show.results import Result
 from ..show.tables import NOTHING, Table, percent, points
 from ..store.locks import PATIENCE, claimed
 from ..store.records import as_plain, read_record, write_record
-from ..store.run_record import SoftLabelsRecord
+from ..store.run_record import RunRecord, SoftLabelsRecord
 from .measures import augmentation_robust_score, label_robust_score
 
 DISTILLED, RANDOM_REAL, FULL_REAL = "distilled", "random real", "full real data"
+BASELINE_ROWS = {"random": RANDOM_REAL, "centroids": "centroids", "herding": "herding", "kmedoids": "k-means medoids"}
+"""Baseline of real images → the name of its row."""
 NO_AUGMENTATION = ", no augmentation"
 """Behind the name of a probe that was fitted on centre views alone."""
 KIND = "evaluation"
 _DEFAULT = EvaluateConfig()
+
+
+def row_name(run: RunRecord) -> str:
+    """What the row of a set is called: "distilled", or which real images it holds."""
+    return DISTILLED if run.baseline is None else f"{BASELINE_ROWS.get(run.baseline, run.baseline)}, saved"
 
 
 @dataclass(frozen=True)
@@ -137,6 +144,7 @@ class Context:
         soft_labels: How the soft labels were made, if the set has any.
         chosen_by: The encoder that chose the real images, if not the one that scored them.
         version: Version of the package.
+        set_name: What the set's row is called: `row_name` of its record.
     """
 
     title: str
@@ -151,6 +159,7 @@ class Context:
     soft_labels: SoftLabelsRecord | None = None
     chosen_by: ScoredBy | None = None
     version: str = ""
+    set_name: str = DISTILLED
 
     def compared(self) -> dict[str, Any]:
         """What must be the same for rows to stand in one table, in the words of the options."""
@@ -252,12 +261,13 @@ class Evaluation(Result):
         cells = tuple(
             (row.name, row.probe, f"{row.images:,}", *(cell(row) for cell in known.values())) for row in self.rows
         )
-        baselines = tuple(i for i, row in enumerate(self.rows) if not row.name.startswith(DISTILLED))
+        baselines = tuple(i for i, row in enumerate(self.rows) if not row.name.startswith(self.context.set_name))
         return [Table(self.context.title, ("trained on", "probe", "images", *known), cells, dim=baselines, left=2)]
 
     def findings(self) -> list[str]:
         """How the distilled images do, and what an inherited head costs."""
-        found = [sentence for row in self.rows if row.name == DISTILLED for sentence in self._sentences(row)]
+        own = self.context.set_name
+        found = [sentence for row in self.rows if row.name == own for sentence in self._sentences(row)]
         if (cost := self.context.inherited) is not None:
             features = "with" if cost.source_features else "without"
             gap = "; gap to full: to ridge" if any(row.name == FULL_REAL for row in self.rows) else ""
@@ -274,8 +284,9 @@ class Evaluation(Result):
         if gain is not None:
             parts.append(f"{abs(100 * gain):.1f} points {'above' if gain >= 0 else 'below'} as many random real images")
         if parts:
-            found.append(f"{row.images:,} distilled images with {row.probe}: {' and '.join(parts)}.")
-        other = self._find(f"{DISTILLED}, float", row.probe)
+            what = "distilled images" if row.name == DISTILLED else f"real images ({row.name})"
+            found.append(f"{row.images:,} {what} with {row.probe}: {' and '.join(parts)}.")
+        other = self._find(f"{row.name}, float", row.probe)
         if other is not None:
             lost = 100 * (other.top1 - row.top1)
             found.append(f"8-bit images score {lost:.2f} points less than the float ones ({row.probe})")
@@ -356,6 +367,7 @@ class Evaluation(Result):
             train=own.train or theirs.train,
             inherited=own.inherited or theirs.inherited,
             images=own.images or theirs.images,
+            set_name=own.set_name if own.images else theirs.set_name,
         )
         return Evaluation(self.rows + others, context)
 

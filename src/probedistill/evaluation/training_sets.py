@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..config import AugmentConfig, EvaluateConfig
+from ..config import DEFAULT_BASELINES, AugmentConfig, EvaluateConfig
 from ..encoders.encoder import Encoder
 from ..features.bank import FeatureBank
 from ..features.classes import class_means, herding, k_medoids, medoids, neighbours, random_images
@@ -16,7 +16,7 @@ from ..features.encode import encode
 from ..features.store import FeatureStore
 from ..images.labelled import LabelledImages
 from ..store.distilled import DistilledSet
-from .result import FULL_REAL, RANDOM_REAL
+from .result import BASELINE_ROWS, FULL_REAL
 
 
 @dataclass(frozen=True)
@@ -155,16 +155,20 @@ class Baselines:
             chooser: The encoder of ``choosing``.
             distilled: The synthetic set, for its neighbours.
         """
+        names = BASELINE_ROWS
         makers: dict[str, Callable[[], TrainingSet | None]] = {
-            "random": lambda: self._images(RANDOM_REAL, lambda seed: random_images(*self._small, seed=seed)),
-            "centroids": lambda: self._images("centroids", always(medoids(*self._small))),
-            "herding": lambda: self._images("herding", always(herding(*self._small))),
-            "kmedoids": lambda: self._images("k-means medoids", always(k_medoids(*self._small))),
+            "random": lambda: self._images(names["random"], lambda seed: random_images(*self._small, seed=seed)),
+            "centroids": lambda: self._images(names["centroids"], always(medoids(*self._small))),
+            "herding": lambda: self._images(names["herding"], always(herding(*self._small))),
+            "kmedoids": lambda: self._images(names["kmedoids"], always(k_medoids(*self._small))),
             "neighbours": lambda: self._neighbours(chooser, distilled),
             "means": self._means,
             "full": self._full,
         }
-        made = [makers[name]() for name in self.config.baselines]
+        wanted = list(self.config.baselines)
+        if self.images_per_class == 1 and wanted in DEFAULT_BASELINES:
+            wanted.remove("herding")  # one image of a class that is herded is its medoid
+        made = [makers[name]() for name in wanted]
         return [one for one in made if one is not None]
 
     @property

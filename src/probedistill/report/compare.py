@@ -55,14 +55,16 @@ def _state(run: ShownRun) -> list[tuple[str, str]]:
         files = [path for path in (run.folder / "images").rglob("*") if path.suffix != ".jsonl" and path.is_file()]
         kib = sum(path.stat().st_size for path in files) / 1024
         side = run.pixels.shape[1]
-        found.append(("distilled images", f"{len(run.pixels):,} of {side} × {side} px, {kib:,.0f} KiB"))
+        what = "distilled images" if run.about.baseline is None else "shipped images"
+        found.append((what, f"{len(run.pixels):,} of {side} × {side} px, {kib:,.0f} KiB"))
     return found
 
 
 def _facts(run: ShownRun) -> list[tuple[str, str]]:
     about, images = run.about, run.about.images
+    made = f"{about.method}, preset {about.config.preset}, {about.config.steps or 0:,} steps"
     found = [
-        ("method", f"{about.method}, preset {about.config.preset}, {about.config.steps or 0:,} steps"),
+        ("method", made if about.baseline is None else f"none: real images, chosen by {about.baseline}"),
         ("seed", str(about.config.seed)),
     ]
     for number, encoder in enumerate(about.encoders, 1):

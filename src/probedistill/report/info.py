@@ -44,8 +44,11 @@ def _made_by(run: RunRecord) -> list[tuple[str, str]]:
     skipped = f", {len(run.skipped)} of them left out as unreadable" if run.skipped else ""
     more = ", …" if len(run.class_names) > _MOST_CLASSES else ""
     promise = [("privacy", str(run.privacy))] if run.privacy is not None else []
+    made = f"{run.method}, preset {config.preset}, {config.steps} steps"
+    if run.baseline is not None:
+        made = f"none: real images, chosen by {run.baseline}"
     return [
-        ("method", f"{run.method}, preset {config.preset}, {config.steps} steps, seed {config.seed}"),
+        ("method", f"{made}, seed {config.seed}"),
         ("encoder", "\n".join(encoders)),
         ("images", f"{images.spec} ({images.split}), {images.count:,} images{skipped}{parts}"),
         *promise,

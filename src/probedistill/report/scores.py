@@ -56,13 +56,14 @@ def score_table(runs: Sequence[ShownRun]) -> ScoreTable:
 def headline(run: ShownRun) -> str:
     """The result of a run in a sentence; empty without scores."""
     for evaluation in _own_first(run):
-        ours = next((row for row in evaluation.rows if row.name == DISTILLED), None)
+        ours = next((row for row in evaluation.rows if row.name == evaluation.context.set_name), None)
         if ours is not None:
             # Full real data are scored by what takes the place of a probe that needs images.
             same = (FULL_REAL, ours.on_features or ours.probe)
             full = next((row for row in evaluation.rows if (row.name, row.probe) == same), None)
             article = "an" if ours.probe[:1] in "aeiou" else "a"
-            text = f"{ours.images:,} distilled images train {article} {ours.probe} probe to {percent(ours.top1)} %"
+            what = "distilled images" if ours.name == DISTILLED else f"real images ({ours.name})"
+            text = f"{ours.images:,} {what} train {article} {ours.probe} probe to {percent(ours.top1)} %"
             return text + (f"; all {full.images:,} real images give {percent(full.top1)} %." if full else ".")
     return ""
 
@@ -71,7 +72,7 @@ def class_scores(run: ShownRun) -> dict[str, str]:
     """Accuracy of each class by the first probe of the first evaluation, the own encoder's if there is one."""
     for evaluation in _own_first(run):
         for row in evaluation.rows:
-            if row.name == DISTILLED:
+            if row.name == evaluation.context.set_name:
                 found = {
                     name: [s.per_class[name] for s in row.scores if name in s.per_class] for name in run.class_names
                 }

@@ -259,6 +259,11 @@ class RunRecord(History):
     soft_labels: SoftLabelsRecord | None = None
     head: HeadRecord | None = None
 
+    @property
+    def baseline(self) -> str | None:
+        """The name of the baseline that chose the images, for real ones; ``None`` for a set that was distilled."""
+        return self.config.method if self.config.steps == 0 else None
+
     def __post_init__(self) -> None:
         """Refuse views that cannot be drawn."""
         self.config.augment.check()
