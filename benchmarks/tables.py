@@ -621,6 +621,15 @@ def privacy(data: str) -> str:
         f"{made_by(content)} Top-1 %, mean ± standard deviation over {releases} releases, each with its own noise and "
         f"distillation seed; δ = {content['delta']:g}." + (f" Ridge, {'; '.join(real)}." if real else "")
     )
+def incremental() -> str:
+    content = read("incremental")
+    shown = [1, 2, 3, 5, 7, 10]
+    lines = [f"| after task | {' | '.join(map(str, shown))} |", "| --- " * (1 + len(shown)) + "|"]
+    for name, cells in content["accuracy"].items():
+        values = [cells[number - 1] for number in shown]
+        row = " | ".join("" if c is None else f"{100 * c['mean']:.1f} ± {100 * c['std']:.1f}" for c in values)
+        lines.append(f"| {name} | {row} |")
+    note = f"{made_by(content)} Top-1 %, mean ± std over {content['seeds']} seeds of order and distillation."
     return "\n".join([*lines, "", note])
 
 
@@ -628,6 +637,7 @@ TABLES = {
     "federated": federated,
     "privacy_clothing": partial(privacy, "clothing"),
     "privacy_grocery": partial(privacy, "grocery"),
+    "incremental": incremental,
     "migrate_accuracy": partial(migrate, "accuracy"),
     "migrate_forecast": partial(migrate, "forecast"),
     "search": search,

@@ -20,6 +20,7 @@ from .config import (
 )
 from .distillation.callbacks import Callback
 from .distillation.canvas import Canvas
+from .distillation.change import extend, forget
 from .distillation.engine import Distiller, Loop, Tower
 from .distillation.run import distill
 from .encoders.encoder import Encoder
@@ -101,7 +102,9 @@ __all__ = [
     "encoder_config",
     "evaluate",
     "export",
+    "extend",
     "extract_features",
+    "forget",
     "geometry",
     "load_encoder",
     "load_head",

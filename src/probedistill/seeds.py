@@ -64,6 +64,8 @@ class Stream(IntEnum):
     """Features drawn from statistics; key: class."""
     FORECAST = 24
     """Simulated features behind a forecast."""
+    FIXED_VIEWS = 25
+    """Views of synthetic images that a run holds fixed; with the keys step and tower: which of them a step takes."""
 
 
 def seed_of(seed: int, stream: Stream, *keys: int) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from conftest import TINY
+from helpers_images import make_image_folder
 from probedistill.store.tensors import load_tensors
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -38,6 +39,10 @@ COMMANDS = {
              "--views", "2", "--cache", "{cache}", "--no-progress", "--out", "{out}/bias"],
     "features": ["features", *PHOTOS, "--encoder", TINY, "--cache", "{out}/cache", "--no-progress"],
     "stats": ["stats", *MADE, "--out", "{out}/photos.stats"],
+    "merge": ["merge", "{out}/run", "{out}/other", "--same-classes", "--out", "{out}/merged"],
+    "forget": ["forget", "{out}/three", "--class", "hen", "--out", "{out}/left"],
+    "extend": ["extend", "{out}/three", "--images", "folder:{out}/new", "--all-images", "--encoder", TINY, "--cache",
+               "{cache}", "--no-progress", "--out", "{out}/more", "--resume"],
     "migrate": ["migrate", "{out}/run", "--encoder", f"{TINY}@40", "--source", TINY, "--cache", "{cache}",
                 "--no-progress", "--out", "{out}/head"],
 }  # fmt: skip
@@ -75,6 +80,13 @@ def begin(fork, photos, tmp_path_factory):
     words[words.index(str(place / "out/new"))] = str(place / "out/run")
     attempt = fork(*words)
     assert attempt.end(120) == 0, attempt.log.read_text()
+    shutil.copytree(place / "out/run", place / "out/other")
+    three = make_image_folder(place / "three", classes=("cat", "hen", "owl"), per_class=3)
+    words[words.index(f"folder:{photos}")] = f"folder:{three}"
+    words[words.index(str(place / "out/run"))] = str(place / "out/three")
+    attempt = fork(*words, "--keep-stats")
+    assert attempt.end(120) == 0, attempt.log.read_text()
+    make_image_folder(place / "out/new", classes=("dog", "pig"), per_class=2, splits=())
     files = sorted(path.relative_to(photos) for path in photos.rglob("*.png"))
     rows = [f"{file.as_posix()},{file.parts[-2]},{'red' if i % 2 else 'blue'}" for i, file in enumerate(files)]
     (place / "out" / "groups.csv").write_text("\n".join(["file,class,background", *rows]) + "\n")

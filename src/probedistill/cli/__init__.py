@@ -22,6 +22,7 @@ from . import (  # noqa: F401  registers them
     inspect_spaces,
     labels,
     migrate,
+    over_time,
     report,
     runs,
     runs_table,

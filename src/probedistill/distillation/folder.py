@@ -12,7 +12,7 @@ import logging
 import os
 import shutil
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,7 +24,8 @@ import yaml
 from torch import Tensor
 
 from ..config import DistillConfig, EncoderConfig, ImagesConfig, StatisticsConfig, without_none
-from ..errors import UserError, option
+from ..encoders.trust import read_yaml
+from ..errors import UserError, explained, option
 from ..features.statistics import ClassStatistics
 from ..machine.processes import Processes
 from ..show import previews as evolution
@@ -38,6 +39,7 @@ from ..store.files import (
     remove_leftovers,
     sync_folder,
     whole_file,
+    whole_folder,
     without_traces,
 )
 from ..store.layout import (
@@ -105,6 +107,8 @@ def identity(run: RunRecord) -> str:
     config = {k: v for k, v in as_plain(run.config).items() if k not in ("micro_batch", "also")}
     encoders = [(e.fingerprint, e.precision, e.weight) for e in run.encoders]
     decisive = [config, encoders, run.images.fingerprint, list(run.class_names)]
+    if run.base is not None:
+        decisive.append(as_plain(run.base))
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 
@@ -331,6 +335,49 @@ class RunFolder(NoFolder):
         sync_folder(self.path)
 
 
+def write_set(
+    out: Path, distilled: DistilledSet, statistics: Sequence[ClassStatistics], options: Mapping[str, Any]
+) -> None:
+    """Write a set that no run has made into a new folder, in one piece: killed at any point, it is whole or absent.
+
+    Args:
+        out: The folder; it must be empty or not there.
+        distilled: The set.
+        statistics: What it keeps, for each encoder.
+        options: What its ``config.yaml`` says.
+
+    Raises:
+        UserError: The folder holds something, or it cannot be written.
+    """
+    check_free(out)
+    titles = [distilled.class_names[label] for label in distilled.labels.tolist()]
+    with (
+        explained(f"cannot write {str(out)!r}", OSError, hint="free some space or choose another folder"),
+        without_traces(out.parent),
+        whole_folder(out) as partial,
+    ):
+        distilled.save(partial)
+        for number, one in enumerate(statistics):
+            one.save(partial / statistics_file(number, one.about.encoder.name, one.about.encoder.input_size))
+        if options:
+            (partial / CONFIG).write_text(yaml.safe_dump(dict(options), sort_keys=False), encoding="utf-8")
+        evolution.save_grid(partial / PREVIEW, distilled.images, titles)
+
+
+def check_free(out: Path) -> None:
+    """Raise `UserError` unless a folder can be written and holds nothing."""
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        raise UserError(f"out {str(out)!r} is there already; give another folder")
+    check_writable(out)
+
+
+def encoder_options(folder: Path) -> dict[str, Any]:
+    """What a run's ``config.yaml`` says of its encoder; nothing if there is no such file."""
+    path = folder / CONFIG
+    content = read_yaml(path, f"config {str(path)!r}") if path.is_file() else {}
+    return {name: value for name, value in content.items() if name in EncoderConfig.__dataclass_fields__}
+
+
 def begun_by_this_launch(folder: Path) -> bool:
     """Whether the run in ``folder`` was written since this process's parent (``torchrun``) was started."""
     try:
@@ -366,6 +413,8 @@ def _check_same(folder: Path, before: RunRecord, now: RunRecord) -> None:
                 f"{out} holds a run in precision {one.precision!r}, now {other.precision!r}; "
                 "repeat its settings, or choose another folder"
             )
+    if before.base != now.base:
+        raise UserError(f"{out} holds a run that goes on from other images; {_either()}")
     check_settings(folder, before.config, now.config)
 
 

@@ -41,6 +41,7 @@ from ..store.layout import CHECKPOINTS, check_class_names
 from ..store.pixels import as_shipped
 from ..store.records import as_plain
 from ..store.run_record import History, ImagesRecord, RunRecord, with_history
+from .base import Base
 from .callbacks import (
     Bar,
     Callback,
@@ -74,6 +75,7 @@ def distill(
     run: RunConfig | None = None,
     callbacks: Sequence[Callback] = (),
     strict: bool = False,
+    base: Base | None = None,
     **options: Unpack[DistillOptions],
 ) -> DistilledSet:
     """Distil labelled images into a few synthetic ones per class.
@@ -93,6 +95,7 @@ def distill(
         run: Output folder, resuming, checkpoints. Without ``out`` nothing is written.
         callbacks: Who else is told of steps and previews.
         strict: Raise on unreadable images instead of leaving them out with a warning.
+        base: A set that the run goes on from, as `extend` and `forget` make it.
 
     Returns:
         The synthetic images, also saved in ``out``. Equal inputs and seed give equal images, on the CPU bit for bit
@@ -116,7 +119,7 @@ def distill(
         data = _read_data(images, given, test, config, folder)
         with folder.claimed(team):
             folder.check()
-            task = _prepare(data, named, config, run, strict, team)
+            task = _prepare(data, named, config, run, strict, team, base)
             finished = folder.finished(task.record, team)
             if finished is not None:
                 return finished
@@ -146,6 +149,7 @@ class _Task:
         record: What will be written of the run.
         features: Where features come from.
         team: The processes that share the run.
+        base: The set that the run goes on from, if it does.
     """
 
     config: DistillConfig
@@ -155,6 +159,7 @@ class _Task:
     record: RunRecord
     features: FeatureStore
     team: Processes
+    base: Base | None = None
 
 
 @dataclass(frozen=True)
@@ -203,14 +208,17 @@ def _prepare(
     run: RunConfig,
     strict: bool,
     team: Processes,
+    base: Base | None,
 ) -> _Task:
     encoders = _load_encoders(named)
     if data.statistics:
         data = replace(data, statistics=tuple(statistics_for(encoders, data.statistics)))
     record = _describe(config, encoders, data)
+    if base is not None:
+        record = replace(record, base=base.record, forgotten=base.forgotten)
     _check_same_data(team, record)
     features = FeatureStore(run.cache, strict, run.progress and team.is_first, team)
-    return _Task(config, run, data, encoders, record, features, team)
+    return _Task(config, run, data, encoders, record, features, team, base)
 
 
 def _check_run(run: RunConfig) -> None:
@@ -329,7 +337,9 @@ def _open(
         test = None
         if data.test is not None and task.run.evaluate_every != 0:
             test = features.of(encoders[0], data.test.with_classes(task.record.class_names))
-        distiller = make_distiller(config, encoders, data.statistics or banks, data.train, task.team)
+        if task.base is not None:
+            task.base.prepare(encoders, features, config)
+        distiller = make_distiller(config, encoders, data.statistics or banks, data.train, task.team, task.base)
         checkpoint = folder.checkpoint(task.record)
         step = checkpoint.step if checkpoint is not None else 0
         if not task.team.agree(step):  # and everyone has looked before anyone changes the folder
@@ -445,23 +455,25 @@ def _told_of(distiller: Distiller, history: History) -> Step:
 def _look(session: _Session) -> None:
     """Show the images as they are now, and after step 0 measure them."""
     distiller, names = session.distiller, session.task.record.class_names
-    images = as_shipped(distiller.images_on_first())
+    images, labels = distiller.images_on_first(), distiller.labels
     if not session.task.team.is_first:
         return
-    accuracy = None
+    if session.task.base is not None:
+        images, labels = session.task.base.with_fixed(images, labels)
+    images, accuracy = as_shipped(images), None
     if session.test is not None and distiller.step_count:
-        accuracy = _quick_accuracy(distiller, images, session.test)
+        accuracy = _quick_accuracy(distiller, images, labels, session.test)
         session.history.accuracy.append((distiller.step_count, accuracy))
-    titles = tuple(names[label] for label in distiller.labels.tolist())
+    titles = tuple(names[label] for label in labels.tolist())
     session.told.on_preview(Preview(distiller.step_count, images, titles, accuracy, session.history))
 
 
-def _quick_accuracy(distiller: Distiller, images: Tensor, test: FeatureBank) -> float:
+def _quick_accuracy(distiller: Distiller, images: Tensor, labels: Tensor, test: FeatureBank) -> float:
     """Accuracy of a ridge probe on the centre view of the 8-bit images: the number shown along the way."""
     with torch.no_grad():
         encoder = distiller.towers[0].encoder
         features = torch.cat([encoder(part.to(distiller.device)).cpu() for part in images.split(64)])
-    probe = LinearProbe("ridge").fit(features, distiller.labels.cpu())
+    probe = LinearProbe("ridge").fit(features, labels.cpu())
     right = sum(int((probe.predict(real) == y.numpy()).sum()) for real, y in test.blocks(views="centre"))
     return right / len(test)
 
@@ -477,8 +489,10 @@ def _finish(session: _Session) -> DistilledSet:
         micro_batch=tuple(memory.size for memory in distiller.memory),  # "auto" went by the memory that was free
         skipped=session.skipped,
     )
-    synthetic = distiller.images().float().cpu()
-    distilled = DistilledSet(synthetic, distiller.labels.cpu(), record.class_names, record)
+    synthetic, labels = distiller.images().float().cpu(), distiller.labels.cpu()
+    if task.base is not None:
+        synthetic, labels = task.base.with_fixed(synthetic, labels)
+    distilled = DistilledSet(synthetic, labels, record.class_names, record)
     config = task.config
     if task.data.train is None and config.keep_head:
         distilled = replace(distilled, head=head_of(task.data.statistics[0]))
@@ -516,7 +530,7 @@ def _kept_statistics(session: _Session) -> list[ClassStatistics]:
 
 def _check_same_data(team: Processes, about: RunRecord) -> None:
     """Raise `UserError` where the processes see other data or settings: their parts would not fit together."""
-    shared = as_plain((about.config, about.encoders, about.images, about.class_names))
+    shared = as_plain((about.config, about.encoders, about.images, about.class_names, about.base))
     digest = hashlib.sha256(json.dumps(shared).encode()).digest()
     if not team.agree(int.from_bytes(digest[:7], "big")):
         raise UserError(

@@ -21,6 +21,7 @@ from ..machine.processes import ALONE, Processes
 from ..methods import CANVASES, METHODS, Normalization
 from ..objectives.moments import Draws, RealMoments
 from ..objectives.real import Objective, RealFeatures
+from .base import Base
 from .canvas import AnyCanvas, Canvas, rendered
 from .engine import Distiller, Loop, Tower
 
@@ -102,6 +103,7 @@ def make_distiller(
     banks: Sequence[FeatureBank | ClassStatistics],
     train: LabelledImages | None = None,
     team: Processes = ALONE,
+    base: Base | None = None,
 ) -> Distiller:
     """The engine for a resolved config, at step 0.
 
@@ -111,20 +113,24 @@ def make_distiller(
         banks: Each encoder's features of the real images, or their statistics.
         train: The real images, needed to start from them, and for fresh batches.
         team: The processes that share the run.
+        base: The set that the run goes on from; the engine then holds the images that change.
 
     Raises:
         UserError: More processes than images, or no real images although they are needed.
     """
     labels = torch.arange(banks[0].num_classes).repeat_interleave(config.images_per_class)
+    labels = labels if base is None else base.labels
     if len(labels) < team.count:
         raise UserError(f"{team.count} processes for {len(labels)} synthetic images; start no more than one each")
     weights = config.encoder_weights or [1.0] * len(encoders)
-    towers = []
+    towers: list[Tower] = []
     for encoder, bank, weight in zip(encoders, banks, weights, strict=True):
         fresh = None
         if train is not None and isinstance(bank, FeatureBank):
             fresh = FreshBatches(encoder, train, bank.indices, config.augment, config.seed, team)
         objective = make_objective(config, bank, encoder.device, fresh)
+        if base is not None:
+            objective = base.beside_fixed(objective, encoder, len(towers), config)
         towers.append(Tower(encoder, objective, weight, encoder.input_size))
     loop = Loop(
         steps=config.steps,
@@ -137,7 +143,7 @@ def make_distiller(
         micro_batch=None if config.micro_batch == "auto" else config.micro_batch,
         seed=config.seed,
     )
-    canvas = _make_canvas(config, encoders, banks[0], train, team.share(len(labels)))
+    canvas = _make_canvas(config, encoders, banks[0], train, team.share(len(labels)), base)
     return Distiller(towers, canvas, labels, loop, team)
 
 
@@ -147,6 +153,7 @@ def _make_canvas(
     bank: FeatureBank | ClassStatistics,
     train: LabelledImages | None,
     own: slice,
+    base: Base | None = None,
 ) -> AnyCanvas:
     """The canvas of some of the images, with its starting values; the first encoder's features say which photos."""
     options = config.canvas
@@ -155,6 +162,11 @@ def _make_canvas(
     canvas = _empty_canvas(config, own.stop - own.start, size, encoders[0].device)
     if options.init != "real":
         canvas.fill_with_noise(options.init_noise, seed=config.seed, first=own.start)
+        if base is not None:
+            start = base.start[own].to(encoders[0].device)
+            noise = torch.stack([row.isnan().any() for row in start])
+            if not bool(noise.all()):
+                canvas.fill_with_images(torch.where(noise[:, None, None, None], rendered(canvas), start))
     else:
         if train is None or not isinstance(bank, FeatureBank):
             raise UserError("canvas.init 'real' needs the real images")

@@ -53,8 +53,29 @@ def _made_by(run: RunRecord) -> list[tuple[str, str]]:
         ("images", f"{images.spec} ({images.split}), {images.count:,} images{skipped}{parts}"),
         *promise,
         ("classes", f"{len(run.class_names)}: " + ", ".join(run.class_names[:_MOST_CLASSES]) + more),
+        *_history(run),
         ("versions", ", ".join(f"{name} {version}" for name, version in run.versions.items())),
     ]
+
+
+def _history(run: RunRecord) -> list[tuple[str, str]]:
+    """What became of other sets in this one."""
+    rows = []
+    if run.parts:
+        lines = [
+            f"{part.name}: {len(part.class_names)} classes of {part.images.spec}, {part.method}, {part.steps} steps, "
+            f"seed {part.seed}"
+            for part in run.parts
+        ]
+        rows.append(("merged from", "\n".join(lines)))
+    if run.base is not None:
+        base = run.base
+        rows.append(
+            ("goes on from", f"{base.name}: {base.fixed} images fixed, {base.refined} refined, {base.dropped} replaced")
+        )
+    if run.forgotten:
+        rows.append(("forgotten", ", ".join(run.forgotten)))
+    return rows
 
 
 def _unfinished(folder: Path, run: RunRecord) -> tuple[str, str]:

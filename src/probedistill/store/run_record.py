@@ -203,6 +203,46 @@ class HeadRecord:
     fingerprint: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class PartOfSet:
+    """A set that another one was put together from.
+
+    Attributes:
+        name: Name of its folder.
+        class_names: Its classes.
+        images: The real images that it was distilled from.
+        method: What distilled it.
+        steps: Optimisation steps.
+        seed: Its seed.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    images: ImagesRecord
+    method: str
+    steps: int
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseRecord:
+    """A finished set that a run goes on from.
+
+    Attributes:
+        name: Name of its folder.
+        fingerprint: SHA-256 of its images and of what was to become of them.
+        fixed: How many of its images stay as they are.
+        refined: How many of its images the run goes on from.
+        dropped: How many of its images are replaced.
+    """
+
+    name: str
+    fingerprint: str
+    fixed: Count
+    refined: Count
+    dropped: Count
+
+
 @dataclass(kw_only=True)
 class History:
     """What is recorded at each step of a run.
@@ -241,6 +281,9 @@ class RunRecord(History):
         export: How the image files were made, for an exported set.
         soft_labels: How the soft labels were made, if the set has them.
         head: The encoder of the stored head, if the set has one.
+        parts: The sets that a merged set was put together from.
+        base: The finished set that the run went on from, if it did.
+        forgotten: Classes that were taken out.
     """
 
     finished: bool
@@ -258,6 +301,9 @@ class RunRecord(History):
     export: ExportRecord | None = None
     soft_labels: SoftLabelsRecord | None = None
     head: HeadRecord | None = None
+    parts: tuple[PartOfSet, ...] = ()
+    base: BaseRecord | None = None
+    forgotten: tuple[str, ...] = ()
 
     @property
     def baseline(self) -> str | None:

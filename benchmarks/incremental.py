@@ -1,0 +1,149 @@
+"""Ten tasks of grocery, one after the other: what does a set keep of classes whose photos are gone?
+
+    python benchmarks/incremental.py [MINUTES]     # repeat it to go on; writes results/incremental.json and .png
+
+The 81 classes come in ten tasks of eight (the last has nine), in an order that the seed draws. After each task an
+accuracy on the test images of all classes so far, by a ridge probe on 20 views, EfficientNet-Lite0 at 64 px:
+
+* extend: `extend` with the old images fixed, 30 steps a task; only the statistics of earlier tasks are there.
+* joint: the classes so far distilled anew from all their photos, 30 steps; after tasks 1, 5 and 10.
+* herding: as many photos as extend has images, kept as exemplars: the one whose feature is nearest to its class mean.
+* nearest class mean, and the ridge head of the statistics: features alone, no image.
+
+Ten tasks of 30 steps are the budget; the papers use thousands of steps. Three seeds of order and distillation.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+import _common
+from probedistill import (
+    DistilledSet,
+    Encoder,
+    LabelledImages,
+    LinearProbe,
+    RunConfig,
+    distill,
+    extend,
+    load_encoder,
+    load_splits,
+)
+from probedistill.evaluation.real_sets import real_set
+from probedistill.features.statistics import statistics_of_run
+from probedistill.features.store import FeatureStore
+from probedistill.ship.heads import head_of_statistics
+
+TASKS, STEPS, SIZE, VIEWS, SEEDS, JOINT = 10, 30, 64, 20, 3, (1, 5, 10)
+
+
+def tasks(names: Sequence[str], seed: int) -> list[list[str]]:
+    """The classes of each task."""
+    order = np.random.default_rng(seed).permutation(len(names))
+    return [sorted(names[i] for i in part) for part in np.array_split(order, TASKS)]
+
+
+def probed(distilled: DistilledSet, encoder: Encoder, test: LabelledImages, store: FeatureStore) -> float:
+    """Accuracy of a ridge probe on views of a set's images."""
+    bank = store.of(encoder, test.with_classes(distilled.class_names))
+    augment = distilled.run.config.augment
+    views = store.synthetic_views(encoder, distilled.images, views=VIEWS, augment=augment, seed=0)
+    return float(LinearProbe("ridge").fit_views(views, distilled.labels).score(bank.centre, bank.labels))
+
+
+def of_sums(folder: Any, encoder: Encoder, test: LabelledImages, store: FeatureStore) -> dict[str, float]:
+    """What the statistics of a run give without any image."""
+    (sums,) = statistics_of_run(folder)
+    bank = store.of(encoder, test.with_classes(sums.class_names))
+    head = head_of_statistics(sums)
+    logits = bank.centre @ head.weight.T + head.bias
+    centre = sums.centre.float()
+    means = torch.nn.functional.normalize(sums.means().float() - centre, dim=1)
+    nearest = torch.nn.functional.normalize(bank.centre - centre, dim=1) @ means.T
+
+    def right(scores: torch.Tensor) -> float:
+        return float((scores.argmax(dim=1) == bank.labels).float().mean())
+
+    return {"ridge head of the statistics": right(logits), "nearest class mean": right(nearest)}
+
+
+def main() -> None:
+    end = time.monotonic() + 60 * float((sys.argv[1:] or ["7"])[0])
+    train, test = load_splits(_common.images("grocery"))
+    encoder, store = load_encoder(_common.encoder("lite0", SIZE)), FeatureStore(progress=False)
+    common: dict[str, Any] = {"steps": STEPS, "evaluate_every": 0, "progress": False, "resume": True}
+    path = _common.RUNS / "incremental.json"
+    known: dict[str, dict[str, float]] = json.loads(path.read_text()) if path.exists() else {}
+
+    def keep(seed: int, task: int, found: dict[str, float]) -> None:
+        known.setdefault(f"{seed}/{task}", {}).update(found)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(known, indent=1))
+        print(seed, task, {name: round(100 * value, 1) for name, value in found.items()}, flush=True)
+        if time.monotonic() > end:
+            sys.exit("time is up: repeat the command to go on")
+
+    for seed in range(SEEDS):
+        parts = tasks(train.class_names, seed)
+        before = None
+        for number, classes in enumerate(parts, start=1):
+            out = _common.RUNS / f"incremental-{seed}-{number}"
+            row = known.get(f"{seed}/{number}", {})
+            if "extend" not in row:
+                photos = train.with_classes(classes)
+                if before is None:
+                    found = distill(photos, encoder, seed=seed, keep_stats=True, out=out, **common)
+                else:
+                    run = RunConfig(out=out, evaluate_every=0, progress=False, resume=True)
+                    found = extend(before, photos, encoder, run=run, seed=seed, steps=STEPS)
+                so_far = train.with_classes(found.class_names)
+                herded = real_set("herding", encoder, so_far, features=store)
+                keep(seed, number, {
+                    "extend": probed(found, encoder, test, store), "herding": probed(herded, encoder, test, store),
+                    **of_sums(out, encoder, test, store),
+                })  # fmt: skip
+            if number in JOINT and "joint" not in known[f"{seed}/{number}"]:
+                so_far = train.with_classes([name for part in parts[:number] for name in part])
+                joint = distill(
+                    so_far, encoder, seed=seed, out=_common.RUNS / f"incremental-joint-{seed}-{number}", **common
+                )
+                keep(seed, number, {"joint": probed(joint, encoder, test, store)})
+            before = out
+    names = ["joint", "extend", "herding", "nearest class mean", "ridge head of the statistics"]
+    table: dict[str, list[Any]] = {}
+    for name in names:
+        for number in range(1, TASKS + 1):
+            values = [row[name] for seed in range(SEEDS) if name in (row := known.get(f"{seed}/{number}", {}))]
+            cell = {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1))} if len(values) > 1 else None
+            table.setdefault(name, []).append(cell)
+    _common.keep("incremental", {"tasks": TASKS, "steps": STEPS, "input": SIZE, "seeds": SEEDS, "accuracy": table})
+    draw(table)
+
+
+def draw(table: dict[str, list[Any]]) -> None:
+    from probedistill.show.figures import Curve, Figure, Line, save_figures
+    from probedistill.show.tables import Table
+
+    lines = []
+    for name, cells in table.items():
+        there = [(number, cell) for number, cell in enumerate(cells, start=1) if cell is not None]
+        x, y, spread = (
+            np.array(values)
+            for values in zip(*((float(n), 100 * c["mean"], 100 * c["std"]) for n, c in there), strict=True)
+        )
+        titles = tuple(f"{name}, task {n}: {100 * c['mean']:.1f} %" for n, c in there)
+        lines.append(Line(name, x, y, titles, marked=name == "joint", spread=spread))
+    summary = f"Accuracy on the classes so far; {SEEDS} seeds, bands of one standard deviation."
+    figure = Figure("Ten tasks of grocery", summary, Curve(tuple(lines), "task", "accuracy, %"), Table("", ("",), ()))
+    save_figures(_common.RESULTS / "incremental.png", [figure])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,182 @@
+"""The commands of a set over time: merge, forget, extend."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from shlex import quote
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from ..config import EncoderConfig, ImagesConfig, RunConfig
+from ..errors import UserError
+from .app import EncoderOptions, Images, command, config_flag, flat, show
+
+if TYPE_CHECKING:
+    from ..encoders.encoder import Encoder
+    from ..store.distilled import DistilledSet
+
+
+@dataclass(kw_only=True)
+class _Out(RunConfig):
+    """Where a changed set goes, and how its run is saved."""
+
+    out: Path | None = None
+    """Folder of the new set; it must be given. The old one stays as it is."""
+
+
+@command()
+def merge(
+    runs: list[Path],
+    /,
+    *,
+    out: Path,
+    same_classes: bool = False,
+) -> None:
+    """Put sets of different classes together to one set.
+
+    Example: probedistill merge runs/fruit runs/cartons --out runs/shop
+
+    The sets must be made with the same encoders and have images of one size. OUT is a set like any other: evaluate,
+    transfer, export and report take it, and info says where its parts came from. Statistics (distill --keep-stats) are
+    added up if every run keeps them, and the head is then computed from them; otherwise these are left out.
+
+    Parameters
+    ----------
+    runs:
+        Folders of finished runs.
+    out:
+        Folder of the new set.
+    same_classes:
+        Let images of several sets stand for a class that they share; otherwise that is an error.
+    """
+    from ..distillation.folder import check_free, encoder_options, write_set
+    from ..ship.joined import load_runs
+    from ..ship.joined import merge as run_merge
+
+    check_free(out)
+    merged = run_merge(load_runs(runs), same_classes=same_classes)
+    write_set(out, merged.distilled, merged.statistics, encoder_options(runs[0]))
+    show(*merged.notes)
+    _show(merged.distilled, out)
+
+
+@command(EncoderConfig, RunConfig)
+def forget(
+    folder: Path,
+    encoder: EncoderOptions | None = None,
+    run: Annotated[_Out, flat("Run")] | None = None,
+    *,
+    classes: Annotated[list[str] | None, Parameter(name=["--classes", "--class"])] = None,
+    stats: list[Path] | None = None,
+    redistil: bool = False,
+    steps: int | None = None,
+    seed: int | None = None,
+) -> None:
+    """Take classes, or somebody's photos, out of a finished set, and say what may remain of them.
+
+    Example: probedistill forget runs/photos --class hat --out runs/without
+
+    A class goes with its images and sums. With --stats the photos behind a file of `probedistill stats` are subtracted
+    from the statistics that the run keeps, and images of their classes are made again from noise. What stays was made
+    with what goes in sight; --redistil makes all images again from what is left of the statistics.
+
+    Parameters
+    ----------
+    folder:
+        Folder of a finished run.
+    classes:
+        Classes to take out.
+    stats:
+        Statistics of the photos to take out, one for each encoder of the run.
+    redistil:
+        Make all images again, from noise.
+    steps:
+        Optimisation steps where images are made again. Default: those of the run.
+    seed:
+        Seed of that. Default: that of the run.
+    """
+    from ..distillation.change import forget as run_forget
+    from ..features.statistics import ClassStatistics
+
+    run = _given(run)
+    removed = [ClassStatistics.load(path) for path in stats or []]
+    encoders = _encoders(folder, encoder) if removed or redistil else []
+    found, notes = run_forget(
+        folder, classes or [], removed, run=run, encoder=encoders, redistil=redistil, steps=steps, seed=seed
+    )
+    show(*notes)
+    _show(found, run.out)
+
+
+@command(ImagesConfig, EncoderConfig, RunConfig)
+def extend(
+    folder: Path,
+    images: Images,
+    encoder: EncoderOptions | None = None,
+    run: Annotated[_Out, flat("Run")] | None = None,
+    *,
+    refine: bool = False,
+    all_images: bool = False,
+    steps: int | None = None,
+    seed: int | None = None,
+) -> None:
+    """Add classes, or more photos of its classes, to a finished set whose photos are gone.
+
+    Example: probedistill extend runs/photos --images folder:new --out runs/more
+
+    The run must keep its statistics (distill --keep-stats). Images of the old classes stay as they are, unless their
+    class gets more photos; the new ones are made to fit beside them. Ctrl-C saves; the same command with --resume goes
+    on, with the same result as without the break.
+
+    Parameters
+    ----------
+    folder:
+        Folder of a finished run.
+    refine:
+        Go on from all old images, in place of holding them fixed.
+    all_images:
+        Hold no new photo out for testing.
+    steps:
+        Optimisation steps. Default: those of the run.
+    seed:
+        Seed. Default: that of the run.
+    """
+    from ..distillation.change import extend as run_extend
+    from ..images.splits import load_training
+
+    run = _given(run)
+    new = load_training(images, everything=all_images, progress=run.progress)
+    found = run_extend(
+        folder, new, _encoders(folder, encoder), run=run, refine=refine, steps=steps, seed=seed, strict=images.strict
+    )
+    _show(found, run.out)
+
+
+def _given(run: _Out | None) -> _Out:
+    if run is None or run.out is None:
+        raise UserError("out is missing; give --out FOLDER")
+    return run
+
+
+def _encoders(folder: Path, given: EncoderConfig | None) -> list[Encoder]:
+    """The encoders of a run: the named one, or the run's own, and those that it was distilled for as well."""
+    from ..encoders.load import load_encoder
+    from ..encoders.named import encoder_config, own_encoder
+    from ..store.run_record import read_run
+
+    first = given or own_encoder(folder, called="--encoder")
+    others = [
+        replace(encoder_config(word), device=first.device, precision=first.precision, preprocess=first.preprocess)
+        for word in read_run(folder).config.also
+    ]
+    return [load_encoder(one) for one in (first, *others)]
+
+
+def _show(found: DistilledSet, out: Path | None) -> None:
+    assert out is not None
+    show(f"{len(found)} images of {len(found.class_names)} classes → {out}")
+    if (out / "config.yaml").is_file():
+        flag = config_flag("evaluate", out / "config.yaml")
+        show(f"score:  probedistill evaluate {quote(str(out))} {flag} --images IMAGES")

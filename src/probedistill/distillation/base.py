@@ -1,0 +1,98 @@
+"""A run that goes on from a finished set: some images stay as they are, others are optimised beside them.
+
+The engine holds only the images that change. Those that stay take part in every step through features of their views,
+which are computed once: a step costs what the changing images cost.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..config import DistillConfig
+from ..encoders.encoder import Encoder
+from ..features.store import FeatureStore
+from ..objectives.real import Objective
+from ..seeds import Stream, seed_of
+from ..store.run_record import BaseRecord
+
+POOL = 20
+"""Views of each fixed image that steps choose from; as many as an evaluation fits a probe on."""
+
+
+@dataclass(frozen=True, eq=False)
+class Base:
+    """What is there before a run begins.
+
+    Attributes:
+        name: What records call the set that the run goes on from.
+        fixed: (f, 3, S, S) images that stay as they are.
+        fixed_labels: (f,) their classes.
+        labels: (m,) classes of the images that are optimised.
+        start: (m, 3, S, S) what these begin as; a row of NaN begins as noise.
+        refined: How many of them begin as an image of the set.
+        dropped: How many images of the set are replaced.
+        forgotten: Classes that were taken out of it.
+    """
+
+    name: str
+    fixed: Tensor
+    fixed_labels: Tensor
+    labels: Tensor
+    start: Tensor
+    refined: int = 0
+    dropped: int = 0
+    forgotten: tuple[str, ...] = ()
+    _pools: dict[str, Tensor] = field(default_factory=dict, repr=False)
+
+    @property
+    def record(self) -> BaseRecord:
+        """What the run's record says of it."""
+        digest = hashlib.sha256()
+        for part in (self.fixed, self.fixed_labels, self.labels, self.start):
+            digest.update(f"{tuple(part.shape)}".encode() + part.contiguous().numpy().tobytes())
+        return BaseRecord(
+            name=self.name, fingerprint=digest.hexdigest(), fixed=len(self.fixed), refined=self.refined,
+            dropped=self.dropped,
+        )  # fmt: skip
+
+    def prepare(self, encoders: Sequence[Encoder], features: FeatureStore, config: DistillConfig) -> None:
+        """Compute the features of the fixed images' views, once for each encoder."""
+        if len(self.fixed):
+            for encoder in encoders:
+                self._pools[encoder.fingerprint] = features.synthetic_views(
+                    encoder, self.fixed, views=POOL, augment=config.augment, seed=config.seed,
+                    stream=Stream.FIXED_VIEWS,
+                )  # fmt: skip
+
+    def beside_fixed(self, objective: Objective, encoder: Encoder, number: int, config: DistillConfig) -> Objective:
+        """The objective of all images, as a function of the features of those that change.
+
+        Args:
+            objective: The objective of all images.
+            encoder: Its encoder, for which `prepare` was called.
+            number: Which of the run's towers it is.
+            config: Number of views of a step, and the seed of which of the fixed images' views it takes.
+        """
+        if not len(self.fixed):
+            return objective
+        pool = self._pools[encoder.fingerprint].to(encoder.device)
+        labels = self.fixed_labels.repeat(config.views).to(encoder.device)
+
+        def of_changing(features: Tensor, changing: Tensor, step: int) -> Tensor:
+            key = seed_of(config.seed, Stream.FIXED_VIEWS, step, number)
+            chosen = torch.randint(POOL, (config.views,), generator=torch.Generator().manual_seed(key))
+            fixed = pool[chosen.to(pool.device)].flatten(0, 1).to(features)
+            return objective(torch.cat([fixed, features]), torch.cat([labels, changing]), step)
+
+        return of_changing
+
+    def with_fixed(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """All images and their classes, in the order of the classes, given those that changed."""
+        both = torch.cat([self.fixed_labels, labels.cpu()])
+        order = both.argsort(stable=True)
+        return torch.cat([self.fixed, images.cpu()])[order], both[order]

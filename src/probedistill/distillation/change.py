@@ -1,0 +1,304 @@
+"""A finished set over time: classes and data come in or go out, without the old images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..config import DistillConfig, RunConfig
+from ..encoders.encoder import Encoder
+from ..errors import UserError, option, unknown_name
+from ..features.classes import medoids
+from ..features.statistics import ClassStatistics, class_statistics, merge_statistics
+from ..features.store import FeatureStore
+from ..images.decode import UnreadableImageError
+from ..images.labelled import LabelledImages
+from ..machine.torch_state import own_torch_state
+from ..ship.heads import head_of_statistics
+from ..ship.joined import KeptSet, without_classes
+from ..store.distilled import DistilledSet
+from .base import Base
+from .folder import check_free, encoder_options, write_set
+from .run import distill
+
+
+@own_torch_state()
+def extend(
+    folder: Path | str,
+    images: LabelledImages,
+    encoder: Encoder | Sequence[Encoder],
+    *,
+    run: RunConfig,
+    refine: bool = False,
+    steps: int | None = None,
+    seed: int | None = None,
+    test: LabelledImages | None = None,
+    strict: bool = False,
+) -> DistilledSet:
+    """Add classes, or more photos of its classes, to a finished set whose photos are gone.
+
+    What the old photos said is in the statistics that the run keeps (``keep_stats``). New classes get images of their
+    own, which begin as the old ones did: as photos of their class or as noise. Images of a class that gets more photos
+    go on from what they are. All others stay as they are, but take part in every step, so that the new ones are made
+    to fit beside them. What is distilled from is the statistics of all photos together.
+
+    Args:
+        folder: The finished run.
+        images: The new photos.
+        encoder: The run's encoder, or all of its encoders in their order.
+        run: Where the new set goes, and how it is saved; ``resume`` goes on where it was stopped.
+        refine: Go on from all old images, in place of holding them fixed.
+        steps: Optimisation steps; default: those of the run.
+        seed: Seed; default: that of the run.
+        test: Test images for the accuracy along the way, of all classes.
+        strict: Raise on unreadable images instead of leaving them out with a warning.
+
+    Returns:
+        The set of all classes, also saved in ``run.out``.
+
+    Raises:
+        UserError: The run keeps no statistics, was made with other encoders, or holds these photos already.
+    """
+    kept, encoders = _with_statistics(folder), _encoders(encoder)
+    held, store = kept.distilled, FeatureStore(run.cache, strict, run.progress)
+    name = run.out.name if run.out is not None else "images"
+    added = [_statistics_like(o, e, images, name, store) for o, e in _paired(kept.statistics, encoders)]
+    statistics = [merge_statistics(pair, union=True) for pair in zip(kept.statistics, added)]
+    names = statistics[0].class_names
+    config = _going_on(held, steps, seed)
+    new = [name for name in images.class_names if name not in held.class_names]
+    changing = torch.tensor([refine or held.class_names[i] in images.class_names for i in held.labels.tolist()])
+    each = config.images_per_class
+    labels = torch.tensor([names.index(name) for name in new], dtype=torch.int64).repeat_interleave(each)
+    if held.run.begun_from == "real":
+        begin = _medoid_views(images, new, encoders, store, held.float_images.shape[-1], each)
+    else:
+        begin = torch.full((len(labels), *held.float_images.shape[1:]), torch.nan)
+    if not len(labels) and not bool(changing.any()):
+        raise UserError(f"images {images.spec!r} have no class that would change {kept.name!r}")
+    base = Base(
+        kept.name, held.float_images[~changing], held.labels[~changing],
+        labels=torch.cat([held.labels[changing], labels]),
+        start=torch.cat([held.float_images[changing], begin]), refined=int(changing.sum()),
+        forgotten=held.run.forgotten,
+    )  # fmt: skip
+    found = distill(statistics, encoders, config, test=test, run=run, base=base, strict=strict)
+    return _with_head(found, held, statistics, run)
+
+
+@own_torch_state()
+def forget(
+    folder: Path | str,
+    classes: Sequence[str] = (),
+    removed: Sequence[ClassStatistics] = (),
+    *,
+    run: RunConfig,
+    encoder: Encoder | Sequence[Encoder] = (),
+    redistil: bool = False,
+    steps: int | None = None,
+    seed: int | None = None,
+) -> tuple[DistilledSet, list[str]]:
+    """Take classes, or somebody's photos, out of a finished set.
+
+    * A class goes with its images, its sums and its part in the head. Images of other classes stay as they are, and
+      they were made with the class in sight: traces of it may be in them.
+    * Photos go by their statistics, which are subtracted from those that the run keeps. Images of the classes that
+      they were of are made again from noise, beside the others, which stay.
+    * ``redistil`` makes all images again, from noise and from what is left of the statistics: then nothing is left but
+      what the statistics say (`ClassStatistics.with_classes` has what that is).
+
+    Args:
+        folder: The finished run.
+        classes: Classes to take out.
+        removed: Statistics of the photos to take out, for each encoder of the run.
+        run: Where the new set goes, and how it is saved.
+        encoder: The run's encoder, or all of its encoders; not needed to take classes out alone.
+        redistil: Make all images again.
+        steps: Optimisation steps; default: those of the run.
+        seed: Seed; default: that of the run.
+
+    Returns:
+        The set, and what may remain of what was taken out, a sentence each.
+
+    Raises:
+        UserError: No such class, statistics that are not part of the run's, or a run that keeps none although they are
+            needed.
+    """
+    if not classes and not removed:
+        raise UserError(f"nothing to forget; give {option('classes', 'NAME')} or {option('stats', 'FILE')}")
+    if run.out is None:
+        raise UserError("out is missing; give a folder for what is left")
+    kept = KeptSet.load(folder)
+    for name in classes:
+        if name not in kept.distilled.class_names:
+            raise unknown_name("class", name, kept.distilled.class_names, f"(in {kept.name!r})")
+    hit: list[str] = []
+    if removed or redistil:
+        kept = _with_statistics(folder)
+    if removed:
+        kept, hit = _subtracted(kept, removed, classes)
+    left = without_classes(kept, classes) if classes else kept
+    notes = [*left.notes, *_what_remains(left, classes, hit, redistil)]
+    if not hit and not redistil:
+        check_free(Path(run.out))
+        write_set(Path(run.out), left.distilled, left.statistics, encoder_options(Path(folder)))
+        return left.distilled, notes
+    held, encoders = left.distilled, _encoders(encoder)
+    config = _going_on(held, steps, seed)
+    again = torch.tensor([redistil or held.class_names[i] in hit for i in held.labels.tolist()])
+    labels = held.labels[again]
+    base = Base(
+        left.name, held.float_images[~again], held.labels[~again], labels=labels,
+        start=torch.full((len(labels), *held.float_images.shape[1:]), torch.nan), dropped=int(again.sum()),
+        forgotten=held.run.forgotten,
+    )  # fmt: skip
+    found = distill(left.statistics, encoders, config, run=run, base=base)
+    return _with_head(found, kept.distilled, left.statistics, run), notes
+
+
+# ---------------------------------------------------------------------------------------------------
+# What both need
+
+
+def _with_statistics(folder: Path | str) -> KeptSet:
+    """The set with the statistics of its photos.
+
+    Raises:
+        UserError: The run keeps none.
+    """
+    kept = KeptSet.load(folder)
+    if not kept.statistics:
+        raise UserError(
+            f"run {str(folder)!r} keeps no statistics, and its photos are not here; distil it again with "
+            f"{option('keep_stats', True)}"
+        )
+    if any(one.private for one in kept.statistics):
+        raise UserError(f"run {str(folder)!r} keeps private statistics; merge and distil them with probedistill stats")
+    return kept
+
+
+def _encoders(given: Encoder | Sequence[Encoder]) -> list[Encoder]:
+    found = [given] if isinstance(given, Encoder) else list(given)
+    if not found:
+        raise UserError(f"the encoder of the run is needed to distil; give {option('encoder')}")
+    return found
+
+
+def _paired(
+    statistics: Sequence[ClassStatistics], encoders: Sequence[Encoder]
+) -> list[tuple[ClassStatistics, Encoder]]:
+    """Statistics with their encoders.
+
+    Raises:
+        UserError: Other encoders than those of the run.
+    """
+    if len(statistics) != len(encoders):
+        raise UserError(f"{len(encoders)} encoders for a run that was made with {len(statistics)}; give all of them")
+    for one, encoder in zip(statistics, encoders):
+        one.check_encoder(encoder)
+    return list(zip(statistics, encoders))
+
+
+def _statistics_like(
+    old: ClassStatistics, encoder: Encoder, images: LabelledImages, name: str, store: FeatureStore
+) -> ClassStatistics:
+    """The new photos' statistics, made as the old ones were."""
+    return class_statistics(
+        encoder, images, name=name, views=old.about.views, augment=old.about.augment,
+        second_moments=old.products is not None, features=store,
+    )  # fmt: skip
+
+
+def _going_on(held: DistilledSet, steps: int | None, seed: int | None) -> DistillConfig:
+    """The settings of a run that goes on from a set: its own, but for what needs photos."""
+    config = held.run.config
+    canvas = replace(config.canvas, init="noise", size=held.float_images.shape[-1], level_every=0)
+    return replace(
+        config, steps=config.steps if steps is None else steps, seed=config.seed if seed is None else seed, also=[],
+        canvas=canvas, keep_head=False, soft_labels="none", keep_stats=True,
+    )  # fmt: skip
+
+
+def _medoid_views(
+    images: LabelledImages,
+    classes: Sequence[str],
+    encoders: Sequence[Encoder],
+    store: FeatureStore,
+    size: int,
+    each: int,
+) -> Tensor:
+    """(C · each, 3, S, S) the photos of these classes that are nearest to their class mean."""
+    if not classes:
+        return torch.empty(0, 3, size, size)
+    some = images.with_classes(classes)
+    bank = store.of(encoders[0], some)
+    sharpest = max(encoders, key=lambda encoder: encoder.input_size)
+    try:
+        rows = bank.indices[medoids(bank, each)].tolist()
+        return torch.stack([sharpest.centre_view(some.load(row), size) for row in rows])
+    except UnreadableImageError as error:
+        raise UserError(f"{error}; it could be read when its features were computed: restore it") from error
+
+
+def _subtracted(kept: KeptSet, removed: Sequence[ClassStatistics], classes: Sequence[str]) -> tuple[KeptSet, list[str]]:
+    """The set with what is left of its statistics, and the classes that lost photos but stay."""
+    names, left = kept.distilled.class_names, []
+    for one in kept.statistics:
+        own = [r for r in removed if r.about.encoder.fingerprint == one.about.encoder.fingerprint]
+        if not own:
+            raise UserError(
+                f"none of the statistics to take out is of {one.about.encoder}, with which {kept.name!r} was made; "
+                "give one for each of its encoders"
+            )
+        share = merge_statistics(own, union=True)
+        for name in share.class_names:
+            if name not in names:
+                raise unknown_name("class of the statistics", name, names, f"(in {kept.name!r})")
+        left.append(one - share.with_classes(names))
+    counts = left[0].counts.tolist()
+    lost = [name for name, old, now in zip(names, kept.statistics[0].counts.tolist(), counts) if now < old]
+    hit = [name for name in lost if name not in classes]
+    for name in hit:
+        if not counts[names.index(name)]:
+            raise UserError(f"class {name!r} has no photos left; take it out too: {option('classes', name)}")
+    return replace(kept, statistics=tuple(left)), hit
+
+
+def _what_remains(left: KeptSet, classes: Sequence[str], hit: Sequence[str], redistil: bool) -> list[str]:
+    """What was taken out, and what may remain of it."""
+    notes = []
+    if classes:
+        notes.append(f"Taken out: images and sums of {', '.join(map(repr, classes))}.")
+    if hit:
+        notes.append(
+            f"Taken out: the photos' share of the sums; images of {', '.join(map(repr, hit))} were made again."
+        )
+    if not redistil:
+        began = " Some of them began as a photo." if left.distilled.run.begun_from == "real" else ""
+        notes.append(
+            "May remain: images of the other classes were made with what was taken out in sight, and stay as they were."
+            f"{began} {option('redistil', True)} makes all of them again."
+        )
+    if classes and left.statistics and any(one.products is not None for one in left.statistics):
+        notes.append(
+            "May remain: the products of features are of all classes together and keep the way in which features of "
+            "the class went together, as far as it is not that of all classes."
+        )
+    return notes
+
+
+def _with_head(
+    found: DistilledSet, before: DistilledSet, statistics: Sequence[ClassStatistics], run: RunConfig
+) -> DistilledSet:
+    """The set with the head of all its classes, if the set before it had one."""
+    own = [one for one in statistics if before.head and one.about.encoder.fingerprint == before.head.fingerprint]
+    if not own or own[0].products is None or found.head is not None:
+        return found
+    found = replace(found, head=head_of_statistics(own[0]))
+    if run.out is not None:
+        found.save_extras(run.out)
+    return found

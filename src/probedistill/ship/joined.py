@@ -1,0 +1,225 @@
+"""Sets put together, and classes taken out: what needs no step of optimisation."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .._version import __version__
+from ..errors import UserError, option, unknown_name
+from ..features.statistics import ClassStatistics, merge_statistics, statistics_of_run
+from ..store.distilled import DistilledSet, Head
+from ..store.layout import STATISTICS, check_named_once
+from ..store.run_record import ImagesRecord, PartOfSet, RunRecord
+from .heads import head_of_statistics
+
+
+@dataclass(frozen=True)
+class KeptSet:
+    """A set with the statistics that its run keeps.
+
+    Attributes:
+        distilled: The images.
+        statistics: For each encoder, in their order; empty if the run keeps none.
+        name: What errors and records call the set.
+        notes: What became of the parts that could not be carried over, a sentence each.
+    """
+
+    distilled: DistilledSet
+    statistics: tuple[ClassStatistics, ...] = ()
+    name: str = "set"
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def load(cls, folder: Path | str) -> KeptSet:
+        """Read a finished run.
+
+        Raises:
+            UserError: No such run, or a damaged one.
+        """
+        folder = Path(folder)
+        distilled = DistilledSet.load(folder)
+        kept = statistics_of_run(folder) if any(folder.glob(STATISTICS)) else []
+        return cls(distilled, tuple(kept), folder.resolve().name)
+
+
+def load_runs(folders: Sequence[Path | str]) -> list[KeptSet]:
+    """Read several finished runs.
+
+    Raises:
+        UserError: Fewer than two, one twice, or one that cannot be read.
+    """
+    if len(folders) < 2:
+        raise UserError(f"{len(folders)} runs to merge; name two or more")
+    check_named_once([Path(folder) for folder in folders])
+    return [KeptSet.load(folder) for folder in folders]
+
+
+def merge(sets: Sequence[KeptSet], *, same_classes: bool = False) -> KeptSet:
+    """One set of the images of several, with all their classes.
+
+    Statistics are added up if every set keeps them. The head of the merged set is then computed from them: rows of
+    several heads were never trained against each other's classes. Soft labels are left out for the same reason.
+
+    Args:
+        sets: At least two, made with the same encoders and of the same size.
+        same_classes: Let images of several sets stand for a class that they share; otherwise that is an error.
+
+    Raises:
+        UserError: The sets do not fit together; the line says in what.
+    """
+    first = sets[0]
+    names: list[str] = []
+    for number, one in enumerate(sets):
+        _check_fits(first, one)
+        shared = [name for name in one.distilled.class_names if name in names]
+        if shared and not same_classes:
+            other = next(o for o in sets[:number] if shared[0] in o.distilled.class_names)
+            raise UserError(
+                f"class {shared[0]!r} is in {other.name!r} and in {one.name!r}; rename or forget it in one of them, or "
+                f"let both sets' images stand for it with {option('same_classes', True)}"
+            )
+        names += [name for name in one.distilled.class_names if name not in names]
+    labels = [_renumbered(one.distilled, names) for one in sets]
+    order = torch.cat(labels).argsort(stable=True)
+    images = torch.cat([one.distilled.float_images for one in sets])[order]
+    statistics, notes = _merged_statistics(sets)
+    head, more = _merged_head(sets, statistics)
+    if any(one.distilled.soft_labels is not None for one in sets):
+        more.append("Soft labels were left out: each set's know its own classes alone.")
+    most = int(torch.bincount(torch.cat(labels)).max())
+    record = _merged_record(sets, tuple(names), statistics, most)
+    merged = DistilledSet(images, torch.cat(labels)[order], tuple(names), record, head=head)
+    return KeptSet(merged, statistics, " + ".join(one.name for one in sets), (*notes, *more))
+
+
+def without_classes(kept: KeptSet, gone: Sequence[str]) -> KeptSet:
+    """The set without some classes: their images, their statistics, and their part in the head.
+
+    The images of the other classes stay as they are. The head is computed again from what is left of the statistics;
+    without statistics it is left out, because every row of it was trained against the classes that go.
+
+    Args:
+        kept: The set.
+        gone: Names of the classes.
+
+    Raises:
+        UserError: No such class, or fewer than two would be left.
+    """
+    held = kept.distilled
+    for name in gone:
+        if name not in held.class_names:
+            raise unknown_name("class", name, held.class_names, f"(in {kept.name!r})")
+    names = tuple(name for name in held.class_names if name not in gone)
+    if len(names) < 2:
+        raise UserError(f"{len(names)} class of {kept.name!r} would be left; a set needs two")
+    place = torch.tensor([names.index(name) if name in names else -1 for name in held.class_names])
+    labels = place[held.labels]
+    stay = labels >= 0
+    statistics = tuple(one.with_classes(names) for one in kept.statistics)
+    head, notes = _head_again(held.head, statistics)
+    if held.soft_labels is not None:
+        notes.append("Soft labels were left out: they were made with the classes that went.")
+    record = replace(
+        held.run, class_names=names, statistics=tuple(one.about for one in statistics) if held.run.statistics else (),
+        forgotten=(*held.run.forgotten, *gone),
+    )  # fmt: skip
+    left = DistilledSet(held.float_images[stay], labels[stay], names, record, head=head)
+    return KeptSet(left, statistics, kept.name, tuple(notes))
+
+
+def _check_fits(first: KeptSet, other: KeptSet) -> None:
+    """Refuse a set that cannot stand in one set with the first."""
+    mine, its = first.distilled, other.distilled
+    ours, theirs = ([(e.fingerprint, e.precision) for e in one.run.encoders] for one in (mine, its))
+    if ours != theirs:
+        encoders = (" and ".join(map(str, one.run.encoders)) or "none" for one in (mine, its))
+        raise UserError(
+            f"{first.name!r} and {other.name!r} were made with other encoders ({', '.join(encoders)}); merge sets of "
+            "the same"
+        )
+    if mine.float_images.shape[1:] != its.float_images.shape[1:]:
+        sides = (one.float_images.shape[-1] for one in (mine, its))
+        raise UserError(
+            f"images of {first.name!r} and {other.name!r} have {' and '.join(map(str, sides))} px; distil one again "
+            f"with the other's {option('canvas.size')}"
+        )
+    if mine.run.config.augment != its.run.config.augment:
+        raise UserError(
+            f"{first.name!r} and {other.name!r} were distilled with other views ({option('augment')}); probes would "
+            "not know which to take"
+        )
+
+
+def _renumbered(distilled: DistilledSet, names: Sequence[str]) -> Tensor:
+    return torch.tensor([names.index(name) for name in distilled.class_names])[distilled.labels]
+
+
+def _merged_statistics(sets: Sequence[KeptSet]) -> tuple[tuple[ClassStatistics, ...], list[str]]:
+    """The sums of all sets' images, encoder by encoder; none, with a note, unless every set keeps its own."""
+    without = [one.name for one in sets if not one.statistics]
+    if without:
+        kept = len(without) < len(sets)
+        return (), [f"Statistics were left out: {without[0]!r} keeps none."] if kept else []
+    return tuple(merge_statistics(parts, union=True) for parts in zip(*(s.statistics for s in sets))), []
+
+
+def _merged_head(sets: Sequence[KeptSet], statistics: Sequence[ClassStatistics]) -> tuple[Head | None, list[str]]:
+    heads = [one.distilled.head for one in sets]
+    if not any(heads):
+        return None, []
+    if not all(heads):
+        return None, ["The head was left out: not every set has one."]
+    return _head_again(heads[0], statistics)
+
+
+def _head_again(old: Head | None, statistics: Sequence[ClassStatistics]) -> tuple[Head | None, list[str]]:
+    """A head of the same encoder from statistics; none, with a note, where they do not suffice."""
+    if old is None:
+        return None, []
+    for one in statistics:
+        if one.about.encoder.fingerprint == old.fingerprint and one.products is not None and not one.private:
+            return head_of_statistics(one), []
+    return None, [
+        "The head was left out: it was trained on other classes, and without statistics (distill "
+        "--keep-stats) it cannot be computed again."
+    ]
+
+
+def _merged_record(
+    sets: Sequence[KeptSet], names: tuple[str, ...], statistics: Sequence[ClassStatistics], most: int
+) -> RunRecord:
+    """What made the merged set: the settings of the first, and a line for each part."""
+    runs = [one.distilled.run for one in sets]
+    methods, begun = {run.method for run in runs}, {run.begun_from for run in runs}
+    first = runs[0]
+    config = first.config if len(methods) == 1 else replace(first.config, method="merged", method_args={})
+    digest = hashlib.sha256("".join(run.images.fingerprint for run in runs).encode()).hexdigest()
+    parts = tuple(
+        PartOfSet(
+            name=one.name, class_names=run.class_names, images=run.images, method=run.method, steps=run.config.steps,
+            seed=run.config.seed,
+        )
+        for one, run in zip(sets, runs, strict=True)
+    )  # fmt: skip
+    return RunRecord(
+        finished=True,
+        config=replace(config, images_per_class=most),
+        encoders=first.encoders,
+        images=ImagesRecord(
+            " + ".join(r.images.spec for r in runs), "merged", sum(r.images.count for r in runs), digest
+        ),
+        class_names=names,
+        versions={**first.versions, "probedistill": __version__},
+        device=first.device,
+        skipped=tuple(line for run in runs for line in run.skipped),
+        begun_from=begun.pop() if len(begun) == 1 else "real" if "real" in begun else first.begun_from,
+        statistics=tuple(one.about for one in statistics) if all(run.statistics for run in runs) else (),
+        parts=parts,
+        seconds=sum(run.seconds for run in runs),
+    )

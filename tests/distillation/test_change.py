@@ -1,0 +1,316 @@
+"""Sets over time: merged, without classes or photos, with new ones."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import TINY
+from helpers_images import make_image_folder
+from probedistill import (
+    DistilledSet,
+    LinearProbe,
+    RunConfig,
+    UserError,
+    class_statistics,
+    distill,
+    evaluate,
+    extend,
+    extract_features,
+    forget,
+    load_encoder,
+    load_splits,
+)
+from probedistill.features.statistics import statistics_of_run
+from probedistill.features.store import FeatureStore
+from probedistill.ship.joined import KeptSet, load_runs, merge, without_classes
+from probedistill.store.run_record import read_run
+
+NAMES = ("cat", "dog", "hen", "owl")
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return load_encoder(TINY, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = make_image_folder(tmp_path_factory.mktemp("time") / "photos", classes=NAMES, per_class=6, size=36)
+    return load_splits(f"folder:{folder}")
+
+
+@pytest.fixture(scope="module")
+def runs(encoder, data, tmp_path_factory):
+    """Runs of the first two classes, of the last two, and of all; each keeps its statistics and its head."""
+    place = tmp_path_factory.mktemp("runs")
+    parts = {"a": NAMES[:2], "b": NAMES[2:], "all": NAMES}
+    for name, classes in parts.items():
+        distill(
+            data[0].with_classes(classes), encoder, steps=3, keep_stats=True, keep_head=True, out=place / name,
+            progress=False,
+        )  # fmt: skip
+    return place
+
+
+def out_of(tmp_path, **options):
+    return RunConfig(out=tmp_path / "out", cache=tmp_path / "cache", progress=False, **options)
+
+
+# ---------------------------------------------------------------------------------------------------
+# merge
+
+
+def test_merged_set_has_the_images_and_the_sums_of_both(runs):
+    a, b = load_runs([runs / "a", runs / "b"])
+    merged = merge([a, b])
+    assert merged.distilled.class_names == NAMES
+    assert merged.distilled.labels.tolist() == [0, 1, 2, 3]
+    both = torch.cat([a.distilled.float_images, b.distilled.float_images])
+    assert torch.equal(merged.distilled.float_images, both)
+    (pooled,) = statistics_of_run(runs / "all")
+    np.testing.assert_allclose(merged.statistics[0].products, pooled.products, rtol=1e-9)
+    assert [part.name for part in merged.distilled.run.parts] == ["a", "b"]
+
+
+def test_head_of_a_merged_set_is_that_of_the_pooled_photos(runs):
+    merged, pooled = merge(load_runs([runs / "a", runs / "b"])), DistilledSet.load(runs / "all")
+    np.testing.assert_allclose(merged.distilled.head.weight, pooled.head.weight, rtol=1e-4, atol=1e-5)
+
+
+def test_what_cannot_be_merged_is_left_out_and_said(runs):
+    a, b = load_runs([runs / "a", runs / "b"])
+    merged = merge([a, KeptSet(b.distilled, (), "b")])
+    assert merged.statistics == ()
+    assert merged.distilled.head is None
+    assert "'b' keeps none" in merged.notes[0]
+    assert "head was left out" in merged.notes[1]
+
+
+def test_shared_classes_are_refused_or_have_the_images_of_both(runs):
+    every, a = load_runs([runs / "all", runs / "a"])
+    with pytest.raises(UserError, match="class 'cat' is in 'all' and in 'a'"):
+        merge([every, a])
+    bare = [KeptSet(one.distilled, (), one.name) for one in (every, a)]
+    both = merge(bare, same_classes=True).distilled
+    assert both.labels.tolist() == [0, 0, 1, 1, 2, 3]
+    assert both.run.config.images_per_class == 2
+
+
+def test_sets_that_do_not_fit_are_refused(runs, encoder, data):
+    other = load_encoder(TINY, encoder_args={"seed": 1}, device="cpu")
+    a = KeptSet.load(runs / "a")
+    part = data[0].with_classes(NAMES[2:])
+    with pytest.raises(UserError, match="were made with other encoders"):
+        merge([a, KeptSet(distill(part, other, steps=1, progress=False), (), "x")])
+    with pytest.raises(UserError, match="have 32 and 24 px"):
+        merge([a, KeptSet(distill(part, encoder, steps=1, canvas={"size": 24}, progress=False), (), "x")])
+    with pytest.raises(UserError, match="other views"):
+        merge([a, KeptSet(distill(part, encoder, steps=1, augment="none", progress=False), (), "x")])
+
+
+def test_merged_set_is_a_set_like_any_other(runs, run_cli, data, encoder, tmp_path):
+    out = tmp_path / "merged"
+    assert run_cli("merge", runs / "a", runs / "b", "--out", out).code == 0
+    merged = DistilledSet.load(out)
+    result = evaluate(merged, encoder, None, data[1], probes=["ridge"], seeds=1, baselines=[], progress=False)
+    assert 0 <= result.rows[0].top1 <= 1
+    assert "merged from" in run_cli("info", out).out
+    assert run_cli("export", out, "--out", tmp_path / "small", "--no-progress").code == 0
+    assert run_cli("report", out, "--out", tmp_path / "r.html", "--no-progress").code == 0
+    assert "is there already" in run_cli("merge", runs / "a", runs / "b", "--out", out).error()
+    assert "name two or more" in run_cli("merge", runs / "a", "--out", tmp_path / "x").error()
+    assert "named twice" in run_cli("merge", runs / "a", runs / "a", "--out", tmp_path / "x").error()
+
+
+# ---------------------------------------------------------------------------------------------------
+# forget
+
+
+def test_forgotten_class_goes_with_its_images_its_sums_and_its_part_in_the_head(runs, data, encoder, tmp_path):
+    left, notes = forget(runs / "all", ["dog"], run=out_of(tmp_path))
+    before = DistilledSet.load(runs / "all")
+    assert left.class_names == ("cat", "hen", "owl")
+    assert torch.equal(left.float_images, before.float_images[[0, 2, 3]])
+    (kept,) = statistics_of_run(tmp_path / "out")
+    assert kept.counts.tolist() == [6, 6, 6]
+    assert left.head.weight.shape[0] == 3
+    assert left.run.forgotten == ("dog",)
+    assert any("May remain" in note and "began as a photo" in note for note in notes)
+    assert torch.equal(DistilledSet.load(tmp_path / "out").float_images, left.float_images)
+
+
+def test_head_goes_when_there_are_no_statistics_to_make_it_again(runs):
+    kept = KeptSet.load(runs / "all")
+    left = without_classes(KeptSet(kept.distilled, (), "x"), ["dog"])
+    assert left.distilled.head is None
+    assert "head was left out" in left.notes[0]
+
+
+def test_taken_out_photos_leave_the_sums_and_their_classes_are_made_again(runs, data, encoder, tmp_path):
+    some = data[0].select([0, 1, 6])  # two of cat, one of dog
+    share = class_statistics(encoder, some, progress=False)
+    left, notes = forget(runs / "all", [], [share], run=out_of(tmp_path), encoder=encoder)
+    before = DistilledSet.load(runs / "all")
+    assert torch.equal(left.float_images[2:], before.float_images[2:])
+    assert not torch.allclose(left.float_images[:2], before.float_images[:2], atol=0.05)
+    (kept,) = statistics_of_run(tmp_path / "out")
+    assert kept.counts.tolist() == [4, 5, 6, 6]
+    rest = class_statistics(encoder, data[0].select([i for i in range(24) if i not in (0, 1, 6)]), progress=False)
+    np.testing.assert_allclose(kept.products, rest.products, rtol=1e-9)
+    assert any("'cat', 'dog'" in note for note in notes)
+
+
+def test_redistilling_makes_all_images_again(runs, encoder, tmp_path):
+    left, notes = forget(runs / "all", ["dog"], run=out_of(tmp_path), encoder=encoder, redistil=True)
+    before = DistilledSet.load(runs / "all")
+    assert not any(torch.allclose(a, b, atol=0.05) for a, b in zip(left.float_images, before.float_images[[0, 2, 3]]))
+    assert left.run.forgotten == ("dog",)
+    assert left.run.base.dropped == 3
+    assert not any("stay as they were" in note for note in notes)
+
+
+def test_what_cannot_be_forgotten_is_one_line(runs, data, encoder, tmp_path):
+    with pytest.raises(UserError, match="unknown class 'dgo'; did you mean 'dog'"):
+        forget(runs / "all", ["dgo"], run=out_of(tmp_path))
+    with pytest.raises(UserError, match="a set needs two"):
+        forget(runs / "a", ["dog"], run=out_of(tmp_path))
+    with pytest.raises(UserError, match="nothing to forget"):
+        forget(runs / "a", run=out_of(tmp_path))
+    everything = class_statistics(encoder, data[0].with_classes(["dog"]), progress=False)
+    with pytest.raises(UserError, match="class 'dog' has no photos left"):
+        forget(runs / "all", [], [everything], run=out_of(tmp_path), encoder=encoder)
+    foreign = class_statistics(encoder, data[1].with_classes(["cat", "dog"]), progress=False)
+    with pytest.raises(UserError, match="no part of"):
+        forget(runs / "all", [], [foreign + foreign_again(encoder, data)], run=out_of(tmp_path), encoder=encoder)
+    assert not (tmp_path / "out").exists()
+
+
+def foreign_again(encoder, data):
+    return class_statistics(encoder, data[1].with_classes(["cat", "dog"]).select(range(12)), progress=False)
+
+
+# ---------------------------------------------------------------------------------------------------
+# extend
+
+
+def test_old_images_stay_bit_for_bit_and_new_classes_get_images(runs, data, encoder, tmp_path):
+    new = data[0].with_classes(NAMES[2:])
+    more = extend(runs / "a", new, encoder, run=out_of(tmp_path), test=data[1])
+    before = DistilledSet.load(runs / "a")
+    assert more.class_names == NAMES
+    assert more.labels.tolist() == [0, 1, 2, 3]
+    assert torch.equal(more.float_images[:2], before.float_images)
+    (kept,), (pooled,) = statistics_of_run(tmp_path / "out"), statistics_of_run(runs / "all")
+    np.testing.assert_allclose(kept.sums, pooled.sums, rtol=1e-9)
+    np.testing.assert_allclose(more.head.weight, DistilledSet.load(runs / "all").head.weight, rtol=1e-4, atol=1e-5)
+    assert (read_run(tmp_path / "out").base.fixed, len(more.run.accuracy) > 0) == (2, True)
+
+
+def test_new_images_start_from_photos_if_the_old_ones_did(runs, data, encoder, tmp_path):
+    new = data[0].with_classes(NAMES[2:])
+    more = extend(runs / "a", new, encoder, run=out_of(tmp_path), steps=1)
+    photos = torch.stack([encoder.centre_view(new.load(i)) for i in range(len(new))])
+    nearest = (more.float_images[2] - photos[:6]).abs().mean((1, 2, 3)).min()
+    assert float(nearest) < 0.05
+
+
+def test_refining_changes_old_images_too(runs, data, encoder, tmp_path):
+    more = extend(runs / "a", data[0].with_classes(NAMES[2:]), encoder, run=out_of(tmp_path), refine=True)
+    before = DistilledSet.load(runs / "a")
+    change = (more.float_images[:2] - before.float_images).abs().mean()
+    assert 1e-4 < float(change) < 0.2
+    assert more.run.base.refined == 2
+
+
+def test_more_photos_of_a_class_change_the_images_of_that_class_alone(runs, data, encoder, tmp_path):
+    more = extend(runs / "a", data[1].with_classes(["dog"]), encoder, run=out_of(tmp_path))
+    before = DistilledSet.load(runs / "a")
+    assert more.class_names == NAMES[:2]
+    assert torch.equal(more.float_images[0], before.float_images[0])
+    assert not torch.equal(more.float_images[1], before.float_images[1])
+    assert statistics_of_run(tmp_path / "out")[0].counts.tolist() == [6, 12]
+
+
+def test_new_images_are_made_to_fit_beside_the_old_ones(runs, data, encoder, tmp_path):
+    """The objective sees the fixed images: it is the loss of all images, not of the new ones alone."""
+    new = data[0].with_classes(NAMES[2:])
+    few = extend(runs / "a", new, encoder, run=out_of(tmp_path), steps=40)
+    assert few.run.losses[-1] < few.run.losses[0]
+    bank = extract_features(encoder, data[1].with_classes(NAMES), progress=False)
+    views = FeatureStore(tmp_path / "cache", progress=False).synthetic_views(
+        encoder, few.images, views=10, augment=few.run.config.augment, seed=0
+    )
+    assert LinearProbe().fit_views(views, few.labels).score(bank.centre, bank.labels) > 0.5
+
+
+def test_stopped_extension_goes_on_to_the_same_result(runs, data, encoder, tmp_path):
+    from probedistill import Callback, Interrupted
+
+    new = data[0].with_classes(NAMES[2:])
+    whole = extend(runs / "a", new, encoder, run=out_of(tmp_path / "whole"), steps=6)
+
+    class Stop(Callback):
+        def on_step(self, step):
+            if step.step == 3:
+                import os
+                import signal
+
+                os.kill(os.getpid(), signal.SIGINT)
+
+    again = out_of(tmp_path / "again", resume=True, callback=[])
+    from probedistill.distillation import change
+
+    real = change.distill
+    try:
+        change.distill = lambda *a, **k: real(*a, **k, callbacks=[Stop()])
+        with pytest.raises(Interrupted):
+            extend(runs / "a", new, encoder, run=again, steps=6)
+    finally:
+        change.distill = real
+    resumed = extend(runs / "a", new, encoder, run=again, steps=6)
+    assert torch.equal(resumed.float_images, whole.float_images)
+
+
+def test_extension_that_cannot_be_is_one_line(runs, data, encoder, tmp_path):
+    distill(data[0], encoder, steps=1, out=tmp_path / "bare", progress=False)
+    with pytest.raises(UserError, match="keeps no statistics"):
+        extend(tmp_path / "bare", data[1], encoder, run=out_of(tmp_path))
+    with pytest.raises(UserError, match="are of encoder"):
+        extend(runs / "a", data[1], load_encoder(TINY, encoder_args={"seed": 1}), run=out_of(tmp_path))
+    with pytest.raises(UserError, match="encoders for a run that was made with 1"):
+        extend(runs / "a", data[1], [encoder, encoder], run=out_of(tmp_path))
+    with pytest.raises(UserError, match="are in both"):
+        extend(runs / "a", data[0].with_classes(NAMES[:2]), encoder, run=out_of(tmp_path))
+    assert not (tmp_path / "out").exists()
+
+
+# ---------------------------------------------------------------------------------------------------
+# The command line
+
+
+def test_command_line_over_time(distil_cli, run_cli, photos, tmp_path):
+    run, more = tmp_path / "run", tmp_path / "more"
+    assert distil_cli("--out", run, "--keep-stats", "--no-progress").code == 0
+    new = make_image_folder(tmp_path / "new", classes=("hen", "owl"), per_class=4, size=40, splits=("train",))
+    added = run_cli(
+        "extend", run, "--images", f"folder:{new}", "--all-images", "--encoder", TINY, "--out", more, "--no-progress"
+    )
+    assert added.code == 0, added.err
+    assert "4 images of 4 classes" in added.out
+    left = run_cli("forget", more, "--class", "cat", "--out", tmp_path / "left")
+    assert left.code == 0, left.err
+    assert "May remain" in left.out
+    assert json.loads((tmp_path / "left/run.json").read_text())["forgotten"] == ["cat"]
+    share, gone = tmp_path / "owl.stats", tmp_path / "gone"
+    new_owls = ["--images", f"folder:{new}", "--all-images", "--classes", "owl", "--encoder", TINY]
+    assert run_cli("stats", *new_owls, "--out", share).code == 0
+    again = ["--redistil", "--steps", 2, "--encoder", TINY, "--no-progress"]
+    taken = run_cli("forget", more, "--class", "owl", "--stats", share, "--out", gone, *again)
+    assert taken.code == 0, taken.err
+    assert "out is missing" in run_cli("extend", run, "--images", f"folder:{new}").error()
+    assert "is there already" in run_cli("forget", more, "--class", "cat", "--out", run).error()
+    assert "unknown class 'x'" in run_cli("forget", more, "--class", "x", "--out", tmp_path / "no").error()
