@@ -621,6 +621,9 @@ def privacy(data: str) -> str:
         f"{made_by(content)} Top-1 %, mean ± standard deviation over {releases} releases, each with its own noise and "
         f"distillation seed; δ = {content['delta']:g}." + (f" Ridge, {'; '.join(real)}." if real else "")
     )
+    return "\n".join([*lines, "", note])
+
+
 def incremental() -> str:
     content = read("incremental")
     shown = [1, 2, 3, 5, 7, 10]

@@ -18,7 +18,6 @@ from ..features.store import FeatureStore
 from ..images.decode import UnreadableImageError
 from ..images.labelled import LabelledImages
 from ..machine.torch_state import own_torch_state
-from ..ship.heads import head_of_statistics
 from ..ship.joined import KeptSet, without_classes
 from ..store.distilled import DistilledSet
 from .base import Base
@@ -69,7 +68,7 @@ def extend(
     added = [_statistics_like(o, e, images, name, store) for o, e in _paired(kept.statistics, encoders)]
     statistics = [merge_statistics(pair, union=True) for pair in zip(kept.statistics, added)]
     names = statistics[0].class_names
-    config = _going_on(held, steps, seed)
+    config = _going_on(held, statistics, steps, seed)
     new = [name for name in images.class_names if name not in held.class_names]
     changing = torch.tensor([refine or held.class_names[i] in images.class_names for i in held.labels.tolist()])
     each = config.images_per_class
@@ -86,8 +85,7 @@ def extend(
         start=torch.cat([held.float_images[changing], begin]), refined=int(changing.sum()),
         forgotten=held.run.forgotten,
     )  # fmt: skip
-    found = distill(statistics, encoders, config, test=test, run=run, base=base, strict=strict)
-    return _with_head(found, held, statistics, run)
+    return distill(statistics, encoders, config, test=test, run=run, base=base, strict=strict)
 
 
 @own_torch_state()
@@ -148,7 +146,7 @@ def forget(
         write_set(Path(run.out), left.distilled, left.statistics, encoder_options(Path(folder)))
         return left.distilled, notes
     held, encoders = left.distilled, _encoders(encoder)
-    config = _going_on(held, steps, seed)
+    config = _going_on(replace(held, head=kept.distilled.head), left.statistics, steps, seed)
     again = torch.tensor([redistil or held.class_names[i] in hit for i in held.labels.tolist()])
     labels = held.labels[again]
     base = Base(
@@ -156,8 +154,7 @@ def forget(
         start=torch.full((len(labels), *held.float_images.shape[1:]), torch.nan), dropped=int(again.sum()),
         forgotten=held.run.forgotten,
     )  # fmt: skip
-    found = distill(left.statistics, encoders, config, run=run, base=base)
-    return _with_head(found, kept.distilled, left.statistics, run), notes
+    return distill(left.statistics, encoders, config, run=run, base=base), notes
 
 
 # ---------------------------------------------------------------------------------------------------
@@ -213,13 +210,16 @@ def _statistics_like(
     )  # fmt: skip
 
 
-def _going_on(held: DistilledSet, steps: int | None, seed: int | None) -> DistillConfig:
+def _going_on(
+    held: DistilledSet, statistics: Sequence[ClassStatistics], steps: int | None, seed: int | None
+) -> DistillConfig:
     """The settings of a run that goes on from a set: its own, but for what needs photos."""
-    config = held.run.config
+    config, first = held.run.config, statistics[0]
+    head = held.head is not None and held.head.fingerprint == first.about.encoder.fingerprint
     canvas = replace(config.canvas, init="noise", size=held.float_images.shape[-1], level_every=0)
     return replace(
         config, steps=config.steps if steps is None else steps, seed=config.seed if seed is None else seed, also=[],
-        canvas=canvas, keep_head=False, soft_labels="none", keep_stats=True,
+        canvas=canvas, keep_head=head and first.products is not None, soft_labels="none", keep_stats=True,
     )  # fmt: skip
 
 
@@ -289,16 +289,3 @@ def _what_remains(left: KeptSet, classes: Sequence[str], hit: Sequence[str], red
             "the class went together, as far as it is not that of all classes."
         )
     return notes
-
-
-def _with_head(
-    found: DistilledSet, before: DistilledSet, statistics: Sequence[ClassStatistics], run: RunConfig
-) -> DistilledSet:
-    """The set with the head of all its classes, if the set before it had one."""
-    own = [one for one in statistics if before.head and one.about.encoder.fingerprint == before.head.fingerprint]
-    if not own or own[0].products is None or found.head is not None:
-        return found
-    found = replace(found, head=head_of_statistics(own[0]))
-    if run.out is not None:
-        found.save_extras(run.out)
-    return found

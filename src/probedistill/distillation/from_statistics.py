@@ -10,8 +10,6 @@ from ..config import DistillConfig, StatisticsConfig
 from ..encoders.encoder import Encoder
 from ..errors import UserError
 from ..features.statistics import ClassStatistics, load_statistics, merge_statistics
-from ..probes.of_statistics import ridge_head
-from ..store.distilled import Head
 from ..store.run_record import ImagesRecord
 
 
@@ -112,13 +110,6 @@ def needs_second_moments(config: DistillConfig) -> bool:
     if config.method == "sfm":
         return config.sfm.normalize == "center_l2"
     return config.method in ("clp", "lgm")
-
-
-def head_of(statistics: ClassStatistics) -> Head:
-    """W*: what a ridge probe learns from all the features behind statistics."""
-    weight, bias = ridge_head(statistics)
-    encoder = statistics.about.encoder
-    return Head(weight.float(), bias.float(), encoder.name, encoder.fingerprint)
 
 
 def images_record(statistics: Sequence[ClassStatistics]) -> ImagesRecord:

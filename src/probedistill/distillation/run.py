@@ -36,6 +36,7 @@ from ..machine.processes import Processes, processes
 from ..machine.signals import Interrupted, Stop, catch_signals
 from ..machine.torch_state import own_torch_state
 from ..probes.linear import LinearProbe
+from ..ship.heads import head_of_statistics
 from ..store.distilled import DistilledSet
 from ..store.layout import CHECKPOINTS, check_class_names
 from ..store.pixels import as_shipped
@@ -57,7 +58,7 @@ from .callbacks import (
 )
 from .engine import Distiller
 from .folder import NoFolder, RunFolder, begun_by_this_launch
-from .from_statistics import head_of, images_record, read_statistics, settled, statistics_for
+from .from_statistics import images_record, read_statistics, settled, statistics_for
 from .options import DistillOptions, with_options
 from .start import load_method, make_distiller
 
@@ -495,7 +496,7 @@ def _finish(session: _Session) -> DistilledSet:
     distilled = DistilledSet(synthetic, labels, record.class_names, record)
     config = task.config
     if task.data.train is None and config.keep_head:
-        distilled = replace(distilled, head=head_of(task.data.statistics[0]))
+        distilled = replace(distilled, head=head_of_statistics(task.data.statistics[0]))
     elif config.soft_labels != "none" or config.keep_head:
         from ..ship.labels import with_extras
 

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from PIL import Image
-from scipy.linalg import solve
 from torch import Tensor
 
 from .._version import __version__
@@ -27,6 +26,7 @@ from ..images.decode import UnreadableImageError, decode_image
 from ..images.labelled import LabelledImages
 from ..machine.torch_state import own_torch_state
 from ..probes.arrays import Array, to_numpy
+from ..probes.of_statistics import ridge_head
 from ..store.distilled import Head
 from ..store.layout import HEAD, check_class_names
 from ..store.records import Share, as_plain, from_plain
@@ -227,32 +227,18 @@ def _check(weight: Tensor, bias: Tensor, about: HeadAbout) -> None:
     check_class_names(about.class_names, "the head")
 
 
-def head_of_statistics(statistics: ClassStatistics, *, ridge: float = 1.0) -> Head:
-    """W* from sums alone: the ridge probe on all features behind the statistics, one-hot targets, in closed form.
-
-    With N images, class counts n_c, class sums s_c, mean μ and S = Σ x xᵀ − N μ μᵀ it is
-    B = (S + λ I)⁻¹ (s_c − n_c μ)_c with λ = ridge · tr S / N: the numbers that `LinearProbe` finds from the features
-    themselves, each image with the mean of its views.
-
-    Args:
-        statistics: Counts, sums and products.
-        ridge: Penalty, relative to the mean diagonal of the centred kernel.
+def head_of_statistics(statistics: ClassStatistics) -> Head:
+    """W* from sums alone: what a ridge probe learns from all the features behind statistics (`ridge_head`).
 
     Raises:
         UserError: The statistics hold no second moments, or a class has no images.
     """
-    _, products = statistics.second_moments()
     for name, count in zip(statistics.class_names, statistics.counts.tolist(), strict=True):
         if not count:
             raise UserError(f"class {name!r} has no images in the statistics; a head needs some of every class")
-    counts, sums, total = statistics.counts.numpy(), statistics.sums.numpy(), statistics.total
-    mean = sums.sum(axis=0) / total
-    system = products.numpy() - total * np.outer(mean, mean)
-    system[np.diag_indices_from(system)] += ridge * np.trace(system) / total or 1.0
-    coef = solve(system, (sums - counts[:, None] * mean).T, assume_a="pos", overwrite_a=True).T
-    bias = counts / total - coef @ mean
+    weight, bias = ridge_head(statistics)
     about = statistics.about.encoder
-    return Head(torch.from_numpy(coef).float(), torch.from_numpy(bias).float(), about.name, about.fingerprint)
+    return Head(weight.float(), bias.float(), about.name, about.fingerprint)
 
 
 def _batches(encoder: Encoder, images: Images) -> Iterator[Tensor]:
