@@ -19,6 +19,7 @@ from . import (  # noqa: F401  registers them
     bias,
     datasets,
     export,
+    hub,
     inspect_spaces,
     labels,
     migrate,

@@ -19,6 +19,7 @@ from ..config import DistillConfig, EncoderConfig, ImagesConfig, without_none
 from ..encoders.trust import check_file_options, not_followed, read_yaml, trusting
 from ..errors import unknown_name
 from ..methods import preset_values
+from ..store.named import run_folder
 from .messages import only_warnings
 
 if TYPE_CHECKING:
@@ -157,7 +158,8 @@ def console(*, to_error: bool = False) -> Console:
 def _with_config(
     *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
     config: Annotated[
-        Path | None, Parameter(help="YAML file with any of the options; flags win.", group="Help")
+        Path | None,
+        Parameter(help="YAML file with any of the options, or a run, for its own; flags win.", group="Help"),
     ] = None,
     trust: Annotated[
         bool,
@@ -189,6 +191,9 @@ def _with_config(
 
 def _yaml_source(path: Path, tokens: Sequence[str]) -> Any:
     """A cyclopts config source. Options in the file that this command does not have are ignored."""
+    path = run_folder(path)
+    if path.is_dir():  # a run: its own file
+        path /= "config.yaml"
     content = read_yaml(path, f"config {str(path)!r}")
     known = set().union(*(_options_of(name) for name in _taken))
     for name in content:

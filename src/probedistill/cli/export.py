@@ -9,6 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from ..config import EncoderConfig
+from ..store.named import run_folder
 from .app import EncoderOptions, command, config_flag, show
 
 
@@ -57,6 +58,7 @@ def export(
     from ..ship.export import export as run_export
     from ..store.distilled import DistilledSet
 
+    folder = run_folder(folder)
     distilled = DistilledSet.load(folder)
     report = run_export(
         distilled, out, format=format, quality=quality, image_size=image_size, max_bytes=max_bytes,

@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from ..config import EncoderConfig, ImagesConfig
+from ..store.named import run_folder
 from .app import EncoderOptions, Images, command, show
 
 
@@ -110,6 +111,7 @@ def geometry(
     from ..store.distilled import DistilledSet
     from ..store.files import check_writable
 
+    folder = run_folder(folder)
     out = folder if out is None else out
     distilled = DistilledSet.load(folder)
     check_writable(out)

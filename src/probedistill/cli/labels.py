@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..config import EncoderConfig, ImagesConfig
+from ..store.named import run_folder
 from .app import EncoderOptions, Images, command, show
 
 
@@ -57,6 +58,7 @@ def label(
 
     if soft_labels == "none" and not keep_head:
         raise UserError("nothing to add; give --soft-labels source, --soft-labels learned or --keep-head")
+    folder = run_folder(folder)
     name = f"run {str(folder)!r}"
     if not folder.is_dir():
         raise UserError(f"no such folder {str(folder)!r}; give the folder of a finished run")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ..config import EncoderConfig, ImagesConfig
 from ..errors import UserError
+from ..store.named import run_folder
 from .app import EncoderOptions, Images, command, show
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ def migrate(
     from ..store.layout import CONFIG, HEAD
     from ..store.locks import claimed
 
+    folder = run_folder(folder)
     distilled = DistilledSet.load(folder)
     _check_out(out)
     check_writable(out)

@@ -20,6 +20,7 @@ from ..config import (
     StatisticsConfig,
 )
 from ..errors import UserError, explained
+from ..store.named import run_folder
 from .app import EncoderOptions, Images, Probes, command, config_flag, flat, panel, show
 
 if TYPE_CHECKING:
@@ -183,6 +184,7 @@ def evaluate(
     from ..store.distilled import DistilledSet
     from ..store.layout import scores_file
 
+    folder = run_folder(folder)
     name = f"run {str(folder)!r}"
     distilled = DistilledSet.load(folder)
     settings = settings or _EvaluateOptions()
@@ -336,6 +338,7 @@ def _by_bytes(
     from ..show.figures import save_figures
 
     new = _loaded(new_encoder, encoder.device)
+    runs = [run_folder(run) for run in runs]
     result = by_bytes(load_encoder(encoder), train, test, runs=runs, new_encoder=new, features=store)
     show(result)
     if out is not None:
@@ -458,7 +461,7 @@ def info(folder: Path) -> None:
     """
     from ..report.info import run_info
 
-    show(run_info(folder))
+    show(run_info(run_folder(folder)))
 
 
 @command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..store.named import run_folder
 from .app import command, show
 
 
@@ -25,7 +26,7 @@ def runs(folder: Path = Path("runs"), *, csv: Path | None = None) -> None:
     """
     from ..analysis.runs import collect_runs
 
-    found = collect_runs(folder)
+    found = collect_runs(run_folder(folder))
     show(found)
     if csv is not None:
         found.save_csv(csv)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal  # noqa: F401  Literal: in a field that is inherited, looked up here
 
 from ..config import AugmentConfig, ImagesConfig, TransferConfig
+from ..store.named import run_folder
 from .app import Images, Probes, command, flat, show
 
 
@@ -58,6 +59,7 @@ def transfer(
     from ..analysis.transfer import transfer as run_transfer
     from ..images.splits import load_splits
 
+    runs = [run_folder(run) for run in runs]
     train, test = load_splits(images, progress=progress)
     matrix = run_transfer(
         runs, encoders or [], train, test, settings, out=out, augment=augment, cache=cache, strict=images.strict,

@@ -32,6 +32,7 @@ from ..text import printable
 from .card import REAL_DATA, CardOf, Licence, real_data, rewrite, write_card
 from .files import cannot_write, whole_file, whole_folder, without_traces
 from .layout import CARD, IMAGES, METADATA, RUN, SUFFIXES, TENSORS, check_class_names, image_files
+from .named import run_folder
 from .pixels import as_shipped, decode_files, gallery_html, png_files
 from .records import as_plain, from_plain
 from .run_record import (
@@ -240,10 +241,13 @@ class DistilledSet:
     def load(folder: Path | str) -> DistilledSet:
         """Read a set that `save` wrote.
 
+        Args:
+            folder: Its folder, or ``"hub:USER/NAME"``, or ``"set:NAME"`` (`run_folder`).
+
         Raises:
             UserError: No such folder, not a distilled set, an unfinished run, or a damaged file.
         """
-        folder = Path(folder)
+        folder = run_folder(folder)
         parts = _Parts.read(folder)
         try:
             return parts.distilled(_read_images(folder, parts))
@@ -293,6 +297,12 @@ class _Parts:
             raise UserError(f"{str(folder)!r} is damaged ({error}); {_HINT}") from error
         return cls(folder, replace(run, soft_labels=about.soft_labels, head=about.head), tensors, sums)
 
+    def image_files(self) -> list[str]:
+        """The table and the image files, below ``images/``: what follows from classes and labels."""
+        export = self.run.export if "images" not in self.tensors else None
+        suffix = SUFFIXES[export.format if export is not None else "png"]
+        return [METADATA, *image_files(self.tensors["labels"].tolist(), self.run.class_names, suffix)]
+
     def distilled(self, images: Tensor | None = None, *, floats: bool = False) -> DistilledSet:
         """The set with these images, or with its float images.
 
@@ -315,6 +325,15 @@ class _Parts:
         if images is None or not whole:
             raise UserError(f"{str(self.folder)!r} is damaged or of another version of probedistill; make it again")
         return DistilledSet(images, labels, self.run.class_names, self.run, soft_labels, head)
+
+
+def set_files(folder: Path) -> list[str]:
+    """Names of the table and the images of a set, below ``images/``; they need not be there yet.
+
+    Raises:
+        UserError: ``run.json`` or ``tensors.safetensors`` is missing or damaged.
+    """
+    return _Parts.read(folder).image_files()
 
 
 def rebuilt(folder: Path | str) -> DistilledSet:
@@ -379,9 +398,7 @@ def _read_images(folder: Path, parts: _Parts) -> Tensor:
         OSError: A file cannot be read.
     """
     floats, export, files = parts.tensors.get("images"), parts.run.export, []
-    suffix = SUFFIXES[export.format if export is not None and floats is None else "png"]
-    labels = parts.tensors["labels"].tolist()
-    for name in [METADATA, *image_files(labels, parts.run.class_names, suffix)]:
+    for name in parts.image_files():
         path = folder / IMAGES / name
         if not path.is_file():
             raise ValueError(f"{IMAGES}/{name} is missing")

@@ -1,0 +1,321 @@
+"""Sets on the Hugging Face hub: ``push`` and ``hub:USER/NAME[@REVISION]``.
+
+A repository of a stranger is fetched file by file. Which files, follows from the classes and labels of the set, never
+from a list of names that the repository gives; they are JSON, safetensors and images, and no code of it is run. Every
+file is checked against ``SHA256SUMS`` before the set is used.
+
+Tested against a stand-in of the hub's HTTP interface (``tests/ship/test_hub.py``), not against the hub itself.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..encoders.trust import read_yaml
+from ..errors import UserError, explained, option
+from ..machine.places import cache_folder
+from ..machine.progress import ProgressBar
+from ..store.card import REAL_DATA, published, real_data, rewrite
+from ..store.distilled import DistilledSet, Encoded, set_files
+from ..store.files import whole_file, whole_folder
+from ..store.layout import CARD, CONFIG, HELD_OUT, IMAGES, PREVIEW, RUN, SUMS, TENSORS, safe_name
+from ..store.locks import PATIENCE, claimed
+from ..store.named import run_folder
+from ..store.run_record import EncoderRecord, ImagesRecord, RunRecord
+
+_SPEC = re.compile(r"([\w-][\w.-]*/[\w-][\w.-]*)(?:@([\w.-][\w./-]*))?")
+_SET = (RUN, SUMS, TENSORS)
+_BESIDE = (CARD, CONFIG, PREVIEW, HELD_OUT)
+_MOST_BYTES = 8 * 2**30
+_DATASET: dict[str, Any] = {"repo_type": "dataset"}
+_CANNOT = "check the name and the network; for a private one, set HF_TOKEN"
+
+
+@dataclass(frozen=True)
+class Upload:
+    """What `push` uploads, or would upload.
+
+    Attributes:
+        repo: USER/NAME.
+        address: Where it is on the web.
+        private: Whether others may not see it.
+        files: Name of each file → its size in bytes.
+        left_out: What the run has and the upload has not.
+    """
+
+    repo: str
+    address: str
+    private: bool
+    files: Mapping[str, int]
+    left_out: tuple[str, ...]
+
+    def __str__(self) -> str:
+        images = [name for name in self.files if name.startswith(f"{IMAGES}/")]
+        others = ", ".join(name for name in self.files if name not in images)
+        text = (
+            f"{len(self.files):,} files, {sum(self.files.values()):,} bytes: {others}, {len(images):,} below {IMAGES}/"
+        )
+        text += f"\nto {self.address}, {'private' if self.private else 'public: anybody can see it'}"
+        return text + (f"\nleft out: {', '.join(self.left_out)}" if self.left_out else "")
+
+
+# ---------------------------------------------------------------------------------------------------
+# Push
+
+
+@contextmanager
+def prepared(run: Path | str, repo: str, *, private: bool = False) -> Iterator[tuple[Path, Upload]]:
+    """A copy of a set that is fit to be published, and what is in it; it is gone after the block.
+
+    The copy names no folder of this machine. The card comes along as its owner has edited it. Scores are in the card;
+    their files, statistics of the real features and pictures of the way are left out.
+
+    Args:
+        run: A finished run.
+        repo: USER/NAME.
+        private: Whether others may not see it.
+
+    Raises:
+        UserError: No such run, an unfinished or damaged one, or a name that the hub does not take.
+    """
+    match = _SPEC.fullmatch(repo)
+    if match is None or match[2]:
+        raise UserError(f"repository {repo!r} must be USER/NAME, of letters, digits, '-', '_' and '.'")
+    folder = run_folder(run)
+    distilled = DistilledSet.load(folder)
+    with tempfile.TemporaryDirectory(prefix="probedistill-push-") as place:
+        copy = Path(place)
+        _copy(distilled, folder, copy)
+        files = {path.relative_to(copy).as_posix(): path.stat().st_size for path in sorted(copy.rglob("*"))
+                 if path.is_file()}  # fmt: skip
+        left_out = sorted({path.name for path in folder.iterdir()} - {name.split("/")[0] for name in files})
+        left_out = [name for name in left_out if not name.startswith(".")]
+        yield copy, Upload(repo, f"{_endpoint()}/datasets/{repo}", private, files, tuple(left_out))
+
+
+def push(run: Path | str, repo: str, *, private: bool = False, dry_run: bool = False) -> Upload:
+    """Upload a set to the Hugging Face hub; ``hub:USER/NAME`` names it from then on.
+
+    Args:
+        run: A finished run.
+        repo: USER/NAME; it is made if it is not there.
+        private: Whether others may not see it.
+        dry_run: Upload nothing.
+
+    Raises:
+        UserError: See `prepared`; no token; or the hub refuses.
+    """
+    with prepared(run, repo, private=private) as (copy, upload):
+        if not dry_run:
+            send(copy, upload)
+        return upload
+
+
+def check_token() -> None:
+    """Raise `UserError` if there is no token of the hub."""
+    import huggingface_hub
+
+    if not huggingface_hub.get_token():
+        raise UserError("no token for the Hugging Face hub; set HF_TOKEN, or log in once with: hf auth login")
+
+
+def send(copy: Path, upload: Upload) -> None:
+    """Upload what `prepared` has made; see `push`."""
+    check_token()
+    api, repo = _api(), upload.repo
+    with _explained(f"repository {repo!r} cannot be written", "check the name, the network and the token's rights"):
+        api.create_repo(repo, private=upload.private, exist_ok=True, **_DATASET)
+        if bool(api.repo_info(repo, **_DATASET).private) != upload.private:
+            is_now = "public" if upload.private else "private"
+            fix = f"leave out {option('private', True)}" if upload.private else f"add {option('private', True)}"
+            raise UserError(f"repository {repo!r} is there and {is_now}; {fix}, or change it on the hub")
+        api.upload_folder(
+            folder_path=copy, repo_id=repo, commit_message="Set of probedistill", delete_patterns=[f"{IMAGES}/*"],
+            **_DATASET,
+        )  # fmt: skip
+
+
+def _copy(distilled: DistilledSet, folder: Path, copy: Path) -> None:
+    """Write the set as it is published."""
+    if (folder / PREVIEW).is_file():
+        shutil.copyfile(folder / PREVIEW, copy / PREVIEW)
+    if (folder / CONFIG).is_file():
+        _copy_config(folder / CONFIG, copy / CONFIG)
+    if (folder / HELD_OUT).is_file():
+        lines = (folder / HELD_OUT).read_text(encoding="utf-8").split("\n")
+        with whole_file(copy / HELD_OUT) as temporary:
+            temporary.write_text("\n".join(map(published, lines)), encoding="utf-8", newline="\n")
+    run, encoded = _published_run(distilled.run), None
+    if run.export is not None:
+        files = [(folder / IMAGES / name).read_bytes() for name in set_files(folder)[1:]]
+        encoded = Encoded(files, run.export)
+    replace(distilled, run=run).save(copy, encoded)
+    if (folder / CARD).is_file():
+        shutil.copyfile(folder / CARD, copy / CARD)
+        rewrite(copy, REAL_DATA, real_data(copy, run))
+
+
+def _published_run(run: RunRecord) -> RunRecord:
+    """The record without folders of this machine."""
+
+    def images(record: ImagesRecord) -> ImagesRecord:
+        return replace(record, spec=published(record.spec))
+
+    def encoder(record: EncoderRecord) -> EncoderRecord:
+        return replace(record, name=published(record.name))
+
+    return replace(
+        run,
+        images=images(run.images),
+        test=None if run.test is None else images(run.test),
+        encoders=tuple(map(encoder, run.encoders)),
+        statistics=tuple(replace(one, encoder=encoder(one.encoder)) for one in run.statistics),
+        head=None if run.head is None else replace(run.head, encoder=published(run.head.encoder)),
+        skipped=tuple(map(published, run.skipped)),
+        config=replace(run.config, also=[published(word) for word in run.config.also]),
+    )
+
+
+def _copy_config(path: Path, target: Path) -> None:
+    """The options of a run without folders of this machine."""
+    content = read_yaml(path, f"config {str(path)!r}")
+    content.pop("data_dir", None)
+    for name in ("images", "encoder", "also", "checkpoint", "stats"):
+        if name in content:
+            content[name] = _published_value(content[name])
+    with whole_file(target) as temporary:
+        temporary.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+
+
+def _published_value(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_published_value(one) for one in value]
+    return published(value) if isinstance(value, str) else value
+
+
+# ---------------------------------------------------------------------------------------------------
+# Fetch
+
+
+def fetch(place: str) -> Path:
+    """The folder of a set on the hub, in the cache.
+
+    Args:
+        place: ``USER/NAME`` or ``USER/NAME@REVISION``, a branch, tag or commit.
+
+    Returns:
+        A folder like that of a run. Without a network it is the one that was fetched last under this name.
+
+    Raises:
+        UserError: No such repository, no set in it, or files that are not those of its ``SHA256SUMS``.
+    """
+    match = _SPEC.fullmatch(place)
+    if match is None:
+        raise UserError(f"run 'hub:{place}' must be hub:USER/NAME or hub:USER/NAME@REVISION")
+    repo, revision = match[1], match[2]
+    home = cache_folder() / "hub" / safe_name(repo.replace("/", "--"))
+    last = home / f"{safe_name(revision or 'newest')}.commit"
+    try:
+        with _explained(f"run 'hub:{place}' cannot be found", _CANNOT):
+            info = _api().repo_info(repo, revision=revision, files_metadata=True, **_DATASET)
+    except UserError as error:
+        kept = _kept(home, last)
+        if kept is None or not _is_of_the_network(error.__cause__):
+            raise
+        return kept
+    commit = str(info.sha)
+    if not re.fullmatch(r"[0-9a-f]{40}", commit):
+        raise UserError(f"run 'hub:{place}' cannot be had: the hub names no commit")
+    folder = home / commit
+    if not (folder / RUN).is_file():
+        sizes = {one.rfilename: one.size or 0 for one in info.siblings or ()}
+        with claimed(home, called="cache", wait=PATIENCE):
+            if not (folder / RUN).is_file():
+                _download(repo, commit, sizes, folder)
+    with whole_file(last) as temporary:
+        temporary.write_text(commit, encoding="utf-8")
+    return folder
+
+
+def _download(repo: str, commit: str, sizes: Mapping[str, int], folder: Path) -> None:
+    called = f"run 'hub:{repo}'"
+    missing = next((name for name in _SET if name not in sizes), None)
+    if missing is not None:
+        raise UserError(f"{called} is no set of probedistill: it has no {missing}")
+
+    def get(name: str) -> None:
+        from huggingface_hub import hf_hub_download
+
+        with _explained(f"{name} of {called} cannot be fetched", _CANNOT):
+            hf_hub_download(repo, name, revision=commit, local_dir=into, endpoint=_endpoint(), **_DATASET)
+
+    def check_sizes(names: list[str]) -> None:
+        absent = next((name for name in names if name not in sizes), None)
+        if absent is not None:
+            raise UserError(f"{called} is damaged: {absent} is missing")
+        if sum(sizes[name] for name in names) > _MOST_BYTES:
+            raise UserError(f"{called} is larger than {_MOST_BYTES // 2**30} GiB; that is no set of probedistill")
+
+    hint = "free some space"
+    with (
+        explained(f"{called} cannot be kept in {str(folder.parent)!r}", OSError, hint=hint),
+        whole_folder(folder) as into,
+    ):
+        check_sizes([*_SET])
+        for name in _SET:
+            get(name)
+        names = [f"{IMAGES}/{name}" for name in set_files(into)]
+        names += [name for name in _BESIDE if name in sizes]
+        check_sizes([*_SET, *names])
+        with ThreadPoolExecutor(8) as pool, ProgressBar("fetch", len(names)) as bar:
+            for _ in pool.map(get, names):
+                bar.advance()
+        shutil.rmtree(into / ".cache", ignore_errors=True)  # of the hub's client
+        DistilledSet.load(into)
+
+
+def _kept(home: Path, last: Path) -> Path | None:
+    try:
+        folder = home / last.read_text(encoding="utf-8")
+    except OSError:
+        return None
+    return folder if folder.parent == home and (folder / RUN).is_file() else None
+
+
+# ---------------------------------------------------------------------------------------------------
+# The hub
+
+
+def _endpoint() -> str:
+    return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+
+
+def _api() -> Any:
+    from huggingface_hub import HfApi
+
+    return HfApi(endpoint=_endpoint())
+
+
+@contextmanager
+def _explained(what: str, hint: str) -> Iterator[None]:
+    """Errors of the hub's client, which are of many kinds, as one line."""
+    with explained(what, Exception, hint=hint):
+        yield
+
+
+def _is_of_the_network(error: BaseException | None) -> bool:
+    """Whether the hub could not be asked; an answer that says no is something else."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return not isinstance(error, HfHubHTTPError)
