@@ -6,6 +6,7 @@ The 81 classes come in ten tasks of eight (the last has nine), in an order that 
 accuracy on the test images of all classes so far, by a ridge probe on 20 views, EfficientNet-Lite0 at 64 px:
 
 * extend: `extend` with the old images fixed, 30 steps a task; only the statistics of earlier tasks are there.
+* extend --refine: the same, going on from the old images too.
 * joint: the classes so far distilled anew from all their photos, 30 steps; after tasks 1, 5 and 10.
 * herding: as many photos as extend has images, kept as exemplars: the one whose feature is nearest to its class mean.
 * nearest class mean, and the ridge head of the statistics: features alone, no image.
@@ -36,7 +37,8 @@ from probedistill import (
     load_encoder,
     load_splits,
 )
-from probedistill.evaluation.real_sets import real_set
+from probedistill.features.bank import FeatureBank
+from probedistill.features.classes import herding
 from probedistill.features.statistics import statistics_of_run
 from probedistill.features.store import FeatureStore
 from probedistill.ship.heads import head_of_statistics
@@ -50,18 +52,34 @@ def tasks(names: Sequence[str], seed: int) -> list[list[str]]:
     return [sorted(names[i] for i in part) for part in np.array_split(order, TASKS)]
 
 
-def probed(distilled: DistilledSet, encoder: Encoder, test: LabelledImages, store: FeatureStore) -> float:
+def of_classes(whole: FeatureBank, names: Sequence[str]) -> FeatureBank:
+    """The part of a bank that is of these classes, in their order: nothing is encoded again."""
+    place = torch.tensor([names.index(name) if name in names else -1 for name in whole.class_names])
+    rows = (place[whole.labels] >= 0).nonzero().squeeze(1)
+    part = whole.select(rows)
+    return FeatureBank(part.centre, part.augmented, place[part.labels], part.indices, tuple(names), whole.manifest)
+
+
+def herded(whole: FeatureBank, names: Sequence[str], encoder: Encoder, train: LabelledImages) -> DistilledSet:
+    """The photo of each class that herding takes first."""
+    bank = of_classes(whole, names)
+    rows = herding(bank, 1)
+    images = torch.stack([encoder.centre_view(train.load(i)) for i in bank.indices[rows].tolist()])
+    return DistilledSet(images, bank.labels[rows], tuple(names))
+
+
+def probed(distilled: DistilledSet, encoder: Encoder, test: FeatureBank, store: FeatureStore) -> float:
     """Accuracy of a ridge probe on views of a set's images."""
-    bank = store.of(encoder, test.with_classes(distilled.class_names))
+    bank = of_classes(test, distilled.class_names)
     augment = distilled.run.config.augment
     views = store.synthetic_views(encoder, distilled.images, views=VIEWS, augment=augment, seed=0)
     return float(LinearProbe("ridge").fit_views(views, distilled.labels).score(bank.centre, bank.labels))
 
 
-def of_sums(folder: Any, encoder: Encoder, test: LabelledImages, store: FeatureStore) -> dict[str, float]:
+def of_sums(folder: Any, test: FeatureBank) -> dict[str, float]:
     """What the statistics of a run give without any image."""
     (sums,) = statistics_of_run(folder)
-    bank = store.of(encoder, test.with_classes(sums.class_names))
+    bank = of_classes(test, sums.class_names)
     head = head_of_statistics(sums)
     logits = bank.centre @ head.weight.T + head.bias
     centre = sums.centre.float()
@@ -76,8 +94,9 @@ def of_sums(folder: Any, encoder: Encoder, test: LabelledImages, store: FeatureS
 
 def main() -> None:
     end = time.monotonic() + 60 * float((sys.argv[1:] or ["7"])[0])
-    train, test = load_splits(_common.images("grocery"))
+    train, test_images = load_splits(_common.images("grocery"))
     encoder, store = load_encoder(_common.encoder("lite0", SIZE)), FeatureStore(progress=False)
+    photos_bank, test = store.of(encoder, train), store.of(encoder, test_images)
     common: dict[str, Any] = {"steps": STEPS, "evaluate_every": 0, "progress": False, "resume": True}
     path = _common.RUNS / "incremental.json"
     known: dict[str, dict[str, float]] = json.loads(path.read_text()) if path.exists() else {}
@@ -92,31 +111,32 @@ def main() -> None:
 
     for seed in range(SEEDS):
         parts = tasks(train.class_names, seed)
-        before = None
+        before: dict[str, Any] = {}
         for number, classes in enumerate(parts, start=1):
-            out = _common.RUNS / f"incremental-{seed}-{number}"
             row = known.get(f"{seed}/{number}", {})
-            if "extend" not in row:
-                photos = train.with_classes(classes)
-                if before is None:
-                    found = distill(photos, encoder, seed=seed, keep_stats=True, out=out, **common)
-                else:
-                    run = RunConfig(out=out, evaluate_every=0, progress=False, resume=True)
-                    found = extend(before, photos, encoder, run=run, seed=seed, steps=STEPS)
-                so_far = train.with_classes(found.class_names)
-                herded = real_set("herding", encoder, so_far, features=store)
-                keep(seed, number, {
-                    "extend": probed(found, encoder, test, store), "herding": probed(herded, encoder, test, store),
-                    **of_sums(out, encoder, test, store),
-                })  # fmt: skip
+            for way in ("extend", "extend --refine"):
+                out = _common.RUNS / _common.run_name("incremental", way.replace(" --", "-"), str(seed), str(number))
+                if way not in row:
+                    photos = train.with_classes(classes)
+                    if number == 1:
+                        found = distill(photos, encoder, seed=seed, keep_stats=True, out=out, **common)
+                    else:
+                        run = RunConfig(out=out, evaluate_every=0, progress=False, resume=True)
+                        refine = way != "extend"
+                        found = extend(before[way], photos, encoder, run=run, seed=seed, steps=STEPS, refine=refine)
+                    scores = {way: probed(found, encoder, test, store)}
+                    if way == "extend":
+                        exemplars = herded(photos_bank, found.class_names, encoder, train)
+                        scores |= {"herding": probed(exemplars, encoder, test, store), **of_sums(out, test)}
+                    keep(seed, number, scores)
+                before[way] = out
             if number in JOINT and "joint" not in known[f"{seed}/{number}"]:
-                so_far = train.with_classes([name for part in parts[:number] for name in part])
+                so_far = train.with_classes(sorted(name for part in parts[:number] for name in part))
                 joint = distill(
                     so_far, encoder, seed=seed, out=_common.RUNS / f"incremental-joint-{seed}-{number}", **common
                 )
                 keep(seed, number, {"joint": probed(joint, encoder, test, store)})
-            before = out
-    names = ["joint", "extend", "herding", "nearest class mean", "ridge head of the statistics"]
+    names = ["joint", "extend --refine", "extend", "herding", "nearest class mean", "ridge head of the statistics"]
     table: dict[str, list[Any]] = {}
     for name in names:
         for number in range(1, TASKS + 1):

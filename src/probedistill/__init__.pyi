@@ -20,7 +20,7 @@ from .config import (
 )
 from .distillation.callbacks import Callback
 from .distillation.canvas import Canvas
-from .distillation.change import extend, forget
+from .distillation.change import extend, forget, merge
 from .distillation.engine import Distiller, Loop, Tower
 from .distillation.run import distill
 from .encoders.encoder import Encoder
@@ -113,6 +113,7 @@ __all__ = [
     "load_statistics",
     "load_transfer",
     "merge_statistics",
+    "merge",
     "migrate",
     "score_probe",
     "sweep",

@@ -26,7 +26,7 @@ from probedistill import (
 )
 from probedistill.features.statistics import statistics_of_run
 from probedistill.features.store import FeatureStore
-from probedistill.ship.joined import KeptSet, load_runs, merge, without_classes
+from probedistill.ship.joined import KeptSet, load_runs, merge_sets, without_classes
 from probedistill.store.run_record import read_run
 
 NAMES = ("cat", "dog", "hen", "owl")
@@ -66,7 +66,7 @@ def out_of(tmp_path, **options):
 
 def test_merged_set_has_the_images_and_the_sums_of_both(runs):
     a, b = load_runs([runs / "a", runs / "b"])
-    merged = merge([a, b])
+    merged = merge_sets([a, b])
     assert merged.distilled.class_names == NAMES
     assert merged.distilled.labels.tolist() == [0, 1, 2, 3]
     both = torch.cat([a.distilled.float_images, b.distilled.float_images])
@@ -77,13 +77,13 @@ def test_merged_set_has_the_images_and_the_sums_of_both(runs):
 
 
 def test_head_of_a_merged_set_is_that_of_the_pooled_photos(runs):
-    merged, pooled = merge(load_runs([runs / "a", runs / "b"])), DistilledSet.load(runs / "all")
+    merged, pooled = merge_sets(load_runs([runs / "a", runs / "b"])), DistilledSet.load(runs / "all")
     np.testing.assert_allclose(merged.distilled.head.weight, pooled.head.weight, rtol=1e-4, atol=1e-5)
 
 
 def test_what_cannot_be_merged_is_left_out_and_said(runs):
     a, b = load_runs([runs / "a", runs / "b"])
-    merged = merge([a, KeptSet(b.distilled, (), "b")])
+    merged = merge_sets([a, KeptSet(b.distilled, (), "b")])
     assert merged.statistics == ()
     assert merged.distilled.head is None
     assert "'b' keeps none" in merged.notes[0]
@@ -93,9 +93,9 @@ def test_what_cannot_be_merged_is_left_out_and_said(runs):
 def test_shared_classes_are_refused_or_have_the_images_of_both(runs):
     every, a = load_runs([runs / "all", runs / "a"])
     with pytest.raises(UserError, match="class 'cat' is in 'all' and in 'a'"):
-        merge([every, a])
+        merge_sets([every, a])
     bare = [KeptSet(one.distilled, (), one.name) for one in (every, a)]
-    both = merge(bare, same_classes=True).distilled
+    both = merge_sets(bare, same_classes=True).distilled
     assert both.labels.tolist() == [0, 0, 1, 1, 2, 3]
     assert both.run.config.images_per_class == 2
 
@@ -105,11 +105,11 @@ def test_sets_that_do_not_fit_are_refused(runs, encoder, data):
     a = KeptSet.load(runs / "a")
     part = data[0].with_classes(NAMES[2:])
     with pytest.raises(UserError, match="were made with other encoders"):
-        merge([a, KeptSet(distill(part, other, steps=1, progress=False), (), "x")])
+        merge_sets([a, KeptSet(distill(part, other, steps=1, progress=False), (), "x")])
     with pytest.raises(UserError, match="have 32 and 24 px"):
-        merge([a, KeptSet(distill(part, encoder, steps=1, canvas={"size": 24}, progress=False), (), "x")])
+        merge_sets([a, KeptSet(distill(part, encoder, steps=1, canvas={"size": 24}, progress=False), (), "x")])
     with pytest.raises(UserError, match="other views"):
-        merge([a, KeptSet(distill(part, encoder, steps=1, augment="none", progress=False), (), "x")])
+        merge_sets([a, KeptSet(distill(part, encoder, steps=1, augment="none", progress=False), (), "x")])
 
 
 def test_merged_set_is_a_set_like_any_other(runs, run_cli, data, encoder, tmp_path):

@@ -51,15 +51,11 @@ def merge(
     same_classes:
         Let images of several sets stand for a class that they share; otherwise that is an error.
     """
-    from ..distillation.folder import check_free, encoder_options, write_set
-    from ..ship.joined import load_runs
-    from ..ship.joined import merge as run_merge
+    from ..distillation.change import merge as run_merge
 
-    check_free(out)
-    merged = run_merge(load_runs(runs), same_classes=same_classes)
-    write_set(out, merged.distilled, merged.statistics, encoder_options(runs[0]))
-    show(*merged.notes)
-    _show(merged.distilled, out)
+    merged, notes = run_merge(runs, out=out, same_classes=same_classes)
+    show(*notes)
+    _show(merged, out)
 
 
 @command(EncoderConfig, RunConfig)

@@ -18,11 +18,38 @@ from ..features.store import FeatureStore
 from ..images.decode import UnreadableImageError
 from ..images.labelled import LabelledImages
 from ..machine.torch_state import own_torch_state
-from ..ship.joined import KeptSet, without_classes
+from ..ship.joined import KeptSet, load_runs, merge_sets, without_classes
 from ..store.distilled import DistilledSet
 from .base import Base
 from .folder import check_free, encoder_options, write_set
 from .run import distill
+
+
+def merge(
+    folders: Sequence[Path | str], *, out: Path | str | None = None, same_classes: bool = False
+) -> tuple[DistilledSet, list[str]]:
+    """Put sets of different classes together to one set.
+
+    Statistics are added up if every run keeps them, and the head of the merged set is computed from them. Rows of
+    several heads, and soft labels, were never made against each other's classes: they are left out.
+
+    Args:
+        folders: Folders of two or more finished runs, made with the same encoders and of one size.
+        out: Where the merged set goes; ``None`` writes nothing.
+        same_classes: Let images of several sets stand for a class that they share; otherwise that is an error.
+
+    Returns:
+        The merged set, and what was left out, a sentence each.
+
+    Raises:
+        UserError: The sets do not fit together, or the folder holds something already.
+    """
+    if out is not None:
+        check_free(Path(out))
+    merged = merge_sets(load_runs(folders), same_classes=same_classes)
+    if out is not None:
+        write_set(Path(out), merged.distilled, merged.statistics, encoder_options(Path(folders[0])))
+    return merged.distilled, list(merged.notes)
 
 
 @own_torch_state()

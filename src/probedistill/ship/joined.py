@@ -60,7 +60,7 @@ def load_runs(folders: Sequence[Path | str]) -> list[KeptSet]:
     return [KeptSet.load(folder) for folder in folders]
 
 
-def merge(sets: Sequence[KeptSet], *, same_classes: bool = False) -> KeptSet:
+def merge_sets(sets: Sequence[KeptSet], *, same_classes: bool = False) -> KeptSet:
     """One set of the images of several, with all their classes.
 
     Statistics are added up if every set keeps them. The head of the merged set is then computed from them: rows of
