@@ -33,14 +33,14 @@ quick: $(VENV)/.installed  ## the tests without the slow ones: about a minute
 	$(BIN)/python -m pytest -n logical -m "not slow" -q
 
 lint: $(VENV)/.installed  ## ruff, mypy, and whether the tables in the docs are those of the results
-	$(BIN)/ruff check src tests benchmarks
-	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks examples docs
+	$(BIN)/ruff format --check src tests benchmarks examples docs
 	$(BIN)/mypy
 	$(BIN)/python benchmarks/tables.py --check
 
 format: $(VENV)/.installed  ## let ruff fix what it can
-	$(BIN)/ruff check --fix src tests benchmarks
-	$(BIN)/ruff format src tests benchmarks
+	$(BIN)/ruff check --fix src tests benchmarks examples docs
+	$(BIN)/ruff format src tests benchmarks examples docs
 
 docs: $(VENV)/.installed  ## build the documentation into site/; a warning is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict

