@@ -11,7 +11,17 @@ import torch
 
 from conftest import TINY
 from helpers_images import make_image_folder
-from probedistill import AugmentConfig, DistilledSet, UserError, distill, evaluate, load_encoder, load_splits
+from probedistill import (
+    AugmentConfig,
+    DistilledSet,
+    UserError,
+    distill,
+    evaluate,
+    extract_features,
+    load_encoder,
+    load_splits,
+    with_extras,
+)
 from probedistill.evaluation import protocol
 from probedistill.evaluation.measures import augmentation_robust_score, label_robust_score
 from probedistill.evaluation.result import load_evaluation
@@ -191,3 +201,18 @@ def test_neighbours_are_chosen_by_another_encoder(encoder, data):
     assert chosen["full real data"].scores == own["full real data"].scores
     assert chosen["distilled"].scores == own["distilled"].scores
     assert theirs.context.encoder != chosen.context.encoder
+
+
+def test_scores_of_a_run_that_was_replaced_are_not_saved_beside_the_new_one(encoder, data, tmp_path, monkeypatch):
+    """Distilled anew while its images were scored: the rows belong to images that are gone."""
+    out = tmp_path / "run"
+    first = distill(data[0], encoder, steps=2, out=out, progress=False)
+    scores = evaluate(first, encoder, None, data[1], seeds=1, views=0, out=out / "evaluation-x.json", progress=False)
+    assert scores.rows[0].name == "distilled"
+    labelled = with_extras(DistilledSet.load(out), encoder, extract_features(encoder, data[0]), keep_head=True)
+    labelled.save_extras(out)  # a head is no other set
+    scores.save(out / "evaluation-y.json", of=first)
+    distill(data[0], encoder, steps=2, seed=1, out=out, overwrite=True, progress=False)
+    with pytest.raises(UserError, match="was replaced while its images were at work"):
+        evaluate(first, encoder, None, data[1], seeds=2, views=0, out=out / "evaluation-x.json", progress=False)
+    assert not (out / "evaluation-x.json").exists()

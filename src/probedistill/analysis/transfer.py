@@ -29,6 +29,7 @@ from ..encoders.encoder import Encoder
 from ..encoders.named import display_names, own_encoder
 from ..encoders.pool import EncoderPool
 from ..errors import UserError, by_caller, option
+from ..evaluation.cost import say_cost
 from ..evaluation.protocol import evaluate
 from ..evaluation.result import row_name
 from ..features.classes import medoids
@@ -116,6 +117,7 @@ def transfer(
         here = [cell for cell in missing if cell.target == t]
         if not here:
             continue
+        bench.say_cost(here)
         bench.fill_banks(here)  # with a bar of its own; the cells find the features in the store
         with ProgressBar(f"probes on {target.name}", len(here), enabled=store.progress) as bar:
             for cell in here:
@@ -396,6 +398,27 @@ class _Bench:
         if encoder.fingerprint != source.fingerprint:
             raise UserError(f"{held.label} was not made with the encoder that its config.yaml describes; {fix}")
         return encoder
+
+    def say_cost(self, cells: Sequence[_Cell]) -> None:
+        """Say how long the encoder of one target will take for some cells, if that is over a minute."""
+        encoder, store, kinds = self._encoders[cells[0].target], self._features, {cell.kind for cell in cells}
+        passes = store.passes_of(encoder, self.test)
+        if kinds & {"random", "full"}:
+            passes += store.passes_of(encoder, self.train)
+        of_images = [cell for cell in cells if cell.kind != "full"]
+        count = self.images_per_class * len(self.train.class_names)
+        config = self.config.for_images(count)
+        for cell in of_images:
+            for seed in range(config.seeds):
+                how = {"views": int(config.views), "augment": self.augment, "seed": seed}
+                images = self.sets[cell.rows[0]].distilled.images
+                is_set = cell.kind == "distilled"
+                passes += (
+                    store.passes_of_synthetic_views(encoder, images, **how)  # type: ignore[arg-type]
+                    if is_set
+                    else count * max(int(config.views), 1)
+                )
+        say_cost(encoder, passes, "; once, then they are kept", enabled=store.progress)
 
     def fill_banks(self, cells: Sequence[_Cell]) -> None:
         """Extract the real features that the cells of one target need."""

@@ -10,7 +10,7 @@ from ..show.tables import NOTHING, percent, points
 from ..store.card import SCORES, escaped, published, rewrite
 from ..store.layout import EVALUATIONS
 from ..store.locks import PATIENCE, claimed
-from .result import DISTILLED, Evaluation, load_evaluation
+from .result import Evaluation, load_evaluation
 
 
 def show_on_card(folder: Path) -> None:
@@ -37,7 +37,7 @@ def as_markdown(evaluation: Evaluation) -> str:
     ]
     for row in evaluation.rows:
         gap = points(evaluation.gap_to_full(row))
-        name = f"**{escaped(row.name)}**" if row.name == DISTILLED else escaped(row.name)
+        name = f"**{escaped(row.name)}**" if row.name == evaluation.context.set_name else escaped(row.name)
         cells = (name, f"{row.images:,}", escaped(row.probe), percent(row.top1, row.std), gap or NOTHING)
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -160,11 +160,16 @@ def evaluate(
         version=__version__,
         **({"set_name": row_name(distilled.run)} if distilled is not None else {}),
     )
-    return _scored(scorer, sets, context, Path(out) if out is not None else None, store)
+    return _scored(scorer, sets, context, Path(out) if out is not None else None, store, distilled)
 
 
 def _scored(
-    scorer: _Scorer, sets: list[TrainingSet], context: Context, out: Path | None, store: FeatureStore
+    scorer: _Scorer,
+    sets: list[TrainingSet],
+    context: Context,
+    out: Path | None,
+    store: FeatureStore,
+    distilled: DistilledSet | None,
 ) -> Evaluation:
     """Score row by row; each is in the file before the next is begun."""
     trials = [(one, trial) for one in sets for trial in scorer.trials(one)]
@@ -184,7 +189,7 @@ def _scored(
                 row = scorer.row(training_set, trial)
                 bar.advance(note=f"{row.name}, {row.probe} {100 * row.top1:.1f} %")
                 if out is not None:
-                    Evaluation((*rows, row), context).save(out)
+                    Evaluation((*rows, row), context).save(out, of=distilled)
             rows.append(row)
     if out is not None:
         show_on_card(out.parent)

@@ -18,6 +18,7 @@ from ..probes.scores import Scores
 from ..show.figures import Bars, Figure
 from ..show.results import Result
 from ..show.tables import NOTHING, Table, percent, points
+from ..store.distilled import DistilledSet
 from ..store.locks import PATIENCE, claimed
 from ..store.records import as_plain, read_record, write_record
 from ..store.run_record import RunRecord, SoftLabelsRecord
@@ -309,14 +310,23 @@ class Evaluation(Result):
 
     # ---- files
 
-    def save(self, path: Path | str) -> None:
+    def save(self, path: Path | str, *, of: DistilledSet | None = None) -> None:
         """Write the scores as JSON.
 
         Rows that the file holds of an earlier evaluation stay if they can stand in the same table and are not among
         the new ones. Otherwise they are replaced, with a warning.
+
+        Args:
+            path: The file.
+            of: The set that was scored.
+
+        Raises:
+            UserError: The file cannot be written, or lies in the folder of another run than that of the set.
         """
         path = Path(path)
         with claimed(path.parent, called="folder", wait=PATIENCE):  # another call may be about to add its rows
+            if of is not None:
+                of.check_is_in(path.parent)  # it may have been distilled anew in the meantime
             self._save(path)
 
     def _save(self, path: Path) -> None:

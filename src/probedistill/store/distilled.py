@@ -22,6 +22,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import torch
@@ -180,6 +181,17 @@ class DistilledSet:
         write_run(folder, run)
         return folder
 
+    def check_is_in(self, folder: Path) -> None:
+        """Raise `UserError` if ``folder`` holds another run than the one that this set is from.
+
+        Whoever has worked on a set for a while asks before writing beside it; the folder should be claimed then.
+        """
+        if (folder / RUN).exists() and _made(read_run(folder)) != _made(self._record()):
+            raise UserError(
+                f"the run in {str(folder)!r} was replaced while its images were at work; repeat the command for the "
+                "new one"
+            )
+
     def _write_card(self, folder: Path, run: RunRecord, licence: Licence) -> None:
         suffix = SUFFIXES[run.export.format if run.export is not None else "png"]
         size = run.export.image_size if run.export is not None else self.float_images.shape[-1]
@@ -334,6 +346,13 @@ def set_files(folder: Path) -> list[str]:
         UserError: ``run.json`` or ``tensors.safetensors`` is missing or damaged.
     """
     return _Parts.read(folder).image_files()
+
+
+def _made(run: RunRecord) -> Any:
+    """What tells the set of a run from every other: what it was asked for, how it went, and what probes learn from."""
+    shipped = run.export and (run.export.format, run.export.quality, run.export.image_size)
+    kept = (run.finished, run.config, run.encoders, run.images, run.class_names, run.losses, run.seconds, shipped)
+    return as_plain((*kept, run.soft_labels))
 
 
 def rebuilt(folder: Path | str) -> DistilledSet:

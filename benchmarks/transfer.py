@@ -1,0 +1,93 @@
+"""`transfer` of three sets on three encoders: CPU seconds in all, against those of the encoder passes that it needs.
+
+    python benchmarks/transfer.py                        # ten classes of clothing photos, every image; some ten minutes
+    python benchmarks/transfer.py --per-class 30         # three minutes
+
+The sets are distilled in a few steps: what they are does not matter here. The cache is empty at the start; a second
+call of `transfer` into another folder, which finds all features, shows what is left beside the encoders. The aim is
+twice the time of the passes at most.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import _common
+from probedistill import Encoder, LabelledImages, distill, load_encoder, load_splits, transfer
+
+ENCODERS = ["lite0", "mobilenetv1", "mobilenetv2"]
+
+
+class Passes:
+    """Counts the images that go through any encoder, and the CPU seconds that takes."""
+
+    def __init__(self) -> None:
+        self.images, self.seconds = 0, 0.0
+        forward = Encoder.forward
+
+        def timed(encoder: Encoder, images: Any) -> Any:
+            started = time.process_time()
+            features = forward(encoder, images)
+            self.seconds += time.process_time() - started
+            self.images += len(images)
+            return features
+
+        Encoder.forward = timed  # type: ignore[method-assign]
+
+    def reset(self) -> None:
+        self.images, self.seconds = 0, 0.0
+
+
+def some(images: LabelledImages, per_class: int) -> LabelledImages:
+    """The first images of each class."""
+    rows = [np.flatnonzero(images.labels == c)[:per_class] for c in range(len(images.class_names))]
+    return images.select(np.sort(np.concatenate(rows)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--per-class", type=int, default=10**9, help="training images of each class")
+    parser.add_argument("--probes", nargs="+", default=["ridge"])
+    parser.add_argument("--steps", type=int, default=3)
+    options = parser.parse_args()
+    train, test = load_splits(_common.images("clothing"))
+    train = some(train, options.per_class)
+    passes = Passes()
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        cache = Path(folder) / "cache"
+        sets = []
+        for name in ENCODERS:
+            encoder = load_encoder(_common.encoder(name))
+            run = {"out": Path(folder) / name, "cache": cache, "evaluate_every": 0, "progress": False}
+            distill(train, encoder, steps=options.steps, views=1, **run)
+            sets.append(Path(folder) / name)
+        targets = [_common.encoder(name) for name in ENCODERS]
+        empty = Path(folder) / "empty"
+        for call in ("empty cache", "all features there"):
+            passes.reset()
+            started = time.process_time()
+            transfer(
+                sets, targets, train, test, probes=options.probes, out=Path(folder) / call, cache=empty,
+                progress=False,
+            )  # fmt: skip
+            seconds = time.process_time() - started
+            found[call] = {
+                "seconds": round(seconds, 1),
+                "images encoded": passes.images,
+                "seconds in encoders": round(passes.seconds, 1),
+                "times": round(seconds / max(passes.seconds, 1e-9), 2),
+            }
+            print(call, found[call], flush=True)
+    about = {"training_images": len(train), "test_images": len(test), "probes": options.probes}
+    _common.keep("transfer", {**about, "calls": found})
+
+
+if __name__ == "__main__":
+    main()
