@@ -24,6 +24,7 @@ from probedistill.analysis.bias import (
 )
 from probedistill.analysis.geometry import ClassGeometry, ClassTest, Geometry, MadeBy, Place, Projection
 from probedistill.analysis.matrix import RealImages, Source, TransferMatrix
+from probedistill.analysis.migrate import Anchor, Candidate, Migration, Old
 from probedistill.analysis.similarity import METRICS
 from probedistill.analysis.statistics import Correlation
 from probedistill.evaluation.result import Context, Evaluation, Row, ScoredBy, ScoredOn
@@ -86,6 +87,7 @@ def results(class_names: Sequence[str]) -> dict[str, Analysis]:
         "align": align(),
         "geometry": geometry(class_names),
         "bias": bias(["cat/indoors", "cat/outdoors"], [EncoderAbout(SCRIPT, "ab", 24)]),
+        "migrate": migration(),
     }
 
 
@@ -116,6 +118,14 @@ def transfer(encoders: Sequence[EncoderAbout] | None = None, values: Any = None)
         sources, encoders, ("ridge", "inherited"), accuracy, np.zeros_like(accuracy), baselines, std,
         heads={"inherited": "ridge"}, **rest,
     )  # fmt: skip
+
+
+def migration() -> Migration:
+    """Two candidates, with a forecast and with the truth."""
+    candidates = (Candidate("ridge", 0.75, 0.5, 0.375), Candidate("average", 0.625, 0.5625, 0.5))
+    old = (Old(EncoderAbout("old", "cd", 24), "stored", 0.75),)
+    anchor = Anchor(0.625, "evaluate", 0.875)
+    return Migration(SCRIPT, EncoderAbout(SCRIPT, "ab", 24), old, anchor, candidates, "average", True, 20, ABOUT)
 
 
 def align() -> Alignment:

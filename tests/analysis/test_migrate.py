@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -103,6 +104,27 @@ def test_statistics_stand_in_for_a_head_and_for_a_measured_accuracy(old, new, da
     assert report.old[0].head == "statistics"
     assert report.anchor.known_from == "statistics"
     assert len(report.candidates) == len(CANDIDATES)
+
+
+def test_several_old_encoders_have_the_mean_of_their_logits(distilled, old, new, data, store):
+    other = load_encoder(TINY, encoder_args={"seed": 2, "width": 18}, device="cpu")
+    statistics = [class_statistics(other, data[0], name="a", features=store)]
+
+    def inherited(*teachers):
+        return migrate(distilled, new, old=teachers, statistics=statistics, candidate="inherited", features=store)[
+            0
+        ].weight.numpy()
+
+    both, one, two = inherited(old, other), inherited(old), inherited(other)
+    np.testing.assert_allclose(both, (one + two) / 2, rtol=1e-4, atol=1e-6)
+
+
+def test_probes_from_scratch_learn_soft_labels(distilled, new, store):
+    soft = torch.full((len(distilled), 3), 0.1) + 0.7 * torch.eye(3)[distilled.labels]
+    head = migrate(replace(distilled, soft_labels=soft), new, candidate="ridge", features=store)[0]
+    target = views_of(distilled, new, store)
+    probe = LinearProbe("ridge").fit_views(target, distilled.labels, soft)
+    np.testing.assert_allclose(head.weight.numpy(), probe.coef_, rtol=1e-5, atol=1e-6)
 
 
 def test_forecast_starts_from_what_was_measured_by_the_same_protocol(distilled, old, new, store):

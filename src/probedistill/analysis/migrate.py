@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -88,7 +89,7 @@ class Anchor:
     """
 
     accuracy: Share
-    known_from: str
+    known_from: Literal["evaluate", "run", "statistics"]
     cross_validated: Share
 
 
@@ -138,6 +139,11 @@ class Migration(Analysis):
     views: Count
     test: ImagesRecord | None = None
     version: str = __version__
+
+    def __post_init__(self) -> None:
+        """Refuse a choice that is none of the candidates."""
+        if self.chosen not in [one.name for one in self.candidates]:
+            raise ValueError(f"{self.chosen!r} is none of the candidates")
 
     @property
     def taken(self) -> Candidate:
@@ -236,7 +242,7 @@ def migrate(
     and scores on the others.
 
     Args:
-        distilled: The set; its 8-bit images are used.
+        distilled: The set; its 8-bit images are used, and probes from scratch learn its soft labels if it has any.
         encoder: The new encoder.
         old: Encoders that the set was made with, or that statistics are of; without one only probes from scratch
             remain, and there is no forecast.
@@ -313,6 +319,7 @@ class _Teacher:
     head_from: str
     views: Array = field(default_factory=lambda: np.empty(0))
     labels: Array = field(default_factory=lambda: np.empty(0))
+    soft: Array | None = None
 
     @classmethod
     def of(cls, encoder: Encoder, distilled: DistilledSet, statistics: Sequence[ClassStatistics]) -> _Teacher:
@@ -340,14 +347,15 @@ def _lesson(
         return np.asarray(found.float().numpy())
 
     labels = distilled.labels.numpy()
+    soft = None if distilled.soft_labels is None else distilled.soft_labels.numpy()
     with ProgressBar("views", 1 + len(teachers), enabled=store.progress) as bar:
         target = views(encoder)
         bar.advance()
         for teacher in teachers:
             teacher.views = views(teacher.encoder)
-            teacher.labels = labels
+            teacher.labels, teacher.soft = labels, soft
             bar.advance()
-    return _Lesson(target, labels, [(one.head, one.views) for one in teachers if one.head is not None])
+    return _Lesson(target, labels, [(one.head, one.views) for one in teachers if one.head is not None], soft)
 
 
 @dataclass(frozen=True)
@@ -357,11 +365,12 @@ class _Lesson:
     target: Array
     labels: Array
     teachers: list[tuple[Linear, Array]]
+    soft: Array | None = None
 
     def fit(self, name: str) -> Linear:
         """Weight and bias of a candidate."""
         if name in SCRATCH:
-            probe = LinearProbe(name).fit_views(self.target, self.labels)
+            probe = LinearProbe(name).fit_views(self.target, self.labels, self.soft)
             return probe.coef_, probe.intercept_
         if name == AVERAGE:
             return _mean([self.fit("ridge"), self.fit("inherited")])
@@ -380,7 +389,8 @@ class _Lesson:
     def of(self, views: Array | slice, images: Array | slice) -> _Lesson:
         """Some views of some images."""
         cut = [(head, source[views][:, images]) for head, source in self.teachers]
-        return _Lesson(self.target[views][:, images], self.labels[images], cut)
+        soft = None if self.soft is None else self.soft[images]
+        return _Lesson(self.target[views][:, images], self.labels[images], cut, soft)
 
     def folds(self) -> Iterator[tuple[_Lesson, _Lesson]]:
         """One view of each image to fit on, and all its others, a few times over.
@@ -471,7 +481,7 @@ def _anchor(
     """How good the set is on the first old encoder of which that is known."""
     source, on_the_way = distilled.run.source, distilled.run.accuracy
     for teacher in teachers:
-        own = _Lesson(teacher.views, teacher.labels, [])
+        own = _Lesson(teacher.views, teacher.labels, [], teacher.soft)
         if measured is not None:
             return Anchor(measured, "evaluate", _cross_validated(own, "ridge"))
         if on_the_way and source is not None and source.fingerprint == teacher.encoder.fingerprint:
