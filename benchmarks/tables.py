@@ -601,10 +601,10 @@ def federated() -> str:
 def privacy(data: str) -> str:
     content = read("privacy")
     rows = [row for row in content["rows"] if row["data"] == data]
-    titles = {"sfm": "image per class", "prototypes": "prototypes", "prototypes of both": "prototypes of both"}
+    titles = ["sfm", "prototypes", "prototypes, corrected", "prototypes of both"]
     lines = [
-        "| ε | Lite0: image | prototypes | of both, ε/2 each | MobileNetV1: image | prototypes of both, ε/2 each |",
-        "| --- " * 6 + "|",
+        "| ε | Lite0: images | prototypes | corrected | of both, ε/2 each | MobileNetV1: images | of both, ε/2 each |",
+        "| --- " * 7 + "|",
     ]
     for epsilon in dict.fromkeys(row["epsilon"] for row in rows if row["name"] in titles):
         of = {name: [r for r in rows if r["epsilon"] == epsilon and r["name"] == name] for name in titles}

@@ -92,7 +92,9 @@ def distill(
     seconds = distilled.run.seconds
     show(f"{len(distilled)} images of {len(distilled.class_names)} classes in {seconds:.0f} s → {run.out}")
     show(f"look:   {run.out / 'preview.png'}")
-    show(f"score:  probedistill evaluate {quote(str(run.out))} {config_flag('evaluate', run.out / 'config.yaml')}")
+    named_test = "" if images is not None else " --images SPEC"  # statistics name no test images
+    config = config_flag("evaluate", run.out / "config.yaml")
+    show(f"score:  probedistill evaluate {quote(str(run.out))} {config}{named_test}")
 
 
 def _what(
