@@ -16,6 +16,7 @@ from .config import (
     EvaluateConfig,
     ImagesConfig,
     RunConfig,
+    StatisticsConfig,
     TransferConfig,
 )
 from .distillation.callbacks import Callback
@@ -86,6 +87,7 @@ __all__ = [
     "Runs",
     "SFMConfig",
     "Scores",
+    "StatisticsConfig",
     "Tower",
     "TransferConfig",
     "TransferMatrix",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from conftest import TINY
@@ -25,6 +26,7 @@ from probedistill import (
     load_statistics,
     merge_statistics,
 )
+from probedistill.store.run_record import PrivacyRecord
 from probedistill.store.tensors import load_tensors, save_tensors
 
 parties = st.lists(st.integers(0, 2), min_size=1, max_size=8)
@@ -211,6 +213,33 @@ def test_sums_that_no_features_have_are_refused(file, change):
     save_tensors(file, {**tensors, **change}, metadata)
     with pytest.raises(UserError, match="is damaged"):
         ClassStatistics.load(file)
+
+
+def places(value, at=()):
+    """The way to every value of a record."""
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [way for key, entry in inside for way in [(*at, key), *places(entry, (*at, key))]]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_any_change_of_the_record_is_one_line_or_harmless(file, data):
+    whole = statistics_of(bank([0, 1, 2, 2]))
+    promise = PrivacyRecord(epsilon=1.0, delta=0.1, deviation=1.0, count_deviation=1.0, adjacency="", clipping="",
+                            library="")  # fmt: skip
+    changed(whole, augment=AugmentConfig(), privacy=data.draw(st.sampled_from([None, promise]))).save(file)
+    tensors, metadata = load_tensors(file)
+    way = data.draw(st.sampled_from(places(metadata)))
+    holder = metadata
+    for key in way[:-1]:
+        holder = holder[key]
+    others = [None, True, [], {}, "", "x", -1, 3, 0.5, 1e300, "\x1b[2J", [[1]], 10**30]
+    holder[way[-1]] = data.draw(st.sampled_from(others))
+    save_tensors(file, tensors, metadata)
+    with suppress(UserError):  # anything else would be a traceback
+        found = ClassStatistics.load(file)
+        repr(found)
+        found.means()
 
 
 def test_other_files_and_newer_ones_are_refused(file, tmp_path):
