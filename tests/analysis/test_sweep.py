@@ -104,11 +104,11 @@ def test_from_python(photos, tmp_path):
 
 def test_values_of_a_grid_have_the_type_of_their_option():
     assert read_grid([("lr", "1e-3, 0.02"), ("canvas.init", "real,noise")]) == {
-        "lr": ["1e-3", 0.02],
+        "lr": ["1e-3", "0.02"],
         "canvas.init": ["real", "noise"],
     }
     assert read_grid([("--augment.scale", "[0.08, 1], [0.3, 1]")]) == {"augment.scale": [[0.08, 1], [0.3, 1]]}
-    assert read_grid([("images-per-class", "1,10")]) == {"images_per_class": [1, 10]}
+    assert read_grid([("images-per-class", "1,10")]) == {"images_per_class": ["1", "10"]}
 
 
 def test_a_grid_of_methods_takes_the_values_of_each_ones_preset(tmp_path, photos):
@@ -133,6 +133,7 @@ def test_a_grid_of_methods_takes_the_values_of_each_ones_preset(tmp_path, photos
         ({"views": [1, 1]}, "grid views 1 is named twice"),
         ({"views": []}, "grid 'views' needs values"),
         ({"seed": [1]}, "give seeds instead"),
+        ({"also": [["x"]]}, "one sweep for each"),
         ({"preset": ["paper"]}, "one sweep for each preset"),
         ({"method": ["clp", "module:nothing_here:f"]}, "nothing_here"),
     ],
@@ -169,6 +170,16 @@ def test_a_files_number_of_evaluation_seeds_is_no_list_of_seeds(distil_cli, tmp_
     file.write_text("seeds: [0, 1]\ngrid: [views, '1,2']\n")
     assert distil_cli("--config", file, "--out", tmp_path / "more", steps=1).code == 0
     assert len(folders(tmp_path / "more")) == 4
+
+
+def test_a_grid_in_a_file_may_not_name_code(run_cli, photos, tmp_path, out):
+    """Not even as its second value."""
+    file = tmp_path / "sent.yaml"
+    file.write_text("grid: [method, 'clp, module:mine:objective']\n")
+    words = ["distill", "--images", f"folder:{photos}", "--encoder", TINY, "--out", out]
+    message = run_cli(*words, "--config", file, trust=False).error()
+    assert "needs trust" in message
+    assert not out.exists()
 
 
 def test_from_statistics_in_place_of_images(run_cli, photos, tmp_path, out):

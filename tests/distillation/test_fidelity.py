@@ -7,6 +7,7 @@ Only what is random (boxes, flips, seeds of noise, heads) is taken over.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from conftest import TINY
-from probedistill import load_encoder, load_images
+from probedistill import DistilledSet, distill, evaluate, load_encoder, load_images, load_splits
 from probedistill.config import DistillConfig
 from probedistill.distillation.canvas import Canvas
 from probedistill.distillation.engine import Distiller, Loop, Tower
@@ -247,6 +248,47 @@ def test_every_encoder_gets_imagenets_statistics_and_the_papers_crop(size):
     theirs = v2.Compose([v2.Resize(round(side * 256 / 224)), v2.CenterCrop(side), v2.ToImage()])(photo) / 255
     torch.testing.assert_close(encoder.centre_view(photo), theirs, rtol=0, atol=1e-6)
     assert encoder.fingerprint != load_encoder(TINY, device="cpu").fingerprint
+
+
+def test_of_a_larger_canvas_the_papers_see_the_middle():
+    """Canvas 256, view 224: the centre crop, as of a real image, not resized; `own` sees all of it, smaller."""
+    encoder = load_encoder(TINY, device="cpu", preprocess="papers")
+    side = encoder.input_size
+    edge = round(side * 256 / 224)
+    canvas = torch.rand(2, 3, edge, edge, generator=torch.Generator().manual_seed(0))
+    middle = v2.functional.center_crop(canvas, [side, side])
+    torch.testing.assert_close(encoder(canvas), encoder(middle), rtol=0, atol=1e-6)
+    own = load_encoder(TINY, device="cpu")
+    assert not torch.allclose(own(canvas), own(middle), atol=1e-4)
+
+
+def test_scores_of_a_run_of_the_paper_are_of_the_middle_of_its_images(photos):
+    train, test = load_splits(f"folder:{photos}")
+    encoder = load_encoder(TINY, device="cpu", preprocess="papers")
+    edge = round(encoder.input_size * 256 / 224)
+    made = distill(train, encoder, method="sfm", preset="paper", steps=2, canvas={"size": edge}, progress=False)
+    cut = v2.functional.center_crop(made.float_images, [encoder.input_size] * 2)
+    whole, middle = (
+        evaluate(one, encoder, None, test, probes=["1nn"], views=0, seeds=1, progress=False).rows[0]
+        for one in (made, replace(made, float_images=cut))
+    )
+    assert whole.scores == middle.scores
+
+
+@pytest.mark.parametrize(
+    ("words", "part", "option", "value"),
+    [
+        (("--augment", "none"), "augment", "kind", "none"),
+        (("--canvas.kind", "pixels"), "canvas", "kind", "pixels"),
+        (("--canvas.colour", "none"), "canvas", "colour", "none"),
+        (("--canvas.size", 40), "canvas", "size", 40),
+    ],
+)
+def test_each_ablation_is_one_option_of_the_command(distil_cli, tmp_path, words, part, option, value):
+    made = distil_cli(*words, "--preset", "paper", "--method", "sfm", "--out", tmp_path / "run", steps=1)
+    assert made.code == 0, made.err
+    config = DistilledSet.load(tmp_path / "run").run.config
+    assert getattr(getattr(config, part), option) == value
 
 
 def test_the_ablations_of_the_paper():

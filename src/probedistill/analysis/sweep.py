@@ -7,6 +7,7 @@ of real images are in the cache after the first run that needs them, so the othe
 from __future__ import annotations
 
 import itertools
+import json
 import logging
 import os
 import signal
@@ -18,7 +19,6 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import msgspec
-import yaml
 from typing_extensions import Unpack
 
 from ..config import DistillConfig, EncoderConfig, EvaluateConfig, ImagesConfig, RunConfig
@@ -45,7 +45,11 @@ from .runs import Runs, collect_runs
 _log = logging.getLogger(__name__)
 _AGAIN = "repeat the command to go on"
 _LONGEST_NAME = 100
-_NOT_IN_A_GRID = {"seed": "give seeds instead", "preset": "make one sweep for each preset"}
+_NOT_IN_A_GRID = {
+    "seed": "give seeds instead",
+    "preset": "make one sweep for each preset",
+    "also": "make one sweep for each",
+}
 
 
 def sweep(
@@ -119,7 +123,7 @@ def read_grid(words: Sequence[tuple[str, str]]) -> dict[str, list[Any]]:
     """The grid of some pairs of an option and its values with commas between them.
 
     >>> read_grid([("lr", "0.01,0.02"), ("augment.scale", "[0.08, 1], [0.3, 1]")])
-    {'lr': [0.01, 0.02], 'augment.scale': [[0.08, 1], [0.3, 1]]}
+    {'lr': ['0.01', '0.02'], 'augment.scale': [[0.08, 1], [0.3, 1]]}
 
     Raises:
         UserError: No values, or an option that is named twice.
@@ -129,8 +133,9 @@ def read_grid(words: Sequence[tuple[str, str]]) -> dict[str, list[Any]]:
         name = name.removeprefix("--").replace("-", "_")
         if name in grid:
             raise UserError(f"grid {name!r} is named twice; give all its values at once, such as {name} 1,2,3")
-        with explained(f"grid {name} {text!r} cannot be read", yaml.YAMLError, hint="put commas between the values"):
-            grid[name] = list(yaml.safe_load(f"[{text}]"))
+        hint = "put commas between the values, and brackets around each that is a list"
+        with explained(f"grid {name} {text!r} cannot be read", ValueError, hint=hint):
+            grid[name] = json.loads(f"[{text}]") if "[" in text else [word.strip() for word in text.split(",")]
     return grid
 
 

@@ -12,7 +12,7 @@ def datasets(name: str | None = None, /, *, class_list: bool = False) -> None:
     Example: probedistill datasets imagenet-100
 
     The library brings none of these sets. It says where each comes from, what its makers allow, which --images reads
-    it, and what the papers report beside our own numbers.
+    it, what the papers report beside our own numbers, and which of all this was compared with its source.
 
     Parameters
     ----------
@@ -49,6 +49,7 @@ def datasets(name: str | None = None, /, *, class_list: bool = False) -> None:
     show(f"licence: {known.licence}")
     show(f"read as: --images {read_as}")
     show(f"gives:   {known.gives}")
+    show(f"checked: {known.checked}")
     figures = {figure.encoder: figure for figure in known.figures}
     lines = []
     for encoder, (title, licence) in ENCODERS.items():

@@ -41,6 +41,8 @@ class Encoder(nn.Module):
         interpolation: Filter of the resize: nearest, bilinear, bicubic or lanczos.
         crop_pct: The short side is resized to ``input_size / crop_pct`` before the centre crop of a
             real image.
+        cuts: Whether images that are larger than the input are cut like real ones, as in the papers: of a canvas of
+            256 pixels a view of 224 is the middle. Otherwise they are resized to the input.
         precision: Arithmetic of the forward and backward pass.
         fold_batchnorm: Fold batch norms into the convolutions before them: the same function, faster.
         identity: What else the features depend on, for the fingerprint.
@@ -69,6 +71,7 @@ class Encoder(nn.Module):
         std: tuple[float, ...] = IMAGENET[1],
         interpolation: str = "bicubic",
         crop_pct: float = 1.0,
+        cuts: bool = False,
         precision: Precision = "fp32",
         device: torch.device | str = "cpu",
         fold_batchnorm: bool = True,
@@ -79,7 +82,7 @@ class Encoder(nn.Module):
             raise unknown_name("interpolation", interpolation, RESAMPLING)
         self.name, self.input_size, self.precision = name, input_size, precision
         self.config: EncoderConfig | None = None
-        self.interpolation, self.crop_pct = interpolation, crop_pct
+        self.interpolation, self.crop_pct, self.cuts = interpolation, crop_pct, cuts
         model = model.eval().requires_grad_(False)
         if any(p.is_floating_point() and p.dtype not in (torch.float32, torch.float64) for p in model.parameters()):
             model = model.float()  # weights may be stored in half; how one computes with them is ``precision``'s to say
@@ -88,7 +91,8 @@ class Encoder(nn.Module):
                 module.inplace = False
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, 3, 1, 1), persistent=False)
-        self.fingerprint = _fingerprint(model, f"{identity}|{input_size}|{mean}|{std}|{interpolation}|{crop_pct:.6f}")
+        identity += f"|{input_size}|{mean}|{std}|{interpolation}|{crop_pct:.6f}" + "|cuts" * cuts
+        self.fingerprint = _fingerprint(model, identity)
         self.model = model
         self.to(device)
         images = example_images(input_size, self.device)
@@ -138,7 +142,7 @@ class Encoder(nn.Module):
             (n, dim), float32 (float64 for a float64 model and input).
         """
         if images.shape[-1] != self.input_size or images.shape[-2] != self.input_size:
-            images = _resize_and_crop(images, self.input_size)
+            images = self._fitted(images)
         images = self._normalised(images)
         features = self._output(images)
         if not isinstance(features, Tensor):
@@ -147,6 +151,12 @@ class Encoder(nn.Module):
         if self.precision == "fp16" and features.requires_grad:
             _scale_gradient(features, images)
         return features
+
+    def _fitted(self, images: Tensor) -> Tensor:
+        """Images of any size as the model takes them."""
+        if self.cuts and min(images.shape[-2:]) > self.input_size:
+            return _resize_and_crop(images, self.input_size, round(self.input_size / self.crop_pct), "bilinear")
+        return _resize_and_crop(images, self.input_size, self.input_size, "bicubic")
 
     def _normalised(self, images: Tensor) -> Tensor:
         return ((images - self.mean) / self.std).contiguous(memory_format=self._layout)
@@ -207,16 +217,13 @@ def _scale_gradient(features: Tensor, images: Tensor) -> None:
 # Helpers
 
 
-def _resize_and_crop(images: Tensor, size: int) -> Tensor:
+def _resize_and_crop(images: Tensor, size: int, short: int, mode: str) -> Tensor:
+    """The middle ``size`` pixels of images (n, 3, H, W) whose short side is made ``short`` pixels long."""
     height, width = images.shape[-2:]
-    scale = size / min(height, width)
-    images = F.interpolate(
-        images,
-        size=(max(size, round(height * scale)), max(size, round(width * scale))),
-        mode="bicubic",
-        antialias=True,
-        align_corners=False,
-    )
+    scale = short / min(height, width)
+    to = (max(size, round(height * scale)), max(size, round(width * scale)))
+    if to != (height, width):
+        images = F.interpolate(images, size=to, mode=mode, antialias=True, align_corners=False)
     top, left = (images.shape[-2] - size) // 2, (images.shape[-1] - size) // 2
     return images[..., top : top + size, left : left + size].clamp(0, 1)
 

@@ -79,6 +79,7 @@ def load_encoder(spec: str | EncoderConfig, **options: Any) -> Encoder:
         std=IMAGENET[1] if papers else tuple((recipe and recipe.std) or loaded.std),
         interpolation="bilinear" if papers else loaded.interpolation,
         crop_pct=224 / 256 if papers else loaded.crop_pct,
+        cuts=papers,
         precision=config.precision,
         device=device,
         fold_batchnorm=config.fold_batchnorm,

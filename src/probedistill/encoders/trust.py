@@ -98,7 +98,8 @@ def _not_followed(content: Any, at: str = "") -> Iterator[str]:
             yield from _not_followed(value, at)
     elif isinstance(content, str):
         names_encoder = at.rpartition(".")[2] in ("encoder", "encoders", "also", "source")
-        if content.strip().startswith("module:") or (names_encoder and _is_path(content)):
+        is_code = content.strip().startswith("module:") or (at == "grid" and "module:" in content)
+        if is_code or (names_encoder and _is_path(content)):
             yield f"{at} {_short(content)}"
 
 

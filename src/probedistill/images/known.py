@@ -16,7 +16,9 @@ ENCODERS = {
     "eva02_vitb14": ("EVA-02", "MIT"),
     "mocov3_vitb16": ("MoCo-v3", "CC BY-NC 4.0: not for commercial use"),
 }
-"""The papers' encoders: recipe → name, and the licence of the weights as their authors state it."""
+"""The papers' encoders: recipe → name, and the licence of the weights as their authors state it. All four were compared
+on 2026-11-26: those of DINOv2 ("code and model weights") and MoCo-v3 with the authors' README, those of CLIP and EVA-02
+with the LICENSE of the authors' repository, which does not name the weights."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ class KnownDataset:
         cost: What the paper says of the time.
         figures: What the papers report.
         class_list: Classes to choose, where the set is part of another one.
+        checked: What of this entry was compared with a source, and with which; the rest is from memory.
     """
 
     title: str
@@ -71,6 +74,7 @@ class KnownDataset:
     cost: str = ""
     figures: tuple[PaperFigure, ...] = ()
     class_list: tuple[str, ...] = ()
+    checked: str = ""
 
     def commands(self, name: str, encoder: str) -> list[str]:
         """The commands that make and score the paper's set for one of its encoders."""
@@ -81,6 +85,7 @@ class KnownDataset:
         data = ["--images", self.images, *self.options]
         make = ["distill", *data, "--encoder", encoder, *output, "--method", "lgm", "--preset", "paper", *self.steps]
         score = ["evaluate", run, "--config", f"{run}/config.yaml", "--probes", "sgd", "--seeds", "5"]
+        score += ["--sgd-views", "1000"]  # new views in each epoch
         score += ["--baselines", "random", "centroids", "neighbours", "full"]
         return [" ".join(["probedistill", *make, "--out", run]), " ".join(["probedistill", *score])]
 
@@ -118,6 +123,7 @@ DATASETS: dict[str, KnownDataset] = {
         "train and val; classes are WordNet ids, because two cranes share a name. Also folder:PATH "
         "(train/n01440764/…), wds:PATH and hf:ILSVRC/imagenet-1k",
         _IMAGENET_HOME, _IMAGENET_TERMS, ("--views", "3"), "48 GPU-hours", _lgm(0.630, 0.750, 0.703, 0.632),
+        checked="the counts are those that many repositories give; the terms are unchecked",
     ),
     "imagenet-100": KnownDataset(
         "ImageNet-100", 100, 126_689, 5_000, "torchvision:ImageNet",
@@ -125,41 +131,53 @@ DATASETS: dict[str, KnownDataset] = {
         "the 100 classes of Contrastive Multiview Coding; `probedistill datasets imagenet-100 --class-list > "
         "imagenet-100.txt` writes their names",
         _IMAGENET_HOME, _IMAGENET_TERMS, (), "3 hours on one H200", _lgm(0.849, 0.915, 0.890, 0.834), IMAGENET_100,
+        checked="the classes with imagenet100.txt of github.com/HobbitLong/CMC; the counts are those that several "
+        "repositories give; the terms are unchecked",
     ),
     "cub": KnownDataset(
         "CUB-200-2011", 200, 5_994, 5_794, "cub:CUB_200_2011", (), "the official train and test split, from its lists",
         "https://www.vision.caltech.edu/datasets/cub_200_2011/",
         "non-commercial research and education; the photos belong to others",
+        checked="the counts with a dataset card on the Hugging Face hub; the licence is unchecked",
     ),
     "flowers": KnownDataset(
         "Flowers-102", 102, 1_020, 6_149, "torchvision:Flowers102", ("--data-dir", "data", "--download"),
         "train, val and test; classes are numbers in older versions of torchvision",
         "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/", "none stated; photos from the web, for research",
+        checked="the counts with the catalogue of TensorFlow Datasets; the licence is unchecked",
     ),
     "food": KnownDataset(
         "Food-101", 101, 75_750, 25_250, "torchvision:Food101", ("--data-dir", "data", "--download"),
         "train and test", "https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101/",
         "photos of foodspotting.com; beyond scientific fair use ask their owners",
+        checked="the counts with the card of ethz/food101 on the Hugging Face hub; the licence is unchecked",
     ),
     "dogs": KnownDataset(
         "Stanford Dogs", 120, 12_000, 8_580, "dogs:StanfordDogs", (),
         "the official train and test split, from lists.tar unpacked beside Images/",
         "http://vision.stanford.edu/aditya86/ImageNetDogs/", _IMAGENET_TERMS,
+        checked="the sum of the counts (20,580) and the 120 breeds with a page on the set; the split and the terms are "
+        "unchecked",
     ),
     "artbench": KnownDataset(
         "ArtBench-10", 10, 50_000, 10_000, "folder:artbench-10-imagefolder-split", (),
         "train and test of the ImageFolder version with its split", "https://github.com/liaopeiyuan/artbench",
         "\"Fair Use\", in the words of its makers",
+        checked="that there is an ImageFolder version of 256 pixels, with the README of the authors; the counts and "
+        "the licence are unchecked",
     ),
     "spawrious": KnownDataset(
         "Spawrious, one to one", 4, 25_344, 25_344, "spawrious:spawrious224", ("--source-args.challenge", "o2o_hard"),
         "train and test of o2o_easy, o2o_medium or o2o_hard; files in the order of their names, where the authors' "
         "loader takes the file system's", "https://github.com/aengusl/spawrious",
         "MIT, in the words of its repository",
+        checked="licence and challenges with the README of the authors; the counts are unchecked",
     ),
     "waterbirds": KnownDataset(
         "Waterbirds", 2, 4_795, 5_794, "waterbirds:waterbird_complete95_forest2water2", (),
         "train, val and test; groups are in its metadata.csv", "https://github.com/kohpangwei/group_DRO",
         "made of CUB-200-2011 and Places: the terms of both",
+        checked="where it comes from, and the counts (CUB's test images, and four fifths of its training images), with "
+        "the README of the authors",
     ),
 }  # fmt: skip
