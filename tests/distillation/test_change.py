@@ -23,6 +23,7 @@ from probedistill import (
     forget,
     load_encoder,
     load_splits,
+    merge,
 )
 from probedistill.features.statistics import statistics_of_run
 from probedistill.features.store import FeatureStore
@@ -126,6 +127,17 @@ def test_merged_set_is_a_set_like_any_other(runs, run_cli, data, encoder, tmp_pa
     assert "named twice" in run_cli("merge", runs / "a", runs / "a", "--out", tmp_path / "x").error()
 
 
+def test_sets_of_different_methods_make_a_set_that_says_so(runs, run_cli, data, encoder, tmp_path):
+    other, out = tmp_path / "b", tmp_path / "merged"
+    distill(data[0].with_classes(NAMES[2:]), encoder, method="sfm", steps=1, out=other, progress=False)
+    merged, notes = merge([runs / "a", other], out=out)
+    assert merged.run.method == "merged"
+    assert len(notes) == 2
+    assert "merged" in run_cli("info", out).out
+    assert run_cli("report", out, "--out", tmp_path / "r.html", "--no-progress").code == 0
+    assert run_cli("runs", tmp_path).code == 0
+
+
 # ---------------------------------------------------------------------------------------------------
 # forget
 
@@ -139,6 +151,7 @@ def test_forgotten_class_goes_with_its_images_its_sums_and_its_part_in_the_head(
     assert kept.counts.tolist() == [6, 6, 6]
     assert left.head.weight.shape[0] == 3
     assert left.run.forgotten == ("dog",)
+    assert left.run.images.count == 18
     assert any("May remain" in note and "began as a photo" in note for note in notes)
     assert torch.equal(DistilledSet.load(tmp_path / "out").float_images, left.float_images)
 

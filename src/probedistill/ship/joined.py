@@ -127,10 +127,18 @@ def without_classes(kept: KeptSet, gone: Sequence[str]) -> KeptSet:
         notes.append("Soft labels were left out: they were made with the classes that went.")
     record = replace(
         held.run, class_names=names, statistics=tuple(one.about for one in statistics) if held.run.statistics else (),
-        forgotten=(*held.run.forgotten, *gone),
+        forgotten=(*held.run.forgotten, *gone), images=_left_of(held.run.images, gone, statistics),
+        accuracy=[],  # of other classes
     )  # fmt: skip
     left = DistilledSet(held.float_images[stay], labels[stay], names, record, head=head)
     return KeptSet(left, statistics, kept.name, tuple(notes))
+
+
+def _left_of(images: ImagesRecord, gone: Sequence[str], statistics: Sequence[ClassStatistics]) -> ImagesRecord:
+    """The record of the photos without those of some classes, whose number only statistics tell."""
+    digest = hashlib.sha256("\n".join((images.fingerprint, *gone)).encode()).hexdigest()
+    count = round(statistics[0].total) if statistics else images.count
+    return replace(images, fingerprint=digest, count=max(count, 0))
 
 
 def _check_fits(first: KeptSet, other: KeptSet) -> None:
