@@ -171,7 +171,8 @@ def test_findings_and_figures(distilled, encoder, data, tmp_path):
     said = " ".join(result.findings())
     assert "3 distilled images with ridge:" in said
     assert "points less than the float ones (1nn)" in said
-    (figure,) = result.figures()
+    figure, confusion = result.figures()
+    assert confusion.title == "What classes are taken for"
     assert set(figure.drawing.series) == {"ridge", "1nn"}
     assert "full real data (15)" in figure.drawing.categories
     assert list(result.to_pandas()["trained on"]) == [row.name for row in result.rows]

@@ -621,3 +621,14 @@ def test_classes_of_one_name_are_told_apart():
 def test_bad_input_of_the_scores(y, groups, classes, message):
     with pytest.raises(UserError, match=message):
         score_probe(fixed(classes), np.eye(3), y, class_names=list("abc"), groups=groups)
+
+
+def test_what_classes_are_taken_for():
+    X = np.array([[2.0, 0.0], [2.0, 0.0], [0.0, 2.0], [2.0, 0.0]])
+    probe = LinearProbe("ridge").fit(np.eye(2), [0, 1])
+    found = score_probe(probe, X, [0, 0, 1, 1], class_names=["cat", "dog"])
+    assert found.confusion == ((2, 0), (1, 1))
+    unseen = score_probe(probe, X, [0, 0, 2, 2], class_names=["cat", "dog", "owl"])
+    assert unseen.confusion == ((2, 0, 0), (0, 0, 0), (1, 1, 0))
+    many = score_probe(probe, X, [0, 0, 1, 1], class_names=[f"class {i}" for i in range(41)])
+    assert many.confusion is None

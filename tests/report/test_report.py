@@ -20,7 +20,7 @@ from conftest import TINY
 from helpers_report import SCRIPT, evaluation, long_names, make_run, results, write
 from probedistill import UserError, distill, extract_features, load_encoder, load_splits
 from probedistill.encoders.trust import trusting
-from probedistill.evaluation.result import Evaluation
+from probedistill.evaluation.result import Evaluation, load_evaluation
 from probedistill.report.page import _embedded, write_report
 from probedistill.report.pictures import pack
 from probedistill.store.files import without_nan
@@ -504,3 +504,16 @@ def test_what_it_needs_is_named(run, run_cli, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "jinja2", None)
     error = run_cli("report", run, "--out", tmp_path / "r.html").error()
     assert "report needs jinja2: pip install 'probedistill[report]'" in error
+
+
+def test_what_classes_are_taken_for_is_drawn(run, report):
+    path = next(run.glob("evaluation-*.json"))
+    found = load_evaluation(path)
+    counts = ((18, 2, 0), (0, 20, 0), (5, 0, 15))
+    first = replace(found.rows[0], scores=tuple(replace(one, confusion=counts) for one in found.rows[0].scores))
+    path.unlink()
+    replace(found, rows=(first, *found.rows[1:])).save(path)
+    text = report(run).text
+    assert "What classes are taken for" in text
+    assert "25.0 % of" in text
+    assert "are taken for cat" in text

@@ -624,7 +624,10 @@ def bias(
         check_writable(Path(out))
     own = [own_encoder(folder, called=option("encoders")) for folder in folders] if encoders is None else []
     read = read_groups(groups, attributes)
-    train, test = (of_classes(part, class_names, f"run {str(folders[0])!r}") for part in load_splits(images))
+    shows = progress if features is None else features.progress
+    train, test = (
+        of_classes(part, class_names, f"run {str(folders[0])!r}") for part in load_splits(images, progress=shows)
+    )
     backgrounds = read.match(train, test)
     names = sorted({name for part in backgrounds for name in part})
     if len(names) < 2:

@@ -106,9 +106,9 @@ def compose(
     if out.resolve() == Path.cwd():  # it comes in one piece, by a renaming
         raise UserError(f"out {str(out)!r} is the folder that you are in; name a new one")
     check_writable(out)
-    front = _classes(foregrounds, 2)
+    front = _classes(foregrounds, 2, progress)
     count = len(front[0].class_names)
-    back = _classes(backgrounds, count)
+    back = _classes(backgrounds, count, progress)
     if len(back[0].class_names) != count:
         raise UserError(
             f"{len(back[0].class_names)} background classes ({', '.join(back[0].class_names)}) for {count} foreground "
@@ -132,10 +132,10 @@ def compose(
     return record
 
 
-def _classes(images: str | ImagesConfig, count: int) -> tuple[LabelledImages, LabelledImages]:
+def _classes(images: str | ImagesConfig, count: int, progress: bool) -> tuple[LabelledImages, LabelledImages]:
     """Training and test images of the classes that are named, else of the first ``count``."""
     config = ImagesConfig(images=images) if isinstance(images, str) else images
-    train, test = load_splits(config)
+    train, test = load_splits(config, progress=progress)
     if config.classes is not None:
         return train, test
     chosen = train.class_names[:count]

@@ -30,7 +30,7 @@ from ..store.records import Count, Share
 from ..store.run_record import ImagesRecord
 from .base import Analysis, Array, EncoderAbout, check_array
 
-DRAWN_CLASSES = 10
+DRAWN_CLASSES = 30
 DRAWN_IMAGES = 2000
 
 _BLOCK = 512  # rows of a distance matrix at a time
@@ -494,7 +494,7 @@ def geometry(
         distilled: The synthetic set.
         encoder: The frozen encoder; it may differ from the one the set was made with.
         train: Real training images.
-        classes: Which classes are drawn, in a PCA plane fitted on their real features; default the first ten.
+        classes: Which classes are drawn, in a PCA plane fitted on their real features; default the first thirty.
         k: Neighbours.
         seed: Seed for choosing the real images that are drawn, and for the bootstrap.
         features: Where features come from; default: a store of ``cache``, ``strict`` and ``progress``.
@@ -513,7 +513,7 @@ def geometry(
         if name not in names:
             raise unknown_name(classes_argument(), name, names, "(the run's classes)")
     if not chosen:
-        raise UserError("classes is empty; name at least one class to draw, or leave it out for the first ten")
+        raise UserError("classes is empty; name at least one class to draw, or leave it out for the first thirty")
     missing = [name for name in names if name not in train.class_names]
     if missing:
         raise UserError(

@@ -305,7 +305,7 @@ def _loaded(
         named = ImagesConfig(images=images) if isinstance(images, str) else images
         if test is None:
             return load_splits(named, progress=progress)
-        images = load_images(named, min_per_class=2)
+        images = load_images(named, min_per_class=2, progress=progress)
     return images, load_splits(test, progress=progress)[1] if isinstance(test, ImagesConfig) else test
 
 

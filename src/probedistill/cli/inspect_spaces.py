@@ -87,7 +87,7 @@ def geometry(
 
     Draws real and synthetic features in a PCA plane fitted on the real ones, and measures for every class how far out
     its synthetic image lies, its margin to other classes and its nearest real neighbours, beside class medoids and
-    random real images. --classes chooses what is drawn (default: the first ten); the numbers are of all classes.
+    random real images. --classes chooses what is drawn (default: the first thirty); the numbers are of all classes.
     Results go to OUT/geometry.json and OUT/geometry.png.
 
     Parameters

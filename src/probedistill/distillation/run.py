@@ -117,7 +117,7 @@ def distill(
     with processes(str(named[0].device), run.timeout_seconds) as team:
         folder = _folder_of(run, team)
         folder.check()  # an early word; what counts is the second look, when nobody else may change the folder
-        data = _read_data(images, given, test, config, folder)
+        data = _read_data(images, given, test, config, folder, run.progress)
         with folder.claimed(team):
             folder.check()
             task = _prepare(data, named, config, run, strict, team, base)
@@ -188,13 +188,14 @@ def _read_data(
     test: LabelledImages | ImagesConfig | None,
     config: DistillConfig,
     folder: NoFolder,
+    progress: bool,
 ) -> _Data:
-    held_out = load_splits(test)[1] if isinstance(test, ImagesConfig) else test
+    held_out = load_splits(test, progress=progress)[1] if isinstance(test, ImagesConfig) else test
     if not isinstance(images, (str, ImagesConfig, LabelledImages)):
         spec = test if isinstance(test, ImagesConfig) else None
         files = images if isinstance(images, StatisticsConfig) else None
         return _Data(spec, None, held_out, statistics, files)
-    data = _Data(*_load_images(images, held_out))
+    data = _Data(*_load_images(images, held_out, progress))
     if data.train is not None:
         _check_counts(data.train, config)
         if folder.path is not None:
@@ -277,14 +278,14 @@ def _name_encoders(
 
 
 def _load_images(
-    images: str | ImagesConfig | LabelledImages, test: LabelledImages | None
+    images: str | ImagesConfig | LabelledImages, test: LabelledImages | None, progress: bool
 ) -> tuple[ImagesConfig | None, LabelledImages, LabelledImages | None]:
     if isinstance(images, LabelledImages):
         return images.config, images, test
     config = ImagesConfig(images=images) if isinstance(images, str) else images
     if test is not None:
-        return config, load_images(config, min_per_class=2), test
-    return config, *load_splits(config)
+        return config, load_images(config, min_per_class=2, progress=progress), test
+    return config, *load_splits(config, progress=progress)
 
 
 def _load_encoders(named: list[EncoderConfig | Encoder]) -> list[Encoder]:

@@ -187,6 +187,8 @@ def _scored(
             row = known.get((trial.name, trial.probe, len(training_set.labels(0))))
             if row is None:
                 row = scorer.row(training_set, trial)
+                if row.name != context.set_name:
+                    row = row.without_confusion()
                 bar.advance(note=f"{row.name}, {row.probe} {100 * row.top1:.1f} %")
                 if out is not None:
                     Evaluation((*rows, row), context).save(out, of=distilled)

@@ -15,7 +15,7 @@ from msgspec import Meta
 from ..config import AugmentConfig, EvaluateConfig
 from ..errors import UserError
 from ..probes.scores import Scores
-from ..show.figures import Bars, Figure
+from ..show.figures import Bars, Figure, HeatMap
 from ..show.results import Result
 from ..show.tables import NOTHING, Table, percent, points
 from ..store.distilled import DistilledSet
@@ -61,6 +61,10 @@ class Row:
     soft_labels: bool = False
     on_features: str | None = None
     head: bool = False
+
+    def without_confusion(self) -> Row:
+        """The row without what the classes are taken for, which is kept of the set alone."""
+        return replace(self, scores=tuple(replace(one, confusion=None) for one in self.scores))
 
     @property
     def top1(self) -> float:
@@ -294,7 +298,34 @@ class Evaluation(Result):
         return found
 
     def figures(self) -> list[Figure]:
-        """Accuracy of each row as bars, a colour for each probe."""
+        """Accuracy of each row as bars, a colour for each probe; what the set's probe takes each class for."""
+        return [self._bars(), *([found] if (found := self.confusion()) is not None else [])]
+
+    def confusion(self) -> Figure | None:
+        """What the first probe of the set takes each class for; ``None`` if no row holds it."""
+        row = next((row for row in self.rows if row.name == self.context.set_name), None)
+        found = [one.confusion for one in row.scores] if row is not None else []
+        counts = np.array([matrix for matrix in found if matrix is not None], dtype=float)
+        if row is None or not len(counts):
+            return None
+        with np.errstate(invalid="ignore"):
+            shares = counts.sum(0) / counts.sum((0, 2))[:, None]  # NaN for a class without test images
+        names = self.context.class_names
+        right = np.eye(len(names), dtype=bool)
+        wrong = np.where(right | np.isnan(shares), -1.0, shares)
+        r, k = np.unravel_index(wrong.argmax(), wrong.shape)
+        summary = f"Of the test images of a class (row), the share in % that the {row.probe} probe takes for a class."
+        if wrong[r, k] > 0:
+            summary += f" The largest error: {percent(wrong[r, k])} % of {names[r]} are taken for {names[k]}."
+        text = tuple(tuple(NOTHING if np.isnan(v) else f"{100 * v:.0f}" for v in line) for line in shares)
+        drawing = HeatMap(
+            names, names, 100 * shares, text=text, unit="%", limits=(0, 100), framed=np.eye(len(names)) > 0
+        )
+        rows = tuple((name, *line) for name, line in zip(names, text, strict=True))
+        table = Table("What classes are taken for", ("class", *names), rows)
+        return Figure("What classes are taken for", summary, drawing, table)
+
+    def _bars(self) -> Figure:
         sets = list(dict.fromkeys((row.name, row.images) for row in self.rows))
         probes = list(dict.fromkeys(row.probe for row in self.rows))
         found = {(row.name, row.images, row.probe): 100 * row.top1 for row in self.rows}
@@ -306,7 +337,7 @@ class Evaluation(Result):
             f"{percent(best.top1)} % for {best.name} with {best.probe}."
         )
         drawing = Bars(names, series, "top-1 accuracy in %", digits=1, limits=(0, 100), across=True)
-        return [Figure("Accuracy by training set", summary, drawing, self.tables()[0])]
+        return Figure("Accuracy by training set", summary, drawing, self.tables()[0])
 
     # ---- files
 

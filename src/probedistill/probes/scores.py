@@ -16,6 +16,8 @@ from ..store.records import Count, Share
 from .arrays import Array, class_indices
 from .kinds import Classifier
 
+MOST_CONFUSED = 40
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -29,6 +31,8 @@ class Scores:
         groups: Top-1 within each group, by group name; ``None`` without groups.
         n: Number of test images.
         balanced: Mean of ``per_class``.
+        confusion: C × C counts: the test images of class r that the probe takes for class k. ``None`` for more than
+            `MOST_CONFUSED` classes, of which nobody reads a matrix.
     """
 
     top1: Share
@@ -38,6 +42,7 @@ class Scores:
     groups: dict[str, Share] | None
     n: Count
     balanced: Share
+    confusion: tuple[tuple[Count, ...], ...] | None = None
 
 
 def score_probe(
@@ -82,7 +87,8 @@ def score_probe(
         logits = np.stack([np.zeros_like(logits), logits], axis=1)
     if len(logits) != len(labels):
         raise UserError(f"X has {len(logits)} rows for {len(labels)} labels in y")
-    hits = known[_best(logits, 5)] == labels[:, None]
+    said = known[_best(logits, 5)]
+    hits = said == labels[:, None]
     top1 = hits[:, 0]
 
     counts = Counter(names)
@@ -104,7 +110,15 @@ def score_probe(
         groups=by_group,
         n=len(labels),
         balanced=float(np.mean(list(per_class.values()))),
+        confusion=_confusion(labels, said[:, 0], len(names)),
     )
+
+
+def _confusion(labels: Array, said: Array, count: int) -> tuple[tuple[int, ...], ...] | None:
+    if count > MOST_CONFUSED:
+        return None
+    pairs = np.bincount(labels * count + said, minlength=count * count).reshape(count, count)
+    return tuple(tuple(row) for row in pairs.tolist())
 
 
 def _best(logits: Array, count: int) -> Array:

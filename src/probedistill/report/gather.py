@@ -190,7 +190,7 @@ def _nearest(
             f"{str(folder)!r} has no config.yaml that names its images; leave {option('real_images', True)} out"
         )
     images = _images_config(path)
-    train, _ = load_splits(images)
+    train, _ = load_splits(images, progress=progress)
     encoder = load_encoder(encoder_config(str(path)))
     for what, here in (("images", train.fingerprint), ("encoder", encoder.fingerprint)):
         before = distilled.run.source if what == "encoder" else distilled.run.images

@@ -34,7 +34,7 @@ from . import compare
 from .curves import accuracy_curve, loss_curve
 from .gather import NEIGHBOURS, REAL_PIXELS, ShownRun, gather
 from .pictures import Sheets, pack
-from .scores import class_scores, headline, score_table
+from .scores import class_scores, headline, own_first, score_table
 
 _HERE = Path(__file__).parent
 _LARGEST_CELL = 224  # pixels of a distilled image in the page
@@ -213,7 +213,8 @@ def _section(run: ShownRun, key: str, kinds: Mapping[str, type[Analysis]], progr
     section.snapshots = _snapshots(run)
     section.curves = [curve for curve in (loss_curve(run), accuracy_curve([run])) if curve]
     own = [result for name, kind in kinds.items() if kind.of_one_run for result in run.results[name]]
-    section.results = [figure for result in own for figure in result.figures()]
+    confusion = next((figure for e in own_first(run) if (figure := e.confusion()) is not None), None)
+    section.results = [*([confusion] if confusion else []), *(f for result in own for f in result.figures())]
     section.evaluations = list(run.evaluations)
     if run.repeatable:
         config, again = run.folder / "config.yaml", f"{run.folder}-again"

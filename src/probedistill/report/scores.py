@@ -55,7 +55,7 @@ def score_table(runs: Sequence[ShownRun]) -> ScoreTable:
 
 def headline(run: ShownRun) -> str:
     """The result of a run in a sentence; empty without scores."""
-    for evaluation in _own_first(run):
+    for evaluation in own_first(run):
         ours = next((row for row in evaluation.rows if row.name == evaluation.context.set_name), None)
         if ours is not None:
             # Full real data are scored by what takes the place of a probe that needs images.
@@ -70,7 +70,7 @@ def headline(run: ShownRun) -> str:
 
 def class_scores(run: ShownRun) -> dict[str, str]:
     """Accuracy of each class by the first probe of the first evaluation, the own encoder's if there is one."""
-    for evaluation in _own_first(run):
+    for evaluation in own_first(run):
         for row in evaluation.rows:
             if row.name == evaluation.context.set_name:
                 found = {
@@ -80,7 +80,7 @@ def class_scores(run: ShownRun) -> dict[str, str]:
     return {}
 
 
-def _own_first(run: ShownRun) -> list[Evaluation]:
+def own_first(run: ShownRun) -> list[Evaluation]:
     """The evaluations of a run; that on the encoder which it was distilled with, first."""
     own = run.about.source.fingerprint if run.about.source is not None else None
     return sorted(run.evaluations, key=lambda evaluation: evaluation.context.encoder.fingerprint != own)
