@@ -80,10 +80,10 @@ def command(*parts: type) -> Callable[[Command], Command]:
     """Register a function as a command; ``parts`` are the configs whose fields --config may set for it."""
 
     def register(function: Command) -> Command:
-        name = function.__name__.replace("_", "-")
+        name = function.__name__.rstrip("_").replace("_", "-")
         _taken[name] = parts
         _own[name] = {p.name for p in inspect.signature(function).parameters.values() if p.kind == p.KEYWORD_ONLY}
-        app.command(function)
+        app.command(function, name=name)
         return function
 
     return register

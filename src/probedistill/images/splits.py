@@ -188,14 +188,19 @@ def _settle(
     if asked is None:
         return config, None
     entries = [asked] if isinstance(asked, str) else list(asked)
-    wanted: list[str] = []
-    for entry in entries:
-        wanted += _names_in_file(Path(entry[1:])) if entry.startswith("@") else [re.sub(r"^\\(?=\\*@)", "", entry)]
-    wanted = list(composed(wanted))
+    wanted = class_list(entries)
     check_classes(wanted, (), classes_argument(), config.images, absent_ok=True)
     if len(wanted) < min_classes:
         raise UserError(f"classes {entries} name {len(wanted)} class; name at least {min_classes}")
     return config, tuple(wanted)
+
+
+def class_list(entries: Sequence[str]) -> list[str]:
+    """The names of classes as options give them, with @FILE read."""
+    wanted: list[str] = []
+    for entry in entries:
+        wanted += _names_in_file(Path(entry[1:])) if entry.startswith("@") else [re.sub(r"^\\(?=\\*@)", "", entry)]
+    return list(composed(wanted))
 
 
 def _names_in_file(path: Path) -> list[str]:

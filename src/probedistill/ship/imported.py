@@ -1,0 +1,291 @@
+"""Other people's sets: tensors of PyTorch, safetensors, image folders and Parquet → a `DistilledSet`.
+
+Nothing in a file is run: PyTorch files are read with ``weights_only=True``, and of a Parquet file the bytes of images
+are taken, never a path. ``data.pth`` of the LGM authors (arXiv 2511.16674) is ``{"images": (n, 3, S, S) in [0, 1],
+"labels": (n,)}``; other usual names are known, too.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from ..errors import UserError, explained, option
+from ..images.decode import UnreadableImageError, decode_image
+from ..images.splits import load_images
+from ..store.card import published
+from ..store.distilled import DistilledSet
+from ..store.run_record import ImagesRecord, unrecorded
+from ..store.sums import digest
+
+IMAGE_NAMES = ("images", "image", "syn_images", "image_syn", "data", "x", "pixel_values")
+LABEL_NAMES = ("labels", "label", "syn_labels", "label_syn", "targets", "target", "y")
+"""Names under which tensors are looked for, in this order."""
+
+_MOST_BYTES = 4 * 2**30
+_MOST_IMAGES = 200_000
+_OVERSHOOT = 0.02  # beyond [0, 1], by an optimiser that did not clamp
+_LARGEST_SIDE = 1024
+_KINDS = "a .pth, .pt or .safetensors file of tensors, a .parquet file, or a folder with a folder of images per class"
+
+
+def read_set(
+    place: Path | str,
+    *,
+    classes: Sequence[str] | None = None,
+    image_size: int | None = None,
+    image_column: str = "image",
+    label_column: str = "label",
+    progress: bool = True,
+) -> DistilledSet:
+    """Read a set that another program made.
+
+    Args:
+        place: A ``.pth``, ``.pt`` or ``.safetensors`` file of tensors, a ``.parquet`` file, or an image folder.
+        classes: Names of the classes, in the order of the labels; for an image folder, which classes to take.
+            Default: those of the file, else the numbers.
+        image_size: Side in pixels. Images of other sizes are cut to their middle square and resized. Default: that of
+            the images if it is one for all, else the most frequent short side.
+        image_column: Column of a Parquet file that holds the images.
+        label_column: Column of a Parquet file that holds the labels.
+        progress: Show progress bars.
+
+    Raises:
+        UserError: Nothing of that kind, something else in it, or too large.
+    """
+    place = Path(place)
+    if image_size is not None and not 1 <= image_size <= _LARGEST_SIDE:
+        raise UserError(f"image_size {image_size} must be from 1 to {_LARGEST_SIDE}")
+    called = f"set {str(place)!r}"
+    suffix = place.suffix.lower()
+    if place.is_dir():
+        images, labels, names = _of_folder(place, classes, image_size, progress)
+    elif not place.is_file():
+        raise UserError(f"{called} is not there; give {_KINDS}")
+    elif place.stat().st_size > _MOST_BYTES:
+        raise UserError(f"{called} is larger than {_MOST_BYTES // 2**30} GiB; that is more than a distilled set has")
+    elif suffix in (".pth", ".pt", ".safetensors"):
+        return _of_tensors(_tensors_in(place, called), called, place, classes, image_size)
+    elif suffix == ".parquet":
+        images, labels, names = _of_parquet(place, called, image_size, image_column, label_column)
+        names = _named(names, classes, called)
+    else:
+        raise UserError(f"{called} is of no kind that is known here; give {_KINDS}")
+    return _recorded(DistilledSet(images, labels, tuple(names)), place)
+
+
+def _recorded(made: DistilledSet, place: Path) -> DistilledSet:
+    """The set with a record that says where it is from."""
+    fingerprint = digest(made.images.numpy().tobytes() + made.labels.numpy().tobytes())
+    images = ImagesRecord(published(f"folder:{place.resolve().name}"), "imported", len(made), fingerprint)
+    counts = torch.bincount(made.labels, minlength=len(made.class_names))
+    run = unrecorded()
+    config = replace(run.config, images_per_class=max(1, int(counts.max())))
+    return replace(made, run=replace(run, images=images, class_names=made.class_names, config=config))
+
+
+# ---------------------------------------------------------------------------------------------------
+# Tensors
+
+
+def _tensors_in(place: Path, called: str) -> Any:
+    hint = "only tensors in lists and dictionaries are read, and nothing is run"
+    with explained(f"{called} cannot be read", Exception, hint=hint):  # torch raises many kinds
+        if place.suffix.lower() == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(place)
+        return torch.load(place, map_location="cpu", weights_only=True)
+
+
+def _of_tensors(
+    content: Any, called: str, place: Path, classes: Sequence[str] | None, image_size: int | None
+) -> DistilledSet:
+    images, labels = _found(content, called)
+    images = _as_images(images, called)
+    soft = None
+    if labels is None:
+        labels = _counted(len(images), classes, called)
+    elif labels.ndim == 2 and labels.shape[0] == len(images) and labels.shape[1] > 1:
+        soft, labels = labels.float(), labels.float().argmax(dim=1)
+    labels = labels.reshape(-1)
+    if len(labels) != len(images):
+        raise UserError(f"{called} has {len(images)} images and {len(labels)} labels")
+    if labels.is_floating_point() and not bool((labels == labels.round()).all()):
+        raise UserError(f"{called} has labels that are no whole numbers; give a class number for each image")
+    labels = labels.long()
+    if int(labels.min()) < 0:
+        raise UserError(f"{called} has the label {int(labels.min())}; classes are numbered from 0")
+    count = soft.shape[1] if soft is not None else int(labels.max()) + 1
+    if count > _MOST_IMAGES:
+        raise UserError(f"{called} has the label {count - 1}; there cannot be as many classes")
+    names = _named([str(number) for number in range(count)], classes, called)
+    if soft is not None:
+        if float(soft.min()) < 0 or not bool(((soft.sum(dim=1) - 1).abs() < 1e-3).all()):
+            raise UserError(f"{called} has soft labels that are no shares; give rows that sum to 1")
+        if len(names) != count:
+            raise UserError(f"{called} has soft labels of {count} classes, not of {len(names)}")
+    if image_size is not None or images.shape[-1] != images.shape[-2]:
+        images = _resized(images, image_size)
+    return _recorded(DistilledSet(images, labels, tuple(names), soft_labels=soft), place)
+
+
+def _found(content: Any, called: str) -> tuple[Tensor, Tensor | None]:
+    """The images and the labels of what a file holds."""
+    if isinstance(content, Tensor):
+        return content, None
+    if isinstance(content, Mapping):
+        images = next((content[name] for name in IMAGE_NAMES if name in content), None)
+        labels = next((content[name] for name in LABEL_NAMES if name in content), None)
+        if isinstance(images, (list, tuple)) and images:  # DC's files: one [images, labels] for each experiment
+            return _found(images[-1], called)
+        if isinstance(images, Tensor) and (labels is None or isinstance(labels, Tensor)):
+            return images, labels
+        names = ", ".join(sorted(map(str, content))[:8])
+        raise UserError(f"{called} has no tensor of images ({names}); call them 'images' and 'labels'")
+    if isinstance(content, (list, tuple)) and len(content) == 2 and all(isinstance(one, Tensor) for one in content):
+        return content[0], content[1]
+    raise UserError(f"{called} holds a {type(content).__name__}; give a dictionary with 'images' and 'labels'")
+
+
+def _as_images(images: Tensor, called: str) -> Tensor:
+    shape = tuple(images.shape)
+    if images.ndim != 4 or not len(images) or 3 not in (shape[1], shape[3]):
+        raise UserError(f"{called} has images of shape {shape}; give (n, 3, S, S) in [0, 1]")
+    if images.numel() * 4 > _MOST_BYTES or len(images) > _MOST_IMAGES:
+        raise UserError(f"{called} has {len(images):,} images, {shape}; that is more than a distilled set has")
+    if max(shape[1:]) > _LARGEST_SIDE:
+        raise UserError(f"{called} has images of shape {shape}; the largest side is {_LARGEST_SIDE}")
+    if shape[1] != 3:
+        images = images.permute(0, 3, 1, 2)
+    if images.dtype == torch.uint8:
+        return images.float() / 255
+    if not images.is_floating_point():
+        raise UserError(f"{called} has images of {images.dtype}; give floats in [0, 1], or uint8")
+    images = images.detach().float()
+    if not bool(images.isfinite().all()):
+        raise UserError(f"{called} has images with values that are not finite")
+    low, high = float(images.min()), float(images.max())
+    if low < -_OVERSHOOT or high > 1 + _OVERSHOOT:
+        fix = "take their mean and deviation out first" if low < 0 else "divide them first"
+        raise UserError(f"{called} has images from {low:.2f} to {high:.2f}; they must be in [0, 1]: {fix}")
+    return images.clamp(0, 1).contiguous()
+
+
+def _counted(count: int, classes: Sequence[str] | None, called: str) -> Tensor:
+    """Labels of images that have none: as many for each class, class after class."""
+    number = len(classes) if classes is not None else count
+    if not number or count % number:
+        raise UserError(f"{called} has no labels, and {count} images for {number} classes; give labels")
+    each = f"{count // number} of each of {number} classes, class after class"
+    warnings.warn(f"{called} has no labels: its images are taken for {each}", stacklevel=5)
+    return torch.arange(number).repeat_interleave(count // number)
+
+
+def _named(found: Sequence[str], classes: Sequence[str] | None, called: str) -> list[str]:
+    """The names of the classes, which may be more than occur."""
+    if classes is None:
+        return list(found)
+    names = list(classes)
+    if len(names) < len(found):
+        raise UserError(f"{called} has {len(found)} classes, {option('classes')} names {len(names)}; name each")
+    if len(set(names)) < len(names):
+        raise UserError(f"{option('classes')} names a class twice; name each once")
+    return names
+
+
+# ---------------------------------------------------------------------------------------------------
+# Images
+
+
+def _of_folder(
+    place: Path, classes: Sequence[str] | None, image_size: int | None, progress: bool
+) -> tuple[Tensor, Tensor, list[str]]:
+    found = load_images(f"folder:{place}", classes=classes, progress=progress)
+    images = _stacked((found.load(i) for i in range(len(found))), len(found), image_size, f"set {str(place)!r}")
+    return images, torch.from_numpy(found.labels), list(found.class_names)
+
+
+def _of_parquet(
+    place: Path, called: str, image_size: int | None, image_column: str, label_column: str
+) -> tuple[Tensor, Tensor, list[str]]:
+    try:
+        import pyarrow.parquet as parquet
+    except ImportError as error:
+        raise UserError(
+            f'{called} needs the package pyarrow; install it with: pip install "probedistill[hf]"'
+        ) from error
+    with explained(f"{called} cannot be read", Exception, hint="give a Parquet file of images"):
+        file = parquet.ParquetFile(place)
+        if file.metadata.num_rows > _MOST_IMAGES:
+            raise UserError(f"{called} has {file.metadata.num_rows:,} rows; that is more than a distilled set has")
+        for argument, column in (("image_column", image_column), ("label_column", label_column)):
+            if column not in file.schema_arrow.names:
+                known = ", ".join(file.schema_arrow.names)
+                raise UserError(f"{called} has no column {column!r} ({known}); name one: {option(argument)}")
+        table = file.read([image_column, label_column])
+        names = _names_in(table.schema, label_column)
+        values, rows = table[label_column].to_pylist(), table[image_column].to_pylist()
+    contents: list[Any] = [row.get("bytes") if isinstance(row, Mapping) else row for row in rows]
+    empty = next((number for number, data in enumerate(contents) if not isinstance(data, bytes)), None)
+    if empty is not None:
+        raise UserError(f"{called} has no bytes of an image in row {empty}; embed the images in the file")
+    if names is None:
+        names = [str(value) for value in sorted(set(values), key=lambda v: (isinstance(v, str), v))]
+        labels = [names.index(str(value)) for value in values]
+    else:
+        labels = values
+    if not all(isinstance(label, int) and 0 <= label < len(names) for label in labels):
+        raise UserError(f"{called} has rows without a class in column {label_column!r}")
+    decoded = (decode_image(data, name=f"row {number}") for number, data in enumerate(contents))
+    images = _stacked(decoded, len(contents), image_size, called)
+    return images, torch.tensor(labels), names
+
+
+def _names_in(schema: Any, column: str) -> list[str] | None:
+    """Names of the classes that `datasets` keeps in a Parquet file."""
+    import json
+
+    try:
+        about = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"][column]
+        return [str(name) for name in about["names"]]
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _stacked(images: Iterable[Image.Image], count: int, image_size: int | None, called: str) -> Tensor:
+    """Images as (n, 3, S, S) in [0, 1]."""
+    if not count or count > _MOST_IMAGES:
+        raise UserError(f"{called} has {count:,} images; a distilled set has 1 to {_MOST_IMAGES:,}")
+    with explained(f"{called} has an image that cannot be read", UnreadableImageError, hint="take it out"):
+        read = list(images)
+    sides = Counter(min(image.size) for image in read)
+    side = image_size or min(sides.most_common(1)[0][0], _LARGEST_SIDE)
+    if count * 3 * side**2 * 4 > _MOST_BYTES:
+        raise UserError(f"{called} has {count:,} images of {side} pixels; give a smaller {option('image_size')}")
+    fit: Callable[[Image.Image], Image.Image] = lambda image: (  # noqa: E731
+        image if image.size == (side, side) else ImageOps.fit(image, (side, side), Image.Resampling.LANCZOS)
+    )
+    pixels = np.stack([np.asarray(fit(image).convert("RGB")) for image in read])
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+
+
+def _resized(images: Tensor, image_size: int | None) -> Tensor:
+    """The middle squares of images (n, 3, H, W), of the size that is asked for."""
+    side = min(images.shape[-2:])
+    top, left = ((length - side) // 2 for length in images.shape[-2:])
+    images = images[..., top : top + side, left : left + side]
+    if image_size in (None, side):
+        return images.contiguous()
+    size = (image_size, image_size)
+    resized = torch.nn.functional.interpolate(images, size=size, mode="bicubic", antialias=True, align_corners=False)
+    return resized.clamp(0, 1)

@@ -1,0 +1,181 @@
+"""import: other people's sets become runs, nothing in their files is run, and what is wrong is one line."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from conftest import TINY
+from helpers_images import make_image_folder
+from probedistill import DistilledSet, UserError
+from probedistill.ship.imported import read_set
+
+IMAGES = torch.rand(4, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+LABELS = torch.tensor([0, 0, 1, 1])
+
+
+def saved(tmp_path, content):
+    path = tmp_path / "data.pth"
+    torch.save(content, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"images": IMAGES, "labels": LABELS},
+        {"syn_images": IMAGES.half(), "syn_labels": LABELS.int()},
+        {"images": (IMAGES * 255).round().to(torch.uint8), "labels": LABELS},
+        {"images": IMAGES.permute(0, 2, 3, 1), "labels": LABELS.float()},
+        {"data": [[torch.zeros_like(IMAGES), LABELS], [IMAGES, LABELS]]},
+        (IMAGES, LABELS),
+        {"images": IMAGES.requires_grad_(), "labels": LABELS, "other": [1, "x"]},
+    ],
+    ids=["lgm", "half", "bytes", "channels last", "dc", "pair", "more"],
+)
+def test_tensors_of_usual_layouts(tmp_path, content):
+    found = read_set(saved(tmp_path, content))
+    assert torch.allclose(found.float_images, IMAGES.detach(), atol=2e-3)
+    assert found.labels.tolist() == [0, 0, 1, 1]
+    assert found.class_names == ("0", "1")
+
+
+def test_safetensors(tmp_path):
+    save_file({"images": IMAGES.detach(), "labels": LABELS}, tmp_path / "x.safetensors")
+    assert torch.equal(read_set(tmp_path / "x.safetensors").float_images, IMAGES.detach())
+
+
+def test_soft_labels_come_along(tmp_path):
+    rows = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.0, 1.0]])
+    found = read_set(saved(tmp_path, {"images": IMAGES, "labels": rows}))
+    assert torch.equal(found.soft_labels, rows)
+    assert found.labels.tolist() == [0, 0, 1, 1]
+
+
+def test_images_without_labels_are_in_order(tmp_path):
+    with pytest.warns(UserWarning, match="2 of each of 2 classes, class after class"):
+        found = read_set(saved(tmp_path, IMAGES), classes=["cat", "dog"])
+    assert found.labels.tolist() == [0, 0, 1, 1]
+    assert found.class_names == ("cat", "dog")
+
+
+def test_an_image_folder(tmp_path):
+    folder = make_image_folder(tmp_path / "set", per_class=2, size=20, splits=())
+    Image.new("RGB", (30, 20)).save(folder / "cat" / "wide.png")
+    found = read_set(folder)
+    assert found.float_images.shape == (5, 3, 20, 20)
+    assert found.class_names == ("cat", "dog")
+    expected = np.asarray(Image.open(folder / "dog/0000.png"))
+    assert np.array_equal((found.images[3] * 255).round().byte().permute(1, 2, 0).numpy(), expected)
+    assert read_set(folder, image_size=10).float_images.shape[-1] == 10
+
+
+def test_parquet_of_datasets(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    pictures = [Image.fromarray(np.full((8, 8, 3), 40 * i, np.uint8)) for i in range(4)]
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["b", "a"])})
+    data = datasets.Dataset.from_dict({"image": pictures, "label": [1, 0, 1, 0]}, features=features)
+    data.to_parquet(tmp_path / "set.parquet")
+    found = read_set(tmp_path / "set.parquet")
+    assert found.class_names == ("b", "a")
+    assert found.labels.tolist() == [1, 0, 1, 0]
+    assert [int(image.max() * 255) for image in found.images] == [0, 40, 80, 120]
+
+
+def test_of_parquet_no_path_is_followed(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as parquet
+
+    Image.new("RGB", (8, 8)).save(tmp_path / "secret.png")
+    rows = [{"bytes": None, "path": str(tmp_path / "secret.png")}] * 2
+    parquet.write_table(pa.table({"image": rows, "label": [0, 1]}), tmp_path / "set.parquet")
+    with pytest.raises(UserError, match="no bytes of an image in row 0"):
+        read_set(tmp_path / "set.parquet")
+
+
+class Evil:
+    def __reduce__(self):
+        return os.system, ("touch evil",)
+
+
+def test_nothing_is_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"images": Evil()}, "data.pth")
+    (tmp_path / "old.pt").write_bytes(pickle.dumps(Evil()))
+    for name in ("data.pth", "old.pt"):
+        with pytest.raises(UserError, match="only tensors in lists and dictionaries are read"):
+            read_set(name)
+    assert not (tmp_path / "evil").exists()
+
+
+BAD = {
+    "normalised": ({"images": IMAGES * 4 - 2, "labels": LABELS}, r"from -\d.*must be in \[0, 1\]: take their mean"),
+    "bytes as floats": ({"images": IMAGES * 255, "labels": LABELS}, "divide them first"),
+    "not a number": ({"images": IMAGES / 0, "labels": LABELS}, "not finite"),
+    "grey": ({"images": IMAGES[:, :1], "labels": LABELS}, r"shape \(4, 1, 12, 12\)"),
+    "few labels": ({"images": IMAGES, "labels": LABELS[:3]}, "4 images and 3 labels"),
+    "half labels": ({"images": IMAGES, "labels": LABELS / 2}, "no whole numbers"),
+    "below zero": ({"images": IMAGES, "labels": LABELS - 1}, "numbered from 0"),
+    "far": ({"images": IMAGES, "labels": LABELS + 2**40}, "there cannot be as many classes"),
+    "other names": ({"weights": IMAGES}, "call them 'images' and 'labels'"),
+    "text": ("hello", "holds a str"),
+    "empty": ({"images": IMAGES[:0], "labels": LABELS[:0]}, "shape"),
+    "large": ({"images": torch.zeros(1, 3, 1, 1).expand(300_000, 3, 1, 1), "labels": LABELS}, "more than a distilled"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_is_wrong_is_one_line(tmp_path, name):
+    content, says = BAD[name]
+    with pytest.raises(UserError, match=says) as caught:
+        read_set(saved(tmp_path, content))
+    assert "\n" not in str(caught.value)
+
+
+def test_files_of_no_known_kind(tmp_path, run_cli):
+    (tmp_path / "x.zip").write_bytes(b"PK")
+    (tmp_path / "x.pth").write_bytes(b"PK")
+    (tmp_path / "x.parquet").write_bytes(b"PK")
+    for name in ("x.zip", "x.pth", "x.parquet", "absent.pth"):
+        run_cli("import", tmp_path / name, "--out", tmp_path / "run").error()
+        assert not (tmp_path / "run").exists()
+
+
+def test_the_run_is_one_like_any_other(tmp_path, photos, run_cli):
+    file, run = saved(tmp_path, {"images": IMAGES[::2], "labels": LABELS[::2]}), tmp_path / "theirs"
+    made = run_cli("import", file, "--classes", "cat", "dog", "--out", run)
+    assert made.code == 0, made.err
+    assert DistilledSet.load(run).class_names == ("cat", "dog")
+    images = ["--images", f"folder:{photos}"]
+    few = ["--views", 2, "--seeds", 1]
+    for command in (
+        ["evaluate", run, *images, "--encoder", TINY, *few],
+        ["transfer", run, *images, "--encoders", TINY, "--out", tmp_path / "transfer", *few],
+        ["export", run, "--out", tmp_path / "small"],
+        ["report", run, "--out", tmp_path / "report.html"],
+        ["info", run],
+        ["geometry", run, *images, "--encoder", TINY],
+    ):
+        done = run_cli(*command)
+        assert done.code == 0, (command, done.err)
+    assert str(tmp_path) not in (run / "README.md").read_text()
+    assert "is there already" in run_cli("import", file, "--out", run).error()
+
+
+def test_images_are_read_whole_or_not_at_all(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as parquet
+
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, format="PNG")
+    rows = [{"bytes": file.getvalue(), "path": None}, {"bytes": b"torn", "path": None}]
+    parquet.write_table(pa.table({"image": rows, "label": [0, 1]}), tmp_path / "set.parquet")
+    with pytest.raises(UserError, match="row 1"):
+        read_set(tmp_path / "set.parquet")
