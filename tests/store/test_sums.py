@@ -57,7 +57,7 @@ def test_a_deliberate_edit_can_be_accepted(saved, run_cli):
     content = json.loads((saved / "run.json").read_text())
     content["config"]["seed"] = 7
     (saved / "run.json").write_text(json.dumps(content))
-    assert "probedistill accept" in run_cli("info", saved).error()
+    assert f"probedistill accept {saved}" in run_cli("info", saved).error()
     result = run_cli("accept", saved)
     assert result.out.splitlines() == ["accepted: run.json"]
     assert DistilledSet.load(saved).run.config.seed == 7

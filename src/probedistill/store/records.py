@@ -18,6 +18,7 @@ import hashlib
 import json
 import math
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -97,11 +98,15 @@ def read_record(path: Path, type: type[Record], *, kind: str | None = None, what
         raise UserError(f"{called} is not there; {hint}") from None
     except OSError as error:
         raise UserError(f"{called} cannot be read ({first_line(error)}); {hint}") from error
-    return parse_record(data, type, kind=kind, called=called, hint=hint)
+    # A file of a run is in the run's SHA256SUMS, too: the whole run is accepted.
+    place = path.parent if (path.parent / "run.json").exists() else path
+    return parse_record(data, type, kind=kind, called=called, hint=hint, place=f" {quote(str(place))}")
 
 
-def parse_record(data: bytes | str, type: type[Record], *, kind: str | None = None, called: str, hint: str) -> Record:
-    """Read a record from JSON text; see `read_record`."""
+def parse_record(
+    data: bytes | str, type: type[Record], *, kind: str | None = None, called: str, hint: str, place: str = ""
+) -> Record:
+    """Read a record from JSON text; see `read_record`. ``place`` is what ``probedistill accept`` takes."""
     content = parse_json(data, called, hint)
     if kind is not None and content.get("kind") != kind:
         raise UserError(f"{called} is not a file of probedistill {kind}; {hint}")
@@ -112,7 +117,7 @@ def parse_record(data: bytes | str, type: type[Record], *, kind: str | None = No
         raise UserError(f"{called} is damaged: {first_line(error)}; {hint}") from error
     if seal is not None and seal != _seal(content):
         change = "it was changed since it was written"
-        raise UserError(f"{called} is damaged: {change}; {hint}, or accept it: probedistill accept")
+        raise UserError(f"{called} is damaged: {change}; {hint}, or accept it: probedistill accept{place}")
     return record
 
 
