@@ -70,6 +70,7 @@ def installed(wheel, tmp_path_factory) -> Path:
 def test_wheel_holds_the_package_alone(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert {"probedistill/cli/__init__.py", "probedistill/__init__.pyi", "probedistill/py.typed"} < set(names)
+    assert "probedistill/sets/digits-lite0/run.json" in names
     assert {name.split("/")[0].split("-")[0] for name in names} == {"probedistill"}
     assert any(name.endswith("LICENSE") for name in names)
 

@@ -20,6 +20,7 @@ from . import (  # noqa: F401  registers them
     datasets,
     export,
     hub,
+    importing,
     inspect_spaces,
     labels,
     migrate,
@@ -27,6 +28,7 @@ from . import (  # noqa: F401  registers them
     report,
     runs,
     runs_table,
+    sets,
     statistics,
     transfer,
 )

@@ -22,6 +22,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import msgspec
@@ -49,7 +50,11 @@ from .run_record import (
 from .sums import check_digest, digest, file_digest, read_sums, write_sums
 from .tensors import TornFileError, load_tensors, save_tensors, write_tensors
 
-_HINT = "make it again or restore it; if the change is meant: probedistill accept"
+
+def _hint(folder: Path) -> str:
+    return f"make it again or restore it; if the change is meant: probedistill accept {quote(str(folder))}"
+
+
 _SUM_TOLERANCE = 1e-3  # of a row of soft labels
 
 
@@ -176,7 +181,7 @@ class DistilledSet:
             raise cannot_write(target, error) from error
         save_tensors(folder / TENSORS, tensors, as_plain(_TensorsRecord(run.soft_labels, run.head)))
         run = _with_total_bytes(run, folder)
-        self._write_card(folder, run, licence or Licence())
+        replace(self, run=run).save_card(folder, licence)
         write_sums(folder, {RUN: digest(run_bytes(run)), TENSORS: file_digest(folder / TENSORS), **sums})
         write_run(folder, run)
         return folder
@@ -192,11 +197,13 @@ class DistilledSet:
                 "new one"
             )
 
-    def _write_card(self, folder: Path, run: RunRecord, licence: Licence) -> None:
+    def save_card(self, folder: Path | str, licence: Licence | None = None) -> None:
+        """Write the card of the set into a folder that holds it: as new, without scores and edits."""
+        run, labels = self.run, self.labels.tolist()
         suffix = SUFFIXES[run.export.format if run.export is not None else "png"]
         size = run.export.image_size if run.export is not None else self.float_images.shape[-1]
-        labels = self.labels.tolist()
-        write_card(folder, CardOf(run, list(image_files(labels, self.class_names, suffix)), labels, size, licence))
+        files = list(image_files(labels, self.class_names, suffix))
+        write_card(Path(folder), CardOf(run, files, labels, size, licence or Licence()))
 
     def _write_images(self, folder: Path, files: Iterable[bytes], suffix: str) -> Iterator[tuple[str, str]]:
         """Write image files and their table into a new folder; yield the name and the digest of each file."""
@@ -267,7 +274,11 @@ class DistilledSet:
             if isinstance(error, UserError):
                 raise
             whole = "images" in parts.tensors
-            hint = f"its float images are whole: repeat its command with {option('resume', True)}" if whole else _HINT
+            hint = (
+                f"its float images are whole: repeat its command with {option('resume', True)}"
+                if whole
+                else _hint(folder)
+            )
             raise DamagedImagesError(f"{str(folder)!r} is damaged ({error}); {hint}") from error
 
 
@@ -306,7 +317,7 @@ class _Parts:
             if labels.ndim != 1 or not 0 <= int(labels.min()) <= int(labels.max()) < len(run.class_names):
                 raise ValueError("labels without a class")
         except (TornFileError, OSError, KeyError, ValueError, RuntimeError, msgspec.ValidationError) as error:
-            raise UserError(f"{str(folder)!r} is damaged ({error}); {_HINT}") from error
+            raise UserError(f"{str(folder)!r} is damaged ({error}); {_hint(folder)}") from error
         return cls(folder, replace(run, soft_labels=about.soft_labels, head=about.head), tensors, sums)
 
     def image_files(self) -> list[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..registry import Registry
 
-RUN_SOURCES = Registry("run source", {"hub": ".ship.hub:fetch"})
+RUN_SOURCES = Registry("run source", {"hub": ".ship.hub:fetch", "set": ".ship.released:unpack"})
 """The word before the colon → a function that takes what is behind it and gives a folder of this machine."""
 
 

@@ -1,0 +1,106 @@
+"""``set:NAME``: small sets that come with the package. ``benchmarks/released_sets.py`` makes them."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..errors import explained, unknown_name
+from ..machine.places import cache_folder
+from ..show.results import Result
+from ..show.tables import Table
+from ..store.card import published
+from ..store.files import whole_folder
+from ..store.layout import CARD, RUN, SUMS
+from ..store.locks import PATIENCE, claimed
+from ..store.run_record import RunRecord, read_run
+from ..store.sums import file_digest
+
+PLACE = Path(__file__).parents[1] / "sets"
+"""Where they lie in the package: a folder each, as `export` writes it."""
+
+
+def released_names() -> list[str]:
+    """Names of the sets that come with the package."""
+    return sorted(path.parent.name for path in PLACE.glob(f"*/{RUN}"))
+
+
+def unpack(name: str) -> Path:
+    """The folder of a released set: a copy in the cache, where commands may leave their results.
+
+    Raises:
+        UserError: There is no such set, or the cache cannot be written.
+    """
+    if name not in released_names():
+        raise unknown_name("set", name, released_names(), hint="(see probedistill sets)")
+    source = PLACE / name
+    folder = cache_folder() / "sets" / f"{name}-{file_digest(source / SUMS)[:12]}"
+    if not (folder / RUN).is_file():
+        with (
+            explained(f"set {name!r} cannot be copied to {str(folder)!r}", OSError, hint="free some space"),
+            claimed(folder.parent, called="cache", wait=PATIENCE),
+            whole_folder(folder) as partial,
+        ):
+            shutil.copytree(source, partial, dirs_exist_ok=True)
+    return folder
+
+
+@dataclass(frozen=True)
+class ReleasedSet:
+    """A set that comes with the package.
+
+    Attributes:
+        name: ``set:NAME`` names it.
+        run: What made it.
+        licence: As the hub names it.
+        bytes: Size of its folder.
+    """
+
+    name: str
+    run: RunRecord
+    licence: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class ReleasedSets(Result):
+    """All sets that come with the package."""
+
+    sets: tuple[ReleasedSet, ...]
+
+    def tables(self) -> list[Table]:
+        """A row for each set."""
+        rows = tuple(
+            (
+                f"set:{one.name}",
+                published(one.run.images.spec),
+                ", ".join(map(str, one.run.encoders)),
+                f"{one.run.image_count:,}",
+                f"{one.run.export.image_size if one.run.export else 0} px",
+                one.licence,
+                f"{one.bytes:,}",
+            )
+            for one in self.sets
+        )
+        head = ("name", "made from", "for", "images", "size", "licence", "bytes")
+        return [Table("", head, rows, left=3)]
+
+    def findings(self) -> list[str]:
+        """How they are used."""
+        return ["probedistill evaluate set:NAME --config set:NAME --images folder:PATH scores one on your test images."]
+
+
+def released_sets() -> ReleasedSets:
+    """The sets that come with the package, with what their files say of them."""
+    return ReleasedSets(tuple(map(_described, released_names())))
+
+
+def _described(name: str) -> ReleasedSet:
+    folder = PLACE / name
+    front: dict[str, Any] = yaml.safe_load((folder / CARD).read_text(encoding="utf-8").split("---\n")[1])
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return ReleasedSet(name, read_run(folder), str(front["license"]), size)
