@@ -612,14 +612,15 @@ def privacy(data: str) -> str:
         cells += [over_seeds(of[name], "mobilenetv1") for name in ("sfm", "prototypes of both")]
         lines.append("| " + " | ".join(["∞" if epsilon == "inf" else f"{epsilon:g}", *cells]) + " |")
     real = []
-    for name, shown in {"random": "one random photo per class", "full": "all photos"}.items():
+    for name, shown in {"random real": "one random photo per class", "full real data": "all photos"}.items():
         found = [row for row in rows if row["name"] == name]
         if found:
-            real.append(f"{shown}: {over_seeds(found, 'lite0')} on Lite0, {over_seeds(found, 'mobilenetv1')}")
-    releases = len({row["release"] for row in rows if row["name"] in titles})
+            real.append(f"{shown} {over_seeds(found, 'lite0')} and {over_seeds(found, 'mobilenetv1')}")
+    of_images, of_prototypes = ({r["release"] for r in rows if r["name"] == name} for name in ("sfm", "prototypes"))
     note = (
-        f"{made_by(content)} Top-1 %, mean ± standard deviation over {releases} releases, each with its own noise and "
-        f"distillation seed; δ = {content['delta']:g}." + (f" Ridge, {'; '.join(real)}." if real else "")
+        f"{made_by(content)} Top-1 %; prototypes: mean ± standard deviation over {len(of_prototypes)} releases, each "
+        f"with its own noise; images: {len(of_images)} of them. δ = {content['delta']:g}. "
+        f"Ridge probes of photos on the two encoders: {'; '.join(real)}."
     )
     return "\n".join([*lines, "", note])
 
