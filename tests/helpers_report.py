@@ -13,6 +13,7 @@ import torch
 from helpers_runs import encoder_record, run_record
 from probedistill import AugmentConfig, DistillConfig, DistilledSet, EvaluateConfig, TransferConfig
 from probedistill.analysis.alignment import Alignment, AlignmentOptions, Chance, Space, TransferCorrelation
+from probedistill.analysis.audit import Audit, Audited, Match, Measure, Stored
 from probedistill.analysis.base import Analysis, EncoderAbout
 from probedistill.analysis.bias import (
     Accuracy,
@@ -24,6 +25,7 @@ from probedistill.analysis.bias import (
 )
 from probedistill.analysis.geometry import ClassGeometry, ClassTest, Geometry, MadeBy, Place, Projection
 from probedistill.analysis.matrix import RealImages, Source, TransferMatrix
+from probedistill.analysis.membership import Attack, Membership
 from probedistill.analysis.migrate import Anchor, Candidate, Migration, Old
 from probedistill.analysis.similarity import METRICS
 from probedistill.analysis.statistics import Correlation
@@ -88,7 +90,20 @@ def results(class_names: Sequence[str]) -> dict[str, Analysis]:
         "geometry": geometry(class_names),
         "bias": bias(["cat/indoors", "cat/outdoors"], [EncoderAbout(SCRIPT, "ab", 24)]),
         "migrate": migration(),
+        "audit": audited(class_names),
     }
+
+
+def audited(class_names: Sequence[str]) -> Audit:
+    """An image of each class beside its nearest photo, and shadow sets."""
+    match = Match("cat/0001.png", 0.2, 0.5, 0.04, 0.03)
+    return Audit(
+        MadeBy("clp", "tiny"), EncoderAbout(SCRIPT, "ab", 24), ImagesRecord("folder:photos", "train", 60, "cd" * 32),
+        "real", {"pixels": Measure("grey values", True, (0.1, 0.1, 0.2, 0.3, 0.4))},
+        tuple(Audited(name, {"pixels": match}) for name in class_names),
+        (Stored("3 images", "they began as photos"),), True, None,
+        Membership(6, 6, 60, 40, (Attack("probe", "online", 0.6, (0.5, 0.7), 0.02, (0.01, 0.03)),)),
+    )  # fmt: skip
 
 
 ABOUT = ImagesRecord("folder:photos", "test", 60, "cd" * 32)

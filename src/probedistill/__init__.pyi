@@ -1,5 +1,6 @@
 from ._version import __version__
 from .analysis.alignment import Alignment, align
+from .analysis.audit import Audit, audit
 from .analysis.bias import BiasReport, bias
 from .analysis.compose import Composed, compose
 from .analysis.geometry import Geometry, geometry
@@ -53,6 +54,7 @@ from .store.distilled import DistilledSet, Head
 __all__ = [
     "RECIPES",
     "Alignment",
+    "Audit",
     "AugmentConfig",
     "BiasReport",
     "ByBytes",
@@ -95,6 +97,7 @@ __all__ = [
     "UserError",
     "__version__",
     "align",
+    "audit",
     "bias",
     "by_bytes",
     "class_statistics",

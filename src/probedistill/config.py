@@ -222,7 +222,7 @@ class DistillConfig:
 
     method: str = "auto"
     """Objective: clp (closed-form linear probe), sfm (statistical flow matching), lgm (linear gradient matching);
-    auto: what docs/recipes.md found best, which is clp from real images (--canvas.init noise for no trace of them);
+    auto: what docs/recipes.md found best, which is clp from real images (--canvas.init noise: from no photo);
     or your own: module:FILE:NAME, see docs/extending.md."""
     method_args: dict[str, int | float | bool | str] = field(default_factory=dict)
     """Options of a method of your own, e.g. --method-args.strength 2."""

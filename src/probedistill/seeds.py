@@ -66,6 +66,10 @@ class Stream(IntEnum):
     """Simulated features behind a forecast."""
     FIXED_VIEWS = 25
     """Views of synthetic images that a run holds fixed; with the keys step and tower: which of them a step takes."""
+    SHADOW_HALVES = 30
+    """Photos of shadow sets, and their seeds; keys: pair; set, 1."""
+    AUDITED_PHOTOS = 31
+    """Photos whose own neighbours are looked up."""
 
 
 def seed_of(seed: int, stream: Stream, *keys: int) -> int:

@@ -74,6 +74,7 @@ label RUN --config CONFIG --keep-head
 export RUN --config CONFIG --out WHERE/small --bytes 9000 --overwrite
 align --config CONFIG --encoders TINY TINY@40 --k 2 --out WHERE/align
 geometry RUN --config CONFIG --k 2
+audit RUN --config CONFIG
 bias RUN --images folder:PHOTOS --groups GROUPS --encoders TINY --views 2 --seeds 1
 compose --out COMPOSED --foregrounds folder:PHOTOS --train-per-class 2 --test-per-group 2
 report RUN OTHER --out WHERE/report.html

@@ -33,6 +33,7 @@ COMMANDS = {
     "report": ["report", "{out}/run", "--out", "{out}/report.html", "--no-progress"],
     "baseline scores": ["baseline", *MADE, *QUICK, "--baselines", "random", "--out", "{out}/scores.json"],
     "geometry": ["geometry", "{out}/run", *MADE, "--k", "3", "--out", "{out}/geometry"],
+    "audit": ["audit", "{out}/run", *MADE, "--out", "{out}/audit"],
     "align": ["align", "--encoders", TINY, f"{TINY}@40", *PHOTOS, "--cache", "{cache}", "--no-progress", "--k", "3",
               "--out", "{out}/align"],
     "bias": ["bias", "{out}/run", "--encoders", TINY, *PHOTOS, "--groups", "{out}/groups.csv", "--seeds", "1",

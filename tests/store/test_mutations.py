@@ -17,7 +17,7 @@ from probedistill.cli import main
 from probedistill.store.run_record import read_run, with_history, write_progress_file
 
 NAMES = ["cat", "dog", SCRIPT]
-KINDS = ["run", "evaluation-tiny", "transfer", "align", "geometry", "bias", "migrate", "progress"]
+KINDS = ["run", "evaluation-tiny", "transfer", "align", "geometry", "bias", "migrate", "audit", "progress"]
 DEEP = "[" * 5000 + "]" * 5000
 VALUES = ["null", "true", "[]", "{}", '""', '"x"', "-1", "3", "0.5", "1e999", "NaN", "-Infinity", '"\\ud800"', "[null]",
           '{"a": 1}', "[[1, 2]]", "9" * 400, DEEP, '"' + "x" * 3000 + '"', '"\\u001b[2J"']  # fmt: skip

@@ -36,6 +36,7 @@ KINDS = Registry(
         "bias": ".analysis.bias:BiasReport",
         "geometry": ".analysis.geometry:Geometry",
         "migrate": ".analysis.migrate:Migration",
+        "audit": ".analysis.audit:Audit",
     },
 )
 """In the order in which a report shows them."""

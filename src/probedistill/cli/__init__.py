@@ -16,6 +16,7 @@ from ..machine.signals import Interrupted
 from ..text import printable
 from . import (  # noqa: F401  registers them
     accept,
+    audit,
     bias,
     datasets,
     export,

@@ -54,6 +54,7 @@ from ..store.layout import (
     PREVIEW,
     PROGRESS,
     RUN,
+    SHADOWS,
     STATISTICS,
     SUMS,
     TENSORS,
@@ -440,7 +441,7 @@ def _is_of_a_run(folder: Path) -> bool:
 
 
 def _remove_results(folder: Path) -> None:
-    for name in (IMAGES, EVOLUTION, "tensorboard"):
+    for name in (IMAGES, EVOLUTION, SHADOWS, "tensorboard"):
         remove_folder(folder / name)
     for name in (TENSORS, SUMS, PREVIEW, PROGRESS, CONFIG, CARD, HELD_OUT, STATISTICS, *BY_COMMANDS):
         for path in folder.glob(name):

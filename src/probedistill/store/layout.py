@@ -20,6 +20,8 @@ A **run**, written by ``distill``. Commands that look at it leave their results 
       checkpoints/step-0000040.safetensors …   while the run is under way: the newest two states
       evaluation-ENCODER-SIZEpx.json           scores of ``evaluate``
       geometry.json, bias.json, …    results of analyses, with a PNG beside each
+      audit-pairs.png                synthetic images beside the nearest photos: it shows photos
+      audit-shadows/0000.safetensors …   scores of photos by each shadow set of ``audit``
 
 An **export**, written by ``export``, is a set of its own: ``run.json``, ``images/``, ``tensors.safetensors`` without
 the float images, ``SHA256SUMS``, ``README.md``.
@@ -80,9 +82,11 @@ HEAD = "head.safetensors"
 LOCK = ".lock"
 EVALUATIONS = "evaluation-*.json"
 """Every file of `scores_file`."""
+SHADOWS = "audit-shadows"
+"""Folder of what ``audit`` keeps of each shadow set."""
 STATISTICS = "statistics-*.stats"
 """Every file of `statistics_file`."""
-BY_COMMANDS = (EVALUATIONS, "geometry.*", "bias.*")
+BY_COMMANDS = (EVALUATIONS, "geometry.*", "bias.*", "audit.*", "audit-pairs.png")
 """What other commands leave in the folder of a run."""
 
 SUFFIXES = {"png": "png", "webp": "webp", "jpeg": "jpg"}

@@ -1,0 +1,468 @@
+"""Audit: what a distilled set gives away of the photos behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.stats import binomtest
+from torch import Tensor
+
+from .._version import __version__
+from ..config import DistillConfig
+from ..encoders.encoder import Encoder
+from ..errors import UserError
+from ..features.encode import encode, prefetched
+from ..features.store import FeatureStore
+from ..images.decode import UnreadableImageError
+from ..images.labelled import LabelledImages, of_classes
+from ..machine.progress import ProgressBar
+from ..machine.torch_state import own_torch_state
+from ..seeds import Stream, seed_of
+from ..show.figures import Bars, Figure
+from ..show.previews import save_grid
+from ..show.tables import Table, number, percent
+from ..store.distilled import DistilledSet
+from ..store.layout import EVOLUTION, STATISTICS
+from ..store.locks import PATIENCE, claimed
+from ..store.records import Share
+from ..store.run_record import ImagesRecord
+from .base import Analysis, EncoderAbout
+from .copies import Distances, Near, feature_distances, nearest, pixel_distances, share_below, structure_distances
+from .copies import thumbnails as thumbnails_of
+from .geometry import MadeBy
+from .membership import Membership, Shadows, check_budget, membership
+
+PAIRS = "audit-pairs.png"
+RARE = 0.05
+"""Share of photos that are as near to another photo as a suspect is to its nearest."""
+
+_REFERENCE = 200  # photos whose own nearest photo is looked up
+_PICTURED = 25  # synthetic images in the picture of pairs
+_SMALL = 112  # pixels of an image there
+_BATCH = 64
+
+CANNOT = (
+    "What may not be concluded: that no photo can be recovered. A photo can be in the images in ways that these "
+    "distances and attacks do not see, and only statistics with noise (stats --epsilon) come with a promise."
+)
+
+
+# ---------------------------------------------------------------------------------------------------
+# What is written
+
+
+@dataclass(frozen=True)
+class Match:
+    """The nearest photo of a synthetic image by one measure.
+
+    Attributes:
+        photo: Its name.
+        distance: Its distance.
+        relative: The distance, divided by the mean distance of the next 50 nearest photos.
+        share: Share of the photos whose nearest other photo is nearer.
+        relative_share: Share of the photos whose nearest other photo stands out more from the next ones.
+    """
+
+    photo: str
+    distance: float
+    relative: float
+    share: Share
+    relative_share: Share
+
+
+@dataclass(frozen=True)
+class Audited:
+    """A synthetic image: its class, and its nearest photo by each measure."""
+
+    class_name: str
+    matches: dict[str, Match]
+
+    def suspects(self, measures: Sequence[str]) -> list[str]:
+        """The measures by which one photo stands out as it does for less than 5 % of the photos."""
+        return [name for name in measures if self.matches[name].relative_share < RARE]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A distance, and what it is among photos.
+
+    Attributes:
+        says: What it is, in words.
+        visible: Whether it compares what one sees; features of the run's encoder are alike by design.
+        percentiles: 1, 5, 25, 50 and 75 % of the distances of photos to their nearest other photo.
+    """
+
+    says: str
+    visible: bool
+    percentiles: tuple[float, float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Something that a run's folder holds, and what it says of the photos."""
+
+    what: str
+    says: str
+
+
+@dataclass(frozen=True)
+class Audit(Analysis):
+    """What a distilled set gives away of the photos behind it, as far as it was measured.
+
+    Attributes:
+        run: What made the set.
+        encoder: The encoder of its features.
+        images: The photos.
+        begun_from: What the synthetic images were at step 0.
+        measures: Name → measure.
+        audited: Every synthetic image, in the order of the set.
+        stored: What else the folder holds.
+        same_photos: Whether these are the photos that the set was made of, all of them and no others.
+        promise: What is promised of statistics with noise; ``None`` for nothing.
+        membership: What shadow sets told, if any were asked for.
+        version: Version of probedistill.
+    """
+
+    kind = "audit"
+    of_one_run = True
+
+    run: MadeBy
+    encoder: EncoderAbout
+    images: ImagesRecord
+    begun_from: str
+    measures: dict[str, Measure]
+    audited: tuple[Audited, ...]
+    stored: tuple[Stored, ...]
+    same_photos: bool
+    promise: str | None = None
+    membership: Membership | None = None
+    version: str = __version__
+
+    def __post_init__(self) -> None:
+        if not self.measures or any(set(one.matches) != set(self.measures) for one in self.audited):
+            raise ValueError("images and measures do not fit together")
+
+    @property
+    def visible(self) -> list[str]:
+        """Names of the measures of what one sees."""
+        return [name for name, measure in self.measures.items() if measure.visible]
+
+    @property
+    def suspects(self) -> list[Audited]:
+        """Synthetic images that look like one photo in particular, by some visible measure."""
+        return [one for one in self.audited if one.suspects(self.visible)]
+
+    def tables(self) -> list[Table]:
+        """Synthetic images with their nearest photos; shadow sets; what is stored."""
+        found = [self._copies()]
+        if self.membership is not None:
+            found.append(self._members())
+        rows = tuple((one.what, one.says) for one in self.stored)
+        return [*found, Table("What is stored", ("what", "what it says of the photos"), rows, left=2)]
+
+    def _copies(self) -> Table:
+        columns = [f"{name}\n{what}" for name in self.measures for what in ("distance", "nearer %", "stands out %")]
+        rows = []
+        for one in self.audited[:_PICTURED]:
+            cells: list[str] = []
+            for match in one.matches.values():
+                cells += [number(match.distance), f"{100 * match.share:.0f}", f"{100 * match.relative_share:.0f}"]
+            rows.append((one.class_name, *cells))
+        medians: list[str] = []
+        for measure in self.measures.values():
+            medians += [number(measure.percentiles[3]), "50", "50"]
+        caption = (
+            "Distance to the nearest photo. Nearer: share of the photos that are nearer to another photo. Stands out: "
+            f"share of the photos whose nearest stands out more; under {100 * RARE:.0f}, one photo in particular is "
+            "in the image."
+        )
+        title = f"Synthetic images and the nearest of {self.images.count:,} photos"
+        return Table(
+            title, ("class", *columns), (*rows, ("median photo", *medians)), caption,
+            sections=(len(rows),), dim=(len(rows),),
+        )  # fmt: skip
+
+    def _members(self) -> Table:
+        assert self.membership is not None
+        rows = tuple(
+            (one.says, one.how, _spread(one.auc, one.auc_interval), _spread(one.tpr, one.tpr_interval))
+            for one in self.membership.attacks
+        )
+        title = f"Members told from others: {self.membership.shadows} shadow sets of half the photos"
+        caption = "Percent with 95 % intervals. A guess has an AUC of 50 and finds 1 % of the members."
+        return Table(title, ("score of a photo", "attack", "AUC", "found at 1 %\nfalse alarms"), rows, caption, left=2)
+
+    def findings(self) -> list[str]:
+        """What stands out, and what may not be concluded."""
+        found = []
+        if not self.same_photos:
+            found.append("These are not the photos that the set was made of, or not all: others were not compared.")
+        for name in self.visible:
+            count = sum(name in one.suspects([name]) for one in self.audited)
+            p = binomtest(count, len(self.audited), RARE, alternative="greater").pvalue
+            found.append(
+                f"By {name} {count} of {len(self.audited)} synthetic images look like one photo in particular; photos "
+                f"themselves do in {100 * RARE:.0f} % (p = {p:.2g})."
+            )
+        if self.begun_from == "real":
+            found.append("The images began as photos: expect to see these photos in them.")
+        if self.membership is None:
+            found.append("Membership was not measured; --shadows 16 does.")
+        else:
+            one = self.membership.strongest
+            found.append(
+                f"The strongest attack ({one.says}, {one.how}) finds {percent(one.tpr)} % of the members at 1 % false "
+                f"alarms (95 % interval {_ends(one.tpr_interval)}; a guess: 1), AUC {percent(one.auc)} "
+                f"({_ends(one.auc_interval)}). It is the strongest of {len(self.membership.attacks)}, for sets of "
+                f"half the photos and {self.membership.steps} steps, not for this very set."
+            )
+        if self.promise is not None:
+            found.append(f"The statistics behind the set are {self.promise}.")
+        return [*found, CANNOT]
+
+    def figures(self) -> list[Figure]:
+        """How unusual each image's nearest photo is, and how well members are told."""
+        shown = self.audited[:_PICTURED]
+        series = {name: np.array([100 * one.matches[name].relative_share for one in shown]) for name in self.measures}
+        summary = (
+            f"{len(self.suspects)} of {len(self.audited)} synthetic images have one photo that stands out among its "
+            f"neighbours as for less than {100 * RARE:.0f} % of the photos, in what one sees. Short "
+            "bars are suspect; long ones are no promise that nothing can be recovered."
+        )
+        names = tuple(f"{number + 1} · {one.class_name}" for number, one in enumerate(shown))
+        axis = "% of photos whose nearest photo stands out more"
+        bars = Bars(names, series, axis, limits=(0.0, 100.0), across=True)
+        found = [Figure("Copies of photos", summary, bars, self._copies())]
+        if self.membership is not None:
+            attacks = self.membership.attacks
+            rates = {"found at 1 % false alarms": np.array([100 * one.tpr for one in attacks])}
+            labels = tuple(f"{one.score}, {one.how}" for one in attacks)
+            says = (
+                f"{self.membership.shadows} shadow sets; a guess finds 1 % of the members, another attack maybe more."
+            )
+            drawn = Bars(labels, rates, "% of the members", digits=1, across=True)
+            found.append(Figure("Members told from others", says, drawn, self._members()))
+        return found
+
+
+def _spread(value: float, interval: tuple[float, float]) -> str:
+    return f"{percent(value)} ({_ends(interval)})"
+
+
+def _ends(interval: tuple[float, float]) -> str:
+    return " to ".join(percent(end) for end in interval)
+
+
+# ---------------------------------------------------------------------------------------------------
+# How it is found
+
+
+@own_torch_state()
+def audit(
+    distilled: DistilledSet,
+    encoder: Encoder,
+    train: LabelledImages,
+    *,
+    others: Sequence[Encoder] = (),
+    shadows: int = 0,
+    minutes: float | None = None,
+    shadow_steps: int | None = None,
+    seed: int = 0,
+    folder: Path | str | None = None,
+    out: Path | str | None = None,
+    features: FeatureStore | None = None,
+    cache: Path | str | None = None,
+    strict: bool = False,
+    progress: bool = True,
+) -> Audit:
+    """Measure what a distilled set gives away of the photos behind it.
+
+    Copies: for every synthetic image the nearest photo in pixels (correlation of grey values after registration), in
+    structure (SSIM) and in features, beside the same distances among photos. Membership: shadow sets with and without
+    a photo, and the likelihood-ratio attack LiRA (arXiv 2112.03570). And what is stored beside the images.
+
+    Args:
+        distilled: The synthetic set.
+        encoder: An encoder that it was made with; membership takes the first.
+        train: The photos that it was made of.
+        others: Further encoders whose features are compared: features of the set's own encoder are alike by design.
+        shadows: Shadow sets, an even number of at least 6; 0 for none.
+        minutes: No further shadow sets are begun after so long; without ``shadows`` as many as fit.
+        shadow_steps: Steps of a shadow set; default: those of the run.
+        seed: Seed of the halves, and of the photos that are looked up among the others.
+        folder: Folder of the set: what else it holds is listed.
+        out: Folder for audit.json, audit.png, the picture of pairs and the shadow sets' scores; default: none.
+        features: Where features come from; default: a store of ``cache``, ``strict`` and ``progress``.
+        cache: Folder of feature banks.
+        strict: Raise on unreadable photos.
+        progress: Show progress bars.
+
+    Raises:
+        UserError: Photos that lack a class of the run, fewer than four photos, a budget out of range, or shadow sets
+            for a set that was made otherwise than from photos by this one encoder.
+    """
+    store = features or FeatureStore(cache=cache, strict=strict, progress=progress)
+    budget = check_budget(shadows, minutes)
+    train = of_classes(train, distilled.class_names, "the set")
+    config = _shadow_config(distilled, encoder, shadow_steps) if budget else None
+    if config is None:
+        bank = store.of(encoder, train)
+    else:
+        bank = store.of(encoder, train, views=config.real_view_count, augment=config.augment, seed=config.seed)
+    if len(bank) < 4:
+        raise UserError(f"{train.spec!r} has {len(bank)} readable photos; an audit takes at least 4")
+    photos = _photo_thumbnails(encoder, train, bank.indices, store.progress)
+    synthetic = thumbnails_of(distilled.images)
+    points: dict[str, tuple[Measure, Distances, Tensor, Tensor]] = {
+        "pixels": (_measure("grey values after registration", True), pixel_distances, synthetic, photos),
+        "structure": (_measure("SSIM", True), structure_distances, synthetic, photos),
+    }
+    for one in (encoder, *others):
+        real = bank if one is encoder else store.of(one, train)
+        mean = real.centre.mean(dim=0)
+        about = _measure(f"features of {one.name} at {one.input_size} px", not distilled.run.made_with(one.fingerprint))
+        name = "features" if one is encoder else f"features {one.name}@{one.input_size}"
+        points[name] = (about, feature_distances, encode(one, distilled.images) - mean, real.centre - mean)
+    names = [train.names[i] for i in bank.indices.tolist()]
+    measures, matches, found = _compare(points, names, seed, store.progress)
+    source = distilled.run.source
+    members = None
+    target = Path(out) if out is not None else None
+    if config is not None:
+        made = Shadows(config, encoder, train, bank, photos, seed)
+        members = membership(made, budget, minutes=minutes, folder=target, progress=store.progress)
+    result = Audit(
+        MadeBy(distilled.run.method, source.name if source else None),
+        EncoderAbout.of(encoder),
+        ImagesRecord.of(train, len(bank)),
+        distilled.run.begun_from,
+        measures,
+        tuple(
+            Audited(distilled.class_names[label], {name: matches[name][i] for name in measures})
+            for i, label in enumerate(distilled.labels.tolist())
+        ),
+        _stored(distilled, Path(folder) if folder is not None else None),
+        distilled.run.images.fingerprint == train.fingerprint,
+        str(distilled.run.privacy) if distilled.run.privacy is not None else None,
+        members,
+    )
+    if target is not None:
+        rows = {name: bank.indices[near.photo] for name, near in found.items()}
+        _save(result, target, distilled, encoder, train, rows)
+    return result
+
+
+def _measure(says: str, visible: bool) -> Measure:
+    return Measure(says, visible, (0.0, 0.0, 0.0, 0.0, 0.0))
+
+
+def _shadow_config(distilled: DistilledSet, encoder: Encoder, steps: int | None) -> DistillConfig:
+    """The settings of shadow sets: those of the run.
+
+    Raises:
+        UserError: The set was not made from photos by this encoder alone.
+    """
+    run, fix = distilled.run, "leave the shadow sets out"
+    if not run.encoders or run.statistics:
+        raise UserError(f"shadow sets repeat a distillation from photos, which this set does not come from; {fix}")
+    if len(run.encoders) > 1:
+        raise UserError(f"shadow sets are for sets of one encoder, and this one has {len(run.encoders)}; {fix}")
+    if not run.made_with(encoder.fingerprint):
+        raise UserError(f"shadow sets need the encoder of the set, {run.encoders[0]}, not {encoder.name!r}")
+    if steps is not None and steps < 1:
+        raise UserError(f"shadow_steps {steps} must be at least 1")
+    return replace(run.config, steps=steps or run.config.steps, also=[], encoder_weights=[]).resolve()
+
+
+def _photo_thumbnails(encoder: Encoder, train: LabelledImages, indices: Tensor, progress: bool) -> Tensor:
+    """Thumbnails (N, 32, 32) of the centre crops that the features are of."""
+
+    def load(index: int) -> Tensor:
+        try:
+            return encoder.centre_view(train.load(index), 64)
+        except UnreadableImageError as error:
+            raise UserError(f"{error}; it could be read when its features were computed: restore it") from error
+
+    found = []
+    with ProgressBar("photos", len(indices), enabled=progress) as bar:
+        for loaded in prefetched(load, indices.tolist(), _BATCH):
+            found.append(thumbnails_of(torch.stack(loaded)))
+            bar.advance(len(loaded))
+    return torch.cat(found)
+
+
+def _compare(
+    points: dict[str, tuple[Measure, Distances, Tensor, Tensor]], names: Sequence[str], seed: int, progress: bool
+) -> tuple[dict[str, Measure], dict[str, list[Match]], dict[str, Near]]:
+    """Look up every synthetic image and some photos, by every measure."""
+    generator = torch.Generator().manual_seed(seed_of(seed, Stream.AUDITED_PHOTOS))
+    some = torch.randperm(len(names), generator=generator)[:_REFERENCE]
+    measures, matches, found = {}, {}, {}
+    total = sum(len(synthetic) + len(some) for _, _, synthetic, _ in points.values())
+    with ProgressBar("nearest photos", total, enabled=progress) as bar:
+        for name, (measure, distances, synthetic, photos) in points.items():
+            among = nearest(distances, photos[some], photos, own=some, advance=bar.advance)
+            near = found[name] = nearest(distances, synthetic, photos, advance=bar.advance)
+            levels = torch.tensor([0.01, 0.05, 0.25, 0.5, 0.75], dtype=torch.float64)
+            one, two, three, four, five = among.distance.quantile(levels).tolist()
+            measures[name] = replace(measure, percentiles=(one, two, three, four, five))
+            share = share_below(near.distance, among.distance)
+            stands_out = share_below(near.relative, among.relative)
+            columns = (near.photo, near.distance, near.relative, share, stands_out)
+            matches[name] = [
+                Match(names[row], *rest) for row, *rest in zip(*(c.tolist() for c in columns), strict=True)
+            ]
+    return measures, matches, found
+
+
+def _stored(distilled: DistilledSet, folder: Path | None) -> tuple[Stored, ...]:
+    """What the set's folder holds, and what it says of the photos."""
+    run = distilled.run
+    began = {"real": "they began as photos", "noise": "they began as noise"}.get(run.begun_from, "origin unknown")
+    found = [Stored(f"{len(distilled)} images", f"optimised to say what the photos say of their classes; {began}")]
+    if distilled.soft_labels is not None:
+        found.append(Stored("soft labels", "how classes are alike, by a head that was trained on the photos"))
+    if distilled.head is not None:
+        shape = " × ".join(map(str, distilled.head.weight.shape))
+        found.append(Stored(f"head, {shape}", "trained on the features of every photo, without noise"))
+    for one in run.statistics:
+        says = str(one.privacy) if one.privacy else "exact sums of features: those of a small class show its photos"
+        found.append(Stored(f"made from statistics of {one.encoder.name}", says))
+    if folder is not None:
+        if any(folder.glob(STATISTICS)):
+            says = "exact sums" if run.privacy is None else "sums with noise"
+            found.append(Stored("statistics of the features", f"{says}, class by class"))
+        if (folder / EVOLUTION).is_dir() and run.begun_from == "real":
+            found.append(Stored("evolution/", "its first picture shows the photos that the images began as"))
+    says = f"place, number ({run.images.count:,}) and a digest of the photos; names of unreadable ones"
+    return (*found, Stored("run.json", says))
+
+
+def _save(
+    result: Audit, out: Path, distilled: DistilledSet, encoder: Encoder, train: LabelledImages, rows: dict[str, Tensor]
+) -> None:
+    """Write the record, its picture, and the pairs: the most suspect images first."""
+    least = [min(one.matches[name].relative_share for name in result.visible) for one in result.audited]
+    order = sorted(range(len(least)), key=least.__getitem__)[:_PICTURED]
+    images, titles = [], []
+    for i in order:
+        images.append(_shrunk(distilled.images[i]))
+        titles.append(f"synthetic: {result.audited[i].class_name}")
+        for name, photo in rows.items():
+            match = result.audited[i].matches[name]
+            images.append(encoder.centre_view(train.load(int(photo[i])), _SMALL))
+            titles.append(f"{name} {number(match.distance)}, stands out {100 * match.relative_share:.0f} %")
+    with claimed(out, called="folder", wait=PATIENCE):
+        result.write(out)
+        result.draw(out)
+        save_grid(out / PAIRS, torch.stack(images), titles, columns=1 + len(rows), limit=len(images))
+
+
+def _shrunk(image: Tensor) -> Tensor:
+    small: Tensor = F.interpolate(image[None], size=(_SMALL, _SMALL), mode="bilinear", antialias=True)
+    return small[0].clamp(0, 1)

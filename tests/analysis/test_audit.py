@@ -1,0 +1,282 @@
+"""Audit: copies are found and noise is not; members are told from others only where a set remembers them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from scipy.stats import norm
+
+from conftest import TINY
+from helpers_images import make_image_folder
+from probedistill import DistilledSet, UserError, audit, distill, load_encoder, load_images
+from probedistill.analysis.audit import PAIRS, Audit
+from probedistill.analysis.copies import (
+    feature_distances,
+    nearest,
+    pixel_distances,
+    share_below,
+    structure_distances,
+    thumbnails,
+)
+from probedistill.analysis.membership import attack, lira, shadow_halves
+
+
+def scenes(count: int, seed: int = 0, side: int = 64) -> torch.Tensor:
+    """Pictures (count, 3, side, side) that are smooth and all different, as photos are."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(count, 3, 6, 6, generator=generator)
+    return torch.nn.functional.interpolate(coarse, size=(side, side), mode="bicubic").clamp(0, 1)
+
+
+# ---------------------------------------------------------------- copies
+
+CHANGES = {
+    "as it is": lambda image: image,
+    "mirrored": lambda image: image.flip(-1),
+    "darker, with less contrast": lambda image: 0.5 * image + 0.05,
+    "moved by a sixteenth": lambda image: image.roll((4, -4), (-2, -1)),
+    "with noise": lambda image: (image + 0.05 * torch.randn(image.shape, generator=torch.Generator())).clamp(0, 1),
+}
+
+
+@pytest.mark.parametrize(
+    ("distances", "change"),
+    [(pixel_distances, change) for change in CHANGES]
+    # SSIM compares windows in their places: it does not follow what was moved.
+    + [(structure_distances, change) for change in CHANGES if change != "moved by a sixteenth"],
+)
+def test_a_copy_is_found_whatever_was_done_to_it(change, distances):
+    photos = thumbnails(scenes(60))
+    copies = thumbnails(CHANGES[change](scenes(60)[:5]))
+    near = nearest(distances, copies, photos)
+    assert near.photo.tolist() == [0, 1, 2, 3, 4]
+    among = nearest(distances, photos, photos, own=torch.arange(60))
+    assert share_below(near.distance, among.distance).max() < 0.05
+    assert share_below(near.relative, among.relative).max() < 0.05
+
+
+@pytest.mark.parametrize("distances", [pixel_distances, structure_distances])
+def test_other_pictures_are_no_copies(distances):
+    photos, others = thumbnails(scenes(60)), thumbnails(scenes(20, seed=1))
+    near = nearest(distances, others, photos)
+    among = nearest(distances, photos, photos, own=torch.arange(60))
+    assert 0.2 < share_below(near.relative, among.relative).mean() < 0.8
+
+
+def test_correlation_sees_neither_brightness_nor_contrast():
+    photos = thumbnails(scenes(10))
+    dim = thumbnails(0.4 * scenes(10) + 0.3)
+    assert torch.allclose(pixel_distances(photos, photos), pixel_distances(dim, photos), atol=0.02)
+
+
+def test_an_image_without_contrast_is_like_nothing():
+    grey = thumbnails(torch.full((1, 3, 64, 64), 0.5))
+    assert pixel_distances(grey, thumbnails(scenes(5))).eq(1).all()
+    assert structure_distances(grey, thumbnails(scenes(5))).isfinite().all()
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**31), few=st.integers(3, 9))
+def test_nearest_is_the_smallest_distance_and_never_the_photo_itself(seed, few):
+    points = torch.randn(few, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    near = nearest(feature_distances, points, points, own=torch.arange(few))
+    cosine = torch.nn.functional.cosine_similarity(points[:, None], points[None], dim=2)
+    cosine.fill_diagonal_(-2)
+    assert near.photo.tolist() == cosine.argmax(dim=1).tolist()
+    assert torch.allclose(near.distance, 1 - cosine.amax(dim=1))
+
+
+def test_shares_count_ties_half():
+    values = torch.tensor([0.0, 1.0, 2.0, 9.0])
+    assert share_below(values, torch.tensor([1.0, 1.0, 3.0, 2.0])).tolist() == [0.0, 0.25, 0.625, 1.0]
+
+
+# ---------------------------------------------------------------- members
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**31), pairs=st.integers(1, 6), counts=st.lists(st.integers(2, 9), min_size=2, max_size=4))
+def test_every_photo_is_in_exactly_half_of_the_shadow_sets(seed, pairs, counts):
+    labels = np.repeat(np.arange(len(counts)), counts)
+    members = shadow_halves(labels, 2 * pairs, seed=seed)
+    assert (members.sum(axis=0) == pairs).all()
+    for label, count in enumerate(counts):
+        assert np.isin(members[:, labels == label].sum(axis=1), [count // 2, count - count // 2]).all()
+    assert (shadow_halves(labels, 2, seed=seed) == members[:2]).all()  # more sets change none of the first
+
+
+def test_lira_is_the_likelihood_ratio_with_the_pair_left_out():
+    rng = np.random.default_rng(0)
+    members = shadow_halves(np.repeat([0, 1], 10), 8, seed=0)
+    scores = rng.normal(size=(8, 20)) + members
+    online, offline = lira(scores, members)
+    rest, inside = scores[2:], members[2:]
+    mean_in = np.array([rest[inside[:, i], i].mean() for i in range(20)])
+    mean_out = np.array([rest[~inside[:, i], i].mean() for i in range(20)])
+    spread_in = np.sqrt(sum(((rest[inside[:, i], i] - mean_in[i]) ** 2).sum() for i in range(20)) / (20 * 2))
+    spread_out = np.sqrt(sum(((rest[~inside[:, i], i] - mean_out[i]) ** 2).sum() for i in range(20)) / (20 * 2))
+    expected = norm.logpdf(scores[0], mean_in, spread_in) - norm.logpdf(scores[0], mean_out, spread_out)
+    assert online[0] == pytest.approx(expected)
+    assert offline[0] == pytest.approx(norm.logcdf(scores[0], mean_out, spread_out))
+
+
+@pytest.mark.parametrize(("shift", "low", "high"), [(0.0, 0.47, 0.53), (4.0, 0.98, 1.0)])
+def test_scores_that_know_nothing_find_nobody_and_scores_that_remember_find_all(shift, low, high):
+    rng = np.random.default_rng(0)
+    members = shadow_halves(np.repeat([0, 1], 100), 12, seed=3)
+    hard = rng.normal(size=200)  # what is typical of each photo tells nothing of its membership
+    (online, offline) = attack({"probe": hard + shift * members + rng.normal(size=members.shape)}, members)
+    for found in (online, offline):
+        assert low <= found.auc <= high
+        assert found.auc_interval[0] <= found.auc <= found.auc_interval[1]
+    assert (online.tpr > 0.8) == (shift > 0)
+    assert online.tpr_interval[0] <= 0.01 <= online.tpr_interval[1] or shift
+
+
+# ---------------------------------------------------------------- a run
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Two classes of twelve photos that are all different."""
+    folder = make_image_folder(tmp_path_factory.mktemp("audit") / "photos", per_class=12, size=48, splits=())
+    for number, path in enumerate(sorted(folder.rglob("*.png"))):
+        pixels = (scenes(1, seed=number, side=48)[0].permute(1, 2, 0).numpy() * 255).astype(np.uint8)
+        Image.fromarray(pixels).save(path)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(data, tmp_path_factory):
+    """A run that began as photos and stayed so, one that began as noise, their encoder and their photos."""
+    from probedistill import EncoderConfig
+
+    place = tmp_path_factory.mktemp("runs")
+    encoder, train = load_encoder(EncoderConfig(encoder=TINY)), load_images(f"folder:{data}")
+    options = {"method": "clp", "steps": 2, "progress": False, "evaluate_every": 0}
+    for name, init in (("copies", "real"), ("noise", "noise")):
+        distill(train, encoder, out=place / name, images_per_class=6, canvas={"init": init}, lr=1e-4, **options)
+    return place, encoder, train
+
+
+@pytest.mark.slow
+def test_images_that_began_as_photos_are_copies_and_noise_is_none(made, tmp_path):
+    place, encoder, train = made
+    found = {}
+    for name in ("copies", "noise"):
+        distilled = DistilledSet.load(place / name)
+        found[name] = audit(distilled, encoder, train, folder=place / name, out=tmp_path / name, progress=False)
+    copies, noise = found["copies"], found["noise"]
+    assert copies.same_photos
+    assert noise.same_photos
+    assert len(copies.suspects) == 12
+    assert {one.matches["pixels"].photo for one in copies.audited} == {
+        one.matches["structure"].photo for one in copies.audited
+    }
+    assert len(noise.suspects) <= 3
+    assert any("began as photos" in line for line in copies.findings())
+    assert not any("began as photos" in line for line in noise.findings())
+    assert "evolution/" in {one.what for one in copies.stored}
+    assert "evolution/" not in {one.what for one in noise.stored}
+    for result in (copies, noise):
+        assert result.findings()[-1].startswith("What may not be concluded")
+    assert Image.open(tmp_path / "copies" / PAIRS).size[0] > 4 * 112
+    assert Audit.read(tmp_path / "copies").audited == copies.audited
+
+
+@pytest.mark.slow
+def test_shadow_sets_of_copies_give_their_members_away_and_go_on_where_they_were_stopped(made, tmp_path, monkeypatch):
+    place, encoder, train = made
+    distilled = DistilledSet.load(place / "copies")
+    from probedistill.analysis.membership import Shadows
+
+    scored, real = [], Shadows.scores
+
+    def counted(self, number, members):
+        if len(scored) == 4 and scored[-1] != "stopped":
+            scored.append("stopped")
+            raise KeyboardInterrupt
+        scored.append(number)
+        return real(self, number, members)
+
+    monkeypatch.setattr(Shadows, "scores", counted)
+    again = {"shadows": 6, "shadow_steps": 1, "out": tmp_path, "progress": False}
+    with pytest.raises(KeyboardInterrupt):
+        audit(distilled, encoder, train, **again)
+    result = audit(distilled, encoder, train, **again)
+    assert scored == [0, 1, 2, 3, "stopped", 4, 5]
+    whole = audit(distilled, encoder, train, shadows=6, shadow_steps=1, progress=False)
+    assert result.membership == whole.membership
+    by = {(one.score, one.how): one for one in result.membership.attacks}
+    assert by["pixels", "online"].auc > 0.9  # every member is one of the images
+    assert by["pixels", "online"].tpr > 0.5
+    assert audit(distilled, encoder, train, shadows=6, shadow_steps=2, out=tmp_path, progress=False).membership
+    assert len(scored) > 13  # scores of other settings are not used
+
+
+def test_a_set_that_does_not_look_at_the_photos_gives_nobody_away(made, data, tmp_path, monkeypatch):
+    _, encoder, train = made
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "blind.py").write_text(
+        "def objective(real):\n    return lambda features, labels, step: 0 * features.sum()\n"
+    )
+    run = distill(train, encoder, method="module:blind:objective", steps=1, progress=False)
+    result = audit(run, encoder, train, shadows=12, progress=False)
+    for one in result.membership.attacks:
+        assert one.auc_interval[0] <= 0.5 <= one.auc_interval[1] or abs(one.auc - 0.5) < 0.1
+    sys.modules.pop("blind", None)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"shadows": 7}, "even number from 6"),
+        ({"shadows": 2}, "even number from 6"),
+        ({"minutes": -1.0}, "minutes -1.0 must be more than 0"),
+        ({"shadows": 6, "shadow_steps": 0}, "shadow_steps 0 must be at least 1"),
+    ],
+)
+def test_budgets_out_of_range(made, options, says):
+    place, encoder, train = made
+    with pytest.raises(UserError, match=says):
+        audit(DistilledSet.load(place / "noise"), encoder, train, progress=False, **options)
+
+
+def test_shadow_sets_need_the_encoder_of_the_run(made):
+    from probedistill import EncoderConfig
+
+    place, _, train = made
+    other = load_encoder(EncoderConfig(encoder=TINY, encoder_args={"seed": 1}))
+    with pytest.raises(UserError, match="need the encoder of the set"):
+        audit(DistilledSet.load(place / "noise"), other, train, shadows=6, progress=False)
+
+
+def test_command(made, data, run_cli, tmp_path):
+    place, _, _ = made
+    run = shutil.copytree(place / "noise", tmp_path / "run")
+    config = ["--images", f"folder:{data}", "--encoder", TINY]
+    done = run_cli("audit", run, *config, "--shadows", 6, "--shadow-steps", 1, "--others", f"{TINY}@40")
+    assert done.code == 0, done.err
+    assert "look like one photo" in done.out
+    assert "may not be concluded" in done.out
+    assert (run / "audit.png").exists()
+    assert (run / PAIRS).exists()
+    record = json.loads((run / "audit.json").read_text())
+    assert record["membership"]["shadows"] == 6
+    assert len(record["measures"]) == 4
+    page = tmp_path / "report.html"
+    assert run_cli("report", run, "--out", page).code == 0
+    assert "no promise" in page.read_text()
+    assert "not the photos" in done.out  # the command holds some out, and the run was made of all
+    assert "even number" in run_cli("audit", run, *config, "--shadows", 5).error()
+    few = run_cli("audit", place / "copies", *config, "--shadows", 6, "--out", tmp_path / "few").error()
+    assert "are fewer than 6" in few
+    assert run_cli("--json", "audit", run, *config, "-q").code == 0
