@@ -638,8 +638,8 @@ def incremental() -> str:
         row = " | ".join("" if c is None else spread_over_seeds(c) for c in values)
         lines.append(f"| {name} | {row} |")
     note = (
-        f"{made_by(content)} Top-1 %, mean ± std over {content['seeds']} seeds of order and distillation; one seed where "
-        "there is no ±."
+        f"{made_by(content)} Top-1 %, mean ± std over {content['seeds']} seeds of order and distillation; "
+        "one seed where there is no ±."
     )
     return "\n".join([*lines, "", note])
 
