@@ -183,6 +183,7 @@ def test_redistilling_makes_all_images_again(runs, encoder, tmp_path):
     assert not any(torch.allclose(a, b, atol=0.05) for a, b in zip(left.float_images, before.float_images[[0, 2, 3]]))
     assert left.run.forgotten == ("dog",)
     assert left.run.base.dropped == 3
+    assert left.run.begun_from == "noise"
     assert not any("stay as they were" in note for note in notes)
 
 
@@ -229,6 +230,15 @@ def test_new_images_start_from_photos_if_the_old_ones_did(runs, data, encoder, t
     photos = torch.stack([encoder.centre_view(new.load(i)) for i in range(len(new))])
     nearest = (more.float_images[2] - photos[:6]).abs().mean((1, 2, 3)).min()
     assert float(nearest) < 0.05
+
+
+def test_images_of_a_second_extension_start_from_photos_too(runs, data, encoder, tmp_path):
+    first = RunConfig(out=tmp_path / "first", cache=tmp_path / "cache", progress=False)
+    assert extend(runs / "a", data[0].with_classes(["hen"]), encoder, run=first, steps=1).run.begun_from == "real"
+    new = data[0].with_classes(["owl"])
+    more = extend(first.out, new, encoder, run=out_of(tmp_path), steps=1)
+    photos = torch.stack([encoder.centre_view(new.load(i)) for i in range(len(new))])
+    assert float((more.float_images[3] - photos).abs().mean((1, 2, 3)).min()) < 0.05
 
 
 def test_refining_changes_old_images_too(runs, data, encoder, tmp_path):

@@ -37,6 +37,7 @@ class Base:
         refined: How many of them begin as an image of the set.
         dropped: How many images of the set are replaced.
         forgotten: Classes that were taken out of it.
+        begun_from: What its images began as, and new ones begin as: ``"noise"`` or ``"real"``.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Base:
     refined: int = 0
     dropped: int = 0
     forgotten: tuple[str, ...] = ()
+    begun_from: str = "noise"
     _pools: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
     @property

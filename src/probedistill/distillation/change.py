@@ -110,7 +110,7 @@ def extend(
         kept.name, held.float_images[~changing], held.labels[~changing],
         labels=torch.cat([held.labels[changing], labels]),
         start=torch.cat([held.float_images[changing], begin]), refined=int(changing.sum()),
-        forgotten=held.run.forgotten,
+        forgotten=held.run.forgotten, begun_from=held.run.begun_from,
     )  # fmt: skip
     return distill(statistics, encoders, config, test=test, run=run, base=base, strict=strict)
 
@@ -179,7 +179,7 @@ def forget(
     base = Base(
         left.name, held.float_images[~again], held.labels[~again], labels=labels,
         start=torch.full((len(labels), *held.float_images.shape[1:]), torch.nan), dropped=int(again.sum()),
-        forgotten=held.run.forgotten,
+        forgotten=held.run.forgotten, begun_from="noise" if bool(again.all()) else held.run.begun_from,
     )  # fmt: skip
     return distill(left.statistics, encoders, config, run=run, base=base), notes
 

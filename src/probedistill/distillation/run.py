@@ -217,7 +217,7 @@ def _prepare(
         data = replace(data, statistics=tuple(statistics_for(encoders, data.statistics)))
     record = _describe(config, encoders, data)
     if base is not None:
-        record = replace(record, base=base.record, forgotten=base.forgotten)
+        record = replace(record, base=base.record, forgotten=base.forgotten, begun_from=base.begun_from)
     _check_same_data(team, record)
     features = FeatureStore(run.cache, strict, run.progress and team.is_first, team)
     return _Task(config, run, data, encoders, record, features, team, base)
