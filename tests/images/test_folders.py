@@ -191,7 +191,7 @@ def test_names_that_no_terminal_should_get_are_refused_before_any_work(run_cli, 
         "distill", "--images", f"folder:{tmp_path / 'photos'}", "--encoder", "module:helpers_encoders:tiny",
         "--steps", 1, "--out", tmp_path / "run",
     )  # fmt: skip
-    assert "holds a line break or a control character; rename the class" in outcome.error()
+    assert "holds a line break or a control character; rename it" in outcome.error()
     assert outcome.error().isprintable()
     assert not (tmp_path / "run").exists()
     assert classes_of(tmp_path / "photos", classes=["dog", "emu"]) == ("dog", "emu")

@@ -9,7 +9,9 @@ from .app import command, show
 def sets() -> None:
     """List the small sets that come with the package; set:NAME stands for a run in every command that takes one.
 
-    Example: probedistill evaluate set:clothing-lite0 --config set:clothing-lite0 --images folder:photos
+    Example: probedistill sets
+
+    Then, for example: probedistill evaluate set:digits-lite0 --config set:digits-lite0
 
     Each has a card (README.md) with its scores, its licence and what it was made from.
     """

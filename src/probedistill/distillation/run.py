@@ -29,7 +29,7 @@ from ..errors import NonFiniteLossError, UserError, option
 from ..features.bank import FeatureBank
 from ..features.statistics import ClassStatistics, class_statistics, encoder_record
 from ..features.store import FeatureStore
-from ..images.labelled import LabelledImages
+from ..images.labelled import LabelledImages, check_class_names
 from ..images.sources import check_outside
 from ..images.splits import held_out_names, load_images, load_splits
 from ..machine.processes import Processes, processes
@@ -38,7 +38,7 @@ from ..machine.torch_state import own_torch_state
 from ..probes.linear import LinearProbe
 from ..ship.heads import head_of_statistics
 from ..store.distilled import DistilledSet
-from ..store.layout import CHECKPOINTS, check_class_names
+from ..store.layout import CHECKPOINTS
 from ..store.pixels import as_shipped
 from ..store.records import as_plain
 from ..store.run_record import History, ImagesRecord, RunRecord, with_history
@@ -566,7 +566,7 @@ def _describe(config: DistillConfig, encoders: list[Encoder], data: _Data) -> Ru
 
 
 def _check_counts(train: LabelledImages, config: DistillConfig) -> None:
-    check_class_names(train.class_names, repr(train.spec))
+    check_class_names(train.class_names, f"images {train.spec!r}")
     if len(train.class_names) < 2:
         raise UserError(
             f"{train.spec!r} has the class {train.class_names[0]!r} alone; give images of at least 2 classes"

@@ -21,8 +21,9 @@ from torch import Tensor
 from .._version import __version__
 from ..config import AugmentConfig
 from ..errors import UserError, first_line
+from ..images.labelled import check_class_names
 from ..machine.progress import ProgressBar
-from ..store.layout import check_class_names, statistics_file
+from ..store.layout import statistics_file
 from ..store.records import as_plain, from_plain
 from ..store.run_record import EncoderRecord, PartRecord, PrivacyRecord, StatisticsRecord, read_run
 from ..store.tensors import TornFileError, load_tensors, save_tensors
@@ -489,7 +490,7 @@ def class_statistics(
     Raises:
         UserError: As for `extract_features` and `with_noise`.
     """
-    check_class_names(images.class_names, repr(images.spec))
+    check_class_names(images.class_names, f"images {images.spec!r}")
     store = features or FeatureStore(cache, strict, progress)
     bank = store.of(encoder, images, views=views, augment=augment or AugmentConfig(), seed=seed)
     if epsilon is not None:

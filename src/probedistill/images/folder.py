@@ -68,7 +68,7 @@ class _FolderSource(Source):
         if classes is not None:
             check_classes(classes, list(folders), classes_argument(), self.spec, absent_ok)
         class_names = tuple(folders) if classes is None else classes
-        check_class_names([name for name in class_names if name in folders], self.spec)
+        check_class_names([name for name in class_names if name in folders], f"images {self.spec!r}")
         paths, labels = [], []
         left_out = _LeftOut()
         for label, name in enumerate(class_names):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..config import ImagesConfig
-from ..errors import UserError, by_caller, unknown_name
+from ..errors import UserError, by_caller, option, unknown_name
 from ..text import printable
 
 
@@ -170,12 +170,12 @@ _MARKS = "\u061c\u200e\u200f"  # of Arabic and Hebrew text, and harmless
 _LONGEST_NAME = 500  # characters; a folder's name has 255 bytes at most
 
 
-def check_class_names(class_names: Sequence[str], spec: str) -> None:
+def check_class_names(class_names: Sequence[str], called: str) -> None:
     """Refuse class names that no file, table or terminal can carry, before any work is done.
 
     Args:
         class_names: The names.
-        spec: Where they come from, for the error.
+        called: What has these classes, for the error: ``"images 'folder:photos'"``.
 
     Raises:
         UserError: A name is empty, very long, or holds a line break, a control character, a character that turns the
@@ -192,7 +192,7 @@ def check_class_names(class_names: Sequence[str], spec: str) -> None:
             fault = "holds a line break or a control character"
         else:
             continue
-        raise UserError(f"images {spec!r}: the class name {name!a} {fault}; rename the class")
+        raise UserError(f"class {name!a} of {called} {fault}; rename it or leave it out with {option('classes')}")
 
 
 def of_classes(images: LabelledImages, class_names: Sequence[str], name: str = "the set") -> LabelledImages:

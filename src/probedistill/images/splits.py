@@ -53,7 +53,7 @@ def load_images(
     config, wanted = _settle(spec_or_config, classes, options)
     source = _opened(config, progress)
     images = source.load(_training_split(source, config.split), wanted)
-    check_class_names(images.class_names, images.spec)
+    check_class_names(images.class_names, f"images {images.spec!r}")
     _check_enough(images, min_per_class, chosen=wanted is not None)
     if _testing(source, config, images.split) is not None:  # else `load_splits` would hold some of these out
         images.config = config
@@ -91,7 +91,7 @@ def load_splits(config: str | ImagesConfig, *, progress: bool = True) -> tuple[L
             )
     else:
         testing = _pick([name for name in source.splits if name != training], TESTING)
-    check_class_names(train.class_names, train.spec)
+    check_class_names(train.class_names, f"images {train.spec!r}")
     _check_enough(train, 2 if testing else 3, chosen=wanted is not None, held_out=testing is None)
     test = None if testing is None else _matching_test(source, train, testing, wanted)
     if test is None:
@@ -131,7 +131,7 @@ def load_training(
             "another; add --all-images, or give the images a test split"
         )
     images = source.load(training, wanted)
-    check_class_names(images.class_names, images.spec)
+    check_class_names(images.class_names, f"images {images.spec!r}")
     _check_enough(images, 3 if held_out else 1, chosen=wanted is not None, held_out=held_out, min_classes=min_classes)
     images = _hold_out(images, config.holdout)[0] if held_out else images
     images.config = config if held_out or testing is not None else None

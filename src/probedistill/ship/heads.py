@@ -23,12 +23,12 @@ from ..errors import UserError, first_line
 from ..features.encode import BATCH, encode, prefetched
 from ..features.statistics import ClassStatistics
 from ..images.decode import UnreadableImageError, decode_image
-from ..images.labelled import LabelledImages
+from ..images.labelled import LabelledImages, check_class_names
 from ..machine.torch_state import own_torch_state
 from ..probes.arrays import Array, to_numpy
 from ..probes.of_statistics import ridge_head
 from ..store.distilled import Head
-from ..store.layout import HEAD, check_class_names
+from ..store.layout import HEAD
 from ..store.records import Share, as_plain, from_plain
 from ..store.run_record import EncoderRecord
 from ..store.tensors import TornFileError, load_tensors, save_tensors

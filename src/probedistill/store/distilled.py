@@ -30,10 +30,11 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError, option
+from ..images.labelled import check_class_names
 from ..text import printable
 from .card import REAL_DATA, CardOf, Licence, real_data, rewrite, write_card
 from .files import cannot_write, whole_file, whole_folder, without_traces
-from .layout import CARD, IMAGES, METADATA, RUN, SUFFIXES, TENSORS, check_class_names, image_files
+from .layout import CARD, IMAGES, METADATA, RUN, SUFFIXES, TENSORS, image_files
 from .named import run_folder
 from .pixels import as_shipped, decode_files, gallery_html, png_files
 from .records import as_plain, from_plain

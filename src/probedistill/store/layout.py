@@ -64,7 +64,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..encoders.encoder import Encoder
-from ..errors import UserError, option
+from ..errors import UserError
 
 RUN = "run.json"
 IMAGES = "images"
@@ -194,22 +194,6 @@ def class_folders(class_names: Sequence[str]) -> list[str]:
         digits = len(str(len(names) - 1))
         names = [_no_split(f"{number:0{digits}d}-{name}") for number, name in enumerate(names)]
     return names
-
-
-def check_class_names(class_names: Sequence[str], called: str = "the images") -> None:
-    """Refuse class names that the files of a set cannot hold.
-
-    Raises:
-        UserError: A name with a line break or another control character, or one that is not Unicode text.
-    """
-    for name in class_names:
-        bad = next((c for c in name if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp")), None)
-        if bad is not None or not name:
-            what = f"the character U+{ord(bad):04X}" if bad is not None else "no characters"
-            raise UserError(
-                f"class {name!a} of {called} has {what} in its name, which image folders and tables cannot show; "
-                f"rename it or leave it out with {option('classes')}"
-            )
 
 
 def _no_split(name: str) -> str:
