@@ -61,6 +61,11 @@ def test_seeds_of_one_setting_are_one_row(run_cli, photos, tmp_path):
     alone = [one for result in each for one in result.shipments if one.kind == "images"]
     assert images.top1[0] == pytest.approx(np.mean([one.top1[0] for one in alone]))
     assert images.bytes == round(np.mean([one.bytes for one in alone]))
+    for seed in (0, 1):  # the exports of two seeds have other bytes, and are one row all the same
+        made = run_cli("export", tmp_path / "several" / f"seed-{seed}", "--out", tmp_path / "small" / f"{seed}")
+        assert made.code == 0, made.err
+    small = by_bytes(load_encoder(TINY), *load_splits(f"folder:{photos}"), runs=[tmp_path / "small"])
+    assert [one.seeds for one in small.shipments if one.kind == "images"] == [2]
 
 
 def test_the_command(run_cli, photos, tmp_path):

@@ -199,13 +199,21 @@ def _read_sets(runs: Sequence[Path | str]) -> dict[Path, DistilledSet]:
 
 
 def _together(sets: Mapping[Path, DistilledSet]) -> list[list[Path]]:
-    """The folders of sets that differ by their seed alone."""
+    """The folders of sets that differ by their seed alone.
+
+    Exports within a budget differ by their quality, too; those in one folder are together.
+    """
     groups: dict[str, list[Path]] = {}
     for folder, one in sets.items():
         run = one.run
-        made = (replace(run.config, seed=0, micro_batch="auto"), run.encoders, run.images, run.export)
+        shipped = run.export and (run.export.format, run.export.image_size, folder.parent)
+        made = (replace(run.config, seed=0, micro_batch="auto"), run.encoders, run.images, shipped)
         groups.setdefault(repr(made), []).append(folder)
-    return list(groups.values())
+    found: list[list[Path]] = []
+    for folders in groups.values():
+        seeds = {sets[folder].run.config.seed for folder in folders}
+        found += [folders] if len(seeds) == len(folders) else [[folder] for folder in folders]
+    return found
 
 
 def _shipment(folders: Sequence[Path], scored: Sequence[Sequence[float]]) -> Shipment:
