@@ -154,7 +154,17 @@ def main() -> None:
             spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
             cell = {"mean": float(np.mean(values)), "std": spread, "seeds": len(values)} if values else None
             table.setdefault(name, []).append(cell)
-    _common.keep("incremental", {"tasks": TASKS, "steps": STEPS, "input": SIZE, "seeds": SEEDS, "accuracy": table})
+    table = {name: cells for name, cells in table.items() if any(cells)}
+    _common.keep(
+        "incremental",
+        {
+            "tasks": TASKS,
+            "steps": STEPS,
+            "input": SIZE,
+            "seeds": len({key.split("/")[0] for key in known}),
+            "accuracy": table,
+        },
+    )
     draw(table)
 
 
@@ -173,7 +183,9 @@ def draw(table: dict[str, list[Any]]) -> None:
         )
         titles = tuple(f"{name}, task {n}: {100 * c['mean']:.1f} %" for n, c in there)
         lines.append(Line(name, x, y, titles, marked=name == "joint", spread=spread))
-    summary = f"Accuracy on the classes so far; {SEEDS} seeds, bands of one standard deviation."
+    seeds = max(cell["seeds"] for cells in table.values() for cell in cells if cell is not None)
+    bands = ", bands of one standard deviation" if seeds > 1 else ""
+    summary = f"Accuracy on the classes so far, in percent; {seeds} seed{'s' * (seeds > 1)} of order{bands}."
     figure = Figure("Ten tasks of grocery", summary, Curve(tuple(lines), "task", "accuracy, %"), Table("", ("",), ()))
     save_figures(_common.RESULTS / "incremental.png", [figure])
 

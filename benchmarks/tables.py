@@ -637,10 +637,8 @@ def incremental() -> str:
         values = [cells[number - 1] for number in shown]
         row = " | ".join("" if c is None else spread_over_seeds(c) for c in values)
         lines.append(f"| {name} | {row} |")
-    note = (
-        f"{made_by(content)} Top-1 %, mean ± std over {content['seeds']} seeds of order and distillation; "
-        "one seed where there is no ±."
-    )
+    seeds = f"mean ± std over {content['seeds']} seeds of order and distillation; one seed where there is no ±"
+    note = f"{made_by(content)} Top-1 %, {seeds if content['seeds'] > 1 else 'one seed of order and distillation'}."
     return "\n".join([*lines, "", note])
 
 
