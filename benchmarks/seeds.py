@@ -3,9 +3,10 @@
     python benchmarks/seeds.py                          # two hours of one core; it resumes, row by row
     python benchmarks/seeds.py --encoders lite0 --methods auto --seeds 0
 
-One image per class, 150 steps of three views, encoders at 112 px. Each set is scored with three probes on 30 views,
-over two evaluation seeds; a cell of the table is the mean and the standard deviation over the *distillation* seeds. The
-real baselines have five evaluation seeds. Nothing here is chosen on test images.
+One image per class, 150 steps of three views (``--steps``), encoders at 112 px. `clp`, `sfm` and `lgm` start from
+noise, `auto` from blends of photos; `transfer` is `auto` with the aim of that name. Each set is scored with three
+probes on 30 views, over two evaluation seeds; a cell of the table is the mean and the standard deviation over the
+*distillation* seeds. The real baselines have five evaluation seeds. Nothing here is chosen on test images.
 """
 
 from __future__ import annotations
@@ -21,6 +22,10 @@ from probedistill import DistillConfig, ImagesConfig, RunConfig, distill, evalua
 PROBES = ["ridge", "logistic", "sgd"]
 VIEWS = 30
 STEPS = 150
+METHODS: dict[str, dict[str, Any]] = {
+    **{method: {"method": method} for method in _common.METHODS},
+    "transfer": {"method": "auto", "aim": "transfer"},
+}
 BASELINES = ["random", "centroids", "herding", "kmedoids", "means", "full"]
 ENCODERS = ["lite0", "mobilenetv1", "mobilenetv2"]
 PROTOCOL: dict[str, Any] = {"probes": PROBES, "views": VIEWS, "sgd_views": VIEWS}
@@ -36,7 +41,8 @@ def rows_of(evaluation: Any) -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--encoders", nargs="+", choices=_common.ENCODERS, default=ENCODERS)
-    parser.add_argument("--methods", nargs="+", choices=[*_common.METHODS, "real"], default=[*_common.METHODS, "real"])
+    parser.add_argument("--methods", nargs="+", choices=[*METHODS, "real"], default=[*METHODS, "real"])
+    parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     options = parser.parse_args()
     images = ImagesConfig(images=_common.images("clothing"))
@@ -47,6 +53,7 @@ def main() -> None:
         for method in options.methods:
             for seed in options.seeds if method != "real" else [0]:
                 key = f"clothing-{name}-{method}" + f"-{seed}" * (method != "real")
+                key += f"-steps{options.steps}" * (options.steps != STEPS)
                 if (_common.RESULTS / "seeds" / f"{key}.json").exists():
                     print(f"{key}: there")
                     continue
@@ -54,13 +61,13 @@ def main() -> None:
                     "encoder": name,
                     "method": method,
                     "seed": seed,
-                    "steps": STEPS,
+                    "steps": options.steps,
                     "views": VIEWS,
                 }
                 if method == "real":
                     scores = evaluate(None, encoder, *splits, baselines=BASELINES, seeds=5, **PROTOCOL)
                 else:
-                    config = DistillConfig(method=method, steps=STEPS, seed=seed)
+                    config = DistillConfig.of(**METHODS[method], steps=options.steps, seed=seed)
                     run = RunConfig(out=_common.RUNS / f"seeds-{key}", resume=True, evaluate_every=0)
                     made = distill(images, _common.encoder(name), config, run=run)
                     nearest = ["neighbours"] if seed == 0 else []

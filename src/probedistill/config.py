@@ -13,6 +13,7 @@ from .errors import UserError, unknown_name
 from .methods import (
     CANVASES,
     METHODS,
+    STARTS,
     CLPConfig,
     LGMConfig,
     SFMConfig,
@@ -38,8 +39,10 @@ DEFAULT_BASELINES = (
 SOFT_LABELS = ("none", "source", "learned")
 Config = TypeVar("Config", bound="DataclassInstance")
 MASKS = ("auto", "bright", "dark", "round")
-NO_EXTRAS = {"method_args": {}, "also": [], "encoder_weights": [], "soft_labels": "none", "keep_head": False,
-             "keep_stats": False}  # fmt: skip
+NO_EXTRAS = {
+    "method_args": {}, "also": [], "encoder_weights": [], "soft_labels": "none", "keep_head": False,
+    "keep_stats": False, "aim": "home",
+}  # fmt: skip
 """Fields that a run's record leaves out where they ask for nothing."""
 
 
@@ -193,9 +196,12 @@ class CanvasConfig:
     size: int | Literal["auto"] = "auto"
     """Side of the images in pixels, from which views are cut; auto: the largest input of any encoder (paper: 256 for
     inputs of 224)."""
-    init: Literal["auto", "noise", "real"] = "auto"
-    """Start from noise, or from a real image (the class medoid, then the next nearest to the class mean). auto: real
-    for --method auto, else noise."""
+    init: Literal["auto", "noise", "blend", "real"] = "auto"
+    """Start from noise; from a blend of real images (`blend` of them, those nearest to the class mean, or to the centre
+    of a cluster if there are several images per class); or from one real image (the medoid, or a cluster's). auto:
+    blend for --method auto, else noise."""
+    blend: int = 10
+    """Real images in a blend."""
     init_noise: float = 1.0
     """Standard deviation of the starting noise, divided among the levels."""
     level_every: int = 0
@@ -208,7 +214,8 @@ class CanvasConfig:
         """Raise `UserError` when a value is out of range."""
         check_known(CANVASES, "canvas.kind", self.kind)
         check_name("canvas.colour", self.colour, ["decorrelated", "none"])
-        check_name("canvas.init", self.init, ["auto", "noise", "real"])
+        check_name("canvas.init", self.init, STARTS)
+        check_number("canvas.blend", self.blend, least=2, whole=True)
         check_name("canvas.new_level", self.new_level, ["zero", "noise"])
         check_number("canvas.init_noise", self.init_noise)
         check_number("canvas.level_every", self.level_every, whole=True)
@@ -222,18 +229,21 @@ class DistillConfig:
 
     method: str = "auto"
     """Objective: clp (closed-form linear probe), sfm (statistical flow matching), lgm (linear gradient matching);
-    auto: what docs/recipes.md found best, which is clp from real images (--canvas.init noise: from no photo);
+    auto: what docs/recipes.md found best, which is clp from blends of real images (--canvas.init noise: from none);
     or your own: module:FILE:NAME, see docs/extending.md."""
     method_args: dict[str, int | float | bool | str] = field(default_factory=dict)
     """Options of a method of your own, e.g. --method-args.strength 2."""
     preset: Literal["default", "paper"] = "default"
     """default: our recipe, measured in docs/recipes.md; paper: the authors' settings (slow), see docs/fidelity.md."""
+    aim: Literal["home", "transfer"] = "home"
+    """home: best on the encoders that are named; transfer: better on encoders that are not known yet, for a few points
+    at home (docs/recipes.md)."""
     images_per_class: int = 1
     """Synthetic images per class."""
     steps: int = 300
     """Optimisation steps (paper: 5000)."""
-    lr: float = 0.02
-    """Adam's learning rate (paper: 0.002)."""
+    lr: float | Literal["auto"] = "auto"
+    """Adam's learning rate (paper: 0.002); auto: 0.05 for clp from noise, which has further to go, else 0.02."""
     schedule: Literal["cosine", "constant"] = "cosine"
     """Learning-rate schedule (paper: constant)."""
     views: int = 3
@@ -268,8 +278,8 @@ class DistillConfig:
     """Options of --method sfm."""
 
     @classmethod
-    def of(cls, *, method: str = "auto", preset: str = "default", **options: Any) -> DistillConfig:
-        """A config with the values of a preset; ``options`` win over them.
+    def of(cls, *, method: str = "auto", preset: str = "default", aim: str = "home", **options: Any) -> DistillConfig:
+        """A config with the values of a preset and an aim; ``options`` win over them.
 
         >>> config = DistillConfig.of(method="sfm", preset="paper", steps=10, canvas={"size": 224})
         >>> config.steps, config.lr, config.canvas.size, config.canvas.level_every
@@ -278,26 +288,27 @@ class DistillConfig:
         Args:
             method: The method.
             preset: ``"default"`` or ``"paper"``.
+            aim: ``"home"`` or ``"transfer"``.
             options: Fields of this class. A dict changes single options of a part, such as ``canvas={"size": 224}``;
                 a config object replaces the whole part.
 
         Raises:
-            UserError: Unknown method, preset or option.
+            UserError: Unknown method, preset, aim or option.
         """
         check_known(METHODS, "method", method, ("auto",))
         if options.get("augment") == "none":
             options["augment"] = {"kind": "none"}
-        chosen = merged(cls._preset_values(method, preset), options)
+        chosen = merged(cls._preset_values(method, preset, aim), options)
         for name, value in chosen.items():
             check_name("option", name, cls.__dataclass_fields__)
             if name in _PARTS and isinstance(value, Mapping):
                 chosen[name] = with_options(_PARTS[name](), value, name)
-        return cls(method=method, preset=preset, **chosen)  # type: ignore[arg-type]
+        return cls(method=method, preset=preset, aim=aim, **chosen)  # type: ignore[arg-type]
 
     @classmethod
-    def _preset_values(cls, method: str, preset: str) -> dict[str, Any]:
-        """The preset's values without those of the encoder."""
-        return {k: v for k, v in preset_values(method, preset).items() if k in cls.__dataclass_fields__}
+    def _preset_values(cls, method: str, preset: str, aim: str) -> dict[str, Any]:
+        """The preset's and the aim's values without those of the encoder."""
+        return {k: v for k, v in preset_values(method, preset, aim).items() if k in cls.__dataclass_fields__}
 
     def resolve(self, *, without_images: bool = False) -> DistillConfig:
         """Return a copy in which ``"auto"`` is settled, and checked.
@@ -310,11 +321,12 @@ class DistillConfig:
         """
         check_known(METHODS, "method", self.method, ("auto",))
         self._check_preset()
-        from_real = self.method == "auto" and not without_images
+        from_photos = self.method == "auto" and not without_images
         method = "clp" if self.method == "auto" else self.method
-        init = ("real" if from_real else "noise") if self.canvas.init == "auto" else self.canvas.init
+        init = ("blend" if from_photos else "noise") if self.canvas.init == "auto" else self.canvas.init
         canvas = replace(self.canvas, init=init)
-        config = replace(self, method=method, real_views=self.real_view_count, canvas=canvas)
+        lr = (0.05 if (method, init) == ("clp", "noise") else 0.02) if self.lr == "auto" else self.lr
+        config = replace(self, method=method, real_views=self.real_view_count, canvas=canvas, lr=lr)
         config.check()
         return config
 
@@ -329,7 +341,8 @@ class DistillConfig:
         """Raise `UserError` when a value is out of range."""
         for name in ("images_per_class", "steps", "views"):
             check_number(name, getattr(self, name), least=1, whole=True)
-        check_number("lr", self.lr, more_than=True)
+        if self.lr != "auto":
+            check_number("lr", self.lr, more_than=True)
         check_number("seed", self.seed, whole=True)
         if self.real_views != "auto":
             check_number("real_views", self.real_views, whole=True)
@@ -351,16 +364,17 @@ class DistillConfig:
 
     def _check_preset(self) -> None:
         """Refuse a preset whose values are not here: a config that was not made by `of`."""
-        values, mine = self._preset_values(self.method, self.preset), asdict(self)
+        values, mine = self._preset_values(self.method, self.preset, self.aim), asdict(self)
         taken = [
             mine[name][option] == wanted if isinstance(value, dict) else mine[name] == value
             for name, value in values.items()
             for option, wanted in (value.items() if isinstance(value, dict) else [(name, value)])
         ]
         if values and not any(taken):
+            name, value = ("preset", self.preset) if self.preset != "default" else ("aim", self.aim)
             raise UserError(
-                f"preset {self.preset!r} has not been applied; "
-                f"use DistillConfig.of(method={self.method!r}, preset={self.preset!r}, …)"
+                f"{name} {value!r} has not been applied; "
+                f"use DistillConfig.of(method={self.method!r}, {name}={value!r}, …)"
             )
 
     def options(self) -> dict[str, Any]:

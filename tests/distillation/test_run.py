@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -423,12 +424,48 @@ def test_config_objects_and_options_together(spec, encoder):
     )
 
 
-def test_auto_is_clp_from_real_images(spec, encoder):
+def test_auto_is_clp_from_blends(spec, encoder):
     auto = quick(spec, encoder)
-    assert (auto.run.config.method, auto.run.config.canvas.init) == ("clp", "real")
-    named = quick(spec, encoder, method="clp", canvas=CanvasConfig(init="real"))
+    assert (auto.run.config.method, auto.run.config.canvas.init, auto.run.begun_from) == ("clp", "blend", "blend")
+    named = quick(spec, encoder, method="clp", canvas=CanvasConfig(init="blend"))
     assert torch.equal(auto.float_images, named.float_images)
     assert quick(spec, encoder, canvas=CanvasConfig(init="noise")).run.config.canvas.init == "noise"
+
+
+def test_a_blend_is_the_mean_of_photos_with_its_contrast_doubled(spec, encoder):
+    train, _ = load_splits(spec)
+    canvas = CanvasConfig(init="blend", blend=1000)  # all of them, where a class has fewer
+    start = quick(spec, encoder, train, steps=1, lr=1e-9, canvas=canvas).float_images
+    for label, image in enumerate(start):
+        photos = torch.stack([encoder.centre_view(train.load(int(i))) for i in (train.labels == label).nonzero()[0]])
+        mean = photos.mean(dim=0)
+        middle = mean.mean(dim=(1, 2), keepdim=True)
+        torch.testing.assert_close(image, (2 * mean - middle).clamp(0.01, 0.99), atol=1e-3, rtol=0)
+
+
+def test_the_rate_that_is_left_open_goes_by_the_start():
+    rates = {
+        ("clp", "noise"): 0.05, ("clp", "real"): 0.02, ("auto", "auto"): 0.02, ("auto", "noise"): 0.05,
+        ("sfm", "noise"): 0.02,
+    }  # fmt: skip
+    for (method, init), rate in rates.items():
+        config = DistillConfig(method=method, canvas=CanvasConfig(init=init))
+        assert config.resolve().lr == rate
+        assert replace(config, lr=0.3).resolve().lr == 0.3
+
+
+def test_the_aim_changes_what_the_user_does_not_set():
+    away = DistillConfig.of(aim="transfer")
+    assert away.aim == "transfer"
+    assert away != DistillConfig(aim="transfer")
+    own = DistillConfig.of(aim="transfer", augment={"noise_std": 0.3})
+    assert (own.augment.noise_prob, own.augment.noise_std) == (away.augment.noise_prob, 0.3)
+    with pytest.raises(UserError, match="aim 'transfer' has not been applied"):
+        DistillConfig(aim="transfer").resolve()
+    with pytest.raises(UserError, match="aim 'transfer' changes what preset 'paper' sets; leave one of them out"):
+        DistillConfig.of(method="sfm", preset="paper", aim="transfer")
+    with pytest.raises(UserError, match="aim 'away'"):
+        DistillConfig.of(aim="away")
 
 
 def test_the_authors_settings_belong_to_a_method():

@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 
 from probedistill.errors import UserError
 from probedistill.features.bank import FeatureBank
-from probedistill.features.classes import herding, k_medoids, medoids, neighbours, random_images
+from probedistill.features.classes import (
+    herding,
+    k_medoids,
+    medoids,
+    nearest_to_centres,
+    neighbours,
+    random_images,
+)
 
 
 def make_bank(per_class=(6, 9, 7), d: int = 5, seed: int = 0) -> FeatureBank:
@@ -150,6 +157,27 @@ def test_herding_takes_the_image_that_brings_the_mean_nearest(ipc, seed):
             taken.append(best)
         expected += taken
     assert herding(bank, ipc).tolist() == expected
+
+
+@pytest.mark.parametrize("count", [1, 3, 50])
+def test_the_nearest_to_one_centre_are_the_nearest_to_the_mean(count):
+    bank = make_bank()
+    found = nearest_to_centres(bank, 1, count)
+    sizes = torch.bincount(bank.labels).tolist()
+    assert [len(rows) for rows in found] == [min(count, size) for size in sizes]
+    nearest = medoids(bank, 6).split(6)  # the smallest class has six
+    assert all(torch.equal(rows[:6], want[:count]) for rows, want in zip(found, nearest, strict=True))
+    assert [sorted(bank.labels[rows].unique().tolist()) for rows in found] == [[0], [1], [2]]
+
+
+def test_each_of_two_clusters_has_its_own_nearest_images():
+    bank = make_bank((8, 8))
+    side = torch.arange(len(bank)) % 2
+    bank.centre[:, 0] += 50.0 * side
+    found = nearest_to_centres(bank, 2, 2)
+    assert len(found) == 4
+    assert all(len(side[rows].unique()) == 1 for rows in found)
+    assert {int(side[rows[0]]) for rows in found[:2]} == {0, 1}
 
 
 @pytest.mark.parametrize("choose", [herding, k_medoids])

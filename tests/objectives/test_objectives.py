@@ -358,6 +358,29 @@ def test_clp_draws_the_same_number_of_every_class():
         assert loss == pytest.approx(possible[i], rel=1e-9)
 
 
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+def test_the_penalty_of_clp_is_the_distance_of_the_means_in_units_of_the_spread(normalization):
+    features, labels = make_features(40, 7, 4, seed=100)
+    real = RealFeatures(features, labels, 4, normalization)
+    z, t = make_features(12, 7, 4, seed=3)
+    plain, with_mean = (clp_objective(real, ridge=0.1, temperature=0.2, mean=weight)(z, t, 0) for weight in (0.0, 3.0))
+    mean = class_means(features, labels, 4).mean(dim=0)
+    spread = torch.stack([(features[labels == c] - mean).square().sum(dim=1).mean() for c in range(4)]).mean()
+    torch.testing.assert_close(with_mean - plain, 3.0 * (z.mean(dim=0) - mean).square().sum() / spread)
+
+
+@settings(max_examples=20, deadline=None)
+@given(scale=st.floats(0.01, 100), seed=st.integers(0, 2**31))
+def test_the_penalty_of_clp_does_not_depend_on_the_size_of_features(scale, seed):
+    z, t = make_features(8, 5, 4, seed=seed)
+    values = []
+    for size in (1.0, scale):
+        features, labels = make_features(20, 5, 4, seed=9)
+        real = RealFeatures(size * features, labels, 4, "center_l2")
+        values.append(clp_objective(real, ridge=1.0, temperature=0.2, mean=2.0)(size * z, t, 0))
+    torch.testing.assert_close(*values)
+
+
 @pytest.mark.parametrize("name", ["lgm", "clp", "sfm"])
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
 def test_a_gradient_step_lowers_the_loss(name, normalization):

@@ -215,9 +215,9 @@ def _with(config: DistillConfig, point: Mapping[str, Any]) -> DistillConfig:
     for name, value in point.items():
         first, _, inner = name.partition(".")
         changes = merged(changes, {first: {inner: value} if inner else value})
-    preset = DistillConfig.of(method=config.method, preset=config.preset)
+    preset = DistillConfig.of(method=config.method, preset=config.preset, aim=config.aim)
     own = _differing(asdict(config), asdict(preset))
-    named = {"method": config.method, "preset": config.preset}
+    named = {"method": config.method, "preset": config.preset, "aim": config.aim}
     return DistillConfig.of(**{**named, **merged(own, changes)})
 
 

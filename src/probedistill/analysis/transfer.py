@@ -161,7 +161,8 @@ class _Set:
         """The method, and whether it began with real images: what a row is called."""
         if self.distilled.run.baseline is not None:
             return f"{self.method}, real images"
-        return f"{self.method} from real" if self.distilled.run.begun_from == "real" else self.method
+        start = {"blend": " from blends", "real": " from real"}.get(self.distilled.run.begun_from, "")
+        return f"{self.method}{start}"
 
     @property
     def encoders(self) -> tuple[EncoderAbout, ...]:

@@ -232,7 +232,7 @@ def _preset_source(app: Any, commands: tuple[str, ...], arguments: Any) -> None:
     if not commands or DistillConfig not in _taken.get(commands[-1], ()):
         return
     given = {argument.name: argument.tokens[-1].value for argument in arguments if argument.tokens}
-    values = preset_values(given.get("--method", "auto"), given.get("--preset", "default"))
+    values = preset_values(given.get("--method", "auto"), given.get("--preset", "default"), given.get("--aim", "home"))
     for command in reversed(commands):
         values = {command: values}
     cyclopts.config.Dict(values, source="preset")(app, commands, arguments)

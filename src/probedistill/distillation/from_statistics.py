@@ -86,7 +86,10 @@ def settled(config: DistillConfig, statistics: Sequence[ClassStatistics]) -> Dis
 def check_without_images(config: DistillConfig) -> None:
     """Refuse what a resolved config wants of images that are not there."""
     wishes = {
-        "canvas.init 'real'": (config.canvas.init == "real", "leave it out: the images start from noise"),
+        f"canvas.init {config.canvas.init!r}": (
+            config.canvas.init != "noise",
+            "leave it out: the images start from noise",
+        ),
         f"soft_labels {config.soft_labels!r}": (config.soft_labels != "none", "leave it out"),
         "lgm.fresh": (config.method == "lgm" and config.lgm.fresh, "leave it out"),
     }

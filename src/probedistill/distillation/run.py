@@ -571,7 +571,7 @@ def _check_counts(train: LabelledImages, config: DistillConfig) -> None:
         raise UserError(
             f"{train.spec!r} has the class {train.class_names[0]!r} alone; give images of at least 2 classes"
         )
-    least = max(2, config.images_per_class if config.canvas.init == "real" else 2)
+    least = max(2, config.images_per_class if config.canvas.init != "noise" else 2)
     for name, count in zip(train.class_names, train.counts().tolist(), strict=True):
         if count < least:
             raise UserError(

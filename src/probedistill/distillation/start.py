@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from PIL.Image import Image
+from torch import Tensor
 
 from ..config import DistillConfig
 from ..encoders.encoder import Encoder
 from ..errors import UserError, explained, option, unknown_name
 from ..features.bank import FeatureBank, comfortable_bytes
-from ..features.classes import medoids
+from ..features.classes import k_medoids, nearest_to_centres
 from ..features.fresh import FreshBatches
 from ..features.statistics import ClassStatistics
 from ..images.decode import UnreadableImageError
@@ -24,6 +27,10 @@ from ..objectives.real import Objective, RealFeatures
 from .base import Base
 from .canvas import AnyCanvas, Canvas, rendered
 from .engine import Distiller, Loop, Tower
+
+_log = logging.getLogger(__name__)
+
+_BLEND_CONTRAST = 2.0
 
 
 def load_method(config: DistillConfig) -> Callable[..., Objective]:
@@ -132,6 +139,7 @@ def make_distiller(
         if base is not None:
             objective = base.beside_fixed(objective, encoder, len(towers), config)
         towers.append(Tower(encoder, objective, weight, encoder.input_size))
+    assert config.lr != "auto", "a resolved config"
     loop = Loop(
         steps=config.steps,
         lr=config.lr,
@@ -160,7 +168,7 @@ def _make_canvas(
     sharpest = max(encoders, key=lambda encoder: encoder.input_size)
     size = sharpest.input_size if options.size == "auto" else options.size
     canvas = _empty_canvas(config, own.stop - own.start, size, encoders[0].device)
-    if options.init != "real":
+    if options.init == "noise":
         canvas.fill_with_noise(options.init_noise, seed=config.seed, first=own.start)
         if base is not None:
             start = base.start[own].to(encoders[0].device)
@@ -169,16 +177,41 @@ def _make_canvas(
                 canvas.fill_with_images(torch.where(noise[:, None, None, None], rendered(canvas), start))
     else:
         if train is None or not isinstance(bank, FeatureBank):
-            raise UserError("canvas.init 'real' needs the real images")
-        rows = bank.indices[medoids(bank, config.images_per_class)][own]
-        try:
-            photos = [sharpest.centre_view(train.load(i), size) for i in rows.tolist()]
-        except UnreadableImageError as error:
-            raise UserError(f"{error}; it could be read when its features were computed: restore it") from error
-        canvas.fill_with_images(torch.stack(photos))
+            raise UserError(f"canvas.init {options.init!r} needs the real images")
+        of_what = "photos" if options.init == "real" else f"blends of up to {options.blend} photos"
+        _log.info("the images begin as %s, and may keep traces of them; canvas.init noise begins from none", of_what)
+        photos_of = _photos_to_start_from(config, bank)[own]
+        starts = [blend_of([sharpest.centre_view(_photo(train, i), size) for i in photos]) for photos in photos_of]
+        canvas.fill_with_images(torch.stack(starts))
     if not isinstance(canvas, Canvas):
         _check_rendering(canvas, options.kind)
     return canvas
+
+
+def _photos_to_start_from(config: DistillConfig, bank: FeatureBank) -> list[list[int]]:
+    """Numbers of the real images that each synthetic image starts from."""
+    if config.canvas.init == "real":
+        rows = list(k_medoids(bank, config.images_per_class, seed=config.seed)[:, None])
+    else:
+        rows = nearest_to_centres(bank, config.images_per_class, config.canvas.blend, seed=config.seed)
+    return [bank.indices[some].tolist() for some in rows]
+
+
+def _photo(train: LabelledImages, index: int) -> Image:
+    try:
+        return train.load(index)
+    except UnreadableImageError as error:
+        raise UserError(f"{error}; it could be read when its features were computed: restore it") from error
+
+
+def blend_of(photos: Sequence[Tensor]) -> Tensor:
+    """The mean (3, S, S) of several images; one image stays as it is."""
+    if len(photos) == 1:
+        return photos[0]
+    mean = torch.stack(list(photos)).mean(dim=0)
+    # A mean of photos has about half of a photo's contrast; an encoder has seen few images as flat as that.
+    middle = mean.mean(dim=(1, 2), keepdim=True)
+    return (middle + _BLEND_CONTRAST * (mean - middle)).clamp(0, 1)
 
 
 def _empty_canvas(config: DistillConfig, count: int, size: int, device: torch.device) -> AnyCanvas:

@@ -57,6 +57,24 @@ def k_medoids(bank: FeatureBank, images_per_class: int, *, seed: int = 0) -> Ten
     return torch.cat(chosen)
 
 
+def nearest_to_centres(bank: FeatureBank, images_per_class: int, count: int, *, seed: int = 0) -> list[Tensor]:
+    """Rows of the images nearest to each of the centres of k-means within each class.
+
+    With one image per class the centre is the class mean. An image may be near several centres.
+
+    Returns:
+        C · ipc tensors (k,), class by class, the nearest image first; k is ``count``, or the size of a smaller class.
+    """
+    rows_of = _rows_of_classes(bank, images_per_class)
+    chosen = []
+    for label, rows in enumerate(rows_of):
+        features = bank.take(rows, views="centre")
+        centres = cluster_centres(features, images_per_class, seed_of(seed, Stream.CLUSTERS, label))
+        order = torch.cdist(centres, features).argsort(dim=1, stable=True)[:, :count]
+        chosen += [rows[near] for near in order]
+    return chosen
+
+
 def _herded(features: Tensor, count: int) -> Tensor:
     """Numbers (count,) of the features (n, d) that herding chooses, in order."""
     features = features.double()

@@ -39,9 +39,14 @@ def clp_objective(
     outer: Literal["ce", "mse"] = "ce",
     normalize_head: bool = True,
     real_per_class: int = 0,
+    mean: float = 0.0,
     seed: int = 0,
 ) -> Objective:
     """Ask that the ridge probe of the synthetic features is right on the real ones: CE(Φ W(Z) / τ, y).
+
+    The real mean is taken from both sides, but a probe takes the mean of the features that it is fitted on, the
+    synthetic ones. ``mean`` is the weight of a penalty on their distance, ‖mean(Z) − μ‖² / s², where s² is the mean
+    squared distance of a real feature from μ. The penalty is ours, not the paper's.
 
     Args:
         real: The fixed real features, normalised.
@@ -50,6 +55,7 @@ def clp_objective(
         outer: ``"ce"``, or ``"mse"`` against one-hot targets.
         normalize_head: Scale each class's column of the head to unit length.
         real_per_class: Real features per class drawn for a step, with replacement; 0: all of them, as they are.
+        mean: Weight of the penalty on the mean.
         seed: Seed of the batches.
     """
     of_class = real.labels.argsort(stable=True).cpu().split(real.counts.tolist())
@@ -58,6 +64,10 @@ def clp_objective(
         return clp_loss(head, x, y, temperature=temperature, outer=outer, normalize_head=normalize_head)
 
     def objective(features: Tensor, labels: Tensor, step: int) -> Tensor:
+        shift = (features.mean(dim=0) - real.mean).square().sum() / real.spread if mean else 0.0
+        return outer_loss(features, labels, step) + mean * shift
+
+    def outer_loss(features: Tensor, labels: Tensor, step: int) -> Tensor:
         z = real.normalize(features)
         # λ goes with the size of the features, so that one value serves every encoder. It is a constant of the step:
         # without detach, larger features would be a way to a smaller loss.

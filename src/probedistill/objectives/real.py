@@ -130,6 +130,20 @@ class RealFeatures:
         """(d,) mean of the class means, which ``center`` and ``center_l2`` take from every feature."""
         return means_of_sums(*self._raw_sums).mean(dim=0).to(self.device, self.dtype)
 
+    @cached_property
+    def spread(self) -> Tensor:
+        """Mean squared distance of a real feature from `mean`, each class with the same weight; a scalar."""
+        of_classes = torch.zeros(self.num_classes, dtype=torch.float64)
+        for features, labels in self._raw_blocks():
+            squares = (features.detach().to(self.mean) - self.mean).square().sum(dim=1)
+            of_classes.index_add_(0, labels.cpu(), squares.cpu().double())
+        return (of_classes / self.counts.cpu()).mean().to(self.device, self.dtype)
+
+    def _raw_blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """One pass over features (n, d) as they were given, with their labels (n,)."""
+        given = self._given
+        return (_TensorBlocks(given, self.labels) if isinstance(given, Tensor) else given).blocks()
+
     def class_sums(self) -> tuple[Tensor, Tensor]:
         """Sums (C, d) and counts (C, 1) of the normalised features, in one pass, in float64 where there is one."""
         if self.normalization == "none":

@@ -276,7 +276,8 @@ class RunRecord(History):
         device: Where the steps ran.
         micro_batch: For each encoder the views per forward and backward pass; ``None`` for all of them.
         skipped: Real images that could not be read, each with the reason.
-        begun_from: What the synthetic images were at step 0: ``"noise"`` or ``"real"``.
+        begun_from: What the synthetic images were at step 0: ``"noise"``, ``"blend"`` (each a mean of real images) or
+            ``"real"`` (real images).
         statistics: For each encoder whose statistics the set was distilled from, without any image.
         export: How the image files were made, for an exported set.
         soft_labels: How the soft labels were made, if the set has them.
