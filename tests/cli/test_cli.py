@@ -130,7 +130,7 @@ def test_baseline_needs_no_distilled_set(run_cli, photos, tmp_path):
     )  # fmt: skip
     assert result.code == 0, result.err
     rows = {row["name"]: row for row in json.loads((tmp_path / "b.json").read_text())["rows"]}
-    assert set(rows) == {"random real", "centroids", "full real data"}
+    assert set(rows) == {"random real", "centroids", "herding", "full real data"}
     assert rows["random real"]["images"] == 4
 
 
