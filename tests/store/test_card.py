@@ -15,7 +15,7 @@ from conftest import TINY
 from helpers_images import make_image_folder
 from helpers_runs import encoder_record, run_record
 from probedistill import DistilledSet
-from probedistill.store.card import Licence, escaped, published, rewrite
+from probedistill.store.card import Licence, escaped, licence_of, published, rewrite
 from probedistill.store.run_record import ImagesRecord
 
 NASTY = ["<script>alert(1)</script>", "a|b", "[x](http://evil.example)", "`rm`", "train", "--- #",
@@ -139,6 +139,18 @@ def test_datasets_reads_the_run_as_its_images_alone(tmp_path):
     (folder / "evaluation-x.json").write_text('{"rows": []}')
     data = datasets.load_dataset(str(folder), split="train", cache_dir=str(tmp_path / "hf"))
     assert [(row["label"], row["class_name"]) for row in data] == list(enumerate(["red", "train", "[x]"]))
+
+
+def test_an_export_keeps_the_licence_and_the_names_that_were_held_out(tmp_path, run_cli):
+    folder = make_set().save(tmp_path / "set", licence=Licence("cc0-1.0", "CC0, by me.\nIn two lines."))
+    (folder / "held-out.txt").write_text("cat/1.png\n")
+    assert licence_of(folder) == Licence("cc0-1.0", "CC0, by me.\nIn two lines.")
+    assert run_cli("export", folder, "--out", tmp_path / "small").code == 0
+    assert licence_of(tmp_path / "small") == licence_of(folder)
+    assert (tmp_path / "small/held-out.txt").read_text() == "cat/1.png\n"
+    assert licence_of(tmp_path) == Licence()
+    (folder / "README.md").write_text("All mine.")
+    assert licence_of(folder) == Licence()
 
 
 def test_the_card_of_an_export_shows_its_own_files(tmp_path):

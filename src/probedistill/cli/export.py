@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from shlex import quote
 from typing import Annotated
@@ -56,7 +57,9 @@ def export(
     """
     from ..encoders.load import load_encoder
     from ..ship.export import export as run_export
+    from ..store.card import licence_of
     from ..store.distilled import DistilledSet
+    from ..store.layout import HELD_OUT
 
     folder = run_folder(folder)
     distilled = DistilledSet.load(folder)
@@ -64,6 +67,9 @@ def export(
         distilled, out, format=format, quality=quality, image_size=image_size, max_bytes=max_bytes,
         encoder=None if encoder is None else load_encoder(encoder), overwrite=overwrite, progress=progress,
     )  # fmt: skip
+    if (folder / HELD_OUT).is_file():
+        shutil.copyfile(folder / HELD_OUT, out / HELD_OUT)
+    DistilledSet.load(out).save_card(out, licence_of(folder))
     show(f"{report} → {out}")
     if max_bytes is not None and encoder is None:
         show(f"chosen by pixels; by features: --encoder NAME or --config {folder / 'config.yaml'}")

@@ -225,7 +225,7 @@ def fetch(place: str) -> Path:
         raise UserError(f"run 'hub:{place}' must be hub:USER/NAME or hub:USER/NAME@REVISION")
     repo, revision = match[1], match[2]
     home = cache_folder() / "hub" / safe_name(repo.replace("/", "--"))
-    last = home / f"{safe_name(revision or 'newest')}.commit"
+    last = home / f"{safe_name(revision or 'newest')}.folder"
     try:
         with _explained(f"run 'hub:{place}' cannot be found", _CANNOT):
             info = _api().repo_info(repo, revision=revision, files_metadata=True, **_DATASET)
@@ -237,14 +237,14 @@ def fetch(place: str) -> Path:
     commit = str(info.sha)
     if not re.fullmatch(r"[0-9a-f]{40}", commit):
         raise UserError(f"run 'hub:{place}' cannot be had: the hub names no commit")
-    folder = home / commit
+    folder = home / f"{safe_name(repo.partition('/')[2])}@{commit[:12]}"  # as tables and reports name the run
     if not (folder / RUN).is_file():
         sizes = {one.rfilename: one.size or 0 for one in info.siblings or ()}
         with claimed(home, called="cache", wait=PATIENCE):
             if not (folder / RUN).is_file():
                 _download(repo, commit, sizes, folder)
     with whole_file(last) as temporary:
-        temporary.write_text(commit, encoding="utf-8")
+        temporary.write_text(folder.name, encoding="utf-8")
     return folder
 
 

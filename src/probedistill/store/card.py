@@ -27,6 +27,7 @@ SCORES, REAL_DATA = "scores", "real data"
 
 _END = "<!-- probedistill: end -->"
 _NO_SCORES = "Not scored yet: `probedistill evaluate` writes its table here."
+_MOST_CARD = 2**18  # bytes that are looked at
 _MOST_SHOWN = 20  # images, where there is no preview
 _MOST_NAMED = 200  # classes
 _PAPERS = {
@@ -139,6 +140,18 @@ def real_data(folder: Path, run: RunRecord) -> str:
     if (folder / HELD_OUT).exists():
         held.append(f"- the names of the files that were held out (`{HELD_OUT}`)")
     return "\n".join(held) if held else "Nothing beside the images."
+
+
+def licence_of(folder: Path) -> Licence:
+    """The licence that the card in ``folder`` names; an unknown one if there is no card or none in it."""
+    try:
+        text = (folder / CARD).read_bytes()[:_MOST_CARD].decode("utf-8", "replace")
+    except OSError:
+        return Licence()
+    name = re.search(r"\A---\n(?:.*\n)*?license: ([\w.-]+)\n", text)
+    words = re.search(r"^## Licence\n+(.+?)\s*(?=^## |\Z)", text, re.DOTALL | re.MULTILINE)
+    found = Licence()
+    return Licence(name[1] if name else found.name, words[1] if words else found.sentence)
 
 
 def write_held_out(folder: Path, names: Sequence[str]) -> None:
