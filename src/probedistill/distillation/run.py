@@ -27,6 +27,7 @@ from ..encoders.named import encoder_config
 from ..encoders.pool import EncoderPool
 from ..errors import NonFiniteLossError, UserError, option
 from ..features.bank import FeatureBank
+from ..features.encode import encode
 from ..features.statistics import ClassStatistics, class_statistics, encoder_record
 from ..features.store import FeatureStore
 from ..images.labelled import LabelledImages, check_class_names
@@ -464,18 +465,15 @@ def _look(session: _Session) -> None:
         images, labels = session.task.base.with_fixed(images, labels)
     images, accuracy = as_shipped(images), None
     if session.test is not None and distiller.step_count:
-        accuracy = _quick_accuracy(distiller, images, labels, session.test)
+        accuracy = _quick_accuracy(session.task.encoders[0], images, labels, session.test)
         session.history.accuracy.append((distiller.step_count, accuracy))
     titles = tuple(names[label] for label in labels.tolist())
     session.told.on_preview(Preview(distiller.step_count, images, titles, accuracy, session.history))
 
 
-def _quick_accuracy(distiller: Distiller, images: Tensor, labels: Tensor, test: FeatureBank) -> float:
+def _quick_accuracy(encoder: Encoder, images: Tensor, labels: Tensor, test: FeatureBank) -> float:
     """Accuracy of a ridge probe on the centre view of the 8-bit images: the number shown along the way."""
-    with torch.no_grad():
-        encoder = distiller.towers[0].encoder
-        features = torch.cat([encoder(part.to(distiller.device)).cpu() for part in images.split(64)])
-    probe = LinearProbe("ridge").fit(features, labels.cpu())
+    probe = LinearProbe("ridge").fit(encode(encoder, images), labels.cpu())
     right = sum(int((probe.predict(real) == y.numpy()).sum()) for real, y in test.blocks(views="centre"))
     return right / len(test)
 
