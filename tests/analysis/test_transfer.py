@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 import shutil
 import warnings
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -259,6 +261,24 @@ def test_every_bank_is_looked_up_once(runs, data, monkeypatch):
     monkeypatch.setattr("probedistill.features.store.extract_features", counted)
     transfer(runs[:1], [TINY], *data, **QUICK)
     assert len(looked_up) == len(set(looked_up)) == 3, "test images, training images, and the medoids among these"
+
+
+def test_memory_holds_the_features_of_one_target_at_a_time(runs, data, monkeypatch):
+    from probedistill.features import store
+
+    made, still_there, extract = [], [], store.extract_features
+
+    def watched(encoder, *args, **options):
+        gc.collect()
+        still_there.append({name for name, bank in made if bank() is not None and name != encoder.fingerprint})
+        bank = extract(encoder, *args, **options)
+        made.append((encoder.fingerprint, weakref.ref(bank)))
+        return bank
+
+    monkeypatch.setattr(store, "extract_features", watched)
+    transfer(runs, [TINY, f"{TINY}@40", f"{TINY}@24"], *data, **{**QUICK, "seeds": 1, "baselines": ["random"]})
+    assert len({name for name, _ in made}) >= 3
+    assert not any(still_there)
 
 
 def test_a_probe_of_one_neighbour(runs, data):

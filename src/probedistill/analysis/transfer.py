@@ -128,6 +128,7 @@ def transfer(
                         if folder is not None:
                             bench.matrix(kept.cells, finished=False).write(folder)
                 bar.advance(note=cell.kind)
+        bench.release(here)
     with kept.shared() as folder:
         matrix = bench.matrix(kept.cells, finished=True)
         if folder is not None:
@@ -375,6 +376,8 @@ class _Bench:
                 bank = self._features.of(encoder, self.train)
                 chosen = bank.indices[medoids(bank, self.images_per_class)]
                 self._medoids[source] = self.train.select(chosen.numpy())
+                if source not in {target.fingerprint for target in self.targets}:
+                    self._features.release(encoder)
             del encoder  # or it would be in memory beside the next
         return [cell for cell in cells if cell.source not in absent]
 
@@ -429,6 +432,10 @@ class _Bench:
             self._features.of(encoder, self.train)
         if any(cell.kind == "full" for cell in cells):
             self._features.of(encoder, self.train, views=self.config.full_views, augment=self.augment)
+
+    def release(self, cells: Sequence[_Cell]) -> None:
+        """Let go of the real features of the cells' target: memory holds those of one target at a time."""
+        self._features.release(self._encoders[cells[0].target])
 
     def score(self, cell: _Cell, probes: Sequence[str]) -> Scores:
         """Top-1 accuracies of every seed, by `evaluate`."""

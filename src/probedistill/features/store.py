@@ -104,6 +104,11 @@ class FeatureStore:
             )  # fmt: skip
         return self._found[key]
 
+    def release(self, encoder: Encoder) -> None:
+        """Let go of the banks of an encoder that has had its turn: its features are read from the disk if need be."""
+        for key in [key for key in self._found if key[0] == encoder.fingerprint]:
+            del self._found[key]
+
     def synthetic_views(
         self,
         encoder: Encoder,
