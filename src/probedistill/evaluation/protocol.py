@@ -16,7 +16,7 @@ from .._version import __version__
 from ..config import AugmentConfig, EvaluateConfig, EvaluateOptions, with_options
 from ..encoders.encoder import Encoder
 from ..errors import UserError, by_caller, option
-from ..features.bank import FeatureBank
+from ..features.bank import FeatureBank, ImagesNote
 from ..features.store import FeatureStore
 from ..images.labelled import LabelledImages, digest_of, of_classes
 from ..machine.progress import ProgressBar
@@ -34,7 +34,6 @@ from .result import (
     Row,
     ScoredBy,
     ScoredOn,
-    TrainedOn,
     load_evaluation,
     row_name,
 )
@@ -152,7 +151,7 @@ def evaluate(
         protocol=EvaluateConfig(**{f.name: getattr(config, f.name) for f in fields(EvaluateConfig)}),
         augment=augment,
         class_names=tuple(class_names),
-        train=TrainedOn(train.spec, train.split, train.fingerprint) if train is not None else None,
+        train=ImagesNote(train.spec, train.split, train.fingerprint) if train is not None else None,
         inherited=_inherited(head, source, encoder) if head is not None else None,
         images=_digest(distilled) if distilled is not None else None,
         soft_labels=distilled.run.soft_labels if distilled is not None else None,

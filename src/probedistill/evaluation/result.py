@@ -14,6 +14,7 @@ from msgspec import Meta
 
 from ..config import AugmentConfig, EvaluateConfig
 from ..errors import UserError
+from ..features.bank import ImagesNote
 from ..probes.scores import Scores
 from ..show.figures import Bars, Figure, HeatMap
 from ..show.results import Result
@@ -84,7 +85,7 @@ class Row:
 
 @dataclass(frozen=True)
 class ScoredBy:
-    """An encoder."""
+    """An encoder, as far as scores depend on it: `EncoderRecord` also has its place in a distillation."""
 
     name: str
     fingerprint: str
@@ -94,20 +95,11 @@ class ScoredBy:
 
 @dataclass(frozen=True)
 class ScoredOn:
-    """Test images; ``images`` counts the readable ones."""
+    """Test images; ``images`` counts the readable ones, where `ImagesRecord` counts all."""
 
     spec: str
     split: str
     images: int
-    fingerprint: str
-
-
-@dataclass(frozen=True)
-class TrainedOn:
-    """Real training images."""
-
-    spec: str
-    split: str
     fingerprint: str
 
 
@@ -158,7 +150,7 @@ class Context:
     protocol: EvaluateConfig
     augment: AugmentConfig
     class_names: tuple[str, ...]
-    train: TrainedOn | None = None
+    train: ImagesNote | None = None
     inherited: InheritedBy | None = None
     images: str | None = None
     soft_labels: SoftLabelsRecord | None = None
