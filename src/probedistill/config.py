@@ -136,6 +136,32 @@ class EncoderConfig:
             raise UserError(f"encoder {self.encoder!r} and input_size {self.input_size} differ; give one of them")
         self.encoder, self.input_size = name, int(pixels)
 
+    @classmethod
+    def of(cls, spec: str, options: Mapping[str, Any], function: str) -> EncoderConfig:
+        """The config of a spec with options that a caller of ``function`` gave.
+
+        Raises:
+            UserError: There is no such option, or the spec says another input size.
+        """
+        for name in options:
+            check_name(f"option of {function}", name, cls.__dataclass_fields__)
+        return cls(encoder=spec, **options)
+
+
+class EncoderOptions(TypedDict, total=False):
+    """Fields of `EncoderConfig`, but for the encoder itself, as keywords of `load_encoder` and `encoder_config`."""
+
+    input_size: int | None
+    checkpoint: Path | None
+    encoder_args: dict[str, int | float | bool | str]
+    pretrained: bool
+    features: Literal["pooled", "output"]
+    preprocess: Literal["own", "papers"]
+    precision: Precision
+    device: str
+    fold_batchnorm: bool
+    compile: bool
+
 
 @dataclass(kw_only=True)
 class AugmentConfig:

@@ -8,13 +8,28 @@ from typing import get_type_hints
 
 import pytest
 
-from probedistill import DistillConfig, RunConfig
+from probedistill import DistillConfig, EncoderConfig, RunConfig, UserError, encoder_config, load_encoder
+from probedistill.config import EncoderOptions
 from probedistill.distillation.options import DistillOptions
 
 
 def test_the_keywords_are_the_fields_of_the_configs():
     fields = DistillConfig.__dataclass_fields__.keys() | RunConfig.__dataclass_fields__.keys()
     assert get_type_hints(DistillOptions).keys() == fields
+
+
+def test_the_keywords_of_an_encoder_are_the_fields_of_its_config():
+    assert get_type_hints(EncoderOptions).keys() == EncoderConfig.__dataclass_fields__.keys() - {"encoder"}
+
+
+def test_a_misspelt_option_of_an_encoder():
+    for function in (load_encoder, encoder_config):
+        with pytest.raises(
+            UserError, match=f"unknown option of {function.__name__} 'inputsize'; did you mean 'input_s"
+        ):
+            function("efficientnet_lite0", inputsize=112)
+    with pytest.raises(UserError, match="differ"):
+        load_encoder("efficientnet_lite0@112", input_size=64)
 
 
 @pytest.mark.slow

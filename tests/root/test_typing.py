@@ -22,6 +22,8 @@ WRONG = {
     "an option that does not exist": "distill(train, encoder, stepz=3)",
     "a value of another type": 'distill(train, encoder, steps="three")',
     "a word for a list": 'evaluate(distilled, encoder, train, test, probes="ridge")',
+    "an option of an encoder that does not exist": 'load_encoder("efficientnet_lite0", inputsize=112)',
+    "a size that is no number": 'load_encoder("efficientnet_lite0", input_size="112")',
     "another option that does not exist": "evaluate(distilled, encoder, train, test, prob=['ridge'])",
 }
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import replace
-from typing import Any
 
 import torch
+from typing_extensions import Unpack
 
-from ..config import EncoderConfig
+from ..config import EncoderConfig, EncoderOptions, with_options
 from ..errors import UserError, unknown_name
 from ..machine.torch_state import own_torch_state
 from ..registry import Registry
@@ -29,7 +29,7 @@ SOURCES = Registry(
 
 
 @own_torch_state()
-def load_encoder(spec: str | EncoderConfig, **options: Any) -> Encoder:
+def load_encoder(spec: str | EncoderConfig, **options: Unpack[EncoderOptions]) -> Encoder:
     """Load a frozen encoder.
 
     Args:
@@ -39,9 +39,10 @@ def load_encoder(spec: str | EncoderConfig, **options: Any) -> Encoder:
         options: Any field of `EncoderConfig`, e.g. ``input_size=112``.
 
     Raises:
-        UserError: Unknown name, missing package, weights that do not fit, impossible input size.
+        UserError: Unknown name or option, missing package, weights that do not fit, impossible input size.
     """
-    config = replace(spec, **options) if isinstance(spec, EncoderConfig) else EncoderConfig(encoder=spec, **options)
+    called = "load_encoder"
+    config = EncoderConfig.of(spec, options, called) if isinstance(spec, str) else with_options(spec, options, called)
     device = resolve_device(config.device)
     if config.precision not in ("fp32", "bf16", "fp16"):
         raise unknown_name("precision", config.precision, ["fp32", "bf16", "fp16"])

@@ -9,7 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..config import EncoderConfig
+from typing_extensions import Unpack
+
+from ..config import EncoderConfig, EncoderOptions
 from ..errors import UserError
 from .known import RECIPES
 from .trust import check_file_options, is_trusted, not_followed, read_yaml, trust_it, trusting
@@ -18,7 +20,7 @@ _KINDS: dict[str, type] = {"input_size": int, "encoder_args": dict, "precision":
 _A_KIND = {int: "a whole number", dict: "a mapping of names to values", str: "a word"}
 
 
-def encoder_config(spec: str, *, trust: bool | None = None, **options: Any) -> EncoderConfig:
+def encoder_config(spec: str, *, trust: bool | None = None, **options: Unpack[EncoderOptions]) -> EncoderConfig:
     """The config of an encoder that is named in one word.
 
     Args:
@@ -33,12 +35,12 @@ def encoder_config(spec: str, *, trust: bool | None = None, **options: Any) -> E
             entry that needs trust.
     """
     if not spec.endswith((".yaml", ".yml")):
-        return EncoderConfig(encoder=spec, **options)
+        return EncoderConfig.of(spec, options, "encoder_config")
     called = f"encoder {spec!r}"
     known = _read_fields(spec, called)
     with trusting(is_trusted() if trust is None else trust):
         check_file_options(known, called)
-    return _from_file(known, options)
+    return _from_file(known, dict(options))
 
 
 def own_encoder(folder: Path, *, called: str, device: str | None = None) -> EncoderConfig:
