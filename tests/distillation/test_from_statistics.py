@@ -50,7 +50,7 @@ def test_a_run_without_statistics_says_how_to_have_them(distil_cli, tmp_path):
     run = tmp_path / "run"
     assert distil_cli("--keep-stats", "--out", run).code == 0
     assert distil_cli("--overwrite", "--out", run).code == 0
-    with pytest.raises(UserError, match="keeps no statistics; distil it again with --keep-stats"):
+    with pytest.raises(UserError, match="keeps no statistics; distil it again with keep_stats=True"):
         statistics_of_run(run)
 
 

@@ -68,9 +68,3 @@ def test_no_address_is_invented(monkeypatch):
     metadata = built()
     assert "urls" not in metadata
     assert "](docs/start.md)" in metadata["readme"]["text"]
-
-
-def test_readme_leads_to_files_that_are_there():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
-        assert (ROOT / target).exists(), target

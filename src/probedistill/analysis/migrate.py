@@ -13,7 +13,7 @@ from scipy.special import expit, logit
 from .._version import __version__
 from ..config import AugmentConfig
 from ..encoders.encoder import Encoder
-from ..errors import UserError, unknown_name
+from ..errors import UserError, option, unknown_name
 from ..features.statistics import ClassStatistics, encoder_record
 from ..features.store import FeatureStore
 from ..images.labelled import LabelledImages, of_classes
@@ -458,8 +458,9 @@ def _candidates(
     names = CANDIDATES if lesson.teachers else SCRATCH
     if wanted not in (AUTO, *names):
         raise UserError(
-            f"candidate {wanted!r} needs the head of an old encoder and that encoder; add --source, and --keep-head "
-            "when distilling or --stats, or take ridge or logistic"
+            f"candidate {wanted!r} needs the head of an old encoder and that encoder; add "
+            f"{option('source')}, and {option('keep_head', True)} when distilling or {option('stats')}, or take "
+            "ridge or logistic"
         )
     held_out: dict[str, float] = {}
     heads: dict[str, Linear] = {}
@@ -539,7 +540,7 @@ def _scored(
     """The report with accuracies on test images."""
     bank = store.of(encoder, test)
     if not len(bank):
-        raise UserError(f"no test images in {test.spec!r} ({test.split}); choose another --test-split")
+        raise UserError(f"no test images in {test.spec!r} ({test.split}); choose another {option('test_split')}")
     right = dict.fromkeys(heads, 0)
     for block, labels in bank.blocks(views="centre"):
         for name, (weight, bias) in heads.items():

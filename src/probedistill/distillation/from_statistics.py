@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from ..config import DistillConfig, StatisticsConfig
 from ..encoders.encoder import Encoder
-from ..errors import UserError
+from ..errors import UserError, option
 from ..features.statistics import ClassStatistics, load_statistics, merge_statistics
 from ..store.run_record import ImagesRecord
 
@@ -45,7 +45,8 @@ def _check_classes(one: ClassStatistics, first: ClassStatistics) -> None:
         )
     if one.num_classes < 2:
         raise UserError(
-            f"the statistics are of the class {one.class_names[0]!r} alone; add those of another class with --union"
+            f"the statistics are of the class {one.class_names[0]!r} alone; add those of another class with "
+            f"{option('union', True)}"
         )
     if not (one.private or bool((one.counts > 0).all())):
         empty = one.class_names[int((one.counts <= 0).nonzero()[0])]

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from .._version import __version__
 from ..config import AugmentConfig
-from ..errors import UserError, first_line
+from ..errors import UserError, first_line, option
 from ..images.labelled import check_class_names
 from ..machine.progress import ProgressBar
 from ..store.layout import statistics_file
@@ -347,24 +347,26 @@ class ClassStatistics:
             )
         if (mine.views, mine.augment) != (its.views, its.augment):
             raise UserError(
-                f"{pair} are of other views ({_views(mine)} and {_views(its)}); make both with the same --real-views "
-                "and --augment"
+                f"{pair} are of other views ({_views(mine)} and {_views(its)}); make both with the same "
+                f"{option('real_views')} and {option('augment')}"
             )
         if mine.class_names != its.class_names:
             strangers = [name for name in (*mine.class_names, *its.class_names) if self._is_in_one(name, other)]
             which = f"{strangers[0]!r} is in one alone" if strangers else "in another order"
-            raise UserError(f"{pair} are of other classes ({which}); add --union to merge the classes of both")
+            raise UserError(
+                f"{pair} are of other classes ({which}); add {option('union', True)} to merge the classes of both"
+            )
         if self.private != other.private:
             open_one = other if self.private else self
             raise UserError(
                 f"{pair}: {open_one._label} is not private, so nothing could be promised of both; make it with "
-                "--epsilon, too"
+                f"{option('epsilon')}, too"
             )
         if (self.products is None) != (other.products is None):
             without = self if self.products is None else other
             raise UserError(
                 f"{pair}: {without._label} holds no second moments; make both with them, or both with "
-                "--no-second-moments"
+                f"{option('second_moments', False)}"
             )
 
     def _is_in_one(self, name: str, other: ClassStatistics) -> bool:
@@ -443,7 +445,7 @@ def statistics_of_run(folder: Path | str) -> list[ClassStatistics]:
     encoders = read_run(folder).encoders
     paths = [folder / statistics_file(number, one.name, one.input_size) for number, one in enumerate(encoders)]
     if not paths or not all(path.exists() for path in paths):
-        raise UserError(f"run {str(folder)!r} keeps no statistics; distil it again with --keep-stats")
+        raise UserError(f"run {str(folder)!r} keeps no statistics; distil it again with {option('keep_stats', True)}")
     return [ClassStatistics.load(path) for path in paths]
 
 
