@@ -435,7 +435,7 @@ def test_auto_is_clp_from_blends(spec, encoder):
 def test_a_blend_is_the_mean_of_photos_with_its_contrast_doubled(spec, encoder):
     train, _ = load_splits(spec)
     canvas = CanvasConfig(init="blend", blend=1000)  # all of them, where a class has fewer
-    start = quick(spec, encoder, train, steps=1, lr=1e-9, canvas=canvas).float_images
+    start = quick(spec, encoder, steps=1, lr=1e-9, canvas=canvas).float_images
     for label, image in enumerate(start):
         photos = torch.stack([encoder.centre_view(train.load(int(i))) for i in (train.labels == label).nonzero()[0]])
         mean = photos.mean(dim=0)

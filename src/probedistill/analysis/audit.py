@@ -211,6 +211,8 @@ class Audit(Analysis):
             )
         if self.begun_from == "real":
             found.append("The images began as photos: expect to see these photos in them.")
+        if self.begun_from == "blend":
+            found.append("The images began as blends of photos: expect to see what the photos of a class share.")
         if self.membership is None:
             found.append("Membership was not measured; --shadows 16 does.")
         else:
@@ -420,10 +422,17 @@ def _compare(
     return measures, matches, found
 
 
+_BEGAN = {
+    "real": "they began as photos",
+    "blend": "they began as blends of photos",
+    "noise": "they began as noise",
+}
+
+
 def _stored(distilled: DistilledSet, folder: Path | None) -> tuple[Stored, ...]:
     """What the set's folder holds, and what it says of the photos."""
     run = distilled.run
-    began = {"real": "they began as photos", "noise": "they began as noise"}.get(run.begun_from, "origin unknown")
+    began = _BEGAN.get(run.begun_from, "origin unknown")
     found = [Stored(f"{len(distilled)} images", f"optimised to say what the photos say of their classes; {began}")]
     if distilled.soft_labels is not None:
         found.append(Stored("soft labels", "how classes are alike, by a head that was trained on the photos"))
@@ -437,8 +446,10 @@ def _stored(distilled: DistilledSet, folder: Path | None) -> tuple[Stored, ...]:
         if any(folder.glob(STATISTICS)):
             says = "exact sums" if run.privacy is None else "sums with noise"
             found.append(Stored("statistics of the features", f"{says}, class by class"))
-        if (folder / EVOLUTION).is_dir() and run.begun_from == "real":
-            found.append(Stored("evolution/", "its first picture shows the photos that the images began as"))
+        if (folder / EVOLUTION).is_dir() and run.begun_from in ("blend", "real"):
+            found.append(
+                Stored("evolution/", "its first picture shows the photos, or blends, that the images began as")
+            )
     says = f"place, number ({run.images.count:,}) and a digest of the photos; names of unreadable ones"
     return (*found, Stored("run.json", says))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,10 +13,8 @@ from torch import Tensor
 from ..config import DistillConfig, RunConfig
 from ..encoders.encoder import Encoder
 from ..errors import UserError, option, unknown_name
-from ..features.classes import medoids
 from ..features.statistics import ClassStatistics, class_statistics, merge_statistics
 from ..features.store import FeatureStore
-from ..images.decode import UnreadableImageError
 from ..images.labelled import LabelledImages
 from ..machine.torch_state import own_torch_state
 from ..ship.joined import KeptSet, load_runs, merge_sets, without_classes
@@ -23,6 +22,7 @@ from ..store.distilled import DistilledSet
 from .base import Base
 from .folder import check_free, encoder_options, write_set
 from .run import distill
+from .start import starting_images
 
 
 def merge(
@@ -100,8 +100,10 @@ def extend(
     changing = torch.tensor([refine or held.class_names[i] in images.class_names for i in held.labels.tolist()])
     each = config.images_per_class
     labels = torch.tensor([names.index(name) for name in new], dtype=torch.int64).repeat_interleave(each)
-    if held.run.begun_from == "real":
-        begin = _medoid_views(images, new, encoders, store, held.float_images.shape[-1], each)
+    if held.run.begun_from in ("blend", "real"):
+        init: Literal["blend", "real"] = "real" if held.run.begun_from == "real" else "blend"
+        photos = replace(config, canvas=replace(config.canvas, init=init))
+        begin = _beginnings(images, new, encoders, store, held.float_images.shape[-1], photos)
     else:
         begin = torch.full((len(labels), *held.float_images.shape[1:]), torch.nan)
     if not len(labels) and not bool(changing.any()):
@@ -250,25 +252,19 @@ def _going_on(
     )  # fmt: skip
 
 
-def _medoid_views(
+def _beginnings(
     images: LabelledImages,
     classes: Sequence[str],
     encoders: Sequence[Encoder],
     store: FeatureStore,
     size: int,
-    each: int,
+    config: DistillConfig,
 ) -> Tensor:
-    """(C · each, 3, S, S) the photos of these classes that are nearest to their class mean."""
+    """(C · ipc, 3, S, S) what images of these classes start from."""
     if not classes:
         return torch.empty(0, 3, size, size)
     some = images.with_classes(classes)
-    bank = store.of(encoders[0], some)
-    sharpest = max(encoders, key=lambda encoder: encoder.input_size)
-    try:
-        rows = bank.indices[medoids(bank, each)].tolist()
-        return torch.stack([sharpest.centre_view(some.load(row), size) for row in rows])
-    except UnreadableImageError as error:
-        raise UserError(f"{error}; it could be read when its features were computed: restore it") from error
+    return starting_images(config, encoders, store.of(encoders[0], some), some, size)
 
 
 def _subtracted(kept: KeptSet, removed: Sequence[ClassStatistics], classes: Sequence[str]) -> tuple[KeptSet, list[str]]:
@@ -305,7 +301,7 @@ def _what_remains(left: KeptSet, classes: Sequence[str], hit: Sequence[str], red
             f"Taken out: the photos' share of the sums; images of {', '.join(map(repr, hit))} were made again."
         )
     if not redistil:
-        began = " Some of them began as a photo." if left.distilled.run.begun_from == "real" else ""
+        began = " Some of them began as photos." if left.distilled.run.begun_from in ("blend", "real") else ""
         notes.append(
             "May remain: images of the other classes were made with what was taken out in sight, and stay as they were."
             f"{began} {option('redistil', True)} makes all of them again."

@@ -178,14 +178,43 @@ def _make_canvas(
     else:
         if train is None or not isinstance(bank, FeatureBank):
             raise UserError(f"canvas.init {options.init!r} needs the real images")
-        of_what = "photos" if options.init == "real" else f"blends of up to {options.blend} photos"
-        _log.info("the images begin as %s, and may keep traces of them; canvas.init noise begins from none", of_what)
-        photos_of = _photos_to_start_from(config, bank)[own]
-        starts = [blend_of([sharpest.centre_view(_photo(train, i), size) for i in photos]) for photos in photos_of]
-        canvas.fill_with_images(torch.stack(starts))
+        canvas.fill_with_images(starting_images(config, encoders, bank, train, size, own))
     if not isinstance(canvas, Canvas):
         _check_rendering(canvas, options.kind)
     return canvas
+
+
+def starting_images(
+    config: DistillConfig,
+    encoders: Sequence[Encoder],
+    bank: FeatureBank,
+    train: LabelledImages,
+    size: int,
+    own: slice = slice(None),
+) -> Tensor:
+    """What synthetic images start from: photos, or blends of photos, as ``canvas.init`` says.
+
+    Args:
+        config: Resolved.
+        encoders: The run's encoders; the one of the largest input cuts the photos.
+        bank: Features of the first encoder, which choose the photos.
+        train: The photos.
+        size: Side S of the canvas.
+        own: Which of the m images.
+
+    Returns:
+        (m, 3, S, S) in [0, 1].
+
+    Raises:
+        UserError: A photo cannot be read any more, or a class has too few.
+    """
+    of_what = "photos" if config.canvas.init == "real" else f"blends of up to {config.canvas.blend} photos"
+    _log.info("the images begin as %s, and may keep traces of them; canvas.init noise begins from none", of_what)
+    sharpest = max(encoders, key=lambda encoder: encoder.input_size)
+    photos_of = _photos_to_start_from(config, bank)[own]
+    return torch.stack(
+        [blend_of([sharpest.centre_view(_photo(train, i), size) for i in photos]) for photos in photos_of]
+    )
 
 
 def _photos_to_start_from(config: DistillConfig, bank: FeatureBank) -> list[list[int]]:
