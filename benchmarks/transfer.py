@@ -1,7 +1,7 @@
 """`transfer` of three sets on three encoders: CPU seconds in all, against those of the encoder passes that it needs.
 
-    python benchmarks/transfer.py                        # ten classes of clothing photos, every image; some ten minutes
-    python benchmarks/transfer.py --per-class 30         # three minutes
+    python benchmarks/transfer.py                        # ten classes of clothing photos, every image: half an hour
+    python benchmarks/transfer.py --classes 4 --per-class 20 --seeds 1 --size 64       # half a minute
 
 The sets are distilled in a few steps: what they are does not matter here. The cache is empty at the start; a second
 call of `transfer` into another folder, which finds all features, shows what is left beside the encoders. The aim is
@@ -44,39 +44,41 @@ class Passes:
         self.images, self.seconds = 0, 0.0
 
 
-def some(images: LabelledImages, per_class: int) -> LabelledImages:
-    """The first images of each class."""
+def some(images: LabelledImages, classes: int, per_class: int) -> LabelledImages:
+    """The first images of each of the first classes."""
+    images = images.with_classes(images.class_names[:classes])
     rows = [np.flatnonzero(images.labels == c)[:per_class] for c in range(len(images.class_names))]
     return images.select(np.sort(np.concatenate(rows)))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--per-class", type=int, default=10**9, help="training images of each class")
+    parser.add_argument("--classes", type=int, default=10)
+    parser.add_argument("--per-class", type=int, default=10**9, help="images of each class, to train and to test on")
+    parser.add_argument("--seeds", type=int, default=5, help="evaluation seeds")
+    parser.add_argument("--size", type=int, default=112, help="input of the encoders in pixels")
     parser.add_argument("--probes", nargs="+", default=["ridge"])
     parser.add_argument("--steps", type=int, default=3)
     options = parser.parse_args()
     train, test = load_splits(_common.images("clothing"))
-    train = some(train, options.per_class)
+    train, test = (some(part, options.classes, options.per_class) for part in (train, test))
     passes = Passes()
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         cache = Path(folder) / "cache"
         sets = []
         for name in ENCODERS:
-            encoder = load_encoder(_common.encoder(name))
+            encoder = load_encoder(_common.encoder(name, options.size))
             run = {"out": Path(folder) / name, "cache": cache, "evaluate_every": 0, "progress": False}
             distill(train, encoder, steps=options.steps, views=1, **run)
             sets.append(Path(folder) / name)
-        targets = [_common.encoder(name) for name in ENCODERS]
+        targets = [_common.encoder(name, options.size) for name in ENCODERS]
         empty = Path(folder) / "empty"
         for call in ("empty cache", "all features there"):
             passes.reset()
             started = time.process_time()
-            transfer(
-                sets, targets, train, test, probes=options.probes, out=Path(folder) / call, cache=empty,
-                progress=False,
-            )  # fmt: skip
+            protocol = {"probes": options.probes, "seeds": options.seeds}
+            transfer(sets, targets, train, test, out=Path(folder) / call, cache=empty, progress=False, **protocol)
             seconds = time.process_time() - started
             found[call] = {
                 "seconds": round(seconds, 1),
@@ -85,7 +87,7 @@ def main() -> None:
                 "times": round(seconds / max(passes.seconds, 1e-9), 2),
             }
             print(call, found[call], flush=True)
-    about = {"training_images": len(train), "test_images": len(test), "probes": options.probes}
+    about = {"training_images": len(train), "test_images": len(test), **vars(options)}
     _common.keep("transfer", {**about, "calls": found})
 
 
