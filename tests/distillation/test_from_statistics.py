@@ -98,6 +98,7 @@ def test_sfm_of_merged_statistics_is_that_of_the_pooled_features(features, norma
 def test_means_and_the_centre_are_exact(features):
     for normalize in ("none", "center"):
         torch.testing.assert_close(moments(features, normalize).mean, pooled(features, normalize).mean)
+        torch.testing.assert_close(moments(features, normalize).spread, pooled(features, normalize).spread)
         torch.testing.assert_close(
             moments(features, normalize).class_means(), pooled(features, normalize).class_means()
         )
@@ -252,6 +253,7 @@ def test_the_head_of_all_features_needs_no_images(from_statistics, parties, tmp_
 
 REFUSED = {
     "real": (["--canvas.init", "real"], "canvas.init 'real' needs the real images"),
+    "blend": (["--canvas.init", "blend"], "canvas.init 'blend' needs the real images"),
     "soft": (["--soft-labels", "learned"], "soft_labels 'learned' needs the real images"),
     "fresh": (["--method", "lgm", "--preset", "paper"], "lgm.fresh needs the real images"),
     "unbalanced": (["--method", "lgm", "--lgm.no-balanced"], "lgm.balanced False weighs classes by their number"),

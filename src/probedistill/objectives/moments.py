@@ -54,10 +54,10 @@ class Draws:
 class RealMoments(RealFeatures):
     """Class statistics as objectives see real features.
 
-    Means are exact: `class_sums`, `class_means` and the mean that centring takes away are those of the pooled
-    features, so `sfm` under ``normalize`` none or center is what it is on the features. What depends on single features
-    (`blocks`, `take`, and means of features of unit length) goes by draws from a Gaussian for each class, as many of
-    every class; `counts` and `labels` are those of the draws.
+    Means and `spread` are exact: `class_sums`, `class_means` and the mean that centring takes away are those of the
+    pooled features, so `sfm` under ``normalize`` none or center is what it is on the features. What depends on single
+    features (`blocks`, `take`, and means of features of unit length) goes by draws from a Gaussian for each class, as
+    many of every class; `counts` and `labels` are those of the draws.
 
     Args:
         draws: Where draws come from; they are made when an objective first needs them.
@@ -76,6 +76,11 @@ class RealMoments(RealFeatures):
     @cached_property
     def _raw_sums(self) -> tuple[Tensor, Tensor]:
         return self.statistics.sums, self.statistics.weights()[:, None]
+
+    @cached_property
+    def spread(self) -> Tensor:
+        """Mean squared distance of a real feature from `mean`, each class with the same weight; exact."""
+        return torch.tensor(self.statistics.spread(), device=self.device, dtype=self.dtype)
 
     def class_sums(self) -> tuple[Tensor, Tensor]:
         """Sums (C, d) and counts (C, 1) of the normalised features; of unit length, by the draws' means."""
