@@ -11,6 +11,7 @@ import torch
 from conftest import TINY
 from helpers_images import make_image_folder
 from probedistill import (
+    DistillConfig,
     DistilledSet,
     LinearProbe,
     RunConfig,
@@ -25,6 +26,7 @@ from probedistill import (
     load_splits,
     merge,
 )
+from probedistill.distillation.base import Base
 from probedistill.distillation.start import blend_of
 from probedistill.features.statistics import statistics_of_run
 from probedistill.features.store import FeatureStore
@@ -272,6 +274,24 @@ def test_new_images_are_made_to_fit_beside_the_old_ones(runs, data, encoder, tmp
         encoder, few.images, views=10, augment=few.run.config.augment, seed=0
     )
     assert LinearProbe().fit_views(views, few.labels).score(bank.centre, bank.labels) > 0.5
+
+
+def test_objective_sees_views_of_the_fixed_images_beside_those_that_change(encoder, tmp_path):
+    fixed, changing = torch.rand(2, 3, 32, 32), torch.rand(1, 3, 32, 32)
+    base = Base("x", fixed, torch.tensor([0, 2]), torch.tensor([1]), changing)
+    config = DistillConfig(views=3).resolve()
+    base.prepare([encoder], FeatureStore(tmp_path / "cache", progress=False), config)
+    seen = []
+
+    def objective(features, labels, step):
+        seen.append((len(features), labels.tolist()))
+        return features.sum()
+
+    joined = base.beside_fixed(objective, encoder, 0, config)
+    features = torch.zeros(3, encoder.dim)
+    first, again, other = (joined(features, torch.tensor([1, 1, 1]), step) for step in (0, 0, 1))
+    assert seen[0] == (9, [0, 2, 0, 2, 0, 2, 1, 1, 1])
+    assert first == again != other
 
 
 def test_stopped_extension_goes_on_to_the_same_result(runs, data, encoder, tmp_path):
