@@ -78,15 +78,14 @@ class ReleasedSets(Result):
             (
                 f"set:{one.name}",
                 published(one.run.images.spec),
-                ", ".join(map(str, one.run.encoders)),
+                "\n".join(map(str, one.run.encoders)),
                 f"{one.run.image_count:,}",
-                f"{one.run.export.image_size if one.run.export else 0} px",
                 one.licence,
                 f"{one.bytes:,}",
             )
             for one in self.sets
         )
-        head = ("name", "made from", "for", "images", "size", "licence", "bytes")
+        head = ("name", "made from", "for", "images", "licence", "bytes")
         return [Table("", head, rows, left=3)]
 
     def findings(self) -> list[str]:
