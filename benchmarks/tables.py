@@ -89,11 +89,12 @@ def headline() -> str:
     real = {row["name"]: row for row in rows("real")}
     best = max((100 * row["top1"], name) for name, row in real.items() if row["images"] == 10 and name in REAL_IMAGES)
     return (
-        f"*These ten images stand for {real['full real data']['images']:,} photos of clothes; they were distilled on "
-        f"a CPU. A linear\nprobe on EfficientNet-Lite0 that has seen nothing else is right on "
-        f"{statistics.fmean(ours):.0f} % of the test photos (±&nbsp;{statistics.stdev(ours):.1f} over {len(ours)} "
-        f"runs). Ten\nrandom real photos give {100 * real['random real']['top1']:.0f} %, the best ten that we know how "
-        f"to choose {best[0]:.0f} %, all of them {100 * real['full real data']['top1']:.0f} %.*"
+        f"*These ten images stand for {real['full real data']['images']:,} photos of clothes; they began as blends of "
+        f"ten photos each,\nand were distilled on a CPU. A linear probe on EfficientNet-Lite0 that has seen nothing "
+        "else is right on "
+        f"{statistics.fmean(ours):.0f} % of\nthe test photos (±&nbsp;{statistics.stdev(ours):.1f} over {len(ours)} "
+        f"runs). Ten random real photos give {100 * real['random real']['top1']:.0f} %, the best ten\nthat are chosen "
+        f"without distilling {best[0]:.0f} %, all of them {100 * real['full real data']['top1']:.0f} %.*"
     )
 
 
@@ -304,8 +305,8 @@ def seeds() -> str:
     made = made_by({**contents[0], "command": "python benchmarks/seeds.py"})
     of_runs = ", ".join(f"`{name}` {number}" for name, number in count.items() if number)
     return "\n".join(lines) + (
-        f"\n\n{made} Top-1 %. Distilled: {least} steps × 3 views unless said otherwise, mean ± std over distillation seeds "
-        f"({of_runs}); real images: over 5 evaluation seeds (neighbours 2). "
+        f"\n\n{made} Top-1 %. Distilled: {least} steps × 3 views unless said otherwise, mean ± std over "
+        f"distillation seeds ({of_runs}); real images: over 5 evaluation seeds (neighbours 2). "
         f"Probes are trained on {contents[0]['views']} views, which sgd cycles through in its "
         "1,000 epochs (100 on full real data)."
     )
