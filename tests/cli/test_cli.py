@@ -741,7 +741,7 @@ def test_help_names_defaults_and_the_papers_values(run_cli):
     ours = DistillConfig()
     for method, paper in PAPER.items():
         assert f"Optimisation steps (paper: {paper['steps']}). [default: {ours.steps}]" in words
-        assert f"learning rate (paper: {paper['lr']}). [default: {ours.lr}]" in words
+        assert f"learning rate (paper: {paper['lr']}); auto: 0.05 for clp from noise" in words
         assert f"schedule (paper: {paper['schedule']})." in words
         assert paper["views"] == (10 if method == "lgm" else 1)
         assert f"(paper: 10 for lgm, else 1). [default: {ours.views}]" in words

@@ -296,10 +296,10 @@ def test_ten_classes_and_two_runs_are_under_a_megabyte(report, tmp_path):
 
 
 def test_names_that_act_are_shown_as_escapes(report, tmp_path):
-    page = report(make_run(tmp_path / "run \x1b[2J", ("cat", "dog\u202e"), seed=1))
+    page = report(make_run(tmp_path / "run \x1b[2J", ("cat", "dog\u200f"), seed=1))
     assert "run \\x1b[2J" in page.text
-    assert not {"\x1b", "\u202e"} & set((tmp_path / "r.html").read_text("utf-8"))
-    assert json.loads(page.script("data"))["r0"]["images"][1]["name"] == "dog\\u202e"
+    assert not {"\x1b", "\u200f"} & set((tmp_path / "r.html").read_text("utf-8"))
+    assert json.loads(page.script("data"))["r0"]["images"][1]["name"] == "dog\\u200f"
 
 
 def test_unfinished_run_is_reported_as_such(run, run_cli, tmp_path):

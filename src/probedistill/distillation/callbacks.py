@@ -187,7 +187,8 @@ class Bar(Callback):
         """Show the bar."""
         if start.history.accuracy:
             self.note = f"probe {100 * start.history.accuracy[-1][1]:.1f} %"
-        title = f"distil {start.run.method}"
+        began = {"blend": " from blends of photos", "real": " from photos"}.get(start.run.begun_from, "")
+        title = f"distil {start.run.method}{began}"
         self.bar = ProgressBar(title, start.steps, initial=start.step, enabled=self.enabled).__enter__()
 
     def on_preview(self, preview: Preview) -> None:

@@ -18,9 +18,10 @@ class DistillOptions(TypedDict, total=False):
     method: str
     method_args: dict[str, int | float | bool | str]
     preset: Literal["default", "paper"]
+    aim: Literal["home", "transfer"]
     images_per_class: int
     steps: int
-    lr: float
+    lr: float | Literal["auto"]
     schedule: Literal["cosine", "constant"]
     views: int
     real_views: int | Literal["auto"]

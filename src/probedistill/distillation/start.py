@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -27,8 +26,6 @@ from ..objectives.real import Objective, RealFeatures
 from .base import Base
 from .canvas import AnyCanvas, Canvas, rendered
 from .engine import Distiller, Loop, Tower
-
-_log = logging.getLogger(__name__)
 
 _BLEND_CONTRAST = 2.0
 
@@ -208,8 +205,6 @@ def starting_images(
     Raises:
         UserError: A photo cannot be read any more, or a class has too few.
     """
-    of_what = "photos" if config.canvas.init == "real" else f"blends of up to {config.canvas.blend} photos"
-    _log.info("the images begin as %s, and may keep traces of them; canvas.init noise begins from none", of_what)
     sharpest = max(encoders, key=lambda encoder: encoder.input_size)
     photos_of = _photos_to_start_from(config, bank)[own]
     return torch.stack(

@@ -5,9 +5,6 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from ..errors import explained, unknown_name
 from ..machine.places import cache_folder
@@ -100,6 +97,7 @@ def released_sets() -> ReleasedSets:
 
 def _described(name: str) -> ReleasedSet:
     folder = PLACE / name
-    front: dict[str, Any] = yaml.safe_load((folder / CARD).read_text(encoding="utf-8").split("---\n")[1])
+    lines = (folder / CARD).read_text(encoding="utf-8").splitlines()
+    licence = next(line.removeprefix("license:").strip() for line in lines if line.startswith("license:"))
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    return ReleasedSet(name, read_run(folder), str(front["license"]), size)
+    return ReleasedSet(name, read_run(folder), licence, size)
