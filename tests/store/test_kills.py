@@ -42,7 +42,7 @@ COMMANDS = {
     "stats": ["stats", *MADE, "--out", "{out}/photos.stats"],
     "merge": ["merge", "{out}/run", "{out}/other", "--same-classes", "--out", "{out}/merged"],
     "forget": ["forget", "{out}/three", "--class", "hen", "--out", "{out}/left"],
-    "extend": ["extend", "{out}/three", "--images", "folder:{out}/new", "--all-images", "--encoder", TINY, "--cache",
+    "extend": ["extend", "{out}/three", "--images", "folder:{out}/added", "--all-images", "--encoder", TINY, "--cache",
                "{cache}", "--no-progress", "--out", "{out}/more", "--resume"],
     "migrate": ["migrate", "{out}/run", "--encoder", f"{TINY}@40", "--source", TINY, "--cache", "{cache}",
                 "--no-progress", "--out", "{out}/head"],
@@ -66,7 +66,7 @@ def content(folder: Path) -> dict[str, object]:
                 record = json.loads(path.read_text())
                 record.pop("sha256", None)
                 found[name] = without_times(record)
-            elif path.suffix == ".safetensors":
+            elif path.suffix in (".safetensors", ".stats"):  # the order of their header is not fixed
                 found[name] = {key: value.tolist() for key, value in load_tensors(path)[0].items()}
             else:
                 found[name] = path.read_bytes()
@@ -87,7 +87,7 @@ def begin(fork, photos, tmp_path_factory):
     words[words.index(str(place / "out/run"))] = str(place / "out/three")
     attempt = fork(*words, "--keep-stats")
     assert attempt.end(120) == 0, attempt.log.read_text()
-    make_image_folder(place / "out/new", classes=("dog", "pig"), per_class=2, splits=())
+    make_image_folder(place / "out/added", classes=("dog", "pig"), per_class=2, splits=())
     files = sorted(path.relative_to(photos) for path in photos.rglob("*.png"))
     rows = [f"{file.as_posix()},{file.parts[-2]},{'red' if i % 2 else 'blue'}" for i, file in enumerate(files)]
     (place / "out" / "groups.csv").write_text("\n".join(["file,class,background", *rows]) + "\n")
