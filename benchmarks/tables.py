@@ -48,27 +48,22 @@ def percent(row: dict[str, Any]) -> str:
 def methods() -> str:
     content = read("methods")
     lines = [
-        "| trained on | images | ridge probe | sgd probe | seconds | peak memory |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| trained on | images | ridge probe | seconds | peak memory |",
+        "| --- | --- | --- | --- | --- |",
     ]
     for name, title in METHODS.items():
         runs = [run for run in content["methods"] if run["method"] == name]
-        cells = {}
-        for probe in ("ridge", "sgd"):
-            rows = [row for run in runs for row in run["rows"] if row["probe"] == probe]
-            mean = {"top1": statistics.fmean(r["top1"] for r in rows), "std": statistics.fmean(r["std"] for r in rows)}
-            cells[probe] = percent(mean)
+        rows = [row for run in runs for row in run["rows"] if row["probe"] == "ridge"]
+        mean = {"top1": statistics.fmean(r["top1"] for r in rows), "std": statistics.fmean(r["std"] for r in rows)}
         seconds = statistics.fmean(run["seconds"] for run in runs)
         memory = max(run["peak_mib"] for run in runs)
         images = runs[0]["rows"][0]["images"]
-        lines.append(
-            f"| {title} | {images} | {cells['ridge']} | {cells['sgd']} | {seconds:.0f} | {memory / 1024:.1f} GiB |"
-        )
+        lines.append(f"| {title} | {images} | {percent(mean)} | {seconds:.0f} | {memory / 1024:.1f} GiB |")
     names = list(dict.fromkeys(row["name"] for row in content["real"]))
     for name in names:
         of_probe = {row["probe"]: row for row in content["real"] if row["name"] == name}
         images = of_probe["ridge"]["images"]
-        lines.append(f"| {name} | {images:,} | {percent(of_probe['ridge'])} | {percent(of_probe['sgd'])} | | |")
+        lines.append(f"| {name} | {images:,} | {percent(of_probe['ridge'])} | | |")
     seeds = len({run["seed"] for run in content["methods"]})
     note = (
         f"{made_by(content)} Top-1 %; {seeds} distillation seed{'s' * (seeds > 1)}, mean ± std over 5 evaluation seeds."
@@ -100,12 +95,12 @@ def headline() -> str:
 
 def recipes() -> str:
     content = read("recipes")
-    lines = ["| change from the default | ridge probe | sgd probe |", "| --- | --- | --- |"]
+    lines = ["| change from the default | ridge probe |", "| --- | --- |"]
     for method in ("clp", "sfm", "lgm"):
         for name, row in content["rows"].items():
             if name.split(",")[0] == method:
                 title = f"**`{method}`, default** (200 steps)" if name == method else name
-                lines.append(f"| {title} | {percent(row['ridge'])} | {percent(row['sgd'])} |")
+                lines.append(f"| {title} | {percent(row['ridge'])} |")
     return "\n".join(lines) + f"\n\n{made_by(content)} Top-1 %; one distillation seed, 3 evaluation seeds."
 
 
@@ -207,7 +202,7 @@ REAL = ["random real", "centroids", "neighbours", "class-mean features", "full r
 
 
 def table_of(dataset: str) -> str:
-    """Top-1 of the ridge and sgd probes: methods and baselines × encoders."""
+    """Top-1 of the ridge probe: methods and baselines × encoders; the sgd probe of these results began elsewhere."""
     found: dict[tuple[str, str], dict[str, Any]] = {}
     costs, contents, variants = {}, [], {}
     top1: dict[tuple[str, str, str], float] = {}
@@ -227,23 +222,22 @@ def table_of(dataset: str) -> str:
                 top1[name, encoder, row["probe"]] = row["top1"]
     encoders = [name for name in ENCODERS if any(encoder == name for _, encoder in found)]
     lines = [
-        "| trained on | " + " | ".join(f"{ENCODERS[e]}: ridge | sgd" for e in encoders) + " |",
-        "| --- " * (1 + 2 * len(encoders)) + "|",
+        "| trained on | " + " | ".join(ENCODERS[e] for e in encoders) + " |",
+        "| --- " * (1 + len(encoders)) + "|",
     ]
     for name in [*sorted(variants, key=lambda title: variants[title]), *REAL]:
-        cells = [found.get((name, e), {}).get(probe, "") for e in encoders for probe in ("ridge", "sgd")]
+        cells = [found.get((name, e), {}).get("ridge", "") for e in encoders]
         if any(cells):
             lines.append("| " + " | ".join([name, *cells]) + " |")
     seconds = [" | ".join((f"{costs[m, e]:.0f} s" if (m, e) in costs else "") for m in ("auto",)) for e in encoders]
-    lines.append("| *seconds of `auto`* | " + " | | ".join(seconds) + " | |")
+    lines.append("| *seconds of `auto`* | " + " | ".join(seconds) + " |")
 
     def fair(base: str, sign: int) -> str:
         differences = []
         for e in encoders:
-            for probe in ("ridge", "sgd"):
-                ours, other = (top1.get((name, e, probe)) for name in ("distilled, `auto`", base))
-                both = ours is not None and other is not None
-                differences.append(f"{100 * sign * (ours - other):+.1f}" if both else "")
+            ours, other = (top1.get((name, e, "ridge")) for name in ("distilled, `auto`", base))
+            both = ours is not None and other is not None
+            differences.append(f"{100 * sign * (ours - other):+.1f}" if both else "")
         return " | ".join(differences)
 
     lines.append(f"| *`auto`: gain over random real* | {fair('random real', 1)} |")
@@ -261,8 +255,7 @@ def table_of(dataset: str) -> str:
     made = made_by({**contents[0], "command": f"python benchmarks/table.py {how}"})
     return "\n".join(lines) + (
         f"\n\n{made} Top-1 %, one distillation seed, mean ± std over "
-        f"{protocol['seeds']} evaluation seeds, {protocol['views']} evaluation views, which sgd cycles "
-        "through in its 1,000 epochs (100 on full real data). Neighbours are the real images "
+        f"{protocol['seeds']} evaluation seeds, {protocol['views']} evaluation views. Neighbours are the real images "
         f"nearest to those of the method where that scores best. {of_runs}."
     )
 
@@ -501,6 +494,8 @@ def fair_scores() -> str:
     content = read("fair_scores")
     lines = ["| method | probe | top-1 | gap to full data | gain over random |", "| --- " * 5 + "|"]
     for row in content["rows"]:
+        if row["probe"].startswith("sgd"):  # began elsewhere than today's
+            continue
         cells = [f"`{row['method']}`", row["probe"], percent(row)]
         cells += ["" if row[what] is None else f"{100 * row[what]:+.1f}" for what in ("gap", "gain")]
         lines.append("| " + " | ".join(cells) + " |")
@@ -510,13 +505,13 @@ def fair_scores() -> str:
 def images_per_class() -> str:
     points = read("images_per_class")["points"].values()
     counts = sorted({point["images_per_class"] for point in points})
-    lines = ["| | " + " | ".join(f"{c}: ridge | sgd" for c in counts) + " |", "| --- " * (1 + 2 * len(counts)) + "|"]
+    lines = ["| | " + " | ".join(map(str, counts)) + " |", "| --- " * (1 + len(counts)) + "|"]
     for name in dict.fromkeys(point["line"] for point in points):
         cells = []
         for count in counts:
             rows = [p["rows"] for p in points if p["line"] == name and p["images_per_class"] == count]
             of_probe = {row["probe"]: f"{100 * row['top1']:.1f}" for row in rows[0]} if rows else {}
-            cells += [of_probe.get("ridge", ""), of_probe.get("sgd", "")]
+            cells.append(of_probe.get("ridge", ""))
         lines.append("| " + " | ".join([name, *cells]) + " |")
     return "\n".join(lines) + f"\n\n{made_by(read('images_per_class'))}"
 
@@ -524,8 +519,8 @@ def images_per_class() -> str:
 def search() -> str:
     columns = [("clothing", "lite0"), ("clothing", "mobilenetv1"), ("grocery", "lite0"), ("grocery", "mobilenetv1")]
     contents = {c: read(f"search-{c[0]}-{c[1]}") for c in columns if (RESULTS / f"search-{c[0]}-{c[1]}.json").exists()}
-    lines = ["| candidate | " + " | ".join(f"{d}, {ENCODERS[e]}: ridge | sgd" for d, e in contents) + " |"]
-    lines.append("| --- " * (1 + 2 * len(contents)) + "|")
+    lines = ["| candidate | " + " | ".join(f"{d}, {ENCODERS[e]}" for d, e in contents) + " |"]
+    lines.append("| --- " * (1 + len(contents)) + "|")
     earlier = False
     for name in dict.fromkeys(name for content in contents.values() for name in content["rows"]):
         cells = []
@@ -533,7 +528,7 @@ def search() -> str:
             row = content["rows"].get(name)
             mark = " †" if row and "note" in row else ""
             earlier = earlier or bool(mark)
-            cells += [percent(row[probe]) + mark if row else "" for probe in ("ridge", "sgd")]
+            cells.append(percent(row["ridge"]) + mark if row else "")
         lines.append("| " + " | ".join([f"`{name}`", *cells]) + " |")
     made = ", ".join(f"`python benchmarks/search.py {dataset} {encoder}`" for dataset, encoder in contents)
     machine = next(iter(contents.values()))["machine"]
