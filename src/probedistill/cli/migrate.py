@@ -165,8 +165,6 @@ def _measured(folder: Path, old: list[Encoder]) -> float | None:
 
 def _statistics(folder: Path, paths: list[Path]) -> list[ClassStatistics]:
     """What the run keeps, and what files hold."""
-    from ..features.statistics import ClassStatistics, statistics_of_run
-    from ..store.layout import STATISTICS
+    from ..features.statistics import ClassStatistics, statistics_if_kept
 
-    kept = statistics_of_run(folder) if any(folder.glob(STATISTICS)) else []
-    return [*kept, *(ClassStatistics.load(path) for path in paths)]
+    return [*statistics_if_kept(folder), *(ClassStatistics.load(path) for path in paths)]

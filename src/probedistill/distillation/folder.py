@@ -26,7 +26,7 @@ from torch import Tensor
 from ..config import DistillConfig, EncoderConfig, ImagesConfig, StatisticsConfig, without_none
 from ..encoders.trust import read_yaml
 from ..errors import UserError, explained, option
-from ..features.statistics import ClassStatistics
+from ..features.statistics import ClassStatistics, save_in_run
 from ..machine.processes import Processes
 from ..show import previews as evolution
 from ..store.card import write_held_out
@@ -59,7 +59,6 @@ from ..store.layout import (
     SUMS,
     TENSORS,
     checkpoint_file,
-    statistics_file,
 )
 from ..store.locks import claimed
 from ..store.records import as_plain, from_plain
@@ -304,9 +303,7 @@ class RunFolder(NoFolder):
         self, distilled: DistilledSet, statistics: Sequence[ClassStatistics] = (), held_out: Sequence[str] = ()
     ) -> None:
         """Write the set and what lies beside it; only then remove what an unfinished run needs."""
-        for number, one in enumerate(statistics):
-            encoder = one.about.encoder
-            one.save(self.path / statistics_file(number, encoder.name, encoder.input_size))
+        save_in_run(self.path, statistics)
         write_held_out(self.path, held_out)
         distilled.save(self.path)
         self._remove_temporary()
@@ -358,8 +355,7 @@ def write_set(
         whole_folder(out) as partial,
     ):
         distilled.save(partial)
-        for number, one in enumerate(statistics):
-            one.save(partial / statistics_file(number, one.about.encoder.name, one.about.encoder.input_size))
+        save_in_run(partial, statistics)
         if options:
             (partial / CONFIG).write_text(yaml.safe_dump(dict(options), sort_keys=False), encoding="utf-8")
         evolution.save_grid(partial / PREVIEW, distilled.images, titles)

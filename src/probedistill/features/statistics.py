@@ -14,19 +14,18 @@ from operator import add
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import torch
 from torch import Tensor
 
 from .._version import __version__
 from ..config import AugmentConfig
-from ..errors import UserError, first_line, option
+from ..errors import UserError, option
 from ..images.labelled import check_class_names
 from ..machine.progress import ProgressBar
-from ..store.layout import statistics_file
+from ..store.layout import STATISTICS, statistics_file
 from ..store.records import as_plain, from_plain
 from ..store.run_record import EncoderRecord, PartRecord, PrivacyRecord, StatisticsRecord, read_run
-from ..store.tensors import TornFileError, load_tensors, save_tensors
+from ..store.tensors import read_typed, save_tensors
 from .bank import FeatureBank
 from .privacy import unit_sums, with_noise
 from .store import FeatureStore
@@ -113,23 +112,11 @@ class ClassStatistics:
         Raises:
             UserError: No such file, a damaged one, or one of a newer version.
         """
-        path, hint = Path(path), "make it again or restore it"
-        called = f"statistics file {str(path)!r}"
-        if not path.is_file():
-            raise UserError(f"{called} is not there; make it with probedistill stats")
-        try:
-            tensors, metadata = load_tensors(path)
-            if metadata.get("kind") != _KIND:
-                raise UserError(f"{called} holds no statistics; give a file of probedistill stats")
-            if isinstance(metadata.get("format"), int) and metadata["format"] > FORMAT:
-                raise UserError(
-                    f"{called} has format {metadata['format']}, this version reads {FORMAT}; update probedistill"
-                )
-            return cls._checked(from_plain(metadata["about"], StatisticsRecord), tensors)
-        except UserError:
-            raise
-        except (TornFileError, msgspec.ValidationError, KeyError, ValueError, AttributeError) as error:
-            raise UserError(f"{called} is damaged ({first_line(error)}); {hint}") from error
+        return read_typed(
+            Path(path), f"statistics file {str(path)!r}", _KIND, FORMAT,
+            lambda tensors, metadata: cls._checked(from_plain(metadata["about"], StatisticsRecord), tensors),
+            what="statistics", maker="probedistill stats",
+        )  # fmt: skip
 
     @classmethod
     def _checked(cls, about: StatisticsRecord, tensors: dict[str, Tensor]) -> ClassStatistics:
@@ -447,6 +434,22 @@ def statistics_of_run(folder: Path | str) -> list[ClassStatistics]:
     if not paths or not all(path.exists() for path in paths):
         raise UserError(f"run {str(folder)!r} keeps no statistics; distil it again with {option('keep_stats', True)}")
     return [ClassStatistics.load(path) for path in paths]
+
+
+def statistics_if_kept(folder: Path | str) -> list[ClassStatistics]:
+    """`statistics_of_run`, or none if the run keeps none.
+
+    Raises:
+        UserError: Some are missing or damaged.
+    """
+    return statistics_of_run(folder) if any(Path(folder).glob(STATISTICS)) else []
+
+
+def save_in_run(folder: Path, statistics: Sequence[ClassStatistics]) -> None:
+    """Write the statistics of each encoder where `statistics_of_run` finds them."""
+    for number, one in enumerate(statistics):
+        encoder = one.about.encoder
+        one.save(folder / statistics_file(number, encoder.name, encoder.input_size))
 
 
 def class_statistics(

@@ -7,9 +7,8 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import msgspec
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
@@ -19,7 +18,7 @@ from torch import Tensor
 from .._version import __version__
 from ..encoders.load import load_encoder
 from ..encoders.named import own_encoder
-from ..errors import UserError, first_line
+from ..errors import UserError
 from ..features.encode import BATCH, encode, prefetched
 from ..features.statistics import ClassStatistics
 from ..images.decode import UnreadableImageError, decode_image
@@ -31,7 +30,7 @@ from ..store.distilled import Head
 from ..store.layout import HEAD
 from ..store.records import Share, as_plain, from_plain
 from ..store.run_record import EncoderRecord
-from ..store.tensors import TornFileError, load_tensors, save_tensors
+from ..store.tensors import read_typed, save_tensors
 
 if TYPE_CHECKING:
     from sklearn.linear_model import LogisticRegression
@@ -197,24 +196,17 @@ def load_head(path: Path | str) -> ReadyHead:
     path = Path(path)
     path = path / HEAD if path.is_dir() else path
     called = f"head file {str(path)!r}"
-    if not path.is_file():
-        raise UserError(f"{called} is not there; make it with probedistill migrate")
-    try:
-        tensors, metadata = load_tensors(path)
-        if metadata.get("kind") != _KIND:
-            raise UserError(f"{called} holds no head; give a file of probedistill migrate")
-        if isinstance(metadata.get("format"), int) and metadata["format"] > _FORMAT:
-            raise UserError(
-                f"{called} has format {metadata['format']}, this version reads {_FORMAT}; update probedistill"
-            )
+
+    def make(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> ReadyHead:
         about = from_plain(metadata["about"], HeadAbout)
         weight, bias = tensors["weight"], tensors["bias"]
         _check(weight, bias, about)
-    except UserError:
-        raise
-    except (TornFileError, msgspec.ValidationError, KeyError, ValueError, AttributeError) as error:
-        raise UserError(f"{called} is damaged ({first_line(error)}); make it again or restore it") from error
-    return ReadyHead(weight, bias, about, folder=path.parent)
+        return ReadyHead(weight, bias, about, folder=path.parent)
+
+    return read_typed(
+        path, called, _KIND, _FORMAT, make,
+        what="head", maker="probedistill migrate",
+    )  # fmt: skip
 
 
 def _check(weight: Tensor, bias: Tensor, about: HeadAbout) -> None:

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from .._version import __version__
 from ..errors import UserError, option, unknown_name
-from ..features.statistics import ClassStatistics, merge_statistics, statistics_of_run
+from ..features.statistics import ClassStatistics, merge_statistics, statistics_if_kept
 from ..store.distilled import DistilledSet, Head
-from ..store.layout import STATISTICS, check_named_once
+from ..store.layout import check_named_once
 from ..store.run_record import ImagesRecord, PartOfSet, RunRecord
 from .heads import head_of_statistics
 
@@ -44,8 +44,7 @@ class KeptSet:
         """
         folder = Path(folder)
         distilled = DistilledSet.load(folder)
-        kept = statistics_of_run(folder) if any(folder.glob(STATISTICS)) else []
-        return cls(distilled, tuple(kept), folder.resolve().name)
+        return cls(distilled, tuple(statistics_if_kept(folder)), folder.resolve().name)
 
 
 def load_runs(folders: Sequence[Path | str]) -> list[KeptSet]:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import msgspec
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..errors import UserError, first_line
 from .files import whole_file
 
+Made = TypeVar("Made")
 _DIGEST = "sha256"
 
 
@@ -53,6 +56,47 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return tensors, json.loads(metadata)
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise TornFileError(f"{path} is cut short or not a file of probedistill: {error}") from error
+
+
+def read_typed(
+    path: Path,
+    called: str,
+    kind: str,
+    newest: int,
+    make: Callable[[dict[str, Tensor], dict[str, Any]], Made],
+    *,
+    what: str,
+    maker: str,
+) -> Made:
+    """Read a file of tensors that says what it is: metadata ``{"kind": …, "format": …}`` and whatever ``make`` needs.
+
+    Args:
+        path: The file.
+        called: How errors name it.
+        kind: What its metadata must say that it is.
+        newest: The newest format that this version reads.
+        make: (tensors, metadata) → the thing. What it raises for wrong content is damage; a `UserError` stays.
+        what: What such a file holds, in errors.
+        maker: The command that makes such files.
+
+    Raises:
+        UserError: No such file, a damaged one, one of something else, or one of a newer version.
+    """
+    if not path.is_file():
+        raise UserError(f"{called} is not there; make it with {maker}")
+    try:
+        tensors, metadata = load_tensors(path)
+        if metadata.get("kind") != kind:
+            raise UserError(f"{called} holds no {what}; give a file of {maker}")
+        if isinstance(metadata.get("format"), int) and metadata["format"] > newest:
+            raise UserError(
+                f"{called} has format {metadata['format']}, this version reads {newest}; update probedistill"
+            )
+        return make(tensors, metadata)
+    except UserError:
+        raise
+    except (TornFileError, msgspec.ValidationError, KeyError, ValueError, AttributeError) as error:
+        raise UserError(f"{called} is damaged ({first_line(error)}); make it again or restore it") from error
 
 
 def map_tensors(path: Path, names: Iterable[str]) -> list[Tensor]:
