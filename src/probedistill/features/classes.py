@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
@@ -48,13 +48,7 @@ def herding(bank: FeatureBank, images_per_class: int) -> Tensor:
 
 def k_medoids(bank: FeatureBank, images_per_class: int, *, seed: int = 0) -> Tensor:
     """Rows (C · ipc,) of the images nearest to the centres of k-means within each class, none twice."""
-    rows_of = _rows_of_classes(bank, images_per_class)
-    chosen = []
-    for label, rows in enumerate(rows_of):
-        features = bank.take(rows, views="centre")
-        centres = cluster_centres(features, images_per_class, seed_of(seed, Stream.CLUSTERS, label))
-        chosen.append(rows[_nearest_each(torch.cdist(centres, features))])
-    return torch.cat(chosen)
+    return torch.cat([rows[_nearest_each(away)] for rows, away in _away_from_centres(bank, images_per_class, seed)])
 
 
 def nearest_to_centres(bank: FeatureBank, images_per_class: int, count: int, *, seed: int = 0) -> list[Tensor]:
@@ -65,14 +59,19 @@ def nearest_to_centres(bank: FeatureBank, images_per_class: int, count: int, *, 
     Returns:
         C · ipc tensors (k,), class by class, the nearest image first; k is ``count``, or the size of a smaller class.
     """
-    rows_of = _rows_of_classes(bank, images_per_class)
-    chosen = []
-    for label, rows in enumerate(rows_of):
+    return [
+        rows[near]
+        for rows, away in _away_from_centres(bank, images_per_class, seed)
+        for near in away.argsort(dim=1, stable=True)[:, :count]
+    ]
+
+
+def _away_from_centres(bank: FeatureBank, count: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """For each class its rows (n,) of the bank, and the distance (k, n) of its images from its k-means centres."""
+    for label, rows in enumerate(_rows_of_classes(bank, count)):
         features = bank.take(rows, views="centre")
-        centres = cluster_centres(features, images_per_class, seed_of(seed, Stream.CLUSTERS, label))
-        order = torch.cdist(centres, features).argsort(dim=1, stable=True)[:, :count]
-        chosen += [rows[near] for near in order]
-    return chosen
+        centres = cluster_centres(features, count, seed_of(seed, Stream.CLUSTERS, label))
+        yield rows, torch.cdist(centres, features)
 
 
 def _herded(features: Tensor, count: int) -> Tensor:
