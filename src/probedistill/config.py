@@ -236,6 +236,11 @@ class CanvasConfig:
     """What a level opened later starts as. zero: the image stays as it is; noise (paper): N(0, 1) / levels, with
     the old levels scaled by old / new number of levels and Adam created again."""
 
+    @property
+    def from_photos(self) -> bool:
+        """Whether images start from real ones, each by itself or blended; settled once ``init`` is."""
+        return self.init in ("blend", "real")
+
     def check(self) -> None:
         """Raise `UserError` when a value is out of range."""
         check_known(CANVASES, "canvas.kind", self.kind)
@@ -387,6 +392,12 @@ class DistillConfig:
         self.augment.check()
         if self.method in METHODS.built_in:
             getattr(self, self.method).check()
+
+    @property
+    def encoder_values(self) -> dict[str, Any]:
+        """The preset's values of encoder options, for encoders that are named in a word."""
+        values = preset_values(self.method, self.preset, self.aim)
+        return {name: value for name, value in values.items() if name in EncoderConfig.__dataclass_fields__}
 
     def _check_preset(self) -> None:
         """Refuse a preset whose values are not here: a config that was not made by `of`."""

@@ -193,6 +193,18 @@ def test_images_that_began_as_photos_are_copies_and_noise_is_none(made, tmp_path
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("init", ["real", "blend"])
+def test_half_of_a_class_must_be_enough_to_start_from(made, init):
+    _, encoder, train = made
+    run = distill(
+        train, encoder, method="clp", steps=1, images_per_class=7, canvas={"init": init}, progress=False,
+        evaluate_every=0,
+    )  # fmt: skip
+    with pytest.raises(UserError, match="half of them, which a shadow set is made of, are fewer than 7"):
+        audit(run, encoder, train, shadows=6, progress=False)
+
+
+@pytest.mark.slow
 def test_shadow_sets_of_copies_give_their_members_away_and_go_on_where_they_were_stopped(made, tmp_path, monkeypatch):
     place, encoder, train = made
     distilled = DistilledSet.load(place / "copies")

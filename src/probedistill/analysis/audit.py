@@ -446,7 +446,7 @@ def _stored(distilled: DistilledSet, folder: Path | None) -> tuple[Stored, ...]:
         if any(folder.glob(STATISTICS)):
             says = "exact sums" if run.privacy is None else "sums with noise"
             found.append(Stored("statistics of the features", f"{says}, class by class"))
-        if (folder / EVOLUTION).is_dir() and run.begun_from in ("blend", "real"):
+        if (folder / EVOLUTION).is_dir() and run.began_as_photos:
             found.append(
                 Stored("evolution/", "its first picture shows the photos, or blends, that the images began as")
             )

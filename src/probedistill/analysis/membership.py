@@ -299,7 +299,7 @@ def membership(
 
 
 def _check_halves(shadows: Shadows) -> None:
-    least = shadows.config.images_per_class if shadows.config.canvas.init == "real" else 1
+    least = shadows.config.images_per_class if shadows.config.canvas.from_photos else 1
     counts = torch.bincount(shadows.bank.labels, minlength=shadows.bank.num_classes).tolist()
     for name, count in zip(shadows.bank.class_names, counts, strict=True):
         if count // 2 < least:

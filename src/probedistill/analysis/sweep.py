@@ -311,8 +311,7 @@ def _loaded(
 
 def _encoder(given: str | EncoderConfig | Encoder, config: DistillConfig) -> Encoder:
     if isinstance(given, str):
-        prepared: dict[str, Any] = {"preprocess": "papers"} if config.preset == "paper" else {}
-        given = encoder_config(given, **prepared)
+        given = encoder_config(given, **config.encoder_values)
     return given if isinstance(given, Encoder) else load_encoder(given)
 
 

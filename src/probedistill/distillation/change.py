@@ -100,7 +100,7 @@ def extend(
     changing = torch.tensor([refine or held.class_names[i] in images.class_names for i in held.labels.tolist()])
     each = config.images_per_class
     labels = torch.tensor([names.index(name) for name in new], dtype=torch.int64).repeat_interleave(each)
-    if held.run.begun_from in ("blend", "real"):
+    if held.run.began_as_photos:
         init: Literal["blend", "real"] = "real" if held.run.begun_from == "real" else "blend"
         photos = replace(config, canvas=replace(config.canvas, init=init))
         begin = _beginnings(images, new, encoders, store, held.float_images.shape[-1], photos)
@@ -301,7 +301,7 @@ def _what_remains(left: KeptSet, classes: Sequence[str], hit: Sequence[str], red
             f"Taken out: the photos' share of the sums; images of {', '.join(map(repr, hit))} were made again."
         )
     if not redistil:
-        began = " Some of them began as photos." if left.distilled.run.begun_from in ("blend", "real") else ""
+        began = " Some of them began as photos." if left.distilled.run.began_as_photos else ""
         notes.append(
             "May remain: images of the other classes were made with what was taken out in sight, and stay as they were."
             f"{began} {option('redistil', True)} makes all of them again."

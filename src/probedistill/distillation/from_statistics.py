@@ -88,7 +88,7 @@ def check_without_images(config: DistillConfig) -> None:
     """Refuse what a resolved config wants of images that are not there."""
     wishes = {
         f"canvas.init {config.canvas.init!r}": (
-            config.canvas.init != "noise",
+            config.canvas.from_photos,
             "leave it out: the images start from noise",
         ),
         f"soft_labels {config.soft_labels!r}": (config.soft_labels != "none", "leave it out"),

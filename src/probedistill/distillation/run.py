@@ -14,7 +14,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -256,7 +255,7 @@ def _name_encoders(
         raise UserError(f"encoder_weights {weights} for {count} encoder{'s' * (count > 1)}; give one for each")
     if not weights and count > 1:
         weights = [1.0] * count
-    prepared: dict[str, Any] = {"preprocess": "papers"} if config.preset == "paper" else {}
+    prepared = config.encoder_values
     first = encoder_config(given[0], **prepared) if isinstance(given[0], str) else given[0]
     known = first.config if isinstance(first, Encoder) else first
     if known is not None:
@@ -569,7 +568,7 @@ def _check_counts(train: LabelledImages, config: DistillConfig) -> None:
         raise UserError(
             f"{train.spec!r} has the class {train.class_names[0]!r} alone; give images of at least 2 classes"
         )
-    least = max(2, config.images_per_class if config.canvas.init != "noise" else 2)
+    least = max(2, config.images_per_class if config.canvas.from_photos else 2)
     for name, count in zip(train.class_names, train.counts().tolist(), strict=True):
         if count < least:
             raise UserError(

@@ -316,6 +316,11 @@ class RunRecord(History):
         self.config.augment.check()
 
     @property
+    def began_as_photos(self) -> bool:
+        """Whether the images began as real ones, each by itself or blended."""
+        return self.begun_from in ("blend", "real")
+
+    @property
     def method(self) -> str:
         """What distilled the set; ``"unknown"`` for images from elsewhere."""
         return self.config.method if self.encoders else _UNKNOWN
