@@ -155,6 +155,50 @@ def test_killed_twenty_times(fork, tmp_path):
     assert files(out) == FINISHED
 
 
+def test_killed_ten_times_from_statistics(fork, photos, tmp_path):
+    """SIGKILL at random moments of a run that has no photos: every file of the set is the same as without."""
+    rng = random.Random(1)
+    for name, kind in {"a": "cat", "b": "dog"}.items():
+        sums = fork("stats", "--images", f"folder:{photos}", "--encoder", SLOW, "--classes", kind, "--no-progress",
+                    "--cache", tmp_path / "cache", "--out", tmp_path / f"{name}.stats")  # fmt: skip
+        assert sums.end() == 0, sums.log.read_text()
+    out, steps = tmp_path / "run", 40
+    command = ["distill", "--stats", tmp_path / "a.stats", tmp_path / "b.stats", "--union", "--encoder", SLOW,
+               "--steps", steps, "--evaluate-every", 7, "--checkpoint-seconds", 0]  # fmt: skip
+    quiet = fork(*command, "--out", tmp_path / "quiet")
+    assert quiet.end(90) == 0, quiet.log.read_text()
+    expected, saved = DistilledSet.load(tmp_path / "quiet").float_images, 0
+    kills = ["beginning"] * 2 + ["steps"] * 5 + ["saving"] * 3
+    for number, phase in enumerate(kills):
+        more = {"die_after": ["images.part", rng.randrange(20)]} if phase == "saving" else {}
+        attempt = fork(*command, "--out", out, *(["--resume"] if number else []), **more)
+        if phase == "beginning":
+            time.sleep(rng.uniform(0, 0.3))
+        elif phase == "steps":
+            goal = saved + rng.randrange(4)
+            wait_for(lambda goal=goal, a=attempt: _last_name(out) > goal or not a.running)
+            time.sleep(rng.uniform(0, 0.15))
+        if phase != "saving":
+            attempt.kill()
+        assert attempt.end() == -signal.SIGKILL, (phase, attempt.log.read_text())
+        if out.exists():
+            check_files(out)
+        if not check_set(out, expected):
+            assert newest(out) >= saved, "a checkpoint was lost"
+            saved = newest(out)
+    last = fork(*command, "--out", out, "--resume")
+    assert last.end() == 0, last.log.read_text()
+    assert check_set(out, expected)
+    assert files(out) == files(tmp_path / "quiet")
+    for name in files(out):
+        if name.startswith("images/") or name == "preview.png":
+            assert (out / name).read_bytes() == (tmp_path / "quiet" / name).read_bytes(), name
+    found, undisturbed = (load_tensors(folder / "tensors.safetensors")[0] for folder in (out, tmp_path / "quiet"))
+    assert found.keys() == undisturbed.keys()
+    assert all(torch.equal(found[key], undisturbed[key]) for key in found)
+    assert DistilledSet.load(out).run.losses == DistilledSet.load(tmp_path / "quiet").run.losses
+
+
 def _last_name(folder: Path) -> int:
     return max((int(p.stem.split("-")[1]) for p in (folder / "checkpoints").glob("step-*.safetensors")), default=0)
 

@@ -307,6 +307,7 @@ def test_a_class_of_one_image_is_named(run_cli, tmp_path):
     ("arguments", "line"),
     [
         (["none.stats"], "statistics file 'none.stats' is not there"),
+        (["."], "statistics file '.' is a folder; give a file of probedistill stats"),
         (["a.stats", "b.stats"], "2 files to merge, and out is missing"),
         (["a.stats", "--images", "folder:x"], "files are for merging and showing"),
         (["--images", "folder:x", "--encoder", TINY], "out is missing"),

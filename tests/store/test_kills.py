@@ -40,6 +40,9 @@ COMMANDS = {
              "--views", "2", "--cache", "{cache}", "--no-progress", "--out", "{out}/bias"],
     "features": ["features", *PHOTOS, "--encoder", TINY, "--cache", "{out}/cache", "--no-progress"],
     "stats": ["stats", *MADE, "--out", "{out}/photos.stats"],
+    "distill from statistics": ["distill", "--stats", "{out}/a.stats", "{out}/b.stats", "--union", "--encoder", TINY,
+                                "--steps", "2", "--cache", "{cache}", "--no-progress", "--out", "{out}/new",
+                                "--resume"],
     "merge": ["merge", "{out}/run", "{out}/other", "--same-classes", "--out", "{out}/merged"],
     "forget": ["forget", "{out}/three", "--class", "hen", "--out", "{out}/left"],
     "extend": ["extend", "{out}/three", "--images", "folder:{out}/added", "--all-images", "--encoder", TINY, "--cache",
@@ -66,7 +69,7 @@ def content(folder: Path) -> dict[str, object]:
                 record = json.loads(path.read_text())
                 record.pop("sha256", None)
                 found[name] = without_times(record)
-            elif path.suffix in (".safetensors", ".stats"):  # the order of their header is not fixed
+            elif path.suffix in (".safetensors", ".stats"):  # what they say beside the tensors may name times
                 found[name] = {key: value.tolist() for key, value in load_tensors(path)[0].items()}
             else:
                 found[name] = path.read_bytes()
@@ -87,6 +90,11 @@ def begin(fork, photos, tmp_path_factory):
     words[words.index(str(place / "out/run"))] = str(place / "out/three")
     attempt = fork(*words, "--keep-stats")
     assert attempt.end(120) == 0, attempt.log.read_text()
+    for name, kind in {"a": ["cat"], "b": ["dog"]}.items():
+        sums = ["stats", "--images", f"folder:{photos}", "--all-images", "--encoder", TINY, "--cache", place / "cache",
+                "--no-progress", "--out", place / f"out/{name}.stats", "--classes", *kind]  # fmt: skip
+        attempt = fork(*sums)
+        assert attempt.end(120) == 0, attempt.log.read_text()
     make_image_folder(place / "out/added", classes=("dog", "pig"), per_class=2, splits=())
     files = sorted(path.relative_to(photos) for path in photos.rglob("*.png"))
     rows = [f"{file.as_posix()},{file.parts[-2]},{'red' if i % 2 else 'blue'}" for i, file in enumerate(files)]

@@ -139,6 +139,15 @@ def test_other_files_are_torn(tmp_path, content):
         load_tensors(tmp_path / "x")
 
 
+def test_files_are_in_the_library_s_format_and_have_the_same_bytes_each_time(tmp_path):
+    from safetensors.torch import load_file
+
+    save_tensors(tmp_path / "x", TENSORS, METADATA)
+    assert same(load_file(tmp_path / "x"), TENSORS)
+    save_tensors(tmp_path / "y", dict(reversed(TENSORS.items())), METADATA)
+    assert (tmp_path / "x").read_bytes() == (tmp_path / "y").read_bytes()
+
+
 def test_tensors_of_others_and_folders_are_torn(tmp_path):
     from safetensors.torch import save_file
 

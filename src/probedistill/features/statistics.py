@@ -559,7 +559,9 @@ def _joined_parts(ours: tuple[PartRecord, ...], theirs: tuple[PartRecord, ...]) 
         elif same.removed != part.removed:
             result.remove(same)
         else:
-            raise UserError(f"the images of {part.name!r} are in both statistics; every image counts once")
+            raise UserError(
+                f"the images of {part.name!r} are in both statistics, and count once; leave one of them out"
+            )
     return tuple(result)
 
 

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from safetensors import SafetensorError
 
 from ..errors import UserError, first_line
 
@@ -40,8 +39,6 @@ def whole_file(path: Path) -> Iterator[Path]:
             with _renamed_when_whole(Path(name), path) as temporary:
                 yield temporary
     except OSError as error:
-        raise cannot_write(path, error) from error
-    except SafetensorError as error:  # the library's own wrapping of a full disk
         raise cannot_write(path, error) from error
 
 

@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 import msgspec
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import UserError, first_line
@@ -19,6 +18,18 @@ from .files import whole_file
 
 Made = TypeVar("Made")
 _DIGEST = "sha256"
+_TYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}  # as the format calls them
 
 
 class TornFileError(Exception):
@@ -32,11 +43,29 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None) -> None:
-    """Write what `save_tensors` writes into a file that is about to get its name."""
+    """Write what `save_tensors` writes into a file that is about to get its name.
+
+    The library's ``save_file`` writes to a temporary file of its own (since 0.8), which a kill would leave behind
+    under a name that nobody knows, and orders its header anew each time. The same content has the same bytes here.
+    """
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    header = {"metadata": json.dumps(dict(metadata or {}), sort_keys=True)}
-    header[_DIGEST] = _digest(plain, header["metadata"])
-    save_file(plain, path, metadata=header)
+    about = {"metadata": json.dumps(dict(metadata or {}), sort_keys=True)}
+    about[_DIGEST] = _digest(plain, about["metadata"])
+    # The widest numbers come first, so that everything lies at a multiple of its own width.
+    names = sorted(plain, key=lambda name: (-plain[name].element_size(), name))
+    header: dict[str, Any] = {"__metadata__": about}
+    end = 0
+    for name in names:
+        begin, end = end, end + plain[name].nbytes
+        header[name] = {
+            "dtype": _TYPES[plain[name].dtype], "shape": list(plain[name].shape), "data_offsets": [begin, end]
+        }  # fmt: skip
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in names:
+            file.write(_bytes_of(plain[name]))
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -82,6 +111,8 @@ def read_typed(
     Raises:
         UserError: No such file, a damaged one, one of something else, or one of a newer version.
     """
+    if path.is_dir():
+        raise UserError(f"{called} is a folder; give a file of {maker}")
     if not path.is_file():
         raise UserError(f"{called} is not there; make it with {maker}")
     try:
@@ -120,5 +151,9 @@ def _digest(tensors: Mapping[str, Tensor], metadata: str) -> str:
     for name in sorted(tensors):
         value = tensors[name]
         digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
-        digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)  # NumPy has no bfloat16
+        digest.update(_bytes_of(value))
     return digest.hexdigest()
+
+
+def _bytes_of(value: Tensor) -> memoryview:
+    return value.contiguous().reshape(-1).view(torch.uint8).numpy().data  # as bytes: NumPy has no bfloat16
