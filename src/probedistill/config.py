@@ -290,6 +290,12 @@ class DistillConfig:
     """Another encoder to distil for at the same time: NAME, NAME@PIXELS or a YAML file of encoder options."""
     encoder_weights: list[float] = field(default_factory=list)
     """Weight of each encoder's objective in the loss, in the order of the encoders. Default: 1."""
+    layers: int | Literal["auto"] = "auto"
+    """Inner layers of the encoder that the method is asked of as well, which makes for images that other encoders
+    understand, too; 0: none. auto: 3 for --method auto, else 0. Models of timm give their layers; other encoders take
+    part with their features alone."""
+    layer_weight: float = 1.0
+    """Weight of the inner layers together, beside the 1 of the encoder's own features."""
     soft_labels: Literal["none", "source", "learned"] = "none"
     """Soft labels stored with the images: none, source (the real-data head's), learned (for the images as shipped)."""
     keep_head: bool = False
@@ -357,7 +363,8 @@ class DistillConfig:
         init = ("blend" if from_photos else "noise") if self.canvas.init == "auto" else self.canvas.init
         canvas = replace(self.canvas, init=init)
         lr = (0.05 if (method, init) == ("clp", "noise") else 0.02) if self.lr == "auto" else self.lr
-        config = replace(self, method=method, real_views=self.real_view_count, canvas=canvas, lr=lr)
+        layers = (3 if from_photos else 0) if self.layers == "auto" else self.layers
+        config = replace(self, method=method, real_views=self.real_view_count, canvas=canvas, lr=lr, layers=layers)
         config.check()
         return config
 
@@ -381,6 +388,13 @@ class DistillConfig:
             raise UserError(f"micro_batch {self.micro_batch} must be auto or at least 1")
         for weight in self.encoder_weights:
             check_number("encoder_weights", weight, more_than=True)
+        if self.layers != "auto":
+            check_number("layers", self.layers, whole=True)
+        check_number("layer_weight", self.layer_weight)
+        if self.layers not in ("auto", 0) and self.method == "lgm" and self.lgm.fresh:
+            raise UserError(
+                f"layers {self.layers} needs stored features, and lgm.fresh has none; leave one of them out"
+            )
         check_name("schedule", self.schedule, ["cosine", "constant"])
         check_name("soft_labels", self.soft_labels, SOFT_LABELS)
         if self.method_args and self.method in METHODS.built_in:

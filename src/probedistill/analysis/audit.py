@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from .._version import __version__
 from ..config import DistillConfig
+from ..distillation.start import InnerLayers, inner_layers
 from ..encoders.encoder import Encoder
 from ..errors import UserError
 from ..features.encode import encode, prefetched
@@ -312,10 +314,13 @@ def audit(
     budget = check_budget(shadows, minutes)
     train = of_classes(train, distilled.class_names, "the set")
     config = _shadow_config(distilled, encoder, shadow_steps) if budget else None
+    inner: Sequence[InnerLayers | None] = []
     if config is None:
         bank = store.of(encoder, train)
     else:
-        bank = store.of(encoder, train, views=config.real_view_count, augment=config.augment, seed=config.seed)
+        of_run = partial(store.of, images=train, views=config.real_view_count, augment=config.augment, seed=config.seed)
+        inner = inner_layers(config, [encoder], of_run)
+        bank = of_run(encoder)
     if len(bank) < 4:
         raise UserError(f"{train.spec!r} has {len(bank)} readable photos; an audit takes at least 4")
     photos = _photo_thumbnails(encoder, train, bank.indices, store.progress)
@@ -336,7 +341,7 @@ def audit(
     members = None
     target = Path(out) if out is not None else None
     if config is not None:
-        made = Shadows(config, encoder, train, bank, photos, seed)
+        made = Shadows(config, encoder, train, bank, photos, seed, inner)
         members = membership(made, budget, minutes=minutes, folder=target, progress=store.progress)
     result = Audit(
         MadeBy(distilled.run.method, source.name if source else None),

@@ -8,6 +8,7 @@ likelihood-ratio attack LiRA (Carlini et al., arXiv 2112.03570).
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from .._version import __version__
 from ..config import DistillConfig
-from ..distillation.start import make_distiller
+from ..distillation.start import InnerLayers, make_distiller
 from ..encoders.encoder import Encoder
 from ..errors import UserError
 from ..features.bank import FeatureBank
@@ -195,6 +196,7 @@ class Shadows:
         bank: Their features.
         photos: Their thumbnails (N, 32, 32), in the order of the bank.
         seed: Seed of the halves and of the sets.
+        inner: The encoder's inner layers, if the run asks for them.
     """
 
     config: DistillConfig
@@ -203,6 +205,7 @@ class Shadows:
     bank: FeatureBank
     photos: Tensor
     seed: int
+    inner: Sequence[InnerLayers | None] = ()
 
     @property
     def key(self) -> str:
@@ -216,8 +219,9 @@ class Shadows:
         """Distil a shadow set and score every photo, (3, N)."""
         rows = torch.from_numpy(np.flatnonzero(members))
         seed = seed_of(self.seed, Stream.SHADOW_HALVES, number, 1) % 2**31  # the attacker does not know the run's
+        inner = [None if deep is None else deep.select(rows) for deep in self.inner]
         distiller = make_distiller(
-            replace(self.config, seed=seed), [self.encoder], [self.bank.select(rows)], self.train
+            replace(self.config, seed=seed), [self.encoder], [self.bank.select(rows)], self.train, inner=inner
         )
         for _ in range(self.config.steps):
             distiller.step()

@@ -249,6 +249,7 @@ def _going_on(
     return replace(
         config, steps=config.steps if steps is None else steps, seed=config.seed if seed is None else seed, also=[],
         canvas=canvas, keep_head=head and first.products is not None, soft_labels="none", keep_stats=True,
+        layers=0,
     )  # fmt: skip
 
 

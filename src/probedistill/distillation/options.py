@@ -29,6 +29,8 @@ class DistillOptions(TypedDict, total=False):
     micro_batch: int | Literal["auto"]
     also: list[str]
     encoder_weights: list[float]
+    layers: int | Literal["auto"]
+    layer_weight: float
     soft_labels: Literal["none", "source", "learned"]
     keep_head: bool
     keep_stats: bool

@@ -13,6 +13,7 @@ import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -60,7 +61,7 @@ from .engine import Distiller
 from .folder import NoFolder, RunFolder, begun_by_this_launch
 from .from_statistics import images_record, read_statistics, settled, statistics_for
 from .options import DistillOptions, with_options
-from .start import load_method, make_distiller
+from .start import inner_layers, load_method, make_distiller
 
 Data = str | ImagesConfig | LabelledImages | StatisticsConfig | ClassStatistics | Sequence[ClassStatistics]
 """What a set is distilled from: real images, or their statistics."""
@@ -335,13 +336,18 @@ def _open(
     config, features, encoders = task.config, task.features, task.encoders
     try:
         data = task.data
+        inner = inner_layers(config, encoders, partial(_bank, task))
         banks = _banks(task)
         test = None
         if data.test is not None and task.run.evaluate_every != 0:
             test = features.of(encoders[0], data.test.with_classes(task.record.class_names))
         if task.base is not None:
             task.base.prepare(encoders, features, config)
-        distiller = make_distiller(config, encoders, data.statistics or banks, data.train, task.team, task.base)
+        real = data.statistics or banks
+        distiller = make_distiller(config, encoders, real, data.train, task.team, task.base, inner)
+        for deep in inner:
+            if deep is not None:
+                features.release(deep.encoder)  # the objective has taken what it needs
         checkpoint = folder.checkpoint(task.record)
         step = checkpoint.step if checkpoint is not None else 0
         if not task.team.agree(step):  # and everyone has looked before anyone changes the folder
@@ -365,13 +371,14 @@ def _open(
 
 def _banks(task: _Task) -> list[FeatureBank]:
     """Each encoder's features of the real images; none where there are only statistics."""
-    if task.data.train is None:
-        return []
+    return [_bank(task, encoder) for encoder in task.encoders] if task.data.train is not None else []
+
+
+def _bank(task: _Task, encoder: Encoder) -> FeatureBank:
+    """An encoder's features of the real images."""
     train, config = task.data.train, task.config
-    return [
-        task.features.of(encoder, train, views=config.real_view_count, augment=config.augment, seed=config.seed)
-        for encoder in task.encoders
-    ]
+    assert train is not None
+    return task.features.of(encoder, train, views=config.real_view_count, augment=config.augment, seed=config.seed)
 
 
 def _callbacks(task: _Task, folder: NoFolder, own: Sequence[Callback]) -> list[Callback]:

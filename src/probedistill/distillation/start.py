@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from ..images.decode import UnreadableImageError
 from ..images.labelled import LabelledImages
 from ..machine.processes import ALONE, Processes
 from ..methods import CANVASES, METHODS, Normalization
+from ..objectives.layers import with_inner_layers
 from ..objectives.moments import Draws, RealMoments
 from ..objectives.real import Objective, RealFeatures
 from .base import Base
@@ -90,15 +92,70 @@ def make_objective(
         device: Where the synthetic features are.
         fresh: Where fresh batches of real images come from.
     """
-    own_way = config.method not in METHODS.built_in  # such a method normalises, or does not, as it likes
-    normalize: Normalization = "none" if own_way else config.options()["normalize"]
+    normalize = _normalization(config)
     if isinstance(bank, ClassStatistics):
         return load_method(config)(RealMoments(Draws(bank, seed=config.seed), normalize, device))
-    on_gpu = torch.device(device).type == "cuda"
-    held = bank.in_memory and not (on_gpu and bank.num_bytes > comfortable_bytes(device))
-    features = bank.all_views()[0] if held else bank
+    features = bank.all_views()[0] if _may_be_held(bank, device) else bank
     real = RealFeatures(features, bank.all_labels(), bank.num_classes, normalize, device, fresh)
     return load_method(config)(real)
+
+
+def _normalization(config: DistillConfig) -> Normalization:
+    if config.method not in METHODS.built_in:
+        return "none"  # a method of the user's own normalises, or does not, as it likes
+    normalize: Normalization = config.options()["normalize"]
+    return normalize
+
+
+def _may_be_held(bank: FeatureBank, device: torch.device | str) -> bool:
+    on_gpu = torch.device(device).type == "cuda"
+    return bank.in_memory and not (on_gpu and bank.num_bytes > comfortable_bytes(device))
+
+
+@dataclass(frozen=True)
+class InnerLayers:
+    """What a run needs to ask its method of an encoder's inner layers.
+
+    Attributes:
+        encoder: The encoder with the layers' features after its own (`Encoder.with_layers`).
+        bank: These features of the real images.
+    """
+
+    encoder: Encoder
+    bank: FeatureBank
+
+    def select(self, rows: Tensor) -> InnerLayers:
+        """The same with some of the real images."""
+        return replace(self, bank=self.bank.select(rows))
+
+    def beside(self, own: Objective, config: DistillConfig) -> Objective:
+        """The objective of the encoder's features and of its layers; ``own`` is that of the features."""
+        plain, device, made = self.encoder.plain, self.encoder.device, []
+        method, normalize, start = load_method(config), _normalization(config), plain.dim
+        for width in self.encoder.widths:
+            columns = self.bank.columns(start, start + width)
+            features = columns.all_views() if _may_be_held(self.bank, device) else columns
+            real = RealFeatures(features, self.bank.all_labels(), self.bank.num_classes, normalize, device)
+            made.append((width, method(real)))
+            start += width
+        return with_inner_layers(own, plain.dim, made, config.layer_weight)
+
+
+def inner_layers(
+    config: DistillConfig, encoders: Sequence[Encoder], bank_of: Callable[[Encoder], FeatureBank]
+) -> list[InnerLayers | None]:
+    """The inner layers of each encoder that gives any, as many as a resolved config asks for.
+
+    Args:
+        config: Resolved.
+        encoders: The run's encoders.
+        bank_of: Gives the features of the real images.
+    """
+    assert config.layers != "auto", "a resolved config"
+    if not config.layers:
+        return []
+    deep = [encoder.with_layers(config.layers) for encoder in encoders]
+    return [InnerLayers(encoder, bank_of(encoder)) if encoder.widths else None for encoder in deep]
 
 
 def make_distiller(
@@ -108,6 +165,7 @@ def make_distiller(
     train: LabelledImages | None = None,
     team: Processes = ALONE,
     base: Base | None = None,
+    inner: Sequence[InnerLayers | None] = (),
 ) -> Distiller:
     """The engine for a resolved config, at step 0.
 
@@ -118,6 +176,7 @@ def make_distiller(
         train: The real images, needed to start from them, and for fresh batches.
         team: The processes that share the run.
         base: The set that the run goes on from; the engine then holds the images that change.
+        inner: Each encoder's inner layers, from `inner_layers`; empty for none.
 
     Raises:
         UserError: More processes than images, or no real images although they are needed.
@@ -128,14 +187,17 @@ def make_distiller(
         raise UserError(f"{team.count} processes for {len(labels)} synthetic images; start no more than one each")
     weights = config.encoder_weights or [1.0] * len(encoders)
     towers: list[Tower] = []
-    for encoder, bank, weight in zip(encoders, banks, weights, strict=True):
+    layers = inner or [None] * len(encoders)
+    for encoder, bank, weight, deep in zip(encoders, banks, weights, layers, strict=True):
         fresh = None
         if train is not None and isinstance(bank, FeatureBank):
             fresh = FreshBatches(encoder, train, bank.indices, config.augment, config.seed, team)
         objective = make_objective(config, bank, encoder.device, fresh)
         if base is not None:
             objective = base.beside_fixed(objective, encoder, len(towers), config)
-        towers.append(Tower(encoder, objective, weight, encoder.input_size))
+        if deep is not None:
+            objective = deep.beside(objective, config)
+        towers.append(Tower(encoder if deep is None else deep.encoder, objective, weight, encoder.input_size))
     assert config.lr != "auto", "a resolved config"
     loop = Loop(
         steps=config.steps,

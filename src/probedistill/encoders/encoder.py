@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from ..machine.torch_state import own_torch_state
 from .checks import check_features, check_gradient, example_images
 from .fold import fold_batchnorms
 from .known import IMAGENET
+from .layers import features_with_layers, inner_layers
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 RESAMPLING = {
@@ -52,6 +54,7 @@ class Encoder(nn.Module):
         fingerprint: SHA-256 over weights, input size, mean, std, interpolation and crop, and of a ``module:`` encoder
             the factory's file; equal fingerprints mean equal features, as long as what that file imports is the same.
         config: The options with which `load_encoder` made it; ``None`` for one made here.
+        widths: Number of features of each inner layer that follow the encoder's own; see `with_layers`.
 
     Raises:
         UserError: The model cannot take such images, or its features are not those of the image (`checks`).
@@ -82,6 +85,8 @@ class Encoder(nn.Module):
             raise unknown_name("interpolation", interpolation, RESAMPLING)
         self.name, self.input_size, self.precision = name, input_size, precision
         self.config: EncoderConfig | None = None
+        self._layers: tuple[int, ...] = ()
+        self.widths: tuple[int, ...] = ()
         self.interpolation, self.crop_pct, self.cuts = interpolation, crop_pct, cuts
         model = model.eval().requires_grad_(False)
         if any(p.is_floating_point() and p.dtype not in (torch.float32, torch.float64) for p in model.parameters()):
@@ -117,6 +122,33 @@ class Encoder(nn.Module):
     def check_gradient(self) -> None:
         """Raise `UserError` if no gradient reaches the images; distillation needs one, evaluation does not."""
         check_gradient(self, example_images(self.input_size, self.device), name=self.name)
+
+    @torch.no_grad()
+    def with_layers(self, count: int) -> Encoder:
+        """The same encoder with the features of some of its inner layers after its own, in the same pass.
+
+        The weights are shared, not copied.
+
+        Args:
+            count: Number of layers, at most; 0 for none.
+
+        Returns:
+            An encoder of ``dim + sum(widths)`` features with a fingerprint of its own; this very encoder if it does
+            not give its inner layers. All models of timm give them.
+        """
+        layers, widths = inner_layers(self.model, count, self._normalised(example_images(self.input_size, self.device)))
+        if not layers:
+            return self
+        deep = copy.copy(self)
+        deep._layers, deep.widths, deep.dim = layers, widths, self.dim + sum(widths)
+        deep.__dict__["_plain"] = self  # not a submodule: the weights are there once
+        deep.fingerprint = hashlib.sha256(f"{self.fingerprint}|layers {layers}".encode()).hexdigest()
+        return deep
+
+    @property
+    def plain(self) -> Encoder:
+        """The encoder without its inner layers."""
+        return self.__dict__.get("_plain", self)
 
     @property
     def device(self) -> torch.device:
@@ -164,9 +196,15 @@ class Encoder(nn.Module):
     def _output(self, images: Tensor) -> Any:
         """What the model gives for normalised images of its size."""
         if self.precision == "fp32":
-            return self.model(images)
+            return self._forward_model(images)
         with torch.autocast(images.device.type, _AUTOCAST[self.precision]):
+            return self._forward_model(images)
+
+    def _forward_model(self, images: Tensor) -> Any:
+        if not self._layers:
             return self.model(images)
+        parts = features_with_layers(self.model, images, self._layers)
+        return torch.cat([part.to(parts[-1].dtype) for part in parts], dim=1)
 
     def centre_view(self, image: Image.Image, side: int | None = None) -> Tensor:
         """The evaluation view of a real image: short side resized, centre-cropped.

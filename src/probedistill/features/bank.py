@@ -266,6 +266,10 @@ class FeatureBank:
             self.labels[rows], self.indices[rows], self.class_names, self.manifest,
         )  # fmt: skip
 
+    def columns(self, start: int, stop: int) -> FeatureColumns:
+        """Some features of each image, read where the bank reads its own."""
+        return FeatureColumns(self, slice(start, stop))
+
     def check_encoder(self, encoder: Encoder) -> None:
         """Raise `UserError` unless these features are of ``encoder``."""
         made_by = self.manifest.encoder if self.manifest is not None else EncoderNote("?", "", self.dim)
@@ -274,6 +278,41 @@ class FeatureBank:
                 f"the features are of encoder {made_by.name!r} ({made_by.fingerprint[:12]}), not of {encoder.name!r} "
                 f"({encoder.fingerprint[:12]}); extract them with this encoder"
             )
+
+
+@dataclass(frozen=True)
+class FeatureColumns:
+    """Some of the d features of every image of a bank.
+
+    Attributes:
+        bank: The bank.
+        which: Their columns.
+    """
+
+    bank: FeatureBank
+    which: slice
+
+    @property
+    def dim(self) -> int:
+        """How many they are."""
+        return len(range(*self.which.indices(self.bank.dim)))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the features as they are given out."""
+        return self.bank.dtype
+
+    def all_views(self) -> Tensor:
+        """Features (n, dim) as `FeatureBank.all_views`, all in memory."""
+        return self.bank.all_views()[0][:, self.which].contiguous()
+
+    def blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """One pass over features (n, dim) and labels (n,), in bounded memory."""
+        return ((features[:, self.which], labels) for features, labels in self.bank.blocks())
+
+    def take(self, rows: Tensor) -> Tensor:
+        """Features (n, dim) of some rows of `FeatureBank.all_views`."""
+        return self.bank.take(rows)[:, self.which]
 
 
 def _at_least_float32(features: Tensor) -> Tensor:

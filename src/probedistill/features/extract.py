@@ -198,6 +198,11 @@ class ShardContent:
         centre, augmented = self.features.read()
         return replace(self, features=Held(centre.float(), augmented.float()))
 
+    def first_features(self, dim: int) -> ShardContent:
+        """The shard with the first ``dim`` features of each view alone."""
+        centre, augmented = self.features.read()
+        return replace(self, features=Held(centre[:, :dim].contiguous(), augmented[..., :dim].contiguous()))
+
     def in_file(self, path: Path) -> ShardContent:
         """The shard as a file that is read when it is needed."""
         return replace(self, features=Shard(path, len(self.indices)))
@@ -266,6 +271,11 @@ class BankFiles:
         fresh = [number for number in missing if not (self.manifest.views and centres.path(number).exists())]
         return sum(len(self.rows(n)) for n in missing) * self.manifest.views + sum(len(self.rows(n)) for n in fresh)
 
+    def of_encoder(self, encoder: Encoder) -> BankFiles:
+        """The bank of another encoder's features of the same images."""
+        note = EncoderNote(encoder.name, encoder.fingerprint, encoder.dim)
+        return BankFiles(replace(self.manifest, encoder=note), self._cache)
+
     def centres(self) -> BankFiles:
         """The bank of the same images without views."""
         return BankFiles(replace(self.manifest, views=0, augment=None, seed=None), self._cache)
@@ -324,7 +334,16 @@ class _Work:
             return content
         content = self._extract(number, bar)
         self.files.write(number, content)
+        self._write_plain(number, content)
         return content
+
+    def _write_plain(self, number: int, content: ShardContent) -> None:
+        """Keep the features of an encoder without its inner layers, too: they came in the same pass."""
+        if self.encoder.plain is self.encoder:
+            return
+        files = self.files.of_encoder(self.encoder.plain)
+        if not files.path(number).exists():
+            files.write(number, content.first_features(self.encoder.plain.dim))
 
     def _some_read_by_now(self, rows: range, content: ShardContent) -> bool:
         """Whether an image that a stored shard has left out can be read: it was locked or out of reach then."""

@@ -1,0 +1,35 @@
+"""An objective asked of an encoder's inner layers as well."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .real import Objective
+
+
+def with_inner_layers(own: Objective, dim: int, inner: Sequence[tuple[int, Objective]], weight: float) -> Objective:
+    """The objective of an encoder's own features plus ``weight`` times the mean of those of its inner layers.
+
+    A loss on the last layer alone is met by patterns that only this encoder sees. What the layers before it see is
+    more like what other encoders see, and nearer to the pixels.
+
+    Args:
+        own: Of the features (n, d).
+        dim: d.
+        inner: Width and objective of each layer whose features follow.
+        weight: Of the layers together.
+
+    Returns:
+        The objective of features (n, d + the widths' sum).
+    """
+    widths = [dim, *(width for width, _ in inner)]
+
+    def objective(features: Tensor, labels: Tensor, step: int) -> Tensor:
+        first, *layers = features.split(widths, dim=1)
+        of_layers = [of_layer(part, labels, step) for part, (_, of_layer) in zip(layers, inner, strict=True)]
+        return own(first, labels, step) + weight * torch.stack(of_layers).mean()
+
+    return objective
