@@ -1,4 +1,4 @@
-"""A stand-in for the Hugging Face hub: the part of its HTTP interface that push and hub: need, in memory."""
+"""A stand-in for the Hugging Face hub: the part of its HTTP interface for push, hub: and `datasets`, in memory."""
 
 from __future__ import annotations
 
@@ -13,6 +13,10 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 
+def digest_of(data: bytes) -> str:
+    return hashlib.sha1(data).hexdigest()
+
+
 @dataclass
 class Repo:
     private: bool = False
@@ -23,7 +27,7 @@ class Repo:
         return self.commits[-1] if self.commits else {}
 
     def sha(self, number: int = -1) -> str:
-        return hashlib.sha1(str(range(len(self.commits))[number]).encode()).hexdigest()
+        return digest_of(str(range(len(self.commits))[number]).encode())
 
     def at(self, revision: str) -> int | None:
         known = {self.sha(i): i for i in range(len(self.commits))} | {"main": len(self.commits) - 1, "v1": 0}
@@ -95,21 +99,39 @@ class Hub:
                 hub.asked.append(f"{self.command} {path}")
                 if match := re.fullmatch(r"/api/datasets/([^/]+/[^/]+)(/revision/(.+))?", path):
                     return self.info(match[1], match[3] or "main")
-                if match := re.fullmatch(r"/api/datasets/([^/]+/[^/]+)/tree/([^/]+)(/.*)?", path):
-                    repo = hub.repos[match[1]]
-                    return self.say([{"type": "file", "path": name, "size": len(data), "oid": "0" * 40}
-                                     for name, data in repo.files.items()])  # fmt: skip
+                if match := re.fullmatch(r"/api/datasets/([^/]+/[^/]+)/tree/([^/]+)/?(.*)", path):
+                    return self.tree(hub.repos[match[1]], match[2], match[3])
                 if match := re.fullmatch(r"/datasets/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
                     repo = hub.repos[match[1]]
                     number = repo.at(match[2])
                     data = None if number is None else repo.commits[number].get(match[3])
                     if data is None:
                         return self.answer(404, X_Error_Code="EntryNotFound")
-                    etag = f'"{hashlib.sha1(data).hexdigest()}"'
+                    etag = f'"{digest_of(data)}"'
                     return self.answer(200, data, X_Repo_Commit=repo.sha(number), ETag=etag)
                 return self.missing()
 
             do_HEAD = do_GET
+
+            def tree(self, repo: Repo, revision: str, place: str) -> None:
+                """Files and folders below a place, of all depths if that is asked for."""
+                number = repo.at(revision)
+                files = repo.commits[number] if repo.commits and number is not None else {}
+                found: dict[str, dict[str, Any]] = {}
+                below = f"{place}/" if place else ""
+                for name, data in files.items():
+                    if name.startswith(below):
+                        parts = name.split("/")
+                        for depth in range(below.count("/") + 1, len(parts)):
+                            folder = "/".join(parts[:depth])
+                            found[folder] = {"type": "directory", "path": folder, "oid": "0" * 40, "size": 0}
+                        found[name] = {"type": "file", "path": name, "size": len(data), "oid": digest_of(data)}
+                if "recursive=true" not in self.path.lower():
+                    found = {name: one for name, one in found.items() if "/" not in name[len(below) :]}
+                if not found and place:
+                    self.answer(404, b"{}", X_Error_Code="EntryNotFound")
+                else:
+                    self.say(list(found.values()))
 
             def info(self, name: str, revision: str) -> None:
                 repo = hub.repos.get(name)

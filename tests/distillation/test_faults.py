@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pyarrow.parquet as parquet
 import pytest
 import torch
 import yaml
@@ -52,8 +53,8 @@ def check_files(folder: Path) -> None:
                 image.load()
         elif path.suffix == ".json":
             json.loads(path.read_text())
-        elif path.suffix == ".jsonl":
-            assert [json.loads(line) for line in path.read_text().splitlines()]
+        elif path.suffix == ".parquet":
+            assert parquet.read_table(path).num_rows
         elif path.suffix == ".yaml":
             assert yaml.safe_load(path.read_text())
         elif path.name in ("README.md", "held-out.txt"):
@@ -95,7 +96,7 @@ def files(folder: Path) -> list[str]:
 
 
 FINISHED = ["README.md", "SHA256SUMS", "config.yaml", "images/cat/000.png", "images/dog/000.png",
-            "images/metadata.jsonl", "preview.png", "run.json", "tensors.safetensors"]  # fmt: skip
+            "images/metadata.parquet", "preview.png", "run.json", "tensors.safetensors"]  # fmt: skip
 
 
 # ---------------------------------------------------------------- SIGKILL
@@ -636,7 +637,7 @@ def test_class_names_that_differ_by_case_or_accents_alone(tmp_path):
 
     labels = torch.arange(len(names))
     saved = DistilledSet(torch.rand(len(names), 3, 8, 8), labels, tuple(names)).save(tmp_path / "set")
-    lines = [json.loads(line) for line in (saved / "images/metadata.jsonl").read_text().splitlines()]
+    lines = parquet.read_table(saved / "images/metadata.parquet").to_pylist()
     assert [line["class_name"] for line in lines] == names
     assert all((saved / "images" / line["file_name"]).is_file() for line in lines)
     assert DistilledSet.load(saved).class_names == tuple(names)

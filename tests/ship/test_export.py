@@ -11,6 +11,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
+import pyarrow.parquet as parquet
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -27,6 +28,7 @@ from probedistill.config import ImagesConfig
 from probedistill.ship.export import _search, encode_image, export, feature_distance, pixel_error
 from probedistill.store.distilled import Head
 from probedistill.store.pixels import decode_files, to_8_bits
+from probedistill.store.table import table_bytes
 
 SIDE = 24
 
@@ -61,9 +63,9 @@ def test_layout(saved):
     files = sorted(str(p.relative_to(saved)) for p in saved.rglob("*") if p.is_file())
     assert files == [
         "README.md", "SHA256SUMS", "images/cat/000.webp", "images/cat/001.webp", "images/dog/000.webp",
-        "images/dog/001.webp", "images/metadata.jsonl", "run.json", "tensors.safetensors",
+        "images/dog/001.webp", "images/metadata.parquet", "run.json", "tensors.safetensors",
     ]  # fmt: skip
-    lines = [json.loads(line) for line in (saved / "images/metadata.jsonl").read_text().splitlines()]
+    lines = parquet.read_table(saved / "images/metadata.parquet").to_pylist()
     assert lines[3] == {"file_name": "dog/001.webp", "label": 1, "class_name": "dog"}
 
 
@@ -97,7 +99,7 @@ def test_run_json_keeps_the_run_and_adds_the_export(saved):
     assert run["device"] == "x"
     assert run["finished"]
     images = sum(p.stat().st_size for p in saved.rglob("*.webp"))
-    beside = sum((saved / name).stat().st_size for name in ("images/metadata.jsonl", "tensors.safetensors"))
+    beside = sum((saved / name).stat().st_size for name in ("images/metadata.parquet", "tensors.safetensors"))
     assert run["export"] == {
         "format": "webp", "quality": 90, "image_size": SIDE, "bytes": images, "total_bytes": images + beside
     }  # fmt: skip
@@ -134,6 +136,7 @@ def test_torchvision_and_hugging_face_read_it(tmp_path):
     datasets = pytest.importorskip("datasets")
     data = datasets.load_dataset("imagefolder", data_dir=str(tmp_path / "jpeg/images"), cache_dir=str(tmp_path / "hf"))
     assert sorted(data["train"]["label"]) == sorted(2 * list(range(5)))
+    assert data["train"].features["label"].names == names
 
 
 @pytest.mark.slow
@@ -161,7 +164,7 @@ def test_an_export_can_be_exported_and_saved(tmp_path, saved):
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_budget_is_kept(tmp_path, budget):
     report = write(make_set(), tmp_path / "small", max_bytes=budget, overwrite=True)
-    files = [p for p in (tmp_path / "small/images").rglob("*") if p.suffix != ".jsonl" and p.is_file()]
+    files = [p for p in (tmp_path / "small/images").rglob("*") if p.suffix != ".parquet" and p.is_file()]
     assert report.bytes == sum(p.stat().st_size for p in files) <= budget
     assert len(files) == 4
 
@@ -295,11 +298,10 @@ def test_damage_is_one_line(saved, damage):
 def test_what_metadata_says_of_names_is_not_followed(saved, tmp_path):
     before = DistilledSet.load(saved)
     _other_image(tmp_path / "secret.webp")
-    lines = [json.dumps({"file_name": "../../secret.webp", "label": 1, "class_name": "dog"})] * 4
     _other_image(saved / "images/cat/002.webp")  # a file that the set does not have
     assert torch.equal(DistilledSet.load(saved).images, before.images)
-    (saved / "images/metadata.jsonl").write_text("\n".join(lines))
-    with pytest.raises(UserError, match=r"images/metadata\.jsonl is not what was written"):
+    (saved / "images/metadata.parquet").write_bytes(table_bytes(["../../secret.webp"] * 4, [1] * 4, ["cat", "dog"]))
+    with pytest.raises(UserError, match=r"images/metadata\.parquet is not what was written"):
         DistilledSet.load(saved)
 
 
@@ -337,7 +339,7 @@ def test_an_export_is_replaced_on_request_only(saved):
     assert files == [
         "README.md",
         "SHA256SUMS",
-        "images/metadata.jsonl",
+        "images/metadata.parquet",
         "images/owl/000.png",
         "run.json",
         "tensors.safetensors",

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +18,7 @@ from helpers_runs import run_record
 from probedistill import DistilledSet, UserError, export
 from probedistill.ship.hub import push
 from probedistill.store.named import run_folder
+from probedistill.store.pixels import to_8_bits
 from probedistill.store.run_record import ImagesRecord
 
 NAMES = ("cat", "a b/c", "train", "[x]*")
@@ -59,6 +63,25 @@ def test_what_is_pushed_comes_back(hub, run):
     assert sorted(hub.repos["me/set"].files) == sorted(
         p.relative_to(run).as_posix() for p in run.rglob("*") if p.is_file() and p.name != "evaluation-x.json"
     )
+
+
+@pytest.mark.slow
+def test_datasets_reads_a_repository_with_the_names_of_its_classes(hub, tmp_path):
+    """In a process of its own, since `datasets` takes the address of the hub when it is imported."""
+    names = ["b", "bullet train", "a: 'b'", "null", "1.0", "caf\u00e9", " x"]
+    images = torch.rand(len(names), 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    run = DistilledSet(images, torch.arange(len(names)), tuple(names)).save(tmp_path / "run")
+    push(run, "me/set")
+    code = """
+import json, datasets
+data = datasets.load_dataset("me/set", split="train")
+rows = [(row["label"], row["class_name"], row["image"].tobytes().hex()) for row in data]
+print(json.dumps([data.features["label"].names, rows]))
+"""
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "0"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    pixels = [image.permute(1, 2, 0).numpy().tobytes().hex() for image in to_8_bits(images)]
+    assert json.loads(done.stdout) == [names, [list(row) for row in zip(range(len(names)), names, pixels)]]
 
 
 def test_an_export_travels_as_it_is(hub, run, tmp_path):

@@ -7,6 +7,7 @@ import os
 from dataclasses import replace
 
 import numpy as np
+import pyarrow.parquet as parquet
 import pytest
 import torch
 from PIL import Image
@@ -44,9 +45,9 @@ def test_layout(saved):
     assert files == [
         "README.md", "SHA256SUMS", "images/cat/000.png", "images/cat/001.png", "images/dog/000.png",
         "images/dog/001.png",
-        "images/metadata.jsonl", "run.json", "tensors.safetensors",
+        "images/metadata.parquet", "run.json", "tensors.safetensors",
     ]  # fmt: skip
-    lines = [json.loads(line) for line in (saved / "images/metadata.jsonl").read_text().splitlines()]
+    lines = parquet.read_table(saved / "images/metadata.parquet").to_pylist()
     assert lines[3] == {"file_name": "dog/001.png", "label": 1, "class_name": "dog"}
 
 
@@ -90,6 +91,7 @@ def test_hugging_face_reads_it(tmp_path, names):
     rows = sorted(data["train"], key=lambda row: row["label"])
     assert [row["label"] for row in rows] == [label for label in range(len(names)) for _ in "ab"]
     assert [row["class_name"] for row in rows] == [name for name in names for _ in "ab"]
+    assert data["train"].features["label"].names == names
     assert rows[0]["image"].size == (12, 12)
 
 
@@ -113,7 +115,7 @@ def test_class_names_stay_inside_the_folder_and_apart(tmp_path):
 
 def test_same_set_gives_the_same_bytes(tmp_path):
     one, two = make_set().save(tmp_path / "one"), make_set().save(tmp_path / "two")
-    for path in (p for p in one.rglob("*") if p.suffix in (".png", ".json", ".jsonl")):
+    for path in (p for p in one.rglob("*") if p.suffix in (".png", ".json", ".parquet")):
         assert path.read_bytes() == (two / path.relative_to(one)).read_bytes()
 
 

@@ -17,8 +17,10 @@ from torchvision.datasets import ImageFolder
 from probedistill import DistilledSet, UserError
 from probedistill.images.labelled import check_class_names
 from probedistill.store.layout import class_folders, safe_name, unique_names
+from probedistill.store.pixels import to_8_bits
 
-WORDS = ["train", "test", "dev", "validation", "val", "eval", "training", "metadata.jsonl", "CON", "nul.txt", ".", "..",
+WORDS = ["train", "no", "yes", "null", "1.0", "2020-01-01", '"', "'", ": ", " #", "- a", "!x",
+         "test", "dev", "validation", "val", "eval", "training", "metadata.jsonl", "CON", "nul.txt", ".", "..",
          "0", "10", "2", "cat", "Cat", "caf\u00e9", "cafe\u0301", "a/b", "a\\b", "~", "__pycache__", "data", "x.eval",
          "-", "_", " ", "%", "%41", "#", "?", "*", "[a]", "{a}", "a::b", "x.zip", "README.md", "\u200fx"]  # fmt: skip
 name_parts = st.one_of(
@@ -43,12 +45,24 @@ def make_set(names) -> DistilledSet:
     return DistilledSet(images, torch.arange(len(names)), tuple(names))
 
 
-def as_datasets_reads(folder: Path) -> list[tuple[int, str]]:
+def routes(folder: Path) -> dict[str, dict[str, str]]:
+    """Every way in which somebody would load the images of a run with `datasets`."""
+    return {
+        "the run": {"path": str(folder)},
+        "its images": {"path": str(folder / "images")},
+        "its images as an image folder": {"path": "imagefolder", "data_dir": str(folder / "images")},
+    }
+
+
+def as_datasets_reads(path: str, **options: str) -> tuple[list[str], list[tuple[int, str, bytes]]]:
+    """Names of the classes, and number, name and pixels of each image."""
     datasets = pytest.importorskip("datasets")
     cache = tempfile.mkdtemp()
     try:
-        found = datasets.load_dataset("imagefolder", data_dir=str(folder / "images"), cache_dir=cache)
-        return [(row["label"], row["class_name"]) for part in found.values() for row in part]
+        found = datasets.load_dataset(path, **options, cache_dir=cache)
+        assert list(found) == ["train"]
+        rows = [(row["label"], row["class_name"], row["image"].tobytes()) for row in found["train"]]
+        return found["train"].features["label"].names, rows
     finally:
         shutil.rmtree(cache)
 
@@ -70,22 +84,28 @@ def test_folders_are_safe_in_order_and_reversible(names):
 
 
 @pytest.mark.slow
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
 @given(class_names)
 @example(["red", "green", "blue"])
 @example(["bus", "car", "plane", "train"])
 @example(["train", "test", "dev", "validation"])
 @example(["9 train", "train-9", "my_train_x"])
-@example(["metadata.jsonl", "metadata.csv"])
+@example(["metadata.jsonl", "metadata.csv", "metadata.parquet"])
+@example(["no", "yes", "null", "1.0", "2020-01-01", " x", 'it\'s: "so"', "- a"])
+@example(["bullet train", "test tube", "dev", "caf\u00e9"])
 @example([str(i) for i in range(12)])
-def test_three_readers_agree(names):
+def test_all_readers_agree(names):
     with tempfile.TemporaryDirectory() as place:
         folder = make_set(names).save(Path(place) / "run")
-        assert DistilledSet.load(folder).class_names == tuple(names)
+        distilled = DistilledSet.load(folder)
+        assert distilled.class_names == tuple(names)
+        pixels = [image.permute(1, 2, 0).numpy().tobytes() for image in to_8_bits(distilled.images)]
         torchvision = ImageFolder(str(folder / "images"))
         assert torchvision.classes == class_folders(names)
-        assert torchvision.targets == list(range(len(names)))
-        assert sorted(as_datasets_reads(folder)) == list(enumerate(names))
+        assert [(label, image.tobytes()) for image, label in torchvision] == list(enumerate(pixels))
+        for way, options in routes(folder).items():
+            expected = list(zip(range(len(names)), names, pixels, strict=True))
+            assert as_datasets_reads(**options) == (names, expected), way
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ def saved(tmp_path):
     return make_set().save(tmp_path / "run")
 
 
-FILES = ["run.json", "tensors.safetensors", "images/metadata.jsonl", "images/cat/000.png"]
+FILES = ["run.json", "tensors.safetensors", "images/metadata.parquet", "images/cat/000.png"]
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -34,15 +34,15 @@ def test_a_file_of_another_run_is_refused(saved, tmp_path, name):
         make_set(1).save(other)
         content = json.loads((other / name).read_text())
         (other / name).write_text(json.dumps({**content, "device": "elsewhere", "sha256": None}))
-    if name == "images/metadata.jsonl":
-        (other / name).write_text((other / name).read_text().replace('"dog"', '"cow"'))
+    if name == "images/metadata.parquet":
+        (other / name).write_bytes((other / name).read_bytes().replace(b"dog", b"cow"))
     shutil.copy(other / name, saved / name)
     with pytest.raises(UserError, match=f"{name} is not what was written"):
         DistilledSet.load(saved)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("file", ["run.json", "images/metadata.jsonl"])
+@pytest.mark.parametrize("file", ["run.json", "images/metadata.parquet"])
 def test_every_changed_digit_is_noticed(saved, file):
     whole = (saved / file).read_bytes()
     places = [at for at, byte in enumerate(whole) if chr(byte).isdigit()]

@@ -33,7 +33,7 @@ SYSTEM_FOLDERS = frozenset(
 """Folders that systems add, in lower case: neither classes nor inside them."""
 
 _SYSTEM_FILES = frozenset({"thumbs.db", "thumbs.db:encryptable", "ehthumbs.db", "desktop.ini", "icon\r"})
-_SIDECARS = frozenset({".txt", ".json", ".jsonl", ".csv", ".md", ".xml", ".yaml", ".yml"})
+_SIDECARS = frozenset({".txt", ".json", ".jsonl", ".parquet", ".csv", ".md", ".xml", ".yaml", ".yml"})
 _DEEPEST = 50  # folders inside a class folder
 
 

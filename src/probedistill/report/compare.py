@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..show.tables import NOTHING, Table
+from ..store.layout import IMAGES, METADATA, OLD_METADATA
 from ..store.records import as_plain
 from .gather import ShownRun
 
@@ -52,8 +53,8 @@ def _state(run: ShownRun) -> list[tuple[str, str]]:
     state = "finished" if run.finished else "not finished"
     found = [("state", f"{state}: {run.progress.reached()}, {run.progress.seconds:.0f} s")]
     if run.pixels is not None:
-        files = [path for path in (run.folder / "images").rglob("*") if path.suffix != ".jsonl" and path.is_file()]
-        kib = sum(path.stat().st_size for path in files) / 1024
+        files = [path for path in (run.folder / IMAGES).rglob("*") if path.is_file()]
+        kib = sum(path.stat().st_size for path in files if path.name not in (METADATA, OLD_METADATA)) / 1024
         side = run.pixels.shape[1]
         what = "distilled images" if run.about.baseline is None else "shipped images"
         found.append((what, f"{len(run.pixels):,} of {side} × {side} px, {kib:,.0f} KiB"))

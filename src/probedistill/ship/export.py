@@ -64,7 +64,7 @@ class ExportReport:
         image_size: Side of the images in pixels.
         images: Number of images.
         bytes: Size of the image files together.
-        total_bytes: Size of the image files, ``metadata.jsonl`` and ``tensors.safetensors``.
+        total_bytes: Size of the image files, ``metadata.parquet`` and ``tensors.safetensors``.
         pixel_error: Root of the mean squared difference from the original images, in 8-bit levels (0 to 255).
         feature_distance: See `feature_distance`; ``None`` without an encoder.
     """

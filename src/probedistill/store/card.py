@@ -246,7 +246,7 @@ def _loading(about: CardOf) -> str:
     code = f"""from probedistill import DistilledSet                    # images, labels, names, history
 distilled = DistilledSet.load("FOLDER")                  # or "hub:USER/NAME"
 
-from datasets import load_dataset                        # columns: image, label, class_name
+from datasets import load_dataset                        # columns: image, label (with its names), class_name
 data = load_dataset("FOLDER", split="train")             # or "USER/NAME"
 
 import torchvision.transforms as T                       # views that probes are trained on

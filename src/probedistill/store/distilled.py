@@ -4,7 +4,7 @@
 
     RUN/
       images/CLASS/000.png …     8-bit images: what is shipped, and what is evaluated
-      images/metadata.jsonl      file_name, label, class_name: Hugging Face's imagefolder reads it
+      images/metadata.parquet    file_name, label, class_name: `datasets` reads it
       tensors.safetensors        images (m, 3, S, S) float32 and labels (m,) int64; on request soft_labels (m, C),
                                  and head.weight (C, d) and head.bias (C,) for classifier inheritance, all float32
       SHA256SUMS                 a digest of each file of the set: what belongs together
@@ -18,7 +18,6 @@ images: its images are what the files give back.
 from __future__ import annotations
 
 import html
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -34,7 +33,7 @@ from ..images.labelled import check_class_names
 from ..text import printable
 from .card import REAL_DATA, CardOf, Licence, real_data, rewrite, write_card
 from .files import cannot_write, whole_file, whole_folder, without_traces
-from .layout import CARD, IMAGES, METADATA, RUN, SUFFIXES, TENSORS, image_files
+from .layout import CARD, IMAGES, METADATA, OLD_METADATA, RUN, SUFFIXES, TENSORS, image_files
 from .named import run_folder
 from .pixels import as_shipped, decode_files, gallery_html, png_files
 from .records import as_plain, from_plain
@@ -49,6 +48,7 @@ from .run_record import (
     write_run,
 )
 from .sums import check_digest, digest, file_digest, read_sums, write_sums
+from .table import table_bytes
 from .tensors import TornFileError, load_tensors, save_tensors, write_tensors
 
 
@@ -163,7 +163,7 @@ class DistilledSet:
         folder = Path(folder)
         check_class_names(self.class_names, "the set")
         target = folder / IMAGES
-        if target.exists() and not (target / METADATA).exists():
+        if target.exists() and not any((target / table).exists() for table in (METADATA, OLD_METADATA)):
             raise UserError(f"{str(target)!r} holds images of something else; choose another output folder")
         run, tensors = self._record(), {"labels": self.labels, **self._extra_tensors()}
         files: Iterable[bytes]
@@ -208,13 +208,13 @@ class DistilledSet:
 
     def _write_images(self, folder: Path, files: Iterable[bytes], suffix: str) -> Iterator[tuple[str, str]]:
         """Write image files and their table into a new folder; yield the name and the digest of each file."""
-        lines, labels = [], self.labels.tolist()
-        for name, label, data in zip(image_files(labels, self.class_names, suffix), labels, files, strict=True):
+        labels = self.labels.tolist()
+        names = list(image_files(labels, self.class_names, suffix))
+        for name, data in zip(names, files, strict=True):
             (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_bytes(data)
             yield name, digest(data)
-            lines.append({"file_name": name, "label": label, "class_name": self.class_names[label]})
-        table = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
+        table = table_bytes(names, labels, self.class_names)
         (folder / METADATA).write_bytes(table)
         yield METADATA, digest(table)
 
@@ -325,7 +325,8 @@ class _Parts:
         """The table and the image files, below ``images/``: what follows from classes and labels."""
         export = self.run.export if "images" not in self.tensors else None
         suffix = SUFFIXES[export.format if export is not None else "png"]
-        return [METADATA, *image_files(self.tensors["labels"].tolist(), self.run.class_names, suffix)]
+        table = METADATA if f"{IMAGES}/{METADATA}" in self.sums else OLD_METADATA
+        return [table, *image_files(self.tensors["labels"].tolist(), self.run.class_names, suffix)]
 
     def distilled(self, images: Tensor | None = None, *, floats: bool = False) -> DistilledSet:
         """The set with these images, or with its float images.

@@ -6,7 +6,7 @@ A **run**, written by ``distill``. Commands that look at it leave their results 
       run.json                       what made the set: settings, versions, fingerprints, losses (`RunRecord`)
       images/
         CLASS/000.png …              8-bit images: what is shipped and what is evaluated
-        metadata.jsonl               file_name, label and class_name of each image, for Hugging Face's imagefolder
+        metadata.parquet             file_name, label and class_name of each image, for Hugging Face (`store/table.py`)
       tensors.safetensors            images (m, 3, S, S) float32 and labels (m,) int64; on request soft_labels (m, C),
                                      head.weight (C, d) and head.bias (C,), all float32
       SHA256SUMS                     a digest of each file above: what makes them one set
@@ -68,7 +68,9 @@ from ..errors import UserError
 
 RUN = "run.json"
 IMAGES = "images"
-METADATA = "metadata.jsonl"
+METADATA = "metadata.parquet"
+OLD_METADATA = "metadata.jsonl"
+"""The same in sets that were written before 0.2.0 was released."""
 TENSORS = "tensors.safetensors"
 SUMS = "SHA256SUMS"
 CONFIG = "config.yaml"

@@ -168,7 +168,7 @@ class ExportRecord:
         quality: 1 to 100 for WebP and JPEG, ``None`` for PNG.
         image_size: Side of the images in pixels.
         bytes: Size of all image files.
-        total_bytes: Size of image files, ``metadata.jsonl`` and ``tensors.safetensors``.
+        total_bytes: Size of image files, ``metadata.parquet`` and ``tensors.safetensors``.
     """
 
     format: Literal["png", "webp", "jpeg"]

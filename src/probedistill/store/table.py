@@ -1,0 +1,41 @@
+"""``images/metadata.parquet``: which class each image file is of, as `datasets` reads it.
+
+`datasets` takes the labels of an image folder from this table. Its schema says that they are a ``ClassLabel`` and what
+the classes are called, so that no name is guessed from a folder, a number, or a date. torchvision's ImageFolder, which
+knows only folders, ignores it.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from typing import Any
+
+
+def table_bytes(files: Sequence[str], labels: Sequence[int], class_names: Sequence[str]) -> bytes:
+    """The table as a Parquet file, with the columns ``file_name``, ``label`` and ``class_name``.
+
+    Args:
+        files: Names of m image files, below ``images/``.
+        labels: The class of each file, in [0, C).
+        class_names: C names.
+    """
+    import pyarrow as arrow  # here: 0.1 s that most commands do without
+    import pyarrow.parquet as parquet
+
+    text: dict[str, Any] = {"dtype": "string", "_type": "Value"}
+    features = {"file_name": text, "label": {"names": list(class_names), "_type": "ClassLabel"}, "class_name": text}
+    columns = {
+        "file_name": arrow.array(files, arrow.string()),
+        "label": arrow.array(labels, arrow.int64()),
+        "class_name": arrow.array([class_names[label] for label in labels], arrow.string()),
+    }
+    table, file = arrow.table(columns), io.BytesIO()
+    # Nothing but the data: this is a third of the bytes that Arrow would write by itself.
+    with parquet.ParquetWriter(
+        file, table.schema, compression="none", use_dictionary=False, write_statistics=False, store_schema=False
+    ) as writer:
+        writer.write_table(table)
+        writer.add_key_value_metadata({"huggingface": json.dumps({"info": {"features": features}}, ensure_ascii=False)})
+    return file.getvalue()
