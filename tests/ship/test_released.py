@@ -12,7 +12,6 @@ import yaml
 
 from probedistill import DistilledSet, UserError
 from probedistill.ship.released import PLACE, released_names, released_sets
-from probedistill.store.named import run_folder
 
 README = Path(__file__).parents[2] / "README.md"
 
@@ -44,15 +43,6 @@ def test_none_names_a_folder_of_a_machine(name):
     for path in (PLACE / name).rglob("*"):
         if path.suffix in (".json", ".yaml", ".md", ".txt"):
             assert not re.search(r"(?<![\w/:])/(home|root|work|tmp|Users)\b|[A-Z]:\\", path.read_text(encoding="utf-8"))
-
-
-def test_what_commands_write_is_not_written_into_the_package():
-    name = released_names()[0]
-    folder = run_folder(f"set:{name}")
-    assert PLACE not in folder.parents
-    (folder / "evaluation-x.json").write_text("{}")
-    assert run_folder(f"set:{name}") == folder
-    assert (folder / "evaluation-x.json").exists()
 
 
 def test_commands(run_cli, tmp_path):

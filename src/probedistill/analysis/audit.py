@@ -31,6 +31,7 @@ from ..show.tables import Table, number, percent
 from ..store.distilled import DistilledSet
 from ..store.layout import EVOLUTION, STATISTICS
 from ..store.locks import PATIENCE, claimed
+from ..store.named import run_folder
 from ..store.records import Share
 from ..store.run_record import ImagesRecord
 from .base import Analysis, EncoderAbout
@@ -353,7 +354,7 @@ def audit(
             Audited(distilled.class_names[label], {name: matches[name][i] for name in measures})
             for i, label in enumerate(distilled.labels.tolist())
         ),
-        _stored(distilled, Path(folder) if folder is not None else None),
+        _stored(distilled, run_folder(folder) if folder is not None else None),
         distilled.run.images.fingerprint == train.fingerprint,
         str(distilled.run.privacy) if distilled.run.privacy is not None else None,
         members,

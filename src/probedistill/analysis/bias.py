@@ -40,6 +40,7 @@ from ..show.tables import Table, number, percent
 from ..store.distilled import DistilledSet
 from ..store.files import check_writable
 from ..store.layout import check_named_once
+from ..store.named import run_folder
 from ..store.records import Count, Meta, Share
 from ..store.run_record import ImagesRecord
 from .base import Analysis, EncoderAbout
@@ -610,7 +611,7 @@ def bias(
     EvaluateConfig(probes=[probe], seeds=seeds, views=views).check()
     if not runs:
         raise UserError("runs is empty; give the folder of at least one finished run")
-    folders = [Path(run) for run in runs]
+    folders = [run_folder(run) for run in runs]
     check_named_once(folders)
     sets = [DistilledSet.load(folder) for folder in folders]
     class_names = sets[0].class_names

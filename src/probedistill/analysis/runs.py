@@ -17,6 +17,7 @@ from ..show.results import Result
 from ..show.tables import NOTHING, Table, percent
 from ..store.files import whole_file
 from ..store.layout import EVALUATIONS, RUN
+from ..store.named import results_folder, run_folder
 from ..store.records import as_plain
 from ..store.run_record import RunRecord, read_run
 
@@ -145,7 +146,7 @@ def collect_runs(folder: Path | str) -> Runs:
     Raises:
         UserError: No such folder, or no run in it.
     """
-    folder = Path(folder)
+    folder = run_folder(folder)
     if not folder.is_dir():
         raise UserError(f"folder {str(folder)!r} is not a folder; give one that holds runs")
     runs: dict[str, RunRecord] = {}
@@ -206,7 +207,7 @@ def _accuracies(folder: Path, names: Sequence[str]) -> tuple[Accuracy, ...]:
     """What was scored in some of these runs."""
     found: dict[tuple[str, str], dict[str, float]] = {}
     for name in names:
-        for path in sorted((folder / name).glob(EVALUATIONS)):
+        for path in sorted(results_folder(folder / name).glob(EVALUATIONS)):
             try:
                 result = load_evaluation(path)
             except UserError as error:

@@ -42,6 +42,7 @@ from ..store.distilled import DistilledSet
 from ..store.files import check_writable
 from ..store.layout import check_named_once
 from ..store.locks import PATIENCE, claimed
+from ..store.named import run_folder
 from ..store.records import read_record
 from ..store.run_record import ImagesRecord
 from .base import EncoderAbout
@@ -198,10 +199,9 @@ class _Set:
 def _read_sets(runs: Sequence[Path | str | DistilledSet]) -> list[_Set]:
     if not runs:
         raise UserError("runs is empty; name at least one folder of a finished run")
-    check_named_once([Path(run) for run in runs if not isinstance(run, DistilledSet)])
-    return [
-        _Set(run, None) if isinstance(run, DistilledSet) else _Set(DistilledSet.load(run), Path(run)) for run in runs
-    ]
+    found = [run if isinstance(run, DistilledSet) else run_folder(run) for run in runs]
+    check_named_once([run for run in found if isinstance(run, Path)])
+    return [_Set(DistilledSet.load(run), run) if isinstance(run, Path) else _Set(run, None) for run in found]
 
 
 def _check_sets(sets: Sequence[_Set], train: LabelledImages, config: TransferConfig) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..config import EncoderConfig, ImagesConfig
-from ..store.named import run_folder
+from ..store.named import results_folder, run_folder
 from .app import EncoderOptions, Images, command, show
 
 
@@ -71,7 +71,7 @@ def audit(
     from ..store.files import check_writable
 
     folder = run_folder(folder)
-    out = folder if out is None else out
+    out = results_folder(folder) if out is None else out
     distilled = DistilledSet.load(folder)
     check_writable(out)
     check_budget(shadows, minutes)

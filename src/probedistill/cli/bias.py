@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from ..config import ComposeConfig, ImagesConfig
-from ..store.named import run_folder
+from ..store.named import results_folder, run_folder
 from .app import Images, command, flat, show
 
 
@@ -61,7 +61,7 @@ def bias(
     from ..analysis.bias import bias as run_bias
 
     runs = [run_folder(run) for run in runs]
-    out = out or (runs[0] if len(runs) == 1 else Path("runs") / "bias")
+    out = out or (results_folder(runs[0]) if len(runs) == 1 else Path("runs") / "bias")
     report = run_bias(
         runs, images, groups, encoders=encoders, attributes=attribute, probe=probe, seeds=seeds, views=views,
         out=out, cache=cache, progress=progress,

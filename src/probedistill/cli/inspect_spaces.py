@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from ..config import EncoderConfig, ImagesConfig
-from ..store.named import run_folder
+from ..store.named import results_folder, run_folder
 from .app import EncoderOptions, Images, command, show
 
 
@@ -112,7 +112,7 @@ def geometry(
     from ..store.files import check_writable
 
     folder = run_folder(folder)
-    out = folder if out is None else out
+    out = results_folder(folder) if out is None else out
     distilled = DistilledSet.load(folder)
     check_writable(out)
     chosen = named_classes(images)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..config import EncoderConfig, ImagesConfig
-from ..store.named import run_folder
+from ..store.named import check_own, run_folder
 from .app import EncoderOptions, Images, command, show
 
 
@@ -59,6 +59,7 @@ def label(
     if soft_labels == "none" and not keep_head:
         raise UserError("nothing to add; give --soft-labels source, --soft-labels learned or --keep-head")
     folder = run_folder(folder)
+    check_own(folder)
     name = f"run {str(folder)!r}"
     if not folder.is_dir():
         raise UserError(f"no such folder {str(folder)!r}; give the folder of a finished run")

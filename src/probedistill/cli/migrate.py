@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ..config import EncoderConfig, ImagesConfig
 from ..errors import UserError
-from ..store.named import run_folder
+from ..store.named import results_folder, run_folder
 from .app import EncoderOptions, Images, command, show
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def _measured(folder: Path, old: list[Encoder]) -> float | None:
     from ..evaluation.result import DISTILLED, load_evaluation
     from ..store.layout import scores_file
 
-    path = folder / scores_file(old[0]) if old else folder
+    path = results_folder(folder) / scores_file(old[0]) if old else folder
     if not path.is_file():
         return None
     rows = [row for row in load_evaluation(path).rows if (row.name, row.probe) == (DISTILLED, "ridge")]

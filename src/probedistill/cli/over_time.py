@@ -11,6 +11,7 @@ from cyclopts import Parameter
 
 from ..config import EncoderConfig, ImagesConfig, RunConfig
 from ..errors import UserError
+from ..store.named import run_folder
 from .app import EncoderOptions, Images, command, config_flag, flat, show
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def forget(
     from ..distillation.change import forget as run_forget
     from ..features.statistics import ClassStatistics
 
-    run = _given(run)
+    folder, run = run_folder(folder), _given(run)
     removed = [ClassStatistics.load(path) for path in stats or []]
     encoders = _encoders(folder, encoder) if removed or redistil else []
     found, notes = run_forget(
@@ -142,7 +143,7 @@ def extend(
     from ..distillation.change import extend as run_extend
     from ..images.splits import load_training
 
-    run = _given(run)
+    folder, run = run_folder(folder), _given(run)
     new = load_training(images, everything=all_images, progress=run.progress)
     found = run_extend(
         folder, new, _encoders(folder, encoder), run=run, refine=refine, steps=steps, seed=seed, strict=images.strict

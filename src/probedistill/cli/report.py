@@ -7,7 +7,6 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from ..store.named import run_folder
 from .app import command, show
 
 
@@ -62,7 +61,6 @@ def report(
     """
     from ..report.page import write_report
 
-    runs = [run_folder(run) for run in runs]
     path = write_report(
         runs, out, title=title, real_images=real_images, transfer=transfer, align=align, bias=bias, geometry=geometry,
         analyses=analysis or (), cache=cache, progress=progress,
@@ -86,4 +84,4 @@ def watch(run: Path) -> None:
     """
     from ..report.watch import watch as follow
 
-    follow(run_folder(run))
+    follow(run)

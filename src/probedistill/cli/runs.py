@@ -20,7 +20,7 @@ from ..config import (
     StatisticsConfig,
 )
 from ..errors import UserError, explained
-from ..store.named import run_folder
+from ..store.named import results_folder, run_folder
 from .app import EncoderOptions, Images, Probes, command, config_flag, flat, panel, show
 
 if TYPE_CHECKING:
@@ -203,7 +203,7 @@ def evaluate(
         group_of = group_names(test, read_groups(groups).match(train, test)[1])
     model = load_encoder(encoder)
     head = _source(folder, source, distilled, model, encoder.device) if heads else None
-    path = folder / scores_file(model)
+    path = results_folder(folder) / scores_file(model)
     result = run_evaluate(
         distilled, model, train, test, settings, groups=group_of, cache=cache, strict=images.strict, progress=progress,
         source=head, chosen_by=_loaded(choose_by, encoder.device), out=path,
@@ -340,7 +340,6 @@ def _by_bytes(
     from ..show.figures import save_figures
 
     new = _loaded(new_encoder, encoder.device)
-    runs = [run_folder(run) for run in runs]
     result = by_bytes(load_encoder(encoder), train, test, runs=runs, new_encoder=new, features=store)
     show(result)
     if out is not None:
@@ -463,7 +462,7 @@ def info(folder: Path) -> None:
     """
     from ..report.info import run_info
 
-    show(run_info(run_folder(folder)))
+    show(run_info(folder))
 
 
 @command()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..store.named import run_folder
 from .app import command, show
 
 
@@ -26,7 +25,7 @@ def runs(folder: Path = Path("runs"), *, csv: Path | None = None) -> None:
     """
     from ..analysis.runs import collect_runs
 
-    found = collect_runs(run_folder(folder))
+    found = collect_runs(folder)
     show(found)
     if csv is not None:
         found.save_csv(csv)

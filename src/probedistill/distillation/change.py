@@ -19,6 +19,7 @@ from ..images.labelled import LabelledImages
 from ..machine.torch_state import own_torch_state
 from ..ship.joined import KeptSet, load_runs, merge_sets, without_classes
 from ..store.distilled import DistilledSet
+from ..store.named import run_folder
 from .base import Base
 from .folder import check_free, encoder_options, write_set
 from .run import distill
@@ -48,7 +49,7 @@ def merge(
         check_free(Path(out))
     merged = merge_sets(load_runs(folders), same_classes=same_classes)
     if out is not None:
-        write_set(Path(out), merged.distilled, merged.statistics, encoder_options(Path(folders[0])))
+        write_set(Path(out), merged.distilled, merged.statistics, encoder_options(run_folder(folders[0])))
     return merged.distilled, list(merged.notes)
 
 
@@ -172,7 +173,7 @@ def forget(
     notes = [*left.notes, *_what_remains(left, classes, hit, redistil)]
     if not hit and not redistil:
         check_free(Path(run.out))
-        write_set(Path(run.out), left.distilled, left.statistics, encoder_options(Path(folder)))
+        write_set(Path(run.out), left.distilled, left.statistics, encoder_options(run_folder(folder)))
         return left.distilled, notes
     held, encoders = left.distilled, _encoders(encoder)
     config = _going_on(replace(held, head=kept.distilled.head), left.statistics, steps, seed)

@@ -32,6 +32,7 @@ from ..show.tables import NOTHING, Table, percent
 from ..store.distilled import DistilledSet
 from ..store.layout import IMAGES as FILES
 from ..store.layout import RUN
+from ..store.named import run_folder
 from ..store.records import Count, Share, write_record
 
 BITS = {"fp32": 32, "int8": 8, "int4": 4}
@@ -191,7 +192,7 @@ def by_bytes(
 def _read_sets(runs: Sequence[Path | str]) -> dict[Path, DistilledSet]:
     """The sets in some folders, and in the folders below those that hold no set themselves."""
     found: dict[Path, DistilledSet] = {}
-    for run in map(Path, runs):
+    for run in map(run_folder, runs):
         inside = [] if (run / RUN).exists() or not run.is_dir() else sorted(path.parent for path in run.rglob(RUN))
         for folder in inside or [run]:
             found[folder] = DistilledSet.load(folder)

@@ -24,6 +24,7 @@ from ..machine.torch_state import own_torch_state
 from ..probes.kinds import Lesson, check_probes, kind_of, need_head, on_features
 from ..probes.scores import Scores, score_probe
 from ..store.distilled import DistilledSet, Head
+from ..store.files import check_writable
 from .cost import say_cost
 from .on_card import show_on_card
 from .result import (
@@ -106,6 +107,8 @@ def evaluate(
     """
     config = with_options(config or EvaluateConfig(), options, "evaluate")
     config.check()
+    if out is not None:
+        check_writable(Path(out).parent)
     check_probes(config.probes)
     if images_per_class < 1:
         raise UserError(f"images_per_class {images_per_class} must be at least 1")

@@ -23,6 +23,7 @@ from ..errors import UserError, option
 from ..images.labelled import check_class_names
 from ..machine.progress import ProgressBar
 from ..store.layout import STATISTICS, statistics_file
+from ..store.named import run_folder
 from ..store.records import as_plain, from_plain
 from ..store.run_record import EncoderRecord, PartRecord, PrivacyRecord, StatisticsRecord, read_run
 from ..store.tensors import read_typed, save_tensors
@@ -428,7 +429,7 @@ def statistics_of_run(folder: Path | str) -> list[ClassStatistics]:
     Raises:
         UserError: It keeps none, or they are damaged.
     """
-    folder = Path(folder)
+    folder = run_folder(folder)
     encoders = read_run(folder).encoders
     paths = [folder / statistics_file(number, one.name, one.input_size) for number, one in enumerate(encoders)]
     if not paths or not all(path.exists() for path in paths):
@@ -442,7 +443,7 @@ def statistics_if_kept(folder: Path | str) -> list[ClassStatistics]:
     Raises:
         UserError: Some are missing or damaged.
     """
-    return statistics_of_run(folder) if any(Path(folder).glob(STATISTICS)) else []
+    return statistics_of_run(folder) if any(run_folder(folder).glob(STATISTICS)) else []
 
 
 def save_in_run(folder: Path, statistics: Sequence[ClassStatistics]) -> None:

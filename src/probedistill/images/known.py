@@ -123,7 +123,8 @@ DATASETS: dict[str, KnownDataset] = {
         "train and val; classes are WordNet ids, because two cranes share a name. Also folder:PATH "
         "(train/n01440764/…), wds:PATH and hf:ILSVRC/imagenet-1k",
         _IMAGENET_HOME, _IMAGENET_TERMS, ("--views", "3"), "48 GPU-hours", _lgm(0.630, 0.750, 0.703, 0.632),
-        checked="the counts are those that many repositories give; the terms are unchecked",
+        checked="the counts and the terms with cards on the Hugging Face hub that repeat them (mlx-vision/imagenet-1k, "
+        "timm/imagenet-1k-wds)",
     ),
     "imagenet-100": KnownDataset(
         "ImageNet-100", 100, 126_689, 5_000, "torchvision:ImageNet",
@@ -132,7 +133,7 @@ DATASETS: dict[str, KnownDataset] = {
         "imagenet-100.txt` writes their names",
         _IMAGENET_HOME, _IMAGENET_TERMS, (), "3 hours on one H200", _lgm(0.849, 0.915, 0.890, 0.834), IMAGENET_100,
         checked="the classes with imagenet100.txt of github.com/HobbitLong/CMC; the counts are those that several "
-        "repositories give; the terms are unchecked",
+        "repositories give; the terms are those of ImageNet",
     ),
     "cub": KnownDataset(
         "CUB-200-2011", 200, 5_994, 5_794, "cub:CUB_200_2011", (), "the official train and test split, from its lists",
@@ -150,7 +151,7 @@ DATASETS: dict[str, KnownDataset] = {
         "Food-101", 101, 75_750, 25_250, "torchvision:Food101", ("--data-dir", "data", "--download"),
         "train and test", "https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101/",
         "photos of foodspotting.com; beyond scientific fair use ask their owners",
-        checked="the counts with the card of ethz/food101 on the Hugging Face hub; the licence is unchecked",
+        checked="the counts and the terms with the card of ethz/food101 on the Hugging Face hub",
     ),
     "dogs": KnownDataset(
         "Stanford Dogs", 120, 12_000, 8_580, "dogs:StanfordDogs", (),
@@ -163,8 +164,8 @@ DATASETS: dict[str, KnownDataset] = {
         "ArtBench-10", 10, 50_000, 10_000, "folder:artbench-10-imagefolder-split", (),
         "train and test of the ImageFolder version with its split", "https://github.com/liaopeiyuan/artbench",
         "\"Fair Use\", in the words of its makers",
-        checked="that there is an ImageFolder version of 256 pixels, with the README of the authors; the counts and "
-        "the licence are unchecked",
+        checked="the version, the counts and what its makers call the licence with their README and the abstract of "
+        "arXiv 2206.11404; the terms of the sites that the pictures are from are unchecked",
     ),
     "spawrious": KnownDataset(
         "Spawrious, one to one", 4, 25_344, 25_344, "spawrious:spawrious224", ("--source-args.challenge", "o2o_hard"),

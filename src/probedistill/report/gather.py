@@ -28,7 +28,8 @@ from ..images.splits import load_splits
 from ..show.previews import read_evolution
 from ..store import run_record as store
 from ..store.distilled import DistilledSet
-from ..store.layout import check_named_once
+from ..store.layout import CONFIG, EVALUATIONS, check_named_once
+from ..store.named import results_folder
 from ..store.pixels import to_8_bits
 from .watch import Progress, read_progress
 
@@ -159,7 +160,7 @@ def _read_run(
         pixels, labels = to_8_bits(distilled.images).permute(0, 2, 3, 1).numpy(), distilled.labels.numpy()
         if real_images:
             near = _nearest(folder, distilled, cache, progress)
-    config = folder / "config.yaml"
+    config, results = folder / CONFIG, results_folder(folder)
     return ShownRun(
         folder=folder,
         name=name,
@@ -170,8 +171,8 @@ def _read_run(
         labels=labels,
         config=config.read_text(encoding="utf-8", errors="replace") if config.is_file() else None,
         evolution=tuple(read_evolution(folder)),
-        evaluations=tuple(load_evaluation(path) for path in sorted(folder.glob("evaluation-*.json"))),
-        results={name: read_in(folder, kind) for name, kind in kinds.items()},
+        evaluations=tuple(load_evaluation(path) for path in sorted(results.glob(EVALUATIONS))),
+        results={name: read_in(results, kind) for name, kind in kinds.items()},
         near=near,
     )
 

@@ -9,6 +9,7 @@ from ..errors import UserError, option
 from ..show.tables import Table
 from ..store.distilled import DistilledSet
 from ..store.layout import RUN
+from ..store.named import run_folder
 from ..store.run_record import RunRecord, read_run
 
 _MOST_CLASSES = 12  # that are named
@@ -23,7 +24,7 @@ def run_info(folder: Path | str) -> Table:
     Raises:
         UserError: No such folder, one that holds no run, or a damaged run.
     """
-    folder = Path(folder)
+    folder = run_folder(folder)
     if not folder.is_dir():
         raise UserError(f"no such folder {str(folder)!r}; give the folder of a run")
     if not (folder / RUN).exists():

@@ -28,6 +28,7 @@ from ..show.figures import Figure
 from ..show.previews import CELLS_PER_ROW, LIMIT
 from ..show.tables import Table
 from ..store.files import check_writable, whole_file, without_nan
+from ..store.named import run_folder
 from ..store.records import as_plain
 from ..text import printable
 from . import compare
@@ -93,7 +94,8 @@ def write_report(
     given = {"transfer": transfer, "align": align, "bias": bias, "geometry": geometry}
     kinds = kinds_of_analysis(analyses)
     more = {name: kinds[name].read(path) for name, path in given.items() if path is not None}
-    runs = gather([Path(folder) for folder in folders], kinds, real_images=real_images, cache=cache, progress=progress)
+    places = [run_folder(folder) for folder in folders]
+    runs = gather(places, kinds, real_images=real_images, cache=cache, progress=progress)
     for run in runs:
         if not run.finished:
             warnings.warn(

@@ -20,6 +20,7 @@ from rich.text import Text
 
 from ..errors import UserError
 from ..store.layout import PROGRESS, RUN
+from ..store.named import run_folder
 from ..store.run_record import read_progress_file, read_run
 from ..text import encodable, printable
 
@@ -85,7 +86,7 @@ def read_progress(folder: Path | str) -> Progress:
     Raises:
         UserError: The folder is a file, or holds something that is not a run.
     """
-    folder = Path(folder)
+    folder = run_folder(folder)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"run {str(folder)!r} is a file; give the folder of a run")
     now = time.time()
@@ -130,7 +131,7 @@ def watch(folder: Path | str) -> None:
     Raises:
         UserError: ``folder`` holds something else.
     """
-    folder = Path(folder)
+    folder = run_folder(folder)
     progress = read_progress(folder)
     console = Console()
     if console.is_terminal:

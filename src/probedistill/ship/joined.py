@@ -15,6 +15,7 @@ from ..errors import UserError, option, unknown_name
 from ..features.statistics import ClassStatistics, merge_statistics, statistics_if_kept
 from ..store.distilled import DistilledSet, Head
 from ..store.layout import check_named_once
+from ..store.named import run_folder
 from ..store.run_record import ImagesRecord, PartOfSet, RunRecord
 from .heads import head_of_statistics
 
@@ -42,7 +43,7 @@ class KeptSet:
         Raises:
             UserError: No such run, or a damaged one.
         """
-        folder = Path(folder)
+        folder = run_folder(folder)
         distilled = DistilledSet.load(folder)
         return cls(distilled, tuple(statistics_if_kept(folder)), folder.resolve().name)
 
@@ -55,8 +56,9 @@ def load_runs(folders: Sequence[Path | str]) -> list[KeptSet]:
     """
     if len(folders) < 2:
         raise UserError(f"{len(folders)} runs to merge; name two or more")
-    check_named_once([Path(folder) for folder in folders])
-    return [KeptSet.load(folder) for folder in folders]
+    found = [run_folder(folder) for folder in folders]
+    check_named_once(found)
+    return [KeptSet.load(folder) for folder in found]
 
 
 def merge_sets(sets: Sequence[KeptSet], *, same_classes: bool = False) -> KeptSet:

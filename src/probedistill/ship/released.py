@@ -27,7 +27,7 @@ def released_names() -> list[str]:
 
 
 def unpack(name: str) -> Path:
-    """The folder of a released set: a copy in the cache, where commands may leave their results.
+    """The folder of a released set: a copy in the cache.
 
     Raises:
         UserError: There is no such set, or the cache cannot be written.

@@ -10,6 +10,7 @@ from .distilled import DistilledSet
 from .files import whole_file
 from .layout import IMAGES, RUN, SUMS, TENSORS
 from .locks import PATIENCE, claimed
+from .named import check_own, run_folder
 from .records import MAX_BYTES, SEAL, parse_json, sealed
 from .run_record import read_run
 from .sums import MixedFilesError, file_digest, read_sums, write_sums
@@ -24,6 +25,8 @@ def accept_edits(path: Path) -> list[str]:
     Raises:
         UserError: No such file, or something that is damaged in another way than by an edit.
     """
+    path = run_folder(path)
+    check_own(path)
     if path.is_file():
         return [str(path)] if _accept_record(path) else []
     if not path.is_dir():

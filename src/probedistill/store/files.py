@@ -24,6 +24,7 @@ from typing import Any
 import psutil
 
 from ..errors import UserError, first_line
+from .named import check_own
 
 
 @contextmanager
@@ -167,6 +168,7 @@ def remove_leftovers(folder: Path, older_than: float = 0.0) -> None:
 
 def check_writable(folder: Path) -> None:
     """Raise `UserError` when ``folder`` cannot be written to, or made where it is not there; change nothing."""
+    check_own(folder)
     existing = next(path for path in (folder, *folder.absolute().parents) if os.path.exists(path))
     if not existing.is_dir():
         raise cannot_write(folder, OSError(errno.ENOTDIR, f"{str(existing)!r} is not a folder"))

@@ -33,8 +33,9 @@ The **cache** ($PROBEDISTILL_CACHE) keeps features::
       shard-00000.safetensors …      features of some images
     CACHE/views/ENCODER-DIGEST.safetensors   features of augmented views that probes are fitted on
 
-    CACHE/hub/USER--NAME/NAME@COMMIT/   a set from the hub; what commands write of it lies beside it
+    CACHE/hub/USER--NAME/NAME@COMMIT/   a set from the hub, which is never written into
     CACHE/sets/NAME-DIGEST/          a copy of a set that comes with the package, likewise
+    CACHE/…/….results/               beside them: what commands would leave in the folder of a run (`store/named.py`)
 
 **Statistics**, written by ``stats``: one file ``NAME.stats`` (`ClassStatistics.save` has its content).
 

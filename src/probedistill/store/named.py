@@ -1,9 +1,15 @@
-"""A run by name: ``hub:USER/NAME[@REVISION]`` and ``set:NAME``, wherever the folder of a run is taken."""
+"""A run by name: ``hub:USER/NAME[@REVISION]`` and ``set:NAME``, wherever the folder of a run is taken.
+
+What comes from elsewhere is kept in the cache and never written into. What commands find out about it goes beside it,
+into the folder that `results_folder` names.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from ..errors import UserError
+from ..machine.places import cache_folder
 from ..registry import Registry
 
 RUN_SOURCES = Registry("run source", {"hub": ".ship.hub:fetch", "set": ".ship.released:unpack"})
@@ -28,3 +34,34 @@ def run_folder(run: Path | str) -> Path:
     if colon and name.isidentifier() and len(name) > 1 and not Path(run).exists() and name in RUN_SOURCES:
         return Path(RUN_SOURCES.load(name)(place))
     return Path(run)
+
+
+FETCHED = ("hub", "sets")
+"""Folders of the cache that hold sets from elsewhere."""
+_RESULTS = ".results"
+
+
+def is_from_elsewhere(folder: Path) -> bool:
+    """Whether this is the folder of a set that was fetched or came with the package, or lies inside one."""
+    path = folder.resolve()
+    roots = [(cache_folder() / name).resolve() for name in FETCHED]
+    if not any(root in path.parents for root in roots):
+        return False
+    return not any(part.endswith(_RESULTS) for part in path.parts)
+
+
+def results_folder(run: Path) -> Path:
+    """Where commands leave, and look for, what they find out about a run: its own folder, if it was made here.
+
+    For a set from elsewhere it is ``NAME.results`` beside the copy in the cache.
+    """
+    return run.with_name(run.name + _RESULTS) if is_from_elsewhere(run) else run
+
+
+def check_own(folder: Path) -> None:
+    """Raise `UserError` for a set from elsewhere: what is to be changed must be a copy."""
+    if is_from_elsewhere(folder):
+        raise UserError(
+            f"{str(folder)!r} is a set from elsewhere, which is not written into; make it one of yours first: "
+            "probedistill export RUN --out FOLDER"
+        )
