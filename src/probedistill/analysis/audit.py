@@ -33,7 +33,7 @@ from ..store.layout import EVOLUTION, STATISTICS
 from ..store.locks import PATIENCE, claimed
 from ..store.named import run_folder
 from ..store.records import Share
-from ..store.run_record import ImagesRecord
+from ..store.run_record import BEGINNINGS, ImagesRecord
 from .base import Analysis, EncoderAbout
 from .copies import Distances, Near, feature_distances, nearest, pixel_distances, share_below, structure_distances
 from .copies import thumbnails as thumbnails_of
@@ -212,10 +212,10 @@ class Audit(Analysis):
                 f"By {name} {count} of {len(self.audited)} synthetic images look like one photo in particular; photos "
                 f"themselves do in {100 * RARE:.0f} % (p = {p:.2g})."
             )
-        if self.begun_from == "real":
-            found.append("The images began as photos: expect to see these photos in them.")
-        if self.begun_from == "blend":
-            found.append("The images began as blends of photos: expect to see what the photos of a class share.")
+        if self.begun_from in _EXPECT:
+            found.append(
+                f"The images began as {BEGINNINGS[self.begun_from]}: expect to see {_EXPECT[self.begun_from]}."
+            )
         if self.membership is None:
             found.append("Membership was not measured; --shadows 16 does.")
         else:
@@ -428,17 +428,14 @@ def _compare(
     return measures, matches, found
 
 
-_BEGAN = {
-    "real": "they began as photos",
-    "blend": "they began as blends of photos",
-    "noise": "they began as noise",
-}
+_EXPECT = {"real": "these photos in them", "blend": "what the photos of a class share"}
 
 
 def _stored(distilled: DistilledSet, folder: Path | None) -> tuple[Stored, ...]:
     """What the set's folder holds, and what it says of the photos."""
     run = distilled.run
-    began = _BEGAN.get(run.begun_from, "origin unknown")
+    known = BEGINNINGS.get(run.begun_from)
+    began = f"they began as {known}" if known else "origin unknown"
     found = [Stored(f"{len(distilled)} images", f"optimised to say what the photos say of their classes; {began}")]
     if distilled.soft_labels is not None:
         found.append(Stored("soft labels", "how classes are alike, by a head that was trained on the photos"))

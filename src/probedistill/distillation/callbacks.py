@@ -31,7 +31,7 @@ from ..registry import OWN, Registry
 from ..show.previews import grid, save_grid, save_sprite
 from ..store.layout import PREVIEW
 from ..store.records import as_plain
-from ..store.run_record import History, RunRecord, write_progress_file
+from ..store.run_record import BEGINNINGS, History, RunRecord, write_progress_file
 
 LOGGERS = Registry(
     "logger",
@@ -187,7 +187,7 @@ class Bar(Callback):
         """Show the bar."""
         if start.history.accuracy:
             self.note = f"probe {100 * start.history.accuracy[-1][1]:.1f} %"
-        began = {"blend": " from blends of photos", "real": " from photos"}.get(start.run.begun_from, "")
+        began = f" from {BEGINNINGS[start.run.begun_from]}" if start.run.began_as_photos else ""
         title = f"distil {start.run.method}{began}"
         self.bar = ProgressBar(title, start.steps, initial=start.step, enabled=self.enabled).__enter__()
 

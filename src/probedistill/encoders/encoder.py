@@ -20,6 +20,8 @@ from .fold import fold_batchnorms
 from .known import IMAGENET
 from .layers import features_with_layers, inner_layers
 
+Channels = tuple[float, float, float]
+"""A number for red, green and blue each."""
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
@@ -154,6 +156,12 @@ class Encoder(nn.Module):
     def device(self) -> torch.device:
         """Where the encoder runs."""
         return self.mean.device
+
+    @property
+    def normalisation(self) -> tuple[Channels, Channels]:
+        """Mean and standard deviation of the channels, as records hold them: six digits after the point."""
+        mean, std = ([round(value, 6) for value in part.flatten().tolist()] for part in (self.mean, self.std))
+        return (mean[0], mean[1], mean[2]), (std[0], std[1], std[2])
 
     def train(self, mode: bool = True) -> Encoder:
         """Stay in evaluation mode: a frozen encoder has no other."""

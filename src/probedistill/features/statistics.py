@@ -543,7 +543,7 @@ def made_by() -> str:
 
 def encoder_record(encoder: Encoder, weight: float = 1.0) -> EncoderRecord:
     """What records say of an encoder."""
-    mean, std = (tuple(round(value, 6) for value in part.flatten().tolist()) for part in (encoder.mean, encoder.std))
+    mean, std = encoder.normalisation
     return EncoderRecord(
         name=encoder.name, fingerprint=encoder.fingerprint, input_size=encoder.input_size, dim=encoder.dim,
         precision=encoder.precision, weight=weight, mean=mean, std=std,

@@ -64,10 +64,10 @@ class Preparation:
     @classmethod
     def of(cls, encoder: Encoder) -> Preparation:
         """That of an encoder."""
-        mean, std = (tuple(round(float(v), 6) for v in part.flatten()) for part in (encoder.mean, encoder.std))
+        mean, std = encoder.normalisation
         return cls(
             input_size=encoder.input_size, crop_pct=encoder.crop_pct, interpolation=encoder.interpolation,
-            mean=mean, std=std,  # type: ignore[arg-type]
+            mean=mean, std=std,
         )  # fmt: skip
 
 

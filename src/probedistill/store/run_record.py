@@ -18,6 +18,8 @@ from .records import Count, Share, read_record, record_bytes, write_record
 
 _HINT = "make it again or restore it"
 _UNKNOWN = "unknown"
+BEGINNINGS = {"real": "photos", "blend": "blends of photos", "noise": "noise"}
+"""What the images of a run were at step 0 → the same in words."""
 
 
 @dataclass(frozen=True, kw_only=True)
