@@ -110,7 +110,9 @@ def test_what_commands_find_out_lies_beside_the_set(run_cli, tmp_path):
     names = {path.name.partition("-")[0] for path in results_folder(folder).iterdir()}
     assert {"evaluation", "geometry.json"} <= names
     assert run_cli("report", SET, "--out", tmp_path / "report.html").code == 0
-    assert "geometry" in (tmp_path / "report.html").read_text()
+    page = (tmp_path / "report.html").read_text()
+    assert "random real" in page
+    assert "Where the images lie" in page
 
 
 def test_what_would_change_the_set_is_refused(run_cli, tmp_path):
