@@ -8,8 +8,9 @@ distilled from the merged statistics and from the pooled photos, both from noise
 (partition and distillation), and scored with ridge probes on Lite0 and on MobileNetV1, which nobody computed anything
 with. Heads from the same statistics: nearest class mean, LDA (as FedCGS, arXiv 2503.06962), logistic regression on
 draws from the Gaussians (the idea of GH-OFL, arXiv 2602.01186), and ridge regression, which needs nothing but these
-sums. Nothing is chosen on test data: the shrinkage of LDA is 0.1, ridge has the probe's own penalty. Writes
-results/federated.json after every row, and goes on where it was stopped.
+sums. pFRF's shared set is rebuilt from its authors' code, from the merged statistics. Nothing is chosen on test data:
+the shrinkage of LDA is 0.1, ridge has the probe's own penalty. Writes results/federated.json after every row, and goes
+on where it was stopped.
 """
 
 from __future__ import annotations
@@ -39,8 +40,10 @@ from probedistill import (
     load_splits,
     merge_statistics,
 )
+from probedistill.features.classes import class_sums
 from probedistill.features.gaussians import gaussian_features
 from probedistill.features.statistics import encoder_record
+from probedistill.objectives.real import Objective, RealFeatures
 from probedistill.probes.of_statistics import ridge_head
 from probedistill.store.run_record import PartRecord
 
@@ -73,6 +76,32 @@ def parties_of(bank: FeatureBank, encoder: Encoder, seed: int) -> list[ClassStat
 def merged(parts: list[ClassStatistics], names: tuple[str, ...]) -> ClassStatistics:
     """What the server has: the statistics of all, in the order of the test set's classes."""
     return merge_statistics(parts, union=True).with_classes(names)
+
+
+# ---------------------------------------------------------------------------------------------------
+# The shared set of pFRF
+
+
+def frf(real: RealFeatures) -> Objective:
+    """The objective of the authors' code at one image per class (github.com/XinbaoQiao/pFRF, src/federated/server.py).
+
+    There the target of class c is its pooled mean μ_c, and mean_c (1 − cos(g_c, g*_c)) is minimised: g*_c = μ / C −
+    p_c μ_c with the mean μ of all images and the share p_c of the class; g_c the same of the synthetic features, whose
+    shares are 1 / C. That is a step of linear regression from zero, as SFM's flow, but for the shares: the two point in
+    one direction where classes are as large as each other. Steps, views and canvas are those of the other rows. The
+    stage after it, which fits a head and a map for each party to the shared set, is left out.
+    """
+    sums, counts = real.class_sums()
+    total, classes = counts.sum(), real.num_classes
+    target = (sums.sum(dim=0) / total / classes - sums / total).to(real.device, real.dtype)
+
+    def objective(features: Tensor, labels: Tensor, step: int) -> Tensor:
+        added, n = class_sums(features, labels, classes)
+        means = added / n
+        ours = (means.mean(dim=0) - means) / classes
+        return 1 - torch.nn.functional.cosine_similarity(ours, target, dim=1).mean()
+
+    return objective
 
 
 # ---------------------------------------------------------------------------------------------------
@@ -165,18 +194,20 @@ def main() -> None:
         for row in rows_of_heads(parts, found, test_bank, seed):
             if row["name"] not in there:
                 keep(row)
-        for method in ("clp", "sfm"):
+        for method in ("clp", "sfm", "pFRF"):
             for name, source in {"merged statistics": found, "pooled photos": train}.items():
                 title = f"{method} from {name}"
-                same_as_pooled = method == "sfm" and seed > 0 and source is train  # one seed shows that
+                same_as_pooled = method != "clp" and source is train and (seed > 0 or method == "pFRF")
                 if title in there or same_as_pooled:
                     continue
                 if time.monotonic() > stop:
                     print("not done: run it again")
                     return
+                how = "module:federated:frf" if method == "pFRF" else method
                 distilled = distill(
-                    source, encoder, method=method, steps=STEPS, seed=seed, real_views=0, evaluate_every=0,
-                    canvas={"init": "noise"}, progress=False,
+                    source, encoder, method=how, steps=STEPS, seed=seed, real_views=0, evaluate_every=0,
+                    canvas={"init": "noise"}, progress=False, resume=True,
+                    out=_common.RUNS / _common.run_name("federated", title, str(seed)),
                 )  # fmt: skip
                 keep({
                     "name": title, "seed": seed, **scored(distilled, train, test), "seconds": distilled.run.seconds,

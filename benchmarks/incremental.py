@@ -47,9 +47,8 @@ from probedistill.features.store import FeatureStore
 from probedistill.ship.heads import head_of_statistics
 
 TASKS, STEPS, SIZE, VIEWS, SEEDS, JOINT = 10, 20, 64, 10, 3, (5, 10)
-
-
-PASSES = [("extend", 0), ("extend", 1), ("extend", 2), ("extend --refine", 0)]
+PASSES = [("extend", 0), ("extend", 1), ("extend", 2), ("joint", 0), ("extend --refine", 0), ("joint", 1), ("joint", 2)]
+"""What is made, in this order, with its seed."""
 
 
 class TimeIsUpError(Exception):
@@ -112,13 +111,12 @@ def main() -> None:
     encoder, store = load_encoder(_common.encoder("lite0", SIZE)), FeatureStore(progress=False)
     photos_bank, test = store.of(encoder, train), store.of(encoder, test_images)
     common: dict[str, Any] = {"steps": STEPS, "evaluate_every": 0, "progress": False, "resume": True}
-    path = _common.RUNS / "incremental.json"
-    known: dict[str, dict[str, float]] = json.loads(path.read_text()) if path.exists() else {}
+    path = _common.RESULTS / "incremental.json"
+    known: dict[str, dict[str, float]] = json.loads(path.read_text()).get("each", {}) if path.exists() else {}
 
     def keep(seed: int, task: int, found: dict[str, float]) -> None:
         known.setdefault(f"{seed}/{task}", {}).update(found)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(known, indent=1))
+        write(known)
         print(seed, task, {name: round(100 * value, 1) for name, value in found.items()}, flush=True)
         if time.monotonic() > end:
             raise TimeIsUpError
@@ -127,25 +125,29 @@ def main() -> None:
         for way, seed in PASSES:
             parts = tasks(train.class_names, seed)
             for number, classes in enumerate(parts, start=1):
-                row = known.get(f"{seed}/{number}", {})
-                out = folder(way, seed, number)
-                if way not in row:
+                row, out = known.get(f"{seed}/{number}", {}), folder(way, seed, number)
+                if way in row or (way == "joint" and number not in JOINT):
+                    continue
+                if way == "joint" or number == 1:
+                    so_far = sorted(name for part in parts[:number] for name in part)
+                    photos = train.with_classes(so_far)
+                    found = distill(photos, encoder, seed=seed, keep_stats=way != "joint", out=out, **common)
+                else:
+                    run = RunConfig(out=out, evaluate_every=0, progress=False, resume=True)
+                    refine, before = way != "extend", folder(way, seed, number - 1)
                     photos = train.with_classes(classes)
-                    if number == 1:
-                        found = distill(photos, encoder, seed=seed, keep_stats=True, out=out, **common)
-                    else:
-                        run = RunConfig(out=out, evaluate_every=0, progress=False, resume=True)
-                        refine, before = way != "extend", folder(way, seed, number - 1)
-                        found = extend(before, photos, encoder, run=run, seed=seed, steps=STEPS, refine=refine)
-                    scores = {way: probed(found, encoder, test, store)}
-                    if way == "extend":
-                        exemplars = herded(photos_bank, found.class_names, encoder, train)
-                        scores |= {"herding": probed(exemplars, encoder, test, store), **of_sums(out, test)}
-                    keep(seed, number, scores)
-                if number in JOINT and "joint" not in known[f"{seed}/{number}"]:
-                    so_far = train.with_classes(sorted(name for part in parts[:number] for name in part))
-                    joint = distill(so_far, encoder, seed=seed, out=folder("joint", seed, number), **common)
-                    keep(seed, number, {"joint": probed(joint, encoder, test, store)})
+                    found = extend(before, photos, encoder, run=run, seed=seed, steps=STEPS, refine=refine)
+                scores = {way: probed(found, encoder, test, store)}
+                if way == "extend":
+                    exemplars = herded(photos_bank, found.class_names, encoder, train)
+                    scores |= {"herding": probed(exemplars, encoder, test, store), **of_sums(out, test)}
+                keep(seed, number, scores)
+        print("done")
+    draw(write(known))
+
+
+def write(known: dict[str, dict[str, float]]) -> dict[str, list[Any]]:
+    """The table over seeds, and each "SEED/TASK" that it is of."""
     names = ["joint", "extend --refine", "extend", "herding", "nearest class mean", "ridge head of the statistics"]
     table: dict[str, list[Any]] = {}
     for name in names:
@@ -163,9 +165,10 @@ def main() -> None:
             "input": SIZE,
             "seeds": len({key.split("/")[0] for key in known}),
             "accuracy": table,
+            "each": known,
         },
     )
-    draw(table)
+    return table
 
 
 def draw(table: dict[str, list[Any]]) -> None:

@@ -74,46 +74,58 @@ def main() -> None:
         print({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}, flush=True)
         _common.keep("privacy", {"delta": DELTA, "steps": STEPS, "rows": rows})
 
+    def named(data: str, epsilon: float, release: int) -> dict[str, Any]:
+        return {"data": data, "epsilon": "inf" if math.isinf(epsilon) else epsilon, "release": release}
+
     def is_there(**about: Any) -> bool:
         return any(about.items() <= row.items() for row in rows)
 
     encoders = {name: load_encoder(_common.encoder(name)) for name in ENCODERS}
     first = encoders["lite0"]
-    for distilling, data in product((False, True), CLASSES):  # what is quick comes first
+    splits: dict[str, tuple[Any, Any]] = {}
+    banks: dict[str, dict[str, FeatureBank]] = {}
+    for data in CLASSES:
         spec = _common.images(data)
         names = sorted(load_splits(spec)[0].class_names)[: CLASSES[data]]
-        train, test = load_splits(ImagesConfig(images=spec, classes=names))
-        banks = {name: extract_features(one, train) for name, one in encoders.items()}
-        tests = {name: extract_features(one, test) for name, one in encoders.items()}
+        splits[data] = load_splits(ImagesConfig(images=spec, classes=names))
+        banks[data] = {name: extract_features(one, splits[data][0]) for name, one in encoders.items()}
+        tests = {name: extract_features(one, splits[data][1]) for name, one in encoders.items()}
         for release, epsilon in product(range(RELEASES), EPSILONS):
-            about = {"data": data, "epsilon": "inf" if math.isinf(epsilon) else epsilon, "release": release}
-            found = released(banks["lite0"], first, epsilon)
+            about = named(data, epsilon, release)
             if not is_there(name="prototypes", **about):
+                found = released(banks[data]["lite0"], first, epsilon)
                 keep({"name": "prototypes", **about, "lite0": prototypes(found, tests["lite0"])})
-            if not is_there(name="prototypes, corrected", **about):
                 keep({"name": "prototypes, corrected", **about, "lite0": corrected(found, tests["lite0"])})
             if not is_there(name="prototypes of both", **about):
-                both = {n: released(banks[n], encoders[n], epsilon / 2) for n in ENCODERS}
+                both = {n: released(banks[data][n], encoders[n], epsilon / 2) for n in ENCODERS}
                 keep({"name": "prototypes of both", **about, **{n: prototypes(both[n], tests[n]) for n in ENCODERS}})
-            if not distilling or is_there(name="sfm", **about):
-                continue
-            if time.monotonic() > stop:
-                print("not done: run it again")
-                return
-            distilled = distill(
-                found, first, method="sfm", steps=STEPS, views=VIEWS[data], seed=release, evaluate_every=0,
-                progress=False,
-            )  # fmt: skip
-            scores = {}
-            for name, one in encoders.items():
-                result = evaluate(distilled, one, train, test, probes=["ridge"], seeds=2, views=10, baselines=[])
-                scores[name] = result.rows[0].top1
-            keep({"name": "sfm", **about, **scores, "seconds": distilled.run.seconds})
         if not is_there(name="random real", data=data):
             for name, one in encoders.items():
-                real = evaluate(None, one, train, test, probes=["ridge"], views=10, baselines=["random", "full"])
+                real = evaluate(None, one, *splits[data], probes=["ridge"], views=10, baselines=["random", "full"])
                 for row in real.rows:
                     keep({"name": row.name, "data": data, "epsilon": "", "release": 0, name: row.top1})
+    for release, data, epsilon in product(range(RELEASES), CLASSES, EPSILONS):  # what takes long, release by release
+        about = named(data, epsilon, release)
+        if is_there(name="sfm", **about):
+            continue
+        if time.monotonic() > stop:
+            print("not done: run it again")
+            return
+        place = _common.RUNS / _common.run_name("privacy", data, str(epsilon), str(release))
+        file = place.with_name(
+            f"{place.name}.stats"
+        )  # kept, because the noise of a set that was stopped cannot be drawn again
+        if not file.exists():
+            released(banks[data]["lite0"], first, epsilon).save(file)
+        distilled = distill(
+            ClassStatistics.load(file), first, method="sfm", steps=STEPS, views=VIEWS[data], seed=release,
+            evaluate_every=0, progress=False, out=place, resume=True,
+        )  # fmt: skip
+        scores = {}
+        for name, one in encoders.items():
+            result = evaluate(distilled, one, *splits[data], probes=["ridge"], seeds=2, views=10, baselines=[])
+            scores[name] = result.rows[0].top1
+        keep({"name": "sfm", **about, **scores, "seconds": distilled.run.seconds})
     print("done")
 
 

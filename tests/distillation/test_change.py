@@ -330,7 +330,7 @@ def test_extension_that_cannot_be_is_one_line(runs, data, encoder, tmp_path):
         extend(runs / "a", data[1], load_encoder(TINY, encoder_args={"seed": 1}), run=out_of(tmp_path))
     with pytest.raises(UserError, match="encoders for a run that was made with 1"):
         extend(runs / "a", data[1], [encoder, encoder], run=out_of(tmp_path))
-    with pytest.raises(UserError, match="are in both"):
+    with pytest.raises(UserError, match=r"are in 'a' already; give photos that it has not seen"):
         extend(runs / "a", data[0].with_classes(NAMES[:2]), encoder, run=out_of(tmp_path))
     assert not (tmp_path / "out").exists()
 
@@ -361,3 +361,8 @@ def test_command_line_over_time(distil_cli, run_cli, photos, tmp_path):
     assert "out is missing" in run_cli("extend", run, "--images", f"folder:{new}").error()
     assert "is there already" in run_cli("forget", more, "--class", "cat", "--out", run).error()
     assert "unknown class 'x'" in run_cli("forget", more, "--class", "x", "--out", tmp_path / "no").error()
+    every = ["cat", "dog", "hen", "owl"]
+    assert "no class of 'more' would be left" in run_cli("forget", more, "--class", *every, "--out", run).error()
+    for command in (["extend", "--images", f"folder:{new}"], ["forget", "--stats", share]):
+        error = run_cli(command[0], tmp_path / "nowhere", *command[1:], "--out", tmp_path / "no").error()
+        assert "no such folder" in error

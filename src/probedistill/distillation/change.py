@@ -94,6 +94,9 @@ def extend(
     held, store = kept.distilled, FeatureStore(run.cache, strict, run.progress)
     name = run.out.name if run.out is not None else "images"
     added = [_statistics_like(o, e, images, name, store) for o, e in _paired(kept.statistics, encoders)]
+    for old, one in zip(kept.statistics, added):
+        if any(part.images == one.about.parts[0].images and not part.removed for part in old.about.parts):
+            raise UserError(f"images {images.spec!r} are in {kept.name!r} already; give photos that it has not seen")
     statistics = [merge_statistics(pair, union=True) for pair in zip(kept.statistics, added)]
     names = statistics[0].class_names
     config = _going_on(held, statistics, steps, seed)
@@ -303,7 +306,8 @@ def _what_remains(left: KeptSet, classes: Sequence[str], hit: Sequence[str], red
             f"Taken out: the photos' share of the sums; images of {', '.join(map(repr, hit))} were made again."
         )
     if not redistil:
-        began = " Some of them began as photos." if left.distilled.run.began_as_photos else ""
+        start = {"real": "photos", "blend": "blends of photos"}.get(left.distilled.run.begun_from)
+        began = f" Some of them began as {start}." if start else ""
         notes.append(
             "May remain: images of the other classes were made with what was taken out in sight, and stay as they were."
             f"{began} {option('redistil', True)} makes all of them again."

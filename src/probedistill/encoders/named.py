@@ -57,6 +57,8 @@ def own_encoder(folder: Path, *, called: str, device: str | None = None) -> Enco
     Raises:
         UserError: There is no such file, or it asks for more.
     """
+    if not Path(folder).is_dir():
+        raise UserError(f"no such folder {str(folder)!r}; give the folder of a finished run")
     path = Path(folder) / "config.yaml"
     file = f"encoder {str(path)!r}"
     if not path.is_file() or "encoder" not in read_yaml(path, file):

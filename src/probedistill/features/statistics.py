@@ -271,7 +271,8 @@ class ClassStatistics:
         if (mine.fingerprint, mine.precision) != (encoder.fingerprint, encoder.precision):
             raise UserError(
                 f"the statistics {self._label} are of encoder {_of(mine)}, not of {encoder.name!r} "
-                f"({encoder.fingerprint[:12]}, {encoder.precision}); name that encoder, or make them with this one"
+                f"at {encoder.input_size} px ({encoder.fingerprint[:12]}, {encoder.precision}); name that encoder, or "
+                "make them with this one"
             )
 
     @property
@@ -577,7 +578,7 @@ def _remaining_parts(ours: tuple[PartRecord, ...], less: tuple[PartRecord, ...])
 
 
 def _of(encoder: EncoderRecord) -> str:
-    return f"{encoder.name!r} ({encoder.fingerprint[:12]}, {encoder.precision})"
+    return f"{encoder.name!r} at {encoder.input_size} px ({encoder.fingerprint[:12]}, {encoder.precision})"
 
 
 def _views(about: StatisticsRecord) -> str:

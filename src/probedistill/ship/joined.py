@@ -118,7 +118,8 @@ def without_classes(kept: KeptSet, gone: Sequence[str]) -> KeptSet:
             raise unknown_name("class", name, held.class_names, f"(in {kept.name!r})")
     names = tuple(name for name in held.class_names if name not in gone)
     if len(names) < 2:
-        raise UserError(f"{len(names)} class of {kept.name!r} would be left; a set needs two")
+        left_over = f"{len(names)} class" if len(names) == 1 else "no class"
+        raise UserError(f"{left_over} of {kept.name!r} would be left; a set needs two")
     place = torch.tensor([names.index(name) if name in names else -1 for name in held.class_names])
     labels = place[held.labels]
     stay = labels >= 0
