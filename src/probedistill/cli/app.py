@@ -181,7 +181,7 @@ def _with_config(
     _output.json, _output.quiet = json, quiet
     only_warnings(quiet)
     tokens = tuple("--augment.kind" if (a, b) == ("--augment", "none") else a for a, b in pairwise((*tokens, "")))
-    if quiet and "progress" in _options_of(tokens[0] if tokens else ""):
+    if quiet and "--no-progress" not in tokens and "progress" in _options_of(tokens[0] if tokens else ""):
         tokens = (*tokens, "--no-progress")
     with trusting(trust):
         # In the order of precedence, below the flags themselves.
