@@ -37,12 +37,12 @@ def images(name: str) -> str:
 
 
 def encoder(name: str, size: int = 112) -> EncoderConfig:
-    """Config of one of the four real encoders; leaves with a clear line where its weights are absent.
+    """Config of one of the real encoders; leaves with a clear line where its weights are absent.
 
     CLIP's tower is unpacked once into the feature cache's folder.
     """
-    if name == "lite0":
-        return EncoderConfig(encoder="efficientnet_lite0", input_size=size)
+    if name.startswith("lite"):
+        return EncoderConfig(encoder=f"efficientnet_{name}", input_size=size)
     folder = SHARED / "encoders"
     if not folder.is_dir():
         sys.exit(f"this benchmark needs {folder}, which is not here")

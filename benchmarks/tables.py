@@ -330,7 +330,8 @@ def seeds() -> str:
         for row in content["rows"]:
             name = row["name"]
             if name == "distilled":
-                name = f"distilled, `{content['method']}`" + ", 300 steps" * (content["steps"] == 300)
+                steps = f", {content['steps']} steps" * (content["steps"] != 150)
+                name = f"distilled, `{content['method']}`{steps}"
             found.setdefault((name, content["encoder"], row["probe"]), []).append(row)
     encoders = [name for name in ENCODERS if any(content["encoder"] == name for content in contents)]
     probes = ("ridge", "logistic", "sgd")
