@@ -27,7 +27,8 @@ from probedistill import (
 )
 from probedistill.ship.labels import with_extras
 
-COUNTS, LABELS = [1, 2, 5, 10], ["none", "source", "learned"]
+COUNTS, LABELS, STARTS = [1, 2, 5, 10], ["none", "source", "learned"], ["noise", "real", "blend"]
+REAL = {"random": "random real", "centroids": "class medoids", "herding": "herding", "kmedoids": "k-medoids"}
 PROTOCOL: dict[str, Any] = {"probes": ["ridge", "sgd"], "seeds": 3, "views": 30, "sgd_views": 30, "progress": False}
 
 
@@ -45,7 +46,7 @@ def draw(points: dict[str, Any], path: Any) -> None:
     figure, axes = plt.subplots(figsize=(7, 4.4), layout="constrained")
     for name, values in lines.items():
         counts, top1, std = zip(*sorted(values), strict=True)
-        style = "--" if name in ("random real", "class medoids") else "-"
+        style = "--" if name in REAL.values() else "-"
         axes.errorbar(counts, [100 * v for v in top1], [100 * v for v in std], fmt=f"o{style}", label=name, capsize=2)
     axes.set(xscale="log", xlabel="images per class", ylabel="top-1 % (ridge probe)", xticks=COUNTS, xticklabels=COUNTS)
     axes.minorticks_off()
@@ -58,6 +59,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--method", default="auto")
+    parser.add_argument("--starts", nargs="+", choices=STARTS, default=STARTS)
+    parser.add_argument("--labels", nargs="+", choices=LABELS, default=LABELS)
     options = parser.parse_args()
     name = "images_per_class-quick" if options.quick else "images_per_class"
     path = _common.RESULTS / f"{name}.json"
@@ -73,14 +76,13 @@ def main() -> None:
     image_config = ImagesConfig(images=_common.images("clothing"))
     train, test = load_splits(image_config)
     for count in COUNTS[:2] if options.quick else COUNTS:
-        if f"random real, {count}" not in points:
-            real = evaluate(
-                None, encoder, train, test, images_per_class=count, baselines=["random", "centroids"], **PROTOCOL
-            )
-            keep("random real", count, [row for row in real.rows if row.name == "random real"])
-            keep("class medoids", count, [row for row in real.rows if row.name == "centroids"])
-        for start in ("noise", "real"):
-            if all(f"from {start}, {labels} labels, {count}" in points for labels in ("hard", *LABELS[1:])):
+        if f"herding, {count}" not in points:
+            real = evaluate(None, encoder, train, test, images_per_class=count, baselines=list(REAL), **PROTOCOL)
+            for row_name, line in REAL.items():
+                keep(line, count, [row for row in real.rows if row.name.split()[0] == row_name])
+        for start in options.starts:
+            wanted = ["hard" if labels == "none" else labels for labels in options.labels]
+            if all(f"from {start}, {labels} labels, {count}" in points for labels in wanted):
                 continue
             config = DistillConfig(
                 method=options.method, images_per_class=count, steps=40 if options.quick else options.steps,
@@ -89,7 +91,7 @@ def main() -> None:
             run = RunConfig(out=_common.RUNS / f"{name}-{start}-{count}", resume=True)
             hard = distill(image_config, _common.encoder("lite0"), config, run=run)
             bank = extract_features(encoder, train)
-            for labels in LABELS:
+            for labels in options.labels:
                 labelled = with_extras(hard, encoder, bank, soft_labels=labels)
                 scores = evaluate(labelled, encoder, None, test, **PROTOCOL)
                 rows = [row for row in scores.rows if row.name == "distilled"]

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import time
 from typing import Any
 
@@ -78,6 +79,40 @@ def elsewhere(made: DistilledSet, home: str, test: LabelledImages) -> dict[str, 
     return found
 
 
+def draw(encoder: str) -> None:
+    """Accuracy against encoder passes, a line for each method, beside what real images give: results/speed.png."""
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    import matplotlib.pyplot as plt
+
+    contents = [json.loads(path.read_text()) for path in sorted((_common.RESULTS / "seeds").glob(f"*-{encoder}-*"))]
+    figure, panels = plt.subplots(1, 3, figsize=(11, 3.8), sharey=True, layout="constrained")
+    for panel, probe in zip(panels, PROBES, strict=True):
+        of_method: dict[str, dict[int, list[float]]] = {}
+        for content in contents:
+            for row in content["rows"]:
+                if row["probe"] == probe and row["name"] == "distilled" and content["method"] in METHODS:
+                    passes = content["steps"] * 3 * row["images"]
+                    of_method.setdefault(content["method"], {}).setdefault(passes, []).append(100 * row["top1"])
+                elif row["probe"] == probe and row["name"] in ("class-mean features", "full real data", "herding"):
+                    panel.axhline(100 * row["top1"], color="grey", linewidth=0.8, linestyle=":")
+                    panel.annotate(row["name"], (0.99, 100 * row["top1"]), xycoords=("axes fraction", "data"),
+                                   ha="right", va="bottom", fontsize=8, color="grey")  # fmt: skip
+        for method, points in sorted(of_method.items()):
+            passes, scores = zip(*sorted(points.items()), strict=True)
+            means = [statistics.fmean(values) for values in scores]
+            spread = [statistics.stdev(values) if len(values) > 1 else 0.0 for values in scores]
+            panel.errorbar(passes, means, spread, marker="o", capsize=2, label=method)
+        panel.set(title=probe, xlabel="views through the encoder, forward and backward")
+        panel.set_xscale("log")
+        panel.set_xticks([2250, 4500, 9000], ["2,250", "4,500", "9,000"])
+        panel.minorticks_off()
+    panels[0].set_ylabel("top-1 %")
+    panels[0].legend(loc="lower right", bbox_to_anchor=(1, 0.08))
+    figure.savefig(_common.RESULTS / "speed.png", dpi=130)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--encoders", nargs="+", choices=_common.ENCODERS, default=ENCODERS)
@@ -126,6 +161,7 @@ def main() -> None:
                 print(
                     time.strftime("%H:%M"), key, json.dumps({f"{a}, {b}": v for (a, b), v in best.items()}), flush=True
                 )
+    draw(options.encoders[0])
 
 
 if __name__ == "__main__":

@@ -225,7 +225,7 @@ class CanvasConfig:
     init: Literal["auto", "noise", "blend", "real"] = "auto"
     """Start from noise; from a blend of real images (`blend` of them, those nearest to the class mean, or to the centre
     of a cluster if there are several images per class); or from one real image (the medoid, or a cluster's). auto:
-    blend for --method auto, else noise."""
+    blend for --method auto (real for vision transformers), else noise."""
     blend: int = 10
     """Real images in a blend."""
     init_noise: float = 1.0
@@ -292,8 +292,8 @@ class DistillConfig:
     """Weight of each encoder's objective in the loss, in the order of the encoders. Default: 1."""
     layers: int | Literal["auto"] = "auto"
     """Inner layers of the encoder that the method is asked of as well, which makes for images that other encoders
-    understand, too; 0: none. auto: 3 for --method auto, else 0. Models of timm give their layers; other encoders take
-    part with their features alone."""
+    understand, too; 0: none. auto: 3 for --method auto, else 0. Convolutional models of timm give their layers; other
+    encoders take part with their features alone."""
     layer_weight: float = 1.0
     """Weight of the inner layers together, beside the 1 of the encoder's own features."""
     soft_labels: Literal["none", "source", "learned"] = "none"

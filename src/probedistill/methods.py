@@ -150,7 +150,7 @@ PAPER: dict[str, dict[str, Any]] = {
 }
 """Method → the options whose values in the paper differ from our defaults; docs/fidelity.md gives the reasons."""
 
-AIM: dict[str, dict[str, Any]] = {"home": {}, "transfer": {"augment": {"noise_prob": 0.5, "noise_std": 0.1}}}
+AIM: dict[str, dict[str, Any]] = {"home": {}, "transfer": {"layers": 3, "layer_weight": 3.0}}
 """Aim → the options that it changes; docs/recipes.md gives what that costs at home and brings elsewhere."""
 
 

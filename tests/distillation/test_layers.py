@@ -26,7 +26,7 @@ from probedistill.distillation.start import InnerLayers, load_method
 from probedistill.objectives.layers import with_inner_layers
 from probedistill.objectives.real import RealFeatures
 
-NAMES = ("test_efficientnet", "test_resnet", "test_vit")
+NAMES = ("test_efficientnet", "test_resnet", "test_convnext")
 
 
 def random_encoder(name: str = "test_efficientnet", size: int = 64) -> Encoder:
@@ -102,8 +102,8 @@ def test_a_flat_layer_has_a_gradient(encoder):
 
 
 def test_an_encoder_that_gives_no_layers_stays_as_it_is(encoder):
-    tiny = load_encoder(TINY)
-    assert tiny.with_layers(3) is tiny
+    for other in (load_encoder(TINY), random_encoder("test_vit")):
+        assert other.with_layers(3) is other
     assert encoder.with_layers(0) is encoder
 
 
@@ -200,6 +200,20 @@ def test_bad_values_are_one_line(options, words):
         DistillConfig.of(**options).resolve()
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_transformer_starts_from_photos_unless_told_otherwise(folder, tmp_path):
+    def run(encoder, **canvas):
+        how = {"steps": 1, "progress": False, "evaluate_every": 0, "cache": tmp_path}
+        return distill(f"folder:{folder}", encoder, canvas=canvas, **how).run
+
+    transformer, network = random_encoder("test_vit"), random_encoder()
+    assert (transformer.is_transformer, network.is_transformer) == (True, False)
+    assert run(transformer).begun_from == "real"
+    assert run([network, transformer]).begun_from == "real"
+    assert run(network).begun_from == "blend"
+    assert run(transformer, init="noise").begun_from == "noise"
+    assert run(transformer, init="blend").begun_from == "blend"
 
 
 def test_layers_change_the_images_and_weight_0_is_none(encoder, folder, tmp_path):

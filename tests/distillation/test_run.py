@@ -458,8 +458,8 @@ def test_the_aim_changes_what_the_user_does_not_set():
     away = DistillConfig.of(aim="transfer")
     assert away.aim == "transfer"
     assert away != DistillConfig(aim="transfer")
-    own = DistillConfig.of(aim="transfer", augment={"noise_std": 0.3})
-    assert (own.augment.noise_prob, own.augment.noise_std) == (away.augment.noise_prob, 0.3)
+    own = DistillConfig.of(aim="transfer", layers=5)
+    assert (own.layers, own.layer_weight) == (5, away.layer_weight)
     with pytest.raises(UserError, match="aim 'transfer' has not been applied"):
         DistillConfig(aim="transfer").resolve()
     with pytest.raises(UserError, match="aim 'transfer' changes what preset 'paper' sets; leave one of them out"):

@@ -91,7 +91,7 @@ def check_without_images(config: DistillConfig) -> None:
             config.canvas.from_photos,
             "leave it out: the images start from noise",
         ),
-        f"layers {config.layers}": (config.layers != 0, "leave it out"),
+        f"layers {config.layers}": (config.layers != 0, "leave it (or --aim transfer) out"),
         f"soft_labels {config.soft_labels!r}": (config.soft_labels != "none", "leave it out"),
         "lgm.fresh": (config.method == "lgm" and config.lgm.fresh, "leave it out"),
     }

@@ -61,7 +61,7 @@ from .engine import Distiller
 from .folder import NoFolder, RunFolder, begun_by_this_launch
 from .from_statistics import images_record, read_statistics, settled, statistics_for
 from .options import DistillOptions, with_options
-from .start import inner_layers, load_method, make_distiller
+from .start import inner_layers, load_method, make_distiller, suited
 
 Data = str | ImagesConfig | LabelledImages | StatisticsConfig | ClassStatistics | Sequence[ClassStatistics]
 """What a set is distilled from: real images, or their statistics."""
@@ -111,6 +111,7 @@ def distill(
     """
     run, config = with_options(run or RunConfig(), config, dict(options))
     given = () if isinstance(images, (str, ImagesConfig, LabelledImages)) else read_statistics(images)
+    wished = config
     named, config, repeatable = _name_encoders(encoder, settled(config, given) if given else config.resolve())
     load_method(config)  # a method of the user's own may not be there, or not have these options
     _check_run(run)
@@ -121,7 +122,7 @@ def distill(
         data = _read_data(images, given, test, config, folder, run.progress)
         with folder.claimed(team):
             folder.check()
-            task = _prepare(data, named, config, run, strict, team, base)
+            task = _prepare(data, named, config, run, strict, team, base, wished)
             finished = folder.finished(task.record, team)
             if finished is not None:
                 return finished
@@ -212,8 +213,10 @@ def _prepare(
     strict: bool,
     team: Processes,
     base: Base | None,
+    wished: DistillConfig,
 ) -> _Task:
     encoders = _load_encoders(named)
+    config = suited(config, wished, encoders)
     if data.statistics:
         data = replace(data, statistics=tuple(statistics_for(encoders, data.statistics)))
     record = _describe(config, encoders, data)

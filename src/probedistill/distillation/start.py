@@ -32,6 +32,23 @@ from .engine import Distiller, Loop, Tower
 _BLEND_CONTRAST = 2.0
 
 
+def suited(config: DistillConfig, wished: DistillConfig, encoders: Sequence[Encoder]) -> DistillConfig:
+    """Settle what "auto" means for these encoders.
+
+    A vision transformer makes little of a blend and wants to see a photo: from medoids CLIP gets in 50 steps where it
+    is not in 300 from blends (docs/recipes.md).
+
+    Args:
+        config: Resolved.
+        wished: As the user gave it.
+        encoders: The run's encoders.
+    """
+    undecided = wished.canvas.init == "auto" and config.canvas.init == "blend"
+    if undecided and any(encoder.is_transformer for encoder in encoders):
+        return replace(config, canvas=replace(config.canvas, init="real"))
+    return config
+
+
 def load_method(config: DistillConfig) -> Callable[..., Objective]:
     """The function real features → objective that a resolved config asks for, with its options filled in.
 

@@ -136,8 +136,10 @@ class Encoder(nn.Module):
 
         Returns:
             An encoder of ``dim + sum(widths)`` features with a fingerprint of its own; this very encoder if it does
-            not give its inner layers. All models of timm give them.
+            not give its inner layers. The convolutional models of timm give them.
         """
+        if self.is_transformer:  # asked of its layers, CLIP's images got worse (docs/recipes.md)
+            return self
         layers, widths = inner_layers(self.model, count, self._normalised(example_images(self.input_size, self.device)))
         if not layers:
             return self
@@ -151,6 +153,11 @@ class Encoder(nn.Module):
     def plain(self) -> Encoder:
         """The encoder without its inner layers."""
         return self.__dict__.get("_plain", self)
+
+    @property
+    def is_transformer(self) -> bool:
+        """Whether the model has attention layers."""
+        return any("attention" in type(module).__name__.lower() for module in self.model.modules())
 
     @property
     def device(self) -> torch.device:

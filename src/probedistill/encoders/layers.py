@@ -17,7 +17,7 @@ _FLOOR = 1e-5  # added to variances: the root has no slope at 0
 
 @torch.no_grad()
 def inner_layers(model: nn.Module, count: int, example: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The last ``count`` stages of a model, or of a model of many equal blocks every second or third.
+    """The last ``count`` stages of a model, evenly apart.
 
     Args:
         model: The model of an encoder.
