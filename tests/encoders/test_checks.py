@@ -55,6 +55,9 @@ class Wrong(Tiny):
             "one dimension": lambda: features[:, 0],
             "of another length": lambda: features[:, : 5 + self.calls],
             "in a list": lambda: [features],
+            "complex": lambda: torch.fft.fft(features),
+            "sparse": lambda: features.to_sparse(),
+            "of one image alone": lambda: torch.cat([features[:1], features[1:].detach()]),
         }[how]()
 
 
@@ -90,6 +93,8 @@ def test_features_that_depend_on_the_other_images(how, says):
         ("one for all", r"gives features of shape \(1, 24\)"),
         ("one dimension", r"gives features of shape \(2,\)"),
         ("in a list", "gives list; it must give a tensor"),
+        ("complex", "gives complex features; it must give a plain tensor of real numbers"),
+        ("sparse", "gives sparse features"),
     ],
 )
 def test_features_that_are_none(how, says):
@@ -111,6 +116,11 @@ def test_distillation_needs_a_gradient_and_evaluation_does_not(how, monkeypatch,
     train, test = load_splits(f"folder:{photos}")
     scores = evaluate(None, encoder, train, test, seeds=1, views=0, baselines=["full"], cache=tmp_path, progress=False)
     assert len(scores.rows) == 1
+
+
+def test_every_image_needs_a_gradient():
+    with pytest.raises(UserError, match="it is zero for one of two images"):
+        load("of one image alone").check_gradient()
 
 
 def test_an_encoder_with_a_gradient_is_taken():
@@ -178,6 +188,78 @@ def test_encoders_may_flatten_with_view(fold):
         expected = EndsInView().eval()((pictures(3) - encoder.mean) / encoder.std)
         assert close(encoder(pictures(3)), expected)
         assert close(encoder(pictures(3).contiguous(memory_format=torch.channels_last)), expected)
+
+
+class Doubles(torch.autograd.Function):
+    """A layer of someone's own whose backward pass flattens with ``.view``."""
+
+    @staticmethod
+    def forward(ctx, images):
+        return 2 * images
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return (2 * gradient.view(len(gradient), -1)).view(gradient.shape)
+
+
+class FlattensGradients(Tiny):
+    def forward(self, images: Tensor) -> Tensor:
+        return Doubles.apply(self.body[:3](images)).mean((2, 3))
+
+
+def test_backward_passes_may_flatten_with_view():
+    encoder = Encoder(FlattensGradients(), name="mine", input_size=32)
+    encoder.check_gradient()
+    images = pictures().requires_grad_()
+    encoder(images).sum().backward()
+    assert images.grad.isfinite().all()
+
+
+def test_scripted_and_traced_models_are_encoders():
+    expected = Encoder(Tiny(), name="tiny", input_size=32)(pictures())
+    for model in (torch.jit.script(Tiny()), torch.jit.trace(Tiny().eval(), pictures())):
+        encoder = Encoder(model, name="tiny", input_size=32, mean=(0.485, 0.456, 0.406))
+        encoder.check_gradient()
+        assert close(encoder(pictures()), expected)
+
+
+@pytest.mark.parametrize(
+    "model", [nn.Sequential(nn.LazyConv2d(8, 5), nn.Flatten()), torch.export.export(Tiny(), (pictures(),)).module()]
+)
+def test_models_that_cannot_be_frozen(model):
+    with pytest.raises(UserError, match=r"encoder 'mine' cannot be frozen .*; give a torch.nn.Module with all of its"):
+        Encoder(model, name="mine", input_size=32)
+
+
+# ---------------------------------------------------------------- what a model says of its images
+
+
+@pytest.mark.parametrize("mean", [0.5, [0.5] * 3, torch.full((3,), 0.5), torch.full((3,), 0.5).numpy()])
+def test_mean_and_deviation_in_any_form(mean):
+    encoder = Encoder(Tiny(), name="tiny", input_size=32, mean=mean, std=mean)
+    assert (
+        encoder.fingerprint == Encoder(Tiny(), name="tiny", input_size=32, mean=(0.5,) * 3, std=(0.5,) * 3).fingerprint
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"mean": (123.7, 116.3, 103.5)}, "give it for images in [0, 1]: divide mean and std by 255"),
+        ({"mean": (0.5, 0.5)}, "mean (0.5, 0.5) cannot be used (2 of them); give three numbers"),
+        ({"mean": None}, "mean None cannot be used"),
+        ({"mean": (float("nan"), 0, 0)}, "give it for images in [0, 1]"),
+        ({"std": (0.2, 0.0, 0.2)}, "has std (0.2, 0.0, 0.2); give numbers above 0"),
+        ({"std": ("a", "b", "c")}, "cannot be used"),
+        ({"crop_pct": 0}, "has crop_pct 0; give a number from 0.05 to 1"),
+        ({"crop_pct": float("nan")}, "has crop_pct nan"),
+        ({"crop_pct": 1e-6}, "has crop_pct 1e-06"),
+        ({"crop_pct": "0.9"}, "has crop_pct '0.9'"),
+    ],
+)
+def test_impossible_preparation_of_images(options, says):
+    with pytest.raises(UserError, match=f"^encoder 'tiny'.*{re.escape(says)}"):
+        Encoder(Tiny(), name="tiny", input_size=32, **options)
 
 
 def test_other_encoders_take_images_channels_last():

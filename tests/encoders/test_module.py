@@ -53,6 +53,36 @@ def test_models_that_are_no_encoders(factory, says):
         load_encoder(f"module:helpers_encoders:{factory}", device="cpu")
 
 
+@pytest.mark.parametrize(
+    ("size", "says"),
+    [
+        ("big", "has input_size 'big'"),
+        (None, "has input_size None"),
+        ((32, 48), r"has input_size \(32, 48\)"),
+        (4, r"has input_size 4 \(at least 8\); give a number of pixels"),
+    ],
+)
+def test_what_a_model_says_of_its_size(size, says, monkeypatch):
+    model = Tiny()
+    model.input_size = size
+    monkeypatch.setattr("helpers_encoders.tiny", lambda: model)
+    with pytest.raises(UserError, match=f"^encoder '{TINY}' {says}"):
+        load_encoder(TINY, device="cpu")
+
+
+def test_a_model_may_give_both_sides_of_its_images(monkeypatch):
+    model = Tiny()
+    model.input_size = (32, 32)
+    monkeypatch.setattr("helpers_encoders.tiny", lambda: model)
+    assert load_encoder(TINY, device="cpu").input_size == 32
+
+
+def test_a_model_in_place_of_its_factory(monkeypatch):
+    monkeypatch.setattr("helpers_encoders.tiny", Tiny())
+    with pytest.raises(UserError, match="is a module that is made already; name the function or class that makes it"):
+        load_encoder(TINY, device="cpu")
+
+
 def test_module_factory_refuses_arguments():
     with pytest.raises(UserError, match="no_such_argument"):
         load_encoder(TINY, encoder_args={"no_such_argument": 1}, device="cpu")

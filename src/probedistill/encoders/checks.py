@@ -6,10 +6,12 @@ results. Two passes over the same pictures tell.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..config import Precision
 from ..errors import UserError, explained, option
@@ -22,6 +24,57 @@ def example_images(size: int, device: torch.device) -> Tensor:
     """Two pictures that no encoder should take for the same: a dark and a bright one, (2, 3, size, size) in [0, 1]."""
     noise = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
     return (torch.tensor([0.5, 0.7]).view(2, 1, 1, 1) * noise + torch.tensor([0.0, 0.3]).view(2, 1, 1, 1)).to(device)
+
+
+def frozen(model: nn.Module, *, name: str) -> nn.Module:
+    """The model in evaluation mode and without gradients of its weights.
+
+    Raises:
+        UserError: It cannot be: a layer has no weights yet (`torch.nn.LazyLinear`), or it was exported for good.
+    """
+    hint = "give a torch.nn.Module with all of its weights; lazy layers get theirs in a first forward pass"
+    with explained(f"encoder {name!r} cannot be frozen", ValueError, RuntimeError, NotImplementedError, hint=hint):
+        model = model.eval()
+        for weights in model.parameters():  # one by one: scripted modules have no requires_grad_
+            weights.requires_grad_(False)
+    return model
+
+
+_LEAST_CROP = 0.05  # of an image; less is a slip, and the image would be enlarged twenty times
+
+
+def checked_preparation(
+    mean: Any, std: Any, crop_pct: Any, *, name: str
+) -> tuple[tuple[float, ...], tuple[float, ...], float]:
+    """How images are prepared, if it is possible: mean and deviation of three channels, and the crop.
+
+    Args:
+        mean, std: Three numbers for images in [0, 1], as a sequence, an array or a tensor; or one for all channels.
+        crop_pct: The share of the short side that is kept.
+        name: The encoder's, for errors.
+
+    Raises:
+        UserError: These are no such numbers.
+    """
+    called = f"encoder {name!r}"
+    mean, std = _of_channels(mean, f"{called}: mean"), _of_channels(std, f"{called}: std")
+    if not all(-2 <= value <= 2 for value in mean):
+        raise UserError(f"{called} has mean {mean}; give it for images in [0, 1]: divide mean and std by 255")
+    if not all(0 < value < math.inf for value in std):
+        raise UserError(f"{called} has std {std}; give numbers above 0, for images in [0, 1]")
+    if isinstance(crop_pct, bool) or not isinstance(crop_pct, int | float) or not _LEAST_CROP <= crop_pct < math.inf:
+        raise UserError(f"{called} has crop_pct {crop_pct!r}; give a number from {_LEAST_CROP} to 1")
+    return mean, std, crop_pct
+
+
+def _of_channels(values: Any, called: str) -> tuple[float, ...]:
+    with explained(f"{called} {values!r} cannot be used", TypeError, ValueError, hint="give three numbers"):
+        given = values.tolist() if hasattr(values, "tolist") else values
+        numbers = tuple(given) if isinstance(given, Sequence) else (float(given),) * 3
+        if len(numbers) != 3:
+            raise ValueError(f"{len(numbers)} of them")
+        # Whole numbers stay as they are: the fingerprint is made of them.
+        return tuple(value if type(value) in (int, float) else float(value) for value in numbers)
 
 
 @torch.no_grad()
@@ -46,6 +99,9 @@ def check_features(encode: Callable[[Tensor], Tensor], images: Tensor, *, name: 
         features, again = encode(images), encode(images)
     if not isinstance(features, Tensor):
         raise UserError(f"{called} gives {type(features).__name__}; it must give a tensor (images, features)")
+    if features.is_complex() or features.is_sparse:
+        kind = "complex" if features.is_complex() else "sparse"
+        raise UserError(f"{called} gives {kind} features; it must give a plain tensor of real numbers")
     if features.ndim != 2 or len(features) != len(images):
         shape = tuple(features.shape)
         raise UserError(f"{called} gives features of shape {shape} for 2 images; it must give (images, features)")
@@ -84,6 +140,8 @@ def check_gradient(encode: Callable[[Tensor], Tensor], images: Tensor, *, name: 
         (gradient,) = torch.autograd.grad((features * weights).sum(), images, allow_unused=True)
         if gradient is None or not bool(gradient.any()):
             raise RuntimeError("it is zero")
+        if not bool(gradient.flatten(1).any(1).all()):
+            raise RuntimeError("it is zero for one of two images")
         if not bool(gradient.isfinite().all()):
             raise RuntimeError("it is not finite")
 

@@ -13,9 +13,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..config import EncoderConfig, Precision
-from ..errors import unknown_name
+from ..errors import UserError, unknown_name
 from ..machine.torch_state import own_torch_state
-from .checks import check_features, check_gradient, example_images
+from .checks import check_features, check_gradient, checked_preparation, example_images, frozen
 from .fold import fold_batchnorms
 from .known import IMAGENET
 from .layers import features_with_layers, inner_layers
@@ -85,12 +85,13 @@ class Encoder(nn.Module):
         super().__init__()
         if interpolation not in RESAMPLING:
             raise unknown_name("interpolation", interpolation, RESAMPLING)
+        mean, std, crop_pct = checked_preparation(mean, std, crop_pct, name=name)
         self.name, self.input_size, self.precision = name, input_size, precision
         self.config: EncoderConfig | None = None
         self._layers: tuple[int, ...] = ()
         self.widths: tuple[int, ...] = ()
         self.interpolation, self.crop_pct, self.cuts = interpolation, crop_pct, cuts
-        model = model.eval().requires_grad_(False)
+        model = frozen(model, name=name)
         if any(p.is_floating_point() and p.dtype not in (torch.float32, torch.float64) for p in model.parameters()):
             model = model.float()  # weights may be stored in half; how one computes with them is ``precision``'s to say
         for module in model.modules():
@@ -123,7 +124,14 @@ class Encoder(nn.Module):
     @own_torch_state()
     def check_gradient(self) -> None:
         """Raise `UserError` if no gradient reaches the images; distillation needs one, evaluation does not."""
-        check_gradient(self, example_images(self.input_size, self.device), name=self.name)
+        images = example_images(self.input_size, self.device)
+        if self._layout == torch.channels_last:
+            with suppress(UserError):
+                return check_gradient(self, images, name=self.name)
+            # A backward pass that flattens with ``.view`` needs the other order of memory, as a forward pass may.
+            self._layout = torch.contiguous_format
+            self.model.to(memory_format=self._layout)  # type: ignore[call-overload]
+        return check_gradient(self, images, name=self.name)
 
     @torch.no_grad()
     def with_layers(self, count: int) -> Encoder:
@@ -192,7 +200,7 @@ class Encoder(nn.Module):
             images = self._fitted(images)
         images = self._normalised(images)
         features = self._output(images)
-        if not isinstance(features, Tensor):
+        if not isinstance(features, Tensor) or features.is_complex() or features.is_sparse:
             return features  # refused by `check_features`
         features = features if features.dtype == torch.float64 else features.float()
         if self.precision == "fp16" and features.requires_grad:

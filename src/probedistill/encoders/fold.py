@@ -61,7 +61,7 @@ def fold_batchnorms(model: nn.Module, example: Tensor) -> int:
             hooks.append(module.register_forward_pre_hook(before_norm(name)))
     # Not zeros: an image of one colour would not show a wrong fold.
     example = example + torch.linspace(-1, 1, example.numel(), device=example.device).sin().view_as(example)
-    before = model(example)
+    before = model(example).float()
     for handle in hooks:
         handle.remove()
 
@@ -77,7 +77,7 @@ def fold_batchnorms(model: nn.Module, example: Tensor) -> int:
         parent = model.get_submodule(parent_name)
         setattr(parent, child, _FoldedNorm(norm))
         undo.append(lambda c=conv, w=weight, b=bias, p=parent, k=child, n=norm: _restore(c, w, b, p, k, n))  # type: ignore[misc]
-    after = model(example)
+    after = model(example).float()
     if not torch.allclose(before, after, rtol=1e-3, atol=1e-3 * float(before.nan_to_num().abs().max())):
         for step in reversed(undo):  # a convolution may be in two pairs
             step()

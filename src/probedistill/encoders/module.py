@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -23,6 +24,8 @@ def load_module(path: str, config: EncoderConfig) -> Loaded:
     """
     spec = f"module:{path}"
     factory = imported(path, f"encoder {spec!r}")
+    if isinstance(factory, nn.Module):
+        raise UserError(f"encoder {spec!r} is a module that is made already; name the function or class that makes it")
     if not callable(factory):
         raise UserError(f"encoder {spec!r} is {type(factory).__name__}; name a function that returns a torch.nn.Module")
     with explained(f"encoder {spec!r} could not be made", Exception):
@@ -34,12 +37,22 @@ def load_module(path: str, config: EncoderConfig) -> Loaded:
         raise UserError(f"encoder {spec!r} gave {type(model).__name__}; the factory must return a torch.nn.Module")
     return Loaded(
         model,
-        config.input_size or int(getattr(model, "input_size", 224)),
+        config.input_size or _side(getattr(model, "input_size", 224), spec),
         getattr(model, "mean", IMAGENET[0]),
         getattr(model, "std", IMAGENET[1]),
         crop_pct=getattr(model, "crop_pct", 1.0),
         identity=_source_digest(path.rpartition(":")[0]),
     )
+
+
+def _side(size: Any, spec: str) -> int:
+    """A model's ``input_size``: a number of pixels, or two equal ones."""
+    sides = set(size) if isinstance(size, tuple | list) else {size}
+    with explained(f"encoder {spec!r} has input_size {size!r}", TypeError, ValueError, hint="give a number of pixels"):
+        (side,) = sides
+        if int(side) < 8:
+            raise ValueError("at least 8")
+        return int(side)
 
 
 def _source_digest(module: str) -> str:
