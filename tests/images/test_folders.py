@@ -56,6 +56,15 @@ def test_splits_that_share_classes_are_splits_and_what_lies_beside_is_said(tmp_p
     assert train.class_names == test.class_names == ("cat", "dog")
 
 
+def test_splits_without_class_folders_are_no_classes(tmp_path):
+    tree(tmp_path, "train", "Test")
+    with pytest.raises(
+        UserError, match=r"'Test' and 'train' are called like splits, but hold no class folders; .*'all'"
+    ):
+        load_images(f"folder:{tmp_path}")
+    assert classes_of(tmp_path, split="all") == ("Test", "train")
+
+
 def test_what_is_no_class_does_not_matter_beside_splits(tmp_path):
     make_image_folder(tmp_path, size=4, splits=("train",))
     (tmp_path / "annotations").mkdir()
@@ -100,6 +109,13 @@ def test_a_link_that_is_left_out_is_said(tmp_path):
         load_images(f"folder:{tmp_path}")
 
 
+def test_a_class_whose_disk_is_not_there_is_said(tmp_path):
+    tree(tmp_path, "cat", "dog")
+    (tmp_path / "horse").symlink_to(tmp_path / "unmounted" / "horse")
+    with pytest.warns(UserWarning, match="left out links that lead nowhere: 'horse'"):
+        assert classes_of(tmp_path) == ("cat", "dog")
+
+
 def test_folders_in_folders_in_folders(tmp_path):
     tree(tmp_path, "cat", "dog")
     here = os.open(tmp_path / "cat", os.O_RDONLY)
@@ -131,7 +147,9 @@ def test_folders_that_systems_add_are_neither_classes_nor_images(tmp_path, name)
     assert images.counts().tolist() == [4, 4]
 
 
-@pytest.mark.parametrize("name", ["Thumbs.db", "desktop.ini", ".DS_Store", "._00.png", "Icon\r"])
+@pytest.mark.parametrize(
+    "name", ["Thumbs.db", "desktop.ini", ".DS_Store", "._00.png", "Icon\r", "00.aae", "00.png:Zone.Identifier"]
+)
 def test_files_that_systems_add_are_no_images(tmp_path, name):
     tree(tmp_path, "cat", "dog")
     (tmp_path / "cat" / name).write_bytes(b"x")

@@ -18,22 +18,28 @@ from .labelled import LabelledImages, check_class_names, check_classes, classes_
 from .sources import ALIASES, FOLDER_SPLITS, WHOLE, ItemLoader, Source, described
 
 IMAGE_SUFFIXES = frozenset(
-    ["avif", "bmp", "gif", "jp2", "jpe", "jpeg", "jpg", "pbm", "pgm", "png", "ppm", "tif", "tiff", "webp"]
+    ["avif", "bmp", "gif", "jp2", "jfif", "jpe", "jpeg", "jpg", "pbm", "pgm", "png", "ppm", "tif", "tiff", "webp"]
 )
 """How names of images end, without the dot; only where names are all there is to go by."""
 
 SYSTEM_FOLDERS = frozenset(
     [
         "@eadir", "@tmp", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "@__thumb",  # NAS boxes
+        "@synoresource",
         "__macosx", "temporary items", "network trash folder", "thevolumesettingsfolder",  # macOS
-        "$recycle.bin", "recycler", "system volume information",  # Windows
+        "$recycle.bin", "recycler", "system volume information", "_gsdata_",  # Windows and its backups
         "lost+found", "__pycache__",
     ]
 )  # fmt: skip
 """Folders that systems add, in lower case: neither classes nor inside them."""
 
 _SYSTEM_FILES = frozenset({"thumbs.db", "thumbs.db:encryptable", "ehthumbs.db", "desktop.ini", "icon\r"})
-_SIDECARS = frozenset({".txt", ".json", ".jsonl", ".parquet", ".csv", ".md", ".xml", ".yaml", ".yml"})
+_SIDECARS = frozenset(
+    [
+        ".txt", ".json", ".jsonl", ".parquet", ".csv", ".md", ".xml", ".yaml", ".yml",
+        ".aae", ".xmp", ".ini", ".lnk", ".url", ".identifier",  # photo programs and Windows
+    ]
+)  # fmt: skip
 _DEEPEST = 50  # folders inside a class folder
 
 
@@ -79,6 +85,8 @@ class _FolderSource(Source):
         for entry in listing(parent):
             if _is_image_name(entry.name) and not _is_folder(entry):
                 left_out.add("files beside the class folders", entry.name)
+            elif entry.is_symlink() and not os.path.exists(entry.path):
+                left_out.add("links that lead nowhere", entry.name)
         left_out.warn(self.spec)
         names = _names(paths)
         root = os.path.abspath(self.root)
@@ -149,6 +157,11 @@ def _split_folders(root: Path, spec: str, wanted: str | None) -> list[str]:
     folders = subfolders(root)
     inside = {name: set(subfolders(root / name)) for name in folders if name.lower() in FOLDER_SPLITS}
     splits = [name for name, classes in inside.items() if classes]
+    if not splits and wanted is None and len(inside) > 1 and len(inside) == len(folders):
+        raise UserError(
+            f"images {spec!r}: {' and '.join(map(repr, inside))} are called like splits, but hold no class folders; "
+            f"put the images of each class into a folder inside, or say {option('split', WHOLE)} if these are classes"
+        )
     if not splits or wanted == WHOLE:
         return []
     others = [name for name in folders if name not in splits and _has_images(root / name)]
