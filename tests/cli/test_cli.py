@@ -362,6 +362,8 @@ def test_missing_arguments(run_cli):
         (["--holdout", "7"], "holdout 7"),
         (["--seed", "-1"], "seed -1"),
         (["--checkpoint-seconds", "-1"], "checkpoint_seconds -1"),
+        (["--checkpoint-seconds", "nan"], "checkpoint_seconds nan must be 0 or more"),
+        (["--canvas.size", 10**7], "canvas.size 10000000 takes 12,800,000 GB for 2 images, more than this machine has"),
         (["--evaluate-every", "-1"], "evaluate_every -1"),
         (["--method", "clp", "--clp.ridge", "-1"], "clp.ridge -1"),
         (["--method", "clp", "--clp.temperature", "0"], "clp.temperature 0"),

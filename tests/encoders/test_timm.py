@@ -162,8 +162,8 @@ def test_local_weights_of_a_vit_run_at_another_size_and_random_weights_stand_in(
 # ---------------------------------------------------------------- checkpoints as trainers write them
 
 
-def _features(path: Path) -> torch.Tensor:
-    encoder = load_encoder("timm:test_resnet", checkpoint=path, input_size=32, device="cpu")
+def _features(path: Path, **options: object) -> torch.Tensor:
+    encoder = load_encoder("timm:test_resnet", checkpoint=path, input_size=32, device="cpu", **options)
     with torch.no_grad():
         return encoder(pictures())
 
@@ -200,6 +200,9 @@ TRAINERS = {
     "Lightning": lambda s: {"state_dict": {**_under("model.", s), "criterion.weight": torch.ones(7)},
                             "pytorch-lightning_version": "2.5", "hyper_parameters": {"lr": 0.1}, "callbacks": {}},
     "Lightning, averaged": lambda s: {"state_dict": {**_under("model.", _other(s)), **_under("model_ema.", s)}},
+    "DINO": lambda s: {"student": _under("module.backbone.", _other(s)), "teacher": _under("backbone.", s), "epoch": 1},
+    "an entry of one's own": lambda s: {"net": s, "epoch": 3, "optimizer": {"state": {}, "param_groups": []}},
+    "what was best, and where": lambda s: {"model": s, "best": np.float64(0.9), "out": Path("runs")},
     "a wrapper of one's own": lambda s: {"network": {"state_dict": _under("student.backbone.", s)}},
 }  # fmt: skip
 
@@ -226,8 +229,25 @@ def test_any_prefix_is_taken_off(tmp_path_factory, small, expected, words, file,
     assert torch.equal(_features(path), expected)
 
 
+def test_a_checkpoint_is_what_its_first_bytes_say(tmp_path, small, expected):
+    save_file(small.state_dict(), tmp_path / "pytorch_model.bin")
+    torch.save(small.state_dict(), tmp_path / "w.safetensors")
+    for name in ("pytorch_model.bin", "w.safetensors"):
+        assert torch.equal(_features(tmp_path / name), expected)
+
+
+def test_a_classifier_that_is_asked_for_and_left_out_is_said(tmp_path, small):
+    with pytest.warns(
+        UserWarning, match=r"pooled features, because the size of its classifier in the file is not given"
+    ):
+        _features(_saved(small, tmp_path / "w.pth"), features="output")
+
+
 def test_a_checkpoint_of_two_models_is_refused(tmp_path, small):
     state = small.state_dict()
+    torch.save({"actor": state, "critic": state, "epoch": 3}, tmp_path / "w.pth")
+    with pytest.raises(UserError, match=r"holds several models, 'actor', 'critic'; save the state dict"):
+        _features(tmp_path / "w.pth")
     torch.save(_under("student.", state) | _under("teacher.", state), tmp_path / "w.pth")
     with pytest.raises(UserError, match=r"holds several models, below 'student\.', 'teacher\.'; save the state dict"):
         _features(tmp_path / "w.pth")

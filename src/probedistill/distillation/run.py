@@ -231,7 +231,7 @@ def _check_run(run: RunConfig) -> None:
     if not run.timeout_seconds > 0:
         raise UserError(f"timeout_seconds {run.timeout_seconds} must be more than 0")
     for name in ("checkpoint_seconds", "evaluate_every"):
-        if (getattr(run, name) or 0) < 0:
+        if not (getattr(run, name) or 0) >= 0:  # NaN would never save
             raise UserError(f"{name} {getattr(run, name)} must be 0 or more")
 
 

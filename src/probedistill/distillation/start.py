@@ -20,6 +20,7 @@ from ..features.fresh import FreshBatches
 from ..features.statistics import ClassStatistics
 from ..images.decode import UnreadableImageError
 from ..images.labelled import LabelledImages
+from ..machine.memory import total_memory
 from ..machine.processes import ALONE, Processes
 from ..methods import CANVASES, METHODS, Normalization
 from ..objectives.layers import with_inner_layers
@@ -319,6 +320,13 @@ def blend_of(photos: Sequence[Tensor]) -> Tensor:
 
 def _empty_canvas(config: DistillConfig, count: int, size: int, device: torch.device) -> AnyCanvas:
     options, make = config.canvas, CANVASES.load(config.canvas.kind)
+    # Values, their gradients and Adam's two moments, of a pyramid of levels.
+    needed = count * 3 * size**2 * 4 * 4 * 4 // 3
+    if needed > total_memory():
+        raise UserError(
+            f"canvas.size {size} takes {needed / 1e9:,.0f} GB for {count} images, more than this machine has; "
+            f"give a smaller {option('canvas.size')}"
+        )
     if options.kind in CANVASES.built_in:
         grows = options.level_every > 0 and options.kind == "pyramid"
         open_levels = 1 if grows else None

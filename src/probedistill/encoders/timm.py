@@ -31,6 +31,12 @@ def load_timm(name: str, config: EncoderConfig) -> Loaded:
         local = _package_weights(recipe)
     # A classifier in a local file is loaded only if its size was given: features come before it anyway.
     keeps_classifier = "num_classes" in arguments or (config.features == "output" and local is None)
+    if config.features == "output" and not keeps_classifier:
+        warnings.warn(
+            f"features 'output' of {config.encoder!r} are its pooled features, because the size of its classifier in "
+            f"the file is not given; give {option('encoder_args.num_classes', 10)} or the like",
+            stacklevel=2,
+        )
     if not keeps_classifier:
         arguments["num_classes"] = 0
     if config.input_size is not None and recipe is not None and "img_size" in arguments:

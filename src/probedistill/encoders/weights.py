@@ -7,9 +7,10 @@ import math
 import pickle
 import warnings
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -18,17 +19,27 @@ from torch import Tensor, nn
 from ..errors import UserError, first_line
 
 HOLDERS = (
-    *("state_dict_ema", "model_ema", "ema_state_dict", "ema"),
+    *("state_dict_ema", "model_ema", "ema_state_dict", "ema", "teacher"),
     *("state_dict", "model_state_dict", "model", "module", "network"),
 )
-"""Entries of a checkpoint that hold weights. Averaged weights (EMA) come first, as in timm: they are what a trainer
-reports."""
+"""Entries of a checkpoint that hold weights. Averaged weights (EMA, the teacher of DINO) come first, as in timm: they
+are what a trainer reports."""
+
+_PLAIN_VALUES: list[Any] = [
+    argparse.Namespace,
+    np.dtype, np.dtypes.Float64DType, np.dtypes.Float32DType, np.dtypes.Int64DType,
+    (np.float64(0).__reduce__()[0], "numpy._core.multiarray.scalar"),
+    (np.float64(0).__reduce__()[0], "numpy.core.multiarray.scalar"),
+    (PurePosixPath, "pathlib.PosixPath"), (PurePosixPath, "pathlib._local.PosixPath"),
+]  # fmt: skip
+"""What trainers store beside the weights: their options, a best accuracy, a folder. None of these runs anything."""
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Read a state dict: a ``.safetensors`` file, or a PyTorch file of tensors and plain values.
 
-    The command-line options that timm's ``train.py`` stores (an `argparse.Namespace`) are the one object allowed.
+    What a file is shows in its first bytes, not in its name. Beside tensors it may hold what trainers store with them:
+    command-line options (an `argparse.Namespace`), numbers of NumPy, paths.
 
     Raises:
         UserError: No such file, a damaged one, one with other objects, or one without weights.
@@ -37,9 +48,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise UserError(f"{called} is not a file; give a .safetensors or .pth file of weights")
     try:
-        if path.suffix == ".safetensors":
+        if _is_safetensors(path):
             return load_file(path)
-        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
+        with warnings.catch_warnings(), torch.serialization.safe_globals(_PLAIN_VALUES):
             warnings.simplefilter("ignore")
             content = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, LookupError, ValueError) as error:
@@ -51,9 +62,20 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             "tensors only"
         ) from error
     weights = _held(content)
+    if weights is None and isinstance(content, Mapping):
+        named = {str(name): found for name, value in content.items() if (found := _held(value)) is not None}
+        if len(named) > 1:
+            raise UserError(f"{called} holds several models, {', '.join(map(repr, named))}; save the state dict of one")
+        weights = next(iter(named.values()), None)
     if weights is None:
         raise UserError(f"{called} holds no state dict; save model.state_dict() instead")
     return weights
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Whether a file begins as safetensors do: with the length of a header, then the header, which is JSON."""
+    with open(path, "rb") as file:
+        return file.read(9)[8:] == b"{"
 
 
 def _held(content: Any) -> dict[str, Tensor] | None:
