@@ -171,6 +171,9 @@ def test_number_signs_in_lists_of_classes(tmp_path):
     listed = tmp_path / "names.txt"
     listed.write_text("# a comment\n  # another\njersey #10\r\njersey #7\n\\#1\n\\\\#2\n")
     assert classes_of(tmp_path / "photos", classes=[f"@{listed}"]) == ("jersey #10", "jersey #7", "#1", "\\#2")
+    listed.write_text("jersey #7\n#1\nball\n")
+    with pytest.warns(UserWarning, match=r"'#1' taken for a comment; write \\# for a name that begins with #"):
+        assert classes_of(tmp_path / "photos", classes=[f"@{listed}"]) == ("jersey #7", "ball")
     tree(tmp_path / "photos", "@home")
     assert classes_of(tmp_path / "photos", classes=["\\@home", "ball"]) == ("@home", "ball")
 

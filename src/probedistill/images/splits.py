@@ -7,6 +7,7 @@ import difflib
 import hashlib
 import os
 import re
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -213,7 +214,15 @@ def _names_in_file(path: Path) -> list[str]:
         raise UserError(
             f"classes '@{path}' cannot be read ({one_line(str(error))}); give a text file with one class name a line"
         ) from error
-    names = (line.strip() for line in lines)
+    names = [line.strip() for line in lines]
+    tight = [name for name in names if re.match(r"#[^\s#]", name)]  # rather a name, such as #1, than a comment
+    if tight:
+        more = f" and {len(tight) - 1} more" if len(tight) > 1 else ""
+        warnings.warn(
+            f"classes '@{path}': {one_line(tight[0])!r}{more} taken for a comment; write \\# for a name that begins "
+            "with #",
+            stacklevel=2,
+        )
     return [re.sub(r"^\\(?=\\*#)", "", name) for name in names if name and not name.startswith("#")]
 
 
