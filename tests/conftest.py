@@ -28,6 +28,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_CACHE"] = str(_SESSION / "datasets")
 os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors, and a worker for each core; children get it too
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # compiling the package is a second of every process
 sys.path.insert(0, str(TESTS))
 
 from helpers_images import make_image_folder  # noqa: E402
@@ -38,11 +39,24 @@ settings.register_profile("ours", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "ours")
 
+# No test cuts the power: what must be synced when is seen by recording the calls (tests/store/test_power_loss.py).
+# Waiting for the disk a few thousand times would take minutes in which nothing is computed.
+os.fsync = lambda _: None
+
+LONGEST = ("store/test_kills.py", "distillation/test_faults.py", "distillation/test_parallel.py", "docs/test_site.py",
+           "root/test_wheel.py", "report/test_report_browser.py")  # fmt: skip
+"""Files that are begun first, so that at the end no worker waits for another."""
+
 TINY = "module:helpers_encoders:tiny"
 
 
 def pytest_unconfigure() -> None:
     shutil.rmtree(_SESSION, ignore_errors=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    place = {TESTS / name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))
 
 
 @dataclass(frozen=True)
