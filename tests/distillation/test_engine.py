@@ -432,24 +432,25 @@ def test_a_loss_that_is_not_finite_changes_nothing(what, level_every, micro_batc
 
 
 @pytest.mark.parametrize("name", ["lgm", "clp", "sfm"])
-@pytest.mark.parametrize("stop", [0, 1, 2, 3, 4, 5])  # a level opens every two steps
 @pytest.mark.parametrize(
     ("level_every", "micro_batch", "dtype"), [(2, None, torch.float32), (2, 5, torch.float64), (0, None, torch.float32)]
 )
-def test_a_loaded_state_continues_bit_for_bit(tmp_path, name, stop, level_every, micro_batch, dtype):
+def test_a_loaded_state_continues_bit_for_bit(tmp_path, name, level_every, micro_batch, dtype):
     options = {"level_every": level_every, "micro_batch": micro_batch, "dtype": dtype}
     whole, first = make_distiller(name, **options), make_distiller(name, **options)
-    losses = [whole.step() for _ in range(7)]
+    losses = torch.stack([whole.step() for _ in range(7)])
     assert len(whole.canvas.levels) == 4 if level_every else whole.canvas.all_open
-    parts = [first.step() for _ in range(stop)]
-    save_tensors(tmp_path / "state", *first.state())
-    second = make_distiller(name, **options)
-    second.load_state(*load_tensors(tmp_path / "state"))
-    assert second.step_count == stop
-    assert torch.equal(second.canvas.images(), first.canvas.images())
-    parts += [second.step() for _ in range(7 - stop)]
-    assert torch.equal(torch.stack(parts), torch.stack(losses))
-    assert_same_state(snapshot(second), snapshot(whole))
+    parts = []
+    for stop in range(6):  # a level opens every two steps
+        save_tensors(tmp_path / "state", *first.state())
+        second = make_distiller(name, **options)
+        second.load_state(*load_tensors(tmp_path / "state"))
+        assert second.step_count == stop
+        assert torch.equal(second.canvas.images(), first.canvas.images())
+        rest = [second.step() for _ in range(7 - stop)]
+        assert torch.equal(torch.stack([*parts, *rest]), losses), stop
+        assert_same_state(snapshot(second), snapshot(whole))
+        parts.append(first.step())
 
 
 def test_loading_does_not_tie_two_distillers_together():
