@@ -271,6 +271,7 @@ def test_shadow_sets_need_the_encoder_of_the_run(made):
         audit(DistilledSet.load(place / "noise"), other, train, shadows=6, progress=False)
 
 
+@pytest.mark.slow
 def test_command(made, data, run_cli, tmp_path):
     place, _, _ = made
     run = shutil.copytree(place / "noise", tmp_path / "run")

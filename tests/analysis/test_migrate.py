@@ -157,6 +157,7 @@ def test_wrong_use_is_one_line(distilled, old, new, store):
         migrate(distilled, new, statistics=[statistics_of(bank([0, 1, 2]))], features=store)
 
 
+@pytest.mark.slow
 def test_command_line_from_run_to_prediction(distil_cli, run_cli, photos, tmp_path):
     run, out = tmp_path / "run", tmp_path / "head"
     assert distil_cli("--out", run, "--keep-head", "--no-progress").code == 0

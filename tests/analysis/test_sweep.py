@@ -47,6 +47,7 @@ def test_each_run_is_what_distill_alone_makes(distil_cli, out, tmp_path):
     assert (out / "seed-3" / "config.yaml").read_text() == (tmp_path / "alone" / "config.yaml").read_text()
 
 
+@pytest.mark.slow
 def test_a_grid_is_the_cross_product_with_readable_names(distil_cli, out):
     grid = ["--grid", "lr", "0.01,0.02", "--grid", "canvas.init", "real,noise"]
     made = distil_cli(*grid, "--seeds", 0, 1, "--out", out, "--probes", "ridge", "1nn", steps=1)
@@ -59,6 +60,7 @@ def test_a_grid_is_the_cross_product_with_readable_names(distil_cli, out):
     assert [row["probe"] for row in scores["rows"]] == ["ridge", "1nn"]
 
 
+@pytest.mark.slow
 def test_a_second_call_keeps_what_is_done_and_adds_seeds(distil_cli, out):
     assert distil_cli("--seeds", 0, "--out", out).code == 0
     before = {path: path.stat().st_mtime_ns for path in (out / "seed-0").rglob("*") if path.suffix != ".lock"}
@@ -162,6 +164,7 @@ def test_words_that_are_wrong(distil_cli, out, arguments, says):
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_a_files_number_of_evaluation_seeds_is_no_list_of_seeds(distil_cli, tmp_path, out):
     file = tmp_path / "both.yaml"
     file.write_text("seeds: 5\n")
@@ -182,6 +185,7 @@ def test_a_grid_in_a_file_may_not_name_code(run_cli, photos, tmp_path, out):
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_from_statistics_in_place_of_images(run_cli, photos, tmp_path, out):
     stats = tmp_path / "a.stats"
     made = run_cli("stats", "--images", f"folder:{photos}", "--encoder", TINY, "--out", stats)

@@ -263,6 +263,7 @@ def test_every_bank_is_looked_up_once(runs, data, monkeypatch):
     assert len(looked_up) == len(set(looked_up)) == 3, "test images, training images, and the medoids among these"
 
 
+@pytest.mark.slow
 def test_memory_holds_the_features_of_one_target_at_a_time(runs, data, monkeypatch):
     from probedistill.features import store
 

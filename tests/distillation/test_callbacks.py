@@ -40,6 +40,7 @@ def quick(photos: Path, encoder: object = TINY, **options):
     return distill(f"folder:{photos}", encoder, **{"steps": 4, "progress": False, "evaluate_every": 2, **options})
 
 
+@pytest.mark.slow
 def test_a_callback_is_told_of_everything_in_order(photos):
     heard = Heard()
     run = quick(photos, callbacks=[heard]).run

@@ -339,6 +339,7 @@ def test_extension_that_cannot_be_is_one_line(runs, data, encoder, tmp_path):
 # The command line
 
 
+@pytest.mark.slow
 def test_command_line_over_time(distil_cli, run_cli, photos, tmp_path):
     run, more = tmp_path / "run", tmp_path / "more"
     assert distil_cli("--out", run, "--keep-stats", "--no-progress").code == 0
