@@ -224,3 +224,11 @@ def test_json_alone_goes_to_standard_output(run_cli, tmp_path):
     tables = [json.loads(line) for line in result.out.splitlines()]
     assert any(row["name"] == "efficientnet_lite0" for table in tables for row in table["rows"])
     assert "Others" in result.err
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_stream_that_is_closed_is_one_to_nowhere(monkeypatch, stream):
+    monkeypatch.setattr(sys, stream, None)
+    assert main(["encoders"]) == 0
+    assert main(["info", "no such run"]) == 2
+    getattr(sys, stream).close()

@@ -76,7 +76,13 @@ def _run(tokens: list[str]) -> int:
 
 
 def _write_what_the_streams_can_hold() -> None:
-    """Replace characters that a terminal or a redirected file cannot hold (cp1252, ASCII), instead of failing."""
+    """Replace characters that a terminal or a redirected file cannot hold (cp1252, ASCII), instead of failing.
+
+    A stream that is closed (``>&-``, a service) is one to nowhere.
+    """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  for the rest of the process
     for stream in (sys.stdout, sys.stderr):
         encoding = getattr(stream, "encoding", None) or "utf-8"
         if isinstance(stream, io.TextIOWrapper) and not encoding.lower().startswith("utf"):
