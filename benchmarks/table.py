@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import subprocess
 import sys
 import time
@@ -95,7 +94,6 @@ def the_rest() -> None:
     scripts = [["diagnosis.py", "--parts", "transfer"], ["bytes.py", "--run", str(auto)]]
     for script in [*scripts, ["fair_scores.py"], ["export_loss.py"], ["tables.py"]]:
         subprocess.run([sys.executable, str(here / script[0]), *script[1:]], check=True)
-    shutil.copy(_common.RESULTS / "table" / "clothing-lite0-clp.png", _common.ROOT / "docs" / "images" / "clothing.png")
 
 
 def main() -> None:
