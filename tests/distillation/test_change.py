@@ -155,7 +155,7 @@ def test_forgotten_class_goes_with_its_images_its_sums_and_its_part_in_the_head(
     assert left.head.weight.shape[0] == 3
     assert left.run.forgotten == ("dog",)
     assert left.run.images.count == 18
-    assert any("May remain" in note and "began as photos" in note for note in notes)
+    assert any("May remain" in note and "began as blends of photos" in note for note in notes)
     assert torch.equal(DistilledSet.load(tmp_path / "out").float_images, left.float_images)
 
 

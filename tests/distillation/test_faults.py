@@ -138,7 +138,9 @@ def test_killed_twenty_times(fork, tmp_path):
         check_files(cache)
         if out.exists():
             check_files(out)
-            assert len(list(out.rglob(".*.part"))) <= 1, "what kills leave behind piles up"
+            # A save notes in run.json that the set is not whole while its images lie in a folder that is not whole yet.
+            left = [path.name.split(".")[1] for path in out.rglob(".*.part")]
+            assert len(left) <= 1 or sorted(left) == ["images", "run"], "what kills leave behind piles up"
         finished = check_set(out, expected)
         assert not finished or phase == "saving"
         assert shards() >= kept, "finished shards were lost"
