@@ -80,6 +80,9 @@ def elsewhere(made: DistilledSet, home: str, test: LabelledImages) -> dict[str, 
     return found
 
 
+REFERENCES = {"full real data": "-", "class-mean features": "--", "herding": ":"}
+
+
 def draw(encoder: str) -> None:
     """Accuracy against encoder passes, a line for each method, beside what real images give: results/speed.png."""
     import matplotlib as mpl
@@ -96,21 +99,22 @@ def draw(encoder: str) -> None:
                 if row["probe"] == probe and row["name"] == "distilled" and content["method"] in METHODS:
                     passes = content["steps"] * 3 * row["images"]
                     of_method.setdefault(content["method"], {}).setdefault(passes, []).append(100 * row["top1"])
-                elif row["probe"] == probe and row["name"] in ("class-mean features", "full real data", "herding"):
-                    panel.axhline(100 * row["top1"], color="grey", linewidth=0.8, linestyle=":")
-                    panel.annotate(row["name"], (0.99, 100 * row["top1"]), xycoords=("axes fraction", "data"),
-                                   ha="right", va="bottom", fontsize=8, color="grey")  # fmt: skip
+                elif row["probe"] == probe and row["name"] in REFERENCES:
+                    panel.axhline(
+                        100 * row["top1"], color="grey", linewidth=1, linestyle=REFERENCES[row["name"]],
+                        label=row["name"],
+                    )  # fmt: skip
         for method, points in sorted(of_method.items()):
             passes, scores = zip(*sorted(points.items()), strict=True)
             means = [statistics.fmean(values) for values in scores]
             spread = [statistics.stdev(values) if len(values) > 1 else 0.0 for values in scores]
             panel.errorbar(passes, means, spread, marker="o", capsize=2, label=method)
-        panel.set(title=probe, xlabel="views through the encoder, forward and backward")
+        panel.set(title=probe, xlabel="views, forward and backward")
         panel.set_xscale("log")
         panel.set_xticks([2250, 4500, 9000], ["2,250", "4,500", "9,000"])
         panel.minorticks_off()
     panels[0].set_ylabel("top-1 %")
-    panels[0].legend(loc="lower right", bbox_to_anchor=(1, 0.08))
+    panels[0].legend(loc="lower right", bbox_to_anchor=(1, 0.07), fontsize=8)
     figure.savefig(_common.RESULTS / "speed.png", dpi=130)
 
 
