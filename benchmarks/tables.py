@@ -113,6 +113,7 @@ def choices() -> str:
     contents = [json.loads(path.read_text()) for path in sorted((RESULTS / "choices").glob("*.json"))]
     datasets = list(dict.fromkeys(content["dataset"] for content in contents))
     others = [name for name in contents[0]["scores"] if name != "lite0"]
+    compared = [d for d in datasets if any((c["dataset"], c["variant"]) == (d, "no layers") for c in contents)]
 
     def home(content: dict[str, Any], row: str) -> float:
         return statistics.fmean(v for k, v in content["scores"]["lite0"].items() if k.startswith(f"{row}/"))
@@ -126,9 +127,10 @@ def choices() -> str:
         for dataset in datasets:
             mine = [content for content in of if content["dataset"] == dataset]
             values = [100 * home(content, row) for content in mine]
-            away += [statistics.fmean(elsewhere(content, row) for content in mine)] if mine else []
+            if mine and dataset in compared:
+                away.append(statistics.fmean(elsewhere(content, row) for content in mine))
             cells.append(_mean_and_count(values))
-        whole = f"{100 * statistics.fmean(away):.1f}" if len(away) == len(datasets) else ""
+        whole = f"{100 * statistics.fmean(away):.1f}" if len(away) == len(compared) else ""
         return f"| {title} | " + " | ".join([*cells, whole]) + " |"
 
     lines = ["| distilled on Lite0 | " + " | ".join(datasets) + " | elsewhere |"]
@@ -143,7 +145,8 @@ def choices() -> str:
     made = made_by({**contents[0], "command": "python benchmarks/choices.py --photos FOLDER"})
     return "\n".join(lines) + (
         f"\n\n{made} Top-1 % on photos that were held out of the training photos. By dataset: mean of the ridge, "
-        "logistic and sgd probe on the own encoder. Elsewhere: mean over the datasets, ridge and logistic probe, "
+        "logistic and sgd probe on the own encoder. Elsewhere: mean over "
+        f"{', '.join(compared)}, ridge and logistic probe, "
         f"{len(others)} encoders that had no part. ± over distillation seeds; one seed where there is no ±."
     )
 
