@@ -14,7 +14,7 @@ from torch import Tensor
 from ..config import DistillConfig
 from ..encoders.encoder import Encoder
 from ..errors import UserError, explained, option, unknown_name
-from ..features.bank import FeatureBank, comfortable_bytes
+from ..features.bank import FeatureBank, FeatureColumns, comfortable_bytes
 from ..features.classes import k_medoids, nearest_to_centres
 from ..features.fresh import FreshBatches
 from ..features.statistics import ClassStatistics
@@ -110,12 +110,9 @@ def make_objective(
         device: Where the synthetic features are.
         fresh: Where fresh batches of real images come from.
     """
-    normalize = _normalization(config)
     if isinstance(bank, ClassStatistics):
-        return load_method(config)(RealMoments(Draws(bank, seed=config.seed), normalize, device))
-    features = bank.all_views()[0] if _may_be_held(bank, device) else bank
-    real = RealFeatures(features, bank.all_labels(), bank.num_classes, normalize, device, fresh)
-    return load_method(config)(real)
+        return load_method(config)(RealMoments(Draws(bank, seed=config.seed), _normalization(config), device))
+    return load_method(config)(_real_features(config, bank, device, fresh=fresh))
 
 
 def _normalization(config: DistillConfig) -> Normalization:
@@ -125,9 +122,19 @@ def _normalization(config: DistillConfig) -> Normalization:
     return normalize
 
 
-def _may_be_held(bank: FeatureBank, device: torch.device | str) -> bool:
+def _real_features(
+    config: DistillConfig,
+    bank: FeatureBank,
+    device: torch.device | str,
+    part: FeatureColumns | None = None,
+    fresh: FreshBatches | None = None,
+) -> RealFeatures:
+    """The features of a bank, or a part of them, as the method normalises them."""
     on_gpu = torch.device(device).type == "cuda"
-    return bank.in_memory and not (on_gpu and bank.num_bytes > comfortable_bytes(device))
+    features: Tensor | FeatureBank | FeatureColumns = bank if part is None else part
+    if bank.in_memory and not (on_gpu and bank.num_bytes > comfortable_bytes(device)):
+        features = bank.all_views()[0] if part is None else part.all_views()
+    return RealFeatures(features, bank.all_labels(), bank.num_classes, _normalization(config), device, fresh)
 
 
 @dataclass(frozen=True)
@@ -148,15 +155,12 @@ class InnerLayers:
 
     def beside(self, own: Objective, config: DistillConfig) -> Objective:
         """The objective of the encoder's features and of its layers; ``own`` is that of the features."""
-        plain, device, made = self.encoder.plain, self.encoder.device, []
-        method, normalize, start = load_method(config), _normalization(config), plain.dim
+        made, method, start = [], load_method(config), self.encoder.plain.dim
         for width in self.encoder.widths:
-            columns = self.bank.columns(start, start + width)
-            features = columns.all_views() if _may_be_held(self.bank, device) else columns
-            real = RealFeatures(features, self.bank.all_labels(), self.bank.num_classes, normalize, device)
-            made.append((width, method(real)))
+            layer = self.bank.columns(start, start + width)
+            made.append((width, method(_real_features(config, self.bank, self.encoder.device, layer))))
             start += width
-        return with_inner_layers(own, plain.dim, made, config.layer_weight)
+        return with_inner_layers(own, self.encoder.plain.dim, made, config.layer_weight)
 
 
 def inner_layers(

@@ -33,6 +33,11 @@ class EncoderNote:
     fingerprint: str
     dim: int
 
+    @classmethod
+    def of(cls, encoder: Encoder) -> EncoderNote:
+        """What is noted of an encoder."""
+        return cls(encoder.name, encoder.fingerprint, encoder.dim)
+
 
 @dataclass(frozen=True)
 class ImagesNote:

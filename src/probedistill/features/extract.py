@@ -143,7 +143,7 @@ def bank_files(
     """Where the cache keeps a bank, or will; arguments as for `extract_features`."""
     manifest = BankManifest(
         format=_FORMAT,
-        encoder=EncoderNote(encoder.name, encoder.fingerprint, encoder.dim),
+        encoder=EncoderNote.of(encoder),
         precision=encoder.precision,
         images=ImagesNote(images.spec, images.split, images.fingerprint),
         count=len(images),
@@ -273,8 +273,7 @@ class BankFiles:
 
     def of_encoder(self, encoder: Encoder) -> BankFiles:
         """The bank of another encoder's features of the same images."""
-        note = EncoderNote(encoder.name, encoder.fingerprint, encoder.dim)
-        return BankFiles(replace(self.manifest, encoder=note), self._cache)
+        return BankFiles(replace(self.manifest, encoder=EncoderNote.of(encoder)), self._cache)
 
     def centres(self) -> BankFiles:
         """The bank of the same images without views."""
