@@ -20,6 +20,7 @@ from ..machine.torch_state import own_torch_state
 from ..ship.joined import KeptSet, load_runs, merge_sets, without_classes
 from ..store.distilled import DistilledSet
 from ..store.named import run_folder
+from ..store.run_record import BEGINNINGS
 from .base import Base
 from .folder import check_free, encoder_options, write_set
 from .run import distill
@@ -306,8 +307,8 @@ def _what_remains(left: KeptSet, classes: Sequence[str], hit: Sequence[str], red
             f"Taken out: the photos' share of the sums; images of {', '.join(map(repr, hit))} were made again."
         )
     if not redistil:
-        start = {"real": "photos", "blend": "blends of photos"}.get(left.distilled.run.begun_from)
-        began = f" Some of them began as {start}." if start else ""
+        run = left.distilled.run
+        began = f" Some of them began as {BEGINNINGS[run.begun_from]}." if run.began_as_photos else ""
         notes.append(
             "May remain: images of the other classes were made with what was taken out in sight, and stay as they were."
             f"{began} {option('redistil', True)} makes all of them again."

@@ -270,9 +270,8 @@ class ClassStatistics:
         mine = self.about.encoder
         if (mine.fingerprint, mine.precision) != (encoder.fingerprint, encoder.precision):
             raise UserError(
-                f"the statistics {self._label} are of encoder {_of(mine)}, not of {encoder.name!r} "
-                f"at {encoder.input_size} px ({encoder.fingerprint[:12]}, {encoder.precision}); name that encoder, or "
-                "make them with this one"
+                f"the statistics {self._label} are of encoder {_of(mine)}, not of {_of(encoder)}; name that encoder, "
+                "or make them with this one"
             )
 
     @property
@@ -577,7 +576,7 @@ def _remaining_parts(ours: tuple[PartRecord, ...], less: tuple[PartRecord, ...])
     return _joined_parts(ours, tuple(replace(part, removed=not part.removed) for part in less))
 
 
-def _of(encoder: EncoderRecord) -> str:
+def _of(encoder: EncoderRecord | Encoder) -> str:
     return f"{encoder.name!r} at {encoder.input_size} px ({encoder.fingerprint[:12]}, {encoder.precision})"
 
 

@@ -31,7 +31,7 @@ from ..store.distilled import DistilledSet, Encoded, set_files
 from ..store.files import whole_file, whole_folder
 from ..store.layout import CARD, CONFIG, HELD_OUT, IMAGES, PREVIEW, RUN, SUMS, TENSORS, safe_name
 from ..store.locks import PATIENCE, claimed
-from ..store.named import run_folder
+from ..store.named import HUB, run_folder
 from ..store.run_record import EncoderRecord, ImagesRecord, RunRecord
 
 _SPEC = re.compile(r"([\w-][\w.-]*/[\w-][\w.-]*)(?:@([\w.-][\w./-]*))?")
@@ -224,7 +224,7 @@ def fetch(place: str) -> Path:
     if match is None:
         raise UserError(f"run 'hub:{place}' must be hub:USER/NAME or hub:USER/NAME@REVISION")
     repo, revision = match[1], match[2]
-    home = cache_folder() / "hub" / safe_name(repo.replace("/", "--"))
+    home = cache_folder() / HUB / safe_name(repo.replace("/", "--"))
     last = home / f"{safe_name(revision or 'newest')}.folder"
     try:
         with _explained(f"run 'hub:{place}' cannot be found", _CANNOT):

@@ -14,6 +14,7 @@ from ..store.card import published
 from ..store.files import whole_folder
 from ..store.layout import CARD, RUN, SUMS
 from ..store.locks import PATIENCE, claimed
+from ..store.named import SETS
 from ..store.run_record import RunRecord, read_run
 from ..store.sums import file_digest
 
@@ -35,7 +36,7 @@ def unpack(name: str) -> Path:
     if name not in released_names():
         raise unknown_name("set", name, released_names(), hint="(see probedistill sets)")
     source = PLACE / name
-    folder = cache_folder() / "sets" / f"{name}-{file_digest(source / SUMS)[:12]}"
+    folder = cache_folder() / SETS / f"{name}-{file_digest(source / SUMS)[:12]}"
     if not (folder / RUN).is_file():
         with (
             explained(f"set {name!r} cannot be copied to {str(folder)!r}", OSError, hint="free some space"),

@@ -36,7 +36,7 @@ def run_folder(run: Path | str) -> Path:
     return Path(run)
 
 
-FETCHED = ("hub", "sets")
+HUB, SETS = "hub", "sets"
 """Folders of the cache that hold sets from elsewhere."""
 _RESULTS = ".results"
 
@@ -44,7 +44,7 @@ _RESULTS = ".results"
 def is_from_elsewhere(folder: Path) -> bool:
     """Whether this is the folder of a set that was fetched or came with the package, or lies inside one."""
     path = folder.resolve()
-    roots = [(cache_folder() / name).resolve() for name in FETCHED]
+    roots = [(cache_folder() / name).resolve() for name in (HUB, SETS)]
     if not any(root in path.parents for root in roots):
         return False
     return not any(part.endswith(_RESULTS) for part in path.parts)
