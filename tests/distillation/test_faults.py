@@ -102,6 +102,13 @@ FINISHED = ["README.md", "SHA256SUMS", "config.yaml", "images/cat/000.png", "ima
 # ---------------------------------------------------------------- SIGKILL
 
 
+def wait_beyond(step, attempt, out: Path, rng: random.Random) -> None:
+    """Wait until a later step has been saved, or the attempt has ended, and a little longer."""
+    # The directory alone: a checkpoint may be replaced while it is being read.
+    wait_for(lambda: _last_name(out) > step or not attempt.running)
+    time.sleep(rng.uniform(0, 0.15))
+
+
 def test_killed_twenty_times(fork, tmp_path):
     """SIGKILL while features are computed, between steps and checkpoints, and while the set is saved."""
     rng = random.Random(0)
@@ -128,10 +135,7 @@ def test_killed_twenty_times(fork, tmp_path):
             wait_for(lambda goal=goal, a=attempt: shards() >= goal or not a.running)
             time.sleep(rng.uniform(0, 0.4))
         elif phase == "steps":
-            # The directory alone: a checkpoint may be replaced while it is being read.
-            goal = saved + rng.randrange(5)
-            wait_for(lambda goal=goal, a=attempt: _last_name(out) > goal or not a.running)
-            time.sleep(rng.uniform(0, 0.15))
+            wait_beyond(saved + rng.randrange(5), attempt, out, rng)
         if phase != "saving":
             attempt.kill()
         assert attempt.end() == -signal.SIGKILL, (phase, attempt.log.read_text())
@@ -178,9 +182,7 @@ def test_killed_ten_times_from_statistics(fork, photos, tmp_path):
         if phase == "beginning":
             time.sleep(rng.uniform(0, 0.3))
         elif phase == "steps":
-            goal = saved + rng.randrange(4)
-            wait_for(lambda goal=goal, a=attempt: _last_name(out) > goal or not a.running)
-            time.sleep(rng.uniform(0, 0.15))
+            wait_beyond(saved + rng.randrange(4), attempt, out, rng)
         if phase != "saving":
             attempt.kill()
         assert attempt.end() == -signal.SIGKILL, (phase, attempt.log.read_text())

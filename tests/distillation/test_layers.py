@@ -12,6 +12,7 @@ from torch import nn
 from conftest import TINY
 from helpers_images import make_image_folder
 from probedistill import (
+    Callback,
     DistillConfig,
     Encoder,
     EncoderConfig,
@@ -231,10 +232,7 @@ def test_resumed_in_the_middle_the_images_are_the_same(folder, tmp_path):
     encoder = EncoderConfig(encoder="timm:test_efficientnet", pretrained=False, input_size=64)
     whole = distill(f"folder:{folder}", encoder, **how)
 
-    class Stops:
-        def on_start(self, start): ...
-        def on_preview(self, preview): ...
-        def on_end(self, end): ...
+    class Stops(Callback):
         def on_step(self, step):
             if step.step == 2:
                 raise RuntimeError("stopped")
