@@ -112,9 +112,8 @@ def main() -> None:
             print("not done: run it again")
             return
         place = _common.RUNS / _common.run_name("privacy", data, str(epsilon), str(release))
-        file = place.with_name(
-            f"{place.name}.stats"
-        )  # kept, because the noise of a set that was stopped cannot be drawn again
+        # Kept, because the noise of a set that was stopped cannot be drawn again.
+        file = place.with_name(f"{place.name}.stats")
         if not file.exists():
             released(banks[data]["lite0"], first, epsilon).save(file)
         distilled = distill(

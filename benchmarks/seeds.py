@@ -21,23 +21,19 @@ import statistics
 import time
 from typing import Any
 
-import torch
-
 import _common
 from probedistill import (
     DistillConfig,
     DistilledSet,
-    Encoder,
     ImagesConfig,
     LabelledImages,
     RunConfig,
     distill,
     evaluate,
-    extract_features,
     load_encoder,
     load_splits,
 )
-from probedistill.features.classes import medoids
+from probedistill.evaluation.real_sets import real_set
 
 PROBES = ["ridge", "logistic", "sgd"]
 VIEWS = 30
@@ -57,14 +53,6 @@ def rows_of(evaluation: Any) -> list[dict[str, Any]]:
         {"name": row.name, "probe": row.probe, "images": row.images, "top1": row.top1, "std": row.std}
         for row in evaluation.rows
     ]
-
-
-def medoids_of(train: LabelledImages, encoder: Encoder) -> DistilledSet:
-    """The photos that an encoder takes for the middles of their classes, one each."""
-    bank = extract_features(encoder, train)
-    chosen = bank.indices[medoids(bank, 1)].tolist()
-    images = torch.stack([encoder.centre_view(train.load(i)) for i in chosen])
-    return DistilledSet(images, torch.arange(len(train.class_names)), tuple(train.class_names))
 
 
 def elsewhere(made: DistilledSet, home: str, test: LabelledImages) -> dict[str, list[dict[str, Any]]]:
@@ -149,7 +137,7 @@ def main() -> None:
                 if method == "real":
                     scores = evaluate(None, encoder, *splits, baselines=BASELINES, seeds=5, **PROTOCOL)
                 elif method == "medoids":
-                    made = medoids_of(splits[0], encoder)
+                    made = real_set("centroids", encoder, splits[0])
                     scores = evaluate(made, encoder, None, splits[1], baselines=[], seeds=2, **PROTOCOL)
                     about["others"] = elsewhere(made, name, splits[1])
                 else:

@@ -41,8 +41,21 @@ def made_by(content: dict[str, Any]) -> str:
     )
 
 
+def read_all(folder: str) -> list[dict[str, Any]]:
+    """What is in the files of a folder of results, by their names."""
+    return [json.loads(path.read_text()) for path in sorted((RESULTS / folder).glob("*.json"))]
+
+
 def percent(row: dict[str, Any]) -> str:
     return f"{100 * row['top1']:.1f} ± {100 * row['std']:.1f}"
+
+
+def mean_and_std(values: list[float]) -> str:
+    """In percent: mean ± standard deviation, the mean alone of one, nothing of none."""
+    if not values:
+        return ""
+    spread = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{100 * statistics.fmean(values):.1f}{spread}"
 
 
 def methods() -> str:
@@ -110,7 +123,7 @@ CHOICES = {
 
 def choices() -> str:
     """Variants of `auto` on validation photos: by dataset at home, and the mean over datasets elsewhere."""
-    contents = [json.loads(path.read_text()) for path in sorted((RESULTS / "choices").glob("*.json"))]
+    contents = read_all("choices")
     datasets = list(dict.fromkeys(content["dataset"] for content in contents))
     others = [name for name in contents[0]["scores"] if name != "lite0"]
     compared = [d for d in datasets if any((c["dataset"], c["variant"]) == (d, "no layers") for c in contents)]
@@ -126,10 +139,9 @@ def choices() -> str:
         cells, away = [], []
         for dataset in datasets:
             mine = [content for content in of if content["dataset"] == dataset]
-            values = [100 * home(content, row) for content in mine]
             if mine and dataset in compared:
                 away.append(statistics.fmean(elsewhere(content, row) for content in mine))
-            cells.append(_mean_and_count(values))
+            cells.append(mean_and_std([home(content, row) for content in mine]))
         whole = f"{100 * statistics.fmean(away):.1f}" if len(away) == len(compared) else ""
         return f"| {title} | " + " | ".join([*cells, whole]) + " |"
 
@@ -149,13 +161,6 @@ def choices() -> str:
         f"{', '.join(compared)}, ridge and logistic probe, "
         f"{len(others)} encoders that had no part. ± over distillation seeds; one seed where there is no ±."
     )
-
-
-def _mean_and_count(values: list[float]) -> str:
-    if not values:
-        return ""
-    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):.1f}{spread}"
 
 
 def recipes() -> str:
@@ -334,7 +339,7 @@ def table_of(dataset: str) -> str:
 
 def seeds() -> str:
     """Top-1 with three probes: methods (mean ± std over distillation seeds) and real images × encoders."""
-    contents = [json.loads(path.read_text()) for path in sorted((RESULTS / "seeds").glob("*.json"))]
+    contents = read_all("seeds")
     found: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for content in contents:
         for row in content["rows"]:
@@ -354,10 +359,9 @@ def seeds() -> str:
         rows = found.get((name, encoder, probe), [])
         if name == "neighbours" and rows:  # those of the method that chose them best
             return percent(max(rows, key=lambda row: row["top1"]))
-        if len(rows) < 2:
-            return percent(rows[0]) if rows else ""
-        tops = [row["top1"] for row in rows]
-        return percent({"top1": statistics.fmean(tops), "std": statistics.stdev(tops)})
+        if len(rows) == 1:  # of real images, with the deviation over evaluation seeds
+            return percent(rows[0])
+        return mean_and_std([row["top1"] for row in rows])
 
     methods = [f"distilled, `{way}`" for way in ("auto", "clp", "sfm", "lgm")]
     methods[:1] = ["distilled, `auto`, 75 steps", methods[0], "distilled, `auto`, 300 steps"]
@@ -379,35 +383,31 @@ def seeds() -> str:
 
 def seeds_elsewhere() -> str:
     """Ridge and logistic top-1 of `auto` on encoders that had no part, over distillation seeds, beside medoids."""
-    contents = [json.loads(path.read_text()) for path in sorted((RESULTS / "seeds").glob("*.json"))]
-    contents = [content for content in contents if content.get("others")]
+    contents = [c for c in read_all("seeds") if c.get("others") and c["steps"] != 75]
     targets = list(dict.fromkeys(name for content in contents for name in content["others"]))
-    targets.sort(key=[*ENCODERS, *targets].index)
-    groups: dict[str, list[dict[str, Any]]] = {}
+    targets.sort(key=list(ENCODERS).index)
+    sets: dict[str, list[dict[str, Any]]] = {}
+    medoids: dict[str, list[dict[str, Any]]] = {}
     for content in contents:
-        steps = f", {content['steps']} steps" * (content["steps"] not in (150, 75))
-        if content["steps"] == 75:
-            continue
-        what = "*medoids by" if content["method"] == "medoids" else f"`{content['method']}`{steps} on"
-        title = f"{what} {ENCODERS.get(content['encoder'], content['encoder'])}"
-        groups.setdefault(title + "*" * what.startswith("*"), []).append(content)
-    lines = ["| | " + " | ".join(ENCODERS.get(t, t) for t in targets) + " |", "| --- " * (1 + len(targets)) + "|"]
-    for title, of in sorted(groups.items(), key=lambda item: item[0].startswith("*")):
-        cells = []
-        for target in targets:
-            parts = []
-            for probe in ("ridge", "logistic"):
-                rows = [r for c in of for r in c["others"].get(target, []) if r["probe"] == probe]
-                parts += [f"{100 * statistics.fmean(r['top1'] for r in rows):.1f}"] if rows else []
-            cells.append(" / ".join(parts))
-        lines.append(f"| {title} | " + " | ".join(cells) + " |")
+        encoder, steps = ENCODERS[content["encoder"]], f", {content['steps']} steps" * (content["steps"] != 150)
+        if content["method"] == "medoids":
+            medoids[f"*medoids by {encoder}*"] = [content]
+        else:
+            sets.setdefault(f"`{content['method']}`{steps} on {encoder}", []).append(content)
+
+    def cell(of: list[dict[str, Any]], target: str) -> str:
+        rows = [row for content in of for row in content["others"].get(target, [])]
+        tops = {probe: [row["top1"] for row in rows if row["probe"] == probe] for probe in ("ridge", "logistic")}
+        return " / ".join(f"{100 * statistics.fmean(values):.1f}" for values in tops.values() if values)
+
+    lines = ["| | " + " | ".join(ENCODERS[target] for target in targets) + " |", "| --- " * (1 + len(targets)) + "|"]
+    for title, of in {**sets, **medoids}.items():
+        lines.append(f"| {title} | " + " | ".join(cell(of, target) for target in targets) + " |")
     made = made_by({**contents[0], "command": "python benchmarks/seeds.py"})
-    count = {name: len(of) for name, of in groups.items()}
-    fewest = min(number for name, number in count.items() if not name.startswith("*"))
+    counts = sorted({len(of) for of in sets.values()})
     return "\n".join(lines) + (
         f"\n\n{made} Top-1 % on test photos, ridge / logistic probe, 30 views. `auto`: 150 steps × 3 views unless said "
-        f"otherwise, mean over {fewest if fewest == max(count.values()) else f'{fewest} to {max(count.values())}'} "
-        "distillation seeds."
+        f"otherwise, mean over {' to '.join(map(str, counts))} distillation seeds."
     )
 
 
@@ -681,11 +681,7 @@ def migrate(part: str) -> str:
 
 def over_seeds(rows: list[dict[str, Any]], column: str) -> str:
     """Mean ± standard deviation of a column over seeds; the mean alone where there is one."""
-    values = [row[column] for row in rows if column in row]
-    if not values:
-        return ""
-    spread = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{100 * statistics.fmean(values):.1f}{spread}"
+    return mean_and_std([row[column] for row in rows if column in row])
 
 
 def federated() -> str:
