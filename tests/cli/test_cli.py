@@ -854,7 +854,10 @@ def test_what_a_run_holds_beside_its_images(run_cli, distil_cli, photos, tmp_pat
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ("augment: {scale: 3}", r"--augment.scale '3' in .*x.yaml: .*expected 2 but got 1"),
+        ("augment: {scale: 3}", r"--augment.scale '3' in .*x.yaml: .*'3' is not two numbers or auto"),
+        ("lr: fast", r"--lr.* 'fast' is not a number or auto"),
+        ("seed: 2.5", r"--seed.* '2.5' is not a whole number"),
+        ("keep_head: maybe", r"--keep-head.* 'maybe' is not true or false"),
         ("augment: 3", r"--augment '3' in .*x.yaml"),
         ("views: 2.7", r"--views.*2.7|2.7.*--views"),
         ("encoder_args: {bn_eps: hello}", r"encoder_args .*bn_eps"),
