@@ -169,8 +169,9 @@ class AugmentConfig:
 
     kind: Literal["random", "none"] = "random"
     """random, or none: the whole image, with no crop, flip or noise (an ablation). `--augment none` for short."""
-    scale: tuple[float, float] = (0.08, 1.0)
-    """Smallest and largest share of the image's area that a crop covers."""
+    scale: tuple[float, float] | Literal["auto"] = "auto"
+    """Smallest and largest share of the image's area that a crop covers; auto: 0.08 and 1, for vision transformers
+    0.35 and 1, because they make little of small crops."""
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     """Narrowest and widest aspect ratio of a crop (width / height)."""
     flip: float = 0.5
@@ -189,15 +190,30 @@ class AugmentConfig:
     """Real images: resize the short side to so many pixels and cut a random square of that side before their views are
     drawn; 0: from the whole image (paper: 256)."""
 
+    def settled(self, *, transformer: bool = False) -> AugmentConfig:
+        """Return a copy in which ``"auto"`` is settled.
+
+        Args:
+            transformer: The views are for a vision transformer.
+        """
+        if self.scale != "auto":
+            return self
+        return replace(self, scale=(0.35, 1.0) if transformer else self.shares)
+
+    @property
+    def shares(self) -> tuple[float, float]:
+        """``scale``; for ``"auto"`` that of convolutional models."""
+        return (0.08, 1.0) if self.scale == "auto" else self.scale
+
     def check(self, argument: str = "augment") -> None:
         """Raise `UserError` when a value is out of range."""
         check_name(f"{argument}.kind", self.kind, ["random", "none"])
         check_name(f"{argument}.pad", self.pad, ["edge", "zeros"])
-        for name in ("scale", "ratio"):
-            if len(getattr(self, name)) != 2:
-                raise UserError(f"{argument}.{name} {getattr(self, name)} must be two numbers, smallest and largest")
-        low, high = self.scale
-        if not 0 < low <= high <= 1:
+        for name, pair in (("scale", self.shares), ("ratio", self.ratio)):
+            if isinstance(pair, str) or len(pair) != 2:
+                raise UserError(f"{argument}.{name} {pair!r} must be two numbers, smallest and largest")
+        smallest, largest = self.shares
+        if not 0 < smallest <= largest <= 1:
             raise UserError(f"{argument}.scale {self.scale} must satisfy 0 < smallest <= largest <= 1")
         if not 0 < self.ratio[0] <= self.ratio[1] < math.inf:
             raise UserError(f"{argument}.ratio {self.ratio} must satisfy 0 < narrowest <= widest")
@@ -274,7 +290,8 @@ class DistillConfig:
     steps: int = 300
     """Optimisation steps (paper: 5000)."""
     lr: float | Literal["auto"] = "auto"
-    """Adam's learning rate (paper: 0.002); auto: 0.05 for clp from noise, which has further to go, else 0.02."""
+    """Adam's learning rate (paper: 0.002); auto: 0.05 for clp from noise, which has further to go, 0.01 for vision
+    transformers from photos, else 0.02."""
     schedule: Literal["cosine", "constant"] = "cosine"
     """Learning-rate schedule (paper: constant)."""
     views: int = 3
@@ -364,7 +381,10 @@ class DistillConfig:
         canvas = replace(self.canvas, init=init)
         lr = (0.05 if (method, init) == ("clp", "noise") else 0.02) if self.lr == "auto" else self.lr
         layers = (3 if from_photos else 0) if self.layers == "auto" else self.layers
-        config = replace(self, method=method, real_views=self.real_view_count, canvas=canvas, lr=lr, layers=layers)
+        config = replace(
+            self, method=method, real_views=self.real_view_count, canvas=canvas, lr=lr, layers=layers,
+            augment=self.augment.settled(),
+        )  # fmt: skip
         config.check()
         return config
 

@@ -133,7 +133,14 @@ _LGM_LOOP: dict[str, Any] = {
     "views": 1,
     "real_views": 0,
     "preprocess": "papers",
-    "augment": {"noise_prob": 0.5, "noise_mean": 0.5, "antialias": False, "pad": "zeros", "real_crop": 256},
+    "augment": {
+        "scale": (0.08, 1.0),
+        "noise_prob": 0.5,
+        "noise_mean": 0.5,
+        "antialias": False,
+        "pad": "zeros",
+        "real_crop": 256,
+    },
     "canvas": {"init": "noise", "size": 256, "level_every": 200, "new_level": "noise"},
 }
 """What the public code of LGM does, and that of SFM, which builds on it."""

@@ -19,6 +19,7 @@ from probedistill import (
     FeatureBank,
     UserError,
     distill,
+    evaluate,
     extract_features,
     load_encoder,
     load_images,
@@ -203,18 +204,31 @@ def test_bad_values_are_one_line(options, words):
     assert "\n" not in str(caught.value)
 
 
-def test_a_transformer_starts_from_photos_unless_told_otherwise(folder, tmp_path):
-    def run(encoder, **canvas):
+def test_a_transformer_has_a_recipe_of_its_own_unless_told_otherwise(folder, tmp_path):
+    def recipe(encoder, **options):
         how = {"steps": 1, "progress": False, "evaluate_every": 0, "cache": tmp_path}
-        return distill(f"folder:{folder}", encoder, canvas=canvas, **how).run
+        run = distill(f"folder:{folder}", encoder, **how, **options).run
+        return run.begun_from, run.config.lr, run.config.augment.scale
 
     transformer, network = random_encoder("test_vit"), random_encoder()
     assert (transformer.is_transformer, network.is_transformer) == (True, False)
-    assert run(transformer).begun_from == "real"
-    assert run([network, transformer]).begun_from == "real"
-    assert run(network).begun_from == "blend"
-    assert run(transformer, init="noise").begun_from == "noise"
-    assert run(transformer, init="blend").begun_from == "blend"
+    assert recipe(network) == ("blend", 0.02, (0.08, 1.0))
+    assert recipe(transformer) == ("real", 0.01, (0.35, 1.0))
+    assert recipe([network, transformer]) == ("real", 0.01, (0.35, 1.0))
+    assert recipe(transformer, canvas={"init": "noise"}) == ("noise", 0.05, (0.35, 1.0))
+    assert recipe(transformer, canvas={"init": "blend"}, lr=0.02) == ("blend", 0.02, (0.35, 1.0))
+    assert recipe(transformer, augment={"scale": (0.08, 1.0)}) == ("real", 0.01, (0.08, 1.0))
+
+
+def test_views_for_a_transformer_are_the_same_in_distilling_and_scoring(folder, tmp_path):
+    encoder, train = random_encoder("test_vit"), load_images(f"folder:{folder}")
+    how = {"cache": tmp_path, "progress": False}
+    made = distill(train, encoder, steps=1, evaluate_every=0, **how)
+    protocol = {"probes": ["ridge"], "seeds": 1, "views": 2, **how}
+    beside = evaluate(made, encoder, train, train, baselines=["random"], **protocol)
+    alone = evaluate(None, encoder, train, train, baselines=["random"], **protocol)
+    assert beside.context.augment == alone.context.augment == made.run.config.augment
+    assert beside["random real"].top1 == alone["random real"].top1
 
 
 def test_layers_change_the_images_and_weight_0_is_none(encoder, folder, tmp_path):

@@ -263,7 +263,8 @@ def migrate(
     """
     _check(candidate, measured, encoder, old)
     store = features or FeatureStore()
-    augment = replace(augment or distilled.run.config.augment, noise_prob=0.0)
+    augment = (augment or distilled.run.config.augment).settled(transformer=encoder.is_transformer)
+    augment = replace(augment, noise_prob=0.0)
     statistics = [_of_classes(one, distilled) for one in statistics]
     teachers = [_Teacher.of(one, distilled, statistics) for one in old]
     lesson = _lesson(distilled, encoder, teachers, augment, seed, store)

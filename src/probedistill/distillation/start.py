@@ -36,18 +36,20 @@ _BLEND_CONTRAST = 2.0
 def suited(config: DistillConfig, wished: DistillConfig, encoders: Sequence[Encoder]) -> DistillConfig:
     """Settle what "auto" means for these encoders.
 
-    A vision transformer makes little of a blend and wants to see a photo: from medoids CLIP gets in 50 steps where it
-    is not in 300 from blends (docs/recipes.md).
+    A vision transformer wants to see a photo and not a blend, large crops, and small steps: docs/recipes.md.
 
     Args:
         config: Resolved.
         wished: As the user gave it.
         encoders: The run's encoders.
     """
-    undecided = wished.canvas.init == "auto" and config.canvas.init == "blend"
-    if undecided and any(encoder.is_transformer for encoder in encoders):
-        return replace(config, canvas=replace(config.canvas, init="real"))
-    return config
+    if not any(encoder.is_transformer for encoder in encoders):
+        return config
+    if wished.canvas.init == "auto" and config.canvas.init == "blend":
+        config = replace(config, canvas=replace(config.canvas, init="real"))
+    if wished.lr == "auto" and config.canvas.from_photos:
+        config = replace(config, lr=0.01)
+    return replace(config, augment=wished.augment.settled(transformer=True))
 
 
 def load_method(config: DistillConfig) -> Callable[..., Objective]:

@@ -84,7 +84,7 @@ def extract_features(
         UserError: No images, an unreadable one with ``strict``, a class whose images are all unreadable,
             features that are not finite or too large for ``dtype``, or processes that do not share the cache.
     """
-    augment = augment or AugmentConfig()
+    augment = (augment or AugmentConfig()).settled(transformer=encoder.is_transformer)
     if views < 0:
         raise UserError(f"views {views} must be 0 or more")
     if dtype not in _DTYPES:
@@ -148,7 +148,7 @@ def bank_files(
         images=ImagesNote(images.spec, images.split, images.fingerprint),
         count=len(images),
         views=views,
-        augment=(augment or AugmentConfig()) if views else None,
+        augment=(augment or AugmentConfig()).settled(transformer=encoder.is_transformer) if views else None,
         seed=seed if views else None,
         dtype=dtype,
         shard_size=shard_size,

@@ -585,8 +585,10 @@ def _views(about: StatisticsRecord) -> str:
         return "centre crops"
     different: list[Any] = []
     if about.augment is not None:
-        usual = AugmentConfig()
-        different = [f"{key} {value}" for key, value in vars(about.augment).items() if value != getattr(usual, key)]
+        usual = AugmentConfig().settled()
+        different = [
+            f"{key} {value}" for key, value in vars(about.augment.settled()).items() if value != getattr(usual, key)
+        ]
     return ", ".join([f"{about.views} views", *different])
 
 

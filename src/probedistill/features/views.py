@@ -73,7 +73,8 @@ def draw_views(config: AugmentConfig, count: int, *, seed: int, aspect: float = 
         return torch.rand(*shape, generator=generator, dtype=torch.float64)
 
     # All tries of all views at once: the number of draws, and with it every later draw, does not depend on luck.
-    area = config.scale[0] + (config.scale[1] - config.scale[0]) * uniform(count, _TRIES)
+    smallest, largest = config.shares
+    area = smallest + (largest - smallest) * uniform(count, _TRIES)
     low, high = np.log(config.ratio[0]), np.log(config.ratio[1])
     ratio = torch.exp(low + (high - low) * uniform(count, _TRIES))
     width = torch.sqrt(area * ratio / aspect)  # as shares of the image's own width and height

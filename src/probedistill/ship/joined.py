@@ -159,7 +159,7 @@ def _check_fits(first: KeptSet, other: KeptSet) -> None:
             f"images of {first.name!r} and {other.name!r} have {' and '.join(map(str, sides))} px; distil one again "
             f"with the other's {option('canvas.size')}"
         )
-    if mine.run.config.augment != its.run.config.augment:
+    if mine.run.config.augment.settled() != its.run.config.augment.settled():
         raise UserError(
             f"{first.name!r} and {other.name!r} were distilled with other views ({option('augment')}); probes would "
             "not know which to take"

@@ -230,7 +230,7 @@ def _picture(folder: Path, about: CardOf) -> str:
 def _loading(about: CardOf) -> str:
     augment, source = about.run.config.augment, about.run.source
     size = source.input_size if source is not None else about.image_size
-    scale, ratio = (", ".join(f"{float(value):.4g}" for value in pair) for pair in (augment.scale, augment.ratio))
+    scale, ratio = (", ".join(f"{float(value):.4g}" for value in pair) for pair in (augment.shares, augment.ratio))
     normalise = "mean and deviation of your encoder"
     if source is not None and source.mean is not None and source.std is not None:
         values = [", ".join(f"{value:.4g}" for value in part) for part in (source.mean, source.std)]
