@@ -26,6 +26,7 @@ from probedistill import (
     load_statistics,
     merge_statistics,
 )
+from probedistill.features.overlap import rows_of_sum
 from probedistill.store.run_record import PrivacyRecord
 from probedistill.store.tensors import load_tensors, save_tensors
 
@@ -168,12 +169,46 @@ def test_only_what_is_in_can_be_taken_out():
         whole - replace(far, squares=far.squares + 1e6, products=far.products + 1e6 * torch.eye(5))
 
 
+def test_other_photos_cannot_be_taken_out_as_the_directions_of_features_tell():
+    whole, other = bank([0, 1, 2] * 4, dim=12), bank([0, 1, 2], dim=12, seed=7)
+    less = replace(statistics_of(other, "b"), counts=torch.ones(3, dtype=torch.float64))
+    with pytest.raises(UserError, match="'b' are no part of 'a'; take out what was put in"):
+        statistics_of(whole) - less
+
+
+def test_same_photos_count_once_also_in_other_company():
+    features = bank([0, 0, 1, 1, 2, 2])
+    a, b = (
+        statistics_of(features.select(torch.tensor(rows)), name) for rows, name in (([0, 1, 2], "a"), ([1, 0, 4], "b"))
+    )
+    with pytest.raises(UserError, match="'a' and 'b' have the same photos of class 'cat', and photos count once"):
+        a + b
+    assert (a + (b - statistics_of(features.select(torch.tensor([0, 1])), "cats"))).counts.tolist() == [2, 1, 1]
+
+
+@given(st.integers(1, 8), st.integers(0, 8), st.integers(0, 99))
+def test_rows_that_add_up_to_a_sum_are_found(count, others, seed):
+    generator = torch.Generator().manual_seed(seed)
+    features = torch.rand(count + others, 16, generator=generator, dtype=torch.float64)
+    chosen = torch.randperm(count + others, generator=generator)[:count]
+    total = features[chosen].sum(0) * (1 + 1e-7)
+    found = rows_of_sum(features, total, count)
+    assert sorted(chosen.tolist()) == found.nonzero().squeeze(1).tolist()
+    assert rows_of_sum(features, total + 0.1, count) is None
+
+
+def test_too_many_rows_are_not_told_apart():
+    features = torch.rand(20, 16, dtype=torch.float64)
+    assert rows_of_sum(features, features[:5].sum(0), 5) is None
+    assert rows_of_sum(features, features.sum(0), 20).all()
+
+
 def test_a_share_that_was_not_named_is_named_as_removed():
     features = bank([0, 0, 1, 1, 2])
     left = statistics_of(features) - statistics_of(features.select(torch.tensor([1, 2])), "gone")
     assert same(left, statistics_of(features.select(torch.tensor([0, 3, 4]))))
     assert [(part.name, part.removed) for part in left.about.parts] == [("a", False), ("gone", True)]
-    with pytest.raises(UserError, match="'gone' are in both"):
+    with pytest.raises(UserError, match="'gone' were taken out already"):
         left - statistics_of(features.select(torch.tensor([1])), "gone")
 
 
@@ -285,6 +320,9 @@ def test_command_makes_merges_and_shows(run_cli, photos, tmp_path):
     whole = run_cli(*make, "--out", tmp_path / "whole.stats", "--name", "us")
     assert "parts: us (12)" in whole.out
     assert same(ClassStatistics.load(tmp_path / "all.stats"), ClassStatistics.load(tmp_path / "whole.stats"))
+    twice = run_cli("stats", files[0], tmp_path / "whole.stats", "--union", "--out", tmp_path / "no.stats").error()
+    assert "have the same photos of class 'cat', and photos count once" in twice
+    assert not (tmp_path / "no.stats").exists()
     shown = json.loads(run_cli("stats", tmp_path / "all.stats", "--json").out)
     assert shown["rows"] == [{"class": "cat", "images": "6"}, {"class": "dog", "images": "6"}]
 

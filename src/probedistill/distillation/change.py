@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..config import DistillConfig, RunConfig
+from ..config import AugmentConfig, DistillConfig, RunConfig
 from ..encoders.encoder import Encoder
 from ..errors import UserError, option, unknown_name
+from ..features.overlap import photos_counted_before
 from ..features.statistics import ClassStatistics, class_statistics, merge_statistics
 from ..features.store import FeatureStore
 from ..images.labelled import LabelledImages
@@ -95,9 +97,7 @@ def extend(
     held, store = kept.distilled, FeatureStore(run.cache, strict, run.progress)
     name = run.out.name if run.out is not None else "images"
     added = [_statistics_like(o, e, images, name, store) for o, e in _paired(kept.statistics, encoders)]
-    for old, one in zip(kept.statistics, added):
-        if any(part.images == one.about.parts[0].images and not part.removed for part in old.about.parts):
-            raise UserError(f"images {images.spec!r} are in {kept.name!r} already; give photos that it has not seen")
+    _check_unseen(kept, added, encoders, images, store)
     statistics = [merge_statistics(pair, union=True) for pair in zip(kept.statistics, added)]
     names = statistics[0].class_names
     config = _going_on(held, statistics, steps, seed)
@@ -171,10 +171,11 @@ def forget(
     hit: list[str] = []
     if removed or redistil:
         kept = _with_statistics(folder)
+    unproven = _not_named(kept, removed)
     if removed:
         kept, hit = _subtracted(kept, removed, classes)
     left = without_classes(kept, classes) if classes else kept
-    notes = [*left.notes, *_what_remains(left, classes, hit, redistil)]
+    notes = [*left.notes, *_what_remains(left, classes, hit, redistil), *unproven]
     if not hit and not redistil:
         check_free(Path(run.out))
         write_set(Path(run.out), left.distilled, left.statistics, encoder_options(run_folder(folder)))
@@ -244,6 +245,41 @@ def _statistics_like(
     )  # fmt: skip
 
 
+def _check_unseen(
+    kept: KeptSet,
+    added: Sequence[ClassStatistics],
+    encoders: Sequence[Encoder],
+    images: LabelledImages,
+    store: FeatureStore,
+) -> None:
+    """Refuse photos that a set was made of, as far as its sums tell; they would count twice.
+
+    Raises:
+        UserError: They are the same, or all photos of a class are among them.
+    """
+    way_out = "give photos that it has not seen"
+    for old, one, encoder in zip(kept.statistics, added, encoders):
+        same = any(part.images == one.about.parts[0].images and not part.removed for part in old.about.parts)
+        if same and not old.forgot(images.class_names):
+            raise UserError(f"images {images.spec!r} are in {kept.name!r} already; {way_out}")
+        bank = store.of(encoder, images, views=old.about.views, augment=old.about.augment or AugmentConfig())
+        found = photos_counted_before(old, bank)
+        if found is not None:
+            name, count = found
+            photos = "the photo" if count == 1 else f"the {count:,} photos"
+            raise UserError(
+                f"images {images.spec!r} hold {photos} of class {name!r} that are in {kept.name!r} already; {way_out}"
+            )
+    before, known = kept.distilled.run.images, kept.distilled.class_names
+    shared = [name for name in images.class_names if name in known]
+    if shared and (before.spec, before.split) == (images.spec, images.split):
+        warnings.warn(
+            f"{kept.name!r} was made from {images.spec!r}, too: photos of class {shared[0]!r} that were there then "
+            "count twice",
+            stacklevel=3,
+        )
+
+
 def _going_on(
     held: DistilledSet, statistics: Sequence[ClassStatistics], steps: int | None, seed: int | None
 ) -> DistillConfig:
@@ -295,6 +331,20 @@ def _subtracted(kept: KeptSet, removed: Sequence[ClassStatistics], classes: Sequ
         if not counts[names.index(name)]:
             raise UserError(f"class {name!r} has no photos left; take it out too: {option('classes', name)}")
     return replace(kept, statistics=tuple(left)), hit
+
+
+def _not_named(kept: KeptSet, removed: Sequence[ClassStatistics]) -> list[str]:
+    """A sentence if some of the statistics to take out are no part that the run's name."""
+    known = {part.images for one in kept.statistics for part in one.about.parts}
+    names = dict.fromkeys(part.name for one in removed for part in one.about.parts if part.images not in known)
+    if not names:
+        return []
+    which = ", ".join(map(repr, names))
+    return [
+        f"Not proven: {which} is none of the parts that {kept.name!r} names. Its sums fit into those of the run, as "
+        "those of some of its photos do; other photos' sums may fit, too, where there are many more photos than "
+        "features."
+    ]
 
 
 def _what_remains(left: KeptSet, classes: Sequence[str], hit: Sequence[str], redistil: bool) -> list[str]:

@@ -40,6 +40,8 @@ FORMAT = 1
 _KIND = "statistics"
 _BLOCK = 4_096  # rows that are summed at a time: 40 MB in float64 for 1,280 features
 _ROUNDING = 1e-6  # of a difference between two sums that should be equal
+ROUNDING_OF_FEATURES = 1e-5
+"""Share of a sum's length by which the sums of the same photos may differ: other batches and processors round so."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,9 +235,13 @@ class ClassStatistics:
             UserError: The statistics hold no second moments.
         """
         _, products = self.second_moments()
-        means = self.means()[self.counts > 0]
-        between = means.T @ (self.counts[self.counts > 0, None] * means)
-        return (products - between) / self.counts.sum()
+        return self._within_classes(products) / self.counts.sum()
+
+    def _within_classes(self, products: Tensor) -> Tensor:
+        """(d, d) products of the deviations of features from the mean of their class, summed over all images."""
+        there = self.counts > 0
+        means = self.means()[there]
+        return products - means.T @ (self.counts[there, None] * means)
 
     def spread(self) -> float:
         """Mean squared distance of an image's feature from `centre`, every class with the same weight.
@@ -286,10 +292,33 @@ class ClassStatistics:
         """The statistics of both parties' images, of the same classes.
 
         Raises:
-            UserError: They do not fit together; the line says in what.
+            UserError: They do not fit together, or have the same photos of a class; the line says in what.
         """
         self._check_fits(other)
-        return self._combined(other, 1, _joined_parts(self.about.parts, other.about.parts))
+        back = self.forgot(name for name, count in zip(other.class_names, other.counts.tolist()) if count)
+        parts = _joined_parts(self.about.parts, other.about.parts, back)
+        twice = self._class_of_the_same_photos(other)
+        if twice is not None:
+            raise UserError(
+                f"statistics {self._label} and {other._label} have the same photos of class {twice!r}, and photos "
+                "count once; make one of them again without that class"
+            )
+        return self._combined(other, 1, parts)
+
+    def forgot(self, names: Iterable[str]) -> bool:
+        """Whether there were such classes, all of which were dropped, and none is there now."""
+        there = {name for name, count in zip(self.class_names, self.counts.tolist()) if count}
+        names = set(names)
+        return bool(names) and names <= set(self.about.dropped) - there
+
+    def _class_of_the_same_photos(self, other: ClassStatistics) -> str | None:
+        """The first class of which both have as many photos and the same sum; what other photos never have."""
+        if self.private:
+            return None
+        off = (self.sums - other.sums).norm(dim=1)
+        same = (self.counts > 0) & (self.counts == other.counts)
+        same &= off <= ROUNDING_OF_FEATURES * self.sums.norm(dim=1)
+        return self.class_names[int(same.nonzero()[0])] if bool(same.any()) else None
 
     def __sub__(self, other: ClassStatistics) -> ClassStatistics:
         """The statistics without another's images, which must be among them.
@@ -305,9 +334,24 @@ class ClassStatistics:
                     f"there and {mine:.0f} here; take out what was put in"
                 )
         left = self._combined(other, -1, _remaining_parts(self.about.parts, other.about.parts))
-        if not (self.private or left._are_moments()):
+        if not (self.private or (left._are_moments() and left._may_be_left_of(self))):
             raise UserError(f"the statistics {other._label} are no part of {self._label}; take out what was put in")
         return left
+
+    def _may_be_left_of(self, whole: ClassStatistics) -> bool:
+        """Whether features can go together as the products say; after a class was dropped nobody knows.
+
+        Variance is nowhere negative. If other photos than those of ``whole`` were taken out of it, it nearly always is
+        so in some direction, unless these are few, and there are many more images than features.
+        """
+        if self.products is None or whole.products is None or self.about.dropped:
+            return True
+        total = whole.products.diagonal().sum()
+        spread = whole._within_classes(whole.products).diagonal().sum().clamp(min=0)
+        room = ROUNDING_OF_FEATURES * (total * spread).sqrt() + ROUNDING_OF_FEATURES**2 * total
+        within = self._within_classes(self.products)
+        within.diagonal().add_(room)
+        return not bool(room) or int(torch.linalg.cholesky_ex(within).info) == 0
 
     def _combined(self, other: ClassStatistics, sign: int, parts: tuple[PartRecord, ...]) -> ClassStatistics:
         counts = self.counts + sign * other.counts
@@ -550,8 +594,10 @@ def encoder_record(encoder: Encoder, weight: float = 1.0) -> EncoderRecord:
     )  # fmt: skip
 
 
-def _joined_parts(ours: tuple[PartRecord, ...], theirs: tuple[PartRecord, ...]) -> tuple[PartRecord, ...]:
-    """The parts of both; one that was taken out and comes back is as if it had stayed."""
+def _joined_parts(
+    ours: tuple[PartRecord, ...], theirs: tuple[PartRecord, ...], back: bool = False
+) -> tuple[PartRecord, ...]:
+    """The parts of both; one that was taken out and comes ``back`` is as if it had stayed."""
     result = list(ours)
     for part in theirs:
         same = next((one for one in result if one.images == part.images), None)
@@ -559,7 +605,9 @@ def _joined_parts(ours: tuple[PartRecord, ...], theirs: tuple[PartRecord, ...]) 
             result.append(part)
         elif same.removed != part.removed:
             result.remove(same)
-        else:
+        elif part.removed:
+            raise UserError(f"the images of {part.name!r} were taken out already; take them out once")
+        elif not back:
             raise UserError(
                 f"the images of {part.name!r} are in both statistics, and count once; leave one of them out"
             )

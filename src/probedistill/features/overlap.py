@@ -1,0 +1,55 @@
+"""Photos that sums hold already, as far as sums can tell: they are all that is kept of photos."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .bank import FeatureBank
+from .statistics import ROUNDING_OF_FEATURES, ClassStatistics
+
+_SMALLEST = 1e-6  # of the singular values that count: the rest is what single precision leaves of equal features
+
+
+def photos_counted_before(held: ClassStatistics, bank: FeatureBank) -> tuple[str, int] | None:
+    """The first class whose photos behind the sums are all in a bank too, and their number.
+
+    Features of photos are as good as independent, so which of them add up to a sum is the answer to linear equations.
+    There is no telling where a bank has only some of the photos behind a sum, or other views of them.
+
+    Args:
+        held: Sums without noise.
+        bank: Features of photos, with the views that the sums are of.
+    """
+    for label, name in enumerate(bank.class_names):
+        if name not in held.class_names:
+            continue
+        place = held.class_names.index(name)
+        count = round(float(held.counts[place]))
+        rows = (bank.labels == label).nonzero().squeeze(1)
+        if 0 < count <= len(rows):
+            some = bank.select(rows)
+            features = (some.augmented.mean(dim=0) if some.num_views else some.centre).double()
+            if rows_of_sum(features, held.sums[place], count) is not None:
+                return name, count
+    return None
+
+
+def rows_of_sum(features: Tensor, total: Tensor, count: int) -> Tensor | None:
+    """Which rows add up to a sum: (n,) bool, or ``None`` if none do or there are too many rows to tell.
+
+    Args:
+        features: (n, d) float64; n ≤ d, or n = ``count``.
+        total: (d,) the sum.
+        count: Of how many rows.
+    """
+    if count == len(features):
+        chosen = features.new_ones(count)
+    elif len(features) <= features.shape[1]:
+        weights = torch.linalg.lstsq(features.T, total[:, None], rcond=_SMALLEST, driver="gelsy").solution
+        chosen = (weights.squeeze(1) > 0.5).to(features)
+    else:
+        return None
+    off = (chosen @ features - total).norm()
+    is_it = int(chosen.sum()) == count and bool(off <= ROUNDING_OF_FEATURES * total.norm())
+    return chosen.bool() if is_it else None
