@@ -125,6 +125,10 @@ def test_merged_set_is_a_set_like_any_other(runs, run_cli, data, encoder, tmp_pa
     assert "merged from" in run_cli("info", out).out
     assert run_cli("export", out, "--out", tmp_path / "small", "--no-progress").code == 0
     assert run_cli("report", out, "--out", tmp_path / "r.html", "--no-progress").code == 0
+    record = json.loads(run_cli("merge", runs / "a", runs / "b", "--out", tmp_path / "again", "--json").out)
+    assert [(one["name"], one["became"], one["photos"]) for one in record["classes"]] == [
+        (name, "as before", 6) for name in NAMES
+    ]
     assert "is there already" in run_cli("merge", runs / "a", runs / "b", "--out", out).error()
     assert "name two or more" in run_cli("merge", runs / "a", "--out", tmp_path / "x").error()
     assert "named twice" in run_cli("merge", runs / "a", runs / "a", "--out", tmp_path / "x").error()
@@ -200,14 +204,26 @@ def test_what_cannot_be_forgotten_is_one_line(runs, data, encoder, tmp_path):
     everything = class_statistics(encoder, data[0].with_classes(["dog"]), progress=False)
     with pytest.raises(UserError, match="class 'dog' has no photos left"):
         forget(runs / "all", [], [everything], run=out_of(tmp_path), encoder=encoder)
-    foreign = class_statistics(encoder, data[1].with_classes(["cat", "dog"]), progress=False)
-    with pytest.raises(UserError, match="no part of"):
-        forget(runs / "all", [], [foreign + foreign_again(encoder, data)], run=out_of(tmp_path), encoder=encoder)
+    for foreign in (range(2), range(5), range(24)):  # of which the run never heard
+        share = class_statistics(encoder, data[1].select(foreign), progress=False)
+        with pytest.raises(UserError, match=r"no part of|no photos left"):
+            forget(runs / "all", [], [share], run=out_of(tmp_path), encoder=encoder)
     assert not (tmp_path / "out").exists()
 
 
-def foreign_again(encoder, data):
-    return class_statistics(encoder, data[1].with_classes(["cat", "dog"]).select(range(12)), progress=False)
+def test_share_that_the_run_does_not_name_is_said_to_be_unproven(runs, data, encoder, tmp_path):
+    some = class_statistics(encoder, data[0].select([0, 6]), name="somebody", progress=False)
+    _, notes = forget(runs / "all", [], [some], run=out_of(tmp_path), encoder=encoder, steps=1)
+    assert any("'somebody' is none of the parts that 'all' names" in note for note in notes)
+
+
+def test_named_part_needs_no_such_word(runs, data, encoder, tmp_path):
+    more = RunConfig(out=tmp_path / "more", cache=tmp_path / "cache", progress=False)
+    hens = data[0].with_classes(["hen"])
+    extend(runs / "a", hens, encoder, run=more, steps=1)
+    share = class_statistics(encoder, hens, progress=False)
+    _, notes = forget(more.out, ["hen"], [share], run=out_of(tmp_path), encoder=encoder, steps=1)
+    assert not any("Not proven" in note for note in notes)
 
 
 # ---------------------------------------------------------------------------------------------------
@@ -335,6 +351,35 @@ def test_extension_that_cannot_be_is_one_line(runs, data, encoder, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_photos_that_the_set_was_made_of_are_refused_in_other_company(runs, data, encoder, tmp_path):
+    """Other classes and other photos beside them give the images another fingerprint; sums tell all the same."""
+    for images, count in ((data[0], 6), (data[0].with_classes(["dog", "owl"]), 6)):
+        with pytest.raises(UserError, match=rf"hold the {count} photos of class '(cat|dog)' that are in 'a' already"):
+            extend(runs / "a", images, encoder, run=out_of(tmp_path))
+    few = data[0].select([0, 1, 2, 6, 7, 8])
+    small = RunConfig(out=tmp_path / "few", cache=tmp_path / "cache", progress=False)
+    distill(few.with_classes(NAMES[:2]), encoder, steps=1, keep_stats=True, run=small)
+    with pytest.raises(UserError, match="hold the 3 photos of class 'cat' that are in 'few' already"):
+        extend(small.out, data[0].with_classes(NAMES[:2]), encoder, run=out_of(tmp_path))
+    assert not (tmp_path / "out").exists()
+
+
+def test_some_of_the_old_photos_again_are_warned_of(runs, data, encoder, tmp_path):
+    with pytest.warns(UserWarning, match="made from 'folder:.*', too: photos of class 'cat' that were there then"):
+        extend(runs / "a", data[0].select([1, 2]).with_classes(["cat"]), encoder, run=out_of(tmp_path), steps=1)
+
+
+def test_forgotten_class_may_come_back(runs, data, encoder, tmp_path):
+    first, second = (RunConfig(out=tmp_path / n, cache=tmp_path / "cache", progress=False) for n in ("one", "two"))
+    hens = data[0].with_classes(["hen"])
+    extend(runs / "a", hens, encoder, run=first, steps=1)
+    forget(first.out, ["hen"], run=second)
+    extend(second.out, hens, encoder, run=out_of(tmp_path), steps=1)
+    assert statistics_of_run(tmp_path / "out")[0].counts.tolist() == [6, 6, 6]
+    with pytest.raises(UserError, match="are in 'out' already"):
+        extend(tmp_path / "out", hens, encoder, run=RunConfig(out=tmp_path / "no", progress=False))
+
+
 # ---------------------------------------------------------------------------------------------------
 # The command line
 
@@ -349,9 +394,18 @@ def test_command_line_over_time(distil_cli, run_cli, photos, tmp_path):
     )
     assert added.code == 0, added.err
     assert "4 images of 4 classes" in added.out
-    left = run_cli("forget", more, "--class", "cat", "--out", tmp_path / "left")
+    again = ["--images", f"folder:{new}", "--all-images", "--encoder", TINY, "--steps", 1, "--no-progress"]
+    record = json.loads(run_cli("extend", run, *again, "--out", tmp_path / "json", "--json").out)
+    assert {one["name"]: one["became"] for one in record["classes"]} == {
+        "cat": "as before", "dog": "as before", "hen": "new", "owl": "new",
+    }  # fmt: skip
+    twice = run_cli("extend", tmp_path / "json", *again, "--classes", "owl", "--out", tmp_path / "no")
+    assert "hold the 4 photos of class 'owl' that are in 'json' already; give photos that it" in twice.error()
+    left = run_cli("forget", more, "--class", "cat", "--out", tmp_path / "left", "--json")
     assert left.code == 0, left.err
-    assert "May remain" in left.out
+    record = json.loads(left.out)
+    assert "May remain" in " ".join(record["notes"])
+    assert record["classes"][-1] == {"name": "cat", "images": 0, "photos": 0, "became": "gone"}
     assert json.loads((tmp_path / "left/run.json").read_text())["forgotten"] == ["cat"]
     share, gone = tmp_path / "owl.stats", tmp_path / "gone"
     new_owls = ["--images", f"folder:{new}", "--all-images", "--classes", "owl", "--encoder", TINY]

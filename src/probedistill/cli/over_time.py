@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from shlex import quote
@@ -55,8 +57,7 @@ def merge(
     from ..distillation.change import merge as run_merge
 
     merged, notes = run_merge(runs, out=out, same_classes=same_classes)
-    show(*notes)
-    _show(merged, out)
+    _show([run_folder(one) for one in runs], merged, out, notes)
 
 
 @command(EncoderConfig, RunConfig)
@@ -103,8 +104,7 @@ def forget(
     found, notes = run_forget(
         folder, classes or [], removed, run=run, encoder=encoders, redistil=redistil, steps=steps, seed=seed
     )
-    show(*notes)
-    _show(found, run.out)
+    _show([folder], found, run.out, notes)
 
 
 @command(ImagesConfig, EncoderConfig, RunConfig)
@@ -148,7 +148,7 @@ def extend(
     found = run_extend(
         folder, new, _encoders(folder, encoder), run=run, refine=refine, steps=steps, seed=seed, strict=images.strict
     )
-    _show(found, run.out)
+    _show([folder], found, run.out)
 
 
 def _given(run: _Out | None) -> _Out:
@@ -171,9 +171,15 @@ def _encoders(folder: Path, given: EncoderConfig | None) -> list[Encoder]:
     return [load_encoder(one) for one in (first, *others)]
 
 
-def _show(found: DistilledSet, out: Path | None) -> None:
+def _show(before: list[Path], found: DistilledSet, out: Path | None, notes: Sequence[str] = ()) -> None:
+    """What became of the images of each class; under torchrun one process looks."""
+    from ..distillation.changed import ChangedSet
+    from ..store.distilled import DistilledSet
+
     assert out is not None
-    show(f"{len(found)} images of {len(found.class_names)} classes → {out}")
+    if os.environ.get("RANK", "0") != "0":
+        return
+    show(ChangedSet.of([DistilledSet.load(one) for one in before], found, out, notes))
     if (out / "config.yaml").is_file():
         flag = config_flag("evaluate", out / "config.yaml")
         show(f"score:  probedistill evaluate {quote(str(out))} {flag} --images IMAGES")

@@ -1,0 +1,96 @@
+"""What became of the images of a set that was merged, extended, or had something taken out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ..features.statistics import statistics_if_kept
+from ..show.results import Result
+from ..show.tables import NOTHING, Table
+from ..store.distilled import DistilledSet
+
+Became = Literal["as before", "changed", "new", "gone"]
+
+
+@dataclass(frozen=True)
+class ChangedClass:
+    """A class before and after.
+
+    Attributes:
+        name: Its name.
+        images: How many synthetic images it has now.
+        photos: How many photos its statistics are of now; ``None`` where the set keeps none.
+        became: ``"as before"``: bit for bit; ``"changed"``: optimised again, or others beside them; ``"new"`` or
+            ``"gone"``: only one of the sets has the class.
+    """
+
+    name: str
+    images: int
+    photos: int | None
+    became: Became
+
+
+@dataclass(frozen=True)
+class ChangedSet(Result):
+    """A set over time: class by class, what became of its images.
+
+    Attributes:
+        out: Folder of the new set.
+        images: How many images it has.
+        classes: Its classes, then those that are gone.
+        notes: What was left out or may remain, a sentence each.
+    """
+
+    out: str
+    images: int
+    classes: tuple[ChangedClass, ...]
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls, before: Sequence[DistilledSet], after: DistilledSet, out: Path | str, notes: Sequence[str] = ()
+    ) -> ChangedSet:
+        """Compare a set in a folder with those that it was made from.
+
+        Args:
+            before: The sets that were changed or merged.
+            after: What was made of them.
+            out: Its folder.
+            notes: What else there is to say, a sentence each.
+        """
+        kept = statistics_if_kept(out)
+        counts = dict(zip(kept[0].class_names, kept[0].counts.tolist(), strict=True)) if kept else {}
+        rows = []
+        for name in after.class_names:
+            images = _of_class(after, name)
+            old = torch.cat([_of_class(one, name) for one in before])
+            became: Became = "new" if not len(old) else "as before" if torch.equal(images, old) else "changed"
+            rows.append(ChangedClass(name, len(images), round(counts[name]) if name in counts else None, became))
+        gone = dict.fromkeys(n for one in before for n in one.class_names if n not in after.class_names)
+        rows += [ChangedClass(name, 0, 0 if kept else None, "gone") for name in gone]
+        return cls(str(out), len(after), tuple(rows), tuple(notes))
+
+    def tables(self) -> list[Table]:
+        """A row for each class."""
+        rows = tuple(
+            (one.name, one.became, str(one.images), NOTHING if one.photos is None else f"{one.photos:,}")
+            for one in self.classes
+        )
+        return [Table("Images of each class", ("class", "images are", "images", "photos"), rows, left=2)]
+
+    def findings(self) -> list[str]:
+        """The notes, and how many images there are."""
+        count = sum(one.became != "gone" for one in self.classes)
+        return [*self.notes, f"{self.images} images of {count} classes → {self.out}"]
+
+
+def _of_class(distilled: DistilledSet, name: str) -> Tensor:
+    """(n, 3, S, S) the images of a class; none if the set has no such class."""
+    label = distilled.class_names.index(name) if name in distilled.class_names else -1
+    return distilled.float_images[distilled.labels == label]
