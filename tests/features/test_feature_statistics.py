@@ -325,6 +325,7 @@ def test_command_makes_merges_and_shows(run_cli, photos, tmp_path):
     assert not (tmp_path / "no.stats").exists()
     shown = json.loads(run_cli("stats", tmp_path / "all.stats", "--json").out)
     assert shown["rows"] == [{"class": "cat", "images": "6"}, {"class": "dog", "images": "6"}]
+    assert shown["caption"] == "parts: cat (6), dog (6)"
 
 
 def test_images_that_distill_holds_out_are_held_out_here(run_cli, tmp_path):

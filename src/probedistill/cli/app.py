@@ -139,7 +139,9 @@ def _print_json(one: Any) -> None:
     from ..show.tables import Table
     from ..store.records import as_plain
 
-    content = {"title": one.title, "rows": one.records()} if isinstance(one, Table) else as_plain(one)
+    content = as_plain(one)
+    if isinstance(one, Table):
+        content = {"title": one.title, "rows": one.records(), **({"caption": one.caption} if one.caption else {})}
     print(json.dumps(content, ensure_ascii=True))
 
 
