@@ -68,7 +68,9 @@ def _run(tokens: list[str]) -> int:
         _drop_output()
         return 141
     except OSError as error:
-        if error.errno != errno.ENOSPC or error.filename is not None:
+        if error.filename is not None:  # a path that somebody gave, and that was first looked at here
+            return _fail(f"{error.filename!r} cannot be used: {error.strerror}; check the path", 2)
+        if error.errno != errno.ENOSPC:
             raise
         _drop_output()
         return _fail(f"the output cannot be written: {error.strerror}", 1)

@@ -101,6 +101,7 @@ class _FolderSource(Source):
             spec=self.spec,
             split=split,
             fingerprint=digest_of("folder", *class_names, "\n", *stamps),
+            contents=contents,
         )
 
     def _class_folders(self, parent: Path, wanted: tuple[str, ...] | None) -> Mapping[str, str]:

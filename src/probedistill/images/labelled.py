@@ -31,6 +31,7 @@ class LabelledImages:
         split: The name of the split.
         fingerprint: Hex SHA-256 of what the images are; the same in every process.
         config: The options with which `load_splits` gives these as its training images; ``None`` if none do.
+        contents: A digest of each image's file or pixels, 16 bytes, shape (N,); ``None`` if the source has none.
 
     Args:
         class_names: See above; names are unique.
@@ -41,6 +42,7 @@ class LabelledImages:
         split: See above.
         fingerprint: See above.
         indices: int64 array of shape (N,): which image of ``load`` each one is; default 0 … N - 1.
+        contents: See above.
     """
 
     def __init__(
@@ -54,12 +56,14 @@ class LabelledImages:
         split: str,
         fingerprint: str,
         indices: NDArray[np.int64] | None = None,
+        contents: Sequence[bytes] | NDArray[np.void] | None = None,
     ) -> None:
         self.class_names = tuple(class_names)
         self.labels: NDArray[np.int64] = np.asarray(labels, dtype=np.int64)
         self.names = names
         self.spec, self.split, self.fingerprint = spec, split, fingerprint
         self.config: ImagesConfig | None = None
+        self.contents: NDArray[np.void] | None = None if contents is None else np.array(contents, dtype="V16")
         self._load = load
         self._indices = np.arange(len(self.labels)) if indices is None else indices
         if not len(self.names) == len(self.labels) == len(self._indices):
@@ -138,6 +142,7 @@ class LabelledImages:
             split=self.split if split is None else split,
             fingerprint=fingerprint,
             indices=self._indices[chosen],
+            contents=None if self.contents is None else self.contents[chosen],
         )
 
 

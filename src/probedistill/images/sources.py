@@ -168,6 +168,7 @@ def labelled(items: Items, spec: str, split: str, progress: bool = True) -> Labe
         spec=spec,
         split=split,
         fingerprint=digest_of("items", split, *items.class_names, "\n", labels.astype("<i8").tobytes(), *contents),
+        contents=contents,
     )
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ..config import ImagesConfig
 from ..errors import UserError, option, unknown_name
 from .decode import one_line
+from .duplicates import warn_of_duplicates
 from .labelled import LabelledImages, check_class_names, check_classes, classes_argument
 from .sources import ALIASES, TESTING, TRAINING, WHOLE, Source, composed, open_source
 
@@ -56,6 +57,7 @@ def load_images(
     images = source.load(_training_split(source, config.split), wanted)
     check_class_names(images.class_names, f"images {images.spec!r}")
     _check_enough(images, min_per_class, chosen=wanted is not None)
+    warn_of_duplicates(images)
     if _testing(source, config, images.split) is not None:  # else `load_splits` would hold some of these out
         images.config = config
     return images
@@ -66,7 +68,8 @@ def load_splits(config: str | ImagesConfig, *, progress: bool = True) -> tuple[L
 
     If the source has no test split, ``config.holdout`` of each class is held out: always the
     same images, chosen by a hash of their names. Both results have the same ``class_names``
-    in the same order. A class may have no images in a test split that came with the source.
+    in the same order. A class may have no images in a test split that came with the source. A warning says how many
+    pictures are in two classes, or in both results, byte for byte.
 
     Args:
         config: Spec string or configuration.
@@ -97,6 +100,7 @@ def load_splits(config: str | ImagesConfig, *, progress: bool = True) -> tuple[L
     test = None if testing is None else _matching_test(source, train, testing, wanted)
     if test is None:
         train, test = _hold_out(train, config.holdout)
+    warn_of_duplicates(train, test)
     train.config = config
     return train, test
 
@@ -135,6 +139,7 @@ def load_training(
     check_class_names(images.class_names, f"images {images.spec!r}")
     _check_enough(images, 3 if held_out else 1, chosen=wanted is not None, held_out=held_out, min_classes=min_classes)
     images = _hold_out(images, config.holdout)[0] if held_out else images
+    warn_of_duplicates(images)
     images.config = config if held_out or testing is not None else None
     return images
 

@@ -24,12 +24,18 @@ from typing import Any
 import psutil
 
 from ..errors import UserError, first_line
-from .named import check_own
+from .named import check_own, check_path
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; rename it there when the block ends without an error."""
+    """Yield a temporary path beside ``path``; rename it there when the block ends without an error.
+
+    Raises:
+        UserError: It cannot be written, or is a device or a pipe, which a renaming would do away with.
+    """
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+        raise UserError(f"cannot write {str(path)!r}: it is a device or a pipe, not a file; choose another name")
     try:
         with without_traces(path.parent):
             make_folder(path.parent)
@@ -168,6 +174,7 @@ def remove_leftovers(folder: Path, older_than: float = 0.0) -> None:
 
 def check_writable(folder: Path) -> None:
     """Raise `UserError` when ``folder`` cannot be written to, or made where it is not there; change nothing."""
+    check_path(folder)
     check_own(folder)
     existing = next(path for path in (folder, *folder.absolute().parents) if os.path.exists(path))
     if not existing.is_dir():
@@ -179,7 +186,10 @@ def check_writable(folder: Path) -> None:
 def cannot_write(path: Path, error: Exception) -> UserError:
     """The error for a file or folder that could not be written, with what to do about it."""
     reason = getattr(error, "strerror", None) or first_line(error)
-    no_place = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG)
+    no_place = (
+        errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG,
+        errno.ENOENT,
+    )  # fmt: skip
     other = isinstance(error, OSError) and error.errno in no_place
     fix = "choose another folder" if other else "free some space or choose another folder"
     return UserError(f"cannot write {str(path)!r}: {reason}; {fix}")

@@ -6,9 +6,11 @@ into the folder that `results_folder` names.
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from pathlib import Path
 
-from ..errors import UserError
+from ..errors import UserError, explained
 from ..machine.places import cache_folder
 from ..registry import Registry
 
@@ -27,13 +29,23 @@ def run_folder(run: Path | str) -> Path:
             cache afterwards.
 
     Raises:
-        UserError: There is no such run in the source, or it cannot be had.
+        UserError: There is no such run in the source, or it cannot be had; or no folder can have this path.
     """
     text = run.as_posix() if isinstance(run, Path) else run
     name, colon, place = text.partition(":")
-    if colon and name.isidentifier() and len(name) > 1 and not Path(run).exists() and name in RUN_SOURCES:
+    if colon and name.isidentifier() and len(name) > 1 and not os.path.exists(run) and name in RUN_SOURCES:
         return Path(RUN_SOURCES.load(name)(place))
+    check_path(Path(run))
     return Path(run)
+
+
+def check_path(path: Path) -> None:
+    """Raise `UserError` for a path that nothing can have or that may not be looked at; it need not exist."""
+    with (
+        explained(f"{str(path)!r} cannot be opened", OSError, ValueError, hint="check the path"),
+        suppress(FileNotFoundError, NotADirectoryError),
+    ):
+        os.stat(path)
 
 
 HUB, SETS = "hub", "sets"
@@ -43,8 +55,8 @@ _RESULTS = ".results"
 
 def is_from_elsewhere(folder: Path) -> bool:
     """Whether this is the folder of a set that was fetched or came with the package, or lies inside one."""
-    path = folder.resolve()
-    roots = [(cache_folder() / name).resolve() for name in (HUB, SETS)]
+    path = Path(os.path.realpath(folder))  # Path.resolve fails at a link to itself
+    roots = [Path(os.path.realpath(cache_folder() / name)) for name in (HUB, SETS)]
     if not any(root in path.parents for root in roots):
         return False
     return not any(part.endswith(_RESULTS) for part in path.parts)

@@ -1,0 +1,64 @@
+"""The same picture twice, byte for byte, where that harms: in two classes, or in training and test images."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .contents import UNREADABLE, digest_of_bytes
+from .decode import one_line
+from .labelled import LabelledImages
+
+
+def warn_of_duplicates(train: LabelledImages, test: LabelledImages | None = None) -> None:
+    """Say in one line each how many pictures are in two classes, and how many test images are training images too.
+
+    Nothing is said of images whose source does not know their contents.
+    """
+    if train.contents is None:
+        return
+    of_two = _of_two_classes(train.contents, train.labels)
+    if of_two:
+        count, one, other = of_two
+        warnings.warn(
+            f"images {train.spec!r}: {_counted(count, 'picture is', 'pictures are')} in more than one class, such as "
+            f"{_name(train, one)} and {_name(train, other)}; a probe cannot be right on both",
+            stacklevel=3,
+        )
+    if test is None or test.contents is None:
+        return
+    seen = np.flatnonzero(np.isin(test.contents, train.contents) & _readable(test.contents))
+    if len(seen):
+        one = int(np.flatnonzero(train.contents == test.contents[seen[0]])[0])
+        warnings.warn(
+            f"images {test.spec!r}: {_counted(len(seen), 'test image is', 'test images are')} among the training "
+            f"images too, such as {_name(test, int(seen[0]))} and {_name(train, one)}; accuracy on known images says "
+            "too much",
+            stacklevel=3,
+        )
+
+
+def _of_two_classes(contents: NDArray[np.void], labels: NDArray[np.int64]) -> tuple[int, int, int] | None:
+    """How many pictures are in more than one class, and the places of one of them."""
+    places = np.flatnonzero(_readable(contents))
+    _, first, picture = np.unique(contents[places], return_index=True, return_inverse=True)
+    first_place = places[first][picture]
+    other = np.flatnonzero(labels[places] != labels[first_place])
+    if not len(other):
+        return None
+    return len(np.unique(picture[other])), int(first_place[other[0]]), int(places[other[0]])
+
+
+def _readable(contents: NDArray[np.void]) -> NDArray[np.bool_]:
+    return np.asarray((contents != np.void(UNREADABLE)) & (contents != np.void(digest_of_bytes(b""))))
+
+
+def _name(images: LabelledImages, place: int) -> str:
+    name = one_line(images.names[place])
+    return repr(name if len(name) <= 80 else "…" + name[-79:])
+
+
+def _counted(count: int, one: str, many: str) -> str:
+    return f"{count:,} {one if count == 1 else many}"

@@ -1,0 +1,60 @@
+"""Paths that no file can have, or where something stands that is no file: one line, and nothing is replaced."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from conftest import TINY
+from probedistill import DistilledSet, UserError
+from probedistill.store.files import whole_file
+
+LONG = "o" * 300
+OPTIONS = [
+    ["distill", "--images", "folder:PHOTOS", "--encoder", TINY, "--out", LONG],
+    ["distill", "--images", "folder:PHOTOS", "--encoder", TINY, "--out", "loop"],
+    ["distill", "--images", f"folder:{LONG}", "--encoder", TINY, "--out", "run"],
+    ["distill", "--images", "folder:PHOTOS", "--encoder", TINY, "--out", "run", "--config", LONG],
+    ["distill", "--images", "folder:PHOTOS", "--encoder", "timm:resnet18", "--out", "run", "--checkpoint", LONG],
+    ["distill", "--images", "folder:PHOTOS", "--encoder", TINY, "--out", "run", "--cache", LONG],
+    ["distill", "--stats", LONG, "--encoder", TINY, "--out", "run"],
+    ["features", "--images", "folder:PHOTOS", "--encoder", TINY, "--cache", LONG],
+    ["stats", "--images", "folder:PHOTOS", "--encoder", TINY, "--out", LONG],
+    ["evaluate", LONG, "--images", "folder:PHOTOS", "--encoder", TINY],
+    ["report", LONG],
+    ["report", "loop"],
+    ["export", "set:digits-lite0", "--out", LONG],
+    ["import", LONG, "--out", "run"],
+    *([name, LONG] for name in ("info", "runs", "watch", "accept")),
+]
+
+
+@pytest.mark.parametrize("words", OPTIONS, ids=lambda words: " ".join(w[:12] for w in words if w != TINY))
+def test_a_path_that_nothing_can_have(words, photos, run_cli, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    os.symlink("loop", "loop")
+    line = run_cli(*(word.replace("PHOTOS", str(photos)) for word in words), trust=False).error()
+    assert "oooo" in line or "loop" in line
+    assert os.listdir() == ["loop"]
+
+
+def test_in_python_too():
+    with pytest.raises(UserError, match="too long"):
+        DistilledSet.load(LONG)
+
+
+def test_a_pipe_is_not_replaced(run_cli, tmp_path):
+    pipe = tmp_path / "pipe.html"
+    os.mkfifo(pipe)
+    assert "not a file" in run_cli("report", "set:digits-lite0", "--out", pipe).error()
+    assert pipe.is_fifo()
+
+
+def test_neither_is_a_link_to_a_device(tmp_path):
+    link = tmp_path / "out"
+    link.symlink_to(os.devnull)
+    with pytest.raises(UserError, match="not a file"), whole_file(link):
+        pass
+    assert link.is_symlink()
+    assert os.listdir(tmp_path) == ["out"]
