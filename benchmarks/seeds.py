@@ -6,15 +6,16 @@
     python benchmarks/seeds.py --encoders lite0 --methods auto real --images-per-class 5
     python benchmarks/seeds.py --dataset grocery --encoders lite0 --methods auto real
 
-One image per class of clothing, 150 steps of three views (``--steps``), encoders at 112 px; several images per class
-have one view each, two encoders two of each. `clp`, `sfm` and `lgm` start from noise, `auto` from blends of photos;
-`transfer` is `auto` with the aim of that name. Each set is scored with three probes on 30 views, over two evaluation
-seeds; a cell of the table is the mean and the standard deviation over the *distillation* seeds. The real baselines
-have five evaluation seeds. Nothing here is chosen on test images.
+One image per class of clothing, 150 steps of three views (``--steps``), encoders at 112 px; from five images per class
+on they have one view each, with two encoders each has two. `clp`, `sfm` and `lgm` start from noise, `auto` from blends
+of photos; `transfer` is `auto` with the aim of that name. Each set is scored with three probes on 30 views, over two
+evaluation seeds; a cell of the table is the mean and the standard deviation over the *distillation* seeds. The real
+baselines have five evaluation seeds. Nothing here is chosen on test images.
 
 Each set of `auto` is scored on the encoders that had no part in it, too, beside the medoids that each encoder chooses
-(``--methods medoids``). CLIP is one of these; it is scored with crops of at least 35 %, real images and distilled ones
-alike, because it makes nothing of smaller ones at this size. ``--steps 75`` and ``300`` show what steps bring.
+(``--methods medoids``) and random photos. CLIP is one of these; it is scored with crops of at least 35 %, real images
+and distilled ones alike, because it makes nothing of smaller ones at this size. ``--steps 75`` and ``300`` show what
+steps bring.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ METHODS: dict[str, dict[str, Any]] = {
     **{method: {"method": method} for method in _common.METHODS},
     "transfer": {"method": "auto", "aim": "transfer"},
 }
+CHOSEN = {"medoids": "centroids", "random": "random"}
 BASELINES = ["random", "centroids", "herding", "kmedoids", "means", "full"]
 ENCODERS = ["lite0", "mobilenetv1", "mobilenetv2"]
 TARGETS = [*ENCODERS, "lite1", "lite2", "clip"]
@@ -121,7 +123,7 @@ def draw(encoder: str) -> None:
 
 def titled(dataset: str, encoders: str, method: str, seed: int, steps: int, count: int) -> str:
     """Name of a row's file and of its run."""
-    key = f"{dataset}-{encoders}-{method}" + f"-{seed}" * (method in METHODS)
+    key = f"{dataset}-{encoders}-{method}" + f"-{seed}" * (method not in ("real", "medoids"))
     return key + f"-steps{steps}" * (steps != STEPS and method in METHODS) + f"-n{count}" * (count > 1)
 
 
@@ -130,7 +132,7 @@ def main() -> None:
     parser.add_argument("--dataset", choices=["clothing", "grocery"], default="clothing")
     parser.add_argument("--encoders", nargs="+", default=ENCODERS, help="a + between those of one run")
     parser.add_argument(
-        "--methods", nargs="+", choices=[*METHODS, "medoids", "real"], default=[*METHODS, "medoids", "real"]
+        "--methods", nargs="+", choices=[*METHODS, *CHOSEN, "real"], default=[*METHODS, *CHOSEN, "real"]
     )
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--images-per-class", type=int, default=1)
@@ -144,7 +146,7 @@ def main() -> None:
         names = name.split("+")
         encoder = load_encoder(_common.encoder(names[0]))
         for method in options.methods:
-            for seed in options.seeds if method in METHODS else [0]:
+            for seed in [0] if method in ("real", "medoids") else options.seeds:
                 key = titled(options.dataset, name, method, seed, options.steps, count)
                 if (_common.RESULTS / "seeds" / f"{key}.json").exists():
                     print(f"{key}: there")
@@ -163,12 +165,12 @@ def main() -> None:
                     scores = evaluate(
                         None, encoder, *splits, baselines=baselines, images_per_class=count, seeds=5, **PROTOCOL
                     )
-                elif method == "medoids":
-                    made = real_set("centroids", encoder, splits[0])
+                elif method in CHOSEN:
+                    made = real_set(CHOSEN[method], encoder, splits[0], seed=seed)
                     scores = evaluate(made, encoder, None, splits[1], baselines=[], seeds=2, **PROTOCOL)
                     about["others"] = elsewhere(made, name, splits[1])
                 else:
-                    views = max(1, 3 // count) if len(names) == 1 else 2
+                    views = (3 if count < 5 else 1) if len(names) == 1 else 2
                     of_method = {**METHODS[method], "images_per_class": count, "views": views}
                     config = DistillConfig.of(**of_method, steps=options.steps, seed=seed)
                     run = RunConfig(out=_common.RUNS / f"seeds-{key}", resume=True, evaluate_every=0)

@@ -337,9 +337,15 @@ def table_of(dataset: str) -> str:
     )
 
 
-def seeds() -> str:
+def of_seeds(dataset: str = "clothing", *, single: bool = True) -> list[dict[str, Any]]:
+    """What seeds.py kept of a dataset; ``single``: one image per class."""
+    found = (c for c in read_all("seeds") if c.get("dataset", "clothing") == dataset)
+    return [c for c in found if (c.get("images_per_class", 1) == 1) is single]
+
+
+def seeds(dataset: str = "clothing") -> str:
     """Top-1 with three probes: methods (mean ± std over distillation seeds) and real images × encoders."""
-    contents = read_all("seeds")
+    contents = [c for c in of_seeds(dataset) if "+" not in c["encoder"]]
     found: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for content in contents:
         for row in content["rows"]:
@@ -371,7 +377,8 @@ def seeds() -> str:
         if any(cells):
             lines.append("| " + " | ".join([name, *cells]) + " |")
     count = {name: len({c["seed"] for c in contents if c["method"] == name}) for name in ("auto", "clp", "sfm", "lgm")}
-    made = made_by({**contents[0], "command": "python benchmarks/seeds.py"})
+    command = "python benchmarks/seeds.py" + f" --dataset {dataset}" * (dataset != "clothing")
+    made = made_by({**contents[0], "command": command})
     of_runs = ", ".join(f"`{name}` {number}" for name, number in count.items() if number)
     return "\n".join(lines) + (
         f"\n\n{made} Top-1 %. Distilled: 150 steps × 3 views unless said otherwise, mean ± std over "
@@ -383,15 +390,18 @@ def seeds() -> str:
 
 def seeds_elsewhere() -> str:
     """Ridge and logistic top-1 of `auto` on encoders that had no part, over distillation seeds, beside medoids."""
-    contents = [c for c in read_all("seeds") if c.get("others") and c["steps"] != 75]
-    targets = list(dict.fromkeys(name for content in contents for name in content["others"]))
+    contents = [c for c in of_seeds() if c.get("others") and c["steps"] != 75]
+    targets = list({name: None for content in contents for name in content["others"]})
     targets.sort(key=list(ENCODERS).index)
     sets: dict[str, list[dict[str, Any]]] = {}
     medoids: dict[str, list[dict[str, Any]]] = {}
     for content in contents:
-        encoder, steps = ENCODERS[content["encoder"]], f", {content['steps']} steps" * (content["steps"] != 150)
+        encoder = " + ".join(ENCODERS[name] for name in content["encoder"].split("+"))
+        steps = f", {content['steps']} steps" * (content["steps"] != 150)
         if content["method"] == "medoids":
             medoids[f"*medoids by {encoder}*"] = [content]
+        elif content["method"] == "random":
+            medoids.setdefault("*random photos*", []).append(content)
         else:
             sets.setdefault(f"`{content['method']}`{steps} on {encoder}", []).append(content)
 
@@ -408,6 +418,37 @@ def seeds_elsewhere() -> str:
     return "\n".join(lines) + (
         f"\n\n{made} Top-1 % on test photos, ridge / logistic probe, 30 views. `auto`: 150 steps × 3 views unless said "
         f"otherwise, mean over {' to '.join(map(str, counts))} distillation seeds."
+    )
+
+
+def per_class() -> str:
+    """Top-1 of `auto` and of real images by their number in a class."""
+    contents = [*of_seeds(single=False), *(c for c in of_seeds() if c["encoder"] == "lite0")]
+    counts = sorted({content.get("images_per_class", 1) for content in contents})
+    found: dict[tuple[str, int, str], list[dict[str, Any]]] = {}
+    for content in contents:
+        if content["method"] == "real" or (content["method"] == "auto" and content["steps"] == 300):
+            for row in content["rows"]:
+                name = "distilled, `auto`" if row["name"] == "distilled" else row["name"]
+                found.setdefault((name, content.get("images_per_class", 1), row["probe"]), []).append(row)
+    names = ["distilled, `auto`", "herding", "kmedoids", "centroids", "random real"]
+    lines = [
+        "| images per class | " + " | ".join(map(str, counts)) + " |",
+        "| --- " * (1 + len(counts)) + "|",
+    ]
+    for name in names:
+        cells = []
+        for count in counts:
+            tops = [[row["top1"] for row in found.get((name, count, probe), [])] for probe in ("ridge", "sgd")]
+            cells.append(" / ".join(f"{100 * statistics.fmean(values):.1f}" for values in tops if values))
+        lines.append("| " + " | ".join([name, *cells]) + " |")
+    seeds_of = {count: len(found.get((names[0], count, "ridge"), [])) for count in counts}
+    made = made_by({**contents[0], "command": "python benchmarks/seeds.py --images-per-class N --steps 300"})
+    return "\n".join(lines) + (
+        f"\n\n{made} Clothing, Lite0, test photos, ridge / sgd probe on 30 views. `auto`: 300 steps of three views of "
+        "each image, from five per class on of one; distillation seeds "
+        + ", ".join(f"{number} at {count}" for count, number in seeds_of.items())
+        + "; real images over 5 evaluation seeds."
     )
 
 
@@ -818,6 +859,8 @@ TABLES = {
     "export_loss": export_loss,
     "headline": headline,
     "seeds": seeds,
+    "seeds_grocery": partial(seeds, "grocery"),
+    "per_class": per_class,
     "seeds_elsewhere": seeds_elsewhere,
     "choices": choices,
     "methods": methods,
