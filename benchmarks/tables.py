@@ -108,6 +108,7 @@ def headline() -> str:
 
 CHOICES = {
     "auto": "**`auto`**: from blends, three inner layers",
+    "300 steps": "… 300 steps, the default",
     "one layer": "… one layer",
     "all layers": "… five layers",
     "weight 3": "… layers with weight 3",

@@ -200,6 +200,10 @@ class AugmentConfig:
             return self
         return replace(self, scale=(0.35, 1.0) if transformer else self.shares)
 
+    def for_probes(self, *, transformer: bool = False) -> AugmentConfig:
+        """How views are drawn that probes are trained on: settled, and without noise."""
+        return replace(self.settled(transformer=transformer), noise_prob=0.0)
+
     @property
     def shares(self) -> tuple[float, float]:
         """``scale``; for ``"auto"`` that of convolutional models."""

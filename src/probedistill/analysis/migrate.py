@@ -263,8 +263,7 @@ def migrate(
     """
     _check(candidate, measured, encoder, old)
     store = features or FeatureStore()
-    augment = (augment or distilled.run.config.augment).settled(transformer=encoder.is_transformer)
-    augment = replace(augment, noise_prob=0.0)
+    augment = (augment or distilled.run.config.augment).for_probes(transformer=encoder.is_transformer)
     statistics = [_of_classes(one, distilled) for one in statistics]
     teachers = [_Teacher.of(one, distilled, statistics) for one in old]
     lesson = _lesson(distilled, encoder, teachers, augment, seed, store)

@@ -108,7 +108,7 @@ def transfer(
     class_names = sets[0].distilled.class_names
     if augment is not None:
         augment.check()
-    augment = replace((augment or _common_augment(sets)).settled(), noise_prob=0.0)
+    augment = (augment or _common_augment(sets)).for_probes()
     train, test = train.with_classes(class_names), test.with_classes(class_names)
     bench = _Bench(sets, EncoderPool(encoders), train, test, config, augment, per_class, store)
 
@@ -247,7 +247,7 @@ def _common_augment(sets: Sequence[_Set]) -> AugmentConfig:
     """The augmentation that the first set was distilled with. Warns if another set was distilled otherwise."""
     found = []
     for held in sets:
-        found.append(replace(held.distilled.run.config.augment.settled(), noise_prob=0.0))
+        found.append(held.distilled.run.config.augment.for_probes())
         if asdict(found[-1]) != asdict(found[0]):
             warnings.warn(
                 f"{held.label} was distilled with another augmentation than {sets[0].label}, whose is used for all; "

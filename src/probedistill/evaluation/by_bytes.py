@@ -279,7 +279,7 @@ def _of_images(
     distilled: DistilledSet, order: Sequence[int], encoder: Encoder, test: FeatureBank, store: FeatureStore
 ) -> float:
     """Accuracy of a ridge probe on views of the images."""
-    augment = replace(distilled.run.config.augment, noise_prob=0.0)
+    augment = distilled.run.config.augment.for_probes(transformer=encoder.is_transformer)
     views = store.synthetic_views(encoder, distilled.images, views=_VIEWS, augment=augment, seed=0)
     labels = torch.tensor(order)[distilled.labels]
     return _accuracy(LinearProbe("ridge").fit_views(views, labels).logits, test)

@@ -122,7 +122,7 @@ def evaluate(
         source = encoder
     augment = augment or (distilled.run.config.augment if distilled is not None else AugmentConfig())
     augment.check()
-    augment = replace(augment.settled(transformer=encoder.is_transformer), noise_prob=0.0)
+    augment = augment.for_probes(transformer=encoder.is_transformer)
     if not len(test):
         raise UserError(f"no test images in {test.spec!r} ({test.split}); choose another {option('test_split')}")
 

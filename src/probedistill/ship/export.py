@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -141,7 +141,8 @@ def _export(
     original = distilled.images[compared]
     distance = None
     if encoder is not None:
-        distance = _distance_from(original, encoder, replace(distilled.run.config.augment, noise_prob=0.0))
+        views = distilled.run.config.augment.for_probes(transformer=encoder.is_transformer)
+        distance = _distance_from(original, encoder, views)
     if max_bytes is None:
         format = format or DEFAULT_FORMAT
         quality = DEFAULT_QUALITY if quality is None and format in LOSSY else quality

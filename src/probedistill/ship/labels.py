@@ -83,7 +83,7 @@ def with_extras(
         weight, bias = (torch.from_numpy(part).float() for part in (probe.coef_, probe.intercept_))
         changes["head"] = Head(weight, bias, encoder.name, encoder.fingerprint)
     if soft_labels != "none":
-        augment = replace(augment or distilled.run.config.augment, noise_prob=0.0)
+        augment = (augment or distilled.run.config.augment).for_probes(transformer=encoder.is_transformer)
         views = view_features(encoder, distilled.images, augment, _VIEWS, seed=seed, stream=Stream.LABEL_VIEWS)
         chosen = _chosen(bank, seed)
         real, y = bank.take(chosen, views="centre"), bank.labels[chosen]
