@@ -33,6 +33,7 @@ from probedistill import (
 from probedistill.cli import app
 from probedistill.config import DistillConfig
 from probedistill.methods import PAPER
+from probedistill.store.files import whole_file
 
 COMMANDS = [name for name in app if not name.startswith("-")]
 
@@ -892,4 +893,19 @@ def test_interrupted_anywhere_it_says_stopped(run_cli, monkeypatch, photos, tmp_
 
     monkeypatch.setattr("probedistill.features.store.extract_features", interrupted)
     result = run_cli("features", "--images", f"folder:{photos}", "--encoder", TINY, "--cache", tmp_path)
-    assert (result.code, result.err) == (130, "probedistill: stopped\n")
+    assert (result.code, result.err) == (130, "probedistill: stopped; repeat the command to go on\n")
+
+
+def test_sigterm_ends_a_command_as_ctrl_c_does_and_leaves_nothing_half_written(run_cli, monkeypatch, tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+
+    def half_written(path, *_, **__):
+        with whole_file(tmp_path / "report.html") as temporary:
+            temporary.write_text("half")
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("probedistill.report.page.write_report", half_written)
+    result = run_cli("report", "set:digits-lite0", "--out", tmp_path / "report.html")
+    assert (result.code, result.err) == (143, "probedistill: stopped; repeat the command to go on\n")
+    assert os.listdir(tmp_path) == []
+    assert signal.getsignal(signal.SIGTERM) is before

@@ -651,3 +651,20 @@ def test_images_of_classes_that_differ_by_case_keep_their_folder(distil_cli, tmp
     photos = make_image_folder(tmp_path / "photos", classes=("Cat", "cat"))
     assert distil_cli("--out", tmp_path / "run", images=f"folder:{photos}").code == 0
     assert sorted(p.name for p in (tmp_path / "run/images").iterdir() if p.is_dir()) == ["Cat", "cat~2"]
+
+
+def test_disk_that_fills_up_at_any_point_of_a_first_save_leaves_nothing(disk):
+    folder = disk(512 * KIB)
+    made = DistilledSet(torch.rand(2, 3, 32, 32), torch.tensor([0, 1]), ("cat", "dog"))
+    for leave in range(0, 256, 4):
+        filler = fill(folder, leave * KIB)
+        try:
+            made.save(folder / "new" / "set")
+            break
+        except UserError as error:
+            said = str(error)
+        assert "No space left on device" in said
+        assert os.listdir(folder) == [filler.name]
+        filler.unlink()
+    assert leave > 30
+    assert check_set(folder / "new" / "set", made.float_images)

@@ -655,6 +655,28 @@ def test_hf_text_labels_bytes_and_unlabelled_test(hub, monkeypatch):
     assert train.load(0).size == (4, 4)
 
 
+def test_hf_a_folder_without_class_folders_is_said_to_have_no_labels(hub, run_cli, tmp_path):
+    for i in range(3):
+        class_image(i, 3, size=4).save(tmp_path / f"{i}.png")
+    line = run_cli("distill", "--images", f"hf:{tmp_path}", "--encoder", "resnet18").error()
+    assert "have no labels" in line
+    assert "the images of each class into a folder of their own" in line
+
+
+def test_hf_labels_that_are_whole_numbers_with_a_point(hub, monkeypatch):
+    photos = [{"bytes": encoded(class_image(i % 2, size=4)), "path": None} for i in range(6)]
+
+    def found(labels):
+        data = hub.Dataset.from_dict({"image": photos, "label": labels}).cast_column("image", hub.Image())
+        monkeypatch.setattr(hub, "load_dataset", lambda _: hub.DatasetDict(train=data))
+        return load_images("hf:some/table")
+
+    images = found([3.0, 12.0] * 3)
+    assert (images.class_names, images.labels.tolist()) == (("3", "12"), [0, 1] * 3)
+    with pytest.raises(UserError, match=r"neither names nor whole numbers; name another label_column=…"):
+        found([0.5, 1.0] * 3)
+
+
 def test_hf_not_reachable(hub):
     with pytest.raises(UserError, match=r"'hf:nobody/nothing' cannot be loaded.*check the name") as error:
         load_images("hf:nobody/nothing")

@@ -366,6 +366,36 @@ def test_an_interrupted_export_says_so_and_is_replaced(saved, monkeypatch):
     assert DistilledSet.load(saved).class_names == ("owl",)
 
 
+def test_an_export_that_was_killed_is_taken_up_by_the_same_command(saved, tmp_path, run_cli, monkeypatch):
+    out = tmp_path / "out"
+
+    def killed(folder, _):
+        shutil.copytree(folder, out)  # what lies there when a process ends at this point
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("probedistill.store.distilled.write_sums", killed)
+        with pytest.raises(OSError, match="No space"):
+            write(DistilledSet.load(saved), tmp_path / "other")
+    assert "an export that was stopped before it was whole" in " ".join(run_cli("info", out).out.split())
+    assert run_cli("export", saved, "--out", out).code == 0
+    assert DistilledSet.load(out).run.finished
+    assert "holds an export" in run_cli("export", saved, "--out", out).error()
+
+
+def test_a_first_export_that_fails_leaves_nothing_but_what_was_there(tmp_path, monkeypatch):
+    def full(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "README.md").write_text("mine")
+    monkeypatch.setattr("probedistill.store.distilled.write_sums", full)
+    with pytest.raises(OSError, match="No space"):
+        make_set(["owl"]).save(tmp_path / "new")
+    with pytest.raises(OSError, match="No space"):
+        make_set(["owl"]).save(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
+
+
 def test_an_encoder_that_gives_no_numbers_takes_the_first_that_fits():
     pixels = to_8_bits(make_set(size=40).images)
     search = functools.partial(_search, pixels, 10**6, ("webp", "jpeg"), [40, 20], progress=False)

@@ -10,7 +10,6 @@ import itertools
 import json
 import logging
 import os
-import signal
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,7 +34,7 @@ from ..evaluation.protocol import evaluate
 from ..features.store import FeatureStore
 from ..images.labelled import LabelledImages, digest_of
 from ..images.splits import load_images, load_splits
-from ..machine.signals import Interrupted
+from ..machine.signals import Interrupted, number_of
 from ..methods import check_number, merged
 from ..probes.kinds import check_probes
 from ..store.layout import RUN, scores_file
@@ -114,8 +113,8 @@ def sweep(
             made += bench.make(one)
     except Interrupted as stop:
         raise Interrupted(stop.signal, out, _AGAIN) from None
-    except KeyboardInterrupt:
-        raise Interrupted(signal.SIGINT, out, _AGAIN) from None
+    except KeyboardInterrupt as error:
+        raise Interrupted(number_of(error), out, _AGAIN) from None
     return collect_runs(out)
 
 

@@ -12,7 +12,7 @@ import cyclopts
 
 from ..errors import LostProcessError, NonFiniteLossError, UserError, speaking_flags
 from ..machine.memory import keep_freed_memory
-from ..machine.signals import Interrupted
+from ..machine.signals import Interrupted, ended_by_sigterm, number_of
 from ..text import printable
 from . import (  # noqa: F401  registers them
     accept,
@@ -33,7 +33,7 @@ from . import (  # noqa: F401  registers them
     statistics,
     transfer,
 )
-from .app import app
+from .app import app, keeps_features
 from .messages import shown_messages
 from .wrong import in_words
 
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tokens = list(sys.argv[1:] if arguments is None else arguments)
     _write_what_the_streams_can_hold()
     keep_freed_memory()
-    with shown_messages(), speaking_flags():
+    with shown_messages(), speaking_flags(), ended_by_sigterm():
         return _run(tokens)
 
 
@@ -62,8 +62,10 @@ def _run(tokens: list[str]) -> int:
         if tokens[:1] == ["demo"]:
             where = "; the demo starts from the beginning when it is repeated"
         return _fail(f"stopped{where}", 128 + stop.signal, kind="")
-    except KeyboardInterrupt:
-        return _fail("stopped", 130, kind="")
+    except KeyboardInterrupt as error:
+        # What a command computed for the cache is there the next time, and more where it keeps its rows.
+        way_on = "; repeat the command to go on" if keeps_features(tokens) else ""
+        return _fail(f"stopped{way_on}", 128 + number_of(error), kind="")
     except BrokenPipeError:
         _drop_output()
         return 141

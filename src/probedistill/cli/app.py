@@ -240,6 +240,11 @@ def _preset_source(app: Any, commands: tuple[str, ...], arguments: Any) -> None:
     cyclopts.config.Dict(values, source="preset")(app, commands, arguments)
 
 
+def keeps_features(tokens: Sequence[str]) -> bool:
+    """Whether the command of a command line keeps features in the cache."""
+    return bool(tokens) and "cache" in _options_of(tokens[0])
+
+
 def _options_of(command: str) -> set[str]:
     parts: tuple[Any, ...] = _taken.get(command, ())
     return {name for part in parts for name in part.__dataclass_fields__} | _own.get(command, set())

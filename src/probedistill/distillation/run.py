@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -126,7 +125,7 @@ def distill(
             finished = folder.finished(task.record, team)
             if finished is not None:
                 return finished
-            with catch_signals() as stop:
+            with catch_signals(folder.path) as stop:
                 first = named[0].config if isinstance(named[0], Encoder) else named[0]
                 repeats = first if repeatable else None
                 session = _open(task, folder, repeats, own, stop)
@@ -337,32 +336,29 @@ def _open(
     task: _Task, folder: NoFolder, repeats: EncoderConfig | None, own: Sequence[Callback], stop: Stop
 ) -> _Session:
     config, features, encoders = task.config, task.features, task.encoders
-    try:
-        data = task.data
-        inner = inner_layers(config, encoders, partial(_bank, task))
-        banks = _banks(task)
-        test = None
-        if data.test is not None and task.run.evaluate_every != 0:
-            test = features.of(encoders[0], data.test.with_classes(task.record.class_names))
-        if task.base is not None:
-            task.base.prepare(encoders, features, config)
-        real = data.statistics or banks
-        distiller = make_distiller(config, encoders, real, data.train, task.team, task.base, inner)
-        for deep in inner:
-            if deep is not None:
-                features.release(deep.encoder)  # the objective has taken what it needs
-        checkpoint = folder.checkpoint(task.record)
-        step = checkpoint.step if checkpoint is not None else 0
-        if not task.team.agree(step):  # and everyone has looked before anyone changes the folder
-            raise UserError(
-                f"out {str(folder.path)!r} is not the same folder for all processes (this one goes on from "
-                f"step {step}); put it on a file system that every machine sees"
-            )
-        if task.team.is_first:
-            folder.start(task.record, data.spec, repeats, step, data.files)
-        stop.defer = True
-    except KeyboardInterrupt:
-        raise Interrupted(stop.number or signal.SIGINT, folder.path) from None
+    data = task.data
+    inner = inner_layers(config, encoders, partial(_bank, task))
+    banks = _banks(task)
+    test = None
+    if data.test is not None and task.run.evaluate_every != 0:
+        test = features.of(encoders[0], data.test.with_classes(task.record.class_names))
+    if task.base is not None:
+        task.base.prepare(encoders, features, config)
+    real = data.statistics or banks
+    distiller = make_distiller(config, encoders, real, data.train, task.team, task.base, inner)
+    for deep in inner:
+        if deep is not None:
+            features.release(deep.encoder)  # the objective has taken what it needs
+    checkpoint = folder.checkpoint(task.record)
+    step = checkpoint.step if checkpoint is not None else 0
+    if not task.team.agree(step):  # and everyone has looked before anyone changes the folder
+        raise UserError(
+            f"out {str(folder.path)!r} is not the same folder for all processes (this one goes on from "
+            f"step {step}); put it on a file system that every machine sees"
+        )
+    if task.team.is_first:
+        folder.start(task.record, data.spec, repeats, step, data.files)
+    stop.defer = True
     history = History(tower_losses=[[] for _ in encoders])
     if checkpoint is not None:
         distiller.load_state(checkpoint.tensors, checkpoint.about.engine)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..config import ImagesConfig
-from ..errors import UserError, unknown_name
+from ..errors import UserError, option, unknown_name
 from ..machine.progress import ProgressBar
 from .contents import digest_of_bytes, digests_of_files, remembered
 from .decode import UnreadableImageError, as_utf8, decode_image, one_line
@@ -31,17 +32,25 @@ def hf_source(place: str, config: ImagesConfig) -> Source:
         raise UserError(
             f'images {config.images!r} need the package datasets; install it with: pip install "probedistill[hf]"'
         ) from error
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()  # in a file they are lines of numbers
     local = Path(place).expanduser()
     try:
         splits = datasets.load_dataset(str(local) if local.is_dir() else place)
     except Exception as error:  # the hub client raises many kinds
-        why = one_line(str(error).strip().split("\n")[0]) or type(error).__name__
+        reason = error.__cause__ or error if type(error).__name__ == "DatasetGenerationError" else error
+        why = one_line(str(reason).strip().split("\n")[0]) or type(reason).__name__
         raise UserError(
             f"images {config.images!r} cannot be loaded ({why}); "
             "check the name and the network, or give a folder that holds the data set"
         ) from error
     bare = {name: data.with_format(None) for name, data in splits.items()}
     columns = sorted({column for data in bare.values() for column in data.column_names})
+    if columns == [config.image_column]:
+        raise UserError(
+            f"images {config.images!r} have no labels, only the column {config.image_column!r}; put the images of each "
+            "class into a folder of their own, or name a data set with labels"
+        )
     for argument, column in (("image_column", config.image_column), ("label_column", config.label_column)):
         if column not in columns:
             raise unknown_name(argument, column, columns, hint=f"(in {config.images})")
@@ -141,13 +150,15 @@ def _hf_labels(data: Any, split: str, config: ImagesConfig) -> tuple[tuple[str, 
             f"label_column {column!r} of {config.images} has images without a label in split {split!r}; "
             "name another split or another column"
         )
+    if all(isinstance(value, float) and value.is_integer() for value in values):  # a table that once had gaps
+        values = [int(value) for value in values]
     names = getattr(data.features[column], "names", None)  # ClassLabel
     if names is not None:
         return tuple(names), np.asarray(values, dtype=np.int64)
     if not all(isinstance(value, str | int) for value in values):
         raise UserError(
             f"label_column {column!r} of {config.images} holds neither names nor whole numbers; "
-            f"name another of its columns: {', '.join(data.column_names)}"
+            f"name another {option('label_column')} or make its values names"
         )
     present = sorted(set(values))
     place = {value: label for label, value in enumerate(present)}

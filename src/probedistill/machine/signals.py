@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -29,6 +29,10 @@ class Interrupted(BaseException):
         self.signal, self.folder, self.way_on = number, folder, way_on
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, where it ends the command as Ctrl-C does."""
+
+
 class Stop:
     """What the signal handler leaves behind. Deferred, a signal waits for the end of the step."""
 
@@ -45,15 +49,48 @@ class Stop:
 
 
 @contextmanager
-def catch_signals() -> Iterator[Stop]:
-    """Catch SIGINT and SIGTERM while the block runs."""
+def catch_signals(folder: Path | None = None) -> Iterator[Stop]:
+    """Catch SIGINT and SIGTERM while the block runs.
+
+    Args:
+        folder: The run's folder, for the error.
+
+    Raises:
+        Interrupted: A signal ended the block.
+    """
     stop = Stop()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    before = {number: signal.signal(number, stop.handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield stop
+        with _handled(stop.handle, signal.SIGINT, signal.SIGTERM):
+            yield stop
+    except KeyboardInterrupt as error:
+        raise Interrupted(stop.number or number_of(error), folder) from None
+
+
+@contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM end the block as Ctrl-C does, so that files under way are removed."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    with _handled(end, signal.SIGTERM):
+        yield
+
+
+def number_of(error: KeyboardInterrupt) -> int:
+    """The signal behind an error."""
+    return signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT
+
+
+@contextmanager
+def _handled(handler: Callable[[int, FrameType | None], None], *numbers: signal.Signals) -> Iterator[None]:
+    """Handle signals while the block runs; only a process's main thread can."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, earlier in before.items():
+            signal.signal(number, earlier)

@@ -80,6 +80,8 @@ def _history(run: RunRecord) -> list[tuple[str, str]]:
 
 
 def _unfinished(folder: Path, run: RunRecord) -> tuple[str, str]:
+    if run.export is not None:
+        return "state", "an export that was stopped before it was whole; repeat its command"
     checkpoint = newest_checkpoint(folder)
     done = checkpoint.about.engine["step"] if checkpoint else 0
     return (

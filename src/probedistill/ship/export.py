@@ -346,7 +346,7 @@ def _check_folder(folder: Path, overwrite: bool) -> None:
     if run is None or run.export is None:
         what = "a run" if run else "something else"
         raise UserError(f"out {str(folder)!r} is not empty and holds {what}; choose another folder")
-    if not overwrite:
+    if not overwrite and run.finished:  # else what was left of it by a process that was killed
         raise UserError(
             f"out {str(folder)!r} holds an export; choose another folder or add {option('overwrite', True)}"
         )

@@ -18,7 +18,10 @@ images: its images are what the files give back.
 from __future__ import annotations
 
 import html
+import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from shlex import quote
@@ -33,7 +36,7 @@ from ..images.labelled import check_class_names
 from ..text import printable
 from .card import REAL_DATA, CardOf, Licence, real_data, rewrite, write_card
 from .files import cannot_write, whole_file, whole_folder, without_traces
-from .layout import CARD, IMAGES, METADATA, OLD_METADATA, RUN, SUFFIXES, TENSORS, image_files
+from .layout import CARD, IMAGES, METADATA, OLD_METADATA, RUN, SUFFIXES, SUMS, TENSORS, image_files
 from .named import run_folder
 from .pixels import as_shipped, decode_files, gallery_html, png_files
 from .records import as_plain, from_plain
@@ -154,7 +157,8 @@ class DistilledSet:
         Its card says under which ``licence`` it is.
 
         Images come first and ``run.json`` last: a folder with a ``run.json`` that says ``finished`` is complete, after
-        a power loss, too. ``SHA256SUMS`` says which files belong together.
+        a power loss, too. ``SHA256SUMS`` says which files belong together. Where there was no set before, an error
+        leaves none.
 
         Raises:
             UserError: The folder cannot be written or holds images that are not from this package, or a class has a
@@ -174,17 +178,18 @@ class DistilledSet:
         else:
             files, suffix = encoded.files, SUFFIXES[encoded.about.format]
             run = replace(run, export=replace(encoded.about, bytes=sum(map(len, files))))
-        try:
-            with without_traces(folder), whole_folder(target) as partial:
-                sums = {f"{IMAGES}/{name}": known for name, known in self._write_images(partial, files, suffix)}
-                write_run(folder, replace(run, finished=False))  # until the end the set is not whole
-        except OSError as error:
-            raise cannot_write(target, error) from error
-        save_tensors(folder / TENSORS, tensors, as_plain(_TensorsRecord(run.soft_labels, run.head)))
-        run = _with_total_bytes(run, folder)
-        replace(self, run=run).save_card(folder, licence)
-        write_sums(folder, {RUN: digest(run_bytes(run)), TENSORS: file_digest(folder / TENSORS), **sums})
-        write_run(folder, run)
+        with _all_or_nothing(folder):
+            try:
+                with whole_folder(target) as partial:
+                    sums = {f"{IMAGES}/{name}": known for name, known in self._write_images(partial, files, suffix)}
+                    write_run(folder, replace(run, finished=False))  # until the end the set is not whole
+            except OSError as error:
+                raise cannot_write(target, error) from error
+            save_tensors(folder / TENSORS, tensors, as_plain(_TensorsRecord(run.soft_labels, run.head)))
+            run = _with_total_bytes(run, folder)
+            replace(self, run=run).save_card(folder, licence)
+            write_sums(folder, {RUN: digest(run_bytes(run)), TENSORS: file_digest(folder / TENSORS), **sums})
+            write_run(folder, run)
         return folder
 
     def check_is_in(self, folder: Path) -> None:
@@ -350,6 +355,23 @@ class _Parts:
         if images is None or not whole:
             raise UserError(f"{str(self.folder)!r} is damaged or of another version of probedistill; make it again")
         return DistilledSet(images, labels, self.run.class_names, self.run, soft_labels, head)
+
+
+@contextmanager
+def _all_or_nothing(folder: Path) -> Iterator[None]:
+    """When the block ends with an error, remove the set that it was writing, if the folder held none."""
+    before = {name for name in (IMAGES, RUN, TENSORS, CARD, SUMS) if os.path.exists(folder / name)}
+    with without_traces(folder):
+        try:
+            yield
+        except BaseException:
+            if not before & {RUN, TENSORS}:
+                if IMAGES not in before:
+                    shutil.rmtree(folder / IMAGES, ignore_errors=True)
+                for name in {RUN, TENSORS, CARD, SUMS} - before:
+                    with suppress(OSError):
+                        os.unlink(folder / name)
+            raise
 
 
 def set_files(folder: Path) -> list[str]:
