@@ -13,6 +13,7 @@ from .errors import UserError, unknown_name
 from .methods import (
     CANVASES,
     METHODS,
+    MOST_VIEWS,
     STARTS,
     CLPConfig,
     LGMConfig,
@@ -401,15 +402,18 @@ class DistillConfig:
 
     def check(self) -> None:
         """Raise `UserError` when a value is out of range."""
-        for name in ("images_per_class", "steps", "views"):
+        for name in ("images_per_class", "steps"):
             check_number(name, getattr(self, name), least=1, whole=True)
+        check_number("views", self.views, least=1, most=MOST_VIEWS, whole=True)
         if self.lr != "auto":
             check_number("lr", self.lr, more_than=True)
         check_number("seed", self.seed, whole=True)
         if self.real_views != "auto":
-            check_number("real_views", self.real_views, whole=True)
+            check_number("real_views", self.real_views, most=MOST_VIEWS, whole=True)
         if self.micro_batch != "auto" and not (isinstance(self.micro_batch, int) and self.micro_batch > 0):
             raise UserError(f"micro_batch {self.micro_batch} must be auto or at least 1")
+        if self.micro_batch != "auto":
+            check_number("micro_batch", self.micro_batch, most=10**9, whole=True)
         for weight in self.encoder_weights:
             check_number("encoder_weights", weight, more_than=True)
         if self.layers != "auto":
@@ -543,6 +547,8 @@ class EvaluateConfig:
                 raise UserError(f"{name} {value!r} must be a whole number" + (" or auto" if name == "views" else ""))
             if value < least:
                 raise UserError(f"{name} {value} must be at least {least}")
+            if int(value) > MOST_VIEWS and "epochs" not in name:
+                raise UserError(f"{name} {value} must be at most {MOST_VIEWS:,}")
         if not self.probes:
             raise UserError("probes is empty; name at least one, such as ridge")
 

@@ -200,13 +200,27 @@ def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
 # Checks
 
 
-def check_number(argument: str, value: Any, *, least: float = 0, more_than: bool = False, whole: bool = False) -> None:
-    """Raise `UserError` unless ``value`` is a finite number of at least (or of more than) ``least``."""
+MOST_VIEWS = 1_000_000
+"""Views of an image, or seeds, that no machine gets through."""
+
+
+def check_number(
+    argument: str,
+    value: Any,
+    *,
+    least: float = 0,
+    most: float = math.inf,
+    more_than: bool = False,
+    whole: bool = False,
+) -> None:
+    """Raise `UserError` unless ``value`` is a finite number from ``least`` to ``most``, or more than ``least``."""
     if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
         raise UserError(f"{argument} {value!r} must be a {'whole ' * whole}number")
     if not (least < value if more_than else least <= value) or not value < math.inf:
         bound = f"more than {least}" if more_than else "0 or more" if least == 0 else f"at least {least}"
         raise UserError(f"{argument} {value} must be {bound}{'' if whole else ', and finite'}")
+    if value > most:
+        raise UserError(f"{argument} {value} must be at most {most:,}")
 
 
 def check_name(argument: str, value: Any, known: Any) -> None:

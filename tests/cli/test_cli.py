@@ -887,6 +887,25 @@ def test_every_option_of_a_command_may_stand_in_a_file(run_cli, distil_cli, phot
     assert "unknown option in options.yaml 'seeed'; did you mean 'seed'" in run_cli(*arguments).error()
 
 
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [("distill", "views"), ("distill", "real-views"), ("distill", "micro-batch"), ("features", "views"),
+     ("evaluate", "views"), ("evaluate", "seeds"), ("evaluate", "full-views")],
+)  # fmt: skip
+def test_numbers_that_no_machine_gets_through(run_cli, photos, tmp_path, command, option):
+    run = ["set:digits-lite0"] if command == "evaluate" else []
+    where = ["--images", f"folder:{photos}", "--encoder", TINY, "--out", tmp_path / "out"]
+    where = where if command == "distill" else where[:4]
+    line = run_cli(command, *run, *where, f"--{option}", "9" * 23).error()
+    assert f"{option.replace('-', '_')} {'9' * 23} must be at most 1,000,000" in line
+    assert os.listdir(tmp_path) == []
+
+
+def test_delta_without_epsilon_is_no_promise(run_cli, photos, tmp_path):
+    words = ["stats", "--images", f"folder:{photos}", "--encoder", TINY, "--out", tmp_path / "a.stats"]
+    assert "delta 1e-06 is for --epsilon" in run_cli(*words, "--delta", "1e-6").error()
+
+
 def test_interrupted_anywhere_it_says_stopped(run_cli, monkeypatch, photos, tmp_path):
     def interrupted(*_, **__):
         raise KeyboardInterrupt

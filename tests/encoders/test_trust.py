@@ -177,6 +177,15 @@ def test_no_file_gives_a_traceback(tmp_path_factory, data):
 
 def test_every_reader_of_yaml_is_this_one():
     package = Path(sys.modules["probedistill"].__file__).parent
-    readers = {"safe_load", "full_load", "unsafe_load"}
+    readers = {"load(", "safe_load", "full_load", "unsafe_load"}
     loading = [p.name for p in package.rglob("*.py") if any(f"yaml.{r}" in p.read_text("utf-8") for r in readers)]
     assert set(loading) == {"trust.py"}
+
+
+@pytest.mark.parametrize("text", ["steps: 3\nlr: 0.1\nsteps: 4\n", "canvas:\n  init: noise\n  init: real\n"])
+def test_an_option_that_is_there_twice(tmp_path, text):
+    (tmp_path / "twice.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"'(steps|init)' is there twice, in line 3 again"):
+        read_yaml(tmp_path / "twice.yaml", "config 'twice.yaml'")
+    (tmp_path / "twice.yaml").write_text("a: &a {steps: 3}\nb:\n  <<: *a\n  steps: 4\n")
+    assert read_yaml(tmp_path / "twice.yaml", "config 'twice.yaml'")["b"] == {"steps": 4}

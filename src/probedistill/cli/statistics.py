@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from ..features.statistics import ClassStatistics
     from ..show.tables import Table
 
+_DELTA = 1e-5
+
 
 @command(ImagesConfig, EncoderConfig)
 def stats(
@@ -28,7 +30,7 @@ def stats(
     all_images: bool = False,
     second_moments: bool = True,
     epsilon: float | None = None,
-    delta: float = 1e-5,
+    delta: float = _DELTA,
     union: bool = False,
     seed: int = 0,
     cache: Path | None = None,
@@ -94,6 +96,8 @@ def stats(
     _check_out(out)
     if epsilon is not None:
         check_promise(epsilon, delta)
+    elif delta != _DELTA:
+        raise UserError(f"delta {delta} is for --epsilon; give that too, or leave --delta out")
     from ..encoders.load import load_encoder
     from ..images.splits import load_training
 

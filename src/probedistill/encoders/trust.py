@@ -127,6 +127,23 @@ def _short(value: Any) -> str:
 # YAML
 
 
+class _EachOnce(yaml.SafeLoader):
+    """Plain values, and no option twice: the first value would be lost in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A dictionary of a node."""
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != _MERGE:
+                if key.value in seen:
+                    raise yaml.YAMLError(f"{key.value!r} is there twice, in line {key.start_mark.line + 1} again")
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+_MERGE = "tag:yaml.org,2002:merge"
+
+
 def read_yaml(path: Path | str, called: str) -> dict[str, Any]:
     """Read a YAML file of options. The only reader of YAML in this package.
 
@@ -150,7 +167,7 @@ def read_yaml(path: Path | str, called: str) -> dict[str, Any]:
     try:
         text = data.decode("utf-8")
         _check_size(text, called)
-        content = yaml.safe_load(text)
+        content = yaml.load(text, Loader=_EachOnce)
     except UserError:
         raise
     except Exception as error:  # PyYAML lets int(), datetime() and dict look-ups fail in their own words

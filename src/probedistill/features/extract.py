@@ -23,6 +23,7 @@ from ..machine.places import cache_folder
 from ..machine.processes import ALONE, Processes
 from ..machine.progress import ProgressBar
 from ..machine.torch_state import own_torch_state
+from ..methods import MOST_VIEWS, check_number
 from ..seeds import Stream, seed_of
 from ..store.files import remove_leftovers
 from ..store.records import as_plain, from_plain, write_record
@@ -85,8 +86,7 @@ def extract_features(
             features that are not finite or too large for ``dtype``, or processes that do not share the cache.
     """
     augment = (augment or AugmentConfig()).settled(transformer=encoder.is_transformer)
-    if views < 0:
-        raise UserError(f"views {views} must be 0 or more")
+    check_number("views", views, most=MOST_VIEWS, whole=True)
     if dtype not in _DTYPES:
         raise unknown_name("dtype", dtype, _DTYPES)
     augment.check()
