@@ -148,7 +148,7 @@ def evaluate(
     )
     context = Context(
         title=f"{encoder.name} at {encoder.input_size} px, tested on {len(test_bank):,} images of {test.spec} "
-        f"({test.split}), {config.seeds} seeds",
+        f"({test.split}), {config.seeds} seed{'' if config.seeds == 1 else 's'}",
         encoder=_scored_by(encoder),
         test=ScoredOn(test.spec, test.split, len(test_bank), test.fingerprint),
         protocol=EvaluateConfig(**{f.name: getattr(config, f.name) for f in fields(EvaluateConfig)}),
