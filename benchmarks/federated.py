@@ -1,6 +1,6 @@
 """Ten parties of few classes: distilling from merged statistics, from the pooled photos, and heads from the statistics.
 
-    python benchmarks/federated.py --minutes 7       # again until it says "done": 25 minutes on one core
+    python benchmarks/federated.py --minutes 7       # again until it says "done": an hour on a shared core
 
 Clothing photos are dealt to ten parties by a Dirichlet distribution (α = 0.05) for each class, so that a party holds
 one to seven classes. Each party computes statistics of Lite0's features at 112 px; the server merges them. Sets are
@@ -8,7 +8,8 @@ distilled from the merged statistics and from the pooled photos, both from noise
 (partition and distillation), and scored with ridge probes on Lite0 and on MobileNetV1, which nobody computed anything
 with. Heads from the same statistics: nearest class mean, LDA (as FedCGS, arXiv 2503.06962), logistic regression on
 draws from the Gaussians (the idea of GH-OFL, arXiv 2602.01186), and ridge regression, which needs nothing but these
-sums. pFRF's shared set is rebuilt from its authors' code, from the merged statistics. Nothing is chosen on test data:
+sums. pFRF's shared set is rebuilt from its authors' code, from the merged statistics; "equal shares" is one seed of it
+that takes classes for equally large, as a check. Nothing is chosen on test data:
 the shrinkage of LDA is 0.1, ridge has the probe's own penalty. Writes results/federated.json after every row, and goes
 on where it was stopped.
 """
@@ -49,6 +50,13 @@ from probedistill.store.run_record import PartRecord
 
 PARTIES, ALPHA, SEEDS, STEPS = 10, 0.05, 3, 100
 SHRINKAGE = 0.1
+WAYS: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
+    "clp": ("clp", {}, (0, 1, 2)),
+    "sfm": ("sfm", {}, (0,)),
+    "pFRF": ("module:federated:frf", {}, ()),
+    "pFRF, equal shares,": ("module:federated:frf", {"equal": True}, ()),
+}
+"""What is distilled: method, its options, and the seeds that are distilled from the pooled photos, too."""
 
 
 def partition(labels: Tensor, seed: int) -> list[Tensor]:
@@ -82,16 +90,19 @@ def merged(parts: list[ClassStatistics], names: tuple[str, ...]) -> ClassStatist
 # The shared set of pFRF
 
 
-def frf(real: RealFeatures) -> Objective:
+def frf(real: RealFeatures, *, equal: bool = False) -> Objective:
     """The objective of the authors' code at one image per class (github.com/XinbaoQiao/pFRF, src/federated/server.py).
 
     There the target of class c is its pooled mean μ_c, and mean_c (1 − cos(g_c, g*_c)) is minimised: g*_c = μ / C −
     p_c μ_c with the mean μ of all images and the share p_c of the class; g_c the same of the synthetic features, whose
     shares are 1 / C. That is a step of linear regression from zero, as SFM's flow, but for the shares: the two point in
-    one direction where classes are as large as each other. Steps, views and canvas are those of the other rows. The
-    stage after it, which fits a head and a map for each party to the shared set, is left out.
+    one direction where classes are as large as each other, which ``equal`` takes them for. Steps, views and canvas are
+    those of the other rows. The stage after it, which fits a head and a map for each party to the shared set, is left
+    out.
     """
     sums, counts = real.class_sums()
+    if equal:
+        sums, counts = sums / counts.reshape(-1, 1), torch.ones_like(counts)
     total, classes = counts.sum(), real.num_classes
     target = (sums.sum(dim=0) / total / classes - sums / total).to(real.device, real.dtype)
 
@@ -194,19 +205,18 @@ def main() -> None:
         for row in rows_of_heads(parts, found, test_bank, seed):
             if row["name"] not in there:
                 keep(row)
-        for method in ("clp", "sfm", "pFRF"):
+        for way, (method, arguments, of_photos) in WAYS.items():
             for name, source in {"merged statistics": found, "pooled photos": train}.items():
-                title = f"{method} from {name}"
-                same_as_pooled = method != "clp" and source is train and (seed > 0 or method == "pFRF")
-                if title in there or same_as_pooled:
+                title = f"{way} from {name}"
+                left_out = seed not in of_photos if source is train else bool(arguments) and seed > 0
+                if title in there or left_out:
                     continue
                 if time.monotonic() > stop:
                     print("not done: run it again")
                     return
-                how = "module:federated:frf" if method == "pFRF" else method
                 distilled = distill(
-                    source, encoder, method=how, steps=STEPS, seed=seed, real_views=0, evaluate_every=0,
-                    canvas={"init": "noise"}, progress=False, resume=True,
+                    source, encoder, method=method, method_args=arguments, steps=STEPS, seed=seed, real_views=0,
+                    evaluate_every=0, canvas={"init": "noise"}, progress=False, resume=True,
                     out=_common.RUNS / _common.run_name("federated", title, str(seed)),
                 )  # fmt: skip
                 keep({

@@ -738,9 +738,10 @@ def federated() -> str:
     content = read("federated")
     lines = ["| from | Lite0 | MobileNetV1 |", "| --- | --- | --- |"]
     names = list(dict.fromkeys(row["name"] for row in content["rows"]))
-    for name in sorted(names, key=lambda name: (name.startswith("head"), name in ("random", "full real data"))):
+    order = ["clp", "sfm", "pFRF", "random", "full", "head:"]
+    for name in sorted(names, key=lambda name: order.index(name.split()[0].rstrip(","))):
         rows = [row for row in content["rows"] if row["name"] == name]
-        shown = f"{name} (one per class)" if name == "random" else name
+        shown = f"{name} (one per class)" if name == "random real" else name
         lines.append(f"| {shown} | {over_seeds(rows, 'lite0')} | {over_seeds(rows, 'mobilenetv1')} |")
     seeds = len({row["seed"] for row in content["rows"]})
     note = (
