@@ -745,7 +745,8 @@ def federated() -> str:
         lines.append(f"| {shown} | {over_seeds(rows, 'lite0')} | {over_seeds(rows, 'mobilenetv1')} |")
     seeds = len({row["seed"] for row in content["rows"]})
     note = (
-        f"{made_by(content)} Top-1 %, mean ± standard deviation over {seeds} seeds of partition and distillation; "
+        f"{made_by(content)} Top-1 %, mean ± standard deviation over {seeds} seeds of partition and distillation, "
+        "one where there is no ±; "
         "sets by ridge probes over 5 evaluation seeds."
     )
     return "\n".join([*lines, "", note])
