@@ -460,7 +460,11 @@ def test_other_errors_of_loading_are_raised(folder, extract, monkeypatch):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"views": -1}, "views -1 must be 0 or more"), ({"augment": AugmentConfig(flip=2.0)}, "augment.flip 2.0")],
+    [
+        ({"views": -1}, "views -1 must be 0 or more"),
+        ({"seed": -1}, "seed -1 must be 0 or more"),
+        ({"augment": AugmentConfig(flip=2.0)}, "augment.flip 2.0"),
+    ],
 )
 def test_bad_arguments(folder, extract, options, message):
     with pytest.raises(UserError, match=message):

@@ -87,6 +87,7 @@ def extract_features(
     """
     augment = (augment or AugmentConfig()).settled(transformer=encoder.is_transformer)
     check_number("views", views, most=MOST_VIEWS, whole=True)
+    check_number("seed", seed, whole=True)
     if dtype not in _DTYPES:
         raise unknown_name("dtype", dtype, _DTYPES)
     augment.check()
