@@ -57,12 +57,15 @@ def catch_signals(folder: Path | None = None) -> Iterator[Stop]:
 
     Raises:
         Interrupted: A signal ended the block.
+        KeyboardInterrupt: A callback raised it.
     """
     stop = Stop()
     try:
         with _handled(stop.handle, signal.SIGINT, signal.SIGTERM):
             yield stop
     except KeyboardInterrupt as error:
+        if stop.defer and stop.number is None:  # no signal: whoever raised it wants it back
+            raise
         raise Interrupted(stop.number or number_of(error), folder) from None
 
 
