@@ -136,9 +136,10 @@ def in_fresh_process(script: str, *arguments: str) -> dict[str, Any]:
 
 
 def keep(name: str, content: dict[str, Any]) -> Path:
-    """Write a result with the command and the machine that made it."""
+    """Write a result with the command, without folders of this machine, and the machine that made it."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{name}.json"
-    command = f"python benchmarks/{Path(sys.argv[0]).name} {' '.join(sys.argv[1:])}".strip()
+    words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
+    command = f"python benchmarks/{Path(sys.argv[0]).name} {' '.join(words)}".strip()
     path.write_text(json.dumps({"command": command, "machine": machine(), **content}, indent=2) + "\n")
     return path
