@@ -88,15 +88,15 @@ def methods() -> str:
 def headline() -> str:
     """What README leads with: `auto` with its default number of steps on Lite0, over three distillation seeds."""
 
-    def rows(kind: str) -> list[dict[str, Any]]:
-        contents = [
-            read(f"seeds/{path.stem}") for path in sorted((RESULTS / "seeds").glob(f"clothing-lite0-{kind}.json"))
-        ]
-        if not contents:
-            raise FileNotFoundError(2, "not there", f"seeds/clothing-lite0-{kind}.json")
-        return [row for content in contents for row in content["rows"] if row["probe"] == "ridge"]
+    contents = [c for c in of_seeds() if c["encoder"] == "lite0" and c["images_per_class"] == 1]
 
-    ours = [100 * row["top1"] for row in rows("auto-?-steps300") if row["name"] == "distilled"]
+    def rows(method: str, steps: int | None = None) -> list[dict[str, Any]]:
+        of = [c for c in contents if c["method"] == method and steps in (None, c["steps"])]
+        if not of:
+            raise FileNotFoundError(2, "not there", f"seeds/clothing-lite0-{method}.json")
+        return [row for content in of for row in content["rows"] if row["probe"] == "ridge"]
+
+    ours = [100 * row["top1"] for row in rows("auto", 300) if row["name"] == "distilled"]
     real = {row["name"]: row for row in rows("real")}
     best = max((100 * row["top1"], name) for name, row in real.items() if row["images"] == 10 and name in REAL_IMAGES)
     return (
@@ -341,15 +341,15 @@ def table_of(dataset: str) -> str:
     )
 
 
-def of_seeds(dataset: str = "clothing", *, single: bool = True) -> list[dict[str, Any]]:
-    """What seeds.py kept of a dataset; ``single``: one image per class."""
-    found = (c for c in read_all("seeds") if c.get("dataset", "clothing") == dataset)
-    return [c for c in found if (c.get("images_per_class", 1) == 1) is single]
+def of_seeds(dataset: str = "clothing") -> list[dict[str, Any]]:
+    """What seeds.py kept of a dataset; its first files name neither the dataset nor the number of images."""
+    contents = [{"dataset": "clothing", "images_per_class": 1, **content} for content in read_all("seeds")]
+    return [content for content in contents if content["dataset"] == dataset]
 
 
 def seeds(dataset: str = "clothing", names: Sequence[str] = ("lite0", "mobilenetv1", "mobilenetv2")) -> str:
     """Top-1 with three probes: methods (mean ± std over distillation seeds) and real images × encoders."""
-    contents = [c for c in of_seeds(dataset) if c["encoder"] in names]
+    contents = [c for c in of_seeds(dataset) if c["encoder"] in names and c["images_per_class"] == 1]
     if not contents:
         raise FileNotFoundError(2, "not there", f"seeds/{dataset}-{names[0]}-real.json")
     found: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
@@ -400,8 +400,7 @@ def seeds(dataset: str = "clothing", names: Sequence[str] = ("lite0", "mobilenet
 def seeds_elsewhere() -> str:
     """Ridge and logistic top-1 of `auto` on encoders that had no part, over distillation seeds, beside medoids."""
     contents = [c for c in of_seeds() if c.get("others") and c["steps"] != 75]
-    targets = list({name: None for content in contents for name in content["others"]})
-    targets.sort(key=list(ENCODERS).index)
+    targets = sorted({name for content in contents for name in content["others"]}, key=list(ENCODERS).index)
     sets: dict[str, list[dict[str, Any]]] = {}
     medoids: dict[str, list[dict[str, Any]]] = {}
     for content in contents:
@@ -432,14 +431,14 @@ def seeds_elsewhere() -> str:
 
 def per_class() -> str:
     """Top-1 of `auto` and of real images by their number in a class."""
-    contents = [*of_seeds(single=False), *(c for c in of_seeds() if c["encoder"] == "lite0")]
-    counts = sorted({content.get("images_per_class", 1) for content in contents})
+    contents = [content for content in of_seeds() if content["encoder"] == "lite0"]
+    counts = sorted({content["images_per_class"] for content in contents})
     found: dict[tuple[str, int, str], list[dict[str, Any]]] = {}
     for content in contents:
         if content["method"] == "real" or (content["method"] == "auto" and content["steps"] == 300):
             for row in content["rows"]:
                 name = "distilled, `auto`" if row["name"] == "distilled" else row["name"]
-                found.setdefault((name, content.get("images_per_class", 1), row["probe"]), []).append(row)
+                found.setdefault((name, content["images_per_class"], row["probe"]), []).append(row)
     names = ["distilled, `auto`", "herding", "k-means medoids", "centroids", "random real"]
     lines = [
         "| images per class | " + " | ".join(map(str, counts)) + " |",
