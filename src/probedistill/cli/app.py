@@ -103,6 +103,11 @@ class _Output:
 _output = _Output()
 
 
+def speaks() -> bool:
+    """Whether this is the process that prints, of those that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def show(*what: Any) -> None:
     """Print sentences, tables and results; under torchrun one process speaks.
 
@@ -117,7 +122,7 @@ def show(*what: Any) -> None:
     from ..show.tables import Table
     from ..text import printable
 
-    if os.environ.get("RANK", "0") != "0":
+    if not speaks():
         return
     for one in what:
         is_result = hasattr(one, "tables")  # a `Result`, whose module is too heavy to import for a look
@@ -139,9 +144,10 @@ def _print_json(one: Any) -> None:
     from ..show.tables import Table
     from ..store.records import as_plain
 
-    content = as_plain(one)
     if isinstance(one, Table):
         content = {"title": one.title, "rows": one.records(), **({"caption": one.caption} if one.caption else {})}
+    else:
+        content = as_plain(one)
     print(json.dumps(content, ensure_ascii=True))
 
 

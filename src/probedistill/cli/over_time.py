@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from cyclopts import Parameter
 from ..config import EncoderConfig, ImagesConfig, RunConfig
 from ..errors import UserError
 from ..store.named import run_folder
-from .app import EncoderOptions, Images, command, config_flag, flat, show
+from .app import EncoderOptions, Images, command, config_flag, flat, show, speaks
 
 if TYPE_CHECKING:
     from ..encoders.encoder import Encoder
@@ -177,7 +176,7 @@ def _show(before: list[Path], found: DistilledSet, out: Path | None, notes: Sequ
     from ..store.distilled import DistilledSet
 
     assert out is not None
-    if os.environ.get("RANK", "0") != "0":
+    if not speaks():
         return
     show(ChangedSet.of([DistilledSet.load(one) for one in before], found, out, notes))
     if (out / "config.yaml").is_file():
