@@ -410,9 +410,9 @@ class DistillConfig:
         check_number("seed", self.seed, whole=True)
         if self.real_views != "auto":
             check_number("real_views", self.real_views, most=MOST_VIEWS, whole=True)
-        if self.micro_batch != "auto" and not (isinstance(self.micro_batch, int) and self.micro_batch > 0):
-            raise UserError(f"micro_batch {self.micro_batch} must be auto or at least 1")
         if self.micro_batch != "auto":
+            if not (isinstance(self.micro_batch, int) and self.micro_batch > 0):
+                raise UserError(f"micro_batch {self.micro_batch} must be auto or at least 1")
             check_number("micro_batch", self.micro_batch, most=10**9, whole=True)
         for weight in self.encoder_weights:
             check_number("encoder_weights", weight, more_than=True)

@@ -85,7 +85,7 @@ def extract_features(
         UserError: No images, an unreadable one with ``strict``, a class whose images are all unreadable,
             features that are not finite or too large for ``dtype``, or processes that do not share the cache.
     """
-    augment = (augment or AugmentConfig()).settled(transformer=encoder.is_transformer)
+    augment = augment or AugmentConfig()
     check_number("views", views, most=MOST_VIEWS, whole=True)
     check_number("seed", seed, whole=True)
     if dtype not in _DTYPES:
