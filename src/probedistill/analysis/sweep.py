@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import json
 import logging
-import os
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,6 +33,7 @@ from ..evaluation.protocol import evaluate
 from ..features.store import FeatureStore
 from ..images.labelled import LabelledImages, digest_of
 from ..images.splits import load_images, load_splits
+from ..machine.launch import launch
 from ..machine.signals import Interrupted, number_of
 from ..methods import check_number, merged
 from ..probes.kinds import check_probes
@@ -94,7 +94,8 @@ def sweep(
     run, config = with_options(run or RunConfig(), config, dict(options))
     if run.out is None:
         raise UserError("out is missing; give the folder of all runs, such as out='runs/several'")
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+    team = launch()
+    if team is not None and team.count > 1:
         raise UserError("seeds and grid make their runs in one process; with torchrun make one run at a time")
     out, protocol = Path(run.out), EvaluateConfig(probes=list(probes), baselines=[])
     protocol.check()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
 import sys
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -18,6 +17,7 @@ from .._version import __version__
 from ..config import DistillConfig, EncoderConfig, ImagesConfig, without_none
 from ..encoders.trust import check_file_options, not_followed, read_yaml, trusting
 from ..errors import unknown_name
+from ..machine.launch import speaks
 from ..methods import preset_values
 from ..store.named import run_folder
 from .messages import only_warnings
@@ -101,11 +101,6 @@ class _Output:
 
 
 _output = _Output()
-
-
-def speaks() -> bool:
-    """Whether this is the process that prints, of those that torchrun started."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def show(*what: Any) -> None:

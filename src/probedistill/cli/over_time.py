@@ -12,8 +12,9 @@ from cyclopts import Parameter
 
 from ..config import EncoderConfig, ImagesConfig, RunConfig
 from ..errors import UserError
+from ..machine.launch import speaks
 from ..store.named import run_folder
-from .app import EncoderOptions, Images, command, config_flag, flat, show, speaks
+from .app import EncoderOptions, Images, command, config_flag, flat, show
 
 if TYPE_CHECKING:
     from ..encoders.encoder import Encoder

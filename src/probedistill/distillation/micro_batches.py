@@ -8,13 +8,13 @@ computed again, with a graph, for its slice of that gradient. The sum over micro
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
+from ..machine.launch import number
 from ..machine.memory import available_memory
 
 _log = logging.getLogger(__name__)
@@ -133,7 +133,7 @@ def free_memory(device: torch.device) -> int:
         # What PyTorch has cached, of the tower before for example, is free for this one.
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + cached
-    return available_memory() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return available_memory() // number("LOCAL_WORLD_SIZE", 1, least=1)
 
 
 def _saved_bytes(forward: Forward, count: int) -> int:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import itertools
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -20,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..errors import LostProcessError, UserError, option
+from .launch import launch, number
 
 _LEAVE_SECONDS = 10.0  # that a rank waits for the others before it closes
 _departures = itertools.count()
@@ -42,7 +42,7 @@ class Processes:
     @property
     def restarted(self) -> bool:
         """Whether ``torchrun`` has started these processes again after one of them died."""
-        return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+        return number("TORCHELASTIC_RESTART_COUNT", 0) > 0
 
     @property
     def is_first(self) -> bool:
@@ -149,22 +149,24 @@ def processes(device: str = "auto", timeout_seconds: float = 1800.0) -> Iterator
     if dist.is_initialized():  # the caller's process group: use it and do not close it
         yield Processes(dist.get_rank(), dist.get_world_size(), _collective_device(dist.get_backend()))
         return
-    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+    started = launch()
+    if started is None:
         yield ALONE
         return
     on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
     backend = "nccl" if on_gpu else "gloo"
+    local_rank, restarts = number("LOCAL_RANK", 0), number("TORCHELASTIC_RESTART_COUNT", 0)
     try:
         if on_gpu:
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+            torch.cuda.set_device(local_rank)
         timeout = timedelta(seconds=timeout_seconds)
         store, rank, count = next(iter(dist.rendezvous("env://", timeout=timeout)))
         # After a restart the store still has the addresses of the processes that died: keep the attempts apart.
-        store = dist.PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        store = dist.PrefixStore(f"attempt-{restarts}", store)
         dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=timeout)
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"the {os.environ['WORLD_SIZE']} processes cannot reach each other: {reason}") from error
+        raise UserError(f"the {started.count} processes cannot reach each other: {reason}") from error
     team = Processes(dist.get_rank(), dist.get_world_size(), _collective_device(backend))
     try:
         yield team

@@ -1,0 +1,70 @@
+"""What the environment says of torchrun: understood, or refused in one line that names the variable."""
+
+from __future__ import annotations
+
+import pytest
+
+from probedistill import UserError
+from probedistill.machine.launch import Launch, launch, number, speaks
+
+
+@pytest.fixture
+def said(monkeypatch):
+    """Set variables of torchrun, and no others."""
+
+    def set_(**variables: str) -> None:
+        for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+
+    return set_
+
+
+def test_a_process_of_torchrun(said):
+    said(RANK="1", WORLD_SIZE="3", MASTER_ADDR="localhost")
+    assert launch() == Launch(rank=1, count=3)
+    assert not speaks()
+    said(RANK="0", WORLD_SIZE="1", MASTER_ADDR="localhost")
+    assert launch() == Launch(rank=0, count=1)
+
+
+@pytest.mark.parametrize(
+    "variables", [{}, {"RANK": "0"}, {"RANK": ""}, {"WORLD_SIZE": "1"}, {"RANK": "0", "WORLD_SIZE": "1"}]
+)
+def test_a_process_on_its_own(said, variables):
+    said(**variables)
+    assert launch() is None
+    assert speaks()
+
+
+@pytest.mark.parametrize(
+    ("variables", "line"),
+    [
+        ({"RANK": "1"}, "RANK is '1', but WORLD_SIZE is not set"),
+        ({"WORLD_SIZE": "4"}, "WORLD_SIZE is '4', but RANK is not set"),
+        ({"RANK": "gold"}, "RANK 'gold' must be a whole number"),
+        ({"RANK": "-1", "WORLD_SIZE": "2"}, "RANK '-1' must be a whole number"),
+        ({"RANK": "0", "WORLD_SIZE": "0"}, "WORLD_SIZE '0' must be a whole number from 1"),
+        ({"RANK": "2", "WORLD_SIZE": "2"}, "RANK 2 must be below WORLD_SIZE 2"),
+    ],
+)
+def test_what_fits_no_torchrun_is_refused_by_those_that_share_work_and_silences_nothing(said, variables, line):
+    said(**variables)
+    with pytest.raises(UserError, match=line):
+        launch()
+    assert speaks()
+
+
+def test_other_numbers(monkeypatch):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "x")
+    with pytest.raises(UserError, match="LOCAL_WORLD_SIZE 'x' must be a whole number from 1"):
+        number("LOCAL_WORLD_SIZE", 1, least=1)
+
+
+@pytest.mark.parametrize("name", ["RANK", "LOCAL_WORLD_SIZE", "TORCHELASTIC_RESTART_COUNT"])
+def test_distill_says_which_variable_is_wrong(distil_cli, tmp_path, monkeypatch, name):
+    monkeypatch.setenv(name, "gold")
+    outcome = distil_cli("--out", tmp_path / "run")
+    assert f"{name} 'gold'" in outcome.error()
+    assert not (tmp_path / "run").exists()
