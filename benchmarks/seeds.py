@@ -25,6 +25,7 @@ import json
 import shutil
 import statistics
 import time
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import _common
@@ -32,6 +33,8 @@ from probedistill import (
     AugmentConfig,
     DistillConfig,
     DistilledSet,
+    Encoder,
+    Evaluation,
     ImagesConfig,
     LabelledImages,
     RunConfig,
@@ -50,6 +53,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "transfer": {"method": "auto", "aim": "transfer"},
 }
 CHOSEN = {"medoids": "centroids", "random": "random"}
+WITHOUT_SEED = ("real", "medoids")
 BASELINES = ["random", "centroids", "herding", "kmedoids", "means", "full"]
 ENCODERS = ["lite0", "mobilenetv1", "mobilenetv2"]
 TARGETS = [*ENCODERS, "lite1", "lite2", "clip"]
@@ -57,7 +61,42 @@ LARGE_CROPS = AugmentConfig(scale=(0.35, 1.0))
 PROTOCOL: dict[str, Any] = {"probes": PROBES, "views": VIEWS, "sgd_views": VIEWS}
 
 
-def rows_of(evaluation: Any) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class Cell:
+    """What one file of results/seeds is about."""
+
+    dataset: str
+    encoder: str  # a + between those of one run
+    method: str
+    seed: int
+    steps: int
+    views: int = VIEWS  # of each image, in evaluation
+    images_per_class: int = 1
+
+    @property
+    def key(self) -> str:
+        """Name of the file and of the run. What is as in README's table has no part in it."""
+        key = f"{self.dataset}-{self.encoder}-{self.method}" + f"-{self.seed}" * (self.method not in WITHOUT_SEED)
+        key += f"-steps{self.steps}" * (self.steps != STEPS and self.method in METHODS)
+        return key + f"-n{self.images_per_class}" * (self.images_per_class > 1)
+
+    @property
+    def encoders(self) -> list[str]:
+        return self.encoder.split("+")
+
+    @property
+    def config(self) -> DistillConfig:
+        one_encoder = 3 if self.images_per_class < 5 else 1
+        views = one_encoder if len(self.encoders) == 1 else 2
+        sizes = {"images_per_class": self.images_per_class, "views": views, "steps": self.steps, "seed": self.seed}
+        return DistillConfig.of(**{**METHODS[self.method], **sizes})
+
+
+Splits = tuple[LabelledImages, LabelledImages]
+Scores = tuple[Evaluation, dict[str, Any]]  # at home, and what else is kept
+
+
+def rows_of(evaluation: Evaluation) -> list[dict[str, Any]]:
     return [
         {"name": row.name, "probe": row.probe, "images": row.images, "top1": row.top1, "std": row.std}
         for row in evaluation.rows
@@ -79,39 +118,62 @@ def elsewhere(made: DistilledSet, home: str, test: LabelledImages) -> dict[str, 
     return found
 
 
+def real(cell: Cell, encoder: Encoder, splits: Splits) -> Scores:
+    """Every baseline on the encoder; those of one image a class, means, only there."""
+    baselines = BASELINES if cell.images_per_class == 1 else BASELINES[:-2]
+    count = cell.images_per_class
+    return evaluate(None, encoder, *splits, baselines=baselines, images_per_class=count, seeds=5, **PROTOCOL), {}
+
+
+def chosen(cell: Cell, encoder: Encoder, splits: Splits) -> Scores:
+    """Photos that the encoder chooses, on every encoder."""
+    made = real_set(CHOSEN[cell.method], encoder, splits[0], seed=cell.seed)
+    scores = evaluate(made, encoder, None, splits[1], baselines=[], seeds=2, **PROTOCOL)
+    return scores, {"others": elsewhere(made, cell.encoder, splits[1])}
+
+
+def distilled(cell: Cell, encoder: Encoder, splits: Splits) -> Scores:
+    """A distilled set; README's are scored on every encoder, the first beside the photos that are nearest to it."""
+    run = RunConfig(out=_common.RUNS / f"seeds-{cell.key}", resume=True, evaluate_every=0)
+    images = ImagesConfig(images=_common.images(cell.dataset))
+    made = distill(images, [_common.encoder(name) for name in cell.encoders], cell.config, run=run)
+    nearest = ["neighbours"] if cell.seed == 0 and cell.images_per_class == 1 else []
+    scores = evaluate(made, encoder, *splits, baselines=nearest, seeds=2, **PROTOCOL)
+    about: dict[str, Any] = {"seconds": made.run.seconds}
+    if METHODS[cell.method]["method"] == "auto" and cell.images_per_class == 1 and cell.dataset == "clothing":
+        about["others"] = elsewhere(made, cell.encoder, splits[1])
+    return scores, about
+
+
+def score(cell: Cell, encoder: Encoder, splits: Splits) -> None:
+    """Make and keep what belongs into a cell's file, unless it is there."""
+    if (_common.RESULTS / "seeds" / f"{cell.key}.json").exists():
+        print(f"{cell.key}: there")
+        return
+    kind = real if cell.method == "real" else chosen if cell.method in CHOSEN else distilled
+    scores, about = kind(cell, encoder, splits)
+    _common.keep(f"seeds/{cell.key}", {**asdict(cell), **about, "rows": rows_of(scores)})
+    shown = {f"{row.name}, {row.probe}": round(100 * row.top1, 1) for row in scores.rows}
+    print(time.strftime("%H:%M"), cell.key, json.dumps(shown), flush=True)
+
+
 REFERENCES = {"full real data": "-", "class-mean features": "--", "herding": ":"}
 
 
-def draw(encoder: str) -> None:
-    """Accuracy against encoder passes, a line for each method, beside what real images give: results/speed.png."""
+def draw() -> None:
+    """Lite0's accuracy against encoder passes, a line for each method, beside real images: results/speed.png."""
     import matplotlib as mpl
 
     mpl.use("agg")
     import matplotlib.pyplot as plt
 
-    contents = [
-        json.loads(path.read_text()) for path in sorted((_common.RESULTS / "seeds").glob(f"clothing-{encoder}-*"))
-    ]
+    contents = [json.loads(path.read_text()) for path in sorted((_common.RESULTS / "seeds").glob("clothing-lite0-*"))]
+    rows = [(c, row) for c in contents if c.get("images_per_class", 1) == 1 for row in c["rows"]]
     figure, panels = plt.subplots(1, 3, figsize=(11, 3.8), sharey=True, layout="constrained")
     for panel, probe in zip(panels, PROBES, strict=True):
-        of_method: dict[str, dict[int, list[float]]] = {}
-        for content in contents:
-            for row in content["rows"]:
-                if content.get("images_per_class", 1) > 1:
-                    continue
-                if row["probe"] == probe and row["name"] == "distilled" and content["method"] in METHODS:
-                    passes = content["steps"] * 3 * row["images"]
-                    of_method.setdefault(content["method"], {}).setdefault(passes, []).append(100 * row["top1"])
-                elif row["probe"] == probe and row["name"] in REFERENCES:
-                    panel.axhline(
-                        100 * row["top1"], color="grey", linewidth=1, linestyle=REFERENCES[row["name"]],
-                        label=row["name"],
-                    )  # fmt: skip
-        for method, points in sorted(of_method.items()):
-            passes, scores = zip(*sorted(points.items()), strict=True)
-            means = [statistics.fmean(values) for values in scores]
-            spread = [statistics.stdev(values) if len(values) > 1 else 0.0 for values in scores]
-            panel.errorbar(passes, means, spread, marker="o", capsize=2, label=method)
+        of_probe = [(content, row) for content, row in rows if row["probe"] == probe]
+        draw_real(panel, [row for _, row in of_probe if row["name"] in REFERENCES])
+        draw_methods(panel, [(c, row) for c, row in of_probe if row["name"] == "distilled" and c["method"] in METHODS])
         panel.set(title=probe, xlabel="views, forward and backward")
         panel.set_xscale("log")
         panel.set_xticks([2250, 4500, 9000], ["2,250", "4,500", "9,000"])
@@ -121,10 +183,22 @@ def draw(encoder: str) -> None:
     figure.savefig(_common.RESULTS / "speed.png", dpi=130)
 
 
-def titled(dataset: str, encoders: str, method: str, seed: int, steps: int, count: int) -> str:
-    """Name of a row's file and of its run."""
-    key = f"{dataset}-{encoders}-{method}" + f"-{seed}" * (method not in ("real", "medoids"))
-    return key + f"-steps{steps}" * (steps != STEPS and method in METHODS) + f"-n{count}" * (count > 1)
+def draw_real(panel: Any, rows: list[dict[str, Any]]) -> None:
+    for row in rows:
+        style = REFERENCES[row["name"]]
+        panel.axhline(100 * row["top1"], color="grey", linewidth=1, linestyle=style, label=row["name"])
+
+
+def draw_methods(panel: Any, rows: list[tuple[dict[str, Any], dict[str, Any]]]) -> None:
+    of_method: dict[str, dict[int, list[float]]] = {}
+    for content, row in rows:
+        passes = content["steps"] * 3 * row["images"]
+        of_method.setdefault(content["method"], {}).setdefault(passes, []).append(100 * row["top1"])
+    for method, points in sorted(of_method.items()):
+        passes, scores = zip(*sorted(points.items()), strict=True)
+        means = [statistics.fmean(values) for values in scores]
+        spread = [statistics.stdev(values) if len(values) > 1 else 0.0 for values in scores]
+        panel.errorbar(passes, means, spread, marker="o", capsize=2, label=method)
 
 
 def main() -> None:
@@ -138,57 +212,18 @@ def main() -> None:
     parser.add_argument("--images-per-class", type=int, default=1)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     options = parser.parse_args()
-    images = ImagesConfig(images=_common.images(options.dataset))
-    splits = load_splits(images)
+    splits = load_splits(ImagesConfig(images=_common.images(options.dataset)))
     (_common.RESULTS / "seeds").mkdir(parents=True, exist_ok=True)
-    count = options.images_per_class
-    for name in options.encoders:
-        names = name.split("+")
-        encoder = load_encoder(_common.encoder(names[0]))
+    sizes = {"steps": options.steps, "images_per_class": options.images_per_class}
+    for names in options.encoders:
+        encoder = load_encoder(_common.encoder(names.split("+")[0]))
         for method in options.methods:
-            for seed in [0] if method in ("real", "medoids") else options.seeds:
-                key = titled(options.dataset, name, method, seed, options.steps, count)
-                if (_common.RESULTS / "seeds" / f"{key}.json").exists():
-                    print(f"{key}: there")
-                    continue
-                about: dict[str, Any] = {
-                    "dataset": options.dataset,
-                    "encoder": name,
-                    "method": method,
-                    "seed": seed,
-                    "steps": options.steps,
-                    "views": VIEWS,
-                    "images_per_class": count,
-                }
-                if method == "real":
-                    baselines = BASELINES if count == 1 else BASELINES[:-2]
-                    scores = evaluate(
-                        None, encoder, *splits, baselines=baselines, images_per_class=count, seeds=5, **PROTOCOL
-                    )
-                elif method in CHOSEN:
-                    made = real_set(CHOSEN[method], encoder, splits[0], seed=seed)
-                    scores = evaluate(made, encoder, None, splits[1], baselines=[], seeds=2, **PROTOCOL)
-                    about["others"] = elsewhere(made, name, splits[1])
-                else:
-                    views = (3 if count < 5 else 1) if len(names) == 1 else 2
-                    of_method = {**METHODS[method], "images_per_class": count, "views": views}
-                    config = DistillConfig.of(**of_method, steps=options.steps, seed=seed)
-                    run = RunConfig(out=_common.RUNS / f"seeds-{key}", resume=True, evaluate_every=0)
-                    made = distill(images, [_common.encoder(one) for one in names], config, run=run)
-                    nearest = ["neighbours"] if seed == 0 and count == 1 else []
-                    scores = evaluate(made, encoder, *splits, baselines=nearest, seeds=2, **PROTOCOL)
-                    about["seconds"] = made.run.seconds
-                    if METHODS[method]["method"] == "auto" and count == 1 and options.dataset == "clothing":
-                        about["others"] = elsewhere(made, name, splits[1])
-                _common.keep(f"seeds/{key}", {**about, "rows": rows_of(scores)})
-                best = {(row.name, row.probe): round(100 * row.top1, 1) for row in scores.rows}
-                print(
-                    time.strftime("%H:%M"), key, json.dumps({f"{a}, {b}": v for (a, b), v in best.items()}), flush=True
-                )
+            for seed in [0] if method in WITHOUT_SEED else options.seeds:
+                score(Cell(options.dataset, names, method, seed, **sizes), encoder, splits)
     pictured = _common.RUNS / "seeds-clothing-lite0-auto-0-steps300" / "preview.png"
     if pictured.exists():  # what README shows
         shutil.copy(pictured, _common.ROOT / "docs" / "images" / "clothing.png")
-    draw(options.encoders[0])
+    draw()
 
 
 if __name__ == "__main__":
