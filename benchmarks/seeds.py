@@ -103,7 +103,7 @@ def rows_of(evaluation: Evaluation) -> list[dict[str, Any]]:
     ]
 
 
-def elsewhere(made: DistilledSet, home: str, test: LabelledImages) -> dict[str, list[dict[str, Any]]]:
+def elsewhere(one: DistilledSet, home: str, test: LabelledImages) -> dict[str, list[dict[str, Any]]]:
     """Scores on the encoders that had no part, and for medoids on all."""
     found = {}
     for name in TARGETS:
@@ -112,9 +112,7 @@ def elsewhere(made: DistilledSet, home: str, test: LabelledImages) -> dict[str, 
             protocol = {**PROTOCOL, "probes": PROBES[:2]}
             if name == "clip":
                 protocol |= {"augment": LARGE_CROPS, "views": 10}
-            found[name] = rows_of(
-                evaluate(made, encoder, None, test, baselines=[], seeds=2, progress=False, **protocol)
-            )
+            found[name] = rows_of(evaluate(one, encoder, None, test, baselines=[], seeds=2, progress=False, **protocol))
     return found
 
 
@@ -127,21 +125,26 @@ def real(cell: Cell, encoder: Encoder, splits: Splits) -> Scores:
 
 def chosen(cell: Cell, encoder: Encoder, splits: Splits) -> Scores:
     """Photos that the encoder chooses, on every encoder."""
-    made = real_set(CHOSEN[cell.method], encoder, splits[0], seed=cell.seed)
-    scores = evaluate(made, encoder, None, splits[1], baselines=[], seeds=2, **PROTOCOL)
-    return scores, {"others": elsewhere(made, cell.encoder, splits[1])}
+    photos = real_set(CHOSEN[cell.method], encoder, splits[0], seed=cell.seed)
+    scores = evaluate(photos, encoder, None, splits[1], baselines=[], seeds=2, **PROTOCOL)
+    return scores, {"others": elsewhere(photos, cell.encoder, splits[1])}
+
+
+def made(cell: Cell) -> DistilledSet:
+    """The distilled set of a cell: its run, made or taken up again."""
+    run = RunConfig(out=_common.RUNS / f"seeds-{cell.key}", resume=True, evaluate_every=0)
+    images = ImagesConfig(images=_common.images(cell.dataset))
+    return distill(images, [_common.encoder(name) for name in cell.encoders], cell.config, run=run)
 
 
 def distilled(cell: Cell, encoder: Encoder, splits: Splits) -> Scores:
     """A distilled set; README's are scored on every encoder, the first beside the photos that are nearest to it."""
-    run = RunConfig(out=_common.RUNS / f"seeds-{cell.key}", resume=True, evaluate_every=0)
-    images = ImagesConfig(images=_common.images(cell.dataset))
-    made = distill(images, [_common.encoder(name) for name in cell.encoders], cell.config, run=run)
+    one = made(cell)
     nearest = ["neighbours"] if cell.seed == 0 and cell.images_per_class == 1 else []
-    scores = evaluate(made, encoder, *splits, baselines=nearest, seeds=2, **PROTOCOL)
-    about: dict[str, Any] = {"seconds": made.run.seconds}
+    scores = evaluate(one, encoder, *splits, baselines=nearest, seeds=2, **PROTOCOL)
+    about: dict[str, Any] = {"seconds": one.run.seconds}
     if METHODS[cell.method]["method"] == "auto" and cell.images_per_class == 1 and cell.dataset == "clothing":
-        about["others"] = elsewhere(made, cell.encoder, splits[1])
+        about["others"] = elsewhere(one, cell.encoder, splits[1])
     return scores, about
 
 
