@@ -143,7 +143,7 @@ _BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("a: " + "x" * 2**21, "is larger than"),
         ("steps: !!python/object/apply:os.system [ls]", "cannot be read as YAML"),
         ("a: !!timestamp x", "cannot be read as YAML"),
-        ("a: 2001-99-99", "cannot be read as YAML"),
+        ("a: !!timestamp 2001-99-99", "cannot be read as YAML"),
         ("a: !!int ''", "cannot be read as YAML"),
         ("a: !!bool maybe", "cannot be read as YAML"),
         ("? [a]\n: b", "cannot be read as YAML"),
@@ -182,10 +182,32 @@ def test_every_reader_of_yaml_is_this_one():
     assert set(loading) == {"trust.py"}
 
 
-@pytest.mark.parametrize("text", ["steps: 3\nlr: 0.1\nsteps: 4\n", "canvas:\n  init: noise\n  init: real\n"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "steps: 3\nlr: 0.1\nsteps: 4\n",
+        "canvas:\n  init: noise\n  init: real\n",
+        "real-views: 1\nlr: 0.1\nreal_views: 2\n",
+    ],
+)
 def test_an_option_that_is_there_twice(tmp_path, text):
     (tmp_path / "twice.yaml").write_text(text)
-    with pytest.raises(UserError, match=r"'(steps|init)' is there twice, in line 3 again"):
+    with pytest.raises(UserError, match=r"'(steps|init|real_views)' is there twice, in line 3 again"):
         read_yaml(tmp_path / "twice.yaml", "config 'twice.yaml'")
     (tmp_path / "twice.yaml").write_text("a: &a {steps: 3}\nb:\n  <<: *a\n  steps: 4\n")
     assert read_yaml(tmp_path / "twice.yaml", "config 'twice.yaml'")["b"] == {"steps": 4}
+
+
+def test_names_that_look_like_values_stay_names(tmp_path):
+    names = ["yes", "off", "007", "1:30", "1.10", "2024-05-01", "1_000", "1e5", "0x1f", "true", "3", "null "]
+    found = _read(tmp_path, f"classes: [{', '.join(names)}]")["classes"]
+    assert [str(name) for name in found[:-1]] == names[:-1]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("3", 3), ("-0", 0), ("0.10", 0.1), (".5", 0.5), ("1.5e-3", 0.0015), ("yes", True), ("Off", False), ("TRUE", True),
+     ("[0.08, 1.0]", [0.08, 1.0]), ("[0, 1]", [0, 1]), ("010", "010"), ("1:30", "1:30"), (".inf", float("inf"))],
+)  # fmt: skip
+def test_values_are_read_as_on_the_command_line(tmp_path, text, value):
+    assert repr(_read(tmp_path, f"a: {text}")["a"]) == repr(value)

@@ -49,3 +49,16 @@ def test_a_user_without_a_home_distils(nowhere, distil_cli, tmp_path, monkeypatc
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path / "temporary"))
     assert distil_cli("--out", tmp_path / "run").code == 0
     assert list((tmp_path / "temporary").glob("probedistill-*/features/*"))
+
+
+def test_a_tilde_is_the_home_folder_also_where_no_shell_has_looked(distil_cli, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("PROBEDISTILL_CACHE", "~/kept")
+    assert cache_folder() == tmp_path / "kept"
+    assert cache_folder("~nobody-of-this-name/x") == Path("~nobody-of-this-name/x")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "options.yaml").write_text("out: ~/in-a-file\n")
+    assert distil_cli("--out=~/run", "--cache=~/other").code == 0
+    assert distil_cli("--config", "options.yaml").code == 0
+    assert {"run", "other", "in-a-file", "kept"} <= {path.name for path in tmp_path.iterdir()}
+    assert not (tmp_path / "~").exists()

@@ -18,6 +18,7 @@ from ..config import DistillConfig, EncoderConfig, ImagesConfig, without_none
 from ..encoders.trust import check_file_options, not_followed, read_yaml, trusting
 from ..errors import unknown_name
 from ..machine.launch import speaks
+from ..machine.places import at_home
 from ..methods import preset_values
 from ..store.named import run_folder
 from .messages import only_warnings
@@ -28,12 +29,18 @@ if TYPE_CHECKING:
 
 def _strictly(type_: Any, tokens: Any) -> Any:
     """What cyclopts makes of words, but for its rounding: 2.5 is no whole number, and 0.001 among
-    ``int | float | bool | str`` is a float."""
+    ``int | float | bool | str`` is a float. Paths may begin with ``~``, which a shell leaves alone in ``--out=~/x``."""
 
     def leaf(kind: Any, word: Any) -> Any:
+        if kind is Path:
+            return at_home(Path(getattr(word, "value", word)))
         return int(getattr(word, "value", word)) if kind is int else cyclopts.convert(kind, (word,))
 
-    return cyclopts.convert(type_, tokens, converter=leaf)
+    try:
+        return cyclopts.convert(type_, tokens, converter=leaf)
+    except NotImplementedError as error:  # a file's list that is longer than any of a union's types
+        words = " ".join(str(getattr(token, "value", token)) for token in tokens)
+        raise ValueError(f"{words!r} are {len(tokens)} values, which is too many") from error
 
 
 app = App(

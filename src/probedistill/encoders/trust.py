@@ -127,21 +127,48 @@ def _short(value: Any) -> str:
 # YAML
 
 
-class _EachOnce(yaml.SafeLoader):
-    """Plain values, and no option twice: the first value would be lost in silence."""
+class _PlainLoader(yaml.SafeLoader):
+    """Plain values, and no option twice: the first value would be lost in silence.
+
+    Numbers are decimal, as on the command line. Items of a list are often names: classes called yes, 007 or 1.10 stay
+    what they are.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """A dictionary of a node."""
         seen: set[str] = set()
         for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.tag != _MERGE:
-                if key.value in seen:
+            if isinstance(key, yaml.ScalarNode) and key.tag != _TAG + "merge":
+                name = key.value.replace("-", "_")
+                if name in seen:
                     raise yaml.YAMLError(f"{key.value!r} is there twice, in line {key.start_mark.line + 1} again")
-                seen.add(key.value)
+                seen.add(name)
         return super().construct_mapping(node, deep)
 
+    def construct_sequence(self, node: yaml.SequenceNode, deep: bool = False) -> list[Any]:
+        """A list of a node."""
+        for item in node.value:
+            construct = _CONSTRUCT.get(item.tag)
+            if construct is not None and str(construct(self, item)) != item.value:
+                item.tag = _TAG + "str"
+        return super().construct_sequence(node, deep)
 
-_MERGE = "tag:yaml.org,2002:merge"
+
+_PlainLoader.yaml_implicit_resolvers = {}  # those of YAML 1.1 give way to the ones below
+_TAG = "tag:yaml.org,2002:"
+_CONSTRUCT = {
+    f"{_TAG}bool": _PlainLoader.construct_yaml_bool,
+    f"{_TAG}int": _PlainLoader.construct_yaml_int,
+    f"{_TAG}float": _PlainLoader.construct_yaml_float,
+}
+for _kind, _form, _first in (
+    ("merge", "<<", "<"),
+    ("null", "~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", "(?i:true|false|yes|no|on|off)", "tTfFyYnNoO"),
+    ("int", "[-+]?(0|[1-9][0-9]*)", "-+0123456789"),
+    ("float", r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?|[-+]?\.(?i:inf)|\.(?i:nan)", "-+.0123456789"),
+):
+    _PlainLoader.add_implicit_resolver(_TAG + _kind, re.compile(f"(?:{_form})\\Z"), list(_first))
 
 
 def read_yaml(path: Path | str, called: str) -> dict[str, Any]:
@@ -167,7 +194,7 @@ def read_yaml(path: Path | str, called: str) -> dict[str, Any]:
     try:
         text = data.decode("utf-8")
         _check_size(text, called)
-        content = yaml.load(text, Loader=_EachOnce)
+        content = yaml.load(text, Loader=_PlainLoader)
     except UserError:
         raise
     except Exception as error:  # PyYAML lets int(), datetime() and dict look-ups fail in their own words

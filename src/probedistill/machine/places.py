@@ -19,7 +19,7 @@ def cache_folder(cache: Path | str | None = None) -> Path:
     """
     chosen = cache or os.environ.get(VARIABLE)
     if chosen:
-        return Path(chosen)
+        return at_home(Path(chosen))
     try:
         home = Path.home()
     except RuntimeError:  # neither HOME nor an entry for this user id
@@ -28,6 +28,17 @@ def cache_folder(cache: Path | str | None = None) -> Path:
         return home / ".cache" / "probedistill"
     user = os.getuid() if hasattr(os, "getuid") else "user"
     return Path(tempfile.gettempdir()) / f"probedistill-{user}"
+
+
+def at_home(path: Path) -> Path:
+    """The path with the home folder in place of a leading ``~``, which no shell has looked at in a file of options.
+
+    A ``~`` of no known home stays as it is.
+    """
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path
 
 
 def _can_hold(folder: Path) -> bool:
