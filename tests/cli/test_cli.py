@@ -230,6 +230,7 @@ def test_unreadable_files_are_counted_and_skipped(distil_cli, tmp_path, out):
     result = distil_cli("--out", out, images=f"folder:{photos}")
     assert result.code == 0, result.err
     assert f"warning: left out {count} unreadable of {8 + count} images" in result.err
+    assert result.err.count("left out") == 1
     assert len(json.loads((out / "run.json").read_text())["skipped"]) == count
 
 

@@ -386,12 +386,28 @@ def test_unreadable_images_are_left_out_and_counted(folder, encoder, extract, ca
         assert len(bank.skipped) == 3
         (line,) = caplog.messages
         caplog.clear()
-        assert line.startswith("left out 3 unreadable of 15 images (train/cat/0002.png: not an image")
+        assert line.startswith(
+            "left out 3 unreadable of 15 images (train): train/cat/0002.png and 2 more (not an image"
+        )
         with torch.no_grad():
             expected = torch.cat([encoder(encoder.centre_view(images._load(i))[None]) for i in left])
         torch.testing.assert_close(bank.centre, expected, rtol=1e-5, atol=1e-6)
         assert bank.augmented.shape[:2] == (views, len(left))
     assert decodes.take() == sorted([*range(N), 2, 6, 7]), "the second call tries those that are not there"
+
+
+def test_each_reason_is_said_once_with_how_many_images_it_concerns(folder, extract, caplog):
+    contents = [b"\0\0\0\x18ftypheic", b"\0\0\0\x18ftypheic", b"<html>404</html>", b""]
+    names = load_images(f"folder:{folder}").names
+    for name, content in zip(names[5:9], contents, strict=True):
+        (folder / name).write_bytes(content)
+    extract(load_images(f"folder:{folder}"))
+    (line,) = caplog.messages
+    assert line.startswith("left out 4 unreadable of 15 images (train): train/dog/0000.png and 1 more (a HEIC photo;")
+    assert line.endswith("train/dog/0003.png (the file is empty)")
+    (folder / names[9]).write_bytes(b"")
+    with pytest.raises(UserError, match=r"none of the 5 images of class 'dog'.*first: train/dog/0000\.png: a HEIC"):
+        extract(load_images(f"folder:{folder}"))
 
 
 def test_an_image_that_was_out_of_reach_is_taken_when_it_is_back(folder, extract, caplog, monkeypatch):

@@ -17,12 +17,21 @@ _PACKAGE = str(Path(__file__).parents[1])
 
 
 class _Lines(logging.Handler):
-    """Each record is a line above the live bars. What needs attention begins with a word that says so."""
+    """Each record is a line above the live bars. What needs attention begins with a word that says so, and is said once
+    in a command, however many encoders and views it concerns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print a record."""
-        kind = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
-        say(kind + printable(" ".join(record.getMessage().split())))
+        line = printable(" ".join(record.getMessage().split()))
+        if record.levelno < logging.WARNING:
+            say(line)
+        elif line not in self._said:
+            self._said.add(line)
+            say(f"{record.levelname.lower()}: {line}")
 
 
 @contextmanager

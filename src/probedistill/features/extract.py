@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..config import AugmentConfig
 from ..errors import UserError, explained, option, unknown_name
-from ..images.decode import UnreadableImageError
+from ..images.decode import UnreadableImageError, one_line
 from ..machine.places import cache_folder
 from ..machine.processes import ALONE, Processes
 from ..machine.progress import ProgressBar
@@ -127,7 +127,9 @@ def extract_features(
         [part.features for part in parts], views, encoder.dim, labels, indices, tuple(images.class_names), manifest
     )
     if skipped:
-        _report_skipped(images, bank, warn=processes.is_first)
+        if processes.is_first:
+            _log.warning("%s", _told_of_skipped(images, bank))
+        _check_each_class(images, bank)
     return bank
 
 
@@ -289,21 +291,38 @@ def _own_shards(files: BankFiles, processes: Processes) -> list[int]:
     return [*missing[processes.rank :: processes.count], *there[processes.rank :: processes.count]]
 
 
-def _report_skipped(images: LabelledImages, bank: FeatureBank, *, warn: bool) -> None:
-    """Say which images were left out.
-
-    Raises:
-        UserError: A class has none left.
-    """
-    first, count = bank.skipped[0], len(bank.skipped)
-    if warn:
-        more = " …" if count > 1 else ""
-        _log.warning("left out %d unreadable of %d images (%s%s)", count, len(images), first, more)
+def _check_each_class(images: LabelledImages, bank: FeatureBank) -> None:
+    """Raise `UserError` if no image of a class could be read."""
     had = np.bincount(images.labels, minlength=len(images.class_names))
     left = torch.bincount(bank.labels, minlength=bank.num_classes).numpy()
-    for name, before, after in zip(images.class_names, had, left, strict=True):
-        if before and not after:
-            raise UserError(f"none of the {before} images of class {name!r} can be read; first: {first}")
+    for label, name in enumerate(images.class_names):
+        if had[label] and not left[label]:
+            first = _left_out(images, bank).get(int(np.flatnonzero(images.labels == label)[0]), bank.skipped[0])
+            raise UserError(f"none of the {had[label]} images of class {name!r} can be read; first: {first}")
+
+
+def _told_of_skipped(images: LabelledImages, bank: FeatureBank) -> str:
+    """One line that says which images a bank leaves out: how many for each reason, and the first of them."""
+    of_reason: dict[str, list[str]] = {}
+    for number, line in _left_out(images, bank).items():
+        name = one_line(images.names[number])
+        of_reason.setdefault(line.removeprefix(f"{name}: "), []).append(name)
+    groups = sorted(of_reason.items(), key=lambda group: -len(group[1]))
+    said = [
+        f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''} ({why})"
+        for why, names in groups[:_MOST_REASONS]
+    ]
+    rest = sum(len(names) for _, names in groups[_MOST_REASONS:])
+    said += [f"{rest} for other reasons"] if rest else []
+    return f"left out {len(bank.skipped)} unreadable of {len(images)} images ({images.split}): {', '.join(said)}"
+
+
+_MOST_REASONS = 3  # of one line
+
+
+def _left_out(images: LabelledImages, bank: FeatureBank) -> dict[int, str]:
+    """Number of each image that is left out → why, with its name."""
+    return dict(zip(sorted(set(range(len(images))) - set(bank.indices.tolist())), bank.skipped, strict=False))
 
 
 # ---------------------------------------------------------------------------------------------------

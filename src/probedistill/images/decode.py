@@ -6,12 +6,13 @@ extreme shape, and all threads together decode at most `MAX_PIXELS` pixels at a 
 
 from __future__ import annotations
 
+import importlib
 import io
 import os
 import stat
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from typing import BinaryIO
 
@@ -20,6 +21,7 @@ import PIL
 from PIL import Image, ImageOps
 
 from ..text import printable
+from .foreign import RAW, is_raw, what_it_is
 
 MAX_PIXELS = 64_000_000
 """Images with more pixels than this are refused from their header, before any pixel is decoded."""
@@ -76,13 +78,15 @@ decoding = _Budget(MAX_PIXELS)
 """Pixels that may be decoded at the same time; ``with decoding.hold(n)`` keeps more memory than that at bay."""
 
 
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF", "HEIF")
 
 
 @lru_cache(maxsize=1)
 def _formats() -> tuple[str, ...]:
-    """Return those of the usual formats that this Pillow can open."""
+    """Return those of the usual formats that this Pillow can open; HEIF is pillow-heif's, if it is installed."""
     Image.init()
+    with suppress(ImportError):
+        importlib.import_module("pillow_heif").register_heif_opener()
     return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
@@ -118,17 +122,19 @@ def decode_image(
             return _to_upright_rgb(source)
         if isinstance(source, str | os.PathLike):
             status = os.stat(source)
+            if is_raw(called):
+                raise _RefusedError(RAW)
             if not stat.S_ISREG(status.st_mode):
                 raise _RefusedError("not a file")
             if status.st_size == 0:
                 raise _RefusedError("the file is empty")
             with open(source, "rb") as file:
-                return _decode_stream(file)
+                return _decode_stream(file, called)
         if isinstance(source, bytes):
             if not source:
                 raise _RefusedError("the file is empty")
-            return _decode_stream(io.BytesIO(source))
-        return _decode_stream(source)
+            return _decode_stream(io.BytesIO(source), called)
+        return _decode_stream(source, called)
     except MemoryError:
         raise
     except Exception as error:  # decoders raise nearly anything on damaged files
@@ -181,9 +187,15 @@ def as_utf8(text: str) -> str:
         return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _decode_stream(file: BinaryIO) -> Image.Image:
+def _decode_stream(file: BinaryIO, called: str) -> Image.Image:
     try:
         return _decode_once(file)
+    except PIL.UnidentifiedImageError as error:
+        file.seek(0)
+        what = what_it_is(called, file.read(64))
+        if what is None:
+            raise
+        raise _RefusedError(what) from error
     except ValueError:
         # Pillow gives up a whole image for a colour profile or a text above its limits. Neither is needed here.
         file.seek(0)

@@ -18,7 +18,26 @@ from .labelled import LabelledImages, check_class_names, check_classes, classes_
 from .sources import ALIASES, FOLDER_SPLITS, WHOLE, ItemLoader, Source, described
 
 IMAGE_SUFFIXES = frozenset(
-    ["avif", "bmp", "gif", "jp2", "jfif", "jpe", "jpeg", "jpg", "pbm", "pgm", "png", "ppm", "tif", "tiff", "webp"]
+    [
+        "avif",
+        "bmp",
+        "gif",
+        "heic",
+        "heif",
+        "hif",
+        "jp2",
+        "jfif",
+        "jpe",
+        "jpeg",
+        "jpg",
+        "pbm",
+        "pgm",
+        "png",
+        "ppm",
+        "tif",
+        "tiff",
+        "webp",
+    ]
 )
 """How names of images end, without the dot; only where names are all there is to go by."""
 
