@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..store.files import whole_file
+from ..store.layout import EVOLUTION, sprite_file
 from ..store.pixels import to_8_bits
 from .scene import wrapped
 
@@ -58,7 +59,6 @@ def save_grid(path: Path, images: Tensor, titles: list[str] | None = None, **opt
         picture.save(temporary, format="PNG")
 
 
-FOLDER = "evolution"
 CELLS_PER_ROW = 10
 LIMIT = 100  # images of a sprite at most
 LARGEST_CELL = 112  # pixels of an image in a sprite at most
@@ -88,7 +88,7 @@ def save_sprite(folder: Path, step: int, images: Tensor) -> Path:
     for image, corner in zip(pixels, cells, strict=True):
         picture = Image.fromarray(image)
         sheet.paste(picture if len(image) == cell else picture.resize((cell, cell)), corner)
-    path = folder / FOLDER / f"step-{step:07d}.webp"
+    path = folder / EVOLUTION / sprite_file(step)
     with whole_file(path) as temporary:
         sheet.save(temporary, format="WEBP", quality=_QUALITY, method=1)  # half the time of the default, files as small
     return path
@@ -96,7 +96,7 @@ def save_sprite(folder: Path, step: int, images: Tensor) -> Path:
 
 def read_evolution(folder: Path | str) -> list[tuple[int, Path]]:
     """The sprites of a run as (step, file), in order."""
-    found = [(re.fullmatch(r"step-(\d+)\.webp", path.name), path) for path in (Path(folder) / FOLDER).glob("*.webp")]
+    found = [(re.fullmatch(r"step-(\d+)\.webp", path.name), path) for path in (Path(folder) / EVOLUTION).glob("*.webp")]
     return sorted((int(match[1]), path) for match, path in found if match)
 
 
