@@ -23,7 +23,7 @@ from probedistill.encoders.trust import trusting
 from probedistill.evaluation.result import Evaluation, load_evaluation
 from probedistill.report.page import _embedded, write_report
 from probedistill.report.pictures import pack
-from probedistill.store.files import without_nan
+from probedistill.store.records import without_nan
 
 pytest.importorskip("jinja2", reason="needs jinja2: pip install 'probedistill[report]'")
 

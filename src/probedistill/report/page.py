@@ -27,9 +27,9 @@ from ..show.draw import spread
 from ..show.figures import Figure
 from ..show.previews import CELLS_PER_ROW, LIMIT
 from ..show.tables import Table
-from ..store.files import check_writable, whole_file, without_nan
+from ..store.files import check_writable, whole_file
 from ..store.named import run_folder
-from ..store.records import as_plain
+from ..store.records import as_plain, without_nan
 from ..text import printable
 from . import compare
 from .curves import accuracy_curve, loss_curve

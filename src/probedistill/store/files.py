@@ -9,8 +9,6 @@ from __future__ import annotations
 import errno
 import functools
 import hashlib
-import json
-import math
 import os
 import platform
 import shutil
@@ -19,7 +17,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -193,18 +190,3 @@ def cannot_write(path: Path, error: Exception) -> UserError:
     other = isinstance(error, OSError) and error.errno in no_place
     fix = "choose another folder" if other else "free some space or choose another folder"
     return UserError(f"cannot write {str(path)!r}: {reason}; {fix}")
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write ``content`` as indented JSON, whole or not at all."""
-    with whole_file(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def without_nan(value: Any) -> Any:
-    """The value with ``None`` for numbers that JSON does not know."""
-    if isinstance(value, dict):
-        return {key: without_nan(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [without_nan(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

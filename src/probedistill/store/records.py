@@ -138,7 +138,7 @@ def parse_json(data: bytes | str, called: str, hint: str) -> dict[str, Any]:
 
 def as_plain(record: Any) -> Any:
     """Plain values of a record, ready for JSON; numbers that are not finite become ``None``."""
-    return _finite(msgspec.to_builtins(record, enc_hook=_encoded))
+    return without_nan(msgspec.to_builtins(record, enc_hook=_encoded))
 
 
 def from_plain(content: Any, type: type[Record]) -> Record:
@@ -150,11 +150,12 @@ def from_plain(content: Any, type: type[Record]) -> Record:
     return msgspec.convert(content, type, dec_hook=_decoded)
 
 
-def _finite(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
+    """The value with ``None`` for numbers that JSON does not know."""
     if isinstance(value, dict):
-        return {key: _finite(entry) for key, entry in value.items()}
+        return {key: without_nan(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(entry) for entry in value]
+        return [without_nan(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
