@@ -1,4 +1,4 @@
-"""Text that came from data, made fit for a terminal or a page."""
+"""Text that came from data, made fit for a terminal or a page; numbers of things in words."""
 
 from __future__ import annotations
 
@@ -36,6 +36,20 @@ def encodable(text: str, encoding: str | None) -> str:
         return text.encode(encoding or "utf-8", "replace").decode(encoding or "utf-8")
     except LookupError:  # no such encoding
         return text.encode("ascii", "replace").decode()
+
+
+def counted(count: int, one: str, many: str = "") -> str:
+    """A number of things, in the singular or the plural.
+
+    >>> counted(1, "image"), counted(1200, "image"), counted(0, "class", "classes")
+    ('1 image', '1,200 images', '0 classes')
+
+    Args:
+        count: How many.
+        one: What one of them is called.
+        many: What several are called; by default an s is added.
+    """
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
 def _acts(letter: str) -> bool:

@@ -362,7 +362,7 @@ def test_bad_input_gives_one_line_and_writes_nothing(run_cli, photos, tiny_yaml,
         assert not out.exists()
         return error
 
-    assert "encoders names 1 encoder(s); alignment compares at least 2" in refused(encoders=[TINY])
+    assert "encoders names 1 encoder; alignment compares at least 2" in refused(encoders=[TINY])
     assert f"encoders '{TINY}' and '{TINY}' are the same encoder" in refused(encoders=[TINY, other, TINY])
     assert "k 12 must be at least 1 and less than the number of images (12)" in refused("--k", 12)
     assert "k 0 must be at least 1" in refused("--k", 0)

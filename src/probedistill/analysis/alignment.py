@@ -23,6 +23,7 @@ from ..show.figures import Figure, HeatMap
 from ..show.tables import Table, number
 from ..store.records import Count, Share
 from ..store.run_record import ImagesRecord
+from ..text import counted
 from .base import Analysis, Array, EncoderAbout, check_array
 from .matrix import TransferMatrix
 from .similarity import (
@@ -351,7 +352,8 @@ def _pool(encoders: Sequence[str | EncoderConfig | Encoder]) -> EncoderPool:
     count = 1 if isinstance(encoders, (str, EncoderConfig, Encoder)) else len(encoders)
     if count < 2:
         raise UserError(
-            f"encoders names {count} encoder(s); alignment compares at least 2: name them in {option('encoders')}"
+            f"encoders names {counted(count, 'encoder')}; alignment compares at least 2: "
+            f"name them in {option('encoders')}"
         )
     return EncoderPool(encoders)
 

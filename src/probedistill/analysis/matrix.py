@@ -14,6 +14,7 @@ from ..show.figures import Figure, HeatMap
 from ..show.tables import Table, percent
 from ..store.records import Count, Share
 from ..store.run_record import ImagesRecord
+from ..text import counted
 from .base import Analysis, Array, EncoderAbout, check_array
 
 FORMAT = 2
@@ -186,7 +187,7 @@ class TransferMatrix(Analysis):
                 rows.append((name, probe, *cells))
         title = (
             f"top-1 % on {self.images.test.count:,} images of {self.images.train.spec} ({self.images.test.split}), "
-            f"{self.protocol.seeds} seeds; = is the set's own encoder"
+            f"{counted(self.protocol.seeds, 'seed')}; = is the set's own encoder"
         )
         columns = ("trained on", "probe", *(target.name.replace("@", "\n@") for target in self.targets))
         return [Table(title, columns, tuple(rows), sections=tuple(sections), dim=tuple(dim), left=2)]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..config import AugmentConfig, EncoderConfig, ImagesConfig
 from ..errors import UserError
+from ..text import counted
 from .app import EncoderOptions, Images, command, show
 
 if TYPE_CHECKING:
@@ -116,8 +117,8 @@ def _write(found: ClassStatistics, out: Path | None) -> None:
         found.save(out)
     show(_table(found))
     about = found.about
-    views = f"{about.views} views of each image" if about.views else "centre crops"
-    show(f"{found.total:,.0f} images of {len(about.parts)} part{'s' * (len(about.parts) != 1)}, {views}, "
+    views = f"{counted(about.views, 'view')} of each image" if about.views else "centre crops"
+    show(f"{found.total:,.0f} images of {counted(len(about.parts), 'part')}, {views}, "
          f"features of {about.encoder}")  # fmt: skip
     if about.privacy is not None:
         of_counts, of_sums = about.privacy.count_deviation, about.privacy.deviation

@@ -23,6 +23,7 @@ from ..ship.joined import KeptSet, load_runs, merge_sets, without_classes
 from ..store.distilled import DistilledSet
 from ..store.named import run_folder
 from ..store.run_record import BEGINNINGS
+from ..text import counted
 from .base import Base
 from .folder import check_free, encoder_options, write_set
 from .run import distill
@@ -229,7 +230,9 @@ def _paired(
         UserError: Other encoders than those of the run.
     """
     if len(statistics) != len(encoders):
-        raise UserError(f"{len(encoders)} encoders for a run that was made with {len(statistics)}; give all of them")
+        raise UserError(
+            f"{counted(len(encoders), 'encoder')} for a run that was made with {len(statistics)}; give all of them"
+        )
     for one, encoder in zip(statistics, encoders):
         one.check_encoder(encoder)
     return list(zip(statistics, encoders))

@@ -42,6 +42,7 @@ from ..store.layout import CHECKPOINTS
 from ..store.pixels import as_shipped
 from ..store.records import as_plain
 from ..store.run_record import History, ImagesRecord, RunRecord, with_history
+from ..text import counted
 from .base import Base
 from .callbacks import (
     Bar,
@@ -255,7 +256,7 @@ def _name_encoders(
         raise UserError("encoder [] names none; give at least one")
     count, weights = len(given), [float(weight) for weight in config.encoder_weights]
     if weights and len(weights) != count:
-        raise UserError(f"encoder_weights {weights} for {count} encoder{'s' * (count > 1)}; give one for each")
+        raise UserError(f"encoder_weights {weights} for {counted(count, 'encoder')}; give one for each")
     if not weights and count > 1:
         weights = [1.0] * count
     prepared = config.encoder_values
@@ -578,6 +579,6 @@ def _check_counts(train: LabelledImages, config: DistillConfig) -> None:
     for name, count in zip(train.class_names, train.counts().tolist(), strict=True):
         if count < least:
             raise UserError(
-                f"class {name!r} of {train.spec!r} has {count} image{'s' * (count != 1)}; each class needs at least "
+                f"class {name!r} of {train.spec!r} has {counted(count, 'image')}; each class needs at least "
                 f"{least}: add images or leave the class out with {option('classes')}"
             )

@@ -10,6 +10,7 @@ from ..show.tables import NOTHING, percent, points
 from ..store.card import SCORES, escaped, published, rewrite
 from ..store.layout import EVALUATIONS
 from ..store.locks import PATIENCE, claimed
+from ..text import counted
 from .result import Evaluation, load_evaluation
 
 
@@ -30,7 +31,7 @@ def as_markdown(evaluation: Evaluation) -> str:
     lines = [
         f"{escaped(published(by.name))} at {by.input_size} px, tested on {on.images:,} images of "
         f"{escaped(published(on.spec))} ({escaped(on.split)}; fingerprint `{escaped(on.fingerprint[:12])}`), "
-        f"{evaluation.context.protocol.seeds} seeds. Mean ± standard deviation over evaluation seeds.",
+        f"{counted(evaluation.context.protocol.seeds, 'seed')}. Mean ± standard deviation over evaluation seeds.",
         "",
         "| trained on | images | probe | top-1 % | gap to full |",
         "| --- | ---: | --- | ---: | ---: |",

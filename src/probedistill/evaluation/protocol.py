@@ -25,6 +25,7 @@ from ..probes.kinds import Lesson, check_probes, kind_of, need_head, on_features
 from ..probes.scores import Scores, score_probe
 from ..store.distilled import DistilledSet, Head
 from ..store.files import check_writable
+from ..text import counted
 from .cost import say_cost
 from .on_card import show_on_card
 from .result import (
@@ -148,7 +149,7 @@ def evaluate(
     )
     context = Context(
         title=f"{encoder.name} at {encoder.input_size} px, tested on {len(test_bank):,} images of {test.spec} "
-        f"({test.split}), {config.seeds} seed{'' if config.seeds == 1 else 's'}",
+        f"({test.split}), {counted(config.seeds, 'seed')}",
         encoder=_scored_by(encoder),
         test=ScoredOn(test.spec, test.split, len(test_bank), test.fingerprint),
         protocol=EvaluateConfig(**{f.name: getattr(config, f.name) for f in fields(EvaluateConfig)}),

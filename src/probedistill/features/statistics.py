@@ -27,6 +27,7 @@ from ..store.named import run_folder
 from ..store.records import as_plain, from_plain
 from ..store.run_record import EncoderRecord, PartRecord, PrivacyRecord, StatisticsRecord, read_run
 from ..store.tensors import read_typed, save_tensors
+from ..text import counted
 from .bank import FeatureBank
 from .privacy import unit_sums, with_noise
 from .store import FeatureStore
@@ -637,7 +638,7 @@ def _views(about: StatisticsRecord) -> str:
         different = [
             f"{key} {value}" for key, value in vars(about.augment.settled()).items() if value != getattr(usual, key)
         ]
-    return ", ".join([f"{about.views} views", *different])
+    return ", ".join([counted(about.views, "view"), *different])
 
 
 def _mirrored(square: Tensor) -> Tensor:

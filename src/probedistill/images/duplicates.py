@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 from numpy.typing import NDArray
 
+from ..text import counted
 from .contents import UNREADABLE, digest_of_bytes
 from .decode import one_line
 from .labelled import LabelledImages
@@ -23,7 +24,7 @@ def warn_of_duplicates(train: LabelledImages, test: LabelledImages | None = None
     if of_two:
         count, one, other = of_two
         warnings.warn(
-            f"images {train.spec!r}: {_counted(count, 'picture is', 'pictures are')} in more than one class, such as "
+            f"images {train.spec!r}: {counted(count, 'picture is', 'pictures are')} in more than one class, such as "
             f"{_name(train, one)} and {_name(train, other)}; a probe cannot be right on both",
             stacklevel=3,
         )
@@ -33,7 +34,7 @@ def warn_of_duplicates(train: LabelledImages, test: LabelledImages | None = None
     if len(seen):
         one = int(np.flatnonzero(train.contents == test.contents[seen[0]])[0])
         warnings.warn(
-            f"images {test.spec!r}: {_counted(len(seen), 'test image is', 'test images are')} among the training "
+            f"images {test.spec!r}: {counted(len(seen), 'test image is', 'test images are')} among the training "
             f"images too, such as {_name(test, int(seen[0]))} and {_name(train, one)}; accuracy on known images says "
             "too much",
             stacklevel=3,
@@ -58,7 +59,3 @@ def _readable(contents: NDArray[np.void]) -> NDArray[np.bool_]:
 def _name(images: LabelledImages, place: int) -> str:
     name = one_line(images.names[place])
     return repr(name if len(name) <= 80 else "…" + name[-79:])
-
-
-def _counted(count: int, one: str, many: str) -> str:
-    return f"{count:,} {one if count == 1 else many}"

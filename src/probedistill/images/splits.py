@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ..config import ImagesConfig
 from ..errors import UserError, option, unknown_name
+from ..text import counted
 from .decode import one_line
 from .duplicates import warn_of_duplicates
 from .labelled import LabelledImages, check_class_names, check_classes, classes_argument
@@ -252,7 +253,7 @@ def _check_enough(
         others = f" (and {len(small) - 1} more classes have too few)" if len(small) > 1 else ""
         need = f"at least {least} are needed" + (" to hold one out for testing" if held_out else "")
         raise UserError(
-            f"class {images.class_names[small[0]]!r} has {count} image{'' if count == 1 else 's'} "
+            f"class {images.class_names[small[0]]!r} has {counted(count, 'image')} "
             f"in {where}{others}; {need}: add images or leave it out with {option('classes')}"
         )
 

@@ -17,6 +17,7 @@ from ..store.distilled import DistilledSet, Head
 from ..store.layout import check_named_once
 from ..store.named import run_folder
 from ..store.run_record import ImagesRecord, PartOfSet, RunRecord
+from ..text import counted
 from .heads import head_of_statistics
 
 
@@ -55,7 +56,7 @@ def load_runs(folders: Sequence[Path | str]) -> list[KeptSet]:
         UserError: Fewer than two, one twice, or one that cannot be read.
     """
     if len(folders) < 2:
-        raise UserError(f"{len(folders)} runs to merge; name two or more")
+        raise UserError(f"{counted(len(folders), 'run')} to merge; name two or more")
     found = [run_folder(folder) for folder in folders]
     check_named_once(found)
     return [KeptSet.load(folder) for folder in found]
