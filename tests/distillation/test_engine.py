@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from probedistill.config import AugmentConfig
 from probedistill.distillation import micro_batches
@@ -174,6 +175,27 @@ def test_memory_does_not_grow_with_images_and_views():
         assert sum(n for n, graph in encoder.batches if graph) == count * views
         # Activations that one graph saves belong to one micro-batch, never to all views.
         assert alive.largest_batch == 3
+
+
+@pytest.mark.parametrize(("views", "micro_batch"), [(500, 1), (500, 3), (7, 3)])
+def test_no_more_views_are_made_than_a_micro_batch_holds(views, micro_batch):
+    """Of 500 views of an image three may fit in memory; the two images of such a batch have three together."""
+    distiller = make_distiller(views=views, micro_batch=micro_batch)
+    with LargestBatch() as made:
+        distiller.step()
+    assert made.images <= max(micro_batch, CLASSES * IPC)
+
+
+class LargestBatch(TorchDispatchMode):
+    """The largest batch of images among the results of all operations."""
+
+    images = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor) and result.shape[1:] == (3, SIZE, SIZE):
+            self.images = max(self.images, len(result))
+        return result
 
 
 class LargestGraph:

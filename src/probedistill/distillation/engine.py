@@ -167,11 +167,8 @@ class Distiller:
         of_each = self.loop.views
         rows = slice(start // of_each, (stop - 1) // of_each + 1)  # only the images that these views are of
         leaves = [level[rows].detach().requires_grad_(torch.is_grad_enabled()) for level in self.canvas.levels]
-        images = self.canvas.render(leaves).repeat_interleave(of_each, dim=0)
-        first = start - rows.start * of_each
-        inputs = apply_views(
-            images[first : first + stop - start], views[start:stop], tower.input_size or self.canvas.size
-        )
+        images = _repeated(self.canvas.render(leaves), of_each, start - rows.start * of_each, stop - start)
+        inputs = apply_views(images, views[start:stop], tower.input_size or self.canvas.size)
         return Part(tower.encoder(inputs), leaves, rows)
 
     def _add(self, gradients: list[Tensor]) -> None:
@@ -265,3 +262,18 @@ class Distiller:
             same = len(of_ranks) == self.team.count
             for memory, size in zip(self.memory, of_ranks[self.team.rank if same else 0], strict=True):
                 memory.size = size or None
+
+
+def _repeated(images: Tensor, times: int, first: int, count: int) -> Tensor:
+    """``count`` rows from ``first`` on of the images (n, …), each ``times`` in a row; at least one of every image.
+
+    Images that are cut off at either end are not repeated as a whole: of 2,000 views each, one image may be all that
+    fits in memory.
+    """
+    if count == len(images) * times:
+        return images.repeat_interleave(times, dim=0)
+    if len(images) == 1:
+        return images.expand(count, -1, -1, -1)
+    of_first, of_last = times - first, first + count - (len(images) - 1) * times
+    whole = images[1:-1].repeat_interleave(times, dim=0)
+    return torch.cat([images[:1].expand(of_first, -1, -1, -1), whole, images[-1:].expand(of_last, -1, -1, -1)])
