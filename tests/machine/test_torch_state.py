@@ -32,6 +32,29 @@ def default_device(device: str) -> Iterator[None]:
         torch.set_default_device(None)
 
 
+@contextmanager
+def matrix_precision(precision: str) -> Iterator[None]:
+    """``medium`` multiplies matrices in bfloat16, on some CPUs too."""
+    torch.set_float32_matmul_precision(precision)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+@contextmanager
+def tf32_by_its_newer_name() -> Iterator[None]:
+    places = torch.backends.cuda.matmul, torch.backends.cudnn.conv
+    before = [place.fp32_precision for place in places]
+    for place in places:
+        place.fp32_precision = "tf32"
+    try:
+        yield
+    finally:
+        for place, precision in zip(places, before, strict=True):
+            place.fp32_precision = precision
+
+
 SETTINGS = {
     "gradients off": torch.no_grad,
     "inference mode": torch.inference_mode,
@@ -39,7 +62,10 @@ SETTINGS = {
     "half": lambda: default_dtype(torch.bfloat16),
     "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
     "another device": lambda: default_device("meta"),
+    "fast matrices": lambda: matrix_precision("medium"),
 }
+if hasattr(torch.backends, "fp32_precision"):  # torch 2.9
+    SETTINGS["tf32"] = tf32_by_its_newer_name
 
 
 def settings() -> tuple[object, ...]:
@@ -49,19 +75,32 @@ def settings() -> tuple[object, ...]:
     )  # fmt: skip
 
 
+def precisions() -> tuple[object, ...]:
+    """How float32 is computed: by torch 2.9's names, which can always be read, or by the older ones."""
+    if not hasattr(torch.backends, "fp32_precision"):
+        return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    cuda, cudnn, onednn = torch.backends.cuda, torch.backends.cudnn, torch.backends.mkldnn
+    parts = cuda.matmul, cudnn.conv, cudnn.rnn, onednn.matmul, onednn.conv
+    return tuple(part.fp32_precision for part in parts)
+
+
+FULL = {"highest", False, "ieee", "none"}
+
+
 @pytest.mark.parametrize("name", SETTINGS)
 def test_state_is_set_and_set_back(name):
-    usual = settings()
+    usual, fast_usually = settings(), precisions()
     with SETTINGS[name]():
-        theirs = settings()
-        assert theirs != usual
+        theirs, fast = settings(), precisions()
+        assert (theirs, fast) != (usual, fast_usually)
         with own_torch_state():
             assert settings() == usual
+            assert set(precisions()) <= FULL
             (torch.ones(2, requires_grad=True) @ torch.ones(2)).backward()
-        assert settings() == theirs
+        assert (settings(), precisions()) == (theirs, fast)
         with pytest.raises(RuntimeError, match="mine"), own_torch_state():
             raise RuntimeError("mine")
-        assert settings() == theirs
+        assert (settings(), precisions()) == (theirs, fast)
 
 
 def _everything(photos, cache) -> list[object]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
 
 import torch
 
@@ -12,8 +13,9 @@ import torch
 def own_torch_state() -> Iterator[None]:
     """Compute as documented, whatever the caller has set; everything is set back afterwards.
 
-    Gradients are on, inference mode and autocast are off, and new tensors are float32 on the CPU. Notebooks often
-    begin with ``torch.set_grad_enabled(False)`` or another default dtype. Also a decorator of functions.
+    Gradients are on, inference mode and autocast are off, new tensors are float32 on the CPU, float32 is computed as
+    such, and convolutions on a GPU give the same at every call. Notebooks often begin with
+    ``torch.set_grad_enabled(False)`` or another default dtype. Also a decorator of functions.
     """
     dtype, device = torch.get_default_dtype(), torch.get_default_device()
     with ExitStack() as stack:
@@ -28,4 +30,24 @@ def own_torch_state() -> Iterator[None]:
         if device != torch.device("cpu"):
             torch.set_default_device(None)
             stack.callback(torch.set_default_device, device)
+        _compute_in_float32(stack)
+        stack.callback(setattr, torch.backends.cudnn, "deterministic", torch.backends.cudnn.deterministic)
+        torch.backends.cudnn.deterministic = True
         yield
+
+
+def _compute_in_float32(stack: ExitStack) -> None:
+    """Switch off what computes float32 in fewer bits until the stack is closed.
+
+    GPUs convolve in TF32, which keeps ten bits of the fraction, unless told otherwise.
+    """
+    backends: Any = torch.backends  # torch has no types for some of them
+    cuda, cudnn, onednn = backends.cuda, backends.cudnn, backends.mkldnn
+    if hasattr(torch.backends, "fp32_precision"):  # the names that torch 2.9 brought
+        for part in (cuda.matmul, cudnn.conv, cudnn.rnn, onednn.matmul, onednn.conv):
+            stack.callback(setattr, part, "fp32_precision", part.fp32_precision)
+    with suppress(RuntimeError):  # the older names cannot be read if the caller has used the newer ones
+        stack.callback(setattr, cudnn, "allow_tf32", cudnn.allow_tf32)
+        stack.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
+    torch.set_float32_matmul_precision("highest")
+    cudnn.allow_tf32 = False
