@@ -270,7 +270,7 @@ def test_a_test_over_classes():
 
 def test_a_run_is_measured_in_the_features_of_its_encoder(photos):
     train = load_images(f"folder:{photos}")
-    encoder = load_encoder(TINY)
+    encoder = load_encoder(TINY, device="cpu")
     pixels = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     distilled = DistilledSet(pixels, torch.tensor([0, 1, 0, 1]), ("dog", "cat"))
     found = geometry(distilled, encoder, train, k=3, progress=False)
@@ -289,7 +289,7 @@ def test_a_run_is_measured_in_the_features_of_its_encoder(photos):
 
 def test_the_plane_is_that_of_the_real_images(photos):
     train = load_images(f"folder:{photos}")
-    encoder = load_encoder(TINY)
+    encoder = load_encoder(TINY, device="cpu")
     pixels = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     distilled = DistilledSet(pixels, torch.arange(2), train.class_names)
     points = geometry(distilled, encoder, train, k=3, progress=False).points

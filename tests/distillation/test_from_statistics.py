@@ -35,7 +35,9 @@ from probedistill.probes.of_statistics import ridge_head
 
 def test_a_run_keeps_the_statistics_of_its_real_features(distil_cli, photos, tmp_path):
     run = tmp_path / "run"
-    assert distil_cli("--method", "sfm", "--keep-stats", "--also", f"{TINY}@40", "--out", run).code == 0
+    assert (
+        distil_cli("--method", "sfm", "--keep-stats", "--also", f"{TINY}@40", "--device", "cpu", "--out", run).code == 0
+    )
     first, second = statistics_of_run(run)
     images = load_images(f"folder:{photos}", split="train")
     of_images = class_statistics(

@@ -33,7 +33,7 @@ NAMES = ("test_efficientnet", "test_resnet", "test_convnext")
 
 def random_encoder(name: str = "test_efficientnet", size: int = 64) -> Encoder:
     args = {"img_size": size} if "vit" in name else {}
-    return load_encoder(f"timm:{name}", pretrained=False, input_size=size, encoder_args=args)
+    return load_encoder(f"timm:{name}", pretrained=False, input_size=size, encoder_args=args, device="cpu")
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ import torch
 
 def objective(real, *, strength: float = 1.0, seed: int = 7):
     centres = real.class_means()
-    noise = torch.randn(centres.shape, generator=torch.Generator().manual_seed(seed)) * 1e-3
+    noise = 1e-3 * torch.randn(centres.shape, generator=torch.Generator().manual_seed(seed)).to(centres)
 
     def loss(features, labels, step):
         return strength * (features - centres[labels] - noise[labels]).square().mean()
@@ -49,7 +49,8 @@ class Blocks:
 
     def fill_with_noise(self, std, *, seed, first=0):
         for i, image in enumerate(self.levels[0]):
-            image.normal_(0, std, generator=torch.Generator().manual_seed(seed + first + i))
+            generator = torch.Generator().manual_seed(seed + first + i)
+            image.copy_(std * torch.randn(image.shape, generator=generator))
 
     def fill_with_images(self, images):
         self.levels[0].copy_(torch.nn.functional.adaptive_avg_pool2d(images, 2).clamp(0.01, 0.99).logit())

@@ -350,11 +350,12 @@ def test_a_stopped_run_resumes_bit_for_bit(spec, tmp_path):
     def second(model: nn.Module) -> Encoder:
         return Encoder(model, name="second", input_size=24, mean=(0.5,) * 3, std=(0.25,) * 3, identity="same")
 
+    first = load_encoder(TINY, device="cpu")
     options = {"steps": 9, "method": "lgm", "augment": AugmentConfig(noise_prob=0.5), "encoder_weights": [1, 3]}
     with pytest.raises(NonFiniteLossError):
-        quick(spec, [TINY, second(TurnsNaN())], out=tmp_path / "run", checkpoint_seconds=0, **options)
-    resumed = quick(spec, [TINY, second(Tiny())], out=tmp_path / "run", resume=True, **options)
-    whole = quick(spec, [TINY, second(Tiny())], **options)
+        quick(spec, [first, second(TurnsNaN())], out=tmp_path / "run", checkpoint_seconds=0, **options)
+    resumed = quick(spec, [first, second(Tiny())], out=tmp_path / "run", resume=True, **options)
+    whole = quick(spec, [first, second(Tiny())], **options)
     assert torch.equal(resumed.float_images, whole.float_images)
     assert resumed.run.losses == whole.run.losses
     assert resumed.run.tower_losses == whole.run.tower_losses

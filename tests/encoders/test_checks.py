@@ -109,7 +109,7 @@ def test_distillation_needs_a_gradient_and_evaluation_does_not(how, monkeypatch,
     module.make = lambda: Wrong(how)
     monkeypatch.setitem(sys.modules, "without_gradient", module)
     out = tmp_path / "run"
-    error = distil_cli("--out", out, encoder="module:without_gradient:make").error()
+    error = distil_cli("--out", out, "--device", "cpu", encoder="module:without_gradient:make").error()
     assert "encoder 'without_gradient:make' lets no gradient through to its images" in error
     assert not out.exists()
     encoder = load_encoder("module:without_gradient:make", device="cpu")

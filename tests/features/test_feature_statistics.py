@@ -309,7 +309,7 @@ def test_statistics_of_images_are_those_of_their_features(photos, tmp_path):
 
 
 def test_command_makes_merges_and_shows(run_cli, photos, tmp_path):
-    make = ["stats", "--images", f"folder:{photos}", "--encoder", TINY]
+    make = ["stats", "--images", f"folder:{photos}", "--encoder", TINY, "--device", "cpu"]
     for name in ("cat", "dog"):
         made = run_cli(*make, "--classes", name, "--all-images", "--out", tmp_path / f"{name}.stats")
         assert made.code == 0, made.err

@@ -15,7 +15,8 @@ A canvas of your own is a class, or a function, of (count, size, device) with th
             return torch.sigmoid(levels[0]).expand(-1, 3, -1, -1)
 
         def fill_with_noise(self, std, *, seed, first=0):
-            self.levels[0].normal_(0, std, generator=torch.Generator().manual_seed(seed + first))
+            generator = torch.Generator().manual_seed(seed + first)  # on the CPU, so that every device draws the same
+            self.levels[0].copy_(std * torch.randn(self.levels[0].shape, generator=generator))
 
         def fill_with_images(self, images):
             self.levels[0].copy_(images.mean(1, keepdim=True).clamp(0.01, 0.99).logit())
