@@ -2,12 +2,14 @@
 
     python benchmarks/choices.py --photos FOLDER                        # all of them: hours of one core; it resumes
     python benchmarks/choices.py --datasets clothing --variants auto noise --seeds 0
+    python benchmarks/choices.py --encoder clip --datasets clothing grocery     # a vision transformer: for a GPU
 
 No test photo has a part in it. 60 % of a dataset's training photos are distilled, the rest are scored; clothing and
 grocery's validation and test photos are not read at all. Ten classes of clothing, twenty of grocery, ten digits, and
 from ``FOLDER/NAME/train/CLASS`` the sets of `PHOTOS`, whose packages docs/recipes.md names. One image per class,
-EfficientNet-Lite0 at 112 px, 100 steps of three views (300 in one variant), three distillation seeds; ridge, logistic
-and sgd probe on 20 views at home, ridge and logistic on the two encoders that had no part.
+EfficientNet-Lite0 at 112 px, 100 steps of three views (more where a variant says so), three distillation seeds; ridge,
+logistic and sgd probe on 20 views at home, ridge and logistic on the two encoders that had no part. CLIP has 600 steps,
+variants of its own, and is scored at home alone.
 """
 
 from __future__ import annotations
@@ -39,6 +41,10 @@ FROM_NOISE: dict[str, Any] = {"canvas": {"init": "noise"}}
 VARIANTS: dict[str, dict[str, Any]] = {
     "auto": {},
     "300 steps": {"steps": 300},
+    "1,000 steps": {"steps": 1000},
+    "300 steps, 10 views": {"steps": 300, "views": 10},
+    "300 steps, noise": {"steps": 300, **FROM_NOISE},
+    "300 steps, weight 3": {"steps": 300, "layer_weight": 3.0},
     "no layers": {"layers": 0},
     "weight 3": {"layer_weight": 3.0},
     "weight 10": {"layer_weight": 10.0},
@@ -50,8 +56,42 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "all layers": {"layers": 5},
     "one layer": {"layers": 1},
 }
-HOME, OTHERS = "lite0", ["mobilenetv1", "mobilenetv2"]
-STEPS, VIEWS = 100, 20
+FOR_TRANSFORMERS: dict[str, dict[str, Any]] = {
+    "auto": {},
+    "rate 0.005": {"lr": 0.005},
+    "rate 0.02": {"lr": 0.02},
+    "rate 0.03": {"lr": 0.03},
+    "no penalty": {"clp": {"mean": 0.0}},
+    "no penalty, rate 0.02": {"clp": {"mean": 0.0}, "lr": 0.02},
+    "penalty 0.5": {"clp": {"mean": 0.5}},
+    "penalty 0.5, rate 0.02": {"clp": {"mean": 0.5}, "lr": 0.02},
+    "300 steps, 6 views": {"steps": 300, "views": 6},
+    "300 steps, 6 views, rate 0.02": {"steps": 300, "views": 6, "lr": 0.02},
+    "1,800 steps, 1 view": {"steps": 1800, "views": 1},
+    "10 views": {"views": 10},
+    "2,400 steps": {"steps": 2400},
+    "blends": {"canvas": {"init": "blend"}, "lr": 0.01},
+    "noise, rate 0.02": {**FROM_NOISE, "lr": 0.02},
+    "noise, rate 0.05": {**FROM_NOISE, "lr": 0.05},
+    "crops of 20 %": {"augment": {"scale": (0.2, 1.0)}},
+    "crops of 50 %": {"augment": {"scale": (0.5, 1.0)}},
+    "crops of 70 %": {"augment": {"scale": (0.7, 1.0)}},
+    "ridge 1": {"clp": {"ridge": 1.0}},
+    "ridge 100": {"clp": {"ridge": 100.0}},
+    "temperature 0.05": {"clp": {"temperature": 0.05}},
+    "temperature 0.3": {"clp": {"temperature": 0.3}},
+    "real views": {"real_views": 3},
+    "all real": {"clp": {"real_per_class": 0}},
+    "noisy views": {"augment": {"noise_prob": 0.5, "noise_std": 0.1}},
+    "coarse levels first": {"canvas": {"level_every": 60}},
+    "sfm": {"method": "sfm", "canvas": {"init": "real"}, "lr": 0.01},
+}
+ENCODERS: dict[str, tuple[dict[str, dict[str, Any]], list[str], int]] = {
+    "lite0": (VARIANTS, ["mobilenetv1", "mobilenetv2"], 100),
+    "clip": (FOR_TRANSFORMERS, [], 600),
+}
+"""Encoder → its variants, the encoders that have no part, and the steps of a variant that names none."""
+VIEWS = 20
 
 
 def halves(name: str, photos: Path | None) -> tuple[LabelledImages, LabelledImages]:
@@ -87,28 +127,38 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=Path, help="folder of the datasets that no package of ours ships")
     parser.add_argument("--datasets", nargs="+", choices=[*SHIPPED, *PHOTOS])
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--encoder", choices=ENCODERS, default="lite0")
+    parser.add_argument("--variants", nargs="+", help="by name, or real for the baselines; all of them by default")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     options = parser.parse_args()
     (_common.RESULTS / "choices").mkdir(parents=True, exist_ok=True)
+    home = options.encoder
+    variants, others, steps = ENCODERS[home]
+    asked = options.variants or ["real", *variants]
+    if unknown := set(asked) - {"real", *variants}:
+        parser.error(f"no variant of {home}: {', '.join(unknown)}; there are {', '.join(variants)}")
     for seed in options.seeds:
         for name in options.datasets or [*SHIPPED, *(PHOTOS if options.photos else {})]:
             train, test = halves(name, options.photos)
-            for variant in ["real", *options.variants] if seed == 0 else options.variants:
-                key = f"{name}-{variant.replace(', ', '-').replace(' ', '-')}" + f"-{seed}" * (variant != "real")
+            for variant in asked if seed == options.seeds[0] else [one for one in asked if one != "real"]:
+                key = (
+                    f"{home}-" * (home != "lite0")
+                    + f"{name}-{variant.replace(', ', '-').replace(' ', '-')}"
+                    + f"-{seed}" * (variant != "real")
+                )
                 if (_common.RESULTS / "choices" / f"{key}.json").exists():
                     continue
-                about: dict[str, Any] = {"dataset": name, "variant": variant, "seed": seed}
+                about: dict[str, Any] = {"dataset": name, "encoder": home, "variant": variant, "seed": seed}
                 probes = ["ridge", "logistic", "sgd"]
                 if variant == "real":
-                    about["scores"] = {e: scores(None, e, train, test, probes) for e in [HOME, *OTHERS]}
+                    about["scores"] = {e: scores(None, e, train, test, probes) for e in [home, *others]}
                 else:
-                    config = DistillConfig.of(**{"steps": STEPS, "seed": seed, **VARIANTS[variant]})
+                    config = DistillConfig.of(**{"steps": steps, "seed": seed, **variants[variant]})
                     run = RunConfig(out=_common.RUNS / f"choices-{key}", resume=True, evaluate_every=0, progress=False)
-                    made = distill(train, load_encoder(_common.encoder(HOME)), config, run=run)
-                    about["options"], about["seconds"] = VARIANTS[variant], made.run.seconds
-                    about["scores"] = {HOME: scores(made, HOME, None, test, probes)}
-                    about["scores"] |= {e: scores(made, e, None, test, probes[:2]) for e in OTHERS}
+                    made = distill(train, load_encoder(_common.encoder(home)), config, run=run)
+                    about["options"], about["seconds"] = variants[variant], made.run.seconds
+                    about["scores"] = {home: scores(made, home, None, test, probes)}
+                    about["scores"] |= {e: scores(made, e, None, test, probes[:2]) for e in others}
                 _common.keep(f"choices/{key}", about)
                 print(time.strftime("%H:%M"), key, json.dumps(about["scores"]), flush=True)
 

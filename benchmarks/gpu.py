@@ -77,6 +77,8 @@ def main() -> None:
     device = encoder.device
     rate, flops = matrix_rate(device, DTYPES[options.precision]), flops_of_a_view(encoder, options.size)
     rows: list[dict[str, Any]] = []
+    name_of_file = f"gpu-{options.encoder.replace(':', '-')}-{options.size}-{options.precision}"
+    about = {"views": options.views, "matrix rate": rate, "flops of a view": flops}
     for classes in options.classes:
         labels, views = torch.arange(classes), classes * options.views
         real = RealFeatures(
@@ -114,12 +116,11 @@ def main() -> None:
                 if device.type == "cuda":
                     row["peak MiB"] = torch.cuda.max_memory_allocated() / 2**20
             rows.append(row)
+            kept = keep(name_of_file, {**about, "rows": rows})
             print(
                 ", ".join(f"{k}: {v:.3g}" if isinstance(v, float) else f"{k}: {v}" for k, v in row.items()), flush=True
             )
-    name = f"gpu-{options.encoder.replace(':', '-')}-{options.size}-{options.precision}"
-    about = {"device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu"}
-    print(keep(name, {**about, "matrix rate": rate, "flops of a view": flops, "rows": rows}))
+    print(kept)
 
 
 if __name__ == "__main__":

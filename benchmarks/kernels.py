@@ -5,6 +5,7 @@
 
 Defaults follow from it: folded batch norms and channels-last are on because they pay everywhere they apply; bf16 and
 torch.compile are left to the user because on this CPU they do not.
+On a GPU, fp32 is without TF32, as `distill` has it.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "both, fp16": {"precision": "fp16"},
     "both, torch.compile": {"compile": True},
 }
+ON_A_GPU: dict[str, dict[str, Any]] = {"both, TF32": {"tf32": True}}
 
 
 def main() -> None:
@@ -39,8 +41,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=12)
     options = parser.parse_args()
     results: dict[str, dict[str, float]] = {}
-    for name, way in WAYS.items():
-        settings = {key: value for key, value in way.items() if key != "plain"}
+    ways = WAYS | (ON_A_GPU if torch.cuda.is_available() else {})
+    for name, way in ways.items():
+        settings = {key: value for key, value in way.items() if key not in ("plain", "tf32")}
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = "tf32" in way  # as `distill` does
         encoder = load_encoder(options.encoder, input_size=options.size, pretrained=not options.random, **settings)
         if "plain" in way:
             encoder.model.to(memory_format=torch.contiguous_format)
@@ -70,7 +74,8 @@ def main() -> None:
         base = results["timm's model"]
         ratios = ", ".join(f"{w} {1000 * row[w]:.0f} ms ({base[w] / row[w]:.2f} ×)" for w in list(row)[1:])
         print(f"{name:22} {ratios}, first call {row['first call']:.1f} s", flush=True)
-    print(keep(f"kernels-{options.encoder.replace(':', '-')}-{options.size}", {"ways": results}))
+    where = "-gpu" * torch.cuda.is_available()
+    print(keep(f"kernels-{options.encoder.replace(':', '-')}-{options.size}{where}", {"ways": results}))
 
 
 if __name__ == "__main__":
