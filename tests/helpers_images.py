@@ -1,9 +1,11 @@
-"""Tiny image folders for tests."""
+"""Tiny image folders and shards for tests."""
 
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Sequence
+import io
+import tarfile
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -38,3 +40,33 @@ def make_image_folder(
             for i in range(per_class):
                 class_image(label, len(classes), size, rng).save(folder / f"{i:04d}.png")
     return Path(path)
+
+
+CLASSES = ("cat", "dog", "owl")
+
+
+def encoded(label: int = 0, seed: int = 0, kind: str = "PNG") -> bytes:
+    """Return an image of class ``label`` of three as the bytes of a file."""
+    buffer = io.BytesIO()
+    class_image(label, 3, 32, np.random.default_rng(seed)).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def write_tar(path: Path, members: Iterable[tuple[str, bytes]], **options: object) -> Path:
+    """Write a tar file of (name, content); return ``path``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w", **options) as tar:  # type: ignore[call-overload]
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+def samples(start: int, count: int, label: str = "number") -> list[tuple[str, bytes]]:
+    """Members of samples ``start`` …, classes in turn."""
+    members = []
+    for i in range(start, start + count):
+        text = {"number": str(i % 3), "name": CLASSES[i % 3]}[label]
+        members += [(f"{i:04d}.png", encoded(i % 3, i)), (f"{i:04d}.cls", text.encode())]
+    return members

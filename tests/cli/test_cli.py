@@ -249,7 +249,7 @@ def test_class_of_which_nothing_can_be_read(distil_cli, tmp_path, out):
         file.write_bytes(b"\x89PNG broken")
     result = distil_cli("--out", out, images=f"folder:{photos}")
     assert result.code == 2
-    assert "none of the 4 images of class 'dog' can be read" in result.err.splitlines()[-1]
+    assert "none of the 4 images of class 'dog' (train) can be read" in result.err.splitlines()[-1]
     assert not out.exists()
 
 

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from helpers_images import make_image_folder
+from helpers_images import encoded, make_image_folder, samples, write_tar
 from probedistill import load_images, load_splits
 
 
-def _said(folder: Path, load=load_splits, **options: object) -> list[str]:
+def _said(images: Path | str, load=load_splits, **options: object) -> list[str]:
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        load(f"folder:{folder}", **options)
+        load(f"folder:{images}" if isinstance(images, Path) else images, **options)
     return [str(warning.message) for warning in said]
 
 
@@ -84,3 +84,24 @@ def test_the_choice_of_classes_decides_what_is_looked_at(tmp_path):
     shutil.copy(photos / "train/cat/0001.png", photos / "train/dog/same.png")
     assert _said(photos, load_images, classes=["cat", "cow"]) == []
     assert len(_said(photos, load_images, classes=["dog", "cat"])) == 1
+
+
+def test_pictures_in_shards_are_compared(tmp_path):
+    for split in ("train", "test"):
+        members = [*samples(0, 6), ("twice.png", encoded(0, 0)), ("twice.cls", b"1"), ("none.cls", b"2")]
+        write_tar(tmp_path / f"{split}-000.tar", [*members, ("bad.png", b""), ("bad.cls", b"0")])
+    two, seen = _said(f"wds:{tmp_path}")
+    assert "1 picture is in more than one class, such as 'train-000.tar/0000.png' and 'train-000.tar/twice.png'" in two
+    assert "7 test images are among the training images too" in seen
+    assert _said(f"wds:{tmp_path}") == [two, seen]
+
+
+def test_pictures_in_the_rows_of_a_table_are_compared(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    rows = {"image": [{"bytes": encoded(0, i % 5), "path": None} for i in range(6)], "label": [0, 0, 0, 1, 1, 1]}
+    kinds = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])})
+    for split in ("train", "test"):
+        datasets.Dataset.from_dict(rows, features=kinds).to_parquet(tmp_path / f"{split}.parquet")
+    two, seen = _said(f"hf:{tmp_path}")
+    assert "1 picture is in more than one class, such as 'train/000000' and 'train/000005'" in two
+    assert "6 test images are among the training images too" in seen

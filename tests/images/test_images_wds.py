@@ -8,7 +8,6 @@ import os
 import tarfile
 import threading
 import warnings
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import pytest
 from PIL import Image
 
 from helpers_encoders import Tiny
-from helpers_images import class_image
+from helpers_images import CLASSES, encoded, samples, write_tar
 from probedistill.config import ImagesConfig
 from probedistill.encoders.encoder import Encoder
 from probedistill.errors import UserError
@@ -25,33 +24,6 @@ from probedistill.features.extract import extract_features
 from probedistill.images.decode import UnreadableImageError
 from probedistill.images.labelled import LabelledImages
 from probedistill.images.splits import load_images, load_splits
-
-CLASSES = ("cat", "dog", "owl")
-
-
-def encoded(label: int = 0, seed: int = 0, kind: str = "PNG") -> bytes:
-    buffer = io.BytesIO()
-    class_image(label, 3, 32, np.random.default_rng(seed)).save(buffer, kind)
-    return buffer.getvalue()
-
-
-def write_tar(path: Path, members: Iterable[tuple[str, bytes]], **options: object) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w", **options) as tar:  # type: ignore[call-overload]
-        for name, content in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-    return path
-
-
-def samples(start: int, count: int, label: str = "number") -> list[tuple[str, bytes]]:
-    """Members of samples ``start`` …, classes in turn."""
-    members = []
-    for i in range(start, start + count):
-        text = {"number": str(i % 3), "name": CLASSES[i % 3]}[label]
-        members += [(f"{i:04d}.png", encoded(i % 3, i)), (f"{i:04d}.cls", text.encode())]
-    return members
 
 
 @pytest.fixture
@@ -441,3 +413,25 @@ def test_features_of_shards(tmp_path, shards, caplog):
     assert (again.centre == bank.centre).all()
     with pytest.raises(UserError, match=r"bad\.png: not an image"):
         extract_features(encoder, images, cache=tmp_path / "cache", shard_size=4, progress=False, strict=True)
+
+
+def test_a_broken_sample_that_is_all_of_a_class_to_test_on_stops_nothing(distil_cli, run_cli, tmp_path):
+    members = samples(0, 9)
+    write_tar(tmp_path / "shards" / "train.tar", members)
+    broken = [("z.png", b"no image"), ("z.cls", b"2")]
+    write_tar(tmp_path / "shards" / "test.tar", [*(m for m in members if m[0] < "0002"), *broken])
+    outcome = distil_cli("--out", tmp_path / "run", images=f"wds:{tmp_path / 'shards'}")
+    assert outcome.code == 0, outcome.err
+    assert "left out 1 unreadable of 3 images (test): test.tar/z.png (not an image" in outcome.err
+    scored = run_cli("evaluate", tmp_path / "run", "--config", tmp_path / "run", "--views", 1, "--seeds", 1)
+    assert scored.code == 0, scored.err
+
+
+def test_a_class_of_broken_samples_is_named_with_a_way_out(distil_cli, tmp_path):
+    broken = [member for i in range(4) for member in ((f"z{i}.png", b"no image"), (f"z{i}.cls", b"7"))]
+    write_tar(tmp_path / "x.tar", [*samples(0, 12), *broken])
+    error = distil_cli("--out", tmp_path / "run", images=f"wds:{tmp_path}")
+    assert error.code == 2
+    line = error.err.splitlines()[-1]
+    assert "images of class '7' (all without holdout 0.2) can be read; repair them or leave the class out" in line
+    assert "first: x.tar/z" in line

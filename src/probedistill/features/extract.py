@@ -292,13 +292,18 @@ def _own_shards(files: BankFiles, processes: Processes) -> list[int]:
 
 
 def _check_each_class(images: LabelledImages, bank: FeatureBank) -> None:
-    """Raise `UserError` if no image of a class could be read."""
+    """Raise `UserError` if no image of a class could be read; of test images, if none at all could be."""
+    if images.for_testing and len(bank):
+        return
     had = np.bincount(images.labels, minlength=len(images.class_names))
     left = torch.bincount(bank.labels, minlength=bank.num_classes).numpy()
     for label, name in enumerate(images.class_names):
         if had[label] and not left[label]:
             first = _left_out(images, bank).get(int(np.flatnonzero(images.labels == label)[0]), bank.skipped[0])
-            raise UserError(f"none of the {had[label]} images of class {name!r} can be read; first: {first}")
+            raise UserError(
+                f"none of the {had[label]} images of class {name!r} ({images.split}) can be read; repair them or "
+                f"leave the class out with {option('classes')}; first: {first}"
+            )
 
 
 def _told_of_skipped(images: LabelledImages, bank: FeatureBank) -> str:

@@ -82,30 +82,37 @@ def digests_of_files(
 
 
 def remembered(
-    files: Sequence[str | os.PathLike[str]], what: str, place: str | os.PathLike[str], make: Callable[[], bytes]
-) -> bytes:
-    """A digest that is made again only if one of ``files``, which it depends on, has changed.
+    files: Sequence[str | os.PathLike[str]],
+    what: str,
+    place: str | os.PathLike[str],
+    count: int,
+    make: Callable[[], list[bytes]],
+) -> list[bytes]:
+    """Digests that are made again only if one of ``files``, which they depend on, has changed.
 
     Args:
-        files: The files; none of them: it is made each time.
-        what: Which digest of these files it is.
+        files: The files; none of them: they are made each time.
+        what: Which digests of these files they are.
         place: As for `digests_of_files`.
-        make: Makes the digest, of `SIZE` bytes.
+        count: How many there are.
+        make: Makes the digests, of `SIZE` bytes each.
     """
     names = [os.path.abspath(path) for path in files]
-    if not names:
+    if not names or count > _MOST_REMEMBERED // 2:
         return make()
     memory = _Memory(os.path.abspath(place))
     before = [_state(name) for name in names]
     key = digest_of_bytes(what.encode() + b"".join(key for key, _ in before))
-    if key in memory.known:
-        return memory.known[key]
+    keys = [digest_of_bytes(key + number.to_bytes(8, "little")) for number in range(count)]
+    known = [memory.known.get(one, b"") for one in keys]
+    if all(known):
+        return known
     now = time.time_ns()
-    digest = make()
+    digests = make()
     if [_state(name) for name in names] == before and all(_changed(name) < now - _YOUNG_NS for name in names):
-        memory.fresh[key] = digest
+        memory.fresh.update(zip(keys, digests, strict=True))
         memory.save()
-    return digest
+    return digests
 
 
 def _state(path: str) -> tuple[bytes, int]:

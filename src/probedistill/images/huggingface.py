@@ -17,7 +17,7 @@ from PIL import Image
 from ..config import ImagesConfig
 from ..errors import UserError, option, unknown_name
 from ..machine.progress import ProgressBar
-from .contents import digest_of_bytes, digests_of_files, remembered
+from .contents import UNREADABLE, digest_of_bytes, digests_of_files, remembered
 from .decode import UnreadableImageError, as_utf8, decode_image, one_line
 from .labelled import LabelledImages, digest_of
 from .sources import Source, described
@@ -80,6 +80,7 @@ def hf_source(place: str, config: ImagesConfig) -> Source:
             ) from error
         rows = encoded.select_columns([config.image_column])
         loader = _HfLoader(rows, config.image_column, split, _own_folders(place, datasets))
+        contents = _contents(loader, config.images, source.progress)
         return LabelledImages(
             class_names=class_names,
             labels=labels,
@@ -89,8 +90,9 @@ def hf_source(place: str, config: ImagesConfig) -> Source:
             split=split,
             fingerprint=digest_of(
                 "hf", config.image_column, config.label_column, *class_names, "\n", labels.astype("<i8").tobytes(),
-                _rows_digest(loader, config.images, source.progress),
+                digest_of_bytes(b"".join(contents)),
             ),
+            contents=contents,
         )  # fmt: skip
 
     source = Source(config.images, {split: partial(read, split) for split in labelled})
@@ -111,15 +113,15 @@ def _own_folders(place: str, datasets: Any) -> tuple[str, ...]:
 _ROWS_AT_ONCE = 256
 
 
-def _rows_digest(loader: _HfLoader, spec: str, progress: bool) -> bytes:
-    """A digest of the rows' images; it is remembered while the files behind the table stay as they are.
+def _contents(loader: _HfLoader, spec: str, progress: bool) -> list[bytes]:
+    """A digest of each row's image; they are remembered while the files behind the table stay as they are.
 
     Raises:
         UserError: A row names a file that is not the data set's own.
     """
     rows = loader.data
 
-    def make() -> bytes:
+    def make() -> list[bytes]:
         digests: list[bytes] = []
         files: dict[int, str] = {}
         with ProgressBar("reading images", len(rows), enabled=progress and len(rows) > 20_000) as bar:
@@ -129,17 +131,17 @@ def _rows_digest(loader: _HfLoader, spec: str, progress: bool) -> bytes:
                     content = loader.content(item, spec, index)
                     if isinstance(content, str):
                         files[index] = content
-                    digests.append(b"" if isinstance(content, str) else digest_of_bytes(content))
+                    digests.append(UNREADABLE if isinstance(content, str) else digest_of_bytes(content))
                 bar.advance(len(block))
         for index, digest in zip(files, digests_of_files([*files.values()], place=spec, progress=progress)):
             digests[index] = digest
-        return digest_of_bytes(b"".join(digests))
+        return digests
 
     table = rows.data.column(loader.column)
     if any(chunk.field("bytes").null_count for chunk in table.chunks):
         return make()  # files beside the table, each with a digest that is remembered
     files_behind = [entry["filename"] for entry in rows.cache_files]
-    return remembered(files_behind, f"{rows._fingerprint} {loader.column}", spec, make)
+    return remembered(files_behind, f"{rows._fingerprint} {loader.column}", spec, len(rows), make)
 
 
 def _hf_labels(data: Any, split: str, config: ImagesConfig) -> tuple[tuple[str, ...], NDArray[np.int64]]:

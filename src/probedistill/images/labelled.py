@@ -32,6 +32,7 @@ class LabelledImages:
         fingerprint: Hex SHA-256 of what the images are; the same in every process.
         config: The options with which `load_splits` gives these as its training images; ``None`` if none do.
         contents: A digest of each image's file or pixels, 16 bytes, shape (N,); ``None`` if the source has none.
+        for_testing: Whether these are to be tested on only, so that a class may have none that can be read.
 
     Args:
         class_names: See above; names are unique.
@@ -63,6 +64,7 @@ class LabelledImages:
         self.names = names
         self.spec, self.split, self.fingerprint = spec, split, fingerprint
         self.config: ImagesConfig | None = None
+        self.for_testing = False
         self.contents: NDArray[np.void] | None = None if contents is None else np.array(contents, dtype="V16")
         self._load = load
         self._indices = np.arange(len(self.labels)) if indices is None else indices
@@ -133,7 +135,7 @@ class LabelledImages:
         fingerprint: str,
         split: str | None = None,
     ) -> LabelledImages:
-        return LabelledImages(
+        taken = LabelledImages(
             class_names=class_names,
             labels=labels,
             names=[self.names[i] for i in chosen],
@@ -144,6 +146,8 @@ class LabelledImages:
             indices=self._indices[chosen],
             contents=None if self.contents is None else self.contents[chosen],
         )
+        taken.for_testing = self.for_testing
+        return taken
 
 
 def digest_of(*parts: str | bytes) -> str:

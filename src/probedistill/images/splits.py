@@ -102,7 +102,7 @@ def load_splits(config: str | ImagesConfig, *, progress: bool = True) -> tuple[L
     if test is None:
         train, test = _hold_out(train, config.holdout)
     warn_of_duplicates(train, test)
-    train.config = config
+    train.config, test.for_testing = config, True
     return train, test
 
 
@@ -250,7 +250,7 @@ def _check_enough(
     small = np.flatnonzero(counts < least)
     if len(small):
         count = int(counts[small[0]])
-        others = f" (and {len(small) - 1} more classes have too few)" if len(small) > 1 else ""
+        others = f" (too few as in {len(small) - 1} more)" if len(small) > 1 else ""
         need = f"at least {least} are needed" + (" to hold one out for testing" if held_out else "")
         raise UserError(
             f"class {images.class_names[small[0]]!r} has {counted(count, 'image')} "

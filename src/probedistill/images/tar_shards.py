@@ -10,8 +10,9 @@ import re
 import stat
 import tarfile
 import warnings
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,7 @@ from PIL import Image
 
 from ..config import ImagesConfig
 from ..errors import UserError, option
-from .contents import digests_of_files
+from .contents import digest_of_bytes, digests_of_files, remembered
 from .decode import UnreadableImageError, as_utf8, decode_image, decoding, one_line, reason_of
 from .folder import IMAGE_SUFFIXES, is_system_folder, listing, subfolders
 from .labelled import LabelledImages, digest_of
@@ -33,6 +34,7 @@ _LABEL_MEMBERS = ("cls", "json")
 _MAX_SHARDS = 1_000_000
 _MAX_LABEL_BYTES = 1 << 20
 _MAX_IMAGE_BYTES = 1 << 28
+_MOST_COMPARED_BYTES = 1 << 32  # of a split's shards, which are read once more for it
 
 
 @dataclass(frozen=True)
@@ -73,18 +75,32 @@ def wds_source(place: str, config: ImagesConfig) -> Source:
         samples = [sample for samples in found for sample in samples]
         class_names, labels = _wds_labels(samples, folders, split, config)
         stamps = [f"{shard.name}\n{content.hex()}" for shard, content in zip(own, contents, strict=True)]
+        loader = _TarLoader([shard.path for shard in own], samples)
         return LabelledImages(
             class_names=class_names,
             labels=labels,
             names=[sample.name for sample in samples],
-            load=_TarLoader([shard.path for shard in own], samples),
+            load=loader,
             spec=config.images,
             split=split,
             fingerprint=digest_of("wds", config.label_column, *class_names, "\n", *stamps),
+            contents=_contents(loader, place) if sum(shard.size for shard in own) <= _MOST_COMPARED_BYTES else None,
         )
 
     source = Source(config.images, {split: partial(read, split) for split in splits})
     return source
+
+
+def _contents(loader: _TarLoader, place: str) -> list[bytes]:
+    """A digest of each sample's image; that of no bytes for a sample without one."""
+    places = "\n".join(f"{sample.shard} {sample.offset} {sample.size}" for sample in loader.samples)
+    samples = range(len(loader.samples))
+
+    def make() -> list[bytes]:
+        with ThreadPoolExecutor(max_workers=8) as pool:
+            return list(pool.map(loader.digest, samples))
+
+    return remembered(loader.paths, digest_of(places), place, len(samples), make)
 
 
 _MOST_HEADER_BYTES = 1 << 24  # of one member: its name, its attributes and the map of a sparse file
@@ -123,6 +139,19 @@ class _TarLoader:
 
     def __call__(self, index: int) -> Image.Image:
         sample = self.samples[index]
+        with self._read(sample) as content:
+            return decode_image(content, name=sample.name)
+
+    def digest(self, index: int) -> bytes:
+        """The digest of an image's bytes; that of none for one that cannot be read."""
+        try:
+            with self._read(self.samples[index]) as content:
+                return digest_of_bytes(content)
+        except UnreadableImageError:
+            return digest_of_bytes(b"")
+
+    @contextmanager
+    def _read(self, sample: _Sample) -> Iterator[bytes]:
         if sample.fault is not None:
             raise UnreadableImageError(f"{sample.name}: {sample.fault}")
         with decoding.hold(sample.size // 4):  # four bytes a pixel: large members do not come into memory all at once
@@ -134,7 +163,7 @@ class _TarLoader:
                 raise UnreadableImageError(f"{sample.name}: {reason_of(error)}") from error
             if len(content) < sample.size:
                 raise UnreadableImageError(f"{sample.name}: its shard is cut short")
-            return decode_image(content, name=sample.name)
+            yield content
 
 
 def _find_shards(place: str, spec: str) -> list[_Shard]:
