@@ -201,6 +201,8 @@ def test_what_cannot_be_forgotten_is_one_line(runs, data, encoder, tmp_path):
         forget(runs / "a", ["dog"], run=out_of(tmp_path))
     with pytest.raises(UserError, match="nothing to forget"):
         forget(runs / "a", run=out_of(tmp_path))
+    with pytest.raises(UserError, match="steps 5 is for images that are made again, and none are"):
+        forget(runs / "all", ["dog"], run=out_of(tmp_path), steps=5)
     everything = class_statistics(encoder, data[0].with_classes(["dog"]), progress=False)
     with pytest.raises(UserError, match="class 'dog' has no photos left"):
         forget(runs / "all", [], [everything], run=out_of(tmp_path), encoder=encoder)
@@ -348,7 +350,22 @@ def test_extension_that_cannot_be_is_one_line(runs, data, encoder, tmp_path):
         extend(runs / "a", data[1], [encoder, encoder], run=out_of(tmp_path))
     with pytest.raises(UserError, match=r"are in 'a' already; give photos that it has not seen"):
         extend(runs / "a", data[0].with_classes(NAMES[:2]), encoder, run=out_of(tmp_path))
+    with pytest.raises(UserError, match="steps 0 must be at least 1"):
+        extend(runs / "a", data[0].with_classes(NAMES[2:]), encoder, run=out_of(tmp_path), steps=0)
     assert not (tmp_path / "out").exists()
+
+
+def test_run_that_is_gone_on_from_is_never_overwritten(runs, data, encoder, tmp_path):
+    """Stopped halfway, it would be lost, and its photos are gone."""
+    (tmp_path / "link").symlink_to(runs / "a")
+    before = DistilledSet.load(runs / "a").float_images
+    for out in (runs / "a", tmp_path / "link"):
+        run = RunConfig(out=out, overwrite=True, progress=False)
+        with pytest.raises(UserError, match="is the run that the new set goes on from; give another folder"):
+            extend(runs / "a", data[0].with_classes(NAMES[2:]), encoder, run=run)
+        with pytest.raises(UserError, match="is the run that the new set goes on from; give another folder"):
+            forget(runs / "a", ["dog"], run=run, redistil=True, encoder=encoder)
+    assert torch.equal(DistilledSet.load(runs / "a").float_images, before)
 
 
 def test_photos_that_the_set_was_made_of_are_refused_in_other_company(runs, data, encoder, tmp_path):

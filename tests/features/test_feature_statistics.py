@@ -331,7 +331,9 @@ def test_command_makes_merges_and_shows(run_cli, photos, tmp_path):
 def test_images_that_distill_holds_out_are_held_out_here(run_cli, tmp_path):
     folder = make_image_folder(tmp_path / "flat", per_class=5, size=16, splits=())
     make = ["stats", "--images", f"folder:{folder}", "--encoder", TINY, "--out", tmp_path / "a.stats"]
-    assert "8 images of 1 part" in run_cli(*make).out
+    made = run_cli(*make)
+    assert "8 images of 1 part" in made.out
+    assert "2 of 10 images are held out for testing; --all-images takes all" in made.err
     assert "10 images of 1 part" in run_cli(*make, "--all-images").out
 
 
@@ -348,7 +350,11 @@ def test_a_class_of_one_image_is_named(run_cli, tmp_path):
         (["none.stats"], "statistics file 'none.stats' is not there"),
         (["."], "statistics file '.' is a folder; give a file of probedistill stats"),
         (["a.stats", "b.stats"], "2 files to merge, and out is missing"),
-        (["a.stats", "--images", "folder:x"], "files are for merging and showing"),
+        (["a.stats", "--images", "folder:x"], "--images is for images, and files are merged and shown as they are"),
+        (["a.stats", "--epsilon", "2", "--out", "b.stats"], "--epsilon is for images"),
+        (["a.stats", "b.stats", "--name", "x", "--out", "c.stats"], "--name is for images"),
+        (["--images", "folder:x", "--encoder", TINY, "--union", "--out", "a.stats"], "--union is for merging files"),
+        (["--images", "folder:x", "--encoder", TINY, "--real-views", "-1", "--out", "a.stats"], "real_views -1 must"),
         (["--images", "folder:x", "--encoder", TINY], "out is missing"),
         (["--images", "folder:x", "--encoder", TINY, "--out", "."], "out '.' is a folder"),
         (["--out", "a.stats"], "images is missing"),

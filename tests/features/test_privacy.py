@@ -122,7 +122,7 @@ def test_distilling_keeps_the_promise_and_what_would_break_it_is_refused(run_cli
     distil = ["distill", "--stats", file, "--encoder", TINY, "--steps", 3, "--out", run]
     assert "are private and hold no second moments" in run_cli(*distil, "--method", "clp").error()
     assert "needs the real images" in run_cli(*distil, "--method", "sfm", "--canvas.init", "real").error()
-    assert "are private and hold no second moments" in run_cli(*distil, "--keep-head").error()
+    assert "keep_head True needs second moments" in run_cli(*distil, "--keep-head").error()
     assert not run.exists()
     assert run_cli(*distil).code == 0
     assert DistilledSet.load(run).run.config.method == "sfm", "what needs means alone"
@@ -132,6 +132,10 @@ def test_distilling_keeps_the_promise_and_what_would_break_it_is_refused(run_cli
     assert "sums of features alone, which came from: a." in card
     assert "are (2, 1e-05)-differentially private" in card
     assert "labels or a head of the photos would end that" in run_cli("label", run, *images, "--keep-head").error()
+    assert run_cli("distill", *images, "--steps", 1, "--out", tmp_path / "open").code == 0
+    merged = run_cli("merge", run, tmp_path / "open", "--same-classes", "--out", tmp_path / "both")
+    assert "The promise of privacy of 'run' was left out" in merged.out
+    assert DistilledSet.load(tmp_path / "both").run.privacy is None
 
 
 def test_two_releases_of_the_same_images_cost_twice(run_cli, photos, tmp_path):
@@ -151,6 +155,14 @@ def test_what_is_held_out_must_not_depend_on_other_images(run_cli, tmp_path):
     make = ["stats", "--images", f"folder:{folder}", "--encoder", TINY, "--epsilon", 1, "--out", tmp_path / "a.stats"]
     assert "one image more or less would change another; add --all-images" in run_cli(*make).error()
     assert run_cli(*make, "--all-images").code == 0
+
+
+def test_what_noise_leaves_of_small_classes_and_a_large_delta_is_said(run_cli, photos, tmp_path):
+    make = ["stats", "--images", f"folder:{photos}", "--encoder", TINY, "--out", tmp_path / "a.stats", "--epsilon"]
+    assert "mostly noise: 2 of 2 classes" in run_cli(*make, 0.1).out
+    careless = run_cli(*make, 1000, "--delta", 0.5).out
+    assert "mostly noise" not in careless
+    assert "delta 0.5 promises next to nothing for" in careless
 
 
 @pytest.mark.parametrize(

@@ -144,10 +144,9 @@ def extend(
     from ..images.splits import load_training
 
     folder, run = run_folder(folder), _given(run)
+    encoders = _encoders(folder, encoder)
     new = load_training(images, everything=all_images, progress=run.progress)
-    found = run_extend(
-        folder, new, _encoders(folder, encoder), run=run, refine=refine, steps=steps, seed=seed, strict=images.strict
-    )
+    found = run_extend(folder, new, encoders, run=run, refine=refine, steps=steps, seed=seed, strict=images.strict)
     _show([folder], found, run.out)
 
 
@@ -182,4 +181,4 @@ def _show(before: list[Path], found: DistilledSet, out: Path | None, notes: Sequ
     show(ChangedSet.of([DistilledSet.load(one) for one in before], found, out, notes))
     if (out / "config.yaml").is_file():
         flag = config_flag("evaluate", out / "config.yaml")
-        show(f"score:  probedistill evaluate {quote(str(out))} {flag} --images IMAGES")
+        show(f"score:  probedistill evaluate {quote(str(out))} {flag} --images SPEC")

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..config import AugmentConfig, EncoderConfig, ImagesConfig
 from ..errors import UserError
+from ..methods import check_number
 from ..text import counted
 from .app import EncoderOptions, Images, command, show
 
 if TYPE_CHECKING:
     from ..features.statistics import ClassStatistics
     from ..show.tables import Table
+    from ..store.run_record import PrivacyRecord
 
 _DELTA = 1e-5
 
@@ -85,8 +89,17 @@ def stats(
     from ..features.store import FeatureStore
 
     if files:
-        if images is not None or encoder is not None:
-            raise UserError("files are for merging and showing; leave them out, or leave --images and --encoder out")
+        of_images = {
+            "--images": images is not None, "--encoder": encoder is not None, "--name": name is not None,
+            "--real-views": real_views != 0, "--augment": augment is not None, "--all-images": all_images,
+            "--no-second-moments": not second_moments, "--epsilon": epsilon is not None, "--delta": delta != _DELTA,
+            "--seed": seed != 0,
+        }  # fmt: skip
+        for flag, is_given in of_images.items():
+            if is_given:
+                raise UserError(
+                    f"{flag} is for images, and files are merged and shown as they are; leave one of them out"
+                )
         if len(files) > 1 and out is None:
             raise UserError(f"{len(files)} files to merge, and out is missing; add --out FILE")
         _write(load_statistics(files, union=union), out)
@@ -94,7 +107,10 @@ def stats(
     if images is None or encoder is None or out is None:
         missing = "images" if images is None else "encoder" if encoder is None else "out"
         raise UserError(f"{missing} is missing; give --images, --encoder and --out, or files to merge or show")
+    if union:
+        raise UserError("--union is for merging files, and there are images; leave it out")
     _check_out(out)
+    check_number("real_views", real_views, whole=True)
     if epsilon is not None:
         check_promise(epsilon, delta)
     elif delta != _DELTA:
@@ -121,13 +137,31 @@ def _write(found: ClassStatistics, out: Path | None) -> None:
     show(f"{found.total:,.0f} images of {counted(len(about.parts), 'part')}, {views}, "
          f"features of {about.encoder}")  # fmt: skip
     if about.privacy is not None:
-        of_counts, of_sums = about.privacy.count_deviation, about.privacy.deviation
-        show(f"{about.privacy}; standard deviation of the noise: {of_counts:.1f} in counts, {of_sums:.2f} in sums")
+        for line in _of_noise(found, about.privacy):
+            show(line)
     elif bool((found.counts == 1).any()):
         first = found.class_names[int((found.counts == 1).nonzero()[0])]
         show(f"class {first!r} has one image: its sum is that image's feature, which says what is on it")
     if out is not None:
         show(f"statistics: {out} ({out.stat().st_size:,} bytes)")
+
+
+def _of_noise(found: ClassStatistics, promise: PrivacyRecord) -> Iterator[str]:
+    """What is promised, and where that or the statistics are worth little, which noisy counts alone decide."""
+    deviation, count_deviation = promise.deviation, promise.count_deviation
+    yield f"{promise}; standard deviation of the noise: {count_deviation:.1f} in counts, {deviation:.2f} in sums"
+    length = deviation * math.sqrt(found.dim)
+    small = int((found.counts < length).sum())
+    if small:
+        yield (
+            f"mostly noise: {small} of {len(found.class_names)} classes; the noise of a sum is about {length:,.0f} "
+            "long, and the sum of n images at most n"
+        )
+    if promise.delta * found.total >= 1:
+        yield (
+            f"delta {promise.delta:g} promises next to nothing for {found.total:,.0f} images: who publishes one of "
+            f"them keeps it, too; take far less than {1 / found.total:.1g}"
+        )
 
 
 def _table(found: ClassStatistics) -> Table:

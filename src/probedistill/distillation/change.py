@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,6 +20,7 @@ from ..features.statistics import ClassStatistics, class_statistics, merge_stati
 from ..features.store import FeatureStore
 from ..images.labelled import LabelledImages
 from ..machine.torch_state import own_torch_state
+from ..methods import check_number
 from ..ship.joined import KeptSet, load_runs, merge_sets, without_classes
 from ..store.distilled import DistilledSet
 from ..store.named import run_folder
@@ -94,7 +96,10 @@ def extend(
     Raises:
         UserError: The run keeps no statistics, was made with other encoders, or holds these photos already.
     """
+    _check_other_folder(folder, run)
     kept, encoders = _with_statistics(folder), _encoders(encoder)
+    if steps is not None:
+        check_number("steps", steps, least=1, whole=True)
     held, store = kept.distilled, FeatureStore(run.cache, strict, run.progress)
     name = run.out.name if run.out is not None else "images"
     added = [_statistics_like(o, e, images, name, store) for o, e in _paired(kept.statistics, encoders)]
@@ -165,6 +170,14 @@ def forget(
         raise UserError(f"nothing to forget; give {option('classes', 'NAME')} or {option('stats', 'FILE')}")
     if run.out is None:
         raise UserError("out is missing; give a folder for what is left")
+    if not (removed or redistil):
+        for argument, value in {"steps": steps, "seed": seed}.items():
+            if value is not None:
+                raise UserError(
+                    f"{argument} {value} is for images that are made again, and none are; leave it out or add "
+                    f"{option('redistil', True)}"
+                )
+    _check_other_folder(folder, run)
     kept = KeptSet.load(folder)
     for name in classes:
         if name not in kept.distilled.class_names:
@@ -195,6 +208,12 @@ def forget(
 
 # ---------------------------------------------------------------------------------------------------
 # What both need
+
+
+def _check_other_folder(folder: Path | str, run: RunConfig) -> None:
+    """Refuse to write into the run that is gone on from: its photos are gone, and a stop would lose its images."""
+    if run.out is not None and os.path.realpath(run.out) == os.path.realpath(run_folder(folder)):
+        raise UserError(f"out {str(run.out)!r} is the run that the new set goes on from; give another folder")
 
 
 def _with_statistics(folder: Path | str) -> KeptSet:

@@ -78,9 +78,11 @@ def settled(config: DistillConfig, statistics: Sequence[ClassStatistics]) -> Dis
         config = replace(config, method="sfm")
     config = config.resolve(without_images=True)
     check_without_images(config)
-    if needs_second_moments(config) or config.keep_head:
-        for one in means_alone:
+    for one in means_alone:
+        if needs_second_moments(config):
             one.second_moments()  # says so
+        if config.keep_head:
+            raise UserError("keep_head True needs second moments, and the statistics hold none; leave it out")
     return config
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import hashlib
+import logging
 import os
 import re
 import warnings
@@ -22,6 +23,8 @@ from .decode import one_line
 from .duplicates import warn_of_duplicates
 from .labelled import LabelledImages, check_class_names, check_classes, classes_argument
 from .sources import ALIASES, TESTING, TRAINING, WHOLE, Source, composed, open_source
+
+_log = logging.getLogger(__name__)
 
 _HELD_OUT = "holdout "  # how a split's name begins that no source came with
 
@@ -139,7 +142,12 @@ def load_training(
     images = source.load(training, wanted)
     check_class_names(images.class_names, f"images {images.spec!r}")
     _check_enough(images, 3 if held_out else 1, chosen=wanted is not None, held_out=held_out, min_classes=min_classes)
-    images = _hold_out(images, config.holdout)[0] if held_out else images
+    if held_out:
+        images, test = _hold_out(images, config.holdout)
+        _log.info(
+            "%d of %d images are held out for testing; %s takes all",
+            len(test), len(images) + len(test), option("all_images", True),
+        )  # fmt: skip
     warn_of_duplicates(images)
     images.config = config if held_out or testing is not None else None
     return images

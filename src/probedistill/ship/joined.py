@@ -95,6 +95,9 @@ def merge_sets(sets: Sequence[KeptSet], *, same_classes: bool = False) -> KeptSe
     if any(one.distilled.soft_labels is not None for one in sets):
         more.append("Soft labels were left out: each set's know its own classes alone.")
     most = int(torch.bincount(torch.cat(labels)).max())
+    private = [one.name for one in sets if one.distilled.run.privacy is not None]
+    if private:
+        more.append(f"The promise of privacy of {private[0]!r} was left out: nothing is promised of a merged set.")
     record = _merged_record(sets, tuple(names), statistics, most)
     merged = DistilledSet(images, torch.cat(labels)[order], tuple(names), record, head=head)
     return KeptSet(merged, statistics, " + ".join(one.name for one in sets), (*notes, *more))
