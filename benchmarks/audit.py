@@ -1,20 +1,24 @@
 """What sets of `auto` give away of the clothing photos: copies over three seeds, and members by shadow sets.
 
-    python benchmarks/audit.py --minutes 7       # again until it says "done": forty minutes on one core
+    python benchmarks/audit.py --minutes 7       # again until it says "done": an hour on one core
 
 Lite0 at 112 px, ten images a set, 60 steps of 3 views, from blends of photos (`auto` as it is), from noise, and from
-single photos, as a check that the measures find what is there. Copies are looked for in sets of three seeds. The 20
-shadow sets, from blends, are of the method, not of a seed, and have as many steps; each is distilled from a random half
-of every class and attacked as `probedistill audit --shadows` does. Writes results/audit.json after every row. Repeated,
-it goes on: runs, shadow sets and rows that are there are used again.
+single photos, as a check that the measures find what is there. First, copies are looked for in sets of three seeds of
+each start; `--shadows 0` ends there. Then come 20 shadow sets of each start. They are of the method, not of a seed,
+and have as many steps; each is distilled from a random half of every class and attacked as `probedistill audit
+--shadows` does. Writes results/audit.json after every row. Repeated, it goes on: runs, shadow sets and rows that are
+there are used again.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 import warnings
+from contextlib import suppress
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +27,18 @@ import torch
 import _common
 from probedistill import DistilledSet, Encoder, LabelledImages, audit, distill, load_encoder, load_splits
 from probedistill.analysis.audit import Audit
+from probedistill.analysis.membership import Membership
+from probedistill.config import CanvasConfig
+from probedistill.features.classes import nearest_to_centres
+from probedistill.features.store import FeatureStore
 from probedistill.store.records import as_plain
 
-SHADOWS = {"blend": 20, "noise": 0, "real": 0}
-"""Start → shadow sets."""
-STARTS = list(SHADOWS)
+STARTS = ["blend", "real", "noise"]
 SEEDS = 3
+
+
+class TimeIsUpError(Exception):
+    """The rest is for the next call."""
 
 
 def the_set(start: str, seed: int, steps: int, train: LabelledImages, encoder: Encoder) -> tuple[DistilledSet, Path]:
@@ -43,29 +53,40 @@ def the_set(start: str, seed: int, steps: int, train: LabelledImages, encoder: E
     return made, out
 
 
-def row_of(start: str, seed: int, found: Audit) -> dict[str, Any]:
+def copies_of(start: str, seed: int, found: Audit, began: list[set[str]]) -> dict[str, Any]:
+    """A row.
+
+    Args:
+        start: What images began as.
+        seed: Of the set.
+        found: What the audit says.
+        began: Names of the photos that each image began as; from noise, to compare, those that a blend begins as.
+    """
+    matches = [one.matches for one in found.audited]
     return {
         "start": start,
         "seed": seed,
         "images": len(found.audited),
         "suspects": len(found.suspects),
         "suspects_by": {name: sum(name in one.suspects([name]) for one in found.audited) for name in found.measures},
+        "began_as": {name: [m[name].photo in photos for m, photos in zip(matches, began)] for name in found.measures},
         "nearer": {name: [round(one.matches[name].share, 4) for one in found.audited] for name in found.measures},
         "distance": {name: [round(one.matches[name].distance, 4) for one in found.audited] for name in found.measures},
         "among_photos": {name: measure.percentiles for name, measure in found.measures.items()},
-        "membership": as_plain(found.membership),
     }
 
 
-def made(row: dict[str, Any] | None) -> int:
-    """Shadow sets behind a row; -1 if there is no row."""
-    return -1 if row is None else row["membership"]["shadows"] if row["membership"] else 0
+def members_of(found: Membership, layers: Any) -> dict[str, Any]:
+    """With the command and the machine: the rows of copies may be made another day."""
+    command = f"python benchmarks/audit.py {' '.join(sys.argv[1:])}".strip()
+    return {"layers": layers, "command": command, "machine": _common.machine(), **as_plain(found)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--starts", nargs="+", choices=STARTS, default=STARTS)
     parser.add_argument("--steps", type=int, default=60, help="of the sets and of the shadow sets")
+    parser.add_argument("--shadows", type=int, default=20, help="shadow sets of each start; 0: copies alone")
     parser.add_argument("--minutes", type=float, default=60.0, help="begin nothing after so many minutes")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -73,36 +94,52 @@ def main() -> None:
     encoder, (train, _) = load_encoder(_common.encoder("lite0")), load_splits(_common.images("clothing"))
     path = _common.RESULTS / "audit.json"
     before = json.loads(path.read_text()) if path.exists() else {}
-    rows: list[dict[str, Any]] = before["rows"] if before.get("steps") == options.steps else []
-    for seed in range(SEEDS):
+    same = before.get("steps") == options.steps
+    rows: list[dict[str, Any]] = before["rows"] if same else []
+    members: dict[str, dict[str, Any]] = before["members"] if same else {}
+
+    bank = FeatureStore(progress=False).of(encoder, train)
+    nearest = nearest_to_centres(bank, 1, len(bank))
+
+    def audited(start: str, seed: int, shadows: int = 0) -> tuple[DistilledSet, Audit]:
+        left = (end - time.monotonic()) / 60
+        if left <= 0:
+            raise TimeIsUpError
+        distilled, out = the_set(start, seed, options.steps, train, encoder)
+        found = audit(
+            distilled, encoder, train, shadows=shadows, shadow_steps=options.steps, progress=False,
+            minutes=max(left - 1, 0.01) if shadows else None, folder=out, out=out,
+        )  # fmt: skip
+        return distilled, found
+
+    def keep() -> None:
+        rows.sort(key=lambda row: (STARTS.index(row["start"]), row["seed"]))
+        _common.keep("audit", {"photos": len(train), "steps": options.steps, "rows": rows, "members": members})
+
+    with suppress(TimeIsUpError):
+        for seed, start in product(range(SEEDS), options.starts):
+            if all((row["start"], row["seed"]) != (start, seed) for row in rows):
+                photos = 1 if start == "real" else CanvasConfig().blend
+                began = [{train.names[i] for i in bank.indices[near[:photos]].tolist()} for near in nearest]
+                row = copies_of(start, seed, audited(start, seed)[1], began)
+                rows.append(row)
+                keep()
+                print(start, seed, row["suspects_by"], flush=True)
         for start in options.starts:
-            asked = SHADOWS[start] if seed == 0 else 0
-            there = next((row for row in rows if (row["start"], row["seed"]) == (start, seed)), None)
-            if made(there) >= asked:
+            if members.get(start, {}).get("shadows", 0) >= options.shadows:
                 continue
-            left = (end - time.monotonic()) / 60
-            if left <= 0:
-                print("not done: run it again")
-                return
-            distilled, out = the_set(start, seed, options.steps, train, encoder)
-            found = audit(
-                distilled, encoder, train, shadows=asked, shadow_steps=options.steps, progress=False,
-                minutes=max(left - 1, 0.01) if asked else None, folder=out, out=out,
-            )  # fmt: skip
-            row = row_of(start, seed, found)
-            rows = [*(one for one in rows if one is not there), row]
-            rows.sort(key=lambda one: (STARTS.index(one["start"]), one["seed"]))
-            _common.keep("audit", {"photos": found.images.count, "steps": options.steps, "rows": rows})
-            print(start, seed, row["suspects_by"], f"{time.monotonic() - end + 60 * options.minutes:.0f} s", flush=True)
-            for one in found.membership.attacks if found.membership is not None else ():
+            distilled, found = audited(start, 0, options.shadows)
+            if found.membership is None:
+                raise TimeIsUpError
+            members[start] = members_of(found.membership, distilled.run.config.layers)
+            keep()
+            for one in found.membership.attacks:
                 print(
-                    f"  {one.score}, {one.how}: AUC {one.auc:.3f} {one.auc_interval}, {one.tpr:.4f} {one.tpr_interval}"
+                    f"{start} {one.score}, {one.how}: AUC {one.auc:.3f} {one.auc_interval}, {one.tpr:.4f}", flush=True
                 )
-    print(
-        "not done: run it again"
-        if any(made(row) < SHADOWS[row["start"]] for row in rows if row["seed"] == 0)
-        else "done"
-    )
+        print("done")
+        return
+    print("not done: run it again")
 
 
 if __name__ == "__main__":

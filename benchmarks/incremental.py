@@ -53,7 +53,8 @@ STEPS = {"joint": 20, "joint, 100 steps": 100, "extend": 20, "extend, 100 steps"
 """What is distilled, with its steps a task."""
 PASSES = [
     *(("extend", seed) for seed in range(SEEDS)), ("joint", 0), ("extend --refine", 0), ("joint", 1), ("joint", 2),
-    ("extend, 100 steps", 0), ("joint, 100 steps", 0), ("extend, 100 steps", 1), ("extend, 100 steps", 2),
+    *(("extend, 100 steps", seed) for seed in range(SEEDS)), ("extend --refine", 1), ("extend --refine", 2),
+    *(("joint, 100 steps", seed) for seed in range(SEEDS)),
 ]  # fmt: skip
 """What is made, in this order, with its seed."""
 

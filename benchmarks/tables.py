@@ -778,52 +778,57 @@ def privacy(data: str) -> str:
     return "\n".join([*lines, "", note])
 
 
-STARTS = {"blend": "blends of photos (`auto`)", "noise": "noise", "real": "single photos"}
+STARTS = {"blend": "blends of photos (`auto`)", "real": "single photos", "noise": "noise"}
 
 
 def audit_copies() -> str:
     content = read("audit")
-    measures = {"pixels": "pixels", "structure": "structure", "features": "features"}
     lines = [
-        "| sets that begin as | sets | " + " | ".join(f"suspects by {name}" for name in measures) + " | "
-        + " | ".join(f"nearer %, by {name}" for name in measures) + " |",
-        "| --- " * (2 + 2 * len(measures)) + "|",
-    ]  # fmt: skip
+        "| sets that begin as | by | suspects | the nearest photo is one it began as | nearer, % |",
+        "| --- " * 5 + "|",
+    ]
     for start, title in STARTS.items():
         rows = [row for row in content["rows"] if row["start"] == start]
-        if rows:
-            images = sum(row["images"] for row in rows)
-            cells = [f"{sum(row['suspects_by'][name] for row in rows)} of {images}" for name in measures]
-            cells += [
-                f"{100 * statistics.median(share for row in rows for share in row['nearer'][name]):.0f}"
-                for name in measures
-            ]
-            lines.append("| " + " | ".join([title, str(len(rows)), *cells]) + " |")
+        images = sum(row["images"] for row in rows)
+        for name in ("pixels", "structure", "features"):
+            suspects = sum(row["suspects_by"][name] for row in rows)
+            began = sum(sum(row["began_as"][name]) for row in rows)
+            nearer = statistics.median(share for row in rows for share in row["nearer"][name])
+            cells = [title, name, f"{suspects} of {images}", f"{began} of {images}", f"{100 * nearer:.0f}"]
+            lines.append(f"| {' | '.join(cells)} |")
+    seeds = len({row["seed"] for row in content["rows"]})
     note = (
-        f"{made_by(content)} Nearer: median over the images; {content['photos']:,} photos. A set is a distillation "
-        "seed."
+        f"{made_by(content)} {seeds} distillation seeds of each; {content['photos']:,} photos. One it began as: for "
+        "noise, to compare, one that a blend begins as. Nearer: median over the images."
     )
     return "\n".join([*lines, "", note])
 
 
 def audit_members() -> str:
-    content = read("audit")
-    (row,) = (row for row in content["rows"] if row["start"] == "blend" and row["seed"] == 0)
-    found = row["membership"]
+    members = read("audit")["members"]
     says = {"probe": "margin of a probe", "features": "likeness in features", "pixels": "likeness in pixels"}
 
     def with_ends(value: float, ends: list[float]) -> str:
         return f"{100 * value:.1f} ({100 * ends[0]:.1f} to {100 * ends[1]:.1f})"
 
-    lines = ["| score of a photo | attack | AUC, % | found at 1 % false alarms, % |", "| --- | --- | --- | --- |"]
-    for one in found["attacks"]:
-        cells = [with_ends(one["auc"], one["auc_interval"]), with_ends(one["tpr"], one["tpr_interval"])]
-        lines.append(f"| {says[one['score']]} | {one['how']} | {' | '.join(cells)} |")
-    note = (
-        f"{made_by(content)} {found['shadows']} shadow sets of {found['steps']} steps, each from half of "
-        f"{found['photos']:,} photos; 95 % intervals by t over {found['shadows'] // 2} pairs. A guess: 50, and 1."
-    )
-    return "\n".join([*lines, "", note])
+    lines = [
+        "| sets that begin as | score of a photo | attack | AUC, % | found at 1 % false alarms, % |",
+        "| --- " * 5 + "|",
+    ]
+    notes = []
+    for start, title in STARTS.items():
+        found = members.get(start)
+        if found is None:
+            continue
+        for one in found["attacks"]:
+            cells = [with_ends(one["auc"], one["auc_interval"]), with_ends(one["tpr"], one["tpr_interval"])]
+            lines.append(f"| {title} | {says[one['score']]} | {one['how']} | {' | '.join(cells)} |")
+        notes.append(
+            f"From {title}: {found['shadows']} shadow sets of {found['steps']} steps with {found['layers'] or 'no'} "
+            f"inner layers, each from half of {found['photos']:,} photos; 95 % intervals by t over "
+            f"{found['shadows'] // 2} pairs. {made_by(found)}"
+        )
+    return "\n".join([*lines, "", *notes, "A guess: 50, and 1."])
 
 
 def spread_over_seeds(cell: dict[str, Any]) -> str:
