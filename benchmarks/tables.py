@@ -36,10 +36,8 @@ def read(name: str) -> dict[str, Any]:
 
 def made_by(content: dict[str, Any]) -> str:
     machine = content["machine"]
-    return (
-        f"Made by `{content['command']}` on {machine['cpu']}, {machine['threads']} of {machine['cores']} cores, "
-        f"torch {machine['torch']}, {machine['date']}."
-    )
+    place = machine["gpu"] or f"{machine['cpu']}, {machine['threads']} of {machine['cores']} cores"
+    return f"Made by `{content['command']}` on {place}, torch {machine['torch']}, {machine['date']}."
 
 
 def read_all(folder: str) -> list[dict[str, Any]]:
@@ -192,14 +190,43 @@ def step_cost() -> str:
 
 
 def kernels() -> str:
-    content = read("kernels-efficientnet_lite0-112")
+    return ways_to_run("kernels-efficientnet_lite0-112")
+
+
+def kernels_gpu() -> str:
+    return ways_to_run("kernels-efficientnet_lite0-112-gpu")
+
+
+def ways_to_run(name: str) -> str:
+    """Ways to run the encoder, as ratios of timm's model."""
+    content = read(name)
     what = ["forward", "forward + backward"]
     lines = ["| encoder | forward | forward + backward | first call |", "| --- | --- | --- | --- |"]
     base = next(iter(content["ways"].values()))
     for name, row in content["ways"].items():
-        cells = [f"{1000 * row[w]:.0f} ms ({base[w] / row[w]:.2f} ×)" for w in what]
+        cells = [f"{1000 * row[w]:.{0 if base[w] > 0.05 else 1}f} ms ({base[w] / row[w]:.2f} ×)" for w in what]
         lines.append("| " + " | ".join([name, *cells, f"{row['first call']:.1f} s"]) + " |")
     return "\n".join(lines) + f"\n\n{made_by(content)} 30 images."
+
+
+def gpu() -> str:
+    content = read("gpu-timm-vit_base_patch16_224-224-bf16")
+    lines = ["| classes | step | steps/s | views/s | encoder's share of the matrix rate | peak GiB | views in a pass |"]
+    lines.append("| --- " * 7 + "|")
+    for row in content["rows"]:
+        cells = [f"{row['classes']:,}", row["step"] if row["step"] == "reference" else f"`{row['step']}`"]
+        if "steps per second" in row:
+            rate, share = row["steps per second"], row.get("share of matrix rate")
+            cells += [f"{rate:.2f}", f"{rate * row['classes'] * content['views']:,.0f}"]
+            cells += [f"{100 * share:.0f} %" if share else "", f"{row['peak MiB'] / 1024:.0f}"]
+            cells.append(f"{row.get('micro_batch', row['classes'] * content['views']):,}")
+        else:
+            cells += ["out of memory", "", "", "", ""]
+        lines.append("| " + " | ".join(cells) + " |")
+    return (
+        "\n".join(lines) + f"\n\n{made_by(content)} Matrix rate: {content['matrix rate'] / 1e12:.0f} TFLOP/s, "
+        "the best of some large products in bf16."
+    )
 
 
 def allocator() -> str:
@@ -883,6 +910,8 @@ TABLES = {
     "recipes": recipes,
     "step_cost": step_cost,
     "kernels": kernels,
+    "kernels_gpu": kernels_gpu,
+    "gpu": gpu,
     "allocator": allocator,
     "profile": profile,
     "memory": memory,
