@@ -8,23 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from ..analysis.base import Analysis
 from ..analysis.kinds import read_in
-from ..config import ImagesConfig
-from ..encoders.load import load_encoder
-from ..encoders.named import encoder_config
-from ..encoders.trust import check_file_options, read_yaml
-from ..errors import UserError, explained, option
+from ..errors import UserError
 from ..evaluation.result import Evaluation, load_evaluation
-from ..features.classes import neighbours
-from ..features.encode import encode
-from ..features.extract import extract_features
-from ..images.decode import UnreadableImageError
-from ..images.splits import load_splits
 from ..show.previews import read_evolution
 from ..store import run_record as store
 from ..store.distilled import DistilledSet
@@ -32,12 +22,6 @@ from ..store.layout import CONFIG, EVALUATIONS, check_named_once
 from ..store.named import results_folder
 from ..store.pixels import to_8_bits
 from .watch import Progress, read_progress
-
-NEIGHBOURS = 3
-"""Number of real images shown beside a distilled one."""
-
-REAL_PIXELS = 160
-"""Side in pixels of a real image."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +48,7 @@ class ShownRun:
         evolution: (step, sprite) of the snapshots.
         evaluations: Scores in the evaluation-*.json files, by file name.
         results: Results of analyses in the folder, by kind.
-        near: `NEIGHBOURS` real images for each image; ``None`` if real images were not asked for.
+        near: Real images near each image; ``None`` until `nearest.with_real_images` finds them.
     """
 
     folder: Path
@@ -91,23 +75,12 @@ class ShownRun:
         return self.progress.state == "finished"
 
 
-def gather(
-    folders: Sequence[Path],
-    kinds: Mapping[str, type[Analysis]],
-    *,
-    real_images: bool = False,
-    cache: Path | None = None,
-    progress: bool = True,
-) -> list[ShownRun]:
+def gather(folders: Sequence[Path], kinds: Mapping[str, type[Analysis]]) -> list[ShownRun]:
     """Read the folders of runs of the same classes.
 
     Args:
         folders: Run folders, finished or not.
         kinds: Analyses whose results are looked for in them.
-        real_images: Find the nearest real images of every distilled one, with the images and the encoder that
-            the run's config.yaml names.
-        cache: Folder of feature banks.
-        progress: Show progress bars.
 
     Raises:
         UserError: No run, a run named twice, a damaged one, runs of different classes, or a result file that
@@ -116,10 +89,7 @@ def gather(
     if not folders:
         raise UserError("no run given; name at least one run's folder")
     names = _names(folders)
-    runs = [
-        _read_run(folder, name, kinds, real_images, cache, progress)
-        for folder, name in zip(folders, names, strict=True)
-    ]
+    runs = [_read_run(folder, name, kinds) for folder, name in zip(folders, names, strict=True)]
     for run in runs[1:]:
         if set(run.class_names) != set(runs[0].class_names):
             raise UserError(
@@ -140,26 +110,17 @@ def _listed(names: Sequence[str]) -> str:
     return f"{len(names)} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
 
 
-def _read_run(
-    folder: Path,
-    name: str,
-    kinds: Mapping[str, type[Analysis]],
-    real_images: bool,
-    cache: Path | None,
-    progress: bool,
-) -> ShownRun:
+def _read_run(folder: Path, name: str, kinds: Mapping[str, type[Analysis]]) -> ShownRun:
     if not folder.is_dir():
         raise UserError(f"no such folder {str(folder)!r}; give the folder of a run")
     now = read_progress(folder)
     if now.state == "waiting":
         raise UserError(f"{str(folder)!r} holds no run; give the folder of a run")
     about = store.read_run(folder)
-    pixels, labels, near = None, np.zeros(0, dtype=np.int64), None
+    pixels, labels = None, np.zeros(0, dtype=np.int64)
     if now.state == "finished":
         distilled = DistilledSet.load(folder)
         pixels, labels = to_8_bits(distilled.images).permute(0, 2, 3, 1).numpy(), distilled.labels.numpy()
-        if real_images:
-            near = _nearest(folder, distilled, cache, progress)
     config, results = folder / CONFIG, results_folder(folder)
     return ShownRun(
         folder=folder,
@@ -173,75 +134,4 @@ def _read_run(
         evolution=tuple(read_evolution(folder)),
         evaluations=tuple(load_evaluation(path) for path in sorted(results.glob(EVALUATIONS))),
         results={name: read_in(results, kind) for name, kind in kinds.items()},
-        near=near,
     )
-
-
-# ---------------------------------------------------------------------------------------------------
-# Real images
-
-
-def _nearest(
-    folder: Path, distilled: DistilledSet, cache: Path | None, progress: bool
-) -> tuple[tuple[RealImage, ...], ...]:
-    """The nearest real training images of the same class, in the features of the encoder that made the set."""
-    path = folder / "config.yaml"
-    if not path.is_file():
-        raise UserError(
-            f"{str(folder)!r} has no config.yaml that names its images; leave {option('real_images', True)} out"
-        )
-    images = _images_config(path)
-    train, _ = load_splits(images, progress=progress)
-    encoder = load_encoder(encoder_config(str(path)))
-    for what, here in (("images", train.fingerprint), ("encoder", encoder.fingerprint)):
-        before = distilled.run.source if what == "encoder" else distilled.run.images
-        if before is None or before.fingerprint != here:
-            raise UserError(
-                f"the {what} that {str(path)!r} names are not those the run was made with; "
-                f"restore them or leave {option('real_images', True)} out"
-            )
-    config = distilled.run.config
-    bank = extract_features(  # as for the run, so that its features are found in the cache
-        encoder, train, views=config.real_view_count, augment=config.augment,
-        seed=config.seed, cache=cache, strict=images.strict, progress=progress,
-    )  # fmt: skip
-    features = encode(encoder, distilled.images)
-    # `neighbours` takes no real image twice: an image that comes three times gets its three nearest. Images of
-    # the same class go in one after the other, so that they may share a neighbour.
-    rows = torch.empty(len(distilled), min(NEIGHBOURS, int(torch.bincount(bank.labels).min())), dtype=torch.int64)
-    turn = _occurrence(distilled.labels)
-    for t in turn.unique().tolist():
-        here = (turn == t).nonzero().squeeze(1)
-        repeated = here.repeat_interleave(rows.shape[1])
-        found = neighbours(bank, features[repeated], distilled.labels[repeated])
-        rows[here] = found.view(len(here), -1)
-
-    def real(row: int) -> RealImage:
-        index = int(bank.indices[row])
-        try:
-            return RealImage(train.names[index], ImageOps.fit(train.load(index), (REAL_PIXELS, REAL_PIXELS)))
-        except UnreadableImageError as error:
-            raise UserError(f"{error}; it could be read when its features were computed: restore it") from error
-
-    return tuple(tuple(real(row) for row in line) for line in rows.tolist())
-
-
-def _images_config(path: Path) -> ImagesConfig:
-    called = f"config {str(path)!r}"
-    known = {k: v for k, v in read_yaml(path, called).items() if k in ImagesConfig.__dataclass_fields__}
-    check_file_options(known, called)
-    if "data_dir" in known:
-        known["data_dir"] = Path(str(known["data_dir"]))
-    hint = f"leave {option('real_images', True)} out"
-    with explained(f"{called} does not say which images the run used", TypeError, ValueError, hint=hint):
-        return ImagesConfig(**known)
-
-
-def _occurrence(labels: torch.Tensor) -> torch.Tensor:
-    """For each label, how many equal ones come before it, int64 (m,)."""
-    seen: dict[int, int] = {}
-    turns = []
-    for label in labels.tolist():
-        turns.append(seen.get(label, 0))
-        seen[label] = turns[-1] + 1
-    return torch.tensor(turns)

@@ -22,6 +22,7 @@ from ..analysis.base import Analysis
 from ..analysis.kinds import kinds as kinds_of_analysis
 from ..errors import UserError
 from ..evaluation.result import Evaluation
+from ..features.store import FeatureStore
 from ..images.decode import UnreadableImageError, decode_image
 from ..show.draw import spread
 from ..show.figures import Figure
@@ -33,7 +34,8 @@ from ..store.records import as_plain, without_nan
 from ..text import printable
 from . import compare
 from .curves import accuracy_curve, loss_curve
-from .gather import NEIGHBOURS, REAL_PIXELS, ShownRun, gather
+from .gather import ShownRun, gather
+from .nearest import NEIGHBOURS, REAL_PIXELS, with_real_images
 from .pictures import Sheets, pack
 from .scores import class_scores, headline, own_first, score_table
 
@@ -95,7 +97,9 @@ def write_report(
     kinds = kinds_of_analysis(analyses)
     more = {name: kinds[name].read(path) for name, path in given.items() if path is not None}
     places = [run_folder(folder) for folder in folders]
-    runs = gather(places, kinds, real_images=real_images, cache=cache, progress=progress)
+    runs = gather(places, kinds)
+    if real_images:
+        runs = with_real_images(runs, FeatureStore(cache=cache, progress=progress))
     for run in runs:
         if not run.finished:
             warnings.warn(
