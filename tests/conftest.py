@@ -142,18 +142,6 @@ def start_process() -> Callable[..., subprocess.Popen[str]]:
         process.communicate()
 
 
-@pytest.fixture
-def run_process(start_process: Callable[..., subprocess.Popen[str]]) -> Callable[..., Outcome]:
-    """Run the command line in a process of its own and wait for it."""
-
-    def run(*arguments: object, **options: object) -> Outcome:
-        process = start_process(*arguments, **options)
-        out, err = process.communicate(timeout=120)
-        return Outcome(process.returncode, out, err)
-
-    return run
-
-
 def wait_for(condition: Callable[[], object], seconds: float = 90.0) -> None:
     """Wait until ``condition()`` holds; fail after ``seconds``."""
     end = time.monotonic() + seconds
@@ -183,7 +171,7 @@ class Attempt:
     """One forked process of the command line."""
 
     def __init__(self, server: subprocess.Popen[str], request: dict[str, object]) -> None:
-        self.server, self.log = server, Path(str(request["log"]))
+        self.server, self.log, self.ended = server, Path(str(request["log"])), False
         self._say(json.dumps(request))
         self.process = psutil.Process(int(server.stdout.readline()))
 
@@ -195,19 +183,20 @@ class Attempt:
     def running(self) -> bool:
         return self.process.status() != psutil.STATUS_ZOMBIE
 
-    def kill(self) -> None:
-        os.kill(self.process.pid, signal.SIGKILL)  # nobody has waited for it: the id is still its own
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        os.kill(self.process.pid, number)  # nobody has waited for it: the id is still its own
 
     def end(self, seconds: float = 60.0) -> int:
         """Wait for its end; return its exit code (negative: the signal that ended it)."""
         wait_for(lambda: not self.running, seconds)
+        self.ended = True
         self._say("wait")
         return int(self.server.stdout.readline())
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def fork(tmp_path_factory) -> Iterator[Callable[..., Attempt]]:
-    """Start a forked process of the command line."""
+    """Start a process of the command line, forked from one that has imported everything; one at a time."""
     folder = tmp_path_factory.mktemp("fork")
     server = subprocess.Popen(
         [sys.executable, str(TESTS / "forked_cli.py")],
@@ -216,14 +205,19 @@ def fork(tmp_path_factory) -> Iterator[Callable[..., Attempt]]:
     )  # fmt: skip
     attempts: list[Attempt] = []
 
+    def end_the_last() -> None:
+        if attempts and not attempts[-1].ended:  # a test that failed has left it
+            if attempts[-1].running:
+                attempts[-1].kill()
+            attempts[-1].end()
+
     def start(*arguments: object, **request: object) -> Attempt:
+        end_the_last()
         request.setdefault("log", str(folder / f"{len(attempts)}.log"))
         attempts.append(Attempt(server, {"argv": [str(a) for a in arguments], **request}))
         return attempts[-1]
 
     yield start
-    if attempts and attempts[-1].process.is_running() and attempts[-1].running:
-        attempts[-1].kill()
-    server.stdin.close()
-    server.wait(timeout=30)
-    server.stdout.close()
+    end_the_last()
+    server.kill()  # it holds nothing, and taking PyTorch down in good order takes seconds
+    server.communicate()

@@ -8,6 +8,7 @@ alive) and prints its exit code.
 - ``log``: file that takes its output.
 - ``die_after``: [name, count]: SIGKILL itself at the count-th file operation after the first one on a path with
   that name.
+- ``file_size``: no file may grow beyond so many bytes.
 - ``user``: become this user id first. The child has run ``warm_up`` (arguments too) before: what is imported
   late must be there already, because this user may not read the Python installation.
 """
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import sys
 
@@ -60,6 +62,11 @@ def child(request: dict[str, object]) -> int:
     sys.stderr.flush()
     os.dup2(log, 1)
     os.dup2(log, 2)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
+    if "file_size" in request:
+        # Python does not look whether a compiled module was written in full: a cut one would break later imports.
+        sys.dont_write_bytecode = True
+        resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_size"],) * 2)
     if "die_after" in request:
         die_after(*request["die_after"])
     return probedistill.cli.main(request["argv"])

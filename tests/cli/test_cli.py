@@ -7,7 +7,6 @@ import json
 import os
 import pickle
 import re
-import resource
 import shutil
 import signal
 from pathlib import Path
@@ -19,7 +18,7 @@ import yaml
 from PIL import Image
 from safetensors.torch import save_file
 
-from conftest import TINY, wait_for
+from conftest import TINY, Outcome, wait_for
 from helpers_images import class_image, make_image_folder
 from probedistill import (
     DistilledSet,
@@ -485,25 +484,18 @@ def test_full_disk_at_the_start_leaves_nothing(distil_cli, out, monkeypatch):
     assert not out.exists()
 
 
-def _limit(size: int):
-    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-
-
 @pytest.mark.slow
-def test_files_that_cannot_be_written_in_full(run_process, photos, tmp_path, monkeypatch):
+def test_files_that_cannot_be_written_in_full(fork, photos, tmp_path):
     """A real failed write: no file may grow beyond 24 KiB, less than the tensors need and more than the rest."""
-    # Python does not look whether a compiled module was written in full: the cut one would break every later import.
-    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     out = tmp_path / "out"
     command = ["distill", "--images", f"folder:{photos}", "--encoder", TINY, "--out", out, "--steps", 3]
-    result = run_process(*command, preexec_fn=_limit(24 * 1024))
-    error = result.error()
-    assert "cannot write" in error
+    limited = fork(*command, file_size=24 * 1024)
+    assert "cannot write" in Outcome(limited.end(), "", limited.log.read_text()).error()
     assert not list(out.rglob("*.part")), "a half-written file is left"
     assert not list(out.rglob("*.safetensors"))
     with pytest.raises(UserError):
         DistilledSet.load(out)
-    assert run_process(*command, "--resume").code == 0
+    assert fork(*command, "--resume").end() == 0
     assert len(DistilledSet.load(out)) == 2
 
 
@@ -787,15 +779,15 @@ def test_numbers_keep_their_decimals(run_cli, photos, tmp_path, given):
 
 
 @pytest.mark.slow
-def test_a_folder_that_another_process_is_at_work_in(start_process, run_cli, photos, tmp_path):
+def test_a_folder_that_another_process_is_at_work_in(fork, run_cli, photos, tmp_path):
     out = tmp_path / "run"
     arguments = ["distill", "--images", f"folder:{photos}", "--encoder", "module:helpers_encoders:slow", "--out", out]
-    process = start_process(*arguments, "--steps", 2000, "--checkpoint-seconds", 0)
+    process = fork(*arguments, "--steps", 2000, "--checkpoint-seconds", 0)
     wait_for(lambda: list((out / "checkpoints").glob("step-*")))
     for option in ("--resume", "--overwrite"):
         assert "is in use by another process; wait for it" in run_cli(*arguments, "--steps", 2000, option).error()
-    process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
+    process.kill(signal.SIGTERM)
+    process.end()
     assert list((out / "checkpoints").glob("step-*")), "what was under way is still there"
     assert run_cli(*arguments, "--steps", 1, "--overwrite").code == 0, "it is free again"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -157,15 +156,15 @@ def unbroken(photos) -> torch.Tensor:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
-def test_killed_process_resumes_bit_for_bit(start_process, run_cli, photos, tmp_path, unbroken, number, code):
+def test_killed_process_resumes_bit_for_bit(fork, run_cli, photos, tmp_path, unbroken, number, code):
     out = tmp_path / "run"
     command = ["distill", "--images", f"folder:{photos}", "--encoder", SLOW, "--steps", 40, "--evaluate-every", 10,
                "--checkpoint-seconds", 0.05, "--out", out]  # fmt: skip
-    process = start_process(*command)
-    wait_for(lambda: list(out.glob("checkpoints/step-*")) or process.poll() is not None)
-    process.send_signal(number)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == code, err
+    process = fork(*command)
+    wait_for(lambda: list(out.glob("checkpoints/step-*")) or not process.running)
+    process.kill(number)
+    found, err = process.end(), process.log.read_text()
+    assert found == code, err
     if number != signal.SIGKILL:
         assert "--resume" in err.splitlines()[-1]
         assert "Traceback" not in err
@@ -298,18 +297,17 @@ def test_run_of_a_version_that_knew_fewer_options_is_the_same_run(distil_cli, tm
 
 
 @pytest.mark.slow
-def test_interrupted_while_features_are_computed(start_process, tmp_path):
+def test_interrupted_while_features_are_computed(fork, tmp_path):
     """Before the first step there is nothing to keep, and the same command with --resume still works."""
     photos = make_image_folder(tmp_path / "many", per_class=1500, size=24, splits=())
     out = tmp_path / "run"
     command = ["distill", "--images", f"folder:{photos}", "--encoder", TINY, "--steps", 2, "--out", out, "--cache",
                tmp_path / "cache", "--real-views", 20]  # fmt: skip
-    process = start_process(*command)
-    time.sleep(0.1)
-    wait_for(lambda: (tmp_path / "cache").exists() or process.poll() is not None, 60)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
+    process = fork(*command)
+    wait_for(lambda: (tmp_path / "cache").exists() or not process.running, 60)
+    process.kill(signal.SIGINT)
+    found, err = process.end(), process.log.read_text()
+    assert found == 130, err
     assert "Traceback" not in err
     assert "--resume" in err.splitlines()[-1]
 

@@ -128,15 +128,15 @@ def test_a_terminal_of_any_encoding(under_way, encoding):
 
 
 @pytest.mark.slow
-def test_a_real_run(photos, tmp_path, start_process):
+def test_a_real_run(photos, tmp_path, start_process, fork):
     """Watched from before its start to its end."""
     watching = start_process("watch", tmp_path / "run")
     wait_for(lambda: watching.stdout.readline().startswith("waiting"))
-    made = start_process(
+    made = fork(
         "distill", "--images", f"folder:{photos}", "--encoder", "module:helpers_encoders:slow", "--steps", 60,
         "--out", tmp_path / "run", "--no-progress",
     )  # fmt: skip
-    assert made.wait(120) == 0
+    assert made.end(120) == 0
     out, _ = watching.communicate(timeout=60)
     assert watching.returncode == 0
     assert "finished: step 60 of 60" in out
