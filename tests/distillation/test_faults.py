@@ -324,7 +324,7 @@ def test_disk_that_fills_up_at_any_point_of_a_run(distil_cli, photos, disk, seco
     out = folder / "run"
     arguments = ["--out", out, "--checkpoint-seconds", seconds, "--evaluate-every", 4]
     reached = set()
-    for leave in (*range(0, 32, 4), *range(32, 1024, 20)):
+    for leave in (*range(0, 32, 8), *range(32, 1024, 36)):
         filler = fill(folder, leave * KIB)
         result = distil_cli(*arguments, steps=8)
         if result.code == 0:
