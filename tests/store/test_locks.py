@@ -53,3 +53,13 @@ def test_two_processes_lose_nothing(tmp_path):
     assert [process.wait(timeout=120) for process in both] == [0, 0]
     lines = (tmp_path / "names").read_text().split()
     assert (lines.count("a"), lines.count("b")) == (40, 40)
+
+
+def test_a_run_under_way_elsewhere_is_in_use_whatever_it_holds(distil_cli, tmp_path):
+    out = tmp_path / "run"
+    assert distil_cli("--out", out).code == 0
+    with claimed(out):
+        for more in ([], ["--resume"], ["--overwrite"], ["--lr", 0.5, "--resume"]):
+            assert "in use by another process" in distil_cli("--out", out, *more).error()
+    line = distil_cli("--out", out, "--resume", "--canvas.init", "noise", "--canvas.size", 40).error()
+    assert "with lr 0.02, now 0.05, with canvas.size 'auto', now 40, with canvas.init 'blend', now 'noise'" in line

@@ -121,6 +121,9 @@ class NoFolder:
         """Hold the folder against other processes."""
         return nullcontext()
 
+    def look(self) -> None:
+        """Check the folder before it is held."""
+
     def check(self) -> None:
         """Refuse a folder that this run must not touch; change nothing."""
 
@@ -176,6 +179,16 @@ class RunFolder(NoFolder):
     def claimed(self, team: Processes) -> AbstractContextManager[None]:
         """Hold the folder against other processes; the first process of a run does so for all of them."""
         return claimed(self.path) if team.is_first else nullcontext()
+
+    def look(self) -> None:
+        """Check the folder before it is held; that another process is at work in it comes before all else."""
+        try:
+            self.check()
+        except UserError:
+            if not os.path.exists(self.path / LOCK):
+                raise
+            with claimed(self.path):
+                raise
 
     def check(self) -> None:
         """Refuse a folder that cannot be written, or holds something that this run would destroy; change nothing."""
@@ -419,12 +432,23 @@ def check_settings(folder: Path, before: DistillConfig, now: DistillConfig) -> N
     """Refuse to go on with the run in ``folder`` if its settings were others."""
     # asdict: a record of an older version has not every option; what it lacks had the default.
     held, wanted = (as_plain(asdict(config)) for config in (before, now))
-    for name in wanted:
-        if held[name] != wanted[name] and name not in ("micro_batch", "also"):
-            raise UserError(
-                f"out {str(folder)!r} holds a run with {name} {held[name]!r}, now {wanted[name]!r}; "
-                "repeat its settings, or choose another folder"
-            )
+    others = [line for line in _others(held, wanted) if not line.startswith(("micro_batch ", "also "))]
+    if others:
+        more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+        raise UserError(
+            f"out {str(folder)!r} holds a run with {', with '.join(others[:3])}{more}; "
+            "repeat its settings, or choose another folder"
+        )
+
+
+def _others(held: Mapping[str, Any], wanted: Mapping[str, Any], at: str = "") -> Iterator[str]:
+    """Settings that differ, those of parts by their place in them."""
+    for name, now in wanted.items():
+        before = held.get(name)
+        if isinstance(now, dict) and isinstance(before, dict):
+            yield from _others(before, now, f"{at}{name}.")
+        elif before != now:
+            yield f"{at}{name} {before!r}, now {now!r}"
 
 
 def _is_of_a_run(folder: Path) -> bool:

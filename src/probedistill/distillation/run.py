@@ -118,7 +118,7 @@ def distill(
     own = [*callbacks, *named_callbacks(run.log, run.callback)]
     with processes(str(named[0].device), run.timeout_seconds) as team:
         folder = _folder_of(run, team)
-        folder.check()  # an early word; what counts is the second look, when nobody else may change the folder
+        folder.look()  # an early word; what counts is the second look, when nobody else may change the folder
         data = _read_data(images, given, test, config, folder, run.progress)
         with folder.claimed(team):
             folder.check()
