@@ -6,8 +6,7 @@ The 81 classes come in ten tasks of eight (the last has nine), in an order that 
 accuracy on the test images of all classes so far, by a ridge probe on 10 views, EfficientNet-Lite0 at 64 px:
 
 * extend: `extend` with the old images fixed, 20 steps a task; only the statistics of earlier tasks are there.
-* extend --refine: the same, going on from the old images too; one seed, because a step then costs what all images
-  cost.
+* extend --refine: the same, going on from the old images too; a step then costs what all images cost.
 * joint: the classes so far distilled anew from all their photos, 20 steps; after tasks 5 and 10.
 * extend, 100 steps; joint, 100 steps: the same with five times the steps.
 * herding: as many photos as extend has images, kept as exemplars: the one whose feature is nearest to its class mean.

@@ -254,6 +254,7 @@ def test_a_set_that_does_not_look_at_the_photos_gives_nobody_away(made, data, tm
         ({"shadows": 2}, "even number from 6"),
         ({"minutes": -1.0}, "minutes -1.0 must be more than 0"),
         ({"shadows": 6, "shadow_steps": 0}, "shadow_steps 0 must be at least 1"),
+        ({"shadow_steps": 5}, "shadow_steps 5 is for shadow sets, and none are made"),
     ],
 )
 def test_budgets_out_of_range(made, options, says):

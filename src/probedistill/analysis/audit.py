@@ -17,7 +17,7 @@ from .._version import __version__
 from ..config import DistillConfig
 from ..distillation.start import InnerLayers, inner_layers
 from ..encoders.encoder import Encoder
-from ..errors import UserError
+from ..errors import UserError, option
 from ..features.encode import encode, prefetched
 from ..features.store import FeatureStore
 from ..images.decode import UnreadableImageError
@@ -313,6 +313,11 @@ def audit(
     """
     store = features or FeatureStore(cache=cache, strict=strict, progress=progress)
     budget = check_budget(shadows, minutes)
+    if shadow_steps is not None and not budget:
+        raise UserError(
+            f"shadow_steps {shadow_steps} is for shadow sets, and none are made; give {option('shadows')} too, or "
+            "leave it out"
+        )
     train = of_classes(train, distilled.class_names, "the set")
     config = _shadow_config(distilled, encoder, shadow_steps) if budget else None
     inner: Sequence[InnerLayers | None] = []
@@ -428,7 +433,10 @@ def _compare(
     return measures, matches, found
 
 
-_EXPECT = {"real": "these photos in them", "blend": "what the photos of a class share"}
+_EXPECT = {
+    "real": "these photos in them",
+    "blend": "what the photos of a class share, and often, as the nearest photo, one of those blended",
+}
 
 
 def _stored(distilled: DistilledSet, folder: Path | None) -> tuple[Stored, ...]:
@@ -453,7 +461,11 @@ def _stored(distilled: DistilledSet, folder: Path | None) -> tuple[Stored, ...]:
             found.append(
                 Stored("evolution/", "its first picture shows the photos, or blends, that the images began as")
             )
-    says = f"place, number ({run.images.count:,}) and a digest of the photos; names of unreadable ones"
+    if run.statistics:
+        noisy = "noisy number" if run.privacy is not None else "number"
+        says = f"names of the parts, {noisy} of the photos ({run.images.count:,}) and a digest of the statistics"
+    else:
+        says = f"place, number ({run.images.count:,}) and a digest of the photos; names of unreadable ones"
     return (*found, Stored("run.json", says))
 
 
