@@ -235,6 +235,11 @@ def test_a_class_whose_images_are_the_same(tmp_path):
     images, encoder = load_images(f"folder:{folder}"), load_encoder(TINY, device="cpu")
     pixels = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     found = geometry(DistilledSet(pixels, torch.arange(3), images.class_names), encoder, images, k=2, progress=False)
+    (tmp_path / "geometry.png").mkdir()  # in the way, as a full disk would be
+    with pytest.raises(UserError, match=r"geometry\.png'.*the numbers are written, and the same command again draws"):
+        found.save(tmp_path)
+    assert as_plain(Geometry.read(tmp_path)) == as_plain(found)
+    (tmp_path / "geometry.png").rmdir()
     found.save(tmp_path)
 
     def refuse(constant: str):

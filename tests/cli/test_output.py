@@ -232,3 +232,14 @@ def test_a_stream_that_is_closed_is_one_to_nowhere(monkeypatch, stream):
     assert main(["encoders"]) == 0
     assert main(["info", "no such run"]) == 2
     getattr(sys, stream).close()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no device that is always full")
+def test_a_log_that_cannot_be_written_stops_no_work(distil_cli, tmp_path, monkeypatch):
+    photos = make_image_folder(tmp_path / "photos")
+    (photos / "train/cat/broken.png").write_bytes(b"no image")  # to be warned of
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        assert distil_cli("--out", tmp_path / "run", images=f"folder:{photos}").code == 0
+        assert distil_cli("--out", tmp_path / "run", images=f"folder:{photos}").code == 2
+    assert (tmp_path / "run/preview.png").exists()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, TypeVar
@@ -10,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..encoders.encoder import Encoder
+from ..errors import UserError
 from ..show.figures import Figure, save_figures
 from ..show.results import Result
 from ..store.locks import PATIENCE, claimed
@@ -65,10 +68,24 @@ class Analysis(Result):
             self.draw(folder)
 
     def draw(self, folder: Path | str) -> None:
-        """Write KIND.png into ``folder``, if anything is drawn."""
+        """Write KIND.png into ``folder``, if anything is drawn.
+
+        Raises:
+            UserError: It cannot be written; the message says that the numbers are there.
+        """
         figures = self.figures()
         if any(figure.drawing is not None for figure in figures):
-            save_figures(Path(folder) / f"{self.kind}.png", figures)
+            with numbers_are_there():
+                save_figures(Path(folder) / f"{self.kind}.png", figures)
+
+
+@contextmanager
+def numbers_are_there() -> Iterator[None]:
+    """Say of an error while a picture is written that only the picture is missing."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{error}; the numbers are written, and the same command again draws the picture") from error
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import cyclopts
 
 from ..errors import LostProcessError, NonFiniteLossError, UserError, speaking_flags
 from ..machine.memory import keep_freed_memory
+from ..machine.progress import say, to_nowhere
 from ..machine.signals import Interrupted, ended_by_sigterm, number_of
 from ..text import printable
 from . import (  # noqa: F401  registers them
@@ -67,14 +68,14 @@ def _run(tokens: list[str]) -> int:
         way_on = "; repeat the command to go on" if keeps_features(tokens) else ""
         return _fail(f"stopped{way_on}", 128 + number_of(error), kind="")
     except BrokenPipeError:
-        _drop_output()
+        to_nowhere(sys.stdout)
         return 141
     except OSError as error:
         if error.filename is not None:  # a path that somebody gave, and that was first looked at here
             return _fail(f"{error.filename!r} cannot be used: {error.strerror}; check the path", 2)
         if error.errno != errno.ENOSPC:
             raise
-        _drop_output()
+        to_nowhere(sys.stdout)
         return _fail(f"the output cannot be written: {error.strerror}", 1)
     return 0
 
@@ -93,12 +94,8 @@ def _write_what_the_streams_can_hold() -> None:
             stream.reconfigure(errors="replace")
 
 
-def _drop_output() -> None:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more at its end
-
-
 def _fail(message: str, code: int, kind: str = "error: ") -> int:
-    print(f"probedistill: {kind}{printable(message)}", file=sys.stderr)
+    say(f"probedistill: {kind}{printable(message)}")
     return code
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 import warnings
+from contextlib import suppress
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 
 from ..text import encodable, printable
 
@@ -66,14 +68,28 @@ class ProgressBar:
 
 
 def say(line: str) -> None:
-    """Print a line on standard error, above live bars if there are any."""
+    """Print a line on standard error, above live bars if there are any.
+
+    A log file on a full disk, or a reader who has gone, stops no work: from then on lines go nowhere.
+    """
     if sys.stderr is None:
         return
     bars: Any = sys.modules.get("tqdm.auto")
-    if bars is not None and len(getattr(bars.tqdm, "_instances", [])):
-        bars.tqdm.write(_writable(line), file=sys.stderr)
-    else:
-        print(_writable(line), file=sys.stderr, flush=True)
+    try:
+        if bars is not None and len(getattr(bars.tqdm, "_instances", [])):
+            bars.tqdm.write(_writable(line), file=sys.stderr)
+        else:
+            print(_writable(line), file=sys.stderr, flush=True)
+    except OSError:
+        to_nowhere(sys.stderr)
+
+
+def to_nowhere(stream: TextIO) -> None:
+    """Let what is still to be written to a stream that fails go nowhere, or Python complains once more at its end."""
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
 
 def in_notebook() -> bool:
