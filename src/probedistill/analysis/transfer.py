@@ -112,24 +112,11 @@ def transfer(
     train, test = train.with_classes(class_names), test.with_classes(class_names)
     bench = _Bench(sets, EncoderPool(encoders), train, test, config, augment, per_class, store)
 
-    missing = [cell for cell in bench.cells if not kept.has(cell)]
-    missing = bench.find_sources(missing)
-    for t, target in enumerate(bench.targets):
+    missing = bench.find_sources([cell for cell in bench.cells if kept.missing(cell)])
+    for t in range(len(bench.targets)):
         here = [cell for cell in missing if cell.target == t]
-        if not here:
-            continue
-        bench.say_cost(here)
-        bench.fill_banks(here)  # with a bar of its own; the cells find the features in the store
-        with ProgressBar(f"probes on {target.name}", len(here), enabled=store.progress) as bar:
-            for cell in here:
-                probes = [probe for probe in cell.probes if probe not in kept.cells.get(cell.key, {})]
-                if probes:  # the same set twice has been scored by now
-                    kept.add(cell, bench.score(cell, probes))
-                    with kept.shared() as folder:
-                        if folder is not None:
-                            bench.matrix(kept.cells, finished=False).write(folder)
-                bar.advance(note=cell.kind)
-        bench.release(here)
+        if here:
+            bench.score_target(here, kept)
     with kept.shared() as folder:
         matrix = bench.matrix(kept.cells, finished=True)
         if folder is not None:
@@ -403,7 +390,24 @@ class _Bench:
             raise UserError(f"{held.label} was not made with the encoder that its config.yaml describes; {fix}")
         return encoder
 
-    def say_cost(self, cells: Sequence[_Cell]) -> None:
+    def score_target(self, cells: Sequence[_Cell], kept: _Kept) -> None:
+        """Score the cells of one target; each is kept as soon as it is known."""
+        self._say_cost(cells)
+        self._fill_banks(cells)  # with a bar of its own; the cells find the features in the store
+        name = f"probes on {self.targets[cells[0].target].name}"
+        with ProgressBar(name, len(cells), enabled=self._features.progress) as bar:
+            for cell in cells:
+                probes = kept.missing(cell)
+                if probes:  # the same set twice has been scored by now
+                    kept.add(cell, self._score(cell, probes))
+                    with kept.shared() as folder:
+                        if folder is not None:
+                            self.matrix(kept.cells, finished=False).write(folder)
+                bar.advance(note=cell.kind)
+        # Memory holds the real features of one target at a time.
+        self._features.release(self._encoders[cells[0].target])
+
+    def _say_cost(self, cells: Sequence[_Cell]) -> None:
         """Say how long the encoder of one target will take for some cells, if that is over a minute."""
         encoder, store, kinds = self._encoders[cells[0].target], self._features, {cell.kind for cell in cells}
         passes = store.passes_of(encoder, self.test)
@@ -424,7 +428,7 @@ class _Bench:
                 )
         say_cost(encoder, passes, "; once, then they are kept", enabled=store.progress)
 
-    def fill_banks(self, cells: Sequence[_Cell]) -> None:
+    def _fill_banks(self, cells: Sequence[_Cell]) -> None:
         """Extract the real features that the cells of one target need."""
         encoder = self._encoders[cells[0].target]
         self._features.of(encoder, self.test)
@@ -433,11 +437,7 @@ class _Bench:
         if any(cell.kind == "full" for cell in cells):
             self._features.of(encoder, self.train, views=self.config.full_views, augment=self.augment)
 
-    def release(self, cells: Sequence[_Cell]) -> None:
-        """Let go of the real features of the cells' target: memory holds those of one target at a time."""
-        self._features.release(self._encoders[cells[0].target])
-
-    def score(self, cell: _Cell, probes: Sequence[str]) -> Scores:
+    def _score(self, cell: _Cell, probes: Sequence[str]) -> Scores:
         """Top-1 accuracies of every seed, by `evaluate`."""
         protocol = {f.name: getattr(self.config, f.name) for f in fields(EvaluateConfig)}
         protocol |= {"probes": list(probes), "baselines": []}
@@ -471,15 +471,12 @@ class _Bench:
             for _ in range(2)
         )
         heads = self._in_place(probes)
-        for cell in self.cells:
-            for probe, scores in cells.get(cell.key, {}).items():
+        for cell, name, scores in self._rows_of(cells, heads):
+            if name in probes:
                 kind = RANDOM_INHERITED if cell.kind == "random" and cell.inherits else cell.kind
-                names = [probe, *(head for head, other in heads.items() if cell.kind == "full" and other == probe)]
-                for name in names:
-                    if name in probes:
-                        at = probes.index(name), cell.rows, cell.target
-                        mean[kind][at] = statistics.fmean(scores)
-                        std[kind][at] = statistics.stdev(scores) if len(scores) > 1 else 0.0
+                at = probes.index(name), cell.rows, cell.target
+                mean[kind][at] = statistics.fmean(scores)
+                std[kind][at] = statistics.stdev(scores) if len(scores) > 1 else 0.0
         accuracy, deviation = mean.pop("distilled"), std.pop("distilled")
         for values in (mean, std):
             values.update({kind: values[kind][:, 0] for kind in ("random", "full") if kind in values})
@@ -497,6 +494,16 @@ class _Bench:
             heads=heads,
             cells=dict(cells),
         )  # fmt: skip
+
+    def _rows_of(
+        self, cells: Mapping[str, Scores], heads: Mapping[str, str]
+    ) -> Iterator[tuple[_Cell, str, list[float]]]:
+        """Scores by cell and probe; those on full real data stand in for probes behind a head, too."""
+        for cell in self.cells:
+            for probe, scores in cells.get(cell.key, {}).items():
+                yield cell, probe, scores
+                if cell.kind == "full":
+                    yield from ((cell, head, scores) for head, other in heads.items() if other == probe)
 
     def _in_place(self, probes: Sequence[str]) -> dict[str, str]:
         """Probes behind a head → those that full real data are scored with in their place."""
@@ -553,9 +560,9 @@ class _Kept:
             check_writable(folder)
             self._take()
 
-    def has(self, cell: _Cell) -> bool:
-        """Whether every probe of a cell has been scored."""
-        return self.cells.get(cell.key, {}).keys() >= set(cell.probes)
+    def missing(self, cell: _Cell) -> list[str]:
+        """Probes of a cell that have not been scored."""
+        return [probe for probe in cell.probes if probe not in self.cells.get(cell.key, {})]
 
     def add(self, cell: _Cell, scores: Scores) -> None:
         """Keep the scores of a cell."""
