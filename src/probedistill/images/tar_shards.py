@@ -250,29 +250,10 @@ def _expand_braces(pattern: str, spec: str) -> list[str]:
 
 
 def _read_index(number: int, shard: _Shard, config: ImagesConfig) -> list[_Sample]:
-    """Return the samples of a shard. Names of members are labels of bytes here, never paths to write to."""
-    found: dict[str, dict[str, tuple[int, int]]] = {}
-    fault = None
-    end = 0
+    """Return the samples of a shard; those before the damage, with a warning, if it is damaged."""
     try:
-        with open(shard.path, "rb") as file, tarfile.open(fileobj=(headers := _Headers(file)), mode="r:") as tar:  # type: ignore[call-overload]
-            try:
-                while (member := headers.next_of(tar)) is not None:
-                    end = member.offset_data + member.size
-                    folder, _, base = member.name.rpartition("/")
-                    stem, _, kind = base.partition(".")
-                    if any(is_system_folder(part) for part in folder.split("/")):
-                        continue
-                    if member.isreg() and not member.issparse() and stem:
-                        key = f"{folder}/{stem}" if folder else stem
-                        found.setdefault(key, {})[kind.lower()] = (member.offset_data, member.size)
-            except _TAR_ERRORS as error:
-                fault = one_line(str(error)) or type(error).__name__
-            if fault is None and end > shard.size:
-                fault = "unexpected end of data"
-            file.seek(tar.offset if fault is None else 0)
-            if fault is None and file.read(512) != bytes(512):  # tarfile ends in silence at a damaged header
-                fault = "no end mark where the last member ends"
+        with open(shard.path, "rb") as file:
+            found, fault = _members(file, shard.size)
             if fault is not None and not found:
                 raise tarfile.ReadError(fault)
             samples = [
@@ -281,11 +262,10 @@ def _read_index(number: int, shard: _Shard, config: ImagesConfig) -> list[_Sampl
                 if IMAGE_SUFFIXES & members.keys() or "cls" in members
             ]
     except _TAR_ERRORS as error:
-        why = one_line(str(error)) or type(error).__name__
         packed = shard.path.suffix.lower() in (".gz", ".bz2", ".xz", ".zst", ".tgz")
         hint = "unpack it first: only plain tar files can be read at any place" if packed else "fetch it again"
         raise UserError(
-            f"images {config.images!r}: shard {shard.name!r} is not a tar file that can be read ({why}); {hint}"
+            f"images {config.images!r}: shard {shard.name!r} is not a tar file that can be read ({_why(error)}); {hint}"
         ) from error
     if fault is not None:
         line = (
@@ -295,6 +275,37 @@ def _read_index(number: int, shard: _Shard, config: ImagesConfig) -> list[_Sampl
             raise UserError(f"{line}; fetch it again, or leave {option('strict', True)} out to use what is whole")
         warnings.warn(f"{line}; using those", stacklevel=2)
     return samples
+
+
+def _members(file: BinaryIO, size: int) -> tuple[dict[str, dict[str, tuple[int, int]]], str | None]:
+    """Place and size of the members of a shard, by sample and by kind; and what is wrong with the rest of it, if any.
+
+    Names of members are labels of bytes here, never paths to write to.
+    """
+    found: dict[str, dict[str, tuple[int, int]]] = {}
+    end = 0
+    with tarfile.open(fileobj=(headers := _Headers(file)), mode="r:") as tar:  # type: ignore[call-overload]
+        try:
+            while (member := headers.next_of(tar)) is not None:
+                end = member.offset_data + member.size
+                folder, _, base = member.name.rpartition("/")
+                stem, _, kind = base.partition(".")
+                system = any(is_system_folder(part) for part in folder.split("/"))
+                if member.isreg() and not member.issparse() and stem and not system:
+                    key = f"{folder}/{stem}" if folder else stem
+                    found.setdefault(key, {})[kind.lower()] = (member.offset_data, member.size)
+        except _TAR_ERRORS as error:
+            return found, _why(error)
+        if end > size:
+            return found, "unexpected end of data"
+        file.seek(tar.offset)
+        if file.read(512) != bytes(512):  # tarfile ends in silence at a damaged header
+            return found, "no end mark where the last member ends"
+    return found, None
+
+
+def _why(error: BaseException) -> str:
+    return one_line(str(error)) or type(error).__name__
 
 
 _TAR_ERRORS = (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, RecursionError, MemoryError)
