@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,30 +26,50 @@ def load_timm(name: str, config: EncoderConfig) -> Loaded:
     recipe = RECIPES.get(config.encoder)
     if name.split(".")[0] not in timm.list_models() and not name.startswith(("hf-hub:", "hf_hub:")):
         raise unknown_name("timm model", name, timm.list_models(), "(timm.list_models() lists them)")
+    local = _local_weights(recipe, config)
     arguments = {**(recipe.args if recipe else {}), **config.encoder_args}
-    local = Path(config.checkpoint) if config.checkpoint is not None else None
-    if local is None and recipe and recipe.package and config.pretrained:
-        local = _package_weights(recipe)
     # A classifier in a local file is loaded only if its size was given: features come before it anyway.
     keeps_classifier = "num_classes" in arguments or (config.features == "output" and local is None)
-    if config.features == "output" and not keeps_classifier:
-        warnings.warn(
-            f"features 'output' of {config.encoder!r} are its pooled features, because the size of its classifier in "
-            f"the file is not given; give {option('encoder_args.num_classes', 10)} or the like",
-            stacklevel=2,
-        )
     if not keeps_classifier:
         arguments["num_classes"] = 0
-    if config.input_size is not None and recipe is not None and "img_size" in arguments:
-        arguments["img_size"] = config.input_size
-    hub = config.pretrained and local is None
-    sized = dict(arguments)
-    if local is None and config.input_size is not None and name.startswith(("vit_", "eva", "deit", "beit")):
-        sized.setdefault("img_size", config.input_size)
+        if config.features == "output":
+            warnings.warn(
+                f"features 'output' of {config.encoder!r} are its pooled features, because the size of its classifier "
+                f"in the file is not given; give {option('encoder_args.num_classes', 10)} or the like",
+                stacklevel=2,
+            )
+    if config.input_size is not None:
+        if recipe is not None and "img_size" in arguments:
+            arguments["img_size"] = config.input_size
+        if local is None and name.startswith(("vit_", "eva", "deit", "beit")):
+            arguments.setdefault("img_size", config.input_size)
+    model = _made(name, config, arguments, hub=config.pretrained and local is None)
+    if local is not None:
+        _fill(model, local, name, recipe, resampled="img_size" in arguments)
+        if config.input_size is not None and hasattr(model, "set_input_size"):  # resamples position embeddings
+            model.set_input_size(img_size=config.input_size)
+    if config.features == "pooled" and keeps_classifier:
+        model.reset_classifier(0)
+    data = timm.data.resolve_data_config({}, model=model)
+    size = config.input_size or (recipe.input_size if recipe else data["input_size"][-1])
+    return Loaded(model, size, data["mean"], data["std"], data["interpolation"], data["crop_pct"])
+
+
+def _local_weights(recipe: Recipe | None, config: EncoderConfig) -> Path | None:
+    """The file that weights come from: the checkpoint that was named, or that of the recipe's package."""
+    if config.checkpoint is not None:
+        return Path(config.checkpoint)
+    return _package_weights(recipe) if recipe and recipe.package and config.pretrained else None
+
+
+def _made(name: str, config: EncoderConfig, arguments: dict[str, Any], *, hub: bool) -> nn.Module:
+    """The model, with weights of the hub or random ones."""
+    import timm
+
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            model = timm.create_model(name, pretrained=hub, **sized)
+            return timm.create_model(name, pretrained=hub, **arguments)
     except TypeError as error:
         raise UserError(f"encoder_args {dict(config.encoder_args)} do not suit timm model {name!r}: {error}") from error
     except (OSError, RuntimeError, ValueError) as error:
@@ -59,22 +80,16 @@ def load_timm(name: str, config: EncoderConfig) -> Loaded:
             else f"check {option('encoder_args')} and {option('input_size')}"
         )
         raise UserError(f"timm model {name!r} could not be made: {reason}; {fix}") from error
-    if local is not None:
-        weights = read_weights(local)
-        if recipe is not None and recipe.package:
-            weights = _rename_in_order(weights, model, local)
-        else:
-            weights = without_wrappers(weights, _needed(model), local)
-        if "img_size" in arguments:
-            weights = at_size_of(model, weights)
-        _load_weights(model, weights, local, name)
-        if config.input_size is not None and hasattr(model, "set_input_size"):  # resamples position embeddings
-            model.set_input_size(img_size=config.input_size)
-    if config.features == "pooled" and keeps_classifier:
-        model.reset_classifier(0)
-    data = timm.data.resolve_data_config({}, model=model)
-    size = config.input_size or (recipe.input_size if recipe else data["input_size"][-1])
-    return Loaded(model, size, data["mean"], data["std"], data["interpolation"], data["crop_pct"])
+
+
+def _fill(model: nn.Module, local: Path, name: str, recipe: Recipe | None, *, resampled: bool) -> None:
+    """Load the weights of a file into a model, by name, or those of a recipe's package in their order."""
+    weights = read_weights(local)
+    if recipe is not None and recipe.package:
+        weights = _rename_in_order(weights, model, local)
+    else:
+        weights = without_wrappers(weights, _needed(model), local)
+    _load_weights(model, at_size_of(model, weights) if resampled else weights, local, name)
 
 
 def _package_weights(recipe: Recipe) -> Path:
