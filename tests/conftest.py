@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 import pytest
@@ -32,6 +33,9 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # compiling the package is a se
 sys.path.insert(0, str(TESTS))
 
 from helpers_images import make_image_folder  # noqa: E402
+
+if TYPE_CHECKING:
+    from probedistill import Encoder
 
 # No test asserts times: on a busy machine an example takes as long as it takes. What stands in the way of a change is
 # the same at every run; new examples are searched for elsewhere.
@@ -86,6 +90,14 @@ def _files_of_one_test_are_not_found_by_the_next(monkeypatch: pytest.MonkeyPatch
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two classes, six images each, in train/ and test/."""
     return make_image_folder(tmp_path_factory.mktemp("data") / "photos", per_class=6, size=40)
+
+
+@pytest.fixture(scope="session")
+def encoder() -> Encoder:
+    """The tests' encoder: 32 px, 24 features."""
+    from probedistill import load_encoder
+
+    return load_encoder(TINY, device="cpu")
 
 
 @pytest.fixture

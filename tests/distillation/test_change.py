@@ -37,11 +37,6 @@ NAMES = ("cat", "dog", "hen", "owl")
 
 
 @pytest.fixture(scope="module")
-def encoder():
-    return load_encoder(TINY, device="cpu")
-
-
-@pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = make_image_folder(tmp_path_factory.mktemp("time") / "photos", classes=NAMES, per_class=6, size=36)
     return load_splits(f"folder:{folder}")

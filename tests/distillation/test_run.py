@@ -39,11 +39,6 @@ from probedistill.store.records import sealed
 SLOW = "module:helpers_encoders:slow"
 
 
-@pytest.fixture(scope="module")
-def encoder():
-    return load_encoder(TINY, device="cpu")
-
-
 @pytest.fixture
 def spec(photos) -> str:
     return f"folder:{photos}"

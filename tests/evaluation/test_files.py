@@ -37,11 +37,6 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def encoder():
-    return load_encoder(TINY, device="cpu")
-
-
-@pytest.fixture(scope="module")
 def distilled(data, encoder):
     return distill(data[0], encoder, steps=10, progress=False)
 

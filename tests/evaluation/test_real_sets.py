@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from conftest import TINY
-from probedistill import DistilledSet, UserError, evaluate, extract_features, load_encoder, load_splits
+from probedistill import DistilledSet, UserError, evaluate, extract_features, load_splits
 from probedistill.config import DEFAULT_BASELINES
 from probedistill.evaluation.real_sets import CHOICES, real_set
 
@@ -19,11 +19,6 @@ ROWS = {"random": "random real", "centroids": "centroids", "herding": "herding",
 @pytest.fixture(scope="module")
 def data(photos):
     return load_splits(f"folder:{photos}")
-
-
-@pytest.fixture(scope="module")
-def encoder():
-    return load_encoder(TINY, device="cpu")
 
 
 @pytest.mark.parametrize("choice", list(CHOICES))

@@ -10,8 +10,7 @@ from textwrap import dedent
 import pytest
 import torch
 
-from conftest import TINY
-from probedistill import UserError, distill, evaluate, load_encoder, load_splits
+from probedistill import UserError, distill, evaluate, load_splits
 from probedistill.config import EvaluateConfig, EvaluateOptions
 from probedistill.probes import kinds
 from probedistill.probes.kinds import PROBES, Lesson, check_probes, kind_of, on_features
@@ -22,11 +21,6 @@ QUICK = {"seeds": 2, "views": 2, "full_views": 0, "progress": False}
 @pytest.fixture(scope="module")
 def data(photos):
     return load_splits(f"folder:{photos}")
-
-
-@pytest.fixture(scope="module")
-def encoder():
-    return load_encoder(TINY, device="cpu")
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from torchvision.datasets import ImageFolder
 from conftest import TINY
 from helpers_images import class_image
 from helpers_runs import run_record
-from probedistill import DistilledSet, RunConfig, UserError, distill, evaluate, load_encoder, load_splits
+from probedistill import DistilledSet, RunConfig, UserError, distill, evaluate, load_splits
 from probedistill.config import ImagesConfig
 from probedistill.ship.export import _search, encode_image, export, feature_distance, pixel_error
 from probedistill.store.distilled import Head
@@ -43,11 +43,6 @@ def make_set(names=("cat", "dog"), per_class: int = 2, size: int = SIDE, **extra
 
 def write(distilled: DistilledSet, folder, **options):
     return export(distilled, folder, progress=False, **options)
-
-
-@pytest.fixture(scope="module")
-def encoder():
-    return load_encoder(TINY)
 
 
 @pytest.fixture

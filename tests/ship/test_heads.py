@@ -14,11 +14,6 @@ from probedistill.features.statistics import encoder_record as record_of
 from probedistill.ship.heads import HeadAbout, Preparation, head_of_statistics
 
 
-@pytest.fixture(scope="module")
-def encoder():
-    return load_encoder(TINY, device="cpu")
-
-
 def a_head(of, names=("hen", "cat", "dog"), seed=0, **options):
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(len(names), of.dim, generator=generator)

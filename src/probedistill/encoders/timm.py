@@ -62,8 +62,8 @@ def _local_weights(recipe: Recipe | None, config: EncoderConfig) -> Path | None:
     return _package_weights(recipe) if recipe and recipe.package and config.pretrained else None
 
 
-def _made(name: str, config: EncoderConfig, arguments: dict[str, Any], *, hub: bool) -> nn.Module:
-    """The model, with weights of the hub or random ones."""
+def _made(name: str, config: EncoderConfig, arguments: dict[str, Any], *, hub: bool) -> Any:
+    """The model (its methods are those of timm, not all in `nn.Module`), with weights of the hub or random ones."""
     import timm
 
     try:
