@@ -11,7 +11,7 @@ import pytest
 import probedistill
 
 ROOMS = """
-root          words everyone uses: errors, registry, seeds, methods, config
+root          words everyone uses: errors, text, registry, seeds, methods, config
 machine       this process and its siblings
 images        labelled photos, one file a source
 encoders      a spec to a frozen encoder, one file a source

@@ -18,6 +18,7 @@ from ..config import DistillConfig
 from ..distillation.start import InnerLayers, inner_layers
 from ..encoders.encoder import Encoder
 from ..errors import UserError, option
+from ..features.bank import FeatureBank
 from ..features.encode import encode, prefetched
 from ..features.store import FeatureStore
 from ..images.decode import UnreadableImageError
@@ -331,16 +332,13 @@ def audit(
         raise UserError(f"{train.spec!r} has {len(bank)} readable photos; an audit takes at least 4")
     photos = _photo_thumbnails(encoder, train, bank.indices, store.progress)
     synthetic = thumbnails_of(distilled.images)
-    points: dict[str, tuple[Measure, Distances, Tensor, Tensor]] = {
+    points: dict[str, _Points] = {
         "pixels": (_measure("grey values after registration", True), pixel_distances, synthetic, photos),
         "structure": (_measure("SSIM", True), structure_distances, synthetic, photos),
+        "features": _in_features(distilled, encoder, bank),
     }
-    for one in (encoder, *others):
-        real = bank if one is encoder else store.of(one, train)
-        mean = real.centre.mean(dim=0)
-        about = _measure(f"features of {one.name} at {one.input_size} px", not distilled.run.made_with(one.fingerprint))
-        name = "features" if one is encoder else f"features {one.name}@{one.input_size}"
-        points[name] = (about, feature_distances, encode(one, distilled.images) - mean, real.centre - mean)
+    for one in others:
+        points[f"features {one.name}@{one.input_size}"] = _in_features(distilled, one, store.of(one, train))
     names = [train.names[i] for i in bank.indices.tolist()]
     measures, matches, found = _compare(points, names, seed, store.progress)
     source = distilled.run.source
@@ -372,6 +370,18 @@ def audit(
 
 def _measure(says: str, visible: bool) -> Measure:
     return Measure(says, visible, (0.0, 0.0, 0.0, 0.0, 0.0))
+
+
+_Points = tuple[Measure, Distances, Tensor, Tensor]
+"""How likeness is measured, and what is compared: of the synthetic images, and of the photos."""
+
+
+def _in_features(distilled: DistilledSet, encoder: Encoder, bank: FeatureBank) -> _Points:
+    """Features about the mean of the photos'; those of an encoder that made the set are alike by design."""
+    mean = bank.centre.mean(dim=0)
+    says = f"features of {encoder.name} at {encoder.input_size} px"
+    measure = _measure(says, not distilled.run.made_with(encoder.fingerprint))
+    return measure, feature_distances, encode(encoder, distilled.images) - mean, bank.centre - mean
 
 
 def _shadow_config(distilled: DistilledSet, encoder: Encoder, steps: int | None) -> DistillConfig:
@@ -410,7 +420,7 @@ def _photo_thumbnails(encoder: Encoder, train: LabelledImages, indices: Tensor, 
 
 
 def _compare(
-    points: dict[str, tuple[Measure, Distances, Tensor, Tensor]], names: Sequence[str], seed: int, progress: bool
+    points: dict[str, _Points], names: Sequence[str], seed: int, progress: bool
 ) -> tuple[dict[str, Measure], dict[str, list[Match]], dict[str, Near]]:
     """Look up every synthetic image and some photos, by every measure."""
     generator = torch.Generator().manual_seed(seed_of(seed, Stream.AUDITED_PHOTOS))

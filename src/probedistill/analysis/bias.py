@@ -609,18 +609,8 @@ def bias(
     if kind_of(probe).needs_head:
         raise UserError(f"probe {probe!r} needs the head of a set, and full real data have none; choose another")
     EvaluateConfig(probes=[probe], seeds=seeds, views=views).check()
-    if not runs:
-        raise UserError("runs is empty; give the folder of at least one finished run")
-    folders = [run_folder(run) for run in runs]
-    check_named_once(folders)
-    sets = [DistilledSet.load(folder) for folder in folders]
+    folders, sets = _read_runs(runs)
     class_names = sets[0].class_names
-    for folder, distilled in zip(folders, sets, strict=True):
-        if set(distilled.class_names) != set(class_names):
-            raise UserError(
-                f"runs {str(folders[0])!r} and {str(folder)!r} are of different classes "
-                f"({_listed(class_names)} and {_listed(distilled.class_names)}); compare runs of the same classes"
-            )
     if out is not None:
         check_writable(Path(out))
     own = [own_encoder(folder, called=option("encoders")) for folder in folders] if encoders is None else []
@@ -639,12 +629,8 @@ def bias(
     entries = []
     pool = EncoderPool(own[:1] or encoders or [])
     for encoder, i in _pairs(pool, own, len(folders)):
-        source = sets[i].run.source
-        if own and (source is None or source.fingerprint != encoder.fingerprint):
-            raise UserError(
-                f"run {str(folders[i])!r} was not made with the encoder that its config.yaml describes; "
-                f"name one with {option('encoders')}"
-            )
+        if own:
+            _check_own(encoder, sets[i], folders[i])
         name = folders[i].resolve().name
         entries.append(bias_of(
             sets[i], encoder, train, test, backgrounds, name=name, probe=probe, seeds=seeds, views=views,
@@ -666,6 +652,32 @@ def bias(
     if out is not None:
         report.save(out)
     return report
+
+
+def _read_runs(runs: Sequence[Path | str]) -> tuple[list[Path], list[DistilledSet]]:
+    """Finished runs of the same classes: their folders and their sets."""
+    if not runs:
+        raise UserError("runs is empty; give the folder of at least one finished run")
+    folders = [run_folder(run) for run in runs]
+    check_named_once(folders)
+    sets = [DistilledSet.load(folder) for folder in folders]
+    class_names = sets[0].class_names
+    for folder, distilled in zip(folders, sets, strict=True):
+        if set(distilled.class_names) != set(class_names):
+            raise UserError(
+                f"runs {str(folders[0])!r} and {str(folder)!r} are of different classes "
+                f"({_listed(class_names)} and {_listed(distilled.class_names)}); compare runs of the same classes"
+            )
+    return folders, sets
+
+
+def _check_own(encoder: Encoder, distilled: DistilledSet, folder: Path) -> None:
+    source = distilled.run.source
+    if source is None or source.fingerprint != encoder.fingerprint:
+        raise UserError(
+            f"run {str(folder)!r} was not made with the encoder that its config.yaml describes; "
+            f"name one with {option('encoders')}"
+        )
 
 
 def _usual(train: LabelledImages, backgrounds: Sequence[str]) -> tuple[Usual, ...]:

@@ -366,12 +366,16 @@ def _all_or_nothing(folder: Path) -> Iterator[None]:
             yield
         except BaseException:
             if not before & {RUN, TENSORS}:
-                if IMAGES not in before:
-                    shutil.rmtree(folder / IMAGES, ignore_errors=True)
-                for name in {RUN, TENSORS, CARD, SUMS} - before:
-                    with suppress(OSError):
-                        os.unlink(folder / name)
+                _take_back(folder, before)
             raise
+
+
+def _take_back(folder: Path, before: set[str]) -> None:
+    if IMAGES not in before:
+        shutil.rmtree(folder / IMAGES, ignore_errors=True)
+    for name in {RUN, TENSORS, CARD, SUMS} - before:
+        with suppress(OSError):
+            os.unlink(folder / name)
 
 
 def set_files(folder: Path) -> list[str]:
