@@ -6,7 +6,7 @@ import itertools
 import json
 import shutil
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -20,8 +20,8 @@ from conftest import TINY
 from helpers_images import make_image_folder
 from probedistill import DistilledSet, LabelledImages, UserError, geometry, load_encoder, load_images
 from probedistill.analysis.geometry import (
-    MEASURES,
     Geometry,
+    Place,
     RealReference,
     class_test,
     describe_classes,
@@ -29,6 +29,7 @@ from probedistill.analysis.geometry import (
 )
 from probedistill.store.records import as_plain
 
+MEASURES = tuple(field.name for field in fields(Place))
 PLACED = [name for name in MEASURES if name != "own_neighbours"]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -78,9 +78,6 @@ class Place:
     distance_ratio: float | None
     norm_ratio: float
     own_neighbours: Share
-
-
-MEASURES = tuple(field.name for field in fields(Place))
 
 
 class RealReference:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,40 +35,8 @@ def hf_source(place: str, config: ImagesConfig) -> Source:
         ) from error
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()  # in a file they are lines of numbers
-    local = Path(place).expanduser()
-    try:
-        splits = datasets.load_dataset(str(local) if local.is_dir() else place)
-    except Exception as error:  # the hub client raises many kinds
-        reason = error.__cause__ or error if type(error).__name__ == "DatasetGenerationError" else error
-        why = one_line(str(reason).strip().split("\n")[0]) or type(reason).__name__
-        raise UserError(
-            f"images {config.images!r} cannot be loaded ({why}); "
-            "check the name and the network, or give a folder that holds the data set"
-        ) from error
-    bare = {name: data.with_format(None) for name, data in splits.items()}
-    columns = sorted({column for data in bare.values() for column in data.column_names})
-    if columns == [config.image_column]:
-        raise UserError(
-            f"images {config.images!r} have no labels, only the column {config.image_column!r}; put the images of each "
-            "class into a folder of their own, or name a data set with labels"
-        )
-    for argument, column in (("image_column", config.image_column), ("label_column", config.label_column)):
-        if column not in columns:
-            raise unknown_name(argument, column, columns, hint=f"(in {config.images})")
-
-    def has_labels(data: Any) -> bool:
-        """Tell whether a split has labels; published test splits often have none, or only -1."""
-        if not len(data) or not {config.image_column, config.label_column} <= set(data.column_names):
-            return False
-        first = data.select_columns([config.label_column])[0][config.label_column]
-        return first is not None and first != -1
-
-    labelled = [name for name, data in bare.items() if has_labels(data)]
-    if not labelled:
-        raise UserError(
-            f"label_column {config.label_column!r} of {config.images} holds no labels; "
-            f"name another of its columns: {', '.join(columns)}"
-        )
+    bare = {name: data.with_format(None) for name, data in _opened(place, config, datasets).items()}
+    labelled = _labelled_splits(bare, config)
 
     def read(split: str) -> LabelledImages:
         class_names, labels = _hf_labels(bare[split], split, config)
@@ -97,6 +66,51 @@ def hf_source(place: str, config: ImagesConfig) -> Source:
 
     source = Source(config.images, {split: partial(read, split) for split in labelled})
     return source
+
+
+def _opened(place: str, config: ImagesConfig, datasets: Any) -> Any:
+    """The splits of a data set by name, as `datasets` reads them."""
+    local = Path(place).expanduser()
+    try:
+        return datasets.load_dataset(str(local) if local.is_dir() else place)
+    except Exception as error:  # the hub client raises many kinds
+        reason = error.__cause__ or error if type(error).__name__ == "DatasetGenerationError" else error
+        why = one_line(str(reason).strip().split("\n")[0]) or type(reason).__name__
+        raise UserError(
+            f"images {config.images!r} cannot be loaded ({why}); "
+            "check the name and the network, or give a folder that holds the data set"
+        ) from error
+
+
+def _labelled_splits(splits: Mapping[str, Any], config: ImagesConfig) -> list[str]:
+    """Names of the splits that have labels; published test splits often have none, or only -1.
+
+    Raises:
+        UserError: None has, or there is no such column.
+    """
+    columns = sorted({column for data in splits.values() for column in data.column_names})
+    if columns == [config.image_column]:
+        raise UserError(
+            f"images {config.images!r} have no labels, only the column {config.image_column!r}; put the images of each "
+            "class into a folder of their own, or name a data set with labels"
+        )
+    for argument, column in (("image_column", config.image_column), ("label_column", config.label_column)):
+        if column not in columns:
+            raise unknown_name(argument, column, columns, hint=f"(in {config.images})")
+
+    def has_labels(data: Any) -> bool:
+        if not len(data) or not {config.image_column, config.label_column} <= set(data.column_names):
+            return False
+        first = data.select_columns([config.label_column])[0][config.label_column]
+        return first is not None and first != -1
+
+    labelled = [name for name, data in splits.items() if has_labels(data)]
+    if not labelled:
+        raise UserError(
+            f"label_column {config.label_column!r} of {config.images} holds no labels; "
+            f"name another of its columns: {', '.join(columns)}"
+        )
+    return labelled
 
 
 def _own_folders(place: str, datasets: Any) -> tuple[str, ...]:

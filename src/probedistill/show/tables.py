@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 NOTHING = "–"
 """What stands where there is no number."""
 
-Cell = str | float | int | None
-
 
 @dataclass(frozen=True)
 class Table:
