@@ -113,12 +113,14 @@ def halves(name: str, photos: Path | None) -> tuple[LabelledImages, LabelledImag
     return images.select(first), images.select(second)
 
 
-def scores(trained_on: Any, encoder: str, train: Any, test: LabelledImages, probes: list[str]) -> dict[str, float]:
+def scores(
+    trained_on: Any, encoder: str, train: Any, test: Any, probes: list[str], augment: AugmentConfig | None = None
+) -> dict[str, float]:
     """Accuracy by row and probe."""
     found = evaluate(
         trained_on, load_encoder(_common.encoder(encoder)), train, test, probes=probes, seeds=2, views=VIEWS,
-        sgd_views=VIEWS, augment=AugmentConfig(), baselines=["centroids", "means"] if train is not None else [],
-        progress=False,
+        sgd_views=VIEWS, augment=augment or AugmentConfig(), progress=False,
+        baselines=["centroids", "means"] if train is not None else [],
     )  # fmt: skip
     return {f"{row.name}/{row.probe}": row.top1 for row in found.rows}
 

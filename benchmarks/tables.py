@@ -36,8 +36,12 @@ def read(name: str) -> dict[str, Any]:
 
 def made_by(content: dict[str, Any]) -> str:
     machine = content["machine"]
-    place = machine["gpu"] or f"{machine['cpu']}, {machine['threads']} of {machine['cores']} cores"
-    return f"Made by `{content['command']}` on {place}, torch {machine['torch']}, {machine['date']}."
+    return f"Made by `{content['command']}` on {place(machine)}, torch {machine['torch']}, {machine['date']}."
+
+
+def place(machine: dict[str, Any]) -> str:
+    """What computed."""
+    return machine["gpu"] or f"{machine['cpu']}, {machine['threads']} of {machine['cores']} cores"
 
 
 def read_all(folder: str) -> list[dict[str, Any]]:
@@ -110,6 +114,8 @@ def headline() -> str:
 CHOICES = {
     "auto": "**`auto`**: from blends, three inner layers",
     "300 steps": "… 300 steps, the default",
+    "1,000 steps": "… 1,000 steps",
+    "300 steps, noise": "… 300 steps, from noise",
     "one layer": "… one layer",
     "all layers": "… five layers",
     "weight 3": "… layers with weight 3",
@@ -156,12 +162,46 @@ def choices() -> str:
             lines.append(line(title, of, "distilled"))
     lines.append(line("class medoids", real, "centroids"))
     lines.append(line("class-mean features", real, "class-mean features"))
-    made = made_by({**contents[0], "command": "python benchmarks/choices.py --photos FOLDER"})
+    places = " and ".join(sorted({place(content["machine"]) for content in contents}))
+    made = f"Made by `python benchmarks/choices.py --photos FOLDER` on {places}, {contents[0]['machine']['date']}."
     return "\n".join(lines) + (
         f"\n\n{made} Top-1 % on photos that were held out of the training photos. By dataset: mean of the ridge, "
         "logistic and sgd probe on the own encoder. Elsewhere: mean over "
         f"{', '.join(compared)}, ridge and logistic probe, "
         f"{len(others)} encoders that had no part. ± over distillation seeds; one seed where there is no ±."
+    )
+
+
+def crops() -> str:
+    """Sets scored with crops of three sizes: by dataset at home, and on the encoders that had no part."""
+    content = read("crops")
+    datasets = list(dict.fromkeys(row["dataset"] for row in content["rows"]))
+    probes = ("ridge", "logistic", "sgd")
+
+    def cell(rows: list[dict[str, Any]], trained_on: str) -> str:
+        return " / ".join(
+            f"{100 * statistics.fmean(row['scores'][f'{trained_on}/{probe}'] for row in rows):.1f}" for probe in probes
+        )
+
+    def line(title: str, rows: list[dict[str, Any]], trained_on: str) -> str:
+        home = [[r for r in rows if (r["dataset"], r["encoder"]) == (dataset, "lite0")] for dataset in datasets]
+        away = [row for row in rows if row["encoder"] != "lite0"]
+        return f"| {title} | " + " | ".join(cell(part, trained_on) for part in [*home, away]) + " |"
+
+    lines = [
+        "| scored with crops of | " + " | ".join(datasets) + " | elsewhere |",
+        "| --- " * (2 + len(datasets)) + "|",
+    ]
+    for title, what, trained_on in (("`auto`", "300-steps-", "distilled"), ("class medoids", "real", "centroids")):
+        for smallest in sorted({row["smallest"] for row in content["rows"]}):
+            rows = [r for r in content["rows"] if r["smallest"] == smallest and r["set"].rstrip("0123456789") == what]
+            lines.append(line(f"{title}, at least {100 * smallest:.0f} %", rows, trained_on))
+    lines.append(line("class-mean features", [r for r in content["rows"] if r["set"] == "real"], "class-mean features"))
+    return "\n".join(lines) + (
+        f"\n\n{made_by({**content, 'command': 'python benchmarks/crops.py --photos FOLDER'})} "
+        "Top-1 % with the ridge / logistic / sgd probe on photos that were held out of the "
+        "training photos, 300 steps, mean of three distillation seeds. Elsewhere: mean over these datasets and two "
+        "encoders that had no part."
     )
 
 
@@ -906,6 +946,7 @@ TABLES = {
     "per_class": per_class,
     "seeds_elsewhere": seeds_elsewhere,
     "choices": choices,
+    "crops": crops,
     "methods": methods,
     "recipes": recipes,
     "step_cost": step_cost,

@@ -1,0 +1,52 @@
+"""How large should the crops be that a probe is trained on? Sets of choices.py, scored with three kinds of crops.
+
+    python benchmarks/choices.py --photos FOLDER --variants "300 steps"     # first: the sets
+    python benchmarks/crops.py --photos FOLDER
+
+The sets are distilled with crops of 8 to 100 % of the image, and scored with crops of at least 8 %, 35 % and 60 %, on
+the photos that choices.py held out, at home and on the two encoders that had no part; so are class medoids. Nothing is
+read of the test photos. Writes results/crops.json after every row, and goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import _common
+from choices import ENCODERS, PHOTOS, SHIPPED, halves, scores
+from probedistill import AugmentConfig, DistilledSet
+
+SMALLEST = [0.08, 0.35, 0.6]
+PROBES = ["ridge", "logistic", "sgd"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--photos", type=Path, help="folder of the datasets that no package of ours ships")
+    options = parser.parse_args()
+    path = _common.RESULTS / "crops.json"
+    rows: list[dict[str, Any]] = json.loads(path.read_text())["rows"] if path.exists() else []
+    for dataset in [*SHIPPED, *(PHOTOS if options.photos else {})]:
+        runs = sorted(_common.RUNS.glob(f"choices-{dataset}-300-steps*-[0-9]"))
+        if not runs:
+            continue
+        train, test = halves(dataset, options.photos)
+        for run, encoder, smallest in product([None, *runs], ["lite0", *ENCODERS["lite0"][1]], SMALLEST):
+            name = run.name.removeprefix(f"choices-{dataset}-") if run else "real"
+            row = {"dataset": dataset, "set": name, "encoder": encoder, "smallest": smallest}
+            if any(row.items() <= one.items() for one in rows):
+                continue
+            crops = AugmentConfig(scale=(smallest, 1.0))
+            photos = None if run else train
+            found = scores(DistilledSet.load(run) if run else None, encoder, photos, test, PROBES, crops)
+            rows.append({**row, "scores": found})
+            print(rows[-1], flush=True)
+            _common.keep("crops", {"rows": rows})
+
+
+if __name__ == "__main__":
+    main()
