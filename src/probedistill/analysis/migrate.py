@@ -259,9 +259,11 @@ def migrate(
 
     Raises:
         UserError: Unknown candidate, or one that needs an old encoder's head where there is none; the new encoder is
-            an old one; statistics of other classes.
+            an old one; an old encoder that the set was not made with, and no statistics are of; statistics of other
+            classes.
     """
     _check(candidate, measured, encoder, old)
+    _check_sources(distilled, old, statistics)
     store = features or FeatureStore()
     augment = (augment or distilled.run.config.augment).for_probes(transformer=encoder.is_transformer)
     statistics = [_of_classes(one, distilled) for one in statistics]
@@ -303,6 +305,19 @@ def _check(candidate: str, measured: float | None, encoder: Encoder, old: Sequen
             raise UserError(
                 f"encoder {encoder.name!r} at {encoder.input_size} px is the one that the set was made with; name the "
                 "new encoder"
+            )
+
+
+def _check_sources(distilled: DistilledSet, old: Sequence[Encoder], statistics: Sequence[ClassStatistics]) -> None:
+    """Refuse an old encoder of which nothing is known: neither is the set its own, nor are any statistics."""
+    made_with = distilled.run.encoders
+    for one in old:
+        known = distilled.run.made_with(one.fingerprint) or _of_encoder(statistics, one) is not None
+        if made_with and not known:
+            raise UserError(
+                f"source {one.name!r} at {one.input_size} px is none of the set's encoders "
+                f"({', '.join(map(str, made_with))}); name one of those, or give statistics of this one with "
+                f"{option('stats')}"
             )
 
 

@@ -87,7 +87,7 @@ def migrate(
     old = _old_encoders(folder, source, new, encoder.device)
     store = FeatureStore(cache, images is not None and images.strict, progress)
     head, report = run_migrate(
-        distilled, new, old=old, statistics=_statistics(folder, stats or []), measured=_measured(folder, old),
+        distilled, new, old=old, statistics=_statistics(folder, stats or [], old), measured=_measured(folder, old),
         candidate=candidate, test=test, name=folder.resolve().name, seed=seed, features=store,
     )  # fmt: skip
     with claimed(out, called="head"):
@@ -163,8 +163,15 @@ def _measured(folder: Path, old: list[Encoder]) -> float | None:
     return rows[0].top1 if rows and rows[0].top1 > 0 else None
 
 
-def _statistics(folder: Path, paths: list[Path]) -> list[ClassStatistics]:
-    """What the run keeps, and what files hold."""
+def _statistics(folder: Path, paths: list[Path], old: list[Encoder]) -> list[ClassStatistics]:
+    """What the run keeps, and what files hold, each of an old encoder."""
     from ..features.statistics import ClassStatistics, statistics_if_kept
 
-    return [*statistics_if_kept(folder), *(ClassStatistics.load(path) for path in paths)]
+    given = [ClassStatistics.load(path) for path in paths]
+    for path, one in zip(paths, given, strict=True):
+        if all(one.about.encoder.fingerprint != encoder.fingerprint for encoder in old):
+            raise UserError(
+                f"statistics file {str(path)!r} is of {one.about.encoder}, which is none of the old encoders; name "
+                "that with --source, or leave the file out"
+            )
+    return [*statistics_if_kept(folder), *given]
