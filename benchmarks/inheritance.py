@@ -1,11 +1,11 @@
 """When does an inherited classifier beat a probe from scratch? Lite0's head on other encoders, by images per class.
 
-    python benchmarks/inheritance.py       # after table.py and images_per_class.py; some minutes on one core
+    python benchmarks/inheritance.py       # some minutes of one core, and some for each set that seeds.py has not made
 
-Sets distilled from clothing with EfficientNet-Lite0 (`auto`, 1 to 10 images per class), probes on MobileNetV1,
-MobileNetV2 and Lite0 itself: ridge from scratch, the inherited head with the source's features of the same views, and
-random real images under both. Ridge is scored at the probe's own penalty and at the projector's smaller one, so that
-the gain is not the penalty's. Writes results/inheritance.json.
+The sets of seeds.py from clothing with EfficientNet-Lite0 (`auto`, 300 steps, 1 to 10 images per class), probes on
+MobileNetV1, MobileNetV2 and Lite0 itself: ridge from scratch, the inherited head with the source's features of the same
+views, and random real images under both. Ridge is scored at the probe's own penalty and at the projector's smaller one,
+so that the gain is not the penalty's. Writes results/inheritance.json.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import torch
 import _common
 from probedistill import (
     AugmentConfig,
-    DistilledSet,
     InheritedProbe,
     LinearProbe,
     extract_features,
@@ -28,6 +27,7 @@ from probedistill import (
 from probedistill.features.classes import random_images
 from probedistill.features.views import apply_views, draw_views
 from probedistill.seeds import Stream, seed_of
+from seeds import Cell, made
 
 TARGETS, VIEWS, SEEDS = ["lite0", "mobilenetv1", "mobilenetv2"], 30, 3
 
@@ -50,11 +50,8 @@ def main() -> None:
     tests = {name: extract_features(encoder, test) for name, encoder in encoders.items()}
     rows = []
     for count in (1, 2, 5, 10):
-        run = _common.RUNS / f"images_per_class-real-{count}"
-        if not (run / "images").is_dir():
-            print(f"{run} is not there: run images_per_class.py first")
-            continue
-        distilled = with_extras(DistilledSet.load(run), source, bank, keep_head=True)
+        cell = Cell("clothing", "lite0", "auto", seed=0, steps=300, images_per_class=count)
+        distilled = with_extras(made(cell), source, bank, keep_head=True)
         head = distilled.head
         assert head is not None
         for kind in ("distilled", "random real"):
