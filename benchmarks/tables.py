@@ -639,22 +639,6 @@ def report_paint() -> str:
     )
 
 
-def several_encoders() -> str:
-    content = read("several_encoders")
-    targets = list(next(iter(content["rows"].values()))["scores"])
-    lines = [
-        "| distilled with | " + " | ".join(ENCODERS[t] for t in targets) + " |",
-        "| --- " * (1 + len(targets)) + "|",
-    ]
-    for row in content["rows"].values():
-        cells = []
-        for target, score in row["scores"].items():
-            cell = f"{100 * score['top1']:.1f}"
-            cells.append(cell if target in row["sources"] else f"*{cell}*")
-        lines.append("| " + " | ".join([" + ".join(ENCODERS[s] for s in row["sources"]), *cells]) + " |")
-    return "\n".join(lines) + f"\n\n{made_by(content)} Ridge probe; held-out encoders in italics."
-
-
 def inheritance() -> str:
     content = read("inheritance")
     probes = list(content["rows"][0]["top1"])
@@ -722,20 +706,6 @@ def fair_scores() -> str:
         cells += ["" if row[what] is None else f"{100 * row[what]:+.1f}" for what in ("gap", "gain")]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + f"\n\n{made_by(content)} Lite0 at 112 px, 5 evaluation seeds."
-
-
-def images_per_class() -> str:
-    points = read("images_per_class")["points"].values()
-    counts = sorted({point["images_per_class"] for point in points})
-    lines = ["| | " + " | ".join(map(str, counts)) + " |", "| --- " * (1 + len(counts)) + "|"]
-    for name in dict.fromkeys(point["line"] for point in points):
-        cells = []
-        for count in counts:
-            rows = [p["rows"] for p in points if p["line"] == name and p["images_per_class"] == count]
-            of_probe = {row["probe"]: f"{100 * row['top1']:.1f}" for row in rows[0]} if rows else {}
-            cells.append(of_probe.get("ridge", ""))
-        lines.append("| " + " | ".join([name, *cells]) + " |")
-    return "\n".join(lines) + f"\n\n{made_by(read('images_per_class'))}"
 
 
 def search() -> str:
@@ -933,8 +903,6 @@ TABLES = {
     "periphery": periphery,
     "shortcuts": shortcuts,
     "report_paint": report_paint,
-    "several_encoders": several_encoders,
-    "images_per_class": images_per_class,
     "inheritance": inheritance,
     "bytes": bytes_of_images,
     "fair_scores": fair_scores,
