@@ -266,3 +266,17 @@ def test_statistics_have_no_layers(run_cli, folder, tmp_path):
     line = run_cli("distill", "--stats", stats, "--encoder", TINY, "--layers", "2", "--out", tmp_path / "x").error()
     assert "layers 2" in line
     assert not os.path.exists(tmp_path / "x")
+
+
+def test_features_computed_ahead_are_those_that_distill_takes(run_cli, photos, tmp_path):
+    options = ["--images", f"folder:{photos}", "--encoder", "timm:test_resnet@64", "--no-pretrained",
+               "--cache", tmp_path / "cache"]  # fmt: skip
+
+    def kept() -> list[str]:
+        return sorted(path.parent.name for path in (tmp_path / "cache").rglob("shard-*"))
+
+    assert run_cli("features", *options).code == 0
+    before = kept()
+    assert len(before) == 3, "of training images with and without inner layers, and of test images"
+    assert run_cli("distill", *options, "--steps", 1, "--out", tmp_path / "run").code == 0
+    assert kept() == before

@@ -20,6 +20,7 @@ from ..config import (
     StatisticsConfig,
 )
 from ..errors import UserError, explained
+from ..methods import check_number
 from ..store.named import results_folder, run_folder
 from .app import EncoderOptions, Images, Probes, command, config_flag, flat, panel, show
 
@@ -396,18 +397,22 @@ def features(
     encoder: EncoderOptions,
     *,
     views: int = 0,
+    layers: int = 3,
     seed: int = 0,
     cache: Path | None = None,
     progress: bool = True,
 ) -> None:
     """Compute the features of real images once; later commands find them in the cache.
 
-    Example: probedistill features --images folder:photos --encoder efficientnet_lite0 --input-size 112 --views 4
+    Example: probedistill features --images folder:photos --encoder efficientnet_lite0 --input-size 112
 
     Parameters
     ----------
     views:
-        Augmented views of each image, beside the centre crop.
+        Augmented views of each training image, beside the centre crop: distill's --real-views, which is 2 for sfm and
+        lgm.
+    layers:
+        Inner layers of the encoder whose features are kept, too: distill's --layers, which is 3 for --method auto.
     seed:
         Seed of the views.
     cache:
@@ -423,8 +428,9 @@ def features(
     train, test = load_splits(images, progress=progress)
     model = load_encoder(encoder)
     store = FeatureStore(cache, images.strict, progress)
-    for part, count in ((train, views), (test, 0)):
-        bank = store.of(model, part, views=count, seed=seed)
+    check_number("layers", layers, whole=True)
+    for encoder_of, part, count in ((model.with_layers(layers), train, views), (model, test, 0)):
+        bank = store.of(encoder_of, part, views=count, seed=seed)
         show(f"{part.split}: {len(bank):,} images × {1 + count} views × {model.dim} features")
     show(f"kept in {cache_folder(cache) / 'features'}")
 
