@@ -116,6 +116,12 @@ def main() -> None:
         rows.sort(key=lambda row: (STARTS.index(row["start"]), row["seed"]))
         _common.keep("audit", {"photos": len(train), "steps": options.steps, "rows": rows, "members": members})
 
+    def done() -> bool:
+        there = {(row["start"], row["seed"]) for row in rows}
+        return set(product(options.starts, range(SEEDS))) <= there and all(
+            members.get(start, {}).get("shadows", 0) >= options.shadows for start in options.starts
+        )
+
     with suppress(TimeIsUpError):
         for seed, start in product(range(SEEDS), options.starts):
             if all((row["start"], row["seed"]) != (start, seed) for row in rows):
@@ -137,9 +143,7 @@ def main() -> None:
                 print(
                     f"{start} {one.score}, {one.how}: AUC {one.auc:.3f} {one.auc_interval}, {one.tpr:.4f}", flush=True
                 )
-        print("done")
-        return
-    print("not done: run it again")
+    print("done" if done() else "not done: run it again")
 
 
 if __name__ == "__main__":

@@ -317,7 +317,8 @@ def _say_cost(left: int, seconds: float, minutes: float | None) -> None:
     """A word about the time, after the first set has shown what one takes."""
     whole = left * seconds / 60
     limit = f", stopping after {minutes:g}" if minutes is not None and minutes < whole else ""
-    say(f"{left} shadow sets, about {seconds:.0f} s each: {whole:.0f} minutes{limit}; the same command goes on")
+    length = "less than a minute" if whole < 1 else f"{whole:.0f} minutes"
+    say(f"{left} shadow sets, about {seconds:.0f} s each: {length}{limit}; stopped, the same command goes on")
 
 
 def _path(folder: Path, number: int) -> Path:
