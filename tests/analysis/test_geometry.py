@@ -442,7 +442,7 @@ def test_bad_input_gives_one_line_and_writes_nothing(run_cli, distil_cli, many, 
     assert "(the run's classes)" in error
     assert "the run has a class 'a$b$^' that" in refused("--images", f"folder:{photos}")
     assert "(12 of 12 classes); give the images that it was made of" in refused("--images", f"folder:{photos}")
-    assert "k 48 must be at least 1 and less than the number of real images (48)" in refused("--k", 48)
+    assert "less than the number of real images (48); give another --k" in refused("--k", 48)
     assert "k 0 must be at least 1" in refused("--k", 0)
     assert "no such folder" in refused(run=tmp_path / "none")
     unfinished = tmp_path / "unfinished"

@@ -326,7 +326,9 @@ def align(
     if limit < len(images):
         images = images.select(balanced_rows(images.labels, limit, seed=seed))
     if not 1 <= k < len(images):
-        raise UserError(f"k {k} must be at least 1 and less than the number of images ({len(images)})")
+        raise UserError(
+            f"k {k} must be at least 1 and less than the number of images ({len(images)}); give another {option('k')}"
+        )
     arrays, rows = [], None
     for encoder in pool:
         bank = store.of(encoder, images)

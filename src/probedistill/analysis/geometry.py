@@ -15,7 +15,7 @@ from sklearn.decomposition import PCA
 from torch import Tensor
 
 from ..encoders.encoder import Encoder
-from ..errors import UserError, unknown_name
+from ..errors import UserError, option, unknown_name
 from ..features.classes import balanced_rows, class_means, medoids
 from ..features.encode import encode
 from ..features.store import FeatureStore
@@ -519,7 +519,10 @@ def geometry(
         )
     train = train.with_classes(names)
     if not 1 <= k < len(train):
-        raise UserError(f"k {k} must be at least 1 and less than the number of real images ({len(train)})")
+        raise UserError(
+            f"k {k} must be at least 1 and less than the number of real images ({len(train)}); "
+            f"give another {option('k')}"
+        )
     bank = store.of(encoder, train)
     for name, count in zip(names, torch.bincount(bank.labels, minlength=len(names)).tolist(), strict=True):
         if count < 2:
