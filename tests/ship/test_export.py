@@ -477,6 +477,8 @@ def test_bad_folders_are_one_line(run_cli, run, tmp_path):
     assert "no such folder" in run_cli("export", tmp_path / "none", "--out", tmp_path / "small").error()
     assert "has no run.json" in run_cli("export", tmp_path, "--out", tmp_path / "small").error()
     assert "holds a run; choose another folder" in run_cli("export", run, "--out", run, "--overwrite").error()
+    error = run_cli("export", run, "--out", run / "images" / "small").error()
+    assert f"is inside the run '{run.name}'; choose a folder beside it" in error, "it would be a class of the run"
     assert "--out" in run_cli("export", run).error()
 
 

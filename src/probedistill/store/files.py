@@ -21,6 +21,7 @@ from pathlib import Path
 import psutil
 
 from ..errors import UserError, first_line
+from .layout import check_beside_images
 from .named import check_own, check_path
 
 
@@ -173,6 +174,7 @@ def check_writable(folder: Path) -> None:
     """Raise `UserError` when ``folder`` cannot be written to, or made where it is not there; change nothing."""
     check_path(folder)
     check_own(folder)
+    check_beside_images(folder)
     existing = next(path for path in (folder, *folder.absolute().parents) if os.path.exists(path))
     if not existing.is_dir():
         raise cannot_write(folder, OSError(errno.ENOTDIR, f"{str(existing)!r} is not a folder"))

@@ -107,6 +107,14 @@ _SPLIT = re.compile(
 _FORBIDDEN = '/\\:*?"<>|%$'  # the first nine by file systems; % escapes, and datasets expands $HOME in paths
 
 
+def check_beside_images(folder: Path) -> None:
+    """Raise `UserError` for a folder among the images of a run: torchvision would take it for a class."""
+    path = folder.absolute()
+    for part in (path, *path.parents):
+        if part.name in (IMAGES, EVOLUTION, CHECKPOINTS) and (part.parent / RUN).is_file():
+            raise UserError(f"{str(folder)!r} is inside the run {part.parent.name!r}; choose a folder beside it")
+
+
 def checkpoint_file(step: int) -> str:
     """Name of the checkpoint after a step, below ``checkpoints/``."""
     return f"step-{step:07d}.safetensors"
