@@ -73,9 +73,9 @@ def _made(name: str, config: EncoderConfig, arguments: dict[str, Any], *, hub: b
     except TypeError as error:
         raise UserError(f"encoder_args {dict(config.encoder_args)} do not suit timm model {name!r}: {error}") from error
     except (OSError, RuntimeError, ValueError) as error:
-        reason = first_line(error)
-        fix = (
-            f"give {option('checkpoint', 'FILE')} or {option('pretrained', False)}"
+        reason = first_line(error).rstrip(".")
+        fix = (  # commands that take an encoder in one word take a file of its options, too
+            f"give {option('checkpoint', 'FILE')} or {option('pretrained', False)}, or a YAML file with such options"
             if hub
             else f"check {option('encoder_args')} and {option('input_size')}"
         )
