@@ -45,7 +45,7 @@ _EVERY = 4  # every fourth view is the one that cross-validation fits on
 _DRAWS = 20_000  # of the simulated accuracy: 0.3 points of sampling error
 
 CROSSING = {
-    "ridge": -0.50, "logistic": -0.58, "inherited": -0.39, "procrustes": -0.56, "low-rank": -0.58, "average": -0.34
+    "ridge": -0.37, "logistic": -0.46, "inherited": -0.33, "procrustes": -0.47, "low-rank": -0.48, "average": -0.27
 }  # fmt: skip
 """What crossing to an encoder that the images were not made for costs, in logits of accuracy, candidate by candidate.
 Measured by benchmarks/migrate.py; docs/over-time.md has how good the forecast was where it was not measured."""
