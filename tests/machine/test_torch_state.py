@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -14,55 +16,33 @@ from probedistill.machine.torch_state import own_torch_state
 
 
 @contextmanager
-def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
+def called(change: Callable[[Any], None], value: object, usual: object) -> Iterator[None]:
+    """Within ``change(value)``; ``change(usual)`` undoes it."""
+    change(value)
     try:
         yield
     finally:
-        torch.set_default_dtype(before)
-
-
-@contextmanager
-def default_device(device: str) -> Iterator[None]:
-    torch.set_default_device(device)
-    try:
-        yield
-    finally:
-        torch.set_default_device(None)
-
-
-@contextmanager
-def matrix_precision(precision: str) -> Iterator[None]:
-    """``medium`` multiplies matrices in bfloat16, on some CPUs too."""
-    torch.set_float32_matmul_precision(precision)
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision("highest")
+        change(usual)
 
 
 @contextmanager
 def tf32_by_its_newer_name() -> Iterator[None]:
-    places = torch.backends.cuda.matmul, torch.backends.cudnn.conv
-    before = [place.fp32_precision for place in places]
-    for place in places:
-        place.fp32_precision = "tf32"
-    try:
+    with ExitStack() as stack:
+        for part in (torch.backends.cuda.matmul, torch.backends.cudnn.conv):
+            change = partial(setattr, part, "fp32_precision")
+            stack.enter_context(called(change, "tf32", part.fp32_precision))
         yield
-    finally:
-        for place, precision in zip(places, before, strict=True):
-            place.fp32_precision = precision
 
 
 SETTINGS = {
     "gradients off": torch.no_grad,
     "inference mode": torch.inference_mode,
-    "float64": lambda: default_dtype(torch.float64),
-    "half": lambda: default_dtype(torch.bfloat16),
+    "float64": lambda: called(torch.set_default_dtype, torch.float64, torch.float32),
+    "half": lambda: called(torch.set_default_dtype, torch.bfloat16, torch.float32),
     "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
-    "another device": lambda: default_device("meta"),
-    "fast matrices": lambda: matrix_precision("medium"),
+    "another device": lambda: called(torch.set_default_device, "meta", None),
+    # Matrices in bfloat16, on some CPUs too.
+    "fast matrices": lambda: called(torch.set_float32_matmul_precision, "medium", "highest"),
 }
 if hasattr(torch.backends, "fp32_precision"):  # torch 2.9
     SETTINGS["tf32"] = tf32_by_its_newer_name
