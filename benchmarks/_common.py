@@ -135,11 +135,16 @@ def in_fresh_process(script: str, *arguments: str) -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def keep(name: str, content: dict[str, Any]) -> Path:
-    """Write a result with the command, without folders of this machine, and the machine that made it."""
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    path = RESULTS / f"{name}.json"
+def made_by() -> dict[str, Any]:
+    """The command, without folders of this machine, and the machine that make a result."""
     words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
     command = f"python benchmarks/{Path(sys.argv[0]).name} {' '.join(words)}".strip()
-    path.write_text(json.dumps({"command": command, "machine": machine(), **content}, indent=2) + "\n")
+    return {"command": command, "machine": machine()}
+
+
+def keep(name: str, content: dict[str, Any]) -> Path:
+    """Write a result with what made it."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps({**made_by(), **content}, indent=2) + "\n")
     return path

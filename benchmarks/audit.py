@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 import warnings
 from contextlib import suppress
@@ -78,8 +77,7 @@ def copies_of(start: str, seed: int, found: Audit, began: list[set[str]]) -> dic
 
 def members_of(found: Membership, layers: Any) -> dict[str, Any]:
     """With the command and the machine: the rows of copies may be made another day."""
-    command = f"python benchmarks/audit.py {' '.join(sys.argv[1:])}".strip()
-    return {"layers": layers, "command": command, "machine": _common.machine(), **as_plain(found)}
+    return {"layers": layers, **_common.made_by(), **as_plain(found)}
 
 
 def main() -> None:

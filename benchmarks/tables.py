@@ -229,17 +229,9 @@ def step_cost() -> str:
     return "\n".join(lines) + f"\n\n{made_by(content)}"
 
 
-def kernels() -> str:
-    return ways_to_run("kernels-efficientnet_lite0-112")
-
-
-def kernels_gpu() -> str:
-    return ways_to_run("kernels-efficientnet_lite0-112-gpu")
-
-
-def ways_to_run(name: str) -> str:
+def kernels(where: str = "") -> str:
     """Ways to run the encoder, as ratios of timm's model."""
-    content = read(name)
+    content = read(f"kernels-efficientnet_lite0-112{where}")
     what = ["forward", "forward + backward"]
     lines = ["| encoder | forward | forward + backward | first call |", "| --- | --- | --- | --- |"]
     base = next(iter(content["ways"].values()))
@@ -919,7 +911,7 @@ TABLES = {
     "recipes": recipes,
     "step_cost": step_cost,
     "kernels": kernels,
-    "kernels_gpu": kernels_gpu,
+    "kernels_gpu": partial(kernels, "-gpu"),
     "gpu": gpu,
     "allocator": allocator,
     "profile": profile,
