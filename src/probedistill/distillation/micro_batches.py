@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from ..machine.launch import number
+from ..machine.launch import processes_here
 from ..machine.memory import available_memory
 
 _log = logging.getLogger(__name__)
@@ -133,7 +133,7 @@ def free_memory(device: torch.device) -> int:
         # What PyTorch has cached, of the tower before for example, is free for this one.
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + cached
-    return available_memory() // number("LOCAL_WORLD_SIZE", 1, least=1)
+    return available_memory() // processes_here()
 
 
 def _saved_bytes(forward: Forward, count: int) -> int:

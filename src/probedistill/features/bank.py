@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..config import AugmentConfig
 from ..errors import UserError
-from ..machine.launch import number
+from ..machine.launch import processes_here
 from ..machine.memory import total_memory
 from ..store.tensors import TornFileError, map_tensors
 
@@ -334,4 +334,4 @@ def comfortable_bytes(device: torch.device | str = "cpu") -> int:
     device = torch.device(device)
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory // 4
-    return total_memory() // 4 // number("LOCAL_WORLD_SIZE", 1, least=1)
+    return total_memory() // 4 // processes_here()

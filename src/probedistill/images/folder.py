@@ -19,26 +19,10 @@ from .sources import ALIASES, FOLDER_SPLITS, WHOLE, ItemLoader, Source, describe
 
 IMAGE_SUFFIXES = frozenset(
     [
-        "avif",
-        "bmp",
-        "gif",
-        "heic",
-        "heif",
-        "hif",
-        "jp2",
-        "jfif",
-        "jpe",
-        "jpeg",
-        "jpg",
-        "pbm",
-        "pgm",
-        "png",
-        "ppm",
-        "tif",
-        "tiff",
-        "webp",
+        "avif", "bmp", "gif", "heic", "heif", "hif", "jp2", "jfif", "jpe", "jpeg", "jpg", "pbm", "pgm", "png", "ppm",
+        "tif", "tiff", "webp",
     ]
-)
+)  # fmt: skip
 """How names of images end, without the dot; only where names are all there is to go by."""
 
 SYSTEM_FOLDERS = frozenset(

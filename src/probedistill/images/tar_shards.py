@@ -24,7 +24,7 @@ from PIL import Image
 
 from ..config import ImagesConfig
 from ..errors import UserError, option
-from .contents import digest_of_bytes, digests_of_files, remembered
+from .contents import UNREADABLE, digest_of_bytes, digests_of_files, remembered
 from .decode import UnreadableImageError, as_utf8, decode_image, decoding, one_line, reason_of
 from .folder import IMAGE_SUFFIXES, is_system_folder, listing, subfolders
 from .labelled import LabelledImages, digest_of
@@ -92,7 +92,7 @@ def wds_source(place: str, config: ImagesConfig) -> Source:
 
 
 def _contents(loader: _TarLoader, place: str) -> list[bytes]:
-    """A digest of each sample's image; that of no bytes for a sample without one."""
+    """A digest of each sample's image; `UNREADABLE` for one that cannot be read."""
     places = "\n".join(f"{sample.shard} {sample.offset} {sample.size}" for sample in loader.samples)
     samples = range(len(loader.samples))
 
@@ -143,12 +143,12 @@ class _TarLoader:
             return decode_image(content, name=sample.name)
 
     def digest(self, index: int) -> bytes:
-        """The digest of an image's bytes; that of none for one that cannot be read."""
+        """The digest of an image's bytes; `UNREADABLE` for one that cannot be read."""
         try:
             with self._read(self.samples[index]) as content:
                 return digest_of_bytes(content)
         except UnreadableImageError:
-            return digest_of_bytes(b"")
+            return UNREADABLE
 
     @contextmanager
     def _read(self, sample: _Sample) -> Iterator[bytes]:

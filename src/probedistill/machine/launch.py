@@ -53,6 +53,15 @@ def speaks() -> bool:
     return found is None or found.rank == 0
 
 
+def processes_here() -> int:
+    """How many processes of this machine share its memory.
+
+    Raises:
+        UserError: LOCAL_WORLD_SIZE is no number.
+    """
+    return number("LOCAL_WORLD_SIZE", 1, least=1)
+
+
 def number(variable: str, default: int, *, least: int = 0) -> int:
     """The whole number of an environment variable; ``default`` if it is unset or empty.
 
