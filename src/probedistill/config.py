@@ -243,10 +243,11 @@ class CanvasConfig:
     size: int | Literal["auto"] = "auto"
     """Side of the images in pixels, from which views are cut; auto: the largest input of any encoder (paper: 256 for
     inputs of 224)."""
-    init: Literal["auto", "noise", "blend", "real"] = "auto"
-    """Start from noise; from a blend of real images (`blend` of them, those nearest to the class mean, or to the centre
-    of a cluster if there are several images per class); or from one real image (the medoid, or a cluster's). auto:
-    blend for --method auto (real for vision transformers), else noise."""
+    init: Literal["auto", "noise", "average", "blend", "real"] = "auto"
+    """Start from noise; from an average (the mean of up to 100 real images of a class, in 32 × 32 pixels, in which none
+    can be made out); from a blend of real images (`blend` of them, those nearest to the class mean); or from one real
+    image (the medoid). With several images per class each starts from a cluster of its own. auto: blend for --method
+    auto (real for vision transformers), else noise."""
     blend: int = 10
     """Real images in a blend."""
     init_noise: float = 1.0
@@ -259,8 +260,8 @@ class CanvasConfig:
 
     @property
     def from_photos(self) -> bool:
-        """Whether images start from real ones, each by itself or blended; settled once ``init`` is."""
-        return self.init in ("blend", "real")
+        """Whether images start from real ones, each by itself or many together; settled once ``init`` is."""
+        return self.init in ("average", "blend", "real")
 
     def check(self) -> None:
         """Raise `UserError` when a value is out of range."""

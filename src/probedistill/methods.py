@@ -41,7 +41,7 @@ METHODS = Registry(
 CANVASES = Registry("canvas", {"pyramid": ".distillation.canvas:Canvas", "pixels": ".distillation.canvas:Canvas"})
 PRESETS = ("default", "paper")
 AIMS = ("home", "transfer")
-STARTS = ("auto", "noise", "blend", "real")
+STARTS = ("auto", "noise", "average", "blend", "real")
 
 Normalization = Literal["none", "center", "center_l2"]
 

@@ -11,6 +11,7 @@ import torch
 from conftest import TINY
 from helpers_images import make_image_folder
 from probedistill import (
+    CanvasConfig,
     DistillConfig,
     DistilledSet,
     LinearProbe,
@@ -27,7 +28,7 @@ from probedistill import (
     merge,
 )
 from probedistill.distillation.base import Base
-from probedistill.distillation.start import blend_of
+from probedistill.distillation.start import average_of, blend_of
 from probedistill.features.statistics import statistics_of_run
 from probedistill.features.store import FeatureStore
 from probedistill.ship.joined import KeptSet, load_runs, merge_sets, without_classes
@@ -250,6 +251,17 @@ def test_new_images_start_from_photos_if_the_old_ones_did(runs, data, encoder, t
     new = data[0].with_classes(NAMES[2:])
     more = extend(runs / "a", new, encoder, run=out_of(tmp_path), steps=1)
     assert_blended(more.float_images[2], data[0].with_classes(["hen"]), encoder)
+
+
+def test_new_images_start_from_averages_if_the_old_ones_did(data, encoder, tmp_path):
+    first = RunConfig(out=tmp_path / "first", cache=tmp_path / "cache", progress=False)
+    old = data[0].with_classes(NAMES[:2])
+    distill(old, encoder, canvas=CanvasConfig(init="average"), steps=1, keep_stats=True, run=first)
+    new = data[0].with_classes(["hen"])
+    more = extend(first.out, new, encoder, run=out_of(tmp_path), steps=1)
+    photos = [encoder.centre_view(new.load(i)) for i in range(len(new))]
+    assert (more.run.begun_from, more.class_names) == ("average", NAMES[:3])
+    assert float((more.float_images[2] - average_of(photos)).abs().mean()) < 0.05
 
 
 def test_images_of_a_second_extension_start_from_photos_too(runs, data, encoder, tmp_path):

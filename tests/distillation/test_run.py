@@ -11,7 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from conftest import TINY, wait_for
 from helpers_encoders import Tiny, TurnsNaN
@@ -33,6 +36,7 @@ from probedistill import (
     load_images,
     load_splits,
 )
+from probedistill.distillation.start import average_of
 from probedistill.store.accept import accept_edits
 from probedistill.store.records import sealed
 
@@ -436,10 +440,37 @@ def test_a_blend_is_the_mean_of_photos_with_its_contrast_doubled(spec, encoder):
         torch.testing.assert_close(image, (2 * mean - middle).clamp(0.01, 0.99), atol=1e-3, rtol=0)
 
 
+def test_an_average_shows_nothing_finer_than_its_few_pixels():
+    photos = [torch.rand(3, 96, 96, generator=torch.Generator().manual_seed(seed)) for seed in range(4)]
+    smooth = [F.adaptive_avg_pool2d(photo, 32).repeat_interleave(3, 1).repeat_interleave(3, 2) for photo in photos]
+    torch.testing.assert_close(average_of(photos), average_of(smooth))
+    assert float(average_of(photos).std()) < 0.5 * float(photos[0].std())
+    flat = torch.full((3, 96, 96), 0.3)
+    torch.testing.assert_close(average_of([flat, flat]), flat)
+
+
+@given(st.integers(1, 40), st.integers(1, 5))
+def test_an_average_has_the_size_and_the_range_of_its_images(side, count):
+    photos = torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(side))
+    found = average_of(photos)
+    assert found.shape == photos[0].shape
+    assert 0 <= float(found.min()) <= float(found.max()) <= 1
+    torch.testing.assert_close(average_of(photos.flip(0)), found)
+
+
+def test_a_run_from_averages_starts_from_all_images_of_a_class(spec, encoder):
+    train, _ = load_splits(spec)
+    found = quick(spec, encoder, steps=1, lr=1e-9, canvas=CanvasConfig(init="average"))
+    assert (found.run.begun_from, found.run.config.layers, found.run.config.lr) == ("average", 3, 1e-9)
+    for label, image in enumerate(found.float_images):
+        photos = [encoder.centre_view(train.load(int(i))) for i in (train.labels == label).nonzero()[0]]
+        torch.testing.assert_close(image, average_of(photos).clamp(0.01, 0.99), atol=1e-3, rtol=0)
+
+
 def test_the_rate_that_is_left_open_goes_by_the_start():
     rates = {
-        ("clp", "noise"): 0.05, ("clp", "real"): 0.02, ("auto", "auto"): 0.02, ("auto", "noise"): 0.05,
-        ("sfm", "noise"): 0.02,
+        ("clp", "noise"): 0.05, ("clp", "real"): 0.02, ("clp", "average"): 0.02, ("auto", "auto"): 0.02,
+        ("auto", "noise"): 0.05, ("sfm", "noise"): 0.02,
     }  # fmt: skip
     for (method, init), rate in rates.items():
         config = DistillConfig(method=method, canvas=CanvasConfig(init=init))

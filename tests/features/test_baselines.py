@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from probedistill.errors import UserError
 from probedistill.features.bank import FeatureBank
 from probedistill.features.classes import (
+    clusters,
     herding,
     k_medoids,
     medoids,
@@ -178,6 +179,25 @@ def test_each_of_two_clusters_has_its_own_nearest_images():
     assert len(found) == 4
     assert all(len(side[rows].unique()) == 1 for rows in found)
     assert {int(side[rows[0]]) for rows in found[:2]} == {0, 1}
+
+
+@pytest.mark.parametrize(("least", "most"), [(1, 3), (2, 50), (50, 50)])
+def test_the_one_cluster_of_a_class_is_the_class_the_nearest_first(least, most):
+    bank = make_bank()
+    found = clusters(bank, 1, least=least, most=most)
+    assert all(torch.equal(rows, want) for rows, want in zip(found, nearest_to_centres(bank, 1, most), strict=True))
+
+
+def test_each_of_two_clusters_has_its_own_images_and_others_only_where_it_is_small():
+    bank = make_bank((8, 8))
+    side = torch.ones(len(bank), dtype=torch.int64)
+    for label in (0, 1):
+        side[(bank.labels == label).nonzero()[:2]] = 0  # two images of each class; six are elsewhere
+    bank.centre[:, 0] += 50.0 * side
+    found = clusters(bank, 2, least=1, most=5)
+    assert sorted((len(rows), *side[rows].unique().tolist()) for rows in found) == [(2, 0), (2, 0), (5, 1), (5, 1)]
+    small = [rows for rows in clusters(bank, 2, least=4, most=50) if side[rows[0]] == 0]
+    assert [side[rows].tolist() for rows in small] == [[0, 0, 1, 1], [0, 0, 1, 1]]
 
 
 @pytest.mark.parametrize("choose", [herding, k_medoids])

@@ -43,7 +43,13 @@ def test_every_set_has_one_that_the_hub_understands(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("begun", "says"), [("real", "began as photos"), ("blend", "began as photos"), ("noise", "began as noise")]
+    ("begun", "says"),
+    [
+        ("real", "began as photos"),
+        ("blend", "began as photos"),
+        ("average", "began as averages"),
+        ("noise", "began as noise"),
+    ],
 )
 def test_says_how_the_images_began(tmp_path, begun, says):
     assert says in card_of(make_set(begun_from=begun), tmp_path)

@@ -445,6 +445,7 @@ def _compare(
 
 _EXPECT = {
     "real": "these photos in them",
+    "average": "what the photos of a class share",
     "blend": "what the photos of a class share, and often, as the nearest photo, one of those blended",
 }
 
@@ -469,7 +470,7 @@ def _stored(distilled: DistilledSet, folder: Path | None) -> tuple[Stored, ...]:
             found.append(Stored("statistics of the features", f"{says}, class by class"))
         if (folder / EVOLUTION).is_dir() and run.began_as_photos:
             found.append(
-                Stored("evolution/", "its first picture shows the photos, or blends, that the images began as")
+                Stored("evolution/", "its first picture shows the photos, or means of them, that the images began as")
             )
     if run.statistics:
         noisy = "noisy number" if run.privacy is not None else "number"

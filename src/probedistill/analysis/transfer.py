@@ -150,8 +150,8 @@ class _Set:
         """The method, and whether it began with real images: what a row is called."""
         if self.distilled.run.baseline is not None:
             return f"{self.method}, real images"
-        start = {"blend": " from blends", "real": " from real"}.get(self.distilled.run.begun_from, "")
-        return f"{self.method}{start}"
+        starts = {"average": " from averages", "blend": " from blends", "real": " from real"}
+        return self.method + starts.get(self.distilled.run.begun_from, "")
 
     @property
     def encoders(self) -> tuple[EncoderAbout, ...]:

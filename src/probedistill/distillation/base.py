@@ -37,7 +37,8 @@ class Base:
         refined: How many of them begin as an image of the set.
         dropped: How many images of the set are replaced.
         forgotten: Classes that were taken out of it.
-        begun_from: What its images began as, and new ones begin as: ``"noise"``, ``"blend"`` or ``"real"``.
+        begun_from: What its images began as, and new ones begin as: ``"noise"``, ``"average"``,
+            ``"blend"`` or ``"real"``.
     """
 
     name: str

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
@@ -30,6 +30,8 @@ from .base import Base
 from .folder import check_free, encoder_options, write_set
 from .run import distill
 from .start import starting_images
+
+_FromPhotos = Literal["average", "blend", "real"]
 
 
 def merge(
@@ -112,8 +114,7 @@ def extend(
     each = config.images_per_class
     labels = torch.tensor([names.index(name) for name in new], dtype=torch.int64).repeat_interleave(each)
     if held.run.began_as_photos:
-        init: Literal["blend", "real"] = "real" if held.run.begun_from == "real" else "blend"
-        photos = replace(config, canvas=replace(config.canvas, init=init))
+        photos = replace(config, canvas=replace(config.canvas, init=cast(_FromPhotos, held.run.begun_from)))
         begin = _beginnings(images, new, encoders, store, held.float_images.shape[-1], photos)
     else:
         begin = torch.full((len(labels), *held.float_images.shape[1:]), torch.nan)

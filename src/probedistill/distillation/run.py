@@ -346,7 +346,8 @@ def _open(
     if task.base is not None:
         task.base.prepare(encoders, features, config)
     real = data.statistics or banks
-    distiller = make_distiller(config, encoders, real, data.train, task.team, task.base, inner)
+    shown = task.run.progress and task.team.is_first
+    distiller = make_distiller(config, encoders, real, data.train, task.team, task.base, inner, progress=shown)
     for deep in inner:
         if deep is not None:
             features.release(deep.encoder)  # the objective has taken what it needs

@@ -8,20 +8,22 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from PIL.Image import Image
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..config import DistillConfig
 from ..encoders.encoder import Encoder
 from ..errors import UserError, explained, option, unknown_name
 from ..features.bank import FeatureBank, FeatureColumns, comfortable_bytes
-from ..features.classes import k_medoids, nearest_to_centres
+from ..features.classes import clusters, k_medoids, nearest_to_centres
+from ..features.encode import prefetched
 from ..features.fresh import FreshBatches
 from ..features.statistics import ClassStatistics
 from ..images.decode import UnreadableImageError
 from ..images.labelled import LabelledImages
 from ..machine.memory import total_memory
 from ..machine.processes import ALONE, Processes
+from ..machine.progress import ProgressBar
 from ..methods import CANVASES, METHODS, Normalization
 from ..objectives.layers import with_inner_layers
 from ..objectives.moments import Draws, RealMoments
@@ -31,6 +33,8 @@ from .canvas import AnyCanvas, Canvas, rendered
 from .engine import Distiller, Loop, Tower
 
 _BLEND_CONTRAST = 2.0
+_AVERAGED = 100  # photos: more change the average of a class little, and each has to be read
+_AVERAGE_SIDE = 32  # pixels
 
 
 def suited(config: DistillConfig, wished: DistillConfig, encoders: Sequence[Encoder]) -> DistillConfig:
@@ -190,6 +194,8 @@ def make_distiller(
     team: Processes = ALONE,
     base: Base | None = None,
     inner: Sequence[InnerLayers | None] = (),
+    *,
+    progress: bool = False,
 ) -> Distiller:
     """The engine for a resolved config, at step 0.
 
@@ -201,6 +207,7 @@ def make_distiller(
         team: The processes that share the run.
         base: The set that the run goes on from; the engine then holds the images that change.
         inner: Each encoder's inner layers, from `inner_layers`; empty for none.
+        progress: Show a bar while photos are read to start from.
 
     Raises:
         UserError: More processes than images, or no real images although they are needed.
@@ -234,7 +241,7 @@ def make_distiller(
         micro_batch=None if config.micro_batch == "auto" else config.micro_batch,
         seed=config.seed,
     )
-    canvas = _make_canvas(config, encoders, banks[0], train, team.share(len(labels)), base)
+    canvas = _make_canvas(config, encoders, banks[0], train, team.share(len(labels)), base, progress)
     return Distiller(towers, canvas, labels, loop, team)
 
 
@@ -245,6 +252,7 @@ def _make_canvas(
     train: LabelledImages | None,
     own: slice,
     base: Base | None = None,
+    progress: bool = False,
 ) -> AnyCanvas:
     """The canvas of some of the images, with its starting values; the first encoder's features say which photos."""
     options = config.canvas
@@ -261,7 +269,7 @@ def _make_canvas(
     else:
         if train is None or not isinstance(bank, FeatureBank):
             raise UserError(f"canvas.init {options.init!r} needs the real images")
-        canvas.fill_with_images(starting_images(config, encoders, bank, train, size, own))
+        canvas.fill_with_images(starting_images(config, encoders, bank, train, size, own, progress=progress))
     if not isinstance(canvas, Canvas):
         _check_rendering(canvas, options.kind)
     return canvas
@@ -274,8 +282,10 @@ def starting_images(
     train: LabelledImages,
     size: int,
     own: slice = slice(None),
+    *,
+    progress: bool = False,
 ) -> Tensor:
-    """What synthetic images start from: photos, or blends of photos, as ``canvas.init`` says.
+    """What synthetic images start from: photos, blends or averages of them, as ``canvas.init`` says.
 
     Args:
         config: Resolved.
@@ -284,6 +294,7 @@ def starting_images(
         train: The photos.
         size: Side S of the canvas.
         own: Which of the m images.
+        progress: Show a bar while photos are read.
 
     Returns:
         (m, 3, S, S) in [0, 1].
@@ -292,33 +303,49 @@ def starting_images(
         UserError: A photo cannot be read any more, or a class has too few.
     """
     sharpest = max(encoders, key=lambda encoder: encoder.input_size)
-    photos_of = _photos_to_start_from(config, bank)[own]
-    return torch.stack(
-        [blend_of([sharpest.centre_view(_photo(train, i), size) for i in photos]) for photos in photos_of]
-    )
+    together = average_of if config.canvas.init == "average" else blend_of
+
+    def cut(index: int) -> Tensor:
+        try:
+            return sharpest.centre_view(train.load(index), size)
+        except UnreadableImageError as error:
+            raise UserError(f"{error}; it could be read when its features were computed: restore it") from error
+
+    photos_of, found = _photos_to_start_from(config, bank)[own], []
+    with ProgressBar("photos to start from", sum(map(len, photos_of)), enabled=progress) as bar:
+        for photos in photos_of:
+            (cuts,) = prefetched(cut, photos, len(photos))
+            found.append(together(cuts))
+            bar.advance(len(photos))
+    return torch.stack(found)
 
 
 def _photos_to_start_from(config: DistillConfig, bank: FeatureBank) -> list[list[int]]:
     """Numbers of the real images that each synthetic image starts from."""
     if config.canvas.init == "real":
         rows = list(k_medoids(bank, config.images_per_class, seed=config.seed)[:, None])
+    elif config.canvas.init == "average":
+        least = config.canvas.blend
+        rows = clusters(bank, config.images_per_class, least=least, most=_AVERAGED, seed=config.seed)
     else:
         rows = nearest_to_centres(bank, config.images_per_class, config.canvas.blend, seed=config.seed)
     return [bank.indices[some].tolist() for some in rows]
 
 
-def _photo(train: LabelledImages, index: int) -> Image:
-    try:
-        return train.load(index)
-    except UnreadableImageError as error:
-        raise UserError(f"{error}; it could be read when its features were computed: restore it") from error
-
-
 def blend_of(photos: Sequence[Tensor]) -> Tensor:
     """The mean (3, S, S) of several images; one image stays as it is."""
-    if len(photos) == 1:
-        return photos[0]
-    mean = torch.stack(list(photos)).mean(dim=0)
+    return photos[0] if len(photos) == 1 else _with_contrast(torch.stack(list(photos)).mean(dim=0))
+
+
+def average_of(photos: Sequence[Tensor]) -> Tensor:
+    """The mean (3, S, S) of images in few pixels, so that it shows what they share and none of them."""
+    size = photos[0].shape[-1]
+    coarse = [F.adaptive_avg_pool2d(photo, min(size, _AVERAGE_SIDE)) for photo in photos]
+    mean = _with_contrast(torch.stack(coarse).mean(dim=0))
+    return F.interpolate(mean[None], size=size, mode="bilinear", align_corners=False)[0]
+
+
+def _with_contrast(mean: Tensor) -> Tensor:
     # A mean of photos has about half of a photo's contrast; an encoder has seen few images as flat as that.
     middle = mean.mean(dim=(1, 2), keepdim=True)
     return (middle + _BLEND_CONTRAST * (mean - middle)).clamp(0, 1)

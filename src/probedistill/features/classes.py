@@ -66,6 +66,29 @@ def nearest_to_centres(bank: FeatureBank, images_per_class: int, count: int, *, 
     ]
 
 
+def clusters(bank: FeatureBank, images_per_class: int, *, least: int, most: int, seed: int = 0) -> list[Tensor]:
+    """Rows of the images of each k-means cluster within each class; with one image per class, those of the class.
+
+    Args:
+        bank: The features.
+        images_per_class: Clusters of a class.
+        least: A smaller cluster takes the images that are nearest to its centre from the others, as far as there are.
+        most: Of a larger one the nearest to its centre are taken.
+        seed: Seed of the clusters.
+
+    Returns:
+        C · ipc tensors of rows, class by class, the nearest image first.
+    """
+    found = []
+    for rows, away in _away_from_centres(bank, images_per_class, seed):
+        cluster = away.argmin(dim=0)
+        for number, order in enumerate(away.argsort(dim=1, stable=True)):
+            of_cluster = cluster[order] == number
+            own, others = order[of_cluster], order[~of_cluster]
+            found.append(rows[torch.cat([own[:most], others[: max(least - len(own), 0)]])])
+    return found
+
+
 def _away_from_centres(bank: FeatureBank, count: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
     """For each class its rows (n,) of the bank, and the distance (k, n) of its images from its k-means centres."""
     for label, rows in enumerate(_rows_of_classes(bank, count)):

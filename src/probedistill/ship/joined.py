@@ -232,7 +232,7 @@ def _merged_record(
         versions={**first.versions, "probedistill": __version__},
         device=first.device,
         skipped=tuple(line for run in runs for line in run.skipped),
-        begun_from=next((start for start in ("real", "blend", "noise") if start in begun), first.begun_from),
+        begun_from=next((start for start in ("real", "blend", "average", "noise") if start in begun), first.begun_from),
         statistics=tuple(one.about for one in statistics) if all(run.statistics for run in runs) else (),
         parts=parts,
         seconds=sum(run.seconds for run in runs),

@@ -39,6 +39,8 @@ _BEGAN = {
     "real": "**These images began as photos**: each started as a real image of its class, and may still show it.",
     "blend": "**These images began as photos**: each started as the mean of several real images of its class, and may "
     "still show what they have in common.",
+    "average": "**These images began as averages of photos**: each started as the mean of up to a hundred real images "
+    "of its class, in 32 × 32 pixels, and may still show what they have in common.",
     "noise": "**These images began as noise.** They were optimised to carry what the photos say about their classes: "
     "that is no proof of privacy.",
 }

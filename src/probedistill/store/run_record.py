@@ -18,7 +18,7 @@ from .records import Count, Share, read_record, record_bytes, write_record
 
 _HINT = "make it again or restore it"
 _UNKNOWN = "unknown"
-BEGINNINGS = {"real": "photos", "blend": "blends of photos", "noise": "noise"}
+BEGINNINGS = {"real": "photos", "blend": "blends of photos", "average": "averages of photos", "noise": "noise"}
 """What the images of a run were at step 0 → the same in words."""
 
 
@@ -278,8 +278,8 @@ class RunRecord(History):
         device: Where the steps ran.
         micro_batch: For each encoder the views per forward and backward pass; ``None`` for all of them.
         skipped: Real images that could not be read, each with the reason.
-        begun_from: What the synthetic images were at step 0: ``"noise"``, ``"blend"`` (each a mean of real images) or
-            ``"real"`` (real images).
+        begun_from: What the synthetic images were at step 0: ``"noise"``, ``"average"`` (of a class, in few pixels),
+            ``"blend"`` (each a mean of some real images) or ``"real"`` (real images).
         statistics: For each encoder whose statistics the set was distilled from, without any image.
         export: How the image files were made, for an exported set.
         soft_labels: How the soft labels were made, if the set has them.
@@ -319,8 +319,8 @@ class RunRecord(History):
 
     @property
     def began_as_photos(self) -> bool:
-        """Whether the images began as real ones, each by itself or blended."""
-        return self.begun_from in ("blend", "real")
+        """Whether the images began as real ones, each by itself or many together."""
+        return self.begun_from in ("average", "blend", "real")
 
     @property
     def method(self) -> str:
