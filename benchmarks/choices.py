@@ -44,6 +44,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "1,000 steps": {"steps": 1000},
     "300 steps, 10 views": {"steps": 300, "views": 10},
     "300 steps, noise": {"steps": 300, **FROM_NOISE},
+    "300 steps, averages": {"steps": 300, "canvas": {"init": "average"}},
     "300 steps, weight 3": {"steps": 300, "layer_weight": 3.0},
     "no layers": {"layers": 0},
     "weight 3": {"layer_weight": 3.0},

@@ -246,7 +246,7 @@ class CanvasConfig:
     init: Literal["auto", "noise", "average", "blend", "real"] = "auto"
     """Start from noise; from an average (the mean of up to 100 real images of a class, in 32 × 32 pixels, in which none
     can be made out); from a blend of real images (`blend` of them, those nearest to the class mean); or from one real
-    image (the medoid). With several images per class each starts from a cluster of its own. auto: blend for --method
+    image (the medoid). With several images per class each starts from a cluster of its own. auto: average for --method
     auto (real for vision transformers), else noise."""
     blend: int = 10
     """Real images in a blend."""
@@ -282,7 +282,7 @@ class DistillConfig:
 
     method: str = "auto"
     """Objective: clp (closed-form linear probe), sfm (statistical flow matching), lgm (linear gradient matching);
-    auto: what docs/recipes.md found best, which is clp from blends of real images (--canvas.init noise: from none);
+    auto: what docs/recipes.md found best, which is clp from class averages (--canvas.init noise: from no image);
     or your own: module:FILE:NAME, see docs/extending.md."""
     method_args: dict[str, int | float | bool | str] = field(default_factory=dict)
     """Options of a method of your own, e.g. --method-args.strength 2."""
@@ -383,7 +383,7 @@ class DistillConfig:
         self._check_preset()
         from_photos = self.method == "auto" and not without_images
         method = "clp" if self.method == "auto" else self.method
-        init = ("blend" if from_photos else "noise") if self.canvas.init == "auto" else self.canvas.init
+        init = ("average" if from_photos else "noise") if self.canvas.init == "auto" else self.canvas.init
         canvas = replace(self.canvas, init=init)
         lr = (0.05 if (method, init) == ("clp", "noise") else 0.02) if self.lr == "auto" else self.lr
         layers = (3 if from_photos else 0) if self.layers == "auto" else self.layers

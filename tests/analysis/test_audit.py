@@ -193,7 +193,7 @@ def test_images_that_began_as_photos_are_copies_and_noise_is_none(made, tmp_path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("init", ["real", "blend"])
+@pytest.mark.parametrize("init", ["real", "average"])
 def test_half_of_a_class_must_be_enough_to_start_from(made, init):
     _, encoder, train = made
     run = distill(

@@ -155,7 +155,7 @@ def test_forgotten_class_goes_with_its_images_its_sums_and_its_part_in_the_head(
     assert left.head.weight.shape[0] == 3
     assert left.run.forgotten == ("dog",)
     assert left.run.images.count == 18
-    assert any("May remain" in note and "began as blends of photos" in note for note in notes)
+    assert any("May remain" in note and "began as averages of photos" in note for note in notes)
     assert torch.equal(DistilledSet.load(tmp_path / "out").float_images, left.float_images)
 
 
@@ -241,35 +241,37 @@ def test_old_images_stay_bit_for_bit_and_new_classes_get_images(runs, data, enco
     assert (read_run(tmp_path / "out").base.fixed, len(more.run.accuracy) > 0) == (2, True)
 
 
-def assert_blended(image, images, encoder):
+def assert_averaged(image, images, encoder):
     """The image is near the mean of all photos of its class, with twice the contrast."""
-    photos = [encoder.centre_view(images.load(i)) for i in range(len(images))]  # fewer than a blend takes
-    assert float((image - blend_of(photos)).abs().mean()) < 0.05
+    photos = [encoder.centre_view(images.load(i)) for i in range(len(images))]
+    assert float((image - average_of(photos)).abs().mean()) < 0.05
 
 
 def test_new_images_start_from_photos_if_the_old_ones_did(runs, data, encoder, tmp_path):
     new = data[0].with_classes(NAMES[2:])
     more = extend(runs / "a", new, encoder, run=out_of(tmp_path), steps=1)
-    assert_blended(more.float_images[2], data[0].with_classes(["hen"]), encoder)
+    assert_averaged(more.float_images[2], data[0].with_classes(["hen"]), encoder)
 
 
-def test_new_images_start_from_averages_if_the_old_ones_did(data, encoder, tmp_path):
+@pytest.mark.parametrize("init", ["blend", "real"])
+def test_new_images_start_as_the_old_ones_did(data, encoder, tmp_path, init):
     first = RunConfig(out=tmp_path / "first", cache=tmp_path / "cache", progress=False)
     old = data[0].with_classes(NAMES[:2])
-    distill(old, encoder, canvas=CanvasConfig(init="average"), steps=1, keep_stats=True, run=first)
+    distill(old, encoder, canvas=CanvasConfig(init=init), steps=1, keep_stats=True, run=first)
     new = data[0].with_classes(["hen"])
     more = extend(first.out, new, encoder, run=out_of(tmp_path), steps=1)
     photos = [encoder.centre_view(new.load(i)) for i in range(len(new))]
-    assert (more.run.begun_from, more.class_names) == ("average", NAMES[:3])
-    assert float((more.float_images[2] - average_of(photos)).abs().mean()) < 0.05
+    starts = [blend_of(photos)] if init == "blend" else photos
+    assert (more.run.begun_from, more.class_names) == (init, NAMES[:3])
+    assert min(float((more.float_images[2] - start).abs().mean()) for start in starts) < 0.05
 
 
 def test_images_of_a_second_extension_start_from_photos_too(runs, data, encoder, tmp_path):
     first = RunConfig(out=tmp_path / "first", cache=tmp_path / "cache", progress=False)
-    assert extend(runs / "a", data[0].with_classes(["hen"]), encoder, run=first, steps=1).run.begun_from == "blend"
+    assert extend(runs / "a", data[0].with_classes(["hen"]), encoder, run=first, steps=1).run.begun_from == "average"
     new = data[0].with_classes(["owl"])
     more = extend(first.out, new, encoder, run=out_of(tmp_path), steps=1)
-    assert_blended(more.float_images[3], new, encoder)
+    assert_averaged(more.float_images[3], new, encoder)
 
 
 def test_refining_changes_old_images_too(runs, data, encoder, tmp_path):

@@ -212,11 +212,11 @@ def test_a_transformer_has_a_recipe_of_its_own_unless_told_otherwise(folder, tmp
 
     transformer, network = random_encoder("test_vit"), random_encoder()
     assert (transformer.is_transformer, network.is_transformer) == (True, False)
-    assert recipe(network) == ("blend", 0.02, (0.08, 1.0))
+    assert recipe(network) == ("average", 0.02, (0.08, 1.0))
     assert recipe(transformer) == ("real", 0.01, (0.35, 1.0))
     assert recipe([network, transformer]) == ("real", 0.01, (0.35, 1.0))
     assert recipe(transformer, canvas={"init": "noise"}) == ("noise", 0.05, (0.35, 1.0))
-    assert recipe(transformer, canvas={"init": "blend"}, lr=0.02) == ("blend", 0.02, (0.35, 1.0))
+    assert recipe(transformer, canvas={"init": "average"}, lr=0.02) == ("average", 0.02, (0.35, 1.0))
     assert recipe(transformer, augment={"scale": (0.08, 1.0)}) == ("real", 0.01, (0.08, 1.0))
 
 

@@ -421,10 +421,10 @@ def test_config_objects_and_options_together(spec, encoder):
     )
 
 
-def test_auto_is_clp_from_blends(spec, encoder):
+def test_auto_is_clp_from_averages(spec, encoder):
     auto = quick(spec, encoder)
-    assert (auto.run.config.method, auto.run.config.canvas.init, auto.run.begun_from) == ("clp", "blend", "blend")
-    named = quick(spec, encoder, method="clp", canvas=CanvasConfig(init="blend"))
+    assert (auto.run.config.method, auto.run.config.canvas.init, auto.run.begun_from) == ("clp", "average", "average")
+    named = quick(spec, encoder, method="clp", canvas=CanvasConfig(init="average"))
     assert torch.equal(auto.float_images, named.float_images)
     assert quick(spec, encoder, canvas=CanvasConfig(init="noise")).run.config.canvas.init == "noise"
 

@@ -62,4 +62,4 @@ def test_a_run_under_way_elsewhere_is_in_use_whatever_it_holds(distil_cli, tmp_p
         for more in ([], ["--resume"], ["--overwrite"], ["--lr", 0.5, "--resume"]):
             assert "in use by another process" in distil_cli("--out", out, *more).error()
     line = distil_cli("--out", out, "--resume", "--canvas.init", "noise", "--canvas.size", 40).error()
-    assert "with lr 0.02, now 0.05, with canvas.size 'auto', now 40, with canvas.init 'blend', now 'noise'" in line
+    assert "with lr 0.02, now 0.05, with canvas.size 'auto', now 40, with canvas.init 'average', now 'noise'" in line

@@ -40,7 +40,7 @@ _AVERAGE_SIDE = 32  # pixels
 def suited(config: DistillConfig, wished: DistillConfig, encoders: Sequence[Encoder]) -> DistillConfig:
     """Settle what "auto" means for these encoders.
 
-    A vision transformer wants to see a photo and not a blend, large crops, and small steps: docs/recipes.md.
+    A vision transformer wants to see a photo and not an average, large crops, and small steps: docs/recipes.md.
 
     Args:
         config: Resolved.
@@ -49,7 +49,7 @@ def suited(config: DistillConfig, wished: DistillConfig, encoders: Sequence[Enco
     """
     if not any(encoder.is_transformer for encoder in encoders):
         return config
-    if wished.canvas.init == "auto" and config.canvas.init == "blend":
+    if wished.canvas.init == "auto" and config.canvas.init == "average":
         config = replace(config, canvas=replace(config.canvas, init="real"))
     if wished.lr == "auto" and config.canvas.from_photos:
         config = replace(config, lr=0.01)
