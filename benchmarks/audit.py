@@ -2,12 +2,12 @@
 
     python benchmarks/audit.py --minutes 7       # again until it says "done": an hour on one core
 
-Lite0 at 112 px, ten images a set, 60 steps of 3 views, from blends of photos (`auto` as it is), from noise, and from
-single photos, as a check that the measures find what is there. First, copies are looked for in sets of three seeds of
-each start; `--shadows 0` ends there. Then come 20 shadow sets of each start. They are of the method, not of a seed,
-and have as many steps; each is distilled from a random half of every class and attacked as `probedistill audit
---shadows` does. Writes results/audit.json after every row. Repeated, it goes on: runs, shadow sets and rows that are
-there are used again.
+Lite0 at 112 px, ten images a set, 60 steps of 3 views, from averages (`auto` as it is), from blends of ten photos, from
+noise, and from single photos, as a check that the measures find what is there. First, copies are looked for in sets of
+three seeds of each start; `--shadows 0` ends there. Then come 20 shadow sets of each start. They are of the method,
+not of a seed, and have as many steps; each is distilled from a random half of every class and attacked as
+`probedistill audit --shadows` does. Writes results/audit.json after every row. Repeated, it goes on: runs, shadow sets
+and rows that are there are used again.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from probedistill.features.classes import nearest_to_centres
 from probedistill.features.store import FeatureStore
 from probedistill.store.records import as_plain
 
-STARTS = ["blend", "real", "noise"]
+STARTS = ["average", "blend", "real", "noise"]
 SEEDS = 3
 
 
@@ -59,7 +59,8 @@ def copies_of(start: str, seed: int, found: Audit, began: list[set[str]]) -> dic
         start: What images began as.
         seed: Of the set.
         found: What the audit says.
-        began: Names of the photos that each image began as; from noise, to compare, those that a blend begins as.
+        began: Names of the photos that each image began as; from noise, to compare, those that a blend begins as;
+            from averages, which begin as up to a hundred, too.
     """
     matches = [one.matches for one in found.audited]
     return {

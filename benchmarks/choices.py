@@ -1,15 +1,15 @@
 """What `auto` is, chosen by validation: variants of it over several datasets, on their own encoder and on others.
 
     python benchmarks/choices.py --photos FOLDER                        # all of them: hours of one core; it resumes
-    python benchmarks/choices.py --datasets clothing --variants auto noise --seeds 0
+    python benchmarks/choices.py --datasets clothing --variants auto blends --seeds 0
     python benchmarks/choices.py --encoder clip --datasets clothing grocery     # a vision transformer: for a GPU
 
 No test photo has a part in it. 60 % of a dataset's training photos are distilled, the rest are scored; clothing and
 grocery's validation and test photos are not read at all. Ten classes of clothing, twenty of grocery, ten digits, and
 from ``FOLDER/NAME/train/CLASS`` the sets of `PHOTOS`, whose packages docs/recipes.md names. One image per class,
-EfficientNet-Lite0 at 112 px, 100 steps of three views (more where a variant says so), three distillation seeds; ridge,
-logistic and sgd probe on 20 views at home, ridge and logistic on the two encoders that had no part. CLIP has 600 steps,
-variants of its own, and is scored at home alone.
+EfficientNet-Lite0 at 112 px, 300 steps of three views (where no variant says otherwise), three distillation seeds;
+ridge, logistic and sgd probe on 20 views at home, ridge and logistic on the two encoders that had no part. CLIP has 600
+steps, variants of its own, and is scored at home alone.
 """
 
 from __future__ import annotations
@@ -38,24 +38,21 @@ from probedistill import (
 SHIPPED = {"clothing": 10, "grocery": 20, "digits": 10}
 PHOTOS = {"material-textures": 8, "tuxpaint-stamps": 6, "fashion-mnist": 10}
 FROM_NOISE: dict[str, Any] = {"canvas": {"init": "noise"}}
+BLENDS: dict[str, Any] = {"canvas": {"init": "blend"}}
 VARIANTS: dict[str, dict[str, Any]] = {
     "auto": {},
-    "300 steps": {"steps": 300},
     "1,000 steps": {"steps": 1000},
-    "300 steps, 10 views": {"steps": 300, "views": 10},
-    "300 steps, noise": {"steps": 300, **FROM_NOISE},
-    "300 steps, averages": {"steps": 300, "canvas": {"init": "average"}},
-    "300 steps, weight 3": {"steps": 300, "layer_weight": 3.0},
-    "no layers": {"layers": 0},
+    "10 views": {"views": 10},
     "weight 3": {"layer_weight": 3.0},
-    "weight 10": {"layer_weight": 10.0},
+    "no layers": {"layers": 0},
     "noise": FROM_NOISE,
-    "noise, weight 3": {**FROM_NOISE, "layer_weight": 3.0},
-    "noise, no layers": {**FROM_NOISE, "layers": 0},
-    "noisy views": {"augment": {"noise_prob": 0.5, "noise_std": 0.1}},
     "photos": {"canvas": {"init": "real"}},
-    "all layers": {"layers": 5},
-    "one layer": {"layers": 1},
+    "blends": BLENDS,
+    "blends, 1,000 steps": {**BLENDS, "steps": 1000},
+    "blends, 100 steps": {**BLENDS, "steps": 100},
+    "blends, no layers": {**BLENDS, "steps": 100, "layers": 0},
+    "blends, weight 3": {**BLENDS, "steps": 100, "layer_weight": 3.0},
+    "noise, 100 steps": {**FROM_NOISE, "steps": 100},
 }
 FOR_TRANSFORMERS: dict[str, dict[str, Any]] = {
     "auto": {},
@@ -88,7 +85,7 @@ FOR_TRANSFORMERS: dict[str, dict[str, Any]] = {
     "sfm": {"method": "sfm", "canvas": {"init": "real"}, "lr": 0.01},
 }
 ENCODERS: dict[str, tuple[dict[str, dict[str, Any]], list[str], int]] = {
-    "lite0": (VARIANTS, ["mobilenetv1", "mobilenetv2"], 100),
+    "lite0": (VARIANTS, ["mobilenetv1", "mobilenetv2"], 300),
     "clip": (FOR_TRANSFORMERS, [], 600),
 }
 """Encoder → its variants, the encoders that have no part, and the steps of a variant that names none."""

@@ -1,6 +1,6 @@
 """How large should the crops be that a probe is trained on? Sets of choices.py, scored with three kinds of crops.
 
-    python benchmarks/choices.py --photos FOLDER --variants "300 steps"     # first: the sets
+    python benchmarks/choices.py --photos FOLDER --variants blends     # first: the sets
     python benchmarks/crops.py --photos FOLDER
 
 The sets are distilled with crops of 8 to 100 % of the image, and scored with crops of at least 8 %, 35 % and 60 %, on
@@ -31,7 +31,7 @@ def main() -> None:
     path = _common.RESULTS / "crops.json"
     rows: list[dict[str, Any]] = json.loads(path.read_text())["rows"] if path.exists() else []
     for dataset in [*SHIPPED, *(PHOTOS if options.photos else {})]:
-        runs = sorted(_common.RUNS.glob(f"choices-{dataset}-300-steps*-[0-9]"))
+        runs = sorted(_common.RUNS.glob(f"choices-{dataset}-blends-[0-9]"))
         if not runs:
             continue
         train, test = halves(dataset, options.photos)

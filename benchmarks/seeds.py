@@ -7,10 +7,10 @@
     python benchmarks/seeds.py --dataset grocery --encoders lite0 --methods auto real
 
 One image per class of clothing, 150 steps of three views (``--steps``), encoders at 112 px; from five images per class
-on they have one view each, with two encoders each has two. `clp`, `sfm` and `lgm` start from noise, `auto` from blends
-of photos; `transfer` is `auto` with the aim of that name. Each set is scored with three probes on 30 views, over two
-evaluation seeds; a cell of the table is the mean and the standard deviation over the *distillation* seeds. The real
-baselines have five evaluation seeds. Nothing here is chosen on test images.
+on they have one view each, with two encoders each has two. `clp`, `sfm` and `lgm` start from noise, `auto` from
+averages of photos; `transfer` is `auto` with the aim of that name, `noise` is `auto` from noise. Each set is scored
+with three probes on 30 views, over two evaluation seeds; a cell of the table is the mean and the standard deviation
+over the *distillation* seeds. The real baselines have five evaluation seeds. Nothing here is chosen on test images.
 
 Each set of `auto` is scored on the encoders that had no part in it, too, beside the medoids that each encoder chooses
 (``--methods medoids``) and random photos. CLIP is one of these; it is scored with crops of at least 35 %, real images
@@ -51,6 +51,7 @@ STEPS = 150
 METHODS: dict[str, dict[str, Any]] = {
     **{method: {"method": method} for method in _common.METHODS},
     "transfer": {"method": "auto", "aim": "transfer"},
+    "noise": {"method": "auto", "init": "noise"},
 }
 CHOSEN = {"medoids": "centroids", "random": "random"}
 WITHOUT_SEED = ("real", "medoids")
