@@ -25,7 +25,7 @@ import json
 import shutil
 import statistics
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import _common
@@ -43,6 +43,7 @@ from probedistill import (
     load_encoder,
     load_splits,
 )
+from probedistill.config import Precision
 from probedistill.evaluation.real_sets import real_set
 
 PROBES = ["ridge", "logistic", "sgd"]
@@ -73,12 +74,14 @@ class Cell:
     steps: int
     views: int = VIEWS  # of each image, in evaluation
     images_per_class: int = 1
+    precision: Precision = "fp32"  # of the encoder, in distilling
 
     @property
     def key(self) -> str:
         """Name of the file and of the run. What is as in README's table has no part in it."""
         key = f"{self.dataset}-{self.encoder}-{self.method}" + f"-{self.seed}" * (self.method not in WITHOUT_SEED)
         key += f"-steps{self.steps}" * (self.steps != STEPS and self.method in METHODS)
+        key += f"-{self.precision}" * (self.precision != "fp32")
         return key + f"-n{self.images_per_class}" * (self.images_per_class > 1)
 
     @property
@@ -135,7 +138,8 @@ def made(cell: Cell) -> DistilledSet:
     """The distilled set of a cell: its run, made or taken up again."""
     run = RunConfig(out=_common.RUNS / f"seeds-{cell.key}", resume=True, evaluate_every=0)
     images = ImagesConfig(images=_common.images(cell.dataset))
-    return distill(images, [_common.encoder(name) for name in cell.encoders], cell.config, run=run)
+    encoders = [replace(_common.encoder(name), precision=cell.precision) for name in cell.encoders]
+    return distill(images, encoders, cell.config, run=run)
 
 
 def distilled(cell: Cell, encoder: Encoder, splits: Splits) -> Scores:
@@ -214,11 +218,12 @@ def main() -> None:
     )
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--images-per-class", type=int, default=1)
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="of the encoder, in distilling")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     options = parser.parse_args()
     splits = load_splits(ImagesConfig(images=_common.images(options.dataset)))
     (_common.RESULTS / "seeds").mkdir(parents=True, exist_ok=True)
-    sizes = {"steps": options.steps, "images_per_class": options.images_per_class}
+    sizes = {name: getattr(options, name) for name in ("steps", "images_per_class", "precision")}
     for names in options.encoders:
         encoder = load_encoder(_common.encoder(names.split("+")[0]))
         for method in options.methods:

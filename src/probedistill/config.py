@@ -387,8 +387,9 @@ class DistillConfig:
         canvas = replace(self.canvas, init=init)
         lr = (0.05 if (method, init) == ("clp", "noise") else 0.02) if self.lr == "auto" else self.lr
         layers = (3 if from_photos else 0) if self.layers == "auto" else self.layers
+        clp = replace(self.clp, ridge=10.0) if self.clp.ridge == "auto" else self.clp
         config = replace(
-            self, method=method, real_views=self.real_view_count, canvas=canvas, lr=lr, layers=layers,
+            self, method=method, real_views=self.real_view_count, canvas=canvas, lr=lr, layers=layers, clp=clp,
             augment=self.augment.settled(),
         )  # fmt: skip
         config.check()

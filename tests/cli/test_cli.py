@@ -744,7 +744,7 @@ def test_help_names_defaults_and_the_papers_values(run_cli):
         assert paper["views"] == (10 if method == "lgm" else 1)
         assert f"(paper: 10 for lgm, else 1). [default: {ours.views}]" in words
         assert f"(paper: {paper['canvas']['size']} for inputs of 224)" in words
-    assert f"our reading of the paper: {PAPER['clp']['clp']['ridge']}). [default: {ours.clp.ridge}]" in words
+    assert f"our reading of the paper: {PAPER['clp']['clp']['ridge']}); auto: 3 for vision transformers" in words
     assert f"(paper: {PAPER['lgm']['lgm']['sigma']}). [default: {ours.lgm.sigma}]" in words
 
 

@@ -53,6 +53,8 @@ def suited(config: DistillConfig, wished: DistillConfig, encoders: Sequence[Enco
         config = replace(config, canvas=replace(config.canvas, init="real"))
     if wished.lr == "auto" and config.canvas.from_photos:
         config = replace(config, lr=0.01)
+    if wished.clp.ridge == "auto" and config.canvas.from_photos:
+        config = replace(config, clp=replace(config.clp, ridge=3.0))
     return replace(config, augment=wished.augment.settled(transformer=True))
 
 
