@@ -244,10 +244,10 @@ class CanvasConfig:
     """Side of the images in pixels, from which views are cut; auto: the largest input of any encoder (paper: 256 for
     inputs of 224)."""
     init: Literal["auto", "noise", "average", "blend", "real"] = "auto"
-    """Start from noise; from an average (the mean of up to 100 real images of a class, in 32 × 32 pixels, in which none
-    can be made out); from a blend of real images (`blend` of them, those nearest to the class mean); or from one real
-    image (the medoid). With several images per class each starts from a cluster of its own. auto: average for --method
-    auto (real for vision transformers), else noise."""
+    """Start from noise; from an average (the mean of up to 100 real images of a class, in 32 × 32 pixels); from a blend
+    of real images (`blend` of them, those nearest to the class mean); or from one real image (the medoid). With several
+    images per class each starts from a cluster of its own. auto: average for --method auto (real for vision
+    transformers), else noise."""
     blend: int = 10
     """Real images in a blend."""
     init_noise: float = 1.0

@@ -340,7 +340,7 @@ def blend_of(photos: Sequence[Tensor]) -> Tensor:
 
 
 def average_of(photos: Sequence[Tensor]) -> Tensor:
-    """The mean (3, S, S) of images in few pixels, so that it shows what they share and none of them."""
+    """The mean (3, S, S) of images in few pixels: of many, it shows what they share and none of them."""
     size = photos[0].shape[-1]
     coarse = [F.adaptive_avg_pool2d(photo, min(size, _AVERAGE_SIDE)) for photo in photos]
     mean = _with_contrast(torch.stack(coarse).mean(dim=0))
