@@ -102,8 +102,8 @@ class EncoderConfig:
     """Which encoder, and how it runs."""
 
     encoder: str
-    """Recipe name (see `probedistill encoders`), timm:NAME, hf:REPO, openclip:MODEL/TAG or module:PKG.MOD:FACTORY;
-    with @PIXELS behind it for --input-size."""
+    """Recipe name (see `probedistill encoders`), timm:NAME, hf:REPO, openclip:MODEL/TAG or module:FILE:NAME;
+    with @PIXELS behind it for --input-size. On the command line also a YAML file with these options."""
     input_size: int | None = None
     """Side of the encoder's input in pixels; smaller is faster. Default: the model's own."""
     checkpoint: Path | None = None

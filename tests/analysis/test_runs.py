@@ -10,6 +10,7 @@ import pytest
 from conftest import TINY
 from probedistill import UserError
 from probedistill.analysis.runs import collect_runs
+from probedistill.cli import main
 
 SCORED = ["--probes", "ridge", "--seeds", 1, "--views", 0, "--baselines", "centroids"]
 
@@ -17,8 +18,6 @@ SCORED = ["--probes", "ridge", "--seeds", 1, "--views", 0, "--baselines", "centr
 @pytest.fixture(scope="module")
 def made(tmp_path_factory, photos):
     """Three seeds of one setting and one of another, scored but for the last."""
-    from probedistill.cli import main
-
     folder = tmp_path_factory.mktemp("several") / "runs"
     common = ["--images", f"folder:{photos}", "--encoder", TINY, "-q"]
     for name, lr, seed in (("a0", 0.02, 0), ("a1", 0.02, 1), ("deep/a2", 0.02, 2), ("b", 0.05, 0)):
@@ -77,3 +76,12 @@ def test_options_of_other_methods_are_no_difference(photos, tmp_path, run_cli):
     assert "clp" in result.out
     assert "ridge" not in result.out
     assert "temperature" not in result.out
+
+
+def test_an_option_that_only_one_run_of_a_method_has_is_a_difference(photos, tmp_path):
+    """A record leaves out what asks for nothing: two rows that looked the same, with no setting to tell them apart."""
+    common = ["distill", "--images", f"folder:{photos}", "--encoder", TINY, "--steps", 1, "-q"]
+    for name, more in (("plain", []), ("head", ["--keep-head"])):
+        assert main([*map(str, [*common, "--out", tmp_path / name, *more])]) == 0
+    groups = {group.folders[0]: group.settings for group in collect_runs(tmp_path).groups}
+    assert groups == {"plain": {}, "head": {"keep_head": "True"}}

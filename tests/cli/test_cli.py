@@ -573,6 +573,26 @@ def test_yaml_gives_options_and_flags_win(run_cli, photos, out, tmp_path):
     assert "--images" in run_cli("distill", "--encoder", TINY, "--out", tmp_path / "other").error()
 
 
+@pytest.mark.parametrize("joined", [False, True])
+def test_an_encoder_in_a_file_of_its_own(run_cli, photos, out, tmp_path, joined):
+    """It stands for all of the encoder's options: those of --config do not mix with them; flags win."""
+    file, run = tmp_path / "tiny.yaml", tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump({"encoder": TINY, "precision": "bf16", "fold_batchnorm": False}))
+    run.write_text(yaml.safe_dump({"images": f"folder:{photos}", "encoder": "timm:resnet18@48", "compile": True}))
+    named = [f"--encoder={file}"] if joined else ["--encoder", file]
+    arguments = ["distill", *named, "--config", run, "--precision", "fp32", "--steps", 1, "--out", out]
+    assert "--trust" in run_cli(*arguments, trust=False).error()  # the file asks for code
+    result = run_cli(*arguments)
+    assert result.code == 0, result.err
+    kept = yaml.safe_load((out / "config.yaml").read_text())
+    assert (kept["encoder"], kept["precision"], kept["compile"], kept["fold_batchnorm"]) == (TINY, "fp32", False, False)
+    assert "input_size" not in kept
+
+
+def test_an_encoder_in_a_file_that_is_not_there(run_cli, photos, out):
+    assert "none.yaml" in run_cli("distill", "--images", f"folder:{photos}", "--encoder", "none.yaml").error()
+
+
 def test_yaml_option_that_is_also_a_command(distil_cli, out, tmp_path):
     file = tmp_path / "c.yaml"
     file.write_text("features: outputt")

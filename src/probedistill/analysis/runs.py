@@ -159,8 +159,7 @@ def collect_runs(folder: Path | str) -> Runs:
         raise UserError(f"folder {str(folder)!r} holds no run; give the folder that distill wrote its runs in")
     settings = {name: _settings(run) for name, run in runs.items()}
     names = list(dict.fromkeys(key for one in settings.values() for key in one))
-    # A run lacks the options of other methods: that is no difference beside the method itself.
-    differ = [key for key in names if len({one[key] for one in settings.values() if key in one}) > 1]
+    differ = [key for key in names if _differs(key, list(settings.values()))]
     together: dict[tuple[tuple[str, str | None], ...], list[str]] = {}
     for name, one in settings.items():
         together.setdefault(tuple(one.items()), []).append(name)
@@ -193,6 +192,17 @@ def _settings(run: RunRecord) -> dict[str, str]:
     for not_a_setting in ("seed", "micro_batch", "also"):  # encoders are named above
         found.pop(not_a_setting, None)
     return found
+
+
+def _differs(key: str, settings: Sequence[dict[str, str]]) -> bool:
+    """Whether a setting says something of some of the runs.
+
+    A run lacks the options of other methods, which is no difference beside the method itself. It also lacks what asks
+    for nothing: there one run of a method has the option, and another has not.
+    """
+    having = [one for one in settings if key in one]
+    methods = {one["method"] for one in having}
+    return len({one[key] for one in having}) > 1 or any(one["method"] in methods for one in settings if key not in one)
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:

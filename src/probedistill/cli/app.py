@@ -15,6 +15,7 @@ from cyclopts import App, Group, Parameter
 
 from .._version import __version__
 from ..config import DistillConfig, EncoderConfig, ImagesConfig, without_none
+from ..encoders.named import YAML, encoder_config
 from ..encoders.trust import check_file_options, not_followed, read_yaml, trusting
 from ..errors import unknown_name
 from ..machine.launch import speaks
@@ -193,14 +194,43 @@ def _with_config(
     tokens = tuple("--augment.kind" if (a, b) == ("--augment", "none") else a for a, b in pairwise((*tokens, "")))
     if quiet and "--no-progress" not in tokens and "progress" in _options_of(tokens[0] if tokens else ""):
         tokens = (*tokens, "--no-progress")
+    tokens, encoder = _without_encoder_file(tokens)
     with trusting(trust):
         # In the order of precedence, below the flags themselves.
-        app.config = (*(() if config is None else (_yaml_source(config, tokens),)), _preset_source)
+        files = [] if encoder is None else [_encoder_source(encoder, tokens)]
+        if config is not None:
+            files.append(_yaml_source(config, tokens, has_encoder=encoder is not None))
+        app.config = (*files, _preset_source)
         return app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
 
 
-def _yaml_source(path: Path, tokens: Sequence[str]) -> Any:
-    """A cyclopts config source. Options in the file that this command does not have are ignored."""
+def _without_encoder_file(tokens: Sequence[str]) -> tuple[tuple[str, ...], str | None]:
+    """A command line without its ``--encoder FILE.yaml``, and that file; ``None`` if it names no file."""
+    if EncoderConfig in _taken.get(tokens[0] if tokens else "", ()):
+        for index, (flag, value) in enumerate(pairwise((*tokens, ""))):
+            name, _, joined = flag.partition("=")
+            given, taken = (joined, 1) if joined else (value, 2)
+            if name == "--encoder" and given.endswith(YAML):
+                return (*tokens[:index], *tokens[index + taken :]), given
+    return tuple(tokens), None
+
+
+def _encoder_source(file: str, tokens: Sequence[str]) -> Any:
+    """A cyclopts config source: the options of an encoder that stand in a file of its own."""
+    encoder_config(file)  # which says what is wrong with it
+    content = read_yaml(file, f"encoder {file!r}")
+    options = {name: value for name, value in content.items() if name in EncoderConfig.__dataclass_fields__}
+    return cyclopts.config.Dict({tokens[0]: without_none(options)}, source=file)
+
+
+def _yaml_source(path: Path, tokens: Sequence[str], *, has_encoder: bool = False) -> Any:
+    """A cyclopts config source. Options in the file that this command does not have are ignored.
+
+    Args:
+        path: The file, or a run.
+        tokens: The command line.
+        has_encoder: A file of its own describes the encoder: this one's encoder is ignored, with its options.
+    """
     path = run_folder(path)
     if path.is_dir():  # a run: its own file
         path /= "config.yaml"
@@ -210,6 +240,8 @@ def _yaml_source(path: Path, tokens: Sequence[str]) -> Any:
         if name not in known:
             raise unknown_name(f"option in {path.name}", name, known)
     command = tokens[0] if tokens else ""
+    if has_encoder:
+        content = {name: value for name, value in content.items() if name not in EncoderConfig.__dataclass_fields__}
     options = _options_for(command, content)
     check_file_options(options, f"config {str(path)!r}")
     # Below the command's name, because cyclopts drops top-level keys that are commands: features is both.

@@ -441,7 +441,7 @@ def encoders() -> None:
 
     Example: probedistill encoders
 
-    Any other goes by timm:NAME, hf:REPO, openclip:MODEL/TAG or module:PACKAGE.MODULE:FACTORY.
+    Any other goes by timm:NAME, hf:REPO, openclip:MODEL/TAG or module:FILE:NAME.
     """
     from ..encoders.known import RECIPES
     from ..show.tables import Table
@@ -452,7 +452,7 @@ def encoders() -> None:
         for name, recipe in RECIPES.items()
     ]  # fmt: skip
     show(Table("", ("name", "what", "features", "input", "licence; weights", "spec"), tuple(rows), left=6))
-    show("Others: timm:NAME · hf:REPO · openclip:MODEL/TAG · module:PACKAGE.MODULE:FACTORY")
+    show("Others: timm:NAME · hf:REPO · openclip:MODEL/TAG · module:FILE:NAME")
 
 
 @command()

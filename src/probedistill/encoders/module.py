@@ -1,4 +1,4 @@
-"""``module:PACKAGE.MODULE:FACTORY``: a user's own encoder, such as ``module:mine:make`` for ``mine.py``."""
+"""``module:FILE:NAME``: a user's own encoder, such as ``module:mine:make`` for ``mine.py``."""
 
 from __future__ import annotations
 

@@ -16,6 +16,8 @@ from ..errors import UserError
 from .known import RECIPES
 from .trust import check_file_options, is_trusted, not_followed, read_yaml, trust_it, trusting
 
+YAML = (".yaml", ".yml")
+"""How the names of files of options end."""
 _KINDS: dict[str, type] = {"input_size": int, "encoder_args": dict, "precision": str, "device": str, "features": str}
 _A_KIND = {int: "a whole number", dict: "a mapping of names to values", str: "a word"}
 
@@ -34,7 +36,7 @@ def encoder_config(spec: str, *, trust: bool | None = None, **options: Unpack[En
         UserError: No such file, not a YAML mapping with an encoder, a value of another kind than its field, or an
             entry that needs trust.
     """
-    if not spec.endswith((".yaml", ".yml")):
+    if not spec.endswith(YAML):
         return EncoderConfig.of(spec, options, "encoder_config")
     called = f"encoder {spec!r}"
     known = _read_fields(spec, called)
