@@ -173,6 +173,16 @@ def test_findings_and_figures(distilled, encoder, data, tmp_path):
     assert list(result.to_pandas()["trained on"]) == [row.name for row in result.rows]
 
 
+def test_a_set_that_beats_all_real_data_is_above_it(distilled, encoder, data):
+    """It was "-26.7 points below"."""
+    result = evaluate(distilled, encoder, *data, probes=["ridge"], **QUICK)
+    top1 = {"distilled": 0.9, "random real": 0.95, "full real data": 0.6}
+    rows = (result[name] for name in top1)
+    known = [replace(row, scores=(replace(row.scores[0], top1=top1[row.name]),)) for row in rows]
+    (sentence,) = replace(result, rows=tuple(known)).findings()
+    assert "30.0 points above all real data and 5.0 points below as many random real images" in sentence
+
+
 def test_the_cost_is_said_before_it_starts(distilled, encoder, data, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("probedistill.evaluation.cost.seconds_per_pass", lambda encoder: 0.2)
     options = {**QUICK, "views": 100, "progress": True, "cache": tmp_path}

@@ -277,9 +277,9 @@ class Evaluation(Result):
     def _sentences(self, row: Row) -> list[str]:
         found = []
         gap, gain = self.gap_to_full(row), self.gain_over_random(row)
-        parts = [] if gap is None else [f"{100 * gap:.1f} points below all real data"]
+        parts = [] if gap is None else [f"{_points(-gap)} all real data"]
         if gain is not None:
-            parts.append(f"{abs(100 * gain):.1f} points {'above' if gain >= 0 else 'below'} as many random real images")
+            parts.append(f"{_points(gain)} as many random real images")
         if parts:
             what = "distilled images" if row.name == DISTILLED else f"real images ({row.name})"
             found.append(f"{row.images:,} {what} with {row.probe}: {' and '.join(parts)}.")
@@ -423,6 +423,11 @@ def load_evaluation(path: Path | str) -> Evaluation:
         Path(path), _File, kind=KIND, what="evaluation", hint="make it again with probedistill evaluate"
     )
     return Evaluation(content.rows, content.context)
+
+
+def _points(difference: float) -> str:
+    """A difference of accuracies in words, without a sign."""
+    return f"{abs(100 * difference):.1f} points {'above' if difference >= 0 else 'below'}"
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
