@@ -681,3 +681,12 @@ def test_bad_images_and_folders(run, runs, odd, tmp_path):
 def test_config_checks_every_value():
     with pytest.raises(UserError, match="seeds 0"):
         TransferConfig(seeds=0).check()
+
+
+def test_a_set_from_elsewhere_is_called_by_its_folder(place, data):
+    """Two imported sets were both "unknown · unknown"."""
+    images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    for name in ("theirs", "others"):
+        DistilledSet(images, torch.arange(3), NAMES).save(place / name)
+    found = transfer([place / "theirs", place / "others"], [TINY], *data, baselines=["random"], **QUICK)
+    assert [source.name for source in found.sources] == ["theirs · from elsewhere", "others · from elsewhere"]

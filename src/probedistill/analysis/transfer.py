@@ -522,9 +522,13 @@ class _Bench:
 
 
 def _named_sources(sets: Sequence[_Set], names: Mapping[str, str], config: TransferConfig) -> tuple[Source, ...]:
-    """The sets as rows: METHOD · ENCODER, and the folder's name if other sets are called alike."""
-    labels = [f"{held.way} · {' + '.join(names[e.fingerprint] for e in held.encoders)}" for held in sets]
+    """The sets as rows: METHOD · ENCODER, and the folder's name if other sets are called alike, or nothing is known."""
     runs = [held.folder.resolve().name if held.folder is not None else "" for held in sets]
+    labels = [
+        f"{run} · from elsewhere" if run and held.encoders == (_UNKNOWN,)
+        else f"{held.way} · {' + '.join(names[e.fingerprint] for e in held.encoders)}"
+        for held, run in zip(sets, runs, strict=True)
+    ]  # fmt: skip
     long = [f"{label} · {run}" if labels.count(label) > 1 and run else label for label, run in zip(labels, runs)]
     found = []
     for number, (held, name, run) in enumerate(zip(sets, long, runs, strict=True)):
