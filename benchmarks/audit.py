@@ -106,7 +106,7 @@ def main() -> None:
             raise TimeIsUpError
         distilled, out = the_set(start, seed, options.steps, train, encoder)
         found = audit(
-            distilled, encoder, train, shadows=shadows, shadow_steps=options.steps, progress=False,
+            distilled, encoder, train, shadows=shadows, shadow_steps=options.steps if shadows else None, progress=False,
             minutes=max(left - 1, 0.01) if shadows else None, folder=out, out=out,
         )  # fmt: skip
         return distilled, found
