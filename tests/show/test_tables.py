@@ -55,3 +55,18 @@ def test_hostile_names_in_a_table():
 def test_numbers_as_they_are_shown():
     assert (percent(0.756, 0.011), percent(float("nan")), points(-0.01)) == ("75.6 ± 1.1", NOTHING, "-1.0")
     assert (number(1.234), number(None)) == ("1.23", NOTHING)
+
+
+def test_no_number_is_folded_or_cut_on_a_narrow_page():
+    numbers = ["1234567", "12,345", "100.0", "±", "10.1", "-0.5", "1.5e-05"]
+    table = Table("", ("trained on", "k", "n", "top-1 %", "gap", "lr"),
+                  (("distilled images", *numbers[:2], " ".join(numbers[2:5]), *numbers[5:]),), left=6)  # fmt: skip
+    for width in (20, 40):
+        lines = as_text(table.rich(), width=width, soft_wrap=True).split("\n")
+        words = {word for line in lines for word in line.split()}
+        assert set(numbers) <= words, width
+
+
+def test_a_table_as_text_is_not_cut():
+    columns = tuple(f"column {number}" for number in range(20))
+    assert "314" in str(Table("", columns, ((*["1"] * 19, "314"),)))

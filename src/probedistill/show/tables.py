@@ -6,6 +6,7 @@ import csv
 import html
 import io
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 NOTHING = "–"
 """What stands where there is no number."""
+_NUMBER = re.compile(r"[-+−]?[\d.,]+(?:e[-+]?\d+)?%?")
 
 
 @dataclass(frozen=True)
@@ -53,16 +55,20 @@ class Table:
             caption=_plain(self.caption) or None, caption_justify="left",
         )  # fmt: skip
         for number, column in enumerate(self.columns):
-            longest = max((len(line) for line in column.split("\n")), default=0)
             table.add_column(
                 _plain(column), justify="left" if number < self.left else "right", overflow="fold",
-                min_width=min(longest, 9),
+                min_width=max(_narrowest_head(column), self._longest_number(number)),
             )  # fmt: skip
         for number, row in enumerate(self.rows):
             if number in self.sections:
                 table.add_section()
             table.add_row(*map(_plain, row), style="dim" if number in self.dim else None)
         return table
+
+    def _longest_number(self, column: int) -> int:
+        """Letters of the longest number of a column: however narrow the page, 1234 must not read as 12 and 34."""
+        words = (word for row in self.rows for word in row[column].split())
+        return max((len(word) for word in words if _NUMBER.fullmatch(word)), default=0)
 
     def html(self) -> str:
         """The table as an HTML element, without style of its own."""
@@ -102,7 +108,11 @@ class Table:
         return lines.getvalue()
 
     def __str__(self) -> str:
-        return as_text(self.rich())
+        return as_text(self.rich(), soft_wrap=True)
+
+
+def _narrowest_head(column: str) -> int:
+    return min(max((len(line) for line in column.split("\n")), default=0), 9)
 
 
 def _inert(cell: str) -> str:
