@@ -202,6 +202,9 @@ def test_names_that_look_like_values_stay_names(tmp_path):
     names = ["yes", "off", "007", "1:30", "1.10", "2024-05-01", "1_000", "1e5", "0x1f", "true", "3", "null "]
     found = _read(tmp_path, f"classes: [{', '.join(names)}]")["classes"]
     assert [str(name) for name in found[:-1]] == names[:-1]
+    assert _read(tmp_path, "classes: [null, ~, Null, <<, =, '']")["classes"] == ["null", "~", "Null", "<<", "=", ""]
+    assert _read(tmp_path, "classes:\n-\n- ~")["classes"] == [None, "~"]  # a dash alone names nothing
+    assert _read(tmp_path, "encoder_args: {sizes: [1, null]}")["encoder_args"] == {"sizes": [1, None]}
 
 
 @pytest.mark.parametrize(

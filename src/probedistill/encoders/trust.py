@@ -130,9 +130,18 @@ def _short(value: Any) -> str:
 class _PlainLoader(yaml.SafeLoader):
     """Plain values, and no option twice: the first value would be lost in silence.
 
-    Numbers are decimal, as on the command line. Items of a list are often names: classes called yes, 007 or 1.10 stay
-    what they are.
+    Numbers are decimal, as on the command line. Items of a list are often names: classes called yes, 007, 1.10 or null
+    stay what they are.
     """
+
+    def construct_document(self, node: yaml.Node) -> Any:
+        """The options. In a list that is an option's value, null and ~ are names; within ``encoder_args`` they are
+        none."""
+        for _, value in node.value if isinstance(node, yaml.MappingNode) else ():
+            for item in value.value if isinstance(value, yaml.SequenceNode) else ():
+                if item.tag == _TAG + "null" and item.value:
+                    item.tag = _TAG + "str"
+        return super().construct_document(node)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """A dictionary of a node."""
@@ -149,7 +158,7 @@ class _PlainLoader(yaml.SafeLoader):
         """A list of a node."""
         for item in node.value:
             construct = _CONSTRUCT.get(item.tag)
-            if construct is not None and str(construct(self, item)) != item.value:
+            if item.tag == _TAG + "merge" or (construct is not None and str(construct(self, item)) != item.value):
                 item.tag = _TAG + "str"
         return super().construct_sequence(node, deep)
 
