@@ -411,7 +411,15 @@ def test_real_images_need_the_run_s_own(distilled, run_cli, tmp_path, photos):
         arguments = ["report", distilled, "--real-images", "--out", tmp_path / "r.html"]
         assert "encoder 'module:helpers_encoders:tiny', which needs trust" in run_cli(*arguments).error()
         error = run_cli(*arguments, "--trust").error()
+        assert "the images that " in error
         assert "are not those the run was made with" in error
+        (distilled / "config.yaml").write_text(
+            f"{config}input_size: 48\n"
+            if "input_size" not in config
+            else re.sub("input_size: .*", "input_size: 48", config)
+        )
+        error = run_cli(*arguments, "--trust").error()
+        assert "was not made with the encoder that its config.yaml describes; restore the file or leave" in error
         (distilled / "config.yaml").unlink()
         error = run_cli("report", distilled, "--real-images", "--out", tmp_path / "r.html").error()
         assert "has no config.yaml" in error

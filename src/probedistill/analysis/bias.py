@@ -24,7 +24,7 @@ from torch import Tensor
 from .._version import __version__
 from ..config import EncoderConfig, EvaluateConfig, ImagesConfig
 from ..encoders.encoder import Encoder
-from ..encoders.named import own_encoder
+from ..encoders.named import check_made_with, own_encoder
 from ..encoders.pool import EncoderPool
 from ..errors import UserError, option
 from ..evaluation.protocol import evaluate
@@ -630,7 +630,11 @@ def bias(
     pool = EncoderPool(own[:1] or encoders or [])
     for encoder, i in _pairs(pool, own, len(folders)):
         if own:
-            _check_own(encoder, sets[i], folders[i])
+            source = sets[i].run.source
+            check_made_with(
+                encoder, source.fingerprint if source else None, called=f"run {str(folders[i])!r}",
+                way_out=f"name one with {option('encoders')}",
+            )  # fmt: skip
         name = folders[i].resolve().name
         entries.append(bias_of(
             sets[i], encoder, train, test, backgrounds, name=name, probe=probe, seeds=seeds, views=views,
@@ -669,15 +673,6 @@ def _read_runs(runs: Sequence[Path | str]) -> tuple[list[Path], list[DistilledSe
                 f"({_listed(class_names)} and {_listed(distilled.class_names)}); compare runs of the same classes"
             )
     return folders, sets
-
-
-def _check_own(encoder: Encoder, distilled: DistilledSet, folder: Path) -> None:
-    source = distilled.run.source
-    if source is None or source.fingerprint != encoder.fingerprint:
-        raise UserError(
-            f"run {str(folder)!r} was not made with the encoder that its config.yaml describes; "
-            f"name one with {option('encoders')}"
-        )
 
 
 def _usual(train: LabelledImages, backgrounds: Sequence[str]) -> tuple[Usual, ...]:

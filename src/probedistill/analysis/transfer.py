@@ -26,7 +26,7 @@ from ..config import (
     with_options,
 )
 from ..encoders.encoder import Encoder
-from ..encoders.named import display_names, own_encoder
+from ..encoders.named import check_made_with, display_names, own_encoder
 from ..encoders.pool import EncoderPool
 from ..errors import UserError, by_caller, option
 from ..evaluation.cost import say_cost
@@ -386,8 +386,7 @@ class _Bench:
             encoder = self._encoders.add(config)
         except UserError as error:
             raise UserError(f"the encoder of {held.label} cannot be loaded ({error}); {fix}") from error
-        if encoder.fingerprint != source.fingerprint:
-            raise UserError(f"{held.label} was not made with the encoder that its config.yaml describes; {fix}")
+        check_made_with(encoder, source.fingerprint, called=held.label, way_out=fix)
         return encoder
 
     def score_target(self, cells: Sequence[_Cell], kept: _Kept) -> None:

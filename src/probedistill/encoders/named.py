@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from typing_extensions import Unpack
 
@@ -15,6 +15,9 @@ from ..config import EncoderConfig, EncoderOptions
 from ..errors import UserError
 from .known import RECIPES
 from .trust import check_file_options, is_trusted, not_followed, read_yaml, trust_it, trusting
+
+if TYPE_CHECKING:
+    from .encoder import Encoder
 
 YAML = (".yaml", ".yml")
 """How the names of files of options end."""
@@ -77,6 +80,22 @@ def own_encoder(folder: Path, *, called: str, device: str | None = None) -> Enco
             f"config.yaml sets {reason}; {trust_it('run')}, or name the encoder with {called}"
         )
     return config if device is None else replace(config, device=device)
+
+
+def check_made_with(encoder: Encoder, fingerprint: str | None, *, called: str, way_out: str) -> None:
+    """Check that a set was made with the encoder that its run's config.yaml describes: the file may have been edited.
+
+    Args:
+        encoder: The encoder as the file describes it.
+        fingerprint: The one that the set's record names; ``None``: it names none.
+        called: What errors call the set.
+        way_out: What the user can do about it.
+
+    Raises:
+        UserError: It was made with another one, or with none.
+    """
+    if encoder.fingerprint != fingerprint:
+        raise UserError(f"{called} was not made with the encoder that its config.yaml describes; {way_out}")
 
 
 def _read_fields(path: Path | str, called: str) -> dict[str, Any]:

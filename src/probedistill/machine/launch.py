@@ -62,6 +62,15 @@ def processes_here() -> int:
     return number("LOCAL_WORLD_SIZE", 1, least=1)
 
 
+def restarts() -> int:
+    """How often ``torchrun`` has started these processes again after one of them died.
+
+    Raises:
+        UserError: TORCHELASTIC_RESTART_COUNT is no number.
+    """
+    return number("TORCHELASTIC_RESTART_COUNT", 0)
+
+
 def number(variable: str, default: int, *, least: int = 0) -> int:
     """The whole number of an environment variable; ``default`` if it is unset or empty.
 

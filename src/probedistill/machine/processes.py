@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..errors import LostProcessError, UserError, option
-from .launch import launch, number
+from .launch import launch, number, restarts
 
 _LEAVE_SECONDS = 10.0  # that a rank waits for the others before it closes
 _departures = itertools.count()
@@ -42,7 +42,7 @@ class Processes:
     @property
     def restarted(self) -> bool:
         """Whether ``torchrun`` has started these processes again after one of them died."""
-        return number("TORCHELASTIC_RESTART_COUNT", 0) > 0
+        return restarts() > 0
 
     @property
     def is_first(self) -> bool:
@@ -155,14 +155,14 @@ def processes(device: str = "auto", timeout_seconds: float = 1800.0) -> Iterator
         return
     on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
     backend = "nccl" if on_gpu else "gloo"
-    local_rank, restarts = number("LOCAL_RANK", 0), number("TORCHELASTIC_RESTART_COUNT", 0)
+    local_rank, attempt = number("LOCAL_RANK", 0), restarts()
     try:
         if on_gpu:
             torch.cuda.set_device(local_rank)
         timeout = timedelta(seconds=timeout_seconds)
         store, rank, count = next(iter(dist.rendezvous("env://", timeout=timeout)))
         # After a restart the store still has the addresses of the processes that died: keep the attempts apart.
-        store = dist.PrefixStore(f"attempt-{restarts}", store)
+        store = dist.PrefixStore(f"attempt-{attempt}", store)
         dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=timeout)
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())

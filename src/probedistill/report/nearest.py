@@ -13,7 +13,7 @@ from torch import Tensor
 from ..config import ImagesConfig
 from ..encoders.encoder import Encoder
 from ..encoders.load import load_encoder
-from ..encoders.named import encoder_config
+from ..encoders.named import check_made_with, encoder_config
 from ..encoders.trust import check_file_options, read_yaml
 from ..errors import UserError, explained, option
 from ..features.bank import FeatureBank
@@ -64,14 +64,15 @@ def _nearest(folder: Path, store: FeatureStore) -> tuple[tuple[RealImage, ...], 
 
 
 def _check_same(distilled: DistilledSet, train: LabelledImages, encoder: Encoder, path: Path) -> None:
-    for what, before, here in (
-        ("images", distilled.run.images, train.fingerprint), ("encoder", distilled.run.source, encoder.fingerprint)
-    ):  # fmt: skip
-        if before is None or before.fingerprint != here:
-            raise UserError(
-                f"the {what} that {str(path)!r} names are not those the run was made with; "
-                f"restore them or leave {option('real_images', True)} out"
-            )
+    images, source, way_out = distilled.run.images, distilled.run.source, f"leave {option('real_images', True)} out"
+    if images is None or images.fingerprint != train.fingerprint:
+        raise UserError(
+            f"the images that {str(path)!r} names are not those the run was made with; restore them or {way_out}"
+        )
+    check_made_with(
+        encoder, source.fingerprint if source else None, called=f"run {str(path.parent)!r}",
+        way_out=f"restore the file or {way_out}",
+    )  # fmt: skip
 
 
 def _rows(bank: FeatureBank, features: Tensor, labels: Tensor) -> Tensor:
