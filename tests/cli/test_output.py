@@ -243,3 +243,37 @@ def test_a_log_that_cannot_be_written_stops_no_work(distil_cli, tmp_path, monkey
         assert distil_cli("--out", tmp_path / "run", images=f"folder:{photos}").code == 0
         assert distil_cli("--out", tmp_path / "run", images=f"folder:{photos}").code == 2
     assert (tmp_path / "run/preview.png").exists()
+
+
+@pytest.mark.parametrize("command", [["encoders"], ["encoders", "--json"]])
+def test_a_reader_who_has_gone_ends_the_command_quietly(command, monkeypatch, capfd):
+    """The code is that of a process that SIGPIPE ended."""
+    reads, writes = os.pipe()
+    os.close(reads)
+    with os.fdopen(writes, "w") as gone:
+        monkeypatch.setattr(sys, "stdout", gone)
+        assert main(command) == 141
+    assert capfd.readouterr().err.count("\n") <= 1  # what goes to standard error with --json
+
+
+def test_a_reader_of_the_help_who_has_gone(start_process):
+    process = start_process("distill", "--help")
+    process.stdout.close()
+    assert (process.wait(60), process.stderr.read()) == (141, "")
+
+
+def test_sentences_that_nobody_reads_leave_the_json_alone(monkeypatch, capfd):
+    reads, writes = os.pipe()
+    os.close(reads)
+    with os.fdopen(writes, "w") as gone:
+        monkeypatch.setattr(sys, "stderr", gone)
+        assert main(["encoders", "--json"]) == 0
+    assert json.loads(capfd.readouterr().out.splitlines()[0])["rows"]
+
+
+@pytest.mark.parametrize("command", [["encoders"], ["encoders", "--json"]])
+def test_an_output_that_takes_nothing_is_one_line(command, monkeypatch, capfd):
+    with open(os.dup(os.open(os.devnull, os.O_RDONLY)), "w") as closed:
+        monkeypatch.setattr(sys, "stdout", closed)
+        assert main(command) == 1
+    assert "the output cannot be written: Bad file descriptor" in capfd.readouterr().err

@@ -62,3 +62,19 @@ def test_a_tilde_is_the_home_folder_also_where_no_shell_has_looked(distil_cli, t
     assert distil_cli("--config", "options.yaml").code == 0
     assert {"run", "other", "in-a-file", "kept"} <= {path.name for path in tmp_path.iterdir()}
     assert not (tmp_path / "~").exists()
+
+
+def test_no_place_at_all_is_one_line(nowhere, distil_cli, run_cli, tmp_path, monkeypatch):
+    def no_place() -> str:
+        raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp', '/var/tmp']")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tempfile.gettempdir", no_place)
+        error = distil_cli("--out", tmp_path / "run").error()
+    assert "there is no place for the cache" in error
+    assert "set PROBEDISTILL_CACHE or TMPDIR to a folder that can" in error
+    assert not (tmp_path / "run").exists()
+    with monkeypatch.context() as patch:  # libraries ask as they are imported
+        patch.setattr("probedistill.cli.app.show", lambda *what: no_place())
+        patch.setattr("probedistill.cli.sets.show", lambda *what: no_place())
+        assert "set TMPDIR to one that can" in run_cli("sets").error()

@@ -38,6 +38,9 @@ from .app import app, keeps_features
 from .messages import shown_messages
 from .wrong import in_words
 
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
+"""What a stream says that takes nothing more: a full disk, a limit, a terminal that is gone, one opened to be read."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code: 0, 2 (bad input), 1 (failed), 130 or 143 (stopped)."""
@@ -67,13 +70,18 @@ def _run(tokens: list[str]) -> int:
         # What a command computed for the cache is there the next time, and more where it keeps its rows.
         way_on = "; repeat the command to go on" if keeps_features(tokens) else ""
         return _fail(f"stopped{way_on}", 128 + number_of(error), kind="")
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit) as stop:
+        # rich, which prints tables and help, leaves by SystemExit(1) when the reader has gone.
+        if isinstance(stop, SystemExit) and not isinstance(stop.__context__, BrokenPipeError):
+            raise
         to_nowhere(sys.stdout)
         return 141
     except OSError as error:
         if error.filename is not None:  # a path that somebody gave, and that was first looked at here
             return _fail(f"{error.filename!r} cannot be used: {error.strerror}; check the path", 2)
-        if error.errno != errno.ENOSPC:
+        if error.errno == errno.ENOENT and "temporary directory" in str(error):  # Python's tempfile, asked by a library
+            return _fail("no folder for temporary files can be written to; set TMPDIR to one that can", 2)
+        if error.errno not in _UNWRITABLE:
             raise
         to_nowhere(sys.stdout)
         return _fail(f"the output cannot be written: {error.strerror}", 1)

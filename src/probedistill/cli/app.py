@@ -20,6 +20,7 @@ from ..encoders.trust import check_file_options, not_followed, read_yaml, trusti
 from ..errors import unknown_name
 from ..machine.launch import speaks
 from ..machine.places import at_home
+from ..machine.progress import say
 from ..methods import preset_values
 from ..store.named import run_folder
 from .messages import only_warnings
@@ -135,8 +136,10 @@ def show(*what: Any) -> None:
             continue
         elif is_result:
             show(*one.fitting(console().width), *one.findings())
+        elif isinstance(one, str) and _output.json:
+            say(printable(one, lines=True))
         elif isinstance(one, str):
-            console(to_error=_output.json).print(Text(printable(one, lines=True)), soft_wrap=True, highlight=False)
+            console().print(Text(printable(one, lines=True)), soft_wrap=True, highlight=False)
         else:
             console().print(one.rich() if isinstance(one, Table) else one, soft_wrap=True, highlight=False)
 
@@ -154,11 +157,11 @@ def _print_json(one: Any) -> None:
     print(json.dumps(content, ensure_ascii=True))
 
 
-def console(*, to_error: bool = False) -> Console:
+def console() -> Console:
     """Where output goes."""
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else 110, emoji=False, stderr=to_error)
+    return Console(width=None if sys.stdout.isatty() else 110, emoji=False)
 
 
 # ---------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import sys
 import unicodedata
 import warnings
 from collections.abc import Iterator, Mapping
@@ -51,7 +52,7 @@ def folder_source(place: str, config: ImagesConfig) -> Source:
     """A folder for each class, or such folders inside split folders."""
     root = Path(place).expanduser()
     if config.images != as_utf8(config.images):
-        raise UserError(f"images {as_utf8(config.images)!r}: the path is not UTF-8; rename the folder")
+        raise UserError(f"images {as_utf8(config.images)!r}: the path is not UTF-8; {_way_to_utf8('the folder')}")
     if not os.path.exists(root):
         siblings = subfolders(root.parent) if os.access(root.parent, os.R_OK) else []
         near = difflib.get_close_matches(root.name, siblings, n=1)
@@ -115,7 +116,9 @@ class _FolderSource(Source):
                 if wanted is not None:
                     continue
                 named = f"the class folder {as_utf8(folder)!r} has a name that is not UTF-8"
-                raise UserError(f"images {self.spec!r}: {named}; rename it, or choose others with {option('classes')}")
+                raise UserError(
+                    f"images {self.spec!r}: {named}; {_way_to_utf8()}, or choose others with {option('classes')}"
+                )
             name = _plain(folder)
             if name in folders:
                 raise UserError(
@@ -136,6 +139,14 @@ def _nothing() -> LabelledImages:
 
 def _plain(folder: str) -> str:
     return unicodedata.normalize("NFC", folder).strip() or folder
+
+
+def _way_to_utf8(what: str = "it") -> str:
+    """What to do about a name that is not UTF-8: in some locales (``LC_ALL=C``) no name beyond ASCII is."""
+    encoding = sys.getfilesystemencoding()
+    if encoding == "utf-8":
+        return f"rename {what}"
+    return f"set PYTHONUTF8=1 if it is (names of files are read as {encoding} here), else rename {what}"
 
 
 def _names(paths: list[str]) -> list[str]:

@@ -6,6 +6,8 @@ import os
 import tempfile
 from pathlib import Path
 
+from ..errors import explained
+
 VARIABLE = "PROBEDISTILL_CACHE"
 
 
@@ -16,6 +18,9 @@ def cache_folder(cache: Path | str | None = None) -> Path:
         cache: The user's choice. Default: ``$PROBEDISTILL_CACHE``, else ``~/.cache/probedistill``, else, for a user
             without a home that can be written to (a container with an arbitrary user id), a folder of this user among
             the temporary files.
+
+    Raises:
+        UserError: No choice, no home, and no folder for temporary files that can be written to.
     """
     chosen = cache or os.environ.get(VARIABLE)
     if chosen:
@@ -27,7 +32,9 @@ def cache_folder(cache: Path | str | None = None) -> Path:
     if home is not None and _can_hold(home / ".cache" / "probedistill"):
         return home / ".cache" / "probedistill"
     user = os.getuid() if hasattr(os, "getuid") else "user"
-    return Path(tempfile.gettempdir()) / f"probedistill-{user}"
+    with explained("there is no place for the cache: neither the home folder nor one for temporary files can be "
+                   "written to", OSError, hint=f"set {VARIABLE} or TMPDIR to a folder that can"):  # fmt: skip
+        return Path(tempfile.gettempdir()) / f"probedistill-{user}"
 
 
 def at_home(path: Path) -> Path:
