@@ -226,6 +226,10 @@ def test_names_that_are_not_utf_8(tmp_path):
     (tmp_path / "photos" / "dog").rename(tmp_path / "photos" / odd)
     with pytest.raises(UserError, match=r"the class folder 'caf\\\\udce9' has a name that is not UTF-8; rename it"):
         load_images(f"folder:{tmp_path / 'photos'}")
+    with pytest.MonkeyPatch.context() as patch:  # as with LC_ALL=C, where no name beyond ASCII is UTF-8
+        patch.setattr("sys.getfilesystemencoding", lambda: "ascii")
+        with pytest.raises(UserError, match=r"set PYTHONUTF8=1 if it is \(names of files are read as ascii here\)"):
+            load_images(f"folder:{tmp_path / 'photos'}")
     (tmp_path / "photos").rename(tmp_path / odd)
     with pytest.raises(UserError, match="the path is not UTF-8; rename the folder"):
         load_images(f"folder:{tmp_path / odd}")
