@@ -204,7 +204,14 @@ def test_names_that_look_like_values_stay_names(tmp_path):
     assert [str(name) for name in found[:-1]] == names[:-1]
     assert _read(tmp_path, "classes: [null, ~, Null, <<, =, '']")["classes"] == ["null", "~", "Null", "<<", "=", ""]
     assert _read(tmp_path, "classes:\n-\n- ~")["classes"] == [None, "~"]  # a dash alone names nothing
-    assert _read(tmp_path, "encoder_args: {sizes: [1, null]}")["encoder_args"] == {"sizes": [1, None]}
+
+
+@pytest.mark.parametrize("option", ["encoder_args", "encoder-args", "method_args"])
+def test_lists_among_the_arguments_of_code_have_values(tmp_path, option):
+    found = _read(tmp_path, f"{option}: {{sizes: [1, null, true, 1.0e-05], more: {{deep: [false]}}}}")
+    found = found[option.replace("-", "_")]
+    assert found == {"sizes": [1, None, True, 1e-5], "more": {"deep": [False]}}
+    assert _read(tmp_path, "classes: &a [yes]\nnames: [*a, *a]")["names"] == [["yes"], ["yes"]]
 
 
 @pytest.mark.parametrize(

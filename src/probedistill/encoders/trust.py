@@ -127,21 +127,40 @@ def _short(value: Any) -> str:
 # YAML
 
 
+def _entries(node: yaml.Node) -> list[tuple[yaml.Node, yaml.Node]]:
+    return node.value if isinstance(node, yaml.MappingNode) else []
+
+
 class _PlainLoader(yaml.SafeLoader):
     """Plain values, and no option twice: the first value would be lost in silence.
 
     Numbers are decimal, as on the command line. Items of a list are often names: classes called yes, 007, 1.10 or null
-    stay what they are.
+    stay what they are. What is below ``encoder_args`` and ``method_args`` is code's, and has YAML's types.
     """
 
     def construct_document(self, node: yaml.Node) -> Any:
-        """The options. In a list that is an option's value, null and ~ are names; within ``encoder_args`` they are
-        none."""
-        for _, value in node.value if isinstance(node, yaml.MappingNode) else ():
-            for item in value.value if isinstance(value, yaml.SequenceNode) else ():
-                if item.tag == _TAG + "null" and item.value:
+        """The options; items of lists are words if YAML would read them as something else than what is written."""
+        left = [value for key, value in _entries(node) if str(key.value).replace("-", "_") not in _ARGUMENTS]
+        seen: set[yaml.Node] = set()  # a value may have many aliases
+        while left:
+            one = left.pop()
+            if one in seen:
+                continue
+            seen.add(one)
+            items = one.value if isinstance(one, yaml.SequenceNode) else []
+            for item in items:
+                if self._is_word(item):
                     item.tag = _TAG + "str"
+            left += [*items, *(value for _, value in _entries(one))]
         return super().construct_document(node)
+
+    def _is_word(self, item: yaml.Node) -> bool:
+        if not isinstance(item, yaml.ScalarNode):
+            return False
+        if item.tag in (_TAG + "merge", _TAG + "null"):
+            return bool(item.value)  # a dash alone is nothing
+        construct = _CONSTRUCT.get(item.tag)
+        return construct is not None and str(construct(self, item)) != item.value
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """A dictionary of a node."""
@@ -154,17 +173,10 @@ class _PlainLoader(yaml.SafeLoader):
                 seen.add(name)
         return super().construct_mapping(node, deep)
 
-    def construct_sequence(self, node: yaml.SequenceNode, deep: bool = False) -> list[Any]:
-        """A list of a node."""
-        for item in node.value:
-            construct = _CONSTRUCT.get(item.tag)
-            if item.tag == _TAG + "merge" or (construct is not None and str(construct(self, item)) != item.value):
-                item.tag = _TAG + "str"
-        return super().construct_sequence(node, deep)
-
 
 _PlainLoader.yaml_implicit_resolvers = {}  # those of YAML 1.1 give way to the ones below
 _TAG = "tag:yaml.org,2002:"
+_ARGUMENTS = ("encoder_args", "method_args")
 _CONSTRUCT = {
     f"{_TAG}bool": _PlainLoader.construct_yaml_bool,
     f"{_TAG}int": _PlainLoader.construct_yaml_int,
