@@ -76,6 +76,14 @@ def test_encoders_lists_the_recipes(run_cli):
         assert text in result.out
 
 
+@pytest.mark.parametrize(("start", "says"), [("auto", "averages of photos"), ("real", "photos"), ("noise", None)])
+def test_a_run_says_that_its_images_began_as_photos(distil_cli, out, start, says):
+    result = distil_cli("--out", out, "--canvas.init", start, steps=1)
+    began = [line for line in result.out.splitlines() if line.startswith("began:")]
+    way = "and may still show them; --canvas.init noise starts without photos"
+    assert began == ([f"began:  as {says}, {way}"] if says else [])
+
+
 @pytest.mark.slow
 def test_features_distill_evaluate_info(run_cli, distil_cli, photos, out):
     result = run_cli("features", "--images", f"folder:{photos}", "--encoder", TINY, "--views", 2)

@@ -19,7 +19,7 @@ from ..config import (
     RunConfig,
     StatisticsConfig,
 )
-from ..errors import UserError, explained
+from ..errors import UserError, explained, option
 from ..methods import check_number
 from ..store.named import results_folder, run_folder
 from .app import EncoderOptions, Images, Probes, command, config_flag, flat, panel, show
@@ -77,6 +77,7 @@ def distill(
     if encoder is None:
         raise UserError("encoder is missing; give --encoder, or --config FILE that has it (a run's is RUN/config.yaml)")
     from ..distillation.run import distill as run_distill
+    from ..store.run_record import BEGINNINGS
 
     run, settings = run or RunConfig(), settings or DistillConfig()
     sized = [] if encoder.input_size is None else [f"{encoder.input_size}px"]
@@ -92,6 +93,9 @@ def distill(
     distilled = run_distill(source, encoder, settings, test=test, run=run, strict=strict)
     seconds = distilled.run.seconds
     show(f"{len(distilled)} images of {len(distilled.class_names)} classes in {seconds:.0f} s → {run.out}")
+    if distilled.run.began_as_photos:
+        way = option("canvas.init", "noise")
+        show(f"began:  as {BEGINNINGS[distilled.run.begun_from]}, and may still show them; {way} starts without photos")
     show(f"look:   {run.out / 'preview.png'}")
     named_test = "" if images is not None else " --images SPEC"  # statistics name no test images
     config = config_flag("evaluate", run.out / "config.yaml")
