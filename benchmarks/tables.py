@@ -898,7 +898,7 @@ TABLES = {
     "export_loss": export_loss,
     "headline": headline,
     "seeds": seeds,
-    "seeds_grocery": partial(seeds, "grocery"),
+    "seeds_grocery": partial(seeds, "grocery", names=["lite0", "clip"]),
     "seeds_clip": partial(seeds, names=["clip"]),
     "per_class": per_class,
     "seeds_elsewhere": seeds_elsewhere,
