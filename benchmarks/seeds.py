@@ -52,7 +52,7 @@ STEPS = 150
 METHODS: dict[str, dict[str, Any]] = {
     **{method: {"method": method} for method in _common.METHODS},
     "transfer": {"method": "auto", "aim": "transfer"},
-    "noise": {"method": "auto", "init": "noise"},
+    "noise": {"method": "auto", "canvas": {"init": "noise"}},
 }
 CHOSEN = {"medoids": "centroids", "random": "random"}
 WITHOUT_SEED = ("real", "medoids")

@@ -113,6 +113,10 @@ def headline() -> str:
 
 CHOICES = {
     "auto": "**`auto`**: from averages, three inner layers",
+    "1,000 steps": "… 1,000 steps",
+    "10 views": "… 10 views",
+    "weight 3": "… layers with weight 3",
+    "no layers": "… no layers",
     "noise": "… from noise",
     "blends": "… from blends of ten photos",
     "blends, 1,000 steps": "… from blends, 1,000 steps",
