@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
 from .errors import UserError, unknown_name
 from .methods import (
     CANVASES,
+    FROM_PHOTOS,
     METHODS,
     MOST_VIEWS,
     STARTS,
@@ -261,7 +262,7 @@ class CanvasConfig:
     @property
     def from_photos(self) -> bool:
         """Whether images start from real ones, each by itself or many together; settled once ``init`` is."""
-        return self.init in ("average", "blend", "real")
+        return self.init in FROM_PHOTOS
 
     def check(self) -> None:
         """Raise `UserError` when a value is out of range."""

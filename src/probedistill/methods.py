@@ -41,7 +41,8 @@ METHODS = Registry(
 CANVASES = Registry("canvas", {"pyramid": ".distillation.canvas:Canvas", "pixels": ".distillation.canvas:Canvas"})
 PRESETS = ("default", "paper")
 AIMS = ("home", "transfer")
-STARTS = ("auto", "noise", "average", "blend", "real")
+FROM_PHOTOS = ("average", "blend", "real")
+STARTS = ("auto", "noise", *FROM_PHOTOS)
 
 Normalization = Literal["none", "center", "center_l2"]
 

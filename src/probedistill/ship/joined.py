@@ -16,7 +16,7 @@ from ..features.statistics import ClassStatistics, merge_statistics, statistics_
 from ..store.distilled import DistilledSet, Head
 from ..store.layout import check_named_once
 from ..store.named import run_folder
-from ..store.run_record import ImagesRecord, PartOfSet, RunRecord
+from ..store.run_record import BEGINNINGS, ImagesRecord, PartOfSet, RunRecord
 from ..text import counted
 from .heads import head_of_statistics
 
@@ -232,7 +232,7 @@ def _merged_record(
         versions={**first.versions, "probedistill": __version__},
         device=first.device,
         skipped=tuple(line for run in runs for line in run.skipped),
-        begun_from=next((start for start in ("real", "blend", "average", "noise") if start in begun), first.begun_from),
+        begun_from=next((start for start in BEGINNINGS if start in begun), first.begun_from),
         statistics=tuple(one.about for one in statistics) if all(run.statistics for run in runs) else (),
         parts=parts,
         seconds=sum(run.seconds for run in runs),

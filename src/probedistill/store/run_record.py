@@ -13,13 +13,14 @@ from msgspec import Meta
 
 from ..config import AugmentConfig, DistillConfig, Precision
 from ..images.labelled import LabelledImages
+from ..methods import FROM_PHOTOS
 from .layout import PROGRESS, RUN
 from .records import Count, Share, read_record, record_bytes, write_record
 
 _HINT = "make it again or restore it"
 _UNKNOWN = "unknown"
 BEGINNINGS = {"real": "photos", "blend": "blends of photos", "average": "averages of photos", "noise": "noise"}
-"""What the images of a run were at step 0 → the same in words."""
+"""What the images of a run were at step 0 → the same in words; first what may show most of a photo."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -320,7 +321,7 @@ class RunRecord(History):
     @property
     def began_as_photos(self) -> bool:
         """Whether the images began as real ones, each by itself or many together."""
-        return self.begun_from in ("average", "blend", "real")
+        return self.begun_from in FROM_PHOTOS
 
     @property
     def method(self) -> str:
