@@ -250,7 +250,7 @@ class CanvasConfig:
     images per class each starts from a cluster of its own. auto: average for --method auto (real for vision
     transformers), else noise."""
     blend: int = 10
-    """Real images in a blend."""
+    """Real images in a blend, and the fewest in an average: a cluster of fewer takes the nearest from outside."""
     init_noise: float = 1.0
     """Standard deviation of the starting noise, divided among the levels."""
     level_every: int = 0

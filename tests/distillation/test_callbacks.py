@@ -7,9 +7,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from conftest import TESTS, TINY
-from probedistill import Callback, DistilledSet, UserError, distill
+from probedistill import Callback, DistilledSet, LabelledImages, UserError, distill
 
 
 class Heard(Callback):
@@ -63,6 +64,24 @@ def test_a_stopped_run_ends_unfinished_and_goes_on(photos, tmp_path):
     again = Heard()
     quick(photos, out=tmp_path / "run", resume=True, callbacks=[again])
     assert again.words[-1] == "end 4 True"
+
+
+def test_a_resumed_run_reads_no_photo_to_start_from(photos, tmp_path, monkeypatch):
+    class Stops(Callback):
+        def on_step(self, step):
+            if step.step == 3:
+                raise KeyboardInterrupt
+
+    kept = {"out": tmp_path / "run", "cache": tmp_path / "features", "evaluate_every": 0, "checkpoint_seconds": 0}
+    with pytest.raises(KeyboardInterrupt):
+        quick(photos, callbacks=[Stops()], **kept)
+    read, load = [], LabelledImages.load
+    monkeypatch.setattr(LabelledImages, "load", lambda self, index: (read.append(index), load(self, index))[1])
+    resumed = quick(photos, resume=True, **kept)
+    assert read == []
+    whole = quick(photos, cache=tmp_path / "features", evaluate_every=0)
+    assert len(read) > 0
+    assert torch.equal(resumed.float_images, whole.float_images)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from cyclopts import App, Group, Parameter
 
 from .._version import __version__
 from ..config import DistillConfig, EncoderConfig, ImagesConfig, without_none
-from ..encoders.named import YAML, encoder_config
+from ..encoders.named import YAML, encoder_fields
 from ..encoders.trust import check_file_options, not_followed, read_yaml, trusting
 from ..errors import unknown_name
 from ..machine.launch import speaks
@@ -220,10 +220,7 @@ def _without_encoder_file(tokens: Sequence[str]) -> tuple[tuple[str, ...], str |
 
 def _encoder_source(file: str, tokens: Sequence[str]) -> Any:
     """A cyclopts config source: the options of an encoder that stand in a file of its own."""
-    encoder_config(file)  # which says what is wrong with it
-    content = read_yaml(file, f"encoder {file!r}")
-    options = {name: value for name, value in content.items() if name in EncoderConfig.__dataclass_fields__}
-    return cyclopts.config.Dict({tokens[0]: without_none(options)}, source=file)
+    return cyclopts.config.Dict({tokens[0]: without_none(encoder_fields(file))}, source=file)
 
 
 def _yaml_source(path: Path, tokens: Sequence[str], *, has_encoder: bool = False) -> Any:

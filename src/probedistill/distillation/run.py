@@ -347,11 +347,13 @@ def _open(
         task.base.prepare(encoders, features, config)
     real = data.statistics or banks
     shown = task.run.progress and task.team.is_first
-    distiller = make_distiller(config, encoders, real, data.train, task.team, task.base, inner, progress=shown)
+    checkpoint = folder.checkpoint(task.record)
+    distiller = make_distiller(
+        config, encoders, real, data.train, task.team, task.base, inner, fill=checkpoint is None, progress=shown
+    )
     for deep in inner:
         if deep is not None:
             features.release(deep.encoder)  # the objective has taken what it needs
-    checkpoint = folder.checkpoint(task.record)
     step = checkpoint.step if checkpoint is not None else 0
     if not task.team.agree(step):  # and everyone has looked before anyone changes the folder
         raise UserError(

@@ -197,6 +197,7 @@ def make_distiller(
     base: Base | None = None,
     inner: Sequence[InnerLayers | None] = (),
     *,
+    fill: bool = True,
     progress: bool = False,
 ) -> Distiller:
     """The engine for a resolved config, at step 0.
@@ -209,6 +210,7 @@ def make_distiller(
         team: The processes that share the run.
         base: The set that the run goes on from; the engine then holds the images that change.
         inner: Each encoder's inner layers, from `inner_layers`; empty for none.
+        fill: Give the canvas its starting values. Without them no photo is read: a checkpoint has the images.
         progress: Show a bar while photos are read to start from.
 
     Raises:
@@ -243,24 +245,31 @@ def make_distiller(
         micro_batch=None if config.micro_batch == "auto" else config.micro_batch,
         seed=config.seed,
     )
-    canvas = _make_canvas(config, encoders, banks[0], train, team.share(len(labels)), base, progress)
+    own = team.share(len(labels))
+    canvas = _empty_canvas(config, own.stop - own.start, _canvas_size(config, encoders), encoders[0].device)
+    if fill:
+        _fill(canvas, config, encoders, banks[0], train, own, base, progress)
+    if not isinstance(canvas, Canvas):
+        _check_rendering(canvas, config.canvas.kind)
     return Distiller(towers, canvas, labels, loop, team)
 
 
-def _make_canvas(
+def _canvas_size(config: DistillConfig, encoders: Sequence[Encoder]) -> int:
+    return max(encoder.input_size for encoder in encoders) if config.canvas.size == "auto" else config.canvas.size
+
+
+def _fill(
+    canvas: AnyCanvas,
     config: DistillConfig,
     encoders: Sequence[Encoder],
     bank: FeatureBank | ClassStatistics,
     train: LabelledImages | None,
     own: slice,
-    base: Base | None = None,
-    progress: bool = False,
-) -> AnyCanvas:
-    """The canvas of some of the images, with its starting values; the first encoder's features say which photos."""
+    base: Base | None,
+    progress: bool,
+) -> None:
+    """Give some of the images their starting values; the first encoder's features say which photos."""
     options = config.canvas
-    sharpest = max(encoders, key=lambda encoder: encoder.input_size)
-    size = sharpest.input_size if options.size == "auto" else options.size
-    canvas = _empty_canvas(config, own.stop - own.start, size, encoders[0].device)
     if options.init == "noise":
         canvas.fill_with_noise(options.init_noise, seed=config.seed, first=own.start)
         if base is not None:
@@ -271,10 +280,7 @@ def _make_canvas(
     else:
         if train is None or not isinstance(bank, FeatureBank):
             raise UserError(f"canvas.init {options.init!r} needs the real images")
-        canvas.fill_with_images(starting_images(config, encoders, bank, train, size, own, progress=progress))
-    if not isinstance(canvas, Canvas):
-        _check_rendering(canvas, options.kind)
-    return canvas
+        canvas.fill_with_images(starting_images(config, encoders, bank, train, canvas.size, own, progress=progress))
 
 
 def starting_images(

@@ -41,11 +41,20 @@ def encoder_config(spec: str, *, trust: bool | None = None, **options: Unpack[En
     """
     if not spec.endswith(YAML):
         return EncoderConfig.of(spec, options, "encoder_config")
-    called = f"encoder {spec!r}"
-    known = _read_fields(spec, called)
     with trusting(is_trusted() if trust is None else trust):
-        check_file_options(known, called)
-    return _from_file(known, dict(options))
+        return _from_file(encoder_fields(spec), dict(options))
+
+
+def encoder_fields(file: str) -> dict[str, Any]:
+    """The fields of `EncoderConfig` in a YAML file that a user names as an encoder, checked.
+
+    Raises:
+        UserError: As `encoder_config`.
+    """
+    called = f"encoder {file!r}"
+    fields = _read_fields(file, called)
+    check_file_options(fields, called)
+    return fields
 
 
 def own_encoder(folder: Path, *, called: str, device: str | None = None) -> EncoderConfig:
