@@ -104,7 +104,8 @@ class EncoderConfig:
 
     encoder: str
     """Recipe name (see `probedistill encoders`), timm:NAME, hf:REPO, openclip:MODEL/TAG or module:FILE:NAME;
-    with @PIXELS behind it for --input-size. On the command line also a YAML file with these options."""
+    with @PIXELS behind it for --input-size. On the command line and in a --config file also a YAML file with these
+    options."""
     input_size: int | None = None
     """Side of the encoder's input in pixels; smaller is faster. Default: the model's own."""
     checkpoint: Path | None = None

@@ -30,6 +30,15 @@ def test_code_in_any_option_of_a_file_needs_trust(run_cli, tmp_path, command, op
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("option", ["encoder", "source", "choose_by"])
+def test_a_local_path_in_any_option_that_names_an_encoder_needs_trust(run_cli, tmp_path, option):
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump({"images": "textures:procedural", "encoder": "efficientnet_lite0"}
+                                   | {option: "timm:local-dir:/tmp/x"}))  # fmt: skip
+    error = run_cli("evaluate", tmp_path / "run", "--config", path, trust=False).error()
+    assert f"sets {option} 'timm:local-dir:/tmp/x', which needs trust" in error
+
+
 def test_the_printed_command_runs_as_it_stands(distil_cli, run_cli, tmp_path):
     done = distil_cli("--out", tmp_path / "a run")
     (line,) = [line for line in done.out.splitlines() if line.startswith("score:")]

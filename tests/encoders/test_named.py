@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from probedistill import EncoderConfig, UserError, encoder_config
+from probedistill import DistilledSet, EncoderConfig, UserError, encoder_config, load_encoder
 from probedistill.encoders.named import display_names, own_encoder
 from probedistill.encoders.trust import trusting
 
@@ -92,3 +93,73 @@ def test_a_run_is_not_trusted_with_more(tmp_path, content):
     assert "\n" not in str(e.value)
     with trusting():
         assert own_encoder(tmp_path, called="--encoders") == encoder_config(str(file))
+
+
+# ---------------------------------------------------------------------------------------------------
+# A file of options that names the encoder's file
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch, photos):
+    """A config that names an encoder's file, and the file; both in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    Path("tiny.yaml").write_text("encoder: module:helpers_encoders:tiny\ninput_size: 24\nprecision: fp32\n")
+    Path("run.yaml").write_text(f"images: folder:{photos}\nencoder: tiny.yaml\nsteps: 1\n")
+    return tmp_path
+
+
+def input_size(run):
+    return DistilledSet.load(run).run.encoders[0].input_size
+
+
+def test_a_config_may_name_the_encoders_file(run_cli, files):
+    assert run_cli("distill", "--config", "run.yaml", "--out", "a", "-q").code == 0
+    assert input_size("a") == 24
+    with Path("run.yaml").open("a") as file:  # what stands beside it wins, and a flag over both
+        file.write("input_size: 32\n")
+    assert run_cli("distill", "--config", "run.yaml", "--out", "b", "-q").code == 0
+    assert input_size("b") == 32
+    assert run_cli("distill", "--config", "run.yaml", "--input-size", 40, "--out", "c", "-q").code == 0
+    assert input_size("c") == 40
+    Path("tiny.yaml").unlink()  # which a flag makes needless
+    words = ("--encoder", "module:helpers_encoders:tiny", "--out", "d", "-q")
+    assert run_cli("distill", "--config", "run.yaml", *words).code == 0
+
+
+def test_lists_of_a_config_may_name_encoders_files(run_cli, files):
+    Path("larger.yaml").write_text("{encoder: tiny.yaml, input_size: 40}")
+    with Path("run.yaml").open("a") as file:
+        file.write("also: [larger.yaml]\nencoders: [tiny.yaml, larger.yaml]\nseeds: 1\nviews: 1\nbaselines: [random]\n")
+    assert run_cli("distill", "--config", "run.yaml", "--out", "a", "-q").code == 0
+    assert [one.input_size for one in DistilledSet.load("a").run.encoders] == [24, 40]
+    done = run_cli("transfer", "a", "--config", "run.yaml", "--out", "matrix", "--json")
+    assert done.code == 0, done.err
+    assert [one["input_size"] for one in json.loads(done.out.splitlines()[0])["targets"]] == [24, 40]
+
+
+def test_what_is_wrong_with_a_file_that_a_config_names(run_cli, files):
+    error = run_cli("distill", "--config", "run.yaml", "--out", "a", trust=False).error()
+    assert "encoder 'tiny.yaml', which config 'run.yaml' names, sets encoder 'module:helpers_encoders:tiny'" in error
+    assert "--trust" in error
+    Path("tiny.yaml").write_text("encoder: ./tiny.yaml")
+    assert "leads back to itself" in run_cli("distill", "--config", "run.yaml", "--out", "a").error()
+    Path("tiny.yaml").unlink()
+    error = run_cli("distill", "--config", "run.yaml", "--out", "a").error()
+    assert "is not a file; give its path as seen from the current folder" in error
+    assert not Path("a").exists()
+
+
+def test_load_encoder_takes_a_file_and_keywords_win(files):
+    with trusting():
+        assert load_encoder("tiny.yaml").input_size == 24
+        assert load_encoder("tiny.yaml", input_size=40).input_size == 40
+    with pytest.raises(UserError, match=r"is a file of options; encoder_config\('tiny.yaml'\) reads it"):
+        load_encoder(EncoderConfig(encoder="tiny.yaml"))
+
+
+def test_a_run_follows_no_file_unless_it_is_trusted(files):
+    Path("config.yaml").write_text("encoder: tiny.yaml\ninput_size: 40")
+    with pytest.raises(UserError, match=r"is not trusted .* because its config.yaml sets encoder 'tiny.yaml'"):
+        own_encoder(Path(), called="--source")
+    with trusting():
+        assert own_encoder(Path(), called="--source").encoder == "module:helpers_encoders:tiny"

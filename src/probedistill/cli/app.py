@@ -15,7 +15,7 @@ from cyclopts import App, Group, Parameter
 
 from .._version import __version__
 from ..config import DistillConfig, EncoderConfig, ImagesConfig, without_none
-from ..encoders.named import YAML, encoder_fields
+from ..encoders.named import YAML, encoder_fields, with_its_file
 from ..encoders.trust import check_file_options, not_followed, read_yaml, trusting
 from ..errors import unknown_name
 from ..machine.launch import speaks
@@ -244,6 +244,10 @@ def _yaml_source(path: Path, tokens: Sequence[str], *, has_encoder: bool = False
         content = {name: value for name, value in content.items() if name not in EncoderConfig.__dataclass_fields__}
     options = _options_for(command, content)
     check_file_options(options, f"config {str(path)!r}")
+    if EncoderConfig in _taken.get(command, ()):
+        if any(token.partition("=")[0] == "--encoder" for token in tokens):  # flags win
+            options.pop("encoder", None)
+        options = without_none(with_its_file(options, f"config {str(path)!r}"))
     # Below the command's name, because cyclopts drops top-level keys that are commands: features is both.
     return cyclopts.config.Dict({command: options}, source=str(path))
 

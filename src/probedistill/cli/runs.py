@@ -496,7 +496,7 @@ def demo(
     images:
         Where the images come from; the default is 5,000 handwritten digits that a PyPI package ships.
     encoder:
-        Frozen encoder.
+        Frozen encoder, in one word or a YAML file.
     input_size:
         Side of its input in pixels. Default: 64 for the digits, 112 for photos.
     method:
@@ -512,6 +512,7 @@ def demo(
     """
     from ..distillation.run import distill as run_distill
     from ..encoders.load import load_encoder
+    from ..encoders.named import encoder_config
     from ..evaluation.protocol import evaluate as run_evaluate
     from ..images.sources import hints_of
     from ..images.splits import load_splits
@@ -521,8 +522,8 @@ def demo(
     settings = DistillConfig(method=method, steps=steps, seed=seed)
     settings.augment = hints.augment or settings.augment
     settings.canvas = hints.canvas or settings.canvas
-    model_config = EncoderConfig(encoder=encoder, input_size=input_size)
-    model_config.input_size = model_config.input_size or hints.input_size
+    model_config = encoder_config(encoder)
+    model_config.input_size = input_size or model_config.input_size or hints.input_size
     image_config = ImagesConfig(images=images)
     run = RunConfig(out=out, overwrite=True, progress=progress)
     distilled = run_distill(image_config, model_config, settings, run=run)

@@ -14,6 +14,7 @@ from ..machine.torch_state import own_torch_state
 from ..registry import Registry
 from .encoder import IMAGENET, Encoder
 from .known import RECIPES
+from .named import YAML, encoder_config
 from .source import EncoderSource, resolve_device
 
 SOURCES = Registry(
@@ -35,13 +36,15 @@ def load_encoder(spec: str | EncoderConfig, **options: Unpack[EncoderOptions]) -
     Args:
         spec: A spec string (``"efficientnet_lite0"``, ``"timm:resnet50"``, ``"hf:facebook/dinov2-base"``,
             ``"openclip:ViT-B-32/laion2b_s34b_b79k"``, ``"module:mypackage.models:make"``), NAME@PIXELS for another
-            input size, or a config.
-        options: Any field of `EncoderConfig`, e.g. ``input_size=112``.
+            input size, a YAML file (`encoder_config`), or a config.
+        options: Any field of `EncoderConfig`, e.g. ``input_size=112``. They win over those of a file.
 
     Raises:
         UserError: Unknown name or option, missing package, weights that do not fit, impossible input size.
     """
     called = "load_encoder"
+    if isinstance(spec, str) and spec.endswith(YAML):
+        spec = encoder_config(spec)
     config = EncoderConfig.of(spec, options, called) if isinstance(spec, str) else with_options(spec, options, called)
     device = resolve_device(config.device)
     if config.precision not in ("fp32", "bf16", "fp16"):
@@ -94,6 +97,8 @@ def load_encoder(spec: str | EncoderConfig, **options: Unpack[EncoderOptions]) -
 
 def _unknown_encoder(spec: str) -> UserError:
     """The error for a spec that names no encoder, with what may have been meant."""
+    if spec.endswith(YAML):
+        return UserError(f"encoder {spec!r} is a file of options; encoder_config({spec!r}) reads it")
     name, at, pixels = spec.rpartition("@")
     source, _, rest = spec.partition(":")
     if at and source not in SOURCES and name in RECIPES:

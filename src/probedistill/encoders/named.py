@@ -13,6 +13,8 @@ from typing_extensions import Unpack
 
 from ..config import EncoderConfig, EncoderOptions
 from ..errors import UserError
+from ..machine.places import at_home
+from ..methods import merged
 from .known import RECIPES
 from .trust import check_file_options, is_trusted, not_followed, read_yaml, trust_it, trusting
 
@@ -30,7 +32,8 @@ def encoder_config(spec: str, *, trust: bool | None = None, **options: Unpack[En
 
     Args:
         spec: An encoder as in `EncoderConfig.encoder`, NAME@PIXELS for another input size, or a YAML file with the
-            fields of `EncoderConfig`. A run's config.yaml is such a file; its other entries are ignored.
+            fields of `EncoderConfig`. A run's config.yaml is such a file; its other entries are ignored. A file may
+            name another one as its encoder, and change some of that one's fields.
         trust: Follow a file that asks for code (``module:``) or names other files (a checkpoint). Default: no,
             except inside `trust.trusting`, as with ``--trust``.
         options: Fields for an encoder in one word, e.g. ``device``. A file's own values win.
@@ -45,16 +48,44 @@ def encoder_config(spec: str, *, trust: bool | None = None, **options: Unpack[En
         return _from_file(encoder_fields(spec), dict(options))
 
 
-def encoder_fields(file: str) -> dict[str, Any]:
+def encoder_fields(file: str, named_by: str = "", above: Sequence[Path] = ()) -> dict[str, Any]:
     """The fields of `EncoderConfig` in a YAML file that a user names as an encoder, checked.
+
+    Args:
+        file: The file.
+        named_by: What errors call the file that names this one, if there is one.
+        above: The files that led to this one.
 
     Raises:
         UserError: As `encoder_config`.
     """
-    called = f"encoder {file!r}"
-    fields = _read_fields(file, called)
+    called = f"encoder {file!r}" + (f", which {named_by} names," if named_by else "")
+    path = at_home(Path(file))
+    if named_by and not path.exists():
+        raise UserError(f"{called} is not a file; give its path as seen from the current folder")
+    if path.resolve() in above:
+        raise UserError(f"{called} leads back to itself; give a name such as efficientnet_lite0 in one of the files")
+    fields = _read_fields(path, called)
     check_file_options(fields, called)
-    return fields
+    return with_its_file(fields, f"encoder {file!r}", (*above, path.resolve()))
+
+
+def with_its_file(fields: Mapping[str, Any], called: str, above: Sequence[Path] = ()) -> dict[str, Any]:
+    """Options of which ``encoder`` may be a YAML file: then with that file's, below those that stand beside it.
+
+    Args:
+        fields: Options by name.
+        called: What errors call the file that the options are from.
+        above: The files that led to this one, if it is a file of an encoder.
+
+    Raises:
+        UserError: As `encoder_config`.
+    """
+    spec = fields.get("encoder")
+    if not (isinstance(spec, str) and spec.endswith(YAML)):
+        return dict(fields)
+    beside = {name: value for name, value in fields.items() if name != "encoder"}
+    return merged(encoder_fields(spec, called, above), beside)
 
 
 def own_encoder(folder: Path, *, called: str, device: str | None = None) -> EncoderConfig:
@@ -80,6 +111,8 @@ def own_encoder(folder: Path, *, called: str, device: str | None = None) -> Enco
             f"run {str(folder)!r} has no config.yaml that describes its encoder; name the encoder with {called}"
         )
     fields = _read_fields(path, file)
+    if is_trusted():
+        fields = with_its_file(fields, file)
     config = _from_file(fields, {})
     known = config.encoder in RECIPES or re.fullmatch(r"timm:[\w.]+", config.encoder)
     reason = not_followed(fields) or (None if known else f"encoder {config.encoder!r}")
@@ -122,7 +155,7 @@ def _read_fields(path: Path | str, called: str) -> dict[str, Any]:
 def _from_file(fields: Mapping[str, Any], options: Mapping[str, Any]) -> EncoderConfig:
     values = {**options, **fields}
     if "checkpoint" in values:
-        values["checkpoint"] = Path(str(values["checkpoint"]))
+        values["checkpoint"] = at_home(Path(str(values["checkpoint"])))
     return EncoderConfig(**values)
 
 

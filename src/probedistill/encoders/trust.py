@@ -33,6 +33,8 @@ WORDS = frozenset(["act_layer", "global_pool", "norm_layer", "pad_type", "stem_t
 MAX_BYTES, MAX_DEPTH, MAX_NODES, MAX_DIGITS = 2**20, 20, 200_000, 40
 """Limits on YAML files; a config.yaml of 10,000 classes has some 20,000 nodes."""
 
+_OF_ENCODERS = ("encoder", "encoders", "also", "source", "others", "choose_by", "new_encoder")
+"""Options that name encoders."""
 _HUB_NAME = re.compile(r"(\w+:)?(hf[-_]hub:)?\w[\w.-]*(/\w[\w.-]*)?(@\w[\w./-]*)?")
 _NUMBER = re.compile(r"[-+]?[.\d][\w.:+-]*")
 _trusted: ContextVar[bool] = ContextVar("trusted", default=False)
@@ -97,7 +99,7 @@ def _not_followed(content: Any, at: str = "") -> Iterator[str]:
         for value in content:
             yield from _not_followed(value, at)
     elif isinstance(content, str):
-        names_encoder = at.rpartition(".")[2] in ("encoder", "encoders", "also", "source")
+        names_encoder = at.rpartition(".")[2] in _OF_ENCODERS
         is_code = content.strip().startswith("module:") or (at == "grid" and "module:" in content)
         if is_code or (names_encoder and _is_path(content)):
             yield f"{at} {_short(content)}"
