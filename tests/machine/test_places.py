@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from probedistill import UserError, extract_features, load_images
 from probedistill.machine.places import cache_folder
 
 
@@ -46,6 +47,7 @@ def test_a_home_that_cannot_be_written_to(monkeypatch, tmp_path):
 
 
 def test_a_user_without_a_home_distils(nowhere, distil_cli, tmp_path, monkeypatch):
+    (tmp_path / "temporary").mkdir()
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path / "temporary"))
     assert distil_cli("--out", tmp_path / "run").code == 0
     assert list((tmp_path / "temporary").glob("probedistill-*/features/*"))
@@ -78,3 +80,57 @@ def test_no_place_at_all_is_one_line(nowhere, distil_cli, run_cli, tmp_path, mon
         patch.setattr("probedistill.cli.app.show", lambda *what: no_place())
         patch.setattr("probedistill.cli.sets.show", lambda *what: no_place())
         assert "set TMPDIR to one that can" in run_cli("sets").error()
+
+
+@pytest.fixture
+def a_file(tmp_path):
+    path = tmp_path / "a file"
+    path.write_text("x")
+    return path
+
+
+@pytest.mark.parametrize("below", ["", "sub/folder"])
+def test_a_cache_that_is_a_file_is_said_before_any_work(distil_cli, run_cli, tmp_path, a_file, monkeypatch, below):
+    place, out = a_file / below, tmp_path / "run"
+    why = f"is in {str(a_file)!r}, which is a file" if below else "is a file"
+    error = distil_cli("--cache", place, "--out", out).error()
+    assert error.endswith(f"cache {str(place)!r} {why}; give another folder with --cache")
+    monkeypatch.setenv("PROBEDISTILL_CACHE", str(place))
+    for words in (("info", "set:clothing-lite0"), ("info", "hub:someone/set")):
+        error = run_cli(*words).error()
+        assert error.endswith(f"PROBEDISTILL_CACHE {str(place)!r} {why}; set it to another folder, or unset it")
+    assert "PROBEDISTILL_CACHE" in distil_cli("--out", out).error()
+    assert not out.exists()
+    assert distil_cli("--cache", tmp_path / "mine", "--out", out).code == 0  # the option wins over the variable
+    assert run_cli("info", out).code == 0  # which needs no cache
+
+
+def test_a_cache_that_cannot_be_written_to_is_said_before_features_are_computed(
+    distil_cli, tmp_path, monkeypatch, encoder, photos
+):
+    place, images = tmp_path / "kept", load_images(f"folder:{photos}", split="train")
+    place.mkdir()
+    monkeypatch.setattr("os.access", lambda path, mode: not str(path).startswith(str(place)))
+    error = distil_cli("--cache", place, "--out", tmp_path / "run").error()
+    assert f"cache {str(place)!r} cannot be written to (Permission denied); give another folder with --cache" in error
+    with pytest.raises(UserError, match=r"cannot be written to .*; give another folder with cache=…"):
+        extract_features(encoder, images, cache=place, progress=False)
+    assert not list(place.iterdir())
+    with monkeypatch.context() as patch:
+        patch.setattr("os.access", lambda path, mode: True)
+        whole = extract_features(encoder, images, cache=place, progress=False)
+    again = extract_features(encoder, images, cache=place, progress=False)  # all of it is there: nothing is written
+    assert again.centre.equal(whole.centre)
+
+
+def test_a_variable_of_blanks_is_unset(monkeypatch, tmp_path):
+    monkeypatch.setenv("PROBEDISTILL_CACHE", " ")
+    monkeypatch.setattr(Path, "home", staticmethod(lambda: tmp_path))
+    assert cache_folder() == tmp_path / ".cache" / "probedistill"
+
+
+@pytest.mark.parametrize("option", ["--out", "--cache"])
+def test_an_empty_path_is_not_the_current_folder(distil_cli, tmp_path, monkeypatch, option):
+    monkeypatch.chdir(tmp_path)
+    assert f"{option}: '' is not a path" in distil_cli(option, "").error()
+    assert not list(tmp_path.iterdir())

@@ -34,9 +34,12 @@ def _strictly(type_: Any, tokens: Any) -> Any:
     ``int | float | bool | str`` is a float. Paths may begin with ``~``, which a shell leaves alone in ``--out=~/x``."""
 
     def leaf(kind: Any, word: Any) -> Any:
-        if kind is Path:
-            return at_home(Path(getattr(word, "value", word)))
-        return int(getattr(word, "value", word)) if kind is int else cyclopts.convert(kind, (word,))
+        value = getattr(word, "value", word)
+        if kind is Path and value:
+            return at_home(Path(value))
+        if kind is Path:  # which Python takes for the current folder
+            raise ValueError("no path; give one, or leave the option out")
+        return int(value) if kind is int else cyclopts.convert(kind, (word,))
 
     try:
         return cyclopts.convert(type_, tokens, converter=leaf)

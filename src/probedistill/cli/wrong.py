@@ -78,6 +78,7 @@ def _named(error: cyclopts.CycloptsError) -> str:
 
 _CONVERSION = re.compile(r'unable to convert "(.*)" into (\S.*?)\.?$')
 _PLAIN = {
+    "Path": "a path",
     "int": "a whole number",
     "float": "a number",
     "bool": "true or false",

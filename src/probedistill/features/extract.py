@@ -19,7 +19,7 @@ from torch import Tensor
 from ..config import AugmentConfig
 from ..errors import UserError, explained, option, unknown_name
 from ..images.decode import UnreadableImageError, one_line
-from ..machine.places import cache_folder
+from ..machine.places import cache_folder, checked_cache
 from ..machine.processes import ALONE, Processes
 from ..machine.progress import ProgressBar
 from ..machine.torch_state import own_torch_state
@@ -94,6 +94,7 @@ def extract_features(
     if not len(images):
         raise UserError(f"images {images.spec!r} ({images.split}) have no images to take features of; give some")
     files = bank_files(encoder, images, views, augment, seed, cache, dtype, shard_size)
+    checked_cache(cache, writes=files.passes > 0)
     remove_leftovers(files.folder, older_than=3600)  # younger ones may be another process's at work
     own = _own_shards(files, processes)
     hold = bytes_of(len(images), views, encoder.dim) <= (comfortable_bytes() if max_memory is None else max_memory)

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..config import AugmentConfig
 from ..encoders.encoder import Encoder
 from ..images.labelled import LabelledImages, digest_of
-from ..machine.places import cache_folder
+from ..machine.places import cache_folder, checked_cache
 from ..machine.processes import ALONE, Processes
 from ..seeds import Stream
 from ..store.files import remove_leftovers
@@ -73,6 +73,14 @@ class FeatureStore:
     team: Processes = ALONE
     _found: dict[tuple[object, ...], FeatureBank] = field(default_factory=dict, init=False, repr=False)
 
+    def __post_init__(self) -> None:
+        """Check the folder before any work.
+
+        Raises:
+            UserError: It is a file.
+        """
+        checked_cache(self.cache)
+
     def quiet(self) -> FeatureStore:
         """The same store, without progress bars: what one gives, the other has."""
         other = replace(self, progress=False)
@@ -124,6 +132,7 @@ class FeatureStore:
         kept = self._read(encoder, note)
         if kept is not None:
             return kept["features"]
+        checked_cache(self.cache, writes=True)
         features = (
             view_features(encoder, images, augment, views, seed=seed, stream=stream)
             if views
@@ -157,6 +166,7 @@ class FeatureStore:
         known = set(kept["indices"].tolist())
         missing = [index for index in dict.fromkeys(indices) if index not in known]
         if missing:
+            checked_cache(self.cache, writes=True)
             fresh = real_view_features(encoder, images, missing, augment, views, seed=seed)
             kept = {
                 "indices": torch.cat([kept["indices"], torch.tensor(missing)]),

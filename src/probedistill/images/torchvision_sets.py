@@ -16,7 +16,7 @@ from PIL import Image
 
 from ..config import ImagesConfig
 from ..errors import UserError, option, unknown_name
-from ..machine.places import cache_folder
+from ..machine.places import at_home, checked_cache
 from .contents import digest_of_array
 from .decode import UnreadableImageError, decode_image, one_line, reason_of
 from .labelled import LabelledImages, digest_of
@@ -105,7 +105,7 @@ def _item(data: Any, index: int) -> Any:
 
 
 def _make_torchvision(make: Callable[..., Any], place: str, split: str, config: ImagesConfig) -> Any:
-    root = (config.data_dir or cache_folder() / "torchvision").expanduser()
+    root = at_home(config.data_dir) if config.data_dir else checked_cache(writes=config.download) / "torchvision"
     accepted = inspect.signature(make).parameters
     options: dict[str, Any] = {}
     if "train" in accepted:

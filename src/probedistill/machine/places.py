@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from pathlib import Path
 
-from ..errors import explained
+from ..errors import UserError, explained, option
 
 VARIABLE = "PROBEDISTILL_CACHE"
 
@@ -22,7 +23,7 @@ def cache_folder(cache: Path | str | None = None) -> Path:
     Raises:
         UserError: No choice, no home, and no folder for temporary files that can be written to.
     """
-    chosen = cache or os.environ.get(VARIABLE)
+    chosen = cache or os.environ.get(VARIABLE, "").strip()
     if chosen:
         return at_home(Path(chosen))
     try:
@@ -35,6 +36,39 @@ def cache_folder(cache: Path | str | None = None) -> Path:
     with explained("there is no place for the cache: neither the home folder nor one for temporary files can be "
                    "written to", OSError, hint=f"set {VARIABLE} or TMPDIR to a folder that can"):  # fmt: skip
         return Path(tempfile.gettempdir()) / f"probedistill-{user}"
+
+
+def checked_cache(cache: Path | str | None = None, *, writes: bool = False) -> Path:
+    """The folder of the cache, if it can be one.
+
+    Args:
+        cache: As for `cache_folder`.
+        writes: Something is about to be kept in it: it is made, if it is not there.
+
+    Raises:
+        UserError: It is a file, or lies below one, or it cannot be made or written to. The error names who chose it.
+    """
+    folder = cache_folder(cache)
+    existing = _existing(folder)
+    try:
+        if not existing.is_dir():
+            where = "is a file" if existing == folder else f"is in {str(existing)!r}, which is a file"
+            raise _no_cache(folder, cache, where)
+        if writes:
+            folder.mkdir(parents=True, exist_ok=True)
+            if not os.access(folder, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise _no_cache(folder, cache, f"cannot be written to ({error.strerror or error})") from error
+    return folder
+
+
+def _no_cache(folder: Path, cache: Path | str | None, why: str) -> UserError:
+    if cache:
+        return UserError(f"cache {str(folder)!r} {why}; give another folder with {option('cache')}")
+    if os.environ.get(VARIABLE):
+        return UserError(f"{VARIABLE} {str(folder)!r} {why}; set it to another folder, or unset it")
+    return UserError(f"cache {str(folder)!r} {why}; set {VARIABLE} to another folder")
 
 
 def at_home(path: Path) -> Path:
@@ -50,5 +84,10 @@ def at_home(path: Path) -> Path:
 
 def _can_hold(folder: Path) -> bool:
     """Whether the folder can be written to, or made."""
-    existing = next(path for path in (folder, *folder.parents) if os.path.exists(path))
-    return os.access(existing, os.W_OK | os.X_OK)
+    return os.access(_existing(folder), os.W_OK | os.X_OK)
+
+
+def _existing(folder: Path) -> Path:
+    """The folder itself, or the nearest above it that exists."""
+    here = Path(os.curdir)
+    return next((path for path in (folder, *folder.parents) if os.path.exists(path)), here)

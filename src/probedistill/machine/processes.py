@@ -144,7 +144,7 @@ def processes(device: str = "auto", timeout_seconds: float = 1800.0) -> Iterator
         timeout_seconds: A rank that is silent for longer stops the run with an error.
 
     Raises:
-        UserError: The environment of ``torchrun`` is incomplete, or the ranks cannot reach each other.
+        UserError: The environment of ``torchrun`` is incomplete or wrong, or the ranks cannot reach each other.
     """
     if dist.is_initialized():  # the caller's process group: use it and do not close it
         yield Processes(dist.get_rank(), dist.get_world_size(), _collective_device(dist.get_backend()))
@@ -156,6 +156,7 @@ def processes(device: str = "auto", timeout_seconds: float = 1800.0) -> Iterator
     on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
     backend = "nccl" if on_gpu else "gloo"
     local_rank, attempt = number("LOCAL_RANK", 0), restarts()
+    number("MASTER_PORT", 0)
     try:
         if on_gpu:
             torch.cuda.set_device(local_rank)

@@ -24,7 +24,7 @@ import yaml
 
 from ..encoders.trust import read_yaml
 from ..errors import UserError, explained, option
-from ..machine.places import cache_folder
+from ..machine.places import checked_cache
 from ..machine.progress import ProgressBar
 from ..store.card import REAL_DATA, published, real_data, rewrite
 from ..store.distilled import DistilledSet, Encoded, set_files
@@ -224,7 +224,7 @@ def fetch(place: str) -> Path:
     if match is None:
         raise UserError(f"run 'hub:{place}' must be hub:USER/NAME or hub:USER/NAME@REVISION")
     repo, revision = match[1], match[2]
-    home = cache_folder() / HUB / safe_name(repo.replace("/", "--"))
+    home = checked_cache() / HUB / safe_name(repo.replace("/", "--"))
     last = home / f"{safe_name(revision or 'newest')}.folder"
     try:
         with _explained(f"run 'hub:{place}' cannot be found", _CANNOT):
@@ -239,6 +239,7 @@ def fetch(place: str) -> Path:
         raise UserError(f"run 'hub:{place}' cannot be had: the hub names no commit")
     folder = home / f"{safe_name(repo.partition('/')[2])}@{commit[:12]}"  # as tables and reports name the run
     if not (folder / RUN).is_file():
+        checked_cache(writes=True)
         sizes = {one.rfilename: one.size or 0 for one in info.siblings or ()}
         with claimed(home, called="cache", wait=PATIENCE):
             if not (folder / RUN).is_file():

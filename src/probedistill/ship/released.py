@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import explained, unknown_name
-from ..machine.places import cache_folder
+from ..machine.places import cache_folder, checked_cache
 from ..show.results import Result
 from ..show.tables import Table
 from ..store.card import published
@@ -38,6 +38,7 @@ def unpack(name: str) -> Path:
     source = PLACE / name
     folder = cache_folder() / SETS / f"{name}-{file_digest(source / SUMS)[:12]}"
     if not (folder / RUN).is_file():
+        checked_cache(writes=True)
         with (
             explained(f"set {name!r} cannot be copied to {str(folder)!r}", OSError, hint="free some space"),
             claimed(folder.parent, called="cache", wait=PATIENCE),
