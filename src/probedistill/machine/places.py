@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import tempfile
 from pathlib import Path
@@ -43,23 +42,18 @@ def checked_cache(cache: Path | str | None = None, *, writes: bool = False) -> P
 
     Args:
         cache: As for `cache_folder`.
-        writes: Something is about to be kept in it: it is made, if it is not there.
+        writes: Something is about to be kept in it.
 
     Raises:
-        UserError: It is a file, or lies below one, or it cannot be made or written to. The error names who chose it.
+        UserError: It is a file, or lies below one, or it may not be written to. The error names who chose it.
     """
     folder = cache_folder(cache)
     existing = _existing(folder)
-    try:
-        if not existing.is_dir():
-            where = "is a file" if existing == folder else f"is in {str(existing)!r}, which is a file"
-            raise _no_cache(folder, cache, where)
-        if writes:
-            folder.mkdir(parents=True, exist_ok=True)
-            if not os.access(folder, os.W_OK | os.X_OK):
-                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-    except OSError as error:
-        raise _no_cache(folder, cache, f"cannot be written to ({error.strerror or error})") from error
+    if not existing.is_dir():
+        where = "is a file" if existing == folder else f"is in {str(existing)!r}, which is a file"
+        raise _no_cache(folder, cache, where)
+    if writes and not _can_hold(folder):
+        raise _no_cache(folder, cache, f"cannot be written to (no permission to write in {str(existing)!r})")
     return folder
 
 
