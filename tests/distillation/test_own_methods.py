@@ -92,7 +92,9 @@ def test_a_method_of_ones_own_goes_through_every_command(mine, distil_cli, run_c
     assert (kept["method"], kept["method_args"]) == ("module:mine:objective", {"strength": 2})
     assert not {"lgm", "clp", "sfm"} & kept.keys()
     assert (out / "preview.png").stat().st_size > 0
-    assert "module:mine:objective" in run_cli("info", out).out
+    info = run_cli("info", out).out
+    assert "module:mine:objective" in info
+    assert "method_args.strength 2" in info
     scores = ["--seeds", 1, "--views", 1, "--full-views", 0, "--baselines", "random"]
     assert run_cli("evaluate", out, "--images", f"folder:{photos}", "--encoder", TINY, *scores).code == 0
     report = run_cli("report", out, "--out", mine / "report.html")

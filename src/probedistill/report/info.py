@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from ..config import DistillConfig, EncoderConfig, ImagesConfig
 from ..distillation.folder import newest_checkpoint
+from ..encoders.trust import read_yaml
 from ..errors import UserError, option
+from ..methods import METHODS
+from ..registry import OWN
 from ..show.tables import Table
 from ..store.distilled import DistilledSet
-from ..store.layout import RUN
+from ..store.layout import CONFIG, RUN, STATISTICS
 from ..store.named import run_folder
-from ..store.run_record import RunRecord, read_run
+from ..store.run_record import BEGINNINGS, ImagesRecord, RunRecord, read_run
+from ..text import counted
 
 _MOST_CLASSES = 12  # that are named
+_ELSEWHERE = ("method", "preset", "aim", "steps", "seed", "also", "encoder_weights", "micro_batch")
+"""Settings that have a place of their own in the table, or that change no result."""
+_SHOWN = ("classes", "input_size", "precision")  # of images and encoders
 
 
 def run_info(folder: Path | str) -> Table:
@@ -30,33 +40,94 @@ def run_info(folder: Path | str) -> Table:
     if not (folder / RUN).exists():
         raise UserError(f"{str(folder)!r} holds no run; give the folder of a run")
     run = read_run(folder)
-    rows = [*_made_by(run), *(_result(folder, run) if run.finished else [_unfinished(folder, run)])]
-    return Table("", ("what", "of this run"), tuple(rows), left=2)
+    now = _result(folder, run) if run.finished else _unfinished(folder, run)
+    return Table("", ("what", "of this run"), (*_made_by(run, _of_config_file(folder)), *now), left=2)
 
 
-def _made_by(run: RunRecord) -> list[tuple[str, str]]:
+def _made_by(run: RunRecord, options: Mapping[str, str]) -> list[tuple[str, str]]:
     config, images = run.config, run.images
     weighted = len({encoder.weight for encoder in run.encoders}) > 1
     encoders = [
-        f"{encoder} ({encoder.name} {encoder.fingerprint[:12]})" + (f", weight {encoder.weight:g}" if weighted else "")
+        f"{encoder} ({encoder.fingerprint[:12]}), {encoder.dim:,} features"
+        + (f", {encoder.precision}" if encoder.precision != "fp32" else "")
+        + (f", weight {encoder.weight:g}" if weighted else "")
         for encoder in run.encoders
     ]
+    if encoders and options.get("encoder"):
+        encoders[0] += f", {options['encoder']}"
+    read = f", {options['images']}" if options.get("images") else ""
     parts = "\nparts: " + ", ".join(part.name for part in run.statistics[0].parts) if run.statistics else ""
     skipped = f", {len(run.skipped)} of them left out as unreadable" if run.skipped else ""
     more = ", …" if len(run.class_names) > _MOST_CLASSES else ""
     promise = [("privacy", str(run.privacy))] if run.privacy is not None else []
-    made = f"{run.method}, preset {config.preset}, {config.steps} steps"
+    aim = f", aim {config.aim}" if config.aim != "home" else ""
+    made = f"{run.method}, preset {config.preset}{aim}, {config.steps} steps, seed {config.seed}"
     if run.baseline is not None:
-        made = f"none: real images, chosen by {run.baseline}"
-    return [
-        ("method", f"{made}, seed {config.seed}"),
+        made = f"none: real images, chosen by {run.baseline}, seed {config.seed}"
+    elif not run.encoders:
+        made = "unknown: another program made the images"
+    rows = [
+        ("method", made),
+        ("options", _changed(run)),
+        ("began as", BEGINNINGS.get(run.begun_from, "")),
         ("encoder", "\n".join(encoders)),
-        ("images", f"{images.spec} ({images.split}), {images.count:,} images{skipped}{parts}"),
+        ("images", f"{_named(images)}{read}{skipped}{parts}"),
+        ("held out", "" if run.test is None else _named(run.test)),
         *promise,
         ("classes", f"{len(run.class_names)}: " + ", ".join(run.class_names[:_MOST_CLASSES]) + more),
         *_history(run),
         ("versions", ", ".join(f"{name} {version}" for name, version in run.versions.items())),
     ]
+    return [row for row in rows if row[1]]
+
+
+def _named(images: ImagesRecord) -> str:
+    return f"{images.spec} ({images.split}), {images.count:,} images"
+
+
+def _changed(run: RunRecord) -> str:
+    """The settings that are not the defaults of the run's method and preset."""
+    config = run.config
+    if not run.encoders or run.baseline is not None or run.parts:
+        return ""
+    # A method of one's own has the same defaults under any name, also where its package is not installed.
+    method = config.method if config.method in METHODS.built_in else f"{OWN}{config.method}"
+    usual = DistillConfig.of(method=method, preset=config.preset, aim=config.aim).resolve()
+    return _words(config.to_dict(), usual.to_dict(), leave_out=_ELSEWHERE)
+
+
+def _of_config_file(folder: Path) -> dict[str, str]:
+    """What a run's own file says of the images and of the encoder, beside their names; nothing if it has none."""
+    path = folder / CONFIG
+    if not path.is_file():
+        return {}
+    content = read_yaml(path, f"config {str(path)!r}")
+    parts = {"encoder": vars(EncoderConfig(encoder="")), "images": vars(ImagesConfig(images=""))}
+    return {
+        name: _words({key: content[key] for key in usual if key in content}, usual, (name, *_SHOWN))
+        for name, usual in parts.items()
+    }
+
+
+def _words(values: Mapping[str, Any], usual: Mapping[str, Any], leave_out: tuple[str, ...]) -> str:
+    """Options that are not as usual, as they are named on the command line: ``layers 3, canvas.init real``."""
+    flat, others = _flat(values), _flat(usual)
+    return ", ".join(
+        f"{name} {_word(value)}" for name, value in flat.items() if name not in leave_out and others.get(name) != value
+    )
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return " ".join(map(_word, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)  # as in a YAML file
+
+
+def _flat(values: Mapping[str, Any], at: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        found |= _flat(value, f"{at}{name}.") if isinstance(value, Mapping) else {at + name: value}
+    return found
 
 
 def _history(run: RunRecord) -> list[tuple[str, str]]:
@@ -79,15 +150,13 @@ def _history(run: RunRecord) -> list[tuple[str, str]]:
     return rows
 
 
-def _unfinished(folder: Path, run: RunRecord) -> tuple[str, str]:
+def _unfinished(folder: Path, run: RunRecord) -> list[tuple[str, str]]:
     if run.export is not None:
-        return "state", "an export that was stopped before it was whole; repeat its command"
+        return [("state", "an export that was stopped before it was whole; repeat its command")]
     checkpoint = newest_checkpoint(folder)
     done = checkpoint.about.engine["step"] if checkpoint else 0
-    return (
-        "state",
-        f"not finished: {done} of {run.config.steps} steps saved; repeat its command with {option('resume', True)}",
-    )
+    again = f"repeat its command with {option('resume', True)}"
+    return [("state", f"not finished: {done} of {run.config.steps} steps saved; {again}")]
 
 
 def _result(folder: Path, run: RunRecord) -> list[tuple[str, str]]:
@@ -95,7 +164,7 @@ def _result(folder: Path, run: RunRecord) -> list[tuple[str, str]]:
     files = list((folder / "images").glob("*/*"))
     kib, kind = sum(file.stat().st_size for file in files) / 1024, files[0].suffix[1:].upper()
     rows = [
-        ("state", f"finished in {run.seconds:.0f} s on {run.device}"),
+        ("state", f"finished in {run.seconds:.0f} s on {run.device}" if run.encoders else "whole"),
         ("result", f"{len(distilled)} images of {distilled.float_images.shape[-1]} px, {kib:.0f} KiB as {kind}"),
     ]
     if run.export is not None:
@@ -106,6 +175,9 @@ def _result(folder: Path, run: RunRecord) -> list[tuple[str, str]]:
         rows.append(("soft labels", kept.kind if kept is not None else "of unknown origin"))
     if distilled.head is not None:
         rows.append(("head", f"of {distilled.head.encoder}, {distilled.head.num_bytes:,} bytes"))
+    statistics = len(list(folder.glob(STATISTICS)))
+    if statistics:
+        rows.append(("statistics", f"kept of the photos' features, for {counted(statistics, 'encoder')}"))
     if run.losses:
         rows.append(("loss", f"{run.losses[0]:.4f} → {run.losses[-1]:.4f}"))
     if run.accuracy:
