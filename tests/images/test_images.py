@@ -682,7 +682,7 @@ def test_hf_labels_that_are_whole_numbers_with_a_point(hub, monkeypatch):
 
 
 def test_hf_not_reachable(hub):
-    with pytest.raises(UserError, match=r"'hf:nobody/nothing' cannot be loaded.*check the name") as error:
+    with pytest.raises(UserError, match=r"'hf:nobody/nothing': not found on this machine, .*; check the name") as error:
         load_images("hf:nobody/nothing")
     one_line(error)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 
 from ..config import EncoderConfig
 from ..errors import UserError, explained
+from ..machine.network import asking_the_hub
 from .encoder import RESAMPLING
 from .known import IMAGENET
 from .source import EncoderSource, Loaded, Output, optional
@@ -26,7 +29,15 @@ def load_hf(repo: str, config: EncoderConfig) -> Loaded:
     Encoder arguments that are settings of the model (``mask_ratio``) change its configuration; the others go to the
     loader. A checkpoint that lacks weights on which the features depend is refused.
     """
-    transformers = optional("transformers", "hf", f"hf:{repo}")
+    optional("transformers", "hf", f"hf:{repo}")
+    way_out = "give hf:FOLDER with a copy of it, or take efficientnet_lite0, which needs no network"
+    with nullcontext() if Path(repo).exists() else asking_the_hub(f"encoder 'hf:{repo}'", way_out):
+        return _loaded(repo, config)
+
+
+def _loaded(repo: str, config: EncoderConfig) -> Loaded:
+    import transformers
+
     spec, failures = f"encoder 'hf:{repo}'", (OSError, ValueError, KeyError, RuntimeError, ImportError)
     missing: set[str] = set()
     with explained(f"{spec} could not be loaded", *failures, hint="check the name or the network"):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from torch import Tensor, nn
 
 from ..config import EncoderConfig
 from ..errors import UserError, first_line, unknown_name
+from ..machine.network import asking_the_hub
 from .source import EncoderSource, Loaded, optional
 
 
@@ -24,13 +28,10 @@ def load_openclip(name: str, config: EncoderConfig) -> Loaded:
     arguments: dict[str, Any] = dict(config.encoder_args)
     if config.input_size is not None:
         arguments["force_image_size"] = config.input_size
-    try:
-        clip = open_clip.create_model(architecture, pretrained=tag if config.pretrained else None, **arguments)
-    except TypeError as error:
-        raise UserError(f"encoder_args {dict(config.encoder_args)} do not suit 'openclip:{name}': {error}") from error
-    except (OSError, RuntimeError, ValueError) as error:
-        reason = first_line(error)
-        raise UserError(f"encoder 'openclip:{name}' could not be loaded: {reason}; check the network") from error
+    on_hub = config.pretrained and "hf_hub" in (open_clip.get_pretrained_cfg(architecture, tag) or {})
+    way_out = "copy ~/.cache/huggingface from a machine that has it, or take efficientnet_lite0, which needs no network"
+    with asking_the_hub(f"encoder 'openclip:{name}'", way_out) if on_hub else nullcontext():
+        clip = _made(name, config, arguments)
     visual = clip.visual
     if config.features == "pooled" and not _without_projection(visual):
         warnings.warn(
@@ -40,6 +41,32 @@ def load_openclip(name: str, config: EncoderConfig) -> Loaded:
     mean = getattr(visual, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN
     std = getattr(visual, "image_std", None) or open_clip.OPENAI_DATASET_STD
     return Loaded(visual, size, tuple(mean), tuple(std))
+
+
+def _made(name: str, config: EncoderConfig, arguments: dict[str, Any]) -> Any:
+    """The model of ``MODEL/TAG``, with its pre-trained weights or random ones."""
+    import open_clip
+
+    architecture, _, tag = name.partition("/")
+    try:
+        with _without_its_log():
+            return open_clip.create_model(architecture, pretrained=tag if config.pretrained else None, **arguments)
+    except TypeError as error:
+        raise UserError(f"encoder_args {dict(config.encoder_args)} do not suit 'openclip:{name}': {error}") from error
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = first_line(error).rstrip(".")
+        raise UserError(f"encoder 'openclip:{name}' could not be loaded: {reason}; check the network") from error
+
+
+@contextmanager
+def _without_its_log() -> Iterator[None]:
+    """Keep open_clip, which writes to the log of the process, from setting that log up; it raises what matters."""
+    root, nowhere = logging.getLogger(), logging.NullHandler()
+    root.addHandler(nowhere)
+    try:
+        yield
+    finally:
+        root.removeHandler(nowhere)
 
 
 def _without_projection(visual: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from ..config import EncoderConfig
 from ..errors import UserError, first_line, option, unknown_name
+from ..machine.network import asking_the_hub
 from .known import RECIPES, Recipe
 from .source import EncoderSource, Loaded
 from .weights import at_size_of, read_weights, without_wrappers
@@ -43,7 +45,10 @@ def load_timm(name: str, config: EncoderConfig) -> Loaded:
             arguments["img_size"] = config.input_size
         if local is None and name.startswith(("vit_", "eva", "deit", "beit")):
             arguments.setdefault("img_size", config.input_size)
-    model = _made(name, config, arguments, hub=config.pretrained and local is None)
+    hub = config.pretrained and local is None
+    way_out = f"give {option('checkpoint', 'FILE')}, or take efficientnet_lite0, which needs no network"
+    with asking_the_hub(f"encoder {config.encoder!r}", way_out) if hub and _is_on_the_hub(name) else nullcontext():
+        model = _made(name, config, arguments, hub=hub)
     if local is not None:
         _fill(model, local, name, recipe, resampled="img_size" in arguments)
         if config.input_size is not None and hasattr(model, "set_input_size"):  # resamples position embeddings
@@ -53,6 +58,16 @@ def load_timm(name: str, config: EncoderConfig) -> Loaded:
     data = timm.data.resolve_data_config({}, model=model)
     size = config.input_size or (recipe.input_size if recipe else data["input_size"][-1])
     return Loaded(model, size, data["mean"], data["std"], data["interpolation"], data["crop_pct"])
+
+
+def _is_on_the_hub(name: str) -> bool:
+    """Whether timm takes the weights of a model from the Hugging Face hub; those of some are elsewhere."""
+    import timm
+
+    if name.startswith(("hf-hub:", "hf_hub:")):
+        return True
+    known = timm.get_pretrained_cfg(name)
+    return known is not None and bool(known.hf_hub_id)
 
 
 def _local_weights(recipe: Recipe | None, config: EncoderConfig) -> Path | None:

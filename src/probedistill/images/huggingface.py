@@ -17,6 +17,7 @@ from PIL import Image
 
 from ..config import ImagesConfig
 from ..errors import UserError, option, unknown_name
+from ..machine.network import asking_the_hub
 from ..machine.progress import ProgressBar
 from .contents import UNREADABLE, digest_of_bytes, digests_of_files, remembered
 from .decode import UnreadableImageError, as_utf8, decode_image, one_line
@@ -71,8 +72,16 @@ def hf_source(place: str, config: ImagesConfig) -> Source:
 def _opened(place: str, config: ImagesConfig, datasets: Any) -> Any:
     """The splits of a data set by name, as `datasets` reads them."""
     local = Path(place).expanduser()
+    if local.is_dir():
+        return _read(str(local), config, datasets)
+    way_out = "check the name, or give a folder that holds the data set, as hf:FOLDER"
+    with asking_the_hub(f"images {config.images!r}", way_out):
+        return _read(place, config, datasets)
+
+
+def _read(place: str, config: ImagesConfig, datasets: Any) -> Any:
     try:
-        return datasets.load_dataset(str(local) if local.is_dir() else place)
+        return datasets.load_dataset(place)
     except Exception as error:  # the hub client raises many kinds
         reason = error.__cause__ or error if type(error).__name__ == "DatasetGenerationError" else error
         why = one_line(str(reason).strip().split("\n")[0]) or type(reason).__name__

@@ -9,7 +9,6 @@ Tested against a stand-in of the hub's HTTP interface (``tests/ship/test_hub.py`
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import tempfile
@@ -24,6 +23,7 @@ import yaml
 
 from ..encoders.trust import read_yaml
 from ..errors import UserError, explained, option
+from ..machine.network import asking_the_hub, hub_address
 from ..machine.places import checked_cache
 from ..machine.progress import ProgressBar
 from ..store.card import REAL_DATA, published, real_data, rewrite
@@ -101,7 +101,7 @@ def prepared(run: Path | str, repo: str, *, private: bool = False) -> Iterator[t
                  if path.is_file()}  # fmt: skip
         left_out = sorted({path.name for path in folder.iterdir()} - {name.split("/")[0] for name in files})
         left_out = [name for name in left_out if not name.startswith(".")]
-        yield copy, Upload(repo, f"{_endpoint()}/datasets/{repo}", private, files, tuple(left_out))
+        yield copy, Upload(repo, f"{hub_address()}/datasets/{repo}", private, files, tuple(left_out))
 
 
 def push(run: Path | str, repo: str, *, private: bool = False, dry_run: bool = False) -> Upload:
@@ -227,7 +227,8 @@ def fetch(place: str) -> Path:
     home = checked_cache() / HUB / safe_name(repo.replace("/", "--"))
     last = home / f"{safe_name(revision or 'newest')}.folder"
     try:
-        with _explained(f"run 'hub:{place}' cannot be found", _CANNOT):
+        way_out = "check the network, or take a set that comes with the package: probedistill sets"
+        with asking_the_hub(f"run 'hub:{place}'", way_out), _explained(f"run 'hub:{place}' cannot be found", _CANNOT):
             info = _api().repo_info(repo, revision=revision, files_metadata=True, **_DATASET)
     except UserError as error:
         kept = _kept(home, last)
@@ -259,7 +260,7 @@ def _download(repo: str, commit: str, sizes: Mapping[str, int], folder: Path) ->
         from huggingface_hub import hf_hub_download
 
         with _explained(f"{name} of {called} cannot be fetched", _CANNOT):
-            hf_hub_download(repo, name, revision=commit, local_dir=into, endpoint=_endpoint(), **_DATASET)
+            hf_hub_download(repo, name, revision=commit, local_dir=into, endpoint=hub_address(), **_DATASET)
 
     def check_sizes(names: list[str]) -> None:
         absent = next((name for name in names if name not in sizes), None)
@@ -298,14 +299,10 @@ def _kept(home: Path, last: Path) -> Path | None:
 # The hub
 
 
-def _endpoint() -> str:
-    return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
-
-
 def _api() -> Any:
     from huggingface_hub import HfApi
 
-    return HfApi(endpoint=_endpoint())
+    return HfApi(endpoint=hub_address())
 
 
 @contextmanager

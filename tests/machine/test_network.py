@@ -1,0 +1,114 @@
+"""Without a network: a name of the hub is taken from this machine, or fails soon, in one line that says what to do."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+
+import pytest
+from huggingface_hub import constants
+
+from conftest import TINY
+from probedistill import UserError
+from probedistill.machine.network import asking_the_hub, hub_address
+
+
+@pytest.fixture(scope="module")
+def closed_port():
+    """A port that nothing listens at."""
+    with socket.socket() as one:
+        one.bind(("localhost", 0))
+        yield one.getsockname()[1]
+
+
+@pytest.fixture
+def no_network(monkeypatch, closed_port):
+    """A hub that cannot be reached, and a client that would ask it."""
+    monkeypatch.setenv("HF_ENDPOINT", f"http://localhost:{closed_port}")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+NAMES = [
+    ("encoder", "timm:resnet18", "give --checkpoint FILE, or take efficientnet_lite0"),
+    ("encoder", "dinov2_vitb14", "give --checkpoint FILE, or take efficientnet_lite0"),
+    ("encoder", "hf:nobody/nothing", "give hf:FOLDER with a copy of it"),
+    ("encoder", "openclip:RN50/openai", "or take efficientnet_lite0, which needs no network"),
+    ("images", "hf:nobody/nothing", "check the name, or give a folder that holds the data set"),
+    ("run", "hub:nobody/nothing", "take a set that comes with the package: probedistill sets"),
+]
+
+
+def words_for(kind, name, photos):
+    if kind == "run":
+        return ["info", name]
+    images = name if kind == "images" else f"folder:{photos}"
+    return ["features", "--images", images, "--encoder", name if kind == "encoder" else TINY]
+
+
+@pytest.mark.parametrize(("kind", "name", "way_out"), NAMES)
+def test_a_name_of_the_hub_without_a_network(run_cli, photos, no_network, kind, name, way_out):
+    error = run_cli(*words_for(kind, name, photos)).error()  # one line: the client has not tried six times
+    assert f"{kind} {name!r}: not found on this machine, and localhost cannot be reached (Connection refused)" in error
+    assert way_out in error
+    assert constants.HF_HUB_OFFLINE is False
+
+
+@pytest.mark.parametrize(("kind", "name", "way_out"), NAMES)
+def test_a_name_of_the_hub_where_asking_is_forbidden(run_cli, photos, monkeypatch, kind, name, way_out):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    error = run_cli(*words_for(kind, name, photos)).error()
+    assert f"{kind} {name!r}: not found on this machine, and HF_HUB_OFFLINE forbids to look elsewhere" in error
+    assert way_out in error
+
+
+def test_what_was_fetched_before_is_taken(no_network, caplog):
+    caplog.set_level(logging.INFO, logger="probedistill")
+    with asking_the_hub("encoder 'x'", "go home"):
+        assert constants.HF_HUB_OFFLINE
+    assert not constants.HF_HUB_OFFLINE
+    assert "encoder 'x': localhost cannot be reached" in caplog.text
+    assert "what was fetched before is taken" in caplog.text
+
+
+def test_other_errors_are_not_those_of_the_network(no_network):
+    with pytest.raises(UserError, match="wrong name"), asking_the_hub("encoder 'x'", "go home"):
+        raise UserError("wrong name")
+
+
+def test_a_long_wait_is_said_and_ends(no_network, monkeypatch, caplog):
+    def slow(*_: object, timeout: float) -> None:
+        time.sleep(1)
+        raise TimeoutError
+
+    monkeypatch.setenv("HF_ENDPOINT", "https://slow.example")
+    monkeypatch.setattr("socket.create_connection", slow)
+    monkeypatch.setattr("probedistill.machine.network._PATIENCE", 0.1)
+    monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 0.3)
+    caplog.set_level(logging.INFO, logger="probedistill")
+    with pytest.raises(UserError, match=r"slow\.example cannot be reached \(no answer in"), asking_the_hub("it", "go"):
+        raise ConnectionError
+    assert "waiting for slow.example" in caplog.text
+
+
+def test_a_proxy_is_left_to_the_client(no_network, monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://proxy.example:3128")
+    monkeypatch.setenv("no_proxy", "elsewhere.example")
+    with asking_the_hub("it", "go"):
+        assert not constants.HF_HUB_OFFLINE
+
+
+@pytest.mark.parametrize("address", ["", "huggingface.co", "http://", "http://[", "ftp://x", "http://x:port"])
+def test_an_address_that_is_none(run_cli, monkeypatch, address):
+    monkeypatch.setenv("HF_ENDPOINT", address)
+    error = run_cli("info", "hub:nobody/nothing").error()
+    assert f"HF_ENDPOINT {address.rstrip('/')!r} is no address of a hub" in error
+
+
+def test_the_address_of_the_hub(monkeypatch):
+    monkeypatch.delenv("HF_ENDPOINT", raising=False)
+    assert hub_address() == "https://huggingface.co"
+    monkeypatch.setenv("HF_ENDPOINT", "http://localhost:8080/hub/")
+    assert hub_address() == "http://localhost:8080/hub"
