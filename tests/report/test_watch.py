@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import threading
 import time
@@ -17,7 +18,7 @@ from conftest import wait_for
 from helpers_report import make_run, write
 from helpers_runs import run_record
 from probedistill import DistillConfig
-from probedistill.report.watch import _view, bucket_means, read_progress, sparkline
+from probedistill.report.watch import _view, bucket_means, read_progress, sparkline, watch
 from probedistill.show.tables import as_text
 from probedistill.store.run_record import write_run
 
@@ -58,6 +59,55 @@ def test_a_killed_run_is_said_to_be_quiet(under_way):
     past = time.time() - 300
     os.utime(under_way / "progress.json", (past, past))
     assert "no news for 300 s: was it stopped?" in read_progress(under_way).line()
+
+
+def test_files_of_the_future_are_said_to_be(under_way):
+    future = time.time() + 4000
+    os.utime(under_way / "progress.json", (future, future))
+    now = read_progress(under_way)
+    assert now.quiet == 0
+    assert re.search(r"step 10 of 40.* \(its files are dated (4000|3999) s ahead of the clock", now.line())
+
+
+def followed(folder, monkeypatch, capsys, meanwhile):
+    """What watch logs of a run until the test finishes it; ``meanwhile`` maps the number of a look to what happens."""
+    looks = iter(range(100))
+
+    def look(_: float) -> None:
+        number = next(looks)
+        if number == 8:
+            write_run(folder, replace(ABOUT, finished=True, losses=[1.0]))
+        meanwhile.get(number, lambda: None)()
+
+    clock = iter(range(0, 100_000, 10))
+    monkeypatch.setattr("probedistill.report.watch.time.sleep", look)
+    monkeypatch.setattr("probedistill.report.watch.time.monotonic", lambda: next(clock))
+    watch(folder)
+    return capsys.readouterr().out.splitlines()
+
+
+def test_a_stopped_run_of_the_future_does_not_live_for_ever(under_way, monkeypatch, capsys):
+    future = time.time() + 4000
+    os.utime(under_way / "progress.json", (future, future))
+    lines = followed(under_way, monkeypatch, capsys, {})
+    assert "ahead of the clock" in lines[0]
+    assert re.search(r"no news for \d+ s: was it stopped\?", lines[-3])
+    assert not any("-" in line for line in lines[:-1]), "no negative ages"
+
+
+def test_a_run_of_another_clock_is_alive_while_it_says_something_new(under_way, monkeypatch, capsys):
+    def step(number):
+        def happen():
+            write(under_way / "progress.json", {**SO_FAR, "step": number})
+            past = time.time() - 500
+            os.utime(under_way / "progress.json", (past, past))
+
+        return happen
+
+    step(10)()
+    lines = followed(under_way, monkeypatch, capsys, {number: step(11 + number) for number in range(8)})
+    assert "no news for 500 s" in lines[0]
+    assert "no news" not in "".join(lines[1:])
 
 
 @pytest.mark.parametrize(

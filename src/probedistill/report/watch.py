@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal
@@ -43,6 +43,8 @@ class Progress:
         accuracy: (step, accuracy in [0, 1]) of each preview.
         seconds: Spent on the steps so far.
         quiet: Seconds since the run last said something.
+        written: Time stamp of the file that says so, in seconds since 1970; 0 if there is none.
+        ahead: Seconds by which that is in the future: the clock was moved, or is another machine's.
     """
 
     state: Literal["waiting", "starting", "running", "finished"]
@@ -52,6 +54,8 @@ class Progress:
     accuracy: tuple[tuple[int, float], ...] = ()
     seconds: float = 0.0
     quiet: float = 0.0
+    written: float = 0.0
+    ahead: float = 0.0
 
     @property
     def remaining(self) -> float | None:
@@ -77,6 +81,8 @@ class Progress:
             return f"finished: {self.reached()}, {self.seconds:.0f} s"
         if self.quiet > _QUIET_SECONDS:
             return f"{self.reached()} (no news for {self.quiet:.0f} s: was it stopped?)"
+        if self.ahead > _QUIET_SECONDS:
+            return f"{self.reached()} (its files are dated {self.ahead:.0f} s ahead of the clock: is it still at work?)"
         return self.reached() + (f", about {self.remaining:.0f} s left" if self.remaining is not None else "")
 
 
@@ -89,7 +95,6 @@ def read_progress(folder: Path | str) -> Progress:
     folder = run_folder(folder)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"run {str(folder)!r} is a file; give the folder of a run")
-    now = time.time()
     if not (folder / RUN).exists():
         if folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir()):
             raise UserError(f"{str(folder)!r} holds no run; give the folder that the run writes into")
@@ -100,19 +105,21 @@ def read_progress(folder: Path | str) -> Progress:
         return Progress("finished", steps, steps, tuple(run.losses), tuple(run.accuracy), run.seconds)
     so_far = read_progress_file(folder)
     if so_far is None:
-        steps = run.config.steps
-        return Progress("starting", steps=steps, quiet=max(0.0, now - _written(folder / RUN, now)))
-    return Progress(
-        "running", so_far.step, so_far.steps, tuple(so_far.losses), tuple(so_far.accuracy), so_far.seconds,
-        max(0.0, now - _written(folder / PROGRESS, now)),
+        return _aged(Progress("starting", steps=run.config.steps), folder / RUN)
+    found = Progress(
+        "running", so_far.step, so_far.steps, tuple(so_far.losses), tuple(so_far.accuracy), so_far.seconds
     )  # fmt: skip
+    return _aged(found, folder / PROGRESS)
 
 
-def _written(path: Path, otherwise: float) -> float:
+def _aged(progress: Progress, path: Path) -> Progress:
+    """With how long ago the file was written that says where the run is."""
+    now = time.time()
     try:
-        return path.stat().st_mtime
+        written = path.stat().st_mtime
     except OSError:  # removed meanwhile: it has just finished
-        return otherwise
+        written = now
+    return replace(progress, quiet=max(0.0, now - written), written=written, ahead=max(0.0, written - now))
 
 
 # ---------------------------------------------------------------------------------------------------
@@ -145,11 +152,21 @@ def watch(folder: Path | str) -> None:
 
 
 def _until_finished(folder: Path, progress: Progress) -> Iterator[Progress]:
+    """What the run says, again and again. Time stamps may be of another clock: what changes is what counts."""
     yield progress
+    seen, since, has_changed = progress, time.monotonic(), False
     while progress.state != "finished":
         time.sleep(_LOOK_EVERY_SECONDS)
         progress = read_progress(folder)
-        yield progress
+        if (progress.state, progress.step, progress.written) != (seen.state, seen.step, seen.written):
+            seen, since, has_changed = progress, time.monotonic(), True
+        quiet = time.monotonic() - since
+        yield replace(progress, quiet=quiet, ahead=0.0) if has_changed else _known_for(progress, quiet)
+
+
+def _known_for(progress: Progress, seconds: float) -> Progress:
+    """A run that nothing was heard of for so long, or for longer if its files are older."""
+    return progress if progress.state == "waiting" else replace(progress, quiet=max(progress.quiet, seconds))
 
 
 def _log(folder: Path, progress: Progress, encoding: str) -> None:
