@@ -169,6 +169,24 @@ def test_the_run_is_one_like_any_other(tmp_path, photos, run_cli):
     assert "is there already" in run_cli("import", file, "--out", run).error()
 
 
+def test_what_needs_the_encoder_of_a_set_says_what_to_do_without_it(tmp_path, photos, run_cli):
+    file, run = saved(tmp_path, {"images": IMAGES[::2], "labels": LABELS[::2]}), tmp_path / "theirs"
+    assert run_cli("import", file, "--classes", "cat", "dog", "--out", run).code == 0
+    images, few = ["--images", f"folder:{photos}"], ["--views", 1, "--seeds", 1]
+    matrix = ["transfer", run, *images, "--encoders", TINY, "--out", tmp_path / "transfer", *few]
+    (warning,) = [line for line in run_cli(*matrix).err.splitlines() if "centroids" in line]
+    assert "does not say which encoder it was made with; --baselines random full asks for none" in warning
+    assert "probedistill baseline --save centroids" in warning
+    assert "centroids" not in run_cli(*matrix, "--baselines", "random", "full").err
+    assert "leave --probes inherited or the run out" in run_cli(*matrix, "--probes", "inherited").error()
+    score = ["evaluate", run, *few]
+    error = run_cli(*score, *images, "--encoder", TINY, "--probes", "inherited").error()
+    assert "leave --probes inherited out" in error
+    assert "give --images and --encoder in place of --config" in run_cli(*score, "--config", run).error()
+    error = run_cli("label", run, *images, "--encoder", TINY, "--keep-head").error()
+    assert "does not say which encoder it was made with, and labels and head are those of that encoder" in error
+
+
 def test_images_are_read_whole_or_not_at_all(tmp_path):
     pa = pytest.importorskip("pyarrow")
     import pyarrow.parquet as parquet

@@ -211,6 +211,11 @@ def _check_sets(sets: Sequence[_Set], train: LabelledImages, config: TransferCon
         )
     for probe in need_head(config.probes)[:1]:
         for held in sets:
+            if held.distilled.head is None and held.distilled.run.source is None:
+                raise UserError(
+                    f"probes {probe!r} needs a head, and {held.label} has none and does not say which encoder it was "
+                    f"made with; leave {option('probes', probe)} or the run out"
+                )
             if held.distilled.head is None:
                 raise UserError(
                     f"probes {probe!r} needs a head, and {held.label} has none; "
@@ -378,6 +383,13 @@ class _Bench:
         encoder = self._encoders.find(source.fingerprint)
         if encoder is not None:
             return encoder
+        if source is _UNKNOWN:
+            without = by_caller(command="--baselines random full", python="baselines=['random', 'full']")
+            raise UserError(
+                f"{held.label} does not say which encoder it was made with; {without} asks for none, or save medoids "
+                "as a set and name it beside the others: probedistill baseline --save centroids --images SPEC "
+                "--encoder NAME --out runs/centroids"
+            )
         fix = f"add {source.name!r} to {option('encoders')}"
         if held.folder is None:
             raise UserError(f"{held.label} has no folder with a config.yaml that describes its encoder; {fix}")

@@ -17,7 +17,7 @@ from .._version import __version__
 from ..config import DistillConfig, EncoderConfig, ImagesConfig, without_none
 from ..encoders.named import YAML, encoder_fields, with_its_file
 from ..encoders.trust import check_file_options, not_followed, read_yaml, trusting
-from ..errors import unknown_name
+from ..errors import UserError, unknown_name
 from ..machine.launch import speaks
 from ..machine.places import at_home
 from ..machine.progress import say
@@ -236,6 +236,11 @@ def _yaml_source(path: Path, tokens: Sequence[str], *, has_encoder: bool = False
     """
     path = run_folder(path)
     if path.is_dir():  # a run: its own file
+        if (path / "run.json").is_file() and not (path / "config.yaml").is_file():
+            raise UserError(
+                f"config {str(path)!r} is a run without a config.yaml, as imported ones are: it does not say what made "
+                "it; give --images and --encoder in place of --config"
+            )
         path /= "config.yaml"
     content = read_yaml(path, f"config {str(path)!r}")
     known = set().union(*(_options_of(name) for name in _taken))

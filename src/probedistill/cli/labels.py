@@ -54,6 +54,7 @@ def label(
     from ..ship.labels import with_extras
     from ..store.distilled import DistilledSet
     from ..store.files import check_writable
+    from ..store.layout import CONFIG
     from ..store.locks import claimed
 
     if soft_labels == "none" and not keep_head:
@@ -75,10 +76,16 @@ def label(
         train = of_classes(train, distilled.class_names, name)
         model = load_encoder(encoder)
         source = distilled.run.source
-        if source is None or source.fingerprint != model.fingerprint:
+        if source is None:
             raise UserError(
-                f"{str(folder)!r} was made with encoder {source or 'unknown'}, not with "
-                f"{model.name!r} at {model.input_size} px; give its own: --config {folder / 'config.yaml'}"
+                f"{name} does not say which encoder it was made with, and labels and head are those of that encoder; "
+                "leave it as it is, or evaluate it with --probes ridge"
+            )
+        if source.fingerprint != model.fingerprint:
+            own = folder / CONFIG
+            raise UserError(
+                f"{str(folder)!r} was made with encoder {source}, not with {model.name!r} at {model.input_size} px; "
+                "give its own: " + (f"--config {own}" if own.is_file() else f"--encoder {source.name}")
             )
         before = distilled.run.images
         if before.fingerprint != train.fingerprint:

@@ -108,7 +108,8 @@ def own_encoder(folder: Path, *, called: str, device: str | None = None) -> Enco
     file = f"encoder {str(path)!r}"
     if not path.is_file() or "encoder" not in read_yaml(path, file):
         raise UserError(
-            f"run {str(folder)!r} has no config.yaml that describes its encoder; name the encoder with {called}"
+            f"run {str(folder)!r} has no config.yaml that describes its encoder; name the encoder with {called}, "
+            "such as efficientnet_lite0@112"
         )
     fields = _read_fields(path, file)
     if is_trusted():

@@ -277,6 +277,11 @@ def checked_head(distilled: DistilledSet | None, head: Head | None = None, sourc
     if distilled is None and head is None:
         raise UserError("probes 'inherited' needs a distilled set with a head; real images alone have none")
     head = head or (distilled.head if distilled is not None else None)
+    if head is None and distilled is not None and distilled.run.source is None:
+        raise UserError(
+            "probes 'inherited' needs the head of the source encoder, and this set does not say which encoder it was "
+            f"made with; leave {option('probes', 'inherited')} out"
+        )
     if head is None:
         raise UserError(
             "probes 'inherited' needs the head of the source encoder, which this set does not hold; add it: "
