@@ -69,6 +69,29 @@ def test_help_and_version(run_cli, arguments):
         assert all(command in result.out for command in COMMANDS)
 
 
+@pytest.mark.parametrize("width", [20, 30, 71, 72, 80])
+@pytest.mark.parametrize("command", ["distill", "evaluate", "transfer", "extend"])
+def test_help_cuts_no_name_of_an_option_on_any_terminal(run_cli, monkeypatch, command, width):
+    monkeypatch.setenv("COLUMNS", "200")
+    options = set(re.findall(r"(?m)^│\W*(--[\w.-]+)", run_cli(command, "--help").out))
+    assert len(options) > 15
+    monkeypatch.setenv("COLUMNS", str(width))
+    shown = run_cli(command, "--help").out
+    assert max(map(len, shown.splitlines())) <= width
+    words = set(shown.split())
+    if width == 20:  # where a name is longer than the terminal is wide, it goes on in the next line
+        words = {name for name in options if name in "".join(shown.split())}
+    assert options <= words
+
+
+def test_help_of_a_narrow_terminal_says_the_same(run_cli, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "30")
+    words = " ".join(run_cli("demo", "--help").out.split())
+    assert "Method" not in words  # which has no panel
+    assert "--steps INT Optimisation steps. [default: 200]" in words
+    assert all(command in run_cli("--help").out.splitlines() for command in COMMANDS)
+
+
 def test_encoders_lists_the_recipes(run_cli):
     result = run_cli("encoders")
     assert result.code == 0

@@ -23,6 +23,7 @@ from ..machine.places import at_home
 from ..machine.progress import say
 from ..methods import preset_values
 from ..store.named import run_folder
+from .helping import Help
 from .messages import only_warnings
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ app = App(
     "Every command that takes many options also takes them from a YAML file: --config FILE; flags win. "
     "A run's folder holds the config.yaml that repeats it.",
     help_format="markdown",
+    help_formatter=Help(),
     # Lists take several words (--probes ridge sgd); an --empty-LIST for each would only lengthen the help.
     default_parameter=Parameter(consume_multiple=True, negative_iterable=(), converter=_strictly),
     suppress_keyboard_interrupt=False,  # main says "stopped"

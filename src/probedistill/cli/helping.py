@@ -1,0 +1,64 @@
+"""How --help looks: in panels, and in a narrow terminal in lines, so that no name of an option is cut."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cyclopts.help import HelpEntry, HelpPanel
+    from rich.console import Console, ConsoleOptions
+
+_ENOUGH = 72
+"""Columns from which on a panel has room for the longest name and for what is said of it."""
+
+
+class Help:
+    """A formatter of cyclopts, chosen by the width of the terminal."""
+
+    def __call__(self, console: Console, options: ConsoleOptions, panel: HelpPanel) -> None:
+        """Print one panel."""
+        from cyclopts.help.formatters import DefaultFormatter
+
+        if console.width >= _ENOUGH:
+            DefaultFormatter()(console, options, panel)
+        else:
+            _print_lines(console, panel)
+
+    def render_usage(self, console: Console, options: ConsoleOptions, usage: Any) -> None:
+        """Print how the command is called."""
+        from cyclopts.help.formatters import DefaultFormatter
+
+        DefaultFormatter().render_usage(console, options, usage)
+
+    def render_description(self, console: Console, options: ConsoleOptions, description: Any) -> None:
+        """Print what the command does."""
+        from cyclopts.help.formatters import DefaultFormatter
+
+        DefaultFormatter().render_description(console, options, description)
+
+
+def _print_lines(console: Console, panel: HelpPanel) -> None:
+    """Each name in a line of its own, and below it what is said of it, indented."""
+    from rich.padding import Padding
+    from rich.text import Text
+
+    if not panel.entries:
+        return
+    console.print(Text(str(getattr(panel.title, "plain", panel.title)), style="bold"))
+    for entry in panel.entries:
+        parameter = panel.format == "parameter"
+        names = entry.display_labels_with_metavar if parameter else (*entry.positive_names, *entry.positive_shorts)
+        console.print(Text(" ".join(map(str, names)), style="cyan"))
+        said = [part for part in (entry.description, _facts(entry) if parameter else None) if part]
+        for part in said:
+            console.print(Padding(part, (0, 0, 0, 2)))
+    console.print()
+
+
+def _facts(entry: HelpEntry) -> Any:
+    from rich.text import Text
+
+    facts = [f"[choices: {', '.join(entry.choices)}]"] if entry.choices else []
+    facts += [f"[default: {entry.default}]"] if entry.default is not None else []
+    facts += ["[required]"] if entry.required else []
+    return Text(" ".join(facts)) if facts else None
