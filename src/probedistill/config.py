@@ -397,6 +397,36 @@ class DistillConfig:
         config.check()
         return config
 
+    def without_effect(self, *, without_images: bool = False) -> list[str]:
+        """Options that were changed and that nothing looks at, each with the reason.
+
+        >>> DistillConfig(method="sfm", clp=CLPConfig(ridge=3.0)).without_effect()
+        ['clp.ridge 3.0 is for method clp, and this is sfm']
+
+        Args:
+            without_images: As for `resolve`.
+
+        Raises:
+            UserError: As `resolve`.
+        """
+        settled = self.resolve(without_images=without_images)
+        found = [
+            f"{other}.{one.name} {value} is for method {other}, and this is {settled.method}"
+            for other in METHODS.built_in
+            for one in fields(getattr(self, other))
+            if other != settled.method and (value := getattr(getattr(self, other), one.name)) != one.default
+        ]
+        start, canvas = settled.canvas.init, self.canvas
+        if settled.layers == 0 and self.aim == "transfer":
+            found.append("aim transfer is about inner layers, and layers is 0")
+        elif settled.layers == 0 and self.layer_weight != type(self).layer_weight:
+            found.append(f"layer_weight {self.layer_weight} is that of inner layers, and layers is 0")
+        if start not in ("average", "blend") and canvas.blend != CanvasConfig.blend:
+            found.append(f"canvas.blend {canvas.blend} is for canvas.init average and blend, and this is {start}")
+        if start != "noise" and canvas.init_noise != CanvasConfig.init_noise:
+            found.append(f"canvas.init_noise {canvas.init_noise} is for canvas.init noise, and this is {start}")
+        return found
+
     @property
     def real_view_count(self) -> int:
         """``real_views`` with ``"auto"`` settled."""

@@ -9,7 +9,7 @@ from typing import get_type_hints
 import pytest
 
 from probedistill import DistillConfig, EncoderConfig, RunConfig, UserError, encoder_config, load_encoder
-from probedistill.config import EncoderOptions
+from probedistill.config import CanvasConfig, EncoderOptions
 from probedistill.distillation.options import DistillOptions
 
 
@@ -45,3 +45,33 @@ def test_a_users_type_checker_finds_a_wrong_keyword(tmp_path):
     assert 'mine.py:4: error: Unexpected keyword argument "stepz"' in result.stdout
     assert 'mine.py:5: error: Argument "steps"' in result.stdout
     assert "mine.py:3" not in result.stdout
+
+
+# ---- options without an effect
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--method", "sfm", "--clp.ridge", 5], "clp.ridge 5.0 is for method clp, and this is sfm"),
+        (["--lgm.sigma", 1], "lgm.sigma 1.0 is for method lgm, and this is clp"),
+        (["--canvas.init", "noise", "--canvas.blend", 20], "canvas.blend 20 is for canvas.init average and blend"),
+        (["--canvas.init", "real", "--canvas.init-noise", 0.5], "canvas.init_noise 0.5 is for canvas.init noise"),
+        (["--layers", 0, "--layer-weight", 2], "layer_weight 2.0 is that of inner layers, and layers is 0"),
+        (["--layers", 0, "--aim", "transfer"], "aim transfer is about inner layers, and layers is 0"),
+        (["--clp.ridge", 3, "--canvas.blend", 3, "--layer-weight", 2], None),
+        (["--aim", "transfer"], None),
+        (["--method", "sfm", "--preset", "paper"], None),
+    ],
+)
+def test_an_option_without_an_effect_is_named(distil_cli, tmp_path, flags, said):
+    done = distil_cli("--out", tmp_path / "run", *flags, steps=1)
+    assert done.code == 0, done.err
+    lines = [line for line in done.err.splitlines() if "without effect" in line]
+    assert [said in line for line in lines] == [True] if said else not lines
+
+
+def test_without_images_the_start_is_noise():
+    config = DistillConfig(canvas=CanvasConfig(init_noise=0.5))
+    assert config.without_effect(without_images=True) == []
+    assert config.without_effect() == ["canvas.init_noise 0.5 is for canvas.init noise, and this is average"]

@@ -64,6 +64,8 @@ def _made_by(run: RunRecord, options: Mapping[str, str]) -> list[tuple[str, str]
     made = f"{run.method}, preset {config.preset}{aim}, {config.steps} steps, seed {config.seed}"
     if run.baseline is not None:
         made = f"none: real images, chosen by {run.baseline}, seed {config.seed}"
+    elif run.parts:
+        made = f"{run.method}, each part by itself"
     elif not run.encoders:
         made = "unknown: another program made the images"
     rows = [
