@@ -6,8 +6,8 @@
     python benchmarks/seeds.py --encoders lite0 --methods auto real --images-per-class 5
     python benchmarks/seeds.py --dataset grocery --encoders lite0 --methods auto real
 
-One image per class of clothing, 150 steps of three views (``--steps``), encoders at 112 px; from five images per class
-on they have one view each, with two encoders each has two. `clp`, `sfm` and `lgm` start from noise, `auto` from
+One image per class of clothing, 150 steps of three views (``--steps``, ``--step-views``), encoders at 112 px; ten images
+per class have one view each, and with two encoders each has two. `clp`, `sfm` and `lgm` start from noise, `auto` from
 averages of photos; `transfer` is `auto` with the aim of that name, `noise` is `auto` from noise. Each set is scored
 with three probes on 30 views, over two evaluation seeds; a cell of the table is the mean and the standard deviation
 over the *distillation* seeds. The real baselines have five evaluation seeds. Nothing here is chosen on test images.
@@ -75,13 +75,14 @@ class Cell:
     views: int = VIEWS  # of each image, in evaluation
     images_per_class: int = 1
     precision: Precision = "fp32"  # of the encoder, in distilling
+    step_views: int | None = None  # of each image in a step; None: as many as in README's table
 
     @property
     def key(self) -> str:
         """Name of the file and of the run. What is as in README's table has no part in it."""
         key = f"{self.dataset}-{self.encoder}-{self.method}" + f"-{self.seed}" * (self.method not in WITHOUT_SEED)
         key += f"-steps{self.steps}" * (self.steps != STEPS and self.method in METHODS)
-        key += f"-{self.precision}" * (self.precision != "fp32")
+        key += f"-{self.precision}" * (self.precision != "fp32") + f"-v{self.step_views}" * bool(self.step_views)
         return key + f"-n{self.images_per_class}" * (self.images_per_class > 1)
 
     @property
@@ -90,8 +91,8 @@ class Cell:
 
     @property
     def config(self) -> DistillConfig:
-        one_encoder = 3 if self.images_per_class < 5 else 1
-        views = one_encoder if len(self.encoders) == 1 else 2
+        one_encoder = 3 if self.images_per_class < 10 else 1
+        views = self.step_views or (one_encoder if len(self.encoders) == 1 else 2)
         sizes = {"images_per_class": self.images_per_class, "views": views, "steps": self.steps, "seed": self.seed}
         return DistillConfig.of(**{**METHODS[self.method], **sizes})
 
@@ -219,11 +220,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--images-per-class", type=int, default=1)
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="of the encoder, in distilling")
+    parser.add_argument("--step-views", type=int, help="views of each image in a step; see above")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     options = parser.parse_args()
     splits = load_splits(ImagesConfig(images=_common.images(options.dataset)))
     (_common.RESULTS / "seeds").mkdir(parents=True, exist_ok=True)
-    sizes = {name: getattr(options, name) for name in ("steps", "images_per_class", "precision")}
+    sizes = {name: getattr(options, name) for name in ("steps", "images_per_class", "precision", "step_views")}
     for names in options.encoders:
         encoder = load_encoder(_common.encoder(names.split("+")[0]))
         for method in options.methods:

@@ -405,6 +405,13 @@ def of_seeds(dataset: str = "clothing") -> list[dict[str, Any]]:
     return [content for content in contents if content["dataset"] == dataset]
 
 
+def made_with(content: dict[str, Any]) -> str:
+    """How a set of seeds.py was made, behind a method's name: nothing for 150 steps of three views."""
+    steps = f", {content['steps']} steps" * (content["steps"] != 150)
+    views = content.get("step_views")
+    return steps if views is None else f"{steps} of {views} views"
+
+
 def seeds(dataset: str = "clothing", names: Sequence[str] = ("lite0", "mobilenetv1", "mobilenetv2")) -> str:
     """Top-1 with three probes: methods (mean ± std over distillation seeds) and real images × encoders."""
     contents = [c for c in of_seeds(dataset) if c["encoder"] in names and c["images_per_class"] == 1]
@@ -415,8 +422,7 @@ def seeds(dataset: str = "clothing", names: Sequence[str] = ("lite0", "mobilenet
         for row in content["rows"]:
             name = row["name"]
             if name == "distilled":
-                steps = f", {content['steps']} steps" * (content["steps"] != 150)
-                name = f"distilled, `{content['method']}`{steps}"
+                name = f"distilled, `{content['method']}`{made_with(content)}"
             found.setdefault((name, content["encoder"], row["probe"]), []).append(row)
     encoders = [name for name in ENCODERS if any(content["encoder"] == name for content in contents)]
     probes = ("ridge", "logistic", "sgd")
@@ -433,16 +439,18 @@ def seeds(dataset: str = "clothing", names: Sequence[str] = ("lite0", "mobilenet
             return percent(rows[0])
         return mean_and_std([row["top1"] for row in rows])
 
-    methods = [f"distilled, `{way}`" for way in ("auto", "clp", "sfm", "lgm")]
-    steps = sorted({c["steps"] for c in contents if c["method"] == "auto"})
-    methods[:1] = [methods[0] + f", {count} steps" * (count != 150) for count in steps]
+    of_auto = [content for content in contents if content["method"] == "auto"]
+    of_auto.sort(key=lambda content: (content.get("step_views") or 0, content["steps"]))
+    ways = [f"`auto`{made_with(content)}" for content in of_auto]
+    methods = [f"distilled, {way}" for way in dict.fromkeys([*ways, "`noise`, 300 steps", "`clp`", "`sfm`", "`lgm`"])]
     # herding and k-means medoids choose the same one photo of a class as centroids do
     real = ["random real", "centroids", "neighbours", "class-mean features", "full real data"]
     for name in [*methods, *real]:
         cells = [cell(name, e, probe) for e in encoders for probe in probes]
         if any(cells):
             lines.append("| " + " | ".join([name, *cells]) + " |")
-    count = {name: len({c["seed"] for c in contents if c["method"] == name}) for name in ("auto", "clp", "sfm", "lgm")}
+    names_of = ("auto", "noise", "clp", "sfm", "lgm")
+    count = {name: len({c["seed"] for c in contents if c["method"] == name}) for name in names_of}
     command = "python benchmarks/seeds.py" + f" --dataset {dataset}" * (dataset != "clothing")
     made = made_by({**contents[0], "command": command})
     of_runs = ", ".join(f"`{name}` {number}" for name, number in count.items() if number)
@@ -463,13 +471,12 @@ def seeds_elsewhere() -> str:
     medoids: dict[str, list[dict[str, Any]]] = {}
     for content in contents:
         encoder = " + ".join(ENCODERS[name] for name in content["encoder"].split("+"))
-        steps = f", {content['steps']} steps" * (content["steps"] != 150)
         if content["method"] == "medoids":
             medoids[f"*medoids by {encoder}*"] = [content]
         elif content["method"] == "random":
             medoids.setdefault("*random photos*", []).append(content)
         else:
-            sets.setdefault(f"`{content['method']}`{steps} on {encoder}", []).append(content)
+            sets.setdefault(f"`{content['method']}`{made_with(content)} on {encoder}", []).append(content)
 
     def cell(of: list[dict[str, Any]], target: str) -> str:
         rows = [row for content in of for row in content["others"].get(target, [])]
@@ -512,7 +519,7 @@ def per_class() -> str:
     made = made_by({**contents[0], "command": "python benchmarks/seeds.py --images-per-class N --steps 300"})
     return "\n".join(lines) + (
         f"\n\n{made} Clothing, Lite0, test photos, ridge / sgd probe on 30 views. `auto`: 300 steps of three views of "
-        "each image, from five per class on of one; distillation seeds "
+        "each image, with ten per class of one; distillation seeds "
         + ", ".join(f"{number} at {count}" for count, number in seeds_of.items())
         + "; real images over 5 evaluation seeds."
     )
