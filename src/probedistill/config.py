@@ -302,8 +302,9 @@ class DistillConfig:
     transformers from photos, else 0.02."""
     schedule: Literal["cosine", "constant"] = "cosine"
     """Learning-rate schedule (paper: constant)."""
-    views: int = 3
-    """Augmented views of each synthetic image in a step (paper: 10 for lgm, else 1)."""
+    views: int | Literal["auto"] = "auto"
+    """Augmented views of each synthetic image in a step (paper: 10 for lgm, else 1); auto: 12 for vision transformers
+    from photos, else 3."""
     real_views: int | Literal["auto"] = "auto"
     """Augmented views of each real image behind the real statistics; 0 uses the centre crop; auto: 0 for clp, else 2
     (paper: 0)."""
@@ -388,11 +389,12 @@ class DistillConfig:
         init = ("average" if from_photos else "noise") if self.canvas.init == "auto" else self.canvas.init
         canvas = replace(self.canvas, init=init)
         lr = (0.05 if (method, init) == ("clp", "noise") else 0.02) if self.lr == "auto" else self.lr
+        views = 3 if self.views == "auto" else self.views
         layers = (3 if from_photos else 0) if self.layers == "auto" else self.layers
         clp = replace(self.clp, ridge=10.0) if self.clp.ridge == "auto" else self.clp
         config = replace(
-            self, method=method, real_views=self.real_view_count, canvas=canvas, lr=lr, layers=layers, clp=clp,
-            augment=self.augment.settled(),
+            self, method=method, views=views, real_views=self.real_view_count, canvas=canvas, lr=lr, layers=layers,
+            clp=clp, augment=self.augment.settled(),
         )  # fmt: skip
         config.check()
         return config
@@ -438,7 +440,8 @@ class DistillConfig:
         """Raise `UserError` when a value is out of range."""
         for name in ("images_per_class", "steps"):
             check_number(name, getattr(self, name), least=1, whole=True)
-        check_number("views", self.views, least=1, most=MOST_VIEWS, whole=True)
+        if self.views != "auto":
+            check_number("views", self.views, least=1, most=MOST_VIEWS, whole=True)
         if self.lr != "auto":
             check_number("lr", self.lr, more_than=True)
         check_number("seed", self.seed, whole=True)

@@ -208,17 +208,17 @@ def test_a_transformer_has_a_recipe_of_its_own_unless_told_otherwise(folder, tmp
     def recipe(encoder, **options):
         how = {"steps": 1, "progress": False, "evaluate_every": 0, "cache": tmp_path}
         run = distill(f"folder:{folder}", encoder, **how, **options).run
-        return run.begun_from, run.config.lr, run.config.clp.ridge, run.config.augment.scale
+        return run.begun_from, run.config.lr, run.config.views, run.config.clp.ridge, run.config.augment.scale
 
     transformer, network = random_encoder("test_vit"), random_encoder()
     assert (transformer.is_transformer, network.is_transformer) == (True, False)
-    assert recipe(network) == ("average", 0.02, 10.0, (0.08, 1.0))
-    assert recipe(transformer) == ("real", 0.01, 3.0, (0.35, 1.0))
-    assert recipe([network, transformer]) == ("real", 0.01, 3.0, (0.35, 1.0))
-    assert recipe(transformer, canvas={"init": "noise"}) == ("noise", 0.05, 10.0, (0.35, 1.0))
-    assert recipe(transformer, canvas={"init": "average"}, lr=0.02) == ("average", 0.02, 3.0, (0.35, 1.0))
-    assert recipe(transformer, augment={"scale": (0.08, 1.0)}) == ("real", 0.01, 3.0, (0.08, 1.0))
-    assert recipe(transformer, clp={"ridge": 0.5})[2] == 0.5
+    assert recipe(network) == ("average", 0.02, 3, 10.0, (0.08, 1.0))
+    assert recipe(transformer) == ("real", 0.01, 12, 3.0, (0.35, 1.0))
+    assert recipe([network, transformer]) == ("real", 0.01, 12, 3.0, (0.35, 1.0))
+    assert recipe(transformer, canvas={"init": "noise"}) == ("noise", 0.05, 3, 10.0, (0.35, 1.0))
+    assert recipe(transformer, canvas={"init": "average"}, lr=0.02) == ("average", 0.02, 12, 3.0, (0.35, 1.0))
+    assert recipe(transformer, augment={"scale": (0.08, 1.0)}) == ("real", 0.01, 12, 3.0, (0.08, 1.0))
+    assert recipe(transformer, clp={"ridge": 0.5}, views=2)[2:4] == (2, 0.5)
 
 
 def test_views_for_a_transformer_are_the_same_in_distilling_and_scoring(folder, tmp_path):

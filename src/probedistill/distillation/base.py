@@ -83,12 +83,14 @@ class Base:
         """
         if not len(self.fixed):
             return objective
+        views = config.views
+        assert views != "auto", "a resolved config"
         pool = self._pools[encoder.fingerprint].to(encoder.device)
-        labels = self.fixed_labels.repeat(config.views).to(encoder.device)
+        labels = self.fixed_labels.repeat(views).to(encoder.device)
 
         def of_changing(features: Tensor, changing: Tensor, step: int) -> Tensor:
             key = seed_of(config.seed, Stream.FIXED_VIEWS, step, number)
-            chosen = torch.randint(POOL, (config.views,), generator=torch.Generator().manual_seed(key))
+            chosen = torch.randint(POOL, (views,), generator=torch.Generator().manual_seed(key))
             fixed = pool[chosen.to(pool.device)].flatten(0, 1).to(features)
             return objective(torch.cat([fixed, features]), torch.cat([labels, changing]), step)
 

@@ -23,7 +23,7 @@ class DistillOptions(TypedDict, total=False):
     steps: int
     lr: float | Literal["auto"]
     schedule: Literal["cosine", "constant"]
-    views: int
+    views: int | Literal["auto"]
     real_views: int | Literal["auto"]
     seed: int
     micro_batch: int | Literal["auto"]

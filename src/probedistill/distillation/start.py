@@ -40,7 +40,8 @@ _AVERAGE_SIDE = 32  # pixels
 def suited(config: DistillConfig, wished: DistillConfig, encoders: Sequence[Encoder]) -> DistillConfig:
     """Settle what "auto" means for these encoders.
 
-    A vision transformer wants to see a photo and not an average, large crops, and small steps: docs/recipes.md.
+    A vision transformer wants to see a photo and not an average, large crops, many views and small steps:
+    docs/recipes.md.
 
     Args:
         config: Resolved.
@@ -51,10 +52,13 @@ def suited(config: DistillConfig, wished: DistillConfig, encoders: Sequence[Enco
         return config
     if wished.canvas.init == "auto" and config.canvas.init == "average":
         config = replace(config, canvas=replace(config.canvas, init="real"))
-    if wished.lr == "auto" and config.canvas.from_photos:
-        config = replace(config, lr=0.01)
-    if wished.clp.ridge == "auto" and config.canvas.from_photos:
-        config = replace(config, clp=replace(config.clp, ridge=3.0))
+    if config.canvas.from_photos:
+        if wished.lr == "auto":
+            config = replace(config, lr=0.01)
+        if wished.views == "auto":
+            config = replace(config, views=12)
+        if wished.clp.ridge == "auto":
+            config = replace(config, clp=replace(config.clp, ridge=3.0))
     return replace(config, augment=wished.augment.settled(transformer=True))
 
 
@@ -234,6 +238,7 @@ def make_distiller(
             objective = deep.beside(objective, config)
         towers.append(Tower(encoder if deep is None else deep.encoder, objective, weight, encoder.input_size))
     assert config.lr != "auto", "a resolved config"
+    assert config.views != "auto", "a resolved config"
     loop = Loop(
         steps=config.steps,
         lr=config.lr,
