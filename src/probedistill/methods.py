@@ -199,6 +199,18 @@ def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
     return result
 
 
+def flattened(options: Mapping[str, Any], at: str = "") -> dict[str, Any]:
+    """Nested options under the names that they have on the command line.
+
+    >>> flattened({"canvas": {"size": 256, "init": "noise"}, "steps": 9})
+    {'canvas.size': 256, 'canvas.init': 'noise', 'steps': 9}
+    """
+    found: dict[str, Any] = {}
+    for name, value in options.items():
+        found |= flattened(value, f"{at}{name}.") if isinstance(value, Mapping) else {at + name: value}
+    return found
+
+
 # ---------------------------------------------------------------------------------------------------
 # Checks
 

@@ -6,13 +6,14 @@ import csv
 import io
 import statistics
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
 from ..evaluation.result import load_evaluation
+from ..methods import flattened
 from ..show.results import Result
 from ..show.tables import NOTHING, Table, percent
 from ..store.files import whole_file
@@ -185,7 +186,7 @@ def _settings(run: RunRecord) -> dict[str, str]:
     found = {
         "images": f"{run.images.spec} ({run.images.split})",
         "encoders": " + ".join(map(str, run.encoders)) or NOTHING,
-        **dict(_flat(run.config.to_dict())),
+        **{name: str(value) for name, value in flattened(as_plain(run.config.to_dict())).items()},
     }
     if run.export is not None:
         found["export"] = run.export.format
@@ -203,14 +204,6 @@ def _differs(key: str, settings: Sequence[dict[str, str]]) -> bool:
     having = [one for one in settings if key in one]
     methods = {one["method"] for one in having}
     return len({one[key] for one in having}) > 1 or any(one["method"] in methods for one in settings if key not in one)
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
-    for key, value in as_plain(values).items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, str(value)
 
 
 def _accuracies(folder: Path, names: Sequence[str]) -> tuple[Accuracy, ...]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from ..methods import flattened
 from ..show.tables import NOTHING, Table
 from ..store.layout import IMAGES, METADATA, OLD_METADATA
 from ..store.records import as_plain
@@ -29,7 +30,7 @@ def runs_table(runs: Sequence[ShownRun]) -> Table:
 
 def differences(runs: Sequence[ShownRun]) -> Table | None:
     """The settings in which runs differ, a row for each; ``None`` if there are none, or only one run."""
-    settings = [_flat(as_plain(run.about.config)) for run in runs]
+    settings = [flattened(as_plain(run.about.config)) for run in runs]
     names = [name for name in dict.fromkeys(n for s in settings for n in s) if name not in _IN_THE_SUMMARY]
     rows = [(name, *(_text(s.get(name)) for s in settings)) for name in names]
     facts = [dict(_facts(run)) for run in runs]
@@ -78,14 +79,6 @@ def _facts(run: ShownRun) -> list[tuple[str, str]]:
         ("versions", ", ".join(f"{name} {version}" for name, version in about.versions.items())),
         ("device", about.device),
     ]
-
-
-def _flat(settings: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    """Settings of settings under the names that they have on the command line."""
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        flat |= _flat(value, f"{before}{name}.") if isinstance(value, dict) else {before + name: value}
-    return flat
 
 
 def _text(value: Any) -> str:

@@ -10,7 +10,7 @@ from ..config import DistillConfig, EncoderConfig, ImagesConfig
 from ..distillation.folder import newest_checkpoint
 from ..encoders.trust import read_yaml
 from ..errors import UserError, option
-from ..methods import METHODS
+from ..methods import METHODS, flattened
 from ..registry import OWN
 from ..show.tables import Table
 from ..store.distilled import DistilledSet
@@ -113,7 +113,7 @@ def _of_config_file(folder: Path) -> dict[str, str]:
 
 def _words(values: Mapping[str, Any], usual: Mapping[str, Any], leave_out: tuple[str, ...]) -> str:
     """Options that are not as usual, as they are named on the command line: ``layers 3, canvas.init real``."""
-    flat, others = _flat(values), _flat(usual)
+    flat, others = flattened(values), flattened(usual)
     return ", ".join(
         f"{name} {_word(value)}" for name, value in flat.items() if name not in leave_out and others.get(name) != value
     )
@@ -123,13 +123,6 @@ def _word(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return " ".join(map(_word, value))
     return str(value).lower() if isinstance(value, bool) else str(value)  # as in a YAML file
-
-
-def _flat(values: Mapping[str, Any], at: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        found |= _flat(value, f"{at}{name}.") if isinstance(value, Mapping) else {at + name: value}
-    return found
 
 
 def _history(run: RunRecord) -> list[tuple[str, str]]:
