@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ def load_hf(repo: str, config: EncoderConfig) -> Loaded:
     """
     optional("transformers", "hf", f"hf:{repo}")
     way_out = "give hf:FOLDER with a copy of it, or take efficientnet_lite0, which needs no network"
-    with nullcontext() if Path(repo).exists() else asking_the_hub(f"encoder 'hf:{repo}'", way_out):
+    with asking_the_hub(f"encoder 'hf:{repo}'", way_out, needed=not Path(repo).exists()):
         return _loaded(repo, config)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -30,7 +30,7 @@ def load_openclip(name: str, config: EncoderConfig) -> Loaded:
         arguments["force_image_size"] = config.input_size
     on_hub = config.pretrained and "hf_hub" in (open_clip.get_pretrained_cfg(architecture, tag) or {})
     way_out = "copy ~/.cache/huggingface from a machine that has it, or take efficientnet_lite0, which needs no network"
-    with asking_the_hub(f"encoder 'openclip:{name}'", way_out) if on_hub else nullcontext():
+    with asking_the_hub(f"encoder 'openclip:{name}'", way_out, needed=on_hub):
         clip = _made(name, config, arguments)
     visual = clip.visual
     if config.features == "pooled" and not _without_projection(visual):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +46,7 @@ def load_timm(name: str, config: EncoderConfig) -> Loaded:
             arguments.setdefault("img_size", config.input_size)
     hub = config.pretrained and local is None
     way_out = f"give {option('checkpoint', 'FILE')}, or take efficientnet_lite0, which needs no network"
-    with asking_the_hub(f"encoder {config.encoder!r}", way_out) if hub and _is_on_the_hub(name) else nullcontext():
+    with asking_the_hub(f"encoder {config.encoder!r}", way_out, needed=hub and _is_on_the_hub(name)):
         model = _made(name, config, arguments, hub=hub)
     if local is not None:
         _fill(model, local, name, recipe, resampled="img_size" in arguments)

@@ -72,11 +72,10 @@ def hf_source(place: str, config: ImagesConfig) -> Source:
 def _opened(place: str, config: ImagesConfig, datasets: Any) -> Any:
     """The splits of a data set by name, as `datasets` reads them."""
     local = Path(place).expanduser()
-    if local.is_dir():
-        return _read(str(local), config, datasets)
+    is_here = local.is_dir()
     way_out = "check the name, or give a folder that holds the data set, as hf:FOLDER"
-    with asking_the_hub(f"images {config.images!r}", way_out):
-        return _read(place, config, datasets)
+    with asking_the_hub(f"images {config.images!r}", way_out, needed=not is_here):
+        return _read(str(local) if is_here else place, config, datasets)
 
 
 def _read(place: str, config: ImagesConfig, datasets: Any) -> Any:

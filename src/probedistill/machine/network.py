@@ -57,17 +57,18 @@ def _parts(address: str) -> tuple[SplitResult, int]:
 
 
 @contextmanager
-def asking_the_hub(what: str, way_out: str) -> Iterator[None]:
+def asking_the_hub(what: str, way_out: str, *, needed: bool = True) -> Iterator[None]:
     """Load something from the hub within the block; without a network, take what was fetched before.
 
     Args:
         what: What is loaded, for the error.
         way_out: What a user without a network can do.
+        needed: Whether the block may ask the hub at all; if not, nothing is tried.
 
     Raises:
         UserError: The hub cannot be asked, and it is not on this machine.
     """
-    reason = _why_not_asked()
+    reason = _why_not_asked() if needed else None
     try:
         with _offline(reason is not None):
             yield
@@ -147,11 +148,11 @@ def _tried(host: str, port: int, limit: float) -> str | None:
 @contextmanager
 def _offline(choice: bool) -> Iterator[None]:
     """Tell the hub's client, and `datasets` if it is imported, to ask nobody within the block."""
-    from huggingface_hub import constants
-
     if not choice:
         yield
         return
+    from huggingface_hub import constants
+
     modules: list[Any] = [constants]
     modules += [sys.modules[name] for name in ("datasets.config",) if name in sys.modules]
     before = [module.HF_HUB_OFFLINE for module in modules]
