@@ -439,18 +439,17 @@ def seeds(dataset: str = "clothing", names: Sequence[str] = ("lite0", "mobilenet
             return percent(rows[0])
         return mean_and_std([row["top1"] for row in rows])
 
-    of_auto = [content for content in contents if content["method"] == "auto"]
-    of_auto.sort(key=lambda content: (content.get("step_views") or 0, content["steps"]))
-    ways = [f"`auto`{made_with(content)}" for content in of_auto]
-    methods = [f"distilled, {way}" for way in dict.fromkeys([*ways, "`noise`, 300 steps", "`clp`", "`sfm`", "`lgm`"])]
+    shown = ("auto", "noise", "clp", "sfm", "lgm")
+    made_sets = [content for content in contents if content["method"] in shown]
+    made_sets.sort(key=lambda one: (shown.index(one["method"]), one.get("step_views") or 0, one["steps"]))
+    methods = list(dict.fromkeys(f"distilled, `{one['method']}`{made_with(one)}" for one in made_sets))
     # herding and k-means medoids choose the same one photo of a class as centroids do
     real = ["random real", "centroids", "neighbours", "class-mean features", "full real data"]
     for name in [*methods, *real]:
         cells = [cell(name, e, probe) for e in encoders for probe in probes]
         if any(cells):
             lines.append("| " + " | ".join([name, *cells]) + " |")
-    names_of = ("auto", "noise", "clp", "sfm", "lgm")
-    count = {name: len({c["seed"] for c in contents if c["method"] == name}) for name in names_of}
+    count = {name: len({c["seed"] for c in made_sets if c["method"] == name}) for name in shown}
     command = "python benchmarks/seeds.py" + f" --dataset {dataset}" * (dataset != "clothing")
     made = made_by({**contents[0], "command": command})
     of_runs = ", ".join(f"`{name}` {number}" for name, number in count.items() if number)
