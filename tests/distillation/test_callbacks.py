@@ -37,6 +37,14 @@ class Heard(Callback):
         self.words.append(f"end {end.step} {end.finished}")
 
 
+class Stops(Callback):
+    """Stops a run in its third step."""
+
+    def on_step(self, step):
+        if step.step == 3:
+            raise KeyboardInterrupt
+
+
 def quick(photos: Path, encoder: object = TINY, **options):
     return distill(f"folder:{photos}", encoder, **{"steps": 4, "progress": False, "evaluate_every": 2, **options})
 
@@ -52,11 +60,6 @@ def test_a_callback_is_told_of_everything_in_order(photos):
 
 
 def test_a_stopped_run_ends_unfinished_and_goes_on(photos, tmp_path):
-    class Stops(Callback):
-        def on_step(self, step):
-            if step.step == 3:
-                raise KeyboardInterrupt
-
     heard = Heard()
     with pytest.raises(KeyboardInterrupt):
         quick(photos, out=tmp_path / "run", callbacks=[Stops(), heard])
@@ -67,11 +70,6 @@ def test_a_stopped_run_ends_unfinished_and_goes_on(photos, tmp_path):
 
 
 def test_a_resumed_run_reads_no_photo_to_start_from(photos, tmp_path, monkeypatch):
-    class Stops(Callback):
-        def on_step(self, step):
-            if step.step == 3:
-                raise KeyboardInterrupt
-
     kept = {"out": tmp_path / "run", "cache": tmp_path / "features", "evaluate_every": 0, "checkpoint_seconds": 0}
     with pytest.raises(KeyboardInterrupt):
         quick(photos, callbacks=[Stops()], **kept)
