@@ -364,7 +364,7 @@ def test_names_of_encoders_do_not_lead_out_of_the_cache(tmp_path, folder, extrac
 
 def test_a_cache_that_cannot_be_written(tmp_path, folder, extract):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(UserError, match="is a file; give another folder"):
+    with pytest.raises(UserError, match="is not a folder; give another folder"):
         extract(load_images(f"folder:{folder}"), cache=tmp_path / "file")
 
 

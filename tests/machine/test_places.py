@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 
 import pytest
 
 from probedistill import UserError, extract_features, load_images
-from probedistill.machine.places import cache_folder
+from probedistill.machine.places import cache_folder, hindrance
+from probedistill.store.files import check_writable
 
 
 @pytest.fixture
@@ -92,7 +95,7 @@ def a_file(tmp_path):
 @pytest.mark.parametrize("below", ["", "sub/folder"])
 def test_a_cache_that_is_a_file_is_said_before_any_work(distil_cli, run_cli, tmp_path, a_file, monkeypatch, below):
     place, out = a_file / below, tmp_path / "run"
-    why = f"is in {str(a_file)!r}, which is a file" if below else "is a file"
+    why = f"cannot be used: {str(a_file)!r} is not a folder"
     error = distil_cli("--cache", place, "--out", out).error()
     assert error.endswith(f"cache {str(place)!r} {why}; give another folder with --cache")
     monkeypatch.setenv("PROBEDISTILL_CACHE", str(place))
@@ -112,9 +115,9 @@ def test_a_cache_that_cannot_be_written_to_is_said_before_features_are_computed(
     place.mkdir()
     monkeypatch.setattr("os.access", lambda path, mode: not str(path).startswith(str(place)))
     error = distil_cli("--cache", place, "--out", tmp_path / "run").error()
-    assert f"cache {str(place)!r} cannot be written to (no permission to write in {str(place)!r})" in error
-    assert error.endswith("; give another folder with --cache")
-    with pytest.raises(UserError, match=r"cannot be written to .*; give another folder with cache=…"):
+    why = f"cache {str(place)!r} cannot be used: no permission to write in {str(place)!r}; give another folder with "
+    assert error.endswith(f"{why}--cache")
+    with pytest.raises(UserError, match=re.escape(f"{why}cache=…")):
         extract_features(encoder, images, cache=place, progress=False)
     assert not list(place.iterdir())
     with monkeypatch.context() as patch:
@@ -135,3 +138,34 @@ def test_an_empty_path_is_not_the_current_folder(distil_cli, tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     assert f"{option}: '' is not a path" in distil_cli(option, "").error()
     assert not list(tmp_path.iterdir())
+
+
+# ---- what hinders a folder
+
+
+def test_a_folder_that_can_be_made_has_no_hindrance(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for path in (tmp_path, tmp_path / "new/below", Path("new/below"), Path("../new"), Path()):
+        assert hindrance(path) is None
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("as_given", [lambda path: path, lambda path: Path(os.path.relpath(path))])
+def test_the_nearest_that_exists_is_what_hinders(tmp_path, a_file, monkeypatch, as_given):
+    monkeypatch.chdir(tmp_path)
+    nearest = as_given(a_file)
+    for path in (nearest, nearest / "below/it"):
+        why = f"{str(nearest)!r} is not a folder"
+        assert hindrance(path, writes=False) == why
+        with pytest.raises(UserError, match=re.escape(f"cannot write {str(path)!r}: {why};")):
+            check_writable(path)
+
+
+def test_a_folder_without_permission_hinders_writing_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("os.access", lambda *_: False)
+    (tmp_path / "mine").mkdir()
+    assert hindrance(Path("mine/run")) == "no permission to write in 'mine'"
+    assert hindrance(Path("run")) == "no permission to write in the current folder"
+    assert hindrance(tmp_path / "run") == f"no permission to write in {str(tmp_path)!r}"
+    assert hindrance(Path("run"), writes=False) is None

@@ -29,7 +29,7 @@ def cache_folder(cache: Path | str | None = None) -> Path:
         home = Path.home()
     except RuntimeError:  # neither HOME nor an entry for this user id
         home = None
-    if home is not None and _can_hold(home / ".cache" / "probedistill"):
+    if home is not None and hindrance(home / ".cache" / "probedistill") is None:
         return home / ".cache" / "probedistill"
     user = os.getuid() if hasattr(os, "getuid") else "user"
     with explained("there is no place for the cache: neither the home folder nor one for temporary files can be "
@@ -48,21 +48,33 @@ def checked_cache(cache: Path | str | None = None, *, writes: bool = False) -> P
         UserError: It is a file, or lies below one, or it may not be written to. The error names who chose it.
     """
     folder = cache_folder(cache)
-    existing = _existing(folder)
-    if not existing.is_dir():
-        where = "is a file" if existing == folder else f"is in {str(existing)!r}, which is a file"
-        raise _no_cache(folder, cache, where)
-    if writes and not _can_hold(folder):
-        raise _no_cache(folder, cache, f"cannot be written to (no permission to write in {str(existing)!r})")
-    return folder
-
-
-def _no_cache(folder: Path, cache: Path | str | None, why: str) -> UserError:
+    why = hindrance(folder, writes=writes)
+    if why is None:
+        return folder
     if cache:
-        return UserError(f"cache {str(folder)!r} {why}; give another folder with {option('cache')}")
-    if os.environ.get(VARIABLE):
-        return UserError(f"{VARIABLE} {str(folder)!r} {why}; set it to another folder, or unset it")
-    return UserError(f"cache {str(folder)!r} {why}; set {VARIABLE} to another folder")
+        who, way_out = "cache", f"give another folder with {option('cache')}"
+    elif os.environ.get(VARIABLE):
+        who, way_out = VARIABLE, "set it to another folder, or unset it"
+    else:
+        who, way_out = "cache", f"set {VARIABLE} to another folder"
+    raise UserError(f"{who} {str(folder)!r} cannot be used: {why}; {way_out}")
+
+
+def hindrance(folder: Path, *, writes: bool = True) -> str | None:
+    """Why a folder cannot be one, in a few words; ``None`` if nothing hinders. Nothing is changed.
+
+    Args:
+        folder: The folder, which need not exist.
+        writes: It is also to be made where it is not there, and written to.
+    """
+    # os.path.exists, because Path.exists raises where it may not look. The last parent of a relative path is ".".
+    nearest = next((path for path in (folder, *folder.parents) if os.path.exists(path)), Path())
+    called = "the current folder" if nearest == Path() else repr(str(nearest))
+    if not nearest.is_dir():
+        return f"{called} is not a folder"
+    if writes and not os.access(nearest, os.W_OK | os.X_OK):
+        return f"no permission to write in {called}"
+    return None
 
 
 def at_home(path: Path) -> Path:
@@ -74,14 +86,3 @@ def at_home(path: Path) -> Path:
         return path.expanduser()
     except RuntimeError:
         return path
-
-
-def _can_hold(folder: Path) -> bool:
-    """Whether the folder can be written to, or made."""
-    return os.access(_existing(folder), os.W_OK | os.X_OK)
-
-
-def _existing(folder: Path) -> Path:
-    """The folder itself, or the nearest above it that exists."""
-    here = Path(os.curdir)
-    return next((path for path in (folder, *folder.parents) if os.path.exists(path)), here)

@@ -21,6 +21,7 @@ from pathlib import Path
 import psutil
 
 from ..errors import UserError, first_line
+from ..machine.places import hindrance
 from .layout import check_beside_images
 from .named import check_own, check_path
 
@@ -175,11 +176,9 @@ def check_writable(folder: Path) -> None:
     check_path(folder)
     check_own(folder)
     check_beside_images(folder)
-    existing = next(path for path in (folder, *folder.absolute().parents) if os.path.exists(path))
-    if not existing.is_dir():
-        raise cannot_write(folder, OSError(errno.ENOTDIR, f"{str(existing)!r} is not a folder"))
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise cannot_write(folder, OSError(errno.EACCES, f"no permission to write in {str(existing)!r}"))
+    why = hindrance(folder)
+    if why is not None:
+        raise UserError(f"cannot write {str(folder)!r}: {why}; choose another folder")
 
 
 def cannot_write(path: Path, error: Exception) -> UserError:
