@@ -18,24 +18,22 @@ from .source import EncoderSource, Loaded, optional
 
 def load_openclip(name: str, config: EncoderConfig) -> Loaded:
     """The image tower of ``MODEL/TAG``; ``features="output"`` keeps its projection."""
-    open_clip = optional("open_clip", "openclip", f"openclip:{name}")
+    open_clip = optional("open_clip", "openclip", config.encoder)
     architecture, _, tag = name.partition("/")
     if architecture not in open_clip.list_models():
         raise unknown_name("openclip model", architecture, open_clip.list_models())
     tags = open_clip.list_pretrained_tags_by_model(architecture)
     if config.pretrained and tag not in tags:
         raise unknown_name(f"openclip weights for {architecture}", tag, tags)
-    arguments: dict[str, Any] = dict(config.encoder_args)
-    if config.input_size is not None:
-        arguments["force_image_size"] = config.input_size
     on_hub = config.pretrained and "hf_hub" in (open_clip.get_pretrained_cfg(architecture, tag) or {})
     way_out = "copy ~/.cache/huggingface from a machine that has it, or take efficientnet_lite0, which needs no network"
-    with asking_the_hub(f"encoder 'openclip:{name}'", way_out, needed=on_hub):
-        clip = _made(name, config, arguments)
+    with asking_the_hub(f"encoder {config.encoder!r}", way_out, needed=on_hub):
+        clip = _made(architecture, tag, config)
     visual = clip.visual
     if config.features == "pooled" and not _without_projection(visual):
         warnings.warn(
-            f"openclip:{name} pools and projects in one step; its features are those after the projection", stacklevel=2
+            f"{config.encoder} pools and projects in one step; its features are those after the projection",
+            stacklevel=2,
         )
     size = visual.image_size if isinstance(visual.image_size, int) else visual.image_size[0]
     mean = getattr(visual, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN
@@ -43,19 +41,21 @@ def load_openclip(name: str, config: EncoderConfig) -> Loaded:
     return Loaded(visual, size, tuple(mean), tuple(std))
 
 
-def _made(name: str, config: EncoderConfig, arguments: dict[str, Any]) -> Any:
-    """The model of ``MODEL/TAG``, with its pre-trained weights or random ones."""
+def _made(architecture: str, tag: str, config: EncoderConfig) -> Any:
+    """The model, with its pre-trained weights or random ones."""
     import open_clip
 
-    architecture, _, tag = name.partition("/")
+    arguments = dict(config.encoder_args)
+    size = {} if config.input_size is None else {"force_image_size": config.input_size}
+    weights = tag if config.pretrained else None
     try:
         with _without_its_log():
-            return open_clip.create_model(architecture, pretrained=tag if config.pretrained else None, **arguments)
+            return open_clip.create_model(architecture, pretrained=weights, **arguments, **size)
     except TypeError as error:
-        raise UserError(f"encoder_args {dict(config.encoder_args)} do not suit 'openclip:{name}': {error}") from error
+        raise UserError(f"encoder_args {arguments} do not suit {config.encoder!r}: {error}") from error
     except (OSError, RuntimeError, ValueError) as error:
         reason = first_line(error).rstrip(".")
-        raise UserError(f"encoder 'openclip:{name}' could not be loaded: {reason}; check the network") from error
+        raise UserError(f"encoder {config.encoder!r} could not be loaded: {reason}; check the network") from error
 
 
 @contextmanager
