@@ -1,8 +1,11 @@
-"""Text that came from data, made fit for a terminal or a page; numbers of things in words."""
+"""Text that came from data, made fit for a terminal or a page; numbers of things, and types, in words."""
 
 from __future__ import annotations
 
 import unicodedata
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 _ACTING = ("Cc", "Cs", "Zl", "Zp")
 _DIRECTIONS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -50,6 +53,34 @@ def counted(count: int, one: str, many: str = "") -> str:
         many: What several are called; by default an s is added.
     """
     return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+_VALUES: dict[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a word",
+    Path: "a path",
+    list: "a list",
+    dict: "a mapping of names to values",
+    tuple[float, float]: "two numbers",
+}
+
+
+def value_in_words(kind: Any) -> str:
+    """What a value of a type is called, without Python's names of types.
+
+    >>> value_in_words(float | Literal["auto"] | None), value_in_words(tuple[float, float])
+    ('a number or auto', 'two numbers')
+
+    Args:
+        kind: A type, as an annotation has it.
+    """
+    if get_origin(kind) is Literal:
+        return ", ".join(map(str, get_args(kind)))
+    if get_origin(kind) in (Union, UnionType):
+        return " or ".join(value_in_words(one) for one in get_args(kind) if one is not NoneType)
+    return _VALUES.get(kind) or _VALUES.get(get_origin(kind), "a value of its type")
 
 
 def _acts(letter: str) -> bool:

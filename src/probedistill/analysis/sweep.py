@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 import msgspec
 from typing_extensions import Unpack
@@ -39,6 +39,7 @@ from ..methods import check_number, merged
 from ..probes.kinds import check_probes
 from ..store.layout import RUN, scores_file
 from ..store.run_record import read_run
+from ..text import value_in_words
 from .runs import Runs, collect_runs
 
 _log = logging.getLogger(__name__)
@@ -180,7 +181,7 @@ def _values(name: str, given: Sequence[Any]) -> list[Any]:
     if isinstance(given, str) or not isinstance(given, Sequence) or not given:
         raise UserError(f"grid {name!r} needs values, not {given!r}; give some, such as [1, 2]")
     found: list[Any] = []
-    hint = f"it takes {_in_words(kind)}"
+    hint = f"it takes {value_in_words(kind)}"
     for value in given:
         with explained(f"grid {name} {value!r} does not fit", msgspec.ValidationError, hint=hint):
             typed = msgspec.convert(value, kind, strict=False)
@@ -188,18 +189,6 @@ def _values(name: str, given: Sequence[Any]) -> list[Any]:
             raise UserError(f"grid {name} {value!r} is named twice; name each value once")
         found.append(typed)
     return found
-
-
-_WORDS = {int: "whole numbers", float: "numbers", bool: "true and false", str: "words"}
-
-
-def _in_words(kind: Any) -> str:
-    """What an option takes, such as ``numbers or auto``."""
-    if get_origin(kind) is Literal:
-        return ", ".join(map(str, get_args(kind)))
-    if get_args(kind) and get_origin(kind) is not tuple and not isinstance(kind, type):
-        return " or ".join(_in_words(one) for one in get_args(kind) if one is not type(None))
-    return _WORDS.get(kind, "values of its type")
 
 
 def _type_of(name: str) -> Any:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import cyclopts
 
+from ..text import value_in_words
 from .app import SHARED, app
 
 
@@ -68,26 +69,12 @@ def _missing(error: cyclopts.MissingArgumentError) -> str:
 
 def _named(error: cyclopts.CycloptsError) -> str:
     """What the library says of an option, with its name, value and file where it says none."""
-    text, argument = _CONVERSION.sub(_in_plain_types, " ".join(str(error).split())), error.argument
+    text, argument = " ".join(str(error).split()), error.argument
+    if isinstance(error, cyclopts.CoercionError) and error.token is not None:
+        is_not = f"{error.token.value!r} is not {value_in_words(error.target_type)}"
+        text = re.sub(r'unable to convert ".*" into \S.*', lambda _: is_not, text)
     if argument is None or argument.name in text or not argument.tokens:
         return text
     given = " ".join(token.value for token in argument.tokens)
     source = argument.tokens[0].source
     return f"{argument.name} {given!r}{'' if source == 'cli' else f' in {source}'}: {text}"
-
-
-_CONVERSION = re.compile(r'unable to convert "(.*)" into (\S.*?)\.?$')
-_PLAIN = {
-    "Path": "a path",
-    "int": "a whole number",
-    "float": "a number",
-    "bool": "true or false",
-    "tuple[float, float]": "two numbers",
-    "Literal[auto]": "auto",
-}
-
-
-def _in_plain_types(found: re.Match[str]) -> str:
-    """The library's "unable to convert X into TYPE" without Python's names of types."""
-    value, types = found.groups()
-    return f"{value!r} is not {' or '.join(_PLAIN.get(one, one) for one in types.split('|'))}"

@@ -15,6 +15,7 @@ from ..config import EncoderConfig, EncoderOptions
 from ..errors import UserError
 from ..machine.places import at_home
 from ..methods import merged
+from ..text import value_in_words
 from .known import RECIPES
 from .trust import check_file_options, is_trusted, not_followed, read_yaml, trust_it, trusting
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 YAML = (".yaml", ".yml")
 """How the names of files of options end."""
 _KINDS: dict[str, type] = {"input_size": int, "encoder_args": dict, "precision": str, "device": str, "features": str}
-_A_KIND = {int: "a whole number", dict: "a mapping of names to values", str: "a word"}
 
 
 def encoder_config(spec: str, *, trust: bool | None = None, **options: Unpack[EncoderOptions]) -> EncoderConfig:
@@ -149,7 +149,7 @@ def _read_fields(path: Path | str, called: str) -> dict[str, Any]:
     known = {name: value for name, value in content.items() if name in EncoderConfig.__dataclass_fields__}
     for name, kind in _KINDS.items():
         if not isinstance(known.get(name, kind()), kind):
-            raise UserError(f"{called} has {name} {known[name]!r}; give {_A_KIND[kind]}, or leave it out")
+            raise UserError(f"{called} has {name} {known[name]!r}; give {value_in_words(kind)}, or leave it out")
     return known
 
 
