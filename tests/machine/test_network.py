@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
 
 from conftest import TINY
 from probedistill import UserError
-from probedistill.machine.network import asking_the_hub, hub_address
+from probedistill.machine.network import asking_the_hub, check_waits, hub_address
 
 
 @pytest.fixture(scope="module")
@@ -112,3 +116,41 @@ def test_the_address_of_the_hub(monkeypatch):
     assert hub_address() == "https://huggingface.co"
     monkeypatch.setenv("HF_ENDPOINT", "http://localhost:8080/hub/")
     assert hub_address() == "http://localhost:8080/hub"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(words_for(kind, name, "photos") for kind, name, _ in NAMES),
+        ["features", "--images", "textures:procedural", "--encoder", "efficientnet_lite0"],
+        ["features", "--images", "textures:procedural", "--encoder", "no-such-encoder"],
+        ["push", "set:clothing-lite0", "someone/set"],
+    ],
+    ids=" ".join,
+)
+def test_a_wait_that_is_no_number_is_said_where_the_client_is_needed(run_cli, photos, monkeypatch, words):
+    monkeypatch.setenv("HF_HUB_ETAG_TIMEOUT", "abc")
+    error = run_cli(*[word.replace("folder:photos", f"folder:{photos}") for word in words]).error()
+    way_out = "set it to a whole number such as 10, or unset it"
+    assert error.endswith(f"HF_HUB_ETAG_TIMEOUT 'abc' is not a number of seconds; {way_out}")
+
+
+@pytest.mark.parametrize("value", ["", "2.5", "-1"])
+def test_a_wait_is_a_whole_number(monkeypatch, value):
+    monkeypatch.setenv("HF_HUB_DOWNLOAD_TIMEOUT", value)
+    with pytest.raises(UserError, match=f"HF_HUB_DOWNLOAD_TIMEOUT '{value}' is not a number"):
+        check_waits()
+    monkeypatch.setenv("HF_HUB_DOWNLOAD_TIMEOUT", "20")
+    check_waits()
+
+
+@pytest.mark.slow
+def test_what_needs_no_client_does_not_mind_a_wait_that_is_no_number(photos, tmp_path):
+    """In processes of their own, because the client reads the variables as it is imported."""
+    environment = {**os.environ, "HF_HUB_DOWNLOAD_TIMEOUT": "abc", "HF_HUB_ETAG_TIMEOUT": "abc"}
+    distil = ["distill", "--images", f"folder:{photos}", "--encoder", TINY, "--steps", "1", "--out", tmp_path / "run"]
+    for words in (distil, ["info", tmp_path / "run"]):
+        command = [sys.executable, "-m", "probedistill", *map(str, words), "--quiet"]
+        tests = Path(__file__).parents[1]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tests, check=False)
+        assert done.returncode == 0, done.stderr

@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -548,7 +549,6 @@ def _check_same_data(team: Processes, about: RunRecord) -> None:
 
 
 def _describe(config: DistillConfig, encoders: list[Encoder], data: _Data) -> RunRecord:
-    import timm
     import torchvision
 
     weights = config.encoder_weights or [1.0]
@@ -563,7 +563,7 @@ def _describe(config: DistillConfig, encoders: list[Encoder], data: _Data) -> Ru
             "python": platform.python_version(),
             "torch": str(torch.__version__),
             "torchvision": str(torchvision.__version__),
-            "timm": str(timm.__version__),
+            "timm": version("timm"),  # without importing it: an encoder of one's own does not need it
         },
         device=str(encoders[0].device),
         test=ImagesRecord.of(data.test) if data.test is not None else None,

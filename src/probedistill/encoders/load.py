@@ -10,6 +10,7 @@ from typing_extensions import Unpack
 
 from ..config import EncoderConfig, EncoderOptions, with_options
 from ..errors import UserError, unknown_name
+from ..machine.network import check_waits
 from ..machine.torch_state import own_torch_state
 from ..registry import Registry
 from .encoder import IMAGENET, Encoder
@@ -105,6 +106,7 @@ def _unknown_encoder(spec: str) -> UserError:
         return UserError(f"encoder {spec!r}: {pixels!r} is no number of pixels; give {name}@112 and the like")
     if rest and source not in RECIPES:
         return unknown_name("encoder source", source, SOURCES.names(), f"(in {spec!r})")
+    check_waits()
     import timm
 
     of_timm = [f"timm:{near}" for near in difflib.get_close_matches(spec, timm.list_models(), cutoff=0.8)]

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from ..config import EncoderConfig
 from ..errors import UserError, explained
+from ..machine.network import check_waits
 from .known import IMAGENET
 
 
@@ -98,7 +99,8 @@ def resolve_device(device: str) -> torch.device:
 
 
 def optional(module: str, extra: str, spec: str) -> Any:
-    """Import a module that an extra of this package brings."""
+    """Import a module that an extra of this package brings, and that imports the hub's client."""
+    check_waits()
     try:
         return importlib.import_module(module)
     except ImportError as error:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..config import EncoderConfig
 from ..errors import UserError, first_line, option, unknown_name
-from ..machine.network import asking_the_hub
+from ..machine.network import asking_the_hub, check_waits
 from .known import RECIPES, Recipe
 from .source import EncoderSource, Loaded
 from .weights import at_size_of, read_weights, without_wrappers
@@ -22,6 +22,7 @@ def load_timm(name: str, config: EncoderConfig) -> Loaded:
 
     Features are pooled, before the classifier; ``features="output"`` keeps the classifier or projection.
     """
+    check_waits()
     import timm
 
     recipe = RECIPES.get(config.encoder)

@@ -17,7 +17,7 @@ from PIL import Image
 
 from ..config import ImagesConfig
 from ..errors import UserError, option, unknown_name
-from ..machine.network import asking_the_hub
+from ..machine.network import asking_the_hub, check_waits
 from ..machine.progress import ProgressBar
 from .contents import UNREADABLE, digest_of_bytes, digests_of_files, remembered
 from .decode import UnreadableImageError, as_utf8, decode_image, one_line
@@ -28,6 +28,7 @@ from .sources import Source, described
 @described("hf:REPO", options=("image_column", "label_column"), is_path=True)
 def hf_source(place: str, config: ImagesConfig) -> Source:
     """A data set of the Hugging Face hub, or of a local folder that `datasets` reads."""
+    check_waits()
     try:
         datasets = importlib.import_module("datasets")
     except ImportError as error:

@@ -30,6 +30,7 @@ _MEMORY = 60.0
 """Seconds for which an answer holds: a command may load ten encoders."""
 _OF_THE_NETWORK = ("LocalEntryNotFoundError", "OfflineModeIsEnabled", "ConnectionError")
 """Names of the errors by which libraries say that they would have had to ask."""
+_WAITS = ("HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT")
 _known: dict[tuple[str, int], tuple[float, str | None]] = {}
 
 
@@ -54,6 +55,19 @@ def _parts(address: str) -> tuple[SplitResult, int]:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise UserError(f"HF_ENDPOINT {address!r} is no address of a hub; set it to {_HUB} or the like, or unset it")
     return parts, port
+
+
+def check_waits() -> None:
+    """Raise `UserError` if a variable that says how long the hub's client waits is not a number: it does not start.
+
+    timm, transformers and datasets start the client as they are imported; whoever imports one of them asks first.
+    """
+    for name in _WAITS:
+        value = os.environ.get(name, "0").strip()
+        if not value.isdecimal():
+            raise UserError(
+                f"{name} {value!r} is not a number of seconds; set it to a whole number such as 10, or unset it"
+            )
 
 
 @contextmanager
@@ -98,6 +112,7 @@ def _is_told_to_be_offline() -> bool:
 def _why_not_asked() -> str | None:
     """Why the hub is not asked; ``None`` if it is."""
     parts, port = _parts(hub_address())
+    check_waits()
     if _is_told_to_be_offline():
         return "HF_HUB_OFFLINE forbids to look elsewhere"
     host, proxies = str(parts.hostname), getproxies()

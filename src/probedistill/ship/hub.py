@@ -23,7 +23,7 @@ import yaml
 
 from ..encoders.trust import read_yaml
 from ..errors import UserError, explained, option
-from ..machine.network import asking_the_hub, hub_address
+from ..machine.network import asking_the_hub, check_waits, hub_address
 from ..machine.places import checked_cache
 from ..machine.progress import ProgressBar
 from ..store.card import REAL_DATA, published, real_data, rewrite
@@ -124,6 +124,7 @@ def push(run: Path | str, repo: str, *, private: bool = False, dry_run: bool = F
 
 def check_token() -> None:
     """Raise `UserError` if there is no token of the hub."""
+    check_waits()
     import huggingface_hub
 
     if not huggingface_hub.get_token():
@@ -223,6 +224,7 @@ def fetch(place: str) -> Path:
     match = _SPEC.fullmatch(place)
     if match is None:
         raise UserError(f"run 'hub:{place}' must be hub:USER/NAME or hub:USER/NAME@REVISION")
+    check_waits()
     repo, revision = match[1], match[2]
     home = checked_cache() / HUB / safe_name(repo.replace("/", "--"))
     last = home / f"{safe_name(revision or 'newest')}.folder"
