@@ -313,7 +313,8 @@ class DistillConfig:
     micro_batch: int | Literal["auto"] = "auto"
     """Views per forward and backward pass; auto: as many as fit in free memory, halved if memory runs out anyway."""
     also: list[str] = field(default_factory=list)
-    """Another encoder to distil for at the same time: NAME, NAME@PIXELS or a YAML file of encoder options."""
+    """Another encoder to distil for at the same time: NAME, NAME@PIXELS or a YAML file of encoder options, which the
+    run's own config.yaml then holds."""
     encoder_weights: list[float] = field(default_factory=list)
     """Weight of each encoder's objective in the loss, in the order of the encoders. Default: 1."""
     layers: int | Literal["auto"] = "auto"

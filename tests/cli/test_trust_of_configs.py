@@ -15,6 +15,7 @@ CODE = "module:os:system"
     [
         *(("distill", {name: CODE}) for name in ("images", "encoder", "method")),
         *(("distill", {name: [CODE]}) for name in ("also", "log", "callback")),
+        ("distill", {"also": [{"encoder": CODE}]}),
         ("distill", {"canvas": {"kind": CODE}}),
         *(("evaluate", {name: CODE}) for name in ("images", "encoder", "source", "choose_by")),
         ("evaluate", {"probes": ["ridge", CODE]}),

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from conftest import TINY
 from probedistill import (
     AugmentConfig,
+    Callback,
     CanvasConfig,
     DistilledSet,
     Encoder,
@@ -307,11 +308,14 @@ def test_python_and_command_line_and_config_file_agree(distil_cli, run_cli, spec
         quick(spec, TINY, also=[SMALL, str(file)])
     with trusting():
         assert torch.equal(quick(spec, TINY, also=[SMALL, str(file)]).float_images, expected)
-        quick(spec, [EncoderConfig(encoder=TINY), small, str(file)], out=tmp_path / "python")
-    assert torch.equal(DistilledSet.load(tmp_path / "python").float_images, expected)
-    for first in ("cli", "python"):
+    narrow = EncoderConfig(encoder=TINY, encoder_args={"width": 16})
+    quick(spec, [EncoderConfig(encoder=TINY), small, narrow], out=tmp_path / "configs")
+    quick(spec, [TINY, load_encoder(small), load_encoder(narrow)], out=tmp_path / "loaded")
+    file.unlink()
+    for first in ("cli", "configs", "loaded"):
+        assert torch.equal(DistilledSet.load(tmp_path / first).float_images, expected)
         config = tmp_path / first / "config.yaml"
-        assert yaml.safe_load(config.read_text())["also"] == [SMALL, str(file)]
+        assert yaml.safe_load(config.read_text())["also"] == [SMALL, {"encoder": TINY, "encoder_args": {"width": 16}}]
         again = run_cli("distill", "--config", config, "--out", tmp_path / f"again-{first}")
         assert again.code == 0, again.err
         assert torch.equal(DistilledSet.load(tmp_path / f"again-{first}").float_images, expected)
@@ -322,15 +326,35 @@ def test_further_encoders_take_device_and_precision_of_the_first(spec):
     assert run.encoders[1].precision == "bf16"
 
 
-def test_what_cannot_be_said_in_one_word_is_a_note_in_the_config_file(spec, tmp_path):
-    narrow = EncoderConfig(encoder=TINY, encoder_args={"width": 16})
-    quick(spec, [EncoderConfig(encoder=TINY), narrow], out=tmp_path / "configs")
-    quick(spec, [TINY, load_encoder(narrow)], out=tmp_path / "loaded")
-    for name in ("configs", "loaded"):
-        text = (tmp_path / name / "config.yaml").read_text()
-        assert text.startswith("# encoder: made in Python")
-        assert "encoder" not in yaml.safe_load(text)
-        assert DistilledSet.load(tmp_path / name).run.encoders[1].dim == 16
+def test_an_encoder_without_a_config_is_a_note_in_the_config_file(spec, tmp_path):
+    from helpers_encoders import Tiny
+
+    own = Encoder(Tiny(), name="mine", input_size=24, mean=(0.5,) * 3, std=(0.25,) * 3, identity="mine")
+    quick(spec, [TINY, own], out=tmp_path / "run")
+    text = (tmp_path / "run/config.yaml").read_text()
+    assert text.startswith("# encoder: made in Python")
+    assert "encoder" not in yaml.safe_load(text)
+    assert DistilledSet.load(tmp_path / "run").run.encoders[1].name == "mine"
+
+
+def test_a_run_goes_on_when_the_file_that_also_named_is_gone(spec, run_cli, tmp_path):
+    class Stops(Callback):
+        def on_step(self, step):
+            if step.step == 2:
+                raise KeyboardInterrupt
+
+    file, out = tmp_path / "small.yaml", tmp_path / "run"
+    file.write_text(yaml.safe_dump({"encoder": TINY, "input_size": 24, "precision": "bf16"}))
+    options = {"also": [str(file)], "checkpoint_seconds": 0}
+    with trusting():
+        whole = quick(spec, TINY, **options)
+        with pytest.raises(KeyboardInterrupt):
+            quick(spec, TINY, **options, out=out, callbacks=[Stops()])
+    file.unlink()
+    done = run_cli("distill", "--config", out / "config.yaml", "--evaluate-every", 0, "--out", out, "--resume")
+    assert done.code == 0, done.err
+    assert torch.equal(DistilledSet.load(out).float_images, whole.float_images)
+    assert DistilledSet.load(out).run.encoders[1].precision == "bf16"
 
 
 def test_starting_from_real_images_at_the_largest_size(spec):

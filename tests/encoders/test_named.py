@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from probedistill import DistilledSet, EncoderConfig, UserError, encoder_config, load_encoder
-from probedistill.encoders.named import display_names, own_encoder
+from probedistill.encoders.named import display_names, in_one_word, own_encoder, own_others
 from probedistill.encoders.trust import trusting
 
 
@@ -93,6 +94,68 @@ def test_a_run_is_not_trusted_with_more(tmp_path, content):
     assert "\n" not in str(e.value)
     with trusting():
         assert own_encoder(tmp_path, called="--encoders") == encoder_config(str(file))
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "module:os:getcwd",
+        "hf:someone/model",
+        "small.yaml",
+        '{"encoder": "module:os:getcwd"}',
+        '{"encoder": "timm:resnet18", "checkpoint": "w.safetensors"}',
+        '{"encoder": "small.yaml"}',
+    ],
+)
+def test_a_run_is_trusted_with_no_more_for_its_other_encoders(tmp_path, monkeypatch, word):
+    """They are named in its record; the first may be a harmless one."""
+    monkeypatch.chdir(tmp_path)
+    Path("small.yaml").write_text("encoder: efficientnet_lite0\n")
+    first = EncoderConfig(encoder="efficientnet_lite0", device="cpu")
+    with pytest.raises(UserError, match=r"run 'run' is not trusted .* its run.json sets .* you know where the run is"):
+        own_others(Path("run"), [word], first)
+    with trusting():
+        (config,) = own_others(Path("run"), [word], first)
+    assert config.device == "cpu"
+
+
+def test_the_other_encoders_of_a_run_share_what_they_do_not_say(tmp_path):
+    first = EncoderConfig(encoder="efficientnet_lite0", device="cpu", precision="bf16")
+    words = ["timm:resnet18@64", '{"encoder": "timm:resnet18", "precision": "fp32"}']
+    one, two = own_others(tmp_path, words, first)
+    assert one == EncoderConfig(encoder="timm:resnet18@64", device="cpu", precision="bf16")
+    assert two == EncoderConfig(encoder="timm:resnet18", device="cpu", precision="fp32")
+
+
+# ---------------------------------------------------------------------------------------------------
+# Options in braces
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"encoder": "timm:resnet18"},
+        {"encoder": "timm:resnet18", "input_size": 64},
+        {"encoder": "hf:a/b", "encoder_args": {"mask_ratio": 1e-5, "a": "yes", "b": True}, "pretrained": False},
+        {"encoder": "timm:resnet18", "checkpoint": Path("gewichte/größe \\ 1.safetensors"), "input_size": 64},
+    ],
+)
+def test_fields_are_a_word_that_gives_them_back(fields):
+    assert encoder_config(in_one_word(fields)) == EncoderConfig(**fields)
+
+
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ('{"input_size": 64}', "names no encoder"),
+        ('{"encoder": "a", "input_size": "many"}', "has input_size 'many'; give a whole number"),
+        ("{encoder: a}", "cannot be read .*; give JSON, or the name of an encoder"),
+        ('{"a": ' * 100_000 + "}" * 100_000, "cannot be read"),
+    ],
+)
+def test_what_is_wrong_with_options_in_braces(word, says):
+    with pytest.raises(UserError, match=f"encoder {re.escape(repr(word))} {says}"):
+        encoder_config(word)
 
 
 # ---------------------------------------------------------------------------------------------------

@@ -62,6 +62,10 @@ def test_plain_options_are_followed(content):
         ({"encoder": "timm:local-dir:/tmp/x"}, "encoder 'timm:local-dir:/tmp/x'"),
         ({"encoder": "hf:../x"}, "encoder 'hf:../x'"),
         ({"also": ["hf:/etc"]}, "also 'hf:/etc'"),
+        ({"also": [{"encoder": "module:os:system"}]}, "also.encoder 'module:os:system'"),
+        ({"also": [{"encoder": "timm:resnet18", "checkpoint": "w.pth"}]}, "also.checkpoint 'w.pth'"),
+        ({"also": ["{encoder: module:os:system}"]}, "also '{encoder: module:os:system}'"),
+        ({"also": [" {encoder: module:os:system} "]}, "also ' {encoder: module:os:system} '"),
     ],
 )
 def test_code_and_paths_are_followed_with_trust_only(content, names):

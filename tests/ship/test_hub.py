@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from helpers_hub import Hub
 from helpers_runs import run_record
@@ -46,9 +47,12 @@ def make_set(seed: int = 0) -> DistilledSet:
 
 @pytest.fixture
 def run(tmp_path) -> Path:
-    folder = make_set().save(tmp_path / "run")
+    also = '{"encoder": "timm:resnet18", "checkpoint": "/home/me/secret/w.pth", "device": "cpu"}'
+    made = make_set()
+    made.run.config.also = [also]
+    folder = made.save(tmp_path / "run")
     (folder / "config.yaml").write_text(
-        "images: folder:/home/me/secret/photos\nencoder: x\ndata_dir: /home/me/secret\n"
+        f"images: folder:/home/me/secret/photos\nencoder: x\ndata_dir: /home/me/secret\nalso:\n- {also}\n"
     )
     (folder / "held-out.txt").write_text("cat/1.png\n")
     (folder / "evaluation-x.json").write_text('{"spec": "/home/me/secret"}')
@@ -96,6 +100,9 @@ def test_no_folder_of_this_machine_is_published(hub, run):
         assert b"secret" not in data, name
         assert b"/home/me" not in data, name
     assert json.loads(hub.repos["me/set"].files["run.json"])["images"]["spec"] == "folder:photos"
+    also = {"encoder": "timm:resnet18", "checkpoint": "w.pth", "device": "cpu"}
+    assert yaml.safe_load(hub.repos["me/set"].files["config.yaml"])["also"] == [also]
+    assert json.loads(*json.loads(hub.repos["me/set"].files["run.json"])["config"]["also"]) == also
 
 
 def test_the_owners_card_is_pushed(hub, run):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated
@@ -159,14 +159,11 @@ def _given(run: _Out | None) -> _Out:
 def _encoders(folder: Path, given: EncoderConfig | None) -> list[Encoder]:
     """The encoders of a run: the named one, or the run's own, and those that it was distilled for as well."""
     from ..encoders.load import load_encoder
-    from ..encoders.named import encoder_config, own_encoder
+    from ..encoders.named import own_encoder, own_others
     from ..store.run_record import read_run
 
     first = given or own_encoder(folder, called="--encoder")
-    others = [
-        replace(encoder_config(word), device=first.device, precision=first.precision, preprocess=first.preprocess)
-        for word in read_run(folder).config.also
-    ]
+    others = own_others(folder, read_run(folder).config.also, first)
     return [load_encoder(one) for one in (first, *others)]
 
 

@@ -20,6 +20,7 @@ from ..config import (
     RunConfig,
     StatisticsConfig,
 )
+from ..encoders.named import fields_in_braces, is_in_braces
 from ..errors import UserError, explained, option
 from ..methods import check_number
 from ..store.named import results_folder, run_folder
@@ -83,7 +84,7 @@ def distill(
     run, settings = run or RunConfig(), settings or DistillConfig()
     sized = [] if encoder.input_size is None else [f"{encoder.input_size}px"]
     strict = images is not None and images.strict
-    parts = [named, encoder.encoder, *sized, *settings.also, settings.method]
+    parts = [named, encoder.encoder, *sized, *map(_short, settings.also), settings.method]
     for line in [] if grid else settings.without_effect(without_images=statistics is not None):
         warnings.warn(f"without effect: {line}", stacklevel=2)
     if seeds is not None or grid is not None:
@@ -103,6 +104,11 @@ def distill(
     named_test = "" if images is not None else " --images SPEC"  # statistics name no test images
     config = config_flag("evaluate", run.out / "config.yaml")
     show(f"score:  probedistill evaluate {quote(str(run.out))} {config}{named_test}")
+
+
+def _short(word: str) -> str:
+    """The name of an encoder whose options may stand in its place."""
+    return str(fields_in_braces(word)["encoder"]) if is_in_braces(word) else word
 
 
 def _what(

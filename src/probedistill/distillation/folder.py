@@ -24,6 +24,7 @@ import yaml
 from torch import Tensor
 
 from ..config import DistillConfig, EncoderConfig, ImagesConfig, StatisticsConfig, without_none
+from ..encoders.named import fields_in_braces, is_in_braces
 from ..encoders.trust import read_yaml
 from ..errors import UserError, explained, option
 from ..features.statistics import ClassStatistics, save_in_run
@@ -495,6 +496,8 @@ def write_config(
     content = {name: value for part in parts for name, value in _plain_values(asdict(part)).items()}
     if settings is not None:
         content |= settings.to_dict()
+        if settings.also:
+            content["also"] = [fields_in_braces(word) if is_in_braces(word) else word for word in settings.also]
     text = yaml.safe_dump(without_none(content), sort_keys=False)
     with whole_file(path) as temporary:
         temporary.write_text("".join(notes) + text, encoding="utf-8")

@@ -23,7 +23,7 @@ from typing_extensions import Unpack
 from .._version import __version__
 from ..config import DistillConfig, EncoderConfig, ImagesConfig, RunConfig, StatisticsConfig
 from ..encoders.encoder import Encoder
-from ..encoders.named import encoder_config
+from ..encoders.named import YAML, encoder_config, encoder_fields, in_one_word
 from ..encoders.pool import EncoderPool
 from ..errors import NonFiniteLossError, UserError, option
 from ..features.bank import FeatureBank
@@ -269,16 +269,18 @@ def _name_encoders(
     def like_first(word: str) -> EncoderConfig:
         return encoder_config(word, device=str((known or first).device), precision=first.precision, **prepared)
 
-    def in_one_word(other: str | EncoderConfig | Encoder | None) -> str | None:
-        if isinstance(other, Encoder):
-            other = other.config
-        if not isinstance(other, EncoderConfig):
-            return other
-        word = other.encoder if other.input_size is None else f"{other.encoder}@{other.input_size}"
-        return word if like_first(word) == other else None
+    def named_word(other: str | EncoderConfig | Encoder) -> str | None:
+        if isinstance(other, str):
+            return in_one_word(encoder_fields(other)) if other.endswith(YAML) else other
+        config = other.config if isinstance(other, Encoder) else other
+        if config is None:
+            return None
+        usual = like_first(config.encoder)
+        own = {name: value for name, value in vars(config).items() if value != getattr(usual, name)}
+        return in_one_word({"encoder": config.encoder, **own})
 
     named = [first, *(like_first(other) if isinstance(other, str) else other for other in given[1:])]
-    words = [word for word in map(in_one_word, given[1:]) if word is not None]
+    words = [word for word in map(named_word, given[1:]) if word is not None]
     return named, replace(config, also=words, encoder_weights=weights), len(words) == count - 1
 
 

@@ -15,7 +15,7 @@ from ..machine.torch_state import own_torch_state
 from ..registry import Registry
 from .encoder import IMAGENET, Encoder
 from .known import RECIPES
-from .named import YAML, encoder_config
+from .named import YAML, encoder_config, is_in_braces
 from .source import EncoderSource, resolve_device
 
 SOURCES = Registry(
@@ -44,7 +44,7 @@ def load_encoder(spec: str | EncoderConfig, **options: Unpack[EncoderOptions]) -
         UserError: Unknown name or option, missing package, weights that do not fit, impossible input size.
     """
     called = "load_encoder"
-    if isinstance(spec, str) and spec.endswith(YAML):
+    if isinstance(spec, str) and (spec.endswith(YAML) or is_in_braces(spec)):
         spec = encoder_config(spec)
     config = EncoderConfig.of(spec, options, called) if isinstance(spec, str) else with_options(spec, options, called)
     device = resolve_device(config.device)

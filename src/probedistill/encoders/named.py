@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from typing_extensions import Unpack
 
 from ..config import EncoderConfig, EncoderOptions
-from ..errors import UserError
+from ..errors import UserError, explained
 from ..machine.places import at_home
 from ..methods import merged
 from ..text import value_in_words
@@ -33,7 +34,8 @@ def encoder_config(spec: str, *, trust: bool | None = None, **options: Unpack[En
     Args:
         spec: An encoder as in `EncoderConfig.encoder`, NAME@PIXELS for another input size, or a YAML file with the
             fields of `EncoderConfig`. A run's config.yaml is such a file; its other entries are ignored. A file may
-            name another one as its encoder, and change some of that one's fields.
+            name another one as its encoder, and change some of that one's fields. Or what such a file says, in
+            braces, as `in_one_word` writes it.
         trust: Follow a file that asks for code (``module:``) or names other files (a checkpoint). Default: no,
             except inside `trust.trusting`, as with ``--trust``.
         options: Fields for an encoder in one word, e.g. ``device``. A file's own values win.
@@ -42,10 +44,44 @@ def encoder_config(spec: str, *, trust: bool | None = None, **options: Unpack[En
         UserError: No such file, not a YAML mapping with an encoder, a value of another kind than its field, or an
             entry that needs trust.
     """
+    if is_in_braces(spec):
+        return _from_file(fields_in_braces(spec), dict(options))
     if not spec.endswith(YAML):
         return EncoderConfig.of(spec, options, "encoder_config")
     with trusting(is_trusted() if trust is None else trust):
         return _from_file(encoder_fields(spec), dict(options))
+
+
+def is_in_braces(spec: str) -> bool:
+    """Whether the options of an encoder stand in place of its name, as JSON."""
+    return spec.startswith("{") and spec.endswith("}")
+
+
+def fields_in_braces(spec: str) -> dict[str, Any]:
+    """The fields of `EncoderConfig` that stand in place of an encoder's name, of the kinds that they must have.
+
+    Raises:
+        UserError: They are no JSON with an encoder, or a value is of another kind.
+    """
+    called = f"encoder {spec!r}"
+    with explained(f"{called} cannot be read", ValueError, RecursionError, hint="give JSON, or the name of an encoder"):
+        content = json.loads(spec)
+    return _checked_fields(content, called)
+
+
+def in_one_word(fields: Mapping[str, Any]) -> str:
+    """One word that `encoder_config` takes for some fields of `EncoderConfig`, and that needs no file.
+
+    >>> in_one_word({"encoder": "timm:resnet18", "input_size": 64})
+    'timm:resnet18@64'
+    >>> in_one_word({"encoder": "timm:resnet18", "precision": "bf16"})
+    '{"encoder": "timm:resnet18", "precision": "bf16"}'
+    """
+    if fields.keys() == {"encoder"}:
+        return str(fields["encoder"])
+    if fields.keys() == {"encoder", "input_size"} and fields["input_size"] is not None:
+        return f"{fields['encoder']}@{fields['input_size']}"
+    return json.dumps(dict(fields), default=str, ensure_ascii=False)
 
 
 def encoder_fields(file: str, named_by: str = "", above: Sequence[Path] = ()) -> dict[str, Any]:
@@ -111,18 +147,39 @@ def own_encoder(folder: Path, *, called: str, device: str | None = None) -> Enco
             f"run {str(folder)!r} has no config.yaml that describes its encoder; name the encoder with {called}, "
             "such as efficientnet_lite0@112"
         )
-    fields = _read_fields(path, file)
+    config = _own(folder, _read_fields(path, file), {}, path.name, f", or name the encoder with {called}")
+    return config if device is None else replace(config, device=device)
+
+
+def own_others(folder: Path, words: Sequence[str], first: EncoderConfig) -> list[EncoderConfig]:
+    """The encoders that a run's record names beside its first one, if they may be loaded without being asked for.
+
+    Args:
+        folder: The run's folder.
+        words: Their names, as ``also`` in the record has them.
+        first: The first encoder; the others have its device, precision and preparation, unless they say otherwise.
+
+    Raises:
+        UserError: One of them asks for more than `own_encoder` allows.
+    """
+    shared = {"device": first.device, "precision": first.precision, "preprocess": first.preprocess}
+    every = [fields_in_braces(word) if is_in_braces(word) else {"encoder": word} for word in words]
+    return [_own(folder, fields, shared, "run.json", "") for fields in every]
+
+
+def _own(folder: Path, fields: Mapping[str, Any], options: Mapping[str, Any], file: str, or_else: str) -> EncoderConfig:
+    """An encoder that a file of a run describes: a recipe, or a plain model of timm, unless the run is trusted."""
     if is_trusted():
-        fields = with_its_file(fields, file)
-    config = _from_file(fields, {})
+        return _from_file(with_its_file(fields, f"encoder {str(folder / file)!r}"), options)
+    config = _from_file(fields, options)
     known = config.encoder in RECIPES or re.fullmatch(r"timm:[\w.]+", config.encoder)
     reason = not_followed(fields) or (None if known else f"encoder {config.encoder!r}")
-    if reason is not None and not is_trusted():
+    if reason is not None:
         raise UserError(
             f"run {str(folder)!r} is not trusted to load its encoder {config.encoder!r} by itself, because its "
-            f"config.yaml sets {reason}; {trust_it('run')}, or name the encoder with {called}"
+            f"{file} sets {reason}; {trust_it('run')}{or_else}"
         )
-    return config if device is None else replace(config, device=device)
+    return config
 
 
 def check_made_with(encoder: Encoder, fingerprint: str | None, *, called: str, way_out: str) -> None:
@@ -143,7 +200,10 @@ def check_made_with(encoder: Encoder, fingerprint: str | None, *, called: str, w
 
 def _read_fields(path: Path | str, called: str) -> dict[str, Any]:
     """The fields of `EncoderConfig` in a file of options; `UserError` if it names no encoder."""
-    content = read_yaml(path, called)
+    return _checked_fields(read_yaml(path, called), called)
+
+
+def _checked_fields(content: Mapping[str, Any], called: str) -> dict[str, Any]:
     if not isinstance(content.get("encoder"), str):
         raise UserError(f"{called} names no encoder; give a YAML file with an entry 'encoder'")
     known = {name: value for name, value in content.items() if name in EncoderConfig.__dataclass_fields__}
