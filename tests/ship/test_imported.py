@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from conftest import TINY
 from helpers_images import make_image_folder
-from probedistill import DistilledSet, UserError
+from probedistill import DistilledSet, UserError, load_encoder
 from probedistill.ship.imported import read_set
 
 IMAGES = torch.rand(4, 3, 12, 12, generator=torch.Generator().manual_seed(0))
@@ -185,6 +185,59 @@ def test_what_needs_the_encoder_of_a_set_says_what_to_do_without_it(tmp_path, ph
     assert "give --images and --encoder in place of --config" in run_cli(*score, "--config", run).error()
     error = run_cli("label", run, *images, "--encoder", TINY, "--keep-head").error()
     assert "does not say which encoder it was made with, and labels and head are those of that encoder" in error
+
+
+@pytest.fixture
+def known(tmp_path, run_cli):
+    """A set of the photos' classes that was imported with its encoder."""
+    file, run = saved(tmp_path, {"images": IMAGES[::2], "labels": LABELS[::2]}), tmp_path / "theirs"
+    encoder = ["--encoder", TINY, "--input-size", 24, "--device", "cpu"]
+    assert run_cli("import", file, "--classes", "cat", "dog", *encoder, "--out", run).code == 0
+    return run
+
+
+def test_a_set_remembers_the_encoder_that_it_is_imported_with(known, run_cli):
+    run = DistilledSet.load(known).run
+    (encoder,) = run.encoders
+    assert (encoder.name, encoder.input_size) == ("helpers_encoders:tiny", 24)
+    assert encoder.fingerprint == load_encoder(TINY, input_size=24, device="cpu").fingerprint
+    assert (run.method, run.made_elsewhere) == ("unknown", True)
+    told = " ".join(run_cli("info", known).out.replace("│", " ").split())
+    assert "unknown: another program made the images" in told
+    assert "helpers_encoders:tiny at 24 px" in told
+    assert "as it was said when the set was imported" in told
+    card = (known / "README.md").read_text()
+    assert "tiny at 24 px (fingerprint" in card
+    assert "synthetic" not in card, "nobody has said so"
+    assert "Made again" not in card
+
+
+def test_what_needs_the_encoder_of_a_set_knows_that_of_an_imported_one(known, photos, run_cli, tmp_path):
+    images, few = ["--images", f"folder:{photos}"], ["--views", 1, "--seeds", 1]
+    matrix = ["transfer", known, *images, "--encoders", TINY, "--out", tmp_path / "transfer", *few, "--trust"]
+    done = run_cli(*matrix)
+    assert done.code == 0, done.err
+    assert "does not say" not in done.err
+    for command in (
+        ["evaluate", known, *images, "--config", known, *few],
+        ["label", known, *images, "--config", known, "--keep-head", "--soft-labels", "source"],
+        ["evaluate", known, *images, "--config", known, "--probes", "inherited", *few],
+        ["report", known, "--out", tmp_path / "report.html"],
+    ):
+        done = run_cli(*command)
+        assert done.code == 0, (command, done.err)
+        assert "made from other images" not in done.err
+    error = run_cli("label", known, *images, "--encoder", TINY, "--keep-head").error()
+    assert "was made with encoder helpers_encoders:tiny at 24 px, not with 'helpers_encoders:tiny' at 32 px" in error
+    error = run_cli("audit", known, *images, "--config", known, "--shadows", 6, "--out", tmp_path / "a").error()
+    assert "shadow sets repeat a distillation from photos" in error
+
+
+def test_an_encoder_that_is_none_imports_nothing(tmp_path, run_cli):
+    file, run = saved(tmp_path, {"images": IMAGES, "labels": LABELS}), tmp_path / "theirs"
+    assert "did you mean" in run_cli("import", file, "--encoder", "efficientnet_lite9", "--out", run).error()
+    assert "is too small" in run_cli("import", file, "--encoder", f"{TINY}@2", "--out", run).error()
+    assert not run.exists()
 
 
 def test_images_are_read_whole_or_not_at_all(tmp_path):

@@ -391,7 +391,7 @@ def _shadow_config(distilled: DistilledSet, encoder: Encoder, steps: int | None)
         UserError: The set was not made from photos by this encoder alone.
     """
     run, fix = distilled.run, "leave the shadow sets out"
-    if not run.encoders or run.statistics:
+    if run.made_elsewhere or run.statistics:
         raise UserError(f"shadow sets repeat a distillation from photos, which this set does not come from; {fix}")
     if len(run.encoders) > 1:
         raise UserError(f"shadow sets are for sets of one encoder, and this one has {len(run.encoders)}; {fix}")

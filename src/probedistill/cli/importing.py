@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from shlex import quote
 
-from ..errors import UserError, explained
-from .app import command, show
+from ..config import EncoderConfig
+from ..errors import explained
+from .app import EncoderOptions, command, config_flag, show
 
 
-@command()
+@command(EncoderConfig)
 def import_(
     place: Path,
+    encoder: EncoderOptions | None = None,
     *,
     out: Path,
     classes: list[str] | None = None,
@@ -27,6 +29,10 @@ def import_(
     A .pth, .pt or .safetensors file holds tensors 'images' (n, 3, S, S) in [0, 1] and 'labels' (n,), as data.pth of
     Linear Gradient Matching does; or a folder holds a folder of images per class; or a .parquet file has columns image
     and label. Nothing in a file is run.
+
+    With --encoder the set remembers the encoder that it was made with, which no file says: transfer then compares it
+    with that encoder's medoids, and label, audit and geometry know it. Options such as --input-size are those
+    that it was made with.
 
     Parameters
     ----------
@@ -45,18 +51,19 @@ def import_(
     progress:
         Show progress bars.
     """
+    from ..distillation.folder import check_free, write_config
+    from ..encoders.load import load_encoder
     from ..images.splits import class_list
     from ..ship.imported import read_set
     from ..show.previews import save_grid
-    from ..store.files import check_writable, whole_folder, without_traces
-    from ..store.layout import PREVIEW
+    from ..store.files import whole_folder, without_traces
+    from ..store.layout import CONFIG, PREVIEW
 
-    if out.is_file() or (out.is_dir() and any(out.iterdir())):
-        raise UserError(f"out {str(out)!r} is there already; give another folder")
-    check_writable(out)
+    check_free(out)
+    model = None if encoder is None else load_encoder(encoder)
     made = read_set(
         place, classes=None if classes is None else class_list(classes), image_size=image_size,
-        image_column=image_column, label_column=label_column, progress=progress,
+        image_column=image_column, label_column=label_column, encoder=model, progress=progress,
     )  # fmt: skip
     hint = "free some space or choose another folder"
     with (
@@ -65,6 +72,9 @@ def import_(
         whole_folder(out) as partial,
     ):
         save_grid(partial / PREVIEW, made.images, [made.class_names[i] for i in made.labels.tolist()])
+        if encoder is not None:
+            write_config(partial / CONFIG, None, encoder, None)
         made.save(partial)
     show(f"{len(made)} images of {len(made.class_names)} classes, {made.float_images.shape[-1]} px → {out}")
-    show(f"score:  probedistill evaluate {quote(str(out))} --images folder:PHOTOS --encoder NAME")
+    named = "--encoder NAME" if encoder is None else config_flag("evaluate", out / CONFIG)
+    show(f"score:  probedistill evaluate {quote(str(out))} --images folder:PHOTOS {named}")

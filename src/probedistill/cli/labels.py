@@ -79,7 +79,7 @@ def label(
         if source is None:
             raise UserError(
                 f"{name} does not say which encoder it was made with, and labels and head are those of that encoder; "
-                "leave it as it is, or evaluate it with --probes ridge"
+                "leave it as it is, evaluate it with --probes ridge, or import it again with --encoder"
             )
         if source.fingerprint != model.fingerprint:
             own = folder / CONFIG
@@ -88,7 +88,7 @@ def label(
                 "give its own: " + (f"--config {own}" if own.is_file() else f"--encoder {source.name}")
             )
         before = distilled.run.images
-        if before.fingerprint != train.fingerprint:
+        if not distilled.run.made_elsewhere and before.fingerprint != train.fingerprint:
             warnings.warn(
                 f"{str(folder)!r} was made from other images than these ({before.spec}, now {train.spec}), or from "
                 "files of another date",

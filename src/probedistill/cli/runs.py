@@ -372,19 +372,17 @@ def _save_baseline(
     out: Path | None,
     store: FeatureStore,
 ) -> None:
-    from ..distillation.folder import write_config
+    from ..distillation.folder import check_free, write_config
     from ..encoders.load import load_encoder
     from ..evaluation.real_sets import real_set
     from ..images.splits import held_out_names, load_splits
     from ..show.previews import save_grid
     from ..store.card import write_held_out
-    from ..store.files import check_writable, whole_folder, without_traces
+    from ..store.files import whole_folder, without_traces
 
     if out is None:
         raise UserError(f"save {choice!r} needs a folder for the set; add --out runs/{choice}")
-    if out.is_file() or (out.is_dir() and any(out.iterdir())):
-        raise UserError(f"out {str(out)!r} is there already; give another folder")
-    check_writable(out)
+    check_free(out)
     train, test = load_splits(images, progress=store.progress)
     found = real_set(
         choice, load_encoder(encoder), train, images_per_class=images_per_class, seed=seed, test=test, features=store

@@ -55,6 +55,8 @@ def _made_by(run: RunRecord, options: Mapping[str, str]) -> list[tuple[str, str]
     ]
     if encoders and options.get("encoder"):
         encoders[0] += f", {options['encoder']}"
+    if encoders and run.made_elsewhere:
+        encoders[0] += ", as it was said when the set was imported"
     read = f", {options['images']}" if options.get("images") else ""
     parts = "\nparts: " + ", ".join(part.name for part in run.statistics[0].parts) if run.statistics else ""
     skipped = f", {len(run.skipped)} of them left out as unreadable" if run.skipped else ""
@@ -66,7 +68,7 @@ def _made_by(run: RunRecord, options: Mapping[str, str]) -> list[tuple[str, str]
         made = f"none: real images, chosen by {run.baseline}, seed {config.seed}"
     elif run.parts:
         made = f"{run.method}, each part by itself"
-    elif not run.encoders:
+    elif run.made_elsewhere:
         made = "unknown: another program made the images"
     rows = [
         ("method", made),
@@ -90,7 +92,7 @@ def _named(images: ImagesRecord) -> str:
 def _changed(run: RunRecord) -> str:
     """The settings that are not the defaults of the run's method and preset."""
     config = run.config
-    if not run.encoders or run.baseline is not None or run.parts:
+    if run.made_elsewhere or run.baseline is not None or run.parts:
         return ""
     # A method of one's own has the same defaults under any name, also where its package is not installed.
     method = config.method if config.method in METHODS.built_in else f"{OWN}{config.method}"
@@ -159,7 +161,7 @@ def _result(folder: Path, run: RunRecord) -> list[tuple[str, str]]:
     files = list((folder / "images").glob("*/*"))
     kib, kind = sum(file.stat().st_size for file in files) / 1024, files[0].suffix[1:].upper()
     rows = [
-        ("state", f"finished in {run.seconds:.0f} s on {run.device}" if run.encoders else "whole"),
+        ("state", f"finished in {run.seconds:.0f} s on {run.device}" if not run.made_elsewhere else "whole"),
         ("result", f"{len(distilled)} images of {distilled.float_images.shape[-1]} px, {kib:.0f} KiB as {kind}"),
     ]
     if run.export is not None:

@@ -19,7 +19,9 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from ..encoders.encoder import Encoder
 from ..errors import UserError, explained, option
+from ..features.statistics import encoder_record
 from ..images.decode import UnreadableImageError, decode_image
 from ..images.splits import load_images
 from ..store.card import published
@@ -45,6 +47,7 @@ def read_set(
     image_size: int | None = None,
     image_column: str = "image",
     label_column: str = "label",
+    encoder: Encoder | None = None,
     progress: bool = True,
 ) -> DistilledSet:
     """Read a set that another program made.
@@ -57,6 +60,7 @@ def read_set(
             the images if it is one for all, else the most frequent short side.
         image_column: Column of a Parquet file that holds the images.
         label_column: Column of a Parquet file that holds the labels.
+        encoder: The encoder that the set was made with, if that is known; nothing in the files says it.
         progress: Show progress bars.
 
     Raises:
@@ -74,23 +78,27 @@ def read_set(
     elif place.stat().st_size > _MOST_BYTES:
         raise UserError(f"{called} is larger than {_MOST_BYTES // 2**30} GiB; that is more than a distilled set has")
     elif suffix in (".pth", ".pt", ".safetensors"):
-        return _of_tensors(_tensors_in(place, called), called, place, classes, image_size)
+        made = _of_tensors(_tensors_in(place, called), called, classes, image_size)
+        return _recorded(made, place, encoder)
     elif suffix == ".parquet":
         images, labels, names = _of_parquet(place, called, image_size, image_column, label_column)
         names = _named(names, classes, called)
     else:
         raise UserError(f"{called} is of no kind that is known here; give {_KINDS}")
-    return _recorded(DistilledSet(images, labels, tuple(names)), place)
+    return _recorded(DistilledSet(images, labels, tuple(names)), place, encoder)
 
 
-def _recorded(made: DistilledSet, place: Path) -> DistilledSet:
-    """The set with a record that says where it is from."""
+def _recorded(made: DistilledSet, place: Path, encoder: Encoder | None) -> DistilledSet:
+    """The set with a record that says where it is from, and which encoder it is said to be made with."""
     fingerprint = digest(made.images.numpy().tobytes() + made.labels.numpy().tobytes())
     images = ImagesRecord(published(f"folder:{place.resolve().name}"), "imported", len(made), fingerprint)
     counts = torch.bincount(made.labels, minlength=len(made.class_names))
     run = unrecorded()
-    config = replace(run.config, images_per_class=max(1, int(counts.max())))
-    return replace(made, run=replace(run, images=images, class_names=made.class_names, config=config))
+    # Real features that labels or a head are made of are those of the images as they are.
+    config = replace(run.config, method=run.method, real_views=0, images_per_class=max(1, int(counts.max())))
+    encoders = () if encoder is None else (encoder_record(encoder),)
+    record = replace(run, images=images, class_names=made.class_names, config=config, encoders=encoders)
+    return replace(made, run=record)
 
 
 # ---------------------------------------------------------------------------------------------------
@@ -107,9 +115,7 @@ def _tensors_in(place: Path, called: str) -> Any:
         return torch.load(place, map_location="cpu", weights_only=True)
 
 
-def _of_tensors(
-    content: Any, called: str, place: Path, classes: Sequence[str] | None, image_size: int | None
-) -> DistilledSet:
+def _of_tensors(content: Any, called: str, classes: Sequence[str] | None, image_size: int | None) -> DistilledSet:
     images, labels = _found(content, called)
     images = _as_images(images, called)
     soft = None
@@ -136,7 +142,7 @@ def _of_tensors(
             raise UserError(f"{called} has soft labels of {count} classes, not of {len(names)}")
     if image_size is not None or images.shape[-1] != images.shape[-2]:
         images = _resized(images, image_size)
-    return _recorded(DistilledSet(images, labels, tuple(names), soft_labels=soft), place)
+    return DistilledSet(images, labels, tuple(names), soft_labels=soft)
 
 
 def _found(content: Any, called: str) -> tuple[Tensor, Tensor | None]:

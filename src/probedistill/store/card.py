@@ -187,12 +187,12 @@ def _front_matter(about: CardOf) -> str:
 
 def _title(run: RunRecord) -> str:
     name = printable(re.sub(r"^(folder|wds):", "", published(run.images.spec)))
-    return f"{name}, distilled" if run.encoders and run.config.steps else f"{name}, a few images per class"
+    return f"{name}, distilled" if not run.made_elsewhere and run.config.steps else f"{name}, a few images per class"
 
 
 def _what_it_is(about: CardOf) -> Iterator[str]:
     run, count, classes = about.run, len(about.labels), len(about.run.class_names)
-    synthetic = bool(run.encoders) and run.config.steps > 0
+    synthetic = not run.made_elsewhere and run.config.steps > 0
     kind = "synthetic" if synthetic else "real" if run.begun_from == "real" else "labelled"
     yield (
         f"{count:,} {kind} images of {classes:,} classes, {about.image_size} × {about.image_size} pixels. They are "
@@ -281,7 +281,7 @@ def _made_from(folder: Path, run: RunRecord) -> str:
         lines.append("- held out: not recorded; the images above were seen")
     lines += [f"- encoder: {escaped(published(str(encoder)))} (fingerprint `{escaped(encoder.fingerprint[:12])}`)"
               for encoder in run.encoders]  # fmt: skip
-    if run.encoders:
+    if not run.made_elsewhere:
         how = f"{run.config.steps:,} steps, seed {run.config.seed}" if run.config.steps else f"seed {run.config.seed}"
         lines.append(f"- method: {escaped(run.method)}, {how}")
     versions = ", ".join(f"{name} {version}" for name, version in run.versions.items())
@@ -291,7 +291,7 @@ def _made_from(folder: Path, run: RunRecord) -> str:
 
 
 def _command(folder: Path, run: RunRecord) -> str | None:
-    if not run.encoders or run.export is not None or run.statistics or not (folder / CONFIG).exists():
+    if run.made_elsewhere or run.export is not None or run.statistics or not (folder / CONFIG).exists():
         return None
     if run.config.steps:
         return f"probedistill distill --config {CONFIG} --out again"

@@ -271,7 +271,7 @@ class RunRecord(History):
         finished: Whether the set is whole.
         config: The settings.
         encoders: The encoders that it was distilled with. The first made the head and the soft labels, and gives the
-            probe accuracy along the way. Empty for a set that was not distilled.
+            probe accuracy along the way. Empty for a set that was not distilled; for an imported one as the user said.
         images: The real images.
         test: The real images that were held out; ``None`` if there were none, or in records of earlier versions.
         class_names: C names.
@@ -327,6 +327,11 @@ class RunRecord(History):
     def method(self) -> str:
         """What distilled the set; ``"unknown"`` for images from elsewhere."""
         return self.config.method if self.encoders else _UNKNOWN
+
+    @property
+    def made_elsewhere(self) -> bool:
+        """Whether nobody recorded what distilled the set: another program did, or it was put together by hand."""
+        return self.method == _UNKNOWN
 
     @property
     def source(self) -> EncoderRecord | None:
