@@ -3,6 +3,7 @@
 An objective needs the features of all views at once, but a graph over all views may not fit in memory. So the features
 come first, without a graph; the objective gives its gradient with respect to the features; and each micro-batch is then
 computed again, with a graph, for its slice of that gradient. The sum over micro-batches is the gradient of one pass.
+One micro-batch's graph does fit, so the last one keeps its own and is not computed again.
 """
 
 from __future__ import annotations
@@ -55,21 +56,20 @@ class MicroBatches:
 
     def __init__(self, views: int, wanted: int | None, device: torch.device) -> None:
         self.views, self.size, self.device = views, wanted, device
-        self._whole: Part | None = None  # all views with their graph, between the two passes
+        self._kept: Part | None = None  # the last micro-batch with its graph, between the two passes
 
     def features(self, forward: Forward) -> Tensor:
-        """First pass: the features (V, d) of all views, without a graph."""
-        self._whole = None
+        """First pass: the features (V, d) of all views, detached."""
+        self._kept = None
         if self.size is None:
             self.size = self._views_that_fit(forward)
 
         def attempt(size: int) -> Tensor:
-            if size >= self.views:
-                # Everything fits: keep the graph for the second pass, which then computes nothing again.
-                self._whole = forward(0, self.views)
-                return self._whole.features.detach()
+            *others, last = _slices(self.views, size)
             with torch.no_grad():
-                return torch.cat([forward(start, stop).features for start, stop in _slices(self.views, size)])
+                features = [forward(start, stop).features for start, stop in others]
+            self._kept = forward(*last)
+            return torch.cat([*features, self._kept.features.detach()])
 
         return self._halving(attempt)
 
@@ -86,15 +86,17 @@ class MicroBatches:
         """
 
         def attempt(size: int) -> list[Tensor]:
-            if self._whole is not None:
-                whole, self._whole = self._whole, None
-                return _backward(whole, slope)
+            kept, self._kept = self._kept, None
+            *others, last = _slices(self.views, size)
+            if not others:
+                return _backward(kept or forward(*last), slope)
             # Sums of this attempt alone: if memory runs out half-way, they are dropped and nothing counts twice.
             sums = [torch.zeros_like(parameter) for parameter in parameters]
-            for start, stop in _slices(self.views, size):
-                part = forward(start, stop)
+            for start, stop in (last, *others):  # the last one first: memory holds one graph at a time
+                part, kept = kept or forward(start, stop), None
                 for total, gradient in zip(sums, _backward(part, slope[start:stop]), strict=True):
                     total[part.rows] += gradient
+                del part
             return sums
 
         return self._halving(attempt)
@@ -156,8 +158,9 @@ def _backward(part: Part, slope: Tensor) -> list[Tensor]:
 
 
 def _slices(total: int, size: int) -> Iterator[tuple[int, int]]:
-    for start in range(0, total, size):
-        yield start, min(start + size, total)
+    """Slices of ``size``, but for a smaller first one: the last one, whose graph is kept, is as large as may be."""
+    for stop in range((total - 1) % size + 1, total + 1, size):
+        yield max(0, stop - size), stop
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
