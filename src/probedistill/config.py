@@ -400,19 +400,16 @@ class DistillConfig:
         config.check()
         return config
 
-    def without_effect(self, *, without_images: bool = False) -> list[str]:
+    def without_effect(self, settled: DistillConfig) -> list[str]:
         """Options that were changed and that nothing looks at, each with the reason.
 
-        >>> DistillConfig(method="sfm", clp=CLPConfig(ridge=3.0)).without_effect()
+        >>> config = DistillConfig(method="sfm", clp=CLPConfig(ridge=3.0))
+        >>> config.without_effect(config.resolve())
         ['clp.ridge 3.0 is for method clp, and this is sfm']
 
         Args:
-            without_images: As for `resolve`.
-
-        Raises:
-            UserError: As `resolve`.
+            settled: The same in which ``"auto"`` is settled; what it means depends on the encoders.
         """
-        settled = self.resolve(without_images=without_images)
         found = [
             f"{other}.{one.name} {value} is for method {other}, and this is {settled.method}"
             for other in METHODS.built_in

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from itertools import pairwise
 
 import pytest
@@ -219,6 +220,25 @@ def test_a_transformer_has_a_recipe_of_its_own_unless_told_otherwise(folder, tmp
     assert recipe(transformer, canvas={"init": "average"}, lr=0.02) == ("average", 0.02, 12, 3.0, (0.35, 1.0))
     assert recipe(transformer, augment={"scale": (0.08, 1.0)}) == ("real", 0.01, 12, 3.0, (0.08, 1.0))
     assert recipe(transformer, clp={"ridge": 0.5}, views=2)[2:4] == (2, 0.5)
+
+
+def test_what_has_no_effect_depends_on_the_encoder(folder, tmp_path):
+    """A transformer starts from single photos, and is not asked of its layers; a convolutional model is."""
+    how = {"steps": 1, "progress": False, "evaluate_every": 0, "cache": tmp_path}
+
+    def said(encoder):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            distill(f"folder:{folder}", encoder, aim="transfer", canvas={"blend": 5}, **how)
+        found = [one for one in caught if "without effect" in str(one.message)]
+        assert all(one.filename == __file__ for one in found), "where the user has called"
+        return [str(one.message).removeprefix("without effect: ") for one in found]
+
+    assert said(random_encoder("test_vit")) == [
+        "canvas.blend 5 is for canvas.init average and blend, and this is real",
+        "aim transfer is about inner layers, and 'test_vit' gives none; convolutional models of timm do",
+    ]
+    assert said(random_encoder()) == []
 
 
 def test_views_for_a_transformer_are_the_same_in_distilling_and_scoring(folder, tmp_path):

@@ -59,9 +59,13 @@ def test_a_users_type_checker_finds_a_wrong_keyword(tmp_path):
         (["--canvas.init", "real", "--canvas.init-noise", 0.5], "canvas.init_noise 0.5 is for canvas.init noise"),
         (["--layers", 0, "--layer-weight", 2], "layer_weight 2.0 is that of inner layers, and layers is 0"),
         (["--layers", 0, "--aim", "transfer"], "aim transfer is about inner layers, and layers is 0"),
-        (["--clp.ridge", 3, "--canvas.blend", 3, "--layer-weight", 2], None),
-        (["--aim", "transfer"], None),
+        (["--aim", "transfer"], "aim transfer is about inner layers, and 'helpers_encoders:tiny' gives none"),
+        (["--layer-weight", 2], "layer_weight 2.0 is about inner layers, and 'helpers_encoders:tiny' gives none"),
+        (["--layers", 2], "layers 2 is about inner layers, and 'helpers_encoders:tiny' gives none; convolutional"),
+        (["--clp.ridge", 3, "--canvas.blend", 3], None),
         (["--method", "sfm", "--preset", "paper"], None),
+        (["--method", "sfm", "--clp.ridge", 3, "--grid", "method", "sfm,clp"], None),
+        (["--method", "sfm", "--clp.ridge", 3, "--seeds", 0, 1], "clp.ridge 3.0 is for method clp, and this is sfm"),
     ],
 )
 def test_an_option_without_an_effect_is_named(distil_cli, tmp_path, flags, said):
@@ -73,5 +77,7 @@ def test_an_option_without_an_effect_is_named(distil_cli, tmp_path, flags, said)
 
 def test_without_images_the_start_is_noise():
     config = DistillConfig(canvas=CanvasConfig(init_noise=0.5))
-    assert config.without_effect(without_images=True) == []
-    assert config.without_effect() == ["canvas.init_noise 0.5 is for canvas.init noise, and this is average"]
+    assert config.without_effect(config.resolve(without_images=True)) == []
+    assert config.without_effect(config.resolve()) == [
+        "canvas.init_noise 0.5 is for canvas.init noise, and this is average"
+    ]

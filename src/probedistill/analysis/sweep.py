@@ -107,7 +107,8 @@ def sweep(
         _check(one, run, without_images=not has_images)
     try:
         store = FeatureStore(run.cache, strict, run.progress)
-        bench = _Bench(*_loaded(images, test, run.progress), _encoder(encoder, config), protocol, store, run, strict)
+        data, held_out = _loaded(images, test, run.progress)
+        bench = _Bench(data, held_out, _encoder(encoder, config), protocol, store, run, strict, is_grid=bool(grid))
         _log.info("%d runs below %s, one after another; what is done is kept", len(plan), out)
         started, made = time.monotonic(), 0
         for number, one in enumerate(plan):
@@ -274,6 +275,7 @@ class _Bench:
         features: Where features of the test images come from.
         run: When they save and look.
         strict: Whether an unreadable image is an error.
+        is_grid: Whether the runs differ by more than their seeds: an option may then be for some of them alone.
     """
 
     data: Data
@@ -283,13 +285,17 @@ class _Bench:
     features: FeatureStore
     run: RunConfig
     strict: bool
+    is_grid: bool
 
     def make(self, one: _Planned) -> bool:
         """Distil and score a run; say whether there was anything to distil."""
         run = replace(self.run, out=one.folder, resume=not self.run.overwrite)
         was_there = run.resume and (one.folder / RUN).exists() and read_run(one.folder).finished
         try:
-            made = distill(self.data, self.encoder, one.config, test=self.test, run=run, strict=self.strict)
+            with warnings.catch_warnings():
+                if self.is_grid:
+                    warnings.filterwarnings("ignore", message="without effect")
+                made = distill(self.data, self.encoder, one.config, test=self.test, run=run, strict=self.strict)
         except NonFiniteLossError as error:
             warnings.warn(f"{one.folder}: {error}; it is left out", stacklevel=3)
             return True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,8 +84,6 @@ def distill(
     sized = [] if encoder.input_size is None else [f"{encoder.input_size}px"]
     strict = images is not None and images.strict
     parts = [named, encoder.encoder, *sized, *map(_short, settings.also), settings.method]
-    for line in [] if grid else settings.without_effect(without_images=statistics is not None):
-        warnings.warn(f"without effect: {line}", stacklevel=2)
     if seeds is not None or grid is not None:
         run.out = _out(run, parts)
         _sweep(source, test, encoder, settings, run, seeds, grid or [], probes or ["ridge"], strict)

@@ -10,6 +10,7 @@ import hashlib
 import json
 import platform
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -62,7 +63,7 @@ from .engine import Distiller
 from .folder import NoFolder, RunFolder, begun_by_this_launch
 from .from_statistics import images_record, read_statistics, settled, statistics_for
 from .options import DistillOptions, with_options
-from .start import inner_layers, load_method, make_distiller, suited
+from .start import inner_layers, load_method, make_distiller, suited, without_effect
 
 Data = str | ImagesConfig | LabelledImages | StatisticsConfig | ClassStatistics | Sequence[ClassStatistics]
 """What a set is distilled from: real images, or their statistics."""
@@ -218,6 +219,8 @@ def _prepare(
 ) -> _Task:
     encoders = _load_encoders(named)
     config = suited(config, wished, encoders)
+    for line in without_effect(config, wished, encoders) if base is None else []:
+        warnings.warn(f"without effect: {line}", stacklevel=4)
     if data.statistics:
         data = replace(data, statistics=tuple(statistics_for(encoders, data.statistics)))
     record = _describe(config, encoders, data)

@@ -62,6 +62,28 @@ def suited(config: DistillConfig, wished: DistillConfig, encoders: Sequence[Enco
     return replace(config, augment=wished.augment.settled(transformer=True))
 
 
+def without_effect(config: DistillConfig, wished: DistillConfig, encoders: Sequence[Encoder]) -> list[str]:
+    """Options that the user has changed and that nothing looks at in this run, each with the reason.
+
+    Args:
+        config: Suited.
+        wished: As the user gave it.
+        encoders: The run's encoders.
+    """
+    found = wished.without_effect(config)
+    asked = {
+        "aim transfer": wished.aim == "transfer",
+        f"layers {wished.layers}": wished.layers not in ("auto", 0),
+        f"layer_weight {wished.layer_weight}": wished.layer_weight != DistillConfig.layer_weight,
+    }
+    assert config.layers != "auto", "a resolved config"
+    if config.layers and any(asked.values()) and not any(one.with_layers(config.layers).widths for one in encoders):
+        first = next(name for name, is_asked in asked.items() if is_asked)
+        names = " and ".join(repr(encoder.name) for encoder in encoders)
+        found.append(f"{first} is about inner layers, and {names} gives none; convolutional models of timm do")
+    return found
+
+
 def load_method(config: DistillConfig) -> Callable[..., Objective]:
     """The function real features → objective that a resolved config asks for, with its options filled in.
 
