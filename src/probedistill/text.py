@@ -83,6 +83,18 @@ def value_in_words(kind: Any) -> str:
     return _VALUES.get(kind) or _VALUES.get(get_origin(kind), "a value of its type")
 
 
+def duration(seconds: float) -> str:
+    """A length of time in the unit that fits it.
+
+    >>> duration(42.4), duration(25 * 60), duration(9_600), duration(4 * 86_400)
+    ('42 s', '25 min', '2.7 h', '4.0 days')
+    """
+    for length, unit, digits in ((86_400, "days", 1), (3_600, "h", 1), (60, "min", 0)):
+        if seconds >= 1.5 * length:
+            return f"{seconds / length:.{digits}f} {unit}"
+    return f"{seconds:.0f} s"
+
+
 def _acts(letter: str) -> bool:
     return letter in _DIRECTIONS or unicodedata.category(letter) in _ACTING
 

@@ -10,7 +10,11 @@ import pytest
 import torch
 
 from conftest import TESTS, TINY
-from probedistill import Callback, DistilledSet, LabelledImages, UserError, distill
+from helpers_runs import run_record
+from probedistill import Callback, DistillConfig, DistilledSet, LabelledImages, UserError, distill
+from probedistill.distillation.callbacks import Forecast, Start, Step
+from probedistill.errors import speaking_flags
+from probedistill.store.run_record import History
 
 
 class Heard(Callback):
@@ -181,3 +185,64 @@ def test_a_notebook_that_cannot_show_images_stops_no_run(photos, monkeypatch):
     monkeypatch.setattr("probedistill.distillation.callbacks.in_notebook", lambda: True)
     monkeypatch.setitem(sys.modules, "IPython.display", None)
     assert len(distill(f"folder:{photos}", TINY, steps=2, progress=True)) == 2
+
+
+# ---- a word about runs that take long
+
+
+def timed(seconds, *, steps=300, at=0, folder=Path("run"), **config):
+    """A forecast that has heard of steps that ended so many seconds after the start."""
+    forecast, run = Forecast(), run_record(config=DistillConfig(steps=steps, **config).resolve(), finished=False)
+    forecast.on_start(Start(run, folder, at, steps, History()))
+    for number, end in enumerate(seconds, at + 1):
+        forecast.on_step(Step(number, 1.0, (1.0,), 0.1, History(seconds=end)))
+    return forecast
+
+
+def test_a_run_that_takes_long_says_so_once_and_what_makes_it_shorter(capfd):
+    # The first step takes longer than the others, and has no say.
+    timed([100, 130, 160, 190, 220, 250], views=12)
+    with speaking_flags():
+        timed([100, 130, 160, 190, 220, 250], views=12)
+    in_python, line = capfd.readouterr().err.splitlines()
+    assert line == (
+        "about 2.5 h to go: 300 steps, 12 views of each image. Shorter: stop it and add --overwrite; --steps 100 takes "
+        "a third of that, --views 6 half, --precision bf16 perhaps half, on processors made for it. Fewer steps or "
+        "views make weaker images, steps are what to cut first. Stopped as it is, it goes on with --resume."
+    )
+    assert "stop it and add overwrite=True; steps=100 takes a third of that, views=6 half" in in_python
+
+
+def test_a_run_in_no_folder_cannot_go_on(capfd):
+    timed([100, 130, 160, 190], views=2, steps=300, folder=None)
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "resume" not in line
+    assert "overwrite" not in line
+    assert "views=" not in line, "there are few"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "options", "says"),
+    [
+        ([1, 2, 3, 4], {}, False),
+        ([100, 101, 102, 103], {}, False),
+        ([1, 3, 5, 7], {}, False),
+        ([1, 4, 7, 10], {}, True),
+        ([1, 40], {}, True),  # one step is enough if it is long
+        ([1, 4, 7], {}, False),  # not yet
+        ([1, 4, 7, 10], {"steps": 100}, False),
+        ([1, 4, 7, 10], {"at": 10}, False),  # resumed: it had its word
+        ([1, 4, 7, 10], {"at": 250}, False),
+    ],
+)
+def test_what_takes_minutes_needs_no_word(capfd, seconds, options, says):
+    timed(seconds, **options)
+    assert bool(capfd.readouterr().err) == says
+
+
+def test_a_run_tells_its_forecast(photos, capfd, monkeypatch):
+    monkeypatch.setattr(Forecast, "FROM", 0.0)
+    quick(photos, steps=8, progress=True)
+    assert [line for line in capfd.readouterr().err.splitlines() if "to go: 8 steps, 3 views of each image" in line]
+    quick(photos, steps=8)
+    assert not capfd.readouterr().err

@@ -37,6 +37,7 @@ from ..store.layout import SHADOWS
 from ..store.pixels import as_shipped
 from ..store.records import Count, Share
 from ..store.tensors import TornFileError, load_tensors, save_tensors
+from ..text import duration
 from .copies import thumbnails
 
 SCORES = ("probe", "features", "pixels")
@@ -315,10 +316,10 @@ def _check_halves(shadows: Shadows) -> None:
 
 def _say_cost(left: int, seconds: float, minutes: float | None) -> None:
     """A word about the time, after the first set has shown what one takes."""
-    whole = left * seconds / 60
-    limit = f", stopping after {minutes:g}" if minutes is not None and minutes < whole else ""
-    length = "less than a minute" if whole < 1 else f"{whole:.0f} minutes"
-    say(f"{left} shadow sets, about {seconds:.0f} s each: {length}{limit}; stopped, the same command goes on")
+    whole = left * seconds
+    limit = f", stopping after {minutes:g} min" if minutes is not None and 60 * minutes < whole else ""
+    each = f"{left} shadow sets, about {duration(seconds)} each"
+    say(f"{each}: {duration(whole)}{limit}; stopped, the same command goes on")
 
 
 def _path(folder: Path, number: int) -> Path:

@@ -39,7 +39,7 @@ from ..methods import check_number, merged
 from ..probes.kinds import check_probes
 from ..store.layout import RUN, scores_file
 from ..store.run_record import read_run
-from ..text import value_in_words
+from ..text import duration, value_in_words
 from .runs import Runs, collect_runs
 
 _log = logging.getLogger(__name__)
@@ -325,5 +325,5 @@ def _encoder(given: str | EncoderConfig | Encoder, config: DistillConfig) -> Enc
 
 def _left(started: float, made: int, to_do: int) -> str:
     """How long the rest takes, going by the runs of this call, if that is over a minute."""
-    minutes = (time.monotonic() - started) / max(made, 1) * to_do / 60
-    return f", about {minutes:.0f} min left" if made and minutes >= 1 else ""
+    seconds = (time.monotonic() - started) / max(made, 1) * to_do
+    return f", about {duration(seconds)} left" if made and seconds >= 60 else ""

@@ -23,6 +23,7 @@ from ..encoders.named import fields_in_braces, is_in_braces
 from ..errors import UserError, explained, option
 from ..methods import check_number
 from ..store.named import results_folder, run_folder
+from ..text import duration
 from .app import EncoderOptions, Images, Probes, command, config_flag, flat, panel, show
 
 if TYPE_CHECKING:
@@ -92,8 +93,8 @@ def distill(
         raise UserError("probes are for --seeds and --grid; score a single run with probedistill evaluate")
     run.out = _out(run, [*parts, "seed", str(settings.seed)])
     distilled = run_distill(source, encoder, settings, test=test, run=run, strict=strict)
-    seconds = distilled.run.seconds
-    show(f"{len(distilled)} images of {len(distilled.class_names)} classes in {seconds:.0f} s → {run.out}")
+    took = duration(distilled.run.seconds)
+    show(f"{len(distilled)} images of {len(distilled.class_names)} classes in {took} → {run.out}")
     if distilled.run.began_as_photos:
         way = option("canvas.init", "noise")
         show(f"began:  as {BEGINNINGS[distilled.run.begun_from]}, and may still show them; {way} starts without photos")

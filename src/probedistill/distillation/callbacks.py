@@ -25,13 +25,14 @@ from typing import Any
 
 from torch import Tensor
 
-from ..errors import UserError, explained
-from ..machine.progress import ProgressBar, in_notebook
+from ..errors import UserError, explained, option
+from ..machine.progress import ProgressBar, in_notebook, say
 from ..registry import OWN, Registry
 from ..show.previews import grid, save_grid, save_sprite
 from ..store.layout import PREVIEW
 from ..store.records import as_plain
 from ..store.run_record import BEGINNINGS, History, RunRecord, write_progress_file
+from ..text import duration
 
 LOGGERS = Registry(
     "logger",
@@ -205,6 +206,63 @@ class Bar(Callback):
         """Leave the terminal to others."""
         if self.bar is not None:
             self.bar.__exit__(None, None, None)
+
+
+class Forecast(Callback):
+    """A word about a run that takes long, once, when its first steps have shown what one takes."""
+
+    FROM = 600.0
+    """Seconds from which on a run takes long."""
+    STEPS, SECONDS = 3, 20.0
+    """It is enough to have timed so many steps, or one step and so many seconds."""
+
+    def __init__(self, enabled: bool = True) -> None:
+        self.enabled = enabled
+        self._start: Start | None = None
+        self._first: tuple[int, float] | None = None
+
+    def on_start(self, start: Start) -> None:
+        """Look at what the run is; one that goes on had its word."""
+        self._start = start
+        self.enabled = self.enabled and start.step == 0
+
+    def on_step(self, step: Step) -> None:
+        """Time the steps behind the first one, which also finds the micro-batch, and may compile."""
+        if not self.enabled or self._start is None:
+            return
+        if self._first is None:
+            self._first = step.step, step.history.seconds
+            return
+        count, seconds = step.step - self._first[0], step.history.seconds - self._first[1]
+        if count < self.STEPS and seconds < self.SECONDS:
+            return
+        self.enabled = False
+        left = seconds / count * (self._start.steps - step.step)
+        if left >= self.FROM:
+            say(takes_long(left, self._start.run, kept=self._start.folder is not None))
+
+
+def takes_long(seconds: float, run: RunRecord, *, kept: bool) -> str:
+    """How long a run takes, and what makes it shorter, in a line.
+
+    Args:
+        seconds: What is left of it.
+        run: What it is.
+        kept: It has a folder, where it goes on.
+    """
+    config, ways = run.config, []
+    if config.steps >= 6:
+        ways.append(f"{option('steps', config.steps // 3)} takes a third of that")
+    if config.views != "auto" and config.views >= 4:
+        ways.append(f"{option('views', config.views // 2)} half")
+    if any(encoder.precision == "fp32" for encoder in run.encoders):
+        ways.append(f"{option('precision', 'bf16')} perhaps half, on processors made for it")
+    line = f"about {duration(seconds)} to go: {config.steps:,} steps, {config.views} views of each image."
+    if ways:
+        again = f"stop it and add {option('overwrite', True)}; " if kept else ""
+        line += f" Shorter: {again}{', '.join(ways)}. Fewer steps or views make weaker images"
+        line += ", steps are what to cut first." if len(ways) > 1 else "."
+    return line + (f" Stopped as it is, it goes on with {option('resume', True)}." if kept else "")
 
 
 class Growing(Callback):

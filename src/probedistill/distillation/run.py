@@ -51,6 +51,7 @@ from .callbacks import (
     Callback,
     Callbacks,
     End,
+    Forecast,
     Growing,
     Pictures,
     Preview,
@@ -392,7 +393,7 @@ def _bank(task: _Task, encoder: Encoder) -> FeatureBank:
 
 def _callbacks(task: _Task, folder: NoFolder, own: Sequence[Callback]) -> list[Callback]:
     of_folder = [Pictures(folder.path), ProgressFile(folder.path)] if folder.path is not None else []
-    return [*of_folder, Bar(task.run.progress), Growing(task.run.progress), *own]
+    return [*of_folder, Bar(task.run.progress), Forecast(task.run.progress), Growing(task.run.progress), *own]
 
 
 # ---------------------------------------------------------------------------------------------------

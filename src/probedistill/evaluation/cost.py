@@ -9,6 +9,7 @@ import torch
 from ..encoders.encoder import Encoder
 from ..features.encode import encode
 from ..machine.progress import say
+from ..text import duration
 
 SAID_FROM = 60.0
 """Seconds from which on the cost is said."""
@@ -39,11 +40,6 @@ def say_cost(encoder: Encoder, passes: int, way_out: str, *, enabled: bool = Tru
     seconds = passes * seconds_per_pass(encoder)
     if seconds >= SAID_FROM:
         say(
-            f"about {_duration(seconds)}: {passes:,} images go through {encoder.name} at {encoder.input_size} px"
+            f"about {duration(seconds)}: {passes:,} images go through {encoder.name} at {encoder.input_size} px"
             f"{way_out}"
         )
-
-
-def _duration(seconds: float) -> str:
-    minutes = seconds / 60
-    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"

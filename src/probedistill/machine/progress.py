@@ -10,7 +10,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, TextIO
 
-from ..text import encodable, printable
+from ..text import duration, encodable, printable
 
 LOG_EVERY = 15.0
 """Seconds between two lines in a log file."""
@@ -58,7 +58,7 @@ class ProgressBar:
         """How far it is, as in a log file."""
         fresh = max(self.done - self._initial, 1)
         left = (time.monotonic() - self._started) / fresh * max(self.total - self.done, 0)
-        return f"{self.description}: {self.done}/{self.total}, about {left:.0f} s left  {printable(note)}".rstrip()
+        return f"{self.description}: {self.done}/{self.total}, about {duration(left)} left  {printable(note)}".rstrip()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -9,6 +9,7 @@ from ..methods import flattened
 from ..show.tables import NOTHING, Table
 from ..store.layout import IMAGES, METADATA, OLD_METADATA
 from ..store.records import as_plain
+from ..text import duration
 from .gather import ShownRun
 
 _IN_THE_SUMMARY = ("method", "steps", "images_per_class")  # settings that `runs_table` has columns for
@@ -52,7 +53,7 @@ def facts(runs: Sequence[ShownRun]) -> tuple[list[tuple[str, str]], list[list[tu
 
 def _state(run: ShownRun) -> list[tuple[str, str]]:
     state = "finished" if run.finished else "not finished"
-    found = [("state", f"{state}: {run.progress.reached()}, {run.progress.seconds:.0f} s")]
+    found = [("state", f"{state}: {run.progress.reached()}, {duration(run.progress.seconds)}")]
     if run.pixels is not None:
         files = [path for path in (run.folder / IMAGES).rglob("*") if path.is_file()]
         kib = sum(path.stat().st_size for path in files if path.name not in (METADATA, OLD_METADATA)) / 1024

@@ -17,7 +17,7 @@ from ..store.distilled import DistilledSet
 from ..store.layout import CONFIG, RUN, STATISTICS
 from ..store.named import run_folder
 from ..store.run_record import BEGINNINGS, ImagesRecord, RunRecord, read_run
-from ..text import counted
+from ..text import counted, duration
 
 _MOST_CLASSES = 12  # that are named
 _ELSEWHERE = ("method", "preset", "aim", "steps", "seed", "also", "encoder_weights", "micro_batch")
@@ -161,7 +161,7 @@ def _result(folder: Path, run: RunRecord) -> list[tuple[str, str]]:
     files = list((folder / "images").glob("*/*"))
     kib, kind = sum(file.stat().st_size for file in files) / 1024, files[0].suffix[1:].upper()
     rows = [
-        ("state", f"finished in {run.seconds:.0f} s on {run.device}" if not run.made_elsewhere else "whole"),
+        ("state", f"finished in {duration(run.seconds)} on {run.device}" if not run.made_elsewhere else "whole"),
         ("result", f"{len(distilled)} images of {distilled.float_images.shape[-1]} px, {kib:.0f} KiB as {kind}"),
     ]
     if run.export is not None:

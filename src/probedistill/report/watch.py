@@ -22,7 +22,7 @@ from ..errors import UserError
 from ..store.layout import PROGRESS, RUN
 from ..store.named import run_folder
 from ..store.run_record import read_progress_file, read_run
-from ..text import encodable, printable
+from ..text import duration, encodable, printable
 
 _LOOK_EVERY_SECONDS = 1.0
 _LOG_EVERY_SECONDS = 15.0
@@ -78,12 +78,13 @@ class Progress:
     def line(self) -> str:
         """How far the run is, and what is to be expected of it."""
         if self.state == "finished":
-            return f"finished: {self.reached()}, {self.seconds:.0f} s"
+            return f"finished: {self.reached()}, {duration(self.seconds)}"
         if self.quiet > _QUIET_SECONDS:
-            return f"{self.reached()} (no news for {self.quiet:.0f} s: was it stopped?)"
+            return f"{self.reached()} (no news for {duration(self.quiet)}: was it stopped?)"
         if self.ahead > _QUIET_SECONDS:
-            return f"{self.reached()} (its files are dated {self.ahead:.0f} s ahead of the clock: is it still at work?)"
-        return self.reached() + (f", about {self.remaining:.0f} s left" if self.remaining is not None else "")
+            ahead = f"its files are dated {duration(self.ahead)} ahead of the clock"
+            return f"{self.reached()} ({ahead}: is it still at work?)"
+        return self.reached() + (f", about {duration(self.remaining)} left" if self.remaining is not None else "")
 
 
 def read_progress(folder: Path | str) -> Progress:
