@@ -38,6 +38,7 @@ from .features.extract import extract_features
 from .features.statistics import ClassStatistics, class_statistics, load_statistics, merge_statistics
 from .images.decode import UnreadableImageError
 from .images.labelled import LabelledImages
+from .images.own import labelled_images
 from .images.splits import load_images, load_splits
 from .machine.signals import Interrupted
 from .methods import CLPConfig, LGMConfig, SFMConfig
@@ -111,6 +112,7 @@ __all__ = [
     "extract_features",
     "forget",
     "geometry",
+    "labelled_images",
     "load_encoder",
     "load_head",
     "load_images",

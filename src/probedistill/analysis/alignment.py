@@ -16,7 +16,7 @@ from ..encoders.pool import EncoderPool
 from ..errors import UserError, option
 from ..features.classes import balanced_rows
 from ..features.store import FeatureStore
-from ..images.labelled import LabelledImages
+from ..images.labelled import LabelledImages, check_labelled
 from ..machine.progress import ProgressBar
 from ..machine.torch_state import own_torch_state
 from ..show.figures import Figure, HeatMap
@@ -313,6 +313,7 @@ def align(
         UserError: Fewer than two encoders, the same one twice, one that cannot be loaded, k or limit out of range,
             or transfer results of other encoders.
     """
+    check_labelled(images)
     store = features or FeatureStore(cache=cache, strict=strict, progress=progress)
     pool = _pool(encoders)
     spaces = tuple(

@@ -16,13 +16,13 @@ from torch import Tensor
 from .._version import __version__
 from ..config import DistillConfig
 from ..distillation.start import InnerLayers, inner_layers
-from ..encoders.encoder import Encoder
+from ..encoders.encoder import Encoder, check_encoder
 from ..errors import UserError, option
 from ..features.bank import FeatureBank
 from ..features.encode import encode, prefetched
 from ..features.store import FeatureStore
 from ..images.decode import UnreadableImageError
-from ..images.labelled import LabelledImages, of_classes
+from ..images.labelled import LabelledImages, check_labelled, of_classes
 from ..machine.progress import ProgressBar
 from ..machine.torch_state import own_torch_state
 from ..seeds import Stream, seed_of
@@ -312,6 +312,8 @@ def audit(
         UserError: Photos that lack a class of the run, fewer than four photos, a budget out of range, or shadow sets
             for a set that was made otherwise than from photos by this one encoder.
     """
+    check_encoder(encoder)
+    check_labelled(train, "train")
     store = features or FeatureStore(cache=cache, strict=strict, progress=progress)
     budget = check_budget(shadows, minutes)
     if shadow_steps is not None and not budget:

@@ -14,12 +14,12 @@ from scipy.stats import rankdata, wilcoxon
 from sklearn.decomposition import PCA
 from torch import Tensor
 
-from ..encoders.encoder import Encoder
+from ..encoders.encoder import Encoder, check_encoder
 from ..errors import UserError, option, unknown_name
 from ..features.classes import balanced_rows, class_means, medoids
 from ..features.encode import encode
 from ..features.store import FeatureStore
-from ..images.labelled import LabelledImages, classes_argument
+from ..images.labelled import LabelledImages, check_labelled, classes_argument
 from ..machine.progress import ProgressBar
 from ..machine.torch_state import own_torch_state
 from ..seeds import Stream, seed_of
@@ -503,6 +503,8 @@ def geometry(
         UserError: Images that lack a class of the run, a class to draw that the run does not have, a class with
             fewer than two readable images, or k out of range.
     """
+    check_encoder(encoder)
+    check_labelled(train, "train")
     store = features or FeatureStore(cache=cache, strict=strict, progress=progress)
     names = distilled.class_names
     chosen = list(names[:DRAWN_CLASSES] if classes is None else dict.fromkeys(classes))

@@ -34,7 +34,7 @@ from ..evaluation.protocol import evaluate
 from ..evaluation.result import row_name
 from ..features.classes import medoids
 from ..features.store import FeatureStore
-from ..images.labelled import LabelledImages
+from ..images.labelled import LabelledImages, check_labelled
 from ..machine.progress import ProgressBar
 from ..machine.torch_state import own_torch_state
 from ..probes.kinds import check_probes, kind_of, need_head, on_features
@@ -98,6 +98,8 @@ def transfer(
         UserError: No runs or encoders, unfinished runs, runs of different classes or sizes, classes that the
             images do not have, an encoder that cannot be loaded or is named twice.
     """
+    check_labelled(train, "train")
+    check_labelled(test, "test")
     config = with_options(config or TransferConfig(), options, "transfer")
     config.check()
     check_probes(config.probes)

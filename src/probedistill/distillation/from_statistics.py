@@ -10,6 +10,7 @@ from ..config import DistillConfig, StatisticsConfig
 from ..encoders.encoder import Encoder
 from ..errors import UserError, option
 from ..features.statistics import ClassStatistics, load_statistics, merge_statistics
+from ..images.labelled import check_labelled
 from ..store.run_record import ImagesRecord
 
 
@@ -25,7 +26,9 @@ def read_statistics(
     if isinstance(given, StatisticsConfig):
         parts = [load_statistics([path]) for path in given.stats]
     else:
-        parts = [given] if isinstance(given, ClassStatistics) else list(given)
+        parts = list(given) if isinstance(given, (list, tuple)) else [given]  # type: ignore[list-item]
+        if not all(isinstance(part, ClassStatistics) for part in parts):
+            check_labelled(given)  # says what there may be
     of_encoder: dict[tuple[str, str], list[ClassStatistics]] = {}
     for part in parts:
         of_encoder.setdefault((part.about.encoder.fingerprint, part.about.encoder.precision), []).append(part)

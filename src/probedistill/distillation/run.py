@@ -23,7 +23,7 @@ from typing_extensions import Unpack
 
 from .._version import __version__
 from ..config import DistillConfig, EncoderConfig, ImagesConfig, RunConfig, StatisticsConfig
-from ..encoders.encoder import Encoder
+from ..encoders.encoder import Encoder, several_encoders
 from ..encoders.named import YAML, encoder_config, encoder_fields, in_one_word
 from ..encoders.pool import EncoderPool
 from ..errors import NonFiniteLossError, UserError, option
@@ -255,8 +255,7 @@ def _name_encoders(
     encoder: str | EncoderConfig | Encoder | Sequence[str | EncoderConfig | Encoder], config: DistillConfig
 ) -> tuple[list[EncoderConfig | Encoder], DistillConfig, bool]:
     """All encoders of a run; the config with further ones and weights written out; whether it can repeat the run."""
-    given = [encoder] if isinstance(encoder, (str, EncoderConfig, Encoder)) else list(encoder)
-    given += config.also
+    given = [*several_encoders(encoder), *config.also]
     if not given:
         raise UserError("encoder [] names none; give at least one")
     count, weights = len(given), [float(weight) for weight in config.encoder_weights]

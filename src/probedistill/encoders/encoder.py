@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -295,3 +296,35 @@ def _fingerprint(model: nn.Module, identity: str) -> str:
         digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def check_encoder(given: object, argument: str = "encoder") -> None:
+    """Raise `UserError` for something else than a loaded encoder, with how to make one of it."""
+    if isinstance(given, Encoder):
+        return
+    if isinstance(given, (str, EncoderConfig)):
+        name = given if isinstance(given, str) else given.encoder
+        raise UserError(f"{argument} {name!r} is a name of an encoder; load it first with load_encoder")
+    kind = type(given).__name__
+    if isinstance(given, nn.Module):
+        raise UserError(
+            f"{argument} is the module {kind}; say what it is to see: Encoder(module, name={kind.lower()!r}, "
+            "input_size=224), with mean and std if they are not those of ImageNet"
+        )
+    raise UserError(f"{argument} is a {kind}; give an encoder from load_encoder")
+
+
+def several_encoders(
+    given: str | EncoderConfig | Encoder | Sequence[str | EncoderConfig | Encoder], argument: str = "encoder"
+) -> list[str | EncoderConfig | Encoder]:
+    """One encoder, or several, as a list.
+
+    Raises:
+        UserError: Something else is among them.
+    """
+    is_one = isinstance(given, (str, EncoderConfig, nn.Module)) or not isinstance(given, Iterable)
+    found: list[Any] = [given] if is_one else list(given)  # type: ignore[arg-type]
+    for one in found:
+        if not isinstance(one, (str, EncoderConfig)):
+            check_encoder(one, argument)
+    return found

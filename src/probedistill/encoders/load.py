@@ -13,7 +13,7 @@ from ..errors import UserError, unknown_name
 from ..machine.network import check_waits
 from ..machine.torch_state import own_torch_state
 from ..registry import Registry
-from .encoder import IMAGENET, Encoder
+from .encoder import IMAGENET, Encoder, check_encoder
 from .known import RECIPES
 from .named import YAML, encoder_config, is_in_braces
 from .source import EncoderSource, resolve_device
@@ -44,6 +44,9 @@ def load_encoder(spec: str | EncoderConfig, **options: Unpack[EncoderOptions]) -
         UserError: Unknown name or option, missing package, weights that do not fit, impossible input size.
     """
     called = "load_encoder"
+    if not isinstance(spec, (str, EncoderConfig)):
+        check_encoder(spec)
+        raise UserError(f"encoder {spec.name!r} is loaded already; take it as it is")
     if isinstance(spec, str) and (spec.endswith(YAML) or is_in_braces(spec)):
         spec = encoder_config(spec)
     config = EncoderConfig.of(spec, options, called) if isinstance(spec, str) else with_options(spec, options, called)

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..config import EncoderConfig
 from ..errors import UserError, option
-from .encoder import Encoder
+from .encoder import Encoder, several_encoders
 from .load import load_encoder
 from .named import display_names, encoder_config
 
@@ -44,7 +44,7 @@ class EncoderPool:
         room: int | None = 1,
         once: str = "name each once",
     ) -> None:
-        every = [given] if isinstance(given, (str, EncoderConfig, Encoder)) else list(given)
+        every = several_encoders(given, argument)
         if not every:
             raise UserError(f"{argument} is empty; name at least one, such as efficientnet_lite0@112")
         self.room = room

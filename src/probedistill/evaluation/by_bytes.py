@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from ..encoders.encoder import Encoder
+from ..encoders.encoder import Encoder, check_encoder
 from ..errors import UserError
 from ..features.bank import FeatureBank
 from ..features.classes import cluster_centres
 from ..features.store import FeatureStore
-from ..images.labelled import LabelledImages, of_classes
+from ..images.labelled import LabelledImages, check_labelled, of_classes
 from ..probes.arrays import Array
 from ..probes.linear import LinearProbe
 from ..seeds import Stream, seed_of
@@ -165,6 +165,9 @@ def by_bytes(
     Raises:
         UserError: A folder that holds no finished set, or one of other classes.
     """
+    check_encoder(encoder)
+    check_labelled(train, "train")
+    check_labelled(test, "test")
     store = features or FeatureStore()
     encoders = [encoder, *([new_encoder] if new_encoder is not None else [])]
     sets = _read_sets(runs)

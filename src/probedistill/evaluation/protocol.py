@@ -14,11 +14,11 @@ from torch import Tensor
 
 from .._version import __version__
 from ..config import AugmentConfig, EvaluateConfig, EvaluateOptions, with_options
-from ..encoders.encoder import Encoder
+from ..encoders.encoder import Encoder, check_encoder
 from ..errors import UserError, by_caller, option
 from ..features.bank import FeatureBank, ImagesNote
 from ..features.store import FeatureStore
-from ..images.labelled import LabelledImages, digest_of, of_classes
+from ..images.labelled import LabelledImages, check_labelled, digest_of, of_classes
 from ..machine.progress import ProgressBar
 from ..machine.torch_state import own_torch_state
 from ..probes.kinds import Lesson, check_probes, kind_of, need_head, on_features
@@ -106,6 +106,10 @@ def evaluate(
             record of its augmentation is damaged, or an inherited probe without a head or with a head of another
             encoder than ``source``.
     """
+    check_encoder(encoder)
+    check_labelled(test, "test")
+    if train is not None:
+        check_labelled(train, "train")
     config = with_options(config or EvaluateConfig(), options, "evaluate")
     config.check()
     if out is not None:

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -17,8 +17,10 @@ import torch
 from torch import Tensor
 
 from ..config import AugmentConfig
+from ..encoders.encoder import Encoder, check_encoder
 from ..errors import UserError, explained, option, unknown_name
 from ..images.decode import UnreadableImageError, one_line
+from ..images.labelled import LabelledImages, check_labelled
 from ..machine.places import cache_folder, checked_cache
 from ..machine.processes import ALONE, Processes
 from ..machine.progress import ProgressBar
@@ -30,11 +32,6 @@ from ..store.records import as_plain, from_plain, write_record
 from ..store.tensors import TornFileError, load_tensors, save_tensors
 from .bank import BankManifest, EncoderNote, FeatureBank, Held, ImagesNote, Shard, bytes_of, comfortable_bytes
 from .encode import augmented_views, prefetched
-
-if TYPE_CHECKING:
-    from ..encoders.encoder import Encoder
-    from ..images.labelled import LabelledImages
-
 
 _log = logging.getLogger(__name__)
 _FORMAT = 2
@@ -85,6 +82,8 @@ def extract_features(
         UserError: No images, an unreadable one with ``strict``, a class whose images are all unreadable,
             features that are not finite or too large for ``dtype``, or processes that do not share the cache.
     """
+    check_encoder(encoder)
+    check_labelled(images)
     augment = augment or AugmentConfig()
     check_number("views", views, most=MOST_VIEWS, whole=True)
     check_number("seed", seed, whole=True)

@@ -12,15 +12,16 @@ from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from operator import add
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .._version import __version__
 from ..config import AugmentConfig
+from ..encoders.encoder import Encoder, check_encoder
 from ..errors import UserError, option
-from ..images.labelled import check_class_names
+from ..images.labelled import LabelledImages, check_class_names, check_labelled
 from ..machine.progress import ProgressBar
 from ..store.layout import STATISTICS, statistics_file
 from ..store.named import run_folder
@@ -31,10 +32,6 @@ from ..text import counted
 from .bank import FeatureBank
 from .privacy import unit_sums, with_noise
 from .store import FeatureStore
-
-if TYPE_CHECKING:
-    from ..encoders.encoder import Encoder
-    from ..images.labelled import LabelledImages
 
 FORMAT = 1
 """Version of the file."""
@@ -541,6 +538,8 @@ def class_statistics(
     Raises:
         UserError: As for `extract_features` and `with_noise`.
     """
+    check_encoder(encoder)
+    check_labelled(images)
     check_class_names(images.class_names, f"images {images.spec!r}")
     store = features or FeatureStore(cache, strict, progress)
     bank = store.of(encoder, images, views=views, augment=augment or AugmentConfig(), seed=seed)

@@ -150,6 +150,18 @@ class LabelledImages:
         return taken
 
 
+def check_labelled(given: object, argument: str = "images") -> None:
+    """Raise `UserError` for something else than labelled images, with how to make some of it."""
+    if isinstance(given, LabelledImages):
+        return
+    if isinstance(given, (str, ImagesConfig)):
+        name = given if isinstance(given, str) else given.images
+        raise UserError(f"{argument} {name!r} is a name of images; open it first with load_splits or load_images")
+    raise UserError(
+        f"{argument} is a {type(given).__name__}; give images from load_splits, or labelled_images(pictures, labels)"
+    )
+
+
 def digest_of(*parts: str | bytes) -> str:
     """Return the SHA-256 of the parts, each with its length, so that different lists have different digests."""
     total = hashlib.sha256()

@@ -195,6 +195,11 @@ def _settle(
     """Return the checked configuration and the class names asked for, with @FILE read."""
     if isinstance(spec_or_config, str):
         config = ImagesConfig(images=spec_or_config, **options)
+    elif not isinstance(spec_or_config, ImagesConfig):
+        raise UserError(
+            f"images is a {type(spec_or_config).__name__}; give a word such as 'folder:photos', or make images of "
+            "one's own with labelled_images(pictures, labels)"
+        )
     else:
         config = dataclasses.replace(spec_or_config, **options)
     if not 0 < config.holdout < 1:

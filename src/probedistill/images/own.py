@@ -1,0 +1,94 @@
+"""Images that a program has at hand already: arrays, pictures, bytes or paths, with their labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import UserError
+from ..text import counted
+from .labelled import LabelledImages, check_class_names
+from .sources import WHOLE, Items, labelled
+
+
+def labelled_images(
+    images: Any,
+    labels: Sequence[int] | Sequence[str] | NDArray[Any] | Any,
+    class_names: Sequence[str] | None = None,
+    *,
+    name: str = "own",
+    split: str = WHOLE,
+    names: Sequence[str] | None = None,
+    progress: bool = True,
+) -> LabelledImages:
+    """Images of one's own as what `distill`, `evaluate` and the others take.
+
+    >>> pictures = np.zeros((4, 32, 32, 3), np.uint8)
+    >>> labelled_images(pictures, ["cat", "dog", "cat", "dog"])
+    LabelledImages('own', split='all', 4 images, 2 classes)
+
+    Args:
+        images: N paths, encoded images (bytes), uint8 arrays (H, W) or (H, W, 3), or PIL images; or all of them in one
+            array or tensor, uint8 (N, H, W, 3) or (N, H, W), or (N, 3, H, W) uint8 or floats in [0, 1].
+        labels: N names of classes, or numbers in 0 … C - 1.
+        class_names: C names. Default: the names among the labels in alphabetical order, or the numbers.
+        name: What records and errors call the images.
+        split: What they call this part of them, such as ``"train"``.
+        names: N short names; default: the paths, else numbers.
+        progress: Show a progress bar if looking at the images takes more than two seconds.
+
+    Returns:
+        The images. Their fingerprint is that of their contents, so that features of the same images are found again.
+
+    Raises:
+        UserError: As many labels as images are needed, each of one of the classes, and pixels in [0, 1] or uint8.
+    """
+    called = f"images {name!r}"
+    pictures = _pictures(images, called)
+    labels = np.asarray(labels).reshape(-1)
+    numbers, found = _numbered(labels, class_names, called)
+    check_class_names(found, called)
+    return labelled(Items(pictures, numbers, found, names), name, split, progress)
+
+
+def _pictures(images: Any, called: str) -> Sequence[Any]:
+    """One item for each image."""
+    if isinstance(images, (str, bytes)) or not hasattr(images, "__len__") or not hasattr(images, "__getitem__"):
+        raise UserError(f"{called} are {type(images).__name__}; give a list of images, or one array of all of them")
+    if not hasattr(images, "shape"):
+        return images
+    batch = np.asarray(images.detach().cpu() if hasattr(images, "detach") else images)
+    if batch.ndim not in (3, 4) or (batch.ndim == 4 and 3 not in (batch.shape[1], batch.shape[3])):
+        raise UserError(f"{called} have the shape {batch.shape}; give (N, H, W, 3), (N, 3, H, W) or (N, H, W)")
+    if batch.ndim == 4 and batch.shape[3] != 3:
+        batch = batch.transpose(0, 2, 3, 1)
+    if batch.dtype.kind == "f":
+        if batch.size and not (batch.min() >= 0 and batch.max() <= 1):
+            raise UserError(f"{called} have values outside [0, 1]; take their mean and deviation out first, or divide")
+        batch = (batch * 255).round().astype(np.uint8)
+    if batch.dtype != np.uint8:
+        raise UserError(f"{called} are {batch.dtype}; give uint8, or floats in [0, 1]")
+    return [np.ascontiguousarray(picture) for picture in batch]
+
+
+def _numbered(
+    labels: NDArray[Any], class_names: Sequence[str] | None, called: str
+) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Labels as numbers, and the names of the classes."""
+    if labels.dtype.kind in "US":
+        found = tuple(class_names) if class_names is not None else tuple(sorted(set(map(str, labels))))
+        place = {one: number for number, one in enumerate(found)}
+        unknown = next((str(one) for one in labels if str(one) not in place), None)
+        if unknown is not None:
+            raise UserError(f"{called} have the label {unknown!r}, which class_names does not name")
+        return np.array([place[str(one)] for one in labels], dtype=np.int64), found
+    if labels.dtype.kind not in "iu":
+        raise UserError(f"{called} have labels of {labels.dtype}; give names of classes, or whole numbers from 0 on")
+    count = int(labels.max(initial=-1)) + 1
+    if class_names is None and count > len(labels):
+        known = f"the label {count - 1} among {counted(len(labels), 'label')}"
+        raise UserError(f"{called} have {known}; number the classes from 0 on, or name them")
+    return labels.astype(np.int64), tuple(class_names) if class_names is not None else tuple(map(str, range(count)))

@@ -1,0 +1,174 @@
+"""Images that a program has at hand; and what is said to whoever gives something else."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from torch.utils.data import Dataset
+
+from conftest import TINY
+from helpers_encoders import Tiny
+from probedistill import (
+    Encoder,
+    EncoderConfig,
+    UserError,
+    align,
+    class_statistics,
+    distill,
+    evaluate,
+    extract_features,
+    geometry,
+    labelled_images,
+    load_encoder,
+    load_images,
+    load_splits,
+    transfer,
+)
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (6, 20, 20, 3), dtype=np.uint8)
+LABELS = ["dog", "cat"] * 3
+
+
+def as_png(pixels):
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format="PNG")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        PIXELS,
+        torch.from_numpy(PIXELS),
+        torch.from_numpy(PIXELS).permute(0, 3, 1, 2),
+        torch.from_numpy(PIXELS).permute(0, 3, 1, 2).float() / 255,
+        list(PIXELS),
+        [Image.fromarray(one) for one in PIXELS],
+        [as_png(one) for one in PIXELS],
+    ],
+    ids=["array", "tensor", "channels first", "floats", "list", "pictures", "bytes"],
+)
+def test_pixels_are_what_they_are_however_they_come(images):
+    found = labelled_images(images, LABELS)
+    assert found.class_names == ("cat", "dog")
+    assert found.labels.tolist() == [1, 0] * 3
+    assert all(np.array_equal(np.asarray(found.load(i)), one) for i, one in enumerate(PIXELS))
+
+
+def test_paths(tmp_path):
+    paths = [tmp_path / f"{i}.png" for i in range(6)]
+    for path, one in zip(paths, PIXELS, strict=True):
+        path.write_bytes(as_png(one))
+    found = labelled_images(paths, np.array([0, 1] * 3))
+    assert found.class_names == ("0", "1")
+    assert found.names[0] == str(paths[0])
+    assert np.array_equal(np.asarray(found.load(5)), PIXELS[5])
+
+
+def test_the_fingerprint_is_that_of_the_contents():
+    one = labelled_images(PIXELS, LABELS)
+    assert labelled_images(PIXELS.copy(), LABELS).fingerprint == one.fingerprint
+    assert labelled_images(PIXELS ^ 1, LABELS).fingerprint != one.fingerprint
+    assert labelled_images(PIXELS, LABELS[::-1]).fingerprint != one.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "options", "says"),
+    [
+        (PIXELS, LABELS[:3], {}, "6 images and 3 labels"),
+        (PIXELS, LABELS, {"class_names": ["cat"]}, "label 'dog', which class_names does not name"),
+        (PIXELS, [0, 1] * 3, {"class_names": ["cat"]}, "labels outside 0"),
+        (PIXELS, [-1, 1] * 3, {}, "labels outside 0"),
+        (PIXELS, [1, 500] * 3, {}, "number the classes from 0 on, or name them"),
+        (PIXELS, [0.5, 1.0] * 3, {}, "labels of float64"),
+        (PIXELS, ["", "cat"] * 3, {}, "is empty"),
+        (PIXELS / 100, LABELS, {}, r"outside \[0, 1\]"),
+        (PIXELS.astype(np.int64), LABELS, {}, "are int64"),
+        (PIXELS[..., :2], LABELS, {}, r"have the shape \(6, 20, 20, 2\)"),
+        ("folder:photos", LABELS, {}, "are str; give a list of images"),
+        (iter(PIXELS), LABELS, {}, "give a list of images"),
+    ],
+)
+def test_what_is_wrong_is_one_line(images, labels, options, says):
+    with pytest.raises(UserError, match=says) as caught:
+        labelled_images(images, labels, name="mine", **options)
+    assert "'mine'" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_they_are_distilled_and_scored(tmp_path):
+    encoder = Encoder(Tiny(), name="own", input_size=24)
+    train, test = (labelled_images(PIXELS, LABELS, name="mine", split=split) for split in ("train", "test"))
+    options = {"steps": 2, "out": tmp_path / "run", "cache": tmp_path / "cache", "progress": False}
+    made = distill(train, encoder, test=test, **options)
+    assert made.run.images.spec == "mine"
+    assert evaluate(made, encoder, train, test, seeds=1, views=1, cache=tmp_path / "cache", progress=False).rows
+    assert distill(train, encoder, test=test, resume=True, **options).class_names == ("cat", "dog")
+
+
+# ---- something else
+
+
+class Endless(Dataset):
+    """As many data sets of PyTorch: what has no end when it is gone through."""
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        return torch.zeros(3, 8, 8), index % 2
+
+
+@pytest.mark.parametrize("images", [Endless(), PIXELS, None, 3, [PIXELS]], ids=lambda one: type(one).__name__)
+def test_what_are_no_images_is_said_at_once(images):
+    for take in (lambda: distill(images, TINY), lambda: load_images(images), lambda: load_splits(images)):
+        with pytest.raises(UserError, match=r"images is a \w+; give .*labelled_images\(pictures, labels\)"):
+            take()
+
+
+def test_a_name_where_loaded_images_are_needed(encoder, photos):
+    spec = f"folder:{photos}"
+    train, test = load_splits(spec)
+    made = distill(train, encoder, steps=1, progress=False, evaluate_every=0)
+    for take in (
+        lambda: evaluate(made, encoder, spec, test),
+        lambda: evaluate(made, encoder, train, spec),
+        lambda: extract_features(encoder, spec),
+        lambda: class_statistics(encoder, spec, name="x"),
+        lambda: geometry(made, encoder, spec),
+        lambda: align([encoder, f"{TINY}@24"], spec),
+        lambda: transfer([made], [encoder], spec, test),
+    ):
+        with pytest.raises(UserError, match=f"'{spec}' is a name of images; open it first with load_splits"):
+            take()
+
+
+@pytest.mark.parametrize("given", [Tiny(), nn.Sequential(Tiny())], ids=["module", "sequence"])
+def test_a_module_is_no_encoder_yet(given, photos):
+    says = rf"encoders? is the module {type(given).__name__}; say what it is to see: Encoder\(module, name="
+    for take in (
+        lambda: distill(f"folder:{photos}", given),
+        lambda: distill(f"folder:{photos}", [TINY, given]),
+        lambda: load_encoder(given),
+        lambda: align([given, TINY], load_images(f"folder:{photos}")),
+        lambda: extract_features(given, load_images(f"folder:{photos}")),
+    ):
+        with pytest.raises(UserError, match=says):
+            take()
+
+
+def test_what_is_no_encoder(encoder, photos):
+    images = load_images(f"folder:{photos}")
+    for name in (TINY, EncoderConfig(encoder=TINY)):
+        with pytest.raises(UserError, match=f"encoder '{TINY}' is a name of an encoder; load it first"):
+            extract_features(name, images)
+    for one in (None, 3):
+        with pytest.raises(UserError, match=f"encoder is a {type(one).__name__}; give an encoder from load_encoder"):
+            distill(images, one)
+    with pytest.raises(UserError, match="is loaded already"):
+        load_encoder(encoder)
