@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
+import torch.nn.functional as F
 
 from conftest import TINY
 from helpers_statistics import NAMES, bank, same, statistics_of
@@ -20,7 +23,9 @@ from probedistill import (
     load_images,
     merge_statistics,
 )
+from probedistill.features.classes import class_means
 from probedistill.features.gaussians import class_deviations, gaussian_features
+from probedistill.features.privacy import unit_sums
 from probedistill.features.statistics import PartRecord, encoder_record, statistics_of_run
 from probedistill.objectives.clp import clp_objective
 from probedistill.objectives.lgm import lgm_objective
@@ -28,6 +33,7 @@ from probedistill.objectives.moments import Draws, RealMoments
 from probedistill.objectives.real import RealFeatures
 from probedistill.objectives.sfm import sfm_objective
 from probedistill.probes.of_statistics import ridge_head
+from probedistill.store.run_record import PrivacyRecord
 
 # ---------------------------------------------------------------------------------------------------
 # Runs that keep their statistics
@@ -123,6 +129,47 @@ def test_draws_have_the_means_and_about_the_variances_of_their_class(features):
     torch.testing.assert_close(torch.corrcoef(scaled.T), of_images, rtol=0, atol=0.03)
 
 
+def test_means_of_unit_length_are_those_of_the_draws_at_the_weight_of_the_images(features):
+    real = moments(features, "center_l2")
+    torch.testing.assert_close(real.class_means(), class_means(real.features, real.labels, 3))
+    assert real.class_sums()[1][:, 0].tolist() == [30, 20, 40]
+
+
+def test_draws_depend_on_the_seed_alone(features):
+    statistics = statistics_of(features)
+    one, again, other = (Draws(statistics, seed=seed, dtype=torch.float64).features for seed in (1, 1, 2))
+    assert torch.equal(one, again)
+    assert not torch.allclose(one, other)
+
+
+@pytest.mark.parametrize("classes", [2, 300, 3_000])
+def test_there_are_draws_enough_for_each_class_and_few_for_all(classes):
+    names = tuple(str(label) for label in range(classes))
+    draws = Draws(statistics_of(bank(list(range(classes)), dim=2, names=names)))
+    assert 64 <= draws.per_class <= 256
+    assert draws.per_class == 64 or len(draws.labels) <= 2**16
+    assert torch.bincount(draws.labels).tolist() == [draws.per_class] * classes
+
+
+@pytest.mark.parametrize("normalize", ["none", "center"])
+def test_private_sums_are_met_by_the_directions_of_synthetic_features(features, normalize):
+    """A private sum is of features of length 1. Synthetic ones are taken at that length, too."""
+    promise = PrivacyRecord(
+        epsilon=None, delta=1e-5, deviation=1.0, count_deviation=2.0, adjacency="", clipping="", library=""
+    )
+    counts, sums = unit_sums(features)
+    about = replace(statistics_of(features).about, privacy=promise)
+    private = RealMoments(Draws(ClassStatistics(about, counts, sums), dtype=torch.float64), normalize)
+    unit = F.normalize(features.centre, dim=1)
+    pooled_units = RealFeatures(unit, features.labels, 3, normalize)
+    z = SYNTHETIC.centre
+    expected = sfm_objective(pooled_units)(F.normalize(z, dim=1), SYNTHETIC.labels, 0)
+    lengths = torch.linspace(0.1, 10, len(z), dtype=torch.float64)[:, None]
+    for synthetic in (z, lengths * z):
+        torch.testing.assert_close(sfm_objective(private)(synthetic, SYNTHETIC.labels, 0), expected)
+    assert float(sfm_objective(private)(features.centre, features.labels, 0)) == pytest.approx(0, abs=1e-12)
+
+
 def gaussians(per_class: int):
     """Features that are Gaussian, as statistics take them to be: classes with correlations in common."""
     generator = torch.Generator().manual_seed(3)
@@ -145,7 +192,7 @@ def test_clp_of_statistics_is_within_three_percent_of_the_pooled_features(normal
         for side in (RealMoments(draws, normalize), RealFeatures(real.centre, real.labels, 3, normalize))
     )
     assert found[0] == pytest.approx(float(expected[0]), rel=0.03)
-    assert torch.nn.functional.cosine_similarity(found[1].flatten(), expected[1].flatten(), 0) > 0.995
+    assert F.cosine_similarity(found[1].flatten(), expected[1].flatten(), 0) > 0.995
 
 
 def test_lgm_of_statistics_has_nearly_the_gradient_of_the_pooled_features():
@@ -158,7 +205,7 @@ def test_lgm_of_statistics_has_nearly_the_gradient_of_the_pooled_features():
         loss_and_gradient(lgm_objective(side, sigma=0.1, balanced=True), SYNTHETIC.centre, SYNTHETIC.labels)
         for side in sides
     )
-    assert torch.nn.functional.cosine_similarity(found[1].flatten(), expected[1].flatten(), 0) > 0.99
+    assert F.cosine_similarity(found[1].flatten(), expected[1].flatten(), 0) > 0.99
 
 
 # ---------------------------------------------------------------------------------------------------

@@ -213,6 +213,14 @@ def test_an_augmentation_out_of_range(distilled, encoder, data):
         score(distilled, encoder, data, augment=AugmentConfig(scale=(3.0, 9.0)))
 
 
+def test_probes_see_no_noise_even_if_the_set_was_made_with_it(distilled, encoder, data):
+    options = {"baselines": ["random"], "seeds": 1}
+    noisy = score(distilled, encoder, data, augment=AugmentConfig(noise_prob=1.0, noise_mean=0.5), **options)
+    without = score(distilled, encoder, data, augment=AugmentConfig(), **options)
+    assert [row.scores for row in noisy.rows] == [row.scores for row in without.rows]
+    assert noisy.context.augment.noise_prob == 0
+
+
 @pytest.mark.parametrize(("name", "values"), [("probes", ["ridge", "ridge"]), ("baselines", ["full", "means", "full"])])
 def test_a_name_that_comes_twice(distilled, encoder, data, name, values):
     with pytest.raises(UserError, match=f"{name} '{values[0]}' is named twice; name each once"):

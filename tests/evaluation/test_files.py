@@ -159,6 +159,8 @@ def test_scores_of_dd_ranking(distilled, encoder, data):
     assert result.augmentation_robust_score(bare) is None
     assert (label_robust_score(1, -1), label_robust_score(-1, 1)) == (0, 1)
     assert augmentation_robust_score(0, 0) == pytest.approx(0.2689, abs=1e-4)
+    assert (augmentation_robust_score(1, 1), augmentation_robust_score(-1, -1)) == (1, 0)
+    assert augmentation_robust_score(0.2, 0.6) == augmentation_robust_score(0.6, 0.2) == pytest.approx(scaled(0.4))
 
 
 def test_findings_and_figures(distilled, encoder, data, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from probedistill.objectives.formulas import (
     flows_of_sums,
     head_gradient,
     lgm_loss,
+    rows_of_a_block,
     sfm_loss,
 )
 from probedistill.objectives.lgm import lgm_objective, summed_head_gradient
@@ -60,6 +62,16 @@ def random_head(classes: int, d: int, seed: int = 1) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     head = torch.randn(classes, d + 1, generator=generator, dtype=torch.float64)
     return head[:, :d].clone(), head[:, d].clone()
+
+
+def value_and_gradient(loss: Callable[[Tensor], Tensor], features: Tensor) -> tuple[Tensor, Tensor]:
+    leaf = features.clone().requires_grad_()
+    value = loss(leaf)
+    return value.detach(), torch.autograd.grad(value, leaf)[0]
+
+
+def assert_close(actual: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(actual, expected, rtol=1e-11, atol=1e-13)
 
 
 # ---- the head's gradient in closed form
@@ -264,6 +276,25 @@ def test_the_outer_option_of_the_objective_is_used():
     torch.testing.assert_close(mse, F.mse_loss(real.features @ head, F.one_hot(real.labels, 4).double()))
 
 
+@pytest.mark.parametrize("normalize_head", [False, True])
+def test_the_gradient_of_clp_is_that_of_the_induced_head_at_a_fixed_penalty(normalize_head):
+    """λ follows the size of the features, and is a number within a step: no gradient goes through it."""
+    real = make_real("center")
+    features, labels = make_features(8, 7, 4, seed=3)
+    options = {"temperature": 0.2, "normalize_head": normalize_head}
+    penalty = 3.0 * float((features - real.mean).square().sum(dim=1).mean())
+
+    def by_hand(x: Tensor) -> Tensor:
+        head = sample_space_head(x - real.mean, F.one_hot(labels, 4).double(), penalty)
+        head = head / head.norm(dim=0) if normalize_head else head
+        return F.cross_entropy(real.features @ head / 0.2, real.labels)
+
+    loss, gradient = value_and_gradient(lambda x: clp_objective(real, ridge=3.0, **options)(x, labels, 0), features)
+    expected, slope = value_and_gradient(by_hand, features)
+    assert_close(loss, expected)
+    assert_close(gradient, slope)
+
+
 # ---- the three objectives
 
 
@@ -277,6 +308,15 @@ def test_loss_is_zero_on_the_real_features_themselves(normalization, name, balan
     assert abs(float(objective(features, labels, 3))) < 1e-12
     others, t = make_features(8, 7, 4, seed=9)
     assert objective(others, t, 3) > 0.05
+
+
+@pytest.mark.parametrize("cosine", ["classes", "all"])
+@pytest.mark.parametrize("others", ["samples", "centres"])
+def test_every_sfm_is_zero_on_the_real_features_themselves(cosine, others):
+    features, labels = make_features(40, 7, 4)
+    assert len(torch.bincount(labels).unique()) > 1  # else both ends of a flow are one point
+    objective = sfm_objective(RealFeatures(features, labels, 4), cosine=cosine, others=others)
+    assert abs(float(objective(features, labels, 0))) < 1e-12
 
 
 def test_balanced_lgm_is_zero_on_balanced_real_features():
@@ -358,6 +398,57 @@ def test_clp_draws_the_same_number_of_every_class():
         assert loss == pytest.approx(possible[i], rel=1e-9)
 
 
+def make_equal_within_classes() -> tuple[RealFeatures, Tensor]:
+    """Real features of 30, 6 and 6 images that are their class's centre, in any order, and the centres (3, 5)."""
+    generator = torch.Generator().manual_seed(4)
+    centres = torch.randn(3, 5, generator=generator, dtype=torch.float64)
+    labels = torch.tensor([0] * 30 + [1] * 6 + [2] * 6)[torch.randperm(42, generator=generator)]
+    fresh_labels = torch.tensor([1, 0, 0, 2, 0])
+    return RealFeatures(centres[labels], labels, 3, fresh=lambda *_: (centres[fresh_labels], fresh_labels)), centres
+
+
+def test_the_features_that_clp_draws_for_a_class_are_that_classes():
+    real, centres = make_equal_within_classes()
+    z, t = make_features(6, 5, 3, seed=1)
+    drawn = clp_objective(real, ridge=0.1, temperature=0.5, real_per_class=2)(z, t, 0)
+    of_centres = clp_objective(RealFeatures(centres, torch.arange(3), 3), ridge=0.1, temperature=0.5)(z, t, 0)
+    assert_close(drawn, of_centres)
+
+
+@pytest.mark.parametrize("sampling", [{}, {"real_batch": 40}, {"real_batch": -1, "fresh": True}])
+def test_in_balanced_lgm_every_real_class_counts_the_same(sampling):
+    """Whatever features are taken: of 40 of the 42 some are of every class, and all of a class are its centre."""
+    real, centres = make_equal_within_classes()
+    z, t = make_features(6, 5, 3, seed=1)
+    once_each = RealFeatures(centres, torch.arange(3), 3)
+    expected = lgm_objective(once_each, sigma=0.3)(z, t, 2)
+    assert_close(lgm_objective(real, sigma=0.3, balanced=True, **sampling)(z, t, 2), expected)
+    assert abs(lgm_objective(real, sigma=0.3, balanced=False, **sampling)(z, t, 2) - expected) > 1e-3
+
+
+def test_a_fresh_batch_is_the_steps_own_and_normalised_as_the_rest():
+    features, labels = make_features(40, 7, 4, seed=100)
+
+    def fresh(step: int, count: int) -> tuple[Tensor, Tensor]:
+        return features[step : step + count], labels[step : step + count]
+
+    real = RealFeatures(features, labels, 4, fresh=fresh).normalized("center_l2")
+    batch, of_batch = real.fresh_batch(5, 20)
+    assert_close(batch, F.normalize(features[5:25] - real.mean, dim=1))
+    assert torch.equal(of_batch, labels[5:25])
+    z, t = make_features(20, 7, 4, seed=1)
+    objective = lgm_objective(real, sigma=1e-9, real_batch=-1, fresh=True)
+    at_origin = torch.zeros(4, 7, dtype=torch.float64)
+    expected = lgm_loss(head_gradient(real.normalize(z), t, at_origin), head_gradient(batch, of_batch, at_origin))
+    assert float(objective(z, t, 5)) == pytest.approx(float(expected), abs=1e-6)
+    assert float(objective(z, t, 6)) != pytest.approx(float(expected), abs=1e-3)
+
+
+def test_without_images_there_is_no_fresh_batch():
+    with pytest.raises(UserError, match="a fresh batch needs the real images"):
+        make_real().fresh_batch(0, 5)
+
+
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
 def test_the_penalty_of_clp_is_the_distance_of_the_means_in_units_of_the_spread(normalization):
     features, labels = make_features(40, 7, 4, seed=100)
@@ -367,6 +458,12 @@ def test_the_penalty_of_clp_is_the_distance_of_the_means_in_units_of_the_spread(
     mean = class_means(features, labels, 4).mean(dim=0)
     spread = torch.stack([(features[labels == c] - mean).square().sum(dim=1).mean() for c in range(4)]).mean()
     torch.testing.assert_close(with_mean - plain, 3.0 * (z.mean(dim=0) - mean).square().sum() / spread)
+    slopes = [
+        value_and_gradient(lambda x, w=w: clp_objective(real, ridge=0.1, temperature=0.2, mean=w)(x, t, 0), z)[1]
+        for w in (0.0, 3.0)
+    ]
+    pull = 3.0 * 2 / 12 * (z.mean(dim=0) - mean) / spread  # the same for every feature vector
+    torch.testing.assert_close(slopes[1] - slopes[0], pull.expand(12, 7))
 
 
 @settings(max_examples=20, deadline=None)
@@ -476,10 +573,6 @@ def make_both(size: int, normalization: str) -> tuple[RealFeatures, RealFeatures
     features, labels = make_features(40, 7, 4, seed=100)
     source = InBlocks(features, labels, size)
     return RealFeatures(features, labels, 4, normalization), RealFeatures(source, labels, 4, normalization), source
-
-
-def assert_close(actual: Tensor, expected: Tensor) -> None:
-    torch.testing.assert_close(actual, expected, rtol=1e-11, atol=1e-13)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -618,6 +711,13 @@ def test_blocks_of_logits_change_nothing(monkeypatch, make, logits):
     torch.testing.assert_close(results[0], results[2])
     torch.testing.assert_close(results[1], results[3])
     assert float(results[1].abs().sum()) > 0
+
+
+@pytest.mark.parametrize("classes", [2, 10, 1000, 21_841, 2**25])
+def test_the_logits_of_a_block_take_64_megabytes_at_most(classes):
+    rows = rows_of_a_block(classes)
+    assert rows == 1 or 4 * rows * classes <= 2**26
+    assert 4 * (rows + 1) * classes > 2**26  # and no fewer rows than fit
 
 
 @pytest.mark.parametrize("count", [3, 12])  # fewer samples than features, and more

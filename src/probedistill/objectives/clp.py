@@ -69,8 +69,8 @@ def clp_objective(
 
     def outer_loss(features: Tensor, labels: Tensor, step: int) -> Tensor:
         z = real.normalize(features)
-        # λ goes with the size of the features, so that one value serves every encoder. It is a constant of the step:
-        # without detach, larger features would be a way to a smaller loss.
+        # λ goes with the size of the features, so that one value serves every encoder. Within a step it is a number,
+        # as in the paper: without detach, the gradient would be that of another probe than the one at this λ.
         scale = ridge * z.detach().square().sum(dim=1).mean()
         head = closed_form_head(z, labels, scale, num_classes=real.num_classes)
         if real_per_class > 0:
