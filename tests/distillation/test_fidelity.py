@@ -155,6 +155,20 @@ def test_length_rate_and_sizes(method, views):
     assert (config.augment.scale, config.augment.ratio, config.augment.flip) == ((0.08, 1), (3 / 4, 4 / 3), 0.5)
 
 
+def test_real_images_enter_as_their_centre_crops_and_views_as_the_papers_cut_them():
+    for method in ("lgm", "sfm", "clp"):
+        config = paper(method)
+        assert config.real_views == 0
+        assert (config.augment.antialias, config.augment.pad, config.augment.real_crop) == (False, "zeros", 256)
+        assert config.encoder_values == {"preprocess": "papers"}
+        assert (config.canvas.new_level, config.canvas.colour, config.layers) == ("noise", "decorrelated", 0)
+
+
+def test_our_reading_of_clp():
+    config = paper("clp")
+    assert (config.clp.ridge, config.clp.normalize_head, config.clp.mean, config.views) == (0.1, False, 0.0, 1)
+
+
 def test_half_of_the_views_are_brightened():
     views = draw_views(paper("lgm").augment, 400, seed=1)
     grey = torch.full((400, 3, 4, 4), 0.25, dtype=torch.float64)

@@ -6,12 +6,15 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from conftest import TINY
-from probedistill import distill, load_encoder, load_splits
-from probedistill.evaluation.by_bytes import by_bytes, quantised
+from probedistill import FeatureBank, LinearProbe, distill, load_encoder, load_splits
+from probedistill.evaluation.by_bytes import ByBytes, Shipment, _features, _shipment, by_bytes, quantised
+from probedistill.images.labelled import of_classes
 
 
 @settings(max_examples=30, deadline=None)
@@ -21,8 +24,52 @@ def test_a_rounded_weight_is_off_by_half_a_step_at_most(bits, seed):
     rounded, size = quantised(coef, bits)
     step = np.abs(coef).max(axis=1, keepdims=True) / (2 ** (bits - 1) - 1)
     assert (np.abs(rounded - coef) <= step / 2 + 1e-12).all()
-    assert all(len(np.unique(row)) <= 2**bits for row in rounded)
+    steps = rounded / step
+    np.testing.assert_allclose(steps, np.rint(steps), atol=1e-9)  # whole numbers …
+    assert np.abs(steps).max() <= 2 ** (bits - 1) - 1 + 1e-9  # … that fit into the bits
     assert size == 30 * bits // 8 + 3 * 4
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_what_is_made_of_features_is_what_its_name_says(classes):
+    """Heads and discriminants of two classes have a row for each class, as those of more."""
+    rng = np.random.default_rng(classes)
+    y = np.tile(np.arange(classes), 5)
+    centres = rng.normal(size=(classes, 6))
+    x, test = (centres[y] + rng.normal(size=(len(y), 6)) * 1.5 for _ in range(2))
+    labels = torch.from_numpy(y)
+    features = FeatureBank(torch.from_numpy(x), torch.empty(0, len(y), 6), labels, labels, tuple("abc"[:classes]))
+    said = {name: scores(test).argmax(1) for name, _, _, scores in _features(features)}
+    assert [name for name in said if "centres" in name] == ["2 feature centres a class", "5 feature centres a class"]
+    assert np.array_equal(said["head in fp32"], LinearProbe("ridge").fit(x, y).predict(test))
+    assert np.array_equal(said["5 feature centres a class"], said["head in fp32"])  # every image is a centre
+    means = np.stack([x[y == c].mean(axis=0) for c in range(classes)])
+    away = ((test[:, None] - means) ** 2).sum(axis=2)
+    assert np.array_equal(said["class means"], away.argmin(axis=1))
+    lda = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto").fit(x, y)
+    assert np.array_equal(said["LDA in fp32"], lda.predict(test))
+    assert len(np.unique(said["LDA in fp32"])) == classes
+
+
+def test_the_smallest_within_a_point_of_the_best_is_what_to_ship():
+    shipments = [Shipment(f"{size}", "head", size, (top1,)) for size, top1 in ((1, 0.7), (2, 0.895), (3, 0.9))]
+    assert ByBytes(("one",), 10, tuple(shipments)).findings() == ["On one alone, ship the 2: 89.5 % in 2 bytes."]
+
+
+def test_classes_of_a_set_may_stand_in_another_order(photos, tmp_path):
+    train, test = load_splits(f"folder:{photos}")
+    encoder = load_encoder(TINY, device="cpu")
+    other_order = of_classes(train, tuple(reversed(train.class_names)))
+    distill(other_order, encoder, steps=2, canvas={"init": "real"}, progress=False).save(tmp_path / "run")
+    (images,) = (one for one in by_bytes(encoder, train, test, runs=[tmp_path / "run"]).shipments if one.seeds)
+    assert images.top1[0] > 0.8
+
+
+def test_the_deviation_over_seeds_is_that_of_a_sample(tmp_path):
+    folders = [tmp_path / name for name in ("a", "b", "c")]
+    row = _shipment(folders, [[0.5, 0.7], [0.6, 0.7], [0.7, 0.7]])
+    assert row.top1 == pytest.approx((0.6, 0.7))
+    assert row.std == pytest.approx((0.1, 0.0))
 
 
 def test_features_are_of_no_use_on_a_new_encoder_and_images_are(photos, tmp_path):
