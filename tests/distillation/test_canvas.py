@@ -125,6 +125,11 @@ def test_rendering_rows_is_rows_of_the_rendering(kind):
         torch.testing.assert_close(canvas.images(start, stop), whole[start:stop], rtol=0, atol=1e-6)
 
 
+def test_many_images_are_rendered_in_parts():
+    canvas = noisy(150, 2)
+    torch.testing.assert_close(canvas.images(3, 140), canvas.render(canvas.levels)[3:140], rtol=0, atol=1e-6)
+
+
 def test_columns_of_the_colour_matrix():
     # Columns are normalised together: the longest has length 1, their directions and proportions stay.
     norms = COLOUR_MATRIX.norm(dim=0)
@@ -215,6 +220,9 @@ def test_noise_depends_on_its_seed_and_has_its_size():
     share = 0.7 / len(canvas.levels)
     for level in canvas.levels[4:]:
         assert float(level.std()) == pytest.approx(share, rel=0.1)
+    some = Canvas(4, 64, open_levels=6)
+    some.fill_with_noise(0.7, seed=1)  # divided among the levels that are open: the image has all of it at once
+    assert float(some.levels[5].std()) == pytest.approx(0.7 / 6, rel=0.05)
     pixels = Canvas(1, 64, "pixels")
     pixels.fill_with_noise(0.7, seed=1)
     assert float(pixels.levels[0].std()) == pytest.approx(0.7, rel=0.05)

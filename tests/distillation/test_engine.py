@@ -248,6 +248,19 @@ def test_views_depend_on_seed_and_step_alone():
     assert labels.tolist() == [c for c in range(CLASSES) for _ in range(IPC * VIEWS)]
 
 
+def test_an_objective_is_told_the_step():
+    told = []
+
+    def objective(features: Tensor, labels: Tensor, step: int) -> Tensor:
+        told.append(step)
+        return features.square().mean()
+
+    distiller = make_distiller(objective)
+    for _ in range(3):
+        distiller.step()
+    assert told == [0, 1, 2]
+
+
 def test_labels_must_fit_the_canvas():
     with pytest.raises(ValueError, match="2 labels for a canvas of 3 images"):
         Distiller([Tower(ConvEncoder(), make_objective("sfm"))], Canvas(3, SIZE), torch.tensor([0, 1]), make_loop())

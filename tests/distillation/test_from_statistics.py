@@ -170,6 +170,36 @@ def test_private_sums_are_met_by_the_directions_of_synthetic_features(features, 
     assert float(sfm_objective(private)(features.centre, features.labels, 0)) == pytest.approx(0, abs=1e-12)
 
 
+def test_a_deviation_that_all_classes_share_is_that_of_each():
+    """Of classes that differ in size and mean alone: Σ(n_c − 1) v / (N − C) = v, and so is every mixture."""
+    generator = torch.Generator().manual_seed(2)
+    parts = [torch.randn(count, 4, generator=generator, dtype=torch.float64) for count in (3, 12, 40)]
+    x = torch.cat([(part - part.mean(0)) / part.std(0) * 3 + number for number, part in enumerate(parts)])
+    labels = torch.arange(3).repeat_interleave(torch.tensor([3, 12, 40]))
+    found = class_deviations(statistics_of(FeatureBank(x, x[None][:0], labels, torch.arange(55), NAMES)))
+    torch.testing.assert_close(found, torch.full((3, 4), 3.0, dtype=torch.float64))
+
+
+def test_the_fewer_images_a_class_has_the_more_its_deviation_is_that_of_all():
+    features = bank([0] + [1] * 11 + [2] * 400, dim=4)
+    statistics = statistics_of(features)
+    shared = statistics.covariance().diagonal() * 412 / (412 - 3)
+    one, eleven, many = class_deviations(statistics).square()
+    torch.testing.assert_close(one, shared)
+    own = [features.centre[features.labels == label].var(dim=0) for label in (1, 2)]
+    torch.testing.assert_close(eleven, (own[0] + shared) / 2)  # ten images more than one: half and half
+    torch.testing.assert_close(many, own[1], rtol=0.03, atol=0)
+
+
+def test_no_class_has_the_draws_of_another(features):
+    statistics = statistics_of(features)
+    drawn, labels = gaussian_features(statistics, 200)
+    scaled = (drawn - statistics.means()[labels]) / class_deviations(statistics)[labels]
+    one, two, three = (scaled[labels == label].flatten() for label in range(3))
+    for pair in ((one, two), (one, three), (two, three)):
+        assert abs(float(torch.corrcoef(torch.stack(pair))[0, 1])) < 0.2
+
+
 def gaussians(per_class: int):
     """Features that are Gaussian, as statistics take them to be: classes with correlations in common."""
     generator = torch.Generator().manual_seed(3)

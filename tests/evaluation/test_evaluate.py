@@ -208,6 +208,18 @@ def test_groups_of_images_that_the_set_has_no_class_for(distilled, encoder, data
         score(two, encoder, data, groups=groups[:3])
 
 
+def test_groups_of_an_unreadable_image_are_left_out_with_it(distilled, encoder, tmp_path):
+    folder = make_image_folder(tmp_path / "photos", classes=NAMES, per_class=3)
+    (folder / "test" / "cat" / "0001.png").write_text("no image")
+    data = load_splits(f"folder:{folder}")
+    groups = [f"image {number}" for number in range(9)]
+    scores = score(distilled, encoder, data, groups=groups, seeds=1, baselines=[])["distilled"].scores[0]
+    assert sorted(scores.groups) == groups[:1] + groups[2:]
+    whole = [scores.groups[group] for group in groups if group != "image 1"]
+    assert sum(whole[:2]) / 2 == scores.per_class["cat"]
+    assert sum(whole[2:5]) / 3 == pytest.approx(scores.per_class["dog"])
+
+
 def test_an_augmentation_out_of_range(distilled, encoder, data):
     with pytest.raises(UserError, match=r"augment\.scale"):
         score(distilled, encoder, data, augment=AugmentConfig(scale=(3.0, 9.0)))

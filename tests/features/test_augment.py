@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -222,6 +224,19 @@ def test_boxes_are_distributed_as_torchvisions():
     assert area.min() < 0.12
 
 
+def test_after_ten_tries_the_crop_falls_back():
+    # Of a square image a crop of 90 % fits if its ratio is 0.9 … 1/0.9; the ratio's logarithm is uniform.
+    share_that_fits = math.log(0.9) / math.log(0.5)
+    boxes = draw_views(AugmentConfig(scale=(0.9, 0.9), ratio=(0.5, 2.0)), 4000, seed=1).boxes
+    whole = (boxes == torch.tensor(WHOLE)).all(dim=1)
+    assert float(whole.double().mean()) == pytest.approx((1 - share_that_fits) ** 10, abs=0.03)
+
+
+def test_whole_images_are_made_smaller_as_the_crops_are():
+    views = draw_views(AugmentConfig(kind="none", antialias=False, pad="zeros"), 3, seed=0)
+    assert (views.antialias, views.zeros) == (False, True)
+
+
 @pytest.mark.parametrize("flip", [0.0, 0.2, 1.0])
 def test_share_of_flips(flip):
     flips = draw_views(AugmentConfig(flip=flip), 5000, seed=1).flips
@@ -244,6 +259,12 @@ def test_noise_has_its_standard_deviation(std):
     if std:
         assert (noise.flatten(1).std(dim=1) > 0.9 * std).all()
         assert not torch.allclose(noise[0], noise[1])
+
+
+def test_noise_without_a_deviation_still_has_its_mean():
+    views = draw_views(AugmentConfig(noise_prob=1.0, noise_std=0.0, noise_mean=0.3), 4, seed=1)
+    grey = apply_views(torch.full((4, 3, 4, 4), 0.5), views, 4)
+    torch.testing.assert_close(grey, torch.full_like(grey, 0.8))
 
 
 # ---- errors

@@ -19,6 +19,7 @@ from helpers_statistics import NAMES, bank, same, statistics_of
 from probedistill import (
     AugmentConfig,
     ClassStatistics,
+    FeatureBank,
     UserError,
     class_statistics,
     load_encoder,
@@ -99,6 +100,8 @@ def test_an_image_with_several_views_counts_once():
     assert found.counts.tolist() == [2, 1, 1]
     torch.testing.assert_close(found.sums[1], features.augmented[:, 2].mean(0))
     torch.testing.assert_close(found.squares[1], features.augmented[:, 2].square().mean(0))
+    products = torch.stack([view.T @ view for view in features.augmented]).mean(0)
+    torch.testing.assert_close(found.products, products)
 
 
 def test_a_class_that_is_dropped_takes_its_sums_and_variances_along():
@@ -111,6 +114,27 @@ def test_a_class_that_is_dropped_takes_its_sums_and_variances_along():
     assert left.about.dropped == ("dog",), "its correlations are still in the products"
     assert torch.linalg.eigvalsh(left.covariance()).min() > -1e-9
     assert same(statistics_of(features).with_classes(NAMES[::-1]).with_classes(NAMES), statistics_of(features), 0)
+
+
+def test_what_was_dropped_from_one_is_dropped_from_the_sum():
+    one = party("a", [0, 1, 2])
+    other = party("b", [0, 1, 1, 2, 2]).with_classes(["cat", "owl"]).with_classes(NAMES)
+    assert (one + other).about.dropped == (other + one).about.dropped == ("dog",)
+
+
+def test_where_classes_are_correlated_alike_a_dropped_one_takes_exactly_its_own():
+    """Classes that differ by their mean, and by one factor of all deviations."""
+    generator = torch.Generator().manual_seed(2)
+    deviations = torch.randn(9, 5, generator=generator, dtype=torch.float64)
+    deviations -= deviations.mean(dim=0)
+    labels = torch.arange(3).repeat_interleave(9)
+    means, sizes = torch.randn(3, 5, generator=generator, dtype=torch.float64), torch.tensor([1.0, 2.0, 0.5]).double()
+    x = means[labels] + sizes[labels][:, None] * deviations.repeat(3, 1)
+    features = FeatureBank(x, x[None][:0], labels, torch.arange(27), NAMES)
+    left = statistics_of(features).with_classes(["owl", "cat"])
+    alone = statistics_of(features.select((labels != 1).nonzero().squeeze(1))).with_classes(["owl", "cat"])
+    torch.testing.assert_close(left.products, alone.products)
+    torch.testing.assert_close(left.covariance(), alone.covariance())
 
 
 def test_a_class_without_images_takes_nothing_along():

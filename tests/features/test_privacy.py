@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -72,6 +73,16 @@ def test_the_noise_is_drawn_anew_and_as_large_as_the_record_says():
     assert record.count_deviation == pytest.approx(2 * record.deviation)
     many = with_noise(torch.full((400,), 50.0), torch.zeros(400, 1), epsilon=2.0, delta=1e-5)[0]
     assert float(many.std()) == pytest.approx(record.count_deviation, rel=0.2)
+    assert float(many.mean()) == pytest.approx(50, abs=0.3 * record.count_deviation)
+
+
+def test_noise_is_added_to_counts_and_sums_as_they_are():
+    counts, sums = unit_sums(bank([0, 0, 1, 2], views=2))
+    options = {"epsilon": 1.0, "delta": 1e-5, "insecure_seed": 3}
+    noisy, alone = with_noise(counts, sums, **options), with_noise(0 * counts, 0 * sums, **options)
+    torch.testing.assert_close(noisy[0] - alone[0], counts, rtol=0, atol=1e-9)
+    torch.testing.assert_close(noisy[1] - alone[1], sums, rtol=0, atol=1e-9)
+    assert len(torch.cat([alone[0], alone[1].flatten()]).unique()) == 3 * 6  # each number has noise of its own
 
 
 def test_nothing_but_the_noisy_sums_tells_of_the_images(photos, tmp_path):
@@ -99,6 +110,13 @@ def test_a_private_file_is_read_back(tmp_path):
     assert same(back, found, rounding=0)
     assert back.about == found.about
     assert bool(back.means().isfinite().all()), "also of classes whose noisy count is below 0"
+
+
+def test_a_noisy_count_weighs_as_one_image_at_least():
+    one = private("a", [0, 1, 2])
+    low = replace(one, counts=torch.tensor([-3.0, 0.5, 40.0], dtype=torch.float64))
+    assert low.weights().tolist() == [1, 1, 40]
+    assert torch.equal(low.means(), low.sums / torch.tensor([[1.0], [1.0], [40.0]], dtype=torch.float64))
 
 
 def test_disjoint_parties_are_promised_the_weaker_of_both():

@@ -55,6 +55,15 @@ def test_training_images_are_their_own_neighbours():
     assert scores.top1 == scores.top5 == 1
 
 
+def test_lengths_of_features_do_not_matter_unless_asked_for():
+    rng = np.random.default_rng(0)
+    X, y, new = rng.normal(size=(20, 4)), np.arange(20) % 5, rng.normal(size=(30, 4))
+    lengths = rng.uniform(0.1, 10, size=(20, 1))
+    said = [NearestProbe().fit(scale * X, y).predict(new).tolist() for scale in (1, lengths)]
+    assert said[0] == said[1]
+    assert NearestProbe("euclidean").fit(lengths * X, y).predict(new).tolist() != said[0]
+
+
 def test_unknown_metric():
     with pytest.raises(UserError, match="unknown metric 'cosin'; did you mean 'cosine'"):
         NearestProbe("cosin").fit([[0.0], [1.0]], [0, 1])

@@ -15,6 +15,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from threadpoolctl import threadpool_limits
 
+from probedistill.config import EvaluateConfig
 from probedistill.errors import NonFiniteLossError, UserError
 from probedistill.probes.linear import SOLVERS, LinearProbe
 from probedistill.probes.ridge import fit_ridge
@@ -424,6 +425,18 @@ def test_soft_ridge_equals_scikit_learn():
 
 
 @pytest.mark.parametrize("per_view", [False, True])
+def test_soft_ridge_of_several_views_equals_scikit_learn(per_view):
+    """Each view is a sample of weight 1/V, with the targets of its image, or its own."""
+    X, targets = np.random.default_rng(0).normal(size=(3, 8, 4)), soft_rows(8, 3, views=3 if per_view else None)
+    flat = X.reshape(-1, 4)
+    alpha = 0.3 * np.sum((flat - flat.mean(0)) ** 2) / 3 / 8
+    rows = np.broadcast_to(targets, (3, 8, 3)).reshape(-1, 3)
+    reference = Ridge(alpha=alpha, solver="cholesky").fit(flat, rows, sample_weight=np.full(24, 1 / 3))
+    probe = LinearProbe(ridge=0.3).fit_views(X, np.zeros(8, int), targets)
+    np.testing.assert_allclose(probe.logits(flat), reference.predict(flat), rtol=1e-8)
+
+
+@pytest.mark.parametrize("per_view", [False, True])
 def test_soft_logistic_equals_samples_repeated_for_each_class(per_view):
     X = np.random.default_rng(0).normal(size=(2, 15, 4))
     y, targets = np.arange(15) % 3, soft_rows(15, 3, views=2 if per_view else None)
@@ -529,6 +542,13 @@ def test_wrong_shapes_and_labels():
         LinearProbe().fit(X[None], y)
 
 
+def test_the_sgd_probe_is_the_papers_protocol_unless_told_otherwise():
+    """1,000 epochs, a step of 0.001 · batch / 256, batches of up to 100, weights from N(0, 0.01²)."""
+    probe, protocol = LinearProbe("sgd").get_params(), EvaluateConfig()
+    assert (probe["epochs"], probe["lr"], probe["batch_size"], probe["init"]) == (1000, 1e-3, 100, "papers")
+    assert (protocol.epochs, protocol.seeds) == (1000, 5)
+
+
 def test_diverged_sgd_is_an_error():
     X, y = blobs(dtype=np.float32)
     with pytest.raises(NonFiniteLossError, match="lr=1e\\+37"):
@@ -573,6 +593,19 @@ def test_scores_of_a_hand_made_case():
 def test_no_top5_below_five_classes_and_no_groups_without_groups():
     scores = score_probe(fixed(range(4)), np.eye(4), [0, 1, 2, 0], class_names=list("abcd"))
     assert (scores.top1, scores.top5, scores.groups, scores.worst_group) == (0.75, None, None, None)
+    assert score_probe(fixed(range(5)), np.eye(5), [0, 1, 2, 0, 1], class_names=list("abcde")).top5 == 1
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**16), classes=st.integers(5, 60), values=st.integers(2, 40))
+def test_the_five_best_are_those_of_a_stable_sort(seed, classes, values):
+    """Of equal logits the lower class comes first, however many classes there are."""
+    rng = np.random.default_rng(seed)
+    logits, y = rng.integers(0, values, (20, classes)).astype(float), rng.integers(0, classes, 20)
+    order = np.argsort(-logits, axis=1, kind="stable")
+    scores = score_probe(fixed(range(classes)), logits, y, class_names=[f"class {i}" for i in range(classes)])
+    assert scores.top1 == pytest.approx(np.mean(order[:, 0] == y))
+    assert scores.top5 == pytest.approx(np.mean((order[:, :5] == y[:, None]).any(axis=1)))
 
 
 def test_classes_absent_from_training_are_never_predicted():
