@@ -100,7 +100,8 @@ def unknown_name(argument: str, value: str, known: Iterable[str], hint: str = ""
     "unknown method 'sfn'; did you mean 'sfm'? known: clp, lgm, sfm"
     """
     names = sorted(set(known))
-    near = difflib.get_close_matches(str(value), names, n=2, cutoff=0.5)
+    folded = {name.casefold(): name for name in names}
+    near = [folded[one] for one in difflib.get_close_matches(str(value).casefold(), folded, n=2, cutoff=0.5)]
     meant = f"; did you mean {' or '.join(repr(name) for name in near)}?" if near else ";"
     listed = ", ".join(names) if len(names) <= 20 else ", ".join(names[:20]) + f" … ({len(names)} in all)"
     tail = f" {hint}" if hint else ""

@@ -21,13 +21,16 @@ from probedistill import (
     class_statistics,
     distill,
     evaluate,
+    export,
     extract_features,
     geometry,
     labelled_images,
     load_encoder,
     load_images,
     load_splits,
+    migrate,
     transfer,
+    write_report,
 )
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 20, 20, 3), dtype=np.uint8)
@@ -172,3 +175,38 @@ def test_what_is_no_encoder(encoder, photos):
             distill(images, one)
     with pytest.raises(UserError, match="is loaded already"):
         load_encoder(encoder)
+
+
+# ---- a set, its folder, or something else
+
+
+def test_a_set_may_be_named_where_one_is_taken(encoder, photos, tmp_path):
+    train, test = load_splits(f"folder:{photos}")
+    run = tmp_path / "run"
+    made = distill(train, encoder, steps=1, out=run, cache=tmp_path / "cache", progress=False, evaluate_every=0)
+    few = {"seeds": 1, "views": 1, "baselines": ["random"], "progress": False, "cache": tmp_path / "cache"}
+    sets = (made, str(run), run)
+    scores = [[row.scores for row in evaluate(one, encoder, train, test, **few).rows] for one in sets]
+    assert scores[0] == scores[1] == scores[2]
+    assert geometry(str(run), encoder, train, progress=False).run.method == "clp"
+    _, report = migrate(str(run), load_encoder(TINY, input_size=24, device="cpu"))
+    assert report.target.input_size == 24
+    export(str(run), tmp_path / "small", progress=False)
+    assert write_report(str(run), tmp_path / "report.html", progress=False).is_file()
+
+
+def test_what_is_no_set(encoder, photos):
+    train, test = load_splits(f"folder:{photos}")
+    for take in (
+        lambda: evaluate(encoder, encoder, train, test),
+        lambda: migrate(encoder, encoder),
+        lambda: transfer([3], [encoder], train, test),
+        lambda: write_report([encoder], "report.html"),
+    ):
+        with pytest.raises(UserError, match=r"run is a (Encoder|int); give the folder of a run, or a name such as set"):
+            take()
+
+
+def test_a_name_in_capitals_is_near(photos):
+    with pytest.raises(UserError, match="unknown method 'LGM'; did you mean 'lgm'"):
+        distill(f"folder:{photos}", TINY, method="LGM")

@@ -25,7 +25,7 @@ from ..machine.torch_state import own_torch_state
 from ..seeds import Stream, seed_of
 from ..show.figures import COLOURS, Bars, Figure, Plane, Points
 from ..show.tables import Table, number
-from ..store.distilled import DistilledSet
+from ..store.distilled import DistilledSet, as_set
 from ..store.records import Count, Share
 from ..store.run_record import ImagesRecord
 from .base import Analysis, Array, EncoderAbout, check_array
@@ -470,7 +470,7 @@ _TESTED = {
 
 @own_torch_state()
 def geometry(
-    distilled: DistilledSet,
+    distilled: DistilledSet | Path | str,
     encoder: Encoder,
     train: LabelledImages,
     *,
@@ -488,7 +488,7 @@ def geometry(
     all classes of the run, whichever are drawn.
 
     Args:
-        distilled: The synthetic set.
+        distilled: The synthetic set, or the folder or name of its run.
         encoder: The frozen encoder; it may differ from the one the set was made with.
         train: Real training images.
         classes: Which classes are drawn, in a PCA plane fitted on their real features; default the first thirty.
@@ -503,6 +503,7 @@ def geometry(
         UserError: Images that lack a class of the run, a class to draw that the run does not have, a class with
             fewer than two readable images, or k out of range.
     """
+    distilled = as_set(distilled)
     check_encoder(encoder)
     check_labelled(train, "train")
     store = features or FeatureStore(cache=cache, strict=strict, progress=progress)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -12,7 +13,7 @@ from scipy.special import expit, logit
 
 from .._version import __version__
 from ..config import AugmentConfig
-from ..encoders.encoder import Encoder
+from ..encoders.encoder import Encoder, check_encoder
 from ..errors import UserError, option, unknown_name
 from ..features.statistics import ClassStatistics, encoder_record
 from ..features.store import FeatureStore
@@ -26,7 +27,7 @@ from ..seeds import Stream, seed_of
 from ..ship.heads import HeadAbout, Preparation, ReadyHead, head_of_statistics
 from ..show.figures import Bars, Figure
 from ..show.tables import Table, number, percent, points
-from ..store.distilled import DistilledSet
+from ..store.distilled import DistilledSet, as_set
 from ..store.records import Count, OrNaN, Share
 from ..store.run_record import ImagesRecord
 from .base import Analysis, Array, EncoderAbout
@@ -212,7 +213,7 @@ class Migration(Analysis):
 
 @own_torch_state()
 def migrate(
-    distilled: DistilledSet,
+    distilled: DistilledSet | Path | str,
     encoder: Encoder,
     *,
     old: Sequence[Encoder] = (),
@@ -242,7 +243,8 @@ def migrate(
     and scores on the others.
 
     Args:
-        distilled: The set; its 8-bit images are used, and probes from scratch learn its soft labels if it has any.
+        distilled: The set, or the folder or name of its run; its 8-bit images are used, and probes from scratch
+            learn its soft labels if it has any.
         encoder: The new encoder.
         old: Encoders that the set was made with, or that statistics are of; without one only probes from scratch
             remain, and there is no forecast.
@@ -262,6 +264,8 @@ def migrate(
             an old one; an old encoder that the set was not made with, and no statistics are of; statistics of other
             classes.
     """
+    distilled = as_set(distilled)
+    check_encoder(encoder)
     _check(candidate, measured, encoder, old)
     _check_sources(distilled, old, statistics)
     store = features or FeatureStore()

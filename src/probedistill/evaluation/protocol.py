@@ -23,7 +23,7 @@ from ..machine.progress import ProgressBar
 from ..machine.torch_state import own_torch_state
 from ..probes.kinds import Lesson, check_probes, kind_of, need_head, on_features
 from ..probes.scores import Scores, score_probe
-from ..store.distilled import DistilledSet, Head
+from ..store.distilled import DistilledSet, Head, as_set
 from ..store.files import check_writable
 from ..text import counted
 from .cost import say_cost
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 @own_torch_state()
 def evaluate(
-    distilled: DistilledSet | None,
+    distilled: DistilledSet | Path | str | None,
     encoder: Encoder,
     train: LabelledImages | None,
     test: LabelledImages,
@@ -79,7 +79,8 @@ def evaluate(
     Features of views are kept in the cache and shared between probes, rows and later calls.
 
     Args:
-        distilled: The synthetic set; its 8-bit images are scored. ``None`` scores the baselines alone.
+        distilled: The synthetic set, or the folder or name of its run; its 8-bit images are scored. ``None`` scores
+            the baselines alone.
         encoder: The frozen encoder; it may differ from the one that the set was made with.
         train: Real training images for the baselines; ``None`` leaves the baselines out.
         test: Real test images.
@@ -106,6 +107,8 @@ def evaluate(
             record of its augmentation is damaged, or an inherited probe without a head or with a head of another
             encoder than ``source``.
     """
+    if distilled is not None:
+        distilled = as_set(distilled)
     check_encoder(encoder)
     check_labelled(test, "test")
     if train is not None:

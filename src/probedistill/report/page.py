@@ -29,7 +29,7 @@ from ..show.figures import Figure
 from ..show.previews import CELLS_PER_ROW, LIMIT
 from ..show.tables import Table
 from ..store.files import check_writable, whole_file
-from ..store.named import run_folder
+from ..store.named import run_folder, several_runs
 from ..store.records import as_plain, without_nan
 from ..text import printable
 from . import compare
@@ -96,7 +96,7 @@ def write_report(
     given = {"transfer": transfer, "align": align, "bias": bias, "geometry": geometry}
     kinds = kinds_of_analysis(analyses)
     more = {name: kinds[name].read(path) for name, path in given.items() if path is not None}
-    places = [run_folder(folder) for folder in folders]
+    places = [run_folder(folder) for folder in several_runs(folders)]
     runs = gather(places, kinds)
     if real_images:
         runs = with_real_images(runs, FeatureStore(cache=cache, progress=progress))

@@ -34,7 +34,7 @@ from ..features.encode import encode, view_features
 from ..machine.progress import ProgressBar
 from ..machine.torch_state import own_torch_state
 from ..seeds import Stream
-from ..store.distilled import DistilledSet, Encoded
+from ..store.distilled import DistilledSet, Encoded, as_set
 from ..store.files import check_writable, leftovers, remove_leftovers
 from ..store.layout import EVALUATIONS, LOCK
 from ..store.locks import claimed
@@ -88,7 +88,7 @@ class ExportReport:
 
 @own_torch_state()
 def export(
-    distilled: DistilledSet,
+    distilled: DistilledSet | Path | str,
     folder: Path | str,
     *,
     format: str | None = None,
@@ -105,7 +105,7 @@ def export(
     of a run take it. Labels, soft labels and head come along unchanged.
 
     Args:
-        distilled: The set.
+        distilled: The set, or the folder or name of its run.
         folder: Folder to write: a new or empty one, or with ``overwrite`` an earlier export.
         format: png (lossless), webp or jpeg. Default: webp; with ``max_bytes``, the best of the three.
         quality: Quality of webp and jpeg, 1 to 100. Default: 90.
@@ -119,6 +119,7 @@ def export(
         UserError: A value is out of range, the budget is below the smallest files, the folder holds something else, or
             the set's record of its augmentation, by which an encoder's views are drawn, is damaged.
     """
+    distilled = as_set(distilled)
     folder = Path(folder)
     _check(distilled, format, quality, image_size, max_bytes)
     with claimed(folder):

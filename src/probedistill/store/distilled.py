@@ -469,3 +469,8 @@ def _read_images(folder: Path, parts: _Parts) -> Tensor:
     if export is None:
         raise ValueError("it holds no images")
     return decode_files(files[1:], export.image_size)
+
+
+def as_set(given: DistilledSet | Path | str) -> DistilledSet:
+    """A set that is given itself, or by the folder or the name of its run (`DistilledSet.load`)."""
+    return given if isinstance(given, DistilledSet) else DistilledSet.load(given)

@@ -7,8 +7,10 @@ into the folder that `results_folder` names.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from ..errors import UserError, explained
 from ..machine.places import cache_folder
@@ -31,12 +33,19 @@ def run_folder(run: Path | str) -> Path:
     Raises:
         UserError: There is no such run in the source, or it cannot be had; or no folder can have this path.
     """
+    if not isinstance(run, (str, Path)):
+        raise UserError(f"run is a {type(run).__name__}; give the folder of a run, or a name such as set:digits-lite0")
     text = run.as_posix() if isinstance(run, Path) else run
     name, colon, place = text.partition(":")
     if colon and name.isidentifier() and len(name) > 1 and not os.path.exists(run) and name in RUN_SOURCES:
         return Path(RUN_SOURCES.load(name)(place))
     check_path(Path(run))
     return Path(run)
+
+
+def several_runs(given: Any) -> list[Any]:
+    """One run or several, by their folders or loaded, as a list."""
+    return list(given) if isinstance(given, Iterable) and not isinstance(given, (str, Path)) else [given]
 
 
 def check_path(path: Path) -> None:
