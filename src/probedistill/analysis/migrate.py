@@ -186,7 +186,7 @@ class Migration(Analysis):
             found.append(
                 f"Forecast for {self.chosen!r}: {percent(taken.forecast)} % on photos. The set has "
                 f"{percent(anchor.accuracy)} % on its own encoder ({how}). Forecasts of this kind were off by "
-                "4 to 6 points on average where they could be checked (docs/over-time.md)."
+                "4 to 7 points on average where they could be checked (docs/over-time.md)."
             )
         if self.test is not None and taken.accuracy is not None:
             best = max(self.candidates, key=lambda one: one.accuracy or 0.0)
