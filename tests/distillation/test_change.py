@@ -230,7 +230,8 @@ def test_named_part_needs_no_such_word(runs, data, encoder, tmp_path):
 
 def test_old_images_stay_bit_for_bit_and_new_classes_get_images(runs, data, encoder, tmp_path):
     new = data[0].with_classes(NAMES[2:])
-    more = extend(runs / "a", new, encoder, run=out_of(tmp_path), test=data[1])
+    as_text = RunConfig(out=str(tmp_path / "out"), cache=tmp_path / "cache", progress=False)  # a path as text
+    more = extend(runs / "a", new, encoder, run=as_text, test=data[1])
     before = DistilledSet.load(runs / "a")
     assert more.class_names == NAMES
     assert more.labels.tolist() == [0, 1, 2, 3]

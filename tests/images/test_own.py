@@ -192,6 +192,7 @@ def test_a_set_may_be_named_where_one_is_taken(encoder, photos, tmp_path):
     _, report = migrate(str(run), load_encoder(TINY, input_size=24, device="cpu"))
     assert report.target.input_size == 24
     export(str(run), tmp_path / "small", progress=False)
+    assert transfer(made, encoder, train, test, **few).sources[0].method == "clp", "one is a list of one"
     assert write_report(str(run), tmp_path / "report.html", progress=False).is_file()
 
 

@@ -29,7 +29,7 @@ from ..seeds import Stream, seed_of
 from ..show.figures import Bars, Figure
 from ..show.previews import save_grid
 from ..show.tables import Table, number, percent
-from ..store.distilled import DistilledSet
+from ..store.distilled import DistilledSet, as_set
 from ..store.layout import EVOLUTION, STATISTICS
 from ..store.locks import PATIENCE, claimed
 from ..store.named import run_folder
@@ -270,7 +270,7 @@ def _ends(interval: tuple[float, float]) -> str:
 
 @own_torch_state()
 def audit(
-    distilled: DistilledSet,
+    distilled: DistilledSet | Path | str,
     encoder: Encoder,
     train: LabelledImages,
     *,
@@ -293,7 +293,7 @@ def audit(
     a photo, and the likelihood-ratio attack LiRA (arXiv 2112.03570). And what is stored beside the images.
 
     Args:
-        distilled: The synthetic set.
+        distilled: The synthetic set, or the folder or name of its run.
         encoder: An encoder that it was made with; membership takes the first.
         train: The photos that it was made of.
         others: Further encoders whose features are compared: features of the set's own encoder are alike by design.
@@ -312,6 +312,7 @@ def audit(
         UserError: Photos that lack a class of the run, fewer than four photos, a budget out of range, or shadow sets
             for a set that was made otherwise than from photos by this one encoder.
     """
+    distilled = as_set(distilled)
     check_encoder(encoder)
     check_labelled(train, "train")
     store = features or FeatureStore(cache=cache, strict=strict, progress=progress)

@@ -42,7 +42,7 @@ from ..store.distilled import DistilledSet
 from ..store.files import check_writable
 from ..store.layout import check_named_once
 from ..store.locks import PATIENCE, claimed
-from ..store.named import run_folder
+from ..store.named import run_folder, several_runs
 from ..store.records import read_record
 from ..store.run_record import ImagesRecord
 from .base import EncoderAbout
@@ -186,6 +186,7 @@ class _Set:
 
 
 def _read_sets(runs: Sequence[Path | str | DistilledSet]) -> list[_Set]:
+    runs = several_runs(runs)
     if not runs:
         raise UserError("runs is empty; name at least one folder of a finished run")
     found = [run if isinstance(run, DistilledSet) else run_folder(run) for run in runs]

@@ -103,7 +103,7 @@ def extend(
     if steps is not None:
         check_number("steps", steps, least=1, whole=True)
     held, store = kept.distilled, FeatureStore(run.cache, strict, run.progress)
-    name = run.out.name if run.out is not None else "images"
+    name = Path(run.out).name if run.out is not None else "images"
     added = [_statistics_like(o, e, images, name, store) for o, e in _paired(kept.statistics, encoders)]
     _check_unseen(kept, added, encoders, images, store)
     statistics = [merge_statistics(pair, union=True) for pair in zip(kept.statistics, added)]
