@@ -388,7 +388,7 @@ def soft_rows(n, classes, seed=0, views=None):
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-@pytest.mark.parametrize("class_weight", [None, "balanced"])
+@pytest.mark.parametrize("class_weight", [None, "balanced", {0: 0.3, 1: 4.0}])
 @pytest.mark.parametrize("classes", [2, 4])
 def test_one_hot_targets_give_the_probe_of_the_labels(solver, class_weight, classes):
     X, y = noise(17, 5, classes=classes)
