@@ -547,6 +547,7 @@ def test_the_sgd_probe_is_the_papers_protocol_unless_told_otherwise():
     probe, protocol = LinearProbe("sgd").get_params(), EvaluateConfig()
     assert (probe["epochs"], probe["lr"], probe["batch_size"], probe["init"]) == (1000, 1e-3, 100, "papers")
     assert (protocol.epochs, protocol.seeds) == (1000, 5)
+    assert (probe["ridge"], probe["C"]) == (1.0, 1.0)  # λ is the kernel's mean diagonal, and C scikit-learn's
 
 
 def test_diverged_sgd_is_an_error():
