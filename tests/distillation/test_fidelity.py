@@ -183,6 +183,16 @@ def test_half_of_the_views_are_brightened():
     assert (views.noise_mean, views.noise_std) == (0.5, 0.2)
 
 
+def test_black_lies_beyond_the_edge():
+    """A view of the whole image, made larger: its outermost samples lie between the image's pixels and the black."""
+    images = torch.rand(2, 3, 5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    boxes = torch.tensor([[0.0, 0.0, 1.0, 1.0]] * 2, dtype=torch.float64)
+    views = Views(boxes, torch.tensor([False, True]), torch.full((2,), -1), antialias=False, zeros=True)
+    torch.testing.assert_close(apply_views(images, views, 12), their_views(images, views, 12))
+    edge = apply_views(images, replace(views, zeros=False), 12)
+    assert (apply_views(images, views, 12)[:, :, 0] < edge[:, :, 0]).all()
+
+
 def test_a_new_level_is_noise_and_adam_starts_again():
     config = paper("sfm", canvas={"level_every": 2})
     distiller = one_step(config)
