@@ -248,8 +248,8 @@ class CanvasConfig:
     init: Literal["auto", "noise", "average", "blend", "real"] = "auto"
     """Start from noise; from an average (the mean of up to 100 real images of a class, in 32 × 32 pixels); from a blend
     of real images (`blend` of them, those nearest to the class mean); or from one real image (the medoid). With several
-    images per class each starts from a cluster of its own. auto: average for --method auto (real for vision
-    transformers), else noise."""
+    images per class each starts from a cluster of its own. auto: for --method auto average (blend with --aim transfer;
+    real for vision transformers), else noise."""
     blend: int = 10
     """Real images in a blend, and the fewest in an average: a cluster of fewer takes the nearest from outside."""
     init_noise: float = 1.0
@@ -291,8 +291,8 @@ class DistillConfig:
     preset: Literal["default", "paper"] = "default"
     """default: our recipe, measured in docs/recipes.md; paper: the authors' settings (slow), see docs/fidelity.md."""
     aim: Literal["home", "transfer"] = "home"
-    """home: best on the encoders that are named; transfer: better on encoders that are not known yet, for a few points
-    at home (docs/recipes.md)."""
+    """home: best on the encoders that are named; transfer: better on vision transformers that are not known yet, for a
+    point or two at home (docs/recipes.md). It starts from blends of photos, which show more of them than averages."""
     images_per_class: int = 1
     """Synthetic images per class."""
     steps: int = 300
@@ -387,12 +387,16 @@ class DistillConfig:
         self._check_preset()
         from_photos = self.method == "auto" and not without_images
         method = "clp" if self.method == "auto" else self.method
-        init = ("average" if from_photos else "noise") if self.canvas.init == "auto" else self.canvas.init
+        away = self.aim == "transfer"
+        init = self.canvas.init
+        if init == "auto":
+            init = "noise" if not from_photos else "blend" if away else "average"
         canvas = replace(self.canvas, init=init)
         lr = (0.05 if (method, init) == ("clp", "noise") else 0.02) if self.lr == "auto" else self.lr
         views = 3 if self.views == "auto" else self.views
         layers = (3 if from_photos else 0) if self.layers == "auto" else self.layers
-        clp = replace(self.clp, ridge=10.0) if self.clp.ridge == "auto" else self.clp
+        ridge = 1.0 if away and init == "blend" else 10.0
+        clp = replace(self.clp, ridge=ridge) if self.clp.ridge == "auto" else self.clp
         config = replace(
             self, method=method, views=views, real_views=self.real_view_count, canvas=canvas, lr=lr, layers=layers,
             clp=clp, augment=self.augment.settled(),

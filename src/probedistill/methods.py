@@ -80,7 +80,7 @@ class CLPConfig:
 
     ridge: float | Literal["auto"] = "auto"
     """λ as a multiple of the mean diagonal of the kernel Z Zᵀ (our reading of the paper: 0.1); auto: 3 for vision
-    transformers from photos, else 10."""
+    transformers from photos, 1 for blends with --aim transfer, else 10."""
     temperature: float = 0.1
     """τ of the outer cross-entropy."""
     outer: Literal["ce", "mse"] = "ce"
@@ -161,7 +161,8 @@ PAPER: dict[str, dict[str, Any]] = {
 """Method → the options whose values in the paper differ from our defaults; docs/fidelity.md gives the reasons."""
 
 AIM: dict[str, dict[str, Any]] = {"home": {}, "transfer": {"layers": 3, "layer_weight": 3.0}}
-"""Aim → the options that it changes; docs/recipes.md gives what that costs at home and brings elsewhere."""
+"""Aim → the options that it changes, beside the start and the ridge of --method auto (`DistillConfig.resolve`);
+docs/recipes.md gives what that costs at home and brings elsewhere."""
 
 
 def preset_values(method: str, preset: str, aim: str = "home") -> dict[str, Any]:

@@ -220,6 +220,8 @@ def test_a_transformer_has_a_recipe_of_its_own_unless_told_otherwise(folder, tmp
     assert recipe(transformer, canvas={"init": "average"}, lr=0.02) == ("average", 0.02, 12, 3.0, (0.35, 1.0))
     assert recipe(transformer, augment={"scale": (0.08, 1.0)}) == ("real", 0.01, 12, 3.0, (0.08, 1.0))
     assert recipe(transformer, clp={"ridge": 0.5}, views=2)[2:4] == (2, 0.5)
+    assert recipe(network, aim="transfer") == ("blend", 0.02, 3, 1.0, (0.08, 1.0))
+    assert recipe(transformer, aim="transfer") == recipe(transformer)
 
 
 def test_what_has_no_effect_depends_on_the_encoder(folder, tmp_path):

@@ -492,6 +492,19 @@ def test_the_aim_changes_what_the_user_does_not_set():
         DistillConfig.of(aim="away")
 
 
+def test_the_aim_sets_the_start_and_the_ridge_that_are_left_open():
+    def chosen(**options) -> tuple[str, float]:
+        config = DistillConfig.of(aim="transfer", **options).resolve()
+        return config.canvas.init, config.clp.ridge
+
+    assert chosen() == ("blend", 1.0)
+    assert chosen(clp={"ridge": 7.0}) == ("blend", 7.0)
+    assert chosen(canvas={"init": "average"}) == ("average", 10.0)
+    assert chosen(method="clp") == ("noise", 10.0)
+    at_home = DistillConfig(canvas=CanvasConfig(init="blend")).resolve()
+    assert at_home.clp.ridge == 10.0
+
+
 def test_the_authors_settings_belong_to_a_method():
     with pytest.raises(UserError, match="preset 'paper' needs a method; add method='lgm', clp or sfm"):
         DistillConfig.of(preset="paper")

@@ -50,7 +50,7 @@ def suited(config: DistillConfig, wished: DistillConfig, encoders: Sequence[Enco
     """
     if not any(encoder.is_transformer for encoder in encoders):
         return config
-    if wished.canvas.init == "auto" and config.canvas.init == "average":
+    if wished.canvas.init == "auto" and config.canvas.from_photos:
         config = replace(config, canvas=replace(config.canvas, init="real"))
     if config.canvas.from_photos:
         if wished.lr == "auto":
