@@ -208,7 +208,7 @@ def test_a_run_that_takes_long_says_so_once_and_what_makes_it_shorter(capfd):
     assert line == (
         "about 2.5 h to go: 300 steps, 12 views of each image. Shorter: stop it and add --overwrite; --steps 100 takes "
         "a third of that, --views 6 half, --precision bf16 perhaps half, on processors made for it. Fewer steps or "
-        "views make weaker images, steps are what to cut first. Stopped as it is, it goes on with --resume."
+        "views make weaker images: cut steps before views. Stopped as it is, it goes on with --resume."
     )
     assert "stop it and add overwrite=True; steps=100 takes a third of that, views=6 half" in in_python
 

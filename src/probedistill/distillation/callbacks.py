@@ -251,17 +251,19 @@ def takes_long(seconds: float, run: RunRecord, *, kept: bool) -> str:
         kept: It has a folder, where it goes on.
     """
     config, ways = run.config, []
+    many_views = config.views != "auto" and config.views >= 4
     if config.steps >= 6:
         ways.append(f"{option('steps', config.steps // 3)} takes a third of that")
-    if config.views != "auto" and config.views >= 4:
-        ways.append(f"{option('views', config.views // 2)} half")
+    if many_views:
+        ways.append(f"{option('views', int(config.views) // 2)} half")
     if any(encoder.precision == "fp32" for encoder in run.encoders):
         ways.append(f"{option('precision', 'bf16')} perhaps half, on processors made for it")
     line = f"about {duration(seconds)} to go: {config.steps:,} steps, {config.views} views of each image."
     if ways:
         again = f"stop it and add {option('overwrite', True)}; " if kept else ""
         line += f" Shorter: {again}{', '.join(ways)}. Fewer steps or views make weaker images"
-        line += ", steps are what to cut first." if len(ways) > 1 else "."
+        # Measured on vision transformers, which are what has many views (docs/recipes.md).
+        line += ": cut steps before views." if many_views else "."
     return line + (f" Stopped as it is, it goes on with {option('resume', True)}." if kept else "")
 
 
