@@ -49,3 +49,12 @@ def test_low_rank_affine_of_full_rank_is_ridge_regression(rng):
 def test_low_rank_affine_has_the_rank_that_was_asked_for(rng):
     target, source = rng.normal(size=(30, 6)), rng.normal(size=(30, 5))
     assert np.linalg.matrix_rank(low_rank_affine(target, source, rank=2)[0]) == 2
+
+
+def test_low_rank_affine_keeps_what_varies_most_over_the_views(rng):
+    """Of the full map's values, less their mean, no map of this rank keeps more (Eckart and Young)."""
+    new, old = rng.normal(size=(30, 6)) + 5.0, rng.normal(size=(30, 7))
+    full, part = (low_rank_affine(new, old, rank=rank)[0] for rank in (6, 2))
+    centred = new - new.mean(axis=0)
+    lost = np.linalg.norm(centred @ (full - part).T) ** 2
+    assert lost == pytest.approx(np.sum(np.linalg.svd(centred @ full.T, compute_uv=False)[2:] ** 2))
