@@ -422,7 +422,8 @@ class DistillConfig:
         ]
         start, canvas = settled.canvas.init, self.canvas
         if settled.layers == 0 and self.aim == "transfer":
-            found.append("aim transfer is about inner layers, and layers is 0")
+            if start != "blend":  # which is of the aim, too
+                found.append("aim transfer is about inner layers, and layers is 0")
         elif settled.layers == 0 and self.layer_weight != type(self).layer_weight:
             found.append(f"layer_weight {self.layer_weight} is that of inner layers, and layers is 0")
         if start not in ("average", "blend") and canvas.blend != CanvasConfig.blend:

@@ -58,8 +58,16 @@ def test_a_users_type_checker_finds_a_wrong_keyword(tmp_path):
         (["--canvas.init", "noise", "--canvas.blend", 20], "canvas.blend 20 is for canvas.init average and blend"),
         (["--canvas.init", "real", "--canvas.init-noise", 0.5], "canvas.init_noise 0.5 is for canvas.init noise"),
         (["--layers", 0, "--layer-weight", 2], "layer_weight 2.0 is that of inner layers, and layers is 0"),
-        (["--layers", 0, "--aim", "transfer"], "aim transfer is about inner layers, and layers is 0"),
-        (["--aim", "transfer"], "aim transfer is about inner layers, and 'helpers_encoders:tiny' gives none"),
+        (["--layers", 0, "--aim", "transfer"], None),
+        (["--aim", "transfer"], None),
+        (
+            ["--layers", 0, "--aim", "transfer", "--canvas.init", "noise"],
+            "aim transfer is about inner layers, and layers is 0",
+        ),
+        (
+            ["--aim", "transfer", "--canvas.init", "noise"],
+            "aim transfer is about inner layers, and 'helpers_encoders:tiny' gives none",
+        ),
         (["--layer-weight", 2], "layer_weight 2.0 is about inner layers, and 'helpers_encoders:tiny' gives none"),
         (["--layers", 2], "layers 2 is about inner layers, and 'helpers_encoders:tiny' gives none; convolutional"),
         (["--clp.ridge", 3, "--canvas.blend", 3], None),

@@ -77,6 +77,8 @@ def without_effect(config: DistillConfig, wished: DistillConfig, encoders: Seque
         f"layer_weight {wished.layer_weight}": wished.layer_weight != DistillConfig.layer_weight,
     }
     assert config.layers != "auto", "a resolved config"
+    if wished.aim == "transfer" and config.canvas.init == "blend":
+        return found  # the aim asks for layers where there are any; the start is of the aim, too
     if config.layers and any(asked.values()) and not any(one.with_layers(config.layers).widths for one in encoders):
         first = next(name for name, is_asked in asked.items() if is_asked)
         names = " and ".join(repr(encoder.name) for encoder in encoders)
