@@ -422,7 +422,7 @@ class DistillConfig:
         ]
         start, canvas = settled.canvas.init, self.canvas
         if settled.layers == 0 and self.aim == "transfer":
-            if start != "blend":  # which is of the aim, too
+            if not settled.starts_for_transfer:
                 found.append("aim transfer is about inner layers, and layers is 0")
         elif settled.layers == 0 and self.layer_weight != type(self).layer_weight:
             found.append(f"layer_weight {self.layer_weight} is that of inner layers, and layers is 0")
@@ -431,6 +431,11 @@ class DistillConfig:
         if start != "noise" and canvas.init_noise != CanvasConfig.init_noise:
             found.append(f"canvas.init_noise {canvas.init_noise} is for canvas.init noise, and this is {start}")
         return found
+
+    @property
+    def starts_for_transfer(self) -> bool:
+        """Whether ``aim`` transfer has an effect without inner layers: by its start, if ``canvas.init`` is settled."""
+        return self.aim == "transfer" and self.canvas.init == "blend"
 
     @property
     def real_view_count(self) -> int:

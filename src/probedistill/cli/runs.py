@@ -19,7 +19,7 @@ from ..config import (
     RunConfig,
     StatisticsConfig,
 )
-from ..encoders.named import fields_in_braces, is_in_braces
+from ..encoders.named import fields_in_word
 from ..errors import UserError, explained, option
 from ..methods import check_number
 from ..store.named import results_folder, run_folder
@@ -84,7 +84,8 @@ def distill(
     run, settings = run or RunConfig(), settings or DistillConfig()
     sized = [] if encoder.input_size is None else [f"{encoder.input_size}px"]
     strict = images is not None and images.strict
-    parts = [named, encoder.encoder, *sized, *map(_short, settings.also), settings.method]
+    others = [str(fields_in_word(word)["encoder"]) for word in settings.also]
+    parts = [named, encoder.encoder, *sized, *others, settings.method]
     if seeds is not None or grid is not None:
         run.out = _out(run, parts)
         _sweep(source, test, encoder, settings, run, seeds, grid or [], probes or ["ridge"], strict)
@@ -102,11 +103,6 @@ def distill(
     named_test = "" if images is not None else " --images SPEC"  # statistics name no test images
     config = config_flag("evaluate", run.out / "config.yaml")
     show(f"score:  probedistill evaluate {quote(str(run.out))} {config}{named_test}")
-
-
-def _short(word: str) -> str:
-    """The name of an encoder whose options may stand in its place."""
-    return str(fields_in_braces(word)["encoder"]) if is_in_braces(word) else word
 
 
 def _what(

@@ -251,11 +251,12 @@ def takes_long(seconds: float, run: RunRecord, *, kept: bool) -> str:
         kept: It has a folder, where it goes on.
     """
     config, ways = run.config, []
-    many_views = config.views != "auto" and config.views >= 4
+    assert config.views != "auto", "a resolved config"
+    many_views = config.views >= 4
     if config.steps >= 6:
         ways.append(f"{option('steps', config.steps // 3)} takes a third of that")
     if many_views:
-        ways.append(f"{option('views', int(config.views) // 2)} half")
+        ways.append(f"{option('views', config.views // 2)} half")
     if any(encoder.precision == "fp32" for encoder in run.encoders):
         ways.append(f"{option('precision', 'bf16')} perhaps half, on processors made for it")
     line = f"about {duration(seconds)} to go: {config.steps:,} steps, {config.views} views of each image."

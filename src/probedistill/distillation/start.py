@@ -50,9 +50,9 @@ def suited(config: DistillConfig, wished: DistillConfig, encoders: Sequence[Enco
     """
     if not any(encoder.is_transformer for encoder in encoders):
         return config
-    if wished.canvas.init == "auto" and config.canvas.from_photos:
-        config = replace(config, canvas=replace(config.canvas, init="real"))
     if config.canvas.from_photos:
+        if wished.canvas.init == "auto":
+            config = replace(config, canvas=replace(config.canvas, init="real"))
         if wished.lr == "auto":
             config = replace(config, lr=0.01)
         if wished.views == "auto":
@@ -71,14 +71,14 @@ def without_effect(config: DistillConfig, wished: DistillConfig, encoders: Seque
         encoders: The run's encoders.
     """
     found = wished.without_effect(config)
+    if config.starts_for_transfer:
+        return found  # the aim asks for layers only where there are any
     asked = {
         "aim transfer": wished.aim == "transfer",
         f"layers {wished.layers}": wished.layers not in ("auto", 0),
         f"layer_weight {wished.layer_weight}": wished.layer_weight != DistillConfig.layer_weight,
     }
     assert config.layers != "auto", "a resolved config"
-    if wished.aim == "transfer" and config.canvas.init == "blend":
-        return found  # the aim asks for layers where there are any; the start is of the aim, too
     if config.layers and any(asked.values()) and not any(one.with_layers(config.layers).widths for one in encoders):
         first = next(name for name, is_asked in asked.items() if is_asked)
         names = " and ".join(repr(encoder.name) for encoder in encoders)

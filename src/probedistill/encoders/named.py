@@ -69,6 +69,11 @@ def fields_in_braces(spec: str) -> dict[str, Any]:
     return _checked_fields(content, called)
 
 
+def fields_in_word(word: str) -> dict[str, Any]:
+    """The fields that `in_one_word` made a word of; of a name, with or without pixels, ``encoder`` alone."""
+    return fields_in_braces(word) if is_in_braces(word) else {"encoder": word}
+
+
 def in_one_word(fields: Mapping[str, Any]) -> str:
     """One word that `encoder_config` takes for some fields of `EncoderConfig`, and that needs no file.
 
@@ -163,8 +168,7 @@ def own_others(folder: Path, words: Sequence[str], first: EncoderConfig) -> list
         UserError: One of them asks for more than `own_encoder` allows.
     """
     shared = {"device": first.device, "precision": first.precision, "preprocess": first.preprocess}
-    every = [fields_in_braces(word) if is_in_braces(word) else {"encoder": word} for word in words]
-    return [_own(folder, fields, shared, "run.json", "") for fields in every]
+    return [_own(folder, fields_in_word(word), shared, "run.json", "") for word in words]
 
 
 def _own(folder: Path, fields: Mapping[str, Any], options: Mapping[str, Any], file: str, or_else: str) -> EncoderConfig:

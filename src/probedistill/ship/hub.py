@@ -21,7 +21,7 @@ from typing import Any
 
 import yaml
 
-from ..encoders.named import fields_in_braces, in_one_word, is_in_braces
+from ..encoders.named import fields_in_word, in_one_word
 from ..encoders.trust import read_yaml
 from ..errors import UserError, explained, option
 from ..machine.network import asking_the_hub, check_waits, hub_address
@@ -177,6 +177,7 @@ def _published_run(run: RunRecord) -> RunRecord:
     def encoder(record: EncoderRecord) -> EncoderRecord:
         return replace(record, name=published(record.name))
 
+    also = [in_one_word(_published_value(fields_in_word(word))) for word in run.config.also]
     return replace(
         run,
         images=images(run.images),
@@ -185,7 +186,7 @@ def _published_run(run: RunRecord) -> RunRecord:
         statistics=tuple(replace(one, encoder=encoder(one.encoder)) for one in run.statistics),
         head=None if run.head is None else replace(run.head, encoder=published(run.head.encoder)),
         skipped=tuple(map(published, run.skipped)),
-        config=replace(run.config, also=[_published_word(word) for word in run.config.also]),
+        config=replace(run.config, also=also),
     )
 
 
@@ -198,11 +199,6 @@ def _copy_config(path: Path, target: Path) -> None:
             content[name] = _published_value(content[name])
     with whole_file(target) as temporary:
         temporary.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
-
-
-def _published_word(word: str) -> str:
-    """An encoder in one word, likewise."""
-    return in_one_word(_published_value(fields_in_braces(word))) if is_in_braces(word) else published(word)
 
 
 def _published_value(value: Any) -> Any:
