@@ -51,7 +51,7 @@ def main() -> None:
     rows = []
     for count in (1, 2, 5, 10):
         cell = Cell("clothing", "lite0", "auto", seed=0, steps=300, images_per_class=count)
-        distilled = with_extras(made(cell), source, bank, keep_head=True)
+        distilled = with_extras(made(cell, train), source, bank, keep_head=True)
         head = distilled.head
         assert head is not None
         for kind in ("distilled", "random real"):

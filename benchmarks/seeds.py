@@ -5,6 +5,7 @@
     python benchmarks/seeds.py --encoders lite0+mobilenetv1 --methods auto --steps 300       # for two at once
     python benchmarks/seeds.py --encoders lite0 --methods auto real --images-per-class 5
     python benchmarks/seeds.py --dataset grocery --encoders lite0 --methods auto real
+    python benchmarks/seeds.py --dataset cifar-10 --photos FOLDER --encoders lite0 --steps 300
 
 One image per class of clothing, 150 steps of three views (``--steps``, ``--step-views``), encoders at 112 px; ten
 images per class have one view each, and with two encoders each has two. `clp`, `sfm` and `lgm` start from noise,
@@ -17,6 +18,9 @@ Each set of `auto` is scored on the encoders that had no part in it, too, beside
 (``--methods medoids``) and random photos. CLIP is one of these; it is scored with crops of at least 35 %, real images
 and distilled ones alike, because it makes nothing of smaller ones at this size. ``--steps 75`` and ``300`` show what
 steps bring.
+
+CIFAR-10 is read from ``FOLDER/cifar-10/train/CLASS`` and ``FOLDER/cifar-10/test/CLASS``: the first 300 images of each
+class in its first training batch, and the first 100 in its test batch. Nothing was ever chosen on it.
 """
 
 from __future__ import annotations
@@ -27,6 +31,7 @@ import shutil
 import statistics
 import time
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import _common
@@ -57,6 +62,7 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 CHOSEN = {"medoids": "centroids", "random": "random"}
 WITHOUT_SEED = ("real", "medoids")
+PHOTOS: list[str] = ["cifar-10"]  # below --photos
 BASELINES = ["random", "centroids", "herding", "kmedoids", "means", "full"]
 ENCODERS = ["lite0", "mobilenetv1", "mobilenetv2"]
 TARGETS = [*ENCODERS, "lite1", "lite2", "clip"]
@@ -136,21 +142,20 @@ def chosen(cell: Cell, encoder: Encoder, splits: Splits) -> Scores:
     return scores, {"others": elsewhere(photos, cell.encoder, splits[1])}
 
 
-def made(cell: Cell) -> DistilledSet:
+def made(cell: Cell, train: LabelledImages) -> DistilledSet:
     """The distilled set of a cell: its run, made or taken up again."""
     run = RunConfig(out=_common.RUNS / f"seeds-{cell.key}", resume=True, evaluate_every=0)
-    images = ImagesConfig(images=_common.images(cell.dataset))
     encoders = [replace(_common.encoder(name), precision=cell.precision) for name in cell.encoders]
-    return distill(images, encoders, cell.config, run=run)
+    return distill(train, encoders, cell.config, run=run)
 
 
 def distilled(cell: Cell, encoder: Encoder, splits: Splits) -> Scores:
     """A distilled set; README's are scored on every encoder, the first beside the photos that are nearest to it."""
-    one = made(cell)
+    one = made(cell, splits[0])
     nearest = ["neighbours"] if cell.seed == 0 and cell.images_per_class == 1 else []
     scores = evaluate(one, encoder, *splits, baselines=nearest, seeds=2, **PROTOCOL)
     about: dict[str, Any] = {"seconds": one.run.seconds}
-    if METHODS[cell.method]["method"] == "auto" and cell.images_per_class == 1 and cell.dataset == "clothing":
+    if METHODS[cell.method]["method"] == "auto" and cell.images_per_class == 1 and cell.dataset != "grocery":
         about["others"] = elsewhere(one, cell.encoder, splits[1])
     return scores, about
 
@@ -213,7 +218,8 @@ def draw_methods(panel: Any, rows: list[tuple[dict[str, Any], dict[str, Any]]]) 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset", choices=["clothing", "grocery"], default="clothing")
+    parser.add_argument("--dataset", choices=["clothing", "grocery", *PHOTOS], default="clothing")
+    parser.add_argument("--photos", type=Path, help=f"folder of {' and '.join(PHOTOS)}")
     parser.add_argument("--encoders", nargs="+", default=ENCODERS, help="a + between those of one run")
     parser.add_argument(
         "--methods", nargs="+", choices=[*METHODS, *CHOSEN, "real"], default=[*METHODS, *CHOSEN, "real"]
@@ -224,7 +230,12 @@ def main() -> None:
     parser.add_argument("--step-views", type=int, help="views of each image in a step; see above")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     options = parser.parse_args()
-    splits = load_splits(ImagesConfig(images=_common.images(options.dataset)))
+    if options.dataset in PHOTOS and options.photos is None:
+        parser.error(f"{options.dataset} needs --photos FOLDER; see above")
+    source = (
+        f"folder:{options.photos / options.dataset}" if options.dataset in PHOTOS else _common.images(options.dataset)
+    )
+    splits = load_splits(ImagesConfig(images=source))
     (_common.RESULTS / "seeds").mkdir(parents=True, exist_ok=True)
     sizes = {name: getattr(options, name) for name in ("steps", "images_per_class", "precision", "step_views")}
     for names in options.encoders:
