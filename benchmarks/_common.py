@@ -9,13 +9,13 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from probedistill import Canvas, DistilledSet, Distiller, EncoderConfig, Loop, Tower, load_encoder
+from probedistill import Canvas, Distiller, EncoderConfig, Loop, Tower, load_encoder
 from probedistill.machine.places import cache_folder
 from probedistill.objectives.clp import clp_objective
 from probedistill.objectives.lgm import lgm_objective
@@ -72,15 +72,6 @@ METHODS = ["auto", "clp", "sfm", "lgm"]
 def run_name(*parts: str) -> str:
     """Name of a run's folder and of its row's file: dataset, encoder and title, such as "auto, 300 steps"."""
     return "-".join(parts).replace(", ", "-").replace(" ", "-")
-
-
-def clothing_sets() -> Iterator[tuple[str, DistilledSet]]:
-    """The Lite0 sets of the clothing table, by method; leaves with a clear line where they are not made."""
-    for method in METHODS:
-        run = RUNS / f"clothing-lite0-{method}"
-        if not (run / "images").is_dir():
-            sys.exit(f"{run} is not there: run table.py --datasets clothing --encoders lite0 first")
-        yield method, DistilledSet.load(run)
 
 
 # The methods on real features as they are: for what they cost.

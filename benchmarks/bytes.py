@@ -1,6 +1,6 @@
 """Accuracy against bytes: a distilled set at a range of budgets, beside real images brought to the same bytes.
 
-    python benchmarks/bytes.py                          # distils the clothing photos first; an hour or two in all
+    python benchmarks/bytes.py                          # with the set of seeds.py, made if need be; an hour or two
     python benchmarks/bytes.py --run RUN --quick        # of a finished run on them; few budgets, one seed: five minutes
 
 Every point is exported by the same search (formats, sizes and qualities; nearest in the encoder's features) and scored
@@ -26,7 +26,7 @@ import torch
 from PIL import ImageOps
 from torchvision.transforms.v2 import functional as tv
 
-from _common import RESULTS, RUNS, images, keep
+from _common import RESULTS, images, keep
 from probedistill import (
     AugmentConfig,
     DistillConfig,
@@ -34,9 +34,7 @@ from probedistill import (
     Encoder,
     FeatureBank,
     LabelledImages,
-    RunConfig,
     UserError,
-    distill,
     encoder_config,
     evaluate,
     export,
@@ -47,6 +45,7 @@ from probedistill import (
 from probedistill.features.classes import medoids, random_images
 from probedistill.images.labelled import digest_of
 from probedistill.store.run_record import unrecorded
+from seeds import Cell, made
 
 KB = 1000
 BUDGETS = [1, 2, 4, 8, 16, 32, 64, 128]
@@ -128,7 +127,7 @@ def main() -> None:
     if options.run is not None:
         distilled = DistilledSet.load(options.run)
     else:
-        distilled = distill(train, encoder, run=RunConfig(out=RUNS / "bytes", resume=True))
+        distilled = made(Cell("clothing", "lite0", "auto", seed=0, steps=300), train)
     bank = extract_features(encoder, train)
     augment = distilled.run.config.augment
     side = 2 * encoder.input_size
@@ -150,7 +149,7 @@ def main() -> None:
     path = RESULTS / f"{name}.json"
     known = json.loads(path.read_text()) if path.exists() and not options.again else {}
     points = known["points"] if known.get("settings") == settings else []
-    for source, count, drawn, made in sets:
+    for source, count, drawn, load in sets:
         for setting in [*map(str, budgets), "png", *(["default"] if source == "distilled" else [])]:
             key = {"source": source, "images_per_class": count, "draw": drawn, "setting": setting}
             found = next((p for p in points if key.items() <= p.items()), None)
@@ -159,7 +158,7 @@ def main() -> None:
                 if setting == "png":
                     how = {"format": "png"}
                 try:
-                    found = {**key, **point(made(), encoder, test, protocol, **how)}
+                    found = {**key, **point(load(), encoder, test, protocol, **how)}
                 except UserError as error:
                     print(f"{source:12} {count} per class  {setting:>8} {error}", flush=True)
                     continue

@@ -1,22 +1,23 @@
-"""Gap to full data and gain over random, with and without augmentation in evaluation, of the table's clothing sets.
+"""Gap to full data and gain over random, with and without augmentation in evaluation, of README's clothing sets.
 
-    python benchmarks/fair_scores.py       # after table.py; some minutes on one core
+    python benchmarks/fair_scores.py       # some minutes of one core, and one for each set that seeds.py has not made
 
-The protocol of table.py (Lite0 at 112 px, five seeds, 30 views), and beside it the same probes on the centre
-views alone. Writes results/fair_scores.json.
+Lite0 at 112 px, five evaluation seeds, 30 views, and beside that the same probes on the centre views alone. Writes
+results/fair_scores.json.
 """
 
 from __future__ import annotations
 
 import _common
 from probedistill import evaluate, load_encoder, load_splits
+from seeds import clothing_sets
 
 
 def main() -> None:
     encoder = load_encoder(_common.encoder("lite0"))
     train, test = load_splits(_common.images("clothing"))
     rows = []
-    for method, shipped in _common.clothing_sets():
+    for method, shipped in clothing_sets(train):
         scores = evaluate(
             shipped, encoder, train, test, probes=["ridge", "sgd"], seeds=5, views=30, sgd_views=30,
             baselines=["random", "full"], full_views=2, without_augmentation=True,

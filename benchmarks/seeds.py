@@ -30,6 +30,7 @@ import json
 import shutil
 import statistics
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,12 @@ def made(cell: Cell, train: LabelledImages) -> DistilledSet:
     run = RunConfig(out=_common.RUNS / f"seeds-{cell.key}", resume=True, evaluate_every=0)
     encoders = [replace(_common.encoder(name), precision=cell.precision) for name in cell.encoders]
     return distill(train, encoders, cell.config, run=run)
+
+
+def clothing_sets(train: LabelledImages) -> Iterator[tuple[str, DistilledSet]]:
+    """Lite0's set of each method in README's table, of the first seed."""
+    for method in _common.METHODS:
+        yield method, made(Cell("clothing", "lite0", method, seed=0, steps=STEPS), train)
 
 
 def distilled(cell: Cell, encoder: Encoder, splits: Splits) -> Scores:

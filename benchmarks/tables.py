@@ -11,6 +11,7 @@ import json
 import re
 import statistics
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -439,32 +440,39 @@ def seeds(dataset: str = "clothing", names: Sequence[str] = ("lite0", "mobilenet
             return percent(rows[0])
         return mean_and_std([row["top1"] for row in rows])
 
-    shown = ("auto", "noise", "clp", "sfm", "lgm")
+    shown = ("auto", "transfer", "noise", "clp", "sfm", "lgm")
     made_sets = [content for content in contents if content["method"] in shown]
     made_sets.sort(key=lambda one: (shown.index(one["method"]), one.get("step_views") or 0, one["steps"]))
-    methods = list(dict.fromkeys(f"distilled, `{one['method']}`{made_with(one)}" for one in made_sets))
+    titles = [f"`{one['method']}`{made_with(one)}" for one in made_sets]
+    methods = [f"distilled, {title}" for title in dict.fromkeys(titles)]
     # herding and k-means medoids choose the same one photo of a class as centroids do
     real = ["random real", "centroids", "neighbours", "class-mean features", "full real data"]
     for name in [*methods, *real]:
         cells = [cell(name, e, probe) for e in encoders for probe in probes]
         if any(cells):
             lines.append("| " + " | ".join([name, *cells]) + " |")
-    count = {name: len({c["seed"] for c in made_sets if c["method"] == name}) for name in shown}
     command = "python benchmarks/seeds.py" + f" --dataset {dataset}" * (dataset != "clothing")
     made = made_by({**contents[0], "command": command})
-    of_runs = ", ".join(f"`{name}` {number}" for name, number in count.items() if number)
+    runs = Counter((title, one["encoder"]) for title, one in zip(titles, made_sets, strict=True))
+    most = max(runs.values())
+    fewer = [
+        f"; {number} of {title}" + f" on {ENCODERS[encoder]}" * (len(encoders) > 1)
+        for (title, encoder), number in runs.items()
+        if number < most
+    ]
+    of_one = "; ± of one is over evaluation seeds" * (1 in runs.values())
     return "\n".join(lines) + (
         f"\n\n{made} Top-1 %. Distilled: 150 steps × 3 views unless said otherwise, mean ± std over "
-        f"distillation seeds ({of_runs}); real images: over 5 evaluation seeds (neighbours 2); "
+        f"distillation seeds ({most}{''.join(fewer)}{of_one}); real images: over 5 evaluation seeds (neighbours 2); "
         "centroids are what herding and k-means medoids choose, too. "
         f"Probes are trained on {contents[0]['views']} views, which sgd cycles through in its "
         "1,000 epochs (100 on full real data)."
     )
 
 
-def seeds_elsewhere() -> str:
+def seeds_elsewhere(dataset: str = "clothing") -> str:
     """Ridge and logistic top-1 of `auto` on encoders that had no part, over distillation seeds, beside medoids."""
-    contents = [c for c in of_seeds() if c.get("others") and c["steps"] != 75]
+    contents = [c for c in of_seeds(dataset) if c.get("others") and c["steps"] != 75]
     targets = sorted({name for content in contents for name in content["others"]}, key=list(ENCODERS).index)
     sets: dict[str, list[dict[str, Any]]] = {}
     medoids: dict[str, list[dict[str, Any]]] = {}
@@ -912,6 +920,8 @@ TABLES = {
     "seeds_clip": partial(seeds, names=["clip"]),
     "per_class": per_class,
     "seeds_elsewhere": seeds_elsewhere,
+    "seeds_cifar": partial(seeds, "cifar-10", names=["lite0"]),
+    "seeds_cifar_elsewhere": partial(seeds_elsewhere, "cifar-10"),
     "choices": choices,
     "crops": crops,
     "methods": methods,
