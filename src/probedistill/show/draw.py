@@ -340,42 +340,45 @@ def _bars(drawing: Bars) -> Scene:
     colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(drawing.series)}
     low, high = drawing.limits or _range(np.zeros(1), *drawing.series.values())
     low, high = (low, high) if _differ(low, high) else (low, low + 1)
-    upright_names = _name_rows(scene, drawing, colours)
-    (_bars_across if drawing.across else _bars_up)(scene, drawing, colours, (low, high), upright_names)
-    return scene
-
-
-def _name_rows(scene: Scene, drawing: Bars, colours: dict[str, str]) -> float:
-    """The legend, and for upright bars the width of a category's place, which may widen the scene."""
+    if not drawing.across:
+        scene.width = _width_of_upright(drawing)
 
     def swatch(colour: str) -> Callable[[float, float], Box]:
         return lambda x, y: Box(x - 5, y - 5, 10, 10, colour)
 
+    _legend(scene, ((name, swatch(colour)) for name, colour in colours.items()))
+    (_bars_across if drawing.across else _bars_up)(scene, drawing, colours, (low, high))
+    return scene
+
+
+def _width_of_upright(drawing: Bars) -> float:
+    """The width of a scene that has room for the number on each upright bar."""
     numbers = [_shown(float(v), drawing.digits) for values in drawing.series.values() for v in values]
     widest = max((text_width(number, SMALL) for number in numbers), default=0.0)
     slot = max(len(drawing.series) * max(16.0, widest + 2) + 14, 46.0)
-    if not drawing.across:
-        slot = max(slot, min(120.0, (WIDTH - 50) / max(1, len(drawing.categories))))
-        scene.width = max(WIDTH, slot * len(drawing.categories) + 50)
-    _legend(scene, ((name, swatch(colour)) for name, colour in colours.items()))
-    return slot
+    slot = max(slot, min(120.0, (WIDTH - 50) / max(1, len(drawing.categories))))
+    return max(WIDTH, slot * len(drawing.categories) + 50)
 
 
-def _bars_up(scene: Scene, drawing: Bars, colours: dict[str, str], ends: tuple[float, float], slot: float) -> None:
+def _within(value: float, ends: tuple[float, float]) -> float:
+    return min(max(value, ends[0]), ends[1])
+
+
+def _bars_up(scene: Scene, drawing: Bars, colours: dict[str, str], ends: tuple[float, float]) -> None:
     scene.height += 4
     axes = _Axes(scene, (0.0, 1.0), _wider_up(ends), 240, ("", drawing.axis))
     # The numbers along the lower edge make way for names.
     scene.marks = [m for m in scene.marks if not _along(m, axes.bottom)]
     slot = (axes.right - axes.left) / max(1, len(drawing.categories))
     thick = (slot - 12) / max(1, len(drawing.series))
-    zero = axes.y(min(max(0.0, ends[0]), ends[1]))
+    zero = axes.y(_within(0.0, ends))
     deepest = 0.0
     for k, category in enumerate(drawing.categories):
         start = axes.left + slot * k + 6
         for i, (name, values) in enumerate(drawing.series.items()):
             value, x = float(values[k]), start + thick * i
             text = _shown(value, drawing.digits)
-            end = zero if not math.isfinite(value) else axes.y(min(max(value, ends[0]), ends[1]))
+            end = zero if not math.isfinite(value) else axes.y(_within(value, ends))
             title = f"{category} · {name}: {text}" if len(drawing.series) > 1 else f"{category}: {text}"
             top, height = min(zero, end), max(abs(end - zero), 0.5)
             scene.add(Box(x + 1, top, thick - 2, height, colours[name], 0.9, title))
@@ -401,14 +404,14 @@ def _along(mark: object, bottom: float) -> bool:
     return isinstance(mark, Path) and max(y for _, y in mark.places) > bottom + 1
 
 
-def _bars_across(scene: Scene, drawing: Bars, colours: dict[str, str], ends: tuple[float, float], _: float) -> None:
+def _bars_across(scene: Scene, drawing: Bars, colours: dict[str, str], ends: tuple[float, float]) -> None:
     names = [wrapped(category, 200, SIZE) for category in drawing.categories]
     left = max((text_width(line, SIZE) for lines in names for line in lines), default=0.0) + 10
     numbers = [_shown(float(v), drawing.digits) for values in drawing.series.values() for v in values]
     beside = max((text_width(number, SMALL) for number in numbers), default=0.0) + 8
     before = beside if ends[0] < 0 else 0.0
     inch = (scene.width - left - beside - before) / (ends[1] - ends[0])
-    zero = left + before + inch * (min(max(0.0, ends[0]), ends[1]) - ends[0])
+    zero = left + before + inch * (_within(0.0, ends) - ends[0])
     heads = wrapped(drawing.axis, scene.width - left, SMALL) if drawing.axis else []
     height = len(heads) * SMALL * LINE_HEIGHT
     scene.write(left, scene.height + height / 2 + 2, heads, SMALL, faint=True)
@@ -421,11 +424,7 @@ def _bars_across(scene: Scene, drawing: Bars, colours: dict[str, str], ends: tup
         for name, values in drawing.series.items():
             value = float(values[k])
             text = _shown(value, drawing.digits)
-            long = (
-                0.0
-                if not math.isfinite(value)
-                else inch * (min(max(value, ends[0]), ends[1])) - inch * min(max(0.0, ends[0]), ends[1])
-            )
+            long = inch * _within(value, ends) - inch * _within(0.0, ends) if math.isfinite(value) else 0.0
             title = f"{category} · {name}: {text}" if len(drawing.series) > 1 else f"{category}: {text}"
             scene.add(Box(zero + min(long, 0), bar + 1, max(abs(long), 0.5), 13, colours[name], 0.9, title))
             anchor, x = ("end", zero + long - 5) if long < 0 else ("start", zero + long + 5)
