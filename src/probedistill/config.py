@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
 
-from .errors import UserError, unknown_name
+from .errors import UserError
 from .methods import (
     CANVASES,
     FROM_PHOTOS,
@@ -40,7 +40,6 @@ DEFAULT_BASELINES = (
 """Rows beside a distilled set, and rows without one."""
 SOFT_LABELS = ("none", "source", "learned")
 Config = TypeVar("Config", bound="DataclassInstance")
-MASKS = ("auto", "bright", "dark", "round")
 NO_EXTRAS = {
     "method_args": {}, "also": [], "encoder_weights": [], "soft_labels": "none", "keep_head": False,
     "keep_stats": False, "aim": "home",
@@ -582,7 +581,7 @@ class EvaluateConfig:
         """Raise `UserError` when a value is out of range. Names of probes are checked where probes are known."""
         _names("probes", self.probes)
         for baseline in _names("baselines", self.baselines):
-            _known("baselines", baseline, BASELINES)
+            check_name("baselines", baseline, BASELINES)
         least_of = {"seeds": 1, "views": 0, "epochs": 1, "sgd_views": 1, "full_views": 0, "full_epochs": 1}
         for name, least in least_of.items():
             value = getattr(self, name)
@@ -628,7 +627,7 @@ class TransferConfig(EvaluateConfig):
     def check(self) -> None:
         """Raise `UserError` when a value is out of range."""
         for baseline in _names("baselines", self.baselines):
-            _known("baselines", baseline, MATRIX_BASELINES)
+            check_name("baselines", baseline, MATRIX_BASELINES)
         if self.floats:
             raise UserError("floats is for evaluate; a matrix scores the 8-bit images alone")
         super().check()
@@ -653,8 +652,7 @@ class ComposeConfig:
 
     def check(self) -> None:
         """Raise `UserError` when a value is out of range."""
-        if self.mask not in MASKS:
-            raise unknown_name("mask", self.mask, MASKS)
+        check_name("mask", self.mask, ["auto", "bright", "dark", "round"])
         if not 0 <= self.correlation <= 1:
             raise UserError(f"correlation {self.correlation} must be between 0 and 1; give a share such as 0.95")
         for name, least in {"train_per_class": 2, "test_per_group": 1, "size": 16, "seed": 0}.items():
@@ -685,7 +683,7 @@ def with_options(config: Config, options: Mapping[str, Any], function: str) -> C
         UserError: There is no such field.
     """
     for name in options:
-        _known(f"option of {function}", name, [one.name for one in fields(config)])
+        check_name(f"option of {function}", name, [one.name for one in fields(config)])
     return replace(config, **options)
 
 
@@ -699,11 +697,6 @@ def _names(argument: str, value: Any) -> Sequence[str]:
         if value.count(name) > 1:
             raise UserError(f"{argument} {name!r} is named twice; name each once")
     return value
-
-
-def _known(argument: str, value: Any, known: Collection[str]) -> None:
-    if value not in known:
-        raise unknown_name(argument, value, known)
 
 
 def _listed(value: Any) -> Any:
