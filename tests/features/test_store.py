@@ -8,6 +8,7 @@ import torch
 from conftest import TINY
 from probedistill import AugmentConfig, UserError, load_encoder, load_images
 from probedistill.features.encode import encode, view_features
+from probedistill.features.extract import bank_files
 from probedistill.features.store import FeatureStore
 
 HOW = {"views": 3, "augment": AugmentConfig(noise_prob=0.0), "seed": 1}
@@ -109,10 +110,10 @@ def test_passes_are_what_is_still_to_encode(tmp_path, counted, images, real):
     store.real_views(encoder, real, [0, 1], **HOW)
     assert store.passes_of_real_views(encoder, real, [0, 1, 2], **HOW) == 3
     assert store.passes_of(encoder, real) == len(real)
-    assert store.passes_of(encoder, real, views=2) == 3 * len(real)
+    assert bank_files(encoder, real, 2, None, 0, tmp_path).passes == 3 * len(real)
     store.of(encoder, real)
     assert store.passes_of(encoder, real) == 0
-    assert store.passes_of(encoder, real, views=2) == 2 * len(real)
+    assert bank_files(encoder, real, 2, None, 0, tmp_path).passes == 2 * len(real)
 
 
 def test_a_torn_file_is_made_again(tmp_path, counted, images):

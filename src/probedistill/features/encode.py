@@ -23,12 +23,6 @@ BATCH = 64
 _SHRINK_ABOVE = 2  # times the input size: larger photos are shrunk once, before their views are cut
 
 Result = TypeVar("Result")
-Advance = Callable[[int], object]
-"""What is told how many images have been encoded."""
-
-
-def _nobody(count: int) -> None:
-    """Listen to nothing."""
 
 
 @torch.no_grad()
@@ -45,7 +39,6 @@ def view_features(
     *,
     seed: int,
     stream: Stream = Stream.PROBE_VIEWS,
-    advance: Advance = _nobody,
 ) -> Tensor:
     """Features (V, m, d) of V augmented views of images (m, 3, S, S); the same seed gives the same views."""
     drawn = draw_views(augment, views * len(images), seed=seed_of(seed, stream))
@@ -57,7 +50,6 @@ def view_features(
         if not start:  # all of them at once: a list of parts would be in memory twice in the end
             features = found.new_empty(len(drawn), found.shape[1])
         features[part] = found
-        advance(len(found))
     return features.view(views, len(images), -1)
 
 
@@ -69,7 +61,6 @@ def real_view_features(
     views: int,
     *,
     seed: int,
-    advance: Advance = _nobody,
 ) -> Tensor:
     """Features (V, n, d) of V augmented views of some real images, or (1, n, d) of their centre crops for V = 0.
 
@@ -92,10 +83,8 @@ def real_view_features(
         parts = [augmented_views(image, size, min(BATCH, views - start), augment, key) for start, key in keys.items()]
         return torch.cat(parts)
 
-    found = []
-    for loaded in prefetched(load, indices, max(1, BATCH // max(views, 1))):
-        found.append(encode(encoder, torch.cat(loaded)))
-        advance(len(found[-1]))
+    batches = prefetched(load, indices, max(1, BATCH // max(views, 1)))
+    found = [encode(encoder, torch.cat(loaded)) for loaded in batches]
     features = torch.cat(found) if found else torch.empty(0, encoder.dim)
     return features.view(len(indices), max(views, 1), encoder.dim).transpose(0, 1).contiguous()
 

@@ -178,17 +178,9 @@ class FeatureStore:
 
     # ---- how many images must go through the encoder before it is there
 
-    def passes_of(
-        self,
-        encoder: Encoder,
-        images: LabelledImages,
-        *,
-        views: int = 0,
-        augment: AugmentConfig | None = None,
-        seed: int = 0,
-    ) -> int:
-        """For `of`."""
-        return bank_files(encoder, images, views, augment, seed, self.cache).passes
+    def passes_of(self, encoder: Encoder, images: LabelledImages) -> int:
+        """For `of` without views."""
+        return bank_files(encoder, images, 0, None, 0, self.cache).passes
 
     def passes_of_synthetic_views(
         self, encoder: Encoder, images: Tensor, *, views: int, augment: AugmentConfig, seed: int

@@ -133,7 +133,6 @@ class LabelledImages:
         class_names: tuple[str, ...],
         labels: NDArray[np.int64],
         fingerprint: str,
-        split: str | None = None,
     ) -> LabelledImages:
         taken = LabelledImages(
             class_names=class_names,
@@ -141,7 +140,7 @@ class LabelledImages:
             names=[self.names[i] for i in chosen],
             load=self._load,
             spec=self.spec,
-            split=self.split if split is None else split,
+            split=self.split,
             fingerprint=fingerprint,
             indices=self._indices[chosen],
             contents=None if self.contents is None else self.contents[chosen],

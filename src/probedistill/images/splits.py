@@ -114,7 +114,6 @@ def load_training(
     *,
     everything: bool = False,
     independent: bool = False,
-    min_classes: int = 1,
     progress: bool = True,
 ) -> LabelledImages:
     """Find the training images alone, as `load_splits` does, but also of few classes with few images.
@@ -123,13 +122,12 @@ def load_training(
         config: Spec string or configuration.
         everything: Hold nothing out where the source has no test split.
         independent: Refuse to hold anything out: an image more would move another one in or out.
-        min_classes: Least number of classes.
         progress: Show a progress bar if reading the images takes more than two seconds.
 
     Raises:
         UserError: As for `load_images`; also when a class is too small to hold an image out.
     """
-    config, wanted = _settle(config, None, {}, min_classes)
+    config, wanted = _settle(config, None, {}, min_classes=1)
     source = _opened(config, progress)
     training = _training_split(source, config.split)
     testing = _testing(source, config, training)
@@ -141,7 +139,7 @@ def load_training(
         )
     images = source.load(training, wanted)
     check_class_names(images.class_names, f"images {images.spec!r}")
-    _check_enough(images, 3 if held_out else 1, chosen=wanted is not None, held_out=held_out, min_classes=min_classes)
+    _check_enough(images, 3 if held_out else 1, chosen=wanted is not None, held_out=held_out, min_classes=1)
     if held_out:
         images, test = _hold_out(images, config.holdout)
         _log.info(

@@ -8,16 +8,15 @@ from torch import Tensor
 from ..features.statistics import ClassStatistics
 
 
-def ridge_head(statistics: ClassStatistics, *, ridge: float = 1.0) -> tuple[Tensor, Tensor]:
+def ridge_head(statistics: ClassStatistics) -> tuple[Tensor, Tensor]:
     """The head (C, d) and its bias (C,), float64, that `LinearProbe("ridge")` learns from all features.
 
     Ridge regression needs nothing but sums and products: with x̄ the mean of all N features, S = Σ x xᵀ − N x̄ x̄ᵀ and
-    R_c = Σ_{y = c} x − N_c x̄ it is W = R (S + λI)⁻¹, λ = ``ridge`` · tr S / N (`fit_ridge`). Equal to the probe's up
+    R_c = Σ_{y = c} x − N_c x̄ it is W = R (S + λI)⁻¹, λ = tr S / N (`fit_ridge`). Equal to the probe's up
     to rounding.
 
     Args:
         statistics: With second moments.
-        ridge: Penalty relative to the mean diagonal of the centred kernel.
 
     Raises:
         UserError: The statistics hold no second moments.
@@ -27,7 +26,7 @@ def ridge_head(statistics: ClassStatistics, *, ridge: float = 1.0) -> tuple[Tens
     mean = statistics.sums.sum(dim=0) / total
     scatter = products - total * mean.outer(mean)
     right = statistics.sums - statistics.counts[:, None] * mean
-    penalty = ridge * float(scatter.diagonal().sum()) / total or 1.0  # constant features: any penalty gives W = 0
+    penalty = float(scatter.diagonal().sum()) / total or 1.0  # constant features: any penalty gives W = 0
     system = scatter + penalty * torch.eye(statistics.dim, dtype=torch.float64)
     weight = torch.linalg.solve(system, right.T).T
     return weight, statistics.counts / total - weight @ mean

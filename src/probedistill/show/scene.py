@@ -342,11 +342,11 @@ def _rgba(colour: str, opacity: float) -> tuple[float, float, float, float]:
     return to_rgba(_PAPER_INK if colour == INK else colour, opacity)
 
 
-def on_paper(scenes: Sequence[Scene], gap: float = 26.0) -> Any:
+def on_paper(scenes: Sequence[Scene]) -> Any:
     """Scenes below each other as a ``matplotlib.figure.Figure``: 72 pixels of a scene are an inch."""
     from matplotlib.figure import Figure
 
-    edge = 12.0
+    edge, gap = 12.0, 26.0
     width = max((scene.width for scene in scenes), default=0.0) + 2 * edge
     height = sum(scene.height + gap for scene in scenes) - gap + 2 * edge
     figure = Figure(figsize=(width / 72, height / 72), dpi=130, facecolor="white")

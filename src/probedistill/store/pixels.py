@@ -24,21 +24,23 @@ def png_files(images: Tensor) -> Iterator[bytes]:
         yield file.getvalue()
 
 
-def gallery_html(images: Tensor, titles: Sequence[str], most: int = 60) -> str:
+_MOST_SHOWN = 60  # images of a gallery: a notebook keeps what it shows
+
+
+def gallery_html(images: Tensor, titles: Sequence[str]) -> str:
     """Images with their names as HTML for a notebook.
 
     Args:
         images: (m, 3, S, S) in [0, 1].
         titles: m names.
-        most: How many are shown.
     """
     cards = [
         '<figure style="margin:0;width:112px"><img width="112" alt="" style="image-rendering:pixelated" '
         f'src="data:image/png;base64,{base64.b64encode(file).decode()}"><figcaption style="overflow-wrap:anywhere">'
         f"{html.escape(printable(title))}</figcaption></figure>"
-        for file, title in zip(png_files(images[:most]), titles)
+        for file, title in zip(png_files(images[:_MOST_SHOWN]), titles)
     ]
-    rest = f"<p>and {len(images) - most:,} more</p>" if len(images) > most else ""
+    rest = f"<p>and {len(images) - _MOST_SHOWN:,} more</p>" if len(images) > _MOST_SHOWN else ""
     return f'<div style="display:flex;flex-wrap:wrap;gap:8px;font-size:12px">{"".join(cards)}</div>{rest}'
 
 
