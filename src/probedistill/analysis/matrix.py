@@ -17,7 +17,7 @@ from ..store.run_record import ImagesRecord
 from ..text import counted
 from .base import Analysis, Array, EncoderAbout, check_array
 
-FORMAT = 2
+FORMAT = 3
 """Part of every cell's key: cells of another format are scored again."""
 ROWS = dict(zip(MATRIX_BASELINES, ("random real", "centroids", "full real data"), strict=True))
 """Baselines, and what `evaluate` calls them."""

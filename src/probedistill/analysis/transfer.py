@@ -30,8 +30,10 @@ from ..encoders.named import check_made_with, display_names, own_encoder
 from ..encoders.pool import EncoderPool
 from ..errors import UserError, by_caller, option
 from ..evaluation.cost import say_cost
-from ..evaluation.protocol import evaluate
+from ..evaluation.protocol import Scorer, evaluate
 from ..evaluation.result import row_name
+from ..evaluation.training_sets import RealImages, always
+from ..features.bank import FeatureBank
 from ..features.classes import medoids
 from ..features.store import FeatureStore
 from ..images.labelled import LabelledImages, check_labelled
@@ -46,7 +48,8 @@ from ..store.named import run_folder, several_runs
 from ..store.records import read_record
 from ..store.run_record import ImagesRecord
 from .base import EncoderAbout
-from .matrix import FORMAT, RANDOM_INHERITED, ROWS, RealImages, Scores, Source, TransferMatrix
+from .matrix import FORMAT, RANDOM_INHERITED, ROWS, Scores, Source, TransferMatrix
+from .matrix import RealImages as ImagesOfMatrix
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -291,7 +294,7 @@ class _Bench:
     ) -> None:
         self.sets, self.train, self.test, self.config, self.augment = sets, train, test, config, augment
         self.images_per_class, self._encoders, self._features = images_per_class, encoders, features
-        self._medoids: dict[str, LabelledImages] = {}
+        self._medoids: dict[str, FeatureBank] = {}
         self._heads = tuple(need_head(config.probes))
         encoders.room = 2 if self._heads else 1  # a source beside the target
         names = display_names([*encoders.described, *(vars(entry) for held in sets for entry in held.encoders)])
@@ -369,8 +372,7 @@ class _Bench:
                 continue
             if "centroids" in wanted:
                 bank = self._features.of(encoder, self.train)
-                chosen = bank.indices[medoids(bank, self.images_per_class)]
-                self._medoids[source] = self.train.select(chosen.numpy())
+                self._medoids[source] = bank.select(medoids(bank, self.images_per_class))
                 if source not in {target.fingerprint for target in self.targets}:
                     self._features.release(encoder)
             del encoder  # or it would be in memory beside the next
@@ -453,6 +455,8 @@ class _Bench:
 
     def _score(self, cell: _Cell, probes: Sequence[str]) -> Scores:
         """Top-1 accuracies of every seed, by `evaluate`."""
+        if cell.kind == "centroids":
+            return self._score_medoids(cell, probes)
         protocol = {f.name: getattr(self.config, f.name) for f in fields(EvaluateConfig)}
         protocol |= {"probes": list(probes), "baselines": []}
         distilled, train, test, held = None, self.train, self.test, self.sets[cell.rows[0]]
@@ -463,8 +467,6 @@ class _Bench:
             row, distilled = row_name(held.distilled.run), held.distilled
         else:
             row, protocol["baselines"] = ROWS[cell.kind], [cell.kind]
-            if cell.kind == "centroids":  # of the chosen images alone, every one is a medoid
-                train = self._medoids[cell.source]
             if cell.inherits:  # the classes in the order of the head
                 train, test = (part.with_classes(held.distilled.class_names) for part in (train, test))
         result = evaluate(
@@ -472,6 +474,27 @@ class _Bench:
             augment=self.augment, images_per_class=self.images_per_class, features=self._features.quiet(), **more,
         )  # fmt: skip
         return {r.probe: [s.top1 for s in r.scores] for r in result.rows if r.name == row}
+
+    def _score_medoids(self, cell: _Cell, probes: Sequence[str]) -> Scores:
+        """As `_score`, of the medoids of a source that need not be loaded: the views are those that `evaluate` draws."""
+        encoder, store = self._encoders[cell.target], self._features.quiet()
+        held, train, test = self.sets[cell.rows[0]], self.train, self.test
+        if cell.inherits:  # the classes in the order of the head
+            train, test = (part.with_classes(held.distilled.class_names) for part in (train, test))
+        bank = self._medoids[cell.source].labelled(train)
+        images = RealImages(
+            ROWS["centroids"], bank=bank, source=train, rows=always(torch.arange(len(bank))),
+            augment=self.augment.for_probes(transformer=encoder.is_transformer), store=store,
+        )  # fmt: skip
+        scorer = Scorer(
+            encoder=encoder,
+            test=store.of(encoder, test),
+            config=replace(self.config, probes=list(probes)).for_images(len(bank)),
+            groups=None,
+            head=held.distilled.head if cell.inherits else None,
+            source=self._source_encoder(held) if cell.inherits else None,
+        )
+        return {trial.probe: [s.top1 for s in scorer.row(images, trial).scores] for trial in scorer.trials(images)}
 
     def matrix(self, cells: dict[str, Scores], *, finished: bool) -> TransferMatrix:
         """What has been scored so far."""
@@ -500,7 +523,7 @@ class _Bench:
             images_per_class=self.images_per_class,
             protocol=self.config,
             augment=self.augment,
-            images=RealImages(ImagesRecord.of(self.train), ImagesRecord.of(self.test)),
+            images=ImagesOfMatrix(ImagesRecord.of(self.train), ImagesRecord.of(self.test)),
             versions={
                 "probedistill": __version__, "python": platform.python_version(), "torch": str(torch.__version__),
             },

@@ -146,7 +146,7 @@ def evaluate(
         bank = store.of(chooser, train)
         baselines = Baselines(encoder, train, bank, images_per_class, store, augment, config)
         sets += baselines.sets(chooser, distilled)
-    scorer = _Scorer(
+    scorer = Scorer(
         encoder=encoder,
         test=test_bank,
         config=config,
@@ -174,7 +174,7 @@ def evaluate(
 
 
 def _scored(
-    scorer: _Scorer,
+    scorer: Scorer,
     sets: list[TrainingSet],
     context: Context,
     out: Path | None,
@@ -321,7 +321,7 @@ class _Trial:
 
 
 @dataclass(frozen=True)
-class _Scorer:
+class Scorer:
     """Fits probes on training sets and scores them on the features of test images."""
 
     encoder: Encoder

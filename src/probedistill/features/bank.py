@@ -19,6 +19,7 @@ from ..store.tensors import TornFileError, map_tensors
 
 if TYPE_CHECKING:
     from ..encoders.encoder import Encoder
+    from ..images.labelled import LabelledImages
 
 
 BLOCK = 16_384
@@ -270,6 +271,13 @@ class FeatureBank:
             self.take(rows, views="centre"), augmented.view(self.num_views, len(rows), self.dim),
             self.labels[rows], self.indices[rows], self.class_names, self.manifest,
         )  # fmt: skip
+
+    def labelled(self, images: LabelledImages) -> FeatureBank:
+        """The bank with the classes and labels of ``images``: the images it is of, with classes in another order."""
+        labels = torch.as_tensor(images.labels)[self.indices]
+        return FeatureBank.of_parts(
+            self._parts, self.num_views, self.dim, labels, self.indices, images.class_names, self.manifest
+        )
 
     def columns(self, start: int, stop: int) -> FeatureColumns:
         """Some features of each image, read where the bank reads its own."""
