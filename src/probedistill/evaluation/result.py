@@ -243,11 +243,12 @@ class Evaluation(Result):
     # ---- what it says
 
     def tables(self) -> list[Table]:
-        """The scores; columns that no row has are left out."""
+        """The scores; columns that no row has are left out, and top-5 where five classes are all there are."""
+        tells = len(self.context.class_names) > 5
         columns: dict[str, Callable[[Row], str]] = {
             "top-1 %": lambda row: percent(row.top1, row.std),
             "balanced %": lambda row: percent(_mean(s.balanced for s in row.scores)),
-            "top-5 %": lambda row: percent(_mean(s.top5 for s in row.scores)),
+            "top-5 %": lambda row: percent(_mean(s.top5 for s in row.scores) if tells else None),
             "worst group %": lambda row: percent(_mean(s.worst_group for s in row.scores)),
             "gap to full": lambda row: points(self.gap_to_full(row)),
             "over random": lambda row: points(self.gain_over_random(row)),

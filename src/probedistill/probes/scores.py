@@ -25,7 +25,8 @@ class Scores:
 
     Attributes:
         top1: Share of images whose class has the largest logit.
-        top5: Share of images whose class is among the five largest; ``None`` below five classes.
+        top5: Share of images whose class is among the five largest; ``None`` below five classes, and 1 for five: no
+            table shows it there.
         per_class: Recall of each class that has test images, by class name.
         worst_group: The smallest of ``groups``; ``None`` without groups.
         groups: Top-1 within each group, by group name; ``None`` without groups.
