@@ -146,7 +146,7 @@ def test_sets_of_different_methods_make_a_set_that_says_so(runs, run_cli, data, 
 
 
 def test_forgotten_class_goes_with_its_images_its_sums_and_its_part_in_the_head(runs, data, encoder, tmp_path):
-    left, notes = forget(runs / "all", ["dog"], run=out_of(tmp_path))
+    left, notes = forget(runs / "all", ["dog"], out=tmp_path / "out")  # as distill takes it
     before = DistilledSet.load(runs / "all")
     assert left.class_names == ("cat", "hen", "owl")
     assert torch.equal(left.float_images, before.float_images[[0, 2, 3]])
@@ -276,7 +276,11 @@ def test_images_of_a_second_extension_start_from_photos_too(runs, data, encoder,
 
 
 def test_refining_changes_old_images_too(runs, data, encoder, tmp_path):
-    more = extend(runs / "a", data[0].with_classes(NAMES[2:]), encoder, run=out_of(tmp_path), refine=True)
+    out = str(tmp_path / "out")
+    more = extend(runs / "a", data[0].with_classes(NAMES[2:]), encoder, out=out, progress=False, refine=True)
+    assert DistilledSet.load(out).class_names == more.class_names
+    with pytest.raises(UserError, match="option of extend 'outt'"):
+        extend(runs / "a", data[0].with_classes(NAMES[2:]), encoder, outt=out)
     before = DistilledSet.load(runs / "a")
     change = (more.float_images[:2] - before.float_images).abs().mean()
     assert 1e-4 < float(change) < 0.2

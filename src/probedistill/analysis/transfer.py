@@ -476,7 +476,7 @@ class _Bench:
         return {r.probe: [s.top1 for s in r.scores] for r in result.rows if r.name == row}
 
     def _score_medoids(self, cell: _Cell, probes: Sequence[str]) -> Scores:
-        """As `_score`, of the medoids of a source that need not be loaded: the views are those that `evaluate` draws."""
+        """As `_score`, of the medoids of a source that need not be loaded, in the views of `evaluate`."""
         encoder, store = self._encoders[cell.target], self._features.quiet()
         held, train, test = self.sets[cell.rows[0]], self.train, self.test
         if cell.inherits:  # the classes in the order of the head

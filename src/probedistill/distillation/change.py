@@ -7,12 +7,12 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 import torch
 from torch import Tensor
 
-from ..config import AugmentConfig, DistillConfig, RunConfig
+from ..config import AugmentConfig, DistillConfig, RunConfig, with_options
 from ..encoders.encoder import Encoder
 from ..errors import UserError, option, unknown_name
 from ..features.overlap import photos_counted_before
@@ -28,8 +28,12 @@ from ..store.run_record import BEGINNINGS
 from ..text import counted
 from .base import Base
 from .folder import check_free, encoder_options, write_set
+from .options import RunOptions
 from .run import distill
 from .start import starting_images
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 _FromPhotos = Literal["average", "blend", "real"]
 
@@ -67,12 +71,13 @@ def extend(
     images: LabelledImages,
     encoder: Encoder | Sequence[Encoder],
     *,
-    run: RunConfig,
+    run: RunConfig | None = None,
     refine: bool = False,
     steps: int | None = None,
     seed: int | None = None,
     test: LabelledImages | None = None,
     strict: bool = False,
+    **options: Unpack[RunOptions],
 ) -> DistilledSet:
     """Add classes, or more photos of its classes, to a finished set whose photos are gone.
 
@@ -85,12 +90,14 @@ def extend(
         folder: The finished run.
         images: The new photos.
         encoder: The run's encoder, or all of its encoders in their order.
-        run: Where the new set goes, and how it is saved; ``resume`` goes on where it was stopped.
+        run: Where the new set goes, and how it is saved; ``resume`` goes on where it was stopped. Without ``out``
+            nothing is written.
         refine: Go on from all old images, in place of holding them fixed.
         steps: Optimisation steps; default: those of the run.
         seed: Seed; default: that of the run.
         test: Test images for the accuracy along the way, of all classes.
         strict: Raise on unreadable images instead of leaving them out with a warning.
+        **options: Fields of ``run``, as for `distill`: ``out="runs/more"``.
 
     Returns:
         The set of all classes, also saved in ``run.out``.
@@ -98,6 +105,7 @@ def extend(
     Raises:
         UserError: The run keeps no statistics, was made with other encoders, or holds these photos already.
     """
+    run = with_options(run or RunConfig(), options, "extend")
     _check_other_folder(folder, run)
     kept, encoders = _with_statistics(folder), _encoders(encoder)
     if steps is not None:
@@ -135,11 +143,12 @@ def forget(
     classes: Sequence[str] = (),
     removed: Sequence[ClassStatistics] = (),
     *,
-    run: RunConfig,
+    run: RunConfig | None = None,
     encoder: Encoder | Sequence[Encoder] = (),
     redistil: bool = False,
     steps: int | None = None,
     seed: int | None = None,
+    **options: Unpack[RunOptions],
 ) -> tuple[DistilledSet, list[str]]:
     """Take classes, or somebody's photos, out of a finished set.
 
@@ -159,6 +168,7 @@ def forget(
         redistil: Make all images again.
         steps: Optimisation steps; default: those of the run.
         seed: Seed; default: that of the run.
+        **options: Fields of ``run``, as for `distill`: ``out="runs/less"``.
 
     Returns:
         The set, and what may remain of what was taken out, a sentence each.
@@ -169,6 +179,7 @@ def forget(
     """
     if not classes and not removed:
         raise UserError(f"nothing to forget; give {option('classes', 'NAME')} or {option('stats', 'FILE')}")
+    run = with_options(run or RunConfig(), options, "forget")
     if run.out is None:
         raise UserError("out is missing; give a folder for what is left")
     if not (removed or redistil):

@@ -12,7 +12,22 @@ from ..config import AugmentConfig, CanvasConfig, CLPConfig, DistillConfig, LGMC
 from ..errors import unknown_name
 
 
-class DistillOptions(TypedDict, total=False):
+class RunOptions(TypedDict, total=False):
+    """Fields of `RunConfig`."""
+
+    out: Path | str | None
+    resume: bool
+    overwrite: bool
+    checkpoint_seconds: float
+    evaluate_every: int | None
+    cache: Path | None
+    progress: bool
+    timeout_seconds: float
+    log: list[str]
+    callback: list[str]
+
+
+class DistillOptions(RunOptions, total=False):
     """Fields of `DistillConfig` and `RunConfig`."""
 
     method: str
@@ -39,16 +54,6 @@ class DistillOptions(TypedDict, total=False):
     lgm: LGMConfig | dict[str, Any]
     clp: CLPConfig | dict[str, Any]
     sfm: SFMConfig | dict[str, Any]
-    out: Path | str | None
-    resume: bool
-    overwrite: bool
-    checkpoint_seconds: float
-    evaluate_every: int | None
-    cache: Path | None
-    progress: bool
-    timeout_seconds: float
-    log: list[str]
-    callback: list[str]
 
 
 def with_options(
