@@ -19,9 +19,8 @@ from ..distillation.start import InnerLayers, inner_layers
 from ..encoders.encoder import Encoder, check_encoder
 from ..errors import UserError, option
 from ..features.bank import FeatureBank
-from ..features.encode import encode, prefetched
+from ..features.encode import encode, load_again, prefetched
 from ..features.store import FeatureStore
-from ..images.decode import UnreadableImageError
 from ..images.labelled import LabelledImages, check_labelled, of_classes
 from ..machine.progress import ProgressBar
 from ..machine.torch_state import own_torch_state
@@ -409,10 +408,7 @@ def _photo_thumbnails(encoder: Encoder, train: LabelledImages, indices: Tensor, 
     """Thumbnails (N, 32, 32) of the centre crops that the features are of."""
 
     def load(index: int) -> Tensor:
-        try:
-            return encoder.centre_view(train.load(index), 64)
-        except UnreadableImageError as error:
-            raise UserError(f"{error}; it could be read when its features were computed: restore it") from error
+        return encoder.centre_view(load_again(train, index), 64)
 
     found = []
     with ProgressBar("photos", len(indices), enabled=progress) as bar:

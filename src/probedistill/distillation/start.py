@@ -16,10 +16,9 @@ from ..encoders.encoder import Encoder
 from ..errors import UserError, explained, option, unknown_name
 from ..features.bank import FeatureBank, FeatureColumns, comfortable_bytes
 from ..features.classes import clusters, k_medoids, nearest_to_centres
-from ..features.encode import prefetched
+from ..features.encode import load_again, prefetched
 from ..features.fresh import FreshBatches
 from ..features.statistics import ClassStatistics
-from ..images.decode import UnreadableImageError
 from ..images.labelled import LabelledImages
 from ..machine.memory import total_memory
 from ..machine.processes import ALONE, Processes
@@ -343,10 +342,7 @@ def starting_images(
     together = average_of if config.canvas.init == "average" else blend_of
 
     def cut(index: int) -> Tensor:
-        try:
-            return sharpest.centre_view(train.load(index), size)
-        except UnreadableImageError as error:
-            raise UserError(f"{error}; it could be read when its features were computed: restore it") from error
+        return sharpest.centre_view(load_again(train, index), size)
 
     photos_of, found = _photos_to_start_from(config, bank)[own], []
     with ProgressBar("photos to start from", sum(map(len, photos_of)), enabled=progress) as bar:

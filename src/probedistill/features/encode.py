@@ -72,10 +72,7 @@ def real_view_features(
     """
 
     def load(index: int) -> Tensor:
-        try:
-            image = images.load(index)
-        except UnreadableImageError as error:
-            raise UserError(f"{error}; it could be read when its features were computed: restore it") from error
+        image = load_again(images, index)
         if not views:
             return encoder.centre_view(image)[None]
         keys = {start: seed_of(seed, Stream.PROBE_VIEWS, index, start) for start in range(0, views, BATCH)}
@@ -87,6 +84,18 @@ def real_view_features(
     found = [encode(encoder, torch.cat(loaded)) for loaded in batches]
     features = torch.cat(found) if found else torch.empty(0, encoder.dim)
     return features.view(len(indices), max(views, 1), encoder.dim).transpose(0, 1).contiguous()
+
+
+def load_again(images: LabelledImages, index: int) -> Image.Image:
+    """Decode an image whose features are known.
+
+    Raises:
+        UserError: It cannot be read any more.
+    """
+    try:
+        return images.load(index)
+    except UnreadableImageError as error:
+        raise UserError(f"{error}; it could be read when its features were computed: restore it") from error
 
 
 def augmented_views(image: Image.Image, size: int, count: int, augment: AugmentConfig, seed: int) -> Tensor:

@@ -18,9 +18,8 @@ from ..encoders.trust import check_file_options, read_yaml
 from ..errors import UserError, explained, option
 from ..features.bank import FeatureBank
 from ..features.classes import neighbours
-from ..features.encode import encode
+from ..features.encode import encode, load_again
 from ..features.store import FeatureStore
-from ..images.decode import UnreadableImageError
 from ..images.labelled import LabelledImages
 from ..images.splits import load_splits
 from ..store.distilled import DistilledSet
@@ -91,10 +90,7 @@ def _rows(bank: FeatureBank, features: Tensor, labels: Tensor) -> Tensor:
 
 
 def _real_image(train: LabelledImages, index: int) -> RealImage:
-    try:
-        return RealImage(train.names[index], ImageOps.fit(train.load(index), (REAL_PIXELS, REAL_PIXELS)))
-    except UnreadableImageError as error:
-        raise UserError(f"{error}; it could be read when its features were computed: restore it") from error
+    return RealImage(train.names[index], ImageOps.fit(load_again(train, index), (REAL_PIXELS, REAL_PIXELS)))
 
 
 def _images_config(path: Path) -> ImagesConfig:
