@@ -43,10 +43,9 @@ from probedistill import (
 )
 from probedistill.features.classes import class_sums
 from probedistill.features.gaussians import gaussian_features
-from probedistill.features.statistics import encoder_record
 from probedistill.objectives.real import Objective, RealFeatures
 from probedistill.probes.of_statistics import ridge_head
-from probedistill.store.run_record import PartRecord
+from probedistill.store.run_record import EncoderRecord, PartRecord
 
 PARTIES, ALPHA, SEEDS, STEPS = 10, 0.05, 3, 100
 SHRINKAGE = 0.1
@@ -75,7 +74,7 @@ def parties_of(bank: FeatureBank, encoder: Encoder, seed: int) -> list[ClassStat
     for party, rows in enumerate(partition(bank.labels, seed)):
         if len(rows):
             part = PartRecord(f"party {party}", f"{seed}-{party}", len(rows), "benchmark")
-            every = ClassStatistics.of_bank(bank.select(rows), encoder_record(encoder), part)
+            every = ClassStatistics.of_bank(bank.select(rows), EncoderRecord.of(encoder), part)
             there = [name for name, count in zip(every.class_names, every.counts.tolist(), strict=True) if count]
             sent.append(every.with_classes(there))
     return sent

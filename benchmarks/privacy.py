@@ -34,7 +34,8 @@ from probedistill import (
     load_encoder,
     load_splits,
 )
-from probedistill.features.statistics import encoder_record, private_statistics
+from probedistill.features.statistics import private_statistics
+from probedistill.store.run_record import EncoderRecord
 
 EPSILONS = [1.0, 2.0, 4.0, 8.0, math.inf]
 ENCODERS = ["lite0", "mobilenetv1"]
@@ -45,7 +46,7 @@ CLASSES = {"clothing": 10, "grocery": 20}
 
 def released(bank: FeatureBank, encoder: Encoder, epsilon: float) -> ClassStatistics:
     """What a party sends. ε = 10,000 stands for infinity: features are directions as well, and the noise is 0.008."""
-    return private_statistics(bank, encoder_record(encoder), "benchmark", epsilon=min(epsilon, 1e4), delta=DELTA)
+    return private_statistics(bank, EncoderRecord.of(encoder), "benchmark", epsilon=min(epsilon, 1e4), delta=DELTA)
 
 
 def prototypes(found: ClassStatistics, test: FeatureBank) -> float:

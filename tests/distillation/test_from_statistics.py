@@ -26,14 +26,14 @@ from probedistill import (
 from probedistill.features.classes import class_means
 from probedistill.features.gaussians import class_deviations, gaussian_features
 from probedistill.features.privacy import unit_sums
-from probedistill.features.statistics import PartRecord, encoder_record, statistics_of_run
+from probedistill.features.statistics import statistics_of_run
 from probedistill.objectives.clp import clp_objective
 from probedistill.objectives.lgm import lgm_objective
 from probedistill.objectives.moments import Draws, RealMoments
 from probedistill.objectives.real import RealFeatures
 from probedistill.objectives.sfm import sfm_objective
 from probedistill.probes.of_statistics import ridge_head
-from probedistill.store.run_record import PrivacyRecord
+from probedistill.store.run_record import EncoderRecord, PartRecord, PrivacyRecord
 
 # ---------------------------------------------------------------------------------------------------
 # Runs that keep their statistics
@@ -263,7 +263,7 @@ def test_a_whole_sfm_run_is_that_of_the_pooled_images(photos, tmp_path):
     encoder, images = load_encoder(TINY, device="cpu"), load_images(f"folder:{photos}", split="train")
     bank = extract_features(encoder, images, views=2, progress=False)
     rows = torch.arange(len(bank))
-    about = encoder_record(encoder)
+    about = EncoderRecord.of(encoder)
     parts = [
         ClassStatistics.of_bank(bank.select(rows[i::3]), about, PartRecord(str(i), str(i), 4, "tests"))
         for i in range(3)

@@ -10,15 +10,15 @@ from conftest import TINY
 from helpers_runs import encoder_record
 from helpers_statistics import NAMES, bank, statistics_of
 from probedistill import LinearProbe, ReadyHead, UserError, load_encoder, load_head, load_splits
-from probedistill.features.statistics import encoder_record as record_of
 from probedistill.ship.heads import HeadAbout, Preparation, head_of_statistics
+from probedistill.store.run_record import EncoderRecord
 
 
 def a_head(of, names=("hen", "cat", "dog"), seed=0, **options):
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(len(names), of.dim, generator=generator)
     about = HeadAbout(
-        class_names=names, encoder=record_of(of), preparation=Preparation.of(of), candidate="ridge",
+        class_names=names, encoder=EncoderRecord.of(of), preparation=Preparation.of(of), candidate="ridge",
         forecast=0.5,
     )  # fmt: skip
     return ReadyHead(weight, torch.randn(len(names), generator=generator), about, **options)

@@ -30,6 +30,7 @@ from ..errors import UserError, option
 from ..evaluation.protocol import evaluate
 from ..evaluation.result import Row
 from ..features.classes import class_means, medoids
+from ..features.encode import encode
 from ..features.store import FeatureStore
 from ..images.labelled import LabelledImages, of_classes
 from ..images.splits import load_splits
@@ -51,7 +52,6 @@ Cosine = Annotated[float, Meta(ge=-1 - 1e-9, le=1 + 1e-9)]
 Difference = Annotated[float, Meta(ge=-1, le=1)]
 
 _log = logging.getLogger(__name__)
-_BATCH = 64
 _ROUNDING = 1e-9  # a cosine no farther from 0 is 0: else rounding errors would make a share of 0 or 1
 _GROUP_COLUMNS = 6
 _ROWS = {"distilled": "distilled", "full": "full real data", "random": "random real"}  # key → row of `evaluate`
@@ -336,10 +336,7 @@ def bias_of(
     directions = group_directions(bank.centre, bank.labels, scenes, bank.num_classes, len(names))
     own, baseline = None, {}
     if directions is not None:
-        with torch.no_grad():
-            parts = distilled.images.split(_BATCH)
-            synthetic = torch.cat([encoder(part.to(encoder.device)).cpu() for part in parts])
-        own = resemblance(directions, synthetic, distilled.labels)
+        own = resemblance(directions, encode(encoder, distilled.images), distilled.labels)
         rows = medoids(bank, 1)
         means = class_means(bank.centre, bank.labels, bank.num_classes)
         baseline["class_means"] = resemblance(directions, means, torch.arange(bank.num_classes))

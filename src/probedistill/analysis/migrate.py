@@ -15,7 +15,7 @@ from .._version import __version__
 from ..config import AugmentConfig
 from ..encoders.encoder import Encoder, check_encoder
 from ..errors import UserError, option, unknown_name
-from ..features.statistics import ClassStatistics, encoder_record
+from ..features.statistics import ClassStatistics
 from ..features.store import FeatureStore
 from ..images.labelled import LabelledImages, of_classes
 from ..machine.progress import ProgressBar
@@ -29,7 +29,7 @@ from ..show.figures import Bars, Figure
 from ..show.tables import Table, number, percent, points
 from ..store.distilled import DistilledSet, as_set
 from ..store.records import Count, OrNaN, Share
-from ..store.run_record import ImagesRecord
+from ..store.run_record import EncoderRecord, ImagesRecord
 from .base import Analysis, Array, EncoderAbout
 from .similarity import linear_cka
 
@@ -291,7 +291,7 @@ def migrate(
         views=VIEWS,
     )
     about = HeadAbout(
-        class_names=distilled.class_names, encoder=encoder_record(encoder), preparation=Preparation.of(encoder),
+        class_names=distilled.class_names, encoder=EncoderRecord.of(encoder), preparation=Preparation.of(encoder),
         candidate=chosen, forecast=report.taken.forecast, made_of=name,
     )  # fmt: skip
     if test is not None:

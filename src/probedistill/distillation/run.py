@@ -29,7 +29,7 @@ from ..encoders.pool import EncoderPool
 from ..errors import NonFiniteLossError, UserError, option
 from ..features.bank import FeatureBank
 from ..features.encode import encode
-from ..features.statistics import ClassStatistics, class_statistics, encoder_record
+from ..features.statistics import ClassStatistics, class_statistics
 from ..features.store import FeatureStore
 from ..images.labelled import LabelledImages, check_class_names
 from ..images.sources import check_outside
@@ -43,7 +43,7 @@ from ..store.distilled import DistilledSet
 from ..store.layout import CHECKPOINTS
 from ..store.pixels import as_shipped
 from ..store.records import as_plain
-from ..store.run_record import History, ImagesRecord, RunRecord, with_history
+from ..store.run_record import EncoderRecord, History, ImagesRecord, RunRecord, with_history
 from ..text import counted
 from .base import Base
 from .callbacks import (
@@ -560,7 +560,7 @@ def _describe(config: DistillConfig, encoders: list[Encoder], data: _Data) -> Ru
     return RunRecord(
         finished=False,
         config=config,
-        encoders=tuple(encoder_record(encoder, weight) for encoder, weight in zip(encoders, weights, strict=True)),
+        encoders=tuple(EncoderRecord.of(encoder, weight) for encoder, weight in zip(encoders, weights, strict=True)),
         images=ImagesRecord.of(data.train) if data.train is not None else images_record(data.statistics),
         class_names=data.train.class_names if data.train is not None else data.statistics[0].class_names,
         versions={

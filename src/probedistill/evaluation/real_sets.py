@@ -13,11 +13,10 @@ from ..encoders.encoder import Encoder
 from ..errors import UserError, unknown_name
 from ..features.bank import FeatureBank
 from ..features.classes import herding, k_medoids, medoids, random_images
-from ..features.statistics import encoder_record
 from ..features.store import FeatureStore
 from ..images.labelled import LabelledImages
 from ..store.distilled import DistilledSet
-from ..store.run_record import ImagesRecord, RunRecord
+from ..store.run_record import EncoderRecord, ImagesRecord, RunRecord
 
 CHOICES: dict[str, Callable[[FeatureBank, int, int], Tensor]] = {
     "random": lambda bank, count, seed: random_images(bank, count, seed=seed),
@@ -64,7 +63,7 @@ def real_set(
         config=DistillConfig(
             method=choice, steps=0, images_per_class=images_per_class, seed=seed, canvas=CanvasConfig(init="real")
         ),
-        encoders=(encoder_record(encoder),),
+        encoders=(EncoderRecord.of(encoder),),
         images=ImagesRecord.of(train),
         class_names=tuple(train.class_names),
         versions={"probedistill": __version__},

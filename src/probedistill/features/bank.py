@@ -197,6 +197,11 @@ class FeatureBank:
         return list(self.manifest.skipped) if self.manifest is not None else []
 
     @property
+    def augment(self) -> AugmentConfig | None:
+        """How the views were drawn; ``None`` without views, or if that is not known."""
+        return self.manifest.augment if self.manifest is not None else None
+
+    @property
     def centre(self) -> Tensor:
         """(N, d) float32, features of the centre crop, all in memory."""
         return self._whole.centre

@@ -85,9 +85,8 @@ class ClassStatistics:
             second_moments: Sum squares and products, too; only means can be had without.
             progress: Show a progress bar if that takes more than two seconds.
         """
-        augment = bank.manifest.augment if bank.manifest is not None else None
         about = StatisticsRecord(
-            encoder=encoder, views=bank.num_views, augment=augment, class_names=bank.class_names, parts=(part,)
+            encoder=encoder, views=bank.num_views, augment=bank.augment, class_names=bank.class_names, parts=(part,)
         )
         shape, weight = (bank.num_classes, bank.dim), 1 / max(bank.num_views, 1)
         sums, squares = torch.zeros(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.float64)
@@ -545,12 +544,12 @@ def class_statistics(
     bank = store.of(encoder, images, views=views, augment=augment or AugmentConfig(), seed=seed)
     if epsilon is not None:
         return private_statistics(
-            bank, encoder_record(encoder), name, epsilon=epsilon, delta=delta,
+            bank, EncoderRecord.of(encoder), name, epsilon=epsilon, delta=delta,
             insecure_noise_seed=insecure_noise_seed, progress=store.progress,
         )  # fmt: skip
     part = PartRecord(name, images.fingerprint, len(bank), made_by())
     return ClassStatistics.of_bank(
-        bank, encoder_record(encoder), part, second_moments=second_moments, progress=store.progress
+        bank, EncoderRecord.of(encoder), part, second_moments=second_moments, progress=store.progress
     )
 
 
@@ -574,8 +573,8 @@ def private_statistics(
     )
     part = PartRecord(name, secrets.token_hex(32), max(0, round(float(counts.sum()))), made_by())
     about = StatisticsRecord(
-        encoder=encoder, views=bank.num_views, augment=bank.manifest.augment if bank.manifest is not None else None,
-        class_names=bank.class_names, parts=(part,), privacy=promise,
+        encoder=encoder, views=bank.num_views, augment=bank.augment, class_names=bank.class_names, parts=(part,),
+        privacy=promise,
     )  # fmt: skip
     return ClassStatistics(about, counts, sums)
 
@@ -583,15 +582,6 @@ def private_statistics(
 def made_by() -> str:
     """Who makes statistics, for their record."""
     return f"probedistill {__version__}"
-
-
-def encoder_record(encoder: Encoder, weight: float = 1.0) -> EncoderRecord:
-    """What records say of an encoder."""
-    mean, std = encoder.normalisation
-    return EncoderRecord(
-        name=encoder.name, fingerprint=encoder.fingerprint, input_size=encoder.input_size, dim=encoder.dim,
-        precision=encoder.precision, weight=weight, mean=mean, std=std,
-    )  # fmt: skip
 
 
 def _joined_parts(

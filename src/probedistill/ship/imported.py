@@ -21,12 +21,11 @@ from torch import Tensor
 
 from ..encoders.encoder import Encoder
 from ..errors import UserError, explained, option
-from ..features.statistics import encoder_record
 from ..images.decode import UnreadableImageError, decode_image
 from ..images.splits import load_images
 from ..store.card import published
 from ..store.distilled import DistilledSet
-from ..store.run_record import ImagesRecord, unrecorded
+from ..store.run_record import EncoderRecord, ImagesRecord, unrecorded
 from ..store.sums import digest
 
 IMAGE_NAMES = ("images", "image", "syn_images", "image_syn", "data", "x", "pixel_values")
@@ -96,7 +95,7 @@ def _recorded(made: DistilledSet, place: Path, encoder: Encoder | None) -> Disti
     run = unrecorded()
     # Real features that labels or a head are made of are those of the images as they are.
     config = replace(run.config, method=run.method, real_views=0, images_per_class=max(1, int(counts.max())))
-    encoders = () if encoder is None else (encoder_record(encoder),)
+    encoders = () if encoder is None else (EncoderRecord.of(encoder),)
     record = replace(run, images=images, class_names=made.class_names, config=config, encoders=encoders)
     return replace(made, run=record)
 

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from ..config import AugmentConfig, DistillConfig, Precision
+from ..encoders.encoder import Encoder
 from ..images.labelled import LabelledImages
 from ..methods import FROM_PHOTOS
 from .layout import PROGRESS, RUN
@@ -45,6 +46,15 @@ class EncoderRecord:
     weight: float = 1.0
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
+
+    @classmethod
+    def of(cls, encoder: Encoder, weight: float = 1.0) -> EncoderRecord:
+        """What a record says of ``encoder``."""
+        mean, std = encoder.normalisation
+        return cls(
+            name=encoder.name, fingerprint=encoder.fingerprint, input_size=encoder.input_size, dim=encoder.dim,
+            precision=encoder.precision, weight=weight, mean=mean, std=std,
+        )  # fmt: skip
 
     def __str__(self) -> str:
         return f"{self.name} at {self.input_size} px"
