@@ -21,8 +21,8 @@ from probedistill.analysis.bias import (
     BiasProtocol,
     BiasReport,
     GroupScores,
-    Resemblance,
 )
+from probedistill.analysis.directions import Resemblance
 from probedistill.analysis.geometry import ClassGeometry, ClassTest, Geometry, MadeBy, Place, Projection
 from probedistill.analysis.matrix import RealImages, Source, TransferMatrix
 from probedistill.analysis.membership import Attack, Membership

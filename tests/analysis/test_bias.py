@@ -29,15 +29,12 @@ from probedistill.analysis.bias import (
     BiasProtocol,
     BiasReport,
     GroupScores,
-    Resemblance,
     Usual,
     bias,
     bias_of,
-    group_directions,
-    resemblance,
-    usual_backgrounds,
 )
 from probedistill.analysis.compose import compose
+from probedistill.analysis.directions import Resemblance, group_directions, resemblance, usual_backgrounds
 from probedistill.analysis.groups import group_names, read_groups
 from probedistill.analysis.statistics import rank_agreement
 from probedistill.features.store import FeatureStore
