@@ -23,12 +23,13 @@ from probedistill.analysis.bias import (
     GroupScores,
 )
 from probedistill.analysis.directions import Resemblance
-from probedistill.analysis.geometry import ClassGeometry, ClassTest, Geometry, MadeBy, Place, Projection
+from probedistill.analysis.geometry import ClassGeometry, Geometry, MadeBy, Projection
 from probedistill.analysis.matrix import RealImages, Source, TransferMatrix
 from probedistill.analysis.membership import Attack, Membership
 from probedistill.analysis.migrate import Anchor, Candidate, Migration, Old
+from probedistill.analysis.places import Place
 from probedistill.analysis.similarity import METRICS
-from probedistill.analysis.statistics import Correlation
+from probedistill.analysis.statistics import ClassTest, Correlation
 from probedistill.evaluation.result import Context, Evaluation, Row, ScoredBy, ScoredOn
 from probedistill.probes.scores import Scores
 from probedistill.show.previews import save_sprite

@@ -19,14 +19,9 @@ from scipy.stats import rankdata, wilcoxon
 from conftest import TINY
 from helpers_images import make_image_folder
 from probedistill import DistilledSet, LabelledImages, UserError, geometry, load_encoder, load_images
-from probedistill.analysis.geometry import (
-    Geometry,
-    Place,
-    RealReference,
-    class_test,
-    describe_classes,
-    signed_rank_test,
-)
+from probedistill.analysis.geometry import Geometry, describe_classes
+from probedistill.analysis.places import Place, RealReference
+from probedistill.analysis.statistics import class_test, signed_rank_test
 from probedistill.store.records import as_plain
 
 MEASURES = tuple(field.name for field in fields(Place))
@@ -398,7 +393,7 @@ def test_another_encoder_measures_the_same_images(run_cli, many, tmp_path):
 
 
 def test_many_real_images_are_thinned(photos, monkeypatch):
-    monkeypatch.setattr(sys.modules[RealReference.__module__], "DRAWN_IMAGES", 5)
+    monkeypatch.setattr(sys.modules[Geometry.__module__], "DRAWN_IMAGES", 5)
     train = load_images(f"folder:{photos}")
     distilled = DistilledSet(torch.rand(2, 3, 32, 32), torch.arange(2), train.class_names)
     found = geometry(distilled, load_encoder(TINY), train, k=3, progress=False)

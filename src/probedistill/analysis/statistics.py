@@ -1,4 +1,4 @@
-"""Rank correlations and their permutation test."""
+"""Rank correlations with their permutation test; a signed-rank test over classes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import permutation_test, rankdata
+from scipy.stats import permutation_test, rankdata, wilcoxon
 
 from ..seeds import Stream, seed_of
 from ..store.records import Count, Meta, Share
@@ -20,6 +20,9 @@ EXACT = 8
 """Up to so many things every order is counted: 8! = 40,320."""
 DRAWN = 9999
 """Orders that are drawn for more things."""
+
+_RESAMPLES = 9999
+_EXACT_SIGNS = 100  # differences whose signed-rank test is exact
 
 Orders = NDArray[np.int64]
 
@@ -120,3 +123,56 @@ def permuted(
 def _centred_ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Ranks minus their mean: whole or half numbers, so that sums of products are exact and ties are ties."""
     return rankdata(values, axis=-1) - (values.shape[-1] + 1) / 2
+
+
+# ---------------------------------------------------------------------------------------------------
+# Over classes
+
+
+@dataclass(frozen=True)
+class ClassTest:
+    """Whether a quantile differs from that of random real images, over C classes.
+
+    Attributes:
+        score: Mean over classes; 0.5 is what random real images have.
+        interval: 95 % bootstrap interval over classes.
+        p: Two-sided Wilcoxon signed-rank test of the classes' quantiles against 0.5.
+    """
+
+    score: Share
+    interval: tuple[Share, Share]
+    p: Share
+
+
+def class_test(quantiles: NDArray[np.float64], *, seed: int = 0) -> ClassTest:
+    """Test the quantiles (C,) of C classes against 0.5.
+
+    An image drawn from the real ones of its class has a quantile that is uniform on [0, 1], whatever the class's
+    distribution, so the test assumes nothing about features.
+    """
+    rng = np.random.default_rng(seed_of(seed, Stream.BOOTSTRAP))
+    means = rng.choice(quantiles, size=(_RESAMPLES, len(quantiles))).mean(axis=1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return ClassTest(float(quantiles.mean()), (float(low), float(high)), signed_rank_test(quantiles - 0.5))
+
+
+def signed_rank_test(differences: NDArray[np.float64]) -> float:
+    """Two-sided p-value of Wilcoxon's signed-rank test; differences (n,) of 0 are left out.
+
+    For up to 100 differences p is exact, with ties too: the sign patterns that give each rank sum are counted. (SciPy
+    has only the normal approximation for more than 13 differences with ties.) For more than 100 it is that
+    approximation here, too.
+    """
+    differences = differences[differences != 0]
+    if not len(differences):
+        return 1.0
+    if len(differences) > _EXACT_SIGNS:
+        return float(wilcoxon(differences, method="approx").pvalue)
+    ranks = np.rint(2 * rankdata(np.abs(differences))).astype(int)  # twice: ties have ranks that end in one half
+    chance = np.zeros(ranks.sum() + 1)  # of each sum of the positive ranks
+    chance[0] = 1.0
+    for rank in ranks:
+        chance /= 2
+        chance[rank:] += chance[:-rank].copy()
+    found = int(ranks[differences > 0].sum())
+    return float(min(1.0, 2 * min(chance[: found + 1].sum(), chance[found:].sum())))
