@@ -14,7 +14,7 @@ from helpers_runs import encoder_record, run_record
 from probedistill import AugmentConfig, DistillConfig, DistilledSet, EvaluateConfig, TransferConfig
 from probedistill.analysis.alignment import Alignment, AlignmentOptions, Chance, Space, TransferCorrelation
 from probedistill.analysis.audit import Audit, Audited, Match, Measure, Stored
-from probedistill.analysis.base import Analysis, EncoderAbout
+from probedistill.analysis.base import Analysis, EncoderAbout, MadeBy
 from probedistill.analysis.bias import (
     Accuracy,
     BiasEntry,
@@ -23,7 +23,7 @@ from probedistill.analysis.bias import (
     GroupScores,
 )
 from probedistill.analysis.directions import Resemblance
-from probedistill.analysis.geometry import ClassGeometry, Geometry, MadeBy, Projection
+from probedistill.analysis.geometry import ClassGeometry, Geometry, Projection
 from probedistill.analysis.matrix import RealImages, Source, TransferMatrix
 from probedistill.analysis.membership import Attack, Membership
 from probedistill.analysis.migrate import Anchor, Candidate, Migration, Old

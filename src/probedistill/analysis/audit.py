@@ -34,10 +34,9 @@ from ..store.locks import PATIENCE, claimed
 from ..store.named import run_folder
 from ..store.records import Share
 from ..store.run_record import BEGINNINGS, ImagesRecord
-from .base import Analysis, EncoderAbout
+from .base import Analysis, EncoderAbout, MadeBy
 from .copies import Distances, Near, feature_distances, nearest, pixel_distances, share_below, structure_distances
 from .copies import thumbnails as thumbnails_of
-from .geometry import MadeBy
 from .membership import Membership, Shadows, check_budget, membership
 
 PAIRS = "audit-pairs.png"
@@ -343,14 +342,13 @@ def audit(
         points[f"features {one.name}@{one.input_size}"] = _in_features(distilled, one, store.of(one, train))
     names = [train.names[i] for i in bank.indices.tolist()]
     measures, matches, found = _compare(points, names, seed, store.progress)
-    source = distilled.run.source
     members = None
     target = Path(out) if out is not None else None
     if config is not None:
         made = Shadows(config, encoder, train, bank, photos, seed, inner)
         members = membership(made, budget, minutes=minutes, folder=target, progress=store.progress)
     result = Audit(
-        MadeBy(distilled.run.method, source.name if source else None),
+        MadeBy.of(distilled.run),
         EncoderAbout.of(encoder),
         ImagesRecord.of(train, len(bank)),
         distilled.run.begun_from,

@@ -17,6 +17,7 @@ from ..show.figures import Figure, save_figures
 from ..show.results import Result
 from ..store.locks import PATIENCE, claimed
 from ..store.records import Count, read_record, write_record
+from ..store.run_record import RunRecord
 
 Array = NDArray[np.float64]
 Kind = TypeVar("Kind", bound="Analysis")
@@ -111,6 +112,19 @@ class EncoderAbout:
     def sized(self) -> str:
         """``NAME@PIXELS``."""
         return f"{self.name}@{self.input_size}"
+
+
+@dataclass(frozen=True)
+class MadeBy:
+    """What made the synthetic images: the method, and the name of the encoder; ``None`` if that is not known."""
+
+    method: str | None
+    encoder: str | None
+
+    @classmethod
+    def of(cls, run: RunRecord) -> MadeBy:
+        """What a record says of the run of a set."""
+        return cls(run.method, run.source.name if run.source else None)
 
 
 def check_array(what: str, values: Array, shape: tuple[int, ...], low: float = -np.inf, high: float = np.inf) -> None:

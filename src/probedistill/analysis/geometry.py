@@ -26,7 +26,7 @@ from ..show.tables import Table, number
 from ..store.distilled import DistilledSet, as_set
 from ..store.records import Count, Share
 from ..store.run_record import ImagesRecord
-from .base import Analysis, Array, EncoderAbout, check_array
+from .base import Analysis, Array, EncoderAbout, MadeBy, check_array
 from .places import Place, RealReference
 from .statistics import ClassTest, class_test
 
@@ -142,14 +142,6 @@ class Projection:
         check_array("xy", self.xy, (len(self.labels), 2))
         if not len(self.labels) == len(self.kinds) == len(self.names):
             raise ValueError("labels, kinds and names differ in number")
-
-
-@dataclass(frozen=True)
-class MadeBy:
-    """What made the synthetic images: the method, and the name of the encoder; ``None`` if that is not known."""
-
-    method: str | None
-    encoder: str | None
 
 
 @dataclass(frozen=True)
@@ -354,10 +346,9 @@ def geometry(
     quantiles = {
         name: np.array([getattr(c.synthetic, measure) for c in of_classes]) for name, (measure, _) in _TESTED.items()
     }
-    source = distilled.run.source
     return Geometry(
         EncoderAbout.of(encoder),
-        MadeBy(distilled.run.method, source.name if source else None),
+        MadeBy.of(distilled.run),
         ImagesRecord.of(train, len(bank)),
         k,
         of_classes,
