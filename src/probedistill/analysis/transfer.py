@@ -8,8 +8,7 @@ import platform
 import statistics
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,14 +16,7 @@ import numpy as np
 import torch
 
 from .._version import __version__
-from ..config import (
-    AugmentConfig,
-    EncoderConfig,
-    EvaluateConfig,
-    EvaluateOptions,
-    TransferConfig,
-    with_options,
-)
+from ..config import AugmentConfig, EncoderConfig, EvaluateConfig, EvaluateOptions, TransferConfig, with_options
 from ..encoders.encoder import Encoder
 from ..encoders.named import check_made_with, display_names, own_encoder
 from ..encoders.pool import EncoderPool
@@ -41,15 +33,12 @@ from ..machine.progress import ProgressBar
 from ..machine.torch_state import own_torch_state
 from ..probes.kinds import check_probes, kind_of, need_head, on_features
 from ..store.distilled import DistilledSet
-from ..store.files import check_writable
-from ..store.layout import check_named_once
-from ..store.locks import PATIENCE, claimed
-from ..store.named import run_folder, several_runs
-from ..store.records import read_record
 from ..store.run_record import ImagesRecord
 from .base import EncoderAbout
-from .matrix import FORMAT, RANDOM_INHERITED, ROWS, Scores, Source, TransferMatrix
+from .cells import Cell, Kept
+from .matrix import FORMAT, RANDOM_INHERITED, ROWS, Scores, TransferMatrix
 from .matrix import RealImages as ImagesOfMatrix
+from .sets import UNKNOWN, SourceSet, check_sets, common_augment, named_sources, read_sets
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -107,13 +96,13 @@ def transfer(
     config.check()
     check_probes(config.probes)
     store = features or FeatureStore(cache=cache, strict=strict, progress=progress)
-    kept = _Kept(Path(out)) if out is not None else _Kept(None)
-    sets = _read_sets(runs)
-    per_class = _check_sets(sets, train, config)
+    kept = Kept(Path(out) if out is not None else None)
+    sets = read_sets(runs)
+    per_class = check_sets(sets, train, config)
     class_names = sets[0].distilled.class_names
     if augment is not None:
         augment.check()
-    augment = (augment or _common_augment(sets)).for_probes()
+    augment = (augment or common_augment(sets)).for_probes()
     train, test = train.with_classes(class_names), test.with_classes(class_names)
     bench = _Bench(sets, EncoderPool(encoders), train, test, config, augment, per_class, store)
 
@@ -130,160 +119,12 @@ def transfer(
     return matrix
 
 
-_UNKNOWN = EncoderAbout("unknown", "unknown", 0)
-
-
-@dataclass(frozen=True)
-class _Set:
-    """A distilled set, and the folder that it came from (``None`` for one in memory)."""
-
-    distilled: DistilledSet
-    folder: Path | None
-
-    @property
-    def label(self) -> str:
-        """How an error names it."""
-        return f"run {str(self.folder)!r}" if self.folder is not None else repr(self.distilled)
-
-    @property
-    def method(self) -> str:
-        """What its record says of how it was distilled."""
-        return self.distilled.run.method
-
-    @property
-    def way(self) -> str:
-        """The method, and whether it began with real images: what a row is called."""
-        if self.distilled.run.baseline is not None:
-            return f"{self.method}, real images"
-        starts = {"average": " from averages", "blend": " from blends", "real": " from real"}
-        return self.method + starts.get(self.distilled.run.begun_from, "")
-
-    @property
-    def encoders(self) -> tuple[EncoderAbout, ...]:
-        """The encoders that it was distilled with, by its record; one that is called unknown if there is none."""
-        found = self.distilled.run.encoders
-        return tuple(EncoderAbout(one.name, one.fingerprint, one.input_size) for one in found) or (_UNKNOWN,)
-
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 of what a probe is trained on."""
-        held = self.distilled
-        return self._digest(held.float_images, held.labels, held.soft_labels, *self._head)
-
-    @property
-    def head_fingerprint(self) -> str:
-        """SHA-256 of the head."""
-        return self._digest(*self._head)
-
-    @property
-    def _head(self) -> list[torch.Tensor]:
-        head = self.distilled.head
-        return [] if head is None else [head.weight, head.bias]
-
-    def _digest(self, *tensors: torch.Tensor | None) -> str:
-        """SHA-256 of tensors, and of the class names that their rows or labels are numbered by."""
-        digest = hashlib.sha256(json.dumps(self.distilled.class_names).encode())
-        for tensor in tensors:
-            digest.update(b"none" if tensor is None else f"{tuple(tensor.shape)}".encode() + tensor.numpy().tobytes())
-        return digest.hexdigest()
-
-
-def _read_sets(runs: Sequence[Path | str | DistilledSet]) -> list[_Set]:
-    runs = several_runs(runs)
-    if not runs:
-        raise UserError("runs is empty; name at least one folder of a finished run")
-    found = [run if isinstance(run, DistilledSet) else run_folder(run) for run in runs]
-    check_named_once([run for run in found if isinstance(run, Path)])
-    return [_Set(DistilledSet.load(run), run) if isinstance(run, Path) else _Set(run, None) for run in found]
-
-
-def _check_sets(sets: Sequence[_Set], train: LabelledImages, config: TransferConfig) -> int:
-    """Images per class, the same for all; raise `UserError` for sets that cannot stand in one matrix."""
-    first = sets[0]
-    names = set(first.distilled.class_names)
-    for other in sets[1:]:
-        differing = sorted(names.symmetric_difference(other.distilled.class_names))
-        if differing:
-            has, lacks = (first, other) if differing[0] in names else (other, first)
-            raise UserError(
-                f"{first.label} and {other.label} have different classes: {differing[0]!r} is in {has.label} and not "
-                f"in {lacks.label}; give runs of the same classes"
-            )
-    strangers = sorted(names - set(train.class_names))
-    if strangers:
-        raise UserError(
-            f"{first.label} was made for other classes: {strangers[0]!r} is not among those of {train.spec!r}; "
-            "give the images that it was made from"
-        )
-    for probe in need_head(config.probes)[:1]:
-        for held in sets:
-            if held.distilled.head is None and held.distilled.run.source is None:
-                raise UserError(
-                    f"probes {probe!r} needs a head, and {held.label} has none and does not say which encoder it was "
-                    f"made with; leave {option('probes', probe)} or the run out"
-                )
-            if held.distilled.head is None:
-                raise UserError(
-                    f"probes {probe!r} needs a head, and {held.label} has none; "
-                    "add it: "
-                    + by_caller(
-                        command="probedistill label RUN --config RUN/config.yaml --keep-head",
-                        python="probedistill.with_extras(distilled, encoder, bank, keep_head=True)",
-                    )
-                )
-    counts = [int(torch.bincount(held.distilled.labels).max()) for held in sets]
-    for held, count in zip(sets, counts, strict=True):
-        if count != counts[0]:
-            raise UserError(
-                f"{first.label} has {counts[0]} images per class and {held.label} has {count}; "
-                "give runs with the same number, so that one random real row suits all"
-            )
-    return counts[0]
-
-
-def _common_augment(sets: Sequence[_Set]) -> AugmentConfig:
-    """The augmentation that the first set was distilled with. Warns if another set was distilled otherwise."""
-    found = []
-    for held in sets:
-        found.append(held.distilled.run.config.augment.for_probes())
-        if asdict(found[-1]) != asdict(found[0]):
-            warnings.warn(
-                f"{held.label} was distilled with another augmentation than {sets[0].label}, whose is used for all; "
-                f"choose one with {option('augment')}",
-                stacklevel=3,
-            )
-    return found[0]
-
-
-@dataclass(frozen=True)
-class _Cell:
-    """Probes that are trained on one thing and tested on one target.
-
-    Attributes:
-        kind: distilled, random, centroids or full.
-        target: Number of the target.
-        key: Digest of all that the scores depend on.
-        probes: Which.
-        rows: Numbers of the sets that the scores belong to.
-        source: Fingerprint of the encoder of these sets, if it is needed: for centroids, and behind a head.
-        inherits: Whether the probes need the head and the source's features of the one set.
-    """
-
-    kind: str
-    target: int
-    key: str
-    probes: tuple[str, ...]
-    rows: list[int]
-    source: str = ""
-    inherits: bool = False
-
-
 class _Bench:
     """The sets, the targets and the protocol of one matrix: which cells it has, and how one is scored."""
 
     def __init__(
         self,
-        sets: Sequence[_Set],
+        sets: Sequence[SourceSet],
         encoders: EncoderPool,
         train: LabelledImages,
         test: LabelledImages,
@@ -302,10 +143,10 @@ class _Bench:
             EncoderAbout(names[entry["fingerprint"]], entry["fingerprint"], entry["input_size"])
             for entry in encoders.described
         )
-        self.sources = _named_sources(sets, names, config)
+        self.sources = named_sources(sets, names, config)
         self.cells = [cell for t in range(len(self.targets)) for cell in self._cells_of(t)]
 
-    def _cells_of(self, t: int) -> Iterator[_Cell]:
+    def _cells_of(self, t: int) -> Iterator[Cell]:
         """The cells of a target, in the order in which they are scored."""
         own = tuple(probe for probe in self.config.probes if probe not in self._heads)
         real = {"train": self.train.fingerprint, "images_per_class": self.images_per_class}
@@ -315,22 +156,22 @@ class _Bench:
             source = held.encoders[0].fingerprint
             sources.setdefault(source, []).append(row)
             if own:
-                yield _Cell("distilled", t, self._key("distilled", t, set=held.fingerprint), own, [row])
+                yield Cell("distilled", t, self._key("distilled", t, set=held.fingerprint), own, [row])
             if self._heads:
                 key = self._key("inherited", t, set=held.fingerprint, source=source)
-                yield _Cell("distilled", t, key, self._heads, [row], source, inherits=True)
+                yield Cell("distilled", t, key, self._heads, [row], source, inherits=True)
                 for kind in ("random", "centroids"):
                     if kind in self.config.baselines:
                         key = self._key(kind, t, head=held.head_fingerprint, source=source, **real)
-                        yield _Cell(kind, t, key, self._heads, [row], source, inherits=True)
+                        yield Cell(kind, t, key, self._heads, [row], source, inherits=True)
         if "centroids" in self.config.baselines and own:
             for source, rows in sources.items():
-                yield _Cell("centroids", t, self._key("centroids", t, source=source, **real), own, rows, source)
+                yield Cell("centroids", t, self._key("centroids", t, source=source, **real), own, rows, source)
         if "random" in self.config.baselines and own:
-            yield _Cell("random", t, self._key("random", t, **real), own, everything)
+            yield Cell("random", t, self._key("random", t, **real), own, everything)
         if "full" in self.config.baselines:
             probes = tuple(on_features(self.config.probes))
-            yield _Cell("full", t, self._key("full", t, **real), probes, everything)
+            yield Cell("full", t, self._key("full", t, **real), probes, everything)
 
     def _key(self, kind: str, t: int, **of: Any) -> str:
         """Digest of everything that the scores of a cell depend on, but for which probes were asked for."""
@@ -349,7 +190,7 @@ class _Bench:
         }
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
-    def find_sources(self, cells: Sequence[_Cell]) -> list[_Cell]:
+    def find_sources(self, cells: Sequence[Cell]) -> list[Cell]:
         """Choose the medoids that the cells need; leave out those whose source encoder cannot be loaded.
 
         Raises:
@@ -378,7 +219,7 @@ class _Bench:
             del encoder  # or it would be in memory beside the next
         return [cell for cell in cells if cell.source not in absent]
 
-    def _source_encoder(self, held: _Set) -> Encoder:
+    def _source_encoder(self, held: SourceSet) -> Encoder:
         """The encoder that a set was distilled with: one of the targets, else as its config.yaml describes it.
 
         Raises:
@@ -388,7 +229,7 @@ class _Bench:
         encoder = self._encoders.find(source.fingerprint)
         if encoder is not None:
             return encoder
-        if source is _UNKNOWN:
+        if source is UNKNOWN:
             without = by_caller(command="--baselines random full", python="baselines=['random', 'full']")
             raise UserError(
                 f"{held.label} does not say which encoder it was made with; {without} asks for none, or save medoids "
@@ -406,7 +247,7 @@ class _Bench:
         check_made_with(encoder, source.fingerprint, called=held.label, way_out=fix)
         return encoder
 
-    def score_target(self, cells: Sequence[_Cell], kept: _Kept) -> None:
+    def score_target(self, cells: Sequence[Cell], kept: Kept) -> None:
         """Score the cells of one target; each is kept as soon as it is known."""
         self._say_cost(cells)
         self._fill_banks(cells)  # with a bar of its own; the cells find the features in the store
@@ -423,7 +264,7 @@ class _Bench:
         # Memory holds the real features of one target at a time.
         self._features.release(self._encoders[cells[0].target])
 
-    def _say_cost(self, cells: Sequence[_Cell]) -> None:
+    def _say_cost(self, cells: Sequence[Cell]) -> None:
         """Say how long the encoder of one target will take for some cells, if that is over a minute."""
         encoder, store, kinds = self._encoders[cells[0].target], self._features, {cell.kind for cell in cells}
         passes = store.passes_of(encoder, self.test)
@@ -444,7 +285,7 @@ class _Bench:
                 )
         say_cost(encoder, passes, "; once, then they are kept", enabled=store.progress)
 
-    def _fill_banks(self, cells: Sequence[_Cell]) -> None:
+    def _fill_banks(self, cells: Sequence[Cell]) -> None:
         """Extract the real features that the cells of one target need."""
         encoder = self._encoders[cells[0].target]
         self._features.of(encoder, self.test)
@@ -453,7 +294,7 @@ class _Bench:
         if any(cell.kind == "full" for cell in cells):
             self._features.of(encoder, self.train, views=self.config.full_views, augment=self.augment)
 
-    def _score(self, cell: _Cell, probes: Sequence[str]) -> Scores:
+    def _score(self, cell: Cell, probes: Sequence[str]) -> Scores:
         """Top-1 accuracies of every seed, by `evaluate`."""
         if cell.kind == "centroids":
             return self._score_medoids(cell, probes)
@@ -475,7 +316,7 @@ class _Bench:
         )  # fmt: skip
         return {r.probe: [s.top1 for s in r.scores] for r in result.rows if r.name == row}
 
-    def _score_medoids(self, cell: _Cell, probes: Sequence[str]) -> Scores:
+    def _score_medoids(self, cell: Cell, probes: Sequence[str]) -> Scores:
         """As `_score`, of the medoids of a source that need not be loaded, in the views of `evaluate`."""
         encoder, store = self._encoders[cell.target], self._features.quiet()
         held, train, test = self.sets[cell.rows[0]], self.train, self.test
@@ -534,7 +375,7 @@ class _Bench:
 
     def _rows_of(
         self, cells: Mapping[str, Scores], heads: Mapping[str, str]
-    ) -> Iterator[tuple[_Cell, str, list[float]]]:
+    ) -> Iterator[tuple[Cell, str, list[float]]]:
         """Scores by cell and probe; those on full real data stand in for probes behind a head, too."""
         for cell in self.cells:
             for probe, scores in cells.get(cell.key, {}).items():
@@ -556,75 +397,3 @@ class _Bench:
         """The baselines of a matrix; random images behind heads are one of their own."""
         inherited = bool(self._heads) and "random" in self.config.baselines
         return [*self.config.baselines, *([RANDOM_INHERITED] if inherited else [])]
-
-
-def _named_sources(sets: Sequence[_Set], names: Mapping[str, str], config: TransferConfig) -> tuple[Source, ...]:
-    """The sets as rows: METHOD · ENCODER, and the folder's name if other sets are called alike, or nothing is known."""
-    runs = [held.folder.resolve().name if held.folder is not None else "" for held in sets]
-    labels = [
-        f"{run} · from elsewhere" if run and held.encoders == (_UNKNOWN,)
-        else f"{held.way} · {' + '.join(names[e.fingerprint] for e in held.encoders)}"
-        for held, run in zip(sets, runs, strict=True)
-    ]  # fmt: skip
-    long = [f"{label} · {run}" if labels.count(label) > 1 and run else label for label, run in zip(labels, runs)]
-    found = []
-    for number, (held, name, run) in enumerate(zip(sets, long, runs, strict=True)):
-        if long.count(name) > 1:
-            name = f"{name} ({long[: number + 1].count(name)})"
-        encoders = tuple(replace(entry, name=names[entry.fingerprint]) for entry in held.encoders)
-        soft = held.distilled.soft_labels is not None and not config.hard_labels
-        found.append(Source(name, run, held.method, encoders, soft))
-    return tuple(found)
-
-
-# ---------------------------------------------------------------------------------------------------
-# What has been scored
-
-
-@dataclass(frozen=True)
-class _KeptCells:
-    """The part of ``transfer.json`` that a later call uses."""
-
-    cells: dict[str, Scores]
-
-
-class _Kept:
-    """Scores by the key of their cell, in memory and, if there is a folder, in its ``transfer.json``.
-
-    Calls that run at the same time share the file: each takes what the others have written before it writes.
-    """
-
-    def __init__(self, folder: Path | None) -> None:
-        self.cells: dict[str, Scores] = {}
-        self._folder = folder
-        if folder is not None:
-            check_writable(folder)
-            self._take()
-
-    def missing(self, cell: _Cell) -> list[str]:
-        """Probes of a cell that have not been scored."""
-        return [probe for probe in cell.probes if probe not in self.cells.get(cell.key, {})]
-
-    def add(self, cell: _Cell, scores: Scores) -> None:
-        """Keep the scores of a cell."""
-        self.cells.setdefault(cell.key, {}).update(scores)
-
-    @contextmanager
-    def shared(self) -> Iterator[Path | None]:
-        """Hold the folder for writing, after taking what other calls have written; ``None`` without a folder."""
-        if self._folder is None:
-            yield None
-            return
-        with claimed(self._folder, wait=PATIENCE):
-            self._take()
-            yield self._folder
-
-    def _take(self) -> None:
-        """Add what the file holds; what is known already stays."""
-        assert self._folder is not None
-        path = self._folder / f"{TransferMatrix.kind}.json"
-        if not path.exists():
-            return
-        hint = "make it again, or choose another folder"
-        found = read_record(path, _KeptCells, kind=TransferMatrix.kind, what="transfer", hint=hint).cells
-        self.cells = {key: {**found.get(key, {}), **self.cells.get(key, {})} for key in {**found, **self.cells}}
