@@ -28,7 +28,7 @@ from probedistill import (
     merge,
 )
 from probedistill.distillation.base import Base
-from probedistill.distillation.start import average_of, blend_of
+from probedistill.distillation.beginnings import average_of, blend_of
 from probedistill.features.statistics import statistics_of_run
 from probedistill.features.store import FeatureStore
 from probedistill.ship.joined import KeptSet, load_runs, merge_sets, without_classes

@@ -23,7 +23,7 @@ from probedistill import DistilledSet, distill, evaluate, load_encoder, load_ima
 from probedistill.config import DistillConfig
 from probedistill.distillation.canvas import Canvas
 from probedistill.distillation.engine import Distiller, Loop, Tower
-from probedistill.distillation.start import load_method
+from probedistill.distillation.objective import load_method
 from probedistill.features.encode import augmented_views
 from probedistill.features.fresh import FreshBatches
 from probedistill.features.views import Views, apply_views, draw_views, random_squares

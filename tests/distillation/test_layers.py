@@ -25,7 +25,7 @@ from probedistill import (
     load_encoder,
     load_images,
 )
-from probedistill.distillation.start import InnerLayers, load_method
+from probedistill.distillation.objective import InnerLayers, load_method
 from probedistill.objectives.layers import with_inner_layers
 from probedistill.objectives.real import RealFeatures
 

@@ -36,7 +36,7 @@ from probedistill import (
     load_images,
     load_splits,
 )
-from probedistill.distillation.start import average_of
+from probedistill.distillation.beginnings import average_of
 from probedistill.store.accept import accept_edits
 from probedistill.store.records import sealed
 

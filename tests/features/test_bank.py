@@ -17,7 +17,7 @@ from PIL import Image
 from helpers_encoders import Tiny
 from helpers_images import make_image_folder
 from probedistill.config import AugmentConfig, CLPConfig, DistillConfig, LGMConfig
-from probedistill.distillation.start import make_objective
+from probedistill.distillation.objective import make_objective
 from probedistill.encoders.encoder import Encoder
 from probedistill.errors import UserError
 from probedistill.features.bank import FeatureBank

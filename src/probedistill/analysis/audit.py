@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .._version import __version__
 from ..config import DistillConfig
-from ..distillation.start import InnerLayers, inner_layers
+from ..distillation.objective import InnerLayers, inner_layers
 from ..encoders.encoder import Encoder, check_encoder
 from ..errors import UserError, option
 from ..features.bank import FeatureBank

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from .._version import __version__
 from ..config import DistillConfig
-from ..distillation.start import InnerLayers, make_distiller
+from ..distillation.objective import InnerLayers
+from ..distillation.start import make_distiller
 from ..encoders.encoder import Encoder
 from ..errors import UserError
 from ..features.bank import FeatureBank

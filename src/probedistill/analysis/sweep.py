@@ -22,9 +22,9 @@ from typing_extensions import Unpack
 from ..config import DistillConfig, EncoderConfig, EvaluateConfig, ImagesConfig, RunConfig
 from ..distillation.folder import RunFolder, check_settings
 from ..distillation.from_statistics import check_without_images
+from ..distillation.objective import load_method
 from ..distillation.options import DistillOptions, with_options
 from ..distillation.run import Data, distill
-from ..distillation.start import load_method
 from ..encoders.encoder import Encoder
 from ..encoders.load import load_encoder
 from ..encoders.named import encoder_config

@@ -27,10 +27,10 @@ from ..store.named import run_folder
 from ..store.run_record import BEGINNINGS
 from ..text import counted
 from .base import Base
+from .beginnings import starting_images
 from .folder import check_free, encoder_options, write_set
 from .options import RunOptions
 from .run import distill
-from .start import starting_images
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

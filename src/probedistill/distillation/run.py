@@ -63,8 +63,9 @@ from .callbacks import (
 from .engine import Distiller
 from .folder import NoFolder, RunFolder, begun_by_this_launch
 from .from_statistics import images_record, read_statistics, settled, statistics_for
+from .objective import inner_layers, load_method
 from .options import DistillOptions, with_options
-from .start import inner_layers, load_method, make_distiller, suited, without_effect
+from .start import make_distiller, suited, without_effect
 
 Data = str | ImagesConfig | LabelledImages | StatisticsConfig | ClassStatistics | Sequence[ClassStatistics]
 """What a set is distilled from: real images, or their statistics."""

@@ -1,39 +1,27 @@
-"""From a resolved config to the objectives, the canvas and the engine that it describes."""
+"""From a resolved config to the engine that it describes, at step 0."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from ..config import DistillConfig
 from ..encoders.encoder import Encoder
-from ..errors import UserError, explained, option, unknown_name
-from ..features.bank import FeatureBank, FeatureColumns, comfortable_bytes
-from ..features.classes import clusters, k_medoids, nearest_to_centres
-from ..features.encode import load_again, prefetched
+from ..errors import UserError, explained, option
+from ..features.bank import FeatureBank
 from ..features.fresh import FreshBatches
 from ..features.statistics import ClassStatistics
 from ..images.labelled import LabelledImages
 from ..machine.memory import total_memory
 from ..machine.processes import ALONE, Processes
-from ..machine.progress import ProgressBar
-from ..methods import CANVASES, METHODS, Normalization
-from ..objectives.layers import with_inner_layers
-from ..objectives.moments import Draws, RealMoments
-from ..objectives.real import Objective, RealFeatures
+from ..methods import CANVASES
 from .base import Base
+from .beginnings import starting_images
 from .canvas import AnyCanvas, Canvas, rendered
 from .engine import Distiller, Loop, Tower
-
-_BLEND_CONTRAST = 2.0
-_AVERAGED = 100  # photos: more change the average of a class little, and each has to be read
-_AVERAGE_SIDE = 32  # pixels
+from .objective import InnerLayers, make_objective
 
 
 def suited(config: DistillConfig, wished: DistillConfig, encoders: Sequence[Encoder]) -> DistillConfig:
@@ -83,136 +71,6 @@ def without_effect(config: DistillConfig, wished: DistillConfig, encoders: Seque
         names = " and ".join(repr(encoder.name) for encoder in encoders)
         found.append(f"{first} is about inner layers, and {names} gives none; convolutional models of timm do")
     return found
-
-
-def load_method(config: DistillConfig) -> Callable[..., Objective]:
-    """The function real features → objective that a resolved config asks for, with its options filled in.
-
-    Raises:
-        UserError: There is no such method, or it has not these options.
-    """
-    factory, options = METHODS.load(config.method), config.options()
-    if config.method in METHODS.built_in:
-        options.pop("normalize")  # the real features are made with it
-    known = _keywords(factory, config.method)
-    for name in options:
-        if name not in known:
-            raise unknown_name(f"option of method {config.method!r}", name, known, f"({option('method_args')})")
-    missing = [name for name, has_default in known.items() if not has_default and name not in {*options, "seed"}]
-    if missing:
-        raise UserError(
-            f"method {config.method!r} needs the option {missing[0]!r}; add {option(f'method_args.{missing[0]}', '…')}"
-        )
-    if "seed" in known:
-        options.setdefault("seed", config.seed)
-
-    def make(real: RealFeatures) -> Objective:
-        objective = factory(real, **options)
-        if not callable(objective):
-            raise UserError(
-                f"method {config.method!r} gives {type(objective).__name__}; it must give a function of "
-                "(features, labels, step)"
-            )
-        return objective
-
-    return make
-
-
-def _keywords(factory: Any, method: str) -> dict[str, bool]:
-    """Options of a method: name → whether it has a default."""
-    with explained(f"method {method!r} is not a function of real features", TypeError, ValueError):
-        parameters = list(inspect.signature(factory).parameters.values())
-    if not parameters:
-        raise UserError(f"method {method!r} takes no argument; it must take the real features")
-    kinds = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return {p.name: p.default is not p.empty for p in parameters[1:] if p.kind in kinds}
-
-
-def make_objective(
-    config: DistillConfig,
-    bank: FeatureBank | ClassStatistics,
-    device: torch.device | str = "cpu",
-    fresh: FreshBatches | None = None,
-) -> Objective:
-    """The objective that a resolved config asks for, on the features of a bank.
-
-    The features are held on the device when the bank is in memory and takes no more than a quarter of the
-    device's (`comfortable_bytes`); otherwise they are read again, block by block, at each pass over them.
-
-    Args:
-        config: Resolved.
-        bank: Features of the real images, or their statistics.
-        device: Where the synthetic features are.
-        fresh: Where fresh batches of real images come from.
-    """
-    if isinstance(bank, ClassStatistics):
-        return load_method(config)(RealMoments(Draws(bank, seed=config.seed), _normalization(config), device))
-    return load_method(config)(_real_features(config, bank, device, fresh=fresh))
-
-
-def _normalization(config: DistillConfig) -> Normalization:
-    if config.method not in METHODS.built_in:
-        return "none"  # a method of the user's own normalises, or does not, as it likes
-    normalize: Normalization = config.options()["normalize"]
-    return normalize
-
-
-def _real_features(
-    config: DistillConfig,
-    bank: FeatureBank,
-    device: torch.device | str,
-    part: FeatureColumns | None = None,
-    fresh: FreshBatches | None = None,
-) -> RealFeatures:
-    """The features of a bank, or a part of them, as the method normalises them."""
-    on_gpu = torch.device(device).type == "cuda"
-    features: Tensor | FeatureBank | FeatureColumns = bank if part is None else part
-    if bank.in_memory and not (on_gpu and bank.num_bytes > comfortable_bytes(device)):
-        features = bank.all_views()[0] if part is None else part.all_views()
-    return RealFeatures(features, bank.all_labels(), bank.num_classes, _normalization(config), device, fresh)
-
-
-@dataclass(frozen=True)
-class InnerLayers:
-    """What a run needs to ask its method of an encoder's inner layers.
-
-    Attributes:
-        encoder: The encoder with the layers' features after its own (`Encoder.with_layers`).
-        bank: These features of the real images.
-    """
-
-    encoder: Encoder
-    bank: FeatureBank
-
-    def select(self, rows: Tensor) -> InnerLayers:
-        """The same with some of the real images."""
-        return replace(self, bank=self.bank.select(rows))
-
-    def beside(self, own: Objective, config: DistillConfig) -> Objective:
-        """The objective of the encoder's features and of its layers; ``own`` is that of the features."""
-        made, method, start = [], load_method(config), self.encoder.plain.dim
-        for width in self.encoder.widths:
-            layer = self.bank.columns(start, start + width)
-            made.append((width, method(_real_features(config, self.bank, self.encoder.device, layer))))
-            start += width
-        return with_inner_layers(own, self.encoder.plain.dim, made, config.layer_weight)
-
-
-def inner_layers(
-    config: DistillConfig, encoders: Sequence[Encoder], bank_of: Callable[[Encoder], FeatureBank]
-) -> list[InnerLayers | None]:
-    """The inner layers of each encoder that gives any, as many as a resolved config asks for.
-
-    Args:
-        config: Resolved.
-        encoders: The run's encoders.
-        bank_of: Gives the features of the real images.
-    """
-    assert config.layers != "auto", "a resolved config"
-    if not config.layers:
-        return []
-    deep = [encoder.with_layers(config.layers) for encoder in encoders]
-    return [InnerLayers(encoder, bank_of(encoder)) if encoder.widths else None for encoder in deep]
 
 
 def make_distiller(
@@ -309,79 +167,6 @@ def _fill(
         if train is None or not isinstance(bank, FeatureBank):
             raise UserError(f"canvas.init {options.init!r} needs the real images")
         canvas.fill_with_images(starting_images(config, encoders, bank, train, canvas.size, own, progress=progress))
-
-
-def starting_images(
-    config: DistillConfig,
-    encoders: Sequence[Encoder],
-    bank: FeatureBank,
-    train: LabelledImages,
-    size: int,
-    own: slice = slice(None),
-    *,
-    progress: bool = False,
-) -> Tensor:
-    """What synthetic images start from: photos, blends or averages of them, as ``canvas.init`` says.
-
-    Args:
-        config: Resolved.
-        encoders: The run's encoders; the one of the largest input cuts the photos.
-        bank: Features of the first encoder, which choose the photos.
-        train: The photos.
-        size: Side S of the canvas.
-        own: Which of the m images.
-        progress: Show a bar while photos are read.
-
-    Returns:
-        (m, 3, S, S) in [0, 1].
-
-    Raises:
-        UserError: A photo cannot be read any more, or a class has too few.
-    """
-    sharpest = max(encoders, key=lambda encoder: encoder.input_size)
-    together = average_of if config.canvas.init == "average" else blend_of
-
-    def cut(index: int) -> Tensor:
-        return sharpest.centre_view(load_again(train, index), size)
-
-    photos_of, found = _photos_to_start_from(config, bank)[own], []
-    with ProgressBar("photos to start from", sum(map(len, photos_of)), enabled=progress) as bar:
-        for photos in photos_of:
-            (cuts,) = prefetched(cut, photos, len(photos))
-            found.append(together(cuts))
-            bar.advance(len(photos))
-    return torch.stack(found)
-
-
-def _photos_to_start_from(config: DistillConfig, bank: FeatureBank) -> list[list[int]]:
-    """Numbers of the real images that each synthetic image starts from."""
-    if config.canvas.init == "real":
-        rows = list(k_medoids(bank, config.images_per_class, seed=config.seed)[:, None])
-    elif config.canvas.init == "average":
-        least = config.canvas.blend
-        rows = clusters(bank, config.images_per_class, least=least, most=_AVERAGED, seed=config.seed)
-    else:
-        rows = nearest_to_centres(bank, config.images_per_class, config.canvas.blend, seed=config.seed)
-    return [bank.indices[some].tolist() for some in rows]
-
-
-def blend_of(photos: Sequence[Tensor]) -> Tensor:
-    """The mean (3, S, S) of several images; one image stays as it is."""
-    return photos[0] if len(photos) == 1 else _with_contrast(torch.stack(list(photos)).mean(dim=0))
-
-
-def average_of(photos: Sequence[Tensor]) -> Tensor:
-    """The mean (3, S, S) of images in few pixels: of many, it shows what they share and none of them."""
-    size = photos[0].shape[-1]
-    coarse = [F.adaptive_avg_pool2d(photo, min(size, _AVERAGE_SIDE)) for photo in photos]
-    mean = _with_contrast(torch.stack(coarse).mean(dim=0))
-    return F.interpolate(mean[None], size=size, mode="bilinear", align_corners=False)[0]
-
-
-def _with_contrast(mean: Tensor) -> Tensor:
-    # A mean of photos has about half of a photo's contrast; an encoder has seen few images as flat as that.
-    middle = mean.mean(dim=(1, 2), keepdim=True)
-    return (middle + _BLEND_CONTRAST * (mean - middle)).clamp(0, 1)
 
 
 def _empty_canvas(config: DistillConfig, count: int, size: int, device: torch.device) -> AnyCanvas:

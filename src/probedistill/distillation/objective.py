@@ -1,0 +1,152 @@
+"""From a resolved config to the objective that it asks for, on features of real images or on their statistics."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..config import DistillConfig
+from ..encoders.encoder import Encoder
+from ..errors import UserError, explained, option, unknown_name
+from ..features.bank import FeatureBank, FeatureColumns, comfortable_bytes
+from ..features.fresh import FreshBatches
+from ..features.statistics import ClassStatistics
+from ..methods import METHODS, Normalization
+from ..objectives.layers import with_inner_layers
+from ..objectives.moments import Draws, RealMoments
+from ..objectives.real import Objective, RealFeatures
+
+
+def load_method(config: DistillConfig) -> Callable[..., Objective]:
+    """The function real features → objective that a resolved config asks for, with its options filled in.
+
+    Raises:
+        UserError: There is no such method, or it has not these options.
+    """
+    factory, options = METHODS.load(config.method), config.options()
+    if config.method in METHODS.built_in:
+        options.pop("normalize")  # the real features are made with it
+    known = _keywords(factory, config.method)
+    for name in options:
+        if name not in known:
+            raise unknown_name(f"option of method {config.method!r}", name, known, f"({option('method_args')})")
+    missing = [name for name, has_default in known.items() if not has_default and name not in {*options, "seed"}]
+    if missing:
+        raise UserError(
+            f"method {config.method!r} needs the option {missing[0]!r}; add {option(f'method_args.{missing[0]}', '…')}"
+        )
+    if "seed" in known:
+        options.setdefault("seed", config.seed)
+
+    def make(real: RealFeatures) -> Objective:
+        objective = factory(real, **options)
+        if not callable(objective):
+            raise UserError(
+                f"method {config.method!r} gives {type(objective).__name__}; it must give a function of "
+                "(features, labels, step)"
+            )
+        return objective
+
+    return make
+
+
+def _keywords(factory: Any, method: str) -> dict[str, bool]:
+    """Options of a method: name → whether it has a default."""
+    with explained(f"method {method!r} is not a function of real features", TypeError, ValueError):
+        parameters = list(inspect.signature(factory).parameters.values())
+    if not parameters:
+        raise UserError(f"method {method!r} takes no argument; it must take the real features")
+    kinds = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return {p.name: p.default is not p.empty for p in parameters[1:] if p.kind in kinds}
+
+
+def make_objective(
+    config: DistillConfig,
+    bank: FeatureBank | ClassStatistics,
+    device: torch.device | str = "cpu",
+    fresh: FreshBatches | None = None,
+) -> Objective:
+    """The objective that a resolved config asks for, on the features of a bank.
+
+    The features are held on the device when the bank is in memory and takes no more than a quarter of the
+    device's (`comfortable_bytes`); otherwise they are read again, block by block, at each pass over them.
+
+    Args:
+        config: Resolved.
+        bank: Features of the real images, or their statistics.
+        device: Where the synthetic features are.
+        fresh: Where fresh batches of real images come from.
+    """
+    if isinstance(bank, ClassStatistics):
+        return load_method(config)(RealMoments(Draws(bank, seed=config.seed), _normalization(config), device))
+    return load_method(config)(_real_features(config, bank, device, fresh=fresh))
+
+
+def _normalization(config: DistillConfig) -> Normalization:
+    if config.method not in METHODS.built_in:
+        return "none"  # a method of the user's own normalises, or does not, as it likes
+    normalize: Normalization = config.options()["normalize"]
+    return normalize
+
+
+def _real_features(
+    config: DistillConfig,
+    bank: FeatureBank,
+    device: torch.device | str,
+    part: FeatureColumns | None = None,
+    fresh: FreshBatches | None = None,
+) -> RealFeatures:
+    """The features of a bank, or a part of them, as the method normalises them."""
+    on_gpu = torch.device(device).type == "cuda"
+    features: Tensor | FeatureBank | FeatureColumns = bank if part is None else part
+    if bank.in_memory and not (on_gpu and bank.num_bytes > comfortable_bytes(device)):
+        features = bank.all_views()[0] if part is None else part.all_views()
+    return RealFeatures(features, bank.all_labels(), bank.num_classes, _normalization(config), device, fresh)
+
+
+@dataclass(frozen=True)
+class InnerLayers:
+    """What a run needs to ask its method of an encoder's inner layers.
+
+    Attributes:
+        encoder: The encoder with the layers' features after its own (`Encoder.with_layers`).
+        bank: These features of the real images.
+    """
+
+    encoder: Encoder
+    bank: FeatureBank
+
+    def select(self, rows: Tensor) -> InnerLayers:
+        """The same with some of the real images."""
+        return replace(self, bank=self.bank.select(rows))
+
+    def beside(self, own: Objective, config: DistillConfig) -> Objective:
+        """The objective of the encoder's features and of its layers; ``own`` is that of the features."""
+        made, method, start = [], load_method(config), self.encoder.plain.dim
+        for width in self.encoder.widths:
+            layer = self.bank.columns(start, start + width)
+            made.append((width, method(_real_features(config, self.bank, self.encoder.device, layer))))
+            start += width
+        return with_inner_layers(own, self.encoder.plain.dim, made, config.layer_weight)
+
+
+def inner_layers(
+    config: DistillConfig, encoders: Sequence[Encoder], bank_of: Callable[[Encoder], FeatureBank]
+) -> list[InnerLayers | None]:
+    """The inner layers of each encoder that gives any, as many as a resolved config asks for.
+
+    Args:
+        config: Resolved.
+        encoders: The run's encoders.
+        bank_of: Gives the features of the real images.
+    """
+    assert config.layers != "auto", "a resolved config"
+    if not config.layers:
+        return []
+    deep = [encoder.with_layers(config.layers) for encoder in encoders]
+    return [InnerLayers(encoder, bank_of(encoder)) if encoder.widths else None for encoder in deep]
