@@ -51,7 +51,8 @@ def import_(
     progress:
         Show progress bars.
     """
-    from ..distillation.folder import check_free, write_config
+    from ..distillation.config_file import write_config
+    from ..distillation.new_folder import check_free
     from ..encoders.load import load_encoder
     from ..images.splits import class_list
     from ..ship.imported import read_set

@@ -66,7 +66,7 @@ def migrate(
         Show progress bars.
     """
     from ..analysis.migrate import migrate as run_migrate
-    from ..distillation.folder import write_config
+    from ..distillation.config_file import write_config
     from ..encoders.load import load_encoder
     from ..features.store import FeatureStore
     from ..images.labelled import of_classes

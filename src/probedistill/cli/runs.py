@@ -366,7 +366,8 @@ def _save_baseline(
     out: Path | None,
     store: FeatureStore,
 ) -> None:
-    from ..distillation.folder import check_free, write_config
+    from ..distillation.config_file import write_config
+    from ..distillation.new_folder import check_free
     from ..encoders.load import load_encoder
     from ..evaluation.real_sets import real_set
     from ..images.splits import held_out_names, load_splits

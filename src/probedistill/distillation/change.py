@@ -28,7 +28,8 @@ from ..store.run_record import BEGINNINGS
 from ..text import counted
 from .base import Base
 from .beginnings import starting_images
-from .folder import check_free, encoder_options, write_set
+from .config_file import encoder_options
+from .new_folder import check_free, write_set
 from .options import RunOptions
 from .run import distill
 

@@ -20,13 +20,10 @@ from typing import Any
 
 import msgspec
 import psutil
-import yaml
 from torch import Tensor
 
-from ..config import DistillConfig, EncoderConfig, ImagesConfig, StatisticsConfig, without_none
-from ..encoders.named import fields_in_braces, is_in_braces
-from ..encoders.trust import read_yaml
-from ..errors import UserError, explained, option
+from ..config import DistillConfig, EncoderConfig, ImagesConfig, StatisticsConfig
+from ..errors import UserError, option
 from ..features.statistics import ClassStatistics, save_in_run
 from ..machine.processes import Processes
 from ..show import previews as evolution
@@ -39,8 +36,6 @@ from ..store.files import (
     remove_folder,
     remove_leftovers,
     sync_folder,
-    whole_file,
-    whole_folder,
     without_traces,
 )
 from ..store.layout import (
@@ -65,6 +60,7 @@ from ..store.locks import claimed
 from ..store.records import as_plain, from_plain
 from ..store.run_record import EncoderRecord, History, RunRecord, read_run, write_run
 from ..store.tensors import TornFileError, load_tensors, save_tensors
+from .config_file import write_config
 from .engine import Distiller
 
 _log = logging.getLogger(__name__)
@@ -347,48 +343,6 @@ class RunFolder(NoFolder):
         sync_folder(self.path)
 
 
-def write_set(
-    out: Path, distilled: DistilledSet, statistics: Sequence[ClassStatistics], options: Mapping[str, Any]
-) -> None:
-    """Write a set that no run has made into a new folder, in one piece: killed at any point, it is whole or absent.
-
-    Args:
-        out: The folder; it must be empty or not there.
-        distilled: The set.
-        statistics: What it keeps, for each encoder.
-        options: What its ``config.yaml`` says.
-
-    Raises:
-        UserError: The folder holds something, or it cannot be written.
-    """
-    check_free(out)
-    titles = [distilled.class_names[label] for label in distilled.labels.tolist()]
-    with (
-        explained(f"cannot write {str(out)!r}", OSError, hint="free some space or choose another folder"),
-        without_traces(out.parent),
-        whole_folder(out) as partial,
-    ):
-        distilled.save(partial)
-        save_in_run(partial, statistics)
-        if options:
-            (partial / CONFIG).write_text(yaml.safe_dump(dict(options), sort_keys=False), encoding="utf-8")
-        evolution.save_grid(partial / PREVIEW, distilled.images, titles)
-
-
-def check_free(out: Path) -> None:
-    """Raise `UserError` unless a folder can be written and holds nothing."""
-    if out.is_file() or (out.is_dir() and any(out.iterdir())):
-        raise UserError(f"out {str(out)!r} is there already; give another folder")
-    check_writable(out)
-
-
-def encoder_options(folder: Path) -> dict[str, Any]:
-    """What a run's ``config.yaml`` says of its encoder; nothing if there is no such file."""
-    path = folder / CONFIG
-    content = read_yaml(path, f"config {str(path)!r}") if path.is_file() else {}
-    return {name: value for name, value in content.items() if name in EncoderConfig.__dataclass_fields__}
-
-
 def begun_by_this_launch(folder: Path) -> bool:
     """Whether the run in ``folder`` was written since this process's parent (``torchrun``) was started."""
     try:
@@ -472,42 +426,3 @@ def _remove_results(folder: Path) -> None:
 
 def _label(encoder: EncoderRecord) -> str:
     return f"{encoder.name} {encoder.fingerprint[:12]}"
-
-
-def write_config(
-    path: Path,
-    images: ImagesConfig | None,
-    encoder: EncoderConfig | None,
-    settings: DistillConfig | None,
-    statistics: StatisticsConfig | None = None,
-) -> None:
-    """Write the YAML file that repeats a run: ``probedistill distill --config FILE --out FOLDER``.
-
-    Args:
-        path: The file.
-        images: The images. ``None`` for images made in Python, which a note says in the file of a run.
-        encoder: The encoder, likewise.
-        settings: How they were distilled; ``None`` for images that were not, or for the encoder alone.
-        statistics: What they were distilled from in place of images.
-    """
-    named = {"images": images or statistics, "encoder": encoder}
-    notes = [f"# {name}: made in Python; give --{name}\n" for name, part in named.items() if settings and not part]
-    parts = [one for one in (images, statistics, encoder) if one is not None]
-    content = {name: value for part in parts for name, value in _plain_values(asdict(part)).items()}
-    if settings is not None:
-        content |= settings.to_dict()
-        if settings.also:
-            content["also"] = [fields_in_braces(word) if is_in_braces(word) else word for word in settings.also]
-    text = yaml.safe_dump(without_none(content), sort_keys=False)
-    with whole_file(path) as temporary:
-        temporary.write_text("".join(notes) + text, encoding="utf-8")
-
-
-def _plain_values(values: dict[str, Any]) -> dict[str, Any]:
-    return {k: _plain_value(v) for k, v in values.items() if v not in (None, {})}
-
-
-def _plain_value(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_plain_value(entry) for entry in value]
-    return str(value) if isinstance(value, Path) else value
