@@ -130,6 +130,17 @@ def test_merged_set_is_a_set_like_any_other(runs, run_cli, data, encoder, tmp_pa
     assert "named twice" in run_cli("merge", runs / "a", runs / "a", "--out", tmp_path / "x").error()
 
 
+def test_card_of_a_changed_set_names_what_lies_beside_its_images(runs, tmp_path):
+    merge([runs / "a", runs / "b"], out=tmp_path / "merged")
+    forget(runs / "all", ["cat"], out=tmp_path / "out")
+    for folder in (tmp_path / "merged", tmp_path / "out"):
+        card = (folder / "README.md").read_text(encoding="utf-8")
+        assert "(preview.png)" in card
+        assert "second moments of the real features" in card
+        assert (folder / "config.yaml").is_file()
+        assert "Made again" not in card, "config.yaml has the encoder alone"
+
+
 def test_sets_of_different_methods_make_a_set_that_says_so(runs, run_cli, data, encoder, tmp_path):
     other, out = tmp_path / "b", tmp_path / "merged"
     distill(data[0].with_classes(NAMES[2:]), encoder, method="sfm", steps=1, out=other, progress=False)

@@ -6,7 +6,6 @@ from pathlib import Path
 from shlex import quote
 
 from ..config import EncoderConfig
-from ..errors import explained
 from .app import EncoderOptions, command, config_flag, show
 
 
@@ -51,14 +50,12 @@ def import_(
     progress:
         Show progress bars.
     """
-    from ..distillation.config_file import write_config
-    from ..distillation.new_folder import check_free
+    from ..distillation.config_file import config_options
+    from ..distillation.new_folder import check_free, write_set
     from ..encoders.load import load_encoder
     from ..images.splits import class_list
     from ..ship.imported import read_set
-    from ..show.previews import save_grid
-    from ..store.files import whole_folder, without_traces
-    from ..store.layout import CONFIG, PREVIEW
+    from ..store.layout import CONFIG
 
     check_free(out)
     model = None if encoder is None else load_encoder(encoder)
@@ -66,16 +63,7 @@ def import_(
         place, classes=None if classes is None else class_list(classes), image_size=image_size,
         image_column=image_column, label_column=label_column, encoder=model, progress=progress,
     )  # fmt: skip
-    hint = "free some space or choose another folder"
-    with (
-        explained(f"cannot write {str(out)!r}", OSError, hint=hint),
-        without_traces(out.parent),
-        whole_folder(out) as partial,
-    ):
-        save_grid(partial / PREVIEW, made.images, [made.class_names[i] for i in made.labels.tolist()])
-        if encoder is not None:
-            write_config(partial / CONFIG, None, encoder, None)
-        made.save(partial)
+    write_set(out, made, options=config_options(encoder))
     show(f"{len(made)} images of {len(made.class_names)} classes, {made.float_images.shape[-1]} px → {out}")
     named = "--encoder NAME" if encoder is None else config_flag("evaluate", out / CONFIG)
     show(f"score:  probedistill evaluate {quote(str(out))} --images folder:PHOTOS {named}")

@@ -20,7 +20,7 @@ from ..config import (
     StatisticsConfig,
 )
 from ..encoders.named import fields_in_word
-from ..errors import UserError, explained, option
+from ..errors import UserError, option
 from ..methods import check_number
 from ..store.named import results_folder, run_folder
 from ..text import duration
@@ -366,14 +366,11 @@ def _save_baseline(
     out: Path | None,
     store: FeatureStore,
 ) -> None:
-    from ..distillation.config_file import write_config
-    from ..distillation.new_folder import check_free
+    from ..distillation.config_file import config_options
+    from ..distillation.new_folder import check_free, write_set
     from ..encoders.load import load_encoder
     from ..evaluation.real_sets import real_set
     from ..images.splits import held_out_names, load_splits
-    from ..show.previews import save_grid
-    from ..store.card import write_held_out
-    from ..store.files import whole_folder, without_traces
 
     if out is None:
         raise UserError(f"save {choice!r} needs a folder for the set; add --out runs/{choice}")
@@ -382,17 +379,7 @@ def _save_baseline(
     found = real_set(
         choice, load_encoder(encoder), train, images_per_class=images_per_class, seed=seed, test=test, features=store
     )
-    hint = "free some space or choose another folder"
-    # In one piece: killed at any point, the command can be repeated.
-    with (
-        explained(f"cannot write {str(out)!r}", OSError, hint=hint),
-        without_traces(out.parent),
-        whole_folder(out) as partial,
-    ):
-        write_config(partial / "config.yaml", images, encoder, None)
-        write_held_out(partial, held_out_names(test))
-        save_grid(partial / "preview.png", found.images, [found.class_names[i] for i in found.labels.tolist()])
-        found.save(partial)
+    write_set(out, found, options=config_options(images, encoder), held_out=held_out_names(test))
     show(f"{len(found)} real images of {len(found.class_names)} classes → {out}")
     show(f"score:  probedistill evaluate {quote(str(out))} {config_flag('evaluate', out / 'config.yaml')}")
 

@@ -62,7 +62,8 @@ def merge(
         check_free(Path(out))
     merged = merge_sets(load_runs(folders), same_classes=same_classes)
     if out is not None:
-        write_set(Path(out), merged.distilled, merged.statistics, encoder_options(run_folder(folders[0])))
+        of_encoder = encoder_options(run_folder(folders[0]))
+        write_set(Path(out), merged.distilled, options=of_encoder, statistics=merged.statistics)
     return merged.distilled, list(merged.notes)
 
 
@@ -205,7 +206,8 @@ def forget(
     notes = [*left.notes, *_what_remains(left, classes, hit, redistil), *unproven]
     if not hit and not redistil:
         check_free(Path(run.out))
-        write_set(Path(run.out), left.distilled, left.statistics, encoder_options(run_folder(folder)))
+        of_encoder = encoder_options(run_folder(folder))
+        write_set(Path(run.out), left.distilled, options=of_encoder, statistics=left.statistics)
         return left.distilled, notes
     held, encoders = left.distilled, _encoders(encoder)
     config = _going_on(replace(held, head=kept.distilled.head), left.statistics, steps, seed)

@@ -11,12 +11,8 @@ import yaml
 from ..config import DistillConfig, EncoderConfig, ImagesConfig, StatisticsConfig, without_none
 from ..encoders.named import fields_in_braces, is_in_braces
 from ..encoders.trust import read_yaml
-from ..store.files import (
-    whole_file,
-)
-from ..store.layout import (
-    CONFIG,
-)
+from ..store.files import whole_file
+from ..store.layout import CONFIG
 
 
 def encoder_options(folder: Path) -> dict[str, Any]:
@@ -24,6 +20,12 @@ def encoder_options(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     content = read_yaml(path, f"config {str(path)!r}") if path.is_file() else {}
     return {name: value for name, value in content.items() if name in EncoderConfig.__dataclass_fields__}
+
+
+def config_options(*parts: ImagesConfig | StatisticsConfig | EncoderConfig | None) -> dict[str, Any]:
+    """The fields of some configs as they stand in a YAML file, without those that ask for nothing."""
+    given = [_plain_values(asdict(part)) for part in parts if part is not None]
+    return {name: value for fields in given for name, value in without_none(fields).items()}
 
 
 def write_config(
@@ -44,8 +46,7 @@ def write_config(
     """
     named = {"images": images or statistics, "encoder": encoder}
     notes = [f"# {name}: made in Python; give --{name}\n" for name, part in named.items() if settings and not part]
-    parts = [one for one in (images, statistics, encoder) if one is not None]
-    content = {name: value for part in parts for name, value in _plain_values(asdict(part)).items()}
+    content = config_options(images, statistics, encoder)
     if settings is not None:
         content |= settings.to_dict()
         if settings.also:

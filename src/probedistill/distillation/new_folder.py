@@ -10,29 +10,29 @@ import yaml
 
 from ..errors import UserError, explained
 from ..features.statistics import ClassStatistics, save_in_run
-from ..show import previews as evolution
+from ..show.previews import save_grid
+from ..store.card import write_held_out
 from ..store.distilled import DistilledSet
-from ..store.files import (
-    check_writable,
-    whole_folder,
-    without_traces,
-)
-from ..store.layout import (
-    CONFIG,
-    PREVIEW,
-)
+from ..store.files import check_writable, whole_folder, without_traces
+from ..store.layout import CONFIG, PREVIEW
 
 
 def write_set(
-    out: Path, distilled: DistilledSet, statistics: Sequence[ClassStatistics], options: Mapping[str, Any]
+    out: Path,
+    distilled: DistilledSet,
+    *,
+    options: Mapping[str, Any],
+    statistics: Sequence[ClassStatistics] = (),
+    held_out: Sequence[str] = (),
 ) -> None:
     """Write a set that no run has made into a new folder, in one piece: killed at any point, it is whole or absent.
 
     Args:
         out: The folder; it must be empty or not there.
         distilled: The set.
+        options: What its ``config.yaml`` says; without any there is none.
         statistics: What it keeps, for each encoder.
-        options: What its ``config.yaml`` says.
+        held_out: Names of the images that were held out.
 
     Raises:
         UserError: The folder holds something, or it cannot be written.
@@ -44,11 +44,12 @@ def write_set(
         without_traces(out.parent),
         whole_folder(out) as partial,
     ):
-        distilled.save(partial)
-        save_in_run(partial, statistics)
+        save_grid(partial / PREVIEW, distilled.images, titles)
         if options:
             (partial / CONFIG).write_text(yaml.safe_dump(dict(options), sort_keys=False), encoding="utf-8")
-        evolution.save_grid(partial / PREVIEW, distilled.images, titles)
+        save_in_run(partial, statistics)
+        write_held_out(partial, held_out)
+        distilled.save(partial)  # last: its card says what else is there
 
 
 def check_free(out: Path) -> None:

@@ -291,7 +291,8 @@ def _made_from(folder: Path, run: RunRecord) -> str:
 
 
 def _command(folder: Path, run: RunRecord) -> str | None:
-    if run.made_elsewhere or run.export is not None or run.statistics or not (folder / CONFIG).exists():
+    put_together = run.parts or run.forgotten
+    if run.made_elsewhere or run.export or run.statistics or put_together or not (folder / CONFIG).exists():
         return None
     if run.config.steps:
         return f"probedistill distill --config {CONFIG} --out again"
