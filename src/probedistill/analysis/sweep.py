@@ -24,7 +24,8 @@ from ..distillation.folder import RunFolder, check_settings
 from ..distillation.from_statistics import check_without_images
 from ..distillation.objective import load_method
 from ..distillation.options import DistillOptions, with_options
-from ..distillation.run import Data, distill
+from ..distillation.prepare import Data
+from ..distillation.run import distill
 from ..encoders.encoder import Encoder
 from ..encoders.load import load_encoder
 from ..encoders.named import encoder_config

@@ -1,39 +1,27 @@
 """A distillation from labelled images to a `DistilledSet`, in four parts: prepare, open, loop, finish.
 
-The engine does steps; this module decides when to look, save and stop. `folder` knows what is written where, and
-`callbacks` who is told of it.
+The engine does steps; this module decides when to look, save and stop. `prepare` checks everything and writes nothing,
+`folder` knows what is written where, and `callbacks` who is told of it.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import platform
 import time
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib.metadata import version
-from pathlib import Path
 
-import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
-from .._version import __version__
-from ..config import DistillConfig, EncoderConfig, ImagesConfig, RunConfig, StatisticsConfig
-from ..encoders.encoder import Encoder, several_encoders
-from ..encoders.named import YAML, encoder_config, encoder_fields, in_one_word
-from ..encoders.pool import EncoderPool
+from ..config import DistillConfig, EncoderConfig, ImagesConfig, RunConfig
+from ..encoders.encoder import Encoder
 from ..errors import NonFiniteLossError, UserError, option
 from ..features.bank import FeatureBank
 from ..features.encode import encode
 from ..features.statistics import ClassStatistics, class_statistics
-from ..features.store import FeatureStore
-from ..images.labelled import LabelledImages, check_class_names
-from ..images.sources import check_outside
-from ..images.splits import held_out_names, load_images, load_splits
+from ..images.labelled import LabelledImages
+from ..images.splits import held_out_names
 from ..machine.processes import Processes, processes
 from ..machine.signals import Interrupted, Stop, catch_signals
 from ..machine.torch_state import own_torch_state
@@ -42,9 +30,7 @@ from ..ship.heads import head_of_statistics
 from ..store.distilled import DistilledSet
 from ..store.layout import CHECKPOINTS
 from ..store.pixels import as_shipped
-from ..store.records import as_plain
-from ..store.run_record import EncoderRecord, History, ImagesRecord, RunRecord, with_history
-from ..text import counted
+from ..store.run_record import History, with_history
 from .base import Base
 from .callbacks import (
     Bar,
@@ -61,14 +47,12 @@ from .callbacks import (
     named_callbacks,
 )
 from .engine import Distiller
-from .folder import NoFolder, RunFolder, begun_by_this_launch
-from .from_statistics import images_record, read_statistics, settled, statistics_for
+from .folder import NoFolder
+from .from_statistics import read_statistics, settled
 from .objective import inner_layers, load_method
 from .options import DistillOptions, with_options
-from .start import make_distiller, suited, without_effect
-
-Data = str | ImagesConfig | LabelledImages | StatisticsConfig | ClassStatistics | Sequence[ClassStatistics]
-"""What a set is distilled from: real images, or their statistics."""
+from .prepare import Data, Task, check_run, folder_of, name_encoders, prepare, read_data
+from .start import make_distiller
 
 
 @own_torch_state()
@@ -116,17 +100,17 @@ def distill(
     run, config = with_options(run or RunConfig(), config, dict(options))
     given = () if isinstance(images, (str, ImagesConfig, LabelledImages)) else read_statistics(images)
     wished = config
-    named, config, repeatable = _name_encoders(encoder, settled(config, given) if given else config.resolve())
+    named, config, repeatable = name_encoders(encoder, settled(config, given) if given else config.resolve())
     load_method(config)  # a method of the user's own may not be there, or not have these options
-    _check_run(run)
+    check_run(run)
     own = [*callbacks, *named_callbacks(run.log, run.callback)]
     with processes(str(named[0].device), run.timeout_seconds) as team:
-        folder = _folder_of(run, team)
+        folder = folder_of(run, team)
         folder.look()  # an early word; what counts is the second look, when nobody else may change the folder
-        data = _read_data(images, given, test, config, folder, run.progress)
+        data = read_data(images, given, test, config, folder, run.progress)
         with folder.claimed(team):
             folder.check()
-            task = _prepare(data, named, config, run, strict, team, base, wished)
+            task = prepare(data, named, config, run, strict, team, base, wished)
             finished = folder.finished(task.record, team)
             if finished is not None:
                 return finished
@@ -138,177 +122,6 @@ def distill(
                     _loop(session)
                     # Still with the signals deferred: a run whose steps are done is finished, not interrupted.
                     return _finish(session)
-
-
-# ---------------------------------------------------------------------------------------------------
-# Prepare: everything is checked, nothing is written
-
-
-@dataclass(frozen=True)
-class _Task:
-    """A run that may begin.
-
-    Attributes:
-        config: Method and settings, resolved.
-        run: When to look and to save.
-        data: The real images, or their statistics.
-        encoders: The frozen encoders.
-        record: What will be written of the run.
-        features: Where features come from.
-        team: The processes that share the run.
-        base: The set that the run goes on from, if it does.
-    """
-
-    config: DistillConfig
-    run: RunConfig
-    data: _Data
-    encoders: list[Encoder]
-    record: RunRecord
-    features: FeatureStore
-    team: Processes
-    base: Base | None = None
-
-
-@dataclass(frozen=True)
-class _Data:
-    """The real images of a run, or their statistics.
-
-    Attributes:
-        spec: The options that open the images, or the test images; ``None`` if there are none.
-        train: Real training images; ``None`` where there are statistics in place of them.
-        test: Real test images, if there are any.
-        statistics: The statistics, merged for each encoder.
-        files: The statistics as they were named; ``None`` for loaded ones.
-    """
-
-    spec: ImagesConfig | None
-    train: LabelledImages | None
-    test: LabelledImages | None
-    statistics: tuple[ClassStatistics, ...] = ()
-    files: StatisticsConfig | None = None
-
-
-def _read_data(
-    images: Data,
-    statistics: tuple[ClassStatistics, ...],
-    test: LabelledImages | ImagesConfig | None,
-    config: DistillConfig,
-    folder: NoFolder,
-    progress: bool,
-) -> _Data:
-    held_out = load_splits(test, progress=progress)[1] if isinstance(test, ImagesConfig) else test
-    if not isinstance(images, (str, ImagesConfig, LabelledImages)):
-        spec = test if isinstance(test, ImagesConfig) else None
-        files = images if isinstance(images, StatisticsConfig) else None
-        return _Data(spec, None, held_out, statistics, files)
-    data = _Data(*_load_images(images, held_out, progress))
-    if data.train is not None:
-        _check_counts(data.train, config)
-        if folder.path is not None:
-            check_outside(folder.path, data.train)
-    return data
-
-
-def _prepare(
-    data: _Data,
-    named: list[EncoderConfig | Encoder],
-    config: DistillConfig,
-    run: RunConfig,
-    strict: bool,
-    team: Processes,
-    base: Base | None,
-    wished: DistillConfig,
-) -> _Task:
-    encoders = _load_encoders(named)
-    config = suited(config, wished, encoders)
-    for line in without_effect(config, wished, encoders) if base is None else []:
-        warnings.warn(f"without effect: {line}", stacklevel=4)
-    if data.statistics:
-        data = replace(data, statistics=tuple(statistics_for(encoders, data.statistics)))
-    record = _describe(config, encoders, data)
-    if base is not None:
-        record = replace(record, base=base.record, forgotten=base.forgotten, begun_from=base.begun_from)
-    _check_same_data(team, record)
-    features = FeatureStore(run.cache, strict, run.progress and team.is_first, team)
-    return _Task(config, run, data, encoders, record, features, team, base)
-
-
-def _check_run(run: RunConfig) -> None:
-    if not run.timeout_seconds > 0:
-        raise UserError(f"timeout_seconds {run.timeout_seconds} must be more than 0")
-    for name in ("checkpoint_seconds", "evaluate_every"):
-        if not (getattr(run, name) or 0) >= 0:  # NaN would never save
-            raise UserError(f"{name} {getattr(run, name)} must be 0 or more")
-
-
-def _folder_of(run: RunConfig, team: Processes) -> NoFolder:
-    """The folder that a run writes into; after a restart by torchrun, what the launch has begun goes on."""
-    if run.out is None:
-        return NoFolder()
-    path, resume, overwrite = Path(run.out), run.resume, run.overwrite
-    if team.restarted and not resume:
-        resume = not overwrite or bool(team.largest(int(team.is_first and begun_by_this_launch(path))))
-        overwrite = not resume
-    return RunFolder(path, resume=resume, overwrite=overwrite)
-
-
-def _name_encoders(
-    encoder: str | EncoderConfig | Encoder | Sequence[str | EncoderConfig | Encoder], config: DistillConfig
-) -> tuple[list[EncoderConfig | Encoder], DistillConfig, bool]:
-    """All encoders of a run; the config with further ones and weights written out; whether it can repeat the run."""
-    given = [*several_encoders(encoder), *config.also]
-    if not given:
-        raise UserError("encoder [] names none; give at least one")
-    count, weights = len(given), [float(weight) for weight in config.encoder_weights]
-    if weights and len(weights) != count:
-        raise UserError(f"encoder_weights {weights} for {counted(count, 'encoder')}; give one for each")
-    if not weights and count > 1:
-        weights = [1.0] * count
-    prepared = config.encoder_values
-    first = encoder_config(given[0], **prepared) if isinstance(given[0], str) else given[0]
-    known = first.config if isinstance(first, Encoder) else first
-    if known is not None:
-        prepared = {"preprocess": known.preprocess}
-
-    def like_first(word: str) -> EncoderConfig:
-        return encoder_config(word, device=str((known or first).device), precision=first.precision, **prepared)
-
-    def named_word(other: str | EncoderConfig | Encoder) -> str | None:
-        if isinstance(other, str):
-            return in_one_word(encoder_fields(other)) if other.endswith(YAML) else other
-        config = other.config if isinstance(other, Encoder) else other
-        if config is None:
-            return None
-        usual = like_first(config.encoder)
-        own = {name: value for name, value in vars(config).items() if value != getattr(usual, name)}
-        return in_one_word({"encoder": config.encoder, **own})
-
-    named = [first, *(like_first(other) if isinstance(other, str) else other for other in given[1:])]
-    words = [word for word in map(named_word, given[1:]) if word is not None]
-    return named, replace(config, also=words, encoder_weights=weights), len(words) == count - 1
-
-
-def _load_images(
-    images: str | ImagesConfig | LabelledImages, test: LabelledImages | None, progress: bool
-) -> tuple[ImagesConfig | None, LabelledImages, LabelledImages | None]:
-    if isinstance(images, LabelledImages):
-        return images.config, images, test
-    config = ImagesConfig(images=images) if isinstance(images, str) else images
-    if test is not None:
-        return config, load_images(config, min_per_class=2, progress=progress), test
-    return config, *load_splits(config, progress=progress)
-
-
-def _load_encoders(named: list[EncoderConfig | Encoder]) -> list[Encoder]:
-    pool = EncoderPool(named, argument="encoder", room=None, once="name it once and give it more encoder_weights")
-    for encoder in pool:
-        if encoder.device != pool[0].device:
-            raise UserError(
-                f"encoder {encoder.name!r} is on device {str(encoder.device)!r}, {pool[0].name!r} on "
-                f"{str(pool[0].device)!r}; load them on one device"
-            )
-        encoder.check_gradient()
-    return list(pool)
 
 
 # ---------------------------------------------------------------------------------------------------
@@ -330,7 +143,7 @@ class _Session:
         stop: Whether a signal came.
     """
 
-    task: _Task
+    task: Task
     folder: NoFolder
     distiller: Distiller
     history: History
@@ -340,9 +153,7 @@ class _Session:
     stop: Stop
 
 
-def _open(
-    task: _Task, folder: NoFolder, repeats: EncoderConfig | None, own: Sequence[Callback], stop: Stop
-) -> _Session:
+def _open(task: Task, folder: NoFolder, repeats: EncoderConfig | None, own: Sequence[Callback], stop: Stop) -> _Session:
     config, features, encoders = task.config, task.features, task.encoders
     data = task.data
     inner = inner_layers(config, encoders, partial(_bank, task))
@@ -379,19 +190,19 @@ def _open(
     return _Session(task, folder, distiller, history, test, skipped, told, stop)
 
 
-def _banks(task: _Task) -> list[FeatureBank]:
+def _banks(task: Task) -> list[FeatureBank]:
     """Each encoder's features of the real images; none where there are only statistics."""
     return [_bank(task, encoder) for encoder in task.encoders] if task.data.train is not None else []
 
 
-def _bank(task: _Task, encoder: Encoder) -> FeatureBank:
+def _bank(task: Task, encoder: Encoder) -> FeatureBank:
     """An encoder's features of the real images."""
     train, config = task.data.train, task.config
     assert train is not None
     return task.features.of(encoder, train, views=config.real_view_count, augment=config.augment, seed=config.seed)
 
 
-def _callbacks(task: _Task, folder: NoFolder, own: Sequence[Callback]) -> list[Callback]:
+def _callbacks(task: Task, folder: NoFolder, own: Sequence[Callback]) -> list[Callback]:
     of_folder = [Pictures(folder.path), ProgressFile(folder.path)] if folder.path is not None else []
     return [*of_folder, Bar(task.run.progress), Forecast(task.run.progress), Growing(task.run.progress), *own]
 
@@ -538,56 +349,3 @@ def _kept_statistics(session: _Session) -> list[ClassStatistics]:
         )
         for encoder in task.encoders
     ]  # fmt: skip
-
-
-# ---------------------------------------------------------------------------------------------------
-# What a run is
-
-
-def _check_same_data(team: Processes, about: RunRecord) -> None:
-    """Raise `UserError` where the processes see other data or settings: their parts would not fit together."""
-    shared = as_plain((about.config, about.encoders, about.images, about.class_names, about.base))
-    digest = hashlib.sha256(json.dumps(shared).encode()).digest()
-    if not team.agree(int.from_bytes(digest[:7], "big")):
-        raise UserError(
-            "the processes of this run see different images, encoders or settings; give every machine the same ones"
-        )
-
-
-def _describe(config: DistillConfig, encoders: list[Encoder], data: _Data) -> RunRecord:
-    import torchvision
-
-    weights = config.encoder_weights or [1.0]
-    return RunRecord(
-        finished=False,
-        config=config,
-        encoders=tuple(EncoderRecord.of(encoder, weight) for encoder, weight in zip(encoders, weights, strict=True)),
-        images=ImagesRecord.of(data.train) if data.train is not None else images_record(data.statistics),
-        class_names=data.train.class_names if data.train is not None else data.statistics[0].class_names,
-        versions={
-            "probedistill": __version__,
-            "python": platform.python_version(),
-            "torch": str(torch.__version__),
-            "torchvision": str(torchvision.__version__),
-            "timm": version("timm"),  # without importing it: an encoder of one's own does not need it
-        },
-        device=str(encoders[0].device),
-        test=ImagesRecord.of(data.test) if data.test is not None else None,
-        begun_from=config.canvas.init or "noise",
-        statistics=tuple(one.about for one in data.statistics),
-    )
-
-
-def _check_counts(train: LabelledImages, config: DistillConfig) -> None:
-    check_class_names(train.class_names, f"images {train.spec!r}")
-    if len(train.class_names) < 2:
-        raise UserError(
-            f"{train.spec!r} has the class {train.class_names[0]!r} alone; give images of at least 2 classes"
-        )
-    least = max(2, config.images_per_class if config.canvas.from_photos else 2)
-    for name, count in zip(train.class_names, train.counts().tolist(), strict=True):
-        if count < least:
-            raise UserError(
-                f"class {name!r} of {train.spec!r} has {counted(count, 'image')}; each class needs at least "
-                f"{least}: add images or leave the class out with {option('classes')}"
-            )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 
@@ -22,55 +21,6 @@ from .beginnings import starting_images
 from .canvas import AnyCanvas, Canvas, rendered
 from .engine import Distiller, Loop, Tower
 from .objective import InnerLayers, make_objective
-
-
-def suited(config: DistillConfig, wished: DistillConfig, encoders: Sequence[Encoder]) -> DistillConfig:
-    """Settle what "auto" means for these encoders.
-
-    A vision transformer wants to see a photo and not an average, large crops, many views and small steps:
-    docs/recipes.md.
-
-    Args:
-        config: Resolved.
-        wished: As the user gave it.
-        encoders: The run's encoders.
-    """
-    if not any(encoder.is_transformer for encoder in encoders):
-        return config
-    if config.canvas.from_photos:
-        if wished.canvas.init == "auto":
-            config = replace(config, canvas=replace(config.canvas, init="real"))
-        if wished.lr == "auto":
-            config = replace(config, lr=0.01)
-        if wished.views == "auto":
-            config = replace(config, views=12)
-        if wished.clp.ridge == "auto":
-            config = replace(config, clp=replace(config.clp, ridge=3.0))
-    return replace(config, augment=wished.augment.settled(transformer=True))
-
-
-def without_effect(config: DistillConfig, wished: DistillConfig, encoders: Sequence[Encoder]) -> list[str]:
-    """Options that the user has changed and that nothing looks at in this run, each with the reason.
-
-    Args:
-        config: Suited.
-        wished: As the user gave it.
-        encoders: The run's encoders.
-    """
-    found = wished.without_effect(config)
-    if config.starts_for_transfer:
-        return found  # the aim asks for layers only where there are any
-    asked = {
-        "aim transfer": wished.aim == "transfer",
-        f"layers {wished.layers}": wished.layers not in ("auto", 0),
-        f"layer_weight {wished.layer_weight}": wished.layer_weight != DistillConfig.layer_weight,
-    }
-    assert config.layers != "auto", "a resolved config"
-    if config.layers and any(asked.values()) and not any(one.with_layers(config.layers).widths for one in encoders):
-        first = next(name for name, is_asked in asked.items() if is_asked)
-        names = " and ".join(repr(encoder.name) for encoder in encoders)
-        found.append(f"{first} is about inner layers, and {names} gives none; convolutional models of timm do")
-    return found
 
 
 def make_distiller(
