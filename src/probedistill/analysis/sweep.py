@@ -82,7 +82,7 @@ def sweep(
         grid: Option → its values; all combinations are made. An option of a part is written ``"canvas.init"``.
         test: Test images, if ``images`` are loaded ones or statistics. Without any, nothing is scored.
         probes: What the runs are scored with, without real images beside them.
-        run: As for `distill`; ``out`` is the folder of all runs. With ``overwrite`` every run begins anew.
+        run: As for `distill`; ``out`` is the folder of all runs. With ``overwrite`` every run begins again.
         strict: As for `distill`.
         **options: Fields of ``config`` or ``run``, as for `distill`.
 

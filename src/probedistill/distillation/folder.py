@@ -26,7 +26,7 @@ from ..config import DistillConfig, EncoderConfig, ImagesConfig, StatisticsConfi
 from ..errors import UserError, option
 from ..features.statistics import ClassStatistics, save_in_run
 from ..machine.processes import Processes
-from ..show import previews as evolution
+from ..show.previews import remove_later
 from ..store.card import write_held_out
 from ..store.distilled import DamagedImagesError, DistilledSet, rebuilt
 from ..store.files import (
@@ -288,7 +288,7 @@ class RunFolder(NoFolder):
                 write_run(self.path, run)
                 if self.overwrite:
                     _remove_results(self.path)
-                evolution.remove_later(self.path, step)
+                remove_later(self.path, step)
                 write_config(self.path / CONFIG, images, encoder, run.config, statistics)
             except OSError as error:
                 raise cannot_write(self.path, error) from error

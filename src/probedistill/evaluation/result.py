@@ -350,7 +350,7 @@ class Evaluation(Result):
         path = Path(path)
         with claimed(path.parent, called="folder", wait=PATIENCE):  # another call may be about to add its rows
             if of is not None:
-                of.check_is_in(path.parent)  # it may have been distilled anew in the meantime
+                of.check_is_in(path.parent)  # it may have been distilled again in the meantime
             self._save(path)
 
     def _save(self, path: Path) -> None:

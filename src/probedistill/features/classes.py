@@ -73,7 +73,7 @@ def clusters(bank: FeatureBank, images_per_class: int, *, least: int, most: int,
         bank: The features.
         images_per_class: Clusters of a class.
         least: A smaller cluster takes the images that are nearest to its centre from the others, as far as there are.
-        most: Of a larger one the nearest to its centre are taken.
+        most: A larger cluster is cut to the images nearest to its centre.
         seed: Seed of the clusters.
 
     Returns:

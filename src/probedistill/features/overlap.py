@@ -41,7 +41,7 @@ def rows_of_sum(features: Tensor, total: Tensor, count: int) -> Tensor | None:
     Args:
         features: (n, d) float64; n ≤ d, or n = ``count``.
         total: (d,) the sum.
-        count: Of how many rows.
+        count: Number of rows that add up to it.
     """
     if count == len(features):
         chosen = features.new_ones(count)

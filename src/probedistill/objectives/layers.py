@@ -17,10 +17,10 @@ def with_inner_layers(own: Objective, dim: int, inner: Sequence[tuple[int, Objec
     more like what other encoders see, and nearer to the pixels.
 
     Args:
-        own: Of the features (n, d).
+        own: Objective of the features (n, d).
         dim: d.
         inner: Width and objective of each layer whose features follow.
-        weight: Of the layers together.
+        weight: Weight of the layers together.
 
     Returns:
         The objective of features (n, d + the widths' sum).

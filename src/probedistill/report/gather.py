@@ -16,11 +16,11 @@ from ..analysis.kinds import read_in
 from ..errors import UserError
 from ..evaluation.result import Evaluation, load_evaluation
 from ..show.previews import read_evolution
-from ..store import run_record as store
 from ..store.distilled import DistilledSet
 from ..store.layout import CONFIG, EVALUATIONS, check_named_once
 from ..store.named import results_folder
 from ..store.pixels import to_8_bits
+from ..store.run_record import RunRecord, read_run
 from .watch import Progress, read_progress
 
 
@@ -54,7 +54,7 @@ class ShownRun:
     folder: Path
     name: str
     progress: Progress
-    about: store.RunRecord
+    about: RunRecord
     class_names: tuple[str, ...]
     pixels: NDArray[np.uint8] | None
     labels: NDArray[np.int64]
@@ -116,7 +116,7 @@ def _read_run(folder: Path, name: str, kinds: Mapping[str, type[Analysis]]) -> S
     now = read_progress(folder)
     if now.state == "waiting":
         raise UserError(f"{str(folder)!r} holds no run; give the folder of a run")
-    about = store.read_run(folder)
+    about = read_run(folder)
     pixels, labels = None, np.zeros(0, dtype=np.int64)
     if now.state == "finished":
         distilled = DistilledSet.load(folder)

@@ -251,7 +251,7 @@ def _search(
         budget: In bytes.
         formats: To choose from.
         sizes: To choose from, in falling order.
-        error: Of a candidate; called once for each format and size that fits.
+        error: Error of a candidate; called once for each format and size that fits.
         progress: Show a progress bar.
     """
     best, least, smallest = None, float("inf"), None

@@ -46,7 +46,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     """Write what `save_tensors` writes into a file that is about to get its name.
 
     The library's ``save_file`` writes to a temporary file of its own (since 0.8), which a kill would leave behind
-    under a name that nobody knows, and orders its header anew each time. The same content has the same bytes here.
+    under a name that nobody knows, and orders its header in another way each time. The same content has the same bytes
+    here.
     """
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     about = {"metadata": json.dumps(dict(metadata or {}), sort_keys=True)}
