@@ -36,6 +36,34 @@ def fold_batchnorms(model: nn.Module, example: Tensor) -> int:
     Returns:
         Number of batch norms folded.
     """
+    # Not zeros: an image of one colour would not show a wrong fold.
+    example = example + torch.linspace(-1, 1, example.numel(), device=example.device).sin().view_as(example)
+    before, pairs = _pairs(model, example)
+    undo: list[Callable[[], None]] = []
+    for conv, name, norm in pairs:
+        if norm.running_mean is None or norm.running_var is None:
+            continue
+        weight, bias = conv.weight, conv.bias
+        conv.weight, conv.bias = fuse_conv_bn_weights(
+            weight, bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+        )
+        parent_name, _, child = name.rpartition(".")
+        parent = model.get_submodule(parent_name)
+        setattr(parent, child, _FoldedNorm(norm))
+        undo.append(lambda c=conv, w=weight, b=bias, p=parent, k=child, n=norm: _restore(c, w, b, p, k, n))  # type: ignore[misc]
+    after = model(example).float()
+    if not torch.allclose(before, after, rtol=1e-3, atol=1e-3 * float(before.nan_to_num().abs().max())):
+        for step in reversed(undo):  # a convolution may be in two pairs
+            step()
+        return 0
+    return len(undo)
+
+
+def _pairs(model: nn.Module, example: Tensor) -> tuple[Tensor, list[tuple[nn.Conv2d, str, nn.BatchNorm2d]]]:
+    """The model's output, float32; and each convolution that feeds a batch norm, with that one and its name.
+
+    Both are left out if either is used more than once.
+    """
     made: dict[int, tuple[nn.Conv2d, Tensor]] = {}
     pairs: list[tuple[nn.Conv2d, str, nn.BatchNorm2d]] = []
     calls: dict[nn.Module, int] = {}
@@ -59,30 +87,10 @@ def fold_batchnorms(model: nn.Module, example: Tensor) -> int:
             hooks.append(module.register_forward_hook(after_conv))
         elif isinstance(module, nn.BatchNorm2d):
             hooks.append(module.register_forward_pre_hook(before_norm(name)))
-    # Not zeros: an image of one colour would not show a wrong fold.
-    example = example + torch.linspace(-1, 1, example.numel(), device=example.device).sin().view_as(example)
-    before = model(example).float()
+    output = model(example).float()
     for handle in hooks:
         handle.remove()
-
-    undo: list[Callable[[], None]] = []
-    for conv, name, norm in pairs:
-        if calls[conv] != 1 or calls[norm] != 1 or norm.running_mean is None or norm.running_var is None:
-            continue
-        weight, bias = conv.weight, conv.bias
-        conv.weight, conv.bias = fuse_conv_bn_weights(
-            weight, bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
-        )
-        parent_name, _, child = name.rpartition(".")
-        parent = model.get_submodule(parent_name)
-        setattr(parent, child, _FoldedNorm(norm))
-        undo.append(lambda c=conv, w=weight, b=bias, p=parent, k=child, n=norm: _restore(c, w, b, p, k, n))  # type: ignore[misc]
-    after = model(example).float()
-    if not torch.allclose(before, after, rtol=1e-3, atol=1e-3 * float(before.nan_to_num().abs().max())):
-        for step in reversed(undo):  # a convolution may be in two pairs
-            step()
-        return 0
-    return len(undo)
+    return output, [pair for pair in pairs if calls[pair[0]] == calls[pair[2]] == 1]
 
 
 def _restore(

@@ -35,36 +35,11 @@ def load_hf(repo: str, config: EncoderConfig) -> Loaded:
 
 
 def _loaded(repo: str, config: EncoderConfig) -> Loaded:
-    import transformers
-
-    spec, failures = f"encoder 'hf:{repo}'", (OSError, ValueError, KeyError, RuntimeError, ImportError)
-    missing: set[str] = set()
-    with explained(f"{spec} could not be loaded", *failures, hint="check the name or the network"):
-        try:
-            settings = transformers.AutoConfig.from_pretrained(repo, **_of_loading(config))
-            settings = getattr(settings, "vision_config", settings)
-            arguments = _with_settings(settings, config.encoder_args)
-            if config.pretrained:
-                # CLIP-like repositories hold two towers; AutoModel picks the vision one from its own config.
-                model, info = transformers.AutoModel.from_pretrained(
-                    repo, config=settings, output_loading_info=True, **arguments
-                )
-                missing = set(info["missing_keys"])
-            else:
-                model = transformers.AutoModel.from_config(settings, **arguments)
-        except TypeError as error:
-            reason = " ".join(str(error).split())
-            raise UserError(f"encoder_args {dict(config.encoder_args)} do not suit 'hf:{repo}': {reason}") from error
+    spec = f"encoder 'hf:{repo}'"
+    settings, model, missing = _made(repo, config, spec)
     own_size = getattr(settings, "image_size", 224)
     own_size = own_size if isinstance(own_size, int) else own_size[-1]
-    view: dict[str, Any] = {"input_size": own_size}
-    mean, std = IMAGENET
-    try:
-        processor = transformers.AutoImageProcessor.from_pretrained(repo)
-        mean, std = tuple(processor.image_mean or mean), tuple(processor.image_std or std)
-        view |= _processor_view(processor)
-    except (OSError, ValueError, AttributeError, ImportError):
-        warnings.warn(f"hf:{repo} names no mean and std; using ImageNet's", stacklevel=2)
+    view = {"input_size": own_size, **_preparation(repo)}
     if config.input_size is not None:
         view["input_size"] = config.input_size
     interpolates = view["input_size"] != own_size and hasattr(model, "embeddings")
@@ -84,7 +59,44 @@ def _loaded(repo: str, config: EncoderConfig) -> Loaded:
     encoder = Output(model, pooled)
     _check_nothing_is_new(encoder, missing, spec, view["input_size"])
     identity = f"{'' if pools else 'class token'}|{getattr(settings, 'mask_ratio', '')}"
-    return Loaded(encoder, mean=mean, std=std, identity=identity, **view)
+    return Loaded(encoder, identity=identity, **view)
+
+
+def _made(repo: str, config: EncoderConfig, spec: str) -> tuple[Any, Any, set[str]]:
+    """The settings, the model, and the names of the weights that its checkpoint lacks."""
+    import transformers
+
+    failures = (OSError, ValueError, KeyError, RuntimeError, ImportError)
+    with explained(f"{spec} could not be loaded", *failures, hint="check the name or the network"):
+        try:
+            settings = transformers.AutoConfig.from_pretrained(repo, **_of_loading(config))
+            settings = getattr(settings, "vision_config", settings)
+            arguments = _with_settings(settings, config.encoder_args)
+            if config.pretrained:
+                # CLIP-like repositories hold two towers; AutoModel picks the vision one from its own config.
+                model, info = transformers.AutoModel.from_pretrained(
+                    repo, config=settings, output_loading_info=True, **arguments
+                )
+                return settings, model, set(info["missing_keys"])
+            return settings, transformers.AutoModel.from_config(settings, **arguments), set()
+        except TypeError as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"encoder_args {dict(config.encoder_args)} do not suit 'hf:{repo}': {reason}") from error
+
+
+def _preparation(repo: str) -> dict[str, Any]:
+    """How the repository's own processor prepares images, as far as there is one: fields of `Loaded`."""
+    import transformers
+
+    mean, std = IMAGENET
+    found: dict[str, Any] = {"mean": mean, "std": std}
+    try:
+        processor = transformers.AutoImageProcessor.from_pretrained(repo)
+        found |= {"mean": tuple(processor.image_mean or mean), "std": tuple(processor.image_std or std)}
+        return found | _processor_view(processor)
+    except (OSError, ValueError, AttributeError, ImportError):
+        warnings.warn(f"hf:{repo} names no mean and std; using ImageNet's", stacklevel=2)
+        return found
 
 
 def _of_loading(config: EncoderConfig) -> dict[str, Any]:

@@ -43,37 +43,12 @@ def load_encoder(spec: str | EncoderConfig, **options: Unpack[EncoderOptions]) -
     Raises:
         UserError: Unknown name or option, missing package, weights that do not fit, impossible input size.
     """
-    called = "load_encoder"
-    if not isinstance(spec, (str, EncoderConfig)):
-        check_encoder(spec)
-        raise UserError(f"encoder {spec.name!r} is loaded already; take it as it is")
-    if isinstance(spec, str) and (spec.endswith(YAML) or is_in_braces(spec)):
-        spec = encoder_config(spec)
-    config = EncoderConfig.of(spec, options, called) if isinstance(spec, str) else with_options(spec, options, called)
+    config = _config(spec, options)
     device = resolve_device(config.device)
-    if config.precision not in ("fp32", "bf16", "fp16"):
-        raise unknown_name("precision", config.precision, ["fp32", "bf16", "fp16"])
-    if config.features not in ("pooled", "output"):
-        raise unknown_name("features", config.features, ["pooled", "output"])
-    if config.input_size is not None and config.input_size < 8:
-        raise UserError(f"input_size {config.input_size} is too small; use at least 8 pixels")
-    recipe = RECIPES.get(config.encoder)
-    if config.preprocess not in ("own", "papers"):
-        raise unknown_name("preprocess", config.preprocess, ["own", "papers"])
-    papers = config.preprocess == "papers"
+    _check(config)
+    recipe, papers = RECIPES.get(config.encoder), config.preprocess == "papers"
     source, _, rest = (recipe.spec if recipe else config.encoder).partition(":")
-    if source not in SOURCES or not rest:
-        raise _unknown_encoder(config.encoder)
-    where = SOURCES.load(source)
-    if not isinstance(where, EncoderSource):
-        raise UserError(f"encoder source {source!r} is {type(where).__name__}; it must be an EncoderSource")
-    if config.checkpoint is not None and not where.takes_checkpoint:
-        raise UserError(
-            f"checkpoint {str(config.checkpoint)!r} is not for {config.encoder!r}, which has weights already; "
-            "leave it out"
-        )
-    if config.features == "output" and not where.gives_output:
-        raise UserError(f"features 'output' is not for {config.encoder!r}; leave it out")
+    where = _source(source, rest, config)
     if papers and source == "openclip":
         config = replace(config, features="output")  # the papers' CLIP gives its projected features
     with torch.random.fork_rng():
@@ -97,6 +72,46 @@ def load_encoder(spec: str | EncoderConfig, **options: Unpack[EncoderOptions]) -
     if config.compile:
         encoder.model.compile()
     return encoder
+
+
+def _config(spec: str | EncoderConfig, options: EncoderOptions) -> EncoderConfig:
+    """What a caller of `load_encoder` has named, with the options."""
+    called = "load_encoder"
+    if not isinstance(spec, (str, EncoderConfig)):
+        check_encoder(spec)
+        raise UserError(f"encoder {spec.name!r} is loaded already; take it as it is")
+    if isinstance(spec, str) and (spec.endswith(YAML) or is_in_braces(spec)):
+        spec = encoder_config(spec)
+    return EncoderConfig.of(spec, options, called) if isinstance(spec, str) else with_options(spec, options, called)
+
+
+def _check(config: EncoderConfig) -> None:
+    """Refuse options that no source knows."""
+    if config.precision not in ("fp32", "bf16", "fp16"):
+        raise unknown_name("precision", config.precision, ["fp32", "bf16", "fp16"])
+    if config.features not in ("pooled", "output"):
+        raise unknown_name("features", config.features, ["pooled", "output"])
+    if config.input_size is not None and config.input_size < 8:
+        raise UserError(f"input_size {config.input_size} is too small; use at least 8 pixels")
+    if config.preprocess not in ("own", "papers"):
+        raise unknown_name("preprocess", config.preprocess, ["own", "papers"])
+
+
+def _source(source: str, rest: str, config: EncoderConfig) -> EncoderSource:
+    """The source of that name, if it can do what the config asks for; ``rest`` is what stands behind the colon."""
+    if source not in SOURCES or not rest:
+        raise _unknown_encoder(config.encoder)
+    where = SOURCES.load(source)
+    if not isinstance(where, EncoderSource):
+        raise UserError(f"encoder source {source!r} is {type(where).__name__}; it must be an EncoderSource")
+    if config.checkpoint is not None and not where.takes_checkpoint:
+        raise UserError(
+            f"checkpoint {str(config.checkpoint)!r} is not for {config.encoder!r}, which has weights already; "
+            "leave it out"
+        )
+    if config.features == "output" and not where.gives_output:
+        raise UserError(f"features 'output' is not for {config.encoder!r}; leave it out")
+    return where
 
 
 def _unknown_encoder(spec: str) -> UserError:
