@@ -40,7 +40,7 @@ from probedistill.analysis.base import EncoderAbout
 from probedistill.analysis.matrix import RealImages, Source, TransferMatrix, load_transfer
 from probedistill.analysis.transfer import transfer
 from probedistill.config import TransferConfig
-from probedistill.evaluation.protocol import Scorer
+from probedistill.evaluation.scorer import Scorer
 from probedistill.features.classes import medoids
 from probedistill.ship.labels import with_extras
 from probedistill.store.records import as_plain

@@ -22,7 +22,7 @@ from probedistill import (
     load_splits,
     with_extras,
 )
-from probedistill.evaluation import protocol
+from probedistill.evaluation import scorer
 from probedistill.evaluation.measures import augmentation_robust_score, label_robust_score
 from probedistill.evaluation.result import load_evaluation
 
@@ -44,13 +44,13 @@ def distilled(data, encoder):
 @pytest.fixture
 def rows_made(monkeypatch):
     """Which rows have been fitted."""
-    made, row = [], protocol._Scorer.row
+    made, row = [], scorer.Scorer.row
 
     def recording(self, training_set, trial):
         made.append((trial.name, trial.probe))
         return row(self, training_set, trial)
 
-    monkeypatch.setattr(protocol._Scorer, "row", recording)
+    monkeypatch.setattr(scorer.Scorer, "row", recording)
     return made
 
 
@@ -74,7 +74,7 @@ def test_a_second_call_scores_only_what_is_new(distilled, encoder, data, tmp_pat
 
 
 def test_a_stop_loses_the_row_at_hand_alone(distilled, encoder, data, tmp_path, rows_made, monkeypatch):
-    out, score = tmp_path / "scores.json", protocol.score_probe
+    out, score = tmp_path / "scores.json", scorer.score_probe
     calls = iter(range(100))
 
     def stopping(*arguments, **options):
@@ -82,12 +82,12 @@ def test_a_stop_loses_the_row_at_hand_alone(distilled, encoder, data, tmp_path, 
             raise KeyboardInterrupt
         return score(*arguments, **options)
 
-    monkeypatch.setattr(protocol, "score_probe", stopping)
+    monkeypatch.setattr(scorer, "score_probe", stopping)
     with pytest.raises(KeyboardInterrupt):
         evaluate(distilled, encoder, *data, out=out, **QUICK)
     kept = [row.name for row in load_evaluation(out).rows]
     assert sorted(kept) == ["distilled", "random real"]
-    monkeypatch.setattr(protocol, "score_probe", score)
+    monkeypatch.setattr(scorer, "score_probe", score)
     rows_made.clear()
     result = evaluate(distilled, encoder, *data, out=out, **QUICK)
     assert rows_made == [(name, "ridge") for name in ("centroids", "neighbours", "full real data")]

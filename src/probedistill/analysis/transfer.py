@@ -22,8 +22,9 @@ from ..encoders.named import check_made_with, display_names, own_encoder
 from ..encoders.pool import EncoderPool
 from ..errors import UserError, by_caller, option
 from ..evaluation.cost import say_cost
-from ..evaluation.protocol import Scorer, evaluate
+from ..evaluation.protocol import evaluate
 from ..evaluation.result import row_name
+from ..evaluation.scorer import Scorer
 from ..evaluation.training_sets import RealImages, always
 from ..features.bank import FeatureBank
 from ..features.classes import medoids

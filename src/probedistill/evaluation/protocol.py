@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from .._version import __version__
 from ..config import AugmentConfig, EvaluateConfig, EvaluateOptions, with_options
 from ..encoders.encoder import Encoder, check_encoder
 from ..errors import UserError, by_caller, option
-from ..features.bank import FeatureBank, ImagesNote
+from ..features.bank import ImagesNote
 from ..features.store import FeatureStore
 from ..images.labelled import LabelledImages, check_labelled, digest_of, of_classes
 from ..machine.progress import ProgressBar
 from ..machine.torch_state import own_torch_state
-from ..probes.kinds import Lesson, check_probes, kind_of, need_head, on_features
-from ..probes.scores import Scores, score_probe
+from ..probes.kinds import check_probes, need_head
 from ..store.distilled import DistilledSet, Head, as_set
 from ..store.files import check_writable
 from ..text import counted
 from .cost import say_cost
 from .on_card import show_on_card
 from .result import (
-    NO_AUGMENTATION,
     Context,
     Evaluation,
     InheritedBy,
@@ -39,6 +35,7 @@ from .result import (
     load_evaluation,
     row_name,
 )
+from .scorer import Scorer
 from .training_sets import Baselines, SyntheticImages, TrainingSet
 
 if TYPE_CHECKING:
@@ -303,113 +300,3 @@ def checked_head(distilled: DistilledSet | None, head: Head | None = None, sourc
             f"{source.name!r} at {source.input_size} px ({source.fingerprint[:12]}); give the encoder it was made with"
         )
     return head
-
-
-@dataclass(frozen=True)
-class _Trial:
-    """One row to be made: a probe on some views of a training set."""
-
-    name: str
-    solver: str
-    augmented: bool
-    soft: bool
-
-    @property
-    def probe(self) -> str:
-        """How the row calls its probe."""
-        return self.solver if self.augmented else self.solver + NO_AUGMENTATION
-
-
-@dataclass(frozen=True)
-class Scorer:
-    """Fits probes on training sets and scores them on the features of test images."""
-
-    encoder: Encoder
-    test: FeatureBank
-    config: EvaluateConfig
-    groups: Sequence[str] | None
-    head: Head | None
-    source: Encoder | None
-
-    def trials(self, training_set: TrainingSet) -> list[_Trial]:
-        """The rows that a training set is scored in, in the order of the table."""
-        names = {training_set.name: training_set.soft is not None}
-        if training_set.soft is not None:
-            names[f"{training_set.name}, hard labels"] = False
-        solvers = self.config.probes if training_set.has_images else on_features(self.config.probes)
-        trials = []
-        for name, soft in names.items():
-            for solver in solvers:
-                learns_soft = kind_of(solver).soft_labels
-                if not learns_soft and name != training_set.name:
-                    continue  # it has been scored on the hard labels already
-                for augmented in [True, False] if self.config.without_augmentation else [True]:
-                    trials.append(_Trial(name, solver, augmented, soft and learns_soft))
-        return trials
-
-    def row(self, training_set: TrainingSet, trial: _Trial) -> Row:
-        """Fit and score one probe for every seed."""
-        kind = kind_of(trial.solver)
-        started = time.perf_counter()
-        scores: list[Scores] = []
-        for seed in range(self.config.seeds):
-            if scores and training_set.fixed and kind.deterministic:
-                scores.append(scores[0])
-            else:
-                scores.append(self._scores(training_set, trial, seed))
-        of_full = kind.on_features
-        if of_full is not None and not trial.augmented:
-            of_full += NO_AUGMENTATION
-        return Row(
-            name=trial.name,
-            probe=trial.probe,
-            images=len(training_set.labels(0)),
-            scores=tuple(scores),
-            seconds=round(time.perf_counter() - started, 3),
-            soft_labels=trial.soft,
-            on_features=of_full,
-            head=kind.needs_head,
-        )
-
-    def passes(self, trials: Sequence[tuple[TrainingSet, _Trial]]) -> int:
-        """How many images go through the encoder for these rows."""
-        wanted = {(id(one), self._views(trial)): (one, self._views(trial)) for one, trial in trials}
-        encoders = [self.encoder]
-        if self.source is not None and self.source is not self.encoder:
-            encoders.append(self.source)
-        return sum(
-            one.passes(encoder, seed, views)
-            for one, views in wanted.values()
-            for encoder in encoders
-            for seed in range(self.config.seeds)
-        )
-
-    def _scores(self, training_set: TrainingSet, trial: _Trial, seed: int) -> Scores:
-        views, kind = self._views(trial), kind_of(trial.solver)
-        features = training_set.features(self.encoder, seed, views)
-        lesson = Lesson(
-            views=features,
-            labels=training_set.labels(seed),
-            targets=training_set.soft if trial.soft else None,
-            seed=seed,
-            epochs=training_set.epochs or self.config.epochs,
-        )
-        if kind.needs_head:
-            assert self.head is not None
-            lesson = replace(
-                lesson,
-                head=(self.head.weight, self.head.bias),
-                source_views=self._of_source(training_set, features, seed, views),
-            )
-        probe, test = kind.fit(lesson), self.test
-        return score_probe(probe, test.centre, test.labels, class_names=test.class_names, groups=self.groups)
-
-    def _of_source(self, training_set: TrainingSet, features: Tensor, seed: int, views: int | None) -> Tensor | None:
-        """Features of the same views by the head's encoder, if it is at hand."""
-        if self.source is None or self.source is self.encoder:
-            return features if self.source is not None else None
-        return training_set.features(self.source, seed, views)
-
-    def _views(self, trial: _Trial) -> int | None:
-        """Augmented views that a probe is fitted on; ``None`` for centre views alone."""
-        return kind_of(trial.solver).views(self.config) if trial.augmented else None
