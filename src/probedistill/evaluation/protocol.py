@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -151,23 +151,41 @@ def evaluate(
         head=head,
         source=source,
     )
+    context = _context(scorer, test, train, augment, distilled, chooser)
+    return _scored(scorer, sets, context, Path(out) if out is not None else None, store, distilled)
+
+
+def _context(
+    scorer: Scorer,
+    test: LabelledImages,
+    train: LabelledImages | None,
+    augment: AugmentConfig,
+    distilled: DistilledSet | None,
+    chooser: Encoder,
+) -> Context:
+    """What the rows are scored by."""
+    encoder, config, count = scorer.encoder, scorer.config, len(scorer.test)
     context = Context(
-        title=f"{encoder.name} at {encoder.input_size} px, tested on {len(test_bank):,} images of {test.spec} "
+        title=f"{encoder.name} at {encoder.input_size} px, tested on {count:,} images of {test.spec} "
         f"({test.split}), {counted(config.seeds, 'seed')}",
         encoder=_scored_by(encoder),
-        test=ScoredOn(test.spec, test.split, len(test_bank), test.fingerprint),
+        test=ScoredOn(test.spec, test.split, count, test.fingerprint),
         protocol=EvaluateConfig(**{f.name: getattr(config, f.name) for f in fields(EvaluateConfig)}),
         augment=augment,
-        class_names=tuple(class_names),
+        class_names=test.class_names,
         train=ImagesNote(train.spec, train.split, train.fingerprint) if train is not None else None,
-        inherited=_inherited(head, source, encoder) if head is not None else None,
-        images=_digest(distilled) if distilled is not None else None,
-        soft_labels=distilled.run.soft_labels if distilled is not None else None,
+        inherited=_inherited(scorer.head, scorer.source, encoder) if scorer.head is not None else None,
         chosen_by=_scored_by(chooser) if train is not None and chooser.fingerprint != encoder.fingerprint else None,
         version=__version__,
-        **({"set_name": row_name(distilled.run)} if distilled is not None else {}),
     )
-    return _scored(scorer, sets, context, Path(out) if out is not None else None, store, distilled)
+    if distilled is None:
+        return context
+    return replace(
+        context,
+        images=_digest(distilled),
+        soft_labels=distilled.run.soft_labels,
+        set_name=row_name(distilled.run),
+    )
 
 
 def _scored(
