@@ -24,7 +24,8 @@ from probedistill import (
     load_splits,
     migrate,
 )
-from probedistill.analysis.migrate import CANDIDATES, simulated_accuracy
+from probedistill.analysis.candidates import CANDIDATES
+from probedistill.analysis.migrate import simulated_accuracy
 from probedistill.features.store import FeatureStore
 
 NAMES = ("cat", "dog", "hen")

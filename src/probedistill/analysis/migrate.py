@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -20,9 +20,6 @@ from ..features.store import FeatureStore
 from ..images.labelled import LabelledImages, of_classes
 from ..machine.progress import ProgressBar
 from ..machine.torch_state import own_torch_state
-from ..probes.inherited import InheritedProbe
-from ..probes.linear import LinearProbe
-from ..probes.projectors import low_rank_affine, procrustes
 from ..seeds import Stream, seed_of
 from ..ship.heads import HeadAbout, Preparation, ReadyHead, head_of_statistics
 from ..show.figures import Bars, Figure
@@ -31,18 +28,12 @@ from ..store.distilled import DistilledSet, as_set
 from ..store.records import Count, OrNaN, Share
 from ..store.run_record import EncoderRecord, ImagesRecord
 from .base import Analysis, Array, EncoderAbout
+from .candidates import CANDIDATES, SCRATCH, Lesson, Linear, cross_validated, flat
 from .similarity import linear_cka
 
-SCRATCH = ("ridge", "logistic")
-"""Candidates that need the synthetic images alone."""
-INHERITED = ("inherited", "procrustes", "low-rank")
-"""Candidates behind a projector: they need the old encoder and its head."""
-AVERAGE = "average"
-CANDIDATES = (*SCRATCH, *INHERITED, AVERAGE)
 AUTO = "auto"
 
 VIEWS = 20
-_EVERY = 4  # every fourth view is the one that cross-validation fits on
 _DRAWS = 20_000  # of the simulated accuracy: 0.3 points of sampling error
 
 CROSSING = {
@@ -57,9 +48,6 @@ _KNOWN_FROM = {
     "run": "a quick probe's along the way of its run; probedistill evaluate RUN gives a better forecast",
     "statistics": "what normally distributed features would give, which is too high where there were few photos",
 }
-
-Linear = tuple[Array, Array]
-"""Weight (C, d) and bias (C,)."""
 
 
 @dataclass(frozen=True)
@@ -281,7 +269,7 @@ def migrate(
         run=name,
         target=EncoderAbout.of(encoder),
         old=tuple(
-            Old(EncoderAbout.of(one.encoder), one.head_from, linear_cka(_flat(lesson.target), _flat(one.views)))
+            Old(EncoderAbout.of(one.encoder), one.head_from, linear_cka(flat(lesson.target), flat(one.views)))
             for one in teachers
         ),
         anchor=anchor,
@@ -358,7 +346,7 @@ def _lesson(
     augment: AugmentConfig,
     seed: int,
     store: FeatureStore,
-) -> _Lesson:
+) -> Lesson:
     """Features of the synthetic images' views; every encoder sees the same views."""
 
     def views(of: Encoder) -> Array:
@@ -374,72 +362,7 @@ def _lesson(
             teacher.views = views(teacher.encoder)
             teacher.labels, teacher.soft = labels, soft
             bar.advance()
-    return _Lesson(target, labels, [(one.head, one.views) for one in teachers if one.head is not None], soft)
-
-
-@dataclass(frozen=True)
-class _Lesson:
-    """Views that candidates are fitted on: of the new encoder, and of each old one with its head."""
-
-    target: Array
-    labels: Array
-    teachers: list[tuple[Linear, Array]]
-    soft: Array | None = None
-
-    def fit(self, name: str) -> Linear:
-        """Weight and bias of a candidate."""
-        if name in SCRATCH:
-            probe = LinearProbe(name).fit_views(self.target, self.labels, self.soft)
-            return probe.coef_, probe.intercept_
-        if name == AVERAGE:
-            return _mean([self.fit("ridge"), self.fit("inherited")])
-        return _mean([_BEHIND[name](self, head, source) for head, source in self.teachers])
-
-    def _inherited(self, head: Linear, source: Array) -> Linear:
-        probe = InheritedProbe(*head).fit_views(self.target, self.labels, source)
-        return probe.coef_, probe.intercept_
-
-    def _procrustes(self, head: Linear, source: Array) -> Linear:
-        return _behind(head, procrustes(_flat(self.target), _flat(source)))
-
-    def _low_rank(self, head: Linear, source: Array) -> Linear:
-        return _behind(head, low_rank_affine(_flat(self.target), _flat(source)))
-
-    def of(self, views: Array | slice, images: Array | slice) -> _Lesson:
-        """Some views of some images."""
-        cut = [(head, source[views][:, images]) for head, source in self.teachers]
-        soft = None if self.soft is None else self.soft[images]
-        return _Lesson(self.target[views][:, images], self.labels[images], cut, soft)
-
-    def folds(self) -> Iterator[tuple[_Lesson, _Lesson]]:
-        """One view of each image to fit on, and all its others, a few times over.
-
-        One view is far less than a head is fitted on: with twenty, nearly every held-out view is right, on any encoder.
-        """
-        everything = slice(None)
-        for first in range(0, len(self.target), _EVERY):
-            one = np.arange(len(self.target)) == first
-            yield self.of(one, everything), self.of(~one, everything)
-
-
-_BEHIND: dict[str, Callable[[_Lesson, Linear, Array], Linear]] = {
-    "inherited": _Lesson._inherited, "procrustes": _Lesson._procrustes, "low-rank": _Lesson._low_rank
-}  # fmt: skip
-
-
-def _behind(head: Linear, projector: Linear) -> Linear:
-    """The head W* on projected features, as one linear classifier."""
-    (weight, bias), (matrix, offset) = head, projector
-    return weight @ matrix, weight @ offset + bias
-
-
-def _mean(heads: Sequence[Linear]) -> Linear:
-    """The classifier whose logits are the mean of theirs."""
-    return sum(head[0] for head in heads) / len(heads), sum(head[1] for head in heads) / len(heads)  # type: ignore[return-value]
-
-
-def _flat(views: Array) -> Array:
-    return views.reshape(-1, views.shape[2]).astype(np.float64)
+    return Lesson(target, labels, [(one.head, one.views) for one in teachers if one.head is not None], soft)
 
 
 def _of_classes(statistics: ClassStatistics, distilled: DistilledSet) -> ClassStatistics:
@@ -461,17 +384,8 @@ def _of_encoder(statistics: Sequence[ClassStatistics], encoder: Encoder) -> Clas
 # The forecast
 
 
-def _cross_validated(lesson: _Lesson, name: str) -> float:
-    """Mean accuracy on what is held out."""
-    return float(np.mean([_accuracy(part.fit(name), rest.target, rest.labels) for part, rest in lesson.folds()]))
-
-
-def _accuracy(head: Linear, features: Array, labels: Array) -> float:
-    return float(np.mean((features @ head[0].T + head[1]).argmax(axis=-1) == labels))
-
-
 def _candidates(
-    lesson: _Lesson, anchor: Anchor | None, wanted: str, progress: bool
+    lesson: Lesson, anchor: Anchor | None, wanted: str, progress: bool
 ) -> tuple[list[Candidate], dict[str, Linear]]:
     """Every candidate with its forecast, and its head."""
     names = CANDIDATES if lesson.teachers else SCRATCH
@@ -485,7 +399,7 @@ def _candidates(
     heads: dict[str, Linear] = {}
     with ProgressBar("candidates", len(names), enabled=progress) as bar:
         for name in names:
-            held_out[name], heads[name] = _cross_validated(lesson, name), lesson.fit(name)
+            held_out[name], heads[name] = cross_validated(lesson, name), lesson.fit(name)
             bar.advance(note=name)
     found = [Candidate(name, held_out[name], _forecast(name, anchor, held_out["ridge"], lesson)) for name in names]
     return found, heads
@@ -501,15 +415,15 @@ def _anchor(
     """How good the set is on the first old encoder of which that is known."""
     source, on_the_way = distilled.run.source, distilled.run.accuracy
     for teacher in teachers:
-        own = _Lesson(teacher.views, teacher.labels, [], teacher.soft)
+        own = Lesson(teacher.views, teacher.labels, [], teacher.soft)
         if measured is not None:
-            return Anchor(measured, "evaluate", _cross_validated(own, "ridge"))
+            return Anchor(measured, "evaluate", cross_validated(own, "ridge"))
         if on_the_way and source is not None and source.fingerprint == teacher.encoder.fingerprint:
-            return Anchor(on_the_way[-1][1], "run", _cross_validated(own, "ridge"))
+            return Anchor(on_the_way[-1][1], "run", cross_validated(own, "ridge"))
         kept = _of_encoder(statistics, teacher.encoder)
         if kept is not None:
             simulated = simulated_accuracy(own.fit("ridge"), kept, seed=seed)
-            return Anchor(simulated, "statistics", _cross_validated(own, "ridge"))
+            return Anchor(simulated, "statistics", cross_validated(own, "ridge"))
     return None
 
 
@@ -535,7 +449,7 @@ def simulated_accuracy(head: Linear, statistics: ClassStatistics, *, seed: int =
     return float(np.mean((means[classes] + noise).argmax(axis=1) == classes))
 
 
-def _forecast(name: str, anchor: Anchor | None, cross_validated: float, lesson: _Lesson) -> float | None:
+def _forecast(name: str, anchor: Anchor | None, cross_validated: float, lesson: Lesson) -> float | None:
     """The accuracy that is to be expected of a candidate on photos."""
     if anchor is None:
         return None

@@ -1,0 +1,100 @@
+"""Candidates for a head of a new encoder, fitted on views of synthetic images: from scratch, or behind a projector."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..probes.inherited import InheritedProbe
+from ..probes.linear import LinearProbe
+from ..probes.projectors import low_rank_affine, procrustes
+from .base import Array
+
+SCRATCH = ("ridge", "logistic")
+"""Candidates that need the synthetic images alone."""
+INHERITED = ("inherited", "procrustes", "low-rank")
+"""Candidates behind a projector: they need the old encoder and its head."""
+AVERAGE = "average"
+CANDIDATES = (*SCRATCH, *INHERITED, AVERAGE)
+
+_EVERY = 4  # every fourth view is the one that cross-validation fits on
+
+Linear = tuple[Array, Array]
+"""Weight (C, d) and bias (C,)."""
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Views that candidates are fitted on: of the new encoder, and of each old one with its head."""
+
+    target: Array
+    labels: Array
+    teachers: list[tuple[Linear, Array]]
+    soft: Array | None = None
+
+    def fit(self, name: str) -> Linear:
+        """Weight and bias of a candidate."""
+        if name in SCRATCH:
+            probe = LinearProbe(name).fit_views(self.target, self.labels, self.soft)
+            return probe.coef_, probe.intercept_
+        if name == AVERAGE:
+            return _mean([self.fit("ridge"), self.fit("inherited")])
+        return _mean([_BEHIND[name](self, head, source) for head, source in self.teachers])
+
+    def _inherited(self, head: Linear, source: Array) -> Linear:
+        probe = InheritedProbe(*head).fit_views(self.target, self.labels, source)
+        return probe.coef_, probe.intercept_
+
+    def _procrustes(self, head: Linear, source: Array) -> Linear:
+        return _behind(head, procrustes(flat(self.target), flat(source)))
+
+    def _low_rank(self, head: Linear, source: Array) -> Linear:
+        return _behind(head, low_rank_affine(flat(self.target), flat(source)))
+
+    def of(self, views: Array | slice, images: Array | slice) -> Lesson:
+        """Some views of some images."""
+        cut = [(head, source[views][:, images]) for head, source in self.teachers]
+        soft = None if self.soft is None else self.soft[images]
+        return Lesson(self.target[views][:, images], self.labels[images], cut, soft)
+
+    def folds(self) -> Iterator[tuple[Lesson, Lesson]]:
+        """One view of each image to fit on, and all its others, a few times over.
+
+        One view is far less than a head is fitted on: with twenty, nearly every held-out view is right, on any encoder.
+        """
+        everything = slice(None)
+        for first in range(0, len(self.target), _EVERY):
+            one = np.arange(len(self.target)) == first
+            yield self.of(one, everything), self.of(~one, everything)
+
+
+_BEHIND: dict[str, Callable[[Lesson, Linear, Array], Linear]] = {
+    "inherited": Lesson._inherited, "procrustes": Lesson._procrustes, "low-rank": Lesson._low_rank
+}  # fmt: skip
+
+
+def _behind(head: Linear, projector: Linear) -> Linear:
+    """The head W* on projected features, as one linear classifier."""
+    (weight, bias), (matrix, offset) = head, projector
+    return weight @ matrix, weight @ offset + bias
+
+
+def _mean(heads: Sequence[Linear]) -> Linear:
+    """The classifier whose logits are the mean of theirs."""
+    return sum(head[0] for head in heads) / len(heads), sum(head[1] for head in heads) / len(heads)  # type: ignore[return-value]
+
+
+def flat(views: Array) -> Array:
+    """Features (n, N, d) of n views as doubles, one row (n · N, d) for each view of an image."""
+    return views.reshape(-1, views.shape[2]).astype(np.float64)
+
+
+def cross_validated(lesson: Lesson, name: str) -> float:
+    """Mean accuracy on what is held out."""
+    return float(np.mean([_accuracy(part.fit(name), rest.target, rest.labels) for part, rest in lesson.folds()]))
+
+
+def _accuracy(head: Linear, features: Array, labels: Array) -> float:
+    return float(np.mean((features @ head[0].T + head[1]).argmax(axis=-1) == labels))
