@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,23 +41,23 @@ class Lesson:
             return probe.coef_, probe.intercept_
         if name == AVERAGE:
             return _mean([self.fit("ridge"), self.fit("inherited")])
-        return _mean([_BEHIND[name](self, head, source) for head, source in self.teachers])
+        return _mean([self._behind(name, head, source) for head, source in self.teachers])
 
-    def _inherited(self, head: Linear, source: Array) -> Linear:
-        probe = InheritedProbe(*head).fit_views(self.target, self.labels, source)
-        return probe.coef_, probe.intercept_
-
-    def _procrustes(self, head: Linear, source: Array) -> Linear:
-        return _behind(head, procrustes(flat(self.target), flat(source)))
-
-    def _low_rank(self, head: Linear, source: Array) -> Linear:
-        return _behind(head, low_rank_affine(flat(self.target), flat(source)))
+    def _behind(self, name: str, head: Linear, source: Array) -> Linear:
+        """The head W* of an old encoder behind a projector to its features, as one linear classifier."""
+        if name == "inherited":
+            probe = InheritedProbe(*head).fit_views(self.target, self.labels, source)
+            return probe.coef_, probe.intercept_
+        project = {"procrustes": procrustes, "low-rank": low_rank_affine}[name]
+        matrix, offset = project(flat(self.target), flat(source))
+        weight, bias = head
+        return weight @ matrix, weight @ offset + bias
 
     def of(self, views: Array | slice, images: Array | slice) -> Lesson:
         """Some views of some images."""
-        cut = [(head, source[views][:, images]) for head, source in self.teachers]
+        teachers = [(head, source[views][:, images]) for head, source in self.teachers]
         soft = None if self.soft is None else self.soft[images]
-        return Lesson(self.target[views][:, images], self.labels[images], cut, soft)
+        return Lesson(self.target[views][:, images], self.labels[images], teachers, soft)
 
     def folds(self) -> Iterator[tuple[Lesson, Lesson]]:
         """One view of each image to fit on, and all its others, a few times over.
@@ -68,17 +68,6 @@ class Lesson:
         for first in range(0, len(self.target), _EVERY):
             one = np.arange(len(self.target)) == first
             yield self.of(one, everything), self.of(~one, everything)
-
-
-_BEHIND: dict[str, Callable[[Lesson, Linear, Array], Linear]] = {
-    "inherited": Lesson._inherited, "procrustes": Lesson._procrustes, "low-rank": Lesson._low_rank
-}  # fmt: skip
-
-
-def _behind(head: Linear, projector: Linear) -> Linear:
-    """The head W* on projected features, as one linear classifier."""
-    (weight, bias), (matrix, offset) = head, projector
-    return weight @ matrix, weight @ offset + bias
 
 
 def _mean(heads: Sequence[Linear]) -> Linear:

@@ -261,7 +261,7 @@ def migrate(
     statistics = [_of_classes(one, distilled) for one in statistics]
     teachers = [_Teacher.of(one, distilled, statistics) for one in old]
     lesson = _lesson(distilled, encoder, teachers, augment, seed, store)
-    anchor = _anchor(distilled, teachers, statistics, measured, seed)
+    anchor = _anchor(distilled, teachers, lesson, statistics, measured, seed)
     found, heads = _candidates(lesson, anchor, candidate, store.progress)
     chosen = _choice(found) if candidate == AUTO else candidate
     weight, bias = (torch.from_numpy(np.ascontiguousarray(part)).float() for part in heads[chosen])
@@ -325,8 +325,6 @@ class _Teacher:
     head: Linear | None
     head_from: str
     views: Array = field(default_factory=lambda: np.empty(0))
-    labels: Array = field(default_factory=lambda: np.empty(0))
-    soft: Array | None = None
 
     @classmethod
     def of(cls, encoder: Encoder, distilled: DistilledSet, statistics: Sequence[ClassStatistics]) -> _Teacher:
@@ -353,16 +351,16 @@ def _lesson(
         found = store.synthetic_views(of, distilled.images, views=VIEWS, augment=augment, seed=seed)
         return np.asarray(found.float().numpy())
 
-    labels = distilled.labels.numpy()
     soft = None if distilled.soft_labels is None else distilled.soft_labels.numpy()
     with ProgressBar("views", 1 + len(teachers), enabled=store.progress) as bar:
         target = views(encoder)
         bar.advance()
         for teacher in teachers:
             teacher.views = views(teacher.encoder)
-            teacher.labels, teacher.soft = labels, soft
             bar.advance()
-    return Lesson(target, labels, [(one.head, one.views) for one in teachers if one.head is not None], soft)
+    return Lesson(
+        target, distilled.labels.numpy(), [(one.head, one.views) for one in teachers if one.head is not None], soft
+    )
 
 
 def _of_classes(statistics: ClassStatistics, distilled: DistilledSet) -> ClassStatistics:
@@ -408,6 +406,7 @@ def _candidates(
 def _anchor(
     distilled: DistilledSet,
     teachers: Sequence[_Teacher],
+    lesson: Lesson,
     statistics: Sequence[ClassStatistics],
     measured: float | None,
     seed: int,
@@ -415,7 +414,7 @@ def _anchor(
     """How good the set is on the first old encoder of which that is known."""
     source, on_the_way = distilled.run.source, distilled.run.accuracy
     for teacher in teachers:
-        own = Lesson(teacher.views, teacher.labels, [], teacher.soft)
+        own = replace(lesson, target=teacher.views, teachers=[])
         if measured is not None:
             return Anchor(measured, "evaluate", cross_validated(own, "ridge"))
         if on_the_way and source is not None and source.fingerprint == teacher.encoder.fingerprint:
