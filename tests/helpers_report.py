@@ -15,13 +15,8 @@ from probedistill import AugmentConfig, DistillConfig, DistilledSet, EvaluateCon
 from probedistill.analysis.alignment import Alignment, AlignmentOptions, Chance, Space, TransferCorrelation
 from probedistill.analysis.audit import Audit, Audited, Match, Measure, Stored
 from probedistill.analysis.base import Analysis, EncoderAbout, MadeBy
-from probedistill.analysis.bias import (
-    Accuracy,
-    BiasEntry,
-    BiasProtocol,
-    BiasReport,
-    GroupScores,
-)
+from probedistill.analysis.bias import BiasProtocol, BiasReport
+from probedistill.analysis.bias_entry import Accuracy, BiasEntry, GroupScores
 from probedistill.analysis.directions import Resemblance
 from probedistill.analysis.geometry import ClassGeometry, Geometry, Projection
 from probedistill.analysis.matrix import RealImages, Source, TransferMatrix

@@ -23,16 +23,8 @@ from conftest import TINY
 from helpers_images import make_image_folder
 from probedistill import DistilledSet, EncoderConfig, ImagesConfig, UserError, distill, load_encoder, load_splits
 from probedistill.analysis.base import EncoderAbout
-from probedistill.analysis.bias import (
-    Accuracy,
-    BiasEntry,
-    BiasProtocol,
-    BiasReport,
-    GroupScores,
-    Usual,
-    bias,
-    bias_of,
-)
+from probedistill.analysis.bias import BiasProtocol, BiasReport, Usual, bias
+from probedistill.analysis.bias_entry import Accuracy, BiasEntry, GroupScores, bias_of
 from probedistill.analysis.compose import compose
 from probedistill.analysis.directions import Resemblance, group_directions, resemblance, usual_backgrounds
 from probedistill.analysis.groups import group_names, read_groups

@@ -6,18 +6,15 @@ images do not. A probe that leans on the background then fails on the groups tha
 
 from __future__ import annotations
 
-import itertools
 import logging
 import math
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 import torch
-from rich.cells import cell_len
 
 from .._version import __version__
 from ..config import EncoderConfig, EvaluateConfig, ImagesConfig
@@ -25,204 +22,28 @@ from ..encoders.encoder import Encoder
 from ..encoders.named import check_made_with, own_encoder
 from ..encoders.pool import EncoderPool
 from ..errors import UserError, option
-from ..evaluation.protocol import evaluate
-from ..evaluation.result import Row
-from ..features.classes import class_means, medoids
-from ..features.encode import encode
 from ..features.store import FeatureStore
 from ..images.labelled import LabelledImages, of_classes
 from ..images.splits import load_splits
 from ..machine.torch_state import own_torch_state
 from ..probes.kinds import check_probes, kind_of
 from ..show.figures import Bars, Figure
-from ..show.tables import Table, number, percent
+from ..show.tables import Table, percent
 from ..store.distilled import DistilledSet
 from ..store.files import check_writable
 from ..store.layout import check_named_once
 from ..store.named import run_folder
-from ..store.records import Count, Meta, Share
+from ..store.records import Count, Share
 from ..store.run_record import ImagesRecord
-from .base import Analysis, EncoderAbout
-from .directions import ROUNDING, Cosine, Resemblance, group_directions, resemblance, usual_backgrounds
-from .groups import group_names, read_groups
+from .base import Analysis
+from .bias_entry import BiasEntry, bias_of, likeness_of, likeness_table, narrow_table, wide_table
+from .directions import ROUNDING, usual_backgrounds
+from .groups import read_groups
 from .statistics import Correlation, rank_agreement
-
-Difference = Annotated[float, Meta(ge=-1, le=1)]
 
 _log = logging.getLogger(__name__)
 _GROUP_COLUMNS = 6
-_ROWS = {"distilled": "distilled", "full": "full real data", "random": "random real"}  # key → row of `evaluate`
 _RANKED_BY = {"worst_group": "by worst group", "background_share": "by background share"}
-
-
-# ---------------------------------------------------------------------------------------------------
-# A distilled set and an encoder
-
-
-@dataclass(frozen=True)
-class GroupScores:
-    """What one kind of probe does on each group of test images; each number is the mean over seeds.
-
-    A probe that prefers one class has a bad worst group without any shortcut. The background effect is about the
-    shortcut alone; but it is 0 for a probe that answers one class for everything: look at top1 as well.
-
-    Attributes:
-        top1: Accuracy on all test images.
-        groups: Accuracy on each group.
-        worst_group: Accuracy on the worst group.
-        gap: Mean of the groups − worst group.
-        spread: Best group − worst group.
-        background_effect: Accuracy on a class's usual background − on the others, mean of classes; ``None`` if no
-            class has test images on both.
-    """
-
-    top1: Share
-    groups: dict[str, Share]
-    worst_group: Share
-    gap: Share
-    spread: Share
-    background_effect: Difference | None
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    """The scores of probes that were trained on the distilled images, on all real ones, and on random real ones."""
-
-    distilled: GroupScores
-    full: GroupScores
-    random: GroupScores
-
-    def rows(self) -> dict[str, GroupScores]:
-        """What a probe was trained on → its scores."""
-        return {name: getattr(self, key) for key, name in _ROWS.items()}
-
-
-@dataclass(frozen=True)
-class BiasEntry:
-    """What was found for one distilled set and one encoder.
-
-    Attributes:
-        run: Name of the set's folder.
-        class_names: C names.
-        encoder: The encoder.
-        accuracy: Scores by group.
-        resemblance: What the synthetic images resemble; ``None`` if a group has no training image.
-        baseline: What ``"class_means"`` (of the real training features) and ``"medoids"`` resemble.
-        overlap: See `Directions`.
-    """
-
-    run: str
-    class_names: tuple[str, ...]
-    encoder: EncoderAbout
-    accuracy: Accuracy
-    resemblance: Resemblance | None
-    baseline: dict[str, Resemblance]
-    overlap: Cosine | None
-
-    def __post_init__(self) -> None:
-        for found in self.likeness().values():
-            if len(found.background) != len(self.class_names):
-                raise ValueError("a resemblance is of other classes")
-
-    @property
-    def title(self) -> str:
-        """The run and the encoder."""
-        return f"{self.run} · {self.encoder.sized}"
-
-    @property
-    def share(self) -> float | None:
-        """Background share of the distilled images; ``None`` if it is not defined or was not looked at."""
-        return self.resemblance.share if self.resemblance else None
-
-    def likeness(self) -> dict[str, Resemblance]:
-        """Kind of image → what it resembles: the distilled ones, class means, medoids."""
-        own = {"distilled": self.resemblance} if self.resemblance else {}
-        return {name.replace("_", " "): found for name, found in {**own, **self.baseline}.items()}
-
-
-def bias_of(
-    distilled: DistilledSet,
-    encoder: Encoder,
-    train: LabelledImages,
-    test: LabelledImages,
-    backgrounds: Sequence[Sequence[str]],
-    *,
-    name: str = "distilled",
-    probe: str = "ridge",
-    seeds: int = 3,
-    views: int = 20,
-    features: FeatureStore | None = None,
-) -> BiasEntry:
-    """Score a distilled set by group, and compare its images with backgrounds and objects in feature space.
-
-    The real-data probe is fitted on the centre crops of all training images, the others on ``views`` augmented views.
-
-    Args:
-        distilled: The set; its 8-bit images are looked at.
-        encoder: The frozen encoder.
-        train, test: Real images of the set's classes.
-        backgrounds: The background of each training image, and of each test image.
-        name: What the entry is called.
-        probe, seeds, views: See `EvaluateConfig`.
-        features: Where features come from; default: a store with the default cache.
-
-    Raises:
-        UserError: Bad input.
-    """
-    store = features or FeatureStore()
-    train, test = train.with_classes(distilled.class_names), test.with_classes(distilled.class_names)
-    config = EvaluateConfig(probes=[probe], seeds=seeds, views=views, full_views=0, baselines=["random", "full"])
-    groups = group_names(test, backgrounds[1])
-    scores = evaluate(
-        distilled, encoder, train, test, config, groups=groups, features=store,
-    )  # fmt: skip
-    bank = store.of(encoder, train)
-    names = sorted(set(backgrounds[0]) | set(backgrounds[1]))
-    place = {background: i for i, background in enumerate(names)}
-    scenes = torch.tensor([place[backgrounds[0][i]] for i in bank.indices.tolist()])
-    usual = {
-        name: names[u]
-        for name, u in zip(
-            bank.class_names, usual_backgrounds(bank.labels, scenes, bank.num_classes, len(names)).tolist(), strict=True
-        )
-    }
-    directions = group_directions(bank.centre, bank.labels, scenes, bank.num_classes, len(names))
-    own, baseline = None, {}
-    if directions is not None:
-        own = resemblance(directions, encode(encoder, distilled.images), distilled.labels)
-        rows = medoids(bank, 1)
-        means = class_means(bank.centre, bank.labels, bank.num_classes)
-        baseline["class_means"] = resemblance(directions, means, torch.arange(bank.num_classes))
-        baseline["medoids"] = resemblance(directions, bank.centre[rows], bank.labels[rows])
-    rows_of = {**_ROWS, "distilled": scores.context.set_name}  # real images that were saved have another name
-    by_group = {key: _group_scores(scores[row, probe], usual, names) for key, row in rows_of.items()}
-    overlap = directions.overlap if directions else None
-    about = EncoderAbout.of(encoder)
-    return BiasEntry(name, distilled.class_names, about, Accuracy(**by_group), own, baseline, overlap)
-
-
-def _group_scores(row: Row, usual: dict[str, str], backgrounds: Sequence[str]) -> GroupScores:
-    """Scores by group of a row of `evaluate`; ``usual`` names each class's usual background."""
-    per_seed = [s.groups or {} for s in row.scores]
-    groups = {name: statistics.fmean(one[name] for one in per_seed) for name in per_seed[0]}
-    effects = []
-    for name, background in usual.items():
-        own = f"{name}/{background}"
-        others = [groups[group] for b in backgrounds if (group := f"{name}/{b}") in groups and b != background]
-        if own in groups and others:
-            effects.append(groups[own] - statistics.fmean(others))
-    return GroupScores(
-        top1=row.top1,
-        groups=groups,
-        worst_group=statistics.fmean(min(one.values()) for one in per_seed),
-        gap=statistics.fmean(statistics.fmean(one.values()) - min(one.values()) for one in per_seed),
-        spread=statistics.fmean(max(one.values()) - min(one.values()) for one in per_seed),
-        background_effect=statistics.fmean(effects) if effects else None,
-    )
-
-
-# ---------------------------------------------------------------------------------------------------
-# Several sets and encoders
 
 
 @dataclass(frozen=True)
@@ -331,9 +152,9 @@ class BiasReport(Analysis):
         """
         entries = self._ranked
         groups = self.groups if len(self.groups) <= _GROUP_COLUMNS else []  # more are in bias.json alone
-        accuracy = _wide_table(entries, groups, width) or [_narrow_table(entry, groups) for entry in entries]
+        accuracy = wide_table(entries, groups, width) or [narrow_table(entry, groups) for entry in entries]
         looked_at = [entry for entry in entries if entry.resemblance is not None]
-        return [*accuracy, _likeness_table(looked_at)] if looked_at else accuracy
+        return [*accuracy, likeness_table(looked_at)] if looked_at else accuracy
 
     def findings(self) -> list[str]:
         """What the tables do not say, a sentence each."""
@@ -341,7 +162,7 @@ class BiasReport(Analysis):
 
     def figures(self) -> list[Figure]:
         """For each entry accuracy per group and likeness to background and object; then the ranking, as a table."""
-        found = [figure for entry in self._ranked for figure in (self._groups_of(entry), _likeness_of(entry)) if figure]
+        found = [figure for entry in self._ranked for figure in (self._groups_of(entry), likeness_of(entry)) if figure]
         return [*found, self._places()] if len(self.entries) > 1 else found
 
     @property
@@ -550,85 +371,3 @@ def _called(entry: BiasEntry) -> str:
 
 def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (f" … {len(names)} in all" if len(names) > 3 else "")
-
-
-# ---------------------------------------------------------------------------------------------------
-# Tables
-
-_NUMBERS = {
-    "top1": "top-1", "worst_group": "worst", "gap": "mean −\nworst", "spread": "best −\nworst",
-    "background_effect": "usual −\nother",
-}  # fmt: skip
-_ACCURACY_TITLE = "accuracy % by group (class/background)"
-
-
-def _wide_table(entries: Sequence[BiasEntry], groups: Sequence[str], width: int) -> list[Table]:
-    """One table of all entries with a column for each group; empty if it is wider than ``width``."""
-    first, *others = _NUMBERS.values()
-    columns = [first, *(group.replace("/", "/\n") for group in groups), *others]
-    widths = [max(cell_len(f"  {row}") for row in _ROWS.values())]
-    widths += [max(len("-100.0"), *map(cell_len, column.split("\n"))) for column in columns]
-    if sum(widths) + 3 * len(widths) + 1 > width:  # a blank on both sides of each column, and the lines
-        return []
-    rows: list[tuple[str, ...]] = []
-    sections = []
-    for entry in entries:
-        sections.append(len(rows))
-        rows.append((entry.title, *[""] * len(columns)))
-        for name, scores in entry.accuracy.rows().items():
-            top1, *numbers = (getattr(scores, key) for key in _NUMBERS)
-            rows.append((f"  {name}", *map(percent, (top1, *(scores.groups[g] for g in groups), *numbers))))
-    return [Table(_ACCURACY_TITLE, ("trained on", *columns), tuple(rows), sections=tuple(sections))]
-
-
-def _narrow_table(entry: BiasEntry, groups: Sequence[str]) -> Table:
-    """A table of one entry with a row for each number and group; it takes 60 columns at least."""
-    scores = entry.accuracy.rows()
-    numbers = [
-        (heading.replace("\n", " "), *(percent(getattr(one, key)) for one in scores.values()))
-        for key, heading in _NUMBERS.items()
-    ]
-    of_groups = [(group, *(percent(one.groups[group]) for one in scores.values())) for group in groups]
-    return Table(
-        f"{entry.title}: {_ACCURACY_TITLE}", ("trained on", *scores), (*numbers, *of_groups), sections=(len(numbers),)
-    )
-
-
-def _likeness_table(entries: Sequence[BiasEntry]) -> Table:
-    rows: list[tuple[str, ...]] = []
-    sections = []
-    for entry in entries:
-        sections.append(len(rows))
-        rows += [(entry.title, "", "", ""), *((f"  {name}", *cells) for name, *cells in _likeness_rows(entry))]
-    return Table(_LIKENESS_TITLE, ("images", *_LIKENESS_COLUMNS), tuple(rows), sections=tuple(sections))
-
-
-_LIKENESS_TITLE = "likeness in feature space (cosine, mean of classes)"
-_LIKENESS_COLUMNS = ("usual background", "object", "background share")
-
-
-def _likeness_rows(entry: BiasEntry) -> list[tuple[str, ...]]:
-    return [
-        (name, f"{found.mean_background:+.2f}", f"{found.mean_object:+.2f}", number(found.share))
-        for name, found in entry.likeness().items()
-    ]
-
-
-def _likeness_of(entry: BiasEntry) -> Figure | None:
-    """How much images resemble their object and their usual background; ``None`` if nothing is known of it."""
-    shown = entry.likeness()
-    if not shown:
-        return None
-    series = {
-        "object": np.array([found.mean_object for found in shown.values()]),
-        "usual background": np.array([found.mean_background for found in shown.values()]),
-    }
-    low = min(0.0, *itertools.chain(*series.values()))
-    high = max(0.0, *itertools.chain(*series.values()))
-    title = f"Likeness · {entry.title}"
-    summary = (
-        "Cosine of images with what tells objects, and usual backgrounds, from the others in feature space; mean of "
-        "classes. Below 0 they resemble another one."
-    )
-    bars = Bars(tuple(shown), series, "cosine", digits=2, limits=(float(low), float(high)), across=True)
-    return Figure(title, summary, bars, Table(title, ("images", *_LIKENESS_COLUMNS), tuple(_likeness_rows(entry))))
