@@ -34,7 +34,7 @@ from probedistill import (
     load_encoder,
     load_splits,
 )
-from probedistill.features.statistics import private_statistics
+from probedistill.features.summed import private_statistics
 from probedistill.store.run_record import EncoderRecord
 
 EPSILONS = [1.0, 2.0, 4.0, 8.0, math.inf]

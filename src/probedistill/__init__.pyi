@@ -35,7 +35,8 @@ from .evaluation.protocol import evaluate
 from .evaluation.result import Evaluation
 from .features.bank import FeatureBank
 from .features.extract import extract_features
-from .features.statistics import ClassStatistics, class_statistics, load_statistics, merge_statistics
+from .features.statistics import ClassStatistics, load_statistics, merge_statistics
+from .features.summed import class_statistics
 from .images.decode import UnreadableImageError
 from .images.labelled import LabelledImages
 from .images.own import labelled_images

@@ -18,7 +18,7 @@ from helpers_runs import encoder_record
 from helpers_statistics import bank, same, statistics_of
 from probedistill import ClassStatistics, DistilledSet, UserError, class_statistics, load_encoder, load_images
 from probedistill.features.privacy import check_promise, unit_sums, with_noise
-from probedistill.features.statistics import private_statistics
+from probedistill.features.summed import private_statistics
 
 pytest.importorskip("opendp", reason="it comes with probedistill[privacy]")
 SENSITIVITY = math.hypot(1, 0.5)  # a feature of length 1, and half an image in a count

@@ -85,8 +85,9 @@ def stats(
         Show progress bars.
     """
     from ..features.privacy import check_promise
-    from ..features.statistics import class_statistics, load_statistics
+    from ..features.statistics import load_statistics
     from ..features.store import FeatureStore
+    from ..features.summed import class_statistics
 
     if files:
         of_images = {

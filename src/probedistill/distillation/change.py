@@ -16,8 +16,9 @@ from ..config import AugmentConfig, DistillConfig, RunConfig, with_options
 from ..encoders.encoder import Encoder
 from ..errors import UserError, option, unknown_name
 from ..features.overlap import photos_counted_before
-from ..features.statistics import ClassStatistics, class_statistics, merge_statistics
+from ..features.statistics import ClassStatistics, merge_statistics
 from ..features.store import FeatureStore
+from ..features.summed import class_statistics
 from ..images.labelled import LabelledImages
 from ..machine.torch_state import own_torch_state
 from ..methods import check_number

@@ -19,7 +19,8 @@ from ..encoders.encoder import Encoder
 from ..errors import NonFiniteLossError, UserError, option
 from ..features.bank import FeatureBank
 from ..features.encode import encode
-from ..features.statistics import ClassStatistics, class_statistics
+from ..features.statistics import ClassStatistics
+from ..features.summed import class_statistics
 from ..images.labelled import LabelledImages
 from ..images.splits import held_out_names
 from ..machine.processes import Processes, processes

@@ -1,0 +1,103 @@
+"""Class statistics of images, computed: their features are summed, with noise if they are to be private."""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+
+from .._version import __version__
+from ..config import AugmentConfig
+from ..encoders.encoder import Encoder, check_encoder
+from ..images.labelled import LabelledImages, check_class_names, check_labelled
+from ..store.run_record import EncoderRecord, PartRecord, StatisticsRecord
+from .bank import FeatureBank
+from .privacy import unit_sums, with_noise
+from .statistics import ClassStatistics
+from .store import FeatureStore
+
+_MADE_BY = f"probedistill {__version__}"
+
+
+def class_statistics(
+    encoder: Encoder,
+    images: LabelledImages,
+    *,
+    name: str = "images",
+    views: int = 0,
+    augment: AugmentConfig | None = None,
+    seed: int = 0,
+    second_moments: bool = True,
+    epsilon: float | None = None,
+    delta: float = 1e-5,
+    insecure_noise_seed: int | None = None,
+    cache: Path | str | None = None,
+    strict: bool = False,
+    progress: bool = True,
+    features: FeatureStore | None = None,
+) -> ClassStatistics:
+    """Compute what images say about their classes in sums alone; no image can be had back from many of them.
+
+    The sums of a class of one image are the feature of that image. Sums are no protection by themselves; ``epsilon``
+    makes them one. Two calls for the same images are two releases, whose ε and δ add up.
+
+    Args:
+        encoder: The frozen encoder.
+        images: Labelled images.
+        name: What the party calls them; others see it.
+        views: Augmented views of each image; 0: its centre crop.
+        augment: How views are drawn.
+        seed: Seed of the views.
+        second_moments: Sum the squares and products of features, too: `clp`, `lgm` and LDA need them, `sfm` does not.
+            They are left out with ``epsilon``.
+        epsilon: ε of (ε, δ)-differential privacy of every image, by noise in counts and in sums of features of length
+            1 (`with_noise`). Class names are taken to be public. Default: no noise.
+        delta: δ, far below one over the number of images.
+        insecure_noise_seed: Draw the noise from this seed, for tests: the result says that nothing is private.
+        cache: Folder of feature banks; default ``$PROBEDISTILL_CACHE`` or ``~/.cache/probedistill``.
+        strict: Raise on an unreadable image instead of leaving it out with a warning.
+        progress: Show progress bars.
+        features: Where features come from, in place of ``cache``, ``strict`` and ``progress``.
+
+    Raises:
+        UserError: As for `extract_features` and `with_noise`.
+    """
+    check_encoder(encoder)
+    check_labelled(images)
+    check_class_names(images.class_names, f"images {images.spec!r}")
+    store = features or FeatureStore(cache, strict, progress)
+    bank = store.of(encoder, images, views=views, augment=augment or AugmentConfig(), seed=seed)
+    if epsilon is not None:
+        return private_statistics(
+            bank, EncoderRecord.of(encoder), name, epsilon=epsilon, delta=delta,
+            insecure_noise_seed=insecure_noise_seed, progress=store.progress,
+        )  # fmt: skip
+    part = PartRecord(name, images.fingerprint, len(bank), _MADE_BY)
+    return ClassStatistics.of_bank(
+        bank, EncoderRecord.of(encoder), part, second_moments=second_moments, progress=store.progress
+    )
+
+
+def private_statistics(
+    bank: FeatureBank,
+    encoder: EncoderRecord,
+    name: str,
+    *,
+    epsilon: float,
+    delta: float = 1e-5,
+    insecure_noise_seed: int | None = None,
+    progress: bool = False,
+) -> ClassStatistics:
+    """Statistics of a bank that are (ε, δ)-differentially private; arguments as for `class_statistics`.
+
+    Nothing but the noisy counts and sums depends on the images: the part has a random name for its images in place of
+    their fingerprint, and the number of images is that of the noisy counts.
+    """
+    counts, sums, promise = with_noise(
+        *unit_sums(bank), epsilon=epsilon, delta=delta, insecure_seed=insecure_noise_seed, progress=progress
+    )
+    part = PartRecord(name, secrets.token_hex(32), max(0, round(float(counts.sum()))), _MADE_BY)
+    about = StatisticsRecord(
+        encoder=encoder, views=bank.num_views, augment=bank.augment, class_names=bank.class_names, parts=(part,),
+        privacy=promise,
+    )  # fmt: skip
+    return ClassStatistics(about, counts, sums)
