@@ -132,6 +132,23 @@ def distil_cli(run_cli: Callable[..., Outcome], photos: Path) -> Callable[..., O
 
 
 @pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def refused(distil_cli: Callable[..., Outcome], out: Path) -> Callable[..., str]:
+    """Distil with bad input; return the error after checking that nothing was written."""
+
+    def run(*arguments: object, **options: object) -> str:
+        error = distil_cli(*arguments, "--out", out, **options).error()
+        assert not out.exists()
+        return error
+
+    return run
+
+
+@pytest.fixture
 def start_process() -> Callable[..., subprocess.Popen[str]]:
     """Start the command line in a process of its own; it is ended with the test."""
     started: list[subprocess.Popen[str]] = []

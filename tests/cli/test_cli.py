@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import pickle
@@ -16,90 +15,14 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from rich.console import Console
 from safetensors.torch import save_file
 
-from conftest import TINY, Outcome, wait_for
+from conftest import TINY
 from helpers_images import class_image, make_image_folder
-from probedistill import (
-    DistilledSet,
-    EvaluateConfig,
-    UserError,
-    encoder_config,
-    extract_features,
-    load_encoder,
-    load_images,
-)
-from probedistill.cli import app
-from probedistill.config import DistillConfig
-from probedistill.methods import PAPER
+from probedistill import DistilledSet, UserError, extract_features, load_encoder, load_images
 from probedistill.store.files import whole_file
 
-COMMANDS = [name for name in app if not name.startswith("-")]
-
-
-@pytest.fixture
-def out(tmp_path) -> Path:
-    return tmp_path / "out"
-
-
-@pytest.fixture
-def refused(distil_cli, out):
-    """Distil with bad input; return the error after checking that nothing was written."""
-
-    def run(*arguments, **options) -> str:
-        error = distil_cli(*arguments, "--out", out, **options).error()
-        assert not out.exists()
-        return error
-
-    return run
-
-
 # ---------------------------------------------------------------- commands that work
-
-
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], [], *[[command, "--help"] for command in COMMANDS]])
-def test_help_and_version(run_cli, arguments):
-    result = run_cli(*arguments)
-    assert result.code == 0
-    assert result.err == ""
-    if len(arguments) == 2:
-        assert re.search(rf"Example: probedistill {arguments[0]}\b", result.out)
-    if arguments == ["--help"]:
-        assert {"distill", "evaluate", "info"} < set(COMMANDS)
-        assert all(command in result.out for command in COMMANDS)
-
-
-@pytest.fixture
-def help_at(run_cli):
-    """The help of a command in a terminal of some columns. The app's own console keeps the width that it began with."""
-
-    def show(width: int, *command: str) -> str:
-        app.console = Console(width=width)
-        return run_cli(*command, "--help").out
-
-    yield show
-    app.console = None
-
-
-@pytest.mark.parametrize("width", [20, 30, 71, 72, 80])
-@pytest.mark.parametrize("command", ["distill", "evaluate", "transfer", "extend"])
-def test_help_cuts_no_name_of_an_option_on_any_terminal(help_at, command, width):
-    options = set(re.findall(r"(?m)^│\W*(--[\w.-]+)", help_at(200, command)))
-    assert len(options) > 15
-    shown = help_at(width, command)
-    assert max(map(len, shown.splitlines())) <= width
-    words = set(shown.split())
-    if width == 20:  # where a name is longer than the terminal is wide, it goes on in the next line
-        words = {name for name in options if name in "".join(shown.split())}
-    assert options <= words
-
-
-def test_help_of_a_narrow_terminal_says_the_same(help_at):
-    words = " ".join(help_at(30, "demo").split())
-    assert "Method" not in words  # which has no panel
-    assert "--steps INT Optimisation steps. [default: 200]" in words
-    assert set(COMMANDS) <= set(help_at(30).splitlines())
 
 
 def test_encoders_lists_the_recipes(run_cli):
@@ -186,63 +109,6 @@ def test_demo_on_a_folder(run_cli, photos, out):
     assert run_cli(*demo).code == 0  # an earlier demo is replaced
     result = run_cli(*demo[:-4], "--steps", 0, "--out", out)
     assert "steps 0 must be at least 1" in result.error()
-
-
-def test_default_folder_is_named_after_what_was_distilled(distil_cli, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert distil_cli("--method", "lgm").code == 0
-    (folder,) = Path("runs").iterdir()
-    assert folder.name.startswith("folder_")
-    assert folder.name.endswith("-module_helpers_encoders_tiny-lgm-seed-0")
-
-
-def shown_by_info(run_cli, folder):
-    result = run_cli("--json", "info", folder)
-    assert result.code == 0, result.err
-    return {row["what"]: row["of this run"] for row in json.loads(result.out)["rows"]}
-
-
-def test_info_names_every_option_that_is_not_the_default(run_cli, distil_cli, out):
-    flags = ("--canvas.init", "real", "--augment.scale", 0.2, 0.9, "--keep-stats", "--aim", "transfer")
-    of_images_and_encoder = ("--holdout", 0.3, "--precision", "bf16", "--input-size", 24, "--no-fold-batchnorm")
-    assert distil_cli("--out", out, *flags, *of_images_and_encoder, "--lr", 0.5).code == 0
-    info = shown_by_info(run_cli, out)
-    assert info["method"] == "clp, preset default, aim transfer, 3 steps, seed 0"
-    assert set(info["options"].split(", ")) == {
-        "canvas.init real", "augment.scale 0.2 0.9", "keep_stats true", "lr 0.5",
-    }  # fmt: skip
-    assert info["began as"] == "photos"
-    assert info["encoder"].endswith("24 features, bf16, fold_batchnorm false")
-    assert info["images"].endswith("12 images, holdout 0.3")
-    assert info["held out"].endswith("(test), 12 images")
-    assert "for 1 encoder" in info["statistics"]
-
-
-def test_info_of_defaults_names_none(run_cli, distil_cli, out):
-    assert distil_cli("--out", out, "--method", "sfm").code == 0
-    assert "options" not in shown_by_info(run_cli, out)
-
-
-def test_info_of_images_of_another_program_makes_nothing_up(run_cli, photos, out):
-    assert run_cli("import", photos / "train", "--out", out).code == 0
-    info = shown_by_info(run_cli, out)
-    assert (info["method"], info["state"]) == ("unknown: another program made the images", "whole")
-    assert not {"options", "began as", "encoder"} & info.keys()
-
-
-def test_info_of_an_unfinished_run(run_cli, distil_cli, out):
-    assert distil_cli("--out", out, encoder="module:helpers_encoders:turns_nan", steps=9).code == 1
-    result = run_cli("info", out)
-    assert result.code == 0, result.err
-    assert re.search(r"not finished: [1-8] of 9 steps saved", result.out)
-    assert "--resume" in result.out
-
-
-def test_info_of_something_else(run_cli, tmp_path):
-    assert "no such folder" in run_cli("info", tmp_path / "none").error()
-    assert "holds no run" in run_cli("info", tmp_path).error()
-    (tmp_path / "run.json").write_text('{"config": {}}')
-    assert str(tmp_path) in run_cli("info", tmp_path).error()
 
 
 # ---------------------------------------------------------------- images
@@ -376,19 +242,6 @@ def test_unknown_names_come_with_the_nearest(refused, arguments, says):
 )
 def test_unknown_encoders_come_with_the_nearest(refused, encoder, says):
     assert says in refused(encoder=encoder)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("command", COMMANDS)
-def test_a_misspelt_option_comes_with_the_nearest(run_cli, command):
-    arguments = app[command].assemble_argument_collection()
-    names = {name for a in arguments for name in a.names if a.name.startswith("--")}
-    options = {a.name for a in arguments if a.name in names and not a.children and len(a.name) > len("--k")}
-    for option in ["--quiet", *sorted(options)[::7]]:  # some of each command
-        if option[:-1] in names:
-            continue
-        error = run_cli(command, "folder", option[:-1], "1").error()
-        assert f"unknown option {option[:-1]!r}; did you mean {option}?" in error, command
 
 
 def test_a_misspelt_option_comes_before_the_one_that_is_missing(run_cli):
@@ -534,197 +387,7 @@ def test_loss_that_is_not_finite(distil_cli, out):
         DistilledSet.load(out)
 
 
-# ---------------------------------------------------------------- the output folder
-
-
-def test_output_path_is_a_file_or_under_one(distil_cli, tmp_path):
-    file = tmp_path / "file"
-    file.write_text("mine")
-    for path in (file, file / "below"):
-        assert repr(str(path))[:-1] in distil_cli("--out", path).error()
-    assert file.read_text() == "mine"
-
-
-def test_full_disk_at_the_start_leaves_nothing(distil_cli, out, monkeypatch):
-    assert distil_cli("--out", out).code == 0  # features are in the cache now
-    shutil.rmtree(out)
-
-    def full(*arguments, **options):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr("tempfile.mkstemp", full)
-    error = distil_cli("--out", out).error()
-    assert "No space left on device" in error
-    assert "free some space" in error
-    assert not out.exists()
-
-
-@pytest.mark.slow
-def test_files_that_cannot_be_written_in_full(fork, photos, tmp_path):
-    """A real failed write: no file may grow beyond 24 KiB, less than the tensors need and more than the rest."""
-    out = tmp_path / "out"
-    command = ["distill", "--images", f"folder:{photos}", "--encoder", TINY, "--out", out, "--steps", 3]
-    limited = fork(*command, file_size=24 * 1024)
-    assert "cannot write" in Outcome(limited.end(), "", limited.log.read_text()).error()
-    assert not list(out.rglob("*.part")), "a half-written file is left"
-    assert not list(out.rglob("*.safetensors"))
-    with pytest.raises(UserError):
-        DistilledSet.load(out)
-    assert fork(*command, "--resume").end() == 0
-    assert len(DistilledSet.load(out)) == 2
-
-
-def test_folder_that_holds_a_finished_run(distil_cli, out):
-    assert distil_cli("--out", out).code == 0
-    before = (out / "run.json").read_bytes()
-    error = distil_cli("--out", out, "--seed", 1).error()
-    assert "holds a finished run" in error
-    assert "--overwrite" in error
-    assert (out / "run.json").read_bytes() == before
-    assert distil_cli("--out", out, "--seed", 1, "--overwrite").code == 0
-    assert json.loads((out / "run.json").read_text())["config"]["seed"] == 1
-
-
-@pytest.mark.slow
-def test_folder_that_holds_an_unfinished_run(distil_cli, out):
-    assert distil_cli("--out", out, encoder="module:helpers_encoders:turns_nan", steps=9).code == 1
-    kept = sorted(out.rglob("*"))
-    error = distil_cli("--out", out).error()
-    assert "holds an unfinished run" in error
-    assert "--resume" in error
-    assert sorted(out.rglob("*")) == kept
-    assert "exclude each other" in distil_cli("--out", out, "--resume", "--overwrite").error()
-    error = distil_cli("--out", out, "--resume", steps=9).error()
-    assert "other encoder" in error
-    assert distil_cli("--out", out, "--overwrite").code == 0
-    assert not (out / "checkpoints").exists()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        (["--seed", 4], "seed 0, now 4"),
-        (["--method", "lgm"], "method 'clp', now 'lgm'"),
-        (["--lr", 0.5], "lr 0.02, now"),
-    ],
-)
-def test_resume_with_other_settings(distil_cli, out, arguments, says):
-    assert distil_cli("--out", out).code == 0
-    before = (out / "run.json").read_bytes()
-    assert says in distil_cli("--out", out, "--resume", *arguments).error()
-    assert (out / "run.json").read_bytes() == before
-
-
-def test_resume_with_other_images(distil_cli, tmp_path, out):
-    photos = make_image_folder(tmp_path / "photos", per_class=3)
-    assert distil_cli("--out", out, images=f"folder:{photos}").code == 0
-    (photos / "train/cat/0001.png").unlink()
-    assert "run of other images" in distil_cli("--out", out, "--resume", images=f"folder:{photos}").error()
-
-
-@pytest.mark.parametrize("arguments", [[], ["--resume"], ["--overwrite"]])
-@pytest.mark.parametrize("name", ["thesis.txt", "checkpoints/epoch3.pth", "run.json", "images/cat/1.png"])
-def test_folder_of_something_else_is_left_alone(distil_cli, out, arguments, name):
-    (out / name).parent.mkdir(parents=True)
-    (out / name).write_text("{}")
-    error = distil_cli("--out", out, *arguments).error()
-    assert "holds no run" in error
-    assert [p for p in out.rglob("*") if p.is_file()] == [out / name]
-
-
-# ---------------------------------------------------------------- YAML
-
-
-def test_yaml_gives_options_and_flags_win(run_cli, photos, out, tmp_path):
-    file = tmp_path / "c.yaml"
-    content = {"images": f"folder:{photos}", "encoder": TINY, "steps": 2, "seed": 7, "augment": {"flip": 0.25}}
-    file.write_text(yaml.safe_dump(content))
-    result = run_cli("distill", "--config", file, "--steps", 3, "--out", out)
-    assert result.code == 0, result.err
-    run = json.loads((out / "run.json").read_text())
-    assert (run["config"]["steps"], run["config"]["seed"], run["config"]["augment"]["flip"]) == (3, 7, 0.25)
-    assert len(run["losses"]) == 3
-    # The file is forgotten with the command: the next one in this process has to name its images.
-    assert "--images" in run_cli("distill", "--encoder", TINY, "--out", tmp_path / "other").error()
-
-
-@pytest.mark.parametrize("joined", [False, True])
-def test_an_encoder_in_a_file_of_its_own(run_cli, photos, out, tmp_path, joined):
-    """It stands for all of the encoder's options: those of --config do not mix with them; flags win."""
-    file, run = tmp_path / "tiny.yaml", tmp_path / "run.yaml"
-    file.write_text(yaml.safe_dump({"encoder": TINY, "precision": "bf16", "fold_batchnorm": False}))
-    run.write_text(yaml.safe_dump({"images": f"folder:{photos}", "encoder": "timm:resnet18@48", "compile": True}))
-    named = [f"--encoder={file}"] if joined else ["--encoder", file]
-    arguments = ["distill", *named, "--config", run, "--precision", "fp32", "--steps", 1, "--out", out]
-    assert "--trust" in run_cli(*arguments, trust=False).error()  # the file asks for code
-    result = run_cli(*arguments)
-    assert result.code == 0, result.err
-    kept = yaml.safe_load((out / "config.yaml").read_text())
-    assert (kept["encoder"], kept["precision"], kept["compile"], kept["fold_batchnorm"]) == (TINY, "fp32", False, False)
-    assert "input_size" not in kept
-
-
-def test_an_encoder_in_a_file_that_is_not_there(run_cli, photos, out):
-    assert "none.yaml" in run_cli("distill", "--images", f"folder:{photos}", "--encoder", "none.yaml").error()
-
-
-def test_yaml_option_that_is_also_a_command(distil_cli, out, tmp_path):
-    file = tmp_path / "c.yaml"
-    file.write_text("features: outputt")
-    assert "features" in distil_cli("--config", file, "--out", out).error()
-
-
-@pytest.mark.slow
-def test_yaml_flags_win_for_lists(run_cli, tmp_path, out):
-    photos = make_image_folder(tmp_path / "photos", classes=["cat", "dog", "hen"])
-    file = tmp_path / "c.yaml"
-    content = {"images": f"folder:{photos}", "encoder": TINY, "steps": 2, "classes": ["cat", "dog"]}
-    file.write_text(yaml.safe_dump(content))
-    assert run_cli("distill", "--config", file, "--out", out).code == 0
-    assert DistilledSet.load(out).class_names == ("cat", "dog")
-    other = tmp_path / "other"
-    assert run_cli("distill", "--config", file, "--out", other, "--classes", "hen", "--classes", "cat").code == 0
-    assert DistilledSet.load(other).class_names == ("hen", "cat")
-
-
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        ("stepss: 3", "did you mean 'steps'"),
-        ("steps: [", "cannot be read as YAML"),
-        ("- steps", "must map option names to values"),
-        ("views: many", "many"),
-        ("augment: {flipp: 0.5}", "flip"),
-        ("method: sfn", "sfm"),
-    ],
-)
-def test_yaml_that_is_wrong(refused, tmp_path, text, says):
-    file = tmp_path / "c.yaml"
-    file.write_text(text)
-    assert says in refused("--config", file)
-
-
-def test_yaml_that_is_not_there(refused, tmp_path):
-    assert "none.yaml" in refused("--config", tmp_path / "none.yaml")
-
-
-def test_yaml_that_is_not_text(refused, tmp_path):
-    (tmp_path / "c.yaml").write_bytes(b"\xff\xfe\x00\x01steps")
-    assert "c.yaml" in refused("--config", tmp_path / "c.yaml")
-
-
-def test_config_of_a_run_repeats_it(run_cli, distil_cli, photos, tmp_path, out):
-    given = ["--method", "lgm", "--seed", 3, "--views", 2, "--lr", 0.05, "--augment.scale", 0.5, 0.9, "--real-views", 1]
-    given += ["--encoder-args.seed", 4, "--classes", "dog", "--classes", "cat", "--canvas.kind", "pixels"]
-    assert distil_cli(*given, "--out", out).code == 0
-    again = tmp_path / "again"
-    result = run_cli("distill", "--config", out / "config.yaml", "--out", again)
-    assert result.code == 0, result.err
-    one, two = DistilledSet.load(out), DistilledSet.load(again)
-    assert one.class_names == two.class_names == ("dog", "cat")
-    assert torch.equal(one.float_images, two.float_images)
-    assert one.run.config == two.run.config
-    assert (out / "config.yaml").read_text() == (again / "config.yaml").read_text()
+# ---------------------------------------------------------------- evaluate
 
 
 def test_evaluating_with_another_encoder_and_data(run_cli, distil_cli, tmp_path, photos, out):
@@ -740,17 +403,6 @@ def test_evaluating_with_another_encoder_and_data(run_cli, distil_cli, tmp_path,
     assert "'cat'" in error
     assert "hen" in error
     assert "no such folder" in run_cli("evaluate", tmp_path / "none", "--images", "folder:x", "--encoder", TINY).error()
-
-
-def test_evaluate_does_not_take_the_views_of_a_step_from_a_runs_config(run_cli, distil_cli, photos, tmp_path):
-    run, mine = tmp_path / "run", tmp_path / "mine.yaml"
-    distil_cli("--out", run, "--views", 2)
-    mine.write_text(f"images: folder:{photos}\nencoder: {TINY}\nviews: 7\n")
-    for config, views in ((run / "config.yaml", EvaluateConfig().for_images(2).views), (mine, 7)):
-        outcome = run_cli("evaluate", run, "--config", config, "--seeds", 1, "--baselines", "centroids")
-        assert outcome.code == 0, outcome.err
-        scores = json.loads(next(run.glob("evaluation-*.json")).read_text())
-        assert scores["context"]["protocol"]["views"] == views
 
 
 # ---------------------------------------------------------------- what users met on their first day
@@ -785,12 +437,6 @@ def test_numbers_that_mean_nothing(refused, arguments, message):
 def test_a_negative_seed_is_named_by_every_command(run_cli, photos, tmp_path):
     arguments = ["--images", f"folder:{photos}", "--encoder", TINY, "--views", 2, "--seed", -1, "--cache", tmp_path]
     assert "seed -1 must be 0 or more" in run_cli("features", *arguments).error()
-
-
-def test_ranges_of_the_wrong_length_in_a_file(refused, tmp_path):
-    file = tmp_path / "options.yaml"
-    file.write_text("augment: {scale: [0.5]}\n")
-    assert refused("--config", file)
 
 
 def test_a_checkpoint_that_is_no_checkpoint(run_cli, photos, out, tmp_path):
@@ -828,90 +474,6 @@ def test_names_are_printed_as_they_are(run_cli, photos, tmp_path):
     assert str(again) in run_cli("watch", again).out
 
 
-def test_help_names_defaults_and_the_papers_values(run_cli):
-    """The paper's values are written by hand, beside the option; `PAPER` has the last word."""
-    words = " ".join(re.sub(r"[│╭╮╰╯─]", " ", run_cli("distill", "--help").out).split())
-    ours = DistillConfig()
-    for method, paper in PAPER.items():
-        assert f"Optimisation steps (paper: {paper['steps']}). [default: {ours.steps}]" in words
-        assert f"learning rate (paper: {paper['lr']}); auto: 0.05 for clp from noise" in words
-        assert f"schedule (paper: {paper['schedule']})." in words
-        assert paper["views"] == (10 if method == "lgm" else 1)
-        assert "(paper: 10 for lgm, else 1); auto: 12 for vision transformers from photos, else 3." in words
-        assert f"(paper: {paper['canvas']['size']} for inputs of 224)" in words
-    assert f"our reading of the paper: {PAPER['clp']['clp']['ridge']}); auto: 3 for vision transformers" in words
-    assert f"(paper: {PAPER['lgm']['lgm']['sigma']}). [default: {ours.lgm.sigma}]" in words
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("given", ["flag", "file"])
-def test_numbers_keep_their_decimals(run_cli, photos, tmp_path, given):
-    """The library behind the command line rounds where a whole number may stand: 0.001 was 0."""
-    out, file = tmp_path / "run", tmp_path / "encoder.yaml"
-    arguments = ["distill", "--images", f"folder:{photos}", "--views", 1, "--out", out, "--no-pretrained", "--steps", 1]
-    if given == "file":
-        file.write_text("encoder: timm:resnet18@32\nencoder_args: {drop_rate: 0.25, num_classes: 7, pad: 1.0}\n")
-        result = run_cli(*arguments, "--config", file, "--encoder-args.pad", "x")
-        assert "pad" in result.error()
-        file.write_text("encoder: timm:resnet18@32\nencoder_args: {drop_rate: 0.25, num_classes: 7}\n")
-        arguments += ["--config", file]
-    else:
-        arguments += [
-            "--encoder",
-            "timm:resnet18@32",
-            "--encoder-args.drop_rate",
-            0.25,
-            "--encoder-args.num_classes",
-            7,
-        ]
-    assert run_cli(*arguments).code == 0
-    kept = yaml.safe_load((out / "config.yaml").read_text())["encoder_args"]
-    assert kept == {"drop_rate": 0.25, "num_classes": 7}
-    assert run_cli("evaluate", out, "--config", out / "config.yaml", "--seeds", 1, "--views", 1).code == 0
-    known = load_encoder(encoder_config(str(out / "config.yaml")))
-    assert DistilledSet.load(out).run.encoders[0].fingerprint == known.fingerprint
-    assert "2.5" in run_cli("features", "--images", f"folder:{photos}", "--encoder", TINY, "--views", 2.5).error()
-
-
-@pytest.mark.slow
-def test_a_folder_that_another_process_is_at_work_in(fork, run_cli, photos, tmp_path):
-    out = tmp_path / "run"
-    arguments = ["distill", "--images", f"folder:{photos}", "--encoder", "module:helpers_encoders:slow", "--out", out]
-    process = fork(*arguments, "--steps", 2000, "--checkpoint-seconds", 0)
-    wait_for(lambda: list((out / "checkpoints").glob("step-*")))
-    for option in ("--resume", "--overwrite"):
-        assert "is in use by another process; wait for it" in run_cli(*arguments, "--steps", 2000, option).error()
-    process.kill(signal.SIGTERM)
-    process.end()
-    assert list((out / "checkpoints").glob("step-*")), "what was under way is still there"
-    assert run_cli(*arguments, "--steps", 1, "--overwrite").code == 0, "it is free again"
-
-
-@pytest.mark.slow
-def test_a_run_among_its_images_would_be_a_class(run_cli, photos, tmp_path):
-    for place, fits in (("train/run", False), ("train/cat/run", False), ("test/run", False), ("runs/run", True)):
-        arguments = [
-            "distill",
-            "--images",
-            f"folder:{photos}",
-            "--encoder",
-            TINY,
-            "--steps",
-            1,
-            "--out",
-            photos / place,
-        ]
-        if fits:
-            assert run_cli(*arguments).code == 0
-            shutil.rmtree(photos / "runs")
-        else:
-            assert "would count as a class; choose another folder" in run_cli(*arguments).error()
-            assert not (photos / place).exists()
-    arguments[2], arguments[-1] = f"folder:{photos / 'train'}", photos / "train" / "a" / "b"
-    assert "would count as a class" in run_cli(*arguments).error()
-    assert sorted(path.name for path in (photos / "train").iterdir()) == ["cat", "dog"]
-
-
 @pytest.mark.slow
 def test_scores_of_another_protocol_do_not_go_in_silence(run_cli, distil_cli, photos, tmp_path):
     out = tmp_path / "run"
@@ -940,41 +502,6 @@ def test_what_a_run_holds_beside_its_images(run_cli, distil_cli, photos, tmp_pat
     inherited = ["evaluate", out, "--config", out / "config.yaml", "--probes", "inherited", "--seeds", 1]
     assert "unknown encoder 'nope'" in run_cli(*inherited, "--source", "nope").error()
     assert "not of the source" in run_cli(*inherited, "--source", f"{TINY}@48").error()
-
-
-@pytest.mark.parametrize(
-    ("content", "says"),
-    [
-        ("augment: {scale: 3}", r"--augment.scale '3' in .*x.yaml: .*'3' is not two numbers or auto"),
-        ("lr: fast", r"--lr.* 'fast' is not a number or auto"),
-        ("seed: 2.5", r"--seed.* '2.5' is not a whole number"),
-        ("keep_head: maybe", r"--keep-head.* 'maybe' is not true or false"),
-        ("augment: 3", r"--augment '3' in .*x.yaml"),
-        ("views: 2.7", r"--views.*2.7|2.7.*--views"),
-        ("encoder_args: {bn_eps: hello}", r"encoder_args .*bn_eps"),
-    ],
-)
-def test_an_option_in_a_file_that_does_not_fit_is_named(refused, tmp_path, content, says):
-    file = tmp_path / "x.yaml"
-    file.write_text(content)
-    assert re.search(says, refused("--config", file))
-
-
-@pytest.mark.slow
-def test_every_option_of_a_command_may_stand_in_a_file(run_cli, distil_cli, photos, tmp_path):
-    out, file, spec = tmp_path / "run", tmp_path / "options.yaml", f"folder:{photos}"
-    assert distil_cli("--out", out).code == 0
-    file.write_text("seeds: 1\nviews: 2\nprobes: [logistic]\nbaselines: [random]\n")
-    arguments = ["transfer", out, "--images", spec, "--encoders", TINY, "--out", tmp_path / "t", "--config", file]
-    assert run_cli(*arguments).code == 0
-    protocol = json.loads((tmp_path / "t" / "transfer.json").read_text())["protocol"]
-    assert [protocol[name] for name in ("seeds", "views", "probes", "baselines")] == [1, 2, ["logistic"], ["random"]]
-    file.write_text("images_per_class: 2\nseeds: 1\nbaselines: [random]\n")
-    result = run_cli("baseline", "--images", spec, "--encoder", TINY, "--out", tmp_path / "b.json", "--config", file)
-    assert result.code == 0, result.err
-    assert json.loads((tmp_path / "b.json").read_text())["rows"][0]["images"] == 4
-    file.write_text("k: 3\nseeed: 1\n")
-    assert "unknown option in options.yaml 'seeed'; did you mean 'seed'" in run_cli(*arguments).error()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,86 @@
+"""Help: every command, any width of the terminal, the defaults and the papers' values."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from rich.console import Console
+
+from probedistill.cli import app
+from probedistill.config import DistillConfig
+from probedistill.methods import PAPER
+
+COMMANDS = [name for name in app if not name.startswith("-")]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], [], *[[command, "--help"] for command in COMMANDS]])
+def test_help_and_version(run_cli, arguments):
+    result = run_cli(*arguments)
+    assert result.code == 0
+    assert result.err == ""
+    if len(arguments) == 2:
+        assert re.search(rf"Example: probedistill {arguments[0]}\b", result.out)
+    if arguments == ["--help"]:
+        assert {"distill", "evaluate", "info"} < set(COMMANDS)
+        assert all(command in result.out for command in COMMANDS)
+
+
+@pytest.fixture
+def help_at(run_cli):
+    """The help of a command in a terminal of some columns. The app's own console keeps the width that it began with."""
+
+    def show(width: int, *command: str) -> str:
+        app.console = Console(width=width)
+        return run_cli(*command, "--help").out
+
+    yield show
+    app.console = None
+
+
+@pytest.mark.parametrize("width", [20, 30, 71, 72, 80])
+@pytest.mark.parametrize("command", ["distill", "evaluate", "transfer", "extend"])
+def test_help_cuts_no_name_of_an_option_on_any_terminal(help_at, command, width):
+    options = set(re.findall(r"(?m)^│\W*(--[\w.-]+)", help_at(200, command)))
+    assert len(options) > 15
+    shown = help_at(width, command)
+    assert max(map(len, shown.splitlines())) <= width
+    words = set(shown.split())
+    if width == 20:  # where a name is longer than the terminal is wide, it goes on in the next line
+        words = {name for name in options if name in "".join(shown.split())}
+    assert options <= words
+
+
+def test_help_of_a_narrow_terminal_says_the_same(help_at):
+    words = " ".join(help_at(30, "demo").split())
+    assert "Method" not in words  # which has no panel
+    assert "--steps INT Optimisation steps. [default: 200]" in words
+    assert set(COMMANDS) <= set(help_at(30).splitlines())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_misspelt_option_comes_with_the_nearest(run_cli, command):
+    arguments = app[command].assemble_argument_collection()
+    names = {name for a in arguments for name in a.names if a.name.startswith("--")}
+    options = {a.name for a in arguments if a.name in names and not a.children and len(a.name) > len("--k")}
+    for option in ["--quiet", *sorted(options)[::7]]:  # some of each command
+        if option[:-1] in names:
+            continue
+        error = run_cli(command, "folder", option[:-1], "1").error()
+        assert f"unknown option {option[:-1]!r}; did you mean {option}?" in error, command
+
+
+def test_help_names_defaults_and_the_papers_values(run_cli):
+    """The paper's values are written by hand, beside the option; `PAPER` has the last word."""
+    words = " ".join(re.sub(r"[│╭╮╰╯─]", " ", run_cli("distill", "--help").out).split())
+    ours = DistillConfig()
+    for method, paper in PAPER.items():
+        assert f"Optimisation steps (paper: {paper['steps']}). [default: {ours.steps}]" in words
+        assert f"learning rate (paper: {paper['lr']}); auto: 0.05 for clp from noise" in words
+        assert f"schedule (paper: {paper['schedule']})." in words
+        assert paper["views"] == (10 if method == "lgm" else 1)
+        assert "(paper: 10 for lgm, else 1); auto: 12 for vision transformers from photos, else 3." in words
+        assert f"(paper: {paper['canvas']['size']} for inputs of 224)" in words
+    assert f"our reading of the paper: {PAPER['clp']['clp']['ridge']}); auto: 3 for vision transformers" in words
+    assert f"(paper: {PAPER['lgm']['lgm']['sigma']}). [default: {ours.lgm.sigma}]" in words

@@ -1,0 +1,157 @@
+"""The folder of a run: what holds something already, is in use, or cannot be written."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+from conftest import TINY, Outcome, wait_for
+from helpers_images import make_image_folder
+from probedistill import DistilledSet, UserError
+
+
+def test_default_folder_is_named_after_what_was_distilled(distil_cli, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert distil_cli("--method", "lgm").code == 0
+    (folder,) = Path("runs").iterdir()
+    assert folder.name.startswith("folder_")
+    assert folder.name.endswith("-module_helpers_encoders_tiny-lgm-seed-0")
+
+
+def test_output_path_is_a_file_or_under_one(distil_cli, tmp_path):
+    file = tmp_path / "file"
+    file.write_text("mine")
+    for path in (file, file / "below"):
+        assert repr(str(path))[:-1] in distil_cli("--out", path).error()
+    assert file.read_text() == "mine"
+
+
+def test_full_disk_at_the_start_leaves_nothing(distil_cli, out, monkeypatch):
+    assert distil_cli("--out", out).code == 0  # features are in the cache now
+    shutil.rmtree(out)
+
+    def full(*arguments, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tempfile.mkstemp", full)
+    error = distil_cli("--out", out).error()
+    assert "No space left on device" in error
+    assert "free some space" in error
+    assert not out.exists()
+
+
+@pytest.mark.slow
+def test_files_that_cannot_be_written_in_full(fork, photos, tmp_path):
+    """A real failed write: no file may grow beyond 24 KiB, less than the tensors need and more than the rest."""
+    out = tmp_path / "out"
+    command = ["distill", "--images", f"folder:{photos}", "--encoder", TINY, "--out", out, "--steps", 3]
+    limited = fork(*command, file_size=24 * 1024)
+    assert "cannot write" in Outcome(limited.end(), "", limited.log.read_text()).error()
+    assert not list(out.rglob("*.part")), "a half-written file is left"
+    assert not list(out.rglob("*.safetensors"))
+    with pytest.raises(UserError):
+        DistilledSet.load(out)
+    assert fork(*command, "--resume").end() == 0
+    assert len(DistilledSet.load(out)) == 2
+
+
+def test_folder_that_holds_a_finished_run(distil_cli, out):
+    assert distil_cli("--out", out).code == 0
+    before = (out / "run.json").read_bytes()
+    error = distil_cli("--out", out, "--seed", 1).error()
+    assert "holds a finished run" in error
+    assert "--overwrite" in error
+    assert (out / "run.json").read_bytes() == before
+    assert distil_cli("--out", out, "--seed", 1, "--overwrite").code == 0
+    assert json.loads((out / "run.json").read_text())["config"]["seed"] == 1
+
+
+@pytest.mark.slow
+def test_folder_that_holds_an_unfinished_run(distil_cli, out):
+    assert distil_cli("--out", out, encoder="module:helpers_encoders:turns_nan", steps=9).code == 1
+    kept = sorted(out.rglob("*"))
+    error = distil_cli("--out", out).error()
+    assert "holds an unfinished run" in error
+    assert "--resume" in error
+    assert sorted(out.rglob("*")) == kept
+    assert "exclude each other" in distil_cli("--out", out, "--resume", "--overwrite").error()
+    error = distil_cli("--out", out, "--resume", steps=9).error()
+    assert "other encoder" in error
+    assert distil_cli("--out", out, "--overwrite").code == 0
+    assert not (out / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--seed", 4], "seed 0, now 4"),
+        (["--method", "lgm"], "method 'clp', now 'lgm'"),
+        (["--lr", 0.5], "lr 0.02, now"),
+    ],
+)
+def test_resume_with_other_settings(distil_cli, out, arguments, says):
+    assert distil_cli("--out", out).code == 0
+    before = (out / "run.json").read_bytes()
+    assert says in distil_cli("--out", out, "--resume", *arguments).error()
+    assert (out / "run.json").read_bytes() == before
+
+
+def test_resume_with_other_images(distil_cli, tmp_path, out):
+    photos = make_image_folder(tmp_path / "photos", per_class=3)
+    assert distil_cli("--out", out, images=f"folder:{photos}").code == 0
+    (photos / "train/cat/0001.png").unlink()
+    assert "run of other images" in distil_cli("--out", out, "--resume", images=f"folder:{photos}").error()
+
+
+@pytest.mark.parametrize("arguments", [[], ["--resume"], ["--overwrite"]])
+@pytest.mark.parametrize("name", ["thesis.txt", "checkpoints/epoch3.pth", "run.json", "images/cat/1.png"])
+def test_folder_of_something_else_is_left_alone(distil_cli, out, arguments, name):
+    (out / name).parent.mkdir(parents=True)
+    (out / name).write_text("{}")
+    error = distil_cli("--out", out, *arguments).error()
+    assert "holds no run" in error
+    assert [p for p in out.rglob("*") if p.is_file()] == [out / name]
+
+
+@pytest.mark.slow
+def test_a_folder_that_another_process_is_at_work_in(fork, run_cli, photos, tmp_path):
+    out = tmp_path / "run"
+    arguments = ["distill", "--images", f"folder:{photos}", "--encoder", "module:helpers_encoders:slow", "--out", out]
+    process = fork(*arguments, "--steps", 2000, "--checkpoint-seconds", 0)
+    wait_for(lambda: list((out / "checkpoints").glob("step-*")))
+    for option in ("--resume", "--overwrite"):
+        assert "is in use by another process; wait for it" in run_cli(*arguments, "--steps", 2000, option).error()
+    process.kill(signal.SIGTERM)
+    process.end()
+    assert list((out / "checkpoints").glob("step-*")), "what was under way is still there"
+    assert run_cli(*arguments, "--steps", 1, "--overwrite").code == 0, "it is free again"
+
+
+@pytest.mark.slow
+def test_a_run_among_its_images_would_be_a_class(run_cli, photos, tmp_path):
+    for place, fits in (("train/run", False), ("train/cat/run", False), ("test/run", False), ("runs/run", True)):
+        arguments = [
+            "distill",
+            "--images",
+            f"folder:{photos}",
+            "--encoder",
+            TINY,
+            "--steps",
+            1,
+            "--out",
+            photos / place,
+        ]
+        if fits:
+            assert run_cli(*arguments).code == 0
+            shutil.rmtree(photos / "runs")
+        else:
+            assert "would count as a class; choose another folder" in run_cli(*arguments).error()
+            assert not (photos / place).exists()
+    arguments[2], arguments[-1] = f"folder:{photos / 'train'}", photos / "train" / "a" / "b"
+    assert "would count as a class" in run_cli(*arguments).error()
+    assert sorted(path.name for path in (photos / "train").iterdir()) == ["cat", "dog"]
