@@ -1,8 +1,7 @@
-"""Geometry: where points lie among the real images of their class, the tests over classes, and the command."""
+"""Geometry: where points lie among the real images of their class, and the command."""
 
 from __future__ import annotations
 
-import itertools
 import json
 import shutil
 import sys
@@ -14,14 +13,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from scipy.stats import rankdata, wilcoxon
 
 from conftest import TINY
 from helpers_images import make_image_folder
 from probedistill import DistilledSet, LabelledImages, UserError, geometry, load_encoder, load_images
 from probedistill.analysis.geometry import Geometry, describe_classes
 from probedistill.analysis.places import Place, RealReference
-from probedistill.analysis.statistics import class_test, signed_rank_test
+from probedistill.analysis.statistics import class_test
 from probedistill.store.records import as_plain
 
 MEASURES = tuple(field.name for field in fields(Place))
@@ -205,24 +203,6 @@ def test_real_images_in_the_place_of_synthetic_ones_are_not_at_the_periphery():
     assert class_test(np.concatenate(quantiles)).p > 0.05
 
 
-@given(st.lists(st.integers(-4, 4), min_size=1, max_size=9))
-def test_signed_ranks_with_ties_are_counted_exactly(values):
-    differences = np.array(values, float)
-    kept = differences[differences != 0]
-    ranks = rankdata(np.abs(kept))
-    sums = [np.dot(ranks, signs) for signs in itertools.product((0, 1), repeat=len(kept))]
-    found = ranks[kept > 0].sum()
-    tail = min(np.mean(np.array(sums) <= found), np.mean(np.array(sums) >= found))
-    assert signed_rank_test(differences) == pytest.approx(min(1, 2 * tail))
-
-
-@pytest.mark.parametrize("count", [5, 40, 100, 300])
-def test_signed_ranks_without_ties_are_those_of_scipy(count):
-    differences = np.random.default_rng(count).normal(0.1, 1, count)
-    exact = "exact" if count <= 100 else "approx"
-    assert signed_rank_test(differences) == pytest.approx(wilcoxon(differences, method=exact).pvalue, rel=1e-9)
-
-
 @pytest.mark.slow
 def test_a_class_whose_images_are_the_same(tmp_path):
     folder = make_image_folder(tmp_path / "photos", classes=("cat", "dog", "hen"), per_class=5, splits=())
@@ -249,21 +229,6 @@ def test_a_class_whose_images_are_the_same(tmp_path):
     assert as_plain(read) == as_plain(found)
     assert "nan" not in str(found)
     assert "–" in str(found)
-
-
-def test_a_test_over_classes():
-    assert class_test(np.full(10, 0.5)).p == 1
-    outside = class_test(np.linspace(0.9, 1, 10))
-    assert outside.score == pytest.approx(0.95)
-    assert outside.interval[0] > 0.9
-    assert outside.p == pytest.approx(2 / 2**10)
-    inside = class_test(np.linspace(0, 0.1, 10))
-    assert (inside.score, inside.p) == (pytest.approx(0.05), outside.p)
-    quantiles = np.random.default_rng(0).uniform(size=40)
-    mixed = class_test(quantiles)
-    assert mixed.interval[0] < mixed.score < mixed.interval[1]
-    assert mixed.interval[1] - mixed.score == pytest.approx(1.96 * quantiles.std() / 40**0.5, rel=0.15)
-    assert class_test(quantiles) == mixed
 
 
 # ---------------------------------------------------------------- a run

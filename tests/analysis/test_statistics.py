@@ -1,4 +1,4 @@
-"""Rank correlations and their permutation test: exact for few things, drawn for many."""
+"""Rank correlations, and tests over classes: exact for few things, drawn for many."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import permutation_test, spearmanr
+from scipy.stats import permutation_test, rankdata, spearmanr, wilcoxon
 
-from probedistill.analysis.statistics import Correlation, mantel, rank_agreement
+from probedistill.analysis.statistics import Correlation, class_test, mantel, rank_agreement, signed_rank_test
 
 # ---------------------------------------------------------------- matrices of pairs
 
@@ -104,3 +104,39 @@ def test_agreement_of_many_is_drawn():
     found = rank_agreement(range(12), [*range(10), 11, 10])
     assert found.p == pytest.approx(1 / 10_000)
     assert found.spearman > 0.98
+
+
+# ---------------------------------------------------------------- tests over classes
+
+
+@given(st.lists(st.integers(-4, 4), min_size=1, max_size=9))
+def test_signed_ranks_with_ties_are_counted_exactly(values):
+    differences = np.array(values, float)
+    kept = differences[differences != 0]
+    ranks = rankdata(np.abs(kept))
+    sums = [np.dot(ranks, signs) for signs in itertools.product((0, 1), repeat=len(kept))]
+    found = ranks[kept > 0].sum()
+    tail = min(np.mean(np.array(sums) <= found), np.mean(np.array(sums) >= found))
+    assert signed_rank_test(differences) == pytest.approx(min(1, 2 * tail))
+
+
+@pytest.mark.parametrize("count", [5, 40, 100, 300])
+def test_signed_ranks_without_ties_are_those_of_scipy(count):
+    differences = np.random.default_rng(count).normal(0.1, 1, count)
+    exact = "exact" if count <= 100 else "approx"
+    assert signed_rank_test(differences) == pytest.approx(wilcoxon(differences, method=exact).pvalue, rel=1e-9)
+
+
+def test_a_test_over_classes():
+    assert class_test(np.full(10, 0.5)).p == 1
+    outside = class_test(np.linspace(0.9, 1, 10))
+    assert outside.score == pytest.approx(0.95)
+    assert outside.interval[0] > 0.9
+    assert outside.p == pytest.approx(2 / 2**10)
+    inside = class_test(np.linspace(0, 0.1, 10))
+    assert (inside.score, inside.p) == (pytest.approx(0.05), outside.p)
+    quantiles = np.random.default_rng(0).uniform(size=40)
+    mixed = class_test(quantiles)
+    assert mixed.interval[0] < mixed.score < mixed.interval[1]
+    assert mixed.interval[1] - mixed.score == pytest.approx(1.96 * quantiles.std() / 40**0.5, rel=0.15)
+    assert class_test(quantiles) == mixed
