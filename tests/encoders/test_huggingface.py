@@ -130,6 +130,43 @@ def test_without_a_stored_pooler_features_are_the_class_token(hf_folder, tmp_pat
     assert load_encoder(f"hf:{root / name}", device="cpu").fingerprint != encoder.fingerprint
 
 
+def test_a_map_of_features_is_averaged_over_the_image(hf_folder, tmp_path):
+    """A model without pooler gives a map (n, d, h, w): its first channel is no feature of the image."""
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_sizes": [8, 8, 8, 24], "depths": [1] * 4, "num_attention_heads": [1] * 4}
+    model = transformers.SegformerModel(transformers.SegformerConfig(**sizes)).eval()
+    _check_averaged(model, (2, 3), hf_folder, tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore:the checkpoint of hf")
+def test_tokens_without_one_for_the_class_are_averaged(hf_folder, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    config = transformers.SwinConfig(embed_dim=8, depths=[1, 1], num_heads=[1, 1], image_size=32, window_size=4)
+    model = transformers.SwinModel(config, add_pooling_layer=False).eval()
+    _check_averaged(model, 1, hf_folder, tmp_path)
+    model = transformers.SiglipVisionModel(transformers.SiglipVisionConfig(**SMALL)).eval()  # its pooler is named head
+    model.save_pretrained(tmp_path / "siglip")
+    shutil.copy(hf_folder[0] / "vit" / "preprocessor_config.json", tmp_path / "siglip")
+    _lacking(tmp_path / "siglip", tmp_path / "without", "head")
+    with pytest.raises(UserError, match=r"head.* is missing and would be random"):
+        load_encoder(f"hf:{tmp_path / 'without'}", device="cpu")
+
+
+def _check_averaged(model, over, hf_folder, tmp_path):
+    model.save_pretrained(tmp_path / "model")
+    shutil.copy(hf_folder[0] / "vit" / "preprocessor_config.json", tmp_path / "model")
+    encoder = load_encoder(f"hf:{tmp_path / 'model'}", device="cpu")
+    images = pictures(3, 32)
+    with torch.no_grad():
+        assert close(encoder(images), model((images - 0.4) / 0.3).last_hidden_state.mean(over))
+
+
+def test_weights_of_another_shape_are_as_good_as_missing(hf_folder):
+    arguments = {"ignore_mismatched_sizes": True, "intermediate_size": 48}
+    with pytest.raises(UserError, match="is missing and would be random"):
+        load_encoder(f"hf:{hf_folder[0] / 'vit'}", encoder_args=arguments, device="cpu")
+
+
 def test_a_classifiers_checkpoint_gives_its_class_token(hf_folder, tmp_path):
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(1)

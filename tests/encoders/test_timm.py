@@ -296,3 +296,17 @@ def test_position_embeddings_of_another_model_are_not_resampled(tmp_path):
     save_file(timm.create_model("vit_tiny_patch16_224", num_classes=0).state_dict(), tmp_path / "w.safetensors")
     with pytest.raises(UserError, match="does not fit timm model 'vit_base_patch14_dinov2"):
         load_encoder("dinov2_vitb14", checkpoint=tmp_path / "w.safetensors", input_size=56, device="cpu")
+
+
+@pytest.mark.parametrize("features", ["pooled", "output"])
+def test_weights_that_timm_does_not_know_are_named_with_the_nearest(features):
+    with pytest.raises(UserError, match=r"unknown weights of timm model 'resnet18' 'a2_in1'; did you mean 'a2_in1k'"):
+        load_encoder("timm:resnet18.a2_in1", features=features)
+    with pytest.raises(UserError, match=r"timm has no weights of 'beit3_giant_patch14_224'; give checkpoint"):
+        load_encoder("timm:beit3_giant_patch14_224.best", features=features)
+
+
+def test_a_classifier_of_another_size_than_its_weights_is_refused():
+    """timm makes such a classifier anew: its outputs would be those of random weights."""
+    with pytest.raises(UserError, match=r"num_classes 10 is not the 1000 .* would be random; leave it out or give"):
+        load_encoder("timm:resnet18.a1_in1k", features="output", encoder_args={"num_classes": 10})

@@ -17,6 +17,8 @@ from .encoder import RESAMPLING
 from .known import IMAGENET
 from .source import EncoderSource, Loaded, Output, optional
 
+_CLASS_TOKENS = ("cls_token", "class_token", "class_embedding")
+"""What models call the token that stands for the whole image; it is the first."""
 _NOT_SETTINGS = ("revision", "trust_remote_code", "dtype", "torch_dtype")
 """Arguments of loading that a model's settings may also have; the first two find the settings themselves."""
 
@@ -24,9 +26,10 @@ _NOT_SETTINGS = ("revision", "trust_remote_code", "dtype", "torch_dtype")
 def load_hf(repo: str, config: EncoderConfig) -> Loaded:
     """A vision model of a repository or a local folder.
 
-    Its features are the model's pooled output, or the class token if the model, or its checkpoint, has no pooler.
-    Encoder arguments that are settings of the model (``mask_ratio``) change its configuration; the others go to the
-    loader. A checkpoint that lacks weights on which the features depend is refused.
+    Its features are the model's pooled output. If the model, or its checkpoint, has no pooler, they are the class
+    token, or the mean over the image if there is no such token. Encoder arguments that are settings of the model
+    (``mask_ratio``) change its configuration; the others go to the loader. A checkpoint that lacks weights on which
+    the features depend is refused.
     """
     optional("transformers", "hf", f"hf:{repo}")
     way_out = "give hf:FOLDER with a copy of it, or take efficientnet_lite0, which needs no network"
@@ -44,26 +47,25 @@ def _loaded(repo: str, config: EncoderConfig) -> Loaded:
         view["input_size"] = config.input_size
     interpolates = view["input_size"] != own_size and hasattr(model, "embeddings")
     pools = not any("pooler" in key.split(".") for key in missing)
+    has_token = any(name.rpartition(".")[2] in _CLASS_TOKENS for name in model.state_dict())
     if not pools:
-        warnings.warn(
-            f"the checkpoint of hf:{repo} holds no pooler; its features are the class token instead", stacklevel=2
-        )
+        instead = "class token" if has_token else "mean over the image"
+        warnings.warn(f"the checkpoint of hf:{repo} holds no pooler; its features are the {instead}", stacklevel=2)
 
     def pooled(module: nn.Module, images: Tensor) -> Tensor:
         extra = {"interpolate_pos_encoding": True} if interpolates else {}
         output = module(images, **extra)
         features = getattr(output, "pooler_output", None) if pools else None
-        features = output.last_hidden_state[:, 0] if features is None else features
-        return features.flatten(1)
+        return (_of_the_image(output.last_hidden_state, has_token) if features is None else features).flatten(1)
 
     encoder = Output(model, pooled)
     _check_nothing_is_new(encoder, missing, spec, view["input_size"])
-    identity = f"{'' if pools else 'class token'}|{getattr(settings, 'mask_ratio', '')}"
+    identity = f"{'' if pools else 'class token' if has_token else 'mean'}|{getattr(settings, 'mask_ratio', '')}"
     return Loaded(encoder, identity=identity, **view)
 
 
 def _made(repo: str, config: EncoderConfig, spec: str) -> tuple[Any, Any, set[str]]:
-    """The settings, the model, and the names of the weights that its checkpoint lacks."""
+    """The settings, the model, and the names of the weights that its checkpoint lacks, or has in another shape."""
     import transformers
 
     failures = (OSError, ValueError, KeyError, RuntimeError, ImportError)
@@ -77,7 +79,7 @@ def _made(repo: str, config: EncoderConfig, spec: str) -> tuple[Any, Any, set[st
                 model, info = transformers.AutoModel.from_pretrained(
                     repo, config=settings, output_loading_info=True, **arguments
                 )
-                return settings, model, set(info["missing_keys"])
+                return settings, model, {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}
             return settings, transformers.AutoModel.from_config(settings, **arguments), set()
         except TypeError as error:
             reason = " ".join(str(error).split())
@@ -97,6 +99,13 @@ def _preparation(repo: str) -> dict[str, Any]:
     except (OSError, ValueError, AttributeError, ImportError):
         warnings.warn(f"hf:{repo} names no mean and std; using ImageNet's", stacklevel=2)
         return found
+
+
+def _of_the_image(hidden: Tensor, has_token: bool) -> Tensor:
+    """One feature (n, d) of each image, out of a map (n, d, h, w) or tokens (n, t, d), the class token first."""
+    if hidden.ndim == 4:
+        return hidden.mean(dim=(2, 3))
+    return hidden[:, 0] if has_token else hidden.mean(dim=1)
 
 
 def _of_loading(config: EncoderConfig) -> dict[str, Any]:

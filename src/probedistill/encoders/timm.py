@@ -46,6 +46,8 @@ def load_timm(name: str, config: EncoderConfig) -> Loaded:
         if local is None and name.startswith(("vit_", "eva", "deit", "beit")):
             arguments.setdefault("img_size", config.input_size)
     hub = config.pretrained and local is None
+    if hub and config.features == "output":
+        _check_classifier(name, arguments.get("num_classes"))
     way_out = f"give {option('checkpoint', 'FILE')}, or take efficientnet_lite0, which needs no network"
     with asking_the_hub(f"encoder {config.encoder!r}", way_out, needed=hub and _is_on_the_hub(name)):
         model = _made(name, config, arguments, hub=hub)
@@ -60,13 +62,39 @@ def load_timm(name: str, config: EncoderConfig) -> Loaded:
     return Loaded(model, size, data["mean"], data["std"], data["interpolation"], data["crop_pct"])
 
 
-def _is_on_the_hub(name: str) -> bool:
-    """Whether timm takes the weights of a model from the Hugging Face hub; those of some are elsewhere."""
+def _pretrained(name: str) -> Any:
+    """What timm knows of a model's own weights; ``None`` for a model without any.
+
+    Raises:
+        UserError: The model has others, but none of that tag.
+    """
     import timm
 
+    try:
+        return timm.get_pretrained_cfg(name)
+    except RuntimeError:
+        architecture, _, tag = name.partition(".")
+        tags = [found.partition(".")[2] for found in timm.list_pretrained(f"{architecture}.*")]
+        if not tags:
+            raise UserError(f"timm has no weights of {architecture!r}; give {option('checkpoint', 'FILE')}") from None
+        raise unknown_name(f"weights of timm model {architecture!r}", tag, tags) from None
+
+
+def _check_classifier(name: str, asked: Any) -> None:
+    """Refuse outputs of a classifier whose size is not that of the model's own: timm makes it anew, and random."""
+    known = None if name.startswith(("hf-hub:", "hf_hub:")) else _pretrained(name)
+    if known is not None and asked is not None and asked != known.num_classes:
+        raise UserError(
+            f"encoder_args.num_classes {asked} is not the {known.num_classes} that the classifier of timm model "
+            f"{name!r} has, and a new one would be random; leave it out or give {option('checkpoint', 'FILE')}"
+        )
+
+
+def _is_on_the_hub(name: str) -> bool:
+    """Whether timm takes the weights of a model from the Hugging Face hub; those of some are elsewhere."""
     if name.startswith(("hf-hub:", "hf_hub:")):
         return True
-    known = timm.get_pretrained_cfg(name)
+    known = _pretrained(name)
     return known is not None and bool(known.hf_hub_id)
 
 
