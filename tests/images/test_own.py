@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -51,16 +52,48 @@ def as_png(pixels):
         torch.from_numpy(PIXELS).permute(0, 3, 1, 2),
         torch.from_numpy(PIXELS).permute(0, 3, 1, 2).float() / 255,
         list(PIXELS),
+        list(torch.from_numpy(PIXELS).permute(0, 3, 1, 2).float() / 255),
+        [one.astype(np.float64) / 255 for one in PIXELS],
+        pd.Series(list(PIXELS), index=range(7, 13)),
         [Image.fromarray(one) for one in PIXELS],
         [as_png(one) for one in PIXELS],
     ],
-    ids=["array", "tensor", "channels first", "floats", "list", "pictures", "bytes"],
+    ids=[
+        "array",
+        "tensor",
+        "channels first",
+        "floats",
+        "list",
+        "tensors",
+        "float arrays",
+        "column",
+        "pictures",
+        "bytes",
+    ],
 )
 def test_pixels_are_what_they_are_however_they_come(images):
     found = labelled_images(images, LABELS)
     assert found.class_names == ("cat", "dog")
     assert found.labels.tolist() == [1, 0] * 3
     assert all(np.array_equal(np.asarray(found.load(i)), one) for i, one in enumerate(PIXELS))
+
+
+@pytest.mark.parametrize("channel", [1, 3])
+def test_grey_tensors_of_any_precision(channel):
+    images = torch.rand(6, 1, 12, 16).movedim(1, channel).to(torch.bfloat16)
+    found = labelled_images(images, pd.Series(LABELS, dtype="string"))
+    assert found.load(0).size == (16, 12)
+    assert np.asarray(found.load(0))[..., 0] == pytest.approx(255 * images[0].float().squeeze().numpy(), abs=0.6)
+    assert labelled_images(list(images), LABELS).load(3).size == (16, 12)
+
+
+def test_colours_of_a_palette_are_part_of_the_content():
+    """Features are found again by the content; two pictures with the same numbers of colours are two pictures."""
+    numbers = Image.fromarray(PIXELS[0, ..., 0], "L")
+    red, blue = numbers.convert("P"), numbers.convert("P")
+    red.putpalette([v for i in range(256) for v in (i, 0, 0)])
+    blue.putpalette([v for i in range(256) for v in (0, 0, i)])
+    assert labelled_images([red] * 6, LABELS).fingerprint != labelled_images([blue] * 6, LABELS).fingerprint
 
 
 def test_paths(tmp_path):
@@ -91,8 +124,14 @@ def test_the_fingerprint_is_that_of_the_contents():
         (PIXELS, [0.5, 1.0] * 3, {}, "labels of float64"),
         (PIXELS, ["", "cat"] * 3, {}, "is empty"),
         (PIXELS / 100, LABELS, {}, r"outside \[0, 1\]"),
-        (PIXELS.astype(np.int64), LABELS, {}, "are int64"),
+        (PIXELS.astype(np.int64), LABELS, {}, "pixels of int64"),
         (PIXELS[..., :2], LABELS, {}, r"have the shape \(6, 20, 20, 2\)"),
+        ([(one, 0) for one in PIXELS], LABELS, {}, "image 0 of 'mine' is a tuple; give a path, bytes"),
+        ([io.BytesIO(b"x")] * 6, LABELS, {}, "image 0 of 'mine' is a BytesIO"),
+        ([*PIXELS[:5], PIXELS[5] / 5], LABELS, {}, r"image 5 of 'mine' has values outside \[0, 1\]"),
+        ([np.zeros((5, 8, 8), np.uint8)] * 6, LABELS, {}, r"image 0 of 'mine' has the shape \(5, 8, 8\)"),
+        (PIXELS, LABELS, {"class_names": ["cat", "dog", "cat"]}, "class_names name 'cat' twice"),
+        (PIXELS, LABELS, {"names": ["one"]}, "6 images and 1 names"),
         ("folder:photos", LABELS, {}, "are str; give a list of images"),
         (iter(PIXELS), LABELS, {}, "give a list of images"),
     ],

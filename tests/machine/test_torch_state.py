@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -9,9 +10,20 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import ImageFile
 
 from conftest import TINY
-from probedistill import distill, evaluate, geometry, load_encoder, load_splits, transfer
+from probedistill import (
+    LinearProbe,
+    class_statistics,
+    distill,
+    evaluate,
+    extract_features,
+    geometry,
+    load_encoder,
+    load_splits,
+    transfer,
+)  # fmt: skip
 from probedistill.machine.torch_state import own_torch_state
 
 
@@ -41,6 +53,7 @@ SETTINGS = {
     "half": lambda: called(torch.set_default_dtype, torch.bfloat16, torch.float32),
     "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
     "another device": lambda: called(torch.set_default_device, "meta", None),
+    "on a device": lambda: torch.device("meta"),
     # Matrices in bfloat16, on some CPUs too.
     "fast matrices": lambda: called(torch.set_float32_matmul_precision, "medium", "highest"),
 }
@@ -91,7 +104,10 @@ def _everything(photos, cache) -> list[object]:
     scores = evaluate(distilled, encoder, train, test, seeds=1, views=2, baselines=["full"], **keep)
     matrix = transfer([distilled], [encoder], train, test, seeds=1, views=2, baselines=[], **keep)
     space = geometry(distilled, encoder, train, k=2, progress=False, cache=cache)
+    bank = extract_features(encoder, train, **keep)
+    probe = LinearProbe("sgd", epochs=3).fit(bank.centre.numpy(), bank.labels.numpy())
     return [
+        probe.coef_.tolist(), class_statistics(encoder, train, cache=cache).sums.tolist(),
         encoder.fingerprint, distilled.images, [row.top1 for row in scores.rows], matrix.accuracy.tolist(),
         [row.density for row in space.rows] if hasattr(space, "rows") else str(space),
     ]  # fmt: skip
@@ -104,3 +120,15 @@ def test_the_callers_settings_change_no_result(name, photos, tmp_path):
         found = _everything(photos, tmp_path / "other")
     for ours, theirs in zip(expected, found, strict=True):
         assert torch.equal(ours, theirs) if isinstance(ours, torch.Tensor) else ours == theirs
+
+
+def test_half_an_image_is_none_whatever_pillow_was_told(photos, tmp_path, monkeypatch):
+    """``LOAD_TRUNCATED_IMAGES`` stands at the beginning of many a notebook; the other half would be grey."""
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    broken = min((photos / "train").rglob("*.png"))
+    folder = shutil.copytree(photos, tmp_path / "photos")
+    (folder / broken.relative_to(photos)).write_bytes(broken.read_bytes()[:-200])
+    train, _ = load_splits(f"folder:{folder}")
+    bank = extract_features(load_encoder(TINY, device="cpu"), train, cache=tmp_path / "cache", progress=False)
+    assert len(bank) == len(train) - 1
+    assert ImageFile.LOAD_TRUNCATED_IMAGES

@@ -9,6 +9,7 @@ from .._version import __version__
 from ..config import AugmentConfig
 from ..encoders.encoder import Encoder, check_encoder
 from ..images.labelled import LabelledImages, check_class_names, check_labelled
+from ..machine.torch_state import own_torch_state
 from ..store.run_record import EncoderRecord, PartRecord, StatisticsRecord
 from .bank import FeatureBank
 from .privacy import unit_sums, with_noise
@@ -18,6 +19,7 @@ from .store import FeatureStore
 _MADE_BY = f"probedistill {__version__}"
 
 
+@own_torch_state()
 def class_statistics(
     encoder: Encoder,
     images: LabelledImages,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ..errors import UserError
 from ..text import counted
 from .labelled import LabelledImages, check_class_names
-from .sources import WHOLE, Items, labelled
+from .sources import WHOLE, Items, as_array, as_bytes, labelled
 
 
 def labelled_images(
@@ -31,8 +31,8 @@ def labelled_images(
     LabelledImages('own', split='all', 4 images, 2 classes)
 
     Args:
-        images: N paths, encoded images (bytes), uint8 arrays (H, W) or (H, W, 3), or PIL images; or all of them in one
-            array or tensor, uint8 (N, H, W, 3) or (N, H, W), or (N, 3, H, W) uint8 or floats in [0, 1].
+        images: N paths, encoded images (bytes), PIL images, or arrays or tensors (H, W), (H, W, 3) or (3, H, W), uint8
+            or floats in [0, 1]; or all of them in one such array (N, …).
         labels: N names of classes, or numbers in 0 … C - 1.
         class_names: C names. Default: the names among the labels in alphabetical order, or the numbers.
         name: What records and errors call the images.
@@ -58,26 +58,27 @@ def _pictures(images: Any, called: str) -> Sequence[Any]:
     """One item for each image."""
     if isinstance(images, (str, bytes)) or not hasattr(images, "__len__") or not hasattr(images, "__getitem__"):
         raise UserError(f"{called} are {type(images).__name__}; give a list of images, or one array of all of them")
-    if not hasattr(images, "shape"):
-        return images
-    batch = np.asarray(images.detach().cpu() if hasattr(images, "detach") else images)
+    if not hasattr(images, "shape") or len(images.shape) == 1:  # a list, a column of a table
+        return list(images) if hasattr(images, "shape") else images
+    batch = as_array(images)
+    if batch.ndim == 4 and 1 in (batch.shape[1], batch.shape[3]):  # grey, with a channel
+        batch = batch[:, 0] if batch.shape[1] == 1 else batch[..., 0]
     if batch.ndim not in (3, 4) or (batch.ndim == 4 and 3 not in (batch.shape[1], batch.shape[3])):
         raise UserError(f"{called} have the shape {batch.shape}; give (N, H, W, 3), (N, 3, H, W) or (N, H, W)")
     if batch.ndim == 4 and batch.shape[3] != 3:
         batch = batch.transpose(0, 2, 3, 1)
-    if batch.dtype.kind == "f":
-        if batch.size and not (batch.min() >= 0 and batch.max() <= 1):
-            raise UserError(f"{called} have values outside [0, 1]; take their mean and deviation out first, or divide")
-        batch = (batch * 255).round().astype(np.uint8)
-    if batch.dtype != np.uint8:
-        raise UserError(f"{called} are {batch.dtype}; give uint8, or floats in [0, 1]")
-    return [np.ascontiguousarray(picture) for picture in batch]
+    return list(as_bytes(batch, f"{called} have"))
 
 
 def _numbered(
     labels: NDArray[Any], class_names: Sequence[str] | None, called: str
 ) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     """Labels as numbers, and the names of the classes."""
+    if labels.dtype.kind == "O" and all(isinstance(one, str) for one in labels):  # as pandas keeps them
+        labels = labels.astype(str)
+    if class_names is not None and len(set(class_names)) < len(class_names):
+        twice = next(one for one in class_names if list(class_names).count(one) > 1)
+        raise UserError(f"{called}: class_names name {twice!r} twice; name each class once")
     if labels.dtype.kind in "US":
         found = tuple(class_names) if class_names is not None else tuple(sorted(set(map(str, labels))))
         place = {one: number for number, one in enumerate(found)}

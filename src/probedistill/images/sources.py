@@ -105,7 +105,7 @@ class Items:
     """The images of one split.
 
     Attributes:
-        images: N paths, encoded images (bytes), uint8 arrays (H, W) or (H, W, 3), or PIL images.
+        images: N items as `picture_of` takes them.
         labels: N numbers in 0 … C - 1.
         class_names: C names.
         names: N short names; default: the paths, else numbers.
@@ -159,6 +159,8 @@ def labelled(items: Items, spec: str, split: str, progress: bool = True) -> Labe
         as_utf8(os.fspath(item)) if isinstance(item, str | os.PathLike) else f"{split}/{i:06d}"
         for i, item in enumerate(items.images)
     ]
+    if len(names) != len(labels):
+        raise UserError(f"images {spec!r} have {len(labels)} images and {len(names)} names in split {split!r}")
     contents = digests_of(items.images, place=spec, progress=progress)
     return LabelledImages(
         class_names=items.class_names,
@@ -173,13 +175,71 @@ def labelled(items: Items, spec: str, split: str, progress: bool = True) -> Labe
 
 
 def digests_of(items: Sequence[Any], *, place: str, progress: bool = True) -> list[bytes]:
-    """A digest of the content of each item; see `Items` for what they may be."""
+    """A digest of the content of each item; see `picture_of` for what they may be."""
     paths = [item if isinstance(item, str | os.PathLike) else None for item in items]
     files = iter(digests_of_files([path for path in paths if path is not None], place=place, progress=progress))
     return [
-        next(files) if path is not None else digest_of_bytes(item) if isinstance(item, bytes) else digest_of_array(item)
-        for path, item in zip(paths, items, strict=True)
+        next(files) if path is not None else _digest_of(picture_of(item, f"image {number} of {place!r}"))
+        for number, (path, item) in enumerate(zip(paths, items, strict=True))
     ]
+
+
+def _digest_of(picture: Any) -> bytes:
+    if isinstance(picture, bytes):
+        return digest_of_bytes(picture)
+    if isinstance(picture, Image.Image) and picture.mode in ("P", "PA"):
+        picture = picture.convert("RGBA")  # its values are numbers of colours, which are elsewhere
+    return digest_of_array(picture)
+
+
+def picture_of(item: Any, called: str) -> Any:
+    """An item as `decode_image` and `Image.fromarray` take it.
+
+    Args:
+        item: A path, an encoded image (bytes), a PIL image, or an array or tensor of pixels: (H, W), (H, W, 3) or
+            (3, H, W), uint8 or floats in [0, 1]. Grey pixels may have a channel; they may be of any whole numbers.
+        called: What errors call it.
+
+    Raises:
+        UserError: It is something else.
+    """
+    if isinstance(item, (str, os.PathLike, bytes, Image.Image)):
+        return item
+    if isinstance(item, (bytearray, memoryview)):
+        return bytes(item)
+    if not hasattr(item, "shape"):
+        raise UserError(f"{called} is a {type(item).__name__}; give a path, bytes, an array or a PIL image")
+    array = as_array(item)
+    if array.ndim == 3 and array.shape[-1] > 4 and array.shape[0] in (1, 3, 4):
+        array = array.transpose(1, 2, 0)
+    if array.ndim == 3 and array.shape[-1] == 1:
+        array = array[..., 0]
+    if array.ndim != 2 and (array.ndim != 3 or array.shape[-1] not in (2, 3, 4)):
+        raise UserError(f"{called} has the shape {array.shape}; give (H, W, 3), (3, H, W) or (H, W)")
+    return as_bytes(array, f"{called} has", deep=array.ndim == 2)
+
+
+def as_array(given: Any) -> NDArray[Any]:
+    """An array or tensor as an array; a tensor of bfloat16, which NumPy does not know, in float32."""
+    if hasattr(given, "detach"):
+        given = given.detach().cpu()
+        given = given.float() if given.is_floating_point() else given
+    return np.asarray(given)
+
+
+def as_bytes(array: NDArray[Any], called: str, *, deep: bool = False) -> NDArray[Any]:
+    """Pixels that are uint8, or floats in [0, 1], as uint8; ``deep`` lets other whole numbers be.
+
+    Raises:
+        UserError: They are something else.
+    """
+    if array.dtype.kind == "f":
+        if array.size and not (array.min() >= 0 and array.max() <= 1):
+            raise UserError(f"{called} values outside [0, 1]; take their mean and deviation out first, or divide")
+        array = (array * 255).round().astype(np.uint8)
+    if array.dtype != np.uint8 and not (deep and array.dtype.kind in "bui"):
+        raise UserError(f"{called} pixels of {array.dtype}; give uint8, or floats in [0, 1]")
+    return np.ascontiguousarray(array)
 
 
 @dataclass
@@ -191,7 +251,7 @@ class ItemLoader:
 
     def __call__(self, index: int) -> Image.Image:
         """Image ``index`` as RGB."""
-        item = self.images[index]
+        item = picture_of(self.images[index], self.names[index])
         return decode_image(Image.fromarray(item) if isinstance(item, np.ndarray) else item, name=self.names[index])
 
 

@@ -1,4 +1,4 @@
-"""What the caller has set in torch, and what this package needs."""
+"""What the caller has set in torch and Pillow, and what this package needs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import torch
+from PIL import ImageFile
 
 
 @contextmanager
@@ -14,8 +15,9 @@ def own_torch_state() -> Iterator[None]:
     """Compute as documented, whatever the caller has set; everything is set back afterwards.
 
     Gradients are on, inference mode and autocast are off, new tensors are float32 on the CPU, float32 is computed as
-    such, and convolutions on a GPU give the same at every call. Notebooks often begin with
-    ``torch.set_grad_enabled(False)`` or another default dtype. Also a decorator of functions.
+    such, and convolutions on a GPU give the same at every call. Half an image is no image, whatever Pillow was told.
+    Notebooks often begin with ``torch.set_grad_enabled(False)`` or another default dtype. Also a
+    decorator of functions.
     """
     dtype, device = torch.get_default_dtype(), torch.get_default_device()
     with ExitStack() as stack:
@@ -28,9 +30,10 @@ def own_torch_state() -> Iterator[None]:
             torch.set_default_dtype(torch.float32)
             stack.callback(torch.set_default_dtype, dtype)
         if device != torch.device("cpu"):
-            torch.set_default_device(None)
-            stack.callback(torch.set_default_device, device)
+            stack.enter_context(torch.device("cpu"))  # also inside ``with torch.device("cuda"):``
         _compute_in_float32(stack)
+        stack.callback(setattr, ImageFile, "LOAD_TRUNCATED_IMAGES", ImageFile.LOAD_TRUNCATED_IMAGES)
+        ImageFile.LOAD_TRUNCATED_IMAGES = False
         stack.callback(setattr, torch.backends.cudnn, "deterministic", torch.backends.cudnn.deterministic)
         torch.backends.cudnn.deterministic = True
         yield

@@ -20,6 +20,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ..config import EvaluateConfig
 from ..errors import UserError, unknown_name
+from ..machine.torch_state import own_torch_state
 from .arrays import FLOATS, Array, as_views, class_indices, soft_targets, to_numpy
 from .kinds import Kind, Lesson
 from .logistic import fit_logistic, fit_soft_logistic
@@ -224,6 +225,7 @@ class LinearProbe(LinearClassifier):
             if int(value) != value or value < 1:
                 raise UserError(f"{name} must be a whole number ≥ 1, got {value!r}")
 
+    @own_torch_state()
     @one_image_per_class_is_normal()
     def _fit(self, views: Array, labels: Array, soft: ArrayLike | torch.Tensor | None) -> LinearProbe:
         """Fit validated ``views`` (V, n, d) and ``labels`` (n,), and ``soft`` targets that are checked here."""
