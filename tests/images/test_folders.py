@@ -65,6 +65,35 @@ def test_splits_without_class_folders_are_no_classes(tmp_path):
     assert classes_of(tmp_path, split="all") == ("Test", "train")
 
 
+@pytest.mark.parametrize(
+    "folders",
+    [
+        ("seg_train/seg_train/sea", "seg_train/seg_train/wood", "seg_test/seg_test/sea"),
+        ("training_set/cats", "training_set/dogs", "test_set/cats", "test_set/dogs"),
+        ("train2017/cats", "val2017/cats"),
+        ("fold1/cats", "fold1/dogs", "fold2/cats", "fold2/dogs"),
+    ],
+)
+def test_folders_that_are_called_nearly_like_splits_are_not_taken_for_classes(tmp_path, folders):
+    tree(tmp_path, *folders)
+    with pytest.raises(UserError, match=r"look like splits; call them train and test .* split='all' if these"):
+        load_splits(f"folder:{tmp_path}")
+    assert len(classes_of(tmp_path, split="all")) == 2
+
+
+@pytest.mark.parametrize(
+    "folders", [("train_set", "test_set"), ("bus/red", "test_drive/red"), ("steam train/old", "bullet train/new")]
+)
+def test_words_of_splits_in_names_of_classes(tmp_path, folders):
+    assert len(classes_of(tree(tmp_path, *folders))) == 2
+
+
+def test_a_folder_around_the_splits_is_named(tmp_path):
+    make_image_folder(tmp_path / "images", size=4)
+    with pytest.raises(UserError, match="or give the folder 'images' if its folders are the classes"):
+        load_splits(f"folder:{tmp_path}")
+
+
 def test_what_is_no_class_does_not_matter_beside_splits(tmp_path):
     make_image_folder(tmp_path, size=4, splits=("train",))
     (tmp_path / "annotations").mkdir()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import sys
 import unicodedata
 import warnings
@@ -177,6 +178,8 @@ def _split_folders(root: Path, spec: str, wanted: str | None) -> list[str]:
             f"images {spec!r}: {' and '.join(map(repr, inside))} are called like splits, but hold no class folders; "
             f"put the images of each class into a folder inside, or say {option('split', WHOLE)} if these are classes"
         )
+    if not splits and wanted is None:
+        _check_unlike_splits(root, folders, spec)
     if not splits or wanted == WHOLE:
         return []
     others = [name for name in folders if name not in splits and _has_images(root / name)]
@@ -191,6 +194,30 @@ def _split_folders(root: Path, spec: str, wanted: str | None) -> list[str]:
         f"say {option('split', WHOLE)} if these folders are classes, or {option('split', splits[0])} to use that "
         "folder alone"
     )
+
+
+def _check_unlike_splits(root: Path, folders: list[str], spec: str) -> None:
+    """Refuse class folders that are all called nearly like splits (seg_train, test_set, fold1) and hold folders.
+
+    As classes they would be trained on without a word; a class of trains is not alone among tests.
+    """
+    kinds = {name: _kinds_of_split(name) for name in folders}
+    if len(folders) < 2 or not all(kinds.values()):
+        return
+    inside = [set(subfolders(root / name)) for name in folders]
+    if all(inside) and (len(set(kinds.values())) > 1 or len(set.intersection(*inside)) > 1):
+        shown = " and ".join(map(repr, folders[:2])) + (f" and {len(folders) - 2} more" if len(folders) > 2 else "")
+        raise UserError(
+            f"images {spec!r}: {shown} look like splits; call them train and test and put the class folders right "
+            f"inside, give one of them as folder:PATH, or say {option('split', WHOLE)} if these are classes"
+        )
+
+
+def _kinds_of_split(name: str) -> tuple[str, ...]:
+    """The words of a folder's name that splits are called by, each kind by one word."""
+    words = re.findall(r"[a-z]+", name.lower())
+    groups = (*ALIASES, {"dev"}, {"eval"}, {"fold"}, {"holdout"})
+    return tuple(min(group) for group in groups if group & set(words))
 
 
 def _share_classes(splits: list[tuple[str, set[str]]]) -> bool:

@@ -256,6 +256,8 @@ def _check_enough(
     if len(images.class_names) < min_classes:
         found = ", ".join(map(repr, images.class_names)) or "none"
         hint = f"name more in {option('classes')}" if chosen else "add images of another class"
+        if not chosen and len(images.class_names) == 1 and any(name.count("/") > 1 for name in images.names[:1]):
+            hint += f", or give the folder {images.class_names[0]!r} if its folders are the classes"
         raise UserError(f"images {where} have fewer than {min_classes} classes ({found}); {hint}")
     counts = images.counts()
     small = np.flatnonzero(counts < least)
