@@ -179,6 +179,25 @@ def test_pixels_and_orientation_survive_a_text_that_is_left_out():
     assert decode_image(turned[:33] + text_bomb(b"zTXt", 9) + turned[33:]).size == (8, 4)
 
 
+@pytest.mark.parametrize(
+    "beside",
+    [
+        chunk(b"gAMA", b"\0"), chunk(b"iCCP", b"x"), chunk(b"pHYs", b"\0"), chunk(b"acTL", b""), chunk(b"fcTL", b"\0"),
+        chunk(b"tEXt", b"a\0b")[:-4] + bytes(4),  # of another checksum
+    ],
+    ids=["gamma", "profile", "resolution", "animation", "frame", "checksum"],
+)  # fmt: skip
+def test_what_is_damaged_beside_the_pixels_of_a_png_does_not_matter(beside):
+    assert np.array_equal(decode_image(png_with(beside)), PICTURE)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = encoded(Image.new("RGB", (4, 8)), exif=exif)
+    assert decode_image(turned[:33] + beside + turned[33:]).size == (8, 4)
+    broken = png_with(beside)
+    with pytest.raises(UnreadableImageError):
+        decode_image(broken[: len(broken) // 2])
+
+
 def test_pillow_is_left_as_it_is():
     before = PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY, Image.MAX_IMAGE_PIXELS
     decode_image(png_with(text_bomb(b"iCCP", 9)))

@@ -10,6 +10,7 @@ import importlib
 import io
 import os
 import stat
+import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -190,22 +191,32 @@ def as_utf8(text: str) -> str:
 def _decode_stream(file: BinaryIO, called: str) -> Image.Image:
     try:
         return _decode_once(file)
-    except PIL.UnidentifiedImageError as error:
+    except (MemoryError, _RefusedError):
+        raise
+    except Exception as error:
         file.seek(0)
-        what = what_it_is(called, file.read(64))
-        if what is None:
-            raise
-        raise _RefusedError(what) from error
-    except ValueError:
-        # Pillow gives up a whole image for a colour profile or a text above its limits. Neither is needed here.
-        file.seek(0)
-        if file.read(8) != _PNG:
-            raise
-    content = _PNG + file.read(_MAX_FILE_BYTES)
-    try:
-        return _decode_once(io.BytesIO(_without_text(content, keep=_ORIENTATION)))
-    except ValueError:
-        return _decode_once(io.BytesIO(_without_text(content, keep=())))
+        head = file.read(64)
+        if head.startswith(_PNG):
+            plain = _of_pixels_alone(head + file.read(_MAX_FILE_BYTES))
+            if plain is not None:
+                return plain
+        elif isinstance(error, PIL.UnidentifiedImageError) and (what := what_it_is(called, head)) is not None:
+            raise _RefusedError(what) from error
+        raise
+
+
+def _of_pixels_alone(png: bytes) -> Image.Image | None:
+    """The image of a PNG without what stands beside its pixels; ``None`` if that does not help.
+
+    Pillow gives up a whole image for a colour profile or a text above its limits, and for one that is damaged. Neither
+    is needed here.
+    """
+    for keep in (_ORIENTATION, ()):
+        bare = _without_text(png, keep=keep)
+        if bare != png:
+            with suppress(ValueError, SyntaxError, OSError, struct.error):
+                return _decode_once(io.BytesIO(bare))
+    return None
 
 
 def _decode_once(file: BinaryIO) -> Image.Image:
@@ -218,17 +229,18 @@ def _decode_once(file: BinaryIO) -> Image.Image:
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _ORIENTATION = (b"Raw profile type exif\0", b"Raw profile type APP1\0", b"XML:com.adobe.xmp\0")
-"""Keywords of PNG texts that may say which way is up."""
+"""Keywords of PNG texts that may say which way is up, as an eXIf chunk does."""
 
 
 def _without_text(png: bytes, keep: tuple[bytes, ...]) -> bytes:
-    """A PNG without its colour profile and without its texts, apart from those whose keyword is in ``keep``."""
+    """The pixels of a PNG, its colours and transparency, and of its texts those whose keyword is in ``keep``."""
     kept, place = [_PNG], len(_PNG)
     while place + 12 <= len(png):
         end = place + 12 + int.from_bytes(png[place : place + 4], "big")
         kind = png[place + 4 : place + 8]
-        is_text = kind in (b"tEXt", b"zTXt", b"iTXt") and not png.startswith(keep, place + 8)
-        if kind != b"iCCP" and not is_text:
+        is_text = kind in (b"tEXt", b"zTXt", b"iTXt")
+        says_what_is_up = png.startswith(keep, place + 8) if is_text else kind == b"eXIf" and bool(keep)
+        if kind[:1].isupper() or kind == b"tRNS" or says_what_is_up:
             kept.append(png[place:end])
         place = end
     return b"".join(kept)
