@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import datetime
 import os
+import pathlib
 import pickle
+from collections import defaultdict, deque
 from pathlib import Path
 
 import numpy as np
@@ -259,6 +262,53 @@ def test_wrapped_weights_that_do_not_fit_are_named_as_the_model_does(tmp_path, s
     torch.save({"state_dict": _under("model.", state)}, tmp_path / "w.pth")
     with pytest.raises(UserError, match=r"layer2\.0\.conv1\.weight is missing \(1 missing, 0 unexpected"):
         _features(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"losses": np.arange(3.0), "numpy": np.random.MT19937(0).state},
+        {"log": defaultdict(list, {"loss": [1.0]}), "last": deque([1, 2])},
+        {"at": datetime.datetime.now(), "on": datetime.date.today(), "took": datetime.timedelta(1)},
+        {"folder": pathlib.PureWindowsPath("C:/runs")},
+    ],
+    ids=["arrays", "containers", "times", "paths"],
+)
+def test_plain_values_beside_the_weights_do_not_matter(tmp_path, small, expected, beside):
+    torch.save({"state_dict": small.state_dict(), **beside}, tmp_path / "w.pth")
+    assert close(_features(tmp_path / "w.pth"), expected)
+
+
+@pytest.mark.parametrize("inner", ["_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module."])
+def test_wrappers_of_parts_are_taken_off(tmp_path, small, expected, inner):
+    weights = {inner + name.replace("layer1.", f"layer1.{inner}"): v for name, v in small.state_dict().items()}
+    weights |= {"total_ops": torch.zeros(1), "layer1.total_params": torch.zeros(1)}  # of thop
+    torch.save(weights, tmp_path / "w.pth")
+    assert close(_features(tmp_path / "w.pth"), expected)
+
+
+def test_a_model_of_torchscript_is_called_one(tmp_path, small):
+    torch.jit.save(torch.jit.trace(small, pictures(1, 32)), tmp_path / "w.pth")
+    with pytest.raises(UserError, match=r"\(a whole model of TorchScript\); give a .safetensors file"):
+        _features(tmp_path / "w.pth")
+
+
+def test_weights_as_the_authors_of_dinov2_publish_them(tmp_path, monkeypatch):
+    """They have a mask token, other names for registers, and a place for the class token's position."""
+    make = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda *a, **k: make(*a, **k, depth=1))
+    name, size = "vit_small_patch14_reg4_dinov2", 56
+    native = timm.create_model(name, num_classes=0, img_size=size).eval()
+    nn.init.normal_(native.pos_embed, std=0.5)
+    weights = {key.replace("reg_token", "register_tokens"): value for key, value in native.state_dict().items()}
+    weights["pos_embed"] = torch.cat([torch.zeros(1, 1, 384), weights["pos_embed"]], dim=1)
+    weights["mask_token"] = torch.zeros(1, 384)
+    torch.save(weights, tmp_path / "w.pth")
+    encoder = load_encoder(f"timm:{name}", checkpoint=tmp_path / "w.pth", input_size=size, device="cpu",
+                           encoder_args={"img_size": size})  # fmt: skip
+    images = pictures(2, size)
+    with torch.no_grad():
+        assert close(encoder(images), native((images - encoder.mean) / encoder.std))
 
 
 def test_no_other_object_than_options_is_read(tmp_path, small):

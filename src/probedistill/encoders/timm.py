@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,9 @@ from ..machine.network import asking_the_hub, check_waits
 from .known import RECIPES, Recipe
 from .source import EncoderSource, Loaded
 from .weights import at_size_of, read_weights, without_wrappers
+
+_OF_NO_LAYER = ("mask_token", "total_ops", "total_params", "n_averaged")
+"""Tensors that stand beside a model's own in some files, and that its features do not depend on."""
 
 
 def load_timm(name: str, config: EncoderConfig) -> Loaded:
@@ -131,7 +136,7 @@ def _fill(model: nn.Module, local: Path, name: str, recipe: Recipe | None, *, re
     if recipe is not None and recipe.package:
         weights = _rename_in_order(weights, model, local)
     else:
-        weights = without_wrappers(weights, _needed(model), local)
+        weights = _named_as_timm_does(without_wrappers(weights, _needed(model), local), model)
     _load_weights(model, at_size_of(model, weights) if resampled else weights, local, name)
 
 
@@ -163,6 +168,20 @@ def _rename_in_order(weights: dict[str, Tensor], model: nn.Module, path: Path) -
             )
         renamed[name] = their_value
     return renamed
+
+
+def _named_as_timm_does(weights: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Weights as the authors of a model publish them, by the names of timm, which knows how to convert many."""
+    needed = set(_needed(model))
+    if needed == weights.keys():
+        return weights
+    convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if convert is not None:
+        with suppress(Exception):  # of another model: refused when the weights are loaded
+            found = {name: value for name, value in convert(dict(weights), model).items() if isinstance(value, Tensor)}
+            if needed <= found.keys():
+                weights = found
+    return {name: value for name, value in weights.items() if not name.endswith(_OF_NO_LAYER)}
 
 
 def _needed(model: nn.Module) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import pickle
+import re
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
@@ -25,14 +26,31 @@ HOLDERS = (
 """Entries of a checkpoint that hold weights. Averaged weights (EMA, the teacher of DINO) come first, as in timm: they
 are what a trainer reports."""
 
+
+class _LeftOut:
+    """Stands for a value beside the weights that is not needed, whatever it is made of."""
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
 _PLAIN_VALUES: list[Any] = [
-    argparse.Namespace,
+    argparse.Namespace, dict, list, set, int, float, str,
+    (lambda *_: {}, "collections.defaultdict"), (lambda *_: [], "collections.deque"),
     np.dtype, np.dtypes.Float64DType, np.dtypes.Float32DType, np.dtypes.Int64DType,
     (np.float64(0).__reduce__()[0], "numpy._core.multiarray.scalar"),
     (np.float64(0).__reduce__()[0], "numpy.core.multiarray.scalar"),
-    (PurePosixPath, "pathlib.PosixPath"), (PurePosixPath, "pathlib._local.PosixPath"),
+    *((PurePosixPath, f"{module}.PosixPath") for module in ("pathlib", "pathlib._local")),
+    *((_LeftOut, f"pathlib{local}.{kind}") for local in ("", "._local") for kind in ("WindowsPath", "PureWindowsPath")),
+    *((_LeftOut, f"datetime.{kind}") for kind in ("datetime", "date", "time", "timedelta", "timezone")),
+    *((_LeftOut, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")), (_LeftOut, "numpy.ndarray"),
+    *(getattr(np.dtypes, f"{kind}DType") for kind in ("UInt8", "UInt32", "Int32", "Bool")),
 ]  # fmt: skip
-"""What trainers store beside the weights: their options, a best accuracy, a folder. None of these runs anything."""
+"""What trainers store beside the weights: their options, a best accuracy, a folder, a time, the state of NumPy's
+generator. None of these runs anything."""
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -57,6 +75,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         # Not torch's own text: it advises to load the file without weights_only, which runs its code.
         not_tensors = isinstance(error, (pickle.UnpicklingError, EOFError))
         reason = "damaged, or more than tensors" if not_tensors else first_line(error)
+        reason = "a whole model of TorchScript" if "TorchScript" in reason else reason
         raise UserError(
             f"{called} cannot be read as weights ({reason}); give a .safetensors file or a PyTorch file that holds "
             "tensors only"
@@ -91,8 +110,12 @@ def _held(content: Any) -> dict[str, Tensor] | None:
     return dict(content)
 
 
+_INNER_WRAPPER = re.compile(r"\b_(orig_mod|fsdp_wrapped_module|checkpoint_wrapped_module)\.")
+"""What `torch.compile`, FSDP and activation checkpointing put before the names of any part of a model."""
+
+
 def without_wrappers(weights: Mapping[str, Tensor], names: Iterable[str], path: Path) -> dict[str, Tensor]:
-    """Take off what wrappers have put before the names: ``module.``, ``_orig_mod.``, Lightning's ``model.`` …
+    """Take off what wrappers have put into the names: ``module.``, ``_orig_mod.``, Lightning's ``model.`` …
 
     The prefix is found by comparison with the model: it is the one below which all of its weights lie. What lies
     elsewhere, such as the loss of a trainer, is left out.
@@ -105,7 +128,7 @@ def without_wrappers(weights: Mapping[str, Tensor], names: Iterable[str], path: 
     Raises:
         UserError: All weights are there more than once, below several prefixes.
     """
-    weights = {name.replace("_orig_mod.", ""): value for name, value in weights.items()}
+    weights = {_INNER_WRAPPER.sub("", name): value for name, value in weights.items()}
     ours = list(names)
     if not ours:
         return weights
