@@ -56,12 +56,10 @@ def run(data, tmp_path_factory):
 
 @pytest.fixture
 def bias_cli(run_cli, data, run, tmp_path):
-    def call(*arguments, groups=data / "groups.csv", images=f"folder:{data}", out=tmp_path / "out"):
+    def call(*arguments, runs=(run,), groups=data / "groups.csv", images=f"folder:{data}", out=tmp_path / "out"):
         return run_cli(
-            "bias", *([] if arguments and isinstance(arguments[0], list) else [run]),
-            *(arguments[0] if arguments and isinstance(arguments[0], list) else ()),
-            "--images", images, "--groups", groups, "--out", out, "--seeds", 2, "--views", 3, "--no-progress",
-            *(arguments[1:] if arguments and isinstance(arguments[0], list) else arguments),
+            "bias", *runs, "--images", images, "--groups", groups, "--out", out, "--seeds", 2, "--views", 3,
+            "--no-progress", *arguments,
         )  # fmt: skip
 
     return call
@@ -336,11 +334,9 @@ def test_no_width_loses_a_row_or_a_number(class_names, width):
     assert "…" not in text
 
 
-@pytest.mark.parametrize("what", ["runs", "encoders"])
-def test_named_twice(bias_cli, run, what):
-    arguments = [[run, f"{run}/."]] if what == "runs" else ["--encoders", TINY, TINY]
-    says = {"runs": "is named twice", "encoders": "are the same encoder; name each once"}
-    assert says[what] in bias_cli(*arguments).error()
+def test_named_twice(bias_cli, run):
+    assert "is named twice" in bias_cli(runs=[run, f"{run}/."]).error()
+    assert "are the same encoder; name each once" in bias_cli("--encoders", TINY, TINY).error()
 
 
 def test_a_probe_that_full_data_do_not_have(bias_cli):
@@ -401,12 +397,12 @@ def test_the_wrong_object_is_said_and_its_cosine_kept():
 def test_runs_that_cannot_be_compared(bias_cli, run, data, photos, tmp_path):
     other = DistilledSet(torch.rand(2, 3, 8, 8), torch.arange(2), ("cat", "hen"))
     other.save(tmp_path / "hens")
-    assert "are of different classes (cat, dog and cat, hen)" in bias_cli([run, tmp_path / "hens"]).error()
-    assert "'hen'" in bias_cli([tmp_path / "hens"], "--encoders", TINY).error()
-    assert "no such folder" in bias_cli([tmp_path / "none"]).error()
+    assert "are of different classes (cat, dog and cat, hen)" in bias_cli(runs=[run, tmp_path / "hens"]).error()
+    assert "'hen'" in bias_cli("--encoders", TINY, runs=[tmp_path / "hens"]).error()
+    assert "no such folder" in bias_cli(runs=[tmp_path / "none"]).error()
     about = json.loads((tmp_path / "hens" / "run.json").read_text())
     (tmp_path / "hens" / "run.json").write_text(json.dumps({**about, "sha256": None, "finished": False}))
-    assert "unfinished run" in bias_cli([tmp_path / "hens"]).error()
+    assert "unfinished run" in bias_cli(runs=[tmp_path / "hens"]).error()
     with pytest.raises(UserError, match="runs is empty"):
         bias([], f"folder:{data}", data / "groups.csv")
     assert not (tmp_path / "out").exists()
@@ -418,9 +414,9 @@ def test_the_encoder_of_a_run(bias_cli, run, data, tmp_path):
     assert error.endswith("or name the encoder with --encoders")
     elsewhere = tmp_path / "copy"
     DistilledSet.load(run).save(elsewhere)
-    assert "has no config.yaml" in bias_cli([elsewhere]).error()
+    assert "has no config.yaml" in bias_cli(runs=[elsewhere]).error()
     (elsewhere / "config.yaml").write_text("encoder: timm:test_resnet\npretrained: false\n")
-    assert "was not made with the encoder" in bias_cli([elsewhere]).error()
+    assert "was not made with the encoder" in bias_cli(runs=[elsewhere]).error()
     with pytest.raises(UserError, match="encoders is empty"):
         bias([run], f"folder:{data}", data / "groups.csv", encoders=[])
     assert not (tmp_path / "out").exists()
