@@ -315,12 +315,7 @@ def geometry(
     check_labelled(train, "train")
     store = features or FeatureStore(cache=cache, strict=strict, progress=progress)
     names = distilled.class_names
-    chosen = list(names[:DRAWN_CLASSES] if classes is None else dict.fromkeys(classes))
-    for name in chosen:
-        if name not in names:
-            raise unknown_name(classes_argument(), name, names, "(the run's classes)")
-    if not chosen:
-        raise UserError("classes is empty; name at least one class to draw, or leave it out for the first thirty")
+    drawn = _drawn(classes, names)
     missing = [name for name in names if name not in train.class_names]
     if missing:
         raise UserError(
@@ -359,11 +354,22 @@ def geometry(
             medoid_rows,
             synthetic,
             distilled.labels,
-            [names.index(name) for name in chosen],
+            drawn,
             [train.names[i] for i in bank.indices.tolist()],
             seed,
         ),
     )
+
+
+def _drawn(classes: Sequence[str] | None, names: Sequence[str]) -> list[int]:
+    """The labels of the classes that are drawn."""
+    chosen = list(names[:DRAWN_CLASSES] if classes is None else dict.fromkeys(classes))
+    for name in chosen:
+        if name not in names:
+            raise unknown_name(classes_argument(), name, names, "(the run's classes)")
+    if not chosen:
+        raise UserError("classes is empty; name at least one class to draw, or leave it out for the first thirty")
+    return [names.index(name) for name in chosen]
 
 
 def _projection(

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from ..config import EncoderConfig, ImagesConfig
+from ..errors import UserError
+from ..store.layout import CONFIG
 from ..store.named import check_own, run_folder
 from .app import EncoderOptions, Images, command, show
+
+if TYPE_CHECKING:
+    from ..encoders.encoder import Encoder
+    from ..store.run_record import RunRecord
 
 
 @command(ImagesConfig, EncoderConfig)
@@ -47,14 +53,12 @@ def label(
         Show progress bars.
     """
     from ..encoders.load import load_encoder
-    from ..errors import UserError
     from ..features.extract import extract_features
     from ..images.labelled import of_classes
     from ..images.splits import load_splits
     from ..ship.labels import with_extras
     from ..store.distilled import DistilledSet
     from ..store.files import check_writable
-    from ..store.layout import CONFIG
     from ..store.locks import claimed
 
     if soft_labels == "none" and not keep_head:
@@ -75,18 +79,7 @@ def label(
         train, _ = load_splits(images, progress=progress)
         train = of_classes(train, distilled.class_names, name)
         model = load_encoder(encoder)
-        source = distilled.run.source
-        if source is None:
-            raise UserError(
-                f"{name} does not say which encoder it was made with, and labels and head are those of that encoder; "
-                "leave it as it is, evaluate it with --probes ridge, or import it again with --encoder"
-            )
-        if source.fingerprint != model.fingerprint:
-            own = folder / CONFIG
-            raise UserError(
-                f"{str(folder)!r} was made with encoder {source}, not with {model.name!r} at {model.input_size} px; "
-                "give its own: " + (f"--config {own}" if own.is_file() else f"--encoder {source.name}")
-            )
+        _check_made_with(model, distilled.run, folder)
         before = distilled.run.images
         if not distilled.run.made_elsewhere and before.fingerprint != train.fingerprint:
             warnings.warn(
@@ -103,3 +96,19 @@ def label(
         labelled = with_extras(distilled, model, bank, soft_labels=soft_labels, keep_head=keep_head, seed=seed)
         labelled.save_extras(folder)
     show(f"{labelled!r} → {folder}")
+
+
+def _check_made_with(model: Encoder, run: RunRecord, folder: Path) -> None:
+    """Refuse an encoder that is not the one that a run was made with: labels and head are that encoder's."""
+    source = run.source
+    if source is None:
+        raise UserError(
+            f"run {str(folder)!r} does not say which encoder it was made with, and labels and head are those of that "
+            "encoder; leave it as it is, evaluate it with --probes ridge, or import it again with --encoder"
+        )
+    if source.fingerprint != model.fingerprint:
+        own = folder / CONFIG
+        raise UserError(
+            f"{str(folder)!r} was made with encoder {source}, not with {model.name!r} at {model.input_size} px; "
+            "give its own: " + (f"--config {own}" if own.is_file() else f"--encoder {source.name}")
+        )
