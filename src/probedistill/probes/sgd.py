@@ -44,6 +44,25 @@ def _threads_for(entries: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+class _Adam:
+    """Adam on one flat buffer of parameters; the step size falls along half a cosine, from ``peak`` to 0."""
+
+    def __init__(self, parameters: torch.Tensor, *, peak: float, steps: int) -> None:
+        self.parameters = parameters
+        self.gradient, self._first, self._second = (torch.zeros_like(parameters) for _ in range(3))
+        self._peak, self._steps, self._taken = peak, steps, 0
+
+    def step(self) -> None:
+        """Take one step against ``gradient``."""
+        beta1, beta2 = _ADAM_BETAS
+        rate = self._peak * 0.5 * (1 + math.cos(math.pi * self._taken / self._steps))
+        self._taken += 1
+        self._first.lerp_(self.gradient, 1 - beta1)
+        self._second.mul_(beta2).addcmul_(self.gradient, self.gradient, value=1 - beta2)
+        spread = self._second.sqrt().div_(math.sqrt(1 - beta2**self._taken)).add_(_ADAM_EPS)
+        self.parameters.addcdiv_(self._first, spread, value=-rate / (1 - beta1**self._taken))
+
+
 @torch.no_grad()
 def fit_sgd(
     views: Array,
@@ -85,19 +104,14 @@ def fit_sgd(
     minus_one = features.new_full((n, 1), -1)
     weight_of = torch.from_numpy(weights)[:, None].to(features) if np.any(weights != 1) else None
 
-    parameters = torch.cat([part.flatten() for part in start_of(init, d, n_classes, generator)]).to(features)
-    gradient, first, second = (torch.zeros_like(parameters) for _ in range(3))
-    coef, intercept = parameters[: n_classes * d].view(n_classes, d), parameters[n_classes * d :]
-    coef_gradient, intercept_gradient = (
-        gradient[: n_classes * d].view(n_classes, d),
-        gradient[n_classes * d :],
-    )
+    def weight_and_bias(flat: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return flat[: n_classes * d].view(n_classes, d), flat[n_classes * d :]
 
+    start = torch.cat([part.flatten() for part in start_of(init, d, n_classes, generator)]).to(features)
     batch = min(n, batch_size)
-    n_steps = epochs * math.ceil(n / batch)
-    peak = lr * batch / 256
-    beta1, beta2 = _ADAM_BETAS
-    step = 0
+    adam = _Adam(start, peak=lr * batch / 256, steps=epochs * math.ceil(n / batch))
+    coef, intercept = weight_and_bias(adam.parameters)
+    coef_gradient, intercept_gradient = weight_and_bias(adam.gradient)
     with _threads_for(batch * d * n_classes):
         for epoch in range(epochs):
             view = features[epoch % n_views]
@@ -114,14 +128,8 @@ def fit_sgd(
                 slope.div_(len(rows))
                 torch.mm(slope.T, x, out=coef_gradient)
                 torch.sum(slope, 0, out=intercept_gradient)
-
-                rate = peak * 0.5 * (1 + math.cos(math.pi * step / n_steps))
-                step += 1
-                first.lerp_(gradient, 1 - beta1)
-                second.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-                spread = second.sqrt().div_(math.sqrt(1 - beta2**step)).add_(_ADAM_EPS)
-                parameters.addcdiv_(first, spread, value=-rate / (1 - beta1**step))
-    if not torch.isfinite(parameters).all():
+                adam.step()
+    if not torch.isfinite(adam.parameters).all():
         raise NonFiniteLossError(f"the sgd probe diverged with lr={lr!r}; use a smaller lr or standardize=True")
     return coef.cpu().numpy().copy(), intercept.cpu().numpy().copy()
 
