@@ -21,14 +21,23 @@ import resource
 import signal
 import sys
 
-import timm
+import PIL.Image
+
+# What a child would import each time.
+import pyarrow.parquet  # noqa: F401
+import sklearn.cluster  # noqa: F401
+import timm  # noqa: F401
 import torchvision.datasets  # noqa: F401
 
 import probedistill.cli
 import probedistill.distillation.run
+import probedistill.encoders.module
+import probedistill.images.folder
+import probedistill.objectives.clp
+import probedistill.show.tables
 import probedistill.store.distilled
 
-assert timm
+PIL.Image.init()
 os.fsync = lambda _: None  # as in conftest.py
 
 _EVENTS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.chmod", "shutil.rmtree", "tempfile.mkstemp"}

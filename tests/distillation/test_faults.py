@@ -391,14 +391,15 @@ def stopped(fork, photos, tmp_path_factory) -> tuple[list[object], Path, torch.T
     return command, folder / "run", DistilledSet.load(folder / "quiet").float_images
 
 
-def test_checkpoint_cut_at_any_byte(run_cli, stopped, tmp_path):
+def test_cut_checkpoint_gives_way_to_the_one_before_it(run_cli, stopped, tmp_path):
+    """That a file is torn wherever it is cut is in tests/store/test_whole_files.py."""
     command, run, expected = stopped
     older, latest = sorted((run / "checkpoints").iterdir())
     content = latest.read_bytes()
     header = 8 + int.from_bytes(content[:8], "little")
     cuts = {0, 1, 7, 8, 9, header - 1, header, header + 1, len(content) - 1}
     rng = random.Random(0)
-    cuts |= {rng.randrange(8, header) for _ in range(15)} | {rng.randrange(header, len(content)) for _ in range(16)}
+    cuts |= {rng.randrange(8, header) for _ in range(3)} | {rng.randrange(header, len(content)) for _ in range(3)}
     for number, cut in enumerate(sorted(cuts)):
         out = shutil.copytree(run, tmp_path / f"run-{number}")
         (out / "checkpoints" / latest.name).write_bytes(content[:cut])
