@@ -333,34 +333,34 @@ def audit(
         raise UserError(f"{train.spec!r} has {len(bank)} readable photos; an audit takes at least 4")
     photos = _photo_thumbnails(encoder, train, bank.indices, store.progress)
     synthetic = thumbnails_of(distilled.images)
-    points: dict[str, _Points] = {
-        "pixels": (_measure("grey values after registration", True), pixel_distances, synthetic, photos),
-        "structure": (_measure("SSIM", True), structure_distances, synthetic, photos),
-        "features": _in_features(distilled, encoder, bank),
+    spaces = {
+        "pixels": _Space("grey values after registration", True, pixel_distances, synthetic, photos),
+        "structure": _Space("SSIM", True, structure_distances, synthetic, photos),
+        "features": _feature_space(distilled, encoder, bank),
     }
     for one in others:
-        points[f"features {one.name}@{one.input_size}"] = _in_features(distilled, one, store.of(one, train))
+        spaces[f"features {one.name}@{one.input_size}"] = _feature_space(distilled, one, store.of(one, train))
     names = [train.names[i] for i in bank.indices.tolist()]
-    measures, matches, found = _compare(points, names, seed, store.progress)
+    measures, matches, found = _compare(spaces, names, seed, store.progress)
     members = None
     target = Path(out) if out is not None else None
     if config is not None:
         made = Shadows(config, encoder, train, bank, photos, seed, inner)
         members = membership(made, budget, minutes=minutes, folder=target, progress=store.progress)
     result = Audit(
-        MadeBy.of(distilled.run),
-        EncoderAbout.of(encoder),
-        ImagesRecord.of(train, len(bank)),
-        distilled.run.begun_from,
-        measures,
-        tuple(
+        run=MadeBy.of(distilled.run),
+        encoder=EncoderAbout.of(encoder),
+        images=ImagesRecord.of(train, len(bank)),
+        begun_from=distilled.run.begun_from,
+        measures=measures,
+        audited=tuple(
             Audited(distilled.class_names[label], {name: matches[name][i] for name in measures})
             for i, label in enumerate(distilled.labels.tolist())
         ),
-        _stored(distilled, run_folder(folder) if folder is not None else None),
-        distilled.run.images.fingerprint == train.fingerprint,
-        str(distilled.run.privacy) if distilled.run.privacy is not None else None,
-        members,
+        stored=_stored(distilled, run_folder(folder) if folder is not None else None),
+        same_photos=distilled.run.images.fingerprint == train.fingerprint,
+        promise=str(distilled.run.privacy) if distilled.run.privacy is not None else None,
+        membership=members,
     )
     if target is not None:
         rows = {name: bank.indices[near.photo] for name, near in found.items()}
@@ -368,20 +368,23 @@ def audit(
     return result
 
 
-def _measure(says: str, visible: bool) -> Measure:
-    return Measure(says, visible, (0.0, 0.0, 0.0, 0.0, 0.0))
+@dataclass(frozen=True)
+class _Space:
+    """How likeness is measured (see `Measure`), and what is compared: of the synthetic images, and of the photos."""
+
+    says: str
+    visible: bool
+    distances: Distances
+    synthetic: Tensor
+    photos: Tensor
 
 
-_Points = tuple[Measure, Distances, Tensor, Tensor]
-"""How likeness is measured, and what is compared: of the synthetic images, and of the photos."""
-
-
-def _in_features(distilled: DistilledSet, encoder: Encoder, bank: FeatureBank) -> _Points:
+def _feature_space(distilled: DistilledSet, encoder: Encoder, bank: FeatureBank) -> _Space:
     """Features about the mean of the photos'; those of an encoder that made the set are alike by design."""
     mean = bank.centre.mean(dim=0)
     says = f"features of {encoder.name} at {encoder.input_size} px"
-    measure = _measure(says, not distilled.run.made_with(encoder.fingerprint))
-    return measure, feature_distances, encode(encoder, distilled.images) - mean, bank.centre - mean
+    visible = not distilled.run.made_with(encoder.fingerprint)
+    return _Space(says, visible, feature_distances, encode(encoder, distilled.images) - mean, bank.centre - mean)
 
 
 def _shadow_config(distilled: DistilledSet, encoder: Encoder, steps: int | None) -> DistillConfig:
@@ -417,20 +420,21 @@ def _photo_thumbnails(encoder: Encoder, train: LabelledImages, indices: Tensor, 
 
 
 def _compare(
-    points: dict[str, _Points], names: Sequence[str], seed: int, progress: bool
+    spaces: dict[str, _Space], names: Sequence[str], seed: int, progress: bool
 ) -> tuple[dict[str, Measure], dict[str, list[Match]], dict[str, Near]]:
     """Look up every synthetic image and some photos, by every measure."""
     generator = torch.Generator().manual_seed(seed_of(seed, Stream.AUDITED_PHOTOS))
     some = torch.randperm(len(names), generator=generator)[:_REFERENCE]
     measures, matches, found = {}, {}, {}
-    total = sum(len(synthetic) + len(some) for _, _, synthetic, _ in points.values())
+    total = sum(len(space.synthetic) + len(some) for space in spaces.values())
     with ProgressBar("nearest photos", total, enabled=progress) as bar:
-        for name, (measure, distances, synthetic, photos) in points.items():
-            among = nearest(distances, photos[some], photos, own=some, advance=bar.advance)
-            near = found[name] = nearest(distances, synthetic, photos, advance=bar.advance)
+        for name, space in spaces.items():
+            photos = space.photos
+            among = nearest(space.distances, photos[some], photos, own=some, advance=bar.advance)
+            near = found[name] = nearest(space.distances, space.synthetic, photos, advance=bar.advance)
             levels = torch.tensor([0.01, 0.05, 0.25, 0.5, 0.75], dtype=torch.float64)
             one, two, three, four, five = among.distance.quantile(levels).tolist()
-            measures[name] = replace(measure, percentiles=(one, two, three, four, five))
+            measures[name] = Measure(space.says, space.visible, (one, two, three, four, five))
             share = share_below(near.distance, among.distance)
             stands_out = share_below(near.relative, among.relative)
             columns = (near.photo, near.distance, near.relative, share, stands_out)

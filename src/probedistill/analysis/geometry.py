@@ -342,13 +342,13 @@ def geometry(
         name: np.array([getattr(c.synthetic, measure) for c in of_classes]) for name, (measure, _) in _TESTED.items()
     }
     return Geometry(
-        EncoderAbout.of(encoder),
-        MadeBy.of(distilled.run),
-        ImagesRecord.of(train, len(bank)),
-        k,
-        of_classes,
-        {name: class_test(values, seed=seed) for name, values in quantiles.items()},
-        _projection(
+        encoder=EncoderAbout.of(encoder),
+        run=MadeBy.of(distilled.run),
+        images=ImagesRecord.of(train, len(bank)),
+        k=k,
+        classes=of_classes,
+        tests={name: class_test(values, seed=seed) for name, values in quantiles.items()},
+        points=_projection(
             real,
             labels,
             medoid_rows,
