@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -50,7 +51,11 @@ def torchrun() -> Iterator[Torchrun]:
     yield start
     for process in started:
         if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
+            ranks = psutil.Process(process.pid).children(recursive=True)
+            process.kill()
+            for rank in ranks:  # each has a session of its own, and would outlive torchrun
+                with suppress(psutil.NoSuchProcess):
+                    rank.kill()
         process.communicate()
 
 
