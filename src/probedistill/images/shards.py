@@ -1,0 +1,115 @@
+"""The tar files of a place: of a folder, a glob or a brace range; each belongs to a split."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import stat
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import UserError
+from .folder import listing, subfolders
+from .sources import FOLDER_SPLITS, WHOLE
+
+_MAX_SHARDS = 1_000_000
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A tar file: where it is, what it is called, and which split it belongs to."""
+
+    path: Path
+    name: str
+    split: str
+    size: int
+
+
+def find_shards(place: str, spec: str) -> list[Shard]:
+    """Return the tar files of a place, by name; each knows its split.
+
+    Raises:
+        UserError: There are none, one cannot be read, or only some name a split; the message calls the place ``spec``.
+    """
+    root = Path(place).expanduser()
+    if os.path.isdir(root):
+        under = [root / name for name in subfolders(root) if name.lower() in FOLDER_SPLITS]
+        paths = [Path(entry.path) for folder in [root, *under] for entry in listing(folder)]
+        paths = [path for path in paths if path.suffix.lower() == ".tar" and not path.is_dir()]
+        if not paths:
+            raise UserError(f"images {spec!r}: the folder holds no .tar files; give the folder of the shards")
+        base = root
+    else:
+        paths = [root] if os.path.exists(root) else _expanded(str(root), spec)
+        base = Path(os.path.commonpath([path.absolute().parent for path in paths]))
+    shards = []
+    for path in paths:
+        try:
+            status = path.stat()
+        except OSError as error:
+            raise UserError(
+                f"images {spec!r}: cannot read shard {str(path)!r} ({error.strerror}); correct the path"
+            ) from error
+        if not stat.S_ISREG(status.st_mode):
+            raise UserError(f"images {spec!r}: shard {str(path)!r} is not a file; give tar files")
+        name = os.path.relpath(path.absolute(), base.absolute()).replace(os.sep, "/")
+        shards.append(Shard(path, name, _split_of_shard(name), status.st_size))
+    shards.sort(key=lambda shard: shard.name)
+    if len({shard.split == WHOLE for shard in shards}) > 1:
+        named = next(shard for shard in shards if shard.split != WHOLE)
+        other = next(shard for shard in shards if shard.split == WHOLE)
+        raise UserError(
+            f"images {spec!r}: shard {named.name!r} is of split {named.split!r}, but {other.name!r} names no split; "
+            "rename it or give a pattern that leaves it out"
+        )
+    return shards
+
+
+def _split_of_shard(name: str) -> str:
+    """Return the split that a shard's folder or name tells, such as ``train/000.tar`` or ``x-val-000.tar``."""
+    *folders, file = name.lower().split("/")
+    for words in ([folders[-1]] if folders else [], re.split(r"[^a-z]+", file.removesuffix(".tar"))):
+        found = next((word for word in words if word in FOLDER_SPLITS), None)
+        if found is not None:
+            return found
+    return WHOLE
+
+
+def _expanded(pattern: str, spec: str) -> list[Path]:
+    """The paths of a brace range or a glob, each once."""
+    paths: dict[str, None] = {}
+    for one in _without_braces(pattern, spec):
+        if any(c in one for c in "*?["):
+            matches = sorted(glob.glob(one, recursive=True))
+            if not matches:
+                raise UserError(f"images {spec!r}: no shard matches {one!r}; check the pattern")
+        elif os.path.exists(one):
+            matches = [one]
+        else:
+            raise UserError(f"images {spec!r}: no such shard {one!r}; check the path and the range")
+        paths.update(dict.fromkeys(matches))
+    return [Path(path) for path in paths]
+
+
+def _without_braces(pattern: str, spec: str) -> list[str]:
+    """Expand {000..146} and {a,b} as a shell does."""
+    done, todo = [], [pattern]
+    while todo:
+        one = todo.pop()
+        group = re.search(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}", one)
+        if group is None:
+            done.append(one)
+            continue
+        first, last, words = group.groups()
+        values: Iterable[str] = (words or "").split(",")
+        count = len(words.split(",")) if words is not None else abs(int(last) - int(first)) + 1
+        if count + len(todo) + len(done) > _MAX_SHARDS:
+            raise UserError(f"images {spec!r} name more than {_MAX_SHARDS:,} shards; give a smaller range")
+        if words is None:
+            low, high = sorted((int(first), int(last)))
+            width = max(len(first), len(last)) if "0" in (first[0], last[0]) else 0
+            values = (f"{number:0{width}d}" for number in range(low, high + 1))
+        todo += [one[: group.start()] + value + one[group.end() :] for value in values]
+    return sorted(done)
