@@ -283,31 +283,37 @@ def _wds_labels(
             f"{option('label_column')}"
         )
     names = _class_list(folders, config.images)
-    numbered = all(isinstance(label, int) for label in given)
     if names is None:
-        present = sorted(given, key=int if numbered else str)
-        name_of = {label: str(label) for label in present}
+        numbered = all(isinstance(label, int) for label in given)
+        name_of = {label: str(label) for label in sorted(given, key=int if numbered else str)}
     else:
-        place = {name: i for i, name in enumerate(names)}
-        name_of = {}
-        for label in given:
-            if isinstance(label, int) and label < len(names) and str(label) not in place:
-                name_of[label] = names[label]
-            elif str(label) in place:
-                name_of[label] = str(label)
-            else:
-                sample = next(sample for sample in samples if sample.label == label)
-                raise UserError(
-                    f"images {config.images!r}: label {label!r} of {sample.name} is not in classes.txt "
-                    f"({len(names)} names); add it there"
-                )
-        present = sorted(given, key=lambda label: place[name_of[label]])
-    class_names = tuple(dict.fromkeys(name_of[label] for label in present))
+        name_of = _names_of(given, samples, names, config.images)
+    class_names = tuple(dict.fromkeys(name_of.values()))
     number = {name: i for i, name in enumerate(class_names)}
     # A sample without a label counts as an unreadable image; where it stands makes no difference.
     return class_names, np.array(
         [0 if sample.label is None else number[name_of[sample.label]] for sample in samples], dtype=np.int64
     )
+
+
+def _names_of(
+    given: Collection[int | str], samples: Sequence[_Sample], names: Sequence[str], spec: str
+) -> dict[int | str, str]:
+    """The name of each label that is given, by a list of names and in its order; a label is a name or a place in it."""
+    place = {name: i for i, name in enumerate(names)}
+    name_of: dict[int | str, str] = {}
+    for label in given:
+        if isinstance(label, int) and label < len(names) and str(label) not in place:
+            name_of[label] = names[label]
+        elif str(label) in place:
+            name_of[label] = str(label)
+        else:
+            sample = next(sample for sample in samples if sample.label == label)
+            raise UserError(
+                f"images {spec!r}: label {label!r} of {sample.name} is not in classes.txt ({len(names)} names); add it "
+                "there"
+            )
+    return dict(sorted(name_of.items(), key=lambda item: place[item[1]]))
 
 
 def _class_list(folders: Collection[Path], spec: str) -> list[str] | None:
@@ -321,11 +327,9 @@ def _class_list(folders: Collection[Path], spec: str) -> list[str] | None:
             f"images {spec!r}: {str(path)!r} cannot be read ({one_line(str(error))}); correct it"
         ) from error
     names = [line.strip() or str(i) for i, line in enumerate(lines)]
-    twice = (
-        next((name for i, name in enumerate(names) if name in names[:i]), None)
-        if len(set(names)) < len(names)
-        else None
-    )
-    if twice is not None:
-        raise UserError(f"images {spec!r}: {str(path)!r} names {twice!r} twice; give each class a name of its own")
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise UserError(f"images {spec!r}: {str(path)!r} names {name!r} twice; give each class a name of its own")
+        seen.add(name)
     return names
