@@ -271,19 +271,18 @@ class _Bench:
         passes = store.passes_of(encoder, self.test)
         if kinds & {"random", "full"}:
             passes += store.passes_of(encoder, self.train)
-        of_images = [cell for cell in cells if cell.kind != "full"]
         count = self.images_per_class * len(self.train.class_names)
         config = self.config.for_images(count)
-        for cell in of_images:
-            for seed in range(config.seeds):
-                how = {"views": int(config.views), "augment": self.augment, "seed": seed}
+        views = int(config.views)
+        for cell in cells:
+            if cell.kind == "distilled":
                 images = self.sets[cell.rows[0]].distilled.images
-                is_set = cell.kind == "distilled"
-                passes += (
-                    store.passes_of_synthetic_views(encoder, images, **how)  # type: ignore[arg-type]
-                    if is_set
-                    else count * max(int(config.views), 1)
-                )
+                for seed in range(config.seeds):
+                    passes += store.passes_of_synthetic_views(
+                        encoder, images, views=views, augment=self.augment, seed=seed
+                    )
+            elif cell.kind != "full":
+                passes += config.seeds * count * max(views, 1)
         say_cost(encoder, passes, "; once, then they are kept", enabled=store.progress)
 
     def _fill_banks(self, cells: Sequence[Cell]) -> None:
