@@ -47,7 +47,7 @@ class Correlation:
         return f"Spearman {self.spearman:+.2f}, p = {self.p:.3f}"
 
 
-def rank_agreement(first: Sequence[float], second: Sequence[float], *, seed: int = 0) -> Correlation:
+def rank_agreement(first: Sequence[float], second: Sequence[float]) -> Correlation:
     """Correlate two rankings of the same things.
 
     p is the share of all orders of ``first`` whose correlation is at least as far from 0; see `permuted`. It is at
@@ -56,12 +56,11 @@ def rank_agreement(first: Sequence[float], second: Sequence[float], *, seed: int
     Args:
         first: n values.
         second: n values, in the same order.
-        seed: Seed for drawing orders of more than eight values.
     """
     left, right = np.asarray(first, np.float64), np.asarray(second, np.float64)
     if len(left) < FEWEST or np.ptp(left) == 0 or np.ptp(right) == 0:
         return Correlation(None, None, len(left))
-    return permuted(lambda orders: left[orders], right, len(left), Stream.VALUE_ORDERS, seed)
+    return permuted(lambda orders: left[orders], right, len(left), Stream.VALUE_ORDERS, 0)
 
 
 def mantel(metric: ArrayLike, accuracy: ArrayLike, *, seed: int = 0) -> Correlation:

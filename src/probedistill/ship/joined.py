@@ -87,19 +87,19 @@ def merge_sets(sets: Sequence[KeptSet], *, same_classes: bool = False) -> KeptSe
                 f"let both sets' images stand for it with {option('same_classes', True)}"
             )
         names += [name for name in one.distilled.class_names if name not in names]
-    labels = [_renumbered(one.distilled, names) for one in sets]
-    order = torch.cat(labels).argsort(stable=True)
+    labels = torch.cat([_renumbered(one.distilled, names) for one in sets])
+    order = labels.argsort(stable=True)
     images = torch.cat([one.distilled.float_images for one in sets])[order]
     statistics, notes = _merged_statistics(sets)
     head, more = _merged_head(sets, statistics)
     if any(one.distilled.soft_labels is not None for one in sets):
         more.append("Soft labels were left out: each set's know its own classes alone.")
-    most = int(torch.bincount(torch.cat(labels)).max())
+    most = int(torch.bincount(labels).max())
     private = [one.name for one in sets if one.distilled.run.privacy is not None]
     if private:
         more.append(f"The promise of privacy of {private[0]!r} was left out: nothing is promised of a merged set.")
     record = _merged_record(sets, tuple(names), statistics, most)
-    merged = DistilledSet(images, torch.cat(labels)[order], tuple(names), record, head=head)
+    merged = DistilledSet(images, labels[order], tuple(names), record, head=head)
     return KeptSet(merged, statistics, " + ".join(one.name for one in sets), (*notes, *more))
 
 
