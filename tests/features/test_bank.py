@@ -587,7 +587,7 @@ def test_a_bank_in_files_is_checked_once_and_then_read_as_it_is(tmp_path, folder
     from probedistill.store.tensors import load_tensors
 
     monkeypatch.setattr(
-        "probedistill.features.extract.load_tensors", lambda path: (checked.append(path), load_tensors(path))[1]
+        "probedistill.features.shards.load_tensors", lambda path: (checked.append(path), load_tensors(path))[1]
     )
     bank = extract(images, shard_size=4, max_memory=0)
     assert checked == shards(tmp_path)

@@ -8,7 +8,7 @@ import torch
 from conftest import TINY
 from probedistill import AugmentConfig, UserError, load_encoder, load_images
 from probedistill.features.encode import encode, view_features
-from probedistill.features.extract import bank_files
+from probedistill.features.shards import bank_files
 from probedistill.features.store import FeatureStore
 
 HOW = {"views": 3, "augment": AugmentConfig(noise_prob=0.0), "seed": 1}

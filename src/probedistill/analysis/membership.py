@@ -28,7 +28,7 @@ from ..encoders.encoder import Encoder
 from ..errors import UserError
 from ..features.bank import FeatureBank
 from ..features.encode import encode
-from ..features.extract import key_of
+from ..features.shards import key_of
 from ..images.labelled import LabelledImages
 from ..machine.progress import ProgressBar, say
 from ..probes.linear import LinearProbe

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import warnings
 from collections.abc import Callable
@@ -11,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import msgspec
 import numpy as np
 import torch
 from torch import Tensor
@@ -28,14 +25,13 @@ from ..machine.torch_state import own_torch_state
 from ..methods import MOST_VIEWS, check_number
 from ..seeds import Stream, seed_of
 from ..store.files import remove_leftovers
-from ..store.records import as_plain, from_plain, write_record
-from ..store.tensors import TornFileError, load_tensors, save_tensors
-from .bank import BankManifest, EncoderNote, FeatureBank, Held, ImagesNote, Shard, bytes_of, comfortable_bytes
+from ..store.records import write_record
+from ..store.tensors import TornFileError
+from .bank import FeatureBank, Held, bytes_of, comfortable_bytes
 from .encode import augmented_views, prefetched
+from .shards import DTYPES, BankFiles, ShardContent, bank_files
 
 _log = logging.getLogger(__name__)
-_FORMAT = 2
-_DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
 
 @own_torch_state()
@@ -87,8 +83,8 @@ def extract_features(
     augment = augment or AugmentConfig()
     check_number("views", views, most=MOST_VIEWS, whole=True)
     check_number("seed", seed, whole=True)
-    if dtype not in _DTYPES:
-        raise unknown_name("dtype", dtype, _DTYPES)
+    if dtype not in DTYPES:
+        raise unknown_name("dtype", dtype, DTYPES)
     augment.check()
     if not len(images):
         raise UserError(f"images {images.spec!r} ({images.split}) have no images to take features of; give some")
@@ -131,156 +127,6 @@ def extract_features(
             _log.warning("%s", _told_of_skipped(images, bank))
         _check_each_class(images, bank)
     return bank
-
-
-def bank_files(
-    encoder: Encoder,
-    images: LabelledImages,
-    views: int,
-    augment: AugmentConfig | None,
-    seed: int,
-    cache: Path | str | None = None,
-    dtype: Literal["float32", "float16"] = "float32",
-    shard_size: int = 512,
-) -> BankFiles:
-    """Where the cache keeps a bank, or will; arguments as for `extract_features`."""
-    manifest = BankManifest(
-        format=_FORMAT,
-        encoder=EncoderNote.of(encoder),
-        precision=encoder.precision,
-        images=ImagesNote(images.spec, images.split, images.fingerprint),
-        count=len(images),
-        views=views,
-        augment=(augment or AugmentConfig()).settled(transformer=encoder.is_transformer) if views else None,
-        seed=seed if views else None,
-        dtype=dtype,
-        shard_size=shard_size,
-    )
-    return BankFiles(manifest, cache_folder(cache))
-
-
-def key_of(record: object) -> str:
-    """What tells features apart in the cache: a digest of everything that they depend on."""
-    return hashlib.sha256(json.dumps(as_plain(record), sort_keys=True).encode()).hexdigest()[:16]
-
-
-def plain_name(name: str) -> str:
-    """A name as a part of a file's name."""
-    return "".join(c if c.isalnum() or c in "._" else "_" for c in name)[:60]
-
-
-# ---------------------------------------------------------------------------------------------------
-# Files
-
-
-@dataclass(frozen=True)
-class ShardRecord:
-    """Whose features a file holds, and which.
-
-    Attributes:
-        bank: The bank's key.
-        first: Number of the first image.
-        skipped: Why images were left out, a line each.
-    """
-
-    bank: str
-    first: int
-    skipped: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class ShardContent:
-    """A shard that has been made or checked."""
-
-    features: Held | Shard
-    indices: Tensor
-    skipped: tuple[str, ...]
-
-    def held(self) -> ShardContent:
-        """The shard in memory, in float32."""
-        centre, augmented = self.features.read()
-        return replace(self, features=Held(centre.float(), augmented.float()))
-
-    def first_features(self, dim: int) -> ShardContent:
-        """The shard with the first ``dim`` features of each view alone."""
-        centre, augmented = self.features.read()
-        return replace(self, features=Held(centre[:, :dim].contiguous(), augmented[..., :dim].contiguous()))
-
-    def in_file(self, path: Path) -> ShardContent:
-        """The shard as a file that is read when it is needed."""
-        return replace(self, features=Shard(path, len(self.indices)))
-
-
-class BankFiles:
-    """The shards of one bank in the cache.
-
-    Args:
-        manifest: What the features depend on.
-        cache: The cache's folder.
-    """
-
-    def __init__(self, manifest: BankManifest, cache: Path) -> None:
-        self.manifest, self.key = manifest, key_of(manifest)
-        name = f"{plain_name(manifest.encoder.name)}-{plain_name(manifest.images.split)}-{self.key}"
-        self.folder, self._cache = cache / "features" / name, cache
-        self._starts = range(0, manifest.count, manifest.shard_size)
-
-    @property
-    def count(self) -> int:
-        """Number of shards."""
-        return len(self._starts)
-
-    def rows(self, number: int) -> range:
-        """Which images a shard is for."""
-        return range(self._starts[number], min(self._starts[number] + self.manifest.shard_size, self.manifest.count))
-
-    def path(self, number: int) -> Path:
-        """The file of a shard."""
-        return self.folder / f"shard-{number:05d}.safetensors"
-
-    def write(self, number: int, content: ShardContent) -> None:
-        """Write a shard, whole or not at all."""
-        centre, augmented = content.features.read()
-        record = ShardRecord(self.key, self.rows(number).start, content.skipped)
-        tensors = {"centre": centre, "augmented": augmented, "indices": content.indices}
-        save_tensors(self.path(number), tensors, as_plain(record))
-
-    def read(self, number: int) -> ShardContent:
-        """Read a shard.
-
-        Raises:
-            TornFileError: The file is damaged, or of another bank.
-        """
-        path, rows = self.path(number), self.rows(number)
-        tensors, metadata = load_tensors(path)
-        try:
-            record = from_plain(metadata, ShardRecord)
-            centre, augmented, indices = (tensors[name] for name in ("centre", "augmented", "indices"))
-        except (msgspec.ValidationError, KeyError) as error:
-            raise TornFileError(f"{path} is not a file of features") from error
-        dim, dtype = self.manifest.encoder.dim, _DTYPES[self.manifest.dtype]
-        shapes = centre.shape == (len(indices), dim) and augmented.shape == (self.manifest.views, len(indices), dim)
-        inside = not len(indices) or (int(indices.min()) >= rows.start and int(indices.max()) < rows.stop)
-        same = record.bank == self.key and record.first == rows.start
-        if not (same and shapes and inside and centre.dtype == augmented.dtype == dtype):
-            raise TornFileError(f"{path} holds the features of other images")
-        return ShardContent(Held(centre, augmented), indices, record.skipped)
-
-    @property
-    def passes(self) -> int:
-        """About how many images must go through the encoder before the bank is whole."""
-        missing = [number for number in range(self.count) if not self.path(number).exists()]
-        centres = self.centres()
-        fresh = [number for number in missing if not (self.manifest.views and centres.path(number).exists())]
-        return sum(len(self.rows(n)) for n in missing) * self.manifest.views + sum(len(self.rows(n)) for n in fresh)
-
-    def of_encoder(self, encoder: Encoder) -> BankFiles:
-        """The bank of another encoder's features of the same images."""
-        return BankFiles(replace(self.manifest, encoder=EncoderNote.of(encoder)), self._cache)
-
-    def centres(self) -> BankFiles:
-        """The bank of the same images without views."""
-        return BankFiles(replace(self.manifest, views=0, augment=None, seed=None), self._cache)
 
 
 def _own_shards(files: BankFiles, processes: Processes) -> list[int]:
@@ -438,7 +284,7 @@ class _Work:
                 f"encoder {self.encoder.name!r} gives features that are not finite in {self.encoder.precision}, "
                 f"first for {first!r}; {way_out}, or leave the image out"
             )
-        stored = features.to(_DTYPES[self.files.manifest.dtype])
+        stored = features.to(DTYPES[self.files.manifest.dtype])
         if bool(stored.isinf().any()):
             raise UserError(
                 f"dtype 'float16' cannot hold features as large as {float(features.abs().max()):.3g} "

@@ -21,7 +21,8 @@ from ..store.files import remove_leftovers
 from ..store.tensors import TornFileError, load_tensors, map_tensors, save_tensors
 from .bank import FeatureBank
 from .encode import encode, real_view_features, view_features
-from .extract import bank_files, extract_features, key_of, plain_name
+from .extract import extract_features
+from .shards import bank_files, key_of, plain_name
 
 _LARGEST_FILE = 2**31
 """Bytes of views that are kept; more are made again when they are needed again."""
