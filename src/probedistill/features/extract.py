@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -101,17 +101,8 @@ def extract_features(
             if strict and content.skipped:
                 raise UserError(f"{content.skipped[0]}; fix or remove the file, or leave {option('strict', True)} out")
             shards[number] = content.held() if hold else content.in_file(files.path(number))
-    processes.wait()  # for the other ranks' shards
-    if processes.largest(int(not all(files.path(number).exists() for number in range(files.count)))):
-        raise UserError(
-            f"cache {str(cache_folder(cache))!r} is not the same folder for all processes; name one that every machine "
-            f"sees with {option('cache')} or PROBEDISTILL_CACHE"
-        )
-    for number in range(files.count):
-        if number not in shards:
-            with explained("cached features of another process were lost", TornFileError, hint="run it again"):
-                content = files.read(number)
-            shards[number] = content.held() if hold else content.in_file(files.path(number))
+    for number, content in _shards_of_others(files, shards, processes, cache):
+        shards[number] = content.held() if hold else content.in_file(files.path(number))
     parts = [shards.pop(number) for number in range(files.count)]
     skipped = tuple(reason for part in parts for reason in part.skipped)
     manifest = replace(files.manifest, class_names=tuple(images.class_names), skipped=skipped)
@@ -135,6 +126,22 @@ def _own_shards(files: BankFiles, processes: Processes) -> list[int]:
     processes.wait()  # everyone has looked before anyone writes
     there = sorted(set(range(files.count)) - set(missing))
     return [*missing[processes.rank :: processes.count], *there[processes.rank :: processes.count]]
+
+
+def _shards_of_others(
+    files: BankFiles, own: Collection[int], processes: Processes, cache: Path | str | None
+) -> Iterator[tuple[int, ShardContent]]:
+    """The shards that other processes have made or checked, as they are read from the cache."""
+    processes.wait()
+    if processes.largest(int(not all(files.path(number).exists() for number in range(files.count)))):
+        raise UserError(
+            f"cache {str(cache_folder(cache))!r} is not the same folder for all processes; name one that every machine "
+            f"sees with {option('cache')} or PROBEDISTILL_CACHE"
+        )
+    for number in sorted(set(range(files.count)) - set(own)):
+        with explained("cached features of another process were lost", TornFileError, hint="run it again"):
+            content = files.read(number)
+        yield number, content
 
 
 def _check_each_class(images: LabelledImages, bank: FeatureBank) -> None:
