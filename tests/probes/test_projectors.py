@@ -23,8 +23,9 @@ def test_procrustes_finds_a_rotation_with_its_scale_and_offset(rng, d_new, d_old
     np.testing.assert_allclose((inside + 1) @ matrix.T + offset, wanted, atol=1e-9)
 
 
-def test_procrustes_of_fewer_views_than_features_maps_what_no_view_shows_to_nothing(rng):
-    target, source = rng.normal(size=(5, 12)), rng.normal(size=(5, 8))
+@pytest.mark.parametrize("size", [1, 1e6])
+def test_procrustes_of_fewer_views_than_features_maps_what_no_view_shows_to_nothing(rng, size):
+    target, source = size * rng.normal(size=(5, 12)), size * rng.normal(size=(5, 8))
     matrix, offset = procrustes(target, source)
     centred = target - target.mean(0)
     unseen = np.linalg.svd(centred)[2][5:]
