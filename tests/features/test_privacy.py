@@ -20,7 +20,7 @@ from probedistill import ClassStatistics, DistilledSet, UserError, class_statist
 from probedistill.features.privacy import check_promise, unit_sums, with_noise
 from probedistill.features.summed import private_statistics
 
-pytest.importorskip("opendp", reason="it comes with probedistill[privacy]")
+dp = pytest.importorskip("opendp.prelude", reason="it comes with probedistill[privacy]")
 SENSITIVITY = math.hypot(1, 0.5)  # a feature of length 1, and half an image in a count
 
 
@@ -60,6 +60,10 @@ def test_the_noise_is_enough_for_the_promise(epsilon, delta):
     smaller = 0.8 * deviation
     ratio = SENSITIVITY / smaller
     assert norm.cdf(ratio / 2 - epsilon / ratio) - math.exp(epsilon) * norm.cdf(-ratio / 2 - epsilon / ratio) > delta
+    space = dp.vector_domain(dp.atom_domain(T=float, nan=False)), dp.l2_distance(T=float)
+    noisy = dp.c.make_zCDP_to_approxDP(space >> dp.m.then_gaussian(scale=deviation))
+    promise = dp.c.make_fix_delta(noisy, delta)
+    assert promise.check(SENSITIVITY * (1 + 1e-9), (epsilon, delta)), "rounded sums may differ by a little more"
     assert library.startswith("opendp ")
 
 
