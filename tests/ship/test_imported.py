@@ -37,8 +37,9 @@ def saved(tmp_path, content):
         {"data": [[torch.zeros_like(IMAGES), LABELS], [IMAGES, LABELS]]},
         (IMAGES, LABELS),
         {"images": IMAGES.requires_grad_(), "labels": LABELS, "other": [1, "x"]},
+        {"images": list(IMAGES.detach()), "labels": LABELS.tolist()},
     ],
-    ids=["lgm", "half", "bytes", "channels last", "dc", "pair", "more"],
+    ids=["lgm", "half", "bytes", "channels last", "dc", "pair", "more", "lists"],
 )
 def test_tensors_of_usual_layouts(tmp_path, content):
     found = read_set(saved(tmp_path, content))
@@ -87,6 +88,40 @@ def test_parquet_of_datasets(tmp_path):
     assert found.class_names == ("b", "a")
     assert found.labels.tolist() == [1, 0, 1, 0]
     assert [int(image.max() * 255) for image in found.images] == [0, 40, 80, 120]
+
+
+def _parquet(path, labels):
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as parquet
+
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, format="PNG")
+    parquet.write_table(pa.table({"image": [{"bytes": file.getvalue()}] * len(labels), "label": labels}), path)
+    return path
+
+
+def test_names_of_the_file_are_put_in_order_and_never_replaced(tmp_path):
+    """An image that the file calls a must not be called c, because that is first in the list."""
+    path = _parquet(tmp_path / "set.parquet", ["b", "a", "c", "a"])
+    found = read_set(path, classes=["c", "b", "a"])
+    assert [found.class_names[label] for label in found.labels] == ["b", "a", "c", "a"]
+    assert found.class_names == ("c", "b", "a")
+    with pytest.raises(UserError, match="has the class 'a', which classes=… does not name"):
+        read_set(path, classes=["x", "b", "c"])
+    found = read_set(_parquet(tmp_path / "numbers.parquet", [1, 0, 1, 0]), classes=["cat", "dog"])
+    assert [found.class_names[label] for label in found.labels] == ["dog", "cat", "dog", "cat"]
+
+
+@pytest.mark.parametrize("labels", [[0, None, 1], [[0], [1]], [0.0, float("nan")]], ids=["none", "lists", "nan"])
+def test_rows_of_parquet_without_a_class_are_one_line(tmp_path, labels):
+    with pytest.raises(UserError, match="rows without a class in column 'label'"):
+        read_set(_parquet(tmp_path / "set.parquet", labels))
+
+
+def test_arrays_in_a_file_of_pytorch_are_refused_without_its_advice(tmp_path):
+    """PyTorch's own text advises to run what is in the file."""
+    with pytest.raises(UserError, match=r"cannot be read \(damaged, or more than tensors\)"):
+        read_set(saved(tmp_path, {"images": IMAGES.detach().numpy(), "labels": LABELS}))
 
 
 def test_of_parquet_no_path_is_followed(tmp_path):

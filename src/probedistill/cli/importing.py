@@ -40,7 +40,8 @@ def import_(
     out:
         Folder for the run.
     classes:
-        Names of the classes, in the order of the labels; @FILE reads them from a text file, one a line.
+        Names of the classes, in the order of the labels, or the order of names that the file has; @FILE reads them
+        from a text file, one a line.
     image_size:
         Side of the images in pixels. Default: as they are; where they differ, the most frequent short side.
     image_column:

@@ -7,6 +7,7 @@ are taken, never a path. ``data.pth`` of the LGM authors (arXiv 2511.16674) is `
 
 from __future__ import annotations
 
+import pickle
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -53,8 +54,8 @@ def read_set(
 
     Args:
         place: A ``.pth``, ``.pt`` or ``.safetensors`` file of tensors, a ``.parquet`` file, or an image folder.
-        classes: Names of the classes, in the order of the labels; for an image folder, which classes to take.
-            Default: those of the file, else the numbers.
+        classes: Names of the classes, in the order of the labels; for an image folder, which classes to take; where
+            labels are names already, the order of these. Default: those of the file, else the numbers.
         image_size: Side in pixels. Images of other sizes are cut to their middle square and resized. Default: that of
             the images if it is one for all, else the most frequent short side.
         image_column: Column of a Parquet file that holds the images.
@@ -81,7 +82,7 @@ def read_set(
         return _recorded(made, place, encoder)
     elif suffix == ".parquet":
         images, labels, names = _of_parquet(place, called, image_size, image_column, label_column)
-        names = _named(names, classes, called)
+        names, labels = _in_order(names, labels, classes, called)
     else:
         raise UserError(f"{called} is of no kind that is known here; give {_KINDS}")
     return _recorded(DistilledSet(images, labels, tuple(names)), place, encoder)
@@ -111,7 +112,10 @@ def _tensors_in(place: Path, called: str) -> Any:
             from safetensors.torch import load_file
 
             return load_file(place)
-        return torch.load(place, map_location="cpu", weights_only=True)
+        try:
+            return torch.load(place, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:  # torch's own text advises to run what is in it
+            raise ValueError("damaged, or more than tensors") from error
 
 
 def _of_tensors(content: Any, called: str, classes: Sequence[str] | None, image_size: int | None) -> DistilledSet:
@@ -151,8 +155,13 @@ def _found(content: Any, called: str) -> tuple[Tensor, Tensor | None]:
     if isinstance(content, Mapping):
         images = next((content[name] for name in IMAGE_NAMES if name in content), None)
         labels = next((content[name] for name in LABEL_NAMES if name in content), None)
-        if isinstance(images, (list, tuple)) and images:  # DC's files: one [images, labels] for each experiment
-            return _found(images[-1], called)
+        if isinstance(images, (list, tuple)) and images:
+            if not all(isinstance(one, Tensor) and one.ndim == 3 for one in images):
+                return _found(images[-1], called)  # DC's files: one [images, labels] for each experiment
+            if len({one.shape for one in images}) == 1:
+                images = torch.stack(list(images))
+        if isinstance(labels, (list, tuple)) and all(isinstance(one, int) for one in labels):
+            labels = torch.tensor(labels)
         if isinstance(images, Tensor) and (labels is None or isinstance(labels, Tensor)):
             return images, labels
         names = ", ".join(sorted(map(str, content))[:8])
@@ -208,6 +217,22 @@ def _named(found: Sequence[str], classes: Sequence[str] | None, called: str) -> 
     return names
 
 
+def _in_order(
+    found: Sequence[str], labels: Tensor, classes: Sequence[str] | None, called: str
+) -> tuple[list[str], Tensor]:
+    """Names and labels (n,) with the classes in the order that was asked for.
+
+    Numbers are named by ``classes``; names of the file's own are put in that order, never replaced.
+    """
+    names = _named(found, classes, called)
+    if classes is None or all(name.lstrip("-").isdigit() for name in found):
+        return names, labels
+    absent = next((name for name in found if name not in names), None)
+    if absent is not None:
+        raise UserError(f"{called} has the class {absent!r}, which {option('classes')} does not name; name each")
+    return names, torch.tensor([names.index(name) for name in found])[labels]
+
+
 # ---------------------------------------------------------------------------------------------------
 # Images
 
@@ -240,6 +265,8 @@ def _of_parquet(
     empty = next((number for number, data in enumerate(contents) if not isinstance(data, bytes)), None)
     if empty is not None:
         raise UserError(f"{called} has no bytes of an image in row {empty}; embed the images in the file")
+    if any(not isinstance(value, (str, int, float)) or value != value for value in values):
+        raise UserError(f"{called} has rows without a class in column {label_column!r}")
     if names is None:
         names = [str(value) for value in sorted(set(values), key=lambda v: (isinstance(v, str), v))]
         labels = [names.index(str(value)) for value in values]
