@@ -185,6 +185,12 @@ def test_files_that_systems_add_are_no_images(tmp_path, name):
     assert len(load_images(f"folder:{tmp_path}")) == 8
 
 
+def test_hidden_folders_with_images_are_said(tmp_path):
+    tree(tmp_path, "cat", "dog", ".emu", ".ipynb_checkpoints", ".@__thumb", ".empty/inner")
+    with pytest.warns(UserWarning, match=r"left out hidden folders with images: '\.emu'$"):
+        assert classes_of(tmp_path) == ("cat", "dog")
+
+
 def test_images_beside_the_classes_are_said(tmp_path):
     tree(tmp_path, "cat", "dog", "")
     with pytest.warns(UserWarning, match="left out files beside the class folders: '00.png' and 3 more"):

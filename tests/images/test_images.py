@@ -667,6 +667,15 @@ def test_hf_a_folder_without_class_folders_is_said_to_have_no_labels(hub, run_cl
     assert "the images of each class into a folder of their own" in line
 
 
+def test_hf_folders_in_which_datasets_finds_no_classes_are_read_as_folders(hub, tmp_path):
+    """A NAS's folder of thumbnails, deeper than the photos, takes the labels of all of them away."""
+    folder = make_image_folder(tmp_path / "photos", splits=(), size=4)
+    make_image_folder(folder / "cat" / "@eaDir", classes=("0000.png", "0001.png"), splits=(), size=4)
+    with pytest.raises(UserError, match=rf"have no labels, .*; folder:{folder} reads a folder for each class"):
+        load_images(f"hf:{folder}")
+    assert load_images(f"folder:{folder}").class_names == ("cat", "dog")
+
+
 def test_hf_labels_that_are_whole_numbers_with_a_point(hub, monkeypatch):
     photos = [{"bytes": encoded(class_image(i % 2, size=4)), "path": None} for i in range(6)]
 

@@ -138,6 +138,13 @@ def test_keys_halves_and_other_members(tmp_path):
     assert faults(images) == {}
 
 
+def test_an_image_whose_key_has_a_dot_is_named(tmp_path):
+    members = [m for i in range(2) for m in ((f"{i}.left.png", encoded(i)), (f"{i}.cls", b"%d" % i))]
+    write_tar(tmp_path / "x.tar", members)
+    said = "x.tar/0: there is a label but no image but .left.png; call it KEY.png"
+    assert faults(load_images(f"wds:{tmp_path}"))["x.tar/0"] == said
+
+
 @pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 def test_formats_of_tar_and_long_names(tmp_path, format):
     name = "/".join(["folder" * 9] * 3)[-90:] if format == tarfile.USTAR_FORMAT else "é" * 50 + "/" + "long" * 40

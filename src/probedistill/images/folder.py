@@ -38,6 +38,12 @@ SYSTEM_FOLDERS = frozenset(
 )  # fmt: skip
 """Folders that systems add, in lower case: neither classes nor inside them."""
 
+_HIDDEN = (
+    ".@", ".apple", ".cache", ".dropbox", ".fseventsd", ".git", ".ipynb_checkpoints", ".picasa", ".spotlight", ".st",
+    ".thumb", ".tmp", ".trash", ".sync", ".documentrevisions",
+)  # fmt: skip
+"""How hidden folders begin, in lower case, that programs add; of others that hold images a word is said."""
+
 _SYSTEM_FILES = frozenset({"thumbs.db", "thumbs.db:encryptable", "ehthumbs.db", "desktop.ini", "icon\r"})
 _SIDECARS = frozenset(
     [
@@ -87,6 +93,8 @@ class _FolderSource(Source):
                 found = sorted(_image_files(parent / folders[name], folders[name], left_out))
                 paths += found if parent == self.root else [f"{split}/{path}" for path in found]
                 labels += [label] * len(found)
+        for name in _hidden_folders(parent) if classes is None else []:
+            left_out.add("hidden folders with images", name)
         for entry in listing(parent):
             if _is_image_name(entry.name) and not _is_folder(entry):
                 left_out.add("files beside the class folders", entry.name)
@@ -268,6 +276,13 @@ def listing(path: Path) -> list[os.DirEntry[str]]:
 def subfolders(path: Path) -> list[str]:
     """Names of the folders in a folder, sorted, without hidden ones and those that systems add."""
     return [entry.name for entry in listing(path) if _is_class_like(entry)]
+
+
+def _hidden_folders(path: Path) -> list[str]:
+    """Hidden folders that may have been meant for classes: they hold images, and no system is known to add them."""
+    with os.scandir(path) as entries:
+        hidden = [entry.name for entry in entries if entry.name.startswith(".") and _is_folder(entry)]
+    return [name for name in sorted(hidden) if not name.lower().startswith(_HIDDEN) and _has_images(path / name, 0)]
 
 
 def is_system_folder(name: str) -> bool:

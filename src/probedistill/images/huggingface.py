@@ -99,6 +99,13 @@ def _labelled_splits(splits: Mapping[str, Any], config: ImagesConfig) -> list[st
     """
     columns = sorted({column for data in splits.values() for column in data.column_names})
     if columns == [config.image_column]:
+        place = Path(config.images.partition(":")[2]).expanduser()
+        # datasets gives no labels where folders are not all as deep, as a NAS makes them, or one is called train
+        if place.is_dir() and any(entry.is_dir() for entry in os.scandir(place)):
+            raise UserError(
+                f"images {config.images!r} have no labels, only the column {config.image_column!r}: datasets finds "
+                f"none in these folders; folder:{place} reads a folder for each class"
+            )
         raise UserError(
             f"images {config.images!r} have no labels, only the column {config.image_column!r}; put the images of each "
             "class into a folder of their own, or name a data set with labels"

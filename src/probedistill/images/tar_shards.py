@@ -222,13 +222,20 @@ def _read_sample(
     label, fault = _read_label(file, members, field)
     kind = next((kind for kind in members if kind in IMAGE_SUFFIXES), None)
     if kind is None:
-        return _Sample(name, shard, 0, -1, label, fault or "there is a label but no image")
+        return _Sample(name, shard, 0, -1, label, fault or _no_image(members))
     offset, size = members[kind]
     if fault is None and offset + size > end:
         fault = "its shard is cut short"
     if fault is None and size > _MAX_IMAGE_BYTES:
         fault = f"{size} bytes; the limit is {_MAX_IMAGE_BYTES}"
     return _Sample(f"{name}.{kind}", shard, offset, size, label, fault)
+
+
+def _no_image(members: Collection[str]) -> str:
+    """Why a sample has no image; a key ends at its first dot, as WebDataset has it."""
+    longer = next((kind for kind in members if "." in kind and kind.rpartition(".")[2] in IMAGE_SUFFIXES), None)
+    more = f" but .{longer}; call it KEY.{longer.rpartition('.')[2]}" if longer else ""
+    return f"there is a label but no image{more}"
 
 
 def _read_label(
