@@ -132,8 +132,8 @@ class EncoderConfig:
     def __post_init__(self) -> None:
         """Split NAME@PIXELS into name and size."""
         name, at, pixels = self.encoder.rpartition("@")
-        if not (at and pixels.isdecimal()):
-            return
+        if not (at and pixels.isdecimal()) or Path(self.encoder.removeprefix("hf:")).is_dir():
+            return  # a folder may be called vit@224
         if self.input_size not in (None, int(pixels)):
             raise UserError(f"encoder {self.encoder!r} and input_size {self.input_size} differ; give one of them")
         self.encoder, self.input_size = name, int(pixels)

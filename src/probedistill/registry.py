@@ -17,6 +17,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import PurePath
 from typing import Any
 
 from .errors import UserError, explained, unknown_name
@@ -89,6 +90,11 @@ def imported(place: str, called: str) -> Any:
     module_name, colon, attribute = place.rpartition(":")
     if not (colon and module_name and attribute):
         raise UserError(f"{called} must be module:PACKAGE.MODULE:NAME, such as module:mine:make for mine.py")
+    if "/" in module_name or "\\" in module_name or module_name.endswith(".py"):
+        path = PurePath(module_name.replace("\\", "/")).with_suffix("")
+        inside = not path.is_absolute() and ".." not in path.parts and ":" not in module_name
+        name, where = (".".join(path.parts), "") if inside else (path.name, ", in the folder of that file")
+        raise UserError(f"{called} names a path; write module:{name}:{attribute}{where}")
     here = os.getcwd()
     if here not in sys.path:
         # The console script does not put it there, as ``python -m`` does. At the end: it shadows nothing.

@@ -154,8 +154,8 @@ def test_loading_draws_no_random_numbers():
 # ---------------------------------------------------------------- stored otherwise, written otherwise
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_weights_stored_in_half_are_computed_in_full(dtype):
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_stored_otherwise_are_computed_in_full(dtype):
     stored = Tiny().to(dtype)
     encoder = Encoder(stored, name="tiny", input_size=32)
     assert {value.dtype for value in encoder.state_dict().values() if value.is_floating_point()} == {torch.float32}
@@ -165,6 +165,15 @@ def test_weights_stored_in_half_are_computed_in_full(dtype):
     assert expected.fingerprint == encoder.fingerprint
     with torch.no_grad():
         assert close(encoder(pictures()), expected(pictures()))
+
+
+@pytest.mark.filterwarnings("ignore")  # torch moves its quantisation elsewhere
+def test_quantised_models_are_refused_in_one_line():
+    """They keep tuples and types among their weights, and round an image by what is beside it."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 5))
+    quantised = torch.ao.quantization.quantize_dynamic(model, {nn.Linear})
+    with pytest.raises(UserError, match="gives an image other features when another is beside it"):
+        Encoder(quantised, name="int8", input_size=16)
 
 
 class EndsInView(nn.Module):

@@ -236,3 +236,10 @@ def test_a_masked_autoencoder_sees_the_whole_image(hf_folder, tmp_path):
         assert close(said(images), encoder(images))
     with pytest.raises(UserError, match=r"gives other features for the same images .*encoder_args=\{'mask_ratio': 0\}"):
         load_encoder(f"hf:{tmp_path / 'mae'}", device="cpu", encoder_args={"mask_ratio": 0.75})
+
+
+def test_a_folder_may_be_called_like_a_model_of_a_size(hf_folder, tmp_path, monkeypatch):
+    shutil.copytree(hf_folder[0] / "vit", tmp_path / "vit@24")
+    monkeypatch.chdir(tmp_path)
+    assert load_encoder("hf:vit@24", device="cpu").input_size == 32
+    assert load_encoder("hf:vit@24@48", device="cpu").input_size == 48

@@ -156,3 +156,19 @@ def test_a_factory_that_fails_is_one_line(elsewhere):
         load_encoder("module:mine_in_this_folder:make")
     with pytest.raises(UserError, match="make2' is int; name a function that returns"):
         load_encoder("module:mine_in_this_folder:make2")
+
+
+@pytest.mark.parametrize(
+    ("place", "says"),
+    [
+        ("pkg/inner.py:make", "names a path; write module:pkg.inner:make$"),
+        ("./mine.py:make", "names a path; write module:mine:make$"),
+        ("mine.py:make", "names a path; write module:mine:make$"),
+        ("/elsewhere/mine.py:make", "names a path; write module:mine:make, in the folder of that file$"),
+        ("../mine:make", "names a path; write module:mine:make, in the folder of that file$"),
+        ("C:\\\\code\\\\mine.py:make", "names a path; write module:mine:make, in the folder of that file$"),
+    ],
+)
+def test_a_path_in_place_of_a_module(place, says):
+    with pytest.raises(UserError, match=says):
+        load_encoder(f"module:{place}")

@@ -93,8 +93,8 @@ class Encoder(nn.Module):
         self.widths: tuple[int, ...] = ()
         self.interpolation, self.crop_pct, self.cuts = interpolation, crop_pct, cuts
         model = frozen(model, name=name)
-        if any(p.is_floating_point() and p.dtype not in (torch.float32, torch.float64) for p in model.parameters()):
-            model = model.float()  # weights may be stored in half; how one computes with them is ``precision``'s to say
+        if any(p.is_floating_point() and p.dtype != torch.float32 for p in model.parameters()):
+            model = model.float()  # however weights are stored, ``precision`` says how one computes with them
         for module in model.modules():
             if isinstance(module, nn.Hardtanh):  # ReLU6 in place makes autograd copy its input first
                 module.inplace = False
@@ -293,9 +293,21 @@ def _resize_and_crop(images: Tensor, size: int, short: int, mode: str) -> Tensor
 def _fingerprint(model: nn.Module, identity: str) -> str:
     digest = hashlib.sha256(identity.encode())
     for name, value in model.state_dict().items():
-        digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        _add(digest, name, value)
     return digest.hexdigest()
+
+
+def _add(digest: hashlib._Hash, name: str, value: Any) -> None:
+    """Add a value of a state dict: a tensor or, in quantised models and those with a state of their own, others."""
+    if isinstance(value, tuple | list):
+        for part in value:
+            _add(digest, name, part)
+    elif isinstance(value, Tensor):
+        digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
+        plain = value.detach().dequantize() if value.is_quantized else value.detach()
+        digest.update(plain.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    else:
+        digest.update(f"{name}{value!r}".encode())
 
 
 def check_encoder(given: object, argument: str = "encoder") -> None:
