@@ -63,9 +63,12 @@ import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ..encoders.encoder import Encoder
 from ..errors import UserError
+
+if TYPE_CHECKING:
+    from ..encoders.encoder import Encoder
 
 RUN = "run.json"
 IMAGES = "images"
