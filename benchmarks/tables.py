@@ -493,7 +493,8 @@ def seeds_elsewhere(dataset: str = "clothing") -> str:
     lines = ["| | " + " | ".join(ENCODERS[target] for target in targets) + " |", "| --- " * (1 + len(targets)) + "|"]
     for title, of in {**sets, **medoids}.items():
         lines.append(f"| {title} | " + " | ".join(cell(of, target) for target in targets) + " |")
-    made = made_by({**contents[0], "command": "python benchmarks/seeds.py"})
+    command = "python benchmarks/seeds.py" + f" --dataset {dataset}" * (dataset != "clothing")
+    made = made_by({**contents[0], "command": command})
     counts = sorted({len(of) for of in sets.values()})
     return "\n".join(lines) + (
         f"\n\n{made} Top-1 % on test photos, ridge / logistic probe, 30 views. `auto`: 150 steps × 3 views unless said "
