@@ -233,11 +233,20 @@ def head_of_statistics(statistics: ClassStatistics) -> Head:
     return Head(weight.float(), bias.float(), about.name, about.fingerprint)
 
 
+_OVERSHOOT = 0.02
+"""How far values of images may lie beyond [0, 1], as those of a bicubic resize do."""
+
+
 def _batches(encoder: Encoder, images: Images) -> Iterator[Tensor]:
     """Features (n, d) of some images at a time."""
     if isinstance(images, Tensor):
         if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
             raise UserError(f"images must be (n, 3, H, W) in [0, 1], got {tuple(images.shape)} {images.dtype}")
+        if images.numel() and not (float(images.min()) >= -_OVERSHOOT and float(images.max()) <= 1 + _OVERSHOOT):
+            raise UserError(
+                f"images have values from {float(images.min()):.2f} to {float(images.max()):.2f}; give them in [0, 1], "
+                "before any mean and deviation is taken out: the encoder does that"
+            )
         yield from (encode(encoder, part) for part in images.split(BATCH))
         return
 
@@ -245,7 +254,10 @@ def _batches(encoder: Encoder, images: Images) -> Iterator[Tensor]:
         try:
             image = images.load(index) if isinstance(images, LabelledImages) else decode_image(images[index])
         except UnreadableImageError as error:
-            raise UserError(f"image {error}; leave it out or restore it") from error
+            item = images[index] if isinstance(images, Sequence) else None
+            is_folder = isinstance(item, str | os.PathLike) and Path(item).is_dir()
+            way_out = "name the photos in that folder" if is_folder else "leave it out or restore it"
+            raise UserError(f"image {error}; {way_out}") from error
         return encoder.centre_view(image)
 
     yield from (encode(encoder, torch.stack(views)) for views in prefetched(load, range(len(images)), BATCH))
