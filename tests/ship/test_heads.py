@@ -75,7 +75,7 @@ def test_images_that_are_none_are_one_line(encoder, tmp_path):
         head.predict(torch.zeros(3, 32, 32))
     with pytest.raises(UserError, match=r"from -1\.00 to 1\.00; give them in \[0, 1\], before any mean"):
         head.predict(torch.linspace(-1, 1, 3 * 32 * 32).view(1, 3, 32, 32))
-    with pytest.raises(UserError, match="not a file; name the photos in that folder$"):
+    with pytest.raises(UserError, match=r"not a file; name the photos in that folder$"):
         head.predict([tmp_path])
 
 
