@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -15,14 +14,8 @@ from ..features.bank import FeatureBank
 from ..probes.kinds import Lesson, kind_of, on_features
 from ..probes.scores import Scores, score_probe
 from ..store.distilled import Head
-from .result import (
-    NO_AUGMENTATION,
-    Row,
-)
+from .result import NO_AUGMENTATION, Row
 from .training_sets import TrainingSet
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from msgspec import Meta
 
 from ..config import AugmentConfig, DistillConfig, Precision
-from ..encoders.encoder import Encoder
 from ..images.labelled import LabelledImages
 from ..methods import FROM_PHOTOS
 from .layout import PROGRESS, RUN
 from .records import Count, Share, read_record, record_bytes, write_record
+
+if TYPE_CHECKING:
+    from ..encoders.encoder import Encoder
 
 _HINT = "make it again or restore it"
 _UNKNOWN = "unknown"
