@@ -300,7 +300,7 @@ class _Bench:
             return self._score_medoids(cell, probes)
         protocol = {f.name: getattr(self.config, f.name) for f in fields(EvaluateConfig)}
         protocol |= {"probes": list(probes), "baselines": []}
-        distilled, train, test, held = None, self.train, self.test, self.sets[cell.rows[0]]
+        distilled, held, (train, test) = None, self.sets[cell.rows[0]], self._photos_of(cell)
         more: dict[str, Any] = {}
         if cell.inherits:
             more = {"source": self._source_encoder(held), "head": held.distilled.head}
@@ -308,8 +308,6 @@ class _Bench:
             row, distilled = row_name(held.distilled.run), held.distilled
         else:
             row, protocol["baselines"] = ROWS[cell.kind], [cell.kind]
-            if cell.inherits:  # the classes in the order of the head
-                train, test = (part.with_classes(held.distilled.class_names) for part in (train, test))
         result = evaluate(
             distilled, self._encoders[cell.target], train, test, EvaluateConfig(**protocol),
             augment=self.augment, images_per_class=self.images_per_class, features=self._features.quiet(), **more,
@@ -319,9 +317,7 @@ class _Bench:
     def _score_medoids(self, cell: Cell, probes: Sequence[str]) -> Scores:
         """As `_score`, of the medoids of a source that need not be loaded, in the views of `evaluate`."""
         encoder, store = self._encoders[cell.target], self._features.quiet()
-        held, train, test = self.sets[cell.rows[0]], self.train, self.test
-        if cell.inherits:  # the classes in the order of the head
-            train, test = (part.with_classes(held.distilled.class_names) for part in (train, test))
+        held, (train, test) = self.sets[cell.rows[0]], self._photos_of(cell)
         bank = self._medoids[cell.source].labelled(train)
         images = RealImages(
             ROWS["centroids"], bank=bank, source=train, rows=always(torch.arange(len(bank))),
@@ -336,6 +332,13 @@ class _Bench:
             source=self._source_encoder(held) if cell.inherits else None,
         )
         return {trial.probe: [s.top1 for s in scorer.row(images, trial).scores] for trial in scorer.trials(images)}
+
+    def _photos_of(self, cell: Cell) -> tuple[LabelledImages, LabelledImages]:
+        """Training and test images of a cell: of real images behind a head, with the classes in its order."""
+        if cell.kind == "distilled" or not cell.inherits:
+            return self.train, self.test
+        names = self.sets[cell.rows[0]].distilled.class_names
+        return self.train.with_classes(names), self.test.with_classes(names)
 
     def matrix(self, cells: dict[str, Scores], *, finished: bool) -> TransferMatrix:
         """What has been scored so far."""
