@@ -406,6 +406,12 @@ def of_seeds(dataset: str = "clothing") -> list[dict[str, Any]]:
     return [content for content in contents if content["dataset"] == dataset]
 
 
+def made_by_seeds(content: dict[str, Any], dataset: str) -> str:
+    """`made_by` with the command that makes all cells of a dataset."""
+    asked = {"clothing": "", "cifar-10": " --dataset cifar-10 --photos FOLDER --encoders lite0 --steps 300"}
+    return made_by({**content, "command": "python benchmarks/seeds.py" + asked.get(dataset, f" --dataset {dataset}")})
+
+
 def made_with(content: dict[str, Any]) -> str:
     """How a set of seeds.py was made, behind a method's name: nothing for 150 steps of three views."""
     steps = f", {content['steps']} steps" * (content["steps"] != 150)
@@ -451,8 +457,7 @@ def seeds(dataset: str = "clothing", names: Sequence[str] = ("lite0", "mobilenet
         cells = [cell(name, e, probe) for e in encoders for probe in probes]
         if any(cells):
             lines.append("| " + " | ".join([name, *cells]) + " |")
-    command = "python benchmarks/seeds.py" + f" --dataset {dataset}" * (dataset != "clothing")
-    made = made_by({**contents[0], "command": command})
+    made = made_by_seeds(contents[0], dataset)
     runs = Counter((title, one["encoder"]) for title, one in zip(titles, made_sets, strict=True))
     most = max(runs.values())
     fewer = [
@@ -493,8 +498,7 @@ def seeds_elsewhere(dataset: str = "clothing") -> str:
     lines = ["| | " + " | ".join(ENCODERS[target] for target in targets) + " |", "| --- " * (1 + len(targets)) + "|"]
     for title, of in {**sets, **medoids}.items():
         lines.append(f"| {title} | " + " | ".join(cell(of, target) for target in targets) + " |")
-    command = "python benchmarks/seeds.py" + f" --dataset {dataset}" * (dataset != "clothing")
-    made = made_by({**contents[0], "command": command})
+    made = made_by_seeds(contents[0], dataset)
     counts = sorted({len(of) for of in sets.values()})
     return "\n".join(lines) + (
         f"\n\n{made} Top-1 % on test photos, ridge / logistic probe, 30 views. `auto`: 150 steps × 3 views unless said "
