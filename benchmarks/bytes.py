@@ -48,6 +48,7 @@ from probedistill.store.run_record import unrecorded
 from seeds import Cell, made
 
 KB = 1000
+LITE0 = "efficientnet_lite0@112"
 BUDGETS = [1, 2, 4, 8, 16, 32, 64, 128]
 COLOURS = {"distilled": "C0", "medoids": "C1", "random real": "C2"}
 MARKS = {1: "o", 4: "^"}
@@ -115,10 +116,12 @@ def draw(points: list[dict[str, Any]], title: str, path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, help="folder of a finished run on the clothing photos; else one is made")
-    parser.add_argument("--encoder", default="efficientnet_lite0@112", help="in one word, or a YAML file")
+    parser.add_argument("--encoder", default=LITE0, help="of RUN, in one word, or a YAML file")
     parser.add_argument("--quick", action="store_true", help="few budgets, one seed, one real image per class")
     parser.add_argument("--again", action="store_true", help="forget points that are finished")
     options = parser.parse_args()
+    if options.run is None and options.encoder != LITE0:
+        parser.error(f"--encoder {options.encoder} needs --run: the set of seeds.py is made with {LITE0}")
     protocol = {"seeds": 1, "views": 10} if options.quick else {"seeds": 3, "views": 20}
     budgets, counts, draws = ([2, 8, 32], [1], 1) if options.quick else (BUDGETS, list(MARKS), 2)
 
