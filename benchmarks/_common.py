@@ -28,9 +28,9 @@ RESULTS = ROOT / "benchmarks" / "results"
 RUNS = ROOT / "runs" / "benchmarks"
 
 
-def images(name: str) -> str:
-    """Spec of one of the shared datasets; leaves with a clear line where they are absent."""
-    path = SHARED / "data" / name
+def images(name: str, photos: Path | None = None) -> str:
+    """Spec of one of the shared datasets, or of one in the folder ``photos``; leaves with a clear line without it."""
+    path = (photos or SHARED / "data") / name
     if not path.is_dir():
         sys.exit(f"this benchmark needs {path}, which is not here")
     return f"folder:{path}"

@@ -100,7 +100,7 @@ def halves(name: str, photos: Path | None) -> tuple[LabelledImages, LabelledImag
         images = load_images(ImagesConfig(images=_common.images(name)))
     else:
         assert photos is not None
-        images = load_images(ImagesConfig(images=f"folder:{photos / name}", split="train"))
+        images = load_images(ImagesConfig(images=_common.images(name, photos), split="train"))
     generator = torch.Generator().manual_seed(3)
     count = SHIPPED.get(name, len(images.class_names))
     chosen = sorted(torch.randperm(len(images.class_names), generator=generator)[:count].tolist())

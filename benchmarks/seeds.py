@@ -42,7 +42,6 @@ from probedistill import (
     DistilledSet,
     Encoder,
     Evaluation,
-    ImagesConfig,
     LabelledImages,
     RunConfig,
     distill,
@@ -237,12 +236,9 @@ def main() -> None:
     parser.add_argument("--step-views", type=int, help="views of each image in a step; see above")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     options = parser.parse_args()
-    if options.dataset in PHOTOS and options.photos is None:
-        parser.error(f"{options.dataset} needs --photos FOLDER; see above")
-    source = (
-        f"folder:{options.photos / options.dataset}" if options.dataset in PHOTOS else _common.images(options.dataset)
-    )
-    splits = load_splits(ImagesConfig(images=source))
+    if (options.dataset in PHOTOS) != (options.photos is not None):
+        parser.error(f"--photos FOLDER is for {' and '.join(PHOTOS)}, and needed there; see above")
+    splits = load_splits(_common.images(options.dataset, options.photos))
     (_common.RESULTS / "seeds").mkdir(parents=True, exist_ok=True)
     sizes = {name: getattr(options, name) for name in ("steps", "images_per_class", "precision", "step_views")}
     for names in options.encoders:
