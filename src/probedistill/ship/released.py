@@ -84,7 +84,7 @@ class ReleasedSets(Result):
             )
             for one in self.sets
         )
-        head = ("name", "made from", "for", "images", "licence", "bytes")
+        head = ("name", "made from", "for", "images", "licence", "bytes in all")
         return [Table("", head, rows, left=3)]
 
     def findings(self) -> list[str]:
