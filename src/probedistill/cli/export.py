@@ -29,7 +29,7 @@ def export(
 ) -> None:
     """Write a distilled set with small image files, at a quality or within a budget of bytes.
 
-    Example: probedistill export RUN --out small --bytes 20000 --config RUN/config.yaml
+    Example: probedistill export runs/photos --out small --bytes 20000 --config runs/photos/config.yaml
 
     The export is a distilled set of its own, which evaluate scores as shipped.
     With --bytes, formats, sizes and qualities are searched for the images that
