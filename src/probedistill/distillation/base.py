@@ -26,7 +26,7 @@ POOL = 20
 
 @dataclass(frozen=True, eq=False)
 class Base:
-    """What is there before a run begins.
+    """The finished set that a run goes on from.
 
     Attributes:
         name: What records call the set that the run goes on from.
@@ -34,7 +34,7 @@ class Base:
         fixed_labels: (f,) their classes.
         labels: (m,) classes of the images that are optimised.
         start: (m, 3, S, S) what these begin as; a row of NaN begins as noise.
-        refined: How many of them begin as an image of the set.
+        refined: How many of these begin as an image of the set.
         dropped: How many images of the set are replaced.
         forgotten: Classes that were taken out of it.
         begun_from: What its images began as, and new ones begin as: ``"noise"``, ``"average"``,
@@ -78,8 +78,8 @@ class Base:
         Args:
             objective: The objective of all images.
             encoder: Its encoder, for which `prepare` was called.
-            number: Which of the run's towers it is.
-            config: Number of views of a step, and the seed of which of the fixed images' views it takes.
+            number: Index of the tower.
+            config: Gives the number of views per step, and the seed for choosing among the fixed images' views.
         """
         if not len(self.fixed):
             return objective

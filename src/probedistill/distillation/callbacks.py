@@ -1,4 +1,4 @@
-"""Who listens to a run: a callback is told of the start, of each step, of each preview and of the end.
+"""Callbacks: a run tells them of its start, of each step, of each preview and of its end.
 
 The progress bar, ``progress.json``, the preview and the pictures of the evolution are callbacks, and so are the
 writers for TensorBoard and Weights & Biases (``--log tensorboard``, ``--log wandb``). A user's own needs no change of
@@ -10,7 +10,8 @@ the package::
 
     distill("folder:photos", "efficientnet_lite0", callbacks=[Shout()])
 
-or ``--callback module:mine:make``, where ``make()`` returns a callback. Under torchrun the first process alone tells.
+or ``--callback module:mine:make``, where ``make()`` returns a callback. Under torchrun only the first process calls
+them.
 """
 
 from __future__ import annotations
@@ -202,18 +203,18 @@ class Bar(Callback):
             self.bar.advance(note=f"loss {step.loss:.4f}  {self.note}")
 
     def on_end(self, end: End) -> None:
-        """Leave the terminal to others."""
+        """Close the bar."""
         if self.bar is not None:
             self.bar.__exit__(None, None, None)
 
 
 class Forecast(Callback):
-    """A word about a run that takes long, once, when its first steps have shown what one takes."""
+    """One line about a run that takes long, once its first steps have been timed."""
 
     FROM = 600.0
-    """Seconds from which on a run takes long."""
+    """A run with at least so many seconds left takes long."""
     STEPS, SECONDS = 3, 20.0
-    """It is enough to have timed so many steps, or one step and so many seconds."""
+    """The forecast is made after so many timed steps, or after so many seconds if they come first."""
 
     def __init__(self, enabled: bool = True) -> None:
         self.enabled = enabled
@@ -221,12 +222,12 @@ class Forecast(Callback):
         self._first: tuple[int, float] | None = None
 
     def on_start(self, start: Start) -> None:
-        """Look at what the run is; one that goes on had its word."""
+        """Remember the run; one that was resumed has had its forecast."""
         self._start = start
         self.enabled = self.enabled and start.step == 0
 
     def on_step(self, step: Step) -> None:
-        """Time the steps behind the first one, which also finds the micro-batch, and may compile."""
+        """Time the steps after the first one, which also finds the micro-batch and may compile."""
         if not self.enabled or self._start is None:
             return
         if self._first is None:
@@ -245,9 +246,9 @@ def takes_long(seconds: float, run: RunRecord, *, kept: bool) -> str:
     """How long a run takes, and what makes it shorter, in a line.
 
     Args:
-        seconds: What is left of it.
+        seconds: Seconds left.
         run: What it is.
-        kept: It has a folder, where it goes on.
+        kept: Whether it has a folder, from which it can be resumed.
     """
     config, ways = run.config, []
     assert config.views != "auto", "a resolved config"
@@ -262,13 +263,13 @@ def takes_long(seconds: float, run: RunRecord, *, kept: bool) -> str:
     if ways:
         again = f"stop it and add {option('overwrite', True)}; " if kept else ""
         line += f" Shorter: {again}{', '.join(ways)}. Fewer steps or views make weaker images"
-        # Measured on vision transformers, which are what has many views (docs/recipes.md).
+        # Measured on vision transformers, whose default is many views (docs/recipes.md).
         line += ": cut steps before views." if many_views else "."
     return line + (f" Stopped as it is, it goes on with {option('resume', True)}." if kept else "")
 
 
 class Growing(Callback):
-    """The images in a notebook, where they grow in their place. Elsewhere nothing is shown."""
+    """Show the images in a notebook, updated in place; elsewhere show nothing."""
 
     def __init__(self, enabled: bool = True) -> None:
         self.enabled = enabled and in_notebook()
@@ -299,14 +300,14 @@ class Pictures(Callback):
         self.folder = folder
 
     def on_preview(self, preview: Preview) -> None:
-        """Write them."""
+        """Write the preview and the step's picture."""
         if preview.step:
             save_grid(self.folder / PREVIEW, preview.images, list(preview.titles))
         save_sprite(self.folder, preview.step, preview.images)
 
 
 class ProgressFile(Callback):
-    """``progress.json``: how far a run is, for whoever watches. Writing it takes almost none of the run's time."""
+    """``progress.json``: how far a run is, for `watch`. Writing it takes at most `SHARE` of the run's time."""
 
     LEAST_PAUSE = 2.0
     """Least number of seconds between two writes."""
@@ -318,12 +319,12 @@ class ProgressFile(Callback):
         self._written, self._pause = -math.inf, 0.0
 
     def on_start(self, start: Start) -> None:
-        """Say where the run goes on."""
+        """Write the step that the run starts from."""
         self.steps = start.steps
         self.write(start.history)
 
     def on_step(self, step: Step) -> None:
-        """Write the file if the last time is long enough ago; longer on a slow disk."""
+        """Write the file if the last write is long enough ago; the pause is longer on a slow disk."""
         if time.monotonic() - self._written > self._pause:
             self.write(step.history)
 

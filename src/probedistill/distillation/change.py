@@ -43,10 +43,10 @@ _FromPhotos = Literal["average", "blend", "real"]
 def merge(
     folders: Sequence[Path | str], *, out: Path | str | None = None, same_classes: bool = False
 ) -> tuple[DistilledSet, list[str]]:
-    """Put sets of different classes together to one set.
+    """Merge sets of different classes into one set.
 
-    Statistics are added up if every run keeps them, and the head of the merged set is computed from them. Rows of
-    several heads, and soft labels, were never made against each other's classes: they are left out.
+    Statistics are added up if every run keeps them, and the head of the merged set is computed from them. Soft labels
+    and, without statistics, the heads were made without the other sets' classes: they are left out.
 
     Args:
         folders: Folders of two or more finished runs, made with the same encoders and of one size.
@@ -86,8 +86,8 @@ def extend(
 
     What the old photos said is in the statistics that the run keeps (``keep_stats``). New classes get images of their
     own, which begin as the old ones did: as photos of their class or as noise. Images of a class that gets more photos
-    go on from what they are. All others stay as they are, but take part in every step, so that the new ones are made
-    to fit beside them. What is distilled from is the statistics of all photos together.
+    are optimised further from what they are. All others stay as they are, but take part in every step, so that the new
+    ones are made to fit beside them. What is distilled from is the statistics of all photos together.
 
     Args:
         folder: The finished run.
@@ -95,7 +95,7 @@ def extend(
         encoder: The run's encoder, or all of its encoders in their order.
         run: Where the new set goes, and how it is saved; ``resume`` goes on where it was stopped. Without ``out``
             nothing is written.
-        refine: Go on from all old images, in place of holding them fixed.
+        refine: Optimise all old images further, instead of holding them fixed.
         steps: Optimisation steps; default: those of the run.
         seed: Seed; default: that of the run.
         test: Test images for the accuracy along the way, of all classes.
@@ -156,11 +156,11 @@ def forget(
     """Take classes, or somebody's photos, out of a finished set.
 
     * A class goes with its images, its sums and its part in the head. Images of other classes stay as they are, and
-      they were made with the class in sight: traces of it may be in them.
-    * Photos go by their statistics, which are subtracted from those that the run keeps. Images of the classes that
-      they were of are made again from noise, beside the others, which stay.
-    * ``redistil`` makes all images again, from noise and from what is left of the statistics: then nothing is left but
-      what the statistics say (`ClassStatistics.with_classes` has what that is).
+      they were optimised beside the class: traces of it may be in them.
+    * Photos are taken out by their statistics, which are subtracted from those that the run keeps. Images of their
+      classes are made again from noise, beside the others, which stay.
+    * ``redistil`` makes all images again, from noise and from what is left of the statistics: then only traces in the
+      statistics remain (`ClassStatistics.with_classes` says which).
 
     Args:
         folder: The finished run.
@@ -227,7 +227,7 @@ def forget(
 
 
 def _check_other_folder(folder: Path | str, run: RunConfig) -> None:
-    """Refuse to write into the run that is gone on from: its photos are gone, and a stop would lose its images."""
+    """Refuse to write into the run that the new set goes on from: a stop would lose its images."""
     if run.out is not None and os.path.realpath(run.out) == os.path.realpath(run_folder(folder)):
         raise UserError(f"out {str(run.out)!r} is the run that the new set goes on from; give another folder")
 
@@ -321,7 +321,7 @@ def _check_unseen(
 def _going_on(
     held: DistilledSet, statistics: Sequence[ClassStatistics], steps: int | None, seed: int | None
 ) -> DistillConfig:
-    """The settings of a run that goes on from a set: its own, but for what needs photos."""
+    """The settings of a run that goes on from a set: those of the set, without what needs photos."""
     config, first = held.run.config, statistics[0]
     head = held.head is not None and held.head.fingerprint == first.about.encoder.fingerprint
     canvas = replace(config.canvas, init="noise", size=held.float_images.shape[-1], level_every=0)
@@ -372,7 +372,7 @@ def _subtracted(kept: KeptSet, removed: Sequence[ClassStatistics], classes: Sequ
 
 
 def _not_named(kept: KeptSet, removed: Sequence[ClassStatistics]) -> list[str]:
-    """A sentence if some of the statistics to take out are no part that the run's name."""
+    """A sentence if the run's statistics do not name some of the parts that are taken out."""
     known = {part.images for one in kept.statistics for part in one.about.parts}
     names = dict.fromkeys(part.name for one in removed for part in one.about.parts if part.images not in known)
     if not names:

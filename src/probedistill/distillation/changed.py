@@ -25,7 +25,7 @@ class ChangedClass:
     Attributes:
         name: Its name.
         images: How many synthetic images it has now.
-        photos: How many photos its statistics are of now; ``None`` where the set keeps none.
+        photos: How many photos are behind its statistics now; ``None`` if the set keeps no statistics.
         became: ``"as before"``: bit for bit; ``"changed"``: optimised again, or others beside them; ``"new"`` or
             ``"gone"``: only one of the sets has the class.
     """

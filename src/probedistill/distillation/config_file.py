@@ -16,14 +16,14 @@ from ..store.layout import CONFIG
 
 
 def encoder_options(folder: Path) -> dict[str, Any]:
-    """What a run's ``config.yaml`` says of its encoder; nothing if there is no such file."""
+    """The encoder's options in a run's ``config.yaml``; empty if there is no such file."""
     path = folder / CONFIG
     content = read_yaml(path, f"config {str(path)!r}") if path.is_file() else {}
     return {name: value for name, value in content.items() if name in EncoderConfig.__dataclass_fields__}
 
 
 def config_options(*parts: ImagesConfig | StatisticsConfig | EncoderConfig | None) -> dict[str, Any]:
-    """The fields of some configs as they stand in a YAML file, without those that ask for nothing."""
+    """The fields of some configs as they stand in a YAML file, without empty ones."""
     given = [_plain_values(asdict(part)) for part in parts if part is not None]
     return {name: value for fields in given for name, value in without_none(fields).items()}
 
@@ -41,7 +41,7 @@ def write_config(
         path: The file.
         images: The images. ``None`` for images made in Python, which a note says in the file of a run.
         encoder: The encoder, likewise.
-        settings: How they were distilled; ``None`` for images that were not, or for the encoder alone.
+        settings: How they were distilled; ``None`` if they were not, or to write the encoder alone.
         statistics: What they were distilled from in place of images.
     """
     named = {"images": images or statistics, "encoder": encoder}

@@ -178,7 +178,7 @@ class RunFolder(NoFolder):
         return claimed(self.path) if team.is_first else nullcontext()
 
     def look(self) -> None:
-        """Check the folder before it is held; that another process is at work in it comes before all else."""
+        """Check the folder before it is held; first of all that no other process is at work in it."""
         try:
             self.check()
         except UserError:
@@ -385,7 +385,7 @@ def _check_same(folder: Path, before: RunRecord, now: RunRecord) -> None:
 
 def check_settings(folder: Path, before: DistillConfig, now: DistillConfig) -> None:
     """Refuse to go on with the run in ``folder`` if its settings were others."""
-    # asdict: a record of an older version has not every option; what it lacks had the default.
+    # asdict: a record of an older version lacks some options, which had their defaults.
     held, wanted = (as_plain(asdict(config)) for config in (before, now))
     others = [line for line in _others(held, wanted) if not line.startswith(("micro_batch ", "also "))]
     if others:
@@ -407,7 +407,7 @@ def _others(held: Mapping[str, Any], wanted: Mapping[str, Any], at: str = "") ->
 
 
 def _is_of_a_run(folder: Path) -> bool:
-    """Whether a folder whose run.json cannot be read is one of ours all the same."""
+    """Whether a folder whose run.json cannot be read holds a run nevertheless."""
     try:
         begins = (folder / RUN).read_bytes()[:200]
     except OSError:

@@ -71,7 +71,7 @@ def statistics_for(encoders: Sequence[Encoder], merged: Sequence[ClassStatistics
 
 
 def settled(config: DistillConfig, statistics: Sequence[ClassStatistics]) -> DistillConfig:
-    """The resolved config of a run from statistics; ``"auto"`` is sfm where they hold means alone.
+    """The resolved config of a run from statistics; ``"auto"`` is sfm if they hold means alone.
 
     Raises:
         UserError: A value is out of range, or the method needs what is not there.
@@ -90,7 +90,7 @@ def settled(config: DistillConfig, statistics: Sequence[ClassStatistics]) -> Dis
 
 
 def check_without_images(config: DistillConfig) -> None:
-    """Refuse what a resolved config wants of images that are not there."""
+    """Raise `UserError` if a resolved config needs images that are not there."""
     wishes = {
         f"canvas.init {config.canvas.init!r}": (
             config.canvas.from_photos,
@@ -116,14 +116,14 @@ def check_without_images(config: DistillConfig) -> None:
 
 
 def needs_second_moments(config: DistillConfig) -> bool:
-    """Whether a built-in method looks at single features; one of the user's own may not."""
+    """Whether a built-in method needs single features; for a user's own method this is not known."""
     if config.method == "sfm":
         return config.sfm.normalize == "center_l2"
     return config.method in ("clp", "lgm")
 
 
 def images_record(statistics: Sequence[ClassStatistics]) -> ImagesRecord:
-    """What a run's record says of the images behind statistics: they are not known, only their sums."""
+    """The record of the images behind statistics, of which only the sums are known."""
     first = statistics[0]
     digest = hashlib.sha256()
     for one in statistics:

@@ -1,4 +1,4 @@
-"""The folder of a set that no run has made."""
+"""Folders of sets that no run has made: merged, imported or chosen ones."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def load_method(config: DistillConfig) -> Callable[..., Objective]:
     """The function real features → objective that a resolved config asks for, with its options filled in.
 
     Raises:
-        UserError: There is no such method, or it has not these options.
+        UserError: There is no such method, or it lacks one of these options.
     """
     factory, options = METHODS.load(config.method), config.options()
     if config.method in METHODS.built_in:
@@ -89,7 +89,7 @@ def make_objective(
 
 def _normalization(config: DistillConfig) -> Normalization:
     if config.method not in METHODS.built_in:
-        return "none"  # a method of the user's own normalises, or does not, as it likes
+        return "none"  # a user's own method decides whether to normalise
     normalize: Normalization = config.options()["normalize"]
     return normalize
 
@@ -111,7 +111,7 @@ def _real_features(
 
 @dataclass(frozen=True)
 class InnerLayers:
-    """What a run needs to ask its method of an encoder's inner layers.
+    """An encoder's inner layers with their real features, to apply the method to.
 
     Attributes:
         encoder: The encoder with the layers' features after its own (`Encoder.with_layers`).

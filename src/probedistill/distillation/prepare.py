@@ -45,7 +45,7 @@ class Task:
         run: When to look and to save.
         data: The real images, or their statistics.
         encoders: The frozen encoders.
-        record: What will be written of the run.
+        record: The run's record, as it will be written.
         features: Where features come from.
         team: The processes that share the run.
         base: The set that the run goes on from, if it does.
@@ -67,7 +67,7 @@ class RealData:
 
     Attributes:
         spec: The options that open the images, or the test images; ``None`` if there are none.
-        train: Real training images; ``None`` where there are statistics in place of them.
+        train: Real training images; ``None`` if there are statistics in their place.
         test: Real test images, if there are any.
         statistics: The statistics, merged for each encoder.
         files: The statistics as they were named; ``None`` for loaded ones.
@@ -92,7 +92,7 @@ def read_data(
 
     Args:
         images: As for `distill`.
-        statistics: What was read of ``images``, if they are statistics.
+        statistics: From `read_statistics`, if ``images`` are statistics.
         test: As for `distill`.
         config: Resolved.
         folder: The run's folder, which must not lie among the images.
@@ -124,7 +124,7 @@ def prepare(
     base: Base | None,
     wished: DistillConfig,
 ) -> Task:
-    """Load the encoders, settle what depends on them, and say what the run is.
+    """Load the encoders, settle what depends on them, and make the run's record.
 
     Args:
         data: From `read_data`.
@@ -233,7 +233,7 @@ def _load_encoders(named: list[EncoderConfig | Encoder]) -> list[Encoder]:
 
 
 def _check_same_data(team: Processes, about: RunRecord) -> None:
-    """Raise `UserError` where the processes see other data or settings: their parts would not fit together."""
+    """Raise `UserError` if the processes see different data or settings: their parts would not fit together."""
     shared = as_plain((about.config, about.encoders, about.images, about.class_names, about.base))
     digest = hashlib.sha256(json.dumps(shared).encode()).digest()
     if not team.agree(int.from_bytes(digest[:7], "big")):
@@ -284,8 +284,7 @@ def _check_counts(train: LabelledImages, config: DistillConfig) -> None:
 def suited(config: DistillConfig, wished: DistillConfig, encoders: Sequence[Encoder]) -> DistillConfig:
     """Settle what "auto" means for these encoders.
 
-    A vision transformer wants to see a photo and not an average, large crops, many views and small steps:
-    docs/recipes.md.
+    A vision transformer does best from single photos, with large crops, many views and small steps: docs/recipes.md.
 
     Args:
         config: Resolved.
@@ -307,10 +306,10 @@ def suited(config: DistillConfig, wished: DistillConfig, encoders: Sequence[Enco
 
 
 def without_effect(config: DistillConfig, wished: DistillConfig, encoders: Sequence[Encoder]) -> list[str]:
-    """Options that the user has changed and that nothing looks at in this run, each with the reason.
+    """Options that the user has changed and that have no effect in this run, each with the reason.
 
     Args:
-        config: Suited.
+        config: From `suited`.
         wished: As the user gave it.
         encoders: The run's encoders.
     """

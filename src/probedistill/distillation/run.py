@@ -74,9 +74,9 @@ def distill(
     >>> distilled = distill("folder:photos", "efficientnet_lite0", method="sfm", out="runs/x")  # doctest: +SKIP
 
     Args:
-        images: Real training images: a spec string, a config, or loaded images. With a spec the test
-            split (or a held-out part) gives the probe accuracy that is shown along the way. Or their statistics,
-            of any number of parties and of each encoder: what is then drawn from them is `RealMoments`' business.
+        images: Real training images: a spec string, a config, or loaded images. With a spec the test split (or a
+            held-out part) gives the probe accuracy that is shown along the way. Or their statistics, of any number of
+            parties and of each encoder: `RealMoments` then draws features from them.
         encoder: The frozen encoder, its config, or its name in one word (`encoder_config`). With a sequence the
             loss is the sum over the encoders, weighted by ``encoder_weights``; the images are as large as the
             largest input. ``config.also`` names further ones.
@@ -84,7 +84,7 @@ def distill(
             those of `DistillConfig.of`, which knows ``preset="paper"``.
         test: Test images for the accuracy along the way, when ``images`` are loaded images or statistics.
         run: Output folder, resuming, checkpoints. Without ``out`` nothing is written.
-        callbacks: Who else is told of steps and previews.
+        callbacks: Further listeners (`Callback`).
         strict: Raise on unreadable images instead of leaving them out with a warning.
         base: A set that the run goes on from, as `extend` and `forget` make it.
 
@@ -107,7 +107,7 @@ def distill(
     own = [*callbacks, *named_callbacks(run.log, run.callback)]
     with processes(str(named[0].device), run.timeout_seconds) as team:
         folder = folder_of(run, team)
-        folder.look()  # an early word; what counts is the second look, when nobody else may change the folder
+        folder.look()  # an early error; the check below counts, when nobody else may change the folder
         data = read_data(images, given, test, config, folder, run.progress)
         with folder.claimed(team):
             folder.check()
@@ -134,13 +134,13 @@ class _Session:
     """A run that is under way.
 
     Attributes:
-        task: What it is.
+        task: What was prepared.
         folder: Where it is kept.
         distiller: The engine.
         history: What was recorded so far.
         test: Features of the test images, for the accuracy along the way.
         skipped: Real images that could not be read.
-        told: Who is told of it.
+        told: The callbacks.
         stop: Whether a signal came.
     """
 
@@ -214,7 +214,7 @@ def _callbacks(task: Task, folder: NoFolder, own: Sequence[Callback]) -> list[Ca
 
 @dataclass(frozen=True)
 class Wish:
-    """What a process, or all of them together, want after a step.
+    """What one process, or all of them together, want after a step.
 
     Attributes:
         stop: The signal that stops the run, if one came.
@@ -284,7 +284,7 @@ def _told_of(distiller: Distiller, history: History) -> Step:
 
 
 def _look(session: _Session) -> None:
-    """Show the images as they are now, and after step 0 measure them."""
+    """Show the images as they are now and, after step 0, measure their accuracy."""
     distiller, names = session.distiller, session.task.record.class_names
     images, labels = distiller.images_on_first(), distiller.labels
     if not session.task.team.is_first:
