@@ -36,7 +36,7 @@ class EncoderNote:
 
     @classmethod
     def of(cls, encoder: Encoder) -> EncoderNote:
-        """What is noted of an encoder."""
+        """The note of an encoder."""
         return cls(encoder.name, encoder.fingerprint, encoder.dim)
 
 
@@ -51,7 +51,7 @@ class ImagesNote:
 
 @dataclass(frozen=True)
 class BankManifest:
-    """What the features of a bank were made of and with.
+    """What the features of a bank depend on.
 
     Attributes:
         format: Version of the files.
@@ -128,7 +128,7 @@ class FeatureBank:
         labels: (N,) int64.
         indices: (N,) int64, which images of the source these are (unreadable ones are left out).
         class_names: C names.
-        manifest: What the features were made of and with; ``None`` for features of unknown origin.
+        manifest: What the features depend on; ``None`` for features of unknown origin.
 
     Attributes:
         labels, indices, class_names, manifest: See above.
@@ -278,18 +278,18 @@ class FeatureBank:
         )  # fmt: skip
 
     def labelled(self, images: LabelledImages) -> FeatureBank:
-        """The bank with the classes and labels of ``images``: the images it is of, with classes in another order."""
+        """The bank with the classes and labels of ``images``, its own images with classes in another order."""
         labels = torch.as_tensor(images.labels)[self.indices]
         return FeatureBank.of_parts(
             self._parts, self.num_views, self.dim, labels, self.indices, images.class_names, self.manifest
         )
 
     def columns(self, start: int, stop: int) -> FeatureColumns:
-        """Some features of each image, read where the bank reads its own."""
+        """Some columns of the features of every image, read from where the bank reads."""
         return FeatureColumns(self, slice(start, stop))
 
     def check_encoder(self, encoder: Encoder) -> None:
-        """Raise `UserError` unless these features are of ``encoder``."""
+        """Raise `UserError` unless ``encoder`` made these features."""
         made_by = self.manifest.encoder if self.manifest is not None else EncoderNote("?", "", self.dim)
         if made_by.fingerprint != encoder.fingerprint:
             raise UserError(
@@ -312,7 +312,7 @@ class FeatureColumns:
 
     @property
     def dim(self) -> int:
-        """How many they are."""
+        """Number of columns."""
         return len(range(*self.which.indices(self.bank.dim)))
 
     @property

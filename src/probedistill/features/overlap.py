@@ -1,4 +1,4 @@
-"""Photos that sums hold already, as far as sums can tell: they are all that is kept of photos."""
+"""Which photos are in class sums already, found from the sums alone."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _SMALLEST = 1e-6  # of the singular values that count: the rest is what single p
 
 
 def photos_counted_before(held: ClassStatistics, bank: FeatureBank) -> tuple[str, int] | None:
-    """The first class whose photos behind the sums are all in a bank too, and their number.
+    """The first class of which a bank has all photos behind the sums, and their number; ``None`` if there is none.
 
     Features of photos are as good as independent, so which of them add up to a sum is the answer to linear equations.
-    There is no telling where a bank has only some of the photos behind a sum, or other views of them.
+    Nothing can be told if a bank has only some of the photos behind a sum, or other views of them.
 
     Args:
         held: Sums without noise.
-        bank: Features of photos, with the views that the sums are of.
+        bank: Features of photos, of the same views as in the sums.
     """
     for label, name in enumerate(bank.class_names):
         if name not in held.class_names:

@@ -1,4 +1,5 @@
-"""Counts and sums with differential privacy: each image adds at most 1 to its class, and noise hides which it was.
+"""Counts and sums with differential privacy: each image adds at most 1 to its class, and noise hides whether it is
+there.
 
 OpenDP does the accounting and draws the noise. Its Gaussian is a discrete one on a fine grid, which has no rounding
 that could betray the value below it, from OpenSSL's generator of random bytes, which the operating system seeds. No
@@ -32,7 +33,7 @@ Noise = Callable[[list[float], float], list[float]]
 
 
 def unit_sums(bank: FeatureBank) -> tuple[Tensor, Tensor]:
-    """Counts (C,) and sums (C, d) of features of length 1, one an image, whatever its number of views."""
+    """Counts (C,) and sums (C, d) of features of length 1, one per image, whatever its number of views."""
     counts = torch.bincount(bank.labels, minlength=bank.num_classes).double()
     sums = torch.zeros(bank.num_classes, bank.dim, dtype=torch.float64)
     for rows in torch.arange(len(bank)).split(_BLOCK):
@@ -52,11 +53,11 @@ def with_noise(
     insecure_seed: int | None = None,
     progress: bool = False,
 ) -> tuple[Tensor, Tensor, PrivacyRecord]:
-    """Counts and sums that are (ε, δ)-differentially private together, and what is promised of them.
+    """Counts and sums that are (ε, δ)-differentially private together, and the record of that promise.
 
     An image changes one class alone: its sum by a vector of length 1 and its count by 1. The Gaussian mechanism is
-    applied to each class's sum and its count, weighted; classes are disjoint, so that the promise of one is that of
-    all (parallel composition). Anything computed from the result has the same promise, also centring means.
+    applied to each class's sum and its count, weighted; classes are disjoint, so that the promise of one is that of all
+    (parallel composition). Anything computed from the result has the same promise, such as centred means.
 
     Args:
         counts: (C,) of images.
@@ -91,7 +92,7 @@ def with_noise(
 
 
 def check_promise(epsilon: float, delta: float) -> tuple[float, Noise, str]:
-    """The least standard deviation that keeps (ε, δ), what adds such noise, and whose work that is.
+    """The least standard deviation that keeps (ε, δ), the function that adds such noise, and its package and version.
 
     Raises:
         UserError: A value is out of range, or OpenDP is not installed.

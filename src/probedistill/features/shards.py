@@ -62,7 +62,7 @@ def plain_name(name: str) -> str:
 
 @dataclass(frozen=True)
 class ShardRecord:
-    """Whose features a file holds, and which.
+    """Which features a file holds.
 
     Attributes:
         bank: The bank's key.

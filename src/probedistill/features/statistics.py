@@ -40,14 +40,14 @@ ROUNDING_OF_FEATURES = 1e-5
 
 @dataclass(frozen=True, eq=False)
 class ClassStatistics:
-    """Counts, sums and second moments of the features of each class, in float64; see `StatisticsRecord` for whose.
+    """Counts, sums and second moments of the features of each class, in float64; `StatisticsRecord` says whose.
 
     An image with V augmented views counts once: its sums are those of its views, divided by V.
 
     >>> pooled = ClassStatistics.load("a.stats") + ClassStatistics.load("b.stats")  # doctest: +SKIP
 
     Attributes:
-        about: What the sums are of.
+        about: Encoder, views and images behind the sums.
         counts: (C,) number of images of each class; with noise for privacy any number.
         sums: (C, d) sum of the features of each class.
         squares: (C, d) sum of the squares of each feature in each class, or ``None``.
@@ -76,7 +76,7 @@ class ClassStatistics:
 
         Args:
             bank: Features of real images.
-            encoder: The encoder that they are of.
+            encoder: The encoder that made them.
             part: Whose images they are.
             second_moments: Sum squares and products, too; only means can be had without.
             progress: Show a progress bar if that takes more than two seconds.
@@ -305,7 +305,7 @@ class ClassStatistics:
         return bool(names) and names <= set(self.about.dropped) - there
 
     def _class_of_the_same_photos(self, other: ClassStatistics) -> str | None:
-        """The first class of which both have as many photos and the same sum; what other photos never have."""
+        """The first class of which both have equally many photos with the same sum, as different photos never have."""
         if self.private:
             return None
         off = (self.sums - other.sums).norm(dim=1)
@@ -332,7 +332,7 @@ class ClassStatistics:
         return left
 
     def _may_be_left_of(self, whole: ClassStatistics) -> bool:
-        """Whether features can go together as the products say; after a class was dropped nobody knows.
+        """Whether any features could have these products; after a class was dropped this is not known.
 
         Variance is nowhere negative. If other photos than those of ``whole`` were taken out of it, it nearly always is
         so in some direction, unless these are few, and there are many more images than features.
@@ -511,7 +511,7 @@ def _joined_parts(
 
 
 def _joined_promises(one: PrivacyRecord | None, other: PrivacyRecord | None) -> PrivacyRecord | None:
-    """What is promised of the images of both parties, each of which is with one of them."""
+    """The privacy promises for the images of both parties; each image belongs to one of them."""
     return one if one is None or other is None else one.with_disjoint(other)
 
 
@@ -537,7 +537,7 @@ def _views(about: StatisticsRecord) -> str:
 
 
 def _mirrored(square: Tensor) -> Tensor:
-    """The symmetric matrix of an upper triangle: products of rounding sums are nearly so."""
+    """The symmetric matrix with this upper triangle: rounded sums of products are only nearly symmetric."""
     upper = square.triu()
     return upper + upper.triu(1).T
 

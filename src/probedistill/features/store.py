@@ -57,7 +57,7 @@ class ViewsNote:
 class FeatureStore:
     """Features of images, computed once and kept.
 
-    A store is made once for a command, or for a call from Python, and handed down in place of its fields.
+    A store is made once for a command, or for a call from Python, and passed down instead of its fields.
 
     >>> bank = FeatureStore(cache="features").of(encoder, images, views=2)  # doctest: +SKIP
 
@@ -83,7 +83,7 @@ class FeatureStore:
         checked_cache(self.cache)
 
     def quiet(self) -> FeatureStore:
-        """The same store, without progress bars: what one gives, the other has."""
+        """The same store without progress bars; the two share their banks."""
         other = replace(self, progress=False)
         other._found = self._found
         return other
@@ -114,7 +114,7 @@ class FeatureStore:
         return self._found[key]
 
     def release(self, encoder: Encoder) -> None:
-        """Let go of the banks of an encoder that has had its turn: its features are read from the disk if need be."""
+        """Drop the banks of an encoder that is done; its features are read from the disk if they are needed again."""
         for key in [key for key in self._found if key[0] == encoder.fingerprint]:
             del self._found[key]
 
@@ -154,7 +154,7 @@ class FeatureStore:
     ) -> Tensor:
         """Features (V, n, d) of V augmented views of some real images, or (1, n, d) of centre crops for V = 0.
 
-        An image that was asked for before, in whatever company, is not encoded again.
+        An image that was asked for before, together with whichever others, is not encoded again.
 
         Raises:
             UserError: An image cannot be read.
@@ -177,7 +177,7 @@ class FeatureStore:
         place = {index: number for number, index in enumerate(kept["indices"].tolist())}
         return kept["features"][:, [place[index] for index in indices]]
 
-    # ---- how many images must go through the encoder before it is there
+    # ---- how many images must go through the encoder first
 
     def passes_of(self, encoder: Encoder, images: LabelledImages) -> int:
         """For `of` without views."""

@@ -37,7 +37,7 @@ def class_statistics(
     progress: bool = True,
     features: FeatureStore | None = None,
 ) -> ClassStatistics:
-    """Compute what images say about their classes in sums alone; no image can be had back from many of them.
+    """Compute class sums of the features of images; no image can be recovered from sums over many.
 
     The sums of a class of one image are the feature of that image. Sums are no protection by themselves; ``epsilon``
     makes them one. Two calls for the same images are two releases, whose ε and δ add up.
