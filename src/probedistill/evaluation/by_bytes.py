@@ -1,7 +1,7 @@
 """What one could ship in place of distilled images: accuracy against bytes.
 
-For an encoder that is known, a head or some features are smaller and better than any image. On an encoder that is new
-they are of no use, and images are what is left: this puts both in one table.
+For an encoder that is known, a head or some features are smaller and better than any image. On a new encoder they are
+of no use, and only images are left: this puts both in one table.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ PER_CLASS = (2, 5, 10)
 _VIEWS = 20
 _CLOSE = 0.01  # of the highest accuracy: a point less for fewer bytes
 IMAGES = "images"
-"""The kind of what another encoder can use."""
+"""The kind that another encoder can use."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Shipment:
 
     Attributes:
         name: What it is.
-        kind: What it is one of, in several sizes: ``"head"``, ``"class means"``, ``"LDA"``, ``"feature centres"`` or
+        kind: Kind, which may come in several sizes: ``"head"``, ``"class means"``, ``"LDA"``, ``"feature centres"`` or
             ``"images"``.
         bytes: Its size.
         top1: Accuracy in [0, 1] on each encoder; ``None`` if it is of no use there.
@@ -117,7 +117,7 @@ class ByBytes(Result):
         return found
 
     def figures(self) -> list[Figure]:
-        """Accuracy over bytes, with a colour for each kind of thing and encoder."""
+        """Accuracy against bytes, with a colour for each kind and encoder."""
         lines = []
         for kind, number in product(dict.fromkeys(one.kind for one in self.shipments), range(len(self.encoders))):
             known = [one for one in self.shipments if one.kind == kind and one.top1[number] is not None]

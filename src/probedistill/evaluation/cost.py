@@ -1,4 +1,4 @@
-"""How long an evaluation will take, said before it starts."""
+"""Say how long an evaluation will take before it starts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Honest evaluation: the same probes and views for synthetic images and for real-image baselines."""
+"""Evaluation: the same probes and views for synthetic images and for real-image baselines."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def evaluate(
         images_per_class: Size of the baselines if ``distilled`` is ``None``.
         groups: Group name of each image of ``test``, for the worst group.
         source: The encoder of the set's head, for the probe ``"inherited"``; without it the projector is fitted on
-            class prototypes. Not needed if ``encoder`` is the one.
+            class prototypes. Not needed if that is ``encoder``.
         head: The head of the probe ``"inherited"``, for baselines alone; its rows are the classes of ``test``.
             Default: the set's.
         chosen_by: The encoder that chooses the real images of the baselines (neighbours, medoids …). Default:

@@ -64,7 +64,7 @@ class Row:
     head: bool = False
 
     def without_confusion(self) -> Row:
-        """The row without what the classes are taken for, which is kept of the set alone."""
+        """The row without its confusion counts, which are kept for the set's rows alone."""
         return replace(self, scores=tuple(replace(one, confusion=None) for one in self.scores))
 
     @property
@@ -79,13 +79,13 @@ class Row:
 
     @property
     def key(self) -> tuple[str, str, int]:
-        """What tells the row from others of the same table."""
+        """Identifies the row in its table."""
         return self.name, self.probe, self.images
 
 
 @dataclass(frozen=True)
 class ScoredBy:
-    """An encoder, as far as scores depend on it: `EncoderRecord` also has its place in a distillation."""
+    """An encoder, as far as scores depend on it; `EncoderRecord` also has its part in a distillation."""
 
     name: str
     fingerprint: str
@@ -160,14 +160,14 @@ class Context:
 
     def compared(self) -> dict[str, Any]:
         """What must be the same for rows to stand in one table, in the words of the options."""
-        # These settings add rows, or other rows: they change none.
+        # These settings choose which rows there are; they change none.
         rows_only = ("probes", "baselines", "floats", "hard_labels", "without_augmentation")
         protocol = {f.name: getattr(self.protocol, f.name) for f in fields(_DEFAULT) if f.name not in rows_only}
         names = ("encoder", "test", "augment", "class_names", "soft_labels", "images", "chosen_by")
         return as_plain({**{name: getattr(self, name) for name in names}, **protocol})
 
     def differences(self, other: Context) -> list[str]:
-        """What keeps rows of the other context from standing in this one's table."""
+        """Why rows of the other context cannot stand in this one's table; empty if they can."""
         own, theirs = self.compared(), other.compared()
         found = [name for name in own if own[name] != theirs[name]]
         if "images" in found and None in (self.images, other.images):  # real images are scored alike beside any set
@@ -295,7 +295,7 @@ class Evaluation(Result):
         return [self._bars(), *([found] if (found := self.confusion()) is not None else [])]
 
     def confusion(self) -> Figure | None:
-        """What the first probe of the set takes each class for; ``None`` if no row holds it."""
+        """What the first probe of the set takes each class for (its confusion matrix); ``None`` if no row holds it."""
         row = next((row for row in self.rows if row.name == self.context.set_name), None)
         found = [one.confusion for one in row.scores] if row is not None else []
         counts = np.array([matrix for matrix in found if matrix is not None], dtype=float)

@@ -118,7 +118,7 @@ class Scorer:
         return score_probe(probe, test.centre, test.labels, class_names=test.class_names, groups=self.groups)
 
     def _of_source(self, training_set: TrainingSet, features: Tensor, seed: int, views: int | None) -> Tensor | None:
-        """Features of the same views by the head's encoder, if it is at hand."""
+        """Features of the same views by the head's encoder, if that encoder is given."""
         if self.source is None or self.source is self.encoder:
             return features if self.source is not None else None
         return training_set.features(self.source, seed, views)

@@ -29,7 +29,7 @@ class TrainingSet:
         epochs: Passes over the images, if not the config's.
         has_images: Whether it has images, which another encoder can see. If not, each probe that needs images is
             replaced (`Kind.on_features`).
-        fixed: Whether it is the same for every seed, so that one answer of a deterministic probe is that of all.
+        fixed: Whether it is the same for every seed, so that a deterministic probe is fitted once.
     """
 
     name: str
@@ -110,7 +110,7 @@ class RealImages(TrainingSet):
 
 @dataclass(frozen=True, kw_only=True)
 class StoredFeatures(TrainingSet):
-    """Features that are there already, whatever the number of views."""
+    """Features that exist already, whatever the number of views."""
 
     centre: Tensor
     augmented: Tensor
