@@ -89,7 +89,7 @@ class TransferCorrelation:
     """Whether transfer follows alignment.
 
     Attributes:
-        probe: The probe whose accuracy is meant.
+        probe: The probe whose accuracy is correlated.
         encoders: Encoders between which transfer is known.
         exact: Whether p counts every order of these encoders.
         metrics: Rank correlation of each metric with the accuracy of transfer.
@@ -117,7 +117,7 @@ class Alignment(Analysis):
         metrics: (E, E) for each of `METRICS`; row = from, column = to.
         chance: What unrelated spaces would give.
         images: The images that were compared.
-        options: How.
+        options: How they were compared.
         transfer: Rank correlation of each metric with transfer, if transfer results were given.
         note: Why a correlation is missing although transfer results were given.
     """

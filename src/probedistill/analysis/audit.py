@@ -91,11 +91,11 @@ class Audited:
 
 @dataclass(frozen=True)
 class Measure:
-    """A distance, and what it is among photos.
+    """A distance measure, and its distribution among photos.
 
     Attributes:
-        says: What it is, in words.
-        visible: Whether it compares what one sees; features of the run's encoder are alike by design.
+        says: Its name in words.
+        visible: Whether it compares what people see; features of the run's encoder are alike by design.
         percentiles: 1, 5, 25, 50 and 75 % of the distances of photos to their nearest other photo.
     """
 
@@ -106,7 +106,7 @@ class Measure:
 
 @dataclass(frozen=True)
 class Stored:
-    """Something that a run's folder holds, and what it says of the photos."""
+    """Something that a run's folder holds, and what it reveals about the photos."""
 
     what: str
     says: str
@@ -125,7 +125,7 @@ class Audit(Analysis):
         audited: Every synthetic image, in the order of the set.
         stored: What else the folder holds.
         same_photos: Whether these are the photos that the set was made of, all of them and no others.
-        promise: What is promised of statistics with noise; ``None`` for nothing.
+        promise: The privacy promise of statistics with noise; ``None`` without one.
         membership: What shadow sets told, if any were asked for.
         version: Version of probedistill.
     """
@@ -151,7 +151,7 @@ class Audit(Analysis):
 
     @property
     def visible(self) -> list[str]:
-        """Names of the measures of what one sees."""
+        """Names of the measures that compare what people see."""
         return [name for name, measure in self.measures.items() if measure.visible]
 
     @property
@@ -370,7 +370,7 @@ def audit(
 
 @dataclass(frozen=True)
 class _Space:
-    """How likeness is measured (see `Measure`), and what is compared: of the synthetic images, and of the photos."""
+    """A way of measuring likeness (see `Measure`), with the synthetic images and the photos in its form."""
 
     says: str
     visible: bool
@@ -380,7 +380,7 @@ class _Space:
 
 
 def _feature_space(distilled: DistilledSet, encoder: Encoder, bank: FeatureBank) -> _Space:
-    """Features about the mean of the photos'; those of an encoder that made the set are alike by design."""
+    """Features minus the photos' mean; those of an encoder that made the set are alike by design."""
     mean = bank.centre.mean(dim=0)
     says = f"features of {encoder.name} at {encoder.input_size} px"
     visible = not distilled.run.made_with(encoder.fingerprint)
@@ -452,7 +452,7 @@ _EXPECT = {
 
 
 def _stored(distilled: DistilledSet, folder: Path | None) -> tuple[Stored, ...]:
-    """What the set's folder holds, and what it says of the photos."""
+    """What the set's folder holds, and what that reveals about the photos."""
     run = distilled.run
     known = BEGINNINGS.get(run.begun_from)
     began = f"they began as {known}" if known else "origin unknown"

@@ -37,7 +37,7 @@ class Analysis(Result):
 
     @classmethod
     def file_in(cls, path: Path | str) -> Path:
-        """The file that is meant: ``path`` itself, or KIND.json in it if it is a folder."""
+        """The file of results: ``path`` itself, or KIND.json in it if it is a folder."""
         path = Path(path)
         return path / f"{cls.kind}.json" if path.is_dir() else path
 
@@ -82,7 +82,7 @@ class Analysis(Result):
 
 @contextmanager
 def numbers_are_there() -> Iterator[None]:
-    """Say of an error while a picture is written that only the picture is missing."""
+    """Add to an error while a picture is written that only the picture is missing."""
     try:
         yield
     except UserError as error:
@@ -105,7 +105,7 @@ class EncoderAbout:
 
     @classmethod
     def of(cls, encoder: Encoder, name: str | None = None) -> EncoderAbout:
-        """What a record says of ``encoder``, under another name if one is given."""
+        """The record of ``encoder``, under another name if one is given."""
         return cls(name or encoder.name, encoder.fingerprint, encoder.input_size)
 
     @property
@@ -123,7 +123,7 @@ class MadeBy:
 
     @classmethod
     def of(cls, run: RunRecord) -> MadeBy:
-        """What a record says of the run of a set."""
+        """The record of what made a set."""
         return cls(run.method, run.source.name if run.source else None)
 
 

@@ -157,7 +157,7 @@ class BiasReport(Analysis):
         return [*accuracy, likeness_table(looked_at)] if looked_at else accuracy
 
     def findings(self) -> list[str]:
-        """What the tables do not say, a sentence each."""
+        """What the tables leave open, a sentence each."""
         return [*self._usual_backgrounds(), *self._least_background(), *self._wrong_objects(), *self._agreements()]
 
     def figures(self) -> list[Figure]:
@@ -264,7 +264,7 @@ def bias(
         runs: Folders of finished runs, all of the same classes.
         images: The real images, training and test.
         groups: CSV file with the background of every training and test image, see `read_groups`.
-        encoders: Encoders that each run is looked at with; default: each run's own, by its ``config.yaml``.
+        encoders: Encoders that each run is examined with; default: each run's own, by its ``config.yaml``.
         attributes: Columns of the file that make up the background.
         probe, seeds, views: See `EvaluateConfig`.
         out: Folder for ``bias.json`` and ``bias.png``.
@@ -359,7 +359,7 @@ def _usual(train: LabelledImages, backgrounds: Sequence[str]) -> tuple[Usual, ..
 
 
 def _pairs(pool: EncoderPool, own: Sequence[EncoderConfig], runs: int) -> Iterator[tuple[Encoder, int]]:
-    """Every encoder with the numbers of the runs that are looked at with it: each run's own, or all with all."""
+    """Every encoder with the indices of the runs that it examines: each run's own, or all with all."""
     if own:
         return ((pool.add(config), number) for number, config in enumerate(own))
     return ((encoder, number) for encoder in pool for number in range(runs))

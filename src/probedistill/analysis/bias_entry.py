@@ -35,7 +35,7 @@ _ROWS = {"distilled": "distilled", "full": "full real data", "random": "random r
 
 @dataclass(frozen=True)
 class GroupScores:
-    """What one kind of probe does on each group of test images; each number is the mean over seeds.
+    """Scores of one kind of probe on each group of test images; each number is the mean over seeds.
 
     A probe that prefers one class has a bad worst group without any shortcut. The background effect is about the
     shortcut alone; but it is 0 for a probe that answers one class for everything: look at top1 as well.
@@ -257,7 +257,7 @@ def _likeness_rows(entry: BiasEntry) -> list[tuple[str, ...]]:
 
 
 def likeness_of(entry: BiasEntry) -> Figure | None:
-    """How much images resemble their object and their usual background; ``None`` if nothing is known of it."""
+    """How much images resemble their object and their usual background; ``None`` if that was not measured."""
     shown = entry.likeness()
     if not shown:
         return None

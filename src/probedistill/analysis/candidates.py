@@ -62,7 +62,7 @@ class Lesson:
     def folds(self) -> Iterator[tuple[Lesson, Lesson]]:
         """One view of each image to fit on, and all its others, a few times over.
 
-        One view is far less than a head is fitted on: with twenty, nearly every held-out view is right, on any encoder.
+        A head is fitted on far more than one view, but with twenty nearly every held-out view is right, on any encoder.
         """
         everything = slice(None)
         for first in range(0, len(self.target), _EVERY):
@@ -71,7 +71,7 @@ class Lesson:
 
 
 def _mean(heads: Sequence[Linear]) -> Linear:
-    """The classifier whose logits are the mean of theirs."""
+    """The classifier whose logits are the mean of the given ones'."""
     return sum(head[0] for head in heads) / len(heads), sum(head[1] for head in heads) / len(heads)  # type: ignore[return-value]
 
 
@@ -81,7 +81,7 @@ def flat(views: Array) -> Array:
 
 
 def cross_validated(lesson: Lesson, name: str) -> float:
-    """Mean accuracy on what is held out."""
+    """Mean accuracy on the held-out views."""
     return float(np.mean([_accuracy(part.fit(name), rest.target, rest.labels) for part, rest in lesson.folds()]))
 
 

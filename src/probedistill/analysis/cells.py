@@ -15,14 +15,14 @@ from .matrix import Scores, TransferMatrix
 
 @dataclass(frozen=True)
 class Cell:
-    """Probes that are trained on one thing and tested on one target.
+    """Probes that are trained on one set of images and tested on one target.
 
     Attributes:
         kind: distilled, random, centroids or full.
-        target: Number of the target.
+        target: Index of the target.
         key: Digest of all that the scores depend on.
-        probes: Which.
-        rows: Numbers of the sets that the scores belong to.
+        probes: Names of the probes.
+        rows: Indices of the sets that the scores belong to.
         source: Fingerprint of the encoder of these sets, if it is needed: for centroids, and behind a head.
         inherits: Whether the probes need the head and the source's features of the one set.
     """

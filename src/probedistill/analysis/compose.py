@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Composed(Result):
-    """How composed data were made, as ``composed.json`` says it.
+    """How composed data were made: the content of ``composed.json``.
 
     Attributes:
         synthetic: ``True``: these are no photographs.
@@ -49,8 +49,8 @@ class Composed(Result):
         settings: How foregrounds and backgrounds were put together.
         usual_background: Class → its usual background in training.
         images: Split → group (class/background) → number of images.
-        foregrounds: Training and test images of the things.
-        backgrounds: Training and test images of what is behind them.
+        foregrounds: Training and test images of the objects.
+        backgrounds: Training and test images of the backgrounds.
     """
 
     synthetic: bool
@@ -85,9 +85,9 @@ def compose(
     the split. Equal inputs and seed give equal images.
 
     Args:
-        foregrounds: Images of the things. Their classes, by default the first two, become the classes of the data.
-        backgrounds: Images of what is behind them: as many classes, by default the first. Each is the usual
-            background of the class in its place.
+        foregrounds: Images of the objects. Their classes, by default the first two, become the classes of the data.
+        backgrounds: Images of the backgrounds: as many classes, by default the first. Each is the usual background of
+            the class in its place.
         out: Folder to write; new or empty.
         config: How; ``options`` override its fields, e.g. ``correlation=0.9``.
         progress: Show a progress bar.
@@ -176,7 +176,7 @@ def _plan_test(front: LabelledImages, back: LabelledImages, config: ComposeConfi
     supply = [_endless(back, b, config.seed) for b in range(classes)]
     for label in range(classes):
         for i, index in enumerate(_shuffled(front, label, config.seed)[:count]):
-            for background in range(classes):  # the same thing at the same place on every background
+            for background in range(classes):  # the same object at the same place on every background
                 yield _Picture("test", label, background, index, next(supply[background]), (1, label, i))
 
 
@@ -186,7 +186,7 @@ def _shuffled(images: LabelledImages, label: int, seed: int) -> list[int]:
 
 
 def _endless(images: LabelledImages, label: int, seed: int) -> Iterator[int]:
-    """The originals of a class over and over: a small source is cropped again each time."""
+    """The originals of a class, repeated: a small source is cropped again each time."""
     order = _shuffled(images, label, seed)
     while True:
         yield from order
@@ -235,7 +235,7 @@ def _cropped(scene: Image.Image, size: int, rng: np.random.Generator) -> Image.I
 
 
 def _pasted(thing: Image.Image, scene: Image.Image, mask: str, rng: np.random.Generator) -> Image.Image:
-    """The thing at a random place in the scene."""
+    """The object at a random place in the scene."""
     if mask == "round":
         side = min(thing.size)
         left, top = ((length - side) // 2 for length in thing.size)

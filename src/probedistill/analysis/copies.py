@@ -152,8 +152,8 @@ def nearest(
         distances: One of the distances of this module.
         queries: (q, …).
         photos: (N, …), at least 3.
-        own: (q,) which photo each query is, for photos: it is not its own neighbour.
-        advance: Told how many queries have been looked up.
+        own: (q,) index of the photo that each query is, if queries are photos: it is not its own neighbour.
+        advance: Called with the number of queries that have been looked up.
     """
     parts = []
     for start in range(0, len(queries), 8):

@@ -14,7 +14,7 @@ from ..features.classes import class_means
 from ..store.records import Meta
 
 Cosine = Annotated[float, Meta(ge=-1 - 1e-9, le=1 + 1e-9)]
-ROUNDING = 1e-9  # a cosine no farther from 0 is 0: else rounding errors would make a share of 0 or 1
+ROUNDING = 1e-9  # cosines this near to 0 are 0: otherwise rounding errors would make a share of 0 or 1
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ class Resemblance:
     def shares(self) -> tuple[float | None, ...]:
         """(C,) background / (background + object), in [0, 1], where a cosine below 0 counts as 0.
 
-        ``None`` if neither is above 0: such images resemble neither. An image of the wrong object has no object
-        in it to speak of, so its share is 1 (or ``None``), and the cosine says why.
+        ``None`` if neither is above 0: such images resemble neither. An image of the wrong object has a cosine below 0
+        with its object, so its share is 1 (or ``None``).
         """
         return tuple(_share(*pair) for pair in zip(self.background, self.object, strict=True))
 

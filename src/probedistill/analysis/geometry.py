@@ -149,7 +149,7 @@ class Geometry(Analysis):
     """Where a run's synthetic images lie, class by class.
 
     Attributes:
-        encoder: The encoder whose features are meant.
+        encoder: The encoder whose features were compared.
         run: What made the synthetic images.
         images: The real images.
         k: Neighbours.
@@ -226,7 +226,7 @@ class Geometry(Analysis):
     def _plane(self) -> Figure:
         points, labels = self.points, np.array(self.points.labels)
         kinds, groups = np.array(points.kinds), []
-        for kind, marker in _MARKERS.items():  # the large ones last, on top
+        for kind, marker in _MARKERS.items():  # the large markers last, on top
             for place, c in enumerate(self.drawn):
                 (here,) = np.nonzero((kinds == kind) & (labels == c))
                 title = f"{kind} · {self.classes[c].name}"
@@ -401,6 +401,6 @@ def _projection(
 
 
 def _two_shares(values: Array) -> tuple[float, float]:
-    """Two shares of a whole; rounding may have left 1 + 1e-7, and no variance at all NaN."""
+    """Two shares of a whole, cleaned: rounding may have left 1 + 1e-7, and zero variance NaN."""
     first, second = np.clip(np.nan_to_num(np.asarray(values, np.float64)), 0, 1).tolist()
     return first, second

@@ -17,7 +17,7 @@ _JOIN = "/"
 
 @dataclass(frozen=True)
 class GroupFile:
-    """What a group file says.
+    """The content of a group file.
 
     Attributes:
         path: The file.

@@ -1,4 +1,4 @@
-"""The seam for analyses: name → the record class, which says what its file is called and how a report shows it.
+"""The registry of analyses: name → the record class, which names its file and says how a report shows it.
 
 To add one, write ``analysis/NAME.py``, a line in `KINDS` and a command. Your own needs none of these: the entry point
 ``probedistill.analysis`` names its class, or ``report --analysis module:mine:Sharpness`` does. This is ``mine.py``;
@@ -49,7 +49,7 @@ def kinds(more: Iterable[str] = ()) -> dict[str, type[Analysis]]:
         more: Names in `KINDS`, or ``module:MODULE:CLASS`` for one's own.
 
     Raises:
-        UserError: A class that is none or cannot be imported, or two of one name.
+        UserError: A class that is no `Analysis` or cannot be imported, or two of one name.
     """
     found: dict[str, type[Analysis]] = {}
     for name in dict.fromkeys([*KINDS.names(), *more]):

@@ -20,7 +20,7 @@ from .base import Analysis, Array, EncoderAbout, check_array
 FORMAT = 3
 """Part of every cell's key: cells of another format are scored again."""
 ROWS = dict(zip(MATRIX_BASELINES, ("random real", "centroids", "full real data"), strict=True))
-"""Baselines, and what `evaluate` calls them."""
+"""Baselines → their rows in `evaluate`."""
 RANDOM_INHERITED = "random_inherited"
 """Random real images behind the heads of the sets: the baseline of probes that need a head, in place of "random"."""
 _PER_SET = ("centroids", RANDOM_INHERITED)

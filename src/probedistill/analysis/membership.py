@@ -1,4 +1,4 @@
-"""Membership: can one tell from a distilled set whether a photo was among those it was made of?
+"""Membership: does a distilled set reveal whether a photo was among those that it was made of?
 
 Shadow sets are distilled from random halves of the photos, with the settings of the run. Half of them have seen a
 photo and half have not. For each shadow set an attacker who knows all the others guesses who its members are, by the
@@ -43,7 +43,7 @@ from .copies import thumbnails
 
 SCORES = ("probe", "features", "pixels")
 LEAST = 6
-"""Shadow sets that an attack takes at least: three pairs, two of them as reference."""
+"""Fewest shadow sets for an attack: three pairs, two of them as reference."""
 MOST = 256
 """Shadow sets if only the time is limited."""
 FALSE_ALARMS = 0.01
@@ -63,7 +63,7 @@ class Attack:
     """How well members are told from others.
 
     Attributes:
-        score: What is seen of a photo, one of `SCORES`.
+        score: What the attacker computes for a photo, one of `SCORES`.
         how: ``"online"``: the attacker has shadow sets with the photo and without it; ``"offline"``: only without.
         auc: Area under the ROC curve; 0.5 for a guess. Mean over the shadow sets.
         auc_interval: 95 % interval of the mean, by t over the pairs of complementary shadow sets.
@@ -86,7 +86,7 @@ class Attack:
 
 @dataclass(frozen=True)
 class Membership:
-    """What shadow sets tell.
+    """What the attacks on shadow sets found.
 
     Attributes:
         shadows: Shadow sets that were made.
@@ -128,7 +128,7 @@ def shadow_halves(labels: NDArray[np.int64], count: int, *, seed: int) -> Mask:
 def lira(scores: Array, members: Mask) -> tuple[Array, Array]:
     """The likelihood ratio of each photo for each shadow set, online and offline, both (S, N): high for members.
 
-    For a set the others are the reference, but not its complement, whose members give its own away. A photo's scores
+    The reference for a set is all others except its complement, whose members would give its own away. A photo's scores
     are taken as normal with means of its own and common variances, as 2112.03570 does if there are few shadow sets.
     Online: log N(score; in) − log N(score; out). Offline: log Φ of the score among those of sets without the photo.
 
@@ -159,7 +159,7 @@ def _normal(scores: Array, chosen: Mask) -> tuple[Array, float]:
 
 
 def attack(scores: dict[str, Array], members: Mask) -> tuple[Attack, ...]:
-    """How well each score tells members, (S, N) each: every shadow set is attacked in turn."""
+    """How well each score, (S, N), tells members from others: every shadow set is attacked in turn."""
     found = []
     for score, values in scores.items():
         for how, ratio in zip(("online", "offline"), lira(values, members), strict=True):
@@ -176,7 +176,7 @@ def _success(members: Mask, ratios: Array) -> tuple[float, float]:
 
 
 def _mean(values: Array) -> tuple[float, tuple[float, float]]:
-    """The mean, and its 95 % interval over pairs: two complementary halves are no two samples."""
+    """The mean, and its 95 % interval over pairs: two complementary halves are not independent samples."""
     pairs = values.reshape(-1, 2).mean(axis=1)
     middle = float(pairs.mean())
     reach = float(t.ppf(0.975, len(pairs) - 1) * pairs.std(ddof=1) / np.sqrt(len(pairs)))
@@ -316,7 +316,7 @@ def _check_halves(shadows: Shadows) -> None:
 
 
 def _say_cost(left: int, seconds: float, minutes: float | None) -> None:
-    """A word about the time, after the first set has shown what one takes."""
+    """Say how long it will take, once the first set has been timed."""
     whole = left * seconds
     limit = f", stopping after {minutes:g} min" if minutes is not None and 60 * minutes < whole else ""
     each = f"{left} shadow sets, about {duration(seconds)} each"
@@ -328,7 +328,7 @@ def _path(folder: Path, number: int) -> Path:
 
 
 def _read(folder: Path | None, number: int, key: str) -> Tensor | None:
-    """Scores that are kept already; what is torn or of other settings is made again."""
+    """Scores that are kept already, without torn ones and those of other settings."""
     if folder is None or not _path(folder, number).exists():
         return None
     try:

@@ -52,7 +52,7 @@ _KNOWN_FROM = {
 
 @dataclass(frozen=True)
 class Old:
-    """An encoder that the set was made with, as far as it is at hand.
+    """An encoder that the set was made with.
 
     Attributes:
         encoder: The encoder.
@@ -89,8 +89,8 @@ class Candidate:
     Attributes:
         name: One of `CANDIDATES`.
         cross_validated: Accuracy on views of the synthetic images that it was not fitted on.
-        forecast: Accuracy that is foretold on photos; ``None`` without an anchor.
-        accuracy: Accuracy on test images, where there are any: looked at after the choice.
+        forecast: Forecast of the accuracy on photos; ``None`` without an anchor.
+        accuracy: Accuracy on test images, if there are any: computed after the choice.
     """
 
     name: str
@@ -107,7 +107,7 @@ class Migration(Analysis):
         run: Name of the set.
         target: The new encoder.
         old: The old encoders at hand.
-        anchor: What the forecast starts from; ``None`` if nothing is known of an old encoder.
+        anchor: What the forecast starts from; ``None`` if no accuracy on an old encoder is known.
         candidates: All candidates.
         chosen: The one that was taken.
         by_forecast: Whether it was chosen by its forecast.
@@ -136,7 +136,7 @@ class Migration(Analysis):
 
     @property
     def taken(self) -> Candidate:
-        """The candidate that the head is of."""
+        """The candidate that became the head."""
         return next(one for one in self.candidates if one.name == self.chosen)
 
     def tables(self) -> list[Table]:
@@ -162,7 +162,7 @@ class Migration(Analysis):
         return [about, Table("Old encoders", ("encoder", "head", "alignment (CKA)"), old, left=2)]
 
     def findings(self) -> list[str]:
-        """What may be expected of the head, and from what that was concluded."""
+        """The forecast for the head, and what it was made from."""
         found, anchor, taken = [], self.anchor, self.taken
         if anchor is None or taken.forecast is None:
             found.append(

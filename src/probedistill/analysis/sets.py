@@ -38,7 +38,7 @@ class SourceSet:
 
     @property
     def method(self) -> str:
-        """What its record says of how it was distilled."""
+        """How it was distilled, by its record."""
         return self.distilled.run.method
 
     @property
@@ -152,7 +152,7 @@ def common_augment(sets: Sequence[SourceSet]) -> AugmentConfig:
 
 
 def named_sources(sets: Sequence[SourceSet], names: Mapping[str, str], config: TransferConfig) -> tuple[Source, ...]:
-    """The sets as rows: METHOD · ENCODER, and the folder's name if other sets are called alike, or nothing is known."""
+    """The sets as rows: METHOD · ENCODER, and the folder's name if two would be called alike or nothing is known."""
     runs = [held.folder.resolve().name if held.folder is not None else "" for held in sets]
     labels = [
         f"{run} · from elsewhere" if run and held.encoders == (UNKNOWN,)

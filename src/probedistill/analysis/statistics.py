@@ -15,9 +15,9 @@ from ..seeds import Stream, seed_of
 from ..store.records import Count, Meta, Share
 
 FEWEST = 3
-"""Pairs of values, and encoders, that a rank correlation takes: that of two pairs is always ±1."""
+"""Fewest pairs of values, and encoders, for a rank correlation: that of two pairs is always ±1."""
 EXACT = 8
-"""Up to so many things every order is counted: 8! = 40,320."""
+"""For at most so many things every order is counted: 8! = 40,320."""
 DRAWN = 9999
 """Orders that are drawn for more things."""
 

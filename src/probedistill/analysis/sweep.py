@@ -1,7 +1,7 @@
 """Several runs in one call: a run for each seed and for each point of a grid, distilled, scored and compared.
 
-Every run is an ordinary run, in a folder that says what is special about it: ``OUT/lr-0.01_views-3/seed-0``. Features
-of real images are in the cache after the first run that needs them, so the others do not encode them again.
+Every run is an ordinary run, in a folder that names its settings: ``OUT/lr-0.01_views-3/seed-0``. Features of real
+images are in the cache after the first run that needs them, so the others do not encode them again.
 """
 
 from __future__ import annotations
@@ -238,7 +238,7 @@ def _differing(values: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str
 
 
 def _point_name(point: Mapping[str, Any]) -> str:
-    """A folder's name for a point of the grid: ``lr-0.01_canvas.init-real``."""
+    """The folder name of a point of the grid: ``lr-0.01_canvas.init-real``."""
     written = {name: value if isinstance(value, str) else str(value).strip("()[]") for name, value in point.items()}
     plain = {name: "".join(c if c.isalnum() or c in "._+" else "-" for c in text) for name, text in written.items()}
     name = "_".join(f"{option}-{text}" for option, text in plain.items())

@@ -217,7 +217,7 @@ class _Bench:
                 self._medoids[source] = bank.select(medoids(bank, self.images_per_class))
                 if source not in {target.fingerprint for target in self.targets}:
                     self._features.release(encoder)
-            del encoder  # or it would be in memory beside the next
+            del encoder  # otherwise it would be in memory beside the next
         return [cell for cell in cells if cell.source not in absent]
 
     def _source_encoder(self, held: SourceSet) -> Encoder:
@@ -397,6 +397,6 @@ class _Bench:
 
     @property
     def _kinds(self) -> list[str]:
-        """The baselines of a matrix; random images behind heads are one of their own."""
+        """The baselines of a matrix; random images behind heads are a separate one."""
         inherited = bool(self._heads) and "random" in self.config.baselines
         return [*self.config.baselines, *([RANDOM_INHERITED] if inherited else [])]
