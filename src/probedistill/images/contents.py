@@ -1,4 +1,4 @@
-"""What images are, byte for byte: a digest of each file, in threads, remembered on disk for as long as it holds.
+"""Digests of the contents of images, computed in threads and remembered on disk while the files stay the same.
 
 A fingerprint of images is made of contents alone. Copied images with new time stamps have the same fingerprint, and
 other pixels under the same names have another one. The memory only saves time: digests are the same without it.
@@ -92,9 +92,9 @@ def remembered(
 
     Args:
         files: The files; none of them: they are made each time.
-        what: Which digests of these files they are.
+        what: Name of this kind of digest.
         place: As for `digests_of_files`.
-        count: How many there are.
+        count: Number of digests.
         make: Makes the digests, of `SIZE` bytes each.
     """
     names = [os.path.abspath(path) for path in files]
@@ -182,7 +182,7 @@ def _hash(path: str, count: Callable[[int], None], stop: threading.Event) -> byt
 class _Memory:
     """Digests that were found before, of one place: a file of keys and digests in the cache folder.
 
-    It is lost or damaged without harm: its content is checked, and everything in it can be computed again.
+    Losing or damaging it does no harm: its content is checked, and can be computed again.
     """
 
     def __init__(self, place: str) -> None:
@@ -210,7 +210,7 @@ class _Memory:
         rows = {**self._read(), **self.fresh}
         newest = list(rows.items())[-_MOST_REMEMBERED:]
         content = b"".join(key + digest for key, digest in newest)
-        with suppress(OSError):  # a memory that cannot be kept costs time alone
+        with suppress(OSError):  # a memory that cannot be kept costs only time
             self.path.parent.mkdir(parents=True, exist_ok=True)
             handle, name = tempfile.mkstemp(prefix=f".{self.path.name}.", suffix=".part", dir=self.path.parent)
             try:

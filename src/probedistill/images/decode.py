@@ -76,7 +76,7 @@ class _Budget:
 
 
 decoding = _Budget(MAX_PIXELS)
-"""Pixels that may be decoded at the same time; ``with decoding.hold(n)`` keeps more memory than that at bay."""
+"""Pixels that may be decoded at the same time; ``with decoding.hold(n)`` limits the memory for them."""
 
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF", "HEIF")
@@ -106,7 +106,7 @@ def decode_image(
 
     Args:
         source: Path, encoded bytes, open binary file, or a PIL image (left unchanged).
-        name: What errors call the image; by default the path or what there is.
+        name: Name of the image in errors; by default the path or the kind of source.
 
     Returns:
         A new image of mode ``"RGB"``, width × height at most ``MAX_PIXELS``, one side at most ``MAX_RATIO`` times
@@ -206,7 +206,7 @@ def _decode_stream(file: BinaryIO, called: str) -> Image.Image:
 
 
 def _of_pixels_alone(png: bytes) -> Image.Image | None:
-    """The image of a PNG without what stands beside its pixels; ``None`` if that does not help.
+    """The image of a PNG without its metadata; ``None`` if that does not help.
 
     Pillow gives up a whole image for a colour profile or a text above its limits, and for one that is damaged. Neither
     is needed here.

@@ -1,4 +1,4 @@
-"""The same picture twice, byte for byte, where that harms: in two classes, or in training and test images."""
+"""Warn of the same picture, byte for byte, in two classes, or in training and test images."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ IMAGE_SUFFIXES = frozenset(
         "tif", "tiff", "webp",
     ]
 )  # fmt: skip
-"""How names of images end, without the dot; only where names are all there is to go by."""
+"""Suffixes of image files, without the dot; used only if nothing but names is known."""
 
 SYSTEM_FOLDERS = frozenset(
     [
@@ -42,7 +42,7 @@ _HIDDEN = (
     ".@", ".apple", ".cache", ".dropbox", ".fseventsd", ".git", ".ipynb_checkpoints", ".picasa", ".spotlight", ".st",
     ".thumb", ".tmp", ".trash", ".sync", ".documentrevisions",
 )  # fmt: skip
-"""How hidden folders begin, in lower case, that programs add; of others that hold images a word is said."""
+"""How hidden folders begin, in lower case, that programs add; others that hold images are named in a warning."""
 
 _SYSTEM_FILES = frozenset({"thumbs.db", "thumbs.db:encryptable", "ehthumbs.db", "desktop.ini", "icon\r"})
 _SIDECARS = frozenset(
@@ -151,7 +151,7 @@ def _plain(folder: str) -> str:
 
 
 def _way_to_utf8(what: str = "it") -> str:
-    """What to do about a name that is not UTF-8: in some locales (``LC_ALL=C``) no name beyond ASCII is."""
+    """The way out for a name that is not UTF-8: in some locales (``LC_ALL=C``) no name beyond ASCII is."""
     encoding = sys.getfilesystemencoding()
     if encoding == "utf-8":
         return f"rename {what}"

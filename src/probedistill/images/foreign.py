@@ -1,4 +1,4 @@
-"""What a file is that is not read as an image, and the way out: photos of phones and cameras, web pages, pointers.
+"""Recognise files that are not read as images, and say what to do: raw photos, web pages, pointers.
 
 Names say little: a phone may send a HEIC photo as ``.jpg``, and a failed download is a web page with any name.
 """
@@ -39,7 +39,7 @@ _BEGINNINGS = (
 
 
 def what_it_is(name: str, head: bytes) -> str | None:
-    """What a file is that no decoder took for an image, with the way out; ``None`` if nobody knows.
+    """What a file is that no decoder took for an image, with the way out; ``None`` if that is unknown.
 
     >>> what_it_is("photo.jpg", b"<!DOCTYPE html><title>404")
     'a web page; fetch the image again'

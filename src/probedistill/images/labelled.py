@@ -1,4 +1,4 @@
-"""The contract: labelled images that can be decoded one by one, and the config that names them."""
+"""Labelled images that are decoded one by one: what every source gives and every command takes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class LabelledImages:
         fingerprint: Hex SHA-256 of what the images are; the same in every process.
         config: The options with which `load_splits` gives these as its training images; ``None`` if none do.
         contents: A digest of each image's file or pixels, 16 bytes, shape (N,); ``None`` if the source has none.
-        for_testing: Whether these are to be tested on only, so that a class may have none that can be read.
+        for_testing: Whether these are for testing only, so that a class may have no readable image.
 
     Args:
         class_names: See above; names are unique.
@@ -150,7 +150,7 @@ class LabelledImages:
 
 
 def check_labelled(given: object, argument: str = "images") -> None:
-    """Raise `UserError` for something else than labelled images, with how to make some of it."""
+    """Raise `UserError` for anything but labelled images, with how to make them."""
     if isinstance(given, LabelledImages):
         return
     if isinstance(given, (str, ImagesConfig)):
@@ -195,7 +195,7 @@ def check_class_names(class_names: Sequence[str], called: str) -> None:
 
     Args:
         class_names: The names.
-        called: What has these classes, for the error: ``"images 'folder:photos'"``.
+        called: Owner of these classes, for the error: ``"images 'folder:photos'"``.
 
     Raises:
         UserError: A name is empty, very long, or holds a line break, a control character, a character that turns the

@@ -1,4 +1,4 @@
-"""Images that a program has at hand already: arrays, pictures, bytes or paths, with their labels."""
+"""Images that a program holds already: arrays, pictures, bytes or paths, with their labels."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def labelled_images(
     names: Sequence[str] | None = None,
     progress: bool = True,
 ) -> LabelledImages:
-    """Images of one's own as what `distill`, `evaluate` and the others take.
+    """Your own images, in the form that `distill`, `evaluate` and the others take.
 
     >>> pictures = np.zeros((4, 32, 32, 3), np.uint8)
     >>> labelled_images(pictures, ["cat", "dog", "cat", "dog"])
@@ -35,10 +35,10 @@ def labelled_images(
             or floats in [0, 1]; or all of them in one such array (N, …).
         labels: N names of classes, or numbers in 0 … C - 1.
         class_names: C names. Default: the names among the labels in alphabetical order, or the numbers.
-        name: What records and errors call the images.
-        split: What they call this part of them, such as ``"train"``.
+        name: Name of the images in records and errors.
+        split: Name of this part of them, such as ``"train"``.
         names: N short names; default: the paths, else numbers.
-        progress: Show a progress bar if looking at the images takes more than two seconds.
+        progress: Show a progress bar if reading the images takes more than two seconds.
 
     Returns:
         The images. Their fingerprint is that of their contents, so that features of the same images are found again.

@@ -1,4 +1,4 @@
-"""Image sources: what each of them says about itself, which there are, and how to add one.
+"""Image sources: the registry, what a source declares about itself, and how to add one.
 
 A source is a function ``(place, config) → Source``. ``place`` is what stands behind its name in the spec (``photos`` in
 ``folder:photos``); ``config`` has all options, and ``config.source_args`` is free for your own. To add a source from
@@ -15,7 +15,8 @@ outside the package, write the function in a file of the current folder and name
         return Source(config.images, {"all": everything})
 
 An installed package gives it a name of its own with the entry point ``probedistill.image_source``. A source of this
-package is one file and one line in `SOURCES`. What a source knows better than the commands, it says with `described`.
+package is one file and one line in `SOURCES`. `described` declares what commands need to know before they open a
+source.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ WHOLE = "all"
 
 @dataclass(frozen=True)
 class Hints:
-    """What suits the images of a source, where the user says nothing.
+    """Defaults that suit the images of a source.
 
     Attributes:
         input_size: Side of a small encoder's input in pixels, for the demo.
@@ -84,7 +85,7 @@ class Hints:
 
 @dataclass(frozen=True)
 class Description:
-    """What a source says about itself before it is opened.
+    """What a source declares before it is opened.
 
     Attributes:
         example: A spec, for errors.
@@ -198,7 +199,7 @@ def picture_of(item: Any, called: str) -> Any:
     Args:
         item: A path, an encoded image (bytes), a PIL image, or an array or tensor of pixels: (H, W), (H, W, 3) or
             (3, H, W), uint8 or floats in [0, 1]. Grey pixels may have a channel; they may be of any whole numbers.
-        called: What errors call it.
+        called: Its name in errors.
 
     Raises:
         UserError: It is something else.
@@ -228,7 +229,7 @@ def as_array(given: Any) -> NDArray[Any]:
 
 
 def as_bytes(array: NDArray[Any], called: str, *, deep: bool = False) -> NDArray[Any]:
-    """Pixels that are uint8, or floats in [0, 1], as uint8; ``deep`` lets other whole numbers be.
+    """Pixels that are uint8, or floats in [0, 1], as uint8; ``deep`` lets other whole numbers pass unchanged.
 
     Raises:
         UserError: They are something else.
@@ -261,7 +262,7 @@ Opener = TypeVar("Opener", bound=Callable[[str, ImagesConfig], Source])
 def described(
     example: str, *, options: tuple[str, ...] = (), is_path: bool = False, hints: Hints | None = None
 ) -> Callable[[Opener], Opener]:
-    """Say what a source function knows before it is called; see `Description`."""
+    """Declare what is known of a source before it is opened; see `Description`."""
 
     def mark(opener: Opener) -> Opener:
         opener.description = Description(example, options, is_path, hints or Hints())  # type: ignore[attr-defined]
@@ -271,7 +272,7 @@ def described(
 
 
 def description_of(spec: str) -> Description:
-    """What the source of a spec says about itself; nothing is opened.
+    """What the source of a spec declares; nothing is opened.
 
     Raises:
         UserError: No such source.
@@ -288,7 +289,7 @@ def open_source(config: ImagesConfig) -> Source:
     """The source that a configuration names.
 
     Raises:
-        UserError: No such source, no place behind its name, or what the source says of the place.
+        UserError: No such source, no place behind its name, or a place that the source refuses.
     """
     spec = config.images
     opener, place = _found(spec)

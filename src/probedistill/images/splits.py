@@ -26,7 +26,7 @@ from .sources import ALIASES, TESTING, TRAINING, WHOLE, Source, composed, open_s
 
 _log = logging.getLogger(__name__)
 
-_HELD_OUT = "holdout "  # how a split's name begins that no source came with
+_HELD_OUT = "holdout "  # prefix of the name of a split that was held out
 
 
 def load_images(
@@ -52,7 +52,7 @@ def load_images(
         The images, N of C ≥ 2 classes.
 
     Raises:
-        UserError: The spec, split or classes name nothing that is there, or a class has too few images.
+        UserError: There is no such source, split or class, or a class has too few images.
     """
     if split is not None:
         options["split"] = split

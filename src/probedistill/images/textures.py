@@ -1,4 +1,4 @@
-"""``textures:procedural``: pictures of noise, stripes and the like, made in memory; synthetic backgrounds for tests."""
+"""``textures:procedural``: pictures of noise, stripes and so on, made in memory; synthetic backgrounds for tests."""
 
 from __future__ import annotations
 
