@@ -1,7 +1,7 @@
-"""Are an encoder's features those of the image? Looked at once, when the encoder is loaded.
+"""Check, when an encoder is loaded, that its features depend on the image and on nothing else.
 
 An encoder with dropout that is always on, random masks, or batch statistics runs without an error and gives wrong
-results. Two passes over the same pictures tell.
+results. Two passes over the same pictures show it.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _LEAST_CROP = 0.05  # of an image; less is a slip, and the image would be enlarg
 def checked_preparation(
     mean: Any, std: Any, crop_pct: Any, *, name: str
 ) -> tuple[tuple[float, ...], tuple[float, ...], float]:
-    """How images are prepared, if it is possible: mean and deviation of three channels, and the crop.
+    """The preparation of images, checked: mean and deviation of three channels, and the crop.
 
     Args:
         mean, std: Three numbers for images in [0, 1], as a sequence, an array or a tensor; or one for all channels.
@@ -54,7 +54,7 @@ def checked_preparation(
         name: The encoder's, for errors.
 
     Raises:
-        UserError: These are no such numbers.
+        UserError: These are not such numbers.
     """
     called = f"encoder {name!r}"
     mean, std = _of_channels(mean, f"{called}: mean"), _of_channels(std, f"{called}: std")
@@ -124,7 +124,7 @@ def check_features(encode: Callable[[Tensor], Tensor], images: Tensor, *, name: 
 
 @torch.enable_grad()
 def check_gradient(encode: Callable[[Tensor], Tensor], images: Tensor, *, name: str) -> None:
-    """Refuse an encoder that no gradient passes.
+    """Raise `UserError` unless a gradient passes the encoder.
 
     Raises:
         UserError: The gradient of the features with respect to the images is missing, zero or not finite.

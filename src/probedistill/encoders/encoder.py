@@ -144,10 +144,10 @@ class Encoder(nn.Module):
             count: Number of layers, at most; 0 for none.
 
         Returns:
-            An encoder of ``dim + sum(widths)`` features with a fingerprint of its own; this very encoder if it does
+            An encoder of ``dim + sum(widths)`` features with a fingerprint of its own; the encoder itself if it does
             not give its inner layers. The convolutional models of timm give them.
         """
-        if self.is_transformer:  # asked of its layers, CLIP's images got worse (docs/recipes.md)
+        if self.is_transformer:  # with its layers in the loss, CLIP's images got worse (docs/recipes.md)
             return self
         layers, widths = inner_layers(self.model, count, self._normalised(example_images(self.input_size, self.device)))
         if not layers:
@@ -180,7 +180,7 @@ class Encoder(nn.Module):
         return (mean[0], mean[1], mean[2]), (std[0], std[1], std[2])
 
     def train(self, mode: bool = True) -> Encoder:
-        """Stay in evaluation mode: a frozen encoder has no other."""
+        """Stay in evaluation mode, the only one of a frozen encoder."""
         return super().train(False)
 
     if TYPE_CHECKING:
@@ -261,8 +261,8 @@ class Encoder(nn.Module):
 def _scale_gradient(features: Tensor, images: Tensor) -> None:
     """Keep the gradient between ``features`` and ``images`` in float16's range.
 
-    A feature's gradient falls with the number of images; below 6e-8 float16 knows nothing. It is brought to 1/8 by a
-    power of two on its way in, which is exact, and back on its way out.
+    A feature's gradient falls with the number of images; below 6e-8 float16 has only 0. It is brought to 1/8 by a power
+    of two on its way in, which is exact, and back on its way out.
     """
     scales: list[Tensor] = []
 
@@ -311,7 +311,7 @@ def _add(digest: hashlib._Hash, name: str, value: Any) -> None:
 
 
 def check_encoder(given: object, argument: str = "encoder") -> None:
-    """Raise `UserError` for something else than a loaded encoder, with how to make one of it."""
+    """Raise `UserError` for anything but a loaded encoder, with how to load one."""
     if isinstance(given, Encoder):
         return
     if isinstance(given, (str, EncoderConfig)):

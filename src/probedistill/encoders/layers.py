@@ -1,7 +1,7 @@
-"""The inner layers of an encoder: what a loss can look at beside the features.
+"""The inner layers of an encoder, which a loss can use beside the features.
 
-A layer's features are the mean and the standard deviation of each of its channels over the image. Which layers there
-are is the model's to say: every model of timm has ``forward_intermediates``.
+A layer's features are the mean and the standard deviation of each of its channels over the image. The model itself
+gives its layers: every model of timm has ``forward_intermediates``.
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ def load_encoder(spec: str | EncoderConfig, **options: Unpack[EncoderOptions]) -
 
 
 def _config(spec: str | EncoderConfig, options: EncoderOptions) -> EncoderConfig:
-    """What a caller of `load_encoder` has named, with the options."""
+    """The config that the arguments of `load_encoder` describe."""
     called = "load_encoder"
     if not isinstance(spec, (str, EncoderConfig)):
         check_encoder(spec)

@@ -58,10 +58,10 @@ def is_in_braces(spec: str) -> bool:
 
 
 def fields_in_braces(spec: str) -> dict[str, Any]:
-    """The fields of `EncoderConfig` that stand in place of an encoder's name, of the kinds that they must have.
+    """The fields of `EncoderConfig` that stand in place of an encoder's name, checked for their types.
 
     Raises:
-        UserError: They are no JSON with an encoder, or a value is of another kind.
+        UserError: They are not JSON with an encoder, or a value has the wrong type.
     """
     called = f"encoder {spec!r}"
     with explained(f"{called} cannot be read", ValueError, RecursionError, hint="give JSON, or the name of an encoder"):
@@ -130,14 +130,14 @@ def with_its_file(fields: Mapping[str, Any], called: str, above: Sequence[Path] 
 
 
 def own_encoder(folder: Path, *, called: str, device: str | None = None) -> EncoderConfig:
-    """The encoder that a run's own ``config.yaml`` describes, if it may be loaded without being asked for.
+    """The encoder that a run's own ``config.yaml`` describes, if it is safe to load.
 
     Nobody has named this encoder on the command line. It must be a recipe or ``timm:NAME`` with plain arguments;
     nothing is downloaded from a repository that the file chooses.
 
     Args:
         folder: The run's folder.
-        called: How the option is called that names an encoder instead, for the error.
+        called: Name of the option that names an encoder instead, for the error.
         device: Where it is to run; ``None``: as the file says.
 
     Raises:
@@ -157,7 +157,7 @@ def own_encoder(folder: Path, *, called: str, device: str | None = None) -> Enco
 
 
 def own_others(folder: Path, words: Sequence[str], first: EncoderConfig) -> list[EncoderConfig]:
-    """The encoders that a run's record names beside its first one, if they may be loaded without being asked for.
+    """The encoders that a run's record names beside its first one, if they are safe to load.
 
     Args:
         folder: The run's folder.

@@ -60,7 +60,7 @@ def _made(architecture: str, tag: str, config: EncoderConfig) -> Any:
 
 @contextmanager
 def _without_its_log() -> Iterator[None]:
-    """Keep open_clip, which writes to the log of the process, from setting that log up; it raises what matters."""
+    """Keep open_clip from setting up the log of the process; it raises the errors that matter."""
     root, nowhere = logging.getLogger(), logging.NullHandler()
     root.addHandler(nowhere)
     try:

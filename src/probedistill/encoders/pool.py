@@ -23,8 +23,8 @@ class EncoderPool:
     >>> for encoder in EncoderPool(["efficientnet_lite0@112", "timm:resnet18"]): ...  # doctest: +SKIP
 
     Args:
-        given: The encoders. Those that come loaded stay in the caller's memory.
-        argument: What errors call it.
+        given: The encoders. Loaded ones stay in the caller's memory.
+        argument: Its name in errors.
         room: How many to hold; ``None``: all of them.
         once: What the user can do about an encoder that is given twice.
 

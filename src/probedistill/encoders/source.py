@@ -1,4 +1,4 @@
-"""What every source of encoders gives and needs.
+"""The contract of a source of encoders.
 
 A source is the word before the colon in ``timm:resnet18``. To add one, write a file with an `EncoderSource` and name it
 in `load.SOURCES`, or, from another package, under the entry point ``probedistill.encoder_source``::
@@ -51,9 +51,9 @@ class Loaded:
 Loader = Callable[[str, EncoderConfig], Loaded]
 """(what follows the colon, options) → a model.
 
-``pretrained``, ``encoder_args`` and ``input_size`` are the loader's to follow; `UserError` says what it cannot follow.
-Random weights are drawn from torch's generator, which is seeded before. Precision, device, gradients, evaluation mode
-and all checks of the features are not the loader's business.
+``pretrained``, ``encoder_args`` and ``input_size`` must be followed by the loader; it raises `UserError` for what it
+cannot follow. Random weights are drawn from torch's generator, which is seeded before. The loader need not care for
+precision, device, gradients, evaluation mode and checks of the features.
 """
 
 

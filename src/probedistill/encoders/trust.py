@@ -25,8 +25,8 @@ SWITCHES_AND_NUMBERS = frozenset(
         *("output_stride", "patch_size", "qkv_bias", "reg_tokens", "seed", "width"),
     }
 )
-"""Encoder arguments that a file may set to a number or a switch. Not among them, for good reasons:
-``trust_remote_code``, ``weights_only``, ``use_kernels``, ``checkpoint_path``."""
+"""Encoder arguments that a file may set to a number or a switch. Left out on purpose: ``trust_remote_code``,
+``weights_only``, ``use_kernels``, ``checkpoint_path``."""
 WORDS = frozenset(["act_layer", "global_pool", "norm_layer", "pad_type", "stem_type"])
 """Encoder arguments that a file may set to a word."""
 
