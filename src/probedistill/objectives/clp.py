@@ -42,7 +42,7 @@ def clp_objective(
     mean: float = 0.0,
     seed: int = 0,
 ) -> Objective:
-    """Ask that the ridge probe of the synthetic features is right on the real ones: CE(Φ W(Z) / τ, y).
+    """Make the ridge probe of the synthetic features right on the real ones: CE(Φ W(Z) / τ, y).
 
     The real mean is taken from both sides, but a probe takes the mean of the features that it is fitted on, the
     synthetic ones. ``mean`` is the weight of a penalty on their distance, ‖mean(Z) − μ‖² / s², where s² is the mean
@@ -69,12 +69,12 @@ def clp_objective(
 
     def outer_loss(features: Tensor, labels: Tensor, step: int) -> Tensor:
         z = real.normalize(features)
-        # λ goes with the size of the features, so that one value serves every encoder. Within a step it is a number,
-        # as in the paper: without detach, the gradient would be that of another probe than the one at this λ.
+        # λ scales with the size of the features, so that one value serves every encoder. Within a step it is a number,
+        # as in the paper: without detach, the gradient would be that of a probe with another λ.
         scale = ridge * z.detach().square().sum(dim=1).mean()
         head = closed_form_head(z, labels, scale, num_classes=real.num_classes)
         if real_per_class > 0:
-            # The same number of every class: a large class would otherwise have the head to itself.
+            # The same number of every class: otherwise a large class would dominate the head.
             generator = torch.Generator().manual_seed(seed_of(seed, Stream.OBJECTIVE, step))
             rows = torch.cat([c[torch.randint(len(c), (real_per_class,), generator=generator)] for c in of_class])
             parts = rows.split(rows_of_a_block(real.num_classes))

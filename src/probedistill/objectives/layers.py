@@ -1,4 +1,4 @@
-"""An objective asked of an encoder's inner layers as well."""
+"""An objective that is applied to an encoder's inner layers as well."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from .real import Objective
 def with_inner_layers(own: Objective, dim: int, inner: Sequence[tuple[int, Objective]], weight: float) -> Objective:
     """The objective of an encoder's own features plus ``weight`` times the mean of those of its inner layers.
 
-    A loss on the last layer alone is met by patterns that only this encoder sees. What the layers before it see is
-    more like what other encoders see, and nearer to the pixels.
+    Patterns that only this encoder sees can satisfy a loss on the last layer alone. Earlier layers are more like those
+    of other encoders, and nearer to the pixels.
 
     Args:
         own: Objective of the features (n, d).

@@ -66,7 +66,7 @@ def lgm_objective(
         shape = (real.num_classes, real.dim)
         weight = (torch.randn(shape, generator=generator) * sigma).to(real.device, real.dtype)
         count = len(labels) if real_batch < 0 else real_batch
-        # Synthetic classes have the same number of images, so nothing is to be balanced there.
+        # Synthetic classes have the same number of images, so there is nothing to balance.
         synthetic = head_gradient(real.normalize(features), labels, weight)
         return lgm_loss(synthetic, target(weight, count, step, generator))
 

@@ -1,4 +1,4 @@
-"""The fixed real side of an objective where there are no real features, only their statistics."""
+"""The fixed real side of an objective if there are only statistics of the real features."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _MOST_DRAWS, _LEAST_DRAWS, _ALL_DRAWS = 256, 64, 2**16
 
 
 class Draws:
-    """Features drawn from the Gaussians of statistics, once they are asked for; `FeatureBlocks` for `RealFeatures`.
+    """Features drawn from the Gaussians of statistics when they are first needed; `FeatureBlocks` for `RealFeatures`.
 
     Args:
         statistics: Every class has images.
         seed: The user's seed.
-        dtype: Type of what objectives are given.
+        dtype: Type of the features that objectives get.
 
     Attributes:
         per_class: Draws of each class.
@@ -52,11 +52,11 @@ class Draws:
 
 
 class RealMoments(RealFeatures):
-    """Class statistics as objectives see real features.
+    """Class statistics with the interface of `RealFeatures`.
 
     Means and `spread` are exact: `class_sums`, `class_means` and the mean that centring takes away are those of the
     pooled features, so `sfm` under ``normalize`` none or center is what it is on the features. What depends on single
-    features (`blocks`, `take`, and means of features of unit length) goes by draws from a Gaussian for each class, as
+    features (`blocks`, `take`, and means of features of unit length) uses draws from a Gaussian for each class, equally
     many of every class; `counts` and `labels` are those of the draws.
 
     Args:

@@ -145,7 +145,7 @@ class RealFeatures:
         return (_TensorBlocks(given, self.labels) if isinstance(given, Tensor) else given).blocks()
 
     def class_sums(self) -> tuple[Tensor, Tensor]:
-        """Sums (C, d) and counts (C, 1) of the normalised features, in one pass, in float64 where there is one."""
+        """Sums (C, d) and counts (C, 1) of the normalised features, in one pass, in float64 if the device has it."""
         if self.normalization == "none":
             return self._raw_sums
         if self.normalization == "center":
@@ -172,7 +172,7 @@ class RealFeatures:
         return self._prepared(self._source.take(rows))
 
     def fresh_batch(self, step: int, count: int) -> tuple[Tensor, Tensor]:
-        """Normalised features (n, d) and labels (n,) of ``count`` real images in fresh crops, the step's own.
+        """Normalised features (n, d) and labels (n,) of ``count`` real images in fresh crops, drawn for this step.
 
         Raises:
             UserError: There are no real images behind these features.
@@ -194,4 +194,4 @@ class RealFeatures:
 
 
 Objective = Callable[[Tensor, Tensor, int], Tensor]
-"""(features (n, d), labels (n,), step) → scalar loss. The step seeds what is drawn for it."""
+"""(features (n, d), labels (n,), step) → scalar loss. Whatever an objective draws is seeded by the step."""
