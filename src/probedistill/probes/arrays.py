@@ -12,13 +12,13 @@ from sklearn.utils import check_array
 from ..errors import UserError
 
 FLOATS = (np.float64, np.float32)
-_TARGET_TOLERANCE = 1e-3  # of the sum of a row of soft targets, which may have been stored in half precision
+_TARGET_TOLERANCE = 1e-3  # tolerance on the sum of a row of soft targets, which may have been stored in half precision
 
 Array = NDArray[Any]
 
 
 def to_numpy(values: ArrayLike | torch.Tensor) -> Any:
-    """Bring a tensor from wherever it is to numpy; leave everything else as it is."""
+    """Convert a tensor on any device to numpy; return everything else unchanged."""
     if not isinstance(values, torch.Tensor):
         return values
     values = values.detach().cpu()

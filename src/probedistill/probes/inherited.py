@@ -42,9 +42,9 @@ class InheritedProbe(LinearClassifier):
         ridge: Penalty relative to the mean diagonal of the centred kernel; > 0. It is smaller than a probe's,
             because source features are a target with little noise.
         refine: Steps of L-BFGS on the cross-entropy of the views from that start, over P and p; 0 keeps the closed
-            form, which was better on photos: the views are few, and source features say more of them than a class.
-            P moves within the span of W*ᵀ alone, so C · (d_ψ + 1) numbers are optimised instead of
-            d_φ · (d_ψ + 1), along the same path.
+            form, which was better on photos: the views are few, and source features say more about them than a class
+            does. P moves within the span of W*ᵀ alone, so C · (d_ψ + 1) numbers are optimised instead of d_φ · (d_ψ +
+            1), along the same path.
         temperature: Divisor of the logits in the cross-entropy; the logits of a ridge head are near 0 and 1.
 
     Attributes:
@@ -90,8 +90,8 @@ class InheritedProbe(LinearClassifier):
         Args:
             X: (n, d_ψ) finite features of the target encoder.
             y: (n,) class indices: rows of the head.
-            source_features: (n, d_φ) features of the source encoder, of the same views; ``None`` if the
-                encoder is not at hand.
+            source_features: (n, d_φ) features of the source encoder, of the same views; ``None`` if the encoder is not
+                available.
 
         Returns:
             The probe itself.
@@ -166,7 +166,8 @@ class InheritedProbe(LinearClassifier):
         return self
 
     def _refine(self, views: Array, codes: Array, coef: Array, intercept: Array, triangle: Array) -> Array:
-        """Coordinates (C, d_ψ + 1) of the projector's way from its closed form; the last column is the offset's."""
+        """Coordinates (C, d_ψ + 1) of the change of the projector from its closed form; the last column is the
+        offset's."""
         n_views, _, dim = views.shape
         features = views.reshape(-1, dim).astype(np.float64, copy=False)
         targets = np.tile(np.eye(len(coef))[codes], (n_views, 1))

@@ -91,7 +91,8 @@ class Kind:
 
     Attributes:
         fit: Fits the probe.
-        deterministic: Whether the fit draws nothing: what is the same for every seed is then fitted once.
+        deterministic: Whether the fit draws nothing: a training set that is the same for every seed is then fitted
+            once.
         soft_labels: Whether it learns from soft labels. If not, a set with soft labels is scored by it once.
         needs_head: Whether it needs the set's head.
         on_features: Name of the probe that takes its place on features without images (all real data, class means),
@@ -112,7 +113,7 @@ def kind_of(name: str) -> Kind:
     """The kind of a probe's name.
 
     Raises:
-        UserError: No probe has this name, or what has it is neither a `Kind` nor a classifier.
+        UserError: No probe has this name, or the named object is neither a `Kind` nor a classifier.
     """
     found = PROBES.load(name)
     if isinstance(found, Kind):
@@ -123,7 +124,7 @@ def kind_of(name: str) -> Kind:
 
 
 def check_probes(names: Iterable[str]) -> None:
-    """Raise `UserError` if a name is no probe's."""
+    """Raise `UserError` if no probe has one of the names."""
     for name in names:
         if name not in PROBES and not name.startswith(OWN):
             raise PROBES.unknown(name)

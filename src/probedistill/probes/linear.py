@@ -173,7 +173,7 @@ class LinearProbe(LinearClassifier):
             The probe itself.
 
         Raises:
-            UserError: A parameter is out of its range, ``y`` has a single class, or ``targets`` are no such rows.
+            UserError: A parameter is out of its range, ``y`` has a single class, or ``targets`` are not such rows.
             ValueError: ``X`` or ``y`` has a wrong shape, or ``X`` has NaN or infinity.
             NonFiniteLossError: ``"sgd"`` diverged.
         """

@@ -1,7 +1,7 @@
 """Linear maps from the features of one encoder to those of another, fitted on pairs of features of the same views.
 
 These are the linear adapters of Drift-Adapter (arXiv 2509.23471), which let a new encoder use what was made for an old
-one: here the old one is φ, whose head is inherited, and the new one ψ. Each gives P (d_φ, d_ψ) and p (d_φ,) with
+one. Here φ is the old encoder, whose head is inherited, and ψ the new one. Each gives P (d_φ, d_ψ) and p (d_φ,) with
 φ(x) ≈ P ψ(x) + p.
 """
 

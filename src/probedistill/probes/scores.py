@@ -25,15 +25,15 @@ class Scores:
 
     Attributes:
         top1: Share of images whose class has the largest logit.
-        top5: Share of images whose class is among the five largest; ``None`` below five classes, and 1 for five: no
-            table shows it there.
+        top5: Share of images whose class is among the five largest; ``None`` below five classes, and 1 for five, where
+            tables leave it out.
         per_class: Recall of each class that has test images, by class name.
         worst_group: The smallest of ``groups``; ``None`` without groups.
         groups: Top-1 within each group, by group name; ``None`` without groups.
         n: Number of test images.
         balanced: Mean of ``per_class``.
         confusion: C × C counts: the test images of class r that the probe takes for class k. ``None`` for more than
-            `MOST_CONFUSED` classes, of which nobody reads a matrix.
+            `MOST_CONFUSED` classes, too many for a matrix.
     """
 
     top1: Share
