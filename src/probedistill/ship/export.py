@@ -45,12 +45,12 @@ from ..store.run_record import ExportRecord, read_run
 LOSSY = ("webp", "jpeg")
 FORMATS = (*LOSSY, "png")
 QUALITIES = range(1, 101)
-# A quarter of PNG's bytes, and no accuracy lost: benchmarks/export_loss.py.
+# A fifth of PNG's bytes, for a point of accuracy at most: benchmarks/export_loss.py.
 DEFAULT_FORMAT, DEFAULT_QUALITY = "webp", 90
 
 _SIZE_STEP = 0.8  # from one image size of the search to the next
 _VIEWS = 4  # augmented views, beside the centre view, that features are compared on
-_COMPARED = 100  # images, evenly spaced, that candidates are compared on
+_COMPARED = 100  # number of images, evenly spaced, that candidates are compared on
 
 
 @dataclass(frozen=True)
@@ -263,7 +263,7 @@ def _search(
                 if candidate.bytes <= budget:
                     candidate = _best_quality(pixels, budget, candidate)
                     its_error = error(candidate)
-                    if math.isnan(its_error):  # of an encoder that gives no numbers: worse than any
+                    if math.isnan(its_error):  # NaN from an encoder: worse than any
                         its_error = math.inf
                     if best is None or its_error < least:
                         best, least = candidate, its_error
@@ -337,7 +337,7 @@ def _check(
 
 
 def _check_folder(folder: Path, overwrite: bool) -> None:
-    """Refuse a folder that cannot be written, or holds something that is not an export; change nothing."""
+    """Raise `UserError` for a folder that cannot be written or holds something else than an export; change nothing."""
     check_writable(folder)
     if not folder.exists() or set(folder.iterdir()) <= {folder / LOCK, *leftovers(folder)}:
         return
@@ -347,7 +347,7 @@ def _check_folder(folder: Path, overwrite: bool) -> None:
     if run is None or run.export is None:
         what = "a run" if run else "something else"
         raise UserError(f"out {str(folder)!r} is not empty and holds {what}; choose another folder")
-    if not overwrite and run.finished:  # else what was left of it by a process that was killed
+    if not overwrite and run.finished:  # otherwise the remains of an export that was killed
         raise UserError(
             f"out {str(folder)!r} holds an export; choose another folder or add {option('overwrite', True)}"
         )

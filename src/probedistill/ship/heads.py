@@ -1,5 +1,5 @@
-"""A ready head: a linear classifier for one encoder, in a file that says which, how images are prepared, and how good
-the head should be."""
+"""A ready head: a linear classifier for one encoder, in a file that names the encoder, the preparation of images and
+the expected accuracy."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ class Preparation:
         input_size: Side of the encoder's input in pixels.
         crop_pct: The short side is resized to ``input_size / crop_pct``, and the centre is cut out.
         interpolation: Filter of the resize.
-        mean: Taken from each channel of an image in [0, 1].
-        std: What each channel is divided by.
+        mean: Subtracted from each channel of an image in [0, 1].
+        std: Divisor of each channel.
     """
 
     input_size: int
@@ -63,7 +63,7 @@ class Preparation:
 
     @classmethod
     def of(cls, encoder: Encoder) -> Preparation:
-        """That of an encoder."""
+        """The preparation of an encoder."""
         mean, std = encoder.normalisation
         return cls(
             input_size=encoder.input_size, crop_pct=encoder.crop_pct, interpolation=encoder.interpolation,
@@ -73,15 +73,15 @@ class Preparation:
 
 @dataclass(frozen=True, kw_only=True)
 class HeadAbout:
-    """What a head is for, and where it is from.
+    """A head's classes, encoder and origin.
 
     Attributes:
         class_names: C names, in the order of the rows.
         encoder: The encoder whose features it takes.
         preparation: How images are prepared for that encoder.
         candidate: How the head was made.
-        forecast: Accuracy that was foretold when it was made; ``None`` if nothing could be said.
-        made_of: The set that it was made of.
+        forecast: Accuracy that was forecast when it was made; ``None`` if there was no forecast.
+        made_of: The set that it was made from.
         version: Version of probedistill that wrote it.
     """
 
@@ -126,11 +126,11 @@ class ReadyHead:
 
         Args:
             images: (n, 3, H, W) in [0, 1]; `LabelledImages`; or a list of paths and PIL images.
-            encoder: The encoder of the head. Default: the one that its folder describes, if that may be loaded
-                without being asked for: a recipe or ``timm:NAME`` with plain arguments.
+            encoder: The encoder of the head. Default: the one that its folder describes, if that is safe to load: a
+                recipe or ``timm:NAME`` with plain arguments.
 
         Raises:
-            UserError: Another encoder than the head's, none that may be loaded, or an image that cannot be read.
+            UserError: Another encoder than the head's, none that is safe to load, or an image that cannot be read.
         """
         encoder = self._encoder(encoder)
         names = self.about.class_names
@@ -191,7 +191,7 @@ def load_head(path: Path | str) -> ReadyHead:
         path: The file, or the folder that holds ``head.safetensors``.
 
     Raises:
-        UserError: No such file, a damaged one, or one of something else.
+        UserError: No such file, a damaged one, or one of another kind.
     """
     path = Path(path)
     path = path / HEAD if path.is_dir() else path
@@ -220,7 +220,7 @@ def _check(weight: Tensor, bias: Tensor, about: HeadAbout) -> None:
 
 
 def head_of_statistics(statistics: ClassStatistics) -> Head:
-    """W* from sums alone: what a ridge probe learns from all the features behind statistics (`ridge_head`).
+    """W* from sums alone: the ridge probe of all the features behind statistics (`ridge_head`).
 
     Raises:
         UserError: The statistics hold no second moments, or a class has no images.

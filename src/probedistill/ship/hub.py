@@ -52,7 +52,7 @@ class Upload:
         address: Where it is on the web.
         private: Whether others may not see it.
         files: Name of each file → its size in bytes.
-        left_out: What the run has and the upload has not.
+        left_out: Files of the run that are not uploaded.
     """
 
     repo: str
@@ -77,7 +77,7 @@ class Upload:
 
 @contextmanager
 def prepared(run: Path | str, repo: str, *, private: bool = False) -> Iterator[tuple[Path, Upload]]:
-    """A copy of a set that is fit to be published, and what is in it; it is gone after the block.
+    """Yield a copy of a set that is fit to be published, with the list of its files; it is removed after the block.
 
     The copy names no folder of this machine. The card comes along as its owner has edited it. Scores are in the card;
     their files, statistics of the real features and pictures of the way are left out.
