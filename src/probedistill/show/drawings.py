@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 COLOURS = ("#3b7dd8", "#e08a1e", "#2a9d78", "#c2588f", "#8a6fd1", "#b8a015", "#4fb0c6", "#d1583f", "#7d8793", "#8c6d4f")
-"""One for each class, line or series, over and over."""
+"""One for each class, line or series; they repeat."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class HeatMap:
         unit: Behind a value when the mouse is over it, such as ``"%"``.
         limits: Values of the first and last colour; default: the smallest and the largest value.
         framed: (R, K) bool, cells with a frame.
-        gaps: Numbers of the rows above which there is a gap.
+        gaps: Indices of the rows above which there is a gap.
     """
 
     rows: tuple[str, ...]

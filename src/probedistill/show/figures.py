@@ -68,6 +68,6 @@ def on_one_page(figures: Sequence[Figure]) -> Paper:
 
 
 def save_figures(path: Path, figures: Sequence[Figure]) -> None:
-    """Write figures below each other into one PNG, or SVG if ``path`` is called so, whole or not at all."""
+    """Write figures below each other into one PNG, or an SVG if ``path`` ends so, whole or not at all."""
     with whole_file(path) as temporary:
         save_paper(temporary, on_one_page(figures), "svg" if path.suffix == ".svg" else "png")

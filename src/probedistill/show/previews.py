@@ -1,4 +1,4 @@
-"""Pictures of the synthetic images: a grid with titles, and sprites of how they came to be."""
+"""Pictures of the synthetic images: a grid with titles, and sprites of their evolution."""
 
 from __future__ import annotations
 

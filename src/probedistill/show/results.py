@@ -1,4 +1,4 @@
-"""What every result can do: print itself, be looked at in a notebook, and be handed on as numbers or a picture."""
+"""The base of every result: it prints itself, shows itself in a notebook, and gives its numbers and figures."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class Result:
 
 
 def _as_numbers(name: str, cells: list[str]) -> dict[str, list[Any]]:
-    """A column as it is, or as floats if all of its cells are numbers or missing."""
+    """A column as floats if all of its cells are numbers or missing, otherwise unchanged."""
     found = [_NUMBER.fullmatch(cell.strip()) for cell in cells]
     if not any(found) or any(match is None and cell not in (NOTHING, "") for match, cell in zip(found, cells)):
         return {name: list(cells)}

@@ -1,7 +1,7 @@
 """A picture as a list of shapes and words at places in pixels, painted as SVG or by matplotlib.
 
-Both painters draw the same list, so the PNG and the report cannot differ. Widths of text are estimated on the large
-side: the browser's font is unknown here, and text that is a little narrower than its place does no harm.
+Both painters draw the same list, so the PNG and the report cannot differ. Widths of text are overestimated a little:
+the browser's font is unknown here, and narrower text does no harm.
 """
 
 from __future__ import annotations
@@ -361,7 +361,7 @@ def on_paper(scenes: Sequence[Scene]) -> Any:
 
 
 def save_paper(path: Any, figure: Any, kind: str = "png") -> None:
-    """Write a matplotlib figure as PNG or SVG, without a word about letters that its font lacks.
+    """Write a matplotlib figure as PNG or SVG, without warnings about letters that its font lacks.
 
     Args:
         path: The file.

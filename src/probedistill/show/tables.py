@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 NOTHING = "–"
-"""What stands where there is no number."""
+"""Shown in place of a missing number."""
 _NUMBER = re.compile(r"[-+−]?[\d.,]+(?:e[-+]?\d+)?%?")
 
 
@@ -33,8 +33,8 @@ class Table:
         columns: Heads of the columns; a line break in one is shown as such.
         rows: Cells as they are shown. Use `percent` and its like for numbers.
         caption: A sentence below the table.
-        sections: Numbers of the rows that begin a new section.
-        dim: Numbers of the rows that stand back, such as baselines.
+        sections: Indices of the rows that begin a new section.
+        dim: Indices of the rows that are shown faintly, such as baselines.
         left: How many columns, from the first on, hold text; the others hold numbers and are aligned to the right.
     """
 
@@ -47,7 +47,7 @@ class Table:
     left: int = 1
 
     def rich(self) -> RichTable:
-        """The table for a terminal. Names in it are shown letter by letter: they are no mark-up."""
+        """The table for a terminal. Names in it are shown literally, without mark-up."""
         from rich.table import Table as RichTable
 
         table = RichTable(
@@ -121,7 +121,7 @@ def _inert(cell: str) -> str:
 
 
 def _plain(text: str) -> Text:
-    """Text that rich shows letter by letter, whether or not it looks for mark-up."""
+    """Text that rich shows literally, without mark-up."""
     from rich.text import Text
 
     return Text(printable(text, lines=True))
@@ -150,7 +150,7 @@ def number(value: float | None, digits: int = 2) -> str:
 
 def as_text(*what: Any, width: int = 100, **options: Any) -> str:
     """What ``Console.print`` makes of these on a page of that width, without colours."""
-    # A notebook is no terminal either: without escapes, and nothing is displayed by the way.
+    # No terminal and no notebook: without escapes, and nothing is displayed on the way.
     console = Console(width=width, no_color=True, force_terminal=False, force_jupyter=False)
     with console.capture() as captured:
         console.print(*what, **options)
