@@ -23,7 +23,7 @@ def accept_edits(path: Path) -> list[str]:
         The names of the files that had changed.
 
     Raises:
-        UserError: No such file, or something that is damaged in another way than by an edit.
+        UserError: No such file, or damage that is not a mere edit.
     """
     path = run_folder(path)
     check_own(path)
@@ -39,7 +39,7 @@ def accept_edits(path: Path) -> list[str]:
 
 
 def _accept_record(path: Path) -> bool:
-    """Make the digest of a record again; whether it was another one."""
+    """Make the digest of a record again, and return whether it changed."""
     called = f"file {str(path)!r}"
     if path.stat().st_size > MAX_BYTES:
         raise UserError(f"{called} is larger than any that probedistill writes; restore it")
@@ -53,7 +53,7 @@ def _accept_record(path: Path) -> bool:
 
 
 def _accept_files(folder: Path) -> list[str]:
-    """Make ``SHA256SUMS`` again; if the files are no set then, the old one comes back."""
+    """Make ``SHA256SUMS`` again; if the files are not a valid set, restore the old one."""
     run = read_run(folder)
     if not run.finished:
         return []

@@ -48,7 +48,7 @@ _BEGAN = {
 
 @dataclass(frozen=True)
 class Licence:
-    """Who may do what with a set.
+    """The licence of a set.
 
     Attributes:
         name: As the hub names it, such as ``cc0-1.0``; ``unknown`` until somebody knows.
@@ -64,7 +64,7 @@ class Licence:
 
 @dataclass(frozen=True)
 class CardOf:
-    """What a card is about.
+    """What a card describes.
 
     Attributes:
         run: What made the set.
@@ -206,7 +206,7 @@ def _what_it_is(about: CardOf) -> Iterator[str]:
 
 
 def _of_statistics(run: RunRecord) -> Iterator[str]:
-    """What is to be said of a set that was distilled without images."""
+    """Sentences about a set that was distilled without images."""
     if not run.statistics:
         return
     parties = ", ".join(escaped(part.name) for part in run.statistics[0].parts if not part.removed)
@@ -313,7 +313,7 @@ def _citation(run: RunRecord) -> str:
 
 
 def escaped(text: str) -> str:
-    """Text that Markdown shows letter by letter, on one line.
+    """Text that Markdown shows literally, on one line.
 
     >>> escaped("a|b <i> [x](y) *")
     'a\\\\|b &lt;i&gt; \\\\[x\\\\]\\\\(y\\\\) \\\\*'
@@ -352,7 +352,7 @@ def published(spec: str) -> str:
 
 
 _PATH = re.compile(r"(?<!\w)[A-Za-z]:[\\/][^:]*|(?<![\w.-])(~\w*|\.{1,2})?[\\/][^:]*|[^\s:]*\\[^:]*")
-"""A path that says something of this machine: absolute, of a home folder, or upwards from where one is."""
+"""A path that tells something about this machine: absolute, of a home folder, or upwards from where one is."""
 
 
 def _last(path: str) -> str:

@@ -63,7 +63,7 @@ _SUM_TOLERANCE = 1e-3  # of a row of soft labels
 
 
 class DamagedImagesError(UserError):
-    """Image files of a set are missing or altered; everything else of it is whole."""
+    """Image files of a set are missing or altered; the rest of it is whole."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class Encoded:
 
 @dataclass(frozen=True)
 class _TensorsRecord:
-    """What ``tensors.safetensors`` says of itself: what made its extra tensors."""
+    """The metadata of ``tensors.safetensors``: what made its extra tensors."""
 
     soft_labels: SoftLabelsRecord | None = None
     head: HeadRecord | None = None
@@ -195,7 +195,7 @@ class DistilledSet:
     def check_is_in(self, folder: Path) -> None:
         """Raise `UserError` if ``folder`` holds another run than the one that this set is from.
 
-        Whoever has worked on a set for a while asks before writing beside it; the folder should be claimed then.
+        To be called, with the folder claimed, before writing beside a set that was loaded some time ago.
         """
         if (folder / RUN).exists() and _made(read_run(folder)) != _made(self._record()):
             raise UserError(
@@ -388,7 +388,7 @@ def set_files(folder: Path) -> list[str]:
 
 
 def _made(run: RunRecord) -> Any:
-    """What tells the set of a run from every other: what it was asked for, how it went, and what probes learn from."""
+    """What distinguishes the set of a run from every other: its settings, its history, and what probes learn from."""
     shipped = run.export and (run.export.format, run.export.quality, run.export.image_size)
     kept = (run.finished, run.config, run.encoders, run.images, run.class_names, run.losses, run.seconds, shipped)
     return as_plain((*kept, run.soft_labels))
@@ -472,5 +472,5 @@ def _read_images(folder: Path, parts: _Parts) -> Tensor:
 
 
 def as_set(given: DistilledSet | Path | str) -> DistilledSet:
-    """A set that is given itself, or by the folder or the name of its run (`DistilledSet.load`)."""
+    """A set that is given as such, or by the folder or the name of its run (`DistilledSet.load`)."""
     return given if isinstance(given, DistilledSet) else DistilledSet.load(given)

@@ -31,7 +31,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it there when the block ends without an error.
 
     Raises:
-        UserError: It cannot be written, or is a device or a pipe, which a renaming would do away with.
+        UserError: It cannot be written, or is a device or a pipe, which renaming would replace.
     """
     if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
         raise UserError(f"cannot write {str(path)!r}: it is a device or a pipe, not a file; choose another name")
@@ -130,7 +130,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 def sync_folder(folder: Path) -> None:
     """Wait until the names in a folder are on the disk, if the system can do that."""
-    with suppress(OSError):  # Windows has no such thing
+    with suppress(OSError):  # Windows cannot sync folders
         handle = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(handle)

@@ -1,7 +1,7 @@
 """A run by name: ``hub:USER/NAME[@REVISION]`` and ``set:NAME``, wherever the folder of a run is taken.
 
-What comes from elsewhere is kept in the cache and never written into. What commands find out about it goes beside it,
-into the folder that `results_folder` names.
+What comes from elsewhere is kept in the cache and never written into. Results about it go beside it, into the folder
+that `results_folder` names.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def run_folder(run: Path | str) -> Path:
             cache afterwards.
 
     Raises:
-        UserError: There is no such run in the source, or it cannot be had; or no folder can have this path.
+        UserError: There is no such run in the source, or it cannot be fetched; or no folder can have this path.
     """
     if not isinstance(run, (str, Path)):
         raise UserError(f"run is a {type(run).__name__}; give the folder of a run, or a name such as set:digits-lite0")
@@ -49,7 +49,7 @@ def several_runs(given: Any) -> list[Any]:
 
 
 def check_path(path: Path) -> None:
-    """Raise `UserError` for a path that nothing can have or that may not be looked at; it need not exist."""
+    """Raise `UserError` for an impossible path or one that may not be read; it need not exist."""
     with (
         explained(f"{str(path)!r} cannot be opened", OSError, ValueError, hint="check the path"),
         suppress(FileNotFoundError, NotADirectoryError),
@@ -72,7 +72,7 @@ def is_from_elsewhere(folder: Path) -> bool:
 
 
 def results_folder(run: Path) -> Path:
-    """Where commands leave, and look for, what they find out about a run: its own folder, if it was made here.
+    """Where commands write and read results about a run: its own folder, if it was made here.
 
     For a set from elsewhere it is ``NAME.results`` beside the copy in the cache.
     """
@@ -80,7 +80,7 @@ def results_folder(run: Path) -> Path:
 
 
 def check_own(folder: Path) -> None:
-    """Raise `UserError` for a set from elsewhere: what is to be changed must be a copy."""
+    """Raise `UserError` for a set from elsewhere: only a copy may be changed."""
     if is_from_elsewhere(folder):
         raise UserError(
             f"{str(folder)!r} is a set from elsewhere, which is not written into; make it one of yours first: "

@@ -39,7 +39,7 @@ SEAL = "sha256"
 """Key of the digest of a record's content."""
 
 MAX_BYTES = 256 * 2**20
-"""Larger files are refused before they are read: no record of ours comes near."""
+"""Larger files are refused before they are read: records are far smaller."""
 
 
 def write_record(path: Path, record: Any, *, kind: str | None = None) -> None:
@@ -83,7 +83,7 @@ def read_record(path: Path, type: type[Record], *, kind: str | None = None, what
         path: The file.
         type: The record's dataclass.
         kind: The kind it was written with; a file of another kind is refused.
-        what: What errors call the file: ``"transfer"`` gives ``transfer file 'x.json' …``.
+        what: Name of the file in errors: ``"transfer"`` gives ``transfer file 'x.json' …``.
         hint: What the user can do about a damaged or missing file.
 
     Raises:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _HINT = "make it again or restore it"
 _UNKNOWN = "unknown"
 BEGINNINGS = {"real": "photos", "blend": "blends of photos", "average": "averages of photos", "noise": "noise"}
-"""What the images of a run were at step 0 → the same in words; first what may show most of a photo."""
+"""What the images of a run were at step 0 → the same in words, ordered by how much of a photo they may show."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class EncoderRecord:
 
     @classmethod
     def of(cls, encoder: Encoder, weight: float = 1.0) -> EncoderRecord:
-        """What a record says of ``encoder``."""
+        """The record of ``encoder``."""
         mean, std = encoder.normalisation
         return cls(
             name=encoder.name, fingerprint=encoder.fingerprint, input_size=encoder.input_size, dim=encoder.dim,
@@ -80,7 +80,7 @@ class ImagesRecord:
 
     @classmethod
     def of(cls, images: LabelledImages, count: int | None = None) -> ImagesRecord:
-        """What a record says of ``images``; ``count`` of them, if some were unreadable."""
+        """The record of ``images``; of ``count`` of them, if some were unreadable."""
         return cls(images.spec, images.split, len(images) if count is None else count, images.fingerprint)
 
 
@@ -89,7 +89,7 @@ class PartRecord:
     """Whose images are in the sums.
 
     Attributes:
-        name: What the party calls them.
+        name: The party's name for them.
         images: Fingerprint of the images: the same images are not counted twice.
         count: Number of images.
         made_by: Version of probedistill.
@@ -105,7 +105,7 @@ class PartRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class PrivacyRecord:
-    """What is promised of statistics with noise, and of everything that is computed from them.
+    """The privacy promise of statistics with noise, and of everything that is computed from them.
 
     Attributes:
         epsilon: ε of (ε, δ)-differential privacy; ``None`` for noise that anyone can repeat.
@@ -131,11 +131,11 @@ class PrivacyRecord:
         return f"({self.epsilon:g}, {self.delta:g})-differentially private ({self.adjacency})"
 
     def with_disjoint(self, other: PrivacyRecord) -> PrivacyRecord:
-        """What is promised of both together, if an image is in one of them only (parallel composition)."""
+        """The promise of both together if each image is in only one of them (parallel composition)."""
         return self._composed(other, max)
 
     def with_same(self, other: PrivacyRecord) -> PrivacyRecord:
-        """What is promised of both together, if they are of the same images (basic composition)."""
+        """The promise of both together if they are of the same images (basic composition)."""
         return self._composed(other, lambda one, two: one + two)
 
     def _composed(self, other: PrivacyRecord, of_both: Callable[[float, float], float]) -> PrivacyRecord:
@@ -152,7 +152,8 @@ class PrivacyRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class StatisticsRecord:
-    """What the sums are of. Two files are merged if all but `class_names` and `parts` is equal.
+    """The encoder, views, classes and images of sums. Files can be merged if all but `class_names` and `parts` is
+    equal.
 
     Attributes:
         encoder: The encoder of the features.
@@ -160,9 +161,9 @@ class StatisticsRecord:
         augment: How the views were drawn; ``None`` without views.
         class_names: C names.
         parts: Whose images are in the sums.
-        privacy: What is promised of the images, if there is noise in counts and sums; an image's feature is then its
+        privacy: The promise for the images, if there is noise in counts and sums; an image's feature is then its
             direction, of length 1, and its number and fingerprint are not those of the images.
-        dropped: Classes that were dropped from the sums; the correlations between features still know of them.
+        dropped: Classes that were dropped from the sums; the correlations between features still contain them.
     """
 
     encoder: EncoderRecord
@@ -245,7 +246,7 @@ class BaseRecord:
 
     Attributes:
         name: Name of its folder.
-        fingerprint: SHA-256 of its images and of what was to become of them.
+        fingerprint: SHA-256 of its images and of which of them are fixed, refined or replaced.
         fixed: How many of its images stay as they are.
         refined: How many of its images the run goes on from.
         dropped: How many of its images are replaced.
@@ -342,7 +343,7 @@ class RunRecord(History):
 
     @property
     def made_elsewhere(self) -> bool:
-        """Whether nobody recorded what distilled the set: another program did, or it was put together by hand."""
+        """Whether there is no record of what distilled the set: another program did, or it was put together by hand."""
         return self.method == _UNKNOWN
 
     @property
@@ -352,7 +353,7 @@ class RunRecord(History):
 
     @property
     def privacy(self) -> PrivacyRecord | None:
-        """What is promised of the images behind the set; ``None`` for nothing."""
+        """The privacy promise for the images behind the set; ``None`` without one."""
         promises = [one.privacy for one in self.statistics if one.privacy is not None]
         if not promises or len(promises) < len(self.statistics):
             return None

@@ -1,8 +1,8 @@
-"""``images/metadata.parquet``: which class each image file is of, as `datasets` reads it.
+"""``images/metadata.parquet``: the class of each image file, as `datasets` reads it.
 
-`datasets` takes the labels of an image folder from this table. Its schema says that they are a ``ClassLabel`` and what
-the classes are called, so that no name is guessed from a folder, a number, or a date. torchvision's ImageFolder, which
-knows only folders, ignores it.
+`datasets` takes the labels of an image folder from this table. Its schema says that they are a ``ClassLabel`` and names
+the classes, so that no name is guessed from a folder, a number, or a date. torchvision's ImageFolder, which knows only
+folders, ignores it.
 """
 
 from __future__ import annotations

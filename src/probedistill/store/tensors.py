@@ -102,7 +102,7 @@ def read_typed(
 
     Args:
         path: The file.
-        called: How errors name it.
+        called: Its name in errors.
         kind: What its metadata must say that it is.
         newest: The newest format that this version reads.
         make: (tensors, metadata) → the thing. What it raises for wrong content is damage; a `UserError` stays.
@@ -110,7 +110,7 @@ def read_typed(
         maker: The command that makes such files.
 
     Raises:
-        UserError: No such file, a damaged one, one of something else, or one of a newer version.
+        UserError: No such file, a damaged one, one of another kind, or one of a newer version.
     """
     if path.is_dir():
         raise UserError(f"{called} is a folder; give a file of {maker}")
