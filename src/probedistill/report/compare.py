@@ -1,4 +1,4 @@
-"""What made the runs of a report: what they share, and what tells them apart."""
+"""How the runs of a report were made: what they share, and how they differ."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run wrote down at each step, as figures."""
+"""Figures of what a run recorded at each step."""
 
 from __future__ import annotations
 

@@ -38,9 +38,9 @@ class ShownRun:
 
     Attributes:
         folder: The run's folder.
-        name: What tells it from the other runs.
+        name: Its name, different from those of the other runs.
         progress: Steps, losses, accuracy; whether it is finished.
-        about: What made it.
+        about: The record of what made it.
         class_names: C names.
         pixels: (m, S, S, 3) uint8, the images that are shipped; ``None`` while the run is not finished.
         labels: (m,) int64.

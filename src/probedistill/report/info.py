@@ -21,7 +21,7 @@ from ..text import counted, duration
 
 _MOST_CLASSES = 12  # that are named
 _ELSEWHERE = ("method", "preset", "aim", "steps", "seed", "also", "encoder_weights", "micro_batch")
-"""Settings that have a place of their own in the table, or that change no result."""
+"""Settings that have their own row in the table, or that change no result."""
 _SHOWN = ("classes", "input_size", "precision")  # of images and encoders
 
 
@@ -101,7 +101,7 @@ def _changed(run: RunRecord) -> str:
 
 
 def _of_config_file(folder: Path) -> dict[str, str]:
-    """What a run's own file says of the images and of the encoder, beside their names; nothing if it has none."""
+    """Options of the images and of the encoder in a run's config.yaml, beside their names; empty if there is none."""
     path = folder / CONFIG
     if not path.is_file():
         return {}
@@ -128,7 +128,7 @@ def _word(value: Any) -> str:
 
 
 def _history(run: RunRecord) -> list[tuple[str, str]]:
-    """What became of other sets in this one."""
+    """How the set came from other sets."""
     rows = []
     if run.parts:
         lines = [

@@ -145,7 +145,7 @@ class _Section:
 
     @property
     def begins(self) -> bool:
-        """Whether it is known how the images looked before the first step."""
+        """Whether there is a snapshot of the images before the first step."""
         return bool(self.snapshots) and self.snapshots[0][0] == 0
 
 
@@ -255,7 +255,7 @@ def _snapshots(run: ShownRun) -> list[tuple[int, str]]:
 
 
 def _of_script(section: _Section) -> dict[str, Any]:
-    """What the page's script knows of a run."""
+    """The data of a run for the page's script."""
     run = section.run
     content: dict[str, Any] = {"images": [{k: v for k, v in image.items() if k != "class"} for image in section.images]}
     for name, sheets in (("sheets", section.sheets), ("near", section.near)):
@@ -292,12 +292,12 @@ def _file_name(text: str) -> str:
 
 
 def _shown(value: Any) -> Any:
-    """What the template prints for a value: text that came from data acts on nothing."""
+    """How the template prints a value: text from data is escaped."""
     return printable(value, lines=True) if isinstance(value, str) and not hasattr(value, "__html__") else value
 
 
 def _hash(script: str) -> str:
-    """What the page's policy knows a script by; no other runs."""
+    """The hash by which the page's security policy allows a script; no other runs."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
 
 

@@ -1,4 +1,4 @@
-"""What the evaluations of a report's runs say: one table of all, a sentence for each run, accuracy by class."""
+"""The evaluations of a report's runs: one table of all, a sentence for each run, accuracy by class."""
 
 from __future__ import annotations
 

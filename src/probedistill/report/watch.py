@@ -26,7 +26,7 @@ from ..text import duration, encodable, printable
 
 _LOOK_EVERY_SECONDS = 1.0
 _LOG_EVERY_SECONDS = 15.0
-_QUIET_SECONDS = 30.0  # without news for longer, a run may have been killed
+_QUIET_SECONDS = 30.0  # a run that is silent for longer may have been killed
 BLOCKS = "▁▂▃▄▅▆▇█"
 ASCII_BLOCKS = "_.:-=+*#"
 
@@ -76,7 +76,7 @@ class Progress:
         return ", ".join(parts)
 
     def line(self) -> str:
-        """How far the run is, and what is to be expected of it."""
+        """How far the run is, and how long it will take."""
         if self.state == "finished":
             return f"finished: {self.reached()}, {duration(self.seconds)}"
         if self.quiet > _QUIET_SECONDS:
@@ -114,7 +114,7 @@ def read_progress(folder: Path | str) -> Progress:
 
 
 def _aged(progress: Progress, path: Path) -> Progress:
-    """With how long ago the file was written that says where the run is."""
+    """The progress with the age of the file that it was read from."""
     now = time.time()
     try:
         written = path.stat().st_mtime
@@ -153,7 +153,7 @@ def watch(folder: Path | str) -> None:
 
 
 def _until_finished(folder: Path, progress: Progress) -> Iterator[Progress]:
-    """What the run says, again and again. Time stamps may be of another clock: what changes is what counts."""
+    """Yield the run's progress again and again. Time stamps may be of another clock, so only changes count."""
     yield progress
     seen, since, has_changed = progress, time.monotonic(), False
     while progress.state != "finished":
@@ -166,7 +166,7 @@ def _until_finished(folder: Path, progress: Progress) -> Iterator[Progress]:
 
 
 def _known_for(progress: Progress, seconds: float) -> Progress:
-    """A run that nothing was heard of for so long, or for longer if its files are older."""
+    """The progress of a run that has been silent for so long, or for longer if its files are older."""
     return progress if progress.state == "waiting" else replace(progress, quiet=max(progress.quiet, seconds))
 
 
@@ -197,7 +197,7 @@ def _view(folder: Path, progress: Progress, encoding: str = "utf-8") -> Group:
 
 
 def _text(text: str, encoding: str) -> Text:
-    """Text that is shown letter by letter, with names that act on nothing."""
+    """Text that is shown literally, with names escaped."""
     return Text(encodable(printable(text), encoding))
 
 
