@@ -1,4 +1,4 @@
-"""What the environment says of the processes that ``torchrun`` started. Imports nothing heavy."""
+"""The environment variables of processes that ``torchrun`` started. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Launch:
 def launch() -> Launch | None:
     """What RANK and WORLD_SIZE say; ``None`` if this process is alone.
 
-    One of them without the other is of something else than ``torchrun``. It is overlooked where it fits a process on
-    its own: RANK=0, WORLD_SIZE=1.
+    If only one of them is set, it does not come from ``torchrun``; it is ignored if it fits a single process: RANK=0,
+    WORLD_SIZE=1.
 
     Raises:
-        UserError: A variable is no number, or does not fit the other one.
+        UserError: A variable is not a number, or does not fit the other one.
     """
     given = [name for name in ("RANK", "WORLD_SIZE") if os.environ.get(name, "").strip()]
     rank, count = number("RANK", 0), number("WORLD_SIZE", 1, least=1)
@@ -48,7 +48,7 @@ def speaks() -> bool:
     """Whether this is the process that prints, of those that ``torchrun`` started."""
     try:
         found = launch()
-    except UserError:  # commands that share no work can do without; those that do say it
+    except UserError:  # a command that shares no work goes on; one that does raises the error itself
         return True
     return found is None or found.rank == 0
 
@@ -57,7 +57,7 @@ def processes_here() -> int:
     """How many processes of this machine share its memory.
 
     Raises:
-        UserError: LOCAL_WORLD_SIZE is no number.
+        UserError: LOCAL_WORLD_SIZE is not a number.
     """
     return number("LOCAL_WORLD_SIZE", 1, least=1)
 
@@ -66,7 +66,7 @@ def restarts() -> int:
     """How often ``torchrun`` has started these processes again after one of them died.
 
     Raises:
-        UserError: TORCHELASTIC_RESTART_COUNT is no number.
+        UserError: TORCHELASTIC_RESTART_COUNT is not a number.
     """
     return number("TORCHELASTIC_RESTART_COUNT", 0)
 
@@ -75,7 +75,7 @@ def number(variable: str, default: int, *, least: int = 0) -> int:
     """The whole number of an environment variable; ``default`` if it is unset or empty.
 
     Raises:
-        UserError: It is no whole number from ``least``.
+        UserError: It is not a whole number of at least ``least``.
     """
     text = os.environ.get(variable, "").strip()
     if not text:

@@ -1,4 +1,4 @@
-"""The machine's memory: how much there is for this process, and that it keeps what it freed."""
+"""The machine's memory: how much this process may take, and how to keep what it frees."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ def _of_container(name: str) -> int:
 
 
 def _file_cache() -> int:
-    """Bytes that count for the container and that the kernel gives up when they are wanted."""
+    """Bytes of the container's file cache, which the kernel frees on demand."""
     lines = (_CGROUP / "memory.stat").read_text().splitlines()
     return next((int(line.split()[1]) for line in lines if line.startswith("inactive_file ")), 0)
 
 
 def keep_freed_memory() -> bool:
-    """Let glibc's malloc keep what is freed instead of handing it back to the system; whether it could be told.
+    """Let glibc's malloc keep what is freed instead of handing it back to the system; return whether that worked.
 
-    Each step frees and allocates the same large activations; by default every one of them is mapped and zeroed
-    again by the kernel (``benchmarks/allocator.py``). The process then stays at its peak size until it ends, so
-    only the command line does this, whose process is its own. The user's own settings of malloc win.
+    Each step frees and allocates the same large activations; by default every one of them is mapped and zeroed again by
+    the kernel (``benchmarks/allocator.py``). The process then stays at its peak size until it ends, so only the command
+    line does this, in its own process. The user's own settings of malloc win.
     """
     if any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ):
         return False

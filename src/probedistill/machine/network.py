@@ -25,11 +25,11 @@ from ..errors import UserError, first_line
 _log = logging.getLogger(__name__)
 _HUB = "https://huggingface.co"
 _PATIENCE = 2.0
-"""Seconds of waiting before a word about it."""
+"""Seconds of waiting before a message says so."""
 _MEMORY = 60.0
 """Seconds for which an answer holds: a command may load ten encoders."""
 _OF_THE_NETWORK = ("LocalEntryNotFoundError", "OfflineModeIsEnabled", "ConnectionError")
-"""Names of the errors by which libraries say that they would have had to ask."""
+"""Names of the errors that libraries raise if they cannot ask the hub."""
 _WAITS = ("HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT")
 _known: dict[tuple[str, int], tuple[float, str | None]] = {}
 
@@ -75,7 +75,7 @@ def asking_the_hub(what: str, way_out: str, *, needed: bool = True) -> Iterator[
     """Load something from the hub within the block; without a network, take what was fetched before.
 
     Args:
-        what: What is loaded, for the error.
+        what: What is loaded, for errors.
         way_out: What a user without a network can do.
         needed: Whether the block may ask the hub at all; if not, nothing is tried.
 
@@ -95,7 +95,7 @@ def asking_the_hub(what: str, way_out: str, *, needed: bool = True) -> Iterator[
 
 
 def is_of_the_network(error: BaseException | None) -> bool:
-    """Whether an error says, or follows from one that says, that the hub could not be asked."""
+    """Whether an error, or one that it follows from, means that the hub could not be asked."""
     while error is not None:
         if any(kind.__name__ in _OF_THE_NETWORK for kind in type(error).__mro__):
             return True
@@ -131,7 +131,7 @@ def _why_silent(host: str, port: int) -> str | None:
 
     limit = float(constants.HF_HUB_ETAG_TIMEOUT)  # for so long the client would wait, each time
     answer: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-    # Looking a name up cannot be given a limit: the thread is left to itself.
+    # A look-up of a name has no time limit: the thread is abandoned.
     threading.Thread(target=lambda: answer.put(_tried_twice(host, port, limit)), daemon=True).start()
     try:
         return answer.get(timeout=min(_PATIENCE, limit))
@@ -144,7 +144,7 @@ def _why_silent(host: str, port: int) -> str | None:
 
 
 def _tried_twice(host: str, port: int, limit: float) -> str | None:
-    """Try again what fails at once: a network may be about to come up."""
+    """Try twice if the first attempt fails at once: a network may be about to come up."""
     reason = _tried(host, port, limit)
     if reason is None:
         return None

@@ -1,4 +1,4 @@
-"""Where things go that can be computed again."""
+"""The cache folder, for everything that can be computed again."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def checked_cache(cache: Path | str | None = None, *, writes: bool = False) -> P
 
 
 def hindrance(folder: Path, *, writes: bool = True) -> str | None:
-    """Why a folder cannot be one, in a few words; ``None`` if nothing hinders. Nothing is changed.
+    """Why a folder cannot be used, in a few words; ``None`` if it can. Nothing is changed.
 
     Args:
         folder: The folder, which need not exist.
@@ -78,7 +78,7 @@ def hindrance(folder: Path, *, writes: bool = True) -> str | None:
 
 
 def at_home(path: Path) -> Path:
-    """The path with the home folder in place of a leading ``~``, which no shell has looked at in a file of options.
+    """The path with the home folder in place of a leading ``~``, which no shell expands in a file of options.
 
     A ``~`` of no known home stays as it is.
     """

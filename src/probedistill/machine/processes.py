@@ -1,6 +1,6 @@
 """Many processes: each owns a slice of the synthetic images; in a step only features travel, never images.
 
-Processes that ``torchrun`` started find each other through its environment variables. In a process on its own, every
+Processes that ``torchrun`` started find each other through its environment variables. In a single process every
 operation here is the identity.
 """
 
@@ -181,7 +181,7 @@ def processes(device: str = "auto", timeout_seconds: float = 1800.0) -> Iterator
 def _leave_together(store: dist.Store, count: int) -> None:
     """Wait, outside the process group, until every rank has done its last collective operation.
 
-    gloo aborts in a rank that is still in one while its peers close.
+    gloo aborts a rank that is still in one while its peers close.
     """
     key, until = f"done-{next(_departures)}", time.monotonic() + _LEAVE_SECONDS
     with suppress(RuntimeError):  # the store's process may be the first to go

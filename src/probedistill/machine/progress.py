@@ -70,7 +70,7 @@ class ProgressBar:
 def say(line: str) -> None:
     """Print a line on standard error, above live bars if there are any.
 
-    A log file on a full disk, or a reader who has gone, stops no work: from then on lines go nowhere.
+    A full disk or a closed pipe does not stop the work: from then on lines are dropped.
     """
     if sys.stderr is None:
         return
@@ -85,7 +85,7 @@ def say(line: str) -> None:
 
 
 def to_nowhere(stream: TextIO) -> None:
-    """Let what is still to be written to a stream that fails go nowhere, or Python complains once more at its end."""
+    """Drop what is still to be written to a stream that fails; otherwise Python complains again when it exits."""
     with suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
@@ -102,7 +102,7 @@ def _live_bar(description: str, total: int, initial: int) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a notebook without ipywidgets has the terminal's bar
         from tqdm.auto import tqdm
-    # miniters: every step is looked at, however long it takes; then tqdm needs no thread that looks for it.
+    # miniters: every step is shown, however long it takes; then tqdm needs no monitoring thread.
     tqdm.monitor_interval = 0
     return tqdm(
         total=total, initial=initial, desc=description, file=sys.stderr, delay=DELAY, miniters=1, mininterval=0.2,

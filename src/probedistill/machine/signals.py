@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: at once where nothing would be lost, else at the end of the step."""
+"""SIGINT and SIGTERM: obeyed at once if nothing would be lost, otherwise at the end of the step."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Terminated(KeyboardInterrupt):
 
 
 class Stop:
-    """What the signal handler leaves behind. Deferred, a signal waits for the end of the step."""
+    """What the signal handler records. If deferred, a signal waits for the end of the step."""
 
     def __init__(self) -> None:
         self.number: int | None = None
@@ -64,7 +64,7 @@ def catch_signals(folder: Path | None = None) -> Iterator[Stop]:
         with _handled(stop.handle, signal.SIGINT, signal.SIGTERM):
             yield stop
     except KeyboardInterrupt as error:
-        if stop.defer and stop.number is None:  # no signal: whoever raised it wants it back
+        if stop.defer and stop.number is None:  # no signal came: a callback raised it
             raise
         raise Interrupted(stop.number or number_of(error), folder) from None
 

@@ -1,4 +1,4 @@
-"""What the caller has set in torch and Pillow, and what this package needs."""
+"""Settings of torch and Pillow that this package needs, whatever the caller has set."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ def own_torch_state() -> Iterator[None]:
     """Compute as documented, whatever the caller has set; everything is set back afterwards.
 
     Gradients are on, inference mode and autocast are off, new tensors are float32 on the CPU, float32 is computed as
-    such, and convolutions on a GPU give the same at every call. Half an image is no image, whatever Pillow was told.
-    Notebooks often begin with ``torch.set_grad_enabled(False)`` or another default dtype. Also a
-    decorator of functions.
+    such, and convolutions on a GPU give the same at every call. Pillow refuses truncated images. Notebooks often begin
+    with ``torch.set_grad_enabled(False)`` or another default dtype. Also a decorator of functions.
     """
     dtype, device = torch.get_default_dtype(), torch.get_default_device()
     with ExitStack() as stack:
