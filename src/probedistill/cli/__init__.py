@@ -39,7 +39,8 @@ from .messages import shown_messages
 from .wrong import in_words
 
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
-"""What a stream says that takes nothing more: a full disk, a limit, a terminal that is gone, one opened to be read."""
+"""Error codes of a stream that takes nothing more: a full disk, a limit, a terminal that is gone, one opened to be
+read."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 
 def _strictly(type_: Any, tokens: Any) -> Any:
-    """What cyclopts makes of words, but for its rounding: 2.5 is no whole number, and 0.001 among
-    ``int | float | bool | str`` is a float. Paths may begin with ``~``, which a shell leaves alone in ``--out=~/x``."""
+    """Convert words as cyclopts does, without its rounding: 2.5 is no whole number, and 0.001 among ``int | float |
+    bool | str`` is a float. Paths may begin with ``~``, which a shell leaves alone in ``--out=~/x``."""
 
     def leaf(kind: Any, word: Any) -> Any:
         value = getattr(word, "value", word)
@@ -83,7 +83,7 @@ def flat(group: str) -> Parameter:
 Images = Annotated[ImagesConfig, flat("Images")]
 EncoderOptions = Annotated[EncoderConfig, flat("Encoder")]
 Probes = Annotated[list[str], Parameter(alias="--probe")]
-"""As one writes it for one probe."""
+"""``--probe`` for a single one."""
 
 Command = TypeVar("Command", bound=Callable[..., None])
 _taken: dict[str, tuple[type, ...]] = {}

@@ -1,4 +1,4 @@
-"""How --help looks: in panels, and in a narrow terminal in lines, so that no name of an option is cut."""
+"""The layout of --help: panels, and in a narrow terminal lines, so that no name of an option is cut."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions
 
 _ENOUGH = 72
-"""Columns from which on a panel has room for the longest name and for what is said of it."""
+"""Columns that a panel needs for the longest name and its description."""
 
 
 class Help:
@@ -38,7 +38,7 @@ class Help:
 
 
 def _print_lines(console: Console, panel: HelpPanel) -> None:
-    """Each name in a line of its own, and below it what is said of it, indented."""
+    """Each name on its own line, and its description below it, indented."""
     from rich.padding import Padding
     from rich.text import Text
 

@@ -1,4 +1,4 @@
-"""Messages on standard error: what the package logs, and what it or a library warns of, a line each."""
+"""Messages on standard error: the package's log and all warnings, a line each."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _PACKAGE = str(Path(__file__).parents[1])
 
 
 class _Lines(logging.Handler):
-    """Each record is a line above the live bars. What needs attention begins with a word that says so, and is said once
-    in a command, however many encoders and views it concerns."""
+    """Each record is a line above the live bars. Warnings and errors begin with that word, and are shown once in a
+    command, however many encoders and views they concern."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -138,7 +138,7 @@ def _check_out(out: Path) -> None:
 
 
 def _old_encoders(folder: Path, given: list[str] | None, new: Encoder, device: str) -> list[Encoder]:
-    """The named encoders, or the run's own if it may be loaded."""
+    """The named encoders, or the run's own if it is safe to load."""
     from ..encoders.load import load_encoder
     from ..encoders.named import encoder_config, own_encoder
 
@@ -152,7 +152,7 @@ def _old_encoders(folder: Path, given: list[str] | None, new: Encoder, device: s
 
 
 def _measured(folder: Path, old: list[Encoder]) -> float | None:
-    """What evaluate has left in the run of the set's accuracy on the first old encoder."""
+    """The set's accuracy on the first old encoder, as evaluate has left it in the run."""
     from ..evaluation.result import DISTILLED, load_evaluation
     from ..store.layout import scores_file
 
@@ -164,7 +164,7 @@ def _measured(folder: Path, old: list[Encoder]) -> float | None:
 
 
 def _statistics(folder: Path, paths: list[Path], old: list[Encoder]) -> list[ClassStatistics]:
-    """What the run keeps, and what files hold, each of an old encoder."""
+    """Statistics of old encoders: those that the run keeps, and those of files."""
     from ..features.statistics import ClassStatistics, statistics_if_kept
 
     given = [ClassStatistics.load(path) for path in paths]

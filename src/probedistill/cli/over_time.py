@@ -168,7 +168,7 @@ def _encoders(folder: Path, given: EncoderConfig | None) -> list[Encoder]:
 
 
 def _show(before: list[Path], found: DistilledSet, out: Path | None, notes: Sequence[str] = ()) -> None:
-    """What became of the images of each class; under torchrun one process looks."""
+    """Show what became of the images of each class; under torchrun only one process does."""
     from ..distillation.changed import ChangedSet
     from ..store.distilled import DistilledSet
 

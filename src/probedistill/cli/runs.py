@@ -108,7 +108,7 @@ def distill(
 def _what(
     images: ImagesConfig | None, statistics: StatisticsConfig | None
 ) -> tuple[ImagesConfig | StatisticsConfig, ImagesConfig | None, str]:
-    """What to distil from, what to test on beside its own test images, and what a run of it is called."""
+    """What to distil from, the test images if they are given apart from it, and the name of the run."""
     if statistics is not None:
         return statistics, images, "-".join(path.stem for path in statistics.stats)
     if images is not None:
@@ -229,7 +229,7 @@ def _loaded(spec: str | None, device: str) -> Encoder | None:
 
 
 def _source(folder: Path, spec: str | None, distilled: DistilledSet, target: Encoder, device: str) -> Encoder | None:
-    """The encoder that the set's head takes features of: the named one, or the run's own if it may be loaded."""
+    """The encoder of the set's head: the named one, or the run's own if it is safe to load."""
     from ..encoders.load import load_encoder
     from ..encoders.named import encoder_config, own_encoder
 

@@ -148,7 +148,7 @@ def _write(found: ClassStatistics, out: Path | None) -> None:
 
 
 def _of_noise(found: ClassStatistics, promise: PrivacyRecord) -> Iterator[str]:
-    """What is promised, and where that or the statistics are worth little, which noisy counts alone decide."""
+    """The privacy promise, and warnings if it or the statistics are worth little; only noisy counts are used."""
     deviation, count_deviation = promise.deviation, promise.count_deviation
     yield f"{promise}; standard deviation of the noise: {count_deviation:.1f} in counts, {deviation:.2f} in sums"
     length = deviation * math.sqrt(found.dim)

@@ -1,4 +1,4 @@
-"""What was wrong with a command line, in one line and in the user's words."""
+"""Errors of the command line, in one line and in the user's words."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _missing(error: cyclopts.MissingArgumentError) -> str:
 
 
 def _named(error: cyclopts.CycloptsError) -> str:
-    """What the library says of an option, with its name, value and file where it says none."""
+    """The library's message about an option, with its name, value and file added if they are missing."""
     text, argument = " ".join(str(error).split()), error.argument
     if isinstance(error, cyclopts.CoercionError) and error.token is not None:
         is_not = f"{error.token.value!r} is not {value_in_words(error.target_type)}"
