@@ -44,7 +44,7 @@ NO_EXTRAS = {
     "method_args": {}, "also": [], "encoder_weights": [], "soft_labels": "none", "keep_head": False,
     "keep_stats": False, "aim": "home",
 }  # fmt: skip
-"""Fields that a run's record leaves out where they ask for nothing."""
+"""Fields that a run's record leaves out if they are not used."""
 
 
 @dataclass(kw_only=True)
@@ -90,8 +90,8 @@ class StatisticsConfig:
     """Statistics in place of training images."""
 
     stats: list[Path]
-    """Files of `probedistill stats`: distil from what they say, merged, in place of images. The test images of --images
-    then only give the accuracy along the way."""
+    """Files of `probedistill stats`: distil from these, merged, in place of images. The test images of --images then
+    only give the accuracy along the way."""
 
     union: bool = False
     """Merge files of different classes: all classes of all files."""
@@ -151,7 +151,7 @@ class EncoderConfig:
 
 
 class EncoderOptions(TypedDict, total=False):
-    """Fields of `EncoderConfig`, but for the encoder itself, as keywords of `load_encoder` and `encoder_config`."""
+    """Fields of `EncoderConfig`, without the encoder itself, as keywords of `load_encoder` and `encoder_config`."""
 
     input_size: int | None
     checkpoint: Path | None
@@ -317,9 +317,9 @@ class DistillConfig:
     encoder_weights: list[float] = field(default_factory=list)
     """Weight of each encoder's objective in the loss, in the order of the encoders. Default: 1."""
     layers: int | Literal["auto"] = "auto"
-    """Inner layers of the encoder that the method is asked of as well, which makes for images that other encoders
-    understand, too; 0: none. auto: 3 for --method auto, else 0. Convolutional models of timm give their layers; other
-    encoders take part with their features alone."""
+    """Inner layers of the encoder that the method is applied to as well, so that the images suit other encoders, too;
+    0: none. auto: 3 for --method auto, else 0. Convolutional models of timm give their layers; other encoders take part
+    with their features alone."""
     layer_weight: float = 1.0
     """Weight of the inner layers together, beside the 1 of the encoder's own features."""
     soft_labels: Literal["none", "source", "learned"] = "none"
@@ -404,7 +404,7 @@ class DistillConfig:
         return config
 
     def without_effect(self, settled: DistillConfig) -> list[str]:
-        """Options that were changed and that nothing looks at, each with the reason.
+        """Options that were changed and have no effect, each with the reason.
 
         >>> config = DistillConfig(method="sfm", clp=CLPConfig(ridge=3.0))
         >>> config.without_effect(config.resolve())

@@ -47,7 +47,7 @@ _as_flags = False
 
 @contextmanager
 def speaking_flags() -> Iterator[None]:
-    """Write options as flags within the block: whoever reads the errors is at the command line."""
+    """Write options as flags within the block: errors are then read at the command line."""
     global _as_flags
     before, _as_flags = _as_flags, True
     try:
@@ -57,7 +57,7 @@ def speaking_flags() -> Iterator[None]:
 
 
 def option(name: str, *value: Any) -> str:
-    """How an option is written by whoever reads an error: an argument in Python, a flag on the command line.
+    """How the reader of an error writes an option: an argument in Python, a flag on the command line.
 
     >>> option("overwrite", True), option("input_size"), option("encoder_args.mask_ratio", 0)
     ('overwrite=True', 'input_size=…', "encoder_args={'mask_ratio': 0}")

@@ -1,4 +1,4 @@
-"""The methods: each one's options with our values, the papers' values beside them, and the seams "method" and "canvas".
+"""The methods: each one's options with our defaults and the papers' values, and the registries "method" and "canvas".
 
 A method is an objective. It lives in ``objectives/NAME.py`` and has its options here, as a dataclass whose defaults are
 the recipe of docs/recipes.md. ``--preset paper`` replaces defaults by `PAPER`; what the user sets wins over both.
@@ -162,7 +162,7 @@ PAPER: dict[str, dict[str, Any]] = {
 
 AIM: dict[str, dict[str, Any]] = {"home": {}, "transfer": {"layers": 3, "layer_weight": 3.0}}
 """Aim → the options that it changes, beside the start and the ridge of --method auto (`DistillConfig.resolve`);
-docs/recipes.md gives what that costs at home and brings elsewhere."""
+docs/recipes.md has its cost at home and its gain elsewhere."""
 
 
 def preset_values(method: str, preset: str, aim: str = "home") -> dict[str, Any]:
@@ -217,7 +217,7 @@ def flattened(options: Mapping[str, Any], at: str = "") -> dict[str, Any]:
 
 
 MOST_VIEWS = 1_000_000
-"""Views of an image, or seeds, that no machine gets through."""
+"""Largest number of views of an image, or of seeds, that is accepted."""
 
 
 def check_number(
@@ -246,6 +246,6 @@ def check_name(argument: str, value: Any, known: Any) -> None:
 
 
 def check_known(registry: Registry, argument: str, name: Any, more: tuple[str, ...] = ()) -> None:
-    """Raise `UserError` unless a registry has the name, or the name says itself where its thing is."""
+    """Raise `UserError` unless a registry has the name, or it is one of ``more`` or ``module:FILE:NAME``."""
     if not isinstance(name, str) or not (name in registry or name in more or name.startswith(OWN)):
         raise unknown_name(argument, str(name), [*more, *registry.names(), "module:FILE:NAME"])

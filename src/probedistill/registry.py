@@ -1,4 +1,4 @@
-"""Seams: a name → something that lives in another file, imported when it is used.
+"""Registries: a name → an object in another file, imported when it is used.
 
 A built-in name maps to ``"module:attribute"``. Other packages add names through entry points, and a user's own file
 is named as ``module:FILE_OR_PACKAGE:ATTRIBUTE`` without adding anything::
@@ -23,15 +23,15 @@ from typing import Any
 from .errors import UserError, explained, unknown_name
 
 OWN = "module:"
-"""How a name begins that says itself where its thing is."""
+"""Prefix of a name that itself says where its object is."""
 
 
 @dataclass(frozen=True)
 class Registry:
-    """Names of one kind of thing.
+    """Names of one kind of object.
 
     Attributes:
-        kind: What they are, for errors: ``"method"``, ``"probe"`` …; ``probedistill.KIND`` is the entry-point group.
+        kind: The kind, for errors: ``"method"``, ``"probe"`` …; ``probedistill.KIND`` is the entry-point group.
         built_in: Name → ``"module:attribute"``; a module that begins with a dot is one of this package.
     """
 
@@ -54,11 +54,11 @@ class Registry:
         return name in self.built_in or name in self.plugins
 
     def unknown(self, name: str) -> UserError:
-        """The error for a name that nothing has."""
+        """The error for an unknown name."""
         return unknown_name(self.kind, name, [*self.names(), "module:FILE:NAME"])
 
     def load(self, name: str) -> Any:
-        """The thing of that name.
+        """The object of that name.
 
         Args:
             name: One of `names`, or ``module:PACKAGE.MODULE:ATTRIBUTE`` for a user's own.

@@ -1,4 +1,4 @@
-"""Where randomness comes from: a seed is a function of the user's seed, of a purpose and of a place.
+"""All randomness: a seed is a function of the user's seed, a purpose and keys.
 
 No generator is kept between steps. A resumed run, another micro-batch or another number of processes therefore draws
 the same views, heads and batches.

@@ -1,4 +1,4 @@
-"""Text that came from data, made fit for a terminal or a page; numbers of things, and types, in words."""
+"""Text from data, made safe for a terminal or a page; counts and types in words."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _DIRECTIONS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\
 
 
 def printable(text: str, *, lines: bool = False) -> str:
-    """Text in which nothing acts on a terminal or a page: what would is shown as an escape.
+    """Text that is safe on a terminal or a page: characters that would act there are shown as escapes.
 
     These are control characters (among them ESC, which begins every terminal sequence), marks that change the
     direction of the text around them, line separators, and halves of surrogate pairs, which no file can hold.
@@ -49,8 +49,8 @@ def counted(count: int, one: str, many: str = "") -> str:
 
     Args:
         count: How many.
-        one: What one of them is called.
-        many: What several are called; by default an s is added.
+        one: The singular.
+        many: The plural; by default an s is added.
     """
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
@@ -68,7 +68,7 @@ _VALUES: dict[Any, str] = {
 
 
 def value_in_words(kind: Any) -> str:
-    """What a value of a type is called, without Python's names of types.
+    """A type in words, without Python's names of types.
 
     >>> value_in_words(float | Literal["auto"] | None), value_in_words(tuple[float, float])
     ('a number or auto', 'two numbers')
