@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from helpers_images import class_image, make_image_folder
+from helpers_images import class_image, found_by_datasets, make_image_folder
 from probedistill import UserError, load_images
 from probedistill.images import decode
 from probedistill.images.decode import MAX_PIXELS, UnreadableImageError, decode_image, one_line
@@ -405,7 +405,7 @@ def test_rows_that_name_files_elsewhere(hub, tmp_path, monkeypatch, in_time, pla
     columns = {"bytes": hub.Value("binary"), "path": hub.Value("string")}
     data = data.cast(hub.Features(image=columns, label=hub.Value("int64")))
     data = data.cast_column("image", hub.Image())
-    monkeypatch.setattr(hub, "load_dataset", lambda _: hub.DatasetDict(train=data))
+    monkeypatch.setattr(hub, "load_dataset_builder", found_by_datasets(hub.DatasetDict(train=data)))
     with pytest.raises(UserError, match=r"names the file .* outside the data set") as error:
         load_images(f"hf:{own}")
     assert str(error.value).isprintable()

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from helpers_images import class_image, make_image_folder
+from helpers_images import class_image, found_by_datasets, make_image_folder
 from probedistill.config import ImagesConfig
 from probedistill.errors import UserError
 from probedistill.images.decode import MAX_PIXELS, UnreadableImageError, decode_image
@@ -645,7 +645,7 @@ def test_hf_text_labels_bytes_and_unlabelled_test(hub, monkeypatch):
         train=hub.Dataset.from_dict({**columns, "kind": words}).cast_column("photo", hub.Image()),
         test=hub.Dataset.from_dict({**columns, "kind": [None] * 8}).cast_column("photo", hub.Image()),
     )
-    monkeypatch.setattr(hub, "load_dataset", lambda _: parts)
+    monkeypatch.setattr(hub, "load_dataset_builder", found_by_datasets(parts))
     config = ImagesConfig(images="hf:some/drinks", image_column="photo", label_column="kind", holdout=0.25)
     train, test = load_splits(config)  # the test split has no labels, so a share is held out
     assert train.class_names == ("milk", "tea")
@@ -676,12 +676,67 @@ def test_hf_folders_in_which_datasets_finds_no_classes_are_read_as_folders(hub, 
     assert load_images(f"folder:{folder}").class_names == ("cat", "dog")
 
 
+def _written(hub, path, names, labels):
+    rows = {"image": [{"bytes": encoded(class_image(i, 3, size=4)), "path": None} for i in labels], "label": labels}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kinds = hub.Features(image=hub.Image(), label=hub.ClassLabel(names=names))
+    hub.Dataset.from_dict(rows, features=kinds).to_parquet(path)
+
+
+def test_hf_files_that_number_their_classes_differently_are_refused(hub, run_cli, tmp_path):
+    """datasets reads every number by the names of the first file, and gives half of the pictures a wrong class."""
+    labels = [0, 0, 1, 1]
+    _written(hub, tmp_path / "split" / "train.parquet", ["cat", "dog"], labels)
+    _written(hub, tmp_path / "split" / "test.parquet", ["dog", "cat"], labels)
+    line = run_cli("distill", "--images", f"hf:{tmp_path / 'split'}", "--encoder", "resnet18").error()
+    assert "label 0 is 'dog' in test.parquet and 'cat' in train.parquet" in line
+    for number, names in enumerate((["cat", "dog"], ["cat", "eel"])):
+        _written(hub, tmp_path / "part" / f"train-0000{number}-of-00002.parquet", names, labels)
+    with pytest.raises(UserError, match=r"label 1 is 'eel' in train-00001-of-00002.* and 'dog' in train-00000-of-"):
+        load_images(f"hf:{tmp_path / 'part'}")
+    _written(hub, tmp_path / "card" / "train.parquet", ["cat", "dog"], labels)
+    kinds = "{class_label: {names: {'0': dog, '1': cat}}}"
+    about = (
+        f"---\ndataset_info:\n  features:\n  - {{name: image, dtype: image}}\n  - name: label\n    dtype: {kinds}\n---"
+    )
+    (tmp_path / "card" / "README.md").write_text(about)
+    with pytest.raises(UserError, match=r"label 0 is 'cat' in train\.parquet and 'dog' in the card, README.md"):
+        load_images(f"hf:{tmp_path / 'card'}")
+    (tmp_path / "card" / "README.md").write_text(about.replace("dog", "Hund").replace("cat", "Katze"))
+    assert load_images(f"hf:{tmp_path / 'card'}").class_names == ("Hund", "Katze")
+
+
+def test_hf_files_that_know_fewer_classes(hub, tmp_path):
+    _written(hub, tmp_path / "less" / "train.parquet", ["cat", "dog", "eel"], [0, 0, 1, 1, 2, 2])
+    _written(hub, tmp_path / "less" / "test.parquet", ["cat", "dog"], [0, 1])
+    train, test = load_splits(f"hf:{tmp_path / 'less'}")
+    assert train.class_names == test.class_names == ("cat", "dog", "eel")
+    _written(hub, tmp_path / "more" / "train.parquet", ["cat", "dog"], [0, 0, 1, 1])
+    _written(hub, tmp_path / "more" / "test.parquet", ["cat", "dog", "eel"], [0, 1, 2])
+    with pytest.raises(UserError, match="has 2 names and the label 2 in split 'test'"):
+        load_splits(f"hf:{tmp_path / 'more'}")
+
+
+def test_hf_folders_of_save_to_disk(hub, tmp_path):
+    rows = [{"bytes": encoded(class_image(i % 2, size=4)), "path": None} for i in range(6)]
+    kinds = hub.Features(image=hub.Image(), label=hub.ClassLabel(names=["b", "a"]))
+    data = hub.Dataset.from_dict({"image": rows, "label": [0, 1] * 3}, features=kinds)
+    data.save_to_disk(tmp_path / "one")
+    hub.DatasetDict(train=data, test=data.select([0, 3])).save_to_disk(tmp_path / "two")
+    images = load_images(f"hf:{tmp_path / 'one'}")
+    assert (images.class_names, images.labels.tolist(), images.split) == (("b", "a"), [0, 1] * 3, "train")
+    assert images.load(1).tobytes() == class_image(1, size=4).tobytes()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # two of them are test images, too
+        assert load_splits(f"hf:{tmp_path / 'two'}")[1].labels.tolist() == [0, 1]
+
+
 def test_hf_labels_that_are_whole_numbers_with_a_point(hub, monkeypatch):
     photos = [{"bytes": encoded(class_image(i % 2, size=4)), "path": None} for i in range(6)]
 
     def found(labels):
         data = hub.Dataset.from_dict({"image": photos, "label": labels}).cast_column("image", hub.Image())
-        monkeypatch.setattr(hub, "load_dataset", lambda _: hub.DatasetDict(train=data))
+        monkeypatch.setattr(hub, "load_dataset_builder", found_by_datasets(hub.DatasetDict(train=data)))
         return load_images("hf:some/table")
 
     images = found([3.0, 12.0] * 3)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import os
+import re
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,7 +85,12 @@ def _opened(place: str, config: ImagesConfig, datasets: Any) -> Any:
 
 def _read(place: str, config: ImagesConfig, datasets: Any) -> Any:
     try:
-        return datasets.load_dataset(place)
+        if any(os.path.exists(os.path.join(place, name)) for name in _OF_SAVE_TO_DISK):
+            saved = datasets.load_from_disk(place)
+            return saved if isinstance(saved, dict) else {"train": saved}
+        builder = datasets.load_dataset_builder(place)
+        builder.download_and_prepare()
+        splits = builder.as_dataset()
     except Exception as error:  # the hub client raises many kinds
         reason = error.__cause__ or error if type(error).__name__ == "DatasetGenerationError" else error
         why = one_line(str(reason).strip().split("\n")[0]) or type(reason).__name__
@@ -89,6 +98,60 @@ def _read(place: str, config: ImagesConfig, datasets: Any) -> Any:
             f"images {config.images!r} cannot be loaded ({why}); "
             "check the name and the network, or give a folder that holds the data set"
         ) from error
+    _check_one_order(builder, splits, config, datasets)
+    return splits
+
+
+_OF_SAVE_TO_DISK = ("dataset_dict.json", "state.json")
+
+
+def _check_one_order(builder: Any, splits: Mapping[str, Any], config: ImagesConfig, datasets: Any) -> None:
+    """Refuse Parquet files that number their classes differently.
+
+    `datasets` takes the names of the first file, or of the card, for the numbers in all of them.
+    """
+    column = config.label_column
+    features: Mapping[str, Any] = next((data.features for data in splits.values() if column in data.column_names), {})
+    used: list[str] = getattr(features.get(column), "names", None) or []
+    files = [*itertools.chain.from_iterable((builder.config.data_files or {}).values())] if used else []
+    found = ((os.path.basename(file), _names_in(file, column, datasets)) for file in files)
+    named = [(file, names) for file, names in found if names is not None]
+    if named and named[0][1] != used and sorted(named[0][1]) == sorted(used):  # else the card's are other names
+        named.insert(0, ("the card, README.md", used))
+    for file, names in named[1:]:
+        first, numbers = named[0]
+        number = next((i for i, (one, two) in enumerate(zip(names, numbers, strict=False)) if one != two), None)
+        if number is not None:
+            raise UserError(
+                f"images {config.images!r}: label {number} is {names[number]!r} in {file} and {numbers[number]!r} in "
+                f"{first}; write all of them with the same names in the same order (in datasets: cast_column to one "
+                "ClassLabel)"
+            )
+
+
+def _names_in(file: str, column: str, datasets: Any) -> list[str] | None:
+    """The names that a Parquet file has for the numbers of a column; ``None`` if it has none, or is not here."""
+    from pyarrow import ArrowException
+    from pyarrow.parquet import read_schema
+
+    path = _on_this_machine(str(file))
+    if path is None or not path.lower().endswith(".parquet"):
+        return None
+    with suppress(ArrowException, OSError, ValueError, KeyError, TypeError):  # what it says of its columns may be odd
+        return getattr(datasets.Features.from_arrow_schema(read_schema(path)).get(column), "names", None)
+    return None
+
+
+def _on_this_machine(place: str) -> str | None:
+    """The path of a data file, which may be one that was fetched from the hub; ``None`` if it is not there."""
+    fetched = re.fullmatch(r"hf://datasets/([^@]+)@([^/]+)/(.+)", place)
+    if fetched is None:
+        return place if os.path.isfile(place) else None
+    from huggingface_hub import try_to_load_from_cache
+
+    repo, revision, name = fetched.groups()
+    found = try_to_load_from_cache(repo, name, revision=unquote(revision), repo_type="dataset")
+    return found if isinstance(found, str) else None
 
 
 def _labelled_splits(splits: Mapping[str, Any], config: ImagesConfig) -> list[str]:
@@ -186,7 +249,14 @@ def _hf_labels(data: Any, split: str, config: ImagesConfig) -> tuple[tuple[str, 
         values = [int(value) for value in values]
     names = getattr(data.features[column], "names", None)  # ClassLabel
     if names is not None:
-        return tuple(names), np.asarray(values, dtype=np.int64)
+        labels = np.asarray(values, dtype=np.int64)
+        if len(labels) and not 0 <= labels.min() <= labels.max() < len(names):
+            odd = int(labels.max() if labels.max() >= len(names) else labels.min())
+            raise UserError(
+                f"label_column {column!r} of {config.images} has {len(names)} names and the label {odd} in split "
+                f"{split!r}; write all files of the data set with the names of all its classes"
+            )
+        return tuple(names), labels
     if not all(isinstance(value, str | int) for value in values):
         raise UserError(
             f"label_column {column!r} of {config.images} holds neither names nor whole numbers; "
