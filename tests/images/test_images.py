@@ -5,6 +5,7 @@ import gzip
 import io
 import os
 import pickle
+import re
 import struct
 import subprocess
 import sys
@@ -180,6 +181,37 @@ def test_pil_image_is_not_changed():
     decoded = decode_image(image)
     decoded.putpixel((0, 0), (0, 0, 0))
     assert image.getpixel((0, 0)) == (255, 0, 0)
+
+
+_KINDS_OF_JPEG = [
+    {}, {"progressive": True}, {"subsampling": 0}, {"restart_marker_blocks": 1}, {"optimize": True, "quality": 98}
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", _KINDS_OF_JPEG, ids=str)
+@pytest.mark.parametrize("size", [(8, 8), (37, 51)], ids=str)
+def test_a_jpeg_is_read_without_its_end_mark_and_refused_without_pixels(kind, size):
+    pixels = np.random.default_rng(0).integers(0, 255, (*size, 3), dtype=np.uint8)
+    content = encoded(Image.fromarray(pixels), "JPEG", **{"quality": 85, **kind})
+    assert content.endswith(b"\xff\xd9")
+    whole = decode_image(content)
+    assert decode_image(content[:-2]) == whole
+    assert decode_image(content[:-1]) == whole
+    for left in range(2, len(content) - 3):
+        try:
+            found = decode_image(content[:left])
+        except UnreadableImageError:
+            continue
+        assert found == whole, left
+
+
+def test_a_progressive_jpeg_without_its_last_scans_is_refused():
+    content = encoded(class_image(0), "JPEG", progressive=True)
+    scans = [match.start() for match in re.finditer(rb"\xff\xda", content)]
+    tables = [content.rfind(b"\xff\xc4", 0, scan) for scan in scans]
+    for end in {*scans, *tables} - {-1}:
+        with pytest.raises(UnreadableImageError, match="truncated"):
+            decode_image(content[:end])
 
 
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8))

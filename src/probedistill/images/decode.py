@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import io
 import os
+import re
 import stat
 import struct
 import threading
@@ -200,6 +201,10 @@ def _decode_stream(file: BinaryIO, called: str) -> Image.Image:
             plain = _of_pixels_alone(head + file.read(_MAX_FILE_BYTES))
             if plain is not None:
                 return plain
+        elif head.startswith(_JPEG) and isinstance(error, OSError):
+            whole = _of_open_end(head + file.read(_MAX_FILE_BYTES))
+            if whole is not None:
+                return whole
         elif isinstance(error, PIL.UnidentifiedImageError) and (what := what_it_is(called, head)) is not None:
             raise _RefusedError(what) from error
         raise
@@ -216,6 +221,59 @@ def _of_pixels_alone(png: bytes) -> Image.Image | None:
         if bare != png:
             with suppress(ValueError, SyntaxError, OSError, struct.error):
                 return _decode_once(io.BytesIO(bare))
+    return None
+
+
+_JPEG = b"\xff\xd8"
+_MARK = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # what ends the compressed pixels of a scan
+_MOST_SEGMENTS = 1000
+
+
+def _of_open_end(jpeg: bytes) -> Image.Image | None:
+    """The image of a JPEG that lacks its end mark and nothing else; ``None`` if pixels may be missing.
+
+    Where pixels are missing, the decoder takes whatever follows for them: different endings give different images.
+    """
+    jpeg = jpeg.rstrip(b"\xff")  # half of the end mark
+    last = _last_scan(jpeg)
+    if last is None:
+        return None
+    found = {mark: jpeg.rfind(b"\xff%c" % (0xD0 + mark), last) for mark in range(8)}  # restart marks, in turns
+    latest = max(found, key=lambda mark: found[mark])
+    restart = b"\xff%c" % (0xD0 + ((latest + 1) % 8 if found[latest] >= 0 else 0))
+    whole: Image.Image | None = None
+    # Without 0xff, and longer than a group of blocks, of which some may lie beyond the image's edge.
+    fills = np.random.default_rng(0).integers(0, 255, (4, 4096), dtype=np.uint8)
+    for ending in (b"", *(mark + fill.tobytes() for mark in (b"", restart) for fill in fills)):
+        try:
+            image = _decode_once(io.BytesIO(jpeg + ending + b"\xff\xd9"))
+        except (ValueError, SyntaxError, OSError, struct.error):
+            return None
+        if whole is not None and whole != image:
+            return None
+        whole = image
+    return whole
+
+
+def _last_scan(jpeg: bytes) -> int | None:
+    """Where the compressed pixels of the last scan begin; ``None`` if scans are missing, or if there is an end mark."""
+    place, missing = len(_JPEG), {}
+    for _ in range(_MOST_SEGMENTS):
+        kind, body = jpeg[place + 1 : place + 2], place + 4
+        end = place + 2 + int.from_bytes(jpeg[place + 2 : body], "big")
+        if jpeg[place : place + 1] != b"\xff" or end <= body or end > len(jpeg):
+            return None
+        if b"\xc0" <= kind <= b"\xc2" and end >= body + 6 + 3 * jpeg[body + 5]:  # the frame: every bit of 64 values
+            missing = {jpeg[body + 6 + 3 * i]: dict.fromkeys(range(64), 1) for i in range(jpeg[body + 5])}
+        if kind == b"\xda" and missing and end == body + 4 + 2 * jpeg[body]:
+            first, until, bits = jpeg[end - 3 : end]
+            for component in jpeg[body + 1 : end - 3 : 2]:
+                missing.get(component, {}).update(dict.fromkeys(range(first, min(until, 63) + 1), bits & 15))
+            mark = _MARK.search(jpeg, end)
+            if mark is None:
+                return end if not any(any(values.values()) for values in missing.values()) else None
+            end = mark.start()
+        place = end
     return None
 
 
