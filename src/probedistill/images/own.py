@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ..errors import UserError
 from ..text import counted
 from .labelled import LabelledImages, check_class_names
-from .sources import WHOLE, Items, as_array, as_bytes, labelled
+from .sources import WHOLE, Items, as_array, as_bytes, channels_last, labelled
 
 
 def labelled_images(
@@ -61,13 +61,10 @@ def _pictures(images: Any, called: str) -> Sequence[Any]:
     if not hasattr(images, "shape") or len(images.shape) == 1:  # a list, a column of a table
         return list(images) if hasattr(images, "shape") else images
     batch = as_array(images)
-    if batch.ndim == 4 and 1 in (batch.shape[1], batch.shape[3]):  # grey, with a channel
-        batch = batch[:, 0] if batch.shape[1] == 1 else batch[..., 0]
-    if batch.ndim not in (3, 4) or (batch.ndim == 4 and 3 not in (batch.shape[1], batch.shape[3])):
+    pixels = channels_last(batch) if batch.ndim == 4 else batch
+    if pixels.ndim not in (3, 4) or (pixels.ndim == 4 and pixels.shape[3] != 3):
         raise UserError(f"{called} have the shape {batch.shape}; give (N, H, W, 3), (N, 3, H, W) or (N, H, W)")
-    if batch.ndim == 4 and batch.shape[3] != 3:
-        batch = batch.transpose(0, 2, 3, 1)
-    return list(as_bytes(batch, f"{called} have"))
+    return list(as_bytes(pixels, f"{called} have"))
 
 
 def _numbered(

@@ -211,10 +211,8 @@ def picture_of(item: Any, called: str) -> Any:
     if not hasattr(item, "shape"):
         raise UserError(f"{called} is a {type(item).__name__}; give a path, bytes, an array or a PIL image")
     array = as_array(item)
-    if array.ndim == 3 and array.shape[-1] > 4 and array.shape[0] in (1, 3, 4):
-        array = array.transpose(1, 2, 0)
-    if array.ndim == 3 and array.shape[-1] == 1:
-        array = array[..., 0]
+    if array.ndim == 3:
+        array = channels_last(array)
     if array.ndim != 2 and (array.ndim != 3 or array.shape[-1] not in (2, 3, 4)):
         raise UserError(f"{called} has the shape {array.shape}; give (H, W, 3), (3, H, W) or (H, W)")
     return as_bytes(array, f"{called} has", deep=array.ndim == 2)
@@ -226,6 +224,13 @@ def as_array(given: Any) -> NDArray[Any]:
         given = given.detach().cpu()
         given = given.float() if given.is_floating_point() else given
     return np.asarray(given)
+
+
+def channels_last(pixels: NDArray[Any]) -> NDArray[Any]:
+    """Pixels (…, H, W, channels), or (…, H, W) for one channel, of pixels whose channels may come first."""
+    if pixels.shape[-1] > 4 and pixels.shape[-3] in (1, 3, 4):
+        pixels = np.moveaxis(pixels, -3, -1)
+    return pixels[..., 0] if pixels.shape[-1] == 1 else pixels
 
 
 def as_bytes(array: NDArray[Any], called: str, *, deep: bool = False) -> NDArray[Any]:
