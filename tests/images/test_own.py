@@ -106,6 +106,17 @@ def test_paths(tmp_path):
     assert np.array_equal(np.asarray(found.load(5)), PIXELS[5])
 
 
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_little_overshoot_is_clipped(whole):
+    """A bicubic resize leaves values just beyond black and white; they are not a sign of a mean taken out."""
+    images = PIXELS / 255
+    images[:, 0], images[:, 1] = -0.01, 1.01
+    found = np.asarray(labelled_images(images if whole else list(images), LABELS).load(0))
+    assert (found[0] == 0).all()
+    assert (found[1] == 255).all()
+    assert np.array_equal(found[2:], PIXELS[0, 2:])
+
+
 def test_the_fingerprint_is_that_of_the_contents():
     one = labelled_images(PIXELS, LABELS)
     assert labelled_images(PIXELS.copy(), LABELS).fingerprint == one.fingerprint
@@ -128,7 +139,7 @@ def test_the_fingerprint_is_that_of_the_contents():
         (PIXELS[..., :2], LABELS, {}, r"have the shape \(6, 20, 20, 2\)"),
         ([(one, 0) for one in PIXELS], LABELS, {}, "image 0 of 'mine' is a tuple; give a path, bytes"),
         ([io.BytesIO(b"x")] * 6, LABELS, {}, "image 0 of 'mine' is a BytesIO"),
-        ([*PIXELS[:5], PIXELS[5] / 5], LABELS, {}, r"image 5 of 'mine' has values outside \[0, 1\]"),
+        ([*PIXELS[:5], PIXELS[5] / 5], LABELS, {}, r"image 5 of 'mine' has values from .* outside \[0, 1\]; divide"),
         ([np.zeros((5, 8, 8), np.uint8)] * 6, LABELS, {}, r"image 0 of 'mine' has the shape \(5, 8, 8\)"),
         (PIXELS, LABELS, {"class_names": ["cat", "dog", "cat"]}, "class_names name 'cat' twice"),
         (PIXELS, LABELS, {"names": ["one"]}, "6 images and 1 names"),

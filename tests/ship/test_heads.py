@@ -73,7 +73,7 @@ def test_images_that_are_none_are_one_line(encoder, tmp_path):
         head.predict([tmp_path / "x.jpg"])
     with pytest.raises(UserError, match="images must be"):
         head.predict(torch.zeros(3, 32, 32))
-    with pytest.raises(UserError, match=r"from -1\.00 to 1\.00; give them in \[0, 1\], before any mean"):
+    with pytest.raises(UserError, match=r"from -1\.00 to 1\.00, outside \[0, 1\]; undo their normalisation"):
         head.predict(torch.linspace(-1, 1, 3 * 32 * 32).view(1, 3, 32, 32))
     with pytest.raises(UserError, match=r"not a file; name the photos in that folder$"):
         head.predict([tmp_path])

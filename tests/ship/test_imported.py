@@ -151,7 +151,7 @@ def test_nothing_is_run(tmp_path, monkeypatch):
 
 
 BAD = {
-    "normalised": ({"images": IMAGES * 4 - 2, "labels": LABELS}, r"from -\d.*must be in \[0, 1\]: take their mean"),
+    "normalised": ({"images": IMAGES * 4 - 2, "labels": LABELS}, r"from -\d.*outside \[0, 1\]; undo"),
     "bytes as floats": ({"images": IMAGES * 255, "labels": LABELS}, "divide them first"),
     "not a number": ({"images": IMAGES / 0, "labels": LABELS}, "not finite"),
     "grey": ({"images": IMAGES[:, :1], "labels": LABELS}, r"shape \(4, 1, 12, 12\)"),

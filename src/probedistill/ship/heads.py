@@ -23,6 +23,7 @@ from ..features.encode import BATCH, encode, prefetched
 from ..features.statistics import ClassStatistics
 from ..images.decode import UnreadableImageError, decode_image
 from ..images.labelled import LabelledImages, check_class_names
+from ..images.sources import check_range
 from ..machine.torch_state import own_torch_state
 from ..probes.arrays import Array, to_numpy
 from ..probes.of_statistics import ridge_head
@@ -233,20 +234,13 @@ def head_of_statistics(statistics: ClassStatistics) -> Head:
     return Head(weight.float(), bias.float(), about.name, about.fingerprint)
 
 
-_OVERSHOOT = 0.02
-"""How far values of images may lie beyond [0, 1], as those of a bicubic resize do."""
-
-
 def _batches(encoder: Encoder, images: Images) -> Iterator[Tensor]:
     """Features (n, d) of some images at a time."""
     if isinstance(images, Tensor):
         if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
             raise UserError(f"images must be (n, 3, H, W) in [0, 1], got {tuple(images.shape)} {images.dtype}")
-        if images.numel() and not (float(images.min()) >= -_OVERSHOOT and float(images.max()) <= 1 + _OVERSHOOT):
-            raise UserError(
-                f"images have values from {float(images.min()):.2f} to {float(images.max()):.2f}; give them in [0, 1], "
-                "before any mean and deviation is taken out: the encoder does that"
-            )
+        if images.numel():
+            check_range(float(images.min()), float(images.max()), "images have")
         yield from (encode(encoder, part) for part in images.split(BATCH))
         return
 

@@ -23,6 +23,7 @@ from torch import Tensor
 from ..encoders.encoder import Encoder
 from ..errors import UserError, explained, option
 from ..images.decode import UnreadableImageError, decode_image
+from ..images.sources import check_range
 from ..images.splits import load_images
 from ..store.card import published
 from ..store.distilled import DistilledSet
@@ -35,7 +36,6 @@ LABEL_NAMES = ("labels", "label", "syn_labels", "label_syn", "targets", "target"
 
 _MOST_BYTES = 4 * 2**30
 _MOST_IMAGES = 200_000
-_OVERSHOOT = 0.02  # beyond [0, 1], by an optimiser that did not clamp
 _LARGEST_SIDE = 1024
 _KINDS = "a .pth, .pt or .safetensors file of tensors, a .parquet file, or a folder with a folder of images per class"
 
@@ -188,10 +188,7 @@ def _as_images(images: Tensor, called: str) -> Tensor:
     images = images.detach().float()
     if not bool(images.isfinite().all()):
         raise UserError(f"{called} has images with values that are not finite")
-    low, high = float(images.min()), float(images.max())
-    if low < -_OVERSHOOT or high > 1 + _OVERSHOOT:
-        fix = "take their mean and deviation out first" if low < 0 else "divide them first"
-        raise UserError(f"{called} has images from {low:.2f} to {high:.2f}; they must be in [0, 1]: {fix}")
+    check_range(float(images.min()), float(images.max()), f"{called} has images with")
     return images.clamp(0, 1).contiguous()
 
 
