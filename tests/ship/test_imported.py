@@ -124,6 +124,11 @@ def test_arrays_in_a_file_of_pytorch_are_refused_without_its_advice(tmp_path):
         read_set(saved(tmp_path, {"images": IMAGES.detach().numpy(), "labels": LABELS}))
 
 
+def test_a_file_is_known_by_its_first_bytes(tmp_path):
+    save_file({"images": IMAGES.detach().contiguous(), "labels": LABELS}, tmp_path / "set.pt")
+    assert torch.equal(read_set(tmp_path / "set.pt").labels, LABELS)
+
+
 def test_of_parquet_no_path_is_followed(tmp_path):
     pa = pytest.importorskip("pyarrow")
     import pyarrow.parquet as parquet

@@ -7,13 +7,12 @@ import math
 import pickle
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -56,8 +55,8 @@ generator. None of these runs anything."""
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Read a state dict: a ``.safetensors`` file, or a PyTorch file of tensors and plain values.
 
-    What a file is shows in its first bytes, not in its name. Beside tensors it may hold what trainers store with them:
-    command-line options (an `argparse.Namespace`), numbers of NumPy, paths.
+    Beside tensors it may hold what trainers store with them: command-line options (an `argparse.Namespace`), numbers
+    of NumPy, paths.
 
     Raises:
         UserError: No such file, a damaged one, one with other objects, or one without weights.
@@ -65,21 +64,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     called = f"checkpoint {str(path)!r}"
     if not path.is_file():
         raise UserError(f"{called} is not a file; give a .safetensors or .pth file of weights")
-    try:
-        if _is_safetensors(path):
-            return load_file(path)
-        with warnings.catch_warnings(), torch.serialization.safe_globals(_PLAIN_VALUES):
-            warnings.simplefilter("ignore")
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, LookupError, ValueError) as error:
-        # Not torch's own text: it advises to load the file without weights_only, which runs its code.
-        not_tensors = isinstance(error, (pickle.UnpicklingError, EOFError))
-        reason = "damaged, or more than tensors" if not_tensors else first_line(error)
-        reason = "a whole model of TorchScript" if "TorchScript" in reason else reason
-        raise UserError(
-            f"{called} cannot be read as weights ({reason}); give a .safetensors file or a PyTorch file that holds "
-            "tensors only"
-        ) from error
+    hint = "give a .safetensors file or a PyTorch file that holds tensors only"
+    content = load_tensor_file(path, f"{called} cannot be read as weights", hint, _PLAIN_VALUES)
     weights = _held(content)
     if weights is None and isinstance(content, Mapping):
         named = {str(name): found for name, value in content.items() if (found := _held(value)) is not None}
@@ -89,6 +75,34 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if weights is None:
         raise UserError(f"{called} holds no state dict; save model.state_dict() instead")
     return weights
+
+
+def load_tensor_file(path: Path, failed: str, hint: str, also: Sequence[Any] = ()) -> Any:
+    """Load what a ``.safetensors`` or a PyTorch file holds; nothing in it is run.
+
+    What a file is shows in its first bytes, not in its name.
+
+    Args:
+        path: The file.
+        failed: Start of the error if it cannot be loaded.
+        hint: What the user can do then.
+        also: Types that a PyTorch file may hold beside tensors, lists and dictionaries of them.
+
+    Raises:
+        UserError: It is damaged, or holds other objects.
+    """
+    try:
+        if _is_safetensors(path):
+            return load_file(path)
+        with warnings.catch_warnings(), torch.serialization.safe_globals(list(also)):
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds
+        # Not torch's own text: it advises to load the file without weights_only, which runs its code.
+        not_tensors = isinstance(error, (pickle.UnpicklingError, EOFError))
+        reason = "damaged, or more than tensors" if not_tensors else first_line(error)
+        reason = "a whole model of TorchScript" if "TorchScript" in reason else reason
+        raise UserError(f"{failed} ({reason}); {hint}") from error
 
 
 def _is_safetensors(path: Path) -> bool:

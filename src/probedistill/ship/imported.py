@@ -7,7 +7,6 @@ are taken, never a path. ``data.pth`` of the LGM authors (arXiv 2511.16674) is `
 
 from __future__ import annotations
 
-import pickle
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,6 +20,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from ..encoders.encoder import Encoder
+from ..encoders.weights import load_tensor_file
 from ..errors import UserError, explained, option
 from ..images.decode import UnreadableImageError, decode_image
 from ..images.sources import check_range
@@ -78,7 +78,9 @@ def read_set(
     elif place.stat().st_size > _MOST_BYTES:
         raise UserError(f"{called} is larger than {_MOST_BYTES // 2**30} GiB; that is more than a distilled set has")
     elif suffix in (".pth", ".pt", ".safetensors"):
-        made = _of_tensors(_tensors_in(place, called), called, classes, image_size)
+        hint = "only tensors in lists and dictionaries are read, and nothing is run"
+        content = load_tensor_file(place, f"{called} cannot be read", hint)
+        made = _of_tensors(content, called, classes, image_size)
         return _recorded(made, place, encoder)
     elif suffix == ".parquet":
         images, labels, names = _of_parquet(place, called, image_size, image_column, label_column)
@@ -103,19 +105,6 @@ def _recorded(made: DistilledSet, place: Path, encoder: Encoder | None) -> Disti
 
 # ---------------------------------------------------------------------------------------------------
 # Tensors
-
-
-def _tensors_in(place: Path, called: str) -> Any:
-    hint = "only tensors in lists and dictionaries are read, and nothing is run"
-    with explained(f"{called} cannot be read", Exception, hint=hint):  # torch raises many kinds
-        if place.suffix.lower() == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(place)
-        try:
-            return torch.load(place, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError as error:  # torch's own text advises to run what is in it
-            raise ValueError("damaged, or more than tensors") from error
 
 
 def _of_tensors(content: Any, called: str, classes: Sequence[str] | None, image_size: int | None) -> DistilledSet:
