@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 
 import pytest
 
@@ -55,6 +56,19 @@ def test_the_command(run_cli, made, tmp_path):
     assert [line["lr"] for line in lines] == ["0.02"] * 3 + ["0.05"]
     assert lines[-1]["top1"] == ""
     assert json.loads(run_cli("runs", made, "--json").out)
+
+
+def test_real_images_beside_runs_add_no_columns_of_options(run_cli, made, photos, tmp_path):
+    """A baseline has no learning rate: what only distillation has is not told of it."""
+    out = made / "herding"
+    saved = run_cli("baseline", "--images", f"folder:{photos}", "--encoder", TINY, "--save", "herding", "--out", out)
+    assert saved.code == 0, saved.err
+    try:
+        found = {group.folders[0]: group.settings for group in collect_runs(made).groups}
+    finally:
+        shutil.rmtree(out)
+    assert found["herding"] == {"method": "herding"}
+    assert found["b"] == {"method": "clp", "lr": "0.05"}
 
 
 def test_what_is_no_folder_of_runs(run_cli, tmp_path):

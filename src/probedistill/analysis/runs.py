@@ -182,11 +182,14 @@ def collect_runs(folder: Path | str) -> Runs:
 
 
 def _settings(run: RunRecord) -> dict[str, str]:
-    """What makes a run but its seed, flat: ``clp.ridge`` → ``"10.0"``."""
+    """The settings of a run without its seed, flat: ``clp.ridge`` → ``"10.0"``."""
+    options = flattened(as_plain(run.config.to_dict()))
+    if run.baseline is not None:  # nothing was optimised
+        options = {name: options[name] for name in ("method", "images_per_class")}
     found = {
         "images": f"{run.images.spec} ({run.images.split})",
         "encoders": " + ".join(map(str, run.encoders)) or NOTHING,
-        **{name: str(value) for name, value in flattened(as_plain(run.config.to_dict())).items()},
+        **{name: str(value) for name, value in options.items()},
     }
     if run.export is not None:
         found["export"] = run.export.format
@@ -196,10 +199,10 @@ def _settings(run: RunRecord) -> dict[str, str]:
 
 
 def _differs(key: str, settings: Sequence[dict[str, str]]) -> bool:
-    """Whether a setting says something of some of the runs.
+    """Whether a setting distinguishes some of the runs.
 
-    A run lacks the options of other methods, which is no difference beside the method itself. It also lacks what asks
-    for nothing: there one run of a method has the option, and another has not.
+    A run lacks the options of other methods, which the method itself tells. It also lacks options that are not used:
+    then one run of a method has the option, and another of the same method has not.
     """
     having = [one for one in settings if key in one]
     methods = {one["method"] for one in having}
