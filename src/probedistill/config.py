@@ -64,7 +64,7 @@ class ImagesConfig:
     """Share of each class to hold out for testing where the source has no test split; between 0 and 1."""
 
     image_column: str = "image"
-    """Column that holds the images (hf: only)."""
+    """Column that holds the images (hf:), or what follows the key in the name of the image (wds:), such as left.jpg."""
 
     label_column: str = "label"
     """Column that holds the labels (hf:), or field of the .json members (wds:)."""

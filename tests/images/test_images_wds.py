@@ -129,7 +129,10 @@ def test_keys_halves_and_other_members(tmp_path):
         ("late.png", encoded(1, 5)),  # added again: the last one counts, as it does for tar
     ]  # fmt: skip
     write_tar(tmp_path / "x.tar", members)
-    images = load_images(f"wds:{tmp_path}")
+    with pytest.warns(UserWarning, match=r"shard 'x\.tar' of .* holds 'late\.png' more than once; the last one"):
+        images = load_images(f"wds:{tmp_path}")
+    with pytest.raises(UserError, match=r"holds 'late\.png' more than once; give each sample a key of its own"):
+        load_images(f"wds:{tmp_path}", strict=True)
     assert dict(zip(images.names, images.labels.tolist())) == {
         "x.tar/./a.b/one.png": 0, "x.tar/c/one.jpeg": 1, "x.tar/late.png": 0, "x.tar/other.png": 1,
     }  # fmt: skip
@@ -141,8 +144,26 @@ def test_keys_halves_and_other_members(tmp_path):
 def test_an_image_whose_key_has_a_dot_is_named(tmp_path):
     members = [m for i in range(2) for m in ((f"{i}.left.png", encoded(i)), (f"{i}.cls", b"%d" % i))]
     write_tar(tmp_path / "x.tar", members)
-    said = "x.tar/0: there is a label but no image but .left.png; call it KEY.png"
-    assert faults(load_images(f"wds:{tmp_path}"))["x.tar/0"] == said
+    said = "x.tar/0: there is a label but no image but .left.png; call it KEY.png, or choose it with "
+    assert faults(load_images(f"wds:{tmp_path}"))["x.tar/0"] == said + "image_column='left.png'"
+
+
+@pytest.mark.parametrize("label", [("cls", b"1"), ("json", b'{"label": 1}')], ids=["cls", "json"])
+def test_of_several_images_under_one_key_one_is_chosen(tmp_path, run_cli, label):
+    names = ("jpg", "png", "left.png", "right.png")
+    pictures = {kind: encoded(n, kind="JPEG" if kind == "jpg" else "PNG") for n, kind in enumerate(names)}
+    members = [*((f"0.{kind}", content) for kind, content in pictures.items()), (f"0.{label[0]}", label[1])]
+    write_tar(tmp_path / "x.tar", [*members, ("1.png", encoded(0)), ("1.cls", b"0")])
+    line = run_cli("features", "--images", f"wds:{tmp_path}", "--encoder", "resnet18").error()
+    assert "sample 'x.tar/0' has several images, .jpg and .png; choose one for all samples with --image-column" in line
+    marks = set()
+    for kind in ("png", "left.png", "right.png"):
+        images = load_images(f"wds:{tmp_path}", image_column=kind)
+        assert images.labels.tolist() == [1, 0]
+        assert images.load(0).tobytes() == Image.open(io.BytesIO(pictures[kind])).tobytes()
+        marks.add(images.fingerprint)
+    assert len(marks) == 3
+    assert "no image but .png" in faults(images)["x.tar/1"]
 
 
 @pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])

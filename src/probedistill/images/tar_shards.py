@@ -46,13 +46,15 @@ class _Sample:
     fault: str | None = None  # why it cannot be used
 
 
-@described("wds:FOLDER_OF_TARS", options=("label_column",))
+@described("wds:FOLDER_OF_TARS", options=("image_column", "label_column"))
 def wds_source(place: str, config: ImagesConfig) -> Source:
     """Shards of a folder, a glob or a brace range; split by their names or folders."""
     shards = find_shards(place, config.images)
     splits = sorted({shard.split for shard in shards})
     folders = {shard.path.parent for shard in shards}
     folders |= {folder.parent for folder in folders if folder.name.lower() in FOLDER_SPLITS}
+
+    chosen = "" if config.image_column == ImagesConfig.image_column else f" {config.image_column}"
 
     def read(split: str) -> LabelledImages:
         own = [shard for shard in shards if shard.split == split]
@@ -70,7 +72,7 @@ def wds_source(place: str, config: ImagesConfig) -> Source:
             load=loader,
             spec=config.images,
             split=split,
-            fingerprint=digest_of("wds", config.label_column, *class_names, "\n", *stamps),
+            fingerprint=digest_of(f"wds{chosen}", config.label_column, *class_names, "\n", *stamps),
             contents=_contents(loader, place) if sum(shard.size for shard in own) <= _MOST_COMPARED_BYTES else None,
         )
 
@@ -157,14 +159,16 @@ def _read_index(number: int, shard: Shard, config: ImagesConfig) -> list[_Sample
     """Return the samples of a shard; those before the damage, with a warning, if it is damaged."""
     try:
         with open(shard.path, "rb") as file:
-            found, fault = _members(file, shard.size)
+            found, fault, again = _members(file, shard.size)
             if fault is not None and not found:
                 raise tarfile.ReadError(fault)
             samples = [
-                _read_sample(file, f"{shard.name}/{key}", number, members, config.label_column, shard.size)
+                _read_sample(file, f"{shard.name}/{key}", number, members, config, shard.size)
                 for key, members in found.items()
-                if IMAGE_SUFFIXES & members.keys() or "cls" in members
+                if "cls" in members or any(_is_image(kind, config) or _is_of_image(kind) for kind in members)
             ]
+    except UserError:
+        raise
     except _TAR_ERRORS as error:
         packed = shard.path.suffix.lower() in (".gz", ".bz2", ".xz", ".zst", ".tgz")
         hint = "unpack it first: only plain tar files can be read at any place" if packed else "fetch it again"
@@ -178,16 +182,32 @@ def _read_index(number: int, shard: Shard, config: ImagesConfig) -> list[_Sample
         if config.strict:
             raise UserError(f"{line}; fetch it again, or leave {option('strict', True)} out to use what is whole")
         warnings.warn(f"{line}; using those", stacklevel=2)
+    if again:
+        line = f"shard {shard.name!r} of {config.images!r} holds {again!r} more than once"
+        if config.strict:
+            raise UserError(f"{line}; give each sample a key of its own")
+        warnings.warn(f"{line}; the last one of a name counts, as it does for tar", stacklevel=2)
     return samples
 
 
-def _members(file: BinaryIO, size: int) -> tuple[dict[str, dict[str, tuple[int, int]]], str | None]:
-    """Place and size of the members of a shard, by sample and by kind; and what is wrong with the rest of it, if any.
+def _is_image(kind: str, config: ImagesConfig) -> bool:
+    """Whether a member of a sample is its image: what follows the key, ``jpg``, is chosen or that of an image file."""
+    chosen = config.image_column
+    return kind in IMAGE_SUFFIXES if chosen == ImagesConfig.image_column else kind == chosen.lower().lstrip(".")
 
-    Names of members are labels of bytes here, never paths to write to.
+
+def _is_of_image(kind: str) -> bool:
+    return kind.rpartition(".")[2] in IMAGE_SUFFIXES
+
+
+def _members(file: BinaryIO, size: int) -> tuple[dict[str, dict[str, tuple[int, int]]], str | None, str]:
+    """Place and size of the members of a shard, by sample and by kind; what is wrong with the rest of it, if anything.
+
+    Names of members are labels of bytes here, never paths to write to. Of two members of one name the last one counts,
+    as it does for tar; the first such name is given, too.
     """
     found: dict[str, dict[str, tuple[int, int]]] = {}
-    end = 0
+    end, again = 0, ""
     with tarfile.open(fileobj=(headers := _Headers(file)), mode="r:") as tar:  # type: ignore[call-overload]
         try:
             while (member := headers.next_of(tar)) is not None:
@@ -197,15 +217,17 @@ def _members(file: BinaryIO, size: int) -> tuple[dict[str, dict[str, tuple[int, 
                 system = any(is_system_folder(part) for part in folder.split("/"))
                 if member.isreg() and not member.issparse() and stem and not system:
                     key = f"{folder}/{stem}" if folder else stem
-                    found.setdefault(key, {})[kind.lower()] = (member.offset_data, member.size)
+                    members = found.setdefault(key, {})
+                    again = again or (_printable(member.name) if kind.lower() in members else "")
+                    members[kind.lower()] = (member.offset_data, member.size)
         except _TAR_ERRORS as error:
-            return found, _why(error)
+            return found, _why(error), again
         if end > size:
-            return found, "unexpected end of data"
+            return found, "unexpected end of data", again
         file.seek(tar.offset)
         if file.read(512) != bytes(512):  # tarfile ends in silence at a damaged header
-            return found, "no end mark where the last member ends"
-    return found, None
+            return found, "no end mark where the last member ends", again
+    return found, None, again
 
 
 def _why(error: BaseException) -> str:
@@ -216,11 +238,17 @@ _TAR_ERRORS = (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, R
 
 
 def _read_sample(
-    file: BinaryIO, name: str, shard: int, members: Mapping[str, tuple[int, int]], field: str, end: int
+    file: BinaryIO, name: str, shard: int, members: Mapping[str, tuple[int, int]], config: ImagesConfig, end: int
 ) -> _Sample:
     name = _printable(name)
-    label, fault = _read_label(file, members, field)
-    kind = next((kind for kind in members if kind in IMAGE_SUFFIXES), None)
+    label, fault = _read_label(file, members, config.label_column)
+    kinds = [kind for kind in members if _is_image(kind, config)]
+    if len(kinds) > 1:
+        raise UserError(
+            f"images {config.images!r}: sample {name!r} has several images, {_listed(kinds)}; choose one for all "
+            f"samples with {option('image_column', kinds[0])}, or give each a key of its own"
+        )
+    kind = next(iter(kinds), None)
     if kind is None:
         return _Sample(name, shard, 0, -1, label, fault or _no_image(members))
     offset, size = members[kind]
@@ -233,9 +261,15 @@ def _read_sample(
 
 def _no_image(members: Collection[str]) -> str:
     """Why a sample has no image; a key ends at its first dot, as WebDataset has it."""
-    longer = next((kind for kind in members if "." in kind and kind.rpartition(".")[2] in IMAGE_SUFFIXES), None)
-    more = f" but .{longer}; call it KEY.{longer.rpartition('.')[2]}" if longer else ""
-    return f"there is a label but no image{more}"
+    longer = [kind for kind in members if _is_of_image(kind)]
+    if not longer:
+        return "there is a label but no image"
+    way_out = f"call it KEY.{longer[0].rpartition('.')[2]}, or choose it with {option('image_column', longer[0])}"
+    return f"there is a label but no image but {_listed(longer)}; {way_out}"
+
+
+def _listed(kinds: Collection[str]) -> str:
+    return " and ".join(f".{kind}" for kind in itertools.islice(map(_printable, kinds), 4))
 
 
 def _read_label(
