@@ -144,7 +144,8 @@ def test_weights_and_biases_offline(photos, tmp_path, monkeypatch):
 
 def test_a_logger_that_is_not_installed_is_one_line(distil_cli, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    assert "pip install 'probedistill[wandb]'" in distil_cli("--out", tmp_path / "run", "--log", "wandb").error()
+    line = distil_cli("--out", tmp_path / "run", "--log", "wandb").error()
+    assert "log 'wandb' needs the package wandb, which is not installed; run: pip install 'probedistill[wandb]'" in line
 
 
 def test_unknown_options_are_one_line(photos):

@@ -204,5 +204,7 @@ def test_bad_promises_are_one_line(run_cli, photos, tmp_path, arguments, line):
 
 def test_without_opendp_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "opendp.prelude", None)
-    with pytest.raises(UserError, match=r"epsilon needs the package opendp .*pip install 'probedistill\[privacy\]'"):
+    with pytest.raises(
+        UserError, match=r"epsilon needs the package opendp, which is not .*pip install 'probedistill\[privacy\]'"
+    ):
         check_promise(1.0, 1e-5)

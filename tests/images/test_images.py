@@ -805,7 +805,7 @@ def test_missing_package(monkeypatch, spec, module, extra):
         monkeypatch.setitem(sys.modules, name, None)  # makes the import fail
     with pytest.raises(UserError) as error:
         load_images(spec)
-    assert f'pip install "probedistill[{extra}]"' in one_line(error)
+    assert f"which is not installed; run: pip install 'probedistill[{extra}]'" in one_line(error)
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"the shared images are not at {SHARED}")

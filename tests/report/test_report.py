@@ -511,7 +511,7 @@ def test_damaged_sprites_are_left_out(run, report):
 def test_what_it_needs_is_named(run, run_cli, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "jinja2", None)
     error = run_cli("report", run, "--out", tmp_path / "r.html").error()
-    assert "report needs jinja2: pip install 'probedistill[report]'" in error
+    assert "report needs the package jinja2, which is not installed; run: pip install 'probedistill[report]'" in error
 
 
 def test_what_classes_are_taken_for_is_drawn(run, report):

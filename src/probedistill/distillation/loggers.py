@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import explained
+from ..extras import needed
 from ..store.records import as_plain
 from .callbacks import Callback, End, Preview, Start, Step
 
@@ -14,9 +15,9 @@ class TensorBoard(Callback):
     """Losses, learning rate, accuracy and images for TensorBoard, in ``RUN/tensorboard`` (or ``runs/tensorboard``)."""
 
     def __init__(self) -> None:
-        hint = "pip install 'probedistill[tensorboard]'"
-        with explained("log 'tensorboard' needs the package tensorboard", ImportError, hint=hint):
-            from torch.utils.tensorboard import SummaryWriter
+        needed("tensorboard", "tensorboard", "log 'tensorboard' needs")
+        from torch.utils.tensorboard import SummaryWriter
+
         self._make: Any = SummaryWriter
         self._writer: Any = None
 
@@ -49,9 +50,7 @@ class WeightsAndBiases(Callback):
     """Losses, learning rate, accuracy and images for Weights & Biases; its environment variables say where."""
 
     def __init__(self) -> None:
-        with explained("log 'wandb' needs the package wandb", ImportError, hint="pip install 'probedistill[wandb]'"):
-            import wandb
-        self._wandb: Any = wandb
+        self._wandb: Any = needed("wandb", "wandb", "log 'wandb' needs")
         self._run: Any = None
 
     def on_start(self, start: Start) -> None:

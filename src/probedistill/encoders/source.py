@@ -12,7 +12,6 @@ in `load.SOURCES`, or, from another package, under the entry point ``probedistil
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from ..config import EncoderConfig
-from ..errors import UserError, explained
+from ..errors import explained
+from ..extras import needed
 from ..machine.network import check_waits
 from .known import IMAGENET
 
@@ -101,7 +101,4 @@ def resolve_device(device: str) -> torch.device:
 def optional(module: str, extra: str, spec: str) -> Any:
     """Import a module that an extra of this package brings, and that imports the hub's client."""
     check_waits()
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise UserError(f"encoder {spec!r} needs {module}; run: pip install 'probedistill[{extra}]'") from error
+    return needed(module, extra, f"encoder {spec!r} needs")

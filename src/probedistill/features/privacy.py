@@ -11,12 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from importlib.metadata import version
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import UserError, explained
+from ..extras import needed
 from ..machine.progress import ProgressBar
 from ..methods import check_number
 from ..store.run_record import PrivacyRecord
@@ -102,16 +104,14 @@ def check_promise(epsilon: float, delta: float) -> tuple[float, Noise, str]:
     if delta >= 1:
         raise UserError(f"delta {delta} must be less than 1; one over the number of images is too much already")
     sensitivity = math.hypot(1.0, _COUNT_WEIGHT) * (1 + _ROOM)
-    hint = "pip install 'probedistill[privacy]'"
-    with explained("epsilon needs the package opendp", ImportError, hint=hint):
-        import opendp.prelude as dp
+    dp = needed("opendp.prelude", "privacy", "epsilon needs")
     dp.enable_features("contrib")
     space = dp.vector_domain(dp.atom_domain(T=float, nan=False)), dp.l2_distance(T=float)
 
-    def gaussian(deviation: float) -> dp.Measurement:
+    def gaussian(deviation: float) -> Any:
         return space >> dp.m.then_gaussian(scale=deviation)
 
-    def promised(deviation: float) -> dp.Measurement:
+    def promised(deviation: float) -> Any:
         return dp.c.make_fix_delta(dp.c.make_zCDP_to_approxDP(gaussian(deviation)), delta)
 
     with explained(f"epsilon {epsilon} with delta {delta} cannot be kept", Exception, hint="try other values"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import itertools
 import os
 import re
@@ -21,6 +20,7 @@ from PIL import Image
 
 from ..config import ImagesConfig
 from ..errors import UserError, option, unknown_name
+from ..extras import needed
 from ..machine.network import asking_the_hub, check_waits
 from ..machine.progress import ProgressBar
 from .contents import UNREADABLE, digest_of_bytes, digests_of_files, remembered
@@ -33,12 +33,7 @@ from .sources import Source, described
 def hf_source(place: str, config: ImagesConfig) -> Source:
     """A data set of the Hugging Face hub, or of a local folder that `datasets` reads."""
     check_waits()
-    try:
-        datasets = importlib.import_module("datasets")
-    except ImportError as error:
-        raise UserError(
-            f'images {config.images!r} need the package datasets; install it with: pip install "probedistill[hf]"'
-        ) from error
+    datasets = needed("datasets", "hf", f"images {config.images!r} need")
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()  # in a file they are lines of numbers
     bare = {name: data.with_format(None) for name, data in _opened(place, config, datasets).items()}

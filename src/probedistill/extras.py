@@ -1,0 +1,39 @@
+"""Packages that only some sources and commands need: imported when they are, or one line that says how to get them."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from .errors import UserError, first_line
+
+
+def needed(module: str, extra: str, what: str) -> Any:
+    """A module of a package that an extra of this one brings.
+
+    Args:
+        module: Its name, such as ``opendp.prelude``.
+        extra: The extra, as in ``pip install 'probedistill[EXTRA]'``.
+        what: What needs it, with the verb: ``"images 'hf:a/b' need"``.
+
+    Raises:
+        UserError: The package is not installed, or fails while it is imported.
+    """
+    package = module.partition(".")[0]
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == package:
+            raise not_installed(package, extra, what) from error
+        reason: Exception = error
+    except Exception as error:  # another release of something below it, a library that the system lacks
+        reason = error
+    raise UserError(
+        f"{what} the package {package}, which cannot be imported ({first_line(reason)}); "
+        f"install it again: pip install --upgrade --force-reinstall 'probedistill[{extra}]'"
+    ) from reason
+
+
+def not_installed(package: str, extra: str, what: str) -> UserError:
+    """The error for a package that is not there; the arguments are those of `needed`."""
+    return UserError(f"{what} the package {package}, which is not installed; run: pip install 'probedistill[{extra}]'")

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+import probedistill
+from probedistill.errors import UserError
+from probedistill.extras import needed
+
+
+def test_a_package_that_is_there():
+    assert needed("json.decoder", "demo", "x needs").JSONDecoder
+
+
+@pytest.mark.parametrize("name", ["no_such_package", "no_such_package.part"])
+def test_a_package_that_is_not_installed(name):
+    with pytest.raises(UserError) as error:
+        needed(name, "demo", "x needs")
+    line = "x needs the package no_such_package, which is not installed; run: pip install 'probedistill[demo]'"
+    assert str(error.value) == line
+
+
+@pytest.mark.parametrize(
+    "content", ["import no_such_package_below", "from json import no_such_name", "raise OSError('lib.so: not found')"]
+)
+def test_a_package_that_is_broken_is_not_called_missing(tmp_path, monkeypatch, content):
+    (tmp_path / "broken_package.py").write_text(content)
+    monkeypatch.syspath_prepend(tmp_path)
+    line = r"x needs the package broken_package, which cannot be imported \(.*(no_such|not found).*\); install it again"
+    with pytest.raises(UserError, match=line):
+        needed("broken_package", "demo", "x needs")
+    sys.modules.pop("broken_package", None)
+
+
+def test_every_missing_package_is_worded_in_one_place():
+    package = Path(probedistill.__file__).parent
+    worded = [path.name for path in package.rglob("*.py") if re.search(r"pip install .probedistill", path.read_text())]
+    assert worded == ["extras.py"]
