@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import linecache
+import os
+import re
+import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -39,7 +43,32 @@ def explained(what: str, *kinds: type[BaseException], hint: str = "") -> Iterato
     except UserError:
         raise
     except kinds as error:
-        raise UserError(f"{what} ({first_line(error)})" + (f"; {hint}" if hint else "")) from error
+        raise of_a_variable(error) or UserError(
+            f"{what} ({first_line(error)})" + (f"; {hint}" if hint else "")
+        ) from error
+
+
+_READS = re.compile(r"(?:environ|getenv)\W+(?:get\W+)?(\w+)")
+_NEAR = 10  # lines between where a variable is read and where its value is used
+
+
+def of_a_variable(error: BaseException) -> UserError | None:
+    """The error for a variable of the environment that a library could not read while it was imported, if that is it.
+
+    Libraries read numbers from it at the top of their files, as numpy does with SOURCE_DATE_EPOCH.
+    """
+    frames = [(frame.f_code, line) for frame, line in traceback.walk_tb(error.__traceback__)][-3:]
+    if isinstance(error, UserError) or not any(code.co_name == "<module>" for code, _ in frames):  # no import
+        return None
+    for code, line in reversed(frames):
+        near = "".join(linecache.getlines(code.co_filename)[max(line - _NEAR, 0) : line])
+        name = next((name for name in reversed(_READS.findall(near)) if name in os.environ), None)
+        if name is not None:
+            return UserError(
+                f"{name} {os.environ[name]!r} cannot be used ({first_line(error)}); set this variable of the "
+                "environment to another value, or unset it"
+            )
+    return None
 
 
 _as_flags = False

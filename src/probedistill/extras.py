@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from .errors import UserError, first_line
+from .errors import UserError, first_line, of_a_variable
 
 
 def needed(module: str, extra: str, what: str) -> Any:
@@ -28,7 +28,7 @@ def needed(module: str, extra: str, what: str) -> Any:
         reason: Exception = error
     except Exception as error:  # another release of something below it, a library that the system lacks
         reason = error
-    raise UserError(
+    raise of_a_variable(reason) or UserError(
         f"{what} the package {package}, which cannot be imported ({first_line(reason)}); "
         f"install it again: pip install --upgrade --force-reinstall 'probedistill[{extra}]'"
     ) from reason

@@ -47,6 +47,9 @@ class Wrong(Tiny):
             "noise": lambda: features + 0.05 * torch.randn_like(features),
             "batch norm": lambda: F.batch_norm(features, None, None, training=True),
             "the batch's mean": lambda: features - features.mean(0),
+            "what came before": lambda: features.cumsum(0),
+            "its place": lambda: features * torch.arange(1, len(features) + 1).unsqueeze(1),
+            "two at most": lambda: torch.cat([features[i : i + 1] for i in range(2)][: len(features)]),
             "constant": lambda: features * 0 + 1,
             "zero": lambda: features * 0,
             "nan": lambda: features / (features - features),
@@ -75,12 +78,19 @@ def test_features_that_differ_each_time(how):
     ("how", "says"),
     [
         ("batch norm", "cannot take an image alone (Expected more than 1 value"),
+        ("what came before", "gives an image other features when another is beside it"),
+        ("its place", "gives an image other features when another is beside it"),
         ("the batch's mean", "gives an image other features when another is beside it"),
     ],
 )
 def test_features_that_depend_on_the_other_images(how, says):
     with pytest.raises(UserError, match=rf"^encoder 'mine' {re.escape(says)}.*must use stored statistics"):
         load(how)
+
+
+def test_an_encoder_takes_any_number_of_images():
+    with pytest.raises(UserError, match="gives an image other features when another is beside it"):
+        load("two at most")
 
 
 @pytest.mark.parametrize(

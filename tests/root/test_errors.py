@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from conftest import TINY
 from probedistill import UserError, distill, load_images, load_splits
-from probedistill.errors import by_caller, option, speaking_flags
+from probedistill.errors import by_caller, of_a_variable, option, speaking_flags
+from probedistill.extras import needed
 
 
 @pytest.mark.parametrize(
@@ -53,3 +58,46 @@ def test_python_hears_of_no_flag(tmp_path, photos):
         with pytest.raises(UserError) as caught:
             call()
         assert "--" not in str(caught.value)
+
+
+NUMBER = "import os\ndef number(text):\n    return int(text or 5)\n\nlimit = number(os.environ.get('MINE_LIMIT'))"
+LATER = "from os import getenv\nlimit = float(getenv('MINE_LIMIT', '5'))\nhalf = 1 / limit"
+
+
+@pytest.mark.parametrize(("content", "value"), [(NUMBER, "many"), (LATER, "0")], ids=["in a function", "used later"])
+def test_a_variable_that_a_library_cannot_read_is_named(tmp_path, monkeypatch, run_cli, content, value):
+    (tmp_path / "mine.py").write_text(content)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MINE_LIMIT", value)
+    line = run_cli("distill", "--images", "module:mine:photos", "--encoder", TINY).error()
+    assert f"MINE_LIMIT '{value}' cannot be used (" in line
+    assert line.endswith("set this variable of the environment to another value, or unset it")
+    with pytest.raises(UserError, match=f"MINE_LIMIT '{value}' cannot be used"):
+        needed("mine", "demo", "x needs")
+    monkeypatch.delenv("MINE_LIMIT")
+    with pytest.raises(UserError, match="unknown name in mine 'photos'"):
+        load_images("module:mine:photos")
+
+
+def test_no_variable_is_blamed_for_other_errors(monkeypatch):
+    monkeypatch.setenv("MINE_LIMIT", "5")
+
+    def fails():
+        assert os.environ["MINE_LIMIT"] == "5"
+        raise ValueError("of something else")
+
+    with pytest.raises(ValueError, match="of something else") as error:
+        fails()
+    assert of_a_variable(error.value) is None
+
+
+def test_a_date_that_numpy_cannot_read_is_one_line(photos, tmp_path):
+    words = ["distill", "--images", f"folder:{photos}", "--encoder", "timm:resnet18", "--out", tmp_path / "run"]
+    found = subprocess.run(
+        [sys.executable, "-m", "probedistill", *map(str, words)],
+        env={**os.environ, "SOURCE_DATE_EPOCH": "today"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert (found.returncode, found.stdout) == (2, "")
+    assert found.stderr.startswith("probedistill: error: SOURCE_DATE_EPOCH 'today' cannot be used (")
+    assert found.stderr.count("\n") == 1
+    assert not (tmp_path / "run").exists()

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import cyclopts
 
-from ..errors import LostProcessError, NonFiniteLossError, UserError, speaking_flags
+from ..errors import LostProcessError, NonFiniteLossError, UserError, of_a_variable, speaking_flags
 from ..machine.memory import keep_freed_memory
 from ..machine.progress import say, to_nowhere
 from ..machine.signals import Interrupted, ended_by_sigterm, number_of
@@ -53,6 +53,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(tokens: list[str]) -> int:
+    try:
+        return _ran(tokens)
+    except Exception as error:
+        reason = of_a_variable(error)
+        if reason is None:
+            raise
+        return _fail(str(reason), 2)
+
+
+def _ran(tokens: list[str]) -> int:
     try:
         app.meta(tokens, exit_on_error=False, print_error=False, result_action="return_value")
         sys.stdout.flush()  # here, where a closed pipe or a full disk is caught

@@ -115,8 +115,14 @@ def check_features(encode: Callable[[Tensor], Tensor], images: Tensor, *, name: 
     stored = "its batch norms must use stored statistics (model.eval())"
     with explained(f"{called} cannot take an image alone", Exception, hint=stored):
         alone = encode(images[:1])
-    if _distance(features[:1], alone) > SAME[precision]:
-        raise UserError(f"{called} gives an image other features when another is beside it; {stored}")
+    order = [1, 0, 1]  # each image at another place: what looks back over a batch shows
+    with explained(f"{called} cannot take three images", Exception, hint="it must take any number of them"):
+        mixed = encode(images[order])
+    if max(_distance(features[:1], alone), _distance(features[order], mixed)) > SAME[precision]:
+        raise UserError(
+            f"{called} gives an image other features when another is beside it; {stored}, and no layer may mix the "
+            "images of a batch"
+        )
     if torch.equal(features[0], features[1]):
         raise UserError(f"{called} gives a dark and a bright image the same features; check its weights")
     return features
