@@ -84,7 +84,7 @@ def migrate(
     if images is not None:
         test = of_classes(load_splits(images, progress=progress)[1], distilled.class_names, f"run {str(folder)!r}")
     new = load_encoder(encoder)
-    old = _old_encoders(folder, source, new, encoder.device)
+    old = _old_encoders(folder, source, encoder.device)
     store = FeatureStore(cache, images is not None and images.strict, progress)
     head, report = run_migrate(
         distilled, new, old=old, statistics=_statistics(folder, stats or [], old), measured=_measured(folder, old),
@@ -137,7 +137,7 @@ def _check_out(out: Path) -> None:
         raise UserError(f"out {str(out)!r} is the folder of a run; give another one for the head")
 
 
-def _old_encoders(folder: Path, given: list[str] | None, new: Encoder, device: str) -> list[Encoder]:
+def _old_encoders(folder: Path, given: list[str] | None, device: str) -> list[Encoder]:
     """The named encoders, or the run's own if it is safe to load."""
     from ..encoders.load import load_encoder
     from ..encoders.named import encoder_config, own_encoder

@@ -66,7 +66,7 @@ def torchvision_source(place: str, config: ImagesConfig) -> Source:
         raise UserError(f"images {config.images!r}: this torchvision has no {place}; install a newer one")
 
     def read(split: str) -> LabelledImages:
-        data = _make_torchvision(make, place, split, config)
+        data = _make_torchvision(make, split, config)
         class_names, labels = _torchvision_labels(data)
         return LabelledImages(
             class_names=class_names,
@@ -104,7 +104,7 @@ def _item(data: Any, index: int) -> Any:
     return getattr(picture, "filename", "") or picture
 
 
-def _make_torchvision(make: Callable[..., Any], place: str, split: str, config: ImagesConfig) -> Any:
+def _make_torchvision(make: Callable[..., Any], split: str, config: ImagesConfig) -> Any:
     root = at_home(config.data_dir) if config.data_dir else checked_cache(writes=config.download) / "torchvision"
     accepted = inspect.signature(make).parameters
     options: dict[str, Any] = {}
