@@ -372,7 +372,7 @@ def test_bad_input_gives_one_line_and_writes_nothing(run_cli, photos, tiny_yaml,
     assert "is not there" in refused("--transfer", tmp_path / "none.json")
     strangers = tmp_path / "transfer.json"
     results("xyz", np.full((3, 3), 0.5), names=["vit", "resnet", "clip"]).save(tmp_path)
-    assert "transfer results are of other encoders (clip, resnet, vit)" in refused("--transfer", strangers)
+    assert "transfer results are of different encoders (clip, resnet, vit)" in refused("--transfer", strangers)
     strangers.write_text(json.dumps(json.loads(strangers.read_text()) | {"probes": []}))
     assert "at least one source, one target and one probe" in refused("--transfer", strangers)
     strangers.write_text('{"kind": "align"}')

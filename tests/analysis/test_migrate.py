@@ -192,8 +192,8 @@ def test_command_line_says_what_is_wrong(distil_cli, run_cli, tmp_path):
     assert not (tmp_path / "y").exists()
     assert "is not there" in run_cli("predict", tmp_path, "a.jpg").error()
     other = ["migrate", run, "--encoder", TINY, "--encoder-args.seed", 1, "--out", tmp_path / "y", "--source"]
-    assert "at 40 px is none of the set's encoders (" in run_cli(*other, f"{TINY}@40").error()
+    assert "at 40 px is not among the set's encoders (" in run_cli(*other, f"{TINY}@40").error()
     statistics_of(bank([0, 1])).save(tmp_path / "a.stats")
     of_none = run_cli(*other, TINY, "--stats", tmp_path / "a.stats").error()
-    assert "which is none of the old encoders; name that with --source" in of_none
+    assert "which is not among the old encoders; name that with --source" in of_none
     assert not (tmp_path / "y").exists()

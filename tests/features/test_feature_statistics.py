@@ -169,8 +169,8 @@ def changed(found: ClassStatistics, **changes) -> ClassStatistics:
 @pytest.mark.parametrize(
     ("other", "line"),
     [
-        (changed(party("b", [0]), encoder=encoder_record("other", "cd" * 32, dim=5)), "are of other encoders"),
-        (changed(party("b", [0]), encoder=encoder_record(dim=5, precision="bf16")), "are of other encoders"),
+        (changed(party("b", [0]), encoder=encoder_record("other", "cd" * 32, dim=5)), "are of different encoders"),
+        (changed(party("b", [0]), encoder=encoder_record(dim=5, precision="bf16")), "are of different encoders"),
         (changed(party("b", [0]), views=2, augment=AugmentConfig(flip=0.0)), r"\(centre crops and 2 views, flip 0.0\)"),
         (changed(party("b", [0]), class_names=("cat", "dog", "fox")), "'owl' is in one alone.*union=True"),
         (changed(party("b", [0]), class_names=("dog", "cat", "owl")), "in another order.*union=True"),
@@ -186,17 +186,17 @@ def test_what_does_not_fit_together_is_one_line(other, line):
 
 def test_only_what_is_in_can_be_taken_out():
     whole = party("a", [0, 1, 1, 2])
-    with pytest.raises(UserError, match="no part of 'a': class 'cat' has 2 images there and 1 here"):
+    with pytest.raises(UserError, match="not part of 'a': class 'cat' has 2 images there and 1 here"):
         whole - party("b", [0, 0])
     far = party("b", [1])
-    with pytest.raises(UserError, match="no part of 'a'; take out what was put in"):
+    with pytest.raises(UserError, match="not part of 'a'; take out what was put in"):
         whole - replace(far, squares=far.squares + 1e6, products=far.products + 1e6 * torch.eye(5))
 
 
 def test_other_photos_cannot_be_taken_out_as_the_directions_of_features_tell():
     whole, other = bank([0, 1, 2] * 4, dim=12), bank([0, 1, 2], dim=12, seed=7)
     less = replace(statistics_of(other, "b"), counts=torch.ones(3, dtype=torch.float64))
-    with pytest.raises(UserError, match="'b' are no part of 'a'; take out what was put in"):
+    with pytest.raises(UserError, match="'b' are not part of 'a'; take out what was put in"):
         statistics_of(whole) - less
 
 

@@ -229,7 +229,7 @@ def test_folders_that_look_the_same(tmp_path, two):
     tree(tmp_path, *two, "dog")
     if len(list(tmp_path.iterdir())) < 3:
         pytest.skip("one folder to this file system")
-    with pytest.raises(UserError, match="have the same name but for spaces or the form of accents; rename one"):
+    with pytest.raises(UserError, match="have the same name except for spaces or the form of accents; rename one"):
         load_images(f"folder:{tmp_path}")
 
 

@@ -108,7 +108,7 @@ def test_a_proxy_is_left_to_the_client(no_network, monkeypatch):
 def test_an_address_that_is_none(run_cli, monkeypatch, address):
     monkeypatch.setenv("HF_ENDPOINT", address)
     error = run_cli("info", "hub:nobody/nothing").error()
-    assert f"HF_ENDPOINT {address.rstrip('/')!r} is no address of a hub" in error
+    assert f"HF_ENDPOINT {address.rstrip('/')!r} is not the address of a hub" in error
 
 
 def test_the_address_of_the_hub(monkeypatch):

@@ -195,7 +195,7 @@ def test_names_that_the_hub_does_not_take(run, repo):
         ("images/0-cat/000.png", b"other", "damaged"),
         ("images/0-cat/000.png", None, "images/0-cat/000.png is missing"),
         ("tensors.safetensors", b"\x80\x04.", "damaged"),
-        ("run.json", None, "no set of probedistill: it has no run.json"),
+        ("run.json", None, "not a set of probedistill: it has no run.json"),
         ("run.json", b"{}", "not a file of probedistill run"),
         ("SHA256SUMS", b"x", "damaged"),
     ],

@@ -269,7 +269,7 @@ def _check_transfer(transfer: TransferMatrix, encoders: Sequence[Space]) -> None
     if not any(s in ours and t in ours and s != t for s in sources for t in targets):
         named = ", ".join(sorted({*sources.values(), *targets.values()}))
         raise UserError(
-            f"transfer results are of other encoders ({named}) than {option('encoders')} "
+            f"transfer results are of different encoders ({named}) than {option('encoders')} "
             f"({', '.join(e.name for e in encoders)}); name the same ones, at the same input sizes"
         )
 

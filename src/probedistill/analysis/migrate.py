@@ -132,7 +132,7 @@ class Migration(Analysis):
     def __post_init__(self) -> None:
         """Refuse a choice that is none of the candidates."""
         if self.chosen not in [one.name for one in self.candidates]:
-            raise ValueError(f"{self.chosen!r} is none of the candidates")
+            raise ValueError(f"{self.chosen!r} is not among the candidates")
 
     @property
     def taken(self) -> Candidate:
@@ -307,7 +307,7 @@ def _check_sources(distilled: DistilledSet, old: Sequence[Encoder], statistics: 
         known = distilled.run.made_with(one.fingerprint) or _of_encoder(statistics, one) is not None
         if made_with and not known:
             raise UserError(
-                f"source {one.name!r} at {one.input_size} px is none of the set's encoders "
+                f"source {one.name!r} at {one.input_size} px is not among the set's encoders "
                 f"({', '.join(map(str, made_with))}); name one of those, or give statistics of this one with "
                 f"{option('stats')}"
             )

@@ -171,7 +171,7 @@ def _statistics(folder: Path, paths: list[Path], old: list[Encoder]) -> list[Cla
     for path, one in zip(paths, given, strict=True):
         if all(one.about.encoder.fingerprint != encoder.fingerprint for encoder in old):
             raise UserError(
-                f"statistics file {str(path)!r} is of {one.about.encoder}, which is none of the old encoders; name "
+                f"statistics file {str(path)!r} is of {one.about.encoder}, which is not among the old encoders; name "
                 "that with --source, or leave the file out"
             )
     return [*statistics_if_kept(folder), *given]

@@ -142,7 +142,7 @@ def _write(found: ClassStatistics, out: Path | None) -> None:
             show(line)
     elif bool((found.counts == 1).any()):
         first = found.class_names[int((found.counts == 1).nonzero()[0])]
-        show(f"class {first!r} has one image: its sum is that image's feature, which says what is on it")
+        show(f"class {first!r} has one image: its sum is that image's feature, which shows what is in it")
     if out is not None:
         show(f"statistics: {out} ({out.stat().st_size:,} bytes)")
 

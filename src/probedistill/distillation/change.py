@@ -379,7 +379,7 @@ def _not_named(kept: KeptSet, removed: Sequence[ClassStatistics]) -> list[str]:
         return []
     which = ", ".join(map(repr, names))
     return [
-        f"Not proven: {which} is none of the parts that {kept.name!r} names. Its sums fit into those of the run, as "
+        f"Not proven: {which} is not among the parts that {kept.name!r} names. Its sums fit into those of the run, as "
         "those of some of its photos do; other photos' sums may fit, too, where there are many more photos than "
         "features."
     ]
@@ -398,7 +398,7 @@ def _what_remains(left: KeptSet, classes: Sequence[str], hit: Sequence[str], red
         run = left.distilled.run
         began = f" Some of them began as {BEGINNINGS[run.begun_from]}." if run.began_as_photos else ""
         notes.append(
-            "May remain: images of the other classes were made with what was taken out in sight, and stay as they were."
+            "May remain: images of the other classes were optimised beside what was taken out, and stay as they were."
             f"{began} {option('redistil', True)} makes all of them again."
         )
     if classes and left.statistics and any(one.products is not None for one in left.statistics):

@@ -43,7 +43,7 @@ def read_statistics(
 def _check_classes(one: ClassStatistics, first: ClassStatistics) -> None:
     if one.class_names != first.class_names:
         raise UserError(
-            f"the statistics of {one.about.encoder} and of {first.about.encoder} are of other classes; "
+            f"the statistics of {one.about.encoder} and of {first.about.encoder} are of different classes; "
             "make both from the same images"
         )
     if one.num_classes < 2:
@@ -110,8 +110,8 @@ def check_without_images(config: DistillConfig) -> None:
     for what, (wanted, way_out) in by_size.items():
         if wanted:
             raise UserError(
-                f"{what} weighs classes by their number of images; what is drawn from statistics is as much of every "
-                f"class: {way_out}"
+                f"{what} weighs classes by their number of images, and features drawn from statistics are equally many "
+                f"for every class; {way_out}"
             )
 
 

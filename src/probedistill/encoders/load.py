@@ -121,7 +121,7 @@ def _unknown_encoder(spec: str) -> UserError:
     name, at, pixels = spec.rpartition("@")
     source, _, rest = spec.partition(":")
     if at and source not in SOURCES and name in RECIPES:
-        return UserError(f"encoder {spec!r}: {pixels!r} is no number of pixels; give {name}@112 and the like")
+        return UserError(f"encoder {spec!r}: {pixels!r} is not a number of pixels; give {name}@112, for example")
     if rest and source not in RECIPES:
         return unknown_name("encoder source", source, SOURCES.names(), f"(in {spec!r})")
     check_waits()

@@ -43,7 +43,7 @@ def load_timm(name: str, config: EncoderConfig) -> Loaded:
         if config.features == "output":
             warnings.warn(
                 f"features 'output' of {config.encoder!r} are its pooled features, because the size of its classifier "
-                f"in the file is not given; give {option('encoder_args.num_classes', 10)} or the like",
+                f"in the file is not given; give it, as in {option('encoder_args.num_classes', 10)}",
                 stacklevel=2,
             )
     if config.input_size is not None:
@@ -87,7 +87,7 @@ def _pretrained(name: str) -> Any:
 
 
 def _check_classifier(name: str, asked: Any) -> None:
-    """Refuse outputs of a classifier whose size is not that of the model's own: timm makes it anew, and random."""
+    """Refuse outputs of a classifier whose size is not that of the model's own: timm makes a new, random one."""
     known = None if name.startswith(("hf-hub:", "hf_hub:")) else _pretrained(name)
     if known is not None and asked is not None and asked != known.num_classes:
         raise UserError(

@@ -323,12 +323,12 @@ class ClassStatistics:
         for name, mine, less in zip(self.class_names, self.counts.tolist(), other.counts.tolist(), strict=True):
             if less > mine and not self.private:
                 raise UserError(
-                    f"the statistics {other._label} are no part of {self._label}: class {name!r} has {less:.0f} images "
-                    f"there and {mine:.0f} here; take out what was put in"
+                    f"the statistics {other._label} are not part of {self._label}: class {name!r} has {less:.0f} "
+                    f"images there and {mine:.0f} here; take out what was put in"
                 )
         left = self._combined(other, -1, _remaining_parts(self.about.parts, other.about.parts))
         if not (self.private or (left._are_moments() and left._may_be_left_of(self))):
-            raise UserError(f"the statistics {other._label} are no part of {self._label}; take out what was put in")
+            raise UserError(f"the statistics {other._label} are not part of {self._label}; take out what was put in")
         return left
 
     def _may_be_left_of(self, whole: ClassStatistics) -> bool:
@@ -368,18 +368,18 @@ class ClassStatistics:
         mine, its, pair = self.about, other.about, f"statistics {self._label} and {other._label}"
         if (mine.encoder.fingerprint, mine.encoder.precision) != (its.encoder.fingerprint, its.encoder.precision):
             raise UserError(
-                f"{pair} are of other encoders ({_of(mine.encoder)} and {_of(its.encoder)}); make both with one"
+                f"{pair} are of different encoders ({_of(mine.encoder)} and {_of(its.encoder)}); make both with one"
             )
         if (mine.views, mine.augment) != (its.views, its.augment):
             raise UserError(
-                f"{pair} are of other views ({_views(mine)} and {_views(its)}); make both with the same "
+                f"{pair} are of different views ({_views(mine)} and {_views(its)}); make both with the same "
                 f"{option('real_views')} and {option('augment')}"
             )
         if mine.class_names != its.class_names:
             strangers = [name for name in (*mine.class_names, *its.class_names) if self._is_in_one(name, other)]
             which = f"{strangers[0]!r} is in one alone" if strangers else "in another order"
             raise UserError(
-                f"{pair} are of other classes ({which}); add {option('union', True)} to merge the classes of both"
+                f"{pair} are of different classes ({which}); add {option('union', True)} to merge the classes of both"
             )
         if self.private != other.private:
             open_one = other if self.private else self

@@ -132,7 +132,7 @@ class _FolderSource(Source):
             if name in folders:
                 raise UserError(
                     f"images {self.spec!r}: the class folders {folders[name]!a} and {folder!a} have the same "
-                    "name but for spaces or the form of accents; rename one or put their images together"
+                    "name except for spaces or the form of accents; rename one or put their images together"
                 )
             folders[name] = folder
         if not folders:

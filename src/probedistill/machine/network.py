@@ -53,7 +53,9 @@ def _parts(address: str) -> tuple[SplitResult, int]:
     except ValueError:
         parts, port = urlsplit(""), 0
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UserError(f"HF_ENDPOINT {address!r} is no address of a hub; set it to {_HUB} or the like, or unset it")
+        raise UserError(
+            f"HF_ENDPOINT {address!r} is not the address of a hub; set it to one such as {_HUB}, or unset it"
+        )
     return parts, port
 
 

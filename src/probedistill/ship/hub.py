@@ -243,7 +243,7 @@ def fetch(place: str) -> Path:
         return kept
     commit = str(info.sha)
     if not re.fullmatch(r"[0-9a-f]{40}", commit):
-        raise UserError(f"run 'hub:{place}' cannot be had: the hub names no commit")
+        raise UserError(f"run 'hub:{place}' cannot be fetched: the hub names no commit")
     folder = home / f"{safe_name(repo.partition('/')[2])}@{commit[:12]}"  # as tables and reports name the run
     if not (folder / RUN).is_file():
         checked_cache(writes=True)
@@ -260,7 +260,7 @@ def _download(repo: str, commit: str, sizes: Mapping[str, int], folder: Path) ->
     called = f"run 'hub:{repo}'"
     missing = next((name for name in _SET if name not in sizes), None)
     if missing is not None:
-        raise UserError(f"{called} is no set of probedistill: it has no {missing}")
+        raise UserError(f"{called} is not a set of probedistill: it has no {missing}")
 
     def get(name: str) -> None:
         from huggingface_hub import hf_hub_download
@@ -273,7 +273,7 @@ def _download(repo: str, commit: str, sizes: Mapping[str, int], folder: Path) ->
         if absent is not None:
             raise UserError(f"{called} is damaged: {absent} is missing")
         if sum(sizes[name] for name in names) > _MOST_BYTES:
-            raise UserError(f"{called} is larger than {_MOST_BYTES // 2**30} GiB; that is no set of probedistill")
+            raise UserError(f"{called} is larger than {_MOST_BYTES // 2**30} GiB; a distilled set is smaller")
 
     hint = "free some space"
     with (

@@ -86,7 +86,7 @@ def read_set(
         images, labels, names = _of_parquet(place, called, image_size, image_column, label_column)
         names, labels = _in_order(names, labels, classes, called)
     else:
-        raise UserError(f"{called} is of no kind that is known here; give {_KINDS}")
+        raise UserError(f"{called} is of an unknown kind; give {_KINDS}")
     return _recorded(DistilledSet(images, labels, tuple(names)), place, encoder)
 
 
@@ -119,17 +119,17 @@ def _of_tensors(content: Any, called: str, classes: Sequence[str] | None, image_
     if len(labels) != len(images):
         raise UserError(f"{called} has {len(images)} images and {len(labels)} labels")
     if labels.is_floating_point() and not bool((labels == labels.round()).all()):
-        raise UserError(f"{called} has labels that are no whole numbers; give a class number for each image")
+        raise UserError(f"{called} has labels that are not whole numbers; give a class number for each image")
     labels = labels.long()
     if int(labels.min()) < 0:
         raise UserError(f"{called} has the label {int(labels.min())}; classes are numbered from 0")
     count = soft.shape[1] if soft is not None else int(labels.max()) + 1
     if count > _MOST_IMAGES:
-        raise UserError(f"{called} has the label {count - 1}; there cannot be as many classes")
+        raise UserError(f"{called} has the label {count - 1}; that is more classes than a set can have")
     names = _named([str(number) for number in range(count)], classes, called)
     if soft is not None:
         if float(soft.min()) < 0 or not bool(((soft.sum(dim=1) - 1).abs() < 1e-3).all()):
-            raise UserError(f"{called} has soft labels that are no shares; give rows that sum to 1")
+            raise UserError(f"{called} has soft labels that are not shares; give rows that sum to 1")
         if len(names) != count:
             raise UserError(f"{called} has soft labels of {count} classes, not of {len(names)}")
     if image_size is not None or images.shape[-1] != images.shape[-2]:

@@ -210,7 +210,7 @@ def _of_statistics(run: RunRecord) -> Iterator[str]:
     if not run.statistics:
         return
     parties = ", ".join(escaped(part.name) for part in run.statistics[0].parts if not part.removed)
-    yield f"**No photo was at hand.** The set was made from sums of features alone, which came from: {parties}."
+    yield f"**No photo was used.** The set was made from sums of features alone, which came from: {parties}."
     promise = run.privacy
     if promise is not None and promise.epsilon is not None:
         yield (
