@@ -1,4 +1,4 @@
-"""README and docs: links lead somewhere, command lines are ones that the parser takes, prose is wrapped."""
+"""README and docs: links lead somewhere, command lines are ones that the parser takes, the API page is whole."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import probedistill
 from probedistill.cli.app import SHARED, app
 
 ROOT = Path(__file__).parents[2]
@@ -128,3 +129,9 @@ def test_prose_is_wrapped(page: Path):
 def test_what_the_guard_notices(line: str, says: str | None):
     found = wrong_with(line)
     assert (found is None) if says is None else (found is not None and says in found)
+
+
+def test_the_page_of_the_python_api_has_every_public_name():
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    listed = set(re.findall(r"^::: probedistill\.(\w+)$", page, re.MULTILINE))
+    assert listed == set(probedistill.__all__) - {"__version__"}
