@@ -196,6 +196,41 @@ def test_weights_that_features_depend_on_must_be_in_the_checkpoint(hf_folder, tm
         load_encoder(f"hf:{tmp_path / name}", device="cpu")
 
 
+def _with_more(folder, path, more):
+    shutil.copytree(folder, path)
+    weights = load_file(path / "model.safetensors")
+    save_file(weights | more(weights), path / "model.safetensors", metadata={"format": "pt"})
+    return path
+
+
+def _adapter(weights):
+    return {
+        name.replace(".weight", ".lora_A.weight"): torch.ones(2, 16) for name in weights if "output.dense.w" in name
+    }
+
+
+def _another_layer(weights):
+    return {
+        name.replace("layer.1.", "layer.2."): value.clone() for name, value in weights.items() if "layer.1." in name
+    }
+
+
+@pytest.mark.parametrize("more", [_adapter, _another_layer])
+def test_weights_that_the_model_has_no_place_for_are_named(hf_folder, tmp_path, more):
+    path = _with_more(hf_folder[0] / "vit", tmp_path / "vit", more)
+    with pytest.warns(
+        UserWarning, match=r"holds [0-9]+ weights that the model has no place for, such as '[a-z.]*layer"
+    ):
+        load_encoder(f"hf:{path}", device="cpu")
+
+
+def test_heads_and_tables_of_a_checkpoint_need_no_place(hf_folder, tmp_path, recwarn):
+    names = ("classifier.weight", "decoder.layers.0.weight", "embeddings.mask_token", "embeddings.position_ids")
+    path = _with_more(hf_folder[0] / "vit", tmp_path / "vit", lambda _: {name: torch.ones(2) for name in names})
+    load_encoder(f"hf:{path}", device="cpu")
+    assert not [said for said in recwarn if "no place" in str(said.message)]
+
+
 def test_weights_that_no_feature_depends_on_may_be_missing(hf_folder, tmp_path):
     assert _lacking(hf_folder[0] / "dinov2", tmp_path / "dinov2", "mask_token")
     encoder = load_encoder(f"hf:{tmp_path / 'dinov2'}", device="cpu")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..config import EncoderConfig
 from ..errors import UserError, explained
 from ..machine.network import asking_the_hub
+from ..text import counted
 from .encoder import RESAMPLING
 from .known import IMAGENET
 from .source import EncoderSource, Loaded, Output, optional
@@ -79,11 +80,37 @@ def _made(repo: str, config: EncoderConfig, spec: str) -> tuple[Any, Any, set[st
                 model, info = transformers.AutoModel.from_pretrained(
                     repo, config=settings, output_loading_info=True, **arguments
                 )
+                _warn_of_unused(model, info["unexpected_keys"], spec)
                 return settings, model, {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}
             return settings, transformers.AutoModel.from_config(settings, **arguments), set()
         except TypeError as error:
             reason = " ".join(str(error).split())
             raise UserError(f"encoder_args {dict(config.encoder_args)} do not suit 'hf:{repo}': {reason}") from error
+
+
+_OF_NO_WEIGHT = ("num_batches_tracked", "position_ids", "relative_position_index", "inv_freq")
+
+
+def _warn_of_unused(model: nn.Module, unused: Iterable[str], spec: str) -> None:
+    """Warn of weights in the middle of a model that it has no place for: the features are not those of all of them.
+
+    They are of an adapter that was not merged, or of more layers than the settings say. Heads, decoders and the other
+    towers of a checkpoint lie beside the model.
+    """
+    parts = dict(model.named_modules())
+
+    def is_inside(name: str) -> bool:
+        path = name.split(".")
+        part = next(parts[above] for n in range(len(path) - 1, -1, -1) if (above := ".".join(path[:n])) in parts)
+        return part is not model and (isinstance(part, nn.ModuleList | nn.Sequential) or not any(part.children()))
+
+    found = sorted(name for name in unused if not name.endswith(_OF_NO_WEIGHT) and is_inside(name))
+    if found:
+        warnings.warn(
+            f"the checkpoint of {spec} holds {counted(len(found), 'weight')} that the model has no place for, such as "
+            f"{found[0]!r}; its features are without them: merge the adapter, or see how many layers config.json has",
+            stacklevel=2,
+        )
 
 
 def _preparation(repo: str) -> dict[str, Any]:
