@@ -251,6 +251,9 @@ def test_a_checkpoint_of_two_models_is_refused(tmp_path, small):
     torch.save({"actor": state, "critic": state, "epoch": 3}, tmp_path / "w.pth")
     with pytest.raises(UserError, match=r"holds several models, 'actor', 'critic'; save the state dict"):
         _features(tmp_path / "w.pth")
+    torch.save({"model": state, "best_model": state, "optimizer": {"state": {}}}, tmp_path / "w.pth")
+    with pytest.raises(UserError, match=r"holds several models, 'model', 'best_model'; save the state dict"):
+        _features(tmp_path / "w.pth")
     torch.save(_under("student.", state) | _under("teacher.", state), tmp_path / "w.pth")
     with pytest.raises(UserError, match=r"holds several models, below 'student\.', 'teacher\.'; save the state dict"):
         _features(tmp_path / "w.pth")

@@ -18,10 +18,8 @@ from torch import Tensor, nn
 
 from ..errors import UserError, first_line
 
-HOLDERS = (
-    *("state_dict_ema", "model_ema", "ema_state_dict", "ema", "teacher"),
-    *("state_dict", "model_state_dict", "model", "module", "network"),
-)
+_AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema", "shadow", "teacher")
+HOLDERS = (*_AVERAGED, "state_dict", "model_state_dict", "model", "module", "network")
 """Entries of a checkpoint that hold weights. Averaged weights (EMA, the teacher of DINO) come first, as in timm: they
 are what a trainer reports."""
 
@@ -67,11 +65,14 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     hint = "give a .safetensors file or a PyTorch file that holds tensors only"
     content = load_tensor_file(path, f"{called} cannot be read as weights", hint, _PLAIN_VALUES)
     weights = _held(content)
-    if weights is None and isinstance(content, Mapping):
+    if isinstance(content, Mapping):
         named = {str(name): found for name, value in content.items() if (found := _held(value)) is not None}
+        if weights is not None:  # is there another of the same kind, such as the best so far?
+            averaged = any(name in _AVERAGED for name in named)
+            named = {} if averaged else {name: found for name, found in named.items() if found.keys() == weights.keys()}
         if len(named) > 1:
             raise UserError(f"{called} holds several models, {', '.join(map(repr, named))}; save the state dict of one")
-        weights = next(iter(named.values()), None)
+        weights = next(iter(named.values()), None) if weights is None else weights
     if weights is None:
         raise UserError(f"{called} holds no state dict; save model.state_dict() instead")
     return weights
