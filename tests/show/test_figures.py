@@ -274,3 +274,12 @@ def test_a_png_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write"):
         save_figures(tmp_path / "file" / "x.png", [figure(DRAWINGS["curve"])])
+
+
+def test_names_are_not_set_by_latex_whatever_matplotlib_was_told(tmp_path):
+    """Notebooks of papers switch it on; class names are not written in it, and it may not be there."""
+    import matplotlib as mpl
+
+    with mpl.rc_context({"text.usetex": True}):
+        on_one_page([figure(heat_map(["100 %", "a_b"], ["#1", "x^2"]))]).savefig(tmp_path / "figure.png")
+    assert Image.open(tmp_path / "figure.png").size[0] > 100

@@ -332,7 +332,7 @@ def _paint_words(axes: Axes, marks: list[Words], top: float, order: int) -> None
         axes.text(
             mark.x, mark.y + top, printable(mark.text), fontsize=0.94 * mark.size, ha=across, va=along,
             rotation=90 if mark.turned else 0, weight="bold" if mark.bold else "normal", zorder=order,
-            color=_rgba(INK, 0.75 if mark.faint else 1.0), parse_math=False,
+            color=_rgba(INK, 0.75 if mark.faint else 1.0), parse_math=False, usetex=False,
         )  # fmt: skip
 
 
