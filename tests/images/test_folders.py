@@ -167,7 +167,7 @@ def test_folders_in_folders_in_folders(tmp_path):
 @pytest.mark.parametrize(
     "name",
     ["@eaDir", "__MACOSX", "lost+found", ".AppleDouble", "$RECYCLE.BIN", "#recycle", "System Volume Information",
-     "@Recycle", ".ipynb_checkpoints"],
+     "@sharebin", "~snapshot", "FOUND.000", "@Recycle", ".ipynb_checkpoints"],
 )  # fmt: skip
 def test_folders_that_systems_add_are_neither_classes_nor_images(tmp_path, name):
     tree(tmp_path, "cat", "dog", f"{name}/cat", f"dog/{name}/00.png", f"dog/sub/{name}")

@@ -30,9 +30,9 @@ IMAGE_SUFFIXES = frozenset(
 SYSTEM_FOLDERS = frozenset(
     [
         "@eadir", "@tmp", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "@__thumb",  # NAS boxes
-        "@synoresource",
+        "@sharebin", "@synoresource", "~snapshot",
         "__macosx", "temporary items", "network trash folder", "thevolumesettingsfolder",  # macOS
-        "$recycle.bin", "recycler", "system volume information", "_gsdata_",  # Windows and its backups
+        "$recycle.bin", "recycler", "system volume information", "found.000", "_gsdata_",  # Windows and its backups
         "lost+found", "__pycache__",
     ]
 )  # fmt: skip

@@ -226,10 +226,13 @@ def _names_in_file(path: Path) -> list[str]:
     try:
         lines = path.expanduser().read_text(encoding="utf-8-sig").split("\n")
     except FileNotFoundError:
-        raise UserError(f"classes '@{path}': no such file; give a text file with one class name a line") from None
+        raise UserError(
+            f"classes '@{path}': no such file; give a text file in UTF-8 with one class name a line"
+        ) from None
     except (OSError, UnicodeDecodeError, ValueError, RuntimeError) as error:
         raise UserError(
-            f"classes '@{path}' cannot be read ({one_line(str(error))}); give a text file with one class name a line"
+            f"classes '@{path}' cannot be read ({one_line(str(error))}); give a text file in UTF-8 with one class "
+            "name a line"
         ) from error
     names = [line.strip() for line in lines]
     tight = [name for name in names if re.match(r"#[^\s#]", name)]  # rather a name, such as #1, than a comment
