@@ -177,6 +177,20 @@ def test_weights_stored_otherwise_are_computed_in_full(dtype):
         assert close(encoder(pictures()), expected(pictures()))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_features_given_otherwise_are_float32(dtype, monkeypatch, distil_cli, tmp_path):
+    class Gives(Tiny):
+        def forward(self, images: Tensor) -> Tensor:
+            return super().forward(images).to(dtype)
+
+    module = types.ModuleType("gives_otherwise")
+    module.make = Gives
+    monkeypatch.setitem(sys.modules, "gives_otherwise", module)
+    assert load_encoder("module:gives_otherwise:make", device="cpu")(pictures()).dtype == torch.float32
+    assert distil_cli("--out", tmp_path / "run", "--device", "cpu", encoder="module:gives_otherwise:make").code == 0
+    assert Encoder(Gives(), name="mine", input_size=32).double()(pictures().double()).dtype in (torch.float32, dtype)
+
+
 @pytest.mark.filterwarnings("ignore")  # torch moves its quantisation elsewhere
 def test_quantised_models_are_refused_in_one_line():
     """They keep tuples and types among their weights, and round an image by what is beside it."""

@@ -203,7 +203,7 @@ class Encoder(nn.Module):
         features = self._output(images)
         if not isinstance(features, Tensor) or features.is_complex() or features.is_sparse:
             return features  # refused by `check_features`
-        features = features if features.dtype == torch.float64 else features.float()
+        features = features.to(torch.float64 if features.dtype == images.dtype == torch.float64 else torch.float32)
         if self.precision == "fp16" and features.requires_grad:
             _scale_gradient(features, images)
         return features
