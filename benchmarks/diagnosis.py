@@ -1,10 +1,10 @@
 """What docs/diagnosis.md says: transfer between four encoders, alignment, where synthetic images lie, shortcuts.
 
-    python benchmarks/diagnosis.py             # after table.py --datasets clothing; about half an hour on two cores
+    python benchmarks/diagnosis.py       # half an hour of two cores, and an hour or two for sets that are not there yet
 
-Looks at the runs that table.py leaves for clothing, and at runs of its own for the photos with known groups (birds and
-mammals on nature and buildings). The encoders are EfficientNet-Lite0, MobileNetV1, MobileNetV2 and CLIP ViT-B/16, at
-112 px. Every part is kept in results/diagnosis/. Cells of transfer that are there already are not scored again.
+Looks at the sets of seeds.py from clothing, and at runs of its own for the photos with known groups (birds and mammals
+on nature and buildings). The encoders are EfficientNet-Lite0, MobileNetV1, MobileNetV2 and CLIP ViT-B/16, at 112 px.
+Every part is kept in results/diagnosis/. Cells of transfer that are there already are not scored again.
 """
 
 from __future__ import annotations
@@ -13,14 +13,12 @@ import argparse
 import json
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import _common
 from _common import ENCODERS, METHODS
 from probedistill import (
     DistillConfig,
-    DistilledSet,
     ImagesConfig,
     RunConfig,
     align,
@@ -33,15 +31,18 @@ from probedistill import (
     transfer,
 )
 from probedistill.store.records import as_plain
+from seeds import LARGE_CROPS, STEPS, Cell, made
 
 OUT = _common.RESULTS / "diagnosis"
-STEPS = {"clip": 60}
-LONGER = {"clip": "auto, 300 steps"}  # what CLIP's images are after 60 is told by what they started from
+SEED = 2  # of every set
+BIAS_STEPS = {"clip": 60}
 
 
-def run_of(encoder: str, title: str) -> Path:
-    """The folder of a run of table.py on clothing."""
-    return _common.RUNS / _common.run_name("clothing", encoder, title)
+def cell_of(encoder: str, method: str) -> Cell:
+    """A set of docs/benchmarks.md: the longest of `auto`, README's of the other methods."""
+    if encoder == "clip":
+        return Cell("clothing", encoder, method, SEED, steps=300, precision="bf16", step_views=12)
+    return Cell("clothing", encoder, method, SEED, steps=300 if method == "auto" else STEPS)
 
 
 def note(text: str) -> None:
@@ -57,10 +58,10 @@ def main() -> None:
     train, test = load_splits(_common.images("clothing"))
     OUT.mkdir(parents=True, exist_ok=True)
     if "transfer" in options.parts:
-        runs = [run_of(name, LONGER.get(name, "auto")) for name in ENCODERS]
+        sets = [made(cell_of(name, "auto"), train) for name in ENCODERS]
         matrix = transfer(
-            runs, list(configs.values()), train, test, out=OUT / "transfer", probes=["ridge"], seeds=3,
-            views=options.views,
+            sets, list(configs.values()), train, test, out=OUT / "transfer", probes=["ridge"], seeds=3,
+            views=options.views, augment=LARGE_CROPS,
         )  # fmt: skip
         note(str(matrix))
     if "align" in options.parts:
@@ -74,11 +75,8 @@ def main() -> None:
         rows: dict[str, Any] = {}
         for name in ENCODERS:
             encoder = load_encoder(configs[name])
-            for method in [*METHODS, *([LONGER[name]] if name in LONGER else [])]:
-                run = run_of(name, method)
-                if not (run / "images").is_dir():
-                    continue
-                result = geometry(DistilledSet.load(run), encoder, train)
+            for method in ["auto"] if name == "clip" else METHODS:  # from noise CLIP needs a GPU
+                result = geometry(made(cell_of(name, method), train), encoder, train)
                 rows[f"{name} {method}"] = {"tests": as_plain(result.tests)}
                 if (name, method) == ("lite0", "auto"):
                     result.save(OUT / "geometry")
@@ -89,7 +87,7 @@ def main() -> None:
         groups, reports = _common.SHARED / "data" / "spurious" / "groups.csv", []
         for name in ENCODERS:  # each run with its own encoder alone
             out = _common.RUNS / f"spurious-{name}"
-            config = DistillConfig(method="clp", steps=STEPS.get(name, 150))
+            config = DistillConfig(method="clp", steps=BIAS_STEPS.get(name, STEPS))
             distill(photos, configs[name], config, run=RunConfig(out=out, resume=True))
             reports.append(bias([out], photos, groups, encoders=[str(out / "config.yaml")], views=options.views))
         report = replace(reports[0], entries=tuple(entry for part in reports for entry in part.entries))

@@ -4,7 +4,7 @@
     python benchmarks/search.py grocery lite0 --only clp_v1 clp_v1_real
 
 200 steps, one distillation seed; ridge and sgd probe on 50 views, 3 evaluation seeds, on the validation split: the test
-split is for table.py. Finished candidates are kept in results/search-DATASET-ENCODER.json, each with its settings, and
+split is for seeds.py. Finished candidates are kept in results/search-DATASET-ENCODER.json, each with its settings, and
 done again where these have changed.
 """
 

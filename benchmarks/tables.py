@@ -36,13 +36,24 @@ def read(name: str) -> dict[str, Any]:
 
 
 def made_by(content: dict[str, Any]) -> str:
-    machine = content["machine"]
-    return f"Made by `{content['command']}` on {place(machine)}, torch {machine['torch']}, {machine['date']}."
+    return made_on([content], content["command"])
+
+
+def made_on(contents: Sequence[dict[str, Any]], command: str) -> str:
+    """The command behind a table, with every machine and the days that its files name."""
+    machines = [content["machine"] for content in contents]
+    places, versions = (sorted(set(found)) for found in (map(place, machines), (one["torch"] for one in machines)))
+    days = sorted({machine["date"] for machine in machines})
+    when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+    threads = sorted({machine["threads"] for machine in machines if not machine["gpu"]})
+    most = max((machine["cores"] for machine in machines if not machine["gpu"]), default=0)
+    used = f", {' or '.join(map(str, threads))} of {most} cores" if threads else ""
+    return f"Made by `{command}` on {' and '.join(places)}{used}, torch {' and '.join(versions)}, {when}."
 
 
 def place(machine: dict[str, Any]) -> str:
     """What computed."""
-    return machine["gpu"] or f"{machine['cpu']}, {machine['threads']} of {machine['cores']} cores"
+    return str(machine["gpu"] or machine["cpu"])
 
 
 def read_all(folder: str) -> list[dict[str, Any]]:
@@ -162,8 +173,7 @@ def choices() -> str:
             lines.append(line(title, of, "distilled"))
     lines.append(line("class medoids", real, "centroids"))
     lines.append(line("class-mean features", real, "class-mean features"))
-    places = " and ".join(sorted({place(content["machine"]) for content in contents}))
-    made = f"Made by `python benchmarks/choices.py --photos FOLDER` on {places}, {contents[0]['machine']['date']}."
+    made = made_on(contents, "python benchmarks/choices.py --photos FOLDER")
     return "\n".join(lines) + (
         f"\n\n{made} Top-1 % on photos that were held out of the training photos. By dataset: mean of the ridge, "
         "logistic and sgd probe on the own encoder, after 300 steps if not said otherwise. Elsewhere: mean over "
@@ -341,75 +351,16 @@ ENCODERS = {
 REAL = ["random real", "centroids", "neighbours", "class-mean features", "full real data"]
 
 
-def table_of(dataset: str) -> str:
-    """Top-1 of the ridge probe: methods and baselines × encoders; the sgd probe of these results began elsewhere."""
-    found: dict[tuple[str, str], dict[str, Any]] = {}
-    costs, contents, variants = {}, [], {}
-    top1: dict[tuple[str, str, str], float] = {}
-    for path in sorted((RESULTS / "table").glob(f"{dataset}-*.json")):
-        content = json.loads(path.read_text())
-        contents.append(content)
-        method, encoder = content["method"], content["encoder"]
-        base, *changes = method.split(", ")  # "auto, 3 views" is auto with a change
-        title = ", ".join([f"distilled, `{base}`", *changes])
-        if method != "real":
-            variants[title] = (["auto", "clp", "sfm", "lgm"].index(base), method)
-            costs[method, encoder] = content["seconds"]
-        for row in content["rows"]:
-            name = title if row["name"] == "distilled" else row["name"]
-            if row["name"] != "neighbours" or row["top1"] > top1.get((name, encoder, row["probe"]), 0):
-                found[name, encoder] = found.get((name, encoder), {}) | {row["probe"]: percent(row)}
-                top1[name, encoder, row["probe"]] = row["top1"]
-    encoders = [name for name in ENCODERS if any(encoder == name for _, encoder in found)]
-    lines = [
-        "| trained on | " + " | ".join(ENCODERS[e] for e in encoders) + " |",
-        "| --- " * (1 + len(encoders)) + "|",
-    ]
-    for name in [*sorted(variants, key=lambda title: variants[title]), *REAL]:
-        cells = [found.get((name, e), {}).get("ridge", "") for e in encoders]
-        if any(cells):
-            lines.append("| " + " | ".join([name, *cells]) + " |")
-    seconds = [" | ".join((f"{costs[m, e]:.0f} s" if (m, e) in costs else "") for m in ("auto",)) for e in encoders]
-    lines.append("| *seconds of `auto`* | " + " | ".join(seconds) + " |")
-
-    def fair(base: str, sign: int) -> str:
-        differences = []
-        for e in encoders:
-            ours, other = (top1.get((name, e, "ridge")) for name in ("distilled, `auto`", base))
-            both = ours is not None and other is not None
-            differences.append(f"{100 * sign * (ours - other):+.1f}" if both else "")
-        return " | ".join(differences)
-
-    lines.append(f"| *`auto`: gain over random real* | {fair('random real', 1)} |")
-    lines.append(f"| *`auto`: gap to full real data* | {fair('full real data', -1)} |")
-    protocol = contents[0]["protocol"]
-    settings = {c["encoder"]: c["config"] for c in contents if c["method"] == "auto"}
-    of_runs = "; ".join(
-        f"{ENCODERS[e]} {c['steps']} steps × {c['views']} views"
-        + (f", crops of at least {100 * c['augment']['scale'][0]:.0f} % in all its rows" if e == "clip" else "")
-        for e, c in settings.items()
-    )
-    if "clip" in settings:
-        of_runs += "; full real data are centre crops and 2 augmented views of each, for CLIP centre crops alone"
-    how = "--quick" if dataset.startswith("quick-") else f"--datasets {dataset}"
-    made = made_by({**contents[0], "command": f"python benchmarks/table.py {how}"})
-    return "\n".join(lines) + (
-        f"\n\n{made} Top-1 %, one distillation seed, mean ± std over "
-        f"{protocol['seeds']} evaluation seeds, {protocol['views']} evaluation views. Neighbours are the real images "
-        f"nearest to those of the method where that scores best. {of_runs}."
-    )
-
-
 def of_seeds(dataset: str = "clothing") -> list[dict[str, Any]]:
     """What seeds.py kept of a dataset; its first files name neither the dataset nor the number of images."""
     contents = [{"dataset": "clothing", "images_per_class": 1, **content} for content in read_all("seeds")]
     return [content for content in contents if content["dataset"] == dataset]
 
 
-def made_by_seeds(content: dict[str, Any], dataset: str) -> str:
-    """`made_by` with the command that makes all cells of a dataset."""
+def made_by_seeds(contents: Sequence[dict[str, Any]], dataset: str) -> str:
+    """`made_on` with the command that makes all cells of a dataset."""
     asked = {"clothing": "", "cifar-10": " --dataset cifar-10 --photos FOLDER --encoders lite0 --steps 300"}
-    return made_by({**content, "command": "python benchmarks/seeds.py" + asked.get(dataset, f" --dataset {dataset}")})
+    return made_on(contents, "python benchmarks/seeds.py" + asked.get(dataset, f" --dataset {dataset}"))
 
 
 def made_with(content: dict[str, Any]) -> str:
@@ -425,10 +376,13 @@ def seeds(dataset: str = "clothing", names: Sequence[str] = ("lite0", "mobilenet
     if not contents:
         raise FileNotFoundError(2, "not there", f"seeds/{dataset}-{names[0]}-real.json")
     found: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    with_real = {content["encoder"] for content in contents if content["method"] == "real"}
     for content in contents:
         for row in content["rows"]:
             name = row["name"]
-            if name == "distilled":
+            if content["method"] == "medoids" and content["encoder"] not in with_real:
+                name = "centroids"
+            elif name == "distilled":
                 name = f"distilled, `{content['method']}`{made_with(content)}"
             found.setdefault((name, content["encoder"], row["probe"]), []).append(row)
     encoders = [name for name in ENCODERS if any(content["encoder"] == name for content in contents)]
@@ -457,7 +411,7 @@ def seeds(dataset: str = "clothing", names: Sequence[str] = ("lite0", "mobilenet
         cells = [cell(name, e, probe) for e in encoders for probe in probes]
         if any(cells):
             lines.append("| " + " | ".join([name, *cells]) + " |")
-    made = made_by_seeds(contents[0], dataset)
+    made = made_by_seeds(contents, dataset)
     runs = Counter((title, one["encoder"]) for title, one in zip(titles, made_sets, strict=True))
     most = max(runs.values())
     fewer = [
@@ -467,9 +421,9 @@ def seeds(dataset: str = "clothing", names: Sequence[str] = ("lite0", "mobilenet
     ]
     of_one = "; ± of one is over evaluation seeds" * (1 in runs.values())
     return "\n".join(lines) + (
-        f"\n\n{made} Top-1 %. Distilled: 150 steps × 3 views unless said otherwise, mean ± std over "
-        f"distillation seeds ({most}{''.join(fewer)}{of_one}); real images: over 5 evaluation seeds (neighbours 2); "
-        "centroids are what herding and k-means medoids choose, too. "
+        f"\n\n{made} Top-1 %. Distilled: 150 steps of 3 views of each image if the row names no others, mean ± std "
+        f"over distillation seeds ({most}{''.join(fewer)}{of_one}); real images: over 5 evaluation seeds (neighbours "
+        "2); centroids are what herding and k-means medoids choose, too. "
         f"Probes are trained on {contents[0]['views']} views, which sgd cycles through in its "
         "1,000 epochs (100 on full real data)."
     )
@@ -498,11 +452,12 @@ def seeds_elsewhere(dataset: str = "clothing") -> str:
     lines = ["| | " + " | ".join(ENCODERS[target] for target in targets) + " |", "| --- " * (1 + len(targets)) + "|"]
     for title, of in {**sets, **medoids}.items():
         lines.append(f"| {title} | " + " | ".join(cell(of, target) for target in targets) + " |")
-    made = made_by_seeds(contents[0], dataset)
+    made = made_by_seeds(contents, dataset)
     counts = sorted({len(of) for of in sets.values()})
     return "\n".join(lines) + (
-        f"\n\n{made} Top-1 % on test photos, ridge / logistic probe, 30 views. `auto`: 150 steps × 3 views unless said "
-        f"otherwise, mean over {counts[0]} to {counts[-1]} distillation seeds."
+        f"\n\n{made} Top-1 % on test photos, ridge / logistic probe, 30 views (CLIP: 10, of at least 35 % of the "
+        "image). Distilled: 150 steps of 3 views of each image (2 for two encoders) if the row names no others, mean "
+        f"over {counts[0]} to {counts[-1]} distillation seeds."
     )
 
 
@@ -528,10 +483,11 @@ def per_class() -> str:
             cells.append(" / ".join(f"{100 * statistics.fmean(values):.1f}" for values in tops if values))
         lines.append("| " + " | ".join([name, *cells]) + " |")
     seeds_of = {count: len(found.get((names[0], count, "ridge"), [])) for count in counts}
-    made = made_by({**contents[0], "command": "python benchmarks/seeds.py --images-per-class N --steps 300"})
+    shown = [content for content in contents if content["method"] == "real" or content["steps"] == 300]
+    made = made_on(shown, "python benchmarks/seeds.py --images-per-class N --steps 300")
     return "\n".join(lines) + (
-        f"\n\n{made} Clothing, Lite0, test photos, ridge / sgd probe on 30 views. `auto`: 300 steps of three views of "
-        "each image, with ten per class of one; distillation seeds "
+        f"\n\n{made} Clothing, Lite0, test photos, ridge / sgd probe on 30 views. `auto`: 300 steps of 3 views of each "
+        "image (1 view with ten images per class); distillation seeds "
         + ", ".join(f"{number} at {count}" for count, number in seeds_of.items())
         + "; real images over 5 evaluation seeds."
     )
@@ -908,8 +864,6 @@ TABLES = {
     "migrate_accuracy": partial(migrate, "accuracy"),
     "migrate_forecast": partial(migrate, "forecast"),
     "search": search,
-    "clothing": partial(table_of, "clothing"),
-    "grocery": partial(table_of, "grocery"),
     "transfer": transfer,
     "alignment": alignment,
     "correlation": correlation,
