@@ -55,14 +55,16 @@ _NEAR = 10  # lines between where a variable is read and where its value is used
 def of_a_variable(error: BaseException) -> UserError | None:
     """The error for a variable of the environment that a library could not read while it was imported, if that is it.
 
-    Libraries read numbers from it at the top of their files, as numpy does with SOURCE_DATE_EPOCH.
+    Libraries read numbers from it at the top of their files, as numpy does with SOURCE_DATE_EPOCH: ``invalid literal
+    for int() with base 10: 'x'``.
     """
     frames = [(frame.f_code, line) for frame, line in traceback.walk_tb(error.__traceback__)][-3:]
     if isinstance(error, UserError) or not any(code.co_name == "<module>" for code, _ in frames):  # no import
         return None
     for code, line in reversed(frames):
         near = "".join(linecache.getlines(code.co_filename)[max(line - _NEAR, 0) : line])
-        name = next((name for name in reversed(_READS.findall(near)) if name in os.environ), None)
+        values = ((name, os.environ.get(name)) for name in reversed(_READS.findall(near)))
+        name = next((name for name, value in values if value is not None and repr(value) in str(error)), None)
         if name is not None:
             return UserError(
                 f"{name} {os.environ[name]!r} cannot be used ({first_line(error)}); set this variable of the "
