@@ -89,7 +89,7 @@ def main() -> None:
             out = _common.RUNS / f"spurious-{name}"
             config = DistillConfig(method="clp", steps=BIAS_STEPS.get(name, STEPS))
             distill(photos, configs[name], config, run=RunConfig(out=out, resume=True))
-            reports.append(bias([out], photos, groups, encoders=[str(out / "config.yaml")], views=options.views))
+            reports.append(bias([out], photos, groups, encoders=[configs[name]], views=options.views))
         report = replace(reports[0], entries=tuple(entry for part in reports for entry in part.entries))
         report.save(OUT / "bias")
     for part in options.parts:

@@ -420,10 +420,12 @@ def seeds(dataset: str = "clothing", names: Sequence[str] = ("lite0", "mobilenet
         if number < most
     ]
     of_one = "; ± of one is over evaluation seeds" * (1 in runs.values())
+    alone = [ENCODERS[e] for e in encoders if e not in with_real and ("centroids", e, "ridge") in found]
+    of_two = " and ".join(["neighbours", *(f"centroids of {name}" for name in alone)])
     return "\n".join(lines) + (
         f"\n\n{made} Top-1 %. Distilled: 150 steps of 3 views of each image if the row names no others, mean ± std "
-        f"over distillation seeds ({most}{''.join(fewer)}{of_one}); real images: over 5 evaluation seeds (neighbours "
-        "2); centroids are what herding and k-means medoids choose, too. "
+        f"over distillation seeds ({most}{''.join(fewer)}{of_one}); real images: over 5 evaluation seeds "
+        f"({of_two} 2); centroids are what herding and k-means medoids choose, too. "
         f"Probes are trained on {contents[0]['views']} views, which sgd cycles through in its "
         "1,000 epochs (100 on full real data)."
     )
