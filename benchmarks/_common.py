@@ -70,7 +70,7 @@ METHODS = ["auto", "clp", "sfm", "lgm"]
 
 
 def run_name(*parts: str) -> str:
-    """Name of a run's folder and of its row's file: dataset, encoder and title, such as "auto, 300 steps"."""
+    """Name of a run's folder: its parts without blanks and commas, such as ``migrate-auto-300-steps-lite0-0``."""
     return "-".join(parts).replace(", ", "-").replace(" ", "-")
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,9 @@ from ..machine.progress import ProgressBar
 from ..methods import check_number
 from ..store.run_record import PrivacyRecord
 from .bank import FeatureBank
+
+if TYPE_CHECKING:
+    from opendp.prelude import Measurement
 
 _COUNT_WEIGHT = 0.5  # of an image's 1 in its class's count, beside its feature's length of 1 in the sum
 _ROOM = 1e-9  # by which sums of rounded numbers may go beyond what is bounded
@@ -108,10 +111,10 @@ def check_promise(epsilon: float, delta: float) -> tuple[float, Noise, str]:
     dp.enable_features("contrib")
     space = dp.vector_domain(dp.atom_domain(T=float, nan=False)), dp.l2_distance(T=float)
 
-    def gaussian(deviation: float) -> Any:
+    def gaussian(deviation: float) -> Measurement:
         return space >> dp.m.then_gaussian(scale=deviation)
 
-    def promised(deviation: float) -> Any:
+    def promised(deviation: float) -> Measurement:
         return dp.c.make_fix_delta(dp.c.make_zCDP_to_approxDP(gaussian(deviation)), delta)
 
     with explained(f"epsilon {epsilon} with delta {delta} cannot be kept", Exception, hint="try other values"):

@@ -210,6 +210,10 @@ def _decode_stream(file: BinaryIO, called: str) -> Image.Image:
         raise
 
 
+_DAMAGE = (ValueError, SyntaxError, OSError, struct.error)
+"""What Pillow raises for a damaged image."""
+
+
 def _of_pixels_alone(png: bytes) -> Image.Image | None:
     """The image of a PNG without its metadata; ``None`` if that does not help.
 
@@ -219,7 +223,7 @@ def _of_pixels_alone(png: bytes) -> Image.Image | None:
     for keep in (_ORIENTATION, ()):
         bare = _without_text(png, keep=keep)
         if bare != png:
-            with suppress(ValueError, SyntaxError, OSError, struct.error):
+            with suppress(*_DAMAGE):
                 return _decode_once(io.BytesIO(bare))
     return None
 
@@ -247,7 +251,7 @@ def _of_open_end(jpeg: bytes) -> Image.Image | None:
     for ending in (b"", *(mark + fill.tobytes() for mark in (b"", restart) for fill in fills)):
         try:
             image = _decode_once(io.BytesIO(jpeg + ending + b"\xff\xd9"))
-        except (ValueError, SyntaxError, OSError, struct.error):
+        except _DAMAGE:
             return None
         if whole is not None and whole != image:
             return None

@@ -287,7 +287,7 @@ class _HfLoader:
         return f"{self.split}/{index:06d}"
 
     def content(self, item: dict[str, Any] | None, spec: str, index: int) -> str | bytes:
-        """The image of a row, to be decoded; ``None`` for a row without an image."""
+        """The image of a row, to be decoded; no bytes for a row without an image."""
         if item is None or (item["bytes"] is None and not item["path"]):
             return b""
         if item["bytes"] is not None:

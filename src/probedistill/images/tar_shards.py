@@ -54,7 +54,8 @@ def wds_source(place: str, config: ImagesConfig) -> Source:
     folders = {shard.path.parent for shard in shards}
     folders |= {folder.parent for folder in folders if folder.name.lower() in FOLDER_SPLITS}
 
-    chosen = "" if config.image_column == ImagesConfig.image_column else f" {config.image_column}"
+    chosen = _chosen_kind(config)
+    kind = "wds" if chosen is None else f"wds {chosen}"
 
     def read(split: str) -> LabelledImages:
         own = [shard for shard in shards if shard.split == split]
@@ -72,7 +73,7 @@ def wds_source(place: str, config: ImagesConfig) -> Source:
             load=loader,
             spec=config.images,
             split=split,
-            fingerprint=digest_of(f"wds{chosen}", config.label_column, *class_names, "\n", *stamps),
+            fingerprint=digest_of(kind, config.label_column, *class_names, "\n", *stamps),
             contents=_contents(loader, place) if sum(shard.size for shard in own) <= _MOST_COMPARED_BYTES else None,
         )
 
@@ -157,6 +158,7 @@ class _TarLoader:
 
 def _read_index(number: int, shard: Shard, config: ImagesConfig) -> list[_Sample]:
     """Return the samples of a shard; those before the damage, with a warning, if it is damaged."""
+    chosen = _chosen_kind(config)
     try:
         with open(shard.path, "rb") as file:
             found, fault, again = _members(file, shard.size)
@@ -165,7 +167,7 @@ def _read_index(number: int, shard: Shard, config: ImagesConfig) -> list[_Sample
             samples = [
                 _read_sample(file, f"{shard.name}/{key}", number, members, config, shard.size)
                 for key, members in found.items()
-                if "cls" in members or any(_is_image(kind, config) or _is_of_image(kind) for kind in members)
+                if "cls" in members or any(_is_image(kind, chosen) or _is_of_image(kind) for kind in members)
             ]
     except UserError:
         raise
@@ -190,10 +192,15 @@ def _read_index(number: int, shard: Shard, config: ImagesConfig) -> list[_Sample
     return samples
 
 
-def _is_image(kind: str, config: ImagesConfig) -> bool:
-    """Whether a member of a sample is its image: what follows the key, ``jpg``, is chosen or that of an image file."""
-    chosen = config.image_column
-    return kind in IMAGE_SUFFIXES if chosen == ImagesConfig.image_column else kind == chosen.lower().lstrip(".")
+def _chosen_kind(config: ImagesConfig) -> str | None:
+    """What follows the key in the names of the images, such as ``left.jpg``; ``None`` if the user did not choose."""
+    column = config.image_column
+    return None if column == ImagesConfig.image_column else column.lower().lstrip(".")
+
+
+def _is_image(kind: str, chosen: str | None) -> bool:
+    """Whether a member of a sample is its image: what follows the key is chosen, or the suffix of an image file."""
+    return kind in IMAGE_SUFFIXES if chosen is None else kind == chosen
 
 
 def _is_of_image(kind: str) -> bool:
@@ -242,7 +249,8 @@ def _read_sample(
 ) -> _Sample:
     name = _printable(name)
     label, fault = _read_label(file, members, config.label_column)
-    kinds = [kind for kind in members if _is_image(kind, config)]
+    chosen = _chosen_kind(config)
+    kinds = [kind for kind in members if _is_image(kind, chosen)]
     if len(kinds) > 1:
         raise UserError(
             f"images {config.images!r}: sample {name!r} has several images, {_listed(kinds)}; choose one for all "
