@@ -8,12 +8,12 @@ from typing import Any
 from .errors import UserError, first_line, of_a_variable
 
 
-def needed(module: str, extra: str, what: str) -> Any:
-    """A module of a package that an extra of this one brings.
+def needed(module: str, extra: str | None, what: str) -> Any:
+    """A module of a package that only some need.
 
     Args:
         module: Its name, such as ``opendp.prelude``.
-        extra: The extra, as in ``pip install 'probedistill[EXTRA]'``.
+        extra: The extra that brings it, as in ``pip install 'probedistill[EXTRA]'``; ``None`` if none does.
         what: What needs it, with the verb: ``"images 'hf:a/b' need"``.
 
     Raises:
@@ -30,10 +30,15 @@ def needed(module: str, extra: str, what: str) -> Any:
         reason = error
     raise of_a_variable(reason) or UserError(
         f"{what} the package {package}, which cannot be imported ({first_line(reason)}); "
-        f"install it again: pip install --upgrade --force-reinstall 'probedistill[{extra}]'"
+        f"install it again: pip install --upgrade --force-reinstall {_installed_as(package, extra)}"
     ) from reason
 
 
-def not_installed(package: str, extra: str, what: str) -> UserError:
+def not_installed(package: str, extra: str | None, what: str) -> UserError:
     """The error for a package that is not there; the arguments are those of `needed`."""
-    return UserError(f"{what} the package {package}, which is not installed; run: pip install 'probedistill[{extra}]'")
+    called = _installed_as(package, extra)
+    return UserError(f"{what} the package {package}, which is not installed; run: pip install {called}")
+
+
+def _installed_as(package: str, extra: str | None) -> str:
+    return package if extra is None else f"'probedistill[{extra}]'"

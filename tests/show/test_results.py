@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from probedistill import UserError
 from probedistill.show.figures import Bars, Figure
 from probedistill.show.results import Result
 from probedistill.show.tables import NOTHING, Table, percent
@@ -86,6 +87,12 @@ def test_a_data_frame_holds_numbers(result):
     assert frame["images"].tolist() == [1200.0, 1200.0]
     assert np.isnan(frame["gap"][1])
     assert frame["image"].tolist() == list(result.names)
+
+
+def test_a_data_frame_without_pandas_is_one_line(result, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(UserError, match=r"^to_pandas\(\) needs the package pandas, .* pip install pandas$"):
+        result.to_pandas()
 
 
 def test_standard_output_that_cannot_hold_it_is_no_traceback(result, monkeypatch, tmp_path):

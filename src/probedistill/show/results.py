@@ -6,6 +6,7 @@ import html
 import re
 from typing import TYPE_CHECKING, Any
 
+from ..extras import needed
 from ..machine.progress import in_notebook
 from ..text import encodable, printable
 from .figures import Figure, on_one_page
@@ -90,8 +91,11 @@ class Result:
 
         Args:
             table: Which of `tables`.
+
+        Raises:
+            UserError: pandas is not installed.
         """
-        import pandas
+        pandas = needed("pandas", None, "to_pandas() needs")
 
         records = self.tables()[table].records()
         columns: dict[str, list[Any]] = {}
