@@ -60,6 +60,9 @@ class Wrong(Tiny):
             "in a list": lambda: [features],
             "complex": lambda: torch.fft.fft(features),
             "sparse": lambda: features.to_sparse(),
+            "of the first half alone": lambda: torch.cat([features[:, :12], features[:, 12:].detach()], 1),
+            "rounded in part": lambda: torch.where(torch.arange(24) // 12 == 0, (1000 * features).round(), features),
+            "constant in part": lambda: torch.cat([features[:, :12], torch.ones(len(features), 12)], 1),
             "of one image alone": lambda: torch.cat([features[:1], features[1:].detach()]),
         }[how]()
 
@@ -131,6 +134,18 @@ def test_distillation_needs_a_gradient_and_evaluation_does_not(how, monkeypatch,
 def test_every_image_needs_a_gradient():
     with pytest.raises(UserError, match="it is zero for one of two images"):
         load("of one image alone").check_gradient()
+
+
+@pytest.mark.parametrize(
+    ("how", "which"), [("of the first half alone", "12 to 17 and 18 to 23"), ("rounded in part", "0 to 5 and 6 to 11")]
+)
+def test_every_part_of_the_features_needs_a_gradient(how, which):
+    with pytest.raises(UserError, match=f"it is zero for features {which} of 24"):
+        load(how).check_gradient()
+
+
+def test_features_that_are_the_same_for_all_images_need_none():
+    load("constant in part").check_gradient()
 
 
 def test_an_encoder_with_a_gradient_is_taken():

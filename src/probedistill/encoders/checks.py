@@ -128,24 +128,39 @@ def check_features(encode: Callable[[Tensor], Tensor], images: Tensor, *, name: 
     return features
 
 
+_PARTS = 4
+"""Parts of the features whose gradients are looked at one by one: any half of them in a row holds one."""
+
+
 @torch.enable_grad()
 def check_gradient(encode: Callable[[Tensor], Tensor], images: Tensor, *, name: str) -> None:
     """Raise `UserError` unless a gradient passes the encoder.
 
     Raises:
-        UserError: The gradient of the features with respect to the images is missing, zero or not finite.
+        UserError: The gradient of the features with respect to the images is missing, zero or not finite; or it is
+            zero for a part of the features, which differ from image to image all the same.
     """
     images = images.clone().requires_grad_()
     hint = "distillation needs it: leave out torch.no_grad, torch.inference_mode and .detach() in its forward"
     with explained(f"encoder {name!r} lets no gradient through to its images", Exception, hint=hint):
-        features = encode(images)
-        if not features.requires_grad:
-            raise RuntimeError("its features are cut off from them")
-        # Not the plain sum: that of layer-normalised features is constant.
-        weights = torch.linspace(-1, 1, features.numel(), device=images.device).sin().view_as(features)
-        (gradient,) = torch.autograd.grad((features * weights).sum(), images, allow_unused=True)
-        if gradient is None or not bool(gradient.any()):
+        gradient, without = torch.zeros_like(images), []
+        for number in range(_PARTS):
+            features = encode(images)  # again: a compiled model allows one backward pass
+            if not features.requires_grad:
+                raise RuntimeError("its features are cut off from them")
+            # Not the plain sum: that of layer-normalised features is constant.
+            weights = torch.linspace(-1, 1, features.numel(), device=images.device).sin().view_as(features)
+            dim = features.shape[1]
+            part = slice(dim * number // _PARTS, dim * (number + 1) // _PARTS)
+            (own,) = torch.autograd.grad((features * weights)[:, part].sum(), images, allow_unused=True)
+            if own is not None and bool(own.any()):
+                gradient += own
+            elif not torch.equal(*features[:, part]):
+                without.append(f"{part.start} to {part.stop - 1}")
+        if not bool(gradient.any()):
             raise RuntimeError("it is zero")
+        if without:
+            raise RuntimeError(f"it is zero for features {' and '.join(without)} of {dim}")
         if not bool(gradient.flatten(1).any(1).all()):
             raise RuntimeError("it is zero for one of two images")
         if not bool(gradient.isfinite().all()):
