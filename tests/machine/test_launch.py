@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from probedistill import UserError
+from probedistill.machine import processes
 from probedistill.machine.launch import Launch, launch, number, speaks
 
 
@@ -68,3 +69,28 @@ def test_distill_says_which_variable_is_wrong(distil_cli, tmp_path, monkeypatch,
     outcome = distil_cli("--out", tmp_path / "run")
     assert f"{name} 'gold'" in outcome.error()
     assert not (tmp_path / "run").exists()
+
+
+def test_a_master_without_a_name_that_resolves(said, monkeypatch):
+    said(RANK="1", WORLD_SIZE="2", MASTER_ADDR="nobody.invalid")
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    monkeypatch.setattr(processes, "_NAME_SECONDS", 0.5)
+    with (
+        pytest.warns(UserWarning, match="MASTER_ADDR 'nobody.invalid' cannot be resolved .*; trying for"),
+        pytest.raises(UserError, match=r"MASTER_ADDR 'nobody.invalid' cannot be resolved .*; set it to the name"),
+        processes.processes("cpu"),
+    ):
+        pass
+
+
+def test_a_master_that_gets_its_name_later(monkeypatch):
+    answers = iter([OSError("not yet")])
+
+    def resolve(*_):
+        for error in answers:
+            raise error
+
+    monkeypatch.setenv("MASTER_ADDR", "host-0")
+    monkeypatch.setattr(processes.socket, "getaddrinfo", resolve)
+    with pytest.warns(UserWarning, match="'host-0' cannot be resolved .not yet"):
+        processes._find_master()

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import gc
 import itertools
+import os
+import socket
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -18,10 +21,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..errors import LostProcessError, UserError, option
+from ..errors import LostProcessError, UserError, first_line, option
 from .launch import launch, number, restarts
 
 _LEAVE_SECONDS = 10.0  # that a rank waits for the others before it closes
+_NAME_SECONDS = 60.0  # that a host may take to get its name: a cluster starts hosts and enters their names in any order
 _departures = itertools.count()
 
 
@@ -157,6 +161,7 @@ def processes(device: str = "auto", timeout_seconds: float = 1800.0) -> Iterator
     backend = "nccl" if on_gpu else "gloo"
     local_rank, attempt = number("LOCAL_RANK", 0), restarts()
     number("MASTER_PORT", 0)
+    _find_master()
     try:
         if on_gpu:
             torch.cuda.set_device(local_rank)
@@ -176,6 +181,23 @@ def processes(device: str = "auto", timeout_seconds: float = 1800.0) -> Iterator
     finally:
         dist.destroy_process_group()
         gc.collect()  # gloo aborts at exit in a process that still holds a piece of the group
+
+
+def _find_master() -> None:
+    """Wait until MASTER_ADDR is the name of a host; PyTorch would wait for the whole timeout, deaf to Ctrl-C."""
+    address, until, told = os.environ.get("MASTER_ADDR", ""), time.monotonic() + _NAME_SECONDS, False
+    while address:
+        try:
+            socket.getaddrinfo(address, None)
+            return
+        except (OSError, UnicodeError) as error:  # a name that is too long, or holds what names may not
+            line = f"MASTER_ADDR {address!r} cannot be resolved ({first_line(error)})"
+            if time.monotonic() >= until:
+                raise UserError(f"{line}; set it to the name or address of the host of rank 0") from error
+            if not told:
+                warnings.warn(f"{line}; trying for {_NAME_SECONDS:.0f} seconds", stacklevel=2)
+            told = True
+            time.sleep(1)
 
 
 def _leave_together(store: dist.Store, count: int) -> None:
