@@ -214,6 +214,24 @@ def test_a_progressive_jpeg_without_its_last_scans_is_refused():
             decode_image(content[:end])
 
 
+def test_a_webp_is_read_by_its_chunks_and_refused_without_pixels():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    exif[0x010E] = "x" * 1000
+    for options in ({"lossless": True}, {"quality": 80}):
+        content = encoded(class_image(0, size=32).crop((0, 0, 32, 24)), "WEBP", **options)
+        turned = encoded(class_image(0, size=32).crop((0, 0, 32, 24)), "WEBP", exif=exif, **options)
+        whole = decode_image(content)
+        size = len(content) - 8
+        for other in (0, size - 2, size + 2, 1 << 31):  # a wrong size of the file
+            assert decode_image(content[:4] + struct.pack("<I", other) + content[8:]) == whole
+        assert decode_image(turned[:4] + bytes(4) + turned[8:]).size == (24, 32)
+        assert decode_image(turned[:-300]) == whole  # cut in its metadata
+        for left in (len(content) // 2, len(content) - 2):
+            with pytest.raises(UnreadableImageError, match="damaged"):
+                decode_image(content[:left])
+
+
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8))
 
 

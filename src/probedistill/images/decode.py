@@ -201,6 +201,10 @@ def _decode_stream(file: BinaryIO, called: str) -> Image.Image:
             plain = _of_pixels_alone(head + file.read(_MAX_FILE_BYTES))
             if plain is not None:
                 return plain
+        elif head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+            rebuilt = _of_whole_chunks(head + file.read(_MAX_FILE_BYTES))
+            if rebuilt is not None:
+                return rebuilt
         elif head.startswith(_JPEG) and isinstance(error, OSError):
             whole = _of_open_end(head + file.read(_MAX_FILE_BYTES))
             if whole is not None:
@@ -227,6 +231,24 @@ def _of_pixels_alone(png: bytes) -> Image.Image | None:
                 return _decode_once(io.BytesIO(bare))
     return None
 
+
+def _of_whole_chunks(webp: bytes) -> Image.Image | None:
+    """The image of a WebP with a wrong size in its header, or cut metadata; ``None`` if pixels are missing."""
+    whole, place = b"WEBP", 12
+    while place + 8 <= len(webp):
+        end = place + 8 + int.from_bytes(webp[place + 4 : place + 8], "little")
+        if end > len(webp):
+            break
+        if webp[place : place + 4] in _WEBP_CHUNKS:
+            whole += webp[place:end] + bytes(end % 2)
+        place = end + end % 2
+    with suppress(*_DAMAGE):
+        return _decode_once(io.BytesIO(b"RIFF" + struct.pack("<I", len(whole)) + whole))
+    return None
+
+
+_WEBP_CHUNKS = (b"VP8X", b"ANIM", b"ANMF", b"ALPH", b"VP8 ", b"VP8L", b"EXIF")
+"""Chunks of a WebP with its pixels, and the one that says which way is up."""
 
 _JPEG = b"\xff\xd8"
 _MARK = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # what ends the compressed pixels of a scan
