@@ -64,15 +64,17 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{called} is not a file; give a .safetensors or .pth file of weights")
     hint = "give a .safetensors file or a PyTorch file that holds tensors only"
     content = load_tensor_file(path, f"{called} cannot be read as weights", hint, _PLAIN_VALUES)
-    weights = _held(content)
-    if isinstance(content, Mapping):
-        named = {str(name): found for name, value in content.items() if (found := _held(value)) is not None}
-        if weights is not None:  # is there another of the same kind, such as the best so far?
-            averaged = any(name in _AVERAGED for name in named)
-            named = {} if averaged else {name: found for name, found in named.items() if found.keys() == weights.keys()}
-        if len(named) > 1:
-            raise UserError(f"{called} holds several models, {', '.join(map(repr, named))}; save the state dict of one")
-        weights = next(iter(named.values()), None) if weights is None else weights
+    entries = content if isinstance(content, Mapping) else {}
+    models = {str(name): found for name, value in entries.items() if (found := _held(value)) is not None}
+    weights = next((models[holder] for holder in HOLDERS if holder in models), None) if models else _held(content)
+    if weights is None:
+        weights, rivals = next(iter(models.values()), None), models
+    elif any(name in models for name in _AVERAGED):
+        rivals = {}
+    else:  # another of the same kind, such as the best so far
+        rivals = {name: found for name, found in models.items() if found.keys() == weights.keys()}
+    if len(rivals) > 1:
+        raise UserError(f"{called} holds several models, {', '.join(map(repr, rivals))}; save the state dict of one")
     if weights is None:
         raise UserError(f"{called} holds no state dict; save model.state_dict() instead")
     return weights

@@ -240,8 +240,7 @@ def as_bytes(array: NDArray[Any], called: str, *, deep: bool = False) -> NDArray
         UserError: They are something else.
     """
     if array.dtype.kind == "f":
-        if array.size:
-            check_range(float(array.min()), float(array.max()), called)
+        check_range(array, called)
         array = (array.clip(0, 1) * 255).round().astype(np.uint8)
     if array.dtype != np.uint8 and not (deep and array.dtype.kind in "bui"):
         raise UserError(f"{called} pixels of {array.dtype}; give uint8, or floats in [0, 1]")
@@ -252,8 +251,9 @@ _OVERSHOOT = 0.02
 """How far values may lie beyond [0, 1], as a bicubic resize or an optimiser without a clamp leaves them."""
 
 
-def check_range(low: float, high: float, called: str) -> None:
-    """Raise `UserError` unless pixels from ``low`` to ``high`` are in [0, 1], up to a small overshoot."""
+def check_range(pixels: Any, called: str) -> None:
+    """Raise `UserError` unless the values of an array or a tensor, if any, are in [0, 1], up to a small overshoot."""
+    low, high = (float(pixels.min()), float(pixels.max())) if 0 not in pixels.shape else (0.0, 1.0)
     if not (low >= -_OVERSHOOT and high <= 1 + _OVERSHOOT):  # NaN is neither
         way_out = "undo their normalisation first" if low < 0 else "divide them first"
         raise UserError(f"{called} values from {low:.2f} to {high:.2f}, outside [0, 1]; {way_out}")

@@ -21,6 +21,7 @@ from PIL import Image
 
 from ..config import ImagesConfig
 from ..errors import UserError, option
+from ..text import counted
 from .contents import UNREADABLE, digest_of_bytes, digests_of_files, remembered
 from .decode import UnreadableImageError, as_utf8, decode_image, decoding, one_line, reason_of
 from .folder import IMAGE_SUFFIXES, is_system_folder
@@ -161,12 +162,12 @@ def _read_index(number: int, shard: Shard, config: ImagesConfig) -> list[_Sample
     chosen = _chosen_kind(config)
     try:
         with open(shard.path, "rb") as file:
-            found, fault, again = _members(file, shard.size)
-            if fault is not None and not found:
-                raise tarfile.ReadError(fault)
+            held = _members(file, shard.size)
+            if held.fault is not None and not held.found:
+                raise tarfile.ReadError(held.fault)
             samples = [
                 _read_sample(file, f"{shard.name}/{key}", number, members, config, shard.size)
-                for key, members in found.items()
+                for key, members in held.found.items()
                 if "cls" in members or any(_is_image(kind, chosen) or _is_of_image(kind) for kind in members)
             ]
     except UserError:
@@ -177,15 +178,14 @@ def _read_index(number: int, shard: Shard, config: ImagesConfig) -> list[_Sample
         raise UserError(
             f"images {config.images!r}: shard {shard.name!r} is not a tar file that can be read ({_why(error)}); {hint}"
         ) from error
-    if fault is not None:
-        line = (
-            f"shard {shard.name!r} of {config.images!r} is cut short or damaged after {len(samples)} samples ({fault})"
-        )
+    if held.fault is not None:
+        after = f"{counted(len(samples), 'sample')} ({held.fault})"
+        line = f"shard {shard.name!r} of {config.images!r} is cut short or damaged after {after}"
         if config.strict:
             raise UserError(f"{line}; fetch it again, or leave {option('strict', True)} out to use what is whole")
         warnings.warn(f"{line}; using those", stacklevel=2)
-    if again:
-        line = f"shard {shard.name!r} of {config.images!r} holds {again!r} more than once"
+    if held.again:
+        line = f"shard {shard.name!r} of {config.images!r} holds {held.again!r} more than once"
         if config.strict:
             raise UserError(f"{line}; give each sample a key of its own")
         warnings.warn(f"{line}; the last one of a name counts, as it does for tar", stacklevel=2)
@@ -207,14 +207,20 @@ def _is_of_image(kind: str) -> bool:
     return kind.rpartition(".")[2] in IMAGE_SUFFIXES
 
 
-def _members(file: BinaryIO, size: int) -> tuple[dict[str, dict[str, tuple[int, int]]], str | None, str]:
-    """Place and size of the members of a shard, by sample and by kind; what is wrong with the rest of it, if anything.
+@dataclass
+class _Members:
+    found: dict[str, dict[str, tuple[int, int]]]  # place and size of each, by sample and by kind
+    fault: str | None = None  # what is wrong with the rest of the shard
+    again: str = ""  # the first name that it holds twice
+
+
+def _members(file: BinaryIO, size: int) -> _Members:
+    """The members of a shard.
 
     Names of members are labels of bytes here, never paths to write to. Of two members of one name the last one counts,
-    as it does for tar; the first such name is given, too.
+    as it does for tar.
     """
-    found: dict[str, dict[str, tuple[int, int]]] = {}
-    end, again = 0, ""
+    held, end = _Members({}), 0
     with tarfile.open(fileobj=(headers := _Headers(file)), mode="r:") as tar:  # type: ignore[call-overload]
         try:
             while (member := headers.next_of(tar)) is not None:
@@ -224,17 +230,18 @@ def _members(file: BinaryIO, size: int) -> tuple[dict[str, dict[str, tuple[int, 
                 system = any(is_system_folder(part) for part in folder.split("/"))
                 if member.isreg() and not member.issparse() and stem and not system:
                     key = f"{folder}/{stem}" if folder else stem
-                    members = found.setdefault(key, {})
-                    again = again or (_printable(member.name) if kind.lower() in members else "")
+                    members = held.found.setdefault(key, {})
+                    held.again = held.again or (_printable(member.name) if kind.lower() in members else "")
                     members[kind.lower()] = (member.offset_data, member.size)
         except _TAR_ERRORS as error:
-            return found, _why(error), again
-        if end > size:
-            return found, "unexpected end of data", again
+            held.fault = _why(error)
+            return held
         file.seek(tar.offset)
-        if file.read(512) != bytes(512):  # tarfile ends in silence at a damaged header
-            return found, "no end mark where the last member ends", again
-    return found, None, again
+        if end > size:
+            held.fault = "unexpected end of data"
+        elif file.read(512) != bytes(512):  # tarfile ends in silence at a damaged header
+            held.fault = "no end mark where the last member ends"
+    return held
 
 
 def _why(error: BaseException) -> str:

@@ -177,7 +177,7 @@ def _as_images(images: Tensor, called: str) -> Tensor:
     images = images.detach().float()
     if not bool(images.isfinite().all()):
         raise UserError(f"{called} has images with values that are not finite")
-    check_range(float(images.min()), float(images.max()), f"{called} has images with")
+    check_range(images, f"{called} has images with")
     return images.clamp(0, 1).contiguous()
 
 
