@@ -176,6 +176,15 @@ def test_long_names_on_a_phone(open_page, long_file, tmp_path):
         assert page.evaluate("document.getElementById('viewer').scrollWidth") <= width
 
 
+def test_five_runs_side_by_side_are_no_wider_than_a_phone(open_page, tmp_path):
+    from probedistill.report.page import write_report
+
+    runs = [make_run(tmp_path / f"run-with-a-name-{seed}", CLASSES, seed=seed) for seed in range(5)]
+    page = open_page("phone", file=write_report(runs, tmp_path / "report.html", progress=False))
+    settle(page, "document.querySelector('table.wall canvas.result').width > 8")
+    assert page.evaluate("document.documentElement.scrollWidth") <= SIZES["phone"][0]
+
+
 SHOWN_PER_DRAWN = """[...document.querySelectorAll('svg.figure')].filter(svg => svg.checkVisibility())
     .map(svg => svg.getBoundingClientRect().width / svg.viewBox.baseVal.width)"""
 
