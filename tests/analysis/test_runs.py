@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -12,6 +13,7 @@ from conftest import TINY
 from probedistill import UserError
 from probedistill.analysis.runs import collect_runs
 from probedistill.cli import main
+from probedistill.store.run_record import read_run, write_run
 
 SCORED = ["--probes", "ridge", "--seeds", 1, "--views", 0, "--baselines", "centroids"]
 
@@ -44,6 +46,9 @@ def test_runs_that_differ_by_their_seed_are_one_row(made):
     assert accuracy.top1 == tuple(top1)
     assert accuracy.mean == pytest.approx(sum(top1) / 3)
     assert "lr" in found.tables()[0].columns
+    (figure,) = found.figures()
+    assert figure.drawing.series["ridge"][0] == pytest.approx(100 * accuracy.mean)
+    assert figure.drawing.categories == ("a0 …", "b")
     assert any("Not scored yet: b" in sentence for sentence in found.findings())
 
 
@@ -69,6 +74,14 @@ def test_real_images_beside_runs_add_no_columns_of_options(run_cli, made, photos
         shutil.rmtree(out)
     assert found["herding"] == {"method": "herding"}
     assert found["b"] == {"method": "clp", "lr": "0.05"}
+
+
+def test_runs_of_other_classes_are_rows_of_their_own(made, tmp_path):
+    for name, class_names in (("one", ("cat", "dog")), ("other", ("cat", "owl"))):
+        shutil.copytree(made / "a0", tmp_path / name)
+        write_run(tmp_path / name, replace(read_run(made / "a0"), class_names=class_names))
+    found = {group.folders: group.settings for group in collect_runs(tmp_path).groups}
+    assert found == {("one",): {"classes": "2: cat, dog"}, ("other",): {"classes": "2: cat, owl"}}
 
 
 def test_what_is_no_folder_of_runs(run_cli, tmp_path):

@@ -5,15 +5,19 @@ from __future__ import annotations
 import csv
 import io
 import statistics
+import textwrap
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..errors import UserError
 from ..evaluation.result import load_evaluation
 from ..methods import flattened
+from ..show.figures import Bars, Figure
 from ..show.results import Result
 from ..show.tables import NOTHING, Table, percent
 from ..store.files import whole_file
@@ -117,6 +121,25 @@ class Runs(Result):
             found.append(f"Not scored yet: {', '.join(silent)}. Use probedistill evaluate.")
         return found
 
+    def figures(self) -> list[Figure]:
+        """The mean accuracy of each row as bars, a colour for each probe and encoder."""
+        scored = list(dict.fromkeys((a.encoder, a.probe) for group in self.groups for a in group.accuracies))
+        if not scored:
+            return []
+        found = [{(a.encoder, a.probe): 100 * a.mean for a in group.accuracies} for group in self.groups]
+        several = len({encoder for encoder, _ in scored}) > 1
+        series = {
+            f"{encoder}, {probe}" if several else probe: np.array([one.get((encoder, probe), np.nan) for one in found])
+            for encoder, probe in scored
+        }
+        (table,) = self.tables()
+        names = tuple(row[0] for row in table.rows)
+        drawing = Bars(names, series, "top-1 accuracy in %", digits=1, limits=(0, 100), across=True)
+        summary = (
+            "Accuracy of probes trained on the images of each run; runs that differ by their seed are one."
+        )
+        return [Figure("Accuracy by run", summary, drawing, table)]
+
     def csv(self) -> str:
         """A line for each run and score: folder, seed, settings, encoder, probe, top-1 accuracy in [0, 1]."""
         settings = list(dict.fromkeys(name for group in self.groups for name in group.settings))
@@ -161,9 +184,9 @@ def collect_runs(folder: Path | str) -> Runs:
     settings = {name: _settings(run) for name, run in runs.items()}
     names = list(dict.fromkeys(key for one in settings.values() for key in one))
     differ = [key for key in names if _differs(key, list(settings.values()))]
-    together: dict[tuple[tuple[str, str | None], ...], list[str]] = {}
+    together: dict[tuple[Any, ...], list[str]] = {}
     for name, one in settings.items():
-        together.setdefault(tuple(one.items()), []).append(name)
+        together.setdefault((runs[name].class_names, *one.items()), []).append(name)
     groups = []
     for members in together.values():
         members.sort(key=lambda name: runs[name].config.seed)
@@ -189,8 +212,11 @@ def _settings(run: RunRecord) -> dict[str, str]:
     found = {
         "images": f"{run.images.spec} ({run.images.split})",
         "encoders": " + ".join(map(str, run.encoders)) or NOTHING,
+        "classes": f"{len(run.class_names)}: {textwrap.shorten(', '.join(run.class_names), 40, placeholder=' …')}",
         **{name: str(value) for name, value in options.items()},
     }
+    if run.base is not None:
+        found["goes on from"] = run.base.name
     if run.export is not None:
         found["export"] = run.export.format
     for not_a_setting in ("seed", "micro_batch", "also"):  # encoders are named above
