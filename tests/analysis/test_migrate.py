@@ -191,6 +191,9 @@ def test_command_line_says_what_is_wrong(distil_cli, run_cli, tmp_path):
     assert "no such folder" in run_cli("migrate", tmp_path / "x", "--encoder", TINY, "--out", tmp_path / "y").error()
     assert not (tmp_path / "y").exists()
     assert "is not there" in run_cli("predict", tmp_path, "a.jpg").error()
+    made = run_cli("migrate", run, "--encoder", TINY, "--encoder-args.seed", 1, "--out", tmp_path / "head")
+    assert made.code == 0, made.err
+    assert run_cli("predict", tmp_path / "head", "a.jpg").error().endswith("or name the encoder with --encoder")
     other = ["migrate", run, "--encoder", TINY, "--encoder-args.seed", 1, "--out", tmp_path / "y", "--source"]
     assert "at 40 px is not among the set's encoders (" in run_cli(*other, f"{TINY}@40").error()
     statistics_of(bank([0, 1])).save(tmp_path / "a.stats")

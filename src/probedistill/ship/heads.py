@@ -18,7 +18,7 @@ from torch import Tensor
 from .._version import __version__
 from ..encoders.load import load_encoder
 from ..encoders.named import own_encoder
-from ..errors import UserError
+from ..errors import UserError, by_caller
 from ..features.encode import BATCH, encode, prefetched
 from ..features.statistics import ClassStatistics
 from ..images.decode import UnreadableImageError, decode_image
@@ -111,8 +111,8 @@ class ReadyHead:
         folder: Where the head was read from, if it was.
     """
 
-    weight: Tensor
-    bias: Tensor
+    weight: Tensor = field(repr=False)
+    bias: Tensor = field(repr=False)
     about: HeadAbout
     encoder: Encoder | None = field(default=None, repr=False)
     folder: Path | None = None
@@ -176,7 +176,8 @@ class ReadyHead:
         if encoder is None:
             if self.folder is None:
                 raise UserError(f"the head needs its encoder, {wanted}; give it: predict(images, encoder)")
-            encoder = load_encoder(own_encoder(self.folder, called="predict(images, encoder)"))
+            called = by_caller(command="--encoder", python="predict(images, encoder)")
+            encoder = load_encoder(own_encoder(self.folder, called=called))
         if encoder.fingerprint != wanted.fingerprint:
             raise UserError(
                 f"the head is for encoder {wanted} ({wanted.fingerprint[:12]}), not for {encoder.name!r} at "
