@@ -98,6 +98,8 @@ def test_what_a_run_records(spec, encoder, tmp_path):
     assert run["versions"]["torch"] == torch.__version__
     assert run["seconds"] > 0
     assert DistilledSet.load(tmp_path / "run").run.losses == distilled.run.losses
+    assert distilled.run.finished
+    assert str(distilled.run.losses[0]) not in repr(distilled.run)  # of thousands of steps
 
 
 def test_unknown_option(spec, encoder):

@@ -586,6 +586,7 @@ def test_scores_of_a_hand_made_case():
     assert scores.balanced == pytest.approx(2 / 9)
     assert scores.groups == pytest.approx({"x": 2 / 3, "y": 0.0})
     assert scores.worst_group == 0.0
+    assert "per_class" not in repr(scores)  # as many numbers as classes
     assert scores.n == 6
     assert from_plain(json.loads(json.dumps(as_plain(scores))), Scores) == scores
     assert scores.per_class["a"] == pytest.approx(2 / 3)

@@ -22,7 +22,7 @@ class Sharpness(Result):
 
     def tables(self):
         rows = tuple(
-            (name, percent(v, 0.01), "1,200", percent(v) if v > 0.3 else NOTHING)
+            (name, "= " * (v > 0.3) + percent(v, 0.01), "1,200", percent(v) if v > 0.3 else NOTHING)
             for name, v in zip(self.names, self.values)
         )
         return [Table("Sharpness", ("image", "top-1", "images", "gap"), rows)]
@@ -79,12 +79,29 @@ def test_plot_is_a_page_of_matplotlib(result, tmp_path):
     assert (tmp_path / "result.pdf").read_bytes().startswith(b"%PDF")
 
 
+def test_plot_of_a_result_without_drawings_is_one_line():
+    class Bare(Result):
+        def tables(self):
+            return []
+
+    with pytest.raises(UserError, match=r"nothing is drawn of this Bare; show\(\)"):
+        Bare().plot()
+
+
+def test_parts_of_a_result_are_short_at_a_prompt(result):
+    (figure,), (table,) = result.figures(), result.tables()
+    assert repr(figure) == "Figure(title='Sharp', summary='How sharp.')"
+    assert "50.0" not in repr(table)
+    assert "<svg" in figure._repr_html_()
+
+
 def test_a_data_frame_holds_numbers(result):
     pytest.importorskip("pandas")
     frame = result.to_pandas()
     assert list(frame.columns) == ["image", "top-1", "top-1 ±", "images", "gap"]
     assert frame["top-1"].tolist() == [50.0, 25.0]
-    assert frame["images"].tolist() == [1200.0, 1200.0]
+    assert frame["images"].tolist() == [1200, 1200]
+    assert frame["images"].dtype.kind == "i"
     assert np.isnan(frame["gap"][1])
     assert frame["image"].tolist() == list(result.names)
 

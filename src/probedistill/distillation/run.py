@@ -314,6 +314,7 @@ def _finish(session: _Session) -> DistilledSet:
     task, distiller = session.task, session.distiller
     record = replace(
         with_history(task.record, session.history),
+        finished=True,
         micro_batch=tuple(memory.size for memory in distiller.memory),  # "auto" went by the memory that was free
         skipped=session.skipped,
     )

@@ -21,7 +21,7 @@ def classes_argument() -> str:
 
 
 class LabelledImages:
-    """A sequence of labelled images, decoded only when asked for.
+    """Labelled images that are decoded only when asked for, by `load`.
 
     Attributes:
         class_names: Names of the C classes; label ``c`` is ``class_names[c]``.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -38,12 +38,12 @@ class Scores:
 
     top1: Share
     top5: Share | None
-    per_class: dict[str, Share]
+    per_class: dict[str, Share] = field(repr=False)
     worst_group: Share | None
-    groups: dict[str, Share] | None
+    groups: dict[str, Share] | None = field(repr=False)
     n: Count
     balanced: Share
-    confusion: tuple[tuple[Count, ...], ...] | None = None
+    confusion: tuple[tuple[Count, ...], ...] | None = field(default=None, repr=False)
 
 
 def score_probe(

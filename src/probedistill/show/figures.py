@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..store.files import whole_file
+from ..text import printable
 from .draw import WIDTH, heading, scene_of
 from .drawings import COLOURS, Array, Bars, Curve, Drawing, HeatMap, Line, Plane, Points
 from .scene import Scene, on_paper, save_paper
@@ -45,8 +47,8 @@ class Figure:
 
     title: str
     summary: str
-    drawing: Drawing | None
-    table: Table
+    drawing: Drawing | None = field(repr=False)
+    table: Table = field(repr=False)
 
     def svg(self) -> str:
         """The drawing as one inline SVG element; empty if there is no drawing.
@@ -55,6 +57,12 @@ class Figure:
         dark pages. Every cell, point and bar has a title, which browsers show when the mouse is over it.
         """
         return scene_of(self.drawing).svg(self.summary or self.title) if self.drawing is not None else ""
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: title, summary and drawing."""
+        title, summary = (html.escape(printable(text)) for text in (self.title, self.summary))
+        drawn = f'<div style="overflow-x:auto">{self.svg()}</div>' if self.drawing is not None else ""
+        return f"<h4>{title}</h4><p>{summary}</p>{drawn}"
 
 
 def on_one_page(figures: Sequence[Figure]) -> Paper:

@@ -6,6 +6,7 @@ import html
 import re
 from typing import TYPE_CHECKING, Any
 
+from ..errors import UserError
 from ..extras import needed
 from ..machine.progress import in_notebook
 from ..text import encodable, printable
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Paper
 
 _MOST_LINES = 40  # of what an interactive Python shows of a result
-_NUMBER = re.compile(r"([+-]?[\d,]*\.?\d+)(?: ± ([\d,]*\.?\d+))?(?:\s?%)?")
+_NUMBER = re.compile(r"(?:= )?([+-]?[\d,]*\.?\d+)(?: ± ([\d,]*\.?\d+))?(?:\s?%)?")  # = marks a set's own encoder
+_WHOLE = re.compile(r"[+-]?\d[\d,]*")
 
 
 class Result:
@@ -60,11 +62,7 @@ class Result:
     def _repr_html_(self) -> str:
         """What a notebook shows: findings, figures and tables."""
         parts = [f"<p>{html.escape(printable(finding))}</p>" for finding in self.findings()]
-        for figure in self.figures():
-            title, summary = (html.escape(printable(text)) for text in (figure.title, figure.summary))
-            parts.append(f"<h4>{title}</h4><p>{summary}</p>")
-            if figure.drawing is not None:
-                parts.append(f'<div style="overflow-x:auto">{figure.svg()}</div>')
+        parts += [figure._repr_html_() for figure in self.figures()]
         parts += [f'<div style="overflow-x:auto">{table.html()}</div>' for table in self.tables()]
         return "".join(parts)
 
@@ -80,14 +78,21 @@ class Result:
             print(encodable(str(self), getattr(sys.stdout, "encoding", None)))
 
     def plot(self) -> Paper:
-        """The figures on one page, as a ``matplotlib.figure.Figure``: ``plot().savefig("result.pdf")``."""
-        return on_one_page(self.figures())
+        """The figures on one page, as a ``matplotlib.figure.Figure``: ``plot().savefig("result.pdf")``.
+
+        Raises:
+            UserError: Nothing is drawn of this result: its tables are all.
+        """
+        drawn = [figure for figure in self.figures() if figure.drawing is not None]
+        if not drawn:
+            raise UserError(f"nothing is drawn of this {type(self).__name__}; show() and to_pandas() give its tables")
+        return on_one_page(drawn)
 
     def to_pandas(self, table: int = 0) -> Any:
         """One of the tables as a ``pandas.DataFrame``.
 
-        A column of numbers is one of floats, as they are shown: percent as percent, NaN for a dash. A column of means
-        with spreads becomes two, the second with `` ±`` after its name.
+        A column of numbers is one of floats, as they are shown: percent as percent, NaN for a dash; whole numbers are
+        integers. A column of means with spreads becomes two, the second with `` ±`` after its name.
 
         Args:
             table: Which of `tables`.
@@ -105,7 +110,9 @@ class Result:
 
 
 def _as_numbers(name: str, cells: list[str]) -> dict[str, list[Any]]:
-    """A column as floats if all of its cells are numbers or missing, otherwise unchanged."""
+    """A column as numbers if all of its cells are numbers or missing, otherwise unchanged."""
+    if all(_WHOLE.fullmatch(cell) for cell in cells):
+        return {name: [int(cell.replace(",", "")) for cell in cells]}
     found = [_NUMBER.fullmatch(cell.strip()) for cell in cells]
     if not any(found) or any(match is None and cell not in (NOTHING, "") for match, cell in zip(found, cells)):
         return {name: list(cells)}

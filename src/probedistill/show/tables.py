@@ -8,7 +8,7 @@ import io
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -40,11 +40,11 @@ class Table:
 
     title: str
     columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
+    rows: tuple[tuple[str, ...], ...] = field(repr=False)
     caption: str = ""
-    sections: tuple[int, ...] = ()
-    dim: tuple[int, ...] = ()
-    left: int = 1
+    sections: tuple[int, ...] = field(default=(), repr=False)
+    dim: tuple[int, ...] = field(default=(), repr=False)
+    left: int = field(default=1, repr=False)
 
     def rich(self) -> RichTable:
         """The table for a terminal. Names in it are shown literally, without mark-up."""

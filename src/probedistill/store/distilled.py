@@ -77,8 +77,8 @@ class Head:
         fingerprint: Fingerprint of the encoder.
     """
 
-    weight: Tensor
-    bias: Tensor
+    weight: Tensor = field(repr=False)
+    bias: Tensor = field(repr=False)
     encoder: str
     fingerprint: str
 

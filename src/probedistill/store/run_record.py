@@ -270,9 +270,9 @@ class History:
         seconds: Time spent in steps.
     """
 
-    losses: list[float] = field(default_factory=list)
-    tower_losses: list[list[float]] = field(default_factory=list)
-    accuracy: list[tuple[Count, Share]] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list, repr=False)
+    tower_losses: list[list[float]] = field(default_factory=list, repr=False)
+    accuracy: list[tuple[Count, Share]] = field(default_factory=list, repr=False)
     seconds: Annotated[float, Meta(ge=0)] = 0.0
 
 
