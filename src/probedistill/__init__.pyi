@@ -32,7 +32,7 @@ from .encoders.named import encoder_config
 from .errors import NonFiniteLossError, UserError
 from .evaluation.by_bytes import ByBytes, by_bytes
 from .evaluation.protocol import evaluate
-from .evaluation.result import Evaluation
+from .evaluation.result import Evaluation, load_evaluation
 from .features.bank import FeatureBank
 from .features.extract import extract_features
 from .features.statistics import ClassStatistics, load_statistics, merge_statistics
@@ -115,6 +115,7 @@ __all__ = [
     "geometry",
     "labelled_images",
     "load_encoder",
+    "load_evaluation",
     "load_head",
     "load_images",
     "load_splits",

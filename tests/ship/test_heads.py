@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from conftest import TINY
 from helpers_runs import encoder_record
 from helpers_statistics import NAMES, bank, statistics_of
 from probedistill import LinearProbe, ReadyHead, UserError, load_encoder, load_head, load_splits
+from probedistill.features.encode import encode
 from probedistill.ship.heads import HeadAbout, Preparation, head_of_statistics
 from probedistill.store.run_record import EncoderRecord
 
@@ -56,6 +61,29 @@ def test_scikit_learn_object_says_the_same(encoder, names):
     shares /= shares.sum(axis=1, keepdims=True)
     columns = [names.index(name) for name in found.classes_]
     np.testing.assert_allclose(found.predict_proba(features), shares[:, columns], atol=1e-6)
+
+
+def test_plain_pytorch_of_the_docs_says_the_same(encoder, tmp_path, monkeypatch, capsys):
+    timm = pytest.importorskip("timm")
+    page = (Path(__file__).parents[2] / "docs" / "over-time.md").read_text(encoding="utf-8")
+    (block,) = (block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "safe_open" in block)
+    head = a_head(encoder, encoder=encoder)
+    head.save(tmp_path / "heads" / "resnet18")
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 50, 3), np.uint8)
+    Image.fromarray(pixels).resize((70, 70)).save(tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(timm, "create_model", lambda *_, **__: encoder.model)
+    found = {}
+    exec(block, found)
+    assert capsys.readouterr().out.split() == head.predict(["photo.jpg"])
+    features = found["features"].double().numpy()
+    np.testing.assert_allclose(features, encode(encoder, encoder.centre_view(Image.open("photo.jpg"))[None]), atol=1e-5)
+
+
+def test_the_weights_are_not_printed(encoder):
+    head = a_head(encoder)
+    assert "tensor" not in repr(head)
+    assert "tensor" not in repr(head_of_statistics(statistics_of(bank([0, 1, 2]))))
 
 
 def test_another_encoder_is_refused(encoder):

@@ -417,6 +417,9 @@ class _File:
 def load_evaluation(path: Path | str) -> Evaluation:
     """Read the scores that `Evaluation.save` wrote.
 
+    Args:
+        path: The file, such as ``runs/photos/evaluation-efficientnet_lite0-112px.json``.
+
     Raises:
         UserError: No such file, or a damaged one.
     """
