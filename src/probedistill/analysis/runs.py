@@ -135,9 +135,7 @@ class Runs(Result):
         (table,) = self.tables()
         names = tuple(row[0] for row in table.rows)
         drawing = Bars(names, series, "top-1 accuracy in %", digits=1, limits=(0, 100), across=True)
-        summary = (
-            "Accuracy of probes trained on the images of each run; runs that differ by their seed are one."
-        )
+        summary = "Accuracy of probes trained on the images of each run; runs that differ by their seed are one."
         return [Figure("Accuracy by run", summary, drawing, table)]
 
     def csv(self) -> str:
