@@ -45,7 +45,7 @@ def test_features_distill_evaluate_info(run_cli, distil_cli, photos, out):
     result = run_cli("features", "--images", f"folder:{photos}", "--encoder", TINY, "--views", 2)
     assert result.code == 0, result.err
     assert "train: 12 images × 3 views × 24 features" in result.out
-    assert "test: 12 images × 1 views" in result.out
+    assert "test: 12 images × 1 view × 24 features" in result.out
 
     result = distil_cli("--out", out)
     assert result.code == 0, result.err

@@ -31,6 +31,7 @@ from probedistill.images.splits import load_images
 from probedistill.machine.places import cache_folder
 from probedistill.seeds import Stream, seed_of
 from probedistill.store.records import as_plain
+from probedistill.text import counted
 
 CLASSES, PER_CLASS = ("cat", "dog", "owl"), 5
 N = len(CLASSES) * PER_CLASS
@@ -528,7 +529,7 @@ def test_blocks_of_a_bank_in_files_are_all_of_its_rows(both, views, size):
     held, in_files = both(views)
     assert (held.in_memory, in_files.in_memory) == (True, False)
     assert held.num_bytes == in_files.num_bytes == 10 * (1 + views) * held.dim * 4
-    assert repr(in_files) == f"FeatureBank(10 images, {views} views, d = {held.dim}, in files)"
+    assert repr(in_files) == f"FeatureBank(10 images, {counted(views, 'view')}, d = {held.dim}, in files)"
     expected = sorted_rows([held.all_views()])
     for bank in (held, in_files):
         for _ in range(2):  # as often as one likes

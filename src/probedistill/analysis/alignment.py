@@ -186,7 +186,7 @@ class Alignment(Analysis):
         itself = number(np.diag(linear).mean(), 3)
         by_chance = self.chance.cka[~np.eye(len(self.encoders), dtype=bool)].mean()
         return Table(
-            f"{self.images.count:,} images of {self.images.spec} ({self.images.split})",
+            f"{counted(self.images.count, 'image')} of {self.images.spec} ({self.images.split})",
             ("A", "B", self.titles["mutual_knn"], "linear CKA", "map A → B, R²", "map B → A, R²"),
             (
                 *rows,
@@ -203,7 +203,7 @@ class Alignment(Analysis):
 
         return Table(
             f"Rank correlation with transfer ({transfer.probe} probe, {transfer.pairs} pairs of "
-            f"{transfer.encoders} encoders)",
+            f"{counted(transfer.encoders, 'encoder')})",
             ("metric", "accuracy:\nSpearman", "p", "pairs", "share of full data:\nSpearman", "p", "pairs"),
             tuple(
                 (title, *cells(transfer.metrics[metric]), *cells(transfer.relative_to_full[metric]))

@@ -34,6 +34,7 @@ from ..store.locks import PATIENCE, claimed
 from ..store.named import run_folder
 from ..store.records import Share
 from ..store.run_record import BEGINNINGS, ImagesRecord
+from ..text import counted
 from .base import Analysis, EncoderAbout, MadeBy
 from .copies import Distances, Near, feature_distances, nearest, pixel_distances, share_below, structure_distances
 from .copies import thumbnails as thumbnails_of
@@ -223,7 +224,7 @@ class Audit(Analysis):
                 f"The strongest attack ({one.says}, {one.how}) finds {percent(one.tpr)} % of the members at 1 % false "
                 f"alarms (95 % interval {_ends(one.tpr_interval)}; a guess: 1), AUC {percent(one.auc)} "
                 f"({_ends(one.auc_interval)}). It is the strongest of {len(self.membership.attacks)}, for sets of "
-                f"half the photos and {self.membership.steps} steps, not for this very set."
+                f"half the photos and {counted(self.membership.steps, 'step')}, not for this very set."
             )
         if self.promise is not None:
             found.append(f"The statistics behind the set are {self.promise}.")

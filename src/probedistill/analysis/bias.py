@@ -35,6 +35,7 @@ from ..store.layout import check_named_once
 from ..store.named import run_folder
 from ..store.records import Count, Share
 from ..store.run_record import ImagesRecord
+from ..text import counted
 from .base import Analysis
 from .bias_entry import BiasEntry, bias_of, likeness_of, likeness_table, narrow_table, wide_table
 from .directions import ROUNDING, usual_backgrounds
@@ -195,7 +196,7 @@ class BiasReport(Analysis):
                 yield "agreement with the ranking by real data: needs at least 3 encoders"
             return
         for name, found in self.agreement.items():
-            words = f"{found}" if found.spearman is None else f"{found} over {found.n} encoders"
+            words = f"{found}" if found.spearman is None else f"{found} over {counted(found.n, 'encoder')}"
             yield f"agreement of the ranking by {name.replace('_', ' ')} with real data's worst group: {words}"
 
     def _groups_of(self, entry: BiasEntry) -> Figure:
@@ -235,7 +236,7 @@ class BiasReport(Analysis):
             summary += " Whether real data rank the encoders alike needs at least 3 encoders."
         else:
             summary += " The last row compares each order of the encoders with that by real data's worst group."
-            words = (f"{agreement[key]}, {agreement[key].n} encoders" for key in _RANKED_BY)
+            words = (f"{agreement[key]}, {counted(agreement[key].n, 'encoder')}" for key in _RANKED_BY)
             rows.append(("agreement with real data", *words))
         title = "Groups · ranking"
         return Figure(title, summary, None, Table(title, ("entry", *_RANKED_BY.values()), tuple(rows)))

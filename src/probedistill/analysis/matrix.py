@@ -186,7 +186,8 @@ class TransferMatrix(Analysis):
                 cells = ("= " * bool(own[t]) + percent(mean[t], std[t]) for t in range(len(self.targets)))
                 rows.append((name, probe, *cells))
         title = (
-            f"top-1 % on {self.images.test.count:,} images of {self.images.train.spec} ({self.images.test.split}), "
+            f"top-1 % on {counted(self.images.test.count, 'image')} of {self.images.train.spec} "
+            f"({self.images.test.split}), "
             f"{counted(self.protocol.seeds, 'seed')}; = is the set's own encoder"
         )
         columns = ("trained on", "probe", *(target.name.replace("@", "\n@") for target in self.targets))

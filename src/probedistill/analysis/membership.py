@@ -38,7 +38,7 @@ from ..store.layout import SHADOWS
 from ..store.pixels import as_shipped
 from ..store.records import Count, Share
 from ..store.tensors import TornFileError, load_tensors, save_tensors
-from ..text import duration
+from ..text import counted, duration
 from .copies import thumbnails
 
 SCORES = ("probe", "features", "pixels")
@@ -310,8 +310,8 @@ def _check_halves(shadows: Shadows) -> None:
     for name, count in zip(shadows.bank.class_names, counts, strict=True):
         if count // 2 < least:
             raise UserError(
-                f"class {name!r} has {count} photos; half of them, which a shadow set is made of, are fewer than "
-                f"{least}: leave the shadow sets out"
+                f"class {name!r} has {counted(count, 'photo')}; half of them, which a shadow set is made of, are fewer "
+                f"than {least}: leave the shadow sets out"
             )
 
 

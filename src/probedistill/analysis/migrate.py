@@ -27,6 +27,7 @@ from ..show.tables import Table, number, percent, points
 from ..store.distilled import DistilledSet, as_set
 from ..store.records import Count, OrNaN, Share
 from ..store.run_record import EncoderRecord, ImagesRecord
+from ..text import counted
 from .base import Analysis, Array, EncoderAbout
 from .candidates import CANDIDATES, SCRATCH, Lesson, Linear, cross_validated, flat
 from .similarity import linear_cka
@@ -179,7 +180,7 @@ class Migration(Analysis):
         if self.test is not None and taken.accuracy is not None:
             best = max(self.candidates, key=lambda one: one.accuracy or 0.0)
             found.append(
-                f"Measured afterwards on {self.test.count:,} images of {self.test.spec} ({self.test.split}): "
+                f"Measured afterwards on {counted(self.test.count, 'image')} of {self.test.spec} ({self.test.split}): "
                 f"{percent(taken.accuracy)} %; the best candidate was {best.name!r} with {percent(best.accuracy)} %."
             )
         return found

@@ -23,7 +23,7 @@ from ..encoders.named import fields_in_word
 from ..errors import UserError, option
 from ..methods import check_number
 from ..store.named import results_folder, run_folder
-from ..text import duration
+from ..text import counted, duration
 from .app import EncoderOptions, Images, Probes, command, config_flag, flat, panel, show
 
 if TYPE_CHECKING:
@@ -424,7 +424,8 @@ def features(
     check_number("layers", layers, whole=True)
     for encoder_of, part, count in ((model.with_layers(layers), train, views), (model, test, 0)):
         bank = store.of(encoder_of, part, views=count, seed=seed)
-        show(f"{part.split}: {len(bank):,} images × {1 + count} views × {model.dim} features")
+        sizes = (counted(len(bank), "image"), counted(1 + count, "view"), counted(model.dim, "feature"))
+        show(f"{part.split}: {' × '.join(sizes)}")
     show(f"kept in {cache_folder(cache) / 'features'}")
 
 

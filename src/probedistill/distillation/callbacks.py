@@ -32,7 +32,7 @@ from ..registry import OWN, Registry
 from ..show.previews import grid, save_grid, save_sprite
 from ..store.layout import PREVIEW
 from ..store.run_record import BEGINNINGS, History, RunRecord, write_progress_file
-from ..text import duration
+from ..text import counted, duration
 
 LOGGERS = Registry(
     "logger",
@@ -259,7 +259,8 @@ def takes_long(seconds: float, run: RunRecord, *, kept: bool) -> str:
         ways.append(f"{option('views', config.views // 2)} half")
     if any(encoder.precision == "fp32" for encoder in run.encoders):
         ways.append(f"{option('precision', 'bf16')} perhaps half, on processors made for it")
-    line = f"about {duration(seconds)} to go: {config.steps:,} steps, {config.views} views of each image."
+    steps, views = counted(config.steps, "step"), counted(config.views, "view")
+    line = f"about {duration(seconds)} to go: {steps}, {views} of each image."
     if ways:
         again = f"stop it and add {option('overwrite', True)}; " if kept else ""
         line += f" Shorter: {again}{', '.join(ways)}. Fewer steps or views make weaker images"

@@ -34,6 +34,7 @@ from ..store.layout import IMAGES as FILES
 from ..store.layout import RUN
 from ..store.named import run_folder
 from ..store.records import Count, Share, write_record
+from ..text import counted
 
 BITS = {"fp32": 32, "int8": 8, "int4": 4}
 PER_CLASS = (2, 5, 10)
@@ -229,7 +230,7 @@ def _shipment(folders: Sequence[Path], scored: Sequence[Sequence[float]]) -> Shi
         return Shipment(f"images of {folders[0]}", IMAGES, size, top1, seeds=1)
     std = tuple(statistics.stdev(scores) for scores in zip(*scored, strict=True))
     place = os.path.commonpath(folders) or f"{folders[0]} …"
-    return Shipment(f"images of {place}, {len(folders)} seeds", IMAGES, size, top1, std, len(folders))
+    return Shipment(f"images of {place}, {counted(len(folders), 'seed')}", IMAGES, size, top1, std, len(folders))
 
 
 def _features(bank: FeatureBank) -> Iterator[tuple[str, str, int, Callable[[Array], Array]]]:

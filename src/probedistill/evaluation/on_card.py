@@ -29,7 +29,7 @@ def as_markdown(evaluation: Evaluation) -> str:
     """Scores as a table for a card; the paths of this machine are left out."""
     by, on = evaluation.context.encoder, evaluation.context.test
     lines = [
-        f"{escaped(published(by.name))} at {by.input_size} px, tested on {on.images:,} images of "
+        f"{escaped(published(by.name))} at {by.input_size} px, tested on {counted(on.images, 'image')} of "
         f"{escaped(published(on.spec))} ({escaped(on.split)}; fingerprint `{escaped(on.fingerprint[:12])}`), "
         f"{counted(evaluation.context.protocol.seeds, 'seed')}. Mean ± standard deviation over evaluation seeds.",
         "",

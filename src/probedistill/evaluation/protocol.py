@@ -166,7 +166,7 @@ def _context(
     """What the rows are scored by."""
     encoder, config, count = scorer.encoder, scorer.config, len(scorer.test)
     context = Context(
-        title=f"{encoder.name} at {encoder.input_size} px, tested on {count:,} images of {test.spec} "
+        title=f"{encoder.name} at {encoder.input_size} px, tested on {counted(count, 'image')} of {test.spec} "
         f"({test.split}), {counted(config.seeds, 'seed')}",
         encoder=_scored_by(encoder),
         test=ScoredOn(test.spec, test.split, count, test.fingerprint),
@@ -247,7 +247,7 @@ def _of_kept(groups: Sequence[str] | None, test: LabelledImages, class_names: Se
     if groups is None:
         return None
     if len(groups) != len(test):
-        raise UserError(f"groups are {len(groups)} names for {len(test)} test images; give one for each")
+        raise UserError(f"groups are {counted(len(groups), 'name')} for {len(test)} test images; give one for each")
     kept = np.isin(test.labels, [label for label, name in enumerate(test.class_names) if name in class_names])
     return [groups[i] for i in np.flatnonzero(kept).tolist()]
 

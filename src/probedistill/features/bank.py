@@ -16,6 +16,7 @@ from ..errors import UserError
 from ..machine.launch import processes_here
 from ..machine.memory import total_memory
 from ..store.tensors import TornFileError, map_tensors
+from ..text import counted
 
 if TYPE_CHECKING:
     from ..encoders.encoder import Encoder
@@ -174,7 +175,7 @@ class FeatureBank:
 
     def __repr__(self) -> str:
         where = "in memory" if self.in_memory else "in files"
-        return f"FeatureBank({len(self)} images, {self.num_views} views, d = {self.dim}, {where})"
+        return f"FeatureBank({counted(len(self), 'image')}, {counted(self.num_views, 'view')}, d = {self.dim}, {where})"
 
     @property
     def in_memory(self) -> bool:

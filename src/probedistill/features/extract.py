@@ -27,6 +27,7 @@ from ..seeds import Stream, seed_of
 from ..store.files import remove_leftovers
 from ..store.records import write_record
 from ..store.tensors import TornFileError
+from ..text import counted
 from .bank import FeatureBank, Held, bytes_of, comfortable_bytes
 from .encode import augmented_views, prefetched
 from .shards import DTYPES, BankFiles, ShardContent, bank_files
@@ -154,7 +155,8 @@ def _check_each_class(images: LabelledImages, bank: FeatureBank) -> None:
         if had[label] and not left[label]:
             first = _left_out(images, bank).get(int(np.flatnonzero(images.labels == label)[0]), bank.skipped[0])
             raise UserError(
-                f"none of the {had[label]} images of class {name!r} ({images.split}) can be read; repair them or "
+                f"none of the {counted(had[label], 'image')} of class {name!r} ({images.split}) can be read; "
+                "repair them or "
                 f"leave the class out with {option('classes')}; first: {first}"
             )
 
@@ -172,7 +174,8 @@ def _told_of_skipped(images: LabelledImages, bank: FeatureBank) -> str:
     ]
     rest = sum(len(names) for _, names in groups[_MOST_REASONS:])
     said += [f"{rest} for other reasons"] if rest else []
-    return f"left out {len(bank.skipped)} unreadable of {len(images)} images ({images.split}): {', '.join(said)}"
+    of = counted(len(images), "image")
+    return f"left out {len(bank.skipped)} unreadable of {of} ({images.split}): {', '.join(said)}"
 
 
 _MOST_REASONS = 3  # of one line

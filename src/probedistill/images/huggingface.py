@@ -23,6 +23,7 @@ from ..errors import UserError, option, unknown_name
 from ..extras import needed
 from ..machine.network import asking_the_hub, check_waits
 from ..machine.progress import ProgressBar
+from ..text import counted
 from .contents import UNREADABLE, digest_of_bytes, digests_of_files, remembered
 from .decode import UnreadableImageError, as_utf8, decode_image, one_line
 from .labelled import LabelledImages, digest_of
@@ -248,7 +249,8 @@ def _hf_labels(data: Any, split: str, config: ImagesConfig) -> tuple[tuple[str, 
         if len(labels) and not 0 <= labels.min() <= labels.max() < len(names):
             odd = int(labels.max() if labels.max() >= len(names) else labels.min())
             raise UserError(
-                f"label_column {column!r} of {config.images} has {len(names)} names and the label {odd} in split "
+                f"label_column {column!r} of {config.images} has {counted(len(names), 'name')} and the label {odd} in "
+                "split "
                 f"{split!r}; write all files of the data set with the names of all its classes"
             )
         return tuple(names), labels

@@ -12,7 +12,7 @@ from PIL import Image
 
 from ..config import ImagesConfig
 from ..errors import UserError, by_caller, option, unknown_name
-from ..text import printable
+from ..text import counted, printable
 
 
 def classes_argument() -> str:
@@ -76,7 +76,8 @@ class LabelledImages:
 
     def __repr__(self) -> str:
         classes = len(self.class_names)
-        return f"LabelledImages({self.spec!r}, split={self.split!r}, {len(self)} images, {classes} classes)"
+        sizes = f"{counted(len(self), 'image')}, {counted(classes, 'class', 'classes')}"
+        return f"LabelledImages({self.spec!r}, split={self.split!r}, {sizes})"
 
     def load(self, index: int) -> Image.Image:
         """Decode image ``index`` to RGB; may be called from several threads.

@@ -36,6 +36,7 @@ from PIL import Image
 from ..config import AugmentConfig, CanvasConfig, ImagesConfig
 from ..errors import UserError, explained, unknown_name
 from ..registry import OWN, Registry
+from ..text import counted
 from .contents import digest_of_array, digest_of_bytes, digests_of_files
 from .decode import as_utf8, decode_image
 from .labelled import LabelledImages, classes_argument, digest_of
@@ -153,7 +154,8 @@ def labelled(items: Items, spec: str, split: str, progress: bool = True) -> Labe
     """
     labels = np.asarray(items.labels, dtype=np.int64).reshape(-1)
     if len(labels) != len(items.images):
-        raise UserError(f"images {spec!r} have {len(items.images)} images and {len(labels)} labels in split {split!r}")
+        found = f"{counted(len(items.images), 'image')} and {counted(len(labels), 'label')}"
+        raise UserError(f"images {spec!r} have {found} in split {split!r}")
     if len(labels) and not 0 <= labels.min() <= labels.max() < len(items.class_names):
         raise UserError(f"images {spec!r} have labels outside 0 … {len(items.class_names) - 1} in split {split!r}")
     names = items.names or [
@@ -161,7 +163,8 @@ def labelled(items: Items, spec: str, split: str, progress: bool = True) -> Labe
         for i, item in enumerate(items.images)
     ]
     if len(names) != len(labels):
-        raise UserError(f"images {spec!r} have {len(labels)} images and {len(names)} names in split {split!r}")
+        found = f"{counted(len(labels), 'image')} and {counted(len(names), 'name')}"
+        raise UserError(f"images {spec!r} have {found} in split {split!r}")
     contents = digests_of(items.images, place=spec, progress=progress)
     return LabelledImages(
         class_names=items.class_names,

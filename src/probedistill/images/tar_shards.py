@@ -366,8 +366,8 @@ def _names_of(
         else:
             sample = next(sample for sample in samples if sample.label == label)
             raise UserError(
-                f"images {spec!r}: label {label!r} of {sample.name} is not in classes.txt ({len(names)} names); add it "
-                "there"
+                f"images {spec!r}: label {label!r} of {sample.name} is not in classes.txt "
+                f"({counted(len(names), 'name')}); add it there"
             )
     return dict(sorted(name_of.items(), key=lambda item: place[item[1]]))
 

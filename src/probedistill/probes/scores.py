@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 
 from ..errors import UserError
 from ..store.records import Count, Share
+from ..text import counted
 from .arrays import Array, class_indices
 from .kinds import Classifier
 
@@ -81,13 +82,13 @@ def score_probe(
     if len(labels) == 0:
         raise UserError("y is empty: there are no test images to score")
     if groups is not None and len(groups) != len(labels):
-        raise UserError(f"groups has {len(groups)} entries for {len(labels)} images")
+        raise UserError(f"groups has {counted(len(groups), 'entry', 'entries')} for {counted(len(labels), 'image')}")
 
     logits = np.asarray(probe.decision_function(X))
     if logits.ndim == 1:
         logits = np.stack([np.zeros_like(logits), logits], axis=1)
     if len(logits) != len(labels):
-        raise UserError(f"X has {len(logits)} rows for {len(labels)} labels in y")
+        raise UserError(f"X has {counted(len(logits), 'row')} for {counted(len(labels), 'label')} in y")
     said = known[_best(logits, 5)]
     hits = said == labels[:, None]
     top1 = hits[:, 0]

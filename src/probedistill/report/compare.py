@@ -9,7 +9,7 @@ from ..methods import flattened
 from ..show.tables import NOTHING, Table
 from ..store.layout import IMAGES, METADATA, OLD_METADATA
 from ..store.records import as_plain
-from ..text import duration
+from ..text import counted, duration
 from .gather import ShownRun
 
 _IN_THE_SUMMARY = ("method", "steps", "images_per_class")  # settings that `runs_table` has columns for
@@ -65,7 +65,7 @@ def _state(run: ShownRun) -> list[tuple[str, str]]:
 
 def _facts(run: ShownRun) -> list[tuple[str, str]]:
     about, images = run.about, run.about.images
-    made = f"{about.method}, preset {about.config.preset}, {about.config.steps or 0:,} steps"
+    made = f"{about.method}, preset {about.config.preset}, {counted(about.config.steps or 0, 'step')}"
     found = [
         ("method", made if about.baseline is None else f"none: real images, chosen by {about.baseline}"),
         ("seed", str(about.config.seed)),

@@ -9,6 +9,7 @@ import numpy as np
 from ..show.draw import spread
 from ..show.figures import Curve, Figure, Line
 from ..show.tables import Table, percent
+from ..text import counted
 from .gather import ShownRun
 from .watch import bucket_means
 
@@ -26,7 +27,7 @@ def loss_curve(run: ShownRun) -> Figure | None:
     per_point = len(losses) / len(means)
     averaged = f" Each point is the mean of about {per_point:.0f} steps." if per_point >= 1.5 else ""
     summary = (
-        f"The loss goes from {losses[0]:.4g} to {losses[-1]:.4g} in {len(losses):,} steps; "
+        f"The loss goes from {losses[0]:.4g} to {losses[-1]:.4g} in {counted(len(losses), 'step')}; "
         f"the lowest is {min(losses):.4g}.{averaged}"
     )
     titles = tuple(f"step {step:,}: {mean:.4f}" for step, mean in zip(steps, means, strict=True))

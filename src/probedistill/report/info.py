@@ -63,7 +63,7 @@ def _made_by(run: RunRecord, options: Mapping[str, str]) -> list[tuple[str, str]
     more = ", …" if len(run.class_names) > _MOST_CLASSES else ""
     promise = [("privacy", str(run.privacy))] if run.privacy is not None else []
     aim = f", aim {config.aim}" if config.aim != "home" else ""
-    made = f"{run.method}, preset {config.preset}{aim}, {config.steps} steps, seed {config.seed}"
+    made = f"{run.method}, preset {config.preset}{aim}, {counted(config.steps, 'step')}, seed {config.seed}"
     if run.baseline is not None:
         made = f"none: real images, chosen by {run.baseline}, seed {config.seed}"
     elif run.parts:
@@ -86,7 +86,7 @@ def _made_by(run: RunRecord, options: Mapping[str, str]) -> list[tuple[str, str]
 
 
 def _named(images: ImagesRecord) -> str:
-    return f"{images.spec} ({images.split}), {images.count:,} images"
+    return f"{images.spec} ({images.split}), {counted(images.count, 'image')}"
 
 
 def _changed(run: RunRecord) -> str:
@@ -132,7 +132,8 @@ def _history(run: RunRecord) -> list[tuple[str, str]]:
     rows = []
     if run.parts:
         lines = [
-            f"{part.name}: {len(part.class_names)} classes of {part.images.spec}, {part.method}, {part.steps} steps, "
+            f"{part.name}: {counted(len(part.class_names), 'class', 'classes')} of {part.images.spec}, {part.method}, "
+            f"{counted(part.steps, 'step')}, "
             f"seed {part.seed}"
             for part in run.parts
         ]
@@ -153,7 +154,7 @@ def _unfinished(folder: Path, run: RunRecord) -> list[tuple[str, str]]:
     checkpoint = newest_checkpoint(folder)
     done = checkpoint.about.engine["step"] if checkpoint else 0
     again = f"repeat its command with {option('resume', True)}"
-    return [("state", f"not finished: {done} of {run.config.steps} steps saved; {again}")]
+    return [("state", f"not finished: {done} of {counted(run.config.steps, 'step')} saved; {again}")]
 
 
 def _result(folder: Path, run: RunRecord) -> list[tuple[str, str]]:

@@ -31,7 +31,7 @@ from ..show.tables import Table
 from ..store.files import check_writable, whole_file
 from ..store.named import run_folder, several_runs
 from ..store.records import as_plain, without_nan
-from ..text import printable
+from ..text import counted, printable
 from . import compare
 from .curves import accuracy_curve, loss_curve
 from .gather import ShownRun, gather
@@ -266,7 +266,7 @@ def _of_script(section: _Section) -> dict[str, Any]:
 
 def _classes(names: Sequence[str]) -> str:
     shown = ", ".join(names[:_MOST_CLASSES_NAMED])
-    return f"{len(names):,} classes: {shown}{', …' if len(names) > _MOST_CLASSES_NAMED else ''}"
+    return f"{counted(len(names), 'class', 'classes')}: {shown}{', …' if len(names) > _MOST_CLASSES_NAMED else ''}"
 
 
 # ---------------------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ from ..store.card import published
 from ..store.distilled import DistilledSet
 from ..store.run_record import EncoderRecord, ImagesRecord, unrecorded
 from ..store.sums import digest
+from ..text import counted
 
 IMAGE_NAMES = ("images", "image", "syn_images", "image_syn", "data", "x", "pixel_values")
 LABEL_NAMES = ("labels", "label", "syn_labels", "label_syn", "targets", "target", "y")
@@ -117,7 +118,7 @@ def _of_tensors(content: Any, called: str, classes: Sequence[str] | None, image_
         soft, labels = labels.float(), labels.float().argmax(dim=1)
     labels = labels.reshape(-1)
     if len(labels) != len(images):
-        raise UserError(f"{called} has {len(images)} images and {len(labels)} labels")
+        raise UserError(f"{called} has {counted(len(images), 'image')} and {counted(len(labels), 'label')}")
     if labels.is_floating_point() and not bool((labels == labels.round()).all()):
         raise UserError(f"{called} has labels that are not whole numbers; give a class number for each image")
     labels = labels.long()
@@ -185,7 +186,8 @@ def _counted(count: int, classes: Sequence[str] | None, called: str) -> Tensor:
     """Labels of images that have none: as many for each class, class after class."""
     number = len(classes) if classes is not None else count
     if not number or count % number:
-        raise UserError(f"{called} has no labels, and {count} images for {number} classes; give labels")
+        shared = f"{counted(count, 'image')} for {counted(number, 'class', 'classes')}"
+        raise UserError(f"{called} has no labels, and {shared}; give labels")
     each = f"{count // number} of each of {number} classes, class after class"
     warnings.warn(f"{called} has no labels: its images are taken for {each}", stacklevel=5)
     return torch.arange(number).repeat_interleave(count // number)
@@ -197,7 +199,9 @@ def _named(found: Sequence[str], classes: Sequence[str] | None, called: str) -> 
         return list(found)
     names = list(classes)
     if len(names) < len(found):
-        raise UserError(f"{called} has {len(found)} classes, {option('classes')} names {len(names)}; name each")
+        raise UserError(
+            f"{called} has {counted(len(found), 'class', 'classes')}, {option('classes')} names {len(names)}; name each"
+        )
     if len(set(names)) < len(names):
         raise UserError(f"{option('classes')} names a class twice; name each once")
     return names

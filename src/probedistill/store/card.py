@@ -17,7 +17,7 @@ from shlex import quote
 
 import yaml
 
-from ..text import printable
+from ..text import counted, printable
 from .files import whole_file
 from .layout import CARD, CONFIG, HELD_OUT, IMAGES, PREVIEW, STATISTICS
 from .run_record import RunRecord
@@ -263,7 +263,7 @@ data = ImageFolder("FOLDER/{IMAGES}", views)"""
 
 def _made_from(folder: Path, run: RunRecord) -> str:
     images = run.images
-    lines = [f"- images: {escaped(published(images.spec))}, {escaped(images.split)}: {images.count:,} images "
+    lines = [f"- images: {escaped(published(images.spec))}, {escaped(images.split)}: {counted(images.count, 'image')} "
              f"(fingerprint `{escaped(images.fingerprint[:12])}`)"]  # fmt: skip
     if run.test is not None and run.statistics:
         lines.append(f"- tested along the way on: {escaped(published(run.test.spec))}, {escaped(run.test.split)}; "
@@ -272,8 +272,8 @@ def _made_from(folder: Path, run: RunRecord) -> str:
         test = run.test
         named = f", listed in [{HELD_OUT}]({HELD_OUT})" if (folder / HELD_OUT).exists() else ""
         lines.append(f"- held out, and not seen by the set: {escaped(published(test.spec))}, {escaped(test.split)}: "
-                     f"{test.count:,} images (fingerprint `{escaped(test.fingerprint[:12])}`){named}. Test elsewhere "
-                     "on these alone")  # fmt: skip
+                     f"{counted(test.count, 'image')} (fingerprint `{escaped(test.fingerprint[:12])}`){named}. Test "
+                     "elsewhere on these alone")  # fmt: skip
         if test.split.startswith("holdout"):
             lines.append("- how it was split: within each class the images are ordered by the SHA-256 of "
                          "`probedistill holdout 0`, a line feed and their name; the first share is out")  # fmt: skip
@@ -282,7 +282,8 @@ def _made_from(folder: Path, run: RunRecord) -> str:
     lines += [f"- encoder: {escaped(published(str(encoder)))} (fingerprint `{escaped(encoder.fingerprint[:12])}`)"
               for encoder in run.encoders]  # fmt: skip
     if not run.made_elsewhere:
-        how = f"{run.config.steps:,} steps, seed {run.config.seed}" if run.config.steps else f"seed {run.config.seed}"
+        steps = f"{counted(run.config.steps, 'step')}, " if run.config.steps else ""
+        how = f"{steps}seed {run.config.seed}"
         lines.append(f"- method: {escaped(run.method)}, {how}")
     versions = ", ".join(f"{name} {version}" for name, version in run.versions.items())
     lines += [f"- versions: {escaped(versions)}"] if versions else []
