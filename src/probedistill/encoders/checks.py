@@ -143,16 +143,16 @@ def check_gradient(encode: Callable[[Tensor], Tensor], images: Tensor, *, name: 
     images = images.clone().requires_grad_()
     hint = "distillation needs it: leave out torch.no_grad, torch.inference_mode and .detach() in its forward"
     with explained(f"encoder {name!r} lets no gradient through to its images", Exception, hint=hint):
-        gradient, without = torch.zeros_like(images), []
+        features = encode(images)
+        if not features.requires_grad:
+            raise RuntimeError("its features are cut off from them")
+        # Not the plain sum: that of layer-normalised features is constant.
+        weights = torch.linspace(-1, 1, features.numel(), device=images.device).sin().view_as(features)
+        gradient, without, dim = torch.zeros_like(images), [], features.shape[1]
         for number in range(_PARTS):
-            features = encode(images)  # again: a compiled model allows one backward pass
-            if not features.requires_grad:
-                raise RuntimeError("its features are cut off from them")
-            # Not the plain sum: that of layer-normalised features is constant.
-            weights = torch.linspace(-1, 1, features.numel(), device=images.device).sin().view_as(features)
-            dim = features.shape[1]
             part = slice(dim * number // _PARTS, dim * (number + 1) // _PARTS)
-            (own,) = torch.autograd.grad((features * weights)[:, part].sum(), images, allow_unused=True)
+            output = (features * weights)[:, part].sum()
+            (own,) = torch.autograd.grad(output, images, allow_unused=True, retain_graph=number < _PARTS - 1)
             if own is not None and bool(own.any()):
                 gradient += own
             elif not torch.equal(*features[:, part]):
