@@ -363,3 +363,11 @@ def test_a_classifier_of_another_size_than_its_weights_is_refused():
     """timm makes such a classifier anew: its outputs would be those of random weights."""
     with pytest.raises(UserError, match=r"num_classes 10 is not the 1000 .* would be random; leave it out or give"):
         load_encoder("timm:resnet18.a1_in1k", features="output", encoder_args={"num_classes": 10})
+
+
+@pytest.mark.parametrize("name", ["levit_128s", "caformer_s18"])  # with norms, and with a hidden layer
+def test_a_classifier_of_several_layers_is_left_out(tmp_path, name):
+    model = timm.create_model(name)
+    torch.save(model.state_dict(), tmp_path / "w.pth")
+    encoder = load_encoder(f"timm:{name}", checkpoint=tmp_path / "w.pth", device="cpu")
+    assert encoder.dim == model.num_features

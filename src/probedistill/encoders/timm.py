@@ -195,6 +195,9 @@ def _load_weights(model: nn.Module, weights: dict[str, Tensor], path: Path, name
     ours = model.state_dict()
     classifier = (getattr(model, "pretrained_cfg", None) or {}).get("classifier") or ()
     heads = tuple(f"{h}." for h in ((classifier,) if isinstance(classifier, str) else classifier))
+    # Some have more than that layer: LeViT's a norm, CAFormer's a hidden layer. The model is without all of it.
+    around = {head[: end + 1] for head in heads for end, letter in enumerate(head) if letter == "."}
+    heads += tuple(part for part in around if not any(name.startswith(part) for name in ours))
     weights = {k: v for k, v in weights.items() if k in ours or not k.startswith(heads or ("\0",))}
     missing = [k for k in _needed(model) if k not in weights]
     extra = [k for k in weights if k not in ours]
