@@ -290,3 +290,10 @@ def test_images_are_read_whole_or_not_at_all(tmp_path):
     parquet.write_table(pa.table({"image": rows, "label": [0, 1]}), tmp_path / "set.parquet")
     with pytest.raises(UserError, match="row 1"):
         read_set(tmp_path / "set.parquet")
+
+
+def test_a_run_is_not_imported(tmp_path):
+    read = read_set(make_image_folder(tmp_path / "photos", per_class=1))
+    read.save(tmp_path / "run")
+    with pytest.raises(UserError, match="is a run of probedistill already"):
+        read_set(tmp_path / "run")

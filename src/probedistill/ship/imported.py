@@ -27,6 +27,7 @@ from ..images.sources import check_range
 from ..images.splits import load_images
 from ..store.card import published
 from ..store.distilled import DistilledSet
+from ..store.layout import RUN
 from ..store.run_record import EncoderRecord, ImagesRecord, unrecorded
 from ..store.sums import digest
 from ..text import counted
@@ -72,6 +73,8 @@ def read_set(
         raise UserError(f"image_size {image_size} must be from 1 to {_LARGEST_SIDE}")
     called = f"set {str(place)!r}"
     suffix = place.suffix.lower()
+    if (place / RUN).is_file():
+        raise UserError(f"{called} is a run of probedistill already; give it to the other commands as it is")
     if place.is_dir():
         images, labels, names = _of_folder(place, classes, image_size, progress)
     elif not place.is_file():
