@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -197,35 +198,49 @@ def shared_data() -> Path:
 
 
 class Attempt:
-    """One forked process of the command line."""
+    """One forked process of the command line, or several that share a run."""
 
     def __init__(self, server: subprocess.Popen[str], request: dict[str, object]) -> None:
         self.server, self.log, self.ended = server, Path(str(request["log"])), False
         self._say(json.dumps(request))
-        self.process = psutil.Process(int(server.stdout.readline()))
+        self.processes = [psutil.Process(pid) for pid in self._answer()]
 
     def _say(self, line: str) -> None:
         self.server.stdin.write(line + "\n")
         self.server.stdin.flush()
 
+    def _answer(self) -> list[int]:
+        return json.loads(self.server.stdout.readline())
+
     @property
     def running(self) -> bool:
-        return self.process.status() != psutil.STATUS_ZOMBIE
+        return any(self.runs(rank) for rank in range(len(self.processes)))
 
-    def kill(self, number: int = signal.SIGKILL) -> None:
-        os.kill(self.process.pid, number)  # nobody has waited for it: the id is still its own
+    def runs(self, rank: int) -> bool:
+        return self.processes[rank].status() != psutil.STATUS_ZOMBIE
 
-    def end(self, seconds: float = 60.0) -> int:
-        """Wait for its end; return its exit code (negative: the signal that ended it)."""
+    def kill(self, number: int = signal.SIGKILL, *, rank: int = 0) -> None:
+        os.kill(self.processes[rank].pid, number)  # nobody has waited for it: the id is still its own
+
+    def codes(self, seconds: float = 60.0) -> list[int]:
+        """Wait for the end of all; return their exit codes (negative: the signal that ended one)."""
         wait_for(lambda: not self.running, seconds)
         self.ended = True
         self._say("wait")
-        return int(self.server.stdout.readline())
+        return self._answer()
+
+    def end(self, seconds: float = 60.0) -> int:
+        """Wait for the end; return the exit code, which must be the same for all ranks."""
+        (code,) = set(self.codes(seconds))
+        return code
 
 
 @pytest.fixture(scope="session")
 def fork(tmp_path_factory) -> Iterator[Callable[..., Attempt]]:
-    """Start a process of the command line, forked from one that has imported everything; one at a time."""
+    """Start a process of the command line, forked from one that has imported everything; one at a time.
+
+    With ``ranks=2`` there are two of them, which share a run.
+    """
     folder = tmp_path_factory.mktemp("fork")
     server = subprocess.Popen(
         [sys.executable, str(TESTS / "forked_cli.py")],
@@ -236,13 +251,16 @@ def fork(tmp_path_factory) -> Iterator[Callable[..., Attempt]]:
 
     def end_the_last() -> None:
         if attempts and not attempts[-1].ended:  # a test that failed has left it
-            if attempts[-1].running:
-                attempts[-1].kill()
-            attempts[-1].end()
+            for rank in range(len(attempts[-1].processes)):
+                attempts[-1].kill(rank=rank)
+            attempts[-1].codes()
 
     def start(*arguments: object, **request: object) -> Attempt:
         end_the_last()
         request.setdefault("log", str(folder / f"{len(attempts)}.log"))
+        if "ranks" in request:
+            with socket.create_server(("127.0.0.1", 0)) as free:
+                request["port"] = free.getsockname()[1]
         attempts.append(Attempt(server, {"argv": [str(a) for a in arguments], **request}))
         return attempts[-1]
 

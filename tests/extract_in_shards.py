@@ -1,4 +1,4 @@
-"""Run by torchrun in test_parallel: extract features in small shards, each by the rank that owns it."""
+"""Run by several processes in test_parallel: extract features in small shards, each by the rank that owns it."""
 
 import sys
 from pathlib import Path

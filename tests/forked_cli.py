@@ -1,11 +1,14 @@
 """The command line in forked children: a new process for every attempt without the seconds of its imports.
 
 The parent imports the package and never computes anything, so that forking is safe. It reads a line of JSON for
-each child, prints the child's process id, waits for another line (until then the id stays the child's, dead or
-alive) and prints its exit code.
+each attempt, prints the children's process ids, waits for another line (until then the ids stay the children's, dead
+or alive) and prints their exit codes.
 
 - ``argv``: arguments of the command line.
-- ``log``: file that takes its output.
+- ``log``: file that takes the output.
+- ``ranks``, ``port``: so many children that share a run and meet at this port, as if torchrun had started them;
+  ``{rank}`` in an argument is the number of the child.
+- ``script``: a file to run in place of the command line.
 - ``die_after``: [name, count]: SIGKILL itself at the count-th file operation after the first one on a path with
   that name.
 - ``file_size``: no file may grow beyond so many bytes.
@@ -18,6 +21,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import runpy
 import signal
 import sys
 
@@ -59,8 +63,12 @@ def die_after(name: str, count: int) -> None:
     sys.addaudithook(watch)
 
 
-def child(request: dict[str, object]) -> int:
-    log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+def child(request: dict[str, object], log: int, rank: int) -> int:
+    if "ranks" in request:
+        here = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": request["port"], "WORLD_SIZE": request["ranks"]}
+        here |= {"RANK": rank, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": request["ranks"]}
+        os.environ.update({name: str(value) for name, value in here.items()})
+        request["argv"] = [word.replace("{rank}", str(rank)) for word in request["argv"]]
     if "warm_up" in request:
         probedistill.cli.main(request["warm_up"])
     if "user" in request:
@@ -78,20 +86,33 @@ def child(request: dict[str, object]) -> int:
         resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_size"],) * 2)
     if "die_after" in request:
         die_after(*request["die_after"])
+    if "script" in request:
+        sys.argv = [request["script"], *request["argv"]]
+        runpy.run_path(request["script"], run_name="__main__")
+        return 0
     return probedistill.cli.main(request["argv"])
+
+
+def fork(request: dict[str, object], log: int, rank: int) -> int:
+    """The process id of a child, in the parent; the child does not return."""
+    pid = os.fork()
+    if pid == 0:
+        code = 70
+        try:
+            sys.stdout = sys.stderr  # the parent's stdout is for its answers
+            code = child(request, log, rank)
+            sys.stderr.flush()
+        finally:
+            os._exit(code)
+    return pid
 
 
 if __name__ == "__main__":
     for line in sys.stdin:
-        pid = os.fork()
-        if pid == 0:
-            code = 70
-            try:
-                sys.stdout = sys.stderr  # the parent's stdout is for its answers
-                code = child(json.loads(line))
-                sys.stderr.flush()
-            finally:
-                os._exit(code)
-        print(pid, flush=True)
+        request = json.loads(line)
+        log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o666)
+        pids = [fork(request, log, rank) for rank in range(request.get("ranks", 1))]
+        os.close(log)
+        print(json.dumps(pids), flush=True)
         sys.stdin.readline()
-        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+        print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]), flush=True)

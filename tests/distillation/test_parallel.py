@@ -1,4 +1,4 @@
-"""Runs that several processes share, under a real torchrun with gloo on the CPU."""
+"""Runs that several processes share, with gloo on the CPU: under a real torchrun, or forked, which saves its start."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conftest import TESTS, wait_for
+from conftest import TESTS, Attempt, wait_for
 from helpers_images import make_image_folder
 from probedistill import DistilledSet, extract_features, load_encoder, load_images
 from probedistill.machine.processes import ALONE, Processes
@@ -26,6 +26,7 @@ from probedistill.store.tensors import load_tensors, save_tensors
 pytestmark = pytest.mark.slow
 
 Torchrun = Callable[..., subprocess.Popen[str]]
+Fork = Callable[..., Attempt]
 
 
 @pytest.fixture(scope="module")
@@ -94,13 +95,12 @@ def test_alone_everything_is_the_identity() -> None:
     ("count", "method", "more"), [(2, "sfm", []), (2, "clp", []), (3, "lgm", []), (3, "clp", ["--micro-batch", 1])]
 )
 def test_many_processes_give_what_one_gives(
-    run_cli: Callable, torchrun: Torchrun, five_classes: Path, tmp_path: Path, count: int, method: str, more: list
+    run_cli: Callable, fork: Fork, five_classes: Path, tmp_path: Path, count: int, method: str, more: list
 ) -> None:
     assert run_cli(*distil(five_classes, tmp_path / "one", "--steps", 8, method=method)).code == 0
-    arguments = distil(five_classes, tmp_path / "many", "--steps", 8, *more, method=method)
-    process = torchrun(count, "-m", "probedistill", *arguments)
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, output
+    ranks = fork(*distil(five_classes, tmp_path / "many", "--steps", 8, *more, method=method), ranks=count)
+    code, output = ranks.end(120), ranks.log.read_text()
+    assert code == 0, output
     assert output.count("images of 5 classes") == 1, "one process speaks"
     one, many = DistilledSet.load(tmp_path / "one"), DistilledSet.load(tmp_path / "many")
     torch.testing.assert_close(many.float_images, one.float_images, rtol=0, atol=1e-4)
@@ -126,15 +126,13 @@ def test_two_encoders_in_two_processes_give_what_they_give_in_one(
     assert sprites[0] == sprites[1]
 
 
-def test_feature_shards_are_split_among_processes_and_resumed(
-    torchrun: Torchrun, five_classes: Path, tmp_path: Path
-) -> None:
+def test_feature_shards_are_split_among_processes_and_resumed(fork: Fork, five_classes: Path, tmp_path: Path) -> None:
     def extract(count: int) -> list[tuple[list[int], float]]:
         for report in tmp_path.glob("rank-*.txt"):
             report.unlink()
-        process = torchrun(count, TESTS / "extract_in_shards.py", five_classes, tmp_path / "cache", tmp_path)
-        output, _ = process.communicate(timeout=120)
-        assert process.returncode == 0, output
+        script = str(TESTS / "extract_in_shards.py")
+        ranks = fork(five_classes, tmp_path / "cache", tmp_path, script=script, ranks=count)
+        assert ranks.end(120) == 0, ranks.log.read_text()
         lines = [(tmp_path / f"rank-{rank}.txt").read_text().splitlines() for rank in range(count)]
         return [(json.loads(loaded), float(total)) for loaded, total in lines]
 
@@ -156,25 +154,24 @@ def test_feature_shards_are_split_among_processes_and_resumed(
 
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2), (2, 3)])
 def test_a_checkpoint_of_some_processes_goes_on_with_others(
-    run_cli: Callable, torchrun: Torchrun, five_classes: Path, tmp_path: Path, before: int, after: int
+    run_cli: Callable, fork: Fork, five_classes: Path, tmp_path: Path, before: int, after: int
 ) -> None:
     steps = ["--steps", 60, "--checkpoint-seconds", 0]
     assert run_cli(*distil(five_classes, tmp_path / "one", *steps)).code == 0
     out = tmp_path / "many"
-    process = torchrun(before, "-m", "probedistill", *distil(five_classes, out, *steps, encoder="slow"))
-    wait_for(lambda: list((out / "checkpoints").glob("step-*")))
-    workers(process)[str(before - 1)].send_signal(signal.SIGTERM)  # any rank's signal stops all of them
-    output, _ = process.communicate(timeout=120)
+    ranks = fork(*distil(five_classes, out, *steps, encoder="slow"), ranks=before)
+    wait_for(lambda: list((out / "checkpoints").glob("step-*")) or not ranks.running)
+    ranks.kill(signal.SIGTERM, rank=before - 1)  # any rank's signal stops all of them
+    code, output = ranks.end(120), ranks.log.read_text()
+    assert code == 128 + signal.SIGTERM, output
     assert "--resume" in output
     assert not (out / "images").exists()
     for path in (out / "checkpoints").glob("step-*"):  # a mark that only a run that goes on from here can have
         tensors, values = load_tensors(path)
         values["history"]["losses"][0] = 123.0
         save_tensors(path, {name: tensor.clone() for name, tensor in tensors.items()}, values)
-    arguments = distil(five_classes, out, *steps, "--resume", encoder="slow")
-    process = torchrun(after, "-m", "probedistill", *arguments)
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, output
+    ranks = fork(*distil(five_classes, out, *steps, "--resume", encoder="slow"), ranks=after)
+    assert ranks.end(120) == 0, ranks.log.read_text()
     one, many = DistilledSet.load(tmp_path / "one"), DistilledSet.load(out)
     torch.testing.assert_close(many.float_images, one.float_images, rtol=0, atol=1e-3)
     assert many.run.losses[0] == 123.0
@@ -213,51 +210,46 @@ def test_torchrun_restarts_after_a_killed_rank(
     ],
 )
 def test_ranks_that_do_not_see_the_same(
-    torchrun: Torchrun, five_classes: Path, tmp_path: Path, differs: str, message: str
+    fork: Fork, five_classes: Path, tmp_path: Path, differs: str, message: str
 ) -> None:
-    script = tmp_path / "each.py"  # RANK in an argument stands for the rank, as on machines that share no folder
-    script.write_text(
-        "import os, sys\nfrom probedistill.cli import main\n"
-        "sys.exit(main([word.replace('RANK', os.environ['RANK']) for word in sys.argv[1:]]))\n"
-    )
-    photos, out = str(five_classes), tmp_path / "run-0"
+    photos, out = five_classes, tmp_path / "run-0"
     if differs == "images":
         for rank in range(2):
             make_image_folder(tmp_path / f"photos-{rank}", classes=tuple("abcde"), per_class=3 + rank)
-        photos = str(tmp_path / "photos-RANK")
+        photos = tmp_path / "photos-{rank}"
     elif differs == "out":
-        process = torchrun(
-            1, "-m", "probedistill", *distil(five_classes, out, "--checkpoint-seconds", 0, encoder="slow")
-        )
-        wait_for(lambda: list((out / "checkpoints").glob("step-*")))
-        workers(process)["0"].send_signal(signal.SIGTERM)
-        process.communicate(timeout=120)
-        out = tmp_path / "run-RANK"
-    more = ["--cache", tmp_path / "cache-RANK"] if differs == "cache" else []
-    arguments = distil(Path(photos), out, "--checkpoint-seconds", 0, "--resume", *more, encoder="slow")
-    process = torchrun(2, script, *arguments)
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode != 0
+        alone = fork(*distil(five_classes, out, "--checkpoint-seconds", 0, encoder="slow"))
+        wait_for(lambda: list((out / "checkpoints").glob("step-*")) or not alone.running)
+        alone.kill(signal.SIGTERM)
+        alone.end()
+        out = tmp_path / "run-{rank}"
+    more = ["--cache", tmp_path / "cache-{rank}"] if differs == "cache" else []
+    arguments = distil(photos, out, "--checkpoint-seconds", 0, "--resume", *more, encoder="slow")
+    ranks = fork(*arguments, ranks=2)
+    code, output = ranks.end(120), ranks.log.read_text()
+    assert code == 2, output
     assert message in output
     assert "probedistill: error:" in output
-    assert "[rank1]: Traceback" not in output
+    assert "Traceback" not in output
     assert not (tmp_path / "run-1").exists()
 
 
-def test_a_rank_that_hangs_is_reported(torchrun: Torchrun, five_classes: Path, tmp_path: Path) -> None:
+def test_a_rank_that_hangs_is_reported(fork: Fork, five_classes: Path, tmp_path: Path) -> None:
     arguments = distil(five_classes, tmp_path / "two", "--timeout-seconds", 5, encoder="hanging")
-    process = torchrun(2, "-m", "probedistill", *arguments)
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode != 0
+    ranks = fork(*arguments, ranks=2)
+    wait_for(lambda: not ranks.runs(0))
+    ranks.kill(rank=1)  # as torchrun does
+    codes, output = ranks.codes(), ranks.log.read_text()
+    assert codes == [1, -signal.SIGKILL], output
     assert "another process of this run has died or was silent for too long" in output
     assert "--resume" in output
     assert not (tmp_path / "two" / "images").exists()
 
 
-def test_more_processes_than_images(torchrun: Torchrun, tmp_path: Path) -> None:
+def test_more_processes_than_images(fork: Fork, tmp_path: Path) -> None:
     photos = make_image_folder(tmp_path / "photos", per_class=3)
-    process = torchrun(3, "-m", "probedistill", *distil(photos, tmp_path / "out", "--steps", 3))
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode != 0
+    ranks = fork(*distil(photos, tmp_path / "out", "--steps", 3), ranks=3)
+    code, output = ranks.end(120), ranks.log.read_text()
+    assert code == 2, output
     assert "3 processes for 2 synthetic images" in output
     assert not (tmp_path / "out").exists()

@@ -24,6 +24,7 @@ WRONG = {
     "a word for a list": 'evaluate(distilled, encoder, train, test, probes="ridge")',
     "an option of an encoder that does not exist": 'load_encoder("efficientnet_lite0", inputsize=112)',
     "a size that is no number": 'load_encoder("efficientnet_lite0", input_size="112")',
+    "a picture's name for its pixels": 'encoder("a picture")',
     "another option that does not exist": "evaluate(distilled, encoder, train, test, prob=['ridge'])",
 }
 
