@@ -82,6 +82,11 @@ def flat(group: str) -> Parameter:
 
 Images = Annotated[ImagesConfig, flat("Images")]
 EncoderOptions = Annotated[EncoderConfig, flat("Encoder")]
+Folder = Annotated[Path, Parameter(help="Folder of a finished run.")]
+Cache = Annotated[
+    Path | None, Parameter(help="Folder of feature banks; default: $PROBEDISTILL_CACHE or ~/.cache/probedistill.")
+]
+Progress = Annotated[bool, Parameter(help="Show progress bars.")]
 Probes = Annotated[list[str], Parameter(alias="--probe")]
 """``--probe`` for a single one."""
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from ..config import EncoderConfig, ImagesConfig
 from ..store.named import results_folder, run_folder
-from .app import EncoderOptions, Images, command, show
+from .app import Cache, EncoderOptions, Folder, Images, Progress, command, show
 
 
 @command(ImagesConfig, EncoderConfig)
 def audit(
-    folder: Path,
+    folder: Folder,
     images: Images,
     encoder: EncoderOptions,
     *,
@@ -21,8 +21,8 @@ def audit(
     shadow_steps: int | None = None,
     seed: int = 0,
     out: Path | None = None,
-    cache: Path | None = None,
-    progress: bool = True,
+    cache: Cache = None,
+    progress: Progress = True,
 ) -> None:
     """Measure what a distilled set gives away of the photos behind it.
 
@@ -41,8 +41,6 @@ def audit(
 
     Parameters
     ----------
-    folder:
-        Folder of a finished run.
     others:
         Further encoders whose features are compared, each in one word or a YAML file: features of the run's own
         encoder are alike by design.
@@ -56,10 +54,6 @@ def audit(
         Seed of the halves, and of the photos that are compared with each other.
     out:
         Folder of the results; default: FOLDER.
-    cache:
-        Folder of feature banks; default: $PROBEDISTILL_CACHE or ~/.cache/probedistill.
-    progress:
-        Show progress bars.
     """
     from ..analysis.audit import PAIRS
     from ..analysis.audit import audit as run_audit

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from ..config import ComposeConfig, ImagesConfig
 from ..store.named import results_folder, run_folder
-from .app import Images, command, flat, show
+from .app import Cache, Images, Progress, command, flat, show
 
 
 @command(ImagesConfig)
@@ -23,8 +23,8 @@ def bias(
     seeds: int = 3,
     views: int = 20,
     out: Path | None = None,
-    cache: Path | None = None,
-    progress: bool = True,
+    cache: Cache = None,
+    progress: Progress = True,
 ) -> None:
     """See whether an encoder's classes lean on the background: on data with known groups, by its distilled images.
 
@@ -53,10 +53,6 @@ def bias(
         Augmented views of each image that the probe is fitted on.
     out:
         Folder for bias.json and bias.png. Default: the run's, or runs/bias for several runs.
-    cache:
-        Folder of feature banks; default: $PROBEDISTILL_CACHE or ~/.cache/probedistill.
-    progress:
-        Show progress bars.
     """
     from ..analysis.bias import bias as run_bias
 
@@ -79,7 +75,7 @@ def compose(
     foreground_classes: list[str] | None = None,
     backgrounds: str = "textures:procedural",
     background_classes: list[str] | None = None,
-    progress: bool = True,
+    progress: Progress = True,
 ) -> None:
     """Make synthetic data with known groups: foregrounds pasted on backgrounds that go with their class in training.
 
@@ -101,8 +97,6 @@ def compose(
         Images of what is behind them; textures:procedural has stripes, spots, bricks and grain.
     background_classes:
         As many classes of these; each is the usual background of the class in its place. Default: the first.
-    progress:
-        Show a progress bar.
     """
     from ..analysis.compose import compose as run_compose
 

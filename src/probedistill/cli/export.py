@@ -11,12 +11,12 @@ from cyclopts import Parameter
 
 from ..config import EncoderConfig
 from ..store.named import run_folder
-from .app import EncoderOptions, command, config_flag, show
+from .app import EncoderOptions, Folder, Progress, command, config_flag, show
 
 
 @command(EncoderConfig)
 def export(
-    folder: Path,
+    folder: Folder,
     encoder: EncoderOptions | None = None,
     *,
     out: Path,
@@ -25,7 +25,7 @@ def export(
     quality: int | None = None,
     image_size: int | None = None,
     overwrite: bool = False,
-    progress: bool = True,
+    progress: Progress = True,
 ) -> None:
     """Write a distilled set with small image files, at a quality or within a budget of bytes.
 
@@ -38,8 +38,6 @@ def export(
 
     Parameters
     ----------
-    folder:
-        Folder of a finished run.
     out:
         Folder of the export.
     max_bytes:
@@ -52,8 +50,6 @@ def export(
         Side of the images in pixels. Default: as they are, or with --bytes the best.
     overwrite:
         Replace the export in OUT.
-    progress:
-        Show a progress bar.
     """
     from ..encoders.load import load_encoder
     from ..ship.export import export as run_export

@@ -6,7 +6,7 @@ from pathlib import Path
 from shlex import quote
 
 from ..config import EncoderConfig
-from .app import EncoderOptions, command, config_flag, show
+from .app import EncoderOptions, Progress, command, config_flag, show
 
 
 @command(EncoderConfig)
@@ -19,7 +19,7 @@ def import_(
     image_size: int | None = None,
     image_column: str = "image",
     label_column: str = "label",
-    progress: bool = True,
+    progress: Progress = True,
 ) -> None:
     """Make a run of a set that another program made, so that evaluate, transfer, report and export take it.
 
@@ -48,8 +48,6 @@ def import_(
         Column of a .parquet file that holds the images.
     label_column:
         Column of a .parquet file that holds the labels.
-    progress:
-        Show progress bars.
     """
     from ..distillation.config_file import config_options
     from ..distillation.new_folder import check_free, write_set

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..config import EncoderConfig, ImagesConfig
 from ..store.named import results_folder, run_folder
-from .app import EncoderOptions, Images, command, show
+from .app import Cache, EncoderOptions, Folder, Images, Progress, command, show
 
 
 @command(ImagesConfig)
@@ -20,8 +20,8 @@ def align(
     seed: int = 0,
     transfer: Path | None = None,
     out: Path = Path("runs/align"),
-    cache: Path | None = None,
-    progress: bool = True,
+    cache: Cache = None,
+    progress: Progress = True,
 ) -> None:
     """Compare the feature spaces of encoders on the same real images; does transfer follow their alignment?
 
@@ -47,10 +47,6 @@ def align(
         each metric over pairs of different encoders (at least 3), with a permutation p-value.
     out:
         Folder of the results.
-    cache:
-        Folder of feature banks; default: $PROBEDISTILL_CACHE or ~/.cache/probedistill.
-    progress:
-        Show progress bars.
     """
     from ..analysis.alignment import align as run_align
     from ..analysis.matrix import load_transfer
@@ -71,15 +67,15 @@ def align(
 
 @command(ImagesConfig, EncoderConfig)
 def geometry(
-    folder: Path,
+    folder: Folder,
     images: Images,
     encoder: EncoderOptions,
     *,
     k: int = 10,
     seed: int = 0,
     out: Path | None = None,
-    cache: Path | None = None,
-    progress: bool = True,
+    cache: Cache = None,
+    progress: Progress = True,
 ) -> None:
     """Where synthetic images lie among the real images of their class: at the periphery, or in the middle?
 
@@ -92,18 +88,12 @@ def geometry(
 
     Parameters
     ----------
-    folder:
-        Folder of a finished run.
     k:
         Nearest real neighbours that are looked at.
     seed:
         Seed of the choice of real images that are drawn, and of the bootstrap.
     out:
         Folder of the results; default: FOLDER.
-    cache:
-        Folder of feature banks; default: $PROBEDISTILL_CACHE or ~/.cache/probedistill.
-    progress:
-        Show progress bars.
     """
     from ..analysis.geometry import geometry as run_geometry
     from ..encoders.load import load_encoder

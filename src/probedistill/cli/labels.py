@@ -10,7 +10,7 @@ from ..config import EncoderConfig, ImagesConfig
 from ..errors import UserError
 from ..store.layout import CONFIG
 from ..store.named import check_own, run_folder
-from .app import EncoderOptions, Images, command, show
+from .app import Cache, EncoderOptions, Folder, Images, Progress, command, show
 
 if TYPE_CHECKING:
     from ..encoders.encoder import Encoder
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 @command(ImagesConfig, EncoderConfig)
 def label(
-    folder: Path,
+    folder: Folder,
     images: Images,
     encoder: EncoderOptions,
     *,
     soft_labels: Literal["none", "source", "learned"] = "none",
     keep_head: bool = False,
     seed: int = 0,
-    cache: Path | None = None,
-    progress: bool = True,
+    cache: Cache = None,
+    progress: Progress = True,
 ) -> None:
     """Add soft labels to a finished run, or the head of its encoder for classifier inheritance, or both.
 
@@ -38,8 +38,6 @@ def label(
 
     Parameters
     ----------
-    folder:
-        Folder of a finished run.
     soft_labels:
         source: what the real-data head of the encoder says of the synthetic images; learned: the rows whose ridge
         probe is best on the real images.
@@ -47,10 +45,6 @@ def label(
         Store the head trained on all real features of the encoder, (features + 1) x classes x 4 bytes.
     seed:
         Seed of the synthetic images' views behind the soft labels.
-    cache:
-        Folder of feature banks; default: $PROBEDISTILL_CACHE or ~/.cache/probedistill.
-    progress:
-        Show progress bars.
     """
     from ..encoders.load import load_encoder
     from ..features.extract import extract_features

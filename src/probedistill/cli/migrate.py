@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from ..config import EncoderConfig, ImagesConfig
 from ..errors import UserError
 from ..store.named import results_folder, run_folder
-from .app import EncoderOptions, Images, command, show
+from .app import Cache, EncoderOptions, Folder, Images, Progress, command, show
 
 if TYPE_CHECKING:
     from ..encoders.encoder import Encoder
@@ -20,7 +20,7 @@ Choice = Literal["auto", "ridge", "logistic", "inherited", "procrustes", "low-ra
 
 @command(EncoderConfig, ImagesConfig)
 def migrate(
-    folder: Path,
+    folder: Folder,
     encoder: EncoderOptions,
     images: Images | None = None,
     *,
@@ -29,8 +29,8 @@ def migrate(
     source: list[str] | None = None,
     stats: list[Path] | None = None,
     seed: int = 0,
-    cache: Path | None = None,
-    progress: bool = True,
+    cache: Cache = None,
+    progress: Progress = True,
 ) -> None:
     """Make a ready head for an encoder that the data never saw, with a forecast of its accuracy.
 
@@ -47,8 +47,6 @@ def migrate(
 
     Parameters
     ----------
-    folder:
-        Folder of a finished run.
     out:
         Folder of the head.
     candidate:
@@ -60,10 +58,6 @@ def migrate(
         Class statistics of old encoders, beside those that the run keeps (distill --keep-stats).
     seed:
         Seed of the views.
-    cache:
-        Folder of features; default: $PROBEDISTILL_CACHE or ~/.cache/probedistill.
-    progress:
-        Show progress bars.
     """
     from ..analysis.migrate import migrate as run_migrate
     from ..distillation.config_file import write_config

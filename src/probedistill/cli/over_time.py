@@ -14,7 +14,7 @@ from ..config import EncoderConfig, ImagesConfig, RunConfig
 from ..errors import UserError
 from ..machine.launch import speaks
 from ..store.named import run_folder
-from .app import EncoderOptions, Images, command, config_flag, flat, show
+from .app import EncoderOptions, Folder, Images, command, config_flag, flat, show
 
 if TYPE_CHECKING:
     from ..encoders.encoder import Encoder
@@ -62,7 +62,7 @@ def merge(
 
 @command(EncoderConfig, RunConfig)
 def forget(
-    folder: Path,
+    folder: Folder,
     encoder: EncoderOptions | None = None,
     run: Annotated[_Out, flat("Run")] | None = None,
     *,
@@ -82,8 +82,6 @@ def forget(
 
     Parameters
     ----------
-    folder:
-        Folder of a finished run.
     classes:
         Classes to take out.
     stats:
@@ -109,7 +107,7 @@ def forget(
 
 @command(ImagesConfig, EncoderConfig, RunConfig)
 def extend(
-    folder: Path,
+    folder: Folder,
     images: Images,
     encoder: EncoderOptions | None = None,
     run: Annotated[_Out, flat("Run")] | None = None,
@@ -129,8 +127,6 @@ def extend(
 
     Parameters
     ----------
-    folder:
-        Folder of a finished run.
     refine:
         Go on from all old images, in place of holding them fixed.
     all_images:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from .app import command, show
+from .app import Cache, Progress, command, show
 
 
 @command()
@@ -23,8 +23,8 @@ def report(
     bias: Path | None = None,
     geometry: Path | None = None,
     analysis: list[str] | None = None,
-    cache: Path | None = None,
-    progress: bool = True,
+    cache: Cache = None,
+    progress: Progress = True,
 ) -> None:
     """Write one HTML file that shows runs: images, evolution, curves, scores, comparisons. It loads nothing.
 
@@ -54,10 +54,6 @@ def report(
         File of probedistill geometry, or its folder.
     analysis:
         Your own kinds of analysis, module:MODULE:CLASS; their results in the runs' folders are shown.
-    cache:
-        Folder of feature banks; default: $PROBEDISTILL_CACHE or ~/.cache/probedistill.
-    progress:
-        Show progress bars.
     """
     from ..report.page import write_report
 

@@ -24,7 +24,7 @@ from ..errors import UserError, option
 from ..methods import check_number
 from ..store.named import results_folder, run_folder
 from ..text import counted, duration
-from .app import EncoderOptions, Images, Probes, command, config_flag, flat, panel, show
+from .app import Cache, EncoderOptions, Folder, Images, Probes, Progress, command, config_flag, flat, panel, show
 
 if TYPE_CHECKING:
     from ..encoders.encoder import Encoder
@@ -148,7 +148,7 @@ class _EvaluateOptions(EvaluateConfig):
 
 @command(ImagesConfig, EncoderConfig, EvaluateConfig)
 def evaluate(
-    folder: Path,
+    folder: Folder,
     images: Images,
     encoder: EncoderOptions,
     settings: Annotated[_EvaluateOptions, flat("Protocol")] | None = None,
@@ -156,8 +156,8 @@ def evaluate(
     source: str | None = None,
     choose_by: str | None = None,
     groups: Path | None = None,
-    cache: Path | None = None,
-    progress: bool = True,
+    cache: Cache = None,
+    progress: Progress = True,
 ) -> None:
     """Train linear probes on a distilled set and on real-image baselines; score them on the test images.
 
@@ -169,8 +169,6 @@ def evaluate(
 
     Parameters
     ----------
-    folder:
-        Folder of a finished run.
     source:
         Encoder of the set's head, in one word or a YAML file such as RUN/config.yaml: --probes inherited uses its
         features. Default: the one in RUN/config.yaml, if it is among `probedistill encoders` or a timm:NAME.
@@ -179,10 +177,6 @@ def evaluate(
         scores them. With the set's own encoder here, neighbours are those of the papers' cross-model table.
     groups:
         CSV file with the columns file, class, background, for the accuracy of the worst group (see `bias`).
-    cache:
-        Folder of feature banks; default: $PROBEDISTILL_CACHE or ~/.cache/probedistill.
-    progress:
-        Show progress bars.
     """
     from ..analysis.groups import group_names, read_groups
     from ..encoders.load import load_encoder
@@ -266,8 +260,8 @@ def baseline(
     runs: list[Path] | None = None,
     new_encoder: str | None = None,
     out: Path | None = None,
-    cache: Path | None = None,
-    progress: bool = True,
+    cache: Cache = None,
+    progress: Progress = True,
 ) -> None:
     """Score probes on real images alone: random, class medoids, herding, k-means medoids, full data.
 
@@ -295,10 +289,6 @@ def baseline(
     out:
         JSON file for the scores, row by row; with --by-bytes a PNG and an SVG lie beside it; with --save the folder for
         the set.
-    cache:
-        Folder of feature banks; default: $PROBEDISTILL_CACHE or ~/.cache/probedistill.
-    progress:
-        Show progress bars.
     """
     from ..encoders.load import load_encoder
     from ..evaluation.protocol import evaluate as run_evaluate
@@ -392,8 +382,8 @@ def features(
     views: int = 0,
     layers: int = 3,
     seed: int = 0,
-    cache: Path | None = None,
-    progress: bool = True,
+    cache: Cache = None,
+    progress: Progress = True,
 ) -> None:
     """Compute the features of real images once; later commands find them in the cache.
 
@@ -408,10 +398,6 @@ def features(
         Inner layers of the encoder whose features are kept, too: distill's --layers, which is 3 for --method auto.
     seed:
         Seed of the views.
-    cache:
-        Folder of feature banks; default: $PROBEDISTILL_CACHE or ~/.cache/probedistill.
-    progress:
-        Show progress bars.
     """
     from ..encoders.load import load_encoder
     from ..features.store import FeatureStore
@@ -475,7 +461,7 @@ def demo(
     steps: int = 200,
     out: Path = Path("demo-run"),
     seed: int = 0,
-    progress: bool = True,
+    progress: Progress = True,
 ) -> None:
     """Distil, evaluate and show, end to end, in a few minutes on a CPU and without any download.
 
@@ -497,8 +483,6 @@ def demo(
         Folder of the run; an earlier demo there is replaced.
     seed:
         Seed of everything that is drawn.
-    progress:
-        Show progress bars.
     """
     from ..distillation.run import distill as run_distill
     from ..encoders.load import load_encoder

@@ -11,7 +11,7 @@ from ..config import AugmentConfig, EncoderConfig, ImagesConfig
 from ..errors import UserError
 from ..methods import check_number
 from ..text import counted
-from .app import EncoderOptions, Images, command, show
+from .app import Cache, EncoderOptions, Images, Progress, command, show
 
 if TYPE_CHECKING:
     from ..features.statistics import ClassStatistics
@@ -38,8 +38,8 @@ def stats(
     delta: float = _DELTA,
     union: bool = False,
     seed: int = 0,
-    cache: Path | None = None,
-    progress: bool = True,
+    cache: Cache = None,
+    progress: Progress = True,
 ) -> None:
     """Write what images say about their classes as sums of features, without any image; merge such files; show one.
 
@@ -79,10 +79,6 @@ def stats(
         Merge files of different classes: all classes of all files.
     seed:
         Seed of the views.
-    cache:
-        Folder of feature banks; default: $PROBEDISTILL_CACHE or ~/.cache/probedistill.
-    progress:
-        Show progress bars.
     """
     from ..features.privacy import check_promise
     from ..features.statistics import load_statistics

@@ -8,7 +8,7 @@ from typing import Annotated, Literal  # noqa: F401  Literal: in a field that is
 
 from ..config import AugmentConfig, ImagesConfig, TransferConfig
 from ..store.named import run_folder
-from .app import Images, Probes, command, flat, show
+from .app import Cache, Images, Probes, Progress, command, flat, show
 
 
 @dataclass(kw_only=True)
@@ -28,8 +28,8 @@ def transfer(
     augment: AugmentConfig | None = None,
     encoders: list[str] | None = None,
     out: Path = Path("runs/transfer"),
-    cache: Path | None = None,
-    progress: bool = True,
+    cache: Cache = None,
+    progress: Progress = True,
 ) -> None:
     """Train probes on distilled sets with other encoders than their own: accuracy, source × target.
 
@@ -51,10 +51,6 @@ def transfer(
         is one); several may follow the flag.
     out:
         Folder for transfer.json and transfer.png.
-    cache:
-        Folder of feature banks; default: $PROBEDISTILL_CACHE or ~/.cache/probedistill.
-    progress:
-        Show progress bars.
     """
     from ..analysis.transfer import transfer as run_transfer
     from ..images.splits import load_splits
