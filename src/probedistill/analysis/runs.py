@@ -89,12 +89,21 @@ class Runs(Result):
     folder: str
     groups: tuple[RunGroup, ...]
 
+    @property
+    def _settings(self) -> list[str]:
+        """Names of the settings that are not the same in every group."""
+        return list(dict.fromkeys(name for group in self.groups for name in group.settings))
+
+    @property
+    def _scored(self) -> dict[tuple[str, str], str]:
+        """(Encoder, probe) of every score → what tables call it, with the encoder above if there are several."""
+        scored = dict.fromkeys((a.encoder, a.probe) for group in self.groups for a in group.accuracies)
+        several = len({encoder for encoder, _ in scored}) > 1
+        return {(encoder, probe): f"{encoder}\n{probe}" if several else probe for encoder, probe in scored}
+
     def tables(self) -> list[Table]:
         """A row for each group; settings that are the same everywhere are left out."""
-        settings = list(dict.fromkeys(name for group in self.groups for name in group.settings))
-        scored = list(dict.fromkeys((a.encoder, a.probe) for group in self.groups for a in group.accuracies))
-        several = len({encoder for encoder, _ in scored}) > 1
-        columns = [f"{encoder}\n{probe} %" if several else f"{probe} %" for encoder, probe in scored]
+        settings, scored = self._settings, self._scored
         rows = []
         for group in self.groups:
             found = {(a.encoder, a.probe): percent(a.mean, a.std) for a in group.accuracies}
@@ -107,7 +116,7 @@ class Runs(Result):
                     f"{group.seconds:.0f}",
                 )
             )
-        names = ("run", *settings, "seeds", *columns, "seconds")
+        names = ("run", *settings, "seeds", *(f"{name} %" for name in scored.values()), "seconds")
         return [Table(f"runs in {self.folder}", names, tuple(rows), left=2 + len(settings))]
 
     def findings(self) -> list[str]:
@@ -123,14 +132,12 @@ class Runs(Result):
 
     def figures(self) -> list[Figure]:
         """The mean accuracy of each row as bars, a colour for each probe and encoder."""
-        scored = list(dict.fromkeys((a.encoder, a.probe) for group in self.groups for a in group.accuracies))
+        scored = self._scored
         if not scored:
             return []
         found = [{(a.encoder, a.probe): 100 * a.mean for a in group.accuracies} for group in self.groups]
-        several = len({encoder for encoder, _ in scored}) > 1
         series = {
-            f"{encoder}, {probe}" if several else probe: np.array([one.get((encoder, probe), np.nan) for one in found])
-            for encoder, probe in scored
+            name.replace("\n", ", "): np.array([one.get(key, np.nan) for one in found]) for key, name in scored.items()
         }
         (table,) = self.tables()
         names = tuple(row[0] for row in table.rows)
@@ -140,7 +147,7 @@ class Runs(Result):
 
     def csv(self) -> str:
         """A line for each run and score: folder, seed, settings, encoder, probe, top-1 accuracy in [0, 1]."""
-        settings = list(dict.fromkeys(name for group in self.groups for name in group.settings))
+        settings = self._settings
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(["run", "seed", *settings, "encoder", "probe", "top1"])

@@ -110,7 +110,7 @@ def extend(
     """
     run = with_options(run or RunConfig(), options, "extend")
     _check_other_folder(folder, run)
-    kept, encoders = _with_statistics(folder), _encoders(encoder)
+    kept, encoders = _with_statistics(KeptSet.load(folder)), _encoders(encoder)
     if steps is not None:
         check_number("steps", steps, least=1, whole=True)
     held, store = kept.distilled, FeatureStore(run.cache, strict, run.progress)
@@ -199,7 +199,7 @@ def forget(
             raise unknown_name("class", name, kept.distilled.class_names, f"(in {kept.name!r})")
     hit: list[str] = []
     if removed or redistil:
-        kept = _with_statistics(folder)
+        _with_statistics(kept)
     unproven = _not_named(kept, removed)
     if removed:
         kept, hit = _subtracted(kept, removed, classes)
@@ -232,20 +232,19 @@ def _check_other_folder(folder: Path | str, run: RunConfig) -> None:
         raise UserError(f"out {str(run.out)!r} is the run that the new set goes on from; give another folder")
 
 
-def _with_statistics(folder: Path | str) -> KeptSet:
-    """The set with the statistics of its photos.
+def _with_statistics(kept: KeptSet) -> KeptSet:
+    """The set, which has the statistics of its photos.
 
     Raises:
         UserError: The run keeps none.
     """
-    kept = KeptSet.load(folder)
     if not kept.statistics:
         raise UserError(
-            f"run {str(folder)!r} keeps no statistics, and its photos are not here; distil it again with "
+            f"run {kept.name!r} keeps no statistics, and its photos are not here; distil it again with "
             f"{option('keep_stats', True)}"
         )
     if any(one.private for one in kept.statistics):
-        raise UserError(f"run {str(folder)!r} keeps private statistics; merge and distil them with probedistill stats")
+        raise UserError(f"run {kept.name!r} keeps private statistics; merge and distil them with probedistill stats")
     return kept
 
 

@@ -376,7 +376,8 @@ class ClassStatistics:
                 f"{option('real_views')} and {option('augment')}"
             )
         if mine.class_names != its.class_names:
-            strangers = [name for name in (*mine.class_names, *its.class_names) if self._is_in_one(name, other)]
+            in_one = set(mine.class_names) ^ set(its.class_names)
+            strangers = [name for name in (*mine.class_names, *its.class_names) if name in in_one]
             which = f"{strangers[0]!r} is in one alone" if strangers else "in another order"
             raise UserError(
                 f"{pair} are of different classes ({which}); add {option('union', True)} to merge the classes of both"
@@ -393,9 +394,6 @@ class ClassStatistics:
                 f"{pair}: {without._label} holds no second moments; make both with them, or both with "
                 f"{option('second_moments', False)}"
             )
-
-    def _is_in_one(self, name: str, other: ClassStatistics) -> bool:
-        return (name in self.class_names) != (name in other.class_names)
 
     def with_classes(self, class_names: Sequence[str]) -> ClassStatistics:
         """The statistics of these classes in this order; a class that is not here has no images.
