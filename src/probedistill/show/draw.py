@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import numpy as np
 
@@ -43,10 +43,13 @@ def heading(title: str, summary: str, width: float) -> Scene:
     for text, size, bold in ((title, 14.0, True), (summary, SMALL, False)):
         # Bold letters are wider than the estimate.
         lines = wrapped(text, width * (0.9 if bold else 1.0), size) if text else []
-        height = len(lines) * size * LINE_HEIGHT
-        scene.write(0, scene.height + height / 2, lines, size, bold=bold, faint=not bold)
-        scene.height += height + 4
+        scene.height = 4 + scene.write_below(0, scene.height, lines, size, bold=bold, faint=not bold)
     return scene
+
+
+def _widest(lines: Iterable[str], size: float = SIZE) -> float:
+    """The width of the longest of some lines of text; 0 if there are none."""
+    return max((text_width(line, size) for line in lines), default=0.0)
 
 
 def spread(count: int, most: int) -> list[int]:
@@ -66,8 +69,8 @@ def _heat_map(drawing: HeatMap) -> Scene:
     texts = drawing.text or tuple(tuple(_shown(v, drawing.digits) for v in row) for row in values)
     dense = columns > _DENSE
     names = [wrapped(name, 190, SIZE) for name in drawing.rows]
-    left = max((text_width(line, SIZE) for name in names for line in name), default=0.0) + 10
-    inner = 0.0 if dense else max((text_width(text, SIZE) for row in texts for text in row), default=0.0) + 12
+    left = _widest(chain.from_iterable(names)) + 10
+    inner = 0.0 if dense else _widest(chain.from_iterable(texts)) + 12
     cell, heads, turned = _heads(drawing.columns, (WIDTH - left) / max(columns, 1), inner, dense)
     scene = Scene(width=left + cell * columns + 2)
     _write_heads(scene, heads, left, cell, turned)
@@ -106,7 +109,7 @@ def _heat_map(drawing: HeatMap) -> Scene:
 
 def _heads(names: Sequence[str], room: float, inner: float, dense: bool) -> tuple[float, list[list[str]], bool]:
     """The width of a column, the lines of each head, and whether heads are turned to be read from below."""
-    words = max((text_width(word.rstrip(), SIZE) for name in names for word in words_of(name)), default=0.0)
+    words = _widest(word.rstrip() for name in names for word in words_of(name))
     cell = max(inner, 58.0, min(words + 8, 104.0), min(room, 120.0))
     heads = [wrapped(name, cell - 6, SIZE) for name in names]
     if not dense and max(map(len, heads), default=0) <= 6 and cell * len(names) < 1.5 * WIDTH:
@@ -119,7 +122,7 @@ def _heads(names: Sequence[str], room: float, inner: float, dense: bool) -> tupl
 def _write_heads(scene: Scene, heads: Sequence[Sequence[str]], left: float, cell: float, turned: bool) -> None:
     line_height = SIZE * LINE_HEIGHT
     if turned:
-        scene.height = max((text_width(line, SIZE) for lines in heads for line in lines), default=0.0) + 10
+        scene.height = _widest(chain.from_iterable(heads)) + 10
     else:
         scene.height = max(map(len, heads), default=0) * line_height + 8
     for k, lines in enumerate(heads):
@@ -190,16 +193,15 @@ class _Axes:
         labels: tuple[str, str], *, log_x: bool = False, one_scale: bool = False,
     ) -> None:  # fmt: skip
         self.scene, self.xs, self.ys, self.log_x = scene, xs, ys, log_x
-        across, up = self._ticks(xs, 7), ticks(*ys, max(2, round(height / 48)))
+        across, up = self._ticks(xs), ticks(*ys, max(2, round(height / 48)))
         above = wrapped(labels[1], scene.width, SMALL) if labels[1] else []
-        self.left = max([text_width(_tick(v), SMALL) for v in up], default=0.0) + 8
-        self.right = scene.width - max([text_width(_tick(v), SMALL) / 2 for v in across[-1:]], default=0.0) - 2
+        self.left = _widest(map(_tick, up), SMALL) + 8
+        self.right = scene.width - _widest(map(_tick, across[-1:]), SMALL) / 2 - 2
         if one_scale:
             self.xs = _stretched(xs, (self.right - self.left) * (ys[1] - ys[0]) / height)
-            across = self._ticks(self.xs, 7)
-        self.top = scene.height + len(above) * SMALL * LINE_HEIGHT + 10
+            across = self._ticks(self.xs)
+        self.top = 10 + scene.write_below(0, scene.height, above, SMALL, faint=True)
         self.bottom = self.top + height
-        scene.write(0, scene.height + len(above) * SMALL * LINE_HEIGHT / 2, above, SMALL, faint=True)
         for value in up:
             y = self.y(value)
             scene.add(Path([(self.left, y), (self.right, y)], width=0.7, opacity=0.18))
@@ -213,13 +215,11 @@ class _Axes:
                 free = x + half + 4
         scene.add(Path([(self.left, self.bottom), (self.right, self.bottom)], width=0.9, opacity=0.5))
         below = wrapped(labels[0], self.right - self.left, SMALL) if labels[0] else []
-        height = len(below) * SMALL * LINE_HEIGHT
         middle = (self.left + self.right) / 2
-        scene.write(middle, self.bottom + 24 + height / 2, below, SMALL, anchor="middle", faint=True)
-        scene.height = self.bottom + 26 + height
+        scene.height = 2 + scene.write_below(middle, self.bottom + 24, below, SMALL, anchor="middle", faint=True)
 
-    def _ticks(self, ends: tuple[float, float], most: int) -> list[float]:
-        return (log_ticks(*ends) if self.log_x else []) or ticks(*ends, most)
+    def _ticks(self, ends: tuple[float, float]) -> list[float]:
+        return (log_ticks(*ends) if self.log_x else []) or ticks(*ends, 7)
 
     def x(self, value: float) -> float:
         low, high = self.xs
@@ -246,7 +246,7 @@ def _legend(scene: Scene, entries: Iterable[tuple[str, Callable[[float, float], 
     x, y = 0.0, scene.height + 9
     for name, look in entries:
         lines = wrapped(name, scene.width - 18, SMALL)
-        width = max(text_width(line, SMALL) for line in lines) + 18
+        width = _widest(lines, SMALL) + 18
         if x and x + width > scene.width:
             x, y = 0.0, y + 17
         scene.add(look(x + 6, y))
@@ -262,10 +262,8 @@ def _legend(scene: Scene, entries: Iterable[tuple[str, Callable[[float, float], 
 
 def _note(scene: Scene, x: float, text: str) -> None:
     lines = wrapped(text, max(scene.width - x, 120), SMALL)
-    height = len(lines) * SMALL * LINE_HEIGHT
-    scene.write(x, scene.height + 4 + height / 2, lines, SMALL, faint=True)
-    scene.height += height + 6
-    scene.width = max(scene.width, x + max(text_width(line, SMALL) for line in lines))
+    scene.height = 2 + scene.write_below(x, scene.height + 4, lines, SMALL, faint=True)
+    scene.width = max(scene.width, x + _widest(lines, SMALL))
 
 
 # ---------------------------------------------------------------------------------------------------
@@ -353,11 +351,13 @@ def _bars(drawing: Bars) -> Scene:
 
 def _width_of_upright(drawing: Bars) -> float:
     """The width of a scene that has room for the number on each upright bar."""
-    numbers = [_shown(float(v), drawing.digits) for values in drawing.series.values() for v in values]
-    widest = max((text_width(number, SMALL) for number in numbers), default=0.0)
-    slot = max(len(drawing.series) * max(16.0, widest + 2) + 14, 46.0)
+    slot = max(len(drawing.series) * max(16.0, _widest_number(drawing) + 2) + 14, 46.0)
     slot = max(slot, min(120.0, (WIDTH - 50) / max(1, len(drawing.categories))))
     return max(WIDTH, slot * len(drawing.categories) + 50)
+
+
+def _widest_number(drawing: Bars) -> float:
+    return _widest((_shown(float(v), drawing.digits) for values in drawing.series.values() for v in values), SMALL)
 
 
 def _within(value: float, ends: tuple[float, float]) -> float:
@@ -372,7 +372,7 @@ def _bars_up(scene: Scene, drawing: Bars, colours: dict[str, str], ends: tuple[f
     slot = (axes.right - axes.left) / max(1, len(drawing.categories))
     thick = (slot - 12) / max(1, len(drawing.series))
     zero = axes.y(_within(0.0, ends))
-    deepest = 0.0
+    deepest = axes.bottom + 8
     for k, category in enumerate(drawing.categories):
         start = axes.left + slot * k + 6
         for i, (name, values) in enumerate(drawing.series.items()):
@@ -385,10 +385,9 @@ def _bars_up(scene: Scene, drawing: Bars, colours: dict[str, str], ends: tuple[f
             beyond = 8.0 if value < 0 else -8.0
             scene.add(Words(x + thick / 2, end + beyond, text, SMALL, "middle"))
         lines = wrapped(category, slot - 6, SMALL)
-        height = len(lines) * SMALL * LINE_HEIGHT
-        scene.write(axes.left + slot * (k + 0.5), axes.bottom + 8 + height / 2, lines, SMALL, anchor="middle")
-        deepest = max(deepest, height)
-    scene.height = axes.bottom + deepest + 12
+        ends_at = scene.write_below(axes.left + slot * (k + 0.5), axes.bottom + 8, lines, SMALL, anchor="middle")
+        deepest = max(deepest, ends_at)
+    scene.height = deepest + 4
 
 
 def _wider_up(ends: tuple[float, float]) -> tuple[float, float]:
@@ -406,17 +405,13 @@ def _along(mark: object, bottom: float) -> bool:
 
 def _bars_across(scene: Scene, drawing: Bars, colours: dict[str, str], ends: tuple[float, float]) -> None:
     names = [wrapped(category, 200, SIZE) for category in drawing.categories]
-    left = max((text_width(line, SIZE) for lines in names for line in lines), default=0.0) + 10
-    numbers = [_shown(float(v), drawing.digits) for values in drawing.series.values() for v in values]
-    beside = max((text_width(number, SMALL) for number in numbers), default=0.0) + 8
+    left = _widest(chain.from_iterable(names)) + 10
+    beside = _widest_number(drawing) + 8
     before = beside if ends[0] < 0 else 0.0
     inch = (scene.width - left - beside - before) / (ends[1] - ends[0])
     zero = left + before + inch * (_within(0.0, ends) - ends[0])
     heads = wrapped(drawing.axis, scene.width - left, SMALL) if drawing.axis else []
-    height = len(heads) * SMALL * LINE_HEIGHT
-    scene.write(left, scene.height + height / 2 + 2, heads, SMALL, faint=True)
-    y = scene.height + height + 8
-    top = y
+    y = top = 6 + scene.write_below(left, scene.height + 2, heads, SMALL, faint=True)
     for k, (category, lines) in enumerate(zip(drawing.categories, names, strict=True)):
         height = max(15.0 * len(drawing.series) + 8, len(lines) * SIZE * LINE_HEIGHT + 6)
         scene.write(left - 8, y + height / 2, lines, anchor="end")

@@ -259,6 +259,12 @@ class Scene:
         top = y - size * LINE_HEIGHT * (len(lines) - 1) / 2
         self.add(*(Words(x, top + size * LINE_HEIGHT * i, line, size, **look) for i, line in enumerate(lines) if line))
 
+    def write_below(self, x: float, top: float, lines: Sequence[str], size: float = 12.0, **look: Any) -> float:
+        """Write lines of text below the height ``top``, and return where they end."""
+        height = len(lines) * size * LINE_HEIGHT
+        self.write(x, top + height / 2, lines, size, **look)
+        return top + height
+
     def svg(self, label: str) -> str:
         """The page as one SVG element; ``label`` is what it shows, for readers who do not see it."""
         # Wide pages keep their size and are scrolled; others shrink on a phone.
