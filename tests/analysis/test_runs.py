@@ -84,6 +84,18 @@ def test_runs_of_other_classes_are_rows_of_their_own(made, tmp_path):
     assert found == {("one",): {"classes": "2: cat, dog"}, ("other",): {"classes": "2: cat, owl"}}
 
 
+def test_no_mean_is_taken_of_scores_made_in_different_ways(made, photos, tmp_path):
+    runs = shutil.copytree(made, tmp_path / "runs")
+    next((runs / "a1").glob("evaluation-*.json")).unlink()
+    other = [*SCORED[:-3], 1, *SCORED[-2:]]  # one view
+    assert main([*map(str, ["evaluate", runs / "a1", "--images", f"folder:{photos}", "--encoder", TINY, *other])]) == 0
+    with pytest.warns(UserWarning, match="a1.*holds scores of other views than those of 'a0'; they are left out"):
+        found = collect_runs(runs)
+    (accuracy,) = (one for group in found.groups for one in group.accuracies)
+    assert accuracy.folders == ("a0", "deep/a2")
+    assert any("Not scored yet: a1, b" in sentence for sentence in found.findings())
+
+
 def test_what_is_no_folder_of_runs(run_cli, tmp_path):
     assert "is not a folder" in run_cli("runs", tmp_path / "nothing").error()
     assert "holds no run" in run_cli("runs", tmp_path).error()

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
-from ..evaluation.result import load_evaluation
+from ..evaluation.result import Context, load_evaluation
 from ..methods import flattened
 from ..show.figures import Bars, Figure
 from ..show.results import Result
@@ -27,6 +27,8 @@ from ..store.records import as_plain
 from ..store.run_record import RunRecord, read_run
 
 _FEW = 3  # distillation seeds that a table of a paper has at least
+_OF_EACH_SET = ("images", "soft_labels", "train", "chosen_by")
+"""What scores of two sets may differ in and stand in one mean: the sets themselves, and the baselines beside them."""
 
 
 @dataclass(frozen=True)
@@ -241,8 +243,9 @@ def _differs(key: str, settings: Sequence[dict[str, str]]) -> bool:
 
 
 def _accuracies(folder: Path, names: Sequence[str]) -> tuple[Accuracy, ...]:
-    """What was scored in some of these runs."""
+    """What was scored in some of these runs; scores that no mean can be taken of are left out with a warning."""
     found: dict[tuple[str, str], dict[str, float]] = {}
+    first: dict[str, tuple[str, Context]] = {}  # of each encoder, and whose
     for name in names:
         for path in sorted(results_folder(folder / name).glob(EVALUATIONS)):
             try:
@@ -251,6 +254,14 @@ def _accuracies(folder: Path, names: Sequence[str]) -> tuple[Accuracy, ...]:
                 warnings.warn(f"{error}; it is left out", stacklevel=2)
                 continue
             encoder = f"{result.context.encoder.name} at {result.context.encoder.input_size} px"
+            whose, context = first.setdefault(encoder, (name, result.context))
+            if other := [what for what in context.differences(result.context) if what not in _OF_EACH_SET]:
+                warnings.warn(
+                    f"{path} holds scores of other {', '.join(other)} than those of {whose!r}; they are left out: "
+                    "evaluate both alike",
+                    stacklevel=2,
+                )
+                continue
             for row in result.rows:
                 if row.name == result.context.set_name:
                     found.setdefault((encoder, row.probe), {})[name] = row.top1
