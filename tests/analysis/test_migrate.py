@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from dataclasses import replace
 
@@ -177,6 +178,18 @@ def test_command_line_from_run_to_prediction(distil_cli, run_cli, photos, tmp_pa
     said = run_cli("predict", out, photo, "--encoder", *wide)
     assert said.code == 0, said.err
     assert "cat" in said.out
+    listed = tmp_path / "classes.csv"
+    said = run_cli("predict", out, photos / "test", photo, "--csv", listed, "--encoder", *wide)
+    assert said.code == 0, said.err
+    lines = list(csv.reader(listed.open(newline="")))
+    files = sorted(photos.glob("test/*/*"))
+    assert f"classes of {len(files) + 1} photos" in said.out
+    assert lines[0] == ["photo", "class"]
+    assert [line[0] for line in lines[1:]] == [str(file) for file in [*files, photo]]
+    head, encoder = load_head(out), load_encoder(TINY, encoder_args={"seed": 1}, device="cpu")
+    assert [line[1] for line in lines[1:]] == head.predict([*files, photo], encoder)
+    (tmp_path / "empty").mkdir()
+    assert "holds no images" in run_cli("predict", out, tmp_path / "empty", "--encoder", *wide).error()
     # The same command again replaces the head.
     assert run_cli("migrate", run, "--encoder", *wide, "--out", out).code == 0
     assert [one.name for one in Migration.read(out).candidates] == ["ridge", "logistic"]

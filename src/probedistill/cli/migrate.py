@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from ..config import EncoderConfig, ImagesConfig
 from ..errors import UserError
 from ..store.named import results_folder, run_folder
+from ..text import counted
 from .app import Cache, EncoderOptions, Folder, Images, Progress, command, show
 
 if TYPE_CHECKING:
@@ -100,26 +101,42 @@ def predict(
     photos: list[Path],
     /,
     encoder: EncoderOptions | None = None,
+    *,
+    csv: Path | None = None,
+    progress: Progress = True,
 ) -> None:
     """Say which class each photo is of, by a head that migrate wrote.
 
     Example: probedistill predict heads/resnet18 a.jpg b.jpg
+    Example: probedistill predict heads/resnet18 new-photos --csv classes.csv
 
     Parameters
     ----------
     folder:
         Folder of the head.
     photos:
-        Image files.
+        Image files, and folders of them.
+    csv:
+        File for a line of each photo, in place of the table on the screen.
     """
     from ..encoders.load import load_encoder
+    from ..images.folder import files_below
     from ..ship.heads import load_head
     from ..show.tables import Table
+    from ..store.files import check_writable, whole_file
 
     head = load_head(folder)
-    names = head.predict(list(photos), None if encoder is None else load_encoder(encoder))
-    rows = tuple((str(photo), name) for photo, name in zip(photos, names, strict=True))
-    show(Table("", ("photo", "class"), rows, left=2))
+    if csv is not None:
+        check_writable(csv.parent)
+    files = [file for photo in photos for file in (files_below(photo) if photo.is_dir() else [photo])]
+    names = head.predict(files, None if encoder is None else load_encoder(encoder), progress=progress)
+    table = Table("", ("photo", "class"), tuple(zip(map(str, files), names, strict=True)), left=2)
+    if csv is None:
+        show(table)
+        return
+    with whole_file(csv) as temporary:
+        temporary.write_text(table.csv(), encoding="utf-8", newline="")
+    show(f"classes of {counted(len(files), 'photo')}: {csv}")
 
 
 def _check_out(out: Path) -> None:

@@ -317,6 +317,20 @@ class _LeftOut:
             warnings.warn(f"images {spec!r}: left out {reason}: {first!r}{more}", stacklevel=2)
 
 
+def files_below(folder: Path) -> list[Path]:
+    """Everything in a folder, and in folders inside, that should be an image, by name; a warning names the rest.
+
+    Raises:
+        UserError: The folder cannot be listed, or holds nothing of the kind.
+    """
+    left_out = _LeftOut()
+    found = sorted(_image_files(folder, ".", left_out))
+    left_out.warn(str(folder))
+    if not found:
+        raise UserError(f"images folder {str(folder)!r} holds no images; give another one")
+    return [folder / name for name in found]
+
+
 def _image_files(folder: Path, prefix: str, left_out: _LeftOut) -> Iterator[str]:
     """Yield the relative path of everything that should be an image; linked folders are entered.
 

@@ -24,6 +24,7 @@ from ..features.statistics import ClassStatistics
 from ..images.decode import UnreadableImageError, decode_image
 from ..images.labelled import LabelledImages, check_class_names
 from ..images.sources import check_range
+from ..machine.progress import ProgressBar
 from ..machine.torch_state import own_torch_state
 from ..probes.arrays import Array, to_numpy
 from ..probes.of_statistics import ridge_head
@@ -122,20 +123,24 @@ class ReadyHead:
         return np.asarray(to_numpy(features), dtype=np.float64) @ self.weight.double().numpy().T + self.bias.numpy()
 
     @own_torch_state()
-    def predict(self, images: Images, encoder: Encoder | None = None) -> list[str]:
+    def predict(self, images: Images, encoder: Encoder | None = None, *, progress: bool = True) -> list[str]:
         """Name of the class of each image.
 
         Args:
             images: (n, 3, H, W) in [0, 1]; `LabelledImages`; or a list of paths and PIL images.
             encoder: The encoder of the head. Default: the one that its folder describes, if that is safe to load: a
                 recipe or ``timm:NAME`` with plain arguments.
+            progress: Show a progress bar.
 
         Raises:
             UserError: Another encoder than the head's, none that is safe to load, or an image that cannot be read.
         """
-        encoder = self._encoder(encoder)
-        names = self.about.class_names
-        return [names[i] for batch in _batches(encoder, images) for i in self.logits(batch).argmax(axis=1)]
+        encoder, names, found = self._encoder(encoder), self.about.class_names, list[str]()
+        with ProgressBar("predict", len(images), enabled=progress) as bar:
+            for batch in _batches(encoder, images):
+                found += [names[i] for i in self.logits(batch).argmax(axis=1)]
+                bar.advance(len(batch))
+        return found
 
     def as_sklearn(self) -> LogisticRegression:
         """The head as a fitted ``sklearn.linear_model.LogisticRegression`` on features; its labels are class names.
