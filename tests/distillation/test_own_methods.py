@@ -63,6 +63,31 @@ class Short(Blocks):
     def __init__(self, count, size, device="cpu"):
         super().__init__(count + 1, size, device)
         self.count = count
+
+class Grey(Blocks):
+    def render(self, levels):
+        return super().render(levels)[:, :1]
+
+class Rounded(Blocks):
+    def render(self, levels):
+        return (255 * super().render(levels)).round() / 255
+
+class Cut(Blocks):
+    def render(self, levels):
+        return super().render([level.detach() for level in levels])
+
+class Counts(Blocks):
+    def __init__(self, count, size, device="cpu"):
+        super().__init__(count, size, device)
+        self.levels = [level.long() for level in self.levels]
+
+class Empty(Blocks):
+    fill_with_noise = None
+
+class Spare(Blocks):
+    def __init__(self, count, size, device="cpu"):
+        super().__init__(count, size, device)
+        self.levels.append(torch.zeros(count, 1, device=device))
 """
 
 
@@ -187,11 +212,25 @@ def test_a_canvas_of_ones_own(mine, distil_cli, run_cli, init):
     assert "finished already" in distil_cli(*arguments, "--resume", steps=4).err
 
 
+def test_a_level_that_the_images_do_not_depend_on_stays(mine, distil_cli):
+    common = ["--canvas.init", "noise", "--micro-batch", 1]
+    for name in ("Blocks", "Spare"):
+        result = distil_cli("--canvas.kind", f"module:mine:{name}", "--out", mine / name, *common, steps=4)
+        assert result.code == 0, result.err
+    one, two = (DistilledSet.load(mine / name).float_images for name in ("Blocks", "Spare"))
+    assert torch.equal(one, two)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["module:mine:Bright"], "renders values outside [0, 1]"),
         (["module:mine:Short"], "each needs a row for each image"),
+        (["module:mine:Grey"], "renders an image of shape (1, 1, 32, 32); it must be (1, 3, 32, 32)"),
+        (["module:mine:Rounded"], "lets no gradient through (it is zero)"),
+        (["module:mine:Cut"], "lets no gradient through ("),
+        (["module:mine:Counts"], "has levels of torch.int64"),
+        (["module:mine:Empty", "--canvas.init", "noise"], "cannot be given its starting values ("),
         (["module:mine:Blocks", "--canvas.level-every", 2], "canvas.level_every 2 is for pyramids"),
         (["pyramids"], "did you mean 'pyramid'"),
     ],

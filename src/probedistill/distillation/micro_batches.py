@@ -154,7 +154,7 @@ def _saved_bytes(forward: Forward, count: int) -> int:
 
 def _backward(part: Part, slope: Tensor) -> list[Tensor]:
     part.features.backward(slope)
-    return [leaf.grad for leaf in part.leaves if leaf.grad is not None]
+    return [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in part.leaves]
 
 
 def _slices(total: int, size: int) -> Iterator[tuple[int, int]]:

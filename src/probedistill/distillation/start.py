@@ -83,9 +83,11 @@ def make_distiller(
     )
     own = team.share(len(labels))
     canvas = _empty_canvas(config, own.stop - own.start, _canvas_size(config, encoders), encoders[0].device)
-    if fill:
+    if fill and isinstance(canvas, Canvas):
         _fill(canvas, config, encoders, banks[0], train, own, base, progress)
-    if not isinstance(canvas, Canvas):
+    elif fill:
+        with explained(f"canvas {config.canvas.kind!r} cannot be given its starting values", Exception):
+            _fill(canvas, config, encoders, banks[0], train, own, base, progress)
         _check_rendering(canvas, config.canvas.kind)
     return Distiller(towers, canvas, labels, loop, team)
 
@@ -135,6 +137,9 @@ def _empty_canvas(config: DistillConfig, count: int, size: int, device: torch.de
     with explained(f"canvas {options.kind!r} cannot be made", Exception, hint="it is called with count, size, device"):
         canvas: AnyCanvas = make(count, size, device=device)
         shapes = [tuple(level.shape) for level in canvas.levels]
+        whole = [str(level.dtype) for level in canvas.levels if not level.is_floating_point()]
+    if whole:
+        raise UserError(f"canvas {options.kind!r} has levels of {whole[0]}; Adam changes floating-point numbers alone")
     if not shapes or any(not shape or shape[0] != count for shape in shapes):
         raise UserError(
             f"canvas {options.kind!r} has levels of shape {shapes}; each needs a row for each image, {count}"
@@ -144,9 +149,21 @@ def _empty_canvas(config: DistillConfig, count: int, size: int, device: torch.de
     return canvas
 
 
+@torch.enable_grad()
 def _check_rendering(canvas: AnyCanvas, kind: str) -> None:
     """Raise `UserError` if the images of a user's canvas are not what the engine needs."""
+    leaves = [level[:1].detach().clone().requires_grad_() for level in canvas.levels]
     with explained(f"canvas {kind!r} cannot be rendered", Exception):
-        image = rendered(canvas, 0, 1)
-    if not bool(((image >= 0) & (image <= 1)).all()):
+        image = canvas.render(leaves)
+        shape, wanted = tuple(image.shape), (1, 3, canvas.size, canvas.size)
+        in_range = bool(((image >= 0) & (image <= 1)).all())
+    if shape != wanted:
+        raise UserError(f"canvas {kind!r} renders an image of shape {shape}; it must be {wanted}")
+    if not in_range:
         raise UserError(f"canvas {kind!r} renders values outside [0, 1]; end with a sigmoid or a clamp")
+    with explained(f"canvas {kind!r} lets no gradient through", Exception, hint="leave out .detach() and rounding"):
+        # Not the plain sum: that of images which are normalised is constant.
+        weights = torch.linspace(-1, 1, image.numel(), device=image.device).sin().view_as(image)
+        gradients = torch.autograd.grad((image * weights).sum(), leaves, allow_unused=True)
+        if not any(gradient is not None and bool(gradient.any()) for gradient in gradients):
+            raise RuntimeError("it is zero")
