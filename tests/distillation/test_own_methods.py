@@ -37,6 +37,18 @@ def confused(real):
 def nothing():
     pass
 
+def of_two(real):
+    return lambda features, labels: features.mean()
+
+def of_each(real):
+    return lambda features, labels, step: features.mean(1)
+
+def number(real):
+    return lambda features, labels, step: features.mean().item()
+
+def cut(real):
+    return lambda features, labels, step: features.detach().mean()
+
 class Blocks:
     \"""Images of two by two blocks of one colour each.\"""
 
@@ -175,6 +187,10 @@ def test_options_come_from_the_functions_keywords(mine, photos):
         (["module:mine:needy"], "needs the option 'width'; add --method-args.width …"),
         (["module:mine:confused"], "gives int; it must give a function of (features, labels, step)"),
         (["module:mine:nothing"], "takes no argument"),
+        (["module:mine:of_two"], "gives a function of (features, labels); it must give a function of (features, lab"),
+        (["module:mine:of_each", "--views", 2], "gives a function whose loss is a tensor (4,); it must be a tensor ()"),
+        (["module:mine:number"], "gives a function whose loss is float"),
+        (["module:mine:cut"], "gives a loss without a gradient"),
         (["module:elsewhere:objective"], "is there a elsewhere.py in"),
         (["sfn"], "did you mean 'sfm'"),
         (["sfm", "--method-args.strength", 2], "options of sfm are in its own part"),

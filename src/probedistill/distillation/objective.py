@@ -45,14 +45,42 @@ def load_method(config: DistillConfig) -> Callable[..., Objective]:
 
     def make(real: RealFeatures) -> Objective:
         objective = factory(real, **options)
-        if not callable(objective):
-            raise UserError(
-                f"method {config.method!r} gives {type(objective).__name__}; it must give a function of "
-                "(features, labels, step)"
-            )
+        if config.method not in METHODS.built_in:
+            _check(objective, real, config)
         return objective
 
     return make
+
+
+def _check(objective: Any, real: RealFeatures, config: DistillConfig) -> None:
+    """Try a user's objective on random features, as many as a step has, before anything is written.
+
+    Raises:
+        UserError: It is no function of three arguments, or gives no loss with a gradient.
+    """
+    called, wanted = f"method {config.method!r} gives", "it must give a function of (features, labels, step)"
+    if not callable(objective):
+        raise UserError(f"{called} {type(objective).__name__}; {wanted}")
+    try:
+        signature: Any = inspect.signature(objective)
+        signature.bind(None, None, 0)
+    except ValueError:
+        pass  # nothing is known of a compiled function's arguments
+    except TypeError as error:
+        raise UserError(f"{called} a function of {signature}; {wanted}") from error
+    assert config.views != "auto", "a resolved config"
+    labels = torch.arange(real.num_classes, device=real.device).repeat_interleave(
+        config.images_per_class * config.views
+    )
+    generator = torch.Generator().manual_seed(config.seed)
+    features = torch.rand(len(labels), real.dim, generator=generator).to(real.device).requires_grad_()
+    with torch.enable_grad():
+        loss: Any = objective(features, labels, 0)
+    if not isinstance(loss, Tensor) or loss.ndim:
+        kind = f"a tensor {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+        raise UserError(f"{called} a function whose loss is {kind}; it must be a tensor ()")
+    if not loss.requires_grad:
+        raise UserError(f"{called} a loss without a gradient; make it of the features, without .detach() and .item()")
 
 
 def _keywords(factory: Any, method: str) -> dict[str, bool]:
