@@ -121,6 +121,15 @@ def test_a_probe_that_fails_is_one_line(mine, data, encoder):
         evaluate(None, encoder, *data, probes=["module:failing:Probe"], baselines=["full"], **QUICK)
 
 
+def test_a_probe_with_scores_for_other_classes_is_named(mine, data, encoder):
+    probe = "class Probe:\n    def fit(self, X, y):\n        self.classes_ = [0, 1]\n        return self\n"
+    (mine / "wide.py").write_text(f"{probe}    def decision_function(self, X):\n        return X[:, :5]\n")
+    with pytest.raises(
+        UserError, match=r"probe 'module:wide:Probe' cannot be scored: its scores have .* for 2 classes"
+    ):
+        evaluate(None, encoder, *data, probes=["module:wide:Probe"], baselines=["full"], **QUICK)
+
+
 def test_keywords_of_evaluate_are_the_fields_of_its_config():
     assert EvaluateOptions.__annotations__.keys() == {field.name for field in fields(EvaluateConfig)}
     assert {name: kind.__forward_arg__ for name, kind in EvaluateOptions.__annotations__.items()} == {

@@ -645,17 +645,25 @@ def test_classes_of_one_name_are_told_apart():
     [
         ([0, 1, 3], None, [0, 1, 2], "y has class 3, but there are 3"),
         ([0, 1, -1], None, [0, 1, 2], "y has class -1"),
-        ([0, 1, 2], ["x"], [0, 1, 2], "groups has 1 entries for 3"),
+        ([0, 1, 2], ["x"], [0, 1, 2], "groups has 1 entry for 3"),
         ([], None, [0, 1, 2], "y is empty"),
         ([0, 1], None, [0, 1, 2], "X has 3 rows for 2"),
         ([0.0, 1.0, 2.0], None, [0, 1, 2], "y must be a list of integer"),
         ([0, 1, 2], None, [0, 1, 7], "probe.classes_ has class 7"),
         ([0, 1, 2], None, ["a", "b", "c"], "probe.classes_ must be"),
+        ([0, 1, 2], None, [0, 1], r"its scores have the shape \(3, 3\) for 2 classes"),
     ],
 )
 def test_bad_input_of_the_scores(y, groups, classes, message):
     with pytest.raises(UserError, match=message):
         score_probe(fixed(classes), np.eye(3), y, class_names=list("abc"), groups=groups)
+
+
+def test_scores_that_are_no_numbers_choose_no_class():
+    with pytest.raises(UserError, match="are not numbers"):
+        score_probe(fixed([0, 1]), np.array([[1.0, np.nan], [0.0, 1.0]]), [0, 1], class_names=["cat", "dog"])
+    infinite = score_probe(fixed([0, 1]), np.array([[1.0, -np.inf], [0.0, np.inf]]), [0, 1], class_names=["cat", "dog"])
+    assert infinite.top1 == 1.0
 
 
 def test_what_classes_are_taken_for():

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..config import EvaluateConfig
 from ..encoders.encoder import Encoder
+from ..errors import UserError
 from ..features.bank import FeatureBank
 from ..probes.kinds import Lesson, kind_of, on_features
 from ..probes.scores import Scores, score_probe
@@ -115,7 +116,10 @@ class Scorer:
                 source_views=self._of_source(training_set, features, seed, views),
             )
         probe, test = kind.fit(lesson), self.test
-        return score_probe(probe, test.centre, test.labels, class_names=test.class_names, groups=self.groups)
+        try:
+            return score_probe(probe, test.centre, test.labels, class_names=test.class_names, groups=self.groups)
+        except UserError as error:  # of a user's own, above all
+            raise UserError(f"probe {trial.solver!r} cannot be scored: {error}") from error
 
     def _of_source(self, training_set: TrainingSet, features: Tensor, seed: int, views: int | None) -> Tensor | None:
         """Features of the same views by the head's encoder, if that encoder is given."""

@@ -73,8 +73,8 @@ def score_probe(
         The scores.
 
     Raises:
-        UserError: No test images, lengths that differ, or labels that are not indices into
-            ``class_names``.
+        UserError: No test images, lengths that differ, labels that are not indices into
+            ``class_names``, or scores that are NaN or not one for each class.
     """
     names = [str(name) for name in class_names]
     labels = class_indices("y", y, len(names))
@@ -89,6 +89,10 @@ def score_probe(
         logits = np.stack([np.zeros_like(logits), logits], axis=1)
     if len(logits) != len(labels):
         raise UserError(f"X has {counted(len(logits), 'row')} for {counted(len(labels), 'label')} in y")
+    if logits.shape[1:] != known.shape:
+        raise UserError(f"its scores have the shape {logits.shape} for {counted(len(known), 'class', 'classes')}")
+    if np.isnan(logits).any():
+        raise UserError("its scores are not numbers (NaN)")
     said = known[_best(logits, 5)]
     hits = said == labels[:, None]
     top1 = hits[:, 0]
