@@ -459,7 +459,7 @@ def seeds_elsewhere(dataset: str = "clothing") -> str:
     return "\n".join(lines) + (
         f"\n\n{made} Top-1 % on test photos, ridge / logistic probe, 30 views (CLIP: 10, of at least 35 % of the "
         "image). Distilled: 150 steps of 3 views of each image (2 for two encoders) if the row names no others, mean "
-        f"over {counts[0]} to {counts[-1]} distillation seeds."
+        f"over {counts[0]}{f' to {counts[-1]}' * (counts[0] < counts[-1])} distillation seeds."
     )
 
 
