@@ -93,7 +93,8 @@ def mine(tmp_path, monkeypatch):
         "class Shout(Callback):\n"
         "    def on_step(self, step):\n"
         "        print('shout', step.step)\n\n\n"
-        "def nothing():\n    return 3\n"
+        "def nothing():\n    return 3\n\n\n"
+        "def needy(width):\n    return Shout()\n"
     )
     monkeypatch.chdir(tmp_path)
     yield
@@ -110,6 +111,10 @@ def test_a_callback_of_the_users_own_from_the_command_line(distil_cli, tmp_path,
     ("options", "says"),
     [
         (["--callback", "module:mine:nothing"], "gives int; it must give a probedistill.Callback"),
+        (
+            ["--callback", "module:mine:needy"],
+            "callback 'module:mine:needy' cannot be made (needy() missing 1",
+        ),
         (["--callback", "shout"], "must be module:FILE:NAME"),
         (["--callback", "module:nowhere:x"], "'nowhere' cannot be imported"),
         (["--log", "tensorbord"], "unknown logger 'tensorbord'; did you mean 'tensorboard'?"),

@@ -124,9 +124,7 @@ def test_a_probe_that_fails_is_one_line(mine, data, encoder):
 def test_a_probe_with_scores_for_other_classes_is_named(mine, data, encoder):
     probe = "class Probe:\n    def fit(self, X, y):\n        self.classes_ = [0, 1]\n        return self\n"
     (mine / "wide.py").write_text(f"{probe}    def decision_function(self, X):\n        return X[:, :5]\n")
-    with pytest.raises(
-        UserError, match=r"probe 'module:wide:Probe' cannot be scored: its scores have .* for 2 cl"
-    ):
+    with pytest.raises(UserError, match=r"probe 'module:wide:Probe' cannot be scored: its scores have .* for 2 cl"):
         evaluate(None, encoder, *data, probes=["module:wide:Probe"], baselines=["full"], **QUICK)
 
 

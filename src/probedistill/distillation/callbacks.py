@@ -26,7 +26,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..errors import UserError, option
+from ..errors import UserError, explained, option
 from ..machine.progress import ProgressBar, in_notebook, say
 from ..registry import OWN, Registry
 from ..show.previews import grid, save_grid, save_sprite
@@ -166,7 +166,9 @@ def named_callbacks(log: Sequence[str], own: Sequence[str]) -> list[Callback]:
     for name in own:
         if not name.startswith(OWN):
             raise UserError(f"callback {name!r} must be module:FILE:NAME, such as module:mine:make for mine.py")
-        made.append(LOGGERS.load(name)())
+        make = LOGGERS.load(name)
+        with explained(f"callback {name!r} cannot be made", Exception, hint="it is called without arguments"):
+            made.append(make())
     for name, callback in zip([*log, *own], made, strict=True):
         if not isinstance(callback, Callback):
             raise UserError(f"callback {name!r} gives {type(callback).__name__}; it must give a probedistill.Callback")
