@@ -170,6 +170,7 @@ def test_command_line_from_run_to_prediction(distil_cli, run_cli, photos, tmp_pa
     made = run_cli("migrate", run, "--encoder", *wide, "--source", TINY, "--out", out, "--images", f"folder:{photos}")
     assert made.code == 0, made.err
     assert "average" in made.out
+    assert f"probedistill predict {out} PHOTO.jpg --trust" in made.out, "its encoder is a file of the user's own"
     report = Migration.read(out)
     assert report.anchor.known_from == "evaluate"
     assert load_head(out).about.candidate == report.chosen
@@ -178,6 +179,7 @@ def test_command_line_from_run_to_prediction(distil_cli, run_cli, photos, tmp_pa
     said = run_cli("predict", out, photo, "--encoder", *wide)
     assert said.code == 0, said.err
     assert "cat" in said.out
+    assert run_cli("predict", out, photo, "--trust").out == said.out
     listed = tmp_path / "classes.csv"
     said = run_cli("predict", out, photos / "test", photo, "--csv", listed, "--encoder", *wide)
     assert said.code == 0, said.err

@@ -63,6 +63,7 @@ def migrate(
     from ..analysis.migrate import migrate as run_migrate
     from ..distillation.config_file import write_config
     from ..encoders.load import load_encoder
+    from ..encoders.named import loads_by_itself
     from ..features.store import FeatureStore
     from ..images.labelled import of_classes
     from ..images.splits import load_splits
@@ -92,7 +93,8 @@ def migrate(
         report.write(out)
         report.draw(out)
     show(report)
-    show(f"head: {out / HEAD}   try: probedistill predict {quote(str(out))} PHOTO.jpg")
+    trust = "" if loads_by_itself(out) else " --trust"
+    show(f"head: {out / HEAD}   try: probedistill predict {quote(str(out))} PHOTO.jpg{trust}")
 
 
 @command(EncoderConfig)

@@ -156,6 +156,16 @@ def own_encoder(folder: Path, *, called: str, device: str | None = None) -> Enco
     return config if device is None else replace(config, device=device)
 
 
+def loads_by_itself(folder: Path) -> bool:
+    """Whether `own_encoder` finds an encoder that is safe to load, for somebody who has not said ``--trust``."""
+    try:
+        with trusting(False):
+            own_encoder(folder, called="--encoder")
+    except UserError:
+        return False
+    return True
+
+
 def own_others(folder: Path, words: Sequence[str], first: EncoderConfig) -> list[EncoderConfig]:
     """The encoders that a run's record names beside its first one, if they are safe to load.
 
