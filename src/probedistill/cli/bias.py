@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 from ..config import ComposeConfig, ImagesConfig
@@ -103,4 +104,5 @@ def compose(
     things = ImagesConfig(images=foregrounds, classes=foreground_classes)
     scenes = ImagesConfig(images=backgrounds, classes=background_classes)
     show(run_compose(things, scenes, out=out, config=settings, progress=progress))
-    show(f"distil: probedistill distill --images folder:{out} --encoder efficientnet_lite0 --input-size 112")
+    images = quote(f"folder:{out}")
+    show(f"distil: probedistill distill --images {images} --encoder efficientnet_lite0 --input-size 112")
