@@ -49,7 +49,7 @@ def test_runs_that_differ_by_their_seed_are_one_row(made):
     (figure,) = found.figures()
     assert figure.drawing.series["ridge"][0] == pytest.approx(100 * accuracy.mean)
     assert figure.drawing.categories == ("a0 …", "b")
-    assert any("Not scored yet: b" in sentence for sentence in found.findings())
+    assert any("Without scores here: b" in sentence for sentence in found.findings())
 
 
 def test_the_command(run_cli, made, tmp_path):
@@ -93,7 +93,7 @@ def test_no_mean_is_taken_of_scores_made_in_different_ways(made, photos, tmp_pat
         found = collect_runs(runs)
     (accuracy,) = (one for group in found.groups for one in group.accuracies)
     assert accuracy.folders == ("a0", "deep/a2")
-    assert any("Not scored yet: a1, b" in sentence for sentence in found.findings())
+    assert any("Without scores here: a1, b" in sentence for sentence in found.findings())
 
 
 def test_what_is_no_folder_of_runs(run_cli, tmp_path):

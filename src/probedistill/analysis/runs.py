@@ -129,7 +129,7 @@ class Runs(Result):
         scored = {folder for group in self.groups for one in group.accuracies for folder in one.folders}
         silent = [folder for group in self.groups for folder in group.folders if folder not in scored]
         if silent:
-            found.append(f"Not scored yet: {', '.join(silent)}. Use probedistill evaluate.")
+            found.append(f"Without scores here: {', '.join(silent)}. Use probedistill evaluate.")
         return found
 
     def figures(self) -> list[Figure]:
