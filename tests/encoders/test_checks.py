@@ -144,6 +144,16 @@ def test_every_part_of_the_features_needs_a_gradient(how, which):
         load(how).check_gradient()
 
 
+class DropsWithAGradient(Tiny):
+    def forward(self, images: Tensor) -> Tensor:
+        return F.dropout(super().forward(images), 0.2, training=torch.is_grad_enabled())
+
+
+def test_features_are_the_same_with_and_without_a_gradient():
+    with pytest.raises(UserError, match="'mine' gives other features while a gradient is computed; switch"):
+        Encoder(DropsWithAGradient(), name="mine", input_size=32).check_gradient()
+
+
 def test_features_that_are_the_same_for_all_images_need_none():
     load("constant in part").check_gradient()
 
@@ -236,6 +246,34 @@ def test_encoders_may_flatten_with_view(fold):
         expected = EndsInView().eval()((pictures(3) - encoder.mean) / encoder.std)
         assert close(encoder(pictures(3)), expected)
         assert close(encoder(pictures(3).contiguous(memory_format=torch.channels_last)), expected)
+
+
+class ViewsItsWeights(Tiny):
+    """A convolution with normalised weights, which a view of them shows."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        weight = self.body[3].weight
+        norms = weight.view(len(weight), -1).norm(dim=1)
+        return F.conv2d(self.body[:3](images), weight / norms.view(-1, 1, 1, 1)).mean((2, 3))
+
+
+class HoldsAVolume(Tiny):
+    """Weights of five dimensions cannot be channels-last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.volume = nn.Parameter(torch.ones(1, 2, 3, 4, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images) * self.volume.sum()
+
+
+@pytest.mark.parametrize("kind", [ViewsItsWeights, HoldsAVolume])
+def test_weights_may_need_the_plain_order_of_memory(kind):
+    encoder = Encoder(kind(), name="mine", input_size=32)
+    encoder.check_gradient()
+    with torch.no_grad():
+        assert close(encoder(pictures(3)), kind().eval()((pictures(3) - encoder.mean) / encoder.std))
 
 
 class Doubles(torch.autograd.Function):

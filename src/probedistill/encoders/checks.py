@@ -133,12 +133,13 @@ _PARTS = 4
 
 
 @torch.enable_grad()
-def check_gradient(encode: Callable[[Tensor], Tensor], images: Tensor, *, name: str) -> None:
-    """Raise `UserError` unless a gradient passes the encoder.
+def check_gradient(encode: Callable[[Tensor], Tensor], images: Tensor, *, name: str, precision: Precision) -> None:
+    """Raise `UserError` unless a gradient passes the encoder, of the features that it gives without one.
 
     Raises:
         UserError: The gradient of the features with respect to the images is missing, zero or not finite; or it is
-            zero for a part of the features, which differ from image to image all the same.
+            zero for a part of the features, which differ from image to image all the same. Or the features are others
+            while a gradient is computed.
     """
     images = images.clone().requires_grad_()
     hint = "distillation needs it: leave out torch.no_grad, torch.inference_mode and .detach() in its forward"
@@ -165,6 +166,12 @@ def check_gradient(encode: Callable[[Tensor], Tensor], images: Tensor, *, name: 
             raise RuntimeError("it is zero for one of two images")
         if not bool(gradient.isfinite().all()):
             raise RuntimeError("it is not finite")
+    with torch.no_grad():
+        if _distance(features, encode(images)) > SAME[precision]:
+            raise UserError(
+                f"encoder {name!r} gives other features while a gradient is computed; switch what it adds to them in "
+                "training off"
+            )
 
 
 def _distance(features: Tensor, others: Tensor) -> float:

@@ -109,15 +109,14 @@ class Encoder(nn.Module):
         self.dim = check_features(self, images, name=name, precision=precision).shape[1]
         if fold_batchnorm:
             fold_batchnorms(self.model, self._normalised(images[:1]))
-        if self._layout == torch.channels_last:
-            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @torch.no_grad()
     def _find_layout(self, images: Tensor) -> torch.memory_format:
-        """Channels last is faster; a model that flattens with ``.view`` needs the other order of memory."""
+        """Channels last is faster; a ``.view`` of maps or weights needs the other order of memory."""
         for layout in (torch.channels_last, torch.contiguous_format):
             self._layout = layout
             with suppress(Exception):  # `check_features` reports what goes wrong in both
+                self.model.to(memory_format=layout)  # type: ignore[call-overload]
                 self(images)
                 break
         return self._layout
@@ -128,11 +127,11 @@ class Encoder(nn.Module):
         images = example_images(self.input_size, self.device)
         if self._layout == torch.channels_last:
             with suppress(UserError):
-                return check_gradient(self, images, name=self.name)
+                return check_gradient(self, images, name=self.name, precision=self.precision)
             # A backward pass that flattens with ``.view`` needs the other order of memory, as a forward pass may.
             self._layout = torch.contiguous_format
             self.model.to(memory_format=self._layout)  # type: ignore[call-overload]
-        return check_gradient(self, images, name=self.name)
+        return check_gradient(self, images, name=self.name, precision=self.precision)
 
     @torch.no_grad()
     def with_layers(self, count: int) -> Encoder:
