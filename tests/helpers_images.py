@@ -76,5 +76,10 @@ def samples(start: int, count: int, label: str = "number") -> list[tuple[str, by
 
 def found_by_datasets(parts: Mapping[str, Any]) -> Callable[[str], SimpleNamespace]:
     """A stand-in for ``datasets.load_dataset_builder`` that finds these splits under every name."""
-    config = SimpleNamespace(data_files=None)
-    return lambda _: SimpleNamespace(config=config, download_and_prepare=lambda: None, as_dataset=lambda: parts)
+    builder = SimpleNamespace(
+        name="parquet",
+        config=SimpleNamespace(data_files=None),
+        download_and_prepare=lambda: None,
+        as_dataset=lambda: parts,
+    )
+    return lambda _: builder

@@ -726,6 +726,25 @@ def test_hf_folders_in_which_datasets_finds_no_classes_are_read_as_folders(hub, 
     assert load_images(f"folder:{folder}").class_names == ("cat", "dog")
 
 
+def test_hf_what_datasets_leaves_out_of_a_folder_is_named(hub, tmp_path):
+    """It takes a class called train for a split, and follows no links."""
+    photos = tmp_path / "photos"
+    make_image_folder(photos, classes=("bus", "car"), splits=(), per_class=2, size=4)
+    make_image_folder(photos / "train", classes=("fast", "slow"), splits=(), per_class=2, size=4)
+    with pytest.warns(UserWarning, match=rf"datasets left out '.*png' and 3 more; folder:{photos} reads a folder for"):
+        assert load_images(f"hf:{photos}", split="train").class_names == ("fast", "slow")
+    (photos / "train").rename(tmp_path / "elsewhere")
+    (photos / "car" / "more").symlink_to(tmp_path / "elsewhere" / "fast")
+    with pytest.warns(UserWarning, match=r"datasets left out 'car/more/0000.png' and 1 more"):
+        assert len(load_images(f"hf:{photos}")) == 4
+
+
+def test_hf_a_folder_of_a_system_is_no_class(hub, tmp_path):
+    make_image_folder(tmp_path, classes=("bus", "car", "@eaDir"), splits=(), size=4)
+    with pytest.raises(UserError, match=rf"'@eaDir/0000.png' is in a folder that a system added, .*folder:{tmp_path}"):
+        load_images(f"hf:{tmp_path}")
+
+
 def _written(hub, path, names, labels):
     rows = {"image": [{"bytes": encoded(class_image(i, 3, size=4)), "path": None} for i in labels], "label": labels}
     path.parent.mkdir(parents=True, exist_ok=True)

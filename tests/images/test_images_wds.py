@@ -207,6 +207,15 @@ def test_a_shard_without_a_split_among_others(tmp_path):
         load_images(f"wds:{tmp_path}")
 
 
+def test_shards_in_other_folders_are_named(tmp_path, shards):
+    write_tar(tmp_path / "disk" / "2.tar", samples(18, 3))
+    (shards / "more").symlink_to(tmp_path / "disk")
+    with pytest.warns(UserWarning, match=rf"left out the shards in 'more'; .*wds:{shards}/\*\*/\*.tar"):
+        assert len(load_images(f"wds:{shards}")) == 18
+    write_tar(shards / "@eaDir" / "part-000.tar", samples(0, 3))
+    assert len(load_images(f"wds:{shards}/**/*.tar")) == 21
+
+
 # ---- fingerprint
 
 

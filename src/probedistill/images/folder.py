@@ -359,6 +359,11 @@ def _image_files(folder: Path, prefix: str, left_out: _LeftOut) -> Iterator[str]
                 yield relative
 
 
+def images_below(folder: Path) -> list[str]:
+    """Paths of files in a folder that are called like images, also in linked folders, without those of systems."""
+    return [path for path in _image_files(folder, str(folder), _LeftOut()) if _is_image_name(os.path.basename(path))]
+
+
 def _is_image(entry: os.DirEntry[str]) -> bool:
     if entry.name.lower() in _SYSTEM_FILES or Path(entry.name).suffix.lower() in _SIDECARS:
         return False

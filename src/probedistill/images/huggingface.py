@@ -6,6 +6,7 @@ import itertools
 import os
 import re
 import sys
+import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from ..machine.progress import ProgressBar
 from ..text import counted
 from .contents import UNREADABLE, digest_of_bytes, digests_of_files, remembered
 from .decode import UnreadableImageError, as_utf8, decode_image, one_line
+from .folder import images_below, is_system_folder
 from .labelled import LabelledImages, digest_of
 from .sources import Source, described
 
@@ -95,6 +97,8 @@ def _read(place: str, config: ImagesConfig, datasets: Any) -> Any:
             "check the name and the network, or give a folder that holds the data set"
         ) from error
     _check_one_order(builder, splits, config, datasets)
+    if any(config.label_column in data.column_names for data in splits.values()):
+        _check_class_folders(builder, place, config.images)
     return splits
 
 
@@ -123,6 +127,36 @@ def _check_one_order(builder: Any, splits: Mapping[str, Any], config: ImagesConf
                 f"{first}; write all of them with the same names in the same order (in datasets: cast_column to one "
                 "ClassLabel)"
             )
+
+
+def _check_class_folders(builder: Any, place: str, spec: str) -> None:
+    """Compare the images that `datasets` finds in a folder of this machine with those that are there.
+
+    It takes a class of trains for a split and leaves out the other classes, does not follow links, and takes the
+    folders of a NAS for classes.
+
+    Raises:
+        UserError: Some of its images are in a folder that a system added.
+    """
+    root = os.path.abspath(place)
+    if not os.path.isdir(root) or builder.name != "imagefolder":
+        return
+    read = {str(file) for file in itertools.chain.from_iterable((builder.config.data_files or {}).values())}
+    relative = sorted(os.path.relpath(file, root) for file in read if file.startswith(root + os.sep))
+    added = [name for name in relative if any(map(is_system_folder, name.split(os.sep)[:-1]))]
+    if added:
+        raise UserError(
+            f"images {spec!r}: {one_line(as_utf8(added[0]))!r} is in a folder that a system added, and datasets takes "
+            f"it for one of the images; folder:{place} leaves such folders out"
+        )
+    left_out = [os.path.relpath(path, root) for path in images_below(Path(root)) if path not in read]
+    if left_out and relative:
+        more = f" and {len(left_out) - 1} more" if len(left_out) > 1 else ""
+        warnings.warn(
+            f"images {spec!r}: datasets left out {one_line(as_utf8(left_out[0]))!r}{more}; folder:{place} reads a "
+            "folder for each class, linked ones too",
+            stacklevel=2,
+        )
 
 
 def _names_in(file: str, column: str, datasets: Any) -> list[str] | None:

@@ -6,12 +6,14 @@ import glob
 import os
 import re
 import stat
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import UserError
-from .folder import listing, subfolders
+from ..errors import UserError, option
+from .decode import as_utf8
+from .folder import is_system_folder, listing, subfolders
 from .sources import FOLDER_SPLITS, WHOLE
 
 _MAX_SHARDS = 1_000_000
@@ -37,9 +39,10 @@ def find_shards(place: str, spec: str) -> list[Shard]:
     if os.path.isdir(root):
         under = [root / name for name in subfolders(root) if name.lower() in FOLDER_SPLITS]
         paths = [Path(entry.path) for folder in [root, *under] for entry in listing(folder)]
-        paths = [path for path in paths if path.suffix.lower() == ".tar" and not path.is_dir()]
+        paths = [path for path in paths if _is_tar(path.name) and not path.is_dir()]
         if not paths:
             raise UserError(f"images {spec!r}: the folder holds no .tar files; give the folder of the shards")
+        _warn_of_other_folders(root, spec)
         base = root
     else:
         paths = [root] if os.path.exists(root) else _expanded(str(root), spec)
@@ -67,6 +70,22 @@ def find_shards(place: str, spec: str) -> list[Shard]:
     return shards
 
 
+def _warn_of_other_folders(root: Path, spec: str) -> None:
+    """Warn of shards in folders that are not called like splits: these are not read."""
+    for name in subfolders(root):
+        if name.lower() not in FOLDER_SPLITS and any(_is_tar(entry.name) for entry in listing(root / name)):
+            warnings.warn(
+                f"images {spec!r}: left out the shards in {as_utf8(name)!r}; "
+                f"{option('images', f'wds:{root}/**/*.tar')} reads those of all folders inside",
+                stacklevel=2,
+            )
+            return
+
+
+def _is_tar(name: str) -> bool:
+    return name.lower().endswith(".tar")
+
+
 def _split_of_shard(name: str) -> str:
     """Return the split that a shard's folder or name tells, such as ``train/000.tar`` or ``x-val-000.tar``."""
     *folders, file = name.lower().split("/")
@@ -82,7 +101,7 @@ def _expanded(pattern: str, spec: str) -> list[Path]:
     paths: dict[str, None] = {}
     for one in _without_braces(pattern, spec):
         if any(c in one for c in "*?["):
-            matches = sorted(glob.glob(one, recursive=True))
+            matches = [path for path in sorted(glob.glob(one, recursive=True)) if not _is_of_a_system(path, one)]
             if not matches:
                 raise UserError(f"images {spec!r}: no shard matches {one!r}; check the pattern")
         elif os.path.exists(one):
@@ -91,6 +110,11 @@ def _expanded(pattern: str, spec: str) -> list[Path]:
             raise UserError(f"images {spec!r}: no such shard {one!r}; check the path and the range")
         paths.update(dict.fromkeys(matches))
     return [Path(path) for path in paths]
+
+
+def _is_of_a_system(path: str, pattern: str) -> bool:
+    """Whether a path is in a folder that a system added and the pattern does not name."""
+    return any(is_system_folder(part) for part in Path(path).parts if part not in Path(pattern).parts)
 
 
 def _without_braces(pattern: str, spec: str) -> list[str]:
