@@ -211,6 +211,19 @@ def test_number_signs_in_lists_of_classes(tmp_path):
         assert classes_of(tmp_path / "photos", classes=[f"@{listed}"]) == ("jersey #7", "ball")
     tree(tmp_path / "photos", "@home")
     assert classes_of(tmp_path / "photos", classes=["\\@home", "ball"]) == ("@home", "ball")
+    with pytest.raises(UserError, match=r"'@home': no such file; .*, or write \\@home for a class of that name"):
+        classes_of(tmp_path / "photos", classes=["@home", "ball"])
+
+
+@pytest.mark.parametrize("source", ["folder", "hf", "wds", "cub"])
+def test_a_place_may_begin_with_a_tilde_of_no_home(source, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tree(tmp_path / "~of-nobody", "cat", "dog")
+    if source == "folder":
+        assert classes_of("~of-nobody") == ("cat", "dog")
+    for place in ["~nobody-at-all"] if source in ("folder", "hf") else ["~of-nobody", "~nobody-at-all"]:
+        with pytest.raises(UserError, match=rf"^images '{source}:{place}"):
+            load_images(f"{source}:{place}")
 
 
 def test_accents_have_one_form(tmp_path):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ..config import ImagesConfig
 from ..errors import UserError, first_line, option
+from ..machine.places import at_home
 from .contents import digests_of_files
 from .decode import as_utf8, one_line
 from .labelled import LabelledImages, check_class_names, check_classes, classes_argument, digest_of
@@ -57,7 +58,7 @@ _DEEPEST = 50  # folders inside a class folder
 @described("folder:PATH", is_path=True)
 def folder_source(place: str, config: ImagesConfig) -> Source:
     """A folder for each class, or such folders inside split folders."""
-    root = Path(place).expanduser()
+    root = at_home(Path(place))
     if config.images != as_utf8(config.images):
         raise UserError(f"images {as_utf8(config.images)!r}: the path is not UTF-8; {_way_to_utf8('the folder')}")
     if not os.path.exists(root):

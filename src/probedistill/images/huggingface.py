@@ -23,6 +23,7 @@ from ..config import ImagesConfig
 from ..errors import UserError, option, unknown_name
 from ..extras import needed
 from ..machine.network import asking_the_hub, check_waits
+from ..machine.places import at_home
 from ..machine.progress import ProgressBar
 from ..text import counted
 from .contents import UNREADABLE, digest_of_bytes, digests_of_files, remembered
@@ -74,7 +75,7 @@ def hf_source(place: str, config: ImagesConfig) -> Source:
 
 def _opened(place: str, config: ImagesConfig, datasets: Any) -> Any:
     """The splits of a data set by name, as `datasets` reads them."""
-    local = Path(place).expanduser()
+    local = at_home(Path(place))
     is_here = local.is_dir()
     way_out = "check the name, or give a folder that holds the data set, as hf:FOLDER"
     with asking_the_hub(f"images {config.images!r}", way_out, needed=not is_here):
@@ -192,7 +193,7 @@ def _labelled_splits(splits: Mapping[str, Any], config: ImagesConfig) -> list[st
     """
     columns = sorted({column for data in splits.values() for column in data.column_names})
     if columns == [config.image_column]:
-        place = Path(config.images.partition(":")[2]).expanduser()
+        place = at_home(Path(config.images.partition(":")[2]))
         # datasets gives no labels where folders are not all as deep, as a NAS makes them, or one is called train
         if place.is_dir() and any(entry.is_dir() for entry in os.scandir(place)):
             raise UserError(
@@ -224,7 +225,7 @@ def _labelled_splits(splits: Mapping[str, Any], config: ImagesConfig) -> list[st
 
 def _own_folders(place: str, datasets: Any) -> tuple[str, ...]:
     """Folders whose files belong to a data set: its own, or the places where `datasets` keeps what it fetched."""
-    local = Path(place).expanduser()
+    local = at_home(Path(place))
     if local.is_dir():
         return (os.path.realpath(local),)
     from huggingface_hub.constants import HF_HUB_CACHE

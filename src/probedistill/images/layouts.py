@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ..config import ImagesConfig
 from ..errors import UserError, explained, option, unknown_name
+from ..machine.places import at_home
 from .sources import Items, Source, described
 
 Row = tuple[str, str, str]
@@ -25,7 +26,7 @@ def _listed(place: str, config: ImagesConfig, marker: str, rows: Callable[[Path]
     Raises:
         UserError: It does not, or the set's lists are damaged or name files elsewhere.
     """
-    spec, root = config.images, Path(place).expanduser()
+    spec, root = config.images, at_home(Path(place))
     inner = sorted(path.parent for path in root.glob(f"*/{marker}")) if not (root / marker).exists() else [root]
     if not inner:
         raise UserError(f"images {spec!r}: no {marker} in {str(root)!r}; give the folder where the set was unpacked")

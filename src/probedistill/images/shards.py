@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UserError, option
+from ..machine.places import at_home
 from .decode import as_utf8
 from .folder import is_system_folder, listing, subfolders
 from .sources import FOLDER_SPLITS, WHOLE
@@ -35,7 +36,7 @@ def find_shards(place: str, spec: str) -> list[Shard]:
     Raises:
         UserError: There are none, one cannot be read, or only some name a split; the message calls the place ``spec``.
     """
-    root = Path(place).expanduser()
+    root = at_home(Path(place))
     if os.path.isdir(root):
         under = [root / name for name in subfolders(root) if name.lower() in FOLDER_SPLITS]
         paths = [Path(entry.path) for folder in [root, *under] for entry in listing(folder)]

@@ -35,6 +35,7 @@ from PIL import Image
 
 from ..config import AugmentConfig, CanvasConfig, ImagesConfig
 from ..errors import UserError, explained, unknown_name
+from ..machine.places import at_home
 from ..registry import OWN, Registry
 from ..text import counted
 from .contents import digest_of_array, digest_of_bytes, digests_of_files
@@ -337,7 +338,7 @@ def check_outside(out: Path, images: LabelledImages) -> None:
     name, colon, place = images.spec.partition(":")
     if not (colon and name in SOURCES and description_of(images.spec).is_path):
         return
-    root, inside = Path(place).expanduser().resolve(), out.resolve()
+    root, inside = at_home(Path(place)).resolve(), out.resolve()
     if not root.is_dir() or root not in inside.parents:
         return
     first, split = images.names[0].split("/")[0], images.split.split(" without ")[0]

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from ..config import ImagesConfig
 from ..errors import UserError, option, unknown_name
+from ..machine.places import at_home
 from ..text import counted
 from .decode import one_line
 from .duplicates import warn_of_duplicates
@@ -224,12 +225,13 @@ def class_list(entries: Sequence[str]) -> list[str]:
 def _names_in_file(path: Path) -> list[str]:
     """One name a line. Lines that start with # are comments; ``\\#1`` is the class ``#1``."""
     try:
-        lines = path.expanduser().read_text(encoding="utf-8-sig").split("\n")
+        lines = at_home(path).read_text(encoding="utf-8-sig").split("\n")
     except FileNotFoundError:
         raise UserError(
-            f"classes '@{path}': no such file; give a text file in UTF-8 with one class name a line"
+            f"classes '@{path}': no such file; give a text file in UTF-8 with one class name a line, or write "
+            f"\\@{path} for a class of that name"
         ) from None
-    except (OSError, UnicodeDecodeError, ValueError, RuntimeError) as error:
+    except (OSError, UnicodeDecodeError, ValueError) as error:
         raise UserError(
             f"classes '@{path}' cannot be read ({one_line(str(error))}); give a text file in UTF-8 with one class "
             "name a line"
