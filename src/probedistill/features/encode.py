@@ -13,10 +13,11 @@ from torch import Tensor
 
 from ..config import AugmentConfig
 from ..encoders.encoder import Encoder
-from ..errors import UserError
+from ..errors import UserError, option
 from ..images.decode import UnreadableImageError
 from ..images.labelled import LabelledImages
 from ..seeds import Stream, seed_of
+from ..text import counted
 from .views import apply_views, draw_views, random_squares
 
 BATCH = 64
@@ -27,8 +28,20 @@ Result = TypeVar("Result")
 
 @torch.no_grad()
 def encode(encoder: Encoder, images: Tensor) -> Tensor:
-    """Features (n, d), on the CPU, of images (n, 3, S, S) as they are."""
-    return torch.cat([encoder(part.to(encoder.device)).cpu() for part in images.split(BATCH)])
+    """Features (n, d), on the CPU, of images (n, 3, S, S) as they are.
+
+    Raises:
+        UserError: They are not finite.
+    """
+    features = torch.cat([encoder(part.to(encoder.device)).cpu() for part in images.split(BATCH)])
+    if not bool(features.isfinite().all()):
+        count = int((~features.isfinite()).any(dim=1).sum())
+        way_out = "check its weights" if encoder.precision == "fp32" else f"try {option('precision', 'fp32')}"
+        raise UserError(
+            f"encoder {encoder.name!r} gives features that are not finite in {encoder.precision} for "
+            f"{count} of {counted(len(images), 'image or view', 'images or views')}; {way_out}"
+        )
+    return features
 
 
 def view_features(
