@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from pathlib import Path
+from shlex import quote
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -39,6 +40,16 @@ def encodable(text: str, encoding: str | None) -> str:
         return text.encode(encoding or "utf-8", "replace").decode(encoding or "utf-8")
     except LookupError:  # no such encoding
         return text.encode("ascii", "replace").decode()
+
+
+def as_argument(path: Path | str) -> str:
+    """A path as a shell and this program's command line take it.
+
+    >>> as_argument("my run"), as_argument("-run")
+    ("'my run'", './-run')
+    """
+    text = str(path)
+    return quote(f"./{text}" if text.startswith("-") else text)
 
 
 def counted(count: int, one: str, many: str = "") -> str:

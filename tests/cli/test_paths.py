@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 
 import pytest
 
@@ -58,3 +59,13 @@ def test_neither_is_a_link_to_a_device(tmp_path):
         pass
     assert link.is_symlink()
     assert os.listdir(tmp_path) == ["out"]
+
+
+def test_a_command_that_is_shown_can_be_run(distil_cli, run_cli, tmp_path, monkeypatch):
+    """A folder whose name begins with a dash would be taken for an option."""
+    monkeypatch.chdir(tmp_path)
+    shown = distil_cli("--out=-my run")
+    line = next(line for line in shown.out.splitlines() if line.startswith("score:"))
+    words = [word for word in shlex.split(line)[3:] if word != "--trust"]  # run_cli says it
+    assert words[:3] == ["./-my run", "--config", "./-my run/config.yaml"]
+    assert run_cli("evaluate", *words, "--seeds", "1", "--no-progress").code == 0

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from conftest import TINY
+from helpers_encoders import Tiny
 from probedistill import AugmentConfig, UserError, load_encoder, load_images
+from probedistill.encoders.encoder import Encoder
 from probedistill.features.encode import encode, view_features
 from probedistill.features.shards import bank_files
 from probedistill.features.store import FeatureStore
@@ -123,6 +125,22 @@ def test_a_torn_file_is_made_again(tmp_path, counted, images):
     with pytest.warns(UserWarning, match="computing it again"):
         again = FeatureStore(tmp_path).synthetic_views(counted.encoder, images, **HOW)
     assert torch.equal(again, features)
+
+
+class BrokenForRed(Tiny):
+    def forward(self, images):
+        redder = (images[:, 0] - images[:, 1]).mean((1, 2), keepdim=True)[:, 0]
+        return torch.where(redder > 1, torch.nan, super().forward(images))
+
+
+def test_features_of_synthetic_images_are_finite(tmp_path):
+    encoder = Encoder(BrokenForRed(), name="mine", input_size=32)
+    images = torch.zeros(3, 3, 32, 32)
+    images[1, 0] = 1
+    with pytest.raises(UserError, match="'mine' gives features that are not finite in fp32 for 1 of 3 images or views"):
+        encode(encoder, images)
+    with pytest.raises(UserError, match="are not finite in fp32 for 2 of 6 images or views"):
+        view_features(encoder, images, AugmentConfig(), 2, seed=0)
 
 
 def test_an_image_that_is_gone_is_named(tmp_path, counted, real, monkeypatch):

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import cyclopts
@@ -23,6 +22,7 @@ from ..machine.places import at_home
 from ..machine.progress import say
 from ..methods import preset_values
 from ..store.named import run_folder
+from ..text import as_argument
 from .helping import Help
 from .messages import only_warnings
 
@@ -285,7 +285,7 @@ SHARED = ("--config", "--trust", "--json", "--quiet", "-q", "--help", "--version
 def config_flag(command: str, path: Path) -> str:
     """``--config FILE`` for a command line that is printed, with ``--trust`` if the command needs it for this file."""
     options = _options_for(command, read_yaml(path, f"config {str(path)!r}"))
-    return f"--config {quote(str(path))}" + (" --trust" if not_followed(options) else "")
+    return f"--config {as_argument(path)}" + (" --trust" if not_followed(options) else "")
 
 
 def _preset_source(app: Any, commands: tuple[str, ...], arguments: Any) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from shlex import quote
 from typing import Annotated
 
 from cyclopts import Parameter
 
 from ..config import EncoderConfig
 from ..store.named import run_folder
+from ..text import as_argument
 from .app import EncoderOptions, Folder, Progress, command, config_flag, show
 
 
@@ -70,4 +70,4 @@ def export(
     if max_bytes is not None and encoder is None:
         show(f"chosen by pixels; by features: --encoder NAME or --config {folder / 'config.yaml'}")
     if (folder / "config.yaml").is_file():  # an export has none
-        show(f"score:  probedistill evaluate {quote(str(out))} {config_flag('evaluate', folder / 'config.yaml')}")
+        show(f"score:  probedistill evaluate {as_argument(out)} {config_flag('evaluate', folder / 'config.yaml')}")

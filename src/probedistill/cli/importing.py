@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from shlex import quote
 
 from ..config import EncoderConfig
+from ..text import as_argument
 from .app import EncoderOptions, Progress, command, config_flag, show
 
 
@@ -65,4 +65,4 @@ def import_(
     write_set(out, made, options=config_options(encoder))
     show(f"{len(made)} images of {len(made.class_names)} classes, {made.float_images.shape[-1]} px → {out}")
     named = "--encoder NAME" if encoder is None else config_flag("evaluate", out / CONFIG)
-    show(f"score:  probedistill evaluate {quote(str(out))} --images folder:PHOTOS {named}")
+    show(f"score:  probedistill evaluate {as_argument(out)} --images folder:PHOTOS {named}")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING, Literal
 
 from ..config import EncoderConfig, ImagesConfig
 from ..errors import UserError
 from ..store.named import results_folder, run_folder
-from ..text import counted
+from ..text import as_argument, counted
 from .app import Cache, EncoderOptions, Folder, Images, Progress, command, show
 
 if TYPE_CHECKING:
@@ -94,7 +93,7 @@ def migrate(
         report.draw(out)
     show(report)
     trust = "" if loads_by_itself(out) else " --trust"
-    show(f"head: {out / HEAD}   try: probedistill predict {quote(str(out))} PHOTO.jpg{trust}")
+    show(f"head: {out / HEAD}   try: probedistill predict {as_argument(out)} PHOTO.jpg{trust}")
 
 
 @command(EncoderConfig)

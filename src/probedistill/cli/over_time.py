@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
@@ -14,6 +13,7 @@ from ..config import EncoderConfig, ImagesConfig, RunConfig
 from ..errors import UserError
 from ..machine.launch import speaks
 from ..store.named import run_folder
+from ..text import as_argument
 from .app import EncoderOptions, Folder, Images, command, config_flag, flat, show
 
 if TYPE_CHECKING:
@@ -174,4 +174,4 @@ def _show(before: list[Path], found: DistilledSet, out: Path | None, notes: Sequ
     show(ChangedSet.of([DistilledSet.load(one) for one in before], found, out, notes))
     if (out / "config.yaml").is_file():
         flag = config_flag("evaluate", out / "config.yaml")
-        show(f"score:  probedistill evaluate {quote(str(out))} {flag} --images SPEC")
+        show(f"score:  probedistill evaluate {as_argument(out)} {flag} --images SPEC")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
@@ -23,7 +22,7 @@ from ..encoders.named import fields_in_word
 from ..errors import UserError, option
 from ..methods import check_number
 from ..store.named import results_folder, run_folder
-from ..text import counted, duration
+from ..text import as_argument, counted, duration
 from .app import Cache, EncoderOptions, Folder, Images, Probes, Progress, command, config_flag, flat, panel, show
 
 if TYPE_CHECKING:
@@ -102,7 +101,7 @@ def distill(
     show(f"look:   {run.out / 'preview.png'}")
     named_test = "" if images is not None else " --images SPEC"  # statistics name no test images
     config = config_flag("evaluate", run.out / "config.yaml")
-    show(f"score:  probedistill evaluate {quote(str(run.out))} {config}{named_test}")
+    show(f"score:  probedistill evaluate {as_argument(run.out)} {config}{named_test}")
 
 
 def _what(
@@ -136,7 +135,7 @@ def _sweep(
         source, encoder, settings, seeds=seeds, grid=read_grid(grid), test=test, probes=probes, run=run, strict=strict
     )
     show(found)
-    show(f"again:  probedistill runs {quote(str(run.out))}")
+    show(f"again:  probedistill runs {as_argument(str(run.out))}")
 
 
 @dataclass(kw_only=True)
@@ -371,7 +370,7 @@ def _save_baseline(
     )
     write_set(out, found, options=config_options(images, encoder), held_out=held_out_names(test))
     show(f"{len(found)} real images of {len(found.class_names)} classes → {out}")
-    show(f"score:  probedistill evaluate {quote(str(out))} {config_flag('evaluate', out / 'config.yaml')}")
+    show(f"score:  probedistill evaluate {as_argument(out)} {config_flag('evaluate', out / 'config.yaml')}")
 
 
 @command(ImagesConfig, EncoderConfig)

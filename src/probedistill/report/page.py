@@ -6,7 +6,6 @@ import base64
 import hashlib
 import json
 import re
-import shlex
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -31,7 +30,7 @@ from ..show.tables import Table
 from ..store.files import check_writable, whole_file
 from ..store.named import run_folder, several_runs
 from ..store.records import as_plain, without_nan
-from ..text import counted, printable
+from ..text import as_argument, counted, printable
 from . import compare
 from .curves import accuracy_curve, loss_curve
 from .gather import ShownRun, gather
@@ -217,7 +216,7 @@ def _section(run: ShownRun, key: str, kinds: Mapping[str, type[Analysis]], progr
     section.evaluations = list(run.evaluations)
     if run.repeatable:
         config, again = run.folder / "config.yaml", f"{run.folder}-again"
-        section.command = f"probedistill distill --config {shlex.quote(str(config))} --out {shlex.quote(again)}"
+        section.command = f"probedistill distill --config {as_argument(config)} --out {as_argument(again)}"
     return section
 
 

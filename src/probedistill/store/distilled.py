@@ -24,7 +24,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from shlex import quote
 from typing import Any
 
 import msgspec
@@ -33,7 +32,7 @@ from torch import Tensor
 
 from ..errors import UserError, option
 from ..images.labelled import check_class_names
-from ..text import printable
+from ..text import as_argument, printable
 from .card import REAL_DATA, CardOf, Licence, real_data, rewrite, write_card
 from .files import cannot_write, whole_file, whole_folder, without_traces
 from .layout import CARD, IMAGES, METADATA, OLD_METADATA, RUN, SUFFIXES, SUMS, TENSORS, image_files
@@ -56,7 +55,7 @@ from .tensors import TornFileError, load_tensors, save_tensors, write_tensors
 
 
 def _hint(folder: Path) -> str:
-    return f"make it again or restore it; if the change is meant: probedistill accept {quote(str(folder))}"
+    return f"make it again or restore it; if the change is meant: probedistill accept {as_argument(folder)}"
 
 
 _SUM_TOLERANCE = 1e-3  # of a row of soft labels

@@ -18,7 +18,6 @@ import hashlib
 import json
 import math
 from pathlib import Path
-from shlex import quote
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -26,6 +25,7 @@ import numpy as np
 from msgspec import Meta
 
 from ..errors import UserError, first_line
+from ..text import as_argument
 from .files import whole_file
 
 Record = TypeVar("Record")
@@ -100,7 +100,7 @@ def read_record(path: Path, type: type[Record], *, kind: str | None = None, what
         raise UserError(f"{called} cannot be read ({first_line(error)}); {hint}") from error
     # A file of a run is in the run's SHA256SUMS, too: the whole run is accepted.
     place = path.parent if (path.parent / "run.json").exists() else path
-    return parse_record(data, type, kind=kind, called=called, hint=hint, place=f" {quote(str(place))}")
+    return parse_record(data, type, kind=kind, called=called, hint=hint, place=f" {as_argument(place)}")
 
 
 def parse_record(
