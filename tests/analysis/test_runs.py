@@ -84,6 +84,16 @@ def test_runs_of_other_classes_are_rows_of_their_own(made, tmp_path):
     assert found == {("one",): {"classes": "2: cat, dog"}, ("other",): {"classes": "2: cat, owl"}}
 
 
+def test_runs_in_a_bin_are_none_and_linked_ones_are(made, tmp_path):
+    folder = tmp_path / "runs"
+    shutil.copytree(made / "a0", folder / "a0")
+    for thrown_away in ("#recycle", "@eaDir", ".Trash-0"):
+        shutil.copytree(made / "a1", folder / thrown_away / "a1")
+    (folder / "deeper").symlink_to(made / "deep" / "a2")
+    (folder / "latest").symlink_to("a0")
+    assert [group.folders for group in collect_runs(folder).groups] == [("a0", "deeper")]
+
+
 def test_no_mean_is_taken_of_scores_made_in_different_ways(made, photos, tmp_path):
     runs = shutil.copytree(made, tmp_path / "runs")
     next((runs / "a1").glob("evaluation-*.json")).unlink()

@@ -64,6 +64,15 @@ def test_a_deliberate_edit_can_be_accepted(saved, run_cli):
     assert run_cli("accept", saved).out == "nothing has changed\n"
 
 
+def test_what_a_system_adds_is_not_accepted(saved, run_cli):
+    told = run_cli("info", saved).out
+    for name in ("Thumbs.db", "._000.png", "@eaDir/000.png"):
+        (saved / "images" / "cat" / name).parent.mkdir(exist_ok=True)
+        (saved / "images" / "cat" / name).write_bytes(bytes(5000))
+    assert run_cli("accept", saved).out == "nothing has changed\n"
+    assert run_cli("info", saved).out == told
+
+
 def test_what_is_no_set_is_not_accepted(saved, run_cli):
     before = (saved / "SHA256SUMS").read_bytes()
     (saved / "images/cat/000.png").unlink()

@@ -21,10 +21,10 @@ from ..show.figures import Bars, Figure
 from ..show.results import Result
 from ..show.tables import NOTHING, Table, percent
 from ..store.files import whole_file
-from ..store.layout import EVALUATIONS, RUN
+from ..store.layout import EVALUATIONS
 from ..store.named import results_folder, run_folder
 from ..store.records import as_plain
-from ..store.run_record import RunRecord, read_run
+from ..store.run_record import RunRecord, read_run, runs_below
 
 _FEW = 3  # distillation seeds that a table of a paper has at least
 _OF_EACH_SET = ("images", "soft_labels", "train", "chosen_by")
@@ -181,9 +181,9 @@ def collect_runs(folder: Path | str) -> Runs:
     if not folder.is_dir():
         raise UserError(f"folder {str(folder)!r} is not a folder; give one that holds runs")
     runs: dict[str, RunRecord] = {}
-    for path in sorted(folder.rglob(RUN)):
+    for below in runs_below(folder):
         try:
-            runs[str(path.parent.relative_to(folder))] = read_run(path.parent)
+            runs[str(below.relative_to(folder))] = read_run(below)
         except UserError as error:
             warnings.warn(f"{error}; it is left out", stacklevel=2)
     if not runs:

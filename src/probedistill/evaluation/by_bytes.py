@@ -22,6 +22,7 @@ from ..errors import UserError
 from ..features.bank import FeatureBank
 from ..features.classes import cluster_centres
 from ..features.store import FeatureStore
+from ..images.folder import own_files
 from ..images.labelled import LabelledImages, check_labelled, of_classes
 from ..probes.arrays import Array
 from ..probes.linear import LinearProbe
@@ -34,6 +35,7 @@ from ..store.layout import IMAGES as FILES
 from ..store.layout import RUN
 from ..store.named import run_folder
 from ..store.records import Count, Share, write_record
+from ..store.run_record import runs_below
 from ..text import counted
 
 BITS = {"fp32": 32, "int8": 8, "int4": 4}
@@ -197,7 +199,7 @@ def _read_sets(runs: Sequence[Path | str]) -> dict[Path, DistilledSet]:
     """The sets in some folders, and in the folders below those that hold no set themselves."""
     found: dict[Path, DistilledSet] = {}
     for run in map(run_folder, runs):
-        inside = [] if (run / RUN).exists() or not run.is_dir() else sorted(path.parent for path in run.rglob(RUN))
+        inside = [] if (run / RUN).exists() or not run.is_dir() else runs_below(run)
         for folder in inside or [run]:
             found[folder] = DistilledSet.load(folder)
     return found
@@ -223,7 +225,7 @@ def _together(sets: Mapping[Path, DistilledSet]) -> list[list[Path]]:
 
 def _shipment(folders: Sequence[Path], scored: Sequence[Sequence[float]]) -> Shipment:
     """A row for the image files in some folders, whose sets differ by their seed alone."""
-    files = [path for folder in folders for path in (folder / FILES).rglob("*") if path.is_file()]
+    files = [path for folder in folders for path in own_files(folder / FILES)]
     size = round(sum(path.stat().st_size for path in files) / len(folders))
     top1 = tuple(statistics.fmean(scores) for scores in zip(*scored, strict=True))
     if len(folders) == 1:

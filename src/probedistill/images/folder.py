@@ -360,6 +360,15 @@ def _image_files(folder: Path, prefix: str, left_out: _LeftOut) -> Iterator[str]
                 yield relative
 
 
+def own_files(folder: Path) -> list[Path]:
+    """Files in a folder and those inside, sorted, without links to folders, hidden files and what systems add."""
+    found: list[Path] = []
+    for here, inside, names in os.walk(folder):
+        inside[:] = [name for name in inside if not name.startswith(".") and not is_system_folder(name)]
+        found += [Path(here, name) for name in names if not name.startswith(".") and name.lower() not in _SYSTEM_FILES]
+    return sorted(found)
+
+
 def images_below(folder: Path) -> list[str]:
     """Paths of files in a folder that are called like images, also in linked folders, without those of systems."""
     return [path for path in _image_files(folder, str(folder), _LeftOut()) if _is_image_name(os.path.basename(path))]

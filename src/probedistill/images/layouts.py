@@ -14,6 +14,7 @@ from pathlib import Path
 from ..config import ImagesConfig
 from ..errors import UserError, explained, option, unknown_name
 from ..machine.places import at_home
+from .folder import listing
 from .sources import Items, Source, described
 
 Row = tuple[str, str, str]
@@ -130,5 +131,5 @@ def _spawrious_rows(root: Path, challenge: str) -> Iterator[Row]:
 
 def _spawrious_files(root: Path, environment: int, place: str, breed: str) -> Sequence[str]:
     folder = root / str(environment) / place / breed
-    names = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in (".png", ".jpg", ".jpeg"))
+    names = sorted(path.name for path in listing(folder) if Path(path.name).suffix.lower() in (".png", ".jpg", ".jpeg"))
     return [f"{environment}/{place}/{breed}/{name}" for name in names]

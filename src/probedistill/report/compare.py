@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ..images.folder import own_files
 from ..methods import flattened
 from ..show.tables import NOTHING, Table
 from ..store.layout import IMAGES, METADATA, OLD_METADATA
@@ -55,7 +56,7 @@ def _state(run: ShownRun) -> list[tuple[str, str]]:
     state = "finished" if run.finished else "not finished"
     found = [("state", f"{state}: {run.progress.reached()}, {duration(run.progress.seconds)}")]
     if run.pixels is not None:
-        files = [path for path in (run.folder / IMAGES).rglob("*") if path.is_file()]
+        files = own_files(run.folder / IMAGES)
         kib = sum(path.stat().st_size for path in files if path.name not in (METADATA, OLD_METADATA)) / 1024
         side = run.pixels.shape[1]
         what = "distilled images" if run.about.baseline is None else "shipped images"

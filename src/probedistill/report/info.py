@@ -10,6 +10,7 @@ from ..config import DistillConfig, EncoderConfig, ImagesConfig
 from ..distillation.folder import newest_checkpoint
 from ..encoders.trust import read_yaml
 from ..errors import UserError, option
+from ..images.folder import own_files
 from ..methods import METHODS, flattened
 from ..registry import OWN
 from ..show.tables import Table
@@ -159,7 +160,7 @@ def _unfinished(folder: Path, run: RunRecord) -> list[tuple[str, str]]:
 
 def _result(folder: Path, run: RunRecord) -> list[tuple[str, str]]:
     distilled = DistilledSet.load(folder)
-    files = list((folder / "images").glob("*/*"))
+    files = [file for file in own_files(folder / "images") if file.parent.parent.name == "images"]
     kib, kind = sum(file.stat().st_size for file in files) / 1024, files[0].suffix[1:].upper()
     rows = [
         ("state", f"finished in {duration(run.seconds)} on {run.device}" if not run.made_elsewhere else "whole"),

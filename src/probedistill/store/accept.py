@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from ..errors import UserError
+from ..images.folder import own_files
 from .distilled import DistilledSet
 from .files import whole_file
 from .layout import IMAGES, RUN, SUMS, TENSORS
@@ -73,4 +74,4 @@ def _accept_files(folder: Path) -> list[str]:
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(file for file in (folder / IMAGES).rglob("*") if file.is_file() and file.suffix != ".part")
+    return [file for file in own_files(folder / IMAGES) if file.suffix != ".part"]

@@ -31,6 +31,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError, option
+from ..images.folder import own_files
 from ..images.labelled import check_class_names
 from ..text import as_argument, printable
 from .card import REAL_DATA, CardOf, Licence, real_data, rewrite, write_card
@@ -440,7 +441,7 @@ def _with_total_bytes(run: RunRecord, folder: Path, tensors: Path | None = None)
     """The record of an exported set with the size of its files; ``tensors`` is about to become its tensors' file."""
     if run.export is None:
         return run
-    files = [path for path in (folder / IMAGES).rglob("*") if path.is_file()]
+    files = own_files(folder / IMAGES)
     total = sum(path.stat().st_size for path in [*files, tensors or folder / TENSORS])
     return replace(run, export=replace(run.export, total_bytes=total))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import reduce
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from msgspec import Meta
 
 from ..config import AugmentConfig, DistillConfig, Precision
+from ..images.folder import own_files
 from ..images.labelled import LabelledImages
 from ..methods import FROM_PHOTOS
 from .layout import PROGRESS, RUN
@@ -436,3 +438,11 @@ def with_history(run: RunRecord, history: History) -> RunRecord:
         run, losses=history.losses, tower_losses=history.tower_losses, accuracy=history.accuracy,
         seconds=round(history.seconds, 3),
     )  # fmt: skip
+
+
+def runs_below(folder: Path) -> list[Path]:
+    """Folders of runs in a folder, linked ones too, without those in the bin of a system and without its copies."""
+    found = [path.parent for path in own_files(folder) if path.name == RUN]
+    known = {os.path.realpath(one) for one in found}
+    linked = [one for one in sorted(folder.iterdir()) if one.is_symlink() and os.path.exists(one / RUN)]
+    return sorted(found + [one for one in linked if os.path.realpath(one) not in known])
