@@ -38,6 +38,7 @@ def help_at(run_cli):
     app.console = None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [20, 30, 71, 72, 80])
 @pytest.mark.parametrize("command", ["distill", "evaluate", "transfer", "extend"])
 def test_help_cuts_no_name_of_an_option_on_any_terminal(help_at, command, width):

@@ -49,6 +49,7 @@ class Stream(io.TextIOWrapper):
         return self.buffer.getvalue()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["cp1252", "latin-1", "ascii", "cp437", "utf-16"])
 @pytest.mark.parametrize("command", [["--help"], ["distill", "--help"], ["encoders"]])
 def test_a_stream_that_cannot_hold_every_character(encoding, command, monkeypatch):

@@ -67,6 +67,7 @@ def test_every_command_looks_for_the_set(command, run_cli, tmp_path, monkeypatch
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "call",
     [

@@ -180,6 +180,7 @@ def test_memory_does_not_grow_with_images_and_views():
         assert alive.largest_batch == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("views", "micro_batch"), [(60, 1), (60, 3), (7, 3)])
 def test_no_more_views_are_made_than_a_micro_batch_holds(views, micro_batch):
     """Of 60 views of an image three may fit in memory; the two images of such a batch have three together."""
@@ -469,6 +470,7 @@ def test_a_loss_that_is_not_finite_changes_nothing(what, level_every, micro_batc
 # ---- state
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["lgm", "clp", "sfm"])
 @pytest.mark.parametrize(
     ("level_every", "micro_batch", "dtype"), [(2, None, torch.float32), (2, 5, torch.float64), (0, None, torch.float32)]

@@ -144,6 +144,7 @@ def test_fields_are_a_word_that_gives_them_back(fields):
     assert encoder_config(in_one_word(fields)) == EncoderConfig(**fields)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("word", "says"),
     [

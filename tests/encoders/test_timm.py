@@ -365,6 +365,7 @@ def test_a_classifier_of_another_size_than_its_weights_is_refused():
         load_encoder("timm:resnet18.a1_in1k", features="output", encoder_args={"num_classes": 10})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["levit_128s", "caformer_s18"])  # with norms, and with a hidden layer
 def test_a_classifier_of_several_layers_is_left_out(tmp_path, name):
     model = timm.create_model(name)

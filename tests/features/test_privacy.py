@@ -67,6 +67,7 @@ def test_the_noise_is_enough_for_the_promise(epsilon, delta):
     assert library.startswith("opendp ")
 
 
+@pytest.mark.slow
 def test_the_noise_is_drawn_anew_and_as_large_as_the_record_says():
     sums, counts = torch.zeros(4, 1000, dtype=torch.float64), torch.full((4,), 50.0, dtype=torch.float64)
     found = [with_noise(counts, sums, epsilon=2.0, delta=1e-5) for _ in range(2)]
@@ -136,6 +137,7 @@ def test_private_and_other_statistics_are_not_merged():
         private("a", [0, 1, 2]) + statistics_of(bank([0]), "b")
 
 
+@pytest.mark.slow
 def test_distilling_keeps_the_promise_and_what_would_break_it_is_refused(run_cli, photos, tmp_path):
     file, run = tmp_path / "a.stats", tmp_path / "run"
     images = ["--images", f"folder:{photos}", "--encoder", TINY]

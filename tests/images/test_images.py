@@ -188,6 +188,7 @@ _KINDS_OF_JPEG = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", _KINDS_OF_JPEG, ids=str)
 @pytest.mark.parametrize("size", [(8, 8), (37, 51)], ids=str)
 def test_a_jpeg_is_read_without_its_end_mark_and_refused_without_pixels(kind, size):

@@ -71,6 +71,7 @@ def test_distill_says_which_variable_is_wrong(distil_cli, tmp_path, monkeypatch,
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_master_without_a_name_that_resolves(said, monkeypatch):
     said(RANK="1", WORLD_SIZE="2", MASTER_ADDR="nobody.invalid")
     monkeypatch.setenv("MASTER_PORT", "29500")
@@ -83,6 +84,7 @@ def test_a_master_without_a_name_that_resolves(said, monkeypatch):
         pass
 
 
+@pytest.mark.slow
 def test_a_master_that_gets_its_name_later(monkeypatch):
     answers = iter([OSError("not yet")])
 

@@ -52,6 +52,7 @@ def words_for(kind, name, photos):
     return ["features", "--images", images, "--encoder", name if kind == "encoder" else TINY]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "name", "way_out"), NAMES)
 def test_a_name_of_the_hub_without_a_network(run_cli, photos, no_network, kind, name, way_out):
     error = run_cli(*words_for(kind, name, photos)).error()  # one line: the client has not tried six times

@@ -113,6 +113,7 @@ def _everything(photos, cache) -> list[object]:
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SETTINGS)
 def test_the_callers_settings_change_no_result(name, photos, tmp_path):
     expected = _everything(photos, tmp_path / "one")

@@ -102,6 +102,7 @@ def test_a_variable_is_not_blamed_for_an_error_that_does_not_quote_it(tmp_path, 
     assert "MINE_LIMIT" not in line
 
 
+@pytest.mark.slow
 def test_a_date_that_numpy_cannot_read_is_one_line(photos, tmp_path):
     words = ["distill", "--images", f"folder:{photos}", "--encoder", "timm:resnet18", "--out", tmp_path / "run"]
     found = subprocess.run(

@@ -75,6 +75,7 @@ def test_wheel_holds_the_package_alone(wheel):
     assert any(name.endswith("LICENSE") for name in names)
 
 
+@pytest.mark.slow
 def test_package_is_the_installed_one(installed, tmp_path):
     code = "import probedistill; print(probedistill.__file__, probedistill.__version__)"
     file, version = _run([installed / "python", "-c", code], tmp_path).split()

@@ -111,6 +111,7 @@ def test_the_owners_card_is_pushed(hub, run):
     assert hub.repos["me/set"].files["README.md"] == b"All mine.\n"
 
 
+@pytest.mark.slow
 def test_revisions(hub, run, tmp_path):
     push(run, "me/set")
     make_set(seed=1).save(tmp_path / "other")
@@ -120,6 +121,7 @@ def test_revisions(hub, run, tmp_path):
     assert torch.equal(newest.float_images, make_set(seed=1).float_images)
 
 
+@pytest.mark.slow
 def test_what_is_in_the_cache_is_not_fetched_again_and_serves_without_a_network(hub, run, monkeypatch):
     push(run, "me/set")
     folder = run_folder("hub:me/set")
@@ -168,6 +170,7 @@ def test_commands(hub, run, run_cli):
     assert said.code == 0, said.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["unfinished", "torn", "nothing"])
 def test_what_is_no_whole_set_is_not_pushed(hub, run, damage, tmp_path):
     if damage == "unfinished":
@@ -189,6 +192,7 @@ def test_names_that_the_hub_does_not_take(run, repo):
         push(run, repo)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "content", "says"),
     [
