@@ -128,6 +128,15 @@ def test_a_probe_with_scores_for_other_classes_is_named(mine, data, encoder):
         evaluate(None, encoder, *data, probes=["module:wide:Probe"], baselines=["full"], **QUICK)
 
 
+def test_a_probe_that_fails_in_scoring_is_named_once(mine, data, encoder):
+    probe = "class Probe:\n    def fit(self, X, y):\n        self.classes_ = [0, 1]\n        return self\n"
+    (mine / "raising.py").write_text(
+        f"{probe}    def decision_function(self, X):\n        raise RuntimeError('no luck')\n"
+    )
+    with pytest.raises(UserError, match=r"^probe 'module:raising:Probe' could not be scored \(no luck\)$"):
+        evaluate(None, encoder, *data, probes=["module:raising:Probe"], baselines=["full"], **QUICK)
+
+
 def test_keywords_of_evaluate_are_the_fields_of_its_config():
     assert EvaluateOptions.__annotations__.keys() == {field.name for field in fields(EvaluateConfig)}
     assert {name: kind.__forward_arg__ for name, kind in EvaluateOptions.__annotations__.items()} == {

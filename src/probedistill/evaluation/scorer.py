@@ -10,7 +10,6 @@ from torch import Tensor
 
 from ..config import EvaluateConfig
 from ..encoders.encoder import Encoder
-from ..errors import UserError
 from ..features.bank import FeatureBank
 from ..probes.kinds import Lesson, kind_of, on_features
 from ..probes.scores import Scores, score_probe
@@ -116,10 +115,10 @@ class Scorer:
                 source_views=self._of_source(training_set, features, seed, views),
             )
         probe, test = kind.fit(lesson), self.test
-        try:
-            return score_probe(probe, test.centre, test.labels, class_names=test.class_names, groups=self.groups)
-        except UserError as error:  # of a user's own, above all
-            raise UserError(f"probe {trial.solver!r} cannot be scored: {error}") from error
+        return score_probe(
+            probe, test.centre, test.labels, class_names=test.class_names, groups=self.groups,
+            called=f"probe {trial.solver!r}",
+        )  # fmt: skip
 
     def _of_source(self, training_set: TrainingSet, features: Tensor, seed: int, views: int | None) -> Tensor | None:
         """Features of the same views by the head's encoder, if that encoder is given."""

@@ -54,6 +54,7 @@ def score_probe(
     *,
     class_names: Sequence[str],
     groups: Sequence[str] | None = None,
+    called: str = "the probe",
 ) -> Scores:
     """Score a fitted probe on test features.
 
@@ -68,6 +69,7 @@ def score_probe(
         class_names: The C names. A name that occurs twice is told apart in ``per_class`` by its
             index: ``"crane (517)"``.
         groups: (n,) group names, for example background or domain.
+        called: The probe in errors.
 
     Returns:
         The scores.
@@ -90,9 +92,10 @@ def score_probe(
     if len(logits) != len(labels):
         raise UserError(f"X has {counted(len(logits), 'row')} for {counted(len(labels), 'label')} in y")
     if logits.shape[1:] != known.shape:
-        raise UserError(f"its scores have the shape {logits.shape} for {counted(len(known), 'class', 'classes')}")
+        classes = counted(len(known), "class", "classes")
+        raise UserError(f"{called} cannot be scored: its scores have the shape {logits.shape} for {classes}")
     if np.isnan(logits).any():
-        raise UserError("its scores are not numbers (NaN)")
+        raise UserError(f"{called} cannot be scored: its scores are not numbers (NaN)")
     said = known[_best(logits, 5)]
     hits = said == labels[:, None]
     top1 = hits[:, 0]
