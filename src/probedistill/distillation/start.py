@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from ..config import DistillConfig
+from ..encoders.checks import uneven_like
 from ..encoders.encoder import Encoder
 from ..errors import UserError, explained, option
 from ..features.bank import FeatureBank
@@ -163,7 +164,6 @@ def _check_rendering(canvas: AnyCanvas, kind: str) -> None:
         raise UserError(f"canvas {kind!r} renders values outside [0, 1]; end with a sigmoid or a clamp")
     with explained(f"canvas {kind!r} lets no gradient through", Exception, hint="leave out .detach() and rounding"):
         # Not the plain sum: that of images which are normalised is constant.
-        weights = torch.linspace(-1, 1, image.numel(), device=image.device).sin().view_as(image)
-        gradients = torch.autograd.grad((image * weights).sum(), leaves, allow_unused=True)
+        gradients = torch.autograd.grad((image * uneven_like(image)).sum(), leaves, allow_unused=True)
         if not any(gradient is not None and bool(gradient.any()) for gradient in gradients):
             raise RuntimeError("it is zero")

@@ -128,6 +128,11 @@ def check_features(encode: Callable[[Tensor], Tensor], images: Tensor, *, name: 
     return features
 
 
+def uneven_like(tensor: Tensor) -> Tensor:
+    """Values of a tensor's shape, on its device, that are never alike: from −sin 1 to sin 1, float32."""
+    return torch.linspace(-1, 1, tensor.numel(), device=tensor.device).sin().view_as(tensor)
+
+
 _PARTS = 4
 """Parts of the features whose gradients are looked at one by one: any half of them in a row holds one."""
 
@@ -148,7 +153,7 @@ def check_gradient(encode: Callable[[Tensor], Tensor], images: Tensor, *, name: 
         if not features.requires_grad:
             raise RuntimeError("its features are cut off from them")
         # Not the plain sum: that of layer-normalised features is constant.
-        weights = torch.linspace(-1, 1, features.numel(), device=images.device).sin().view_as(features)
+        weights = uneven_like(features)
         gradient, without, dim = torch.zeros_like(images), [], features.shape[1]
         for number in range(_PARTS):
             part = slice(dim * number // _PARTS, dim * (number + 1) // _PARTS)

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from .checks import uneven_like
+
 
 class _FoldedNorm(nn.Module):
     """The rest of a timm BatchNormAct2d, dropout and activation, once its affine part is in the convolution."""
@@ -37,7 +39,7 @@ def fold_batchnorms(model: nn.Module, example: Tensor) -> int:
         Number of batch norms folded.
     """
     # Not zeros: an image of one colour would not show a wrong fold.
-    example = example + torch.linspace(-1, 1, example.numel(), device=example.device).sin().view_as(example)
+    example = example + uneven_like(example)
     before, pairs = _pairs(model, example)
     undo: list[Callable[[], None]] = []
     for conv, name, norm in pairs:
