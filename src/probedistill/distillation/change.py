@@ -110,7 +110,9 @@ def extend(
     """
     run = with_options(run or RunConfig(), options, "extend")
     _check_other_folder(folder, run)
-    kept, encoders = _with_statistics(KeptSet.load(folder)), _encoders(encoder)
+    kept = KeptSet.load(folder)
+    _check_statistics(kept)
+    encoders = _encoders(encoder)
     if steps is not None:
         check_number("steps", steps, least=1, whole=True)
     held, store = kept.distilled, FeatureStore(run.cache, strict, run.progress)
@@ -199,7 +201,7 @@ def forget(
             raise unknown_name("class", name, kept.distilled.class_names, f"(in {kept.name!r})")
     hit: list[str] = []
     if removed or redistil:
-        _with_statistics(kept)
+        _check_statistics(kept)
     unproven = _not_named(kept, removed)
     if removed:
         kept, hit = _subtracted(kept, removed, classes)
@@ -232,12 +234,8 @@ def _check_other_folder(folder: Path | str, run: RunConfig) -> None:
         raise UserError(f"out {str(run.out)!r} is the run that the new set goes on from; give another folder")
 
 
-def _with_statistics(kept: KeptSet) -> KeptSet:
-    """The set, which has the statistics of its photos.
-
-    Raises:
-        UserError: The run keeps none.
-    """
+def _check_statistics(kept: KeptSet) -> None:
+    """Raise `UserError` unless the run keeps statistics of its photos that may be changed."""
     if not kept.statistics:
         raise UserError(
             f"run {kept.name!r} keeps no statistics, and its photos are not here; distil it again with "
@@ -245,7 +243,6 @@ def _with_statistics(kept: KeptSet) -> KeptSet:
         )
     if any(one.private for one in kept.statistics):
         raise UserError(f"run {kept.name!r} keeps private statistics; merge and distil them with probedistill stats")
-    return kept
 
 
 def _encoders(given: Encoder | Sequence[Encoder]) -> list[Encoder]:
