@@ -55,7 +55,7 @@ def mutated(content: Any, way: tuple[Any, ...], text: str | None) -> str:
 
 
 @pytest.mark.slow
-@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_mutations(good, tmp_path, capfd, data):
     kind = data.draw(st.sampled_from(KINDS))
