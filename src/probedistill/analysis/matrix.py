@@ -187,8 +187,7 @@ class TransferMatrix(Analysis):
                 rows.append((name, probe, *cells))
         title = (
             f"top-1 % on {counted(self.images.test.count, 'image')} of {self.images.train.spec} "
-            f"({self.images.test.split}), "
-            f"{counted(self.protocol.seeds, 'seed')}; = is the set's own encoder"
+            f"({self.images.test.split}), {counted(self.protocol.seeds, 'seed')}; = is the set's own encoder"
         )
         columns = ("trained on", "probe", *(target.name.replace("@", "\n@") for target in self.targets))
         return [Table(title, columns, tuple(rows), sections=tuple(sections), dim=tuple(dim), left=2)]

@@ -156,8 +156,7 @@ def _check_each_class(images: LabelledImages, bank: FeatureBank) -> None:
             first = _left_out(images, bank).get(int(np.flatnonzero(images.labels == label)[0]), bank.skipped[0])
             raise UserError(
                 f"none of the {counted(had[label], 'image')} of class {name!r} ({images.split}) can be read; "
-                "repair them or "
-                f"leave the class out with {option('classes')}; first: {first}"
+                f"repair them or leave the class out with {option('classes')}; first: {first}"
             )
 
 

@@ -285,8 +285,7 @@ def _hf_labels(data: Any, split: str, config: ImagesConfig) -> tuple[tuple[str, 
             odd = int(labels.max() if labels.max() >= len(names) else labels.min())
             raise UserError(
                 f"label_column {column!r} of {config.images} has {counted(len(names), 'name')} and the label {odd} in "
-                "split "
-                f"{split!r}; write all files of the data set with the names of all its classes"
+                f"split {split!r}; write all files of the data set with the names of all its classes"
             )
         return tuple(names), labels
     if not all(isinstance(value, str | int) for value in values):

@@ -15,7 +15,7 @@ from ..methods import METHODS, flattened
 from ..registry import OWN
 from ..show.tables import Table
 from ..store.distilled import DistilledSet
-from ..store.layout import CONFIG, RUN, STATISTICS
+from ..store.layout import CONFIG, IMAGES, RUN, STATISTICS
 from ..store.named import run_folder
 from ..store.run_record import BEGINNINGS, ImagesRecord, RunRecord, read_run
 from ..text import counted, duration
@@ -134,8 +134,7 @@ def _history(run: RunRecord) -> list[tuple[str, str]]:
     if run.parts:
         lines = [
             f"{part.name}: {counted(len(part.class_names), 'class', 'classes')} of {part.images.spec}, {part.method}, "
-            f"{counted(part.steps, 'step')}, "
-            f"seed {part.seed}"
+            f"{counted(part.steps, 'step')}, seed {part.seed}"
             for part in run.parts
         ]
         rows.append(("merged from", "\n".join(lines)))
@@ -160,7 +159,7 @@ def _unfinished(folder: Path, run: RunRecord) -> list[tuple[str, str]]:
 
 def _result(folder: Path, run: RunRecord) -> list[tuple[str, str]]:
     distilled = DistilledSet.load(folder)
-    files = [file for file in own_files(folder / "images") if file.parent.parent.name == "images"]
+    files = [file for file in own_files(folder / IMAGES) if file.parent.parent == folder / IMAGES]
     kib, kind = sum(file.stat().st_size for file in files) / 1024, files[0].suffix[1:].upper()
     rows = [
         ("state", f"finished in {duration(run.seconds)} on {run.device}" if not run.made_elsewhere else "whole"),
