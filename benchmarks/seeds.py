@@ -6,10 +6,13 @@
     python benchmarks/seeds.py --encoders lite0 --methods auto real --images-per-class 5
     python benchmarks/seeds.py --dataset grocery --encoders lite0 --methods auto real
     python benchmarks/seeds.py --dataset cifar-10 --photos FOLDER --encoders lite0 --steps 300
+    python benchmarks/seeds.py --encoders lite0 clip --size 224 --steps 300                  # for a GPU
+    python benchmarks/seeds.py --encoders lite0 --size 224 --methods lgm-paper --steps 5000 --step-views 10
 
-One image per class of clothing, 150 steps of three views (``--steps``, ``--step-views``), encoders at 112 px; ten
-images per class have one view each, and with two encoders each has two. `clp`, `sfm` and `lgm` start from noise,
-`auto` from averages of photos; `transfer` is `auto` with the aim of that name, `noise` is `auto` from noise. Each set
+One image per class of clothing, 150 steps of three views (``--steps``, ``--step-views``), encoders at 112 px
+(``--size``); ten images per class have one view each, and with two encoders each has two. `clp`, `sfm` and `lgm` start from noise,
+`auto` from averages of photos; `transfer` is `auto` with the aim of that name, `noise` is `auto` from noise, and
+`lgm-paper` and its like have the papers' settings (``--preset paper``). Each set
 is scored with three probes on 30 views, over two evaluation seeds; a cell of the table is the mean and the standard
 deviation over the *distillation* seeds. The real baselines have five evaluation seeds. Nothing here is chosen on test
 images.
@@ -59,6 +62,7 @@ METHODS: dict[str, dict[str, Any]] = {
     **{method: {"method": method} for method in _common.METHODS},
     "transfer": {"method": "auto", "aim": "transfer"},
     "noise": {"method": "auto", "canvas": {"init": "noise"}},
+    **{f"{method}-paper": {"method": method, "preset": "paper"} for method in ("clp", "sfm", "lgm")},
 }
 CHOSEN = {"medoids": "centroids", "random": "random"}
 WITHOUT_SEED = ("real", "medoids")
@@ -83,6 +87,7 @@ class Cell:
     images_per_class: int = 1
     precision: Precision = "fp32"  # of the encoder, in distilling
     step_views: int | None = None  # of each image in a step; None: as many as in README's table
+    size: int = 112  # of the encoder's input, in pixels
 
     @property
     def key(self) -> str:
@@ -90,12 +95,13 @@ class Cell:
         key = f"{self.dataset}-{self.encoder}-{self.method}" + f"-{self.seed}" * (self.method not in WITHOUT_SEED)
         key += f"-steps{self.steps}" * (self.steps != STEPS and self.method in METHODS)
         key += f"-{self.precision}" * (self.precision != "fp32") + f"-v{self.step_views}" * bool(self.step_views)
+        key += f"-px{self.size}" * (self.size != 112)
         return key + f"-n{self.images_per_class}" * (self.images_per_class > 1)
 
     @property
     def travels(self) -> bool:
         """Whether its images are scored on other encoders, too; with groceries' 81 classes that takes too long."""
-        return self.dataset != "grocery"
+        return self.dataset != "grocery" and self.size == 112
 
     @property
     def encoders(self) -> list[str]:
@@ -150,7 +156,7 @@ def chosen(cell: Cell, encoder: Encoder, splits: Splits) -> Scores:
 def made(cell: Cell, train: LabelledImages) -> DistilledSet:
     """The distilled set of a cell: its run, made or taken up again."""
     run = RunConfig(out=_common.RUNS / f"seeds-{cell.key}", resume=True, evaluate_every=0)
-    encoders = [replace(_common.encoder(name), precision=cell.precision) for name in cell.encoders]
+    encoders = [replace(_common.encoder(name, cell.size), precision=cell.precision) for name in cell.encoders]
     return distill(train, encoders, cell.config, run=run)
 
 
@@ -194,7 +200,8 @@ def draw() -> None:
     import matplotlib.pyplot as plt
 
     contents = [json.loads(path.read_text()) for path in sorted((_common.RESULTS / "seeds").glob("clothing-lite0-*"))]
-    rows = [(c, row) for c in contents if c.get("images_per_class", 1) == 1 for row in c["rows"]]
+    ours = [c for c in contents if (c.get("images_per_class", 1), c.get("size", 112)) == (1, 112)]
+    rows = [(c, row) for c in ours for row in c["rows"]]
     figure, panels = plt.subplots(1, 3, figsize=(11, 3.8), sharey=True, layout="constrained")
     for panel, probe in zip(panels, PROBES, strict=True):
         of_probe = [(content, row) for content, row in rows if row["probe"] == probe]
@@ -233,21 +240,25 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, help=f"folder of {' and '.join(PHOTOS)}")
     parser.add_argument("--encoders", nargs="+", default=ENCODERS, help="a + between those of one run")
     parser.add_argument(
-        "--methods", nargs="+", choices=[*METHODS, *CHOSEN, "real"], default=[*METHODS, *CHOSEN, "real"]
+        "--methods",
+        nargs="+",
+        choices=[*METHODS, *CHOSEN, "real"],
+        default=[*(method for method in METHODS if not method.endswith("-paper")), *CHOSEN, "real"],
     )
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--images-per-class", type=int, default=1)
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="of the encoder, in distilling")
     parser.add_argument("--step-views", type=int, help="views of each image in a step; see above")
+    parser.add_argument("--size", type=int, default=112, help="of the encoders' input, in pixels")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     options = parser.parse_args()
     if (options.dataset in PHOTOS) != (options.photos is not None):
         parser.error(f"--photos FOLDER is for {' and '.join(PHOTOS)}, and needed there; see above")
     splits = load_splits(_common.images(options.dataset, options.photos))
     (_common.RESULTS / "seeds").mkdir(parents=True, exist_ok=True)
-    sizes = {name: getattr(options, name) for name in ("steps", "images_per_class", "precision", "step_views")}
+    sizes = {name: getattr(options, name) for name in ("steps", "images_per_class", "precision", "step_views", "size")}
     for names in options.encoders:
-        encoder = load_encoder(_common.encoder(names.split("+")[0]))
+        encoder = load_encoder(_common.encoder(names.split("+")[0], options.size))
         for method in options.methods:
             for seed in [0] if method in WITHOUT_SEED else options.seeds:
                 score(Cell(options.dataset, names, method, seed, **sizes), encoder, splits)
