@@ -10,12 +10,11 @@
     python benchmarks/seeds.py --encoders lite0 --size 224 --methods lgm-paper --steps 5000 --step-views 10
 
 One image per class of clothing, 150 steps of three views (``--steps``, ``--step-views``), encoders at 112 px
-(``--size``); ten images per class have one view each, and with two encoders each has two. `clp`, `sfm` and `lgm` start from noise,
-`auto` from averages of photos; `transfer` is `auto` with the aim of that name, `noise` is `auto` from noise, and
-`lgm-paper` and its like have the papers' settings (``--preset paper``). Each set
-is scored with three probes on 30 views, over two evaluation seeds; a cell of the table is the mean and the standard
-deviation over the *distillation* seeds. The real baselines have five evaluation seeds. Nothing here is chosen on test
-images.
+(``--size``); ten images per class have one view each, and with two encoders each has two. `clp`, `sfm` and `lgm`
+start from noise, `auto` from averages of photos; `transfer` is `auto` with the aim of that name, `noise` is `auto`
+from noise, and `lgm-paper` and its like have the papers' settings (``--preset paper``). Each set is scored with three
+probes on 30 views, over two evaluation seeds; a cell of the table is the mean and the standard deviation over the
+*distillation* seeds. The real baselines have five evaluation seeds. Nothing here is chosen on test images.
 
 Each set of `auto` is scored on the encoders that had no part in it, too, beside the medoids that each encoder chooses
 (``--methods medoids``) and random photos. CLIP is one of these; it is scored with crops of at least 35 %, real images
