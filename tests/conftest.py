@@ -30,6 +30,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_CACHE"] = str(_SESSION / "datasets")
 os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors, and a worker for each core; children get it too
+if not os.environ.get("TEST_GPU"):  # make gpu: so that all other tests are the same everywhere
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # compiling the package is a second of every process
 sys.path.insert(0, str(TESTS))
 

@@ -1,4 +1,4 @@
-"""What holds on the CPU holds on a GPU. Skipped without one."""
+"""What holds on the CPU holds on a GPU. ``make gpu`` runs these; all other tests see no GPU."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from probedistill import (
 )
 from probedistill.distillation.micro_batches import free_memory
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU, and make gpu")
 
 ENCODERS = {"convolutions": "timm:test_efficientnet", "transformer": "timm:test_vit"}
 QUIET = {"progress": False, "evaluate_every": 0}
