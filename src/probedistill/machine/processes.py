@@ -148,7 +148,8 @@ def processes(device: str = "auto", timeout_seconds: float = 1800.0) -> Iterator
         timeout_seconds: A rank that is silent for longer stops the run with an error.
 
     Raises:
-        UserError: The environment of ``torchrun`` is incomplete or wrong, or the ranks cannot reach each other.
+        UserError: The environment of ``torchrun`` is incomplete or wrong, the ranks cannot reach each other, or
+            there is not a GPU for each.
     """
     if dist.is_initialized():  # the caller's process group: use it and do not close it
         yield Processes(dist.get_rank(), dist.get_world_size(), _collective_device(dist.get_backend()))
@@ -162,17 +163,25 @@ def processes(device: str = "auto", timeout_seconds: float = 1800.0) -> Iterator
     local_rank, attempt = number("LOCAL_RANK", 0), restarts()
     number("MASTER_PORT", 0)
     _find_master()
+    if on_gpu:
+        torch.cuda.set_device(_own_gpu(local_rank, torch.cuda.device_count()))
     try:
-        if on_gpu:
-            torch.cuda.set_device(local_rank)
         timeout = timedelta(seconds=timeout_seconds)
         store, rank, count = next(iter(dist.rendezvous("env://", timeout=timeout)))
         # After a restart the store still has the addresses of the processes that died: keep the attempts apart.
         store = dist.PrefixStore(f"attempt-{attempt}", store)
-        dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=timeout)
+        shared = _shared_gpu(store, rank, count, _name_of_gpu()) if on_gpu else None
+        if shared is None:
+            dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=timeout)
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"the {started.count} processes cannot reach each other: {reason}") from error
+    if shared is not None:
+        _leave_together(store, count)
+        raise UserError(
+            f"ranks {shared[0]} and {shared[1]} are on the same GPU; start one process for each GPU "
+            "(torchrun --nproc-per-node), or give --device cpu"
+        )
     team = Processes(dist.get_rank(), dist.get_world_size(), _collective_device(backend))
     try:
         yield team
@@ -181,6 +190,40 @@ def processes(device: str = "auto", timeout_seconds: float = 1800.0) -> Iterator
     finally:
         dist.destroy_process_group()
         gc.collect()  # gloo aborts at exit in a process that still holds a piece of the group
+
+
+def _own_gpu(local_rank: int, count: int) -> int:
+    """The index of a rank's GPU among the ``count`` that it sees.
+
+    Some launchers show each process a single GPU, its own.
+
+    Raises:
+        UserError: There are several, and none for this rank.
+    """
+    if local_rank < count:
+        return local_rank
+    if count == 1:
+        return 0
+    raise UserError(
+        f"LOCAL_RANK {local_rank}, but {count} GPUs here; start one process for each GPU "
+        f"(torchrun --nproc-per-node {count}), or give --device cpu"
+    )
+
+
+def _name_of_gpu() -> str:
+    """What tells the current GPU from every other one, of other machines, too."""
+    return str(torch.cuda.get_device_properties(torch.cuda.current_device()).uuid)
+
+
+def _shared_gpu(store: dist.Store, rank: int, count: int, gpu: str) -> tuple[int, int] | None:
+    """The first two ranks with the same GPU, if there are any; nccl would fail later on, in words of its own."""
+    store.set(f"gpu-{rank}", gpu)
+    first_on: dict[bytes, int] = {}
+    for other in range(count):
+        first = first_on.setdefault(store.get(f"gpu-{other}"), other)
+        if first != other:
+            return first, other
+    return None
 
 
 def _find_master() -> None:
