@@ -60,12 +60,25 @@ class TurnsNaN(Tiny):
         return super().forward(images) * (float("nan") if self.calls > 5 else 1.0)
 
 
+class RunsOut(Tiny):
+    """Tiny, with memory for eight images at a time."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        if len(images) > 8:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has a capacity of …")
+        return super().forward(images)
+
+
 def tiny(seed: int = 0, width: int = 24) -> nn.Module:
     return Tiny(seed, width)
 
 
 def slow() -> nn.Module:
     return Slow()
+
+
+def runs_out() -> nn.Module:
+    return RunsOut()
 
 
 def turns_nan() -> nn.Module:

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from conftest import TINY
 from helpers_images import class_image, make_image_folder
 from probedistill import DistilledSet, UserError, extract_features, load_encoder, load_images
+from probedistill.machine.memory import is_out_of_memory
 from probedistill.store.files import whole_file
 
 # ---------------------------------------------------------------- commands that work
@@ -366,6 +367,31 @@ def test_features_of_another_encoder(photos):
 
 
 # ---------------------------------------------------------------- a loss that is not finite
+
+
+@pytest.mark.parametrize("command", ["distill", "baseline"])
+def test_memory_that_runs_out_is_one_line(run_cli, photos, tmp_path, command):
+    encoder = ["--images", f"folder:{photos}", "--encoder", "module:helpers_encoders:runs_out"]
+    more = ["--out", tmp_path / "run"] if command == "distill" else ["--baselines", "means"]
+    result = run_cli(command, *encoder, *more)
+    assert result.code == 1
+    line = result.err.strip().splitlines()[-1]
+    assert line.startswith("probedistill: error: memory has run out; end what else takes it, or ask for less: ")
+    assert line.endswith("(CUDA out of memory. Tried to allocate 2.00 GiB.)")
+    assert "Traceback" not in result.err
+
+
+@pytest.mark.parametrize(
+    ("error", "is_one"),
+    [
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_NOT_SUPPORTED"), False),
+        (MemoryError(), True),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_which_errors_are_those_of_memory(error, is_one):
+    assert is_out_of_memory(error) == is_one
 
 
 def test_loss_that_is_not_finite(distil_cli, out):

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import cyclopts
 
-from ..errors import LostProcessError, NonFiniteLossError, UserError, of_a_variable, speaking_flags
-from ..machine.memory import keep_freed_memory
+from ..errors import LostProcessError, NonFiniteLossError, UserError, first_line, of_a_variable, speaking_flags
+from ..machine.memory import is_out_of_memory, keep_freed_memory
 from ..machine.progress import say, to_nowhere
 from ..machine.signals import Interrupted, ended_by_sigterm, number_of
 from ..text import printable
@@ -43,6 +43,12 @@ _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 read."""
 
 
+_OUT_OF_MEMORY = (
+    "memory has run out; end what else takes it, or ask for less: fewer views or images, a smaller --input-size, "
+    "--precision bf16; or --device cpu where it is the GPU's"
+)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code: 0, 2 (bad input), 1 (failed), 130 or 143 (stopped)."""
     tokens = list(sys.argv[1:] if arguments is None else arguments)
@@ -56,6 +62,8 @@ def _run(tokens: list[str]) -> int:
     try:
         return _ran(tokens)
     except Exception as error:
+        if is_out_of_memory(error):
+            return _fail(f"{_OUT_OF_MEMORY} ({first_line(error)})", 1)
         reason = of_a_variable(error)
         if reason is None:
             raise

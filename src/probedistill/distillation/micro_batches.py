@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..machine.launch import processes_here
-from ..machine.memory import available_memory
+from ..machine.memory import available_memory, is_out_of_memory
 
 _log = logging.getLogger(__name__)
 _SHARE = 0.5  # of free memory for what autograd saves; the rest is for temporaries and surprises
@@ -108,7 +108,7 @@ class MicroBatches:
             try:
                 return attempt(size)
             except RuntimeError as error:
-                if not _is_out_of_memory(error) or size == 1:
+                if not is_out_of_memory(error) or size == 1:
                     raise
                 self.size = size // 2
             # Outside the except block: the error's traceback holds on to the tensors that did not fit.
@@ -123,7 +123,7 @@ class MicroBatches:
         try:
             per_view = max(1, _saved_bytes(forward, 2) - _saved_bytes(forward, 1))
         except RuntimeError as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             return 1
         return max(1, min(self.views, int(_SHARE * free_memory(self.device) / per_view)))
@@ -161,9 +161,3 @@ def _slices(total: int, size: int) -> Iterator[tuple[int, int]]:
     """Slices of ``size``, but for a smaller first one: the last one, whose graph is kept, is as large as may be."""
     for stop in range((total - 1) % size + 1, total + 1, size):
         yield max(0, stop - size), stop
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether the allocator of CUDA, MPS ("... out of memory") or the CPU gave up."""
-    words = ("out of memory", "DefaultCPUAllocator")
-    return isinstance(error, torch.cuda.OutOfMemoryError) or any(word in str(error) for word in words)

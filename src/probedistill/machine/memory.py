@@ -13,6 +13,13 @@ _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # glibc's malloc.h
 _CGROUP = Path("/sys/fs/cgroup")
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the allocator of CUDA, cuBLAS, cuDNN, MPS or the CPU gave up, or Python's."""
+    words = ("out of memory", "STATUS_ALLOC_FAILED", "DefaultCPUAllocator")
+    of_torch = isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    return of_torch or isinstance(error, MemoryError)
+
+
 def total_memory() -> int:
     """Bytes of memory of this machine, or of the container that this process is in."""
     total = psutil.virtual_memory().total
