@@ -29,13 +29,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import statistics
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 import _common
 from probedistill import (
@@ -64,6 +65,11 @@ METHODS: dict[str, dict[str, Any]] = {
     **{f"{method}-paper": {"method": method, "preset": "paper"} for method in ("clp", "sfm", "lgm")},
 }
 CHOSEN = {"medoids": "centroids", "random": "random"}
+PICTURED = {
+    "clothing-lite0-auto-0-steps300-px224": "clothing.jpg",
+    "clothing-clip-clp-0-steps300-bf16-v12-px224": "clothing-clip.jpg",
+}
+"""Runs whose images the docs show."""
 WITHOUT_SEED = ("real", "medoids")
 PHOTOS: list[str] = ["cifar-10"]  # below --photos
 BASELINES = ["random", "centroids", "herding", "kmedoids", "means", "full"]
@@ -261,9 +267,11 @@ def main() -> None:
         for method in options.methods:
             for seed in [0] if method in WITHOUT_SEED else options.seeds:
                 score(Cell(options.dataset, names, method, seed, **sizes), encoder, splits)
-    pictured = _common.RUNS / "seeds-clothing-lite0-auto-0-steps300" / "preview.png"
-    if pictured.exists():  # what README shows
-        shutil.copy(pictured, _common.ROOT / "docs" / "images" / "clothing.png")
+    for key, name in PICTURED.items():
+        picture = _common.RUNS / f"seeds-{key}" / "preview.png"
+        if picture.exists():
+            with Image.open(picture) as opened:
+                opened.convert("RGB").save(_common.ROOT / "docs" / "images" / name, quality=85)
     draw()
 
 

@@ -48,7 +48,9 @@ def made_on(contents: Sequence[dict[str, Any]], command: str) -> str:
     threads = sorted({machine["threads"] for machine in machines if not machine["gpu"]})
     most = max((machine["cores"] for machine in machines if not machine["gpu"]), default=0)
     used = f", {' or '.join(map(str, threads))} of {most} cores" if threads else ""
-    return f"Made by `{command}` on {' and '.join(places)}{used}, torch {' and '.join(versions)}, {when}."
+    *others, last = places
+    where = f"{', '.join(others)} and {last}" if others else last
+    return f"Made by `{command}` on {where}{used}, torch {' and '.join(versions)}, {when}."
 
 
 def place(machine: dict[str, Any]) -> str:
@@ -100,26 +102,23 @@ def methods() -> str:
 
 
 def headline() -> str:
-    """What README leads with: `auto` with its default number of steps on Lite0, over three distillation seeds."""
+    """What README leads with: `auto` with its default settings on Lite0, over three distillation seeds."""
 
-    contents = [c for c in of_seeds() if c["encoder"] == "lite0" and c["images_per_class"] == 1]
-
-    def rows(method: str, steps: int | None = None) -> list[dict[str, Any]]:
-        of = [c for c in contents if c["method"] == method and steps in (None, c["steps"])]
+    def rows(method: str) -> list[dict[str, Any]]:
+        of = [c for c in of_seeds(size=224) if (c["encoder"], c["method"]) == ("lite0", method)]
         if not of:
-            raise FileNotFoundError(2, "not there", f"seeds/clothing-lite0-{method}.json")
+            raise FileNotFoundError(2, "not there", f"seeds/clothing-lite0-{method}-px224.json")
         return [row for content in of for row in content["rows"] if row["probe"] == "ridge"]
 
-    ours = [100 * row["top1"] for row in rows("auto", 300) if row["name"] == "distilled"]
+    ours = [100 * row["top1"] for row in rows("auto") if row["name"] == "distilled"]
     real = {row["name"]: row for row in rows("real")}
     best = max((100 * row["top1"], name) for name, row in real.items() if row["images"] == 10 and name in REAL_IMAGES)
     return (
         f"*These ten images stand for {real['full real data']['images']:,} photos of clothes; they began as averages "
-        f"of up to a hundred,\nand were distilled on a CPU. A linear probe on EfficientNet-Lite0 that has seen nothing "
-        "else is right on "
-        f"{statistics.fmean(ours):.0f} % of\nthe test photos (±&nbsp;{statistics.stdev(ours):.1f} over {len(ours)} "
-        f"runs). Ten random real photos give {100 * real['random real']['top1']:.0f} %, the best ten\nthat are chosen "
-        f"without distilling {best[0]:.0f} %, all of them {100 * real['full real data']['top1']:.0f} %.*"
+        "of up to a hundred.\nA linear probe on EfficientNet-Lite0 that has seen nothing else is right on "
+        f"{statistics.fmean(ours):.1f} % of the test photos\n(±&nbsp;{statistics.stdev(ours):.1f} over {len(ours)} "
+        f"runs). All of them give {100 * real['full real data']['top1']:.0f} %, ten random ones "
+        f"{100 * real['random real']['top1']:.0f} %, the best ten that are chosen\nwithout distilling {best[0]:.0f} %.*"
     )
 
 
@@ -351,28 +350,35 @@ ENCODERS = {
 REAL = ["random real", "centroids", "neighbours", "class-mean features", "full real data"]
 
 
-def of_seeds(dataset: str = "clothing") -> list[dict[str, Any]]:
-    """What seeds.py kept of a dataset; its first files name neither the dataset nor the number of images."""
-    contents = [{"dataset": "clothing", "images_per_class": 1, **content} for content in read_all("seeds")]
-    return [content for content in contents if content["dataset"] == dataset]
+def of_seeds(dataset: str = "clothing", size: int = 112) -> list[dict[str, Any]]:
+    """What seeds.py kept of a dataset at an input size; its first files name some of these settings not at all."""
+    first = {"dataset": "clothing", "images_per_class": 1, "size": 112}
+    contents = [{**first, **content} for content in read_all("seeds")]
+    return [content for content in contents if (content["dataset"], content["size"]) == (dataset, size)]
 
 
-def made_by_seeds(contents: Sequence[dict[str, Any]], dataset: str) -> str:
+def made_by_seeds(contents: Sequence[dict[str, Any]], dataset: str, size: int = 112) -> str:
     """`made_on` with the command that makes all cells of a dataset."""
     asked = {"clothing": "", "cifar-10": " --dataset cifar-10 --photos FOLDER --encoders lite0 --steps 300"}
-    return made_on(contents, "python benchmarks/seeds.py" + asked.get(dataset, f" --dataset {dataset}"))
+    command = "python benchmarks/seeds.py" + asked.get(dataset, f" --dataset {dataset}")
+    return made_on(contents, command + f" --size {size} --steps 300" * (size != 112))
 
 
 def made_with(content: dict[str, Any]) -> str:
-    """How a set of seeds.py was made, behind a method's name: nothing for 150 steps of three views."""
-    steps = f", {content['steps']} steps" * (content["steps"] != 150)
-    views = content.get("step_views")
-    return steps if views is None else f"{steps} of {views} views"
+    """A set of seeds.py by its method and by how it was made, where that is not as the note below a table says."""
+    size, views = content.get("size", 112), content.get("step_views")
+    name = content["method"].replace("-paper", " --preset paper")
+    steps = f", {content['steps']:,} steps" * (content["steps"] != (150 if size == 112 else 300))
+    if views is None or (size, content["encoder"], views) == (224, "clip", 12):
+        return f"`{name}`{steps}"
+    return f"`{name}`{steps} of {'one view' if views == 1 else f'{views} views'}"
 
 
-def seeds(dataset: str = "clothing", names: Sequence[str] = ("lite0", "mobilenetv1", "mobilenetv2")) -> str:
+def seeds(
+    dataset: str = "clothing", names: Sequence[str] = ("lite0", "mobilenetv1", "mobilenetv2"), size: int = 112
+) -> str:
     """Top-1 with three probes: methods (mean ± std over distillation seeds) and real images × encoders."""
-    contents = [c for c in of_seeds(dataset) if c["encoder"] in names and c["images_per_class"] == 1]
+    contents = [c for c in of_seeds(dataset, size) if c["encoder"] in names and c["images_per_class"] == 1]
     if not contents:
         raise FileNotFoundError(2, "not there", f"seeds/{dataset}-{names[0]}-real.json")
     found: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
@@ -383,7 +389,7 @@ def seeds(dataset: str = "clothing", names: Sequence[str] = ("lite0", "mobilenet
             if content["method"] == "medoids" and content["encoder"] not in with_real:
                 name = "centroids"
             elif name == "distilled":
-                name = f"distilled, `{content['method']}`{made_with(content)}"
+                name = f"distilled, {made_with(content)}"
             found.setdefault((name, content["encoder"], row["probe"]), []).append(row)
     encoders = [name for name in ENCODERS if any(content["encoder"] == name for content in contents)]
     probes = ("ridge", "logistic", "sgd")
@@ -400,10 +406,10 @@ def seeds(dataset: str = "clothing", names: Sequence[str] = ("lite0", "mobilenet
             return percent(rows[0])
         return mean_and_std([row["top1"] for row in rows])
 
-    shown = ("auto", "transfer", "noise", "clp", "sfm", "lgm")
+    shown = ("auto", "transfer", "noise", "clp", "sfm", "lgm", "clp-paper", "sfm-paper", "lgm-paper")
     made_sets = [content for content in contents if content["method"] in shown]
     made_sets.sort(key=lambda one: (shown.index(one["method"]), one.get("step_views") or 0, one["steps"]))
-    titles = [f"`{one['method']}`{made_with(one)}" for one in made_sets]
+    titles = [made_with(one) for one in made_sets]
     methods = [f"distilled, {title}" for title in dict.fromkeys(titles)]
     # herding and k-means medoids choose the same one photo of a class as centroids do
     real = ["random real", "centroids", "neighbours", "class-mean features", "full real data"]
@@ -411,7 +417,7 @@ def seeds(dataset: str = "clothing", names: Sequence[str] = ("lite0", "mobilenet
         cells = [cell(name, e, probe) for e in encoders for probe in probes]
         if any(cells):
             lines.append("| " + " | ".join([name, *cells]) + " |")
-    made = made_by_seeds(contents, dataset)
+    made = made_by_seeds(contents, dataset, size)
     runs = Counter((title, one["encoder"]) for title, one in zip(titles, made_sets, strict=True))
     most = max(runs.values())
     fewer = [
@@ -422,8 +428,9 @@ def seeds(dataset: str = "clothing", names: Sequence[str] = ("lite0", "mobilenet
     of_one = "; ± of one is over evaluation seeds" * (1 in runs.values())
     alone = [ENCODERS[e] for e in encoders if e not in with_real and ("centroids", e, "ridge") in found]
     of_two = " and ".join(["neighbours", *(f"centroids of {name}" for name in alone)])
+    usual = "150 steps of 3 views of each image" if size == 112 else "300 steps of 3 views of each image (CLIP: 12)"
     return "\n".join(lines) + (
-        f"\n\n{made} Top-1 %. Distilled: 150 steps of 3 views of each image if the row names no others, mean ± std "
+        f"\n\n{made} Top-1 %. Distilled: {usual} if the row names no others, mean ± std "
         f"over distillation seeds ({most}{''.join(fewer)}{of_one}); real images: over 5 evaluation seeds "
         f"({of_two} 2); centroids are what herding and k-means medoids choose, too. "
         f"Probes are trained on {contents[0]['views']} views, which sgd cycles through in its "
@@ -444,7 +451,7 @@ def seeds_elsewhere(dataset: str = "clothing") -> str:
         elif content["method"] == "random":
             medoids.setdefault("*random photos*", []).append(content)
         else:
-            sets.setdefault(f"`{content['method']}`{made_with(content)} on {encoder}", []).append(content)
+            sets.setdefault(f"{made_with(content)} on {encoder}", []).append(content)
 
     def cell(of: list[dict[str, Any]], target: str) -> str:
         rows = [row for content in of for row in content["others"].get(target, [])]
@@ -465,7 +472,7 @@ def seeds_elsewhere(dataset: str = "clothing") -> str:
 
 def per_class() -> str:
     """Top-1 of `auto` and of real images by their number in a class."""
-    contents = [content for content in of_seeds() if content["encoder"] == "lite0"]
+    contents = [c for c in of_seeds() if c["encoder"] == "lite0" and c.get("step_views") is None]
     counts = sorted({content["images_per_class"] for content in contents})
     found: dict[tuple[str, int, str], list[dict[str, Any]]] = {}
     for content in contents:
@@ -880,6 +887,7 @@ TABLES = {
     "seeds": seeds,
     "seeds_grocery": partial(seeds, "grocery", names=["lite0", "clip"]),
     "seeds_clip": partial(seeds, names=["clip"]),
+    "seeds_224": partial(seeds, names=["lite0", "clip"], size=224),
     "per_class": per_class,
     "seeds_elsewhere": seeds_elsewhere,
     "seeds_cifar": partial(seeds, "cifar-10", names=["lite0"]),

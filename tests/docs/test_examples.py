@@ -58,7 +58,7 @@ def test_links_of_readme_are_absolute_where_a_release_is_built(monkeypatch):
     metadata = built()
     targets = re.findall(r"\]\(([^)]+)\)", metadata["readme"]["text"])
     assert all(target.startswith(("https://", "#")) for target in targets)
-    assert "https://example.org/someone/probedistill/raw/v9.9.9/docs/images/clothing.png" in targets
+    assert "https://example.org/someone/probedistill/raw/v9.9.9/docs/images/clothing.jpg" in targets
     assert "https://example.org/someone/probedistill/blob/v9.9.9/docs/start.md" in targets
     assert metadata["urls"]["Repository"] == "https://example.org/someone/probedistill"
 
