@@ -428,7 +428,9 @@ def seeds(
     of_one = "; ± of one is over evaluation seeds" * (1 in runs.values())
     alone = [ENCODERS[e] for e in encoders if e not in with_real and ("centroids", e, "ridge") in found]
     of_two = " and ".join(["neighbours", *(f"centroids of {name}" for name in alone)])
-    usual = "150 steps of 3 views of each image" if size == 112 else "300 steps of 3 views of each image (CLIP: 12)"
+    usual = "150 steps of 3 views of each image"
+    if size != 112:
+        usual = "300 steps of 3 views of each image (CLIP: 12, in bf16)"
     return "\n".join(lines) + (
         f"\n\n{made} Top-1 %. Distilled: {usual} if the row names no others, mean ± std "
         f"over distillation seeds ({most}{''.join(fewer)}{of_one}); real images: over 5 evaluation seeds "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import subprocess
 import sys
@@ -67,6 +68,15 @@ def test_a_log_file_has_lines(standard_error):
     quiet = standard_error(every=15.0)
     run()
     assert quiet.text == ""
+
+
+def test_what_the_first_unit_sets_up_is_not_taken_for_its_pace(monkeypatch):
+    clock = itertools.accumulate([0.0, 0.0, 100.0, *[1.0] * 10])  # made, entered, first unit, then a second each
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    with ProgressBar("work", 50, enabled=False) as bar:
+        bar.advance()
+        bar.advance()
+        assert "2/50, about 48 s left" in bar.line()
 
 
 def test_a_terminal_has_a_live_bar_with_what_is_left(standard_error):

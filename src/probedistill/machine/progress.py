@@ -35,6 +35,7 @@ class ProgressBar:
         self.description, self.total, self.done = printable(description), total, initial
         self._initial, self._enabled = initial, enabled and sys.stderr is not None
         self._started = self._logged = time.monotonic()
+        self._first: tuple[float, int] | None = None  # when the first units were done, and how many were then
         self._bar: Any = None
 
     def __enter__(self) -> ProgressBar:
@@ -46,6 +47,8 @@ class ProgressBar:
     def advance(self, units: int = 1, note: str = "") -> None:
         """Count ``units`` as done and show ``note`` (loss, accuracy …) behind the bar."""
         self.done += units
+        if self._first is None:
+            self._first = (time.monotonic(), self.done)
         if self._bar is not None:
             if note:
                 self._bar.set_postfix_str(_writable(printable(note)), refresh=False)
@@ -56,8 +59,10 @@ class ProgressBar:
 
     def line(self, note: str = "") -> str:
         """How far it is, as in a log file."""
-        fresh = max(self.done - self._initial, 1)
-        left = (time.monotonic() - self._started) / fresh * max(self.total - self.done, 0)
+        since, before = self._started, self._initial
+        if self._first is not None and self.done > self._first[1]:
+            since, before = self._first  # the first ones set things up: on a GPU they take as long as many others
+        left = (time.monotonic() - since) / max(self.done - before, 1) * max(self.total - self.done, 0)
         return f"{self.description}: {self.done}/{self.total}, about {duration(left)} left  {printable(note)}".rstrip()
 
     def __exit__(
