@@ -68,6 +68,16 @@ def test_a_process_whose_streams_cannot_hold_every_character(command):
     assert "probedistill" in done.stdout.decode("cp1252") or command == ["encoders"]
 
 
+@pytest.mark.parametrize("started_as", ["module", "script"])
+def test_ctrl_c_while_it_starts(tmp_path, started_as):
+    (tmp_path / "cyclopts.py").write_text("raise KeyboardInterrupt")  # while its first import is going on
+    command = [sys.executable, "-m", "probedistill"]
+    if started_as == "script":
+        command = [sys.executable, "-c", "import sys; from probedistill.__main__ import main; sys.exit(main())"]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, check=False)
+    assert (done.returncode, done.stderr.decode()) == (130, "probedistill: stopped\n")
+
+
 NAMES = ("Möwe → 鴎", "dog")
 EVERY_COMMAND = """
 encoders
