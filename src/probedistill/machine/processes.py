@@ -23,6 +23,7 @@ from torch import Tensor
 
 from ..errors import LostProcessError, UserError, first_line, option
 from .launch import launch, number, restarts
+from .memory import is_out_of_memory
 
 _LEAVE_SECONDS = 10.0  # that a rank waits for the others before it closes
 _NAME_SECONDS = 60.0  # that a host may take to get its name: a cluster starts hosts and enters their names in any order
@@ -132,6 +133,8 @@ def _others_present() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        if is_out_of_memory(error):  # this rank's own
+            raise
         reason = " ".join(str(error).split())[:200]
         raise LostProcessError(
             f"another process of this run has died or was silent for too long ({reason}); "
@@ -163,14 +166,13 @@ def processes(device: str = "auto", timeout_seconds: float = 1800.0) -> Iterator
     local_rank, attempt = number("LOCAL_RANK", 0), restarts()
     number("MASTER_PORT", 0)
     _find_master()
-    if on_gpu:
-        torch.cuda.set_device(_own_gpu(local_rank, torch.cuda.device_count()))
+    gpu = _name_of_own_gpu(local_rank) if on_gpu else ""
     try:
         timeout = timedelta(seconds=timeout_seconds)
         store, rank, count = next(iter(dist.rendezvous("env://", timeout=timeout)))
         # After a restart the store still has the addresses of the processes that died: keep the attempts apart.
         store = dist.PrefixStore(f"attempt-{attempt}", store)
-        shared = _shared_gpu(store, rank, count, _name_of_gpu()) if on_gpu else None
+        shared = _shared_gpu(store, rank, count, gpu)
         if shared is None:
             dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=timeout)
     except (RuntimeError, ValueError) as error:
@@ -198,8 +200,10 @@ def _own_gpu(local_rank: int, count: int) -> int:
     Some launchers show each process a single GPU, its own.
 
     Raises:
-        UserError: There are several, and none for this rank.
+        UserError: There is none for this rank.
     """
+    if count == 0:
+        raise UserError("device cuda: there is no GPU here that PyTorch can use; give --device cpu")
     if local_rank < count:
         return local_rank
     if count == 1:
@@ -210,19 +214,33 @@ def _own_gpu(local_rank: int, count: int) -> int:
     )
 
 
-def _name_of_gpu() -> str:
-    """What tells the current GPU from every other one, of other machines, too."""
-    return str(torch.cuda.get_device_properties(torch.cuda.current_device()).uuid)
+def _name_of_own_gpu(local_rank: int) -> str:
+    """Take this rank's GPU; return what tells it from every other one, of other machines, too.
+
+    Raises:
+        UserError: There is none, or it cannot be used.
+    """
+    number = _own_gpu(local_rank, torch.cuda.device_count())
+    try:
+        torch.cuda.set_device(number)
+        return str(torch.cuda.get_device_properties(number).uuid)
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
+        raise UserError(f"GPU {number} cannot be used ({first_line(error)}); give --device cpu") from error
 
 
 def _shared_gpu(store: dist.Store, rank: int, count: int, gpu: str) -> tuple[int, int] | None:
-    """The first two ranks with the same GPU, if there are any; nccl would fail later on, in words of its own."""
+    """The first two ranks with the same GPU, if there are any; nccl would fail later on, in words of its own.
+
+    Ranks on a CPU (``""``) share nothing.
+    """
     store.set(f"gpu-{rank}", gpu)
     first_on: dict[bytes, int] = {}
     for other in range(count):
-        first = first_on.setdefault(store.get(f"gpu-{other}"), other)
-        if first != other:
-            return first, other
+        name = store.get(f"gpu-{other}")
+        if name and first_on.setdefault(name, other) != other:
+            return first_on[name], other
     return None
 
 
