@@ -65,7 +65,7 @@ class RunsOut(Tiny):
 
     def forward(self, images: Tensor) -> Tensor:
         if len(images) > 8:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has a capacity of …")
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a capacity of …")
         return super().forward(images)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
@@ -376,7 +377,7 @@ def test_memory_that_runs_out_is_one_line(run_cli, photos, tmp_path, command):
     result = run_cli(command, *encoder, *more)
     assert result.code == 1
     line = result.err.strip().splitlines()[-1]
-    assert line.startswith("probedistill: error: memory has run out; end what else takes it, or ask for less: ")
+    assert line.startswith("probedistill: error: memory has run out: close other programs that use it, or ask for less")
     assert line.endswith("(CUDA out of memory. Tried to allocate 2.00 GiB.)")
     assert "Traceback" not in result.err
 
@@ -386,6 +387,9 @@ def test_memory_that_runs_out_is_one_line(run_cli, photos, tmp_path, command):
     [
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
         (RuntimeError("CUDA error: CUBLAS_STATUS_NOT_SUPPORTED"), False),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"), True),
+        (OSError(errno.ENOMEM, "Cannot allocate memory", "photos"), True),
+        (OSError(errno.ENOENT, "No such file or directory", "out of memory"), False),
         (MemoryError(), True),
         (ValueError("out of memory"), False),
     ],

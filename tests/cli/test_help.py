@@ -77,8 +77,8 @@ def test_help_names_defaults_and_the_papers_values(run_cli):
     words = " ".join(re.sub(r"[│╭╮╰╯─]", " ", run_cli("distill", "--help").out).split())
     ours = DistillConfig()
     for method, paper in PAPER.items():
-        assert f"Optimisation steps (paper: {paper['steps']}). More of them, and more views, bring a few" in words
-        assert f"points more. [default: {ours.steps}]" in words
+        assert f"Optimisation steps (paper: {paper['steps']}). More steps, and more views, bring one to" in words
+        assert f"three points. [default: {ours.steps}]" in words
         assert f"learning rate (paper: {paper['lr']}); auto: 0.05 for clp from noise" in words
         assert f"schedule (paper: {paper['schedule']})." in words
         assert paper["views"] == (10 if method == "lgm" else 1)

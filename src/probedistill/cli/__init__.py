@@ -44,8 +44,8 @@ read."""
 
 
 _OUT_OF_MEMORY = (
-    "memory has run out; end what else takes it, or ask for less: fewer views or images, a smaller --input-size, "
-    "--precision bf16; or --device cpu where it is the GPU's"
+    "memory has run out: close other programs that use it, or ask for less (fewer views or images, a smaller "
+    "--input-size, --precision bf16); if it is the GPU's memory, --device cpu works, too"
 )
 
 
@@ -63,7 +63,8 @@ def _run(tokens: list[str]) -> int:
         return _ran(tokens)
     except Exception as error:
         if is_out_of_memory(error):
-            return _fail(f"{_OUT_OF_MEMORY} ({first_line(error)})", 1)
+            what = first_line(error).split(" GPU ")[0]  # CUDA goes on with whose memory is whose, and advice
+            return _fail(f"{_OUT_OF_MEMORY} ({what})", 1)
         reason = of_a_variable(error)
         if reason is None:
             raise
@@ -96,6 +97,8 @@ def _ran(tokens: list[str]) -> int:
         to_nowhere(sys.stdout)
         return 141
     except OSError as error:
+        if is_out_of_memory(error):
+            raise
         if error.filename is not None:  # a path that somebody gave, and that was first looked at here
             return _fail(f"{error.filename!r} cannot be used: {error.strerror}; check the path", 2)
         if error.errno == errno.ENOENT and "temporary directory" in str(error):  # Python's tempfile, asked by a library

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -14,10 +15,11 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the allocator of CUDA, cuBLAS, cuDNN, MPS or the CPU gave up, or Python's."""
-    words = ("out of memory", "STATUS_ALLOC_FAILED", "DefaultCPUAllocator")
+    """Whether an error says that there is no memory left, on a GPU or for the processor."""
+    words = ("out of memory", "ALLOC_FAILED", "ALLOCATION_FAILED", "DefaultCPUAllocator", "Cannot allocate memory")
     of_torch = isinstance(error, RuntimeError) and any(word in str(error) for word in words)
-    return of_torch or isinstance(error, MemoryError)
+    of_system = isinstance(error, OSError) and error.errno == errno.ENOMEM
+    return of_torch or of_system or isinstance(error, MemoryError)
 
 
 def total_memory() -> int:

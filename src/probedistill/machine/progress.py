@@ -61,7 +61,7 @@ class ProgressBar:
         """How far it is, as in a log file."""
         since, before = self._started, self._initial
         if self._first is not None and self.done > self._first[1]:
-            since, before = self._first  # the first ones set things up: on a GPU they take as long as many others
+            since, before = self._first  # the first ones set things up, which on a GPU takes as long as many units
         left = (time.monotonic() - since) / max(self.done - before, 1) * max(self.total - self.done, 0)
         return f"{self.description}: {self.done}/{self.total}, about {duration(left)} left  {printable(note)}".rstrip()
 
