@@ -151,6 +151,7 @@ def main() -> None:
                 if (_common.RESULTS / "choices" / f"{key}.json").exists():
                     continue
                 about: dict[str, Any] = {"dataset": name, "encoder": home, "variant": variant, "seed": seed}
+                about["scored"] = len(test)  # another copy of a dataset has other photos
                 probes = ["ridge", "logistic", "sgd"]
                 if variant == "real":
                     about["scores"] = {e: scores(None, e, train, test, probes) for e in [home, *others]}

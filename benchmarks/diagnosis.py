@@ -39,7 +39,7 @@ BIAS_STEPS = {"clip": 60}
 
 
 def cell_of(encoder: str, method: str) -> Cell:
-    """A set of docs/benchmarks.md: the longest of `auto`, README's of the other methods."""
+    """A set of docs/benchmarks.md: the longest of `auto`, the table's of the other methods."""
     if encoder == "clip":
         return Cell("clothing", encoder, method, SEED, steps=300, precision="bf16", step_views=12)
     return Cell("clothing", encoder, method, SEED, steps=300 if method == "auto" else STEPS)

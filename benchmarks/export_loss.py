@@ -2,7 +2,7 @@
 
     python benchmarks/export_loss.py       # two minutes of one core, and one for each set that seeds.py has not made
 
-The clothing sets of README, Lite0 at 112 px, ridge probe, 8 evaluation seeds of 30 views, differences seed by seed.
+The clothing sets of seeds.py, Lite0 at 112 px, ridge probe, 8 evaluation seeds of 30 views, differences seed by seed.
 Writes results/export_loss.json.
 """
 

@@ -1,4 +1,4 @@
-"""Gap to full data and gain over random, with and without augmentation in evaluation, of README's clothing sets.
+"""Gap to full data and gain over random, with and without augmentation in evaluation, of clothing sets.
 
     python benchmarks/fair_scores.py       # some minutes of one core, and one for each set that seeds.py has not made
 

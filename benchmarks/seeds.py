@@ -1,4 +1,4 @@
-"""README's table: methods on photos with three distillation seeds, beside the real images that flatter least.
+"""Methods on photos with three distillation seeds, beside the real images that flatter least: docs/benchmarks.md.
 
     python benchmarks/seeds.py                          # two hours of one core; it resumes, row by row
     python benchmarks/seeds.py --encoders lite0 --methods auto --seeds 0
@@ -6,7 +6,8 @@
     python benchmarks/seeds.py --encoders lite0 --methods auto real --images-per-class 5
     python benchmarks/seeds.py --dataset grocery --encoders lite0 --methods auto real
     python benchmarks/seeds.py --dataset cifar-10 --photos FOLDER --encoders lite0 --steps 300
-    python benchmarks/seeds.py --encoders lite0 clip --size 224 --steps 300                  # for a GPU
+    python benchmarks/seeds.py --encoders lite0 --size 224 --steps 300                       # for a GPU, as these:
+    python benchmarks/seeds.py --encoders clip --size 224 --steps 300 --step-views 12 --precision bf16
     python benchmarks/seeds.py --encoders lite0 --size 224 --methods lgm-paper --steps 5000 --step-views 10
 
 One image per class of clothing, 150 steps of three views (``--steps``, ``--step-views``), encoders at 112 px
@@ -91,15 +92,16 @@ class Cell:
     views: int = VIEWS  # of each image, in evaluation
     images_per_class: int = 1
     precision: Precision = "fp32"  # of the encoder, in distilling
-    step_views: int | None = None  # of each image in a step; None: as many as in README's table
+    step_views: int | None = None  # of each image in a step; None: as many as in the table of 112 px
     size: int = 112  # of the encoder's input, in pixels
 
     @property
     def key(self) -> str:
-        """Name of the file and of the run. What is as in README's table has no part in it."""
+        """Name of the file and of the run. What is as in the table of 112 px has no part in it."""
         key = f"{self.dataset}-{self.encoder}-{self.method}" + f"-{self.seed}" * (self.method not in WITHOUT_SEED)
-        key += f"-steps{self.steps}" * (self.steps != STEPS and self.method in METHODS)
-        key += f"-{self.precision}" * (self.precision != "fp32") + f"-v{self.step_views}" * bool(self.step_views)
+        if self.method in METHODS:
+            key += f"-steps{self.steps}" * (self.steps != STEPS) + f"-{self.precision}" * (self.precision != "fp32")
+            key += f"-v{self.step_views}" * bool(self.step_views)
         key += f"-px{self.size}" * (self.size != 112)
         return key + f"-n{self.images_per_class}" * (self.images_per_class > 1)
 
@@ -166,13 +168,13 @@ def made(cell: Cell, train: LabelledImages) -> DistilledSet:
 
 
 def clothing_sets(train: LabelledImages) -> Iterator[tuple[str, DistilledSet]]:
-    """Lite0's set of each method in README's table, of the first seed."""
+    """Lite0's set of each method in the table of 112 px, of the first seed."""
     for method in _common.METHODS:
         yield method, made(Cell("clothing", "lite0", method, seed=0, steps=STEPS), train)
 
 
 def distilled(cell: Cell, encoder: Encoder, splits: Splits) -> Scores:
-    """A distilled set; README's are scored on every encoder, the first beside the photos that are nearest to it."""
+    """A distilled set; those of 112 px are scored on every encoder, the first beside the photos nearest to it."""
     one = made(cell, splits[0])
     nearest = ["neighbours"] if cell.seed == 0 and cell.images_per_class == 1 else []
     scores = evaluate(one, encoder, *splits, baselines=nearest, seeds=2, **PROTOCOL)
@@ -214,7 +216,7 @@ def draw() -> None:
         draw_methods(panel, [(c, row) for c, row in of_probe if row["name"] == "distilled" and c["method"] in METHODS])
         panel.set(title=probe, xlabel="views, forward and backward")
         panel.set_xscale("log")
-        panel.set_xticks([2250, 4500, 9000], ["2,250", "4,500", "9,000"])
+        panel.set_xticks([2250, 9000, 100_000], ["2,250", "9,000", "100,000"])
         panel.minorticks_off()
     panels[0].set_ylabel("top-1 %")
     panels[0].legend(loc="lower right", bbox_to_anchor=(1, 0.07), fontsize=8)
@@ -230,7 +232,7 @@ def draw_real(panel: Any, rows: list[dict[str, Any]]) -> None:
 def draw_methods(panel: Any, rows: list[tuple[dict[str, Any], dict[str, Any]]]) -> None:
     of_method: dict[str, dict[int, list[float]]] = {}
     for content, row in rows:
-        passes = content["steps"] * 3 * row["images"]
+        passes = content["steps"] * (content.get("step_views") or 3) * row["images"]
         of_method.setdefault(content["method"], {}).setdefault(passes, []).append(100 * row["top1"])
     for method, points in sorted(of_method.items()):
         passes, scores = zip(*sorted(points.items()), strict=True)
@@ -259,6 +261,8 @@ def main() -> None:
     options = parser.parse_args()
     if (options.dataset in PHOTOS) != (options.photos is not None):
         parser.error(f"--photos FOLDER is for {' and '.join(PHOTOS)}, and needed there; see above")
+    if any(method.endswith("-paper") for method in options.methods) and not options.step_views:
+        parser.error("the papers' settings need the papers' --steps and --step-views, too; see above")
     splits = load_splits(_common.images(options.dataset, options.photos))
     (_common.RESULTS / "seeds").mkdir(parents=True, exist_ok=True)
     sizes = {name: getattr(options, name) for name in ("steps", "images_per_class", "precision", "step_views", "size")}

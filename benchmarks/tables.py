@@ -105,7 +105,7 @@ def headline() -> str:
     """What README leads with: `auto` with its default settings on Lite0, over three distillation seeds."""
 
     def rows(method: str) -> list[dict[str, Any]]:
-        of = [c for c in of_seeds(size=224) if (c["encoder"], c["method"]) == ("lite0", method)]
+        of = [c for c in of_seeds(size=224) if c["encoder"] == "lite0" and made_with(c) == f"`{method}`"]
         if not of:
             raise FileNotFoundError(2, "not there", f"seeds/clothing-lite0-{method}-px224.json")
         return [row for content in of for row in content["rows"] if row["probe"] == "ridge"]
@@ -115,10 +115,12 @@ def headline() -> str:
     best = max((100 * row["top1"], name) for name, row in real.items() if row["images"] == 10 and name in REAL_IMAGES)
     return (
         f"*These ten images stand for {real['full real data']['images']:,} photos of clothes; they began as averages "
-        "of up to a hundred.\nA linear probe on EfficientNet-Lite0 that has seen nothing else is right on "
+        "of up to a hundred photos.\nA ridge probe on EfficientNet-Lite0 that has seen nothing else is right on "
         f"{statistics.fmean(ours):.1f} % of the test photos\n(±&nbsp;{statistics.stdev(ours):.1f} over {len(ours)} "
-        f"runs). All of them give {100 * real['full real data']['top1']:.0f} %, ten random ones "
-        f"{100 * real['random real']['top1']:.0f} %, the best ten that are chosen\nwithout distilling {best[0]:.0f} %.*"
+        f"runs). On all {real['full real data']['images']:,} photos it reaches "
+        f"{100 * real['full real data']['top1']:.0f} %, on ten random ones "
+        f"{100 * real['random real']['top1']:.0f} %,\non the best ten that are chosen without distilling "
+        f"{best[0]:.0f} %.*"
     )
 
 
@@ -145,6 +147,8 @@ def choices() -> str:
     datasets = list(dict.fromkeys(content["dataset"] for content in contents))
     others = [name for name in contents[0]["scores"] if name != "lite0"]
     compared = [d for d in datasets if any((c["dataset"], c["variant"]) == (d, "blends, no layers") for c in contents)]
+    scored = {(content["dataset"], content["scored"]) for content in contents if "scored" in content}
+    assert len(scored) == len({dataset for dataset, _ in scored}), f"other copies of a dataset: {sorted(scored)}"
 
     def home(content: dict[str, Any], row: str) -> float:
         return statistics.fmean(v for k, v in content["scores"]["lite0"].items() if k.startswith(f"{row}/"))
@@ -351,17 +355,17 @@ REAL = ["random real", "centroids", "neighbours", "class-mean features", "full r
 
 
 def of_seeds(dataset: str = "clothing", size: int = 112) -> list[dict[str, Any]]:
-    """What seeds.py kept of a dataset at an input size; its first files name some of these settings not at all."""
+    """What seeds.py kept of a dataset at an input size; its first files lack some of these settings."""
     first = {"dataset": "clothing", "images_per_class": 1, "size": 112}
     contents = [{**first, **content} for content in read_all("seeds")]
     return [content for content in contents if (content["dataset"], content["size"]) == (dataset, size)]
 
 
-def made_by_seeds(contents: Sequence[dict[str, Any]], dataset: str, size: int = 112) -> str:
-    """`made_on` with the command that makes all cells of a dataset."""
-    asked = {"clothing": "", "cifar-10": " --dataset cifar-10 --photos FOLDER --encoders lite0 --steps 300"}
-    command = "python benchmarks/seeds.py" + asked.get(dataset, f" --dataset {dataset}")
-    return made_on(contents, command + f" --size {size} --steps 300" * (size != 112))
+def made_by_seeds(contents: Sequence[dict[str, Any]]) -> str:
+    """`made_on` for cells that several commands have made."""
+    return made_on(contents, "python benchmarks/seeds.py").replace(
+        "Made by `python benchmarks/seeds.py`", "Made by runs of `python benchmarks/seeds.py`, each named in its file,"
+    )
 
 
 def made_with(content: dict[str, Any]) -> str:
@@ -369,9 +373,9 @@ def made_with(content: dict[str, Any]) -> str:
     size, views = content.get("size", 112), content.get("step_views")
     name = content["method"].replace("-paper", " --preset paper")
     steps = f", {content['steps']:,} steps" * (content["steps"] != (150 if size == 112 else 300))
-    if views is None or (size, content["encoder"], views) == (224, "clip", 12):
+    if views == (12 if (size, content["encoder"]) == (224, "clip") else None):
         return f"`{name}`{steps}"
-    return f"`{name}`{steps} of {'one view' if views == 1 else f'{views} views'}"
+    return f"`{name}`{steps} of {'one view' if views == 1 else f'{views or 3} views'}"
 
 
 def seeds(
@@ -417,7 +421,7 @@ def seeds(
         cells = [cell(name, e, probe) for e in encoders for probe in probes]
         if any(cells):
             lines.append("| " + " | ".join([name, *cells]) + " |")
-    made = made_by_seeds(contents, dataset, size)
+    made = made_by_seeds(contents)
     runs = Counter((title, one["encoder"]) for title, one in zip(titles, made_sets, strict=True))
     most = max(runs.values())
     fewer = [
@@ -434,7 +438,8 @@ def seeds(
     return "\n".join(lines) + (
         f"\n\n{made} Top-1 %. Distilled: {usual} if the row names no others, mean ± std "
         f"over distillation seeds ({most}{''.join(fewer)}{of_one}); real images: over 5 evaluation seeds "
-        f"({of_two} 2); centroids are what herding and k-means medoids choose, too. "
+        f"({of_two} 2); neighbours are those of the set whose neighbours score best, centroids are what herding and "
+        "k-means medoids choose, too. "
         f"Probes are trained on {contents[0]['views']} views, which sgd cycles through in its "
         "1,000 epochs (100 on full real data)."
     )
@@ -463,7 +468,7 @@ def seeds_elsewhere(dataset: str = "clothing") -> str:
     lines = ["| | " + " | ".join(ENCODERS[target] for target in targets) + " |", "| --- " * (1 + len(targets)) + "|"]
     for title, of in {**sets, **medoids}.items():
         lines.append(f"| {title} | " + " | ".join(cell(of, target) for target in targets) + " |")
-    made = made_by_seeds(contents, dataset)
+    made = made_by_seeds(contents)
     counts = sorted({len(of) for of in sets.values()})
     return "\n".join(lines) + (
         f"\n\n{made} Top-1 % on test photos, ridge / logistic probe, 30 views (CLIP: 10, of at least 35 % of the "
