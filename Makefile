@@ -29,7 +29,7 @@ $(VENV)/.browser: $(VENV)/.installed
 test: $(VENV)/.installed $(VENV)/.browser  ## the tests
 	PROBEDISTILL_ARTEFACTS=test-artefacts $(BIN)/python -m pytest -n logical --dist loadfile --no-loadscope-reorder
 
-gpu: $(VENV)/.installed  ## the tests that need an NVIDIA GPU: a minute
+gpu: $(VENV)/.installed  ## the tests that need an NVIDIA GPU
 	TEST_GPU=1 $(BIN)/python -m pytest tests/machine/test_gpu.py
 
 quick: $(VENV)/.installed  ## the tests without the slow ones: about a minute

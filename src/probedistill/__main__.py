@@ -4,7 +4,7 @@ import sys
 
 
 def main() -> int:
-    """Run the command line; return its exit code. Its imports take a moment, in which somebody may change their mind."""
+    """Run the command line; return its exit code. Its imports take a moment, during which Ctrl-C may come."""
     try:
         from .cli import main as run
     except KeyboardInterrupt:

@@ -295,7 +295,7 @@ class DistillConfig:
     images_per_class: int = 1
     """Synthetic images per class."""
     steps: int = 300
-    """Optimisation steps (paper: 5000). More of them, and more views, bring a few points more."""
+    """Optimisation steps (paper: 5000). More steps, and more views, bring one to three points."""
     lr: float | Literal["auto"] = "auto"
     """Adam's learning rate (paper: 0.002); auto: 0.05 for clp from noise, which has further to go, 0.01 for vision
     transformers from photos, else 0.02."""

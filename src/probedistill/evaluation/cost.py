@@ -20,7 +20,7 @@ _FEW = 500  # passes that are not worth a measurement
 def seconds_per_pass(encoder: Encoder) -> float:
     """Time for one image, from one batch."""
     images = torch.rand(_BATCH, 3, encoder.input_size, encoder.input_size)
-    # The first pass sets things up; a GPU does that again for every size of a batch.
+    # The first pass sets things up, on a GPU once for each batch size.
     encode(encoder, images[:1] if encoder.device.type == "cpu" else images)
     started = time.perf_counter()
     encode(encoder, images)
