@@ -895,6 +895,7 @@ TABLES = {
     "seeds_grocery": partial(seeds, "grocery", names=["lite0", "clip"]),
     "seeds_clip": partial(seeds, names=["clip"]),
     "seeds_224": partial(seeds, names=["lite0", "clip"], size=224),
+    "seeds_224_others": partial(seeds, names=["mobilenetv1", "mobilenetv2"], size=224),
     "per_class": per_class,
     "seeds_elsewhere": seeds_elsewhere,
     "seeds_cifar": partial(seeds, "cifar-10", names=["lite0"]),
