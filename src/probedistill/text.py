@@ -52,6 +52,15 @@ def as_argument(path: Path | str) -> str:
     return quote(f"./{text}" if text.startswith("-") else text)
 
 
+def and_more(count: int, shown: int = 1) -> str:
+    """What follows the ``shown`` ones of ``count`` things that are named; nothing if these are all.
+
+    >>> and_more(5, 2), and_more(1)
+    (' and 3 more', '')
+    """
+    return f" and {count - shown} more" if count > shown else ""
+
+
 def counted(count: int, one: str, many: str = "") -> str:
     """A number of things, in the singular or the plural.
 

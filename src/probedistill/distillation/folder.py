@@ -60,6 +60,7 @@ from ..store.locks import claimed
 from ..store.records import as_plain, from_plain
 from ..store.run_record import EncoderRecord, History, RunRecord, read_run, write_run
 from ..store.tensors import TornFileError, load_tensors, save_tensors
+from ..text import and_more
 from .config_file import write_config
 from .engine import Distiller
 
@@ -389,9 +390,8 @@ def check_settings(folder: Path, before: DistillConfig, now: DistillConfig) -> N
     held, wanted = (as_plain(asdict(config)) for config in (before, now))
     others = [line for line in _others(held, wanted) if not line.startswith(("micro_batch ", "also "))]
     if others:
-        more = f" and {len(others) - 3} more" if len(others) > 3 else ""
         raise UserError(
-            f"out {str(folder)!r} holds a run with {', with '.join(others[:3])}{more}; "
+            f"out {str(folder)!r} holds a run with {', with '.join(others[:3])}{and_more(len(others), 3)}; "
             "repeat its settings, or choose another folder"
         )
 

@@ -27,7 +27,7 @@ from ..seeds import Stream, seed_of
 from ..store.files import remove_leftovers
 from ..store.records import write_record
 from ..store.tensors import TornFileError
-from ..text import counted
+from ..text import and_more, counted
 from .bank import FeatureBank, Held, bytes_of, comfortable_bytes
 from .encode import augmented_views, prefetched
 from .shards import DTYPES, BankFiles, ShardContent, bank_files
@@ -167,10 +167,7 @@ def _told_of_skipped(images: LabelledImages, bank: FeatureBank) -> str:
         name = one_line(images.names[number])
         of_reason.setdefault(line.removeprefix(f"{name}: "), []).append(name)
     groups = sorted(of_reason.items(), key=lambda group: -len(group[1]))
-    said = [
-        f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''} ({why})"
-        for why, names in groups[:_MOST_REASONS]
-    ]
+    said = [f"{names[0]}{and_more(len(names))} ({why})" for why, names in groups[:_MOST_REASONS]]
     rest = sum(len(names) for _, names in groups[_MOST_REASONS:])
     said += [f"{rest} for other reasons"] if rest else []
     of = counted(len(images), "image")

@@ -15,6 +15,7 @@ from pathlib import Path
 from ..config import ImagesConfig
 from ..errors import UserError, first_line, option
 from ..machine.places import at_home
+from ..text import and_more
 from .contents import digests_of_files
 from .decode import as_utf8, one_line
 from .labelled import LabelledImages, check_class_names, check_classes, classes_argument, digest_of
@@ -194,7 +195,7 @@ def _split_folders(root: Path, spec: str, wanted: str | None) -> list[str]:
     others = [name for name in folders if name not in splits and _has_images(root / name)]
     if not others:
         return splits
-    shown = ", ".join(map(repr, others[:3])) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
+    shown = ", ".join(map(repr, others[:3])) + and_more(len(others), 3)
     if wanted is not None or _share_classes([(name, inside[name]) for name in splits]):
         warnings.warn(f"images {spec!r}: {shown} beside the split folders {', '.join(splits)} left out", stacklevel=2)
         return splits
@@ -215,7 +216,7 @@ def _check_unlike_splits(root: Path, folders: list[str], spec: str) -> None:
         return
     inside = [set(subfolders(root / name)) for name in folders]
     if all(inside) and (len(set(kinds.values())) > 1 or len(set.intersection(*inside)) > 1):
-        shown = " and ".join(map(repr, folders[:2])) + (f" and {len(folders) - 2} more" if len(folders) > 2 else "")
+        shown = " and ".join(map(repr, folders[:2])) + and_more(len(folders), 2)
         raise UserError(
             f"images {spec!r}: {shown} look like splits; call them train and test and put the class folders right "
             f"inside, give one of them as folder:PATH, or say {option('split', WHOLE)} if these are classes"
@@ -314,8 +315,7 @@ class _LeftOut:
     def warn(self, spec: str) -> None:
         for reason, paths in self.reasons.items():
             first = one_line(as_utf8(paths[0] if len(paths[0]) <= 80 else paths[0][:79] + "…"))
-            more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
-            warnings.warn(f"images {spec!r}: left out {reason}: {first!r}{more}", stacklevel=2)
+            warnings.warn(f"images {spec!r}: left out {reason}: {first!r}{and_more(len(paths))}", stacklevel=2)
 
 
 def files_below(folder: Path) -> list[Path]:

@@ -25,7 +25,7 @@ from ..extras import needed
 from ..machine.network import asking_the_hub, check_waits
 from ..machine.places import at_home
 from ..machine.progress import ProgressBar
-from ..text import counted
+from ..text import and_more, counted
 from .contents import UNREADABLE, digest_of_bytes, digests_of_files, remembered
 from .decode import UnreadableImageError, as_utf8, decode_image, one_line
 from .folder import images_below, is_system_folder
@@ -152,10 +152,9 @@ def _check_class_folders(builder: Any, place: str, spec: str) -> None:
         )
     left_out = [os.path.relpath(path, root) for path in images_below(Path(root)) if path not in read]
     if left_out and relative:
-        more = f" and {len(left_out) - 1} more" if len(left_out) > 1 else ""
         warnings.warn(
-            f"images {spec!r}: datasets left out {one_line(as_utf8(left_out[0]))!r}{more}; folder:{place} reads a "
-            "folder for each class, linked ones too",
+            f"images {spec!r}: datasets left out {one_line(as_utf8(left_out[0]))!r}{and_more(len(left_out))}; "
+            f"folder:{place} reads a folder for each class, linked ones too",
             stacklevel=2,
         )
 

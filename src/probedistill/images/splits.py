@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ..config import ImagesConfig
 from ..errors import UserError, option, unknown_name
 from ..machine.places import at_home
-from ..text import counted
+from ..text import and_more, counted
 from .decode import one_line
 from .duplicates import warn_of_duplicates
 from .labelled import LabelledImages, check_class_names, check_classes, classes_argument
@@ -239,10 +239,9 @@ def _names_in_file(path: Path) -> list[str]:
     names = [line.strip() for line in lines]
     tight = [name for name in names if re.match(r"#[^\s#]", name)]  # rather a name, such as #1, than a comment
     if tight:
-        more = f" and {len(tight) - 1} more" if len(tight) > 1 else ""
         warnings.warn(
-            f"classes '@{path}': {one_line(tight[0])!r}{more} taken for a comment; write \\# for a name that begins "
-            "with #",
+            f"classes '@{path}': {one_line(tight[0])!r}{and_more(len(tight))} taken for a comment; write \\# for a "
+            "name that begins with #",
             stacklevel=2,
         )
     return [re.sub(r"^\\(?=\\*#)", "", name) for name in names if name and not name.startswith("#")]
