@@ -220,14 +220,14 @@ def _name_of_own_gpu(local_rank: int) -> str:
     Raises:
         UserError: There is none, or it cannot be used.
     """
-    number = _own_gpu(local_rank, torch.cuda.device_count())
+    index = _own_gpu(local_rank, torch.cuda.device_count())
     try:
-        torch.cuda.set_device(number)
-        return str(torch.cuda.get_device_properties(number).uuid)
+        torch.cuda.set_device(index)
+        return str(torch.cuda.get_device_properties(index).uuid)
     except RuntimeError as error:
         if is_out_of_memory(error):
             raise
-        raise UserError(f"GPU {number} cannot be used ({first_line(error)}); give --device cpu") from error
+        raise UserError(f"GPU {index} cannot be used ({first_line(error)}); give --device cpu") from error
 
 
 def _shared_gpu(store: dist.Store, rank: int, count: int, gpu: str) -> tuple[int, int] | None:
