@@ -44,7 +44,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "1,000 steps": {"steps": 1000},
     "10 views": {"views": 10},
     "1,000 steps, 10 views": {"steps": 1000, "views": 10},
-    "3,000 steps": {"steps": 3000},
     "weight 3": {"layer_weight": 3.0},
     "no layers": {"layers": 0},
     "noise": FROM_NOISE,

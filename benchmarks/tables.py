@@ -40,7 +40,12 @@ def made_by(content: dict[str, Any]) -> str:
 
 
 def made_on(contents: Sequence[dict[str, Any]], command: str) -> str:
-    """The command behind a table, with every machine and the days that its files name."""
+    """The command behind a table, and where and when its files were made."""
+    return f"Made by `{command}` {computed_on(contents)}"
+
+
+def computed_on(contents: Sequence[dict[str, Any]]) -> str:
+    """Every machine that some results name, its PyTorch and the days."""
     machines = [content["machine"] for content in contents]
     places, versions = (sorted(set(found)) for found in (map(place, machines), (one["torch"] for one in machines)))
     days = sorted({machine["date"] for machine in machines})
@@ -50,7 +55,7 @@ def made_on(contents: Sequence[dict[str, Any]], command: str) -> str:
     used = f", {' or '.join(map(str, threads))} of {most} cores" if threads else ""
     *others, last = places
     where = f"{', '.join(others)} and {last}" if others else last
-    return f"Made by `{command}` on {where}{used}, torch {' and '.join(versions)}, {when}."
+    return f"on {where}{used}, torch {' and '.join(versions)}, {when}."
 
 
 def place(machine: dict[str, Any]) -> str:
@@ -128,6 +133,7 @@ CHOICES = {
     "auto": "**`auto`**: from averages, three inner layers",
     "1,000 steps": "… 1,000 steps",
     "10 views": "… 10 views",
+    "1,000 steps, 10 views": "… 1,000 steps, 10 views",
     "weight 3": "… layers with weight 3",
     "no layers": "… no layers",
     "noise": "… from noise",
@@ -363,9 +369,7 @@ def of_seeds(dataset: str = "clothing", size: int = 112) -> list[dict[str, Any]]
 
 def made_by_seeds(contents: Sequence[dict[str, Any]]) -> str:
     """`made_on` for cells that several commands have made."""
-    return made_on(contents, "python benchmarks/seeds.py").replace(
-        "Made by `python benchmarks/seeds.py`", "Made by runs of `python benchmarks/seeds.py`, each named in its file,"
-    )
+    return f"Made by runs of `python benchmarks/seeds.py`, each named in its file, {computed_on(contents)}"
 
 
 def made_with(content: dict[str, Any]) -> str:
