@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow.parquet as parquet
 import pytest
 import torch
+import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -440,6 +441,21 @@ def test_command(run_cli, run, tmp_path):
     done = run_cli("export", run, "--out", out, "--bytes", 2000, "--overwrite", "--no-progress")
     assert "chosen by pixels" in done.out
     assert not list(out.glob("evaluation-*.json"))
+
+
+def test_an_export_says_which_encoder_it_is_of_unless_that_is_a_stranger_s_code(run_cli, run, photos, tmp_path):
+    known = ["--encoder", "timm:test_efficientnet@64", "--no-pretrained"]
+    made = run_cli("distill", "--images", f"folder:{photos}", *known, "--steps", 1, "--out", tmp_path / "run")
+    assert made.code == 0, made.err
+    assert run_cli("export", tmp_path / "run", "--out", tmp_path / "small").code == 0
+    content = yaml.safe_load((tmp_path / "small" / "config.yaml").read_text())
+    assert content.items() >= {"encoder": "timm:test_efficientnet", "input_size": 64, "pretrained": False}.items()
+    assert content.keys().isdisjoint({"images", "data_dir", "method"})
+    moved = run_cli("migrate", tmp_path / "small", "--encoder", TINY, "--trust", "--out", tmp_path / "head")
+    assert "Old encoders" in moved.out
+    assert "test_efficientnet" in moved.out
+    assert run_cli("export", run, "--out", tmp_path / "small", "--overwrite").code == 0
+    assert not (tmp_path / "small" / "config.yaml").exists()
 
 
 @pytest.mark.parametrize(

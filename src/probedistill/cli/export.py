@@ -51,11 +51,13 @@ def export(
     overwrite:
         Replace the export in OUT.
     """
+    from ..distillation.config_file import write_config
     from ..encoders.load import load_encoder
+    from ..encoders.named import loads_by_itself, own_encoder
     from ..ship.export import export as run_export
     from ..store.card import licence_of
     from ..store.distilled import DistilledSet
-    from ..store.layout import HELD_OUT
+    from ..store.layout import CONFIG, HELD_OUT
 
     folder = run_folder(folder)
     distilled = DistilledSet.load(folder)
@@ -65,9 +67,12 @@ def export(
     )  # fmt: skip
     if (folder / HELD_OUT).is_file():
         shutil.copyfile(folder / HELD_OUT, out / HELD_OUT)
+    (out / CONFIG).unlink(missing_ok=True)  # of the export that is replaced
+    if loads_by_itself(folder):  # otherwise it names files of this machine, or code
+        write_config(out / CONFIG, None, own_encoder(folder, called="--encoder", device="auto"), None)
     DistilledSet.load(out).save_card(out, licence_of(folder))
     show(f"{report} → {out}")
     if max_bytes is not None and encoder is None:
-        show(f"chosen by pixels; by features: --encoder NAME or --config {folder / 'config.yaml'}")
-    if (folder / "config.yaml").is_file():  # an export has none
-        show(f"score:  probedistill evaluate {as_argument(out)} {config_flag('evaluate', folder / 'config.yaml')}")
+        show(f"chosen by pixels; by features: --encoder NAME or --config {folder / CONFIG}")
+    if (folder / CONFIG).is_file():  # the export's own does not name the images
+        show(f"score:  probedistill evaluate {as_argument(out)} {config_flag('evaluate', folder / CONFIG)}")

@@ -24,7 +24,8 @@ A **run**, written by ``distill``. Commands that look at it leave their results 
       audit-shadows/0000.safetensors …   scores of photos by each shadow set of ``audit``
 
 An **export**, written by ``export``, is a set of its own: ``run.json``, ``images/``, ``tensors.safetensors`` without
-the float images, ``SHA256SUMS``, ``README.md``.
+the float images, ``SHA256SUMS``, ``README.md``, and ``config.yaml`` with the options of its encoder, unless these name
+files or code.
 
 The **cache** ($PROBEDISTILL_CACHE) keeps features::
 
