@@ -207,7 +207,7 @@ def draw() -> None:
     import matplotlib.pyplot as plt
 
     contents = [json.loads(path.read_text()) for path in sorted((_common.RESULTS / "seeds").glob("clothing-lite0-*"))]
-    ours = [c for c in contents if (c.get("images_per_class", 1), c.get("size", 112)) == (1, 112)]
+    ours = [c for c in contents if (c["images_per_class"], c["size"]) == (1, 112)]
     rows = [(c, row) for c in ours for row in c["rows"]]
     figure, panels = plt.subplots(1, 3, figsize=(11, 3.8), sharey=True, layout="constrained")
     for panel, probe in zip(panels, PROBES, strict=True):
@@ -232,7 +232,7 @@ def draw_real(panel: Any, rows: list[dict[str, Any]]) -> None:
 def draw_methods(panel: Any, rows: list[tuple[dict[str, Any], dict[str, Any]]]) -> None:
     of_method: dict[str, dict[int, list[float]]] = {}
     for content, row in rows:
-        passes = content["steps"] * (content.get("step_views") or 3) * row["images"]
+        passes = content["steps"] * (content["step_views"] or 3) * row["images"]
         of_method.setdefault(content["method"], {}).setdefault(passes, []).append(100 * row["top1"])
     for method, points in sorted(of_method.items()):
         passes, scores = zip(*sorted(points.items()), strict=True)

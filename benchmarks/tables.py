@@ -361,10 +361,8 @@ REAL = ["random real", "centroids", "neighbours", "class-mean features", "full r
 
 
 def of_seeds(dataset: str = "clothing", size: int = 112) -> list[dict[str, Any]]:
-    """What seeds.py kept of a dataset at an input size; its first files lack some of these settings."""
-    first = {"dataset": "clothing", "images_per_class": 1, "size": 112}
-    contents = [{**first, **content} for content in read_all("seeds")]
-    return [content for content in contents if (content["dataset"], content["size"]) == (dataset, size)]
+    """What seeds.py kept of a dataset at an input size."""
+    return [content for content in read_all("seeds") if (content["dataset"], content["size"]) == (dataset, size)]
 
 
 def made_by_seeds(contents: Sequence[dict[str, Any]]) -> str:
@@ -374,7 +372,7 @@ def made_by_seeds(contents: Sequence[dict[str, Any]]) -> str:
 
 def made_with(content: dict[str, Any]) -> str:
     """A set of seeds.py by its method and by how it was made, where that is not as the note below a table says."""
-    size, views = content.get("size", 112), content.get("step_views")
+    size, views = content["size"], content["step_views"]
     name = content["method"].replace("-paper", " --preset paper")
     steps = f", {content['steps']:,} steps" * (content["steps"] != (150 if size == 112 else 300))
     if views == (12 if (size, content["encoder"]) == (224, "clip") else None):
