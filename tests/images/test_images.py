@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gzip
 import io
 import os
@@ -813,6 +814,16 @@ def test_hf_labels_that_are_whole_numbers_with_a_point(hub, monkeypatch):
     assert (images.class_names, images.labels.tolist()) == (("3", "12"), [0, 1] * 3)
     with pytest.raises(UserError, match=r"neither names nor whole numbers; name another label_column=…"):
         found([0.5, 1.0] * 3)
+
+
+def test_hf_no_place_for_the_copy_that_datasets_keeps(hub, tmp_path, monkeypatch):
+    def refuse(_):
+        raise PermissionError(errno.EACCES, "Permission denied", "/home/.cache/huggingface")
+
+    monkeypatch.setattr(hub, "load_dataset_builder", refuse)
+    with pytest.raises(UserError, match=r"Permission denied: '/home/.*; datasets keeps a copy: set HF_HOME") as error:
+        load_images(f"hf:{make_image_folder(tmp_path)}")
+    one_line(error)
 
 
 def test_hf_not_reachable(hub):

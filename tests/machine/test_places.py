@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -54,6 +56,39 @@ def test_a_user_without_a_home_distils(nowhere, distil_cli, tmp_path, monkeypatc
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path / "temporary"))
     assert distil_cli("--out", tmp_path / "run").code == 0
     assert list((tmp_path / "temporary").glob("probedistill-*/features/*"))
+
+
+_NOBODY = """
+import getpass, os, pwd
+
+def unknown(number):
+    raise KeyError(number)
+
+pwd.getpwuid = unknown
+import probedistill.images.splits
+from huggingface_hub import constants
+print(getpass.getuser(), constants.HF_HOME, sep="\\n")
+"""
+
+
+@pytest.mark.parametrize("home", [None, "no such folder", "theirs"])
+def test_other_libraries_get_along_without_a_name_and_a_home(tmp_path, home):
+    """Torchvision asks for the name; datasets made a folder called ~ in the current one."""
+    nothing = ("HOME", "USER", "LOGNAME", "LNAME", "USERNAME", "XDG_CACHE_HOME", "HF_HOME")
+    environment = {name: value for name, value in os.environ.items() if name not in nothing}
+    (tmp_path / "theirs" / ".cache").mkdir(parents=True)
+    if home is not None:
+        environment["HOME"] = str(tmp_path / home / "nobody" if home != "theirs" else tmp_path / home)
+    (tmp_path / "no such folder").touch()  # so that no home can be made there
+    code = subprocess.run([sys.executable, "-c", _NOBODY], capture_output=True, text=True, env=environment, check=False)
+    assert code.returncode == 0, code.stderr
+    name, caches = code.stdout.splitlines()
+    assert name == str(os.getuid())
+    if home == "theirs":  # weights may be there, also where it cannot be written to
+        assert caches == str(tmp_path / "theirs" / ".cache" / "huggingface")
+    else:
+        assert Path(caches).is_absolute()
+        assert f"probedistill-{os.getuid()}" in caches
 
 
 def test_a_tilde_is_the_home_folder_also_where_no_shell_has_looked(distil_cli, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import re
@@ -93,16 +94,17 @@ def _read(place: str, config: ImagesConfig, datasets: Any) -> Any:
     except Exception as error:  # the hub client raises many kinds
         reason = error.__cause__ or error if type(error).__name__ == "DatasetGenerationError" else error
         why = one_line(str(reason).strip().split("\n")[0]) or type(reason).__name__
-        raise UserError(
-            f"images {config.images!r} cannot be loaded ({why}); "
-            "check the name and the network, or give a folder that holds the data set"
-        ) from error
+        way_out = "check the name and the network, or give a folder that holds the data set"
+        if getattr(reason, "errno", None) in _UNWRITABLE and not str(getattr(reason, "filename", "")).startswith(place):
+            way_out = "datasets keeps a copy: set HF_HOME to a folder with space that can be written to"
+        raise UserError(f"images {config.images!r} cannot be loaded ({why}); {way_out}") from error
     _check_one_order(builder, splits, config, datasets)
     if any(config.label_column in data.column_names for data in splits.values()):
         _check_class_folders(builder, place, config.images)
     return splits
 
 
+_UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 _OF_SAVE_TO_DISK = ("dataset_dict.json", "state.json")
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from ..errors import UserError, explained, option
@@ -31,10 +33,9 @@ def cache_folder(cache: Path | str | None = None) -> Path:
         home = None
     if home is not None and hindrance(home / ".cache" / "probedistill") is None:
         return home / ".cache" / "probedistill"
-    user = os.getuid() if hasattr(os, "getuid") else "user"
     with explained("there is no place for the cache: neither the home folder nor one for temporary files can be "
                    "written to", OSError, hint=f"set {VARIABLE} or TMPDIR to a folder that can"):  # fmt: skip
-        return Path(tempfile.gettempdir()) / f"probedistill-{user}"
+        return _among_temporary_files()
 
 
 def checked_cache(cache: Path | str | None = None, *, writes: bool = False) -> Path:
@@ -86,3 +87,28 @@ def at_home(path: Path) -> Path:
         return path.expanduser()
     except RuntimeError:
         return path
+
+
+def settle_user() -> None:
+    """Give a user without a name or a home folder what other libraries cannot do without.
+
+    In a container with an arbitrary user id there may be neither a variable nor an entry that says them. PyTorch's
+    compiler asks for the name while it is imported, and fails. Caches that belong below ``~`` would go into a folder
+    of that name in the current one.
+    """
+    try:
+        getpass.getuser()
+    except (KeyError, OSError, ImportError):  # ImportError: Windows has no such entries
+        os.environ["LOGNAME"] = _number_of_user()
+    home = at_home(Path("~/.cache"))
+    if not os.path.exists(home) and (home.parent == Path("~") or hindrance(home)):
+        with suppress(OSError):  # no place at all: said once one is needed
+            os.environ.setdefault("XDG_CACHE_HOME", str(_among_temporary_files()))
+
+
+def _number_of_user() -> str:
+    return str(os.getuid()) if hasattr(os, "getuid") else "user"
+
+
+def _among_temporary_files() -> Path:
+    return Path(tempfile.gettempdir()) / f"probedistill-{_number_of_user()}"
