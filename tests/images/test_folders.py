@@ -56,6 +56,40 @@ def test_splits_that_share_classes_are_splits_and_what_lies_beside_is_said(tmp_p
     assert train.class_names == test.class_names == ("cat", "dog")
 
 
+@pytest.mark.parametrize(
+    ("folders", "same", "choice"),
+    [
+        (("Train", "train", "test"), ("Train", "train"), {"split": "train"}),
+        (("train", "training"), ("train", "training"), {"split": "training"}),
+        (("train", "Test", "testing"), ("Test", "testing"), {"test_split": "Test"}),
+        (("train", "val", "valid"), ("val", "valid"), {"test_split": "valid"}),
+    ],
+)
+def test_two_folders_for_one_split_are_refused_until_one_is_chosen(tmp_path, folders, same, choice):
+    tree(tmp_path, *(f"{folder}/{name}" for folder in folders for name in ("cat", "dog")))
+    if len(list(tmp_path.iterdir())) < len(folders):
+        pytest.skip("one folder to this file system")
+    one, other = same
+    with pytest.raises(UserError, match=rf"'{one}' and '{other}' are called like the same split; .*{one}'"):
+        load_splits(f"folder:{tmp_path}")
+    train, test = load_splits(ImagesConfig(images=f"folder:{tmp_path}", **choice))
+    assert choice.get("split", choice.get("test_split")) in (train.split.split(" ")[0], test.split)
+
+
+def test_folders_for_validation_do_not_matter_beside_a_test_split(tmp_path):
+    tree(tmp_path, *(f"{folder}/{name}" for folder in ("train", "val", "valid", "test") for name in ("cat", "dog")))
+    assert load_splits(f"folder:{tmp_path}")[1].split == "test"
+
+
+def test_split_folders_inside_class_folders_are_not_mixed(tmp_path):
+    tree(tmp_path, *(f"{name}/{folder}" for name in ("cat", "dog") for folder in ("Train", "test")))
+    with pytest.raises(UserError, match=r"'cat' holds the split folders 'Train' and 'test'; .*test/cat.*split='all'"):
+        load_splits(f"folder:{tmp_path}")
+    assert load_images(f"folder:{tmp_path}", split="all").counts().tolist() == [8, 8]
+    tree(tmp_path, "cat/kittens")
+    assert load_images(f"folder:{tmp_path}").counts().tolist() == [12, 8]
+
+
 def test_splits_without_class_folders_are_no_classes(tmp_path):
     tree(tmp_path, "train", "Test")
     with pytest.raises(
@@ -167,13 +201,18 @@ def test_folders_in_folders_in_folders(tmp_path):
 @pytest.mark.parametrize(
     "name",
     ["@eaDir", "__MACOSX", "lost+found", ".AppleDouble", "$RECYCLE.BIN", "#recycle", "System Volume Information",
-     "@sharebin", "~snapshot", "FOUND.000", "@Recycle", ".ipynb_checkpoints"],
+     "@sharebin", "~snapshot", "FOUND.001", "RECYCLER", "@Recycle", ".ipynb_checkpoints"],
 )  # fmt: skip
 def test_folders_that_systems_add_are_neither_classes_nor_images(tmp_path, name):
     tree(tmp_path, "cat", "dog", f"{name}/cat", f"dog/{name}/00.png", f"dog/sub/{name}")
     images = load_images(f"folder:{tmp_path}")
     assert images.class_names == ("cat", "dog")
     assert images.counts().tolist() == [4, 4]
+
+
+def test_a_class_of_recyclers_is_one(tmp_path):
+    tree(tmp_path, "bin", "recycler")
+    assert classes_of(tmp_path) == ("bin", "recycler")
 
 
 @pytest.mark.parametrize(
@@ -189,6 +228,14 @@ def test_hidden_folders_with_images_are_said(tmp_path):
     tree(tmp_path, "cat", "dog", ".emu", ".ipynb_checkpoints", ".@__thumb", ".empty/inner")
     with pytest.warns(UserWarning, match=r"left out hidden folders with images: '\.emu'$"):
         assert classes_of(tmp_path) == ("cat", "dog")
+
+
+@pytest.mark.parametrize(("name", "says"), [(".00.jpg.icloud", "in iCloud alone"), (".00.png", "hidden files")])
+def test_hidden_photos_are_said(tmp_path, name, says):
+    tree(tmp_path, "cat", "dog")
+    (tmp_path / "dog" / name).write_bytes(b"x")
+    with pytest.warns(UserWarning, match=rf"left out .*{says}.*: 'dog/\{name}'$"):
+        assert len(load_images(f"folder:{tmp_path}")) == 8
 
 
 def test_images_beside_the_classes_are_said(tmp_path):
@@ -235,6 +282,27 @@ def test_accents_have_one_form(tmp_path):
     assert train.load(0).size == (4, 4)
     for name in (one, other):
         assert classes_of(tmp_path, classes=["tea", name]) == ("tea", one)
+
+
+def test_the_form_of_accents_changes_neither_the_order_nor_the_images(tmp_path):
+    """A disk of macOS may write é as two characters, which come before all that begins with f."""
+    ways = []
+    for form in ("NFC", "NFD"):
+        names = [unicodedata.normalize(form, name) for name in ("école", "zoo")]
+        tree(tmp_path / form, *names)
+        (tmp_path / form / names[0] / "01.png").rename(
+            tmp_path / form / names[0] / unicodedata.normalize(form, "é.png")
+        )
+        ways.append(load_images(f"folder:{tmp_path / form}"))
+    assert ways[0].class_names == ways[1].class_names == ("zoo", "école")
+    assert ways[0].fingerprint == ways[1].fingerprint
+
+
+def test_a_link_to_nowhere_is_called_one(tmp_path):
+    tree(tmp_path, "photos2/cat")
+    (tmp_path / "photos").symlink_to(tmp_path / "unplugged")
+    with pytest.raises(UserError, match=r"no such folder; it is a link that leads nowhere$"):
+        load_images(f"folder:{tmp_path / 'photos'}")
 
 
 @pytest.mark.parametrize("two", [("café", "cafe\u0301"), ("cat", "cat "), ("cat", " cat")])

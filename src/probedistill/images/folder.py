@@ -8,7 +8,7 @@ import re
 import sys
 import unicodedata
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,17 +34,22 @@ SYSTEM_FOLDERS = frozenset(
         "@eadir", "@tmp", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "@__thumb",  # NAS boxes
         "@sharebin", "@synoresource", "~snapshot",
         "__macosx", "temporary items", "network trash folder", "thevolumesettingsfolder",  # macOS
-        "$recycle.bin", "recycler", "system volume information", "found.000", "_gsdata_",  # Windows and its backups
+        "$recycle.bin", "system volume information", "_gsdata_",  # Windows and its backups
         "lost+found", "__pycache__",
     ]
 )  # fmt: skip
 """Folders that systems add, in lower case: neither classes nor inside them."""
+
+_OF_WINDOWS = re.compile(r"RECYCLER|(found|FOUND)\.\d{3}")  # a recycler may be a class
 
 _HIDDEN = (
     ".@", ".apple", ".cache", ".dropbox", ".fseventsd", ".git", ".ipynb_checkpoints", ".picasa", ".spotlight", ".st",
     ".thumb", ".tmp", ".trash", ".sync", ".documentrevisions",
 )  # fmt: skip
 """How hidden folders begin, in lower case, that programs add; others that hold images are named in a warning."""
+
+_HIDDEN_FILES = ("._", ".trashed-", ".pending-", ".thumb")
+"""How hidden files begin that systems call like images: of macOS, of Android's bin, thumbnails."""
 
 _SYSTEM_FILES = frozenset({"thumbs.db", "thumbs.db:encryptable", "ehthumbs.db", "desktop.ini", "icon\r"})
 _SIDECARS = frozenset(
@@ -66,19 +71,21 @@ def folder_source(place: str, config: ImagesConfig) -> Source:
         siblings = subfolders(root.parent) if os.access(root.parent, os.R_OK) else []
         near = difflib.get_close_matches(root.name, siblings, n=1)
         hint = f"did you mean 'folder:{root.parent / near[0]}'?" if near else "check the path"
+        hint = "it is a link that leads nowhere" if root.is_symlink() else hint
         raise UserError(f"images {config.images!r}: no such folder; {hint}")
     if not root.is_dir():
         raise UserError(f"images {config.images!r} is a file; give the folder with one folder per class")
-    return _FolderSource(config.images, root, config.split)
+    return _FolderSource(root, config)
 
 
 class _FolderSource(Source):
     """A folder of class folders, or of split folders of class folders."""
 
-    def __init__(self, spec: str, root: Path, wanted: str | None) -> None:
-        self.root = root
-        self._split_folders = frozenset(_split_folders(root, spec, wanted))
-        super().__init__(spec, dict.fromkeys(sorted(self._split_folders) or [WHOLE], _nothing))
+    def __init__(self, root: Path, config: ImagesConfig) -> None:
+        self.root, self._is_told = root, config.split is not None
+        self._split_folders = frozenset(_split_folders(root, config.images, config.split))
+        _check_split_once(self._split_folders, config)
+        super().__init__(config.images, dict.fromkeys(sorted(self._split_folders) or [WHOLE], _nothing))
 
     def load(self, split: str, classes: tuple[str, ...] | None, *, absent_ok: bool = False) -> LabelledImages:
         """The images of a split; only the folders of ``classes`` are listed."""
@@ -92,7 +99,9 @@ class _FolderSource(Source):
         left_out = _LeftOut()
         for label, name in enumerate(class_names):
             if name in folders:
-                found = sorted(_image_files(parent / folders[name], folders[name], left_out))
+                found = sorted(_image_files(parent / folders[name], folders[name], left_out), key=_one_form)
+                if label == 0 and len(class_names) > 1 and parent == self.root and not self._is_told:
+                    _check_no_splits_inside(found, self.spec)
                 paths += found if parent == self.root else [f"{split}/{path}" for path in found]
                 labels += [label] * len(found)
         for name in _hidden_folders(parent) if classes is None else []:
@@ -137,6 +146,7 @@ class _FolderSource(Source):
                     "name except for spaces or the form of accents; rename one or put their images together"
                 )
             folders[name] = folder
+        folders = dict(sorted(folders.items()))  # the same order whatever the form of accents on this disk
         if not folders:
             raise UserError(
                 f"images {self.spec!r} have no class folders in {parent}; give a folder with one folder per class"
@@ -146,6 +156,11 @@ class _FolderSource(Source):
 
 def _nothing() -> LabelledImages:
     raise AssertionError("load lists the folders itself")
+
+
+def _one_form(path: str) -> tuple[str, str]:
+    """Sorts names in one order, whatever form of accents a file system has given them."""
+    return unicodedata.normalize("NFC", path), path
 
 
 def _plain(folder: str) -> str:
@@ -204,6 +219,30 @@ def _split_folders(root: Path, spec: str, wanted: str | None) -> list[str]:
         f"say {option('split', WHOLE)} if these folders are classes, or {option('split', splits[0])} to use that "
         "folder alone"
     )
+
+
+def _check_split_once(splits: Collection[str], config: ImagesConfig) -> None:
+    """Refuse two folders for one split, such as Train and train, of which only one would be read."""
+    training, *testing = ALIASES
+    tested_on = next((group for group in testing if group & {name.lower() for name in splits}), set())
+    for argument, named, group in (("split", config.split, training), ("test_split", config.test_split, tested_on)):
+        same = sorted(name for name in splits if name.lower() in group)
+        if len(same) > 1 and named not in splits:
+            raise UserError(
+                f"images {config.images!r}: {same[0]!r} and {same[1]!r} are called like the same split; put their "
+                f"images together, or choose one with {option(argument, same[0])}"
+            )
+
+
+def _check_no_splits_inside(found: Sequence[str], spec: str) -> None:
+    """Refuse a class folder whose images are in split folders (cat/train, cat/test): the split would be lost."""
+    inside = sorted({path.split("/")[1] if path.count("/") > 1 else "" for path in found})
+    if len(inside) > 1 and FOLDER_SPLITS.issuperset(map(str.lower, inside)):
+        name, shown = found[0].split("/")[0], " and ".join(map(repr, inside[:2]))
+        raise UserError(
+            f"images {spec!r}: the class folder {name!r} holds the split folders {shown}; put class folders into "
+            f"split folders ({inside[-1]}/{name}), or say {option('split', WHOLE)} to mix them"
+        )
 
 
 def _check_unlike_splits(root: Path, folders: list[str], spec: str) -> None:
@@ -267,9 +306,14 @@ def listing(path: Path) -> list[os.DirEntry[str]]:
     Raises:
         UserError: The folder cannot be listed.
     """
+    return [entry for entry in _everything(path) if not entry.name.startswith(".")]
+
+
+def _everything(path: Path) -> list[os.DirEntry[str]]:
+    """As `listing`, with hidden entries."""
     try:
         with os.scandir(path) as entries:
-            return sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
+            return sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
         reason = f"images folder {one_line(as_utf8(str(path)))!r} cannot be listed ({first_line(error)})"
         raise UserError(f"{reason}; allow reading it or take it out") from error
@@ -282,14 +326,13 @@ def subfolders(path: Path) -> list[str]:
 
 def _hidden_folders(path: Path) -> list[str]:
     """Hidden folders that may have been meant for classes: they hold images, and no system is known to add them."""
-    with os.scandir(path) as entries:
-        hidden = [entry.name for entry in entries if entry.name.startswith(".") and _is_folder(entry)]
-    return [name for name in sorted(hidden) if not name.lower().startswith(_HIDDEN) and _has_images(path / name, 0)]
+    hidden = [entry.name for entry in _everything(path) if entry.name.startswith(".") and _is_folder(entry)]
+    return [name for name in hidden if not name.lower().startswith(_HIDDEN) and _has_images(path / name, 0)]
 
 
 def is_system_folder(name: str) -> bool:
     """Whether an operating system or a NAS box adds folders of that name."""
-    return name.lower() in SYSTEM_FOLDERS
+    return name.lower() in SYSTEM_FOLDERS or _OF_WINDOWS.fullmatch(name) is not None
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -351,9 +394,14 @@ def _image_files(folder: Path, prefix: str, left_out: _LeftOut) -> Iterator[str]
         if depth > _DEEPEST:
             left_out.add(f"folders more than {_DEEPEST} deep", name)
             continue
-        for entry in listing(here):
+        for entry in _everything(here):
             relative = f"{name}/{entry.name}"
-            if _is_folder(entry):
+            if entry.name.startswith("."):
+                if entry.name.endswith(".icloud"):
+                    left_out.add("photos that are in iCloud alone, to be downloaded first", relative)
+                elif _is_image_name(entry.name) and not entry.name.startswith(_HIDDEN_FILES):
+                    left_out.add("hidden files", relative)
+            elif _is_folder(entry):
                 if not is_system_folder(entry.name):
                     (linked if entry.is_symlink() else real).append((here / entry.name, relative, depth + 1))
             elif _is_image(entry):
