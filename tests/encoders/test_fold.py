@@ -9,9 +9,11 @@ import pytest
 import timm
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
-from helpers_encoders import close, pictures
+from helpers_encoders import Tiny, close, pictures
 from probedistill import Encoder, EncoderConfig, load_encoder
+from probedistill.encoders.fold import fold_batchnorms
 
 
 @pytest.mark.slow
@@ -81,3 +83,24 @@ def test_convolution_that_is_used_twice_is_not_folded():
         encoder = Encoder(model, name="shared", input_size=32, mean=(0.0,) * 3, std=(1.0,) * 3)
         assert torch.allclose(encoder(images), expected, atol=1e-6)
     assert isinstance(encoder.model.two, nn.BatchNorm2d)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        nn.utils.parametrizations.weight_norm,
+        nn.utils.parametrizations.spectral_norm,
+        nn.utils.spectral_norm,
+        lambda conv: prune.l1_unstructured(conv, "weight", 0.3),
+    ],
+    ids=["weight norm", "spectral norm", "spectral norm by hooks", "pruned"],
+)
+def test_convolutions_that_make_their_weights_anew_are_not_folded(change):
+    model = Tiny().eval()
+    change(model.body[0])
+    model.eval()
+    images = pictures()
+    with torch.no_grad():
+        before = model(images)
+        assert fold_batchnorms(model, images[:1]) == 1  # the other one
+        assert torch.allclose(model(images), before, atol=1e-4)

@@ -79,8 +79,14 @@ def _pairs(model: nn.Module, example: Tensor) -> tuple[Tensor, list[tuple[nn.Con
     def before_norm(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             calls[module] = calls.get(module, 0) + 1
-            if isinstance(module, nn.BatchNorm2d) and id(inputs[0]) in made:
-                pairs.append((made[id(inputs[0])][0], name, module))
+            conv, _ = made.get(id(inputs[0]), (None, None))
+            # Parametrized, normalised and pruned convolutions make their weight anew in each pass.
+            if (
+                conv is not None
+                and isinstance(module, nn.BatchNorm2d)
+                and {"weight", "bias"} <= conv._parameters.keys()
+            ):
+                pairs.append((conv, name, module))
 
         return hook
 
