@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import random
 import re
 import sys
 import types
+from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -186,6 +190,130 @@ def test_loading_draws_no_random_numbers():
     assert torch.equal(torch.rand(3), expected)
 
 
+# ---------------------------------------------------------------- what shows once in a while, or in part
+
+
+class Does(Tiny):
+    """Tiny that goes through its layers in a way of its own: `how` of itself and the images."""
+
+    def __init__(self, how: Callable[[Does, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.how = how
+        self.register_buffer("kept", torch.zeros(24))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.how(self, images)
+
+    def usual(self, images: Tensor) -> Tensor:
+        return super().forward(images)
+
+
+def does(how: Callable[[Does, Tensor], Tensor], **options: Any) -> Encoder:
+    return Encoder(Does(how), name="mine", input_size=32, **options)
+
+
+@pytest.mark.parametrize("draw", [lambda: float(torch.rand(())), random.random, lambda: np.random.rand()])  # noqa: NPY002
+def test_what_happens_now_and_then_shows(draw):
+    torch.manual_seed(0), random.seed(1), np.random.seed(0)  # noqa: NPY002
+    with pytest.raises(UserError, match="gives other features for the same images each time"):
+        does(lambda model, images: model.usual(images) * (2.0 if draw() < 0.2 else 1.0))
+
+
+@pytest.mark.parametrize(("precision", "noise"), [("fp32", 5e-4), ("bf16", 2e-2)])
+def test_little_noise_is_no_rounding(precision, noise):
+    def noisy(model: Does, images: Tensor) -> Tensor:
+        return model.usual(images) * (1 + noise * torch.randn(len(images), 24))
+
+    with pytest.raises(UserError, match="gives other features for the same images each time"):
+        does(noisy, precision=precision)
+
+
+def test_random_numbers_without_a_consequence_do_not_matter():
+    does(lambda model, images: model.usual(images) + 0 * torch.rand(24))
+
+
+def test_statistics_that_go_on_in_evaluation():
+    """They change so slowly that two passes are alike; after ten thousand images they are not."""
+
+    def centred(model: Does, images: Tensor) -> Tensor:
+        features = model.usual(images)
+        model.kept.lerp_(features.detach().mean(0), 1e-4)
+        return features - model.kept
+
+    with pytest.raises(UserError, match="'mine' changes its own weights or statistics in each pass"):
+        does(centred)
+
+
+def test_features_in_the_memory_of_the_last_ones():
+    memory = torch.zeros(9, 24)
+    with pytest.raises(UserError, match="gives its features in the same memory each time; return a copy"):
+        does(lambda model, images: memory[: len(images)].copy_(model.usual(images)))
+
+
+def test_what_looks_at_four_images_at_once_shows():
+    def by_four(model: Does, images: Tensor) -> Tensor:
+        return torch.cat([part - part.mean(0) * (len(part) == 4) for part in model.usual(images).split(4)])
+
+    with pytest.raises(UserError, match="gives an image other features when another is beside it"):
+        does(by_four)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_nested_features_are_none():
+    with pytest.raises(UserError, match="gives nested features; it must give a plain tensor"):
+        does(lambda model, images: torch.nested.nested_tensor(list(model.usual(images))))
+
+
+CUT = {
+    "a branch": lambda model, images: model.usual(images) + model.usual(images.detach()),
+    "a channel": lambda model, images: model.usual(torch.cat([images[:, :2], images[:, 2:].detach()], 1)),
+    "half of the image": lambda model, images: model.usual(torch.cat([images[..., :16], images[..., 16:].detach()], 3)),
+    "another sign": lambda model, images: model.usual(2 * images.detach() - images),
+}
+
+
+@pytest.mark.parametrize("how", CUT)
+def test_a_gradient_that_is_cut_in_part_is_said(how):
+    encoder = does(CUT[how])
+    with pytest.warns(UserWarning, match=r"the gradient of encoder 'mine' is not that of its features: .*% away from"):
+        encoder.check_gradient()
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        lambda model, images: model.usual(images),
+        lambda model, images: F.normalize(model.usual(images)),
+        lambda model, images: model.usual(images) + 1e4,
+        lambda model, images: model.usual(images.clamp(-0.1, 0.1)),
+        lambda model, images: model.usual(images + ((images * 255).round() / 255 - images).detach()),
+    ],
+    ids=["plain", "normalised", "far from zero", "clamped", "rounded, with a gradient"],
+)
+def test_kinks_steps_and_rounding_are_no_cut(how, recwarn):
+    does(how).check_gradient()
+    assert not [said for said in recwarn if "gradient" in str(said.message)]
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        (255 * pictures()).byte(), pictures().numpy(), pictures().permute(0, 2, 3, 1), pictures()[0, 0],
+        torch.rand(2, 4, 32, 32),
+    ],
+    ids=["bytes", "array", "channels at the end", "one channel", "with transparency"],
+)  # fmt: skip
+def test_what_is_no_batch_of_images(images):
+    with pytest.raises(UserError, match=r"images are .*; give a tensor of floats \(n, 3, H, W\), from 0 to 1"):
+        Encoder(Tiny(), name="tiny", input_size=32)(images)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_images_in_another_precision(dtype):
+    encoder = Encoder(Tiny(), name="tiny", input_size=32)
+    assert close(encoder(pictures().to(dtype)), encoder(pictures()), 1e-2)
+
+
 # ---------------------------------------------------------------- stored otherwise, written otherwise
 
 
@@ -346,6 +474,22 @@ def test_mean_and_deviation_in_any_form(mean):
 def test_impossible_preparation_of_images(options, says):
     with pytest.raises(UserError, match=f"^encoder 'tiny'.*{re.escape(says)}"):
         Encoder(Tiny(), name="tiny", input_size=32, **options)
+
+
+def test_a_buffer_in_float64_is_computed_in_float32():
+    def times_one(model: Does, images: Tensor) -> Tensor:
+        return model.usual(images * model.one)
+
+    model = Does(times_one)
+    model.register_buffer("one", torch.ones(1, dtype=torch.float64))
+    assert close(Encoder(model, name="mine", input_size=32)(pictures()), does(Does.usual)(pictures()))
+
+
+def test_weights_on_no_device():
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.Flatten())
+    with pytest.raises(UserError, match="its weights are on the device 'meta', which holds none"):
+        Encoder(model, name="mine", input_size=32)
 
 
 def test_other_encoders_take_images_channels_last():

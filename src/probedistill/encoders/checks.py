@@ -7,10 +7,14 @@ results. Two passes over the same pictures show it.
 from __future__ import annotations
 
 import math
+import random
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import Precision
@@ -30,13 +34,16 @@ def frozen(model: nn.Module, *, name: str) -> nn.Module:
     """The model in evaluation mode and without gradients of its weights.
 
     Raises:
-        UserError: It cannot be: a layer has no weights yet (`torch.nn.LazyLinear`), or it was exported for good.
+        UserError: It cannot be: a layer has no weights yet (`torch.nn.LazyLinear`, the device "meta"), or it was
+            exported for good.
     """
     hint = "give a torch.nn.Module with all of its weights; lazy layers get theirs in a first forward pass"
     with explained(f"encoder {name!r} cannot be frozen", ValueError, RuntimeError, NotImplementedError, hint=hint):
         model = model.eval()
         for weights in model.parameters():  # one by one: scripted modules have no requires_grad_
             weights.requires_grad_(False)
+            if weights.is_meta:
+                raise ValueError("its weights are on the device 'meta', which holds none")
     return model
 
 
@@ -96,27 +103,36 @@ def check_features(encode: Callable[[Tensor], Tensor], images: Tensor, *, name: 
         f"{called} cannot take images of {size} pixels", Exception,
         hint=f"choose another {option('input_size')} or extra {option('encoder_args')}",
     ):  # fmt: skip
-        features, again = encode(images), encode(images)
+        before = _random_states(images.device)
+        features = encode(images)
+        draws = before != _random_states(images.device)
+        again = encode(images)
     if not isinstance(features, Tensor):
         raise UserError(f"{called} gives {type(features).__name__}; it must give a tensor (images, features)")
-    if features.is_complex() or features.is_sparse:
-        kind = "complex" if features.is_complex() else "sparse"
+    if not is_plain(features):
+        kind = "complex" if features.is_complex() else "nested" if features.is_nested else "sparse"
         raise UserError(f"{called} gives {kind} features; it must give a plain tensor of real numbers")
     if features.ndim != 2 or len(features) != len(images):
         shape = tuple(features.shape)
         raise UserError(f"{called} gives features of shape {shape} for 2 images; it must give (images, features)")
     if not bool(features.isfinite().all()):
         raise UserError(f"{called} gives features that are not finite in {precision}; check its weights")
-    if _distance(features, again) > SAME[precision]:
-        raise UserError(
-            f"{called} gives other features for the same images each time; switch its dropout, masks and random crops "
-            f"off (models of transformers: {option('encoder_args.mask_ratio', 0)})"
-        )
+    if features.numel() and features.data_ptr() == again.data_ptr():
+        raise UserError(f"{called} gives its features in the same memory each time; return a copy, by .clone()")
     stored = "its batch norms must use stored statistics (model.eval())"
+    differs = UserError(
+        f"{called} gives other features for the same images each time; switch its dropout, masks and random crops "
+        f"off (models of transformers: {option('encoder_args.mask_ratio', 0)})"
+    )
+    alike = SAME[precision] / 10  # passes over the same images round alike
+    if _distance(features, again) > alike:
+        raise differs
     with explained(f"{called} cannot take an image alone", Exception, hint=stored):
-        alone = encode(images[:1])
-    order = [1, 0, 1]  # each image at another place: what looks back over a batch shows
-    with explained(f"{called} cannot take three images", Exception, hint="it must take any number of them"):
+        alone, *more = (encode(images[:1]) for _ in range(1 + _MORE_PASSES * draws))
+    if any(_distance(alone, other) > alike for other in more):
+        raise differs
+    order = [1, 0, 1] * 3  # each image at another place: what looks back over a batch shows
+    with explained(f"{called} cannot take nine images", Exception, hint="it must take any number of them"):
         mixed = encode(images[order])
     if max(_distance(features[:1], alone), _distance(features[order], mixed)) > SAME[precision]:
         raise UserError(
@@ -126,6 +142,22 @@ def check_features(encode: Callable[[Tensor], Tensor], images: Tensor, *, name: 
     if torch.equal(features[0], features[1]):
         raise UserError(f"{called} gives a dark and a bright image the same features; check its weights")
     return features
+
+
+_MORE_PASSES = 32
+"""Passes over one image of an encoder that draws random numbers: a block that is left out one time in ten shows."""
+
+
+def _random_states(device: torch.device) -> list[Any]:
+    """What random numbers the global generators would draw next."""
+    states: list[Any] = [random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist()]  # noqa: NPY002
+    return [*states, torch.cuda.get_rng_state(device).tolist()] if device.type == "cuda" else states
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor is one of real numbers in a row: not complex, sparse, nested, quantised or without values."""
+    others = tensor.is_complex() or tensor.is_nested or tensor.is_quantized or tensor.is_meta
+    return tensor.layout == torch.strided and not others
 
 
 def uneven_like(tensor: Tensor) -> Tensor:
@@ -140,6 +172,8 @@ _PARTS = 4
 @torch.enable_grad()
 def check_gradient(encode: Callable[[Tensor], Tensor], images: Tensor, *, name: str, precision: Precision) -> None:
     """Raise `UserError` unless a gradient passes the encoder, of the features that it gives without one.
+
+    Warns if the gradient is another than that of the features, for instance because a branch is cut off.
 
     Raises:
         UserError: The gradient of the features with respect to the images is missing, zero or not finite; or it is
@@ -177,6 +211,36 @@ def check_gradient(encode: Callable[[Tensor], Tensor], images: Tensor, *, name: 
                 f"encoder {name!r} gives other features while a gradient is computed; switch what it adds to them in "
                 "training off"
             )
+        error = _error_of_slope(encode, images, weights, gradient) if precision == "fp32" else 0
+    if error > _WRONG_SLOPE:
+        warnings.warn(
+            f"the gradient of encoder {name!r} is not that of its features: it is {error:.0%} away from what small "
+            "changes of the images do to them; look for .detach() on a branch, or for a backward pass of its own",
+            stacklevel=2,
+        )
+
+
+_WRONG_SLOPE = 0.15
+"""Relative error of a gradient. Kinks of ReLUs make 0.06 of it; one of three channels that is cut off makes 0.2."""
+
+
+def _error_of_slope(encode: Callable[[Tensor], Tensor], images: Tensor, weights: Tensor, gradient: Tensor) -> float:
+    """Relative error of a gradient of ``(features * weights).sum()`` beside differences of the features.
+
+    The images change by channels and quarters. 0 if differences over a short and a longer way are not alike: the
+    features then have steps, or rounding is all there is.
+    """
+    draw = torch.Generator().manual_seed(0)
+    signs = torch.randint(0, 2, (4, 1, 3, 2, 2), generator=draw).float().to(images) * 2 - 1
+    ways = [F.interpolate(sign, size=images.shape[-2:], mode="nearest") for sign in signs]
+
+    def differences(step: float) -> Tensor:
+        pairs = [(encode(images + step * way), encode(images - step * way)) for way in ways]
+        return torch.stack([((up.double() - down) * weights).sum(1) for up, down in pairs]) / (2 * step)
+
+    short, longer = differences(1e-4), differences(3e-4)
+    ours = torch.stack([(gradient.double() * way).sum((1, 2, 3)) for way in ways])
+    return 0 if _distance(short, longer) > _WRONG_SLOPE else _distance(short, ours)
 
 
 def _distance(features: Tensor, others: Tensor) -> float:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from ..config import EncoderConfig, Precision
 from ..errors import UserError, unknown_name
 from ..machine.torch_state import own_torch_state
-from .checks import check_features, check_gradient, checked_preparation, example_images, frozen
+from .checks import check_features, check_gradient, checked_preparation, example_images, frozen, is_plain
 from .fold import fold_batchnorms
 from .known import IMAGENET
 from .layers import features_with_layers, inner_layers
@@ -93,7 +94,7 @@ class Encoder(nn.Module):
         self.widths: tuple[int, ...] = ()
         self.interpolation, self.crop_pct, self.cuts = interpolation, crop_pct, cuts
         model = frozen(model, name=name)
-        if any(p.is_floating_point() and p.dtype != torch.float32 for p in model.parameters()):
+        if any(t.is_floating_point() and t.dtype != torch.float32 for t in _tensors(model)):
             model = model.float()  # however weights are stored, ``precision`` says how one computes with them
         for module in model.modules():
             if isinstance(module, nn.Hardtanh):  # ReLU6 in place makes autograd copy its input first
@@ -106,7 +107,10 @@ class Encoder(nn.Module):
         self.to(device)
         images = example_images(input_size, self.device)
         self._layout = self._find_layout(images)
+        before = _changes(model)
         self.dim = check_features(self, images, name=name, precision=precision).shape[1]
+        if _changes(model) != before:
+            raise UserError(f"encoder {name!r} changes its own weights or statistics in each pass; leave that out")
         if fold_batchnorm:
             fold_batchnorms(self.model, self._normalised(images[:1]))
 
@@ -195,12 +199,18 @@ class Encoder(nn.Module):
 
         Returns:
             (n, dim), float32 (float64 for a float64 model and input).
+
+        Raises:
+            UserError: These are no such images.
         """
+        if not (isinstance(images, Tensor) and images.is_floating_point() and images.shape[-3:-2] in ((3,), (1,))):
+            about = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
+            raise UserError(f"images are {about}; give a tensor of floats (n, 3, H, W), from 0 to 1")
         if images.shape[-1] != self.input_size or images.shape[-2] != self.input_size:
             images = self._fitted(images)
         images = self._normalised(images)
         features = self._output(images)
-        if not isinstance(features, Tensor) or features.is_complex() or features.is_sparse:
+        if not isinstance(features, Tensor) or not is_plain(features):
             return features  # refused by `check_features`
         features = features.to(torch.float64 if features.dtype == images.dtype == torch.float64 else torch.float32)
         if self.precision == "fp16" and features.requires_grad:
@@ -214,7 +224,7 @@ class Encoder(nn.Module):
         return _resize_and_crop(images, self.input_size, self.input_size, "bicubic")
 
     def _normalised(self, images: Tensor) -> Tensor:
-        return ((images - self.mean) / self.std).contiguous(memory_format=self._layout)
+        return ((images.to(self.mean.dtype) - self.mean) / self.std).contiguous(memory_format=self._layout)
 
     def _output(self, images: Tensor) -> Any:
         """What the model gives for normalised images of its size."""
@@ -287,6 +297,15 @@ def _resize_and_crop(images: Tensor, size: int, short: int, mode: str) -> Tensor
         images = F.interpolate(images, size=to, mode=mode, antialias=True, align_corners=False)
     top, left = (images.shape[-2] - size) // 2, (images.shape[-1] - size) // 2
     return images[..., top : top + size, left : left + size].clamp(0, 1)
+
+
+def _tensors(model: nn.Module) -> Iterator[Tensor]:
+    return chain(model.parameters(), model.buffers())
+
+
+def _changes(model: nn.Module) -> list[int]:
+    """How often each tensor of real numbers of a model has been written to. Counters of whole numbers do not matter."""
+    return [t._version for t in _tensors(model) if t.is_floating_point() and not t.is_inference()]
 
 
 def _fingerprint(model: nn.Module, identity: str) -> str:
