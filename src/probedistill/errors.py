@@ -134,6 +134,8 @@ def unknown_name(argument: str, value: str, known: Iterable[str], hint: str = ""
     folded = {name.casefold(): name for name in names}
     near = [folded[one] for one in difflib.get_close_matches(str(value).casefold(), folded, n=2, cutoff=0.5)]
     meant = f"; did you mean {' or '.join(repr(name) for name in near)}?" if near else ";"
-    listed = ", ".join(names) if len(names) <= 20 else ", ".join(names[:20]) + f" … ({len(names)} in all)"
+    listed = f" known: {', '.join(names[:20])}" + (f" … ({len(names)} in all)" if len(names) > 20 else "")
+    if near and len(names) > 20:  # the first of many tell nothing
+        listed = ""
     tail = f" {hint}" if hint else ""
-    return UserError(f"unknown {argument} {value!r}{meant} known: {listed}{tail}")
+    return UserError(f"unknown {argument} {value!r}{meant}{listed}{tail}")

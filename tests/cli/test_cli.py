@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from conftest import TINY
 from helpers_images import class_image, make_image_folder
 from probedistill import DistilledSet, UserError, extract_features, load_encoder, load_images
+from probedistill.errors import unknown_name
 from probedistill.machine.memory import is_out_of_memory
 from probedistill.store.files import whole_file
 
@@ -259,7 +260,39 @@ def test_an_encoder_of_timm_is_suggested_with_its_source(refused):
 def test_unknown_command_comes_with_the_nearest(run_cli):
     error = run_cli("distil", "--images", "folder:x").error()
     assert '"distil"' in error or "'distil'" in error
-    assert "distill" in error.replace('"distil"', "")
+    assert "did you mean distill?" in error
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["distill", "photos"], "'photos' belongs to no option; probedistill distill --help"),
+        (["baseline", "--config", "x.yaml", "--seeds", 0, 1, 2], "'1' '2' belong to no option; probedistill baseline"),
+        (["runs", "a", "--csv", "b", "--csv", "c"], "--csv is given more than once; give it once"),
+        # What is far from every name is not taken for one of them.
+        (["distill", "--ipc", 3], "unknown option '--ipc'; probedistill distill --help lists those there are"),
+        (["distill", "--batch-size", 3], "unknown option '--batch-size'; probedistill distill --help"),
+        (["remove", "runs/x"], "unknown command 'remove'; probedistill --help lists the commands"),
+    ],
+)
+def test_words_that_fit_nowhere(run_cli, tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    Path("x.yaml").write_text(f"images: folder:x\nencoder: {TINY}\n")
+    assert message in run_cli(*words).error()
+
+
+def test_a_file_of_options_that_lacks_what_is_missing(run_cli, tmp_path):
+    (tmp_path / "some.yaml").write_text("seed: 1\n")
+    error = run_cli("baseline", "--encoder", TINY, "--config", tmp_path / "some.yaml").error()
+    assert "images is missing, also in the file of --config; give --images" in error
+    # "or --config FILE that has it" is for what a run's config.yaml may have.
+    assert run_cli("merge", "a", "b").error().endswith("out is missing; give --out")
+
+
+def test_the_first_of_many_names_are_not_listed_beside_the_nearest():
+    many = ["colour", *(f"name{number}" for number in range(30))]
+    assert str(unknown_name("word", "color", many)) == "unknown word 'color'; did you mean 'colour'?"
+    assert "(31 in all)" in str(unknown_name("word", "other", many))
 
 
 def test_missing_arguments(run_cli):

@@ -304,6 +304,11 @@ def keeps_features(tokens: Sequence[str]) -> bool:
     return bool(tokens) and "cache" in _options_of(tokens[0])
 
 
+def is_of_a_config(command: str, option: str) -> bool:
+    """Whether an option of a command is a field of its configs, which the config.yaml of a run may hold."""
+    return option in _options_of(command) - _own.get(command, set())
+
+
 def _options_of(command: str) -> set[str]:
     parts: tuple[Any, ...] = _taken.get(command, ())
     return {name for part in parts for name in part.__dataclass_fields__} | _own.get(command, set())

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import cyclopts
 
 from ..text import value_in_words
-from .app import SHARED, app
+from .app import SHARED, app, is_of_a_config
 
 
 def in_words(error: cyclopts.CycloptsError, tokens: Sequence[str]) -> str:
@@ -24,7 +24,16 @@ def in_words(error: cyclopts.CycloptsError, tokens: Sequence[str]) -> str:
         return _unknown(error.token.keyword or error.token.value, command)
     if isinstance(error, cyclopts.MissingArgumentError):
         # A misspelt option leaves the one that was meant missing: the spelling is what to name.
-        return next((_unknown(word, command) for word in _unknown_options(tokens, command)), _missing(error))
+        return next((_unknown(word, command) for word in _unknown_options(tokens, command)), _missing(error, tokens))
+    if isinstance(error, cyclopts.UnknownCommandError) and error.unused_tokens:
+        return _unknown_command(error.unused_tokens[0])
+    if isinstance(error, cyclopts.UnusedCliTokensError) and error.unused_tokens:
+        left = error.unused_tokens
+        belong = "belongs" if len(left) == 1 else "belong"
+        words = " ".join(map(repr, left))
+        return f"{words} {belong} to no option; probedistill {command} --help says what each option takes"
+    if isinstance(error, cyclopts.RepeatArgumentError):
+        return f"{error.token.keyword} is given more than once; give it once"
     return _named(error)
 
 
@@ -50,13 +59,25 @@ def _unknown(word: str, command: str) -> str:
     own = app[command].assemble_argument_collection() if command in app else ()
     # Without those that only hold others, as --augment does.
     names = {*SHARED, *(name for argument in own if not argument.children for name in argument.names)} - {word}
-    near = difflib.get_close_matches(word, sorted(names), n=1, cutoff=0.6)
-    if near:
-        return f"unknown option {word!r}; did you mean {near[0]}?"
+    if near := _nearest(word, names):
+        return f"unknown option {word!r}; did you mean {near}?"
     return f"unknown option {word!r}; probedistill {command} --help lists those there are"
 
 
-def _missing(error: cyclopts.MissingArgumentError) -> str:
+def _unknown_command(word: str) -> str:
+    near = _nearest(word, [name for name in app if not name.startswith("-")])
+    meant = f"did you mean {near}? " if near else ""
+    return f"unknown command {word!r}; {meant}probedistill --help lists the commands"
+
+
+def _nearest(word: str, names: Iterable[str]) -> str | None:
+    """The name that a misspelt word was meant to be; dashes in front, which all have, make nothing alike."""
+    bare = {name.lstrip("-"): name for name in sorted(names)}
+    near = difflib.get_close_matches(word.lstrip("-"), bare, n=1, cutoff=0.65)
+    return bare[near[0]] if near else None
+
+
+def _missing(error: cyclopts.MissingArgumentError, tokens: Sequence[str]) -> str:
     """What is missing."""
     argument, command = error.argument, " ".join(error.command_chain or ())
     if argument is None or error.keyword is not None:  # an option without its value
@@ -64,6 +85,10 @@ def _missing(error: cyclopts.MissingArgumentError) -> str:
     name = argument.name.removeprefix("--")
     if argument.field_info.is_positional:
         return f"{name} is missing; give it after the command: probedistill {command} {name.upper()}"
+    if not is_of_a_config(command, name.replace("-", "_")):  # no run's config.yaml has it
+        return f"{name} is missing; give --{name}"
+    if "--config" in tokens:
+        return f"{name} is missing, also in the file of --config; give --{name}"
     return f"{name} is missing; give --{name}, or --config FILE that has it (a run's is RUN/config.yaml)"
 
 
