@@ -311,7 +311,7 @@ def printed(report, width):
     """What the command prints at a width, as it prints it."""
     console = Console(width=width, file=io.StringIO(), no_color=True)
     for table in report.fitting(width):
-        console.print(table.rich(), soft_wrap=True, highlight=False)
+        console.print(table.fitting(width), soft_wrap=True, highlight=False)
     return console.file.getvalue()
 
 

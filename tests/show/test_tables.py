@@ -6,6 +6,7 @@ import unicodedata
 
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.cells import cell_len
 
 from probedistill.show.tables import NOTHING, Table, as_text, number, percent, points
 from probedistill.text import printable
@@ -65,6 +66,42 @@ def test_no_number_is_folded_or_cut_on_a_narrow_page():
         lines = as_text(table.rich(), width=width, soft_wrap=True).split("\n")
         words = {word for line in lines for word in line.split()}
         assert set(numbers) <= words, width
+
+
+_ROWS = (
+    ("class-mean features", "logistic", "10", "86.7 ± 10.1", "+13.3"),
+    ("set:clothing-mobilenetv1", "ridge", "3,068", "7.5 ± 0.0", "–"),
+)
+_SCORES = Table(
+    "Scores", ("trained on", "probe", "images", "balanced\ntop-1 %", "gap to full"), _ROWS, left=2, dim=(1,)
+)
+
+
+@given(st.integers(44, 130))
+def test_a_table_fits_the_terminal_and_breaks_no_name(width):
+    lines = as_text(_SCORES.fitting(width), width=width, soft_wrap=True).split("\n")
+    shown = "\n".join(lines)
+    assert max(map(cell_len, lines)) <= width
+    for whole in ("set:clothing-mobilenetv1", "logistic", "3,068", "+13.3"):
+        assert whole in shown, width
+
+
+def test_a_table_that_is_too_wide_is_a_line_for_each_cell():
+    lines = as_text(_SCORES.fitting(50), width=50, soft_wrap=True).split("\n")
+    assert [line for line in lines if "trained on" in line] == [
+        "│ trained on  │ class-mean features      │",
+        "│ trained on  │ set:clothing-mobilenetv1 │",
+    ]
+    assert "│ gap to full │ –                        │" in lines
+
+
+def test_numbers_have_room_before_heads_and_names():
+    shown = as_text(_SCORES.fitting(72), width=72, soft_wrap=True)
+    assert "86.7 ± 10.1" in shown
+    assert "gap to full" not in shown, "the head is broken, and not the numbers"
+    wide = as_text(_SCORES.fitting(110), width=110, soft_wrap=True)
+    assert "gap to full" in wide
+    assert wide == as_text(_SCORES.rich(), width=110, soft_wrap=True)
 
 
 def test_a_table_as_text_is_not_cut():

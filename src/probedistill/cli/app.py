@@ -151,7 +151,9 @@ def show(*what: Any) -> None:
         elif isinstance(one, str):
             console().print(Text(printable(one, lines=True)), soft_wrap=True, highlight=False)
         else:
-            console().print(one.rich() if isinstance(one, Table) else one, soft_wrap=True, highlight=False)
+            if isinstance(one, Table):  # a file and a pipe have room for every table
+                one = one.fitting(console().width) if sys.stdout.isatty() else one.rich()
+            console().print(one, soft_wrap=True, highlight=False)
 
 
 def _print_json(one: Any) -> None:

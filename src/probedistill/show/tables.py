@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from rich.cells import cell_len
 from rich.console import Console
 
 from ..text import printable
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 NOTHING = "–"
 """Shown in place of a missing number."""
+_NAME, _WORD = 30, 12
+"""Letters of a row's name, and of another word, that are not broken."""
 _NUMBER = re.compile(r"[-+−]?[\d.,]+(?:e[-+]?\d+)?%?")
 
 
@@ -57,7 +60,7 @@ class Table:
         for number, column in enumerate(self.columns):
             table.add_column(
                 _plain(column), justify="left" if number < self.left else "right", overflow="fold",
-                min_width=max(_narrowest_head(column), self._longest_number(number)),
+                min_width=self._narrowest(number),
             )  # fmt: skip
         for number, row in enumerate(self.rows):
             if number in self.sections:
@@ -65,10 +68,44 @@ class Table:
             table.add_row(*map(_plain, row), style="dim" if number in self.dim else None)
         return table
 
-    def _longest_number(self, column: int) -> int:
-        """Letters of the longest number of a column: however narrow the page, 1234 must not read as 12 and 34."""
-        words = (word for row in self.rows for word in row[column].split())
-        return max((len(word) for word in words if _NUMBER.fullmatch(word)), default=0)
+    def fitting(self, width: int) -> RichTable:
+        """The table for a terminal of ``width`` letters; if it cannot be so narrow, a line for each cell."""
+        each = len(self.columns)
+        widths = [self._narrowest(number) for number in range(each)]
+        room = width - sum(widths) - (3 * each + 1)  # without the frame
+        if room < 0:
+            cells = tuple((column, cell) for row in self.rows for column, cell in zip(self.columns, row, strict=True))
+            dim = tuple(number for number in range(len(cells)) if number // each in self.dim)
+            sections = tuple(range(0, len(cells), each))
+            lines = Table(self.title, ("", ""), cells, self.caption, sections, dim, left=2).rich()
+            lines.show_header = False
+            return lines
+        # rich narrows columns without a look at how narrow they may be, and is then too wide. The room goes to
+        # numbers first, then to heads up to nine letters, to text, and to heads.
+        table = self.rich()
+        heads = [_widest([column]) for column in self.columns]
+        bodies = [_widest([row[number] for row in self.rows]) for number in range(each)]
+        text, numbers = range(self.left), range(self.left, each)
+        wishes = [(n, bodies[n]) for n in numbers] + [(n, min(heads[n], 9)) for n in range(each)]
+        for number, wish in [*wishes, *((n, bodies[n]) for n in text), *enumerate(heads)]:
+            more = min(room, max(0, wish - widths[number]))
+            widths[number] += more
+            room -= more
+            table.columns[number].width = widths[number]
+        return table
+
+    def _narrowest(self, column: int) -> int:
+        """Letters of the longest word of a column that stays whole however narrow the page.
+
+        Numbers do (1234 must not read as 12 and 34), names of rows of a usual length, and other words of a dozen. A
+        row without other cells is a heading, not a name.
+        """
+        longest = _NAME if column == 0 else _WORD
+        named = (row for row in self.rows if any(row[1:]) or len(row) == 1)
+        cells = [self.columns[column], *(row[column] for row in named)]
+        words = [word for cell in cells for word in printable(cell, lines=True).split()]
+        lengths = (cell_len(word) if _NUMBER.fullmatch(word) else min(cell_len(word), longest) for word in words)
+        return max(lengths, default=0)
 
     def html(self) -> str:
         """The table as an HTML element, without style of its own."""
@@ -111,8 +148,9 @@ class Table:
         return as_text(self.rich(), soft_wrap=True)
 
 
-def _narrowest_head(column: str) -> int:
-    return min(max((len(line) for line in column.split("\n")), default=0), 9)
+def _widest(cells: Sequence[str]) -> int:
+    """Letters of the longest line of some cells."""
+    return max((cell_len(line) for cell in cells for line in printable(cell, lines=True).split("\n")), default=0)
 
 
 def _inert(cell: str) -> str:
