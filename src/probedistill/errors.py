@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import linecache
 import os
 import re
@@ -35,7 +36,8 @@ def explained(what: str, *kinds: type[BaseException], hint: str = "") -> Iterato
 
     Args:
         what: What went wrong, with the argument and its value.
-        kinds: Types of errors to explain; others, and every `UserError`, pass through unchanged.
+        kinds: Types of errors to explain; others, every `UserError`, and memory that has run out pass through
+            unchanged.
         hint: What the user can do about it.
     """
     try:
@@ -43,9 +45,19 @@ def explained(what: str, *kinds: type[BaseException], hint: str = "") -> Iterato
     except UserError:
         raise
     except kinds as error:
+        if is_out_of_memory(error):  # which is not about what was asked for
+            raise
         raise of_a_variable(error) or UserError(
             f"{what} ({first_line(error)})" + (f"; {hint}" if hint else "")
         ) from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there is no memory left, on a GPU or for the processor."""
+    words = ("out of memory", "ALLOC_FAILED", "ALLOCATION_FAILED", "DefaultCPUAllocator", "Cannot allocate memory")
+    of_torch = isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    of_system = isinstance(error, OSError) and error.errno == errno.ENOMEM
+    return of_torch or of_system or isinstance(error, MemoryError)
 
 
 _READS = re.compile(r"(?:environ|getenv)\W+(?:get\W+)?(\w+)")

@@ -21,8 +21,7 @@ from safetensors.torch import save_file
 from conftest import TINY
 from helpers_images import class_image, make_image_folder
 from probedistill import DistilledSet, UserError, extract_features, load_encoder, load_images
-from probedistill.errors import unknown_name
-from probedistill.machine.memory import is_out_of_memory
+from probedistill.errors import is_out_of_memory, unknown_name
 from probedistill.store.files import whole_file
 
 # ---------------------------------------------------------------- commands that work

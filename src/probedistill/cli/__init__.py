@@ -10,8 +10,16 @@ from collections.abc import Sequence
 
 import cyclopts
 
-from ..errors import LostProcessError, NonFiniteLossError, UserError, first_line, of_a_variable, speaking_flags
-from ..machine.memory import is_out_of_memory, keep_freed_memory
+from ..errors import (
+    LostProcessError,
+    NonFiniteLossError,
+    UserError,
+    first_line,
+    is_out_of_memory,
+    of_a_variable,
+    speaking_flags,
+)
+from ..machine.memory import keep_freed_memory
 from ..machine.progress import say, to_nowhere
 from ..machine.signals import Interrupted, ended_by_sigterm, number_of
 from ..text import printable

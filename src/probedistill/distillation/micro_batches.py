@@ -15,8 +15,9 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from ..errors import is_out_of_memory
 from ..machine.launch import processes_here
-from ..machine.memory import available_memory, is_out_of_memory
+from ..machine.memory import available_memory
 
 _log = logging.getLogger(__name__)
 _SHARE = 0.5  # of free memory for what autograd saves; the rest is for temporaries and surprises

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import errno
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -12,14 +11,6 @@ import psutil
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # glibc's malloc.h
 _CGROUP = Path("/sys/fs/cgroup")
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that there is no memory left, on a GPU or for the processor."""
-    words = ("out of memory", "ALLOC_FAILED", "ALLOCATION_FAILED", "DefaultCPUAllocator", "Cannot allocate memory")
-    of_torch = isinstance(error, RuntimeError) and any(word in str(error) for word in words)
-    of_system = isinstance(error, OSError) and error.errno == errno.ENOMEM
-    return of_torch or of_system or isinstance(error, MemoryError)
 
 
 def total_memory() -> int:

@@ -21,9 +21,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..errors import LostProcessError, UserError, first_line, option
+from ..errors import LostProcessError, UserError, first_line, is_out_of_memory, option
 from .launch import launch, number, restarts
-from .memory import is_out_of_memory
 
 _LEAVE_SECONDS = 10.0  # that a rank waits for the others before it closes
 _NAME_SECONDS = 60.0  # that a host may take to get its name: a cluster starts hosts and enters their names in any order
