@@ -18,6 +18,12 @@ from probedistill.images.decode import UnreadableImageError, decode_image
         ("phone.HEIC", b"\0\0\0\x18ftypheic\0\0\0\0", "a HEIC photo; convert it to JPEG or PNG"),
         ("phone.jpg", b"\0\0\0\x1cftypmif1\0\0\0\0", "a HEIC photo; convert it to JPEG or PNG"),
         ("clip.jpg", b"\0\0\0\x18ftypmp42", "a video"),
+        ("clip.webm", b"\x1a\x45\xdf\xa3\1", "a video"),
+        (
+            "floats.tiff",
+            b"II*\0\x08\0\0\0\0\0\0\0\0\0",
+            "a TIFF that is damaged or of a kind that is not read; convert it",
+        ),
         ("photo.jpg", b"\r\n<!DOCTYPE html><html>", "a web page; fetch the image again"),
         ("photo.jpg", b"version https://git-lfs.github.com/spec/v1\noid", "git lfs pull"),
         ("drawing.png", b'\xef\xbb\xbf<svg xmlns="x">', "an SVG drawing"),

@@ -142,6 +142,7 @@ def test_the_fingerprint_is_that_of_the_contents():
         ([*PIXELS[:5], PIXELS[5] / 5], LABELS, {}, r"image 5 of 'mine' has values from .* outside \[0, 1\]; divide"),
         ([np.zeros((5, 8, 8), np.uint8)] * 6, LABELS, {}, r"image 0 of 'mine' has the shape \(5, 8, 8\)"),
         (PIXELS, LABELS, {"class_names": ["cat", "dog", "cat"]}, "class_names name 'cat' twice"),
+        (PIXELS, ["cat", "dog", "cat ", "dog", "cat", "cat "], {}, "'cat' and 'cat ' have the same name except"),
         (PIXELS, LABELS, {"names": ["one"]}, "6 images and 1 name"),
         ("folder:photos", LABELS, {}, "are str; give a list of images"),
         (iter(PIXELS), LABELS, {}, "give a list of images"),

@@ -35,6 +35,8 @@ _BEGINNINGS = (
     (b"pk\x03\x04", "a zip file; unpack it"),
     (b"\x1f\x8b", "a gzip file; unpack it"),
     (b"\x1a\x45\xdf\xa3", _VIDEO),
+    (b"ii*\0", f"a TIFF that is damaged or of a kind that is not read; {_CONVERT}"),
+    (b"mm\0*", f"a TIFF that is damaged or of a kind that is not read; {_CONVERT}"),
 )
 
 
@@ -56,7 +58,7 @@ def what_it_is(name: str, head: bytes) -> str | None:
             return _HEIC
         return f"an AVIF image, which this Pillow cannot read; {_CONVERT}" if brand[:3] == b"avi" else _VIDEO
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    return next((what for start, what in _BEGINNINGS if head.lower().startswith(start) or text.startswith(start)), None)
+    return next((what for start, what in _BEGINNINGS if head.startswith(start) or text.startswith(start)), None)
 
 
 def is_raw(name: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import unicodedata
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -214,6 +215,23 @@ def check_class_names(class_names: Sequence[str], called: str) -> None:
         else:
             continue
         raise UserError(f"class {name!a} of {called} {fault}; rename it or leave it out with {option('classes')}")
+
+
+def check_classes_of_images(class_names: Sequence[str], called: str) -> None:
+    """As `check_class_names`, for labels as people write them: ``cat`` and ``cat`` with a space are one class.
+
+    Raises:
+        UserError: As above, or two classes differ in nothing but spaces around them or the form of accents.
+    """
+    check_class_names(class_names, called)
+    seen: dict[str, str] = {}
+    for name in class_names:
+        other = seen.setdefault(unicodedata.normalize("NFC", name).strip(), name)
+        if other != name:
+            raise UserError(
+                f"{called}: the classes {other!a} and {name!a} have the same name except for spaces or the form of "
+                f"accents; write their labels alike, or leave one out with {option('classes')}"
+            )
 
 
 def of_classes(images: LabelledImages, class_names: Sequence[str], name: str = "the set") -> LabelledImages:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..errors import UserError
 from ..text import counted
-from .labelled import LabelledImages, check_class_names
+from .labelled import LabelledImages, check_classes_of_images
 from .sources import WHOLE, Items, as_array, as_bytes, channels_last, labelled
 
 
@@ -50,7 +50,7 @@ def labelled_images(
     pictures = _pictures(images, called)
     labels = np.asarray(labels).reshape(-1)
     numbers, found = _numbered(labels, class_names, called)
-    check_class_names(found, called)
+    check_classes_of_images(found, called)
     return labelled(Items(pictures, numbers, found, names), name, split, progress)
 
 

@@ -22,7 +22,7 @@ from ..machine.places import at_home
 from ..text import and_more, counted
 from .decode import one_line
 from .duplicates import warn_of_duplicates
-from .labelled import LabelledImages, check_class_names, check_classes, classes_argument
+from .labelled import LabelledImages, check_classes, check_classes_of_images, classes_argument
 from .sources import ALIASES, TESTING, TRAINING, WHOLE, Source, composed, open_source
 
 _log = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ def load_images(
     config, wanted = _settle(spec_or_config, classes, options)
     source = _opened(config, progress)
     images = source.load(_training_split(source, config.split), wanted)
-    check_class_names(images.class_names, f"images {images.spec!r}")
+    check_classes_of_images(images.class_names, f"images {images.spec!r}")
     _check_enough(images, min_per_class, chosen=wanted is not None)
     warn_of_duplicates(images)
     if _testing(source, config, images.split) is not None:  # else `load_splits` would hold some of these out
@@ -100,7 +100,7 @@ def load_splits(config: str | ImagesConfig, *, progress: bool = True) -> tuple[L
             )
     else:
         testing = _pick([name for name in source.splits if name != training], TESTING)
-    check_class_names(train.class_names, f"images {train.spec!r}")
+    check_classes_of_images(train.class_names, f"images {train.spec!r}")
     _check_enough(train, 2 if testing else 3, chosen=wanted is not None, held_out=testing is None)
     test = None if testing is None else _matching_test(source, train, testing, wanted)
     if test is None:
@@ -139,7 +139,7 @@ def load_training(
             "another; add --all-images, or give the images a test split"
         )
     images = source.load(training, wanted)
-    check_class_names(images.class_names, f"images {images.spec!r}")
+    check_classes_of_images(images.class_names, f"images {images.spec!r}")
     _check_enough(images, 3 if held_out else 1, chosen=wanted is not None, held_out=held_out, min_classes=1)
     if held_out:
         images, test = _hold_out(images, config.holdout)
