@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import unicodedata
 from pathlib import Path
 from shlex import quote
@@ -40,6 +41,20 @@ def encodable(text: str, encoding: str | None) -> str:
         return text.encode(encoding or "utf-8", "replace").decode(encoding or "utf-8")
     except LookupError:  # no such encoding
         return text.encode("ascii", "replace").decode()
+
+
+def lines_of(content: bytes) -> list[str]:
+    """The lines of a text file in UTF-8, or in UTF-16 if it begins so, as what ``>`` writes in PowerShell 5 does.
+
+    >>> lines_of("a\\r\\nb".encode("utf-16"))
+    ['a', 'b']
+
+    Raises:
+        UnicodeDecodeError: It is in another encoding.
+    """
+    of_powershell = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    text = content.decode("utf-16" if of_powershell else "utf-8-sig")
+    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
 
 
 def as_argument(path: Path | str) -> str:

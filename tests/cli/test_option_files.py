@@ -106,6 +106,17 @@ def test_config_of_a_run_repeats_it(run_cli, distil_cli, photos, tmp_path, out):
     assert (out / "config.yaml").read_text() == (again / "config.yaml").read_text()
 
 
+def test_the_config_of_a_run_does_not_need_its_list_of_classes_again(run_cli, distil_cli, photos, tmp_path, out):
+    """The list may change, or be gone with the shell that made it: ``--classes @<(ls photos)``."""
+    names = tmp_path / "names.txt"
+    names.write_text("dog\ncat\n")
+    assert distil_cli("--classes", f"@{names}", "--out", out).code == 0
+    names.unlink()
+    again = run_cli("distill", "--config", out / "config.yaml", "--steps", 1, "--out", tmp_path / "again")
+    assert again.code == 0, again.err
+    assert DistilledSet.load(tmp_path / "again").class_names == ("dog", "cat")
+
+
 def test_evaluate_does_not_take_the_views_of_a_step_from_a_runs_config(run_cli, distil_cli, photos, tmp_path):
     run, mine = tmp_path / "run", tmp_path / "mine.yaml"
     distil_cli("--out", run, "--views", 2)

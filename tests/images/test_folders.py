@@ -258,8 +258,22 @@ def test_number_signs_in_lists_of_classes(tmp_path):
         assert classes_of(tmp_path / "photos", classes=[f"@{listed}"]) == ("jersey #7", "ball")
     tree(tmp_path / "photos", "@home")
     assert classes_of(tmp_path / "photos", classes=["\\@home", "ball"]) == ("@home", "ball")
+    ways = ImagesConfig(images=f"folder:{tmp_path / 'photos'}", classes=["\\@home", "ball"])
+    for _ in range(2):  # from an option, and as the images keep it
+        ways = load_splits(ways)[0].config
+        assert ways is not None
+        assert ways.classes == ["\\@home", "ball"]
     with pytest.raises(UserError, match=r"'@home': no such file; .*, or write \\@home for a class of that name"):
         classes_of(tmp_path / "photos", classes=["@home", "ball"])
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_lists_of_classes_as_editors_and_shells_write_them(tmp_path, encoding, end):
+    tree(tmp_path / "photos", "café", "école", "zoo")
+    mark = "\ufeff" if encoding == "utf-16-be" else ""
+    (tmp_path / "names.txt").write_bytes(end.join([mark + "zoo", "café", ""]).encode(encoding))
+    assert classes_of(tmp_path / "photos", classes=[f"@{tmp_path / 'names.txt'}"]) == ("zoo", "café")
 
 
 @pytest.mark.parametrize("source", ["folder", "hf", "wds", "cub"])

@@ -88,6 +88,11 @@ def test_labels_by_name(tmp_path):
     assert few.labels.tolist() == [1, 0] * 3
 
 
+def test_a_list_of_classes_of_another_encoding(shards):
+    (shards / "classes.txt").write_bytes("cat\r\ndog\r\nowl\r\n".encode("utf-16"))
+    assert load_images(f"wds:{shards}").class_names == CLASSES
+
+
 def test_names_of_classes_that_look_the_same(tmp_path):
     members = [(f"{i}.{kind}", data) for i, name in enumerate(["café", "cafe\u0301", "tea"] * 3)
                for kind, data in (("png", encoded(i % 3, i)), ("cls", name.encode()))]  # fmt: skip

@@ -368,7 +368,7 @@ def _save_baseline(
     found = real_set(
         choice, load_encoder(encoder), train, images_per_class=images_per_class, seed=seed, test=test, features=store
     )
-    write_set(out, found, options=config_options(images, encoder), held_out=held_out_names(test))
+    write_set(out, found, options=config_options(train.config, encoder), held_out=held_out_names(test))
     show(f"{len(found)} real images of {len(found.class_names)} classes → {out}")
     show(f"score:  probedistill evaluate {as_argument(out)} {config_flag('evaluate', out / 'config.yaml')}")
 

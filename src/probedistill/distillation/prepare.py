@@ -217,7 +217,8 @@ def _load_images(
     config = ImagesConfig(images=images) if isinstance(images, str) else images
     if test is not None:
         return config, load_images(config, min_per_class=2, progress=progress), test
-    return config, *load_splits(config, progress=progress)
+    train, test = load_splits(config, progress=progress)
+    return train.config, train, test
 
 
 def _load_encoders(named: list[EncoderConfig | Encoder]) -> list[Encoder]:

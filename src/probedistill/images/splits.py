@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ..config import ImagesConfig
 from ..errors import UserError, option, unknown_name
 from ..machine.places import at_home
-from ..text import and_more, counted
+from ..text import and_more, counted, lines_of
 from .decode import one_line
 from .duplicates import warn_of_duplicates
 from .labelled import LabelledImages, check_classes, check_classes_of_images, classes_argument
@@ -211,7 +211,9 @@ def _settle(
     check_classes(wanted, (), classes_argument(), config.images, absent_ok=True)
     if len(wanted) < min_classes:
         raise UserError(f"classes {entries} name {len(wanted)} class; name at least {min_classes}")
-    return config, tuple(wanted)
+    # By name from here on: the file of @FILE may change, or be gone (<(…) of a shell) when a run's config is read.
+    names = [re.sub(r"^(?=\\*@)", r"\\", name) for name in wanted]
+    return dataclasses.replace(config, classes=names), tuple(wanted)
 
 
 def class_list(entries: Sequence[str]) -> list[str]:
@@ -225,7 +227,7 @@ def class_list(entries: Sequence[str]) -> list[str]:
 def _names_in_file(path: Path) -> list[str]:
     """One name a line. Lines that start with # are comments; ``\\#1`` is the class ``#1``."""
     try:
-        lines = at_home(path).read_text(encoding="utf-8-sig").split("\n")
+        lines = lines_of(at_home(path).read_bytes())
     except FileNotFoundError:
         raise UserError(
             f"classes '@{path}': no such file; give a text file in UTF-8 with one class name a line, or write "
