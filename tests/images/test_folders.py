@@ -312,6 +312,15 @@ def test_the_form_of_accents_changes_neither_the_order_nor_the_images(tmp_path):
     assert ways[0].fingerprint == ways[1].fingerprint
 
 
+def test_a_run_is_no_folder_of_photos(tmp_path):
+    """Its images and their evolution would be two classes."""
+    tree(tmp_path, "images/cat", "images/dog", "evolution")
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(UserError, match=rf"is a run of probedistill; give its images, folder:{tmp_path}/images$"):
+        load_images(f"folder:{tmp_path}")
+    assert classes_of(tmp_path / "images") == ("cat", "dog")
+
+
 def test_a_link_to_nowhere_is_called_one(tmp_path):
     tree(tmp_path, "photos2/cat")
     (tmp_path / "photos").symlink_to(tmp_path / "unplugged")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import unicodedata
 from dataclasses import replace
 
 import numpy as np
@@ -111,6 +112,14 @@ def test_class_names_stay_inside_the_folder_and_apart(tmp_path):
     assert all(not p.parent.name.startswith(".") for p in files)
     assert [p.name for p in tmp_path.iterdir()] == ["set"]
     assert len({safe_name(name) for name in NASTY}) == len(NASTY)
+
+
+def test_a_set_from_a_disk_that_writes_accents_another_way(tmp_path):
+    """Archives of macOS may have é as two characters."""
+    images = torch.rand(2, 3, 8, 8)
+    folder = DistilledSet(images, torch.arange(2), ("zoo", "école")).save(tmp_path / "run")
+    (folder / "images" / "école").rename(folder / "images" / unicodedata.normalize("NFD", "école"))
+    assert torch.equal(DistilledSet.load(folder).float_images, images)
 
 
 def test_same_set_gives_the_same_bytes(tmp_path):

@@ -75,6 +75,8 @@ def folder_source(place: str, config: ImagesConfig) -> Source:
         raise UserError(f"images {config.images!r}: no such folder; {hint}")
     if not root.is_dir():
         raise UserError(f"images {config.images!r} is a file; give the folder with one folder per class")
+    if (root / "run.json").is_file():
+        raise UserError(f"images {config.images!r} is a run of probedistill; give its images, folder:{root / 'images'}")
     return _FolderSource(root, config)
 
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 import html
 import os
 import shutil
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -457,8 +458,12 @@ def _read_images(folder: Path, parts: _Parts) -> Tensor:
     """
     floats, export, files = parts.tensors.get("images"), parts.run.export, []
     for name in parts.image_files():
-        path = folder / IMAGES / name
-        if not path.is_file():
+        # An archive of macOS may have é as two characters.
+        ways = (
+            folder / IMAGES / way for way in (name, *(unicodedata.normalize(form, name) for form in ("NFD", "NFC")))
+        )
+        path = next((path for path in ways if path.is_file()), None)
+        if path is None:
             raise ValueError(f"{IMAGES}/{name} is missing")
         data = path.read_bytes()
         check_digest(parts.sums, f"{IMAGES}/{name}", digest(data))
