@@ -134,3 +134,26 @@ def test_an_option_that_only_one_run_of_a_method_has_is_a_difference(photos, tmp
         assert main([*map(str, [*common, "--out", tmp_path / name, *more])]) == 0
     groups = {group.folders[0]: group.settings for group in collect_runs(tmp_path).groups}
     assert groups == {"plain": {}, "head": {"keep_head": "True"}}
+
+
+def test_no_option_is_told_of_sets_that_were_made_elsewhere(made, run_cli, tmp_path):
+    runs = tmp_path / "runs"
+    shutil.copytree(made / "b", runs / "b")
+    assert run_cli("import", made / "b" / "images", "--out", runs / "theirs").code == 0
+    found = {group.folders[0]: group.settings for group in collect_runs(runs).groups}
+    assert found["theirs"]["method"] == "unknown"
+    assert not {"steps", "lr", "canvas.init"} & {name for settings in found.values() for name in settings}
+    page = tmp_path / "report.html"
+    assert run_cli("report", runs / "b", runs / "theirs", "--out", page).code == 0
+    assert "unknown, preset" not in page.read_text()
+
+
+def test_a_run_that_goes_on_says_how_its_images_began(made, tmp_path):
+    """Its canvas is filled with the old images and photos; the option of the canvas itself is noise."""
+    shutil.copytree(made / "b", tmp_path / "first")
+    run = read_run(made / "b")
+    later = replace(run, config=replace(run.config, canvas=replace(run.config.canvas, init="noise")))
+    assert (run.begun_from, later.settings()["canvas.init"]) == ("average", "average")
+    shutil.copytree(made / "b", tmp_path / "later")
+    write_run(tmp_path / "later", later)
+    assert [group.settings for group in collect_runs(tmp_path).groups] == [{}]

@@ -297,3 +297,16 @@ def test_a_run_is_not_imported(tmp_path):
     read.save(tmp_path / "run")
     with pytest.raises(UserError, match="is a run of probedistill already"):
         read_set(tmp_path / "run")
+
+
+def test_a_merged_set_knows_no_steps_of_what_was_imported(tmp_path, run_cli):
+    for name in ("a", "b"):
+        file = tmp_path / f"{name}.pth"
+        torch.save({"images": torch.rand(2, 3, 32, 32), "labels": torch.arange(2)}, file)
+        classes = [f"{name}0", f"{name}1"]
+        assert run_cli("import", file, "--classes", *classes, "--out", tmp_path / "runs" / name).code == 0
+    out = tmp_path / "runs" / "both"
+    assert run_cli("merge", tmp_path / "runs" / "a", tmp_path / "runs" / "b", "--out", out).code == 0
+    shown = run_cli("info", out).out
+    assert "of folder:a.pth, not distilled here" in shown
+    assert "step" not in shown

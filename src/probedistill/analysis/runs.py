@@ -16,14 +16,12 @@ import numpy as np
 
 from ..errors import UserError
 from ..evaluation.result import Context, load_evaluation
-from ..methods import flattened
 from ..show.figures import Bars, Figure
 from ..show.results import Result
 from ..show.tables import NOTHING, Table, percent
 from ..store.files import whole_file
 from ..store.layout import EVALUATIONS
 from ..store.named import results_folder, run_folder
-from ..store.records import as_plain
 from ..store.run_record import RunRecord, read_run, runs_below
 
 _FEW = 3  # distillation seeds that a table of a paper has at least
@@ -213,14 +211,11 @@ def collect_runs(folder: Path | str) -> Runs:
 
 def _settings(run: RunRecord) -> dict[str, str]:
     """The settings of a run without its seed, flat: ``clp.ridge`` → ``"10.0"``."""
-    options = flattened(as_plain(run.config.to_dict()))
-    if run.baseline is not None:  # nothing was optimised
-        options = {name: options[name] for name in ("method", "images_per_class")}
     found = {
         "images": f"{run.images.spec} ({run.images.split})",
         "encoders": " + ".join(map(str, run.encoders)) or NOTHING,
         "classes": f"{len(run.class_names)}: {textwrap.shorten(', '.join(run.class_names), 40, placeholder=' …')}",
-        **{name: str(value) for name, value in options.items()},
+        **{name: str(value) for name, value in run.settings().items()},
     }
     if run.base is not None:
         found["goes on from"] = run.base.name

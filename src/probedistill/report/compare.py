@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..images.folder import own_files
-from ..methods import flattened
 from ..show.tables import NOTHING, Table
 from ..store.layout import IMAGES, METADATA, OLD_METADATA
-from ..store.records import as_plain
 from ..text import counted, duration
 from .gather import ShownRun
 
@@ -32,7 +30,7 @@ def runs_table(runs: Sequence[ShownRun]) -> Table:
 
 def differences(runs: Sequence[ShownRun]) -> Table | None:
     """The settings in which runs differ, a row for each; ``None`` if there are none, or only one run."""
-    settings = [flattened(as_plain(run.about.config)) for run in runs]
+    settings = [run.about.settings() for run in runs]
     names = [name for name in dict.fromkeys(n for s in settings for n in s) if name not in _IN_THE_SUMMARY]
     rows = [(name, *(_text(s.get(name)) for s in settings)) for name in names]
     facts = [dict(_facts(run)) for run in runs]
@@ -71,6 +69,8 @@ def _facts(run: ShownRun) -> list[tuple[str, str]]:
         ("method", made if about.baseline is None else f"none: real images, chosen by {about.baseline}"),
         ("seed", str(about.config.seed)),
     ]
+    if about.made_elsewhere:
+        found = [("method", "unknown: another program made the images")]
     for number, encoder in enumerate(about.encoders, 1):
         which = f" {number}" if len(about.encoders) > 1 else ""
         found.append((f"encoder{which}", f"{encoder}, {encoder.precision}, fingerprint {encoder.fingerprint}"))

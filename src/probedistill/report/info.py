@@ -133,8 +133,12 @@ def _history(run: RunRecord) -> list[tuple[str, str]]:
     rows = []
     if run.parts:
         lines = [
-            f"{part.name}: {counted(len(part.class_names), 'class', 'classes')} of {part.images.spec}, {part.method}, "
-            f"{counted(part.steps, 'step')}, seed {part.seed}"
+            f"{part.name}: {counted(len(part.class_names), 'class', 'classes')} of {part.images.spec}, "
+            + (
+                f"{part.method}, {counted(part.steps, 'step')}, seed {part.seed}"
+                if part.steps
+                else "not distilled here"
+            )
             for part in run.parts
         ]
         rows.append(("merged from", "\n".join(lines)))

@@ -216,8 +216,8 @@ def _merged_record(
     digest = hashlib.sha256("".join(run.images.fingerprint for run in runs).encode()).hexdigest()
     parts = tuple(
         PartOfSet(
-            name=one.name, class_names=run.class_names, images=run.images, method=run.method, steps=run.config.steps,
-            seed=run.config.seed,
+            name=one.name, class_names=run.class_names, images=run.images, method=run.method,
+            steps=0 if run.made_elsewhere else run.config.steps, seed=run.config.seed,
         )
         for one, run in zip(sets, runs, strict=True)
     )  # fmt: skip

@@ -8,16 +8,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from msgspec import Meta
 
 from ..config import AugmentConfig, DistillConfig, Precision
 from ..images.folder import own_files
 from ..images.labelled import LabelledImages
-from ..methods import FROM_PHOTOS
+from ..methods import FROM_PHOTOS, flattened
 from .layout import PROGRESS, RUN
-from .records import Count, Share, read_record, record_bytes, write_record
+from .records import Count, Share, as_plain, read_record, record_bytes, write_record
 
 if TYPE_CHECKING:
     from ..encoders.encoder import Encoder
@@ -230,7 +230,7 @@ class PartOfSet:
         class_names: Its classes.
         images: The real images that it was distilled from.
         method: What distilled it.
-        steps: Optimisation steps.
+        steps: Optimisation steps; 0 if it was not distilled here.
         seed: Its seed.
     """
 
@@ -337,6 +337,18 @@ class RunRecord(History):
     def began_as_photos(self) -> bool:
         """Whether the images began as real ones, each by itself or many together."""
         return self.begun_from in FROM_PHOTOS
+
+    def settings(self) -> dict[str, Any]:
+        """Options that made the images, flat: ``clp.ridge`` → 10.0, as far as they are known.
+
+        ``canvas.init`` is what the images began as, also if the run goes on from others.
+        """
+        options = flattened(as_plain(self.config.to_dict())) | {"method": self.method}
+        if self.made_elsewhere or self.baseline is not None:  # nothing was optimised here
+            return {name: options[name] for name in ("method", "images_per_class")}
+        if "canvas.init" in options and self.begun_from != _UNKNOWN:
+            options["canvas.init"] = self.begun_from
+        return options
 
     @property
     def method(self) -> str:
