@@ -23,6 +23,7 @@ from probedistill import (
     with_extras,
 )
 from probedistill.evaluation import scorer
+from probedistill.evaluation.cost import seconds_per_pass
 from probedistill.evaluation.measures import augmentation_robust_score, label_robust_score
 from probedistill.evaluation.result import load_evaluation
 
@@ -224,3 +225,9 @@ def test_scores_of_a_run_that_was_replaced_are_not_saved_beside_the_new_one(enco
     with pytest.raises(UserError, match="was replaced while its images were at work"):
         evaluate(first, encoder, None, data[1], seeds=2, views=0, out=out / "evaluation-x.json", progress=False)
     assert not (out / "evaluation-x.json").exists()
+
+
+def test_a_busy_moment_is_not_taken_for_the_pace(monkeypatch, encoder):
+    clock = iter([0.0, 16.0, 20.0, 20.16])
+    monkeypatch.setattr("probedistill.evaluation.cost.time.perf_counter", lambda: next(clock))
+    assert seconds_per_pass(encoder) == pytest.approx(0.01)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,32 @@ def test_images_that_are_none_are_one_line(encoder, tmp_path):
         head.predict(torch.linspace(-1, 1, 3 * 32 * 32).view(1, 3, 32, 32))
     with pytest.raises(UserError, match=r"not a file; name the photos in that folder$"):
         head.predict([tmp_path])
+
+
+def test_a_photo_that_cannot_be_read_costs_no_other_its_class(encoder, photos, tmp_path, run_cli):
+    head = a_head(encoder, encoder=encoder)
+    whole = sorted(photos.rglob("*.png"))[:20]
+    folder = tmp_path / "new"
+    folder.mkdir()
+    for number, path in enumerate(whole):
+        shutil.copy(path, folder / f"{number:02}.png")
+    for name in ("03x.jpg", "zz.jpg"):
+        (folder / name).write_bytes(b"no picture")
+    files = sorted(folder.iterdir())
+    with pytest.warns(UserWarning, match=r"no class for what cannot be read, 2 of 22 images: .*03x\.jpg.* and 1 more"):
+        names = head.predict(files, strict=False)
+    assert [names[4], names[-1]] == ["", ""]
+    assert names[:4] + names[5:-1] == head.predict(whole)
+    (tmp_path / "head").mkdir()
+    head.save(tmp_path / "head")
+    command = ["predict", tmp_path / "head", folder, "--encoder", TINY, "--csv", tmp_path / "found.csv"]
+    shown = run_cli(*command)
+    assert shown.code == 0, shown.err
+    assert "03x.jpg" in shown.err
+    lines = (tmp_path / "found.csv").read_text().splitlines()
+    assert (len(lines), lines[5].endswith("03x.jpg,")) == (23, True)
+    # Asked for by name, it is an error.
+    assert "zz.jpg" in run_cli("predict", tmp_path / "head", folder / "zz.jpg", "--encoder", TINY).error()
 
 
 def test_damaged_files_are_one_line(encoder, tmp_path):

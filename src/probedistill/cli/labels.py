@@ -89,7 +89,8 @@ def label(
         )  # fmt: skip
         labelled = with_extras(distilled, model, bank, soft_labels=soft_labels, keep_head=keep_head, seed=seed)
         labelled.save_extras(folder)
-    show(f"{labelled!r} → {folder}")
+    added = [f"soft labels ({soft_labels})"] * (soft_labels != "none") + ["the head of its encoder"] * keep_head
+    show(f"{' and '.join(added)} → {folder}")
 
 
 def _check_made_with(model: Encoder, run: RunRecord, folder: Path) -> None:

@@ -130,7 +130,10 @@ def predict(
     if csv is not None:
         check_writable(csv.parent)
     files = [file for photo in photos for file in (files_below(photo) if photo.is_dir() else [photo])]
-    names = head.predict(files, None if encoder is None else load_encoder(encoder), progress=progress)
+    # A photo that is named is asked for; of a folder the others are.
+    strict = not any(photo.is_dir() for photo in photos)
+    own = None if encoder is None else load_encoder(encoder)
+    names = head.predict(files, own, strict=strict, progress=progress)
     table = Table("", ("photo", "class"), tuple(zip(map(str, files), names, strict=True)), left=2)
     if csv is None:
         show(table)

@@ -4,6 +4,7 @@ the expected accuracy."""
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +34,7 @@ from ..store.layout import HEAD
 from ..store.records import Share, as_plain, from_plain
 from ..store.run_record import EncoderRecord
 from ..store.tensors import read_typed, save_tensors
+from ..text import and_more, counted
 
 if TYPE_CHECKING:
     from sklearn.linear_model import LogisticRegression
@@ -123,23 +125,34 @@ class ReadyHead:
         return np.asarray(to_numpy(features), dtype=np.float64) @ self.weight.double().numpy().T + self.bias.numpy()
 
     @own_torch_state()
-    def predict(self, images: Images, encoder: Encoder | None = None, *, progress: bool = True) -> list[str]:
+    def predict(
+        self, images: Images, encoder: Encoder | None = None, *, strict: bool = True, progress: bool = True
+    ) -> list[str]:
         """Name of the class of each image.
 
         Args:
             images: (n, 3, H, W) in [0, 1]; `LabelledImages`; or a list of paths and PIL images.
             encoder: The encoder of the head. Default: the one that its folder describes, if that is safe to load: a
                 recipe or ``timm:NAME`` with plain arguments.
+            strict: Raise on an unreadable image. Otherwise its class is ``""``, and a warning says how many there are.
             progress: Show a progress bar.
 
         Raises:
-            UserError: Another encoder than the head's, none that is safe to load, or an image that cannot be read.
+            UserError: Another encoder than the head's, none that is safe to load, or an unreadable image with
+                ``strict``.
         """
         encoder, names, found = self._encoder(encoder), self.about.class_names, list[str]()
+        unreadable: list[str] | None = None if strict else []
         with ProgressBar("predict", len(images), enabled=progress) as bar:
-            for batch in _batches(encoder, images):
-                found += [names[i] for i in self.logits(batch).argmax(axis=1)]
+            for batch in _batches(encoder, images, unreadable):
+                logits = self.logits(batch)
+                known = batch.isfinite().all(dim=1).tolist()
+                found += [names[i] if is_known else "" for i, is_known in zip(logits.argmax(1), known, strict=True)]
                 bar.advance(len(batch))
+        if unreadable:
+            count = f"{len(unreadable):,} of {counted(len(images), 'image')}"
+            first = f"{min(unreadable)}{and_more(len(unreadable))}"
+            warnings.warn(f"no class for what cannot be read, {count}: {first}", stacklevel=2)
         return found
 
     def as_sklearn(self) -> LogisticRegression:
@@ -240,8 +253,8 @@ def head_of_statistics(statistics: ClassStatistics) -> Head:
     return Head(weight.float(), bias.float(), about.name, about.fingerprint)
 
 
-def _batches(encoder: Encoder, images: Images) -> Iterator[Tensor]:
-    """Features (n, d) of some images at a time."""
+def _batches(encoder: Encoder, images: Images, unreadable: list[str] | None) -> Iterator[Tensor]:
+    """Features (n, d) of some images at a time; NaN for those that are added to ``unreadable``, if there is a list."""
     if isinstance(images, Tensor):
         if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
             raise UserError(f"images must be (n, 3, H, W) in [0, 1], got {tuple(images.shape)} {images.dtype}")
@@ -249,14 +262,22 @@ def _batches(encoder: Encoder, images: Images) -> Iterator[Tensor]:
         yield from (encode(encoder, part) for part in images.split(BATCH))
         return
 
-    def load(index: int) -> Tensor:
+    def load(index: int) -> Tensor | None:
         try:
             image = images.load(index) if isinstance(images, LabelledImages) else decode_image(images[index])
         except UnreadableImageError as error:
+            if unreadable is not None:
+                unreadable.append(str(error))
+                return None
             item = images[index] if isinstance(images, Sequence) else None
             is_folder = isinstance(item, str | os.PathLike) and Path(item).is_dir()
             way_out = "name the photos in that folder" if is_folder else "leave it out or restore it"
             raise UserError(f"image {error}; {way_out}") from error
         return encoder.centre_view(image)
 
-    yield from (encode(encoder, torch.stack(views)) for views in prefetched(load, range(len(images)), BATCH))
+    for views in prefetched(load, range(len(images)), BATCH):
+        features = torch.full((len(views), encoder.dim), torch.nan)
+        read = [place for place, view in enumerate(views) if view is not None]
+        if read:
+            features[read] = encode(encoder, torch.stack([view for view in views if view is not None])).to(features)
+        yield features
