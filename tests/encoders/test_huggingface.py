@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -162,9 +163,11 @@ def _check_averaged(model, over, hf_folder, tmp_path):
 
 
 def test_weights_of_another_shape_are_as_good_as_missing(hf_folder):
-    arguments = {"ignore_mismatched_sizes": True, "intermediate_size": 48}
-    with pytest.raises(UserError, match="is missing and would be random"):
-        load_encoder(f"hf:{hf_folder[0] / 'vit'}", encoder_args=arguments, device="cpu")
+    for arguments in ({}, {"ignore_mismatched_sizes": True}):
+        with pytest.raises(UserError, match=r"has the shape \(32, 16\) in it, not \(48, 16\), and would be random"):
+            load_encoder(
+                f"hf:{hf_folder[0] / 'vit'}", encoder_args={"intermediate_size": 48, **arguments}, device="cpu"
+            )
 
 
 def test_a_classifiers_checkpoint_gives_its_class_token(hf_folder, tmp_path):
@@ -278,3 +281,148 @@ def test_a_folder_may_be_called_like_a_model_of_a_size(hf_folder, tmp_path, monk
     monkeypatch.chdir(tmp_path)
     assert load_encoder("hf:vit@24", device="cpu").input_size == 32
     assert load_encoder("hf:vit@24@48", device="cpu").input_size == 48
+
+
+# ---------------------------------------------------------------- checkpoints as they lie about
+
+
+def _config(folder, path, **values):
+    """A copy of a stored model with other values in its config.json."""
+    shutil.copytree(folder, path)
+    content = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(content | values))
+    return path
+
+
+def _under(prefix, folder, path):
+    """A copy of a stored model whose weights have a prefix, without the pooler."""
+    shutil.copytree(folder, path)
+    weights = {prefix + name: value for name, value in load_file(path / "model.safetensors").items()}
+    weights = {name: value for name, value in weights.items() if "pooler" not in name}
+    save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
+    return path
+
+
+@pytest.mark.parametrize("entry", ["dtype", "torch_dtype"])
+def test_full_weights_are_not_rounded_to_what_the_config_names(hf_folder, tmp_path, entry):
+    folder = hf_folder[0] / "vit"
+    path = _config(folder, tmp_path / "vit", **{"dtype": None, entry: "bfloat16"})
+    images = pictures(2, 32)
+    with torch.no_grad():
+        expected = load_encoder(f"hf:{folder}", device="cpu")(images)
+        assert torch.equal(load_encoder(f"hf:{path}", device="cpu")(images), expected)
+
+
+@pytest.mark.parametrize("prefix", ["backbone.", "module.", "_orig_mod.", "model.encoder."])
+def test_prefixes_of_a_wrapper_are_taken_off(hf_folder, tmp_path, prefix):
+    path = _under(prefix, hf_folder[0] / "vit", tmp_path / "vit")
+    with pytest.warns(UserWarning, match="holds no pooler"):
+        encoder = load_encoder(f"hf:{path}", device="cpu")
+    images = pictures(2, 32)
+    with torch.no_grad():
+        assert close(encoder(images), hf_folder[1]["vit"]((images - 0.4) / 0.3).last_hidden_state[:, 0])
+
+
+def test_two_models_in_a_checkpoint_are_none(hf_folder, tmp_path):
+    path = _under("student.", hf_folder[0] / "vit", tmp_path / "vit")
+    weights = load_file(path / "model.safetensors")
+    weights |= {name.replace("student", "teacher"): 2 * value for name, value in weights.items()}
+    save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"is missing \(there is 'student\.[a-z_.]*'\) and would be random"):
+        load_encoder(f"hf:{path}", device="cpu")
+
+
+@pytest.mark.parametrize("content", [b"version https://git-lfs.github.com/spec/v1\noid sha256:0", None, b""])
+def test_damaged_weights_are_one_line(hf_folder, tmp_path, content):
+    shutil.copytree(hf_folder[0] / "vit", tmp_path / "vit")
+    file = tmp_path / "vit" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:5000] if content is None else content)
+    with pytest.raises(UserError, match=r"^encoder 'hf:.*' could not be loaded \(.*\); check the name") as error:
+        load_encoder(f"hf:{tmp_path / 'vit'}", device="cpu")
+    assert "\n" not in str(error.value)
+
+
+def test_an_incomplete_checkpoint_is_one_line(hf_folder, tmp_path, photos, run_cli):
+    """Without the report that transformers prints, and without a word about what would have been loaded."""
+    _lacking(hf_folder[0] / "vit", tmp_path / "vit", "pooler")
+    _lacking(tmp_path / "vit", tmp_path / "less", "layernorm_after")
+    error = run_cli("features", "--images", f"folder:{photos}", "--encoder", f"hf:{tmp_path / 'less'}").error()
+    assert len(error.splitlines()) == 1
+    assert "is not all in its checkpoint" in error
+
+
+def test_code_of_a_repository_is_not_run(hf_folder, tmp_path, monkeypatch):
+    """transformers would ask at the terminal, and wait."""
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked"))
+    code = {"AutoConfig": "own.Config", "AutoModel": "own.Model"}
+    path = _config(hf_folder[0] / "vit", tmp_path / "own", model_type="own", auto_map=code)
+    with pytest.raises(UserError, match=r"comes with code of its own; give encoder_args={'trust_remote_code': True}"):
+        load_encoder(f"hf:{path}", device="cpu")
+    path = _config(hf_folder[0] / "vit", tmp_path / "processor")
+    content = {"image_processor_type": "Own", "auto_map": {"AutoImageProcessor": "own.Processor"}}
+    (path / "preprocessor_config.json").write_text(json.dumps(content))
+    with pytest.warns(UserWarning, match="names no mean and std"):
+        load_encoder(f"hf:{path}", device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("says", "mean", "std"),
+    [
+        ({"do_normalize": False}, 0, 1),
+        ({"image_mean": 0.4, "image_std": 0.3}, 0.4, 0.3),
+        ({"rescale_factor": 1 / 127.5}, 0.2, 0.15),
+        ({"do_rescale": False, "image_mean": [51] * 3, "image_std": [102] * 3}, 0.2, 0.4),
+        ({"image_processor_type": "EfficientNetImageProcessor", "rescale_factor": 1 / 127.5, "rescale_offset": True},
+         0.7, 0.045),
+    ],
+)  # fmt: skip
+def test_values_are_those_that_the_processor_makes(hf_folder, tmp_path, says, mean, std):
+    path = _config(hf_folder[0] / "vit", tmp_path / "vit")
+    content = json.loads((path / "preprocessor_config.json").read_text())
+    (path / "preprocessor_config.json").write_text(json.dumps(content | says))
+    encoder = load_encoder(f"hf:{path}", device="cpu")
+    assert encoder.mean.flatten().tolist() == pytest.approx([mean] * 3)
+    assert encoder.std.flatten().tolist() == pytest.approx([std] * 3)
+    seen = transformers_view(path, pictures(1, 32))
+    assert close((pictures(1, 32) - encoder.mean) / encoder.std, seen, 1e-2)
+
+
+def transformers_view(path: Path, images: torch.Tensor) -> torch.Tensor:
+    """Images as the processor in a folder makes them of bytes."""
+    transformers = pytest.importorskip("transformers")
+    processor = transformers.AutoImageProcessor.from_pretrained(path)
+    return processor((255 * images).round().byte(), do_resize=False, return_tensors="pt")["pixel_values"]
+
+
+def test_blue_before_red(hf_folder, tmp_path):
+    """MobileViT's processor turns the channels round and normalises nothing."""
+    pytest.importorskip("transformers")
+    path = _config(hf_folder[0] / "vit", tmp_path / "vit")
+    content = {"image_processor_type": "MobileViTImageProcessor", "size": 32, "crop_size": 32}
+    (path / "preprocessor_config.json").write_text(json.dumps(content))
+    encoder = load_encoder(f"hf:{path}", device="cpu")
+    images = pictures(2, 32)
+    with torch.no_grad():
+        assert close(encoder(images), hf_folder[1]["vit"](images.flip(1)).pooler_output)
+    assert close(transformers_view(path, images), images.flip(1), 1e-2)
+
+
+def test_a_repository_of_timm(tmp_path, recwarn):
+    """Its mean and size stand in its own entry of config.json; the classifier has no place, and needs none."""
+    pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    model = timm.create_model("test_vit", num_classes=5).eval()
+    content = {
+        "architecture": "test_vit", "num_classes": 5, "model_type": "timm_wrapper", "label_names": list("abcde"),
+        "pretrained_cfg": {"input_size": [3, 160, 160], "mean": [0.4] * 3, "std": [0.3] * 3, "crop_pct": 0.9,
+                           "interpolation": "bilinear"},
+    }  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    save_file(model.state_dict(), tmp_path / "model.safetensors", metadata={"format": "pt"})
+    encoder = load_encoder(f"hf:{tmp_path}", device="cpu")
+    assert (encoder.input_size, encoder.crop_pct, encoder.interpolation) == (160, 0.9, "bilinear")
+    images = pictures(2, 160)
+    model.reset_classifier(0)
+    with torch.no_grad():
+        assert close(encoder(images), model((images - 0.4) / 0.3))
+    assert not [said for said in recwarn if "no place" in str(said.message)]

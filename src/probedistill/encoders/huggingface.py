@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..config import EncoderConfig
-from ..errors import UserError, explained
+from ..errors import UserError, by_caller, explained, option
 from ..machine.network import asking_the_hub
 from ..text import counted
 from .encoder import RESAMPLING
@@ -41,51 +44,104 @@ def load_hf(repo: str, config: EncoderConfig) -> Loaded:
 def _loaded(repo: str, config: EncoderConfig) -> Loaded:
     spec = f"encoder 'hf:{repo}'"
     settings, model, missing = _made(repo, config, spec)
+    preparation, is_bgr = _preparation(repo, config)
     own_size = getattr(settings, "image_size", 224)
     own_size = own_size if isinstance(own_size, int) else own_size[-1]
-    view = {"input_size": own_size, **_preparation(repo)}
+    view = {"input_size": own_size, **preparation}
     if config.input_size is not None:
         view["input_size"] = config.input_size
     interpolates = view["input_size"] != own_size and hasattr(model, "embeddings")
     pools = not any("pooler" in key.split(".") for key in missing)
     has_token = any(name.rpartition(".")[2] in _CLASS_TOKENS for name in model.state_dict())
-    if not pools:
-        instead = "class token" if has_token else "mean over the image"
-        warnings.warn(f"the checkpoint of hf:{repo} holds no pooler; its features are the {instead}", stacklevel=2)
 
     def pooled(module: nn.Module, images: Tensor) -> Tensor:
         extra = {"interpolate_pos_encoding": True} if interpolates else {}
-        output = module(images, **extra)
+        output = module(images.flip(1) if is_bgr else images, **extra)
         features = getattr(output, "pooler_output", None) if pools else None
         return (_of_the_image(output.last_hidden_state, has_token) if features is None else features).flatten(1)
 
     encoder = Output(model, pooled)
     _check_nothing_is_new(encoder, missing, spec, view["input_size"])
+    if not pools:
+        instead = "class token" if has_token else "mean over the image"
+        warnings.warn(f"the checkpoint of hf:{repo} holds no pooler; its features are the {instead}", stacklevel=2)
     identity = f"{'' if pools else 'class token' if has_token else 'mean'}|{getattr(settings, 'mask_ratio', '')}"
-    return Loaded(encoder, identity=identity, **view)
+    return Loaded(encoder, identity=identity + "|bgr" * is_bgr, **view)
 
 
-def _made(repo: str, config: EncoderConfig, spec: str) -> tuple[Any, Any, set[str]]:
-    """The settings, the model, and the names of the weights that its checkpoint lacks, or has in another shape."""
+def _made(repo: str, config: EncoderConfig, spec: str) -> tuple[Any, Any, dict[str, str]]:
+    """The settings, the model, and what is wrong with weights in its checkpoint: not there, or of another shape."""
     import transformers
 
-    failures = (OSError, ValueError, KeyError, RuntimeError, ImportError)
-    with explained(f"{spec} could not be loaded", *failures, hint="check the name or the network"):
+    with explained(f"{spec} could not be loaded", Exception, hint="check the name or the network"), _quietly():
         try:
             settings = transformers.AutoConfig.from_pretrained(repo, **_of_loading(config))
             settings = getattr(settings, "vision_config", settings)
+            settings.dtype = torch.float32  # not that of config.json, to which weights would be rounded
             arguments = _with_settings(settings, config.encoder_args)
             if config.pretrained:
                 # CLIP-like repositories hold two towers; AutoModel picks the vision one from its own config.
-                model, info = transformers.AutoModel.from_pretrained(
-                    repo, config=settings, output_loading_info=True, **arguments
-                )
+                arguments = {"ignore_mismatched_sizes": True, "output_loading_info": True, **arguments}
+                model, info = transformers.AutoModel.from_pretrained(repo, config=settings, **arguments)
+                if prefix := _prefix(info):
+                    arguments["key_mapping"] = {f"^{re.escape(prefix)}": ""}
+                    model, info = transformers.AutoModel.from_pretrained(repo, config=settings, **arguments)
                 _warn_of_unused(model, info["unexpected_keys"], spec)
-                return settings, model, {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}
-            return settings, transformers.AutoModel.from_config(settings, **arguments), set()
+                return settings, model, _wrong_weights(info)
+            return settings, transformers.AutoModel.from_config(settings, **arguments), {}
         except TypeError as error:
+            if not config.encoder_args:
+                raise
             reason = " ".join(str(error).split())
             raise UserError(f"encoder_args {dict(config.encoder_args)} do not suit 'hf:{repo}': {reason}") from error
+        except ValueError as error:
+            if "trust_remote_code" not in str(error):
+                raise
+            given = by_caller(
+                command="--encoder-args.trust_remote_code true", python="encoder_args={'trust_remote_code': True}"
+            )
+            raise UserError(f"{spec} comes with code of its own; give {given} to run it, if you trust it") from error
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without transformers' report of the weights and its bar: the errors of this package say what matters in it."""
+    from huggingface_hub import utils
+    from transformers.utils import logging
+
+    level, has_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(max(level, logging.ERROR))
+    if has_bars:
+        logging.disable_progress_bar()
+        utils.enable_progress_bars()  # a download takes its time
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if has_bars:
+            logging.enable_progress_bar()
+
+
+def _prefix(info: Mapping[str, Any]) -> str | None:
+    """What stands before the names of all weights in a checkpoint of a wrapper (``backbone.``), if that is all."""
+    missing = sorted(name for name in info["missing_keys"] if "pooler" not in name.split("."))
+    there = set(info["unexpected_keys"])
+    if not missing:
+        return None
+    before = {name.removesuffix(missing[0]) for name in there if name.endswith(f".{missing[0]}")}
+    whole = [prefix for prefix in before if all(prefix + name in there for name in missing)]
+    return whole[0] if len(whole) == 1 else None
+
+
+def _wrong_weights(info: Mapping[str, Any]) -> dict[str, str]:
+    """What is wrong with weights, by their name, according to what transformers says of a checkpoint."""
+    wrong = {}
+    for name in info["missing_keys"]:
+        nearly = next((other for other in sorted(info["unexpected_keys"]) if other.endswith(f".{name}")), None)
+        wrong[name] = "is missing" + (f" (there is {nearly!r})" if nearly else "")
+    for name, there, here in info["mismatched_keys"]:
+        wrong[name] = f"has the shape {tuple(there)} in it, not {tuple(here)},"
+    return wrong
 
 
 _OF_NO_WEIGHT = ("num_batches_tracked", "position_ids", "relative_position_index", "inv_freq")
@@ -102,7 +158,9 @@ def _warn_of_unused(model: nn.Module, unused: Iterable[str], spec: str) -> None:
     def is_inside(name: str) -> bool:
         path = name.split(".")
         part = next(parts[above] for n in range(len(path) - 1, -1, -1) if (above := ".".join(path[:n])) in parts)
-        return part is not model and (isinstance(part, nn.ModuleList | nn.Sequential) or not any(part.children()))
+        if part is model or isinstance(part, nn.Identity):  # in the place of a head
+            return False
+        return isinstance(part, nn.ModuleList | nn.Sequential) or not any(part.children())
 
     found = sorted(name for name in unused if not name.endswith(_OF_NO_WEIGHT) and is_inside(name))
     if found:
@@ -113,19 +171,40 @@ def _warn_of_unused(model: nn.Module, unused: Iterable[str], spec: str) -> None:
         )
 
 
-def _preparation(repo: str) -> dict[str, Any]:
-    """How the repository's own processor prepares images, as far as there is one: fields of `Loaded`."""
+def _preparation(repo: str, config: EncoderConfig) -> tuple[dict[str, Any], bool]:
+    """How the repository's own processor prepares images, as far as there is one.
+
+    Returns:
+        Fields of `Loaded`, and whether the model takes blue before red.
+    """
     import transformers
 
-    mean, std = IMAGENET
-    found: dict[str, Any] = {"mean": mean, "std": std}
     try:
-        processor = transformers.AutoImageProcessor.from_pretrained(repo)
-        found |= {"mean": tuple(processor.image_mean or mean), "std": tuple(processor.image_std or std)}
-        return found | _processor_view(processor)
+        with _quietly():
+            processor = transformers.AutoImageProcessor.from_pretrained(repo, **_of_loading(config))
+        if (data := getattr(processor, "data_config", None)) is not None:  # timm's
+            names = ("mean", "std", "crop_pct", "interpolation")
+            return {"input_size": data["input_size"][-1], **{name: data[name] for name in names}}, False
+        found = _normalisation(processor) | _processor_view(processor)
+        return found, bool(getattr(processor, "do_flip_channel_order", False))
     except (OSError, ValueError, AttributeError, ImportError):
         warnings.warn(f"hf:{repo} names no mean and std; using ImageNet's", stacklevel=2)
-        return found
+        return {"mean": IMAGENET[0], "std": IMAGENET[1]}, False
+
+
+def _normalisation(processor: Any) -> dict[str, Any]:
+    """Mean and deviation for images in [0, 1], of a processor that may leave them out or count from 0 to 255."""
+    mean: Any = 0.0
+    std: Any = 1.0
+    if getattr(processor, "do_normalize", False):
+        mean, std = processor.image_mean or IMAGENET[0], processor.image_std or IMAGENET[1]
+    if getattr(processor, "include_top", False):  # EfficientNet's, which divides twice
+        std = np.square(std)
+    scale = 255 * (processor.rescale_factor if getattr(processor, "do_rescale", True) else 1)
+    shift = float(bool(getattr(processor, "rescale_offset", False)))  # EfficientNet's, after the scale
+    if (scale, shift) != (1, 0):
+        mean, std = (np.asarray(mean) + shift) / scale, np.asarray(std) / scale
+    return {"mean": mean, "std": std}
 
 
 def _of_the_image(hidden: Tensor, has_token: bool) -> Tensor:
@@ -136,10 +215,10 @@ def _of_the_image(hidden: Tensor, has_token: bool) -> Tensor:
 
 
 def _of_loading(config: EncoderConfig) -> dict[str, Any]:
-    """Arguments that say how the configuration itself is found."""
-    return {
-        name: config.encoder_args[name] for name in ("revision", "trust_remote_code") if name in config.encoder_args
-    }
+    """Arguments that say how the configuration itself is found. Nobody is asked whether to trust code."""
+    found = ("revision", "trust_remote_code")
+    given = {name: config.encoder_args[name] for name in found if name in config.encoder_args}
+    return {"trust_remote_code": False, **given}
 
 
 def _with_settings(settings: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -157,21 +236,23 @@ def _with_settings(settings: Any, arguments: Mapping[str, Any]) -> dict[str, Any
 
 
 @torch.no_grad()
-def _check_nothing_is_new(encoder: Output, missing: set[str], spec: str, size: int) -> None:
+def _check_nothing_is_new(encoder: Output, missing: Mapping[str, str], spec: str, size: int) -> None:
     """Refuse weights that the checkpoint lacks if the features depend on them: they are random."""
     new = {name: value for name, value in encoder.model.state_dict(keep_vars=True).items() if name in missing}
     if not new:
         return
     encoder.eval().float()
     images = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
-    before = encoder(images)
+    hint = f"choose another {option('input_size')} or extra {option('encoder_args')}"
+    with explained(f"{spec} cannot take images of {size} pixels", Exception, hint=hint):
+        before = encoder(images)
     for name, value in new.items():
         drawn = value.detach().clone()
         if value.is_floating_point():
             value.copy_(torch.rand(value.shape, generator=torch.Generator().manual_seed(1)))
         if not torch.equal(encoder(images), before):
             raise UserError(
-                f"{spec} is not all in its checkpoint: {name!r} is missing and would be random; "
+                f"{spec} is not all in its checkpoint: {name!r} {missing[name]} and would be random; "
                 "use a checkpoint of the whole encoder"
             )
         value.copy_(drawn)
