@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import datetime
 import os
 import pathlib
 import pickle
+import re
 from collections import defaultdict, deque
 from pathlib import Path
 
@@ -251,6 +253,10 @@ def test_a_checkpoint_of_two_models_is_refused(tmp_path, small):
     torch.save({"actor": state, "critic": state, "epoch": 3}, tmp_path / "w.pth")
     with pytest.raises(UserError, match=r"holds several models, 'actor', 'critic'; save the state dict"):
         _features(tmp_path / "w.pth")
+    averaged = {**_under("module.", state), "n_averaged": torch.tensor(3)}
+    torch.save({"model": state, "swa_model": averaged}, tmp_path / "w.pth")
+    with pytest.raises(UserError, match=r"holds several models, 'model', 'swa_model'; save the state dict"):
+        _features(tmp_path / "w.pth")
     torch.save({"model": state, "best_model": state, "optimizer": {"state": {}}}, tmp_path / "w.pth")
     with pytest.raises(UserError, match=r"holds several models, 'model', 'best_model'; save the state dict"):
         _features(tmp_path / "w.pth")
@@ -342,6 +348,80 @@ def test_dinov2_weights_of_any_size_load_under_the_recipes_name(tmp_path, monkey
     images = pictures(2, encoder.input_size)
     with torch.no_grad():
         assert close(encoder(images), native((images - encoder.mean) / encoder.std))
+
+
+@pytest.fixture(scope="module")
+def of_64():
+    """A small vision transformer that was trained on images of 64 pixels."""
+    torch.manual_seed(0)
+    model = timm.create_model("test_vit", num_classes=7, img_size=64).eval()
+    nn.init.normal_(model.pos_embed, std=0.5)
+    return model
+
+
+@pytest.mark.parametrize("has_classifier", [True, False])
+@pytest.mark.parametrize("size", [64, 96, None])
+def test_weights_of_another_size_than_the_models_own(tmp_path, of_64, size, has_classifier):
+    """The model's own size is 160: by way of it, the embeddings would be blurred."""
+    state = {name: value for name, value in of_64.state_dict().items() if has_classifier or "head" not in name}
+    torch.save(state, tmp_path / "w.pth")
+    encoder = load_encoder("timm:test_vit", checkpoint=tmp_path / "w.pth", input_size=size, device="cpu")
+    assert encoder.input_size == (size or 160)
+    native = copy.deepcopy(of_64)
+    native.reset_classifier(0)
+    native.set_input_size(img_size=encoder.input_size)
+    images = pictures(2, encoder.input_size)
+    with torch.no_grad():
+        assert close(encoder(images), native((images - encoder.mean) / encoder.std))
+
+
+def test_the_size_that_the_model_is_made_for_is_its_input(tmp_path, of_64):
+    path = _saved(of_64, tmp_path / "w.pth")
+    encoder = load_encoder("timm:test_vit", checkpoint=path, encoder_args={"img_size": 64}, device="cpu")
+    assert encoder.input_size == 64
+
+
+@pytest.mark.parametrize("has_classifier", [True, False])
+def test_patches_of_another_size_are_those_of_another_model(tmp_path, of_64, has_classifier):
+    """timm would resample them in silence."""
+    state = {name: value for name, value in of_64.state_dict().items() if has_classifier or "head" not in name}
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(UserError, match=r"patch_embed\.proj\.weight has shape \(64, 3, 16, 16\) instead of"):
+        load_encoder(
+            "timm:test_vit", checkpoint=tmp_path / "w.pth", encoder_args={"patch_size": 8}, input_size=64, device="cpu"
+        )
+
+
+def test_a_masked_autoencoder_with_its_decoder(tmp_path, of_64):
+    state = {name: value for name, value in of_64.state_dict().items() if "head" not in name}
+    other = {"mask_token": torch.zeros(1, 1, 64), "decoder_pos_embed": torch.zeros(1, 17, 8),
+             "decoder_blocks.0.norm1.weight": torch.ones(8)}  # fmt: skip
+    torch.save({"model": state | other}, tmp_path / "mae.pth")
+    torch.save(state, tmp_path / "w.pth")
+    first, second = (
+        load_encoder("timm:test_vit", checkpoint=tmp_path / name, input_size=64, device="cpu")
+        for name in ("mae.pth", "w.pth")
+    )
+    assert first.fingerprint == second.fingerprint
+
+
+@pytest.mark.filterwarnings("ignore")  # torch moves its quantisation elsewhere
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda value: (50 * value).to(torch.int8), "is torch.int8"),
+        (lambda value: torch.quantize_per_tensor(value.float(), 0.01, 0, torch.qint8), "is torch.qint8"),
+        (lambda value: value.to_sparse(), "torch.sparse_coo"),
+        (lambda value: value.to(torch.complex64), "is torch.complex64"),
+        (lambda value: value.to("meta"), "on meta"),
+    ],
+    ids=["bytes", "quantised", "sparse", "complex", "nowhere"],
+)
+def test_weights_that_are_no_floats(tmp_path, small, change, says):
+    state = {name: change(value) if value.ndim == 4 else value for name, value in small.state_dict().items()}
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(UserError, match=rf"w.pth' cannot be used: conv1\.0\.weight .*{re.escape(says)}.*; save the"):
+        _features(tmp_path / "w.pth")
 
 
 @pytest.mark.slow

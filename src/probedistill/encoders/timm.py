@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import warnings
 from contextlib import suppress
@@ -15,12 +16,15 @@ from ..config import EncoderConfig
 from ..errors import UserError, first_line, option, unknown_name
 from ..extras import not_installed
 from ..machine.network import asking_the_hub, check_waits
+from .checks import is_plain
 from .known import RECIPES, Recipe
 from .source import EncoderSource, Loaded
-from .weights import at_size_of, read_weights, without_wrappers
+from .weights import read_weights, take_size_of, without_wrappers
 
 _OF_NO_LAYER = ("mask_token", "total_ops", "total_params", "n_averaged")
 """Tensors that stand beside a model's own in some files, and that its features do not depend on."""
+_DECODER = r"decoder[_.]"
+"""How the names of a masked autoencoder's other half begin."""
 
 
 def load_timm(name: str, config: EncoderConfig) -> Loaded:
@@ -58,13 +62,16 @@ def load_timm(name: str, config: EncoderConfig) -> Loaded:
     with asking_the_hub(f"encoder {config.encoder!r}", way_out, needed=hub and _is_on_the_hub(name)):
         model = _made(name, config, arguments, hub=hub)
     if local is not None:
-        _fill(model, local, name, recipe, resampled="img_size" in arguments)
-        if config.input_size is not None and hasattr(model, "set_input_size"):  # resamples position embeddings
-            model.set_input_size(img_size=config.input_size)
+        resized = _fill(model, local, name, recipe)
     if config.features == "pooled" and keeps_classifier:
         model.reset_classifier(0)
     data = timm.data.resolve_data_config({}, model=model)
-    size = config.input_size or (recipe.input_size if recipe else data["input_size"][-1])
+    made_for = int(arguments.get("img_size", 0)) or (recipe.input_size if recipe else data["input_size"][-1])
+    size = config.input_size or made_for
+    if local is not None and (
+        resized or (config.input_size and hasattr(model, "set_input_size"))
+    ):  # resamples position embeddings
+        model.set_input_size(img_size=size)
     return Loaded(model, size, data["mean"], data["std"], data["interpolation"], data["crop_pct"])
 
 
@@ -131,14 +138,22 @@ def _made(name: str, config: EncoderConfig, arguments: dict[str, Any], *, hub: b
         raise UserError(f"timm model {name!r} could not be made: {reason}; {fix}") from error
 
 
-def _fill(model: nn.Module, local: Path, name: str, recipe: Recipe | None, *, resampled: bool) -> None:
-    """Load the weights of a file into a model, by name, or those of a recipe's package in their order."""
+def _fill(model: nn.Module, local: Path, name: str, recipe: Recipe | None) -> bool:
+    """Load the weights of a file into a model, by name, or those of a recipe's package in their order.
+
+    Returns:
+        Whether the model has now another input size, which is that of the file's position embeddings.
+    """
+    resized = False
     weights = read_weights(local)
     if recipe is not None and recipe.package:
         weights = _rename_in_order(weights, model, local)
     else:
-        weights = _named_as_timm_does(without_wrappers(weights, _needed(model), local), model)
-    _load_weights(model, at_size_of(model, weights) if resampled else weights, local, name)
+        weights = without_wrappers(weights, _needed(model), local)
+        resized = take_size_of(weights, model)
+        weights = _named_as_timm_does(weights, model)
+    _load_weights(model, weights, local, name)
+    return resized
 
 
 def _package_weights(recipe: Recipe) -> Path:
@@ -180,9 +195,16 @@ def _named_as_timm_does(weights: dict[str, Tensor], model: nn.Module) -> dict[st
     if convert is not None:
         with suppress(Exception):  # of another model: refused when the weights are loaded
             found = {name: value for name, value in convert(dict(weights), model).items() if isinstance(value, Tensor)}
-            if needed <= found.keys():
+            if needed <= found.keys() and not _resized(weights, found):
                 weights = found
-    return {name: value for name, value in weights.items() if not name.endswith(_OF_NO_LAYER)}
+    beside = {name for name in weights if name.endswith(_OF_NO_LAYER) or re.match(_DECODER, name)}
+    return {name: value for name, value in weights.items() if name not in beside}
+
+
+def _resized(weights: dict[str, Tensor], found: dict[str, Tensor]) -> bool:
+    """Whether kernels have another size after timm's conversion: it resamples the patches of another model."""
+    kernels = [name for name, value in weights.items() if value.ndim == 4 and name in found]
+    return any(found[name].shape != weights[name].shape for name in kernels)
 
 
 def _needed(model: nn.Module) -> list[str]:
@@ -213,6 +235,12 @@ def _load_weights(model: nn.Module, weights: dict[str, Tensor], path: Path, name
             f"({len(missing)} missing, {len(extra)} unexpected, {len(wrong)} of another shape); "
             f"check the model's name and {option('encoder_args')}"
         )
+    for k, value in weights.items():
+        if not is_plain(value) or (ours[k].is_floating_point() and not value.is_floating_point()):
+            raise UserError(
+                f"checkpoint {str(path)!r} cannot be used: {k} is {value.dtype} ({value.layout}, on {value.device}); "
+                "save the model's own weights, in float32 or half precision"
+            )
     model.load_state_dict({k: v.to(ours[k].dtype) for k, v in weights.items()}, strict=False)
 
 

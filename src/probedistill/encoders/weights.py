@@ -72,12 +72,17 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     elif any(name in models for name in _AVERAGED):
         rivals = {}
     else:  # another of the same kind, such as the best so far
-        rivals = {name: found for name, found in models.items() if found.keys() == weights.keys()}
+        rivals = {name: found for name, found in models.items() if _bare(found) == _bare(weights)}
     if len(rivals) > 1:
         raise UserError(f"{called} holds several models, {', '.join(map(repr, rivals))}; save the state dict of one")
     if weights is None:
         raise UserError(f"{called} holds no state dict; save model.state_dict() instead")
     return weights
+
+
+def _bare(names: Iterable[str]) -> set[str]:
+    """Names without what averaging and parallel training put before and beside them."""
+    return {re.sub(r"^((module|_orig_mod)\.)+", "", name) for name in names if name != "n_averaged"}
 
 
 def load_tensor_file(path: Path, failed: str, hint: str, also: Sequence[Any] = ()) -> Any:
@@ -166,16 +171,19 @@ def without_wrappers(weights: Mapping[str, Tensor], names: Iterable[str], path: 
     return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
 
 
-def at_size_of(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Resample the position embeddings of ``weights`` to the model's input size, as timm does for its own weights."""
-    from timm.layers import resample_abs_pos_embed
+def take_size_of(weights: Mapping[str, Tensor], model: nn.Module) -> bool:
+    """Give a model the input size that the position embeddings of ``weights`` are for, if that is another one.
 
+    From there timm's ``set_input_size`` resamples them once; by way of the model's own size it would be twice.
+    """
     ours, theirs = getattr(model, "pos_embed", None), weights.get("pos_embed")
     if not isinstance(ours, Tensor) or theirs is None or theirs.ndim != 3 or ours.shape == theirs.shape:
-        return weights
+        return False
     extra = 0 if getattr(model, "no_embed_class", False) else int(getattr(model, "num_prefix_tokens", 1))
-    places = theirs.shape[1] - extra
-    if ours.shape[2] != theirs.shape[2] or math.isqrt(max(places, 0)) ** 2 != places:
-        return weights  # of another model: refused when the weights are loaded
-    size = list(model.patch_embed.grid_size)  # type: ignore[union-attr, arg-type]
-    return {**weights, "pos_embed": resample_abs_pos_embed(theirs, new_size=size, num_prefix_tokens=extra)}
+    places = max(theirs.shape[1] - extra, 0)
+    side = math.isqrt(places)
+    if ours.shape[2] != theirs.shape[2] or not side**2 == places > 0 or not hasattr(model, "set_input_size"):
+        return False  # of another model: refused when the weights are loaded
+    patch = model.patch_embed.patch_size  # type: ignore[union-attr]
+    model.set_input_size(img_size=(side * patch[0], side * patch[1]))  # type: ignore[operator, index]
+    return True
