@@ -101,7 +101,13 @@ def imported(place: str, called: str) -> Any:
         sys.path.append(here)
     hint = f"is there a {module_name.partition('.')[0]}.py in {here} or an installed package of that name?"
     with explained(f"{called}: {module_name!r} cannot be imported", Exception, hint=hint):
-        module = importlib.import_module(module_name)
+        try:
+            module = importlib.import_module(module_name)
+        except SystemExit as stop:
+            raise UserError(
+                f"{called}: {module_name!r} ends the program when it is imported ({stop}); put what it runs below "
+                "if __name__ == '__main__':"
+            ) from stop
     if not hasattr(module, attribute):
         names = [name for name in vars(module) if not name.startswith("_")]
         raise unknown_name(f"name in {module_name}", attribute, names, f"({called})")

@@ -21,8 +21,9 @@ def own(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
     (tmp_path / "own_colours.py").write_text("green = 'leaves'\n")
     (tmp_path / "own_broken.py").write_text("import nowhere_to_be_found\n")
+    (tmp_path / "own_program.py").write_text("import sys\nsys.exit('no data')\n")
     yield
-    for name in ("own_colours", "own_broken"):
+    for name in ("own_colours", "own_broken", "own_program"):
         sys.modules.pop(name, None)
 
 
@@ -50,6 +51,7 @@ def test_a_file_in_the_current_folder(own):
         ("module:own_colours:gren", "did you mean 'green'"),
         ("module:not_there:green", "is there a not_there.py in"),
         ("module:own_broken:green", "nowhere_to_be_found"),
+        ("module:own_program:green", r"'own_program' ends the program when it is imported \(no data\); put what it"),
         ("module:own_colours", "must be module:"),
         ("module::", "must be module:"),
     ],

@@ -28,7 +28,7 @@ def load_module(path: str, config: EncoderConfig) -> Loaded:
         raise UserError(f"encoder {spec!r} is a module that is made already; name the function or class that makes it")
     if not callable(factory):
         raise UserError(f"encoder {spec!r} is {type(factory).__name__}; name a function that returns a torch.nn.Module")
-    with explained(f"encoder {spec!r} could not be made", Exception):
+    with explained(f"encoder {spec!r} could not be made", Exception, SystemExit):
         try:
             model = factory(**config.encoder_args)
         except TypeError as error:
