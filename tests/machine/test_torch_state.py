@@ -96,6 +96,21 @@ def test_state_is_set_and_set_back(name):
         assert (settings(), precisions()) == (theirs, fast)
 
 
+def test_an_operation_without_a_deterministic_algorithm_is_a_warning():
+    """Resizing with antialiasing has none on a GPU; the index here has none anywhere."""
+
+    def compute() -> torch.Tensor:
+        return torch.zeros(3).put_(torch.tensor([1]), torch.ones(1), accumulate=False)
+
+    with called(torch.use_deterministic_algorithms, True, False):
+        with pytest.raises(RuntimeError, match="deterministic"):
+            compute()
+        with own_torch_state(), pytest.warns(UserWarning, match="deterministic"):
+            assert compute()[1] == 1
+        assert torch.are_deterministic_algorithms_enabled()
+        assert not torch.is_deterministic_algorithms_warn_only_enabled()
+
+
 def _everything(photos, cache) -> list[object]:
     train, test = load_splits(f"folder:{photos}")
     encoder = load_encoder(TINY, device="cpu")

@@ -15,8 +15,9 @@ def own_torch_state() -> Iterator[None]:
     """Compute as documented, whatever the caller has set; everything is set back afterwards.
 
     Gradients are on, inference mode and autocast are off, new tensors are float32 on the CPU, float32 is computed as
-    such, and convolutions on a GPU give the same at every call. Pillow refuses truncated images. Notebooks often begin
-    with ``torch.set_grad_enabled(False)`` or another default dtype. Also a decorator of functions.
+    such, and convolutions on a GPU give the same at every call. Where the caller wants deterministic algorithms only,
+    an operation without one is a warning, not an error. Pillow refuses truncated images. Notebooks often begin with
+    ``torch.set_grad_enabled(False)`` or another default dtype. Also a decorator of functions.
     """
     dtype, device = torch.get_default_dtype(), torch.get_default_device()
     with ExitStack() as stack:
@@ -31,6 +32,10 @@ def own_torch_state() -> Iterator[None]:
         if device != torch.device("cpu"):
             stack.enter_context(torch.device("cpu"))  # also inside ``with torch.device("cuda"):``
         _compute_in_float32(stack)
+        if torch.are_deterministic_algorithms_enabled():
+            warns = torch.is_deterministic_algorithms_warn_only_enabled()
+            stack.callback(torch.use_deterministic_algorithms, True, warn_only=warns)
+            torch.use_deterministic_algorithms(True, warn_only=True)
         stack.callback(setattr, ImageFile, "LOAD_TRUNCATED_IMAGES", ImageFile.LOAD_TRUNCATED_IMAGES)
         ImageFile.LOAD_TRUNCATED_IMAGES = False
         stack.callback(setattr, torch.backends.cudnn, "deterministic", torch.backends.cudnn.deterministic)
