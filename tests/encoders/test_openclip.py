@@ -45,3 +45,24 @@ def test_openclip_unknown_names():
         load_encoder("openclip:ViT-B-3/laion2b_s34b_b79k", device="cpu")
     with pytest.raises(UserError, match="unknown openclip weights for ViT-B-32 'laion2b_s34b'; did you mean"):
         load_encoder("openclip:ViT-B-32/laion2b_s34b", device="cpu")
+
+
+@pytest.mark.slow
+def test_coca_gives_its_features_without_its_tokens(monkeypatch):
+    open_clip = pytest.importorskip("open_clip")
+    config = open_clip.get_model_config("coca_ViT-B-32")
+    config["vision_cfg"] |= {"layers": 1, "width": 64, "head_width": 32}
+    config["text_cfg"] |= {"layers": 1, "vocab_size": 100}
+    config["multimodal_cfg"] |= {"layers": 1}
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "coca_ViT-B-32", config)
+    encoder = load_encoder("openclip:coca_ViT-B-32", pretrained=False, input_size=64, device="cpu")
+    assert encoder.dim == 512
+    encoder.check_gradient()
+
+
+def test_arguments_that_openclip_fails_on_are_one_line():
+    pytest.importorskip("open_clip")
+    arguments = {"force_preprocess_cfg": "bicubic"}
+    with pytest.raises(UserError, match="encoder 'openclip:ViT-S-32-alt' could not be loaded: ") as error:
+        load_encoder("openclip:ViT-S-32-alt", pretrained=False, encoder_args=arguments, input_size=64, device="cpu")
+    assert "\n" not in str(error.value)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..config import EncoderConfig
@@ -30,6 +31,8 @@ def load_openclip(name: str, config: EncoderConfig) -> Loaded:
     with asking_the_hub(f"encoder {config.encoder!r}", way_out, needed=on_hub):
         clip = _made(architecture, tag, config)
     visual = clip.visual
+    if getattr(visual, "output_tokens", False):  # CoCa gives its tokens beside the features
+        visual.output_tokens = False
     if config.features == "pooled" and not _without_projection(visual):
         warnings.warn(
             f"{config.encoder} pools and projects in one step; its features are those after the projection",
@@ -53,7 +56,7 @@ def _made(architecture: str, tag: str, config: EncoderConfig) -> Any:
             return open_clip.create_model(architecture, pretrained=weights, **arguments, **size)
     except TypeError as error:
         raise UserError(f"encoder_args {arguments} do not suit {config.encoder!r}: {error}") from error
-    except (OSError, RuntimeError, ValueError) as error:
+    except Exception as error:
         reason = first_line(error).rstrip(".")
         raise UserError(f"encoder {config.encoder!r} could not be loaded: {reason}; check the network") from error
 
@@ -71,6 +74,8 @@ def _without_its_log() -> Iterator[None]:
 
 def _without_projection(visual: Any) -> bool:
     """Take the projection off an image tower, if it is a part of its own; return whether it was."""
+    if isinstance(visual, torch.jit.ScriptModule):  # its parts cannot be changed
+        return False
     if isinstance(getattr(visual, "proj", None), Tensor):  # a ViT
         visual.proj = None
         return True
