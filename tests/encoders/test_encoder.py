@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 import torch
+from torch import Tensor
 
 from conftest import TINY
-from helpers_encoders import close, pictures
-from probedistill import load_encoder
+from helpers_encoders import Tiny, close, pictures
+from probedistill import Encoder, load_encoder
 
 
 def test_encoder_is_frozen_and_lets_gradients_through():
@@ -50,3 +53,45 @@ def test_low_precision_gives_float32_features_close_to_the_full_ones():
     assert features.dtype == torch.float32
     assert close(features, full(pictures()), 0.05)
     assert not torch.equal(features, full(pictures()))
+
+
+def test_several_encoders_of_one_module():
+    """The first folds its batch norms; to the second it is the same module."""
+    model, once = Tiny(), Encoder(Tiny(), name="tiny", input_size=32)
+    first = Encoder(model, name="tiny", input_size=32)
+    images = pictures()
+    expected = first(images)
+    for size in (32, 48, 32):
+        encoder = Encoder(model, name="tiny", input_size=size)
+        assert (encoder.fingerprint == once.fingerprint) == (size == 32)
+        assert close(encoder(images) if size == 32 else first(images), expected)
+    assert pickle.loads(pickle.dumps(encoder)).fingerprint == once.fingerprint
+
+
+class Pools(Tiny):
+    """Tiny with a choice, a tensor and a buffer that its weights say nothing of."""
+
+    def __init__(self, how: str = "mean", scale: float = 1, shift: float = 0) -> None:
+        super().__init__()
+        self.how, self.scale = how, torch.full((24,), float(scale))
+        self.register_buffer("shift", torch.full((24,), float(shift)), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.body(images)
+        pooled = maps.mean((2, 3)) if self.how == "mean" else maps.amax((2, 3))
+        return pooled * self.scale + self.shift
+
+
+def test_fingerprints_see_more_than_weights():
+    """Features are kept under the fingerprint: those of another encoder would be taken for these."""
+    strided = Pools()
+    strided.body[3].stride = (1, 1)
+
+    class Pools2(Pools):  # the same weights and values
+        def forward(self, images: Tensor) -> Tensor:
+            return 2 * super().forward(images)
+
+    models = [Pools(), Pools("max"), Pools(scale=2), Pools(shift=1), strided, Pools2()]
+    found = {Encoder(model, name="mine", input_size=32).fingerprint for model in models}
+    assert len(found) == len(models)
+    assert Encoder(Pools(), name="mine", input_size=32).fingerprint in found

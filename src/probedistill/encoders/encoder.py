@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import inspect
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import chain
@@ -18,7 +20,7 @@ from ..config import EncoderConfig, Precision
 from ..errors import UserError, unknown_name
 from ..machine.torch_state import own_torch_state
 from .checks import check_features, check_gradient, checked_preparation, example_images, frozen, is_plain
-from .fold import fold_batchnorms
+from .fold import fold_batchnorms, unfold_batchnorms
 from .known import IMAGENET
 from .layers import features_with_layers, inner_layers
 
@@ -40,7 +42,8 @@ class Encoder(nn.Module):
     the mean and standard deviation are applied here. Always in evaluation mode, never trained.
 
     Args:
-        model: Maps normalised images (n, 3, S, S) to features (n, d).
+        model: Maps normalised images (n, 3, S, S) to features (n, d). The encoder holds this very module, frozen, in
+            evaluation mode and in float32, with its batch norms folded; give a copy to keep it as it is.
         name: Short name for tables and folders.
         input_size: S in pixels.
         mean, std: Per channel, for images in [0, 1].
@@ -51,7 +54,8 @@ class Encoder(nn.Module):
             256 pixels a view of 224 is the middle. Otherwise they are resized to the input.
         precision: Arithmetic of the forward and backward pass.
         fold_batchnorm: Fold batch norms into the convolutions before them: the same function, faster.
-        identity: What else the features depend on, for the fingerprint.
+        identity: What else the features depend on, for the fingerprint; by default the model's layers, the plain
+            values that its own classes hold, and the text of these.
 
     Attributes:
         dim: Number of features d.
@@ -93,12 +97,14 @@ class Encoder(nn.Module):
         self._layers: tuple[int, ...] = ()
         self.widths: tuple[int, ...] = ()
         self.interpolation, self.crop_pct, self.cuts = interpolation, crop_pct, cuts
+        unfold_batchnorms(model)
         model = frozen(model, name=name)
         if any(t.is_floating_point() and t.dtype != torch.float32 for t in _tensors(model)):
             model = model.float()  # however weights are stored, ``precision`` says how one computes with them
         for module in model.modules():
             if isinstance(module, nn.Hardtanh):  # ReLU6 in place makes autograd copy its input first
                 module.inplace = False
+        identity = identity or _behaviour(model)
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, 3, 1, 1), persistent=False)
         identity += f"|{input_size}|{mean}|{std}|{interpolation}|{crop_pct:.6f}" + "|cuts" * cuts
@@ -306,6 +312,27 @@ def _tensors(model: nn.Module) -> Iterator[Tensor]:
 def _changes(model: nn.Module) -> list[int]:
     """How often each tensor of real numbers of a model has been written to. Counters of whole numbers do not matter."""
     return [t._version for t in _tensors(model) if t.is_floating_point() and not t.is_inference()]
+
+
+def _behaviour(model: nn.Module) -> str:
+    """What a model does with its weights, as far as it can be told: two may have the same and pool them otherwise."""
+    parts: dict[str, None] = {}
+    for name, module in model.named_modules():
+        kind = type(module)
+        held: dict[str, Any] = {}
+        file = str(getattr(sys.modules.get(kind.__module__), "__file__", ""))
+        if "-packages" not in file:  # the user's own
+            with suppress(OSError, TypeError):
+                parts[inspect.getsource(kind)] = None
+            held = {key: value for key, value in sorted(vars(module).items()) if isinstance(value, str | int | float)}
+        unnamed = {key: module._buffers[key] for key in sorted(module._non_persistent_buffers_set)} | {
+            key: value for key, value in sorted(vars(module).items()) if isinstance(value, Tensor)
+        }
+        digest = hashlib.sha256()
+        for key, value in unnamed.items():
+            _add(digest, key, value)
+        parts[f"{name} {kind.__qualname__} {module.extra_repr()} {held} {digest.hexdigest()}"] = None
+    return "\n".join(parts)
 
 
 def _fingerprint(model: nn.Module, identity: str) -> str:

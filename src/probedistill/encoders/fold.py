@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -52,13 +53,20 @@ def fold_batchnorms(model: nn.Module, example: Tensor) -> int:
         parent_name, _, child = name.rpartition(".")
         parent = model.get_submodule(parent_name)
         setattr(parent, child, _FoldedNorm(norm))
-        undo.append(lambda c=conv, w=weight, b=bias, p=parent, k=child, n=norm: _restore(c, w, b, p, k, n))  # type: ignore[misc]
+        undo.append(partial(_restore, conv, weight, bias, parent, child, norm))  # type: ignore[arg-type]
     after = model(example).float()
     if not torch.allclose(before, after, rtol=1e-3, atol=1e-3 * float(before.nan_to_num().abs().max())):
         for step in reversed(undo):  # a convolution may be in two pairs
             step()
         return 0
+    model.__dict__["_folded"] = undo
     return len(undo)
+
+
+def unfold_batchnorms(model: nn.Module) -> None:
+    """Set back what `fold_batchnorms` did to a model: a caller may make several encoders of it."""
+    for step in reversed(model.__dict__.pop("_folded", [])):
+        step()
 
 
 def _pairs(model: nn.Module, example: Tensor) -> tuple[Tensor, list[tuple[nn.Conv2d, str, nn.BatchNorm2d]]]:
