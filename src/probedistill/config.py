@@ -382,6 +382,12 @@ class DistillConfig:
         Raises:
             UserError: Unknown method or preset, or a value out of range.
         """
+        for name, kind in _PARTS.items():
+            if not isinstance(part := getattr(self, name), kind):
+                first = next(iter(kind.__dataclass_fields__))
+                raise UserError(
+                    f"{name} {part!r} must be a dict of options, such as {{{first!r}: …}}, or a {kind.__name__}"
+                )
         check_known(METHODS, "method", self.method, ("auto",))
         self._check_preset()
         from_photos = self.method == "auto" and not without_images

@@ -21,6 +21,7 @@ from helpers_encoders import Tiny, TurnsNaN
 from helpers_images import make_image_folder
 from probedistill import (
     AugmentConfig,
+    Callback,
     CanvasConfig,
     DistillConfig,
     DistilledSet,
@@ -123,6 +124,13 @@ def test_images_of_one_class(encoder, photos):
 def test_numbers_that_are_none(spec, encoder, option):
     (name,) = option
     with pytest.raises(UserError, match=f"{name} .* must be (a whole number|auto or at least 1)"):
+        quick(spec, encoder, **option)
+
+
+@pytest.mark.parametrize("option", [{"canvas": "pyramid"}, {"clp": 3.0}, {"augment": True}])
+def test_parts_that_are_no_options(spec, encoder, option):
+    (name,) = option
+    with pytest.raises(UserError, match=f"{name} {option[name]!r} must be a dict of options, such as {{"):
         quick(spec, encoder, **option)
 
 
@@ -295,6 +303,18 @@ def test_run_of_a_version_that_knew_fewer_options_is_the_same_run(distil_cli, tm
     result = distil_cli("--out", out, "--resume")
     assert result.code == 0, result.err
     assert "is finished already" in result.err
+
+
+def test_ctrl_c_in_python_is_a_keyboard_interrupt_that_says_how_to_go_on(spec, encoder, tmp_path):
+    class Pressed(Callback):
+        def on_step(self, step):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt, match="repeat the call with resume=True to go on"):
+        quick(spec, encoder, out=tmp_path / "run", callbacks=[Pressed()])
+    with pytest.raises(KeyboardInterrupt, match=r"^stopped by signal 2$"):  # nothing is kept
+        quick(spec, encoder, callbacks=[Pressed()])
+    assert quick(spec, encoder, out=tmp_path / "run", resume=True).run.finished
 
 
 @pytest.mark.slow

@@ -29,7 +29,7 @@ from ..distillation.run import distill
 from ..encoders.encoder import Encoder
 from ..encoders.load import load_encoder
 from ..encoders.named import encoder_config
-from ..errors import NonFiniteLossError, UserError, explained, unknown_name
+from ..errors import NonFiniteLossError, UserError, by_caller, explained, unknown_name
 from ..evaluation.protocol import evaluate
 from ..features.store import FeatureStore
 from ..images.labelled import LabelledImages, digest_of
@@ -44,7 +44,6 @@ from ..text import duration, value_in_words
 from .runs import Runs, collect_runs
 
 _log = logging.getLogger(__name__)
-_AGAIN = "repeat the command to go on"
 _LONGEST_NAME = 100
 _NOT_IN_A_GRID = {
     "seed": "give seeds instead",
@@ -115,10 +114,9 @@ def sweep(
         for number, one in enumerate(plan):
             _log.info("run %d of %d: %s%s", number + 1, len(plan), one.name, _left(started, made, len(plan) - number))
             made += bench.make(one)
-    except Interrupted as stop:
-        raise Interrupted(stop.signal, out, _AGAIN) from None
     except KeyboardInterrupt as error:
-        raise Interrupted(number_of(error), out, _AGAIN) from None
+        again = by_caller(command="repeat the command to go on", python="repeat the call to go on")
+        raise Interrupted(number_of(error), out, again) from None
     return collect_runs(out)
 
 

@@ -10,11 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from ..errors import by_caller
+
 _log = logging.getLogger(__name__)
 
 
-class Interrupted(BaseException):
-    """A signal stopped the run after its state was saved.
+class Interrupted(KeyboardInterrupt):
+    """A signal stopped the run after its state was saved; ``except KeyboardInterrupt`` catches it.
 
     Attributes:
         signal: Its number.
@@ -22,11 +24,12 @@ class Interrupted(BaseException):
         way_on: What the user can do to go on.
     """
 
-    def __init__(
-        self, number: int, folder: Path | None, way_on: str = "repeat the command with --resume to go on"
-    ) -> None:
-        super().__init__(f"stopped by signal {number}")
-        self.signal, self.folder, self.way_on = number, folder, way_on
+    def __init__(self, number: int, folder: Path | None, way_on: str | None = None) -> None:
+        self.signal, self.folder = number, folder
+        self.way_on = way_on or by_caller(
+            command="repeat the command with --resume to go on", python="repeat the call with resume=True to go on"
+        )
+        super().__init__(f"stopped by signal {number}" + (f"; {self.way_on}" if folder is not None else ""))
 
 
 class Terminated(KeyboardInterrupt):
@@ -63,6 +66,8 @@ def catch_signals(folder: Path | None = None) -> Iterator[Stop]:
     try:
         with _handled(stop.handle, signal.SIGINT, signal.SIGTERM):
             yield stop
+    except Interrupted:
+        raise
     except KeyboardInterrupt as error:
         if stop.defer and stop.number is None:  # no signal came: a callback raised it
             raise
@@ -82,6 +87,8 @@ def ended_by_sigterm() -> Iterator[None]:
 
 def number_of(error: KeyboardInterrupt) -> int:
     """The signal behind an error."""
+    if isinstance(error, Interrupted):
+        return error.signal
     return signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT
 
 
