@@ -12,9 +12,11 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors.torch import save_file
 
 from conftest import TINY
 from helpers_report import SCRIPT, evaluation, long_names, make_run, results, write
@@ -95,6 +97,32 @@ def test_scores_settings_and_command(run, report):
         assert fact in page.text
     assert f"probedistill distill --config {run}/config.yaml --out {run}-again" in page.text
     assert "images: folder:photos" in page.text
+
+
+def test_the_command_is_the_one_that_makes_the_set_again(photos, run_cli, report, tmp_path):
+    config = tmp_path / "options.yaml"
+    config.write_text(f"images: folder:{photos}\nencoder: {TINY}\n")
+    real, small, theirs = (tmp_path / name for name in ("real", "small", "theirs"))
+    assert run_cli("baseline", "--config", config, "--save", "random", "--seed", 3, "--out", real).code == 0
+    assert f"probedistill baseline --config {real}/config.yaml --save random" in report(real).text
+    assert f"--seed 3 --out {real}-again" in report(real).text
+    assert run_cli("export", real, "--out", small).code == 0
+    assert run_cli("import", real / "images", "--out", theirs).code == 0
+    for folder in (small, theirs):
+        text = report(folder).text
+        assert "No command makes this set again" in text
+        assert "a command gives the same images again" not in text
+        assert "step 0 of 0" not in text
+
+
+def test_what_differs_leaves_out_options_that_a_set_cannot_have(run, run_cli, report, tmp_path):
+    save_file({"images": torch.rand(3, 3, 32, 32), "labels": torch.arange(3)}, tmp_path / "theirs.safetensors")
+    words = ["import", tmp_path / "theirs.safetensors", "--classes", "cat", "dog", SCRIPT, "--out", tmp_path / "theirs"]
+    assert run_cli(*words).code == 0
+    text = report(run, tmp_path / "theirs").text
+    assert "real images" in text
+    for option in ("canvas.init", "clp.temperature", "schedule"):
+        assert f'<th scope="row">{option}' not in text
 
 
 def test_the_headline_is_of_one_probe_and_of_the_run_s_own_encoder(run, report):

@@ -10,7 +10,7 @@ import time
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -193,6 +193,7 @@ def test_a_real_run(photos, tmp_path, start_process, fork):
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=300), st.integers(1, 80))
+@example([0.0, 2.2250738585e-313], 2)
 def test_buckets_keep_the_mean_and_the_order(values, most):
     means = bucket_means(values, most)
     assert len(means) == min(most, len(values))

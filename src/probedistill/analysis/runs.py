@@ -22,7 +22,7 @@ from ..show.tables import NOTHING, Table, percent
 from ..store.files import whole_file
 from ..store.layout import EVALUATIONS
 from ..store.named import results_folder, run_folder
-from ..store.run_record import RunRecord, read_run, runs_below
+from ..store.run_record import RunRecord, differs, read_run, runs_below
 
 _FEW = 3  # distillation seeds that a table of a paper has at least
 _OF_EACH_SET = ("images", "soft_labels", "train", "chosen_by")
@@ -188,7 +188,7 @@ def collect_runs(folder: Path | str) -> Runs:
         raise UserError(f"folder {str(folder)!r} holds no run; give the folder that distill wrote its runs in")
     settings = {name: _settings(run) for name, run in runs.items()}
     names = list(dict.fromkeys(key for one in settings.values() for key in one))
-    differ = [key for key in names if _differs(key, list(settings.values()))]
+    differ = [key for key in names if differs(key, list(settings.values()))]
     together: dict[tuple[Any, ...], list[str]] = {}
     for name, one in settings.items():
         together.setdefault((runs[name].class_names, *one.items()), []).append(name)
@@ -224,17 +224,6 @@ def _settings(run: RunRecord) -> dict[str, str]:
     for not_a_setting in ("seed", "micro_batch", "also"):  # encoders are named above
         found.pop(not_a_setting, None)
     return found
-
-
-def _differs(key: str, settings: Sequence[dict[str, str]]) -> bool:
-    """Whether a setting distinguishes some of the runs.
-
-    A run lacks the options of other methods, which the method itself tells. It also lacks options that are not used:
-    then one run of a method has the option, and another of the same method has not.
-    """
-    having = [one for one in settings if key in one]
-    methods = {one["method"] for one in having}
-    return len({one[key] for one in having}) > 1 or any(one["method"] in methods for one in settings if key not in one)
 
 
 def _accuracies(folder: Path, names: Sequence[str]) -> tuple[Accuracy, ...]:

@@ -8,6 +8,7 @@ from typing import Any
 from ..images.folder import own_files
 from ..show.tables import NOTHING, Table
 from ..store.layout import IMAGES, METADATA, OLD_METADATA
+from ..store.run_record import differs
 from ..text import counted, duration
 from .gather import ShownRun
 
@@ -30,9 +31,9 @@ def runs_table(runs: Sequence[ShownRun]) -> Table:
 
 def differences(runs: Sequence[ShownRun]) -> Table | None:
     """The settings in which runs differ, a row for each; ``None`` if there are none, or only one run."""
-    settings = [run.about.settings() for run in runs]
+    settings = [{name: _text(value) for name, value in run.about.settings().items()} for run in runs]
     names = [name for name in dict.fromkeys(n for s in settings for n in s) if name not in _IN_THE_SUMMARY]
-    rows = [(name, *(_text(s.get(name)) for s in settings)) for name in names]
+    rows = [(name, *(s.get(name, NOTHING) for s in settings)) for name in names if differs(name, settings)]
     facts = [dict(_facts(run)) for run in runs]
     rows += [(name, *(fact.get(name, NOTHING) for fact in facts)) for name in ("real images", "device", "versions")]
     different = tuple(row for row in rows if len(set(row[1:])) > 1)
@@ -52,7 +53,9 @@ def facts(runs: Sequence[ShownRun]) -> tuple[list[tuple[str, str]], list[list[tu
 
 def _state(run: ShownRun) -> list[tuple[str, str]]:
     state = "finished" if run.finished else "not finished"
-    found = [("state", f"{state}: {run.progress.reached()}, {duration(run.progress.seconds)}")]
+    if run.progress.steps:  # nothing is optimised in a set of real images, or of another program
+        state += f": {run.progress.reached()}, {duration(run.progress.seconds)}"
+    found = [("state", state)]
     if run.pixels is not None:
         files = own_files(run.folder / IMAGES)
         kib = sum(path.stat().st_size for path in files if path.name not in (METADATA, OLD_METADATA)) / 1024

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,11 +62,6 @@ class ShownRun:
     evaluations: tuple[Evaluation, ...]
     results: dict[str, list[Analysis]] = field(default_factory=dict)
     near: tuple[tuple[RealImage, ...], ...] | None = None
-
-    @property
-    def repeatable(self) -> bool:
-        """Whether config.yaml names all that the run was made of; images made in Python have no name."""
-        return {"images", "encoder"} <= set(re.findall(r"^(\w+):", self.config or "", flags=re.MULTILINE))
 
     @property
     def finished(self) -> bool:

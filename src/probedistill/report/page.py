@@ -27,7 +27,9 @@ from ..show.draw import spread
 from ..show.figures import Figure
 from ..show.previews import CELLS_PER_ROW, LIMIT
 from ..show.tables import Table
+from ..store.card import command_again
 from ..store.files import check_writable, whole_file
+from ..store.layout import CONFIG
 from ..store.named import run_folder, several_runs
 from ..store.records import as_plain, without_nan
 from ..text import as_argument, counted, printable
@@ -133,7 +135,7 @@ class _Section:
     results: list[Figure] = field(default_factory=list)
     evaluations: list[Evaluation] = field(default_factory=list)
     facts: list[tuple[str, str]] = field(default_factory=list)
-    command: str = ""
+    command: str | None = None
 
     @property
     def begins(self) -> bool:
@@ -214,9 +216,8 @@ def _section(run: ShownRun, key: str, kinds: Mapping[str, type[Analysis]], progr
     confusion = next((figure for e in own_first(run) if (figure := e.confusion()) is not None), None)
     section.results = [*([confusion] if confusion else []), *(f for result in own for f in result.figures())]
     section.evaluations = list(run.evaluations)
-    if run.repeatable:
-        config, again = run.folder / "config.yaml", f"{run.folder}-again"
-        section.command = f"probedistill distill --config {as_argument(config)} --out {as_argument(again)}"
+    config, again = run.folder / CONFIG, f"{run.folder}-again"
+    section.command = command_again(run.about, config, shown=as_argument(config), out=as_argument(again))
     return section
 
 

@@ -209,8 +209,8 @@ def sparkline(values: Sequence[float], width: int = 40, blocks: str = BLOCKS) ->
     """
     means = bucket_means(values, width)
     low, high = min(means), max(means)
-    scale = (len(blocks) - 1) / (high - low) if high > low else 0.0
-    return "".join(blocks[int((mean - low) * scale)] for mean in means)
+    span = (high - low) or 1.0
+    return "".join(blocks[int((mean - low) / span * (len(blocks) - 1))] for mean in means)
 
 
 def bucket_means(values: Sequence[float], most: int) -> list[float]:

@@ -287,18 +287,32 @@ def _made_from(folder: Path, run: RunRecord) -> str:
         lines.append(f"- method: {escaped(run.method)}, {how}")
     versions = ", ".join(f"{name} {version}" for name, version in run.versions.items())
     lines += [f"- versions: {escaped(versions)}"] if versions else []
-    command = _command(folder, run)
+    command = command_again(run, folder / CONFIG)
     return "\n".join(lines) + (f"\n\nMade again by\n\n{_fenced(command, 'sh')}" if command else "")
 
 
-def _command(folder: Path, run: RunRecord) -> str | None:
-    put_together = run.parts or run.forgotten
-    if run.made_elsewhere or run.export or run.statistics or put_together or not (folder / CONFIG).exists():
+def command_again(run: RunRecord, file: Path, *, shown: str = CONFIG, out: str = "again") -> str | None:
+    """The command that makes a set again.
+
+    Args:
+        run: What made the set.
+        file: Its config.yaml.
+        shown: What the command calls that file, as a shell takes it.
+        out: The folder that the command names, likewise.
+
+    Returns:
+        ``None`` if no command does: another program made it, it came from other sets or from statistics, or it was made
+        in Python of images or of an encoder that the file does not name.
+    """
+    of_others = run.export or run.statistics or run.parts or run.forgotten or run.base
+    if run.made_elsewhere or of_others or not file.is_file():
+        return None
+    if not {"images", "encoder"} <= set(re.findall(r"^(\w+):", file.read_text(encoding="utf-8"), flags=re.MULTILINE)):
         return None
     if run.config.steps:
-        return f"probedistill distill --config {CONFIG} --out again"
+        return f"probedistill distill --config {shown} --out {out}"
     options = f"--images-per-class {run.config.images_per_class} --seed {run.config.seed}"
-    return f"probedistill baseline --config {CONFIG} --save {quote(run.method)} {options} --out again"
+    return f"probedistill baseline --config {shown} --save {quote(run.method)} {options} --out {out}"
 
 
 def _citation(run: RunRecord) -> str:

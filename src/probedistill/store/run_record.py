@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from pathlib import Path
@@ -381,6 +381,21 @@ class RunRecord(History):
     def made_with(self, fingerprint: str) -> bool:
         """Whether the encoder of this fingerprint is among `encoders`."""
         return any(encoder.fingerprint == fingerprint for encoder in self.encoders)
+
+
+def differs(key: str, settings: Sequence[dict[str, str]]) -> bool:
+    """Whether a setting distinguishes some of the runs.
+
+    A run lacks the options of other methods, which the method itself tells. It also lacks options that are not used:
+    then one run of a method has the option, and another of the same method has not.
+
+    Args:
+        key: The setting.
+        settings: `RunRecord.settings` of each run, as text.
+    """
+    having = [one for one in settings if key in one]
+    methods = {one["method"] for one in having}
+    return len({one[key] for one in having}) > 1 or any(one["method"] in methods for one in settings if key not in one)
 
 
 def unrecorded() -> RunRecord:
