@@ -14,6 +14,7 @@ from conftest import TINY
 from helpers_images import make_image_folder
 from helpers_statistics import bank, statistics_of
 from probedistill import (
+    DistilledSet,
     InheritedProbe,
     LinearProbe,
     Migration,
@@ -157,6 +158,23 @@ def test_wrong_use_is_one_line(distilled, old, new, store):
         migrate(distilled, old, old=[old], features=store)
     with pytest.raises(UserError, match="unknown class of the set 'hen'"):
         migrate(distilled, new, statistics=[statistics_of(bank([0, 1, 2]))], features=store)
+
+
+def test_a_head_for_the_set_s_own_encoder(distil_cli, run_cli, photos, tmp_path):
+    run, out = tmp_path / "run", tmp_path / "head"
+    assert distil_cli("--out", run, "--keep-head", "--no-progress").code == 0
+    made = run_cli("migrate", run, "--config", run, "--out", out)
+    assert made.code == 0, made.err
+    assert "the set was made with this encoder" in made.out
+    assert "inherited" not in made.out
+    distilled, encoder = DistilledSet.load(run), load_encoder(TINY, device="cpu")
+    assert load_head(out).about.encoder.fingerprint == encoder.fingerprint
+    photo = next(photos.rglob("*.png"))
+    names = load_head(out).predict([photo], encoder)
+    assert names[0] in distilled.class_names
+    assert names[0] in run_cli("predict", out, photo, "--trust").out
+    refused = run_cli("migrate", run, "--encoder", TINY, "--source", TINY, "--out", tmp_path / "other").error()
+    assert "name the new encoder, or leave it out of --source" in refused
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from scipy.special import expit, logit
 from .._version import __version__
 from ..config import AugmentConfig
 from ..encoders.encoder import Encoder, check_encoder
-from ..errors import UserError, option, unknown_name
+from ..errors import UserError, by_caller, option, unknown_name
 from ..features.statistics import ClassStatistics
 from ..features.store import FeatureStore
 from ..images.labelled import LabelledImages, of_classes
@@ -165,7 +165,9 @@ class Migration(Analysis):
     def findings(self) -> list[str]:
         """The forecast for the head, and what it was made from."""
         found, anchor, taken = [], self.anchor, self.taken
-        if anchor is None or taken.forecast is None:
+        if not self.old:
+            found.append("No forecast: that takes an encoder that the set was made with beside the new one (--source).")
+        elif anchor is None or taken.forecast is None:
             found.append(
                 "No forecast: nothing is known of how good the set is on an old encoder. Name that encoder with "
                 "--source; distil with a test split, or give its statistics with --stats."
@@ -297,7 +299,7 @@ def _check(candidate: str, measured: float | None, encoder: Encoder, old: Sequen
         if one.fingerprint == encoder.fingerprint:
             raise UserError(
                 f"encoder {encoder.name!r} at {encoder.input_size} px is the one that the set was made with; name the "
-                "new encoder"
+                f"new encoder, or leave it out of {by_caller(command='--source', python='old')}"
             )
 
 

@@ -40,7 +40,7 @@ def migrate(
     others use the head of the old encoder (distill --keep-head) behind a map from new to old features. The forecast is
     made from cross-validation on both encoders and from how good the set is on the old one, which evaluate measures
     best: run it first. docs/over-time.md says how far forecasts were off. With --images all candidates are scored on
-    the test images afterwards.
+    the test images afterwards. For the encoder that the set was made with the head is a probe from scratch.
 
     OUT/head.safetensors is the head; from Python, load_head("OUT") predicts, and as_sklearn() gives a scikit-learn
     classifier.
@@ -80,6 +80,9 @@ def migrate(
         test = of_classes(load_splits(images, progress=progress)[1], distilled.class_names, f"run {str(folder)!r}")
     new = load_encoder(encoder)
     old = _old_encoders(folder, source, encoder.device)
+    if source is None and any(one.fingerprint == new.fingerprint for one in old):
+        show("the set was made with this encoder: its head is a probe from scratch, which evaluate scores")
+        old = []
     store = FeatureStore(cache, images is not None and images.strict, progress)
     head, report = run_migrate(
         distilled, new, old=old, statistics=_statistics(folder, stats or [], old), measured=_measured(folder, old),
