@@ -112,6 +112,18 @@ def test_names_of_the_file_are_put_in_order_and_never_replaced(tmp_path):
     assert [found.class_names[label] for label in found.labels] == ["dog", "cat", "dog", "cat"]
 
 
+def test_labels_of_parquet_as_tables_have_them(tmp_path):
+    found = read_set(_parquet(tmp_path / "gaps.parquet", [1.0, 0.0, 2.0]), classes=["cat", "dog", "owl"])
+    assert [found.class_names[label] for label in found.labels] == ["dog", "cat", "owl"]
+    with pytest.raises(UserError, match="'cat' and 'cat ' have the same name except for spaces"):
+        read_set(_parquet(tmp_path / "spaces.parquet", ["cat", "dog", "cat "]))
+
+
+def test_labels_that_count_from_1_are_said(tmp_path):
+    with pytest.warns(UserWarning, match=r"data.pth' has no image of class 0; if its labels count from 1, subtract 1"):
+        assert len(read_set(saved(tmp_path, {"images": IMAGES.detach(), "labels": LABELS + 1})).class_names) == 3
+
+
 @pytest.mark.parametrize("labels", [[0, None, 1], [[0], [1]], [0.0, float("nan")]], ids=["none", "lists", "nan"])
 def test_rows_of_parquet_without_a_class_are_one_line(tmp_path, labels):
     with pytest.raises(UserError, match="rows without a class in column 'label'"):

@@ -230,7 +230,7 @@ def check_classes_of_images(class_names: Sequence[str], called: str) -> None:
         if other != name:
             raise UserError(
                 f"{called}: the classes {other!a} and {name!a} have the same name except for spaces or the form of "
-                f"accents; write their labels alike, or leave one out with {option('classes')}"
+                "accents; write their labels alike"
             )
 
 

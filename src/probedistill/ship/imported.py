@@ -23,6 +23,7 @@ from ..encoders.encoder import Encoder
 from ..encoders.weights import load_tensor_file
 from ..errors import UserError, explained, option
 from ..images.decode import UnreadableImageError, decode_image
+from ..images.labelled import check_classes_of_images
 from ..images.sources import check_range
 from ..images.splits import load_images
 from ..store.card import published
@@ -127,6 +128,8 @@ def _of_tensors(content: Any, called: str, classes: Sequence[str] | None, image_
     labels = labels.long()
     if int(labels.min()) < 0:
         raise UserError(f"{called} has the label {int(labels.min())}; classes are numbered from 0")
+    if int(labels.min()) > 0 and soft is None:
+        warnings.warn(f"{called} has no image of class 0; if its labels count from 1, subtract 1", stacklevel=4)
     count = soft.shape[1] if soft is not None else int(labels.max()) + 1
     if count > _MOST_IMAGES:
         raise UserError(f"{called} has the label {count - 1}; that is more classes than a set can have")
@@ -260,11 +263,14 @@ def _of_parquet(
         raise UserError(f"{called} has no bytes of an image in row {empty}; embed the images in the file")
     if any(not isinstance(value, (str, int, float)) or value != value for value in values):
         raise UserError(f"{called} has rows without a class in column {label_column!r}")
+    if all(isinstance(value, float) and value.is_integer() for value in values):  # a table that once had gaps
+        values = [int(value) for value in values]
     if names is None:
         names = [str(value) for value in sorted(set(values), key=lambda v: (isinstance(v, str), v))]
         labels = [names.index(str(value)) for value in values]
     else:
         labels = values
+    check_classes_of_images(names, called)
     if not all(isinstance(label, int) and 0 <= label < len(names) for label in labels):
         raise UserError(f"{called} has rows without a class in column {label_column!r}")
     decoded = (decode_image(data, name=f"row {number}") for number, data in enumerate(contents))
