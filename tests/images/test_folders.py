@@ -321,6 +321,17 @@ def test_a_run_is_no_folder_of_photos(tmp_path):
     assert classes_of(tmp_path / "images") == ("cat", "dog")
 
 
+def test_a_run_among_the_photos_is_no_class(tmp_path):
+    """Its images would be photos of one more class."""
+    tree(tmp_path, "cat", "dog", "small/images/cat", "dog/mine/images/cat")
+    for run in ("small", "dog/mine"):
+        (tmp_path / run / "run.json").write_text("{}")
+    with pytest.warns(UserWarning, match="left out runs of probedistill: 'small' and 1 more$"):
+        images = load_images(f"folder:{tmp_path}")
+    assert images.class_names == ("cat", "dog")
+    assert images.counts().tolist() == [4, 4]
+
+
 def test_a_link_to_nowhere_is_called_one(tmp_path):
     tree(tmp_path, "photos2/cat")
     (tmp_path / "photos").symlink_to(tmp_path / "unplugged")

@@ -58,6 +58,7 @@ _SIDECARS = frozenset(
         ".aae", ".xmp", ".ini", ".lnk", ".url", ".identifier",  # photo programs and Windows
     ]
 )  # fmt: skip
+_RUNS = "runs of probedistill"  # their images are no photos
 _DEEPEST = 50  # folders inside a class folder
 
 
@@ -92,13 +93,13 @@ class _FolderSource(Source):
     def load(self, split: str, classes: tuple[str, ...] | None, *, absent_ok: bool = False) -> LabelledImages:
         """The images of a split; only the folders of ``classes`` are listed."""
         parent = self.root / split if split in self._split_folders else self.root
-        folders = self._class_folders(parent, classes)
+        left_out = _LeftOut()
+        folders = self._class_folders(parent, classes, left_out)
         if classes is not None:
             check_classes(classes, list(folders), classes_argument(), self.spec, absent_ok)
         class_names = tuple(folders) if classes is None else classes
         check_class_names([name for name in class_names if name in folders], f"images {self.spec!r}")
         paths, labels = [], []
-        left_out = _LeftOut()
         for label, name in enumerate(class_names):
             if name in folders:
                 found = sorted(_image_files(parent / folders[name], folders[name], left_out), key=_one_form)
@@ -130,10 +131,13 @@ class _FolderSource(Source):
             contents=contents,
         )
 
-    def _class_folders(self, parent: Path, wanted: tuple[str, ...] | None) -> Mapping[str, str]:
+    def _class_folders(self, parent: Path, wanted: tuple[str, ...] | None, left_out: _LeftOut) -> Mapping[str, str]:
         """Class name → its folder's name on disk, which may spell accents another way or end in a space."""
         folders: dict[str, str] = {}
         for folder in subfolders(parent):
+            if (parent / folder / "run.json").is_file():
+                left_out.add(_RUNS, folder)
+                continue
             if folder != as_utf8(folder):
                 if wanted is not None:
                     continue
@@ -396,7 +400,11 @@ def _image_files(folder: Path, prefix: str, left_out: _LeftOut) -> Iterator[str]
         if depth > _DEEPEST:
             left_out.add(f"folders more than {_DEEPEST} deep", name)
             continue
-        for entry in _everything(here):
+        entries = _everything(here)
+        if any(entry.name == "run.json" for entry in entries):
+            left_out.add(_RUNS, name)
+            continue
+        for entry in entries:
             relative = f"{name}/{entry.name}"
             if entry.name.startswith("."):
                 if entry.name.endswith(".icloud"):
