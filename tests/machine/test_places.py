@@ -67,14 +67,14 @@ def unknown(number):
 pwd.getpwuid = unknown
 import probedistill.images.splits
 from huggingface_hub import constants
-print(getpass.getuser(), constants.HF_HOME, sep="\\n")
+print(getpass.getuser(), constants.HF_HOME, os.environ.get("MPLCONFIGDIR"), sep="\\n")
 """
 
 
 @pytest.mark.parametrize("home", [None, "no such folder", "theirs"])
 def test_other_libraries_get_along_without_a_name_and_a_home(tmp_path, home):
     """Torchvision asks for the name; datasets made a folder called ~ in the current one."""
-    nothing = ("HOME", "USER", "LOGNAME", "LNAME", "USERNAME", "XDG_CACHE_HOME", "HF_HOME")
+    nothing = ("HOME", "USER", "LOGNAME", "LNAME", "USERNAME", "XDG_CACHE_HOME", "HF_HOME", "MPLCONFIGDIR")
     environment = {name: value for name, value in os.environ.items() if name not in nothing}
     (tmp_path / "theirs" / ".cache").mkdir(parents=True)
     if home is not None:
@@ -82,13 +82,14 @@ def test_other_libraries_get_along_without_a_name_and_a_home(tmp_path, home):
     (tmp_path / "no such folder").touch()  # so that no home can be made there
     code = subprocess.run([sys.executable, "-c", _NOBODY], capture_output=True, text=True, env=environment, check=False)
     assert code.returncode == 0, code.stderr
-    name, caches = code.stdout.splitlines()
+    name, caches, of_matplotlib = code.stdout.splitlines()
     assert name == str(os.getuid())
     if home == "theirs":  # weights may be there, also where it cannot be written to
-        assert caches == str(tmp_path / "theirs" / ".cache" / "huggingface")
+        assert (caches, of_matplotlib) == (str(tmp_path / "theirs" / ".cache" / "huggingface"), "None")
     else:
         assert Path(caches).is_absolute()
         assert f"probedistill-{os.getuid()}" in caches
+        assert of_matplotlib == str(Path(caches).parent / "matplotlib")
 
 
 def test_a_tilde_is_the_home_folder_also_where_no_shell_has_looked(distil_cli, tmp_path, monkeypatch):

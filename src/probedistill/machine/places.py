@@ -94,7 +94,7 @@ def settle_user() -> None:
 
     In a container with an arbitrary user id there may be neither a variable nor an entry that says them. PyTorch's
     compiler asks for the name while it is imported, and fails. Caches that belong below ``~`` would go into a folder
-    of that name in the current one.
+    of that name in the current one, and matplotlib would complain.
     """
     try:
         getpass.getuser()
@@ -104,6 +104,7 @@ def settle_user() -> None:
     if not os.path.exists(home) and (home.parent == Path("~") or hindrance(home)):
         with suppress(OSError):  # no place at all: said once one is needed
             os.environ.setdefault("XDG_CACHE_HOME", str(_among_temporary_files()))
+            os.environ.setdefault("MPLCONFIGDIR", str(_among_temporary_files() / "matplotlib"))
 
 
 def _number_of_user() -> str:
