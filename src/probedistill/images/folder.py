@@ -72,11 +72,11 @@ def folder_source(place: str, config: ImagesConfig) -> Source:
         siblings = subfolders(root.parent) if os.access(root.parent, os.R_OK) else []
         near = difflib.get_close_matches(root.name, siblings, n=1)
         hint = f"did you mean 'folder:{root.parent / near[0]}'?" if near else "check the path"
-        hint = "it is a link that leads nowhere" if root.is_symlink() else hint
+        hint = "it is a link that leads nowhere" if os.path.islink(root) else hint
         raise UserError(f"images {config.images!r}: no such folder; {hint}")
     if not root.is_dir():
         raise UserError(f"images {config.images!r} is a file; give the folder with one folder per class")
-    if (root / "run.json").is_file():
+    if os.path.isfile(root / "run.json"):
         raise UserError(f"images {config.images!r} is a run of probedistill; give its images, folder:{root / 'images'}")
     return _FolderSource(root, config)
 
@@ -135,7 +135,7 @@ class _FolderSource(Source):
         """Class name → its folder's name on disk, which may spell accents another way or end in a space."""
         folders: dict[str, str] = {}
         for folder in subfolders(parent):
-            if (parent / folder / "run.json").is_file():
+            if os.path.isfile(parent / folder / "run.json"):
                 left_out.add(_RUNS, folder)
                 continue
             if folder != as_utf8(folder):
