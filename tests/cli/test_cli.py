@@ -476,6 +476,8 @@ def test_evaluating_with_another_encoder_and_data(run_cli, distil_cli, tmp_path,
         (["distill"], "images is missing; give --images, or --config FILE"),
         (["label", "runs/x", "--keep-head"], "images is missing; give --images, or --config FILE"),
         (["evaluate"], "folder is missing; give it after the command: probedistill evaluate FOLDER"),
+        (["push", "runs/x"], "repo is missing; give it after the command: probedistill push FOLDER REPO"),
+        (["predict", "heads/x"], "PHOTOS is missing; give it after the command: probedistill predict FOLDER PHOTOS"),
         (["distill", "--images"], 'parameter --images requires an argument'),
     ],
 )  # fmt: skip

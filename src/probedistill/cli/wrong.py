@@ -84,7 +84,10 @@ def _missing(error: cyclopts.MissingArgumentError, tokens: Sequence[str]) -> str
         return " ".join(str(error).split())
     name = argument.name.removeprefix("--")
     if argument.field_info.is_positional:
-        return f"{name} is missing; give it after the command: probedistill {command} {name.upper()}"
+        own = app[command].assemble_argument_collection()
+        words = [one.name.removeprefix("--").upper() for one in own if one.field_info.is_positional and one.required]
+        usage = " ".join(word for word in words if word != "*")  # a config, whose fields are options
+        return f"{name} is missing; give it after the command: probedistill {command} {usage}"
     if not is_of_a_config(command, name.replace("-", "_")):  # no run's config.yaml has it
         return f"{name} is missing; give --{name}"
     if "--config" in tokens:
