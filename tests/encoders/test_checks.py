@@ -404,6 +404,25 @@ def test_weights_may_need_the_plain_order_of_memory(kind):
         assert close(encoder(pictures(3)), kind().eval()((pictures(3) - encoder.mean) / encoder.std))
 
 
+class Patches(nn.Module):
+    """Patches by ``as_strided``: in another order of memory they are of other pixels, without an error."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = nn.Linear(48, 8)
+
+    def forward(self, images: Tensor) -> Tensor:
+        steps = (3 * 1024, 1024, 8 * 32, 8, 32, 1)
+        return self.layer(images.as_strided((len(images), 3, 4, 4, 8, 8), steps).mean((4, 5)).flatten(1))
+
+
+def test_encoders_may_go_by_the_order_of_memory():
+    encoder = Encoder(Patches(), name="mine", input_size=32)
+    encoder.check_gradient()
+    assert close(encoder(pictures(3)), Patches()((pictures(3) - encoder.mean) / encoder.std))
+
+
 class Doubles(torch.autograd.Function):
     """A layer of someone's own whose backward pass flattens with ``.view``."""
 

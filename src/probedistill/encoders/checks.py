@@ -160,6 +160,12 @@ def is_plain(tensor: Tensor) -> bool:
     return tensor.layout == torch.strided and not others
 
 
+def is_alike(features: Any, others: Any, precision: Precision) -> bool:
+    """Whether features are the same but for rounding, or are none at all."""
+    both = all(isinstance(part, Tensor) and is_plain(part) for part in (features, others))
+    return not both or _distance(features, others) <= SAME[precision]
+
+
 def uneven_like(tensor: Tensor) -> Tensor:
     """Values of a tensor's shape, on its device, that are never alike: from −sin 1 to sin 1, float32."""
     return torch.linspace(-1, 1, tensor.numel(), device=tensor.device).sin().view_as(tensor)

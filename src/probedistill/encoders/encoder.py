@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..config import EncoderConfig, Precision
 from ..errors import UserError, unknown_name
 from ..machine.torch_state import own_torch_state
-from .checks import check_features, check_gradient, checked_preparation, example_images, frozen, is_plain
+from .checks import check_features, check_gradient, checked_preparation, example_images, frozen, is_alike, is_plain
 from .fold import fold_batchnorms, unfold_batchnorms
 from .known import IMAGENET
 from .layers import features_with_layers, inner_layers
@@ -122,14 +122,16 @@ class Encoder(nn.Module):
 
     @torch.no_grad()
     def _find_layout(self, images: Tensor) -> torch.memory_format:
-        """Channels last is faster; a ``.view`` of maps or weights needs the other order of memory."""
-        for layout in (torch.channels_last, torch.contiguous_format):
-            self._layout = layout
+        """Channels last is faster; ``.view`` of maps or weights, and ``as_strided``, need the other order of memory."""
+        found = []
+        for self._layout in (torch.contiguous_format, torch.channels_last):
             with suppress(Exception):  # `check_features` reports what goes wrong in both
-                self.model.to(memory_format=layout)  # type: ignore[call-overload]
-                self(images)
-                break
-        return self._layout
+                self.model.to(memory_format=self._layout)  # type: ignore[call-overload]
+                found.append(self(images))
+        if len(found) == 2 and is_alike(found[0], found[1], self.precision):
+            return torch.channels_last
+        self.model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        return torch.contiguous_format
 
     @own_torch_state()
     def check_gradient(self) -> None:
