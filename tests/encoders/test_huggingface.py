@@ -342,6 +342,28 @@ def test_damaged_weights_are_one_line(hf_folder, tmp_path, content):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("content", ["objects", "noise", "nothing"])
+def test_files_with_more_than_tensors_are_not_recommended(hf_folder, tmp_path, content):
+    """torch's own message says how to load them all the same, with the code that they run."""
+    shutil.copytree(hf_folder[0] / "vit", tmp_path / "vit")
+    (tmp_path / "vit" / "model.safetensors").unlink()
+    file = tmp_path / "vit" / "pytorch_model.bin"
+    torch.save({"a": Path} if content == "objects" else {}, file)
+    if content != "objects":
+        file.write_bytes(b"noise" * 50 * (content == "noise"))
+    with pytest.raises(UserError, match=r"its weights are damaged, or more than tensors\); take a copy of it with"):
+        load_encoder(f"hf:{tmp_path / 'vit'}", device="cpu")
+
+
+def test_folders_in_a_repository_and_at_home(hf_folder, tmp_path, monkeypatch):
+    shutil.copytree(hf_folder[0] / "vit", tmp_path / "repo" / "encoder")
+    expected = load_encoder(f"hf:{hf_folder[0] / 'vit'}", device="cpu")(pictures())
+    monkeypatch.setenv("HOME", str(tmp_path))
+    encoder = load_encoder("hf:~/repo", encoder_args={"subfolder": "encoder"}, device="cpu")
+    assert close(encoder(pictures()), expected)
+    assert encoder.mean[0, 0] == pytest.approx(0.4)
+
+
 def test_an_incomplete_checkpoint_is_one_line(hf_folder, tmp_path, photos, run_cli):
     """Without the report that transformers prints, and without a word about what would have been loaded."""
     _lacking(hf_folder[0] / "vit", tmp_path / "vit", "pooler")

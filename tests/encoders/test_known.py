@@ -49,6 +49,24 @@ def test_lite0_has_the_packages_weights():
 
 
 @needs_lite0
+@pytest.mark.parametrize("wrap", ["sorted", "trainer", "averaged last"])
+def test_lite0_takes_a_checkpoint_by_the_names_in_it(tmp_path, wrap):
+    """The package's weights are named otherwise, and are taken in their order."""
+    encoder = load_encoder("efficientnet_lite0", input_size=64, device="cpu", fold_batchnorm=False)
+    state = {name: value.contiguous() for name, value in encoder.model.state_dict().items()}
+    head = {"classifier.weight": torch.ones(5, 1280), "classifier.bias": torch.ones(5)}
+    content = {
+        "sorted": {name: state[name] for name in sorted(state)},
+        "trainer": {"state_dict": state | head},
+        "averaged last": {f"{under}.{name}": value if under == "model_ema" else -value
+                          for under in ("model", "model_ema") for name, value in state.items()},
+    }[wrap]  # fmt: skip
+    torch.save(content, tmp_path / "w.pth")
+    options = {"checkpoint": tmp_path / "w.pth", "input_size": 64, "device": "cpu"}
+    assert load_encoder("efficientnet_lite0", **options).fingerprint == encoder.fingerprint
+
+
+@needs_lite0
 def test_lite0_does_not_take_the_weights_of_another_architecture(tmp_path, monkeypatch):
     recipe = replace(RECIPES["efficientnet_lite0"], spec="timm:tf_efficientnet_lite1")
     monkeypatch.setitem(RECIPES, "efficientnet_lite0", recipe)

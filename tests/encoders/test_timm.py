@@ -296,6 +296,12 @@ def test_wrappers_of_parts_are_taken_off(tmp_path, small, expected, inner):
     assert close(_features(tmp_path / "w.pth"), expected)
 
 
+def test_a_checkpoint_at_home(tmp_path, small, expected, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    _saved(small, tmp_path / "w.pth")
+    assert torch.equal(_features("~/w.pth"), expected)
+
+
 def test_a_model_of_torchscript_is_called_one(tmp_path, small):
     torch.jit.save(torch.jit.trace(small, pictures(1, 32)), tmp_path / "w.pth")
     with pytest.raises(UserError, match=r"\(a whole model of TorchScript\); give a .safetensors file"):

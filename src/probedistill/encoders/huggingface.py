@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from ..config import EncoderConfig
 from ..errors import UserError, by_caller, explained, option
 from ..machine.network import asking_the_hub
+from ..machine.places import at_home
 from ..text import counted
 from .encoder import RESAMPLING
 from .known import IMAGENET
@@ -23,8 +25,8 @@ from .source import EncoderSource, Loaded, Output, optional
 
 _CLASS_TOKENS = ("cls_token", "class_token", "class_embedding")
 """What models call the token that stands for the whole image; it is the first."""
-_NOT_SETTINGS = ("revision", "trust_remote_code", "dtype", "torch_dtype")
-"""Arguments of loading that a model's settings may also have; the first two find the settings themselves."""
+_NOT_SETTINGS = ("revision", "subfolder", "trust_remote_code", "dtype", "torch_dtype")
+"""Arguments of loading that a model's settings may also have; the first three find the settings themselves."""
 
 
 def load_hf(repo: str, config: EncoderConfig) -> Loaded:
@@ -36,6 +38,7 @@ def load_hf(repo: str, config: EncoderConfig) -> Loaded:
     the features depend is refused.
     """
     optional("transformers", "hf", f"hf:{repo}")
+    repo = str(at_home(Path(repo))) if repo.startswith("~") else repo
     way_out = "give hf:FOLDER with a copy of it, or take efficientnet_lite0, which needs no network"
     with asking_the_hub(f"encoder 'hf:{repo}'", way_out, needed=not Path(repo).exists()):
         return _loaded(repo, config)
@@ -94,6 +97,11 @@ def _made(repo: str, config: EncoderConfig, spec: str) -> tuple[Any, Any, dict[s
                 raise
             reason = " ".join(str(error).split())
             raise UserError(f"encoder_args {dict(config.encoder_args)} do not suit 'hf:{repo}': {reason}") from error
+        except (pickle.UnpicklingError, EOFError) as error:  # torch's own text advises to run what is in the file
+            raise UserError(
+                f"{spec} could not be loaded (its weights are damaged, or more than tensors); take a copy of it with "
+                ".safetensors files"
+            ) from error
         except ValueError as error:
             if "trust_remote_code" not in str(error):
                 raise
@@ -216,7 +224,7 @@ def _of_the_image(hidden: Tensor, has_token: bool) -> Tensor:
 
 def _of_loading(config: EncoderConfig) -> dict[str, Any]:
     """Arguments that say how the configuration itself is found. Nobody is asked whether to trust code."""
-    found = ("revision", "trust_remote_code")
+    found = ("revision", "subfolder", "trust_remote_code")
     given = {name: config.encoder_args[name] for name in found if name in config.encoder_args}
     return {"trust_remote_code": False, **given}
 

@@ -16,6 +16,7 @@ from ..config import EncoderConfig
 from ..errors import UserError, first_line, option, unknown_name
 from ..extras import not_installed
 from ..machine.network import asking_the_hub, check_waits
+from ..machine.places import at_home
 from .checks import is_plain
 from .known import RECIPES, Recipe
 from .source import EncoderSource, Loaded
@@ -114,7 +115,7 @@ def _is_on_the_hub(name: str) -> bool:
 def _local_weights(recipe: Recipe | None, config: EncoderConfig) -> Path | None:
     """The file that weights come from: the checkpoint that was named, or that of the recipe's package."""
     if config.checkpoint is not None:
-        return Path(config.checkpoint)
+        return at_home(Path(config.checkpoint))
     return _package_weights(recipe) if recipe and recipe.package and config.pretrained else None
 
 
@@ -144,14 +145,12 @@ def _fill(model: nn.Module, local: Path, name: str, recipe: Recipe | None) -> bo
     Returns:
         Whether the model has now another input size, which is that of the file's position embeddings.
     """
-    resized = False
-    weights = read_weights(local)
-    if recipe is not None and recipe.package:
-        weights = _rename_in_order(weights, model, local)
-    else:
-        weights = without_wrappers(weights, _needed(model), local)
-        resized = take_size_of(weights, model)
-        weights = _named_as_timm_does(weights, model)
+    stored, needed = read_weights(local), _needed(model)
+    weights = without_wrappers(stored, needed, local)
+    resized = take_size_of(weights, model)
+    weights = _named_as_timm_does(weights, model)
+    if recipe is not None and recipe.package and not weights.keys() >= set(needed):  # the package's own names
+        weights = _rename_in_order(stored, model, local)
     _load_weights(model, weights, local, name)
     return resized
 
