@@ -381,6 +381,29 @@ def test_weights_of_another_size_than_the_models_own(tmp_path, of_64, size, has_
         assert close(encoder(images), native((images - encoder.mean) / encoder.std))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("classes", [0, 3])
+def test_windows_of_another_size(tmp_path, classes):
+    """A Swin that was made for 112 pixels has smaller windows at its end; timm would resample them twice."""
+    name = "swin_tiny_patch4_window7_224"
+    model = timm.create_model(name, img_size=112, num_classes=classes).eval()
+    for part, value in model.named_parameters():
+        if "relative" in part:
+            nn.init.normal_(value, std=0.5)
+    path = _saved(model, tmp_path / "w.pth")
+    model.reset_classifier(0)
+    with pytest.raises(
+        UserError, match=r"bias_table has shape \(49, 24\) instead .*, such as img_size if it was trained"
+    ):
+        load_encoder(f"timm:{name}", checkpoint=path, input_size=112, device="cpu")
+    images = pictures(2, 112)
+    for size in (112, None):
+        options = {"checkpoint": path, "input_size": size, "encoder_args": {"img_size": 112}, "device": "cpu"}
+        encoder = load_encoder(f"timm:{name}", **options)
+        with torch.no_grad():
+            assert close(encoder(images), model((images - encoder.mean) / encoder.std))
+
+
 def test_the_size_that_the_model_is_made_for_is_its_input(tmp_path, of_64):
     path = _saved(of_64, tmp_path / "w.pth")
     encoder = load_encoder("timm:test_vit", checkpoint=path, encoder_args={"img_size": 64}, device="cpu")

@@ -69,10 +69,8 @@ def load_timm(name: str, config: EncoderConfig) -> Loaded:
     data = timm.data.resolve_data_config({}, model=model)
     made_for = int(arguments.get("img_size", 0)) or (recipe.input_size if recipe else data["input_size"][-1])
     size = config.input_size or made_for
-    if local is not None and (
-        resized or (config.input_size and hasattr(model, "set_input_size"))
-    ):  # resamples position embeddings
-        model.set_input_size(img_size=size)
+    if local is not None and (resized or (size != made_for and hasattr(model, "set_input_size"))):
+        model.set_input_size(img_size=size)  # resamples position embeddings
     return Loaded(model, size, data["mean"], data["std"], data["interpolation"], data["crop_pct"])
 
 
@@ -201,9 +199,12 @@ def _named_as_timm_does(weights: dict[str, Tensor], model: nn.Module) -> dict[st
 
 
 def _resized(weights: dict[str, Tensor], found: dict[str, Tensor]) -> bool:
-    """Whether kernels have another size after timm's conversion: it resamples the patches of another model."""
-    kernels = [name for name, value in weights.items() if value.ndim == 4 and name in found]
-    return any(found[name].shape != weights[name].shape for name in kernels)
+    """Whether timm's conversion gave another size to kernels (those of another model) or relative positions.
+
+    Those of other windows would be resampled here and once more at the input size.
+    """
+    fixed = [name for name, value in weights.items() if value.ndim == 4 or "relative_position" in name]
+    return any(name in found and found[name].shape != weights[name].shape for name in fixed)
 
 
 def _needed(model: nn.Module) -> list[str]:
@@ -233,6 +234,7 @@ def _load_weights(model: nn.Module, weights: dict[str, Tensor], path: Path, name
             f"checkpoint {str(path)!r} does not fit timm model {name!r}: {first} "
             f"({len(missing)} missing, {len(extra)} unexpected, {len(wrong)} of another shape); "
             f"check the model's name and {option('encoder_args')}"
+            + (", such as img_size if it was trained on images of another size" if wrong else "")
         )
     for k, value in weights.items():
         if not is_plain(value) or (ours[k].is_floating_point() and not value.is_floating_point()):
