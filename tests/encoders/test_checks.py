@@ -467,7 +467,9 @@ def test_models_that_cannot_be_frozen(model):
 # ---------------------------------------------------------------- what a model says of its images
 
 
-@pytest.mark.parametrize("mean", [0.5, [0.5] * 3, torch.full((3,), 0.5), torch.full((3,), 0.5).numpy()])
+@pytest.mark.parametrize(
+    "mean", [0.5, [0.5] * 3, torch.full((3,), 0.5), torch.full((3,), 0.5).numpy(), torch.full((1, 3, 1, 1), 0.5)]
+)
 def test_mean_and_deviation_in_any_form(mean):
     encoder = Encoder(Tiny(), name="tiny", input_size=32, mean=mean, std=mean)
     assert (
@@ -481,6 +483,7 @@ def test_mean_and_deviation_in_any_form(mean):
         ({"mean": (123.7, 116.3, 103.5)}, "give it for images in [0, 1]: divide mean and std by 255"),
         ({"mean": (0.5, 0.5)}, "mean (0.5, 0.5) cannot be used (2 of them); give three numbers"),
         ({"mean": None}, "mean None cannot be used"),
+        ({"mean": torch.zeros(1, 2, 1, 1)}, "mean tensor([[[[0.]], [[0.]]]]) cannot be used (2 of them)"),
         ({"mean": (float("nan"), 0, 0)}, "give it for images in [0, 1]"),
         ({"std": (0.2, 0.0, 0.2)}, "has std (0.2, 0.0, 0.2); give numbers above 0"),
         ({"std": ("a", "b", "c")}, "cannot be used"),

@@ -62,6 +62,13 @@ def test_options_out_of_range():
         load_encoder(TINY, precision="fp8", device="cpu")
     with pytest.raises(UserError, match="device 'cudda' cannot be used"):
         load_encoder(TINY, device="cudda")
+    with pytest.raises(UserError, match=r"device 'meta' cannot be used \(it holds no values\); try auto or cpu"):
+        load_encoder(TINY, device="meta")
+    for size in ("64", 64.5):
+        with pytest.raises(UserError, match=f"input_size {size!r} is not a whole number; give a number of pixels"):
+            load_encoder(TINY, input_size=size)
+    with pytest.raises(UserError, match=r"encoder_args \[1\] is not a dictionary; give {name: value}"):
+        load_encoder(TINY, encoder_args=[1])
 
 
 @pytest.mark.parametrize("shape", [(33, 57), (57, 33), (31, 31), (1, 200), (500, 333)])

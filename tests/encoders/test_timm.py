@@ -206,6 +206,8 @@ TRAINERS = {
                             "pytorch-lightning_version": "2.5", "hyper_parameters": {"lr": 0.1}, "callbacks": {}},
     "Lightning, averaged": lambda s: {"state_dict": {**_under("model.", _other(s)), **_under("model_ema.", s)}},
     "DINO": lambda s: {"student": _under("module.backbone.", _other(s)), "teacher": _under("backbone.", s), "epoch": 1},
+    "SwAV": lambda s: _under("module.", {**s, "projection_head.0.weight": torch.ones(2, 2),
+                                         "prototypes.weight": torch.ones(2, 2)}),
     "an entry of one's own": lambda s: {"net": s, "epoch": 3, "optimizer": {"state": {}, "param_groups": []}},
     "what was best, and where": lambda s: {"model": s, "best": np.float64(0.9), "out": Path("runs")},
     "a wrapper of one's own": lambda s: {"network": {"state_dict": _under("student.backbone.", s)}},
@@ -280,8 +282,15 @@ def test_wrapped_weights_that_do_not_fit_are_named_as_the_model_does(tmp_path, s
         {"log": defaultdict(list, {"loss": [1.0]}), "last": deque([1, 2])},
         {"at": datetime.datetime.now(), "on": datetime.date.today(), "took": datetime.timedelta(1)},
         {"folder": pathlib.PureWindowsPath("C:/runs")},
+        {
+            "best": np.bool_(True),
+            "step": np.int16(3),
+            "name": np.str_("a"),
+            "loss": np.float16(1),
+            "of": np.complex64(1),
+        },
     ],
-    ids=["arrays", "containers", "times", "paths"],
+    ids=["arrays", "containers", "times", "paths", "scalars"],
 )
 def test_plain_values_beside_the_weights_do_not_matter(tmp_path, small, expected, beside):
     torch.save({"state_dict": small.state_dict(), **beside}, tmp_path / "w.pth")
@@ -382,6 +391,7 @@ def test_weights_of_another_size_than_the_models_own(tmp_path, of_64, size, has_
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::UserWarning:timm")
 @pytest.mark.parametrize("classes", [0, 3])
 def test_windows_of_another_size(tmp_path, classes):
     """A Swin that was made for 112 pixels has smaller windows at its end; timm would resample them twice."""

@@ -75,8 +75,9 @@ def checked_preparation(
 
 
 def _of_channels(values: Any, called: str) -> tuple[float, ...]:
-    with explained(f"{called} {values!r} cannot be used", TypeError, ValueError, hint="give three numbers"):
-        given = values.tolist() if hasattr(values, "tolist") else values
+    said = " ".join(repr(values).split())
+    with explained(f"{called} {said} cannot be used", TypeError, ValueError, hint="give three numbers"):
+        given = values.flatten().tolist() if hasattr(values, "tolist") else values
         numbers = tuple(given) if isinstance(given, Sequence) else (float(given),) * 3
         if len(numbers) != 3:
             raise ValueError(f"{len(numbers)} of them")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from dataclasses import replace
+from numbers import Integral
 
 import torch
 from typing_extensions import Unpack
@@ -91,6 +93,10 @@ def _check(config: EncoderConfig) -> None:
         raise unknown_name("precision", config.precision, ["fp32", "bf16", "fp16"])
     if config.features not in ("pooled", "output"):
         raise unknown_name("features", config.features, ["pooled", "output"])
+    if not isinstance(config.encoder_args, Mapping):
+        raise UserError(f"encoder_args {config.encoder_args!r} is not a dictionary; give {{name: value}}")
+    if config.input_size is not None and not isinstance(config.input_size, Integral):
+        raise UserError(f"input_size {config.input_size!r} is not a whole number; give a number of pixels")
     if config.input_size is not None and config.input_size < 8:
         raise UserError(f"input_size {config.input_size} is too small; use at least 8 pixels")
     if config.preprocess not in ("own", "papers"):

@@ -95,6 +95,8 @@ def resolve_device(device: str) -> torch.device:
     ):
         resolved = torch.device(device)
         torch.empty(0, device=resolved)
+        if resolved.type == "meta":
+            raise RuntimeError("it holds no values")
     return resolved
 
 

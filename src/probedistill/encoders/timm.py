@@ -24,8 +24,8 @@ from .weights import read_weights, take_size_of, without_wrappers
 
 _OF_NO_LAYER = ("mask_token", "total_ops", "total_params", "n_averaged")
 """Tensors that stand beside a model's own in some files, and that its features do not depend on."""
-_DECODER = r"decoder[_.]"
-"""How the names of a masked autoencoder's other half begin."""
+_BESIDE = r"(decoder|projection_head|projector|predictor|prototypes|queue)[\d_]*([._]|$)"
+"""How the names begin of what self-supervised training puts beside a model."""
 
 
 def load_timm(name: str, config: EncoderConfig) -> Loaded:
@@ -194,7 +194,7 @@ def _named_as_timm_does(weights: dict[str, Tensor], model: nn.Module) -> dict[st
             found = {name: value for name, value in convert(dict(weights), model).items() if isinstance(value, Tensor)}
             if needed <= found.keys() and not _resized(weights, found):
                 weights = found
-    beside = {name for name in weights if name.endswith(_OF_NO_LAYER) or re.match(_DECODER, name)}
+    beside = {name for name in weights if name.endswith(_OF_NO_LAYER) or re.match(_BESIDE, name)} - needed
     return {name: value for name, value in weights.items() if name not in beside}
 
 

@@ -37,14 +37,13 @@ class _LeftOut:
 _PLAIN_VALUES: list[Any] = [
     argparse.Namespace, dict, list, set, int, float, str,
     (lambda *_: {}, "collections.defaultdict"), (lambda *_: [], "collections.deque"),
-    np.dtype, np.dtypes.Float64DType, np.dtypes.Float32DType, np.dtypes.Int64DType,
+    np.dtype, *(kind for kind in vars(np.dtypes).values() if isinstance(kind, type)),
     (np.float64(0).__reduce__()[0], "numpy._core.multiarray.scalar"),
     (np.float64(0).__reduce__()[0], "numpy.core.multiarray.scalar"),
     *((PurePosixPath, f"{module}.PosixPath") for module in ("pathlib", "pathlib._local")),
     *((_LeftOut, f"pathlib{local}.{kind}") for local in ("", "._local") for kind in ("WindowsPath", "PureWindowsPath")),
     *((_LeftOut, f"datetime.{kind}") for kind in ("datetime", "date", "time", "timedelta", "timezone")),
     *((_LeftOut, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")), (_LeftOut, "numpy.ndarray"),
-    *(getattr(np.dtypes, f"{kind}DType") for kind in ("UInt8", "UInt32", "Int32", "Bool")),
 ]  # fmt: skip
 """What trainers store beside the weights: their options, a best accuracy, a folder, a time, the state of NumPy's
 generator. None of these runs anything."""
