@@ -231,3 +231,9 @@ def test_a_busy_moment_is_not_taken_for_the_pace(monkeypatch, encoder):
     clock = iter([0.0, 16.0, 20.0, 20.16])
     monkeypatch.setattr("probedistill.evaluation.cost.time.perf_counter", lambda: next(clock))
     assert seconds_per_pass(encoder) == pytest.approx(0.01)
+
+
+def test_one_seed_has_no_deviation(distilled, encoder, data):
+    options = {**QUICK, "baselines": []}
+    (two,), (one,) = (evaluate(distilled, encoder, *data, **{**options, "seeds": n}).tables() for n in (2, 1))
+    assert ["±" in table.records()[0]["top-1 %"] for table in (two, one)] == [True, False]

@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..errors import UserError
-from ..show.tables import NOTHING, percent, points
+from ..show.tables import NOTHING, points
 from ..store.card import SCORES, escaped, published, rewrite
 from ..store.layout import EVALUATIONS
 from ..store.locks import PATIENCE, claimed
@@ -39,6 +39,6 @@ def as_markdown(evaluation: Evaluation) -> str:
     for row in evaluation.rows:
         gap = points(evaluation.gap_to_full(row))
         name = f"**{escaped(row.name)}**" if row.name == evaluation.context.set_name else escaped(row.name)
-        cells = (name, f"{row.images:,}", escaped(row.probe), percent(row.top1, row.std), gap or NOTHING)
+        cells = (name, f"{row.images:,}", escaped(row.probe), row.accuracy(), gap or NOTHING)
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

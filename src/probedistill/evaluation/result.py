@@ -77,6 +77,10 @@ class Row:
         """Standard deviation of top-1 over seeds (0 for one seed)."""
         return statistics.stdev(s.top1 for s in self.scores) if len(self.scores) > 1 else 0.0
 
+    def accuracy(self) -> str:
+        """Mean top-1 in percent with its standard deviation, which one seed does not have."""
+        return percent(self.top1, self.std if len(self.scores) > 1 else None)
+
     @property
     def key(self) -> tuple[str, str, int]:
         """Identifies the row in its table."""
@@ -246,7 +250,7 @@ class Evaluation(Result):
         """The scores; columns that no row has are left out, and top-5 where five classes are all there are."""
         tells = len(self.context.class_names) > 5
         columns: dict[str, Callable[[Row], str]] = {
-            "top-1 %": lambda row: percent(row.top1, row.std),
+            "top-1 %": Row.accuracy,
             "balanced %": lambda row: percent(_mean(s.balanced for s in row.scores)),
             "top-5 %": lambda row: percent(_mean(s.top5 for s in row.scores) if tells else None),
             "worst group %": lambda row: percent(_mean(s.worst_group for s in row.scores)),

@@ -33,7 +33,7 @@ class ScoreTable:
 
         def cells(line: Line) -> list[str]:
             found = [line.cells.get(name) for name in self.columns]
-            return [NOTHING if row is None else percent(row.top1, row.std) for row in found]
+            return [NOTHING if row is None else row.accuracy() for row in found]
 
         rows = tuple((line.run, line.encoder, line.probe, *cells(line)) for line in self.lines)
         return Table("", ("run", "encoder", "probe", *self.columns), rows, left=3)
