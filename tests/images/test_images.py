@@ -533,6 +533,7 @@ BAD = [
     ("", {}, "unknown image source ''"),
     ("folder:", {}, "write 'folder:PATH'"),
     ("folder:{photos}/tran", {}, "no such folder; did you mean 'folder:{photos}/train'"),
+    ("folder", {}, "'folder' name no place; write 'folder:PATH'"),
     ("folder:/no/where", {}, "'folder:/no/where': no such folder"),
     ("folder:{photos}/train/cat/0000.png", {}, "is a file; give the folder"),
     ("folder:{photos}/train/cat", {}, "no class folders in"),

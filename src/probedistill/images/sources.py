@@ -361,8 +361,8 @@ def _found(spec: str) -> tuple[Callable[[str, ImagesConfig], Source], str]:
         module, _, rest = spec.removeprefix(OWN).partition(":")
         attribute, _, place = rest.partition(":")
         return SOURCES.load(f"{OWN}{module}:{attribute}"), place
-    name, colon, place = spec.partition(":")
-    if name in SOURCES and colon:
+    name, _, place = spec.partition(":")
+    if name in SOURCES:
         return SOURCES.load(name), place
     if spec and os.path.exists(os.path.expanduser(spec)):
         raise UserError(f"images {spec!r} name no source; did you mean 'folder:{spec}'?")
