@@ -12,6 +12,7 @@ Imports nothing heavy, so that ``--help`` stays quick.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import sys
 from collections.abc import Mapping
@@ -99,7 +100,10 @@ def imported(place: str, called: str) -> Any:
     if here not in sys.path:
         # The console script does not put it there, as ``python -m`` does. At the end: it shadows nothing.
         sys.path.append(here)
-    hint = f"is there a {module_name.partition('.')[0]}.py in {here} or an installed package of that name?"
+    first = module_name.partition(".")[0]
+    hint = f"is there a {first}.py in {here} or an installed package of that name?"
+    if first in sys.modules or importlib.util.find_spec(first) is not None:
+        hint = "correct it, or what it imports"
     with explained(f"{called}: {module_name!r} cannot be imported", Exception, hint=hint):
         try:
             module = importlib.import_module(module_name)

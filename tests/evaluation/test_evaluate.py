@@ -60,7 +60,7 @@ def test_rows(distilled, encoder, data):
     assert all(len(row.scores) == 2 for row in result.rows)
     assert result["full real data"].top1 > 0.9
     assert result["distilled"].top1 > 0.6
-    with pytest.raises(KeyError):
+    with pytest.raises(KeyError, match="there are "):
         result["nothing"]
 
 

@@ -50,7 +50,7 @@ def test_a_file_in_the_current_folder(own):
     [
         ("module:own_colours:gren", "did you mean 'green'"),
         ("module:not_there:green", "is there a not_there.py in"),
-        ("module:own_broken:green", "nowhere_to_be_found"),
+        ("module:own_broken:green", "nowhere_to_be_found.*; correct it, or what it imports$"),
         ("module:own_program:green", r"'own_program' ends the program when it is imported \(no data\); put what it"),
         ("module:own_colours", "must be module:"),
         ("module::", "must be module:"),

@@ -199,7 +199,8 @@ class Evaluation(Result):
         for row in self.rows:
             if row.name == name and probe in (None, row.probe):
                 return row
-        raise KeyError(key)
+        known = ", ".join(repr((row.name, row.probe)) for row in self.rows)
+        raise KeyError(f"no row {key!r}; there are {known}")
 
     # ---- comparisons
 

@@ -71,7 +71,8 @@ def folder_source(place: str, config: ImagesConfig) -> Source:
     if not os.path.exists(root):
         siblings = subfolders(root.parent) if os.access(root.parent, os.R_OK) else []
         near = difflib.get_close_matches(root.name, siblings, n=1)
-        hint = f"did you mean 'folder:{root.parent / near[0]}'?" if near else "check the path"
+        begins = "" if root.is_absolute() else f", which begins at {os.getcwd()}"
+        hint = f"did you mean 'folder:{root.parent / near[0]}'?" if near else f"check the path{begins}"
         hint = "it is a link that leads nowhere" if os.path.islink(root) else hint
         raise UserError(f"images {config.images!r}: no such folder; {hint}")
     if not root.is_dir():
