@@ -555,6 +555,7 @@ BAD = [
     ("folder:{photos}", {"holdout": float("nan")}, "holdout nan is not between 0 and 1"),
     ("torchvision:CIFAR", {}, "unknown torchvision data set 'CIFAR'; did you mean 'CIFAR10'"),
     ("torchvision:MNIST", {"data_dir": Path("/no/where")}, "add download=True or"),
+    ("torchvision:MNIST", {"data_dir": "/no/where"}, "add download=True or"),
     ("torchvision:FER2013", {"data_dir": Path("/no/where")}, "name the folder that holds its files"),
     ("torchvision:MNIST", {"split": "trian"}, "did you mean 'train'"),
     ("mlxtend:iris", {}, "unknown mlxtend data set 'iris'"),

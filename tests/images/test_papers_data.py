@@ -97,6 +97,19 @@ def test_waterbirds_have_three_splits(tmp_path):
     assert (len(train), len(test), len(load_images(f"waterbirds:{tmp_path}", split="val"))) == (6, 4, 2)
 
 
+def test_lists_that_an_editor_saved_and_folders_that_a_system_added(tmp_path):
+    """Editors of Windows put a mark in front; a NAS keeps a folder for each file."""
+    root = cub(tmp_path)
+    before = load_splits(f"cub:{root}")[0].fingerprint
+    for path in root.glob("*.txt"):
+        path.write_text("\ufeff" + path.read_text(), encoding="utf-8", newline="\r\n")
+    (tmp_path / "@eaDir" / "train_test_split.txt").mkdir(parents=True)
+    assert load_splits(f"cub:{tmp_path}")[0].fingerprint == before
+    table = waterbirds(tmp_path) / "metadata.csv"
+    table.write_text("\ufeff" + table.read_text(), encoding="utf-8")
+    assert len(load_splits(f"waterbirds:{tmp_path}")[0]) == 6
+
+
 @pytest.mark.parametrize("challenge", ["o2o_easy", "o2o_medium", "o2o_hard"])
 def test_spawrious_ties_breeds_to_places(tmp_path, challenge):
     spec = f"spawrious:{spawrious(tmp_path)}"

@@ -14,7 +14,7 @@ from pathlib import Path
 from ..config import ImagesConfig
 from ..errors import UserError, explained, option, unknown_name
 from ..machine.places import at_home
-from .folder import listing
+from .folder import is_system_folder, listing
 from .sources import Items, Source, described
 
 Row = tuple[str, str, str]
@@ -28,7 +28,8 @@ def _listed(place: str, config: ImagesConfig, marker: str, rows: Callable[[Path]
         UserError: It does not, or the set's lists are damaged or name files elsewhere.
     """
     spec, root = config.images, at_home(Path(place))
-    inner = sorted(path.parent for path in root.glob(f"*/{marker}")) if not (root / marker).exists() else [root]
+    below = (path.parent for path in root.glob(f"*/{marker}") if not is_system_folder(path.parent.name))
+    inner = sorted(below) if not (root / marker).exists() else [root]
     if not inner:
         raise UserError(f"images {spec!r}: no {marker} in {str(root)!r}; give the folder where the set was unpacked")
     root = inner[0]
@@ -61,7 +62,7 @@ def cub_source(place: str, config: ImagesConfig) -> Source:
 
 def _cub_rows(root: Path) -> Iterator[Row]:
     def numbered(name: str) -> dict[str, str]:
-        lines = (root / name).read_text(encoding="utf-8").splitlines()
+        lines = (root / name).read_text(encoding="utf-8-sig").splitlines()
         return dict(line.split(maxsplit=1) for line in lines if line.strip())
 
     classes, class_of, is_train = map(numbered, ("classes.txt", "image_class_labels.txt", "train_test_split.txt"))
@@ -92,7 +93,7 @@ def waterbirds_source(place: str, config: ImagesConfig) -> Source:
 
 
 def _waterbirds_rows(root: Path) -> Iterator[Row]:
-    with (root / "metadata.csv").open(encoding="utf-8", newline="") as file:
+    with (root / "metadata.csv").open(encoding="utf-8-sig", newline="") as file:
         for row in csv.DictReader(file):
             name = ("landbird", "waterbird")[int(row["y"])]
             yield row["img_filename"], name, ("train", "val", "test")[int(row["split"])]

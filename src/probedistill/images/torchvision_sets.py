@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -105,7 +106,7 @@ def _item(data: Any, index: int) -> Any:
 
 
 def _make_torchvision(make: Callable[..., Any], split: str, config: ImagesConfig) -> Any:
-    root = at_home(config.data_dir) if config.data_dir else checked_cache(writes=config.download) / "torchvision"
+    root = at_home(Path(config.data_dir)) if config.data_dir else checked_cache(writes=config.download) / "torchvision"
     accepted = inspect.signature(make).parameters
     options: dict[str, Any] = {}
     if "train" in accepted:
