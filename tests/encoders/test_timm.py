@@ -414,6 +414,20 @@ def test_windows_of_another_size(tmp_path, classes):
             assert close(encoder(images), model((images - encoder.mean) / encoder.std))
 
 
+@pytest.mark.slow
+def test_models_with_windows_take_another_size():
+    encoder = load_encoder("timm:swin_tiny_patch4_window7_224", pretrained=False, input_size=64, device="cpu")
+    assert (encoder.input_size, encoder.dim) == (64, 768)
+
+
+def test_a_size_below_a_patch_is_one_line(tmp_path, of_64):
+    path = _saved(of_64, tmp_path / "w.pth")
+    with pytest.raises(
+        UserError, match=r"timm model 'test_vit' cannot take images of 8 pixels .*; choose another input"
+    ):
+        load_encoder("timm:test_vit", checkpoint=path, input_size=8, device="cpu")
+
+
 def test_the_size_that_the_model_is_made_for_is_its_input(tmp_path, of_64):
     path = _saved(of_64, tmp_path / "w.pth")
     encoder = load_encoder("timm:test_vit", checkpoint=path, encoder_args={"img_size": 64}, device="cpu")

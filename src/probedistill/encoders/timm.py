@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import EncoderConfig
-from ..errors import UserError, first_line, option, unknown_name
+from ..errors import UserError, explained, first_line, option, unknown_name
 from ..extras import not_installed
 from ..machine.network import asking_the_hub, check_waits
 from ..machine.places import at_home
@@ -62,6 +62,7 @@ def load_timm(name: str, config: EncoderConfig) -> Loaded:
     way_out = f"give {option('checkpoint', 'FILE')}, or take efficientnet_lite0, which needs no network"
     with asking_the_hub(f"encoder {config.encoder!r}", way_out, needed=hub and _is_on_the_hub(name)):
         model = _made(name, config, arguments, hub=hub)
+    resized = False
     if local is not None:
         resized = _fill(model, local, name, recipe)
     if config.features == "pooled" and keeps_classifier:
@@ -69,8 +70,10 @@ def load_timm(name: str, config: EncoderConfig) -> Loaded:
     data = timm.data.resolve_data_config({}, model=model)
     made_for = int(arguments.get("img_size", 0)) or (recipe.input_size if recipe else data["input_size"][-1])
     size = config.input_size or made_for
-    if local is not None and (resized or (size != made_for and hasattr(model, "set_input_size"))):
-        model.set_input_size(img_size=size)  # resamples position embeddings
+    if resized or (size != made_for and hasattr(model, "set_input_size")):
+        hint = f"choose another {option('input_size')}"
+        with explained(f"timm model {name!r} cannot take images of {size} pixels", Exception, hint=hint):
+            model.set_input_size(img_size=size)  # resamples position embeddings
     return Loaded(model, size, data["mean"], data["std"], data["interpolation"], data["crop_pct"])
 
 
