@@ -829,6 +829,18 @@ def test_hf_no_place_for_the_copy_that_datasets_keeps(hub, tmp_path, monkeypatch
     one_line(error)
 
 
+def test_hf_a_folder_whose_files_datasets_does_not_find(hub, tmp_path):
+    """It does not follow links."""
+    photos = make_image_folder(tmp_path / "photos", size=4, splits=())
+    (tmp_path / "linked").mkdir()
+    for name in ("cat", "dog"):
+        (tmp_path / "linked" / name).symlink_to(photos / name)
+    with pytest.raises(UserError, match=rf"any data files\); .*, folder:{tmp_path}/linked$") as error:
+        load_images(f"hf:{tmp_path / 'linked'}")
+    one_line(error)
+    assert load_images(f"folder:{tmp_path / 'linked'}").counts().tolist() == [4, 4]
+
+
 def test_hf_not_reachable(hub):
     with pytest.raises(UserError, match=r"'hf:nobody/nothing': not found on this machine, .*; check the name") as error:
         load_images("hf:nobody/nothing")

@@ -97,6 +97,8 @@ def _read(place: str, config: ImagesConfig, datasets: Any) -> Any:
         way_out = "check the name and the network, or give a folder that holds the data set"
         if getattr(reason, "errno", None) in _UNWRITABLE and not str(getattr(reason, "filename", "")).startswith(place):
             way_out = "datasets keeps a copy: set HF_HOME to a folder with space that can be written to"
+        elif os.path.isdir(place) and images_below(Path(place)):
+            way_out = f"correct its files; or, for a folder of images for each class, folder:{place}"
         raise UserError(f"images {config.images!r} cannot be loaded ({why}); {way_out}") from error
     _check_one_order(builder, splits, config, datasets)
     if any(config.label_column in data.column_names for data in splits.values()):
