@@ -106,7 +106,7 @@ def _read(place: str, config: ImagesConfig, datasets: Any) -> Any:
     return splits
 
 
-_UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+_UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR)
 _OF_SAVE_TO_DISK = ("dataset_dict.json", "state.json")
 
 
