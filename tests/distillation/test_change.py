@@ -141,6 +141,15 @@ def test_card_of_a_changed_set_names_what_lies_beside_its_images(runs, tmp_path)
         assert "Made again" not in card, "config.yaml has the encoder alone"
 
 
+def test_card_of_a_set_that_goes_on_does_not_say_that_no_photo_was_used(runs, data, encoder, tmp_path):
+    extend(runs / "a", data[0].with_classes(NAMES[2:]), encoder, run=out_of(tmp_path), steps=1)
+    forget(runs / "all", ["cat"], out=tmp_path / "less")
+    for folder in (tmp_path / "out", tmp_path / "less"):
+        card = (folder / "README.md").read_text(encoding="utf-8")
+        assert "began as averages of photos" in card
+        assert "No photo was used" not in card
+
+
 def test_sets_of_different_methods_make_a_set_that_says_so(runs, run_cli, data, encoder, tmp_path):
     other, out = tmp_path / "b", tmp_path / "merged"
     distill(data[0].with_classes(NAMES[2:]), encoder, method="sfm", steps=1, out=other, progress=False)

@@ -322,3 +322,13 @@ def test_a_merged_set_knows_no_steps_of_what_was_imported(tmp_path, run_cli):
     shown = run_cli("info", out).out
     assert "of folder:a.pth, not distilled here" in shown
     assert "step" not in shown
+
+
+def test_a_damaged_import_is_made_again_and_not_resumed(tmp_path, run_cli):
+    file, out = tmp_path / "a.pth", tmp_path / "run"
+    torch.save({"images": torch.rand(2, 3, 32, 32), "labels": torch.arange(2)}, file)
+    assert run_cli("import", file, "--out", out).code == 0
+    (out / "images" / "0" / "000.png").unlink()
+    error = run_cli("info", out).error()
+    assert "make it again or restore it" in error
+    assert "--resume" not in error

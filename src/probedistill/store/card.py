@@ -206,11 +206,14 @@ def _what_it_is(about: CardOf) -> Iterator[str]:
 
 
 def _of_statistics(run: RunRecord) -> Iterator[str]:
-    """Sentences about a set that was distilled without images."""
+    """Sentences about a set that was distilled from statistics, alone or beside an earlier set."""
     if not run.statistics:
         return
     parties = ", ".join(escaped(part.name) for part in run.statistics[0].parts if not part.removed)
-    yield f"**No photo was used.** The set was made from sums of features alone, which came from: {parties}."
+    if run.base is None and not run.forgotten and not run.began_as_photos:
+        yield f"**No photo was used.** The set was made from sums of features alone, which came from: {parties}."
+    else:
+        yield f"It goes on from an earlier set, and from sums of features of: {parties}."
     promise = run.privacy
     if promise is not None and promise.epsilon is not None:
         yield (

@@ -280,7 +280,10 @@ class DistilledSet:
         except (OSError, ValueError) as error:
             if isinstance(error, UserError):
                 raise
-            whole = "images" in parts.tensors
+            run = parts.run
+            # Other commands than distill and extend write their sets anew, or not at all.
+            elsewhere = run.made_elsewhere or run.parts or run.forgotten or run.export or run.baseline is not None
+            whole = "images" in parts.tensors and not elsewhere
             hint = (
                 f"its float images are whole: repeat its command with {option('resume', True)}"
                 if whole
