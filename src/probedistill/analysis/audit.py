@@ -396,7 +396,7 @@ def _shadow_config(distilled: DistilledSet, encoder: Encoder, steps: int | None)
     """
     run, fix = distilled.run, "leave the shadow sets out"
     if run.made_elsewhere or run.statistics:
-        raise UserError(f"shadow sets repeat a distillation from photos, which this set does not come from; {fix}")
+        raise UserError(f"shadow sets repeat a distillation from photos alone, and this set was made otherwise; {fix}")
     if len(run.encoders) > 1:
         raise UserError(f"shadow sets are for sets of one encoder, and this one has {len(run.encoders)}; {fix}")
     if not run.made_with(encoder.fingerprint):
