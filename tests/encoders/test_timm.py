@@ -505,3 +505,10 @@ def test_a_classifier_of_several_layers_is_left_out(tmp_path, name):
     torch.save(model.state_dict(), tmp_path / "w.pth")
     encoder = load_encoder(f"timm:{name}", checkpoint=tmp_path / "w.pth", device="cpu")
     assert encoder.dim == model.num_features
+
+
+@pytest.mark.parametrize("size", [48, (48, 48), [48, 48]])
+def test_the_size_that_a_model_is_made_for_is_one_number_or_two(size):
+    args = {"img_size": size}
+    encoder = load_encoder("timm:test_vit", pretrained=False, encoder_args=args, device="cpu")
+    assert encoder.input_size == 48

@@ -31,7 +31,7 @@ from ..machine.progress import ProgressBar, in_notebook, say
 from ..registry import OWN, Registry
 from ..show.previews import grid, save_grid, save_sprite
 from ..store.layout import PREVIEW
-from ..store.run_record import History, RunRecord, write_progress_file
+from ..store.run_record import BEGINNINGS, History, RunRecord, write_progress_file
 from ..text import counted, duration
 
 LOGGERS = Registry(
@@ -190,6 +190,9 @@ class Bar(Callback):
         """Show the bar."""
         if start.history.accuracy:
             self.note = f"probe {100 * start.history.accuracy[-1][1]:.1f} %"
+        if self.enabled and start.step == 0 and start.run.began_as_photos:
+            way = option("canvas.init", "noise")
+            say(f"the images begin as {BEGINNINGS[start.run.begun_from]}; {way} starts without photos")
         title = f"distil {start.run.method}"  # short: on 80 columns the time that is left and the loss stand behind it
         self.bar = ProgressBar(title, start.steps, initial=start.step, enabled=self.enabled).__enter__()
 

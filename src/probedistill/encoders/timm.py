@@ -68,7 +68,8 @@ def load_timm(name: str, config: EncoderConfig) -> Loaded:
     if config.features == "pooled" and keeps_classifier:
         model.reset_classifier(0)
     data = timm.data.resolve_data_config({}, model=model)
-    made_for = int(arguments.get("img_size", 0)) or (recipe.input_size if recipe else data["input_size"][-1])
+    own_size = arguments.get("img_size") or (recipe.input_size if recipe else data["input_size"])
+    made_for = int(own_size if isinstance(own_size, (int, float)) else own_size[-1])
     size = config.input_size or made_for
     if resized or (size != made_for and hasattr(model, "set_input_size")):
         hint = f"choose another {option('input_size')}"
