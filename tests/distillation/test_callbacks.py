@@ -12,7 +12,7 @@ import torch
 from conftest import TESTS, TINY
 from helpers_runs import run_record
 from probedistill import Callback, DistillConfig, DistilledSet, LabelledImages, UserError, distill
-from probedistill.distillation.callbacks import Forecast, Start, Step
+from probedistill.distillation.callbacks import Bar, Forecast, Start, Step
 from probedistill.errors import speaking_flags
 from probedistill.store.run_record import History
 
@@ -252,3 +252,18 @@ def test_a_run_tells_its_forecast(photos, capfd, monkeypatch):
     assert [line for line in capfd.readouterr().err.splitlines() if "to go: 8 steps, 3 views of each image" in line]
     quick(photos, steps=8)
     assert not capfd.readouterr().err
+
+
+@pytest.mark.parametrize(("begun_from", "words"), [("average", " from averages of photos"), ("noise", "")])
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_what_images_began_as_is_said_at_the_start(capsys, monkeypatch, begun_from, words, is_terminal):
+    """In a terminal in a line above the bar, which is short of room; in a log file in the bar's own lines."""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal)
+    bar = Bar()
+    bar.on_start(Start(run_record(begun_from=begun_from), None, 0, 9, History()))
+    assert bar.bar is not None
+    line = bar.bar.line()
+    bar.bar.__exit__(None, None, None)
+    assert line.startswith(f"distil clp{'' if is_terminal else words}: 0/9")
+    said = "the images begin as averages of photos; canvas={'init': 'noise'} starts without photos"
+    assert (said in capsys.readouterr().err) == (is_terminal and words != "")

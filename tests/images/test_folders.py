@@ -18,6 +18,9 @@ def classes_of(folder, **options):
     return load_images(f"folder:{folder}", **options).class_names
 
 
+RUN = '{\n  "kind": "run"}'
+
+
 def tree(root, *folders, count=4):
     for number, folder in enumerate(folders):
         (root / folder).mkdir(parents=True, exist_ok=True)
@@ -133,7 +136,7 @@ def test_what_is_no_class_does_not_matter_beside_splits(tmp_path):
     (tmp_path / "annotations").mkdir()
     (tmp_path / "annotations" / "boxes.xml").write_text("x")
     tree(tmp_path, "runs/one/images", "@eaDir/cat")
-    (tmp_path / "runs" / "one" / "run.json").write_text("{}")
+    (tmp_path / "runs" / "one" / "run.json").write_text(RUN)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert load_splits(f"folder:{tmp_path}")[0].split == "train without holdout 0.2"
@@ -315,7 +318,7 @@ def test_the_form_of_accents_changes_neither_the_order_nor_the_images(tmp_path):
 def test_a_run_is_no_folder_of_photos(tmp_path):
     """Its images and their evolution would be two classes."""
     tree(tmp_path, "images/cat", "images/dog", "evolution")
-    (tmp_path / "run.json").write_text("{}")
+    (tmp_path / "run.json").write_text(RUN)
     with pytest.raises(UserError, match=rf"is a run of probedistill; give its images, folder:{tmp_path}/images$"):
         load_images(f"folder:{tmp_path}")
     assert classes_of(tmp_path / "images") == ("cat", "dog")
@@ -325,11 +328,20 @@ def test_a_run_among_the_photos_is_no_class(tmp_path):
     """Its images would be photos of one more class."""
     tree(tmp_path, "cat", "dog", "small/images/cat", "dog/mine/images/cat")
     for run in ("small", "dog/mine"):
-        (tmp_path / run / "run.json").write_text("{}")
+        (tmp_path / run / "run.json").write_text(RUN)
     with pytest.warns(UserWarning, match="left out runs of probedistill: 'small' and 1 more$"):
         images = load_images(f"folder:{tmp_path}")
     assert images.class_names == ("cat", "dog")
     assert images.counts().tolist() == [4, 4]
+
+
+def test_a_run_json_of_another_program_makes_no_run(tmp_path):
+    tree(tmp_path, "cat", "dog", "dog/more")
+    for folder in (tmp_path, tmp_path / "cat", tmp_path / "dog" / "more"):
+        (folder / "run.json").write_text('{"id": 7}')
+    images = load_images(f"folder:{tmp_path}")
+    assert images.class_names == ("cat", "dog")
+    assert images.counts()[1] > images.counts()[0]
 
 
 def test_a_link_to_nowhere_is_called_one(tmp_path):

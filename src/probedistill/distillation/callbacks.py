@@ -27,7 +27,7 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import UserError, explained, option
-from ..machine.progress import ProgressBar, in_notebook, say
+from ..machine.progress import ProgressBar, in_notebook, is_live, say
 from ..registry import OWN, Registry
 from ..show.previews import grid, save_grid, save_sprite
 from ..store.layout import PREVIEW
@@ -190,10 +190,12 @@ class Bar(Callback):
         """Show the bar."""
         if start.history.accuracy:
             self.note = f"probe {100 * start.history.accuracy[-1][1]:.1f} %"
-        if self.enabled and start.step == 0 and start.run.began_as_photos:
-            way = option("canvas.init", "noise")
-            say(f"the images begin as {BEGINNINGS[start.run.begun_from]}; {way} starts without photos")
-        title = f"distil {start.run.method}"  # short: on 80 columns the time that is left and the loss stand behind it
+        began, title = BEGINNINGS.get(start.run.begun_from, ""), f"distil {start.run.method}"
+        if start.run.began_as_photos and not is_live():
+            title += f" from {began}"
+        elif start.run.began_as_photos and self.enabled and start.step == 0:
+            # A line of its own: on 80 columns the bar has no room for more than the time left and the loss.
+            say(f"the images begin as {began}; {option('canvas.init', 'noise')} starts without photos")
         self.bar = ProgressBar(title, start.steps, initial=start.step, enabled=self.enabled).__enter__()
 
     def on_preview(self, preview: Preview) -> None:

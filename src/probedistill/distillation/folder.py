@@ -25,6 +25,7 @@ from torch import Tensor
 from ..config import DistillConfig, EncoderConfig, ImagesConfig, StatisticsConfig
 from ..errors import UserError, option
 from ..features.statistics import ClassStatistics, save_in_run
+from ..images.folder import is_run
 from ..machine.processes import Processes
 from ..show.previews import remove_later
 from ..store.card import write_held_out
@@ -408,11 +409,7 @@ def _others(held: Mapping[str, Any], wanted: Mapping[str, Any], at: str = "") ->
 
 def _is_of_a_run(folder: Path) -> bool:
     """Whether a folder whose run.json cannot be read holds a run nevertheless."""
-    try:
-        begins = (folder / RUN).read_bytes()[:200]
-    except OSError:
-        begins = b""
-    return b'"kind": "run"' in begins or ((folder / TENSORS).is_file() and (folder / SUMS).is_file())
+    return is_run(folder) or ((folder / TENSORS).is_file() and (folder / SUMS).is_file())
 
 
 def _remove_results(folder: Path) -> None:

@@ -77,7 +77,7 @@ def folder_source(place: str, config: ImagesConfig) -> Source:
         raise UserError(f"images {config.images!r}: no such folder; {hint}")
     if not root.is_dir():
         raise UserError(f"images {config.images!r} is a file; give the folder with one folder per class")
-    if os.path.isfile(root / "run.json"):
+    if is_run(root):
         raise UserError(f"images {config.images!r} is a run of probedistill; give its images, folder:{root / 'images'}")
     return _FolderSource(root, config)
 
@@ -136,7 +136,7 @@ class _FolderSource(Source):
         """Class name → its folder's name on disk, which may spell accents another way or end in a space."""
         folders: dict[str, str] = {}
         for folder in subfolders(parent):
-            if os.path.isfile(parent / folder / "run.json"):
+            if is_run(parent / folder):
                 left_out.add(_RUNS, folder)
                 continue
             if folder != as_utf8(folder):
@@ -292,7 +292,7 @@ def _has_images(folder: Path, depth: int = 3) -> bool:
         entries = listing(folder)
     except UserError:
         return False
-    if any(entry.name == "run.json" for entry in entries):
+    if is_run(folder):
         return False
     if any(_is_image_name(entry.name) and not _is_folder(entry) for entry in entries):
         return True
@@ -335,6 +335,15 @@ def _hidden_folders(path: Path) -> list[str]:
     """Hidden folders that may have been meant for classes: they hold images, and no system is known to add them."""
     hidden = [entry.name for entry in _everything(path) if entry.name.startswith(".") and _is_folder(entry)]
     return [name for name in hidden if not name.lower().startswith(_HIDDEN) and _has_images(path / name, 0)]
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder holds a run or a set of probedistill; other programs write a run.json, too."""
+    try:
+        with open(folder / "run.json", "rb") as file:
+            return b'"kind": "run"' in file.read(200)
+    except OSError:
+        return False
 
 
 def is_system_folder(name: str) -> bool:
@@ -402,7 +411,7 @@ def _image_files(folder: Path, prefix: str, left_out: _LeftOut) -> Iterator[str]
             left_out.add(f"folders more than {_DEEPEST} deep", name)
             continue
         entries = _everything(here)
-        if any(entry.name == "run.json" for entry in entries):
+        if is_run(here):
             left_out.add(_RUNS, name)
             continue
         for entry in entries:

@@ -40,7 +40,7 @@ class ProgressBar:
 
     def __enter__(self) -> ProgressBar:
         self._started = self._logged = time.monotonic()
-        if self._enabled and (sys.stderr.isatty() or in_notebook()):
+        if self._enabled and is_live():
             self._bar = _live_bar(_writable(self.description), self.total, self._initial)
         return self
 
@@ -95,6 +95,11 @@ def to_nowhere(stream: TextIO) -> None:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
+
+
+def is_live() -> bool:
+    """Whether bars move: in a terminal and in a notebook, not in a log file."""
+    return sys.stderr is not None and (sys.stderr.isatty() or in_notebook())
 
 
 def in_notebook() -> bool:
