@@ -268,6 +268,9 @@ def test_unknown_command_comes_with_the_nearest(run_cli):
         (["distill", "photos"], "'photos' belongs to no option; probedistill distill --help"),
         (["baseline", "--config", "x.yaml", "--seeds", 0, 1, 2], "'1' '2' belong to no option; probedistill baseline"),
         (["runs", "a", "--csv", "b", "--csv", "c"], "--csv is given more than once; give it once"),
+        (["distill", "--config", "x.yaml", "--lr"], "--lr is given no value; probedistill distill --help says what it"),
+        (["distill", "--config", "x.yaml", "--grid", "lr"], "--grid is given 1 of 2 values; probedistill distill"),
+        (["distill", "--config", "x.yaml", "--grid"], "grid is empty; give an option and its values, such as --grid"),
         # What is far from every name is not taken for one of them.
         (["distill", "--ipc", 3], "unknown option '--ipc'; probedistill distill --help lists those there are"),
         (["distill", "--batch-size", 3], "unknown option '--batch-size'; probedistill distill --help"),
@@ -478,7 +481,7 @@ def test_evaluating_with_another_encoder_and_data(run_cli, distil_cli, tmp_path,
         (["evaluate"], "folder is missing; give it after the command: probedistill evaluate FOLDER"),
         (["push", "runs/x"], "repo is missing; give it after the command: probedistill push FOLDER REPO"),
         (["predict", "heads/x"], "PHOTOS is missing; give it after the command: probedistill predict FOLDER PHOTOS"),
-        (["distill", "--images"], 'parameter --images requires an argument'),
+        (["distill", "--images"], "--images is given no value; probedistill distill --help says what it takes"),
     ],
 )  # fmt: skip
 def test_what_is_missing_is_named(run_cli, arguments, message):

@@ -85,6 +85,8 @@ def distill(
     strict = images is not None and images.strict
     others = [str(fields_in_word(word)["encoder"]) for word in settings.also]
     parts = [named, encoder.encoder, *sized, *others, settings.method]
+    if grid == []:
+        raise UserError("grid is empty; give an option and its values, such as --grid lr 0.01,0.02")
     if seeds is not None or grid is not None:
         run.out = _out(run, parts)
         _sweep(source, test, encoder, settings, run, seeds, grid or [], probes or ["ridge"], strict)

@@ -80,8 +80,12 @@ def _nearest(word: str, names: Iterable[str]) -> str | None:
 def _missing(error: cyclopts.MissingArgumentError, tokens: Sequence[str]) -> str:
     """What is missing."""
     argument, command = error.argument, " ".join(error.command_chain or ())
-    if argument is None or error.keyword is not None:  # an option without its value
+    if argument is None:
         return " ".join(str(error).split())
+    if error.keyword is not None:  # an option without its value
+        wanted, got = argument.token_count()[0], len(error.tokens_so_far)
+        lacks = "no value" if wanted < 2 else f"{got % wanted} of {wanted} values"
+        return f"{error.keyword} is given {lacks}; probedistill {command} --help says what it takes"
     name = argument.name.removeprefix("--")
     if argument.field_info.is_positional:
         own = app[command].assemble_argument_collection()
