@@ -38,6 +38,20 @@ def test_folding_keeps_the_function(name):
     assert folded.fingerprint == fingerprint
 
 
+def test_a_model_that_is_trained_between_two_encoders_keeps_what_it_has_learned():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    encoder, images = Encoder(model, name="mine", input_size=16), pictures(2, 16)
+    first = encoder(images)
+    with torch.no_grad():
+        for weights in model.parameters():
+            weights.add_(0.1)
+    learned = model((images - encoder.mean) / encoder.std)
+    for given in (copy.deepcopy(model), model):
+        assert close(Encoder(given, name="mine", input_size=16)(images), learned)
+    assert not close(learned, first)
+
+
 @pytest.mark.parametrize("name", ["convnext_atto", "vit_tiny_patch16_224"])
 def test_models_without_batch_norm_are_left_alone(name):
     config = EncoderConfig(encoder=f"timm:{name}", pretrained=False, input_size=32, device="cpu")

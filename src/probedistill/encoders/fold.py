@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -25,6 +24,10 @@ class _FoldedNorm(nn.Module):
         return self.act(self.drop(x))
 
 
+_Fold = tuple[nn.Conv2d, Any, Any, nn.Module, str, nn.BatchNorm2d]
+"""A convolution, its own weight and bias, and the place of the batch norm that was folded into it."""
+
+
 @torch.no_grad()
 def fold_batchnorms(model: nn.Module, example: Tensor) -> int:
     """Fold frozen batch norms into the convolutions that feed them, in place.
@@ -42,31 +45,46 @@ def fold_batchnorms(model: nn.Module, example: Tensor) -> int:
     # Not zeros: an image of one colour would not show a wrong fold.
     example = example + uneven_like(example)
     before, pairs = _pairs(model, example)
-    undo: list[Callable[[], None]] = []
+    undo: list[_Fold] = []
     for conv, name, norm in pairs:
         if norm.running_mean is None or norm.running_var is None:
             continue
         weight, bias = conv.weight, conv.bias
-        conv.weight, conv.bias = fuse_conv_bn_weights(
-            weight, bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
-        )
+        conv.weight, conv.bias = _folded(weight, bias, norm)
         parent_name, _, child = name.rpartition(".")
         parent = model.get_submodule(parent_name)
         setattr(parent, child, _FoldedNorm(norm))
-        undo.append(partial(_restore, conv, weight, bias, parent, child, norm))  # type: ignore[arg-type]
+        undo.append((conv, weight, bias, parent, child, norm))
     after = model(example).float()
     if not torch.allclose(before, after, rtol=1e-3, atol=1e-3 * float(before.nan_to_num().abs().max())):
         for step in reversed(undo):  # a convolution may be in two pairs
-            step()
+            _restore(*step)
         return 0
     model.__dict__["_folded"] = undo
     return len(undo)
 
 
+@torch.no_grad()
 def unfold_batchnorms(model: nn.Module) -> None:
-    """Set back what `fold_batchnorms` did to a model: a caller may make several encoders of it."""
-    for step in reversed(model.__dict__.pop("_folded", [])):
-        step()
+    """Set back what `fold_batchnorms` did to a model: a caller may make several encoders of it.
+
+    A model whose convolutions have been trained since stays as it is.
+    """
+    undo: list[_Fold] = model.__dict__.pop("_folded", [])
+    for conv, weight, bias, _, _, norm in undo:
+        folded_weight, folded_bias = _folded(weight, bias, norm)
+        if not torch.equal(folded_weight.to(conv.weight), conv.weight):
+            return
+        if conv.bias is None or not torch.equal(folded_bias.to(conv.bias), conv.bias):
+            return
+    for step in reversed(undo):
+        _restore(*step)
+
+
+def _folded(weight: Any, bias: Any, norm: nn.BatchNorm2d) -> tuple[nn.Parameter, nn.Parameter]:
+    """Weight and bias of a convolution that does what a batch norm after it did, too."""
+    mean, variance = norm.running_mean, norm.running_var
+    return fuse_conv_bn_weights(weight, bias, mean, variance, norm.eps, norm.weight, norm.bias)  # type: ignore[arg-type]
 
 
 def _pairs(model: nn.Module, example: Tensor) -> tuple[Tensor, list[tuple[nn.Conv2d, str, nn.BatchNorm2d]]]:
@@ -115,7 +133,7 @@ def _restore(
     bias: nn.Parameter | None,
     parent: nn.Module,
     child: str,
-    norm: nn.Module,
+    norm: nn.BatchNorm2d,
 ) -> None:
     conv.weight, conv.bias = weight, bias
     setattr(parent, child, norm)
