@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import pickle
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from conftest import TINY
 from helpers_encoders import Tiny, close, pictures
@@ -95,3 +96,16 @@ def test_fingerprints_see_more_than_weights():
     found = {Encoder(model, name="mine", input_size=32).fingerprint for model in models}
     assert len(found) == len(models)
     assert Encoder(Pools(), name="mine", input_size=32).fingerprint in found
+
+
+def test_the_text_of_a_class_is_looked_up_once(monkeypatch):
+    """Its file is parsed each time, and large models have hundreds of modules of one class."""
+    looked_up = []
+    monkeypatch.setattr(inspect, "getsource", lambda kind: looked_up.append(kind) or f"class {kind.__name__}")
+    Encoder(nn.Sequential(*(Same() for _ in range(3)), Pools()), name="mine", input_size=32)
+    assert sorted(kind.__name__ for kind in looked_up) == ["Pools", "Same"]
+
+
+class Same(nn.Module):
+    def forward(self, x):
+        return x

@@ -319,13 +319,15 @@ def _changes(model: nn.Module) -> list[int]:
 def _behaviour(model: nn.Module) -> str:
     """What a model does with its weights, as far as it can be told: two may have the same and pool them otherwise."""
     parts: dict[str, None] = {}
+    texts: dict[type, str] = {}  # a large model has many modules of one class, whose file is parsed to find its text
     for name, module in model.named_modules():
         kind = type(module)
         held: dict[str, Any] = {}
         file = str(getattr(sys.modules.get(kind.__module__), "__file__", ""))
         if "-packages" not in file:  # the user's own
             with suppress(OSError, TypeError):
-                parts[inspect.getsource(kind)] = None
+                texts[kind] = texts.get(kind) or inspect.getsource(kind)
+                parts[texts[kind]] = None
             held = {key: value for key, value in sorted(vars(module).items()) if isinstance(value, str | int | float)}
         unnamed = {key: module._buffers[key] for key in sorted(module._non_persistent_buffers_set)} | {
             key: value for key, value in sorted(vars(module).items()) if isinstance(value, Tensor)
