@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -292,6 +293,13 @@ def test_a_gradient_that_is_cut_in_part_is_said(how):
 )
 def test_kinks_steps_and_rounding_are_no_cut(how, recwarn):
     does(how).check_gradient()
+    assert not [said for said in recwarn if "gradient" in str(said.message)]
+
+
+@pytest.mark.slow
+def test_many_kinks_are_no_cut(recwarn):
+    torch.manual_seed(9)
+    Encoder(timm.create_model("tf_efficientnet_lite4", num_classes=0), name="mine", input_size=64).check_gradient()
     assert not [said for said in recwarn if "gradient" in str(said.message)]
 
 
