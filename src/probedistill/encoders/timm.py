@@ -73,7 +73,9 @@ def load_timm(name: str, config: EncoderConfig) -> Loaded:
     size = config.input_size or made_for
     if resized or (size != made_for and hasattr(model, "set_input_size")):
         hint = f"choose another {option('input_size')}"
-        with explained(f"timm model {name!r} cannot take images of {size} pixels", Exception, hint=hint):
+        failed = f"timm model {name!r} cannot take images of {size} pixels"
+        with explained(failed, Exception, hint=hint), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch, about how timm resamples
             model.set_input_size(img_size=size)  # resamples position embeddings
     return Loaded(model, size, data["mean"], data["std"], data["interpolation"], data["crop_pct"])
 
