@@ -226,7 +226,13 @@ class Attempt:
 
     def codes(self, seconds: float = 60.0) -> list[int]:
         """Wait for the end of all; return their exit codes (negative: the signal that ended one)."""
-        wait_for(lambda: not self.running, seconds)
+        try:
+            wait_for(lambda: not self.running, seconds)
+        except AssertionError:
+            for process in self.processes:
+                os.kill(process.pid, signal.SIGUSR1)  # say where you are (forked_cli.py)
+            time.sleep(1)
+            raise AssertionError(f"not over after {seconds} s:\n{self.log.read_text()}") from None
         self.ended = True
         self._say("wait")
         return self._answer()

@@ -18,6 +18,7 @@ or alive) and prints their exit codes.
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import resource
@@ -79,6 +80,7 @@ def child(request: dict[str, object], log: int, rank: int) -> int:
     sys.stderr.flush()
     os.dup2(log, 1)
     os.dup2(log, 2)
+    faulthandler.register(signal.SIGUSR1, file=2)  # where it is, if it does not end
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
     if "file_size" in request:
         # Python does not look whether a compiled module was written in full: a cut one would break later imports.
