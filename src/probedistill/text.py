@@ -43,10 +43,10 @@ def encodable(text: str, encoding: str | None) -> str:
         return text.encode("ascii", "replace").decode()
 
 
-def lines_of(content: bytes) -> list[str]:
-    """The lines of a text file in UTF-8, or in UTF-16 if it begins so, as what ``>`` writes in PowerShell 5 does.
+def text_of(content: bytes) -> str:
+    """A text file in UTF-8, or in UTF-16 if it begins so, as what ``>`` writes in PowerShell 5 does; lines end in \\n.
 
-    >>> lines_of("a\\r\\nb".encode("utf-16"))
+    >>> text_of("a\\r\\nb".encode("utf-16")).split("\\n")
     ['a', 'b']
 
     Raises:
@@ -54,7 +54,7 @@ def lines_of(content: bytes) -> list[str]:
     """
     of_powershell = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     text = content.decode("utf-16" if of_powershell else "utf-8-sig")
-    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def as_argument(path: Path | str) -> str:

@@ -183,8 +183,10 @@ class TransferMatrix(Analysis):
                     sections.append(len(rows))
                 if number >= len(self.sources):
                     dim.append(len(rows))
-                spread = std if self.protocol.seeds > 1 else [None] * len(self.targets)
-                cells = ("= " * bool(own[t]) + percent(mean[t], spread[t]) for t in range(len(self.targets)))
+                cells = (
+                    "= " * bool(own[t]) + percent(mean[t], std[t] if self.protocol.seeds > 1 else None)
+                    for t in range(len(self.targets))
+                )
                 rows.append((name, probe, *cells))
         title = (
             f"top-1 % on {counted(self.images.test.count, 'image')} of {self.images.train.spec} "

@@ -18,7 +18,7 @@ from ..machine.places import at_home
 from ..text import and_more
 from .contents import digests_of_files
 from .decode import as_utf8, one_line
-from .labelled import LabelledImages, check_class_names, check_classes, classes_argument, digest_of
+from .labelled import LabelledImages, check_class_names, check_classes, classes_argument, digest_of, plain_name
 from .sources import ALIASES, FOLDER_SPLITS, WHOLE, ItemLoader, Source, described
 
 IMAGE_SUFFIXES = frozenset(
@@ -146,7 +146,7 @@ class _FolderSource(Source):
                 raise UserError(
                     f"images {self.spec!r}: {named}; {_way_to_utf8()}, or choose others with {option('classes')}"
                 )
-            name = _plain(folder)
+            name = plain_name(folder)
             if name in folders:
                 raise UserError(
                     f"images {self.spec!r}: the class folders {folders[name]!a} and {folder!a} have the same "
@@ -168,10 +168,6 @@ def _nothing() -> LabelledImages:
 def _one_form(path: str) -> tuple[str, str]:
     """Sorts names in one order, whatever form of accents a file system has given them."""
     return unicodedata.normalize("NFC", path), path
-
-
-def _plain(folder: str) -> str:
-    return unicodedata.normalize("NFC", folder).strip() or folder
 
 
 def _way_to_utf8(what: str = "it") -> str:
@@ -280,7 +276,7 @@ def _share_classes(splits: list[tuple[str, set[str]]]) -> bool:
     """Whether two different splits (not train and training) have a class of the same name."""
     kinds = {name: next(i for i, group in enumerate(ALIASES) if name.lower() in group) for name, _ in splits}
     return any(
-        kinds[one] != kinds[other] and {_plain(c) for c in first} & {_plain(c) for c in second}
+        kinds[one] != kinds[other] and {plain_name(c) for c in first} & {plain_name(c) for c in second}
         for i, (one, first) in enumerate(splits)
         for other, second in splits[:i]
     )

@@ -217,6 +217,11 @@ def check_class_names(class_names: Sequence[str], called: str) -> None:
         raise UserError(f"class {name!a} of {called} {fault}; rename it or leave it out with {option('classes')}")
 
 
+def plain_name(name: str) -> str:
+    """A class name in one form of accents and without spaces around it, in which people do not see a difference."""
+    return unicodedata.normalize("NFC", name).strip() or name
+
+
 def check_classes_of_images(class_names: Sequence[str], called: str) -> None:
     """As `check_class_names`, for labels as people write them: ``cat`` and ``cat`` with a space are one class.
 
@@ -226,7 +231,7 @@ def check_classes_of_images(class_names: Sequence[str], called: str) -> None:
     check_class_names(class_names, called)
     seen: dict[str, str] = {}
     for name in class_names:
-        other = seen.setdefault(unicodedata.normalize("NFC", name).strip(), name)
+        other = seen.setdefault(plain_name(name), name)
         if other != name:
             raise UserError(
                 f"{called}: the classes {other!a} and {name!a} have the same name except for spaces or the form of "

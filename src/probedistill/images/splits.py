@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ..config import ImagesConfig
 from ..errors import UserError, option, unknown_name
 from ..machine.places import at_home
-from ..text import and_more, counted, lines_of
+from ..text import and_more, counted, text_of
 from .decode import one_line
 from .duplicates import warn_of_duplicates
 from .labelled import LabelledImages, check_classes, check_classes_of_images, classes_argument
@@ -227,7 +227,7 @@ def class_list(entries: Sequence[str]) -> list[str]:
 def _names_in_file(path: Path) -> list[str]:
     """One name a line. Lines that start with # are comments; ``\\#1`` is the class ``#1``."""
     try:
-        lines = lines_of(at_home(path).read_bytes())
+        lines = text_of(at_home(path).read_bytes()).split("\n")
     except FileNotFoundError:
         raise UserError(
             f"classes '@{path}': no such file; give a text file in UTF-8 with one class name a line, or write "

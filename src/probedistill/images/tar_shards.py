@@ -21,7 +21,7 @@ from PIL import Image
 
 from ..config import ImagesConfig
 from ..errors import UserError, option
-from ..text import counted, lines_of
+from ..text import counted, text_of
 from .contents import UNREADABLE, digest_of_bytes, digests_of_files, remembered
 from .decode import UnreadableImageError, as_utf8, decode_image, decoding, one_line, reason_of
 from .folder import IMAGE_SUFFIXES, is_system_folder
@@ -377,7 +377,7 @@ def _class_list(folders: Collection[Path], spec: str) -> list[str] | None:
     if path is None:
         return None
     try:
-        lines = "\n".join(lines_of(path.read_bytes())).rstrip().split("\n")
+        lines = text_of(path.read_bytes()).rstrip().split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"images {spec!r}: {str(path)!r} cannot be read ({one_line(str(error))}); correct it"
