@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import copy
 import datetime
+import enum
 import os
 import pathlib
 import pickle
 import re
+import shutil
 from collections import defaultdict, deque
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -208,6 +211,17 @@ TRAINERS = {
     "DINO": lambda s: {"student": _under("module.backbone.", _other(s)), "teacher": _under("backbone.", s), "epoch": 1},
     "SwAV": lambda s: _under("module.", {**s, "projection_head.0.weight": torch.ones(2, 2),
                                          "prototypes.weight": torch.ones(2, 2)}),
+    "MoCo": lambda s: {"state_dict": {**_under("module.encoder_k.", _other(s)), **_under("module.encoder_q.", s),
+                                      "module.queue": torch.ones(2, 2)}},
+    "MoCo v3": lambda s: {"state_dict": {**_under("module.momentum_encoder.", _other(s)),
+                                         **_under("module.base_encoder.", s)}},
+    "solo-learn": lambda s: {"state_dict": {**_under("momentum_backbone.", _other(s)), **_under("backbone.", s)}},
+    "VISSL": lambda s: {"classy_state_dict": {"base_model": {"model": {"trunk": _under("_feature_blocks.", s),
+                                                                       "heads": {"0.weight": torch.ones(3)}}}}},
+    "an encoder and a head": lambda s: {"backbone": s, "head": {"weight": torch.ones(3)}},
+    "BasicSR, averaged": lambda s: {"params": _other(s), "params_ema": s},
+    "Lightning's WeightAveraging": lambda s: {"state_dict": _under("net.", s),
+                                              "current_model_state": _under("net.", _other(s))},
     "an entry of one's own": lambda s: {"net": s, "epoch": 3, "optimizer": {"state": {}, "param_groups": []}},
     "what was best, and where": lambda s: {"model": s, "best": np.float64(0.9), "out": Path("runs")},
     "a wrapper of one's own": lambda s: {"network": {"state_dict": _under("student.backbone.", s)}},
@@ -335,14 +349,60 @@ def test_weights_as_the_authors_of_dinov2_publish_them(tmp_path, monkeypatch):
         assert close(encoder(images), native((images - encoder.mean) / encoder.std))
 
 
-def test_no_other_object_than_options_is_read(tmp_path, small):
-    class Options(argparse.Namespace):
-        pass
+class Options(argparse.Namespace):
+    pass
 
-    globals()["Options"] = Options
-    Options.__qualname__ = "Options"
-    torch.save({"state_dict": small.state_dict(), "args": Options(lr=1)}, tmp_path / "w.pth")
-    with pytest.raises(UserError, match="cannot be read as weights"):
+
+class Switch(enum.Enum):
+    ON = 1
+
+
+class Settings(dict):
+    """As yacs, addict and others make them: a dictionary with state of its own."""
+
+    def __init__(self, *given, **more):
+        super().__init__(*given, **more)
+        self.__dict__["frozen"] = True
+
+
+class Names(list):
+    pass
+
+
+class Springs:
+    def __reduce__(self):
+        return (shutil.rmtree, ("never",))
+
+    def __init__(self):
+        raise AssertionError("an object of a file was made")
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        Options(lr=1),
+        Settings(a={"b": Names([1]), "c": Switch.ON}),
+        partial(torch.optim.SGD, lr=0.1),
+        object.__new__(Springs),
+        slice(1),
+        np.random.default_rng(0),
+    ],
+    ids=["options", "settings", "function", "code", "builtin", "generator"],
+)
+def test_objects_of_any_class_beside_the_weights_are_left_out(tmp_path, small, expected, beside, monkeypatch):
+    torch.save({"hyper_parameters": {"x": beside}, "state_dict": small.state_dict()}, tmp_path / "w.pth")
+    monkeypatch.setattr(shutil, "rmtree", lambda *_: pytest.fail("what a file says was run"))
+    assert torch.equal(_features(tmp_path / "w.pth"), expected)
+
+
+def test_weights_may_lie_in_a_dictionary_of_another_class(tmp_path, small, expected):
+    torch.save({"model": Settings(small.state_dict())}, tmp_path / "w.pth")
+    assert torch.equal(_features(tmp_path / "w.pth"), expected)
+
+
+def test_a_whole_model_is_no_state_dict(tmp_path, small):
+    torch.save(small, tmp_path / "w.pth")
+    with pytest.raises(UserError, match=r"holds no state dict; save model\.state_dict\(\) instead"):
         _features(tmp_path / "w.pth")
 
 

@@ -20,7 +20,7 @@ from ..machine.places import at_home
 from .checks import is_plain
 from .known import RECIPES, Recipe
 from .source import EncoderSource, Loaded
-from .weights import read_weights, take_size_of, without_wrappers
+from .weights import read_weights, take_size_of
 
 _OF_NO_LAYER = ("mask_token", "total_ops", "total_params", "n_averaged")
 """Tensors that stand beside a model's own in some files, and that its features do not depend on."""
@@ -149,10 +149,10 @@ def _fill(model: nn.Module, local: Path, name: str, recipe: Recipe | None) -> bo
     Returns:
         Whether the model has now another input size, which is that of the file's position embeddings.
     """
-    stored, needed = read_weights(local), _needed(model)
-    weights = without_wrappers(stored, needed, local)
-    resized = take_size_of(weights, model)
-    weights = _named_as_timm_does(weights, model)
+    needed = _needed(model)
+    stored = read_weights(local, needed)
+    resized = take_size_of(stored, model)
+    weights = _named_as_timm_does(stored, model)
     if recipe is not None and recipe.package and not weights.keys() >= set(needed):  # the package's own names
         weights = _rename_in_order(stored, model, local)
     _load_weights(model, weights, local, name)

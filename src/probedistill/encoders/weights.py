@@ -2,30 +2,68 @@
 
 from __future__ import annotations
 
-import argparse
 import math
 import pickle
 import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..errors import UserError, first_line
 
-_AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema", "shadow", "teacher")
-HOLDERS = (*_AVERAGED, "state_dict", "model_state_dict", "model", "module", "network")
-"""Entries of a checkpoint that hold weights. Averaged weights (EMA, the teacher of DINO) come first, as in timm: they
-are what a trainer reports."""
+
+def read_weights(path: Path, names: Iterable[str]) -> dict[str, Tensor]:
+    """Read a state dict: a ``.safetensors`` file, or a PyTorch file.
+
+    Beside tensors it may hold what trainers store with them: options, numbers of NumPy, objects of any class. These
+    are left out; nothing of them is imported or run.
+
+    Wrappers put something into the names: ``module.``, ``_orig_mod.``, Lightning's ``model.`` … What it is shows by
+    comparison with the model: it is the prefix below which all of its weights lie. What lies elsewhere, such as the
+    loss of a trainer, is left out.
+
+    Args:
+        path: The file.
+        names: The model's own; weights that may be missing in a file are not among them.
+
+    Raises:
+        UserError: No such file, a damaged one, or one without weights or with several models.
+    """
+    called = f"checkpoint {str(path)!r}"
+    if not path.is_file():
+        raise UserError(f"{called} is not a file; give a .safetensors or .pth file of weights")
+    hint = "give a .safetensors file or a PyTorch file that holds tensors only"
+    content = load_tensor_file(path, f"{called} cannot be read as weights", hint, leave_out=True)
+    ours = list(names)
+    weights = _without_inner_wrappers(dict(_tensors_in(content)))
+    whole = _whole(weights, ours)
+    if len(whole) != 1:
+        weights = _without_inner_wrappers(_of_a_holder(content, called))
+        whole = _whole(weights, ours)
+    if len(whole) > 1:
+        raise UserError(
+            f"{called} holds several models, below {', '.join(map(repr, whole))}; save the state dict of one"
+        )
+    if not whole:  # the model's loader says what is missing, by names that are as near as can be
+        while weights and all(name.startswith(("module.", "model.")) for name in weights):
+            weights = {name.partition(".")[2]: value for name, value in weights.items()}
+        return weights
+    (prefix,) = whole
+    return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+
+
+# ---------------------------------------------------------------------------------------------------
+# Files
 
 
 class _LeftOut:
-    """Stands for a value beside the weights that is not needed, whatever it is made of."""
+    """Stands for an object beside the weights, whatever it is made of."""
 
     def __init__(self, *_: Any) -> None:
         pass
@@ -34,35 +72,135 @@ class _LeftOut:
         pass
 
 
-_PLAIN_VALUES: list[Any] = [
-    argparse.Namespace, dict, list, set, int, float, str,
-    (lambda *_: {}, "collections.defaultdict"), (lambda *_: [], "collections.deque"),
-    np.dtype, *(kind for kind in vars(np.dtypes).values() if isinstance(kind, type)),
-    (np.float64(0).__reduce__()[0], "numpy._core.multiarray.scalar"),
-    (np.float64(0).__reduce__()[0], "numpy.core.multiarray.scalar"),
-    *((PurePosixPath, f"{module}.PosixPath") for module in ("pathlib", "pathlib._local")),
-    *((_LeftOut, f"pathlib{local}.{kind}") for local in ("", "._local") for kind in ("WindowsPath", "PureWindowsPath")),
-    *((_LeftOut, f"datetime.{kind}") for kind in ("datetime", "date", "time", "timedelta", "timezone")),
-    *((_LeftOut, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")), (_LeftOut, "numpy.ndarray"),
-]  # fmt: skip
-"""What trainers store beside the weights: their options, a best accuracy, a folder, a time, the state of NumPy's
-generator. None of these runs anything."""
+class _LeftOutDict:
+    """The same for a dictionary of another class; weights may be among its entries."""
+
+    def __new__(cls, *_: Any) -> Any:
+        return OrderedDict()
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read a state dict: a ``.safetensors`` file, or a PyTorch file of tensors and plain values.
+class _LeftOutList:
+    """The same for a list of another class."""
 
-    Beside tensors it may hold what trainers store with them: command-line options (an `argparse.Namespace`), numbers
-    of NumPy, paths.
+    def __new__(cls, *_: Any) -> Any:
+        return []
+
+
+_MOST_CLASSES = 1000
+"""Classes of objects in one file."""
+
+
+def load_tensor_file(path: Path, failed: str, hint: str, *, leave_out: bool = False) -> Any:
+    """Load what a ``.safetensors`` or a PyTorch file holds; nothing in it is run.
+
+    What a file is shows in its first bytes, not in its name.
+
+    Args:
+        path: The file.
+        failed: Start of the error if it cannot be loaded.
+        hint: What the user can do then.
+        leave_out: Take a PyTorch file that holds objects beside tensors, lists and dictionaries of them, and leave
+            these out.
 
     Raises:
-        UserError: No such file, a damaged one, one with other objects, or one without weights.
+        UserError: It is damaged, or holds other objects.
     """
-    called = f"checkpoint {str(path)!r}"
-    if not path.is_file():
-        raise UserError(f"{called} is not a file; give a .safetensors or .pth file of weights")
-    hint = "give a .safetensors file or a PyTorch file that holds tensors only"
-    content = load_tensor_file(path, f"{called} cannot be read as weights", hint, _PLAIN_VALUES)
+    try:
+        if _is_safetensors(path):
+            return load_file(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            others = _other_classes(path) if leave_out else {}
+            with torch.serialization.safe_globals([(stand_in, name) for name, stand_in in others.items()]):
+                return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds
+        # Not torch's own text: it advises to load the file without weights_only, which runs its code.
+        not_tensors = isinstance(error, (pickle.UnpicklingError, EOFError))
+        reason = "damaged, or more than tensors" if not_tensors else first_line(error)
+        reason = "a whole model of TorchScript" if "TorchScript" in reason else reason
+        raise UserError(f"{failed} ({reason}); {hint}") from error
+
+
+def _other_classes(path: Path) -> dict[str, type]:
+    """What stands for each class of a PyTorch file that torch does not take without running it, by its name."""
+    stand_ins: dict[str, type] = {}
+    while len(stand_ins) < _MOST_CLASSES:
+        try:
+            with torch.serialization.safe_globals([(stand_in, name) for name, stand_in in stand_ins.items()]):
+                torch.load(path, map_location="meta", weights_only=True)  # without reading a tensor
+        except pickle.UnpicklingError as error:
+            unknown = re.search(r"GLOBAL (\S+) was not an allowed global", str(error))
+            filled = re.search(r"Can only (SET|app|ext).* but got <class 'left_out\.(\S+)'>", str(error))
+            if unknown:
+                for name in (unknown[1], f"builtins.{unknown[1]}"):  # torch leaves "builtins" out of its text
+                    stand_ins[name] = type(name, (_LeftOut,), {"__module__": "left_out"})
+                continue
+            if filled and issubclass(stand_ins[filled[2]], _LeftOut):
+                stand_ins[filled[2]] = _LeftOutDict if filled[1] == "SET" else _LeftOutList
+                continue
+        break
+    return stand_ins
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Whether a file begins as safetensors do: with the length of a header, then the header, which is JSON."""
+    with open(path, "rb") as file:
+        return file.read(9)[8:] == b"{"
+
+
+# ---------------------------------------------------------------------------------------------------
+# Where the weights lie in a file
+
+
+_DEEPEST = 6  # dictionaries in each other
+
+
+def _tensors_in(content: Any, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Tensor]]:
+    """Yield all tensors of a file, by the names of the dictionaries that they lie in."""
+    for name, value in content.items() if isinstance(content, Mapping) else ():
+        if isinstance(name, str) and isinstance(value, Tensor):
+            yield prefix + name, value
+        elif isinstance(name, str) and depth < _DEEPEST:
+            yield from _tensors_in(value, f"{prefix}{name}.", depth + 1)
+
+
+_INNER_WRAPPER = re.compile(r"\b_(orig_mod|fsdp_wrapped_module|checkpoint_wrapped_module)\.")
+"""What `torch.compile`, FSDP and activation checkpointing put before the names of any part of a model."""
+
+
+def _without_inner_wrappers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {_INNER_WRAPPER.sub("", name): value for name, value in weights.items()}
+
+
+_AVERAGE = re.compile(r"(\b|_)ema(\b|_)")
+"""In the prefix of weights that were averaged in training: they are what a trainer reports."""
+_OTHER_COPY = re.compile(r"\b(encoder_k|momentum_\w+|current_model_state)\.")
+"""In the prefix of a copy that its trainer does not go on with: of MoCo, of solo-learn, of Lightning's averages."""
+
+
+def _whole(weights: Mapping[str, Tensor], names: Sequence[str]) -> list[str]:
+    """The prefixes below which there are weights of all names; one, if it is clear which of several is meant."""
+    if not names:
+        return []
+    ends = [name.removesuffix(names[0]) for name in weights if name == names[0] or name.endswith(f".{names[0]}")]
+    whole = [prefix for prefix in ends if all(prefix + name in weights for name in names)]
+    for chosen in (
+        [prefix for prefix in whole if _AVERAGE.search(prefix)],
+        [prefix for prefix in whole if not _OTHER_COPY.search(prefix)],
+    ):
+        if len(chosen) == 1:
+            return chosen
+    return whole
+
+
+_AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema", "shadow", "teacher")
+HOLDERS = (*_AVERAGED, "state_dict", "model_state_dict", "model", "module", "network")
+"""Entries of a checkpoint that hold weights. Averaged weights (EMA, the teacher of DINO) come first, as in timm: they
+are what a trainer reports."""
+
+
+def _of_a_holder(content: Any, called: str) -> dict[str, Tensor]:
+    """The weights in the entry of a checkpoint that is called like one of weights, or in its only such entry."""
     entries = content if isinstance(content, Mapping) else {}
     models = {str(name): found for name, value in entries.items() if (found := _held(value)) is not None}
     weights = next((models[holder] for holder in HOLDERS if holder in models), None) if models else _held(content)
@@ -84,40 +222,6 @@ def _bare(names: Iterable[str]) -> set[str]:
     return {re.sub(r"^((module|_orig_mod)\.)+", "", name) for name in names if name != "n_averaged"}
 
 
-def load_tensor_file(path: Path, failed: str, hint: str, also: Sequence[Any] = ()) -> Any:
-    """Load what a ``.safetensors`` or a PyTorch file holds; nothing in it is run.
-
-    What a file is shows in its first bytes, not in its name.
-
-    Args:
-        path: The file.
-        failed: Start of the error if it cannot be loaded.
-        hint: What the user can do then.
-        also: Types that a PyTorch file may hold beside tensors, lists and dictionaries of them.
-
-    Raises:
-        UserError: It is damaged, or holds other objects.
-    """
-    try:
-        if _is_safetensors(path):
-            return load_file(path)
-        with warnings.catch_warnings(), torch.serialization.safe_globals(list(also)):
-            warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds
-        # Not torch's own text: it advises to load the file without weights_only, which runs its code.
-        not_tensors = isinstance(error, (pickle.UnpicklingError, EOFError))
-        reason = "damaged, or more than tensors" if not_tensors else first_line(error)
-        reason = "a whole model of TorchScript" if "TorchScript" in reason else reason
-        raise UserError(f"{failed} ({reason}); {hint}") from error
-
-
-def _is_safetensors(path: Path) -> bool:
-    """Whether a file begins as safetensors do: with the length of a header, then the header, which is JSON."""
-    with open(path, "rb") as file:
-        return file.read(9)[8:] == b"{"
-
-
 def _held(content: Any) -> dict[str, Tensor] | None:
     """The weights in a checkpoint's content, however deep the holders go into each other."""
     if not isinstance(content, Mapping) or not content:
@@ -129,45 +233,6 @@ def _held(content: Any) -> dict[str, Tensor] | None:
     if not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()):
         return None
     return dict(content)
-
-
-_INNER_WRAPPER = re.compile(r"\b_(orig_mod|fsdp_wrapped_module|checkpoint_wrapped_module)\.")
-"""What `torch.compile`, FSDP and activation checkpointing put before the names of any part of a model."""
-
-
-def without_wrappers(weights: Mapping[str, Tensor], names: Iterable[str], path: Path) -> dict[str, Tensor]:
-    """Take off what wrappers have put into the names: ``module.``, ``_orig_mod.``, Lightning's ``model.`` …
-
-    The prefix is found by comparison with the model: it is the one below which all of its weights lie. What lies
-    elsewhere, such as the loss of a trainer, is left out.
-
-    Args:
-        weights: From a file.
-        names: The model's own; weights that may be missing in a file are not among them.
-        path: The file, for errors.
-
-    Raises:
-        UserError: All weights are there more than once, below several prefixes.
-    """
-    weights = {_INNER_WRAPPER.sub("", name): value for name, value in weights.items()}
-    ours = list(names)
-    if not ours:
-        return weights
-    prefixes = [name.removesuffix(ours[0]) for name in weights if name == ours[0] or name.endswith(f".{ours[0]}")]
-    whole = [prefix for prefix in prefixes if all(prefix + name in weights for name in ours)]
-    averaged = [prefix for prefix in whole if "ema" in prefix.replace("_", ".").split(".")]
-    whole = averaged if len(averaged) == 1 else whole
-    if len(whole) > 1:
-        raise UserError(
-            f"checkpoint {str(path)!r} holds several models, below {', '.join(map(repr, whole))}; "
-            "save the state dict of one"
-        )
-    if not whole:  # the model's loader says what is missing, by names that are as near as can be
-        while weights and all(name.startswith(("module.", "model.")) for name in weights):
-            weights = {name.partition(".")[2]: value for name, value in weights.items()}
-        return weights
-    (prefix,) = whole
-    return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
 
 
 def take_size_of(weights: Mapping[str, Tensor], model: nn.Module) -> bool:
