@@ -128,7 +128,7 @@ def _other_classes(path: Path) -> dict[str, type]:
         try:
             with torch.serialization.safe_globals([(stand_in, name) for name, stand_in in stand_ins.items()]):
                 torch.load(path, map_location="meta", weights_only=True)  # without reading a tensor
-        except pickle.UnpicklingError as error:
+        except Exception as error:  # what else may be wrong shows when the tensors are read
             unknown = re.search(r"GLOBAL (\S+) was not an allowed global", str(error))
             filled = re.search(r"Can only (SET|app|ext).* but got <class 'left_out\.(\S+)'>", str(error))
             if unknown:
