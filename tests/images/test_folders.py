@@ -102,6 +102,25 @@ def test_splits_without_class_folders_are_no_classes(tmp_path):
     assert classes_of(tmp_path, split="all") == ("Test", "train")
 
 
+def test_a_split_beside_folders_that_are_called_nearly_so_is_no_class(tmp_path):
+    tree(tmp_path, "train", "test1")  # cats and dogs by the names of their files
+    with pytest.raises(UserError, match=r"'test1' and 'train' are called like splits, but hold no class folders"):
+        load_images(f"folder:{tmp_path}")
+    assert classes_of(tmp_path, split="all") == ("test1", "train")
+
+
+def test_folders_of_the_same_names_inside_of_all_classes_are_said(tmp_path):
+    tree(tmp_path, *(f"{domain}/{name}" for domain in ("art", "photo", "sketch") for name in ("cat", "dog")))
+    says = r"'art' and 'photo' and 1 more lie in folders of the same names, 'cat', 'dog'; .*: folder:.*/art$"
+    with pytest.warns(UserWarning, match=says):
+        assert classes_of(tmp_path) == ("art", "photo", "sketch")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert classes_of(tmp_path, classes=["art", "photo"]) == ("art", "photo")
+        tree(tmp_path, "art")  # an image of its own
+        assert classes_of(tmp_path) == ("art", "photo", "sketch")
+
+
 @pytest.mark.parametrize(
     "folders",
     [

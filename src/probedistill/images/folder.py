@@ -101,11 +101,13 @@ class _FolderSource(Source):
         class_names = tuple(folders) if classes is None else classes
         check_class_names([name for name in class_names if name in folders], f"images {self.spec!r}")
         paths, labels = [], []
+        inside: list[set[str]] = []
         for label, name in enumerate(class_names):
             if name in folders:
                 found = sorted(_image_files(parent / folders[name], folders[name], left_out), key=_one_form)
                 if label == 0 and len(class_names) > 1 and parent == self.root and not self._is_told:
                     _check_no_splits_inside(found, self.spec)
+                inside.append({path.split("/")[1] if path.count("/") > 1 else "" for path in found})
                 paths += found if parent == self.root else [f"{split}/{path}" for path in found]
                 labels += [label] * len(found)
         for name in _hidden_folders(parent) if classes is None else []:
@@ -116,6 +118,8 @@ class _FolderSource(Source):
             elif entry.is_symlink() and not os.path.exists(entry.path):
                 left_out.add("links that lead nowhere", entry.name)
         left_out.warn(self.spec)
+        if classes is None and parent == self.root and not self._is_told:
+            _warn_of_classes_inside(class_names, inside, self.spec)
         names = _names(paths)
         root = os.path.abspath(self.root)
         files = [f"{root}/{path}" for path in paths]
@@ -201,9 +205,9 @@ def _split_folders(root: Path, spec: str, wanted: str | None) -> list[str]:
     folders = subfolders(root)
     inside = {name: set(subfolders(root / name)) for name in folders if name.lower() in FOLDER_SPLITS}
     splits = [name for name, classes in inside.items() if classes]
-    if not splits and wanted is None and len(inside) > 1 and len(inside) == len(folders):
+    if not splits and wanted is None and inside and len(folders) > 1 and all(map(_kinds_of_split, folders)):
         raise UserError(
-            f"images {spec!r}: {' and '.join(map(repr, inside))} are called like splits, but hold no class folders; "
+            f"images {spec!r}: {' and '.join(map(repr, folders))} are called like splits, but hold no class folders; "
             f"put the images of each class into a folder inside, or say {option('split', WHOLE)} if these are classes"
         )
     if not splits and wanted is None:
@@ -245,6 +249,25 @@ def _check_no_splits_inside(found: Sequence[str], spec: str) -> None:
         raise UserError(
             f"images {spec!r}: the class folder {name!r} holds the split folders {shown}; put class folders into "
             f"split folders ({inside[-1]}/{name}), or say {option('split', WHOLE)} to mix them"
+        )
+
+
+def _warn_of_classes_inside(class_names: Sequence[str], inside: Sequence[set[str]], spec: str) -> None:
+    """Warn if all images lie one folder deeper, in folders of the same names: these may be the classes of domains.
+
+    Args:
+        class_names: Of the classes.
+        inside: Of each class, the folders in it that hold images; the empty name stands for the class folder itself.
+        spec: For the warning.
+    """
+    shared = sorted(set.intersection(*inside)) if len(inside) > 1 else []
+    if len(shared) > 1 and not any("" in names for names in inside):
+        of = " and ".join(map(repr, class_names[:2])) + and_more(len(class_names), 2)
+        warnings.warn(
+            f"images {spec!r}: the images of {of} lie in folders of the same names, "
+            f"{', '.join(map(repr, shared[:3]))}{and_more(len(shared), 3)}; if these are the classes, give one of the "
+            f"outer folders: {spec}/{class_names[0]}",
+            stacklevel=2,
         )
 
 
