@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from typing import TypeVar
 
 import torch
@@ -16,6 +15,7 @@ from ..encoders.encoder import Encoder
 from ..errors import UserError, option
 from ..images.decode import UnreadableImageError
 from ..images.labelled import LabelledImages
+from ..machine.threads import Workers
 from ..seeds import Stream, seed_of
 from ..text import counted
 from .views import apply_views, draw_views, random_squares
@@ -131,16 +131,7 @@ def augmented_views(image: Image.Image, size: int, count: int, augment: AugmentC
 
 def prefetched(load: Callable[[int], Result], indices: Sequence[int], per_batch: int) -> Iterator[list[Result]]:
     """Load in threads, two batches ahead of whoever uses them; batches and their entries keep their order."""
-    with ThreadPoolExecutor(max_workers=min(8, (os.cpu_count() or 1) + 1)) as pool:
-        pending: list[list[Future[Result]]] = []
-        try:
-            for start in range(0, len(indices), per_batch):
-                pending.append([pool.submit(load, index) for index in indices[start : start + per_batch]])
-                if len(pending) > 2:
-                    yield [future.result() for future in pending.pop(0)]
-            for futures in pending:
-                yield [future.result() for future in futures]
-        finally:
-            for futures in pending:
-                for future in futures:
-                    future.cancel()
+    with Workers() as workers:
+        loaded = workers.map(load, indices, ahead=2 * per_batch)
+        while batch := list(islice(loaded, per_batch)):
+            yield batch

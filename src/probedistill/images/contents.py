@@ -14,10 +14,8 @@ import os
 import re
 import stat
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -26,6 +24,7 @@ from numpy.typing import NDArray
 
 from ..machine.places import cache_folder
 from ..machine.progress import ProgressBar
+from ..machine.threads import Workers
 
 SIZE = 16
 """Bytes of a digest."""
@@ -137,41 +136,38 @@ def _changed(path: str) -> int:
 
 def _hashed(paths: Sequence[str], size: int, progress: bool) -> list[bytes]:
     """Digests of files, read in threads; Ctrl-C ends them between two chunks."""
-    stop, read = threading.Event(), [0] * (len(paths) // _BLOCK + 1)
+    blocks, digests, bar = range(0, len(paths), _BLOCK), list[bytes](), None
+    read, due = [0] * len(blocks), time.monotonic() + _BAR_AFTER_SECONDS
+    with ExitStack() as stack:
+        workers = stack.enter_context(Workers())
 
-    def work(block: int) -> list[bytes]:
-        digests = []
-        for path in paths[block * _BLOCK : (block + 1) * _BLOCK]:
-            digests.append(_hash(path, lambda count: read.__setitem__(block, read[block] + count), stop))
-        return digests
+        def work(start: int) -> list[bytes]:
+            def count(more: int) -> None:
+                read[start // _BLOCK] += more
 
-    pool = ThreadPoolExecutor(max_workers=min(8, (os.cpu_count() or 1) + 1))
-    started, shown = time.monotonic(), 0
-    try:
-        tasks = [pool.submit(work, block) for block in range(len(read))]
-        pending, bar = set(tasks), None
-        with ExitStack() as stack:
-            while pending:
-                _, pending = wait(pending, timeout=0.25)
-                if bar is None and time.monotonic() - started > _BAR_AFTER_SECONDS and pending:
+            return [_hash(path, count, workers) for path in paths[start : start + _BLOCK]]
+
+        def tell() -> None:
+            nonlocal bar, due
+            if time.monotonic() >= due:
+                if bar is None:
                     bar = stack.enter_context(ProgressBar("reading images (MB)", size // 10**6, enabled=progress))
-                if bar is not None:
-                    done = sum(read) // 10**6
-                    bar.advance(done - shown)
-                    shown = done
-        return [digest for task in tasks for digest in task.result()]
-    finally:
-        stop.set()
-        pool.shutdown(wait=True, cancel_futures=True)
+                bar.advance(sum(read) // 10**6 - bar.done)
+                due = time.monotonic() + 0.25
+
+        for some in workers.map(work, blocks, while_waiting=tell):
+            digests += some
+            tell()
+    return digests
 
 
-def _hash(path: str, count: Callable[[int], None], stop: threading.Event) -> bytes:
+def _hash(path: str, count: Callable[[int], None], workers: Workers) -> bytes:
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             return UNREADABLE  # opening a pipe would wait for ever
         total = hashlib.blake2b(digest_size=SIZE)
         with open(path, "rb", buffering=0) as file:
-            while (chunk := file.read(_CHUNK)) and not stop.is_set():
+            while (chunk := file.read(_CHUNK)) and not workers.stopped:
                 total.update(chunk)
                 count(len(chunk))
     except (OSError, ValueError):

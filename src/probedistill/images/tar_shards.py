@@ -8,7 +8,6 @@ import re
 import tarfile
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +20,7 @@ from PIL import Image
 
 from ..config import ImagesConfig
 from ..errors import UserError, option
+from ..machine.threads import Workers
 from ..text import counted, text_of
 from .contents import UNREADABLE, digest_of_bytes, digests_of_files, remembered
 from .decode import UnreadableImageError, as_utf8, decode_image, decoding, one_line, reason_of
@@ -60,8 +60,8 @@ def wds_source(place: str, config: ImagesConfig) -> Source:
 
     def read(split: str) -> LabelledImages:
         own = [shard for shard in shards if shard.split == split]
-        with ThreadPoolExecutor(max_workers=8) as pool:  # headers are scattered: threads wait for the disk together
-            found = list(pool.map(_read_index, itertools.count(), own, itertools.repeat(config)))
+        with Workers(8) as workers:  # headers are scattered: threads wait for the disk together
+            found = list(workers.map(lambda number: _read_index(number, own[number], config), range(len(own))))
         contents = digests_of_files([shard.path for shard in own], place=place, progress=source.progress)
         samples = [sample for samples in found for sample in samples]
         class_names, labels = _wds_labels(samples, folders, split, config)
@@ -88,8 +88,8 @@ def _contents(loader: _TarLoader, place: str) -> list[bytes]:
     samples = range(len(loader.samples))
 
     def make() -> list[bytes]:
-        with ThreadPoolExecutor(max_workers=8) as pool:
-            return list(pool.map(loader.digest, samples))
+        with Workers(8) as workers:
+            return list(workers.map(loader.digest, samples))
 
     return remembered(loader.paths, digest_of(places), place, len(samples), make)
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -32,6 +31,7 @@ from ..encoders.encoder import Encoder
 from ..errors import UserError, option, unknown_name
 from ..features.encode import encode, view_features
 from ..machine.progress import ProgressBar
+from ..machine.threads import Workers
 from ..machine.torch_state import own_torch_state
 from ..seeds import Stream
 from ..store.distilled import DistilledSet, Encoded, as_set
@@ -229,8 +229,8 @@ def _encoded(pixels: Tensor, format: str, quality: int | None, image_size: int, 
     """The 8-bit images (m, 3, S, S) as files; the codecs release the lock, so that threads share the work."""
     encode = partial(encode_image, format=format, quality=quality, image_size=image_size)
     files = []
-    with ThreadPoolExecutor() as pool, ProgressBar("encode", len(pixels), enabled=progress) as bar:
-        for file in pool.map(encode, pixels.permute(0, 2, 3, 1).numpy()):
+    with Workers() as workers, ProgressBar("encode", len(pixels), enabled=progress) as bar:
+        for file in workers.map(encode, pixels.permute(0, 2, 3, 1).numpy()):
             files.append(file)
             bar.advance()
     return _Candidate(format, quality, image_size, files)

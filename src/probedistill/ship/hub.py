@@ -13,7 +13,6 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from ..errors import UserError, explained, option
 from ..machine.network import asking_the_hub, check_waits, hub_address
 from ..machine.places import checked_cache
 from ..machine.progress import ProgressBar
+from ..machine.threads import Workers
 from ..store.card import REAL_DATA, published, real_data, rewrite
 from ..store.distilled import DistilledSet, Encoded, set_files
 from ..store.files import whole_file, whole_folder
@@ -286,8 +286,8 @@ def _download(repo: str, commit: str, sizes: Mapping[str, int], folder: Path) ->
         names = [f"{IMAGES}/{name}" for name in set_files(into)]
         names += [name for name in _BESIDE if name in sizes]
         check_sizes([*_SET, *names])
-        with ThreadPoolExecutor(8) as pool, ProgressBar("fetch", len(names)) as bar:
-            for _ in pool.map(get, names):
+        with Workers(8) as workers, ProgressBar("fetch", len(names)) as bar:
+            for _ in workers.map(get, names):
                 bar.advance()
         shutil.rmtree(into / ".cache", ignore_errors=True)  # of the hub's client
         DistilledSet.load(into)

@@ -1,0 +1,111 @@
+"""Threads that work for the main thread, which Ctrl-C may interrupt at any moment."""
+
+from __future__ import annotations
+
+import _thread
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from queue import Empty, SimpleQueue
+from types import TracebackType
+from typing import Any, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+MOST = min(8, (os.cpu_count() or 1) + 1)
+"""Threads where nothing else is said."""
+
+
+class Workers:
+    """Threads that call a function on many items; the block's end waits for the items that are under way.
+
+    Tasks and answers go through queues that are written in C. ``concurrent.futures`` and ``threading`` take their locks
+    in Python code: a KeyboardInterrupt that comes when a lock is taken, and before a ``with`` knows of it, leaves it
+    taken. A thread then waits for the lock and the pool for its thread: Ctrl-C hangs, one time in sixty where many
+    files are read.
+
+    Attributes:
+        stopped: The block has ended: whoever is at a long item may give up.
+    """
+
+    def __init__(self, most: int = MOST) -> None:
+        self.stopped = False
+        self._most, self._started = most, 0
+        self._tasks: SimpleQueue[tuple[Callable[[Any], Any], Any, SimpleQueue[Any]] | None] = SimpleQueue()
+        self._ended: SimpleQueue[None] = SimpleQueue()
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def map(
+        self,
+        function: Callable[[Item], Result],
+        items: Iterable[Item],
+        ahead: int = 64,
+        while_waiting: Callable[[], None] | None = None,
+    ) -> Iterator[Result]:
+        """Results in the order of the items; an item's error is raised in its place.
+
+        Args:
+            function: Called in the threads.
+            items: What it is called on.
+            ahead: Number of items that are begun before the result before them is asked for.
+            while_waiting: Called four times a second while a result is waited for.
+        """
+        answers: deque[SimpleQueue[Any]] = deque()
+        for item in items:
+            answers.append(SimpleQueue())
+            self._tasks.put((function, item, answers[-1]))
+            self._start_one()
+            if len(answers) > ahead:
+                yield _result(answers.popleft(), while_waiting)
+        while answers:
+            yield _result(answers.popleft(), while_waiting)
+
+    def _start_one(self) -> None:
+        if self._started == self._most:
+            return
+        try:
+            _thread.start_new_thread(self._work, ())
+        except RuntimeError:  # no more threads for this user or container
+            if not self._started:
+                raise
+            self._most = self._started
+        else:
+            self._started += 1
+
+    def _work(self) -> None:
+        try:
+            while (task := self._tasks.get()) is not None and not self.stopped:
+                function, item, answer = task
+                try:
+                    answer.put((function(item), None))
+                except BaseException as error:
+                    answer.put((None, error))
+                del task, function, item, answer  # a result is not kept until the next task
+        finally:
+            self._tasks.put(None)  # for the next thread
+            self._ended.put(None)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stopped = True
+        self._tasks.put(None)
+        while self._started:
+            self._ended.get()
+            self._started -= 1
+
+
+def _result(answer: SimpleQueue[Any], while_waiting: Callable[[], None] | None) -> Any:
+    while True:
+        try:
+            result, error = answer.get(timeout=None if while_waiting is None else 0.25)
+            break
+        except Empty:
+            assert while_waiting is not None
+            while_waiting()
+    if error is not None:
+        raise error
+    return result
