@@ -237,3 +237,36 @@ def test_one_seed_has_no_deviation(distilled, encoder, data):
     options = {**QUICK, "baselines": []}
     (two,), (one,) = (evaluate(distilled, encoder, *data, **{**options, "seeds": n}).tables() for n in (2, 1))
     assert ["±" in table.records()[0]["top-1 %"] for table in (two, one)] == [True, False]
+
+
+def test_rows_without_groups_are_scored_again_for_groups(distilled, encoder, data, tmp_path, rows_made):
+    out, groups = tmp_path / "scores.json", ["day", "night"] * 7 + ["day"]
+    options = {"baselines": ["full"], "out": out, **QUICK}
+    evaluate(distilled, encoder, *data, **options)
+    rows_made.clear()
+    result = evaluate(distilled, encoder, *data, groups=groups[: len(data[1])], probes=["1nn"], **options)
+    assert {*result["distilled"].scores[0].groups} == {"day", "night"}
+    rows_made.clear()
+    result = evaluate(distilled, encoder, *data, groups=groups[: len(data[1])], **options)
+    assert rows_made == [("distilled", "ridge"), ("full real data", "ridge")]
+    assert {*result["distilled"].scores[0].groups} == {"day", "night"}
+    rows_made.clear()
+    evaluate(distilled, encoder, *data, **options)  # whoever does not ask for groups may have them
+    assert not rows_made
+    other = ["left"] * 4 + ["right"] * (len(data[1]) - 4)
+    with pytest.warns(UserWarning, match="held scores of other groups, which these replace"):
+        result = evaluate(distilled, encoder, *data, groups=other, **options)
+    assert {*result["full real data"].scores[0].groups} == {"left", "right"}
+
+
+def test_hard_labels_do_not_take_the_row_of_soft_ones(distilled, encoder, data, tmp_path):
+    soft = replace(distilled, soft_labels=torch.full((3, 3), 0.1) + 0.7 * torch.eye(3).roll(1, 0))
+    options = {"out": tmp_path / "scores.json", **QUICK}
+    learned = evaluate(soft, encoder, None, data[1], **options)["distilled"]
+    ignored = evaluate(soft, encoder, None, data[1], hard_labels=True, **options)["distilled"]
+    again = evaluate(soft, encoder, None, data[1], **options)["distilled"]
+    hard = evaluate(distilled, encoder, None, data[1], **QUICK)["distilled"]
+    assert (learned.soft_labels, ignored.soft_labels, again.soft_labels) == (True, False, True)
+    assert ignored.scores == hard.scores
+    assert again.scores == learned.scores
+    assert learned.top1 < hard.top1  # these labels are wrong on purpose

@@ -35,7 +35,7 @@ from .result import (
     load_evaluation,
     row_name,
 )
-from .scorer import Scorer
+from .scorer import Scorer, Trial
 from .training_sets import Baselines, SyntheticImages, TrainingSet
 
 if TYPE_CHECKING:
@@ -177,6 +177,7 @@ def _context(
         inherited=_inherited(scorer.head, scorer.source, encoder) if scorer.head is not None else None,
         chosen_by=_scored_by(chooser) if train is not None and chooser.fingerprint != encoder.fingerprint else None,
         version=__version__,
+        groups=digest_of(*map(str, scorer.groups)) if scorer.groups is not None else None,
     )
     if distilled is None:
         return context
@@ -197,9 +198,9 @@ def _scored(
     distilled: DistilledSet | None,
 ) -> Evaluation:
     """Score row by row; each is in the file before the next is begun."""
-    trials = [(one, trial) for one in sets for trial in scorer.trials(one)]
-    known = _rows_of_before(out, context)
-    to_do = [(one, trial) for one, trial in trials if (trial.name, trial.probe, len(one.labels(0))) not in known]
+    before = _rows_of_before(out, context)
+    trials = [(one, trial, before.get(_key(one, trial))) for one in sets for trial in scorer.trials(one)]
+    to_do = [(one, trial) for one, trial, row in trials if row is None]
     say_cost(
         scorer.encoder,
         scorer.passes(to_do),
@@ -208,8 +209,7 @@ def _scored(
     )
     rows: list[Row] = []
     with ProgressBar("probes", len(to_do), enabled=store.progress) as bar:
-        for training_set, trial in trials:
-            row = known.get((trial.name, trial.probe, len(training_set.labels(0))))
+        for training_set, trial, row in trials:
             if row is None:
                 row = scorer.row(training_set, trial)
                 if row.name != context.set_name:
@@ -223,7 +223,11 @@ def _scored(
     return Evaluation(tuple(rows), context)
 
 
-def _rows_of_before(out: Path | None, context: Context) -> dict[tuple[str, str, int], Row]:
+def _key(training_set: TrainingSet, trial: Trial) -> tuple[str, str, int, bool]:
+    return trial.name, trial.probe, len(training_set.labels(0)), trial.soft
+
+
+def _rows_of_before(out: Path | None, context: Context) -> dict[tuple[str, str, int, bool], Row]:
     """Rows that a file holds and that would come out the same."""
     if out is None or not out.exists():
         return {}
@@ -236,9 +240,11 @@ def _rows_of_before(out: Path | None, context: Context) -> dict[tuple[str, str, 
         return {}
     same_set, same_head = own.images == theirs.images, own.inherited == theirs.inherited
     return {
-        row.key: row
+        (*row.key, row.soft_labels): row
         for row in before.rows
-        if (same_set or not row.name.startswith((own.set_name, "neighbours"))) and (same_head or not row.head)
+        if (same_set or not row.name.startswith((own.set_name, "neighbours")))
+        and (same_head or not row.head)
+        and (own.groups is None or row.scores[0].groups is not None)
     }
 
 

@@ -146,6 +146,7 @@ class Context:
         chosen_by: The encoder that chose the real images, if not the one that scored them.
         version: Version of the package.
         set_name: What the set's row is called: `row_name` of its record.
+        groups: Digest of the groups of the test images, if there are groups.
     """
 
     title: str
@@ -161,6 +162,7 @@ class Context:
     chosen_by: ScoredBy | None = None
     version: str = ""
     set_name: str = DISTILLED
+    groups: str | None = None
 
     def compared(self) -> dict[str, Any]:
         """What must be the same for rows to stand in one table, in the words of the options."""
@@ -176,8 +178,7 @@ class Context:
         found = [name for name in own if own[name] != theirs[name]]
         if "images" in found and None in (self.images, other.images):  # real images are scored alike beside any set
             found.remove("images")
-        if self.train is not None and other.train is not None and self.train != other.train:
-            found.append("train")
+        found += [name for name in ("train", "groups") if _differ(getattr(self, name), getattr(other, name))]
         return found
 
 
@@ -405,6 +406,7 @@ class Evaluation(Result):
             protocol=replace(own.protocol, probes=probes, baselines=baselines),
             train=own.train or theirs.train,
             inherited=own.inherited or theirs.inherited,
+            groups=own.groups or theirs.groups,
             images=own.images or theirs.images,
             set_name=own.set_name if own.images else theirs.set_name,
         )
@@ -432,6 +434,10 @@ def load_evaluation(path: Path | str) -> Evaluation:
         Path(path), _File, kind=KIND, what="evaluation", hint="make it again with probedistill evaluate"
     )
     return Evaluation(content.rows, content.context)
+
+
+def _differ(one: object, other: object) -> bool:
+    return None not in (one, other) and one != other
 
 
 def _points(difference: float) -> str:
