@@ -11,6 +11,7 @@ Imports nothing heavy, so that ``--help`` stays quick.
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import os
@@ -18,7 +19,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 from .errors import UserError, explained, unknown_name
@@ -76,6 +77,19 @@ class Registry:
             module, _, attribute = place.partition(":")
             return getattr(importlib.import_module(module, __package__), attribute)
         return imported(place, f"{self.kind} {name!r}")
+
+    def code_of(self, name: str) -> str:
+        """Digest of the file that a name from outside this package leads to, once it is imported; else empty."""
+        place = name.removeprefix(OWN) if name.startswith(OWN) else self.plugins.get(name, "")
+        return digest_of_source(place.rpartition(":")[0]) if place else ""
+
+
+def digest_of_source(module: str) -> str:
+    """SHA-256 of an imported module's own file, not of what it imports; empty if it has none."""
+    try:
+        return hashlib.sha256(Path(getattr(sys.modules[module], "__file__", None) or "").read_bytes()).hexdigest()
+    except OSError:
+        return ""
 
 
 def imported(place: str, called: str) -> Any:

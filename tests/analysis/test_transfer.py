@@ -6,6 +6,7 @@ import gc
 import json
 import re
 import shutil
+import sys
 import warnings
 import weakref
 from dataclasses import replace
@@ -42,6 +43,7 @@ from probedistill.analysis.transfer import transfer
 from probedistill.config import TransferConfig
 from probedistill.evaluation.scorer import Scorer
 from probedistill.features.classes import medoids
+from probedistill.probes.kinds import kind_of
 from probedistill.ship.labels import with_extras
 from probedistill.store.records import as_plain
 from probedistill.store.run_record import ImagesRecord
@@ -212,6 +214,24 @@ def test_cells_are_used_again_where_everything_agrees(runs, data, other, tmp_pat
     changed = again(sets=[pixel, runs[1]])
     assert changed.accuracy[0, 0, 0] > 0.1
     assert changed.accuracy[0, 1, 0] == 0.015625
+
+
+def test_cells_of_a_probe_that_was_edited_are_scored_again(runs, data, tmp_path, monkeypatch):
+    code = "from probedistill import LinearProbe as Mine\n"
+    (tmp_path / "mine.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+
+    def again():
+        sys.modules.pop("mine", None)  # as in a new process
+        kind_of.cache_clear()
+        options = {**QUICK, "baselines": [], "probes": ["module:mine:Mine"]}
+        return transfer(runs[:1], [TINY], *data, out=tmp_path / "out", **options).accuracy.item()
+
+    again()
+    altered(tmp_path / "out")
+    assert again() == 0.015625
+    (tmp_path / "mine.py").write_text(code + "# another probe\n")
+    assert again() > 0.1
 
 
 class Stops(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import fields, replace
 from pathlib import Path
 from textwrap import dedent
@@ -10,7 +11,7 @@ from textwrap import dedent
 import pytest
 import torch
 
-from probedistill import UserError, distill, evaluate, load_splits
+from probedistill import UserError, distill, evaluate, load_evaluation, load_splits
 from probedistill.config import EvaluateConfig, EvaluateOptions
 from probedistill.probes import kinds
 from probedistill.probes.kinds import PROBES, Lesson, check_probes, kind_of, on_features
@@ -98,6 +99,28 @@ def test_an_own_kind_has_soft_labels_and_views_of_its_own(mine, data, encoder):
     from own_kind import seen
 
     assert sorted(seen) == [(4, 0, False), (4, 0, True), (4, 1, False), (4, 1, True)]
+
+
+@pytest.mark.parametrize("plugin", [False, True])
+def test_a_probe_that_was_edited_is_scored_again(mine, monkeypatch, tmp_path, data, encoder, plugin):
+    name = "nearest-mean" if plugin else "module:mine_probe:Nearest"
+    if plugin:
+        monkeypatch.setitem(PROBES.plugins, name, "mine_probe:Nearest")
+    options = {"probes": ["ridge", name], "baselines": ["full"], "out": tmp_path / "scores.json", **QUICK}
+
+    def scored():
+        sys.modules.pop("mine_probe", None)  # as in a new process
+        kinds.kind_of.cache_clear()
+        return evaluate(None, encoder, *data, **options)
+
+    first, again = scored(), scored()
+    assert again.rows == first.rows  # seconds too: nothing was fitted
+    code = (mine / "mine_probe.py").read_text()
+    (mine / "mine_probe.py").write_text(code.replace("return X @", "return -X @").replace(" - (self", " + (self"))
+    edited = scored()
+    assert edited["full real data", "ridge"] == first["full real data", "ridge"]
+    assert edited["full real data", name].top1 == 1 - first["full real data", name].top1  # two classes, turned round
+    assert len(load_evaluation(tmp_path / "scores.json").rows) == 2
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ from ..features.store import FeatureStore
 from ..images.labelled import LabelledImages, check_labelled
 from ..machine.progress import ProgressBar
 from ..machine.torch_state import own_torch_state
-from ..probes.kinds import check_probes, kind_of, need_head, on_features
+from ..probes.kinds import PROBES, check_probes, kind_of, need_head, on_features
 from ..store.distilled import DistilledSet
 from ..store.run_record import ImagesRecord
 from .base import EncoderAbout
@@ -180,6 +180,7 @@ class _Bench:
         for name in ("probes", "baselines", "floats"):
             del protocol[name]
         target = self._encoders.described[t]
+        code = {name: digest for name in self.config.probes if (digest := PROBES.code_of(name))}
         about = {
             "version": [FORMAT, __version__],
             "kind": kind,
@@ -188,6 +189,7 @@ class _Bench:
             "test": self.test.fingerprint,
             "protocol": protocol,
             "augment": asdict(self.augment),
+            **({"code": code} if code else {}),
         }
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 

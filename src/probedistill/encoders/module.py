@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import sys
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from ..config import EncoderConfig
 from ..errors import UserError, explained
-from ..registry import imported
+from ..registry import digest_of_source, imported
 from .known import IMAGENET
 from .source import EncoderSource, Loaded
 
@@ -41,7 +38,7 @@ def load_module(path: str, config: EncoderConfig) -> Loaded:
         getattr(model, "mean", IMAGENET[0]),
         getattr(model, "std", IMAGENET[1]),
         crop_pct=getattr(model, "crop_pct", 1.0),
-        identity=_source_digest(path.rpartition(":")[0]),
+        identity=digest_of_source(path.rpartition(":")[0]),
     )
 
 
@@ -53,14 +50,6 @@ def _side(size: Any, spec: str) -> int:
         if int(side) < 8:
             raise ValueError("at least 8")
         return int(side)
-
-
-def _source_digest(module: str) -> str:
-    """SHA-256 of a module's own file, not of what it imports: other code over the same weights gives other features."""
-    try:
-        return hashlib.sha256(Path(getattr(sys.modules[module], "__file__", None) or "").read_bytes()).hexdigest()
-    except OSError:  # it has none, such as one made by hand
-        return ""
 
 
 SOURCE = EncoderSource(load_module)

@@ -19,7 +19,7 @@ from ..features.store import FeatureStore
 from ..images.labelled import LabelledImages, check_labelled, digest_of, of_classes
 from ..machine.progress import ProgressBar
 from ..machine.torch_state import own_torch_state
-from ..probes.kinds import check_probes, need_head
+from ..probes.kinds import PROBES, check_probes, need_head
 from ..store.distilled import DistilledSet, Head, as_set
 from ..store.files import check_writable
 from ..text import counted
@@ -223,11 +223,14 @@ def _scored(
     return Evaluation(tuple(rows), context)
 
 
-def _key(training_set: TrainingSet, trial: Trial) -> tuple[str, str, int, bool]:
-    return trial.name, trial.probe, len(training_set.labels(0)), trial.soft
+_Key = tuple[str, str, int, bool, str]
 
 
-def _rows_of_before(out: Path | None, context: Context) -> dict[tuple[str, str, int, bool], Row]:
+def _key(training_set: TrainingSet, trial: Trial) -> _Key:
+    return trial.name, trial.probe, len(training_set.labels(0)), trial.soft, PROBES.code_of(trial.solver)
+
+
+def _rows_of_before(out: Path | None, context: Context) -> dict[_Key, Row]:
     """Rows that a file holds and that would come out the same."""
     if out is None or not out.exists():
         return {}
@@ -240,7 +243,7 @@ def _rows_of_before(out: Path | None, context: Context) -> dict[tuple[str, str, 
         return {}
     same_set, same_head = own.images == theirs.images, own.inherited == theirs.inherited
     return {
-        (*row.key, row.soft_labels): row
+        (*row.key, row.soft_labels, row.code): row
         for row in before.rows
         if (same_set or not row.name.startswith((own.set_name, "neighbours")))
         and (same_head or not row.head)

@@ -52,6 +52,7 @@ class Row:
         soft_labels: Whether it was trained on soft labels.
         on_features: The probe of the row of full real data that this row is compared with; default: the same.
         head: Whether the probe needs the set's head.
+        code: Digest of the file of a probe from outside this package.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Row:
     soft_labels: bool = False
     on_features: str | None = None
     head: bool = False
+    code: str = ""
 
     def without_confusion(self) -> Row:
         """The row without its confusion counts, which are kept for the set's rows alone."""

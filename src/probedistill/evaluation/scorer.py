@@ -11,7 +11,7 @@ from torch import Tensor
 from ..config import EvaluateConfig
 from ..encoders.encoder import Encoder
 from ..features.bank import FeatureBank
-from ..probes.kinds import Lesson, kind_of, on_features
+from ..probes.kinds import PROBES, Lesson, kind_of, on_features
 from ..probes.scores import Scores, score_probe
 from ..store.distilled import Head
 from .result import NO_AUGMENTATION, Row
@@ -82,6 +82,7 @@ class Scorer:
             soft_labels=trial.soft,
             on_features=of_full,
             head=kind.needs_head,
+            code=PROBES.code_of(trial.solver),
         )
 
     def passes(self, trials: Sequence[tuple[TrainingSet, Trial]]) -> int:
