@@ -69,6 +69,20 @@ def test_files_of_the_future_are_said_to_be(under_way):
     assert re.search(r"step 10 of 40.* \(its files are dated 67 min ahead of the clock", now.line())
 
 
+def test_a_run_that_is_not_there_is_waited_for_by_name(under_way, monkeypatch, capsys):
+    """A misspelt folder was waited for without a word of which one it is."""
+
+    def stop(_: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("probedistill.report.watch.time.sleep", stop)
+    for name, meant in (("rum", f"; did you mean '{under_way}'? "), ("elsewhere", ". ")):
+        with pytest.raises(KeyboardInterrupt):
+            watch(under_way.with_name(name))
+        said = capsys.readouterr().out.splitlines()[0]
+        assert said == f"There is no run in '{under_way.with_name(name)}' yet{meant}Ctrl-C ends the waiting."
+
+
 def followed(folder, monkeypatch, capsys, meanwhile):
     """What watch logs of a run until the test finishes it; ``meanwhile`` maps the number of a look to what happens."""
     looks = iter(range(100))
@@ -149,7 +163,7 @@ def test_it_waits_for_the_run_and_follows_it_to_its_end(tmp_path, run_cli):
     result = run_cli("watch", folder)
     player.join()
     assert result.code == 0
-    first, second, last, _ = result.out.splitlines()
+    _, first, second, last, _ = result.out.splitlines()
     assert first == "waiting for the run to start"
     assert second.startswith("step 10 of 40")
     assert last == "finished: step 2 of 2, loss 1.0000, 6 s"

@@ -5,6 +5,8 @@ What is shown comes from ``RUN/progress.json``, and from ``RUN/run.json`` when t
 
 from __future__ import annotations
 
+import difflib
+import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -142,6 +144,8 @@ def watch(folder: Path | str) -> None:
     folder = run_folder(folder)
     progress = read_progress(folder)
     console = Console()
+    if progress.state == "waiting":
+        console.print(_text(_not_there_yet(folder), console.encoding), soft_wrap=True, highlight=False)
     if console.is_terminal:
         with Live(_view(folder, progress, console.encoding), console=console, auto_refresh=False) as live:
             for current in _until_finished(folder, progress):
@@ -150,6 +154,15 @@ def watch(folder: Path | str) -> None:
         _log(folder, progress, console.encoding)
     for line in (read_progress(folder).line(), f"images: {folder / 'preview.png'}"):
         console.print(_text(line, console.encoding), soft_wrap=True, highlight=False)
+
+
+def _not_there_yet(folder: Path) -> str:
+    """What is waited for, with the runs of nearly this name: it may be misspelt, or looked for in another place."""
+    place = Path(os.path.abspath(folder))
+    beside = [run.parent.name for run in place.parent.glob(f"*/{RUN}")]
+    near = [repr(str(folder.parent / name)) for name in difflib.get_close_matches(place.name, beside, n=2, cutoff=0.5)]
+    meant = f"; did you mean {' or '.join(near)}?" if near else "."
+    return f"There is no run in {str(place)!r} yet{meant} Ctrl-C ends the waiting."
 
 
 def _until_finished(folder: Path, progress: Progress) -> Iterator[Progress]:
