@@ -52,6 +52,46 @@ def test_runs_that_differ_by_their_seed_are_one_row(made):
     assert any("Without scores here: b" in sentence for sentence in found.findings())
 
 
+def test_a_seed_that_is_there_twice_counts_once(run_cli, made, tmp_path):
+    """A copy of a run is no second sample: ± over both was half of what it is."""
+    runs = shutil.copytree(made, tmp_path / "runs")
+    shutil.copytree(runs / "a0", runs / "copy of a0")
+    before, after = ({g.settings["lr"]: g for g in collect_runs(folder).groups}["0.02"] for folder in (made, runs))
+    assert after.seeds == (0, 0, 1, 2)
+    assert after.repeats == [["a0", "copy of a0"]]
+    (was,), (now,) = before.accuracies, after.accuracies
+    assert now.top1 == (was.top1[0], *was.top1)
+    assert (now.mean, now.std) == (was.mean, was.std)
+    out = run_cli("runs", runs).out
+    assert "│ 0 1 2 │" in out
+    assert "a0, copy of a0 have one seed and count as one." in out
+
+
+def test_runs_of_other_photos_or_weights_of_one_name_are_rows_of_their_own(made, tmp_path):
+    """A folder has one name before and after photos are added, a model has it with any checkpoint."""
+    for name, images, weights in (("a0", "1", "3"), ("a1", "2", "3"), ("a2", "1", "4")):
+        shutil.copytree(made / "a0", tmp_path / name)
+        about = read_run(made / "a0")
+        images, encoder = (
+            replace(one, fingerprint=64 * digit)
+            for one, digit in ((about.images, images), (about.encoders[0], weights))
+        )
+        write_run(tmp_path / name, replace(about, images=images, encoders=(encoder,)))
+    (table,) = collect_runs(tmp_path).tables()
+    assert [tuple(row[name][-10:] for name in ("images", "encoders")) for row in table.records()] == [
+        (", 11111111", ", 33333333"), (", 22222222", ", 33333333"), (", 11111111", ", 44444444")
+    ]  # fmt: skip
+
+
+def test_rows_that_were_scored_otherwise_are_not_compared_in_silence(made, photos, tmp_path):
+    runs = shutil.copytree(made, tmp_path / "runs")
+    other = [*SCORED[:-3], 1, *SCORED[-2:]]  # one view
+    assert main([*map(str, ["evaluate", runs / "b", "--images", f"folder:{photos}", "--encoder", TINY, *other])]) == 0
+    with pytest.warns(UserWarning, match="b.*holds scores of other views than those of 'a0': their rows cannot be"):
+        found = collect_runs(runs)
+    assert all(group.accuracies for group in found.groups)
+
+
 def test_the_command(run_cli, made, tmp_path):
     outcome = run_cli("runs", made, "--csv", tmp_path / "runs.csv")
     assert outcome.code == 0, outcome.err
@@ -142,6 +182,7 @@ def test_no_option_is_told_of_sets_that_were_made_elsewhere(made, run_cli, tmp_p
     assert run_cli("import", made / "b" / "images", "--out", runs / "theirs").code == 0
     found = {group.folders[0]: group.settings for group in collect_runs(runs).groups}
     assert found["theirs"]["method"] == "unknown"
+    assert [row["seeds"] for row in collect_runs(runs).tables()[0].records()] == ["0", "–"]
     assert not {"steps", "lr", "canvas.init"} & {name for settings in found.values() for name in settings}
     page = tmp_path / "report.html"
     assert run_cli("report", runs / "b", runs / "theirs", "--out", page).code == 0

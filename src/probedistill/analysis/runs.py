@@ -7,10 +7,10 @@ import io
 import statistics
 import textwrap
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -22,11 +22,15 @@ from ..show.tables import NOTHING, Table, percent
 from ..store.files import whole_file
 from ..store.layout import EVALUATIONS
 from ..store.named import results_folder, run_folder
-from ..store.run_record import RunRecord, differs, read_run, runs_below
+from ..store.run_record import EncoderRecord, ImagesRecord, RunRecord, differs, read_run, runs_below
 
+_Value = TypeVar("_Value")
 _FEW = 3  # distillation seeds that a table of a paper has at least
 _OF_EACH_SET = ("images", "soft_labels", "train", "chosen_by")
 """What scores of two sets may differ in and stand in one mean: the sets themselves, and the baselines beside them."""
+
+_OF_EACH_ROW = (*_OF_EACH_SET, "encoder", "augment")
+"""What scores of two rows may differ in, too: the settings of the rows tell."""
 
 
 @dataclass(frozen=True)
@@ -38,22 +42,29 @@ class Accuracy:
         probe: The probe.
         folders: The runs that were scored so.
         top1: Accuracy in [0, 1] of each of them, the mean over its evaluation seeds.
+        seeds: Their seeds, as in `RunGroup`.
     """
 
     encoder: str
     probe: str
     folders: tuple[str, ...]
     top1: tuple[float, ...]
+    seeds: tuple[int | None, ...]
+
+    @property
+    def of_seeds(self) -> tuple[float, ...]:
+        """Accuracy of each seed: a copy of a run, or a run made again, is no further sample, and shares its place."""
+        return tuple(statistics.fmean(values) for values in _by_seed(self.seeds, self.top1))
 
     @property
     def mean(self) -> float:
-        """Mean over runs."""
-        return statistics.fmean(self.top1)
+        """Mean over seeds."""
+        return statistics.fmean(self.of_seeds)
 
     @property
     def std(self) -> float | None:
-        """Standard deviation over runs; ``None`` for one run."""
-        return statistics.stdev(self.top1) if len(self.top1) > 1 else None
+        """Standard deviation over seeds; ``None`` for one seed."""
+        return statistics.stdev(self.of_seeds) if len(self.of_seeds) > 1 else None
 
 
 @dataclass(frozen=True)
@@ -62,7 +73,7 @@ class RunGroup:
 
     Attributes:
         folders: The runs, in the order of their seeds.
-        seeds: Their seeds.
+        seeds: Their seeds; ``None`` for a set that another program made, whose seed is not known.
         finished: Whether all of them are finished.
         settings: Setting → value, for those that are not the same in every group.
         accuracies: What was scored.
@@ -70,11 +81,16 @@ class RunGroup:
     """
 
     folders: tuple[str, ...]
-    seeds: tuple[int, ...]
+    seeds: tuple[int | None, ...]
     finished: bool
     settings: dict[str, str]
     accuracies: tuple[Accuracy, ...]
     seconds: float
+
+    @property
+    def repeats(self) -> list[list[str]]:
+        """Runs of one seed, for each seed that several runs have."""
+        return [folders for folders in _by_seed(self.seeds, self.folders) if len(folders) > 1]
 
 
 @dataclass(frozen=True)
@@ -111,7 +127,8 @@ class Runs(Result):
                 (
                     *([group.folders[0]] if len(group.folders) == 1 else [f"{group.folders[0]} …"]),
                     *(group.settings.get(name, NOTHING) for name in settings),
-                    " ".join(map(str, group.seeds)) + ("" if group.finished else " (unfinished)"),
+                    " ".join(NOTHING if seed is None else str(seed) for seed in dict.fromkeys(group.seeds))
+                    + ("" if group.finished else " (unfinished)"),
                     *(found.get(key, NOTHING) for key in scored),
                     f"{group.seconds:.0f}",
                 )
@@ -124,6 +141,11 @@ class Runs(Result):
         found = []
         if any(len(set(group.seeds)) < _FEW for group in self.groups):
             found.append(f"± is over distillation seeds. Some rows have fewer than {_FEW}: distil with more seeds.")
+        found += [
+            f"{', '.join(folders)} have one seed and count as one."
+            for group in self.groups
+            for folders in group.repeats
+        ]
         scored = {folder for group in self.groups for one in group.accuracies for folder in one.folders}
         silent = [folder for group in self.groups for folder in group.folders if folder not in scored]
         if silent:
@@ -160,7 +182,7 @@ class Runs(Result):
                     if folder in a.folders
                 ]
                 for score in scores or [("", "", "")]:
-                    writer.writerow([folder, seed, *values, *score])
+                    writer.writerow([folder, "" if seed is None else seed, *values, *score])
         return out.getvalue()
 
     def save_csv(self, path: Path) -> None:
@@ -186,34 +208,56 @@ def collect_runs(folder: Path | str) -> Runs:
             warnings.warn(f"{error}; it is left out", stacklevel=2)
     if not runs:
         raise UserError(f"folder {str(folder)!r} holds no run; give the folder that distill wrote its runs in")
-    settings = {name: _settings(run) for name, run in runs.items()}
+    digests: dict[str, set[str]] = {}
+    for run in runs.values():
+        for one in (run.images, *run.encoders):
+            digests.setdefault(_named(one), set()).add(one.fingerprint)
+    ambiguous = {name for name, found in digests.items() if len(found) > 1}
+    settings = {name: _settings(run, ambiguous) for name, run in runs.items()}
     names = list(dict.fromkeys(key for one in settings.values() for key in one))
     differ = [key for key in names if differs(key, list(settings.values()))]
     together: dict[tuple[Any, ...], list[str]] = {}
     for name, one in settings.items():
         together.setdefault((runs[name].class_names, *one.items()), []).append(name)
     groups = []
+    first: dict[str, tuple[str, Context]] = {}
     for members in together.values():
         members.sort(key=lambda name: runs[name].config.seed)
+        seeds = {name: None if runs[name].made_elsewhere else runs[name].config.seed for name in members}
         own = settings[members[0]]
         groups.append(
             RunGroup(
                 folders=tuple(members),
-                seeds=tuple(runs[name].config.seed for name in members),
+                seeds=tuple(seeds.values()),
                 finished=all(runs[name].finished for name in members),
                 settings={key: own[key] for key in differ if key in own},
-                accuracies=_accuracies(folder, members),
+                accuracies=_accuracies(folder, seeds, first),
                 seconds=statistics.fmean(runs[name].seconds for name in members),
             )
         )
     return Runs(str(folder), tuple(groups))
 
 
-def _settings(run: RunRecord) -> dict[str, str]:
-    """The settings of a run without its seed, flat: ``clp.ridge`` → ``"10.0"``."""
+def _named(one: ImagesRecord | EncoderRecord) -> str:
+    """What images or an encoder are called."""
+    return f"{one.spec} ({one.split})" if isinstance(one, ImagesRecord) else str(one)
+
+
+def _settings(run: RunRecord, ambiguous: Set[str]) -> dict[str, str]:
+    """The settings of a run without its seed, flat: ``clp.ridge`` → ``"10.0"``.
+
+    Args:
+        run: The run.
+        ambiguous: Names that other images, or another checkpoint, have in another run: a fingerprint tells them apart.
+    """
+
+    def told(one: ImagesRecord | EncoderRecord) -> str:
+        name = _named(one)
+        return f"{name}, {one.fingerprint[:8]}" if name in ambiguous else name
+
     found = {
-        "images": f"{run.images.spec} ({run.images.split})",
-        "encoders": " + ".join(map(str, run.encoders)) or NOTHING,
+        "images": told(run.images),
+        "encoders": " + ".join(map(told, run.encoders)) or NOTHING,
         "classes": f"{len(run.class_names)}: {textwrap.shorten(', '.join(run.class_names), 40, placeholder=' …')}",
         **{name: str(value) for name, value in run.settings().items()},
     }
@@ -226,11 +270,28 @@ def _settings(run: RunRecord) -> dict[str, str]:
     return found
 
 
-def _accuracies(folder: Path, names: Sequence[str]) -> tuple[Accuracy, ...]:
-    """What was scored in some of these runs; scores that no mean can be taken of are left out with a warning."""
+def _by_seed(seeds: Sequence[int | None], values: Sequence[_Value]) -> list[list[_Value]]:
+    """The values of each seed, in order."""
+    found: dict[int | None, list[_Value]] = {}
+    for seed, value in zip(seeds, values, strict=True):
+        found.setdefault(seed, []).append(value)
+    return list(found.values())
+
+
+def _accuracies(
+    folder: Path, seeds: Mapping[str, int | None], first_of_all: dict[str, tuple[str, Context]]
+) -> tuple[Accuracy, ...]:
+    """What was scored in some of these runs; scores that no mean can be taken of are left out with a warning.
+
+    Args:
+        folder: The folder of all runs.
+        seeds: Run → seed.
+        first_of_all: For each encoder how the first run of another row was scored, and which: there is a warning if
+            these were scored otherwise. Those that are not there are added.
+    """
     found: dict[tuple[str, str], dict[str, float]] = {}
     first: dict[str, tuple[str, Context]] = {}  # of each encoder, and whose
-    for name in names:
+    for name in seeds:
         for path in sorted(results_folder(folder / name).glob(EVALUATIONS)):
             try:
                 result = load_evaluation(path)
@@ -246,7 +307,18 @@ def _accuracies(folder: Path, names: Sequence[str]) -> tuple[Accuracy, ...]:
                     stacklevel=2,
                 )
                 continue
+            theirs, reference = first_of_all.setdefault(encoder, (name, context))
+            other = [what for what in reference.differences(context) if what not in _OF_EACH_ROW]
+            if name == whose and other and reference.class_names == context.class_names:
+                warnings.warn(
+                    f"{path} holds scores of other {', '.join(other)} than those of {theirs!r}: their rows cannot be "
+                    "compared; evaluate both alike",
+                    stacklevel=2,
+                )
             for row in result.rows:
                 if row.name == result.context.set_name:
                     found.setdefault((encoder, row.probe), {})[name] = row.top1
-    return tuple(Accuracy(*key, tuple(scores), tuple(scores.values())) for key, scores in found.items())
+    return tuple(
+        Accuracy(*key, tuple(scores), tuple(scores.values()), tuple(seeds[name] for name in scores))
+        for key, scores in found.items()
+    )
