@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -12,6 +14,7 @@ from torch import Tensor
 from ..store.files import whole_file
 from ..store.layout import EVOLUTION, sprite_file
 from ..store.pixels import to_8_bits
+from .fonts import files, with_most
 from .scene import wrapped
 
 _CELL = 112  # pixels that an image of a preview has at least
@@ -27,7 +30,7 @@ def grid(images: Tensor, titles: list[str] | None = None, *, columns: int = 10, 
         columns: Most images in a row.
         limit: Most images in all.
     """
-    from PIL import ImageDraw, ImageFont
+    from PIL import ImageDraw
 
     shown = to_8_bits(images[:limit]).permute(0, 2, 3, 1).numpy()
     side = shown.shape[1]
@@ -39,7 +42,7 @@ def grid(images: Tensor, titles: list[str] | None = None, *, columns: int = 10, 
     bands = [max(len(lines[i]) for i in row) * _LINE + (2 if titles else 0) for row in rows]
     size = (columns * (cell + gap) + gap, sum(cell + band + gap for band in bands) + gap)
     sheet = Image.new("RGB", size, "white")
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(_FONT)
+    pen, fonts = ImageDraw.Draw(sheet), _fonts((titles or [])[: len(shown)])
     y = gap
     for row, band in zip(rows, bands, strict=True):
         for place, i in enumerate(row):
@@ -47,9 +50,20 @@ def grid(images: Tensor, titles: list[str] | None = None, *, columns: int = 10, 
             # Whole multiples, pixel by pixel: what a small image holds is not blurred.
             sheet.paste(picture.resize((cell, cell), Image.Resampling.NEAREST) if factor > 1 else picture, (x, y))
             for number, line in enumerate(lines[i]):
-                pen.text((x, y + cell + number * _LINE), line, fill="black", font=font)
+                pen.text((x, y + cell + number * _LINE), line, fill="black", font=fonts[i])
         y += cell + band + gap
     return sheet
+
+
+def _fonts(titles: Sequence[str]) -> list[Any]:
+    """A font for each title that has its letters: Pillow's own has no more than those of English."""
+    from PIL import ImageFont
+
+    found = files(" ".join(titles)) if not all(map(str.isascii, titles)) else []
+    return [
+        ImageFont.load_default(_FONT) if title.isascii() else ImageFont.truetype(with_most(title, found), _FONT)
+        for title in titles
+    ]
 
 
 def save_grid(path: Path, images: Tensor, titles: list[str] | None = None, **options: int) -> None:

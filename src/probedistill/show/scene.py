@@ -17,6 +17,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..text import printable
+from .fonts import families, quiet
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -72,9 +73,12 @@ def wrapped(text: str, width: float, size: float) -> list[str]:
     return lines
 
 
+_BREAKS = re.compile(r"(?<=[\s_\-/·:,.|])(?=\S)(?!(?<=\d[.,]|[\se]-)\d)|(?=[@(])")  # no number is broken
+
+
 def words_of(text: str) -> list[str]:
     """The pieces of a text between which a line may be broken."""
-    return re.split(r"(?<=[\s_\-/·:,.|])(?=\S)|(?=[@(])", text)
+    return _BREAKS.split(text)
 
 
 def _pieces(text: str, width: float, size: float) -> Iterator[str]:
@@ -350,6 +354,7 @@ def _rgba(colour: str, opacity: float) -> tuple[float, float, float, float]:
 
 def on_paper(scenes: Sequence[Scene]) -> Any:
     """Scenes below each other as a ``matplotlib.figure.Figure``: 72 pixels of a scene are an inch."""
+    import matplotlib as mpl
     from matplotlib.figure import Figure
 
     edge, gap = 12.0, 26.0
@@ -360,9 +365,11 @@ def on_paper(scenes: Sequence[Scene]) -> Any:
     axes.set(xlim=(-edge, width - edge), ylim=(height - edge, -edge))
     axes.set_axis_off()
     top = 0.0
-    for scene in scenes:
-        scene.paint(axes, top)
-        top += scene.height + gap
+    words = "".join(printable(mark.text) for scene in scenes for mark in scene.marks if isinstance(mark, Words))
+    with mpl.rc_context({"font.family": families(words)}):
+        for scene in scenes:
+            scene.paint(axes, top)
+            top += scene.height + gap
     return figure
 
 
@@ -378,6 +385,6 @@ def save_paper(path: Any, figure: Any, kind: str = "png") -> None:
 
     # The same figure is the same file, whenever it is written.
     metadata = {"Date": None} if kind == "svg" else None
-    with warnings.catch_warnings(), mpl.rc_context({"svg.hashsalt": "probedistill"}):
+    with warnings.catch_warnings(), mpl.rc_context({"svg.hashsalt": "probedistill"}), quiet():
         warnings.filterwarnings("ignore", message=r"Glyph .* missing from")
         figure.savefig(path, format=kind, metadata=metadata)

@@ -1,0 +1,102 @@
+"""Letters of any script in pictures: what a picture's own font lacks is taken from the machine's other fonts."""
+
+from __future__ import annotations
+
+import logging
+import unicodedata
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+
+from ..text import and_more
+
+_BOXES = "Last Resort"  # a font that has a box for every letter
+_SHOWN = 5  # letters that a warning names
+
+
+def families(text: str) -> list[str]:
+    """Families of matplotlib's fonts that have the letters of a text between them: its own first."""
+    import matplotlib as mpl
+
+    return [*mpl.rcParams["font.family"], *(family for family, _ in _others(_lacking(text)))]
+
+
+def files(text: str) -> list[str]:
+    """The files of these fonts."""
+    from matplotlib.font_manager import FontProperties, findfont
+
+    return [findfont(FontProperties()), *(file for _, file in _others(_lacking(text)))]
+
+
+def with_most(text: str, files: Sequence[str]) -> str:
+    """The first of some font files that has as many letters of a text as any of them."""
+    return max(files, key=lambda file: len(_letters(file).intersection(map(ord, text))))
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep back what matplotlib logs of fonts of other scripts, such as that they have no bold letters."""
+    log = logging.getLogger("matplotlib.font_manager")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
+def _lacking(text: str) -> frozenset[str]:
+    """Letters of a text that matplotlib's own font lacks."""
+    if text.isascii():
+        return frozenset()
+    from matplotlib.font_manager import FontProperties, findfont
+
+    own = _letters(findfont(FontProperties()))
+    return frozenset(letter for letter in text if ord(letter) not in own and _is_drawn(letter))
+
+
+def _is_drawn(letter: str) -> bool:
+    """Whether a letter has a look of its own: joiners, choosers of a variant and line breaks have none."""
+    return unicodedata.category(letter) not in ("Cc", "Cf") and not 0xFE00 <= ord(letter) <= 0xFE0F
+
+
+@cache
+def _others(letters: frozenset[str]) -> tuple[tuple[str, str], ...]:
+    """(Family, file) of fonts that have these letters between them. Warns, once, about letters that no font has."""
+    from matplotlib.font_manager import fontManager
+
+    # Upright and regular fonts, those without serifs first, by name: the same picture on each machine with these fonts.
+    entries = [font for font in fontManager.ttflist if font.style == "normal" and not font.name.startswith(_BOXES)]
+    entries.sort(key=lambda font: (abs(_weight(font.weight) - 400), "Sans" not in font.name, font.name, font.fname))
+    found, missing = [], {ord(letter) for letter in letters}
+    for font in entries if missing else ():
+        here = missing & _letters(font.fname)
+        if here:
+            found.append((font.name, font.fname))
+            missing -= here
+        if not missing:
+            break
+    if missing:
+        names = sorted(map(chr, missing))
+        warnings.warn(
+            f"no font of this machine has {' '.join(names[:_SHOWN])}{and_more(len(names), _SHOWN)}: pictures have "
+            "boxes in their place; install a font of that script, such as Noto Sans CJK (reports use the browser's)",
+            stacklevel=2,
+        )
+    return tuple(found)
+
+
+def _weight(weight: str | int) -> int:
+    return weight if isinstance(weight, int) else 400
+
+
+@cache
+def _letters(file: str) -> frozenset[int]:
+    """Numbers of the letters that a font file has."""
+    from matplotlib.font_manager import get_font
+
+    try:
+        return frozenset(get_font(file).get_charmap())
+    except (OSError, RuntimeError):  # a file that is gone, or of a kind that matplotlib does not read
+        return frozenset()

@@ -1,0 +1,52 @@
+"""Letters of any script: names that differ look different, and what no font has is said."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from probedistill.show.figures import Bars, Figure, save_figures
+from probedistill.show.previews import save_grid
+from probedistill.show.tables import Table
+
+NAMES = ("\u00e9", "\u00fc", "\u0436", "\u05d0", "\u24b6", "\u24b7")
+"""Of French, German, Russian and Hebrew; and two that matplotlib's own font lacks and another of its fonts has."""
+
+
+def preview(path, name):
+    save_grid(path, torch.zeros(1, 3, 32, 32), [name])
+
+
+def bars(path, name):
+    drawing = Bars((name,), {"one": np.ones(1)}, "axis", across=True)
+    save_figures(
+        path,
+        [
+            Figure("title", "summary", drawing, Table("", ("a",), ())),
+        ],
+    )
+
+
+@pytest.mark.parametrize("save", [preview, bars])
+def test_letters_of_other_scripts_are_no_boxes(save, tmp_path):
+    """Previews had a box for every letter that English lacks, figures for every one that DejaVu Sans lacks."""
+    pictures = set()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for number, name in enumerate(NAMES):
+            save(tmp_path / f"{number}.png", name)
+            pictures.add(Image.open(tmp_path / f"{number}.png").convert("RGB").tobytes())
+    assert len(pictures) == len(NAMES)
+
+
+@pytest.mark.parametrize(("save", "letter"), [(preview, "\U000f1234"), (bars, "\U000f5678")])
+def test_letters_that_no_font_has_are_told_once(save, letter, tmp_path):
+    with pytest.warns(UserWarning, match=f"no font of this machine has {letter}: pictures have boxes"):
+        save(tmp_path / "one.png", letter)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        save(tmp_path / "two.png", letter)
