@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,9 +17,11 @@ from scipy.stats import norm
 
 from conftest import TINY
 from helpers_images import make_image_folder
+from helpers_report import audited
 from probedistill import DistilledSet, UserError, audit, distill, load_encoder, load_images
 from probedistill.analysis.audit import PAIRS, Audit
 from probedistill.analysis.copies import (
+    chance_of_suspects,
     feature_distances,
     nearest,
     pixel_distances,
@@ -26,7 +29,7 @@ from probedistill.analysis.copies import (
     structure_distances,
     thumbnails,
 )
-from probedistill.analysis.membership import attack, lira, shadow_halves
+from probedistill.analysis.membership import Membership, attack, lira, shadow_halves
 
 
 def scenes(count: int, seed: int = 0, side: int = 64) -> torch.Tensor:
@@ -99,7 +102,42 @@ def test_shares_count_ties_half():
     assert share_below(values, torch.tensor([1.0, 1.0, 3.0, 2.0])).tolist() == [0.0, 0.25, 0.625, 1.0]
 
 
+@pytest.mark.parametrize(("photos", "images"), [(200, 1000), (200, 10), (30, 50)])
+def test_images_that_are_like_photos_are_seldom_too_many(photos, images):
+    """With many images the reference's own luck was taken for theirs: p was below 0.05 every fifth time."""
+    generator = torch.Generator().manual_seed(0)
+    p = []
+    for _ in range(500):
+        reference, values = (torch.rand(count, generator=generator).double() for count in (photos, images))
+        count = int((share_below(values, reference) < 0.05).sum())
+        p.append(chance_of_suspects(count, images, 0.05, photos))
+    assert 0.01 < np.mean(np.array(p) < 0.05) < 0.08
+
+
+def test_the_most_suspect_images_are_shown():
+    """The first 25 were, whichever stood out."""
+    usual = audited([f"class {i}" for i in range(40)])
+    plain = replace(usual.audited[0].matches["pixels"], relative_share=0.5)
+    images = [one if i == 37 else replace(one, matches={"pixels": plain}) for i, one in enumerate(usual.audited)]
+    found = replace(usual, audited=tuple(images))
+    (table, *_), (figure, *_) = found.tables(), found.figures()
+    assert "the 25 most suspect of 40" in table.title
+    assert ("class 37", "0.20", "4", "3") in table.rows
+    assert "38 · class 37" in figure.drawing.categories
+    assert "The 25 most suspect are drawn." in figure.summary
+
+
 # ---------------------------------------------------------------- members
+
+
+def test_a_guess_finds_as_many_as_is_said():
+    """Of few photos no false alarm is allowed, and the members above the first one are more than 1 %."""
+    members = shadow_halves(np.repeat([0, 1], 30), 80, seed=0)
+    (online, offline) = attack({"probe": np.random.default_rng(0).normal(size=members.shape)}, members)
+    guess = Membership(80, 80, 60, 1, (online, offline)).guess
+    assert guess == 1 / 31
+    assert online.tpr_interval[0] < guess < online.tpr_interval[1]
+    assert Membership(80, 80, 3068, 1, (online,)).guess == pytest.approx(0.01, rel=0.05)
 
 
 @settings(max_examples=20, deadline=None)

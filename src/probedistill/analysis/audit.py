@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.stats import binomtest
 from torch import Tensor
 
 from .._version import __version__
@@ -36,7 +35,16 @@ from ..store.records import Share
 from ..store.run_record import BEGINNINGS, ImagesRecord
 from ..text import counted
 from .base import Analysis, EncoderAbout, MadeBy
-from .copies import Distances, Near, feature_distances, nearest, pixel_distances, share_below, structure_distances
+from .copies import (
+    Distances,
+    Near,
+    chance_of_suspects,
+    feature_distances,
+    nearest,
+    pixel_distances,
+    share_below,
+    structure_distances,
+)
 from .copies import thumbnails as thumbnails_of
 from .membership import Membership, Shadows, check_budget, membership
 
@@ -160,6 +168,16 @@ class Audit(Analysis):
         """Synthetic images that look like one photo in particular, by some visible measure."""
         return [one for one in self.audited if one.suspects(self.visible)]
 
+    def by_suspicion(self) -> list[int]:
+        """Numbers of the synthetic images, the one first whose nearest photo stands out most, in what one sees."""
+        least = [min(one.matches[name].relative_share for name in self.visible) for one in self.audited]
+        return sorted(range(len(least)), key=least.__getitem__)
+
+    @property
+    def shown(self) -> list[int]:
+        """Numbers of the images that tables and figures show: the 25 most suspect, in the order of the set."""
+        return sorted(self.by_suspicion()[:_PICTURED])
+
     def tables(self) -> list[Table]:
         """Synthetic images with their nearest photos; shadow sets; what is stored."""
         found = [self._copies()]
@@ -171,8 +189,8 @@ class Audit(Analysis):
     def _copies(self) -> Table:
         columns = [f"{name}\n{what}" for name in self.measures for what in ("distance", "nearer %", "stands out %")]
         rows = []
-        for one in self.audited[:_PICTURED]:
-            cells: list[str] = []
+        for i in self.shown:
+            one, cells = self.audited[i], []
             for match in one.matches.values():
                 cells += [number(match.distance), f"{100 * match.share:.0f}", f"{100 * match.relative_share:.0f}"]
             rows.append((one.class_name, *cells))
@@ -181,10 +199,12 @@ class Audit(Analysis):
             medians += [number(measure.percentiles[3]), "50", "50"]
         caption = (
             "Distance to the nearest photo. Nearer: share of the photos that are nearer to another photo. Stands out: "
-            f"share of the photos whose nearest stands out more; under {100 * RARE:.0f}, one photo in particular is "
-            "in the image."
+            f"share of the photos whose nearest stands out more; under {100 * RARE:.0f}, the image looks like one "
+            "photo in particular."
         )
         title = f"Synthetic images and the nearest of {self.images.count:,} photos"
+        if len(self.shown) < len(self.audited):
+            title += f": the {len(self.shown)} most suspect of {len(self.audited):,}"
         return Table(
             title, ("class", *columns), (*rows, ("median photo", *medians)), caption,
             sections=(len(rows),), dim=(len(rows),),
@@ -197,7 +217,10 @@ class Audit(Analysis):
             for one in self.membership.attacks
         )
         title = f"Members told from others: {self.membership.shadows} shadow sets of half the photos"
-        caption = "Percent with 95 % intervals. A guess has an AUC of 50 and finds 1 % of the members."
+        caption = (
+            "Percent with 95 % intervals. A guess has an AUC of 50 and finds "
+            f"{percent(self.membership.guess)} % of the members."
+        )
         return Table(title, ("score of a photo", "attack", "AUC", "found at 1 %\nfalse alarms"), rows, caption, left=2)
 
     def findings(self) -> list[str]:
@@ -207,7 +230,7 @@ class Audit(Analysis):
             found.append("These are not the photos that the set was made of, or not all: others were not compared.")
         for name in self.visible:
             count = sum(name in one.suspects([name]) for one in self.audited)
-            p = binomtest(count, len(self.audited), RARE, alternative="greater").pvalue
+            p = chance_of_suspects(count, len(self.audited), RARE, min(self.images.count, _REFERENCE))
             found.append(
                 f"By {name} {count} of {len(self.audited)} synthetic images look like one photo in particular; photos "
                 f"themselves do in {100 * RARE:.0f} % (p = {p:.2g})."
@@ -219,12 +242,12 @@ class Audit(Analysis):
         if self.membership is None:
             found.append("Membership was not measured; --shadows 16 does.")
         else:
-            one = self.membership.strongest
+            one, tried = self.membership.strongest, len(self.membership.attacks)
             found.append(
                 f"The strongest attack ({one.says}, {one.how}) finds {percent(one.tpr)} % of the members at 1 % false "
-                f"alarms (95 % interval {_ends(one.tpr_interval)}; a guess: 1), AUC {percent(one.auc)} "
-                f"({_ends(one.auc_interval)}). It is the strongest of {len(self.membership.attacks)}, for sets of "
-                f"half the photos and {counted(self.membership.steps, 'step')}, not for this very set."
+                f"alarms (95 % interval {_ends(one.tpr_interval)}; a guess: {percent(self.membership.guess)}), AUC "
+                f"{percent(one.auc)} ({_ends(one.auc_interval)}). It is the strongest of {tried}, for sets of half "
+                f"the photos and {counted(self.membership.steps, 'step')}, not for this very set."
             )
         if self.promise is not None:
             found.append(f"The statistics behind the set are {self.promise}.")
@@ -232,23 +255,29 @@ class Audit(Analysis):
 
     def figures(self) -> list[Figure]:
         """How unusual each image's nearest photo is, and how well members are told."""
-        shown = self.audited[:_PICTURED]
-        series = {name: np.array([100 * one.matches[name].relative_share for one in shown]) for name in self.measures}
+        shown = {i: self.audited[i] for i in self.shown}
+        series = {
+            name: np.array([100 * one.matches[name].relative_share for one in shown.values()]) for name in self.measures
+        }
         summary = (
             f"{len(self.suspects)} of {len(self.audited)} synthetic images have one photo that stands out among its "
             f"neighbours as for less than {100 * RARE:.0f} % of the photos, in what one sees. Short "
             "bars are suspect; long ones are no promise that nothing can be recovered."
         )
-        names = tuple(f"{number + 1} · {one.class_name}" for number, one in enumerate(shown))
+        if len(shown) < len(self.audited):
+            summary += f" The {len(shown)} most suspect are drawn."
+        names = tuple(f"{i + 1} · {one.class_name}" for i, one in shown.items())
         axis = "% of photos whose nearest photo stands out more"
         bars = Bars(names, series, axis, limits=(0.0, 100.0), across=True)
         found = [Figure("Copies of photos", summary, bars, self._copies())]
         if self.membership is not None:
             attacks = self.membership.attacks
-            rates = {"found at 1 % false alarms": np.array([100 * one.tpr for one in attacks])}
-            labels = tuple(f"{one.score}, {one.how}" for one in attacks)
+            found_by = [*(one.tpr for one in attacks), self.membership.guess]
+            rates = {"found at 1 % false alarms": 100 * np.array(found_by)}
+            labels = (*(f"{one.score}, {one.how}" for one in attacks), "a guess")
             says = (
-                f"{self.membership.shadows} shadow sets; a guess finds 1 % of the members, another attack maybe more."
+                f"Members found while 1 % of the others are taken for members, by attacks on "
+                f"{self.membership.shadows} shadow sets; another attack may find more."
             )
             drawn = Bars(labels, rates, "% of the members", digits=1, across=True)
             found.append(Figure("Members told from others", says, drawn, self._members()))
@@ -486,10 +515,8 @@ def _save(
     result: Audit, out: Path, distilled: DistilledSet, encoder: Encoder, train: LabelledImages, rows: dict[str, Tensor]
 ) -> None:
     """Write the record, its picture, and the pairs: the most suspect images first."""
-    least = [min(one.matches[name].relative_share for name in result.visible) for one in result.audited]
-    order = sorted(range(len(least)), key=least.__getitem__)[:_PICTURED]
     images, titles = [], []
-    for i in order:
+    for i in result.by_suspicion()[:_PICTURED]:
         images.append(_shrunk(distilled.images[i]))
         titles.append(f"synthetic: {result.audited[i].class_name}")
         for name, photo in rows.items():

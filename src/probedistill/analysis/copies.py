@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
 
 import torch
 import torch.nn.functional as F
+from scipy.stats import betabinom
 from torch import Tensor
 
 SIDE = 32
@@ -174,3 +176,19 @@ def share_below(values: Tensor, reference: Tensor) -> Tensor:
     ordered = reference.sort().values
     below, not_above = (torch.searchsorted(ordered, values, right=right) for right in (False, True))
     return (below + not_above).double() / (2 * len(ordered))
+
+
+def chance_of_suspects(count: int, images: int, share: float, reference: int) -> float:
+    """Chance that so many of some images, or more, have a `share_below` under ``share`` if they are like the photos.
+
+    The photos that the share is of were drawn, too: how many values lie below the r-th of n others is beta-binomial,
+    which is wider than the binomial distribution of a share that is known.
+
+    Args:
+        count: How many have.
+        images: How many there are.
+        share: Under which share.
+        reference: n, how many values the share is of.
+    """
+    rank = math.ceil(round(share * reference, 6))
+    return float(betabinom.sf(count - 1, images, rank, reference + 1 - rank))

@@ -67,7 +67,8 @@ class Attack:
         how: ``"online"``: the attacker has shadow sets with the photo and without it; ``"offline"``: only without.
         auc: Area under the ROC curve; 0.5 for a guess. Mean over the shadow sets.
         auc_interval: 95 % interval of the mean, by t over the pairs of complementary shadow sets.
-        tpr: Share of the members that are found while 1 % of the others are taken for members; 0.01 for a guess.
+        tpr: Share of the members that are found while at most 1 % of the others are taken for members; for a guess see
+            `Membership.guess`.
         tpr_interval: Its 95 % interval.
     """
 
@@ -101,6 +102,16 @@ class Membership:
     photos: Count
     steps: Count
     attacks: tuple[Attack, ...]
+
+    @property
+    def guess(self) -> float:
+        """Share of the members that a guess finds: more than 1 % of few photos.
+
+        With k false alarms allowed among n others, a guess finds the members above the (k + 1)th of them: (k + 1) /
+        (n + 1) on average.
+        """
+        others = self.photos // 2
+        return (int(FALSE_ALARMS * others) + 1) / (others + 1)
 
     @property
     def strongest(self) -> Attack:
