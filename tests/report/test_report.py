@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 
 from conftest import TINY
 from helpers_report import SCRIPT, evaluation, long_names, make_run, results, write
-from probedistill import UserError, distill, extract_features, load_encoder, load_splits
+from probedistill import EvaluateConfig, UserError, distill, extract_features, load_encoder, load_splits
 from probedistill.encoders.trust import trusting
 from probedistill.evaluation.result import Evaluation, load_evaluation
 from probedistill.report.page import _embedded, write_report
@@ -276,6 +276,24 @@ def test_several_runs(run, report, tmp_path):
     assert set(json.loads(page.script("data"))) == {"r0", "r1"}
     assert [i["title"] for i in json.loads(page.script("data"))["r1"]["images"]][:2] == ["dog 1", "dog 2"]
     assert "run: 25.0 % at step 20, 50.0 % at step 40; second: 25.0 % at step 20" in page.text
+
+
+def test_scores_that_were_not_made_alike_are_said_not_to_be(run, report, tmp_path):
+    """One table of all runs said "by the same protocol", whatever each was scored by."""
+    second = make_run(tmp_path / "second", seed=1)
+    page = report(run, second)
+    assert "deviation over evaluation seeds. A guess among 3 classes is right in 33 %." in page.text
+    assert "cannot be compared" not in page.text
+    scores = evaluation(("cat", "dog", SCRIPT), 3)
+    other = replace(scores.context.encoder, name="x")
+    context = replace(scores.context, protocol=EvaluateConfig(views=3), encoder=other)
+    replace(scores, context=context).save(second / "evaluation-tiny.json")
+    assert "The lines cannot be compared as they are. They were not scored alike (views);" in report(run, second).text
+
+
+def test_a_title_of_many_runs_is_short(report, tmp_path):
+    page = report(*(make_run(tmp_path / f"run-{number}") for number in range(7)))
+    assert "Distilled: run-0, run-1, run-2, run-3, run-4 and 2 more" in page.text
 
 
 def test_a_wall_of_each_class_and_run_comes_first(run, report, tmp_path):

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ..errors import UserError
-from ..evaluation.result import Context, load_evaluation
+from ..evaluation.result import OF_EACH_SET, Context, load_evaluation
 from ..show.figures import Bars, Figure
 from ..show.results import Result
 from ..show.tables import NOTHING, Table, percent
@@ -300,7 +300,7 @@ def _accuracies(
                 continue
             encoder = f"{result.context.encoder.name} at {result.context.encoder.input_size} px"
             whose, context = first.setdefault(encoder, (name, result.context))
-            if other := [what for what in context.differences(result.context) if what not in _OF_EACH_SET]:
+            if other := [what for what in context.differences(result.context) if what not in OF_EACH_SET]:
                 warnings.warn(
                     f"{path} holds scores of other {', '.join(other)} than those of {whose!r}; they are left out: "
                     "evaluate both alike",

@@ -130,6 +130,10 @@ class InheritedBy:
     head: str
 
 
+OF_EACH_SET = ("images", "soft_labels", "train", "chosen_by")
+"""What scores of two sets may differ in and be compared: the sets themselves, and the baselines beside them."""
+
+
 @dataclass(frozen=True)
 class Context:
     """What the rows were scored by. Rows of two evaluations stand in one table if this is the same for both.

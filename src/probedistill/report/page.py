@@ -32,7 +32,7 @@ from ..store.files import check_writable, whole_file
 from ..store.layout import CONFIG
 from ..store.named import run_folder, several_runs
 from ..store.records import as_plain, without_nan
-from ..text import as_argument, counted, printable
+from ..text import and_more, as_argument, counted, printable
 from . import compare
 from .curves import accuracy_curve, loss_curve
 from .gather import ShownRun, gather
@@ -44,6 +44,7 @@ _HERE = Path(__file__).parent
 _LARGEST_CELL = 224  # pixels of a distilled image in the page
 _SNAPSHOTS = 24  # of an evolution
 _MOST_CLASSES_NAMED = 8
+_MOST_RUNS_NAMED = 5  # in the title
 _MOST_ON_WALL = (24, 12)  # classes of one run, and of several; the others are folded away
 
 
@@ -106,7 +107,7 @@ def write_report(
             warnings.warn(
                 f"run {run.name!r} is not finished ({run.progress.reached()}); it is shown as it is", stacklevel=2
             )
-    page = _page(runs, kinds, more, title or f"Distilled: {', '.join(run.name for run in runs)}", progress)
+    page = _page(runs, kinds, more, title or _title([run.name for run in runs]), progress)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_HERE / "templates"), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, finalize=_shown,
@@ -157,6 +158,7 @@ def _page(
         "version": __version__,
         "headline": sections[0].headline if len(runs) == 1 else "",
         "classes": _classes(runs[0].class_names),
+        "count": len(runs[0].class_names),
         "sections": sections,
         "wall": _wall(sections),
         "most_on_wall": _MOST_ON_WALL[len(runs) > 1],
@@ -262,6 +264,10 @@ def _of_script(section: _Section) -> dict[str, Any]:
             "steps": [step for step, _ in section.snapshots], "count": count, "columns": min(CELLS_PER_ROW, count),
         }  # fmt: skip
     return content
+
+
+def _title(names: Sequence[str]) -> str:
+    return f"Distilled: {', '.join(names[:_MOST_RUNS_NAMED])}{and_more(len(names), _MOST_RUNS_NAMED)}"
 
 
 def _classes(names: Sequence[str]) -> str:

@@ -6,9 +6,12 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..evaluation.result import DISTILLED, FULL_REAL, Evaluation, Row
+from ..evaluation.result import DISTILLED, FULL_REAL, OF_EACH_SET, Evaluation, Row
 from ..show.tables import NOTHING, Table, percent
 from .gather import ShownRun
+
+_OF_EACH_LINE = (*OF_EACH_SET, "encoder", "augment", "class_names")
+"""What two lines may differ in: the line says it, "What differs" does, or the order of the classes is all."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,8 @@ class ScoreTable:
 
     columns: tuple[str, ...]
     lines: tuple[Line, ...]
+    unlike: tuple[str, ...] = ()
+    """What the lines were scored by that is not the same for all, in the words of the options."""
 
     def table(self) -> Table:
         """The numbers alone."""
@@ -43,6 +48,8 @@ def score_table(runs: Sequence[ShownRun]) -> ScoreTable:
     """The scores of all runs, in the order of their files."""
     columns: dict[str, None] = {}
     lines = []
+    contexts = [evaluation.context for run in runs for evaluation in run.evaluations]
+    unlike = dict.fromkeys(what for context in contexts for what in contexts[0].differences(context))
     for run in runs:
         for evaluation in run.evaluations:
             by = evaluation.context.encoder
@@ -50,7 +57,7 @@ def score_table(runs: Sequence[ShownRun]) -> ScoreTable:
                 cells = {row.name: row for row in evaluation.rows if row.probe == probe}
                 columns |= dict.fromkeys(cells)
                 lines.append(Line(run.name, f"{by.name} at {by.input_size} px", probe, cells))
-    return ScoreTable(tuple(columns), tuple(lines))
+    return ScoreTable(tuple(columns), tuple(lines), tuple(name for name in unlike if name not in _OF_EACH_LINE))
 
 
 def headline(run: ShownRun) -> str:
