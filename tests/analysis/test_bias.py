@@ -380,6 +380,20 @@ def test_a_share_that_is_not_defined_ranks_last_and_has_no_say():
     assert " – " in printed(report, 110)
 
 
+def test_bars_of_likeness_have_one_axis():
+    """Each entry had its own: a cosine of 0.2 was as long as one of 0.8."""
+    report = made_report(((0.1, 0.1), (0.2, 0.2)), ((0.8, 0.8), (-0.3, -0.3)))
+    limits = [figure.drawing.limits for figure in report.figures() if figure.title.startswith("Likeness")]
+    assert limits == [(-0.3, 0.8)] * 2
+
+
+def test_the_table_says_what_is_averaged_and_how_many_images_a_group_has():
+    report = replace(made_report(((0.1, 0.1), (0.2, 0.2))), sizes={"a/x": 12, "a/y": 80})
+    caption = report.tables()[0].caption
+    assert "worst and the best group are taken in each seed" in caption
+    assert "A group has 12 to 80 test images." in caption
+
+
 def test_the_wrong_object_is_said_and_its_cosine_kept():
     report = made_report(((0.3, 0.1), (0.5, -0.2)), ((0.3, 0.1), (0.5, 0.2)))
     (line,) = [line for line in report.findings() if "object cosine below 0" in line]

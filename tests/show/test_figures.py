@@ -16,7 +16,19 @@ from PIL import Image
 
 from probedistill import UserError
 from probedistill.show.draw import MOST_DOTS, scene_of, ticks
-from probedistill.show.figures import Bars, Curve, Figure, HeatMap, Line, Plane, Points, on_one_page, save_figures
+from probedistill.show.figures import (
+    COLOURS,
+    Bars,
+    Curve,
+    Figure,
+    HeatMap,
+    Line,
+    Plane,
+    Points,
+    colour,
+    on_one_page,
+    save_figures,
+)
 from probedistill.show.scene import Words, text_width, wrapped
 from probedistill.show.tables import Table
 from probedistill.text import printable
@@ -247,6 +259,12 @@ def test_ticks_are_few_and_inside(low, length, most):
         assert len(found) <= most + 2
         slack = 1e-6 * (high - low) + 1e-11 * max(abs(low), abs(high))
         assert all(low - slack <= value <= high + slack for value in found)
+
+
+def test_thirty_classes_have_thirty_colours():
+    """With more than ten the colours began again, and a legend named one colour three times."""
+    assert len({colour(number) for number in range(30)}) == 30
+    assert [colour(number) for number in range(10)] == list(COLOURS)
 
 
 # ---------------------------------------------------------------- PNG

@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 import math
 import statistics
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,7 @@ from ..text import counted
 from .base import Analysis
 from .bias_entry import BiasEntry, bias_of, likeness_of, likeness_table, narrow_table, wide_table
 from .directions import ROUNDING, usual_backgrounds
-from .groups import read_groups
+from .groups import group_names, read_groups
 from .statistics import Correlation, rank_agreement
 
 _log = logging.getLogger(__name__)
@@ -77,6 +78,7 @@ class BiasReport(Analysis):
         images: The real test images.
         protocol: How groups were scored.
         version: Version of probedistill.
+        sizes: Test images of each group; empty in files of versions that did not count them.
     """
 
     kind = "bias"
@@ -87,6 +89,7 @@ class BiasReport(Analysis):
     images: ImagesRecord
     protocol: BiasProtocol
     version: str
+    sizes: dict[str, Count] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.entries:
@@ -153,7 +156,8 @@ class BiasReport(Analysis):
         """
         entries = self._ranked
         groups = self.groups if len(self.groups) <= _GROUP_COLUMNS else []  # more are in bias.json alone
-        accuracy = wide_table(entries, groups, width) or [narrow_table(entry, groups) for entry in entries]
+        note = self._how()
+        accuracy = wide_table(entries, groups, width, note) or [narrow_table(entry, groups, note) for entry in entries]
         looked_at = [entry for entry in entries if entry.resemblance is not None]
         return [*accuracy, likeness_table(looked_at)] if looked_at else accuracy
 
@@ -163,12 +167,23 @@ class BiasReport(Analysis):
 
     def figures(self) -> list[Figure]:
         """For each entry accuracy per group and likeness to background and object; then the ranking, as a table."""
-        found = [figure for entry in self._ranked for figure in (self._groups_of(entry), likeness_of(entry)) if figure]
+        each = ((self._groups_of(entry), likeness_of(entry, self.entries)) for entry in self._ranked)
+        found = [figure for both in each for figure in both if figure]
         return [*found, self._places()] if len(self.entries) > 1 else found
 
     @property
     def _ranked(self) -> list[BiasEntry]:
         return [self.entries[i] for i in self.ranking["worst_group"]]
+
+    def _how(self) -> str:
+        """What the numbers are means of."""
+        seeds = counted(self.protocol.seeds, "seed")
+        found = f"Means over {seeds}; the worst and the best group are taken in each seed, before the mean."
+        if self.sizes:
+            fewest, most = min(self.sizes.values()), max(self.sizes.values())
+            many = f"{fewest:,}" if fewest == most else f"{fewest:,} to {most:,}"
+            found += f" A group has {many} test images."
+        return found
 
     def _usual_backgrounds(self) -> Iterator[str]:
         for one in self.usual:
@@ -177,7 +192,8 @@ class BiasReport(Analysis):
     def _least_background(self) -> Iterator[str]:
         entries = [self.entries[i] for i in self.ranking["background_share"]]
         if len(entries) > 1:
-            names = (f"{_called(entry)}{' (no share)' if entry.share is None else ''}" for entry in entries)
+            shares = ("(no share)" if entry.share is None else f"{entry.share:.2f}" for entry in entries)
+            names = (f"{_called(entry)} {share}" for entry, share in zip(entries, shares, strict=True))
             yield "least background first: " + ", ".join(names)
 
     def _wrong_objects(self) -> Iterator[str]:
@@ -319,6 +335,7 @@ def bias(
         ImagesRecord.of(test),
         BiasProtocol(probe, seeds, views, tuple(attributes)),
         __version__,
+        dict(Counter(group_names(test, backgrounds[1]))),
     )
     if any(entry.resemblance is None for entry in entries):
         _log.warning(

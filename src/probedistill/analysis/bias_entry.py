@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -207,7 +206,7 @@ _LIKENESS_TITLE = "likeness in feature space (cosine, mean of classes)"
 _LIKENESS_COLUMNS = ("usual background", "object", "background share")
 
 
-def wide_table(entries: Sequence[BiasEntry], groups: Sequence[str], width: int) -> list[Table]:
+def wide_table(entries: Sequence[BiasEntry], groups: Sequence[str], width: int, caption: str) -> list[Table]:
     """One table of all entries with a column for each group; empty if it is wider than ``width``."""
     first, *others = _NUMBERS.values()
     columns = [first, *(group.replace("/", "/\n") for group in groups), *others]
@@ -223,10 +222,10 @@ def wide_table(entries: Sequence[BiasEntry], groups: Sequence[str], width: int) 
         for name, scores in entry.accuracy.rows().items():
             top1, *numbers = (getattr(scores, key) for key in _NUMBERS)
             rows.append((f"  {name}", *map(percent, (top1, *(scores.groups[g] for g in groups), *numbers))))
-    return [Table(_ACCURACY_TITLE, ("trained on", *columns), tuple(rows), sections=tuple(sections))]
+    return [Table(_ACCURACY_TITLE, ("trained on", *columns), tuple(rows), caption, sections=tuple(sections))]
 
 
-def narrow_table(entry: BiasEntry, groups: Sequence[str]) -> Table:
+def narrow_table(entry: BiasEntry, groups: Sequence[str], caption: str) -> Table:
     """A table of one entry with a row for each number and group; it takes 60 columns at least."""
     scores = entry.accuracy.rows()
     numbers = [
@@ -234,9 +233,8 @@ def narrow_table(entry: BiasEntry, groups: Sequence[str]) -> Table:
         for key, heading in _NUMBERS.items()
     ]
     of_groups = [(group, *(percent(one.groups[group]) for one in scores.values())) for group in groups]
-    return Table(
-        f"{entry.title}: {_ACCURACY_TITLE}", ("trained on", *scores), (*numbers, *of_groups), sections=(len(numbers),)
-    )
+    title = f"{entry.title}: {_ACCURACY_TITLE}"
+    return Table(title, ("trained on", *scores), (*numbers, *of_groups), caption, sections=(len(numbers),))
 
 
 def likeness_table(entries: Sequence[BiasEntry]) -> Table:
@@ -256,21 +254,26 @@ def _likeness_rows(entry: BiasEntry) -> list[tuple[str, ...]]:
     ]
 
 
-def likeness_of(entry: BiasEntry) -> Figure | None:
-    """How much images resemble their object and their usual background; ``None`` if that was not measured."""
+def likeness_of(entry: BiasEntry, among: Sequence[BiasEntry]) -> Figure | None:
+    """How much images resemble their object and their usual background; ``None`` if that was not measured.
+
+    Args:
+        entry: The entry.
+        among: All entries: their figures have one axis, so that bars can be compared.
+    """
     shown = entry.likeness()
     if not shown:
         return None
+    every = [found for one in among for found in one.likeness().values()]
+    ends = [value for found in every for value in (found.mean_object, found.mean_background)]
     series = {
         "object": np.array([found.mean_object for found in shown.values()]),
         "usual background": np.array([found.mean_background for found in shown.values()]),
     }
-    low = min(0.0, *itertools.chain(*series.values()))
-    high = max(0.0, *itertools.chain(*series.values()))
     title = f"Likeness · {entry.title}"
     summary = (
         "Cosine of images with what tells objects, and usual backgrounds, from the others in feature space; mean of "
         "classes. Below 0 they resemble another one."
     )
-    bars = Bars(tuple(shown), series, "cosine", digits=2, limits=(float(low), float(high)), across=True)
+    bars = Bars(tuple(shown), series, "cosine", digits=2, limits=(min(0.0, *ends), max(0.0, *ends)), across=True)
     return Figure(title, summary, bars, Table(title, ("images", *_LIKENESS_COLUMNS), tuple(_likeness_rows(entry))))

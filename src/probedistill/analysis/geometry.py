@@ -21,7 +21,7 @@ from ..features.store import FeatureStore
 from ..images.labelled import LabelledImages, check_labelled, classes_argument
 from ..machine.progress import ProgressBar
 from ..machine.torch_state import own_torch_state
-from ..show.figures import COLOURS, Bars, Figure, Plane, Points
+from ..show.figures import Bars, Figure, Plane, Points, colour
 from ..show.tables import Table, number
 from ..store.distilled import DistilledSet, as_set
 from ..store.records import Count, Share
@@ -231,8 +231,7 @@ class Geometry(Analysis):
                 (here,) = np.nonzero((kinds == kind) & (labels == c))
                 title = f"{kind} · {self.classes[c].name}"
                 titles = tuple(title if points.names[i] is None else f"{title} · {points.names[i]}" for i in here)
-                colour = COLOURS[place % len(COLOURS)]
-                groups.append(Points(self.classes[c].name, points.xy[here], titles, marker, colour))
+                groups.append(Points(self.classes[c].name, points.xy[here], titles, marker, colour(place)))
         counts = [f"{points.kinds.count(kind):,} {kind}" for kind in _MARKERS]
         summary = (
             f"{', '.join(counts)} images of {len(self.drawn)} classes, in the plane of the two largest principal "

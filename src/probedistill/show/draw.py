@@ -11,7 +11,7 @@ from itertools import chain, pairwise
 
 import numpy as np
 
-from .drawings import COLOURS, Array, Bars, Curve, Drawing, HeatMap, Line, Plane, Points
+from .drawings import COLOURS, Array, Bars, Curve, Drawing, HeatMap, Line, Plane, Points, colour
 from .scene import INK, LINE_HEIGHT, Area, Box, Dot, Path, Scene, Words, text_width, words_of, wrapped
 from .tables import NOTHING
 
@@ -335,16 +335,16 @@ def _swatch(group: Points) -> Callable[[float, float], Dot]:
 
 def _bars(drawing: Bars) -> Scene:
     scene = Scene(width=WIDTH)
-    colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(drawing.series)}
+    colours = {name: colour(i) for i, name in enumerate(drawing.series)}
     low, high = drawing.limits or _range(np.zeros(1), *drawing.series.values())
     low, high = (low, high) if _differ(low, high) else (low, low + 1)
     if not drawing.across:
         scene.width = _width_of_upright(drawing)
 
-    def swatch(colour: str) -> Callable[[float, float], Box]:
-        return lambda x, y: Box(x - 5, y - 5, 10, 10, colour)
+    def swatch(shade: str) -> Callable[[float, float], Box]:
+        return lambda x, y: Box(x - 5, y - 5, 10, 10, shade)
 
-    _legend(scene, ((name, swatch(colour)) for name, colour in colours.items()))
+    _legend(scene, ((name, swatch(shade)) for name, shade in colours.items()))
     (_bars_across if drawing.across else _bars_up)(scene, drawing, colours, (low, high))
     return scene
 
@@ -436,8 +436,8 @@ def _bars_across(scene: Scene, drawing: Bars, colours: dict[str, str], ends: tup
 
 def _curve(drawing: Curve) -> Scene:
     scene = Scene(width=WIDTH)
-    colours = [COLOURS[i % len(COLOURS)] for i in range(len(drawing.lines))]
-    _legend(scene, ((line.name, _dash(colour, line.joined)) for line, colour in zip(drawing.lines, colours)))
+    colours = [colour(i) for i in range(len(drawing.lines))]
+    _legend(scene, ((line.name, _dash(shade, line.joined)) for line, shade in zip(drawing.lines, colours)))
     every = [np.asarray(line.x, dtype=np.float64) for line in drawing.lines]
     log_x = drawing.log_x and any((x > 0).any() for x in every)
     xs = _range(*((x[x > 0] if log_x else x) for x in every))
@@ -445,8 +445,8 @@ def _curve(drawing: Curve) -> Scene:
     spreads = [np.zeros(len(line.y)) if line.spread is None else np.nan_to_num(line.spread) for line in drawing.lines]
     ends = [np.asarray(line.y) + sign * s for line, s in zip(drawing.lines, spreads) for sign in (-1, 1)]
     axes = _Axes(scene, xs, _wider(_range(*ends), 0.05), 230, (drawing.x, drawing.y), log_x=log_x)
-    for line, colour in zip(drawing.lines, colours):
-        _line(scene, axes, line, colour, several=len(drawing.lines) > 1)
+    for line, shade in zip(drawing.lines, colours):
+        _line(scene, axes, line, shade, several=len(drawing.lines) > 1)
     return scene
 
 

@@ -14,7 +14,20 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 COLOURS = ("#3b7dd8", "#e08a1e", "#2a9d78", "#c2588f", "#8a6fd1", "#b8a015", "#4fb0c6", "#d1583f", "#7d8793", "#8c6d4f")
-"""One for each class, line or series; they repeat."""
+"""One for each class, line or series: see `colour`."""
+_SHADES = ((0.0, 0.0), (0.0, 0.42), (1.0, 0.5))  # of the colours as they are, and mixed with black and with white
+
+
+def colour(number: int) -> str:
+    """The colour of a class, line or series: ten colours, then darker and paler ones; after thirty they repeat.
+
+    >>> colour(0), colour(10), colour(20)
+    ('#3b7dd8', '#22497d', '#9dbeec')
+    """
+    paint, part = _SHADES[number // len(COLOURS) % len(_SHADES)]
+    plain = COLOURS[number % len(COLOURS)]
+    mixed = (round((1 - part) * int(plain[at : at + 2], 16) + part * 255 * paint) for at in (1, 3, 5))
+    return "#" + "".join(f"{value:02x}" for value in mixed)
 
 
 @dataclass(frozen=True)
