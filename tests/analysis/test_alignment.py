@@ -17,6 +17,7 @@ from scipy.stats import spearmanr
 
 from conftest import TINY
 from helpers_images import make_image_folder
+from helpers_report import align as made_alignment
 from probedistill import AugmentConfig, TransferConfig, UserError, align, encoder_config, load_encoder, load_images
 from probedistill.analysis.alignment import Alignment, TransferCorrelation, transfer_accuracy
 from probedistill.analysis.base import EncoderAbout
@@ -224,6 +225,21 @@ def tiny_yaml(tmp_path):
         return str(path)
 
     return write
+
+
+def test_figures_say_what_chance_would_give():
+    """Linear CKA of unrelated spaces is far above 0 with fewer images than features: the table said so alone."""
+    found = made_alignment()
+    found = replace(found, chance=replace(found.chance, cka=np.array([[1, 0.2], [0.2, 1]])))
+    neighbours, cka, linear = (figure.summary for figure in found.figures())
+    assert "unrelated spaces have 0.10." in neighbours
+    assert "unrelated spaces have 0.20." in cka
+    assert "unrelated spaces have 0. From these images a space predicts itself with 1.00." in linear
+
+
+def test_the_smallest_p_of_few_encoders_is_said():
+    table = made_alignment().tables()[1]
+    assert table.caption == "p counts all 2 orders of the encoders, and has no smaller step than 0.5."
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from PIL import Image
 
 from conftest import TINY
 from helpers_images import make_image_folder
+from helpers_report import geometry as made_geometry
 from probedistill import DistilledSet, LabelledImages, UserError, geometry, load_encoder, load_images
 from probedistill.analysis.geometry import Geometry, describe_classes
 from probedistill.analysis.places import Place, RealReference
@@ -423,3 +424,13 @@ def test_a_class_with_one_readable_image_is_named(run_cli, distil_cli, tmp_path)
     assert result.code == 2
     assert "class 'dog' has 1 readable real image; a distribution takes at least 2" in result.err
     assert not (tmp_path / "run" / "geometry.json").exists()
+
+
+def test_tests_over_few_classes_are_said_to_say_little():
+    """Two classes always gave p = 0.5, beside an interval of 95 % that looked narrow."""
+    few, enough = (made_geometry([f"class {i}" for i in range(count)]) for count in (2, 6))
+    says = "Over 2 classes p cannot be below 0.5, and the intervals are too narrow."
+    assert few.findings()[-1] == says
+    assert says in few.figures()[1].summary
+    assert len(enough.findings()) == 3
+    assert "too narrow" not in enough.figures()[1].summary

@@ -158,6 +158,14 @@ def test_the_transfer_figure_says_what_its_table_says(run, report):
     assert "Top-1 % of an inherited probe" in page.text
 
 
+def test_the_transfer_figure_has_no_deviation_of_one_seed(run, report):
+    found = results(("cat", "dog"))["transfer"]
+    found.write(run)
+    assert f"± is over {found.protocol.seeds} evaluation seeds." in report(run).text
+    replace(found, protocol=replace(found.protocol, seeds=1)).write(run)
+    assert "±" not in report(run).text.partition("Transfer · ridge")[2].partition("Transfer · inherited")[0]
+
+
 def test_images_are_in_it_as_they_are(run, report):
     from probedistill import DistilledSet
 

@@ -164,10 +164,15 @@ class Alignment(Analysis):
     def figures(self) -> list[Figure]:
         """A heat map for each metric."""
         found = []
+        cka = self._cka_by_chance
+        ends = dict.fromkeys(number(value) for value in (cka.min(), cka.max()))
+        by_chance = {"mutual_knn": number(self.chance.mutual_knn), "cka": " to ".join(ends), "linear_map": "0"}
         for metric, title in self.titles.items():
             values = self.metrics[metric]
             what = _WHAT[metric]
-            summary = f"{what[0].upper()}{what[1:]}; 1 is the most."
+            summary = f"{what[0].upper()}{what[1:]}; 1 is the most, and unrelated spaces have {by_chance[metric]}."
+            if metric == "linear_map":
+                summary += f" From these images a space predicts itself with {number(np.diag(values).mean())}."
             of_metric = self.transfer.metrics[metric] if self.transfer else None
             if of_metric and of_metric.spearman is not None:
                 summary += f" Rank correlation with transfer: {of_metric}, over {of_metric.n:,} pairs of encoders."
@@ -177,6 +182,11 @@ class Alignment(Analysis):
             found.append(Figure(figure_title, summary, drawing, Table(figure_title, ("", *self.names), rows)))
         return found
 
+    @property
+    def _cka_by_chance(self) -> Array:
+        """`cka_chance` of every pair of different encoders."""
+        return self.chance.cka[~np.eye(len(self.encoders), dtype=bool)]
+
     def _pairs(self) -> Table:
         knn, cka, linear = (self.metrics[name] for name in METRICS)
         rows = [
@@ -184,7 +194,7 @@ class Alignment(Analysis):
             for i, j in itertools.combinations(range(len(self.encoders)), 2)
         ]
         itself = number(np.diag(linear).mean(), 3)
-        by_chance = self.chance.cka[~np.eye(len(self.encoders), dtype=bool)].mean()
+        by_chance = self._cka_by_chance.mean()
         return Table(
             f"{counted(self.images.count, 'image')} of {self.images.spec} ({self.images.split})",
             ("A", "B", self.titles["mutual_knn"], "linear CKA", "map A → B, R²", "map B → A, R²"),
@@ -209,6 +219,10 @@ class Alignment(Analysis):
                 (title, *cells(transfer.metrics[metric]), *cells(transfer.relative_to_full[metric]))
                 for metric, title in self.titles.items()
             ),
+            f"p counts all {math.factorial(transfer.encoders):,} orders of the encoders, and has no smaller step than "
+            f"{1 / math.factorial(transfer.encoders):.2g}."
+            if transfer.exact
+            else "",
         )
 
 

@@ -26,6 +26,7 @@ from ..show.tables import Table, number
 from ..store.distilled import DistilledSet, as_set
 from ..store.records import Count, Share
 from ..store.run_record import ImagesRecord
+from ..text import counted
 from .base import Analysis, Array, EncoderAbout, MadeBy, check_array
 from .places import Place, RealReference
 from .statistics import ClassTest, class_test
@@ -207,13 +208,24 @@ class Geometry(Analysis):
 
     def findings(self) -> list[str]:
         """The tests in words, a sentence each."""
-        return [
+        found = [
             f"{name}: a synthetic image is {what} {100 * test.score:.0f} % of the real images of its class "
             f"(95 % interval {100 * test.interval[0]:.0f} to {100 * test.interval[1]:.0f}; random real images 50), "
             f"p = {test.p:.2g}"
             for name, (_, what) in _TESTED.items()
             for test in (self.tests[name],)
         ]
+        return [*found, *([self._too_few] if self._too_few else [])]
+
+    @property
+    def _too_few(self) -> str:
+        """Why the tests say little, if they do: the signed-rank test has no smaller p than that of one sign."""
+        count = len(self.classes)
+        least = 2 / 2**count
+        if least <= 0.05:
+            return ""
+        over = counted(count, "class", "classes")
+        return f"Over {over} p cannot be below {least:.2g}, and the intervals are too narrow."
 
     def figures(self) -> list[Figure]:
         """The PCA plane, and how far out each drawn class's synthetic image and medoid lie."""
@@ -250,6 +262,7 @@ class Geometry(Analysis):
             f"Periphery {test.score:.2f} [{test.interval[0]:.2f}, {test.interval[1]:.2f}] over {len(self.classes)} "
             f"classes, p = {test.p:.2g}. Random real images have 0.50 on average, class medoids 0."
         )
+        summary += f" {self._too_few}" if self._too_few else ""
         title = f"How far out the images lie · {self._encoder}"
         bars = Bars(
             tuple(c.name for c in drawn), series, "% of real images nearer to the class mean", limits=(0.0, 100.0),

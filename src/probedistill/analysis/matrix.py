@@ -168,6 +168,10 @@ class TransferMatrix(Analysis):
         ]
         return sets + self.baseline_rows(probe)
 
+    def _cells(self, mean: Array, std: Array) -> tuple[str, ...]:
+        """Means with their deviation over evaluation seeds, if there are several."""
+        return tuple(map(percent, mean, std)) if self.protocol.seeds > 1 else tuple(map(percent, mean))
+
     def _framed(self, probe: int) -> NDArray[np.bool_]:
         """(rows, T): whether a cell is a set on one of its own encoders."""
         baselines = np.zeros((len(self.baseline_rows(probe)), len(self.targets)), dtype=bool)
@@ -183,10 +187,7 @@ class TransferMatrix(Analysis):
                     sections.append(len(rows))
                 if number >= len(self.sources):
                     dim.append(len(rows))
-                cells = (
-                    "= " * bool(own[t]) + percent(mean[t], std[t] if self.protocol.seeds > 1 else None)
-                    for t in range(len(self.targets))
-                )
+                cells = ("= " * bool(mine) + cell for mine, cell in zip(own, self._cells(mean, std), strict=True))
                 rows.append((name, probe, *cells))
         title = (
             f"top-1 % on {counted(self.images.test.count, 'image')} of {self.images.train.spec} "
@@ -207,7 +208,7 @@ class TransferMatrix(Analysis):
         probe, rows = self.probes[p], self._rows(p)
         targets = tuple(target.name for target in self.targets)
         names = tuple(name for name, *_ in rows)
-        text = tuple(tuple(map(percent, mean, std)) for _, mean, std in rows)
+        text = tuple(self._cells(mean, std) for _, mean, std in rows)
         drawing = HeatMap(
             names, targets, 100 * np.stack([mean for _, mean, _ in rows]), text=text, unit="%", limits=limits,
             framed=self._framed(p), gaps=(len(self.sources),) if len(rows) > len(self.sources) else (),
@@ -217,6 +218,8 @@ class TransferMatrix(Analysis):
             f"Top-1 % of {article} {probe} probe trained on a distilled set or on real images (row) and tested on an "
             "encoder (column); framed: the set's own encoder."
         )
+        if self.protocol.seeds > 1:
+            summary += f" ± is over {self.protocol.seeds} evaluation seeds."
         if not np.isnan(self.accuracy[p]).all():
             s, t = np.unravel_index(np.nanargmax(self.accuracy[p]), self.accuracy[p].shape)
             summary += f" The best set reaches {percent(self.accuracy[p, s, t])} %: {names[s]} on {targets[t]}."

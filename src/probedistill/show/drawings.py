@@ -15,14 +15,14 @@ Array = NDArray[np.float64]
 
 COLOURS = ("#3b7dd8", "#e08a1e", "#2a9d78", "#c2588f", "#8a6fd1", "#b8a015", "#4fb0c6", "#d1583f", "#7d8793", "#8c6d4f")
 """One for each class, line or series: see `colour`."""
-_SHADES = ((0.0, 0.0), (0.0, 0.42), (1.0, 0.5))  # of the colours as they are, and mixed with black and with white
+_SHADES = ((0.0, 0.0), (0.0, 0.36), (1.0, 0.42))  # of the colours as they are, and mixed with black and with white
 
 
 def colour(number: int) -> str:
     """The colour of a class, line or series: ten colours, then darker and paler ones; after thirty they repeat.
 
     >>> colour(0), colour(10), colour(20)
-    ('#3b7dd8', '#22497d', '#9dbeec')
+    ('#3b7dd8', '#26508a', '#8db4e8')
     """
     paint, part = _SHADES[number // len(COLOURS) % len(_SHADES)]
     plain = COLOURS[number % len(COLOURS)]
