@@ -22,7 +22,7 @@ from ..show.tables import NOTHING, Table, percent
 from ..store.files import whole_file
 from ..store.layout import EVALUATIONS
 from ..store.named import results_folder, run_folder
-from ..store.run_record import EncoderRecord, ImagesRecord, RunRecord, differs, read_run, runs_below
+from ..store.run_record import RunRecord, differs, read_run, runs_below
 
 _Value = TypeVar("_Value")
 _FEW = 3  # distillation seeds that a table of a paper has at least
@@ -210,8 +210,8 @@ def collect_runs(folder: Path | str) -> Runs:
         raise UserError(f"folder {str(folder)!r} holds no run; give the folder that distill wrote its runs in")
     digests: dict[str, set[str]] = {}
     for run in runs.values():
-        for one in (run.images, *run.encoders):
-            digests.setdefault(_named(one), set()).add(one.fingerprint)
+        for name, digest in _named(run):
+            digests.setdefault(name, set()).add(digest)
     ambiguous = {name for name, found in digests.items() if len(found) > 1}
     settings = {name: _settings(run, ambiguous) for name, run in runs.items()}
     names = list(dict.fromkeys(key for one in settings.values() for key in one))
@@ -238,9 +238,11 @@ def collect_runs(folder: Path | str) -> Runs:
     return Runs(str(folder), tuple(groups))
 
 
-def _named(one: ImagesRecord | EncoderRecord) -> str:
-    """What images or an encoder are called."""
-    return f"{one.spec} ({one.split})" if isinstance(one, ImagesRecord) else str(one)
+def _named(run: RunRecord) -> list[tuple[str, str]]:
+    """Name and fingerprint of a run's images, and of each of its encoders."""
+    images = run.images
+    encoders = [(str(encoder), encoder.fingerprint) for encoder in run.encoders]
+    return [(f"{images.spec} ({images.split})", images.fingerprint), *encoders]
 
 
 def _settings(run: RunRecord, ambiguous: Set[str]) -> dict[str, str]:
@@ -250,14 +252,10 @@ def _settings(run: RunRecord, ambiguous: Set[str]) -> dict[str, str]:
         run: The run.
         ambiguous: Names that other images, or another checkpoint, have in another run: a fingerprint tells them apart.
     """
-
-    def told(one: ImagesRecord | EncoderRecord) -> str:
-        name = _named(one)
-        return f"{name}, {one.fingerprint[:8]}" if name in ambiguous else name
-
+    images, *encoders = (f"{name}, {digest[:8]}" if name in ambiguous else name for name, digest in _named(run))
     found = {
-        "images": told(run.images),
-        "encoders": " + ".join(map(told, run.encoders)) or NOTHING,
+        "images": images,
+        "encoders": " + ".join(encoders) or NOTHING,
         "classes": f"{len(run.class_names)}: {textwrap.shorten(', '.join(run.class_names), 40, placeholder=' …')}",
         **{name: str(value) for name, value in run.settings().items()},
     }
