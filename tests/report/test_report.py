@@ -302,6 +302,13 @@ def test_scores_that_were_not_made_alike_are_said_not_to_be(run, report, tmp_pat
 def test_a_title_of_many_runs_is_short(report, tmp_path):
     page = report(*(make_run(tmp_path / f"run-{number}") for number in range(7)))
     assert "Distilled: run-0, run-1, run-2, run-3, run-4 and 2 more" in page.text
+    assert "7 runs end between 50.0 % and 50.0 %, which run-0 has." in page.text
+
+
+def test_a_set_without_losses_has_the_steps_of_its_run(report, run_cli):
+    """Sets that come with the package keep none: the report and watch said that they had taken no step."""
+    assert run_cli("watch", "set:digits-lite0").out.startswith("finished: step 300 of 300, ")
+    assert re.search(r"finished 1 300 \d+ Save as CSV : Runs", report("set:digits-lite0").text)
 
 
 def test_a_wall_of_each_class_and_run_comes_first(run, report, tmp_path):
@@ -524,7 +531,7 @@ def test_bad_input_is_one_line_and_writes_nothing(run, run_cli, tmp_path, argume
 def test_damaged_result_files(run, report, kind):
     results(["cat", "dog", SCRIPT])[kind].write(run)
     good = json.loads((run / f"{kind}.json").read_text())
-    for key in good.keys() - {"kind", "heads", "cells", "transfer", "note", "sha256"}:
+    for key in good.keys() - {"kind", "heads", "cells", "transfer", "note", "sizes", "sha256"}:
         for damaged in ({k: v for k, v in good.items() if k != key}, {**good, key: [{"x": "?"}]}, {**good, key: None}):
             write(run / f"{kind}.json", damaged)
             with pytest.raises(UserError, match=rf"^{kind} file '.*{kind}.json' is damaged: .*; give a file that"):

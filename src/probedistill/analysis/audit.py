@@ -522,7 +522,8 @@ def _save(
         for name, photo in rows.items():
             match = result.audited[i].matches[name]
             images.append(encoder.centre_view(train.load(int(photo[i])), _SMALL))
-            titles.append(f"{name} {number(match.distance)}, stands out {100 * match.relative_share:.0f} %")
+            share = f"{100 * match.relative_share:.0f} % of photos stand out more"
+            titles.append(f"{name} {number(match.distance)}: {share}")
     with claimed(out, called="folder", wait=PATIENCE):
         result.write(out)
         result.draw(out)

@@ -23,8 +23,10 @@ from ..store.files import whole_file
 from ..store.layout import EVALUATIONS
 from ..store.named import results_folder, run_folder
 from ..store.run_record import RunRecord, differs, read_run, runs_below
+from ..text import and_more
 
 _Value = TypeVar("_Value")
+_MOST_NAMED = 12  # runs in a sentence
 _FEW = 3  # distillation seeds that a table of a paper has at least
 _OF_EACH_SET = ("images", "soft_labels", "train", "chosen_by")
 """What scores of two sets may differ in and stand in one mean: the sets themselves, and the baselines beside them."""
@@ -149,7 +151,8 @@ class Runs(Result):
         scored = {folder for group in self.groups for one in group.accuracies for folder in one.folders}
         silent = [folder for group in self.groups for folder in group.folders if folder not in scored]
         if silent:
-            found.append(f"Without scores here: {', '.join(silent)}. Use probedistill evaluate.")
+            names = ", ".join(silent[:_MOST_NAMED]) + and_more(len(silent), _MOST_NAMED)
+            found.append(f"Without scores here: {names}. Use probedistill evaluate.")
         return found
 
     def figures(self) -> list[Figure]:

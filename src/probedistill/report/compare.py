@@ -22,8 +22,8 @@ def runs_table(runs: Sequence[ShownRun]) -> Table:
         config, progress = run.about.config, run.progress
         state = "finished" if run.finished else f"step {progress.step:,} of {progress.steps:,}"
         encoders = ", ".join(map(str, run.about.encoders)) or NOTHING
-        steps = len(progress.losses) if run.finished else config.steps
-        numbers = (f"{config.images_per_class:,}", NOTHING if steps is None else f"{steps:,}")
+        steps = progress.steps if run.finished else config.steps
+        numbers = (f"{config.images_per_class:,}", f"{steps:,}" if steps else NOTHING)
         rows.append((run.name, run.about.method, encoders, state, *numbers, f"{progress.seconds:,.0f}"))
     columns = ("run", "method", "encoder", "state", "images per class", "steps", "seconds")
     return Table("", columns, tuple(rows), left=4)

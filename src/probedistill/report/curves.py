@@ -15,6 +15,7 @@ from .watch import bucket_means
 
 _POINTS = 500  # of a loss curve
 _TABLE_ROWS = 12
+_MOST_TOLD = 6  # runs that a sentence tells of
 
 
 def loss_curve(run: ShownRun) -> Figure | None:
@@ -50,6 +51,10 @@ def accuracy_curve(runs: Sequence[ShownRun]) -> Figure | None:
         rows += [(run.name, f"{steps[k]:,}", percent(values[k])) for k in spread(len(steps), _TABLE_ROWS)]
     if not lines:
         return None
+    if len(said) > _MOST_TOLD:
+        last = {line.name: line.y[-1] for line in lines}
+        best = max(last, key=last.__getitem__)
+        said = [f"{len(said)} runs end between {min(last.values()):.1f} % and {last[best]:.1f} %, which {best} has"]
     table = Table("", ("run", "step", "top-1 %"), tuple(rows))
     drawing = Curve(tuple(lines), "step", "top-1, %")
     return Figure("Accuracy along the way", "; ".join(said) + ".", drawing, table)

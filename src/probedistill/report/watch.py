@@ -104,7 +104,9 @@ def read_progress(folder: Path | str) -> Progress:
         return Progress("waiting")
     run = read_run(folder)
     if run.finished:
-        steps = len(run.losses)
+        # A set may come without its losses; what was not distilled has no steps.
+        distilled = run.baseline is None and not run.made_elsewhere and not run.parts
+        steps = len(run.losses) or (run.config.steps if distilled else 0)
         return Progress("finished", steps, steps, tuple(run.losses), tuple(run.accuracy), run.seconds)
     so_far = read_progress_file(folder)
     if so_far is None:
