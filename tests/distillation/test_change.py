@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -29,9 +31,11 @@ from probedistill import (
 )
 from probedistill.distillation.base import Base
 from probedistill.distillation.beginnings import average_of, blend_of
+from probedistill.distillation.new_folder import write_set
 from probedistill.features.statistics import statistics_of_run
 from probedistill.features.store import FeatureStore
 from probedistill.ship.joined import KeptSet, load_runs, merge_sets, without_classes
+from probedistill.store.card import Licence, licence_of
 from probedistill.store.run_record import read_run
 
 NAMES = ("cat", "dog", "hen", "owl")
@@ -98,6 +102,22 @@ def test_shared_classes_are_refused_or_have_the_images_of_both(runs):
     both = merge_sets(bare, same_classes=True).distilled
     assert both.labels.tolist() == [0, 0, 1, 1, 2, 3]
     assert both.run.config.images_per_class == 2
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_classes_that_differ_in_spelling_alone_are_two_with_a_warning(runs, keeps):
+    def called(name, *names):
+        one = KeptSet.load(runs / name)
+        statistics = [replace(s, about=replace(s.about, class_names=names)) for s in one.statistics if keeps]
+        held = replace(one.distilled, class_names=names, run=replace(one.distilled.run, class_names=names))
+        return KeptSet(held, tuple(statistics), name)
+
+    with pytest.warns(UserWarning, match="classes 'T-Shirt' and 't shirt' are taken for two; if one is meant"):
+        merged = merge_sets([called("a", "T-Shirt", "dog"), called("b", "t shirt", "owl")])
+    assert merged.distilled.class_names == ("T-Shirt", "dog", "t shirt", "owl")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # within one set they are meant
+        merge_sets([called("a", "Cat", "cat"), called("b", "hen", "owl")])
 
 
 def test_sets_that_do_not_fit_are_refused(runs, encoder, data):
@@ -432,7 +452,44 @@ def test_forgotten_class_may_come_back(runs, data, encoder, tmp_path):
 
 
 # ---------------------------------------------------------------------------------------------------
+# What lies beside the images
+
+
+@pytest.mark.parametrize("redistil", [False, True])
+def test_a_licence_stays_and_files_of_the_forgotten_class_are_named_nowhere(runs, encoder, data, tmp_path, redistil):
+    cc0, names = Licence("cc0-1.0", "CC0, by me."), ["cat/1.png", "dog/ann-smith.png"]
+    (statistics,) = statistics_of_run(runs / "all")
+    held = DistilledSet.load(runs / "all")
+    held = replace(held, run=replace(held.run, skipped=("dog/bob-jones.jpg (cut short)",)))
+    write_set(tmp_path / "before", held, options={}, statistics=[statistics], held_out=names, licence=cc0)
+    forget(tmp_path / "before", "dog", run=out_of(tmp_path), encoder=encoder, redistil=redistil)
+    left = tmp_path / "out"
+    assert licence_of(left) == cc0
+    assert (left / "held-out.txt").read_text() == "cat/1.png\n"
+    assert not any(name in file.read_bytes() for file in left.rglob("*.*") for name in (b"ann-smith", b"bob-jones"))
+
+
+def test_a_merged_set_has_the_licence_that_all_have(runs, tmp_path):
+    cc0 = Licence("cc0-1.0", "CC0, by me.")
+    for name in ("a", "b"):
+        DistilledSet.load(runs / name).save(tmp_path / name, licence=cc0)
+    merge([tmp_path / "a", tmp_path / "b"], out=tmp_path / "same")
+    merge([tmp_path / "a", runs / "b"], out=tmp_path / "other")
+    assert licence_of(tmp_path / "same") == cc0
+    assert licence_of(tmp_path / "other") == Licence()
+
+
+# ---------------------------------------------------------------------------------------------------
 # The command line
+
+
+@pytest.mark.parametrize("text", ["cat\nowl\n", "\ufeffcat\r\n# no\r\n\r\nowl\r\n"])
+def test_forgotten_classes_may_stand_in_a_file(runs, run_cli, tmp_path, text):
+    (tmp_path / "gone.txt").write_text(text, encoding="utf-8", newline="")
+    outcome = run_cli("forget", runs / "all", "--classes", f"@{tmp_path / 'gone.txt'}", "--out", tmp_path / "out")
+    assert outcome.code == 0, outcome.err
+    assert DistilledSet.load(tmp_path / "out").class_names == ("dog", "hen")
+    assert "no such file" in run_cli("forget", runs / "all", "--class", "@no.txt", "--out", tmp_path / "no").error()
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from helpers_runs import encoder_record
 from helpers_statistics import NAMES, bank, statistics_of
 from probedistill import LinearProbe, ReadyHead, UserError, load_encoder, load_head, load_splits
 from probedistill.features.encode import encode
+from probedistill.images.decode import decode_image
 from probedistill.ship.heads import HeadAbout, Preparation, head_of_statistics
 from probedistill.store.run_record import EncoderRecord
 
@@ -71,14 +72,18 @@ def test_plain_pytorch_of_the_docs_says_the_same(encoder, tmp_path, monkeypatch,
     head = a_head(encoder, encoder=encoder)
     head.save(tmp_path / "heads" / "resnet18")
     pixels = np.random.default_rng(0).integers(0, 256, (50, 50, 3), np.uint8)
-    Image.fromarray(pixels).resize((70, 70)).save(tmp_path / "photo.jpg")
+    turned = Image.Exif()
+    turned[0x0112] = 6  # as a phone writes a portrait
+    Image.fromarray(pixels).resize((70, 70)).save(tmp_path / "photo.jpg", exif=turned)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(timm, "create_model", lambda *_, **__: encoder.model)
     found = {}
     exec(block, found)
     assert capsys.readouterr().out.split() == head.predict(["photo.jpg"])
     features = found["features"].double().numpy()
-    np.testing.assert_allclose(features, encode(encoder, encoder.centre_view(Image.open("photo.jpg"))[None]), atol=1e-5)
+    np.testing.assert_allclose(
+        features, encode(encoder, encoder.centre_view(decode_image("photo.jpg"))[None]), atol=1e-5
+    )
 
 
 def test_the_weights_are_not_printed(encoder):

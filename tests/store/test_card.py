@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from conftest import TINY
 from helpers_images import make_image_folder
 from helpers_runs import encoder_record, run_record
-from probedistill import DistilledSet
+from probedistill import DistilledSet, export
 from probedistill.store.card import Licence, escaped, licence_of, published, rewrite
 from probedistill.store.run_record import ImagesRecord
 
@@ -156,14 +156,19 @@ def test_an_export_keeps_the_licence_and_the_names_that_were_held_out(tmp_path, 
     assert run_cli("export", folder, "--out", tmp_path / "small").code == 0
     assert licence_of(tmp_path / "small") == licence_of(folder)
     assert (tmp_path / "small/held-out.txt").read_text() == "cat/1.png\n"
+    export(folder, tmp_path / "small", overwrite=True, progress=False)
+    card = (tmp_path / "small/README.md").read_text(encoding="utf-8")
+    assert licence_of(tmp_path / "small") == licence_of(folder)
+    assert "the names of the files that were held out" in card
+    export(make_set(), tmp_path / "small", overwrite=True, progress=False)
+    assert licence_of(tmp_path / "small") == Licence()
+    assert not (tmp_path / "small/held-out.txt").exists(), "it was another set's"
     assert licence_of(tmp_path) == Licence()
     (folder / "README.md").write_text("All mine.")
     assert licence_of(folder) == Licence()
 
 
 def test_the_card_of_an_export_shows_its_own_files(tmp_path):
-    from probedistill import export
-
     export(make_set(["a b", "c"]), tmp_path / "small", progress=False)
     card = (tmp_path / "small/README.md").read_text()
     assert "(<images/a%20b/000.webp>)" in card

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Annotated
 
@@ -55,22 +54,15 @@ def export(
     from ..encoders.load import load_encoder
     from ..encoders.named import loads_by_itself, own_encoder
     from ..ship.export import export as run_export
-    from ..store.card import licence_of
-    from ..store.distilled import DistilledSet
-    from ..store.layout import CONFIG, HELD_OUT
+    from ..store.layout import CONFIG
 
     folder = run_folder(folder)
-    distilled = DistilledSet.load(folder)
     report = run_export(
-        distilled, out, format=format, quality=quality, image_size=image_size, max_bytes=max_bytes,
+        folder, out, format=format, quality=quality, image_size=image_size, max_bytes=max_bytes,
         encoder=None if encoder is None else load_encoder(encoder), overwrite=overwrite, progress=progress,
     )  # fmt: skip
-    if (folder / HELD_OUT).is_file():
-        shutil.copyfile(folder / HELD_OUT, out / HELD_OUT)
-    (out / CONFIG).unlink(missing_ok=True)  # of the export that is replaced
     if loads_by_itself(folder):  # otherwise it names files of this machine, or code
         write_config(out / CONFIG, None, own_encoder(folder, called="--encoder", device="auto"), None)
-    DistilledSet.load(out).save_card(out, licence_of(folder))
     show(f"{report} → {out}")
     if max_bytes is not None and encoder is None:
         show(f"chosen by pixels; by features: --encoder NAME or --config {folder / CONFIG}")

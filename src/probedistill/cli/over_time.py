@@ -83,7 +83,7 @@ def forget(
     Parameters
     ----------
     classes:
-        Classes to take out.
+        Classes to take out; @FILE reads them from a text file, one a line.
     stats:
         Statistics of the photos to take out, one for each encoder of the run.
     redistil:

@@ -18,6 +18,7 @@ from ..encoders.encoder import Encoder
 from ..features.store import FeatureStore
 from ..objectives.real import Objective
 from ..seeds import Stream, seed_of
+from ..store.card import Licence
 from ..store.run_record import BaseRecord
 
 POOL = 20
@@ -39,6 +40,8 @@ class Base:
         forgotten: Classes that were taken out of it.
         begun_from: What its images began as, and new ones begin as: ``"noise"``, ``"average"``,
             ``"blend"`` or ``"real"``.
+        held_out: Names of the images that were held out of it.
+        licence: Under which the new set is; ``None`` if nobody knows.
     """
 
     name: str
@@ -50,6 +53,8 @@ class Base:
     dropped: int = 0
     forgotten: tuple[str, ...] = ()
     begun_from: str = "noise"
+    held_out: Sequence[str] = ()
+    licence: Licence | None = None
     _pools: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
     @property

@@ -20,6 +20,8 @@ from ..features.statistics import ClassStatistics, merge_statistics
 from ..features.store import FeatureStore
 from ..features.summed import class_statistics
 from ..images.labelled import LabelledImages
+from ..images.splits import class_list
+from ..machine.places import cache_folder
 from ..machine.torch_state import own_torch_state
 from ..methods import check_number
 from ..ship.joined import KeptSet, load_runs, merge_sets, without_classes
@@ -64,7 +66,7 @@ def merge(
     merged = merge_sets(load_runs(folders), same_classes=same_classes)
     if out is not None:
         of_encoder = encoder_options(run_folder(folders[0]))
-        write_set(Path(out), merged.distilled, options=of_encoder, statistics=merged.statistics)
+        write_set(Path(out), merged.distilled, options=of_encoder, statistics=merged.statistics, licence=merged.licence)
     return merged.distilled, list(merged.notes)
 
 
@@ -145,7 +147,7 @@ def extend(
 @own_torch_state()
 def forget(
     folder: Path | str,
-    classes: Sequence[str] = (),
+    classes: Sequence[str] | str = (),
     removed: Sequence[ClassStatistics] = (),
     *,
     run: RunConfig | None = None,
@@ -166,7 +168,7 @@ def forget(
 
     Args:
         folder: The finished run.
-        classes: Classes to take out.
+        classes: Classes to take out; ``"@FILE"`` reads them from a text file, one a line.
         removed: Statistics of the photos to take out, for each encoder of the run.
         run: Where the new set goes, and how it is saved.
         encoder: The run's encoder, or all of its encoders; not needed to take classes out alone.
@@ -182,6 +184,7 @@ def forget(
         UserError: No such class, statistics that are not part of the run's, or a run that keeps none although they are
             needed.
     """
+    classes = class_list([classes] if isinstance(classes, str) else classes)
     if not classes and not removed:
         raise UserError(f"nothing to forget; give {option('classes', 'NAME')} or {option('stats', 'FILE')}")
     run = with_options(run or RunConfig(), options, "forget")
@@ -206,11 +209,14 @@ def forget(
     if removed:
         kept, hit = _subtracted(kept, removed, classes)
     left = without_classes(kept, classes) if classes else kept
-    notes = [*left.notes, *_what_remains(left, classes, hit, redistil), *unproven]
+    notes = [*left.notes, *_what_remains(left, classes, hit, redistil), *unproven, _still_there(left.name, run.cache)]
     if not hit and not redistil:
         check_free(Path(run.out))
         of_encoder = encoder_options(run_folder(folder))
-        write_set(Path(run.out), left.distilled, options=of_encoder, statistics=left.statistics)
+        write_set(
+            Path(run.out), left.distilled, options=of_encoder, statistics=left.statistics,
+            held_out=left.held_out, licence=left.licence,
+        )  # fmt: skip
         return left.distilled, notes
     held, encoders = left.distilled, _encoders(encoder)
     config = _going_on(replace(held, head=kept.distilled.head), left.statistics, steps, seed)
@@ -220,6 +226,7 @@ def forget(
         left.name, held.float_images[~again], held.labels[~again], labels=labels,
         start=torch.full((len(labels), *held.float_images.shape[1:]), torch.nan), dropped=int(again.sum()),
         forgotten=held.run.forgotten, begun_from="noise" if bool(again.all()) else held.run.begun_from,
+        held_out=left.held_out, licence=left.licence,
     )  # fmt: skip
     return distill(left.statistics, encoders, config, run=run, base=base), notes
 
@@ -379,6 +386,14 @@ def _not_named(kept: KeptSet, removed: Sequence[ClassStatistics]) -> list[str]:
         "those of some of its photos do; other photos' sums may fit, too, where there are many more photos than "
         "features."
     ]
+
+
+def _still_there(name: str, cache: Path | str | None) -> str:
+    """What no command takes away."""
+    return (
+        f"Still there: {name!r} itself, what was exported or copied from it, and features of its photos in the cache "
+        f"({cache_folder(cache) / 'features'}). Delete them where they are not to be kept."
+    )
 
 
 def _what_remains(left: KeptSet, classes: Sequence[str], hit: Sequence[str], redistil: bool) -> list[str]:

@@ -28,7 +28,7 @@ from ..features.statistics import ClassStatistics, save_in_run
 from ..images.folder import is_run
 from ..machine.processes import Processes
 from ..show.previews import remove_later
-from ..store.card import write_held_out
+from ..store.card import Licence
 from ..store.distilled import DamagedImagesError, DistilledSet, rebuilt
 from ..store.files import (
     cannot_write,
@@ -146,7 +146,11 @@ class NoFolder:
         """Save the state of the run."""
 
     def finish(
-        self, distilled: DistilledSet, statistics: Sequence[ClassStatistics] = (), held_out: Sequence[str] = ()
+        self,
+        distilled: DistilledSet,
+        statistics: Sequence[ClassStatistics] = (),
+        held_out: Sequence[str] = (),
+        licence: Licence | None = None,
     ) -> None:
         """Write the set, the statistics that it keeps and the names of the images that were held out.
 
@@ -312,12 +316,15 @@ class RunFolder(NoFolder):
             other.unlink(missing_ok=True)
 
     def finish(
-        self, distilled: DistilledSet, statistics: Sequence[ClassStatistics] = (), held_out: Sequence[str] = ()
+        self,
+        distilled: DistilledSet,
+        statistics: Sequence[ClassStatistics] = (),
+        held_out: Sequence[str] = (),
+        licence: Licence | None = None,
     ) -> None:
         """Write the set and what lies beside it; only then remove what an unfinished run needs."""
         save_in_run(self.path, statistics)
-        write_held_out(self.path, held_out)
-        distilled.save(self.path)
+        distilled.save(self.path, licence=licence, held_out=held_out)
         self._remove_temporary()
 
     @contextmanager

@@ -11,7 +11,7 @@ import yaml
 from ..errors import UserError, explained
 from ..features.statistics import ClassStatistics, save_in_run
 from ..show.previews import save_grid
-from ..store.card import write_held_out
+from ..store.card import Licence
 from ..store.distilled import DistilledSet
 from ..store.files import check_writable, whole_folder, without_traces
 from ..store.layout import CONFIG, PREVIEW
@@ -24,6 +24,7 @@ def write_set(
     options: Mapping[str, Any],
     statistics: Sequence[ClassStatistics] = (),
     held_out: Sequence[str] = (),
+    licence: Licence | None = None,
 ) -> None:
     """Write a set that no run has made into a new folder, in one piece: killed at any point, it is whole or absent.
 
@@ -33,6 +34,7 @@ def write_set(
         options: What its ``config.yaml`` says; without any there is none.
         statistics: What it keeps, for each encoder.
         held_out: Names of the images that were held out.
+        licence: Under which it is.
 
     Raises:
         UserError: The folder holds something, or it cannot be written.
@@ -48,8 +50,7 @@ def write_set(
         if options:
             (partial / CONFIG).write_text(yaml.safe_dump(dict(options), sort_keys=False), encoding="utf-8")
         save_in_run(partial, statistics)
-        write_held_out(partial, held_out)
-        distilled.save(partial)  # last: its card says what else is there
+        distilled.save(partial, licence=licence, held_out=held_out)  # last: its card says what else is there
 
 
 def check_free(out: Path) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 from ..config import AugmentConfig
 from ..encoders.encoder import Encoder
 from ..errors import UserError, option
-from ..images.labelled import check_class_names
+from ..images.labelled import check_class_names, warn_of_alike
 from ..machine.progress import ProgressBar
 from ..store.layout import STATISTICS, statistics_file
 from ..store.named import run_folder
@@ -448,6 +448,7 @@ def merge_statistics(parts: Iterable[ClassStatistics], *, union: bool = False) -
     if not parts:
         raise UserError("statistics [] name none; give at least one file")
     if union:
+        warn_of_alike(part.class_names for part in parts)
         names = tuple(dict.fromkeys(name for part in parts for name in part.class_names))
         parts = [part.with_classes(names) for part in parts]
     return reduce(add, parts)

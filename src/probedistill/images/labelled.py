@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import unicodedata
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -220,6 +222,30 @@ def check_class_names(class_names: Sequence[str], called: str) -> None:
 def plain_name(name: str) -> str:
     """A class name in one form of accents and without spaces around it, in which people do not see a difference."""
     return unicodedata.normalize("NFC", name).strip() or name
+
+
+def warn_of_alike(groups: Iterable[Sequence[str]]) -> None:
+    """Warn of a class that a group adds and that an earlier one has but for capitals, spaces, hyphens or accents' form.
+
+    Args:
+        groups: The class names of each set, party or source that is put together.
+    """
+    known: dict[str, list[str]] = {}
+    for names in groups:
+        for name in names:
+            others = known.get(_in_a_word(name), [name])
+            if name not in others and others[0] not in names:
+                warnings.warn(
+                    f"classes {others[0]!r} and {name!r} are taken for two; if one is meant, give it one name in all "
+                    "that is put together",
+                    stacklevel=3,
+                )
+        for name in names:
+            known.setdefault(_in_a_word(name), []).append(name)
+
+
+def _in_a_word(name: str) -> str:
+    return re.sub(r"[\s_-]+", "", unicodedata.normalize("NFC", name).casefold())
 
 
 def check_classes_of_images(class_names: Sequence[str], called: str) -> None:

@@ -34,10 +34,12 @@ from ..machine.progress import ProgressBar
 from ..machine.threads import Workers
 from ..machine.torch_state import own_torch_state
 from ..seeds import Stream
+from ..store.card import Licence, held_out_in, licence_of
 from ..store.distilled import DistilledSet, Encoded, as_set
 from ..store.files import check_writable, leftovers, remove_leftovers
-from ..store.layout import EVALUATIONS, LOCK
+from ..store.layout import CONFIG, EVALUATIONS, HELD_OUT, LOCK
 from ..store.locks import claimed
+from ..store.named import run_folder
 from ..store.pixels import decode_files, to_8_bits
 from ..store.records import from_plain
 from ..store.run_record import ExportRecord, read_run
@@ -102,7 +104,8 @@ def export(
     """Write a distilled set with small image files, and without the float images.
 
     The folder is a distilled set of its own: ``DistilledSet.load``, ``evaluate`` and every tool that reads the folder
-    of a run take it. Labels, soft labels and head come along unchanged.
+    of a run take it. Labels, soft labels and head come along unchanged, and so do the licence on its card and the
+    names of the images that were held out if the set is given by its folder or name.
 
     Args:
         distilled: The set, or the folder or name of its run.
@@ -119,16 +122,18 @@ def export(
         UserError: A value is out of range, the budget is below the smallest files, the folder holds something else, or
             the set's record of its augmentation, by which an encoder's views are drawn, is damaged.
     """
-    distilled = as_set(distilled)
+    source = None if isinstance(distilled, DistilledSet) else run_folder(distilled)
+    distilled = as_set(distilled if source is None else source)
     folder = Path(folder)
     _check(distilled, format, quality, image_size, max_bytes)
     with claimed(folder):
         _check_folder(folder, overwrite)
-        return _export(distilled, folder, format, quality, image_size, max_bytes, encoder, progress)
+        return _export(distilled, source, folder, format, quality, image_size, max_bytes, encoder, progress)
 
 
 def _export(
     distilled: DistilledSet,
+    source: Path | None,
     folder: Path,
     format: str | None,
     quality: int | None,
@@ -156,10 +161,11 @@ def _export(
             progress,
         )  # fmt: skip
     remove_leftovers(folder)
-    for scores in folder.glob(EVALUATIONS):  # scores of the export that is replaced
-        scores.unlink()
+    for stale in (*folder.glob(EVALUATIONS), folder / HELD_OUT, folder / CONFIG):  # of the export that is replaced
+        stale.unlink(missing_ok=True)
     about = from_plain({"format": best.format, "quality": best.quality, "image_size": best.image_size}, ExportRecord)
-    distilled.save(folder, Encoded(best.files, about))
+    licence, held_out = (Licence(), []) if source is None else (licence_of(source), held_out_in(source))
+    distilled.save(folder, Encoded(best.files, about), licence=licence, held_out=held_out)
     written = DistilledSet.load(folder)
     return ExportReport(
         folder=folder,

@@ -13,6 +13,8 @@ from torch import Tensor
 from .._version import __version__
 from ..errors import UserError, option, unknown_name
 from ..features.statistics import ClassStatistics, merge_statistics, statistics_if_kept
+from ..images.labelled import warn_of_alike
+from ..store.card import Licence, held_out_in, licence_of
 from ..store.distilled import DistilledSet, Head
 from ..store.layout import check_named_once
 from ..store.named import run_folder
@@ -30,12 +32,16 @@ class KeptSet:
         statistics: For each encoder, in their order; empty if the run keeps none.
         name: What errors and records call the set.
         notes: What became of the parts that could not be carried over, a sentence each.
+        licence: Under which it is; ``None`` if nobody knows.
+        held_out: Names of the images that were held out for testing.
     """
 
     distilled: DistilledSet
     statistics: tuple[ClassStatistics, ...] = ()
     name: str = "set"
     notes: tuple[str, ...] = ()
+    licence: Licence | None = None
+    held_out: tuple[str, ...] = ()
 
     @classmethod
     def load(cls, folder: Path | str) -> KeptSet:
@@ -46,7 +52,10 @@ class KeptSet:
         """
         folder = run_folder(folder)
         distilled = DistilledSet.load(folder)
-        return cls(distilled, tuple(statistics_if_kept(folder)), folder.resolve().name)
+        return cls(
+            distilled, tuple(statistics_if_kept(folder)), folder.resolve().name,
+            licence=licence_of(folder), held_out=tuple(held_out_in(folder)),
+        )  # fmt: skip
 
 
 def load_runs(folders: Sequence[Path | str]) -> list[KeptSet]:
@@ -83,7 +92,7 @@ def merge_sets(sets: Sequence[KeptSet], *, same_classes: bool = False) -> KeptSe
         if shared and not same_classes:
             other = next(o for o in sets[:number] if shared[0] in o.distilled.class_names)
             raise UserError(
-                f"class {shared[0]!r} is in {other.name!r} and in {one.name!r}; rename or forget it in one of them, or "
+                f"class {shared[0]!r} is in {other.name!r} and in {one.name!r}; forget it in one of them, or "
                 f"let both sets' images stand for it with {option('same_classes', True)}"
             )
         names += [name for name in one.distilled.class_names if name not in names]
@@ -91,6 +100,8 @@ def merge_sets(sets: Sequence[KeptSet], *, same_classes: bool = False) -> KeptSe
     order = labels.argsort(stable=True)
     images = torch.cat([one.distilled.float_images for one in sets])[order]
     statistics, notes = _merged_statistics(sets)
+    if not statistics:  # of those it was said
+        warn_of_alike(one.distilled.class_names for one in sets)
     head, more = _merged_head(sets, statistics)
     if any(one.distilled.soft_labels is not None for one in sets):
         more.append("Soft labels were left out: each set's know its own classes alone.")
@@ -100,7 +111,8 @@ def merge_sets(sets: Sequence[KeptSet], *, same_classes: bool = False) -> KeptSe
         more.append(f"The promise of privacy of {private[0]!r} was left out: nothing is promised of a merged set.")
     record = _merged_record(sets, tuple(names), statistics, most)
     merged = DistilledSet(images, labels[order], tuple(names), record, head=head)
-    return KeptSet(merged, statistics, " + ".join(one.name for one in sets), (*notes, *more))
+    licence = first.licence if len({one.licence for one in sets}) == 1 else None
+    return KeptSet(merged, statistics, " + ".join(one.name for one in sets), (*notes, *more), licence)
 
 
 def without_classes(kept: KeptSet, gone: Sequence[str]) -> KeptSet:
@@ -134,10 +146,12 @@ def without_classes(kept: KeptSet, gone: Sequence[str]) -> KeptSet:
     record = replace(
         held.run, class_names=names, statistics=tuple(one.about for one in statistics) if held.run.statistics else (),
         forgotten=(*held.run.forgotten, *gone), images=_left_of(held.run.images, gone, statistics),
-        accuracy=[],  # of other classes
+        accuracy=[], skipped=(),  # of other classes; names of files of those that go
     )  # fmt: skip
     left = DistilledSet(held.float_images[stay], labels[stay], names, record, head=head)
-    return KeptSet(left, statistics, kept.name, tuple(notes))
+    # Names of files are in the folders of their classes.
+    held_out = tuple(line for line in kept.held_out if line.partition("/")[0] not in gone)
+    return replace(kept, distilled=left, statistics=statistics, notes=tuple(notes), held_out=held_out)
 
 
 def _left_of(images: ImagesRecord, gone: Sequence[str], statistics: Sequence[ClassStatistics]) -> ImagesRecord:

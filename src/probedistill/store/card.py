@@ -164,6 +164,14 @@ def write_held_out(folder: Path, names: Sequence[str]) -> None:
             temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
+def held_out_in(folder: Path) -> list[str]:
+    """The names that `write_held_out` wrote into ``folder``; none if there are none."""
+    try:
+        return (folder / HELD_OUT).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return []
+
+
 # ---------------------------------------------------------------------------------------------------
 # Parts
 

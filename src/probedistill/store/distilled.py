@@ -35,9 +35,9 @@ from ..errors import UserError, option
 from ..images.folder import own_files
 from ..images.labelled import check_class_names
 from ..text import as_argument, printable
-from .card import REAL_DATA, CardOf, Licence, real_data, rewrite, write_card
+from .card import REAL_DATA, CardOf, Licence, real_data, rewrite, write_card, write_held_out
 from .files import cannot_write, whole_file, whole_folder, without_traces
-from .layout import CARD, IMAGES, METADATA, OLD_METADATA, RUN, SUFFIXES, SUMS, TENSORS, image_files
+from .layout import CARD, HELD_OUT, IMAGES, METADATA, OLD_METADATA, RUN, SUFFIXES, SUMS, TENSORS, image_files
 from .named import run_folder
 from .pixels import as_shipped, decode_files, gallery_html, png_files
 from .records import as_plain, from_plain
@@ -152,10 +152,17 @@ class DistilledSet:
         """(m, 3, S, S) float32 in [0, 1]: the 8-bit images that are shipped."""
         return as_shipped(self.float_images)
 
-    def save(self, folder: Path | str, encoded: Encoded | None = None, *, licence: Licence | None = None) -> Path:
+    def save(
+        self,
+        folder: Path | str,
+        encoded: Encoded | None = None,
+        *,
+        licence: Licence | None = None,
+        held_out: Sequence[str] = (),
+    ) -> Path:
         """Write the set into ``folder``, with the files in ``encoded`` as its images when they are given.
 
-        Its card says under which ``licence`` it is.
+        Its card says under which ``licence`` it is. ``held_out`` are names of images that were held out for testing.
 
         Images come first and ``run.json`` last: a folder with a ``run.json`` that says ``finished`` is complete, after
         a power loss, too. ``SHA256SUMS`` says which files belong together. Where there was no set before, an error
@@ -188,6 +195,7 @@ class DistilledSet:
                 raise cannot_write(target, error) from error
             save_tensors(folder / TENSORS, tensors, as_plain(_TensorsRecord(run.soft_labels, run.head)))
             run = _with_total_bytes(run, folder)
+            write_held_out(folder, held_out)
             replace(self, run=run).save_card(folder, licence)
             write_sums(folder, {RUN: digest(run_bytes(run)), TENSORS: file_digest(folder / TENSORS), **sums})
             write_run(folder, run)
@@ -364,7 +372,7 @@ class _Parts:
 @contextmanager
 def _all_or_nothing(folder: Path) -> Iterator[None]:
     """When the block ends with an error, remove the set that it was writing, if the folder held none."""
-    before = {name for name in (IMAGES, RUN, TENSORS, CARD, SUMS) if os.path.exists(folder / name)}
+    before = {name for name in (IMAGES, RUN, TENSORS, CARD, SUMS, HELD_OUT) if os.path.exists(folder / name)}
     with without_traces(folder):
         try:
             yield
@@ -377,7 +385,7 @@ def _all_or_nothing(folder: Path) -> Iterator[None]:
 def _take_back(folder: Path, before: set[str]) -> None:
     if IMAGES not in before:
         shutil.rmtree(folder / IMAGES, ignore_errors=True)
-    for name in {RUN, TENSORS, CARD, SUMS} - before:
+    for name in {RUN, TENSORS, CARD, SUMS, HELD_OUT} - before:
         with suppress(OSError):
             os.unlink(folder / name)
 
