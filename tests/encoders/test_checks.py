@@ -15,6 +15,7 @@ import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from conftest import TINY
 from helpers_encoders import Tiny, close, pictures
@@ -259,6 +260,20 @@ def test_features_in_the_memory_of_the_last_ones():
     memory = torch.zeros(9, 24)
     with pytest.raises(UserError, match="gives its features in the same memory each time; return a copy"):
         does(lambda model, images: memory[: len(images)].copy_(model.usual(images)))
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")  # torch's, of passes without a gradient
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_gradients_may_be_checkpointed(reentrant, monkeypatch, distil_cli, tmp_path):
+    class Saves(Tiny):
+        def forward(self, images):
+            return checkpoint(super().forward, images, use_reentrant=reentrant)
+
+    Encoder(Saves(), name="saves", input_size=32).check_gradient()
+    module = types.ModuleType("saving")
+    module.make = Saves
+    monkeypatch.setitem(sys.modules, "saving", module)
+    assert distil_cli("--out", tmp_path / "run", "--device", "cpu", encoder="module:saving:make").code == 0
 
 
 def test_what_looks_at_four_images_at_once_shows():

@@ -332,6 +332,24 @@ def test_two_models_in_a_checkpoint_are_none(hf_folder, tmp_path):
         load_encoder(f"hf:{path}", device="cpu")
 
 
+def test_vision_towers_that_have_no_class_of_their_own_in_automodel(hf_folder, tmp_path):
+    import transformers
+
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.BlipConfig(
+        vision_config={**sizes, "image_size": 32, "patch_size": 8, "initializer_range": 0.1},
+        text_config={**sizes, "vocab_size": 20, "encoder_hidden_size": 16},
+    )
+    torch.manual_seed(0)
+    blip = transformers.BlipForConditionalGeneration(config).eval()
+    blip.save_pretrained(tmp_path / "blip")
+    shutil.copy(hf_folder[0] / "vit" / "preprocessor_config.json", tmp_path / "blip")
+    images = pictures(2, 32)
+    with torch.no_grad():
+        expected = blip.vision_model((images - 0.4) / 0.3).pooler_output
+        assert close(load_encoder(f"hf:{tmp_path / 'blip'}", device="cpu")(images), expected)
+
+
 @pytest.mark.parametrize("content", [b"version https://git-lfs.github.com/spec/v1\noid sha256:0", None, b""])
 def test_damaged_weights_are_one_line(hf_folder, tmp_path, content):
     shutil.copytree(hf_folder[0] / "vit", tmp_path / "vit")

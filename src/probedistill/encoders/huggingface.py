@@ -83,15 +83,16 @@ def _made(repo: str, config: EncoderConfig, spec: str) -> tuple[Any, Any, dict[s
             settings.dtype = torch.float32  # not that of config.json, to which weights would be rounded
             arguments = _with_settings(settings, config.encoder_args)
             if config.pretrained:
-                # CLIP-like repositories hold two towers; AutoModel picks the vision one from its own config.
+                # CLIP-like repositories hold two towers; the class of the vision one picks its weights.
+                kind = _class_of(settings) or transformers.AutoModel
                 arguments = {"ignore_mismatched_sizes": True, "output_loading_info": True, **arguments}
-                model, info = transformers.AutoModel.from_pretrained(repo, config=settings, **arguments)
+                model, info = kind.from_pretrained(repo, config=settings, **arguments)
                 if prefix := _prefix(info):
                     arguments["key_mapping"] = {f"^{re.escape(prefix)}": ""}
-                    model, info = transformers.AutoModel.from_pretrained(repo, config=settings, **arguments)
+                    model, info = kind.from_pretrained(repo, config=settings, **arguments)
                 _warn_of_unused(model, info["unexpected_keys"], spec)
                 return settings, model, _wrong_weights(info)
-            return settings, transformers.AutoModel.from_config(settings, **arguments), {}
+            return settings, (_class_of(settings) or transformers.AutoModel.from_config)(settings, **arguments), {}
         except TypeError as error:
             if not config.encoder_args:
                 raise
@@ -109,6 +110,15 @@ def _made(repo: str, config: EncoderConfig, spec: str) -> tuple[Any, Any, dict[s
                 command="--encoder-args.trust_remote_code true", python="encoder_args={'trust_remote_code': True}"
             )
             raise UserError(f"{spec} comes with code of its own; give {given} to run it, if you trust it") from error
+
+
+def _class_of(settings: Any) -> Any:
+    """The class of a vision tower that AutoModel does not know (BLIP, CLIPSeg, ALIGN); ``None`` for all others."""
+    import transformers
+
+    if type(settings) in transformers.MODEL_MAPPING:
+        return None
+    return getattr(transformers, type(settings).__name__.removesuffix("Config") + "Model", None)
 
 
 @contextmanager
