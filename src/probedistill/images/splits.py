@@ -210,7 +210,9 @@ def _settle(
     wanted = class_list(entries)
     check_classes(wanted, (), classes_argument(), config.images, absent_ok=True)
     if len(wanted) < min_classes:
-        raise UserError(f"classes {entries} name {len(wanted)} class; name at least {min_classes}")
+        a_line = ", one a line" if any(entry.startswith("@") for entry in entries) else ""
+        count = counted(len(wanted), "class", "classes")
+        raise UserError(f"classes {entries} name {count}; name at least {min_classes}{a_line}")
     # By name from here on: the file of @FILE may change, or be gone (<(…) of a shell) when a run's config is read.
     names = [re.sub(r"^(?=\\*@)", r"\\", name) for name in wanted]
     return dataclasses.replace(config, classes=names), tuple(wanted)
