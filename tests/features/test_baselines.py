@@ -232,3 +232,26 @@ def test_k_medoids_of_equal_images():
     bank.centre[:] = 1.0
     rows = k_medoids(bank, 3)
     assert len(rows.unique()) == 6
+
+
+@pytest.mark.parametrize(
+    "choose",
+    [
+        lambda bank: medoids(bank, 5),
+        lambda bank: herding(bank, 5),
+        lambda bank: k_medoids(bank, 5),
+        lambda bank: torch.cat(nearest_to_centres(bank, 2, 5)),
+        lambda bank: torch.cat(clusters(bank, 2, least=3, most=30)),
+        lambda bank: neighbours(bank, bank.centre[:40] + 0.4, bank.labels[:40]),
+    ],
+)
+@pytest.mark.parametrize("away", [1e3, 1e4])
+def test_features_that_lie_far_from_zero_lose_nothing(choose, away):
+    """Distances are those of float64, whatever is common to all features."""
+    bank = make_bank((40, 30), d=64)
+    centre = (bank.centre + away).float()
+    banks = [
+        FeatureBank(one, one.new_zeros(0, 70, 64), bank.labels, bank.indices, bank.class_names)
+        for one in (centre, centre.double())
+    ]
+    assert torch.equal(choose(banks[0]), choose(banks[1]))

@@ -64,6 +64,16 @@ def test_lengths_of_features_do_not_matter_unless_asked_for():
     assert NearestProbe("euclidean").fit(lengths * X, y).predict(new).tolist() != said[0]
 
 
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_features_that_lie_far_from_zero_lose_nothing(metric):
+    rng = np.random.default_rng(0)
+    X = (rng.normal(size=(200, 64)) + 1e4).astype(np.float32)
+    near = (X + 0.5 * rng.normal(size=X.shape)).astype(np.float32)
+    found, exact = (NearestProbe(metric).fit(X.astype(dtype), np.arange(200)) for dtype in (np.float32, np.float64))
+    assert np.array_equal(found.predict(near), exact.predict(near.astype(np.float64)))
+    assert metric == "cosine" or np.array_equal(found.predict(near), np.arange(200))
+
+
 def test_unknown_metric():
     with pytest.raises(UserError, match="unknown metric 'cosin'; did you mean 'cosine'"):
         NearestProbe("cosin").fit([[0.0], [1.0]], [0, 1])

@@ -26,8 +26,8 @@ def random_images(bank: FeatureBank, images_per_class: int, *, seed: int) -> Ten
 def medoids(bank: FeatureBank, images_per_class: int) -> Tensor:
     """Rows (C · ipc,) of the images nearest to their class mean ("centroids" in the LGM paper)."""
     sums = summed_by_class(bank.blocks(views="centre"), bank.num_classes, bank.dim)
-    means = means_of_sums(*sums).to(bank.dtype)
-    distance = torch.cat([(features - means[y]).norm(dim=1) for features, y in bank.blocks(views="centre")])
+    means = means_of_sums(*sums)
+    distance = torch.cat([(features.double() - means[y]).norm(dim=1) for features, y in bank.blocks(views="centre")])
     chosen = [
         rows[distance[rows].argsort(stable=True)[:images_per_class]]
         for rows in _rows_of_classes(bank, images_per_class)
@@ -92,7 +92,8 @@ def clusters(bank: FeatureBank, images_per_class: int, *, least: int, most: int,
 def _away_from_centres(bank: FeatureBank, count: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
     """For each class its rows (n,) of the bank, and the distance (k, n) of its images from its k-means centres."""
     for label, rows in enumerate(_rows_of_classes(bank, count)):
-        features = bank.take(rows, views="centre")
+        # Products of float32 lose the distance of features that lie far from zero and near each other.
+        features = bank.take(rows, views="centre").double()
         centres = cluster_centres(features, count, seed_of(seed, Stream.CLUSTERS, label))
         yield rows, torch.cdist(centres, features)
 
@@ -140,14 +141,14 @@ def neighbours(bank: FeatureBank, features: Tensor, labels: Tensor) -> Tensor:
     No real image is taken twice, so that the baseline has as many images as the synthetic set.
     """
     rows = _rows_of_classes(bank, int(torch.bincount(labels).max()))
-    real = F.normalize(bank.centre, dim=1)
-    synthetic = F.normalize(features.to(real), dim=1)
+    synthetic = F.normalize(features.double(), dim=1)
     chosen = torch.empty(len(labels), dtype=torch.int64)
-    taken = torch.zeros(len(bank), dtype=torch.bool)
-    for i, label in enumerate(labels.tolist()):
-        similarity = (real[rows[label]] @ synthetic[i]).masked_fill(taken[rows[label]], -2.0)
-        chosen[i] = rows[label][similarity.argmax()]
-        taken[chosen[i]] = True
+    for label in labels.unique().tolist():
+        real = F.normalize(bank.take(rows[label], views="centre").double(), dim=1)
+        taken = torch.zeros(len(real), dtype=torch.bool)
+        for i in (labels == label).nonzero().squeeze(1).tolist():
+            nearest = (real @ synthetic[i]).masked_fill(taken, -2.0).argmax()
+            chosen[i], taken[nearest] = rows[label][nearest], True
     return chosen
 
 

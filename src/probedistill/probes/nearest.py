@@ -67,7 +67,8 @@ class NearestProbe(ClassifierMixin, BaseEstimator):
         check_classification_targets(labels)
         self.classes_, codes = np.unique(labels, return_inverse=True)
         order = np.argsort(codes, kind="stable")  # each class's views side by side, for the maximum over them
-        kept = views[:, order].transpose(1, 0, 2).reshape(-1, views.shape[2])
+        # In float32 the difference between neighbours is lost if features lie far from zero and near each other.
+        kept = views[:, order].transpose(1, 0, 2).reshape(-1, views.shape[2]).astype(np.float64, copy=False)
         self._kept = _unit(kept) if self.metric == "cosine" else kept
         self._starts = np.searchsorted(codes[order], np.arange(len(self.classes_))) * len(views)
         return self
@@ -90,6 +91,7 @@ class NearestProbe(ClassifierMixin, BaseEstimator):
         return np.concatenate([np.maximum.reduceat(self._pairs(block), self._starts, axis=1) for block in blocks])
 
     def _pairs(self, features: Array) -> Array:
+        features = features.astype(np.float64, copy=False)
         if self.metric == "cosine":
             return _unit(features) @ self._kept.T
         squares = (features**2).sum(1)[:, None] + (self._kept**2).sum(1)
