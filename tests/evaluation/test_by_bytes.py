@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from conftest import TINY
-from probedistill import FeatureBank, LinearProbe, distill, load_encoder, load_splits
+from probedistill import (
+    FeatureBank,
+    LinearProbe,
+    UserError,
+    distill,
+    labelled_images,
+    load_encoder,
+    load_splits,
+)
 from probedistill.evaluation.by_bytes import ByBytes, Shipment, _features, _shipment, by_bytes, quantised
 from probedistill.images.labelled import of_classes
 
@@ -130,3 +138,14 @@ def test_the_command(run_cli, photos, tmp_path):
 def test_a_head_in_full_is_itself(bits):
     coef = np.ones((2, 3)) / 3
     np.testing.assert_allclose(quantised(coef, bits)[0], coef, rtol=1e-6)
+
+
+def test_a_class_without_images_is_one_line_and_one_image_of_each_has_no_discriminant(encoder):
+    pictures = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    train = labelled_images(pictures, [0, 2, 2, 0], ["a", "b", "c"])
+    with pytest.raises(UserError, match="class 'b' of 'own' has no images; add some"):
+        by_bytes(encoder, train, train)
+    ones = labelled_images(pictures[:3], [0, 1, 2], ["a", "b", "c"])
+    compared = by_bytes(encoder, ones, ones)
+    assert {one.kind for one in compared.shipments} == {"head", "class means"}
+    assert [one.top1 for one in compared.shipments if one.name != "head in int4"] == [(1.0,)] * 3

@@ -24,6 +24,7 @@ from probedistill import (
     load_encoder,
     load_images,
     load_splits,
+    transfer,
 )
 from probedistill import extract_features as extract
 from probedistill.evaluation import training_sets
@@ -147,6 +148,27 @@ def test_means_row_is_the_nearest_to_class_means(encoder, data):
     means = torch.stack([train.centre[train.labels == c].mean(0) for c in range(3)])
     probe = LinearProbe("ridge", random_state=0).fit(means, torch.arange(3))
     assert row.top1 == pytest.approx(probe.score(test.centre.numpy(), test.labels.numpy()))
+
+
+def test_means_of_the_classes_that_have_images(encoder, data):
+    some = data[0].select(np.flatnonzero(data[0].labels != 1))  # as of the first photos of a folder
+    options = {"seeds": 1, "views": 2, "progress": False, "baselines": ["means", "full"]}
+    means, full = evaluate(None, encoder, some, data[1], **options).rows
+    assert (means.images, full.images) == (2, 10)
+    assert means.scores[0].per_class["dog"] == full.scores[0].per_class["dog"] == 0
+
+
+def test_a_class_with_fewer_images_than_the_set_says_which_rows_to_leave_out(encoder, data):
+    distilled = distill(data[0], encoder, steps=1, images_per_class=3, canvas={"init": "noise"}, progress=False)
+    dogs = np.flatnonzero(data[0].labels == 1)
+    few = data[0].select(np.setdiff1d(np.arange(len(data[0])), dogs[2:]))
+    line = r"^baselines random, herding take 3 .* 'dog' has 2 real images; leave them out with baselines=\['full'\]$"
+    with pytest.raises(UserError, match=line):
+        evaluate(distilled, encoder, few, data[1], baselines=["random", "herding", "means"], progress=False)
+    with pytest.raises(UserError, match=r"^baselines random, centroids take 3"):
+        transfer([distilled], [encoder], few, data[1], progress=False)
+    options = {"baselines": ["full", "means"], "seeds": 1, "progress": False}
+    assert [row.images for row in evaluate(distilled, encoder, few, data[1], **options).rows] == [9, 12, 3]
 
 
 def test_baselines_alone(encoder, data):

@@ -25,7 +25,7 @@ from ..evaluation.cost import say_cost
 from ..evaluation.protocol import evaluate
 from ..evaluation.result import row_name
 from ..evaluation.scorer import Scorer
-from ..evaluation.training_sets import RealImages, always
+from ..evaluation.training_sets import RealImages, always, check_enough
 from ..features.bank import FeatureBank
 from ..features.classes import medoids
 from ..features.store import FeatureStore
@@ -105,6 +105,7 @@ def transfer(
         augment.check()
     augment = (augment or common_augment(sets)).for_probes()
     train, test = train.with_classes(class_names), test.with_classes(class_names)
+    check_enough(class_names, train.counts().tolist(), per_class, config.baselines)
     bench = _Bench(sets, EncoderPool(encoders), train, test, config, augment, per_class, store)
 
     missing = bench.find_sources([cell for cell in bench.cells if kept.missing(cell)])

@@ -18,7 +18,7 @@ import torch
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from ..encoders.encoder import Encoder, check_encoder
-from ..errors import UserError
+from ..errors import UserError, option
 from ..features.bank import FeatureBank
 from ..features.classes import cluster_centres
 from ..features.store import FeatureStore
@@ -166,11 +166,17 @@ def by_bytes(
         features: Where features come from.
 
     Raises:
-        UserError: A folder that holds no finished set, or one of other classes.
+        UserError: A folder that holds no finished set, or one of other classes, or a class without training images.
     """
     check_encoder(encoder)
     check_labelled(train, "train")
     check_labelled(test, "test")
+    for name, count in zip(train.class_names, train.counts().tolist(), strict=True):
+        if not count:
+            raise UserError(
+                f"class {name!r} of {train.spec!r} has no images; add some, or leave the class out with "
+                f"{option('classes')}"
+            )
     store = features or FeatureStore()
     encoders = [encoder, *([new_encoder] if new_encoder is not None else [])]
     sets = _read_sets(runs)
@@ -245,12 +251,13 @@ def _features(bank: FeatureBank) -> Iterator[tuple[str, str, int, Callable[[Arra
     means = np.stack([x[y == c].mean(0) for c in range(classes)]).astype(np.float16)
     exact = means.astype(np.float64)
     yield "class means", "class means", means.nbytes, _linear(exact, -(exact**2).sum(1) / 2)
-    # Shrinkage: there may be fewer images than features.
-    lda = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto").fit(x.astype(np.float64), y)
-    coef, intercept = np.atleast_2d(lda.coef_), np.atleast_1d(lda.intercept_)
-    if classes == 2:
-        coef, intercept = np.vstack([-coef, coef]), np.concatenate([-intercept, intercept])
-    yield "LDA in fp32", "LDA", 4 * classes * (bank.dim + 1), _linear(coef, intercept)
+    if len(x) > classes:  # one image of each has no variance
+        # Shrinkage: there may be fewer images than features.
+        lda = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto").fit(x.astype(np.float64), y)
+        coef, intercept = np.atleast_2d(lda.coef_), np.atleast_1d(lda.intercept_)
+        if classes == 2:
+            coef, intercept = np.vstack([-coef, coef]), np.concatenate([-intercept, intercept])
+        yield "LDA in fp32", "LDA", 4 * classes * (bank.dim + 1), _linear(coef, intercept)
     fewest = int(np.bincount(y).min())
     for count in (count for count in PER_CLASS if count <= fewest):
         seeds = [seed_of(0, Stream.CLUSTERS, c) for c in range(classes)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,12 +10,22 @@ from torch import Tensor
 
 from ..config import DEFAULT_BASELINES, AugmentConfig, EvaluateConfig
 from ..encoders.encoder import Encoder
+from ..errors import UserError, by_caller
 from ..features.bank import FeatureBank
-from ..features.classes import class_means, herding, k_medoids, medoids, neighbours, random_images
+from ..features.classes import (
+    herding,
+    k_medoids,
+    means_of_sums,
+    medoids,
+    neighbours,
+    random_images,
+    summed_by_class,
+)
 from ..features.encode import encode
 from ..features.store import FeatureStore
 from ..images.labelled import LabelledImages
 from ..store.distilled import DistilledSet
+from ..text import counted
 from .result import BASELINE_ROWS, FULL_REAL
 
 
@@ -168,6 +178,9 @@ class Baselines:
         wanted = list(self.config.baselines)
         if self.images_per_class == 1 and wanted in DEFAULT_BASELINES:
             wanted.remove("herding")  # one image of a class that is herded is its medoid
+        if distilled is not None:
+            counts = torch.bincount(self.choosing.labels, minlength=self.choosing.num_classes).tolist()
+            check_enough(self.choosing.class_names, counts, self.images_per_class, wanted)
         made = [makers[name]() for name in wanted]
         return [one for one in made if one is not None]
 
@@ -188,8 +201,9 @@ class Baselines:
 
     def _means(self) -> TrainingSet:
         bank = self.store.of(self.encoder, self.train)
-        means = class_means(bank.centre, bank.labels, bank.num_classes)
-        classes = torch.arange(bank.num_classes)
+        sums, counts = summed_by_class(bank.blocks(views="centre"), bank.num_classes, bank.dim)
+        classes = counts.squeeze(1).nonzero().squeeze(1)  # those that have images
+        means = means_of_sums(sums, counts)[classes].to(bank.dtype)
         return StoredFeatures(
             "class-mean features", None, None, False, True,
             centre=means, augmented=means.new_empty(0, *means.shape), labels_of_features=classes,
@@ -206,3 +220,22 @@ class Baselines:
 def always(rows: Tensor) -> Callable[[int], Tensor]:
     """The same rows for every seed."""
     return lambda seed: rows
+
+
+def check_enough(names: Sequence[str], counts: Sequence[int], per_class: int, baselines: Sequence[str]) -> None:
+    """Raise `UserError` if a class has fewer real images than the baselines of a set take of each.
+
+    Args:
+        names: The classes.
+        counts: Number of real images of each.
+        per_class: Number of images of each class in the set.
+        baselines: The rows that are asked for.
+    """
+    small = [name for name in baselines if name not in ("full", "means")]
+    name, count = min(zip(names, counts, strict=True), key=lambda one: one[1])
+    if small and count < per_class:
+        way_out = by_caller(command="--baselines full", python="baselines=['full']")
+        raise UserError(
+            f"baselines {', '.join(small)} take {per_class} images of each class, as many as the set has, and class "
+            f"{name!r} has {counted(count, 'real image')}; leave them out with {way_out}"
+        )
