@@ -203,6 +203,21 @@ def test_ridge_on_constant_features_predicts_the_most_frequent_class():
 # ---- logistic -----------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("standardize", [False, True])
+@pytest.mark.parametrize("d", [3, 12])
+def test_what_rounding_leaves_of_constant_features_is_no_spread(dtype, standardize, d):
+    """Seven times 0.1 has a mean that is not quite 0.1."""
+    probe = LinearProbe("ridge", standardize=standardize).fit(np.full((7, d), 0.1, dtype), [0, 0, 0, 0, 1, 1, 2])
+    np.testing.assert_allclose(probe.logits(np.full((2, d), 5.0)), np.tile([4 / 7, 2 / 7, 1 / 7], (2, 1)), atol=1e-9)
+
+
+def test_nearly_constant_features_still_tell_classes_apart():
+    X, y = blobs()
+    probe, small = (LinearProbe("ridge").fit(one, y) for one in (X, X * 1e-7 + 1.0))
+    assert np.array_equal(small.predict(X * 1e-7 + 1.0), probe.predict(X))
+
+
 @pytest.mark.parametrize("classes", [2, 3])
 def test_logistic_is_the_minimum_of_its_objective(classes):
     X, y = noise(40, 5, classes=classes)
@@ -507,11 +522,35 @@ def test_unknown_solver_is_named_with_the_nearest():
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("ridge", 0.0), ("C", -1.0), ("lr", float("nan")), ("epochs", 0), ("epochs", 1.5), ("batch_size", 0)],
+    [
+        ("ridge", 0.0),
+        ("ridge", "1"),
+        ("ridge", None),
+        ("C", -1.0),
+        ("lr", float("nan")),
+        ("epochs", 0),
+        ("epochs", 1.5),
+        ("epochs", "10"),
+        ("epochs", float("inf")),
+        ("batch_size", 0),
+        ("class_weight", {0: -1.0}),
+        ("class_weight", {0: 0, 1: 0, 2: 0, 3: 0}),
+        ("class_weight", {0: float("nan")}),
+    ],
 )
 def test_parameter_out_of_range(name, value):
     with pytest.raises(UserError, match=name):
         LinearProbe(**{name: value}).fit(*blobs())
+
+
+def test_numbers_of_numpy_are_parameters():
+    probe = LinearProbe("sgd", epochs=np.int64(3), batch_size=np.float64(20), lr=np.float32(0.5)).fit(*blobs())
+    assert probe.n_iter_ == 3
+
+
+def test_a_device_that_is_not_there_is_one_line():
+    with pytest.raises(UserError, match=r"device 'gpu' cannot be used .*; try auto or cpu"):
+        LinearProbe("sgd", epochs=1, device="gpu").fit(*blobs())
 
 
 @pytest.mark.parametrize("solver", SOLVERS)

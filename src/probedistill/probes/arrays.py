@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,18 @@ FLOATS = (np.float64, np.float32)
 _TARGET_TOLERANCE = 1e-3  # tolerance on the sum of a row of soft targets, which may have been stored in half precision
 
 Array = NDArray[Any]
+
+
+def check_positive(argument: str, value: Any) -> None:
+    """Raise `UserError` unless ``value`` is a positive, finite number."""
+    if not (isinstance(value, Real) and 0 < float(value) < math.inf):
+        raise UserError(f"{argument} must be a positive number, got {value!r}")
+
+
+def check_whole(argument: str, value: Any, least: int) -> None:
+    """Raise `UserError` unless ``value`` is a whole number, ``least`` or more."""
+    if not (isinstance(value, Real) and float(value).is_integer() and float(value) >= least):
+        raise UserError(f"{argument} must be a whole number ≥ {least}, got {value!r}")
 
 
 def to_numpy(values: ArrayLike | torch.Tensor) -> Any:

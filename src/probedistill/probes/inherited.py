@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ..errors import UserError
-from .arrays import Array, as_views, class_indices, to_numpy
+from .arrays import Array, as_views, check_positive, check_whole, class_indices, to_numpy
 from .kinds import Kind, Lesson
 from .linear import LinearClassifier
 from .logistic import lbfgs, soft_cross_entropy
@@ -186,11 +184,8 @@ class InheritedProbe(LinearClassifier):
     def _checked_head(self) -> tuple[Array, Array]:
         """W* (C, d_φ) and b* (C,), float64."""
         for name in ("ridge", "temperature"):
-            value = getattr(self, name)
-            if not (value > 0 and math.isfinite(value)):
-                raise UserError(f"{name} must be a positive number, got {value!r}")
-        if int(self.refine) != self.refine or self.refine < 0:
-            raise UserError(f"refine must be a whole number ≥ 0, got {self.refine!r}")
+            check_positive(name, getattr(self, name))
+        check_whole("refine", self.refine, 0)
         weight = np.asarray(to_numpy(self.head_weight), dtype=np.float64)
         if weight.ndim != 2 or len(weight) < 2:
             raise UserError(f"head_weight must have shape (classes ≥ 2, features), got {weight.shape}")

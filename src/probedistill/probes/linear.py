@@ -19,9 +19,10 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ..config import EvaluateConfig
+from ..encoders.source import resolve_device
 from ..errors import UserError, unknown_name
 from ..machine.torch_state import own_torch_state
-from .arrays import FLOATS, Array, as_views, class_indices, soft_targets, to_numpy
+from .arrays import FLOATS, Array, as_views, check_positive, check_whole, class_indices, soft_targets, to_numpy
 from .kinds import Kind, Lesson
 from .logistic import fit_logistic, fit_soft_logistic
 from .ridge import fit_ridge
@@ -217,13 +218,9 @@ class LinearProbe(LinearClassifier):
         if self.init not in INITS:
             raise unknown_name("init", self.init, INITS)
         for name in ("ridge", "C", "lr"):
-            value = getattr(self, name)
-            if not (value > 0 and math.isfinite(value)):
-                raise UserError(f"{name} must be a positive number, got {value!r}")
+            check_positive(name, getattr(self, name))
         for name in ("epochs", "batch_size"):
-            value = getattr(self, name)
-            if int(value) != value or value < 1:
-                raise UserError(f"{name} must be a whole number ≥ 1, got {value!r}")
+            check_whole(name, getattr(self, name), 1)
 
     @own_torch_state()
     @one_image_per_class_is_normal()
@@ -232,6 +229,8 @@ class LinearProbe(LinearClassifier):
         check_classification_targets(labels)
         classes, codes = np.unique(labels, return_inverse=True)
         weights = compute_class_weight(self.class_weight, classes=classes, y=labels)[codes]
+        if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.any()):
+            raise UserError(f"class_weight must be finite weights ≥ 0, not all of them 0, got {self.class_weight!r}")
         targets = codes
         if soft is not None:
             targets = soft_targets(soft, *views.shape[:2])
@@ -262,7 +261,7 @@ class LinearProbe(LinearClassifier):
                 lr=self.lr,
                 batch_size=int(self.batch_size),
                 generator=generator_of(self.random_state),
-                device=torch.device(self.device),
+                device=resolve_device(str(self.device)),
                 init=self.init,
             )
             self.n_iter_ = int(self.epochs)

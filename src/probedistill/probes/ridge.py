@@ -8,6 +8,7 @@ from scipy.linalg import solve
 from .arrays import Array
 
 _CHUNK_ROWS = 8192
+_ROUNDING = 1e-12  # of the length of features
 
 
 def fit_ridge(
@@ -59,7 +60,9 @@ def fit_ridge(
             x, t = centred(rows)
             system += x.T @ x
             right += x.T @ t
-    penalty = ridge * np.trace(system) / n or 1.0  # constant features: any penalty gives B = 0
+    # Constant features: any penalty gives B = 0, unless it is as small as what rounding leaves of them.
+    constant = np.trace(system) <= _ROUNDING**2 * np.sum(root**2) * (feature_mean @ feature_mean)
+    penalty = 1.0 if constant else ridge * np.trace(system) / n
     system[np.diag_indices_from(system)] += penalty
     solution = solve(system, right, assume_a="pos", overwrite_a=True, overwrite_b=True)
     coef = (x.T @ solution if dual else solution).T
