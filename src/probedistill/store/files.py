@@ -22,6 +22,7 @@ import psutil
 
 from ..errors import UserError, first_line
 from ..machine.places import hindrance
+from ..machine.threads import Workers
 from .layout import check_beside_images
 from .named import check_own, check_path
 
@@ -116,10 +117,12 @@ def whole_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         yield partial
-        for folder, _, files in os.walk(partial, topdown=False):
-            for name in files:
-                _sync(Path(folder, name))
-            sync_folder(Path(folder))
+        found = [(Path(folder), files) for folder, _, files in os.walk(partial)]
+        with Workers(16) as workers:  # a disk writes in one go what many wait for
+            for _ in workers.map(_sync, [folder / name for folder, files in found for name in files]):
+                pass
+            for _ in workers.map(sync_folder, [folder for folder, _ in found]):
+                pass
         remove_folder(path)
         partial.rename(path)
         sync_folder(path.parent)
