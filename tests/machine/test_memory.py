@@ -7,11 +7,9 @@ import platform
 import subprocess
 import sys
 
-import psutil
 import pytest
 
-from probedistill.machine import memory as _memory
-from probedistill.machine.memory import available_memory, keep_freed_memory, total_memory
+from probedistill.machine.memory import keep_freed_memory
 
 SCRIPT = """
 import numpy as np, psutil
@@ -35,21 +33,6 @@ def test_freed_memory_stays_unless_the_user_has_set_malloc(environment, expected
         [sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True, env={"PATH": "", **environment}
     )
     assert done.stdout.strip() == expected
-
-
-def test_a_containers_limit_counts(tmp_path, monkeypatch):
-    monkeypatch.setattr(_memory, "_CGROUP", tmp_path)
-    machine = psutil.virtual_memory()
-    assert total_memory() == machine.total
-    for name, text in {
-        "memory.max": "1000000", "memory.current": "700000", "memory.stat": "anon 500000\ninactive_file 100000\n"
-    }.items():  # fmt: skip
-        (tmp_path / name).write_text(text)
-    assert total_memory() == 1_000_000
-    assert available_memory() == 400_000
-    (tmp_path / "memory.max").write_text("max\n")
-    assert total_memory() == machine.total
-    assert available_memory() > 1_000_000
 
 
 def test_another_c_library_is_left_alone(monkeypatch):

@@ -19,6 +19,7 @@ from ..errors import (
     of_a_variable,
     speaking_flags,
 )
+from ..machine.limits import start_no_more_threads_than_processors
 from ..machine.memory import keep_freed_memory
 from ..machine.progress import say, to_nowhere
 from ..machine.signals import Interrupted, ended_by_sigterm, number_of
@@ -62,6 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tokens = list(sys.argv[1:] if arguments is None else arguments)
     _write_what_the_streams_can_hold()
     keep_freed_memory()
+    start_no_more_threads_than_processors()
     with shown_messages(), speaking_flags(), ended_by_sigterm():
         return _run(tokens)
 

@@ -4,40 +4,22 @@ from __future__ import annotations
 
 import ctypes
 import os
-from contextlib import suppress
-from pathlib import Path
 
 import psutil
 
+from .limits import memory_limits
+
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # glibc's malloc.h
-_CGROUP = Path("/sys/fs/cgroup")
 
 
 def total_memory() -> int:
-    """Bytes of memory of this machine, or of the container that this process is in."""
-    total = psutil.virtual_memory().total
-    with suppress(OSError, ValueError):  # no container, or one without a limit ("max")
-        total = min(total, _of_container("memory.max"))
-    return total
+    """Bytes of memory of this machine, or of the container or job that this process is in."""
+    return min([psutil.virtual_memory().total, *(limit for limit, _ in memory_limits())])
 
 
 def available_memory() -> int:
-    """Bytes that may still be taken on this machine, or in the container that this process is in."""
-    available = psutil.virtual_memory().available
-    with suppress(OSError, ValueError):
-        left = _of_container("memory.max") - _of_container("memory.current")
-        available = min(available, max(0, left + _file_cache()))
-    return available
-
-
-def _of_container(name: str) -> int:
-    return int((_CGROUP / name).read_text())
-
-
-def _file_cache() -> int:
-    """Bytes of the container's file cache, which the kernel frees on demand."""
-    lines = (_CGROUP / "memory.stat").read_text().splitlines()
-    return next((int(line.split()[1]) for line in lines if line.startswith("inactive_file ")), 0)
+    """Bytes that may still be taken on this machine, or in the container or job that this process is in."""
+    return min([psutil.virtual_memory().available, *(max(0, left) for _, left in memory_limits())])
 
 
 def keep_freed_memory() -> bool:
