@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import zipfile
 
 import numpy as np
 import pytest
@@ -189,6 +190,24 @@ def test_what_is_wrong_is_one_line(tmp_path, name):
     with pytest.raises(UserError, match=says) as caught:
         read_set(saved(tmp_path, content))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("empty", [lambda one: one.to_sparse(), lambda one: one.to("meta")], ids=["sparse", "meta"])
+def test_tensors_that_hold_no_plain_numbers_are_refused(tmp_path, empty):
+    for content in ({"images": empty(IMAGES.detach()), "labels": LABELS}, {"images": IMAGES, "labels": empty(LABELS)}):
+        with pytest.raises(UserError, match=r"sparse, or without its content; give plain tensors"):
+            read_set(saved(tmp_path, content))
+
+
+def test_small_archives_of_much_are_refused_before_they_are_unpacked(tmp_path, monkeypatch):
+    monkeypatch.setattr("probedistill.ship.imported._MOST_BYTES", 2**20)
+    plain = saved(tmp_path, {"images": torch.zeros(100, 3, 64, 64), "labels": torch.arange(100) % 2})
+    with zipfile.ZipFile(plain) as file, zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as bomb:
+        for name in file.namelist():
+            bomb.writestr(name, file.read(name))
+    assert (tmp_path / "bomb.pth").stat().st_size < 2**15
+    with pytest.raises(UserError, match="is larger than"):
+        read_set(tmp_path / "bomb.pth")
 
 
 def test_files_of_no_known_kind(tmp_path, run_cli):

@@ -8,6 +8,7 @@ are taken, never a path. ``data.pth`` of the LGM authors (arXiv 2511.16674) is `
 from __future__ import annotations
 
 import warnings
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -80,7 +81,7 @@ def read_set(
         images, labels, names = _of_folder(place, classes, image_size, progress)
     elif not place.is_file():
         raise UserError(f"{called} is not there; give {_KINDS}")
-    elif place.stat().st_size > _MOST_BYTES:
+    elif _content_bytes(place) > _MOST_BYTES:
         raise UserError(f"{called} is larger than {_MOST_BYTES // 2**30} GiB; that is more than a distilled set has")
     elif suffix in (".pth", ".pt", ".safetensors"):
         hint = "only tensors in lists and dictionaries are read, and nothing is run"
@@ -93,6 +94,14 @@ def read_set(
     else:
         raise UserError(f"{called} is of an unknown kind; give {_KINDS}")
     return _recorded(DistilledSet(images, labels, tuple(names)), place, encoder)
+
+
+def _content_bytes(place: Path) -> int:
+    """Size of a file, or of what is in it: PyTorch's files are archives, which may be compressed."""
+    if not zipfile.is_zipfile(place):
+        return place.stat().st_size
+    with explained(f"set {str(place)!r} cannot be read", Exception, hint="make it again or restore it"):
+        return sum(member.file_size for member in zipfile.ZipFile(place).infolist())
 
 
 def _recorded(made: DistilledSet, place: Path, encoder: Encoder | None) -> DistilledSet:
@@ -114,6 +123,8 @@ def _recorded(made: DistilledSet, place: Path, encoder: Encoder | None) -> Disti
 
 def _of_tensors(content: Any, called: str, classes: Sequence[str] | None, image_size: int | None) -> DistilledSet:
     images, labels = _found(content, called)
+    if not all(one is None or (one.layout == torch.strided and not one.is_meta) for one in (images, labels)):
+        raise UserError(f"{called} holds a tensor that is sparse, or without its content; give plain tensors")
     images = _as_images(images, called)
     soft = None
     if labels is None:
