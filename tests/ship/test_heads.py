@@ -129,6 +129,8 @@ def test_a_photo_that_cannot_be_read_costs_no_other_its_class(encoder, photos, t
     assert names[:4] + names[5:-1] == head.predict(whole)
     (tmp_path / "head").mkdir()
     head.save(tmp_path / "head")
+    into_a_folder = ["predict", tmp_path / "head", folder, "--encoder", TINY, "--csv", tmp_path]
+    assert "it is a folder; give the name of a file" in run_cli(*into_a_folder).error()
     command = ["predict", tmp_path / "head", folder, "--encoder", TINY, "--csv", tmp_path / "found.csv"]
     shown = run_cli(*command)
     assert shown.code == 0, shown.err

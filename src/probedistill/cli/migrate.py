@@ -127,11 +127,11 @@ def predict(
     from ..images.folder import files_below
     from ..ship.heads import load_head
     from ..show.tables import Table
-    from ..store.files import check_writable, whole_file
+    from ..store.files import check_file, whole_file
 
     head = load_head(folder)
     if csv is not None:
-        check_writable(csv.parent)
+        check_file(csv)
     files = [file for photo in photos for file in (files_below(photo) if photo.is_dir() else [photo])]
     # A photo that is named is asked for; of a folder the others are.
     strict = not any(photo.is_dir() for photo in photos)

@@ -24,7 +24,10 @@ def runs(folder: Path = Path("runs"), *, csv: Path | None = None) -> None:
         File for a line of each run and score.
     """
     from ..analysis.runs import collect_runs
+    from ..store.files import check_file
 
+    if csv is not None:
+        check_file(csv)
     found = collect_runs(folder)
     show(found)
     if csv is not None:

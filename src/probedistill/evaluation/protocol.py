@@ -21,7 +21,7 @@ from ..machine.progress import ProgressBar
 from ..machine.torch_state import own_torch_state
 from ..probes.kinds import PROBES, check_probes, need_head
 from ..store.distilled import DistilledSet, Head, as_set
-from ..store.files import check_writable
+from ..store.files import check_file
 from ..text import counted
 from .cost import say_cost
 from .on_card import show_on_card
@@ -113,7 +113,7 @@ def evaluate(
     config = with_options(config or EvaluateConfig(), options, "evaluate")
     config.check()
     if out is not None:
-        check_writable(Path(out).parent)
+        check_file(Path(out))
     check_probes(config.probes)
     if images_per_class < 1:
         raise UserError(f"images_per_class {images_per_class} must be at least 1")

@@ -184,6 +184,13 @@ def check_writable(folder: Path) -> None:
         raise UserError(f"cannot write {str(folder)!r}: {why}; choose another folder")
 
 
+def check_file(path: Path) -> None:
+    """Raise `UserError` when a file of this name cannot be written; change nothing."""
+    if path.is_dir():
+        raise UserError(f"cannot write {str(path)!r}: it is a folder; give the name of a file")
+    check_writable(path.parent)
+
+
 def cannot_write(path: Path, error: Exception) -> UserError:
     """The error for a file or folder that could not be written, with what to do about it."""
     reason = getattr(error, "strerror", None) or first_line(error)
