@@ -388,10 +388,15 @@ def test_bars_of_likeness_have_one_axis():
 
 
 def test_the_table_says_what_is_averaged_and_how_many_images_a_group_has():
-    report = replace(made_report(((0.1, 0.1), (0.2, 0.2))), sizes={"a/x": 12, "a/y": 80})
-    caption = report.tables()[0].caption
-    assert "worst and the best group are taken in each seed" in caption
-    assert "A group has 12 to 80 test images." in caption
+    report = made_report(((0.1, 0.1), (0.2, 0.2)))
+    several = replace(report, sizes={"a/x": 12, "a/y": 80}, protocol=replace(report.protocol, seeds=3))
+    says = (
+        "Means over 3 seeds; the worst and the best group are taken in each seed, before the mean. "
+        "A group has 12 to 80 test images."
+    )
+    assert several.tables()[0].caption == says
+    assert says in several.figures()[0].summary
+    assert report.tables()[0].caption == ""
 
 
 def test_the_wrong_object_is_said_and_its_cosine_kept():

@@ -50,3 +50,11 @@ def test_letters_that_no_font_has_are_told_once(save, letter, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         save(tmp_path / "two.png", letter)
+
+
+def test_names_in_arabic_and_latin_keep_their_order(tmp_path):
+    """A class with an Arabic name on the background "indoors" had the picture of the class "indoors" on it."""
+    for number, name in enumerate(("\u0643\u0644\u0628/indoors", "indoors/\u0643\u0644\u0628")):
+        bars(tmp_path / f"{number}.png", name)
+    one, other = (Image.open(tmp_path / f"{number}.png").convert("RGB").tobytes() for number in range(2))
+    assert one != other

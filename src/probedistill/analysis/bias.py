@@ -177,13 +177,17 @@ class BiasReport(Analysis):
 
     def _how(self) -> str:
         """What the numbers are means of."""
-        seeds = counted(self.protocol.seeds, "seed")
-        found = f"Means over {seeds}; the worst and the best group are taken in each seed, before the mean."
+        found = []
+        if self.protocol.seeds > 1:
+            found.append(
+                f"Means over {self.protocol.seeds} seeds; the worst and the best group are taken in each seed, before "
+                "the mean."
+            )
         if self.sizes:
             fewest, most = min(self.sizes.values()), max(self.sizes.values())
-            many = f"{fewest:,}" if fewest == most else f"{fewest:,} to {most:,}"
-            found += f" A group has {many} test images."
-        return found
+            many = counted(most, "test image") if fewest == most else f"{fewest:,} to {most:,} test images"
+            found.append(f"A group has {many}.")
+        return " ".join(found)
 
     def _usual_backgrounds(self) -> Iterator[str]:
         for one in self.usual:
@@ -222,6 +226,7 @@ class BiasReport(Analysis):
         for name, one in scores.items():
             worst, gap = percent(one.worst_group), percent(one.gap)
             summary += f" {name[0].upper()}{name[1:]}: worst group {worst} %, gap {gap} points."
+        summary += f" {self._how()}".rstrip()
         named = [group for group in self.groups if group in usual]
         if named:
             summary += f" Usual in training: {_listed(named)}."

@@ -340,10 +340,19 @@ def _paint_words(axes: Axes, marks: list[Words], top: float, order: int) -> None
         across = "center" if mark.turned else places[mark.anchor]
         along = {"start": "bottom", "middle": "center", "end": "top"}[mark.anchor] if mark.turned else "center_baseline"
         axes.text(
-            mark.x, mark.y + top, printable(mark.text), fontsize=0.94 * mark.size, ha=across, va=along,
+            mark.x, mark.y + top, _from_the_left(printable(mark.text)), fontsize=0.94 * mark.size, ha=across, va=along,
             rotation=90 if mark.turned else 0, weight="bold" if mark.bold else "normal", zorder=order,
             color=_rgba(INK, 0.75 if mark.faint else 1.0), parse_math=False, usetex=False,
         )  # fmt: skip
+
+
+def _from_the_left(text: str) -> str:
+    """A text with Arabic or Hebrew in it that begins at the left, as a browser has it: "2 · كلب" has its number first.
+
+    matplotlib goes by the first letter that has a direction, and turned "class/background" around.
+    """
+    turns = any(unicodedata.bidirectional(letter) in ("R", "AL") for letter in text)
+    return f"\u200e{text}" if turns else text
 
 
 def _rgba(colour: str, opacity: float) -> tuple[float, float, float, float]:
