@@ -7,7 +7,7 @@ import unicodedata
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, lru_cache
 
 from ..text import and_more
 
@@ -91,7 +91,7 @@ def _weight(weight: str | int) -> int:
     return weight if isinstance(weight, int) else 400
 
 
-@cache
+@lru_cache(16)  # not all of a machine with a thousand fonts
 def _letters(file: str) -> frozenset[int]:
     """Numbers of the letters that a font file has."""
     from matplotlib.font_manager import get_font
