@@ -138,6 +138,16 @@ def test_other_folders_are_refused(tmp_path, run_cli):
     assert "is a file" in run_cli("watch", tmp_path / "notes.txt").error()
 
 
+@pytest.mark.parametrize("command", ["watch", "info", "report"])
+def test_a_folder_of_runs_is_refused_with_the_newest_of_them(command, tmp_path, run_cli):
+    for name, age in (("old", 100), ("new", 0), ("older", 200)):
+        path = make_run(tmp_path / "runs" / name) / "run.json"
+        os.utime(path, (time.time() - age,) * 2)
+    where = ["--out", tmp_path / "r.html"] if command == "report" else []
+    says = f"'{tmp_path / 'runs'}' holds no run; give the folder of a run, such as '{tmp_path / 'runs' / 'new'}'"
+    assert says in run_cli(command, tmp_path / "runs", *where).error()
+
+
 def test_a_finished_run_ends_it(tmp_path, run_cli):
     result = run_cli("watch", make_run(tmp_path / "run"))
     assert result.code == 0

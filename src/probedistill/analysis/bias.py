@@ -41,7 +41,7 @@ from .base import Analysis
 from .bias_entry import BiasEntry, bias_of, likeness_of, likeness_table, narrow_table, wide_table
 from .directions import ROUNDING, usual_backgrounds
 from .groups import group_names, read_groups
-from .statistics import Correlation, rank_agreement
+from .statistics import EXACT, Correlation, rank_agreement
 
 _log = logging.getLogger(__name__)
 _GROUP_COLUMNS = 6
@@ -217,6 +217,8 @@ class BiasReport(Analysis):
             return
         for name, found in self.agreement.items():
             words = f"{found}" if found.spearman is None else f"{found} over {counted(found.n, 'encoder')}"
+            if found.spearman is not None and found.n <= EXACT:
+                words += f", {math.factorial(found.n):,} orders"
             yield f"agreement of the ranking by {name.replace('_', ' ')} with real data's worst group: {words}"
 
     def _groups_of(self, entry: BiasEntry) -> Figure:

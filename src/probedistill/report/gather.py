@@ -20,7 +20,7 @@ from ..store.layout import CONFIG, EVALUATIONS, check_named_once
 from ..store.named import results_folder
 from ..store.pixels import to_8_bits
 from ..store.run_record import RunRecord, read_run
-from .watch import Progress, read_progress
+from .watch import Progress, no_run, read_progress
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def _read_run(folder: Path, name: str, kinds: Mapping[str, type[Analysis]]) -> S
         raise UserError(f"no such folder {str(folder)!r}; give the folder of a run")
     now = read_progress(folder)
     if now.state == "waiting":
-        raise UserError(f"{str(folder)!r} holds no run; give the folder of a run")
+        raise no_run(folder)
     about = read_run(folder)
     pixels, labels = None, np.zeros(0, dtype=np.int64)
     if now.state == "finished":

@@ -19,6 +19,7 @@ from ..store.layout import CONFIG, IMAGES, RUN, STATISTICS
 from ..store.named import run_folder
 from ..store.run_record import BEGINNINGS, ImagesRecord, RunRecord, read_run
 from ..text import counted, duration
+from .watch import no_run
 
 _MOST_CLASSES = 12  # that are named
 _ELSEWHERE = ("method", "preset", "aim", "steps", "seed", "also", "encoder_weights", "micro_batch")
@@ -39,7 +40,7 @@ def run_info(folder: Path | str) -> Table:
     if not folder.is_dir():
         raise UserError(f"no such folder {str(folder)!r}; give the folder of a run")
     if not (folder / RUN).exists():
-        raise UserError(f"{str(folder)!r} holds no run; give the folder of a run")
+        raise no_run(folder)
     run = read_run(folder)
     now = _result(folder, run) if run.finished else _unfinished(folder, run)
     return Table("", ("what", "of this run"), (*_made_by(run, _of_config_file(folder)), *now), left=2)

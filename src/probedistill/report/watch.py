@@ -100,7 +100,7 @@ def read_progress(folder: Path | str) -> Progress:
         raise UserError(f"run {str(folder)!r} is a file; give the folder of a run")
     if not (folder / RUN).exists():
         if folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir()):
-            raise UserError(f"{str(folder)!r} holds no run; give the folder that the run writes into")
+            raise no_run(folder)
         return Progress("waiting")
     run = read_run(folder)
     if run.finished:
@@ -115,6 +115,13 @@ def read_progress(folder: Path | str) -> Progress:
         "running", so_far.step, so_far.steps, tuple(so_far.losses), tuple(so_far.accuracy), so_far.seconds
     )  # fmt: skip
     return _aged(found, folder / PROGRESS)
+
+
+def no_run(folder: Path) -> UserError:
+    """The error for a folder that is not that of a run, with the newest run in it."""
+    inside = sorted(folder.glob(f"*/{RUN}"), key=os.path.getmtime)
+    such = f", such as {str(inside[-1].parent)!r}" if inside else ""
+    return UserError(f"{str(folder)!r} holds no run; give the folder of a run{such}")
 
 
 def _aged(progress: Progress, path: Path) -> Progress:
