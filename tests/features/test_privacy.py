@@ -43,6 +43,19 @@ def test_an_image_changes_the_sums_by_no_more_than_was_reckoned(labels, views, d
     assert (sums.norm(dim=1) <= counts * (1 + 1e-9)).all()
 
 
+def test_an_image_changes_the_sums_by_its_vector_to_the_bit():
+    """Whatever is summed before and after it: rounded sums would hide more of an image, or less."""
+    features = bank([0, 1] * 150, seed=3)
+    _, sums = unit_sums(features)
+    order = torch.randperm(300, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(unit_sums(features.select(order))[1], sums)
+    for gone in (0, 7, 298):
+        alone, less = (unit_sums(features.select(rows))[1] for rows in (order == order[gone], order != order[gone]))
+        assert torch.equal(less + alone, sums)
+        assert torch.equal(sums - less, alone)
+        assert alone.norm() <= 1 + 1e-15
+
+
 def test_views_of_an_image_are_its_mean_before_they_are_scaled():
     features = bank([0, 1], views=3)
     _, sums = unit_sums(features)

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from opendp.prelude import Measurement
 
 _COUNT_WEIGHT = 0.5  # of an image's 1 in its class's count, beside its feature's length of 1 in the sum
-_ROOM = 1e-9  # by which sums of rounded numbers may go beyond what is bounded
+_GRID = 2.0**30  # features are whole multiples of 1 / _GRID: sums of up to four million images of a class are exact
+_ROOM = 1e-9  # by which a rounded length may go beyond 1
 _BLOCK = 4_096
 ADJACENCY = "add or remove one image"
 CLIPPING = "the mean of an image's views, scaled to length 1"
@@ -45,7 +46,9 @@ def unit_sums(bank: FeatureBank) -> tuple[Tensor, Tensor]:
         views = range(max(bank.num_views, 1))
         # The mean first: an image with many views has no more weight in the sum than one with a single view.
         mean = torch.stack([bank.take(view * len(bank) + rows).double() for view in views]).mean(dim=0)
-        sums.index_add_(0, bank.labels[rows], F.normalize(mean, dim=1))
+        # Cut towards zero, so that no vector is longer than 1. Sums that are rounded would change with an image by more
+        # than its vector: by the rounding of all that is added after it (arXiv 2207.10635).
+        sums.index_add_(0, bank.labels[rows], (F.normalize(mean, dim=1) * _GRID).trunc() / _GRID)
     return counts, sums
 
 
