@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from numbers import Integral
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, TypeVar
 
 from .errors import UserError
 from .methods import (
@@ -28,7 +28,6 @@ from .methods import (
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
-    from typing_extensions import Self
 
 Precision = Literal["fp32", "bf16", "fp16"]
 BASELINES = ("random", "centroids", "herding", "kmedoids", "neighbours", "full", "means")

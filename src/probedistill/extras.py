@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import re
+from importlib import metadata
 from typing import Any
 
 from .errors import UserError, first_line, of_a_variable
@@ -17,9 +19,15 @@ def needed(module: str, extra: str | None, what: str) -> Any:
         what: What needs it, with the verb: ``"images 'hf:a/b' need"``.
 
     Raises:
-        UserError: The package is not installed, or fails while it is imported.
+        UserError: The package is not installed, older than this one asks for, or fails while it is imported.
     """
     package = module.partition(".")[0]
+    if least := _too_old(package):
+        installed = metadata.version(_distribution(package))
+        raise UserError(
+            f"{what} the package {package} {least} or newer, not {installed}; "
+            f"run: pip install {_installed_as(package, extra)}"
+        )
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -38,6 +46,24 @@ def not_installed(package: str, extra: str | None, what: str) -> UserError:
     """The error for a package that is not there; the arguments are those of `needed`."""
     called = _installed_as(package, extra)
     return UserError(f"{what} the package {package}, which is not installed; run: pip install {called}")
+
+
+def _too_old(package: str) -> str | None:
+    """The oldest release that this package asks for, where what is installed is older; nobody checks extras again."""
+    try:
+        asked, installed = metadata.requires("probedistill") or [], metadata.version(_distribution(package))
+    except metadata.PackageNotFoundError:
+        return None
+    least = next((line[1] for one in asked if (line := re.match(rf"{_distribution(package)}>=([\d.]+)", one))), None)
+    return least if least is not None and _release(installed) < _release(least) else None
+
+
+def _release(version: str) -> tuple[int, ...]:
+    return tuple(map(int, re.findall(r"\d+", version.partition("+")[0])[:3]))
+
+
+def _distribution(package: str) -> str:
+    return {"open_clip": "open-clip-torch"}.get(package, package)
 
 
 def _installed_as(package: str, extra: str | None) -> str:

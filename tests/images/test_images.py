@@ -652,6 +652,23 @@ def test_torchvision_split_convention(tmp_path):
         train.load(2)
 
 
+def test_torchvision_sets_that_open_images_themselves_leave_out_broken_ones(tmp_path):
+    base = tmp_path / "caltech101"
+    make_image_folder(base, ("ants", "bees", "BACKGROUND_Google"), 5, 4, ("101_ObjectCategories",))
+    for picture in sorted((base / "101_ObjectCategories").rglob("*.png")):
+        number = int(picture.stem) + 1
+        with Image.open(picture) as image:
+            image.save(picture.with_name(f"image_{number:04d}.jpg"))
+        picture.unlink()
+    (base / "101_ObjectCategories" / "ants" / "image_0002.jpg").write_text("broken")
+    (base / "Annotations").mkdir()
+    images = load_images(ImagesConfig(images="torchvision:Caltech101", data_dir=tmp_path))
+    assert len(images) == 10
+    with pytest.raises(UnreadableImageError, match=r"000001: .*image"):
+        images.load(1)
+    assert images.load(0).size == (4, 4)
+
+
 def test_torchvision_without_splits_is_held_out(tmp_path):
     make_image_folder(tmp_path / "eurosat" / "2750", ("Forest", "River"), 5, 4, ())
     train, test = load_splits(ImagesConfig(images="torchvision:EuroSAT", data_dir=tmp_path))

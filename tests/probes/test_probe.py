@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.base import clone
+from sklearn.base import ClassifierMixin, clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.utils.estimator_checks import parametrize_with_checks
@@ -86,6 +86,16 @@ def test_tensors_and_arrays_give_the_same_probe(solver):
     np.testing.assert_array_equal(from_array.coef_, from_tensor.coef_)
     np.testing.assert_array_equal(from_array.predict(X), from_tensor.predict(tensor))
     assert make_probe(solver).fit(tensor.bfloat16(), y).score(X, y) > 0.95
+
+
+def test_scores_are_counted_in_arrays(monkeypatch):
+    """Some releases of scikit-learn do not mix a tensor with the predictions, which are an array."""
+    X, y = blobs()
+    seen = []
+    monkeypatch.setattr(ClassifierMixin, "score", lambda self, *given: seen.extend(map(type, given)) or 0.5)
+    tensors = torch.as_tensor(X, dtype=torch.float32), torch.as_tensor(y)
+    assert make_probe("ridge").fit(*tensors).score(*tensors) == 0.5
+    assert seen == [np.ndarray, np.ndarray, type(None)]
 
 
 @pytest.mark.parametrize("solver", SOLVERS)

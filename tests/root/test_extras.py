@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import importlib
 import re
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -33,6 +35,33 @@ def test_a_package_that_is_broken_is_not_called_missing(tmp_path, monkeypatch, c
     with pytest.raises(UserError, match=line):
         needed("broken_package", "demo", "x needs")
     sys.modules.pop("broken_package", None)
+
+
+@pytest.mark.parametrize(
+    ("package", "installed", "is_refused"),
+    [
+        ("transformers", "4.57.6", True), ("transformers", "5.0.0rc1", False), ("transformers", "5.24.0", False),
+        ("open_clip", "2.7", True), ("open_clip", "2.30.0+local", False), ("json", "0.1", False),
+    ],
+)  # fmt: skip
+def test_a_package_that_is_too_old(monkeypatch, package, installed, is_refused):
+    asked = ["numpy>=1.26", "transformers>=5.0; extra == 'hf'", "open-clip-torch>=2.24; extra == 'openclip'"]
+    monkeypatch.setattr(metadata, "requires", lambda _: asked)
+    monkeypatch.setattr(metadata, "version", lambda _: installed)
+    monkeypatch.setattr(importlib, "import_module", lambda name: name)
+    if not is_refused:
+        assert needed(package, "hf", "x needs") == package
+        return
+    with pytest.raises(UserError, match=rf"x needs the package {package} [\d.]+ or newer, not {installed}; run: pip"):
+        needed(package, "hf", "x needs")
+
+
+def test_a_package_of_unknown_release_is_taken(monkeypatch):
+    def unknown(name):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "requires", unknown)
+    assert needed("json", "hf", "x needs")
 
 
 def test_every_missing_package_is_worded_in_one_place():

@@ -6,7 +6,7 @@ import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,9 +33,6 @@ _SIDE_SHARE = (0.5, 0.75)  # of the foreground in the picture's side
 _CROP_SHARE = (0.7, 1.0)  # of a background's short side
 _CONTRAST = 4.0  # of the luminance masks: a quarter of full brightness (darkness) is opaque
 _SOFT_EDGE = 0.15  # of the round mask's radius
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 
 @dataclass(frozen=True)

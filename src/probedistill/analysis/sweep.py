@@ -14,10 +14,9 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Unpack, get_type_hints
 
 import msgspec
-from typing_extensions import Unpack
 
 from ..config import DistillConfig, EncoderConfig, EvaluateConfig, ImagesConfig, RunConfig
 from ..distillation.folder import RunFolder, check_settings

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -40,9 +40,6 @@ from .cells import Cell, Kept
 from .matrix import FORMAT, RANDOM_INHERITED, ROWS, Scores, TransferMatrix
 from .matrix import RealImages as ImagesOfMatrix
 from .sets import UNKNOWN, SourceSet, check_sets, common_augment, named_sources, read_sets
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 
 @own_torch_state()

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import Literal, Unpack, cast
 
 import torch
 from torch import Tensor
@@ -35,9 +35,6 @@ from .config_file import encoder_options
 from .new_folder import check_free, write_set
 from .options import RunOptions
 from .run import distill
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 _FromPhotos = Literal["average", "blend", "real"]
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
-
-from typing_extensions import TypedDict
+from typing import Any, Literal, TypedDict
 
 from ..config import AugmentConfig, CanvasConfig, CLPConfig, DistillConfig, LGMConfig, RunConfig, SFMConfig
 from ..errors import unknown_name

@@ -10,9 +10,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Unpack
 
 from torch import Tensor
-from typing_extensions import Unpack
 
 from ..config import DistillConfig, EncoderConfig, ImagesConfig, RunConfig
 from ..encoders.encoder import Encoder

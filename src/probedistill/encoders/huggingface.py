@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import pickle
 import re
 import warnings
@@ -53,7 +54,7 @@ def _loaded(repo: str, config: EncoderConfig) -> Loaded:
     view = {"input_size": own_size, **preparation}
     if config.input_size is not None:
         view["input_size"] = config.input_size
-    interpolates = view["input_size"] != own_size and hasattr(model, "embeddings")
+    interpolates = view["input_size"] != own_size and _can_interpolate(model)
     pools = not any("pooler" in key.split(".") for key in missing)
     has_token = any(name.rpartition(".")[2] in _CLASS_TOKENS for name in model.state_dict())
 
@@ -70,6 +71,13 @@ def _loaded(repo: str, config: EncoderConfig) -> Loaded:
         warnings.warn(f"the checkpoint of hf:{repo} holds no pooler; its features are the {instead}", stacklevel=2)
     identity = f"{'' if pools else 'class token' if has_token else 'mean'}|{getattr(settings, 'mask_ratio', '')}"
     return Loaded(encoder, identity=identity + "|bgr" * is_bgr, **view)
+
+
+def _can_interpolate(model: nn.Module) -> bool:
+    """Whether a model takes ``interpolate_pos_encoding``, by name or in what it hands on to its embeddings."""
+    taken = inspect.signature(model.forward).parameters
+    hands_on = any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values())
+    return "interpolate_pos_encoding" in taken or (hands_on and hasattr(model, "embeddings"))
 
 
 def _made(repo: str, config: EncoderConfig, spec: str) -> tuple[Any, Any, dict[str, str]]:
@@ -157,8 +165,12 @@ def _wrong_weights(info: Mapping[str, Any]) -> dict[str, str]:
     for name in info["missing_keys"]:
         nearly = next((other for other in sorted(info["unexpected_keys"]) if other.endswith(f".{name}")), None)
         wrong[name] = "is missing" + (f" (there is {nearly!r})" if nearly else "")
-    for name, there, here in info["mismatched_keys"]:
-        wrong[name] = f"has the shape {tuple(there)} in it, not {tuple(here)},"
+    for found in info["mismatched_keys"]:
+        if isinstance(found, str):  # transformers 4
+            wrong[found] = "has another shape in it"
+        else:
+            name, there, here = found
+            wrong[name] = f"has the shape {tuple(there)} in it, not {tuple(here)},"
     return wrong
 
 

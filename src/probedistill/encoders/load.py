@@ -6,9 +6,9 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import replace
 from numbers import Integral
+from typing import Unpack
 
 import torch
-from typing_extensions import Unpack
 
 from ..config import EncoderConfig, EncoderOptions, with_options
 from ..errors import UserError, unknown_name

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Unpack
 
 import numpy as np
 import torch
@@ -37,9 +37,6 @@ from .result import (
 )
 from .scorer import Scorer, Trial
 from .training_sets import Baselines, SyntheticImages, TrainingSet
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 
 @own_torch_state()

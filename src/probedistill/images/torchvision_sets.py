@@ -56,6 +56,10 @@ _TORCHVISION: dict[str, tuple[str, ...]] = {  # data sets for classification, an
 }
 
 
+_UNREADABLE = (OSError, ValueError, SyntaxError)
+"""What torchvision's own reading of an image raises, where a set does not hand over paths."""
+
+
 @described("torchvision:NAME", options=("data_dir", "download"))
 def torchvision_source(place: str, config: ImagesConfig) -> Source:
     """One of the sets in the table, with the splits that torchvision gives it."""
@@ -91,7 +95,15 @@ def _contents(data: Any, count: int, spec: str, progress: bool) -> list[bytes]:
     pixels = getattr(data, "data", None)
     if pixels is not None and len(pixels) == count and not isinstance(pixels, list):
         return [digest_of_array(pixels)]
-    return digests_of([_item(data, index) for index in range(count)], place=spec, progress=progress)
+    return digests_of([_item_or_none(data, index) for index in range(count)], place=spec, progress=progress)
+
+
+def _item_or_none(data: Any, index: int) -> Any:
+    """As `_item`; no bytes for an image that cannot be read, which is said when it is loaded."""
+    try:
+        return _item(data, index)
+    except _UNREADABLE:
+        return b""
 
 
 def _item(data: Any, index: int) -> Any:
@@ -160,6 +172,6 @@ class _ItemLoader:
         name = f"{self.split}/{index:06d}"
         try:
             item = _item(self.data, index)
-        except (OSError, ValueError, SyntaxError) as error:
+        except _UNREADABLE as error:
             raise UnreadableImageError(f"{name}: {reason_of(error)}") from error
         return decode_image(item, name=f"{name} ({item})" if isinstance(item, str) else name)

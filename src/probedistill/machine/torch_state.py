@@ -19,7 +19,7 @@ def own_torch_state() -> Iterator[None]:
     an operation without one is a warning, not an error. Pillow refuses truncated images. Notebooks often begin with
     ``torch.set_grad_enabled(False)`` or another default dtype. Also a decorator of functions.
     """
-    dtype, device = torch.get_default_dtype(), torch.get_default_device()
+    dtype, device = torch.get_default_dtype(), torch.empty(0).device  # get_default_device fails at times in torch 2.6
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())

@@ -73,6 +73,12 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
         return exponentials / exponentials.sum(axis=1, keepdims=True)
 
+    def score(
+        self, X: ArrayLike | torch.Tensor, y: ArrayLike | torch.Tensor, sample_weight: ArrayLike | None = None
+    ) -> float:
+        """Return the share of features (n, d), in 0 … 1, whose predicted label is that of ``y`` (n,)."""
+        return float(super().score(to_numpy(X), to_numpy(y), sample_weight))
+
 
 class LinearProbe(LinearClassifier):
     """Linear classifier on frozen features.
