@@ -79,6 +79,26 @@ def test_an_image_folder(tmp_path):
     assert read_set(folder, image_size=10).float_images.shape[-1] == 10
 
 
+def test_images_of_a_set_keep_the_names_of_their_classes(tmp_path):
+    names = ("zebra", "train", "a/b")
+    before = DistilledSet(IMAGES.detach(), torch.tensor([0, 1, 2, 2]), names)
+    before.save(tmp_path / "run")
+    (tmp_path / "run/images").rename(tmp_path / "sent")
+    assert not set(names) & {path.name for path in (tmp_path / "sent").iterdir()}
+    found = read_set(tmp_path / "sent")
+    assert found.class_names == names
+    assert torch.equal(found.images, before.images)
+    assert found.labels.tolist() == [0, 1, 2, 2]
+    assert read_set(tmp_path / "sent", classes=["a/b", "zebra"]).labels.tolist() == [1, 0, 0]
+    (tmp_path / "sent/2-a%2Fb/000.png").rename(tmp_path / "sent/2-a%2Fb/other.png")
+    assert read_set(tmp_path / "sent").class_names == ("0-zebra", "1-trai%6E", "2-a%2Fb"), (
+        "not the set's table any more"
+    )
+    (tmp_path / "sent/metadata.parquet").write_bytes(b"PAR1")
+    with pytest.raises(UserError, match="cannot be read"):
+        read_set(tmp_path / "sent")
+
+
 def test_parquet_of_datasets(tmp_path):
     datasets = pytest.importorskip("datasets")
     pictures = [Image.fromarray(np.full((8, 8, 3), 40 * i, np.uint8)) for i in range(4)]

@@ -24,12 +24,12 @@ from ..encoders.encoder import Encoder
 from ..encoders.weights import load_tensor_file
 from ..errors import UserError, explained, option
 from ..images.decode import UnreadableImageError, decode_image
-from ..images.labelled import check_classes_of_images
+from ..images.labelled import LabelledImages, check_classes_of_images
 from ..images.sources import check_range
 from ..images.splits import load_images
 from ..store.card import published
 from ..store.distilled import DistilledSet
-from ..store.layout import RUN
+from ..store.layout import METADATA, RUN
 from ..store.run_record import EncoderRecord, ImagesRecord, unrecorded
 from ..store.sums import digest
 from ..text import counted
@@ -247,9 +247,34 @@ def _in_order(
 def _of_folder(
     place: Path, classes: Sequence[str] | None, image_size: int | None, progress: bool
 ) -> tuple[Tensor, Tensor, list[str]]:
-    found = load_images(f"folder:{place}", classes=classes, progress=progress)
+    if (place / METADATA).is_file():
+        found = _named_by_table(load_images(f"folder:{place}", progress=progress), place / METADATA)
+        found = found if classes is None else found.with_classes(classes)
+    else:
+        found = load_images(f"folder:{place}", classes=classes, progress=progress)
     images = _stacked((found.load(i) for i in range(len(found))), len(found), image_size, f"set {str(place)!r}")
     return images, torch.from_numpy(found.labels), list(found.class_names)
+
+
+def _named_by_table(found: LabelledImages, table: Path) -> LabelledImages:
+    """Images of a folder with the classes that the table of a set's ``images/`` says, whose folders may be escaped.
+
+    Of the table nothing but these is taken: which files there are, the folder says.
+    """
+    import pyarrow.parquet as parquet
+
+    with explained(f"{str(table)!r} cannot be read", Exception, hint="restore it, or take it out of the folder"):
+        rows = parquet.read_table(table)
+        names = _names_in(rows.schema, "label")
+        columns = ("file_name", "label")
+        of_file = dict(zip(*(rows[column].to_pylist() for column in columns if column in rows.column_names)))
+    labels = [label for name in found.names if isinstance(label := of_file.get(name), int)]
+    if names is None or len(labels) < len(found) or not all(0 <= label < len(names) for label in labels):
+        return found  # the table of something else
+    return LabelledImages(
+        class_names=names, labels=labels, names=found.names, load=found.load, spec=found.spec, split=found.split,
+        fingerprint=found.fingerprint,
+    )  # fmt: skip
 
 
 def _of_parquet(
