@@ -140,3 +140,9 @@ def test_a_test_over_classes():
     assert mixed.interval[0] < mixed.score < mixed.interval[1]
     assert mixed.interval[1] - mixed.score == pytest.approx(1.96 * quantiles.std() / 40**0.5, rel=0.15)
     assert class_test(quantiles) == mixed
+
+
+def test_no_p_is_zero():
+    """Of ten encoders 1e-4 is the least, and was shown as 0.000."""
+    assert str(Correlation(0.9, 1e-4, 90)) == "Spearman +0.90, p < 0.001"
+    assert str(Correlation(0.9, 0.0412, 90)) == "Spearman +0.90, p = 0.041"

@@ -20,7 +20,7 @@ from ..images.labelled import LabelledImages, check_labelled
 from ..machine.progress import ProgressBar
 from ..machine.torch_state import own_torch_state
 from ..show.figures import Figure, HeatMap
-from ..show.tables import Table, number
+from ..show.tables import NOTHING, Table, number
 from ..store.records import Count, Share
 from ..store.run_record import ImagesRecord
 from ..text import counted
@@ -39,7 +39,7 @@ from .similarity import (
     ratio,
     traces,
 )
-from .statistics import EXACT, FEWEST, Correlation, mantel
+from .statistics import EXACT, FEWEST, Correlation, mantel, p_in_words
 
 _WHAT = {
     "mutual_knn": "the share of nearest neighbours that two encoders agree on",
@@ -209,7 +209,8 @@ class Alignment(Analysis):
 
     def _correlations(self, transfer: TransferCorrelation) -> Table:
         def cells(found: Correlation) -> tuple[str, ...]:
-            return number(found.spearman, 3), number(found.p, 3), str(found.n)
+            p = NOTHING if found.p is None else p_in_words(found.p).removeprefix("p ").removeprefix("= ")
+            return number(found.spearman, 3), p, str(found.n)
 
         return Table(
             f"Rank correlation with transfer ({transfer.probe} probe, {transfer.pairs} pairs of "

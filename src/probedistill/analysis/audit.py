@@ -47,6 +47,7 @@ from .copies import (
 )
 from .copies import thumbnails as thumbnails_of
 from .membership import Membership, Shadows, check_budget, membership
+from .statistics import p_in_words
 
 PAIRS = "audit-pairs.png"
 RARE = 0.05
@@ -233,7 +234,7 @@ class Audit(Analysis):
             p = chance_of_suspects(count, len(self.audited), RARE, min(self.images.count, _REFERENCE))
             found.append(
                 f"By {name} {count} of {len(self.audited)} synthetic images look like one photo in particular; photos "
-                f"themselves do in {100 * RARE:.0f} % (p = {p:.2g})."
+                f"themselves do in {100 * RARE:.0f} % ({p_in_words(p)})."
             )
         if self.begun_from in _EXPECT:
             found.append(

@@ -29,7 +29,7 @@ from ..store.run_record import ImagesRecord
 from ..text import counted
 from .base import Analysis, Array, EncoderAbout, MadeBy, check_array
 from .places import Place, RealReference
-from .statistics import ClassTest, class_test
+from .statistics import ClassTest, class_test, p_in_words
 
 DRAWN_CLASSES = 30
 DRAWN_IMAGES = 2000
@@ -211,7 +211,7 @@ class Geometry(Analysis):
         found = [
             f"{name}: a synthetic image is {what} {100 * test.score:.0f} % of the real images of its class "
             f"(95 % interval {100 * test.interval[0]:.0f} to {100 * test.interval[1]:.0f}; random real images 50), "
-            f"p = {test.p:.2g}"
+            f"{p_in_words(test.p)}"
             for name, (_, what) in _TESTED.items()
             for test in (self.tests[name],)
         ]
@@ -260,7 +260,7 @@ class Geometry(Analysis):
         rows = tuple((c.name, f"{100 * c.synthetic.distance_quantile:.0f}") for c in drawn)
         summary = (
             f"Periphery {test.score:.2f} [{test.interval[0]:.2f}, {test.interval[1]:.2f}] over {len(self.classes)} "
-            f"classes, p = {test.p:.2g}. Random real images have 0.50 on average, class medoids 0."
+            f"classes, {p_in_words(test.p)}. Random real images have 0.50 on average, class medoids 0."
         )
         summary += f" {self._too_few}" if self._too_few else ""
         title = f"How far out the images lie · {self._encoder}"

@@ -27,6 +27,15 @@ _EXACT_SIGNS = 100  # differences whose signed-rank test is exact
 Orders = NDArray[np.int64]
 
 
+def p_in_words(p: float) -> str:
+    """A p-value: no such value is 0, however few orders of many were drawn.
+
+    >>> p_in_words(0.0423), p_in_words(1e-5)
+    ('p = 0.042', 'p < 0.001')
+    """
+    return f"p = {p:.3f}" if p >= 0.0005 else "p < 0.001"
+
+
 @dataclass(frozen=True)
 class Correlation:
     """A rank correlation and how surprising it is.
@@ -44,7 +53,7 @@ class Correlation:
     def __str__(self) -> str:
         if self.spearman is None or self.p is None:
             return "not defined"
-        return f"Spearman {self.spearman:+.2f}, p = {self.p:.3f}"
+        return f"Spearman {self.spearman:+.2f}, {p_in_words(self.p)}"
 
 
 def rank_agreement(first: Sequence[float], second: Sequence[float]) -> Correlation:

@@ -33,6 +33,11 @@ class ScoreTable:
     unlike: tuple[str, ...] = ()
     """What the lines were scored by that is not the same for all, in the words of the options."""
 
+    @property
+    def has_spread(self) -> bool:
+        """Whether some score has a deviation over evaluation seeds."""
+        return any(row.std for line in self.lines for row in line.cells.values())
+
     def table(self) -> Table:
         """The numbers alone."""
 
