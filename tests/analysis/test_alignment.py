@@ -237,8 +237,11 @@ def test_figures_say_what_chance_would_give():
     assert "unrelated spaces have 0. From these images a space predicts itself with 1.00." in linear
 
 
-def test_the_smallest_p_of_few_encoders_is_said():
+def test_the_table_of_transfer_has_its_numbers_and_the_smallest_p_of_few_encoders():
+    """Two columns were called p: in JSON and data frames one was lost."""
     table = made_alignment().tables()[1]
+    assert list(table.records()[0].values()) == list(table.rows[0])
+    assert (table.records()[0]["p"], table.records()[0]["p of share"]) == ("0.040", "0.040")
     assert table.caption == "p counts all 2 orders of the encoders, and has no smaller step than 0.5."
 
 

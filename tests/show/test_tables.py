@@ -107,3 +107,9 @@ def test_numbers_have_room_before_heads_and_names():
 def test_a_table_as_text_is_not_cut():
     columns = tuple(f"column {number}" for number in range(20))
     assert "314" in str(Table("", columns, ((*["1"] * 19, "314"),)))
+
+
+def test_columns_that_are_called_alike_lose_no_cell():
+    """A class may be called "class", as the column of all names is: the first was lost from JSON and data frames."""
+    table = Table("", ("class", "p", "class", "p\n(2)", "p"), (("a", "1", "b", "2", "3"),))
+    assert table.records() == [{"class": "a", "p": "1", "class (2)": "b", "p (2)": "2", "p (3)": "3"}]

@@ -212,10 +212,12 @@ class Alignment(Analysis):
             p = NOTHING if found.p is None else p_in_words(found.p).removeprefix("p ").removeprefix("= ")
             return number(found.spearman, 3), p, str(found.n)
 
+        first, second = ("accuracy:\nSpearman", "p", "pairs"), ("share of full data:\nSpearman", "p of\nshare")
+        columns = ("metric", *first, *second, "pairs of\nshare")
         return Table(
             f"Rank correlation with transfer ({transfer.probe} probe, {transfer.pairs} pairs of "
             f"{counted(transfer.encoders, 'encoder')})",
-            ("metric", "accuracy:\nSpearman", "p", "pairs", "share of full data:\nSpearman", "p", "pairs"),
+            columns,
             tuple(
                 (title, *cells(transfer.metrics[metric]), *cells(transfer.relative_to_full[metric]))
                 for metric, title in self.titles.items()

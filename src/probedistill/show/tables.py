@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import html
 import io
+import itertools
 import math
 import re
 from collections.abc import Sequence
@@ -132,8 +133,12 @@ class Table:
         return f"<table>{text}</table>{note}"
 
     def records(self) -> list[dict[str, str]]:
-        """A mapping from column to cell for each row."""
-        names = [" ".join(column.split()) for column in self.columns]
+        """A mapping from column to cell for each row; of columns of one name the second has (2) behind it."""
+        plain = [" ".join(column.split()) for column in self.columns]
+        names: list[str] = []
+        for name in plain:
+            again = (f"{name} ({number})" for number in itertools.count(2))
+            names.append(name if name not in names else next(new for new in again if new not in [*plain, *names]))
         return [dict(zip(names, row, strict=True)) for row in self.rows]
 
     def csv(self) -> str:
