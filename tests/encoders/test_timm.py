@@ -118,6 +118,26 @@ def test_checkpoint_of_noise(tmp_path, name):
         load_encoder("timm:resnet18", checkpoint=tmp_path / name, device="cpu")
 
 
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "a Git LFS pointer"),
+        (b"\n<!DOCTYPE html><title>404</title>", "a web page"),
+        (b'{"metadata": {}, "weight_map": {}}', "JSON, such as an index of shards"),
+    ],
+)
+def test_texts_in_place_of_weights_are_called_what_they_are(tmp_path, content, says):
+    (tmp_path / "w.safetensors").write_bytes(content)
+    with pytest.raises(UserError, match=rf"w\.safetensors' cannot be read as weights \({says}\); give"):
+        load_encoder("timm:resnet18", checkpoint=tmp_path / "w.safetensors", device="cpu")
+
+
+@pytest.mark.parametrize("name", ["timm/resnet18.a1_in1k", "local-dir:/models/resnet", "./models"])
+def test_folders_and_repositories_are_for_hf(name):
+    with pytest.raises(UserError, match=rf"is a folder or a repository; give hf:{name.removeprefix('local-dir:')}, or"):
+        load_encoder(f"timm:{name}", device="cpu")
+
+
 def test_checkpoint_that_is_not_there_or_of_something_else(tmp_path):
     with pytest.raises(UserError, match="is not a file"):
         load_encoder("timm:resnet18", checkpoint=tmp_path / "none.pth", device="cpu")

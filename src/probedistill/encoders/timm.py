@@ -38,6 +38,12 @@ def load_timm(name: str, config: EncoderConfig) -> Loaded:
 
     recipe = RECIPES.get(config.encoder)
     if name.split(".")[0] not in timm.list_models() and not name.startswith(("hf-hub:", "hf_hub:")):
+        place = name.removeprefix("local-dir:")
+        if "/" in place:
+            raise UserError(
+                f"timm model {name!r} is a folder or a repository; give hf:{place}, or timm:NAME with "
+                f"{option('checkpoint', 'FILE')} for a file of weights"
+            )
         raise unknown_name("timm model", name, timm.list_models(), "(timm.list_models() lists them)")
     local = _local_weights(recipe, config)
     arguments = {**(recipe.args if recipe else {}), **config.encoder_args}

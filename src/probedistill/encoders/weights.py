@@ -118,7 +118,18 @@ def load_tensor_file(path: Path, failed: str, hint: str, *, leave_out: bool = Fa
         not_tensors = isinstance(error, (pickle.UnpicklingError, EOFError))
         reason = "damaged, or more than tensors" if not_tensors else first_line(error)
         reason = "a whole model of TorchScript" if "TorchScript" in reason else reason
+        reason = _text_in(path) or reason
         raise UserError(f"{failed} ({reason}); {hint}") from error
+
+
+_TEXTS = {b"version https://git-lfs": "a Git LFS pointer", b"<": "a web page", b"{": "JSON, such as an index of shards"}
+
+
+def _text_in(path: Path) -> str | None:
+    """What a file is that lies where weights should; ``None`` if that is unknown."""
+    with open(path, "rb") as file:
+        head = file.read(64).lstrip()
+    return next((what for start, what in _TEXTS.items() if head.startswith(start)), None)
 
 
 def _other_classes(path: Path) -> dict[str, type]:
