@@ -123,8 +123,11 @@ def _ran(tokens: list[str]) -> int:
 def _write_what_the_streams_can_hold() -> None:
     """Replace characters that a terminal or a redirected file cannot hold (cp1252, ASCII), instead of failing.
 
-    A stream that is closed (``>&-``, a service) is one to nowhere.
+    A stream that is closed (``>&-``, a service) is one to nowhere. A terminal of no columns (COLUMNS=0, in containers
+    without one) is one of unknown width: rich would write nothing.
     """
+    if os.environ.get("COLUMNS") == "0":
+        del os.environ["COLUMNS"]
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  for the rest of the process
