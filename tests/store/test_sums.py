@@ -8,9 +8,11 @@ import subprocess
 
 import pytest
 import torch
+from PIL import Image
 
 from helpers_runs import run_record
-from probedistill import DistilledSet, UserError
+from probedistill import DistilledSet, UserError, export
+from probedistill.distillation.new_folder import write_set
 from probedistill.store.distilled import rebuilt
 
 
@@ -62,6 +64,28 @@ def test_a_deliberate_edit_can_be_accepted(saved, run_cli):
     assert result.out.splitlines() == ["accepted: run.json"]
     assert DistilledSet.load(saved).run.config.seed == 7
     assert run_cli("accept", saved).out == "nothing has changed\n"
+
+
+def test_an_edited_image_is_the_image_of_the_run_from_then_on(run_cli, tmp_path):
+    before = make_set()
+    write_set(tmp_path / "run", before, options={})
+    path, shown = tmp_path / "run/images/cat/000.png", (tmp_path / "run/preview.png").read_bytes()
+    with Image.open(path) as image:
+        size = image.size
+    Image.new("RGB", size, (255, 0, 51)).save(path)
+    assert run_cli("accept", tmp_path / "run").code == 0
+    after = DistilledSet.load(tmp_path / "run")
+    assert after.images[0, :, 0, 0].tolist() == pytest.approx([1, 0, 0.2])
+    assert torch.equal(after.float_images[1:], before.float_images[1:])
+    assert (tmp_path / "run/preview.png").read_bytes() != shown
+    export(tmp_path / "run", tmp_path / "small", format="png", progress=False)
+    assert torch.equal(DistilledSet.load(tmp_path / "small").images, after.images)
+    assert run_cli("accept", tmp_path / "run").out == "nothing has changed\n"
+    sums = (tmp_path / "run/SHA256SUMS").read_bytes()
+    for harm in (lambda: path.write_bytes(b""), lambda: Image.new("RGB", (5, 5)).save(path)):
+        harm()
+        assert "cannot be taken" in run_cli("accept", tmp_path / "run").error()
+        assert (tmp_path / "run/SHA256SUMS").read_bytes() == sums
 
 
 def test_what_a_system_adds_is_not_accepted(saved, run_cli):

@@ -15,14 +15,21 @@ def accept(path: Path) -> None:
 
     Every file that probedistill writes has a digest of its content, and a run has one of all its files
     (SHA256SUMS). A file that was changed is refused by every command; this command makes new digests.
-    What cannot be read, or is no set, is still refused.
+    What cannot be read, or is no set, is still refused. Edited images become those of the run in every way: tensors and
+    preview are made from them.
 
     Parameters
     ----------
     path:
         Folder of a run or an export, or a JSON file of results.
     """
+    from ..show.previews import save_grid
     from ..store.accept import accept_edits
+    from ..store.distilled import DistilledSet
+    from ..store.layout import IMAGES, PREVIEW
 
     changed = accept_edits(path)
+    if any(name.startswith(f"{IMAGES}/") for name in changed) and (path / PREVIEW).is_file():
+        distilled = DistilledSet.load(path)
+        save_grid(path / PREVIEW, distilled.images, [distilled.class_names[label] for label in distilled.labels])
     show(*(f"accepted: {name}" for name in changed) if changed else ("nothing has changed",))

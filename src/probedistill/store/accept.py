@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..images.folder import own_files
-from .distilled import DistilledSet
+from .distilled import DistilledSet, take_images_of_files
 from .files import whole_file
 from .layout import IMAGES, RUN, SUMS, TENSORS
 from .locks import PATIENCE, claimed
@@ -67,6 +67,9 @@ def _accept_files(folder: Path) -> list[str]:
     write_sums(folder, after)
     try:
         DistilledSet.load(folder)
+        if take_images_of_files(folder):
+            after[TENSORS] = file_digest(folder / TENSORS)
+            write_sums(folder, after)
     except UserError:
         write_sums(folder, before) if before else (folder / SUMS).unlink()
         raise

@@ -31,7 +31,7 @@ import msgspec
 import torch
 from torch import Tensor
 
-from ..errors import UserError, option
+from ..errors import UserError, explained, option
 from ..images.folder import own_files
 from ..images.labelled import check_class_names
 from ..text import as_argument, printable
@@ -39,7 +39,7 @@ from .card import REAL_DATA, CardOf, Licence, real_data, rewrite, write_card, wr
 from .files import cannot_write, whole_file, whole_folder, without_traces
 from .layout import CARD, HELD_OUT, IMAGES, METADATA, OLD_METADATA, RUN, SUFFIXES, SUMS, TENSORS, image_files
 from .named import run_folder
-from .pixels import as_shipped, decode_files, gallery_html, png_files
+from .pixels import as_shipped, decode_files, gallery_html, png_files, to_8_bits
 from .records import as_plain, from_plain
 from .run_record import (
     ExportRecord,
@@ -57,7 +57,11 @@ from .tensors import TornFileError, load_tensors, save_tensors, write_tensors
 
 
 def _hint(folder: Path) -> str:
-    return f"make it again or restore it; if the change is meant: probedistill accept {as_argument(folder)}"
+    return f"make it again or restore it; {_if_meant(folder)}"
+
+
+def _if_meant(folder: Path) -> str:
+    return f"if the change is meant: probedistill accept {as_argument(folder)}"
 
 
 _SUM_TOLERANCE = 1e-3  # of a row of soft labels
@@ -293,7 +297,7 @@ class DistilledSet:
             elsewhere = run.made_elsewhere or run.parts or run.forgotten or run.export or run.baseline is not None
             whole = "images" in parts.tensors and not elsewhere
             hint = (
-                f"its float images are whole: repeat its command with {option('resume', True)}"
+                f"its float images are whole: repeat its command with {option('resume', True)}; {_if_meant(folder)}"
                 if whole
                 else _hint(folder)
             )
@@ -420,6 +424,31 @@ def rebuilt(folder: Path | str) -> DistilledSet:
         with whole_file(card) as temporary:
             temporary.write_bytes(edited)
     return DistilledSet.load(folder)
+
+
+def take_images_of_files(folder: Path) -> bool:
+    """Put images whose files were edited among the float images, from which everything else is made.
+
+    Returns:
+        Whether there were any; ``SHA256SUMS`` is then to be written again.
+
+    Raises:
+        UserError: A file is no image of the set's size.
+    """
+    tensors, about = load_tensors(folder / TENSORS)
+    if "images" not in tensors:
+        return False
+    floats = tensors["images"]
+    files = ((folder / IMAGES / name).read_bytes() for name in set_files(folder)[1:])
+    with explained(
+        f"{str(folder)!r} holds an edited image that cannot be taken", OSError, ValueError, hint="restore it"
+    ):
+        shipped = decode_files(files, floats.shape[-1])
+    edited = (to_8_bits(shipped) != to_8_bits(floats)).flatten(1).any(dim=1)
+    if bool(edited.any()):
+        tensors["images"] = torch.where(edited[:, None, None, None], shipped, floats)
+        save_tensors(folder / TENSORS, tensors, about)
+    return bool(edited.any())
 
 
 def _is_set(images: Tensor, labels: Tensor, classes: int) -> bool:
