@@ -434,3 +434,9 @@ def test_tests_over_few_classes_are_said_to_say_little():
     assert says in few.figures()[1].summary
     assert len(enough.findings()) == 3
     assert "too narrow" not in enough.figures()[1].summary
+
+
+def test_a_set_without_an_image_of_a_class_is_one_line(encoder, photos):
+    some = DistilledSet(torch.rand(1, 3, 32, 32), torch.tensor([1]), ("cat", "dog"))
+    with pytest.raises(UserError, match="no image of class 'cat', and geometry needs one of each"):
+        geometry(some, encoder, load_images(f"folder:{photos}"))

@@ -233,3 +233,12 @@ def test_command_line_says_what_is_wrong(distil_cli, run_cli, tmp_path):
     of_none = run_cli(*other, TINY, "--stats", tmp_path / "a.stats").error()
     assert "which is not among the old encoders; name that with --source" in of_none
     assert not (tmp_path / "y").exists()
+
+
+def test_a_class_without_an_image_gets_no_head_of_another(distilled, new):
+    """As of an imported set whose labels count from 1."""
+    some = replace(distilled, float_images=distilled.float_images[1:], labels=distilled.labels[1:], head=None)
+    with pytest.raises(
+        UserError, match=r"the set has no image of class 'cat', and a head needs one of each; .* forget$"
+    ):
+        migrate(some, new)

@@ -12,11 +12,14 @@ from hypothesis import strategies as st
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from conftest import TINY
+from helpers_images import make_image_folder
 from probedistill import (
+    DistilledSet,
     FeatureBank,
     LinearProbe,
     UserError,
     distill,
+    evaluate,
     labelled_images,
     load_encoder,
     load_splits,
@@ -149,3 +152,14 @@ def test_a_class_without_images_is_one_line_and_one_image_of_each_has_no_discrim
     compared = by_bytes(encoder, ones, ones)
     assert {one.kind for one in compared.shipments} == {"head", "class means"}
     assert [one.top1 for one in compared.shipments if one.name != "head in int4"] == [(1.0,)] * 3
+
+
+def test_a_set_without_an_image_of_a_class_is_wrong_there_alone(photos, encoder, tmp_path):
+    train, test = load_splits(f"folder:{make_image_folder(tmp_path / 'three', classes=('a', 'b', 'c'), per_class=5)}")
+    pictures = torch.stack([encoder.centre_view(train.load(i)) for i in np.flatnonzero(train.labels > 0)])
+    some = DistilledSet(pictures, torch.from_numpy(train.labels[train.labels > 0]), ("a", "b", "c"))
+    some.save(tmp_path / "run")
+    (row,) = (one for one in by_bytes(encoder, train, test, runs=[tmp_path / "run"]).shipments if one.kind == "images")
+    scored = evaluate(some, encoder, None, test, seeds=1, views=20, progress=False)["distilled"]
+    assert row.top1 == (scored.top1,)
+    assert 1 / 3 < scored.top1 <= 2 / 3

@@ -218,3 +218,11 @@ def test_an_evaluation_prefers_the_soft_labels_of_the_set(distilled, encoder, da
     assert result["distilled"].top1 < plain["distilled"].top1
     assert result["distilled"].soft_labels
     assert result["distilled, hard labels"].top1 == plain["distilled"].top1
+
+
+def test_features_without_a_class_are_refused(distilled, encoder, bank):
+    """A head of the other classes would have its rows in their places."""
+    some = bank.select((bank.labels != 1).nonzero().squeeze(1))
+    for extras in ({"keep_head": True}, {"soft_labels": "source"}, {"soft_labels": "learned"}):
+        with pytest.raises(UserError, match="the features are of no image of class 'dog'; give images of every class"):
+            with_extras(distilled, encoder, some, **extras)

@@ -23,7 +23,7 @@ from ..machine.progress import ProgressBar
 from ..machine.torch_state import own_torch_state
 from ..show.figures import Bars, Figure, Plane, Points, colour
 from ..show.tables import Table, number
-from ..store.distilled import DistilledSet, as_set
+from ..store.distilled import DistilledSet, as_set, check_each_class
 from ..store.records import Count, Share
 from ..store.run_record import ImagesRecord
 from ..text import counted
@@ -323,6 +323,7 @@ def geometry(
             fewer than two readable images, or k out of range.
     """
     distilled = as_set(distilled)
+    check_each_class(distilled, "geometry")
     check_encoder(encoder)
     check_labelled(train, "train")
     store = features or FeatureStore(cache=cache, strict=strict, progress=progress)

@@ -24,7 +24,7 @@ from ..seeds import Stream, seed_of
 from ..ship.heads import HeadAbout, Preparation, ReadyHead, head_of_statistics
 from ..show.figures import Bars, Figure
 from ..show.tables import Table, number, percent, points
-from ..store.distilled import DistilledSet, as_set
+from ..store.distilled import DistilledSet, as_set, check_each_class
 from ..store.records import Count, OrNaN, Share
 from ..store.run_record import EncoderRecord, ImagesRecord
 from ..text import counted
@@ -251,11 +251,12 @@ def migrate(
         features: Where features come from.
 
     Raises:
-        UserError: Unknown candidate, or one that needs an old encoder's head where there is none; the new encoder is
-            an old one; an old encoder that the set was not made with, and no statistics are of; statistics of other
-            classes.
+        UserError: Unknown candidate, or one that needs an old encoder's head where there is none; a class without an
+            image; the new encoder is an old one; an old encoder that the set was not made with, and no statistics are
+            of; statistics of other classes.
     """
     distilled = as_set(distilled)
+    check_each_class(distilled, "a head")  # rows of a probe are those of the classes that it has seen
     check_encoder(encoder)
     _check(candidate, measured, encoder, old)
     _check_sources(distilled, old, statistics)

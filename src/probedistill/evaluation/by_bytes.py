@@ -295,4 +295,4 @@ def _of_images(
     augment = distilled.run.config.augment.for_probes(transformer=encoder.is_transformer)
     views = store.synthetic_views(encoder, distilled.images, views=_VIEWS, augment=augment, seed=0)
     labels = torch.tensor(order)[distilled.labels]
-    return _accuracy(LinearProbe("ridge").fit_views(views, labels).logits, test)
+    return LinearProbe("ridge").fit_views(views, labels).score(test.centre, test.labels)

@@ -75,6 +75,11 @@ def with_extras(
             f"the features are of the classes {_few(bank.class_names)}, the set is of {_few(distilled.class_names)}; "
             "give the images that it was made of"
         )
+    empty = (torch.bincount(bank.labels, minlength=bank.num_classes) == 0).nonzero()
+    if len(empty):
+        raise UserError(
+            f"the features are of no image of class {bank.class_names[int(empty[0])]!r}; give images of every class"
+        )
     if soft_labels == "source" or keep_head:
         features = torch.cat([bank.centre[None], bank.augmented])
         probe = LinearProbe("ridge").fit_views(features, bank.labels)

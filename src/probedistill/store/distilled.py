@@ -34,7 +34,7 @@ from torch import Tensor
 from ..errors import UserError, explained, option
 from ..images.folder import own_files
 from ..images.labelled import check_class_names
-from ..text import as_argument, printable
+from ..text import and_more, as_argument, printable
 from .card import REAL_DATA, CardOf, Licence, real_data, rewrite, write_card, write_held_out
 from .files import cannot_write, whole_file, whole_folder, without_traces
 from .layout import CARD, HELD_OUT, IMAGES, METADATA, OLD_METADATA, RUN, SUFFIXES, SUMS, TENSORS, image_files
@@ -519,3 +519,14 @@ def _read_images(folder: Path, parts: _Parts) -> Tensor:
 def as_set(given: DistilledSet | Path | str) -> DistilledSet:
     """A set that is given as such, or by the folder or the name of its run (`DistilledSet.load`)."""
     return given if isinstance(given, DistilledSet) else DistilledSet.load(given)
+
+
+def check_each_class(distilled: DistilledSet, what: str) -> None:
+    """Raise `UserError` if there is a class without an image, as imported sets may have; ``what`` needs one of each."""
+    there = set(distilled.labels.tolist())
+    empty = [name for label, name in enumerate(distilled.class_names) if label not in there]
+    if empty:
+        raise UserError(
+            f"the set has no image of class {empty[0]!r}{and_more(len(empty))}, and {what} needs one of each; correct "
+            "the labels and import it again, or take the class out with forget"
+        )
