@@ -7,9 +7,11 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from helpers_encoders import close, pictures
@@ -343,6 +345,20 @@ def test_two_models_in_a_checkpoint_are_none(hf_folder, tmp_path):
     save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UserError, match=r"is missing \(there is 'student\.[a-z_.]*'\) and would be random"):
         load_encoder(f"hf:{path}", device="cpu")
+
+
+@pytest.mark.parametrize("kind", ["PoolFormer", "Levit", "ConvNext", "DeiT", "ViT"])
+def test_the_share_of_an_image_is_that_which_the_processor_keeps(hf_folder, tmp_path, kind):
+    import transformers
+
+    shutil.copytree(hf_folder[0] / "vit", tmp_path / "vit")
+    processor = getattr(transformers, f"{kind}ImageProcessor")()
+    processor.save_pretrained(tmp_path / "vit")
+    encoder = load_encoder(f"hf:{tmp_path / 'vit'}", device="cpu")
+    ramp = Image.fromarray(np.tile(np.linspace(0, 255, 1024).round().astype(np.uint8)[None, :, None], (1024, 1, 3)))
+    values = processor(ramp, return_tensors="pt")["pixel_values"][0, 0].double()
+    view = (encoder.centre_view(ramp).double() - encoder.mean[0].cpu()) / encoder.std[0].cpu()
+    assert float((values.mean(0) - view[0].mean(0)).abs().max()) < 0.05
 
 
 def test_vision_towers_that_have_no_class_of_their_own_in_automodel(hf_folder, tmp_path):

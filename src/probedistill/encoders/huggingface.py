@@ -302,10 +302,11 @@ def _processor_view(processor: Any) -> dict[str, Any]:
     view: dict[str, Any] = {}
     if cropped or resized:
         view["input_size"] = cropped or resized
+    own = 224 / 256 if "levit" in type(processor).__name__.lower() else getattr(processor, "crop_pct", None)
     if cropped and resized:
-        view["crop_pct"] = min(1.0, cropped / resized)
-    elif resized and resized < 384 and getattr(processor, "crop_pct", None):  # ConvNeXt's own rule
-        view["crop_pct"] = float(processor.crop_pct)
+        view["crop_pct"] = min(1.0, (own or 1) * cropped / resized)  # PoolFormer and LeViT enlarge before they crop
+    elif resized and resized < 384 and own:  # ConvNeXt's own rule
+        view["crop_pct"] = float(own)
     names = {int(filter_): name for name, filter_ in RESAMPLING.items()}
     if getattr(processor, "resample", None) in names:
         view["interpolation"] = names[processor.resample]
