@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..features.classes import class_means
+from ..images.labelled import rows_of_labels
 from ..store.records import Share
 from .base import Array
 
@@ -84,7 +85,7 @@ class RealReference:
         left_out = int(rows is not None)
         raw = [own[rows] for own in self._own] if rows is not None else self._distances(points, labels)
         distance, _, margin = raw
-        of_class = [(self.labels == c).nonzero()[:, 0] for c in range(self.num_classes)]
+        of_class = [torch.from_numpy(rows) for rows in rows_of_labels(self.labels.numpy(), self.num_classes)]
         typical = torch.stack([self._own[0][of].median() for of in of_class])[labels]
         typical[typical == 0] = math.nan  # most of the class's images are the same: it has no unit of length
         result = {"margin": margin, "relative_margin": margin / typical, "distance_ratio": distance / typical}

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import UserError
+from ..images.labelled import rows_of_labels
 from ..seeds import Stream, seed_of
 from .bank import FeatureBank
 
@@ -153,7 +154,7 @@ def neighbours(bank: FeatureBank, features: Tensor, labels: Tensor) -> Tensor:
 
 
 def _rows_of_classes(bank: FeatureBank, least: int) -> list[Tensor]:
-    rows = [(bank.labels == c).nonzero().squeeze(1) for c in range(bank.num_classes)]
+    rows = [torch.from_numpy(rows) for rows in rows_of_labels(bank.labels.numpy(), bank.num_classes)]
     for name, r in zip(bank.class_names, rows, strict=True):
         if len(r) < least:
             raise UserError(f"images_per_class {least} is more than class {name!r} has real images ({len(r)})")
@@ -195,7 +196,6 @@ def balanced_rows(labels: NDArray[np.int64], limit: int, *, seed: int) -> NDArra
     rng = np.random.default_rng(seed_of(seed, Stream.BALANCED_ROWS))
     order = rng.permutation(len(labels))
     turn = np.empty(len(labels), dtype=np.int64)  # position of each row within its class
-    for label in np.unique(labels):
-        of_class = order[labels[order] == label]
-        turn[of_class] = np.arange(len(of_class))
+    for rows in rows_of_labels(labels[order]):
+        turn[order[rows]] = np.arange(len(rows))
     return np.sort(order[turn[order].argsort(kind="stable")][:limit])

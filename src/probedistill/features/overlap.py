@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..images.labelled import rows_of_labels
 from .bank import FeatureBank
 from .statistics import ROUNDING_OF_FEATURES, ClassStatistics
 
@@ -21,14 +22,13 @@ def photos_counted_before(held: ClassStatistics, bank: FeatureBank) -> tuple[str
         held: Sums without noise.
         bank: Features of photos, of the same views as in the sums.
     """
-    for label, name in enumerate(bank.class_names):
+    for name, rows in zip(bank.class_names, rows_of_labels(bank.labels.numpy(), bank.num_classes), strict=True):
         if name not in held.class_names:
             continue
         place = held.class_names.index(name)
         count = round(float(held.counts[place]))
-        rows = (bank.labels == label).nonzero().squeeze(1)
         if 0 < count <= len(rows):
-            some = bank.select(rows)
+            some = bank.select(torch.from_numpy(rows))
             features = (some.augmented.mean(dim=0) if some.num_views else some.centre).double()
             if rows_of_sum(features, held.sums[place], count) is not None:
                 return name, count

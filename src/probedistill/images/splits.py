@@ -22,7 +22,7 @@ from ..machine.places import at_home
 from ..text import and_more, counted, text_of
 from .decode import one_line
 from .duplicates import warn_of_duplicates
-from .labelled import LabelledImages, check_classes, check_classes_of_images, classes_argument
+from .labelled import LabelledImages, check_classes, check_classes_of_images, classes_argument, rows_of_labels
 from .sources import ALIASES, TESTING, TRAINING, WHOLE, Source, composed, open_source
 
 _log = logging.getLogger(__name__)
@@ -322,8 +322,7 @@ def _holdout_indices(
     """
     keys = [hashlib.sha256(b"probedistill holdout 0\n" + os.fsencode(name)).digest() for name in names]
     held: list[int] = []
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
+    for members in rows_of_labels(labels):
         count = min(max(round(len(members) * share), 1), len(members) - 2)
         held += sorted(members.tolist(), key=lambda i: (keys[i], names[i]))[:count]
     is_test = np.zeros(len(labels), dtype=bool)
