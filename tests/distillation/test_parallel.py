@@ -248,8 +248,9 @@ def test_a_rank_that_hangs_is_reported(fork: Fork, five_classes: Path, tmp_path:
 
 def test_more_processes_than_images(fork: Fork, tmp_path: Path) -> None:
     photos = make_image_folder(tmp_path / "photos", per_class=3)
-    ranks = fork(*distil(photos, tmp_path / "out", "--steps", 3), ranks=3)
+    ranks = fork(*distil(photos, tmp_path / "out", "--steps", 3, "--cache", tmp_path / "cache"), ranks=3)
     code, output = ranks.end(120), ranks.log.read_text()
     assert code == 2, output
     assert "3 processes for 2 synthetic images" in output
     assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "cache" / "features").exists(), "said before the features of all photos are computed"

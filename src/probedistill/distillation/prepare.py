@@ -137,7 +137,8 @@ def prepare(
         wished: The config as the user gave it.
 
     Raises:
-        UserError: An encoder cannot be loaded or lets no gradient through, or the processes see other data.
+        UserError: An encoder cannot be loaded or lets no gradient through, the processes see other data, or there are
+            more of them than images.
     """
     encoders = _load_encoders(named)
     config = suited(config, wished, encoders)
@@ -148,6 +149,9 @@ def prepare(
     record = _describe(config, encoders, data)
     if base is not None:
         record = replace(record, base=base.record, forgotten=base.forgotten, begun_from=base.begun_from)
+    count = len(record.class_names) * config.images_per_class if base is None else len(base.labels)
+    if count < team.count:
+        raise UserError(f"{team.count} processes for {count} synthetic images; start no more than one each")
     _check_same_data(team, record)
     features = FeatureStore(run.cache, strict, run.progress and team.is_first, team)
     return Task(config, run, data, encoders, record, features, team, base)

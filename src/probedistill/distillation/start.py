@@ -50,12 +50,10 @@ def make_distiller(
         progress: Show a bar while photos are read to start from.
 
     Raises:
-        UserError: More processes than images, or no real images although they are needed.
+        UserError: No real images although they are needed.
     """
     labels = torch.arange(banks[0].num_classes).repeat_interleave(config.images_per_class)
     labels = labels if base is None else base.labels
-    if len(labels) < team.count:
-        raise UserError(f"{team.count} processes for {len(labels)} synthetic images; start no more than one each")
     weights = config.encoder_weights or [1.0] * len(encoders)
     towers: list[Tower] = []
     layers = inner or [None] * len(encoders)
