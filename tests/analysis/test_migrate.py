@@ -242,3 +242,5 @@ def test_a_class_without_an_image_gets_no_head_of_another(distilled, new):
         UserError, match=r"the set has no image of class 'cat', and a head needs one of each; .* forget$"
     ):
         migrate(some, new)
+    soft = replace(some, soft_labels=torch.full((len(some.labels), 3), 1 / 3))
+    assert migrate(soft, new)[0].weight.shape == (3, new.dim)
