@@ -32,6 +32,7 @@ from probedistill import (
 from probedistill.distillation.base import Base
 from probedistill.distillation.beginnings import average_of, blend_of
 from probedistill.distillation.new_folder import write_set
+from probedistill.evaluation.real_sets import real_set
 from probedistill.features.statistics import statistics_of_run
 from probedistill.features.store import FeatureStore
 from probedistill.ship.joined import KeptSet, load_runs, merge_sets, without_classes
@@ -197,6 +198,16 @@ def test_forgotten_class_goes_with_its_images_its_sums_and_its_part_in_the_head(
     assert left.run.images.count == 18
     assert any("May remain" in note and "began as averages of photos" in note for note in notes)
     assert torch.equal(DistilledSet.load(tmp_path / "out").float_images, left.float_images)
+
+
+def test_what_may_remain_is_said_of_sets_that_it_is_true_of(runs, encoder, data, tmp_path):
+    chosen = real_set("herding", encoder, data[0], features=FeatureStore(tmp_path / "cache", False, False))
+    for name, held in (("real", chosen), ("bare", DistilledSet.load(runs / "all"))):
+        held.save(tmp_path / name)
+        _, notes = forget(tmp_path / name, "dog", out=tmp_path / f"{name}-less")
+        assert any("were optimised beside" in note for note in notes) == (name == "bare")
+        assert not any("--redistil" in note or "redistil=True" in note for note in notes), "there are no sums to do it"
+        assert any("what was exported or copied from it" in note for note in notes)
 
 
 def test_head_goes_when_there_are_no_statistics_to_make_it_again(runs):

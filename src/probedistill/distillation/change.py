@@ -402,12 +402,13 @@ def _what_remains(left: KeptSet, classes: Sequence[str], hit: Sequence[str], red
         notes.append(
             f"Taken out: the photos' share of the sums; images of {', '.join(map(repr, hit))} were made again."
         )
-    if not redistil:
-        run = left.distilled.run
+    run = left.distilled.run
+    if not redistil and run.baseline is None:
         began = f" Some of them began as {BEGINNINGS[run.begun_from]}." if run.began_as_photos else ""
         notes.append(
             "May remain: images of the other classes were optimised beside what was taken out, and stay as they were."
-            f"{began} {option('redistil', True)} makes all of them again."
+            + began
+            + (f" {option('redistil', True)} makes all of them again." if left.statistics else "")
         )
     if classes and left.statistics and any(one.products is not None for one in left.statistics):
         notes.append(
