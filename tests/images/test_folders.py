@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import subprocess
 import unicodedata
 import warnings
@@ -100,6 +101,14 @@ def test_splits_without_class_folders_are_no_classes(tmp_path):
     ):
         load_images(f"folder:{tmp_path}")
     assert classes_of(tmp_path, split="all") == ("Test", "train")
+
+
+def test_test_images_without_classes_leave_the_training_images_to_be_held_out(tmp_path):
+    tree(tmp_path, "train/cat", "train/dog", "test/unknown")
+    with pytest.raises(UserError, match=r"holds no images to test on; .*, or give (folder:.*/train) to hold") as caught:
+        load_splits(ImagesConfig(images=f"folder:{tmp_path}", classes=["cat", "dog"]))
+    named = re.search(r"or give (\S+) to hold", str(caught.value))
+    assert load_splits(named[1])[1].class_names == ("cat", "dog")
 
 
 def test_a_split_beside_folders_that_are_called_nearly_so_is_no_class(tmp_path):

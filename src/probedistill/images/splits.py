@@ -177,8 +177,9 @@ def _matching_test(
         )
     test = test.of(train.class_names, "class", absent_ok=True)
     if not len(test):
+        alone = f", or give {source.spec}/{train.split} to hold some of it out" if source.spec[:7] == "folder:" else ""
         raise UserError(
-            f"split {testing!r} of {source.spec} holds no images to test on; name another {option('test_split')}"
+            f"split {testing!r} of {source.spec} holds no images to test on; name another {option('test_split')}{alone}"
         )
     return test
 
