@@ -533,8 +533,9 @@ class RunConfig:
     """Continue the unfinished run in that folder; start it if there is none."""
     overwrite: bool = False
     """Delete the run in that folder and start from the beginning."""
-    checkpoint_seconds: float = 30.0
-    """Save at least this often."""
+    checkpoint_seconds: float | None = None
+    """Save at least this often; default: every 30 seconds, less often where saving takes more than a
+    twentieth of the time."""
     evaluate_every: int | None = None
     """Steps between previews with probe accuracy; default: a tenth of the steps, 0: never."""
     cache: Path | None = None

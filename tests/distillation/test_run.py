@@ -7,6 +7,7 @@ import os
 import signal
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -331,6 +332,26 @@ def test_interrupted_while_features_are_computed(fork, tmp_path):
     assert found == 130, err
     assert "Traceback" not in err
     assert "--resume" in err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(("seconds", "steps"), [(None, [1, 52, 60]), (30, [*range(1, 60), 60])])
+def test_checkpoints_that_take_long_are_made_less_often(spec, encoder, tmp_path, monkeypatch, seconds, steps):
+    """A step takes 40 seconds and a checkpoint 100: the next one is made after 2,000, unless somebody says when."""
+    now, saved = [0.0], []
+
+    class Slow(Callback):
+        def on_step(self, step):
+            now[0] += 40
+
+    def save(folder, record, distiller, history):
+        now[0] += 100
+        saved.append(distiller.step_count)
+
+    monkeypatch.setattr("probedistill.distillation.run.time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr("probedistill.distillation.folder.RunFolder.save", save)
+    out = tmp_path / "run"
+    quick(spec, encoder, steps=60, out=out, evaluate_every=0, checkpoint_seconds=seconds, callbacks=[Slow()])
+    assert saved == steps
 
 
 # ---------------------------------------------------------------- settings

@@ -16,7 +16,7 @@ class RunOptions(TypedDict, total=False):
     out: Path | str | None
     resume: bool
     overwrite: bool
-    checkpoint_seconds: float
+    checkpoint_seconds: float | None
     evaluate_every: int | None
     cache: Path | None
     progress: bool
