@@ -112,7 +112,7 @@ def load_tensor_file(path: Path, failed: str, hint: str, *, leave_out: bool = Fa
             warnings.simplefilter("ignore")
             others = _other_classes(path) if leave_out else {}
             with torch.serialization.safe_globals([(stand_in, name) for name, stand_in in others.items()]):
-                return torch.load(path, map_location="cpu", weights_only=True)
+                return _read(path, "cpu")
     except Exception as error:  # torch raises many kinds
         # Not torch's own text: it advises to load the file without weights_only, which runs its code.
         not_tensors = isinstance(error, (pickle.UnpicklingError, EOFError))
@@ -132,13 +132,19 @@ def _text_in(path: Path) -> str | None:
     return next((what for start, what in _TEXTS.items() if head.startswith(start)), None)
 
 
+def _read(path: Path, device: str) -> Any:
+    """What a PyTorch file holds; as an open file, since torch 2.15 goes by a name that ends in .safetensors."""
+    with open(path, "rb") as file:
+        return torch.load(file, map_location=device, weights_only=True)
+
+
 def _other_classes(path: Path) -> dict[str, type]:
     """What stands for each class of a PyTorch file that torch does not take without running it, by its name."""
     stand_ins: dict[str, type] = {}
     while len(stand_ins) < _MOST_CLASSES:
         try:
             with torch.serialization.safe_globals([(stand_in, name) for name, stand_in in stand_ins.items()]):
-                torch.load(path, map_location="meta", weights_only=True)  # without reading a tensor
+                _read(path, "meta")  # without reading a tensor
         except Exception as error:  # what else may be wrong shows when the tensors are read
             unknown = re.search(r"GLOBAL (\S+) was not an allowed global", str(error))
             filled = re.search(r"Can only (SET|app|ext).* but got <class 'left_out\.(\S+)'>", str(error))
