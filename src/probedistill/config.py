@@ -23,6 +23,7 @@ from .methods import (
     check_name,
     check_number,
     merged,
+    plain,
     preset_values,
 )
 
@@ -146,7 +147,7 @@ class EncoderConfig:
         """
         for name in options:
             check_name(f"option of {function}", name, cls.__dataclass_fields__)
-        return cls(encoder=spec, **options)
+        return cls(encoder=spec, **plain(options))
 
 
 class EncoderOptions(TypedDict, total=False):
@@ -585,8 +586,8 @@ class EvaluateConfig:
 
     def check(self) -> None:
         """Raise `UserError` when a value is out of range. Names of probes are checked where probes are known."""
-        _names("probes", self.probes)
-        for baseline in _names("baselines", self.baselines):
+        check_names("probes", self.probes)
+        for baseline in check_names("baselines", self.baselines):
             check_name("baselines", baseline, BASELINES)
         least_of = {"seeds": 1, "views": 0, "epochs": 1, "sgd_views": 1, "full_views": 0, "full_epochs": 1}
         for name, least in least_of.items():
@@ -632,7 +633,7 @@ class TransferConfig(EvaluateConfig):
 
     def check(self) -> None:
         """Raise `UserError` when a value is out of range."""
-        for baseline in _names("baselines", self.baselines):
+        for baseline in check_names("baselines", self.baselines):
             check_name("baselines", baseline, MATRIX_BASELINES)
         if self.floats:
             raise UserError("floats is for evaluate; a matrix scores the 8-bit images alone")
@@ -690,10 +691,10 @@ def with_options(config: Config, options: Mapping[str, Any], function: str) -> C
     """
     for name in options:
         check_name(f"option of {function}", name, [one.name for one in fields(config)])
-    return replace(config, **options)
+    return replace(config, **plain(options))
 
 
-def _names(argument: str, value: Any) -> Sequence[str]:
+def check_names(argument: str, value: Any) -> Sequence[str]:
     """The value, which must be a list of names, each once."""
     if isinstance(value, str):
         raise UserError(f"{argument} {value!r} must be a list of names; write [{value!r}]")

@@ -25,6 +25,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any, Literal
 
 from .errors import UserError, option, unknown_name
@@ -212,6 +213,15 @@ def flattened(options: Mapping[str, Any], at: str = "") -> dict[str, Any]:
     return found
 
 
+def plain(value: Any) -> Any:
+    """A value with Python's own numbers and lists in place of those of NumPy, PyTorch and pandas, inside it, too."""
+    if isinstance(value, Mapping):
+        return {name: plain(one) for name, one in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(plain, value))
+    return value.tolist() if hasattr(value, "shape") and hasattr(value, "tolist") else value
+
+
 # ---------------------------------------------------------------------------------------------------
 # Checks
 
@@ -230,7 +240,8 @@ def check_number(
     whole: bool = False,
 ) -> None:
     """Raise `UserError` unless ``value`` is a finite number from ``least`` to ``most``, or more than ``least``."""
-    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+    is_number = isinstance(value, Integral if whole else Real)  # NumPy's, too
+    if isinstance(value, bool) or not is_number:
         raise UserError(f"{argument} {value!r} must be a {'whole ' * whole}number")
     if not (least < value if more_than else least <= value) or not value < math.inf:
         bound = f"more than {least}" if more_than else "0 or more" if least == 0 else f"at least {least}"

@@ -7,6 +7,7 @@ import json
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from conftest import TINY, wait_for
@@ -101,6 +102,12 @@ def test_from_python(photos, tmp_path):
         ({"views": "2"}, (0, 1)),
     ]
     assert all(len(group.accuracies[0].top1) == 2 for group in found.groups)
+
+
+def test_seeds_and_values_may_be_arrays(photos, tmp_path):
+    grid = {"views": np.arange(1, 3)}
+    found = sweep(f"folder:{photos}", TINY, seeds=np.arange(2), grid=grid, out=tmp_path / "x", **QUICK)
+    assert [(group.settings, group.seeds) for group in found.groups] == [({"views": n}, (0, 1)) for n in ("1", "2")]
 
 
 def test_values_of_a_grid_have_the_type_of_their_option():

@@ -4,9 +4,24 @@ from __future__ import annotations
 
 from typing import get_type_hints
 
+import numpy as np
 import pytest
+import torch
 
-from probedistill import DistillConfig, EncoderConfig, RunConfig, UserError, encoder_config, load_encoder
+from conftest import TINY
+from probedistill import (
+    DistillConfig,
+    DistilledSet,
+    EncoderConfig,
+    RunConfig,
+    UserError,
+    distill,
+    encoder_config,
+    export,
+    extract_features,
+    load_encoder,
+    load_splits,
+)
 from probedistill.config import CanvasConfig, EncoderOptions
 from probedistill.distillation.options import DistillOptions
 
@@ -18,6 +33,31 @@ def test_the_keywords_are_the_fields_of_the_configs():
 
 def test_the_keywords_of_an_encoder_are_the_fields_of_its_config():
     assert get_type_hints(EncoderOptions).keys() == EncoderConfig.__dataclass_fields__.keys() - {"encoder"}
+
+
+@pytest.mark.filterwarnings("ignore:.*no effect")
+def test_numbers_and_lists_of_other_libraries(encoder, photos, out):
+    images, _ = load_splits(f"folder:{photos}")
+    numbers = {"steps": np.int64(2), "lr": torch.tensor(0.5), "images_per_class": np.int32(1), "seed": np.uint8(3)}
+    distill(
+        images, encoder, **numbers, canvas={"size": np.int16(32)}, augment={"scale": np.array([0.25, 1.0])}, out=out,
+        evaluate_every=np.int64(0), progress=False,
+    )  # fmt: skip
+    config = DistilledSet.load(out).run.config
+    assert (config.steps, config.lr, config.images_per_class, config.seed) == (2, 0.5, 1, 3)
+    assert type(config.steps) is int
+    assert (config.canvas.size, list(config.augment.scale)) == (32, [0.25, 1.0])
+    assert export(out, out.with_name("small"), quality=np.int64(80)).quality == 80
+    assert load_encoder(TINY, encoder_args={"seed": np.int64(1)}, device="cpu").config.encoder_args == {"seed": 1}
+    assert extract_features(encoder, images, views=np.int64(1), progress=False).num_views == 1
+
+
+@pytest.mark.parametrize("name", ["log", "callback"])
+def test_names_that_are_no_list(encoder, photos, name):
+    with pytest.raises(UserError, match=rf"{name} 'tensorboard' must be a list of names; write \['tensorboard'\]"):
+        distill(load_splits(f"folder:{photos}")[0], encoder, steps=1, **{name: "tensorboard"})
+    with pytest.raises(UserError, match=rf"{name} .* must be a list of names"):
+        distill(load_splits(f"folder:{photos}")[0], encoder, steps=1, **{name: print})
 
 
 def test_a_misspelt_option_of_an_encoder():

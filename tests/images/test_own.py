@@ -117,6 +117,12 @@ def test_a_little_overshoot_is_clipped(whole):
     assert np.array_equal(found[2:], PIXELS[0, 2:])
 
 
+def test_names_may_come_one_by_one():
+    images = labelled_images(PIXELS, [0, 1] * 3, iter("ab"), names=(str(number) for number in range(6)))
+    assert images.class_names == ("a", "b")
+    assert list(images.names) == ["0", "1", "2", "3", "4", "5"]
+
+
 def test_the_fingerprint_is_that_of_the_contents():
     one = labelled_images(PIXELS, LABELS)
     assert labelled_images(PIXELS.copy(), LABELS).fingerprint == one.fingerprint
@@ -136,7 +142,7 @@ def test_the_fingerprint_is_that_of_the_contents():
         (PIXELS, ["", "cat"] * 3, {}, "is empty"),
         (PIXELS / 100, LABELS, {}, r"outside \[0, 1\]"),
         (PIXELS.astype(np.int64), LABELS, {}, "pixels of int64"),
-        (PIXELS[..., :2], LABELS, {}, r"have the shape \(6, 20, 20, 2\)"),
+        (PIXELS[..., :2], LABELS, {}, r"of the shape \(6, 20, 20, 2\)"),
         ([(one, 0) for one in PIXELS], LABELS, {}, "image 0 of 'mine' is a tuple; give a path, bytes"),
         ([io.BytesIO(b"x")] * 6, LABELS, {}, "image 0 of 'mine' is a BytesIO"),
         ([*PIXELS[:5], PIXELS[5] / 5], LABELS, {}, r"image 5 of 'mine' has values from .* outside \[0, 1\]; divide"),
@@ -146,6 +152,9 @@ def test_the_fingerprint_is_that_of_the_contents():
         (PIXELS, LABELS, {"names": ["one"]}, "6 images and 1 name"),
         ("folder:photos", LABELS, {}, "are str; give a list of images"),
         (iter(PIXELS), LABELS, {}, "give a list of images"),
+        (PIXELS, [0, 1] * 3, {"class_names": "ab"}, "class_names 'ab' must be a list of names"),
+        (PIXELS, [0, 1] * 3, {"class_names": {0: "a", 1: "b"}}, "class_names .* must be a list of names"),
+        (PIXELS, [0, 1] * 3, {"class_names": [3, 4]}, "class_names .* must be a list of names"),
     ],
 )
 def test_what_is_wrong_is_one_line(images, labels, options, says):

@@ -35,7 +35,7 @@ from ..images.labelled import LabelledImages, digest_of
 from ..images.splits import load_images, load_splits
 from ..machine.launch import launch
 from ..machine.signals import Interrupted, number_of
-from ..methods import check_number, merged
+from ..methods import check_number, merged, plain
 from ..probes.kinds import check_probes
 from ..store.layout import RUN, scores_file
 from ..store.run_record import read_run
@@ -156,7 +156,7 @@ def _planned(
     config: DistillConfig, seeds: Sequence[int] | None, grid: Mapping[str, Sequence[Any]], out: Path
 ) -> Iterator[_Planned]:
     """A run for each point of the grid and each seed, in this order."""
-    seeds = [config.seed] if seeds is None else list(seeds)
+    seeds = [config.seed] if seeds is None else list(plain(seeds))
     if not seeds:
         raise UserError("seeds is empty; give at least one")
     for seed in seeds:
@@ -176,7 +176,7 @@ def _planned(
 
 def _values(name: str, given: Sequence[Any]) -> list[Any]:
     """The values of an option, of its type."""
-    kind = _type_of(name)
+    kind, given = _type_of(name), plain(given)
     if isinstance(given, str) or not isinstance(given, Sequence) or not given:
         raise UserError(f"grid {name!r} needs values, not {given!r}; give some, such as [1, 2]")
     found: list[Any] = []

@@ -8,6 +8,7 @@ from typing import Any, Literal, TypedDict
 
 from ..config import AugmentConfig, CanvasConfig, CLPConfig, DistillConfig, LGMConfig, RunConfig, SFMConfig
 from ..errors import unknown_name
+from ..methods import plain
 
 
 class RunOptions(TypedDict, total=False):
@@ -66,6 +67,6 @@ def with_options(
     for name in options:
         if name not in run_names and name not in config_names:
             raise unknown_name("option", name, [*config_names, *run_names])
-    run = replace(run, **{k: v for k, v in options.items() if k in run_names})
-    settings = {k: v for k, v in options.items() if k in config_names}
+    run = replace(run, **{k: plain(v) for k, v in options.items() if k in run_names})
+    settings = {k: plain(v) for k, v in options.items() if k in config_names}
     return run, DistillConfig.of(**settings) if config is None else replace(config, **settings)

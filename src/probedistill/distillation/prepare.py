@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from .._version import __version__
-from ..config import DistillConfig, EncoderConfig, ImagesConfig, RunConfig, StatisticsConfig
+from ..config import DistillConfig, EncoderConfig, ImagesConfig, RunConfig, StatisticsConfig, check_names
 from ..encoders.encoder import Encoder, several_encoders
 from ..encoders.named import YAML, encoder_config, encoder_fields, in_one_word
 from ..encoders.pool import EncoderPool
@@ -158,9 +158,11 @@ def prepare(
 
 
 def check_run(run: RunConfig) -> None:
-    """Raise `UserError` if a time or a number of steps is out of range."""
+    """Raise `UserError` if a time or a number of steps is out of range, or names are no list of names."""
     if not run.timeout_seconds > 0:
         raise UserError(f"timeout_seconds {run.timeout_seconds} must be more than 0")
+    check_names("log", run.log)
+    check_names("callback", run.callback)
     for name in ("checkpoint_seconds", "evaluate_every"):
         if not (getattr(run, name) or 0) >= 0:  # NaN would never save
             raise UserError(f"{name} {getattr(run, name)} must be 0 or more")

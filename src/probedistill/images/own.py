@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -49,9 +49,20 @@ def labelled_images(
     called = f"images {name!r}"
     pictures = _pictures(images, called)
     labels = np.asarray(labels).reshape(-1)
-    numbers, found = _numbered(labels, class_names, called)
+    numbers, found = _numbered(labels, _named(class_names, called), called)
     check_classes_of_images(found, called)
-    return labelled(Items(pictures, numbers, found, names), name, split, progress)
+    return labelled(Items(pictures, numbers, found, None if names is None else list(names)), name, split, progress)
+
+
+def _named(class_names: Sequence[str] | None, called: str) -> tuple[str, ...] | None:
+    """The names of the classes, as far as they are given, in a form that can be counted."""
+    if class_names is None:
+        return None
+    if not isinstance(class_names, (str, bytes, Mapping)) and isinstance(class_names, Iterable):
+        found = tuple(class_names)
+        if all(isinstance(one, str) for one in found):
+            return tuple(map(str, found))
+    raise UserError(f"{called}: class_names {class_names!r} must be a list of names, in the order of the numbers")
 
 
 def _pictures(images: Any, called: str) -> Sequence[Any]:
@@ -63,21 +74,22 @@ def _pictures(images: Any, called: str) -> Sequence[Any]:
     batch = as_array(images)
     pixels = channels_last(batch) if batch.ndim == 4 else batch
     if pixels.ndim not in (3, 4) or (pixels.ndim == 4 and pixels.shape[3] != 3):
-        raise UserError(f"{called} have the shape {batch.shape}; give (N, H, W, 3), (N, 3, H, W) or (N, H, W)")
+        what = f"a {type(images).__name__} of the shape {batch.shape}"
+        raise UserError(f"{called} are {what}; give (N, H, W, 3), (N, 3, H, W) or (N, H, W), or a list of images")
     return list(as_bytes(pixels, f"{called} have"))
 
 
 def _numbered(
-    labels: NDArray[Any], class_names: Sequence[str] | None, called: str
+    labels: NDArray[Any], class_names: tuple[str, ...] | None, called: str
 ) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     """Labels as numbers, and the names of the classes."""
     if labels.dtype.kind == "O" and all(isinstance(one, str) for one in labels):  # as pandas keeps them
         labels = labels.astype(str)
     if class_names is not None and len(set(class_names)) < len(class_names):
-        twice = next(one for one in class_names if list(class_names).count(one) > 1)
+        twice = next(one for one in class_names if class_names.count(one) > 1)
         raise UserError(f"{called}: class_names name {twice!r} twice; name each class once")
     if labels.dtype.kind in "US":
-        found = tuple(class_names) if class_names is not None else tuple(sorted(set(map(str, labels))))
+        found = class_names if class_names is not None else tuple(sorted(set(map(str, labels))))
         place = {one: number for number, one in enumerate(found)}
         unknown = next((str(one) for one in labels if str(one) not in place), None)
         if unknown is not None:
@@ -89,4 +101,4 @@ def _numbered(
     if class_names is None and count > len(labels):
         known = f"the label {count - 1} among {counted(len(labels), 'label')}"
         raise UserError(f"{called} have {known}; number the classes from 0 on, or name them")
-    return labels.astype(np.int64), tuple(class_names) if class_names is not None else tuple(map(str, range(count)))
+    return labels.astype(np.int64), class_names if class_names is not None else tuple(map(str, range(count)))

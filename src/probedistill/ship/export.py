@@ -33,6 +33,7 @@ from ..features.encode import encode, view_features
 from ..machine.progress import ProgressBar
 from ..machine.threads import Workers
 from ..machine.torch_state import own_torch_state
+from ..methods import plain
 from ..seeds import Stream
 from ..store.card import Licence, held_out_in, licence_of
 from ..store.distilled import DistilledSet, Encoded, as_set
@@ -125,6 +126,7 @@ def export(
     source = None if isinstance(distilled, DistilledSet) else run_folder(distilled)
     distilled = as_set(distilled if source is None else source)
     folder = Path(folder)
+    quality, image_size, max_bytes = plain((quality, image_size, max_bytes))
     _check(distilled, format, quality, image_size, max_bytes)
     with claimed(folder):
         _check_folder(folder, overwrite)
