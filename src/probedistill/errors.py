@@ -57,7 +57,9 @@ def is_out_of_memory(error: BaseException) -> bool:
     words = ("out of memory", "ALLOC_FAILED", "ALLOCATION_FAILED", "DefaultCPUAllocator", "Cannot allocate memory")
     of_torch = isinstance(error, RuntimeError) and any(word in str(error) for word in words)
     of_system = isinstance(error, OSError) and error.errno == errno.ENOMEM
-    return of_torch or of_system or isinstance(error, MemoryError)
+    # A limit of address space (ulimit -v, which some queues set) ends with the first large library.
+    of_import = isinstance(error, ImportError) and "failed to map segment" in str(error)
+    return of_torch or of_system or of_import or isinstance(error, MemoryError)
 
 
 _READS = re.compile(r"(?:environ|getenv)\W+(?:get\W+)?(\w+)")

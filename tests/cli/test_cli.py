@@ -427,6 +427,8 @@ def test_memory_that_runs_out_is_one_line(run_cli, photos, tmp_path, command):
         (OSError(errno.ENOENT, "No such file or directory", "out of memory"), False),
         (MemoryError(), True),
         (ValueError("out of memory"), False),
+        (ImportError("libtorch_cpu.so: failed to map segment from shared object"), True),
+        (ImportError("No module named 'x'"), False),
     ],
 )
 def test_which_errors_are_those_of_memory(error, is_one):
