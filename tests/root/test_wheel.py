@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import venv
 import zipfile
 from pathlib import Path
@@ -111,6 +112,15 @@ def test_all_is_every_extra_of_a_user(wheel):
         for extra in re.findall(r"extra == ['\"]([\w-]+)['\"]", marker):
             of[extra].add(requirement.strip())
     assert of["all"] == set().union(*(of[extra] for extra in set(of) - {"all", "dev", "docs", "wandb"}))
+
+
+def test_the_source_distribution_holds_what_its_pages_and_tests_need(tmp_path):
+    _run([sys.executable, "-m", "build", "--sdist", "--no-isolation", "--outdir", tmp_path], ROOT)
+    (built,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(built) as archive:
+        held = {name.partition("/")[2] for name in archive.getnames()}
+    needed = ["constraints.txt", "Makefile", "benchmarks/tables.py", "docs/start.md", "tests/conftest.py", "LICENSE"]
+    assert not {*needed, *(page.name for page in ROOT.glob("*.md"))} - held
 
 
 def test_the_page_on_pypi_renders(wheel):
