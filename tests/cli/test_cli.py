@@ -601,16 +601,47 @@ def test_interrupted_anywhere_it_says_stopped(run_cli, monkeypatch, photos, tmp_
     assert (result.code, result.err) == (130, "probedistill: stopped; repeat the command to go on\n")
 
 
-def test_sigterm_ends_a_command_as_ctrl_c_does_and_leaves_nothing_half_written(run_cli, monkeypatch, tmp_path):
-    before = signal.getsignal(signal.SIGTERM)
+@pytest.fixture
+def on_hangup():
+    """Set what a closed terminal does, whether or not the tests run with nohup."""
+    before = signal.getsignal(signal.SIGHUP)
+    yield lambda handler: signal.signal(signal.SIGHUP, handler)
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_signals_end_a_command_as_ctrl_c_does_and_leave_nothing_half_written(
+    run_cli, monkeypatch, tmp_path, on_hangup, number
+):
+    on_hangup(signal.SIG_DFL)
+    before = signal.getsignal(number)
 
     def half_written(path, *_, **__):
         with whole_file(tmp_path / "report.html") as temporary:
             temporary.write_text("half")
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
 
     monkeypatch.setattr("probedistill.report.page.write_report", half_written)
     result = run_cli("report", "set:digits-lite0", "--out", tmp_path / "report.html")
-    assert (result.code, result.err) == (143, "probedistill: stopped; repeat the command to go on\n")
+    assert (result.code, result.err) == (128 + number, "probedistill: stopped; repeat the command to go on\n")
     assert os.listdir(tmp_path) == []
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert signal.getsignal(number) is before
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_a_closed_terminal_saves_the_run_unless_it_was_started_with_nohup(
+    distil_cli, monkeypatch, on_hangup, tmp_path, ignored
+):
+    on_hangup(signal.SIG_IGN if ignored else signal.SIG_DFL)
+    monkeypatch.chdir(tmp_path)
+    Path("closes.py").write_text(
+        "import os, signal\n"
+        "from probedistill.distillation.callbacks import Callback\n"
+        "class Closes(Callback):\n"
+        "    def on_step(self, step):\n"
+        "        if step.step == 2:\n"
+        "            os.kill(os.getpid(), signal.SIGHUP)\n"
+    )
+    result = distil_cli("--out", tmp_path / "run", "--callback", "module:closes:Closes", steps=4)
+    saved = [path.name for path in tmp_path.glob("run/checkpoints/*")]
+    assert (result.code, saved) == ((0, []) if ignored else (129, ["step-0000002.safetensors"])), result.err

@@ -89,7 +89,7 @@ def sweep(
 
     Raises:
         UserError: Bad input, also in the last point of the grid; nothing has been written.
-        Interrupted: SIGINT or SIGTERM came; what is done is kept.
+        Interrupted: SIGINT, SIGTERM or SIGHUP came; what is done is kept.
     """
     run, config = with_options(run or RunConfig(), config, dict(options))
     if run.out is None:

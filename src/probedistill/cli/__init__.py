@@ -22,7 +22,7 @@ from ..errors import (
 from ..machine.limits import start_no_more_threads_than_processors
 from ..machine.memory import keep_freed_memory
 from ..machine.progress import say, to_nowhere
-from ..machine.signals import Interrupted, ended_by_sigterm, number_of
+from ..machine.signals import Interrupted, ended_by_signals, number_of
 from ..text import printable
 from . import (  # noqa: F401  registers them
     accept,
@@ -59,12 +59,12 @@ _OUT_OF_MEMORY = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return its exit code: 0, 2 (bad input), 1 (failed), 130 or 143 (stopped)."""
+    """Run the command line; return its exit code: 0, 2 (bad input), 1 (failed), 129, 130 or 143 (stopped)."""
     tokens = list(sys.argv[1:] if arguments is None else arguments)
     _write_what_the_streams_can_hold()
     keep_freed_memory()
     start_no_more_threads_than_processors()
-    with shown_messages(), speaking_flags(), ended_by_sigterm():
+    with shown_messages(), speaking_flags(), ended_by_signals():
         return _run(tokens)
 
 

@@ -96,7 +96,7 @@ def distill(
     Raises:
         UserError: Bad input; nothing has been written.
         NonFiniteLossError: The loss became NaN or infinite; the last good state is in ``checkpoints/``.
-        Interrupted: SIGINT or SIGTERM came; the state has been saved.
+        Interrupted: SIGINT, SIGTERM or SIGHUP came; the state has been saved.
     """
     run, config = with_options(run or RunConfig(), config, dict(options))
     given = () if isinstance(images, (str, ImagesConfig, LabelledImages)) else read_statistics(images)

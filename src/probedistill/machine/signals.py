@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: obeyed at once if nothing would be lost, otherwise at the end of the step."""
+"""SIGINT, SIGTERM and SIGHUP: obeyed at once if nothing would be lost, otherwise at the end of the step."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from types import FrameType
 from ..errors import by_caller
 
 _log = logging.getLogger(__name__)
+
+_HANGUP: signal.Signals | None = getattr(signal, "SIGHUP", None)  # a terminal was closed; Windows has none
+_ENDING = [number for number in (signal.SIGTERM, _HANGUP) if number is not None]
 
 
 class Interrupted(KeyboardInterrupt):
@@ -33,7 +36,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, where it ends the command as Ctrl-C does."""
+    """SIGTERM or SIGHUP, where it ends the command as Ctrl-C does; its argument is the signal's number."""
 
 
 class Stop:
@@ -53,7 +56,7 @@ class Stop:
 
 @contextmanager
 def catch_signals(folder: Path | None = None) -> Iterator[Stop]:
-    """Catch SIGINT and SIGTERM while the block runs.
+    """Catch SIGINT, SIGTERM and SIGHUP while the block runs.
 
     Args:
         folder: The run's folder, for the error.
@@ -64,7 +67,7 @@ def catch_signals(folder: Path | None = None) -> Iterator[Stop]:
     """
     stop = Stop()
     try:
-        with _handled(stop.handle, signal.SIGINT, signal.SIGTERM):
+        with _handled(stop.handle, signal.SIGINT, *_ENDING):
             yield stop
     except Interrupted:
         raise
@@ -75,13 +78,13 @@ def catch_signals(folder: Path | None = None) -> Iterator[Stop]:
 
 
 @contextmanager
-def ended_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM end the block as Ctrl-C does, so that files under way are removed."""
+def ended_by_signals() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end the block as Ctrl-C does, so that files under way are removed."""
 
     def end(number: int, frame: FrameType | None) -> None:
-        raise Terminated
+        raise Terminated(number)
 
-    with _handled(end, signal.SIGTERM):
+    with _handled(end, *_ENDING):
         yield
 
 
@@ -89,7 +92,7 @@ def number_of(error: KeyboardInterrupt) -> int:
     """The signal behind an error."""
     if isinstance(error, Interrupted):
         return error.signal
-    return signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT
+    return error.args[0] if isinstance(error, Terminated) else signal.SIGINT
 
 
 @contextmanager
@@ -98,7 +101,10 @@ def _handled(handler: Callable[[int, FrameType | None], None], *numbers: signal.
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, handler) for number in numbers}
+    before = {}
+    for number in numbers:
+        if number != _HANGUP or signal.getsignal(number) is not signal.SIG_IGN:  # ignored: the command runs with nohup
+            before[number] = signal.signal(number, handler)
     try:
         yield
     finally:
