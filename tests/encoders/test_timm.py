@@ -420,6 +420,15 @@ def test_weights_may_lie_in_a_dictionary_of_another_class(tmp_path, small, expec
     assert torch.equal(_features(tmp_path / "w.pth"), expected)
 
 
+@pytest.mark.parametrize("ways", [1, 50])
+def test_dictionaries_that_hold_themselves_are_no_state_dict(tmp_path, ways):
+    inside: dict[str, object] = {}
+    inside.update({"model": inside} | {str(way): inside for way in range(1, ways)})
+    torch.save(inside, tmp_path / "w.pth")
+    with pytest.raises(UserError, match=r"holds no state dict; save model\.state_dict\(\) instead"):
+        _features(tmp_path / "w.pth")
+
+
 def test_a_whole_model_is_no_state_dict(tmp_path, small):
     torch.save(small, tmp_path / "w.pth")
     with pytest.raises(UserError, match=r"holds no state dict; save model\.state_dict\(\) instead"):

@@ -39,7 +39,7 @@ def read_weights(path: Path, names: Iterable[str]) -> dict[str, Tensor]:
     if not path.is_file():
         raise UserError(f"{called} is not a file; give a .safetensors or .pth file of weights")
     hint = "give a .safetensors file or a PyTorch file that holds tensors only"
-    content = load_tensor_file(path, f"{called} cannot be read as weights", hint, leave_out=True)
+    content = _tree(load_tensor_file(path, f"{called} cannot be read as weights", hint, leave_out=True))
     ours = list(names)
     weights = _without_inner_wrappers(dict(_tensors_in(content)))
     whole = _whole(weights, ours)
@@ -170,15 +170,28 @@ def _is_safetensors(path: Path) -> bool:
 
 
 _DEEPEST = 6  # dictionaries in each other
+_MOST_ENTRIES = 10**6
 
 
-def _tensors_in(content: Any, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Tensor]]:
+def _tree(content: Any, numbers: Iterator[int] | None = None, depth: int = 0) -> Any:
+    """The dictionaries of a file, to a bound: it may hold them in themselves, or in each other very many times."""
+    if not isinstance(content, Mapping):
+        return content
+    numbers = iter(range(_MOST_ENTRIES)) if numbers is None else numbers
+    found = {}
+    for (name, value), _ in zip(content.items(), numbers):
+        if depth < _DEEPEST or not isinstance(value, Mapping):
+            found[name] = _tree(value, numbers, depth + 1)
+    return found
+
+
+def _tensors_in(content: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
     """Yield all tensors of a file, by the names of the dictionaries that they lie in."""
     for name, value in content.items() if isinstance(content, Mapping) else ():
         if isinstance(name, str) and isinstance(value, Tensor):
             yield prefix + name, value
-        elif isinstance(name, str) and depth < _DEEPEST:
-            yield from _tensors_in(value, f"{prefix}{name}.", depth + 1)
+        elif isinstance(name, str):
+            yield from _tensors_in(value, f"{prefix}{name}.")
 
 
 _INNER_WRAPPER = re.compile(r"\b_(orig_mod|fsdp_wrapped_module|checkpoint_wrapped_module)\.")
