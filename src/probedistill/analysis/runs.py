@@ -28,11 +28,8 @@ from ..text import and_more
 _Value = TypeVar("_Value")
 _MOST_NAMED = 12  # runs in a sentence
 _FEW = 3  # distillation seeds that a table of a paper has at least
-_OF_EACH_SET = ("images", "soft_labels", "train", "chosen_by")
-"""What scores of two sets may differ in and stand in one mean: the sets themselves, and the baselines beside them."""
-
-_OF_EACH_ROW = (*_OF_EACH_SET, "encoder", "augment")
-"""What scores of two rows may differ in, too: the settings of the rows tell."""
+_OF_EACH_ROW = (*OF_EACH_SET, "encoder", "augment")
+"""What scores of two rows may differ in: the settings of the rows tell."""
 
 
 @dataclass(frozen=True)
