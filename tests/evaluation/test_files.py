@@ -140,6 +140,14 @@ def test_damage_is_one_line_with_its_place(distilled, encoder, data, tmp_path, d
         load_evaluation(out)
 
 
+def test_a_folder_in_place_of_a_file_of_scores_is_one_line(tmp_path):
+    with pytest.raises(UserError, match=r"is a folder; give a file of scores, which probedistill evaluate writes"):
+        load_evaluation(tmp_path)
+    (tmp_path / "evaluation-tiny-32px.json").touch()
+    with pytest.raises(UserError, match=r"give a file of scores, such as '.*evaluation-tiny-32px\.json'"):
+        load_evaluation(str(tmp_path))
+
+
 # ---- what it says
 
 

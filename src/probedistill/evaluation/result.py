@@ -20,6 +20,7 @@ from ..show.figures import Bars, Figure, HeatMap
 from ..show.results import Result
 from ..show.tables import NOTHING, Table, percent, points
 from ..store.distilled import DistilledSet
+from ..store.layout import EVALUATIONS
 from ..store.locks import PATIENCE, claimed
 from ..store.records import as_plain, read_record, write_record
 from ..store.run_record import RunRecord, SoftLabelsRecord
@@ -434,8 +435,12 @@ def load_evaluation(path: Path | str) -> Evaluation:
         path: The file, such as ``runs/photos/evaluation-efficientnet_lite0-112px.json``.
 
     Raises:
-        UserError: No such file, or a damaged one.
+        UserError: No such file, a folder, or a damaged file.
     """
+    if Path(path).is_dir():
+        inside = sorted(Path(path).glob(EVALUATIONS))
+        found = f"such as {str(inside[0])!r}" if inside else "which probedistill evaluate writes into a run"
+        raise UserError(f"evaluation {str(path)!r} is a folder; give a file of scores, {found}")
     content = read_record(
         Path(path), _File, kind=KIND, what="evaluation", hint="make it again with probedistill evaluate"
     )
