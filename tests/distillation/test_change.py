@@ -468,7 +468,10 @@ def test_forgotten_class_may_come_back(runs, data, encoder, tmp_path):
 
 @pytest.mark.parametrize("redistil", [False, True])
 def test_a_licence_stays_and_files_of_the_forgotten_class_are_named_nowhere(runs, encoder, data, tmp_path, redistil):
-    cc0, names = Licence("cc0-1.0", "CC0, by me."), ["cat/1.png", "dog/ann-smith.png"]
+    cc0, names = (
+        Licence("cc0-1.0", "CC0, by me."),
+        ["cat/1.png", "train/cat/dog/2.png", "dog/ann-smith.png", "train/dog/ann-smith.png"],
+    )
     (statistics,) = statistics_of_run(runs / "all")
     held = DistilledSet.load(runs / "all")
     held = replace(held, run=replace(held.run, skipped=("dog/bob-jones.jpg (cut short)",)))
@@ -476,7 +479,7 @@ def test_a_licence_stays_and_files_of_the_forgotten_class_are_named_nowhere(runs
     forget(tmp_path / "before", "dog", run=out_of(tmp_path), encoder=encoder, redistil=redistil)
     left = tmp_path / "out"
     assert licence_of(left) == cc0
-    assert (left / "held-out.txt").read_text() == "cat/1.png\n"
+    assert (left / "held-out.txt").read_text() == "cat/1.png\ntrain/cat/dog/2.png\n"
     assert not any(name in file.read_bytes() for file in left.rglob("*.*") for name in (b"ann-smith", b"bob-jones"))
 
 

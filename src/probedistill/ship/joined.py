@@ -13,7 +13,7 @@ from torch import Tensor
 from .._version import __version__
 from ..errors import UserError, option, unknown_name
 from ..features.statistics import ClassStatistics, merge_statistics, statistics_if_kept
-from ..images.labelled import warn_of_alike
+from ..images.labelled import plain_name, warn_of_alike
 from ..store.card import Licence, held_out_in, licence_of
 from ..store.distilled import DistilledSet, Head
 from ..store.layout import check_named_once
@@ -149,9 +149,13 @@ def without_classes(kept: KeptSet, gone: Sequence[str]) -> KeptSet:
         accuracy=[], skipped=(),  # of other classes; names of files of those that go
     )  # fmt: skip
     left = DistilledSet(held.float_images[stay], labels[stay], names, record, head=head)
-    # Names of files are in the folders of their classes.
-    held_out = tuple(line for line in kept.held_out if line.partition("/")[0] not in gone)
+    held_out = tuple(line for line in kept.held_out if _class_of_file(line, held.class_names) not in gone)
     return replace(kept, distilled=left, statistics=statistics, notes=tuple(notes), held_out=held_out)
+
+
+def _class_of_file(name: str, class_names: Sequence[str]) -> str | None:
+    """The class in whose folder a file is, ``cat/1.png`` or ``train/cat/1.png``; ``None`` if its name does not say."""
+    return next((folder for folder in map(plain_name, name.split("/")[:-1][:2]) if folder in class_names), None)
 
 
 def _left_of(images: ImagesRecord, gone: Sequence[str], statistics: Sequence[ClassStatistics]) -> ImagesRecord:
