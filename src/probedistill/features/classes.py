@@ -96,8 +96,7 @@ def _away_from_centres(bank: FeatureBank, count: int, seed: int) -> Iterator[tup
         # Products of float32 lose the distance of features that lie far from zero and near each other.
         features = bank.take(rows, views="centre").double()
         centres = cluster_centres(features, count, seed_of(seed, Stream.CLUSTERS, label))
-        # To float32 at the end: both images of a cluster of two are equally near, and the first is to be chosen.
-        yield rows, torch.cdist(centres, features).float()
+        yield rows, torch.cdist(centres, features)
 
 
 def _herded(features: Tensor, count: int) -> Tensor:
