@@ -86,8 +86,8 @@ class _LeftOutList:
         return []
 
 
-_MOST_CLASSES = 1000
-"""Classes of objects in one file."""
+_MOST_CLASSES = 100
+"""Classes of objects in one file, which is read once more for each; trainers leave a few dozen."""
 
 
 def load_tensor_file(path: Path, failed: str, hint: str, *, leave_out: bool = False) -> Any:
