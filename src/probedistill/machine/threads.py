@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import _thread
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Any, TypeVar
 
+from .limits import processors
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-MOST = min(8, (os.cpu_count() or 1) + 1)
-"""Threads where nothing else is said."""
 
 
 class Workers:
@@ -25,13 +23,17 @@ class Workers:
     taken. A thread then waits for the lock and the pool for its thread: Ctrl-C hangs, one time in sixty where many
     files are read.
 
+    Args:
+        most: Number of threads at most; ``None`` for eight, or one more than there are processors if that is fewer.
+
     Attributes:
         stopped: The block has ended: whoever is at a long item may give up.
     """
 
-    def __init__(self, most: int = MOST) -> None:
+    def __init__(self, most: int | None = None) -> None:
         self.stopped = False
-        self._most, self._started = most, 0
+        self._most = min(8, processors() + 1) if most is None else most
+        self._started = 0
         self._tasks: SimpleQueue[tuple[Callable[[Any], Any], Any, SimpleQueue[Any]] | None] = SimpleQueue()
         self._ended: SimpleQueue[None] = SimpleQueue()
 
