@@ -296,7 +296,7 @@ def baseline(
     from ..features.store import FeatureStore
     from ..images.splits import load_splits
     from ..probes.kinds import check_probes
-    from ..store.files import check_writable
+    from ..store.files import check_file
 
     settings = settings or _BaselineOptions()
     settings.check()
@@ -310,9 +310,7 @@ def baseline(
     if not by_bytes and (runs or new_encoder):
         raise UserError("runs and new-encoder are for --by-bytes; add that, or leave them out")
     if out is not None:
-        if out.is_dir():
-            raise UserError(f"out {str(out)!r} is a folder; give the name of a JSON file, or --save a baseline there")
-        check_writable(out.parent)
+        check_file(out, f"out {str(out)!r} is a folder; give the name of a JSON file, or --save a baseline there")
     train, test = load_splits(images, progress=progress)
     if by_bytes:
         _by_bytes(train, test, encoder, runs or [], new_encoder, out, store)

@@ -170,8 +170,6 @@ def _table(found: ClassStatistics) -> Table:
 
 
 def _check_out(out: Path) -> None:
-    from ..store.files import check_writable
+    from ..store.files import check_file
 
-    if out.is_dir():
-        raise UserError(f"out {str(out)!r} is a folder; give the name of a file, such as {str(out / 'all.stats')!r}")
-    check_writable(out.parent)
+    check_file(out, f"out {str(out)!r} is a folder; give the name of a file, such as {str(out / 'all.stats')!r}")

@@ -28,7 +28,7 @@ from ..show.figures import Figure
 from ..show.previews import CELLS_PER_ROW, LIMIT
 from ..show.tables import Table
 from ..store.card import command_again
-from ..store.files import check_writable, whole_file
+from ..store.files import check_file, whole_file
 from ..store.layout import CONFIG
 from ..store.named import run_folder, several_runs
 from ..store.records import as_plain, without_nan
@@ -92,9 +92,7 @@ def write_report(
     out = Path(out)
     if out.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"out {str(out)!r} must end in .html; name the page to write")
-    if out.is_dir():
-        raise UserError(f"out {str(out)!r} is a folder; name the page to write in it")
-    check_writable(out.parent)
+    check_file(out, f"out {str(out)!r} is a folder; name the page to write in it")
     given = {"transfer": transfer, "align": align, "bias": bias, "geometry": geometry}
     kinds = kinds_of_analysis(analyses)
     more = {name: kinds[name].read(path) for name, path in given.items() if path is not None}

@@ -184,10 +184,10 @@ def check_writable(folder: Path) -> None:
         raise UserError(f"cannot write {str(folder)!r}: {why}; choose another folder")
 
 
-def check_file(path: Path) -> None:
-    """Raise `UserError` when a file of this name cannot be written; change nothing."""
+def check_file(path: Path, if_folder: str = "") -> None:
+    """Raise `UserError` when a file of this name cannot be written, with the text ``if_folder`` when it is a folder."""
     if path.is_dir():
-        raise UserError(f"cannot write {str(path)!r}: it is a folder; give the name of a file")
+        raise UserError(if_folder or f"cannot write {str(path)!r}: it is a folder; give the name of a file")
     check_writable(path.parent)
 
 
