@@ -39,7 +39,7 @@ from .similarity import (
     ratio,
     traces,
 )
-from .statistics import EXACT, FEWEST, Correlation, mantel, p_in_words
+from .statistics import EXACT, FEWEST, Correlation, mantel, p_value
 
 _WHAT = {
     "mutual_knn": "the share of nearest neighbours that two encoders agree on",
@@ -209,7 +209,7 @@ class Alignment(Analysis):
 
     def _correlations(self, transfer: TransferCorrelation) -> Table:
         def cells(found: Correlation) -> tuple[str, ...]:
-            p = NOTHING if found.p is None else p_in_words(found.p).removeprefix("p ").removeprefix("= ")
+            p = NOTHING if found.p is None else p_value(found.p)
             return number(found.spearman, 3), p, str(found.n)
 
         first, second = ("accuracy:\nSpearman", "p", "pairs"), ("share of full data:\nSpearman", "p of\nshare")

@@ -27,13 +27,23 @@ _EXACT_SIGNS = 100  # differences whose signed-rank test is exact
 Orders = NDArray[np.int64]
 
 
+def p_value(p: float) -> str:
+    """A p-value for a table: none is 0, however few orders of many were drawn.
+
+    >>> p_value(0.0423), p_value(1e-5)
+    ('0.042', '< 0.001')
+    """
+    return f"{p:.3f}" if p >= 0.0005 else "< 0.001"
+
+
 def p_in_words(p: float) -> str:
-    """A p-value: no such value is 0, however few orders of many were drawn.
+    """A p-value for a sentence.
 
     >>> p_in_words(0.0423), p_in_words(1e-5)
     ('p = 0.042', 'p < 0.001')
     """
-    return f"p = {p:.3f}" if p >= 0.0005 else "p < 0.001"
+    value = p_value(p)
+    return f"p {value}" if value.startswith("<") else f"p = {value}"
 
 
 @dataclass(frozen=True)
