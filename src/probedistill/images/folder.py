@@ -100,14 +100,16 @@ class _FolderSource(Source):
             check_classes(classes, list(folders), classes_argument(), self.spec, absent_ok)
         class_names = tuple(folders) if classes is None else classes
         check_class_names([name for name in class_names if name in folders], f"images {self.spec!r}")
+        may_be_others = parent == self.root and not self._is_told  # of what is taken for classes
         paths, labels = [], []
         inside: list[set[str]] = []
         for label, name in enumerate(class_names):
             if name in folders:
                 found = sorted(_image_files(parent / folders[name], folders[name], left_out), key=_one_form)
-                if label == 0 and len(class_names) > 1 and parent == self.root and not self._is_told:
+                if label == 0 and len(class_names) > 1 and may_be_others:
                     _check_no_splits_inside(found, self.spec)
-                inside.append({path.split("/")[1] if path.count("/") > 1 else "" for path in found})
+                if classes is None and may_be_others:
+                    inside.append({path.split("/")[1] if path.count("/") > 1 else "" for path in found})
                 paths += found if parent == self.root else [f"{split}/{path}" for path in found]
                 labels += [label] * len(found)
         for name in _hidden_folders(parent) if classes is None else []:
@@ -118,8 +120,7 @@ class _FolderSource(Source):
             elif entry.is_symlink() and not os.path.exists(entry.path):
                 left_out.add("links that lead nowhere", entry.name)
         left_out.warn(self.spec)
-        if classes is None and parent == self.root and not self._is_told:
-            _warn_of_classes_inside(class_names, inside, self.spec)
+        _warn_of_classes_inside(class_names, inside, self.spec)
         names = _names(paths)
         root = os.path.abspath(self.root)
         files = [f"{root}/{path}" for path in paths]
@@ -257,7 +258,8 @@ def _warn_of_classes_inside(class_names: Sequence[str], inside: Sequence[set[str
 
     Args:
         class_names: Of the classes.
-        inside: Of each class, the folders in it that hold images; the empty name stands for the class folder itself.
+        inside: Of each class that is looked at, the folders in it that hold images; the empty name stands for the
+            class folder itself.
         spec: For the warning.
     """
     shared = sorted(set.intersection(*inside)) if len(inside) > 1 else []
