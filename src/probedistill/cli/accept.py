@@ -23,13 +23,12 @@ def accept(path: Path) -> None:
     path:
         Folder of a run or an export, or a JSON file of results.
     """
-    from ..show.previews import save_grid
+    from ..show.previews import save_preview
     from ..store.accept import accept_edits
     from ..store.distilled import DistilledSet
     from ..store.layout import IMAGES, PREVIEW
 
     changed = accept_edits(path)
     if any(name.startswith(f"{IMAGES}/") for name in changed) and (path / PREVIEW).is_file():
-        distilled = DistilledSet.load(path)
-        save_grid(path / PREVIEW, distilled.images, [distilled.class_names[label] for label in distilled.labels])
+        save_preview(path, DistilledSet.load(path))
     show(*(f"accepted: {name}" for name in changed) if changed else ("nothing has changed",))

@@ -10,11 +10,11 @@ import yaml
 
 from ..errors import UserError, explained
 from ..features.statistics import ClassStatistics, save_in_run
-from ..show.previews import save_grid
+from ..show.previews import save_preview
 from ..store.card import Licence
 from ..store.distilled import DistilledSet
 from ..store.files import check_writable, whole_folder, without_traces
-from ..store.layout import CONFIG, PREVIEW
+from ..store.layout import CONFIG
 
 
 def write_set(
@@ -40,13 +40,12 @@ def write_set(
         UserError: The folder holds something, or it cannot be written.
     """
     check_free(out)
-    titles = [distilled.class_names[label] for label in distilled.labels.tolist()]
     with (
         explained(f"cannot write {str(out)!r}", OSError, hint="free some space or choose another folder"),
         without_traces(out.parent),
         whole_folder(out) as partial,
     ):
-        save_grid(partial / PREVIEW, distilled.images, titles)
+        save_preview(partial, distilled)
         if options:
             (partial / CONFIG).write_text(yaml.safe_dump(dict(options), sort_keys=False), encoding="utf-8")
         save_in_run(partial, statistics)

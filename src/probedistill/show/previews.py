@@ -11,8 +11,9 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from ..store.distilled import DistilledSet
 from ..store.files import whole_file
-from ..store.layout import EVOLUTION, sprite_file
+from ..store.layout import EVOLUTION, PREVIEW, sprite_file
 from ..store.pixels import to_8_bits
 from .fonts import files, with_most
 from .scene import wrapped
@@ -64,6 +65,12 @@ def _fonts(titles: Sequence[str]) -> list[Any]:
         ImageFont.load_default(_FONT) if title.isascii() else ImageFont.truetype(with_most(title, found), _FONT)
         for title in titles
     ]
+
+
+def save_preview(folder: Path, distilled: DistilledSet) -> None:
+    """Write the images of a set, each with its class, as the preview in the folder of its run."""
+    titles = [distilled.class_names[label] for label in distilled.labels.tolist()]
+    save_grid(folder / PREVIEW, distilled.images, titles)
 
 
 def save_grid(path: Path, images: Tensor, titles: list[str] | None = None, **options: int) -> None:
