@@ -169,7 +169,7 @@ def main() -> None:
                 keep(name, {"settings": settings, "points": points})
             quality = "" if found["quality"] is None else f" q{found['quality']}"
             print(
-                f"{source:12} {count} per class  {setting:>8} {found['bytes']:8,} bytes  {100 * found['top1']:5.1f} %  "
+                f"{source:12} {count} per class  {setting:>8} {found['bytes']:8,} bytes  {100 * found['top1']:5.1f}%  "
                 f"{found['format']}{quality} {found['image_size']} px, distance {found['feature_distance']:.3f}",
                 flush=True,
             )

@@ -4,7 +4,7 @@
     python benchmarks/choices.py --datasets clothing --variants auto blends --seeds 0
     python benchmarks/choices.py --encoder clip --datasets clothing grocery     # a vision transformer: for a GPU
 
-No test photo has a part in it. 60 % of a dataset's training photos are distilled, the rest are scored; clothing and
+No test photo has a part in it. 60% of a dataset's training photos are distilled, the rest are scored; clothing and
 grocery's validation and test photos are not read at all. Ten classes of clothing, twenty of grocery, ten digits, and
 from ``FOLDER/NAME/train/CLASS`` the sets of `PHOTOS`, whose packages docs/recipes.md names. One image per class,
 EfficientNet-Lite0 at 112 px, 300 steps of three views (where no variant says otherwise), three distillation seeds;
@@ -72,9 +72,9 @@ FOR_TRANSFORMERS: dict[str, dict[str, Any]] = {
     "blends": {"canvas": {"init": "blend"}, "lr": 0.01},
     "noise, rate 0.02": {**FROM_NOISE, "lr": 0.02},
     "noise, rate 0.05": {**FROM_NOISE, "lr": 0.05},
-    "crops of 20 %": {"augment": {"scale": (0.2, 1.0)}},
-    "crops of 50 %": {"augment": {"scale": (0.5, 1.0)}},
-    "crops of 70 %": {"augment": {"scale": (0.7, 1.0)}},
+    "crops of 20%": {"augment": {"scale": (0.2, 1.0)}},
+    "crops of 50%": {"augment": {"scale": (0.5, 1.0)}},
+    "crops of 70%": {"augment": {"scale": (0.7, 1.0)}},
     "ridge 1": {"clp": {"ridge": 1.0}},
     "ridge 100": {"clp": {"ridge": 100.0}},
     "temperature 0.05": {"clp": {"temperature": 0.05}},

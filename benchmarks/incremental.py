@@ -192,7 +192,7 @@ def draw(table: dict[str, list[Any]]) -> None:
             np.array(values)
             for values in zip(*((float(n), 100 * c["mean"], 100 * c["std"]) for n, c in there), strict=True)
         )
-        titles = tuple(f"{name}, task {n}: {100 * c['mean']:.1f} %" for n, c in there)
+        titles = tuple(f"{name}, task {n}: {100 * c['mean']:.1f}%" for n, c in there)
         lines.append(Line(name, x, y, titles, marked=name == "joint", spread=spread))
     seeds = max(cell["seeds"] for cells in table.values() for cell in cells if cell is not None)
     bands = ", bands of one standard deviation, one seed where there is no band" if seeds > 1 else ""

@@ -103,7 +103,7 @@ def main() -> None:
         parts["other"] = step - inside - sum(parts.values())  # drawing, repeating, checking, and caches gone cold
         results[name] = {"step": step, "encoder": inside, "share": inside / step, "rest": parts, "not fused": not_fused}
         rest = ", ".join(f"{part} {1000 * seconds:.1f}" for part, seconds in parts.items())
-        print(f"{name}: step {1000 * step:.0f} ms, encoder {100 * inside / step:.1f} %; rest in ms: {rest}")
+        print(f"{name}: step {1000 * step:.0f} ms, encoder {100 * inside / step:.1f}%; rest in ms: {rest}")
     print(keep("profile_step", {"methods": results}))
 
 

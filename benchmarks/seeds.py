@@ -18,7 +18,7 @@ probes on 30 views, over two evaluation seeds; a cell of the table is the mean a
 *distillation* seeds. The real baselines have five evaluation seeds. Nothing here is chosen on test images.
 
 Each set of `auto` is scored on the encoders that had no part in it, too, beside the medoids that each encoder chooses
-(``--methods medoids``) and random photos. CLIP is one of these; it is scored with crops of at least 35 %, real images
+(``--methods medoids``) and random photos. CLIP is one of these; it is scored with crops of at least 35%, real images
 and distilled ones alike, because it makes nothing of smaller ones at this size. ``--steps 75`` and ``300`` show what
 steps bring.
 

@@ -121,11 +121,11 @@ def headline() -> str:
     return (
         f"*These ten images stand for {real['full real data']['images']:,} photos of clothes; they began as averages "
         "of up to a hundred photos.\nA ridge probe on EfficientNet-Lite0 that has seen nothing else is right on "
-        f"{statistics.fmean(ours):.1f} % of the test photos\n(±&nbsp;{statistics.stdev(ours):.1f} over {len(ours)} "
+        f"{statistics.fmean(ours):.1f}% of the test photos\n(±&nbsp;{statistics.stdev(ours):.1f} over {len(ours)} "
         f"runs). On all {real['full real data']['images']:,} photos it reaches "
-        f"{100 * real['full real data']['top1']:.0f} %, on ten random ones "
-        f"{100 * real['random real']['top1']:.0f} %,\non the best ten that are chosen without distilling "
-        f"{best[0]:.0f} %.*"
+        f"{100 * real['full real data']['top1']:.0f}%, on ten random ones "
+        f"{100 * real['random real']['top1']:.0f}%,\non the best ten that are chosen without distilling "
+        f"{best[0]:.0f}%.*"
     )
 
 
@@ -214,7 +214,7 @@ def crops() -> str:
     for title, what, trained_on in (("from blends", "blends-", "distilled"), ("class medoids", "real", "centroids")):
         for smallest in sorted({row["smallest"] for row in content["rows"]}):
             rows = [r for r in content["rows"] if r["smallest"] == smallest and r["set"].rstrip("0123456789") == what]
-            lines.append(line(f"{title}, at least {100 * smallest:.0f} %", rows, trained_on))
+            lines.append(line(f"{title}, at least {100 * smallest:.0f}%", rows, trained_on))
     lines.append(line("class-mean features", [r for r in content["rows"] if r["set"] == "real"], "class-mean features"))
     return "\n".join(lines) + (
         f"\n\n{made_by({**content, 'command': 'python benchmarks/crops.py --photos FOLDER'})} "
@@ -269,7 +269,7 @@ def gpu() -> str:
         if "steps per second" in row:
             rate, share = row["steps per second"], row.get("share of matrix rate")
             cells += [f"{rate:.2f}", f"{rate * row['classes'] * content['views']:,.0f}"]
-            cells += [f"{100 * share:.0f} %" if share else "", f"{row['peak MiB'] / 1024:.0f}"]
+            cells += [f"{100 * share:.0f}%" if share else "", f"{row['peak MiB'] / 1024:.0f}"]
             cells.append(f"{row.get('micro_batch', row['classes'] * content['views']):,}")
         else:
             cells += ["out of memory", "", "", "", ""]
@@ -297,7 +297,7 @@ def profile() -> str:
     lines = ["| method | step | encoder | " + " | ".join(titles) + " |", "| --- " * (3 + len(titles)) + "|"]
     for name, row in content["methods"].items():
         rest = [f"{1000 * row['rest'][part]:.1f} ms" for part in parts]
-        cells = [f"`{name}`", f"{1000 * row['step']:.0f} ms", f"{100 * row['share']:.1f} %", *rest]
+        cells = [f"`{name}`", f"{1000 * row['step']:.0f} ms", f"{100 * row['share']:.1f}%", *rest]
         cells.append(f"*{1000 * row['not fused']:.1f} ms*")
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + f"\n\n{made_by(content)}"
@@ -322,7 +322,7 @@ def time_to_accuracy() -> str:
     reference = content["curves"]["reference"]
     target, total = content["target"], reference[-1][1]
     lines = [
-        f"The reference reaches {100 * target:.1f} % after {reference[-1][0]:,} steps and {total:.0f} s.",
+        f"The reference reaches {100 * target:.1f}% after {reference[-1][0]:,} steps and {total:.0f} s.",
         "",
         "| | seconds until then | sooner | at its end |",
         "| --- | --- | --- | --- |",
@@ -331,7 +331,7 @@ def time_to_accuracy() -> str:
         if name != "reference":
             seconds = next((s for _, s, accuracy in curve if accuracy >= target), None)
             cells = ["never", ""] if seconds is None else [f"{seconds:.1f}", f"{total / seconds:.0f} ×"]
-            end = f"{100 * curve[-1][2]:.1f} % after {curve[-1][1]:.0f} s"
+            end = f"{100 * curve[-1][2]:.1f}% after {curve[-1][1]:.0f} s"
             lines.append(f"| {name} | {cells[0]} | {cells[1]} | {end} |")
     return "\n".join(lines) + f"\n\n{made_by(content)}"
 
@@ -473,7 +473,7 @@ def seeds_elsewhere(dataset: str = "clothing") -> str:
     made = made_by_seeds(contents)
     counts = sorted({len(of) for of in sets.values()})
     return "\n".join(lines) + (
-        f"\n\n{made} Top-1 % on test photos, ridge / logistic probe, 30 views (CLIP: 10, of at least 35 % of the "
+        f"\n\n{made} Top-1 % on test photos, ridge / logistic probe, 30 views (CLIP: 10, of at least 35% of the "
         "image). Distilled: 150 steps of 3 views of each image (2 for two encoders) if the row names no others, mean "
         f"over {counts[0]}{f' to {counts[-1]}' * (counts[0] < counts[-1])} distillation seeds."
     )
@@ -535,7 +535,7 @@ def transfer() -> str:
         lines.append(f"| *{title}* | " + " | ".join(cells) + " |")
     return "\n".join(lines) + (
         f"\n\n{of_diagnosis('transfer')} {probe} probe, {matrix.protocol.views} views with crops of at least "
-        f"{100 * matrix.augment.scale[0]:.0f} % for every set and target, mean ± std of {matrix.protocol.seeds} "
+        f"{100 * matrix.augment.scale[0]:.0f}% for every set and target, mean ± std of {matrix.protocol.seeds} "
         "evaluation seeds."
     )
 
@@ -576,7 +576,7 @@ def correlation() -> str:
 
 def periphery() -> str:
     lines = [
-        "| encoder, method | distance quantile (95 % interval) | p | margin quantile |",
+        "| encoder, method | distance quantile (95% interval) | p | margin quantile |",
         "| --- | --- | --- | --- |",
     ]
     for name, summary in read("diagnosis/geometry").items():
@@ -714,7 +714,7 @@ def search() -> str:
         "all real data; `headmatch`: the induced head to that head; `kd`: to its predictions; `adam`: the sgd probe's "
         "head; `path`: `lgm` at heads of a training path. "
         "`_v1`: one view per image and step; `_real`: from class medoids; `_lr05`: learning rate 0.05; `_s35`: "
-        "crops of at least 35 %; `_400`: twice the steps; `_levels`: pyramid levels opened one by one. "
+        "crops of at least 35%; `_400`: twice the steps; `_levels`: pyramid levels opened one by one. "
         + ("†: made by an earlier form of the script with the same objectives. " if earlier else "")
         + "Made by "
         f"{made} on {machine['cpu']}, one core, torch {machine['torch']}, {machine['date']}."
@@ -740,7 +740,7 @@ def migrate(part: str) -> str:
         lines.append(
             f"| {title} | {100 * one['mean_absolute_error']:.1f} | {100 * one['bias']:+.1f} | "
             f"{100 * one['largest_error']:.1f} | {one['rank_correlation_of_pairs']:.2f} | "
-            f"{one['rank_correlation_of_candidates']:.2f} | {100 * one['auto_is_best']:.0f} % | "
+            f"{one['rank_correlation_of_candidates']:.2f} | {100 * one['auto_is_best']:.0f}% | "
             f"{100 * one['auto_loses']:.1f} |"
         )
     note = (
@@ -836,7 +836,7 @@ def audit_members() -> str:
         return f"{100 * value:.1f} ({100 * ends[0]:.1f} to {100 * ends[1]:.1f})"
 
     lines = [
-        "| sets that begin as | score of a photo | attack | AUC, % | found at 1 % false alarms, % |",
+        "| sets that begin as | score of a photo | attack | AUC, % | found at 1% false alarms, % |",
         "| --- " * 5 + "|",
     ]
     notes = []
@@ -849,7 +849,7 @@ def audit_members() -> str:
             lines.append(f"| {title} | {says[one['score']]} | {one['how']} | {' | '.join(cells)} |")
         notes.append(
             f"From {title}: {found['shadows']} shadow sets of {found['steps']} steps with {found['layers'] or 'no'} "
-            f"inner layers, each from half of {found['photos']:,} photos; 95 % intervals by t over "
+            f"inner layers, each from half of {found['photos']:,} photos; 95% intervals by t over "
             f"{found['shadows'] // 2} pairs. {made_by(found)}"
         )
     return "\n".join([*lines, "", *notes, "A guess: 50, and 1."])

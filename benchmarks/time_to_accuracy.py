@@ -47,7 +47,7 @@ class Clock:
             if number % every == 0 or number == steps:
                 self.curve.append((number, self.seconds, self.accuracy(rendered())))
                 print(
-                    f"{self.name:10} step {number:5} {self.seconds:7.1f} s  {100 * self.curve[-1][2]:.1f} %", flush=True
+                    f"{self.name:10} step {number:5} {self.seconds:7.1f} s  {100 * self.curve[-1][2]:.1f}%", flush=True
                 )
 
     @torch.no_grad()
@@ -110,7 +110,7 @@ def main() -> None:
     clock = Clock("reference", encoder, labels, test_bank)
     clock.run(steps, max(1, steps // 40), reference, lambda: canvas.images())
     target = clock.curve[-1][2]
-    print(f"\nthe reference reaches {100 * target:.1f} % after {clock.seconds:.0f} s")
+    print(f"\nthe reference reaches {100 * target:.1f}% after {clock.seconds:.0f} s")
     for ours in clocks:
         seconds = ours.seconds_to(target)
         print(

@@ -30,7 +30,7 @@ def main() -> None:
             scores = evaluate(distilled, encoder, train, test, baselines=[], progress=False)
             accuracies.append(100 * scores.rows[0].top1)
         spread = f" ± {stdev(accuracies):.1f}" if len(accuracies) > 1 else ""
-        print(f"{method}: {mean(accuracies):.1f}{spread} % over {len(accuracies)} distillation seeds")
+        print(f"{method}: {mean(accuracies):.1f}{spread}% over {len(accuracies)} distillation seeds")
 
 
 if __name__ == "__main__":

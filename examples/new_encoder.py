@@ -22,7 +22,7 @@ def main() -> None:
     head = LinearProbe().fit(encoder(distilled.images), distilled.labels)
     _, test = load_splits(options.images)
     bank = extract_features(encoder, test.with_classes(distilled.class_names))
-    print(f"{100 * head.score(bank.centre, bank.labels):.1f} % of {len(bank):,} test images")
+    print(f"{100 * head.score(bank.centre, bank.labels):.1f}% of {len(bank):,} test images")
 
 
 if __name__ == "__main__":

@@ -131,7 +131,7 @@ def test_the_most_suspect_images_are_shown():
 
 
 def test_a_guess_finds_as_many_as_is_said():
-    """Of few photos no false alarm is allowed, and the members above the first one are more than 1 %."""
+    """Of few photos no false alarm is allowed, and the members above the first one are more than 1%."""
     members = shadow_halves(np.repeat([0, 1], 30), 80, seed=0)
     (online, offline) = attack({"probe": np.random.default_rng(0).normal(size=members.shape)}, members)
     guess = Membership(80, 80, 60, 1, (online, offline)).guess

@@ -158,7 +158,7 @@ def test_report_of_a_run(bias_cli, run, data, tmp_path):
     outcome = bias_cli("--encoders", TINY)
     assert outcome.code == 0, outcome.err
     assert "cats · " in outcome.out
-    assert "80 % of 'cat' are on 'red'" in outcome.out
+    assert "80% of 'cat' are on 'red'" in outcome.out
     assert json.loads((tmp_path / "out" / "bias.json").read_text())["kind"] == "bias"
     found = BiasReport.read(tmp_path / "out")
     assert sorted(found.groups) == ["cat/blue", "cat/red", "dog/blue", "dog/red"]

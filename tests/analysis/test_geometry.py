@@ -427,7 +427,7 @@ def test_a_class_with_one_readable_image_is_named(run_cli, distil_cli, tmp_path)
 
 
 def test_tests_over_few_classes_are_said_to_say_little():
-    """Two classes always gave p = 0.5, beside an interval of 95 % that looked narrow."""
+    """Two classes always gave p = 0.5, beside an interval of 95% that looked narrow."""
     few, enough = (made_geometry([f"class {i}" for i in range(count)]) for count in (2, 6))
     says = "Over 2 classes p cannot be below 0.5, and the intervals are too narrow."
     assert few.findings()[-1] == says

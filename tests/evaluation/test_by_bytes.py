@@ -64,7 +64,7 @@ def test_what_is_made_of_features_is_what_its_name_says(classes):
 
 def test_the_smallest_within_a_point_of_the_best_is_what_to_ship():
     shipments = [Shipment(f"{size}", "head", size, (top1,)) for size, top1 in ((1, 0.88), (2, 0.895), (3, 0.9))]
-    assert ByBytes(("one",), 10, tuple(shipments)).findings() == ["On one alone, ship the 2: 89.5 % in 2 bytes."]
+    assert ByBytes(("one",), 10, tuple(shipments)).findings() == ["On one alone, ship the 2: 89.5% in 2 bytes."]
 
 
 def test_classes_of_a_set_may_stand_in_another_order(photos, tmp_path):

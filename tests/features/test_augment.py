@@ -219,13 +219,13 @@ def test_boxes_are_distributed_as_torchvisions():
     for column in range(4):
         grid = np.linspace(0.02, 0.98, 25)
         cdf_ours, cdf_theirs = ((boxes[:, column][:, None] <= grid).mean(axis=0) for boxes in (ours, theirs))
-        assert np.abs(cdf_ours - cdf_theirs).max() < 0.04  # 0.1 % of random draws differ by more
+        assert np.abs(cdf_ours - cdf_theirs).max() < 0.04  # 0.1% of random draws differ by more
     area = ours[:, 2] * ours[:, 3]
     assert area.min() < 0.12
 
 
 def test_after_ten_tries_the_crop_falls_back():
-    # Of a square image a crop of 90 % fits if its ratio is 0.9 … 1/0.9; the ratio's logarithm is uniform.
+    # Of a square image a crop of 90% fits if its ratio is 0.9 … 1/0.9; the ratio's logarithm is uniform.
     share_that_fits = math.log(0.9) / math.log(0.5)
     boxes = draw_views(AugmentConfig(scale=(0.9, 0.9), ratio=(0.5, 2.0)), 4000, seed=1).boxes
     whole = (boxes == torch.tensor(WHOLE)).all(dim=1)

@@ -408,7 +408,7 @@ def test_names_that_no_terminal_should_get_are_refused_before_any_work(run_cli, 
     assert classes_of(tmp_path / "photos", classes=["dog", "emu"]) == ("dog", "emu")
 
 
-@pytest.mark.parametrize("name", ["שלום", "x" * 255, "metadata.jsonl", "ü" * 127, "نیم‌فاصله", "a'b\"c", "100 %"])
+@pytest.mark.parametrize("name", ["שלום", "x" * 255, "metadata.jsonl", "ü" * 127, "نیم‌فاصله", "a'b\"c", "100%"])
 def test_names_that_are_only_unusual_are_classes(tmp_path, name):
     with contextlib.suppress(OSError):
         tree(tmp_path, name, "dog")

@@ -40,18 +40,18 @@ def test_states(tmp_path, under_way):
     assert read_progress(tmp_path / "later").state == "waiting"
     now = read_progress(under_way)
     assert (now.state, now.step, now.steps, now.remaining) == ("running", 10, 40, 15.0)
-    assert now.line() == "step 10 of 40, loss 1.0000, probe 25.0 % at step 5, about 15 s left"
+    assert now.line() == "step 10 of 40, loss 1.0000, probe 25.0% at step 5, about 15 s left"
     (under_way / "progress.json").unlink()
     assert read_progress(under_way).line() == "starting: images, encoder and real features"
     done = read_progress(make_run(tmp_path / "done"))
     assert done.state == "finished"
-    assert done.line() == "finished: step 40 of 40, loss 0.0500, probe 50.0 % at step 40, 12 s"
+    assert done.line() == "finished: step 40 of 40, loss 0.0500, probe 50.0% at step 40, 12 s"
 
 
 def test_what_a_terminal_shows(under_way):
     folder = under_way.rename(under_way.with_name("a [red] [b] run"))
     text = as_text(_view(folder, read_progress(folder)), width=300)
-    for part in ("a [red] [b] run: step 10 of 40", "2.0000 → 1.0000", "step 5: 25.0 %", str(folder / "preview.png")):
+    for part in ("a [red] [b] run: step 10 of 40", "2.0000 → 1.0000", "step 5: 25.0%", str(folder / "preview.png")):
         assert part in text
 
 

@@ -83,5 +83,5 @@ def test_the_first_example_of_the_readme():
     example = next(block for block in blocks if "set:digits" in block)
     names: dict[str, object] = {}
     exec(example, names)
-    assert float(names["accuracy"]) > 0.55  # on the card: 70 %
+    assert float(names["accuracy"]) > 0.55  # on the card: 70%
     assert isinstance(names["digits"].images, torch.Tensor)

@@ -186,7 +186,7 @@ def test_no_number_is_broken(width):
 
 def test_titles_of_cells_points_bars_and_lines():
     values = np.array([[12.34, np.nan]])
-    assert titles(heat_map(["run"], ["a", "b"], values, unit="%")) == ["run → a: 12.3\u00a0%", "run → b: –"]
+    assert titles(heat_map(["run"], ["a", "b"], values, unit="%")) == ["run → a: 12.3%", "run → b: –"]
     text = (("12.3 ± 0.4", "–"),)
     assert titles(heat_map(["run"], ["a", "b"], values, text=text))[0] == "run → a: 12.3 ± 0.4"
     assert titles(plane(("cat", "dot"), ("dog", "star"), count=2)) == ["cat 0", "cat 1", "dog 0", "dog 1"]
@@ -308,5 +308,5 @@ def test_names_are_not_set_by_latex_whatever_matplotlib_was_told(tmp_path):
     import matplotlib as mpl
 
     with mpl.rc_context({"text.usetex": True}):
-        on_one_page([figure(heat_map(["100 %", "a_b"], ["#1", "x^2"]))]).savefig(tmp_path / "figure.png")
+        on_one_page([figure(heat_map(["100%", "a_b"], ["#1", "x^2"]))]).savefig(tmp_path / "figure.png")
     assert Image.open(tmp_path / "figure.png").size[0] > 100

@@ -22,7 +22,7 @@ from probedistill.store.pixels import to_8_bits
 from probedistill.store.run_record import SoftLabelsRecord
 from probedistill.store.tensors import load_tensors, save_tensors
 
-NASTY = ["a/b", "..", "smörgås 日本", "<script>alert(1)</script>", ".hidden", "Cat", "cat", "50 %", "x " * 3,
+NASTY = ["a/b", "..", "smörgås 日本", "<script>alert(1)</script>", ".hidden", "Cat", "cat", "50%", "x " * 3,
          "__init__", "a*b[c]?", "con:aux", "aux", "a.", "\u200fleft", "\u05d0\u05d1", "%2E%2E", "{x}", "train",
          "night train", "test", "1dev2", "metadata.jsonl", "x" * 255, "#1", "a::b", "a~", "$HOME", "&", "'",
          '"']  # fmt: skip

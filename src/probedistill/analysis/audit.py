@@ -95,7 +95,7 @@ class Audited:
     matches: dict[str, Match]
 
     def suspects(self, measures: Sequence[str]) -> list[str]:
-        """The measures by which one photo stands out as it does for less than 5 % of the photos."""
+        """The measures by which one photo stands out as it does for less than 5% of the photos."""
         return [name for name in measures if self.matches[name].relative_share < RARE]
 
 
@@ -106,7 +106,7 @@ class Measure:
     Attributes:
         says: Its name in words.
         visible: Whether it compares what people see; features of the run's encoder are alike by design.
-        percentiles: 1, 5, 25, 50 and 75 % of the distances of photos to their nearest other photo.
+        percentiles: 1, 5, 25, 50 and 75% of the distances of photos to their nearest other photo.
     """
 
     says: str
@@ -219,10 +219,10 @@ class Audit(Analysis):
         )
         title = f"Members told from others: {self.membership.shadows} shadow sets of half the photos"
         caption = (
-            "Percent with 95 % intervals. A guess has an AUC of 50 and finds "
-            f"{percent(self.membership.guess)} % of the members."
+            "Percent with 95% intervals. A guess has an AUC of 50 and finds "
+            f"{percent(self.membership.guess)}% of the members."
         )
-        return Table(title, ("score of a photo", "attack", "AUC", "found at 1 %\nfalse alarms"), rows, caption, left=2)
+        return Table(title, ("score of a photo", "attack", "AUC", "found at 1%\nfalse alarms"), rows, caption, left=2)
 
     def findings(self) -> list[str]:
         """What stands out, and what may not be concluded."""
@@ -234,7 +234,7 @@ class Audit(Analysis):
             p = chance_of_suspects(count, len(self.audited), RARE, min(self.images.count, _REFERENCE))
             found.append(
                 f"By {name} {count} of {len(self.audited)} synthetic images look like one photo in particular; photos "
-                f"themselves do in {100 * RARE:.0f} % ({p_in_words(p)})."
+                f"themselves do in {100 * RARE:.0f}% ({p_in_words(p)})."
             )
         if self.begun_from in _EXPECT:
             found.append(
@@ -245,8 +245,8 @@ class Audit(Analysis):
         else:
             one, tried = self.membership.strongest, len(self.membership.attacks)
             found.append(
-                f"The strongest attack ({one.says}, {one.how}) finds {percent(one.tpr)} % of the members at 1 % false "
-                f"alarms (95 % interval {_ends(one.tpr_interval)}; a guess: {percent(self.membership.guess)}), AUC "
+                f"The strongest attack ({one.says}, {one.how}) finds {percent(one.tpr)}% of the members at 1% false "
+                f"alarms (95% interval {_ends(one.tpr_interval)}; a guess: {percent(self.membership.guess)}), AUC "
                 f"{percent(one.auc)} ({_ends(one.auc_interval)}). It is the strongest of {tried}, for sets of half "
                 f"the photos and {counted(self.membership.steps, 'step')}, not for this very set."
             )
@@ -262,7 +262,7 @@ class Audit(Analysis):
         }
         summary = (
             f"{len(self.suspects)} of {len(self.audited)} synthetic images have one photo that stands out among its "
-            f"neighbours as for less than {100 * RARE:.0f} % of the photos, in what one sees. Short "
+            f"neighbours as for less than {100 * RARE:.0f}% of the photos, in what one sees. Short "
             "bars are suspect; long ones are no promise that nothing can be recovered."
         )
         if len(shown) < len(self.audited):
@@ -274,10 +274,10 @@ class Audit(Analysis):
         if self.membership is not None:
             attacks = self.membership.attacks
             found_by = [*(one.tpr for one in attacks), self.membership.guess]
-            rates = {"found at 1 % false alarms": 100 * np.array(found_by)}
+            rates = {"found at 1% false alarms": 100 * np.array(found_by)}
             labels = (*(f"{one.score}, {one.how}" for one in attacks), "a guess")
             says = (
-                f"Members found while 1 % of the others are taken for members, by attacks on "
+                f"Members found while 1% of the others are taken for members, by attacks on "
                 f"{self.membership.shadows} shadow sets; another attack may find more."
             )
             drawn = Bars(labels, rates, "% of the members", digits=1, across=True)
@@ -523,7 +523,7 @@ def _save(
         for name, photo in rows.items():
             match = result.audited[i].matches[name]
             images.append(encoder.centre_view(train.load(int(photo[i])), _SMALL))
-            share = f"{100 * match.relative_share:.0f} % of photos stand out more"
+            share = f"{100 * match.relative_share:.0f}% of photos stand out more"
             titles.append(f"{name} {number(match.distance)}: {share}")
     with claimed(out, called="folder", wait=PATIENCE):
         result.write(out)

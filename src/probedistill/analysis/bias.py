@@ -191,7 +191,7 @@ class BiasReport(Analysis):
 
     def _usual_backgrounds(self) -> Iterator[str]:
         for one in self.usual:
-            yield f"in training {100 * one.share:.0f} % of {one.class_name!r} are on {one.background!r}"
+            yield f"in training {100 * one.share:.0f}% of {one.class_name!r} are on {one.background!r}"
 
     def _least_background(self) -> Iterator[str]:
         entries = [self.entries[i] for i in self.ranking["background_share"]]
@@ -227,7 +227,7 @@ class BiasReport(Analysis):
         summary = "Top-1 in each group of test images."
         for name, one in scores.items():
             worst, gap = percent(one.worst_group), percent(one.gap)
-            summary += f" {name[0].upper()}{name[1:]}: worst group {worst} %, gap {gap} points."
+            summary += f" {name[0].upper()}{name[1:]}: worst group {worst}%, gap {gap} points."
         summary += f" {self._how()}".rstrip()
         named = [group for group in self.groups if group in usual]
         if named:
@@ -250,7 +250,7 @@ class BiasReport(Analysis):
         for i in self.ranking["worst_group"]:
             entry = self.entries[i]
             share = "no share" if entry.share is None else f"{entry.share:.2f}"
-            numbers = {"worst_group": f"{percent(entry.accuracy.distilled.worst_group)} %", "background_share": share}
+            numbers = {"worst_group": f"{percent(entry.accuracy.distilled.worst_group)}%", "background_share": share}
             cells = (f"{places[key][i]} ({numbers[key]})" if i in places[key] else "–" for key in _RANKED_BY)
             rows.append((entry.title, *cells))
         summary = "Place of each entry, the best first: worst group of the distilled images, and background share."

@@ -209,8 +209,8 @@ class Geometry(Analysis):
     def findings(self) -> list[str]:
         """The tests in words, a sentence each."""
         found = [
-            f"{name}: a synthetic image is {what} {100 * test.score:.0f} % of the real images of its class "
-            f"(95 % interval {100 * test.interval[0]:.0f} to {100 * test.interval[1]:.0f}; random real images 50), "
+            f"{name}: a synthetic image is {what} {100 * test.score:.0f}% of the real images of its class "
+            f"(95% interval {100 * test.interval[0]:.0f} to {100 * test.interval[1]:.0f}; random real images 50), "
             f"{p_in_words(test.p)}"
             for name, (_, what) in _TESTED.items()
             for test in (self.tests[name],)
@@ -248,9 +248,9 @@ class Geometry(Analysis):
         summary = (
             f"{', '.join(counts)} images of {len(self.drawn)} classes, in the plane of the two largest principal "
             "components of the real ones. Stars are synthetic, diamonds are medoids. On average a synthetic image is "
-            f"farther from its class mean than {100 * self.tests['periphery'].score:.0f} % of the real."
+            f"farther from its class mean than {100 * self.tests['periphery'].score:.0f}% of the real."
         )
-        first, second = (f"{100 * share:.0f} % of the real variance" for share in points.explained)
+        first, second = (f"{100 * share:.0f}% of the real variance" for share in points.explained)
         (table,) = self.tables()
         return Figure(f"Where the images lie · {self._encoder}", summary, Plane(tuple(groups), first, second), table)
 

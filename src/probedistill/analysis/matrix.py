@@ -222,7 +222,7 @@ class TransferMatrix(Analysis):
             summary += f" ± is over {self.protocol.seeds} evaluation seeds."
         if not np.isnan(self.accuracy[p]).all():
             s, t = np.unravel_index(np.nanargmax(self.accuracy[p]), self.accuracy[p].shape)
-            summary += f" The best set reaches {percent(self.accuracy[p, s, t])} %: {names[s]} on {targets[t]}."
+            summary += f" The best set reaches {percent(self.accuracy[p, s, t])}%: {names[s]} on {targets[t]}."
         title = f"Transfer · {probe}"
         table = Table(title, ("trained on", *targets), tuple((n, *c) for n, c in zip(names, text, strict=True)))
         return Figure(title, summary, drawing, table)

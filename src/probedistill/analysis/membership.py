@@ -66,10 +66,10 @@ class Attack:
         score: What the attacker computes for a photo, one of `SCORES`.
         how: ``"online"``: the attacker has shadow sets with the photo and without it; ``"offline"``: only without.
         auc: Area under the ROC curve; 0.5 for a guess. Mean over the shadow sets.
-        auc_interval: 95 % interval of the mean, by t over the pairs of complementary shadow sets.
-        tpr: Share of the members that are found while at most 1 % of the others are taken for members; for a guess see
+        auc_interval: 95% interval of the mean, by t over the pairs of complementary shadow sets.
+        tpr: Share of the members that are found while at most 1% of the others are taken for members; for a guess see
             `Membership.guess`.
-        tpr_interval: Its 95 % interval.
+        tpr_interval: Its 95% interval.
     """
 
     score: str
@@ -105,7 +105,7 @@ class Membership:
 
     @property
     def guess(self) -> float:
-        """Share of the members that a guess finds: more than 1 % of few photos.
+        """Share of the members that a guess finds: more than 1% of few photos.
 
         With k false alarms allowed among n others, a guess finds the members above the (k + 1)th of them: (k + 1) /
         (n + 1) on average.
@@ -181,13 +181,13 @@ def attack(scores: dict[str, Array], members: Mask) -> tuple[Attack, ...]:
 
 
 def _success(members: Mask, ratios: Array) -> tuple[float, float]:
-    """AUC, and the share of members found at 1 % false alarms."""
+    """AUC, and the share of members found at 1% false alarms."""
     alarms, hits, _ = roc_curve(members, ratios, drop_intermediate=False)
     return float(roc_auc_score(members, ratios)), float(hits[alarms <= FALSE_ALARMS].max())
 
 
 def _mean(values: Array) -> tuple[float, tuple[float, float]]:
-    """The mean, and its 95 % interval over pairs: two complementary halves are not independent samples."""
+    """The mean, and its 95% interval over pairs: two complementary halves are not independent samples."""
     pairs = values.reshape(-1, 2).mean(axis=1)
     middle = float(pairs.mean())
     reach = float(t.ppf(0.975, len(pairs) - 1) * pairs.std(ddof=1) / np.sqrt(len(pairs)))

@@ -175,15 +175,15 @@ class Migration(Analysis):
         else:
             how = _KNOWN_FROM[anchor.known_from]
             found.append(
-                f"Forecast for {self.chosen!r}: {percent(taken.forecast)} % on photos. The set has "
-                f"{percent(anchor.accuracy)} % on its own encoder ({how}). Forecasts of this kind were off by "
+                f"Forecast for {self.chosen!r}: {percent(taken.forecast)}% on photos. The set has "
+                f"{percent(anchor.accuracy)}% on its own encoder ({how}). Forecasts of this kind were off by "
                 "4 to 7 points on average where they could be checked (docs/over-time.md)."
             )
         if self.test is not None and taken.accuracy is not None:
             best = max(self.candidates, key=lambda one: one.accuracy or 0.0)
             found.append(
                 f"Measured afterwards on {counted(self.test.count, 'image')} of {self.test.spec} ({self.test.split}): "
-                f"{percent(taken.accuracy)} %; the best candidate was {best.name!r} with {percent(best.accuracy)} %."
+                f"{percent(taken.accuracy)}%; the best candidate was {best.name!r} with {percent(best.accuracy)}%."
             )
         return found
 

@@ -153,7 +153,7 @@ class ClassTest:
 
     Attributes:
         score: Mean over classes; 0.5 is what random real images have.
-        interval: 95 % bootstrap interval over classes.
+        interval: 95% bootstrap interval over classes.
         p: Two-sided Wilcoxon signed-rank test of the classes' quantiles against 0.5.
     """
 

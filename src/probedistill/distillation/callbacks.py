@@ -189,7 +189,7 @@ class Bar(Callback):
     def on_start(self, start: Start) -> None:
         """Show the bar."""
         if start.history.accuracy:
-            self.note = f"probe {100 * start.history.accuracy[-1][1]:.1f} %"
+            self.note = f"probe {100 * start.history.accuracy[-1][1]:.1f}%"
         began, title = BEGINNINGS.get(start.run.begun_from, ""), f"distil {start.run.method}"
         if start.run.began_as_photos and not is_live():
             title += f" from {began}"
@@ -201,7 +201,7 @@ class Bar(Callback):
     def on_preview(self, preview: Preview) -> None:
         """Remember the accuracy."""
         if preview.accuracy is not None:
-            self.note = f"probe {100 * preview.accuracy:.1f} %"
+            self.note = f"probe {100 * preview.accuracy:.1f}%"
 
     def on_step(self, step: Step) -> None:
         """Advance."""

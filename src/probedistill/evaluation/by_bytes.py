@@ -100,23 +100,23 @@ class ByBytes(Result):
         highest = max(one.top1[0] or 0 for one in self.shipments)
         small = next(one for one in self.shipments if (one.top1[0] or 0) >= highest - _CLOSE)  # the smallest come first
         known, new = self.encoders[0], self.encoders[1:]
-        found = [f"On {known} alone, ship the {small.name}: {small.shown(0)} % in {small.bytes:,} bytes."]
+        found = [f"On {known} alone, ship the {small.name}: {small.shown(0)}% in {small.bytes:,} bytes."]
         images = [one for one in self.shipments if one.kind == IMAGES]
         if images:
             best = max(images, key=lambda one: one.top1[0] or 0)
             times = best.bytes / small.bytes
             behind = 100 * ((small.top1[0] or 0) - (best.top1[0] or 0))
             found.append(
-                f"Images are the wrong thing to ship there: {best.shown(0)} % in {best.bytes:,} bytes, {times:.1f} "
+                f"Images are the wrong thing to ship there: {best.shown(0)}% in {best.bytes:,} bytes, {times:.1f} "
                 f"times as many, for {behind:.1f} points less."
                 if behind > 0 and times > 1
-                else f"The best images have {best.shown(0)} % there, in {best.bytes:,} bytes."
+                else f"The best images have {best.shown(0)}% there, in {best.bytes:,} bytes."
             )
         for number, encoder in enumerate(new, start=1):
             found.append(f"Heads and features are of no use on {encoder} ({NOTHING}).")
             if images:
                 best = max(images, key=lambda one: one.top1[number] or 0)
-                found.append(f"Images are: {best.shown(number)} % ({best.name}).")
+                found.append(f"Images are: {best.shown(number)}% ({best.name}).")
         return found
 
     def figures(self) -> list[Figure]:
@@ -127,7 +127,7 @@ class ByBytes(Result):
             if not known:
                 continue
             accuracy = [100 * (one.top1[number] or 0) for one in known]
-            titles = tuple(f"{one.name}: {one.shown(number)} %, {one.bytes:,} bytes" for one in known)
+            titles = tuple(f"{one.name}: {one.shown(number)}%, {one.bytes:,} bytes" for one in known)
             x = np.array([float(one.bytes) for one in known])
             several = len(self.encoders) > 1
             name = f"{kind}, {self.encoders[number]}" if several else kind

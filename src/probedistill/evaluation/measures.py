@@ -7,7 +7,7 @@ weight λ = 0.5, as in the paper and in the authors' code:
 * Augmentation-robust score: ARS = s(λ · IOR with augmentation + (1 − λ) · IOR without).
 
 s(x) = (eˣ − e⁻¹) / (e − e⁻¹) maps [−1, 1] to [0, 1]; larger is better. A set that is as good as random images and as
-full data has s(0) = 26.9 %.
+full data has s(0) = 26.9%.
 """
 
 from __future__ import annotations

@@ -211,7 +211,7 @@ def _scored(
                 row = scorer.row(training_set, trial)
                 if row.name != context.set_name:
                     row = row.without_confusion()
-                bar.advance(note=f"{row.name}, {row.probe} {100 * row.top1:.1f} %")
+                bar.advance(note=f"{row.name}, {row.probe} {100 * row.top1:.1f}%")
                 if out is not None:
                     Evaluation((*rows, row), context).save(out, of=distilled)
             rows.append(row)

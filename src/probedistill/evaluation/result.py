@@ -322,7 +322,7 @@ class Evaluation(Result):
         r, k = np.unravel_index(wrong.argmax(), wrong.shape)
         summary = f"Of the test images of a class (row), the share in % that the {row.probe} probe takes for a class."
         if wrong[r, k] > 0:
-            summary += f" The largest error: {percent(wrong[r, k])} % of {names[r]} are taken for {names[k]}."
+            summary += f" The largest error: {percent(wrong[r, k])}% of {names[r]} are taken for {names[k]}."
         text = tuple(tuple(NOTHING if np.isnan(v) else f"{100 * v:.0f}" for v in line) for line in shares)
         drawing = HeatMap(
             names, names, 100 * shares, text=text, unit="%", limits=(0, 100), framed=np.eye(len(names)) > 0
@@ -340,7 +340,7 @@ class Evaluation(Result):
         best = max(self.rows, key=lambda row: row.top1)
         summary = (
             f"Accuracy of probes trained on each set of images, with their number; the highest is "
-            f"{percent(best.top1)} % for {best.name} with {best.probe}."
+            f"{percent(best.top1)}% for {best.name} with {best.probe}."
         )
         drawing = Bars(names, series, "top-1 accuracy in %", digits=1, limits=(0, 100), across=True)
         return Figure("Accuracy by training set", summary, drawing, self.tables()[0])

@@ -15,7 +15,7 @@ from .arrays import Array
 
 INITS = ("papers", "zero", "linear")
 """How training starts: weights N(0, 0.01²) and bias 0, as in the code of LGM and SFM; all 0; `torch.nn.Linear`'s own.
-The last is still visible after 1,000 epochs: on a distilled set 65.3 ± 3.0 %, against 67.7 ± 0.6 % with the first."""
+The last is still visible after 1,000 epochs: on a distilled set 65.3 ± 3.0%, against 67.7 ± 0.6% with the first."""
 _ONE_THREAD = 2**24  # products in a step
 _ADAM_BETAS, _ADAM_EPS = (0.9, 0.999), 1e-8
 

@@ -184,6 +184,6 @@ def _result(folder: Path, run: RunRecord) -> list[tuple[str, str]]:
     if run.losses:
         rows.append(("loss", f"{run.losses[0]:.4f} → {run.losses[-1]:.4f}"))
     if run.accuracy:
-        last = (f"step {step}: {100 * value:.1f} %" for step, value in run.accuracy[-3:])
+        last = (f"step {step}: {100 * value:.1f}%" for step, value in run.accuracy[-3:])
         rows.append(("probe accuracy", ", ".join(last)))
     return rows

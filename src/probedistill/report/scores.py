@@ -75,8 +75,8 @@ def headline(run: ShownRun) -> str:
             full = next((row for row in evaluation.rows if (row.name, row.probe) == same), None)
             article = "an" if ours.probe[:1] in "aeiou" else "a"
             what = "distilled images" if ours.name == DISTILLED else f"real images ({ours.name})"
-            text = f"{ours.images:,} {what} train {article} {ours.probe} probe to {percent(ours.top1)} %"
-            return text + (f"; all {full.images:,} real images give {percent(full.top1)} %." if full else ".")
+            text = f"{ours.images:,} {what} train {article} {ours.probe} probe to {percent(ours.top1)}%"
+            return text + (f"; all {full.images:,} real images give {percent(full.top1)}%." if full else ".")
     return ""
 
 
@@ -88,7 +88,7 @@ def class_scores(run: ShownRun) -> dict[str, str]:
                 found = {
                     name: [s.per_class[name] for s in row.scores if name in s.per_class] for name in run.class_names
                 }
-                return {n: f"{100 * statistics.fmean(values):.0f}\u00a0%" for n, values in found.items() if values}
+                return {n: f"{100 * statistics.fmean(values):.0f}%" for n, values in found.items() if values}
     return {}
 
 

@@ -74,7 +74,7 @@ class Progress:
         if self.losses:
             parts.append(f"loss {self.losses[-1]:.4f}")
         if self.accuracy:
-            parts.append(f"probe {100 * self.accuracy[-1][1]:.1f} % at step {self.accuracy[-1][0]}")
+            parts.append(f"probe {100 * self.accuracy[-1][1]:.1f}% at step {self.accuracy[-1][0]}")
         return ", ".join(parts)
 
     def line(self) -> str:
@@ -212,7 +212,7 @@ def _view(folder: Path, progress: Progress, encoding: str = "utf-8") -> Group:
         drawn = sparkline(progress.losses, blocks=BLOCKS if encoding.lower().startswith("utf") else ASCII_BLOCKS)
         row("loss", f"{drawn}  {progress.losses[0]:.4f} → {progress.losses[-1]:.4f}")
     if progress.accuracy:
-        row("probe", ", ".join(f"step {k}: {100 * v:.1f} %" for k, v in progress.accuracy[-4:]))
+        row("probe", ", ".join(f"step {k}: {100 * v:.1f}%" for k, v in progress.accuracy[-4:]))
     if (folder / "preview.png").exists():
         row("images", str(folder / "preview.png"))
     return Group(_text(f"{folder.name or folder}: {progress.line()}", encoding), table)

@@ -86,7 +86,7 @@ def _heat_map(drawing: HeatMap) -> Scene:
             if share <= untitled:
                 continue
             title = f"{drawing.rows[r]} → {drawing.columns[k]}: {texts[r][k]}"
-            title += f"\u00a0{drawing.unit}" if drawing.unit and texts[r][k] != NOTHING else ""
+            title += drawing.unit if texts[r][k] != NOTHING else ""
             framed = bool(drawing.framed is not None and drawing.framed[r, k])
             box = Box(left + cell * k + 1, y + 1, cell - 2, height - 2, *_tint(values[r, k], share), title, framed)
             # Frames are drawn later, so that no neighbour covers half of one.
