@@ -1,7 +1,7 @@
 """Write the tables of README.md and docs/ from benchmarks/results/*.json, between their markers.
 
 python benchmarks/tables.py            # rewrites them
-python benchmarks/tables.py --check    # fails when one is not what the results say
+python benchmarks/tables.py --check    # fails if one differs from the results
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ def made_by(content: dict[str, Any]) -> str:
 
 
 def made_on(contents: Sequence[dict[str, Any]], command: str) -> str:
-    """The command behind a table, and where and when its files were made."""
+    """The command that made a table, the machine and the date."""
     return f"Made by `{command}` {computed_on(contents)}"
 
 
 def computed_on(contents: Sequence[dict[str, Any]]) -> str:
-    """Every machine that some results name, its PyTorch and the days."""
+    """The machines, PyTorch versions and dates of some results."""
     machines = [content["machine"] for content in contents]
     places, versions = (sorted(set(found)) for found in (map(place, machines), (one["torch"] for one in machines)))
     days = sorted({machine["date"] for machine in machines})
@@ -59,12 +59,12 @@ def computed_on(contents: Sequence[dict[str, Any]]) -> str:
 
 
 def place(machine: dict[str, Any]) -> str:
-    """What computed."""
+    """The name of the GPU or CPU."""
     return str(machine["gpu"] or machine["cpu"])
 
 
 def read_all(folder: str) -> list[dict[str, Any]]:
-    """What is in the files of a folder of results, by their names."""
+    """The contents of a folder of results, in the order of file names."""
     return [json.loads(path.read_text()) for path in sorted((RESULTS / folder).glob("*.json"))]
 
 
@@ -73,7 +73,7 @@ def percent(row: dict[str, Any]) -> str:
 
 
 def mean_and_std(values: list[float]) -> str:
-    """In percent: mean ± standard deviation, the mean alone of one, nothing of none."""
+    """Mean ± standard deviation in percent; the mean alone for one value, an empty string for none."""
     if not values:
         return ""
     spread = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
@@ -107,7 +107,7 @@ def methods() -> str:
 
 
 def headline() -> str:
-    """What README leads with: `auto` with its default settings on Lite0, over three distillation seeds."""
+    """The first lines of README: `auto` with its default settings on Lite0, over three distillation seeds."""
 
     def rows(method: str) -> list[dict[str, Any]]:
         of = [c for c in of_seeds(size=224) if c["encoder"] == "lite0" and made_with(c) == f"`{method}`"]
@@ -119,12 +119,12 @@ def headline() -> str:
     real = {row["name"]: row for row in rows("real")}
     best = max((100 * row["top1"], name) for name, row in real.items() if row["images"] == 10 and name in REAL_IMAGES)
     return (
-        f"*These ten images stand for {real['full real data']['images']:,} photos of clothes; they began as averages "
-        "of up to a hundred photos.\nA ridge probe on EfficientNet-Lite0 that has seen nothing else is right on "
-        f"{statistics.fmean(ours):.1f}% of the test photos\n(±&nbsp;{statistics.stdev(ours):.1f} over {len(ours)} "
-        f"runs). On all {real['full real data']['images']:,} photos it reaches "
-        f"{100 * real['full real data']['top1']:.0f}%, on ten random ones "
-        f"{100 * real['random real']['top1']:.0f}%,\non the best ten that are chosen without distilling "
+        f"*These ten images replace {real['full real data']['images']:,} photos of clothes; each started as the "
+        "average of up to a hundred photos.\nA ridge probe on EfficientNet-Lite0, trained on these images alone, "
+        f"reaches {statistics.fmean(ours):.1f}% accuracy on the test photos\n(±&nbsp;{statistics.stdev(ours):.1f} over "
+        f"{len(ours)} runs). Trained on all {real['full real data']['images']:,} photos it reaches "
+        f"{100 * real['full real data']['top1']:.0f}%, on ten random photos "
+        f"{100 * real['random real']['top1']:.0f}%,\nand on the best ten photos chosen without distillation "
         f"{best[0]:.0f}%.*"
     )
 
@@ -148,7 +148,7 @@ CHOICES = {
 
 
 def choices() -> str:
-    """Variants of `auto` on validation photos: by dataset at home, and the mean over datasets elsewhere."""
+    """Variants of `auto` on validation photos: per dataset on Lite0, and the mean over datasets on other encoders."""
     contents = read_all("choices")
     datasets = list(dict.fromkeys(content["dataset"] for content in contents))
     others = [name for name in contents[0]["scores"] if name != "lite0"]
@@ -184,15 +184,15 @@ def choices() -> str:
     lines.append(line("class-mean features", real, "class-mean features"))
     made = made_on(contents, "python benchmarks/choices.py --photos FOLDER")
     return "\n".join(lines) + (
-        f"\n\n{made} Top-1 % on photos that were held out of the training photos. By dataset: mean of the ridge, "
-        "logistic and sgd probe on the own encoder, after 300 steps if not said otherwise. Elsewhere: mean over "
-        f"{', '.join(compared)}, ridge and logistic probe, "
-        f"{len(others)} encoders that had no part. ± over distillation seeds; one seed where there is no ±."
+        f"\n\n{made} Top-1 % on photos held out of the training photos. Per dataset: mean of the ridge, logistic and "
+        "sgd probes on Lite0, after 300 steps unless the row says otherwise. Elsewhere: mean over "
+        f"{', '.join(compared)}, the ridge and logistic probes, and {len(others)} held-out encoders. "
+        "± over distillation seeds; no ± means one seed."
     )
 
 
 def crops() -> str:
-    """Sets scored with crops of three sizes: by dataset at home, and on the encoders that had no part."""
+    """Sets scored with crops of three sizes: per dataset on Lite0, and on held-out encoders."""
     content = read("crops")
     datasets = list(dict.fromkeys(row["dataset"] for row in content["rows"]))
     probes = ("ridge", "logistic", "sgd")
@@ -218,9 +218,8 @@ def crops() -> str:
     lines.append(line("class-mean features", [r for r in content["rows"] if r["set"] == "real"], "class-mean features"))
     return "\n".join(lines) + (
         f"\n\n{made_by({**content, 'command': 'python benchmarks/crops.py --photos FOLDER'})} "
-        "Top-1 % with the ridge / logistic / sgd probe on photos that were held out of the "
-        "training photos, 300 steps, mean of three distillation seeds. Elsewhere: mean over these datasets and two "
-        "encoders that had no part."
+        "Top-1 % with the ridge / logistic / sgd probe on photos held out of the training photos; 300 steps, mean of "
+        "three distillation seeds. Elsewhere: mean over these datasets and two held-out encoders."
     )
 
 
@@ -249,7 +248,7 @@ def step_cost() -> str:
 
 
 def kernels(where: str = "") -> str:
-    """Ways to run the encoder, as ratios of timm's model."""
+    """Ways to run the encoder, relative to timm's model."""
     content = read(f"kernels-efficientnet_lite0-112{where}")
     what = ["forward", "forward + backward"]
     lines = ["| encoder | forward | forward + backward | first call |", "| --- | --- | --- | --- |"]
@@ -276,7 +275,7 @@ def gpu() -> str:
         lines.append("| " + " | ".join(cells) + " |")
     return (
         "\n".join(lines) + f"\n\n{made_by(content)} Matrix rate: {content['matrix rate'] / 1e12:.0f} TFLOP/s, "
-        "the best of some large products in bf16."
+        "the fastest of several large matrix products in bf16."
     )
 
 
@@ -313,7 +312,7 @@ def memory() -> str:
         cells = [f"{known[count]['mib']:,.0f}" if count in known else "over 16 GiB" for count in counts]
         lines.append(f"| {name}, peak MiB | " + " | ".join(cells) + " |")
     held = " | ".join(f"{point['held_mib']:,.0f}" for point in curves[0][1])
-    lines.append(f"| of it images, gradient and moments, MiB | {held} |")
+    lines.append(f"| of which gradient and Adam moments, MiB | {held} |")
     return "\n".join(lines) + f"\n\n{made_by(content)}"
 
 
@@ -324,7 +323,7 @@ def time_to_accuracy() -> str:
     lines = [
         f"The reference reaches {100 * target:.1f}% after {reference[-1][0]:,} steps and {total:.0f} s.",
         "",
-        "| | seconds until then | sooner | at its end |",
+        "| | seconds to reach it | speed-up | at the end |",
         "| --- | --- | --- | --- |",
     ]
     for name, curve in content["curves"].items():
@@ -339,7 +338,7 @@ def time_to_accuracy() -> str:
 def stream() -> str:
     content = read("stream")
     lines = [
-        "| rows | on disk | peak memory | of it labels and numbers | class sums | LGM gradient | plain read |",
+        "| rows | on disk | peak memory | of which labels and image numbers | class sums | LGM gradient | plain read |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for point in content["points"]:
@@ -361,17 +360,17 @@ REAL = ["random real", "centroids", "neighbours", "class-mean features", "full r
 
 
 def of_seeds(dataset: str = "clothing", size: int = 112) -> list[dict[str, Any]]:
-    """What seeds.py kept of a dataset at an input size."""
+    """The results of seeds.py for a dataset at an input size."""
     return [content for content in read_all("seeds") if (content["dataset"], content["size"]) == (dataset, size)]
 
 
 def made_by_seeds(contents: Sequence[dict[str, Any]]) -> str:
-    """`made_on` for cells that several commands have made."""
-    return f"Made by runs of `python benchmarks/seeds.py`, each named in its file, {computed_on(contents)}"
+    """`made_on` for cells made by several commands."""
+    return f"Made by `python benchmarks/seeds.py` (each result file holds its options) {computed_on(contents)}"
 
 
 def made_with(content: dict[str, Any]) -> str:
-    """A set of seeds.py by its method and by how it was made, where that is not as the note below a table says."""
+    """The name of a set of seeds.py: its method, and any settings that differ from the note below the table."""
     size, views = content["size"], content["step_views"]
     name = content["method"].replace("-paper", " --preset paper")
     steps = f", {content['steps']:,} steps" * (content["steps"] != (150 if size == 112 else 300))
@@ -427,28 +426,27 @@ def seeds(
     runs = Counter((title, one["encoder"]) for title, one in zip(titles, made_sets, strict=True))
     most = max(runs.values())
     fewer = [
-        f"; {number} of {title}" + f" on {ENCODERS[encoder]}" * (len(encoders) > 1)
+        f"; {number} for {title}" + f" on {ENCODERS[encoder]}" * (len(encoders) > 1)
         for (title, encoder), number in runs.items()
         if number < most
     ]
-    of_one = "; ± of one is over evaluation seeds" * (1 in runs.values())
+    of_one = "; with one seed, ± is over evaluation seeds" * (1 in runs.values())
     alone = [ENCODERS[e] for e in encoders if e not in with_real and ("centroids", e, "ridge") in found]
     of_two = " and ".join(["neighbours", *(f"centroids of {name}" for name in alone)])
     usual = "150 steps of 3 views of each image"
     if size != 112:
         usual = "300 steps of 3 views of each image (CLIP: 12, in bf16)"
     return "\n".join(lines) + (
-        f"\n\n{made} Top-1 %. Distilled: {usual} if the row names no others, mean ± std "
-        f"over distillation seeds ({most}{''.join(fewer)}{of_one}); real images: over 5 evaluation seeds "
-        f"({of_two} 2); neighbours are those of the set whose neighbours score best, centroids are what herding and "
-        "k-means medoids choose, too. "
-        f"Probes are trained on {contents[0]['views']} views, which sgd cycles through in its "
-        "1,000 epochs (100 on full real data)."
+        f"\n\n{made} Top-1 %. Distilled: {usual} unless the row says otherwise; mean ± std over distillation seeds "
+        f"({most}{''.join(fewer)}{of_one}). Real images: over 5 evaluation seeds ({of_two}: 2). Neighbours are those "
+        "of the set whose neighbours score best. Herding and k-means medoids choose the same images as centroids. "
+        f"Probes are trained on {contents[0]['views']} views, through which sgd cycles in its 1,000 epochs (100 on "
+        "full real data)."
     )
 
 
 def seeds_elsewhere(dataset: str = "clothing") -> str:
-    """Ridge and logistic top-1 of `auto` on encoders that had no part, over distillation seeds, beside medoids."""
+    """Ridge and logistic top-1 of `auto` and of medoids on held-out encoders, mean over distillation seeds."""
     contents = [c for c in of_seeds(dataset) if c.get("others") and c["steps"] != 75]
     targets = sorted({name for content in contents for name in content["others"]}, key=list(ENCODERS).index)
     sets: dict[str, list[dict[str, Any]]] = {}
@@ -474,13 +472,13 @@ def seeds_elsewhere(dataset: str = "clothing") -> str:
     counts = sorted({len(of) for of in sets.values()})
     return "\n".join(lines) + (
         f"\n\n{made} Top-1 % on test photos, ridge / logistic probe, 30 views (CLIP: 10, of at least 35% of the "
-        "image). Distilled: 150 steps of 3 views of each image (2 for two encoders) if the row names no others, mean "
-        f"over {counts[0]}{f' to {counts[-1]}' * (counts[0] < counts[-1])} distillation seeds."
+        "image). Distilled: 150 steps of 3 views of each image (2 for two encoders) unless the row says otherwise; "
+        f"mean over {counts[0]}{f' to {counts[-1]}' * (counts[0] < counts[-1])} distillation seeds."
     )
 
 
 def per_class() -> str:
-    """Top-1 of `auto` and of real images by their number in a class."""
+    """Top-1 of `auto` and of real images, by images per class."""
     contents = [c for c in of_seeds() if c["encoder"] == "lite0" and c.get("step_views") is None]
     counts = sorted({content["images_per_class"] for content in contents})
     found: dict[tuple[str, int, str], list[dict[str, Any]]] = {}
@@ -505,9 +503,13 @@ def per_class() -> str:
     made = made_on(shown, "python benchmarks/seeds.py --images-per-class N --steps 300")
     return "\n".join(lines) + (
         f"\n\n{made} Clothing, Lite0, test photos, ridge / sgd probe on 30 views. `auto`: 300 steps of 3 views of each "
-        "image (1 view with ten images per class); distillation seeds "
-        + ", ".join(f"{number} at {count}" for count, number in seeds_of.items())
-        + "; real images over 5 evaluation seeds."
+        "image (1 view with ten images per class); "
+        + (
+            f"mean over {next(iter(seeds_of.values()))} distillation seeds"
+            if len(set(seeds_of.values())) == 1
+            else "distillation seeds " + ", ".join(f"{number} at {count}" for count, number in seeds_of.items())
+        )
+        + ". Real images: mean over 5 evaluation seeds."
     )
 
 
@@ -534,9 +536,9 @@ def transfer() -> str:
         cells = [percent({"top1": m, "std": s}) for m, s in zip(mean, std, strict=True)]
         lines.append(f"| *{title}* | " + " | ".join(cells) + " |")
     return "\n".join(lines) + (
-        f"\n\n{of_diagnosis('transfer')} {probe} probe, {matrix.protocol.views} views with crops of at least "
-        f"{100 * matrix.augment.scale[0]:.0f}% for every set and target, mean ± std of {matrix.protocol.seeds} "
-        "evaluation seeds."
+        f"\n\n{of_diagnosis('transfer')} {probe.capitalize()} probe, {matrix.protocol.views} views with crops of at "
+        f"least {100 * matrix.augment.scale[0]:.0f}% for every set and target, mean ± std over "
+        f"{matrix.protocol.seeds} evaluation seeds."
     )
 
 
@@ -570,7 +572,7 @@ def correlation() -> str:
     for values, what in ((found.metrics, ""), (found.relative_to_full, ", accuracy relative to full data")):
         for metric, value in values.items():
             lines.append(f"| {metric}{what} | {value.spearman:+.2f} | {value.p:.2f} |")
-    note = f"{found.pairs} pairs of source and target; p by all permutations of the {found.encoders} encoders. "
+    note = f"{found.pairs} pairs of source and target; p from all permutations of the {found.encoders} encoders. "
     return "\n".join(lines) + f"\n\n{note}" + of_diagnosis("align")
 
 
@@ -608,7 +610,7 @@ def shortcuts() -> str:
     for name, value in (found.agreement or {}).items():
         if value.spearman is not None:
             numbers = f"Spearman {value.spearman:+.2f}, p = {value.p:.2f}, {value.n} encoders"
-            text += f"\n\nAgreement of {name.replace('_', ' ')} with full data's worst group: {numbers}."
+            text += f"\n\nAgreement of {name.replace('_', ' ')} with the worst group on full data: {numbers}."
     protocol = found.protocol
     return f"{text}\n\n{of_diagnosis('bias')} {protocol.seeds} evaluation seeds, {protocol.views} views."
 
@@ -617,8 +619,8 @@ def report_paint() -> str:
     content = read("report_paint")
     seconds = content["seconds"]
     return (
-        f"A report of {seconds['images']:,} images of {seconds['side']} px ({seconds['megabytes']:.0f} MB) is painted "
-        f"first after {seconds['paint']:.2f} s and has its first pictures after {seconds['pictures']:.1f} s. "
+        f"A report with {seconds['images']:,} images of {seconds['side']} px ({seconds['megabytes']:.0f} MB) first "
+        f"paints after {seconds['paint']:.2f} s and shows its first images after {seconds['pictures']:.1f} s. "
         + made_by(content)
     )
 
@@ -637,9 +639,9 @@ def inheritance() -> str:
     parameters = {ENCODERS[row["target"]]: f"{row['projector_parameters']:,}" for row in content["rows"]}
     projector = ", ".join(f"{count} to {target}" for target, count in parameters.items())
     return "\n".join(lines) + (
-        f"\n\n{made_by(content)} Lite0's head, {size:.0f} KiB beside the images; parameters of the projector, "
-        f"fitted and not shipped: {projector}. Top-1 %, {content['views']} views, "
-        f"mean of {content['seeds']} seeds."
+        f"\n\n{made_by(content)} Shipped with the images: Lite0's head, {size:.0f} KiB. Parameters of the projector, "
+        f"which is fitted and not shipped: {projector}. Top-1 %, {content['views']} views, "
+        f"mean over {content['seeds']} seeds."
     )
 
 
@@ -666,7 +668,7 @@ def bytes_of_images() -> str:
     seeds = f"{protocol['seeds']} seed{'s' * (protocol['seeds'] > 1)}"
     return "\n".join(lines) + (
         f"\n\n{made_by(content)} Top-1 % after decoding, ridge probe, {protocol['views']} views, {seeds}"
-        + (f"; random real images are drawn {draws} times." if draws > 1 else ".")
+        + (f"; {draws} draws of random real images." if draws > 1 else ".")
     )
 
 
@@ -710,12 +712,12 @@ def search() -> str:
     made = ", ".join(f"`python benchmarks/search.py {dataset} {encoder}`" for dataset, encoder in contents)
     machine = next(iter(contents.values()))["machine"]
     return "\n".join(lines) + (
-        "\n\n`own`: each view to its own class centre; `ideal`: to its class's ideal feature for the ridge head of "
-        "all real data; `headmatch`: the induced head to that head; `kd`: to its predictions; `adam`: the sgd probe's "
-        "head; `path`: `lgm` at heads of a training path. "
-        "`_v1`: one view per image and step; `_real`: from class medoids; `_lr05`: learning rate 0.05; `_s35`: "
-        "crops of at least 35%; `_400`: twice the steps; `_levels`: pyramid levels opened one by one. "
-        + ("†: made by an earlier form of the script with the same objectives. " if earlier else "")
+        "\n\nObjectives: `own` pulls each view to its class centre; `ideal` pulls it to its class's ideal feature for "
+        "the ridge head of all real data; `headmatch` matches the induced head to that head; `kd` matches that head's "
+        "predictions; `adam` uses the sgd probe's head; `path` is `lgm` at heads along a training path. "
+        "Settings: `_v1`: one view per image and step; `_real`: from class medoids; `_lr05`: learning rate 0.05; "
+        "`_s35`: crops of at least 35%; `_400`: twice the steps; `_levels`: pyramid levels opened one by one. "
+        + ("†: made by an earlier version of the script with the same objectives. " if earlier else "")
         + "Made by "
         f"{made} on {machine['cpu']}, one core, torch {machine['torch']}, {machine['date']}."
     )
@@ -732,7 +734,7 @@ def migrate(part: str) -> str:
             lines.append(f"| {title} | {one['pairs']} | {cells} |")
         return "\n".join([*lines, "", f"{made_by(content)} Top-1 %, mean over pairs."])
     lines = [
-        "| sets | off by, mean | too high by, mean | off by, most | order of pairs | order of candidates "
+        "| sets | mean absolute error | mean bias | largest error | rank correlation of pairs | of candidates "
         "| `auto` is best | `auto` loses |",
         "| --- " * 8 + "|",
     ]
@@ -744,14 +746,15 @@ def migrate(part: str) -> str:
             f"{100 * one['auto_loses']:.1f} |"
         )
     note = (
-        "In points; all pairs and candidates. Order: Spearman's rank correlation of forecast and truth, over pairs\n"
-        '(for "average") and over the candidates of a pair (mean).'
+        "Errors in points, over all pairs and candidates; a positive bias is a forecast that is too high. Rank\n"
+        "correlation: Spearman's, of forecast and true accuracy, over pairs (for `average`) and over the candidates\n"
+        "of a pair (mean over pairs). `auto` loses: points behind the best candidate, on average."
     )
     return "\n".join([*lines, "", note])
 
 
 def over_seeds(rows: list[dict[str, Any]], column: str) -> str:
-    """Mean ± standard deviation of a column over seeds; the mean alone where there is one."""
+    """Mean ± standard deviation of a column over seeds; the mean alone for one seed."""
     return mean_and_std([row[column] for row in rows if column in row])
 
 
@@ -766,9 +769,8 @@ def federated() -> str:
         lines.append(f"| {shown} | {over_seeds(rows, 'lite0')} | {over_seeds(rows, 'mobilenetv1')} |")
     seeds = len({row["seed"] for row in content["rows"]})
     note = (
-        f"{made_by(content)} Top-1 %, mean ± standard deviation over {seeds} seeds of partition and distillation, "
-        "one where there is no ±; "
-        "sets by ridge probes over 5 evaluation seeds."
+        f"{made_by(content)} Top-1 %, mean ± standard deviation over {seeds} seeds of partition and distillation; no ± "
+        "means one seed. Sets are scored by ridge probes over 5 evaluation seeds."
     )
     return "\n".join([*lines, "", note])
 
@@ -793,9 +795,9 @@ def privacy(data: str) -> str:
             real.append(f"{shown} {over_seeds(found, 'lite0')} and {over_seeds(found, 'mobilenetv1')}")
     of_images, of_prototypes = ({r["release"] for r in rows if r["name"] == name} for name in ("sfm", "prototypes"))
     note = (
-        f"{made_by(content)} Top-1 %; prototypes: mean ± standard deviation over {len(of_prototypes)} releases, each "
-        f"with its own noise; images: {len(of_images)} of them. δ = {content['delta']:g}. "
-        f"Ridge probes of photos on the two encoders: {'; '.join(real)}."
+        f"{made_by(content)} Top-1 %, mean ± standard deviation over releases, each with its own noise "
+        f"({len(of_prototypes)} for prototypes, {len(of_images)} for images). δ = {content['delta']:g}. "
+        f"Ridge probes on photos, with Lite0 and MobileNetV1: {'; '.join(real)}."
     )
     return "\n".join([*lines, "", note])
 
@@ -806,7 +808,7 @@ STARTS = {"average": "averages (`auto`)", "blend": "blends of ten photos", "real
 def audit_copies() -> str:
     content = read("audit")
     lines = [
-        "| sets that begin as | by | suspects | the nearest photo is one it began as | nearer, % |",
+        "| images start from | measure | suspects | nearest photo is a starting photo | nearer, % |",
         "| --- " * 5 + "|",
     ]
     for start, title in STARTS.items():
@@ -822,21 +824,21 @@ def audit_copies() -> str:
             lines.append(f"| {' | '.join(cells)} |")
     seeds = len({row["seed"] for row in content["rows"]})
     note = (
-        f"{made_by(content)} {seeds} distillation seeds of each; {content['photos']:,} photos. One it began as: for "
-        "averages of a hundred and for noise, one of the ten that a blend begins as. Nearer: median over the images."
+        f"{made_by(content)} {seeds} distillation seeds of each; {content['photos']:,} photos. Starting photos: for "
+        "averages of a hundred and for noise, the ten that a blend would start from. Nearer: median over the images."
     )
     return "\n".join([*lines, "", note])
 
 
 def audit_members() -> str:
     members = read("audit")["members"]
-    says = {"probe": "margin of a probe", "features": "likeness in features", "pixels": "likeness in pixels"}
+    says = {"probe": "margin of a probe", "features": "similarity in features", "pixels": "similarity in pixels"}
 
     def with_ends(value: float, ends: list[float]) -> str:
         return f"{100 * value:.1f} ({100 * ends[0]:.1f} to {100 * ends[1]:.1f})"
 
     lines = [
-        "| sets that begin as | score of a photo | attack | AUC, % | found at 1% false alarms, % |",
+        "| images start from | score of a photo | attack | AUC, % | true positives at 1% false positives, % |",
         "| --- " * 5 + "|",
     ]
     notes = []
@@ -852,7 +854,7 @@ def audit_members() -> str:
             f"inner layers, each from half of {found['photos']:,} photos; 95% intervals by t over "
             f"{found['shadows'] // 2} pairs. {made_by(found)}"
         )
-    return "\n".join([*lines, "", *notes, "A guess: 50, and 1."])
+    return "\n".join([*lines, "", *notes, "Guessing gives 50 and 1."])
 
 
 def spread_over_seeds(cell: dict[str, Any]) -> str:
@@ -867,7 +869,7 @@ def incremental() -> str:
         values = [cells[number - 1] for number in shown]
         row = " | ".join("" if c is None else spread_over_seeds(c) for c in values)
         lines.append(f"| {name} | {row} |")
-    seeds = f"mean ± std over {content['seeds']} seeds of order and distillation; one seed where there is no ±"
+    seeds = f"mean ± std over {content['seeds']} seeds of order and distillation; no ± means one seed"
     note = f"{made_by(content)} Top-1 %, {seeds if content['seeds'] > 1 else 'one seed of order and distillation'}."
     return "\n".join([*lines, "", note])
 
@@ -920,7 +922,7 @@ TABLES = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="change nothing; fail when a table is out of date")
+    parser.add_argument("--check", action="store_true", help="change nothing; fail if a table is out of date")
     options = parser.parse_args()
     stale = []
     for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
