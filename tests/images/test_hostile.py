@@ -243,6 +243,36 @@ def test_threads_share_the_pixels():
         pass
 
 
+def test_the_pixels_are_free_again_whenever_ctrl_c_comes():
+    code = """
+        import signal, threading
+        from probedistill.images.decode import _Budget
+
+        def press(*_):
+            raise KeyboardInterrupt
+
+        budget = _Budget(100)
+        signal.signal(signal.SIGALRM, press)
+        for number in range(500):
+            try:
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, 2e-5 * (1 + number % 40), 0.02)
+                    while True:
+                        with budget.hold(60):
+                            pass
+                finally:
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+            except KeyboardInterrupt:
+                pass
+        thread = threading.Thread(target=lambda: budget.hold(100).__enter__())
+        thread.start()
+        thread.join()
+        print("all of them")
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "all of them", done.stderr
+
+
 @pytest.mark.slow
 # Decoding is bounded. The eight results of 0.2 GiB each may be alive at the same time, on a busy machine all of them.
 @pytest.mark.parametrize(("mode", "gigabytes"), [("RGB", 3.5), ("RGBA", 5.0), ("I;16", 4.0)])

@@ -13,8 +13,10 @@ import re
 import stat
 import struct
 import threading
+import time
+from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import lru_cache
 from typing import BinaryIO
 
@@ -37,6 +39,7 @@ MAX_SCANS = 100
 
 _MAX_SCANNED_PIXELS = 1_500_000_000  # scans times pixels of a progressive JPEG: each scan goes over all pixels
 _MAX_FILE_BYTES = 1 << 29
+_LOOK_SECONDS = 0.002  # between two looks at what is left; to decode what others hold takes fifty times as long
 
 
 class UnreadableImageError(ValueError):
@@ -44,13 +47,16 @@ class UnreadableImageError(ValueError):
 
 
 class _Budget:
-    """A number of pixels that all threads share: whoever needs more than is left waits for the others."""
+    """A number of pixels that all threads share: whoever needs more than is left waits for the others.
+
+    Ctrl-C may come at any moment. So nothing here takes a lock in Python code, as `threading.Condition` does (see
+    `machine.threads`): what a thread holds is an entry of a dictionary, which one instruction changes.
+    """
 
     def __init__(self, pixels: int) -> None:
-        self._size = self._left = pixels
-        self._changed = threading.Condition()
-        self._queue = threading.Lock()  # first come, first served: small images do not starve a large one
-        self._held = threading.local()
+        self._size = pixels
+        self._held: defaultdict[int, int] = defaultdict(int)  # by thread
+        self._turn = threading.Lock()  # first come, first served: small images do not starve a large one
 
     @contextmanager
     def hold(self, pixels: int) -> Iterator[None]:
@@ -58,22 +64,17 @@ class _Budget:
 
         A thread that holds some already does not wait for more: two threads would wait for each other.
         """
-        pixels, held = min(pixels, self._size), getattr(self._held, "pixels", 0)
-        if held:
-            with self._changed:
-                self._left -= pixels
-        else:
-            with self._queue, self._changed:
-                self._changed.wait_for(lambda: self._left >= pixels)
-                self._left -= pixels
-        self._held.pixels = held + pixels
+        thread, pixels, taken = threading.get_ident(), min(pixels, self._size), 0
+        waits = not self._held[thread]
         try:
+            with self._turn if waits else nullcontext():
+                while waits and sum(self._held.copy().values()) + pixels > self._size:
+                    time.sleep(_LOOK_SECONDS)
+                self._held[thread] += pixels
+                taken = pixels
             yield
         finally:
-            self._held.pixels = held
-            with self._changed:
-                self._left += pixels
-                self._changed.notify_all()
+            self._held[thread] -= taken
 
 
 decoding = _Budget(MAX_PIXELS)
