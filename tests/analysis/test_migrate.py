@@ -26,7 +26,7 @@ from probedistill import (
     load_splits,
     migrate,
 )
-from probedistill.analysis.candidates import CANDIDATES
+from probedistill.analysis.candidates import CANDIDATES, Lesson, temperature
 from probedistill.analysis.migrate import simulated_accuracy
 from probedistill.features.store import FeatureStore
 
@@ -76,6 +76,22 @@ def test_candidates_are_what_their_names_say(distilled, old, new, store):
     np.testing.assert_allclose(heads["ridge"], ridge.coef_, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(heads["inherited"], inherited.coef_, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(heads["average"], (ridge.coef_ + inherited.coef_) / 2, rtol=1e-5, atol=1e-6)
+
+
+def test_every_head_is_as_sure_as_the_logistic_probe(distilled, old, new, store):
+    target = views_of(distilled, new, store)
+    logistic = LinearProbe("logistic").fit_views(target, distilled.labels)
+    wanted = logistic.predict_proba(target.flatten(0, 1)).max(axis=1).mean()
+    for name in CANDIDATES:
+        head = migrate(distilled, new, old=[old], candidate=name, features=store)[0]
+        assert (head.about.temperature == 1) == (name == "logistic")
+        sure = head.as_sklearn().predict_proba(target.flatten(0, 1).numpy()).max(axis=1).mean()
+        assert sure == pytest.approx(wanted, rel=1e-4), name
+
+
+def test_a_head_of_constant_logits_has_no_temperature():
+    lesson = Lesson(np.random.default_rng(0).normal(size=(2, 3, 4)), np.arange(3), [])
+    assert temperature((np.zeros((3, 4)), np.zeros(3)), lesson) == 1
 
 
 def test_forecast_is_made_without_test_images_and_stands_beside_the_truth(distilled, old, new, data, store):
@@ -204,7 +220,7 @@ def test_command_line_from_run_to_prediction(distil_cli, run_cli, photos, tmp_pa
     lines = list(csv.reader(listed.open(newline="")))
     files = sorted(photos.glob("test/*/*"))
     assert f"classes of {len(files) + 1} photos" in said.out
-    assert lines[0] == ["photo", "class"]
+    assert lines[0] == ["photo", "class", "percent"]
     assert [line[0] for line in lines[1:]] == [str(file) for file in [*files, photo]]
     head, encoder = load_head(out), load_encoder(TINY, encoder_args={"seed": 1}, device="cpu")
     assert [line[1] for line in lines[1:]] == head.predict([*files, photo], encoder)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -136,9 +138,51 @@ def test_a_photo_that_cannot_be_read_costs_no_other_its_class(encoder, photos, t
     assert shown.code == 0, shown.err
     assert "03x.jpg" in shown.err
     lines = (tmp_path / "found.csv").read_text().splitlines()
-    assert (len(lines), lines[5].endswith("03x.jpg,")) == (23, True)
+    assert (len(lines), lines[5].endswith("03x.jpg,,")) == (23, True)
     # Asked for by name, it is an error.
     assert "zz.jpg" in run_cli("predict", tmp_path / "head", folder / "zz.jpg", "--encoder", TINY).error()
+
+
+@pytest.mark.parametrize("names", [("hen", "cat", "dog"), ("dog", "cat")])
+def test_probabilities_are_those_of_scikit_learn_at_the_head_s_temperature(encoder, photos, tmp_path, names):
+    head = a_head(encoder, names, encoder=encoder)
+    files = sorted(photos.rglob("*.png"))[:6]
+    found = head.predict_proba(files)
+    assert [names[i] for i in found.argmax(axis=1)] == head.predict(files)
+    features = encode(encoder, torch.stack([encoder.centre_view(decode_image(file)) for file in files]))
+    for temperature in (1.0, 0.05):
+        warm = replace(head, about=replace(head.about, temperature=temperature))
+        warm.save(tmp_path)
+        found, known = load_head(tmp_path).predict_proba(files, encoder), warm.as_sklearn()
+        columns = [names.index(name) for name in known.classes_]
+        np.testing.assert_allclose(found[:, columns], known.predict_proba(features), atol=1e-6)
+    assert found.max() > head.predict_proba(files).max()
+    (tmp_path / "x.jpg").write_bytes(b"no picture")
+    with pytest.warns(UserWarning, match="no class for what cannot be read"):
+        found = head.predict_proba([tmp_path / "x.jpg", *files], strict=False)
+    np.testing.assert_array_equal(found, [[np.nan] * len(names), *head.predict_proba(files)])
+    assert head.predict_proba([]).shape == (0, len(names))
+    replace(head, about=replace(head.about, temperature=0.0)).save(tmp_path)
+    with pytest.raises(UserError, match=r"is damaged .*temperature is 0\.0"):
+        load_head(tmp_path)
+
+
+def test_command_names_the_likeliest_classes_of_each_photo(encoder, photos, tmp_path, run_cli):
+    head = a_head(encoder, ("hen", "=cat", "dog [b]"), encoder=encoder)
+    head.save(tmp_path)
+    files = sorted(photos.rglob("*.png"))[:3]
+    command = ["predict", tmp_path, *files, "--encoder", TINY]
+    shown = run_cli("--json", *command, "--top", 5)
+    assert shown.code == 0, shown.err
+    rows = json.loads(shown.out)["rows"]
+    for row, shares in zip(rows, head.predict_proba(files), strict=True):
+        order = [head.about.class_names[i] for i in np.argsort(-shares)]
+        assert [row["class"], row["class 2"], row["class 3"]] == order
+        assert [row["percent"], row["percent 2"]] == [f"{100 * share:.1f}" for share in sorted(shares)[:0:-1]]
+        assert "class 4" not in row
+    assert list(json.loads(run_cli("--json", *command).out)["rows"][0]) == ["photo", "class", "percent"]
+    assert "dog [b]" in run_cli(*command, "--top", 3).out
+    assert "--top 0 must be a whole number" in run_cli(*command, "--top", 0).error()
 
 
 def test_damaged_files_are_one_line(encoder, tmp_path):

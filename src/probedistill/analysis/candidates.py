@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.optimize import brentq
 
 from ..probes.inherited import InheritedProbe
 from ..probes.linear import LinearProbe
@@ -20,6 +21,7 @@ AVERAGE = "average"
 CANDIDATES = (*SCRATCH, *INHERITED, AVERAGE)
 
 _EVERY = 4  # every fourth view is the one that cross-validation fits on
+_POWERS = 16.0  # of e, that a temperature may be
 
 Linear = tuple[Array, Array]
 """Weight (C, d) and bias (C,)."""
@@ -87,3 +89,25 @@ def cross_validated(lesson: Lesson, name: str) -> float:
 
 def _accuracy(head: Linear, features: Array, labels: Array) -> float:
     return float(np.mean((features @ head[0].T + head[1]).argmax(axis=-1) == labels))
+
+
+def temperature(head: Linear, lesson: Lesson) -> float:
+    """What the logits of a head are divided by for its softmax to be as sure as the logistic probe's, on average.
+
+    Logits of regressions lie so close together that their softmax would call every class as likely as the next one.
+    The logistic probe is fitted by its probabilities; held-out photos, which would be better to go by, are gone.
+    """
+    views = flat(lesson.target)
+
+    def sure(logits: Array) -> float:
+        return float(np.mean(1 / np.exp(logits - logits.max(axis=1, keepdims=True)).sum(axis=1)))
+
+    (weight, bias), (known_weight, known_bias) = head, lesson.fit("logistic")
+    logits, wanted = views @ weight.T + bias, sure(views @ known_weight.T + known_bias)
+
+    def excess(power: float) -> float:
+        return sure(logits / np.exp(power)) - wanted
+
+    if excess(-_POWERS) <= 0 or excess(_POWERS) >= 0:  # all logits are the same
+        return 1.0
+    return float(np.exp(brentq(excess, -_POWERS, _POWERS)))

@@ -29,7 +29,7 @@ from ..store.records import Count, OrNaN, Share
 from ..store.run_record import EncoderRecord, ImagesRecord
 from ..text import counted
 from .base import Analysis, Array, EncoderAbout
-from .candidates import CANDIDATES, SCRATCH, Lesson, Linear, cross_validated, flat
+from .candidates import CANDIDATES, SCRATCH, Lesson, Linear, cross_validated, flat, temperature
 from .similarity import linear_cka
 
 AUTO = "auto"
@@ -285,7 +285,8 @@ def migrate(
     )
     about = HeadAbout(
         class_names=distilled.class_names, encoder=EncoderRecord.of(encoder), preparation=Preparation.of(encoder),
-        candidate=chosen, forecast=report.taken.forecast, made_of=name,
+        candidate=chosen, forecast=report.taken.forecast,
+        temperature=1.0 if chosen == "logistic" else temperature(heads[chosen], lesson), made_of=name,
     )  # fmt: skip
     if test is not None:
         report = _scored(report, heads, encoder, of_classes(test, distilled.class_names, f"set {name!r}"), store)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -106,13 +107,17 @@ def predict(
     /,
     encoder: EncoderOptions | None = None,
     *,
+    top: int = 1,
     csv: Path | None = None,
     progress: Progress = True,
 ) -> None:
-    """Say which class each photo is of, by a head that migrate wrote.
+    """Say which class each photo is of, and how sure of it a head is that migrate wrote.
 
     Example: probedistill predict heads/resnet18 a.jpg b.jpg
-    Example: probedistill predict heads/resnet18 new-photos --csv classes.csv
+    Example: probedistill predict heads/resnet18 new-photos --top 3 --csv classes.csv
+
+    The percentages say which photos are less sure than others. They are not calibrated: of photos at 90% fewer, or
+    more, than nine in ten may be right.
 
     Parameters
     ----------
@@ -120,15 +125,21 @@ def predict(
         Folder of the head.
     photos:
         Image files, and folders of them.
+    top:
+        How many classes to name for each photo, the likeliest first.
     csv:
         File for a line of each photo, in place of the table on the screen.
     """
+    import numpy as np
+
     from ..encoders.load import load_encoder
     from ..images.folder import files_below
     from ..ship.heads import load_head
-    from ..show.tables import Table
+    from ..show.tables import Table, percent
     from ..store.files import check_file, whole_file
 
+    if top < 1:
+        raise UserError(f"--top {top} must be a whole number ≥ 1")
     head = load_head(folder)
     if csv is not None:
         check_file(csv)
@@ -136,8 +147,15 @@ def predict(
     # A photo that is named is asked for; of a folder the others are.
     strict = not any(photo.is_dir() for photo in photos)
     own = None if encoder is None else load_encoder(encoder)
-    names = head.predict(files, own, strict=strict, progress=progress)
-    table = Table("", ("photo", "class"), tuple(zip(map(str, files), names, strict=True)), left=2)
+    shares = head.predict_proba(files, own, strict=strict, progress=progress)
+    names = head.about.class_names
+    rows = []
+    for file, row in zip(files, shares, strict=True):
+        best = np.argsort(-row, kind="stable")[:top]
+        found = [(names[i], percent(row[i])) if np.isfinite(row[i]) else ("", "") for i in best]
+        rows.append((str(file), *itertools.chain(*found)))
+    more = ((f"class {place}", f"percent {place}") for place in range(2, min(top, len(names)) + 1))
+    table = Table("", ("photo", "class", "percent", *itertools.chain(*more)), tuple(rows), left=2)
     if csv is None:
         show(table)
         return

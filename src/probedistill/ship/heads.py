@@ -3,6 +3,7 @@ the expected accuracy."""
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from PIL import Image
+from scipy.special import softmax
 from torch import Tensor
 
 from .._version import __version__
@@ -85,6 +87,8 @@ class HeadAbout:
         preparation: How images are prepared for that encoder.
         candidate: How the head was made.
         forecast: Accuracy that was forecast when it was made; ``None`` if there was no forecast.
+        temperature: Divisor of the logits in `ReadyHead.predict_proba`: logits of a regression are too close together
+            to be those of probabilities.
         made_of: The set that it was made from.
         version: Version of probedistill that wrote it.
     """
@@ -94,6 +98,7 @@ class HeadAbout:
     preparation: Preparation
     candidate: str
     forecast: Share | None = None
+    temperature: float = 1.0
     made_of: str = ""
     version: str = __version__
 
@@ -141,30 +146,53 @@ class ReadyHead:
             UserError: Another encoder than the head's, none that is safe to load, or an unreadable image with
                 ``strict``.
         """
-        encoder, names, found = self._encoder(encoder), self.about.class_names, list[str]()
+        names = self.about.class_names
+        logits = self._logits(images, encoder, strict=strict, progress=progress)
+        return [names[row.argmax()] if np.isfinite(row).all() else "" for batch in logits for row in batch]
+
+    @own_torch_state()
+    def predict_proba(
+        self, images: Images, encoder: Encoder | None = None, *, strict: bool = True, progress: bool = True
+    ) -> Array:
+        """Probability of each class for each image, (n, C) float64; columns in the order of ``about.class_names``.
+
+        The softmax of the logits divided by ``about.temperature``. Nothing was calibrated on photos: the probabilities
+        say which images are less sure than others, not what share of them is right.
+
+        Args:
+            images, encoder, progress: As for `predict`.
+            strict: Raise on an unreadable image. Otherwise its row is NaN, and a warning says how many there are.
+
+        Raises:
+            UserError: As for `predict`.
+        """
+        logits = [*self._logits(images, encoder, strict=strict, progress=progress)]
+        if not logits:
+            return np.empty((0, len(self.bias)))
+        return softmax(np.concatenate(logits) / self.about.temperature, axis=1)
+
+    def _logits(self, images: Images, encoder: Encoder | None, *, strict: bool, progress: bool) -> Iterator[Array]:
+        """Logits of some images at a time; NaN for those that cannot be read, which a warning counts at the end."""
+        encoder = self._encoder(encoder)
         unreadable: list[str] | None = None if strict else []
         with ProgressBar("predict", len(images), enabled=progress) as bar:
             for batch in _batches(encoder, images, unreadable):
-                logits = self.logits(batch)
-                known = batch.isfinite().all(dim=1).tolist()
-                found += [names[i] if is_known else "" for i, is_known in zip(logits.argmax(1), known, strict=True)]
+                yield self.logits(batch)
                 bar.advance(len(batch))
         if unreadable:
             count = f"{len(unreadable):,} of {counted(len(images), 'image')}"
             first = f"{min(unreadable)}{and_more(len(unreadable))}"
-            warnings.warn(f"no class for what cannot be read, {count}: {first}", stacklevel=2)
-        return found
+            warnings.warn(f"no class for what cannot be read, {count}: {first}", stacklevel=3)
 
     def as_sklearn(self) -> LogisticRegression:
         """The head as a fitted ``sklearn.linear_model.LogisticRegression`` on features; its labels are class names.
 
         It needs nothing of this package; ``skops.io.dump`` keeps it in a file that is safe to load. ``predict_proba``
-        is the softmax of the logits. If the head is from a regression, as all but "logistic" are, its order of classes
-        is right and its probabilities are not calibrated.
+        is that of the head: for that, the logits are divided by ``about.temperature``.
         """
         from sklearn.linear_model import LogisticRegression
 
-        weight, bias = self.weight.double().numpy(), self.bias.double().numpy()
+        weight, bias = (part.double().numpy() / self.about.temperature for part in (self.weight, self.bias))
         if len(weight) == 2:  # scikit-learn keeps one row for two classes
             weight, bias = weight[1:] - weight[:1], bias[1:] - bias[:1]
         found = LogisticRegression()
@@ -234,6 +262,8 @@ def _check(weight: Tensor, bias: Tensor, about: HeadAbout) -> None:
     shape = (len(about.class_names), about.encoder.dim)
     if weight.shape != shape or bias.shape != shape[:1] or len(set(about.class_names)) != shape[0] or shape[0] < 2:
         raise ValueError(f"its weights are not {shape[0]} classes × {shape[1]} features")
+    if not 0 < about.temperature < math.inf:
+        raise ValueError(f"its temperature is {about.temperature}")
     if not all(part.dtype == torch.float32 and bool(part.isfinite().all()) for part in (weight, bias)):
         raise ValueError("its weights are not finite float32 numbers")
     check_class_names(about.class_names, "the head")
