@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import gc
 import json
 import os
 import shutil
@@ -16,9 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import cyclopts
 import psutil
 import pytest
+from cyclopts.argument import ArgumentCollection
 from hypothesis import settings
+
+# PyTorch and its friends are a million objects, which stay: going through them again and again takes seconds.
+gc.disable()
 
 TESTS = Path(__file__).parent
 SHARED = Path(__file__).parents[2] / "shared"
@@ -50,11 +57,43 @@ settings.load_profile("ci" if os.environ.get("CI") else "ours")
 # Waiting for the disk a few thousand times would take minutes in which nothing is computed.
 os.fsync = lambda _: None
 
+
+def _find_options_once() -> None:
+    """Keep what cyclopts finds out about the hundred options of a command.
+
+    It does so several times in each call, which is more than half of what a refused command line takes.
+    """
+    find, found = cyclopts.App.assemble_argument_collection, {}
+
+    def fresh(arguments: ArgumentCollection) -> ArgumentCollection:
+        """Copies that nothing has been said about yet."""
+        new = {id(argument): copy.copy(argument) for argument in arguments}
+        for argument in new.values():
+            argument.tokens = []
+            argument.children = ArgumentCollection(new[id(child)] for child in argument.children)
+        return ArgumentCollection(new.values())
+
+    def once(app: cyclopts.App, **options: bool) -> ArgumentCollection:
+        key = (app.default_command, app.app_stack.default_parameter, *options.items())
+        if key not in found:
+            found[key] = find(app, **options)
+        return fresh(found[key])
+
+    cyclopts.App.assemble_argument_collection = once
+
+
+_find_options_once()
+
 LONGEST = ("store/test_kills.py", "distillation/test_faults.py", "distillation/test_parallel.py", "docs/test_site.py",
            "root/test_wheel.py", "report/test_report_browser.py")  # fmt: skip
 """Files that are begun first, so that at the end no worker waits for another."""
 
 TINY = "module:helpers_encoders:tiny"
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_unconfigure() -> None:
