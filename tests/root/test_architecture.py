@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
-
-import pytest
 
 import probedistill
 
@@ -44,8 +43,13 @@ def room_of(module: str) -> str:
     return first if (PACKAGE / first).is_dir() and first else "root"
 
 
-def imports(path: Path) -> Iterator[tuple[str, str, int]]:
+@cache
+def imports(path: Path) -> list[tuple[str, str, int]]:
     """(module, name, line) of everything that a file imports from this package, inside functions too."""
+    return [*_imports(path)]
+
+
+def _imports(path: Path) -> Iterator[tuple[str, str, int]]:
     package = path.relative_to(PACKAGE).parent.parts
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if not isinstance(node, ast.ImportFrom):
@@ -67,26 +71,23 @@ def test_every_folder_is_a_room():
     assert {room_of(module_of(path)) for path in FILES} == set(ORDER)
 
 
-@pytest.mark.parametrize("path", FILES, ids=module_of)
-def test_imports_go_up(path: Path):
-    here = room_of(module_of(path))
-    if module_of(path) == "__main__":
-        return
+def test_imports_go_up():
     wrong = [
-        f"{path.name}:{line} imports {module}"
+        f"{module_of(path)}:{line} imports {module}"
+        for path in FILES
+        if module_of(path) != "__main__"
         for module, _, line in imports(path)
-        if ORDER.index(room_of(module)) > ORDER.index(here)
+        if ORDER.index(room_of(module)) > ORDER.index(room_of(module_of(path)))
     ]
     assert not wrong
 
 
-@pytest.mark.parametrize("path", FILES, ids=module_of)
-def test_no_room_uses_a_private_name_of_another(path: Path):
-    here = room_of(module_of(path))
+def test_no_room_uses_a_private_name_of_another():
     wrong = [
-        f"{path.name}:{line} imports {name or module}"
+        f"{module_of(path)}:{line} imports {name or module}"
+        for path in FILES
         for module, name, line in imports(path)
-        if room_of(module) != here
+        if room_of(module) != room_of(module_of(path))
         and ((name.startswith("_") and not name.startswith("__")) or module.rpartition(".")[2].startswith("_"))
         and module not in PUBLIC
     ]
