@@ -23,6 +23,7 @@ from probedistill import (
     load_images,
     merge_statistics,
 )
+from probedistill.cli import main
 from probedistill.features.classes import class_means
 from probedistill.features.gaussians import class_deviations, gaussian_features
 from probedistill.features.privacy import unit_sums
@@ -242,13 +243,14 @@ def test_lgm_of_statistics_has_nearly_the_gradient_of_the_pooled_features():
 # Runs from statistics
 
 
-@pytest.fixture
-def parties(run_cli, photos, tmp_path):
+@pytest.fixture(scope="module")
+def parties(photos, tmp_path_factory):
     """Files of two parties, of a class each."""
-    for name in ("cat", "dog"):
-        arguments = ["--images", f"folder:{photos}", "--classes", name, "--encoder", TINY, "--out", tmp_path / name]
-        assert run_cli("stats", *arguments, "--real-views", 2, "--all-images").code == 0
-    return tmp_path / "cat", tmp_path / "dog"
+    files = [tmp_path_factory.mktemp("parties") / name for name in ("cat", "dog")]
+    for file in files:
+        arguments = ["--images", f"folder:{photos}", "--classes", file.name, "--encoder", TINY, "--out", str(file)]
+        assert main(["stats", *arguments, "--real-views", "2", "--all-images"]) == 0
+    return tuple(files)
 
 
 @pytest.fixture
