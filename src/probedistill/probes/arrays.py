@@ -71,6 +71,20 @@ def soft_targets(targets: ArrayLike | torch.Tensor, n_views: int, n: int) -> Arr
     return rows / sums[..., None]
 
 
+def sample_weights(weights: ArrayLike | torch.Tensor, n: int) -> Array:
+    """Weights of ``n`` images, float64.
+
+    Raises:
+        UserError: Another shape, or not finite numbers ≥ 0.
+    """
+    found = np.asarray(to_numpy(weights), dtype=np.float64)
+    if found.shape != (n,):
+        raise UserError(f"sample_weight must have a weight for each of {n} images, got the shape {found.shape}")
+    if not (np.isfinite(found).all() and (found >= 0).all()):
+        raise UserError("sample_weight must be finite weights ≥ 0")
+    return found
+
+
 def class_indices(argument: str, values: ArrayLike | torch.Tensor, n_classes: int) -> Array:
     """Return ``values`` as integers (n,) after checking that they lie in 0 … n_classes − 1."""
     indices = np.asarray(to_numpy(values))

@@ -22,7 +22,17 @@ from ..config import EvaluateConfig
 from ..encoders.source import resolve_device
 from ..errors import UserError, unknown_name
 from ..machine.torch_state import own_torch_state
-from .arrays import FLOATS, Array, as_views, check_positive, check_whole, class_indices, soft_targets, to_numpy
+from .arrays import (
+    FLOATS,
+    Array,
+    as_views,
+    check_positive,
+    check_whole,
+    class_indices,
+    sample_weights,
+    soft_targets,
+    to_numpy,
+)
 from .kinds import Kind, Lesson
 from .logistic import fit_logistic, fit_soft_logistic
 from .ridge import fit_ridge
@@ -167,6 +177,7 @@ class LinearProbe(LinearClassifier):
         X: ArrayLike | torch.Tensor,
         y: ArrayLike | torch.Tensor,
         targets: ArrayLike | torch.Tensor | None = None,
+        sample_weight: ArrayLike | torch.Tensor | None = None,
     ) -> LinearProbe:
         """Learn the probe from one feature vector per image.
 
@@ -175,24 +186,29 @@ class LinearProbe(LinearClassifier):
             y: (n,) labels of any kind that scikit-learn takes; class indices 0 … C−1 with ``targets``, where they
                 serve ``class_weight`` alone.
             targets: (n, C) soft targets: rows of weights ≥ 0 that sum to 1.
+            sample_weight: (n,) weights ≥ 0 of the images, multiplied by those of ``class_weight``. An image of weight 2
+                counts as two images, and one of weight 0 not at all: exactly with ``"ridge"`` and ``"logistic"``;
+                ``"sgd"`` multiplies its loss, but sees it once an epoch all the same.
 
         Returns:
             The probe itself.
 
         Raises:
-            UserError: A parameter is out of its range, ``y`` has a single class, or ``targets`` are not such rows.
+            UserError: A parameter is out of its range, ``y`` has a single class, ``targets`` are not such rows, or
+                ``sample_weight`` is no such list or 0 for all images of a class.
             ValueError: ``X`` or ``y`` has a wrong shape, or ``X`` has NaN or infinity.
             NonFiniteLossError: ``"sgd"`` diverged.
         """
         self._check_parameters()
         features, labels = validate_data(self, to_numpy(X), to_numpy(y), dtype=FLOATS)
-        return self._fit(features[None], labels, targets)
+        return self._fit(features[None], labels, targets, sample_weight)
 
     def fit_views(
         self,
         X_views: ArrayLike | torch.Tensor,
         y: ArrayLike | torch.Tensor,
         targets: ArrayLike | torch.Tensor | None = None,
+        sample_weight: ArrayLike | torch.Tensor | None = None,
     ) -> LinearProbe:
         """Learn the probe from several augmented views of the same images.
 
@@ -204,6 +220,7 @@ class LinearProbe(LinearClassifier):
             X_views: (V, n, d) finite features: array-like or tensor on any device.
             y: (n,) labels of the images.
             targets: (n, C) soft targets of the images, or (V, n, C) of each view.
+            sample_weight: (n,) weights of the images, as for :meth:`fit`.
 
         Returns:
             The probe itself.
@@ -216,7 +233,7 @@ class LinearProbe(LinearClassifier):
         self._check_parameters()
         views = as_views("X_views", X_views)
         _, labels = validate_data(self, views[0], to_numpy(y), dtype=FLOATS)
-        return self._fit(views, labels, targets)
+        return self._fit(views, labels, targets, sample_weight)
 
     def _check_parameters(self) -> None:
         if self.solver not in SOLVERS:
@@ -230,13 +247,29 @@ class LinearProbe(LinearClassifier):
 
     @own_torch_state()
     @one_image_per_class_is_normal()
-    def _fit(self, views: Array, labels: Array, soft: ArrayLike | torch.Tensor | None) -> LinearProbe:
-        """Fit validated ``views`` (V, n, d) and ``labels`` (n,), and ``soft`` targets that are checked here."""
+    def _fit(
+        self,
+        views: Array,
+        labels: Array,
+        soft: ArrayLike | torch.Tensor | None,
+        sample_weight: ArrayLike | torch.Tensor | None,
+    ) -> LinearProbe:
+        """Fit validated ``views`` (V, n, d) and ``labels`` (n,); ``soft`` targets and weights are checked here."""
         check_classification_targets(labels)
         classes, codes = np.unique(labels, return_inverse=True)
+        of_images = None if sample_weight is None else sample_weights(sample_weight, len(labels))
         weights = compute_class_weight(self.class_weight, classes=classes, y=labels)[codes]
         if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.any()):
             raise UserError(f"class_weight must be finite weights ≥ 0, not all of them 0, got {self.class_weight!r}")
+        if of_images is not None:
+            sums = np.bincount(codes, of_images)
+            if not sums.all():
+                raise UserError(
+                    f"sample_weight is zero for all of class {classes[sums == 0].tolist()[0]!r}; leave it out"
+                )
+            if self.class_weight == "balanced":
+                weights = (of_images.sum() / (len(classes) * sums))[codes]
+            weights = weights * of_images
         targets = codes
         if soft is not None:
             targets = soft_targets(soft, *views.shape[:2])
@@ -248,12 +281,14 @@ class LinearProbe(LinearClassifier):
 
         if self.solver == "logistic":
             views = views.astype(np.float64, copy=False)
-        shift, scale = self._scaling(views)
+        shift, scale = self._scaling(views, of_images)
         if shift is not None:
             views = ((views - shift) / scale).astype(views.dtype, copy=False)
 
         if self.solver == "ridge":
-            coef, intercept = fit_ridge(views, targets, weights, ridge=self.ridge)
+            coef, intercept = fit_ridge(
+                views, targets, weights, ridge=self.ridge, total=None if of_images is None else of_images.sum()
+            )
             self.n_iter_ = 1
         elif self.solver == "logistic":
             fit = fit_logistic if soft is None else fit_soft_logistic
@@ -279,11 +314,13 @@ class LinearProbe(LinearClassifier):
         self.coef_, self.intercept_ = coef, intercept
         return self
 
-    def _scaling(self, views: Array) -> tuple[Array | None, Array | float]:
+    def _scaling(self, views: Array, weights: Array | None) -> tuple[Array | None, Array | float]:
         """Return what is subtracted (d,) and divided by (d,) or (); ``None`` leaves features alone."""
         if not self.standardize and self.solver != "logistic":
             return None, 1.0
-        scaler = StandardScaler().fit(views.reshape(-1, views.shape[-1]))
+        scaler = StandardScaler().fit(
+            views.reshape(-1, views.shape[-1]), sample_weight=None if weights is None else np.tile(weights, len(views))
+        )
         if self.standardize:
             return scaler.mean_, scaler.scale_
         return scaler.mean_, math.sqrt(scaler.var_.mean()) or 1.0

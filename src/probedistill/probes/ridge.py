@@ -12,7 +12,7 @@ _ROUNDING = 1e-12  # of the length of features
 
 
 def fit_ridge(
-    views: Array, targets: Array, weights: Array, *, ridge: float, dual: bool | None = None
+    views: Array, targets: Array, weights: Array, *, ridge: float, total: float | None = None, dual: bool | None = None
 ) -> tuple[Array, Array]:
     """Minimise Σ w‖t − xB − b‖² + λ‖B‖² with λ = ridge · Σ w‖x − x̄‖² / n.
 
@@ -25,6 +25,7 @@ def fit_ridge(
             or (V, n, C) for each.
         weights: (n,) float64 weights of the images.
         ridge: Penalty relative to the mean diagonal of the kernel.
+        total: n in λ: how many images the weights stand for; default: how many there are.
         dual: Which system is solved; ``None`` takes the smaller one.
 
     Returns:
@@ -62,7 +63,7 @@ def fit_ridge(
             right += x.T @ t
     # Constant features: any penalty gives B = 0, unless it is as small as what rounding leaves of them.
     constant = np.trace(system) <= _ROUNDING**2 * np.sum(root**2) * (feature_mean @ feature_mean)
-    penalty = 1.0 if constant else ridge * np.trace(system) / n
+    penalty = 1.0 if constant else ridge * np.trace(system) / (n if total is None else total)
     system[np.diag_indices_from(system)] += penalty
     solution = solve(system, right, assume_a="pos", overwrite_a=True, overwrite_b=True)
     coef = (x.T @ solution if dual else solution).T
