@@ -159,7 +159,7 @@ def test_card_of_a_changed_set_names_what_lies_beside_its_images(runs, tmp_path)
         assert "(preview.png)" in card
         assert "second moments of the real features" in card
         assert (folder / "config.yaml").is_file()
-        assert "Made again" not in card, "config.yaml has the encoder alone"
+        assert "To make it again" not in card, "config.yaml has the encoder alone"
 
 
 def test_card_of_a_set_that_goes_on_does_not_say_that_no_photo_was_used(runs, data, encoder, tmp_path):

@@ -300,7 +300,7 @@ def test_a_set_remembers_the_encoder_that_it_is_imported_with(known, run_cli):
     card = (known / "README.md").read_text()
     assert "tiny at 24 px (fingerprint" in card
     assert "synthetic" not in card, "nobody has said so"
-    assert "Made again" not in card
+    assert "To make it again" not in card
 
 
 def test_what_needs_the_encoder_of_a_set_knows_that_of_an_imported_one(known, photos, run_cli, tmp_path):

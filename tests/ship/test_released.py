@@ -35,7 +35,7 @@ def test_each_is_a_whole_set_with_a_card_that_says_whose_it_is(name):
     assert yaml.safe_load(card.split("---\n")[1])["license"] != "unknown"
     assert "Not scored yet" not in card
     assert "| **distilled** |" in card
-    assert "held out, and not seen by the set" in card
+    assert "held out, not used for this set" in card
 
 
 @pytest.mark.parametrize("name", released_names())

@@ -136,7 +136,7 @@ def test_a_run_names_what_was_held_out_and_shows_its_scores(distil_cli, run_cli,
 def test_label_says_on_the_card_what_it_stored(distil_cli, run_cli, tmp_path):
     run = tmp_path / "run"
     assert distil_cli("--out", run).code == 0
-    assert "Nothing beside the images." in (run / "README.md").read_text()
+    assert "Nothing but the images." in (run / "README.md").read_text()
     assert run_cli("label", run, "--config", run / "config.yaml", "--soft-labels", "source").code == 0
     assert "soft labels (source)" in (run / "README.md").read_text()
 
@@ -159,7 +159,7 @@ def test_an_export_keeps_the_licence_and_the_names_that_were_held_out(tmp_path, 
     export(folder, tmp_path / "small", overwrite=True, progress=False)
     card = (tmp_path / "small/README.md").read_text(encoding="utf-8")
     assert licence_of(tmp_path / "small") == licence_of(folder)
-    assert "the names of the files that were held out" in card
+    assert "the names of the held-out files" in card
     export(make_set(), tmp_path / "small", overwrite=True, progress=False)
     assert licence_of(tmp_path / "small") == Licence()
     assert not (tmp_path / "small/held-out.txt").exists(), "it was another set's"

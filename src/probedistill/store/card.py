@@ -1,10 +1,10 @@
-"""``README.md``: what a set is, for people and for the Hugging Face hub (a data set card).
+"""``README.md``: the card of a set, for people and for the Hugging Face hub.
 
-A card is written with the set and belongs to its owner from then on: it is not in ``SHA256SUMS``, and may be edited.
-Later commands rewrite only what stands between the comments ``<!-- probedistill: NAME -->`` and
-``<!-- probedistill: end -->``. If these comments are gone, the card stays as it is.
+A card is written with the set and then belongs to its owner, who may edit it: it is not in ``SHA256SUMS``. Later
+commands rewrite only the text between the comments ``<!-- probedistill: NAME -->`` and ``<!-- probedistill: end -->``.
+Without these comments the card is left unchanged.
 
-Names come from data. They are escaped for YAML and for Markdown, and of a path only the last part is shown.
+Names come from data. They are escaped for YAML and for Markdown, and only the last part of a path is shown.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ _BEGAN = {
     "still show what they have in common.",
     "average": "**These images began as averages of photos**: each started as the mean of up to a hundred real images "
     "of its class, in 32 × 32 pixels, and may still show what they have in common.",
-    "noise": "**These images began as noise.** They were optimised to carry what the photos say about their classes: "
-    "that is no proof of privacy.",
+    "noise": "**These images began as noise.** That does not make them private: they were optimised to carry what the "
+    "photos say about their classes.",
 }
 
 
@@ -57,7 +57,7 @@ class Licence:
 
     name: str = "unknown"
     sentence: str = (
-        "Not stated yet. The images were made from photos, so the licence of the photos decides: put it here and into "
+        "Not stated yet. It depends on the licence of the photos that the images were made from: state it here and in "
         "the first lines of this file."
     )
 
@@ -102,7 +102,7 @@ def card_text(folder: Path, about: CardOf) -> str:
         "## Load it\n\n" + _loading(about),
         "## Scores\n\n" + _part(SCORES, _NO_SCORES),
         "## Made from\n\n" + _made_from(folder, about.run),
-        "## What of the real data is in it\n\n" + _part(REAL_DATA, real_data(folder, about.run)),
+        "## Real data in this set\n\n" + _part(REAL_DATA, real_data(folder, about.run)),
         "## Licence\n\n" + about.licence.sentence,
         "## Citation\n\n" + _citation(about.run),
     ]
@@ -129,23 +129,23 @@ def rewrite(folder: Path, name: str, content: str) -> bool:
 
 
 def real_data(folder: Path, run: RunRecord) -> str:
-    """What a set holds of the real data beside its images, as a list."""
+    """A list of what a set contains of the real data in addition to its images."""
     held = []
     if run.head is not None:
         held.append(f"- the head of {escaped(published(run.head.encoder))}: a linear classifier fitted on all real "
                     "features (`tensors.safetensors`)")  # fmt: skip
     if run.soft_labels is not None:
-        held.append(f"- soft labels ({escaped(run.soft_labels.kind)}), which were fitted on the real features")
+        held.append(f"- soft labels ({escaped(run.soft_labels.kind)}), fitted on the real features")
     if any(folder.glob(STATISTICS)):
-        held.append("- class counts, means and second moments of the real features (`statistics-….stats`): see "
+        held.append("- class counts, means and second moments of the real features (`statistics-….stats`): read "
                     "docs/statistics.md before you publish them")  # fmt: skip
     if (folder / HELD_OUT).exists():
-        held.append(f"- the names of the files that were held out (`{HELD_OUT}`)")
-    return "\n".join(held) if held else "Nothing beside the images."
+        held.append(f"- the names of the held-out files (`{HELD_OUT}`)")
+    return "\n".join(held) if held else "Nothing but the images."
 
 
 def licence_of(folder: Path) -> Licence:
-    """The licence that the card in ``folder`` names; an unknown one if there is no card or none in it."""
+    """The licence on the card in ``folder``; an unknown one if there is no card, or none on it."""
     try:
         text = (folder / CARD).read_bytes()[:_MOST_CARD].decode("utf-8", "replace")
     except OSError:
@@ -157,7 +157,7 @@ def licence_of(folder: Path) -> Licence:
 
 
 def write_held_out(folder: Path, names: Sequence[str]) -> None:
-    """Write the names of images that were held out, one a line, if there are any."""
+    """Write the names of held-out images, one per line, if there are any."""
     if names:
         with whole_file(folder / HELD_OUT) as temporary:
             text = "".join(f"{printable(name)}\n" for name in names)
@@ -165,7 +165,7 @@ def write_held_out(folder: Path, names: Sequence[str]) -> None:
 
 
 def held_out_in(folder: Path) -> list[str]:
-    """The names that `write_held_out` wrote into ``folder``; none if there are none."""
+    """The names that `write_held_out` wrote into ``folder``; an empty list if there are none."""
     try:
         return (folder / HELD_OUT).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
@@ -203,25 +203,25 @@ def _what_it_is(about: CardOf) -> Iterator[str]:
     synthetic = not run.made_elsewhere and run.config.steps > 0
     kind = "synthetic" if synthetic else "real" if run.begun_from == "real" else "labelled"
     yield (
-        f"{count:,} {kind} images of {classes:,} classes, {about.image_size} × {about.image_size} pixels. They are "
-        "made to train linear probes on frozen vision encoders, in seconds."
+        f"{count:,} {kind} images of {classes:,} classes, {about.image_size} × {about.image_size} pixels. They train "
+        "linear probes on frozen vision encoders in seconds."
     )
     if synthetic:
         yield _BEGAN.get(run.begun_from, "")
         yield from _of_statistics(run)
     elif run.begun_from == "real":
-        yield "**These are real images**, chosen from the training images and cut to the encoder's input."
+        yield "**These are real images**, chosen from the training images and cropped to the encoder's input size."
 
 
 def _of_statistics(run: RunRecord) -> Iterator[str]:
-    """Sentences about a set that was distilled from statistics, alone or beside an earlier set."""
+    """Sentences about a set that was distilled from statistics, with or without an earlier set."""
     if not run.statistics:
         return
     parties = ", ".join(escaped(part.name) for part in run.statistics[0].parts if not part.removed)
     if run.base is None and not run.forgotten and not run.began_as_photos:
-        yield f"**No photo was used.** The set was made from sums of features alone, which came from: {parties}."
+        yield f"**No photo was used.** The set was made only from sums of features, from: {parties}."
     else:
-        yield f"It goes on from an earlier set, and from sums of features of: {parties}."
+        yield f"It was made from an earlier set and from sums of features, from: {parties}."
     promise = run.privacy
     if promise is not None and promise.epsilon is not None:
         yield (
@@ -259,17 +259,17 @@ def _loading(about: CardOf) -> str:
     code = f"""from probedistill import DistilledSet                    # images, labels, names, history
 distilled = DistilledSet.load("FOLDER")                  # or "hub:USER/NAME"
 
-from datasets import load_dataset                        # columns: image, label (with its names), class_name
+from datasets import load_dataset                        # columns: image, label (with class names), class_name
 data = load_dataset("FOLDER", split="train")             # or "USER/NAME"
 
-import torchvision.transforms as T                       # views that probes are trained on
+import torchvision.transforms as T                       # the views that probes are trained on
 from torchvision.datasets import ImageFolder
 views = {transform}
                    {last}{closing}
 data = ImageFolder("FOLDER/{IMAGES}", views)"""
     names = ", ".join(escaped(name) for name in about.run.class_names[:_MOST_NAMED])
     more = ", …" if len(about.run.class_names) > _MOST_NAMED else ""
-    return f"{_fenced(code, 'python')}\n\nClasses, by number from 0: {names}{more}."
+    return f"{_fenced(code, 'python')}\n\nClasses, numbered from 0: {names}{more}."
 
 
 def _made_from(folder: Path, run: RunRecord) -> str:
@@ -277,19 +277,19 @@ def _made_from(folder: Path, run: RunRecord) -> str:
     lines = [f"- images: {escaped(published(images.spec))}, {escaped(images.split)}: {counted(images.count, 'image')} "
              f"(fingerprint `{escaped(images.fingerprint[:12])}`)"]  # fmt: skip
     if run.test is not None and run.statistics:
-        lines.append(f"- tested along the way on: {escaped(published(run.test.spec))}, {escaped(run.test.split)}; "
-                     "whether the sums hold these images is not known")  # fmt: skip
+        lines.append(f"- tested during distillation on: {escaped(published(run.test.spec))}, "
+                     f"{escaped(run.test.split)}; the sums may include these images")  # fmt: skip
     elif run.test is not None:
         test = run.test
         named = f", listed in [{HELD_OUT}]({HELD_OUT})" if (folder / HELD_OUT).exists() else ""
-        lines.append(f"- held out, and not seen by the set: {escaped(published(test.spec))}, {escaped(test.split)}: "
+        lines.append(f"- held out, not used for this set: {escaped(published(test.spec))}, {escaped(test.split)}: "
                      f"{counted(test.count, 'image')} (fingerprint `{escaped(test.fingerprint[:12])}`){named}. Test "
-                     "elsewhere on these alone")  # fmt: skip
+                     "only on these")  # fmt: skip
         if test.split.startswith("holdout"):
-            lines.append("- how it was split: within each class the images are ordered by the SHA-256 of "
-                         "`probedistill holdout 0`, a line feed and their name; the first share is out")  # fmt: skip
+            lines.append("- how it was split: each class is sorted by the SHA-256 of `probedistill holdout 0`, a line "
+                         "feed and the image name; the first part is held out")  # fmt: skip
     else:
-        lines.append("- held out: not recorded; the images above were seen")
+        lines.append("- held out: not recorded; the images above were used")
     lines += [f"- encoder: {escaped(published(str(encoder)))} (fingerprint `{escaped(encoder.fingerprint[:12])}`)"
               for encoder in run.encoders]  # fmt: skip
     if not run.made_elsewhere:
@@ -299,7 +299,7 @@ def _made_from(folder: Path, run: RunRecord) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in run.versions.items())
     lines += [f"- versions: {escaped(versions)}"] if versions else []
     command = command_again(run, folder / CONFIG)
-    return "\n".join(lines) + (f"\n\nMade again by\n\n{_fenced(command, 'sh')}" if command else "")
+    return "\n".join(lines) + (f"\n\nTo make it again:\n\n{_fenced(command, 'sh')}" if command else "")
 
 
 def command_again(run: RunRecord, file: Path, *, shown: str = CONFIG, out: str = "again") -> str | None:
@@ -327,11 +327,11 @@ def command_again(run: RunRecord, file: Path, *, shown: str = CONFIG, out: str =
 
 
 def _citation(run: RunRecord) -> str:
-    lines = ["- of the photos: put it here"]
+    lines = ["- photos: add it here"]
     if run.method in _PAPERS:
         name, number = _PAPERS[run.method]
-        lines.append(f"- of the method: {name}, [arXiv {number}](https://arxiv.org/abs/{number})")
-    return "\n".join([*lines, "- of the tool: probedistill, `CITATION.cff`"])
+        lines.append(f"- method: {name}, [arXiv {number}](https://arxiv.org/abs/{number})")
+    return "\n".join([*lines, "- tool: probedistill, `CITATION.cff`"])
 
 
 # ---------------------------------------------------------------------------------------------------
