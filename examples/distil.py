@@ -1,4 +1,4 @@
-"""Distil a folder of photos, score the result, and write a page to look at.
+"""Distil a folder of photos, score the result, and write an HTML report.
 
 python examples/distil.py folder:photos runs/photos
 """
@@ -13,8 +13,8 @@ from probedistill import distill, evaluate, load_encoder, load_splits, write_rep
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("images", help="folder:PATH, or any other source of images")
-    parser.add_argument("out", type=Path, help="folder of the run; an earlier run there goes on")
+    parser.add_argument("images", help="folder:PATH, or another source of images")
+    parser.add_argument("out", type=Path, help="folder of the run; an earlier run there is resumed")
     parser.add_argument("--encoder", default="efficientnet_lite0@112")
     parser.add_argument("--steps", type=int, default=200)
     options = parser.parse_args()
@@ -25,7 +25,7 @@ def main() -> None:
     scores = evaluate(distilled, encoder, train, test, baselines=["random", "centroids", "full"])
     scores.save(options.out / "evaluation-example.json")
     print(scores)
-    print("look:", write_report([options.out], options.out / "report.html"))
+    print("report:", write_report([options.out], options.out / "report.html"))
 
 
 if __name__ == "__main__":

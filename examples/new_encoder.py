@@ -1,4 +1,4 @@
-"""Train a head for an encoder that a distilled set was not made for: seconds, and no real image.
+"""Train a head for a new encoder on a distilled set, in seconds and without real images.
 
 python examples/new_encoder.py runs/photos timm:resnet18@112 folder:photos
 """
@@ -14,7 +14,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", help="folder of a finished run")
     parser.add_argument("encoder", help="any encoder, for example timm:resnet18@112")
-    parser.add_argument("images", help="where the test images are")
+    parser.add_argument("images", help="source of the test images")
     options = parser.parse_args()
 
     distilled = DistilledSet.load(options.run)
