@@ -438,10 +438,8 @@ def seeds(
         usual = "300 steps of 3 views of each image (CLIP: 12, in bf16)"
     return "\n".join(lines) + (
         f"\n\n{made} Top-1 %. Distilled: {usual} unless the row says otherwise; mean ± std over distillation seeds "
-        f"({most}{''.join(fewer)}{of_one}). Real images: over 5 evaluation seeds ({of_two}: 2). Neighbours are those "
-        "of the set whose neighbours score best. Herding and k-means medoids choose the same images as centroids. "
-        f"Probes are trained on {contents[0]['views']} views, through which sgd cycles in its 1,000 epochs (100 on "
-        "full real data)."
+        f"({most}{''.join(fewer)}{of_one}). Real images: over 5 evaluation seeds ({of_two}: 2). "
+        f"Probes are trained on {contents[0]['views']} views."
     )
 
 
