@@ -51,9 +51,9 @@ def test_what_is_made_of_features_is_what_its_name_says(classes):
     labels = torch.from_numpy(y)
     features = FeatureBank(torch.from_numpy(x), torch.empty(0, len(y), 6), labels, labels, tuple("abc"[:classes]))
     said = {name: scores(test).argmax(1) for name, _, _, scores in _features(features)}
-    assert [name for name in said if "centres" in name] == ["2 feature centres a class", "5 feature centres a class"]
+    assert [name for name in said if "centres" in name] == [f"{n} feature centres per class" for n in (2, 5)]
     assert np.array_equal(said["head in fp32"], LinearProbe("ridge").fit(x, y).predict(test))
-    assert np.array_equal(said["5 feature centres a class"], said["head in fp32"])  # every image is a centre
+    assert np.array_equal(said["5 feature centres per class"], said["head in fp32"])  # every image is a centre
     means = np.stack([x[y == c].mean(axis=0) for c in range(classes)])
     away = ((test[:, None] - means) ** 2).sum(axis=2)
     assert np.array_equal(said["class means"], away.argmin(axis=1))

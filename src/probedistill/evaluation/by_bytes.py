@@ -264,7 +264,7 @@ def _features(bank: FeatureBank) -> Iterator[tuple[str, str, int, Callable[[Arra
         centres = torch.cat([cluster_centres(bank.centre[bank.labels == c], count, s) for c, s in enumerate(seeds)])
         kept = centres.numpy().astype(np.float16)
         probe = LinearProbe("ridge").fit(kept.astype(np.float32), np.repeat(np.arange(classes), count))
-        yield f"{count} feature centres a class", "feature centres", kept.nbytes, probe.logits
+        yield f"{count} feature centres per class", "feature centres", kept.nbytes, probe.logits
 
 
 def quantised(coef: Array, bits: int) -> tuple[Array, int]:
