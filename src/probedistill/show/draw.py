@@ -12,7 +12,7 @@ from itertools import chain, pairwise
 import numpy as np
 
 from .drawings import COLOURS, Array, Bars, Curve, Drawing, HeatMap, Line, Plane, Points, colour
-from .scene import INK, LINE_HEIGHT, Area, Box, Dot, Path, Scene, Words, text_width, words_of, wrapped
+from .scene import INK, LINE_HEIGHT, Area, Box, Dot, Mark, Path, Scene, Words, text_width, words_of, wrapped
 from .tables import NOTHING
 
 WIDTH = 520.0  # pixels of a picture whose content does not ask for more
@@ -76,12 +76,15 @@ def _heat_map(drawing: HeatMap) -> Scene:
     _write_heads(scene, heads, left, cell, turned)
     heights = [max(18.0 if dense else 30.0, len(lines) * SIZE * LINE_HEIGHT + (3 if dense else 10)) for lines in names]
     untitled = 0.02 if values.size > _MOST_CELLS else -1.0
-    frames: list[Box] = []
+    frames: list[Mark] = []
+    words: list[Mark] = []
     y = scene.height
     for r, (lines, height) in enumerate(zip(names, heights, strict=True)):
         y += _GAP if r in drawing.gaps and r else 0.0
         scene.write(left - 8, y + height / 2, lines, anchor="end")
         for k in range(columns):
+            middle = left + cell * (k + 0.5)
+            words.append(Words(middle, y + height / 2, texts[r][k], SIZE, "middle", through=True))
             share = _share(float(values[r, k]), low, high)
             if share <= untitled:
                 continue
@@ -92,18 +95,10 @@ def _heat_map(drawing: HeatMap) -> Scene:
             # Frames are drawn later, so that no neighbour covers half of one.
             (frames if framed else scene.marks).append(box)
         y += height
-    scene.add(*frames)
-    if dense:
-        scene.height = y + 2
-        _note(scene, left, f"palest: {_shown(low, drawing.digits)}, strongest: {_shown(high, drawing.digits)}")
-        return scene
-    y = scene.height
-    for r, height in enumerate(heights):
-        y += _GAP if r in drawing.gaps and r else 0.0
-        for k in range(columns):
-            scene.add(Words(left + cell * (k + 0.5), y + height / 2, texts[r][k], SIZE, "middle", through=True))
-        y += height
+    scene.add(*frames, *([] if dense else words))
     scene.height = y + 2
+    if dense:
+        _note(scene, left, f"palest: {_shown(low, drawing.digits)}, strongest: {_shown(high, drawing.digits)}")
     return scene
 
 
