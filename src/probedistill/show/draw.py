@@ -185,7 +185,7 @@ class _Axes:
 
     def __init__(
         self, scene: Scene, xs: tuple[float, float], ys: tuple[float, float], height: float,
-        labels: tuple[str, str], *, log_x: bool = False, one_scale: bool = False,
+        labels: tuple[str, str], *, log_x: bool = False, one_scale: bool = False, numbers_below: bool = True,
     ) -> None:  # fmt: skip
         self.scene, self.xs, self.ys, self.log_x = scene, xs, ys, log_x
         across, up = self._ticks(xs), ticks(*ys, max(2, round(height / 48)))
@@ -202,7 +202,7 @@ class _Axes:
             scene.add(Path([(self.left, y), (self.right, y)], width=0.7, opacity=0.18))
             scene.add(Words(self.left - 6, y, _tick(value), SMALL, "end", faint=True))
         free = -math.inf
-        for value in across:
+        for value in across if numbers_below else ():
             x, half = self.x(value), text_width(_tick(value), SMALL) / 2
             scene.add(Path([(x, self.bottom), (x, self.bottom + 4)], width=0.7, opacity=0.5))
             if x - half > free and x - half >= 0 and x + half <= scene.width:
@@ -361,9 +361,9 @@ def _within(value: float, ends: tuple[float, float]) -> float:
 
 def _bars_up(scene: Scene, drawing: Bars, colours: dict[str, str], ends: tuple[float, float]) -> None:
     scene.height += 4
-    axes = _Axes(scene, (0.0, 1.0), _wider_up(ends), 240, ("", drawing.axis))
-    # The numbers along the lower edge make way for names.
-    scene.marks = [m for m in scene.marks if not _along(m, axes.bottom)]
+    low, high = ends
+    room = (low - (0.08 * (high - low) if low < 0 else 0.0), high + 0.06 * (high - low))  # for numbers beyond the bars
+    axes = _Axes(scene, (0.0, 1.0), room, 240, ("", drawing.axis), numbers_below=False)
     slot = (axes.right - axes.left) / max(1, len(drawing.categories))
     thick = (slot - 12) / max(1, len(drawing.series))
     zero = axes.y(_within(0.0, ends))
@@ -383,19 +383,6 @@ def _bars_up(scene: Scene, drawing: Bars, colours: dict[str, str], ends: tuple[f
         ends_at = scene.write_below(axes.left + slot * (k + 0.5), axes.bottom + 8, lines, SMALL, anchor="middle")
         deepest = max(deepest, ends_at)
     scene.height = deepest + 4
-
-
-def _wider_up(ends: tuple[float, float]) -> tuple[float, float]:
-    """Room for numbers beyond the ends of bars."""
-    low, high = ends
-    return low - (0.08 * (high - low) if low < 0 else 0.0), high + 0.06 * (high - low)
-
-
-def _along(mark: object, bottom: float) -> bool:
-    """Whether a mark is a number or tick below the lower edge."""
-    if isinstance(mark, Words):
-        return mark.y > bottom + 5
-    return isinstance(mark, Path) and max(y for _, y in mark.places) > bottom + 1
 
 
 def _bars_across(scene: Scene, drawing: Bars, colours: dict[str, str], ends: tuple[float, float]) -> None:
