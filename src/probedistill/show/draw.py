@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from itertools import chain, pairwise
+from itertools import chain, groupby
 
 import numpy as np
 
@@ -435,21 +435,20 @@ def _curve(drawing: Curve) -> Scene:
 def _line(scene: Scene, axes: _Axes, line: Line, colour: str, *, several: bool) -> None:
     known = [i for i in range(len(line.x)) if math.isfinite(line.x[i]) and math.isfinite(line.y[i])]
     known = [i for i in known if not axes.log_x or line.x[i] > 0]
-    rows = [known[i] for i in spread(len(known), MOST_PLACES)]
+    kept = spread(len(known), MOST_PLACES)
+    rows = [known[i] for i in kept]
     places = [(axes.x(float(line.x[i])), axes.y(float(line.y[i]))) for i in rows]
     if line.spread is not None and len(rows) > 1:
         half = [0.0 if not math.isfinite(line.spread[i]) else float(line.spread[i]) for i in rows]
         upper = [(x, axes.y(float(line.y[i]) + h)) for (x, _), i, h in zip(places, rows, half)]
         lower = [(x, axes.y(float(line.y[i]) - h)) for (x, _), i, h in zip(places, rows, half)]
         scene.add(Area([*upper, *reversed(lower)], colour, 0.16))
-    # A gap in the numbers is a gap in the line.
-    order = {row: i for i, row in enumerate(known)}
-    holes = [b for a, b in pairwise(rows) if any(j - i > 1 for i, j in pairwise(known[order[a] : order[b] + 1]))]
-    start = 0
-    for stop in [*(rows.index(hole) for hole in holes), len(rows)]:
-        if stop - start > 1 and line.joined:
-            scene.add(Path(places[start:stop], colour, 1.8))
-        start = stop
+    # A gap in the numbers is a gap in the line: behind it, more numbers are missing.
+    missing = [row - place for row, place in zip(rows, kept)]
+    for _, part in groupby(range(len(rows)), missing.__getitem__):
+        joined = [places[i] for i in part]
+        if len(joined) > 1 and line.joined:
+            scene.add(Path(joined, colour, 1.8))
     marked = line.marked or not line.joined
     for i in range(len(rows)) if marked else spread(len(rows), MOST_TITLES):
         title = f"{line.name} · {line.titles[rows[i]]}" if several else line.titles[rows[i]]
