@@ -290,7 +290,7 @@ class Scene:
 
 def _n(value: float, digits: int = 1) -> str:
     """A number for SVG, as short as it can be."""
-    return f"{value:.{digits}f}".rstrip("0").rstrip(".") if digits else f"{value:.0f}"
+    return f"{value:.{digits}f}".rstrip("0").rstrip(".")
 
 
 def _way(places: Sequence[Place]) -> str:

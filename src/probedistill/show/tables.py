@@ -120,15 +120,11 @@ class Table:
                 found.append(f'<th scope="{scope}"{kind}>{inside}</th>' if scope else f"<td{kind}>{inside}</td>")
             return f"<tr>{''.join(found)}</tr>"
 
-        bodies: list[str] = []
-        body = ""
-        for number, row in enumerate(self.rows):
-            if number in self.sections and body:
-                bodies, body = [*bodies, body], ""
-            body += line(row, head=False)
+        edges = sorted({0, *self.sections, len(self.rows)})
+        bodies = ["".join(line(row, head=False) for row in self.rows[a:b]) for a, b in itertools.pairwise(edges)]
         text = f"<caption>{html.escape(printable(self.title))}</caption>" if self.title else ""
         text += f"<thead>{line(self.columns, head=True)}</thead>"
-        text += "".join(f"<tbody>{part}</tbody>" for part in [*bodies, body] if part)
+        text += "".join(f"<tbody>{part}</tbody>" for part in bodies if part)
         note = f"<p>{html.escape(printable(self.caption))}</p>" if self.caption else ""
         return f"<table>{text}</table>{note}"
 
