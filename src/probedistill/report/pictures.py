@@ -42,8 +42,7 @@ def pack(count: int, picture: Callable[[int], Image.Image], cell: int, *, progre
             here = range(start, min(start + per_sheet, count))
             sheet = Image.new("RGB", (min(columns, len(here)) * cell, -(-len(here) // columns) * cell))
             for place, i in enumerate(here):
-                image = picture(i)
-                image = image if image.width == cell else image.resize((cell, cell), Image.Resampling.LANCZOS)
+                image = picture(i).resize((cell, cell), Image.Resampling.LANCZOS)  # a copy if it is of that size
                 sheet.paste(image, (place % columns * cell, place // columns * cell))
             sheets.append(encoded(sheet))
             bar.advance(len(here))

@@ -180,9 +180,7 @@ def _export(
 
 def encode_image(pixels: NDArray[np.uint8], format: str, quality: int | None, image_size: int) -> bytes:
     """One image (S, S, 3) as a file."""
-    image = Image.fromarray(pixels)
-    if image.width != image_size:
-        image = image.resize((image_size, image_size), Image.Resampling.LANCZOS)
+    image = Image.fromarray(pixels).resize((image_size, image_size), Image.Resampling.LANCZOS)
     options: dict[str, dict[str, Any]] = {
         "png": {"optimize": True},
         "webp": {"quality": quality, "method": 6},

@@ -10,7 +10,7 @@ from __future__ import annotations
 import warnings
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -335,10 +335,8 @@ def _stacked(images: Iterable[Image.Image], count: int, image_size: int | None, 
     side = image_size or min(sides.most_common(1)[0][0], _LARGEST_SIDE)
     if count * 3 * side**2 * 4 > _MOST_BYTES:
         raise UserError(f"{called} has {count:,} images of {side} pixels; give a smaller {option('image_size')}")
-    fit: Callable[[Image.Image], Image.Image] = lambda image: (  # noqa: E731
-        image if image.size == (side, side) else ImageOps.fit(image, (side, side), Image.Resampling.LANCZOS)
-    )
-    pixels = np.stack([np.asarray(fit(image).convert("RGB")) for image in read])
+    fitting = (ImageOps.fit(image, (side, side), Image.Resampling.LANCZOS) for image in read)
+    pixels = np.stack([np.asarray(image.convert("RGB")) for image in fitting])
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
 
 

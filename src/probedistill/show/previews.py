@@ -107,8 +107,7 @@ def save_sprite(folder: Path, step: int, images: Tensor) -> Path:
     sheet = Image.new("RGB", (max(x for x, _ in cells) + cell, max(y for _, y in cells) + cell))
     pixels = to_8_bits(images[: len(cells)]).permute(0, 2, 3, 1).numpy()
     for image, corner in zip(pixels, cells, strict=True):
-        picture = Image.fromarray(image)
-        sheet.paste(picture if len(image) == cell else picture.resize((cell, cell)), corner)
+        sheet.paste(Image.fromarray(image).resize((cell, cell)), corner)
     path = folder / EVOLUTION / sprite_file(step)
     with whole_file(path) as temporary:
         sheet.save(temporary, format="WEBP", quality=_QUALITY, method=1)  # half the time of the default, files as small
