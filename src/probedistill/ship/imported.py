@@ -78,7 +78,7 @@ def read_set(
     if (place / RUN).is_file():
         raise UserError(f"{called} is a run of probedistill already; give it to the other commands as it is")
     if place.is_dir():
-        images, labels, names = _of_folder(place, classes, image_size, progress)
+        made = _of_folder(place, called, classes, image_size, progress)
     elif not place.is_file():
         raise UserError(f"{called} is not there; give {_KINDS}")
     elif _content_bytes(place) > _MOST_BYTES:
@@ -87,13 +87,11 @@ def read_set(
         hint = "only tensors in lists and dictionaries are read, and nothing is run"
         content = load_tensor_file(place, f"{called} cannot be read", hint)
         made = _of_tensors(content, called, classes, image_size)
-        return _recorded(made, place, encoder)
     elif suffix == ".parquet":
-        images, labels, names = _of_parquet(place, called, image_size, image_column, label_column)
-        names, labels = _in_order(names, labels, classes, called)
+        made = _of_parquet(place, called, classes, image_size, image_column, label_column)
     else:
         raise UserError(f"{called} is of an unknown kind; give {_KINDS}")
-    return _recorded(DistilledSet(images, labels, tuple(names)), place, encoder)
+    return _recorded(made, place, encoder)
 
 
 def _content_bytes(place: Path) -> int:
@@ -150,9 +148,7 @@ def _of_tensors(content: Any, called: str, classes: Sequence[str] | None, image_
             raise UserError(f"{called} has soft labels that are not shares; give rows that sum to 1")
         if len(names) != count:
             raise UserError(f"{called} has soft labels of {count} classes, not of {len(names)}")
-    if image_size is not None or images.shape[-1] != images.shape[-2]:
-        images = _resized(images, image_size)
-    return DistilledSet(images, labels, tuple(names), soft_labels=soft)
+    return DistilledSet(_resized(images, image_size), labels, tuple(names), soft_labels=soft)
 
 
 def _found(content: Any, called: str) -> tuple[Tensor, Tensor | None]:
@@ -196,7 +192,7 @@ def _as_images(images: Tensor, called: str) -> Tensor:
     if not bool(images.isfinite().all()):
         raise UserError(f"{called} has images with values that are not finite")
     check_range(images, f"{called} has images with")
-    return images.clamp(0, 1).contiguous()
+    return images.clamp(0, 1)
 
 
 def _counted(count: int, classes: Sequence[str] | None, called: str) -> Tensor:
@@ -245,15 +241,15 @@ def _in_order(
 
 
 def _of_folder(
-    place: Path, classes: Sequence[str] | None, image_size: int | None, progress: bool
-) -> tuple[Tensor, Tensor, list[str]]:
+    place: Path, called: str, classes: Sequence[str] | None, image_size: int | None, progress: bool
+) -> DistilledSet:
     if (place / METADATA).is_file():
         found = _named_by_table(load_images(f"folder:{place}", progress=progress), place / METADATA)
         found = found if classes is None else found.with_classes(classes)
     else:
         found = load_images(f"folder:{place}", classes=classes, progress=progress)
-    images = _stacked((found.load(i) for i in range(len(found))), len(found), image_size, f"set {str(place)!r}")
-    return images, torch.from_numpy(found.labels), list(found.class_names)
+    images = _stacked(map(found.load, range(len(found))), len(found), image_size, called)
+    return DistilledSet(images, torch.from_numpy(found.labels), found.class_names)
 
 
 def _named_by_table(found: LabelledImages, table: Path) -> LabelledImages:
@@ -278,8 +274,8 @@ def _named_by_table(found: LabelledImages, table: Path) -> LabelledImages:
 
 
 def _of_parquet(
-    place: Path, called: str, image_size: int | None, image_column: str, label_column: str
-) -> tuple[Tensor, Tensor, list[str]]:
+    place: Path, called: str, classes: Sequence[str] | None, image_size: int | None, image_column: str, label_column: str
+) -> DistilledSet:
     import pyarrow.parquet as parquet  # here: 0.1 s that most commands do without
 
     with explained(f"{called} cannot be read", Exception, hint="give a Parquet file of images"):
@@ -301,17 +297,17 @@ def _of_parquet(
         raise UserError(f"{called} has rows without a class in column {label_column!r}")
     if all(isinstance(value, float) and value.is_integer() for value in values):  # a table that once had gaps
         values = [int(value) for value in values]
+    labels = values
     if names is None:
         names = [str(value) for value in sorted(set(values), key=lambda v: (isinstance(v, str), v))]
         labels = [names.index(str(value)) for value in values]
-    else:
-        labels = values
     check_classes_of_images(names, called)
     if not all(isinstance(label, int) and 0 <= label < len(names) for label in labels):
         raise UserError(f"{called} has rows without a class in column {label_column!r}")
     decoded = (decode_image(data, name=f"row {number}") for number, data in enumerate(contents))
     images = _stacked(decoded, len(contents), image_size, called)
-    return images, torch.tensor(labels), names
+    names, numbers = _in_order(names, torch.tensor(labels), classes, called)
+    return DistilledSet(images, numbers, tuple(names))
 
 
 def _names_in(schema: Any, column: str) -> list[str] | None:
@@ -335,13 +331,12 @@ def _stacked(images: Iterable[Image.Image], count: int, image_size: int | None, 
     side = image_size or min(sides.most_common(1)[0][0], _LARGEST_SIDE)
     if count * 3 * side**2 * 4 > _MOST_BYTES:
         raise UserError(f"{called} has {count:,} images of {side} pixels; give a smaller {option('image_size')}")
-    fitting = (ImageOps.fit(image, (side, side), Image.Resampling.LANCZOS) for image in read)
-    pixels = np.stack([np.asarray(image.convert("RGB")) for image in fitting])
+    pixels = np.stack([np.asarray(ImageOps.fit(image, (side, side), Image.Resampling.LANCZOS)) for image in read])
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
 
 
 def _resized(images: Tensor, image_size: int | None) -> Tensor:
-    """The middle squares of images (n, 3, H, W), of the size that is asked for."""
+    """The middle squares of images (n, 3, H, W), of the size that is asked for; by default of their own."""
     side = min(images.shape[-2:])
     top, left = ((length - side) // 2 for length in images.shape[-2:])
     images = images[..., top : top + side, left : left + side]
