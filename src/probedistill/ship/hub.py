@@ -33,7 +33,7 @@ from ..store.files import whole_file, whole_folder
 from ..store.layout import CARD, CONFIG, HELD_OUT, IMAGES, PREVIEW, RUN, SUMS, TENSORS, safe_name
 from ..store.locks import PATIENCE, claimed
 from ..store.named import HUB, run_folder
-from ..store.run_record import EncoderRecord, ImagesRecord, RunRecord
+from ..store.run_record import EncoderRecord, RunRecord
 
 _SPEC = re.compile(r"([\w-][\w.-]*/[\w-][\w.-]*)(?:@([\w.-][\w./-]*))?")
 _SET = (RUN, SUMS, TENSORS)
@@ -136,7 +136,8 @@ def send(copy: Path, upload: Upload) -> None:
     """Upload what `prepared` has made; see `push`."""
     check_token()
     api, repo = _api(), upload.repo
-    with _explained(f"repository {repo!r} cannot be written", "check the name, the network and the token's rights"):
+    hint = "check the name, the network and the token's rights"
+    with explained(f"repository {repo!r} cannot be written", Exception, hint=hint):
         api.create_repo(repo, private=upload.private, exist_ok=True, **_DATASET)
         if bool(api.repo_info(repo, **_DATASET).private) != upload.private:
             is_now = "public" if upload.private else "private"
@@ -171,17 +172,14 @@ def _copy(distilled: DistilledSet, folder: Path, copy: Path) -> None:
 def _published_run(run: RunRecord) -> RunRecord:
     """The record without folders of this machine."""
 
-    def images(record: ImagesRecord) -> ImagesRecord:
-        return replace(record, spec=published(record.spec))
-
     def encoder(record: EncoderRecord) -> EncoderRecord:
         return replace(record, name=published(record.name))
 
     also = [in_one_word(_published_value(fields_in_word(word))) for word in run.config.also]
     return replace(
         run,
-        images=images(run.images),
-        test=None if run.test is None else images(run.test),
+        images=replace(run.images, spec=published(run.images.spec)),
+        test=None if run.test is None else replace(run.test, spec=published(run.test.spec)),
         encoders=tuple(map(encoder, run.encoders)),
         statistics=tuple(replace(one, encoder=encoder(one.encoder)) for one in run.statistics),
         head=None if run.head is None else replace(run.head, encoder=published(run.head.encoder)),
@@ -234,7 +232,10 @@ def fetch(place: str) -> Path:
     last = home / f"{safe_name(revision or 'newest')}.folder"
     try:
         way_out = "check the network, or take a set that comes with the package: probedistill sets"
-        with asking_the_hub(f"run 'hub:{place}'", way_out), _explained(f"run 'hub:{place}' cannot be found", _CANNOT):
+        with (
+            asking_the_hub(f"run 'hub:{place}'", way_out),
+            explained(f"run 'hub:{place}' cannot be found", Exception, hint=_CANNOT),
+        ):
             info = _api().repo_info(repo, revision=revision, files_metadata=True, **_DATASET)
     except UserError as error:
         kept = _kept(home, last)
@@ -265,7 +266,7 @@ def _download(repo: str, commit: str, sizes: Mapping[str, int], folder: Path) ->
     def get(name: str) -> None:
         from huggingface_hub import hf_hub_download
 
-        with _explained(f"{name} of {called} cannot be fetched", _CANNOT):
+        with explained(f"{name} of {called} cannot be fetched", Exception, hint=_CANNOT):
             hf_hub_download(repo, name, revision=commit, local_dir=into, endpoint=hub_address(), **_DATASET)
 
     def check_sizes(names: list[str]) -> None:
@@ -275,9 +276,8 @@ def _download(repo: str, commit: str, sizes: Mapping[str, int], folder: Path) ->
         if sum(sizes[name] for name in names) > _MOST_BYTES:
             raise UserError(f"{called} is larger than {_MOST_BYTES // 2**30} GiB; a distilled set is smaller")
 
-    hint = "free some space"
     with (
-        explained(f"{called} cannot be kept in {str(folder.parent)!r}", OSError, hint=hint),
+        explained(f"{called} cannot be kept in {str(folder.parent)!r}", OSError, hint="free some space"),
         whole_folder(folder) as into,
     ):
         check_sizes([*_SET])
@@ -309,13 +309,6 @@ def _api() -> Any:
     from huggingface_hub import HfApi
 
     return HfApi(endpoint=hub_address())
-
-
-@contextmanager
-def _explained(what: str, hint: str) -> Iterator[None]:
-    """Errors of the hub's client, which are of many kinds, as one line."""
-    with explained(what, Exception, hint=hint):
-        yield
 
 
 def _is_of_the_network(error: BaseException | None) -> bool:
