@@ -130,52 +130,39 @@ def export(
     _check(distilled, format, quality, image_size, max_bytes)
     with claimed(folder):
         _check_folder(folder, overwrite)
-        return _export(distilled, source, folder, format, quality, image_size, max_bytes, encoder, progress)
-
-
-def _export(
-    distilled: DistilledSet,
-    source: Path | None,
-    folder: Path,
-    format: str | None,
-    quality: int | None,
-    image_size: int | None,
-    max_bytes: int | None,
-    encoder: Encoder | None,
-    progress: bool,
-) -> ExportReport:
-    pixels, side = to_8_bits(distilled.float_images), distilled.float_images.shape[-1]
-    compared = list(range(0, len(pixels), -(-len(pixels) // _COMPARED)))
-    original = distilled.images[compared]
-    distance = None
-    if encoder is not None:
-        views = distilled.run.config.augment.for_probes(transformer=encoder.is_transformer)
-        distance = _distance_from(original, encoder, views)
-    if max_bytes is None:
-        format = format or DEFAULT_FORMAT
-        quality = DEFAULT_QUALITY if quality is None and format in LOSSY else quality
-        best = _encoded(pixels, format, quality, image_size or side, progress)
-    else:
-        error = distance or partial(pixel_error, original)
-        best = _search(
-            pixels, max_bytes, (format,) if format else FORMATS, [image_size] if image_size else _sizes(side),
-            lambda candidate: error(decode_files([candidate.files[i] for i in compared], candidate.image_size)),
-            progress,
-        )  # fmt: skip
-    remove_leftovers(folder)
-    for stale in (*folder.glob(EVALUATIONS), folder / HELD_OUT, folder / CONFIG):  # of the export that is replaced
-        stale.unlink(missing_ok=True)
-    about = from_plain({"format": best.format, "quality": best.quality, "image_size": best.image_size}, ExportRecord)
-    licence, held_out = (Licence(), []) if source is None else (licence_of(source), held_out_in(source))
-    distilled.save(folder, Encoded(best.files, about), licence=licence, held_out=held_out)
-    written = DistilledSet.load(folder)
-    return ExportReport(
-        folder=folder,
-        images=len(written),
-        **asdict(written.run.export or about),
-        pixel_error=pixel_error(distilled.images, written.images),
-        feature_distance=None if distance is None else distance(written.images[compared]),
-    )
+        pixels, side = to_8_bits(distilled.float_images), distilled.float_images.shape[-1]
+        compared = list(range(0, len(pixels), -(-len(pixels) // _COMPARED)))
+        original = distilled.images[compared]
+        distance = None
+        if encoder is not None:
+            views = distilled.run.config.augment.for_probes(transformer=encoder.is_transformer)
+            distance = _distance_from(original, encoder, views)
+        if max_bytes is None:
+            format = format or DEFAULT_FORMAT
+            quality = DEFAULT_QUALITY if quality is None and format in LOSSY else quality
+            best = _encoded(pixels, format, quality, image_size or side, progress)
+        else:
+            error = distance or partial(pixel_error, original)
+            best = _search(
+                pixels, max_bytes, (format,) if format else FORMATS, [image_size] if image_size else _sizes(side),
+                lambda candidate: error(decode_files([candidate.files[i] for i in compared], candidate.image_size)),
+                progress,
+            )  # fmt: skip
+        remove_leftovers(folder)
+        for stale in (*folder.glob(EVALUATIONS), folder / HELD_OUT, folder / CONFIG):  # of the export that is replaced
+            stale.unlink(missing_ok=True)
+        made = {"format": best.format, "quality": best.quality, "image_size": best.image_size}
+        about = from_plain(made, ExportRecord)
+        licence, held_out = (Licence(), []) if source is None else (licence_of(source), held_out_in(source))
+        distilled.save(folder, Encoded(best.files, about), licence=licence, held_out=held_out)
+        written = DistilledSet.load(folder)
+        return ExportReport(
+            folder=folder,
+            images=len(written),
+            **asdict(written.run.export or about),
+            pixel_error=pixel_error(distilled.images, written.images),
+            feature_distance=None if distance is None else distance(written.images[compared]),
+        )
 
 
 def encode_image(pixels: NDArray[np.uint8], format: str, quality: int | None, image_size: int) -> bytes:

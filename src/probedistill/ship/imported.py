@@ -274,7 +274,12 @@ def _named_by_table(found: LabelledImages, table: Path) -> LabelledImages:
 
 
 def _of_parquet(
-    place: Path, called: str, classes: Sequence[str] | None, image_size: int | None, image_column: str, label_column: str
+    place: Path,
+    called: str,
+    classes: Sequence[str] | None,
+    image_size: int | None,
+    image_column: str,
+    label_column: str,
 ) -> DistilledSet:
     import pyarrow.parquet as parquet  # here: 0.1 s that most commands do without
 
