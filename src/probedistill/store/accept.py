@@ -62,19 +62,15 @@ def _accept_files(folder: Path) -> list[str]:
         before = read_sums(folder)
     except MixedFilesError:
         before = {}
-    names = [RUN, TENSORS, *(f"{IMAGES}/{file.relative_to(folder / IMAGES).as_posix()}" for file in _files(folder))]
-    after = {name: file_digest(folder / name) for name in names}
+    names = [RUN, TENSORS, *(file.relative_to(folder).as_posix() for file in own_files(folder / IMAGES))]
+    after = {name: (file_digest(folder / name),) for name in names}
     write_sums(folder, after)
     try:
         DistilledSet.load(folder)
         if take_images_of_files(folder):
-            after[TENSORS] = file_digest(folder / TENSORS)
+            after[TENSORS] = (file_digest(folder / TENSORS),)
             write_sums(folder, after)
     except UserError:
         write_sums(folder, before) if before else (folder / SUMS).unlink()
         raise
-    return [name for name, digest in after.items() if before.get(name) != (digest,)]
-
-
-def _files(folder: Path) -> list[Path]:
-    return [file for file in own_files(folder / IMAGES) if file.suffix != ".part"]
+    return [name for name, known in after.items() if before.get(name) != known]

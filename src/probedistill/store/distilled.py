@@ -193,7 +193,7 @@ class DistilledSet:
         with _all_or_nothing(folder):
             try:
                 with whole_folder(target) as partial:
-                    sums = {f"{IMAGES}/{name}": known for name, known in self._write_images(partial, files, suffix)}
+                    sums = {f"{IMAGES}/{name}": (known,) for name, known in self._write_images(partial, files, suffix)}
                     write_run(folder, replace(run, finished=False))  # until the end the set is not whole
             except OSError as error:
                 raise cannot_write(target, error) from error
@@ -201,7 +201,8 @@ class DistilledSet:
             run = _with_total_bytes(run, folder)
             write_held_out(folder, held_out)
             replace(self, run=run).save_card(folder, licence)
-            write_sums(folder, {RUN: digest(run_bytes(run)), TENSORS: file_digest(folder / TENSORS), **sums})
+            own = {RUN: (digest(run_bytes(run)),), TENSORS: (file_digest(folder / TENSORS),)}
+            write_sums(folder, {**own, **sums})
             write_run(folder, run)
         return folder
 

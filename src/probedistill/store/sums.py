@@ -7,7 +7,7 @@ at any point, every file is then one of the two.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from .files import whole_file
@@ -32,14 +32,14 @@ def file_digest(path: Path) -> str:
     return found.hexdigest()
 
 
-def write_sums(folder: Path, digests: Mapping[str, str | Iterable[str]]) -> None:
+def write_sums(folder: Path, digests: Mapping[str, Iterable[str]]) -> None:
     """Write ``SHA256SUMS``.
 
     Args:
         folder: The folder of the set.
-        digests: Name below the folder → its digest, or all digests that it may have.
+        digests: Name below the folder, with /, → all digests that the file may have.
     """
-    lines = [f"{one}  {_line_of(name)}\n" for name, known in digests.items() for one in dict.fromkeys(_listed(known))]
+    lines = [f"{one}  {name}\n" for name, known in digests.items() for one in dict.fromkeys(known)]
     with whole_file(folder / SUMS) as temporary:
         temporary.write_text("".join(lines), encoding="utf-8", newline="\n")
 
@@ -71,11 +71,3 @@ def check_digest(sums: Mapping[str, tuple[str, ...]], name: str, found: str) -> 
     """
     if found not in sums.get(name, ()):
         raise MixedFilesError(f"{name} is not what was written" if name in sums else f"{name} is not in {SUMS}")
-
-
-def _listed(known: str | Iterable[str]) -> Iterator[str]:
-    yield from [known] if isinstance(known, str) else known
-
-
-def _line_of(name: str) -> str:
-    return name.replace("\\", "/")
