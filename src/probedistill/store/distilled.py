@@ -90,7 +90,7 @@ class Head:
     @property
     def num_bytes(self) -> int:
         """What the head adds to the set: (C · d + C) · 4 bytes."""
-        return sum(part.numel() * part.element_size() for part in (self.weight, self.bias))
+        return self.weight.nbytes + self.bias.nbytes
 
 
 @dataclass(frozen=True)
@@ -377,22 +377,16 @@ class _Parts:
 @contextmanager
 def _all_or_nothing(folder: Path) -> Iterator[None]:
     """When the block ends with an error, remove the set that it was writing, if the folder held none."""
-    before = {name for name in (IMAGES, RUN, TENSORS, CARD, SUMS, HELD_OUT) if os.path.exists(folder / name)}
+    new = [name for name in (IMAGES, RUN, TENSORS, CARD, SUMS, HELD_OUT) if not os.path.exists(folder / name)]
     with without_traces(folder):
         try:
             yield
         except BaseException:
-            if not before & {RUN, TENSORS}:
-                _take_back(folder, before)
+            if {RUN, TENSORS} <= set(new):
+                for name in new:
+                    with suppress(OSError):
+                        shutil.rmtree(folder / name, ignore_errors=True) if name == IMAGES else os.unlink(folder / name)
             raise
-
-
-def _take_back(folder: Path, before: set[str]) -> None:
-    if IMAGES not in before:
-        shutil.rmtree(folder / IMAGES, ignore_errors=True)
-    for name in {RUN, TENSORS, CARD, SUMS, HELD_OUT} - before:
-        with suppress(OSError):
-            os.unlink(folder / name)
 
 
 def set_files(folder: Path) -> list[str]:
