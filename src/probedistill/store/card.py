@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
+from urllib.parse import quote as url_quote
 
 import yaml
 
@@ -236,7 +237,7 @@ def _picture(folder: Path, about: CardOf) -> str:
         return f"![The images with their classes]({PREVIEW})"
     shown = list(zip(about.files, about.labels))[:_MOST_SHOWN]
     return " ".join(
-        f"![{escaped(about.run.class_names[label])}](<{_address(f'{IMAGES}/{file}')}>)" for file, label in shown
+        f"![{escaped(about.run.class_names[label])}](<{url_quote(f'{IMAGES}/{file}')}>)" for file, label in shown
     )
 
 
@@ -244,18 +245,16 @@ def _loading(about: CardOf) -> str:
     augment, source = about.run.config.augment, about.run.source
     size = source.input_size if source is not None else about.image_size
     scale, ratio = (", ".join(f"{float(value):.4g}" for value in pair) for pair in (augment.shares, augment.ratio))
-    normalise = "mean and deviation of your encoder"
+    normalise = "T.Normalize(…)  # mean and deviation of your encoder\n     ])"
     if source is not None and source.mean is not None and source.std is not None:
-        values = [", ".join(f"{value:.4g}" for value in part) for part in (source.mean, source.std)]
-        normalise = f"({values[0]}), ({values[1]})"
+        mean, std = (", ".join(f"{value:.4g}" for value in part) for part in (source.mean, source.std))
+        normalise = f"T.Normalize(({mean}), ({std}))])"
     transform = (
         f"T.Compose([T.RandomResizedCrop({size}, ({scale}), ({ratio})), T.RandomHorizontalFlip({augment.flip:g}), "
         "T.ToTensor(),"
         if augment.kind == "random"
         else f"T.Compose([T.Resize(({size}, {size})), T.ToTensor(),"
     )
-    last = f"T.Normalize({normalise})" if normalise.startswith("(") else f"T.Normalize(…)  # {normalise}"
-    closing = "])" if normalise.startswith("(") else "\n     ])"
     code = f"""from probedistill import DistilledSet                    # images, labels, names, history
 distilled = DistilledSet.load("FOLDER")                  # or "hub:USER/NAME"
 
@@ -265,7 +264,7 @@ data = load_dataset("FOLDER", split="train")             # or "USER/NAME"
 import torchvision.transforms as T                       # the views that probes are trained on
 from torchvision.datasets import ImageFolder
 views = {transform}
-                   {last}{closing}
+                   {normalise}
 data = ImageFolder("FOLDER/{IMAGES}", views)"""
     names = ", ".join(escaped(name) for name in about.run.class_names[:_MOST_NAMED])
     more = ", …" if len(about.run.class_names) > _MOST_NAMED else ""
@@ -345,24 +344,15 @@ def escaped(text: str) -> str:
     'a\\\\|b &lt;i&gt; \\\\[x\\\\]\\\\(y\\\\) \\\\*'
     """
     plain = " ".join(printable(text).split())
-    found = re.sub(r"([\\`*_{}\[\]()#!|~$^=]|://|^[-+>]|(?<=\d)\.(?= ))", _backslashes, plain)
+    acting = r"([\\`*_{}\[\]()#!|~$^=]|://|^[-+>]|(?<=\d)\.(?= ))"
+    found = re.sub(acting, lambda match: "\\:\\/\\/" if match[0] == "://" else "\\" + match[0], plain)
     return found.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("@", "&#64;")
-
-
-def _backslashes(match: re.Match[str]) -> str:
-    return "\\:\\/\\/" if match[0] == "://" else "\\" + match[0]
 
 
 def _fenced(code: str, language: str) -> str:
     longest = max((len(run) for run in re.findall("`+", code)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}{language}\n{printable(code, lines=True)}\n{fence}"
-
-
-def _address(path: str) -> str:
-    from urllib.parse import quote as url_quote
-
-    return url_quote(path)
 
 
 def published(spec: str) -> str:
