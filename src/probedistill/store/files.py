@@ -193,11 +193,10 @@ def check_file(path: Path, if_folder: str = "") -> None:
 
 def cannot_write(path: Path, error: Exception) -> UserError:
     """The error for a file or folder that could not be written, with what to do about it."""
-    reason = getattr(error, "strerror", None) or first_line(error)
     no_place = (
         errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG,
         errno.ENOENT,
     )  # fmt: skip
     other = isinstance(error, OSError) and error.errno in no_place
     fix = "choose another folder" if other else "free some space or choose another folder"
-    return UserError(f"cannot write {str(path)!r}: {reason}; {fix}")
+    return UserError(f"cannot write {str(path)!r}: {first_line(error)}; {fix}")

@@ -60,13 +60,13 @@ def record_bytes(record: Any, *, kind: str | None = None) -> bytes:
     if kind is not None:
         content = {"kind": kind, **content}
     if isinstance(content, dict):
-        content[SEAL] = _seal(content)
+        content = sealed(content)
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
     return (text + "\n").encode("utf-8", "surrogatepass")
 
 
 def sealed(content: dict[str, Any]) -> dict[str, Any]:
-    """The content of a record's file after a deliberate edit, with a new digest."""
+    """The content of a record's file with its digest, which is made anew after an edit."""
     content = {key: value for key, value in content.items() if key != SEAL}
     return {**content, SEAL: _seal(content)}
 
