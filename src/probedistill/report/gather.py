@@ -19,8 +19,8 @@ from ..store.distilled import DistilledSet
 from ..store.layout import CONFIG, EVALUATIONS, check_named_once
 from ..store.named import results_folder
 from ..store.pixels import to_8_bits
-from ..store.run_record import RunRecord, read_run
-from .watch import Progress, no_run, read_progress
+from ..store.run_record import RunRecord
+from .watch import Progress, read_progress, read_run_in
 
 
 @dataclass(frozen=True)
@@ -105,12 +105,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _read_run(folder: Path, name: str, kinds: Mapping[str, type[Analysis]]) -> ShownRun:
-    if not folder.is_dir():
-        raise UserError(f"no such folder {str(folder)!r}; give the folder of a run")
-    now = read_progress(folder)
-    if now.state == "waiting":
-        raise no_run(folder)
-    about = read_run(folder)
+    about, now = read_run_in(folder), read_progress(folder)
     pixels, labels = None, np.zeros(0, dtype=np.int64)
     if now.state == "finished":
         distilled = DistilledSet.load(folder)

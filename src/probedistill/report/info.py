@@ -9,17 +9,17 @@ from typing import Any
 from ..config import DistillConfig, EncoderConfig, ImagesConfig
 from ..distillation.folder import newest_checkpoint
 from ..encoders.trust import read_yaml
-from ..errors import UserError, option
+from ..errors import option
 from ..images.folder import own_files
 from ..methods import METHODS, flattened
 from ..registry import OWN
 from ..show.tables import Table
 from ..store.distilled import DistilledSet
-from ..store.layout import CONFIG, IMAGES, RUN, STATISTICS
+from ..store.layout import CONFIG, IMAGES, STATISTICS
 from ..store.named import run_folder
-from ..store.run_record import BEGINNINGS, ImagesRecord, RunRecord, read_run
+from ..store.run_record import BEGINNINGS, ImagesRecord, RunRecord
 from ..text import counted, duration
-from .watch import no_run
+from .watch import read_run_in
 
 _MOST_CLASSES = 12  # that are named
 _ELSEWHERE = ("method", "preset", "aim", "steps", "seed", "also", "encoder_weights", "micro_batch")
@@ -37,11 +37,7 @@ def run_info(folder: Path | str) -> Table:
         UserError: No such folder, one that holds no run, or a damaged run.
     """
     folder = run_folder(folder)
-    if not folder.is_dir():
-        raise UserError(f"no such folder {str(folder)!r}; give the folder of a run")
-    if not (folder / RUN).exists():
-        raise no_run(folder)
-    run = read_run(folder)
+    run = read_run_in(folder)
     now = _result(folder, run) if run.finished else _unfinished(folder, run)
     return Table("", ("what", "of this run"), (*_made_by(run, _of_config_file(folder)), *now), left=2)
 

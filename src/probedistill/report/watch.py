@@ -23,7 +23,7 @@ from rich.text import Text
 from ..errors import UserError
 from ..store.layout import PROGRESS, RUN
 from ..store.named import run_folder
-from ..store.run_record import read_progress_file, read_run
+from ..store.run_record import RunRecord, read_progress_file, read_run
 from ..text import duration, encodable, printable
 
 _LOOK_EVERY_SECONDS = 1.0
@@ -100,7 +100,7 @@ def read_progress(folder: Path | str) -> Progress:
         raise UserError(f"run {str(folder)!r} is a file; give the folder of a run")
     if not (folder / RUN).exists():
         if folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir()):
-            raise no_run(folder)
+            raise _no_run(folder)
         return Progress("waiting")
     run = read_run(folder)
     if run.finished:
@@ -117,7 +117,20 @@ def read_progress(folder: Path | str) -> Progress:
     return _aged(found, folder / PROGRESS)
 
 
-def no_run(folder: Path) -> UserError:
+def read_run_in(folder: Path) -> RunRecord:
+    """The record of the run in a folder, finished or not.
+
+    Raises:
+        UserError: No such folder, one that holds no run, or a damaged run.
+    """
+    if not folder.is_dir():
+        raise UserError(f"no such folder {str(folder)!r}; give the folder of a run")
+    if not (folder / RUN).exists():
+        raise _no_run(folder)
+    return read_run(folder)
+
+
+def _no_run(folder: Path) -> UserError:
     """The error for a folder that is not that of a run, with the newest run in it."""
     inside = sorted(folder.glob(f"*/{RUN}"), key=os.path.getmtime)
     such = f", such as {str(inside[-1].parent)!r}" if inside else ""
