@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ..evaluation.result import DISTILLED, FULL_REAL, OF_EACH_SET, Evaluation, Row
@@ -67,29 +67,28 @@ def score_table(runs: Sequence[ShownRun]) -> ScoreTable:
 
 def headline(run: ShownRun) -> str:
     """The result of a run in a sentence; empty without scores."""
-    for evaluation in own_first(run):
-        ours = next((row for row in evaluation.rows if row.name == evaluation.context.set_name), None)
-        if ours is not None:
-            # Full real data are scored by what takes the place of a probe that needs images.
-            same = (FULL_REAL, ours.on_features or ours.probe)
-            full = next((row for row in evaluation.rows if (row.name, row.probe) == same), None)
-            article = "an" if ours.probe[:1] in "aeiou" else "a"
-            what = "distilled images" if ours.name == DISTILLED else f"real images ({ours.name})"
-            text = f"{ours.images:,} {what} train {article} {ours.probe} probe to {percent(ours.top1)}%"
-            return text + (f"; all {full.images:,} real images give {percent(full.top1)}%." if full else ".")
+    for evaluation, ours in _own_rows(run):
+        # Full real data are scored by what takes the place of a probe that needs images.
+        same = (FULL_REAL, ours.on_features or ours.probe)
+        full = next((row for row in evaluation.rows if (row.name, row.probe) == same), None)
+        article = "an" if ours.probe[:1] in "aeiou" else "a"
+        what = "distilled images" if ours.name == DISTILLED else f"real images ({ours.name})"
+        text = f"{ours.images:,} {what} train {article} {ours.probe} probe to {percent(ours.top1)}%"
+        return text + (f"; all {full.images:,} real images give {percent(full.top1)}%." if full else ".")
     return ""
 
 
 def class_scores(run: ShownRun) -> dict[str, str]:
     """Accuracy of each class by the first probe of the first evaluation, the own encoder's if there is one."""
-    for evaluation in own_first(run):
-        for row in evaluation.rows:
-            if row.name == evaluation.context.set_name:
-                found = {
-                    name: [s.per_class[name] for s in row.scores if name in s.per_class] for name in run.class_names
-                }
-                return {n: f"{100 * statistics.fmean(values):.0f}%" for n, values in found.items() if values}
+    for _, ours in _own_rows(run):
+        found = {name: [s.per_class[name] for s in ours.scores if name in s.per_class] for name in run.class_names}
+        return {name: f"{100 * statistics.fmean(values):.0f}%" for name, values in found.items() if values}
     return {}
+
+
+def _own_rows(run: ShownRun) -> Iterator[tuple[Evaluation, Row]]:
+    """The rows of the run's own images, each with its evaluation, in the order of `own_first`."""
+    return ((one, row) for one in own_first(run) for row in one.rows if row.name == one.context.set_name)
 
 
 def own_first(run: ShownRun) -> list[Evaluation]:
