@@ -51,15 +51,12 @@ def _made_by(run: RunRecord, options: Mapping[str, str]) -> list[tuple[str, str]
         + (f", weight {encoder.weight:g}" if weighted else "")
         for encoder in run.encoders
     ]
-    if encoders and options.get("encoder"):
-        encoders[0] += f", {options['encoder']}"
-    if encoders and run.made_elsewhere:
-        encoders[0] += ", as it was said when the set was imported"
-    read = f", {options['images']}" if options.get("images") else ""
+    loaded, read = (f", {options[name]}" if options[name] else "" for name in ("encoder", "images"))
+    if encoders:
+        encoders[0] += loaded + (", as it was said when the set was imported" if run.made_elsewhere else "")
     parts = "\nparts: " + ", ".join(part.name for part in run.statistics[0].parts) if run.statistics else ""
     skipped = f", {len(run.skipped)} of them left out as unreadable" if run.skipped else ""
     more = ", …" if len(run.class_names) > _MOST_CLASSES else ""
-    promise = [("privacy", str(run.privacy))] if run.privacy is not None else []
     aim = f", aim {config.aim}" if config.aim != "home" else ""
     made = f"{run.method}, preset {config.preset}{aim}, {counted(config.steps, 'step')}, seed {config.seed}"
     if run.baseline is not None:
@@ -75,7 +72,7 @@ def _made_by(run: RunRecord, options: Mapping[str, str]) -> list[tuple[str, str]
         ("encoder", "\n".join(encoders)),
         ("images", f"{_named(images)}{read}{skipped}{parts}"),
         ("held out", "" if run.test is None else _named(run.test)),
-        *promise,
+        ("privacy", str(run.privacy or "")),
         ("classes", f"{len(run.class_names)}: " + ", ".join(run.class_names[:_MOST_CLASSES]) + more),
         *_history(run),
         ("versions", ", ".join(f"{name} {version}" for name, version in run.versions.items())),
@@ -101,9 +98,7 @@ def _changed(run: RunRecord) -> str:
 def _of_config_file(folder: Path) -> dict[str, str]:
     """Options of the images and of the encoder in a run's config.yaml, beside their names; empty if there is none."""
     path = folder / CONFIG
-    if not path.is_file():
-        return {}
-    content = read_yaml(path, f"config {str(path)!r}")
+    content = read_yaml(path, f"config {str(path)!r}") if path.is_file() else {}
     parts = {"encoder": vars(EncoderConfig(encoder="")), "images": vars(ImagesConfig(images=""))}
     return {
         name: _words({key: content[key] for key in usual if key in content}, usual, (name, *_SHOWN))
