@@ -87,34 +87,26 @@ def describe_classes(
     """
     reference = RealReference(real, labels, len(class_names))
     sample = torch.from_numpy(balanced_rows(labels.numpy(), max(_NEIGHBOUR_SAMPLE, len(class_names)), seed=seed))
-    of_kind: list[dict[str, Array]] = []
+    everything = torch.arange(len(real))
+
+    def by_class(values: Array, y: Tensor) -> list[Any]:
+        means = class_means(torch.from_numpy(values)[:, None], y, len(class_names))[:, 0].tolist()
+        return [None if math.isnan(mean) else mean for mean in means]
+
+    def places(points: Tensor, y: Tensor, rows: Tensor | None = None) -> list[Place]:
+        """The mean place of each class's points; ``rows`` says which real images they are, if they are such."""
+        found = {name: by_class(values, y) for name, values in reference.place(points, y, rows=rows).items()}
+        if rows is everything:
+            points, y, rows = points[sample], y[sample], sample
+        found["own_neighbours"] = by_class(reference.own_neighbours(points, y, k, rows=rows), y)
+        bar.advance()
+        return [Place(**dict(zip(found, values, strict=True))) for values in zip(*found.values(), strict=True)]
+
     with ProgressBar("geometry", 3, enabled=progress) as bar:
-        for rows in (None, medoid_rows, torch.arange(len(real))):
-            points, y = (synthetic, synthetic_labels) if rows is None else (real[rows], labels[rows])
-            means = {
-                name: _by_class(values, y, len(class_names))
-                for name, values in reference.place(points, y, rows=rows).items()
-            }
-            looked_up = sample if len(points) == len(real) and rows is not None else torch.arange(len(points))
-            near = reference.own_neighbours(
-                points[looked_up], y[looked_up], k, rows=None if rows is None else rows[looked_up]
-            )
-            of_kind.append(means | {"own_neighbours": _by_class(near, y[looked_up], len(class_names))})
-            bar.advance()
-
-    def of_class(c: int) -> list[Place]:
-        return [Place(**{name: _known(values[c]) for name, values in kind.items()}) for kind in of_kind]
-
-    counts = reference.counts.tolist()
-    return tuple(ClassGeometry(name, counts[c], *of_class(c)) for c, name in enumerate(class_names))
-
-
-def _known(value: float) -> Any:
-    return None if math.isnan(value) else float(value)
-
-
-def _by_class(values: Array, labels: Tensor, num_classes: int) -> Array:
-    return class_means(torch.from_numpy(values)[:, None], labels, num_classes)[:, 0].numpy()
+        of_synthetic = places(synthetic, synthetic_labels)
+        of_medoids = places(real[medoid_rows], labels[medoid_rows], medoid_rows)
+        of_real = places(real, labels, everything)
+    return tuple(map(ClassGeometry, class_names, reference.counts.tolist(), of_synthetic, of_medoids, of_real))
 
 
 # ---------------------------------------------------------------------------------------------------
