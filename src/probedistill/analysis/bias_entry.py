@@ -146,19 +146,13 @@ def bias_of(
     train, test = train.with_classes(distilled.class_names), test.with_classes(distilled.class_names)
     config = EvaluateConfig(probes=[probe], seeds=seeds, views=views, full_views=0, baselines=["random", "full"])
     groups = group_names(test, backgrounds[1])
-    scores = evaluate(
-        distilled, encoder, train, test, config, groups=groups, features=store,
-    )  # fmt: skip
+    scores = evaluate(distilled, encoder, train, test, config, groups=groups, features=store)
     bank = store.of(encoder, train)
     names = sorted(set(backgrounds[0]) | set(backgrounds[1]))
     place = {background: i for i, background in enumerate(names)}
     scenes = torch.tensor([place[backgrounds[0][i]] for i in bank.indices.tolist()])
-    usual = {
-        name: names[u]
-        for name, u in zip(
-            bank.class_names, usual_backgrounds(bank.labels, scenes, bank.num_classes, len(names)).tolist(), strict=True
-        )
-    }
+    most = usual_backgrounds(bank.labels, scenes, bank.num_classes, len(names)).tolist()
+    usual = {name: names[place] for name, place in zip(bank.class_names, most, strict=True)}
     directions = group_directions(bank.centre, bank.labels, scenes, bank.num_classes, len(names))
     own, baseline = None, {}
     if directions is not None:
