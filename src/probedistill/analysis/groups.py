@@ -98,25 +98,22 @@ def read_groups(path: Path | str, attributes: Sequence[str] = ("background",)) -
     for name in ("file", *attributes):
         if name.lower() not in header:
             raise unknown_name("column", name, header, hint=f"(in {path.name})")
-    columns = [header.index(name.lower()) for name in attributes]
-    file_column = header.index("file")
-    class_column = header.index("class") if "class" in header else None
+    columns = {name: header.index(name) for name in ("file", *map(str.lower, attributes), "class") if name in header}
     values: dict[str, str] = {}
     classes: dict[str, str] = {}
     twice = []
     for number, row in rows[1:]:
-        cells = [cell.strip() for cell in row]
-        wanted = [file_column, *columns, *([] if class_column is None else [class_column])]
-        absent = next((header[i] for i in wanted if i >= len(cells) or not cells[i]), None)
+        cells = {name: "".join(row[i : i + 1]).strip() for name, i in columns.items()}
+        absent = next((name for name, cell in cells.items() if not cell), None)
         if absent is not None:
             raise UserError(f"{where}, line {number}: no {absent}; fill it in")
         # Accents in one form, as in the names of images: a file written on another system may have the other.
-        name = unicodedata.normalize("NFC", cells[file_column].replace("\\", "/").removeprefix("./"))
+        name = unicodedata.normalize("NFC", cells["file"].replace("\\", "/").removeprefix("./"))
         if name in values:
             twice.append(name)
-        values[name] = _JOIN.join(cells[i] for i in columns)
-        if class_column is not None:
-            classes[name] = unicodedata.normalize("NFC", cells[class_column])
+        values[name] = _JOIN.join(cells[attribute.lower()] for attribute in attributes)
+        if "class" in cells:
+            classes[name] = unicodedata.normalize("NFC", cells["class"])
     if twice:
         raise UserError(f"{where} names {twice[0]!r} twice{_more(twice)}; keep one row for each image")
     return GroupFile(path, values, classes)
