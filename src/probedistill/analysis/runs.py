@@ -7,6 +7,7 @@ import io
 import statistics
 import textwrap
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,17 +122,13 @@ class Runs(Result):
         settings, scored = self._settings, self._scored
         rows = []
         for group in self.groups:
+            name = group.folders[0] + (" …" if len(group.folders) > 1 else "")
+            values = [group.settings.get(setting, NOTHING) for setting in settings]
+            seeds = " ".join(NOTHING if seed is None else str(seed) for seed in dict.fromkeys(group.seeds))
+            seeds += "" if group.finished else " (unfinished)"
             found = {(a.encoder, a.probe): percent(a.mean, a.std) for a in group.accuracies}
-            rows.append(
-                (
-                    *([group.folders[0]] if len(group.folders) == 1 else [f"{group.folders[0]} …"]),
-                    *(group.settings.get(name, NOTHING) for name in settings),
-                    " ".join(NOTHING if seed is None else str(seed) for seed in dict.fromkeys(group.seeds))
-                    + ("" if group.finished else " (unfinished)"),
-                    *(found.get(key, NOTHING) for key in scored),
-                    f"{group.seconds:.0f}",
-                )
-            )
+            scores = [found.get(key, NOTHING) for key in scored]
+            rows.append((name, *values, seeds, *scores, f"{group.seconds:.0f}"))
         names = ("run", *settings, "seeds", *(f"{name} %" for name in scored.values()), "seconds")
         return [Table(f"runs in {self.folder}", names, tuple(rows), left=2 + len(settings))]
 
@@ -208,11 +205,8 @@ def collect_runs(folder: Path | str) -> Runs:
             warnings.warn(f"{error}; it is left out", stacklevel=2)
     if not runs:
         raise UserError(f"folder {str(folder)!r} holds no run; give the folder that distill wrote its runs in")
-    digests: dict[str, set[str]] = {}
-    for run in runs.values():
-        for name, digest in _named(run):
-            digests.setdefault(name, set()).add(digest)
-    ambiguous = {name for name, found in digests.items() if len(found) > 1}
+    named = Counter(name for name, _ in {one for run in runs.values() for one in _named(run)})
+    ambiguous = {name for name, digests in named.items() if digests > 1}
     settings = {name: _settings(run, ambiguous) for name, run in runs.items()}
     names = list(dict.fromkeys(key for one in settings.values() for key in one))
     differ = [key for key in names if differs(key, list(settings.values()))]
