@@ -192,22 +192,18 @@ def _values(name: str, given: Sequence[Any]) -> list[Any]:
 
 def _type_of(name: str) -> Any:
     """The type of an option, which may be one of a part."""
-    hints = get_type_hints(DistillConfig)
     first, _, inner = name.partition(".")
     if first in _NOT_IN_A_GRID:
         raise UserError(f"grid {first!r} cannot be varied; {_NOT_IN_A_GRID[first]}")
     if first == "method_args" and inner:
         return int | float | bool | str
-    names = [option for option, kind in hints.items() if not is_dataclass(kind)]
-    for part, kind in hints.items():
-        if is_dataclass(kind):
-            inside = get_type_hints(kind)
-            if part == first and inner in inside:
-                return inside[inner]
-            names += [f"{part}.{option}" for option in inside]
-    if name not in names:
-        raise unknown_name("option of grid", name, [option for option in names if option not in _NOT_IN_A_GRID])
-    return hints[name]
+    kinds: dict[str, Any] = {}
+    for option, kind in get_type_hints(DistillConfig).items():
+        inside = get_type_hints(kind) if is_dataclass(kind) else None
+        kinds |= {option: kind} if inside is None else {f"{option}.{one}": of_one for one, of_one in inside.items()}
+    if name not in kinds:
+        raise unknown_name("option of grid", name, [option for option in kinds if option not in _NOT_IN_A_GRID])
+    return kinds[name]
 
 
 def _with(config: DistillConfig, point: Mapping[str, Any]) -> DistillConfig:
