@@ -192,15 +192,11 @@ class ReadyHead:
         """
         from sklearn.linear_model import LogisticRegression
 
-        weight, bias = (part.double().numpy() / self.about.temperature for part in (self.weight, self.bias))
+        order = np.argsort(np.array(self.about.class_names))  # scikit-learn's own order of labels
+        weight, bias = (part.double().numpy()[order] / self.about.temperature for part in (self.weight, self.bias))
         if len(weight) == 2:  # scikit-learn keeps one row for two classes
             weight, bias = weight[1:] - weight[:1], bias[1:] - bias[:1]
         found = LogisticRegression()
-        order = np.argsort(np.array(self.about.class_names))  # scikit-learn's own order of labels
-        if len(weight) > 1:
-            weight, bias = weight[order], bias[order]
-        elif order[0] == 1:
-            weight, bias = -weight, -bias
         found.classes_ = np.array(self.about.class_names)[order]
         found.coef_, found.intercept_ = weight, bias
         found.n_features_in_, found.n_iter_ = weight.shape[1], np.array([0])
