@@ -52,12 +52,10 @@ def _acquired(folder: Path, called: str, wait: float) -> FileLock | None:
         raise UserError(
             f"{called} {str(folder)!r} is in use by another process; wait for it or choose another folder"
         ) from error
-    except (PermissionError, NotImplementedError):
+    except (OSError, NotImplementedError) as error:
         if folder.is_dir():  # read-only, or a file system without locks
             return None
-        raise cannot_write(folder, PermissionError(13, "no permission to make the folder")) from None
-    except OSError as error:
-        if not folder.is_dir():
-            raise cannot_write(folder, error) from error
-        return None
+        if isinstance(error, PermissionError):
+            error = PermissionError(13, "no permission to make the folder")
+        raise cannot_write(folder, error) from error
     return lock
