@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, TypeVar
@@ -76,17 +74,11 @@ class Analysis(Result):
         """
         figures = self.figures()
         if any(figure.drawing is not None for figure in figures):
-            with numbers_are_there():
+            try:
                 save_figures(Path(folder) / f"{self.kind}.png", figures)
-
-
-@contextmanager
-def numbers_are_there() -> Iterator[None]:
-    """Add to an error while a picture is written that only the picture is missing."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"{error}; the numbers are written, and the same command again draws the picture") from error
+            except UserError as error:
+                again = "the numbers are written, and the same command again draws the picture"
+                raise UserError(f"{error}; {again}") from error
 
 
 @dataclass(frozen=True)

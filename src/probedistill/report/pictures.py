@@ -44,13 +44,8 @@ def pack(count: int, picture: Callable[[int], Image.Image], cell: int, *, progre
             for place, i in enumerate(here):
                 image = picture(i).resize((cell, cell), Image.Resampling.LANCZOS)  # a copy if it is of that size
                 sheet.paste(image, (place % columns * cell, place // columns * cell))
-            sheets.append(encoded(sheet))
+            file = io.BytesIO()
+            sheet.save(file, format="WEBP", quality=_QUALITY)
+            sheets.append(base64.b64encode(file.getvalue()).decode())
             bar.advance(len(here))
     return Sheets(cell, columns, per_sheet, tuple(sheets))
-
-
-def encoded(image: Image.Image) -> str:
-    """The image as WebP in base64."""
-    stream = io.BytesIO()
-    image.save(stream, format="WEBP", quality=_QUALITY)
-    return base64.b64encode(stream.getvalue()).decode()

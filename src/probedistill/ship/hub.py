@@ -238,8 +238,10 @@ def fetch(place: str) -> Path:
         ):
             info = _api().repo_info(repo, revision=revision, files_metadata=True, **_DATASET)
     except UserError as error:
+        from huggingface_hub.errors import HfHubHTTPError
+
         kept = _kept(home, last)
-        if kept is None or not _is_of_the_network(error.__cause__):
+        if kept is None or isinstance(error.__cause__, HfHubHTTPError):  # the hub was asked, and says no
             raise
         return kept
     commit = str(info.sha)
@@ -309,10 +311,3 @@ def _api() -> Any:
     from huggingface_hub import HfApi
 
     return HfApi(endpoint=hub_address())
-
-
-def _is_of_the_network(error: BaseException | None) -> bool:
-    """Whether the hub could not be asked; an answer that says no is something else."""
-    from huggingface_hub.errors import HfHubHTTPError
-
-    return not isinstance(error, HfHubHTTPError)
