@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from .._version import __version__
 from ..errors import UserError, option, unknown_name
@@ -96,7 +95,8 @@ def merge_sets(sets: Sequence[KeptSet], *, same_classes: bool = False) -> KeptSe
                 f"let both sets' images stand for it with {option('same_classes', True)}"
             )
         names += [name for name in one.distilled.class_names if name not in names]
-    labels = torch.cat([_renumbered(one.distilled, names) for one in sets])
+    numbers = [torch.tensor([names.index(name) for name in one.distilled.class_names]) for one in sets]
+    labels = torch.cat([number[one.distilled.labels] for number, one in zip(numbers, sets, strict=True)])
     order = labels.argsort(stable=True)
     images = torch.cat([one.distilled.float_images for one in sets])[order]
     statistics, notes = _merged_statistics(sets)
@@ -188,24 +188,17 @@ def _check_fits(first: KeptSet, other: KeptSet) -> None:
         )
 
 
-def _renumbered(distilled: DistilledSet, names: Sequence[str]) -> Tensor:
-    return torch.tensor([names.index(name) for name in distilled.class_names])[distilled.labels]
-
-
 def _merged_statistics(sets: Sequence[KeptSet]) -> tuple[tuple[ClassStatistics, ...], list[str]]:
     """The sums of all sets' images, encoder by encoder; none, with a note, unless every set keeps its own."""
     without = [one.name for one in sets if not one.statistics]
-    if without:
-        kept = len(without) < len(sets)
-        return (), [f"Statistics were left out: {without[0]!r} keeps none."] if kept else []
+    if 0 < len(without) < len(sets):
+        return (), [f"Statistics were left out: {without[0]!r} keeps none."]
     return tuple(merge_statistics(parts, union=True) for parts in zip(*(s.statistics for s in sets))), []
 
 
 def _merged_head(sets: Sequence[KeptSet], statistics: Sequence[ClassStatistics]) -> tuple[Head | None, list[str]]:
     heads = [one.distilled.head for one in sets]
-    if not any(heads):
-        return None, []
-    if not all(heads):
+    if any(heads) and not all(heads):
         return None, ["The head was left out: not every set has one."]
     return _head_again(heads[0], statistics)
 
