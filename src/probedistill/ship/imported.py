@@ -124,12 +124,9 @@ def _of_tensors(content: Any, called: str, classes: Sequence[str] | None, image_
     if not all(one is None or (one.layout == torch.strided and not one.is_meta) for one in (images, labels)):
         raise UserError(f"{called} holds a tensor that is sparse, or without its content; give plain tensors")
     images = _as_images(images, called)
-    soft = None
-    if labels is None:
-        labels = _counted(len(images), classes, called)
-    elif labels.ndim == 2 and labels.shape[0] == len(images) and labels.shape[1] > 1:
-        soft, labels = labels.float(), labels.float().argmax(dim=1)
-    labels = labels.reshape(-1)
+    labels = _counted(len(images), classes, called) if labels is None else labels
+    soft = labels.float() if labels.ndim == 2 and labels.shape[0] == len(images) and labels.shape[1] > 1 else None
+    labels = labels.reshape(-1) if soft is None else soft.argmax(dim=1)
     if len(labels) != len(images):
         raise UserError(f"{called} has {counted(len(images), 'image')} and {counted(len(labels), 'label')}")
     if labels.is_floating_point() and not bool((labels == labels.round()).all()):
@@ -143,11 +140,10 @@ def _of_tensors(content: Any, called: str, classes: Sequence[str] | None, image_
     if count > _MOST_IMAGES:
         raise UserError(f"{called} has the label {count - 1}; that is more classes than a set can have")
     names = _named([str(number) for number in range(count)], classes, called)
-    if soft is not None:
-        if float(soft.min()) < 0 or not bool(((soft.sum(dim=1) - 1).abs() < 1e-3).all()):
-            raise UserError(f"{called} has soft labels that are not shares; give rows that sum to 1")
-        if len(names) != count:
-            raise UserError(f"{called} has soft labels of {count} classes, not of {len(names)}")
+    if soft is not None and (float(soft.min()) < 0 or not bool(((soft.sum(dim=1) - 1).abs() < 1e-3).all())):
+        raise UserError(f"{called} has soft labels that are not shares; give rows that sum to 1")
+    if soft is not None and len(names) != count:
+        raise UserError(f"{called} has soft labels of {count} classes, not of {len(names)}")
     return DistilledSet(_resized(images, image_size), labels, tuple(names), soft_labels=soft)
 
 
