@@ -111,22 +111,19 @@ def check_sets(sets: Sequence[SourceSet], train: LabelledImages, config: Transfe
             f"{first.label} was made for other classes: {strangers[0]!r} is not among those of {train.spec!r}; "
             "give the images that it was made from"
         )
-    for probe in need_head(config.probes)[:1]:
-        for held in sets:
-            if held.distilled.head is None and held.distilled.run.source is None:
-                raise UserError(
-                    f"probes {probe!r} needs a head, and {held.label} has none and does not say which encoder it was "
-                    f"made with; leave {option('probes', probe)} or the run out"
-                )
-            if held.distilled.head is None:
-                raise UserError(
-                    f"probes {probe!r} needs a head, and {held.label} has none; "
-                    "add it: "
-                    + by_caller(
-                        command="probedistill label RUN --config RUN/config.yaml --keep-head",
-                        python="probedistill.with_extras(distilled, encoder, bank, keep_head=True)",
-                    )
-                )
+    heads = need_head(config.probes)
+    without = next((held for held in sets if heads and held.distilled.head is None), None)
+    if without is not None and without.distilled.run.source is None:
+        raise UserError(
+            f"probes {heads[0]!r} needs a head, and {without.label} has none and does not say which encoder it was "
+            f"made with; leave {option('probes', heads[0])} or the run out"
+        )
+    if without is not None:
+        way = by_caller(
+            command="probedistill label RUN --config RUN/config.yaml --keep-head",
+            python="probedistill.with_extras(distilled, encoder, bank, keep_head=True)",
+        )
+        raise UserError(f"probes {heads[0]!r} needs a head, and {without.label} has none; add it: {way}")
     counts = [int(torch.bincount(held.distilled.labels).max()) for held in sets]
     for held, count in zip(sets, counts, strict=True):
         if count != counts[0]:
