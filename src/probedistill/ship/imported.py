@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -151,23 +152,24 @@ def _found(content: Any, called: str) -> tuple[Tensor, Tensor | None]:
     """The images and the labels of what a file holds."""
     if isinstance(content, Tensor):
         return content, None
-    if isinstance(content, Mapping):
-        images = next((content[name] for name in IMAGE_NAMES if name in content), None)
-        labels = next((content[name] for name in LABEL_NAMES if name in content), None)
-        if isinstance(images, (list, tuple)) and images:
-            if not all(isinstance(one, Tensor) and one.ndim == 3 for one in images):
-                return _found(images[-1], called)  # DC's files: one [images, labels] for each experiment
-            if len({one.shape for one in images}) == 1:
-                images = torch.stack(list(images))
-        if isinstance(labels, (list, tuple)) and all(isinstance(one, int) for one in labels):
-            labels = torch.tensor(labels)
-        if isinstance(images, Tensor) and (labels is None or isinstance(labels, Tensor)):
-            return images, labels
-        names = ", ".join(sorted(map(str, content))[:8])
-        raise UserError(f"{called} has no tensor of images ({names}); call them 'images' and 'labels'")
     if isinstance(content, (list, tuple)) and len(content) == 2 and all(isinstance(one, Tensor) for one in content):
         return content[0], content[1]
-    raise UserError(f"{called} holds a {type(content).__name__}; give a dictionary with 'images' and 'labels'")
+    if not isinstance(content, Mapping):
+        raise UserError(f"{called} holds a {type(content).__name__}; give a dictionary with 'images' and 'labels'")
+    images, labels = (
+        next((content[name] for name in names if name in content), None) for names in (IMAGE_NAMES, LABEL_NAMES)
+    )
+    if isinstance(images, (list, tuple)) and images:
+        if not all(isinstance(one, Tensor) and one.ndim == 3 for one in images):
+            return _found(images[-1], called)  # DC's files: one [images, labels] for each experiment
+        if len({one.shape for one in images}) == 1:
+            images = torch.stack(list(images))
+    if isinstance(labels, (list, tuple)) and all(isinstance(one, int) for one in labels):
+        labels = torch.tensor(labels)
+    if not isinstance(images, Tensor) or not isinstance(labels, (Tensor, NoneType)):
+        names = ", ".join(sorted(map(str, content))[:8])
+        raise UserError(f"{called} has no tensor of images ({names}); call them 'images' and 'labels'")
+    return images, labels
 
 
 def _as_images(images: Tensor, called: str) -> Tensor:
