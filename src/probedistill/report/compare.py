@@ -67,7 +67,7 @@ def _state(run: ShownRun) -> list[tuple[str, str]]:
 
 def _facts(run: ShownRun) -> list[tuple[str, str]]:
     about, images = run.about, run.about.images
-    made = f"{about.method}, preset {about.config.preset}, {counted(about.config.steps or 0, 'step')}"
+    made = f"{about.method}, preset {about.config.preset}, {counted(about.config.steps, 'step')}"
     found = [
         ("method", made if about.baseline is None else f"none: real images, chosen by {about.baseline}"),
         ("seed", str(about.config.seed)),

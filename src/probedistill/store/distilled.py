@@ -289,7 +289,7 @@ class DistilledSet:
         folder = run_folder(folder)
         parts = _Parts.read(folder)
         try:
-            return parts.distilled(_read_images(folder, parts))
+            return parts.distilled(_read_images(parts))
         except (OSError, ValueError) as error:
             if isinstance(error, UserError):
                 raise
@@ -350,13 +350,12 @@ class _Parts:
         table = METADATA if f"{IMAGES}/{METADATA}" in self.sums else OLD_METADATA
         return [table, *image_files(self.tensors["labels"].tolist(), self.run.class_names, suffix)]
 
-    def distilled(self, images: Tensor | None = None, *, floats: bool = False) -> DistilledSet:
-        """The set with these images, or with its float images.
+    def distilled(self, images: Tensor | None) -> DistilledSet:
+        """The set with these images.
 
         Raises:
             UserError: The parts do not fit together.
         """
-        images = self.tensors.get("images") if images is None or floats else images
         soft_labels, classes, head = self.tensors.get("soft_labels"), len(self.run.class_names), None
         if self.run.head is not None and {"head.weight", "head.bias"} <= self.tensors.keys():
             about = self.run.head
@@ -414,7 +413,8 @@ def rebuilt(folder: Path | str) -> DistilledSet:
     folder = Path(folder)
     card = folder / CARD
     edited = card.read_bytes() if card.exists() else None
-    _Parts.read(folder).distilled(floats=True).save(folder)
+    parts = _Parts.read(folder)
+    parts.distilled(parts.tensors.get("images")).save(folder)
     if edited is not None:
         with whole_file(card) as temporary:
             temporary.write_bytes(edited)
@@ -482,7 +482,7 @@ def _with_total_bytes(run: RunRecord, folder: Path, tensors: Path | None = None)
     return replace(run, export=replace(run.export, total_bytes=total))
 
 
-def _read_images(folder: Path, parts: _Parts) -> Tensor:
+def _read_images(parts: _Parts) -> Tensor:
     """The images of a set, (m, 3, S, S): the float ones if there are any, else those of the files.
 
     All files are read and checked: they are what is shipped.
@@ -494,10 +494,8 @@ def _read_images(folder: Path, parts: _Parts) -> Tensor:
     floats, export, files = parts.tensors.get("images"), parts.run.export, []
     for name in parts.image_files():
         # An archive of macOS may have é as two characters.
-        ways = (
-            folder / IMAGES / way for way in (name, *(unicodedata.normalize(form, name) for form in ("NFD", "NFC")))
-        )
-        path = next((path for path in ways if path.is_file()), None)
+        ways = (name, *(unicodedata.normalize(form, name) for form in ("NFD", "NFC")))
+        path = next((path for way in ways if (path := parts.folder / IMAGES / way).is_file()), None)
         if path is None:
             raise ValueError(f"{IMAGES}/{name} is missing")
         data = path.read_bytes()
