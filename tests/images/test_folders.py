@@ -420,3 +420,28 @@ def test_a_class_without_images_is_named(tmp_path):
     (tmp_path / "emu" / "deep").mkdir(parents=True)
     with pytest.raises(UserError, match="class 'emu' has 0 images"):
         load_images(ImagesConfig(images=f"folder:{tmp_path}"))
+
+
+@pytest.mark.parametrize(
+    ("folders", "file", "says"),
+    [
+        (["images"], "annotations/instances.json", "the folder 'annotations' holds no images, but 'instances.json'"),
+        (["train/images", "val/images"], "train/labels/1.txt", "the folder 'labels' holds no images, but '1.txt'"),
+        (["images"], "labels.csv", "have images as the only class folder in .* beside 'labels.csv'"),
+        ([""], "labels.csv", "have no class folders in .* beside 'labels.csv'"),
+    ],
+)
+def test_sets_with_labels_in_files_lead_to_classes(tmp_path, folders, file, says):
+    tree(tmp_path, *folders)
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text("{}")
+    with pytest.raises(UserError, match=says + r"; if files say .*folder of its class, or give labelled_images\("):
+        load_splits(f"folder:{tmp_path}")
+
+
+def test_a_table_beside_classes_does_not_matter(tmp_path):
+    tree(tmp_path, "cat", "dog")
+    (tmp_path / "labels.csv").write_text("a,b")
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "a.json").write_text("{}")
+    assert load_images(ImagesConfig(images=f"folder:{tmp_path}", classes=["cat", "dog"])).class_names == ("cat", "dog")

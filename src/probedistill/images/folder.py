@@ -58,6 +58,11 @@ _SIDECARS = frozenset(
         ".aae", ".xmp", ".ini", ".lnk", ".url", ".identifier",  # photo programs and Windows
     ]
 )  # fmt: skip
+_LABEL_FILES = frozenset({".csv", ".json", ".jsonl", ".mat", ".parquet", ".tsv", ".txt", ".xml"})
+_BY_FILE = (
+    "if files say what is on the photos, put each photo into a folder of its class, or give "
+    "labelled_images(paths, labels) in Python"
+)
 _RUNS = "runs of probedistill"  # their images are no photos
 _DEEPEST = 50  # folders inside a class folder
 
@@ -108,6 +113,11 @@ class _FolderSource(Source):
                 found = sorted(_image_files(parent / folders[name], folders[name], left_out), key=_one_form)
                 if label == 0 and len(class_names) > 1 and may_be_others:
                     _check_no_splits_inside(found, self.spec)
+                if not found and classes is None and (file := _label_file(parent / folders[name])):
+                    raise UserError(
+                        f"images {self.spec!r}: the folder {name!r} holds no images, but {file!r}; {_BY_FILE}, or "
+                        f"leave it out with {option('classes')}"
+                    )
                 if classes is None and may_be_others:
                     inside.append({path.split("/")[1] if path.count("/") > 1 else "" for path in found})
                 paths += found if parent == self.root else [f"{split}/{path}" for path in found]
@@ -159,10 +169,11 @@ class _FolderSource(Source):
                 )
             folders[name] = folder
         folders = dict(sorted(folders.items()))  # the same order whatever the form of accents on this disk
-        if not folders:
-            raise UserError(
-                f"images {self.spec!r} have no class folders in {parent}; give a folder with one folder per class"
-            )
+        file = _label_file(parent) if len(folders) < 2 else None
+        if not folders or (file and wanted is None):
+            found = "no class folders" if not folders else f"{', '.join(folders)} as the only class folder"
+            way_out = f"beside {file!r}; {_BY_FILE}" if file else "give a folder with one folder per class"
+            raise UserError(f"images {self.spec!r} have {found} in {parent}{' ' if file else '; '}{way_out}")
         return folders
 
 
@@ -305,6 +316,13 @@ def _share_classes(splits: list[tuple[str, set[str]]]) -> bool:
         for i, (one, first) in enumerate(splits)
         for other, second in splits[:i]
     )
+
+
+def _label_file(folder: Path) -> str | None:
+    """A file in a folder that may say what is on the photos: detection sets and tables have no class folders."""
+    names = (Path(entry.name) for entry in listing(folder) if not _is_folder(entry))
+    texts = (name for name in names if name.suffix.lower() in _LABEL_FILES)
+    return next((as_utf8(str(name)) for name in texts if name.stem.lower() not in ("readme", "license")), None)
 
 
 def _has_images(folder: Path, depth: int = 3) -> bool:

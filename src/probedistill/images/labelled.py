@@ -7,7 +7,8 @@ import os
 import re
 import unicodedata
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -160,9 +161,23 @@ def check_labelled(given: object, argument: str = "images") -> None:
     if isinstance(given, (str, ImagesConfig)):
         name = given if isinstance(given, str) else given.images
         raise UserError(f"{argument} {name!r} is a name of images; open it first with load_splits or load_images")
-    raise UserError(
-        f"{argument} is a {type(given).__name__}; give images from load_splits, or labelled_images(pictures, labels)"
-    )
+    raise UserError(f"{argument} is a {type(given).__name__}; give images from load_splits, or {how_to_label(given)}")
+
+
+def how_to_label(given: Any) -> str:
+    """How to make labelled images of what a program holds, ``data``: a line of Python."""
+    if isinstance(given, Mapping):
+        return "labelled_images of one of its parts, such as data['train']"
+    if hasattr(given, "column_names"):  # a table of datasets
+        return "labelled_images(data['image'], data['label'], data.features['label'].names)"
+    if hasattr(given, "dataset") and hasattr(given, "batch_size"):
+        return "labelled_images(*zip(*(data[i] for i in range(len(data))))), where data is the loader's dataset"
+    # A Dataset of PyTorch ends at its length alone: zip(*data) may go on for ever.
+    if not hasattr(given, "shape") and hasattr(given, "__getitem__") and not isinstance(given, Sequence):
+        return "labelled_images(*zip(*(data[i] for i in range(len(data)))))"
+    if isinstance(given, Sequence) and len(given) and isinstance(given[0], tuple):
+        return "labelled_images(*zip(*data))"
+    return "labelled_images(pictures, labels)"
 
 
 def rows_of_labels(labels: NDArray[np.int64], count: int = 0) -> list[NDArray[np.int64]]:

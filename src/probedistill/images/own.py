@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..errors import UserError
 from ..text import counted
-from .labelled import LabelledImages, check_classes_of_images
+from .labelled import LabelledImages, check_classes_of_images, how_to_label
 from .sources import WHOLE, Items, as_array, as_bytes, channels_last, labelled
 
 
@@ -67,10 +67,18 @@ def _named(class_names: Sequence[str] | None, called: str) -> tuple[str, ...] | 
 
 def _pictures(images: Any, called: str) -> Sequence[Any]:
     """One item for each image."""
+    if isinstance(images, Mapping) or hasattr(images, "column_names") or hasattr(images, "batch_size"):
+        raise UserError(f"{called} are a {type(images).__name__}; give {how_to_label(images)}")
     if isinstance(images, (str, bytes)) or not hasattr(images, "__len__") or not hasattr(images, "__getitem__"):
         raise UserError(f"{called} are {type(images).__name__}; give a list of images, or one array of all of them")
-    if not hasattr(images, "shape") or len(images.shape) == 1:  # a list, a column of a table
-        return list(images) if hasattr(images, "shape") else images
+    if not hasattr(images, "shape"):
+        if len(images) and isinstance(images[0], (tuple, Mapping)):
+            first = f"image 0 of {called.removeprefix('images ')} is a {type(images[0]).__name__}"
+            raise UserError(f"{first}; give a path, bytes, an array or a PIL image, or {how_to_label(images)}")
+        # A Dataset of PyTorch ends at its length alone.
+        return images if isinstance(images, Sequence) else [images[i] for i in range(len(images))]
+    if len(images.shape) == 1:  # a column of a table
+        return list(images)
     batch = as_array(images)
     pixels = channels_last(batch) if batch.ndim == 4 else batch
     if pixels.ndim not in (3, 4) or (pixels.ndim == 4 and pixels.shape[3] != 3):

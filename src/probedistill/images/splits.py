@@ -22,7 +22,14 @@ from ..machine.places import at_home
 from ..text import and_more, counted, text_of
 from .decode import one_line
 from .duplicates import warn_of_duplicates
-from .labelled import LabelledImages, check_classes, check_classes_of_images, classes_argument, rows_of_labels
+from .labelled import (
+    LabelledImages,
+    check_classes,
+    check_classes_of_images,
+    classes_argument,
+    how_to_label,
+    rows_of_labels,
+)
 from .sources import ALIASES, TESTING, TRAINING, WHOLE, Source, composed, open_source
 
 _log = logging.getLogger(__name__)
@@ -198,7 +205,7 @@ def _settle(
     elif not isinstance(spec_or_config, ImagesConfig):
         raise UserError(
             f"images is a {type(spec_or_config).__name__}; give a word such as 'folder:photos', or make images of "
-            "one's own with labelled_images(pictures, labels)"
+            f"one's own with {how_to_label(spec_or_config)}"
         )
     else:
         config = dataclasses.replace(spec_or_config, **options)
