@@ -22,6 +22,8 @@ from .known import RECIPES, Recipe
 from .source import EncoderSource, Loaded
 from .weights import read_weights, take_size_of
 
+_ON_THE_HUB = ("hf-hub:", "hf_hub:")
+"""How names begin of models whose settings are on the Hugging Face hub, too."""
 _OF_NO_LAYER = ("mask_token", "total_ops", "total_params", "n_averaged")
 """Tensors that stand beside a model's own in some files, and that its features do not depend on."""
 _BESIDE = r"(decoder|projection_head|projector|predictor|prototypes|queue)[\d_]*([._]|$)"
@@ -37,7 +39,7 @@ def load_timm(name: str, config: EncoderConfig) -> Loaded:
     import timm
 
     recipe = RECIPES.get(config.encoder)
-    if name.split(".")[0] not in timm.list_models() and not name.startswith(("hf-hub:", "hf_hub:")):
+    if name.split(".")[0] not in timm.list_models() and not name.startswith(_ON_THE_HUB):
         place = name.removeprefix("local-dir:")
         if "/" in place:
             raise UserError(
@@ -62,15 +64,12 @@ def load_timm(name: str, config: EncoderConfig) -> Loaded:
             arguments["img_size"] = config.input_size
         if local is None and name.startswith(("vit_", "eva", "deit", "beit")):
             arguments.setdefault("img_size", config.input_size)
-    hub = config.pretrained and local is None
-    if hub and config.features == "output":
-        _check_classifier(name, arguments.get("num_classes"))
+    own = config.pretrained and local is None
     way_out = f"give {option('checkpoint', 'FILE')}, or take efficientnet_lite0, which needs no network"
-    with asking_the_hub(f"encoder {config.encoder!r}", way_out, needed=hub and _is_on_the_hub(name)):
-        model = _made(name, config, arguments, hub=hub)
-    resized = False
-    if local is not None:
-        resized = _fill(model, local, name, recipe)
+    needed = own and _asks_the_hub(name, arguments.get("num_classes") if config.features == "output" else None)
+    with asking_the_hub(f"encoder {config.encoder!r}", way_out, needed=needed):
+        model = _made(name, config, arguments, own=own)
+    resized = local is not None and _fill(model, local, name, recipe)
     if config.features == "pooled" and keeps_classifier:
         model.reset_classifier(0)
     data = timm.data.resolve_data_config({}, model=model)
@@ -86,40 +85,37 @@ def load_timm(name: str, config: EncoderConfig) -> Loaded:
     return Loaded(model, size, data["mean"], data["std"], data["interpolation"], data["crop_pct"])
 
 
-def _pretrained(name: str) -> Any:
-    """What timm knows of a model's own weights; ``None`` for a model without any.
+def _asks_the_hub(name: str, outputs: Any) -> bool:
+    """Whether timm takes a model's own weights from the Hugging Face hub; those of some are elsewhere.
+
+    Args:
+        name: The model.
+        outputs: The size of the classifier that was asked for; ``None`` for any.
 
     Raises:
-        UserError: The model has others, but none of that tag.
+        UserError: The model has weights, but none of that tag; or a classifier of another size: timm makes a new,
+            random one.
     """
     import timm
 
+    if name.startswith(_ON_THE_HUB):
+        return True
     try:
-        return timm.get_pretrained_cfg(name)
+        known = timm.get_pretrained_cfg(name)
     except RuntimeError:
         architecture, _, tag = name.partition(".")
         tags = [found.partition(".")[2] for found in timm.list_pretrained(f"{architecture}.*")]
         if not tags:
             raise UserError(f"timm has no weights of {architecture!r}; give {option('checkpoint', 'FILE')}") from None
         raise unknown_name(f"weights of timm model {architecture!r}", tag, tags) from None
-
-
-def _check_classifier(name: str, asked: Any) -> None:
-    """Refuse outputs of a classifier whose size is not that of the model's own: timm makes a new, random one."""
-    known = None if name.startswith(("hf-hub:", "hf_hub:")) else _pretrained(name)
-    if known is not None and asked is not None and asked != known.num_classes:
+    if known is None:  # a model without any
+        return False
+    if outputs not in (None, known.num_classes):
         raise UserError(
-            f"encoder_args.num_classes {asked} is not the {known.num_classes} that the classifier of timm model "
+            f"encoder_args.num_classes {outputs} is not the {known.num_classes} that the classifier of timm model "
             f"{name!r} has, and a new one would be random; leave it out or give {option('checkpoint', 'FILE')}"
         )
-
-
-def _is_on_the_hub(name: str) -> bool:
-    """Whether timm takes the weights of a model from the Hugging Face hub; those of some are elsewhere."""
-    if name.startswith(("hf-hub:", "hf_hub:")):
-        return True
-    known = _pretrained(name)
-    return known is not None and bool(known.hf_hub_id)
+    return bool(known.hf_hub_id)
 
 
 def _local_weights(recipe: Recipe | None, config: EncoderConfig) -> Path | None:
@@ -129,21 +125,21 @@ def _local_weights(recipe: Recipe | None, config: EncoderConfig) -> Path | None:
     return _package_weights(config.encoder, recipe) if recipe and recipe.package and config.pretrained else None
 
 
-def _made(name: str, config: EncoderConfig, arguments: dict[str, Any], *, hub: bool) -> Any:
-    """The model (its methods are those of timm, not all in `nn.Module`), with weights of the hub or random ones."""
+def _made(name: str, config: EncoderConfig, arguments: dict[str, Any], *, own: bool) -> Any:
+    """The model (its methods are those of timm, not all in `nn.Module`), with its own weights or random ones."""
     import timm
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return timm.create_model(name, pretrained=hub, **arguments)
+            return timm.create_model(name, pretrained=own, **arguments)
     except TypeError as error:
         raise UserError(f"encoder_args {dict(config.encoder_args)} do not suit timm model {name!r}: {error}") from error
     except (OSError, RuntimeError, ValueError) as error:
         reason = first_line(error).rstrip(".")
         fix = (  # commands that take an encoder in one word take a file of its options, too
             f"give {option('checkpoint', 'FILE')} or {option('pretrained', False)}, or a YAML file with such options"
-            if hub
+            if own
             else f"check {option('encoder_args')} and {option('input_size')}"
         )
         raise UserError(f"timm model {name!r} could not be made: {reason}; {fix}") from error
@@ -224,26 +220,28 @@ def _needed(model: nn.Module) -> list[str]:
     return [name for name in model.state_dict() if not name.endswith("num_batches_tracked")]
 
 
+def _without_classifier(weights: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """The weights of a file without those of a classifier that the model was made without."""
+    classifier = (getattr(model, "pretrained_cfg", None) or {}).get("classifier") or ()
+    heads = {f"{head}." for head in ([classifier] if isinstance(classifier, str) else classifier)}
+    # Some have more than that layer: LeViT's a norm, CAFormer's a hidden layer. The model is without all of it.
+    around = {head[: dot.end()] for head in heads for dot in re.finditer(r"\.", head)}
+    ours = model.state_dict()
+    gone = tuple(heads | {part for part in around if not any(name.startswith(part) for name in ours)})
+    return {name: value for name, value in weights.items() if name in ours or not name.startswith(gone)}
+
+
 def _load_weights(model: nn.Module, weights: dict[str, Tensor], path: Path, name: str) -> None:
     """Load every weight of the model. A classifier in the file is ignored if the model was made without one."""
-    ours = model.state_dict()
-    classifier = (getattr(model, "pretrained_cfg", None) or {}).get("classifier") or ()
-    heads = tuple(f"{h}." for h in ((classifier,) if isinstance(classifier, str) else classifier))
-    # Some have more than that layer: LeViT's a norm, CAFormer's a hidden layer. The model is without all of it.
-    around = {head[: end + 1] for head in heads for end, letter in enumerate(head) if letter == "."}
-    heads += tuple(part for part in around if not any(name.startswith(part) for name in ours))
-    weights = {k: v for k, v in weights.items() if k in ours or not k.startswith(heads or ("\0",))}
+    ours, weights = model.state_dict(), _without_classifier(weights, model)
     missing = [k for k in _needed(model) if k not in weights]
     extra = [k for k in weights if k not in ours]
     wrong = [k for k in ours if k in weights and ours[k].shape != weights[k].shape]
-    if missing or extra or wrong:
-        if wrong:
-            k = wrong[0]
-            first = f"{k} has shape {tuple(weights[k].shape)} instead of {tuple(ours[k].shape)}"
-        else:
-            first = f"{missing[0]} is missing" if missing else f"{extra[0]} is not part of the model"
+    faults = [f"{k} has shape {tuple(weights[k].shape)} instead of {tuple(ours[k].shape)}" for k in wrong]
+    faults += [f"{k} is missing" for k in missing] + [f"{k} is not part of the model" for k in extra]
+    if faults:
         raise UserError(
-            f"checkpoint {str(path)!r} does not fit timm model {name!r}: {first} "
+            f"checkpoint {str(path)!r} does not fit timm model {name!r}: {faults[0]} "
             f"({len(missing)} missing, {len(extra)} unexpected, {len(wrong)} of another shape); "
             f"check the model's name and {option('encoder_args')}"
             + (", such as img_size if it was trained on images of another size" if wrong else "")
