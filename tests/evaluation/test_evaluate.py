@@ -27,7 +27,7 @@ from probedistill import (
     transfer,
 )
 from probedistill import extract_features as extract
-from probedistill.evaluation import training_sets
+from probedistill.evaluation.real_sets import CHOICES
 from probedistill.features import store
 from probedistill.features.encode import view_features
 
@@ -84,10 +84,8 @@ def test_seeds_draw_views_and_random_images(distilled, encoder, data, monkeypatc
     viewed = score(noise_set, encoder, data, seeds=6, views=1, baselines=[])["distilled"]
     assert len({str(s) for s in viewed.scores}) > 1, "another seed, other views"
     drawn = set()
-    draw = training_sets.random_images
-    monkeypatch.setattr(
-        training_sets, "random_images", lambda *a, **k: drawn.add(tuple((rows := draw(*a, **k)).tolist())) or rows
-    )
+    draw = CHOICES["random"]
+    monkeypatch.setitem(CHOICES, "random", lambda *a: drawn.add(tuple((rows := draw(*a)).tolist())) or rows)
     score(None, encoder, data, seeds=6, views=0, baselines=["random"])
     assert len(drawn) > 1, "other images"
     values = [s.top1 for s in one["random real"].scores]

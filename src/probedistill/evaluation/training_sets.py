@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -12,20 +13,13 @@ from ..config import DEFAULT_BASELINES, AugmentConfig, EvaluateConfig
 from ..encoders.encoder import Encoder
 from ..errors import UserError, by_caller
 from ..features.bank import FeatureBank
-from ..features.classes import (
-    herding,
-    k_medoids,
-    means_of_sums,
-    medoids,
-    neighbours,
-    random_images,
-    summed_by_class,
-)
+from ..features.classes import means_of_sums, neighbours, summed_by_class
 from ..features.encode import encode
 from ..features.store import FeatureStore
 from ..images.labelled import LabelledImages
 from ..store.distilled import DistilledSet
 from ..text import counted
+from .real_sets import CHOICES
 from .result import BASELINE_ROWS, FULL_REAL
 
 
@@ -165,12 +159,8 @@ class Baselines:
             chooser: The encoder of ``choosing``.
             distilled: The synthetic set, for its neighbours.
         """
-        names = BASELINE_ROWS
         makers: dict[str, Callable[[], TrainingSet | None]] = {
-            "random": lambda: self._images(names["random"], lambda seed: random_images(*self._small, seed=seed)),
-            "centroids": lambda: self._images(names["centroids"], always(medoids(*self._small))),
-            "herding": lambda: self._images(names["herding"], always(herding(*self._small))),
-            "kmedoids": lambda: self._images(names["kmedoids"], always(k_medoids(*self._small))),
+            **{name: partial(self._chosen, name) for name in CHOICES},
             "neighbours": lambda: self._neighbours(chooser, distilled),
             "means": self._means,
             "full": self._full,
@@ -184,9 +174,13 @@ class Baselines:
         made = [makers[name]() for name in wanted]
         return [one for one in made if one is not None]
 
-    @property
-    def _small(self) -> tuple[FeatureBank, int]:
-        return self.choosing, self.images_per_class
+    def _chosen(self, name: str) -> TrainingSet:
+        """The images of one of `CHOICES`: those of seed 0, but for random ones, which are others for each seed."""
+
+        def rows(seed: int) -> Tensor:
+            return CHOICES[name](self.choosing, self.images_per_class, seed)
+
+        return self._images(BASELINE_ROWS[name], rows if name == "random" else always(rows(0)))
 
     def _images(self, name: str, rows: Callable[[int], Tensor]) -> TrainingSet:
         return RealImages(
