@@ -250,10 +250,10 @@ def check_number(
         raise UserError(f"{argument} {value} must be at most {most:,}")
 
 
-def check_name(argument: str, value: Any, known: Any) -> None:
+def check_name(argument: str, value: Any, known: Any, hint: str = "") -> None:
     """Raise `UserError` unless ``value`` is one of the known names."""
     if value not in known:
-        raise unknown_name(argument, value, known)
+        raise unknown_name(argument, value, known, hint)
 
 
 def check_known(registry: Registry, argument: str, name: Any, more: tuple[str, ...] = ()) -> None:

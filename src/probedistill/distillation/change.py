@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..config import AugmentConfig, DistillConfig, RunConfig, with_options
 from ..encoders.encoder import Encoder
-from ..errors import UserError, option, unknown_name
+from ..errors import UserError, option
 from ..features.overlap import photos_counted_before
 from ..features.statistics import ClassStatistics, merge_statistics
 from ..features.store import FeatureStore
@@ -23,7 +23,7 @@ from ..images.labelled import LabelledImages
 from ..images.splits import class_list
 from ..machine.places import cache_folder
 from ..machine.torch_state import own_torch_state
-from ..methods import check_number
+from ..methods import check_name, check_number
 from ..ship.joined import KeptSet, load_runs, merge_sets, without_classes
 from ..store.distilled import DistilledSet
 from ..store.named import run_folder
@@ -197,8 +197,7 @@ def forget(
     _check_other_folder(folder, run)
     kept = KeptSet.load(folder)
     for name in classes:
-        if name not in kept.distilled.class_names:
-            raise unknown_name("class", name, kept.distilled.class_names, f"(in {kept.name!r})")
+        check_name("class", name, kept.distilled.class_names, f"(in {kept.name!r})")
     hit: list[str] = []
     if removed or redistil:
         _check_statistics(kept)
@@ -359,8 +358,7 @@ def _subtracted(kept: KeptSet, removed: Sequence[ClassStatistics], classes: Sequ
             )
         share = merge_statistics(own, union=True)
         for name in share.class_names:
-            if name not in names:
-                raise unknown_name("class of the statistics", name, names, f"(in {kept.name!r})")
+            check_name("class of the statistics", name, names, f"(in {kept.name!r})")
         left.append(one - share.with_classes(names))
     counts = left[0].counts.tolist()
     lost = [name for name, old, now in zip(names, kept.statistics[0].counts.tolist(), counts) if now < old]

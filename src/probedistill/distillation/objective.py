@@ -12,11 +12,11 @@ from torch import Tensor
 
 from ..config import DistillConfig
 from ..encoders.encoder import Encoder
-from ..errors import UserError, explained, option, unknown_name
+from ..errors import UserError, explained, option
 from ..features.bank import FeatureBank, FeatureColumns, comfortable_bytes
 from ..features.fresh import FreshBatches
 from ..features.statistics import ClassStatistics
-from ..methods import METHODS, Normalization
+from ..methods import METHODS, Normalization, check_name
 from ..objectives.layers import with_inner_layers
 from ..objectives.moments import Draws, RealMoments
 from ..objectives.real import Objective, RealFeatures
@@ -33,8 +33,7 @@ def load_method(config: DistillConfig) -> Callable[..., Objective]:
         options.pop("normalize")  # the real features are made with it
     known = _keywords(factory, config.method)
     for name in options:
-        if name not in known:
-            raise unknown_name(f"option of method {config.method!r}", name, known, f"({option('method_args')})")
+        check_name(f"option of method {config.method!r}", name, known, f"({option('method_args')})")
     missing = [name for name, has_default in known.items() if not has_default and name not in {*options, "seed"}]
     if missing:
         raise UserError(

@@ -17,8 +17,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..config import EncoderConfig, Precision
-from ..errors import UserError, unknown_name
+from ..errors import UserError
 from ..machine.torch_state import own_torch_state
+from ..methods import check_name
 from .checks import check_features, check_gradient, checked_preparation, example_images, frozen, is_alike, is_plain
 from .fold import fold_batchnorms, unfold_batchnorms
 from .known import IMAGENET
@@ -89,8 +90,7 @@ class Encoder(nn.Module):
         identity: str = "",
     ) -> None:
         super().__init__()
-        if interpolation not in RESAMPLING:
-            raise unknown_name("interpolation", interpolation, RESAMPLING)
+        check_name("interpolation", interpolation, RESAMPLING)
         mean, std, crop_pct = checked_preparation(mean, std, crop_pct, name=name)
         self.name, self.input_size, self.precision = name, input_size, precision
         self.config: EncoderConfig | None = None

@@ -14,6 +14,7 @@ from ..config import EncoderConfig, EncoderOptions, with_options
 from ..errors import UserError, unknown_name
 from ..machine.network import check_waits
 from ..machine.torch_state import own_torch_state
+from ..methods import check_name
 from ..registry import Registry
 from .encoder import IMAGENET, Encoder, check_encoder
 from .known import RECIPES
@@ -89,18 +90,15 @@ def _config(spec: str | EncoderConfig, options: EncoderOptions) -> EncoderConfig
 
 def _check(config: EncoderConfig) -> None:
     """Refuse options that no source knows."""
-    if config.precision not in ("fp32", "bf16", "fp16"):
-        raise unknown_name("precision", config.precision, ["fp32", "bf16", "fp16"])
-    if config.features not in ("pooled", "output"):
-        raise unknown_name("features", config.features, ["pooled", "output"])
+    check_name("precision", config.precision, ["fp32", "bf16", "fp16"])
+    check_name("features", config.features, ["pooled", "output"])
     if not isinstance(config.encoder_args, Mapping):
         raise UserError(f"encoder_args {config.encoder_args!r} is not a dictionary; give {{name: value}}")
     if config.input_size is not None and not isinstance(config.input_size, Integral):
         raise UserError(f"input_size {config.input_size!r} is not a whole number; give a number of pixels")
     if config.input_size is not None and config.input_size < 8:
         raise UserError(f"input_size {config.input_size} is too small; use at least 8 pixels")
-    if config.preprocess not in ("own", "papers"):
-        raise unknown_name("preprocess", config.preprocess, ["own", "papers"])
+    check_name("preprocess", config.preprocess, ["own", "papers"])
 
 
 def _source(source: str, rest: str, config: EncoderConfig) -> EncoderSource:

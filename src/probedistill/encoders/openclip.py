@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..config import EncoderConfig
 from ..errors import UserError, first_line, unknown_name
 from ..machine.network import asking_the_hub
+from ..methods import check_name
 from .source import EncoderSource, Loaded, optional
 
 
@@ -21,8 +22,7 @@ def load_openclip(name: str, config: EncoderConfig) -> Loaded:
     """The image tower of ``MODEL/TAG``; ``features="output"`` keeps its projection."""
     open_clip = optional("open_clip", "openclip", config.encoder)
     architecture, _, tag = name.partition("/")
-    if architecture not in open_clip.list_models():
-        raise unknown_name("openclip model", architecture, open_clip.list_models())
+    check_name("openclip model", architecture, open_clip.list_models())
     tags = open_clip.list_pretrained_tags_by_model(architecture)
     if config.pretrained and tag not in tags:
         raise unknown_name(f"openclip weights for {architecture}", tag, tags)

@@ -10,11 +10,12 @@ from torch import Tensor
 from .._version import __version__
 from ..config import CanvasConfig, DistillConfig
 from ..encoders.encoder import Encoder
-from ..errors import UserError, unknown_name
+from ..errors import UserError
 from ..features.bank import FeatureBank
 from ..features.classes import herding, k_medoids, medoids, random_images
 from ..features.store import FeatureStore
 from ..images.labelled import LabelledImages
+from ..methods import check_name
 from ..store.distilled import DistilledSet
 from ..store.run_record import EncoderRecord, ImagesRecord, RunRecord
 
@@ -51,8 +52,7 @@ def real_set(
     Raises:
         UserError: Unknown choice, or a class has too few images.
     """
-    if choice not in CHOICES:
-        raise unknown_name("baseline to save", choice, CHOICES)
+    check_name("baseline to save", choice, CHOICES)
     if images_per_class < 1:
         raise UserError(f"images_per_class {images_per_class} must be at least 1")
     bank = (features or FeatureStore()).of(encoder, train)

@@ -15,14 +15,14 @@ from torch import Tensor
 
 from ..config import AugmentConfig
 from ..encoders.encoder import Encoder, check_encoder
-from ..errors import UserError, explained, option, unknown_name
+from ..errors import UserError, explained, option
 from ..images.decode import UnreadableImageError, one_line
 from ..images.labelled import LabelledImages, check_labelled
 from ..machine.places import cache_folder, checked_cache
 from ..machine.processes import ALONE, Processes
 from ..machine.progress import ProgressBar
 from ..machine.torch_state import own_torch_state
-from ..methods import MOST_VIEWS, check_number
+from ..methods import MOST_VIEWS, check_name, check_number
 from ..seeds import Stream, seed_of
 from ..store.files import remove_leftovers
 from ..store.records import write_record
@@ -84,8 +84,7 @@ def extract_features(
     augment = augment or AugmentConfig()
     check_number("views", views, most=MOST_VIEWS, whole=True)
     check_number("seed", seed, whole=True)
-    if dtype not in DTYPES:
-        raise unknown_name("dtype", dtype, DTYPES)
+    check_name("dtype", dtype, DTYPES)
     augment.check()
     if not len(images):
         raise UserError(f"images {images.spec!r} ({images.split}) have no images to take features of; give some")

@@ -21,11 +21,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..config import ImagesConfig
-from ..errors import UserError, option, unknown_name
+from ..errors import UserError, option
 from ..extras import needed
 from ..machine.network import asking_the_hub, check_waits
 from ..machine.places import at_home
 from ..machine.progress import ProgressBar
+from ..methods import check_name
 from ..text import and_more, counted
 from .contents import UNREADABLE, digest_of_bytes, digests_of_files, remembered
 from .decode import UnreadableImageError, as_utf8, decode_image, one_line
@@ -208,8 +209,7 @@ def _labelled_splits(splits: Mapping[str, Any], config: ImagesConfig) -> list[st
             "class into a folder of their own, or name a data set with labels"
         )
     for argument, column in (("image_column", config.image_column), ("label_column", config.label_column)):
-        if column not in columns:
-            raise unknown_name(argument, column, columns, hint=f"(in {config.images})")
+        check_name(argument, column, columns, f"(in {config.images})")
 
     def has_labels(data: Any) -> bool:
         if not len(data) or not {config.image_column, config.label_column} <= set(data.column_names):

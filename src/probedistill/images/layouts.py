@@ -12,8 +12,9 @@ from functools import partial
 from pathlib import Path
 
 from ..config import ImagesConfig
-from ..errors import UserError, explained, option, unknown_name
+from ..errors import UserError, explained, option
 from ..machine.places import at_home
+from ..methods import check_name
 from .folder import is_system_folder, listing
 from .sources import Items, Source, described
 
@@ -114,8 +115,7 @@ _SPAWRIOUS_SHARES = (0.97, 0.87)
 def spawrious_source(place: str, config: ImagesConfig) -> Source:
     """Spawrious, one of its one-to-one challenges: ``--source-args.challenge o2o_hard`` (default: o2o_easy)."""
     challenge = str(config.source_args.get("challenge", "o2o_easy"))
-    if challenge not in _SPAWRIOUS:
-        raise unknown_name("challenge", challenge, _SPAWRIOUS, hint=f"(in {option('source_args.challenge')})")
+    check_name("challenge", challenge, _SPAWRIOUS, f"(in {option('source_args.challenge')})")
     return _listed(place, config, "0", partial(_spawrious_rows, challenge=challenge))
 
 

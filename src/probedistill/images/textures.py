@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..config import ImagesConfig
-from ..errors import unknown_name
+from ..methods import check_name
 from ..seeds import Stream, seed_of
 from .labelled import LabelledImages, digest_of
 from .sources import WHOLE, Source, described
@@ -22,8 +22,7 @@ _SIDE, _PER_KIND = 96, 240
 @described("textures:procedural")
 def textures_source(place: str, config: ImagesConfig) -> Source:
     """The textures; they have no splits."""
-    if place != "procedural":
-        raise unknown_name("textures", place, ["procedural"])
+    check_name("textures", place, ["procedural"])
 
     def read() -> LabelledImages:
         labels = np.repeat(np.arange(len(_KINDS)), _PER_KIND)

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..config import ImagesConfig
-from ..errors import UserError, option, unknown_name
+from ..errors import UserError, option
 from ..machine.places import at_home, checked_cache
+from ..methods import check_name
 from .contents import digest_of_array
 from .decode import UnreadableImageError, decode_image, one_line, reason_of
 from .labelled import LabelledImages, digest_of
@@ -63,8 +64,7 @@ _UNREADABLE = (OSError, ValueError, SyntaxError)
 @described("torchvision:NAME", options=("data_dir", "download"))
 def torchvision_source(place: str, config: ImagesConfig) -> Source:
     """One of the sets in the table, with the splits that torchvision gives it."""
-    if place not in _TORCHVISION:
-        raise unknown_name("torchvision data set", place, _TORCHVISION)
+    check_name("torchvision data set", place, _TORCHVISION)
     data_sets = importlib.import_module("torchvision.datasets")
     make = getattr(data_sets, place, None)
     if make is None:

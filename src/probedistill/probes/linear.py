@@ -20,8 +20,9 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ..config import EvaluateConfig
 from ..encoders.source import resolve_device
-from ..errors import UserError, unknown_name
+from ..errors import UserError
 from ..machine.torch_state import own_torch_state
+from ..methods import check_name
 from .arrays import (
     FLOATS,
     Array,
@@ -236,10 +237,8 @@ class LinearProbe(LinearClassifier):
         return self._fit(views, labels, targets, sample_weight)
 
     def _check_parameters(self) -> None:
-        if self.solver not in SOLVERS:
-            raise unknown_name("solver", self.solver, SOLVERS)
-        if self.init not in INITS:
-            raise unknown_name("init", self.init, INITS)
+        check_name("solver", self.solver, SOLVERS)
+        check_name("init", self.init, INITS)
         for name in ("ridge", "C", "lr"):
             check_positive(name, getattr(self, name))
         for name in ("epochs", "batch_size"):

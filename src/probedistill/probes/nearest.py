@@ -9,7 +9,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from ..errors import unknown_name
+from ..methods import check_name
 from .arrays import FLOATS, Array, as_views, to_numpy
 from .kinds import Kind, Lesson
 from .linear import one_image_per_class_is_normal
@@ -62,8 +62,7 @@ class NearestProbe(ClassifierMixin, BaseEstimator):
 
     @one_image_per_class_is_normal()
     def _fit(self, views: Array, labels: Array) -> NearestProbe:
-        if self.metric not in METRICS:
-            raise unknown_name("metric", self.metric, METRICS)
+        check_name("metric", self.metric, METRICS)
         check_classification_targets(labels)
         self.classes_, codes = np.unique(labels, return_inverse=True)
         order = np.argsort(codes, kind="stable")  # each class's views side by side, for the maximum over them
