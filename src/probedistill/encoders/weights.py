@@ -43,7 +43,7 @@ def read_weights(path: Path, names: Iterable[str]) -> dict[str, Tensor]:
     ours = list(names)
     weights = _without_inner_wrappers(dict(_tensors_in(content)))
     whole = _whole(weights, ours)
-    if len(whole) != 1:
+    if len(whole) != 1:  # copies alike, or the authors' own names, which timm converts: then by what entries are called
         weights = _without_inner_wrappers(_of_a_holder(content, called))
         whole = _whole(weights, ours)
     if len(whole) > 1:
@@ -233,18 +233,15 @@ def _of_a_holder(content: Any, called: str) -> dict[str, Tensor]:
     """The weights in the entry of a checkpoint that is called like one of weights, or in its only such entry."""
     entries = content if isinstance(content, Mapping) else {}
     models = {str(name): found for name, value in entries.items() if (found := _held(value)) is not None}
-    weights = next((models[holder] for holder in HOLDERS if holder in models), None) if models else _held(content)
-    if weights is None:
-        weights, rivals = next(iter(models.values()), None), models
-    elif any(name in models for name in _AVERAGED):
-        rivals = {}
-    else:  # another of the same kind, such as the best so far
-        rivals = {name: found for name, found in models.items() if _bare(found) == _bare(weights)}
-    if len(rivals) > 1:
+    weights = _held(content)
+    # Beside an entry of weights, another of the same kind, such as the best so far.
+    rivals = [name for name, found in models.items() if weights is None or _bare(found) == _bare(weights)]
+    if len(rivals) > 1 and models.keys().isdisjoint(_AVERAGED):
         raise UserError(f"{called} holds several models, {', '.join(map(repr, rivals))}; save the state dict of one")
-    if weights is None:
+    found = weights or next(iter(models.values()), None)
+    if found is None:
         raise UserError(f"{called} holds no state dict; save model.state_dict() instead")
-    return weights
+    return found
 
 
 def _bare(names: Iterable[str]) -> set[str]:
