@@ -105,32 +105,26 @@ class _FolderSource(Source):
             check_classes(classes, list(folders), classes_argument(), self.spec, absent_ok)
         class_names = tuple(folders) if classes is None else classes
         check_class_names([name for name in class_names if name in folders], f"images {self.spec!r}")
-        may_be_others = parent == self.root and not self._is_told  # of what is taken for classes
-        paths, labels = [], []
-        inside: list[set[str]] = []
+        paths, labels = list[str](), list[int]()
+        inside: list[set[str]] = []  # of each class, while what is taken for classes may be domains or hold splits
         for label, name in enumerate(class_names):
             if name in folders:
                 found = sorted(_image_files(parent / folders[name], folders[name], left_out), key=_one_form)
-                if label == 0 and len(class_names) > 1 and may_be_others:
-                    _check_no_splits_inside(found, self.spec)
+                if parent == self.root and not self._is_told:
+                    inside.append({path.split("/")[1] if path.count("/") > 1 else "" for path in found})
+                    if label == 0 and len(class_names) > 1:
+                        _check_no_splits_inside(folders[name], inside[0], self.spec)
                 if not found and classes is None and (file := _label_file(parent / folders[name])):
                     raise UserError(
                         f"images {self.spec!r}: the folder {name!r} holds no images, but {file!r}; {_BY_FILE}, or "
                         f"leave it out with {option('classes')}"
                     )
-                if classes is None and may_be_others:
-                    inside.append({path.split("/")[1] if path.count("/") > 1 else "" for path in found})
                 paths += found if parent == self.root else [f"{split}/{path}" for path in found]
                 labels += [label] * len(found)
-        for name in _hidden_folders(parent) if classes is None else []:
-            left_out.add("hidden folders with images", name)
-        for entry in listing(parent):
-            if _is_image_name(entry.name) and not _is_folder(entry):
-                left_out.add("files beside the class folders", entry.name)
-            elif entry.is_symlink() and not os.path.exists(entry.path):
-                left_out.add("links that lead nowhere", entry.name)
+        _add_others(parent, left_out, hidden=classes is None)
         left_out.warn(self.spec)
-        _warn_of_classes_inside(class_names, inside, self.spec)
+        if classes is None:
+            _warn_of_classes_inside(class_names, inside, self.spec)
         names = _names(paths)
         root = os.path.abspath(self.root)
         files = [f"{root}/{path}" for path in paths]
@@ -253,11 +247,11 @@ def _check_split_once(splits: Collection[str], config: ImagesConfig) -> None:
             )
 
 
-def _check_no_splits_inside(found: Sequence[str], spec: str) -> None:
+def _check_no_splits_inside(name: str, folders: Collection[str], spec: str) -> None:
     """Refuse a class folder whose images are in split folders (cat/train, cat/test): the split would be lost."""
-    inside = sorted({path.split("/")[1] if path.count("/") > 1 else "" for path in found})
+    inside = sorted(folders)
     if len(inside) > 1 and FOLDER_SPLITS.issuperset(map(str.lower, inside)):
-        name, shown = found[0].split("/")[0], " and ".join(map(repr, inside[:2]))
+        shown = " and ".join(map(repr, inside[:2]))
         raise UserError(
             f"images {spec!r}: the class folder {name!r} holds the split folders {shown}; put class folders into "
             f"split folders ({inside[-1]}/{name}), or say {option('split', WHOLE)} to mix them"
@@ -414,6 +408,17 @@ class _LeftOut:
         for reason, paths in self.reasons.items():
             first = one_line(as_utf8(paths[0] if len(paths[0]) <= 80 else paths[0][:79] + "…"))
             warnings.warn(f"images {spec!r}: left out {reason}: {first!r}{and_more(len(paths))}", stacklevel=2)
+
+
+def _add_others(parent: Path, left_out: _LeftOut, *, hidden: bool) -> None:
+    """Add what lies beside class folders and is not read; ``hidden`` folders, too, if they hold images."""
+    for name in _hidden_folders(parent) if hidden else []:
+        left_out.add("hidden folders with images", name)
+    for entry in listing(parent):
+        if _is_image_name(entry.name) and not _is_folder(entry):
+            left_out.add("files beside the class folders", entry.name)
+        elif entry.is_symlink() and not os.path.exists(entry.path):
+            left_out.add("links that lead nowhere", entry.name)
 
 
 def files_below(folder: Path) -> list[Path]:
