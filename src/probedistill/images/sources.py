@@ -135,14 +135,10 @@ class Source:
         self.spec, self.splits, self.progress = spec, tuple(splits), True
         self._parts = splits
 
-    def read(self, split: str, classes: tuple[str, ...] | None = None) -> LabelledImages:
-        """The images of a split; a source may leave out images that are of none of ``classes``."""
-        found = self._parts[split]()
-        return found if isinstance(found, LabelledImages) else labelled(found, self.spec, split, self.progress)
-
     def load(self, split: str, classes: tuple[str, ...] | None, *, absent_ok: bool = False) -> LabelledImages:
         """The images of a split and of ``classes``; ``absent_ok`` lets the split lack some of them."""
-        images = self.read(split, classes)
+        found = self._parts[split]()
+        images = found if isinstance(found, LabelledImages) else labelled(found, self.spec, split, self.progress)
         images.class_names = composed(images.class_names)
         return images if classes is None else images.of(classes, classes_argument(), absent_ok)
 
