@@ -13,11 +13,13 @@ import hashlib
 import os
 import re
 import stat
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,17 +67,16 @@ def digests_of_files(
     names = [os.fspath(path) if os.path.isabs(path) else os.path.abspath(path) for path in paths]
     memory = _Memory(os.path.abspath(place))
     before = [_state(name) for name in names]
-    found = [memory.known.get(key, b"") for key, _ in before]
+    found = [memory.known.get(state.key, b"") for state in before]
     missing = [i for i, digest in enumerate(found) if not digest]
     if not missing:
         return found
     now = time.time_ns()
-    fresh = _hashed([names[i] for i in missing], sum(before[i][1] for i in missing), progress)
+    fresh = _hashed([names[i] for i in missing], sum(before[i].size for i in missing), progress)
     for i, digest in zip(missing, fresh, strict=True):
         found[i] = digest
-        # Only if the file is what it was before it was read, and has been so for a while.
-        if digest != UNREADABLE and _state(names[i]) == before[i] and _changed(names[i]) < now - _YOUNG_NS:
-            memory.fresh[before[i][0]] = digest
+        if digest != UNREADABLE and _has_been(before[i], names[i], now):
+            memory.fresh[before[i].key] = digest
     memory.save()
     return found
 
@@ -101,37 +102,41 @@ def remembered(
         return make()
     memory = _Memory(os.path.abspath(place))
     before = [_state(name) for name in names]
-    key = digest_of_bytes(what.encode() + b"".join(key for key, _ in before))
+    key = digest_of_bytes(what.encode() + b"".join(state.key for state in before))
     keys = [digest_of_bytes(key + number.to_bytes(8, "little")) for number in range(count)]
     known = [memory.known.get(one, b"") for one in keys]
     if all(known):
         return known
     now = time.time_ns()
     digests = make()
-    if [_state(name) for name in names] == before and all(_changed(name) < now - _YOUNG_NS for name in names):
+    if all(_has_been(state, name, now) for state, name in zip(before, names, strict=True)):
         memory.fresh.update(zip(keys, digests, strict=True))
         memory.save()
     return digests
 
 
-def _state(path: str) -> tuple[bytes, int]:
-    """A key for the file as it is now, and its size; writing to the file changes the key."""
+class _State(NamedTuple):
+    """A key for a file as it is, which writing to it changes; its size; and when it last changed, in nanoseconds."""
+
+    key: bytes
+    size: int
+    changed: int
+
+
+def _state(path: str) -> _State:
     try:
         status = os.stat(path)
     except (OSError, ValueError):
-        return UNREADABLE, 0
+        return _State(UNREADABLE, 0, sys.maxsize)
     # ctime too: it tells of a file that was rewritten and given its old time stamp.
     marks = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-    return digest_of_bytes(os.fsencode(path) + repr(marks).encode()), status.st_size
+    key = digest_of_bytes(os.fsencode(path) + repr(marks).encode())
+    return _State(key, status.st_size, max(status.st_mtime_ns, status.st_ctime_ns))
 
 
-def _changed(path: str) -> int:
-    """When the file was last changed, in nanoseconds."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return time.time_ns()
-    return max(status.st_mtime_ns, status.st_ctime_ns)
+def _has_been(state: _State, path: str, now: int) -> bool:
+    """Whether a file is still what it was before it was read, and had been so for a while."""
+    return state.changed < now - _YOUNG_NS and _state(path) == state
 
 
 def _hashed(paths: Sequence[str], size: int, progress: bool) -> list[bytes]:
