@@ -311,12 +311,7 @@ def _read_label(
         value = int(value)
     elif isinstance(value, str):
         value = _printable(value)
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | str)
-        or value == ""
-        or (value.__class__ is int and value < 0)
-    ):
+    if not ((type(value) is int and value >= 0) or (isinstance(value, str) and value)):
         return None, f"its .{kind} holds no label ({str(value)[:40]!r} is neither a name nor a number from 0)"
     return value, None
 
