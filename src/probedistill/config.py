@@ -273,8 +273,7 @@ class CanvasConfig:
         check_name("canvas.new_level", self.new_level, ["zero", "noise"])
         check_number("canvas.init_noise", self.init_noise)
         check_number("canvas.level_every", self.level_every, whole=True)
-        if self.size != "auto":
-            check_number("canvas.size", self.size, least=1, whole=True)
+        check_number("canvas.size", self.size, least=1, whole=True, auto=True)
 
 
 @dataclass(kw_only=True)
@@ -453,21 +452,17 @@ class DistillConfig:
         """Raise `UserError` when a value is out of range."""
         for name in ("images_per_class", "steps"):
             check_number(name, getattr(self, name), least=1, whole=True)
-        if self.views != "auto":
-            check_number("views", self.views, least=1, most=MOST_VIEWS, whole=True)
-        if self.lr != "auto":
-            check_number("lr", self.lr, more_than=True)
+        check_number("views", self.views, least=1, most=MOST_VIEWS, whole=True, auto=True)
+        check_number("lr", self.lr, more_than=True, auto=True)
         check_number("seed", self.seed, whole=True)
-        if self.real_views != "auto":
-            check_number("real_views", self.real_views, most=MOST_VIEWS, whole=True)
+        check_number("real_views", self.real_views, most=MOST_VIEWS, whole=True, auto=True)
         if self.micro_batch != "auto":
             if not (isinstance(self.micro_batch, int) and self.micro_batch > 0):
                 raise UserError(f"micro_batch {self.micro_batch} must be auto or at least 1")
             check_number("micro_batch", self.micro_batch, most=10**9, whole=True)
         for weight in self.encoder_weights:
             check_number("encoder_weights", weight, more_than=True)
-        if self.layers != "auto":
-            check_number("layers", self.layers, whole=True)
+        check_number("layers", self.layers, whole=True, auto=True)
         check_number("layer_weight", self.layer_weight)
         if self.layers not in ("auto", 0) and self.method == "lgm" and self.lgm.fresh:
             raise UserError(

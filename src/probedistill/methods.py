@@ -98,8 +98,7 @@ class CLPConfig:
 
     def check(self) -> None:
         """Raise `UserError` if a value is out of range."""
-        if self.ridge != "auto":
-            check_number("clp.ridge", self.ridge, more_than=True)
+        check_number("clp.ridge", self.ridge, more_than=True, auto=True)
         check_number("clp.temperature", self.temperature, more_than=True)
         check_name("clp.outer", self.outer, ["ce", "mse"])
         check_name("clp.normalize", self.normalize, ["none", "center", "center_l2"])
@@ -238,8 +237,14 @@ def check_number(
     most: float = math.inf,
     more_than: bool = False,
     whole: bool = False,
+    auto: bool = False,
 ) -> None:
-    """Raise `UserError` unless ``value`` is a finite number from ``least`` to ``most``, or more than ``least``."""
+    """Raise `UserError` unless ``value`` is a finite number from ``least`` to ``most``, or more than ``least``.
+
+    With ``auto`` it may also be ``"auto"``.
+    """
+    if auto and value == "auto":
+        return
     is_number = isinstance(value, Integral if whole else Real)  # NumPy's, too
     if isinstance(value, bool) or not is_number:
         raise UserError(f"{argument} {value!r} must be a {'whole ' * whole}number")
