@@ -65,8 +65,8 @@ def load_images(
     if split is not None:
         options["split"] = split
     config, wanted = _settle(spec_or_config, classes, options)
-    source = _opened(config, progress)
-    images = source.load(_training_split(source, config.split), wanted)
+    source, training = _opened(config, progress)
+    images = source.load(training, wanted)
     check_classes_of_images(images.class_names, f"images {images.spec!r}")
     _check_enough(images, min_per_class, chosen=wanted is not None)
     warn_of_duplicates(images)
@@ -95,8 +95,7 @@ def load_splits(config: str | ImagesConfig, *, progress: bool = True) -> tuple[L
             lacks, when both are the same split, or when a class is too small to be split.
     """
     config, wanted = _settle(config, None, {})
-    source = _opened(config, progress)
-    training = _training_split(source, config.split)
+    source, training = _opened(config, progress)
     train = source.load(training, wanted)
     if config.test_split is not None:
         testing: str | None = _named_split(source, "test split", config.test_split)
@@ -136,8 +135,7 @@ def load_training(
         UserError: As for `load_images`; also when a class is too small to hold an image out.
     """
     config, wanted = _settle(config, None, {}, min_classes=1)
-    source = _opened(config, progress)
-    training = _training_split(source, config.split)
+    source, training = _opened(config, progress)
     testing = _testing(source, config, training)
     held_out = testing is None and not everything
     if held_out and independent:
@@ -259,10 +257,11 @@ def _names_in_file(path: Path) -> list[str]:
     return [re.sub(r"^\\(?=\\*#)", "", name) for name in names if name and not name.startswith("#")]
 
 
-def _opened(config: ImagesConfig, progress: bool) -> Source:
+def _opened(config: ImagesConfig, progress: bool) -> tuple[Source, str]:
+    """The source, and the name of its training split."""
     source = open_source(config)
     source.progress = progress
-    return source
+    return source, _training_split(source, config.split)
 
 
 def _check_enough(
