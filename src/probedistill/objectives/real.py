@@ -109,9 +109,8 @@ class RealFeatures:
         self._normalised = isinstance(features, Tensor)
         if isinstance(features, Tensor):
             self.dim = features.shape[1]
-            features = features.to(self.device, self.dtype)
-            self._source: FeatureBlocks = _TensorBlocks(features, self.labels)  # raw, for the mean
-            self._source = _TensorBlocks(self.normalize(features), self.labels)
+            normalised = self.normalize(features.to(self.device, self.dtype))
+            self._source: FeatureBlocks = _TensorBlocks(normalised, self.labels)
         else:
             self.dim, self._source = features.dim, features
 
@@ -123,7 +122,7 @@ class RealFeatures:
 
     @cached_property
     def _raw_sums(self) -> tuple[Tensor, Tensor]:
-        return summed_by_class(self._source.blocks(), self.num_classes, self.dim)
+        return summed_by_class(self._raw_blocks(), self.num_classes, self.dim)
 
     @cached_property
     def mean(self) -> Tensor:
