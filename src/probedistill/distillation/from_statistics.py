@@ -91,28 +91,22 @@ def settled(config: DistillConfig, statistics: Sequence[ClassStatistics]) -> Dis
 
 def check_without_images(config: DistillConfig) -> None:
     """Raise `UserError` if a resolved config needs images that are not there."""
-    wishes = {
-        f"canvas.init {config.canvas.init!r}": (
-            config.canvas.from_photos,
-            "leave it out: the images start from noise",
-        ),
-        f"layers {config.layers}": (config.layers != 0, "leave it (or --aim transfer) out"),
-        f"soft_labels {config.soft_labels!r}": (config.soft_labels != "none", "leave it out"),
-        "lgm.fresh": (config.method == "lgm" and config.lgm.fresh, "leave it out"),
-    }
-    for what, (wanted, way_out) in wishes.items():
+    is_lgm, is_clp, canvas = config.method == "lgm", config.method == "clp", config.canvas
+    needs = "needs the real images, and there are only their statistics"
+    weighs = (
+        "weighs classes by their number of images, and features drawn from statistics are equally many for every class"
+    )
+    wishes = (
+        (canvas.from_photos, f"canvas.init {canvas.init!r} {needs}", "leave it out: the images start from noise"),
+        (config.layers != 0, f"layers {config.layers} {needs}", "leave it (or --aim transfer) out"),
+        (config.soft_labels != "none", f"soft_labels {config.soft_labels!r} {needs}", "leave it out"),
+        (is_lgm and config.lgm.fresh, f"lgm.fresh {needs}", "leave it out"),
+        (is_lgm and not config.lgm.balanced, f"lgm.balanced False {weighs}", "leave it out"),
+        (is_clp and config.clp.real_per_class == 0, f"clp.real_per_class 0 {weighs}", "give a number"),
+    )
+    for wanted, fault, way_out in wishes:
         if wanted:
-            raise UserError(f"{what} needs the real images, and there are only their statistics; {way_out}")
-    by_size = {
-        "lgm.balanced False": (config.method == "lgm" and not config.lgm.balanced, "leave it out"),
-        "clp.real_per_class 0": (config.method == "clp" and config.clp.real_per_class == 0, "give a number"),
-    }
-    for what, (wanted, way_out) in by_size.items():
-        if wanted:
-            raise UserError(
-                f"{what} weighs classes by their number of images, and features drawn from statistics are equally many "
-                f"for every class; {way_out}"
-            )
+            raise UserError(f"{fault}; {way_out}")
 
 
 def needs_second_moments(config: DistillConfig) -> bool:
