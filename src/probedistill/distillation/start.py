@@ -82,12 +82,12 @@ def make_distiller(
     )
     own = team.share(len(labels))
     canvas = _empty_canvas(config, own.stop - own.start, _canvas_size(config, encoders), encoders[0].device)
-    if fill and isinstance(canvas, Canvas):
-        _fill(canvas, config, encoders, banks[0], train, own, base, progress)
-    elif fill:
-        with explained(f"canvas {config.canvas.kind!r} cannot be given its starting values", Exception):
+    if fill:
+        others = () if isinstance(canvas, Canvas) else (Exception,)  # of a canvas of the user's own
+        with explained(f"canvas {config.canvas.kind!r} cannot be given its starting values", *others):
             _fill(canvas, config, encoders, banks[0], train, own, base, progress)
-        _check_rendering(canvas, config.canvas.kind)
+        if others:
+            _check_rendering(canvas, config.canvas.kind)
     return Distiller(towers, canvas, labels, loop, team)
 
 
