@@ -39,15 +39,9 @@ class LabelledImages:
         for_testing: Whether these are for testing only, so that a class may have no readable image.
 
     Args:
-        class_names: See above; names are unique.
-        labels: See above.
-        names: See above.
         load: Decodes image ``i`` to RGB; raises ``UnreadableImageError``.
-        spec: See above.
-        split: See above.
-        fingerprint: See above.
         indices: int64 array of shape (N,): which image of ``load`` each one is; default 0 … N - 1.
-        contents: See above.
+        class_names, labels, names, spec, split, fingerprint, contents: As the attributes; class names are unique.
     """
 
     def __init__(
