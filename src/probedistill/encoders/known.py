@@ -54,44 +54,33 @@ def _lite(version: int, size: int) -> Recipe:
     )
 
 
+def _vit_b(model: str, description: str, licence: str, **more: Any) -> Recipe:
+    return Recipe(
+        spec=f"timm:{model}",
+        description=description,
+        weights=more.pop("weights", "Hugging Face hub, through timm"),
+        licence=licence,
+        dim=768,
+        input_size=224,
+        **more,
+    )
+
+
 RECIPES: dict[str, Recipe] = {
     "efficientnet_lite0": _lite(0, 224),
     "efficientnet_lite1": _lite(1, 240),
     "efficientnet_lite2": _lite(2, 260),
-    "clip_vitb16": Recipe(
-        spec="timm:vit_base_patch16_clip_quickgelu_224.openai",
-        description="CLIP ViT-B/16, OpenAI",
-        weights="Hugging Face hub, through timm",
-        licence="MIT",
-        dim=768,
-        input_size=224,
+    "clip_vitb16": _vit_b("vit_base_patch16_clip_quickgelu_224.openai", "CLIP ViT-B/16, OpenAI", "MIT"),
+    "dinov2_vitb14": _vit_b(
+        "vit_base_patch14_dinov2.lvd142m", "DINOv2 ViT-B/14, LVD-142M", "Apache-2.0", args={"img_size": 224}
     ),
-    "dinov2_vitb14": Recipe(
-        spec="timm:vit_base_patch14_dinov2.lvd142m",
-        description="DINOv2 ViT-B/14, LVD-142M",
-        weights="Hugging Face hub, through timm",
-        licence="Apache-2.0",
-        dim=768,
-        input_size=224,
-        args={"img_size": 224},
+    "eva02_vitb14": _vit_b(
+        "eva02_base_patch14_224.mim_in22k", "EVA-02 ViT-B/14, masked image modelling on ImageNet-22k", "MIT"
     ),
-    "eva02_vitb14": Recipe(
-        spec="timm:eva02_base_patch14_224.mim_in22k",
-        description="EVA-02 ViT-B/14, masked image modelling on ImageNet-22k",
-        weights="Hugging Face hub, through timm",
-        licence="MIT",
-        dim=768,
-        input_size=224,
-    ),
-    "mocov3_vitb16": Recipe(
-        spec="timm:vit_base_patch16_224",
-        description="MoCo-v3 ViT-B/16, ImageNet-1k",
+    "mocov3_vitb16": _vit_b(
+        "vit_base_patch16_224", "MoCo-v3 ViT-B/16, ImageNet-1k", "CC BY-NC 4.0",
         weights="Hugging Face hub: nyu-visionx/moco-v3-vit-b",
-        licence="CC BY-NC 4.0",
-        dim=768,
-        input_size=224,
         args={"pretrained_cfg_overlay": {"hf_hub_id": "nyu-visionx/moco-v3-vit-b", "num_classes": 0}},
-        mean=IMAGENET[0],
-        std=IMAGENET[1],
+        mean=IMAGENET[0], std=IMAGENET[1],
     ),
-}
+}  # fmt: skip
