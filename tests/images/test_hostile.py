@@ -206,6 +206,7 @@ def test_pillow_is_left_as_it_is():
 
 def test_terminals_do_not_obey_names():
     assert one_line("a\x1b]0;title\x07\nb\u202e") == "a\\x1b]0;title\\x07 b\\u202e"
+    assert one_line("\udcff a \u2028").encode() == b"\\udcff a"  # of a name that is not UTF-8
     with pytest.raises(UnreadableImageError) as error:
         decode_image(b"x", name="\x1b[2J.png")
     assert str(error.value).isprintable()

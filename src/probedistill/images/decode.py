@@ -173,12 +173,12 @@ def reason_of(error: Exception) -> str:
 
 
 def one_line(text: str) -> str:
-    """The text on one line, with an escape in place of what a terminal would obey.
+    """The text on one line, with an escape in place of what a terminal would obey, or UTF-8 cannot write.
 
     >>> one_line("a\\nb\\x1b[2J")
     'a b\\\\x1b[2J'
     """
-    return printable(" ".join(text.split()) or text.strip())
+    return printable(" ".join(text.split()))
 
 
 def as_utf8(text: str) -> str:

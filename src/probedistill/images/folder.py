@@ -355,7 +355,7 @@ def _everything(path: Path) -> list[os.DirEntry[str]]:
         with os.scandir(path) as entries:
             return sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
-        reason = f"images folder {one_line(as_utf8(str(path)))!r} cannot be listed ({first_line(error)})"
+        reason = f"images folder {one_line(str(path))!r} cannot be listed ({first_line(error)})"
         raise UserError(f"{reason}; allow reading it or take it out") from error
 
 
@@ -406,7 +406,7 @@ class _LeftOut:
 
     def warn(self, spec: str) -> None:
         for reason, paths in self.reasons.items():
-            first = one_line(as_utf8(paths[0] if len(paths[0]) <= 80 else paths[0][:79] + "…"))
+            first = one_line(paths[0] if len(paths[0]) <= 80 else paths[0][:79] + "…")
             warnings.warn(f"images {spec!r}: left out {reason}: {first!r}{and_more(len(paths))}", stacklevel=2)
 
 

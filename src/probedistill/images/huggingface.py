@@ -29,7 +29,7 @@ from ..machine.progress import ProgressBar
 from ..methods import check_name
 from ..text import and_more, counted
 from .contents import UNREADABLE, digest_of_bytes, digests_of_files, remembered
-from .decode import UnreadableImageError, as_utf8, decode_image, one_line
+from .decode import UnreadableImageError, decode_image, one_line
 from .folder import images_below, is_system_folder
 from .labelled import LabelledImages, digest_of
 from .sources import Source, described
@@ -152,13 +152,13 @@ def _check_class_folders(builder: Any, place: str, spec: str) -> None:
     added = [name for name in relative if any(map(is_system_folder, name.split(os.sep)[:-1]))]
     if added:
         raise UserError(
-            f"images {spec!r}: {one_line(as_utf8(added[0]))!r} is in a folder that a system added, and datasets takes "
+            f"images {spec!r}: {one_line(added[0])!r} is in a folder that a system added, and datasets takes "
             f"it for one of the images; folder:{place} leaves such folders out"
         )
     left_out = [os.path.relpath(path, root) for path in images_below(Path(root)) if path not in read]
     if left_out and relative:
         warnings.warn(
-            f"images {spec!r}: datasets left out {one_line(as_utf8(left_out[0]))!r}{and_more(len(left_out))}; "
+            f"images {spec!r}: datasets left out {one_line(left_out[0])!r}{and_more(len(left_out))}; "
             f"folder:{place} reads a folder for each class, linked ones too",
             stacklevel=2,
         )
@@ -333,7 +333,7 @@ class _HfLoader:
             return bytes(item["bytes"])
         if not self._is_own(item["path"]):
             raise UserError(
-                f"images {spec!r}: row {self.name(index)} names the file {one_line(as_utf8(item['path']))!r} outside "
+                f"images {spec!r}: row {self.name(index)} names the file {one_line(item['path'])!r} outside "
                 "the data set; use a set whose rows hold the images themselves, or folder: for a folder of your own"
             )
         return str(item["path"])

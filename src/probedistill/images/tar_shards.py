@@ -23,7 +23,7 @@ from ..errors import UserError, option
 from ..machine.threads import Workers
 from ..text import counted, text_of
 from .contents import UNREADABLE, digest_of_bytes, digests_of_files, remembered
-from .decode import UnreadableImageError, as_utf8, decode_image, decoding, one_line, reason_of
+from .decode import UnreadableImageError, decode_image, decoding, one_line, reason_of
 from .folder import IMAGE_SUFFIXES, is_system_folder
 from .labelled import LabelledImages, digest_of
 from .shards import Shard, find_shards
@@ -231,7 +231,7 @@ def _members(file: BinaryIO, size: int) -> _Members:
                 if member.isreg() and not member.issparse() and stem and not system:
                     key = f"{folder}/{stem}" if folder else stem
                     members = held.found.setdefault(key, {})
-                    held.again = held.again or (_printable(member.name) if kind.lower() in members else "")
+                    held.again = held.again or (one_line(member.name) if kind.lower() in members else "")
                     members[kind.lower()] = (member.offset_data, member.size)
         except _TAR_ERRORS as error:
             held.fault = _why(error)
@@ -254,7 +254,7 @@ _TAR_ERRORS = (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, R
 def _read_sample(
     file: BinaryIO, name: str, shard: int, members: Mapping[str, tuple[int, int]], config: ImagesConfig, end: int
 ) -> _Sample:
-    name = _printable(name)
+    name = one_line(name)
     label, fault = _read_label(file, members, config.label_column)
     chosen = _chosen_kind(config)
     kinds = [kind for kind in members if _is_image(kind, chosen)]
@@ -284,7 +284,7 @@ def _no_image(members: Collection[str]) -> str:
 
 
 def _listed(kinds: Collection[str]) -> str:
-    return " and ".join(f".{kind}" for kind in itertools.islice(map(_printable, kinds), 4))
+    return " and ".join(f".{kind}" for kind in itertools.islice(map(one_line, kinds), 4))
 
 
 def _read_label(
@@ -310,15 +310,10 @@ def _read_label(
     if isinstance(value, str) and re.fullmatch(r"[0-9]{1,18}", value.strip()):
         value = int(value)
     elif isinstance(value, str):
-        value = _printable(value)
+        value = one_line(value)
     if not ((type(value) is int and value >= 0) or (isinstance(value, str) and value)):
         return None, f"its .{kind} holds no label ({str(value)[:40]!r} is neither a name nor a number from 0)"
     return value, None
-
-
-def _printable(text: str) -> str:
-    """One line that can be written as UTF-8, whatever a shard calls its members and classes."""
-    return as_utf8(one_line(text).strip())
 
 
 def _wds_labels(
