@@ -55,10 +55,6 @@ class Registry:
     def __contains__(self, name: object) -> bool:
         return name in self.built_in or name in self.plugins
 
-    def unknown(self, name: str) -> UserError:
-        """The error for an unknown name."""
-        return unknown_name(self.kind, name, [*self.names(), "module:FILE:NAME"])
-
     def load(self, name: str) -> Any:
         """The object of that name.
 
@@ -72,7 +68,7 @@ class Registry:
             return imported(name.removeprefix(OWN), f"{self.kind} {name!r}")
         place = self.built_in.get(name) or self.plugins.get(name)
         if place is None:
-            raise self.unknown(name)
+            raise unknown_name(self.kind, name, [*self.names(), "module:FILE:NAME"])
         if place.startswith("."):
             module, _, attribute = place.partition(":")
             return getattr(importlib.import_module(module, __package__), attribute)

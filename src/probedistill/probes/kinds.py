@@ -34,7 +34,8 @@ from torch import Tensor
 
 from ..config import EvaluateConfig
 from ..errors import UserError, explained
-from ..registry import OWN, Registry
+from ..methods import check_known
+from ..registry import Registry
 from .arrays import Array
 
 PROBES = Registry(
@@ -126,8 +127,7 @@ def kind_of(name: str) -> Kind:
 def check_probes(names: Iterable[str]) -> None:
     """Raise `UserError` if no probe has one of the names."""
     for name in names:
-        if name not in PROBES and not name.startswith(OWN):
-            raise PROBES.unknown(name)
+        check_known(PROBES, "probe", name)
         kind_of(name)
 
 
