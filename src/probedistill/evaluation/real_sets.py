@@ -65,11 +65,11 @@ def real_set(
         ),
         encoders=(EncoderRecord.of(encoder),),
         images=ImagesRecord.of(train),
-        class_names=tuple(train.class_names),
+        class_names=train.class_names,
         versions={"probedistill": __version__},
         device=str(encoder.device),
         test=ImagesRecord.of(test) if test is not None else None,
         skipped=tuple(bank.skipped),
         begun_from="real",
     )
-    return DistilledSet(torch.stack(images), bank.labels[rows], tuple(train.class_names), run)
+    return DistilledSet(torch.stack(images), bank.labels[rows], train.class_names, run)

@@ -105,13 +105,13 @@ def extract_features(
         shards[number] = content.held() if hold else content.in_file(files.path(number))
     parts = [shards.pop(number) for number in range(files.count)]
     skipped = tuple(reason for part in parts for reason in part.skipped)
-    manifest = replace(files.manifest, class_names=tuple(images.class_names), skipped=skipped)
+    manifest = replace(files.manifest, class_names=images.class_names, skipped=skipped)
     if processes.is_first and not (files.folder / "manifest.json").exists():
         write_record(files.folder / "manifest.json", manifest, kind="features")
     indices = torch.cat([part.indices for part in parts])
-    labels = torch.as_tensor(np.asarray(images.labels))[indices]
+    labels = torch.as_tensor(images.labels)[indices]
     bank = FeatureBank.of_parts(
-        [part.features for part in parts], views, encoder.dim, labels, indices, tuple(images.class_names), manifest
+        [part.features for part in parts], views, encoder.dim, labels, indices, images.class_names, manifest
     )
     if skipped:
         if processes.is_first:
