@@ -97,15 +97,14 @@ def load_splits(config: str | ImagesConfig, *, progress: bool = True) -> tuple[L
     config, wanted = _settle(config, None, {})
     source, training = _opened(config, progress)
     train = source.load(training, wanted)
+    testing = _testing(source, config, training)
     if config.test_split is not None:
-        testing: str | None = _named_split(source, "test split", config.test_split)
+        testing = _named_split(source, "test split", config.test_split)
         if testing == training:
             raise UserError(
                 f"test split {config.test_split!r} is the training split too; name another "
                 f"{option('test_split')} or leave it out"
             )
-    else:
-        testing = _pick([name for name in source.splits if name != training], TESTING)
     check_classes_of_images(train.class_names, f"images {train.spec!r}")
     _check_enough(train, 2 if testing else 3, chosen=wanted is not None, held_out=testing is None)
     test = None if testing is None else _matching_test(source, train, testing, wanted)
@@ -287,11 +286,7 @@ def _check_enough(
 
 
 def _pick(splits: Collection[str], preferred: Sequence[str]) -> str | None:
-    for name in preferred:
-        for split in sorted(splits):
-            if split.lower() == name:
-                return split
-    return None
+    return next((split for name in preferred for split in sorted(splits) if split.lower() == name), None)
 
 
 def _named_split(source: Source, argument: str, wanted: str) -> str:
