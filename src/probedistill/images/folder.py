@@ -446,19 +446,18 @@ def _image_files(folder: Path, prefix: str, left_out: _LeftOut) -> Iterator[str]
     real, linked = [(folder, prefix, 0)], list[tuple[Path, str, int]]()
     while real or linked:
         here, name, depth = real.pop() if real else linked.pop(0)
-        mark = _identity(here)
+        mark, why = _identity(here), None
         if mark in seen:
-            left_out.add("links to folders that are read already", name)
-            continue
+            why = "links to folders that are read already"
+        elif depth > _DEEPEST:
+            why = f"folders more than {_DEEPEST} deep"
+        elif is_run(here):
+            why = _RUNS
         seen.add(mark)
-        if depth > _DEEPEST:
-            left_out.add(f"folders more than {_DEEPEST} deep", name)
+        if why is not None:
+            left_out.add(why, name)
             continue
-        entries = _everything(here)
-        if is_run(here):
-            left_out.add(_RUNS, name)
-            continue
-        for entry in entries:
+        for entry in _everything(here):
             relative = f"{name}/{entry.name}"
             if entry.name.startswith("."):
                 if entry.name.endswith(".icloud"):
