@@ -171,11 +171,14 @@ def nearest(
     return Near(rows[:, 0], values[:, 0].contiguous(), relative)
 
 
-def share_below(values: Tensor, reference: Tensor) -> Tensor:
-    """For each of the values the share of the reference values that are smaller; ties count half."""
+def share_below(values: Tensor, reference: Tensor, *, left_out: int = 0) -> Tensor:
+    """For each of the values the share of the reference values that are smaller; ties count half.
+
+    With ``left_out=1`` each value is one of the reference values itself, and is compared with the others.
+    """
     ordered = reference.sort().values
     below, not_above = (torch.searchsorted(ordered, values, right=right) for right in (False, True))
-    return (below + not_above).double() / (2 * len(ordered))
+    return (below + not_above - left_out).double() / (2 * (len(ordered) - left_out))
 
 
 def chance_of_suspects(count: int, images: int, share: float, reference: int) -> float:

@@ -13,6 +13,7 @@ from ..features.classes import class_means
 from ..images.labelled import rows_of_labels
 from ..store.records import Share
 from .base import Array
+from .copies import share_below
 
 _BLOCK = 512  # rows of a distance matrix at a time
 
@@ -82,7 +83,6 @@ class RealReference:
             rows: (m,) which real images they are, for real ones.
         """
         points = points - self.mean.to(points)
-        left_out = int(rows is not None)
         raw = [own[rows] for own in self._own] if rows is not None else self._distances(points, labels)
         distance, _, margin = raw
         of_class = [torch.from_numpy(rows) for rows in rows_of_labels(self.labels.numpy(), self.num_classes)]
@@ -94,10 +94,8 @@ class RealReference:
         for name, values, own in zip(names, raw, self._own, strict=True):
             quantile = torch.empty(len(points), dtype=torch.float64)
             for c in labels.unique().tolist():
-                mine, ordered = labels == c, own[of_class[c]].sort().values
-                below = torch.searchsorted(ordered, values[mine])
-                ties = torch.searchsorted(ordered, values[mine], right=True) - below - left_out
-                quantile[mine] = (below + ties.double() / 2) / (len(ordered) - left_out)
+                mine = labels == c
+                quantile[mine] = share_below(values[mine], own[of_class[c]], left_out=int(rows is not None))
             result[name] = quantile
         return {name: values.numpy() for name, values in result.items()}
 
