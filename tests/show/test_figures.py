@@ -89,10 +89,19 @@ DRAWINGS = {
 }
 
 
+def box(words):
+    """Left, top, right and bottom of the place that a line of text takes at most."""
+    width, height = text_width(words.text, words.size) * (1.1 if words.bold else 1.0), words.size
+    before = {"start": 0.0, "middle": width / 2, "end": width}[words.anchor]
+    if words.turned:
+        return words.x - height / 2, words.y + before - width, words.x + height / 2, words.y + before
+    return words.x - before, words.y - height / 2, words.x - before + width, words.y + height / 2
+
+
 def check_layout(drawing):
     """Every line of text lies on the picture, and no two lines touch."""
     scene = scene_of(drawing)
-    boxes = [mark.box() for mark in scene.marks if isinstance(mark, Words)]
+    boxes = [box(mark) for mark in scene.marks if isinstance(mark, Words)]
     for left, top, right, bottom in boxes:
         assert left >= -1
         assert top >= -1

@@ -219,14 +219,6 @@ class Words:
     turned: bool = False
     through: bool = False
 
-    def box(self) -> tuple[float, float, float, float]:
-        """Left, top, right and bottom of the place that it takes at most."""
-        width, height = text_width(self.text, self.size) * (1.1 if self.bold else 1.0), self.size
-        before = {"start": 0.0, "middle": width / 2, "end": width}[self.anchor]
-        if self.turned:
-            return self.x - height / 2, self.y + before - width, self.x + height / 2, self.y + before
-        return self.x - before, self.y - height / 2, self.x - before + width, self.y + height / 2
-
     def svg(self) -> str:
         """The text as an SVG element."""
         # dominant-baseline is not known everywhere: the baseline is a third of the size below the middle.
