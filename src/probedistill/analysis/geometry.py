@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..encoders.encoder import Encoder, check_encoder
 from ..errors import UserError, option, unknown_name
+from ..features.bank import FeatureBank
 from ..features.classes import balanced_rows, class_means, medoids
 from ..features.encode import encode
 from ..features.store import FeatureStore
@@ -337,11 +338,11 @@ def geometry(
     for name, count in zip(names, torch.bincount(bank.labels, minlength=len(names)).tolist(), strict=True):
         if count < 2:
             raise UserError(f"class {name!r} has {count} readable real image; a distribution takes at least 2")
-    real, labels, medoid_rows = bank.centre, bank.labels, medoids(bank, 1)
-    synthetic = encode(encoder, distilled.images)
+    medoid_rows, synthetic = medoids(bank, 1), encode(encoder, distilled.images)
     of_classes = describe_classes(
-        real, labels, synthetic, distilled.labels, medoid_rows, names, k=k, seed=seed, progress=store.progress
-    )
+        bank.centre, bank.labels, synthetic, distilled.labels, medoid_rows, names, k=k, seed=seed,
+        progress=store.progress,
+    )  # fmt: skip
 
     quantiles = {
         name: np.array([getattr(c.synthetic, measure) for c in of_classes]) for name, (measure, _) in _TESTED.items()
@@ -353,16 +354,7 @@ def geometry(
         k=k,
         classes=of_classes,
         tests={name: class_test(values, seed=seed) for name, values in quantiles.items()},
-        points=_projection(
-            real,
-            labels,
-            medoid_rows,
-            synthetic,
-            distilled.labels,
-            drawn,
-            [train.names[i] for i in bank.indices.tolist()],
-            seed,
-        ),
+        points=_projection(bank, train, medoid_rows, synthetic, distilled.labels, drawn, seed),
     )
 
 
@@ -378,16 +370,15 @@ def _drawn(classes: Sequence[str] | None, names: Sequence[str]) -> list[int]:
 
 
 def _projection(
-    real: Tensor,
-    labels: Tensor,
+    bank: FeatureBank,
+    train: LabelledImages,
     medoid_rows: Tensor,
     synthetic: Tensor,
     synthetic_labels: Tensor,
     classes: list[int],
-    names: Sequence[str],
     seed: int,
 ) -> Projection:
-    drawn = torch.tensor(classes)
+    real, labels, drawn = bank.centre, bank.labels, torch.tensor(classes)
     rows = torch.isin(labels, drawn).nonzero()[:, 0]
     plane = PCA(2, svd_solver="covariance_eigh").fit(real[rows].numpy())
     thinned = rows[torch.from_numpy(balanced_rows(labels[rows].numpy(), DRAWN_IMAGES, seed=seed))]
@@ -395,17 +386,13 @@ def _projection(
     mine = torch.isin(synthetic_labels, drawn)
     features = torch.cat([real[thinned], real[medoid_rows], synthetic[mine]])
     real_rows = [*thinned.tolist(), *medoid_rows.tolist()]
+    # Rounding may have left a share of 1 + 1e-7, and zero variance NaN.
+    first, second = np.clip(np.nan_to_num(np.asarray(plane.explained_variance_ratio_, np.float64)), 0, 1).tolist()
     counts: dict[Kind, int] = {"real": len(thinned), "medoid": len(medoid_rows), "synthetic": int(mine.sum())}
     return Projection(
         xy=plane.transform(features.numpy()).astype(np.float64),
         labels=tuple(torch.cat([labels[real_rows], synthetic_labels[mine]]).tolist()),
         kinds=tuple(kind for kind, count in counts.items() for _ in range(count)),
-        names=(*(names[row] for row in real_rows), *(None,) * counts["synthetic"]),
-        explained=_two_shares(plane.explained_variance_ratio_),
+        names=(*(train.names[i] for i in bank.indices[real_rows].tolist()), *(None,) * counts["synthetic"]),
+        explained=(first, second),
     )
-
-
-def _two_shares(values: Array) -> tuple[float, float]:
-    """Two shares of a whole, cleaned: rounding may have left 1 + 1e-7, and zero variance NaN."""
-    first, second = np.clip(np.nan_to_num(np.asarray(values, np.float64)), 0, 1).tolist()
-    return first, second
