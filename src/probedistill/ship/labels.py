@@ -83,10 +83,10 @@ def with_extras(
     if soft_labels == "source" or keep_head:
         features = torch.cat([bank.centre[None], bank.augmented])
         probe = LinearProbe("ridge").fit_views(features, bank.labels)
-    changes: dict[str, object] = {}
+    made = distilled
     if keep_head:
         weight, bias = (torch.from_numpy(part).float() for part in (probe.coef_, probe.intercept_))
-        changes["head"] = Head(weight, bias, encoder.name, encoder.fingerprint)
+        made = replace(made, head=Head(weight, bias, encoder.name, encoder.fingerprint))
     if soft_labels != "none":
         augment = (augment or distilled.run.config.augment).for_probes(transformer=encoder.is_transformer)
         views = view_features(encoder, distilled.images, augment, _VIEWS, seed=seed, stream=Stream.LABEL_VIEWS)
@@ -97,10 +97,10 @@ def with_extras(
             rows = softmax(probe.logits(views.mean(dim=0)) / temperature)
         else:
             rows, temperature = learned_labels(views, distilled.labels, real, y, bank.num_classes)
-        changes["soft_labels"] = torch.from_numpy(rows).float()
         about = SoftLabelsRecord(kind=soft_labels, temperature=temperature, views=_VIEWS, seed=seed)
-        changes["run"] = replace(distilled.run, soft_labels=about)
-    return replace(distilled, **changes)  # type: ignore[arg-type]
+        run = replace(distilled.run, soft_labels=about)
+        made = replace(made, soft_labels=torch.from_numpy(rows).float(), run=run)
+    return made
 
 
 def learned_labels(views: Tensor, labels: Tensor, real: Tensor, y: Tensor, num_classes: int) -> tuple[Array, float]:
