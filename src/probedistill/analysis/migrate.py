@@ -147,11 +147,11 @@ class Migration(Analysis):
         rows = []
         for one in self.candidates:
             name = f"{one.name} ←" if one.name == self.chosen else one.name
-            row = (name, percent(one.forecast), percent(one.cross_validated))
+            row = [name, percent(one.forecast), percent(one.cross_validated)]
             if scored and one.accuracy is not None:
                 off = None if one.forecast is None else one.forecast - one.accuracy
-                row += (percent(one.accuracy), points(off))  # type: ignore[assignment]
-            rows.append(row)
+                row += [percent(one.accuracy), points(off)]
+            rows.append(tuple(row))
         more = ("accuracy", "forecast off\nby, points") if scored else ()
         about = Table(
             f"Heads for {self.target.sized}, in percent", (*columns, *more), tuple(rows),

@@ -225,8 +225,9 @@ def _differing(values: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str
         other = others.get(name)
         if value == other:
             continue
-        both = isinstance(value, Mapping) and isinstance(other, Mapping)
-        found[name] = _differing(value, other) if both and name != "method_args" else value  # type: ignore[arg-type]
+        if isinstance(value, Mapping) and isinstance(other, Mapping) and name != "method_args":
+            value = _differing(value, other)
+        found[name] = value
     return found
 
 

@@ -404,8 +404,8 @@ def _bars_across(scene: Scene, drawing: Bars, colours: dict[str, str], ends: tup
             long = inch * _within(value, ends) - inch * _within(0.0, ends) if math.isfinite(value) else 0.0
             title = f"{category} · {name}: {text}" if len(drawing.series) > 1 else f"{category}: {text}"
             scene.add(Box(zero + min(long, 0), bar + 1, max(abs(long), 0.5), 13, colours[name], 0.9, title))
-            anchor, x = ("end", zero + long - 5) if long < 0 else ("start", zero + long + 5)
-            scene.add(Words(x, bar + 7.5, text, SMALL, anchor))  # type: ignore[arg-type]
+            x = zero + long + (-5 if long < 0 else 5)
+            scene.add(Words(x, bar + 7.5, text, SMALL, "end" if long < 0 else "start"))
             bar += 15.0
         y += height
     scene.add(Path([(zero, top), (zero, y)], width=0.9, opacity=0.5))
