@@ -19,6 +19,7 @@ or alive) and prints their exit codes.
 from __future__ import annotations
 
 import faulthandler
+import gc
 import json
 import os
 import resource
@@ -26,10 +27,11 @@ import runpy
 import signal
 import sys
 
-import PIL.Image
-
 # What a child would import each time.
+import matplotlib.figure  # noqa: F401
+import PIL.Image
 import pyarrow.parquet  # noqa: F401
+import scipy.stats  # noqa: F401
 import sklearn.cluster  # noqa: F401
 import timm  # noqa: F401
 import torchvision.datasets  # noqa: F401
@@ -39,10 +41,12 @@ import probedistill.distillation.run
 import probedistill.encoders.module
 import probedistill.images.folder
 import probedistill.objectives.clp
+import probedistill.report.gather
 import probedistill.show.tables
 import probedistill.store.distilled
 
 PIL.Image.init()
+gc.freeze()  # a child that looks through these objects would copy the memory that they lie in
 os.fsync = lambda _: None  # as in conftest.py
 
 _EVENTS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.chmod", "shutil.rmtree", "tempfile.mkstemp"}
