@@ -7,6 +7,7 @@ results. Two passes over the same pictures show it.
 from __future__ import annotations
 
 import math
+import pickle
 import random
 import warnings
 from collections.abc import Callable, Sequence
@@ -153,8 +154,9 @@ _MORE_PASSES = 32
 
 def _random_states(device: torch.device) -> list[Any]:
     """What random numbers the global generators would draw next."""
-    states: list[Any] = [random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist()]  # noqa: NPY002
-    return [*states, torch.cuda.get_rng_state(device).tolist()] if device.type == "cuda" else states
+    drawn_by_numpy = pickle.dumps(np.random.get_state())  # noqa: NPY002
+    states: list[Any] = [random.getstate(), drawn_by_numpy, torch.get_rng_state().numpy().tobytes()]
+    return [*states, torch.cuda.get_rng_state(device).numpy().tobytes()] if device.type == "cuda" else states
 
 
 def is_plain(tensor: Tensor) -> bool:

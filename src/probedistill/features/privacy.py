@@ -99,6 +99,10 @@ def with_noise(
     return noisy[:, -1] / _COUNT_WEIGHT, noisy[:, :-1], record
 
 
+_found: dict[tuple[float, float], float] = {}
+"""Deviations of this process's promises: OpenDP looks for one in a hundred steps."""
+
+
 def check_promise(epsilon: float, delta: float) -> tuple[float, Noise, str]:
     """The least standard deviation that keeps (ε, δ), the function that adds such noise, and its package and version.
 
@@ -120,9 +124,11 @@ def check_promise(epsilon: float, delta: float) -> tuple[float, Noise, str]:
     def promised(deviation: float) -> Measurement:
         return dp.c.make_fix_delta(dp.c.make_zCDP_to_approxDP(gaussian(deviation)), delta)
 
-    with explained(f"epsilon {epsilon} with delta {delta} cannot be kept", Exception, hint="try other values"):
-        deviation = dp.binary_search_param(promised, d_in=sensitivity, d_out=(epsilon, delta))
-    return deviation, lambda values, scale: gaussian(scale)(values), f"opendp {version('opendp')}"
+    key = (epsilon, delta)
+    if key not in _found:
+        with explained(f"epsilon {epsilon} with delta {delta} cannot be kept", Exception, hint="try other values"):
+            _found[key] = dp.binary_search_param(promised, d_in=sensitivity, d_out=key)
+    return _found[key], lambda values, scale: gaussian(scale)(values), f"opendp {version('opendp')}"
 
 
 def _insecure(seed: int) -> Noise:

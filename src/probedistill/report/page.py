@@ -10,6 +10,7 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -106,13 +107,19 @@ def write_report(
                 f"run {run.name!r} is not finished ({run.progress.reached()}); it is shown as it is", stacklevel=2
             )
     page = _page(runs, kinds, more, title or _title([run.name for run in runs]), progress)
+    with whole_file(out) as temporary:
+        temporary.write_text(_template(jinja2).render(page), encoding="utf-8")
+    return out
+
+
+@cache
+def _template(jinja2: Any) -> Any:
+    """The page's template, compiled by the package of this name."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_HERE / "templates"), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, finalize=_shown,
     )  # fmt: skip
-    with whole_file(out) as temporary:
-        temporary.write_text(environment.get_template("report.html").render(page), encoding="utf-8")
-    return out
+    return environment.get_template("report.html")
 
 
 # ---------------------------------------------------------------------------------------------------
