@@ -48,12 +48,16 @@ def test_lite0_has_the_packages_weights():
     assert float(encoder(images).std()) > 0.01  # random weights would give next to nothing
 
 
+@pytest.fixture(scope="module")
+def lite0():
+    return load_encoder("efficientnet_lite0", input_size=32, device="cpu", fold_batchnorm=False)
+
+
 @needs_lite0
 @pytest.mark.parametrize("wrap", ["sorted", "trainer", "averaged last"])
-def test_lite0_takes_a_checkpoint_by_the_names_in_it(tmp_path, wrap):
+def test_lite0_takes_a_checkpoint_by_the_names_in_it(tmp_path, lite0, wrap):
     """The package's weights are named otherwise, and are taken in their order."""
-    encoder = load_encoder("efficientnet_lite0", input_size=64, device="cpu", fold_batchnorm=False)
-    state = {name: value.contiguous() for name, value in encoder.model.state_dict().items()}
+    state = {name: value.contiguous() for name, value in lite0.model.state_dict().items()}
     head = {"classifier.weight": torch.ones(5, 1280), "classifier.bias": torch.ones(5)}
     content = {
         "sorted": {name: state[name] for name in sorted(state)},
@@ -62,8 +66,8 @@ def test_lite0_takes_a_checkpoint_by_the_names_in_it(tmp_path, wrap):
                           for under in ("model", "model_ema") for name, value in state.items()},
     }[wrap]  # fmt: skip
     torch.save(content, tmp_path / "w.pth")
-    options = {"checkpoint": tmp_path / "w.pth", "input_size": 64, "device": "cpu"}
-    assert load_encoder("efficientnet_lite0", **options).fingerprint == encoder.fingerprint
+    options = {"checkpoint": tmp_path / "w.pth", "input_size": 32, "device": "cpu"}
+    assert load_encoder("efficientnet_lite0", **options).fingerprint == lite0.fingerprint
 
 
 @needs_lite0
