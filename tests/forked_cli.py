@@ -7,7 +7,7 @@ or alive) and prints their exit codes.
 - ``argv``: arguments of the command line.
 - ``log``: file that takes the output.
 - ``ranks``, ``port``: so many children that share a run and meet at this port, as if torchrun had started them;
-  ``{rank}`` in an argument is the number of the child.
+  ``{rank}`` in an argument is the number of the child. ``restarts``: how often torchrun has started them again.
 - ``script``: a file to run in place of the command line.
 - ``die_after``: [name, count]: SIGKILL itself at the count-th file operation after the first one on a path with
   that name.
@@ -26,6 +26,7 @@ import resource
 import runpy
 import signal
 import sys
+import traceback
 
 # What a child would import each time.
 import matplotlib.figure  # noqa: F401
@@ -72,6 +73,7 @@ def child(request: dict[str, object], log: int, rank: int) -> int:
     if "ranks" in request:
         here = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": request["port"], "WORLD_SIZE": request["ranks"]}
         here |= {"RANK": rank, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": request["ranks"]}
+        here |= {"TORCHELASTIC_RESTART_COUNT": request.get("restarts", 0)}
         os.environ.update({name: str(value) for name, value in here.items()})
         request["argv"] = [word.replace("{rank}", str(rank)) for word in request["argv"]]
     if "warm_up" in request:
@@ -107,8 +109,10 @@ def fork(request: dict[str, object], log: int, rank: int) -> int:
         try:
             sys.stdout = sys.stderr  # the parent's stdout is for its answers
             code = child(request, log, rank)
-            sys.stderr.flush()
+        except BaseException:
+            traceback.print_exc()
         finally:
+            sys.stderr.flush()
             os._exit(code)
     return pid
 

@@ -17,13 +17,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conftest import TESTS, Attempt, wait_for
+from conftest import PATIENCE, TESTS, Attempt, wait_for
 from helpers_images import make_image_folder
 from probedistill import DistilledSet, extract_features, load_encoder, load_images
 from probedistill.machine.processes import ALONE, Processes
 from probedistill.store.tensors import load_tensors, save_tensors
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 Torchrun = Callable[..., subprocess.Popen[str]]
 Fork = Callable[..., Attempt]
@@ -99,7 +99,7 @@ def test_many_processes_give_what_one_gives(
 ) -> None:
     assert run_cli(*distil(five_classes, tmp_path / "one", "--steps", 8, method=method)).code == 0
     ranks = fork(*distil(five_classes, tmp_path / "many", "--steps", 8, *more, method=method), ranks=count)
-    code, output = ranks.end(120), ranks.log.read_text()
+    code, output = ranks.end(), ranks.log.read_text()
     assert code == 0, output
     assert output.count("images of 5 classes") == 1, "one process speaks"
     one, many = DistilledSet.load(tmp_path / "one"), DistilledSet.load(tmp_path / "many")
@@ -108,13 +108,12 @@ def test_many_processes_give_what_one_gives(
 
 
 def test_two_encoders_in_two_processes_give_what_they_give_in_one(
-    run_cli: Callable, torchrun: Torchrun, five_classes: Path, tmp_path: Path
+    run_cli: Callable, fork: Fork, five_classes: Path, tmp_path: Path
 ) -> None:
     more = ["--steps", 8, "--also", "module:helpers_encoders:tiny@48", "--encoder-weights", 1, "--encoder-weights", 2]
     assert run_cli(*distil(five_classes, tmp_path / "one", *more, method="lgm")).code == 0
-    process = torchrun(2, "-m", "probedistill", *distil(five_classes, tmp_path / "two", *more, method="lgm"))
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, output
+    ranks = fork(*distil(five_classes, tmp_path / "two", *more, method="lgm"), ranks=2)
+    assert ranks.end() == 0, ranks.log.read_text()
     one, two = DistilledSet.load(tmp_path / "one"), DistilledSet.load(tmp_path / "two")
     torch.testing.assert_close(two.float_images, one.float_images, rtol=0, atol=1e-4)
     for single, shared in zip(one.run.tower_losses, two.run.tower_losses, strict=True):
@@ -132,7 +131,7 @@ def test_feature_shards_are_split_among_processes_and_resumed(fork: Fork, five_c
             report.unlink()
         script = str(TESTS / "extract_in_shards.py")
         ranks = fork(five_classes, tmp_path / "cache", tmp_path, script=script, ranks=count)
-        assert ranks.end(120) == 0, ranks.log.read_text()
+        assert ranks.end() == 0, ranks.log.read_text()
         lines = [(tmp_path / f"rank-{rank}.txt").read_text().splitlines() for rank in range(count)]
         return [(json.loads(loaded), float(total)) for loaded, total in lines]
 
@@ -162,7 +161,7 @@ def test_a_checkpoint_of_some_processes_goes_on_with_others(
     ranks = fork(*distil(five_classes, out, *steps, encoder="slow"), ranks=before)
     wait_for(lambda: list((out / "checkpoints").glob("step-*")) or not ranks.running)
     ranks.kill(signal.SIGTERM, rank=before - 1)  # any rank's signal stops all of them
-    code, output = ranks.end(120), ranks.log.read_text()
+    code, output = ranks.end(), ranks.log.read_text()
     assert code == 128 + signal.SIGTERM, output
     assert "--resume" in output
     assert not (out / "images").exists()
@@ -171,29 +170,46 @@ def test_a_checkpoint_of_some_processes_goes_on_with_others(
         values["history"]["losses"][0] = 123.0
         save_tensors(path, {name: tensor.clone() for name, tensor in tensors.items()}, values)
     ranks = fork(*distil(five_classes, out, *steps, "--resume", encoder="slow"), ranks=after)
-    assert ranks.end(120) == 0, ranks.log.read_text()
+    assert ranks.end() == 0, ranks.log.read_text()
     one, many = DistilledSet.load(tmp_path / "one"), DistilledSet.load(out)
     torch.testing.assert_close(many.float_images, one.float_images, rtol=0, atol=1e-3)
     assert many.run.losses[0] == 123.0
     assert many.run.losses[1:] == pytest.approx(one.run.losses[1:], abs=1e-4)
 
 
-@pytest.mark.parametrize("overwrite", [False, True])
+def test_ranks_that_were_started_again_go_on_untold(
+    run_cli: Callable, fork: Fork, five_classes: Path, tmp_path: Path
+) -> None:
+    steps = ["--steps", 30, "--checkpoint-seconds", 0]
+    assert run_cli(*distil(five_classes, tmp_path / "one", *steps)).code == 0
+    arguments = distil(five_classes, tmp_path / "two", *steps, encoder="slow")
+    ranks = fork(*arguments, ranks=2)
+    wait_for(lambda: list((tmp_path / "two" / "checkpoints").glob("step-*")) or not ranks.running)
+    for rank in range(2):
+        ranks.kill(rank=rank)
+    assert ranks.end() == -signal.SIGKILL, ranks.log.read_text()
+    start = tmp_path / "two" / "evolution" / "step-0000000.webp"
+    written = start.stat().st_mtime_ns
+    again = fork(*arguments, ranks=2, restarts=1)
+    assert again.end() == 0, again.log.read_text()
+    assert start.stat().st_mtime_ns == written, "it went on"
+    one, two = DistilledSet.load(tmp_path / "one"), DistilledSet.load(tmp_path / "two")
+    torch.testing.assert_close(two.float_images, one.float_images, rtol=0, atol=1e-3)
+
+
 def test_torchrun_restarts_after_a_killed_rank(
-    run_cli: Callable, torchrun: Torchrun, five_classes: Path, tmp_path: Path, overwrite: bool
+    run_cli: Callable, torchrun: Torchrun, five_classes: Path, tmp_path: Path
 ) -> None:
     steps = ["--steps", 60, "--checkpoint-seconds", 0]
     assert run_cli(*distil(five_classes, tmp_path / "one", *steps)).code == 0
-    arguments = distil(five_classes, tmp_path / "two", *steps, encoder="slow")
-    if overwrite:
-        assert run_cli(*distil(five_classes, tmp_path / "two", "--steps", 2)).code == 0  # to be replaced, not returned
-        arguments.append("--overwrite")
+    assert run_cli(*distil(five_classes, tmp_path / "two", "--steps", 2)).code == 0  # to be replaced, not returned
+    arguments = distil(five_classes, tmp_path / "two", *steps, "--overwrite", encoder="slow")
     process = torchrun(2, "-m", "probedistill", *arguments, options=("--max-restarts", "3"))
     wait_for(lambda: list((tmp_path / "two" / "checkpoints").glob("step-*")))
     start = tmp_path / "two" / "evolution" / "step-0000000.webp"
     written = start.stat().st_mtime_ns  # a run that started again would write it again
     workers(process)["1"].kill()
-    output, _ = process.communicate(timeout=180)
+    output, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, output
     assert start.stat().st_mtime_ns == written, "it went on"
     one, two = DistilledSet.load(tmp_path / "one"), DistilledSet.load(tmp_path / "two")
@@ -226,7 +242,7 @@ def test_ranks_that_do_not_see_the_same(
     more = ["--cache", tmp_path / "cache-{rank}"] if differs == "cache" else []
     arguments = distil(photos, out, "--checkpoint-seconds", 0, "--resume", *more, encoder="slow")
     ranks = fork(*arguments, ranks=2)
-    code, output = ranks.end(120), ranks.log.read_text()
+    code, output = ranks.end(), ranks.log.read_text()
     assert code == 2, output
     assert message in output
     assert "probedistill: error:" in output
@@ -249,7 +265,7 @@ def test_a_rank_that_hangs_is_reported(fork: Fork, five_classes: Path, tmp_path:
 def test_more_processes_than_images(fork: Fork, tmp_path: Path) -> None:
     photos = make_image_folder(tmp_path / "photos", per_class=3)
     ranks = fork(*distil(photos, tmp_path / "out", "--steps", 3, "--cache", tmp_path / "cache"), ranks=3)
-    code, output = ranks.end(120), ranks.log.read_text()
+    code, output = ranks.end(), ranks.log.read_text()
     assert code == 2, output
     assert "3 processes for 2 synthetic images" in output
     assert not (tmp_path / "out").exists()

@@ -326,7 +326,7 @@ def test_interrupted_while_features_are_computed(fork, tmp_path):
     command = ["distill", "--images", f"folder:{photos}", "--encoder", TINY, "--steps", 2, "--out", out, "--cache",
                tmp_path / "cache", "--real-views", 20]  # fmt: skip
     process = fork(*command)
-    wait_for(lambda: (tmp_path / "cache").exists() or not process.running, 60)
+    wait_for(lambda: (tmp_path / "cache").exists() or not process.running)
     process.kill(signal.SIGINT)
     found, err = process.end(), process.log.read_text()
     assert found == 130, err

@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
+from conftest import PATIENCE
 from helpers_images import class_image, found_by_datasets, make_image_folder
 from probedistill import UserError, load_images
 from probedistill.images import decode
@@ -237,7 +238,7 @@ def test_threads_share_the_pixels():
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=30)
+        thread.join(timeout=PATIENCE)
         assert not thread.is_alive()
     assert most == 80
     with budget.hold(10**9):  # alone, whatever it is

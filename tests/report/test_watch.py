@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import threading
 import time
 from dataclasses import replace
 
@@ -14,7 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from conftest import wait_for
+from conftest import PATIENCE, wait_for
 from helpers_report import make_run, write
 from helpers_runs import run_record
 from probedistill import DistillConfig
@@ -155,23 +154,21 @@ def test_a_finished_run_ends_it(tmp_path, run_cli):
     assert str(tmp_path / "run" / "preview.png") in result.out
 
 
-@pytest.mark.slow
-def test_it_waits_for_the_run_and_follows_it_to_its_end(tmp_path, run_cli):
+def test_it_waits_for_the_run_and_follows_it_to_its_end(tmp_path, run_cli, monkeypatch):
     folder = tmp_path / "run"
 
-    def play() -> None:
-        time.sleep(0.3)
+    def begin() -> None:
         folder.mkdir()
         write(folder / "progress.json", SO_FAR)
         write_run(folder, ABOUT)
-        time.sleep(1.6)
+
+    def finish() -> None:
         (folder / "progress.json").unlink()
         write_run(folder, replace(ABOUT, finished=True, losses=[2.0, 1.0], seconds=6.0))
 
-    player = threading.Thread(target=play)
-    player.start()
+    scenes = iter((begin, finish))
+    monkeypatch.setattr("probedistill.report.watch.time.sleep", lambda _: next(scenes)())
     result = run_cli("watch", folder)
-    player.join()
     assert result.code == 0
     _, first, second, last, _ = result.out.splitlines()
     assert first == "waiting for the run to start"
@@ -185,7 +182,7 @@ def test_the_folder_is_only_read_and_ctrl_c_ends_it(under_way, start_process):
     process = start_process("watch", under_way)
     assert process.stdout.readline().startswith("step 10 of 40")
     process.send_signal(signal.SIGINT)
-    assert process.wait(30) == 130
+    assert process.wait(PATIENCE) == 130
     assert process.stderr.read() == "probedistill: stopped\n"
     assert {path: path.stat().st_mtime_ns for path in under_way.iterdir()} == before
 
@@ -210,8 +207,8 @@ def test_a_real_run(photos, tmp_path, start_process, fork):
         "distill", "--images", f"folder:{photos}", "--encoder", "module:helpers_encoders:slow", "--steps", 60,
         "--out", tmp_path / "run", "--no-progress",
     )  # fmt: skip
-    assert made.end(120) == 0
-    out, _ = watching.communicate(timeout=60)
+    assert made.end() == 0
+    out, _ = watching.communicate(timeout=PATIENCE)
     assert watching.returncode == 0
     assert "finished: step 60 of 60" in out
 

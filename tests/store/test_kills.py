@@ -83,18 +83,18 @@ def begin(fork, photos, tmp_path_factory):
     words = [w.format(photos=photos, cache=place / "cache", out=place / "out") for w in COMMANDS["distill"]]
     words[words.index(str(place / "out/new"))] = str(place / "out/run")
     attempt = fork(*words)
-    assert attempt.end(120) == 0, attempt.log.read_text()
+    assert attempt.end() == 0, attempt.log.read_text()
     shutil.copytree(place / "out/run", place / "out/other")
     three = make_image_folder(place / "three", classes=("cat", "hen", "owl"), per_class=3)
     words[words.index(f"folder:{photos}")] = f"folder:{three}"
     words[words.index(str(place / "out/run"))] = str(place / "out/three")
     attempt = fork(*words, "--keep-stats")
-    assert attempt.end(120) == 0, attempt.log.read_text()
+    assert attempt.end() == 0, attempt.log.read_text()
     for name, kind in {"a": ["cat"], "b": ["dog"]}.items():
         sums = ["stats", "--images", f"folder:{photos}", "--all-images", "--encoder", TINY, "--cache", place / "cache",
                 "--no-progress", "--out", place / f"out/{name}.stats", "--classes", *kind]  # fmt: skip
         attempt = fork(*sums)
-        assert attempt.end(120) == 0, attempt.log.read_text()
+        assert attempt.end() == 0, attempt.log.read_text()
     make_image_folder(place / "out/added", classes=("dog", "pig"), per_class=2, splits=())
     files = sorted(path.relative_to(photos) for path in photos.rglob("*.png"))
     rows = [f"{file.as_posix()},{file.parts[-2]},{'red' if i % 2 else 'blue'}" for i, file in enumerate(files)]
@@ -115,16 +115,16 @@ def test_killed_command_can_be_repeated(fork, photos, begin, tmp_path, name):
 
     start_over()
     quiet = fork(*words)
-    assert quiet.end(120) == 0, quiet.log.read_text()
+    assert quiet.end() == 0, quiet.log.read_text()
     expected = content(out)
     for count in OPERATIONS:
         start_over()
         killed = fork(*words, die_after=[".part", count])
-        code = killed.end(120)
+        code = killed.end()
         assert code in (0, -signal.SIGKILL), killed.log.read_text()
         kills += code != 0
         again = fork(*words)
-        assert again.end(120) == 0, again.log.read_text()
+        assert again.end() == 0, again.log.read_text()
         found = content(out)
         assert [path for path in found if path.endswith(".part")] == [], count
         assert found.keys() == expected.keys(), count
