@@ -178,6 +178,22 @@ def out(tmp_path: Path) -> Path:
     return tmp_path / "out"
 
 
+@pytest.fixture(scope="session")
+def _finished_once(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from probedistill.cli import main
+
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    words = ["distill", "--images", f"folder:{photos}", "--encoder", TINY, "--steps", "3", "--out", str(folder)]
+    assert main([*words, "--quiet"]) == 0
+    return folder
+
+
+@pytest.fixture
+def finished(_finished_once: Path, out: Path) -> Path:
+    """``out`` with the run that `distil_cli` makes there without further arguments."""
+    return shutil.copytree(_finished_once, out)
+
+
 @pytest.fixture
 def refused(distil_cli: Callable[..., Outcome], out: Path) -> Callable[..., str]:
     """Distil with bad input; return the error after checking that nothing was written."""

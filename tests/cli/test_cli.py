@@ -457,8 +457,8 @@ def test_loss_that_is_not_finite(distil_cli, out):
 # ---------------------------------------------------------------- evaluate
 
 
-def test_evaluating_with_another_encoder_and_data(run_cli, distil_cli, tmp_path, photos, out):
-    assert distil_cli("--out", out).code == 0
+def test_evaluating_with_another_encoder_and_data(run_cli, tmp_path, photos, finished):
+    out = finished
     common = ["--seeds", 1, "--views", 1, "--baselines", "centroids"]
     result = run_cli(
         "evaluate", out, "--images", f"folder:{photos}", "--encoder", TINY, "--input-size", 48,
@@ -544,9 +544,8 @@ def test_names_are_printed_as_they_are(run_cli, photos, tmp_path):
 
 
 @pytest.mark.slow
-def test_scores_of_another_protocol_do_not_go_in_silence(run_cli, distil_cli, photos, tmp_path):
-    out = tmp_path / "run"
-    assert distil_cli("--out", out).code == 0
+def test_scores_of_another_protocol_do_not_go_in_silence(run_cli, photos, finished):
+    out = finished
     arguments = ["evaluate", out, "--config", out / "config.yaml", "--views", 1, "--baselines", "random"]
     assert run_cli(*arguments, "--seeds", 2).err == ""
     assert run_cli(*arguments, "--seeds", 2, "--probes", "logistic").err == ""

@@ -31,8 +31,8 @@ def test_output_path_is_a_file_or_under_one(distil_cli, tmp_path):
     assert file.read_text() == "mine"
 
 
-def test_full_disk_at_the_start_leaves_nothing(distil_cli, out, monkeypatch):
-    assert distil_cli("--out", out).code == 0  # features are in the cache now
+def test_full_disk_at_the_start_leaves_nothing(distil_cli, monkeypatch, finished):
+    out = finished  # features are in the cache now
     shutil.rmtree(out)
 
     def full(*arguments, **options):
@@ -60,8 +60,8 @@ def test_files_that_cannot_be_written_in_full(fork, photos, tmp_path):
     assert len(DistilledSet.load(out)) == 2
 
 
-def test_folder_that_holds_a_finished_run(distil_cli, out):
-    assert distil_cli("--out", out).code == 0
+def test_folder_that_holds_a_finished_run(distil_cli, finished):
+    out = finished
     before = (out / "run.json").read_bytes()
     error = distil_cli("--out", out, "--seed", 1).error()
     assert "holds a finished run" in error
@@ -94,8 +94,8 @@ def test_folder_that_holds_an_unfinished_run(distil_cli, out):
         (["--lr", 0.5], "lr 0.02, now"),
     ],
 )
-def test_resume_with_other_settings(distil_cli, out, arguments, says):
-    assert distil_cli("--out", out).code == 0
+def test_resume_with_other_settings(distil_cli, arguments, says, finished):
+    out = finished
     before = (out / "run.json").read_bytes()
     assert says in distil_cli("--out", out, "--resume", *arguments).error()
     assert (out / "run.json").read_bytes() == before

@@ -284,9 +284,8 @@ def test_resume_without_a_run_starts_one(spec, encoder, tmp_path):
     assert torch.equal(distilled.float_images, quick(spec, encoder).float_images)
 
 
-def test_resume_of_a_finished_run_says_so(distil_cli, tmp_path):
-    out = tmp_path / "run"
-    assert distil_cli("--out", out).code == 0
+def test_resume_of_a_finished_run_says_so(distil_cli, finished):
+    out = finished
     before = {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file()}
     result = distil_cli("--out", out, "--resume")
     assert result.code == 0
@@ -294,9 +293,8 @@ def test_resume_of_a_finished_run_says_so(distil_cli, tmp_path):
     assert {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file()} == before
 
 
-def test_run_of_a_version_that_knew_fewer_options_is_the_same_run(distil_cli, tmp_path):
-    out = tmp_path / "run"
-    assert distil_cli("--out", out).code == 0
+def test_run_of_a_version_that_knew_fewer_options_is_the_same_run(distil_cli, finished):
+    out = finished
     record = json.loads((out / "run.json").read_text())
     del record["config"]["keep_stats"]
     (out / "run.json").write_text(json.dumps(sealed(record)))

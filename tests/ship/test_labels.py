@@ -144,9 +144,8 @@ def test_bad_extras(distilled, encoder, bank):
 
 
 @pytest.mark.slow
-def test_label_then_evaluate(run_cli, distil_cli, photos, tmp_path):
-    out = tmp_path / "run"
-    assert distil_cli("--out", out).code == 0
+def test_label_then_evaluate(run_cli, photos, finished):
+    out = finished
     before = {path: path.read_bytes() for path in (out / "images").rglob("*.png")}
     images = DistilledSet.load(out).float_images
     config = ["--config", out / "config.yaml"]
@@ -183,9 +182,8 @@ def test_label_then_evaluate(run_cli, distil_cli, photos, tmp_path):
 
 
 @pytest.mark.slow
-def test_bad_label_commands(run_cli, distil_cli, photos, tmp_path):
-    out = tmp_path / "run"
-    assert distil_cli("--out", out).code == 0
+def test_bad_label_commands(run_cli, photos, tmp_path, finished):
+    out = finished
     files = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     common = ["--images", f"folder:{photos}", "--encoder", TINY]
     assert "nothing to add" in run_cli("label", out, *common).error()

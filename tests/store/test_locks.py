@@ -55,9 +55,8 @@ def test_two_processes_lose_nothing(tmp_path):
     assert (lines.count("a"), lines.count("b")) == (40, 40)
 
 
-def test_a_run_under_way_elsewhere_is_in_use_whatever_it_holds(distil_cli, tmp_path):
-    out = tmp_path / "run"
-    assert distil_cli("--out", out).code == 0
+def test_a_run_under_way_elsewhere_is_in_use_whatever_it_holds(distil_cli, finished):
+    out = finished
     with claimed(out):
         for more in ([], ["--resume"], ["--overwrite"], ["--lr", 0.5, "--resume"]):
             assert "in use by another process" in distil_cli("--out", out, *more).error()
