@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -50,6 +51,13 @@ CHANGES = {
 }
 
 
+@cache
+def photos_and_neighbours(distances):
+    """Sixty photos, and of each the nearest other one."""
+    photos = thumbnails(scenes(60))
+    return photos, nearest(distances, photos, photos, own=torch.arange(60))
+
+
 @pytest.mark.parametrize(
     ("distances", "change"),
     [(pixel_distances, change) for change in CHANGES]
@@ -57,20 +65,18 @@ CHANGES = {
     + [(structure_distances, change) for change in CHANGES if change != "moved by a sixteenth"],
 )
 def test_a_copy_is_found_whatever_was_done_to_it(change, distances):
-    photos = thumbnails(scenes(60))
     copies = thumbnails(CHANGES[change](scenes(60)[:5]))
+    photos, among = photos_and_neighbours(distances)
     near = nearest(distances, copies, photos)
     assert near.photo.tolist() == [0, 1, 2, 3, 4]
-    among = nearest(distances, photos, photos, own=torch.arange(60))
     assert share_below(near.distance, among.distance).max() < 0.05
     assert share_below(near.relative, among.relative).max() < 0.05
 
 
 @pytest.mark.parametrize("distances", [pixel_distances, structure_distances])
 def test_other_pictures_are_no_copies(distances):
-    photos, others = thumbnails(scenes(60)), thumbnails(scenes(20, seed=1))
-    near = nearest(distances, others, photos)
-    among = nearest(distances, photos, photos, own=torch.arange(60))
+    photos, among = photos_and_neighbours(distances)
+    near = nearest(distances, thumbnails(scenes(20, seed=1)), photos)
     assert 0.2 < share_below(near.relative, among.relative).mean() < 0.8
 
 
@@ -272,6 +278,7 @@ def test_shadow_sets_of_copies_give_their_members_away_and_go_on_where_they_were
     assert len(scored) > 13  # scores of other settings are not used
 
 
+@pytest.mark.slow
 def test_a_set_that_does_not_look_at_the_photos_gives_nobody_away(made, data, tmp_path, monkeypatch):
     _, encoder, train = made
     monkeypatch.chdir(tmp_path)

@@ -78,6 +78,7 @@ def test_candidates_are_what_their_names_say(distilled, old, new, store):
     np.testing.assert_allclose(heads["average"], (ridge.coef_ + inherited.coef_) / 2, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_every_head_is_as_sure_as_the_logistic_probe(distilled, old, new, store):
     target = views_of(distilled, new, store)
     logistic = LinearProbe("logistic").fit_views(target, distilled.labels)

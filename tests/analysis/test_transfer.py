@@ -100,6 +100,7 @@ def matrix(runs, data, other):
     return transfer(runs, [TINY, other], *data, **QUICK)
 
 
+@pytest.mark.slow
 def test_cells_are_those_of_evaluate(matrix, runs, data, other):
     assert matrix.accuracy.shape == matrix.std.shape == (1, 2, 2)
     for t, word in enumerate((TINY, other)):
@@ -389,6 +390,7 @@ def test_a_source_that_cannot_be_loaded_has_no_centroids(runs, data, other, tmp_
     assert str(matrix).count("centroids of") == 1
 
 
+@pytest.mark.slow
 def test_a_source_is_loaded_as_its_run_describes_it(folder, data, tmp_path):
     config = EncoderConfig(encoder="timm:test_efficientnet", pretrained=False, input_size=32)
     run = tmp_path / "run"

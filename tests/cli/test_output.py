@@ -267,6 +267,7 @@ def test_a_reader_who_has_gone_ends_the_command_quietly(command, monkeypatch, ca
     assert capfd.readouterr().err.count("\n") <= 1  # what goes to standard error with --json
 
 
+@pytest.mark.slow
 def test_a_reader_of_the_help_who_has_gone(start_process):
     process = start_process("distill", "--help")
     process.stdout.close()

@@ -205,6 +205,7 @@ def test_bad_values_are_one_line(options, words):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_transformer_has_a_recipe_of_its_own_unless_told_otherwise(folder, tmp_path):
     def recipe(encoder, **options):
         how = {"steps": 1, "progress": False, "evaluate_every": 0, "cache": tmp_path}

@@ -73,6 +73,7 @@ def test_a_misspelt_option_of_an_encoder():
 # ---- options without an effect
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "said"),
     [

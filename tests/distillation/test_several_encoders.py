@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import weakref
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -85,13 +87,18 @@ def plain_gradients(kind: str, towers: list[Tower]) -> tuple[list[Tensor], list[
     return losses, results
 
 
+@cache
+def plain_gradients_of_three(kind: str) -> tuple[list[Tensor], list[list[Tensor]]]:
+    return plain_gradients(kind, make_towers(3))
+
+
 # ---- the gradient
 
 
 @pytest.mark.parametrize("kind", ["pyramid", "pixels"])
 @pytest.mark.parametrize("micro_batch", [1, 5, 7, 17, 18])
 def test_the_gradient_is_the_weighted_sum(kind, micro_batch):
-    losses, single = plain_gradients(kind, make_towers(3))
+    losses, single = plain_gradients_of_three(kind)
     distiller = make_distiller(make_towers(3), kind, micro_batch=micro_batch)
     expected = [sum(w * g[i] for w, g in zip(WEIGHTS, single, strict=True)) for i in range(len(single[0]))]
     assert_same(gradients(distiller), expected)
@@ -213,15 +220,24 @@ def test_out_of_memory_halves_the_micro_batch_of_that_tower_alone(only_graph, ca
 # ---- state
 
 
-@pytest.mark.parametrize("stop", [0, 1, 3])
-@pytest.mark.parametrize(("level_every", "micro_batch"), [(2, None), (0, 7)])
-def test_a_loaded_state_continues_bit_for_bit(tmp_path, stop, level_every, micro_batch):
-    def fresh() -> Distiller:
-        towers = make_towers(2, torch.float32)
-        return make_distiller(towers, dtype=torch.float32, level_every=level_every, micro_batch=micro_batch)
+@cache
+def five_steps(how: Callable[[], Distiller]) -> tuple[Distiller, list[Tensor]]:
+    whole = how()
+    return whole, [whole.step() for _ in range(5)]
 
-    whole, first, second = fresh(), fresh(), fresh()
-    losses = [whole.step() for _ in range(5)]
+
+def with_levels() -> Distiller:
+    return make_distiller(make_towers(2, torch.float32), dtype=torch.float32, level_every=2, micro_batch=None)
+
+
+def in_micro_batches() -> Distiller:
+    return make_distiller(make_towers(2, torch.float32), dtype=torch.float32, level_every=0, micro_batch=7)
+
+
+@pytest.mark.parametrize("stop", [0, 1, 3])
+@pytest.mark.parametrize("fresh", [with_levels, in_micro_batches])
+def test_a_loaded_state_continues_bit_for_bit(tmp_path, stop, fresh):
+    (whole, losses), first, second = five_steps(fresh), fresh(), fresh()
     parts = [first.step() for _ in range(stop)]
     save_tensors(tmp_path / "state", *first.state())
     second.load_state(*load_tensors(tmp_path / "state"))

@@ -39,6 +39,7 @@ def test_openclip_with_random_weights():
         assert close(encoder(images), reference((images - encoder.mean) / encoder.std))
 
 
+@pytest.mark.slow
 def test_openclip_unknown_names():
     pytest.importorskip("open_clip")
     with pytest.raises(UserError, match="did you mean 'ViT-B-32"):

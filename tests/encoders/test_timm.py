@@ -248,6 +248,7 @@ TRAINERS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trainer", TRAINERS)
 def test_checkpoints_of_trainers_give_the_models_features(tmp_path, small, expected, trainer):
     torch.save(TRAINERS[trainer](small.state_dict()), tmp_path / "w.pth.tar")

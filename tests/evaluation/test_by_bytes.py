@@ -108,6 +108,7 @@ def test_features_are_of_no_use_on_a_new_encoder_and_images_are(photos, tmp_path
     assert any("of no use on" in sentence for sentence in found.findings())
 
 
+@pytest.mark.slow
 def test_seeds_of_one_setting_are_one_row(run_cli, photos, tmp_path):
     words = ["--images", f"folder:{photos}", "--encoder", TINY, "--no-progress"]
     assert run_cli("distill", *words, "--steps", 1, "--seeds", 0, 1, "--out", tmp_path / "several").code == 0

@@ -114,6 +114,7 @@ def test_all_is_every_extra_of_a_user(wheel):
     assert of["all"] == set().union(*(of[extra] for extra in set(of) - {"all", "dev", "docs", "wandb"}))
 
 
+@pytest.mark.slow
 def test_the_source_distribution_holds_what_its_pages_and_tests_need(tmp_path):
     _run([sys.executable, "-m", "build", "--sdist", "--no-isolation", "--outdir", tmp_path], ROOT)
     (built,) = tmp_path.glob("*.tar.gz")
