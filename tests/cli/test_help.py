@@ -84,12 +84,12 @@ def test_help_names_defaults_and_the_papers_values(run_cli):
     words = " ".join(re.sub(r"[│╭╮╰╯─]", " ", run_cli("distill", "--help").out).split())
     ours = DistillConfig()
     for method, paper in PAPER.items():
-        assert f"Optimisation steps (paper: {paper['steps']}). More steps, and more views, bring one to" in words
+        assert f"Optimisation steps (paper: {paper['steps']}). More steps and more views gain one to" in words
         assert f"three points. [default: {ours.steps}]" in words
-        assert f"learning rate (paper: {paper['lr']}); auto: 0.05 for clp from noise" in words
+        assert f"learning rate (paper: {paper['lr']}). auto: 0.05 for clp from noise" in words
         assert f"schedule (paper: {paper['schedule']})." in words
         assert paper["views"] == (10 if method == "lgm" else 1)
-        assert "(paper: 10 for lgm, else 1); auto: 12 for vision transformers from photos, else 3." in words
+        assert "(paper: 10 for lgm, else 1). auto: 12 for vision transformers from photos, else 3." in words
         assert f"(paper: {paper['canvas']['size']} for inputs of 224)" in words
-    assert f"our reading of the paper: {PAPER['clp']['clp']['ridge']}); auto: 3 for vision transformers" in words
+    assert f"our reading of the paper: {PAPER['clp']['clp']['ridge']}). auto: 3 for vision transformers" in words
     assert f"(paper: {PAPER['lgm']['lgm']['sigma']}). [default: {ours.lgm.sigma}]" in words

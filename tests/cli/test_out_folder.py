@@ -79,7 +79,7 @@ def test_folder_that_holds_an_unfinished_run(distil_cli, out):
     assert "holds an unfinished run" in error
     assert "--resume" in error
     assert sorted(out.rglob("*")) == kept
-    assert "exclude each other" in distil_cli("--out", out, "--resume", "--overwrite").error()
+    assert "cannot be combined" in distil_cli("--out", out, "--resume", "--overwrite").error()
     error = distil_cli("--out", out, "--resume", steps=9).error()
     assert "other encoder" in error
     assert distil_cli("--out", out, "--overwrite").code == 0
@@ -114,7 +114,7 @@ def test_folder_of_something_else_is_left_alone(distil_cli, out, arguments, name
     (out / name).parent.mkdir(parents=True)
     (out / name).write_text("{}")
     error = distil_cli("--out", out, *arguments).error()
-    assert "holds no run" in error
+    assert "is not a run" in error
     assert [p for p in out.rglob("*") if p.is_file()] == [out / name]
 
 

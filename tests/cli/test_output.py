@@ -153,11 +153,11 @@ def test_messages_are_those_of_a_logger(run_cli, distil_cli, tmp_path, caplog):
     assert distil_cli("--out", tmp_path / "run").code == 0
     with caplog.at_level(logging.INFO, "probedistill"):
         result = distil_cli("--out", tmp_path / "run", "--resume")
-    assert f"{tmp_path / 'run'} is finished already\n" in result.err
+    assert f"{tmp_path / 'run'} is already finished\n" in result.err
     assert [(r.name, r.levelname) for r in caplog.records] == [("probedistill.distillation.folder", "INFO")]
     again = distil_cli("--out", tmp_path / "run", "--resume", "-q", "--no-progress")  # either says so
     assert again.code == 0, again.err
-    assert "finished already" not in again.err
+    assert "already finished" not in again.err
 
 
 def test_warnings_are_lines_of_the_same_logger(run_cli, photos, caplog):
@@ -198,9 +198,9 @@ def test_from_python_there_are_warnings_alone_until_logging_is_set_up(tmp_path):
                           text=True, timeout=120, check=True)  # fmt: skip
     first, _, rest = done.stderr.partition("second\n")
     second, _, third = rest.partition("third\n")
-    assert "left out 1 unreadable of 13 images" in first
-    assert "finished already" not in second
-    assert "probedistill.distillation.folder: run is finished already" in third
+    assert "skipped 1 unreadable of 13 images" in first
+    assert "already finished" not in second
+    assert "probedistill.distillation.folder: run is already finished" in third
 
 
 def test_a_message_stands_above_the_live_bars(monkeypatch):

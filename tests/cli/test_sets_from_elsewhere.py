@@ -121,7 +121,7 @@ def test_what_would_change_the_set_is_refused(run_cli, tmp_path):
     before = contents(folder)
     for command in (["label", SET, *PHOTOS, *ENCODER, "--keep-head"], ["accept", SET]):
         assert "probedistill export" in run_cli(*command).error()
-    with pytest.raises(UserError, match="not written into"):
+    with pytest.raises(UserError, match="is read-only"):
         probedistill.evaluate(None, load_encoder(TINY), textures(), textures(), out=folder / "evaluation-x.json")
     assert contents(folder) == before
 

@@ -48,13 +48,12 @@ from .messages import shown_messages
 from .wrong import in_words
 
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
-"""Error codes of a stream that takes nothing more: a full disk, a limit, a terminal that is gone, one opened to be
-read."""
+"""Error codes of a stream that accepts no more output: full disk, limit, closed terminal, opened for reading."""
 
 
 _OUT_OF_MEMORY = (
-    "memory has run out: close other programs that use it, or ask for less (fewer views or images, a smaller "
-    "--input-size, --precision bf16); if it is the GPU's memory, --device cpu works, too"
+    "out of memory: close other programs, or use less (fewer views or images, a smaller --input-size, "
+    "--precision bf16); if the GPU's memory ran out, --device cpu also works"
 )
 
 
@@ -94,11 +93,11 @@ def _ran(tokens: list[str]) -> int:
     except Interrupted as stop:
         where = f"; {stop.way_on}" if stop.folder is not None else ""
         if tokens[:1] == ["demo"]:
-            where = "; the demo starts from the beginning when it is repeated"
+            where = "; if you repeat it, the demo starts from the beginning"
         return _fail(f"stopped{where}", 128 + stop.signal, kind="")
     except KeyboardInterrupt as error:
-        # What a command computed for the cache is there the next time, and more where it keeps its rows.
-        way_on = "; repeat the command to go on" if keeps_features(tokens) else ""
+        # What a command has cached is reused the next time, and so are rows if it saves them.
+        way_on = "; repeat the command to continue" if keeps_features(tokens) else ""
         return _fail(f"stopped{way_on}", 128 + number_of(error), kind="")
     except (BrokenPipeError, SystemExit) as stop:
         # rich, which prints tables and help, leaves by SystemExit(1) when the reader has gone.
@@ -112,7 +111,7 @@ def _ran(tokens: list[str]) -> int:
         if error.filename is not None:  # a path that somebody gave, and that was first looked at here
             return _fail(f"{error.filename!r} cannot be used: {error.strerror}; check the path", 2)
         if error.errno == errno.ENOENT and "temporary directory" in str(error):  # Python's tempfile, asked by a library
-            return _fail("no folder for temporary files can be written to; set TMPDIR to one that can", 2)
+            return _fail("no writable folder for temporary files; set TMPDIR to one", 2)
         if error.errno not in _UNWRITABLE:
             raise
         to_nowhere(sys.stdout)
@@ -121,10 +120,10 @@ def _ran(tokens: list[str]) -> int:
 
 
 def _write_what_the_streams_can_hold() -> None:
-    """Replace characters that a terminal or a redirected file cannot hold (cp1252, ASCII), instead of failing.
+    """Replace characters that a terminal or a redirected file cannot represent (cp1252, ASCII), instead of failing.
 
-    A stream that is closed (``>&-``, a service) is one to nowhere. A terminal of no columns (COLUMNS=0, in containers
-    without one) is one of unknown width: rich would write nothing.
+    Output to a closed stream (``>&-``, a service) is dropped. COLUMNS=0 (in containers without a terminal) means an
+    unknown width; rich would write nothing.
     """
     if os.environ.get("COLUMNS") == "0":
         del os.environ["COLUMNS"]

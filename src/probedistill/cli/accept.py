@@ -1,4 +1,4 @@
-"""accept: take a deliberate edit of a file as it is."""
+"""accept: accept a deliberate edit of a file."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from .app import command, show
 
 @command()
 def accept(path: Path) -> None:
-    """Accept a file of results, or the files of a run, as they are after a deliberate edit.
+    """Accept deliberate edits to the files of a run or to a results file.
 
     Example: probedistill accept runs/photos
 
-    Every file that probedistill writes has a digest of its content, and a run has one of all its files
-    (SHA256SUMS). A file that was changed is refused by every command; this command makes new digests.
-    What cannot be read, or is no set, is still refused. Edited images become those of the run in every way: tensors and
-    preview are made from them.
+    Every file that probedistill writes has a checksum, and a run lists those of all its files in SHA256SUMS. Every
+    command rejects a file that was changed; this command writes new checksums. Unreadable or invalid files are still
+    rejected. Edited images replace those of the run: tensors and preview are made again from them.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What the commands share: the app, output, and options from a YAML file."""
+"""Shared by all commands: the app, output, and options from a YAML file."""
 
 from __future__ import annotations
 
@@ -31,30 +31,30 @@ if TYPE_CHECKING:
 
 
 def _strictly(type_: Any, tokens: Any) -> Any:
-    """Convert words as cyclopts does, without its rounding: 2.5 is no whole number, and 0.001 among ``int | float |
-    bool | str`` is a float. Paths may begin with ``~``, which a shell leaves alone in ``--out=~/x``."""
+    """Convert words as cyclopts does, but without rounding: 2.5 is not a whole number, and 0.001 is a float in
+    ``int | float | bool | str``. Paths may begin with ``~``, which a shell does not expand in ``--out=~/x``."""
 
     def leaf(kind: Any, word: Any) -> Any:
         value = getattr(word, "value", word)
         if kind is Path and value:
             return at_home(Path(value))
         if kind is Path:  # which Python takes for the current folder
-            raise ValueError("no path; give one, or leave the option out")
+            raise ValueError("the path is empty; give one, or leave the option out")
         return int(value) if kind is int else cyclopts.convert(kind, (word,))
 
     try:
         return cyclopts.convert(type_, tokens, converter=leaf)
     except NotImplementedError as error:  # a file's list that is longer than any of a union's types
         words = " ".join(str(getattr(token, "value", token)) for token in tokens)
-        raise ValueError(f"{words!r} are {len(tokens)} values, which is too many") from error
+        raise ValueError(f"{words!r} has {len(tokens)} values, which is too many") from error
 
 
 app = App(
     name="probedistill",
     version=__version__,
     help="Distil a labelled image dataset into one synthetic image per class for linear probes on frozen encoders.\n\n"
-    "Every command that takes many options also takes them from a YAML file: --config FILE; flags win. "
-    "A run's folder holds the config.yaml that repeats it.",
+    "Commands also read their options from a YAML file: --config FILE. Flags override the file. "
+    "Each run's folder has a config.yaml that repeats the run.",
     help_format="markdown",
     help_formatter=Help(),
     # Lists take several words (--probes ridge sgd); an --empty-LIST for each would only lengthen the help.
@@ -84,11 +84,11 @@ Images = Annotated[ImagesConfig, flat("Images")]
 EncoderOptions = Annotated[EncoderConfig, flat("Encoder")]
 Folder = Annotated[Path, Parameter(help="Folder of a finished run.")]
 Cache = Annotated[
-    Path | None, Parameter(help="Folder of feature banks; default: $PROBEDISTILL_CACHE or ~/.cache/probedistill.")
+    Path | None, Parameter(help="Folder for cached features. Default: $PROBEDISTILL_CACHE or ~/.cache/probedistill.")
 ]
 Progress = Annotated[bool, Parameter(help="Show progress bars.")]
 Probes = Annotated[list[str], Parameter(alias="--probe")]
-"""``--probe`` for a single one."""
+"""Also spelt ``--probe``."""
 
 Command = TypeVar("Command", bound=Callable[..., None])
 _taken: dict[str, tuple[type, ...]] = {}
@@ -185,22 +185,22 @@ def _with_config(
     *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
     config: Annotated[
         Path | None,
-        Parameter(help="YAML file with any of the options, or a run, for its own; flags win.", group="Help"),
+        Parameter(help="YAML file with options, or a run, to use its config.yaml. Flags override it.", group="Help"),
     ] = None,
     trust: Annotated[
         bool,
         Parameter(
-            help="Follow files of options and runs whatever they ask for: module: encoders run the code that they "
-            "name. Only for files that you know.",
+            help="Follow option files and runs even if they run code (module: encoders do) or name local paths. "
+            "Only for files that you trust.",
             negative="", group="Help",
         ),
     ] = False,
     json: Annotated[
-        bool, Parameter(help="Print results as JSON, one line each; all else goes to standard error.", negative="",
-                        group="Help"),
+        bool, Parameter(help="Print results as JSON, one per line; everything else goes to standard error.",
+                        negative="", group="Help"),
     ] = False,
     quiet: Annotated[
-        bool, Parameter(name=["--quiet", "-q"], help="Print nothing but errors and warnings.", negative="",
+        bool, Parameter(name=["--quiet", "-q"], help="Print only errors and warnings.", negative="",
                         group="Help"),
     ] = False,
 ) -> Any:  # fmt: skip
@@ -220,7 +220,7 @@ def _with_config(
 
 
 def _without_encoder_file(tokens: Sequence[str]) -> tuple[tuple[str, ...], str | None]:
-    """A command line without its ``--encoder FILE.yaml``, and that file; ``None`` if it names no file."""
+    """Split a command line into the words without ``--encoder FILE.yaml``, and that file; ``None`` if there is none."""
     if EncoderConfig in _taken.get(tokens[0] if tokens else "", ()):
         for index, (flag, value) in enumerate(pairwise((*tokens, ""))):
             name, _, joined = flag.partition("=")
@@ -231,24 +231,24 @@ def _without_encoder_file(tokens: Sequence[str]) -> tuple[tuple[str, ...], str |
 
 
 def _encoder_source(file: str, tokens: Sequence[str]) -> Any:
-    """A cyclopts config source: the options of an encoder that stand in a file of its own."""
+    """Return a cyclopts config source: the options of an encoder from a file of its own."""
     return cyclopts.config.Dict({tokens[0]: without_none(encoder_fields(file))}, source=file)
 
 
 def _yaml_source(path: Path, tokens: Sequence[str], *, has_encoder: bool = False) -> Any:
-    """A cyclopts config source. Options in the file that this command does not have are ignored.
+    """Return a cyclopts config source. Options in the file that this command does not have are ignored.
 
     Args:
         path: The file, or a run.
         tokens: The command line.
-        has_encoder: A file of its own describes the encoder: this one's encoder is ignored, with its options.
+        has_encoder: Whether a separate file describes the encoder; encoder options in this file are then ignored.
     """
     path = run_folder(path)
     if path.is_dir():  # a run: its own file
         if (path / "run.json").is_file() and not (path / "config.yaml").is_file():
             raise UserError(
-                f"config {str(path)!r} is a run without a config.yaml, as imported ones are: it does not say what made "
-                "it; give --images and --encoder in place of --config"
+                f"config {str(path)!r} is a run without a config.yaml (imported runs have none); give --images and "
+                "--encoder instead of --config"
             )
         path /= "config.yaml"
     content = read_yaml(path, f"config {str(path)!r}")
@@ -270,7 +270,7 @@ def _yaml_source(path: Path, tokens: Sequence[str], *, has_encoder: bool = False
 
 
 def _options_for(command: str, content: dict[str, Any]) -> dict[str, Any]:
-    """The options of a file that a command takes from it."""
+    """Return the options in a file that a command accepts."""
     takes = _options_of(command)
     if "method" in content and DistillConfig not in _taken.get(command, ()):
         # A run's config.yaml: its views are those of a step, not of an evaluation, which has an option of that name.
@@ -285,13 +285,13 @@ SHARED = ("--config", "--trust", "--json", "--quiet", "-q", "--help", "--version
 
 
 def config_flag(command: str, path: Path) -> str:
-    """``--config FILE`` for a command line that is printed, with ``--trust`` if the command needs it for this file."""
+    """Return ``--config FILE`` for a printed command line, with ``--trust`` if the command needs it for this file."""
     options = _options_for(command, read_yaml(path, f"config {str(path)!r}"))
     return f"--config {as_argument(path)}" + (" --trust" if not_followed(options) else "")
 
 
 def _preset_source(app: Any, commands: tuple[str, ...], arguments: Any) -> None:
-    """A cyclopts config source, below flags and file: the values of --preset, which depend on --method."""
+    """A cyclopts config source below flags and files: the values of --preset, which depend on --method."""
     if not commands or DistillConfig not in _taken.get(commands[-1], ()):
         return
     given = {argument.name: argument.tokens[-1].value for argument in arguments if argument.tokens}
@@ -302,12 +302,12 @@ def _preset_source(app: Any, commands: tuple[str, ...], arguments: Any) -> None:
 
 
 def keeps_features(tokens: Sequence[str]) -> bool:
-    """Whether the command of a command line keeps features in the cache."""
+    """Whether a command line's command keeps features in the cache."""
     return bool(tokens) and "cache" in _options_of(tokens[0])
 
 
 def is_of_a_config(command: str, option: str) -> bool:
-    """Whether an option of a command is a field of its configs, which the config.yaml of a run may hold."""
+    """Whether an option of a command is a field of one of its configs, which a run's config.yaml may contain."""
     return option in _options_of(command) - _own.get(command, set())
 
 

@@ -1,4 +1,4 @@
-"""The command of privacy: audit."""
+"""The command about privacy: audit."""
 
 from __future__ import annotations
 
@@ -24,36 +24,37 @@ def audit(
     cache: Cache = None,
     progress: Progress = True,
 ) -> None:
-    """Measure what a distilled set gives away of the photos behind it.
+    """Measure what a distilled set reveals about the photos behind it.
 
     Example: probedistill audit runs/photos --config runs/photos/config.yaml --shadows 16 --shadow-steps 60
 
-    Copies: for every synthetic image the nearest photo in pixels (after registration), in structure (SSIM) and in
-    features, beside the same distances among the photos. OUT/audit-pairs.png shows the pairs, and so shows photos.
+    Copies: finds the nearest photo to every synthetic image in pixels (after registration), in structure (SSIM) and in
+    features, and compares the distances with those among the photos. OUT/audit-pairs.png shows the pairs, so it shows
+    photos.
 
-    Membership, with --shadows or --minutes: sets are distilled again from random halves of the photos, and an attacker
-    who knows all of them but one guesses which photos that one was made of (LiRA, arXiv 2112.03570). It takes as long
-    as so many runs on half the photos; after the first one the command says how long. Ctrl-C is safe: the same command
-    goes on.
+    Membership, with --shadows or --minutes: distils shadow sets from random halves of the photos. An attacker who knows
+    all shadow sets but one guesses which photos that one was made from (LiRA, arXiv 2112.03570). This takes as long as
+    the same number of runs on half the photos; after the first one, the command says how long. Ctrl-C is safe: the same
+    command continues.
 
-    And what the run holds beside the images. Results go to OUT/audit.json and OUT/audit.png. docs/privacy.md says what
-    they mean, and what may not be concluded.
+    The audit also lists what the run stores besides the images. Results go to OUT/audit.json and OUT/audit.png.
+    docs/privacy.md explains what they mean and what they cannot show.
 
     Parameters
     ----------
     others:
-        Further encoders whose features are compared, each in one word or a YAML file: features of the run's own
-        encoder are alike by design.
+        Further encoders whose features to compare: names or YAML files. In the features of the run's own encoder, the
+        images are similar to photos by design.
     shadows:
-        Shadow sets, an even number from 6 on; 0: membership is not measured.
+        Number of shadow sets: even, at least 6. 0: do not measure membership.
     minutes:
-        No further shadow sets are begun after so many minutes; without --shadows as many as fit.
+        Start no more shadow sets after this many minutes. Without --shadows: as many as fit in.
     shadow_steps:
-        Steps of a shadow set; default: those of the run.
+        Optimisation steps of a shadow set. Default: those of the run.
     seed:
         Seed of the halves, and of the photos that are compared with each other.
     out:
-        Folder of the results; default: FOLDER.
+        Folder for the results. Default: FOLDER.
     """
     from ..analysis.audit import PAIRS
     from ..analysis.audit import audit as run_audit
@@ -77,4 +78,4 @@ def audit(
         strict=images.strict, progress=progress,
     )  # fmt: skip
     show(result)
-    show(f"look: {out / PAIRS} (it shows photos), {out / 'audit.png'}   numbers: {out / 'audit.json'}")
+    show(f"figures: {out / PAIRS} (shows photos), {out / 'audit.png'}   numbers: {out / 'audit.json'}")

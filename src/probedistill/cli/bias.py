@@ -1,4 +1,4 @@
-"""Commands about shortcuts: bias, and compose, which makes data with known groups."""
+"""Commands about shortcuts: bias; compose, which makes data with known groups."""
 
 from __future__ import annotations
 
@@ -27,31 +27,31 @@ def bias(
     cache: Cache = None,
     progress: Progress = True,
 ) -> None:
-    """See whether an encoder's classes lean on the background: on data with known groups, by its distilled images.
+    """Measure how much an encoder relies on backgrounds, using distilled images and data with known groups.
 
     Example: probedistill bias runs/birds --images folder:birds --groups birds/groups.csv
 
-    Prints accuracy per group (class/background) of probes on the distilled images, on all real images and on random
-    real ones, and how far the distilled image of a class resembles its usual background and its object (cosines; the
-    background share counts one below 0 as 0); with three or more encoders also whether distilled images rank them as
-    real data do. Kept in bias.json and bias.png.
+    Prints the accuracy per group (class/background) of probes trained on the distilled images, on all real images and
+    on random real ones, and the cosine similarity of each class's distilled image to its usual background and to its
+    object (the background share counts negative values as 0). With three or more encoders, it also shows whether
+    distilled images rank them as real data do. Results go to bias.json and bias.png.
 
     Parameters
     ----------
     runs:
         Folders of finished runs, for example one for each encoder.
     groups:
-        CSV file with the columns file, class, background: a row for each training and test image.
+        CSV file with the columns file, class, background: one row for each training and test image.
     encoders:
-        Encoders that every run is looked at with: names, NAME@PIXELS or YAML files; default: each run's own.
+        Encoders to examine every run with: NAME, NAME@PIXELS or a YAML file. Default: each run's own.
     attribute:
-        Columns of the group file that stand for the background; several are combined.
+        Columns of the group file that describe the background; several are combined.
     probe:
         ridge, logistic or sgd.
     seeds:
-        Evaluation seeds.
+        Number of evaluation seeds.
     views:
-        Augmented views of each image that the probe is fitted on.
+        Augmented views of each image to train the probe on.
     out:
         Folder for bias.json and bias.png. Default: the run's, or runs/bias for several runs.
     """
@@ -64,7 +64,7 @@ def bias(
         out=out, cache=cache, progress=progress,
     )  # fmt: skip
     show(report)
-    show(f"kept: {out / 'bias.json'}, {out / 'bias.png'}")
+    show(f"numbers: {out / 'bias.json'}   figure: {out / 'bias.png'}")
 
 
 @command(ComposeConfig)
@@ -78,26 +78,27 @@ def compose(
     background_classes: list[str] | None = None,
     progress: Progress = True,
 ) -> None:
-    """Make synthetic data with known groups: foregrounds pasted on backgrounds that go with their class in training.
+    """Make synthetic data with known groups: objects pasted on backgrounds that correlate with their class in training.
 
     Example: probedistill compose --out digits --foreground-classes 3 8 --background-classes stripes spots
 
-    Writes train/ and test/ with a folder for each class, groups.csv for `probedistill bias`, and composed.json, which
-    says how it was made. Without other options two kinds of digits stand on textures that are made in memory, so that
-    nothing is downloaded.
+    Writes train/ and test/ with one folder per class, groups.csv for `probedistill bias`, and composed.json, which says
+    how the data were made. By default, two classes of digits are pasted on generated textures, and nothing is
+    downloaded.
 
     Parameters
     ----------
     out:
         Folder to write; new or empty.
     foregrounds:
-        Images of the things, as in --images of the other commands.
+        Images of the objects; a spec as in --images of other commands.
     foreground_classes:
-        Their classes, which become the classes of the data. Default: the first two.
+        Classes of the objects, which become the classes of the data. Default: the first two.
     backgrounds:
-        Images of what is behind them; textures:procedural has stripes, spots, bricks and grain.
+        Images of the backgrounds; a spec as in --images. textures:procedural has stripes, spots, bricks and grain.
     background_classes:
-        As many classes of these; each is the usual background of the class in its place. Default: the first.
+        Classes of the backgrounds, one for each foreground class in the same order: its usual background. Default: the
+        first ones.
     """
     from ..analysis.compose import compose as run_compose
 

@@ -1,4 +1,4 @@
-"""The command datasets: the papers' data, and how to run their tables on it."""
+"""The command datasets: the papers' data sets, and how to reproduce their tables."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from .app import command, show
 
 @command()
 def datasets(name: str | None = None, /, *, class_list: bool = False) -> None:
-    """List the data sets of the papers; with a NAME, how to get one and how to run the papers' table on it.
+    """List the data sets of the papers; with a NAME, say how to get one and how to reproduce the papers' table on it.
 
     Example: probedistill datasets imagenet-100
 
-    The library brings none of these sets. It says where each comes from, what its makers allow, which --images reads
-    it, what the papers report beside our own numbers, and which of all this was compared with its source.
+    None of these sets comes with the library. For each, this command shows its source and licence, the --images that
+    reads it, the papers' results next to ours, and which of these facts were checked against their source.
 
     Parameters
     ----------
     name:
-        One of the sets.
+        Name of a set.
     class_list:
-        Print the names of its classes alone, one a line, for --classes @FILE.
+        Print only the names of its classes, one per line, for --classes @FILE.
     """
     from ..errors import UserError, unknown_name
     from ..images.known import DATASETS, ENCODERS
@@ -33,14 +33,14 @@ def datasets(name: str | None = None, /, *, class_list: bool = False) -> None:
             for key, known in DATASETS.items()
         ]
         show(Table("", ("name", "set", "images", "classes", "train", "test"), tuple(rows), left=3))
-        show("More of one: probedistill datasets NAME")
+        show("Details: probedistill datasets NAME")
         return
     if name not in DATASETS:
         raise unknown_name("data set", name, DATASETS)
     known = DATASETS[name]
     if class_list:
         if not known.class_list:
-            raise UserError(f"class-list: {known.title} is used with all of its classes; leave --classes out")
+            raise UserError(f"class-list: {known.title} is used with all its classes; leave --classes out")
         print("\n".join(known.class_list))
         return
     read_as = " ".join([known.images, *known.options])
@@ -57,9 +57,9 @@ def datasets(name: str | None = None, /, *, class_list: bool = False) -> None:
         theirs, ours = (figure.theirs, figure.ours) if figure else (None, None)
         lines.append((title, encoder, licence, percent(theirs), percent(ours)))
     sources = sorted({f"{figure.source}: {figure.what}" for figure in known.figures})
-    caption = "; ".join([*sources, *([known.cost] if known.cost else [])]) or "no figure of this set is on record here"
+    caption = "; ".join([*sources, *([known.cost] if known.cost else [])]) or "no results on this set are recorded here"
     heads = ("encoder", "recipe", "licence of the weights", "paper", "ours")
-    show(Table("top-1 in percent", heads, tuple(lines), caption=caption, left=3))
+    show(Table("top-1 %", heads, tuple(lines), caption=caption, left=3))
     for encoder in ENCODERS:
         for line in known.commands(name, encoder):
             show(line)

@@ -26,27 +26,26 @@ def export(
     overwrite: bool = False,
     progress: Progress = True,
 ) -> None:
-    """Write a distilled set with small image files, at a quality or within a budget of bytes.
+    """Write a distilled set as small image files, at a given quality or within a byte budget.
 
     Example: probedistill export runs/photos --out small --bytes 20000 --config runs/photos/config.yaml
 
-    The export is a distilled set of its own, which evaluate scores as shipped.
-    With --bytes, formats, sizes and qualities are searched for the images that
-    are nearest to the run's: in the features of the encoder that --config or
-    --encoder names, else in pixels. No label and no real image is looked at.
+    The export is a distilled set of its own, and evaluate scores the images as shipped. --bytes searches formats, sizes
+    and qualities for the images nearest to the run's: in the features of the encoder that --config or --encoder names,
+    else in pixels. Labels and real images are not used.
 
     Parameters
     ----------
     out:
         Folder of the export.
     max_bytes:
-        Budget of all image files together; metadata and labels come on top and are shown.
+        Budget in bytes for all image files together. Metadata and labels are extra and are shown.
     format:
-        png (lossless), webp or jpeg. Default: webp, or with --bytes the best.
+        png (lossless), webp or jpeg. Default: webp; with --bytes, the best one.
     quality:
-        Of webp and jpeg, 1 to 100. Default: 90.
+        Quality of webp and jpeg, 1 to 100. Default: 90.
     image_size:
-        Side of the images in pixels. Default: as they are, or with --bytes the best.
+        Side of the images in pixels. Default: unchanged; with --bytes, the best one.
     overwrite:
         Replace the export in OUT.
     """
@@ -65,6 +64,6 @@ def export(
         write_config(out / CONFIG, None, own_encoder(folder, called="--encoder", device="auto"), None)
     show(f"{report} → {out}")
     if max_bytes is not None and encoder is None:
-        show(f"chosen by pixels; by features: --encoder NAME or --config {folder / CONFIG}")
+        show(f"chosen by pixels; to choose by features, add --encoder NAME or --config {folder / CONFIG}")
     if (folder / CONFIG).is_file():  # the export's own does not name the images
         show(f"score:  probedistill evaluate {as_argument(out)} {config_flag('evaluate', folder / CONFIG)}")

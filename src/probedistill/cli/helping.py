@@ -1,4 +1,4 @@
-"""The layout of --help: panels, and in a narrow terminal lines, so that no name of an option is cut."""
+"""The layout of --help: panels, or lines in a narrow terminal, so that option names are never cut."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _ENOUGH = 72
 
 
 class Help:
-    """A formatter of cyclopts, chosen by the width of the terminal."""
+    """A cyclopts formatter that adapts to the width of the terminal."""
 
     def __call__(self, console: Console, options: ConsoleOptions, panel: HelpPanel) -> None:
         """Print one panel."""
@@ -38,7 +38,7 @@ class Help:
 
 
 def _print_lines(console: Console, panel: HelpPanel) -> None:
-    """Each name on its own line, and its description below it, indented."""
+    """Print each name on its own line, with its description indented below it."""
     from rich.padding import Padding
     from rich.text import Text
 

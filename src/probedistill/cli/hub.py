@@ -9,22 +9,22 @@ from .app import command, show
 
 @command()
 def push(folder: Path, repo: str, *, private: bool = False, dry_run: bool = False) -> None:
-    """Upload a set to the Hugging Face hub, after saying what is uploaded and to where.
+    """Upload a set to the Hugging Face hub; says first what is uploaded, and where to.
 
     Example: probedistill push runs/photos USER/photos-distilled --private
 
-    Afterwards every command that takes a run takes hub:USER/photos-distilled, and load_dataset of the package datasets
-    reads it. The card (README.md) is uploaded as it is in the folder: write the licence of the photos into it first.
-    Folders of this machine are taken out of run.json and config.yaml. The token is that of HF_TOKEN or hf auth login.
+    Afterwards, every command that takes a run accepts hub:USER/photos-distilled, and load_dataset of the package
+    datasets reads it. The card (README.md) is uploaded as it is, so write the licence of the photos into it first.
+    Local folder names are removed from run.json and config.yaml. The token comes from HF_TOKEN or hf auth login.
 
     Parameters
     ----------
     folder:
-        A finished run.
+        Folder of a finished run.
     repo:
-        USER/NAME; it is made if it is not there.
+        USER/NAME of the repository. It is created if it does not exist.
     private:
-        Do not let others see it.
+        Create a private repository.
     dry_run:
         Say what would be uploaded, and upload nothing.
     """
@@ -38,4 +38,4 @@ def push(folder: Path, repo: str, *, private: bool = False, dry_run: bool = Fals
             show("nothing was uploaded (--dry-run)")
             return
         send(copy, upload)
-        show(f"there: {upload.address}   use: probedistill info hub:{repo}")
+        show(f"uploaded: {upload.address}   use: probedistill info hub:{repo}")

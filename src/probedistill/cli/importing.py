@@ -1,4 +1,4 @@
-"""The command that takes other people's sets: import."""
+"""The command that imports other people's sets: import."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ def import_(
     label_column: str = "label",
     progress: Progress = True,
 ) -> None:
-    """Make a run of a set that another program made, so that evaluate, transfer, report and export take it.
+    """Turn a set made by another program into a run, which evaluate, transfer, report and export accept.
 
     Example: probedistill import data.pth --classes @names.txt --out runs/theirs
 
-    A .pth, .pt or .safetensors file holds tensors 'images' (n, 3, S, S) in [0, 1] and 'labels' (n,), as data.pth of
-    Linear Gradient Matching does; or a folder holds a folder of images per class; or a .parquet file has columns image
-    and label. Nothing in a file is run.
+    The set is a .pth, .pt or .safetensors file with tensors 'images' (n, 3, S, S) in [0, 1] and 'labels' (n,), such as
+    data.pth of Linear Gradient Matching; a folder with one folder of images per class; or a .parquet file with columns
+    image and label. No code in a file is run.
 
-    With --encoder the set remembers the encoder that it was made with, which no file says: transfer then compares it
-    with that encoder's medoids, and label, audit and geometry know it. Options such as --input-size are those
-    that it was made with.
+    Use --encoder to record the encoder that the set was made with, which the files do not say, and --input-size and its
+    other options as they were. transfer then compares the set with that encoder's medoids, and label, audit and
+    geometry can use the encoder.
 
     Parameters
     ----------
@@ -40,10 +40,10 @@ def import_(
     out:
         Folder for the run.
     classes:
-        Names of the classes, in the order of the labels, or the order of names that the file has; @FILE reads them
-        from a text file, one a line.
+        Names of the classes, in the order of the labels. If the file has class names, this list sets their order. @FILE
+        reads the names from a text file, one per line.
     image_size:
-        Side of the images in pixels. Default: as they are; where they differ, the most frequent short side.
+        Side of the images in pixels. Default: unchanged; if sizes differ, the most frequent short side.
     image_column:
         Column of a .parquet file that holds the images.
     label_column:

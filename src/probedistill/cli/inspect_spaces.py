@@ -23,30 +23,30 @@ def align(
     cache: Cache = None,
     progress: Progress = True,
 ) -> None:
-    """Compare the feature spaces of encoders on the same real images; does transfer follow their alignment?
+    """Measure how similar the feature spaces of encoders are, on the same real images.
 
     Example: probedistill align --encoders efficientnet_lite0@112 runs/b/config.yaml --images folder:photos
 
     For every pair: mutual k-nearest neighbours (Platonic Representation Hypothesis), linear CKA, and how well one space
-    maps linearly to the other (leave-one-out R² of ridge regression; read it from row to column). The images are those
-    of the training split (--split takes another): a distillation has left their features in the cache. Results go to
-    OUT/align.json and OUT/align.png.
+    maps linearly to the other (leave-one-out R² of ridge regression, from row to column). The images are those of the
+    training split, whose features a distillation has cached; --split chooses another. Results go to OUT/align.json and
+    OUT/align.png.
 
     Parameters
     ----------
     encoders:
         Two or more encoders, each NAME, NAME@PIXELS, or a YAML file of encoder options such as RUN/config.yaml.
     k:
-        Neighbours of the mutual k-nearest neighbours.
+        Number of neighbours for mutual k-nearest neighbours.
     limit:
-        Images at most, balanced over the classes; a smaller number is quicker.
+        Largest number of images, balanced over the classes. Fewer images are faster.
     seed:
-        Seed of the choice of images.
+        Seed for the choice of images.
     transfer:
-        transfer.json of `probedistill transfer` for these encoders: adds the rank correlation of its accuracy with
+        transfer.json of `probedistill transfer` for these encoders. Adds the rank correlation between its accuracy and
         each metric over pairs of different encoders (at least 3), with a permutation p-value.
     out:
-        Folder of the results.
+        Folder for the results.
     """
     from ..analysis.alignment import align as run_align
     from ..analysis.matrix import load_transfer
@@ -62,7 +62,7 @@ def align(
     )  # fmt: skip
     alignment.save(out)
     show(alignment)
-    show(f"look: {out / 'align.png'}   numbers: {out / 'align.json'}")
+    show(f"figure: {out / 'align.png'}   numbers: {out / 'align.json'}")
 
 
 @command(ImagesConfig, EncoderConfig)
@@ -77,23 +77,23 @@ def geometry(
     cache: Cache = None,
     progress: Progress = True,
 ) -> None:
-    """Where synthetic images lie among the real images of their class: at the periphery, or in the middle?
+    """Show where synthetic images lie among the real images of their class: in the middle, or at the edge.
 
     Example: probedistill geometry runs/photos --config runs/photos/config.yaml --classes hat --classes shoes
 
-    Draws real and synthetic features in a PCA plane fitted on the real ones, and measures for every class how far out
-    its synthetic image lies, its margin to other classes and its nearest real neighbours, beside class medoids and
-    random real images. --classes chooses what is drawn (default: the first thirty); the numbers are of all classes.
-    Results go to OUT/geometry.json and OUT/geometry.png.
+    Plots real and synthetic features in a PCA plane fitted on the real ones. For every class, measures how far out its
+    synthetic image lies, its margin to other classes and its nearest real neighbours, compared with class medoids and
+    random real images. --classes chooses the classes in the plot (default: the first thirty); the numbers cover all
+    classes. Results go to OUT/geometry.json and OUT/geometry.png.
 
     Parameters
     ----------
     k:
-        Nearest real neighbours that are looked at.
+        Number of nearest real neighbours.
     seed:
-        Seed of the choice of real images that are drawn, and of the bootstrap.
+        Seed for the choice of plotted real images, and for the bootstrap.
     out:
-        Folder of the results; default: FOLDER.
+        Folder for the results. Default: FOLDER.
     """
     from ..analysis.geometry import geometry as run_geometry
     from ..encoders.load import load_encoder
@@ -116,4 +116,4 @@ def geometry(
     )  # fmt: skip
     result.save(out)
     show(result)
-    show(f"look: {out / 'geometry.png'}   numbers: {out / 'geometry.json'}")
+    show(f"figure: {out / 'geometry.png'}   numbers: {out / 'geometry.json'}")

@@ -29,22 +29,22 @@ def label(
     cache: Cache = None,
     progress: Progress = True,
 ) -> None:
-    """Add soft labels to a finished run, or the head of its encoder for classifier inheritance, or both.
+    """Add soft labels to a finished run, the head of its encoder (for classifier inheritance), or both.
 
     Example: probedistill label runs/photos --config runs/photos/config.yaml --soft-labels learned --keep-head
 
-    They are stored in tensors.safetensors beside the images, and evaluate uses them from then on. What was added
-    before is kept, or replaced by what is of the same kind.
+    They are stored in tensors.safetensors with the images, and evaluate uses them from then on. Earlier soft labels or
+    an earlier head are replaced only by a new one of the same kind.
 
     Parameters
     ----------
     soft_labels:
-        source: what the real-data head of the encoder says of the synthetic images; learned: the rows whose ridge
-        probe is best on the real images.
+        source: predictions for the synthetic images by the encoder's head trained on real data. learned: labels
+        optimised so that a ridge probe trained on them is best on the real images.
     keep_head:
-        Store the head trained on all real features of the encoder, (features + 1) x classes x 4 bytes.
+        Store the head trained on all real features of the encoder: (features + 1) × classes × 4 bytes.
     seed:
-        Seed of the synthetic images' views behind the soft labels.
+        Seed of the views of the synthetic images that soft labels are computed from.
     """
     from ..encoders.load import load_encoder
     from ..features.extract import extract_features
@@ -67,8 +67,8 @@ def label(
         check_writable(folder)
         if distilled.run.privacy is not None:
             raise UserError(
-                f"{name} is {distilled.run.privacy}, and labels or a head of the photos would end that; leave it as it "
-                "is"
+                f"{name} is {distilled.run.privacy}, and labels or a head from the photos would break that promise; "
+                "leave it as it is"
             )
         train, _ = load_splits(images, progress=progress)
         train = of_classes(train, distilled.class_names, name)
@@ -77,8 +77,8 @@ def label(
         before = distilled.run.images
         if not distilled.run.made_elsewhere and before.fingerprint != train.fingerprint:
             warnings.warn(
-                f"{str(folder)!r} was made from other images than these ({before.spec}, now {train.spec}), or from "
-                "files of another date",
+                f"{str(folder)!r} was made from other images ({before.spec}, now {train.spec}), or files have "
+                "changed or have new dates",
                 stacklevel=2,
             )
         # The features that the run was made of, so that they are found in the cache.
@@ -94,12 +94,12 @@ def label(
 
 
 def _check_made_with(model: Encoder, run: RunRecord, folder: Path) -> None:
-    """Refuse an encoder that is not the one that a run was made with: labels and head are that encoder's."""
+    """Refuse an encoder other than the run's own, because labels and head belong to that encoder."""
     source = run.source
     if source is None:
         raise UserError(
-            f"run {str(folder)!r} does not say which encoder it was made with, and labels and head are those of that "
-            "encoder; leave it as it is, evaluate it with --probes ridge, or import it again with --encoder"
+            f"run {str(folder)!r} does not say which encoder it was made with, and labels and head belong to that "
+            "encoder; evaluate it with --probes ridge, or import it again with --encoder"
         )
     if source.fingerprint != model.fingerprint:
         own = folder / CONFIG

@@ -1,4 +1,4 @@
-"""Messages on standard error: the package's log and all warnings, a line each."""
+"""Messages on standard error: the package's log and all warnings, one line each."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _PACKAGE = str(Path(__file__).parents[1])
 
 
 class _Lines(logging.Handler):
-    """Each record is a line above the live bars. Warnings and errors begin with that word, and are shown once in a
-    command, however many encoders and views they concern."""
+    """Print each record as a line above the progress bars. Warnings and errors begin with that word, and each is shown
+    only once per command."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class _Lines(logging.Handler):
 
 @contextmanager
 def shown_messages() -> Iterator[None]:
-    """Show the messages of the package, and warnings, within the block."""
+    """Show the package's messages and warnings within the block."""
     handler, level, before = _Lines(), _LOGGER.level, warnings.showwarning
     warnings.showwarning = _log_warning
     _LOGGER.addHandler(handler)
@@ -50,7 +50,7 @@ def shown_messages() -> Iterator[None]:
 
 
 def only_warnings(choice: bool) -> None:
-    """Whether to leave out messages that are no warnings (``--quiet``)."""
+    """Set whether only warnings and errors are shown (``--quiet``)."""
     _LOGGER.setLevel(logging.WARNING if choice else logging.INFO)
 
 

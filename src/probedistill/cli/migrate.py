@@ -1,4 +1,4 @@
-"""The commands of a head for another encoder: migrate, predict."""
+"""The commands for a head for another encoder: migrate, predict."""
 
 from __future__ import annotations
 
@@ -33,30 +33,30 @@ def migrate(
     cache: Cache = None,
     progress: Progress = True,
 ) -> None:
-    """Make a ready head for an encoder that the data never saw, with a forecast of its accuracy.
+    """Train a ready-to-use head for a new encoder from a distilled set, with a forecast of its accuracy.
 
     Example: probedistill migrate runs/photos --encoder timm:resnet18 --out heads/resnet18
 
-    The photos are not needed: candidates are fitted on views of the synthetic images. Some are probes from scratch;
-    others use the head of the old encoder (distill --keep-head) behind a map from new to old features. The forecast is
-    made from cross-validation on both encoders and from how good the set is on the old one, which evaluate measures
-    best: run it first. docs/over-time.md says how far forecasts were off. With --images all candidates are scored on
-    the test images afterwards. For the encoder that the set was made with the head is a probe from scratch.
+    The photos are not needed: candidate heads are trained on views of the synthetic images. Some are probes from
+    scratch; others map the new features to the old ones and then use the head of the old encoder (distill --keep-head).
+    The forecast combines cross-validation on both encoders with the set's accuracy on the old one; run evaluate first,
+    which measures that accuracy best. docs/over-time.md says how far off forecasts were. With --images, all candidates
+    are also scored on the test images. For the encoder that the set was made with, the head is a probe from scratch.
 
-    OUT/head.safetensors is the head; from Python, load_head("OUT") predicts, and as_sklearn() gives a scikit-learn
-    classifier.
+    OUT/head.safetensors is the head. In Python, load_head("OUT") loads it for predictions; its as_sklearn() gives a
+    scikit-learn classifier.
 
     Parameters
     ----------
     out:
-        Folder of the head.
+        Folder for the head.
     candidate:
-        Which head to write; auto: the one with the best forecast.
+        Which head to write. auto: the one with the best forecast.
     source:
-        Encoders that the set was made with, each in one word or a YAML file. Default: the one in RUN/config.yaml, if it
-        is among `probedistill encoders` or a timm:NAME.
+        Encoders that the set was made with: names or YAML files. Default: the one in RUN/config.yaml, if `probedistill
+        encoders` lists it or it is a timm:NAME.
     stats:
-        Class statistics of old encoders, beside those that the run keeps (distill --keep-stats).
+        Class statistics of old encoders, in addition to those in the run (distill --keep-stats).
     seed:
         Seed of the views.
     """
@@ -82,7 +82,7 @@ def migrate(
     new = load_encoder(encoder)
     old = _old_encoders(folder, source, encoder.device)
     if source is None and any(one.fingerprint == new.fingerprint for one in old):
-        show("the set was made with this encoder: its head is a probe from scratch, which evaluate scores")
+        show("the set was made with this encoder: the head is a probe from scratch, which evaluate scores")
         old = []
     store = FeatureStore(cache, images is not None and images.strict, progress)
     head, report = run_migrate(
@@ -111,24 +111,24 @@ def predict(
     csv: Path | None = None,
     progress: Progress = True,
 ) -> None:
-    """Say which class each photo is of, and how sure of it a head is that migrate wrote.
+    """Classify photos with a head that migrate wrote, with the head's confidence.
 
     Example: probedistill predict heads/resnet18 a.jpg b.jpg
     Example: probedistill predict heads/resnet18 new-photos --top 3 --csv classes.csv
 
-    The percentages say which photos are less sure than others. They are not calibrated: of photos at 90% fewer, or
-    more, than nine in ten may be right.
+    The percentages show which photos are less certain than others. They are not calibrated: of photos at 90%, more or
+    fewer than nine in ten may be right.
 
     Parameters
     ----------
     folder:
         Folder of the head.
     photos:
-        Image files, and folders of them.
+        Image files, or folders of them.
     top:
-        How many classes to name for each photo, the likeliest first.
+        Number of classes to list for each photo, most likely first.
     csv:
-        File for a line of each photo, in place of the table on the screen.
+        CSV file to write, one line per photo, instead of printing a table.
     """
     import numpy as np
 
@@ -144,7 +144,7 @@ def predict(
     if csv is not None:
         check_file(csv)
     files = [file for photo in photos for file in (files_below(photo) if photo.is_dir() else [photo])]
-    # A photo that is named is asked for; of a folder the others are.
+    # A photo given by name must be readable; an unreadable one in a folder must not stop the others.
     strict = not any(photo.is_dir() for photo in photos)
     own = None if encoder is None else load_encoder(encoder)
     shares = head.predict_proba(files, own, strict=strict, progress=progress)
@@ -170,11 +170,11 @@ def _check_out(out: Path) -> None:
     if out.is_file():
         raise UserError(f"out {str(out)!r} is a file; give a folder for the head")
     if (out / RUN).exists():
-        raise UserError(f"out {str(out)!r} is the folder of a run; give another one for the head")
+        raise UserError(f"out {str(out)!r} is the folder of a run; give another folder for the head")
 
 
 def _old_encoders(folder: Path, given: list[str] | None, device: str) -> list[Encoder]:
-    """The named encoders, or the run's own if it is safe to load."""
+    """Load the named encoders, or the run's own if it is safe to load."""
     from ..encoders.load import load_encoder
     from ..encoders.named import encoder_config, own_encoder
 
@@ -183,12 +183,12 @@ def _old_encoders(folder: Path, given: list[str] | None, device: str) -> list[En
     try:
         return [load_encoder(own_encoder(folder, called="--source", device=device))]
     except UserError as error:
-        show(f"probes from scratch alone, and no forecast: {error}")
+        show(f"only probes from scratch, and no forecast: {error}")
         return []
 
 
 def _measured(folder: Path, old: list[Encoder]) -> float | None:
-    """The set's accuracy on the first old encoder, as evaluate has left it in the run."""
+    """Return the set's accuracy on the first old encoder, if evaluate has saved it in the run."""
     from ..evaluation.result import DISTILLED, load_evaluation
     from ..store.layout import scores_file
 
@@ -200,14 +200,14 @@ def _measured(folder: Path, old: list[Encoder]) -> float | None:
 
 
 def _statistics(folder: Path, paths: list[Path], old: list[Encoder]) -> list[ClassStatistics]:
-    """Statistics of old encoders: those that the run keeps, and those of files."""
+    """Return the statistics of old encoders: those in the run, and those of files."""
     from ..features.statistics import ClassStatistics, statistics_if_kept
 
     given = [ClassStatistics.load(path) for path in paths]
     for path, one in zip(paths, given, strict=True):
         if all(one.about.encoder.fingerprint != encoder.fingerprint for encoder in old):
             raise UserError(
-                f"statistics file {str(path)!r} is of {one.about.encoder}, which is not among the old encoders; name "
-                "that with --source, or leave the file out"
+                f"statistics file {str(path)!r} is of {one.about.encoder}, which is not among the old encoders; add it "
+                "to --source, or leave the file out"
             )
     return [*statistics_if_kept(folder), *given]

@@ -1,4 +1,4 @@
-"""The commands of a set over time: merge, forget, extend."""
+"""The commands that change a set over time: merge, forget, extend."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class _Out(RunConfig):
     """Where a changed set goes, and how its run is saved."""
 
     out: Path | None = None
-    """Folder of the new set; it must be given. The old one stays as it is."""
+    """Folder of the new set (required). The old set is not changed."""
 
 
 @command()
@@ -37,13 +37,13 @@ def merge(
     out: Path,
     same_classes: bool = False,
 ) -> None:
-    """Put sets of different classes together to one set.
+    """Merge sets with different classes into one set.
 
     Example: probedistill merge runs/fruit runs/cartons --out runs/shop
 
-    The sets must be made with the same encoders and have images of one size. OUT is a set like any other: evaluate,
-    transfer, export and report take it, and info says where its parts came from. Statistics (distill --keep-stats) are
-    added up if every run keeps them, and the head is then computed from them; otherwise these are left out.
+    The sets must be made with the same encoders and have images of the same size. OUT is a set like any other, which
+    evaluate, transfer, export and report accept; info says where its parts came from. If every run has statistics
+    (distill --keep-stats), they are added up and the head is computed from them; otherwise both are left out.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ def merge(
     out:
         Folder of the new set.
     same_classes:
-        Let images of several sets stand for a class that they share; otherwise that is an error.
+        Allow sets to share classes; such a class keeps the images of all of them. Otherwise this is an error.
     """
     from ..distillation.change import merge as run_merge
 
@@ -72,26 +72,26 @@ def forget(
     steps: int | None = None,
     seed: int | None = None,
 ) -> None:
-    """Take classes, or somebody's photos, out of a finished set, and say what may remain of them.
+    """Remove classes or photos from a finished set, and say what traces may remain.
 
     Example: probedistill forget runs/photos --class hat --out runs/without
 
-    A class goes with its images and sums. With --stats the photos behind a file of `probedistill stats` are subtracted
-    from the statistics that the run keeps, and images of their classes are made again from noise. What stays was made
-    with what goes in sight; --redistil makes all images again from what is left of the statistics.
+    A class is removed with its images and sums. --stats subtracts the photos behind a file of `probedistill stats` from
+    the statistics in the run, and distils the images of their classes again from noise. The other images were distilled
+    with the removed data in view; --redistil distils all images again from the remaining statistics.
 
     Parameters
     ----------
     classes:
-        Classes to take out; @FILE reads them from a text file, one a line.
+        Classes to remove. @FILE reads them from a text file, one per line.
     stats:
-        Statistics of the photos to take out, one for each encoder of the run.
+        Statistics of the photos to remove: one file for each encoder of the run.
     redistil:
-        Make all images again, from noise.
+        Distil all images again, from noise.
     steps:
-        Optimisation steps where images are made again. Default: those of the run.
+        Optimisation steps for images that are distilled again. Default: those of the run.
     seed:
-        Seed of that. Default: that of the run.
+        Seed for images that are distilled again. Default: the run's.
     """
     from ..distillation.change import forget as run_forget
     from ..features.statistics import ClassStatistics
@@ -117,24 +117,24 @@ def extend(
     steps: int | None = None,
     seed: int | None = None,
 ) -> None:
-    """Add classes, or more photos of its classes, to a finished set whose photos are gone.
+    """Add classes or photos to a finished set, without its original photos.
 
     Example: probedistill extend runs/photos --images folder:new --out runs/more
 
-    The run must keep its statistics (distill --keep-stats). Images of the old classes stay as they are, unless their
-    class gets more photos; the new ones are made to fit beside them. Ctrl-C saves; the same command with --resume goes
-    on, with the same result as without the break.
+    The run must have its statistics (distill --keep-stats). Images of old classes are not changed, unless their class
+    gets more photos; the new images are optimised alongside them. Ctrl-C saves. The same command with --resume
+    continues, and the result is the same as without the interruption.
 
     Parameters
     ----------
     refine:
-        Go on from all old images, in place of holding them fixed.
+        Optimise the old images, too, instead of keeping them fixed.
     all_images:
-        Hold no new photo out for testing.
+        Hold out no new photos for testing.
     steps:
         Optimisation steps. Default: those of the run.
     seed:
-        Seed. Default: that of the run.
+        Seed of all random numbers. Default: the run's.
     """
     from ..distillation.change import extend as run_extend
     from ..images.splits import load_training
@@ -153,7 +153,7 @@ def _given(run: _Out | None) -> _Out:
 
 
 def _encoders(folder: Path, given: EncoderConfig | None) -> list[Encoder]:
-    """The encoders of a run: the named one, or the run's own, and those that it was distilled for as well."""
+    """Load the encoders of a run: the named one, or the run's own, and those of its ``also``."""
     from ..encoders.load import load_encoder
     from ..encoders.named import own_encoder, own_others
     from ..store.run_record import read_run
@@ -164,7 +164,7 @@ def _encoders(folder: Path, given: EncoderConfig | None) -> list[Encoder]:
 
 
 def _show(before: list[Path], found: DistilledSet, out: Path | None, notes: Sequence[str] = ()) -> None:
-    """Show what became of the images of each class; under torchrun only one process does."""
+    """Show what happened to the images of each class; under torchrun, in one process only."""
     from ..distillation.changed import ChangedSet
     from ..store.distilled import DistilledSet
 

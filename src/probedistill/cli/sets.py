@@ -1,4 +1,4 @@
-"""The command that lists the sets that come with the package: sets."""
+"""The command that lists the sets in the package: sets."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from .app import command, show
 
 @command()
 def sets() -> None:
-    """List the small sets that come with the package; set:NAME stands for a run in every command that takes one.
+    """List the small sets that come with the package. Use set:NAME in place of a run in any command.
 
     Example: probedistill sets
 
     Then, for example: probedistill evaluate set:digits-lite0 --config set:digits-lite0
 
-    Each has a card (README.md) with its scores, its licence and what it was made from.
+    Each set has a card (README.md) with its scores, its licence and its source.
     """
     from ..ship.released import released_sets
 

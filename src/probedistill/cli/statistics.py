@@ -1,4 +1,4 @@
-"""stats: sums of features that stand for images."""
+"""stats: sums of features that replace images."""
 
 from __future__ import annotations
 
@@ -41,42 +41,42 @@ def stats(
     cache: Cache = None,
     progress: Progress = True,
 ) -> None:
-    """Write what images say about their classes as sums of features, without any image; merge such files; show one.
+    """Summarise images as per-class sums of features, to share or distil from instead of images; merge or show files.
 
     Example: probedistill stats --images folder:photos --encoder efficientnet_lite0@112 --out a.stats
 
-    Merge them: probedistill stats a.stats b.stats --out all.stats
+    Merge: probedistill stats a.stats b.stats --out all.stats
 
-    Show one: probedistill stats all.stats
+    Show: probedistill stats all.stats
 
-    A file holds the count, the sum and the sum of squares of the features of each class, and the products of every two
-    features over all classes: 6.8 MB for 10 classes and 1,280 features. Several parties' files, merged, are those of
-    their pooled images, and distill --stats distils from them. Sums are not anonymous by themselves: those of a single
-    image are its features.
+    A file contains, for each class, the count, the sum and the sum of squares of the features, and the products of
+    every two features over all classes: 6.8 MB for 10 classes and 1,280 features. Merged files of several parties equal
+    the statistics of their pooled images, and distill --stats distils from them. Sums are not anonymous by themselves:
+    the sum over a single image is its features.
 
-    The images are those that distill trains on: where a source has no test split, a part stays out for testing.
+    The images are those that distill trains on: if a source has no test split, some are held out for testing.
 
     Parameters
     ----------
     files:
-        Files to merge or to show, in place of --images.
+        Files to merge or show, instead of --images.
     out:
         File to write.
     name:
-        What others read of whose images these are. Default: the name of OUT without its suffix.
+        Name that tells others whose images these are. Default: the name of OUT without its suffix.
     real_views:
-        Augmented views of each image, whose mean is its feature; 0: its centre crop.
+        Augmented views of each image, whose mean is its feature; 0: the centre crop alone.
     all_images:
-        Hold no image out for testing.
+        Hold out no images for testing.
     second_moments:
-        Sum squares and products too; --no-second-moments writes counts and sums alone, which sfm needs no more than.
+        Also sum squares and products. --no-second-moments writes only counts and sums, which is all that sfm needs.
     epsilon:
-        Add noise that makes the file (ε, δ)-differentially private: it is nearly the same with any one image and
-        without it. Smaller is more private; 1 is strict, 8 is lenient. Files hold no second moments then.
+        Add noise that makes the file (ε, δ)-differentially private: it is nearly the same with or without any one
+        image. Smaller is more private; 1 is strict, 8 is lenient. The file then has no second moments.
     delta:
-        δ of --epsilon: far below one over the number of images.
+        δ of --epsilon; choose it far below one over the number of images.
     union:
-        Merge files of different classes: all classes of all files.
+        Merge files even if their classes differ; keep the classes of all files.
     seed:
         Seed of the views.
     """
@@ -95,17 +95,17 @@ def stats(
         for flag, is_given in of_images.items():
             if is_given:
                 raise UserError(
-                    f"{flag} is for images, and files are merged and shown as they are; leave one of them out"
+                    f"{flag} is for images, but files are merged and shown as they are; leave out {flag} or the files"
                 )
         if len(files) > 1 and out is None:
-            raise UserError(f"{len(files)} files to merge, and out is missing; add --out FILE")
+            raise UserError(f"out is missing, and there are {len(files)} files to merge; add --out FILE")
         _write(load_statistics(files, union=union), out)
         return
     if images is None or encoder is None or out is None:
         missing = "images" if images is None else "encoder" if encoder is None else "out"
         raise UserError(f"{missing} is missing; give --images, --encoder and --out, or files to merge or show")
     if union:
-        raise UserError("--union is for merging files, and there are images; leave it out")
+        raise UserError("--union is for merging files, not for images; leave it out")
     _check_out(out)
     check_number("real_views", real_views, whole=True)
     if epsilon is not None:
@@ -138,26 +138,26 @@ def _write(found: ClassStatistics, out: Path | None) -> None:
             show(line)
     elif bool((found.counts == 1).any()):
         first = found.class_names[int((found.counts == 1).nonzero()[0])]
-        show(f"class {first!r} has one image: its sum is that image's feature, which shows what is in it")
+        show(f"class {first!r} has a single image: its sum is that image's feature, which reveals what is in it")
     if out is not None:
         show(f"statistics: {out} ({out.stat().st_size:,} bytes)")
 
 
 def _of_noise(found: ClassStatistics, promise: PrivacyRecord) -> Iterator[str]:
-    """The privacy promise, and warnings if it or the statistics are worth little; only noisy counts are used."""
+    """The privacy promise, and warnings if it or the statistics are worth little; uses only the noisy counts."""
     deviation, count_deviation = promise.deviation, promise.count_deviation
     yield f"{promise}; standard deviation of the noise: {count_deviation:.1f} in counts, {deviation:.2f} in sums"
     length = deviation * math.sqrt(found.dim)
     small = int((found.counts < length).sum())
     if small:
         yield (
-            f"mostly noise: {small} of {len(found.class_names)} classes; the noise of a sum is about {length:,.0f} "
-            "long, and the sum of n images at most n"
+            f"mostly noise: {small} of {len(found.class_names)} classes; the noise in a sum has length "
+            f"{length:,.0f} or so, and the sum of n images has length n at most"
         )
     if promise.delta * found.total >= 1:
         yield (
-            f"delta {promise.delta:g} promises next to nothing for {found.total:,.0f} images: who publishes one of "
-            f"them keeps it, too; take far less than {1 / found.total:.1g}"
+            f"delta {promise.delta:g} promises almost nothing for {found.total:,.0f} images: publishing one of them "
+            f"would keep the promise, too; use far less than {1 / found.total:.1g}"
         )
 
 

@@ -31,24 +31,25 @@ def transfer(
     cache: Cache = None,
     progress: Progress = True,
 ) -> None:
-    """Train probes on distilled sets with other encoders than their own: accuracy, source × target.
+    """Score distilled sets with encoders other than their own: accuracy, source × target.
 
     Example: probedistill transfer runs/a runs/b --images folder:photos --encoders efficientnet_lite0@112 mobilenet.yaml
 
-    Below the sets stand real images, as many per class: random ones, and the class medoids in the features of a
-    set's own encoder ("centroids"); and all the real data. Scores are kept cell by cell in OUT/transfer.json:
-    the same command goes on where it was stopped, and scores only what is new. OUT/transfer.png is the heat map.
+    For comparison, the table also has as many real images per class (random ones, and "centroids", the class medoids in
+    the features of a set's own encoder) and all the real data. Scores are saved cell by cell in OUT/transfer.json. The
+    same command continues if it was stopped, and computes only missing scores. OUT/transfer.png is the heat map.
 
-    All rows are scored with the same kind of crops and flips, without noise. By default they are those that the first
-    run was distilled with. --augment.scale and the like choose others; what they leave out has the value shown here.
+    All rows are scored with the same crops and flips, without noise. By default they are those that the first run was
+    distilled with. To change them, use --augment.scale and the other --augment options; those not given then have the
+    defaults shown below.
 
     Parameters
     ----------
     runs:
-        Folders of finished runs, of the same classes and images per class.
+        Folders of finished runs with the same classes and images per class.
     encoders:
-        Encoders to train probes with: NAME, NAME@PIXELS, or a YAML file of encoder options (a run's config.yaml
-        is one); several may follow the flag.
+        One or more encoders to train probes with: NAME, NAME@PIXELS, or a YAML file of encoder options such as
+        RUN/config.yaml.
     out:
         Folder for transfer.json and transfer.png.
     """

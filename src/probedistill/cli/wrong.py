@@ -1,4 +1,4 @@
-"""Errors of the command line, in one line and in the user's words."""
+"""Command-line errors, in one line and in the user's words."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from .app import SHARED, app, is_of_a_config
 
 
 def in_words(error: cyclopts.CycloptsError, tokens: Sequence[str]) -> str:
-    """The line for an error of the parser.
+    """Return the line for an error of the parser.
 
     Args:
-        error: What the parser says.
+        error: The parser's error.
         tokens: The words of the command line.
     """
     command = (error.command_chain or ("",))[-1]
@@ -31,7 +31,7 @@ def in_words(error: cyclopts.CycloptsError, tokens: Sequence[str]) -> str:
         left = error.unused_tokens
         belong = "belongs" if len(left) == 1 else "belong"
         words = " ".join(map(repr, left))
-        return f"{words} {belong} to no option; probedistill {command} --help says what each option takes"
+        return f"{words} {belong} to no option; see probedistill {command} --help"
     if isinstance(error, cyclopts.RepeatArgumentError):
         return f"{error.token.keyword} is given more than once; give it once"
     return _named(error)
@@ -54,14 +54,14 @@ def _unknown_options(tokens: Sequence[str], command: str) -> list[str]:
 
 
 def _unknown(word: str, command: str) -> str:
-    """The line for an option that a command does not have, with the nearest that it has."""
+    """Return the line for an unknown option, with the nearest known one."""
     word = word.partition("=")[0]
     own = app[command].assemble_argument_collection() if command in app else ()
     # Without those that only hold others, as --augment does.
     names = {*SHARED, *(name for argument in own if not argument.children for name in argument.names)} - {word}
     if near := _nearest(word, names):
         return f"unknown option {word!r}; did you mean {near}?"
-    return f"unknown option {word!r}; probedistill {command} --help lists those there are"
+    return f"unknown option {word!r}; probedistill {command} --help lists all options"
 
 
 def _unknown_command(word: str) -> str:
@@ -71,21 +71,21 @@ def _unknown_command(word: str) -> str:
 
 
 def _nearest(word: str, names: Iterable[str]) -> str | None:
-    """The name that a misspelt word was meant to be; dashes in front, which all have, make nothing alike."""
+    """Return the known name nearest to a misspelt word; leading dashes are not compared."""
     bare = {name.lstrip("-"): name for name in sorted(names)}
     near = difflib.get_close_matches(word.lstrip("-"), bare, n=1, cutoff=0.65)
     return bare[near[0]] if near else None
 
 
 def _missing(error: cyclopts.MissingArgumentError, tokens: Sequence[str]) -> str:
-    """What is missing."""
+    """Return the line for a missing argument."""
     argument, command = error.argument, " ".join(error.command_chain or ())
     if argument is None:
         return " ".join(str(error).split())
     if error.keyword is not None:  # an option without its value
         wanted, got = argument.token_count()[0], len(error.tokens_so_far)
         lacks = "no value" if wanted < 2 else f"{got % wanted} of {wanted} values"
-        return f"{error.keyword} is given {lacks}; probedistill {command} --help says what it takes"
+        return f"{error.keyword} has {lacks}; probedistill {command} --help says what it takes"
     name = argument.name.removeprefix("--")
     if argument.field_info.is_positional:
         own = app[command].assemble_argument_collection()
@@ -95,12 +95,12 @@ def _missing(error: cyclopts.MissingArgumentError, tokens: Sequence[str]) -> str
     if not is_of_a_config(command, name.replace("-", "_")):  # no run's config.yaml has it
         return f"{name} is missing; give --{name}"
     if "--config" in tokens:
-        return f"{name} is missing, also in the file of --config; give --{name}"
+        return f"{name} is missing, and the --config file does not have it; give --{name}"
     return f"{name} is missing; give --{name}, or --config FILE that has it (a run's is RUN/config.yaml)"
 
 
 def _named(error: cyclopts.CycloptsError) -> str:
-    """The library's message about an option, with its name, value and file added if they are missing."""
+    """Return the parser's message about an option, with its name, value and file added if they are missing."""
     text, argument = " ".join(str(error).split()), error.argument
     if isinstance(error, cyclopts.CoercionError) and error.token is not None:
         is_not = f"{error.token.value!r} is not {value_in_words(error.target_type)}"
