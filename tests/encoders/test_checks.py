@@ -79,17 +79,19 @@ def load(how: str) -> Encoder:
 
 @pytest.mark.parametrize("how", ["dropout", "masked", "noise", "random crop", "of another length"])
 def test_features_that_differ_each_time(how):
-    with pytest.raises(UserError, match=r"^encoder 'mine' gives other features for the same images each time; switch"):
+    with pytest.raises(
+        UserError, match=r"^encoder 'mine' gives different features for the same images each time; switch"
+    ):
         load(how)
 
 
 @pytest.mark.parametrize(
     ("how", "says"),
     [
-        ("batch norm", "cannot take an image alone (Expected more than 1 value"),
-        ("what came before", "gives an image other features when another is beside it"),
-        ("its place", "gives an image other features when another is beside it"),
-        ("the batch's mean", "gives an image other features when another is beside it"),
+        ("batch norm", "cannot take a single image (Expected more than 1 value"),
+        ("what came before", "gives an image different features if the batch has other images"),
+        ("its place", "gives an image different features if the batch has other images"),
+        ("the batch's mean", "gives an image different features if the batch has other images"),
     ],
 )
 def test_features_that_depend_on_the_other_images(how, says):
@@ -98,7 +100,7 @@ def test_features_that_depend_on_the_other_images(how, says):
 
 
 def test_an_encoder_takes_any_number_of_images():
-    with pytest.raises(UserError, match="gives an image other features when another is beside it"):
+    with pytest.raises(UserError, match="gives an image different features if the batch has other images"):
         load("two at most")
 
 
@@ -107,13 +109,13 @@ def test_an_encoder_takes_any_number_of_images():
     [
         ("constant", "gives a dark and a bright image the same features"),
         ("zero", "gives a dark and a bright image the same features"),
-        ("nan", "gives features that are not finite in fp32"),
-        ("infinite", "gives features that are not finite in fp32"),
-        ("one for all", r"gives features of shape \(1, 24\)"),
-        ("one dimension", r"gives features of shape \(2,\)"),
-        ("in a list", "gives list; it must give a tensor"),
-        ("complex", "gives complex features; it must give a plain tensor of real numbers"),
-        ("sparse", "gives sparse features"),
+        ("nan", "returns features that are not finite in fp32"),
+        ("infinite", "returns features that are not finite in fp32"),
+        ("one for all", r"returns features of shape \(1, 24\)"),
+        ("one dimension", r"returns features of shape \(2,\)"),
+        ("in a list", "returns list; it must return a tensor"),
+        ("complex", "returns complex features; it must return a plain tensor of real numbers"),
+        ("sparse", "returns sparse features"),
     ],
 )
 def test_features_that_are_none(how, says):
@@ -156,7 +158,7 @@ class DropsWithAGradient(Tiny):
 
 
 def test_features_are_the_same_with_and_without_a_gradient():
-    with pytest.raises(UserError, match="'mine' gives other features while a gradient is computed; switch"):
+    with pytest.raises(UserError, match="'mine' gives different features while a gradient is computed; switch"):
         Encoder(DropsWithAGradient(), name="mine", input_size=32).check_gradient()
 
 
@@ -217,7 +219,7 @@ def does(how: Callable[[Does, Tensor], Tensor], **options: Any) -> Encoder:
 @pytest.mark.parametrize("draw", [lambda: float(torch.rand(())), random.random, lambda: np.random.rand()])  # noqa: NPY002
 def test_what_happens_now_and_then_shows(draw):
     torch.manual_seed(0), random.seed(1), np.random.seed(0)  # noqa: NPY002
-    with pytest.raises(UserError, match="gives other features for the same images each time"):
+    with pytest.raises(UserError, match="gives different features for the same images each time"):
         does(lambda model, images: model.usual(images) * (2.0 if draw() < 0.2 else 1.0))
 
 
@@ -226,7 +228,7 @@ def test_little_noise_is_no_rounding(precision, noise):
     def noisy(model: Does, images: Tensor) -> Tensor:
         return model.usual(images) * (1 + noise * torch.randn(len(images), 24))
 
-    with pytest.raises(UserError, match="gives other features for the same images each time"):
+    with pytest.raises(UserError, match="gives different features for the same images each time"):
         does(noisy, precision=precision)
 
 
@@ -258,7 +260,7 @@ def test_statistics_that_go_on_in_evaluation():
 
 def test_features_in_the_memory_of_the_last_ones():
     memory = torch.zeros(9, 24)
-    with pytest.raises(UserError, match="gives its features in the same memory each time; return a copy"):
+    with pytest.raises(UserError, match="returns its features in the same memory each time; return a copy"):
         does(lambda model, images: memory[: len(images)].copy_(model.usual(images)))
 
 
@@ -280,13 +282,13 @@ def test_what_looks_at_four_images_at_once_shows():
     def by_four(model: Does, images: Tensor) -> Tensor:
         return torch.cat([part - part.mean(0) * (len(part) == 4) for part in model.usual(images).split(4)])
 
-    with pytest.raises(UserError, match="gives an image other features when another is beside it"):
+    with pytest.raises(UserError, match="gives an image different features if the batch has other images"):
         does(by_four)
 
 
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 def test_nested_features_are_none():
-    with pytest.raises(UserError, match="gives nested features; it must give a plain tensor"):
+    with pytest.raises(UserError, match="returns nested features; it must return a plain tensor"):
         does(lambda model, images: torch.nested.nested_tensor(list(model.usual(images))))
 
 
@@ -301,7 +303,7 @@ CUT = {
 @pytest.mark.parametrize("how", CUT)
 def test_a_gradient_that_is_cut_in_part_is_said(how):
     encoder = does(CUT[how])
-    with pytest.warns(UserWarning, match=r"the gradient of encoder 'mine' is not that of its features: .*% away from"):
+    with pytest.warns(UserWarning, match=r"the gradient of encoder 'mine' is wrong: it differs by .*% from"):
         encoder.check_gradient()
 
 
@@ -382,7 +384,7 @@ def test_quantised_models_are_refused_in_one_line():
     """They keep tuples and types among their weights, and round an image by what is beside it."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 5))
     quantised = torch.ao.quantization.quantize_dynamic(model, {nn.Linear})
-    with pytest.raises(UserError, match="gives an image other features when another is beside it"):
+    with pytest.raises(UserError, match="gives an image different features if the batch has other images"):
         Encoder(quantised, name="int8", input_size=16)
 
 
@@ -494,7 +496,7 @@ def test_scripted_and_traced_models_are_encoders():
     "model", [nn.Sequential(nn.LazyConv2d(8, 5), nn.Flatten()), torch.export.export(Tiny(), (pictures(),)).module()]
 )
 def test_models_that_cannot_be_frozen(model):
-    with pytest.raises(UserError, match=r"encoder 'mine' cannot be frozen .*; give a torch.nn.Module with all of its"):
+    with pytest.raises(UserError, match=r"encoder 'mine' cannot be frozen .*; give a torch.nn.Module with all its"):
         Encoder(model, name="mine", input_size=32)
 
 
@@ -514,11 +516,11 @@ def test_mean_and_deviation_in_any_form(mean):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"mean": (123.7, 116.3, 103.5)}, "give it for images in [0, 1]: divide mean and std by 255"),
+        ({"mean": (123.7, 116.3, 103.5)}, "images are in [0, 1], so divide mean and std by 255"),
         ({"mean": (0.5, 0.5)}, "mean (0.5, 0.5) cannot be used (2 of them); give three numbers"),
         ({"mean": None}, "mean None cannot be used"),
         ({"mean": torch.zeros(1, 2, 1, 1)}, "mean tensor([[[[0.]], [[0.]]]]) cannot be used (2 of them)"),
-        ({"mean": (float("nan"), 0, 0)}, "give it for images in [0, 1]"),
+        ({"mean": (float("nan"), 0, 0)}, "images are in [0, 1]"),
         ({"std": (0.2, 0.0, 0.2)}, "has std (0.2, 0.0, 0.2); give numbers above 0"),
         ({"std": ("a", "b", "c")}, "cannot be used"),
         ({"crop_pct": 0}, "has crop_pct 0; give a number from 0.05 to 1"),

@@ -20,7 +20,7 @@ from probedistill import Encoder, EncoderConfig, UserError, load_encoder
 def test_features_of_a_source_that_has_one_kind():
     with pytest.raises(UserError, match="unknown features 'ouput'; did you mean 'output'"):
         load_encoder("timm:resnet18", pretrained=False, features="ouput", device="cpu")
-    with pytest.raises(UserError, match="features 'output' is not for '"):
+    with pytest.raises(UserError, match="features 'output' is not possible for '"):
         load_encoder(TINY, features="output", device="cpu")
 
 
@@ -30,8 +30,8 @@ def test_features_of_a_source_that_has_one_kind():
         ("module:helpers_encoders:tinny", "did you mean 'tiny'"),
         ("module:no_such_module_here:make", "'no_such_module_here' cannot be imported"),
         ("module:helpers_encoders", "must be module:PACKAGE.MODULE:NAME, such as module:mine:make"),
-        ("module:helpers_encoders:not_a_module", "gave str; the factory must return"),
-        ("module:helpers_encoders:four_dimensional", r"gives features of shape \(2, 24"),
+        ("module:helpers_encoders:not_a_module", "returned str; it must return"),
+        ("module:helpers_encoders:four_dimensional", r"returns features of shape \(2, 24"),
         ("timm:resnet19", "did you mean 'resnet1"),
         ("efficientnet_lite", "did you mean 'efficientnet_lite"),
         ("tim:resnet18", "did you mean 'timm'"),
@@ -141,5 +141,5 @@ def test_a_size_behind_the_name_is_understood_everywhere():
     assert load_encoder(f"{TINY}@48").fingerprint == expected
     assert load_encoder(EncoderConfig(encoder=f"{TINY}@48", input_size=48)).fingerprint == expected
     assert replace(EncoderConfig(encoder=f"{TINY}@40"), input_size=48) == EncoderConfig(encoder=f"{TINY}@48")
-    with pytest.raises(UserError, match=f"encoder '{TINY}@48' and input_size 40 differ; give one of them"):
+    with pytest.raises(UserError, match=f"encoder '{TINY}@48' and input_size 40 disagree; give only one size"):
         load_encoder(f"{TINY}@48", input_size=40)

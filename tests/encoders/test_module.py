@@ -44,7 +44,7 @@ class Pool(nn.Module):
 @pytest.mark.parametrize(
     ("factory", "says"),
     [
-        ("in_a_dict", "gives dict; it must give a tensor"),
+        ("in_a_dict", "returns dict; it must return a tensor"),
         ("without_a_word", "cannot take images of 32 pixels \\(AssertionError\\)"),
     ],
 )
@@ -79,7 +79,7 @@ def test_a_model_may_give_both_sides_of_its_images(monkeypatch):
 
 def test_a_model_in_place_of_its_factory(monkeypatch):
     monkeypatch.setattr("helpers_encoders.tiny", Tiny())
-    with pytest.raises(UserError, match="is a module that is made already; name the function or class that makes it"):
+    with pytest.raises(UserError, match="is a module object; name the function or class that creates it"):
         load_encoder(TINY, device="cpu")
 
 
@@ -141,7 +141,7 @@ def test_another_package_adds_a_source_of_encoders(elsewhere, monkeypatch, run_c
     assert load_encoder("mine:24@16", device="cpu").input_size == 16
     with pytest.raises(UserError, match="'bad' is function; it must be an EncoderSource"):
         load_encoder("bad:24")
-    with pytest.raises(UserError, match=r"checkpoint 'w\.pth' is not for 'mine:24', which"):
+    with pytest.raises(UserError, match=r"checkpoint 'w\.pth' is not possible for 'mine:24', which"):
         load_encoder("mine:24", checkpoint="w.pth")
     with pytest.raises(UserError, match="unknown encoder source 'min'; did you mean 'mine'"):
         load_encoder("min:24")

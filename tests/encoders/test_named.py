@@ -88,9 +88,11 @@ def test_a_run_loads_what_is_known_of_its_own_accord(tmp_path):
 def test_a_run_is_not_trusted_with_more(tmp_path, content):
     file = tmp_path / "config.yaml"
     file.write_text(content)
-    with pytest.raises(UserError, match=r"run '.*' is not trusted .* by itself, because its config.yaml sets ") as e:
+    with pytest.raises(
+        UserError, match=r"run '.*' is not trusted to load its encoder .*, because its config.yaml sets "
+    ) as e:
         own_encoder(tmp_path, called="--encoders")
-    assert str(e.value).endswith(" if you know where the run is from, or name the encoder with --encoders")
+    assert str(e.value).endswith(" if you know where the run comes from, or name the encoder with --encoders")
     assert "\n" not in str(e.value)
     with trusting():
         assert own_encoder(tmp_path, called="--encoders") == encoder_config(str(file))
@@ -112,7 +114,9 @@ def test_a_run_is_trusted_with_no_more_for_its_other_encoders(tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     Path("small.yaml").write_text("encoder: efficientnet_lite0\n")
     first = EncoderConfig(encoder="efficientnet_lite0", device="cpu")
-    with pytest.raises(UserError, match=r"run 'run' is not trusted .* its run.json sets .* you know where the run is"):
+    with pytest.raises(
+        UserError, match=r"run 'run' is not trusted .* its run.json sets .* you know where the run comes"
+    ):
         own_others(Path("run"), [word], first)
     with trusting():
         (config,) = own_others(Path("run"), [word], first)
@@ -209,7 +213,7 @@ def test_what_is_wrong_with_a_file_that_a_config_names(run_cli, files):
     assert "leads back to itself" in run_cli("distill", "--config", "run.yaml", "--out", "a").error()
     Path("tiny.yaml").unlink()
     error = run_cli("distill", "--config", "run.yaml", "--out", "a").error()
-    assert "is not a file; give its path as seen from the current folder" in error
+    assert "does not exist; paths in it are relative to the current folder" in error
     assert not Path("a").exists()
 
 

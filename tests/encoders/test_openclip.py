@@ -27,7 +27,7 @@ def test_openclip_features_before_and_after_the_projection_with_random_weights(n
 @pytest.mark.slow
 def test_openclip_with_random_weights():
     open_clip = pytest.importorskip("open_clip")
-    with pytest.warns(UserWarning, match="those after the projection"):
+    with pytest.warns(UserWarning, match="the features after the projection"):
         encoder = load_encoder("openclip:RN50", pretrained=False, input_size=64, device="cpu")
     torch.manual_seed(0)
     reference = open_clip.create_model("RN50", pretrained=None, force_image_size=64).visual.eval()

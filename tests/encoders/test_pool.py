@@ -95,5 +95,7 @@ def test_encoders_that_are_wrong_are_one_line():
         EncoderPool([TINY, "no such"])
     with pytest.raises(UserError, match=r"^unknown encoder 'no such'"):
         EncoderPool(["no such"])
-    with pytest.raises(UserError, match=r"choose another input_size=….*; options of one encoder go into a YAML file"):
+    with pytest.raises(
+        UserError, match=r"choose another input_size=….*; to give options for one encoder, write a YAML file"
+    ):
         EncoderPool([TINY, "module:helpers_encoders:picky@48"])

@@ -132,7 +132,7 @@ _BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        (_BOMB, "values once its aliases are followed"),
+        (_BOMB, "values once its aliases are expanded"),
         ("a: &a [*a]", "contains itself"),
         ("a: &a {b: *a}", "contains itself"),
         ("a: *nowhere", "nowhere"),
@@ -196,7 +196,7 @@ def test_every_reader_of_yaml_is_this_one():
 )
 def test_an_option_that_is_there_twice(tmp_path, text):
     (tmp_path / "twice.yaml").write_text(text)
-    with pytest.raises(UserError, match=r"'(steps|init|real_views)' is there twice, in line 3 again"):
+    with pytest.raises(UserError, match=r"'(steps|init|real_views)' is set twice, again in line 3"):
         read_yaml(tmp_path / "twice.yaml", "config 'twice.yaml'")
     (tmp_path / "twice.yaml").write_text("a: &a {steps: 3}\nb:\n  <<: *a\n  steps: 4\n")
     assert read_yaml(tmp_path / "twice.yaml", "config 'twice.yaml'")["b"] == {"steps": 4}

@@ -318,7 +318,7 @@ def test_a_shard_of_another_bank_is_refused(tmp_path, folder, extract, other):
     else:
         stranger = own[1]
     own[0].write_bytes(stranger.read_bytes())
-    with pytest.warns(UserWarning, match="holds the features of other images; computing it again"):
+    with pytest.warns(UserWarning, match="has the features of different images; computing it again"):
         again = extract(images, views=1, shard_size=4)
     assert torch.equal(again.augmented, first.augmented)
 
@@ -389,9 +389,7 @@ def test_unreadable_images_are_left_out_and_counted(folder, encoder, extract, ca
         assert len(bank.skipped) == 3
         (line,) = caplog.messages
         caplog.clear()
-        assert line.startswith(
-            "left out 3 unreadable of 15 images (train): train/cat/0002.png and 2 more (not an image"
-        )
+        assert line.startswith("skipped 3 unreadable of 15 images (train): train/cat/0002.png and 2 more (not an image")
         with torch.no_grad():
             expected = torch.cat([encoder(encoder.centre_view(images._load(i))[None]) for i in left])
         torch.testing.assert_close(bank.centre, expected, rtol=1e-5, atol=1e-6)
@@ -406,10 +404,10 @@ def test_each_reason_is_said_once_with_how_many_images_it_concerns(folder, extra
         (folder / name).write_bytes(content)
     extract(load_images(f"folder:{folder}"))
     (line,) = caplog.messages
-    assert line.startswith("left out 4 unreadable of 15 images (train): train/dog/0000.png and 1 more (a HEIC photo;")
+    assert line.startswith("skipped 4 unreadable of 15 images (train): train/dog/0000.png and 1 more (a HEIC photo;")
     assert line.endswith("train/dog/0003.png (the file is empty)")
     (folder / names[9]).write_bytes(b"")
-    with pytest.raises(UserError, match=r"images of class 'dog'.*first: train/dog/0000\.png: a HEIC"):
+    with pytest.raises(UserError, match=r"class 'dog' .*first: train/dog/0000\.png: a HEIC"):
         extract(load_images(f"folder:{folder}"))
 
 
@@ -425,7 +423,7 @@ def test_an_image_that_was_out_of_reach_is_taken_when_it_is_back(folder, extract
     with monkeypatch.context() as patched:
         patched.setattr(images, "load", out_of_reach)
         assert len(extract(images, shard_size=4)) == N - 2
-    assert "left out 2 unreadable of 15" in caplog.text
+    assert "skipped 2 unreadable of 15" in caplog.text
     caplog.clear()
     bank = extract(images, shard_size=4, strict=True)
     assert (len(bank), bank.skipped) == (N, [])
@@ -440,7 +438,7 @@ def test_a_shard_of_unreadable_images_alone(folder, extract, caplog):
     bank = extract(load_images(f"folder:{folder}"), views=2, shard_size=2)
     assert bank.indices.tolist() == [i for i in range(N) if i not in (4, 5)]
     assert bank.augmented.shape[1] == N - 2
-    assert "left out 2 unreadable of 15" in caplog.text
+    assert "skipped 2 unreadable of 15" in caplog.text
 
 
 @pytest.mark.parametrize("cached", [False, True])
@@ -466,7 +464,7 @@ def test_a_class_of_unreadable_images_is_an_error(folder, extract):
         break_image(images, folder, index)
     images = load_images(f"folder:{folder}")
     for _ in range(2):
-        with pytest.raises(UserError, match=r"images of class 'dog' .*can be read; .*first: train/dog/0000"):
+        with pytest.raises(UserError, match=r"class 'dog' .* none of which can be read; .*first: train/dog/0000"):
             extract(images)
 
 
@@ -646,7 +644,9 @@ def test_features_that_are_not_finite_are_an_error(tmp_path, folder, extract, pr
         return view(image) * (1e6 if image == images.load(6) else 1.0)
 
     encoder.centre_view = bright
-    with pytest.raises(UserError, match=rf"'overflows' gives features that are not finite in {precision}.*{fix}") as e:
+    with pytest.raises(
+        UserError, match=rf"'overflows' returns features that are not finite in {precision}.*{fix}"
+    ) as e:
         extract(images, encoder)
     assert repr(images.names[6]) in str(e.value)
     assert shards(tmp_path) == [], "nothing is kept of them"
@@ -657,12 +657,12 @@ def test_an_encoder_whose_features_are_never_finite():
         def forward(self, images):
             return super().forward(images) * float("nan")
 
-    with pytest.raises(UserError, match="encoder 'nothing' gives features that are not finite in fp32"):
+    with pytest.raises(UserError, match="encoder 'nothing' returns features that are not finite in fp32"):
         Encoder(Nothing(), name="nothing", input_size=32)
 
 
 def test_no_images(folder, extract):
-    with pytest.raises(UserError, match=r"have no images to take features of"):
+    with pytest.raises(UserError, match=r"have no images to encode"):
         extract(load_images(f"folder:{folder}").select([]))
 
 

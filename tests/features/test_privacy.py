@@ -146,7 +146,7 @@ def test_disjoint_parties_are_promised_the_weaker_of_both():
 
 
 def test_private_and_other_statistics_are_not_merged():
-    with pytest.raises(UserError, match="'b' is not private, so nothing could be promised of both"):
+    with pytest.raises(UserError, match="'b' is not private, so nothing could be promised for both"):
         private("a", [0, 1, 2]) + statistics_of(bank([0]), "b")
 
 
@@ -157,7 +157,7 @@ def test_distilling_keeps_the_promise_and_what_would_break_it_is_refused(run_cli
     made = run_cli("stats", *images, "--epsilon", 2, "--real-views", 2, "--out", file)
     assert "(2, 1e-05)-differentially private" in made.out
     distil = ["distill", "--stats", file, "--encoder", TINY, "--steps", 3, "--out", run]
-    assert "are private and hold no second moments" in run_cli(*distil, "--method", "clp").error()
+    assert "are differentially private, so they have no second moments" in run_cli(*distil, "--method", "clp").error()
     assert "needs the real images" in run_cli(*distil, "--method", "sfm", "--canvas.init", "real").error()
     assert "keep_head True needs second moments" in run_cli(*distil, "--keep-head").error()
     assert not run.exists()
@@ -166,12 +166,15 @@ def test_distilling_keeps_the_promise_and_what_would_break_it_is_refused(run_cli
     assert DistilledSet.load(run).run.privacy == ClassStatistics.load(file).about.privacy
     assert "(2, 1e-05)-differentially private" in run_cli("info", run).out
     card = (run / "README.md").read_text(encoding="utf-8")
-    assert "sums of features alone, which came from: a." in card
+    assert "only from sums of features, from: a." in card
     assert "are (2, 1e-05)-differentially private" in card
-    assert "labels or a head of the photos would end that" in run_cli("label", run, *images, "--keep-head").error()
+    assert (
+        "labels or a head from the photos would break that promise"
+        in run_cli("label", run, *images, "--keep-head").error()
+    )
     assert run_cli("distill", *images, "--steps", 1, "--out", tmp_path / "open").code == 0
     merged = run_cli("merge", run, tmp_path / "open", "--same-classes", "--out", tmp_path / "both")
-    assert "The promise of privacy of 'run' was left out" in merged.out
+    assert "The privacy promise of 'run' was left out" in merged.out
     assert DistilledSet.load(tmp_path / "both").run.privacy is None
 
 
@@ -190,7 +193,7 @@ def test_two_releases_of_the_same_images_cost_twice(run_cli, photos, tmp_path):
 def test_what_is_held_out_must_not_depend_on_other_images(run_cli, tmp_path):
     folder = make_image_folder(tmp_path / "flat", per_class=5, size=16, splits=())
     make = ["stats", "--images", f"folder:{folder}", "--encoder", TINY, "--epsilon", 1, "--out", tmp_path / "a.stats"]
-    assert "one image more or less would change another; add --all-images" in run_cli(*make).error()
+    assert "one image can change which others are held out; add --all-images" in run_cli(*make).error()
     assert run_cli(*make, "--all-images").code == 0
 
 
@@ -199,7 +202,7 @@ def test_what_noise_leaves_of_small_classes_and_a_large_delta_is_said(run_cli, p
     assert "mostly noise: 2 of 2 classes" in run_cli(*make, 0.1).out
     careless = run_cli(*make, 1000, "--delta", 0.5).out
     assert "mostly noise" not in careless
-    assert "delta 0.5 promises next to nothing for" in careless
+    assert "delta 0.5 promises almost nothing for" in careless
 
 
 @pytest.mark.parametrize(

@@ -137,7 +137,9 @@ def test_features_of_synthetic_images_are_finite(tmp_path):
     encoder = Encoder(BrokenForRed(), name="mine", input_size=32)
     images = torch.zeros(3, 3, 32, 32)
     images[1, 0] = 1
-    with pytest.raises(UserError, match="'mine' gives features that are not finite in fp32 for 1 of 3 images or views"):
+    with pytest.raises(
+        UserError, match="'mine' returns features that are not finite in fp32 for 1 of 3 images or views"
+    ):
         encode(encoder, images)
     with pytest.raises(UserError, match="are not finite in fp32 for 2 of 6 images or views"):
         view_features(encoder, images, AugmentConfig(), 2, seed=0)

@@ -29,7 +29,7 @@ def test_a_picture_in_two_classes_is_named_once_with_both_places(tmp_path):
         shutil.copy(photos / "train/cat/0001.png", photos / f"train/{other}/same.png")
     for load in (load_splits, load_images):
         (line,) = _said(photos, load)
-        assert "1 picture is in more than one class" in line
+        assert "1 image is in more than one class" in line
         assert "'train/cat/0001.png' and 'train/cow/same.png'" in line
 
 
@@ -38,7 +38,7 @@ def test_test_images_that_are_trained_on_are_counted(tmp_path):
     for name in ("0000.png", "0001.png"):
         shutil.copy(photos / "train/cat" / name, photos / "test/cat" / f"copy-{name}")
     (line,) = _said(photos)
-    assert "2 test images are among the training images too" in line
+    assert "2 test images are also among the training images" in line
     assert "'test/cat/copy-0000.png' and 'train/cat/0000.png'" in line
 
 
@@ -48,7 +48,7 @@ def test_a_held_out_share_is_looked_at_too(tmp_path):
         for number in range(5):
             shutil.copy(path, path.with_name(f"copy-{number}-{path.name}"))
     (line,) = _said(photos)
-    assert "among the training images too" in line
+    assert "also among the training images" in line
 
 
 def test_twice_in_one_class_is_nothing_to_say(tmp_path):
@@ -75,7 +75,7 @@ def test_pictures_of_a_source_of_ones_own_are_compared_by_their_pixels(tmp_path,
         "    return Source(config.images, {'all': lambda: Items(images, [0, 0, 0, 1, 1, 1], ['a', 'b'])})\n"
     )
     monkeypatch.chdir(tmp_path)
-    with pytest.warns(UserWarning, match="1 picture is in more than one class"):
+    with pytest.warns(UserWarning, match="1 image is in more than one class"):
         load_images("module:mine:source")
 
 
@@ -91,8 +91,8 @@ def test_pictures_in_shards_are_compared(tmp_path):
         members = [*samples(0, 6), ("twice.png", encoded(0, 0)), ("twice.cls", b"1"), ("none.cls", b"2")]
         write_tar(tmp_path / f"{split}-000.tar", [*members, ("bad.png", b""), ("bad.cls", b"0")])
     two, seen = _said(f"wds:{tmp_path}")
-    assert "1 picture is in more than one class, such as 'train-000.tar/0000.png' and 'train-000.tar/twice.png'" in two
-    assert "7 test images are among the training images too" in seen
+    assert "1 image is in more than one class, such as 'train-000.tar/0000.png' and 'train-000.tar/twice.png'" in two
+    assert "7 test images are also among the training images" in seen
     assert _said(f"wds:{tmp_path}") == [two, seen]
 
 
@@ -103,5 +103,5 @@ def test_pictures_in_the_rows_of_a_table_are_compared(tmp_path):
     for split in ("train", "test"):
         datasets.Dataset.from_dict(rows, features=kinds).to_parquet(tmp_path / f"{split}.parquet")
     two, seen = _said(f"hf:{tmp_path}")
-    assert "1 picture is in more than one class, such as 'train/000000' and 'train/000005'" in two
-    assert "6 test images are among the training images too" in seen
+    assert "1 image is in more than one class, such as 'train/000000' and 'train/000005'" in two
+    assert "6 test images are also among the training images" in seen

@@ -373,7 +373,7 @@ def test_a_negative_size_is_said(tmp_path):
     (tmp_path / "x.tar").write_bytes(TARS["a size of -1,024"]())
     with pytest.warns(UserWarning, match=r"damaged after 4 samples"):
         assert len(load_images(f"wds:{tmp_path}")) == 4
-    with pytest.raises(UserError, match="fetch it again"):
+    with pytest.raises(UserError, match="download it again"):
         load_images(f"wds:{tmp_path}", strict=True)
 
 

@@ -140,7 +140,7 @@ def test_the_fingerprint_is_that_of_the_contents():
         (PIXELS, LABELS, {"class_names": ["cat"]}, "label 'dog', which class_names does not name"),
         (PIXELS, [0, 1] * 3, {"class_names": ["cat"]}, "labels outside 0"),
         (PIXELS, [-1, 1] * 3, {}, "labels outside 0"),
-        (PIXELS, [1, 500] * 3, {}, "number the classes from 0 on, or name them"),
+        (PIXELS, [1, 500] * 3, {}, "number the classes from 0, or name them"),
         (PIXELS, [0.5, 1.0] * 3, {}, "labels of float64"),
         (PIXELS, ["", "cat"] * 3, {}, "is empty"),
         (PIXELS / 100, LABELS, {}, r"outside \[0, 1\]"),
@@ -266,13 +266,13 @@ def test_a_name_where_loaded_images_are_needed(encoder, photos):
         lambda: align([encoder, f"{TINY}@24"], spec),
         lambda: transfer([made], [encoder], spec, test),
     ):
-        with pytest.raises(UserError, match=f"'{spec}' is a name of images; open it first with load_splits"):
+        with pytest.raises(UserError, match=f"'{spec}' is an image spec; open it first with load_splits"):
             take()
 
 
 @pytest.mark.parametrize("given", [Tiny(), nn.Sequential(Tiny())], ids=["module", "sequence"])
 def test_a_module_is_no_encoder_yet(given, photos):
-    says = rf"encoders? is the module {type(given).__name__}; say what it is to see: Encoder\(module, name="
+    says = rf"encoders? is the module {type(given).__name__}; wrap it: Encoder\(module, name="
     for take in (
         lambda: distill(f"folder:{photos}", given),
         lambda: distill(f"folder:{photos}", [TINY, given]),
@@ -287,12 +287,12 @@ def test_a_module_is_no_encoder_yet(given, photos):
 def test_what_is_no_encoder(encoder, photos):
     images = load_images(f"folder:{photos}")
     for name in (TINY, EncoderConfig(encoder=TINY)):
-        with pytest.raises(UserError, match=f"encoder '{TINY}' is a name of an encoder; load it first"):
+        with pytest.raises(UserError, match=f"encoder '{TINY}' is the name of an encoder; load it first"):
             extract_features(name, images)
     for one in (None, 3):
         with pytest.raises(UserError, match=f"encoder is a {type(one).__name__}; give an encoder from load_encoder"):
             distill(images, one)
-    with pytest.raises(UserError, match="is loaded already"):
+    with pytest.raises(UserError, match="is already loaded"):
         load_encoder(encoder)
 
 

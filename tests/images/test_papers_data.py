@@ -166,7 +166,7 @@ def test_damaged_lists_are_one_line(tmp_path, source, make, name, content):
 
 @pytest.mark.parametrize("source", ["cub", "dogs", "waterbirds", "spawrious"])
 def test_another_folder_is_one_line(tmp_path, source):
-    with pytest.raises(UserError, match="give the folder where the set was unpacked"):
+    with pytest.raises(UserError, match="give the folder of the unpacked set"):
         load_images(f"{source}:{tmp_path}")
 
 
@@ -194,7 +194,7 @@ def test_the_command(run_cli):
     assert names.out.split() == list(IMAGENET_100)
     assert "91.5" in run_cli("datasets", "imagenet-100").out
     assert "did you mean 'flowers'" in run_cli("datasets", "flower").error()
-    assert "all of its classes" in run_cli("datasets", "cub", "--class-list").error()
+    assert "all its classes" in run_cli("datasets", "cub", "--class-list").error()
 
 
 @pytest.mark.slow

@@ -102,7 +102,7 @@ def test_a_master_that_gets_its_name_later(monkeypatch):
 def test_a_gpu_for_each_rank():
     assert [processes._own_gpu(rank, 4) for rank in range(4)] == [0, 1, 2, 3]
     assert processes._own_gpu(3, 1) == 0, "a launcher that shows each process its own alone"
-    with pytest.raises(UserError, match="no GPU here that PyTorch can use; give --device cpu"):
+    with pytest.raises(UserError, match="PyTorch finds no usable GPU; give --device cpu"):
         processes._own_gpu(0, 0)
     with pytest.raises(UserError, match=r"LOCAL_RANK 2, but 2 GPUs here; .*--nproc-per-node 2"):
         processes._own_gpu(2, 2)

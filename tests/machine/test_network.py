@@ -36,12 +36,12 @@ def no_network(monkeypatch, closed_port):
 
 
 NAMES = [
-    ("encoder", "timm:resnet18", "give --checkpoint FILE, or take efficientnet_lite0"),
-    ("encoder", "dinov2_vitb14", "give --checkpoint FILE, or take efficientnet_lite0"),
-    ("encoder", "hf:nobody/nothing", "give hf:FOLDER with a copy of it"),
-    ("encoder", "openclip:RN50/openai", "or take efficientnet_lite0, which needs no network"),
-    ("images", "hf:nobody/nothing", "check the name, or give a folder that holds the data set"),
-    ("run", "hub:nobody/nothing", "take a set that comes with the package: probedistill sets"),
+    ("encoder", "timm:resnet18", "give --checkpoint FILE, or use efficientnet_lite0"),
+    ("encoder", "dinov2_vitb14", "give --checkpoint FILE, or use efficientnet_lite0"),
+    ("encoder", "hf:nobody/nothing", "give hf:FOLDER with a local copy"),
+    ("encoder", "openclip:RN50/openai", "or use efficientnet_lite0, which needs no network"),
+    ("images", "hf:nobody/nothing", "check the name, or give a folder with the data set"),
+    ("run", "hub:nobody/nothing", "use a set that comes with the package: probedistill sets"),
 ]
 
 
@@ -65,7 +65,7 @@ def test_a_name_of_the_hub_without_a_network(run_cli, photos, no_network, kind, 
 def test_a_name_of_the_hub_where_asking_is_forbidden(run_cli, photos, monkeypatch, kind, name, way_out):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     error = run_cli(*words_for(kind, name, photos)).error()
-    assert f"{kind} {name!r}: not found on this machine, and HF_HUB_OFFLINE forbids to look elsewhere" in error
+    assert f"{kind} {name!r}: not found on this machine, and HF_HUB_OFFLINE forbids downloads" in error
     assert way_out in error
 
 
@@ -75,7 +75,7 @@ def test_what_was_fetched_before_is_taken(no_network, caplog):
         assert constants.HF_HUB_OFFLINE
     assert not constants.HF_HUB_OFFLINE
     assert "encoder 'x': localhost cannot be reached" in caplog.text
-    assert "what was fetched before is taken" in caplog.text
+    assert "using the cached copy" in caplog.text
 
 
 def test_other_errors_are_not_those_of_the_network(no_network):

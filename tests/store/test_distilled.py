@@ -237,7 +237,7 @@ def _edit(run_json, **changes):
     run_json.write_text(json.dumps({k: v for k, v in run.items() if v is not None}))
 
 
-_DAMAGED = r"damaged|not whole JSON|no JSON object|not a file of probedistill run"
+_DAMAGED = r"damaged|not complete JSON|no JSON object|not a probedistill run file"
 
 
 @pytest.mark.parametrize(
@@ -262,7 +262,7 @@ _DAMAGED = r"damaged|not whole JSON|no JSON object|not a file of probedistill ru
 def test_damaged_set(saved, damage):
     damage(saved)
     with pytest.raises(
-        UserError, match=r"damaged|not whole JSON|no JSON object|not a file of probedistill run"
+        UserError, match=r"damaged|not complete JSON|no JSON object|not a probedistill run file"
     ) as caught:
         DistilledSet.load(saved)
     assert "\n" not in str(caught.value)
@@ -277,7 +277,7 @@ def test_unfinished_run(saved):
 def test_saving_over_images_of_something_else(tmp_path):
     (tmp_path / "images").mkdir()
     (tmp_path / "images/holiday.jpg").write_bytes(b"mine")
-    with pytest.raises(UserError, match="images of something else"):
+    with pytest.raises(UserError, match="images that are not of a run"):
         make_set().save(tmp_path)
     assert (tmp_path / "images/holiday.jpg").read_bytes() == b"mine"
     assert [p.name for p in tmp_path.iterdir()] == ["images"]
@@ -322,7 +322,11 @@ def test_grid(tmp_path, count, side):
 
 @pytest.mark.parametrize(
     ("harm", "message"),
-    [("remove", "000.png is missing"), ("cut", "not what was written"), ("blacken", "not what was written")],
+    [
+        ("remove", "000.png is missing"),
+        ("cut", "changed since it was written"),
+        ("blacken", "changed since it was written"),
+    ],
 )
 def test_a_set_whose_images_were_changed_does_not_load(tmp_path, harm, message):
     folder = make_set().save(tmp_path / "set")

@@ -102,19 +102,19 @@ def test_a_file_that_is_cut_is_one_line(data):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ('{"count": 1e999}', "whole JSON|damaged"),
-        ('{"count": NaN}', "whole JSON"),
+        ('{"count": 1e999}', "complete JSON|damaged"),
+        ('{"count": NaN}', "complete JSON"),
         ('{"count": -1, "parts": [], "matrix": [], "by_name": {}}', r"\$\.count"),
         ('{"count": 1, "parts": [{"name": "a", "top1": 1.5}], "matrix": [], "by_name": {}}', r"\$\.parts\[0\]\.top1"),
         ('{"count": 1, "parts": [], "matrix": "x", "by_name": {}}', r"\$\.matrix"),
         ('{"count": 1, "parts": [], "by_name": {}}', "matrix"),
-        ('{"count": 1, "parts": [], "matrix": [' + "9" * 400 + '], "by_name": {}}', "whole JSON|damaged"),
-        ('{"count": 1, "parts": [], "matrix": [], "by_name": {"\\ud800": 1}}', "whole JSON|damaged"),
-        ("[" * 5000, "whole JSON"),
-        ('{"a":' * 5000, "whole JSON"),
-        ("[]", "holds no JSON object"),
-        ("", "whole JSON"),
-        ('{"count": ' + "9" * 5000 + "}", "whole JSON|damaged"),
+        ('{"count": 1, "parts": [], "matrix": [' + "9" * 400 + '], "by_name": {}}', "complete JSON|damaged"),
+        ('{"count": 1, "parts": [], "matrix": [], "by_name": {"\\ud800": 1}}', "complete JSON|damaged"),
+        ("[" * 5000, "complete JSON"),
+        ('{"a":' * 5000, "complete JSON"),
+        ("[]", "has no JSON object"),
+        ("", "complete JSON"),
+        ('{"count": ' + "9" * 5000 + "}", "complete JSON|damaged"),
     ],
 )
 def test_damage_is_named(text, says):
@@ -132,10 +132,10 @@ def test_files_that_cannot_be_read(tmp_path):
     with pytest.raises(UserError, match="cannot be read"):
         read(tmp_path / "folder.json")
     (tmp_path / "latin.json").write_bytes(b'{"count": "\xff"}')
-    with pytest.raises(UserError, match="is not whole JSON"):
+    with pytest.raises(UserError, match="is not complete JSON"):
         read(tmp_path / "latin.json")
     write_record(tmp_path / "other.json", WHOLE, kind="other")
-    with pytest.raises(UserError, match="is not a file of probedistill whole"):
+    with pytest.raises(UserError, match="is not a probedistill whole file"):
         read(tmp_path / "other.json")
 
 

@@ -39,7 +39,7 @@ def test_a_file_of_another_run_is_refused(saved, tmp_path, name):
     if name == "images/metadata.parquet":
         (other / name).write_bytes((other / name).read_bytes().replace(b"dog", b"cow"))
     shutil.copy(other / name, saved / name)
-    with pytest.raises(UserError, match=f"{name} is not what was written"):
+    with pytest.raises(UserError, match=f"{name} has changed since it was written"):
         DistilledSet.load(saved)
 
 
@@ -84,7 +84,7 @@ def test_an_edited_image_is_the_image_of_the_run_from_then_on(run_cli, tmp_path)
     sums = (tmp_path / "run/SHA256SUMS").read_bytes()
     for harm in (lambda: path.write_bytes(b""), lambda: Image.new("RGB", (5, 5)).save(path)):
         harm()
-        assert "cannot be taken" in run_cli("accept", tmp_path / "run").error()
+        assert "cannot be accepted" in run_cli("accept", tmp_path / "run").error()
         assert (tmp_path / "run/SHA256SUMS").read_bytes() == sums
 
 

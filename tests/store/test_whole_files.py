@@ -123,7 +123,7 @@ def test_a_flipped_bit_of_the_data_is_torn(tmp_path, whole):
         altered = bytearray(whole)
         altered[position] ^= 1 << position % 8
         (tmp_path / "x").write_bytes(altered)
-        with pytest.raises(TornFileError, match="does not match its own digest"):
+        with pytest.raises(TornFileError, match="does not match its own checksum"):
             load_tensors(tmp_path / "x")
 
 
@@ -139,7 +139,7 @@ def test_a_damaged_stretch_is_never_wrong_data(tmp_path, whole, data):
 @pytest.mark.parametrize("content", [b"", b"{}", b"\x02\0\0\0\0\0\0\0{}", b"not a file of ours " * 100])
 def test_other_files_are_torn(tmp_path, content):
     (tmp_path / "x").write_bytes(content)
-    with pytest.raises(TornFileError, match="cut short or not a file of probedistill"):
+    with pytest.raises(TornFileError, match="truncated or not a file of probedistill"):
         load_tensors(tmp_path / "x")
 
 

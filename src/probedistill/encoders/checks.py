@@ -38,7 +38,7 @@ def frozen(model: nn.Module, *, name: str) -> nn.Module:
         UserError: It cannot be: a layer has no weights yet (`torch.nn.LazyLinear`, the device "meta"), or it was
             exported for good.
     """
-    hint = "give a torch.nn.Module with all of its weights; lazy layers get theirs in a first forward pass"
+    hint = "give a torch.nn.Module with all its weights; lazy layers get theirs in a first forward pass"
     with explained(f"encoder {name!r} cannot be frozen", ValueError, RuntimeError, NotImplementedError, hint=hint):
         model = model.eval()
         for weights in model.parameters():  # one by one: scripted modules have no requires_grad_
@@ -54,20 +54,20 @@ _LEAST_CROP = 0.05  # of an image; less is a slip, and the image would be enlarg
 def checked_preparation(
     mean: Any, std: Any, crop_pct: Any, *, name: str
 ) -> tuple[tuple[float, ...], tuple[float, ...], float]:
-    """The preparation of images, checked: mean and deviation of three channels, and the crop.
+    """Check the preparation of images: mean and standard deviation of three channels, and the crop.
 
     Args:
         mean, std: Three numbers for images in [0, 1], as a sequence, an array or a tensor; or one for all channels.
         crop_pct: The share of the short side that is kept.
-        name: The encoder's, for errors.
+        name: Name of the encoder, for errors.
 
     Raises:
-        UserError: These are not such numbers.
+        UserError: A value is of the wrong kind or out of range.
     """
     called = f"encoder {name!r}"
     mean, std = _of_channels(mean, f"{called}: mean"), _of_channels(std, f"{called}: std")
     if not all(-2 <= value <= 2 for value in mean):
-        raise UserError(f"{called} has mean {mean}; give it for images in [0, 1]: divide mean and std by 255")
+        raise UserError(f"{called} has mean {mean}; images are in [0, 1], so divide mean and std by 255")
     if not all(0 < value < math.inf for value in std):
         raise UserError(f"{called} has std {std}; give numbers above 0, for images in [0, 1]")
     if isinstance(crop_pct, bool) or not isinstance(crop_pct, int | float) or not _LEAST_CROP <= crop_pct < math.inf:
@@ -88,12 +88,12 @@ def _of_channels(values: Any, called: str) -> tuple[float, ...]:
 
 @torch.no_grad()
 def check_features(encode: Callable[[Tensor], Tensor], images: Tensor, *, name: str, precision: Precision) -> Tensor:
-    """Features of the example images.
+    """Compute and check the features of the example images.
 
     Args:
         encode: Images (n, 3, S, S) in [0, 1] → features (n, d).
         images: From `example_images`.
-        name: The encoder's, for errors.
+        name: Name of the encoder, for errors.
         precision: Arithmetic of ``encode``.
 
     Raises:
@@ -110,38 +110,38 @@ def check_features(encode: Callable[[Tensor], Tensor], images: Tensor, *, name: 
         draws = before != _random_states(images.device)
         again = encode(images)
     if not isinstance(features, Tensor):
-        raise UserError(f"{called} gives {type(features).__name__}; it must give a tensor (images, features)")
+        raise UserError(f"{called} returns {type(features).__name__}; it must return a tensor (images, features)")
     if not is_plain(features):
         kind = "complex" if features.is_complex() else "nested" if features.is_nested else "sparse"
-        raise UserError(f"{called} gives {kind} features; it must give a plain tensor of real numbers")
+        raise UserError(f"{called} returns {kind} features; it must return a plain tensor of real numbers")
     if features.ndim != 2 or len(features) != len(images):
         shape = tuple(features.shape)
-        raise UserError(f"{called} gives features of shape {shape} for 2 images; it must give (images, features)")
+        raise UserError(f"{called} returns features of shape {shape} for 2 images; it must return (images, features)")
     if not bool(features.isfinite().all()):
-        raise UserError(f"{called} gives features that are not finite in {precision}; check its weights")
+        raise UserError(f"{called} returns features that are not finite in {precision}; check its weights")
     if features.numel() and features.data_ptr() == again.data_ptr():
-        raise UserError(f"{called} gives its features in the same memory each time; return a copy, by .clone()")
+        raise UserError(f"{called} returns its features in the same memory each time; return a copy (.clone())")
     stored = "its batch norms must use stored statistics (model.eval())"
     differs = UserError(
-        f"{called} gives other features for the same images each time; switch its dropout, masks and random crops "
-        f"off (models of transformers: {option('encoder_args.mask_ratio', 0)})"
+        f"{called} gives different features for the same images each time; switch off dropout, masking and random "
+        f"crops (transformers models: {option('encoder_args.mask_ratio', 0)})"
     )
     # Passes over the same images round alike, but for a masked autoencoder's: it shuffles its tokens, of which bfloat16
     # makes half a percent.
     alike = SAME[precision] / 5
     if _distance(features, again) > alike:
         raise differs
-    with explained(f"{called} cannot take an image alone", Exception, hint=stored):
+    with explained(f"{called} cannot take a single image", Exception, hint=stored):
         alone, *more = (encode(images[:1]) for _ in range(1 + _MORE_PASSES * draws))
     if any(_distance(alone, other) > alike for other in more):
         raise differs
     order = [1, 0, 1, 1, 0]  # each image at another place: what looks back over a batch shows
-    with explained(f"{called} cannot take five images", Exception, hint="it must take any number of them"):
+    with explained(f"{called} cannot take five images", Exception, hint="it must take any number of images"):
         mixed = encode(images[order])
     if max(_distance(features[:1], alone), _distance(features[order], mixed)) > SAME[precision]:
         raise UserError(
-            f"{called} gives an image other features when another is beside it; {stored}, and no layer may mix the "
-            "images of a batch"
+            f"{called} gives an image different features if the batch has other images; {stored}, and no layer may mix "
+            "the images of a batch"
         )
     if torch.equal(features[0], features[1]):
         raise UserError(f"{called} gives a dark and a bright image the same features; check its weights")
@@ -172,7 +172,7 @@ def is_alike(features: Any, others: Any, precision: Precision) -> bool:
 
 
 def uneven_like(tensor: Tensor) -> Tensor:
-    """Values of a tensor's shape, on its device, that are never alike: from −sin 1 to sin 1, float32."""
+    """Values of a tensor's shape, on its device, all different: from −sin 1 to sin 1, float32."""
     return torch.linspace(-1, 1, tensor.numel(), device=tensor.device).sin().view_as(tensor)
 
 
@@ -182,21 +182,21 @@ _PARTS = 4
 
 @torch.enable_grad()
 def check_gradient(encode: Callable[[Tensor], Tensor], images: Tensor, *, name: str, precision: Precision) -> None:
-    """Raise `UserError` unless a gradient passes the encoder, of the features that it gives without one.
+    """Raise `UserError` unless the encoder has a gradient and gives the same features with and without one.
 
-    Warns if the gradient is another than that of the features, for instance because a branch is cut off.
+    Warns if the gradient is not that of the features, for instance because a branch is detached.
 
     Raises:
         UserError: The gradient of the features with respect to the images is missing, zero or not finite; or it is
-            zero for a part of the features, which differ from image to image all the same. Or the features are others
-            while a gradient is computed.
+            zero for some features that nevertheless differ between images; or the features differ while a gradient is
+            computed.
     """
     images = images.clone().requires_grad_()
-    hint = "distillation needs it: leave out torch.no_grad, torch.inference_mode and .detach() in its forward"
+    hint = "distillation needs one: remove torch.no_grad, torch.inference_mode and .detach() from its forward"
     with explained(f"encoder {name!r} lets no gradient through to its images", Exception, hint=hint):
         features = encode(images)
         if not features.requires_grad:
-            raise RuntimeError("its features are cut off from them")
+            raise RuntimeError("its features do not depend on them")
         # Not the plain sum: that of layer-normalised features is constant.
         weights = uneven_like(features)
         gradient, without, dim = torch.zeros_like(images), [], features.shape[1]
@@ -221,14 +221,14 @@ def check_gradient(encode: Callable[[Tensor], Tensor], images: Tensor, *, name: 
     with torch.no_grad():
         if _distance(features, encode(images)) > SAME[precision]:
             raise UserError(
-                f"encoder {name!r} gives other features while a gradient is computed; switch what it adds to them in "
-                "training off"
+                f"encoder {name!r} gives different features while a gradient is computed; switch off what it does only "
+                "in training"
             )
         error = _error_of_slope(encode, images, weights, gradient) if precision == "fp32" else 0
     if error > _WRONG_SLOPE:
         warnings.warn(
-            f"the gradient of encoder {name!r} is not that of its features: it is {error:.0%} away from what small "
-            "changes of the images do to them; look for .detach() on a branch, or for a backward pass of its own",
+            f"the gradient of encoder {name!r} is wrong: it differs by {error:.0%} from finite differences of its "
+            "features; look for .detach() on a branch, or for a custom backward pass",
             stacklevel=2,
         )
 
@@ -238,10 +238,11 @@ _WRONG_SLOPE = 0.15
 
 
 def _error_of_slope(encode: Callable[[Tensor], Tensor], images: Tensor, weights: Tensor, gradient: Tensor) -> float:
-    """Relative error of a gradient of ``(features * weights).sum()`` beside differences of the features.
+    """Relative error of a gradient of ``(features * weights).sum()``, compared with finite differences.
 
-    The images change by channels and quarters. What looks wrong is looked at over a way a tenth as long, with fewer
-    kinks on it. 0 if the differences are not alike then: the features have steps, or rounding is all there is.
+    The images are changed by channels and quarters. If the gradient looks wrong, it is checked again with a tenth of
+    the step, on which there are fewer kinks. 0 if the differences then disagree with each other: the features have
+    steps, or there is only rounding.
     """
     draw = torch.Generator().manual_seed(0)
     signs = torch.randint(0, 2, (4, 1, 3, 2, 2), generator=draw).float().to(images) * 2 - 1

@@ -39,30 +39,30 @@ RESAMPLING = {
 class Encoder(nn.Module):
     """A frozen vision encoder φ: images (n, 3, H, W) in [0, 1] → features (n, d), float32.
 
-    Images of another size than ``input_size`` are resized (anti-aliased, short side) and centre-cropped;
-    the mean and standard deviation are applied here. Always in evaluation mode, never trained.
+    Images of a size other than ``input_size`` are resized (anti-aliased, short side) and centre-cropped; the mean and
+    standard deviation are applied here. Always in evaluation mode, never trained.
 
     Args:
-        model: Maps normalised images (n, 3, S, S) to features (n, d). The encoder holds this very module, frozen, in
-            evaluation mode and in float32, with its batch norms folded; give a copy to keep it as it is.
+        model: Maps normalised images (n, 3, S, S) to features (n, d). The encoder changes this module: it is frozen, in
+            evaluation mode and in float32, with its batch norms folded. Pass a copy to keep the original.
         name: Short name for tables and folders.
         input_size: S in pixels.
         mean, std: Per channel, for images in [0, 1].
         interpolation: Filter of the resize: nearest, bilinear, bicubic or lanczos.
         crop_pct: The short side is resized to ``input_size / crop_pct`` before the centre crop of a
             real image.
-        cuts: Whether images that are larger than the input are cut like real ones, as in the papers: of a canvas of
-            256 pixels a view of 224 is the middle. Otherwise they are resized to the input.
+        cuts: Whether images larger than the input are cropped like real ones, as in the papers: a view of 224 is the
+            middle of a canvas of 256 pixels. Otherwise they are resized to the input.
         precision: Arithmetic of the forward and backward pass.
-        fold_batchnorm: Fold batch norms into the convolutions before them: the same function, faster.
-        identity: What else the features depend on, for the fingerprint; by default the model's layers, the plain
-            values that its own classes hold, and the text of these.
+        fold_batchnorm: Fold batch norms into the preceding convolutions: the same function, faster.
+        identity: What else the features depend on, for the fingerprint. Default: the model's layers, and the plain
+            attributes and source code of its own classes.
 
     Attributes:
         dim: Number of features d.
-        fingerprint: SHA-256 over weights, input size, mean, std, interpolation and crop, and of a ``module:`` encoder
-            the factory's file; equal fingerprints mean equal features, as long as what that file imports is the same.
-        config: The options with which `load_encoder` made it; ``None`` for one made here.
+        fingerprint: SHA-256 of weights, input size, mean, std, interpolation and crop, and for a ``module:`` encoder
+            the factory's file. Equal fingerprints mean equal features if that file's imports are the same.
+        config: The options with which `load_encoder` created it; ``None`` if it was created directly.
         widths: Number of features of each inner layer that follow the encoder's own; see `with_layers`.
 
     Raises:
@@ -116,7 +116,7 @@ class Encoder(nn.Module):
         before = _changes(model)
         self.dim = check_features(self, images, name=name, precision=precision).shape[1]
         if _changes(model) != before:
-            raise UserError(f"encoder {name!r} changes its own weights or statistics in each pass; leave that out")
+            raise UserError(f"encoder {name!r} changes its own weights or statistics in each pass; remove that")
         if fold_batchnorm:
             fold_batchnorms(self.model, self._normalised(images[:1]))
 
@@ -147,7 +147,7 @@ class Encoder(nn.Module):
 
     @torch.no_grad()
     def with_layers(self, count: int) -> Encoder:
-        """The same encoder with the features of some of its inner layers after its own, in the same pass.
+        """Return the same encoder with the features of some inner layers appended to its own, in the same pass.
 
         The weights are shared, not copied.
 
@@ -155,8 +155,8 @@ class Encoder(nn.Module):
             count: Number of layers, at most; 0 for none.
 
         Returns:
-            An encoder of ``dim + sum(widths)`` features with a fingerprint of its own; the encoder itself if it does
-            not give its inner layers. The convolutional models of timm give them.
+            An encoder of ``dim + sum(widths)`` features with its own fingerprint; the encoder itself if it does not
+            provide inner layers. Convolutional timm models provide them.
         """
         if self.is_transformer:  # with its layers in the loss, CLIP's images got worse (docs/recipes.md)
             return self
@@ -186,7 +186,7 @@ class Encoder(nn.Module):
 
     @property
     def normalisation(self) -> tuple[Channels, Channels]:
-        """Mean and standard deviation of the channels, as records hold them: six digits after the point."""
+        """Mean and standard deviation of the channels as in records, with six decimals."""
         mean, std = ([round(value, 6) for value in part.flatten().tolist()] for part in (self.mean, self.std))
         return (mean[0], mean[1], mean[2]), (std[0], std[1], std[2])
 
@@ -200,7 +200,7 @@ class Encoder(nn.Module):
             """Features of a batch; see `forward`. `nn.Module` says ``Any``."""
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features of a batch.
+        """Compute the features of a batch.
 
         Args:
             images: (n, 3, H, W) in [0, 1], float.
@@ -209,7 +209,7 @@ class Encoder(nn.Module):
             (n, dim), float32 (float64 for a float64 model and input).
 
         Raises:
-            UserError: These are no such images.
+            UserError: The images have another shape, type or range.
         """
         if not (isinstance(images, Tensor) and images.is_floating_point() and images.shape[-3:-2] in ((3,), (1,))):
             about = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
@@ -248,7 +248,7 @@ class Encoder(nn.Module):
         return torch.cat([part.to(parts[-1].dtype) for part in parts], dim=1)
 
     def centre_view(self, image: Image.Image, side: int | None = None) -> Tensor:
-        """The evaluation view of a real image: short side resized, centre-cropped.
+        """Return the evaluation view of a real image: short side resized, centre-cropped.
 
         Args:
             image: RGB, any size.
@@ -317,7 +317,7 @@ def _changes(model: nn.Module) -> list[int]:
 
 
 def _behaviour(model: nn.Module) -> str:
-    """What a model does with its weights, as far as it can be told: two may have the same and pool them otherwise."""
+    """What a model does with its weights, as far as it is known: two with equal weights may pool differently."""
     parts: dict[str, None] = {}
     texts: dict[type, str] = {}  # a large model has many modules of one class, whose file is parsed to find its text
     for name, module in model.named_modules():
@@ -347,7 +347,7 @@ def _fingerprint(model: nn.Module, identity: str) -> str:
 
 
 def _add(digest: hashlib._Hash, name: str, value: Any) -> None:
-    """Add a value of a state dict: a tensor or, in quantised models and those with a state of their own, others."""
+    """Add a value of a state dict: a tensor or, in quantised models and those with custom state, something else."""
     if isinstance(value, tuple | list):
         for part in value:
             _add(digest, name, part)
@@ -365,12 +365,12 @@ def check_encoder(given: object, argument: str = "encoder") -> None:
         return
     if isinstance(given, (str, EncoderConfig)):
         name = given if isinstance(given, str) else given.encoder
-        raise UserError(f"{argument} {name!r} is a name of an encoder; load it first with load_encoder")
+        raise UserError(f"{argument} {name!r} is the name of an encoder; load it first with load_encoder")
     kind = type(given).__name__
     if isinstance(given, nn.Module):
         raise UserError(
-            f"{argument} is the module {kind}; say what it is to see: Encoder(module, name={kind.lower()!r}, "
-            "input_size=224), with mean and std if they are not those of ImageNet"
+            f"{argument} is the module {kind}; wrap it: Encoder(module, name={kind.lower()!r}, input_size=224), with "
+            "mean and std if they are not ImageNet's"
         )
     raise UserError(f"{argument} is a {kind}; give an encoder from load_encoder")
 

@@ -66,9 +66,9 @@ def fold_batchnorms(model: nn.Module, example: Tensor) -> int:
 
 @torch.no_grad()
 def unfold_batchnorms(model: nn.Module) -> None:
-    """Set back what `fold_batchnorms` did to a model: a caller may make several encoders of it.
+    """Undo `fold_batchnorms`, because a caller may make several encoders from one model.
 
-    A model whose convolutions have been trained since stays as it is.
+    A model whose convolutions have been trained since is not changed.
     """
     undo: list[_Fold] = model.__dict__.pop("_folded", [])
     for conv, weight, bias, _, _, norm in undo:
@@ -82,7 +82,7 @@ def unfold_batchnorms(model: nn.Module) -> None:
 
 
 def _folded(weight: Any, bias: Any, norm: nn.BatchNorm2d) -> tuple[nn.Parameter, nn.Parameter]:
-    """Weight and bias of a convolution that does what a batch norm after it did, too."""
+    """Weight and bias of a convolution that includes the batch norm after it."""
     mean, variance = norm.running_mean, norm.running_var
     return fuse_conv_bn_weights(weight, bias, mean, variance, norm.eps, norm.weight, norm.bias)  # type: ignore[arg-type]
 

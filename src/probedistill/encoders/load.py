@@ -41,7 +41,7 @@ def load_encoder(spec: str | EncoderConfig, **options: Unpack[EncoderOptions]) -
         spec: A spec string (``"efficientnet_lite0"``, ``"timm:resnet50"``, ``"hf:facebook/dinov2-base"``,
             ``"openclip:ViT-B-32/laion2b_s34b_b79k"``, ``"module:mypackage.models:make"``), NAME@PIXELS for another
             input size, a YAML file (`encoder_config`), or a config.
-        options: Any field of `EncoderConfig`, e.g. ``input_size=112``. They win over those of a file.
+        options: Any field of `EncoderConfig`, e.g. ``input_size=112``. They override those of a file.
 
     Raises:
         UserError: Unknown name or option, missing package, weights that do not fit, impossible input size.
@@ -82,7 +82,7 @@ def _config(spec: str | EncoderConfig, options: EncoderOptions) -> EncoderConfig
     called = "load_encoder"
     if not isinstance(spec, (str, EncoderConfig)):
         check_encoder(spec)
-        raise UserError(f"encoder {spec.name!r} is loaded already; take it as it is")
+        raise UserError(f"encoder {spec.name!r} is already loaded; use it as it is")
     if isinstance(spec, str) and (spec.endswith(YAML) or is_in_braces(spec)):
         spec = encoder_config(spec)
     return EncoderConfig.of(spec, options, called) if isinstance(spec, str) else with_options(spec, options, called)
@@ -102,7 +102,7 @@ def _check(config: EncoderConfig) -> None:
 
 
 def _source(source: str, rest: str, config: EncoderConfig) -> EncoderSource:
-    """The source of that name, if it can do what the config asks for; ``rest`` is what stands behind the colon."""
+    """Return the source of that name, if it can do what the config requests; ``rest`` is the part after the colon."""
     if source not in SOURCES or not rest:
         raise _unknown_encoder(config.encoder)
     where = SOURCES.load(source)
@@ -110,11 +110,11 @@ def _source(source: str, rest: str, config: EncoderConfig) -> EncoderSource:
         raise UserError(f"encoder source {source!r} is {type(where).__name__}; it must be an EncoderSource")
     if config.checkpoint is not None and not where.takes_checkpoint:
         raise UserError(
-            f"checkpoint {str(config.checkpoint)!r} is not for {config.encoder!r}, which has weights already; "
+            f"checkpoint {str(config.checkpoint)!r} is not possible for {config.encoder!r}, which has its own weights; "
             "leave it out"
         )
     if config.features == "output" and not where.gives_output:
-        raise UserError(f"features 'output' is not for {config.encoder!r}; leave it out")
+        raise UserError(f"features 'output' is not possible for {config.encoder!r}; leave it out")
     return where
 
 

@@ -1,4 +1,4 @@
-"""``module:FILE:NAME``: a user's own encoder, such as ``module:mine:make`` for ``mine.py``."""
+"""``module:FILE:NAME``: your own encoder, such as ``module:mine:make`` for ``mine.py``."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from .source import EncoderSource, Loaded
 def load_module(path: str, config: EncoderConfig) -> Loaded:
     """Call a factory, which returns a `torch.nn.Module`.
 
-    The module says with attributes what its images are: ``input_size`` (224), ``mean`` and ``std`` (ImageNet's),
+    Attributes of the module describe its images: ``input_size`` (default 224), ``mean`` and ``std`` (ImageNet's),
     ``crop_pct`` (1).
     """
     spec = f"module:{path}"
     factory = imported(path, f"encoder {spec!r}")
     if isinstance(factory, nn.Module):
-        raise UserError(f"encoder {spec!r} is a module that is made already; name the function or class that makes it")
+        raise UserError(f"encoder {spec!r} is a module object; name the function or class that creates it")
     if not callable(factory):
         raise UserError(f"encoder {spec!r} is {type(factory).__name__}; name a function that returns a torch.nn.Module")
     with explained(f"encoder {spec!r} could not be made", Exception, SystemExit):
@@ -31,7 +31,7 @@ def load_module(path: str, config: EncoderConfig) -> Loaded:
         except TypeError as error:
             raise UserError(f"encoder_args {dict(config.encoder_args)} do not suit {spec!r}: {error}") from error
     if not isinstance(model, nn.Module):
-        raise UserError(f"encoder {spec!r} gave {type(model).__name__}; the factory must return a torch.nn.Module")
+        raise UserError(f"encoder {spec!r} returned {type(model).__name__}; it must return a torch.nn.Module")
     return Loaded(
         model,
         config.input_size or _side(getattr(model, "input_size", 224), spec),

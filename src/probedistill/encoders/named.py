@@ -27,20 +27,20 @@ _KINDS: dict[str, type] = {"input_size": int, "encoder_args": dict, "precision":
 
 
 def encoder_config(spec: str, *, trust: bool | None = None, **options: Unpack[EncoderOptions]) -> EncoderConfig:
-    """The config of an encoder that is named in one word.
+    """Return the config of an encoder that is given by name or file.
 
     Args:
-        spec: An encoder as in `EncoderConfig.encoder`, NAME@PIXELS for another input size, or a YAML file with the
-            fields of `EncoderConfig`. A run's config.yaml is such a file; its other entries are ignored. A file may
-            name another one as its encoder, and change some of that one's fields. Or what such a file says, in
-            braces, as `in_one_word` writes it.
-        trust: Follow a file that asks for code (``module:``) or names other files (a checkpoint). Default: no,
-            except inside `trust.trusting`, as with ``--trust``.
-        options: Fields for an encoder in one word, e.g. ``device``. A file's own values win.
+        spec: An encoder as in `EncoderConfig.encoder`, NAME@PIXELS for another input size, or a YAML file with fields
+            of `EncoderConfig`, such as a run's config.yaml, whose other entries are ignored. A file may name another
+            file as its encoder and override some of its fields. Or the content of such a file as JSON in braces, as
+            `in_one_word` writes it.
+        trust: Follow a file that runs code (``module:``) or names other files (a checkpoint). Default: no, except
+            inside `trust.trusting`, as with ``--trust``.
+        options: Fields for an encoder given by name, e.g. ``device``. A file's own values override them.
 
     Raises:
-        UserError: No such file, not a YAML mapping with an encoder, a value of another kind than its field, or an
-            entry that needs trust.
+        UserError: No such file, not a YAML mapping with an encoder, a value of the wrong type, or an entry that needs
+            trust.
     """
     if is_in_braces(spec):
         return _from_file(fields_in_braces(spec), dict(options))
@@ -51,12 +51,12 @@ def encoder_config(spec: str, *, trust: bool | None = None, **options: Unpack[En
 
 
 def is_in_braces(spec: str) -> bool:
-    """Whether the options of an encoder stand in place of its name, as JSON."""
+    """Whether the options of an encoder are given as JSON instead of its name."""
     return spec.startswith("{") and spec.endswith("}")
 
 
 def fields_in_braces(spec: str) -> dict[str, Any]:
-    """The fields of `EncoderConfig` that stand in place of an encoder's name, checked for their types.
+    """Return the fields of `EncoderConfig` that are given as JSON instead of a name, with checked types.
 
     Raises:
         UserError: They are not JSON with an encoder, or a value has the wrong type.
@@ -68,12 +68,12 @@ def fields_in_braces(spec: str) -> dict[str, Any]:
 
 
 def fields_in_word(word: str) -> dict[str, Any]:
-    """The fields that `in_one_word` made a word of; of a name, with or without pixels, ``encoder`` alone."""
+    """Return the fields in a word from `in_one_word`; for a name, with or without pixels, only ``encoder``."""
     return fields_in_braces(word) if is_in_braces(word) else {"encoder": word}
 
 
 def in_one_word(fields: Mapping[str, Any]) -> str:
-    """One word that `encoder_config` takes for some fields of `EncoderConfig`, and that needs no file.
+    """Return one word that `encoder_config` accepts for some fields of `EncoderConfig`, and that needs no file.
 
     >>> in_one_word({"encoder": "timm:resnet18", "input_size": 64})
     'timm:resnet18@64'
@@ -88,11 +88,11 @@ def in_one_word(fields: Mapping[str, Any]) -> str:
 
 
 def encoder_fields(file: str, named_by: str = "", above: Sequence[Path] = ()) -> dict[str, Any]:
-    """The fields of `EncoderConfig` in a YAML file that a user names as an encoder, checked.
+    """Return the checked fields of `EncoderConfig` in a YAML file that a user names as an encoder.
 
     Args:
         file: The file.
-        named_by: What errors call the file that names this one, if there is one.
+        named_by: Name in errors of the file that names this one, if there is one.
         above: The files that led to this one.
 
     Raises:
@@ -101,7 +101,7 @@ def encoder_fields(file: str, named_by: str = "", above: Sequence[Path] = ()) ->
     called = f"encoder {file!r}" + (f", which {named_by} names," if named_by else "")
     path = at_home(Path(file))
     if named_by and not path.exists():
-        raise UserError(f"{called} is not a file; give its path as seen from the current folder")
+        raise UserError(f"{called} does not exist; paths in it are relative to the current folder")
     if path.resolve() in above:
         raise UserError(f"{called} leads back to itself; give a name such as efficientnet_lite0 in one of the files")
     fields = _read_fields(path, called)
@@ -110,12 +110,12 @@ def encoder_fields(file: str, named_by: str = "", above: Sequence[Path] = ()) ->
 
 
 def with_its_file(fields: Mapping[str, Any], called: str, above: Sequence[Path] = ()) -> dict[str, Any]:
-    """Options of which ``encoder`` may be a YAML file: then with that file's, below those that stand beside it.
+    """Add the options of a YAML file that ``encoder`` may name; the given options override them.
 
     Args:
         fields: Options by name.
-        called: What errors call the file that the options are from.
-        above: The files that led to this one, if it is a file of an encoder.
+        called: Name in errors of the file that the options come from.
+        above: The files that led to this one, if it is an encoder's file.
 
     Raises:
         UserError: As `encoder_config`.
@@ -128,18 +128,18 @@ def with_its_file(fields: Mapping[str, Any], called: str, above: Sequence[Path] 
 
 
 def own_encoder(folder: Path, *, called: str, device: str | None = None) -> EncoderConfig:
-    """The encoder that a run's own ``config.yaml`` describes, if it is safe to load.
+    """Return the encoder that a run's own ``config.yaml`` describes, if it is safe to load.
 
-    Nobody has named this encoder on the command line. It must be a recipe or ``timm:NAME`` with plain arguments;
-    nothing is downloaded from a repository that the file chooses.
+    The user has not named this encoder. It must be a recipe or ``timm:NAME`` with plain arguments; nothing is
+    downloaded from a repository that the file chooses.
 
     Args:
         folder: The run's folder.
         called: Name of the option that names an encoder instead, for the error.
-        device: Where it is to run; ``None``: as the file says.
+        device: Where to run it; ``None``: as the file says.
 
     Raises:
-        UserError: There is no such file, or it asks for more.
+        UserError: There is no such file, or it describes an encoder that is not safe to load.
     """
     if not Path(folder).is_dir():
         raise UserError(f"no such folder {str(folder)!r}; give the folder of a finished run")
@@ -155,7 +155,7 @@ def own_encoder(folder: Path, *, called: str, device: str | None = None) -> Enco
 
 
 def loads_by_itself(folder: Path) -> bool:
-    """Whether `own_encoder` finds an encoder that is safe to load, for somebody who has not said ``--trust``."""
+    """Whether `own_encoder` finds an encoder that is safe to load without ``--trust``."""
     try:
         with trusting(False):
             own_encoder(folder, called="--encoder")
@@ -165,15 +165,15 @@ def loads_by_itself(folder: Path) -> bool:
 
 
 def own_others(folder: Path, words: Sequence[str], first: EncoderConfig) -> list[EncoderConfig]:
-    """The encoders that a run's record names beside its first one, if they are safe to load.
+    """Return the further encoders in a run's record, if they are safe to load.
 
     Args:
         folder: The run's folder.
-        words: Their names, as ``also`` in the record has them.
-        first: The first encoder; the others have its device, precision and preparation, unless they say otherwise.
+        words: Their names, as in ``also`` of the record.
+        first: The first encoder, whose device, precision and preparation the others share by default.
 
     Raises:
-        UserError: One of them asks for more than `own_encoder` allows.
+        UserError: One of them is not safe to load; see `own_encoder`.
     """
     shared = {"device": first.device, "precision": first.precision, "preprocess": first.preprocess}
     return [_own(folder, fields_in_word(word), shared, "run.json", "") for word in words]
@@ -188,26 +188,26 @@ def _own(folder: Path, fields: Mapping[str, Any], options: Mapping[str, Any], fi
     reason = not_followed(fields) or (None if known else f"encoder {config.encoder!r}")
     if reason is not None:
         raise UserError(
-            f"run {str(folder)!r} is not trusted to load its encoder {config.encoder!r} by itself, because its "
-            f"{file} sets {reason}; {trust_it('run')}{or_else}"
+            f"run {str(folder)!r} is not trusted to load its encoder {config.encoder!r}, because its {file} sets "
+            f"{reason}; {trust_it('run')}{or_else}"
         )
     return config
 
 
 def check_made_with(encoder: Encoder, fingerprint: str | None, *, called: str, way_out: str) -> None:
-    """Check that a set was made with the encoder that its run's config.yaml describes: the file may have been edited.
+    """Check that a set was made with the encoder in its run's config.yaml, because the file may have been edited.
 
     Args:
         encoder: The encoder as the file describes it.
-        fingerprint: The one that the set's record names; ``None``: it names none.
-        called: What errors call the set.
+        fingerprint: Fingerprint in the set's record; ``None``: there is none.
+        called: Name of the set in errors.
         way_out: What the user can do about it.
 
     Raises:
-        UserError: It was made with another one, or with none.
+        UserError: It was made with another encoder, or with none.
     """
     if encoder.fingerprint != fingerprint:
-        raise UserError(f"{called} was not made with the encoder that its config.yaml describes; {way_out}")
+        raise UserError(f"{called} was not made with the encoder in its config.yaml; {way_out}")
 
 
 def _read_fields(path: Path | str, called: str) -> dict[str, Any]:
@@ -233,7 +233,7 @@ def _from_file(fields: Mapping[str, Any], options: Mapping[str, Any]) -> Encoder
 
 
 def display_names(entries: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Fingerprint → a name that no other encoder has: NAME, else NAME@PIXELS, else with the fingerprint's start.
+    """Fingerprint → a unique name: NAME, else NAME@PIXELS, else with the start of the fingerprint.
 
     Args:
         entries: Encoders as name, fingerprint and input_size; one that occurs twice counts once.

@@ -27,7 +27,7 @@ def load_openclip(name: str, config: EncoderConfig) -> Loaded:
     if config.pretrained and tag not in tags:
         raise unknown_name(f"openclip weights for {architecture}", tag, tags)
     on_hub = config.pretrained and "hf_hub" in (open_clip.get_pretrained_cfg(architecture, tag) or {})
-    way_out = "copy ~/.cache/huggingface from a machine that has it, or take efficientnet_lite0, which needs no network"
+    way_out = "copy ~/.cache/huggingface from a machine that has it, or use efficientnet_lite0, which needs no network"
     with asking_the_hub(f"encoder {config.encoder!r}", way_out, needed=on_hub):
         clip = _made(architecture, tag, config)
     visual = clip.visual
@@ -35,7 +35,7 @@ def load_openclip(name: str, config: EncoderConfig) -> Loaded:
         visual.output_tokens = False
     if config.features == "pooled" and not _without_projection(visual):
         warnings.warn(
-            f"{config.encoder} pools and projects in one step; its features are those after the projection",
+            f"{config.encoder} pools and projects in one step; using the features after the projection",
             stacklevel=2,
         )
     size = visual.image_size if isinstance(visual.image_size, int) else visual.image_size[0]
@@ -73,7 +73,7 @@ def _without_its_log() -> Iterator[None]:
 
 
 def _without_projection(visual: Any) -> bool:
-    """Take the projection off an image tower, if it is a part of its own; return whether it was."""
+    """Remove the projection from an image tower, if it is a separate part; return whether it was."""
     if isinstance(visual, torch.jit.ScriptModule):  # its parts cannot be changed
         return False
     if isinstance(getattr(visual, "proj", None), Tensor):  # a ViT

@@ -16,7 +16,7 @@ Given = str | EncoderConfig | Encoder
 
 
 class EncoderPool:
-    """Encoders by number, ``room`` of them in memory at a time; the rest is loaded again when it is used.
+    """Encoders by number, ``room`` of them in memory at a time; the others are loaded again when they are used.
 
     Every encoder is loaded once at the start, so that a wrong one is found before any work.
 
@@ -60,7 +60,7 @@ class EncoderPool:
                 if len(every) == 1:
                     raise
                 hint = (
-                    "; options of one encoder go into a YAML file that names it"
+                    "; to give options for one encoder, write a YAML file with them and name that"
                     if option("input_size") in str(error)
                     else ""
                 )
@@ -70,7 +70,7 @@ class EncoderPool:
             words[fingerprint] = word
 
     def add(self, given: Given) -> Encoder:
-        """Load one more encoder, which gets the next number; a config that has a number already keeps that one."""
+        """Load one more encoder, which gets the next number; a config that already has a number keeps it."""
         config = encoder_config(given) if isinstance(given, str) else given
         if isinstance(config, EncoderConfig) and config in self._given:
             return self[self._given.index(config)]
@@ -88,7 +88,7 @@ class EncoderPool:
 
     @property
     def names(self) -> list[str]:
-        """A name for each encoder that no other of them has."""
+        """A unique name for each encoder."""
         names = display_names(self.described)
         return [names[entry["fingerprint"]] for entry in self.described]
 

@@ -28,15 +28,15 @@ from .known import IMAGENET
 
 @dataclass
 class Loaded:
-    """What a source gives: a model, and how images are prepared for it.
+    """What a source returns: a model, and how images are prepared for it.
 
     Attributes:
         model: Maps normalised images (n, 3, S, S) to features (n, d). It may be on any device and in training mode.
         input_size: S in pixels; the config's, if the config has one.
-        mean, std: Mean and deviation per channel, for images in [0, 1].
+        mean, std: Mean and standard deviation per channel, for images in [0, 1].
         interpolation: Interpolation of the resize: nearest, bilinear, bicubic or lanczos.
         crop_pct: The short side of a real image is resized to ``input_size / crop_pct`` before the centre crop.
-        identity: What else the features depend on, if neither the spec nor the weights say it.
+        identity: What else the features depend on, if neither the spec nor the weights show it.
     """
 
     model: nn.Module

@@ -31,7 +31,7 @@ _BESIDE = r"(decoder|projection_head|projector|predictor|prototypes|queue)[\d_]*
 
 
 def load_timm(name: str, config: EncoderConfig) -> Loaded:
-    """A model of timm, by its own weights, those of a local checkpoint, or those of a recipe's package.
+    """Load a timm model with its own weights, those of a local checkpoint, or those of a recipe's package.
 
     Features are pooled, before the classifier; ``features="output"`` keeps the classifier or projection.
     """
@@ -44,7 +44,7 @@ def load_timm(name: str, config: EncoderConfig) -> Loaded:
         if "/" in place:
             raise UserError(
                 f"timm model {name!r} is a folder or a repository; give hf:{place}, or timm:NAME with "
-                f"{option('checkpoint', 'FILE')} for a file of weights"
+                f"{option('checkpoint', 'FILE')} for a weights file"
             )
         raise unknown_name("timm model", name, timm.list_models(), "(timm.list_models() lists them)")
     local = _local_weights(recipe, config)
@@ -55,8 +55,8 @@ def load_timm(name: str, config: EncoderConfig) -> Loaded:
         arguments["num_classes"] = 0
         if config.features == "output":
             warnings.warn(
-                f"features 'output' of {config.encoder!r} are its pooled features, because the size of its classifier "
-                f"in the file is not given; give it, as in {option('encoder_args.num_classes', 10)}",
+                f"using the pooled features of {config.encoder!r} instead of features 'output', because the size of "
+                f"the classifier in the file is not given; give it, as in {option('encoder_args.num_classes', 10)}",
                 stacklevel=2,
             )
     if config.input_size is not None:
@@ -65,7 +65,7 @@ def load_timm(name: str, config: EncoderConfig) -> Loaded:
         if local is None and name.startswith(("vit_", "eva", "deit", "beit")):
             arguments.setdefault("img_size", config.input_size)
     own = config.pretrained and local is None
-    way_out = f"give {option('checkpoint', 'FILE')}, or take efficientnet_lite0, which needs no network"
+    way_out = f"give {option('checkpoint', 'FILE')}, or use efficientnet_lite0, which needs no network"
     needed = own and _asks_the_hub(name, arguments.get("num_classes") if config.features == "output" else None)
     with asking_the_hub(f"encoder {config.encoder!r}", way_out, needed=needed):
         model = _made(name, config, arguments, own=own)
@@ -86,15 +86,15 @@ def load_timm(name: str, config: EncoderConfig) -> Loaded:
 
 
 def _asks_the_hub(name: str, outputs: Any) -> bool:
-    """Whether timm takes a model's own weights from the Hugging Face hub; those of some are elsewhere.
+    """Whether timm loads a model's own weights from the Hugging Face hub; those of some models are elsewhere.
 
     Args:
         name: The model.
-        outputs: The size of the classifier that was asked for; ``None`` for any.
+        outputs: The requested size of the classifier; ``None`` for any.
 
     Raises:
-        UserError: The model has weights, but none of that tag; or a classifier of another size: timm makes a new,
-            random one.
+        UserError: The model has weights, but none with that tag; or a classifier of another size, for which timm would
+            create a random one.
     """
     import timm
 
@@ -106,14 +106,14 @@ def _asks_the_hub(name: str, outputs: Any) -> bool:
         architecture, _, tag = name.partition(".")
         tags = [found.partition(".")[2] for found in timm.list_pretrained(f"{architecture}.*")]
         if not tags:
-            raise UserError(f"timm has no weights of {architecture!r}; give {option('checkpoint', 'FILE')}") from None
+            raise UserError(f"timm has no weights for {architecture!r}; give {option('checkpoint', 'FILE')}") from None
         raise unknown_name(f"weights of timm model {architecture!r}", tag, tags) from None
     if known is None:  # a model without any
         return False
     if outputs not in (None, known.num_classes):
         raise UserError(
-            f"encoder_args.num_classes {outputs} is not the {known.num_classes} that the classifier of timm model "
-            f"{name!r} has, and a new one would be random; leave it out or give {option('checkpoint', 'FILE')}"
+            f"encoder_args.num_classes {outputs} differs from the {known.num_classes} classes of timm model {name!r}, "
+            f"so its classifier would be random; leave it out or give {option('checkpoint', 'FILE')}"
         )
     return bool(known.hf_hub_id)
 
@@ -138,7 +138,7 @@ def _made(name: str, config: EncoderConfig, arguments: dict[str, Any], *, own: b
     except (OSError, RuntimeError, ValueError) as error:
         reason = first_line(error).rstrip(".")
         fix = (  # commands that take an encoder in one word take a file of its options, too
-            f"give {option('checkpoint', 'FILE')} or {option('pretrained', False)}, or a YAML file with such options"
+            f"give {option('checkpoint', 'FILE')} or {option('pretrained', False)}, or a YAML file with these options"
             if own
             else f"check {option('encoder_args')} and {option('input_size')}"
         )
@@ -149,7 +149,7 @@ def _fill(model: nn.Module, local: Path, name: str, recipe: Recipe | None) -> bo
     """Load the weights of a file into a model, by name, or those of a recipe's package in their order.
 
     Returns:
-        Whether the model has now another input size, which is that of the file's position embeddings.
+        Whether the model now has a different input size, that of the file's position embeddings.
     """
     needed = _needed(model)
     stored = read_weights(local, needed)
@@ -185,7 +185,7 @@ def _rename_in_order(weights: dict[str, Tensor], model: nn.Module, path: Path) -
         if their_value.shape != value.shape:
             raise UserError(
                 f"weights {str(path)!r} do not fit the model: {their_name} {tuple(their_value.shape)} "
-                f"stands where {name} {tuple(value.shape)} is expected"
+                f"instead of {name} {tuple(value.shape)}"
             )
         renamed[name] = their_value
     return renamed
@@ -207,16 +207,16 @@ def _named_as_timm_does(weights: dict[str, Tensor], model: nn.Module) -> dict[st
 
 
 def _resized(weights: dict[str, Tensor], found: dict[str, Tensor]) -> bool:
-    """Whether timm's conversion gave another size to kernels (those of another model) or relative positions.
+    """Whether timm's conversion changed the size of kernels (those of another model) or relative positions.
 
-    Those of other windows would be resampled here and once more at the input size.
+    Those of other windows would be resampled here and again at the input size.
     """
     fixed = [name for name, value in weights.items() if value.ndim == 4 or "relative_position" in name]
     return any(name in found and found[name].shape != weights[name].shape for name in fixed)
 
 
 def _needed(model: nn.Module) -> list[str]:
-    """Names of the weights that a file must hold."""
+    """Names of the weights that a file must contain."""
     return [name for name in model.state_dict() if not name.endswith("num_batches_tracked")]
 
 

@@ -1,7 +1,7 @@
-"""What a file of options may ask for.
+"""What a file of options may do.
 
-A run's folder may come from anyone, and it holds a ``config.yaml``. Following that file must not run code, or read
-files of its choice. A flag that the user types is different: the user has seen it. Imports nothing heavy.
+A run's folder may come from anyone, and it contains a ``config.yaml``. Following that file must not run code or read
+files of its choice. A flag that the user types is different, because the user has seen it. Imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _trusted: ContextVar[bool] = ContextVar("trusted", default=False)
 
 @contextmanager
 def trusting(trust: bool = True) -> Iterator[None]:
-    """Follow whatever files ask for, within the block: what ``--trust`` means."""
+    """Follow option files without restrictions within the block: the effect of ``--trust``."""
     before = _trusted.set(trust)
     try:
         yield
@@ -56,11 +56,11 @@ def is_trusted() -> bool:
 
 
 def check_file_options(content: Mapping[str, Any], source: str) -> None:
-    """Refuse options of a file that are code, or that name files; inside `trusting` nothing is refused.
+    """Refuse options in a file that run code or name files; inside `trusting` nothing is refused.
 
     Args:
         content: The file's options, by name.
-        source: What errors call the file, such as ``"config 'runs/x/config.yaml'"``.
+        source: Name of the file in errors, such as ``"config 'runs/x/config.yaml'"``.
 
     Raises:
         UserError: A value ``module:…`` anywhere; encoder arguments other than plain values of known names; a
@@ -75,13 +75,13 @@ def check_file_options(content: Mapping[str, Any], source: str) -> None:
 
 
 def trust_it(what: str) -> str:
-    """How a reader of an error may follow a file or run after all."""
+    """How the reader of an error can follow a file or run anyway."""
     how = by_caller(command="add --trust", python="load it within probedistill.encoders.trust.trusting()")
-    return f"{how} if you know where the {what} is from"
+    return f"{how} if you know where the {what} comes from"
 
 
 def not_followed(content: Mapping[str, Any]) -> str | None:
-    """The first option of a file that is code, or that names a file, with its value; ``None`` if there is none."""
+    """The first option in a file that runs code or names a file, with its value; ``None`` if there is none."""
     return next(_not_followed(content), None)
 
 
@@ -134,14 +134,14 @@ def _entries(node: yaml.Node) -> list[tuple[yaml.Node, yaml.Node]]:
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """Plain values, and no option twice: the first value would be lost in silence.
+    """Plain values, and no option twice, because the first value would silently be lost.
 
     Numbers are decimal, as on the command line. Items of a list are often names: classes called yes, 007, 1.10 or null
-    stay what they are. What is below ``encoder_args`` and ``method_args`` is code's, and has YAML's types.
+    are not converted. Values below ``encoder_args`` and ``method_args`` are for code, and have YAML's types.
     """
 
     def construct_document(self, node: yaml.Node) -> Any:
-        """The options; items of lists are words if YAML would read them as something else than what is written."""
+        """Construct the options; items of lists stay words if YAML would convert them to something else."""
         left = [value for key, value in _entries(node) if str(key.value).replace("-", "_") not in _ARGUMENTS]
         seen: set[yaml.Node] = set()  # a value may have many aliases
         while left:
@@ -171,7 +171,7 @@ class _PlainLoader(yaml.SafeLoader):
             if isinstance(key, yaml.ScalarNode) and key.tag != _TAG + "merge":
                 name = key.value.replace("-", "_")
                 if name in seen:
-                    raise yaml.YAMLError(f"{key.value!r} is there twice, in line {key.start_mark.line + 1} again")
+                    raise yaml.YAMLError(f"{key.value!r} is set twice, again in line {key.start_mark.line + 1}")
                 seen.add(name)
         return super().construct_mapping(node, deep)
 
@@ -198,15 +198,15 @@ def read_yaml(path: Path | str, called: str) -> dict[str, Any]:
     """Read a YAML file of options. The only reader of YAML in this package.
 
     Args:
-        path: The file; an empty one holds no options.
-        called: How errors name it, such as ``"config 'x.yaml'"``.
+        path: The file; an empty one has no options.
+        called: Its name in errors, such as ``"config 'x.yaml'"``.
 
     Returns:
-        Option → value; names have underscores in place of hyphens, and entries without a value are left out.
+        Option → value; names have underscores instead of hyphens, and entries without a value are left out.
 
     Raises:
-        UserError: The file cannot be read, is no YAML, holds something else than options, or is made to exhaust
-            memory: too large, too deep, numbers of too many digits, aliases that multiply.
+        UserError: The file cannot be read, is not YAML, contains something other than options, or could exhaust
+            memory: it is too large or too deep, or has numbers with too many digits or aliases that multiply.
     """
     if not Path(path).exists():
         raise UserError(f"{called} is not a file; give a YAML file of options")
@@ -258,10 +258,10 @@ def _check_size(text: str, called: str) -> None:
         if depth > MAX_DEPTH:
             raise UserError(f"{called} is nested more than {MAX_DEPTH} levels deep; options are not")
         if nodes > MAX_NODES:
-            raise UserError(f"{called} holds more than {MAX_NODES:,} values once its aliases are followed")
+            raise UserError(f"{called} has more than {MAX_NODES:,} values once its aliases are expanded")
 
 
 def _check_digits(value: str, called: str) -> None:
     digits = sum(character.isdigit() for character in value)
     if digits > MAX_DIGITS and _NUMBER.fullmatch(value):
-        raise UserError(f"{called} holds a number of {digits:,} digits; options have none of more than {MAX_DIGITS}")
+        raise UserError(f"{called} has a number of {digits:,} digits; at most {MAX_DIGITS} are allowed")

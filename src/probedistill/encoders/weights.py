@@ -21,24 +21,24 @@ from ..errors import UserError, first_line
 def read_weights(path: Path, names: Iterable[str]) -> dict[str, Tensor]:
     """Read a state dict: a ``.safetensors`` file, or a PyTorch file.
 
-    Beside tensors it may hold what trainers store with them: options, numbers of NumPy, objects of any class. These
-    are left out; nothing of them is imported or run.
+    Besides tensors, it may contain what trainers store with them: options, NumPy numbers, objects of any class. These
+    are left out; none of their code is imported or run.
 
-    Wrappers put something into the names: ``module.``, ``_orig_mod.``, Lightning's ``model.`` … What it is shows by
-    comparison with the model: it is the prefix below which all of its weights lie. What lies elsewhere, such as the
-    loss of a trainer, is left out.
+    Wrappers add prefixes to the names: ``module.``, ``_orig_mod.``, Lightning's ``model.`` … The prefix is found by
+    comparison with the model: all the model's weights are under it. Everything else, such as the loss of a trainer, is
+    left out.
 
     Args:
         path: The file.
-        names: The model's own; weights that may be missing in a file are not among them.
+        names: Names of the model's weights, without those that may be missing in a file.
 
     Raises:
-        UserError: No such file, a damaged one, or one without weights or with several models.
+        UserError: The file does not exist, is damaged, or has no weights or several models.
     """
     called = f"checkpoint {str(path)!r}"
     if not path.is_file():
         raise UserError(f"{called} is not a file; give a .safetensors or .pth file of weights")
-    hint = "give a .safetensors file or a PyTorch file that holds tensors only"
+    hint = "give a .safetensors file, or a PyTorch file with nothing but tensors"
     content = _tree(load_tensor_file(path, f"{called} cannot be read as weights", hint, leave_out=True))
     ours = list(names)
     weights = _without_inner_wrappers(dict(_tensors_in(content)))
@@ -47,9 +47,7 @@ def read_weights(path: Path, names: Iterable[str]) -> dict[str, Tensor]:
         weights = _without_inner_wrappers(_of_a_holder(content, called))
         whole = _whole(weights, ours)
     if len(whole) > 1:
-        raise UserError(
-            f"{called} holds several models, below {', '.join(map(repr, whole))}; save the state dict of one"
-        )
+        raise UserError(f"{called} has several models, under {', '.join(map(repr, whole))}; save the state dict of one")
     if not whole:  # the model's loader says what is missing, by names that are as near as can be
         while weights and all(name.startswith(("module.", "model.")) for name in weights):
             weights = {name.partition(".")[2]: value for name, value in weights.items()}
@@ -63,7 +61,7 @@ def read_weights(path: Path, names: Iterable[str]) -> dict[str, Tensor]:
 
 
 class _LeftOut:
-    """Stands for an object beside the weights, whatever it is made of."""
+    """Replaces an object that is stored with the weights, of whatever class."""
 
     def __init__(self, *_: Any) -> None:
         pass
@@ -91,19 +89,19 @@ _MOST_CLASSES = 100
 
 
 def load_tensor_file(path: Path, failed: str, hint: str, *, leave_out: bool = False) -> Any:
-    """Load what a ``.safetensors`` or a PyTorch file holds; nothing in it is run.
+    """Load the content of a ``.safetensors`` or a PyTorch file; no code in it is run.
 
-    What a file is shows in its first bytes, not in its name.
+    The kind of file is recognised by its first bytes, not by its name.
 
     Args:
         path: The file.
         failed: Start of the error if it cannot be loaded.
         hint: What the user can do then.
-        leave_out: Take a PyTorch file that holds objects beside tensors, lists and dictionaries of them, and leave
-            these out.
+        leave_out: Accept a PyTorch file with objects other than tensors, and lists and dictionaries of tensors, and
+            leave these objects out.
 
     Raises:
-        UserError: It is damaged, or holds other objects.
+        UserError: It is damaged, or contains other objects.
     """
     try:
         if _is_safetensors(path):
@@ -116,7 +114,7 @@ def load_tensor_file(path: Path, failed: str, hint: str, *, leave_out: bool = Fa
     except Exception as error:  # torch raises many kinds
         # Not torch's own text: it advises to load the file without weights_only, which runs its code.
         not_tensors = isinstance(error, (pickle.UnpicklingError, EOFError))
-        reason = "damaged, or more than tensors" if not_tensors else first_line(error)
+        reason = "damaged, or not only tensors" if not_tensors else first_line(error)
         reason = "a whole model of TorchScript" if "TorchScript" in reason else reason
         reason = _text_in(path) or reason
         raise UserError(f"{failed} ({reason}); {hint}") from error
@@ -126,20 +124,20 @@ _TEXTS = {b"version https://git-lfs": "a Git LFS pointer", b"<": "a web page", b
 
 
 def _text_in(path: Path) -> str | None:
-    """What a file is that lies where weights should; ``None`` if that is unknown."""
+    """What a file is if it is not weights; ``None`` if that is unknown."""
     with open(path, "rb") as file:
         head = file.read(64).lstrip()
     return next((what for start, what in _TEXTS.items() if head.startswith(start)), None)
 
 
 def _read(path: Path, device: str) -> Any:
-    """What a PyTorch file holds; as an open file, since torch 2.15 goes by a name that ends in .safetensors."""
+    """Load a PyTorch file; passed as an open file, because torch 2.15 looks at names that end in .safetensors."""
     with open(path, "rb") as file:
         return torch.load(file, map_location=device, weights_only=True)
 
 
 def _other_classes(path: Path) -> dict[str, type]:
-    """What stands for each class of a PyTorch file that torch does not take without running it, by its name."""
+    """Placeholders, by name, for the classes in a PyTorch file that torch does not load without running code."""
     stand_ins: dict[str, type] = {}
     while len(stand_ins) < _MOST_CLASSES:
         try:
@@ -174,7 +172,7 @@ _MOST_ENTRIES = 10**6
 
 
 def _tree(content: Any, numbers: Iterator[int] | None = None, depth: int = 0) -> Any:
-    """The dictionaries of a file, to a bound: it may hold them in themselves, or in each other very many times."""
+    """The dictionaries in a file, up to a limit, because they may contain themselves or each other very often."""
     if not isinstance(content, Mapping):
         return content
     numbers = iter(range(_MOST_ENTRIES)) if numbers is None else numbers
@@ -186,7 +184,7 @@ def _tree(content: Any, numbers: Iterator[int] | None = None, depth: int = 0) ->
 
 
 def _tensors_in(content: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Yield all tensors of a file, by the names of the dictionaries that they lie in."""
+    """Yield all tensors of a file, by the names of the dictionaries that contain them."""
     for name, value in content.items() if isinstance(content, Mapping) else ():
         if isinstance(name, str) and isinstance(value, Tensor):
             yield prefix + name, value
@@ -230,27 +228,27 @@ are what a trainer reports."""
 
 
 def _of_a_holder(content: Any, called: str) -> dict[str, Tensor]:
-    """The weights in the entry of a checkpoint that is called like one of weights, or in its only such entry."""
+    """The weights in the entry of a checkpoint with a usual name for weights, or in its only possible entry."""
     entries = content if isinstance(content, Mapping) else {}
     models = {str(name): found for name, value in entries.items() if (found := _held(value)) is not None}
     weights = _held(content)
-    # Beside an entry of weights, another of the same kind, such as the best so far.
+    # Another entry of the same kind as the weights, such as the best so far.
     rivals = [name for name, found in models.items() if weights is None or _bare(found) == _bare(weights)]
     if len(rivals) > 1 and models.keys().isdisjoint(_AVERAGED):
-        raise UserError(f"{called} holds several models, {', '.join(map(repr, rivals))}; save the state dict of one")
+        raise UserError(f"{called} has several models, {', '.join(map(repr, rivals))}; save the state dict of one")
     found = weights or next(iter(models.values()), None)
     if found is None:
-        raise UserError(f"{called} holds no state dict; save model.state_dict() instead")
+        raise UserError(f"{called} has no state dict; save model.state_dict() instead")
     return found
 
 
 def _bare(names: Iterable[str]) -> set[str]:
-    """Names without what averaging and parallel training put before and beside them."""
+    """Names without the additions of weight averaging and parallel training."""
     return {re.sub(r"^((module|_orig_mod)\.)+", "", name) for name in names if name != "n_averaged"}
 
 
 def _held(content: Any) -> dict[str, Tensor] | None:
-    """The weights in a checkpoint's content, however deep the holders go into each other."""
+    """The weights in a checkpoint's content, however deeply they are nested."""
     if not isinstance(content, Mapping) or not content:
         return None
     for holder in HOLDERS:

@@ -52,7 +52,7 @@ class ImagesNote:
 
 @dataclass(frozen=True)
 class BankManifest:
-    """What the features of a bank depend on.
+    """Everything that the features of a bank depend on.
 
     Attributes:
         format: Version of the files.
@@ -66,7 +66,7 @@ class BankManifest:
         dtype: Type of the stored numbers.
         shard_size: Images per file.
         class_names: C names.
-        skipped: Why images were left out, a line each.
+        skipped: Why images were left out, one line each.
     """
 
     format: int
@@ -100,7 +100,7 @@ class Held:
 
 @dataclass(frozen=True)
 class Shard:
-    """Features of ``count`` images in a file, mapped again at each use, so that memory holds one shard at a time."""
+    """Features of ``count`` images in a file, mapped again at each use: one shard at a time is in memory."""
 
     path: Path
     count: int
@@ -120,8 +120,8 @@ class Shard:
 class FeatureBank:
     """Features of real images: the centre crop and any number of augmented views.
 
-    A bank is in memory or, if that would be too much, in files that are read block by block; `blocks` and
-    `take` work for both in bounded memory. `centre`, `augmented` and `all_views` read everything.
+    A bank is in memory or, if it is too large, in files that are read block by block; `blocks` and `take` work for
+    both with bounded memory. `centre`, `augmented` and `all_views` read everything.
 
     Args:
         centre: (N, d) float, features of the centre crop.
@@ -163,7 +163,7 @@ class FeatureBank:
         class_names: tuple[str, ...],
         manifest: BankManifest | None,
     ) -> FeatureBank:
-        """A bank of parts that follow each other: all held, which become one, or all in files."""
+        """Join consecutive parts into one bank; either all are in memory or all in files."""
         bank = cls(torch.empty(0, dim), torch.empty(num_views, 0, dim), labels, indices, class_names, manifest)
         bank._parts = tuple(part for part in parts if len(part))
         if bank.in_memory:
@@ -189,17 +189,17 @@ class FeatureBank:
 
     @property
     def num_bytes(self) -> int:
-        """What the features take in memory, in float32: (1 + V) · N · d · 4."""
+        """Size of the features in memory, in float32: (1 + V) · N · d · 4 bytes."""
         return bytes_of(len(self), self.num_views, self.dim)
 
     @property
     def skipped(self) -> list[str]:
-        """Why images were left out, a line each."""
+        """Why images were left out, one line each."""
         return list(self.manifest.skipped) if self.manifest is not None else []
 
     @property
     def augment(self) -> AugmentConfig | None:
-        """How the views were drawn; ``None`` without views, or if that is not known."""
+        """How the views were drawn; ``None`` without views, or if it is unknown."""
         return self.manifest.augment if self.manifest is not None else None
 
     @property
@@ -249,7 +249,7 @@ class FeatureBank:
                     yield _at_least_float32(block), block_labels
 
     def take(self, rows: Tensor, *, views: Literal["all", "centre"] = "all") -> Tensor:
-        """Features (n, d) float32 of some rows of `all_views`, or of ``centre``; reads no others."""
+        """Features (n, d) float32 of some rows of `all_views`, or of ``centre``; reads only these."""
         rows, augmented_ones = rows.cpu(), views == "all" and self.num_views > 0
         if "_whole" in self.__dict__ or self.in_memory:
             whole = self.augmented.flatten(0, 1) if augmented_ones else self.centre
@@ -269,7 +269,7 @@ class FeatureBank:
         return features
 
     def select(self, rows: Tensor) -> FeatureBank:
-        """The bank of some of its images, in memory."""
+        """Return a bank of some of the images, in memory."""
         rows = torch.arange(len(self))[rows]
         every = (torch.arange(self.num_views)[:, None] * len(self) + rows).flatten()
         augmented = self.take(every) if len(every) else torch.empty(0, self.dim)
@@ -279,14 +279,14 @@ class FeatureBank:
         )  # fmt: skip
 
     def labelled(self, images: LabelledImages) -> FeatureBank:
-        """The bank with the classes and labels of ``images``, its own images with classes in another order."""
+        """Return the bank with the classes and labels of ``images``: the same images, with classes in another order."""
         labels = torch.as_tensor(images.labels)[self.indices]
         return FeatureBank.of_parts(
             self._parts, self.num_views, self.dim, labels, self.indices, images.class_names, self.manifest
         )
 
     def columns(self, start: int, stop: int) -> FeatureColumns:
-        """Some columns of the features of every image, read from where the bank reads."""
+        """Return some columns of the features of every image, read from the same place."""
         return FeatureColumns(self, slice(start, stop))
 
     def check_encoder(self, encoder: Encoder) -> None:
@@ -344,7 +344,7 @@ def bytes_of(count: int, views: int, dim: int) -> int:
 
 
 def comfortable_bytes(device: torch.device | str = "cpu") -> int:
-    """How much may be held on a device: a quarter of all its memory, so that a run decides alike when resumed."""
+    """How many bytes to keep on a device: a quarter of its total memory, so that a resumed run decides the same."""
     device = torch.device(device)
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory // 4

@@ -1,4 +1,4 @@
-"""Sums and means of classes, and the real images that stand for a class."""
+"""Sums and means of classes, and the real images that represent a class."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def medoids(bank: FeatureBank, images_per_class: int) -> Tensor:
 def herding(bank: FeatureBank, images_per_class: int) -> Tensor:
     """Rows (C · ipc,) of the images whose mean is nearest to their class mean, chosen one after the other.
 
-    Each is the image that brings the mean of all that are chosen so far nearest to the class mean (Welling 2009; used
-    for exemplars by iCaRL, arXiv 1611.07725). Beyond one image per class this covers a class, as the nearest to the
-    mean do not: they are nearly the same image.
+    Each is the image that brings the mean of all images chosen so far nearest to the class mean (Welling 2009; used
+    for exemplars by iCaRL, arXiv 1611.07725). With more than one image per class, this covers a class better than the
+    images nearest to the mean, which are nearly the same image.
     """
     rows_of = _rows_of_classes(bank, images_per_class)
     return torch.cat([rows[_herded(bank.take(rows, views="centre"), images_per_class)] for rows in rows_of])
@@ -68,12 +68,12 @@ def nearest_to_centres(bank: FeatureBank, images_per_class: int, count: int, *, 
 
 
 def clusters(bank: FeatureBank, images_per_class: int, *, least: int, most: int, seed: int = 0) -> list[Tensor]:
-    """Rows of the images of each k-means cluster within each class; with one image per class, those of the class.
+    """Rows of the images of each k-means cluster within each class; with one image per class, of the whole class.
 
     Args:
         bank: The features.
         images_per_class: Clusters of a class.
-        least: A smaller cluster takes the images that are nearest to its centre from the others, as far as there are.
+        least: A smaller cluster borrows the images nearest to its centre from the others, if there are enough.
         most: A larger cluster is cut to the images nearest to its centre.
         seed: Seed of the clusters.
 
@@ -166,7 +166,7 @@ def _rows_of_classes(bank: FeatureBank, least: int) -> list[Tensor]:
 
 
 def class_sums(features: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
-    """Sum (C, d) and number (C, 1) of each class's features; those of blocks add up."""
+    """Sum (C, d) and number (C, 1) of each class's features; sums of blocks can be added up."""
     sums = features.new_zeros(num_classes, features.shape[1]).index_add(0, labels, features)  # no (n, C) matrix
     return sums, torch.bincount(labels, minlength=num_classes).to(features)[:, None]
 

@@ -38,7 +38,7 @@ def encode(encoder: Encoder, images: Tensor) -> Tensor:
         count = int((~features.isfinite()).any(dim=1).sum())
         way_out = "check its weights" if encoder.precision == "fp32" else f"try {option('precision', 'fp32')}"
         raise UserError(
-            f"encoder {encoder.name!r} gives features that are not finite in {encoder.precision} for "
+            f"encoder {encoder.name!r} returns features that are not finite in {encoder.precision} for "
             f"{count} of {counted(len(images), 'image or view', 'images or views')}; {way_out}"
         )
     return features
@@ -77,8 +77,8 @@ def real_view_features(
 ) -> Tensor:
     """Features (V, n, d) of V augmented views of some real images, or (1, n, d) of their centre crops for V = 0.
 
-    The views of an image depend on the seed and on the image alone. Images are decoded and cut in threads while the
-    encoder works, and encoded in batches that go across images.
+    The views of an image depend only on the seed and the image. Images are decoded and cropped in threads while the
+    encoder works, and encoded in batches that span images.
 
     Raises:
         UserError: An image cannot be read.
@@ -130,7 +130,7 @@ def augmented_views(image: Image.Image, size: int, count: int, augment: AugmentC
 
 
 def prefetched(load: Callable[[int], Result], indices: Sequence[int], per_batch: int) -> Iterator[list[Result]]:
-    """Load in threads, two batches ahead of whoever uses them; batches and their entries keep their order."""
+    """Load in threads, two batches ahead of their use; batches and their entries keep their order."""
     with Workers() as workers:
         loaded = workers.map(load, indices, ahead=2 * per_batch)
         while batch := list(islice(loaded, per_batch)):

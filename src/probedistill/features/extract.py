@@ -1,4 +1,4 @@
-"""Real features computed once, kept in shards, and used again if everything behind them is the same."""
+"""Real features, computed once, kept in shards, and reused if everything that they depend on is the same."""
 
 from __future__ import annotations
 
@@ -52,28 +52,28 @@ def extract_features(
     progress: bool = True,
     processes: Processes = ALONE,
 ) -> FeatureBank:
-    """Compute, or find in the cache, the features of labelled images.
+    """Compute the features of labelled images, or read them from the cache.
 
-    The cache holds a folder per (encoder, images, views, augmentation, seed); anything else about them
-    makes another folder, so a stale bank is never used. Centre crops that a bank without views holds are not encoded
-    again. Finished shards survive an interruption.
+    The cache has one folder per (encoder, images, views, augmentation, seed); any change to these uses another folder,
+    so a stale bank is never used. Centre crops in a bank without views are not encoded again. Finished shards survive
+    an interruption.
 
     Args:
         encoder: The frozen encoder.
         images: Labelled images.
-        views: Number V of augmented views per image, beside the centre crop.
+        views: Number V of augmented views per image, in addition to the centre crop.
         augment: How the views are drawn.
         seed: Seed of the views; the views of image i do not depend on the other images.
         cache: Folder of feature banks; default ``$PROBEDISTILL_CACHE`` or ``~/.cache/probedistill``.
         batch_size: Images per forward pass.
         shard_size: Images per file.
         dtype: How features are stored; ``"float16"`` halves the files and keeps eleven significant bits.
-        max_memory: Bytes of features (in float32) that are held in memory; a larger bank stays in its files and
-            is read in blocks. Default: `comfortable_bytes`, a quarter of this machine's memory.
+        max_memory: Largest size in bytes (in float32) of a bank that is held in memory; a larger one stays in its
+            files and is read in blocks. Default: `comfortable_bytes`, a quarter of this machine's memory.
         strict: Raise on an unreadable image instead of leaving it out with a warning.
         progress: Show a progress bar.
-        processes: Processes that share the work, shard by shard; each reads the others' shards from the
-            cache, which they must all see.
+        processes: Processes that share the work, shard by shard. Each reads the others' shards from the cache, which
+            all must be able to see.
 
     Raises:
         UserError: No images, an unreadable one with ``strict``, a class whose images are all unreadable,
@@ -87,7 +87,7 @@ def extract_features(
     check_name("dtype", dtype, DTYPES)
     augment.check()
     if not len(images):
-        raise UserError(f"images {images.spec!r} ({images.split}) have no images to take features of; give some")
+        raise UserError(f"images {images.spec!r} ({images.split}) have no images to encode; give some")
     files = bank_files(encoder, images, views, augment, seed, cache, dtype, shard_size)
     checked_cache(cache, writes=files.passes > 0)
     remove_leftovers(files.folder, older_than=3600)  # younger ones may be another process's at work
@@ -121,7 +121,7 @@ def extract_features(
 
 
 def _own_shards(files: BankFiles, processes: Processes) -> list[int]:
-    """The shards that this process makes, and then those that it checks."""
+    """The shards that this process makes, followed by those that it checks."""
     missing = [number for number in range(files.count) if not files.path(number).exists()]
     processes.wait()  # everyone has looked before anyone writes
     there = sorted(set(range(files.count)) - set(missing))
@@ -135,8 +135,8 @@ def _shards_of_others(
     processes.wait()
     if processes.largest(int(not all(files.path(number).exists() for number in range(files.count)))):
         raise UserError(
-            f"cache {str(cache_folder(cache))!r} is not the same folder for all processes; name one that every machine "
-            f"sees with {option('cache')} or PROBEDISTILL_CACHE"
+            f"cache {str(cache_folder(cache))!r} is not the same folder for all processes; set {option('cache')} or "
+            "PROBEDISTILL_CACHE to one that every machine sees"
         )
     for number in sorted(set(range(files.count)) - set(own)):
         with explained("cached features of another process were lost", TornFileError, hint="run it again"):
@@ -154,13 +154,13 @@ def _check_each_class(images: LabelledImages, bank: FeatureBank) -> None:
         if had[label] and not left[label]:
             first = _left_out(images, bank).get(int(np.flatnonzero(images.labels == label)[0]), bank.skipped[0])
             raise UserError(
-                f"none of the {counted(had[label], 'image')} of class {name!r} ({images.split}) can be read; "
+                f"class {name!r} ({images.split}) has {counted(had[label], 'image')}, none of which can be read; "
                 f"repair them or leave the class out with {option('classes')}; first: {first}"
             )
 
 
 def _told_of_skipped(images: LabelledImages, bank: FeatureBank) -> str:
-    """One line that says which images a bank leaves out: how many for each reason, and the first of them."""
+    """One line about the images that a bank leaves out: how many for each reason, and the first of them."""
     of_reason: dict[str, list[str]] = {}
     for number, line in _left_out(images, bank).items():
         name = one_line(images.names[number])
@@ -170,7 +170,7 @@ def _told_of_skipped(images: LabelledImages, bank: FeatureBank) -> str:
     rest = sum(len(names) for _, names in groups[_MOST_REASONS:])
     said += [f"{rest} for other reasons"] if rest else []
     of = counted(len(images), "image")
-    return f"left out {len(bank.skipped)} unreadable of {of} ({images.split}): {', '.join(said)}"
+    return f"skipped {len(bank.skipped)} unreadable of {of} ({images.split}): {', '.join(said)}"
 
 
 _MOST_REASONS = 3  # of one line
@@ -201,7 +201,7 @@ class _Work:
         return sum(len(self.files.rows(number)) for number in self.own)
 
     def shard(self, number: int, bar: ProgressBar) -> ShardContent:
-        """A shard from its file or, if there is none that serves, made again and written."""
+        """Read a shard from its file or, if there is no valid one, compute and write it."""
         rows = self.files.rows(number)
         content = _read_if_whole(self.files, number)
         if content is not None and not self._some_read_by_now(rows, content):
@@ -273,7 +273,7 @@ class _Work:
         return load
 
     def _known_centres(self, number: int) -> dict[int, Tensor]:
-        """Features of centre crops that a bank without views holds."""
+        """Features of centre crops from a bank without views."""
         centres = self.files.centres()
         if not self.files.manifest.views or not centres.path(number).exists():
             return {}
@@ -286,7 +286,7 @@ class _Work:
             first = self.images.names[indices[int((~features.isfinite()).any(dim=2).any(dim=1).nonzero()[0])]]
             way_out = "check its weights" if self.encoder.precision == "fp32" else f"try {option('precision', 'fp32')}"
             raise UserError(
-                f"encoder {self.encoder.name!r} gives features that are not finite in {self.encoder.precision}, "
+                f"encoder {self.encoder.name!r} returns features that are not finite in {self.encoder.precision}, "
                 f"first for {first!r}; {way_out}, or leave the image out"
             )
         stored = features.to(DTYPES[self.files.manifest.dtype])

@@ -17,14 +17,14 @@ from .encode import augmented_views, encode, prefetched
 
 @dataclass(frozen=True)
 class FreshBatches:
-    """Real features that are computed when they are asked for, from new crops.
+    """Real features that are computed on request, from new crops.
 
     Attributes:
         encoder: The frozen encoder.
         images: The real images.
         indices: (N,) those that can be read.
         augment: How crops are drawn.
-        seed: The user's seed; a step's batch depends on it and on the step alone.
+        seed: The user's seed; a step's batch depends only on it and the step.
         team: Processes that share the work: each encodes its part of a batch and gets the rest from the others.
     """
 

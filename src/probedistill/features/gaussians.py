@@ -1,4 +1,4 @@
-"""Features drawn from what statistics say: a Gaussian for each class."""
+"""Features drawn from statistics: one Gaussian per class."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _PRIOR = 10.0
 
 
 def gaussian_features(statistics: ClassStatistics, per_class: int, *, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Features (C · n, d) float64 and labels (C · n,) drawn from a Gaussian for each class.
+    """Draw features (C · n, d) float64 and labels (C · n,) from one Gaussian per class.
 
-    A class has its own mean and variances, and the correlations of all classes (as in GH-OFL, arXiv 2602.01186, whose
-    heads learn from such draws). The draws of a class have exactly its mean.
+    A class has its own mean and variances, and the correlations of all classes together (as in GH-OFL, arXiv
+    2602.01186, whose heads learn from such draws). The mean of a class's draws is exactly the class mean.
 
     Args:
         statistics: With second moments, and with images of every class.
@@ -24,7 +24,7 @@ def gaussian_features(statistics: ClassStatistics, per_class: int, *, seed: int 
         seed: The user's seed.
 
     Raises:
-        UserError: The statistics hold no second moments.
+        UserError: The statistics have no second moments.
     """
     covariance, means = statistics.covariance(), statistics.means()
     deviation = covariance.diagonal().sqrt()
@@ -42,7 +42,7 @@ def gaussian_features(statistics: ClassStatistics, per_class: int, *, seed: int 
 
 
 def class_deviations(statistics: ClassStatistics) -> Tensor:
-    """(C, d) standard deviations of the features of each class, drawn towards those of all classes together."""
+    """(C, d) standard deviations of the features of each class, shrunk towards those of all classes together."""
     counts = statistics.counts[:, None]
     shared = statistics.covariance().diagonal().clamp(min=0) * statistics.total
     shared = shared / max(statistics.total - statistics.num_classes, 1.0)

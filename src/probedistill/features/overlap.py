@@ -1,4 +1,4 @@
-"""Which photos are in class sums already, found from the sums alone."""
+"""Which photos are already in class sums, found from the sums alone."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _SMALLEST = 1e-6  # of the singular values that count: the rest is what single p
 def photos_counted_before(held: ClassStatistics, bank: FeatureBank) -> tuple[str, int] | None:
     """The first class of which a bank has all photos behind the sums, and their number; ``None`` if there is none.
 
-    Features of photos are as good as independent, so which of them add up to a sum is the answer to linear equations.
-    Nothing can be told if a bank has only some of the photos behind a sum, or other views of them.
+    Features of photos are almost always linearly independent, so linear equations show which of them add up to a sum.
+    Nothing is known if a bank has only some of the photos behind a sum, or other views of them.
 
     Args:
         held: Sums without noise.
@@ -36,7 +36,7 @@ def photos_counted_before(held: ClassStatistics, bank: FeatureBank) -> tuple[str
 
 
 def rows_of_sum(features: Tensor, total: Tensor, count: int) -> Tensor | None:
-    """Which rows add up to a sum: (n,) bool, or ``None`` if none do or there are too many rows to tell.
+    """Which rows add up to a sum: (n,) bool, or ``None`` if none do or there are too many rows to know.
 
     Args:
         features: (n, d) float64; n ≤ d, or n = ``count``.

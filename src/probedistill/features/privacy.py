@@ -61,17 +61,17 @@ def with_noise(
     insecure_seed: int | None = None,
     progress: bool = False,
 ) -> tuple[Tensor, Tensor, PrivacyRecord]:
-    """Counts and sums that are (ε, δ)-differentially private together, and the record of that promise.
+    """Return counts and sums that are (ε, δ)-differentially private together, and the record of that promise.
 
-    An image changes one class alone: its sum by a vector of length 1 and its count by 1. The Gaussian mechanism is
-    applied to each class's sum and its count, weighted; classes are disjoint, so that the promise of one is that of all
-    (parallel composition). Anything computed from the result has the same promise, such as centred means.
+    An image changes only one class: its sum by a vector of length 1 and its count by 1. The Gaussian mechanism is
+    applied to each class's sum and count, weighted; classes are disjoint, so the promise for one holds for all
+    (parallel composition). Anything computed from the result, such as centred means, has the same promise.
 
     Args:
-        counts: (C,) of images.
-        sums: (C, d) of features of length at most 1, as `unit_sums` gives them.
+        counts: (C,) numbers of images.
+        sums: (C, d) sums of features of length at most 1, from `unit_sums`.
         epsilon: ε > 0.
-        delta: δ, between 0 and 1; less than one over the number of images.
+        delta: δ, between 0 and 1; choose it below one over the number of images.
         insecure_seed: Draw the noise from this seed, for tests. Nothing is private then, and the record says so.
         progress: Show a progress bar if it takes more than two seconds.
 
@@ -104,7 +104,7 @@ _found: dict[tuple[float, float], float] = {}
 
 
 def check_promise(epsilon: float, delta: float) -> tuple[float, Noise, str]:
-    """The least standard deviation that keeps (ε, δ), the function that adds such noise, and its package and version.
+    """Return the least standard deviation for (ε, δ), the function that adds such noise, and its package and version.
 
     Raises:
         UserError: A value is out of range, or OpenDP is not installed.
@@ -112,7 +112,7 @@ def check_promise(epsilon: float, delta: float) -> tuple[float, Noise, str]:
     check_number("epsilon", epsilon, more_than=True)
     check_number("delta", delta, more_than=True)
     if delta >= 1:
-        raise UserError(f"delta {delta} must be less than 1; one over the number of images is too much already")
+        raise UserError(f"delta {delta} must be less than 1; choose it far below one over the number of images")
     sensitivity = math.hypot(1.0, _COUNT_WEIGHT) * (1 + _ROOM)
     dp = needed("opendp.prelude", "privacy", "epsilon needs")
     dp.enable_features("contrib")
@@ -126,7 +126,7 @@ def check_promise(epsilon: float, delta: float) -> tuple[float, Noise, str]:
 
     key = (epsilon, delta)
     if key not in _found:
-        with explained(f"epsilon {epsilon} with delta {delta} cannot be kept", Exception, hint="try other values"):
+        with explained(f"epsilon {epsilon} with delta {delta} cannot be achieved", Exception, hint="try other values"):
             _found[key] = dp.binary_search_param(promised, d_in=sensitivity, d_out=key)
     return _found[key], lambda values, scale: gaussian(scale)(values), f"opendp {version('opendp')}"
 

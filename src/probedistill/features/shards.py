@@ -1,4 +1,4 @@
-"""Where the cache keeps a bank of features: a folder of shards, each of them whole or not there."""
+"""Where the cache keeps a bank of features: a folder of shards, each of them complete or absent."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def bank_files(
     dtype: Literal["float32", "float16"] = "float32",
     shard_size: int = 512,
 ) -> BankFiles:
-    """Where the cache keeps a bank, or will; arguments as for `extract_features`."""
+    """Where the cache keeps, or will keep, a bank; arguments as for `extract_features`."""
     manifest = BankManifest(
         format=_FORMAT,
         encoder=EncoderNote.of(encoder),
@@ -51,7 +51,7 @@ def bank_files(
 
 
 def key_of(record: object) -> str:
-    """What tells features apart in the cache: a digest of everything that they depend on."""
+    """The key of features in the cache: a digest of everything that they depend on."""
     return hashlib.sha256(json.dumps(as_plain(record), sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -62,7 +62,7 @@ def plain_name(name: str) -> str:
 
 @dataclass(frozen=True)
 class ShardRecord:
-    """Which features a file holds.
+    """Which features a file contains.
 
     Attributes:
         bank: The bank's key.
@@ -89,7 +89,7 @@ class ShardContent:
         return replace(self, features=Held(centre.float(), augmented.float()))
 
     def first_features(self, dim: int) -> ShardContent:
-        """The shard with the first ``dim`` features of each view alone."""
+        """The shard with only the first ``dim`` features of each view."""
         centre, augmented = self.features.read()
         return replace(self, features=Held(centre[:, :dim].contiguous(), augmented[..., :dim].contiguous()))
 
@@ -150,7 +150,7 @@ class BankFiles:
         inside = not len(indices) or (int(indices.min()) >= rows.start and int(indices.max()) < rows.stop)
         same = record.bank == self.key and record.first == rows.start
         if not (same and shapes and inside and centre.dtype == augmented.dtype == dtype):
-            raise TornFileError(f"{path} holds the features of other images")
+            raise TornFileError(f"{path} has the features of different images")
         return ShardContent(Held(centre, augmented), indices, record.skipped)
 
     @property

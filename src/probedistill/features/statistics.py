@@ -1,7 +1,7 @@
-"""What a set of features says about its classes in sums alone: counts, means and second moments, without any image.
+"""Statistics of features for each class: counts, means and second moments, without any image.
 
-Sums of several parties add up to those of all their images, so nobody has to hand over a photo. A file of them is
-made by `class_statistics`, merged with ``+`` and taken out again with ``-``; `distill` works from it.
+Sums of several parties add up to those of all their images, so nobody has to share a photo. `class_statistics` makes a
+file of them, ``+`` merges files and ``-`` removes one again; `distill` can use them instead of images.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class ClassStatistics:
             bank: Features of real images.
             encoder: The encoder that made them.
             part: Whose images they are.
-            second_moments: Sum squares and products, too; only means can be had without.
+            second_moments: Also sum squares and products; without them, only means are available.
             progress: Show a progress bar if that takes more than two seconds.
         """
         about = StatisticsRecord(
@@ -103,10 +103,10 @@ class ClassStatistics:
 
     @classmethod
     def load(cls, path: Path | str) -> ClassStatistics:
-        """Read what `save` wrote.
+        """Read a file written by `save`.
 
         Raises:
-            UserError: No such file, a damaged one, or one of a newer version.
+            UserError: The file does not exist, is damaged, or is from a newer version.
         """
         return read_typed(
             Path(path), f"statistics file {str(path)!r}", _KIND, FORMAT,
@@ -136,7 +136,7 @@ class ClassStatistics:
         products = None if squares is None else _unpacked(tensors["products"], dim)
         found = cls(about, tensors["counts"], tensors["sums"], squares, products)
         if not (found.private or found._are_moments()):
-            raise ValueError("no features have such sums")
+            raise ValueError("no features can have these sums")
         return found
 
     def _are_moments(self) -> bool:
@@ -152,7 +152,7 @@ class ClassStatistics:
         return bool(fits & same & (self.squares >= 0).all())
 
     def save(self, path: Path | str) -> None:
-        """Write the statistics, whole or not at all: a safetensors file with a digest of its content.
+        """Write the statistics, completely or not at all, as a safetensors file with a checksum of its content.
 
         The file holds counts (C,), sums (C, d), squares (C, d) and the upper triangle of the products, row by row, all
         float64: 8 · (C + 2 C d + d (d + 1) / 2) bytes, which is 6.8 MB for 10 classes and 1,280 features.
@@ -196,11 +196,11 @@ class ClassStatistics:
 
     @property
     def private(self) -> bool:
-        """Whether counts and sums hold noise, and features are directions, of length 1."""
+        """Whether counts and sums have noise for privacy; features then have length 1."""
         return self.about.privacy is not None
 
     def weights(self) -> Tensor:
-        """(C,) counts as weights: where there is noise in them, at least 1."""
+        """(C,) counts as weights; at least 1 if they have noise."""
         return self.counts.clamp(min=1) if self.private else self.counts
 
     def means(self) -> Tensor:
@@ -209,7 +209,7 @@ class ClassStatistics:
 
     @cached_property
     def centre(self) -> Tensor:
-        """(d,) mean of the means of the classes that have images, which centring takes from every feature."""
+        """(d,) mean of the means of all classes with images; centring subtracts it from every feature."""
         return self.means()[self.weights() > 0].mean(dim=0)
 
     def variances(self) -> Tensor:
@@ -237,7 +237,7 @@ class ClassStatistics:
         return products - means.T @ (self.counts[there, None] * means)
 
     def spread(self) -> float:
-        """Mean squared distance of an image's feature from `centre`, every class with the same weight.
+        """Mean squared distance of an image's feature from `centre`, with equal weight for every class.
 
         Raises:
             UserError: The statistics hold no second moments.
@@ -254,13 +254,13 @@ class ClassStatistics:
         """
         if self.private:
             raise UserError(
-                f"the statistics {self._label} are private and hold no second moments, which would need noise of "
-                "their own; use a method that needs class means alone: sfm"
+                f"the statistics {self._label} are differentially private, so they have no second moments; use sfm, "
+                "which needs only class means"
             )
         if self.squares is None or self.products is None:
             raise UserError(
-                f"the statistics {self._label} hold counts and sums alone; make them with second moments, or use a "
-                "method that needs class means alone, such as sfm"
+                f"the statistics {self._label} have only counts and sums; make them again with second moments, or use "
+                "sfm, which needs only class means"
             )
         return self.squares, self.products
 
@@ -269,8 +269,8 @@ class ClassStatistics:
         mine = self.about.encoder
         if (mine.fingerprint, mine.precision) != (encoder.fingerprint, encoder.precision):
             raise UserError(
-                f"the statistics {self._label} are of encoder {_of(mine)}, not of {_of(encoder)}; name that encoder, "
-                "or make them with this one"
+                f"the statistics {self._label} are of encoder {_of(mine)}, not of {_of(encoder)}; give that encoder, "
+                "or make the statistics with this one"
             )
 
     @property
@@ -282,10 +282,10 @@ class ClassStatistics:
     # ---- putting together and taking apart
 
     def __add__(self, other: ClassStatistics) -> ClassStatistics:
-        """The statistics of both parties' images, of the same classes.
+        """Add the statistics of two parties' images of the same classes.
 
         Raises:
-            UserError: They do not fit together, or have the same photos of a class; the line says in what.
+            UserError: They do not fit together, or have the same photos of a class.
         """
         self._check_fits(other)
         back = self.forgot(name for name, count in zip(other.class_names, other.counts.tolist()) if count)
@@ -293,13 +293,13 @@ class ClassStatistics:
         twice = self._class_of_the_same_photos(other)
         if twice is not None:
             raise UserError(
-                f"statistics {self._label} and {other._label} have the same photos of class {twice!r}, and photos "
-                "count once; make one of them again without that class"
+                f"statistics {self._label} and {other._label} have the same photos of class {twice!r}, which would "
+                "count twice; make one of the files again without that class"
             )
         return self._combined(other, 1, parts)
 
     def forgot(self, names: Iterable[str]) -> bool:
-        """Whether there were such classes, all of which were dropped, and none is there now."""
+        """Whether these classes, at least one, were all dropped, and none has images now."""
         there = {name for name, count in zip(self.class_names, self.counts.tolist()) if count}
         names = set(names)
         return bool(names) and names <= set(self.about.dropped) - there
@@ -314,7 +314,7 @@ class ClassStatistics:
         return self.class_names[int(same.nonzero()[0])] if bool(same.any()) else None
 
     def __sub__(self, other: ClassStatistics) -> ClassStatistics:
-        """The statistics without another's images, which must be among them.
+        """Subtract the statistics of images that are part of these.
 
         Raises:
             UserError: They do not fit together, or the other's images cannot all be among these.
@@ -324,18 +324,18 @@ class ClassStatistics:
             if less > mine and not self.private:
                 raise UserError(
                     f"the statistics {other._label} are not part of {self._label}: class {name!r} has {less:.0f} "
-                    f"images there and {mine:.0f} here; take out what was put in"
+                    f"images there but {mine:.0f} here; give statistics of images that were added"
                 )
         left = self._combined(other, -1, _remaining_parts(self.about.parts, other.about.parts))
         if not (self.private or (left._are_moments() and left._may_be_left_of(self))):
-            raise UserError(f"the statistics {other._label} are not part of {self._label}; take out what was put in")
+            raise UserError(f"the statistics {other._label} are not part of {self._label}; give some that were added")
         return left
 
     def _may_be_left_of(self, whole: ClassStatistics) -> bool:
-        """Whether any features could have these products; after a class was dropped this is not known.
+        """Whether any features could have these products; unknown after a class was dropped.
 
-        Variance is nowhere negative. If other photos than those of ``whole`` were taken out of it, it nearly always is
-        so in some direction, unless these are few, and there are many more images than features.
+        Variance is never negative. If photos that are not in ``whole`` were subtracted, it nearly always is negative in
+        some direction, unless they are few and there are many more images than features.
         """
         if self.products is None or whole.products is None or self.about.dropped:
             return True
@@ -364,11 +364,12 @@ class ClassStatistics:
         return ClassStatistics(about, counts, sums, squares, products)
 
     def _check_fits(self, other: ClassStatistics) -> None:
-        """Refuse statistics that were made in another way or are of other classes."""
+        """Refuse statistics that were made differently or are of different classes."""
         mine, its, pair = self.about, other.about, f"statistics {self._label} and {other._label}"
         if (mine.encoder.fingerprint, mine.encoder.precision) != (its.encoder.fingerprint, its.encoder.precision):
             raise UserError(
-                f"{pair} are of different encoders ({_of(mine.encoder)} and {_of(its.encoder)}); make both with one"
+                f"{pair} are of different encoders ({_of(mine.encoder)} and {_of(its.encoder)}); make both "
+                "with the same one"
             )
         if (mine.views, mine.augment) != (its.views, its.augment):
             raise UserError(
@@ -378,29 +379,29 @@ class ClassStatistics:
         if mine.class_names != its.class_names:
             in_one = set(mine.class_names) ^ set(its.class_names)
             strangers = [name for name in (*mine.class_names, *its.class_names) if name in in_one]
-            which = f"{strangers[0]!r} is in one alone" if strangers else "in another order"
+            which = f"{strangers[0]!r} is only in one" if strangers else "in a different order"
             raise UserError(
                 f"{pair} are of different classes ({which}); add {option('union', True)} to merge the classes of both"
             )
         if self.private != other.private:
             open_one = other if self.private else self
             raise UserError(
-                f"{pair}: {open_one._label} is not private, so nothing could be promised of both; make it with "
-                f"{option('epsilon')}, too"
+                f"{pair}: {open_one._label} is not private, so nothing could be promised for both together; make it "
+                f"with {option('epsilon')}, too"
             )
         if (self.products is None) != (other.products is None):
             without = self if self.products is None else other
             raise UserError(
-                f"{pair}: {without._label} holds no second moments; make both with them, or both with "
+                f"{pair}: {without._label} has no second moments; make both with them, or both with "
                 f"{option('second_moments', False)}"
             )
 
     def with_classes(self, class_names: Sequence[str]) -> ClassStatistics:
-        """The statistics of these classes in this order; a class that is not here has no images.
+        """Return the statistics of these classes in this order; a class that is not here has no images.
 
-        A class that is left out takes its counts, sums and squares with it exactly, and its part of the products as if
-        its features were correlated as those of all classes are: products are of all classes together. `about.dropped`
-        names it then.
+        The counts, sums and squares of a dropped class are removed exactly. Products are summed over all classes, so
+        its part of them is estimated as if its features were correlated like those of all classes. `about.dropped` then
+        names the class.
         """
         names = tuple(class_names)
         if names == self.class_names:
@@ -435,18 +436,18 @@ class ClassStatistics:
 
 
 def merge_statistics(parts: Iterable[ClassStatistics], *, union: bool = False) -> ClassStatistics:
-    """The statistics of the images of all parties.
+    """Merge the statistics of several parties' images.
 
     Args:
         parts: At least one.
-        union: Merge different classes: those of the first party in its order, then what each further one adds.
+        union: Merge different classes: those of the first party in its order, then those that each further one adds.
 
     Raises:
-        UserError: They do not fit together, or the same images come twice.
+        UserError: They do not fit together, or the same images occur twice.
     """
     parts = list(parts)
     if not parts:
-        raise UserError("statistics [] name none; give at least one file")
+        raise UserError("statistics is empty; give at least one file")
     if union:
         warn_of_alike(part.class_names for part in parts)
         names = tuple(dict.fromkeys(name for part in parts for name in part.class_names))
@@ -455,26 +456,26 @@ def merge_statistics(parts: Iterable[ClassStatistics], *, union: bool = False) -
 
 
 def load_statistics(paths: Sequence[Path | str], *, union: bool = False) -> ClassStatistics:
-    """The merged statistics of some files; see `merge_statistics`."""
+    """Read and merge files of statistics; see `merge_statistics`."""
     return merge_statistics([ClassStatistics.load(path) for path in paths], union=union)
 
 
 def statistics_of_run(folder: Path | str) -> list[ClassStatistics]:
-    """The statistics that a run keeps, in the order of its encoders.
+    """Return the statistics in a run, in the order of its encoders.
 
     Raises:
-        UserError: It keeps none, or they are damaged.
+        UserError: It has none, or they are damaged.
     """
     folder = run_folder(folder)
     encoders = read_run(folder).encoders
     paths = [folder / statistics_file(number, one.name, one.input_size) for number, one in enumerate(encoders)]
     if not paths or not all(path.exists() for path in paths):
-        raise UserError(f"run {str(folder)!r} keeps no statistics; distil it again with {option('keep_stats', True)}")
+        raise UserError(f"run {str(folder)!r} has no statistics; distil it again with {option('keep_stats', True)}")
     return [ClassStatistics.load(path) for path in paths]
 
 
 def statistics_if_kept(folder: Path | str) -> list[ClassStatistics]:
-    """`statistics_of_run`, or none if the run keeps none.
+    """As `statistics_of_run`, but return none if the run has none.
 
     Raises:
         UserError: Some are missing or damaged.
@@ -501,10 +502,10 @@ def _joined_parts(
         elif same.removed != part.removed:
             result.remove(same)
         elif part.removed:
-            raise UserError(f"the images of {part.name!r} were taken out already; take them out once")
+            raise UserError(f"the images of {part.name!r} have already been removed; remove them only once")
         elif not back:
             raise UserError(
-                f"the images of {part.name!r} are in both statistics, and count once; leave one of them out"
+                f"the images of {part.name!r} are in both statistics and would count twice; leave one of them out"
             )
     return tuple(result)
 

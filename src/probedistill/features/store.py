@@ -57,7 +57,7 @@ class ViewsNote:
 class FeatureStore:
     """Features of images, computed once and kept.
 
-    A store is made once for a command, or for a call from Python, and passed down instead of its fields.
+    A store is created once for a command, or for a call from Python, and passed on instead of its fields.
 
     >>> bank = FeatureStore(cache="features").of(encoder, images, views=2)  # doctest: +SKIP
 
@@ -154,7 +154,7 @@ class FeatureStore:
     ) -> Tensor:
         """Features (V, n, d) of V augmented views of some real images, or (1, n, d) of centre crops for V = 0.
 
-        An image that was asked for before, together with whichever others, is not encoded again.
+        An image that was requested before, even together with other images, is not encoded again.
 
         Raises:
             UserError: An image cannot be read.

@@ -39,26 +39,26 @@ def class_statistics(
 ) -> ClassStatistics:
     """Compute class sums of the features of images; no image can be recovered from sums over many.
 
-    The sums of a class of one image are the feature of that image. Sums are no protection by themselves; ``epsilon``
-    makes them one. Two calls for the same images are two releases, whose ε and δ add up.
+    The sum over a class with one image is that image's feature. Sums alone are no protection; ``epsilon`` adds it. Two
+    calls for the same images are two releases, whose ε and δ add up.
 
     Args:
         encoder: The frozen encoder.
         images: Labelled images.
-        name: What the party calls them; others see it.
-        views: Augmented views of each image; 0: its centre crop.
+        name: Name of the images, which others see.
+        views: Augmented views of each image; 0: the centre crop alone.
         augment: How views are drawn.
         seed: Seed of the views.
-        second_moments: Sum the squares and products of features, too: `clp`, `lgm` and LDA need them, `sfm` does not.
+        second_moments: Also sum the squares and products of features: `clp`, `lgm` and LDA need them, `sfm` does not.
             They are left out with ``epsilon``.
-        epsilon: ε of (ε, δ)-differential privacy of every image, by noise in counts and in sums of features of length
-            1 (`with_noise`). Class names are taken to be public. Default: no noise.
-        delta: δ, far below one over the number of images.
-        insecure_noise_seed: Draw the noise from this seed, for tests: the result says that nothing is private.
+        epsilon: ε of (ε, δ)-differential privacy for every image, achieved with noise in the counts and in the sums of
+            features of length 1 (`with_noise`). Class names are assumed to be public. Default: no noise.
+        delta: δ; choose it far below one over the number of images.
+        insecure_noise_seed: Draw the noise from this seed, for tests; the result is marked as not private.
         cache: Folder of feature banks; default ``$PROBEDISTILL_CACHE`` or ``~/.cache/probedistill``.
         strict: Raise on an unreadable image instead of leaving it out with a warning.
         progress: Show progress bars.
-        features: Where features come from, in place of ``cache``, ``strict`` and ``progress``.
+        features: Where features come from, instead of ``cache``, ``strict`` and ``progress``.
 
     Raises:
         UserError: As for `extract_features` and `with_noise`.
@@ -91,8 +91,8 @@ def private_statistics(
 ) -> ClassStatistics:
     """Statistics of a bank that are (ε, δ)-differentially private; arguments as for `class_statistics`.
 
-    Nothing but the noisy counts and sums depends on the images: the part has a random name for its images in place of
-    their fingerprint, and the number of images is that of the noisy counts.
+    Only the noisy counts and sums depend on the images: the part has a random identifier instead of the images'
+    fingerprint, and the number of images is that of the noisy counts.
     """
     counts, sums, promise = with_noise(
         *unit_sums(bank), epsilon=epsilon, delta=delta, insecure_seed=insecure_noise_seed, progress=progress

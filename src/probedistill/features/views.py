@@ -1,9 +1,9 @@
 """Augmented views: random resized crop, flip and noise, drawn once per step and replayable.
 
-Parameters are drawn on the CPU from ``(seed, step)`` alone, so that a resumed run, another device, another micro-batch
-size or another number of processes sees the same views. A crop with its resize (and flip) is one pair of interpolation
-matrices, ``rows @ image @ columns.T``: batched over views, differentiable, and deterministic on every device (the
-backward pass of ``grid_sample`` is not, on CUDA).
+Parameters are drawn on the CPU and depend only on ``(seed, step)``, so that a resumed run, another device, another
+micro-batch size or another number of processes sees the same views. A crop with its resize (and flip) is one pair of
+interpolation matrices, ``rows @ image @ columns.T``: batched over views, differentiable, and deterministic on every
+device (the backward pass of ``grid_sample`` is not, on CUDA).
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class Views:
         noise_seeds: (n,) int64; -1 for a view without noise.
         noise_std: Standard deviation of the noise.
         noise_mean: Mean of the noise.
-        antialias: Whether the interpolation averages over pixels if it shrinks.
-        zeros: Whether black lies beyond the image's edge, in place of its outermost pixels.
+        antialias: Whether the interpolation averages over pixels when it shrinks.
+        zeros: Whether there is black beyond the image's edge, instead of its outermost pixels.
     """
 
     boxes: Tensor
@@ -170,7 +170,7 @@ def _interpolation(
 
 
 def _noise(views: Views, shape: torch.Size) -> Tensor | None:
-    """(n, 3, size, size) noise; ``None`` if no view has any. Each view has its own seed: any slice replays alike."""
+    """(n, 3, size, size) noise; ``None`` if no view has any. Each view has its own seed: any slice replays the same."""
     chosen = [(i, int(seed)) for i, seed in enumerate(views.noise_seeds.tolist()) if seed >= 0]
     if not chosen:
         return None

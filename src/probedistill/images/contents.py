@@ -1,10 +1,11 @@
 """Digests of the contents of images, computed in threads and remembered on disk while the files stay the same.
 
-A fingerprint of images is made of contents alone. Copied images with new time stamps have the same fingerprint, and
-other pixels under the same names have another one. The memory only saves time: digests are the same without it.
+A fingerprint of images depends only on their contents. Copied images with new time stamps have the same fingerprint,
+and different pixels under the same names have a different one. The memory only saves time: digests are the same
+without it.
 
-The hash is BLAKE2b of the standard library. With two threads it outruns a disk; a faster hash such as XXH3 would be one
-more dependency, and a stranger's file could be made to match another one.
+The hash is BLAKE2b of the standard library. With two threads it is faster than a disk; a faster hash such as XXH3 would
+be one more dependency, and a stranger could make a file that matches another one.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def digests_of_files(
 
     Args:
         paths: The files; one that cannot be read has the digest `UNREADABLE`.
-        place: What they belong to, such as their folder; each place has a memory of its own.
+        place: What they belong to, such as their folder; each place has its own memory.
         progress: Show a progress bar if it takes more than two seconds.
     """
     names = [os.fspath(path) if os.path.isabs(path) else os.path.abspath(path) for path in paths]
@@ -88,10 +89,10 @@ def remembered(
     count: int,
     make: Callable[[], list[bytes]],
 ) -> list[bytes]:
-    """Digests that are made again only if one of ``files``, which they depend on, has changed.
+    """Return digests that are computed again only if one of ``files``, which they depend on, has changed.
 
     Args:
-        files: The files; none of them: they are made each time.
+        files: The files; if there are none, the digests are computed each time.
         what: Name of this kind of digest.
         place: As for `digests_of_files`.
         count: Number of digests.
@@ -205,7 +206,7 @@ class _Memory:
         return {key.tobytes(): digest.tobytes() for key, digest in pairs}
 
     def save(self) -> None:
-        """Add what is fresh; another process's additions since are kept."""
+        """Add new digests; keep those that another process has added since."""
         if not self.fresh or self.path is None:
             return
         rows = {**self._read(), **self.fresh}

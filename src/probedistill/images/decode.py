@@ -47,10 +47,10 @@ class UnreadableImageError(ValueError):
 
 
 class _Budget:
-    """A number of pixels that all threads share: whoever needs more than is left waits for the others.
+    """A number of pixels that all threads share: a thread that needs more than is left waits for the others.
 
     Ctrl-C may come at any moment. So nothing here takes a lock in Python code, as `threading.Condition` does (see
-    `machine.threads`): what a thread holds is an entry of a dictionary, which one instruction changes.
+    `machine.threads`): a thread's share is an entry of a dictionary, which a single instruction changes.
     """
 
     def __init__(self, pixels: int) -> None:
@@ -62,7 +62,7 @@ class _Budget:
     def hold(self, pixels: int) -> Iterator[None]:
         """Take ``pixels`` out of the budget until the block ends.
 
-        A thread that holds some already does not wait for more: two threads would wait for each other.
+        A thread that already holds some does not wait for more, because two threads would wait for each other.
         """
         thread, pixels, taken = threading.get_ident(), min(pixels, self._size), 0
         waits = not self._held[thread]
@@ -100,8 +100,8 @@ def decode_image(
 
     Transparency is composited on white. 16-bit grey is divided by 257; so is 32-bit integer grey
     within 0 … 65535, which is how Pillow hands over some 16-bit files. Floating-point grey is read as
-    0 … 1, 0 … 255 or 0 … 65535, the first that holds all values. Values outside these ranges
-    are stretched from their minimum and maximum. The first frame stands for an animation. EXIF
+    0 … 1, 0 … 255 or 0 … 65535, the first range that contains all values. Values outside these ranges
+    are stretched from their minimum and maximum. Only the first frame of an animation is used. EXIF
     orientation is applied; colour profiles are not. A file object is read from its start and is left open.
 
     Several threads may decode at once. Together they work on at most `MAX_PIXELS` pixels.
@@ -173,7 +173,7 @@ def reason_of(error: Exception) -> str:
 
 
 def one_line(text: str) -> str:
-    """The text on one line, with an escape in place of what a terminal would obey, or UTF-8 cannot write.
+    """Put text on one line, with escapes for what a terminal would obey or UTF-8 cannot write.
 
     >>> one_line("a\\nb\\x1b[2J")
     'a b\\\\x1b[2J'
@@ -257,9 +257,9 @@ _MOST_SEGMENTS = 1000
 
 
 def _of_open_end(jpeg: bytes) -> Image.Image | None:
-    """The image of a JPEG that lacks its end mark and nothing else; ``None`` if pixels may be missing.
+    """Decode a JPEG that lacks only its end mark; ``None`` if pixels may be missing.
 
-    Where pixels are missing, the decoder takes whatever follows for them: different endings give different images.
+    If pixels are missing, the decoder reads whatever follows instead, so that different endings give different images.
     """
     jpeg = jpeg.rstrip(b"\xff")  # half of the end mark
     last = _last_scan(jpeg)
@@ -318,7 +318,7 @@ _ORIENTATION = (b"Raw profile type exif\0", b"Raw profile type APP1\0", b"XML:co
 
 
 def _without_text(png: bytes, keep: tuple[bytes, ...]) -> bytes:
-    """The pixels of a PNG, its colours and transparency, and of its texts those whose keyword is in ``keep``."""
+    """Return a PNG's pixels, colours and transparency, and only the texts whose keyword is in ``keep``."""
     kept, place = [_PNG], len(_PNG)
     while place + 12 <= len(png):
         end = place + 12 + int.from_bytes(png[place : place + 4], "big")
@@ -332,7 +332,7 @@ def _without_text(png: bytes, keep: tuple[bytes, ...]) -> bytes:
 
 
 def _check_scans(file: BinaryIO, image: Image.Image) -> None:
-    """Refuse a progressive JPEG of many scans: a few bytes a scan make the decoder go over all pixels again."""
+    """Refuse a progressive JPEG with many scans: a few bytes per scan make the decoder process all pixels again."""
     here = file.tell()
     file.seek(0)
     scans, last = 0, b""
@@ -397,7 +397,7 @@ def _deep_grey_to_8_bits(image: Image.Image) -> Image.Image:
     values = np.asarray(image)
     low, high = float(values.min()), float(values.max())  # NaN if any value is
     if not (np.isfinite(low) and np.isfinite(high)):
-        raise _RefusedError("holds values that are not finite")
+        raise _RefusedError("has values that are not finite")
     tops = (1.0, 255.0, 65535.0) if image.mode == "F" else (65535.0,)
     bottom, top = 0.0, next((top for top in tops if low >= 0 and high <= top), None)
     if top is None:

@@ -24,8 +24,8 @@ def warn_of_duplicates(train: LabelledImages, test: LabelledImages | None = None
     if of_two:
         count, one, other = of_two
         warnings.warn(
-            f"images {train.spec!r}: {counted(count, 'picture is', 'pictures are')} in more than one class, such as "
-            f"{_name(train, one)} and {_name(train, other)}; a probe cannot be right on both",
+            f"images {train.spec!r}: {counted(count, 'image is', 'images are')} in more than one class, such as "
+            f"{_name(train, one)} and {_name(train, other)}; no probe can be right on both",
             stacklevel=3,
         )
     if test is None or test.contents is None:
@@ -34,9 +34,8 @@ def warn_of_duplicates(train: LabelledImages, test: LabelledImages | None = None
     if len(seen):
         one = int(np.flatnonzero(train.contents == test.contents[seen[0]])[0])
         warnings.warn(
-            f"images {test.spec!r}: {counted(len(seen), 'test image is', 'test images are')} among the training "
-            f"images too, such as {_name(test, int(seen[0]))} and {_name(train, one)}; accuracy on known images says "
-            "too much",
+            f"images {test.spec!r}: {counted(len(seen), 'test image is', 'test images are')} also among the training "
+            f"images, such as {_name(test, int(seen[0]))} and {_name(train, one)}, so test accuracy is too high",
             stacklevel=3,
         )
 

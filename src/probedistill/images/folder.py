@@ -78,7 +78,7 @@ def folder_source(place: str, config: ImagesConfig) -> Source:
         near = difflib.get_close_matches(root.name, siblings, n=1)
         begins = "" if root.is_absolute() else f", which begins at {os.getcwd()}"
         hint = f"did you mean 'folder:{root.parent / near[0]}'?" if near else f"check the path{begins}"
-        hint = "it is a link that leads nowhere" if os.path.islink(root) else hint
+        hint = "it is a broken link" if os.path.islink(root) else hint
         raise UserError(f"images {config.images!r}: no such folder; {hint}")
     if not root.is_dir():
         raise UserError(f"images {config.images!r} is a file; give the folder with one folder per class")
@@ -176,7 +176,7 @@ def _nothing() -> LabelledImages:
 
 
 def _one_form(path: str) -> tuple[str, str]:
-    """Sorts names in one order, whatever form of accents a file system has given them."""
+    """Sort key that does not depend on the form of accents that a file system uses."""
     return unicodedata.normalize("NFC", path), path
 
 
@@ -213,8 +213,8 @@ def _split_folders(root: Path, spec: str, wanted: str | None) -> list[str]:
     splits = [name for name, classes in inside.items() if classes]
     if not splits and wanted is None and inside and len(folders) > 1 and all(map(_kinds_of_split, folders)):
         raise UserError(
-            f"images {spec!r}: {' and '.join(map(repr, folders))} are called like splits, but hold no class folders; "
-            f"put the images of each class into a folder inside, or say {option('split', WHOLE)} if these are classes"
+            f"images {spec!r}: {' and '.join(map(repr, folders))} are named like splits, but have no class folders; "
+            f"put the images of each class into a folder inside, or give {option('split', WHOLE)} if these are classes"
         )
     if not splits and wanted is None:
         _check_unlike_splits(root, folders, spec)
@@ -225,12 +225,12 @@ def _split_folders(root: Path, spec: str, wanted: str | None) -> list[str]:
         return splits
     shown = ", ".join(map(repr, others[:3])) + and_more(len(others), 3)
     if wanted is not None or _share_classes([(name, inside[name]) for name in splits]):
-        warnings.warn(f"images {spec!r}: {shown} beside the split folders {', '.join(splits)} left out", stacklevel=2)
+        warnings.warn(f"images {spec!r}: ignoring {shown} next to the split folders {', '.join(splits)}", stacklevel=2)
         return splits
     raise UserError(
-        f"images {spec!r}: {splits[0]!r} may be a split or a class, beside {shown}; "
-        f"say {option('split', WHOLE)} if these folders are classes, or {option('split', splits[0])} to use that "
-        "folder alone"
+        f"images {spec!r}: {splits[0]!r}, next to {shown}, may be a split or a class; "
+        f"give {option('split', WHOLE)} if these folders are classes, or {option('split', splits[0])} to use only that "
+        "folder"
     )
 
 
@@ -242,7 +242,7 @@ def _check_split_once(splits: Collection[str], config: ImagesConfig) -> None:
         same = sorted(name for name in splits if name.lower() in group)
         if len(same) > 1 and named not in splits:
             raise UserError(
-                f"images {config.images!r}: {same[0]!r} and {same[1]!r} are called like the same split; put their "
+                f"images {config.images!r}: {same[0]!r} and {same[1]!r} are both named like one split; put their "
                 f"images together, or choose one with {option(argument, same[0])}"
             )
 
@@ -254,18 +254,17 @@ def _check_no_splits_inside(name: str, folders: Collection[str], spec: str) -> N
         shown = " and ".join(map(repr, inside[:2]))
         raise UserError(
             f"images {spec!r}: the class folder {name!r} holds the split folders {shown}; put class folders into "
-            f"split folders ({inside[-1]}/{name}), or say {option('split', WHOLE)} to mix them"
+            f"split folders ({inside[-1]}/{name}), or give {option('split', WHOLE)} to mix them"
         )
 
 
 def _warn_of_classes_inside(class_names: Sequence[str], inside: Sequence[set[str]], spec: str) -> None:
-    """Warn if all images lie one folder deeper, in folders of the same names: these may be the classes of domains.
+    """Warn if all images are one folder deeper, in folders of the same names: these may be the classes of domains.
 
     Args:
-        class_names: Of the classes.
-        inside: Of each class that is looked at, the folders in it that hold images; the empty name stands for the
-            class folder itself.
-        spec: For the warning.
+        class_names: Names of the classes.
+        inside: For each class, the folders in it that contain images; the empty name is the class folder itself.
+        spec: Spec for the warning.
     """
     shared = sorted(set.intersection(*inside)) if len(inside) > 1 else []
     if len(shared) > 1 and not any("" in names for names in inside):
@@ -279,9 +278,9 @@ def _warn_of_classes_inside(class_names: Sequence[str], inside: Sequence[set[str
 
 
 def _check_unlike_splits(root: Path, folders: list[str], spec: str) -> None:
-    """Refuse class folders that are all called nearly like splits (seg_train, test_set, fold1) and hold folders.
+    """Refuse class folders that all have names similar to splits (seg_train, test_set, fold1) and contain folders.
 
-    As classes they would be trained on without a word; a class of trains is not alone among tests.
+    Otherwise they would silently be trained on as classes.
     """
     kinds = {name: _kinds_of_split(name) for name in folders}
     if len(folders) < 2 or not all(kinds.values()):
@@ -290,8 +289,8 @@ def _check_unlike_splits(root: Path, folders: list[str], spec: str) -> None:
     if all(inside) and (len(set(kinds.values())) > 1 or len(set.intersection(*inside)) > 1):
         shown = " and ".join(map(repr, folders[:2])) + and_more(len(folders), 2)
         raise UserError(
-            f"images {spec!r}: {shown} look like splits; call them train and test and put the class folders right "
-            f"inside, give one of them as folder:PATH, or say {option('split', WHOLE)} if these are classes"
+            f"images {spec!r}: {shown} look like splits; rename them to train and test with the class folders "
+            f"directly inside, give one of them as folder:PATH, or give {option('split', WHOLE)} if these are classes"
         )
 
 
@@ -356,7 +355,7 @@ def _everything(path: Path) -> list[os.DirEntry[str]]:
             return sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
         reason = f"images folder {one_line(str(path))!r} cannot be listed ({first_line(error)})"
-        raise UserError(f"{reason}; allow reading it or take it out") from error
+        raise UserError(f"{reason}; allow reading it or remove it") from error
 
 
 def subfolders(path: Path) -> list[str]:
@@ -365,13 +364,13 @@ def subfolders(path: Path) -> list[str]:
 
 
 def _hidden_folders(path: Path) -> list[str]:
-    """Hidden folders that may have been meant for classes: they hold images, and no system is known to add them."""
+    """Hidden folders that may be meant as classes: they contain images, and no system is known to create them."""
     hidden = [entry.name for entry in _everything(path) if entry.name.startswith(".") and _is_folder(entry)]
     return [name for name in hidden if not name.lower().startswith(_HIDDEN) and _has_images(path / name, 0)]
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a folder holds a run or a set of probedistill; other programs write a run.json, too."""
+    """Whether a folder is a run or a set of probedistill; other programs write a run.json, too."""
     try:
         with open(folder / "run.json", "rb") as file:
             return b'"kind": "run"' in file.read(200)
@@ -397,7 +396,7 @@ def _is_class_like(entry: os.DirEntry[str]) -> bool:
 
 @dataclass
 class _LeftOut:
-    """What a class folder holds that is not read, to be told in one line."""
+    """What is ignored in a class folder, to be reported in one line."""
 
     reasons: dict[str, list[str]] = field(default_factory=dict)
 
@@ -407,7 +406,7 @@ class _LeftOut:
     def warn(self, spec: str) -> None:
         for reason, paths in self.reasons.items():
             first = one_line(paths[0] if len(paths[0]) <= 80 else paths[0][:79] + "…")
-            warnings.warn(f"images {spec!r}: left out {reason}: {first!r}{and_more(len(paths))}", stacklevel=2)
+            warnings.warn(f"images {spec!r}: ignoring {reason}: {first!r}{and_more(len(paths))}", stacklevel=2)
 
 
 def _add_others(parent: Path, left_out: _LeftOut, *, hidden: bool) -> None:
@@ -418,14 +417,14 @@ def _add_others(parent: Path, left_out: _LeftOut, *, hidden: bool) -> None:
         if _is_image_name(entry.name) and not _is_folder(entry):
             left_out.add("files beside the class folders", entry.name)
         elif entry.is_symlink() and not os.path.exists(entry.path):
-            left_out.add("links that lead nowhere", entry.name)
+            left_out.add("broken links", entry.name)
 
 
 def files_below(folder: Path) -> list[Path]:
-    """Everything in a folder, and in folders inside, that should be an image, by name; a warning names the rest.
+    """Find everything in a folder and its subfolders that should be an image, by name; a warning names the rest.
 
     Raises:
-        UserError: The folder cannot be listed, or holds nothing of the kind.
+        UserError: The folder cannot be listed, or contains no such file.
     """
     left_out = _LeftOut()
     found = sorted(_image_files(folder, ".", left_out))
@@ -438,8 +437,8 @@ def files_below(folder: Path) -> list[Path]:
 def _image_files(folder: Path, prefix: str, left_out: _LeftOut) -> Iterator[str]:
     """Yield the relative path of everything that should be an image; linked folders are entered.
 
-    Anything that is not a well-known sidecar counts, so that a wrong file is reported later
-    and not lost in silence. Real folders come first and each is entered once, so links cannot make a loop.
+    Everything except well-known sidecar files counts, so that a wrong file is reported later and not silently ignored.
+    Real folders come first and each is entered only once, so links cannot make a loop.
     """
     # A link back to the folder of all classes, or to the whole disk, is not one more folder of this class.
     seen = {_identity(above) for above in (*folder.absolute().parents, *folder.resolve().parents)}
@@ -448,7 +447,7 @@ def _image_files(folder: Path, prefix: str, left_out: _LeftOut) -> Iterator[str]
         here, name, depth = real.pop() if real else linked.pop(0)
         mark, why = _identity(here), None
         if mark in seen:
-            why = "links to folders that are read already"
+            why = "links to folders that are already read"
         elif depth > _DEEPEST:
             why = f"folders more than {_DEEPEST} deep"
         elif is_run(here):
@@ -461,7 +460,7 @@ def _image_files(folder: Path, prefix: str, left_out: _LeftOut) -> Iterator[str]
             relative = f"{name}/{entry.name}"
             if entry.name.startswith("."):
                 if entry.name.endswith(".icloud"):
-                    left_out.add("photos that are in iCloud alone, to be downloaded first", relative)
+                    left_out.add("photos that are only in iCloud (download them first)", relative)
                 elif _is_image_name(entry.name) and not entry.name.startswith(_HIDDEN_FILES):
                     left_out.add("hidden files", relative)
             elif _is_folder(entry):
@@ -481,7 +480,7 @@ def own_files(folder: Path) -> list[Path]:
 
 
 def images_below(folder: Path) -> list[str]:
-    """Paths of files in a folder that are called like images, also in linked folders, without those of systems."""
+    """Paths of files with image names in a folder, including linked folders, without system folders."""
     return [path for path in _image_files(folder, str(folder), _LeftOut()) if _is_image_name(os.path.basename(path))]
 
 

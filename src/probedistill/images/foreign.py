@@ -1,6 +1,6 @@
 """Recognise files that are not read as images, and say what to do: raw photos, web pages, pointers.
 
-Names say little: a phone may send a HEIC photo as ``.jpg``, and a failed download is a web page with any name.
+Names are unreliable: a phone may send a HEIC photo as ``.jpg``, and a failed download is a web page with any name.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ HEIC_BRANDS = frozenset([b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b
 
 _CONVERT = "convert it to JPEG or PNG"
 RAW = f"a camera's raw file; {_CONVERT}"
-_VIDEO = "a video; take frames out of it"
+_VIDEO = "a video; extract frames from it"
 _HEIC = f"a HEIC photo; {_CONVERT}, or: pip install pillow-heif"
 _BEGINNINGS = (
     (b"version https://git-lfs", "a Git LFS pointer; fetch the images with: git lfs pull"),
@@ -31,7 +31,7 @@ _BEGINNINGS = (
     (b"\x00\x00\x00\x0cjxl ", f"a JPEG XL image; {_CONVERT}"),
     (b"v/1\x01", f"an OpenEXR image; {_CONVERT}"),
     (b"simple  =", f"a FITS image; {_CONVERT}"),
-    (b"\x93numpy", "a NumPy array; give arrays through a source of your own, module:FILE:NAME"),
+    (b"\x93numpy", "a NumPy array; read arrays with your own image source, module:FILE:NAME"),
     (b"pk\x03\x04", "a zip file; unpack it"),
     (b"\x1f\x8b", "a gzip file; unpack it"),
     (b"\x1a\x45\xdf\xa3", _VIDEO),

@@ -51,8 +51,8 @@ def hf_source(place: str, config: ImagesConfig) -> Source:
             encoded = bare[split].cast_column(config.image_column, datasets.Image(decode=False))
         except Exception as error:  # Arrow's own errors
             raise UserError(
-                f"image_column {config.image_column!r} of {config.images} holds no images; "
-                f"name another of its columns: {', '.join(bare[split].column_names)}"
+                f"image_column {config.image_column!r} of {config.images} has no images; "
+                f"name another column: {', '.join(bare[split].column_names)}"
             ) from error
         rows = encoded.select_columns([config.image_column])
         loader = _HfLoader(rows, config.image_column, split, _own_folders(place, datasets))
@@ -79,7 +79,7 @@ def _opened(place: str, config: ImagesConfig, datasets: Any) -> Any:
     """The splits of a data set by name, as `datasets` reads them."""
     local = at_home(Path(place))
     is_here = local.is_dir()
-    way_out = "check the name, or give a folder that holds the data set, as hf:FOLDER"
+    way_out = "check the name, or give a folder with the data set, as hf:FOLDER"
     with asking_the_hub(f"images {config.images!r}", way_out, needed=not is_here):
         return _read(str(local) if is_here else place, config, datasets)
 
@@ -95,11 +95,11 @@ def _read(place: str, config: ImagesConfig, datasets: Any) -> Any:
     except Exception as error:  # the hub client raises many kinds
         reason = error.__cause__ or error if type(error).__name__ == "DatasetGenerationError" else error
         why = one_line(str(reason).strip().split("\n")[0]) or type(reason).__name__
-        way_out = "check the name and the network, or give a folder that holds the data set"
+        way_out = "check the name and the network, or give a folder with the data set"
         if getattr(reason, "errno", None) in _UNWRITABLE and not str(getattr(reason, "filename", "")).startswith(place):
-            way_out = "datasets keeps a copy: set HF_HOME to a folder with space that can be written to"
+            way_out = "the package datasets keeps a copy: set HF_HOME to a writable folder with free space"
         elif os.path.isdir(place) and images_below(Path(place)):
-            way_out = f"correct its files; or, for a folder of images for each class, folder:{place}"
+            way_out = f"correct its files, or give folder:{place} if it has one folder per class"
         raise UserError(f"images {config.images!r} cannot be loaded ({why}); {way_out}") from error
     _check_one_order(builder, splits, config, datasets)
     if any(config.label_column in data.column_names for data in splits.values()):
@@ -130,19 +130,19 @@ def _check_one_order(builder: Any, splits: Mapping[str, Any], config: ImagesConf
         if number is not None:
             raise UserError(
                 f"images {config.images!r}: label {number} is {names[number]!r} in {file} and {numbers[number]!r} in "
-                f"{first}; write all of them with the same names in the same order (in datasets: cast_column to one "
+                f"{first}; write all files with the same names in the same order (in datasets: cast_column to one "
                 "ClassLabel)"
             )
 
 
 def _check_class_folders(builder: Any, place: str, spec: str) -> None:
-    """Compare the images that `datasets` finds in a folder of this machine with those that are there.
+    """Compare the images that `datasets` finds in a local folder with those that are there.
 
-    It takes a class of trains for a split and leaves out the other classes, does not follow links, and takes the
-    folders of a NAS for classes.
+    `datasets` treats a class called train as a split and drops the other classes, does not follow links, and treats
+    the system folders of a NAS as classes.
 
     Raises:
-        UserError: Some of its images are in a folder that a system added.
+        UserError: Some of its images are in a system folder.
     """
     root = os.path.abspath(place)
     if not os.path.isdir(root) or builder.name != "imagefolder":
@@ -152,14 +152,14 @@ def _check_class_folders(builder: Any, place: str, spec: str) -> None:
     added = [name for name in relative if any(map(is_system_folder, name.split(os.sep)[:-1]))]
     if added:
         raise UserError(
-            f"images {spec!r}: {one_line(added[0])!r} is in a folder that a system added, and datasets takes "
-            f"it for one of the images; folder:{place} leaves such folders out"
+            f"images {spec!r}: {one_line(added[0])!r} is in a system folder, but the package datasets reads it "
+            f"as an image; use folder:{place}, which ignores such folders"
         )
     left_out = [os.path.relpath(path, root) for path in images_below(Path(root)) if path not in read]
     if left_out and relative:
         warnings.warn(
-            f"images {spec!r}: datasets left out {one_line(left_out[0])!r}{and_more(len(left_out))}; "
-            f"folder:{place} reads a folder for each class, linked ones too",
+            f"images {spec!r}: the package datasets ignored {one_line(left_out[0])!r}{and_more(len(left_out))}; "
+            f"folder:{place} reads one folder per class, links included",
             stacklevel=2,
         )
 
@@ -193,7 +193,7 @@ def _labelled_splits(splits: Mapping[str, Any], config: ImagesConfig) -> list[st
     """Names of the splits that have labels; published test splits often have none, or only -1.
 
     Raises:
-        UserError: None has, or there is no such column.
+        UserError: No split has labels, or there is no such column.
     """
     columns = sorted({column for data in splits.values() for column in data.column_names})
     if columns == [config.image_column]:
@@ -201,12 +201,12 @@ def _labelled_splits(splits: Mapping[str, Any], config: ImagesConfig) -> list[st
         # datasets gives no labels where folders are not all as deep, as a NAS makes them, or one is called train
         if place.is_dir() and any(entry.is_dir() for entry in os.scandir(place)):
             raise UserError(
-                f"images {config.images!r} have no labels, only the column {config.image_column!r}: datasets finds "
-                f"none in these folders; folder:{place} reads a folder for each class"
+                f"images {config.images!r} have no labels, only the column {config.image_column!r}: the package "
+                f"datasets finds none in these folders; use folder:{place}, which reads one folder per class"
             )
         raise UserError(
             f"images {config.images!r} have no labels, only the column {config.image_column!r}; put the images of each "
-            "class into a folder of their own, or name a data set with labels"
+            "class into a folder of its own, or give a data set with labels"
         )
     for argument, column in (("image_column", config.image_column), ("label_column", config.label_column)):
         check_name(argument, column, columns, f"(in {config.images})")
@@ -220,14 +220,14 @@ def _labelled_splits(splits: Mapping[str, Any], config: ImagesConfig) -> list[st
     labelled = [name for name, data in splits.items() if has_labels(data)]
     if not labelled:
         raise UserError(
-            f"label_column {config.label_column!r} of {config.images} holds no labels; "
-            f"name another of its columns: {', '.join(columns)}"
+            f"label_column {config.label_column!r} of {config.images} has no labels; "
+            f"name another column: {', '.join(columns)}"
         )
     return labelled
 
 
 def _own_folders(place: str, datasets: Any) -> tuple[str, ...]:
-    """Folders whose files belong to a data set: its own, or the places where `datasets` keeps what it fetched."""
+    """Folders whose files belong to a data set: its own, or the places where `datasets` keeps downloads."""
     local = at_home(Path(place))
     if local.is_dir():
         return (os.path.realpath(local),)
@@ -293,7 +293,7 @@ def _hf_labels(data: Any, split: str, config: ImagesConfig) -> tuple[tuple[str, 
         return tuple(names), labels
     if not all(isinstance(value, str | int) for value in values):
         raise UserError(
-            f"label_column {column!r} of {config.images} holds neither names nor whole numbers; "
+            f"label_column {column!r} of {config.images} has neither names nor whole numbers; "
             f"name another {option('label_column')} or make its values names"
         )
     present = sorted(set(values))
@@ -334,7 +334,7 @@ class _HfLoader:
         if not self._is_own(item["path"]):
             raise UserError(
                 f"images {spec!r}: row {self.name(index)} names the file {one_line(item['path'])!r} outside "
-                "the data set; use a set whose rows hold the images themselves, or folder: for a folder of your own"
+                "the data set; use a set whose rows contain the images, or folder: for your own folder"
             )
         return str(item["path"])
 

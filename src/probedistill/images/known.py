@@ -1,7 +1,7 @@
-"""The data sets of the papers: where each comes from, what the library reads of it, and what the papers report.
+"""The data sets of the papers: where each comes from, how the library reads it, and what the papers report.
 
-Only figures that a paper states are here, each with its source. A column for our own stays empty until the commands
-have been run; none of these sets comes with the library.
+Only figures that a paper states are here, each with its source. The column for our own results stays empty until the
+commands have been run. None of these sets comes with the library.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class PaperFigure:
     Attributes:
         encoder: Recipe of the encoder that the set is made with and scored on.
         theirs: Top-1 accuracy that the paper reports.
-        ours: Ours with the same settings; ``None``: not run yet.
+        ours: Our accuracy with the same settings; ``None``: not run yet.
         what: Which number it is.
         source: The paper.
     """
@@ -49,16 +49,16 @@ class KnownDataset:
         classes: Number of classes.
         train: Number of training images.
         test: Number of test images.
-        images: Spec for ``--images``, with the place where the set was unpacked.
+        images: Spec for ``--images``, with the folder of the unpacked set.
         options: Further words of the commands.
-        gives: What the source makes of it.
+        gives: Splits and classes as the source reads them.
         home: Where it comes from.
-        licence: What its makers allow. Read their page before anything is passed on.
+        licence: What its makers allow. Read their page before you share anything.
         steps: Further options of the paper's settings for this set.
-        cost: What the paper says of the time.
+        cost: What the paper says about the time.
         figures: What the papers report.
-        class_list: Classes to choose, where the set is part of another one.
-        checked: What of this entry was compared with a source, and with which; the rest is from memory.
+        class_list: Classes to choose, if the set is part of another one.
+        checked: Which facts of this entry were checked, and against which source; the rest is from memory.
     """
 
     title: str
@@ -77,7 +77,7 @@ class KnownDataset:
     checked: str = ""
 
     def commands(self, name: str, encoder: str) -> list[str]:
-        """The commands that make and score the paper's set for one of its encoders."""
+        """Commands that make and score the paper's set for one of its encoders."""
         run = f"runs/{name}-{encoder}"
         output = (
             ["--features", "output"] if encoder == "clip_vitb16" else []

@@ -34,7 +34,7 @@ class LabelledImages:
         spec: The spec string the images came from.
         split: The name of the split.
         fingerprint: Hex SHA-256 of what the images are; the same in every process.
-        config: The options with which `load_splits` gives these as its training images; ``None`` if none do.
+        config: The options with which `load_splits` returns these as training images; ``None`` if there are none.
         contents: A digest of each image's file or pixels, 16 bytes, shape (N,); ``None`` if the source has none.
         for_testing: Whether these are for testing only, so that a class may have no readable image.
 
@@ -106,10 +106,10 @@ class LabelledImages:
         return self._taken(chosen, self.class_names, self.labels[chosen], fingerprint)
 
     def with_classes(self, class_names: Sequence[str]) -> LabelledImages:
-        """Return the images of ``class_names`` only, labelled by their place in it.
+        """Return only the images of ``class_names``; labels are positions in that list.
 
         Raises:
-            UserError: A name is not one of this object's classes, or comes twice.
+            UserError: A name is unknown or occurs twice.
         """
         return self.of(class_names, "class")
 
@@ -154,19 +154,19 @@ def check_labelled(given: object, argument: str = "images") -> None:
         return
     if isinstance(given, (str, ImagesConfig)):
         name = given if isinstance(given, str) else given.images
-        raise UserError(f"{argument} {name!r} is a name of images; open it first with load_splits or load_images")
+        raise UserError(f"{argument} {name!r} is an image spec; open it first with load_splits or load_images")
     raise UserError(f"{argument} is a {type(given).__name__}; give images from load_splits, or {how_to_label(given)}")
 
 
 def how_to_label(given: Any) -> str:
-    """How to make labelled images of what a program holds, ``data``: a line of Python."""
+    """Return a line of Python that makes labelled images from a program's ``data``."""
     if isinstance(given, Mapping):
         return "labelled_images of one of its parts, such as data['train']"
     if hasattr(given, "column_names"):  # a table of datasets
         return "labelled_images(data['image'], data['label'], data.features['label'].names)"
     if hasattr(given, "dataset") and hasattr(given, "batch_size"):
         return "labelled_images(*zip(*(data[i] for i in range(len(data))))), where data is the loader's dataset"
-    # A Dataset of PyTorch ends at its length alone: zip(*data) may go on for ever.
+    # A PyTorch Dataset ends only by its length: zip(*data) may never stop.
     if not hasattr(given, "shape") and hasattr(given, "__getitem__") and not isinstance(given, Sequence):
         return "labelled_images(*zip(*(data[i] for i in range(len(data)))))"
     if isinstance(given, Sequence) and len(given) and isinstance(given[0], tuple):
@@ -214,15 +214,15 @@ _LONGEST_NAME = 500  # characters; a folder's name has 255 bytes at most
 
 
 def check_class_names(class_names: Sequence[str], called: str) -> None:
-    """Refuse class names that no file, table or terminal can carry, before any work is done.
+    """Refuse class names that files, tables or terminals cannot represent, before any work is done.
 
     Args:
         class_names: The names.
         called: Owner of these classes, for the error: ``"images 'folder:photos'"``.
 
     Raises:
-        UserError: A name is empty, very long, or holds a line break, a control character, a character that turns the
-            direction of the text, or half of a character (a lone surrogate).
+        UserError: A name is empty, very long, or has a line break, a control character, a character that changes the
+            direction of text, or half of a character (a lone surrogate).
     """
     for name in class_names:
         if not name.strip():
@@ -232,7 +232,7 @@ def check_class_names(class_names: Sequence[str], called: str) -> None:
         elif any("\ud800" <= c <= "\udfff" for c in name):
             fault = "cannot be written as UTF-8"
         elif any(printable(c) != c for c in name if c not in _MARKS):
-            fault = "holds a line break or a control character"
+            fault = "has a line break or a control character"
         else:
             continue
         raise UserError(f"class {name!a} of {called} {fault}; rename it or leave it out with {option('classes')}")
@@ -255,7 +255,7 @@ def warn_of_alike(groups: Iterable[Sequence[str]]) -> None:
             others = known.get(_in_a_word(name), [name])
             if name not in others and others[0] not in names:
                 warnings.warn(
-                    f"classes {others[0]!r} and {name!r} are taken for two; if one is meant, give it one name in all "
+                    f"classes {others[0]!r} and {name!r} are treated as two; if they are one, use one name in all "
                     "that is put together",
                     stacklevel=3,
                 )
@@ -285,12 +285,14 @@ def check_classes_of_images(class_names: Sequence[str], called: str) -> None:
 
 
 def of_classes(images: LabelledImages, class_names: Sequence[str], name: str = "the set") -> LabelledImages:
-    """The images of the classes of a set, labelled by their place there.
+    """Return the images of a set's classes, labelled by their positions in the set.
 
     Raises:
-        UserError: The images have no such class; the message calls the set ``name``.
+        UserError: The images lack a class; the message calls the set ``name``.
     """
     try:
         return images.with_classes(class_names)
     except UserError as error:
-        raise UserError(f"{name} was made for other classes: {error}; give the images that it was made from") from error
+        raise UserError(
+            f"{name} was made for different classes: {error}; give the images that it was made from"
+        ) from error

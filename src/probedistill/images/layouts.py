@@ -1,7 +1,7 @@
-"""``cub:PATH``, ``dogs:PATH``, ``waterbirds:PATH``, ``spawrious:PATH``: research sets in the layouts they are given in.
+"""``cub:PATH``, ``dogs:PATH``, ``waterbirds:PATH``, ``spawrious:PATH``: research sets in their original layouts.
 
-Each comes with lists of its own that say which image is of which class and split. Other sets of the papers are folders
-(``folder:``) or known to torchvision.
+Each has its own lists of the class and split of every image. Other sets of the papers are folders (``folder:``) or
+known to torchvision.
 """
 
 from __future__ import annotations
@@ -23,23 +23,25 @@ Row = tuple[str, str, str]
 
 
 def _listed(place: str, config: ImagesConfig, marker: str, rows: Callable[[Path], Iterator[Row]]) -> Source:
-    """A source of the rows of a set whose folder holds ``marker``.
+    """Return a source of the rows of a set whose folder contains ``marker``.
 
     Raises:
-        UserError: It does not, or the set's lists are damaged or name files elsewhere.
+        UserError: It does not, or the set's lists are damaged or name files outside the folder.
     """
     spec, root = config.images, at_home(Path(place))
     below = (path.parent for path in root.glob(f"*/{marker}") if not is_system_folder(path.parent.name))
     inner = sorted(below) if not (root / marker).exists() else [root]
     if not inner:
-        raise UserError(f"images {spec!r}: no {marker} in {str(root)!r}; give the folder where the set was unpacked")
+        raise UserError(f"images {spec!r}: no {marker} in {str(root)!r}; give the folder of the unpacked set")
     root = inner[0]
     reading = f"images {spec!r}: the lists in {str(root)!r} cannot be read"
     with explained(reading, Exception, hint="fetch the set again"):  # scipy raises many kinds on a damaged .mat file
         found = list(rows(root))
     outside = next((path for path, _, _ in found if path.startswith(("/", "\\")) or ".." in Path(path).parts), None)
     if outside is not None:
-        raise UserError(f"images {spec!r}: the lists name {outside!r}, which is outside {str(root)!r}; fetch it again")
+        raise UserError(
+            f"images {spec!r}: the lists name {outside!r}, which is outside {str(root)!r}; download it again"
+        )
     class_names = sorted({name for _, name, _ in found})
 
     def read(split: str) -> Items:

@@ -1,4 +1,4 @@
-"""Images that a program holds already: arrays, pictures, bytes or paths, with their labels."""
+"""Images that a program already has: arrays, pictures, bytes or paths, with their labels."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def labelled_images(
     names: Sequence[str] | None = None,
     progress: bool = True,
 ) -> LabelledImages:
-    """Your own images, in the form that `distill`, `evaluate` and the others take.
+    """Wrap your own images for `distill`, `evaluate` and the other functions.
 
     >>> pictures = np.zeros((4, 32, 32, 3), np.uint8)
     >>> labelled_images(pictures, ["cat", "dog", "cat", "dog"])
@@ -41,10 +41,11 @@ def labelled_images(
         progress: Show a progress bar if reading the images takes more than two seconds.
 
     Returns:
-        The images. Their fingerprint is that of their contents, so that features of the same images are found again.
+        The images. Their fingerprint depends only on their contents, so cached features of the same images are reused.
 
     Raises:
-        UserError: As many labels as images are needed, each of one of the classes, and pixels in [0, 1] or uint8.
+        UserError: The numbers of images and labels differ, a label is not a class, or pixels are neither uint8 nor in
+            [0, 1].
     """
     called = f"images {name!r}"
     pictures = _pictures(images, called)
@@ -55,7 +56,7 @@ def labelled_images(
 
 
 def _named(class_names: Sequence[str] | None, called: str) -> tuple[str, ...] | None:
-    """The names of the classes, as far as they are given, in a form that can be counted."""
+    """The names of the classes, if they are given, in a form that can be counted."""
     if class_names is None:
         return None
     if not isinstance(class_names, (str, bytes, Mapping)) and isinstance(class_names, Iterable):
@@ -104,9 +105,9 @@ def _numbered(
             raise UserError(f"{called} have the label {unknown!r}, which class_names does not name")
         return np.array([place[str(one)] for one in labels], dtype=np.int64), found
     if labels.dtype.kind not in "iu":
-        raise UserError(f"{called} have labels of {labels.dtype}; give names of classes, or whole numbers from 0 on")
+        raise UserError(f"{called} have labels of {labels.dtype}; give class names, or whole numbers from 0")
     count = int(labels.max(initial=-1)) + 1
     if class_names is None and count > len(labels):
         known = f"the label {count - 1} among {counted(len(labels), 'label')}"
-        raise UserError(f"{called} have {known}; number the classes from 0 on, or name them")
+        raise UserError(f"{called} have {known}; number the classes from 0, or name them")
     return labels.astype(np.int64), class_names if class_names is not None else tuple(map(str, range(count)))

@@ -22,7 +22,7 @@ _MAX_SHARDS = 1_000_000
 
 @dataclass(frozen=True)
 class Shard:
-    """A tar file: where it is, what it is called, and which split it belongs to."""
+    """A tar file: its path, its name, and its split."""
 
     path: Path
     name: str
@@ -42,7 +42,7 @@ def find_shards(place: str, spec: str) -> list[Shard]:
         paths = [Path(entry.path) for folder in [root, *under] for entry in listing(folder)]
         paths = [path for path in paths if _is_tar(path.name) and not path.is_dir()]
         if not paths:
-            raise UserError(f"images {spec!r}: the folder holds no .tar files; give the folder of the shards")
+            raise UserError(f"images {spec!r}: the folder has no .tar files; give the folder of the shards")
         _warn_of_other_folders(root, spec)
         base = root
     else:
@@ -65,7 +65,7 @@ def find_shards(place: str, spec: str) -> list[Shard]:
         named = next(shard for shard in shards if shard.split != WHOLE)
         other = next(shard for shard in shards if shard.split == WHOLE)
         raise UserError(
-            f"images {spec!r}: shard {named.name!r} is of split {named.split!r}, but {other.name!r} names no split; "
+            f"images {spec!r}: shard {named.name!r} is of split {named.split!r}, but {other.name!r} of none; "
             "rename it or give a pattern that leaves it out"
         )
     return shards
@@ -76,8 +76,8 @@ def _warn_of_other_folders(root: Path, spec: str) -> None:
     for name in subfolders(root):
         if name.lower() not in FOLDER_SPLITS and any(_is_tar(entry.name) for entry in listing(root / name)):
             warnings.warn(
-                f"images {spec!r}: left out the shards in {as_utf8(name)!r}; "
-                f"{option('images', f'wds:{root}/**/*.tar')} reads those of all folders inside",
+                f"images {spec!r}: ignoring the shards in {as_utf8(name)!r}; "
+                f"{option('images', f'wds:{root}/**/*.tar')} reads all folders inside",
                 stacklevel=2,
             )
             return
@@ -88,7 +88,7 @@ def _is_tar(name: str) -> bool:
 
 
 def _split_of_shard(name: str) -> str:
-    """Return the split that a shard's folder or name tells, such as ``train/000.tar`` or ``x-val-000.tar``."""
+    """Return the split in a shard's folder or name, such as ``train/000.tar`` or ``x-val-000.tar``."""
     *folders, file = name.lower().split("/")
     for words in ([folders[-1]] if folders else [], re.split(r"[^a-z]+", file.removesuffix(".tar"))):
         found = next((word for word in words if word in FOLDER_SPLITS), None)

@@ -1,8 +1,8 @@
 """Image sources: the registry, what a source declares about itself, and how to add one.
 
-A source is a function ``(place, config) → Source``. ``place`` is what stands behind its name in the spec (``photos`` in
-``folder:photos``); ``config`` has all options, and ``config.source_args`` is free for your own. To add a source from
-outside the package, write the function in a file of the current folder and name it::
+A source is a function ``(place, config) → Source``. ``place`` is the part of the spec after the colon (``photos`` in
+``folder:photos``); ``config`` has all options, and ``config.source_args`` is for your own. To add a source from outside
+the package, write the function in a file in the current folder and name it::
 
     # mine.py, for --images module:mine:source (or module:mine:source:PLACE)
     import numpy as np
@@ -14,7 +14,7 @@ outside the package, write the function in a file of the current folder and name
             return Items(grey, labels=[i % 2 for i in range(12)], class_names=["even", "odd"])
         return Source(config.images, {"all": everything})
 
-An installed package gives it a name of its own with the entry point ``probedistill.image_source``. A source of this
+An installed package gives a source its own name with the entry point ``probedistill.image_source``. A source of this
 package is one file and one line in `SOURCES`. `described` declares what commands need to know before they open a
 source.
 """
@@ -76,7 +76,7 @@ class Hints:
         input_size: Side of a small encoder's input in pixels, for the demo.
         augment: Crops and flips of the demo; ``None``: the usual ones.
         canvas: Canvas of the demo; ``None``: the usual one.
-        mask: What is opaque when `compose` pastes the images on others.
+        mask: Opaque part when `compose` pastes the images on others.
     """
 
     input_size: int = 112
@@ -91,10 +91,10 @@ class Description:
 
     Attributes:
         example: A spec, for errors.
-        options: Fields of `ImagesConfig` that the source reads, among the ones that not every source reads; ``None``:
+        options: Fields of `ImagesConfig` that this source reads, among those that not every source reads; ``None``:
             unknown.
-        is_path: The place is a path: what is written inside might be read as images later.
-        hints: What suits its images.
+        is_path: Whether the place is a path, so that files written to it might be read as images later.
+        hints: Defaults that suit its images.
     """
 
     example: str
@@ -125,7 +125,7 @@ class Source:
 
     Args:
         spec: The spec that the user wrote.
-        splits: Name of each split → a function that gives its images; ``"all"`` where there are no splits.
+        splits: Name of each split → a function that returns its images; ``"all"`` if there are no splits.
 
     Attributes:
         progress: Whether progress bars may be shown.
@@ -176,7 +176,7 @@ def labelled(items: Items, spec: str, split: str, progress: bool = True) -> Labe
 
 
 def digests_of(items: Sequence[Any], *, place: str, progress: bool = True) -> list[bytes]:
-    """A digest of the content of each item; see `picture_of` for what they may be."""
+    """A digest of the content of each item; see `picture_of` for the possible kinds."""
     paths = [item if isinstance(item, str | os.PathLike) else None for item in items]
     files = iter(digests_of_files([path for path in paths if path is not None], place=place, progress=progress))
     return [
@@ -234,7 +234,7 @@ def channels_last(pixels: NDArray[Any]) -> NDArray[Any]:
 
 
 def as_bytes(array: NDArray[Any], called: str, *, deep: bool = False) -> NDArray[Any]:
-    """Pixels that are uint8, or floats in [0, 1], as uint8; ``deep`` lets other whole numbers pass unchanged.
+    """Convert pixels that are uint8, or floats in [0, 1], to uint8; ``deep`` passes other integers on unchanged.
 
     Raises:
         UserError: They are something else.
@@ -278,7 +278,7 @@ Opener = TypeVar("Opener", bound=Callable[[str, ImagesConfig], Source])
 def described(
     example: str, *, options: tuple[str, ...] = (), is_path: bool = False, hints: Hints | None = None
 ) -> Callable[[Opener], Opener]:
-    """Declare what is known of a source before it is opened; see `Description`."""
+    """Declare what is known about a source before it is opened; see `Description`."""
 
     def mark(opener: Opener) -> Opener:
         opener.description = Description(example, options, is_path, hints or Hints())  # type: ignore[attr-defined]
@@ -302,22 +302,22 @@ def hints_of(spec: str) -> Hints:
 
 
 def open_source(config: ImagesConfig) -> Source:
-    """The source that a configuration names.
+    """Open the source that a configuration names.
 
     Raises:
-        UserError: No such source, no place behind its name, or a place that the source refuses.
+        UserError: No such source, nothing after the colon, or a place that the source refuses.
     """
     spec = config.images
     opener, place = _found(spec)
     about = _description(opener)
     if not place and not spec.startswith(OWN):
-        raise UserError(f"images {spec!r} name no place; write {about.example!r} with what you have instead")
+        raise UserError(f"images {spec!r} names nothing after the colon; give a spec such as {about.example!r}")
     _warn_of_unused(config, about)
     others = () if spec.partition(":")[0] in SOURCES.built_in else (Exception,)
     with explained(f"image source {spec!r} failed", *others):
         source = opener(place, config)
     if not isinstance(source, Source):
-        raise UserError(f"image source {spec!r} gave {type(source).__name__}; return a probedistill Source")
+        raise UserError(f"image source {spec!r} returned {type(source).__name__}; it must return a probedistill Source")
     return source
 
 
@@ -361,7 +361,7 @@ def _found(spec: str) -> tuple[Callable[[str, ImagesConfig], Source], str]:
     if name in SOURCES:
         return SOURCES.load(name), place
     if spec and os.path.exists(os.path.expanduser(spec)):
-        raise UserError(f"images {spec!r} name no source; did you mean 'folder:{spec}'?")
+        raise UserError(f"images {spec!r} names no image source; did you mean 'folder:{spec}'?")
     examples = ", ".join(_description(SOURCES.load(known)).example for known in SOURCES.built_in)
     raise unknown_name("image source", name, SOURCES.names(), hint=f"(write one of {examples}, module:FILE:NAME)")
 

@@ -78,21 +78,21 @@ def load_images(
 def load_splits(config: str | ImagesConfig, *, progress: bool = True) -> tuple[LabelledImages, LabelledImages]:
     """Find the training and the test images; no image is decoded yet.
 
-    If the source has no test split, ``config.holdout`` of each class is held out: always the
-    same images, chosen by a hash of their names. Both results have the same ``class_names``
-    in the same order. A class may have no images in a test split that came with the source. A warning says how many
-    pictures are in two classes, or in both results, byte for byte.
+    If the source has no test split, the share ``config.holdout`` of each class is held out: always the same images,
+    chosen by a hash of their names. Both results have the same ``class_names`` in the same order. A class may have no
+    images in a test split that came with the source. A warning says how many images are, byte for byte, in two classes
+    or in both results.
 
     Args:
         config: Spec string or configuration.
         progress: Show a progress bar if reading the images takes more than two seconds.
 
     Returns:
-        Training images (at least 2 in each class) and test images (at least 1 in all).
+        Training images (at least 2 per class) and test images (at least 1 in total).
 
     Raises:
-        UserError: As for ``load_images``; also when the test split has classes that the training split
-            lacks, when both are the same split, or when a class is too small to be split.
+        UserError: As for ``load_images``; also if the test split has classes that the training split lacks, if both
+            are the same split, or if a class is too small to be split.
     """
     config, wanted = _settle(config, None, {})
     source, training = _opened(config, progress)
@@ -102,7 +102,7 @@ def load_splits(config: str | ImagesConfig, *, progress: bool = True) -> tuple[L
         testing = _named_split(source, "test split", config.test_split)
         if testing == training:
             raise UserError(
-                f"test split {config.test_split!r} is the training split too; name another "
+                f"test split {config.test_split!r} is also the training split; name another "
                 f"{option('test_split')} or leave it out"
             )
     check_classes_of_images(train.class_names, f"images {train.spec!r}")
@@ -122,16 +122,16 @@ def load_training(
     independent: bool = False,
     progress: bool = True,
 ) -> LabelledImages:
-    """Find the training images alone, as `load_splits` does, but also of few classes with few images.
+    """Find only the training images, as in `load_splits`, but allow fewer classes and images.
 
     Args:
         config: Spec string or configuration.
-        everything: Hold nothing out where the source has no test split.
-        independent: Refuse to hold anything out: an image more would move another one in or out.
+        everything: Hold nothing out if the source has no test split.
+        independent: Refuse to hold anything out, because one image can change which others are held out.
         progress: Show a progress bar if reading the images takes more than two seconds.
 
     Raises:
-        UserError: As for `load_images`; also when a class is too small to hold an image out.
+        UserError: As for `load_images`; also if a class is too small to hold out an image.
     """
     config, wanted = _settle(config, None, {}, min_classes=1)
     source, training = _opened(config, progress)
@@ -139,8 +139,8 @@ def load_training(
     held_out = testing is None and not everything
     if held_out and independent:
         raise UserError(
-            f"images {source.spec!r} have no test split, and of what is held out one image more or less would change "
-            "another; add --all-images, or give the images a test split"
+            f"images {source.spec!r} have no test split, and holding images out would break the privacy promise: one "
+            "image can change which others are held out; add --all-images, or give the images a test split"
         )
     images = source.load(training, wanted)
     check_classes_of_images(images.class_names, f"images {images.spec!r}")
@@ -148,7 +148,7 @@ def load_training(
     if held_out:
         images, test = _hold_out(images, config.holdout)
         _log.info(
-            "%d of %d images are held out for testing; %s takes all",
+            "%d of %d images are held out for testing; %s uses all",
             len(test), len(images) + len(test), option("all_images", True),
         )  # fmt: skip
     warn_of_duplicates(images)
@@ -162,7 +162,7 @@ def _testing(source: Source, config: ImagesConfig, training: str) -> str | None:
 
 
 def held_out_names(test: LabelledImages | None) -> Sequence[str]:
-    """Names of the test images that `load_splits` held out; none of a split that came with the source."""
+    """Names of the test images that `load_splits` held out; empty for a test split that came with the source."""
     return test.names if test is not None and test.split.startswith(_HELD_OUT) else ()
 
 
@@ -181,9 +181,9 @@ def _matching_test(
         )
     test = test.of(train.class_names, "class", absent_ok=True)
     if not len(test):
-        alone = f", or give {source.spec}/{train.split} to hold some of it out" if source.spec[:7] == "folder:" else ""
+        alone = f", or give {source.spec}/{train.split} to hold some out" if source.spec[:7] == "folder:" else ""
         raise UserError(
-            f"split {testing!r} of {source.spec} holds no images to test on; name another {option('test_split')}{alone}"
+            f"split {testing!r} of {source.spec} has no images to test on; name another {option('test_split')}{alone}"
         )
     return test
 
@@ -196,13 +196,13 @@ def named_classes(config: ImagesConfig) -> tuple[str, ...] | None:
 def _settle(
     spec_or_config: str | ImagesConfig, classes: Sequence[str] | None, options: Mapping[str, Any], min_classes: int = 2
 ) -> tuple[ImagesConfig, tuple[str, ...] | None]:
-    """Return the checked configuration and the class names asked for, with @FILE read."""
+    """Return the checked configuration and the requested class names, with @FILE read."""
     if isinstance(spec_or_config, str):
         config = ImagesConfig(images=spec_or_config, **options)
     elif not isinstance(spec_or_config, ImagesConfig):
         raise UserError(
-            f"images is a {type(spec_or_config).__name__}; give a word such as 'folder:photos', or make images of "
-            f"one's own with {how_to_label(spec_or_config)}"
+            f"images is a {type(spec_or_config).__name__}; give a spec such as 'folder:photos', or wrap your own "
+            f"images with {how_to_label(spec_or_config)}"
         )
     else:
         config = dataclasses.replace(spec_or_config, **options)
@@ -215,7 +215,7 @@ def _settle(
     wanted = class_list(entries)
     check_classes(wanted, (), classes_argument(), config.images, absent_ok=True)
     if len(wanted) < min_classes:
-        a_line = ", one a line" if any(entry.startswith("@") for entry in entries) else ""
+        a_line = ", one per line" if any(entry.startswith("@") for entry in entries) else ""
         count = counted(len(wanted), "class", "classes")
         raise UserError(f"classes {entries} name {count}; name at least {min_classes}{a_line}")
     # By name from here on: the file of @FILE may change, or be gone (<(…) of a shell) when a run's config is read.
@@ -237,19 +237,19 @@ def _names_in_file(path: Path) -> list[str]:
         lines = text_of(at_home(path).read_bytes()).split("\n")
     except FileNotFoundError:
         raise UserError(
-            f"classes '@{path}': no such file; give a text file in UTF-8 with one class name a line, or write "
+            f"classes '@{path}': no such file; give a UTF-8 text file with one class name per line, or write "
             f"\\@{path} for a class of that name"
         ) from None
     except (OSError, UnicodeDecodeError, ValueError) as error:
         raise UserError(
-            f"classes '@{path}' cannot be read ({one_line(str(error))}); give a text file in UTF-8 with one class "
-            "name a line"
+            f"classes '@{path}' cannot be read ({one_line(str(error))}); give a UTF-8 text file with one class "
+            "name per line"
         ) from error
     names = [line.strip() for line in lines]
     tight = [name for name in names if re.match(r"#[^\s#]", name)]  # rather a name, such as #1, than a comment
     if tight:
         warnings.warn(
-            f"classes '@{path}': {one_line(tight[0])!r}{and_more(len(tight))} taken for a comment; write \\# for a "
+            f"classes '@{path}': {one_line(tight[0])!r}{and_more(len(tight))} read as a comment; write \\# for a "
             "name that begins with #",
             stacklevel=2,
         )
@@ -269,7 +269,7 @@ def _check_enough(
     where = f"{images.spec} (split {images.split!r})"
     if len(images.class_names) < min_classes:
         found = ", ".join(map(repr, images.class_names)) or "none"
-        hint = f"name more in {option('classes')}" if chosen else "add images of another class"
+        hint = f"name more with {option('classes')}" if chosen else "add images of another class"
         if not chosen and len(images.class_names) == 1 and any(name.count("/") > 1 for name in images.names[:1]):
             hint += f", or give the folder {images.class_names[0]!r} if its folders are the classes"
         raise UserError(f"images {where} have fewer than {min_classes} classes ({found}); {hint}")
@@ -277,7 +277,7 @@ def _check_enough(
     small = np.flatnonzero(counts < least)
     if len(small):
         count = int(counts[small[0]])
-        others = f" (too few as in {len(small) - 1} more)" if len(small) > 1 else ""
+        others = f" ({len(small) - 1} more classes have too few)" if len(small) > 1 else ""
         need = f"at least {least} are needed" + (" to hold one out for testing" if held_out else "")
         raise UserError(
             f"class {images.class_names[small[0]]!r} has {counted(count, 'image')} "
@@ -297,7 +297,7 @@ def _named_split(source: Source, argument: str, wanted: str) -> str:
     if found is None:
         hint = f"(in {source.spec})"
         if source.splits == (WHOLE,):
-            hint = f"({source.spec} has no splits; leave it out to hold a share out)"
+            hint = f"({source.spec} has no splits; leave it out to hold out a share)"
         raise unknown_name(argument, wanted, source.splits, hint=hint)
     return found
 
@@ -319,8 +319,8 @@ def _holdout_indices(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Divide images into training and test indices, class by class, by a hash of their names.
 
-    Each class of n ≥ 3 images keeps at least 2 for training and at least 1 for testing. Which ones
-    depends on the names alone, neither on their order nor on other classes.
+    Each class of n ≥ 3 images keeps at least 2 for training and at least 1 for testing. The choice
+    depends only on the names, not on their order or on other classes.
     """
     keys = [hashlib.sha256(b"probedistill holdout 0\n" + os.fsencode(name)).digest() for name in names]
     held: list[int] = []

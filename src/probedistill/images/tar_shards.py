@@ -37,7 +37,7 @@ _MOST_COMPARED_BYTES = 1 << 32  # of a split's shards, which are read once more 
 
 @dataclass(frozen=True)
 class _Sample:
-    """What a shard holds under one key: the place of the image, and the label."""
+    """The content of a shard under one key: the place of the image, and the label."""
 
     name: str
     shard: int
@@ -112,7 +112,7 @@ class _Headers:
         return self._file.read(count)
 
     def next_of(self, tar: tarfile.TarFile) -> tarfile.TarInfo | None:
-        """The next member; each lies behind the one before it, so that there is an end."""
+        """The next member; each comes after the previous one in the file, so that there is an end."""
         self._left = _MOST_HEADER_BYTES
         member = tar.next()
         tar.members = []  # type: ignore[attr-defined]  # else it keeps all of them
@@ -174,7 +174,7 @@ def _read_index(number: int, shard: Shard, config: ImagesConfig) -> list[_Sample
         raise
     except _TAR_ERRORS as error:
         packed = shard.path.suffix.lower() in (".gz", ".bz2", ".xz", ".zst", ".tgz")
-        hint = "unpack it first: only plain tar files can be read at any place" if packed else "fetch it again"
+        hint = "decompress it: only plain tar files can be read" if packed else "download it again"
         raise UserError(
             f"images {config.images!r}: shard {shard.name!r} is not a tar file that can be read ({_why(error)}); {hint}"
         ) from error
@@ -182,18 +182,18 @@ def _read_index(number: int, shard: Shard, config: ImagesConfig) -> list[_Sample
         after = f"{counted(len(samples), 'sample')} ({held.fault})"
         line = f"shard {shard.name!r} of {config.images!r} is cut short or damaged after {after}"
         if config.strict:
-            raise UserError(f"{line}; fetch it again, or leave {option('strict', True)} out to use what is whole")
+            raise UserError(f"{line}; download it again, or leave {option('strict', True)} out to use those")
         warnings.warn(f"{line}; using those", stacklevel=2)
     if held.again:
         line = f"shard {shard.name!r} of {config.images!r} holds {held.again!r} more than once"
         if config.strict:
-            raise UserError(f"{line}; give each sample a key of its own")
-        warnings.warn(f"{line}; the last one of a name counts, as it does for tar", stacklevel=2)
+            raise UserError(f"{line}; give each sample its own key")
+        warnings.warn(f"{line}; using the last one, as tar does", stacklevel=2)
     return samples
 
 
 def _chosen_kind(config: ImagesConfig) -> str | None:
-    """What follows the key in the names of the images, such as ``left.jpg``; ``None`` if the user did not choose."""
+    """The part of image names after the key, such as ``left.jpg``; ``None`` if the user did not choose one."""
     column = config.image_column
     return None if column == ImagesConfig.image_column else column.lower().lstrip(".")
 
@@ -261,7 +261,7 @@ def _read_sample(
     if len(kinds) > 1:
         raise UserError(
             f"images {config.images!r}: sample {name!r} has several images, {_listed(kinds)}; choose one for all "
-            f"samples with {option('image_column', kinds[0])}, or give each a key of its own"
+            f"samples with {option('image_column', kinds[0])}, or give each its own key"
         )
     kind = next(iter(kinds), None)
     if kind is None:
@@ -279,8 +279,8 @@ def _no_image(members: Collection[str]) -> str:
     longer = [kind for kind in members if _is_of_image(kind)]
     if not longer:
         return "there is a label but no image"
-    way_out = f"call it KEY.{longer[0].rpartition('.')[2]}, or choose it with {option('image_column', longer[0])}"
-    return f"there is a label but no image but {_listed(longer)}; {way_out}"
+    way_out = f"name it KEY.{longer[0].rpartition('.')[2]}, or choose it with {option('image_column', longer[0])}"
+    return f"there is a label, but the only image is {_listed(longer)}; {way_out}"
 
 
 def _listed(kinds: Collection[str]) -> str:
@@ -293,7 +293,7 @@ def _read_label(
     """Return the label, or ``None`` and why there is none."""
     kind = next((kind for kind in _LABEL_MEMBERS if kind in members), None)
     if kind is None:
-        return None, "there is no label (.cls or .json) beside it"
+        return None, "it has no label (.cls or .json)"
     offset, size = members[kind]
     if size > _MAX_LABEL_BYTES:
         return None, f"its .{kind} has {size} bytes; the limit is {_MAX_LABEL_BYTES}"
@@ -306,13 +306,13 @@ def _read_label(
         value = text.strip() if kind == "cls" else json.loads(text)[field]
     except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
         why = f"no field {field!r}" if isinstance(error, KeyError) else one_line(str(error))
-        return None, f"its .{kind} holds no label ({why})"
+        return None, f"its .{kind} has no label ({why})"
     if isinstance(value, str) and re.fullmatch(r"[0-9]{1,18}", value.strip()):
         value = int(value)
     elif isinstance(value, str):
         value = one_line(value)
     if not ((type(value) is int and value >= 0) or (isinstance(value, str) and value)):
-        return None, f"its .{kind} holds no label ({str(value)[:40]!r} is neither a name nor a number from 0)"
+        return None, f"its .{kind} has no label ({str(value)[:40]!r} is neither a name nor a number from 0)"
     return value, None
 
 
@@ -324,7 +324,7 @@ def _wds_labels(
     if not given:
         why = next((f" ({sample.name}: {sample.fault})" for sample in samples if sample.fault), "")
         raise UserError(
-            f"images {config.images!r} hold no labelled samples in split {split!r}{why}; "
+            f"images {config.images!r} have no labelled samples in split {split!r}{why}; "
             "each needs KEY.jpg (or .png, .webp …) with KEY.cls, or KEY.json and its "
             f"{option('label_column')}"
         )
@@ -376,6 +376,6 @@ def _class_list(folders: Collection[Path], spec: str) -> list[str] | None:
     seen: set[str] = set()
     for name in names:
         if name in seen:
-            raise UserError(f"images {spec!r}: {str(path)!r} names {name!r} twice; give each class a name of its own")
+            raise UserError(f"images {spec!r}: {str(path)!r} names {name!r} twice; give each class its own name")
         seen.add(name)
     return names

@@ -134,9 +134,9 @@ def _make_torchvision(make: Callable[..., Any], split: str, config: ImagesConfig
         if options.get("download"):
             hint = f"check the network or put the files into {root} ({option('data_dir')})"
         elif "download" in accepted:
-            hint = f"add {option('download', True)} or name the folder that holds its files with {option('data_dir')}"
+            hint = f"add {option('download', True)} or give the folder with its files in {option('data_dir')}"
         else:
-            hint = f"it cannot be downloaded: name the folder that holds its files with {option('data_dir')}"
+            hint = f"it cannot be downloaded; give the folder with its files in {option('data_dir')}"
         raise UserError(f"images {config.images!r} cannot be read from {root} ({why}); {hint}") from error
     if hasattr(data, "loader"):
         data.loader = str  # hand over the path: decode_image reads it better than the default loader
@@ -151,7 +151,7 @@ def _torchvision_labels(data: Any) -> tuple[tuple[str, ...], NDArray[np.int64]]:
     else:
         given_labels = [sample[-1] for sample in data._samples]
         if None in given_labels:
-            raise UserError(f"torchvision's {type(data).__name__} has no labels in this split; name another one")
+            raise UserError(f"torchvision's {type(data).__name__} has no labels in this split; choose another")
         values = np.array(given_labels, dtype=np.int64)
     given = getattr(data, "classes", None) or getattr(data, "categories", None) or ()
     names = tuple(name if isinstance(name, str) else str(name[0]) for name in given)

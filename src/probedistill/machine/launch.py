@@ -45,7 +45,7 @@ def launch() -> Launch | None:
 
 
 def speaks() -> bool:
-    """Whether this is the process that prints, of those that ``torchrun`` started."""
+    """Whether this process prints; under ``torchrun``, only one does."""
     try:
         found = launch()
     except UserError:  # a command that shares no work goes on; one that does raises the error itself

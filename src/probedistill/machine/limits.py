@@ -18,7 +18,7 @@ _OWN = Path("/proc/self/cgroup")
 
 
 def memory_limits() -> list[tuple[int, int]]:
-    """Of each group with a limit: the limit, and what is left of it, in bytes."""
+    """For each group with a limit: the limit, and what is left of it, in bytes."""
     found = []
     for folder, version in _groups("memory"):
         limit, used, cache = (

@@ -23,11 +23,11 @@ def available_memory() -> int:
 
 
 def keep_freed_memory() -> bool:
-    """Let glibc's malloc keep what is freed instead of handing it back to the system; return whether that worked.
+    """Make glibc's malloc keep freed memory instead of returning it to the system; return whether that worked.
 
     Each step frees and allocates the same large activations; by default every one of them is mapped and zeroed again by
     the kernel (``benchmarks/allocator.py``). The process then stays at its peak size until it ends, so only the command
-    line does this, in its own process. The user's own settings of malloc win.
+    line does this, in its own process. The user's own malloc settings take precedence.
     """
     if any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ):
         return False

@@ -1,8 +1,8 @@
 """Whether the Hugging Face hub answers, before a library waits for it. Imports nothing heavy.
 
-The hub's client asks six times, and some libraries ask for two files, one after the other: without a network that is
-most of a minute. It asks even for what was fetched before. Here one connection is tried first. If there is none, the
-client is told to be offline: it takes what is on this machine, or says at once that it has nothing.
+The hub's client tries six times, and some libraries ask for two files, one after the other: without a network this
+takes most of a minute, even for cached files. Here one connection is tried first. If it fails, the client is set to
+offline mode: it uses what is on this machine, or reports at once that it has nothing.
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ def _parts(address: str) -> tuple[SplitResult, int]:
 
 
 def check_waits() -> None:
-    """Raise `UserError` if a variable that says how long the hub's client waits is not a number: it does not start.
+    """Raise `UserError` if a timeout variable of the hub client is not a number; the client would not start.
 
-    timm, transformers and datasets start the client as they are imported; whoever imports one of them asks first.
+    timm, transformers and datasets start the client when they are imported, so call this before importing them.
     """
     for name in _WAITS:
         value = os.environ.get(name, "0").strip()
@@ -74,7 +74,7 @@ def check_waits() -> None:
 
 @contextmanager
 def asking_the_hub(what: str, way_out: str, *, needed: bool = True) -> Iterator[None]:
-    """Load something from the hub within the block; without a network, take what was fetched before.
+    """Load something from the hub within the block; without a network, use cached files.
 
     Args:
         what: What is loaded, for errors.
@@ -82,7 +82,7 @@ def asking_the_hub(what: str, way_out: str, *, needed: bool = True) -> Iterator[
         needed: Whether the block may ask the hub at all; if not, nothing is tried.
 
     Raises:
-        UserError: The hub cannot be asked, and it is not on this machine.
+        UserError: The hub cannot be reached, and the files are not on this machine.
     """
     reason = _why_not_asked() if needed else None
     try:
@@ -93,7 +93,7 @@ def asking_the_hub(what: str, way_out: str, *, needed: bool = True) -> Iterator[
             raise
         raise UserError(f"{what}: not found on this machine, and {reason}; {way_out}") from error
     if reason is not None and not _is_told_to_be_offline():
-        _log.info("%s: %s; what was fetched before is taken", what, reason)
+        _log.info("%s: %s; using the cached copy", what, reason)
 
 
 def is_of_the_network(error: BaseException | None) -> bool:
@@ -116,7 +116,7 @@ def _why_not_asked() -> str | None:
     parts, port = _parts(hub_address())
     check_waits()
     if _is_told_to_be_offline():
-        return "HF_HUB_OFFLINE forbids to look elsewhere"
+        return "HF_HUB_OFFLINE forbids downloads"
     host, proxies = str(parts.hostname), getproxies()
     if (parts.scheme in proxies or "all" in proxies) and not proxy_bypass(host):
         return None  # the proxy decides
@@ -138,7 +138,7 @@ def _why_silent(host: str, port: int) -> str | None:
     try:
         return answer.get(timeout=min(_PATIENCE, limit))
     except queue.Empty:
-        _log.info("waiting for %s, %.0f seconds at most (HF_HUB_OFFLINE=1 asks nobody)", host, limit)
+        _log.info("waiting for %s, at most %.0f seconds (set HF_HUB_OFFLINE=1 to skip this)", host, limit)
     try:
         return answer.get(timeout=max(limit - _PATIENCE, 0.1))
     except queue.Empty:
@@ -164,7 +164,7 @@ def _tried(host: str, port: int, limit: float) -> str | None:
 
 @contextmanager
 def _offline(choice: bool) -> Iterator[None]:
-    """Tell the hub's client, and `datasets` if it is imported, to ask nobody within the block."""
+    """Set the hub's client, and `datasets` if it is imported, to offline mode within the block."""
     if not choice:
         yield
         return

@@ -33,8 +33,8 @@ def cache_folder(cache: Path | str | None = None) -> Path:
         home = None
     if home is not None and hindrance(home / ".cache" / "probedistill") is None:
         return home / ".cache" / "probedistill"
-    with explained("there is no place for the cache: neither the home folder nor one for temporary files can be "
-                   "written to", OSError, hint=f"set {VARIABLE} or TMPDIR to a folder that can"):  # fmt: skip
+    with explained("there is no place for the cache: neither the home folder nor a folder for temporary files can be "
+                   "written to", OSError, hint=f"set {VARIABLE} or TMPDIR to a writable folder"):  # fmt: skip
         return _among_temporary_files()
 
 
@@ -43,10 +43,10 @@ def checked_cache(cache: Path | str | None = None, *, writes: bool = False) -> P
 
     Args:
         cache: As for `cache_folder`.
-        writes: Something is about to be kept in it.
+        writes: Whether something is about to be written to it.
 
     Raises:
-        UserError: It is a file, or lies below one, or it may not be written to. The error names who chose it.
+        UserError: It is a file, is below one, or is not writable. The error says which setting chose it.
     """
     folder = cache_folder(cache)
     why = hindrance(folder, writes=writes)
@@ -66,7 +66,7 @@ def hindrance(folder: Path, *, writes: bool = True) -> str | None:
 
     Args:
         folder: The folder, which need not exist.
-        writes: It is also to be made where it is not there, and written to.
+        writes: Whether it must also be possible to create it if it does not exist, and to write to it.
     """
     # os.path.exists, because Path.exists raises where it may not look. The last parent of a relative path is ".".
     nearest = next((path for path in (folder, *folder.parents) if os.path.exists(path)), Path())
@@ -79,9 +79,9 @@ def hindrance(folder: Path, *, writes: bool = True) -> str | None:
 
 
 def at_home(path: Path) -> Path:
-    """The path with the home folder in place of a leading ``~``, which no shell expands in a file of options.
+    """Replace a leading ``~`` by the home folder, which no shell does in a file of options.
 
-    A ``~`` of no known home stays as it is.
+    A ``~`` whose home is unknown is not changed.
     """
     try:
         return path.expanduser()
@@ -90,11 +90,11 @@ def at_home(path: Path) -> Path:
 
 
 def settle_user() -> None:
-    """Give a user without a name or a home folder what other libraries cannot do without.
+    """Give a user without a name or a home folder the variables that other libraries need.
 
-    In a container with an arbitrary user id there may be neither a variable nor an entry that says them. PyTorch's
-    compiler asks for the name while it is imported, and fails. Caches that belong below ``~`` would go into a folder
-    of that name in the current one, and matplotlib would complain.
+    In a container with an arbitrary user id, neither a variable nor an entry may define them. PyTorch's compiler needs
+    the name when it is imported, and fails. Caches below ``~`` would go to a folder called ``~`` in the current folder,
+    and matplotlib would complain.
     """
     try:
         getpass.getuser()

@@ -136,7 +136,7 @@ def _others_present() -> Iterator[None]:
             raise
         reason = " ".join(str(error).split())[:200]
         raise LostProcessError(
-            f"another process of this run has died or was silent for too long ({reason}); "
+            f"another process of this run died or was silent for too long ({reason}); "
             f"repeat it with {option('resume', True)}, or start it with torchrun --max-restarts"
         ) from error
 
@@ -202,7 +202,7 @@ def _own_gpu(local_rank: int, count: int) -> int:
         UserError: There is none for this rank.
     """
     if count == 0:
-        raise UserError("device cuda: there is no GPU here that PyTorch can use; give --device cpu")
+        raise UserError("device cuda: PyTorch finds no usable GPU; give --device cpu")
     if local_rank < count:
         return local_rank
     if count == 1:
@@ -214,7 +214,7 @@ def _own_gpu(local_rank: int, count: int) -> int:
 
 
 def _name_of_own_gpu(local_rank: int) -> str:
-    """Take this rank's GPU; return what tells it from every other one, of other machines, too.
+    """Select this rank's GPU; return a name that distinguishes it from all others, on other machines, too.
 
     Raises:
         UserError: There is none, or it cannot be used.
@@ -230,7 +230,7 @@ def _name_of_own_gpu(local_rank: int) -> str:
 
 
 def _shared_gpu(store: dist.Store, rank: int, count: int, gpu: str) -> tuple[int, int] | None:
-    """The first two ranks with the same GPU, if there are any; nccl would fail later on, in words of its own.
+    """The first two ranks with the same GPU, if any; nccl would fail later, with an obscure message.
 
     Ranks on a CPU (``""``) share nothing.
     """

@@ -90,7 +90,7 @@ def say(line: str) -> None:
 
 
 def to_nowhere(stream: TextIO) -> None:
-    """Drop what is still to be written to a stream that fails; otherwise Python complains again when it exits."""
+    """Drop unwritten output of a failing stream; otherwise Python complains again when it exits."""
     with suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())

@@ -23,14 +23,15 @@ class Interrupted(KeyboardInterrupt):
 
     Attributes:
         signal: Its number.
-        folder: The run's folder, or ``None`` for a run that keeps nothing.
-        way_on: What the user can do to go on.
+        folder: The run's folder, or ``None`` for a run that saves nothing.
+        way_on: What the user can do to continue.
     """
 
     def __init__(self, number: int, folder: Path | None, way_on: str | None = None) -> None:
         self.signal, self.folder = number, folder
         self.way_on = way_on or by_caller(
-            command="repeat the command with --resume to go on", python="repeat the call with resume=True to go on"
+            command="repeat the command with --resume to continue",
+            python="repeat the call with resume=True to continue",
         )
         super().__init__(f"stopped by signal {number}" + (f"; {self.way_on}" if folder is not None else ""))
 

@@ -52,8 +52,8 @@ class Workers:
         Args:
             function: Called in the threads.
             items: What it is called on.
-            ahead: Number of items that are begun before the result before them is asked for.
-            while_waiting: Called four times a second while a result is waited for.
+            ahead: Number of items that are started before the preceding result is requested.
+            while_waiting: Called four times a second while waiting for a result.
         """
         answers: deque[SimpleQueue[Any]] = deque()
         for item in items:

@@ -12,12 +12,12 @@ from PIL import ImageFile
 
 @contextmanager
 def own_torch_state() -> Iterator[None]:
-    """Compute as documented, whatever the caller has set; everything is set back afterwards.
+    """Compute as documented, whatever the caller has set; restore the caller's settings afterwards.
 
-    Gradients are on, inference mode and autocast are off, new tensors are float32 on the CPU, float32 is computed as
-    such, and convolutions on a GPU give the same at every call. Where the caller wants deterministic algorithms only,
-    an operation without one is a warning, not an error. Pillow refuses truncated images. Notebooks often begin with
-    ``torch.set_grad_enabled(False)`` or another default dtype. Also a decorator of functions.
+    Gradients are on, inference mode and autocast are off, new tensors are float32 on the CPU, float32 is computed in
+    full precision, and convolutions on a GPU give the same results at every call. If the caller allows only
+    deterministic algorithms, an operation without one is a warning, not an error. Pillow refuses truncated images.
+    Notebooks often begin with ``torch.set_grad_enabled(False)`` or another default dtype. Also works as a decorator.
     """
     dtype, device = torch.get_default_dtype(), torch.empty(0).device  # get_default_device fails at times in torch 2.6
     with ExitStack() as stack:
@@ -44,9 +44,9 @@ def own_torch_state() -> Iterator[None]:
 
 
 def _compute_in_float32(stack: ExitStack) -> None:
-    """Switch off what computes float32 in fewer bits until the stack is closed.
+    """Switch off reduced precision for float32 until the stack is closed.
 
-    GPUs convolve in TF32, which keeps ten bits of the fraction, unless told otherwise.
+    By default, GPUs convolve in TF32, which keeps only ten bits of the fraction.
     """
     backends: Any = torch.backends  # torch has no types for some of them
     cuda, cudnn, onednn = backends.cuda, backends.cudnn, backends.mkldnn

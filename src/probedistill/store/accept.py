@@ -24,7 +24,7 @@ def accept_edits(path: Path) -> list[str]:
         The names of the files that had changed.
 
     Raises:
-        UserError: No such file, or damage that is not a mere edit.
+        UserError: No such file, or damage that is more than an edit.
     """
     path = run_folder(path)
     check_own(path)
@@ -43,7 +43,7 @@ def _accept_record(path: Path) -> bool:
     """Make the digest of a record again, and return whether it changed."""
     called = f"file {str(path)!r}"
     if path.stat().st_size > MAX_BYTES:
-        raise UserError(f"{called} is larger than any that probedistill writes; restore it")
+        raise UserError(f"{called} is larger than any file that probedistill writes; restore it")
     content = parse_json(path.read_bytes(), called, "restore it")
     fresh = sealed(content)
     if content.get(SEAL) == fresh[SEAL]:

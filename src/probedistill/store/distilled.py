@@ -1,4 +1,4 @@
-"""A `DistilledSet`: the synthetic images as a folder that other tools read as it is.
+"""A `DistilledSet`: the synthetic images as a folder that other tools can read.
 
 ::
 
@@ -11,8 +11,8 @@
       README.md                  the card (`store/card.py`), which may be edited
       run.json                   full config, versions, seeds, fingerprints, timings, losses
 
-An exported set (`ship/export.py`) has its image files as WebP, JPEG or PNG, perhaps of another size, and no float
-images: its images are what the files give back.
+An exported set (`ship/export.py`) has WebP, JPEG or PNG files, perhaps of another size, and no float images: its images
+are the decoded files.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def _hint(folder: Path) -> str:
 
 
 def _if_meant(folder: Path) -> str:
-    return f"if the change is meant: probedistill accept {as_argument(folder)}"
+    return f"if the change is intended: probedistill accept {as_argument(folder)}"
 
 
 _SUM_TOLERANCE = 1e-3  # of a row of soft labels
@@ -95,7 +95,7 @@ class Head:
 
 @dataclass(frozen=True)
 class Encoded:
-    """Image files to ship in place of PNG and floats.
+    """Image files to ship instead of PNG files and float images.
 
     Attributes:
         files: The bytes of each image's file, in the order of the images.
@@ -164,23 +164,23 @@ class DistilledSet:
         licence: Licence | None = None,
         held_out: Sequence[str] = (),
     ) -> Path:
-        """Write the set into ``folder``, with the files in ``encoded`` as its images when they are given.
+        """Write the set into ``folder``, with the files in ``encoded`` as its images if they are given.
 
-        Its card says under which ``licence`` it is. ``held_out`` are names of images that were held out for testing.
+        ``licence`` goes on its card. ``held_out`` are names of images that were held out for testing.
 
-        Images come first and ``run.json`` last: a folder with a ``run.json`` that says ``finished`` is complete, after
-        a power loss, too. ``SHA256SUMS`` says which files belong together. Where there was no set before, an error
+        Images are written first and ``run.json`` last: a folder whose ``run.json`` says ``finished`` is complete, even
+        after a power loss. ``SHA256SUMS`` says which files belong together. If the folder had no set before, an error
         leaves none.
 
         Raises:
-            UserError: The folder cannot be written or holds images that are not from this package, or a class has a
-                name that files cannot hold.
+            UserError: The folder cannot be written or contains images that are not from this package, or a class name
+                cannot be stored in files.
         """
         folder = Path(folder)
         check_class_names(self.class_names, "the set")
         target = folder / IMAGES
         if target.exists() and not any((target / table).exists() for table in (METADATA, OLD_METADATA)):
-            raise UserError(f"{str(target)!r} holds images of something else; choose another output folder")
+            raise UserError(f"{str(target)!r} has images that are not of a run; choose another output folder")
         run, tensors = self._record(), {"labels": self.labels, **self._extra_tensors()}
         files: Iterable[bytes]
         if encoded is None:
@@ -207,18 +207,18 @@ class DistilledSet:
         return folder
 
     def check_is_in(self, folder: Path) -> None:
-        """Raise `UserError` if ``folder`` holds another run than the one that this set is from.
+        """Raise `UserError` if ``folder`` contains a run other than this set's.
 
-        To be called, with the folder claimed, before writing beside a set that was loaded some time ago.
+        Call it, with the folder claimed, before writing next to a set that was loaded some time ago.
         """
         if (folder / RUN).exists() and _made(read_run(folder)) != _made(self._record()):
             raise UserError(
-                f"the run in {str(folder)!r} was replaced while its images were at work; repeat the command for the "
-                "new one"
+                f"the run in {str(folder)!r} was replaced while this command was using it; repeat the command for the "
+                "new run"
             )
 
     def save_card(self, folder: Path | str, licence: Licence | None = None) -> None:
-        """Write the card of the set into a folder that holds it: as new, without scores and edits."""
+        """Write a new card, without scores and edits, into the set's folder."""
         run, labels = self.run, self.labels.tolist()
         suffix = SUFFIXES[run.export.format if run.export is not None else "png"]
         size = run.export.image_size if run.export is not None else self.float_images.shape[-1]
@@ -238,10 +238,10 @@ class DistilledSet:
         yield METADATA, digest(table)
 
     def save_extras(self, folder: Path | str) -> None:
-        """Write soft labels and head into a folder that holds this set already; its images stay as they are.
+        """Write soft labels and head into the folder of this set; its images are not changed.
 
-        Killed at any point, the folder holds the set as it was or as it is now: ``tensors.safetensors`` says itself
-        what made its labels and its head, and ``run.json`` repeats it.
+        If it is killed at any point, the folder has either the old or the new set: ``tensors.safetensors`` records what
+        made its labels and its head, and ``run.json`` repeats it.
 
         Raises:
             UserError: The folder cannot be written.
@@ -307,7 +307,7 @@ class DistilledSet:
 
 @dataclass(frozen=True)
 class _Parts:
-    """What a set's folder holds beside its image files."""
+    """What a set's folder contains besides its image files."""
 
     folder: Path
     run: RunRecord
@@ -369,7 +369,7 @@ class _Parts:
             and (head is None or _is_head(head, classes))
         )
         if images is None or not whole:
-            raise UserError(f"{str(self.folder)!r} is damaged or of another version of probedistill; make it again")
+            raise UserError(f"{str(self.folder)!r} is damaged or from another version of probedistill; make it again")
         return DistilledSet(images, labels, self.run.class_names, self.run, soft_labels, head)
 
 
@@ -422,13 +422,13 @@ def rebuilt(folder: Path | str) -> DistilledSet:
 
 
 def take_images_of_files(folder: Path) -> bool:
-    """Put images whose files were edited among the float images, from which everything else is made.
+    """Copy edited image files into the float images, from which everything else is made.
 
     Returns:
-        Whether there were any; ``SHA256SUMS`` is then to be written again.
+        Whether there were any; ``SHA256SUMS`` must then be written again.
 
     Raises:
-        UserError: A file is no image of the set's size.
+        UserError: A file is not an image of the set's size.
     """
     tensors, about = load_tensors(folder / TENSORS)
     if "images" not in tensors:
@@ -436,7 +436,7 @@ def take_images_of_files(folder: Path) -> bool:
     floats = tensors["images"]
     files = ((folder / IMAGES / name).read_bytes() for name in set_files(folder)[1:])
     with explained(
-        f"{str(folder)!r} holds an edited image that cannot be taken", OSError, ValueError, hint="restore it"
+        f"{str(folder)!r} has an edited image that cannot be accepted", OSError, ValueError, hint="restore it"
     ):
         shipped = decode_files(files, floats.shape[-1])
     edited = (to_8_bits(shipped) != to_8_bits(floats)).flatten(1).any(dim=1)
@@ -483,12 +483,12 @@ def _with_total_bytes(run: RunRecord, folder: Path, tensors: Path | None = None)
 
 
 def _read_images(parts: _Parts) -> Tensor:
-    """The images of a set, (m, 3, S, S): the float ones if there are any, else those of the files.
+    """Read the images of a set, (m, 3, S, S): the float images if there are any, else those of the files.
 
-    All files are read and checked: they are what is shipped.
+    All files are read and checked, because they are what is shipped.
 
     Raises:
-        ValueError: A file is missing, or not what was written.
+        ValueError: A file is missing or has changed.
         OSError: A file cannot be read.
     """
     floats, export, files = parts.tensors.get("images"), parts.run.export, []
@@ -505,12 +505,12 @@ def _read_images(parts: _Parts) -> Tensor:
     if floats is not None:
         return floats
     if export is None:
-        raise ValueError("it holds no images")
+        raise ValueError("it has no images")
     return decode_files(files[1:], export.image_size)
 
 
 def as_set(given: DistilledSet | Path | str) -> DistilledSet:
-    """A set that is given as such, or by the folder or the name of its run (`DistilledSet.load`)."""
+    """Return a set that is given directly, or by the folder or name of its run (`DistilledSet.load`)."""
     return given if isinstance(given, DistilledSet) else DistilledSet.load(given)
 
 
@@ -520,6 +520,6 @@ def check_each_class(distilled: DistilledSet, what: str) -> None:
     empty = [name for label, name in enumerate(distilled.class_names) if label not in there]
     if empty:
         raise UserError(
-            f"the set has no image of class {empty[0]!r}{and_more(len(empty))}, and {what} needs one of each; correct "
-            "the labels and import it again, or take the class out with forget"
+            f"the set has no image of class {empty[0]!r}{and_more(len(empty))}, but {what} needs one of each; correct "
+            "the labels and import it again, or remove the class with forget"
         )

@@ -1,7 +1,7 @@
-"""Files and folders that are whole or absent, after a kill and after a power loss.
+"""Files and folders that are complete or absent, even after a kill or a power loss.
 
-A file is written under a temporary name, synced, renamed, and then its folder is synced: a file system may otherwise
-keep the name and lose the content, or the other way round.
+A file is written under a temporary name, synced and renamed, and then its folder is synced. Otherwise a file system
+may keep the name and lose the content, or the reverse.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .named import check_own, check_path
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; rename it there when the block ends without an error.
+    """Yield a temporary path next to ``path``; rename it to ``path`` when the block ends without an error.
 
     Raises:
         UserError: It cannot be written, or is a device or a pipe, which renaming would replace.
@@ -76,7 +76,7 @@ def make_folder(folder: Path) -> None:
 
 @contextmanager
 def without_traces(folder: Path) -> Iterator[None]:
-    """When the block ends with an error, remove ``folder`` and its parents where they are new and empty."""
+    """If the block ends with an error, remove ``folder`` and its parents if they are new and empty."""
     # os.path.exists, because Path.exists raises where it may not look
     new = [path for path in (folder, *folder.parents) if not os.path.exists(path)]
     try:
@@ -105,12 +105,12 @@ def _renamed_when_whole(temporary: Path, path: Path) -> Iterator[Path]:
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """Yield a new temporary folder beside ``path``; when the block ends without an error, it takes the place of it.
+    """Yield a new temporary folder next to ``path``; when the block ends without an error, it replaces ``path``.
 
-    Killed at any point, ``path`` is the old folder, the new one, or for a moment absent.
+    If it is killed at any point, ``path`` is the old folder, the new one, or, for a moment, absent.
 
     Raises:
-        OSError: It cannot be written. Nothing is left of it.
+        OSError: It cannot be written. Nothing is left behind.
     """
     partial = path.with_name(f".{path.name}.part")
     try:
@@ -147,7 +147,7 @@ def _sync(path: Path) -> None:
 
 
 def remove_folder(path: Path) -> None:
-    """Remove a folder, if it is there. Killed meanwhile, it is whole or under a temporary name."""
+    """Remove a folder, if it exists. If this is killed, the folder is complete or under a temporary name."""
     doomed = path.with_name(f".{path.name}.old.part")
     shutil.rmtree(doomed, ignore_errors=True)
     if path.exists():
@@ -175,7 +175,7 @@ def remove_leftovers(folder: Path, older_than: float = 0.0) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """Raise `UserError` when ``folder`` cannot be written to, or made where it is not there; change nothing."""
+    """Raise `UserError` if ``folder`` cannot be written to or created; change nothing."""
     check_path(folder)
     check_own(folder)
     check_beside_images(folder)

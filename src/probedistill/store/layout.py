@@ -1,6 +1,6 @@
-"""Where every file of probedistill lives, and what it is called.
+"""The location and name of every file that probedistill writes.
 
-A **run**, written by ``distill``. Commands that look at it leave their results beside it::
+A **run**, written by ``distill``. Other commands write their results to it, too::
 
     RUN/
       run.json                       what made the set: settings, versions, fingerprints, losses (`RunRecord`)
@@ -12,31 +12,31 @@ A **run**, written by ``distill``. Commands that look at it leave their results 
       SHA256SUMS                     a digest of each file above: what makes them one set
       README.md                      the card: what the set is, for people and for the hub (`store/card.py`)
       config.yaml                    repeats the run: ``probedistill distill --config FILE --out FOLDER``
-      statistics-1-ENCODER-SIZEpx.stats   with keep_stats: what each encoder's real features say, in sums
+      statistics-1-ENCODER-SIZEpx.stats   with keep_stats: sums of each encoder's real features
       preview.png                    a grid of the images
-      held-out.txt                   names of the images that were held out for testing, where the source has no split
+      held-out.txt                   names of the images held out for testing, if the source has no test split
       evolution/step-0000040.webp …  the images at step 0, at each preview and at the end
-      progress.json                  while the run is under way: how far it is
-      checkpoints/step-0000040.safetensors …   while the run is under way: the newest two states
+      progress.json                  while the run is going: how far it has got
+      checkpoints/step-0000040.safetensors …   while the run is going: the two newest states
       evaluation-ENCODER-SIZEpx.json           scores of ``evaluate``
-      geometry.json, bias.json, …    results of analyses, with a PNG beside each
-      audit-pairs.png                synthetic images beside the nearest photos: it shows photos
+      geometry.json, bias.json, …    results of analyses, with a PNG for each
+      audit-pairs.png                synthetic images next to the nearest photos: it shows photos
       audit-shadows/0000.safetensors …   scores of photos by each shadow set of ``audit``
 
 An **export**, written by ``export``, is a set of its own: ``run.json``, ``images/``, ``tensors.safetensors`` without
 the float images, ``SHA256SUMS``, ``README.md``, and ``config.yaml`` with the options of its encoder, unless these name
 files or code.
 
-The **cache** ($PROBEDISTILL_CACHE) keeps features::
+The **cache** ($PROBEDISTILL_CACHE) contains features::
 
     CACHE/features/DIGEST/           one folder for each encoder, images, views and seed
       manifest.json                  what they are features of
       shard-00000.safetensors …      features of some images
     CACHE/views/ENCODER-DIGEST.safetensors   features of augmented views that probes are fitted on
 
-    CACHE/hub/USER--NAME/NAME@COMMIT/   a set from the hub, which is never written into
+    CACHE/hub/USER--NAME/NAME@COMMIT/   a set from the hub, which is never changed
     CACHE/sets/NAME-DIGEST/          a copy of a set that comes with the package, likewise
-    CACHE/…/….results/               beside them: what commands would leave in the folder of a run (`store/named.py`)
+    CACHE/…/….results/               next to them: results that would go to a run (`store/named.py`)
 
 **Statistics**, written by ``stats``: one file ``NAME.stats`` (`ClassStatistics.save` has its content).
 
@@ -52,9 +52,9 @@ The **cache** ($PROBEDISTILL_CACHE) keeps features::
     OUT/groups.csv                   class and background of each picture
     OUT/composed.json                how they were made
 
-Every command writes a file under the temporary name ``.NAME.….part`` and renames it when it is whole. A name that ends
-in ``.part`` is left over from a process that was killed; the next command that writes there removes it. ``.lock`` is
-held by the process that is at work in a folder.
+Every command writes a file under the temporary name ``.NAME.….part`` and renames it when it is complete. A name that
+ends in ``.part`` is left over from a process that was killed; the next command that writes there removes it. The
+process that is using a folder holds ``.lock``.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def check_beside_images(folder: Path) -> None:
     path = folder.absolute()
     for part in (path, *path.parents):
         if part.name in (IMAGES, EVOLUTION, CHECKPOINTS) and (part.parent / RUN).is_file():
-            raise UserError(f"{str(folder)!r} is inside the run {part.parent.name!r}; choose a folder beside it")
+            raise UserError(f"{str(folder)!r} is inside the run {part.parent.name!r}; choose a folder outside it")
 
 
 def checkpoint_file(step: int) -> str:
@@ -130,17 +130,17 @@ def sprite_file(step: int) -> str:
 
 
 def scores_file(encoder: Encoder) -> str:
-    """Name of the file that keeps a set's scores on an encoder, in the folder of the set."""
+    """Name of the file with a set's scores on an encoder, in the folder of the set."""
     return f"evaluation-{safe_name(encoder.name)}-{encoder.input_size}px.json"
 
 
 def statistics_file(number: int, encoder: str, input_size: int) -> str:
-    """Name of the file that keeps the statistics of an encoder's real features; its number counts from 0."""
+    """Name of the file with the statistics of an encoder's real features; ``number`` counts from 0."""
     return f"statistics-{number + 1}-{safe_name(encoder)}-{input_size}px.stats"
 
 
 def image_files(labels: Sequence[int], class_names: Sequence[str], suffix: str) -> Iterator[str]:
-    """CLASS/000.png … of each image, below ``images/``. Classes and order alone decide, never a file's content."""
+    """CLASS/000.png … for each image, below ``images/``. Depends only on classes and order, not on contents."""
     counts, folders = [0] * len(class_names), class_folders(class_names)
     for label in labels:
         yield f"{folders[label]}/{counts[label]:03d}.{suffix}"
@@ -195,11 +195,11 @@ def unique_names(texts: Sequence[str]) -> list[str]:
 
 
 def class_folders(class_names: Sequence[str]) -> list[str]:
-    """A folder for each class, such that torchvision's ImageFolder numbers the classes as the set does.
+    """Return a folder name for each class, so that torchvision's ImageFolder numbers the classes as the set does.
 
-    ImageFolder numbers folders in the order of their names. Where that is another order, each name has the number of
-    its class in front. Hugging Face's imagefolder takes a folder called ``train`` for a split and drops the others:
-    the last letter of such a word is escaped.
+    ImageFolder numbers folders in the order of their names. If that order is different, each name is prefixed with the
+    number of its class. Hugging Face's imagefolder treats a folder called ``train`` as a split and drops the others,
+    so the last letter of such a word is escaped.
 
     >>> class_folders(["bus", "train"]), class_folders(["red", "blue"])
     (['bus', 'trai%6E'], ['0-red', '1-blue'])
@@ -222,7 +222,7 @@ def _no_split(name: str) -> str:
 
 
 def _is_plain(character: str) -> bool:
-    """Whether a character may stand in a file name: no control, no invisible mark, no half of a character."""
+    """Whether a character may be in a file name: no control character, no invisible mark, no half of a character."""
     return unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 
 
@@ -236,7 +236,7 @@ def _same_file(name: str) -> str:
 
 
 def check_named_once(folders: Sequence[Path]) -> None:
-    """Raise `UserError` for a run that is named twice, in whatever way."""
+    """Raise `UserError` if a run is named twice, even in different ways."""
     resolved = [folder.resolve() for folder in folders]
     for i, path in enumerate(resolved):
         if path in resolved[:i]:

@@ -18,9 +18,9 @@ PATIENCE = 60.0
 
 @contextmanager
 def claimed(folder: Path, *, called: str = "out", wait: float = 0.0) -> Iterator[None]:
-    """Hold a folder, which is made for it, against other processes; the system frees it if this process dies.
+    """Lock a folder, created if necessary, against other processes; the system unlocks it if this process dies.
 
-    A folder that this process may not write to is not held: nothing is changed there.
+    A folder that this process may not write to is not locked, because nothing is changed there.
 
     Args:
         folder: The folder.
@@ -28,7 +28,7 @@ def claimed(folder: Path, *, called: str = "out", wait: float = 0.0) -> Iterator
         wait: Seconds to wait for another process.
 
     Raises:
-        UserError: Another process is at work in it, or it cannot be made.
+        UserError: Another process is using it, or it cannot be created.
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{called} {str(folder)!r} is a file; choose another folder")
@@ -56,6 +56,6 @@ def _acquired(folder: Path, called: str, wait: float) -> FileLock | None:
         if folder.is_dir():  # read-only, or a file system without locks
             return None
         if isinstance(error, PermissionError):
-            error = PermissionError(13, "no permission to make the folder")
+            error = PermissionError(13, "no permission to create the folder")
         raise cannot_write(folder, error) from error
     return lock

@@ -1,7 +1,7 @@
-"""A run by name: ``hub:USER/NAME[@REVISION]`` and ``set:NAME``, wherever the folder of a run is taken.
+"""Runs by name: ``hub:USER/NAME[@REVISION]`` and ``set:NAME``, accepted wherever a run's folder is.
 
-What comes from elsewhere is kept in the cache and never written into. Results about it go beside it, into the folder
-that `results_folder` names.
+Sets from elsewhere are kept in the cache and never changed. Results about them go next to them, into the folder that
+`results_folder` returns.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ def run_folder(run: Path | str) -> Path:
     'runs/photos'
 
     Args:
-        run: The path of a folder, ``hub:USER/NAME[@REVISION]``, or ``set:NAME``. What comes from elsewhere is in the
-            cache afterwards.
+        run: The path of a folder, ``hub:USER/NAME[@REVISION]``, or ``set:NAME``. A set from elsewhere is in the cache
+            afterwards.
 
     Raises:
-        UserError: There is no such run in the source, or it cannot be fetched; or no folder can have this path.
+        UserError: The source has no such run, or it cannot be fetched; or the path is not possible.
     """
     if not isinstance(run, (str, Path)):
         raise UserError(f"run is a {type(run).__name__}; give the folder of a run, or a name such as set:digits-lite0")
@@ -63,7 +63,7 @@ _RESULTS = ".results"
 
 
 def is_from_elsewhere(folder: Path) -> bool:
-    """Whether this is the folder of a set that was fetched or came with the package, or lies inside one."""
+    """Whether a folder is, or is inside, a set that was fetched or came with the package."""
     path = Path(os.path.realpath(folder))  # Path.resolve fails at a link to itself
     roots = [Path(os.path.realpath(cache_folder() / name)) for name in (HUB, SETS)]
     if not any(root in path.parents for root in roots):
@@ -72,9 +72,9 @@ def is_from_elsewhere(folder: Path) -> bool:
 
 
 def results_folder(run: Path) -> Path:
-    """Where commands write and read results about a run: its own folder, if it was made here.
+    """Return where commands write and read results about a run: its own folder, if it was made here.
 
-    For a set from elsewhere it is ``NAME.results`` beside the copy in the cache.
+    For a set from elsewhere, it is ``NAME.results`` next to the copy in the cache.
     """
     return run.with_name(run.name + _RESULTS) if is_from_elsewhere(run) else run
 
@@ -83,6 +83,6 @@ def check_own(folder: Path) -> None:
     """Raise `UserError` for a set from elsewhere: only a copy may be changed."""
     if is_from_elsewhere(folder):
         raise UserError(
-            f"{str(folder)!r} is a set from elsewhere, which is not written into; make it one of yours first: "
+            f"{str(folder)!r} is a set from elsewhere and is read-only; copy it first: "
             "probedistill export RUN --out FOLDER"
         )

@@ -48,13 +48,13 @@ def decode_files(files: Iterable[bytes], size: int) -> Tensor:
     """Image files → (m, 3, size, size) float32 in [0, 1].
 
     Raises:
-        ValueError: A file is no image, or not of that size.
+        ValueError: A file is not an image, or not of that size.
     """
     images = []
     for data in files:
         image = decode_image(data)
         if image.size != (size, size):
-            raise ValueError(f"an image of {image.width} × {image.height} pixels where {size} × {size} were written")
+            raise ValueError(f"an image of {image.width} × {image.height} pixels instead of {size} × {size}")
         images.append(torch.from_numpy(np.array(image)).permute(2, 0, 1))
     return torch.stack(images).float() / 255
 

@@ -1,15 +1,15 @@
 """Typed records ↔ JSON: one writer and one reader for everything that is written and read back.
 
 A record is a dataclass of dataclasses, numbers, strings, lists and numpy arrays. Its type annotations are the schema:
-any other file content is one line that names the file and the place in it. Ranges go into the annotations::
+any other file content is an error of one line that names the file and the place in it. Annotations include ranges::
 
     top1: Annotated[float, Meta(ge=0, le=1)]
 
-The last key, ``sha256``, is a digest of the others: a digit that changed on a disk or in an editor is noticed.
-``probedistill accept`` accepts a deliberate edit, and so does taking the key out.
+The last key, ``sha256``, is a checksum of the others, so that any changed digit is noticed. To accept a deliberate
+edit, use ``probedistill accept`` or remove the key.
 
-A number that JSON does not know (NaN) is written as ``null``. A field that may be NaN has the type `OrNaN`, and a
-float array reads ``null`` as NaN.
+NaN, which JSON does not have, is written as ``null``. A field that may be NaN has the type `OrNaN`, and a float array
+reads ``null`` as NaN.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ MAX_BYTES = 256 * 2**20
 
 
 def write_record(path: Path, record: Any, *, kind: str | None = None) -> None:
-    """Write a record as indented JSON, whole or not at all.
+    """Write a record as indented JSON, completely or not at all.
 
     Args:
         path: The file.
@@ -77,7 +77,7 @@ def _seal(content: dict[str, Any]) -> str:
 
 
 def read_record(path: Path, type: type[Record], *, kind: str | None = None, what: str, hint: str) -> Record:
-    """Read what `write_record` wrote.
+    """Read a file written by `write_record`.
 
     Args:
         path: The file.
@@ -87,12 +87,12 @@ def read_record(path: Path, type: type[Record], *, kind: str | None = None, what
         hint: What the user can do about a damaged or missing file.
 
     Raises:
-        UserError: No such file, or anything in it is not as it was written: one line with the file and the place.
+        UserError: No such file, or it has changed since it was written. The line names the file and the place.
     """
     called = f"{what} file {str(path)!r}"
     try:
         if path.stat().st_size > MAX_BYTES:
-            raise UserError(f"{called} is larger than any that probedistill writes; {hint}")
+            raise UserError(f"{called} is larger than any file that probedistill writes; {hint}")
         data = path.read_bytes()
     except FileNotFoundError:
         raise UserError(f"{called} is not there; {hint}") from None
@@ -109,14 +109,14 @@ def parse_record(
     """Read a record from JSON text; see `read_record`. ``place`` is what ``probedistill accept`` takes."""
     content = parse_json(data, called, hint)
     if kind is not None and content.get("kind") != kind:
-        raise UserError(f"{called} is not a file of probedistill {kind}; {hint}")
+        raise UserError(f"{called} is not a probedistill {kind} file; {hint}")
     seal = content.pop(SEAL, None)
     try:
         record = from_plain({key: value for key, value in content.items() if key != "kind"}, type)
     except (msgspec.ValidationError, RecursionError) as error:
         raise UserError(f"{called} is damaged: {first_line(error)}; {hint}") from error
     if seal is not None and seal != _seal(content):
-        change = "it was changed since it was written"
+        change = "it has changed since it was written"
         raise UserError(f"{called} is damaged: {change}; {hint}, or accept it: probedistill accept{place}")
     return record
 
@@ -130,9 +130,9 @@ def parse_json(data: bytes | str, called: str, hint: str) -> dict[str, Any]:
     try:
         content = msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError, ValueError) as error:
-        raise UserError(f"{called} is not whole JSON ({first_line(error)}); {hint}") from error
+        raise UserError(f"{called} is not complete JSON ({first_line(error)}); {hint}") from error
     if not isinstance(content, dict):
-        raise UserError(f"{called} holds no JSON object; {hint}")
+        raise UserError(f"{called} has no JSON object; {hint}")
     return content
 
 
@@ -142,10 +142,10 @@ def as_plain(record: Any) -> Any:
 
 
 def from_plain(content: Any, type: type[Record]) -> Record:
-    """The record of plain values.
+    """Create a record from plain values.
 
     Raises:
-        msgspec.ValidationError: They are not what the type says.
+        msgspec.ValidationError: They do not fit the type.
     """
     return msgspec.convert(content, type, dec_hook=_decoded)
 

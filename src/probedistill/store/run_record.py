@@ -1,4 +1,4 @@
-"""``run.json``: what made a set of synthetic images, as a typed record; and ``progress.json``, how far a run is."""
+"""``run.json``, the typed record of what made a set of synthetic images, and ``progress.json``, a run's progress."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _HINT = "make it again or restore it"
 _UNKNOWN = "unknown"
 BEGINNINGS = {"real": "photos", "blend": "blends of photos", "average": "averages of photos", "noise": "noise"}
-"""What the images of a run were at step 0 → the same in words, ordered by how much of a photo they may show."""
+"""What the images of a run started from → the same in words, ordered by how much of a photo they may show."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,16 +107,16 @@ class PartRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class PrivacyRecord:
-    """The privacy promise of statistics with noise, and of everything that is computed from them.
+    """The privacy promise of statistics with noise, and of everything computed from them.
 
     Attributes:
         epsilon: ε of (ε, δ)-differential privacy; ``None`` for noise that anyone can repeat.
         delta: δ.
         deviation: Standard deviation of the noise in each number of a class's sum.
         count_deviation: Standard deviation of the noise in a class's count.
-        adjacency: Which two data sets cannot be told apart.
-        clipping: What bounds an image's part of the sums.
-        library: What did the accounting and drew the noise.
+        adjacency: Which two data sets cannot be distinguished.
+        clipping: What bounds an image's contribution to the sums.
+        library: The library that did the accounting and drew the noise.
     """
 
     epsilon: Annotated[float, Meta(gt=0)] | None
@@ -159,12 +159,12 @@ class StatisticsRecord:
 
     Attributes:
         encoder: The encoder of the features.
-        views: Augmented views of each image, of which the image's feature is the mean; 0: the centre crop.
+        views: Augmented views of each image, whose mean is the image's feature; 0: the centre crop.
         augment: How the views were drawn; ``None`` without views.
         class_names: C names.
         parts: Whose images are in the sums.
-        privacy: The promise for the images, if there is noise in counts and sums; an image's feature is then its
-            direction, of length 1, and its number and fingerprint are not those of the images.
+        privacy: The promise for the images, if counts and sums have noise. An image's feature then has length 1, and
+            the recorded number and fingerprint of the images are not the true ones.
         dropped: Classes that were dropped from the sums; the correlations between features still contain them.
     """
 
@@ -244,13 +244,13 @@ class PartOfSet:
 
 @dataclass(frozen=True, kw_only=True)
 class BaseRecord:
-    """A finished set that a run goes on from.
+    """A finished set that a run continues from.
 
     Attributes:
         name: Name of its folder.
         fingerprint: SHA-256 of its images and of which of them are fixed, refined or replaced.
-        fixed: How many of its images stay as they are.
-        refined: How many of its images the run goes on from.
+        fixed: How many of its images are not changed.
+        refined: How many of its images are optimised further.
         dropped: How many of its images are replaced.
     """
 
@@ -283,16 +283,17 @@ class RunRecord(History):
     """What made a set of synthetic images.
 
     Attributes:
-        finished: Whether the set is whole.
+        finished: Whether the set is complete.
         config: The settings.
-        encoders: The encoders that it was distilled with. The first made the head and the soft labels, and gives the
-            probe accuracy along the way. Empty for a set that was not distilled; for an imported one as the user said.
+        encoders: The encoders that it was distilled with. The first made the head and the soft labels, and measures the
+            probe accuracy during the run. Empty for a set that was not distilled; for an imported one, as stated by the
+            user.
         images: The real images.
         test: The real images that were held out; ``None`` if there were none, or in records of earlier versions.
         class_names: C names.
         versions: Version of each library that results depend on.
         device: Where the steps ran.
-        micro_batch: For each encoder the views per forward and backward pass; ``None`` for all of them.
+        micro_batch: Views per forward and backward pass for each encoder; ``None`` for all at once.
         skipped: Real images that could not be read, each with the reason.
         begun_from: What the synthetic images were at step 0: ``"noise"``, ``"average"`` (of a class, in few pixels),
             ``"blend"`` (each a mean of some real images) or ``"real"`` (real images).
@@ -300,9 +301,9 @@ class RunRecord(History):
         export: How the image files were made, for an exported set.
         soft_labels: How the soft labels were made, if the set has them.
         head: The encoder of the stored head, if the set has one.
-        parts: The sets that a merged set was put together from.
-        base: The finished set that the run went on from, if it did.
-        forgotten: Classes that were taken out.
+        parts: The sets that a merged set was made from.
+        base: The finished set that the run continued from, if any.
+        forgotten: Classes that were removed.
     """
 
     finished: bool
@@ -339,9 +340,9 @@ class RunRecord(History):
         return self.begun_from in FROM_PHOTOS
 
     def settings(self) -> dict[str, Any]:
-        """Options that made the images, flat: ``clp.ridge`` → 10.0, as far as they are known.
+        """Options that made the images, flat (``clp.ridge`` → 10.0), if they are known.
 
-        ``canvas.init`` is what the images began as, also if the run goes on from others.
+        ``canvas.init`` is what the images started from, even if the run continues from other images.
         """
         options = flattened(as_plain(self.config.to_dict())) | {"method": self.method}
         if self.made_elsewhere or self.baseline is not None:  # nothing was optimised here
@@ -357,7 +358,7 @@ class RunRecord(History):
 
     @property
     def made_elsewhere(self) -> bool:
-        """Whether there is no record of what distilled the set: another program did, or it was put together by hand."""
+        """Whether there is no record of what distilled the set: another program made it, or somebody by hand."""
         return self.method == _UNKNOWN
 
     @property
@@ -386,8 +387,8 @@ class RunRecord(History):
 def differs(key: str, settings: Sequence[dict[str, str]]) -> bool:
     """Whether a setting distinguishes some of the runs.
 
-    A run lacks the options of other methods, which the method itself tells. It also lacks options that are not used:
-    then one run of a method has the option, and another of the same method has not.
+    A run lacks the options of other methods, but the method itself already shows that. It also lacks unused options:
+    then one run of a method has the option and another run of the same method does not.
 
     Args:
         key: The setting.

@@ -1,7 +1,7 @@
-"""``SHA256SUMS``: which files make one set. ``sha256sum -c SHA256SUMS`` checks it without probedistill, too.
+"""``SHA256SUMS``: which files make one set. ``sha256sum -c SHA256SUMS`` checks it without probedistill.
 
-A file may have two lines while a command replaces it: the digest that it had and the one that it will have. Killed
-at any point, every file is then one of the two.
+While a command replaces a file, it has two lines: the old checksum and the new one. If the command is killed, every
+file then has one of the two.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .layout import SUMS
 
 
 class MixedFilesError(ValueError):
-    """A file is not the one that was written together with the others."""
+    """A file was not written together with the others."""
 
 
 def digest(data: bytes) -> str:
@@ -70,4 +70,6 @@ def check_digest(sums: Mapping[str, tuple[str, ...]], name: str, found: str) -> 
         MixedFilesError: It is another file than the one that was written.
     """
     if found not in sums.get(name, ()):
-        raise MixedFilesError(f"{name} is not what was written" if name in sums else f"{name} is not in {SUMS}")
+        raise MixedFilesError(
+            f"{name} has changed since it was written" if name in sums else f"{name} is not in {SUMS}"
+        )

@@ -1,7 +1,7 @@
 """``images/metadata.parquet``: the class of each image file, as `datasets` reads it.
 
-`datasets` takes the labels of an image folder from this table. Its schema says that they are a ``ClassLabel`` and names
-the classes, so that no name is guessed from a folder, a number, or a date. torchvision's ImageFolder, which knows only
+`datasets` reads the labels of an image folder from this table. Its schema declares them as a ``ClassLabel`` and names
+the classes, so that nothing is guessed from a folder, a number or a date. torchvision's ImageFolder, which reads only
 folders, ignores it.
 """
 

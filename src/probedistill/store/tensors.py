@@ -33,7 +33,7 @@ _TYPES = {
 
 
 class TornFileError(Exception):
-    """A file is cut short or altered: it is not what was written."""
+    """A file is truncated or has changed since it was written."""
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None) -> None:
@@ -43,11 +43,10 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None) -> None:
-    """Write what `save_tensors` writes into a file that is about to get its name.
+    """Write the content of `save_tensors` to a file that is about to be renamed.
 
-    The library's ``save_file`` writes to a temporary file of its own (since 0.8), which a kill would leave behind
-    under a name that nobody knows, and orders its header in another way each time. The same content has the same bytes
-    here.
+    Since 0.8, the library's ``save_file`` writes to its own temporary file, which a kill would leave behind under an
+    unknown name, and orders its header differently each time. Here, equal content has equal bytes.
     """
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     about = {"metadata": json.dumps(dict(metadata or {}), sort_keys=True)}
@@ -82,10 +81,10 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
         metadata = header["metadata"]
         if header[_DIGEST] != _digest(tensors, metadata):
-            raise TornFileError(f"{path} does not match its own digest")
+            raise TornFileError(f"{path} does not match its own checksum")
         return tensors, json.loads(metadata)
     except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise TornFileError(f"{path} is cut short or not a file of probedistill: {error}") from error
+        raise TornFileError(f"{path} is truncated or not a file of probedistill: {error}") from error
 
 
 def read_typed(
@@ -103,10 +102,10 @@ def read_typed(
     Args:
         path: The file.
         called: Its name in errors.
-        kind: What its metadata must say that it is.
+        kind: The kind that its metadata must have.
         newest: The newest format that this version reads.
-        make: (tensors, metadata) → the thing. What it raises for wrong content is damage; a `UserError` stays.
-        what: What such a file holds, in errors.
+        make: (tensors, metadata) → the object. Errors it raises mean a damaged file; a `UserError` is passed on.
+        what: What such a file contains, for errors.
         maker: The command that makes such files.
 
     Raises:
@@ -119,7 +118,7 @@ def read_typed(
     try:
         tensors, metadata = load_tensors(path)
         if metadata.get("kind") != kind:
-            raise UserError(f"{called} holds no {what}; give a file of {maker}")
+            raise UserError(f"{called} has no {what}; give a file of {maker}")
         if isinstance(metadata.get("format"), int) and metadata["format"] > newest:
             raise UserError(
                 f"{called} has format {metadata['format']}, this version reads {newest}; update probedistill"
@@ -132,19 +131,18 @@ def read_typed(
 
 
 def map_tensors(path: Path, names: Iterable[str]) -> list[Tensor]:
-    """The named tensors of a file of `save_tensors`, mapped into memory: what is not touched is not read.
+    """Map the named tensors of a file written by `save_tensors` into memory; only what is used is read.
 
-    Nothing is checked but the header: check the file once with `load_tensors` first. Memory goes back when the
-    tensors do.
+    Only the header is checked, so check the file once with `load_tensors` first. Memory is freed with the tensors.
 
     Raises:
-        TornFileError: The file is not there any more or something else.
+        TornFileError: The file is gone or is a different one.
     """
     try:
         with safe_open(path, framework="pt") as file:
             return [file.get_tensor(name) for name in names]
     except (SafetensorError, OSError) as error:
-        raise TornFileError(f"{path} is cut short, gone or not a file of probedistill: {error}") from error
+        raise TornFileError(f"{path} is truncated, missing or not a file of probedistill: {error}") from error
 
 
 def _digest(tensors: Mapping[str, Tensor], metadata: str) -> str:
