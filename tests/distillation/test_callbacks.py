@@ -110,7 +110,7 @@ def test_a_callback_of_the_users_own_from_the_command_line(distil_cli, tmp_path,
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--callback", "module:mine:nothing"], "gives int; it must give a probedistill.Callback"),
+        (["--callback", "module:mine:nothing"], "returns int; it must return a probedistill.Callback"),
         (
             ["--callback", "module:mine:needy"],
             "callback 'module:mine:needy' cannot be made (needy() missing 1",
@@ -212,11 +212,12 @@ def test_a_run_that_takes_long_says_so_once_and_what_makes_it_shorter(capfd):
         timed([100, 130, 160, 190, 220, 250], views=12)
     in_python, line = capfd.readouterr().err.splitlines()
     assert line == (
-        "about 2.5 h to go: 300 steps, 12 views of each image. Shorter: stop it and add --overwrite; --steps 100 takes "
-        "a third of that, --views 6 half, --precision bf16 perhaps half, on processors made for it. Fewer steps or "
-        "views make weaker images: cut steps before views. Stopped as it is, it goes on with --resume."
+        "about 2.5 h left: 300 steps, 12 views of each image. To shorten it: stop the run and add --overwrite; "
+        "--steps 100 takes a third of the time, --views 6 half, --precision bf16 perhaps half, on hardware that "
+        "supports it. Fewer steps or views give weaker images: reduce steps before views. To stop and continue later, "
+        "use --resume."
     )
-    assert "stop it and add overwrite=True; steps=100 takes a third of that, views=6 half" in in_python
+    assert "stop the run and add overwrite=True; steps=100 takes a third of the time, views=6 half" in in_python
 
 
 def test_a_run_in_no_folder_cannot_go_on(capfd):
@@ -249,7 +250,7 @@ def test_what_takes_minutes_needs_no_word(capfd, seconds, options, says):
 def test_a_run_tells_its_forecast(photos, capfd, monkeypatch):
     monkeypatch.setattr(Forecast, "FROM", 0.0)
     quick(photos, steps=8, progress=True)
-    assert [line for line in capfd.readouterr().err.splitlines() if "to go: 8 steps, 3 views of each image" in line]
+    assert [line for line in capfd.readouterr().err.splitlines() if "left: 8 steps, 3 views of each image" in line]
     quick(photos, steps=8)
     assert not capfd.readouterr().err
 
@@ -265,5 +266,5 @@ def test_what_images_began_as_is_said_at_the_start(capsys, monkeypatch, begun_fr
     line = bar.bar.line()
     bar.bar.__exit__(None, None, None)
     assert line.startswith(f"distil clp{'' if is_terminal else words}: 0/9")
-    said = "the images begin as averages of photos; canvas={'init': 'noise'} starts without photos"
+    said = "the images start from averages of photos; canvas={'init': 'noise'} starts without photos"
     assert (said in capsys.readouterr().err) == (is_terminal and words != "")

@@ -91,7 +91,7 @@ def test_what_cannot_be_merged_is_left_out_and_said(runs):
     merged = merge_sets([a, KeptSet(b.distilled, (), "b")])
     assert merged.statistics == ()
     assert merged.distilled.head is None
-    assert "'b' keeps none" in merged.notes[0]
+    assert "'b' has none" in merged.notes[0]
     assert "head was left out" in merged.notes[1]
 
 
@@ -113,7 +113,7 @@ def test_classes_that_differ_in_spelling_alone_are_two_with_a_warning(runs, keep
         held = replace(one.distilled, class_names=names, run=replace(one.distilled.run, class_names=names))
         return KeptSet(held, tuple(statistics), name)
 
-    with pytest.warns(UserWarning, match="classes 'T-Shirt' and 't shirt' are taken for two; if one is meant"):
+    with pytest.warns(UserWarning, match="classes 'T-Shirt' and 't shirt' are treated as two; if they are one"):
         merged = merge_sets([called("a", "T-Shirt", "dog"), called("b", "t shirt", "owl")])
     assert merged.distilled.class_names == ("T-Shirt", "dog", "t shirt", "owl")
     with warnings.catch_warnings():
@@ -125,11 +125,11 @@ def test_sets_that_do_not_fit_are_refused(runs, encoder, data):
     other = load_encoder(TINY, encoder_args={"seed": 1}, device="cpu")
     a = KeptSet.load(runs / "a")
     part = data[0].with_classes(NAMES[2:])
-    with pytest.raises(UserError, match="were made with other encoders"):
+    with pytest.raises(UserError, match="were made with different encoders"):
         merge_sets([a, KeptSet(distill(part, other, steps=1, progress=False), (), "x")])
     with pytest.raises(UserError, match="have 32 and 24 px"):
         merge_sets([a, KeptSet(distill(part, encoder, steps=1, canvas={"size": 24}, progress=False), (), "x")])
-    with pytest.raises(UserError, match="other views"):
+    with pytest.raises(UserError, match="different views"):
         merge_sets([a, KeptSet(distill(part, encoder, steps=1, augment="none", progress=False), (), "x")])
 
 
@@ -146,7 +146,7 @@ def test_merged_set_is_a_set_like_any_other(runs, run_cli, data, encoder, tmp_pa
     assert [(one["name"], one["became"], one["photos"]) for one in record["classes"]] == [
         (name, "as before", 6) for name in NAMES
     ]
-    assert "is there already" in run_cli("merge", runs / "a", runs / "b", "--out", out).error()
+    assert "already exists" in run_cli("merge", runs / "a", runs / "b", "--out", out).error()
     assert "name two or more" in run_cli("merge", runs / "a", "--out", tmp_path / "x").error()
     assert "named twice" in run_cli("merge", runs / "a", runs / "a", "--out", tmp_path / "x").error()
 
@@ -196,7 +196,7 @@ def test_forgotten_class_goes_with_its_images_its_sums_and_its_part_in_the_head(
     assert left.head.weight.shape[0] == 3
     assert left.run.forgotten == ("dog",)
     assert left.run.images.count == 18
-    assert any("May remain" in note and "began as averages of photos" in note for note in notes)
+    assert any("May remain" in note and "started from averages of photos" in note for note in notes)
     assert torch.equal(DistilledSet.load(tmp_path / "out").float_images, left.float_images)
 
 
@@ -205,9 +205,9 @@ def test_what_may_remain_is_said_of_sets_that_it_is_true_of(runs, encoder, data,
     for name, held in (("real", chosen), ("bare", DistilledSet.load(runs / "all"))):
         held.save(tmp_path / name)
         _, notes = forget(tmp_path / name, "dog", out=tmp_path / f"{name}-less")
-        assert any("were optimised beside" in note for note in notes) == (name == "bare")
+        assert any("were optimised together with" in note for note in notes) == (name == "bare")
         assert not any("--redistil" in note or "redistil=True" in note for note in notes), "there are no sums to do it"
-        assert any("what was exported or copied from it" in note for note in notes)
+        assert any("exports and copies of it" in note for note in notes)
 
 
 def test_head_goes_when_there_are_no_statistics_to_make_it_again(runs):
@@ -238,7 +238,7 @@ def test_redistilling_makes_all_images_again(runs, encoder, tmp_path):
     assert left.run.forgotten == ("dog",)
     assert left.run.base.dropped == 3
     assert left.run.begun_from == "noise"
-    assert not any("stay as they were" in note for note in notes)
+    assert not any("optimised together with what was removed" in note for note in notes)
 
 
 def test_what_cannot_be_forgotten_is_one_line(runs, data, encoder, tmp_path):
@@ -248,7 +248,7 @@ def test_what_cannot_be_forgotten_is_one_line(runs, data, encoder, tmp_path):
         forget(runs / "a", ["dog"], run=out_of(tmp_path))
     with pytest.raises(UserError, match="nothing to forget"):
         forget(runs / "a", run=out_of(tmp_path))
-    with pytest.raises(UserError, match="steps 5 is for images that are made again, and none are"):
+    with pytest.raises(UserError, match="steps 5 is for images that are distilled again, but none are"):
         forget(runs / "all", ["dog"], run=out_of(tmp_path), steps=5)
     everything = class_statistics(encoder, data[0].with_classes(["dog"]), progress=False)
     with pytest.raises(UserError, match="class 'dog' has no photos left"):
@@ -263,7 +263,7 @@ def test_what_cannot_be_forgotten_is_one_line(runs, data, encoder, tmp_path):
 def test_share_that_the_run_does_not_name_is_said_to_be_unproven(runs, data, encoder, tmp_path):
     some = class_statistics(encoder, data[0].select([0, 6]), name="somebody", progress=False)
     _, notes = forget(runs / "all", [], [some], run=out_of(tmp_path), encoder=encoder, steps=1)
-    assert any("'somebody' is not among the parts that 'all' names" in note for note in notes)
+    assert any("'somebody' is not among the parts that 'all' lists" in note for note in notes)
 
 
 def test_named_part_needs_no_such_word(runs, data, encoder, tmp_path):
@@ -407,13 +407,13 @@ def test_stopped_extension_goes_on_to_the_same_result(runs, data, encoder, tmp_p
 
 def test_extension_that_cannot_be_is_one_line(runs, data, encoder, tmp_path):
     distill(data[0], encoder, steps=1, out=tmp_path / "bare", progress=False)
-    with pytest.raises(UserError, match="keeps no statistics"):
+    with pytest.raises(UserError, match="has no statistics"):
         extend(tmp_path / "bare", data[1], encoder, run=out_of(tmp_path))
     with pytest.raises(UserError, match="are of encoder"):
         extend(runs / "a", data[1], load_encoder(TINY, encoder_args={"seed": 1}), run=out_of(tmp_path))
     with pytest.raises(UserError, match="encoders for a run that was made with 1"):
         extend(runs / "a", data[1], [encoder, encoder], run=out_of(tmp_path))
-    with pytest.raises(UserError, match=r"are in 'a' already; give photos that it has not seen"):
+    with pytest.raises(UserError, match=r"are already in 'a'; give only new photos"):
         extend(runs / "a", data[0].with_classes(NAMES[:2]), encoder, run=out_of(tmp_path))
     with pytest.raises(UserError, match="steps 0 must be at least 1"):
         extend(runs / "a", data[0].with_classes(NAMES[2:]), encoder, run=out_of(tmp_path), steps=0)
@@ -426,9 +426,9 @@ def test_run_that_is_gone_on_from_is_never_overwritten(runs, data, encoder, tmp_
     before = DistilledSet.load(runs / "a").float_images
     for out in (runs / "a", tmp_path / "link"):
         run = RunConfig(out=out, overwrite=True, progress=False)
-        with pytest.raises(UserError, match="is the run that the new set goes on from; give another folder"):
+        with pytest.raises(UserError, match="is the run that the new set is made from; give another folder"):
             extend(runs / "a", data[0].with_classes(NAMES[2:]), encoder, run=run)
-        with pytest.raises(UserError, match="is the run that the new set goes on from; give another folder"):
+        with pytest.raises(UserError, match="is the run that the new set is made from; give another folder"):
             forget(runs / "a", ["dog"], run=run, redistil=True, encoder=encoder)
     assert torch.equal(DistilledSet.load(runs / "a").float_images, before)
 
@@ -436,18 +436,18 @@ def test_run_that_is_gone_on_from_is_never_overwritten(runs, data, encoder, tmp_
 def test_photos_that_the_set_was_made_of_are_refused_in_other_company(runs, data, encoder, tmp_path):
     """Other classes and other photos beside them give the images another fingerprint; sums tell all the same."""
     for images, count in ((data[0], 6), (data[0].with_classes(["dog", "owl"]), 6)):
-        with pytest.raises(UserError, match=rf"hold the {count} photos of class '(cat|dog)' that are in 'a' already"):
+        with pytest.raises(UserError, match=rf"contain the {count} photos of class '(cat|dog)' already in 'a'"):
             extend(runs / "a", images, encoder, run=out_of(tmp_path))
     few = data[0].select([0, 1, 2, 6, 7, 8])
     small = RunConfig(out=tmp_path / "few", cache=tmp_path / "cache", progress=False)
     distill(few.with_classes(NAMES[:2]), encoder, steps=1, keep_stats=True, run=small)
-    with pytest.raises(UserError, match="hold the 3 photos of class 'cat' that are in 'few' already"):
+    with pytest.raises(UserError, match="contain the 3 photos of class 'cat' already in 'few'"):
         extend(small.out, data[0].with_classes(NAMES[:2]), encoder, run=out_of(tmp_path))
     assert not (tmp_path / "out").exists()
 
 
 def test_some_of_the_old_photos_again_are_warned_of(runs, data, encoder, tmp_path):
-    with pytest.warns(UserWarning, match="made from 'folder:.*', too: photos of class 'cat' that were there then"):
+    with pytest.warns(UserWarning, match="also made from 'folder:.*': photos of class 'cat' that it has"):
         extend(runs / "a", data[0].select([1, 2]).with_classes(["cat"]), encoder, run=out_of(tmp_path), steps=1)
 
 
@@ -458,7 +458,7 @@ def test_forgotten_class_may_come_back(runs, data, encoder, tmp_path):
     forget(first.out, ["hen"], run=second)
     extend(second.out, hens, encoder, run=out_of(tmp_path), steps=1)
     assert statistics_of_run(tmp_path / "out")[0].counts.tolist() == [6, 6, 6]
-    with pytest.raises(UserError, match="are in 'out' already"):
+    with pytest.raises(UserError, match="are already in 'out'"):
         extend(tmp_path / "out", hens, encoder, run=RunConfig(out=tmp_path / "no", progress=False))
 
 
@@ -522,7 +522,7 @@ def test_command_line_over_time(distil_cli, run_cli, photos, tmp_path):
         "cat": "as before", "dog": "as before", "hen": "new", "owl": "new",
     }  # fmt: skip
     twice = run_cli("extend", tmp_path / "json", *again, "--classes", "owl", "--out", tmp_path / "no")
-    assert "hold the 4 photos of class 'owl' that are in 'json' already; give photos that it" in twice.error()
+    assert "contain the 4 photos of class 'owl' already in 'json'; give only" in twice.error()
     left = run_cli("forget", more, "--class", "cat", "--out", tmp_path / "left", "--json")
     assert left.code == 0, left.err
     record = json.loads(left.out)
@@ -536,7 +536,7 @@ def test_command_line_over_time(distil_cli, run_cli, photos, tmp_path):
     taken = run_cli("forget", more, "--class", "owl", "--stats", share, "--out", gone, *again)
     assert taken.code == 0, taken.err
     assert "out is missing" in run_cli("extend", run, "--images", f"folder:{new}").error()
-    assert "is there already" in run_cli("forget", more, "--class", "cat", "--out", run).error()
+    assert "already exists" in run_cli("forget", more, "--class", "cat", "--out", run).error()
     assert "unknown class 'x'" in run_cli("forget", more, "--class", "x", "--out", tmp_path / "no").error()
     every = ["cat", "dog", "hen", "owl"]
     assert "no class of 'more' would be left" in run_cli("forget", more, "--class", *every, "--out", run).error()

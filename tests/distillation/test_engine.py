@@ -332,7 +332,7 @@ def test_out_of_memory_halves_the_micro_batch(name, only_graph, micro_batch, cap
     tried = {18: [18, 9, 4], 7: [7, 3]}[micro_batch]
     if micro_batch == 18 and only_graph is False:  # one pass, with a graph: the other kind never runs out
         tried = [18]
-    assert caplog.messages == [f"out of memory: going on with micro-batches of {n} views" for n in tried[1:]]
+    assert caplog.messages == [f"out of memory: continuing with micro-batches of {n} views" for n in tried[1:]]
     assert distiller.micro_batch == tried[-1]
     encoder.batches.clear()
     caplog.clear()

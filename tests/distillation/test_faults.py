@@ -408,7 +408,7 @@ def test_cut_checkpoint_gives_way_to_the_one_before_it(run_cli, stopped, tmp_pat
         result = run_cli(*command, "--out", out, "--resume")
         assert result.code == 0, result.err
         assert latest.name in result.err
-        assert "using the checkpoint before it" in result.err
+        assert "using the previous checkpoint" in result.err
         assert check_set(out, expected)
         shutil.rmtree(out)
 
@@ -507,7 +507,7 @@ def test_finished_run_that_may_only_be_read(as_nobody, run_cli):
     for path in (out, *out.rglob("*")):
         os.chown(path, 0, 0)
     code, text = run("--out", out, "--resume")
-    assert (code, "is finished already" in text) == (0, True), text
+    assert (code, "is already finished" in text) == (0, True), text
     code, text = run("--out", out, "--overwrite")
     assert code == 2, text
     assert "ermission" in text

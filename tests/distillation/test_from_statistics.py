@@ -59,7 +59,7 @@ def test_a_run_without_statistics_says_how_to_have_them(distil_cli, tmp_path):
     run = tmp_path / "run"
     assert distil_cli("--keep-stats", "--out", run).code == 0
     assert distil_cli("--overwrite", "--out", run).code == 0
-    with pytest.raises(UserError, match="keeps no statistics; distil it again with keep_stats=True"):
+    with pytest.raises(UserError, match="has no statistics; distil it again with keep_stats=True"):
         statistics_of_run(run)
 
 
@@ -337,8 +337,8 @@ REFUSED = {
     "blend": (["--canvas.init", "blend"], "canvas.init 'blend' needs the real images"),
     "soft": (["--soft-labels", "learned"], "soft_labels 'learned' needs the real images"),
     "fresh": (["--method", "lgm", "--preset", "paper"], "lgm.fresh needs the real images"),
-    "unbalanced": (["--method", "lgm", "--lgm.no-balanced"], "lgm.balanced False weighs classes by their number"),
-    "all": (["--clp.real-per-class", "0"], "clp.real_per_class 0 weighs classes by their number"),
+    "unbalanced": (["--method", "lgm", "--lgm.no-balanced"], "lgm.balanced False weights classes by their number"),
+    "all": (["--clp.real-per-class", "0"], "clp.real_per_class 0 weights classes by their number"),
     "encoder": (["--encoder-args.seed", "1"], "are of encoder 'helpers_encoders:tiny'"),
 }
 
@@ -353,12 +353,12 @@ def test_what_needs_images_is_refused_before_anything_is_written(from_statistics
 def test_files_that_do_not_do_are_refused(from_statistics, run_cli, parties, photos, tmp_path):
     out = ["--encoder", TINY, "--out", tmp_path / "run"]
     assert "add --union" in run_cli("distill", "--stats", *parties, *out).error()
-    assert "are of the class 'cat' alone" in run_cli("distill", "--stats", parties[0], *out).error()
+    assert "have only the class 'cat'" in run_cli("distill", "--stats", parties[0], *out).error()
     assert "is not there" in run_cli("distill", "--stats", tmp_path / "none", *out).error()
-    assert "or --stats in place of images" in run_cli("distill", *out).error()
+    assert "or --stats instead of images" in run_cli("distill", *out).error()
     means = tmp_path / "means"
     make = ["--images", f"folder:{photos}", "--encoder", TINY, "--no-second-moments", "--out", means]
     assert run_cli("stats", *make).code == 0
-    assert "hold counts and sums alone" in run_cli("distill", "--stats", means, "--method", "clp", *out).error()
+    assert "have only counts and sums" in run_cli("distill", "--stats", means, "--method", "clp", *out).error()
     assert not (tmp_path / "run").exists()
     assert run_cli("distill", "--stats", means, "--method", "sfm", "--steps", 2, *out).code == 0

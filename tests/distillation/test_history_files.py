@@ -194,5 +194,5 @@ def test_a_finished_run_is_tidied_when_it_is_resumed(photos, tmp_path):
 def test_a_folder_with_sprites_and_no_run_is_somebody_elses(distil_cli, tmp_path):
     out = tmp_path / "run"
     save_sprite(out, 0, torch.rand(2, 3, 8, 8))
-    assert "is not empty and holds no run" in distil_cli("--out", out, "--resume").error()
+    assert "is not empty and is not a run" in distil_cli("--out", out, "--resume").error()
     assert steps(out) == [0]

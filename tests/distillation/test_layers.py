@@ -238,8 +238,8 @@ def test_what_has_no_effect_depends_on_the_encoder(folder, tmp_path):
         return [str(one.message).removeprefix("without effect: ") for one in found]
 
     assert said(random_encoder("test_vit")) == [
-        "canvas.blend 5 is for canvas.init average and blend, and this is real",
-        "aim transfer is about inner layers, and 'test_vit' gives none; convolutional models of timm do",
+        "canvas.blend 5 is for canvas.init average or blend, but canvas.init is real",
+        "aim transfer needs inner layers, but 'test_vit' provides none; convolutional timm models do",
     ]
     assert said(random_encoder()) == []
 

@@ -66,7 +66,7 @@ def test_a_misspelt_option_of_an_encoder():
             UserError, match=f"unknown option of {function.__name__} 'inputsize'; did you mean 'input_s"
         ):
             function("efficientnet_lite0", inputsize=112)
-    with pytest.raises(UserError, match="differ"):
+    with pytest.raises(UserError, match="disagree"):
         load_encoder("efficientnet_lite0@112", input_size=64)
 
 
@@ -77,27 +77,30 @@ def test_a_misspelt_option_of_an_encoder():
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--method", "sfm", "--clp.ridge", 5], "clp.ridge 5.0 is for method clp, and this is sfm"),
-        (["--lgm.sigma", 1], "lgm.sigma 1.0 is for method lgm, and this is clp"),
-        (["--canvas.init", "noise", "--canvas.blend", 20], "canvas.blend 20 is for canvas.init average and blend"),
+        (["--method", "sfm", "--clp.ridge", 5], "clp.ridge 5.0 is for method clp, but the method is sfm"),
+        (["--lgm.sigma", 1], "lgm.sigma 1.0 is for method lgm, but the method is clp"),
+        (["--canvas.init", "noise", "--canvas.blend", 20], "canvas.blend 20 is for canvas.init average or blend"),
         (["--canvas.init", "real", "--canvas.init-noise", 0.5], "canvas.init_noise 0.5 is for canvas.init noise"),
-        (["--layers", 0, "--layer-weight", 2], "layer_weight 2.0 is that of inner layers, and layers is 0"),
+        (["--layers", 0, "--layer-weight", 2], "layer_weight 2.0 is for inner layers, but layers is 0"),
         (["--layers", 0, "--aim", "transfer"], None),
         (["--aim", "transfer"], None),
         (
             ["--layers", 0, "--aim", "transfer", "--canvas.init", "noise"],
-            "aim transfer is about inner layers, and layers is 0",
+            "aim transfer needs inner layers, but layers is 0",
         ),
         (
             ["--aim", "transfer", "--canvas.init", "noise"],
-            "aim transfer is about inner layers, and 'helpers_encoders:tiny' gives none",
+            "aim transfer needs inner layers, but 'helpers_encoders:tiny' provides none",
         ),
-        (["--layer-weight", 2], "layer_weight 2.0 is about inner layers, and 'helpers_encoders:tiny' gives none"),
-        (["--layers", 2], "layers 2 is about inner layers, and 'helpers_encoders:tiny' gives none; convolutional"),
+        (["--layer-weight", 2], "layer_weight 2.0 needs inner layers, but 'helpers_encoders:tiny' provides none"),
+        (["--layers", 2], "layers 2 needs inner layers, but 'helpers_encoders:tiny' provides none; convolutional"),
         (["--clp.ridge", 3, "--canvas.blend", 3], None),
         (["--method", "sfm", "--preset", "paper"], None),
         (["--method", "sfm", "--clp.ridge", 3, "--grid", "method", "sfm,clp"], None),
-        (["--method", "sfm", "--clp.ridge", 3, "--seeds", 0, 1], "clp.ridge 3.0 is for method clp, and this is sfm"),
+        (
+            ["--method", "sfm", "--clp.ridge", 3, "--seeds", 0, 1],
+            "clp.ridge 3.0 is for method clp, but the method is sfm",
+        ),
     ],
 )
 def test_an_option_without_an_effect_is_named(distil_cli, tmp_path, flags, said):
@@ -111,5 +114,5 @@ def test_without_images_the_start_is_noise():
     config = DistillConfig(canvas=CanvasConfig(init_noise=0.5))
     assert config.without_effect(config.resolve(without_images=True)) == []
     assert config.without_effect(config.resolve()) == [
-        "canvas.init_noise 0.5 is for canvas.init noise, and this is average"
+        "canvas.init_noise 0.5 is for canvas.init noise, but canvas.init is average"
     ]

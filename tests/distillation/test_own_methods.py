@@ -144,7 +144,7 @@ def test_a_run_with_a_method_of_ones_own_resumes(mine, distil_cli):
     assert distil_cli(*OWN, "--out", whole, steps=4).code == 0
     again = distil_cli(*OWN, "--out", whole, "--resume", steps=4)
     assert again.code == 0
-    assert "finished already" in again.err
+    assert "already finished" in again.err
     other = distil_cli(*OWN[:2], "--method-args.strength", 3, "--out", whole, "--resume", steps=4)
     assert "method_args" in other.error()
 
@@ -185,15 +185,21 @@ def test_options_come_from_the_functions_keywords(mine, photos):
         (["module:mine:objective", "--method-args.strenght", 2], "did you mean 'strength'"),
         (["module:mine:objectiv"], "did you mean 'objective'"),
         (["module:mine:needy"], "needs the option 'width'; add --method-args.width …"),
-        (["module:mine:confused"], "gives int; it must give a function of (features, labels, step)"),
+        (["module:mine:confused"], "returns int; it must return a function of (features, labels, step)"),
         (["module:mine:nothing"], "takes no argument"),
-        (["module:mine:of_two"], "gives a function of (features, labels); it must give a function of (features, lab"),
-        (["module:mine:of_each", "--views", 2], "gives a function whose loss is a tensor (4,); it must be a tensor ()"),
-        (["module:mine:number"], "gives a function whose loss is float"),
-        (["module:mine:cut"], "gives a loss without a gradient"),
+        (
+            ["module:mine:of_two"],
+            "returns a function of (features, labels); it must return a function of (features, lab",
+        ),
+        (
+            ["module:mine:of_each", "--views", 2],
+            "returns a function whose loss is a tensor (4,); it must be a scalar tensor",
+        ),
+        (["module:mine:number"], "returns a function whose loss is float"),
+        (["module:mine:cut"], "returns a loss without a gradient"),
         (["module:elsewhere:objective"], "is there a elsewhere.py in"),
         (["sfn"], "did you mean 'sfm'"),
-        (["sfm", "--method-args.strength", 2], "options of sfm are in its own part"),
+        (["sfm", "--method-args.strength", 2], "set the options of sfm in sfm"),
         (["module:mine:objective", "--preset", "paper"], "has no values for method 'module:mine:objective'"),
     ],
 )
@@ -225,7 +231,7 @@ def test_a_canvas_of_ones_own(mine, distil_cli, run_cli, init):
     images = DistilledSet.load(mine / "run").float_images
     assert all(len(image.flatten(1).unique(dim=1).T) <= 4 for image in images), "four blocks"
     assert yaml.safe_load((mine / "run" / "config.yaml").read_text())["canvas"]["kind"] == "module:mine:Blocks"
-    assert "finished already" in distil_cli(*arguments, "--resume", steps=4).err
+    assert "already finished" in distil_cli(*arguments, "--resume", steps=4).err
 
 
 def test_a_level_that_the_images_do_not_depend_on_stays(mine, distil_cli):
@@ -241,7 +247,7 @@ def test_a_level_that_the_images_do_not_depend_on_stays(mine, distil_cli):
     ("arguments", "words"),
     [
         (["module:mine:Bright"], "renders values outside [0, 1]"),
-        (["module:mine:Short"], "each needs a row for each image"),
+        (["module:mine:Short"], "each needs one row per image"),
         (["module:mine:Grey"], "renders an image of shape (1, 1, 32, 32); it must be (1, 3, 32, 32)"),
         (["module:mine:Rounded"], "lets no gradient through (it is zero)"),
         (["module:mine:Cut"], "lets no gradient through ("),

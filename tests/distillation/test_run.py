@@ -117,7 +117,7 @@ def test_class_with_one_image_among_loaded_images(encoder, photos):
 
 def test_images_of_one_class(encoder, photos):
     images = load_images(f"folder:{photos}")
-    with pytest.raises(UserError, match="has the class 'cat' alone; give images of at least 2 classes"):
+    with pytest.raises(UserError, match="has only the class 'cat'; give images of at least 2 classes"):
         quick(images.with_classes(["cat"]), encoder)
 
 
@@ -215,7 +215,7 @@ def test_torn_checkpoint_is_passed_over(spec, tmp_path, damage):
     if damage == "altered":
         content[-1] ^= 1
     newest.write_bytes({"cut": content[: len(content) // 2], "altered": content, "empty": b""}[damage])
-    with pytest.warns(UserWarning, match=f"{newest.name}.*using the checkpoint before it"):
+    with pytest.warns(UserWarning, match=f"{newest.name}.*using the previous checkpoint"):
         resumed = quick(spec, _healthy(), out=out, resume=True, **options)
     assert torch.equal(resumed.float_images, quick(spec, _healthy(), **options).float_images)
     assert older.name < newest.name
@@ -226,7 +226,7 @@ def test_resume_when_every_checkpoint_is_torn_starts_from_the_beginning(spec, tm
     out = _stopped(spec, tmp_path / "run", steps=12)
     for path in (out / "checkpoints").iterdir():
         path.write_bytes(b"")
-    with pytest.warns(UserWarning, match="cut short"):
+    with pytest.warns(UserWarning, match="truncated"):
         resumed = quick(spec, _healthy(), out=out, resume=True, steps=12)
     assert torch.equal(resumed.float_images, quick(spec, _healthy(), steps=12).float_images)
 
@@ -244,7 +244,7 @@ def test_resume_in_another_precision_is_refused(spec, tmp_path):
     other = load_encoder(TINY, device="cpu", precision="bf16")
     healthy = _healthy()
     healthy.precision = other.precision
-    with pytest.raises(UserError, match="holds a run in precision 'fp32', now 'bf16'; repeat its settings"):
+    with pytest.raises(UserError, match="holds a run with precision 'fp32', now 'bf16'; repeat its settings"):
         quick(spec, healthy, out=out, resume=True, steps=12)
 
 
@@ -258,7 +258,7 @@ def test_checkpoints_whose_run_is_unknown(run_cli, spec, tmp_path, content):
         assert str(out) in run_cli(*arguments).error()
     with pytest.raises(
         UserError,
-        match=r"holds checkpoints without a run\.json that says whose; add overwrite=True|no run",
+        match=r"holds checkpoints without their run\.json; add overwrite=True|no run",
     ):
         quick(spec, _healthy(), out=out, resume=True, steps=12)
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == kept
@@ -289,7 +289,7 @@ def test_resume_of_a_finished_run_says_so(distil_cli, finished):
     before = {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file()}
     result = distil_cli("--out", out, "--resume")
     assert result.code == 0
-    assert "is finished already" in result.err
+    assert "is already finished" in result.err
     assert {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file()} == before
 
 
@@ -301,7 +301,7 @@ def test_run_of_a_version_that_knew_fewer_options_is_the_same_run(distil_cli, fi
     accept_edits(out)
     result = distil_cli("--out", out, "--resume")
     assert result.code == 0, result.err
-    assert "is finished already" in result.err
+    assert "is already finished" in result.err
 
 
 def test_ctrl_c_in_python_is_a_keyboard_interrupt_that_says_how_to_go_on(spec, encoder, tmp_path):
@@ -309,7 +309,7 @@ def test_ctrl_c_in_python_is_a_keyboard_interrupt_that_says_how_to_go_on(spec, e
         def on_step(self, step):
             os.kill(os.getpid(), signal.SIGINT)
 
-    with pytest.raises(KeyboardInterrupt, match="repeat the call with resume=True to go on"):
+    with pytest.raises(KeyboardInterrupt, match="repeat the call with resume=True to continue"):
         quick(spec, encoder, out=tmp_path / "run", callbacks=[Pressed()])
     with pytest.raises(KeyboardInterrupt, match=r"^stopped by signal 2$"):  # nothing is kept
         quick(spec, encoder, callbacks=[Pressed()])
@@ -527,7 +527,9 @@ def test_the_aim_changes_what_the_user_does_not_set():
     assert (own.layers, own.layer_weight) == (5, away.layer_weight)
     with pytest.raises(UserError, match="aim 'transfer' has not been applied"):
         DistillConfig(aim="transfer").resolve()
-    with pytest.raises(UserError, match="aim 'transfer' changes what preset 'paper' sets; leave one of them out"):
+    with pytest.raises(
+        UserError, match="aim 'transfer' changes options that preset 'paper' sets; leave one of them out"
+    ):
         DistillConfig.of(method="sfm", preset="paper", aim="transfer")
     with pytest.raises(UserError, match="aim 'away'"):
         DistillConfig.of(aim="away")
@@ -569,7 +571,7 @@ def test_what_was_made_in_python_is_a_note_in_the_config(run_cli, photos, tmp_pa
     train = load_images(f"folder:{photos}").select(range(8))
     distill(train, load_encoder(TINY), steps=2, out=tmp_path / "run", progress=False)
     path = tmp_path / "run/config.yaml"
-    assert path.read_text().startswith("# images: made in Python; give --images\n")
+    assert path.read_text().startswith("# images: created in Python; give --images\n")
     assert "images" not in yaml.safe_load(path.read_text())
     error = run_cli("distill", "--config", path, "--out", tmp_path / "again").error()
     assert "images is missing; give --images" in error

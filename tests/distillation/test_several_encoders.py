@@ -214,7 +214,7 @@ def test_out_of_memory_halves_the_micro_batch_of_that_tower_alone(only_graph, ca
     distiller = make_distiller([first, Tower(RunsOut(2, only_graph), second.objective, 2.0, 8)], micro_batch=9)
     assert_same(gradients(distiller), expected)  # of the first tower nothing is lost, nothing counts twice
     assert distiller.micro_batch == [9, 2]
-    assert caplog.messages == [f"out of memory: going on with micro-batches of {n} views" for n in (4, 2)]
+    assert caplog.messages == [f"out of memory: continuing with micro-batches of {n} views" for n in (4, 2)]
 
 
 # ---- state
@@ -348,7 +348,7 @@ def test_an_encoder_without_a_config_is_a_note_in_the_config_file(spec, tmp_path
     own = Encoder(Tiny(), name="mine", input_size=24, mean=(0.5,) * 3, std=(0.25,) * 3, identity="mine")
     quick(spec, [TINY, own], out=tmp_path / "run")
     text = (tmp_path / "run/config.yaml").read_text()
-    assert text.startswith("# encoder: made in Python")
+    assert text.startswith("# encoder: created in Python")
     assert "encoder" not in yaml.safe_load(text)
     assert DistilledSet.load(tmp_path / "run").run.encoders[1].name == "mine"
 
@@ -431,7 +431,7 @@ def test_the_same_weights_written_out_are_the_same_run(distil_cli, two_encoders,
     file.write_text(yaml.safe_dump({"encoder": TINY, "input_size": 24}))
     weights = ["--encoder-weights", 1, "--encoder-weights", 1]
     result = distil_cli("--out", two_encoders, "--resume", "--evaluate-every", 0, "--also", file, "--trust", *weights)
-    assert "is finished already" in result.err
+    assert "is already finished" in result.err
 
 
 def test_default_folder_names_every_encoder(distil_cli, tmp_path, monkeypatch):
@@ -467,11 +467,11 @@ def test_bad_input_is_one_line_and_leaves_nothing(distil_cli, tmp_path, argument
 
 
 def test_bad_sequences(spec):
-    with pytest.raises(UserError, match="names none; give at least one"):
+    with pytest.raises(UserError, match="is empty; give at least one"):
         quick(spec, [])
     with pytest.raises(UserError, match="unknown soft_labels 'sorce'; did you mean 'source'"):
         quick(spec, TINY, soft_labels="sorce")
     elsewhere = load_encoder(SMALL[:-3], input_size=24, device="cpu")
     elsewhere.mean = elsewhere.mean.to("meta")
-    with pytest.raises(UserError, match=r"is on device 'meta', .* on 'cpu'; load them on one device"):
+    with pytest.raises(UserError, match=r"is on device 'meta', .* on 'cpu'; load them on the same device"):
         quick(spec, [load_encoder(TINY, device="cpu"), elsewhere])

@@ -160,10 +160,10 @@ def test_a_class_with_fewer_images_than_the_set_says_which_rows_to_leave_out(enc
     distilled = distill(data[0], encoder, steps=1, images_per_class=3, canvas={"init": "noise"}, progress=False)
     dogs = np.flatnonzero(data[0].labels == 1)
     few = data[0].select(np.setdiff1d(np.arange(len(data[0])), dogs[2:]))
-    line = r"^baselines random, herding take 3 .* 'dog' has 2 real images; leave them out with baselines=\['full'\]$"
+    line = r"^baselines random, herding need 3 .* 'dog' has 2 real images; leave them out with baselines=\['full'\]$"
     with pytest.raises(UserError, match=line):
         evaluate(distilled, encoder, few, data[1], baselines=["random", "herding", "means"], progress=False)
-    with pytest.raises(UserError, match=r"^baselines random, centroids take 3"):
+    with pytest.raises(UserError, match=r"^baselines random, centroids need 3"):
         transfer([distilled], [encoder], few, data[1], progress=False)
     options = {"baselines": ["full", "means"], "seeds": 1, "progress": False}
     assert [row.images for row in evaluate(distilled, encoder, few, data[1], **options).rows] == [9, 12, 3]
@@ -226,7 +226,7 @@ def test_groups_of_images_that_the_set_has_no_class_for(distilled, encoder, data
     groups = [f"group {data[1].class_names[label]}" for label in data[1].labels]
     scores = score(two, encoder, data, groups=groups, baselines=[])["distilled"].scores[0]
     assert scores.groups == {f"group {name}": value for name, value in scores.per_class.items()}
-    with pytest.raises(UserError, match="groups are 3 names for 15 test images; give one for each"):
+    with pytest.raises(UserError, match="groups has 3 names for 15 test images; give one for each"):
         score(two, encoder, data, groups=groups[:3])
 
 
@@ -266,7 +266,7 @@ def test_rows_of_another_precision_do_not_stand_in_one_file(distilled, encoder, 
     other = load_encoder(TINY, device="cpu", precision="bf16")
     score(distilled, other, data, probes=["ridge"], baselines=[]).save(file)
     result = score(distilled, encoder, data, probes=["logistic"], baselines=[])
-    with pytest.warns(UserWarning, match="held scores of other encoder, which these replace"):
+    with pytest.warns(UserWarning, match="replacing the scores in .* for different encoder"):
         result.save(file)
     kept = json.loads(file.read_text())
     assert kept["context"]["encoder"]["precision"] == "fp32"
@@ -408,7 +408,7 @@ def test_inherited_probe_on_the_source_encoder_itself(with_head, encoder, data):
     assert cost.projector_parameters == 24 * 25
     assert cost.head_bytes == 3 * 25 * 4
     assert cost.source_features is True
-    assert "projector of 600 parameters, head W* of 300 bytes" in " ".join(str(result).split())
+    assert "projector of 600 parameters and head W* of 300 bytes" in " ".join(str(result).split())
     assert result["distilled", "inherited"].top1 > 0.6
 
 
@@ -433,7 +433,7 @@ def test_a_row_of_the_inherited_probe_is_compared_with_ridge_on_full_data(with_h
         assert full.scores == other["full real data", f"ridge{end}"].scores
         assert result.gap_to_full(row) == full.top1 - row.top1
         assert result.gain_over_random(row) == row.top1 - random.top1
-    assert "gap to full: to ridge" in " ".join(str(result).split())
+    assert "its gap to full is to ridge" in " ".join(str(result).split())
     without = score(with_head, encoder, data, probes=["ridge", "inherited"], baselines=["full"])
     assert without.gain_over_random(without["distilled", "inherited"]) is None
 
@@ -490,9 +490,9 @@ def test_an_inherited_row_is_the_probe_fitted_by_hand(with_head, encoder, data, 
 
 
 def test_inherited_probe_without_a_head_or_with_another(distilled, with_head, encoder, data):
-    with pytest.raises(UserError, match=r"does not hold; add it: probedistill.with_extras\(.*keep_head=True\)"):
+    with pytest.raises(UserError, match=r"does not have; add it: probedistill.with_extras\(.*keep_head=True\)"):
         score(distilled, encoder, data, probes=["inherited"])
-    with pytest.raises(UserError, match="real images alone have none"):
+    with pytest.raises(UserError, match="which real images do not have"):
         score(None, encoder, data, probes=["inherited"])
     strange = replace(with_head, head=Head(with_head.head.weight, with_head.head.bias, "resnet", "1" * 64))
     with pytest.raises(UserError, match=r"head is of encoder 'resnet' \(111111111111\), not of the source"):
@@ -547,7 +547,7 @@ def test_probe_is_probes(evaluate_cli, run):
 def test_errors_name_the_run(evaluate_cli, run, tmp_path):
     other = make_image_folder(tmp_path / "x", classes=["cat", "owl"])
     error = evaluate_cli("--encoder", TINY, images=f"folder:{other}").error()
-    assert f"run '{run}' was made for other classes: unknown class 'dog'" in error
+    assert f"run '{run}' was made for different classes: unknown class 'dog'" in error
     content = json.loads((run / "run.json").read_text())
     content["config"]["augment"] = {"flip": 2}
     (run / "run.json").write_text(json.dumps(content))

@@ -106,7 +106,7 @@ def test_rows_of_something_else_are_scored_again(distilled, encoder, data, tmp_p
         other = replace(distilled, float_images=1 - distilled.float_images)
     else:
         options = {"seeds": {"seeds": 3}, "views": {"views": 1}, "augment": {"augment": AugmentConfig(flip=0)}}[change]
-    with pytest.warns(UserWarning, match=f"held scores of other {change}, which these replace"):
+    with pytest.warns(UserWarning, match=f"replacing the scores in .* for different {change}"):
         evaluate(other, encoder, *data, baselines=["random"], out=out, **{**QUICK, **options})
     assert len(rows_made) == 2
     assert len(load_evaluation(out).rows) == 2
@@ -115,7 +115,7 @@ def test_rows_of_something_else_are_scored_again(distilled, encoder, data, tmp_p
 def test_a_damaged_file_is_replaced_with_a_warning(distilled, encoder, data, tmp_path):
     out = tmp_path / "scores.json"
     out.write_text("{}")
-    with pytest.warns(UserWarning, match=r"evaluation file .*it is replaced"):
+    with pytest.warns(UserWarning, match=r"evaluation file .*replacing it"):
         evaluate(distilled, encoder, *data, baselines=[], out=out, **QUICK)
     assert len(load_evaluation(out).rows) == 1
 
@@ -127,7 +127,7 @@ def test_a_damaged_file_is_replaced_with_a_warning(distilled, encoder, data, tmp
         (lambda content: content["rows"][0].update(scores=[]), r"\$.rows\[\d\].scores"),
         (lambda content: content["rows"].append(None), r"\$.rows\[\d\]"),
         (lambda content: content["context"]["encoder"].pop("name"), r"name.*\$.context.encoder"),
-        (lambda content: content.update(kind="transfer"), "not a file of probedistill evaluation"),
+        (lambda content: content.update(kind="transfer"), "not a probedistill evaluation file"),
     ],
 )
 def test_damage_is_one_line_with_its_place(distilled, encoder, data, tmp_path, damage, place):
@@ -178,7 +178,7 @@ def test_findings_and_figures(distilled, encoder, data, tmp_path):
     assert "3 distilled images with ridge:" in said
     assert "points less than the float ones (1nn)" in said
     figure, confusion = result.figures()
-    assert confusion.title == "What classes are taken for"
+    assert confusion.title == "Confusion matrix"
     assert set(figure.drawing.series) == {"ridge", "1nn"}
     assert "full real data (15)" in figure.drawing.categories
     assert list(result.to_pandas()["trained on"]) == [row.name for row in result.rows]
@@ -200,7 +200,7 @@ def test_the_cost_is_said_before_it_starts(distilled, encoder, data, tmp_path, m
     evaluate(distilled, encoder, *data, **options)
     said = capsys.readouterr().err
     # three images, a hundred views, two seeds; distilled, random and neighbours, and centroids that may be neighbours
-    assert "go through helpers_encoders:tiny at 32 px; views=… and seeds=… make it quicker" in said
+    assert "images with helpers_encoders:tiny at 32 px; fewer views=… or seeds=… are faster" in said
     evaluate(distilled, encoder, *data, **options)
     assert "go through" not in capsys.readouterr().err, "all of it is in the cache"
 
@@ -230,7 +230,7 @@ def test_scores_of_a_run_that_was_replaced_are_not_saved_beside_the_new_one(enco
     labelled.save_extras(out)  # a head is no other set
     scores.save(out / "evaluation-y.json", of=first)
     distill(data[0], encoder, steps=2, seed=1, out=out, overwrite=True, progress=False)
-    with pytest.raises(UserError, match="was replaced while its images were at work"):
+    with pytest.raises(UserError, match="was replaced while this command was using it"):
         evaluate(first, encoder, None, data[1], seeds=2, views=0, out=out / "evaluation-x.json", progress=False)
     assert not (out / "evaluation-x.json").exists()
 
@@ -262,7 +262,7 @@ def test_rows_without_groups_are_scored_again_for_groups(distilled, encoder, dat
     evaluate(distilled, encoder, *data, **options)  # whoever does not ask for groups may have them
     assert not rows_made
     other = ["left"] * 4 + ["right"] * (len(data[1]) - 4)
-    with pytest.warns(UserWarning, match="held scores of other groups, which these replace"):
+    with pytest.warns(UserWarning, match="replacing the scores in .* for different groups"):
         result = evaluate(distilled, encoder, *data, groups=other, **options)
     assert {*result["full real data"].scores[0].groups} == {"left", "right"}
 

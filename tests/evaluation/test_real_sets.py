@@ -62,7 +62,7 @@ def test_every_command_takes_it(run_cli, photos, tmp_path):
     page = tmp_path / "page.html"
     assert run_cli("report", out, "--out", page, "--no-progress").code == 0
     assert "4 real images (herding, saved) train a ridge probe" in page.read_text()
-    assert run_cli(*command, "--save", "random", "--out", out).error().endswith("is there already; give another folder")
+    assert run_cli(*command, "--save", "random", "--out", out).error().endswith("already exists; give another folder")
 
 
 def test_scores_of_baselines_are_kept_row_by_row(run_cli, photos, tmp_path):

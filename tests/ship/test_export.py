@@ -200,7 +200,7 @@ def test_format_and_size_narrow_the_search(tmp_path):
 
 @pytest.mark.slow
 def test_the_smallest_budget_is_named_and_works(tmp_path):
-    with pytest.raises(UserError, match="too small for 4 images: their smallest files take") as caught:
+    with pytest.raises(UserError, match="too small for 4 images, whose smallest files take") as caught:
         write(make_set(), tmp_path / "small", max_bytes=3)
     assert not (tmp_path / "small").exists()
     smallest = int(str(caught.value).split("take ")[1].split(";")[0])
@@ -297,7 +297,7 @@ def test_what_metadata_says_of_names_is_not_followed(saved, tmp_path):
     _other_image(saved / "images/cat/002.webp")  # a file that the set does not have
     assert torch.equal(DistilledSet.load(saved).images, before.images)
     (saved / "images/metadata.parquet").write_bytes(table_bytes(["../../secret.webp"] * 4, [1] * 4, ["cat", "dog"]))
-    with pytest.raises(UserError, match=r"images/metadata\.parquet is not what was written"):
+    with pytest.raises(UserError, match=r"images/metadata\.parquet has changed since it was written"):
         DistilledSet.load(saved)
 
 
@@ -373,7 +373,7 @@ def test_an_export_that_was_killed_is_taken_up_by_the_same_command(saved, tmp_pa
         patch.setattr("probedistill.store.distilled.write_sums", killed)
         with pytest.raises(OSError, match="No space"):
             write(DistilledSet.load(saved), tmp_path / "other")
-    assert "an export that was stopped before it was whole" in " ".join(run_cli("info", out).out.split())
+    assert "an export that was stopped before it was complete" in " ".join(run_cli("info", out).out.split())
     assert run_cli("export", saved, "--out", out).code == 0
     assert DistilledSet.load(out).run.finished
     assert "holds an export" in run_cli("export", saved, "--out", out).error()
@@ -465,11 +465,11 @@ def test_an_export_says_which_encoder_it_is_of_unless_that_is_a_stranger_s_code(
         (["--quality", 101], "quality 101 must be from 1 to 100"),
         (["--quality", 0], "quality 0 must be from 1 to 100"),
         (["--quality", 50, "--format", "png"], "quality 50 is for webp and jpeg; png is lossless: leave it out"),
-        (["--quality", 50, "--bytes", 900], "quality 50 and bytes 900 exclude each other: the budget sets the quality"),
+        (["--quality", 50, "--bytes", 900], "quality 50 cannot be combined with bytes 900, which sets the quality"),
         (["--image-size", 0], "image_size 0 must be from 1 to the images' own 32 pixels"),
         (["--image-size", 33], "image_size 33 must be from 1 to the images' own 32 pixels"),
-        (["--bytes", 20], "bytes 20 is too small for 2 images: their smallest files take"),
-        (["--bytes", -5], "bytes -5 is too small for 2 images: their smallest files take"),
+        (["--bytes", 20], "bytes 20 is too small for 2 images, whose smallest files take"),
+        (["--bytes", -5], "bytes -5 is too small for 2 images, whose smallest files take"),
         (["--bytes", 900, "--encoder", "efficientnet"], "unknown encoder 'efficientnet'; did you mean"),
         (["--bytes", "many"], "--bytes"),
     ],
@@ -494,11 +494,11 @@ def test_bad_folders_are_one_line(run_cli, run, tmp_path):
     assert "has no run.json" in run_cli("export", tmp_path, "--out", tmp_path / "small").error()
     assert "holds a run; choose another folder" in run_cli("export", run, "--out", run, "--overwrite").error()
     error = run_cli("export", run, "--out", run / "images" / "small").error()
-    assert f"is inside the run '{run.name}'; choose a folder beside it" in error, "it would be a class of the run"
+    assert f"is inside the run '{run.name}'; choose a folder outside it" in error, "it would be a class of the run"
     assert "--out" in run_cli("export", run).error()
 
 
 def test_oblong_images_are_refused(tmp_path):
     oblong = DistilledSet(torch.rand(1, 3, 8, 9), torch.zeros(1, dtype=torch.int64), ("cat",))
-    with pytest.raises(UserError, match="9 × 8 pixels; an export takes square ones"):
+    with pytest.raises(UserError, match="9 × 8 pixels; only square images can be exported"):
         write(oblong, tmp_path / "small")

@@ -136,7 +136,7 @@ def test_what_is_in_the_cache_is_not_fetched_again_and_serves_without_a_network(
 
 def test_a_dry_run_sends_nothing(hub, run):
     upload = push(run, "me/set", dry_run=True)
-    assert "public: anybody can see it" in str(upload)
+    assert "public: anyone can see it" in str(upload)
     assert "left out: evaluation-x.json" in str(upload)
     assert not hub.asked
 
@@ -144,7 +144,7 @@ def test_a_dry_run_sends_nothing(hub, run):
 def test_private_and_public_are_not_mixed_up(hub, run):
     push(run, "me/set", private=True)
     assert hub.repos["me/set"].private
-    with pytest.raises(UserError, match=r"is there and private; add private=True"):
+    with pytest.raises(UserError, match=r"exists and is private; add private=True"):
         push(run, "me/set")
 
 
@@ -199,8 +199,8 @@ def test_names_that_the_hub_does_not_take(run, repo):
         ("images/0-cat/000.png", b"other", "damaged"),
         ("images/0-cat/000.png", None, "images/0-cat/000.png is missing"),
         ("tensors.safetensors", b"\x80\x04.", "damaged"),
-        ("run.json", None, "not a set of probedistill: it has no run.json"),
-        ("run.json", b"{}", "not a file of probedistill run"),
+        ("run.json", None, "not a probedistill set: it has no run.json"),
+        ("run.json", b"{}", "not a probedistill run file"),
         ("SHA256SUMS", b"x", "damaged"),
     ],
 )

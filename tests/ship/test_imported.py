@@ -153,7 +153,7 @@ def test_rows_of_parquet_without_a_class_are_one_line(tmp_path, labels):
 
 def test_arrays_in_a_file_of_pytorch_are_refused_without_its_advice(tmp_path):
     """PyTorch's own text advises to run what is in the file."""
-    with pytest.raises(UserError, match=r"cannot be read \(damaged, or more than tensors\)"):
+    with pytest.raises(UserError, match=r"cannot be read \(damaged, or not only tensors\)"):
         read_set(saved(tmp_path, {"images": IMAGES.detach().numpy(), "labels": LABELS}))
 
 
@@ -215,7 +215,7 @@ def test_what_is_wrong_is_one_line(tmp_path, name):
 @pytest.mark.parametrize("empty", [lambda one: one.to_sparse(), lambda one: one.to("meta")], ids=["sparse", "meta"])
 def test_tensors_that_hold_no_plain_numbers_are_refused(tmp_path, empty):
     for content in ({"images": empty(IMAGES.detach()), "labels": LABELS}, {"images": IMAGES, "labels": empty(LABELS)}):
-        with pytest.raises(UserError, match=r"sparse, or without its content; give plain tensors"):
+        with pytest.raises(UserError, match=r"has a sparse tensor or one without values; give plain tensors"):
             read_set(saved(tmp_path, content))
 
 
@@ -257,7 +257,7 @@ def test_the_run_is_one_like_any_other(tmp_path, photos, run_cli):
         done = run_cli(*command)
         assert done.code == 0, (command, done.err)
     assert str(tmp_path) not in (run / "README.md").read_text()
-    assert "is there already" in run_cli("import", file, "--out", run).error()
+    assert "already exists" in run_cli("import", file, "--out", run).error()
 
 
 def test_what_needs_the_encoder_of_a_set_says_what_to_do_without_it(tmp_path, photos, run_cli):
@@ -266,16 +266,18 @@ def test_what_needs_the_encoder_of_a_set_says_what_to_do_without_it(tmp_path, ph
     images, few = ["--images", f"folder:{photos}"], ["--views", 1, "--seeds", 1]
     matrix = ["transfer", run, *images, "--encoders", TINY, "--out", tmp_path / "transfer", *few]
     (warning,) = [line for line in run_cli(*matrix).err.splitlines() if "centroids" in line]
-    assert "does not say which encoder it was made with; --baselines random full asks for none" in warning
+    assert (
+        "does not say which encoder it was made with; leave its centroids out with --baselines random full" in warning
+    )
     assert "probedistill baseline --save centroids" in warning
     assert "centroids" not in run_cli(*matrix, "--baselines", "random", "full").err
-    assert "leave --probes inherited or the run out" in run_cli(*matrix, "--probes", "inherited").error()
+    assert "leave out --probes inherited or the run" in run_cli(*matrix, "--probes", "inherited").error()
     score = ["evaluate", run, *few]
     error = run_cli(*score, *images, "--encoder", TINY, "--probes", "inherited").error()
     assert "leave --probes inherited out" in error
-    assert "give --images and --encoder in place of --config" in run_cli(*score, "--config", run).error()
+    assert "give --images and --encoder instead of --config" in run_cli(*score, "--config", run).error()
     error = run_cli("label", run, *images, "--encoder", TINY, "--keep-head").error()
-    assert "does not say which encoder it was made with, and labels and head are those of that encoder" in error
+    assert "does not say which encoder it was made with, and labels and head belong to that encoder" in error
 
 
 @pytest.fixture
@@ -296,7 +298,7 @@ def test_a_set_remembers_the_encoder_that_it_is_imported_with(known, run_cli):
     told = " ".join(run_cli("info", known).out.replace("│", " ").split())
     assert "unknown: another program made the images" in told
     assert "helpers_encoders:tiny at 24 px" in told
-    assert "as it was said when the set was imported" in told
+    assert "as stated when the set was imported" in told
     card = (known / "README.md").read_text()
     assert "tiny at 24 px (fingerprint" in card
     assert "synthetic" not in card, "nobody has said so"
@@ -346,7 +348,7 @@ def test_images_are_read_whole_or_not_at_all(tmp_path):
 def test_a_run_is_not_imported(tmp_path):
     read = read_set(make_image_folder(tmp_path / "photos", per_class=1))
     read.save(tmp_path / "run")
-    with pytest.raises(UserError, match="is a run of probedistill already"):
+    with pytest.raises(UserError, match="is already a run of probedistill"):
         read_set(tmp_path / "run")
 
 

@@ -194,7 +194,7 @@ def test_bad_label_commands(run_cli, photos, tmp_path, finished):
     assert "learnt" in run_cli("label", out, *common, "--soft-labels", "learnt").error()
     birds = make_image_folder(tmp_path / "birds", classes=["owl", "hen"])
     error = run_cli("label", out, "--images", f"folder:{birds}", "--encoder", TINY, "--keep-head").error()
-    assert f"run '{out}' was made for other classes: unknown class" in error
+    assert f"run '{out}' was made for different classes: unknown class" in error
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == files
 
 
@@ -222,5 +222,5 @@ def test_features_without_a_class_are_refused(distilled, encoder, bank):
     """A head of the other classes would have its rows in their places."""
     some = bank.select((bank.labels != 1).nonzero().squeeze(1))
     for extras in ({"keep_head": True}, {"soft_labels": "source"}, {"soft_labels": "learned"}):
-        with pytest.raises(UserError, match="the features are of no image of class 'dog'; give images of every class"):
+        with pytest.raises(UserError, match="the features have no image of class 'dog'; give images of every class"):
             with_extras(distilled, encoder, some, **extras)

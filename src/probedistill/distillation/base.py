@@ -1,7 +1,7 @@
-"""A run that goes on from a finished set: some images stay as they are, others are optimised beside them.
+"""A run that continues from a finished set: some images are fixed, others are optimised together with them.
 
-The engine holds only the images that change. Those that stay take part in every step through features of their views,
-which are computed once: a step costs what the changing images cost.
+The engine holds only the images that change. Fixed images take part in every step through the features of their views,
+which are computed once, so a step costs only what the changing images cost.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ POOL = 20
 
 @dataclass(frozen=True, eq=False)
 class Base:
-    """The finished set that a run goes on from.
+    """The finished set that a run continues from.
 
     Attributes:
-        name: What records call the set that the run goes on from.
-        fixed: (f, 3, S, S) images that stay as they are.
+        name: Name of that set in records.
+        fixed: (f, 3, S, S) images that are not changed.
         fixed_labels: (f,) their classes.
         labels: (m,) classes of the images that are optimised.
-        start: (m, 3, S, S) what these begin as; a row of NaN begins as noise.
-        refined: How many of these begin as an image of the set.
+        start: (m, 3, S, S) what these start from; a row of NaN starts from noise.
+        refined: How many of these start from an image of the set.
         dropped: How many images of the set are replaced.
-        forgotten: Classes that were taken out of it.
-        begun_from: What its images began as, and new ones begin as: ``"noise"``, ``"average"``,
-            ``"blend"`` or ``"real"``.
+        forgotten: Classes that were removed from it.
+        begun_from: What its images started from, and new ones start from: ``"noise"``, ``"average"``, ``"blend"`` or
+            ``"real"``.
         held_out: Names of the images that were held out of it.
-        licence: Under which the new set is; ``None`` if nobody knows.
+        licence: Licence of the new set; ``None`` if it is unknown.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Base:
 
     @property
     def record(self) -> BaseRecord:
-        """What the run's record says of it."""
+        """Return the base's entry in the run's record."""
         digest = hashlib.sha256()
         for part in (self.fixed, self.fixed_labels, self.labels, self.start):
             digest.update(f"{tuple(part.shape)}".encode() + part.contiguous().numpy().tobytes())
@@ -78,7 +78,7 @@ class Base:
                 )  # fmt: skip
 
     def beside_fixed(self, objective: Objective, encoder: Encoder, number: int, config: DistillConfig) -> Objective:
-        """The objective of all images, as a function of the features of those that change.
+        """Return the objective of all images as a function of the features of those that change.
 
         Args:
             objective: The objective of all images.
@@ -102,7 +102,7 @@ class Base:
         return of_changing
 
     def with_fixed(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """All images and their classes, in the order of the classes, given those that changed."""
+        """Return all images and their classes, in the order of the classes, given the changed images."""
         both = torch.cat([self.fixed_labels, labels.cpu()])
         order = both.argsort(stable=True)
         return torch.cat([self.fixed, images.cpu()])[order], both[order]

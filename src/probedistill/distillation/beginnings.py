@@ -31,22 +31,22 @@ def starting_images(
     *,
     progress: bool = False,
 ) -> Tensor:
-    """What synthetic images start from: photos, blends or averages of them, as ``canvas.init`` says.
+    """Return what synthetic images start from: photos, blends or averages of photos, according to ``canvas.init``.
 
     Args:
         config: Resolved.
-        encoders: The run's encoders; the one of the largest input cuts the photos.
+        encoders: The run's encoders; the one with the largest input crops the photos.
         bank: Features of the first encoder, which choose the photos.
         train: The photos.
         size: Side S of the canvas.
         own: Which of the m images.
-        progress: Show a bar while photos are read.
+        progress: Show a progress bar while photos are read.
 
     Returns:
         (m, 3, S, S) in [0, 1].
 
     Raises:
-        UserError: A photo cannot be read any more, or a class has too few.
+        UserError: A photo can no longer be read, or a class has too few.
     """
     sharpest = max(encoders, key=lambda encoder: encoder.input_size)
     together = average_of if config.canvas.init == "average" else blend_of
@@ -81,7 +81,7 @@ def blend_of(photos: Sequence[Tensor]) -> Tensor:
 
 
 def average_of(photos: Sequence[Tensor]) -> Tensor:
-    """The mean (3, S, S) of images in few pixels: of many, it shows what they share and none of them."""
+    """The mean (3, S, S) of images at low resolution; of many images, it shows only what they have in common."""
     size = photos[0].shape[-1]
     coarse = [F.adaptive_avg_pool2d(photo, min(size, _AVERAGE_SIDE)) for photo in photos]
     mean = _with_contrast(torch.stack(coarse).mean(dim=0))

@@ -1,8 +1,8 @@
-"""Callbacks: a run tells them of its start, of each step, of each preview and of its end.
+"""Callbacks, which a run calls at its start, after each step, at each preview and at its end.
 
 The progress bar, ``progress.json``, the preview and the pictures of the evolution are callbacks, and so are the
-writers for TensorBoard and Weights & Biases (``--log tensorboard``, ``--log wandb``). A user's own needs no change of
-the package::
+writers for TensorBoard and Weights & Biases (``--log tensorboard``, ``--log wandb``). Your own callback needs no change
+to the package::
 
     class Shout(Callback):
         def on_step(self, step):
@@ -43,13 +43,13 @@ LOGGERS = Registry(
 
 @dataclass(frozen=True)
 class Start:
-    """A run begins, or goes on.
+    """A run starts or continues.
 
     Attributes:
-        run: What the run is.
-        folder: Its folder; ``None`` for a run that keeps nothing.
+        run: The run's record.
+        folder: Its folder; ``None`` for a run that saves nothing.
         step: Steps done so far.
-        steps: Steps in all.
+        steps: Total number of steps.
         history: What was recorded so far.
     """
 
@@ -123,10 +123,10 @@ class Callback:
         """Called after each step."""
 
     def on_preview(self, preview: Preview) -> None:
-        """Called at step 0, about ten times along the way (`RunConfig.evaluate_every`), and at the end."""
+        """Called at step 0, about ten times during the run (`RunConfig.evaluate_every`), and at the end."""
 
     def on_end(self, end: End) -> None:
-        """Called when the steps are done, and when the run is stopped or fails."""
+        """Called when the run has finished, is stopped, or fails."""
 
 
 class Callbacks(Callback):
@@ -153,14 +153,14 @@ class Callbacks(Callback):
 
 
 def named_callbacks(log: Sequence[str], own: Sequence[str]) -> list[Callback]:
-    """The callbacks that a run's options name.
+    """Create the callbacks that a run's options name.
 
     Args:
         log: Names of `LOGGERS`.
-        own: ``module:FILE:NAME`` of a function without arguments, or a class, that gives a `Callback`.
+        own: ``module:FILE:NAME`` of a function without arguments that returns a `Callback`, or of a class.
 
     Raises:
-        UserError: No such name, something else than a callback, or a package that is not installed.
+        UserError: Unknown name, something other than a callback, or a package that is not installed.
     """
     made = [LOGGERS.load(name)() for name in log]
     for name in own:
@@ -171,7 +171,9 @@ def named_callbacks(log: Sequence[str], own: Sequence[str]) -> list[Callback]:
             made.append(make())
     for name, callback in zip([*log, *own], made, strict=True):
         if not isinstance(callback, Callback):
-            raise UserError(f"callback {name!r} gives {type(callback).__name__}; it must give a probedistill.Callback")
+            raise UserError(
+                f"callback {name!r} returns {type(callback).__name__}; it must return a probedistill.Callback"
+            )
     return made
 
 
@@ -195,7 +197,7 @@ class Bar(Callback):
             title += f" from {began}"
         elif start.run.began_as_photos and self.enabled and start.step == 0:
             # A line of its own: on 80 columns the bar has no room for more than the time left and the loss.
-            say(f"the images begin as {began}; {option('canvas.init', 'noise')} starts without photos")
+            say(f"the images start from {began}; {option('canvas.init', 'noise')} starts without photos")
         self.bar = ProgressBar(title, start.steps, initial=start.step, enabled=self.enabled).__enter__()
 
     def on_preview(self, preview: Preview) -> None:
@@ -249,30 +251,30 @@ class Forecast(Callback):
 
 
 def takes_long(seconds: float, run: RunRecord, *, kept: bool) -> str:
-    """How long a run takes, and what makes it shorter, in a line.
+    """Return a line that says how long a run takes, and how to shorten it.
 
     Args:
         seconds: Seconds left.
-        run: What it is.
+        run: The run's record.
         kept: Whether it has a folder, from which it can be resumed.
     """
     config, ways = run.config, []
     assert config.views != "auto", "a resolved config"
     many_views = config.views >= 4
     if config.steps >= 6:
-        ways.append(f"{option('steps', config.steps // 3)} takes a third of that")
+        ways.append(f"{option('steps', config.steps // 3)} takes a third of the time")
     if many_views:
         ways.append(f"{option('views', config.views // 2)} half")
     if any(encoder.precision == "fp32" for encoder in run.encoders):
-        ways.append(f"{option('precision', 'bf16')} perhaps half, on processors made for it")
+        ways.append(f"{option('precision', 'bf16')} perhaps half, on hardware that supports it")
     steps, views = counted(config.steps, "step"), counted(config.views, "view")
-    line = f"about {duration(seconds)} to go: {steps}, {views} of each image."
+    line = f"about {duration(seconds)} left: {steps}, {views} of each image."
     if ways:
-        again = f"stop it and add {option('overwrite', True)}; " if kept else ""
-        line += f" Shorter: {again}{', '.join(ways)}. Fewer steps or views make weaker images"
+        again = f"stop the run and add {option('overwrite', True)}; " if kept else ""
+        line += f" To shorten it: {again}{', '.join(ways)}. Fewer steps or views give weaker images"
         # Measured on vision transformers, whose default is many views (docs/recipes.md).
-        line += ": cut steps before views." if many_views else "."
-    return line + (f" Stopped as it is, it goes on with {option('resume', True)}." if kept else "")
+        line += ": reduce steps before views." if many_views else "."
+    return line + (f" To stop and continue later, use {option('resume', True)}." if kept else "")
 
 
 class Growing(Callback):
@@ -301,7 +303,7 @@ class Growing(Callback):
 
 
 class Pictures(Callback):
-    """``preview.png`` and ``evolution/``: what the images look like along the way."""
+    """``preview.png`` and ``evolution/``: what the images look like during the run."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

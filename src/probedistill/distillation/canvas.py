@@ -3,8 +3,8 @@
 Three named pieces: levels (a pyramid of resolutions, or plain pixels), colour (a decorrelation matrix), squashing (a
 sigmoid). ``S = sigmoid(2 · M Σ_l upsample(P_l))``.
 
-A canvas of your own is a class, or a function, of (count, size, device) with the attributes of `AnyCanvas`. In
-``mine.py``, grey images::
+Your own canvas is a class, or a function that returns an object, with arguments (count, size, device) and the
+attributes of `AnyCanvas`. In ``mine.py``, grey images::
 
     class Grey:
         def __init__(self, count, size, device="cpu"):
@@ -120,7 +120,7 @@ class Canvas:
         """Open the next level as LGM's authors do: N(0, 1) / n for n levels, and the old ones scaled by (n − 1) / n.
 
         Args:
-            seed: Seed of the noise; each image and level has a generator of its own.
+            seed: Seed of the noise; each image and level has its own generator.
             first: Number of this canvas's first image among all images.
         """
         level = self.open_level()
@@ -134,7 +134,7 @@ class Canvas:
         return level
 
     def render(self, levels: Sequence[Tensor]) -> Tensor:
-        """Images (n, 3, size, size) in (0, 1) of some rows of the levels; differentiable."""
+        """Render images (n, 3, size, size) in (0, 1) from some rows of the levels; differentiable."""
         coarse = [level for level in levels if level.shape[-1] < self.size]
         total = levels[-1] if levels[-1].shape[-1] == self.size else self._like.new_zeros(())
         if coarse:
@@ -152,8 +152,8 @@ class Canvas:
     def fill_with_noise(self, std: float, *, seed: int, first: int = 0) -> None:
         """Set the open levels to noise of ``std`` / number of open levels each.
 
-        Image i (counted from ``first`` on, over all processes) has a generator of its own, so that
-        any split of the images over processes starts from the same noise.
+        Image i (counted from ``first``, over all processes) has its own generator, so that any
+        split of the images over processes starts from the same noise.
         """
         for i in range(self.count):
             generator = torch.Generator().manual_seed(seed_of(seed, Stream.CANVAS_NOISE, first + i))
@@ -162,9 +162,9 @@ class Canvas:
 
     @torch.no_grad()
     def fill_with_images(self, images: Tensor) -> None:
-        """Encode images (m, 3, size, size) in [0, 1]: exact once all levels are open, else as far as they go.
+        """Encode images (m, 3, size, size) in [0, 1]: exactly if all levels are open, otherwise approximately.
 
-        Coarse levels take what they can show, finer ones the rest (a Laplacian pyramid).
+        Coarse levels store what they can represent, finer ones the remainder (a Laplacian pyramid).
         """
         images = images.to(self._like).clamp(0.01, 0.99)
         rest = torch.einsum("rc,nchw->nrhw", torch.linalg.inv(self._colour), torch.logit(images) / 2)

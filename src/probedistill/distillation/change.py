@@ -44,19 +44,20 @@ def merge(
 ) -> tuple[DistilledSet, list[str]]:
     """Merge sets of different classes into one set.
 
-    Statistics are added up if every run keeps them, and the head of the merged set is computed from them. Soft labels
-    and, without statistics, the heads were made without the other sets' classes: they are left out.
+    If every run has statistics, they are added up, and the head of the merged set is computed from them. Soft labels
+    and, without statistics, heads do not cover the other sets' classes, so they are left out.
 
     Args:
-        folders: Folders of two or more finished runs, made with the same encoders and of one size.
-        out: Where the merged set goes; ``None`` writes nothing.
-        same_classes: Let images of several sets stand for a class that they share; otherwise that is an error.
+        folders: Folders of two or more finished runs, made with the same encoders and with images of the same size.
+        out: Folder of the merged set; ``None`` writes nothing.
+        same_classes: Allow sets to share classes; such a class keeps the images of all of them. Otherwise this is an
+            error.
 
     Returns:
-        The merged set, and what was left out, a sentence each.
+        The merged set, and sentences about what was left out.
 
     Raises:
-        UserError: The sets do not fit together, or the folder holds something already.
+        UserError: The sets do not fit together, or ``out`` is not empty.
     """
     if out is not None:
         check_free(Path(out))
@@ -81,23 +82,23 @@ def extend(
     strict: bool = False,
     **options: Unpack[RunOptions],
 ) -> DistilledSet:
-    """Add classes, or more photos of its classes, to a finished set whose photos are gone.
+    """Add classes or photos to a finished set, without its original photos.
 
-    What the old photos said is in the statistics that the run keeps (``keep_stats``). New classes get images of their
-    own, which begin as the old ones did: as photos of their class or as noise. Images of a class that gets more photos
-    are optimised further from what they are. All others stay as they are, but take part in every step, so that the new
-    ones are made to fit beside them. What is distilled from is the statistics of all photos together.
+    The statistics in the run (``keep_stats``) replace the old photos; the set is distilled from the statistics of old
+    and new photos together. New classes get new images, which start as the old ones did: from photos of their class or
+    from noise. Images of a class that gets more photos are optimised further. All other images are not changed, but
+    take part in every step, so that the new images complement them.
 
     Args:
         folder: The finished run.
         images: The new photos.
-        encoder: The run's encoder, or all of its encoders in their order.
-        run: Where the new set goes, and how it is saved; ``resume`` goes on where it was stopped. Without ``out``
+        encoder: The run's encoder, or all its encoders in the run's order.
+        run: Where the new set goes, and how it is saved; ``resume`` continues an interrupted run. Without ``out``,
             nothing is written.
-        refine: Optimise all old images further, instead of holding them fixed.
-        steps: Optimisation steps; default: those of the run.
-        seed: Seed; default: that of the run.
-        test: Test images for the accuracy along the way, of all classes.
+        refine: Optimise all old images further, instead of keeping them fixed.
+        steps: Optimisation steps. Default: those of the run.
+        seed: Seed of all random numbers. Default: the run's.
+        test: Test images of all classes, for the accuracy during the run.
         strict: Raise on unreadable images instead of leaving them out with a warning.
         **options: Fields of ``run``, as for `distill`: ``out="runs/more"``.
 
@@ -105,7 +106,7 @@ def extend(
         The set of all classes, also saved in ``run.out``.
 
     Raises:
-        UserError: The run keeps no statistics, was made with other encoders, or holds these photos already.
+        UserError: The run has no statistics, was made with other encoders, or has already seen these photos.
     """
     run = with_options(run or RunConfig(), options, "extend")
     _check_other_folder(folder, run)
@@ -131,7 +132,7 @@ def extend(
     else:
         begin = torch.full((len(labels), *held.float_images.shape[1:]), torch.nan)
     if not len(labels) and not bool(changing.any()):
-        raise UserError(f"images {images.spec!r} have no class that would change {kept.name!r}")
+        raise UserError(f"images {images.spec!r} would change no image of {kept.name!r} and add none; give others")
     base = Base(
         kept.name, held.float_images[~changing], held.labels[~changing],
         labels=torch.cat([held.labels[changing], labels]),
@@ -154,31 +155,31 @@ def forget(
     seed: int | None = None,
     **options: Unpack[RunOptions],
 ) -> tuple[DistilledSet, list[str]]:
-    """Take classes, or somebody's photos, out of a finished set.
+    """Remove classes or photos from a finished set.
 
-    * A class goes with its images, its sums and its part in the head. Images of other classes stay as they are, and
-      they were optimised beside the class: traces of it may be in them.
-    * Photos are taken out by their statistics, which are subtracted from those that the run keeps. Images of their
-      classes are made again from noise, beside the others, which stay.
-    * ``redistil`` makes all images again, from noise and from what is left of the statistics: then only traces in the
-      statistics remain (`ClassStatistics.with_classes` says which).
+    * A class is removed with its images, its sums and its part of the head. Images of other classes are not changed;
+      they were optimised together with the class, so they may contain traces of it.
+    * Photos are removed by subtracting their statistics from those in the run. Images of their classes are distilled
+      again from noise, together with the other images, which are not changed.
+    * ``redistil`` distils all images again, from noise and the remaining statistics. Then only traces in the
+      statistics remain (see `ClassStatistics.with_classes`).
 
     Args:
         folder: The finished run.
-        classes: Classes to take out; ``"@FILE"`` reads them from a text file, one a line.
-        removed: Statistics of the photos to take out, for each encoder of the run.
+        classes: Classes to remove; ``"@FILE"`` reads them from a text file, one per line.
+        removed: Statistics of the photos to remove, for each encoder of the run.
         run: Where the new set goes, and how it is saved.
-        encoder: The run's encoder, or all of its encoders; not needed to take classes out alone.
-        redistil: Make all images again.
-        steps: Optimisation steps; default: those of the run.
-        seed: Seed; default: that of the run.
+        encoder: The run's encoder, or all its encoders; not needed if only classes are removed.
+        redistil: Distil all images again.
+        steps: Optimisation steps. Default: those of the run.
+        seed: Seed of all random numbers. Default: the run's.
         **options: Fields of ``run``, as for `distill`: ``out="runs/less"``.
 
     Returns:
-        The set, and what may remain of what was taken out, a sentence each.
+        The set, and sentences about what traces may remain.
 
     Raises:
-        UserError: No such class, statistics that are not part of the run's, or a run that keeps none although they are
+        UserError: Unknown class, statistics that are not part of the run's, or a run without the statistics that are
             needed.
     """
     classes = class_list([classes] if isinstance(classes, str) else classes)
@@ -186,12 +187,12 @@ def forget(
         raise UserError(f"nothing to forget; give {option('classes', 'NAME')} or {option('stats', 'FILE')}")
     run = with_options(run or RunConfig(), options, "forget")
     if run.out is None:
-        raise UserError("out is missing; give a folder for what is left")
+        raise UserError("out is missing; give a folder for the new set")
     if not (removed or redistil):
         for argument, value in {"steps": steps, "seed": seed}.items():
             if value is not None:
                 raise UserError(
-                    f"{argument} {value} is for images that are made again, and none are; leave it out or add "
+                    f"{argument} {value} is for images that are distilled again, but none are; leave it out or add "
                     f"{option('redistil', True)}"
                 )
     _check_other_folder(folder, run)
@@ -232,20 +233,23 @@ def forget(
 
 
 def _check_other_folder(folder: Path | str, run: RunConfig) -> None:
-    """Refuse to write into the run that the new set goes on from: a stop would lose its images."""
+    """Refuse to write into the run that the new set is made from: an interruption would lose its images."""
     if run.out is not None and os.path.realpath(run.out) == os.path.realpath(run_folder(folder)):
-        raise UserError(f"out {str(run.out)!r} is the run that the new set goes on from; give another folder")
+        raise UserError(f"out {str(run.out)!r} is the run that the new set is made from; give another folder")
 
 
 def _check_statistics(kept: KeptSet) -> None:
-    """Raise `UserError` unless the run keeps statistics of its photos that may be changed."""
+    """Raise `UserError` unless the run has statistics of its photos that may be changed."""
     if not kept.statistics:
         raise UserError(
-            f"run {kept.name!r} keeps no statistics, and its photos are not here; distil it again with "
+            f"run {kept.name!r} has no statistics of its photos, which this needs; distil it again with "
             f"{option('keep_stats', True)}"
         )
     if any(one.private for one in kept.statistics):
-        raise UserError(f"run {kept.name!r} keeps private statistics; merge and distil them with probedistill stats")
+        raise UserError(
+            f"run {kept.name!r} has differentially private statistics, which cannot be changed; merge such files with "
+            "probedistill stats, and distil from them"
+        )
 
 
 def _encoders(given: Encoder | Sequence[Encoder]) -> list[Encoder]:
@@ -265,7 +269,7 @@ def _paired(
     """
     if len(statistics) != len(encoders):
         raise UserError(
-            f"{counted(len(encoders), 'encoder')} for a run that was made with {len(statistics)}; give all of them"
+            f"{counted(len(encoders), 'encoder')} for a run that was made with {len(statistics)}; give all its encoders"
         )
     for one, encoder in zip(statistics, encoders):
         one.check_encoder(encoder)
@@ -289,29 +293,29 @@ def _check_unseen(
     images: LabelledImages,
     store: FeatureStore,
 ) -> None:
-    """Refuse photos that a set was made of, as far as its sums tell; they would count twice.
+    """Refuse photos that a set was made from, if its sums show it, because they would count twice.
 
     Raises:
         UserError: They are the same, or all photos of a class are among them.
     """
-    way_out = "give photos that it has not seen"
+    way_out = "give only new photos"
     for old, one, encoder in zip(kept.statistics, added, encoders):
         same = any(part.images == one.about.parts[0].images and not part.removed for part in old.about.parts)
         if same and not old.forgot(images.class_names):
-            raise UserError(f"images {images.spec!r} are in {kept.name!r} already; {way_out}")
+            raise UserError(f"images {images.spec!r} are already in {kept.name!r}; {way_out}")
         bank = store.of(encoder, images, views=old.about.views, augment=old.about.augment or AugmentConfig())
         found = photos_counted_before(old, bank)
         if found is not None:
             name, count = found
             photos = "the photo" if count == 1 else f"the {count:,} photos"
             raise UserError(
-                f"images {images.spec!r} hold {photos} of class {name!r} that are in {kept.name!r} already; {way_out}"
+                f"images {images.spec!r} contain {photos} of class {name!r} already in {kept.name!r}; {way_out}"
             )
     before, known = kept.distilled.run.images, kept.distilled.class_names
     shared = [name for name in images.class_names if name in known]
     if shared and (before.spec, before.split) == (images.spec, images.split):
         warnings.warn(
-            f"{kept.name!r} was made from {images.spec!r}, too: photos of class {shared[0]!r} that were there then "
+            f"{kept.name!r} was also made from {images.spec!r}: photos of class {shared[0]!r} that it has already seen "
             "count twice",
             stacklevel=3,
         )
@@ -320,7 +324,7 @@ def _check_unseen(
 def _going_on(
     held: DistilledSet, statistics: Sequence[ClassStatistics], steps: int | None, seed: int | None
 ) -> DistillConfig:
-    """The settings of a run that goes on from a set: those of the set, without what needs photos."""
+    """Return the settings of a run that continues from a set: the set's, without options that need photos."""
     config, first = held.run.config, statistics[0]
     head = held.head is not None and held.head.fingerprint == first.about.encoder.fingerprint
     canvas = replace(config.canvas, init="noise", size=held.float_images.shape[-1], level_every=0)
@@ -347,14 +351,14 @@ def _beginnings(
 
 
 def _subtracted(kept: KeptSet, removed: Sequence[ClassStatistics], classes: Sequence[str]) -> tuple[KeptSet, list[str]]:
-    """The set with what is left of its statistics, and the classes that lost photos but stay."""
+    """Return the set with its remaining statistics, and the classes that lost photos but remain."""
     names, left = kept.distilled.class_names, []
     for one in kept.statistics:
         own = [r for r in removed if r.about.encoder.fingerprint == one.about.encoder.fingerprint]
         if not own:
             raise UserError(
-                f"none of the statistics to take out is of {one.about.encoder}, with which {kept.name!r} was made; "
-                "give one for each of its encoders"
+                f"stats has no file for encoder {one.about.encoder}, which {kept.name!r} was made with; give one file "
+                "for each of its encoders"
             )
         share = merge_statistics(own, union=True)
         for name in share.class_names:
@@ -365,52 +369,51 @@ def _subtracted(kept: KeptSet, removed: Sequence[ClassStatistics], classes: Sequ
     hit = [name for name in lost if name not in classes]
     for name in hit:
         if not counts[names.index(name)]:
-            raise UserError(f"class {name!r} has no photos left; take it out too: {option('classes', name)}")
+            raise UserError(f"class {name!r} has no photos left; also remove the class: {option('classes', name)}")
     return replace(kept, statistics=tuple(left)), hit
 
 
 def _not_named(kept: KeptSet, removed: Sequence[ClassStatistics]) -> list[str]:
-    """A sentence if the run's statistics do not name some of the parts that are taken out."""
+    """Return a sentence if the run's statistics do not list some of the removed parts."""
     known = {part.images for one in kept.statistics for part in one.about.parts}
     names = dict.fromkeys(part.name for one in removed for part in one.about.parts if part.images not in known)
     if not names:
         return []
     which = ", ".join(map(repr, names))
     return [
-        f"Not proven: {which} is not among the parts that {kept.name!r} names. Its sums fit into those of the run, as "
-        "those of some of its photos do; other photos' sums may fit, too, where there are many more photos than "
-        "features."
+        f"Not proven: {which} is not among the parts that {kept.name!r} lists. Its sums are consistent with photos of "
+        "the run, but with many more photos than features, sums of other photos may be, too."
     ]
 
 
 def _still_there(name: str, cache: Path | str | None) -> str:
-    """What no command takes away."""
+    """Return a sentence about what no command removes."""
     return (
-        f"Still there: {name!r} itself, what was exported or copied from it, and features of its photos in the cache "
-        f"({cache_folder(cache) / 'features'}). Delete them where they are not to be kept."
+        f"Not removed: {name!r} itself, exports and copies of it, and features of its photos in the cache "
+        f"({cache_folder(cache) / 'features'}). Delete them if you do not want to keep them."
     )
 
 
 def _what_remains(left: KeptSet, classes: Sequence[str], hit: Sequence[str], redistil: bool) -> list[str]:
-    """What was taken out, and what may remain of it."""
+    """Return sentences about what was removed, and what traces may remain."""
     notes = []
     if classes:
-        notes.append(f"Taken out: images and sums of {', '.join(map(repr, classes))}.")
+        notes.append(f"Removed: images and sums of {', '.join(map(repr, classes))}.")
     if hit:
         notes.append(
-            f"Taken out: the photos' share of the sums; images of {', '.join(map(repr, hit))} were made again."
+            f"Removed: the photos' share of the sums. Images of {', '.join(map(repr, hit))} were distilled again."
         )
     run = left.distilled.run
     if not redistil and run.baseline is None:
-        began = f" Some of them began as {BEGINNINGS[run.begun_from]}." if run.began_as_photos else ""
+        began = f" Some of them started from {BEGINNINGS[run.begun_from]}." if run.began_as_photos else ""
         notes.append(
-            "May remain: images of the other classes were optimised beside what was taken out, and stay as they were."
+            "May remain: the other images are unchanged, but were optimised together with what was removed."
             + began
-            + (f" {option('redistil', True)} makes all of them again." if left.statistics else "")
+            + (f" {option('redistil', True)} distils all images again." if left.statistics else "")
         )
     if classes and left.statistics and any(one.products is not None for one in left.statistics):
         notes.append(
-            "May remain: the products of features are of all classes together and keep the way in which features of "
-            "the class went together, as far as it is not that of all classes."
+            "May remain: products of features are summed over all classes, so they keep correlations that were "
+            "specific to the removed class."
         )
     return notes

@@ -25,8 +25,8 @@ class ChangedClass:
     Attributes:
         name: Its name.
         images: How many synthetic images it has now.
-        photos: How many photos are behind its statistics now; ``None`` if the set keeps no statistics.
-        became: ``"as before"``: bit for bit; ``"changed"``: optimised again, or others beside them; ``"new"`` or
+        photos: How many photos are behind its statistics now; ``None`` if the set has no statistics.
+        became: ``"as before"``: bit-identical; ``"changed"``: optimised again, or images were added; ``"new"`` or
             ``"gone"``: only one of the sets has the class.
     """
 
@@ -38,13 +38,13 @@ class ChangedClass:
 
 @dataclass(frozen=True)
 class ChangedSet(Result):
-    """A set over time: class by class, what became of its images.
+    """What happened to the images of a set, class by class.
 
     Attributes:
         out: Folder of the new set.
         images: How many images it has.
         classes: Its classes, then those that are gone.
-        notes: What was left out or may remain, a sentence each.
+        notes: Sentences about what was left out or may remain.
     """
 
     out: str
@@ -56,13 +56,13 @@ class ChangedSet(Result):
     def of(
         cls, before: Sequence[DistilledSet], after: DistilledSet, out: Path | str, notes: Sequence[str] = ()
     ) -> ChangedSet:
-        """Compare a set in a folder with those that it was made from.
+        """Compare a set in a folder with the sets that it was made from.
 
         Args:
             before: The sets that were changed or merged.
-            after: What was made of them.
+            after: The new set.
             out: Its folder.
-            notes: What else there is to say, a sentence each.
+            notes: Further sentences.
         """
         kept = statistics_if_kept(out)
         counts = dict(zip(kept[0].class_names, kept[0].counts.tolist(), strict=True)) if kept else {}

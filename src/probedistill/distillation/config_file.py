@@ -23,7 +23,7 @@ def encoder_options(folder: Path) -> dict[str, Any]:
 
 
 def config_options(*parts: ImagesConfig | StatisticsConfig | EncoderConfig | None) -> dict[str, Any]:
-    """The fields of some configs as they stand in a YAML file, without empty ones."""
+    """The fields of some configs as they are in a YAML file, without empty ones."""
     given = [_plain_values(asdict(part)) for part in parts if part is not None]
     return {name: value for fields in given for name, value in without_none(fields).items()}
 
@@ -39,13 +39,13 @@ def write_config(
 
     Args:
         path: The file.
-        images: The images. ``None`` for images made in Python, which a note says in the file of a run.
+        images: The images. ``None`` for images created in Python, which a note in the run's file says.
         encoder: The encoder, likewise.
-        settings: How they were distilled; ``None`` if they were not, or to write the encoder alone.
-        statistics: What they were distilled from in place of images.
+        settings: How they were distilled; ``None`` if they were not, or to write only the encoder.
+        statistics: What they were distilled from instead of images.
     """
     named = {"images": images or statistics, "encoder": encoder}
-    notes = [f"# {name}: made in Python; give --{name}\n" for name, part in named.items() if settings and not part]
+    notes = [f"# {name}: created in Python; give --{name}\n" for name, part in named.items() if settings and not part]
     content = config_options(images, statistics, encoder)
     if settings is not None:
         content |= settings.to_dict()

@@ -55,7 +55,7 @@ class Tower:
 
 @dataclass(frozen=True, kw_only=True)
 class Loop:
-    """How a run steps.
+    """Settings of the optimisation loop.
 
     Attributes:
         steps: Length of the run, for the learning-rate schedule.
@@ -63,8 +63,8 @@ class Loop:
         schedule: ``"cosine"`` to zero, or ``"constant"``.
         views: Augmented views v of each image in a step.
         augment: How views are drawn.
-        level_every: Open a level of the pyramid every so many steps; 0: never.
-        new_level: What a new level starts as: ``"zero"``, or ``"noise"`` with Adam created again.
+        level_every: Open a level of the pyramid after every this many steps; 0: never.
+        new_level: What a new level starts from: ``"zero"``, or ``"noise"`` with Adam reset.
         micro_batch: Views per forward and backward pass; ``None`` for as many as fit in memory, for each encoder.
         seed: Seed of the views.
     """
@@ -90,7 +90,7 @@ class Distiller:
     """Synthetic images under optimisation: everything that a step reads and writes.
 
     Args:
-        towers: Encoders with their objectives; the loss is Σ weight · objective. Each sees views of its own.
+        towers: Encoders with their objectives; the loss is Σ weight · objective. Each has its own views.
         canvas: The parameters of the synthetic images: of all m images, or of this process's share.
         labels: (m,) int64, of all images.
         loop: How a run steps.
@@ -222,9 +222,9 @@ class Distiller:
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors of all images and plain values from which `load_state` continues bit for bit.
 
-        The first process gets all images' tensors, to store; the others' are empty. A checkpoint of n processes loads
-        on any other number, which may round otherwise. The tensors may be the live ones: store or clone them before
-        the next step.
+        The first process gets the tensors of all images, to store; the others' are empty. A checkpoint of n processes
+        loads on any other number of processes, which may round differently. The tensors may be the live ones: store or
+        clone them before the next step.
         """
         tensors: dict[str, Tensor] = {}
         for i, level in enumerate(self.canvas.levels):
@@ -243,7 +243,7 @@ class Distiller:
     def load_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         """Continue from what the first process's `state` returned.
 
-        The micro-batches go on too, because their size changes the last digits, unless the user now wants another one.
+        This restores the micro-batch sizes, too, because they change the last digits, unless the user has set another.
         """
         while isinstance(self.canvas, Canvas) and len(self.canvas.levels) < values["levels"]:
             self._optimizer.add_param_group({"params": [self.canvas.open_level()]})

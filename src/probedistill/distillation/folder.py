@@ -1,7 +1,7 @@
-"""The folder of a run while it is under way; `store/layout.py` says what is in it.
+"""The folder of a running distillation; `store/layout.py` says what is in it.
 
-A folder is claimed first and looked at then, so that nobody changes it in between. Killed or without power at any
-point, it holds the old run, the new one as far as it is, or the finished one.
+A folder is locked first and then examined, so that nobody changes it in between. After a kill or a power loss at any
+point, it contains the old run, the new one so far, or the finished one.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def _either() -> str:
 
 @dataclass(frozen=True)
 class CheckpointRecord:
-    """What a checkpoint says beside its tensors.
+    """What a checkpoint contains besides its tensors.
 
     Attributes:
         run: `identity` of the run that it belongs to.
@@ -112,7 +112,7 @@ def identity(run: RunRecord) -> str:
 
 
 class NoFolder:
-    """Stands in for the folder of a run that keeps nothing: it does nothing."""
+    """Replaces the folder of a run that saves nothing: it does nothing."""
 
     path: Path | None = None
 
@@ -130,7 +130,7 @@ class NoFolder:
         """The set, if this very run is finished already."""
 
     def checkpoint(self, run: RunRecord) -> Checkpoint | None:
-        """The state that the run goes on from."""
+        """Return the state that the run continues from."""
 
     def start(
         self,
@@ -167,14 +167,14 @@ class RunFolder(NoFolder):
 
     Args:
         path: The folder.
-        resume: Go on with the run that it holds.
-        overwrite: Replace the run that it holds.
+        resume: Continue the run in it.
+        overwrite: Replace the run in it.
     """
 
     def __init__(self, path: Path, *, resume: bool, overwrite: bool) -> None:
         if resume and overwrite:
             raise UserError(
-                f"{option('resume', True)} and {option('overwrite', True)} exclude each other; give one of them"
+                f"{option('resume', True)} and {option('overwrite', True)} cannot be combined; give one of them"
             )
         self.path: Path = path
         self.resume, self.overwrite = resume, overwrite
@@ -184,7 +184,7 @@ class RunFolder(NoFolder):
         return claimed(self.path) if team.is_first else nullcontext()
 
     def look(self) -> None:
-        """Check the folder before it is held; first of all that no other process is at work in it."""
+        """Check the folder before it is locked; first of all that no other process is using it."""
         try:
             self.check()
         except UserError:
@@ -194,7 +194,7 @@ class RunFolder(NoFolder):
                 raise
 
     def check(self) -> None:
-        """Refuse a folder that cannot be written, or holds something that this run would destroy; change nothing."""
+        """Refuse a folder that cannot be written, or has something that this run would destroy; change nothing."""
         out = f"out {str(self.path)!r}"
         try:
             if self.path.exists() and not self.path.is_dir():
@@ -221,13 +221,9 @@ class RunFolder(NoFolder):
         out = f"out {str(self.path)!r}"
         has_checkpoints = any((self.path / CHECKPOINTS).glob("step-*.safetensors"))
         if not has_checkpoints and not _is_of_a_run(self.path):
-            raise UserError(f"{out} is not empty and holds no run; choose another folder")
+            raise UserError(f"{out} is not empty and is not a run; choose another folder")
         if not self.overwrite:
-            what = (
-                "checkpoints without a run.json that says whose"
-                if has_checkpoints
-                else "a run whose run.json is damaged"
-            )
+            what = "checkpoints without their run.json" if has_checkpoints else "a run whose run.json is damaged"
             raise UserError(f"{out} holds {what}; add {option('overwrite', True)}")
 
     def finished(self, run: RunRecord, team: Processes) -> DistilledSet | None:
@@ -247,10 +243,10 @@ class RunFolder(NoFolder):
             if not team.is_first:
                 raise
             found = rebuilt(self.path)
-            _log.warning("%s: its images were written again", error.args[0].partition("; ")[0])
+            _log.warning("%s: wrote its image files again", error.args[0].partition("; ")[0])
         if team.is_first:
             self._remove_temporary()  # a kill may have come just before
-            _log.info("%s is finished already", self.path)
+            _log.info("%s is already finished", self.path)
         return found
 
     def checkpoint(self, run: RunRecord) -> Checkpoint | None:
@@ -262,8 +258,8 @@ class RunFolder(NoFolder):
         found = newest_checkpoint(self.path) if self.resume else None
         if found is not None and found.about.run != identity(run):
             raise UserError(
-                f"{str(self.path / CHECKPOINTS)!r} holds checkpoints of another run than its {RUN}; "
-                f"restore them or add {option('overwrite', True)} instead of {option('resume', True)}"
+                f"{str(self.path / CHECKPOINTS)!r} holds checkpoints of a run other than its {RUN}; "
+                f"restore its own or add {option('overwrite', True)} instead of {option('resume', True)}"
             )
         return found
 
@@ -275,14 +271,14 @@ class RunFolder(NoFolder):
         step: int,
         statistics: StatisticsConfig | None = None,
     ) -> None:
-        """Write what says that the folder holds this run. Killed at any point, it holds the old run or the new one.
+        """Write the files that identify this run. If it is killed, the folder contains the old run or the new one.
 
         Args:
-            run: What the run is.
+            run: The run's record.
             images: For the YAML file that repeats the run; ``None`` if no options open these images.
             encoder: For the same file; ``None`` if no options make these encoders.
-            step: The step that the run goes on from; pictures of later ones are removed.
-            statistics: What is distilled from in place of images; then ``images`` are for testing.
+            step: The step that the run continues from; pictures of later ones are removed.
+            statistics: What is distilled from instead of images; then ``images`` are for testing.
         """
         fresh = not (self.path / RUN).exists()
         for place in (self.path, self.path / CHECKPOINTS, self.path / EVOLUTION):
@@ -322,7 +318,7 @@ class RunFolder(NoFolder):
         held_out: Sequence[str] = (),
         licence: Licence | None = None,
     ) -> None:
-        """Write the set and what lies beside it; only then remove what an unfinished run needs."""
+        """Write the set and its other files; only then remove what an unfinished run needs."""
         save_in_run(self.path, statistics)
         distilled.save(self.path, licence=licence, held_out=held_out)
         self._remove_temporary()
@@ -333,7 +329,7 @@ class RunFolder(NoFolder):
         try:
             yield
         except UserError as error:
-            again = f"repeat it with {option('resume', True)} to go on from the last checkpoint"
+            again = f"repeat it with {option('resume', True)} to continue from the last checkpoint"
             raise UserError(f"{error}; {again}") from error
 
     def _known_run(self) -> RunRecord | None:
@@ -343,7 +339,7 @@ class RunFolder(NoFolder):
         return None
 
     def _remove_temporary(self) -> None:
-        """Remove what a finished run does not need, without complaint if that is not allowed."""
+        """Remove what a finished run does not need; ignore missing permissions."""
         shutil.rmtree(self.path / CHECKPOINTS, ignore_errors=True)
         with suppress(OSError):
             (self.path / PROGRESS).unlink(missing_ok=True)
@@ -368,7 +364,7 @@ def newest_checkpoint(folder: Path) -> Checkpoint | None:
             tensors, about = load_tensors(path)
             return Checkpoint(tensors, from_plain(about, CheckpointRecord))
         except (TornFileError, msgspec.ValidationError) as error:
-            warnings.warn(f"{error}; using the checkpoint before it", stacklevel=3)
+            warnings.warn(f"{error}; using the previous checkpoint", stacklevel=3)
     return None
 
 
@@ -384,16 +380,16 @@ def _check_same(folder: Path, before: RunRecord, now: RunRecord) -> None:
     for one, other in zip(before.encoders, now.encoders, strict=True):
         if one.precision != other.precision:
             raise UserError(
-                f"{out} holds a run in precision {one.precision!r}, now {other.precision!r}; "
+                f"{out} holds a run with precision {one.precision!r}, now {other.precision!r}; "
                 "repeat its settings, or choose another folder"
             )
     if before.base != now.base:
-        raise UserError(f"{out} holds a run that goes on from other images; {_either()}")
+        raise UserError(f"{out} holds a run that continues from other images; {_either()}")
     check_settings(folder, before.config, now.config)
 
 
 def check_settings(folder: Path, before: DistillConfig, now: DistillConfig) -> None:
-    """Refuse to go on with the run in ``folder`` if its settings were others."""
+    """Refuse to continue the run in ``folder`` with different settings."""
     # asdict: a record of an older version lacks some options, which had their defaults.
     held, wanted = (as_plain(asdict(config)) for config in (before, now))
     others = [line for line in _others(held, wanted) if not line.startswith(("micro_batch ", "also "))]
@@ -415,7 +411,7 @@ def _others(held: Mapping[str, Any], wanted: Mapping[str, Any], at: str = "") ->
 
 
 def _is_of_a_run(folder: Path) -> bool:
-    """Whether a folder whose run.json cannot be read holds a run nevertheless."""
+    """Whether a folder whose run.json cannot be read nevertheless contains a run."""
     return is_run(folder) or ((folder / TENSORS).is_file() and (folder / SUMS).is_file())
 
 

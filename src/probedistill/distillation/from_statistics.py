@@ -1,4 +1,4 @@
-"""A run that has no images, only their statistics: what it needs, and what it cannot do."""
+"""A run from statistics instead of images: what it needs, and what it cannot do."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def read_statistics(
         of_encoder.setdefault((part.about.encoder.fingerprint, part.about.encoder.precision), []).append(part)
     merged = tuple(merge_statistics(group, union=union) for group in of_encoder.values())
     if not merged:
-        raise UserError("stats [] names no file; give at least one")
+        raise UserError("stats is empty; give at least one file")
     for one in merged:
         _check_classes(one, merged[0])
     return merged
@@ -48,12 +48,12 @@ def _check_classes(one: ClassStatistics, first: ClassStatistics) -> None:
         )
     if one.num_classes < 2:
         raise UserError(
-            f"the statistics are of the class {one.class_names[0]!r} alone; add those of another class with "
+            f"the statistics have only the class {one.class_names[0]!r}; add those of another class with "
             f"{option('union', True)}"
         )
     if not (one.private or bool((one.counts > 0).all())):
         empty = one.class_names[int((one.counts <= 0).nonzero()[0])]
-        raise UserError(f"the statistics hold no images of class {empty!r}; add a file that has some")
+        raise UserError(f"the statistics have no images of class {empty!r}; add a file that has some")
 
 
 def statistics_for(encoders: Sequence[Encoder], merged: Sequence[ClassStatistics]) -> list[ClassStatistics]:
@@ -71,10 +71,10 @@ def statistics_for(encoders: Sequence[Encoder], merged: Sequence[ClassStatistics
 
 
 def settled(config: DistillConfig, statistics: Sequence[ClassStatistics]) -> DistillConfig:
-    """The resolved config of a run from statistics; ``"auto"`` is sfm if they hold means alone.
+    """Return the resolved config of a run from statistics; ``"auto"`` is sfm if they have only means.
 
     Raises:
-        UserError: A value is out of range, or the method needs what is not there.
+        UserError: A value is out of range, or the method needs more than the statistics have.
     """
     means_alone = [one for one in statistics if one.products is None]
     if config.method == "auto" and means_alone:
@@ -85,14 +85,14 @@ def settled(config: DistillConfig, statistics: Sequence[ClassStatistics]) -> Dis
         if needs_second_moments(config):
             one.second_moments()  # says so
         if config.keep_head:
-            raise UserError("keep_head True needs second moments, and the statistics hold none; leave it out")
+            raise UserError("keep_head True needs second moments, which the statistics do not have; leave it out")
     return config
 
 
 def check_without_images(config: DistillConfig) -> None:
     """Raise `UserError` if a resolved config needs images that are not there."""
     is_lgm, is_clp, canvas = config.method == "lgm", config.method == "clp", config.canvas
-    needs = "needs the real images, and there are only their statistics"
+    needs = "needs the real images, but there are only statistics"
     weighs = (
         "weighs classes by their number of images, and features drawn from statistics are equally many for every class"
     )

@@ -42,12 +42,12 @@ class TensorBoard(Callback):
             self._writer.add_scalar("accuracy", preview.accuracy, preview.step)
 
     def on_end(self, end: End) -> None:
-        """Write what is left."""
+        """Write the rest."""
         self._writer.close()
 
 
 class WeightsAndBiases(Callback):
-    """Losses, learning rate, accuracy and images for Weights & Biases; its environment variables say where."""
+    """Losses, learning rate, accuracy and images for Weights & Biases, configured by its environment variables."""
 
     def __init__(self) -> None:
         self._wandb: Any = needed("wandb", "wandb", "log 'wandb' needs")

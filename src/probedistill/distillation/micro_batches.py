@@ -1,9 +1,9 @@
 """Many views through an encoder in bounded memory: two passes in micro-batches (GradCache, arXiv 2101.06983).
 
-An objective needs the features of all views at once, but a graph over all views may not fit in memory. So the features
-come first, without a graph; the objective gives its gradient with respect to the features; and each micro-batch is then
-computed again, with a graph, for its slice of that gradient. The sum over micro-batches is the gradient of one pass.
-One micro-batch's graph does fit, so the last one keeps its own and is not computed again.
+An objective needs the features of all views at once, but a graph over all views may not fit in memory. So features are
+first computed without a graph, the objective returns its gradient with respect to the features, and each micro-batch is
+then computed again, with a graph, for its slice of that gradient. The sum over micro-batches is the gradient of a
+single pass. The graph of one micro-batch fits, so the last one keeps its graph and is not computed again.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Result = TypeVar("Result")
 
 
 class Part(NamedTuple):
-    """Some views' features, and what they were made from.
+    """Features of some views, and what they were computed from.
 
     Attributes:
         features: (n, d), with a graph if gradients are switched on.
@@ -115,7 +115,7 @@ class MicroBatches:
             # Outside the except block: the error's traceback holds on to the tensors that did not fit.
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
-            _log.warning("out of memory: going on with micro-batches of %d views", size // 2)
+            _log.warning("out of memory: continuing with micro-batches of %d views", size // 2)
 
     def _views_that_fit(self, forward: Forward) -> int:
         """How many views' graphs fit in free memory, by what autograd saves for one view more."""
@@ -131,7 +131,7 @@ class MicroBatches:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that this process may take: free memory, shared with the other processes of this machine."""
+    """Bytes that this process may use: free memory, shared with the other processes of the run on this machine."""
     if device.type == "cuda":
         # What PyTorch has cached, of the tower before for example, is free for this one.
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -159,6 +159,6 @@ def _backward(part: Part, slope: Tensor) -> list[Tensor]:
 
 
 def _slices(total: int, size: int) -> Iterator[tuple[int, int]]:
-    """Slices of ``size``, but for a smaller first one: the last one, whose graph is kept, is as large as may be."""
+    """Slices of ``size``, except a smaller first one, so that the last one, whose graph is kept, is large."""
     for stop in range((total - 1) % size + 1, total + 1, size):
         yield max(0, stop - size), stop

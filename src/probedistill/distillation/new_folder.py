@@ -1,4 +1,4 @@
-"""Folders of sets that no run has made: merged, imported or chosen ones."""
+"""Folders of sets that were not made by a run: merged, imported or chosen ones."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ def write_set(
     held_out: Sequence[str] = (),
     licence: Licence | None = None,
 ) -> None:
-    """Write a set that no run has made into a new folder, in one piece: killed at any point, it is whole or absent.
+    """Write a set that was not made by a run into a new folder; if this is killed, the folder is complete or absent.
 
     Args:
-        out: The folder; it must be empty or not there.
+        out: The folder; it must be empty or not exist.
         distilled: The set.
-        options: What its ``config.yaml`` says; without any there is none.
-        statistics: What it keeps, for each encoder.
+        options: Content of its ``config.yaml``; without options, there is none.
+        statistics: Its statistics, for each encoder.
         held_out: Names of the images that were held out.
-        licence: Under which it is.
+        licence: Its licence.
 
     Raises:
-        UserError: The folder holds something, or it cannot be written.
+        UserError: The folder is not empty, or cannot be written.
     """
     check_free(out)
     with (
@@ -53,7 +53,7 @@ def write_set(
 
 
 def check_free(out: Path) -> None:
-    """Raise `UserError` unless a folder can be written and holds nothing."""
+    """Raise `UserError` unless a folder can be written and is empty."""
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
-        raise UserError(f"out {str(out)!r} is there already; give another folder")
+        raise UserError(f"out {str(out)!r} already exists; give another folder")
     check_writable(out)

@@ -1,4 +1,4 @@
-"""From a resolved config to the objective that it asks for, on features of real images or on their statistics."""
+"""From a resolved config to its objective, on features of real images or on their statistics."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from ..objectives.real import Objective, RealFeatures
 
 
 def load_method(config: DistillConfig) -> Callable[..., Objective]:
-    """The function real features → objective that a resolved config asks for, with its options filled in.
+    """Return the function real features → objective of a resolved config, with its options filled in.
 
     Raises:
-        UserError: There is no such method, or it lacks one of these options.
+        UserError: Unknown method, or an option that it does not have.
     """
     factory, options = METHODS.load(config.method), config.options()
     if config.method in METHODS.built_in:
@@ -55,9 +55,9 @@ def _check(objective: Any, real: RealFeatures, config: DistillConfig) -> None:
     """Try a user's objective on random features, as many as a step has, before anything is written.
 
     Raises:
-        UserError: It is no function of three arguments, or gives no loss with a gradient.
+        UserError: It is not a function of three arguments, or returns no loss with a gradient.
     """
-    called, wanted = f"method {config.method!r} gives", "it must give a function of (features, labels, step)"
+    called, wanted = f"method {config.method!r} returns", "it must return a function of (features, labels, step)"
     if not callable(objective):
         raise UserError(f"{called} {type(objective).__name__}; {wanted}")
     try:
@@ -77,9 +77,11 @@ def _check(objective: Any, real: RealFeatures, config: DistillConfig) -> None:
         loss: Any = objective(features, labels, 0)
     if not isinstance(loss, Tensor) or loss.ndim:
         kind = f"a tensor {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-        raise UserError(f"{called} a function whose loss is {kind}; it must be a tensor ()")
+        raise UserError(f"{called} a function whose loss is {kind}; it must be a scalar tensor, of shape ()")
     if not loss.requires_grad:
-        raise UserError(f"{called} a loss without a gradient; make it of the features, without .detach() and .item()")
+        raise UserError(
+            f"{called} a loss without a gradient; compute it from the features, without .detach() and .item()"
+        )
 
 
 def _keywords(factory: Any, method: str) -> dict[str, bool]:
@@ -87,7 +89,7 @@ def _keywords(factory: Any, method: str) -> dict[str, bool]:
     with explained(f"method {method!r} is not a function of real features", TypeError, ValueError):
         parameters = list(inspect.signature(factory).parameters.values())
     if not parameters:
-        raise UserError(f"method {method!r} takes no argument; it must take the real features")
+        raise UserError(f"method {method!r} takes no arguments; it must take the real features")
     kinds = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     return {p.name: p.default is not p.empty for p in parameters[1:] if p.kind in kinds}
 
@@ -98,16 +100,16 @@ def make_objective(
     device: torch.device | str = "cpu",
     fresh: FreshBatches | None = None,
 ) -> Objective:
-    """The objective that a resolved config asks for, on the features of a bank.
+    """Create the objective of a resolved config on the features of a bank.
 
-    The features are held on the device when the bank is in memory and takes no more than a quarter of the
-    device's (`comfortable_bytes`); otherwise they are read again, block by block, at each pass over them.
+    The features are kept on the device if the bank is in memory and takes at most a quarter of the device's memory
+    (`comfortable_bytes`); otherwise they are read again, block by block, at each pass over them.
 
     Args:
         config: Resolved.
         bank: Features of the real images, or their statistics.
         device: Where the synthetic features are.
-        fresh: Where fresh batches of real images come from.
+        fresh: Source of fresh batches of real images.
     """
     if isinstance(bank, ClassStatistics):
         return load_method(config)(RealMoments(Draws(bank, seed=config.seed), _normalization(config), device))
@@ -138,10 +140,10 @@ def _real_features(
 
 @dataclass(frozen=True)
 class InnerLayers:
-    """An encoder's inner layers with their real features, to apply the method to.
+    """An encoder's inner layers with their real features, which the objective is also applied to.
 
     Attributes:
-        encoder: The encoder with the layers' features after its own (`Encoder.with_layers`).
+        encoder: The encoder with the layers' features appended to its own (`Encoder.with_layers`).
         bank: These features of the real images.
     """
 
@@ -153,7 +155,7 @@ class InnerLayers:
         return replace(self, bank=self.bank.select(rows))
 
     def beside(self, own: Objective, config: DistillConfig) -> Objective:
-        """The objective of the encoder's features and of its layers; ``own`` is that of the features."""
+        """Combine the objective ``own`` of the encoder's features with that of its inner layers."""
         made, method, start = [], load_method(config), self.encoder.plain.dim
         for width in self.encoder.widths:
             layer = self.bank.columns(start, start + width)
@@ -165,7 +167,7 @@ class InnerLayers:
 def inner_layers(
     config: DistillConfig, encoders: Sequence[Encoder], bank_of: Callable[[Encoder], FeatureBank]
 ) -> list[InnerLayers | None]:
-    """The inner layers of each encoder that gives any, as many as a resolved config asks for.
+    """Return the inner layers of each encoder that provides any, as many as a resolved config requests.
 
     Args:
         config: Resolved.

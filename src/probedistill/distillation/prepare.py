@@ -38,17 +38,17 @@ Data = str | ImagesConfig | LabelledImages | StatisticsConfig | ClassStatistics 
 
 @dataclass(frozen=True)
 class Task:
-    """A run that may begin.
+    """A run that is ready to start.
 
     Attributes:
         config: Method and settings, resolved.
-        run: When to look and to save.
+        run: When to make previews and to save.
         data: The real images, or their statistics.
         encoders: The frozen encoders.
         record: The run's record, as it will be written.
         features: Where features come from.
         team: The processes that share the run.
-        base: The set that the run goes on from, if it does.
+        base: The set that the run continues from, if any.
     """
 
     config: DistillConfig
@@ -67,7 +67,7 @@ class RealData:
 
     Attributes:
         spec: The options that open the images, or the test images; ``None`` if there are none.
-        train: Real training images; ``None`` if there are statistics in their place.
+        train: Real training images; ``None`` if there are statistics instead.
         test: Real test images, if there are any.
         statistics: The statistics, merged for each encoder.
         files: The statistics as they were named; ``None`` for loaded ones.
@@ -88,14 +88,14 @@ def read_data(
     folder: NoFolder,
     progress: bool,
 ) -> RealData:
-    """Open the images, or take the statistics, that a run is distilled from.
+    """Open the images, or use the statistics, that a run is distilled from.
 
     Args:
         images: As for `distill`.
         statistics: From `read_statistics`, if ``images`` are statistics.
         test: As for `distill`.
         config: Resolved.
-        folder: The run's folder, which must not lie among the images.
+        folder: The run's folder, which must not be among the images.
         progress: Show progress bars.
 
     Raises:
@@ -124,21 +124,21 @@ def prepare(
     base: Base | None,
     wished: DistillConfig,
 ) -> Task:
-    """Load the encoders, settle what depends on them, and make the run's record.
+    """Load the encoders, choose settings that depend on them, and create the run's record.
 
     Args:
         data: From `read_data`.
         named: From `name_encoders`.
         config: Resolved.
-        run: When to look and to save.
+        run: When to make previews and to save.
         strict: Raise on unreadable images.
         team: The processes that share the run.
-        base: The set that the run goes on from, if it does.
+        base: The set that the run continues from, if any.
         wished: The config as the user gave it.
 
     Raises:
-        UserError: An encoder cannot be loaded or lets no gradient through, the processes see other data, or there are
-            more of them than images.
+        UserError: An encoder cannot be loaded or has no gradient, the processes see different data, or there are more
+            processes than images.
     """
     encoders = _load_encoders(named)
     config = suited(config, wished, encoders)
@@ -151,14 +151,14 @@ def prepare(
         record = replace(record, base=base.record, forgotten=base.forgotten, begun_from=base.begun_from)
     count = len(record.class_names) * config.images_per_class if base is None else len(base.labels)
     if count < team.count:
-        raise UserError(f"{team.count} processes for {count} synthetic images; start no more than one each")
+        raise UserError(f"{team.count} processes for {count} synthetic images; start no more processes than images")
     _check_same_data(team, record)
     features = FeatureStore(run.cache, strict, run.progress and team.is_first, team)
     return Task(config, run, data, encoders, record, features, team, base)
 
 
 def check_run(run: RunConfig) -> None:
-    """Raise `UserError` if a time or a number of steps is out of range, or names are no list of names."""
+    """Raise `UserError` if a time or a number of steps is out of range, or names are not a list of names."""
     if not run.timeout_seconds > 0:
         raise UserError(f"timeout_seconds {run.timeout_seconds} must be more than 0")
     check_names("log", run.log)
@@ -169,7 +169,7 @@ def check_run(run: RunConfig) -> None:
 
 
 def folder_of(run: RunConfig, team: Processes) -> NoFolder:
-    """The folder that a run writes into; after a restart by torchrun, what the launch has begun goes on."""
+    """Return the folder that a run writes into; after a restart by torchrun, the run of this launch continues."""
     if run.out is None:
         return NoFolder()
     path, resume, overwrite = Path(run.out), run.resume, run.overwrite
@@ -182,10 +182,10 @@ def folder_of(run: RunConfig, team: Processes) -> NoFolder:
 def name_encoders(
     encoder: str | EncoderConfig | Encoder | Sequence[str | EncoderConfig | Encoder], config: DistillConfig
 ) -> tuple[list[EncoderConfig | Encoder], DistillConfig, bool]:
-    """All encoders of a run; the config with further ones and weights written out; whether it can repeat the run."""
+    """Return all encoders of a run, the config with ``also`` and weights filled in, and whether it repeats the run."""
     given = [*several_encoders(encoder), *config.also]
     if not given:
-        raise UserError("encoder [] names none; give at least one")
+        raise UserError("encoder is empty; give at least one")
     count, weights = len(given), [float(weight) for weight in config.encoder_weights]
     if weights and len(weights) != count:
         raise UserError(f"encoder_weights {weights} for {counted(count, 'encoder')}; give one for each")
@@ -233,19 +233,19 @@ def _load_encoders(named: list[EncoderConfig | Encoder]) -> list[Encoder]:
         if encoder.device != pool[0].device:
             raise UserError(
                 f"encoder {encoder.name!r} is on device {str(encoder.device)!r}, {pool[0].name!r} on "
-                f"{str(pool[0].device)!r}; load them on one device"
+                f"{str(pool[0].device)!r}; load them on the same device"
             )
         encoder.check_gradient()
     return list(pool)
 
 
 def _check_same_data(team: Processes, about: RunRecord) -> None:
-    """Raise `UserError` if the processes see different data or settings: their parts would not fit together."""
+    """Raise `UserError` if the processes see different data or settings, because their parts would not fit together."""
     shared = as_plain((about.config, about.encoders, about.images, about.class_names, about.base))
     digest = hashlib.sha256(json.dumps(shared).encode()).digest()
     if not team.agree(int.from_bytes(digest[:7], "big")):
         raise UserError(
-            "the processes of this run see different images, encoders or settings; give every machine the same ones"
+            "the processes of this run see different images, encoders or settings; use the same ones on every machine"
         )
 
 
@@ -277,7 +277,7 @@ def _check_counts(train: LabelledImages, config: DistillConfig) -> None:
     check_class_names(train.class_names, f"images {train.spec!r}")
     if len(train.class_names) < 2:
         raise UserError(
-            f"{train.spec!r} has the class {train.class_names[0]!r} alone; give images of at least 2 classes"
+            f"{train.spec!r} has only the class {train.class_names[0]!r}; give images of at least 2 classes"
         )
     least = max(2, config.images_per_class if config.canvas.from_photos else 2)
     for name, count in zip(train.class_names, train.counts().tolist(), strict=True):
@@ -289,7 +289,7 @@ def _check_counts(train: LabelledImages, config: DistillConfig) -> None:
 
 
 def suited(config: DistillConfig, wished: DistillConfig, encoders: Sequence[Encoder]) -> DistillConfig:
-    """Settle what "auto" means for these encoders.
+    """Replace ``"auto"`` by the values for these encoders.
 
     A vision transformer does best from single photos, with large crops, many views and small steps: docs/recipes.md.
 
@@ -313,7 +313,7 @@ def suited(config: DistillConfig, wished: DistillConfig, encoders: Sequence[Enco
 
 
 def without_effect(config: DistillConfig, wished: DistillConfig, encoders: Sequence[Encoder]) -> list[str]:
-    """Options that the user has changed and that have no effect in this run, each with the reason.
+    """List options that the user has changed but that have no effect in this run, each with the reason.
 
     Args:
         config: From `suited`.
@@ -332,5 +332,5 @@ def without_effect(config: DistillConfig, wished: DistillConfig, encoders: Seque
     if config.layers and any(asked.values()) and not any(one.with_layers(config.layers).widths for one in encoders):
         first = next(name for name, is_asked in asked.items() if is_asked)
         names = " and ".join(repr(encoder.name) for encoder in encoders)
-        found.append(f"{first} is about inner layers, and {names} gives none; convolutional models of timm do")
+        found.append(f"{first} needs inner layers, but {names} provides none; convolutional timm models do")
     return found

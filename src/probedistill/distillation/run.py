@@ -1,7 +1,7 @@
 """A distillation from labelled images to a `DistilledSet`, in four parts: prepare, open, loop, finish.
 
-The engine does steps; this module decides when to look, save and stop. `prepare` checks everything and writes nothing,
-`folder` knows what is written where, and `callbacks` who is told of it.
+The engine does the steps; this module decides when to make previews, save and stop. `prepare` checks everything and
+writes nothing, `folder` knows what is written where, and `callbacks` are notified.
 """
 
 from __future__ import annotations
@@ -74,24 +74,24 @@ def distill(
     >>> distilled = distill("folder:photos", "efficientnet_lite0", method="sfm", out="runs/x")  # doctest: +SKIP
 
     Args:
-        images: Real training images: a spec string, a config, or loaded images. With a spec the test split (or a
-            held-out part) gives the probe accuracy that is shown along the way. Or their statistics, of any number of
-            parties and of each encoder: `RealMoments` then draws features from them.
-        encoder: The frozen encoder, its config, or its name in one word (`encoder_config`). With a sequence the
-            loss is the sum over the encoders, weighted by ``encoder_weights``; the images are as large as the
-            largest input. ``config.also`` names further ones.
-        config: Method and settings; ``options`` override its fields or those of ``run``. Without it ``options`` are
-            those of `DistillConfig.of`, which knows ``preset="paper"``.
-        test: Test images for the accuracy along the way, when ``images`` are loaded images or statistics.
-        run: Output folder, resuming, checkpoints. Without ``out`` nothing is written.
-        callbacks: Further listeners (`Callback`).
+        images: Real training images: a spec string, a config, or loaded images. With a spec, the test split (or a
+            held-out part) provides the probe accuracy shown during the run. Or statistics of images, of any number of
+            parties and for each encoder; `RealMoments` then draws features from them.
+        encoder: The frozen encoder, its config, or its name (`encoder_config`). With a sequence, the loss is the sum
+            over the encoders, weighted by ``encoder_weights``, and the images have the size of the largest input.
+            ``config.also`` names further encoders.
+        config: Method and settings; ``options`` override its fields or those of ``run``. Without a config, ``options``
+            are those of `DistillConfig.of`, which accepts ``preset="paper"``.
+        test: Test images for the accuracy during the run, if ``images`` are loaded images or statistics.
+        run: Output folder, resuming, checkpoints. Without ``out``, nothing is written.
+        callbacks: Further callbacks (`Callback`).
         strict: Raise on unreadable images instead of leaving them out with a warning.
-        base: A set that the run goes on from, as `extend` and `forget` make it.
+        base: A set that the run continues from; used by `extend` and `forget`.
 
     Returns:
-        The synthetic images, also saved in ``out``. Equal inputs and seed give equal images, on the CPU bit for bit
-        with the same number of threads, processes and views in a micro-batch (``"auto"`` goes by free memory); also
-        when the run was interrupted and resumed, which goes on with the micro-batch that it had.
+        The synthetic images, also saved in ``out``. Equal inputs and seed give equal images: bit-identical on the CPU
+        with the same number of threads, processes and views in a micro-batch (``"auto"`` depends on free memory). This
+        includes runs that were interrupted and resumed, which keep their micro-batch.
 
     Raises:
         UserError: Bad input; nothing has been written.
@@ -131,17 +131,17 @@ def distill(
 
 @dataclass
 class _Session:
-    """A run that is under way.
+    """A running distillation.
 
     Attributes:
         task: What was prepared.
-        folder: Where it is kept.
+        folder: Where it is saved.
         distiller: The engine.
         history: What was recorded so far.
-        test: Features of the test images, for the accuracy along the way.
+        test: Features of the test images, for the accuracy during the run.
         skipped: Real images that could not be read.
         told: The callbacks.
-        stop: Whether a signal came.
+        stop: Whether a signal was received.
     """
 
     task: Task
@@ -176,7 +176,7 @@ def _open(task: Task, folder: NoFolder, repeats: EncoderConfig | None, own: Sequ
     step = checkpoint.step if checkpoint is not None else 0
     if not task.team.agree(step):  # and everyone has looked before anyone changes the folder
         raise UserError(
-            f"out {str(folder.path)!r} is not the same folder for all processes (this one goes on from "
+            f"out {str(folder.path)!r} is not the same folder for all processes (this one continues from "
             f"step {step}); put it on a file system that every machine sees"
         )
     if task.team.is_first:
@@ -192,7 +192,7 @@ def _open(task: Task, folder: NoFolder, repeats: EncoderConfig | None, own: Sequ
 
 
 def _banks(task: Task) -> list[FeatureBank]:
-    """Each encoder's features of the real images; none where there are only statistics."""
+    """Each encoder's features of the real images; empty if there are only statistics."""
     return [_bank(task, encoder) for encoder in task.encoders] if task.data.train is not None else []
 
 
@@ -308,7 +308,7 @@ def _look(session: _Session) -> None:
 
 
 def _quick_accuracy(encoder: Encoder, images: Tensor, labels: Tensor, test: FeatureBank) -> float:
-    """Accuracy of a ridge probe on the centre view of the 8-bit images: the number shown along the way."""
+    """Accuracy of a ridge probe on the centre view of the 8-bit images: the number shown during the run."""
     probe = LinearProbe("ridge").fit(encode(encoder, images), labels.cpu())
     right = sum(int((probe.predict(real) == y.numpy()).sum()) for real, y in test.blocks(views="centre"))
     return right / len(test)
@@ -351,7 +351,7 @@ def _finish(session: _Session) -> DistilledSet:
 
 
 def _kept_statistics(session: _Session) -> list[ClassStatistics]:
-    """The statistics of each encoder's real features, which the run keeps."""
+    """The statistics of each encoder's real features, to keep in the run."""
     task, config, path = session.task, session.task.config, session.folder.path
     if task.data.train is None:
         return list(task.data.statistics)

@@ -36,7 +36,7 @@ def make_distiller(
     fill: bool = True,
     progress: bool = False,
 ) -> Distiller:
-    """The engine for a resolved config, at step 0.
+    """Create the engine for a resolved config, at step 0.
 
     Args:
         config: Resolved; ``encoder_weights`` are empty or one for each encoder.
@@ -44,10 +44,10 @@ def make_distiller(
         banks: Each encoder's features of the real images, or their statistics.
         train: The real images, needed to start from them, and for fresh batches.
         team: The processes that share the run.
-        base: The set that the run goes on from; the engine then holds the images that change.
+        base: The set that the run continues from; the engine then holds only the images that change.
         inner: Each encoder's inner layers, from `inner_layers`; empty for none.
-        fill: Give the canvas its starting values. Without them no photo is read: a checkpoint has the images.
-        progress: Show a bar while photos are read to start from.
+        fill: Give the canvas its starting values. Otherwise no photo is read, because a checkpoint has the images.
+        progress: Show a progress bar while photos to start from are read.
 
     Raises:
         UserError: No real images although they are needed.
@@ -105,7 +105,7 @@ def _fill(
     base: Base | None,
     progress: bool,
 ) -> None:
-    """Give some of the images their starting values; the first encoder's features say which photos."""
+    """Give some of the images their starting values; the first encoder's features choose the photos."""
     options = config.canvas
     if options.init == "noise":
         canvas.fill_with_noise(options.init_noise, seed=config.seed, first=own.start)
@@ -138,10 +138,10 @@ def _empty_canvas(config: DistillConfig, count: int, size: int, device: torch.de
         shapes = [tuple(level.shape) for level in canvas.levels]
         whole = [str(level.dtype) for level in canvas.levels if not level.is_floating_point()]
     if whole:
-        raise UserError(f"canvas {options.kind!r} has levels of {whole[0]}; Adam changes floating-point numbers alone")
+        raise UserError(f"canvas {options.kind!r} has levels of {whole[0]}; they must be floating-point tensors")
     if not shapes or any(not shape or shape[0] != count for shape in shapes):
         raise UserError(
-            f"canvas {options.kind!r} has levels of shape {shapes}; each needs a row for each image, {count}"
+            f"canvas {options.kind!r} has levels of shape {shapes}; each needs one row per image, so {count} rows"
         )
     if options.level_every and not isinstance(canvas, Canvas):
         raise UserError(f"canvas.level_every {options.level_every} is for pyramids; leave it out for {options.kind!r}")

@@ -1,7 +1,7 @@
-"""What one could ship in place of distilled images: accuracy against bytes.
+"""What you could ship instead of distilled images: accuracy against bytes.
 
-For an encoder that is known, a head or some features are smaller and better than any image. On a new encoder they are
-of no use, and only images are left: this puts both in one table.
+For a known encoder, a head or some features are smaller and better than any image. On a new encoder they are useless,
+and only images work. This module puts both in one table.
 """
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ class Shipment:
         kind: Kind, which may come in several sizes: ``"head"``, ``"class means"``, ``"LDA"``, ``"feature centres"`` or
             ``"images"``.
         bytes: Its size.
-        top1: Accuracy in [0, 1] on each encoder; ``None`` if it is of no use there.
-        std: Standard deviation of each over distillation seeds; ``None`` without several.
-        seeds: Number of distillation seeds; 0 for what was not distilled.
+        top1: Accuracy in [0, 1] on each encoder; ``None`` if it does not work there.
+        std: Standard deviation of each over distillation seeds; ``None`` for a single seed.
+        seeds: Number of distillation seeds; 0 if it was not distilled.
     """
 
     name: str
@@ -78,7 +78,7 @@ class ByBytes(Result):
     """Accuracy against bytes.
 
     Attributes:
-        encoders: The encoders; features and heads are of the first.
+        encoders: The encoders; features and heads are those of the first.
         test: Number of test images.
         shipments: What was compared, the smallest first.
     """
@@ -92,7 +92,7 @@ class ByBytes(Result):
         numbers = range(len(self.encoders))
         rows = tuple((one.name, f"{one.bytes:,}", *map(one.shown, numbers)) for one in self.shipments)
         columns = ("what is shipped", "bytes", *(f"{name} %" for name in self.encoders))
-        caption = f"{NOTHING}: made of one encoder's features, and of no use on another." if numbers[1:] else ""
+        caption = f"{NOTHING}: made from one encoder's features, so useless on another." if numbers[1:] else ""
         return [Table(f"accuracy on {self.test:,} test images, against bytes", columns, rows, caption)]
 
     def findings(self) -> list[str]:
@@ -107,20 +107,20 @@ class ByBytes(Result):
             times = best.bytes / small.bytes
             behind = 100 * ((small.top1[0] or 0) - (best.top1[0] or 0))
             found.append(
-                f"Images are the wrong thing to ship there: {best.shown(0)}% in {best.bytes:,} bytes, {times:.1f} "
-                f"times as many, for {behind:.1f} points less."
+                f"Images are the wrong choice for it: {best.shown(0)}% in {best.bytes:,} bytes, {times:.1f} times as "
+                f"many, and {behind:.1f} points lower."
                 if behind > 0 and times > 1
-                else f"The best images have {best.shown(0)}% there, in {best.bytes:,} bytes."
+                else f"The best images reach {best.shown(0)}% on it, in {best.bytes:,} bytes."
             )
         for number, encoder in enumerate(new, start=1):
-            found.append(f"Heads and features are of no use on {encoder} ({NOTHING}).")
+            found.append(f"Heads and features do not work on {encoder} ({NOTHING}).")
             if images:
                 best = max(images, key=lambda one: one.top1[number] or 0)
-                found.append(f"Images are: {best.shown(number)}% ({best.name}).")
+                found.append(f"Images do: {best.shown(number)}% ({best.name}).")
         return found
 
     def figures(self) -> list[Figure]:
-        """Accuracy against bytes, with a colour for each kind and encoder."""
+        """Accuracy against bytes, one colour per kind and encoder."""
         lines = []
         for kind, number in product(dict.fromkeys(one.kind for one in self.shipments), range(len(self.encoders))):
             known = [one for one in self.shipments if one.kind == kind and one.top1[number] is not None]
@@ -132,7 +132,7 @@ class ByBytes(Result):
             several = len(self.encoders) > 1
             name = f"{kind}, {self.encoders[number]}" if several else kind
             lines.append(Line(name, x, np.array(accuracy), titles, marked=True, joined=kind != IMAGES))
-        drawing = Curve(tuple(lines), "bytes", "top-1 accuracy in %", log_x=True)
+        drawing = Curve(tuple(lines), "bytes", "top-1 accuracy, %", log_x=True)
         return [Figure("Accuracy against bytes", " ".join(self.findings()), drawing, self.tables()[0])]
 
     def save(self, path: Path | str) -> None:
@@ -149,16 +149,16 @@ def by_bytes(
     new_encoder: Encoder | None = None,
     features: FeatureStore | None = None,
 ) -> ByBytes:
-    """Compare what could be shipped for a classifier, by accuracy and bytes.
+    """Compare by accuracy and bytes what could be shipped to make a classifier.
 
-    * The head of a ridge probe on all real features, with weights of 32, 8 and 4 bits and biases and scales of 32.
-    * Class means in half precision, used as a nearest-mean classifier; a linear discriminant (LDA), in fp32.
-    * Centres of k-means within each class in half precision, which a ridge probe is fitted on.
-    * The image files of distilled sets, which a ridge probe is fitted on, on the encoder and on a new one. Sets that
-      differ by their seed alone are one row, with a mean and a deviation.
+    * The head of a ridge probe on all real features, with weights of 32, 8 and 4 bits; biases and scales have 32.
+    * Class means in half precision, used as a nearest-mean classifier; a linear discriminant (LDA) in fp32.
+    * k-means centres of each class in half precision, on which a ridge probe is trained.
+    * The image files of distilled sets, on which a ridge probe is trained, with the known encoder and a new one. Sets
+      that differ only in their seed are one row, with mean and standard deviation.
 
     Args:
-        encoder: The encoder that is known.
+        encoder: The known encoder.
         train: Real training images.
         test: Real test images.
         runs: Folders of distilled sets of the same classes, or folders that hold several.
@@ -166,7 +166,7 @@ def by_bytes(
         features: Where features come from.
 
     Raises:
-        UserError: A folder that holds no finished set, or one of other classes, or a class without training images.
+        UserError: A folder without a finished set or with one of different classes, or a class without training images.
     """
     check_encoder(encoder)
     check_labelled(train, "train")
@@ -182,7 +182,7 @@ def by_bytes(
     sets = _read_sets(runs)
     for folder, one in sets.items():
         if set(one.class_names) != set(train.class_names):
-            raise UserError(f"run {str(folder)!r} was made for other classes than the images have; leave it out")
+            raise UserError(f"run {str(folder)!r} was made for classes other than those of the images; leave it out")
     bank = store.of(encoder, train)
     banks = [store.of(one, of_classes(test, train.class_names)) for one in encoders]
     nothing: list[float | None] = [None] * (len(encoders) - 1)
@@ -202,7 +202,7 @@ def by_bytes(
 
 
 def _read_sets(runs: Sequence[Path | str]) -> dict[Path, DistilledSet]:
-    """The sets in some folders, and in the folders below those that hold no set themselves."""
+    """Read the sets in some folders; a folder without a set is searched for sets inside."""
     found: dict[Path, DistilledSet] = {}
     for run in map(run_folder, runs):
         inside = [] if (run / RUN).exists() or not run.is_dir() else runs_below(run)
@@ -212,9 +212,9 @@ def _read_sets(runs: Sequence[Path | str]) -> dict[Path, DistilledSet]:
 
 
 def _together(sets: Mapping[Path, DistilledSet]) -> list[list[Path]]:
-    """The folders of sets that differ by their seed alone.
+    """Group the folders of sets that differ only in their seed.
 
-    Exports within a budget differ by their quality, too; those in one folder are together.
+    Exports within a budget also differ in their quality; those in one folder form a group.
     """
     groups: dict[str, list[Path]] = {}
     for folder, one in sets.items():
@@ -230,7 +230,7 @@ def _together(sets: Mapping[Path, DistilledSet]) -> list[list[Path]]:
 
 
 def _shipment(folders: Sequence[Path], scored: Sequence[Sequence[float]]) -> Shipment:
-    """A row for the image files in some folders, whose sets differ by their seed alone."""
+    """A row for the image files in some folders, whose sets differ only in their seed."""
     files = [path for folder in folders for path in own_files(folder / FILES)]
     size = round(sum(path.stat().st_size for path in files) / len(folders))
     top1 = tuple(statistics.fmean(scores) for scores in zip(*scored, strict=True))
@@ -242,7 +242,7 @@ def _shipment(folders: Sequence[Path], scored: Sequence[Sequence[float]]) -> Shi
 
 
 def _features(bank: FeatureBank) -> Iterator[tuple[str, str, int, Callable[[Array], Array]]]:
-    """(name, kind, bytes, features (n, d) → scores (n, C)) of what is made of real features."""
+    """(name, kind, bytes, features (n, d) → scores (n, C)) of everything made from real features."""
     x, y, classes = bank.centre.numpy(), bank.labels.numpy(), bank.num_classes
     head = LinearProbe("ridge").fit(x, y)
     for precision, bits in BITS.items():
@@ -268,9 +268,9 @@ def _features(bank: FeatureBank) -> Iterator[tuple[str, str, int, Callable[[Arra
 
 
 def quantised(coef: Array, bits: int) -> tuple[Array, int]:
-    """A head's weights (C, d) after rounding to so many bits, and their bytes.
+    """Round a head's weights (C, d) to a number of bits; return them and their size in bytes.
 
-    Each row has a scale of its own (fp32): the largest absolute weight is the largest whole number.
+    Each row has its own scale (fp32), which maps the largest absolute weight to the largest integer.
     """
     if bits == 32:
         return coef.astype(np.float32).astype(np.float64), coef.size * 4

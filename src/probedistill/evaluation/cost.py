@@ -18,7 +18,7 @@ _FEW = 500  # passes that are not worth a measurement
 
 
 def seconds_per_pass(encoder: Encoder) -> float:
-    """Time for one image, from the quicker of two batches: one alone may fall into a busy moment."""
+    """Time for one image, from the faster of two batches, because the machine may be busy during one of them."""
     images = torch.rand(_BATCH, 3, encoder.input_size, encoder.input_size)
     # The first pass sets things up, on a GPU once for each batch size.
     encode(encoder, images[:1] if encoder.device.type == "cpu" else images)
@@ -36,14 +36,14 @@ def say_cost(encoder: Encoder, passes: int, way_out: str, *, enabled: bool = Tru
     Args:
         encoder: The encoder.
         passes: Number of images that go through it.
-        way_out: What makes it quicker.
-        enabled: ``False`` says nothing.
+        way_out: What makes it faster.
+        enabled: ``False`` prints nothing.
     """
     if not enabled or passes < _FEW:
         return
     seconds = passes * seconds_per_pass(encoder)
     if seconds >= SAID_FROM:
         say(
-            f"about {duration(seconds)}: {passes:,} images go through {encoder.name} at {encoder.input_size} px"
+            f"about {duration(seconds)} to encode {passes:,} images with {encoder.name} at {encoder.input_size} px"
             f"{way_out}"
         )

@@ -15,7 +15,7 @@ from .result import Evaluation, load_evaluation
 
 
 def show_on_card(folder: Path) -> None:
-    """Write all scores that lie in the folder of a set into its card, if it has one."""
+    """Write all scores in the folder of a set onto its card, if it has one."""
     found = []
     with claimed(folder, called="folder", wait=PATIENCE):
         for path in sorted(folder.glob(EVALUATIONS)):

@@ -62,44 +62,44 @@ def evaluate(
 ) -> Evaluation:
     """Score probes trained on a synthetic set and on real-image baselines.
 
-    Every row is tested on the centre crops of ``test``. Training views are random resized crops and
-    flips (no noise), by the augmentation that the set was distilled with unless ``augment`` is given. A set with
-    soft labels is scored with them, in the row "distilled", and with its hard labels in a row of its own. Real
-    images that `baseline --save` kept are called by their baseline, as in "herding, saved".
+    Every row is tested on the centre crops of ``test``. Training views are random resized crops and flips (no noise),
+    with the augmentation that the set was distilled with unless ``augment`` is given. A set with soft labels is scored
+    with them in the row "distilled", and with its hard labels in a separate row. Real images saved by `baseline --save`
+    are named after their baseline, as in "herding, saved".
 
-    The probe ``"inherited"`` takes the set's head (`InheritedProbe`). Its projector is fitted on the images of each
-    row; "full real data" and "class-mean features" are scored with ridge in its place.
+    The probe ``"inherited"`` uses the set's head (`InheritedProbe`). Its projector is fitted on the images of each row;
+    "full real data" and "class-mean features" are scored with ridge instead.
 
     Features of views are kept in the cache and shared between probes, rows and later calls.
 
     Args:
         distilled: The synthetic set, or the folder or name of its run; its 8-bit images are scored. ``None`` scores
-            the baselines alone.
+            only the baselines.
         encoder: The frozen encoder; it may differ from the one that the set was made with.
         train: Real training images for the baselines; ``None`` leaves the baselines out.
         test: Real test images.
         config: Protocol; ``options`` override its fields, e.g. ``probes=["ridge", "sgd"]``.
         augment: How training views are drawn.
         images_per_class: Size of the baselines if ``distilled`` is ``None``.
-        groups: Group name of each image of ``test``, for the worst group.
-        source: The encoder of the set's head, for the probe ``"inherited"``; without it the projector is fitted on
-            class prototypes. Not needed if that is ``encoder``.
-        head: The head of the probe ``"inherited"``, for baselines alone; its rows are the classes of ``test``.
+        groups: Group name of each image of ``test``, for the accuracy of the worst group.
+        source: The encoder of the set's head, for the probe ``"inherited"``. Without it, the projector is fitted on
+            class prototypes. Not needed if it is ``encoder``.
+        head: The head of the probe ``"inherited"`` if only baselines are scored; its rows are the classes of ``test``.
             Default: the set's.
         chosen_by: The encoder that chooses the real images of the baselines (neighbours, medoids …). Default:
             ``encoder``.
-        out: JSON file that keeps each row as soon as it is scored. Rows that it holds already, of the same set,
-            images, encoder and protocol, are not scored again.
-        features: Where features come from, in place of ``cache``, ``strict`` and ``progress``.
-        cache: Folder of features.
+        out: JSON file to which each row is saved as soon as it is scored. Rows already in the file are not scored
+            again if set, images, encoder and protocol are the same.
+        features: Where features come from, instead of ``cache``, ``strict`` and ``progress``.
+        cache: Folder for cached features.
         strict: Raise on unreadable real images.
-        progress: Show progress bars, and say what it will cost if that is over a minute.
+        progress: Show progress bars, and how long it will take if that is over a minute.
         **options: Fields of ``config``.
 
     Raises:
-        UserError: Unknown option, probe or baseline, classes of the set that the images do not have, a set whose
-            record of its augmentation is damaged, or an inherited probe without a head or with a head of another
-            encoder than ``source``.
+        UserError: Unknown option, probe or baseline, classes of the set that the images lack, a set whose record of
+            its augmentation is damaged, or an inherited probe without a head or with the head of an encoder other than
+            ``source``.
     """
     if distilled is not None:
         distilled = as_set(distilled)
@@ -130,7 +130,7 @@ def evaluate(
 
     chooser = chosen_by or encoder
     passes = store.passes_of(encoder, test) + (store.passes_of(chooser, train) if train is not None else 0)
-    say_cost(encoder, passes, "; once, then they are kept", enabled=store.progress)
+    say_cost(encoder, passes, "; only once, then they are cached", enabled=store.progress)
     test_bank = store.of(encoder, test)
     if distilled is not None:
         images_per_class = int(torch.bincount(distilled.labels).max())
@@ -201,7 +201,7 @@ def _scored(
     say_cost(
         scorer.encoder,
         scorer.passes(to_do),
-        f"; {option('views')} and {option('seeds')} make it quicker",
+        f"; fewer {option('views')} or {option('seeds')} are faster",
         enabled=store.progress,
     )
     rows: list[Row] = []
@@ -228,7 +228,7 @@ def _key(training_set: TrainingSet, trial: Trial) -> _Key:
 
 
 def _rows_of_before(out: Path | None, context: Context) -> dict[_Key, Row]:
-    """Rows that a file holds and that would come out the same."""
+    """Rows in a file that would come out the same."""
     if out is None or not out.exists():
         return {}
     try:
@@ -253,7 +253,7 @@ def _of_kept(groups: Sequence[str] | None, test: LabelledImages, class_names: Se
     if groups is None:
         return None
     if len(groups) != len(test):
-        raise UserError(f"groups are {counted(len(groups), 'name')} for {len(test)} test images; give one for each")
+        raise UserError(f"groups has {counted(len(groups), 'name')} for {len(test)} test images; give one for each")
     kept = np.isin(test.labels, [label for label, name in enumerate(test.class_names) if name in class_names])
     return [groups[i] for i in np.flatnonzero(kept).tolist()]
 
@@ -261,7 +261,7 @@ def _of_kept(groups: Sequence[str] | None, test: LabelledImages, class_names: Se
 def _synthetic(
     distilled: DistilledSet, augment: AugmentConfig, config: EvaluateConfig, store: FeatureStore
 ) -> list[TrainingSet]:
-    """The images as they are shipped and, if asked for, as they were optimised."""
+    """The images as they are shipped and, on request, as they were optimised."""
     soft = None if config.hard_labels else distilled.soft_labels
     name = row_name(distilled.run)
     images = {name: distilled.images}
@@ -303,16 +303,18 @@ def checked_head(distilled: DistilledSet | None, head: Head | None = None, sourc
         UserError: There is none, or it is not of ``source``.
     """
     if distilled is None and head is None:
-        raise UserError("probes 'inherited' needs a distilled set with a head; real images alone have none")
+        raise UserError(
+            "probes 'inherited' needs a distilled set with a head, which real images do not have; leave it out"
+        )
     head = head or (distilled.head if distilled is not None else None)
     if head is None and distilled is not None and distilled.run.source is None:
         raise UserError(
-            "probes 'inherited' needs the head of the source encoder, and this set does not say which encoder it was "
+            "probes 'inherited' needs the head of the source encoder, but this set does not say which encoder it was "
             f"made with; leave {option('probes', 'inherited')} out"
         )
     if head is None:
         raise UserError(
-            "probes 'inherited' needs the head of the source encoder, which this set does not hold; add it: "
+            "probes 'inherited' needs the head of the source encoder, which this set does not have; add it: "
             + by_caller(
                 command="probedistill label RUN --config RUN/config.yaml --keep-head",
                 python="probedistill.with_extras(distilled, encoder, bank, keep_head=True)",

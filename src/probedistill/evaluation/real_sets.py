@@ -38,14 +38,14 @@ def real_set(
     test: LabelledImages | None = None,
     features: FeatureStore | None = None,
 ) -> DistilledSet:
-    """Real images that stand for their classes, cut to the encoder's input.
+    """Choose real images that represent their classes, cropped to the encoder's input.
 
     Args:
         choice: One of `CHOICES`.
         encoder: The encoder that chooses them.
         train: The real images.
         images_per_class: Number of images for each class.
-        seed: Seed of what is drawn.
+        seed: Seed for the choice.
         test: Real images that were held out, to be named in the record.
         features: Where features come from.
 

@@ -1,4 +1,4 @@
-"""The result of an evaluation: rows of scores, what they were scored by, and what they say."""
+"""The result of an evaluation: rows of scores, how they were scored, and what they show."""
 
 from __future__ import annotations
 
@@ -36,22 +36,22 @@ _DEFAULT = EvaluateConfig()
 
 
 def row_name(run: RunRecord) -> str:
-    """What the row of a set is called: "distilled", or which real images it holds."""
+    """Name of the row of a set: "distilled", or which real images it contains."""
     return DISTILLED if run.baseline is None else f"{BASELINE_ROWS.get(run.baseline, run.baseline)}, saved"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: what was trained on, with which probe, and the scores of every seed.
+    """One line of the table: training set, probe, and the scores of every seed.
 
     Attributes:
-        name: What was trained on.
+        name: The training set.
         probe: The probe; ``"ridge, no augmentation"`` and the like for centre views alone.
         images: Number of training images.
         scores: One for each seed.
         seconds: Time for features of the views and fitting, of all seeds.
         soft_labels: Whether it was trained on soft labels.
-        on_features: The probe of the row of full real data that this row is compared with; default: the same.
+        on_features: The probe of the full-data row that this row is compared with. Default: the same probe.
         head: Whether the probe needs the set's head.
         code: Digest of the file of a probe from outside this package.
     """
@@ -67,7 +67,7 @@ class Row:
     code: str = ""
 
     def without_confusion(self) -> Row:
-        """The row without its confusion counts, which are kept for the set's rows alone."""
+        """The row without its confusion counts, which are kept only for the set's rows."""
         return replace(self, scores=tuple(replace(one, confusion=None) for one in self.scores))
 
     @property
@@ -92,7 +92,7 @@ class Row:
 
 @dataclass(frozen=True)
 class ScoredBy:
-    """An encoder, as far as scores depend on it; `EncoderRecord` also has its part in a distillation."""
+    """The properties of an encoder that scores depend on; `EncoderRecord` also has its role in a distillation."""
 
     name: str
     fingerprint: str
@@ -137,7 +137,7 @@ OF_EACH_SET = ("images", "soft_labels", "train", "chosen_by")
 
 @dataclass(frozen=True)
 class Context:
-    """What the rows were scored by. Rows of two evaluations stand in one table if this is the same for both.
+    """How the rows were scored. Rows of two evaluations fit into one table if this is the same for both.
 
     Attributes:
         title: For the table.
@@ -147,12 +147,12 @@ class Context:
         augment: How training views were drawn.
         class_names: C names.
         train: The real images of the baselines, if any.
-        inherited: What the inherited probe took over, if it was asked for.
+        inherited: What the inherited probe uses, if it was requested.
         images: Digest of the synthetic images and labels, if any.
         soft_labels: How the soft labels were made, if the set has any.
         chosen_by: The encoder that chose the real images, if not the one that scored them.
         version: Version of the package.
-        set_name: What the set's row is called: `row_name` of its record.
+        set_name: Name of the set's row: `row_name` of its record.
         groups: Digest of the groups of the test images, if there are groups.
     """
 
@@ -172,7 +172,7 @@ class Context:
     groups: str | None = None
 
     def compared(self) -> dict[str, Any]:
-        """What must be the same for rows to stand in one table, in the words of the options."""
+        """What must be the same for rows to fit into one table, in the words of the options."""
         # These settings choose which rows there are; they change none.
         rows_only = ("probes", "baselines", "floats", "hard_labels", "without_augmentation")
         protocol = {f.name: getattr(self.protocol, f.name) for f in fields(_DEFAULT) if f.name not in rows_only}
@@ -180,7 +180,7 @@ class Context:
         return as_plain({**{name: getattr(self, name) for name in names}, **protocol})
 
     def differences(self, other: Context) -> list[str]:
-        """Why rows of the other context cannot stand in this one's table; empty if they can."""
+        """Why rows of another context do not fit into this one's table; empty if they do."""
         own, theirs = self.compared(), other.compared()
         found = [name for name in own if own[name] != theirs[name]]
         if "images" in found and None in (self.images, other.images):  # real images are scored alike beside any set
@@ -213,11 +213,11 @@ class Evaluation(Result):
     # ---- comparisons
 
     def gap_to_full(self, row: Row) -> float | None:
-        """Hard-label recovery: accuracy of full real data less that of the row, by the same probe; smaller is better.
+        """Hard-label recovery: accuracy of full real data minus the row's, with the same probe; smaller is better.
 
-        Defined for hard labels alone (HLR of DD-Ranking, arXiv 2505.13300). ``None`` for a row of soft labels, for
-        full data itself, and if full data were not scored. A probe that needs images is compared with the one that
-        takes its place on features.
+        Defined only for hard labels (HLR of DD-Ranking, arXiv 2505.13300). ``None`` for a row with soft labels, for
+        full data itself, and if full data were not scored. A probe that needs images is compared with its replacement
+        on features.
         """
         if row.soft_labels or row.name == FULL_REAL:
             return None
@@ -225,11 +225,12 @@ class Evaluation(Result):
         return None if full is None else full.top1 - row.top1
 
     def gain_over_random(self, row: Row) -> float | None:
-        """Improvement over random: accuracy of the row less that of as many random real images, by the same probe.
+        """Improvement over random: accuracy of the row minus that of as many random real images, with the same probe.
 
-        IOR of DD-Ranking (arXiv 2505.13300), which evaluates both alike. Random images have hard labels, so it is
-        ``None`` for a row of soft labels, whose knowledge would count as the images'; its row of hard labels has it.
-        ``None``, too, for full data, for random images themselves, and if these were not scored by that probe.
+        IOR of DD-Ranking (arXiv 2505.13300), which evaluates both in the same way. Random images have hard labels, so
+        it is ``None`` for a row with soft labels, whose information would be credited to the images; the set's row with
+        hard labels has it. Also ``None`` for full data, for random images themselves, and if these were not scored with
+        that probe.
         """
         if row.soft_labels or row.name in (FULL_REAL, RANDOM_REAL):
             return None
@@ -242,7 +243,7 @@ class Evaluation(Result):
         return None if gap is None or gain is None else label_robust_score(gap, gain)
 
     def augmentation_robust_score(self, row: Row) -> float | None:
-        """ARS of DD-Ranking, in [0, 1], of a row with augmentation; ``None`` if there is none without."""
+        """ARS of DD-Ranking, in [0, 1], of a row with augmentation; ``None`` if the row without is missing."""
         bare = self._find(row.name, row.probe + NO_AUGMENTATION, row.images)
         gains = [None if one is None else self.gain_over_random(one) for one in (row, bare)]
         return None if gains[0] is None or gains[1] is None else augmentation_robust_score(gains[0], gains[1])
@@ -256,7 +257,7 @@ class Evaluation(Result):
     # ---- what it says
 
     def tables(self) -> list[Table]:
-        """The scores; columns that no row has are left out, and top-5 where five classes are all there are."""
+        """The scores, without empty columns, and without top-5 if there are only five classes."""
         tells = len(self.context.class_names) > 5
         columns: dict[str, Callable[[Row], str]] = {
             "top-1 %": Row.accuracy,
@@ -276,15 +277,15 @@ class Evaluation(Result):
         return [Table(self.context.title, ("trained on", "probe", "images", *known), cells, dim=baselines, left=2)]
 
     def findings(self) -> list[str]:
-        """How the distilled images do, and what an inherited head costs."""
+        """Sentences about how the distilled images do, and what an inherited head costs."""
         own = self.context.set_name
         found = [sentence for row in self.rows if row.name == own for sentence in self._sentences(row)]
         if (cost := self.context.inherited) is not None:
             features = "with" if cost.source_features else "without"
-            gap = "; gap to full: to ridge" if any(row.name == FULL_REAL for row in self.rows) else ""
+            gap = "; its gap to full is to ridge" if any(row.name == FULL_REAL for row in self.rows) else ""
             found.append(
-                f"inherited: projector of {cost.projector_parameters:,} parameters, head W* of {cost.head_bytes:,} "
-                f"bytes ({cost.source}), {features} the source's features{gap}"
+                f"inherited: a projector of {cost.projector_parameters:,} parameters and head W* of "
+                f"{cost.head_bytes:,} bytes ({cost.source}), {features} the source's features{gap}"
             )
         return found
 
@@ -304,11 +305,11 @@ class Evaluation(Result):
         return found
 
     def figures(self) -> list[Figure]:
-        """Accuracy of each row as bars, a colour for each probe; what the set's probe takes each class for."""
+        """Return the accuracy of each row as bars, one colour per probe, and the set's confusion matrix."""
         return [self._bars(), *([found] if (found := self.confusion()) is not None else [])]
 
     def confusion(self) -> Figure | None:
-        """What the first probe of the set takes each class for (its confusion matrix); ``None`` if no row holds it."""
+        """Return the confusion matrix of the set's first probe; ``None`` if no row has one."""
         row = next((row for row in self.rows if row.name == self.context.set_name), None)
         found = [one.confusion for one in row.scores] if row is not None else []
         counts = np.array([matrix for matrix in found if matrix is not None], dtype=float)
@@ -320,16 +321,16 @@ class Evaluation(Result):
         right = np.eye(len(names), dtype=bool)
         wrong = np.where(right | np.isnan(shares), -1.0, shares)
         r, k = np.unravel_index(wrong.argmax(), wrong.shape)
-        summary = f"Of the test images of a class (row), the share in % that the {row.probe} probe takes for a class."
+        summary = f"Percentage of test images of each class (row) that the {row.probe} probe assigns to each class."
         if wrong[r, k] > 0:
-            summary += f" The largest error: {percent(wrong[r, k])}% of {names[r]} are taken for {names[k]}."
+            summary += f" The largest error: {percent(wrong[r, k])}% of {names[r]} are classified as {names[k]}."
         text = tuple(tuple(NOTHING if np.isnan(v) else f"{100 * v:.0f}" for v in line) for line in shares)
         drawing = HeatMap(
             names, names, 100 * shares, text=text, unit="%", limits=(0, 100), framed=np.eye(len(names)) > 0
         )
         rows = tuple((name, *line) for name, line in zip(names, text, strict=True))
-        table = Table("What classes are taken for", ("class", *names), rows)
-        return Figure("What classes are taken for", summary, drawing, table)
+        table = Table("Confusion matrix", ("class", *names), rows)
+        return Figure("Confusion matrix", summary, drawing, table)
 
     def _bars(self) -> Figure:
         sets = list(dict.fromkeys((row.name, row.images) for row in self.rows))
@@ -339,10 +340,10 @@ class Evaluation(Result):
         names = tuple(f"{name} ({images:,})" for name, images in sets)
         best = max(self.rows, key=lambda row: row.top1)
         summary = (
-            f"Accuracy of probes trained on each set of images, with their number; the highest is "
-            f"{percent(best.top1)}% for {best.name} with {best.probe}."
+            f"Accuracy of probes trained on each set (number of images in brackets). The highest is "
+            f"{percent(best.top1)}%, for {best.name} with {best.probe}."
         )
-        drawing = Bars(names, series, "top-1 accuracy in %", digits=1, limits=(0, 100), across=True)
+        drawing = Bars(names, series, "top-1 accuracy, %", digits=1, limits=(0, 100), across=True)
         return Figure("Accuracy by training set", summary, drawing, self.tables()[0])
 
     # ---- files
@@ -350,15 +351,15 @@ class Evaluation(Result):
     def save(self, path: Path | str, *, of: DistilledSet | None = None) -> None:
         """Write the scores as JSON.
 
-        Rows that the file holds of an earlier evaluation stay if they can stand in the same table and are not among
-        the new ones. Otherwise they are replaced, with a warning.
+        Rows of an earlier evaluation in the file are kept if they fit into the same table and are not among the new
+        ones. Otherwise they are replaced, with a warning.
 
         Args:
             path: The file.
             of: The set that was scored.
 
         Raises:
-            UserError: The file cannot be written, or lies in the folder of another run than that of the set.
+            UserError: The file cannot be written, or is in the folder of a run other than the set's.
         """
         path = Path(path)
         with claimed(path.parent, called="folder", wait=PATIENCE):  # another call may be about to add its rows
@@ -372,17 +373,17 @@ class Evaluation(Result):
             try:
                 before = load_evaluation(path)
             except UserError as error:
-                warnings.warn(f"{error}; it is replaced", stacklevel=2)
+                warnings.warn(f"{error}; replacing it", stacklevel=2)
             else:
                 result = self.beside(before)
                 if result is None and before.rows:
                     other = ", ".join(self.context.differences(before.context))
-                    warnings.warn(f"{path} held scores of other {other}, which these replace", stacklevel=2)
+                    warnings.warn(f"replacing the scores in {path}, which are for different {other}", stacklevel=2)
         result = result or self
         write_record(path, {"context": result.context, "rows": result.plain_rows()}, kind=KIND)
 
     def plain_rows(self) -> list[dict[str, Any]]:
-        """The rows as plain values, with what is computed from them."""
+        """The rows as plain values, with the measures computed from them."""
         return [
             {
                 **as_plain(replace(row, scores=())),
@@ -398,7 +399,7 @@ class Evaluation(Result):
         ]
 
     def beside(self, before: Evaluation) -> Evaluation | None:
-        """With the earlier rows that this evaluation does not have, or ``None`` if they cannot stand beside its own."""
+        """Add the earlier rows that this evaluation lacks; return ``None`` if they cannot be compared with its own."""
         if before.rows and self.context.differences(before.context):
             return None
         known = {row.key for row in self.rows}
@@ -435,7 +436,7 @@ def load_evaluation(path: Path | str) -> Evaluation:
         path: The file, such as ``runs/photos/evaluation-efficientnet_lite0-112px.json``.
 
     Raises:
-        UserError: No such file, a folder, or a damaged file.
+        UserError: The file does not exist, is a folder, or is damaged.
     """
     if Path(path).is_dir():
         inside = sorted(Path(path).glob(EVALUATIONS))

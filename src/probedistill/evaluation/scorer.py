@@ -20,7 +20,7 @@ from .training_sets import TrainingSet
 
 @dataclass(frozen=True)
 class Trial:
-    """One row to be made: a probe on some views of a training set."""
+    """One row to compute: a probe on some views of a training set."""
 
     name: str
     solver: str
@@ -128,5 +128,5 @@ class Scorer:
         return training_set.features(self.source, seed, views)
 
     def _views(self, trial: Trial) -> int | None:
-        """Augmented views that a probe is fitted on; ``None`` for centre views alone."""
+        """Augmented views that a probe is trained on; ``None`` for centre views alone."""
         return kind_of(trial.solver).views(self.config) if trial.augmented else None

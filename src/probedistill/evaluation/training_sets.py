@@ -132,7 +132,7 @@ class StoredFeatures(TrainingSet):
 
 @dataclass(frozen=True)
 class Baselines:
-    """Real images that stand beside a synthetic set.
+    """Real images to compare with a synthetic set.
 
     Attributes:
         encoder: The encoder that scores them.
@@ -217,19 +217,19 @@ def always(rows: Tensor) -> Callable[[int], Tensor]:
 
 
 def check_enough(names: Sequence[str], counts: Sequence[int], per_class: int, baselines: Sequence[str]) -> None:
-    """Raise `UserError` if a class has fewer real images than the baselines of a set take of each.
+    """Raise `UserError` if a class has fewer real images than the baselines of a set need.
 
     Args:
         names: The classes.
         counts: Number of real images of each.
         per_class: Number of images of each class in the set.
-        baselines: The rows that are asked for.
+        baselines: The requested rows.
     """
     small = [name for name in baselines if name not in ("full", "means")]
     name, count = min(zip(names, counts, strict=True), key=lambda one: one[1])
     if small and count < per_class:
         way_out = by_caller(command="--baselines full", python="baselines=['full']")
         raise UserError(
-            f"baselines {', '.join(small)} take {per_class} images of each class, as many as the set has, and class "
+            f"baselines {', '.join(small)} need {per_class} images per class, as many as the set has, but class "
             f"{name!r} has {counted(count, 'real image')}; leave them out with {way_out}"
         )

@@ -18,8 +18,8 @@ def summed_clp_loss(
 ) -> Tensor:
     """Mean over ``total`` samples of ``loss(head, features, labels)``, block by block, with its gradient.
 
-    A graph over all blocks would hold all of them; so each block's gradient with respect to the head is taken
-    at once, and the result is the value that has their sum for its gradient.
+    A graph over all blocks would keep all of them in memory. So each block's gradient with respect to the head is
+    computed immediately, and the result is a value whose gradient is their sum.
     """
     leaf = head.detach().requires_grad_(torch.is_grad_enabled() and head.requires_grad)
     value, gradient = torch.zeros_like(head[0, 0]).detach(), torch.zeros_like(leaf)

@@ -1,4 +1,4 @@
-"""An objective that is applied to an encoder's inner layers as well."""
+"""An objective that is also applied to an encoder's inner layers."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from .real import Objective
 
 
 def with_inner_layers(own: Objective, dim: int, inner: Sequence[tuple[int, Objective]], weight: float) -> Objective:
-    """The objective of an encoder's own features plus ``weight`` times the mean of those of its inner layers.
+    """Add ``weight`` times the mean objective of an encoder's inner layers to the objective of its final features.
 
-    Patterns that only this encoder sees can satisfy a loss on the last layer alone. Earlier layers are more like those
-    of other encoders, and nearer to the pixels.
+    Patterns that only this encoder sees can satisfy a loss on the last layer alone. Earlier layers are more similar to
+    those of other encoders, and closer to the pixels.
 
     Args:
         own: Objective of the features (n, d).

@@ -54,15 +54,15 @@ class Draws:
 class RealMoments(RealFeatures):
     """Class statistics with the interface of `RealFeatures`.
 
-    Means and `spread` are exact: `class_sums`, `class_means` and the mean that centring takes away are those of the
-    pooled features, so `sfm` under ``normalize`` none or center is what it is on the features. What depends on single
-    features (`blocks`, `take`, and means of features of unit length) uses draws from a Gaussian for each class, equally
-    many of every class; `counts` and `labels` are those of the draws.
+    Means and `spread` are exact: `class_sums`, `class_means` and the mean that centring subtracts are those of the
+    pooled features, so `sfm` with ``normalize`` none or center is the same as on the features. Everything that depends
+    on single features (`blocks`, `take`, and means of features of unit length) uses draws from one Gaussian per class,
+    equally many for each class; `counts` and `labels` are those of the draws.
 
     Args:
-        draws: Where draws come from; they are made when an objective first needs them.
+        draws: Source of the draws, which are made when an objective first needs them.
         normalization: As for `RealFeatures`.
-        device: Where objectives work.
+        device: Device of the objectives.
     """
 
     def __init__(self, draws: Draws, normalization: Normalization = "none", device: torch.device | str = "cpu") -> None:

@@ -22,11 +22,11 @@ FreshFeatures = Callable[[int, int], tuple[Tensor, Tensor]]
 
 
 class FeatureBlocks(Protocol):
-    """Features too many to hold, such as a `FeatureBank` in files: read in blocks, or by row.
+    """Features too large for memory, such as a `FeatureBank` in files: read in blocks, or by row.
 
     Attributes:
         dim: Number of features d.
-        dtype: Type of the features that ``blocks`` gives.
+        dtype: Type of the features that ``blocks`` yields.
     """
 
     @property
@@ -67,16 +67,16 @@ class _TensorBlocks:
 class RealFeatures:
     """The fixed real side of an objective: normalised features (N, d), labels (N,), C classes.
 
-    The features are in memory, given as a tensor, or read again at each pass, given as `FeatureBlocks`. Objectives use
-    `blocks` and `take` and need not know which.
+    The features are a tensor in memory, or `FeatureBlocks` that are read again at each pass. Objectives use `blocks`
+    and `take` and need not know which.
 
     Args:
-        features: (N, d), any float dtype, kept in float32 (float64 stays); or where to read them.
+        features: (N, d), any float dtype, kept in float32 (or float64); or where to read them.
         labels: (N,) integers, every class present.
         num_classes: C.
-        normalization: none; center (minus the mean); center_l2 (then unit length). The mean is that of the class
-            means, so that a large class does not pull it.
-        device: Where to keep them, or to work on their blocks.
+        normalization: none; center: subtract the mean; center_l2: also scale to unit length. The mean is that of the
+            class means, so that a large class does not dominate it.
+        device: Where to keep them, or to process their blocks.
         fresh: Where fresh batches come from; ``None`` if there are none.
 
     Attributes:

@@ -19,13 +19,13 @@ def sfm_objective(
 ) -> Objective:
     """Match the flows of the synthetic features with those of the real ones: mean_c (1 − cos(F_c(Z, t), F*_c)).
 
-    A flow points from the centre of a class to the centre of all others. The defaults are the paper's formula as we
-    read it; ``cosine="all"`` and ``others="centres"`` are the authors' code.
+    A flow points from the centre of a class to the centre of all others. The defaults are our reading of the paper's
+    formula; ``cosine="all"`` and ``others="centres"`` are the authors' code.
 
     Args:
         real: The fixed real features, normalised.
-        cosine: ``"classes"`` takes the mean of C cosines, so that each class counts the same; ``"all"`` takes one
-            cosine over the flattened (C, d) flows, in which long flows count more.
+        cosine: ``"classes"`` averages C cosines, so that each class has the same weight; ``"all"`` uses one cosine over
+            the flattened (C, d) flows, in which long flows have more weight.
         others: What a flow points to: the mean of all other ``"samples"``, or of the other classes' ``"centres"``.
     """
     # The real images enter through these (C, d) numbers alone: no step reads them again.

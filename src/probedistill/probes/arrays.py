@@ -86,7 +86,7 @@ def sample_weights(weights: ArrayLike | torch.Tensor, n: int) -> Array:
 
 
 def class_indices(argument: str, values: ArrayLike | torch.Tensor, n_classes: int) -> Array:
-    """Return ``values`` as integers (n,) after checking that they lie in 0 … n_classes − 1."""
+    """Return ``values`` as integers (n,) after checking that they are in 0 … n_classes − 1."""
     indices = np.asarray(to_numpy(values))
     if indices.ndim != 1 or (indices.size and indices.dtype.kind not in "iu"):
         raise UserError(f"{argument} must be a list of integer class indices, got {indices.dtype} {indices.shape}")

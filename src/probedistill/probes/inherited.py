@@ -24,12 +24,12 @@ class InheritedProbe(LinearClassifier):
 
     Two facts, which tests check in float64:
 
-    * Ridge regression is linear in what it regresses on. So W* P is the ridge probe on ψ that is regressed on
-      W*'s logits of each view, and P is never formed to fit or predict (``projector_`` forms it on demand).
-    * Without source features each view stands for the prototype u_c of its class, the shortest vector whose logits
-      W* u_c + b* are, up to one constant, the one-hot row of the class (least squares where W* has no such vector).
-      Then W* P is, up to that constant, the ridge probe from scratch: in closed form nothing is inherited but the
-      head's rank. What a head passes on is in the source features.
+    * Ridge regression is linear in its targets. So W* P is the ridge probe on ψ that is regressed on W*'s logits of
+      each view, and P is never formed to fit or predict (``projector_`` forms it on demand).
+    * Without source features, the target of each view is the prototype u_c of its class: the shortest vector whose
+      logits W* u_c + b* are, up to one constant, the one-hot row of the class (least squares if W* has no such vector).
+      Then W* P is, up to that constant, the ridge probe from scratch: in closed form, only the head's rank is
+      inherited. What a head passes on is in the source features.
 
     ``y`` holds class indices. With source features the closed form ignores ``y``, so `evaluate` scores a set with soft
     labels by this probe only once.
@@ -39,10 +39,10 @@ class InheritedProbe(LinearClassifier):
         head_bias: b*, (C,); ``None`` for 0.
         ridge: Penalty relative to the mean diagonal of the centred kernel; > 0. It is smaller than a probe's,
             because source features are a target with little noise.
-        refine: Steps of L-BFGS on the cross-entropy of the views from that start, over P and p; 0 keeps the closed
-            form, which was better on photos: the views are few, and source features say more about them than a class
-            does. P moves within the span of W*ᵀ alone, so C · (d_ψ + 1) numbers are optimised instead of d_φ · (d_ψ +
-            1), along the same path.
+        refine: L-BFGS steps on the cross-entropy of the views over P and p, starting from the closed form; 0 keeps the
+            closed form, which was better on photos: there are few views, and source features say more about them than
+            a class does. P moves only within the span of W*ᵀ, so C · (d_ψ + 1) numbers are optimised instead of
+            d_φ · (d_ψ + 1), along the same path.
         temperature: Divisor of the logits in the cross-entropy; the logits of a ridge head are near 0 and 1.
 
     Attributes:

@@ -51,7 +51,7 @@ PROBES = Registry(
 
 
 class Classifier(Protocol):
-    """A fitted scikit-learn classifier, as far as `score_probe` needs it."""
+    """The part of a fitted scikit-learn classifier that `score_probe` needs."""
 
     classes_: Array
 
@@ -61,13 +61,13 @@ class Classifier(Protocol):
 
 @dataclass(frozen=True)
 class Lesson:
-    """What a probe is fitted on.
+    """What a probe is trained on.
 
     Attributes:
         views: (V, n, d) features of V views of n images.
         labels: (n,) class indices.
-        targets: (n, C) soft labels, which a probe with `Kind.soft_labels` learns in place of ``labels``, or ``None``.
-        seed: Seed of everything that the probe draws.
+        targets: (n, C) soft labels, which a probe with `Kind.soft_labels` learns instead of ``labels``, or ``None``.
+        seed: Seed of all random numbers of the probe.
         epochs: Passes over the images, for probes that make passes.
         head: Weight (C, d_φ) and bias (C,) of the set's head, for a probe with `Kind.needs_head`.
         source_views: (V, n, d_φ) features of the same views by the head's encoder, or ``None``.
@@ -156,7 +156,7 @@ def _of_classifier(factory: Callable[..., Any], name: str) -> Kind:
 
 
 class _Outside:
-    """A user's classifier with a `decision_function`, made from its probabilities if need be."""
+    """A user's classifier with a `decision_function`, made from its probabilities if necessary."""
 
     def __init__(self, probe: Any, name: str) -> None:
         self._probe, self._name = probe, name

@@ -100,7 +100,7 @@ class LinearProbe(LinearClassifier):
       the d×d (primal) and the n×n (dual) system. The penalty is ``ridge`` times the mean
       diagonal of the centred kernel, so that scaling the features changes no prediction.
     * ``"logistic"``: multinomial logistic regression with an L2 penalty, L-BFGS in float64 to
-      convergence (scikit-learn; a ``ConvergenceWarning`` says when it was not reached). The
+      convergence (scikit-learn; a ``ConvergenceWarning`` says if it did not converge). The
       features are first divided by one number, their root mean variance, for the same reason.
     * ``"sgd"``: the protocol of Linear Gradient Matching (LGM): a linear layer that starts at
       N(0, 0.01²) with bias 0, cross-entropy, Adam with step size ``lr * batch / 256`` where
@@ -184,19 +184,19 @@ class LinearProbe(LinearClassifier):
 
         Args:
             X: (n, d) finite features: array-like or tensor on any device.
-            y: (n,) labels of any kind that scikit-learn takes; class indices 0 … C−1 with ``targets``, where they
-                serve ``class_weight`` alone.
+            y: (n,) labels of any kind that scikit-learn accepts. With ``targets``, class indices 0 … C−1, which are
+                used only for ``class_weight``.
             targets: (n, C) soft targets: rows of weights ≥ 0 that sum to 1.
             sample_weight: (n,) weights ≥ 0 of the images, multiplied by those of ``class_weight``. An image of weight 2
-                counts as two images, and one of weight 0 not at all: exactly with ``"ridge"`` and ``"logistic"``;
-                ``"sgd"`` multiplies its loss, but sees it once an epoch all the same.
+                counts as two images, and one of weight 0 not at all. This is exact with ``"ridge"`` and
+                ``"logistic"``; ``"sgd"`` multiplies the image's loss, but still sees it once per epoch.
 
         Returns:
             The probe itself.
 
         Raises:
-            UserError: A parameter is out of its range, ``y`` has a single class, ``targets`` are not such rows, or
-                ``sample_weight`` is no such list or 0 for all images of a class.
+            UserError: A parameter is out of range, ``y`` has a single class, ``targets`` are not such rows, or
+                ``sample_weight`` is not such a list or is 0 for all images of a class.
             ValueError: ``X`` or ``y`` has a wrong shape, or ``X`` has NaN or infinity.
             NonFiniteLossError: ``"sgd"`` diverged.
         """
@@ -213,8 +213,8 @@ class LinearProbe(LinearClassifier):
     ) -> LinearProbe:
         """Learn the probe from several augmented views of the same images.
 
-        ``"sgd"`` uses view ``e % V`` in epoch ``e``: with V = ``epochs`` this is augmentation
-        afresh in each epoch, computed in bulk. ``"ridge"`` and ``"logistic"`` use all V·n
+        ``"sgd"`` uses view ``e % V`` in epoch ``e``: with V = ``epochs``, this is fresh
+        augmentation in each epoch, computed in advance. ``"ridge"`` and ``"logistic"`` use all V·n
         vectors, each with weight 1/V: V equal views give the same probe as one of them.
 
         Args:
@@ -314,7 +314,7 @@ class LinearProbe(LinearClassifier):
         return self
 
     def _scaling(self, views: Array, weights: Array | None) -> tuple[Array | None, Array | float]:
-        """Return what is subtracted (d,) and divided by (d,) or (); ``None`` leaves features alone."""
+        """Return the offset (d,) and the divisor (d,) or () of features; ``None`` leaves them unchanged."""
         if not self.standardize and self.solver != "logistic":
             return None, 1.0
         scaler = StandardScaler().fit(

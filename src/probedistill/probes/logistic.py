@@ -80,14 +80,14 @@ def lbfgs(
     tol: float = 0.0,
     bounds: Sequence[tuple[float | None, float | None]] | None = None,
 ) -> tuple[Array, int]:
-    """Minimise ``loss``, which gives its value and gradient, by L-BFGS; return the minimum and the iterations.
+    """Minimise ``loss``, which returns its value and gradient, by L-BFGS; return the minimum and the iterations.
 
     Args:
         loss: Function of a flat float64 array.
         start: Where to start.
         max_iter: Most iterations.
-        tol: Stop when no entry of the gradient is larger. A ``ConvergenceWarning`` says when it is not reached;
-            with 0 there is none, and the iterations are a budget.
+        tol: Stop when no entry of the gradient is larger. A ``ConvergenceWarning`` says if it is not reached; with 0,
+            there is no warning, and the iterations are a budget.
         bounds: Least and largest value of each entry.
     """
     # scikit-learn's settings: with the same loss and start, its LogisticRegression takes the same steps.

@@ -1,4 +1,4 @@
-"""The ridge head of all real features, from their statistics alone."""
+"""The ridge head of all real features, computed only from their statistics."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..features.statistics import ClassStatistics
 def ridge_head(statistics: ClassStatistics) -> tuple[Tensor, Tensor]:
     """The head (C, d) and its bias (C,), float64, that `LinearProbe("ridge")` learns from all features.
 
-    Ridge regression needs nothing but sums and products: with x̄ the mean of all N features, S = Σ x xᵀ − N x̄ x̄ᵀ and
+    Ridge regression needs only sums and products: with x̄ the mean of all N features, S = Σ x xᵀ − N x̄ x̄ᵀ and
     R_c = Σ_{y = c} x − N_c x̄ it is W = R (S + λI)⁻¹, λ = tr S / N (`fit_ridge`). Equal to the probe's up
     to rounding.
 
@@ -19,7 +19,7 @@ def ridge_head(statistics: ClassStatistics) -> tuple[Tensor, Tensor]:
         statistics: With second moments.
 
     Raises:
-        UserError: The statistics hold no second moments.
+        UserError: The statistics have no second moments.
     """
     _, products = statistics.second_moments()
     total = statistics.total

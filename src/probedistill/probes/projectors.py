@@ -1,7 +1,7 @@
 """Linear maps from the features of one encoder to those of another, fitted on pairs of features of the same views.
 
 These are the linear adapters of Drift-Adapter (arXiv 2509.23471), which let a new encoder use what was made for an old
-one. Here φ is the old encoder, whose head is inherited, and ψ the new one. Each gives P (d_φ, d_ψ) and p (d_φ,) with
+one. Here φ is the old encoder, whose head is inherited, and ψ the new one. Each returns P (d_φ, d_ψ) and p (d_φ,) with
 φ(x) ≈ P ψ(x) + p.
 """
 
@@ -46,14 +46,14 @@ def procrustes(target: Array, source: Array) -> tuple[Array, Array]:
 
 
 def low_rank_affine(target: Array, source: Array, *, rank: int = RANK, ridge: float = RIDGE) -> tuple[Array, Array]:
-    """The affine map of at most this rank that ridge regression finds, from ψ to φ (reduced-rank regression).
+    """Find an affine map of limited rank from ψ to φ by ridge regression (reduced-rank regression).
 
-    The full map is `fit_ridge`'s. Of its values on the views, the ``rank`` principal directions in φ are kept.
+    The full map is that of `fit_ridge`. The ``rank`` principal directions in φ of its values on the views are kept.
 
     Args:
         target: (n, d_ψ) features of ψ.
         source: (n, d_φ) features of φ, of the same views.
-        rank: Rank of P at most.
+        rank: Largest rank of P.
         ridge: Penalty, relative to the mean diagonal of the kernel.
 
     Returns:

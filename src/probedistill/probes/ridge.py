@@ -21,12 +21,12 @@ def fit_ridge(
 
     Args:
         views: (V, n, d) float features; each view has weight 1/V.
-        targets: (n,) integer classes 0 … C−1, which stand for one-hot rows, or any rows (1, n, C) for all views
-            or (V, n, C) for each.
+        targets: (n,) integer classes 0 … C−1, meaning one-hot rows, or any rows (1, n, C) for all views or (V, n, C)
+            for each.
         weights: (n,) float64 weights of the images.
         ridge: Penalty relative to the mean diagonal of the kernel.
-        total: n in λ: how many images the weights stand for; default: how many there are.
-        dual: Which system is solved; ``None`` takes the smaller one.
+        total: n in λ: how many images the weights represent. Default: the number of images.
+        dual: Which system is solved; ``None`` chooses the smaller one.
 
     Returns:
         ``coef`` (C, d) and ``intercept`` (C,), float64.

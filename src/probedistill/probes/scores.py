@@ -26,14 +26,14 @@ class Scores:
 
     Attributes:
         top1: Share of images whose class has the largest logit.
-        top5: Share of images whose class is among the five largest; ``None`` below five classes, and 1 for five, where
-            tables leave it out.
+        top5: Share of images whose class is among the five largest; ``None`` for fewer than five classes, and 1 for
+            five, when tables leave it out.
         per_class: Recall of each class that has test images, by class name.
         worst_group: The smallest of ``groups``; ``None`` without groups.
         groups: Top-1 within each group, by group name; ``None`` without groups.
         n: Number of test images.
         balanced: Mean of ``per_class``.
-        confusion: C × C counts: the test images of class r that the probe takes for class k. ``None`` for more than
+        confusion: C × C counts of test images of class r that the probe assigns to class k. ``None`` for more than
             `MOST_CONFUSED` classes, too many for a matrix.
     """
 
@@ -66,10 +66,10 @@ def score_probe(
             whose labels are indices into ``class_names``.
         X: (n, d) features.
         y: (n,) integer class indices in 0 … C−1.
-        class_names: The C names. A name that occurs twice is told apart in ``per_class`` by its
+        class_names: The C names. ``per_class`` distinguishes a name that occurs twice by its
             index: ``"crane (517)"``.
         groups: (n,) group names, for example background or domain.
-        called: The probe in errors.
+        called: Name of the probe in errors.
 
     Returns:
         The scores.

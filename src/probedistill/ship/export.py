@@ -1,10 +1,10 @@
-"""A distilled set as small files: at a format, quality and size, or the best within a budget of bytes.
+"""A distilled set as small files: in a given format, quality and size, or the best within a byte budget.
 
-The search within a budget goes through formats and sizes. For each of them it finds, by bisection, the highest quality
-whose files fit, and keeps the candidate that is nearest to the original images: in the encoder's features when there is
-an encoder, else in its pixels. It sees no label and no real image.
+The search within a budget tries formats and sizes. For each, it finds by bisection the highest quality whose files fit,
+and keeps the candidate nearest to the original images: in the encoder's features if there is an encoder, else in
+pixels. It uses no labels and no real images.
 
-Left out: palettes (a PNG of 256 colours takes 1.5 times the bytes of a WebP that is nearer to the image) and AVIF
+Not supported: palettes (a PNG of 256 colours takes 1.5 times the bytes of a WebP that is nearer to the image) and AVIF
 (torchvision's ImageFolder ignores such files).
 """
 
@@ -104,9 +104,9 @@ def export(
 ) -> ExportReport:
     """Write a distilled set with small image files, and without the float images.
 
-    The folder is a distilled set of its own: ``DistilledSet.load``, ``evaluate`` and every tool that reads the folder
-    of a run take it. Labels, soft labels and head come along unchanged, and so do the licence on its card and the
-    names of the images that were held out if the set is given by its folder or name.
+    The folder is a distilled set of its own, which ``DistilledSet.load``, ``evaluate`` and every tool for run folders
+    accept. Labels, soft labels and head are copied unchanged. If the set is given by its folder or name, so are the
+    licence on its card and the names of held-out images.
 
     Args:
         distilled: The set, or the folder or name of its run.
@@ -120,8 +120,8 @@ def export(
         progress: Show a progress bar of the search.
 
     Raises:
-        UserError: A value is out of range, the budget is below the smallest files, the folder holds something else, or
-            the set's record of its augmentation, by which an encoder's views are drawn, is damaged.
+        UserError: A value is out of range, the budget is below the smallest files, the folder contains something else,
+            or the set's record of its augmentation, which an encoder's views need, is damaged.
     """
     source = None if isinstance(distilled, DistilledSet) else run_folder(distilled)
     distilled = as_set(distilled if source is None else source)
@@ -195,8 +195,8 @@ def pixel_error(images: Tensor, others: Tensor) -> float:
 def feature_distance(features: Tensor, others: Tensor) -> float:
     """Mean of 1 − cos(z − z̄, z′ − z̄) over rows, z̄ the mean of ``features``: 0 for the same, about 1 for unrelated ones.
 
-    The features are centred because all features of an encoder point much the same way, and a probe needs what tells
-    them apart.
+    The features are centred because all features of an encoder point in similar directions, while a probe needs their
+    differences.
 
     Args:
         features: (n, d) features of the original images.
@@ -267,13 +267,13 @@ def _search(
                 bar.advance(note=note)
     if best is None:
         raise UserError(
-            f"bytes {budget} is too small for {len(pixels)} images: their smallest files take {smallest}; give more"
+            f"bytes {budget} is too small for {len(pixels)} images, whose smallest files take {smallest}; give more"
         )
     return best
 
 
 def _best_quality(pixels: Tensor, budget: int, lowest: _Candidate) -> _Candidate:
-    """The files of the highest quality that fit, found by bisection; those of the lowest quality fit."""
+    """Find by bisection the files of the highest quality that fit; those of the lowest quality must fit."""
     qualities, best = _qualities(lowest.format), lowest
     low, high = 0, len(qualities)  # low fits, high does not
     middle = high - 1  # the highest first: where it fits, the search ends
@@ -319,18 +319,21 @@ def _check(
         if format == "png":
             raise UserError(f"quality {quality} is for webp and jpeg; png is lossless: leave it out")
         if max_bytes is not None:
-            raise UserError(f"quality {quality} and bytes {max_bytes} exclude each other: the budget sets the quality")
+            raise UserError(
+                f"quality {quality} cannot be combined with bytes {max_bytes}, which sets the quality; "
+                "leave one of them out"
+            )
         if quality not in QUALITIES:
             raise UserError(f"quality {quality} must be from {QUALITIES[0]} to {QUALITIES[-1]}")
     height, width = distilled.float_images.shape[-2:]
     if height != width:
-        raise UserError(f"the images have {width} × {height} pixels; an export takes square ones")
+        raise UserError(f"the images have {width} × {height} pixels; only square images can be exported")
     if image_size is not None and not 1 <= image_size <= width:
         raise UserError(f"image_size {image_size} must be from 1 to the images' own {width} pixels")
 
 
 def _check_folder(folder: Path, overwrite: bool) -> None:
-    """Raise `UserError` for a folder that cannot be written or holds something else than an export; change nothing."""
+    """Raise `UserError` for a folder that cannot be written or contains anything but an export; change nothing."""
     check_writable(folder)
     if not folder.exists() or set(folder.iterdir()) <= {folder / LOCK, *leftovers(folder)}:
         return

@@ -51,11 +51,11 @@ Images = Tensor | LabelledImages | Sequence[str | os.PathLike[str] | Image.Image
 
 @dataclass(frozen=True, kw_only=True)
 class Preparation:
-    """How an image is made ready for the encoder.
+    """How images are prepared for the encoder.
 
     Attributes:
         input_size: Side of the encoder's input in pixels.
-        crop_pct: The short side is resized to ``input_size / crop_pct``, and the centre is cut out.
+        crop_pct: The short side is resized to ``input_size / crop_pct`` before the centre crop.
         interpolation: Filter of the resize.
         mean: Subtracted from each channel of an image in [0, 1].
         std: Divisor of each channel.
@@ -87,8 +87,8 @@ class HeadAbout:
         preparation: How images are prepared for that encoder.
         candidate: How the head was made.
         forecast: Accuracy that was forecast when it was made; ``None`` if there was no forecast.
-        temperature: Divisor of the logits in `ReadyHead.predict_proba`: logits of a regression are too close together
-            to be those of probabilities.
+        temperature: Divisor of the logits in `ReadyHead.predict_proba`, because logits of a regression are too close
+            together for a softmax.
         made_of: The set that it was made from.
         version: Version of probedistill that wrote it.
     """
@@ -115,8 +115,8 @@ class ReadyHead:
         weight: (C, d) float32.
         bias: (C,) float32.
         about: Classes, encoder, preparation, forecast.
-        encoder: The encoder, if it is loaded; otherwise `predict` loads it from ``config.yaml`` beside the file.
-        folder: Where the head was read from, if it was.
+        encoder: The encoder, if it is loaded; otherwise `predict` loads it from ``config.yaml`` next to the file.
+        folder: Folder that the head was read from, if any.
     """
 
     weight: Tensor = field(repr=False)
@@ -133,17 +133,17 @@ class ReadyHead:
     def predict(
         self, images: Images, encoder: Encoder | None = None, *, strict: bool = True, progress: bool = True
     ) -> list[str]:
-        """Name of the class of each image.
+        """Predict the class name of each image.
 
         Args:
             images: (n, 3, H, W) in [0, 1]; `LabelledImages`; or a list of paths and PIL images.
-            encoder: The encoder of the head. Default: the one that its folder describes, if that is safe to load: a
-                recipe or ``timm:NAME`` with plain arguments.
+            encoder: The encoder of the head. Default: the one in its folder's config, if that is safe to load: a recipe
+                or ``timm:NAME`` with plain arguments.
             strict: Raise on an unreadable image. Otherwise its class is ``""``, and a warning says how many there are.
             progress: Show a progress bar.
 
         Raises:
-            UserError: Another encoder than the head's, none that is safe to load, or an unreadable image with
+            UserError: An encoder other than the head's, none that is safe to load, or an unreadable image with
                 ``strict``.
         """
         names = self.about.class_names
@@ -154,10 +154,10 @@ class ReadyHead:
     def predict_proba(
         self, images: Images, encoder: Encoder | None = None, *, strict: bool = True, progress: bool = True
     ) -> Array:
-        """Probability of each class for each image, (n, C) float64; columns in the order of ``about.class_names``.
+        """Predict the probability of each class for each image, (n, C) float64; columns are ``about.class_names``.
 
-        The softmax of the logits divided by ``about.temperature``. Nothing was calibrated on photos: the probabilities
-        say which images are less sure than others, not what share of them is right.
+        This is the softmax of the logits divided by ``about.temperature``. It is not calibrated on photos: the
+        probabilities show which images are less certain than others, not what share of them is right.
 
         Args:
             images, encoder, progress: As for `predict`.
@@ -182,13 +182,13 @@ class ReadyHead:
         if unreadable:
             count = f"{len(unreadable):,} of {counted(len(images), 'image')}"
             first = f"{min(unreadable)}{and_more(len(unreadable))}"
-            warnings.warn(f"no class for what cannot be read, {count}: {first}", stacklevel=3)
+            warnings.warn(f"left unreadable images without a class, {count}: {first}", stacklevel=3)
 
     def as_sklearn(self) -> LogisticRegression:
-        """The head as a fitted ``sklearn.linear_model.LogisticRegression`` on features; its labels are class names.
+        """Return a fitted ``sklearn.linear_model.LogisticRegression`` on features; its labels are class names.
 
-        It needs nothing of this package; ``skops.io.dump`` keeps it in a file that is safe to load. ``predict_proba``
-        is that of the head: for that, the logits are divided by ``about.temperature``.
+        It does not need this package; ``skops.io.dump`` saves it in a file that is safe to load. Its ``predict_proba``
+        equals the head's, because the logits are divided by ``about.temperature``.
         """
         from sklearn.linear_model import LogisticRegression
 
@@ -203,7 +203,7 @@ class ReadyHead:
         return found
 
     def save(self, folder: Path | str) -> Path:
-        """Write ``head.safetensors`` into a folder, whole or not at all, and return its path.
+        """Write ``head.safetensors`` into a folder, completely or not at all, and return its path.
 
         Raises:
             UserError: It cannot be written.
@@ -235,7 +235,7 @@ def load_head(path: Path | str) -> ReadyHead:
         path: The file, or the folder that holds ``head.safetensors``.
 
     Raises:
-        UserError: No such file, a damaged one, or one of another kind.
+        UserError: The file does not exist, is damaged, or is of another kind.
     """
     path = Path(path)
     path = path / HEAD if path.is_dir() else path
@@ -269,11 +269,11 @@ def head_of_statistics(statistics: ClassStatistics) -> Head:
     """W* from sums alone: the ridge probe of all the features behind statistics (`ridge_head`).
 
     Raises:
-        UserError: The statistics hold no second moments, or a class has no images.
+        UserError: The statistics have no second moments, or a class has no images.
     """
     for name, count in zip(statistics.class_names, statistics.counts.tolist(), strict=True):
         if not count:
-            raise UserError(f"class {name!r} has no images in the statistics; a head needs some of every class")
+            raise UserError(f"class {name!r} has no images in the statistics; a head needs images of every class")
     weight, bias = ridge_head(statistics)
     about = statistics.about.encoder
     return Head(weight.float(), bias.float(), about.name, about.fingerprint)

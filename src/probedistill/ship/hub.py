@@ -1,8 +1,8 @@
 """Sets on the Hugging Face hub: ``push`` and ``hub:USER/NAME[@REVISION]``.
 
-A repository of a stranger is fetched file by file. Which files, follows from the classes and labels of the set, never
-from a list of names that the repository gives; they are JSON, safetensors and images, and no code of it is run. Every
-file is checked against ``SHA256SUMS`` before the set is used.
+A stranger's repository is fetched file by file. The file names follow from the classes and labels of the set, never
+from a list in the repository. The files are JSON, safetensors and images; no code is run. Every file is checked against
+``SHA256SUMS`` before the set is used.
 
 Tested against a stand-in of the hub's HTTP interface (``tests/ship/test_hub.py``), not against the hub itself.
 """
@@ -49,8 +49,8 @@ class Upload:
 
     Attributes:
         repo: USER/NAME.
-        address: Where it is on the web.
-        private: Whether others may not see it.
+        address: Its web address.
+        private: Whether the repository is private.
         files: Name of each file → its size in bytes.
         left_out: Files of the run that are not uploaded.
     """
@@ -67,7 +67,7 @@ class Upload:
         text = (
             f"{len(self.files):,} files, {sum(self.files.values()):,} bytes: {others}, {len(images):,} below {IMAGES}/"
         )
-        text += f"\nto {self.address}, {'private' if self.private else 'public: anybody can see it'}"
+        text += f"\nto {self.address}, {'private' if self.private else 'public: anyone can see it'}"
         return text + (f"\nleft out: {', '.join(self.left_out)}" if self.left_out else "")
 
 
@@ -77,18 +77,18 @@ class Upload:
 
 @contextmanager
 def prepared(run: Path | str, repo: str, *, private: bool = False) -> Iterator[tuple[Path, Upload]]:
-    """Yield a copy of a set that is fit to be published, with the list of its files; it is removed after the block.
+    """Yield a copy of a set that can be published, with the list of its files; it is removed after the block.
 
-    The copy names no folder of this machine. The card comes along as its owner has edited it. Scores are in the card;
-    their files, statistics of the real features and pictures of the way are left out.
+    The copy names no local folders. The card is copied with its owner's edits. Scores are in the card; their files,
+    statistics of the real features and pictures of the evolution are left out.
 
     Args:
         run: A finished run.
         repo: USER/NAME.
-        private: Whether others may not see it.
+        private: Whether the repository is private.
 
     Raises:
-        UserError: No such run, an unfinished or damaged one, or a name that the hub does not take.
+        UserError: No such run, an unfinished or damaged one, or a name that the hub does not accept.
     """
     match = _SPEC.fullmatch(repo)
     if match is None or match[2]:
@@ -110,8 +110,8 @@ def push(run: Path | str, repo: str, *, private: bool = False, dry_run: bool = F
 
     Args:
         run: A finished run.
-        repo: USER/NAME; it is made if it is not there.
-        private: Whether others may not see it.
+        repo: USER/NAME; it is created if it does not exist.
+        private: Whether the repository is private.
         dry_run: Upload nothing.
 
     Raises:
@@ -133,7 +133,7 @@ def check_token() -> None:
 
 
 def send(copy: Path, upload: Upload) -> None:
-    """Upload what `prepared` has made; see `push`."""
+    """Upload a copy made by `prepared`; see `push`."""
     check_token()
     api, repo = _api(), upload.repo
     hint = "check the name, the network and the token's rights"
@@ -142,9 +142,9 @@ def send(copy: Path, upload: Upload) -> None:
         if bool(api.repo_info(repo, **_DATASET).private) != upload.private:
             is_now = "public" if upload.private else "private"
             fix = f"leave out {option('private', True)}" if upload.private else f"add {option('private', True)}"
-            raise UserError(f"repository {repo!r} is there and {is_now}; {fix}, or change it on the hub")
+            raise UserError(f"repository {repo!r} exists and is {is_now}; {fix}, or change it on the hub")
         api.upload_folder(
-            folder_path=copy, repo_id=repo, commit_message="Set of probedistill", delete_patterns=[f"{IMAGES}/*"],
+            folder_path=copy, repo_id=repo, commit_message="Made with probedistill", delete_patterns=[f"{IMAGES}/*"],
             **_DATASET,
         )  # fmt: skip
 
@@ -218,10 +218,10 @@ def fetch(place: str) -> Path:
         place: ``USER/NAME`` or ``USER/NAME@REVISION``, a branch, tag or commit.
 
     Returns:
-        A folder like that of a run. Without a network it is the one that was fetched last under this name.
+        A folder like a run's. Without a network, it is the one last fetched under this name.
 
     Raises:
-        UserError: No such repository, no set in it, or files that are not those of its ``SHA256SUMS``.
+        UserError: No such repository, no set in it, or files that do not match its ``SHA256SUMS``.
     """
     match = _SPEC.fullmatch(place)
     if match is None:
@@ -231,7 +231,7 @@ def fetch(place: str) -> Path:
     home = checked_cache() / HUB / safe_name(repo.replace("/", "--"))
     last = home / f"{safe_name(revision or 'newest')}.folder"
     try:
-        way_out = "check the network, or take a set that comes with the package: probedistill sets"
+        way_out = "check the network, or use a set that comes with the package: probedistill sets"
         with (
             asking_the_hub(f"run 'hub:{place}'", way_out),
             explained(f"run 'hub:{place}' cannot be found", Exception, hint=_CANNOT),
@@ -263,7 +263,7 @@ def _download(repo: str, commit: str, sizes: Mapping[str, int], folder: Path) ->
     called = f"run 'hub:{repo}'"
     missing = next((name for name in _SET if name not in sizes), None)
     if missing is not None:
-        raise UserError(f"{called} is not a set of probedistill: it has no {missing}")
+        raise UserError(f"{called} is not a probedistill set: it has no {missing}")
 
     def get(name: str) -> None:
         from huggingface_hub import hf_hub_download
@@ -276,7 +276,7 @@ def _download(repo: str, commit: str, sizes: Mapping[str, int], folder: Path) ->
         if absent is not None:
             raise UserError(f"{called} is damaged: {absent} is missing")
         if sum(sizes[name] for name in names) > _MOST_BYTES:
-            raise UserError(f"{called} is larger than {_MOST_BYTES // 2**30} GiB; a distilled set is smaller")
+            raise UserError(f"{called} is larger than {_MOST_BYTES // 2**30} GiB, too large for a distilled set")
 
     with (
         explained(f"{called} cannot be kept in {str(folder.parent)!r}", OSError, hint="free some space"),

@@ -1,8 +1,8 @@
 """Other people's sets: tensors of PyTorch, safetensors, image folders and Parquet → a `DistilledSet`.
 
-Nothing in a file is run: PyTorch files are read with ``weights_only=True``, and of a Parquet file the bytes of images
-are taken, never a path. ``data.pth`` of the LGM authors (arXiv 2511.16674) is ``{"images": (n, 3, S, S) in [0, 1],
-"labels": (n,)}``; other usual names are known, too.
+No code in a file is run: PyTorch files are read with ``weights_only=True``, and from a Parquet file only the bytes of
+images are read, never a path. ``data.pth`` of the LGM authors (arXiv 2511.16674) is ``{"images": (n, 3, S, S) in
+[0, 1], "labels": (n,)}``; other common names are known, too.
 """
 
 from __future__ import annotations
@@ -55,21 +55,21 @@ def read_set(
     encoder: Encoder | None = None,
     progress: bool = True,
 ) -> DistilledSet:
-    """Read a set that another program made.
+    """Read a set made by another program.
 
     Args:
         place: A ``.pth``, ``.pt`` or ``.safetensors`` file of tensors, a ``.parquet`` file, or an image folder.
-        classes: Names of the classes, in the order of the labels; for an image folder, which classes to take; where
-            labels are names already, the order of these. Default: those of the file, else the numbers.
-        image_size: Side in pixels. Images of other sizes are cut to their middle square and resized. Default: that of
-            the images if it is one for all, else the most frequent short side.
-        image_column: Column of a Parquet file that holds the images.
-        label_column: Column of a Parquet file that holds the labels.
-        encoder: The encoder that the set was made with, if that is known; nothing in the files says it.
+        classes: Names of the classes, in the order of the labels; for an image folder, the classes to read; if labels
+            are already names, their order. Default: the names in the file, else the numbers.
+        image_size: Side in pixels. Images of other sizes are centre-cropped to a square and resized. Default: the size
+            of the images if all are equal, else the most frequent short side.
+        image_column: Column of a Parquet file with the images.
+        label_column: Column of a Parquet file with the labels.
+        encoder: The encoder that the set was made with, if known; the files do not say it.
         progress: Show progress bars.
 
     Raises:
-        UserError: Nothing of that kind, something else in it, or too large.
+        UserError: The place does not exist, contains something else, or is too large.
     """
     place = Path(place)
     if image_size is not None and not 1 <= image_size <= _LARGEST_SIDE:
@@ -77,7 +77,7 @@ def read_set(
     called = f"set {str(place)!r}"
     suffix = place.suffix.lower()
     if (place / RUN).is_file():
-        raise UserError(f"{called} is a run of probedistill already; give it to the other commands as it is")
+        raise UserError(f"{called} is already a run of probedistill; give it to the other commands directly")
     if place.is_dir():
         made = _of_folder(place, called, classes, image_size, progress)
     elif not place.is_file():
@@ -85,7 +85,7 @@ def read_set(
     elif _content_bytes(place) > _MOST_BYTES:
         raise UserError(f"{called} is larger than {_MOST_BYTES // 2**30} GiB; that is more than a distilled set has")
     elif suffix in (".pth", ".pt", ".safetensors"):
-        hint = "only tensors in lists and dictionaries are read, and nothing is run"
+        hint = "only tensors in lists and dictionaries are read; no code is run"
         content = load_tensor_file(place, f"{called} cannot be read", hint)
         made = _of_tensors(content, called, classes, image_size)
     elif suffix == ".parquet":
@@ -104,7 +104,7 @@ def _content_bytes(place: Path) -> int:
 
 
 def _recorded(made: DistilledSet, place: Path, encoder: Encoder | None) -> DistilledSet:
-    """The set with a record that says where it is from, and which encoder it is said to be made with."""
+    """Return the set with a record of its source and of the encoder that it is said to be made with."""
     fingerprint = digest(made.images.numpy().tobytes() + made.labels.numpy().tobytes())
     images = ImagesRecord(published(f"folder:{place.resolve().name}"), "imported", len(made), fingerprint)
     counts = torch.bincount(made.labels, minlength=len(made.class_names))
@@ -123,7 +123,7 @@ def _recorded(made: DistilledSet, place: Path, encoder: Encoder | None) -> Disti
 def _of_tensors(content: Any, called: str, classes: Sequence[str] | None, image_size: int | None) -> DistilledSet:
     images, labels = _found(content, called)
     if not all(one is None or (one.layout == torch.strided and not one.is_meta) for one in (images, labels)):
-        raise UserError(f"{called} holds a tensor that is sparse, or without its content; give plain tensors")
+        raise UserError(f"{called} has a sparse tensor or one without values; give plain tensors")
     images = _as_images(images, called)
     labels = _counted(len(images), classes, called) if labels is None else labels
     soft = labels.float() if labels.ndim == 2 and labels.shape[0] == len(images) and labels.shape[1] > 1 else None
@@ -142,7 +142,7 @@ def _of_tensors(content: Any, called: str, classes: Sequence[str] | None, image_
         raise UserError(f"{called} has the label {count - 1}; that is more classes than a set can have")
     names = _named([str(number) for number in range(count)], classes, called)
     if soft is not None and (float(soft.min()) < 0 or not bool(((soft.sum(dim=1) - 1).abs() < 1e-3).all())):
-        raise UserError(f"{called} has soft labels that are not shares; give rows that sum to 1")
+        raise UserError(f"{called} has soft labels that are not probabilities; give rows that sum to 1")
     if soft is not None and len(names) != count:
         raise UserError(f"{called} has soft labels of {count} classes, not of {len(names)}")
     return DistilledSet(_resized(images, image_size), labels, tuple(names), soft_labels=soft)
@@ -200,7 +200,7 @@ def _counted(count: int, classes: Sequence[str] | None, called: str) -> Tensor:
         shared = f"{counted(count, 'image')} for {counted(number, 'class', 'classes')}"
         raise UserError(f"{called} has no labels, and {shared}; give labels")
     each = f"{count // number} of each of {number} classes, class after class"
-    warnings.warn(f"{called} has no labels: its images are taken for {each}", stacklevel=5)
+    warnings.warn(f"{called} has no labels; assuming {each}", stacklevel=5)
     return torch.arange(number).repeat_interleave(count // number)
 
 
@@ -211,7 +211,8 @@ def _named(found: Sequence[str], classes: Sequence[str] | None, called: str) -> 
     names = list(classes)
     if len(names) < len(found):
         raise UserError(
-            f"{called} has {counted(len(found), 'class', 'classes')}, {option('classes')} names {len(names)}; name each"
+            f"{called} has {counted(len(found), 'class', 'classes')}, but {option('classes')} names {len(names)}; "
+            "name every class"
         )
     if len(set(names)) < len(names):
         raise UserError(f"{option('classes')} names a class twice; name each once")
@@ -221,16 +222,16 @@ def _named(found: Sequence[str], classes: Sequence[str] | None, called: str) -> 
 def _in_order(
     found: Sequence[str], labels: Tensor, classes: Sequence[str] | None, called: str
 ) -> tuple[list[str], Tensor]:
-    """Names and labels (n,) with the classes in the order that was asked for.
+    """Return names and labels (n,) with the classes in the requested order.
 
-    Numbers are named by ``classes``; names of the file's own are put in that order, never replaced.
+    ``classes`` names numbers; class names in the file are sorted in that order, never replaced.
     """
     names = _named(found, classes, called)
     if classes is None or all(name.lstrip("-").isdigit() for name in found):
         return names, labels
     absent = next((name for name in found if name not in names), None)
     if absent is not None:
-        raise UserError(f"{called} has the class {absent!r}, which {option('classes')} does not name; name each")
+        raise UserError(f"{called} has the class {absent!r}, which {option('classes')} does not name; name every class")
     return names, torch.tensor([names.index(name) for name in found])[labels]
 
 
@@ -251,9 +252,9 @@ def _of_folder(
 
 
 def _named_by_table(found: LabelledImages, table: Path) -> LabelledImages:
-    """Images of a folder with the classes that the table of a set's ``images/`` says, whose folders may be escaped.
+    """Return a folder's images with the classes in the table of a set's ``images/``, whose folders may be escaped.
 
-    Of the table nothing but these is taken: which files there are, the folder says.
+    Only the classes are read from the table; the files are those in the folder.
     """
     import pyarrow.parquet as parquet
 
@@ -339,7 +340,7 @@ def _stacked(images: Iterable[Image.Image], count: int, image_size: int | None, 
 
 
 def _resized(images: Tensor, image_size: int | None) -> Tensor:
-    """The middle squares of images (n, 3, H, W), of the size that is asked for; by default of their own."""
+    """Centre-crop images (n, 3, H, W) to squares and resize them to ``image_size``, if it is given."""
     side = min(images.shape[-2:])
     top, left = ((length - side) // 2 for length in images.shape[-2:])
     images = images[..., top : top + side, left : left + side]

@@ -24,14 +24,14 @@ from .heads import head_of_statistics
 
 @dataclass(frozen=True)
 class KeptSet:
-    """A set with the statistics that its run keeps.
+    """A set with the statistics in its run.
 
     Attributes:
         distilled: The images.
-        statistics: For each encoder, in their order; empty if the run keeps none.
-        name: What errors and records call the set.
-        notes: What became of the parts that could not be carried over, a sentence each.
-        licence: Under which it is; ``None`` if nobody knows.
+        statistics: Statistics for each encoder, in their order; empty if the run has none.
+        name: Name of the set in errors and records.
+        notes: Sentences about parts that could not be carried over.
+        licence: Its licence; ``None`` if it is unknown.
         held_out: Names of the images that were held out for testing.
     """
 
@@ -71,17 +71,17 @@ def load_runs(folders: Sequence[Path | str]) -> list[KeptSet]:
 
 
 def merge_sets(sets: Sequence[KeptSet], *, same_classes: bool = False) -> KeptSet:
-    """One set of the images of several, with all their classes.
+    """Merge several sets into one with all their images and classes.
 
-    Statistics are added up if every set keeps them. The head of the merged set is then computed from them: rows of
-    several heads were never trained against each other's classes. Soft labels are left out for the same reason.
+    If every set has statistics, they are added up, and the head of the merged set is computed from them, because rows
+    of several heads were never trained against each other's classes. Soft labels are left out for the same reason.
 
     Args:
-        sets: At least two, made with the same encoders and of the same size.
-        same_classes: Let images of several sets stand for a class that they share; otherwise that is an error.
+        sets: At least two, made with the same encoders and with images of the same size.
+        same_classes: Allow sets to share classes; otherwise this is an error.
 
     Raises:
-        UserError: The sets do not fit together; the line says in what.
+        UserError: The sets do not fit together.
     """
     first = sets[0]
     names: list[str] = []
@@ -104,11 +104,11 @@ def merge_sets(sets: Sequence[KeptSet], *, same_classes: bool = False) -> KeptSe
         warn_of_alike(one.distilled.class_names for one in sets)
     head, more = _merged_head(sets, statistics)
     if any(one.distilled.soft_labels is not None for one in sets):
-        more.append("Soft labels were left out: each set's know its own classes alone.")
+        more.append("Soft labels were left out: those of each set cover only its own classes.")
     most = int(torch.bincount(labels).max())
     private = [one.name for one in sets if one.distilled.run.privacy is not None]
     if private:
-        more.append(f"The promise of privacy of {private[0]!r} was left out: nothing is promised of a merged set.")
+        more.append(f"The privacy promise of {private[0]!r} was left out: a merged set has none.")
     record = _merged_record(sets, tuple(names), statistics, most)
     merged = DistilledSet(images, labels[order], tuple(names), record, head=head)
     licence = first.licence if len({one.licence for one in sets}) == 1 else None
@@ -116,17 +116,17 @@ def merge_sets(sets: Sequence[KeptSet], *, same_classes: bool = False) -> KeptSe
 
 
 def without_classes(kept: KeptSet, gone: Sequence[str]) -> KeptSet:
-    """The set without some classes: their images, their statistics, and their part in the head.
+    """Return the set without some classes: without their images, statistics, and part of the head.
 
-    The images of the other classes stay as they are. The head is computed again from what is left of the statistics;
-    without statistics it is left out, because every row of it was trained against the classes that go.
+    The images of the other classes are not changed. The head is computed again from the remaining statistics; without
+    statistics it is left out, because each of its rows was trained against the removed classes.
 
     Args:
         kept: The set.
         gone: Names of the classes.
 
     Raises:
-        UserError: No such class, or fewer than two would be left.
+        UserError: Unknown class, or fewer than two classes would remain.
     """
     held = kept.distilled
     for name in gone:
@@ -142,7 +142,7 @@ def without_classes(kept: KeptSet, gone: Sequence[str]) -> KeptSet:
     statistics = tuple(one.with_classes(names) for one in kept.statistics)
     head, notes = _head_again(held.head, statistics)
     if held.soft_labels is not None:
-        notes.append("Soft labels were left out: they were made with the classes that went.")
+        notes.append("Soft labels were left out: they were made with the removed classes.")
     record = replace(
         held.run, class_names=names, statistics=tuple(one.about for one in statistics) if held.run.statistics else (),
         forgotten=(*held.run.forgotten, *gone), images=_left_of(held.run.images, gone, statistics),
@@ -159,21 +159,21 @@ def _class_of_file(name: str, class_names: Sequence[str]) -> str | None:
 
 
 def _left_of(images: ImagesRecord, gone: Sequence[str], statistics: Sequence[ClassStatistics]) -> ImagesRecord:
-    """The record of the photos without those of some classes, whose number only statistics tell."""
+    """Return the record of the photos without those of some classes, whose number is only in the statistics."""
     digest = hashlib.sha256("\n".join((images.fingerprint, *gone)).encode()).hexdigest()
     count = round(statistics[0].total) if statistics else images.count
     return replace(images, fingerprint=digest, count=max(count, 0))
 
 
 def _check_fits(first: KeptSet, other: KeptSet) -> None:
-    """Refuse a set that cannot stand in one set with the first."""
+    """Refuse a set that cannot be merged with the first."""
     mine, its = first.distilled, other.distilled
     ours, theirs = ([(e.fingerprint, e.precision) for e in one.run.encoders] for one in (mine, its))
     if ours != theirs:
         encoders = (" and ".join(map(str, one.run.encoders)) or "none" for one in (mine, its))
         raise UserError(
-            f"{first.name!r} and {other.name!r} were made with other encoders ({', '.join(encoders)}); merge sets of "
-            "the same"
+            f"{first.name!r} and {other.name!r} were made with different encoders ({', '.join(encoders)}); merge sets "
+            "of the same encoders"
         )
     if mine.float_images.shape[1:] != its.float_images.shape[1:]:
         sides = (one.float_images.shape[-1] for one in (mine, its))
@@ -183,16 +183,16 @@ def _check_fits(first: KeptSet, other: KeptSet) -> None:
         )
     if mine.run.config.augment.settled() != its.run.config.augment.settled():
         raise UserError(
-            f"{first.name!r} and {other.name!r} were distilled with other views ({option('augment')}); probes would "
-            "not know which to take"
+            f"{first.name!r} and {other.name!r} were distilled with different views ({option('augment')}), but a set "
+            "has one kind of views; distil one of them again"
         )
 
 
 def _merged_statistics(sets: Sequence[KeptSet]) -> tuple[tuple[ClassStatistics, ...], list[str]]:
-    """The sums of all sets' images, encoder by encoder; none, with a note, unless every set keeps its own."""
+    """Add up the statistics of all sets for each encoder; return none, with a note, unless every set has its own."""
     without = [one.name for one in sets if not one.statistics]
     if 0 < len(without) < len(sets):
-        return (), [f"Statistics were left out: {without[0]!r} keeps none."]
+        return (), [f"Statistics were left out: {without[0]!r} has none."]
     return tuple(merge_statistics(parts, union=True) for parts in zip(*(s.statistics for s in sets))), []
 
 
@@ -211,7 +211,7 @@ def _head_again(old: Head | None, statistics: Sequence[ClassStatistics]) -> tupl
         if one.about.encoder.fingerprint == old.fingerprint and one.products is not None and not one.private:
             return head_of_statistics(one), []
     return None, [
-        "The head was left out: it was trained on other classes, and without statistics (distill "
+        "The head was left out: it was trained on different classes, and without statistics (distill "
         "--keep-stats) it cannot be computed again."
     ]
 
@@ -219,7 +219,7 @@ def _head_again(old: Head | None, statistics: Sequence[ClassStatistics]) -> tupl
 def _merged_record(
     sets: Sequence[KeptSet], names: tuple[str, ...], statistics: Sequence[ClassStatistics], most: int
 ) -> RunRecord:
-    """What made the merged set: the settings of the first, and a line for each part."""
+    """What made the merged set: the settings of the first, and an entry for each part."""
     runs = [one.distilled.run for one in sets]
     methods, begun = {run.method for run in runs}, {run.begun_from for run in runs}
     first = runs[0]

@@ -48,7 +48,7 @@ def with_extras(
     * ``"source"``: softmax of W*'s logits, divided by a temperature, of each synthetic image (mean over 20
       augmented views). The temperature is the one at which W*'s softmax has the smallest cross-entropy on the real
       centre features.
-    * ``"learned"``: rows T such that the ridge probe that is fitted on (images, T) has the smallest class-balanced
+    * ``"learned"``: rows T for which the ridge probe fitted on (images, T) has the smallest class-balanced
       cross-entropy on the real centre features; see `learned_labels`.
 
     If there are more than 20,000 real images, the temperature and the learned labels are fitted on a random draw of
@@ -65,7 +65,7 @@ def with_extras(
         seed: Seed for drawing the views.
 
     Raises:
-        UserError: An unknown kind of labels, or features of another encoder or of other classes.
+        UserError: An unknown kind of labels, or features of another encoder or of different classes.
     """
     if soft_labels not in SOFT_LABELS:
         raise unknown_name("soft_labels", soft_labels, SOFT_LABELS)
@@ -73,12 +73,12 @@ def with_extras(
     if bank.class_names != distilled.class_names:
         raise UserError(
             f"the features are of the classes {_few(bank.class_names)}, the set is of {_few(distilled.class_names)}; "
-            "give the images that it was made of"
+            "give the images that the set was made from"
         )
     empty = (torch.bincount(bank.labels, minlength=bank.num_classes) == 0).nonzero()
     if len(empty):
         raise UserError(
-            f"the features are of no image of class {bank.class_names[int(empty[0])]!r}; give images of every class"
+            f"the features have no image of class {bank.class_names[int(empty[0])]!r}; give images of every class"
         )
     if soft_labels == "source" or keep_head:
         features = torch.cat([bank.centre[None], bank.augmented])
@@ -107,10 +107,10 @@ def learned_labels(views: Tensor, labels: Tensor, real: Tensor, y: Tensor, num_c
     """Soft labels whose ridge probe is best on real features, with the synthetic features fixed.
 
     The ridge probe is linear in its targets: its logits on real features are K T, where column j of K (N, m) holds
-    the logits of the probe that is fitted on the j-th unit vector. With T = softmax(L), row by row, L (m, C) and the
-    temperature τ minimise the cross-entropy of K T / τ, every class of ``y`` with the same weight, by L-BFGS from
-    smoothed one-hot rows. τ is free because accuracy does not depend on the size of the logits; it is not used
-    afterwards.
+    the logits of the probe that is fitted on the j-th unit vector. With T = softmax(L), row by row, L-BFGS started from
+    smoothed one-hot rows finds the L (m, C) and temperature τ that minimise the cross-entropy of K T / τ, with equal
+    weight for every class of ``y``. τ is free because accuracy does not depend on the size of the logits; it is not
+    used afterwards.
 
     Args:
         views: (V, m, d) features of the synthetic images.

@@ -53,9 +53,9 @@ class ReleasedSet:
     """A set that comes with the package.
 
     Attributes:
-        name: ``set:NAME`` names it.
+        name: NAME in ``set:NAME``.
         run: What made it.
-        licence: As the hub names it.
+        licence: The hub's name for its licence.
         bytes: Size of its folder.
     """
 
@@ -93,7 +93,7 @@ class ReleasedSets(Result):
 
 
 def released_sets() -> ReleasedSets:
-    """The sets that come with the package, with what their files say of them."""
+    """Return the sets that come with the package, as their files describe them."""
     return ReleasedSets(tuple(map(_described, released_names())))
 
 
