@@ -27,7 +27,7 @@ class LostProcessError(RuntimeError):
 
 @contextmanager
 def explained(what: str, *kinds: type[BaseException], hint: str = "") -> Iterator[None]:
-    """Turn errors of other people's code into one line for the user.
+    """Turn errors raised by other people's code into one line for the user.
 
     >>> with explained("encoder 'x' could not be loaded", OSError, hint="check the name"):
     ...     raise OSError("no such model\\nsome more")
@@ -36,8 +36,7 @@ def explained(what: str, *kinds: type[BaseException], hint: str = "") -> Iterato
 
     Args:
         what: What went wrong, with the argument and its value.
-        kinds: Types of errors to explain; others, every `UserError`, and memory that has run out pass through
-            unchanged.
+        kinds: Types of errors to explain; others, every `UserError`, and out-of-memory errors pass through unchanged.
         hint: What the user can do about it.
     """
     try:
@@ -53,7 +52,7 @@ def explained(what: str, *kinds: type[BaseException], hint: str = "") -> Iterato
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that there is no memory left, on a GPU or for the processor."""
+    """Whether an error means that memory has run out, on a GPU or in the main memory."""
     words = ("out of memory", "ALLOC_FAILED", "ALLOCATION_FAILED", "DefaultCPUAllocator", "Cannot allocate memory")
     of_torch = isinstance(error, RuntimeError) and any(word in str(error) for word in words)
     of_system = isinstance(error, OSError) and error.errno == errno.ENOMEM
@@ -67,10 +66,10 @@ _NEAR = 10  # lines between where a variable is read and where its value is used
 
 
 def of_a_variable(error: BaseException) -> UserError | None:
-    """The error for a variable of the environment that a library could not read while it was imported, if that is it.
+    """Return an error about an environment variable if a library could not read it while it was imported.
 
-    Libraries read numbers from it at the top of their files, as numpy does with SOURCE_DATE_EPOCH: ``invalid literal
-    for int() with base 10: 'x'``.
+    Some libraries read numbers from the environment when they are imported, as numpy does with SOURCE_DATE_EPOCH:
+    ``invalid literal for int() with base 10: 'x'``.
     """
     frames = [(frame.f_code, line) for frame, line in traceback.walk_tb(error.__traceback__)][-3:]
     if isinstance(error, UserError) or not any(code.co_name == "<module>" for code, _ in frames):  # no import
@@ -81,8 +80,8 @@ def of_a_variable(error: BaseException) -> UserError | None:
         name = next((name for name, value in values if value is not None and repr(value) in str(error)), None)
         if name is not None:
             return UserError(
-                f"{name} {os.environ[name]!r} cannot be used ({first_line(error)}); set this variable of the "
-                "environment to another value, or unset it"
+                f"{name} {os.environ[name]!r} cannot be used ({first_line(error)}); set this environment variable to "
+                "another value, or unset it"
             )
     return None
 
@@ -92,7 +91,7 @@ _as_flags = False
 
 @contextmanager
 def speaking_flags() -> Iterator[None]:
-    """Write options as flags within the block: errors are then read at the command line."""
+    """Write options as flags within the block, because errors are read at the command line."""
     global _as_flags
     before, _as_flags = _as_flags, True
     try:
@@ -102,7 +101,7 @@ def speaking_flags() -> Iterator[None]:
 
 
 def option(name: str, *value: Any) -> str:
-    """How the reader of an error writes an option: an argument in Python, a flag on the command line.
+    """Return an option as the reader of an error writes it: an argument in Python, a flag on the command line.
 
     >>> option("overwrite", True), option("input_size"), option("encoder_args.mask_ratio", 0)
     ('overwrite=True', 'input_size=…', "encoder_args={'mask_ratio': 0}")
@@ -114,8 +113,8 @@ def option(name: str, *value: Any) -> str:
     '--no-pretrained'
 
     Args:
-        name: The name of the argument; behind a dot, the name of an entry in it.
-        value: A value, if there is one to give.
+        name: The name of the argument; after a dot, the name of an entry in it.
+        value: The value, if any.
     """
     argument, _, entry = name.partition(".")
     if not _as_flags:
@@ -128,7 +127,7 @@ def option(name: str, *value: Any) -> str:
 
 
 def by_caller(*, command: str, python: str) -> str:
-    """The one of two texts that fits whoever reads an error: at the command line, or in Python."""
+    """Return the text that fits the reader of an error: at the command line, or in Python."""
     return command if _as_flags else python
 
 
@@ -139,7 +138,7 @@ def first_line(error: BaseException) -> str:
 
 
 def unknown_name(argument: str, value: str, known: Iterable[str], hint: str = "") -> UserError:
-    """The error for a name that is not among the known ones, with the nearest of them.
+    """Return the error for an unknown name, with the nearest known ones.
 
     >>> str(unknown_name("method", "sfn", ["lgm", "clp", "sfm"]))
     "unknown method 'sfn'; did you mean 'sfm'? known: clp, lgm, sfm"

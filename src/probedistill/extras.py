@@ -1,4 +1,4 @@
-"""Packages that only some sources and commands need: imported when they are, or one line that says how to get them."""
+"""Packages that only some sources and commands need: imported when needed, or one line that says how to get them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ def needed(module: str, extra: str | None, what: str) -> Any:
 
     Args:
         module: Its name, such as ``opendp.prelude``.
-        extra: The extra that brings it, as in ``pip install 'probedistill[EXTRA]'``; ``None`` if none does.
+        extra: The extra that installs it, as in ``pip install 'probedistill[EXTRA]'``; ``None`` if none does.
         what: What needs it, with the verb: ``"images 'hf:a/b' need"``.
 
     Raises:
-        UserError: The package is not installed, older than this one asks for, or fails while it is imported.
+        UserError: The package is not installed, is too old, or fails while it is imported.
     """
     package = module.partition(".")[0]
     if least := _too_old(package):
@@ -43,7 +43,7 @@ def needed(module: str, extra: str | None, what: str) -> Any:
 
 
 def not_installed(package: str, extra: str | None, what: str) -> UserError:
-    """The error for a package that is not there; the arguments are those of `needed`."""
+    """Return the error for a missing package; the arguments are those of `needed`."""
     called = _installed_as(package, extra)
     return UserError(f"{what} the package {package}, which is not installed; run: pip install {called}")
 

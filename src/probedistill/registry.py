@@ -1,7 +1,7 @@
 """Registries: a name → an object in another file, imported when it is used.
 
-A built-in name maps to ``"module:attribute"``. Other packages add names through entry points, and a user's own file
-is named as ``module:FILE_OR_PACKAGE:ATTRIBUTE`` without adding anything::
+A built-in name maps to ``"module:attribute"``. Other packages add names with entry points. A user's own file needs no
+entry: it is named as ``module:FILE_OR_PACKAGE:ATTRIBUTE``. An entry point::
 
     [project.entry-points."probedistill.method"]
     mine = "my_package.objective:objective"
@@ -34,7 +34,7 @@ class Registry:
 
     Attributes:
         kind: The kind, for errors: ``"method"``, ``"probe"`` …; ``probedistill.KIND`` is the entry-point group.
-        built_in: Name → ``"module:attribute"``; a module that begins with a dot is one of this package.
+        built_in: Name → ``"module:attribute"``; a leading dot means a module of this package.
     """
 
     kind: str
@@ -56,10 +56,10 @@ class Registry:
         return name in self.built_in or name in self.plugins
 
     def load(self, name: str) -> Any:
-        """The object of that name.
+        """Import and return the object of that name.
 
         Args:
-            name: One of `names`, or ``module:PACKAGE.MODULE:ATTRIBUTE`` for a user's own.
+            name: One of `names`, or ``module:PACKAGE.MODULE:ATTRIBUTE`` for your own.
 
         Raises:
             UserError: No such name, or it cannot be imported.
@@ -75,7 +75,7 @@ class Registry:
         return imported(place, f"{self.kind} {name!r}")
 
     def code_of(self, name: str) -> str:
-        """Digest of the file that a name from outside this package leads to, once it is imported; else empty."""
+        """Digest of the file that a name from outside this package refers to, once it is imported; else empty."""
         place = name.removeprefix(OWN) if name.startswith(OWN) else self.plugins.get(name, "")
         return digest_of_source(place.rpartition(":")[0]) if place else ""
 
@@ -93,7 +93,7 @@ def imported(place: str, called: str) -> Any:
 
     Args:
         place: Where it is.
-        called: How errors name it.
+        called: Its name in errors.
 
     Raises:
         UserError: No such module or attribute, or the module fails while it is imported.

@@ -15,9 +15,9 @@ from .errors import UserError
 
 @unique
 class Stream(IntEnum):
-    """What something is drawn for. Two purposes never share a stream.
+    """Purposes of random numbers. Two purposes never share a stream.
 
-    A number is part of every result that was drawn from its stream: add new ones at the end, and change none.
+    A stream's number affects every result drawn from it: add new streams at the end, and do not change existing ones.
     """
 
     CANVAS_NOISE = 1
@@ -73,12 +73,12 @@ class Stream(IntEnum):
 
 
 def seed_of(seed: int, stream: Stream, *keys: int) -> int:
-    """A 63-bit seed that depends on the user's seed, the stream, every key, and how many keys there are.
+    """Return a 63-bit seed that depends on the user's seed, the stream, every key, and the number of keys.
 
     Args:
         seed: The user's seed, 0 or more.
-        stream: What is drawn.
-        keys: Where: a step, an image, a class …; 0 or more.
+        stream: The purpose.
+        keys: Numbers of a step, an image, a class …; each 0 or more.
 
     Raises:
         UserError: The seed is negative.

@@ -14,10 +14,10 @@ _DIRECTIONS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\
 
 
 def printable(text: str, *, lines: bool = False) -> str:
-    """Text that is safe on a terminal or a page: characters that would act there are shown as escapes.
+    """Make text safe for a terminal or a page: characters that would have an effect there are shown as escapes.
 
     These are control characters (among them ESC, which begins every terminal sequence), marks that change the
-    direction of the text around them, line separators, and halves of surrogate pairs, which no file can hold.
+    direction of the text around them, line separators, and halves of surrogate pairs, which files cannot contain.
 
     >>> printable("cat\\x1b[2J"), printable("a\\nb", lines=True)
     ('cat\\\\x1b[2J', 'a\\nb')
@@ -32,7 +32,7 @@ def printable(text: str, *, lines: bool = False) -> str:
 
 
 def encodable(text: str, encoding: str | None) -> str:
-    """Text with ``?`` in place of letters that a stream of this encoding cannot hold.
+    """Replace letters that an encoding does not have by ``?``.
 
     >>> encodable("loss → 0.1", "ascii")
     'loss ? 0.1'
@@ -44,7 +44,7 @@ def encodable(text: str, encoding: str | None) -> str:
 
 
 def text_of(content: bytes) -> str:
-    """A text file in UTF-8, or in UTF-16 if it begins so, as what ``>`` writes in PowerShell 5 does; lines end in \\n.
+    """Decode a text file in UTF-8, or in UTF-16 with its mark, as ``>`` in PowerShell 5 writes; lines end in \\n.
 
     >>> text_of("a\\r\\nb".encode("utf-16")).split("\\n")
     ['a', 'b']
@@ -58,7 +58,7 @@ def text_of(content: bytes) -> str:
 
 
 def as_argument(path: Path | str) -> str:
-    """A path as a shell and this program's command line take it.
+    """Quote a path for a shell and for this program's command line.
 
     >>> as_argument("my run"), as_argument("-run")
     ("'my run'", './-run')
@@ -68,7 +68,7 @@ def as_argument(path: Path | str) -> str:
 
 
 def and_more(count: int, shown: int = 1) -> str:
-    """What follows the ``shown`` ones of ``count`` things that are named; nothing if these are all.
+    """Return the end of a list that names ``shown`` of ``count`` things; empty if these are all.
 
     >>> and_more(5, 2), and_more(1)
     (' and 3 more', '')
@@ -77,7 +77,7 @@ def and_more(count: int, shown: int = 1) -> str:
 
 
 def counted(count: int, one: str, many: str = "") -> str:
-    """A number of things, in the singular or the plural.
+    """Return a number of things, in the singular or the plural.
 
     >>> counted(1, "image"), counted(1200, "image"), counted(0, "class", "classes")
     ('1 image', '1,200 images', '0 classes')
@@ -103,13 +103,13 @@ _VALUES: dict[Any, str] = {
 
 
 def value_in_words(kind: Any) -> str:
-    """A type in words, without Python's names of types.
+    """Describe a type in words, without Python's names of types.
 
     >>> value_in_words(float | Literal["auto"] | None), value_in_words(tuple[float, float])
     ('a number or auto', 'two numbers')
 
     Args:
-        kind: A type, as an annotation has it.
+        kind: A type, as in an annotation.
     """
     if get_origin(kind) is Literal:
         return ", ".join(map(str, get_args(kind)))
@@ -119,7 +119,7 @@ def value_in_words(kind: Any) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A length of time in the unit that fits it.
+    """Return a length of time in a suitable unit.
 
     >>> duration(42.4), duration(25 * 60), duration(9_600), duration(4 * 86_400)
     ('42 s', '25 min', '2.7 h', '4.0 days')

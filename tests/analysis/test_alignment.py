@@ -234,7 +234,7 @@ def test_figures_say_what_chance_would_give():
     neighbours, cka, linear = (figure.summary for figure in found.figures())
     assert "unrelated spaces have 0.10." in neighbours
     assert "unrelated spaces have 0.20." in cka
-    assert "unrelated spaces have 0. From these images a space predicts itself with 1.00." in linear
+    assert "unrelated spaces have 0. On these images, a space predicts itself with 1.00." in linear
 
 
 def test_the_table_of_transfer_has_its_numbers_and_the_smallest_p_of_few_encoders():
@@ -242,7 +242,7 @@ def test_the_table_of_transfer_has_its_numbers_and_the_smallest_p_of_few_encoder
     table = made_alignment().tables()[1]
     assert list(table.records()[0].values()) == list(table.rows[0])
     assert (table.records()[0]["p"], table.records()[0]["p of share"]) == ("0.040", "0.040")
-    assert table.caption == "p counts all 2 orders of the encoders, and has no smaller step than 0.5."
+    assert table.caption == "p is exact, over all 2 orders of the encoders; its smallest possible value is 0.5."
 
 
 @pytest.mark.slow
@@ -354,7 +354,7 @@ def test_names_that_mean_something_to_rich(run_cli, tiny_yaml, monkeypatch, tmp_
     arguments = ["--images", f"folder:{folder}", "--k", 2, "--out", "al[red]x", "--no-progress"]
     result = run_cli("align", "--trust", "--encoders", TINY, tiny_yaml(seed=1), *arguments)
     assert result.code == 0, result.err
-    assert "look: al[red]x/align.png   numbers: al[red]x/align.json" in result.out
+    assert "figure: al[red]x/align.png   numbers: al[red]x/align.json" in result.out
     assert f"6 images of folder:{folder} (train)" in result.out
     encoders = [load_encoder(TINY, encoder_args={"seed": s} if s else {}) for s in range(3)]
     found = align(encoders, load_images(f"folder:{folder}"), k=2, progress=False)
@@ -395,7 +395,7 @@ def test_bad_input_gives_one_line_and_writes_nothing(run_cli, photos, tiny_yaml,
     strangers.write_text(json.dumps(json.loads(strangers.read_text()) | {"probes": []}))
     assert "at least one source, one target and one probe" in refused("--transfer", strangers)
     strangers.write_text('{"kind": "align"}')
-    assert "is not a file of probedistill transfer" in refused("--transfer", strangers)
+    assert "is not a probedistill transfer file" in refused("--transfer", strangers)
 
 
 @pytest.mark.slow

@@ -130,7 +130,7 @@ def test_the_most_suspect_images_are_shown():
     assert "the 25 most suspect of 40" in table.title
     assert ("class 37", "0.20", "4", "3") in table.rows
     assert "38 · class 37" in figure.drawing.categories
-    assert "The 25 most suspect are drawn." in figure.summary
+    assert "Only the 25 most suspect are shown." in figure.summary
 
 
 # ---------------------------------------------------------------- members
@@ -200,7 +200,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def made(data, tmp_path_factory):
-    """A run that began as photos and stayed so, one that began as noise, their encoder and their photos."""
+    """A run that started from photos and stayed so, one that began as noise, their encoder and their photos."""
     from probedistill import EncoderConfig
 
     place = tmp_path_factory.mktemp("runs")
@@ -226,12 +226,12 @@ def test_images_that_began_as_photos_are_copies_and_noise_is_none(made, tmp_path
         one.matches["structure"].photo for one in copies.audited
     }
     assert len(noise.suspects) <= 3
-    assert any("began as photos" in line for line in copies.findings())
-    assert not any("began as photos" in line for line in noise.findings())
+    assert any("started from photos" in line for line in copies.findings())
+    assert not any("started from photos" in line for line in noise.findings())
     assert "evolution/" in {one.what for one in copies.stored}
     assert "evolution/" not in {one.what for one in noise.stored}
     for result in (copies, noise):
-        assert result.findings()[-1].startswith("What may not be concluded")
+        assert result.findings()[-1].startswith("This does not show that no photo can be recovered")
     assert Image.open(tmp_path / "copies" / PAIRS).size[0] > 4 * 112
     assert Audit.read(tmp_path / "copies").audited == copies.audited
 
@@ -244,7 +244,7 @@ def test_half_of_a_class_must_be_enough_to_start_from(made, init):
         train, encoder, method="clp", steps=1, images_per_class=7, canvas={"init": init}, progress=False,
         evaluate_every=0,
     )  # fmt: skip
-    with pytest.raises(UserError, match="half of them, which a shadow set is made of, are fewer than 7"):
+    with pytest.raises(UserError, match="a shadow set, made from half of them, needs at least 7"):
         audit(run, encoder, train, shadows=6, progress=False)
 
 
@@ -299,7 +299,7 @@ def test_a_set_that_does_not_look_at_the_photos_gives_nobody_away(made, data, tm
         ({"shadows": 2}, "even number from 6"),
         ({"minutes": -1.0}, "minutes -1.0 must be more than 0"),
         ({"shadows": 6, "shadow_steps": 0}, "shadow_steps 0 must be at least 1"),
-        ({"shadow_steps": 5}, "shadow_steps 5 is for shadow sets, and none are made"),
+        ({"shadow_steps": 5}, "shadow_steps 5 is for shadow sets, but none are made"),
     ],
 )
 def test_budgets_out_of_range(made, options, says):
@@ -324,8 +324,8 @@ def test_command(made, data, run_cli, tmp_path):
     config = ["--images", f"folder:{data}", "--encoder", TINY]
     done = run_cli("audit", run, *config, "--shadows", 6, "--shadow-steps", 1, "--others", f"{TINY}@40")
     assert done.code == 0, done.err
-    assert "look like one photo" in done.out
-    assert "may not be concluded" in done.out
+    assert "resemble one particular photo" in done.out
+    assert "does not show that no photo can be recovered" in done.out
     assert (run / "audit.png").exists()
     assert (run / PAIRS).exists()
     record = json.loads((run / "audit.json").read_text())
@@ -333,9 +333,9 @@ def test_command(made, data, run_cli, tmp_path):
     assert len(record["measures"]) == 4
     page = tmp_path / "report.html"
     assert run_cli("report", run, "--out", page).code == 0
-    assert "no promise" in page.read_text()
-    assert "not the photos" in done.out  # the command holds some out, and the run was made of all
+    assert "do not guarantee" in page.read_text()
+    assert "not exactly the photos" in done.out  # the command holds some out, and the run was made of all
     assert "even number" in run_cli("audit", run, *config, "--shadows", 5).error()
     few = run_cli("audit", place / "copies", *config, "--shadows", 6, "--out", tmp_path / "few").error()
-    assert "are fewer than 6" in few
+    assert "needs at least 6" in few
     assert run_cli("--json", "audit", run, *config, "-q").code == 0

@@ -213,7 +213,7 @@ def test_a_class_whose_images_are_the_same(tmp_path):
     pixels = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     found = geometry(DistilledSet(pixels, torch.arange(3), images.class_names), encoder, images, k=2, progress=False)
     (tmp_path / "geometry.png").mkdir()  # in the way, as a full disk would be
-    with pytest.raises(UserError, match=r"geometry\.png'.*the numbers are written, and the same command again draws"):
+    with pytest.raises(UserError, match=r"geometry\.png'.*the numbers are saved, so repeat the same command to draw"):
         found.save(tmp_path)
     assert as_plain(Geometry.read(tmp_path)) == as_plain(found)
     (tmp_path / "geometry.png").rmdir()
@@ -386,7 +386,7 @@ def test_names_that_mean_something_to_rich(run_cli, many, photos, monkeypatch, t
     monkeypatch.chdir(tmp_path)
     result = run_cli("geometry", many, "--config", many / "config.yaml", "--k", 5, "--out", "al[red]x")
     assert result.code == 0, result.err
-    assert "look: al[red]x/geometry.png   numbers: al[red]x/geometry.json" in result.out
+    assert "figure: al[red]x/geometry.png   numbers: al[red]x/geometry.json" in result.out
 
 
 @pytest.mark.slow
@@ -402,7 +402,7 @@ def test_bad_input_gives_one_line_and_writes_nothing(run_cli, distil_cli, many, 
     assert "unknown class in --classes 'clas 3'; did you mean" in error
     assert "(the run's classes)" in error
     assert "the run has a class 'a$b$^' that" in refused("--images", f"folder:{photos}")
-    assert "(12 of 12 classes); give the images that it was made of" in refused("--images", f"folder:{photos}")
+    assert "(12 of 12 classes); give the images that it was made from" in refused("--images", f"folder:{photos}")
     assert "less than the number of real images (48); give another --k" in refused("--k", 48)
     assert "k 0 must be at least 1" in refused("--k", 0)
     assert "no such folder" in refused(run=tmp_path / "none")
@@ -422,14 +422,14 @@ def test_a_class_with_one_readable_image_is_named(run_cli, distil_cli, tmp_path)
     (folder / "train" / "dog" / "0000.png").write_bytes(b"no image")
     result = run_cli("geometry", tmp_path / "run", "--config", tmp_path / "run" / "config.yaml", "--k", 2)
     assert result.code == 2
-    assert "class 'dog' has 1 readable real image; a distribution takes at least 2" in result.err
+    assert "class 'dog' has 1 readable real image; at least 2 are needed" in result.err
     assert not (tmp_path / "run" / "geometry.json").exists()
 
 
 def test_tests_over_few_classes_are_said_to_say_little():
     """Two classes always gave p = 0.5, beside an interval of 95% that looked narrow."""
     few, enough = (made_geometry([f"class {i}" for i in range(count)]) for count in (2, 6))
-    says = "Over 2 classes p cannot be below 0.5, and the intervals are too narrow."
+    says = "With 2 classes, p cannot be below 0.5, and the intervals are too narrow."
     assert few.findings()[-1] == says
     assert says in few.figures()[1].summary
     assert len(enough.findings()) == 3
@@ -438,5 +438,5 @@ def test_tests_over_few_classes_are_said_to_say_little():
 
 def test_a_set_without_an_image_of_a_class_is_one_line(encoder, photos):
     some = DistilledSet(torch.rand(1, 3, 32, 32), torch.tensor([1]), ("cat", "dog"))
-    with pytest.raises(UserError, match="no image of class 'cat', and geometry needs one of each"):
+    with pytest.raises(UserError, match="no image of class 'cat', but geometry needs one of each"):
         geometry(some, encoder, load_images(f"folder:{photos}"))

@@ -113,7 +113,7 @@ def test_without_an_old_encoder_probes_from_scratch_remain_and_nothing_is_foreto
     assert [one.name for one in report.candidates] == ["ridge", "logistic"]
     assert report.taken.forecast is None
     assert "No forecast" in report.findings()[0]
-    with pytest.raises(UserError, match="'inherited' needs the head of an old encoder"):
+    with pytest.raises(UserError, match="'inherited' needs an old encoder and its head"):
         migrate(distilled, new, candidate="inherited", features=store)
 
 
@@ -191,7 +191,7 @@ def test_a_head_for_the_set_s_own_encoder(distil_cli, run_cli, photos, tmp_path)
     assert names[0] in distilled.class_names
     assert names[0] in run_cli("predict", out, photo, "--trust").out
     refused = run_cli("migrate", run, "--encoder", TINY, "--source", TINY, "--out", tmp_path / "other").error()
-    assert "name the new encoder, or leave it out of --source" in refused
+    assert "give the new encoder, or leave it out of --source" in refused
 
 
 @pytest.mark.slow
@@ -248,7 +248,7 @@ def test_command_line_says_what_is_wrong(distil_cli, run_cli, tmp_path):
     assert "at 40 px is not among the set's encoders (" in run_cli(*other, f"{TINY}@40").error()
     statistics_of(bank([0, 1])).save(tmp_path / "a.stats")
     of_none = run_cli(*other, TINY, "--stats", tmp_path / "a.stats").error()
-    assert "which is not among the old encoders; name that with --source" in of_none
+    assert "which is not among the old encoders; add it to --source" in of_none
     assert not (tmp_path / "y").exists()
 
 
@@ -256,7 +256,7 @@ def test_a_class_without_an_image_gets_no_head_of_another(distilled, new):
     """As of an imported set whose labels count from 1."""
     some = replace(distilled, float_images=distilled.float_images[1:], labels=distilled.labels[1:], head=None)
     with pytest.raises(
-        UserError, match=r"the set has no image of class 'cat', and a head needs one of each; .* forget$"
+        UserError, match=r"the set has no image of class 'cat', but a head needs one of each; .* forget$"
     ):
         migrate(some, new)
     soft = replace(some, soft_labels=torch.full((len(some.labels), 3), 1 / 3))

@@ -49,7 +49,7 @@ def test_runs_that_differ_by_their_seed_are_one_row(made):
     (figure,) = found.figures()
     assert figure.drawing.series["ridge"][0] == pytest.approx(100 * accuracy.mean)
     assert figure.drawing.categories == ("a0 …", "b")
-    assert any("Without scores here: b" in sentence for sentence in found.findings())
+    assert any("No scores: b" in sentence for sentence in found.findings())
 
 
 def test_a_seed_that_is_there_twice_counts_once(run_cli, made, tmp_path):
@@ -64,7 +64,7 @@ def test_a_seed_that_is_there_twice_counts_once(run_cli, made, tmp_path):
     assert (now.mean, now.std) == (was.mean, was.std)
     out = run_cli("runs", runs).out
     assert "│ 0 1 2 │" in out
-    assert "a0, copy of a0 have one seed and count as one." in out
+    assert "a0, copy of a0 have the same seed and count as one run." in out
 
 
 def test_runs_of_other_photos_or_weights_of_one_name_are_rows_of_their_own(made, tmp_path):
@@ -87,7 +87,7 @@ def test_rows_that_were_scored_otherwise_are_not_compared_in_silence(made, photo
     runs = shutil.copytree(made, tmp_path / "runs")
     other = [*SCORED[:-3], 1, *SCORED[-2:]]  # one view
     assert main([*map(str, ["evaluate", runs / "b", "--images", f"folder:{photos}", "--encoder", TINY, *other])]) == 0
-    with pytest.warns(UserWarning, match="b.*holds scores of other views than those of 'a0': their rows cannot be"):
+    with pytest.warns(UserWarning, match="scores in .*b.* different views than those of 'a0', so their rows cannot be"):
         found = collect_runs(runs)
     assert all(group.accuracies for group in found.groups)
 
@@ -139,19 +139,19 @@ def test_no_mean_is_taken_of_scores_made_in_different_ways(made, photos, tmp_pat
     next((runs / "a1").glob("evaluation-*.json")).unlink()
     other = [*SCORED[:-3], 1, *SCORED[-2:]]  # one view
     assert main([*map(str, ["evaluate", runs / "a1", "--images", f"folder:{photos}", "--encoder", TINY, *other])]) == 0
-    with pytest.warns(UserWarning, match="a1.*holds scores of other views than those of 'a0'; they are left out"):
+    with pytest.warns(UserWarning, match="leaving out the scores in .*a1.* different views than those of 'a0'"):
         found = collect_runs(runs)
     (accuracy,) = (one for group in found.groups for one in group.accuracies)
     assert accuracy.folders == ("a0", "deep/a2")
-    assert any("Without scores here: a1, b" in sentence for sentence in found.findings())
+    assert any("No scores: a1, b" in sentence for sentence in found.findings())
 
 
 def test_what_is_no_folder_of_runs(run_cli, tmp_path):
     assert "is not a folder" in run_cli("runs", tmp_path / "nothing").error()
-    assert "holds no run" in run_cli("runs", tmp_path).error()
+    assert "contains no runs" in run_cli("runs", tmp_path).error()
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "run.json").write_text("{}")
-    with pytest.warns(UserWarning, match="it is left out"), pytest.raises(UserError, match="holds no run"):
+    with pytest.warns(UserWarning, match="it is left out"), pytest.raises(UserError, match="contains no runs"):
         collect_runs(tmp_path)
 
 

@@ -79,7 +79,7 @@ def test_interrupted_it_goes_on(fork, run_cli, photos, out):
     wait_for((out / "seed-1" / "run.json").exists)
     process.kill(signal.SIGINT)
     assert process.end() == 130
-    assert process.log.read_text().strip().endswith("probedistill: stopped; repeat the command to go on")
+    assert process.log.read_text().strip().endswith("probedistill: stopped; repeat the command to continue")
     done = (out / "seed-0" / "tensors.safetensors").stat().st_mtime_ns
     assert run_cli(*words).code == 0
     assert (out / "seed-0" / "tensors.safetensors").stat().st_mtime_ns == done

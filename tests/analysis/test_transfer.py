@@ -382,7 +382,9 @@ def test_order_of_classes_does_not_matter(runs, data):
 
 def test_a_source_that_cannot_be_loaded_has_no_centroids(runs, data, other, tmp_path):
     """Its config.yaml names a module: nothing of a run's folder is run."""
-    with pytest.warns(UserWarning, match=r"row of centroids left out.*not trusted.*helpers_encoders:tiny.*encoders=…"):
+    with pytest.warns(
+        UserWarning, match=r"leaving out a row of centroids.*not trusted.*helpers_encoders:tiny.*encoders=…"
+    ):
         matrix = transfer(runs, [other], *data, out=tmp_path, **QUICK)
     assert np.isnan(matrix.baselines["centroids"][0, 0, 0])
     assert matrix.baselines["centroids"][0, 1, 0] > 0.1
@@ -399,7 +401,7 @@ def test_a_source_is_loaded_as_its_run_describes_it(folder, data, tmp_path):
     assert matrix.baselines["centroids"][0, 0, 0] > 0.1
     described = yaml.safe_load((run / "config.yaml").read_text())
     for change, says in [
-        ({"input_size": 48}, r"run '.*' was not made with the encoder that its config.yaml describes; add"),
+        ({"input_size": 48}, r"run '.*' was not made with the encoder in its config.yaml; add"),
         ({"encoder": "timm:test_nothing"}, r"the encoder of run '.*' cannot be loaded \(unknown timm model"),
         ({"encoder": "hf:someone/model"}, "is not trusted to load its encoder"),
         ({"input_size": "many"}, "has input_size 'many'"),
@@ -421,7 +423,7 @@ def test_inherited_probe(runs, data, other):
     assert not np.isnan(matrix.accuracy).any()
     with pytest.raises(UserError, match=r"probes 'inherited' needs .*: DistilledSet.* has no folder .* add '.*tiny'"):
         transfer([held], [other], *data, probes=["inherited"], **QUICK)
-    with pytest.raises(UserError, match=r"needs a head, and run .* has none; add it: probedistill.with_extras"):
+    with pytest.raises(UserError, match=r"needs a head, but run .* has none; add it: probedistill.with_extras"):
         transfer(runs, [TINY, other], *data, probes=["inherited"], **QUICK)
 
 
@@ -529,7 +531,7 @@ def test_sets_of_different_augmentations_are_scored_with_the_first(runs, data):
         alike = [held[0], replace(held[1], run=replace(held[1].run, config=noisy))]
         transfer(alike, [TINY], *data, baselines=[], **QUICK)
     other = replace(held[1], run=replace(held[1].run, config=flat))
-    with pytest.warns(UserWarning, match="was distilled with another augmentation"):
+    with pytest.warns(UserWarning, match="was distilled with a different augmentation"):
         transfer([held[0], other], [TINY], *data, baselines=[], **QUICK)
 
 
@@ -580,7 +582,7 @@ def test_every_matrix_survives_its_file(tmp_path_factory, matrix):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"kind": "align"}, "is not a file of probedistill transfer; give a file that probedistill transfer wrote"),
+        ({"kind": "align"}, "is not a probedistill transfer file; give a file that probedistill transfer wrote"),
         ({"finished": False}, "is not finished"),
         ({"finished": None}, r"Expected `bool`, got `null` - at `\$.finished`"),
         ({"accuracy": [[[0.5]]]}, r"accuracy has the shape \(1, 1, 1\), not \(1, 2, 2\)"),
@@ -608,7 +610,7 @@ def test_files_that_cannot_be_read(tmp_path):
         load_transfer(tmp_path)
     for content in ("{", "[]", "\xff"):
         (tmp_path / "transfer.json").write_bytes(content.encode("latin-1"))
-        with pytest.raises(UserError, match=r"is not whole JSON|holds no JSON object"):
+        with pytest.raises(UserError, match=r"is not complete JSON|has no JSON object"):
             load_transfer(tmp_path)
 
 
@@ -659,7 +661,7 @@ def test_command_says_in_one_line_that_centroids_are_left_out(run, runs):
     result = run(runs[0], "--encoders", f"{TINY}@40")
     assert result.code == 0, result.err
     (line,) = result.err.splitlines()
-    assert line.startswith("warning: row of centroids left out")
+    assert line.startswith("warning: leaving out a row of centroids")
 
 
 @pytest.fixture(scope="module")
@@ -713,11 +715,11 @@ def test_bad_input(run, runs, odd, tmp_path, arguments, says):
 
 def test_bad_images_and_folders(run, runs, odd, tmp_path):
     error = run(runs[0], "--encoders", TINY, images=f"folder:{odd / 'two'}").error()
-    assert "was made for other classes: 'hen' is not among those of" in error
+    assert "was made for different classes: 'hen' is not among those of" in error
     out = tmp_path / "out"
     out.mkdir()
     (out / "transfer.json").write_text('{"kind": "align"}')
-    assert "is not a file of probedistill transfer" in run(runs[0], "--encoders", TINY).error()
+    assert "is not a probedistill transfer file" in run(runs[0], "--encoders", TINY).error()
     assert (out / "transfer.json").read_text() == '{"kind": "align"}'
     shutil.rmtree(out)
     out.write_text("a file")

@@ -90,7 +90,7 @@ def give_all(folder, class_names=("cat", "dog", SCRIPT)):
 
 def test_scores_settings_and_command(run, report):
     page = report(run)
-    assert "3 distilled images train a ridge probe to 61.8%; all 60 real images give 92.3%." in page.text
+    assert "3 distilled images train a ridge probe to 61.8%; all 60 real images reach 92.3%." in page.text
     for value in ("61.8", "43.1", "92.3", "random real", "full real data"):
         assert value in page.text
     for fact in ("clp, preset default, 40 steps", "ab" * 32, "cd" * 32, "torch 2", "finished: step 40 of 40"):
@@ -110,8 +110,8 @@ def test_the_command_is_the_one_that_makes_the_set_again(photos, run_cli, report
     assert run_cli("import", real / "images", "--out", theirs).code == 0
     for folder in (small, theirs):
         text = report(folder).text
-        assert "No command makes this set again" in text
-        assert "a command gives the same images again" not in text
+        assert "No command reproduces this set" in text
+        assert "each command gives the same images again" not in text
         assert "step 0 of 0" not in text
 
 
@@ -185,7 +185,7 @@ def test_every_result_file_in_the_folder_is_drawn(run, report):
     for title in ("Transfer · ridge", "Alignment · Linear CKA", "Where the images lie", "Groups · run-0"):
         assert title in page.text
     assert "Rank correlation with transfer: Spearman +0.83, p = 0.040, over 2 pairs of encoders." in page.text
-    assert "On average a synthetic image is farther from its class mean than 75% of the real." in page.text
+    assert "On average, a synthetic image is farther from its class mean than 75% of the real images." in page.text
     assert "Distilled: worst group 0.0%" in page.text
     for cell in ("50.0 ± 0.0", "37.5 ± 0.0", "87.5 ± 0.0"):
         assert cell in page.text
@@ -202,7 +202,7 @@ def test_bias_shows_names_ranking_and_agreement(run, report):
     for group in found.groups:
         assert group in page.text
     replace(found, entries=found.entries[:2]).write(run)
-    assert "real data rank the encoders alike needs at least 3 encoders" in report(run).text
+    assert "A comparison with the ranking by real data needs at least 3 encoders" in report(run).text
 
 
 MINE = """
@@ -255,7 +255,7 @@ def test_an_analysis_of_ones_own_is_shown(run, run_cli, own_analysis, tmp_path):
     assert "is not there" not in error
     assert not (tmp_path / "s.html").exists()
     error = run_cli("report", run, "--analysis", "module:my_analysis:Bars", "--out", tmp_path / "s.html").error()
-    assert "must be a dataclass below probedistill.analysis.base.Analysis" in error
+    assert "must be a dataclass derived from probedistill.analysis.base.Analysis" in error
 
 
 def test_an_analysis_of_an_installed_package_is_shown(run, report, own_analysis, monkeypatch):
@@ -281,26 +281,26 @@ def test_several_runs(run, report, tmp_path):
     page = report(run, second, title="Two")
     assert set(json.loads(page.script("data"))) == {"r0", "r1"}
     assert [i["title"] for i in json.loads(page.script("data"))["r1"]["images"]][:2] == ["dog 1", "dog 2"]
-    assert "run: 25.0% at step 20, 50.0% at step 40; second: 25.0% at step 20" in page.text
+    assert "run: 25.0% at step 20 and 50.0% at step 40; second: 25.0% at step 20" in page.text
 
 
 def test_scores_that_were_not_made_alike_are_said_not_to_be(run, report, tmp_path):
     """One table of all runs said "by the same protocol", whatever each was scored by."""
     second = make_run(tmp_path / "second", seed=1)
     page = report(run, second)
-    assert "deviation over evaluation seeds. A guess among 3 classes is right in 33%." in page.text
+    assert "deviation over evaluation seeds. Guessing among 3 classes reaches 33%." in page.text
     assert "cannot be compared" not in page.text
     scores = evaluation(("cat", "dog", SCRIPT), 3)
     other = replace(scores.context.encoder, name="x")
     context = replace(scores.context, protocol=EvaluateConfig(views=3), encoder=other)
     replace(scores, context=context).save(second / "evaluation-tiny.json")
-    assert "The lines cannot be compared as they are. They were not scored alike (views);" in report(run, second).text
+    assert "These rows cannot be compared. They were scored in different ways (views)." in report(run, second).text
 
 
 def test_a_title_of_many_runs_is_short(report, tmp_path):
     page = report(*(make_run(tmp_path / f"run-{number}") for number in range(7)))
     assert "Distilled: run-0, run-1, run-2, run-3, run-4 and 2 more" in page.text
-    assert "7 runs end between 50.0% and 50.0%, which run-0 has." in page.text
+    assert "7 runs end between 50.0% and 50.0% (run-0)." in page.text
 
 
 def test_a_set_without_losses_has_the_steps_of_its_run(report, run_cli):
@@ -317,7 +317,7 @@ def test_a_wall_of_each_class_and_run_comes_first(run, report, tmp_path):
     cells = re.findall(r'class="cell" data-run="(r\d)" data-index="(\d)"', source)
     assert cells == [("r0", "0"), ("r1", "2"), ("r0", "1"), ("r1", "0"), ("r0", "2"), ("r1", "1")]
     assert source.count('<canvas class="start"') == 6
-    assert "the small picture is the start" in page.text
+    assert "The small picture is the start" in page.text
     (run / "evolution/step-0000000.webp").unlink()
     report(run)
     assert '<canvas class="start"' not in (tmp_path / "r.html").read_text("utf-8")
@@ -333,7 +333,7 @@ def test_what_differs_between_runs_and_what_they_share(run, report, tmp_path):
     assert page.text.count("60 of folder:photos (train)") == 1, "what is shared is said once"
     assert "Shared by all runs method clp, preset default, 40 steps" in page.text
     twin = make_run(tmp_path / "twin")
-    assert "The runs differ in nothing but what the table says." in report(run, twin).text
+    assert "The runs do not differ in anything else." in report(run, twin).text
 
 
 def test_every_table_can_be_saved_as_csv(run, report):
@@ -371,10 +371,10 @@ def test_unfinished_run_is_reported_as_such(run, run_cli, tmp_path):
     result = run_cli("report", run, "--out", tmp_path / "r.html", "--no-progress")
     assert result.code == 0
     assert result.err.strip() == (
-        "warning: run 'run' is not finished (step 7 of 40, loss 1.5000, probe 25.0% at step 5); it is shown as it is"
+        "warning: run 'run' is not finished (step 7 of 40, loss 1.5000, probe 25.0% at step 5); showing it as it is"
     )
     page = Page((tmp_path / "r.html").read_text("utf-8"))
-    assert "run is not finished. It is shown as it is: step 7 of 40" in page.text
+    assert "run is not finished. Shown so far: step 7 of 40" in page.text
     assert json.loads(page.script("data"))["r0"]["images"] == []
 
 
@@ -471,14 +471,14 @@ def test_real_images_need_the_run_s_own(distilled, run_cli, tmp_path, photos):
         assert "encoder 'module:helpers_encoders:tiny', which needs trust" in run_cli(*arguments).error()
         error = run_cli(*arguments, "--trust").error()
         assert "the images that " in error
-        assert "are not those the run was made with" in error
+        assert "are not the ones the run was made with" in error
         (distilled / "config.yaml").write_text(
             f"{config}input_size: 48\n"
             if "input_size" not in config
             else re.sub("input_size: .*", "input_size: 48", config)
         )
         error = run_cli(*arguments, "--trust").error()
-        assert "was not made with the encoder that its config.yaml describes; restore the file or leave" in error
+        assert "was not made with the encoder in its config.yaml; restore the file or leave" in error
         (distilled / "config.yaml").unlink()
         error = run_cli("report", distilled, "--real-images", "--out", tmp_path / "r.html").error()
         assert "has no config.yaml" in error
@@ -500,9 +500,9 @@ def test_real_images_need_the_run_s_own(distilled, run_cli, tmp_path, photos):
         (["DIR/empty"], "holds no run"),
         (["RUN", "OTHER"], "runs of different classes"),
         (["RUN", "--transfer", "DIR/none.json"], "is not there"),
-        (["RUN", "--transfer", "DIR/align.json"], "is not a file of probedistill transfer; give a file that"),
-        (["RUN", "--align", "DIR/broken.json"], "is not whole JSON"),
-        (["RUN", "--geometry", "DIR/list.json"], "holds no JSON object"),
+        (["RUN", "--transfer", "DIR/align.json"], "is not a probedistill transfer file; give a file that"),
+        (["RUN", "--align", "DIR/broken.json"], "is not complete JSON"),
+        (["RUN", "--geometry", "DIR/list.json"], "has no JSON object"),
         (["RUN", "--align", "DIR/shape.json"], "metrics.cka has the shape (1, 1), not (2, 2)"),
         (["RUN", "--analysis", "bias2"], "unknown analysis 'bias2'; did you mean 'bias'"),
     ],
@@ -581,6 +581,6 @@ def test_what_classes_are_taken_for_is_drawn(run, report):
     path.unlink()
     replace(found, rows=(first, *found.rows[1:])).save(path)
     text = report(run).text
-    assert "What classes are taken for" in text
+    assert "Confusion matrix" in text
     assert "25.0% of" in text
-    assert "are taken for cat" in text
+    assert "are classified as cat" in text

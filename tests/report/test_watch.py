@@ -57,7 +57,7 @@ def test_what_a_terminal_shows(under_way):
 def test_a_killed_run_is_said_to_be_quiet(under_way):
     past = time.time() - 300
     os.utime(under_way / "progress.json", (past, past))
-    assert "no news for 5 min: was it stopped?" in read_progress(under_way).line()
+    assert "no progress for 5 min: was it stopped?" in read_progress(under_way).line()
 
 
 def test_files_of_the_future_are_said_to_be(under_way):
@@ -79,7 +79,8 @@ def test_a_run_that_is_not_there_is_waited_for_by_name(under_way, monkeypatch, c
         with pytest.raises(KeyboardInterrupt):
             watch(under_way.with_name(name))
         said = capsys.readouterr().out.splitlines()[0]
-        assert said == f"There is no run in '{under_way.with_name(name)}' yet{meant}Ctrl-C ends the waiting."
+        waiting = f"Waiting for a run in '{under_way.with_name(name)}', which has none yet"
+        assert said == f"{waiting}{meant}Press Ctrl-C to stop waiting."
 
 
 def followed(folder, monkeypatch, capsys, meanwhile):
@@ -104,7 +105,7 @@ def test_a_stopped_run_of_the_future_does_not_live_for_ever(under_way, monkeypat
     os.utime(under_way / "progress.json", (future, future))
     lines = followed(under_way, monkeypatch, capsys, {})
     assert "ahead of the clock" in lines[0]
-    assert re.search(r"no news for \d+ (s|min): was it stopped\?", lines[-3])
+    assert re.search(r"no progress for \d+ (s|min): was it stopped\?", lines[-3])
     assert not any("-" in line for line in lines[:-1]), "no negative ages"
 
 
@@ -119,8 +120,8 @@ def test_a_run_of_another_clock_is_alive_while_it_says_something_new(under_way, 
 
     step(10)()
     lines = followed(under_way, monkeypatch, capsys, {number: step(11 + number) for number in range(8)})
-    assert "no news for 8 min" in lines[0]
-    assert "no news" not in "".join(lines[1:])
+    assert "no progress for 8 min" in lines[0]
+    assert "no progress" not in "".join(lines[1:])
 
 
 @pytest.mark.parametrize(

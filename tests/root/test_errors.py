@@ -41,7 +41,7 @@ def test_flags_are_spoken_no_longer_than_the_command_runs(run_cli, photos, tmp_p
     assert run_cli(*command).error().endswith("choose another folder or add --overwrite")
     with pytest.raises(UserError, match=r"choose another folder or add overwrite=True$"):
         distill(f"folder:{photos}", TINY, **run)
-    with pytest.raises(UserError, match=r"^resume=True and overwrite=True exclude each other"):
+    with pytest.raises(UserError, match=r"^resume=True and overwrite=True cannot be combined"):
         distill(f"folder:{photos}", TINY, resume=True, overwrite=True, **run)
 
 
@@ -73,7 +73,7 @@ def test_a_variable_that_a_library_cannot_read_is_named(tmp_path, monkeypatch, r
     monkeypatch.setenv("MINE_LIMIT", value)
     line = run_cli("distill", "--images", "module:mine:photos", "--encoder", TINY).error()
     assert f"MINE_LIMIT '{value}' cannot be used (" in line
-    assert line.endswith("set this variable of the environment to another value, or unset it")
+    assert line.endswith("set this environment variable to another value, or unset it")
     with pytest.raises(UserError, match=f"MINE_LIMIT '{value}' cannot be used"):
         needed("mine", "demo", "x needs")
     monkeypatch.delenv("MINE_LIMIT")

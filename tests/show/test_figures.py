@@ -247,7 +247,7 @@ def test_a_missing_number_breaks_a_line():
 def test_large_clouds_are_thinned_and_said_to_be():
     drawing = plane(("many", "dot"), ("few", "star"), count=4000)
     assert len(titles(drawing)) <= MOST_DOTS + 4000
-    assert f"{MOST_DOTS:,}of4,000dotsaredrawn" in words(drawing)
+    assert f"{MOST_DOTS:,}of4,000dotsareshown" in words(drawing)
     one = plane(("many", "dot"), count=100_000)
     assert len(figure(one).svg()) < 250_000
 
@@ -284,7 +284,7 @@ def test_png_holds_all_figures_below_each_other(tmp_path):
     figures = [figure(drawing) for drawing in DRAWINGS.values()]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        warnings.filterwarnings("ignore", message="no font of this machine has")
+        warnings.filterwarnings("ignore", message="no font on this machine has")
         save_figures(tmp_path / "all.png", [figure(heat_map(["猫 $x"], ["\x1b[2J"])), *figures])
         save_figures(tmp_path / "one.png", figures[:1])
     every, one = (Image.open(tmp_path / name) for name in ("all.png", "one.png"))

@@ -45,7 +45,7 @@ def test_letters_of_other_scripts_are_no_boxes(save, tmp_path):
 
 @pytest.mark.parametrize(("save", "letter"), [(preview, "\U000f1234"), (bars, "\U000f5678")])
 def test_letters_that_no_font_has_are_told_once(save, letter, tmp_path):
-    with pytest.warns(UserWarning, match=f"no font of this machine has {letter}: pictures have boxes"):
+    with pytest.warns(UserWarning, match=f"no font on this machine has {letter}: pictures show boxes"):
         save(tmp_path / "one.png", letter)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

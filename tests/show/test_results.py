@@ -84,7 +84,7 @@ def test_plot_of_a_result_without_drawings_is_one_line():
         def tables(self):
             return []
 
-    with pytest.raises(UserError, match=r"nothing is drawn of this Bare; show\(\)"):
+    with pytest.raises(UserError, match=r"this Bare has no figures; show\(\)"):
         Bare().plot()
 
 

@@ -1,4 +1,4 @@
-"""Alignment: how alike the feature spaces of several encoders are, and whether transfer follows it."""
+"""Alignment: how similar the feature spaces of several encoders are, and whether transfer follows it."""
 
 from __future__ import annotations
 
@@ -110,12 +110,12 @@ class TransferCorrelation:
 
 @dataclass(frozen=True)
 class Alignment(Analysis):
-    """How alike E feature spaces are.
+    """How similar E feature spaces are.
 
     Attributes:
         encoders: E feature spaces; no two have the same name.
         metrics: (E, E) for each of `METRICS`; row = from, column = to.
-        chance: What unrelated spaces would give.
+        chance: Values for unrelated spaces.
         images: The images that were compared.
         options: How they were compared.
         transfer: Rank correlation of each metric with transfer, if transfer results were given.
@@ -170,9 +170,9 @@ class Alignment(Analysis):
         for metric, title in self.titles.items():
             values = self.metrics[metric]
             what = _WHAT[metric]
-            summary = f"{what[0].upper()}{what[1:]}; 1 is the most, and unrelated spaces have {by_chance[metric]}."
+            summary = f"{what[0].upper()}{what[1:]}. The maximum is 1; unrelated spaces have {by_chance[metric]}."
             if metric == "linear_map":
-                summary += f" From these images a space predicts itself with {number(np.diag(values).mean())}."
+                summary += f" On these images, a space predicts itself with {number(np.diag(values).mean())}."
             of_metric = self.transfer.metrics[metric] if self.transfer else None
             if of_metric and of_metric.spearman is not None:
                 summary += f" Rank correlation with transfer: {of_metric}, over {of_metric.n:,} pairs of encoders."
@@ -200,7 +200,7 @@ class Alignment(Analysis):
             ("A", "B", self.titles["mutual_knn"], "linear CKA", "map A → B, R²", "map B → A, R²"),
             (
                 *rows,
-                ("any with itself", "", "1.000", "1.000", itself, itself),
+                ("with itself", "", "1.000", "1.000", itself, itself),
                 ("by chance", "", number(self.chance.mutual_knn, 3), number(by_chance, 3), "0", "0"),
             ),
             dim=(len(rows), len(rows) + 1),
@@ -222,8 +222,8 @@ class Alignment(Analysis):
                 (title, *cells(transfer.metrics[metric]), *cells(transfer.relative_to_full[metric]))
                 for metric, title in self.titles.items()
             ),
-            f"p counts all {math.factorial(transfer.encoders):,} orders of the encoders, and has no smaller step than "
-            f"{1 / math.factorial(transfer.encoders):.2g}."
+            f"p is exact, over all {math.factorial(transfer.encoders):,} orders of the encoders; its smallest possible "
+            f"value is {1 / math.factorial(transfer.encoders):.2g}."
             if transfer.exact
             else "",
         )
@@ -236,8 +236,8 @@ class Alignment(Analysis):
 def transfer_accuracy(transfer: TransferMatrix, fingerprints: Sequence[str]) -> tuple[Array, Array]:
     """Accuracy (E, E) of a transfer, source × target, and its share of the target's accuracy on full real data.
 
-    Encoders are matched by fingerprint, the first probe counts, and several sets of one encoder are averaged.
-    Sets that were made with several encoders are left out. NaN if nothing is known.
+    Encoders are matched by fingerprint, only the first probe is used, and several sets of one encoder are averaged.
+    Sets made with several encoders are left out. NaN if nothing is known.
     """
     place = {fingerprint: i for i, fingerprint in enumerate(fingerprints)}
     scores = transfer.accuracy[0]
@@ -314,11 +314,11 @@ def align(
     Encoders are loaded one at a time, and their features come from banks.
 
     Args:
-        encoders: Two or more, each in one word as for `encoder_config`, as a config, or loaded.
-        images: Real images. Those of the training split are a good choice: their features are in the cache
-            after a distillation, there are more of them, and nothing is fitted to a label.
-        k: Neighbours of the mutual k-NN.
-        limit: Images at most, balanced over the classes as far as they go.
+        encoders: Two or more, each as a name for `encoder_config`, as a config, or loaded.
+        images: Real images. The training split is a good choice: its features are cached after a distillation, it has
+            more images, and nothing is fitted to labels.
+        k: Number of neighbours for mutual k-NN.
+        limit: Largest number of images, balanced over the classes as far as possible.
         seed: Seed for choosing images and for drawing permutations.
         transfer: Results of transfer between these encoders, to correlate the metrics with.
         features: Where features come from; default: a store of ``cache``, ``strict`` and ``progress``.
@@ -328,7 +328,7 @@ def align(
 
     Raises:
         UserError: Fewer than two encoders, the same one twice, one that cannot be loaded, k or limit out of range,
-            or transfer results of other encoders.
+            or transfer results of different encoders.
     """
     check_labelled(images)
     store = features or FeatureStore(cache=cache, strict=strict, progress=progress)
@@ -351,7 +351,7 @@ def align(
     for encoder in pool:
         bank = store.of(encoder, images)
         if rows is not None and bank.indices.tolist() != rows:
-            raise UserError(f"not the same images of {images.spec!r} could be read each time; restore them")
+            raise UserError(f"different images of {images.spec!r} could be read for different encoders; restore them")
         rows = bank.indices.tolist()
         arrays.append(bank.centre.numpy().astype(np.float64))
     metrics, cka_by_chance = _compared(arrays, k, store.progress)

@@ -1,4 +1,4 @@
-"""Audit: what a distilled set gives away of the photos behind it."""
+"""Audit: what a distilled set reveals about the photos behind it."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ _SMALL = 112  # pixels of an image there
 _BATCH = 64
 
 CANNOT = (
-    "What may not be concluded: that no photo can be recovered. A photo can be in the images in ways that these "
-    "distances and attacks do not see, and only statistics with noise (stats --epsilon) come with a promise."
+    "This does not show that no photo can be recovered: images can contain photos in ways that these distances and "
+    "attacks do not detect. Only statistics with noise (stats --epsilon) come with a privacy promise."
 )
 
 
@@ -105,7 +105,7 @@ class Measure:
 
     Attributes:
         says: Its name in words.
-        visible: Whether it compares what people see; features of the run's encoder are alike by design.
+        visible: Whether it compares what people see; features of the run's encoder are similar by design.
         percentiles: 1, 5, 25, 50 and 75% of the distances of photos to their nearest other photo.
     """
 
@@ -116,7 +116,7 @@ class Measure:
 
 @dataclass(frozen=True)
 class Stored:
-    """Something that a run's folder holds, and what it reveals about the photos."""
+    """Something that a run's folder contains, and what it reveals about the photos."""
 
     what: str
     says: str
@@ -124,7 +124,7 @@ class Stored:
 
 @dataclass(frozen=True)
 class Audit(Analysis):
-    """What a distilled set gives away of the photos behind it, as far as it was measured.
+    """What measurements say a distilled set reveals about the photos behind it.
 
     Attributes:
         run: What made the set.
@@ -134,9 +134,9 @@ class Audit(Analysis):
         measures: Name → measure.
         audited: Every synthetic image, in the order of the set.
         stored: What else the folder holds.
-        same_photos: Whether these are the photos that the set was made of, all of them and no others.
+        same_photos: Whether these are exactly the photos that the set was made from.
         promise: The privacy promise of statistics with noise; ``None`` without one.
-        membership: What shadow sets told, if any were asked for.
+        membership: Results of shadow sets; ``None`` if there were none.
         version: Version of probedistill.
     """
 
@@ -170,7 +170,7 @@ class Audit(Analysis):
         return [one for one in self.audited if one.suspects(self.visible)]
 
     def by_suspicion(self) -> list[int]:
-        """Numbers of the synthetic images, the one first whose nearest photo stands out most, in what one sees."""
+        """Numbers of the synthetic images, sorted by how much their nearest photo visibly stands out, most first."""
         least = [min(one.matches[name].relative_share for name in self.visible) for one in self.audited]
         return sorted(range(len(least)), key=least.__getitem__)
 
@@ -185,7 +185,7 @@ class Audit(Analysis):
         if self.membership is not None:
             found.append(self._members())
         rows = tuple((one.what, one.says) for one in self.stored)
-        return [*found, Table("What is stored", ("what", "what it says of the photos"), rows, left=2)]
+        return [*found, Table("What is stored", ("what", "what it reveals about the photos"), rows, left=2)]
 
     def _copies(self) -> Table:
         columns = [f"{name}\n{what}" for name in self.measures for what in ("distance", "nearer %", "stands out %")]
@@ -199,9 +199,9 @@ class Audit(Analysis):
         for measure in self.measures.values():
             medians += [number(measure.percentiles[3]), "50", "50"]
         caption = (
-            "Distance to the nearest photo. Nearer: share of the photos that are nearer to another photo. Stands out: "
-            f"share of the photos whose nearest stands out more; under {100 * RARE:.0f}, the image looks like one "
-            "photo in particular."
+            "Distance to the nearest photo. Nearer: percentage of photos that are nearer to another photo. Stands out: "
+            f"percentage of photos whose nearest photo stands out more; below {100 * RARE:.0f}, the image resembles "
+            "one particular photo."
         )
         title = f"Synthetic images and the nearest of {self.images.count:,} photos"
         if len(self.shown) < len(self.audited):
@@ -217,56 +217,58 @@ class Audit(Analysis):
             (one.says, one.how, _spread(one.auc, one.auc_interval), _spread(one.tpr, one.tpr_interval))
             for one in self.membership.attacks
         )
-        title = f"Members told from others: {self.membership.shadows} shadow sets of half the photos"
+        title = f"Membership: {self.membership.shadows} shadow sets of half the photos"
         caption = (
-            "Percent with 95% intervals. A guess has an AUC of 50 and finds "
+            "Percent with 95% intervals. Guessing has an AUC of 50 and finds "
             f"{percent(self.membership.guess)}% of the members."
         )
-        return Table(title, ("score of a photo", "attack", "AUC", "found at 1%\nfalse alarms"), rows, caption, left=2)
+        return Table(
+            title, ("score of a photo", "attack", "AUC", "found at 1%\nfalse positives"), rows, caption, left=2
+        )
 
     def findings(self) -> list[str]:
-        """What stands out, and what may not be concluded."""
+        """Sentences about what stands out, and what cannot be concluded."""
         found = []
         if not self.same_photos:
-            found.append("These are not the photos that the set was made of, or not all: others were not compared.")
+            found.append("These are not exactly the photos that the set was made from; any others were not compared.")
         for name in self.visible:
             count = sum(name in one.suspects([name]) for one in self.audited)
             p = chance_of_suspects(count, len(self.audited), RARE, min(self.images.count, _REFERENCE))
             found.append(
-                f"By {name} {count} of {len(self.audited)} synthetic images look like one photo in particular; photos "
-                f"themselves do in {100 * RARE:.0f}% ({p_in_words(p)})."
+                f"By {name}, {count} of {len(self.audited)} synthetic images resemble one particular photo; among "
+                f"photos, {100 * RARE:.0f}% do ({p_in_words(p)})."
             )
         if self.begun_from in _EXPECT:
             found.append(
-                f"The images began as {BEGINNINGS[self.begun_from]}: expect to see {_EXPECT[self.begun_from]}."
+                f"The images started from {BEGINNINGS[self.begun_from]}: expect to see {_EXPECT[self.begun_from]}."
             )
         if self.membership is None:
-            found.append("Membership was not measured; --shadows 16 does.")
+            found.append("Membership was not measured; add --shadows 16 to measure it.")
         else:
             one, tried = self.membership.strongest, len(self.membership.attacks)
             found.append(
                 f"The strongest attack ({one.says}, {one.how}) finds {percent(one.tpr)}% of the members at 1% false "
-                f"alarms (95% interval {_ends(one.tpr_interval)}; a guess: {percent(self.membership.guess)}), AUC "
-                f"{percent(one.auc)} ({_ends(one.auc_interval)}). It is the strongest of {tried}, for sets of half "
-                f"the photos and {counted(self.membership.steps, 'step')}, not for this very set."
+                f"positives (95% interval {_ends(one.tpr_interval)}; guessing: {percent(self.membership.guess)}), AUC "
+                f"{percent(one.auc)} ({_ends(one.auc_interval)}). It is the strongest of {tried}, on sets of half "
+                f"the photos and {counted(self.membership.steps, 'step')}, not on this set itself."
             )
         if self.promise is not None:
             found.append(f"The statistics behind the set are {self.promise}.")
         return [*found, CANNOT]
 
     def figures(self) -> list[Figure]:
-        """How unusual each image's nearest photo is, and how well members are told."""
+        """How unusual each image's nearest photo is, and how well attacks find members."""
         shown = {i: self.audited[i] for i in self.shown}
         series = {
             name: np.array([100 * one.matches[name].relative_share for one in shown.values()]) for name in self.measures
         }
         summary = (
-            f"{len(self.suspects)} of {len(self.audited)} synthetic images have one photo that stands out among its "
-            f"neighbours as for less than {100 * RARE:.0f}% of the photos, in what one sees. Short "
-            "bars are suspect; long ones are no promise that nothing can be recovered."
+            f"{len(self.suspects)} of {len(self.audited)} synthetic images visibly resemble one particular photo: "
+            f"their nearest photo stands out more than for {100 * (1 - RARE):.0f}% of the photos. Short bars are "
+            "suspect; long ones do not guarantee that nothing can be recovered."
         )
         if len(shown) < len(self.audited):
-            summary += f" The {len(shown)} most suspect are drawn."
+            summary += f" Only the {len(shown)} most suspect are shown."
         names = tuple(f"{i + 1} · {one.class_name}" for i, one in shown.items())
         axis = "% of photos whose nearest photo stands out more"
         bars = Bars(names, series, axis, limits=(0.0, 100.0), across=True)
@@ -274,14 +276,14 @@ class Audit(Analysis):
         if self.membership is not None:
             attacks = self.membership.attacks
             found_by = [*(one.tpr for one in attacks), self.membership.guess]
-            rates = {"found at 1% false alarms": 100 * np.array(found_by)}
-            labels = (*(f"{one.score}, {one.how}" for one in attacks), "a guess")
+            rates = {"found at 1% false positives": 100 * np.array(found_by)}
+            labels = (*(f"{one.score}, {one.how}" for one in attacks), "guessing")
             says = (
-                f"Members found while 1% of the others are taken for members, by attacks on "
-                f"{self.membership.shadows} shadow sets; another attack may find more."
+                f"Members found at 1% false positives by attacks on {self.membership.shadows} shadow sets. Another "
+                "attack may find more."
             )
             drawn = Bars(labels, rates, "% of the members", digits=1, across=True)
-            found.append(Figure("Members told from others", says, drawn, self._members()))
+            found.append(Figure("Membership", says, drawn, self._members()))
         return found
 
 
@@ -315,23 +317,25 @@ def audit(
     strict: bool = False,
     progress: bool = True,
 ) -> Audit:
-    """Measure what a distilled set gives away of the photos behind it.
+    """Measure what a distilled set reveals about the photos behind it.
 
     Copies: for every synthetic image the nearest photo in pixels (correlation of grey values after registration), in
-    structure (SSIM) and in features, beside the same distances among photos. Membership: shadow sets with and without
-    a photo, and the likelihood-ratio attack LiRA (arXiv 2112.03570). And what is stored beside the images.
+    structure (SSIM) and in features, compared with the same distances among photos. Membership: shadow sets with and
+    without a photo, and the likelihood-ratio attack LiRA (arXiv 2112.03570). Also lists what is stored besides the
+    images.
 
     Args:
         distilled: The synthetic set, or the folder or name of its run.
         encoder: An encoder that it was made with; membership takes the first.
-        train: The photos that it was made of.
-        others: Further encoders whose features are compared: features of the set's own encoder are alike by design.
-        shadows: Shadow sets, an even number of at least 6; 0 for none.
-        minutes: No further shadow sets are begun after so long; without ``shadows`` as many as fit.
-        shadow_steps: Steps of a shadow set; default: those of the run.
-        seed: Seed of the halves, and of the photos that are looked up among the others.
-        folder: Folder of the set: what else it holds is listed.
-        out: Folder for audit.json, audit.png, the picture of pairs and the shadow sets' scores; default: none.
+        train: The photos that it was made from.
+        others: Further encoders whose features to compare. In the features of the set's own encoder, the images are
+            similar to photos by design.
+        shadows: Number of shadow sets, even and at least 6; 0 for none.
+        minutes: Start no more shadow sets after this many minutes. Without ``shadows``: as many as fit in.
+        shadow_steps: Steps of a shadow set. Default: those of the run.
+        seed: Seed of the halves, and of the photos that are compared with each other.
+        folder: Folder of the set, to list what else it contains.
+        out: Folder for audit.json, audit.png, the picture of pairs and the shadow sets' scores. Default: none.
         features: Where features come from; default: a store of ``cache``, ``strict`` and ``progress``.
         cache: Folder of feature banks.
         strict: Raise on unreadable photos.
@@ -339,7 +343,7 @@ def audit(
 
     Raises:
         UserError: Photos that lack a class of the run, fewer than four photos, a budget out of range, or shadow sets
-            for a set that was made otherwise than from photos by this one encoder.
+            for a set that was not made from photos with this one encoder.
     """
     distilled = as_set(distilled)
     check_encoder(encoder)
@@ -348,7 +352,7 @@ def audit(
     budget = check_budget(shadows, minutes)
     if shadow_steps is not None and not budget:
         raise UserError(
-            f"shadow_steps {shadow_steps} is for shadow sets, and none are made; give {option('shadows')} too, or "
+            f"shadow_steps {shadow_steps} is for shadow sets, but none are made; add {option('shadows')}, or "
             "leave it out"
         )
     train = of_classes(train, distilled.class_names, "the set")
@@ -361,7 +365,7 @@ def audit(
         inner = inner_layers(config, [encoder], of_run)
         bank = of_run(encoder)
     if len(bank) < 4:
-        raise UserError(f"{train.spec!r} has {len(bank)} readable photos; an audit takes at least 4")
+        raise UserError(f"{train.spec!r} has {len(bank)} readable photos; an audit needs at least 4")
     photos = _photo_thumbnails(encoder, train, bank.indices, store.progress)
     synthetic = thumbnails_of(distilled.images)
     spaces = {
@@ -411,7 +415,7 @@ class _Space:
 
 
 def _feature_space(distilled: DistilledSet, encoder: Encoder, bank: FeatureBank) -> _Space:
-    """Features minus the photos' mean; those of an encoder that made the set are alike by design."""
+    """Features minus the photos' mean; those of an encoder that made the set are similar by design."""
     mean = bank.centre.mean(dim=0)
     says = f"features of {encoder.name} at {encoder.input_size} px"
     visible = not distilled.run.made_with(encoder.fingerprint)
@@ -422,13 +426,13 @@ def _shadow_config(distilled: DistilledSet, encoder: Encoder, steps: int | None)
     """The settings of shadow sets: those of the run.
 
     Raises:
-        UserError: The set was not made from photos by this encoder alone.
+        UserError: The set was not made from photos with only this encoder.
     """
     run, fix = distilled.run, "leave the shadow sets out"
     if run.made_elsewhere or run.statistics:
-        raise UserError(f"shadow sets repeat a distillation from photos alone, and this set was made otherwise; {fix}")
+        raise UserError(f"shadow sets repeat a distillation from photos, but this set was made differently; {fix}")
     if len(run.encoders) > 1:
-        raise UserError(f"shadow sets are for sets of one encoder, and this one has {len(run.encoders)}; {fix}")
+        raise UserError(f"shadow sets are for sets of one encoder, but this one has {len(run.encoders)}; {fix}")
     if not run.made_with(encoder.fingerprint):
         raise UserError(f"shadow sets need the encoder of the set, {run.encoders[0]}, not {encoder.name!r}")
     if steps is not None and steps < 1:
@@ -477,38 +481,38 @@ def _compare(
 
 _EXPECT = {
     "real": "these photos in them",
-    "average": "what the photos of a class share",
-    "blend": "what the photos of a class share, and often, as the nearest photo, one of those blended",
+    "average": "what the photos of a class have in common",
+    "blend": "what the photos of a class have in common, and often one of the blended photos as the nearest one",
 }
 
 
 def _stored(distilled: DistilledSet, folder: Path | None) -> tuple[Stored, ...]:
-    """What the set's folder holds, and what that reveals about the photos."""
+    """What the set's folder contains, and what that reveals about the photos."""
     run = distilled.run
     known = BEGINNINGS.get(run.begun_from)
-    began = f"they began as {known}" if known else "origin unknown"
-    found = [Stored(f"{len(distilled)} images", f"optimised to say what the photos say of their classes; {began}")]
+    began = f"they started from {known}" if known else "start unknown"
+    found = [Stored(f"{len(distilled)} images", f"optimised to carry what the photos show of their classes; {began}")]
     if distilled.soft_labels is not None:
-        found.append(Stored("soft labels", "how classes are alike, by a head that was trained on the photos"))
+        found.append(Stored("soft labels", "how similar classes are, according to a head trained on the photos"))
     if distilled.head is not None:
         shape = " × ".join(map(str, distilled.head.weight.shape))
         found.append(Stored(f"head, {shape}", "trained on the features of every photo, without noise"))
     for one in run.statistics:
-        says = str(one.privacy) if one.privacy else "exact sums of features: those of a small class show its photos"
+        says = str(one.privacy) if one.privacy else "exact sums of features; those of a small class reveal its photos"
         found.append(Stored(f"made from statistics of {one.encoder.name}", says))
     if folder is not None:
         if any(folder.glob(STATISTICS)):
             says = "exact sums" if run.privacy is None else "sums with noise"
-            found.append(Stored("statistics of the features", f"{says}, class by class"))
+            found.append(Stored("statistics of the features", f"{says} for each class"))
         if (folder / EVOLUTION).is_dir() and run.began_as_photos:
             found.append(
-                Stored("evolution/", "its first picture shows the photos, or means of them, that the images began as")
+                Stored("evolution/", "its first picture shows the photos, or means of photos, that the images began as")
             )
     if run.statistics:
         noisy = "noisy number" if run.privacy is not None else "number"
         says = f"names of the parts, {noisy} of the photos ({run.images.count:,}) and a digest of the statistics"
     else:
-        says = f"place, number ({run.images.count:,}) and a digest of the photos; names of unreadable ones"
+        says = f"location, number ({run.images.count:,}) and a digest of the photos; names of unreadable ones"
     return (*found, Stored("run.json", says))
 
 

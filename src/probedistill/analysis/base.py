@@ -22,9 +22,9 @@ Kind = TypeVar("Kind", bound="Analysis")
 
 
 class Analysis(Result):
-    """A result with a file of its own, KIND.json, and a picture beside it, KIND.png.
+    """A result with its own file, KIND.json, and a picture, KIND.png.
 
-    A subclass is a dataclass: its annotations are the schema of the file (see `probedistill.store.records`). It sets
+    A subclass is a dataclass whose annotations are the schema of the file (see `probedistill.store.records`). It sets
     `kind`, and builds `tables`, `findings` and `figures` from its fields; the report shows these.
     """
 
@@ -41,7 +41,7 @@ class Analysis(Result):
 
     @classmethod
     def read(cls: type[Kind], path: Path | str) -> Kind:
-        """Read what `save` wrote.
+        """Read a file written by `save`.
 
         Args:
             path: The file, or the folder that holds it.
@@ -70,14 +70,14 @@ class Analysis(Result):
         """Write KIND.png into ``folder``, if anything is drawn.
 
         Raises:
-            UserError: It cannot be written; the message says that the numbers are there.
+            UserError: It cannot be written; the message says that the numbers are saved.
         """
         figures = self.figures()
         if any(figure.drawing is not None for figure in figures):
             try:
                 save_figures(Path(folder) / f"{self.kind}.png", figures)
             except UserError as error:
-                again = "the numbers are written, and the same command again draws the picture"
+                again = "the numbers are saved, so repeat the same command to draw the figure"
                 raise UserError(f"{error}; {again}") from error
 
 
@@ -108,7 +108,7 @@ class EncoderAbout:
 
 @dataclass(frozen=True)
 class MadeBy:
-    """What made the synthetic images: the method, and the name of the encoder; ``None`` if that is not known."""
+    """What made the synthetic images: the method, and the name of the encoder; ``None`` if it is unknown."""
 
     method: str | None
     encoder: str | None

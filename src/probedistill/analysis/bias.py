@@ -78,7 +78,7 @@ class BiasReport(Analysis):
         images: The real test images.
         protocol: How groups were scored.
         version: Version of probedistill.
-        sizes: Test images of each group; empty in files of versions that did not count them.
+        sizes: Number of test images in each group; empty in files of versions that did not count them.
     """
 
     kind = "bias"
@@ -106,9 +106,9 @@ class BiasReport(Analysis):
 
     @property
     def ranking(self) -> dict[str, list[int]]:
-        """Places of the entries, best first: by worst group of the distilled images, and by background share.
+        """Indices of the entries, best first: by worst group of the distilled images, and by background share.
 
-        A share that is not defined comes last. Entries without a resemblance have no place by share.
+        Undefined shares come last. Entries without a resemblance are not ranked by share.
         """
         places = range(len(self.entries))
         shares = [math.inf if entry.share is None else entry.share for entry in self.entries]
@@ -123,9 +123,9 @@ class BiasReport(Analysis):
         """Rank agreement over encoders with the worst group of the probe on full real data.
 
         ``worst_group``: agreement of the worst group of the distilled images. ``background_share``: agreement of
-        their background share, less being better; shares that are not defined are left out, and ``n`` counts the
-        encoders that remain. Positive means agreement. Several runs of an encoder are averaged. ``None`` for fewer
-        than 3 encoders.
+        their background share (lower is better); undefined shares are left out, and ``n`` counts the remaining
+        encoders. Positive means agreement. Several runs of an encoder are averaged. ``None`` for fewer than 3
+        encoders.
         """
         by_encoder: dict[str, list[BiasEntry]] = {}
         for entry in self.entries:
@@ -150,9 +150,9 @@ class BiasReport(Analysis):
         return self.fitting(100)
 
     def fitting(self, width: int) -> list[Table]:
-        """The tables on a page of ``width`` letters.
+        """Return the tables for a page that is ``width`` characters wide.
 
-        If the groups do not fit beside each other, each entry has a table of its own with a row for each number.
+        If the groups do not fit next to each other, each entry has its own table with one row per number.
         """
         entries = self._ranked
         groups = self.groups if len(self.groups) <= _GROUP_COLUMNS else []  # more are in bias.json alone
@@ -162,7 +162,7 @@ class BiasReport(Analysis):
         return [*accuracy, likeness_table(looked_at)] if looked_at else accuracy
 
     def findings(self) -> list[str]:
-        """What the tables leave open, a sentence each."""
+        """Sentences about what the tables do not show."""
         return [*self._usual_backgrounds(), *self._least_background(), *self._wrong_objects(), *self._agreements()]
 
     def figures(self) -> list[Figure]:
@@ -180,25 +180,25 @@ class BiasReport(Analysis):
         found = []
         if self.protocol.seeds > 1:
             found.append(
-                f"Means over {self.protocol.seeds} seeds; the worst and the best group are taken in each seed, before "
-                "the mean."
+                f"Means over {self.protocol.seeds} seeds; the worst and the best group are found for each seed, before "
+                "averaging."
             )
         if self.sizes:
             fewest, most = min(self.sizes.values()), max(self.sizes.values())
             many = counted(most, "test image") if fewest == most else f"{fewest:,} to {most:,} test images"
-            found.append(f"A group has {many}.")
+            found.append(f"Each group has {many}.")
         return " ".join(found)
 
     def _usual_backgrounds(self) -> Iterator[str]:
         for one in self.usual:
-            yield f"in training {100 * one.share:.0f}% of {one.class_name!r} are on {one.background!r}"
+            yield f"in training, {100 * one.share:.0f}% of {one.class_name!r} are on {one.background!r}"
 
     def _least_background(self) -> Iterator[str]:
         entries = [self.entries[i] for i in self.ranking["background_share"]]
         if len(entries) > 1:
             shares = ("(no share)" if entry.share is None else f"{entry.share:.2f}" for entry in entries)
             names = (f"{_called(entry)} {share}" for entry, share in zip(entries, shares, strict=True))
-            yield "least background first: " + ", ".join(names)
+            yield "background share, lowest first: " + ", ".join(names)
 
     def _wrong_objects(self) -> Iterator[str]:
         for entry in self.entries:
@@ -206,14 +206,14 @@ class BiasReport(Analysis):
             wrong = [f"{name!r} ({cosine:+.2f})" for name, cosine in cosines if cosine < -ROUNDING]
             if wrong:
                 yield (
-                    f"{_called(entry)}: object cosine below 0 for {_listed(wrong)}: the distilled images look like "
-                    "another class's object, and the background share counts that as no object at all"
+                    f"{_called(entry)}: object cosine below 0 for {_listed(wrong)}: the distilled images resemble "
+                    "another class's object, which the background share counts as no object"
                 )
 
     def _agreements(self) -> Iterator[str]:
         if self.agreement is None:
             if len(self.entries) > 1:
-                yield "agreement with the ranking by real data: needs at least 3 encoders"
+                yield "agreement with the ranking by real data: not computed, needs at least 3 encoders"
             return
         for name, found in self.agreement.items():
             words = f"{found}" if found.spearman is None else f"{found} over {counted(found.n, 'encoder')}"
@@ -233,7 +233,7 @@ class BiasReport(Analysis):
         if named:
             summary += f" Usual in training: {_listed(named)}."
         if entry.share is not None:
-            summary += f" Share of the background in what tells the distilled images apart: {entry.share:.2f}."
+            summary += f" Background share of the distilled images: {entry.share:.2f}."
         series = {name: np.array([100 * one.groups[g] for g in self.groups]) for name, one in scores.items()}
         rows = tuple(
             (name, *(percent(one.groups[g]) for g in self.groups), percent(one.worst_group), percent(one.gap))
@@ -244,7 +244,7 @@ class BiasReport(Analysis):
         return Figure(title, summary, bars, Table(title, ("trained on", *self.groups, "worst group", "gap"), rows))
 
     def _places(self) -> Figure:
-        """The place of each entry, and whether real data agree: a table alone."""
+        """The rank of each entry, and whether real data agree: a table without a drawing."""
         places = {key: {i: place for place, i in enumerate(self.ranking[key], 1)} for key in _RANKED_BY}
         rows: list[tuple[str, ...]] = []
         for i in self.ranking["worst_group"]:
@@ -253,12 +253,12 @@ class BiasReport(Analysis):
             numbers = {"worst_group": f"{percent(entry.accuracy.distilled.worst_group)}%", "background_share": share}
             cells = (f"{places[key][i]} ({numbers[key]})" if i in places[key] else "–" for key in _RANKED_BY)
             rows.append((entry.title, *cells))
-        summary = "Place of each entry, the best first: worst group of the distilled images, and background share."
+        summary = "Rank of each entry, best first, by worst group of the distilled images and by background share."
         agreement = self.agreement
         if agreement is None:
-            summary += " Whether real data rank the encoders alike needs at least 3 encoders."
+            summary += " A comparison with the ranking by real data needs at least 3 encoders."
         else:
-            summary += " The last row compares each order of the encoders with that by real data's worst group."
+            summary += " The last row compares each ranking of the encoders with that by real data's worst group."
             words = (f"{agreement[key]}, {counted(agreement[key].n, 'encoder')}" for key in _RANKED_BY)
             rows.append(("agreement with real data", *words))
         title = "Groups · ranking"
@@ -288,7 +288,7 @@ def bias(
         runs: Folders of finished runs, all of the same classes.
         images: The real images, training and test.
         groups: CSV file with the background of every training and test image, see `read_groups`.
-        encoders: Encoders that each run is examined with; default: each run's own, by its ``config.yaml``.
+        encoders: Encoders to examine each run with. Default: each run's own, according to its ``config.yaml``.
         attributes: Columns of the file that make up the background.
         probe, seeds, views: See `EvaluateConfig`.
         out: Folder for ``bias.json`` and ``bias.png``.
@@ -302,7 +302,7 @@ def bias(
     """
     check_probes([probe])
     if kind_of(probe).needs_head:
-        raise UserError(f"probe {probe!r} needs the head of a set, and full real data have none; choose another")
+        raise UserError(f"probe {probe!r} needs the head of a set, which full real data do not have; choose another")
     EvaluateConfig(probes=[probe], seeds=seeds, views=views).check()
     folders, sets = _read_runs(runs)
     class_names = sets[0].class_names
@@ -346,8 +346,8 @@ def bias(
     )
     if any(entry.resemblance is None for entry in entries):
         _log.warning(
-            "a class has no training image on one of the backgrounds: object and background cannot be told "
-            "apart in feature space, and accuracies alone are given"
+            "a class has no training image on one of the backgrounds: object and background cannot be separated "
+            "in feature space, so only accuracies are given"
         )
     if out is not None:
         report.save(out)

@@ -1,4 +1,4 @@
-"""What one distilled set and one encoder say about each group of test images, and what the images resemble."""
+"""Scores of one distilled set with one encoder on each group of test images, and what the images resemble."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ _ROWS = {"distilled": "distilled", "full": "full real data", "random": "random r
 class GroupScores:
     """Scores of one kind of probe on each group of test images; each number is the mean over seeds.
 
-    A probe that prefers one class has a bad worst group without any shortcut. The background effect is about the
-    shortcut alone; but it is 0 for a probe that answers one class for everything: look at top1 as well.
+    A probe that prefers one class has a bad worst group without any shortcut. The background effect measures only the
+    shortcut, but it is 0 for a probe that always predicts the same class, so look at top1, too.
 
     Attributes:
         top1: Accuracy on all test images.
@@ -45,8 +45,8 @@ class GroupScores:
         worst_group: Accuracy on the worst group.
         gap: Mean of the groups − worst group.
         spread: Best group − worst group.
-        background_effect: Accuracy on a class's usual background − on the others, mean of classes; ``None`` if no
-            class has test images on both.
+        background_effect: Accuracy on a class's usual background − on the others, averaged over classes; ``None`` if
+            no class has test images on both.
     """
 
     top1: Share
@@ -128,14 +128,14 @@ def bias_of(
 ) -> BiasEntry:
     """Score a distilled set by group, and compare its images with backgrounds and objects in feature space.
 
-    The real-data probe is fitted on the centre crops of all training images, the others on ``views`` augmented views.
+    The real-data probe is trained on the centre crops of all training images, the others on ``views`` augmented views.
 
     Args:
-        distilled: The set; its 8-bit images are looked at.
+        distilled: The set; its 8-bit images are used.
         encoder: The frozen encoder.
         train, test: Real images of the set's classes.
         backgrounds: The background of each training image, and of each test image.
-        name: What the entry is called.
+        name: Name of the entry.
         probe, seeds, views: See `EvaluateConfig`.
         features: Where features come from; default: a store with the default cache.
 
@@ -196,7 +196,7 @@ _NUMBERS = {
     "background_effect": "usual −\nother",
 }  # fmt: skip
 _ACCURACY_TITLE = "accuracy % by group (class/background)"
-_LIKENESS_TITLE = "likeness in feature space (cosine, mean of classes)"
+_LIKENESS_TITLE = "similarity in feature space (cosine, mean over classes)"
 _LIKENESS_COLUMNS = ("usual background", "object", "background share")
 
 
@@ -264,10 +264,10 @@ def likeness_of(entry: BiasEntry, among: Sequence[BiasEntry]) -> Figure | None:
         "object": np.array([found.mean_object for found in shown.values()]),
         "usual background": np.array([found.mean_background for found in shown.values()]),
     }
-    title = f"Likeness · {entry.title}"
+    title = f"Similarity · {entry.title}"
     summary = (
-        "Cosine of images with what tells objects, and usual backgrounds, from the others in feature space; mean of "
-        "classes. Below 0 they resemble another one."
+        "Cosine similarity of the images to the directions in feature space that distinguish their object and their "
+        "usual background from the others, averaged over classes. Below 0 they resemble another object or background."
     )
     bars = Bars(tuple(shown), series, "cosine", digits=2, limits=(min(0.0, *ends), max(0.0, *ends)), across=True)
     return Figure(title, summary, bars, Table(title, ("images", *_LIKENESS_COLUMNS), tuple(_likeness_rows(entry))))

@@ -62,9 +62,10 @@ class Lesson:
         return Lesson(self.target[views][:, images], self.labels[images], teachers, soft)
 
     def folds(self) -> Iterator[tuple[Lesson, Lesson]]:
-        """One view of each image to fit on, and all its others, a few times over.
+        """One view of each image to train on and all others to test on, several times.
 
-        A head is fitted on far more than one view, but with twenty nearly every held-out view is right, on any encoder.
+        A head is trained on many more views, but with twenty, nearly every held-out view is classified correctly with
+        any encoder.
         """
         everything = slice(None)
         for first in range(0, len(self.target), _EVERY):
@@ -92,10 +93,10 @@ def _accuracy(head: Linear, features: Array, labels: Array) -> float:
 
 
 def temperature(head: Linear, lesson: Lesson) -> float:
-    """What the logits of a head are divided by for its softmax to be as sure as the logistic probe's, on average.
+    """Divisor of a head's logits that makes its softmax as confident as the logistic probe's, on average.
 
-    Logits of regressions lie so close together that their softmax would call every class as likely as the next one.
-    The logistic probe is fitted by its probabilities; held-out photos, which would be better to go by, are gone.
+    Logits of regressions are so close together that their softmax would give all classes nearly the same probability.
+    The logistic probe is fitted to probabilities. Held-out photos would be a better reference, but they are gone.
     """
     views = flat(lesson.target)
 

@@ -1,4 +1,4 @@
-"""The cells of a transfer matrix, and their scores as far as they are known."""
+"""The cells of a transfer matrix, and the scores known so far."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class _KeptCells:
 class Kept:
     """Scores by the key of their cell, in memory and, if there is a folder, in its ``transfer.json``.
 
-    Calls that run at the same time share the file: each takes what the others have written before it writes.
+    Calls that run at the same time share the file: each reads what the others have written before it writes.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -66,7 +66,7 @@ class Kept:
 
     @contextmanager
     def shared(self) -> Iterator[Path | None]:
-        """Hold the folder for writing, after taking what other calls have written; ``None`` without a folder."""
+        """Lock the folder for writing, after reading what other calls have written; ``None`` without a folder."""
         if self._folder is None:
             yield None
             return
@@ -75,7 +75,7 @@ class Kept:
             yield self._folder
 
     def _take(self) -> None:
-        """Add what the file holds; what is known already stays."""
+        """Add scores from the file; known scores are kept."""
         assert self._folder is not None
         path = self._folder / f"{TransferMatrix.kind}.json"
         if not path.exists():

@@ -40,10 +40,10 @@ class Composed(Result):
     """How composed data were made: the content of ``composed.json``.
 
     Attributes:
-        synthetic: ``True``: these are no photographs.
+        synthetic: ``True``: these are not photographs.
         note: A sentence that says so.
         version: Version of probedistill.
-        settings: How foregrounds and backgrounds were put together.
+        settings: How foregrounds and backgrounds were combined.
         usual_background: Class → its usual background in training.
         images: Split → group (class/background) → number of images.
         foregrounds: Training and test images of the objects.
@@ -75,22 +75,22 @@ def compose(
     progress: bool = True,
     **options: Unpack[ComposeOptions],
 ) -> Composed:
-    """Write ``train/`` and ``test/`` with a folder for each class, ``groups.csv`` and ``composed.json``.
+    """Write ``train/`` and ``test/`` with one folder per class, ``groups.csv`` and ``composed.json``.
 
-    In training a class is on its usual background with the given correlation; in the test images all groups
-    (class × background) are equally large. Training and test images of both sources stay apart, so no original crosses
-    the split. Equal inputs and seed give equal images.
+    In training, the given share of each class is on its usual background; in the test images, all groups (class ×
+    background) have the same size. Training and test images of both sources are kept separate, so no original is in
+    both splits. Equal inputs and seed give equal images.
 
     Args:
         foregrounds: Images of the objects. Their classes, by default the first two, become the classes of the data.
-        backgrounds: Images of the backgrounds: as many classes, by default the first. Each is the usual background of
-            the class in its place.
+        backgrounds: Images of the backgrounds, with as many classes (by default the first ones): the usual background
+            of each foreground class, in the same order.
         out: Folder to write; new or empty.
-        config: How; ``options`` override its fields, e.g. ``correlation=0.9``.
+        config: Settings; ``options`` override its fields, e.g. ``correlation=0.9``.
         progress: Show a progress bar.
 
     Returns:
-        What ``composed.json`` holds: sources, settings, and the number of images of each group.
+        The content of ``composed.json``: sources, settings, and the number of images of each group.
 
     Raises:
         UserError: Bad input, or an image that cannot be read; nothing has been written.
@@ -145,7 +145,7 @@ def _classes(images: str | ImagesConfig, count: int, progress: bool) -> tuple[La
 
 @dataclass(frozen=True)
 class _Picture:
-    """A picture to be made: classes, originals (indices into the split) and the seed of its placement and crop."""
+    """A picture to make: classes, originals (indices into the split) and the seed of its placement and crop."""
 
     split: str
     label: int

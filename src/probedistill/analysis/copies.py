@@ -131,8 +131,8 @@ class Near:
     Attributes:
         photo: (q,) its number.
         distance: (q,) its distance.
-        relative: (q,) that, divided by the mean distance of the next 50 nearest: small if one photo alone is near
-            (Carlini et al., arXiv 2301.13188, section 5.1, who divide by half of it).
+        relative: (q,) the distance divided by the mean distance of the next 50 nearest photos: small if only one photo
+            is near (Carlini et al., arXiv 2301.13188, section 5.1, who divide by half of it).
     """
 
     photo: Tensor
@@ -182,16 +182,16 @@ def share_below(values: Tensor, reference: Tensor, *, left_out: int = 0) -> Tens
 
 
 def chance_of_suspects(count: int, images: int, share: float, reference: int) -> float:
-    """Chance that so many of some images, or more, have a `share_below` under ``share`` if they are like the photos.
+    """Probability that at least ``count`` images have a `share_below` under ``share`` if they are like the photos.
 
-    The photos that the share is of were drawn, too: how many values lie below the r-th of n others is beta-binomial,
-    which is wider than the binomial distribution of a share that is known.
+    The reference photos are a sample, too: the number of values below the r-th of n others is beta-binomial, which is
+    wider than the binomial distribution for a known share.
 
     Args:
-        count: How many have.
-        images: How many there are.
-        share: Under which share.
-        reference: n, how many values the share is of.
+        count: Number of images with such a share.
+        images: Number of images.
+        share: The threshold.
+        reference: n, the number of values that shares are computed from.
     """
     rank = math.ceil(round(share * reference, 6))
     return float(betabinom.sf(count - 1, images, rank, reference + 1 - rank))

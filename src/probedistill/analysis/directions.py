@@ -43,7 +43,7 @@ class Directions:
 
     @property
     def overlap(self) -> float:
-        """Mean over classes of the cosine between the two directions: 0 when they can be told apart entirely."""
+        """Mean over classes of the cosine between the two directions: 0 if they are entirely separable."""
         return float(F.cosine_similarity(self.background, self.object).mean())
 
 
@@ -67,8 +67,8 @@ class Resemblance:
     def shares(self) -> tuple[float | None, ...]:
         """(C,) background / (background + object), in [0, 1], where a cosine below 0 counts as 0.
 
-        ``None`` if neither is above 0: such images resemble neither. An image of the wrong object has a cosine below 0
-        with its object, so its share is 1 (or ``None``).
+        ``None`` if neither is above 0: such images resemble neither. An image of the wrong object has a negative cosine
+        with its class's object, so its share is 1 (or ``None``).
         """
         return tuple(_share(*pair) for pair in zip(self.background, self.object, strict=True))
 
@@ -132,7 +132,7 @@ def group_directions(
 
 
 def resemblance(directions: Directions, features: Tensor, labels: Tensor) -> Resemblance:
-    """Cosines of images with the directions of their class, averaged over the images of a class.
+    """Cosine similarities of images to the directions of their class, averaged over the images of a class.
 
     Args:
         directions: From real features of the encoder that made ``features``.
@@ -153,5 +153,5 @@ def _group_counts(labels: Tensor, backgrounds: Tensor, num_classes: int, num_bac
 
 
 def _against_the_others(means: Tensor) -> Tensor:
-    """Each row (k, d) less the mean of the other rows."""
+    """Each row (k, d) minus the mean of the other rows."""
     return (means - means.mean(0)) * len(means) / (len(means) - 1)

@@ -212,13 +212,13 @@ class Geometry(Analysis):
 
     @property
     def _too_few(self) -> str:
-        """Why the tests say little, if they do: the signed-rank test has no smaller p than that of one sign."""
+        """A sentence if there are too few classes: the smallest p of the signed-rank test is that of equal signs."""
         count = len(self.classes)
         least = 2 / 2**count
         if least <= 0.05:
             return ""
         over = counted(count, "class", "classes")
-        return f"Over {over} p cannot be below {least:.2g}, and the intervals are too narrow."
+        return f"With {over}, p cannot be below {least:.2g}, and the intervals are too narrow."
 
     def figures(self) -> list[Figure]:
         """The PCA plane, and how far out each drawn class's synthetic image and medoid lie."""
@@ -240,8 +240,8 @@ class Geometry(Analysis):
         counts = [f"{points.kinds.count(kind):,} {kind}" for kind in _MARKERS]
         summary = (
             f"{', '.join(counts)} images of {len(self.drawn)} classes, in the plane of the two largest principal "
-            "components of the real ones. Stars are synthetic, diamonds are medoids. On average a synthetic image is "
-            f"farther from its class mean than {100 * self.tests['periphery'].score:.0f}% of the real."
+            "components of the real ones. Stars are synthetic, diamonds are medoids. On average, a synthetic image is "
+            f"farther from its class mean than {100 * self.tests['periphery'].score:.0f}% of the real images."
         )
         first, second = (f"{100 * share:.0f}% of the real variance" for share in points.explained)
         (table,) = self.tables()
@@ -276,7 +276,7 @@ _COLUMNS = {
 _TESTED = {
     "periphery": ("distance_quantile", "farther from its class mean than"),
     "angle": ("angle_quantile", "at a wider angle to its class mean than"),
-    "margin": ("margin_quantile", "better apart from the nearest other class than"),
+    "margin": ("margin_quantile", "better separated from the nearest other class than"),
 }
 
 
@@ -303,9 +303,9 @@ def geometry(
         distilled: The synthetic set, or the folder or name of its run.
         encoder: The frozen encoder; it may differ from the one the set was made with.
         train: Real training images.
-        classes: Which classes are drawn, in a PCA plane fitted on their real features; default the first thirty.
-        k: Neighbours.
-        seed: Seed for choosing the real images that are drawn, and for the bootstrap.
+        classes: Classes to plot, in a PCA plane fitted on their real features. Default: the first thirty.
+        k: Number of nearest real neighbours.
+        seed: Seed for choosing the plotted real images, and for the bootstrap.
         features: Where features come from; default: a store of ``cache``, ``strict`` and ``progress``.
         cache: Folder of feature banks.
         strict: Raise on unreadable real images.
@@ -326,7 +326,7 @@ def geometry(
     if missing:
         raise UserError(
             f"the run has a class {missing[0]!r} that {train.spec!r} lacks ({len(missing)} of {len(names)} classes); "
-            "give the images that it was made of"
+            "give the images that it was made from"
         )
     train = train.with_classes(names)
     if not 1 <= k < len(train):

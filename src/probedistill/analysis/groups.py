@@ -1,4 +1,4 @@
-"""A CSV file that says what each image's group is: its class and, say, its background."""
+"""A CSV file with each image's group: its class and, for example, its background."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class GroupFile:
         Rows of classes, and of split folders, that are not among the parts are ignored.
 
         Raises:
-            UserError: The file names images that are in none of the parts, misses some that are, or gives one
-                another class.
+            UserError: The file names images that are in none of the parts, lacks some that are, or gives an image a
+                different class.
         """
         where = f"groups {str(self.path)!r}"
         known = {name: part.class_names[label] for part in parts for name, label in zip(part.names, part.labels)}
@@ -71,19 +71,18 @@ class GroupFile:
 def read_groups(path: Path | str, attributes: Sequence[str] = ("background",)) -> GroupFile:
     """Read a CSV file with the columns file, class (optional) and the attributes; others are ignored.
 
-    File names are as the images' own, relative to their folder (``train/bird/001.jpg``); upper and lower case of
-    column names are the same.
+    File names are relative to the folder of the images (``train/bird/001.jpg``); column names are not case-sensitive.
 
     Args:
         path: The file.
         attributes: Columns that, with the class, make up a group; several are combined.
 
     Raises:
-        UserError: No such file, not CSV in UTF-8, a column or a value that is not there, or a file named twice.
+        UserError: No such file, not CSV in UTF-8, a missing column or value, or a file named twice.
     """
     path, where = Path(path), f"groups {str(path)!r}"
     if not attributes:
-        raise UserError("attribute names no column; give at least one, such as background")
+        raise UserError("attribute is empty; give at least one column, such as background")
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = [(number, row) for number, row in enumerate(csv.reader(file), 1) if any(row)]

@@ -1,8 +1,8 @@
 """The registry of analyses: name → the record class, which names its file and says how a report shows it.
 
-To add one, write ``analysis/NAME.py``, a line in `KINDS` and a command. Your own needs none of these: the entry point
-``probedistill.analysis`` names its class, or ``report --analysis module:mine:Sharpness`` does. This is ``mine.py``;
-``Sharpness({"cat": 0.2}).save("runs/a")`` puts a result beside the run, and ``figures()`` may add drawings::
+To add one, write ``analysis/NAME.py``, a line in `KINDS` and a command. Your own analysis needs none of these: the
+entry point ``probedistill.analysis`` or ``report --analysis module:mine:Sharpness`` names its class. This is
+``mine.py``; ``Sharpness({"cat": 0.2}).save("runs/a")`` saves a result in the run, and ``figures()`` may add drawings::
 
     from dataclasses import dataclass
     from probedistill.analysis.base import Analysis
@@ -46,18 +46,18 @@ def kinds(more: Iterable[str] = ()) -> dict[str, type[Analysis]]:
     """Every kind of analysis by its name: the built-in ones, those of plug-ins, and ``more``.
 
     Args:
-        more: Names in `KINDS`, or ``module:MODULE:CLASS`` for one's own.
+        more: Names in `KINDS`, or ``module:MODULE:CLASS`` for your own.
 
     Raises:
-        UserError: A class that is no `Analysis` or cannot be imported, or two of one name.
+        UserError: A class that is not an `Analysis` or cannot be imported, or two with the same name.
     """
     found: dict[str, type[Analysis]] = {}
     for name in dict.fromkeys([*KINDS.names(), *more]):
         kind = KINDS.load(name)
         if not (isinstance(kind, type) and issubclass(kind, Analysis) and is_dataclass(kind) and _has_name(kind)):
-            raise UserError(f"analysis {name!r} must be a dataclass below probedistill.analysis.base.Analysis")
+            raise UserError(f"analysis {name!r} must be a dataclass derived from probedistill.analysis.base.Analysis")
         if found.setdefault(kind.kind, kind) is not kind:
-            raise UserError(f"analysis {name!r} is called {kind.kind!r}, as another is; rename it")
+            raise UserError(f"analysis {name!r} has the same kind as another, {kind.kind!r}; rename it")
     return found
 
 

@@ -66,7 +66,7 @@ class RealImages:
 
 @dataclass(frozen=True)
 class TransferMatrix(Analysis):
-    """Accuracy of P probes that were trained on S distilled sets, on T encoders.
+    """Accuracy of P probes trained on S distilled sets with T encoders.
 
     Attributes:
         sources: S distilled sets.
@@ -76,8 +76,8 @@ class TransferMatrix(Analysis):
         std: (P, S, T), standard deviation over seeds (0 for one seed).
         baselines: ``"random"`` and ``"full"`` (P, T), ``"centroids"`` (P, S, T): probes trained on real
             images; the centroids are the class medoids in the features of the source's encoder. With the probe
-            ``"inherited"`` also ``"random_inherited"`` (P, S, T), random images behind the head of the source, NaN
-            for other probes; its centroids are behind that head, too, and its ``"full"`` is of the ridge probe.
+            ``"inherited"`` also ``"random_inherited"`` (P, S, T): random images with the head of the source, NaN for
+            other probes. Its centroids use that head, too, and its ``"full"`` is the ridge probe's.
         baselines_std: The same shapes.
         class_names: C names.
         images_per_class: Images of each class in every set.
@@ -86,8 +86,8 @@ class TransferMatrix(Analysis):
         images: The real images.
         versions: Versions of probedistill, Python and PyTorch.
         finished: Whether every cell has been scored.
-        heads: Probes behind the head of a set → the probes that full real data are scored with in their place.
-        cells: Key → accuracies of every seed; a later call finds the cells that it need not score again.
+        heads: Probes that use a set's head → the probes that score full real data instead.
+        cells: Key → accuracies of every seed, so that a later call does not score these cells again.
     """
 
     kind = "transfer"
@@ -139,8 +139,8 @@ class TransferMatrix(Analysis):
     def baseline_rows(self, probe: int) -> list[tuple[str, Array, Array]]:
         """Name, mean (T,) and standard deviation (T,) of the baselines' rows.
 
-        Centroids have one row for each source encoder. The inherited probe has a row of centroids and one of random
-        images for each set, behind that set's head.
+        Centroids have one row for each source encoder. The inherited probe has one row of centroids and one of random
+        images for each set, both with that set's head.
         """
         in_place = self.heads.get(self.probes[probe])
         inherits = in_place is not None
@@ -215,8 +215,8 @@ class TransferMatrix(Analysis):
         )  # fmt: skip
         article = "an" if probe[:1] in "aeiou" else "a"
         summary = (
-            f"Top-1 % of {article} {probe} probe trained on a distilled set or on real images (row) and tested on an "
-            "encoder (column); framed: the set's own encoder."
+            f"Top-1 % of {article} {probe} probe trained on a distilled set or on real images (row) with an encoder "
+            "(column). Framed: the set's own encoder."
         )
         if self.protocol.seeds > 1:
             summary += f" ± is over {self.protocol.seeds} evaluation seeds."
@@ -235,7 +235,7 @@ def load_transfer(path: Path | str) -> TransferMatrix:
         path: The file, or the folder that holds it.
 
     Raises:
-        UserError: No such file, a damaged one or one of another kind, or a matrix with cells still to be scored.
+        UserError: The file does not exist, is damaged or of another kind, or has cells that are not scored yet.
     """
     matrix = TransferMatrix.read(path)
     if not matrix.finished:

@@ -1,7 +1,7 @@
-"""Membership: does a distilled set reveal whether a photo was among those that it was made of?
+"""Membership: does a distilled set reveal whether a photo was among those that it was made from?
 
 Shadow sets are distilled from random halves of the photos, with the settings of the run. Half of them have seen a
-photo and half have not. For each shadow set an attacker who knows all the others guesses who its members are, by the
+given photo and half have not. For each shadow set, an attacker who knows all the others guesses its members with the
 likelihood-ratio attack LiRA (Carlini et al., arXiv 2112.03570).
 """
 
@@ -53,22 +53,21 @@ Mask = NDArray[np.bool_]
 
 _SAYS = {
     "probe": "margin of a probe trained on the set",
-    "features": "likeness to its class's image in features",
-    "pixels": "likeness to its class's image in pixels",
+    "features": "similarity to its class's image in features",
+    "pixels": "similarity to its class's image in pixels",
 }
 
 
 @dataclass(frozen=True)
 class Attack:
-    """How well members are told from others.
+    """How well an attack separates members from other photos.
 
     Attributes:
         score: What the attacker computes for a photo, one of `SCORES`.
         how: ``"online"``: the attacker has shadow sets with the photo and without it; ``"offline"``: only without.
-        auc: Area under the ROC curve; 0.5 for a guess. Mean over the shadow sets.
+        auc: Area under the ROC curve; 0.5 for guessing. Mean over the shadow sets.
         auc_interval: 95% interval of the mean, by t over the pairs of complementary shadow sets.
-        tpr: Share of the members that are found while at most 1% of the others are taken for members; for a guess see
-            `Membership.guess`.
+        tpr: True-positive rate at a false-positive rate of at most 1%; `Membership.guess` is that of guessing.
         tpr_interval: Its 95% interval.
     """
 
@@ -90,8 +89,8 @@ class Membership:
     """What the attacks on shadow sets found.
 
     Attributes:
-        shadows: Shadow sets that were made.
-        asked: Shadow sets that were asked for.
+        shadows: Number of shadow sets that were made.
+        asked: Number of shadow sets that were requested.
         photos: Photos, of which each shadow set saw half.
         steps: Steps of each.
         attacks: Every score, online and offline.
@@ -124,7 +123,7 @@ class Membership:
 
 
 def shadow_halves(labels: NDArray[np.int64], count: int, *, seed: int) -> Mask:
-    """Which photos each shadow set is made of, (count, N): a random half of each class, and then the other half."""
+    """Which photos each shadow set is made from, (count, N): a random half of each class, and then the other half."""
     members = np.zeros((count, len(labels)), dtype=bool)
     for first in range(0, count, 2):
         rng = np.random.default_rng(seed_of(seed, Stream.SHADOW_HALVES, first // 2))
@@ -139,8 +138,8 @@ def shadow_halves(labels: NDArray[np.int64], count: int, *, seed: int) -> Mask:
 def lira(scores: Array, members: Mask) -> tuple[Array, Array]:
     """The likelihood ratio of each photo for each shadow set, online and offline, both (S, N): high for members.
 
-    The reference for a set is all others except its complement, whose members would give its own away. A photo's scores
-    are taken as normal with means of its own and common variances, as 2112.03570 does if there are few shadow sets.
+    The reference for a set is all others except its complement, whose members would reveal its own. A photo's scores
+    are modelled as normal with its own means and common variances, as in 2112.03570 for few shadow sets.
     Online: log N(score; in) − log N(score; out). Offline: log Φ of the score among those of sets without the photo.
 
     Args:
@@ -170,7 +169,7 @@ def _normal(scores: Array, chosen: Mask) -> tuple[Array, float]:
 
 
 def attack(scores: dict[str, Array], members: Mask) -> tuple[Attack, ...]:
-    """How well each score, (S, N), tells members from others: every shadow set is attacked in turn."""
+    """How well each score, (S, N), separates members from other photos: every shadow set is attacked in turn."""
     found = []
     for score, values in scores.items():
         for how, ratio in zip(("online", "offline"), lira(values, members), strict=True):
@@ -270,7 +269,7 @@ def check_budget(shadows: int, minutes: float | None) -> int:
         return MOST if minutes is not None else 0
     if shadows < LEAST or shadows % 2:
         raise UserError(
-            f"shadows {shadows} must be 0 or an even number from {LEAST} on: half of the sets see a photo, half do not"
+            f"shadows {shadows} must be 0 or an even number from {LEAST}: half of the sets see a photo, half do not"
         )
     return shadows
 
@@ -321,8 +320,8 @@ def _check_halves(shadows: Shadows) -> None:
     for name, count in zip(shadows.bank.class_names, counts, strict=True):
         if count // 2 < least:
             raise UserError(
-                f"class {name!r} has {counted(count, 'photo')}; half of them, which a shadow set is made of, are fewer "
-                f"than {least}: leave the shadow sets out"
+                f"class {name!r} has only {counted(count, 'photo')}, and a shadow set, made from half of them, needs "
+                f"at least {least}; leave the shadow sets out"
             )
 
 
@@ -331,7 +330,7 @@ def _say_cost(left: int, seconds: float, minutes: float | None) -> None:
     whole = left * seconds
     limit = f", stopping after {minutes:g} min" if minutes is not None and 60 * minutes < whole else ""
     each = f"{left} shadow sets, about {duration(seconds)} each"
-    say(f"{each}: {duration(whole)}{limit}; stopped, the same command goes on")
+    say(f"{each}: {duration(whole)} in all{limit}; if you stop it, the same command continues")
 
 
 def _path(folder: Path, number: int) -> Path:

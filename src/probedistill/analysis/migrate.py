@@ -46,8 +46,8 @@ _HALF = 0.5  # of the fall in cross-validated accuracy that is seen in the accur
 
 _KNOWN_FROM = {
     "evaluate": "measured by evaluate",
-    "run": "a quick probe's along the way of its run; probedistill evaluate RUN gives a better forecast",
-    "statistics": "what normally distributed features would give, which is too high where there were few photos",
+    "run": "measured by a quick probe during its run; run probedistill evaluate RUN for a better forecast",
+    "statistics": "estimated for normally distributed features, which is too high if there were few photos",
 }
 
 
@@ -68,14 +68,14 @@ class Old:
 
 @dataclass(frozen=True)
 class Anchor:
-    """How good the set is on an old encoder: what a forecast starts from.
+    """The accuracy of the set on an old encoder: the basis of a forecast.
 
     Attributes:
         accuracy: Accuracy of the probe from scratch on the old encoder.
-        known_from: ``"evaluate"``: measured for the old encoder by the same protocol; ``"run"``: measured along the way
-            of the run, on its test images, with a probe on centre views; ``"statistics"``: that of normally distributed
-            features with the class means and the covariance that were kept, without any image.
-        cross_validated: What the new encoder's cross-validation is compared with: the same on the old encoder.
+        known_from: ``"evaluate"``: measured for the old encoder with the same protocol; ``"run"``: measured during the
+            run, on its test images, with a probe on centre views; ``"statistics"``: that of normally distributed
+            features with the stored class means and covariance, without any image.
+        cross_validated: The old encoder's cross-validation, with which the new encoder's is compared.
     """
 
     accuracy: Share
@@ -107,13 +107,13 @@ class Migration(Analysis):
     Attributes:
         run: Name of the set.
         target: The new encoder.
-        old: The old encoders at hand.
+        old: The available old encoders.
         anchor: What the forecast starts from; ``None`` if no accuracy on an old encoder is known.
         candidates: All candidates.
-        chosen: The one that was taken.
+        chosen: The chosen candidate.
         by_forecast: Whether it was chosen by its forecast.
         views: Augmented views of each image.
-        test: Images that candidates were scored on afterwards.
+        test: Images that the candidates were scored on afterwards.
         version: Version of probedistill.
     """
 
@@ -131,7 +131,7 @@ class Migration(Analysis):
     version: str = __version__
 
     def __post_init__(self) -> None:
-        """Refuse a choice that is none of the candidates."""
+        """Refuse a choice that is not among the candidates."""
         if self.chosen not in [one.name for one in self.candidates]:
             raise ValueError(f"{self.chosen!r} is not among the candidates")
 
@@ -155,7 +155,7 @@ class Migration(Analysis):
         more = ("accuracy", "forecast off\nby, points") if scored else ()
         about = Table(
             f"Heads for {self.target.sized}, in percent", (*columns, *more), tuple(rows),
-            caption="← the head that was written. Candidates with a projector use the old encoder's head.",
+            caption="← the saved head. Candidates with a projector use the old encoder's head.",
         )  # fmt: skip
         if not self.old:
             return [about]
@@ -163,21 +163,21 @@ class Migration(Analysis):
         return [about, Table("Old encoders", ("encoder", "head", "alignment (CKA)"), old, left=2)]
 
     def findings(self) -> list[str]:
-        """The forecast for the head, and what it was made from."""
+        """Sentences about the forecast for the head, and its basis."""
         found, anchor, taken = [], self.anchor, self.taken
         if not self.old:
-            found.append("No forecast: that takes an encoder that the set was made with beside the new one (--source).")
+            found.append("No forecast: it also needs an encoder that the set was made with; name it with --source.")
         elif anchor is None or taken.forecast is None:
             found.append(
-                "No forecast: nothing is known of how good the set is on an old encoder. Name that encoder with "
-                "--source; distil with a test split, or give its statistics with --stats."
+                "No forecast: the set's accuracy on an old encoder is unknown. Name that encoder with --source, and "
+                "distil with a test split or give its statistics with --stats."
             )
         else:
             how = _KNOWN_FROM[anchor.known_from]
             found.append(
-                f"Forecast for {self.chosen!r}: {percent(taken.forecast)}% on photos. The set has "
-                f"{percent(anchor.accuracy)}% on its own encoder ({how}). Forecasts of this kind were off by "
-                "4 to 7 points on average where they could be checked (docs/over-time.md)."
+                f"Forecast for {self.chosen!r}: {percent(taken.forecast)}% on photos. The set reaches "
+                f"{percent(anchor.accuracy)}% on its own encoder ({how}). Where such forecasts could be checked, "
+                "they were off by 4 to 7 points on average (docs/over-time.md)."
             )
         if self.test is not None and taken.accuracy is not None:
             best = max(self.candidates, key=lambda one: one.accuracy or 0.0)
@@ -188,7 +188,7 @@ class Migration(Analysis):
         return found
 
     def figures(self) -> list[Figure]:
-        """Forecast beside truth."""
+        """Forecast and measured accuracy."""
 
         def values(name: str) -> Array:
             return np.array([np.nan if (v := getattr(c, name)) is None else 100 * v for c in self.candidates])
@@ -217,43 +217,43 @@ def migrate(
     seed: int = 0,
     features: FeatureStore | None = None,
 ) -> tuple[ReadyHead, Migration]:
-    """A head for an encoder that the data never saw, from the synthetic images and what was kept with them.
+    """Make a head for an encoder that the data never saw, from the synthetic images and what is stored with them.
 
     >>> head, report = migrate(distilled, new, old=[source])  # doctest: +SKIP
 
     Candidates are fitted on 20 augmented views of each synthetic image. "ridge" and "logistic" are probes from scratch.
-    The others take the old encoder's head W* behind a linear projector from the new features to the old ones, fitted
+    The others apply the old encoder's head W* after a linear projector from the new features to the old ones, fitted
     on both encoders' features of the same views: "inherited" by ridge regression (SFM, arXiv 2602.05391), "procrustes"
     by a rotation with one scale, and "low-rank" by an affine map of rank 64 (the linear adapters of Drift-Adapter,
-    arXiv 2509.23471). With several old encoders each is the mean of their logits. "average" is the mean of the logits
-    of "ridge" and "inherited".
+    arXiv 2509.23471). With several old encoders, each candidate is the mean of their logits. "average" is the mean of
+    the logits of "ridge" and "inherited".
 
-    The forecast is made before any test image is looked at. With a the accuracy on the old encoder, v and v' the
-    cross-validated accuracy of the ridge probe on the old and the new encoder, and c what crossing costs a candidate
-    (`CROSSING`), it is logit f = logit a + ½ (logit v' − logit v) + c. Cross-validation fits on one view of each image
-    and scores on the others.
+    The forecast is made before any test image is used. It is logit f = logit a + ½ (logit v' − logit v) + c, where a is
+    the accuracy on the old encoder, v and v' are the cross-validated accuracies of the ridge probe on the old and the
+    new encoder, and c is the cost of crossing for a candidate (`CROSSING`). Cross-validation fits on one view of each
+    image and scores on the others.
 
     Args:
         distilled: The set, or the folder or name of its run; its 8-bit images are used, and probes from scratch
             learn its soft labels if it has any.
         encoder: The new encoder.
-        old: Encoders that the set was made with, or that statistics are of; without one only probes from scratch
-            remain, and there is no forecast.
-        statistics: Class statistics of old encoders: they give a head where the set has none, and the anchor of the
-            forecast where the run has measured no accuracy.
-        measured: Accuracy of the set on the first old encoder, such as `evaluate` gives. Default: what the run measured
-            along the way, or what statistics say.
-        candidate: Which to take; ``"auto"``: the one with the best forecast.
+        old: Encoders that the set was made with, or that statistics belong to. Without any, there are only probes from
+            scratch and no forecast.
+        statistics: Class statistics of old encoders. They provide a head if the set has none, and the basis of the
+            forecast if the run has measured no accuracy.
+        measured: Accuracy of the set on the first old encoder, as `evaluate` measures it. Default: the run's own
+            measurement, or an estimate from statistics.
+        candidate: Which candidate to use; ``"auto"``: the one with the best forecast.
         test: Images to score all candidates on, after the choice.
-        name: What the report calls the set.
+        name: Name of the set in the report.
         augment: How views are drawn, without noise; default: as the set was distilled.
         seed: Seed of the views.
         features: Where features come from.
 
     Raises:
-        UserError: Unknown candidate, or one that needs an old encoder's head where there is none; a class without an
-            image; the new encoder is an old one; an old encoder that the set was not made with, and no statistics are
-            of; statistics of other classes.
+        UserError: Unknown candidate, or one that needs an old encoder's head when there is none; a class without an
+            image; the new encoder is an old one; an old encoder that neither the set nor any statistics were made
+            with; statistics of different classes.
     """
     distilled = as_set(distilled)
     if distilled.soft_labels is None:  # they tell of classes without an image
@@ -301,7 +301,7 @@ def _check(candidate: str, measured: float | None, encoder: Encoder, old: Sequen
     for one in old:
         if one.fingerprint == encoder.fingerprint:
             raise UserError(
-                f"encoder {encoder.name!r} at {encoder.input_size} px is the one that the set was made with; name the "
+                f"encoder {encoder.name!r} at {encoder.input_size} px is the one that the set was made with; give the "
                 f"new encoder, or leave it out of {by_caller(command='--source', python='old')}"
             )
 
@@ -395,7 +395,7 @@ def _candidates(
     names = CANDIDATES if lesson.teachers else SCRATCH
     if wanted not in (AUTO, *names):
         raise UserError(
-            f"candidate {wanted!r} needs the head of an old encoder and that encoder; add "
+            f"candidate {wanted!r} needs an old encoder and its head; add "
             f"{option('source')}, and {option('keep_head', True)} when distilling or {option('stats')}, or take "
             "ridge or logistic"
         )
@@ -433,10 +433,10 @@ def _anchor(
 
 
 def simulated_accuracy(head: Linear, statistics: ClassStatistics, *, seed: int = 0) -> float:
-    """Accuracy of a linear classifier on normally distributed features: means of the classes, one shared covariance.
+    """Accuracy of a linear classifier on normally distributed features with class means and one shared covariance.
 
-    Classes are drawn as often as they have images. Logits of such features are normal, too, so that C numbers are drawn
-    in place of d.
+    Classes are drawn in proportion to their images. Logits of such features are also normal, so that only C numbers are
+    drawn instead of d.
 
     Args:
         head: Weight (C, d) and bias (C,).

@@ -1,4 +1,4 @@
-"""Where points lie among the real features of their class: arrays in, arrays out."""
+"""Where points lie among the real features of their class; pure functions of arrays."""
 
 from __future__ import annotations
 
@@ -22,17 +22,16 @@ _BLOCK = 512  # rows of a distance matrix at a time
 class Place:
     """Where an image lies among the real images of its class, or the mean over some images.
 
-    Distances are Euclidean: what the PCA plane shows and what "periphery" means. The angle is between centred
-    features, 1 − cos(x − mean of all, class mean − mean of all): it tells an image that is far out because
-    it lies elsewhere from one that is an exaggeration of its class. A real image is compared with the mean and
-    the images of its class without itself (leave-one-out), so that the quantiles of a class's real images are
-    0.5 on average by construction.
+    Distances are Euclidean, as in the PCA plane and in "periphery". The angle is between centred features,
+    1 − cos(x − mean of all, class mean − mean of all): it distinguishes an image that is far out in another direction
+    from one that exaggerates its class. A real image is compared with the mean and the images of its class without
+    itself (leave-one-out), so that the quantiles of a class's real images are 0.5 on average by construction.
 
     Attributes:
         distance_quantile: Share of the class's real images that are nearer to the class mean: 0 for the most
             central, 1 for one that is farther out than every real one. Ties count half.
         angle_quantile: Share of the class's real images at a smaller angle to the class mean.
-        margin_quantile: Share of the class's real images with a smaller margin; a support vector has a small one.
+        margin_quantile: Share of the class's real images with a smaller margin; a support vector has a small margin.
         margin: Distance to the nearest other class mean − distance to its own.
         relative_margin: The margin, divided by the median distance of the class's real images to their mean; ``None``
             if that is 0, because most of them are the same.

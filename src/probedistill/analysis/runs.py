@@ -69,14 +69,14 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class RunGroup:
-    """Runs that differ by their seed alone.
+    """Runs that differ only in their seed.
 
     Attributes:
         folders: The runs, in the order of their seeds.
-        seeds: Their seeds; ``None`` for a set that another program made, whose seed is not known.
+        seeds: Their seeds; ``None`` for a set that another program made, whose seed is unknown.
         finished: Whether all of them are finished.
         settings: Setting → value, for those that are not the same in every group.
-        accuracies: What was scored.
+        accuracies: The scores.
         seconds: Mean time in steps.
     """
 
@@ -99,7 +99,7 @@ class Runs(Result):
 
     Attributes:
         folder: The folder.
-        groups: Runs that differ by their seed alone, as one.
+        groups: Groups of runs that differ only in their seed.
     """
 
     folder: str
@@ -136,9 +136,9 @@ class Runs(Result):
         """What the table does not show."""
         found = []
         if any(len(set(group.seeds)) < _FEW for group in self.groups):
-            found.append(f"± is over distillation seeds. Some rows have fewer than {_FEW}: distil with more seeds.")
+            found.append(f"± is over distillation seeds. Some rows have fewer than {_FEW}; distil with more seeds.")
         found += [
-            f"{', '.join(folders)} have one seed and count as one."
+            f"{', '.join(folders)} have the same seed and count as one run."
             for group in self.groups
             for folders in group.repeats
         ]
@@ -146,7 +146,7 @@ class Runs(Result):
         silent = [folder for group in self.groups for folder in group.folders if folder not in scored]
         if silent:
             names = ", ".join(silent[:_MOST_NAMED]) + and_more(len(silent), _MOST_NAMED)
-            found.append(f"Without scores here: {names}. Use probedistill evaluate.")
+            found.append(f"No scores: {names}. Use probedistill evaluate.")
         return found
 
     def figures(self) -> list[Figure]:
@@ -160,8 +160,10 @@ class Runs(Result):
         }
         (table,) = self.tables()
         names = tuple(row[0] for row in table.rows)
-        drawing = Bars(names, series, "top-1 accuracy in %", digits=1, limits=(0, 100), across=True)
-        summary = "Accuracy of probes trained on the images of each run; runs that differ by their seed are one."
+        drawing = Bars(names, series, "top-1 accuracy, %", digits=1, limits=(0, 100), across=True)
+        summary = (
+            "Accuracy of probes trained on the images of each run. Runs that differ only in their seed are one bar."
+        )
         return [Figure("Accuracy by run", summary, drawing, table)]
 
     def csv(self) -> str:
@@ -189,14 +191,14 @@ class Runs(Result):
 
 
 def collect_runs(folder: Path | str) -> Runs:
-    """Read every run below a folder; a damaged one is left out with a warning.
+    """Read every run below a folder; damaged runs are left out with a warning.
 
     Raises:
         UserError: No such folder, or no run in it.
     """
     folder = run_folder(folder)
     if not folder.is_dir():
-        raise UserError(f"folder {str(folder)!r} is not a folder; give one that holds runs")
+        raise UserError(f"folder {str(folder)!r} is not a folder; give one that contains runs")
     runs: dict[str, RunRecord] = {}
     for below in runs_below(folder):
         try:
@@ -204,7 +206,7 @@ def collect_runs(folder: Path | str) -> Runs:
         except UserError as error:
             warnings.warn(f"{error}; it is left out", stacklevel=2)
     if not runs:
-        raise UserError(f"folder {str(folder)!r} holds no run; give the folder that distill wrote its runs in")
+        raise UserError(f"folder {str(folder)!r} contains no runs; give the folder that distill wrote its runs to")
     named = Counter(name for name, _ in {one for run in runs.values() for one in _named(run)})
     ambiguous = {name for name, digests in named.items() if digests > 1}
     settings = {name: _settings(run, ambiguous) for name, run in runs.items()}
@@ -244,7 +246,7 @@ def _settings(run: RunRecord, ambiguous: Set[str]) -> dict[str, str]:
 
     Args:
         run: The run.
-        ambiguous: Names that other images, or another checkpoint, have in another run: a fingerprint tells them apart.
+        ambiguous: Names that mean different images or checkpoints in different runs, so a fingerprint is added.
     """
     images, *encoders = (f"{name}, {digest[:8]}" if name in ambiguous else name for name, digest in _named(run))
     found = {
@@ -254,7 +256,7 @@ def _settings(run: RunRecord, ambiguous: Set[str]) -> dict[str, str]:
         **{name: str(value) for name, value in run.settings().items()},
     }
     if run.base is not None:
-        found["goes on from"] = run.base.name
+        found["continues from"] = run.base.name
     if run.export is not None:
         found["export"] = run.export.format
     for not_a_setting in ("seed", "micro_batch", "also"):  # encoders are named above
@@ -294,8 +296,8 @@ def _accuracies(
             whose, context = first.setdefault(encoder, (name, result.context))
             if other := [what for what in context.differences(result.context) if what not in OF_EACH_SET]:
                 warnings.warn(
-                    f"{path} holds scores of other {', '.join(other)} than those of {whose!r}; they are left out: "
-                    "evaluate both alike",
+                    f"leaving out the scores in {path}: they are for different {', '.join(other)} than those of "
+                    f"{whose!r}; evaluate both in the same way",
                     stacklevel=2,
                 )
                 continue
@@ -303,8 +305,8 @@ def _accuracies(
             other = [what for what in reference.differences(context) if what not in _OF_EACH_ROW]
             if name == whose and other and reference.class_names == context.class_names:
                 warnings.warn(
-                    f"{path} holds scores of other {', '.join(other)} than those of {theirs!r}: their rows cannot be "
-                    "compared; evaluate both alike",
+                    f"the scores in {path} are for different {', '.join(other)} than those of {theirs!r}, so their "
+                    "rows cannot be compared; evaluate both in the same way",
                     stacklevel=2,
                 )
             for row in result.rows:

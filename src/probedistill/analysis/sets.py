@@ -1,4 +1,4 @@
-"""The distilled sets of a transfer: what the rows of its matrix stand for."""
+"""The distilled sets of a transfer, which are the rows of its matrix."""
 
 from __future__ import annotations
 
@@ -80,10 +80,10 @@ class SourceSet:
 
 
 def read_sets(runs: Sequence[Path | str | DistilledSet]) -> list[SourceSet]:
-    """Read finished runs, each named once, beside sets in memory.
+    """Read finished runs, each named once; sets in memory are passed on.
 
     Raises:
-        UserError: None at all, one twice, or one that cannot be read.
+        UserError: There are none, one is named twice, or one cannot be read.
     """
     runs = several_runs(runs)
     if not runs:
@@ -94,7 +94,7 @@ def read_sets(runs: Sequence[Path | str | DistilledSet]) -> list[SourceSet]:
 
 
 def check_sets(sets: Sequence[SourceSet], train: LabelledImages, config: TransferConfig) -> int:
-    """Images per class, the same for all; raise `UserError` for sets that cannot stand in one matrix."""
+    """Return the images per class, the same for all; raise `UserError` for sets that do not fit into one matrix."""
     first = sets[0]
     names = set(first.distilled.class_names)
     for other in sets[1:]:
@@ -102,54 +102,54 @@ def check_sets(sets: Sequence[SourceSet], train: LabelledImages, config: Transfe
         if differing:
             has, lacks = (first, other) if differing[0] in names else (other, first)
             raise UserError(
-                f"{first.label} and {other.label} have different classes: {differing[0]!r} is in {has.label} and not "
+                f"{first.label} and {other.label} have different classes: {differing[0]!r} is in {has.label} but not "
                 f"in {lacks.label}; give runs of the same classes"
             )
     strangers = sorted(names - set(train.class_names))
     if strangers:
         raise UserError(
-            f"{first.label} was made for other classes: {strangers[0]!r} is not among those of {train.spec!r}; "
+            f"{first.label} was made for different classes: {strangers[0]!r} is not among those of {train.spec!r}; "
             "give the images that it was made from"
         )
     heads = need_head(config.probes)
     without = next((held for held in sets if heads and held.distilled.head is None), None)
     if without is not None and without.distilled.run.source is None:
         raise UserError(
-            f"probes {heads[0]!r} needs a head, and {without.label} has none and does not say which encoder it was "
-            f"made with; leave {option('probes', heads[0])} or the run out"
+            f"probes {heads[0]!r} needs a head, but {without.label} has none and does not say which encoder it was "
+            f"made with; leave out {option('probes', heads[0])} or the run"
         )
     if without is not None:
         way = by_caller(
             command="probedistill label RUN --config RUN/config.yaml --keep-head",
             python="probedistill.with_extras(distilled, encoder, bank, keep_head=True)",
         )
-        raise UserError(f"probes {heads[0]!r} needs a head, and {without.label} has none; add it: {way}")
+        raise UserError(f"probes {heads[0]!r} needs a head, but {without.label} has none; add it: {way}")
     counts = [int(torch.bincount(held.distilled.labels).max()) for held in sets]
     for held, count in zip(sets, counts, strict=True):
         if count != counts[0]:
             raise UserError(
-                f"{first.label} has {counts[0]} images per class and {held.label} has {count}; "
-                "give runs with the same number, so that one random real row suits all"
+                f"{first.label} has {counts[0]} images per class, but {held.label} has {count}; give runs with the "
+                "same number, so that they can share one random baseline"
             )
     return counts[0]
 
 
 def common_augment(sets: Sequence[SourceSet]) -> AugmentConfig:
-    """The augmentation that the first set was distilled with. Warns if another set was distilled otherwise."""
+    """Return the augmentation that the first set was distilled with. Warns if another set's is different."""
     found = []
     for held in sets:
         found.append(held.distilled.run.config.augment.for_probes())
         if asdict(found[-1]) != asdict(found[0]):
             warnings.warn(
-                f"{held.label} was distilled with another augmentation than {sets[0].label}, whose is used for all; "
-                f"choose one with {option('augment')}",
+                f"{held.label} was distilled with a different augmentation than {sets[0].label}, which is used for "
+                f"all; choose one with {option('augment')}",
                 stacklevel=3,
             )
     return found[0]
 
 
 def named_sources(sets: Sequence[SourceSet], names: Mapping[str, str], config: TransferConfig) -> tuple[Source, ...]:
-    """The sets as rows: METHOD · ENCODER, and the folder's name if two would be called alike or nothing is known."""
+    """Name the sets as rows: METHOD · ENCODER, and the folder's name if names would be equal or nothing is known."""
     runs = [held.folder.resolve().name if held.folder is not None else "" for held in sets]
     labels = [
         f"{run} · from elsewhere" if run and held.encoders == (UNKNOWN,)

@@ -1,4 +1,4 @@
-"""How alike two feature spaces are: pure functions of feature arrays."""
+"""How similar two feature spaces are: pure functions of feature arrays."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def linear_cka(a: ArrayLike, b: ArrayLike) -> float:
 
     Frobenius norms; Kornblith et al., "Similarity of Neural Network Representations Revisited", ICML 2019,
     equation 5. Computed in feature or in sample space, whichever is smaller. It is large for any two spaces
-    when d is large beside n; `cka_chance` says how large. Constant features give 0.
+    if d is large compared with n; `cka_chance` says how large. Constant features give 0.
 
     Args:
         a: (n, d_A) features.
@@ -74,7 +74,7 @@ def linear_map(a: ArrayLike, b: ArrayLike) -> float:
     order), in closed form: residual / (1 − leverage). The penalty is the one of `RIDGES` with the smallest
     generalised cross-validation score (Golub, Heath and Wahba 1979). R² is pooled over B's features, relative
     to the mean of the other images: 1 for an exact map, about 0 for independent features. Not symmetric. With
-    fewer images than features even A → A stays below 1: an image has parts that no other image shows.
+    fewer images than features, even A → A stays below 1, because each image has parts that no other image has.
 
     Args:
         a: (n, d_A) features to map from.
@@ -126,7 +126,7 @@ def traces(a: Array, b: Array) -> float:
 
 
 def nearest(features: Array, k: int) -> NDArray[np.int64]:
-    """(n, k) the k nearest other rows of each row, by angle, in no order."""
+    """(n, k) the k nearest other rows of each row, by angle, unsorted."""
     n = len(features)
     if not 1 <= k < n:
         raise UserError(f"k {k} must be at least 1 and less than the number of images ({n})")

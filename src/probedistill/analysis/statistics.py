@@ -51,7 +51,7 @@ class Correlation:
     """A rank correlation and how surprising it is.
 
     Attributes:
-        spearman: Spearman's ρ; ``None`` for too few pairs, or if one side is the same for all of them.
+        spearman: Spearman's ρ; ``None`` for too few pairs, or if one side is constant.
         p: Two-sided permutation p-value; ``None`` likewise.
         n: Pairs of values.
     """

@@ -1,7 +1,7 @@
-"""Several runs in one call: a run for each seed and for each point of a grid, distilled, scored and compared.
+"""Several runs in one call: one for each seed and each point of a grid, distilled, scored and compared.
 
-Every run is an ordinary run, in a folder that names its settings: ``OUT/lr-0.01_views-3/seed-0``. Features of real
-images are in the cache after the first run that needs them, so the others do not encode them again.
+Every run is an ordinary run, in a folder named after its settings: ``OUT/lr-0.01_views-3/seed-0``. The first run that
+needs features of real images caches them, so the others do not encode them again.
 """
 
 from __future__ import annotations
@@ -64,39 +64,39 @@ def sweep(
     strict: bool = False,
     **options: Unpack[DistillOptions],
 ) -> Runs:
-    """Distil and score a run for each seed and each point of a grid; the same call goes on where it was stopped.
+    """Distil and score a run for each seed and each point of a grid; repeat the same call to continue if stopped.
 
     >>> sweep("folder:photos", "efficientnet_lite0@112", seeds=[0, 1, 2], grid={"lr": [0.01, 0.02]},
     ...       out="runs/several")  # doctest: +SKIP
 
-    Finished runs are kept, unfinished ones go on from their last checkpoint. A run whose loss is not finite is left
-    out with a warning.
+    Finished runs are kept, and unfinished ones continue from their last checkpoint. A run whose loss is not finite is
+    left out with a warning.
 
     Args:
         images: As for `distill`.
         encoder: As for `distill`; the runs are scored on it.
         config: As for `distill`.
         seeds: Distillation seeds. Default: the one of ``config``.
-        grid: Option → its values; all combinations are made. An option of a part is written ``"canvas.init"``.
-        test: Test images, if ``images`` are loaded ones or statistics. Without any, nothing is scored.
-        probes: What the runs are scored with, without real images beside them.
-        run: As for `distill`; ``out`` is the folder of all runs. With ``overwrite`` every run begins again.
+        grid: Option → its values; all combinations are run. Nested options have a dot: ``"canvas.init"``.
+        test: Test images, if ``images`` are loaded images or statistics. Without them, nothing is scored.
+        probes: Probes to score the runs with; there are no real-image baselines.
+        run: As for `distill`; ``out`` is the folder of all runs. With ``overwrite``, every run starts again.
         strict: As for `distill`.
         **options: Fields of ``config`` or ``run``, as for `distill`.
 
     Returns:
-        All runs in ``out``, those of earlier calls included; runs that differ by their seed alone are one row.
+        All runs in ``out``, including those of earlier calls; runs that differ only in their seed are one row.
 
     Raises:
-        UserError: Bad input, also in the last point of the grid; nothing has been written.
-        Interrupted: SIGINT, SIGTERM or SIGHUP came; what is done is kept.
+        UserError: Bad input anywhere in the grid; nothing has been written.
+        Interrupted: SIGINT, SIGTERM or SIGHUP was received; finished work is kept.
     """
     run, config = with_options(run or RunConfig(), config, dict(options))
     if run.out is None:
         raise UserError("out is missing; give the folder of all runs, such as out='runs/several'")
     team = launch()
     if team is not None and team.count > 1:
-        raise UserError("seeds and grid make their runs in one process; with torchrun make one run at a time")
+        raise UserError("seeds and grid need a single process; with torchrun, make one run at a time")
     out, protocol = Path(run.out), EvaluateConfig(probes=list(probes), baselines=[])
     protocol.check()
     check_probes(protocol.probes)
@@ -108,13 +108,13 @@ def sweep(
         store = FeatureStore(run.cache, strict, run.progress)
         data, held_out = _loaded(images, test, run.progress)
         bench = _Bench(data, held_out, _encoder(encoder, config), protocol, store, run, strict, is_grid=bool(grid))
-        _log.info("%d runs below %s, one after another; what is done is kept", len(plan), out)
+        _log.info("%d runs in %s, one after another; finished runs are kept", len(plan), out)
         started, made = time.monotonic(), 0
         for number, one in enumerate(plan):
             _log.info("run %d of %d: %s%s", number + 1, len(plan), one.name, _left(started, made, len(plan) - number))
             made += bench.make(one)
     except KeyboardInterrupt as error:
-        again = by_caller(command="repeat the command to go on", python="repeat the call to go on")
+        again = by_caller(command="repeat the command to continue", python="repeat the call to continue")
         raise Interrupted(number_of(error), out, again) from None
     return collect_runs(out)
 
@@ -145,7 +145,7 @@ def read_grid(words: Sequence[tuple[str, str]]) -> dict[str, list[Any]]:
 
 @dataclass(frozen=True)
 class _Planned:
-    """A run to be made."""
+    """A run to make."""
 
     name: str
     folder: Path
@@ -164,7 +164,7 @@ def _planned(
         if seeds.count(seed) > 1:
             raise UserError(f"seeds {seed} is named twice; name each once")
     if config.seed not in (0, *seeds):
-        raise UserError(f"seed {config.seed} is not among the seeds {' '.join(map(str, seeds))}; give seeds alone")
+        raise UserError(f"seed {config.seed} is not among the seeds {' '.join(map(str, seeds))}; give only seeds")
     values = {name: _values(name, given) for name, given in grid.items()}
     points = [dict(zip(values, point, strict=True)) for point in itertools.product(*values.values())]
     for point in points:
@@ -243,7 +243,7 @@ def _point_name(point: Mapping[str, Any]) -> str:
 
 
 def _check(one: _Planned, run: RunConfig, *, without_images: bool) -> None:
-    """Refuse settings that are wrong, and a folder that holds another run."""
+    """Refuse wrong settings, and a folder with another run."""
     settled = one.config.resolve(without_images=without_images)
     load_method(settled)
     if without_images:
@@ -268,9 +268,9 @@ class _Bench:
         encoder: The encoder.
         protocol: How they are scored.
         features: Where features of the test images come from.
-        run: When they save and look.
+        run: When they save and make previews.
         strict: Whether an unreadable image is an error.
-        is_grid: Whether the runs differ by more than their seeds: an option may then be for some of them alone.
+        is_grid: Whether the runs differ in more than their seeds; an option may then apply to only some of them.
     """
 
     data: Data
@@ -283,7 +283,7 @@ class _Bench:
     is_grid: bool
 
     def make(self, one: _Planned) -> bool:
-        """Distil and score a run; say whether there was anything to distil."""
+        """Distil and score a run; return whether there was anything to distil."""
         run = replace(self.run, out=one.folder, resume=not self.run.overwrite)
         was_there = run.resume and (one.folder / RUN).exists() and read_run(one.folder).finished
         try:

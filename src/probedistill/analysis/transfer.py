@@ -1,4 +1,4 @@
-"""Transfer: probes trained on sets of one encoder and scored on others, as a matrix source × target."""
+"""Transfer: probes trained on sets of one encoder and scored with others, as a matrix source × target."""
 
 from __future__ import annotations
 
@@ -58,27 +58,27 @@ def transfer(
     progress: bool = True,
     **options: Unpack[EvaluateOptions],
 ) -> TransferMatrix:
-    """Score probes that are trained on distilled sets, on encoders that the sets may never have seen.
+    """Score probes trained on distilled sets with encoders that the sets may never have seen.
 
     >>> print(transfer(["runs/a", "runs/b"], ["efficientnet_lite0@112"], train, test))  # doctest: +SKIP
 
-    Every cell is `evaluate`'s: views of the shipped images, encoded by the target, train a probe that is tested
-    on the centre crops of ``test``. Targets are loaded one at a time, and real features come from banks.
+    Every cell is scored as in `evaluate`: views of the shipped images, encoded by the target, train a probe that is
+    tested on the centre crops of ``test``. Targets are loaded one at a time, and real features come from banks.
 
-    A set with soft labels is scored with them (unless ``hard_labels``); the baselines have hard ones. The probe
-    ``"inherited"`` has random images and centroids of its own for each set, behind that set's head; its full real
-    data are scored with ridge.
+    A set with soft labels is scored with them (unless ``hard_labels``); the baselines have hard labels. The probe
+    ``"inherited"`` has separate rows of random images and centroids for each set, with that set's head; full real data
+    are scored with ridge instead.
 
     Args:
         runs: Folders of finished runs, or distilled sets.
-        encoders: The targets, each in one word as for `encoder_config`, as a config, or loaded.
+        encoders: The targets, each as a name for `encoder_config`, as a config, or loaded.
         train: Real training images, for the baselines.
         test: Real test images.
         config: Protocol; ``options`` override its fields, e.g. ``probes=["ridge", "sgd"]``.
-        out: Folder for ``transfer.json`` and ``transfer.png``. Cells that another call has left there are not
+        out: Folder for ``transfer.json`` and ``transfer.png``. Cells that another call has saved there are not
             scored again if set, encoder, images and protocol agree. Several calls may share the folder.
-        augment: How training views are drawn, for every row, without its noise. Default: as the first set was
-            distilled, with a warning if another was distilled otherwise.
+        augment: How training views are drawn, for every row; its noise is ignored. Default: as for the first set, with
+            a warning if another set was distilled differently.
         features: Where features come from; default: a store of ``cache``, ``strict`` and ``progress``.
         cache: Folder of feature banks.
         strict: Raise on unreadable real images.
@@ -173,7 +173,7 @@ class _Bench:
             yield Cell("full", t, self._key("full", t, **real), probes, everything)
 
     def _key(self, kind: str, t: int, **of: Any) -> str:
-        """Digest of everything that the scores of a cell depend on, but for which probes were asked for."""
+        """Digest of everything that the scores of a cell depend on, except the requested probes."""
         protocol = asdict(self.config)
         for name in ("probes", "baselines", "floats"):
             del protocol[name]
@@ -210,7 +210,7 @@ class _Bench:
                 if inherited:
                     raise UserError(f"probes {self._heads[0]!r} needs the source's features: {error}") from error
                 absent.add(source)
-                warnings.warn(f"row of centroids left out: {error}", stacklevel=3)
+                warnings.warn(f"leaving out a row of centroids: {error}", stacklevel=3)
                 continue
             if "centroids" in wanted:
                 bank = self._features.of(encoder, self.train)
@@ -224,7 +224,7 @@ class _Bench:
         """The encoder that a set was distilled with: one of the targets, else as its config.yaml describes it.
 
         Raises:
-            UserError: There is no such file, it may not be followed (`own_encoder`), or describes another encoder.
+            UserError: No such file, it may not be followed (`own_encoder`), or it describes another encoder.
         """
         source = held.encoders[0]
         encoder = self._encoders.find(source.fingerprint)
@@ -233,8 +233,8 @@ class _Bench:
         if source is UNKNOWN:
             without = by_caller(command="--baselines random full", python="baselines=['random', 'full']")
             raise UserError(
-                f"{held.label} does not say which encoder it was made with; {without} asks for none, or save medoids "
-                "as a set and name it beside the others: probedistill baseline --save centroids --images SPEC "
+                f"{held.label} does not say which encoder it was made with; leave its centroids out with {without}, or "
+                "save medoids as a set and add it to the runs: probedistill baseline --save centroids --images SPEC "
                 "--encoder NAME --out runs/centroids"
             )
         fix = f"add {source.name!r} to {option('encoders')}"
@@ -249,7 +249,7 @@ class _Bench:
         return encoder
 
     def score_target(self, cells: Sequence[Cell], kept: Kept) -> None:
-        """Score the cells of one target; each is kept as soon as it is known."""
+        """Score the cells of one target; each is saved as soon as it is known."""
         self._say_cost(cells)
         self._fill_banks(cells)  # with a bar of its own; the cells find the features in the store
         name = f"probes on {self.targets[cells[0].target].name}"
@@ -283,7 +283,7 @@ class _Bench:
                     )
             elif cell.kind != "full":
                 passes += config.seeds * count * max(views, 1)
-        say_cost(encoder, passes, "; once, then they are kept", enabled=store.progress)
+        say_cost(encoder, passes, "; only once, then they are cached", enabled=store.progress)
 
     def _fill_banks(self, cells: Sequence[Cell]) -> None:
         """Extract the real features that the cells of one target need."""

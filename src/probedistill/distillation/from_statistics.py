@@ -94,7 +94,7 @@ def check_without_images(config: DistillConfig) -> None:
     is_lgm, is_clp, canvas = config.method == "lgm", config.method == "clp", config.canvas
     needs = "needs the real images, but there are only statistics"
     weighs = (
-        "weighs classes by their number of images, and features drawn from statistics are equally many for every class"
+        "weights classes by their number of images, but every class has equally many features drawn from statistics"
     )
     wishes = (
         (canvas.from_photos, f"canvas.init {canvas.init!r} {needs}", "leave it out: the images start from noise"),

@@ -1,4 +1,4 @@
-"""How the runs of a report were made: what they share, and how they differ."""
+"""How the runs in a report were made: what they share, and how they differ."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _IN_THE_SUMMARY = ("method", "steps", "images_per_class")  # settings that `runs
 
 
 def runs_table(runs: Sequence[ShownRun]) -> Table:
-    """A row for each run: how it was made, and how far it is."""
+    """One row per run: how it was made, and its progress."""
     rows = []
     for run in runs:
         config, progress = run.about.config, run.progress
@@ -41,7 +41,7 @@ def differences(runs: Sequence[ShownRun]) -> Table | None:
 
 
 def facts(runs: Sequence[ShownRun]) -> tuple[list[tuple[str, str]], list[list[tuple[str, str]]]]:
-    """(name, text) of what made the runs: what is the same for all of them, and the rest of each."""
+    """(name, text) of what made the runs: facts that all share, and the other facts of each."""
     every = [_facts(run) for run in runs]
     shared = [fact for fact in every[0] if all(fact in of_run for of_run in every[1:])]
     own = [
@@ -80,7 +80,7 @@ def _facts(run: ShownRun) -> list[tuple[str, str]]:
     return [
         *found,
         ("real images", f"{images.count} of {images.spec} ({images.split})"),
-        ("their fingerprint", images.fingerprint),
+        ("fingerprint of real images", images.fingerprint),
         ("versions", ", ".join(f"{name} {version}" for name, version in about.versions.items())),
         ("device", about.device),
     ]

@@ -38,7 +38,7 @@ def loss_curve(run: ShownRun) -> Figure | None:
 
 
 def accuracy_curve(runs: Sequence[ShownRun]) -> Figure | None:
-    """The probe accuracy that was measured along the way, a line for each run; ``None`` if there is none."""
+    """The probe accuracy measured during the runs, one line per run; ``None`` if there is none."""
     lines, rows, said = [], [], []
     for run in runs:
         if not run.progress.accuracy:
@@ -46,15 +46,15 @@ def accuracy_curve(runs: Sequence[ShownRun]) -> Figure | None:
         steps, values = zip(*run.progress.accuracy, strict=True)
         titles = tuple(f"step {s:,}: {percent(v)}%" for s, v in zip(steps, values, strict=True))
         lines.append(Line(run.name, np.array(steps, float), 100 * np.array(values), titles, marked=True))
-        who = f"{run.name}: " if len(runs) > 1 else "A ridge probe scores "
-        said.append(f"{who}{percent(values[0])}% at step {steps[0]:,}, {percent(values[-1])}% at step {steps[-1]:,}")
+        who = f"{run.name}: " if len(runs) > 1 else "A ridge probe reaches "
+        said.append(f"{who}{percent(values[0])}% at step {steps[0]:,} and {percent(values[-1])}% at step {steps[-1]:,}")
         rows += [(run.name, f"{steps[k]:,}", percent(values[k])) for k in spread(len(steps), _TABLE_ROWS)]
     if not lines:
         return None
     if len(said) > _MOST_TOLD:
         last = {line.name: line.y[-1] for line in lines}
         best = max(last, key=last.__getitem__)
-        said = [f"{len(said)} runs end between {min(last.values()):.1f}% and {last[best]:.1f}%, which {best} has"]
+        said = [f"{len(said)} runs end between {min(last.values()):.1f}% and {last[best]:.1f}% ({best})"]
     table = Table("", ("run", "step", "top-1 %"), tuple(rows))
     drawing = Curve(tuple(lines), "step", "top-1, %")
-    return Figure("Accuracy along the way", "; ".join(said) + ".", drawing, table)
+    return Figure("Accuracy during the run", "; ".join(said) + ".", drawing, table)

@@ -25,7 +25,7 @@ from .watch import Progress, read_progress, read_run_in
 
 @dataclass(frozen=True)
 class RealImage:
-    """A real image near a distilled one: its name in the source, and the middle of it, made small."""
+    """A real image near a distilled one: its name in the source, and its centre crop, made small."""
 
     name: str
     picture: Image.Image
@@ -81,7 +81,7 @@ def gather(folders: Sequence[Path], kinds: Mapping[str, type[Analysis]]) -> list
             cannot be read.
     """
     if not folders:
-        raise UserError("no run given; name at least one run's folder")
+        raise UserError("runs is empty; give the folder of at least one run")
     names = _names(folders)
     runs = [_read_run(folder, name, kinds) for folder, name in zip(folders, names, strict=True)]
     for run in runs[1:]:
@@ -94,7 +94,7 @@ def gather(folders: Sequence[Path], kinds: Mapping[str, type[Analysis]]) -> list
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
-    """The last part of each path, or the whole path if the last part does not tell runs apart."""
+    """The last part of each path, or the whole path if the last parts are not unique."""
     check_named_once(folders)
     last = [folder.resolve().name for folder in folders]
     return [name if last.count(name) == 1 else str(folder) for name, folder in zip(last, folders, strict=True)]

@@ -1,4 +1,4 @@
-"""What a run's folder holds, as a table for a person."""
+"""The content of a run's folder, as a table for people."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ _SHOWN = ("classes", "input_size", "precision")  # of images and encoders
 
 
 def run_info(folder: Path | str) -> Table:
-    """What made a run, how far it is, and what it made.
+    """Return what made a run, its progress, and what it made.
 
     Args:
         folder: A run's folder, finished or not.
 
     Raises:
-        UserError: No such folder, one that holds no run, or a damaged run.
+        UserError: No such folder, a folder without a run, or a damaged run.
     """
     folder = run_folder(folder)
     run = read_run_in(folder)
@@ -53,16 +53,16 @@ def _made_by(run: RunRecord, options: Mapping[str, str]) -> list[tuple[str, str]
     ]
     loaded, read = (f", {options[name]}" if options[name] else "" for name in ("encoder", "images"))
     if encoders:
-        encoders[0] += loaded + (", as it was said when the set was imported" if run.made_elsewhere else "")
+        encoders[0] += loaded + (", as stated when the set was imported" if run.made_elsewhere else "")
     parts = "\nparts: " + ", ".join(part.name for part in run.statistics[0].parts) if run.statistics else ""
-    skipped = f", {len(run.skipped)} of them left out as unreadable" if run.skipped else ""
+    skipped = f", {len(run.skipped)} of them skipped as unreadable" if run.skipped else ""
     more = ", …" if len(run.class_names) > _MOST_CLASSES else ""
     aim = f", aim {config.aim}" if config.aim != "home" else ""
     made = f"{run.method}, preset {config.preset}{aim}, {counted(config.steps, 'step')}, seed {config.seed}"
     if run.baseline is not None:
         made = f"none: real images, chosen by {run.baseline}, seed {config.seed}"
     elif run.parts:
-        made = f"{run.method}, each part by itself"
+        made = f"{run.method}, each part separately"
     elif run.made_elsewhere:
         made = "unknown: another program made the images"
     rows = [
@@ -96,7 +96,7 @@ def _changed(run: RunRecord) -> str:
 
 
 def _of_config_file(folder: Path) -> dict[str, str]:
-    """Options of the images and of the encoder in a run's config.yaml, beside their names; empty if there is none."""
+    """Image and encoder options in a run's config.yaml, without their names; empty if there is no such file."""
     path = folder / CONFIG
     content = read_yaml(path, f"config {str(path)!r}") if path.is_file() else {}
     parts = {"encoder": vars(EncoderConfig(encoder="")), "images": vars(ImagesConfig(images=""))}
@@ -137,7 +137,10 @@ def _history(run: RunRecord) -> list[tuple[str, str]]:
     if run.base is not None:
         base = run.base
         rows.append(
-            ("goes on from", f"{base.name}: {base.fixed} images fixed, {base.refined} refined, {base.dropped} replaced")
+            (
+                "continues from",
+                f"{base.name}: {base.fixed} images fixed, {base.refined} refined, {base.dropped} replaced",
+            )
         )
     if run.forgotten:
         rows.append(("forgotten", ", ".join(run.forgotten)))
@@ -146,7 +149,7 @@ def _history(run: RunRecord) -> list[tuple[str, str]]:
 
 def _unfinished(folder: Path, run: RunRecord) -> list[tuple[str, str]]:
     if run.export is not None:
-        return [("state", "an export that was stopped before it was whole; repeat its command")]
+        return [("state", "an export that was stopped before it was complete; repeat its command")]
     checkpoint = newest_checkpoint(folder)
     done = checkpoint.about.engine["step"] if checkpoint else 0
     again = f"repeat its command with {option('resume', True)}"

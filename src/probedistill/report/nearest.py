@@ -1,4 +1,4 @@
-"""The real images beside the distilled ones of a report: the nearest, in the features of the run's own encoder."""
+"""Real images to show next to the distilled ones in a report: the nearest, in the features of the run's encoder."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ REAL_PIXELS = 160
 
 
 def with_real_images(runs: Sequence[ShownRun], store: FeatureStore) -> list[ShownRun]:
-    """The runs, the finished ones with the nearest real training images of the same class for each image.
+    """Return the runs; finished ones have the nearest real training images of the same class for each image.
 
-    Images and encoder are opened as each run's config.yaml names them; ``store`` has their features.
+    Images and encoder are opened as each run's config.yaml names them; ``store`` provides their features.
 
     Raises:
-        UserError: No config.yaml, images or an encoder that are not those of the run, or an image that cannot be read.
+        UserError: No config.yaml, images or an encoder other than the run's, or an unreadable image.
     """
     return [replace(run, near=_nearest(run.folder, store)) if run.finished else run for run in runs]
 
@@ -66,7 +66,7 @@ def _check_same(distilled: DistilledSet, train: LabelledImages, encoder: Encoder
     images, source, way_out = distilled.run.images, distilled.run.source, f"leave {option('real_images', True)} out"
     if images is None or images.fingerprint != train.fingerprint:
         raise UserError(
-            f"the images that {str(path)!r} names are not those the run was made with; restore them or {way_out}"
+            f"the images that {str(path)!r} names are not the ones the run was made with; restore them or {way_out}"
         )
     check_made_with(
         encoder, source.fingerprint if source else None, called=f"run {str(path.parent)!r}",
@@ -77,8 +77,8 @@ def _check_same(distilled: DistilledSet, train: LabelledImages, encoder: Encoder
 def _rows(bank: FeatureBank, features: Tensor, labels: Tensor) -> Tensor:
     """Rows of the nearest real images of the same class for each of m features, int64 (m, `NEIGHBOURS` or fewer).
 
-    `neighbours` takes no real image twice: an image that comes three times gets its three nearest. Images of the same
-    class go in one after the other, so that they may share a neighbour.
+    `neighbours` uses no real image twice, so an image that occurs three times gets its three nearest. Images of the
+    same class are passed one by one, so that they may share a neighbour.
     """
     rows = torch.empty(len(labels), min(NEIGHBOURS, int(torch.bincount(bank.labels).min())), dtype=torch.int64)
     turn = _occurrence(labels)

@@ -65,19 +65,19 @@ def write_report(
 ) -> Path:
     """Write a report of runs of the same classes as one self-contained HTML file.
 
-    evaluation-*.json and the results of every analysis in the runs' folders are shown too. A run that is not finished
-    is shown as far as it is, and named in a warning.
+    Includes evaluation-*.json and the results of every analysis in the runs' folders. An unfinished run is shown as far
+    as it has got, with a warning.
 
     Args:
         folders: Run folders.
         out: The file, ending in .html; an earlier one is replaced.
-        title: Title of the page; default: the runs' names.
-        real_images: Also put the nearest real training images into the file. They and the encoder are opened as each
-            run's config.yaml names them.
-        transfer: File of `probedistill transfer`, or its folder, beside the results in the runs' folders.
-        align: File of `probedistill align`, or its folder.
-        bias: File of `probedistill bias`, or its folder.
-        geometry: File of `probedistill geometry`, or its folder.
+        title: Title of the page. Default: the runs' names.
+        real_images: Include the nearest real training images. They and the encoder are opened as each run's
+            config.yaml names them.
+        transfer: Results of `probedistill transfer`, the file or its folder, in addition to those in the runs' folders.
+        align: Results of `probedistill align`, likewise.
+        bias: Results of `probedistill bias`, likewise.
+        geometry: Results of `probedistill geometry`, likewise.
         analyses: Your own kinds of analysis, as ``module:MODULE:CLASS``; see `probedistill.analysis.kinds`.
         cache: Folder of feature banks, for ``real_images``.
         progress: Show progress bars.
@@ -87,13 +87,13 @@ def write_report(
 
     Raises:
         UserError: jinja2 is not installed, the runs have different classes, a file is damaged, or ``out`` cannot be
-            written. Then nothing has been written.
+            written. Nothing has been written then.
     """
     jinja2 = needed("jinja2", "report", "report needs")
     out = Path(out)
     if out.suffix.lower() not in (".html", ".htm"):
-        raise UserError(f"out {str(out)!r} must end in .html; name the page to write")
-    check_file(out, f"out {str(out)!r} is a folder; name the page to write in it")
+        raise UserError(f"out {str(out)!r} must end in .html; give the name of the page to write")
+    check_file(out, f"out {str(out)!r} is a folder; give the name of the page to write in it")
     given = {"transfer": transfer, "align": align, "bias": bias, "geometry": geometry}
     kinds = kinds_of_analysis(analyses)
     more = {name: kinds[name].read(path) for name, path in given.items() if path is not None}
@@ -104,7 +104,7 @@ def write_report(
     for run in runs:
         if not run.finished:
             warnings.warn(
-                f"run {run.name!r} is not finished ({run.progress.reached()}); it is shown as it is", stacklevel=2
+                f"run {run.name!r} is not finished ({run.progress.reached()}); showing it as it is", stacklevel=2
             )
     page = _page(runs, kinds, more, title or _title([run.name for run in runs]), progress)
     with whole_file(out) as temporary:
@@ -301,12 +301,12 @@ def _shown(value: Any) -> Any:
 
 
 def _hash(script: str) -> str:
-    """The hash by which the page's security policy allows a script; no other runs."""
+    """The hash by which the page's security policy allows a script; no other script runs."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
 
 
 def _embedded(text: str) -> Any:
-    """JSON text as it may stand inside a script element: no character of it can end the element."""
+    """Escape JSON text for a script element, so that no character can end the element."""
     from markupsafe import Markup
 
     for character in "<>&\u2028\u2029":

@@ -16,7 +16,7 @@ _OF_EACH_LINE = (*OF_EACH_SET, "encoder", "augment", "class_names")
 
 @dataclass(frozen=True)
 class Line:
-    """The scores of a run by one probe on one encoder, by what was trained on."""
+    """The scores of a run with one probe and one encoder, by training set."""
 
     run: str
     encoder: str
@@ -26,7 +26,7 @@ class Line:
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """Scores of all runs: a line for each run, encoder and probe, a column for each training set."""
+    """Scores of all runs: one line per run, encoder and probe, one column per training set."""
 
     columns: tuple[str, ...]
     lines: tuple[Line, ...]
@@ -74,7 +74,7 @@ def headline(run: ShownRun) -> str:
         article = "an" if ours.probe[:1] in "aeiou" else "a"
         what = "distilled images" if ours.name == DISTILLED else f"real images ({ours.name})"
         text = f"{ours.images:,} {what} train {article} {ours.probe} probe to {percent(ours.top1)}%"
-        return text + (f"; all {full.images:,} real images give {percent(full.top1)}%." if full else ".")
+        return text + (f"; all {full.images:,} real images reach {percent(full.top1)}%." if full else ".")
     return ""
 
 

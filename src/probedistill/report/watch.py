@@ -35,18 +35,18 @@ ASCII_BLOCKS = "_.:-=+*#"
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run is.
+    """Progress of a run.
 
     Attributes:
         state: waiting (nothing there yet), starting (real features are being computed), running, finished.
         step: Steps done.
-        steps: Steps in all; 0 while that is not known.
+        steps: Total number of steps; 0 while it is unknown.
         losses: Loss of each step done.
         accuracy: (step, accuracy in [0, 1]) of each preview.
         seconds: Spent on the steps so far.
-        quiet: Seconds since the run last said something.
-        written: Time stamp of the file that says so, in seconds since 1970; 0 if there is none.
-        ahead: Seconds by which that is in the future: the clock was moved, or is another machine's.
+        quiet: Seconds since the run last reported progress.
+        written: Time stamp of the file with that report, in seconds since 1970; 0 if there is none.
+        ahead: Seconds by which that time stamp is in the future: the clock was changed, or is another machine's.
     """
 
     state: Literal["waiting", "starting", "running", "finished"]
@@ -82,18 +82,18 @@ class Progress:
         if self.state == "finished":
             return f"finished: {self.reached()}, {duration(self.seconds)}"
         if self.quiet > _QUIET_SECONDS:
-            return f"{self.reached()} (no news for {duration(self.quiet)}: was it stopped?)"
+            return f"{self.reached()} (no progress for {duration(self.quiet)}: was it stopped?)"
         if self.ahead > _QUIET_SECONDS:
             ahead = f"its files are dated {duration(self.ahead)} ahead of the clock"
-            return f"{self.reached()} ({ahead}: is it still at work?)"
+            return f"{self.reached()} ({ahead}: is it still running?)"
         return self.reached() + (f", about {duration(self.remaining)} left" if self.remaining is not None else "")
 
 
 def read_progress(folder: Path | str) -> Progress:
-    """Where the run in ``folder`` is now.
+    """Return the progress of the run in ``folder``.
 
     Raises:
-        UserError: The folder is a file, or holds something that is not a run.
+        UserError: The folder is a file, or contains something that is not a run.
     """
     folder = run_folder(folder)
     if folder.exists() and not folder.is_dir():
@@ -152,16 +152,16 @@ def _aged(progress: Progress, path: Path) -> Progress:
 
 
 def watch(folder: Path | str) -> None:
-    """Show a run in the terminal until it is finished; a run that has not started yet is waited for.
+    """Show a run in the terminal until it is finished; wait for it if it has not started yet.
 
-    On a terminal the view is live; in a log file a line is added every 15 seconds. Ctrl-C ends it and leaves the run
+    The view is live in a terminal; in a log file, a line is added every 15 seconds. Ctrl-C ends it and leaves the run
     alone.
 
     Args:
-        folder: The run's folder; nothing is written there.
+        folder: The run's folder; nothing is written to it.
 
     Raises:
-        UserError: ``folder`` holds something else.
+        UserError: ``folder`` contains something else.
     """
     folder = run_folder(folder)
     progress = read_progress(folder)
@@ -184,7 +184,7 @@ def _not_there_yet(folder: Path) -> str:
     beside = [run.parent.name for run in place.parent.glob(f"*/{RUN}")]
     near = [repr(str(folder.parent / name)) for name in difflib.get_close_matches(place.name, beside, n=2, cutoff=0.5)]
     meant = f"; did you mean {' or '.join(near)}?" if near else "."
-    return f"There is no run in {str(place)!r} yet{meant} Ctrl-C ends the waiting."
+    return f"Waiting for a run in {str(place)!r}, which has none yet{meant} Press Ctrl-C to stop waiting."
 
 
 def _until_finished(folder: Path, progress: Progress) -> Iterator[Progress]:

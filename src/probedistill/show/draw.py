@@ -234,7 +234,7 @@ def _wider(ends: tuple[float, float], by: float = 0.04) -> tuple[float, float]:
 
 
 def _legend(scene: Scene, entries: Iterable[tuple[str, Callable[[float, float], Box | Dot | Path]]]) -> None:
-    """Names beside what they look like, line by line, with room for all. A single name needs no legend."""
+    """Lay out names next to their markers, line by line, with room for all. A single name needs no legend."""
     entries = list(entries)
     if len(entries) < 2:
         return
@@ -291,7 +291,7 @@ def _plane(drawing: Plane) -> Scene:
     dots = sum(len(place) for group, place in zip(drawing.groups, places) if group.marker == "dot")
     if dots > MOST_DOTS:
         drawn = sum(len(rows) for group, rows in zip(drawing.groups, kept) if group.marker == "dot")
-        _note(scene, 0, f"{drawn:,} of {dots:,} dots are drawn")
+        _note(scene, 0, f"{drawn:,} of {dots:,} dots are shown")
     return scene
 
 

@@ -1,7 +1,7 @@
 """Drawings as data: a heat map, points in a plane, bars, curves.
 
-A drawing knows neither matplotlib nor HTML, and says nothing about sizes: `show.draw` lays it out once for the PNG,
-the report and a notebook.
+A drawing is independent of matplotlib, HTML and sizes: `show.draw` lays it out once for the PNG, the report and a
+notebook.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ class HeatMap:
         rows: R names.
         columns: K names.
         values: (R, K); NaN if there is no number.
-        text: What stands in the cells, R × K; default: the values with ``digits`` decimals.
+        text: Text in the cells, R × K. Default: the values with ``digits`` decimals.
         digits: Decimals of the values.
-        unit: Behind a value when the mouse is over it, such as ``"%"``.
+        unit: Unit after a value in its tooltip, such as ``"%"``.
         limits: Values of the first and last colour; default: the smallest and the largest value.
         framed: (R, K) bool, cells with a frame.
         gaps: Indices of the rows above which there is a gap.
@@ -59,12 +59,12 @@ class HeatMap:
 
 @dataclass(frozen=True)
 class Points:
-    """Points of one look in a plane.
+    """Points in a plane that share a marker and colour.
 
     Attributes:
         name: For the legend; the same name has one entry.
         xy: (n, 2).
-        titles: n texts, shown when the mouse is over a point.
+        titles: n texts, shown as tooltips.
         marker: ``"dot"`` (small and faint), ``"cross"``, ``"diamond"`` or ``"star"`` (large).
         colour: One of `COLOURS` or any other.
     """
@@ -87,7 +87,7 @@ class Plane:
 
 @dataclass(frozen=True)
 class Bars:
-    """Bars for each category, one of each series side by side.
+    """Bars for each category, one per series, side by side.
 
     Attributes:
         categories: K names.

@@ -37,12 +37,12 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Figure:
-    """A drawing with what it says.
+    """A drawing with its title, summary and numbers.
 
     Attributes:
         title: A few words.
         summary: What it shows, in a sentence or two: enough for readers who cannot see the drawing.
-        drawing: What is drawn; ``None`` if the table is all.
+        drawing: The drawing; ``None`` if there is only a table.
         table: The numbers behind the drawing.
     """
 
@@ -54,8 +54,8 @@ class Figure:
     def svg(self) -> str:
         """The drawing as one inline SVG element; empty if there is no drawing.
 
-        It needs neither scripts nor styles. Its text has the colour of the text around it, so that it fits light and
-        dark pages. Every cell, point and bar has a title, which browsers show when the mouse is over it.
+        It needs neither scripts nor styles. Its text takes the colour of the surrounding text, so that it suits light
+        and dark pages. Every cell, point and bar has a title, which browsers show as a tooltip.
         """
         return scene_of(self.drawing).svg(self.summary or self.title) if self.drawing is not None else ""
 
@@ -77,6 +77,6 @@ def on_one_page(figures: Sequence[Figure]) -> Paper:
 
 
 def save_figures(path: Path, figures: Sequence[Figure]) -> None:
-    """Write figures below each other into one PNG, or an SVG if ``path`` ends so, whole or not at all."""
+    """Write figures below each other into one PNG, or an SVG if ``path`` ends in .svg, completely or not at all."""
     with whole_file(path) as temporary:
         save_paper(temporary, on_one_page(figures), "svg" if path.suffix == ".svg" else "png")

@@ -1,4 +1,4 @@
-"""Letters of any script in pictures: what a picture's own font lacks is taken from the machine's other fonts."""
+"""Text of any script in pictures: letters that a picture's font lacks come from the machine's other fonts."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def with_most(text: str, files: Sequence[str]) -> str:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep back what matplotlib logs of fonts of other scripts, such as that they have no bold letters."""
+    """Suppress matplotlib's log about fonts of other scripts, such as that they have no bold letters."""
     log = logging.getLogger("matplotlib.font_manager")
     level = log.level
     log.setLevel(logging.ERROR)
@@ -57,7 +57,7 @@ def _lacking(text: str) -> frozenset[str]:
 
 
 def _is_drawn(letter: str) -> bool:
-    """Whether a letter has a look of its own: joiners, choosers of a variant and line breaks have none."""
+    """Whether a character is visible: joiners, variation selectors and line breaks are not."""
     return unicodedata.category(letter) not in ("Cc", "Cf") and not 0xFE00 <= ord(letter) <= 0xFE0F
 
 
@@ -80,8 +80,8 @@ def _others(letters: frozenset[str]) -> tuple[tuple[str, str], ...]:
     if missing:
         names = sorted(map(chr, missing))
         warnings.warn(
-            f"no font of this machine has {' '.join(names[:_SHOWN])}{and_more(len(names), _SHOWN)}: pictures have "
-            "boxes in their place; install a font of that script, such as Noto Sans CJK (reports use the browser's)",
+            f"no font on this machine has {' '.join(names[:_SHOWN])}{and_more(len(names), _SHOWN)}: pictures show "
+            "boxes instead; install a font for that script, such as Noto Sans CJK (reports use the browser's fonts)",
             stacklevel=2,
         )
     return tuple(found)

@@ -57,7 +57,7 @@ def grid(images: Tensor, titles: list[str] | None = None, *, columns: int = 10, 
 
 
 def _fonts(titles: Sequence[str]) -> list[Any]:
-    """A font for each title that has its letters: Pillow's own has no more than those of English."""
+    """Return a font for each title that has its letters: Pillow's own font has only English ones."""
     from PIL import ImageFont
 
     found = files(" ".join(titles)) if not all(map(str.isascii, titles)) else []

@@ -24,8 +24,8 @@ _WHOLE = re.compile(r"[+-]?\d[\d,]*")
 class Result:
     """Base of the results of `evaluate`, `transfer`, `align`, `geometry`, `bias` …
 
-    A result is a dataclass. It says what it found as tables, sentences and figures, each made in one place; the
-    terminal, the PNG, the report and a notebook all show these.
+    A result is a dataclass. It presents its findings as tables, sentences and figures, each made in one place and shown
+    by the terminal, the PNG, the report and a notebook.
     """
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -39,11 +39,11 @@ class Result:
         raise NotImplementedError
 
     def fitting(self, width: int) -> list[Table]:
-        """The numbers on a page of ``width`` letters: other tables than `tables` if those are too wide for it."""
+        """Return tables for a page of ``width`` characters; they differ from `tables` if those are too wide."""
         return self.tables()
 
     def findings(self) -> list[str]:
-        """What the numbers say, a sentence each."""
+        """Sentences about what the numbers show."""
         return []
 
     def figures(self) -> list[Figure]:
@@ -85,7 +85,7 @@ class Result:
         """
         drawn = [figure for figure in self.figures() if figure.drawing is not None]
         if not drawn:
-            raise UserError(f"nothing is drawn of this {type(self).__name__}; show() and to_pandas() give its tables")
+            raise UserError(f"this {type(self).__name__} has no figures; show() and to_pandas() give its tables")
         return on_one_page(drawn)
 
     def to_pandas(self, table: int = 0) -> Any:

@@ -82,7 +82,7 @@ def words_of(text: str) -> list[str]:
 
 
 def _pieces(text: str, width: float, size: float) -> Iterator[str]:
-    """What may stand on a line of its own: words, and parts of words that are too long."""
+    """Split text into parts that may be on separate lines: words, and pieces of words that are too long."""
     for word in words_of(text):
         start = 0
         for end in range(1, len(word) + 1):
@@ -205,8 +205,8 @@ class Words:
     """A line of text; its place is the start, middle or end of the line, at half the height of its letters.
 
     Attributes:
-        turned: It is read from below to above.
-        through: The mouse sees what is below it, so that the title of that shows.
+        turned: Whether it is read from bottom to top.
+        through: Whether the mouse reaches what is below it, so that the tooltip of that shows.
     """
 
     x: float
@@ -262,7 +262,7 @@ class Scene:
         return top + height
 
     def svg(self, label: str) -> str:
-        """The page as one SVG element; ``label`` is what it shows, for readers who do not see it."""
+        """Return the page as one SVG element; ``label`` describes it for readers who cannot see it."""
         # Wide pages keep their size and are scrolled; others shrink on a phone.
         kind = "figure wide" if self.width > 540 else "figure"
         width, height = math.ceil(self.width), math.ceil(self.height)

@@ -35,11 +35,11 @@ class Table:
     Attributes:
         title: What the table shows.
         columns: Heads of the columns; a line break in one is shown as such.
-        rows: Cells as they are shown. Use `percent` and its like for numbers.
+        rows: Cells as they are shown. Use `percent` and similar functions for numbers.
         caption: A sentence below the table.
         sections: Indices of the rows that begin a new section.
         dim: Indices of the rows that are shown faintly, such as baselines.
-        left: How many columns, from the first on, hold text; the others hold numbers and are aligned to the right.
+        left: Number of text columns at the start; the other columns are numbers, aligned to the right.
     """
 
     title: str
@@ -70,7 +70,7 @@ class Table:
         return table
 
     def fitting(self, width: int) -> RichTable:
-        """The table for a terminal of ``width`` letters; if it cannot be so narrow, a line for each cell."""
+        """Return the table for a terminal of ``width`` characters, or one line per cell if it is too wide for that."""
         each = len(self.columns)
         widths = [self._narrowest(number) for number in range(each)]
         room = width - sum(widths) - (3 * each + 1)  # without the frame
@@ -96,10 +96,10 @@ class Table:
         return table
 
     def _narrowest(self, column: int) -> int:
-        """Letters of the longest word of a column that stays whole however narrow the page.
+        """Length of the longest word of a column that must not be split, however narrow the page.
 
-        Numbers do (1234 must not read as 12 and 34), names of rows of a usual length, and other words of a dozen. A
-        row without other cells is a heading, not a name.
+        Numbers must not (1234 must not read as 12 and 34), nor names of rows of a usual length, nor other words of a
+        dozen letters. A row without other cells is a heading, not a name.
         """
         longest = _NAME if column == 0 else _WORD
         named = (row for row in self.rows if any(row[1:]) or len(row) == 1)
@@ -109,7 +109,7 @@ class Table:
         return max(lengths, default=0)
 
     def html(self) -> str:
-        """The table as an HTML element, without style of its own."""
+        """Return the table as an HTML element without styles."""
 
         def line(cells: Sequence[str], *, head: bool) -> str:
             found = []
@@ -150,12 +150,12 @@ class Table:
 
 
 def _widest(cells: Sequence[str]) -> int:
-    """Letters of the longest line of some cells."""
+    """Length of the longest line in some cells."""
     return max((cell_len(line) for cell in cells for line in printable(cell, lines=True).split("\n")), default=0)
 
 
 def _inert(cell: str) -> str:
-    """A cell that no spreadsheet takes for a formula: a name may begin with =."""
+    """Escape a cell so that no spreadsheet reads it as a formula: a name may begin with =."""
     return f"'{cell}" if cell[:1] in ("=", "@") or (cell[:1] in ("+", "-") and not cell[1:2].isdigit()) else cell
 
 
