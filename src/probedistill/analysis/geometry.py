@@ -337,7 +337,7 @@ def geometry(
     bank = store.of(encoder, train)
     for name, count in zip(names, torch.bincount(bank.labels, minlength=len(names)).tolist(), strict=True):
         if count < 2:
-            raise UserError(f"class {name!r} has {count} readable real image; a distribution takes at least 2")
+            raise UserError(f"class {name!r} has {count} readable real image; at least 2 are needed")
     medoid_rows, synthetic = medoids(bank, 1), encode(encoder, distilled.images)
     of_classes = describe_classes(
         bank.centre, bank.labels, synthetic, distilled.labels, medoid_rows, names, k=k, seed=seed,
