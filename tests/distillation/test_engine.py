@@ -16,7 +16,7 @@ from probedistill.config import AugmentConfig
 from probedistill.distillation import micro_batches
 from probedistill.distillation.canvas import Canvas
 from probedistill.distillation.engine import Distiller, Loop, Tower
-from probedistill.errors import NonFiniteLossError
+from probedistill.errors import NonFiniteLossError, UserError
 from probedistill.features.views import apply_views, draw_views
 from probedistill.machine.processes import Processes
 from probedistill.objectives.clp import clp_objective
@@ -426,7 +426,7 @@ def test_other_devices_run_out_of_memory_too(error):
 
 def test_other_errors_are_raised():
     distiller = make_distiller(encoder=RunsOut(5, error=RuntimeError("shapes do not match")))
-    with pytest.raises(RuntimeError, match="shapes do not match"):
+    with pytest.raises(UserError, match=r"fails with \d+ images at a time \(shapes do not match\)"):
         distiller.step()
     assert len(distiller.towers[0].encoder.batches) == 1
 

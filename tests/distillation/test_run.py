@@ -16,6 +16,7 @@ import torch.nn.functional as F
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from conftest import TINY, wait_for
 from helpers_encoders import Tiny, TurnsNaN
@@ -200,6 +201,51 @@ def _stopped(spec: str, out: Path, after: float = 0.5, **options) -> Path:
     with pytest.raises(NonFiniteLossError):
         quick(spec, broken, out=out, checkpoint_seconds=0, **options)
     return out
+
+
+class _AtMost(Tiny):
+    def __init__(self, most):
+        super().__init__()
+        self.most = most
+
+    def forward(self, images):
+        assert len(images) <= self.most, "too many"
+        return super().forward(images)
+
+
+def test_an_encoder_that_takes_few_images_at_a_time_is_told_micro_batch(spec):
+    """Its checks have seen a handful of images, and features are extracted 64 at a time."""
+
+    def at_most(number):
+        return Encoder(_AtMost(number), name="few", input_size=32, mean=(0.5,) * 3, std=(0.25,) * 3)
+
+    with pytest.raises(UserError, match=r"'few' fails with \d+ images at a time \(too many\); try micro_batch=64$"):
+        quick(spec, at_most(64), views=40)
+    assert quick(spec, at_most(64), views=40, micro_batch=64).images.isfinite().all()
+    with pytest.raises(UserError, match=r"fails with \d+ images at a time \(too many\); let it take 64 at a time$"):
+        quick(spec, at_most(10))
+
+
+def test_a_loss_that_is_not_finite_at_once_is_not_blamed_on_the_rate(spec):
+    class AtOnce(Tiny):
+        def forward(self, images):  # the check of the gradient takes fewer
+            return super().forward(images) * (float("nan") if images.requires_grad and len(images) > 8 else 1.0)
+
+    encoder = Encoder(AtOnce(), name="tiny", input_size=32, mean=(0.5,) * 3, std=(0.25,) * 3)
+    with pytest.raises(NonFiniteLossError, match=r"at step 0 .*; look at the images and the encoder") as caught:
+        quick(spec, encoder, views=9)
+    assert "lr" not in str(caught.value)
+
+
+def test_photos_that_are_all_the_same_picture_are_refused(tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(4):
+            Image.new("RGB", (32, 32)).save(tmp_path / "photos" / name / f"{number}.png")
+    images = load_images(f"folder:{tmp_path / 'photos'}")
+    with pytest.raises(UserError, match=r"all 8 are the same picture, byte for byte, such as 'cat/0\.png'; look at it"):
+        distill(images, TINY, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def _healthy():

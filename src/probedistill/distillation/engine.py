@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..config import AugmentConfig
 from ..errors import NonFiniteLossError
+from ..features.encode import features_of
 from ..features.views import Views, apply_views, draw_views
 from ..machine.processes import ALONE, Processes
 from ..objectives.real import Objective
@@ -169,7 +170,7 @@ class Distiller:
         leaves = [level[rows].detach().requires_grad_(torch.is_grad_enabled()) for level in self.canvas.levels]
         images = _repeated(self.canvas.render(leaves), of_each, start - rows.start * of_each, stop - start)
         inputs = apply_views(images, views[start:stop], tower.input_size or self.canvas.size)
-        return Part(tower.encoder(inputs), leaves, rows)
+        return Part(features_of(tower.encoder, inputs), leaves, rows)
 
     def _add(self, gradients: list[Tensor]) -> None:
         for level, gradient in zip(self.canvas.levels, gradients, strict=True):

@@ -276,9 +276,10 @@ def _step(session: _Session) -> None:
         session.folder.save(session.task.record, session.distiller, session.history)
         folder = session.folder.path
         kept = f"; the last good state is in {folder / CHECKPOINTS}" if folder is not None else ""
-        raise NonFiniteLossError(
-            f"{error}{kept}; start again with a smaller {option('lr')} or {option('precision', 'fp32')}"
-        ) from None
+        way_out = f"start again with a smaller {option('lr')} or {option('precision', 'fp32')}"
+        if not session.distiller.step_count:  # the rate has had no part in it
+            way_out = f"look at the images and the encoder, or start again with {option('precision', 'fp32')}"
+        raise NonFiniteLossError(f"{error}{kept}; {way_out}") from None
     session.history.losses.append(loss)
     for values, value in zip(session.history.tower_losses, session.distiller.losses.tolist(), strict=True):
         values.append(value)

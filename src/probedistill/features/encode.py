@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..config import AugmentConfig
 from ..encoders.encoder import Encoder
-from ..errors import UserError, option
+from ..errors import UserError, explained, option
 from ..images.decode import UnreadableImageError
 from ..images.labelled import LabelledImages
 from ..machine.threads import Workers
@@ -26,6 +26,18 @@ _SHRINK_ABOVE = 2  # times the input size: larger photos are shrunk once, before
 Result = TypeVar("Result")
 
 
+def features_of(encoder: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """Features of a batch by an encoder, whose checks have seen no more than a few images at a time.
+
+    Raises:
+        UserError: The encoder fails with so many.
+    """
+    name, count = getattr(encoder, "name", "of one's own"), len(images)
+    way_out = f"try {option('micro_batch', BATCH)}" if count > BATCH else f"let it take {BATCH} at a time"
+    with explained(f"encoder {name!r} fails with {counted(count, 'image')} at a time", Exception, hint=way_out):
+        return encoder(images)
+
+
 @torch.no_grad()
 def encode(encoder: Encoder, images: Tensor) -> Tensor:
     """Features (n, d), on the CPU, of images (n, 3, S, S) as they are.
@@ -33,7 +45,7 @@ def encode(encoder: Encoder, images: Tensor) -> Tensor:
     Raises:
         UserError: They are not finite.
     """
-    features = torch.cat([encoder(part.to(encoder.device)).cpu() for part in images.split(BATCH)])
+    features = torch.cat([features_of(encoder, part.to(encoder.device)).cpu() for part in images.split(BATCH)])
     if not bool(features.isfinite().all()):
         count = int((~features.isfinite()).any(dim=1).sum())
         way_out = "check its weights" if encoder.precision == "fp32" else f"try {option('precision', 'fp32')}"

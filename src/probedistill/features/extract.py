@@ -29,7 +29,7 @@ from ..store.records import write_record
 from ..store.tensors import TornFileError
 from ..text import and_more, counted
 from .bank import FeatureBank, Held, bytes_of, comfortable_bytes
-from .encode import augmented_views, prefetched
+from .encode import augmented_views, features_of, prefetched
 from .shards import DTYPES, BankFiles, ShardContent, bank_files
 
 _log = logging.getLogger(__name__)
@@ -244,7 +244,8 @@ class _Work:
             if readable:
                 batch = torch.cat([cut for _, cut in readable])
                 with torch.no_grad():
-                    found = [self.encoder(part.to(self.encoder.device)).cpu() for part in batch.split(self.batch_size)]
+                    parts = (part.to(self.encoder.device) for part in batch.split(self.batch_size))
+                    found = [features_of(self.encoder, part).cpu() for part in parts]
                 of_each = torch.cat(found).split([len(cut) for _, cut in readable])
                 for (index, _), rows in zip(readable, of_each):
                     indices.append(index)

@@ -40,6 +40,14 @@ def warn_of_duplicates(train: LabelledImages, test: LabelledImages | None = None
         )
 
 
+def is_one_picture(images: LabelledImages) -> bool:
+    """Whether all of several images are the same readable picture, byte for byte, as far as that is known."""
+    contents = images.contents
+    if contents is None or len(contents) < 2:
+        return False
+    return bool((contents == contents[0]).all() and _readable(contents).all())
+
+
 def _of_two_classes(contents: NDArray[np.void], labels: NDArray[np.int64]) -> tuple[int, int, int] | None:
     """How many pictures are in more than one class, and the places of one of them."""
     places = np.flatnonzero(_readable(contents))
