@@ -23,6 +23,7 @@ from ..text import counted
 from .encoder import RESAMPLING
 from .known import IMAGENET
 from .source import EncoderSource, Loaded, Output, optional
+from .weights import prefixes
 
 _CLASS_TOKENS = ("cls_token", "class_token", "class_embedding")
 """What models call the token that stands for the whole image; it is the first."""
@@ -153,11 +154,7 @@ def _quietly() -> Iterator[None]:
 def _prefix(info: Mapping[str, Any]) -> str | None:
     """The prefix of all weight names in a wrapper's checkpoint (``backbone.``), if that is the only difference."""
     missing = sorted(name for name in info["missing_keys"] if "pooler" not in name.split("."))
-    there = set(info["unexpected_keys"])
-    if not missing:
-        return None
-    before = {name.removesuffix(missing[0]) for name in there if name.endswith(f".{missing[0]}")}
-    whole = [prefix for prefix in before if all(prefix + name in there for name in missing)]
+    whole = prefixes(set(info["unexpected_keys"]), missing)
     return whole[0] if len(whole) == 1 else None
 
 

@@ -7,7 +7,7 @@ import pickle
 import re
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -206,12 +206,17 @@ _OTHER_COPY = re.compile(r"\b(encoder_k|momentum_\w+|current_model_state)\.")
 """In the prefix of a copy that its trainer does not go on with: of MoCo, of solo-learn, of Lightning's averages."""
 
 
-def _whole(weights: Mapping[str, Tensor], names: Sequence[str]) -> list[str]:
-    """The prefixes below which there are weights of all names; one, if it is clear which of several is meant."""
+def prefixes(there: Collection[str], names: Sequence[str]) -> list[str]:
+    """What stands before all of some names in others; none for no names."""
     if not names:
         return []
-    ends = [name.removesuffix(names[0]) for name in weights if name == names[0] or name.endswith(f".{names[0]}")]
-    whole = [prefix for prefix in ends if all(prefix + name in weights for name in names)]
+    before = [name.removesuffix(names[0]) for name in there if name == names[0] or name.endswith(f".{names[0]}")]
+    return [prefix for prefix in before if all(prefix + name in there for name in names)]
+
+
+def _whole(weights: Mapping[str, Tensor], names: Sequence[str]) -> list[str]:
+    """The prefixes below which there are weights of all names; one, if it is clear which of several is meant."""
+    whole = prefixes(weights.keys(), names)
     for chosen in (
         [prefix for prefix in whole if _AVERAGE.search(prefix)],
         [prefix for prefix in whole if not _OTHER_COPY.search(prefix)],
