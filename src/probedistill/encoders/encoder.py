@@ -112,7 +112,7 @@ class Encoder(nn.Module):
         self.model = model
         self.to(device)
         images = example_images(input_size, self.device)
-        self._layout = self._find_layout(images)
+        self._find_layout(images)
         before = _changes(model)
         self.dim = check_features(self, images, name=name, precision=precision).shape[1]
         if _changes(model) != before:
@@ -120,18 +120,21 @@ class Encoder(nn.Module):
         if fold_batchnorm:
             fold_batchnorms(self.model, self._normalised(images[:1]))
 
+    def _lay_out(self, layout: torch.memory_format) -> None:
+        """Keep weights and maps in an order of memory."""
+        self._layout = layout
+        self.model.to(memory_format=layout)  # type: ignore[call-overload]
+
     @torch.no_grad()
-    def _find_layout(self, images: Tensor) -> torch.memory_format:
+    def _find_layout(self, images: Tensor) -> None:
         """Channels last is faster; ``.view`` of maps or weights, and ``as_strided``, need the other order of memory."""
         found = []
-        for self._layout in (torch.contiguous_format, torch.channels_last):
+        for layout in (torch.contiguous_format, torch.channels_last):
             with suppress(Exception):  # `check_features` reports what goes wrong in both
-                self.model.to(memory_format=self._layout)  # type: ignore[call-overload]
+                self._lay_out(layout)
                 found.append(self(images))
-        if len(found) == 2 and is_alike(found[0], found[1], self.precision):
-            return torch.channels_last
-        self.model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-        return torch.contiguous_format
+        if len(found) < 2 or not is_alike(found[0], found[1], self.precision):
+            self._lay_out(torch.contiguous_format)
 
     @own_torch_state()
     def check_gradient(self) -> None:
@@ -141,8 +144,7 @@ class Encoder(nn.Module):
             with suppress(UserError):
                 return check_gradient(self, images, name=self.name, precision=self.precision)
             # A backward pass that flattens with ``.view`` needs the other order of memory, as a forward pass may.
-            self._layout = torch.contiguous_format
-            self.model.to(memory_format=self._layout)  # type: ignore[call-overload]
+            self._lay_out(torch.contiguous_format)
         return check_gradient(self, images, name=self.name, precision=self.precision)
 
     @torch.no_grad()
