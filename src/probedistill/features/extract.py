@@ -103,7 +103,7 @@ def extract_features(
             shards[number] = content.held() if hold else content.in_file(files.path(number))
     for number, content in _shards_of_others(files, shards, processes, cache):
         shards[number] = content.held() if hold else content.in_file(files.path(number))
-    parts = [shards.pop(number) for number in range(files.count)]
+    parts = [shards[number] for number in range(files.count)]
     skipped = tuple(reason for part in parts for reason in part.skipped)
     manifest = replace(files.manifest, class_names=images.class_names, skipped=skipped)
     if processes.is_first and not (files.folder / "manifest.json").exists():
