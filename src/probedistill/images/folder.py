@@ -211,20 +211,15 @@ def _split_folders(root: Path, spec: str, wanted: str | None) -> list[str]:
     folders = subfolders(root)
     inside = {name: set(subfolders(root / name)) for name in folders if name.lower() in FOLDER_SPLITS}
     splits = [name for name, classes in inside.items() if classes]
-    if not splits and wanted is None and inside and len(folders) > 1 and all(map(_kinds_of_split, folders)):
-        raise UserError(
-            f"images {spec!r}: {' and '.join(map(repr, folders))} are named like splits, but have no class folders; "
-            f"put the images of each class into a folder inside, or give {option('split', WHOLE)} if these are classes"
-        )
     if not splits and wanted is None:
-        _check_unlike_splits(root, folders, spec)
+        _check_unlike_splits(root, folders, spec, empty=bool(inside))
     if not splits or wanted == WHOLE:
         return []
     others = [name for name in folders if name not in splits and _has_images(root / name)]
     if not others:
         return splits
     shown = ", ".join(map(repr, others[:3])) + and_more(len(others), 3)
-    if wanted is not None or _share_classes([(name, inside[name]) for name in splits]):
+    if wanted is not None or _share_classes(inside):
         warnings.warn(f"images {spec!r}: ignoring {shown} next to the split folders {', '.join(splits)}", stacklevel=2)
         return splits
     raise UserError(
@@ -277,14 +272,20 @@ def _warn_of_classes_inside(class_names: Sequence[str], inside: Sequence[set[str
         )
 
 
-def _check_unlike_splits(root: Path, folders: list[str], spec: str) -> None:
+def _check_unlike_splits(root: Path, folders: list[str], spec: str, *, empty: bool) -> None:
     """Refuse class folders that all have names similar to splits (seg_train, test_set, fold1) and contain folders.
 
-    Otherwise they would silently be trained on as classes.
+    Otherwise they would silently be trained on as classes. So would ``empty`` splits: folders with the names of splits
+    and without class folders.
     """
     kinds = {name: _kinds_of_split(name) for name in folders}
     if len(folders) < 2 or not all(kinds.values()):
         return
+    if empty:
+        raise UserError(
+            f"images {spec!r}: {' and '.join(map(repr, folders))} are named like splits, but have no class folders; "
+            f"put the images of each class into a folder inside, or give {option('split', WHOLE)} if these are classes"
+        )
     inside = [set(subfolders(root / name)) for name in folders]
     if all(inside) and (len(set(kinds.values())) > 1 or len(set.intersection(*inside)) > 1):
         shown = " and ".join(map(repr, folders[:2])) + and_more(len(folders), 2)
@@ -301,14 +302,13 @@ def _kinds_of_split(name: str) -> tuple[str, ...]:
     return tuple(min(group) for group in groups if group & set(words))
 
 
-def _share_classes(splits: list[tuple[str, set[str]]]) -> bool:
+def _share_classes(splits: Mapping[str, Collection[str]]) -> bool:
     """Whether two different splits (not train and training) have a class of the same name."""
-    kinds = {name: next(i for i, group in enumerate(ALIASES) if name.lower() in group) for name, _ in splits}
-    return any(
-        kinds[one] != kinds[other] and {plain_name(c) for c in first} & {plain_name(c) for c in second}
-        for i, (one, first) in enumerate(splits)
-        for other, second in splits[:i]
-    )
+    of_kinds = [set[str]() for _ in ALIASES]
+    for split, classes in splits.items():
+        kind = next(kind for kind, group in enumerate(ALIASES) if split.lower() in group)
+        of_kinds[kind] |= set(map(plain_name, classes))
+    return len(set().union(*of_kinds)) < sum(map(len, of_kinds))
 
 
 def _label_file(folder: Path) -> str | None:
