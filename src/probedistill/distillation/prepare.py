@@ -182,8 +182,10 @@ def folder_of(run: RunConfig, team: Processes) -> NoFolder:
 
 def name_encoders(
     encoder: str | EncoderConfig | Encoder | Sequence[str | EncoderConfig | Encoder], config: DistillConfig
-) -> tuple[list[EncoderConfig | Encoder], DistillConfig, bool]:
-    """Return all encoders of a run, the config with ``also`` and weights filled in, and whether it repeats the run."""
+) -> tuple[list[EncoderConfig | Encoder], DistillConfig, EncoderConfig | None]:
+    """Return all encoders of a run, and what repeats it: the config with ``also`` and weights filled in, and the first
+    encoder's config; ``None`` if no options make these encoders.
+    """
     given = [*several_encoders(encoder), *config.also]
     if not given:
         raise UserError("encoder is empty; give at least one")
@@ -213,7 +215,7 @@ def name_encoders(
 
     named = [first, *(like_first(other) if isinstance(other, str) else other for other in given[1:])]
     words = [word for word in map(named_word, given[1:]) if word is not None]
-    return named, replace(config, also=words, encoder_weights=weights), len(words) == count - 1
+    return named, replace(config, also=words, encoder_weights=weights), known if len(words) == count - 1 else None
 
 
 def _load_images(

@@ -101,7 +101,7 @@ def distill(
     run, config = with_options(run or RunConfig(), config, dict(options))
     given = () if isinstance(images, (str, ImagesConfig, LabelledImages)) else read_statistics(images)
     wished = config
-    named, config, repeatable = name_encoders(encoder, settled(config, given) if given else config.resolve())
+    named, config, repeats = name_encoders(encoder, settled(config, given) if given else config.resolve())
     load_method(config)  # a method of the user's own may not be there, or not have these options
     check_run(run)
     own = [*callbacks, *named_callbacks(run.log, run.callback)]
@@ -116,8 +116,6 @@ def distill(
             if finished is not None:
                 return finished
             with catch_signals(folder.path) as stop:
-                first = named[0].config if isinstance(named[0], Encoder) else named[0]
-                repeats = first if repeatable else None
                 session = _open(task, folder, repeats, own, stop)
                 with folder.resumable():
                     _loop(session)
