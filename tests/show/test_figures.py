@@ -29,7 +29,7 @@ from probedistill.show.figures import (
     on_one_page,
     save_figures,
 )
-from probedistill.show.scene import Words, text_width, wrapped
+from probedistill.show.scene import Path, Words, text_width, wrapped
 from probedistill.show.tables import Table
 from probedistill.text import printable
 
@@ -276,6 +276,67 @@ def test_thirty_classes_have_thirty_colours():
     assert [colour(number) for number in range(10)] == list(COLOURS)
 
 
+def linear(colour):
+    """Red, green and blue of #rrggbb as amounts of light."""
+    values = np.array([int(colour[at : at + 2], 16) for at in (1, 3, 5)]) / 255
+    return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+
+
+def lab(light):
+    """The CIE L*a*b* coordinates of some light, in which distances are those that the eye sees."""
+    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    x, y, z = np.cbrt(to_xyz @ np.clip(light, 0, 1) / [0.9505, 1, 1.089])
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+SEEN = {  # what readers see who lack a kind of cone (Machado, Oliveira and Fernandes 2009)
+    "with all cones": np.eye(3),
+    "without green": [[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]],
+    "without red": [[0.152, 1.053, -0.205], [0.115, 0.786, 0.099], [-0.004, -0.048, 1.052]],
+    "without blue": [[1.256, -0.077, -0.179], [-0.078, 0.931, 0.148], [0.005, 0.691, 0.304]],
+}
+
+
+@pytest.mark.parametrize("eye", SEEN)
+def test_colours_differ_for_every_reader(eye):
+    """Blue and purple, orange and olive were one colour to readers who see no red or no green."""
+    seen = [lab(np.array(SEEN[eye]) @ linear(one)) for one in COLOURS]
+    assert min(np.linalg.norm(one - other) for one, other in combinations(seen, 2)) > 10
+
+
+@pytest.mark.parametrize("page", ["#ffffff", "#1d2026"])
+def test_colours_stand_out_from_light_and_dark_pages(page):
+    """At least 3:1, as WCAG asks of what a picture consists of."""
+    bright = [np.array([0.2126, 0.7152, 0.0722]) @ linear(one) + 0.05 for one in (page, *COLOURS)]
+    assert all(max(one, bright[0]) / min(one, bright[0]) >= 2.95 for one in bright[1:])
+
+
+def test_lines_differ_in_grey_print():
+    """Each of four lines has dashes of its own, in the legend too; one line alone is whole."""
+    paths = [path.get("stroke-dasharray") for path in parsed(curve("a", "b", "c", "d")).iter(f"{SVG}path")]
+    dashes = [one for one in paths if one]
+    assert len(set(dashes)) == 3
+    assert len(dashes) == 2 * 3
+    assert not [path for path in parsed(curve("a")).iter(f"{SVG}path") if path.get("stroke-dasharray")]
+
+
+@pytest.mark.parametrize("across", [True, False])
+def test_bars_show_their_deviation(across):
+    values = {"ridge": np.array([50.0, 98.0, np.nan]), "sgd": np.array([20.0, 30.0, 40.0])}
+    spreads = {"ridge": np.array([4.0, 5.0, 6.0])}
+    drawing = Bars(("a", "b", "c"), values, "top-1 accuracy in %", limits=(0, 100), across=across, spreads=spreads)
+    check_layout(drawing)
+    assert {"a · ridge: 50 ± 4", "b · ridge: 98 ± 5", "c · ridge: –", "a · sgd: 20"} <= set(titles(drawing))
+    places = [np.array(mark.places) for mark in scene_of(drawing).marks if isinstance(mark, Path) and mark.width == 1.2]
+    first, second = (np.ptp(ends[:, 0 if across else 1]) for ends in places)  # none for the bar that is not there
+    assert second == pytest.approx(first * 7 / 8)  # 93 to 100, the end of the axis
+
+
+def test_negative_numbers_have_a_minus():
+    assert "−10" in words(bars(["a"], ["b"]))
+    assert "-10" not in words(bars(["a"], ["b"]))
+
+
 # ---------------------------------------------------------------- PNG
 
 
@@ -298,6 +359,14 @@ def test_a_figure_without_a_drawing_has_its_table_alone(tmp_path):
     assert figure(None).svg() == ""
     save_figures(tmp_path / "x.png", [figure(None), figure(DRAWINGS["curve"])])
     assert (tmp_path / "x.png").stat().st_size > 1000
+
+
+def test_a_title_is_nearer_to_its_own_picture_than_to_the_one_above():
+    page = on_one_page([figure(curve("a")), figure(curve("a"))])
+    heights = {text: [] for text in ("step", "Title", "What it shows.", "loss")}
+    for text in page.axes[0].texts:
+        heights.get(text.get_text(), []).append(text.get_position()[1])
+    assert heights["loss"][1] - heights["What it shows."][1] < 0.8 * (heights["Title"][1] - heights["step"][0])
 
 
 def test_a_page_for_matplotlib_users():

@@ -240,7 +240,7 @@ class BiasReport(Analysis):
             for name, one in scores.items()
         )
         title = f"Groups · {entry.title}"
-        bars = Bars(tuple(self.groups), series, "top-1, %", limits=(0.0, 100.0), across=True)
+        bars = Bars(tuple(self.groups), series, "top-1 accuracy, %", limits=(0.0, 100.0), across=True)
         return Figure(title, summary, bars, Table(title, ("trained on", *self.groups, "worst group", "gap"), rows))
 
     def _places(self) -> Figure:

@@ -243,7 +243,10 @@ class Geometry(Analysis):
             "components of the real ones. Stars are synthetic, diamonds are medoids. On average, a synthetic image is "
             f"farther from its class mean than {100 * self.tests['periphery'].score:.0f}% of the real images."
         )
-        first, second = (f"{100 * share:.0f}% of the real variance" for share in points.explained)
+        first, second = (
+            f"{which} component: {100 * share:.0f}% of the variance of real images"
+            for which, share in zip(("first", "second"), points.explained, strict=True)
+        )
         (table,) = self.tables()
         return Figure(f"Where the images lie · {self._encoder}", summary, Plane(tuple(groups), first, second), table)
 

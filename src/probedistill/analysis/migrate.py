@@ -198,7 +198,7 @@ class Migration(Analysis):
         drawing = None
         if series:
             names = tuple(one.name for one in self.candidates)
-            drawing = Bars(names, series, "accuracy, %", limits=(0, 100))
+            drawing = Bars(names, series, "top-1 accuracy, %", limits=(0, 100))
         return [Figure(f"Heads for {self.target.sized}", " ".join(self.findings()), drawing, self.tables()[0])]
 
 

@@ -154,16 +154,21 @@ class Runs(Result):
         scored = self._scored
         if not scored:
             return []
-        found = [{(a.encoder, a.probe): 100 * a.mean for a in group.accuracies} for group in self.groups]
-        series = {
-            name.replace("\n", ", "): np.array([one.get(key, np.nan) for one in found]) for key, name in scored.items()
+        found = [{(a.encoder, a.probe): (a.mean, a.std or np.nan) for a in group.accuracies} for group in self.groups]
+        nothing = (np.nan, np.nan)
+        both = {
+            name.replace("\n", ", "): 100 * np.array([one.get(key, nothing) for one in found]).T
+            for key, name in scored.items()
         }
+        series, spreads = ({name: pair[i] for name, pair in both.items()} for i in (0, 1))
         (table,) = self.tables()
         names = tuple(row[0] for row in table.rows)
-        drawing = Bars(names, series, "top-1 accuracy, %", digits=1, limits=(0, 100), across=True)
+        drawing = Bars(names, series, "top-1 accuracy, %", digits=1, limits=(0, 100), across=True, spreads=spreads)
         summary = (
             "Accuracy of probes trained on the images of each run. Runs that differ only in their seed are one bar."
         )
+        if any(a.std for group in self.groups for a in group.accuracies):
+            summary += " Lines show ± one standard deviation over distillation seeds."
         return [Figure("Accuracy by run", summary, drawing, table)]
 
     def csv(self) -> str:

@@ -335,15 +335,19 @@ class Evaluation(Result):
     def _bars(self) -> Figure:
         sets = list(dict.fromkeys((row.name, row.images) for row in self.rows))
         probes = list(dict.fromkeys(row.probe for row in self.rows))
-        found = {(row.name, row.images, row.probe): 100 * row.top1 for row in self.rows}
-        series = {probe: np.array([found.get((*one, probe), np.nan) for one in sets]) for probe in probes}
+        found = {(row.name, row.images, row.probe): (100 * row.top1, 100 * row.std) for row in self.rows}
+        nothing = (np.nan, np.nan)
+        both = {probe: np.array([found.get((*one, probe), nothing) for one in sets]).T for probe in probes}
         names = tuple(f"{name} ({images:,})" for name, images in sets)
         best = max(self.rows, key=lambda row: row.top1)
         summary = (
             f"Accuracy of probes trained on each set (number of images in brackets). The highest is "
             f"{percent(best.top1)}%, for {best.name} with {best.probe}."
         )
-        drawing = Bars(names, series, "top-1 accuracy, %", digits=1, limits=(0, 100), across=True)
+        if any(row.std for row in self.rows):
+            summary += " Lines show ± one standard deviation over evaluation seeds."
+        series, spreads = ({probe: pair[i] for probe, pair in both.items()} for i in (0, 1))
+        drawing = Bars(names, series, "top-1 accuracy, %", digits=1, limits=(0, 100), across=True, spreads=spreads)
         return Figure("Accuracy by training set", summary, drawing, self.tables()[0])
 
     # ---- files

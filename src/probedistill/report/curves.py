@@ -56,5 +56,5 @@ def accuracy_curve(runs: Sequence[ShownRun]) -> Figure | None:
         best = max(last, key=last.__getitem__)
         said = [f"{len(said)} runs end between {min(last.values()):.1f}% and {last[best]:.1f}% ({best})"]
     table = Table("", ("run", "step", "top-1 %"), tuple(rows))
-    drawing = Curve(tuple(lines), "step", "top-1, %")
+    drawing = Curve(tuple(lines), "step", "top-1 accuracy, %")
     return Figure("Accuracy during the run", "; ".join(said) + ".", drawing, table)

@@ -23,8 +23,10 @@ MOST_TITLES = 150  # of a line that is not marked
 
 _DENSE = 16  # columns; with more, cells have no text
 _MOST_CELLS = 2500  # with more, pale cells have no title
+_THICKEST = 56.0  # pixels of an upright bar
 _MOST_ABOVE = 12  # names of a legend; with more, it stands below the plane
 _GAP = 10.0  # pixels above a row that begins a block
+_DASHES: tuple[tuple[float, ...], ...] = ((), (7, 3), (2, 2.5), (9, 3, 2, 3))  # of lines, for grey print
 _LEGEND_ROOM = {"dot": 4.0, "cross": 4.0, "diamond": 3.2, "star": 3.0}
 
 
@@ -142,7 +144,7 @@ def _share(value: float, low: float, high: float) -> float:
 
 
 def _shown(value: float, digits: int) -> str:
-    return f"{value:,.{digits}f}" if math.isfinite(value) else NOTHING
+    return f"{value:,.{digits}f}".replace("-", "−") if math.isfinite(value) else NOTHING
 
 
 def _range(*values: Array) -> tuple[float, float]:
@@ -188,7 +190,7 @@ class _Axes:
         labels: tuple[str, str], *, log_x: bool = False, one_scale: bool = False, numbers_below: bool = True,
     ) -> None:  # fmt: skip
         self.scene, self.xs, self.ys, self.log_x = scene, xs, ys, log_x
-        across, up = self._ticks(xs), ticks(*ys, max(2, round(height / 48)))
+        across, up = self._ticks(xs), ticks(*ys, max(2, round(height / 42)))
         above = wrapped(labels[1], scene.width, SMALL) if labels[1] else []
         self.left = _widest(map(_tick, up), SMALL) + 8
         self.right = scene.width - _widest(map(_tick, across[-1:]), SMALL) / 2 - 2
@@ -233,20 +235,22 @@ def _wider(ends: tuple[float, float], by: float = 0.04) -> tuple[float, float]:
     return low - more, high + more
 
 
-def _legend(scene: Scene, entries: Iterable[tuple[str, Callable[[float, float], Box | Dot | Path]]]) -> None:
-    """Lay out names next to their markers, line by line, with room for all. A single name needs no legend."""
+def _legend(
+    scene: Scene, entries: Iterable[tuple[str, Callable[[float, float], Box | Dot | Path]]], room: float = 16.0
+) -> None:
+    """Lay out names next to ``room`` pixels of their markers, line by line. A single name needs no legend."""
     entries = list(entries)
     if len(entries) < 2:
         return
     x, y = 0.0, scene.height + 9
     for name, look in entries:
-        lines = wrapped(name, scene.width - 18, SMALL)
-        width = _widest(lines, SMALL) + 18
+        lines = wrapped(name, scene.width - room - 2, SMALL)
+        width = _widest(lines, SMALL) + room + 2
         if x and x + width > scene.width:
             x, y = 0.0, y + 17
         scene.add(look(x + 6, y))
         for line in lines:
-            scene.add(Words(x + 16, y, line, SMALL))
+            scene.add(Words(x + room, y, line, SMALL))
             y += SMALL * LINE_HEIGHT if len(lines) > 1 else 0
         if len(lines) > 1:  # the next entry begins below it
             x, y = 0.0, y + 4
@@ -355,6 +359,17 @@ def _widest_number(drawing: Bars) -> float:
     return _widest((_shown(float(v), drawing.digits) for values in drawing.series.values() for v in values), SMALL)
 
 
+def _spread(drawing: Bars, name: str, k: int) -> float:
+    """The deviation of a bar; 0 if there is none."""
+    known = name in drawing.spreads and math.isfinite(drawing.series[name][k])
+    return float(np.nan_to_num(drawing.spreads[name][k])) if known else 0.0
+
+
+def _bar_title(drawing: Bars, category: str, name: str, text: str, spread: float) -> str:
+    text += f" ± {_shown(spread, drawing.digits)}" if spread else ""
+    return f"{category} · {name}: {text}" if len(drawing.series) > 1 else f"{category}: {text}"
+
+
 def _within(value: float, ends: tuple[float, float]) -> float:
     return min(max(value, ends[0]), ends[1])
 
@@ -365,20 +380,25 @@ def _bars_up(scene: Scene, drawing: Bars, colours: dict[str, str], ends: tuple[f
     room = (low - (0.08 * (high - low) if low < 0 else 0.0), high + 0.06 * (high - low))  # for numbers beyond the bars
     axes = _Axes(scene, (0.0, 1.0), room, 240, ("", drawing.axis), numbers_below=False)
     slot = (axes.right - axes.left) / max(1, len(drawing.categories))
-    thick = (slot - 12) / max(1, len(drawing.series))
+    thick = min((slot - 12) / max(1, len(drawing.series)), _THICKEST)
     zero = axes.y(_within(0.0, ends))
     deepest = axes.bottom + 8
     for k, category in enumerate(drawing.categories):
-        start = axes.left + slot * k + 6
+        start = axes.left + slot * (k + 0.5) - thick * len(drawing.series) / 2
         for i, (name, values) in enumerate(drawing.series.items()):
             value, x = float(values[k]), start + thick * i
-            text = _shown(value, drawing.digits)
+            text, spread = _shown(value, drawing.digits), _spread(drawing, name, k)
             end = zero if not math.isfinite(value) else axes.y(_within(value, ends))
-            title = f"{category} · {name}: {text}" if len(drawing.series) > 1 else f"{category}: {text}"
+            title = _bar_title(drawing, category, name, text, spread)
             top, height = min(zero, end), max(abs(end - zero), 0.5)
             scene.add(Box(x + 1, top, thick - 2, height, colours[name], 0.9, title))
+            farthest = end
+            if spread:
+                low, high = (axes.y(_within(value + sign * spread, ends)) for sign in (-1, 1))
+                farthest = low if value < 0 else high
+                scene.add(Path([(x + thick / 2, low), (x + thick / 2, high)], width=1.2))
             beyond = 8.0 if value < 0 else -8.0
-            scene.add(Words(x + thick / 2, end + beyond, text, SMALL, "middle"))
+            scene.add(Words(x + thick / 2, farthest + beyond, text, SMALL, "middle"))
         lines = wrapped(category, slot - 6, SMALL)
         ends_at = scene.write_below(axes.left + slot * (k + 0.5), axes.bottom + 8, lines, SMALL, anchor="middle")
         deepest = max(deepest, ends_at)
@@ -392,6 +412,10 @@ def _bars_across(scene: Scene, drawing: Bars, colours: dict[str, str], ends: tup
     before = beside if ends[0] < 0 else 0.0
     inch = (scene.width - left - beside - before) / (ends[1] - ends[0])
     zero = left + before + inch * (_within(0.0, ends) - ends[0])
+
+    def along(value: float) -> float:
+        return zero + inch * (_within(value, ends) - _within(0.0, ends))
+
     heads = wrapped(drawing.axis, scene.width - left, SMALL) if drawing.axis else []
     y = top = 6 + scene.write_below(left, scene.height + 2, heads, SMALL, faint=True)
     for k, (category, lines) in enumerate(zip(drawing.categories, names, strict=True)):
@@ -400,11 +424,16 @@ def _bars_across(scene: Scene, drawing: Bars, colours: dict[str, str], ends: tup
         bar = y + height / 2 - 15.0 * len(drawing.series) / 2
         for name, values in drawing.series.items():
             value = float(values[k])
-            text = _shown(value, drawing.digits)
-            long = inch * _within(value, ends) - inch * _within(0.0, ends) if math.isfinite(value) else 0.0
-            title = f"{category} · {name}: {text}" if len(drawing.series) > 1 else f"{category}: {text}"
+            text, spread = _shown(value, drawing.digits), _spread(drawing, name, k)
+            long = along(value) - zero if math.isfinite(value) else 0.0
+            title = _bar_title(drawing, category, name, text, spread)
             scene.add(Box(zero + min(long, 0), bar + 1, max(abs(long), 0.5), 13, colours[name], 0.9, title))
-            x = zero + long + (-5 if long < 0 else 5)
+            farthest = zero + long
+            if spread:
+                low, high = along(value - spread), along(value + spread)
+                farthest = low if long < 0 else high
+                scene.add(Path([(low, bar + 7.5), (high, bar + 7.5)], width=1.2))
+            x = farthest + (-5 if long < 0 else 5)
             scene.add(Words(x, bar + 7.5, text, SMALL, "end" if long < 0 else "start"))
             bar += 15.0
         y += height
@@ -418,8 +447,8 @@ def _bars_across(scene: Scene, drawing: Bars, colours: dict[str, str], ends: tup
 
 def _curve(drawing: Curve) -> Scene:
     scene = Scene(width=WIDTH)
-    colours = [colour(i) for i in range(len(drawing.lines))]
-    _legend(scene, ((line.name, _dash(shade, line.joined)) for line, shade in zip(drawing.lines, colours)))
+    looks = [(colour(i), _DASHES[i % len(_DASHES)]) for i in range(len(drawing.lines))]
+    _legend(scene, ((line.name, _sample(*look, joined=line.joined)) for line, look in zip(drawing.lines, looks)), 28.0)
     every = [np.asarray(line.x, dtype=np.float64) for line in drawing.lines]
     log_x = drawing.log_x and any((x > 0).any() for x in every)
     xs = _range(*((x[x > 0] if log_x else x) for x in every))
@@ -427,12 +456,12 @@ def _curve(drawing: Curve) -> Scene:
     spreads = [np.zeros(len(line.y)) if line.spread is None else np.nan_to_num(line.spread) for line in drawing.lines]
     ends = [np.asarray(line.y) + sign * s for line, s in zip(drawing.lines, spreads) for sign in (-1, 1)]
     axes = _Axes(scene, xs, _wider(_range(*ends), 0.05), 230, (drawing.x, drawing.y), log_x=log_x)
-    for line, shade in zip(drawing.lines, colours):
-        _line(scene, axes, line, shade, several=len(drawing.lines) > 1)
+    for line, look in zip(drawing.lines, looks):
+        _line(scene, axes, line, *look, several=len(drawing.lines) > 1)
     return scene
 
 
-def _line(scene: Scene, axes: _Axes, line: Line, colour: str, *, several: bool) -> None:
+def _line(scene: Scene, axes: _Axes, line: Line, colour: str, dashes: tuple[float, ...], *, several: bool) -> None:
     known = [i for i in range(len(line.x)) if math.isfinite(line.x[i]) and math.isfinite(line.y[i])]
     known = [i for i in known if not axes.log_x or line.x[i] > 0]
     kept = spread(len(known), MOST_PLACES)
@@ -448,7 +477,7 @@ def _line(scene: Scene, axes: _Axes, line: Line, colour: str, *, several: bool) 
     for _, part in groupby(range(len(rows)), missing.__getitem__):
         joined = [places[i] for i in part]
         if len(joined) > 1 and line.joined:
-            scene.add(Path(joined, colour, 1.8))
+            scene.add(Path(joined, colour, 1.8, dashes=dashes))
     marked = line.marked or not line.joined
     for i in range(len(rows)) if marked else spread(len(rows), MOST_TITLES):
         title = f"{line.name} · {line.titles[rows[i]]}" if several else line.titles[rows[i]]
@@ -456,7 +485,7 @@ def _line(scene: Scene, axes: _Axes, line: Line, colour: str, *, several: bool) 
         scene.add(Dot(*places[i], 3.4 if alone else 6.0, colour, opacity=1.0 if alone else 0.0, title=title))
 
 
-def _dash(colour: str, joined: bool) -> Callable[[float, float], Path | Dot]:
+def _sample(colour: str, dashes: tuple[float, ...], *, joined: bool) -> Callable[[float, float], Path | Dot]:
     if not joined:
-        return lambda x, y: Dot(x, y, 3.4, colour)
-    return lambda x, y: Path([(x - 6, y), (x + 6, y)], colour, 2.4)
+        return lambda x, y: Dot(x + 5, y, 3.4, colour)
+    return lambda x, y: Path([(x - 6, y), (x + 16, y)], colour, 2.0, dashes=dashes)

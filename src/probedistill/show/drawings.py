@@ -6,15 +6,19 @@ notebook.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-COLOURS = ("#3b7dd8", "#e08a1e", "#2a9d78", "#c2588f", "#8a6fd1", "#b8a015", "#4fb0c6", "#d1583f", "#7d8793", "#8c6d4f")
-"""One for each class, line or series: see `colour`."""
+COLOURS = ("#3b7dd8", "#d27f00", "#ae4384", "#04ab53", "#8e52a7", "#fe524c", "#279ed3", "#b84b00", "#9c8f8f", "#955b59")
+"""One for each class, line or series: see `colour`.
+
+Each stands out from white and from dark pages (3:1). They differ for readers who see no red or no green as well, for
+whom blue and purple, orange and olive are easily one colour, and neighbours differ in grey print.
+"""
 _SHADES = ((0.0, 0.0), (0.0, 0.36), (1.0, 0.42))  # of the colours as they are, and mixed with black and with white
 
 
@@ -96,6 +100,8 @@ class Bars:
         digits: Decimals of the numbers on the bars.
         limits: Lowest and highest value of the axis.
         across: Bars go from left to right, categories from top to bottom.
+        spreads: Name of a series → K deviations, each drawn as a line to both sides of its bar's end; NaN or 0 if
+            there is none.
     """
 
     categories: tuple[str, ...]
@@ -104,6 +110,7 @@ class Bars:
     digits: int = 0
     limits: tuple[float, float] | None = None
     across: bool = False
+    spreads: dict[str, Array] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from ..store.files import whole_file
 from ..text import printable
 from .draw import WIDTH, heading, scene_of
 from .drawings import COLOURS, Array, Bars, Curve, Drawing, HeatMap, Line, Plane, Points, colour
-from .scene import Scene, on_paper, save_paper
+from .scene import on_paper, save_paper
 from .tables import Table
 
 if TYPE_CHECKING:
@@ -70,10 +70,7 @@ def on_one_page(figures: Sequence[Figure]) -> Paper:
     """Figures below each other, each with its title and summary, as one ``matplotlib.figure.Figure``."""
     drawn = [(figure, scene_of(figure.drawing)) for figure in figures if figure.drawing is not None]
     width = max([WIDTH, *(scene.width for _, scene in drawn)])
-    scenes: list[Scene] = []
-    for figure, scene in drawn:
-        scenes += [heading(figure.title, figure.summary, width), scene]
-    return on_paper(scenes)
+    return on_paper([(heading(figure.title, figure.summary, width), scene) for figure, scene in drawn])
 
 
 def save_figures(path: Path, figures: Sequence[Figure]) -> None:

@@ -186,17 +186,19 @@ class Area:
 
 @dataclass(frozen=True)
 class Path:
-    """A line through places."""
+    """A line through places; ``dashes`` are the lengths of its strokes and gaps, if it has any."""
 
     places: Sequence[Place]
     colour: str = INK
     width: float = 1.0
     opacity: float = 1.0
+    dashes: Sequence[float] = ()
 
     def svg(self) -> str:
         """The line as an SVG element."""
         look = f'stroke="{self.colour}" stroke-width="{_n(self.width)}"'
         look += f' stroke-opacity="{_n(self.opacity, 2)}"' if self.opacity < 1 else ""
+        look += f' stroke-dasharray="{" ".join(map(_n, self.dashes))}"' if self.dashes else ""
         return f'<path d="{_way(self.places)}" fill="none" {look} stroke-linejoin="round"/>'
 
 
@@ -321,8 +323,10 @@ def _paint_paths(axes: Axes, marks: list[Path], top: float, order: int) -> None:
     from matplotlib.collections import LineCollection
 
     places = [[(x, y + top) for x, y in mark.places] for mark in marks]
-    colours = [_rgba(mark.colour, mark.opacity) for mark in marks]
-    axes.add_collection(LineCollection(places, colors=colours, linewidths=[mark.width for mark in marks], zorder=order))
+    colours, widths = [_rgba(mark.colour, mark.opacity) for mark in marks], [mark.width for mark in marks]
+    # matplotlib counts strokes in widths of their line.
+    styles = [(0, [length / mark.width for length in mark.dashes] or None) for mark in marks]
+    axes.add_collection(LineCollection(places, colors=colours, linewidths=widths, linestyles=styles, zorder=order))
 
 
 def _paint_words(axes: Axes, marks: list[Words], top: float, order: int) -> None:
@@ -353,24 +357,30 @@ def _rgba(colour: str, opacity: float) -> tuple[float, float, float, float]:
     return to_rgba(_PAPER_INK if colour == INK else colour, opacity)
 
 
-def on_paper(scenes: Sequence[Scene]) -> Any:
-    """Scenes below each other as a ``matplotlib.figure.Figure``: 72 pixels of a scene are an inch."""
+def on_paper(figures: Sequence[Sequence[Scene]]) -> Any:
+    """Figures, each of some scenes, below each other as a ``matplotlib.figure.Figure``: 72 pixels are an inch."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    edge, gap = 12.0, 26.0
-    width = max((scene.width for scene in scenes), default=0.0) + 2 * edge
-    height = sum(scene.height + gap for scene in scenes) - gap + 2 * edge
+    edge, gap, within = 12.0, 28.0, 6.0
+    tops: list[tuple[Scene, float]] = []
+    below = 0.0
+    for number, scenes in enumerate(figures):
+        below += gap if number else 0.0
+        for scene in scenes:
+            below += within if scene is not scenes[0] else 0.0
+            tops.append((scene, below))
+            below += scene.height
+    width = max((scene.width for scene, _ in tops), default=0.0) + 2 * edge
+    height = below + 2 * edge
     figure = Figure(figsize=(width / 72, height / 72), dpi=130, facecolor="white")
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(-edge, width - edge), ylim=(height - edge, -edge))
     axes.set_axis_off()
-    top = 0.0
-    words = "".join(printable(mark.text) for scene in scenes for mark in scene.marks if isinstance(mark, Words))
+    words = "".join(printable(mark.text) for scene, _ in tops for mark in scene.marks if isinstance(mark, Words))
     with mpl.rc_context({"font.family": families(words)}):
-        for scene in scenes:
+        for scene, top in tops:
             scene.paint(axes, top)
-            top += scene.height + gap
     return figure
 
 
