@@ -345,6 +345,16 @@ def test_every_table_can_be_saved_as_csv(run, report):
     assert any("first" not in table and "61.8 ± 1.0" in table for table in tables)
 
 
+def test_long_names_do_not_push_the_images_out_of_sight(report, tmp_path):
+    names = [f"milk number {i}, half fat, in a box that is good for the environment" for i in range(12)]
+    runs = [make_run(tmp_path / f"a-run-with-a-long-name-{seed}", names, seed=seed) for seed in range(4)]
+    page = report(*runs)
+    head = page.text[: page.text.index("Images")]
+    assert "12 classes: milk number 0" in head
+    assert len(head) < 600
+    assert "Distilled: a-run-with-a-long-name-0, a-run-with-a-long-name-1 and 2 more" in page.text
+
+
 def test_ten_classes_and_two_runs_are_under_a_megabyte(report, tmp_path):
     class_names = [f"class number {i}" for i in range(10)]
     runs = [make_run(tmp_path / name, class_names, side=64, seed=i) for i, name in enumerate(("a", "b"))]

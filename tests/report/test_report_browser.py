@@ -183,8 +183,14 @@ def test_five_runs_side_by_side_are_no_wider_than_a_phone(open_page, tmp_path):
     page = open_page("phone", file=write_report(runs, tmp_path / "report.html", progress=False))
     settle(page, "document.querySelector('table.wall canvas.result').width > 8")
     assert page.evaluate("document.documentElement.scrollWidth") <= SIZES["phone"][0]
+    page.set_viewport_size({"width": 1280, "height": 900})
+    assert page.evaluate(BESIDE)
 
 
+BESIDE = """[...document.querySelectorAll('table.wall .cell')].every(cell => {
+    const [start, result] = [...cell.querySelectorAll('canvas')].map(canvas => canvas.getBoundingClientRect());
+    return start.right < result.left && start.top >= result.top;
+})"""
 SHOWN_PER_DRAWN = """[...document.querySelectorAll('svg.figure')].filter(svg => svg.checkVisibility())
     .map(svg => svg.getBoundingClientRect().width / svg.viewBox.baseVal.width)"""
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from probedistill.show.previews import save_grid
+from probedistill.show.previews import grid, save_grid
 
 
 @given(st.integers(1, 25), st.sampled_from([8, 40, 120]), st.booleans())
@@ -34,6 +35,13 @@ def test_long_names_are_whole(tmp_path):
     # Nothing is written outside the picture's own column.
     half = np.asarray(tall.convert("L"))[150:, tall.width // 2 + 60 :]
     assert (half == 255).all()
+
+
+@pytest.mark.parametrize(("classes", "each", "columns"), [(2, 3, 3), (10, 2, 6), (2, 10, 10), (4, 1, 3), (1, 50, 10)])
+def test_images_of_a_class_stand_in_one_row(classes, each, columns):
+    titles = [f"class {i}" for i in range(classes) for _ in range(each)]
+    sheet = grid(torch.rand(classes * each, 3, 8, 8), titles)
+    assert sheet.width == columns * (112 + 4) + 4
 
 
 def test_limit(tmp_path):

@@ -113,3 +113,13 @@ def test_columns_that_are_called_alike_lose_no_cell():
     """A class may be called "class", as the column of all names is: the first was lost from JSON and data frames."""
     table = Table("", ("class", "p", "class", "p\n(2)", "p"), (("a", "1", "b", "2", "3"),))
     assert table.records() == [{"class": "a", "p": "1", "class (2)": "b", "p (2)": "2", "p (3)": "3"}]
+
+
+def test_long_words_are_broken_where_they_have_joints():
+    columns = ("run", "images_per_class", "classes", "accuracy_on_validation")
+    table = Table("t", columns, (("groc", "1", "Alpro-Blueberry-Soyghurt", "99.9"),), left=3)
+    lines = as_text(table.fitting(55), width=55).splitlines()
+    assert max(map(len, lines)) <= 55
+    said = " ".join(lines)
+    for part in ("images_per_ ", "class ", "Alpro- ", "Blueberry- ", "Soyghurt ", "accuracy_on_ ", "validation "):
+        assert part in said

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -272,12 +273,19 @@ def _of_script(section: _Section) -> dict[str, Any]:
 
 
 def _title(names: Sequence[str]) -> str:
-    return f"Distilled: {', '.join(names[:_MOST_RUNS_NAMED])}{and_more(len(names), _MOST_RUNS_NAMED)}"
+    shown = _first(names, _MOST_RUNS_NAMED, letters=60)
+    return f"Distilled: {', '.join(shown)}{and_more(len(names), len(shown))}"
 
 
 def _classes(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:_MOST_CLASSES_NAMED])
-    return f"{counted(len(names), 'class', 'classes')}: {shown}{', …' if len(names) > _MOST_CLASSES_NAMED else ''}"
+    shown = _first(names, _MOST_CLASSES_NAMED, letters=160)
+    return f"{counted(len(names), 'class', 'classes')}: {', '.join(shown)}{', …' if len(names) > len(shown) else ''}"
+
+
+def _first(names: Sequence[str], most: int, letters: int) -> Sequence[str]:
+    """The first of some names: at most so many, of so many letters together, and at least one."""
+    lengths = accumulate(len(name) for name in names)
+    return names[: max(1, min(most, sum(length <= letters for length in lengths)))]
 
 
 # ---------------------------------------------------------------------------------------------------

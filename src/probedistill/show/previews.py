@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,14 @@ from .fonts import files, with_most
 from .scene import wrapped
 
 _CELL = 112  # pixels that an image of a preview has at least
+_MOST_TOGETHER = 12  # images of one title that are never parted by the end of a row
 _FONT, _LINE = 12, 14  # pixels: size of a title's letters, distance of its lines
 
 
 def grid(images: Tensor, titles: list[str] | None = None, *, columns: int = 10, limit: int = 100) -> Image.Image:
     """The first ``limit`` images as one picture, small ones enlarged, with their titles.
+
+    Where all titles are there equally often, one after another, no row ends among images of one title.
 
     Args:
         images: (m, 3, S, S) in [0, 1].
@@ -38,6 +42,9 @@ def grid(images: Tensor, titles: list[str] | None = None, *, columns: int = 10, 
     factor = max(1, -(-_CELL // side))
     cell, gap = side * factor, 4
     columns = min(columns, max(1, int(np.ceil(np.sqrt(len(shown) * 2)))))
+    together = {len(list(same)) for _, same in groupby(titles or [])}
+    if len(together) == 1 and 1 < (each := together.pop()) <= _MOST_TOGETHER:
+        columns = each * max(1, columns // each)
     lines = [wrapped(title, cell, _FONT) for title in (titles or [])[: len(shown)]] or [[]] * len(shown)
     rows = [range(start, min(start + columns, len(shown))) for start in range(0, len(shown), columns)]
     bands = [max(len(lines[i]) for i in row) * _LINE + (2 if titles else 0) for row in rows]

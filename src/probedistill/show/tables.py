@@ -9,13 +9,14 @@ import itertools
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len
 from rich.console import Console
 
 from ..text import printable
+from .scene import words_of
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
@@ -83,7 +84,6 @@ class Table:
             return lines
         # rich narrows columns without a look at how narrow they may be, and is then too wide. The room goes to
         # numbers first, then to heads up to nine letters, to text, and to heads.
-        table = self.rich()
         heads = [_widest([column]) for column in self.columns]
         bodies = [_widest([row[number] for row in self.rows]) for number in range(each)]
         text, numbers = range(self.left), range(self.left, each)
@@ -92,7 +92,13 @@ class Table:
             more = min(room, max(0, wish - widths[number]))
             widths[number] += more
             room -= more
-            table.columns[number].width = widths[number]
+        columns, *rows = (
+            tuple(_broken(cell, width) for cell, width in zip(row, widths, strict=True))
+            for row in (self.columns, *self.rows)
+        )
+        table = replace(self, columns=columns, rows=tuple(rows)).rich()
+        for column, width in zip(table.columns, widths, strict=True):
+            column.min_width, column.width = None, width
         return table
 
     def _narrowest(self, column: int) -> int:
@@ -152,6 +158,26 @@ class Table:
 def _widest(cells: Sequence[str]) -> int:
     """Length of the longest line in some cells."""
     return max((cell_len(line) for cell in cells for line in printable(cell, lines=True).split("\n")), default=0)
+
+
+def _broken(cell: str, width: int) -> str:
+    """A cell whose long words are broken after underscores, hyphens and the like, not wherever a line ends.
+
+    >>> _broken("images_per_class of one", 12)
+    'images_per_\nclass of one'
+    """
+    lines: list[str] = []
+    for line in cell.split("\n"):
+        words = []
+        for word in line.split(" "):
+            parts = [""]
+            for piece in words_of(word) if cell_len(word) > width else [word]:
+                if cell_len(parts[-1] + piece) > width and parts[-1]:
+                    parts.append("")
+                parts[-1] += piece
+            words.append("\n".join(parts))
+        lines.append(" ".join(words))
+    return "\n".join(lines)
 
 
 def _inert(cell: str) -> str:

@@ -156,6 +156,7 @@
           pen.drawImage(bitmap, x, y, cell, cell, left, top, cell, cell);
         }
         canvas.style.width = `${columns * 104}px`;
+        canvas.classList.toggle("crisp", cell < 96);
         canvas.setAttribute("aria-label", `The first ${evolution.count} images as they were at step ${step}`);
       }
       function stop() {
