@@ -114,6 +114,7 @@ def predict(
     """Classify photos with a head that migrate wrote, with the head's confidence.
 
     Example: probedistill predict heads/resnet18 a.jpg b.jpg
+
     Example: probedistill predict heads/resnet18 new-photos --top 3 --csv classes.csv
 
     The percentages show which photos are less certain than others. They are not calibrated: of photos at 90%, more or
