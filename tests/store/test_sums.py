@@ -13,6 +13,7 @@ from PIL import Image
 from helpers_runs import run_record
 from probedistill import DistilledSet, UserError, export
 from probedistill.distillation.new_folder import write_set
+from probedistill.show.previews import save_sprite
 from probedistill.store.distilled import rebuilt
 
 
@@ -70,6 +71,7 @@ def test_an_edited_image_is_the_image_of_the_run_from_then_on(run_cli, tmp_path)
     before = make_set()
     write_set(tmp_path / "run", before, options={})
     path, shown = tmp_path / "run/images/cat/000.png", (tmp_path / "run/preview.png").read_bytes()
+    first, last = (save_sprite(tmp_path / "run", step, DistilledSet.load(tmp_path / "run").images) for step in (0, 3))
     with Image.open(path) as image:
         size = image.size
     Image.new("RGB", size, (255, 0, 51)).save(path)
@@ -78,6 +80,7 @@ def test_an_edited_image_is_the_image_of_the_run_from_then_on(run_cli, tmp_path)
     assert after.images[0, :, 0, 0].tolist() == pytest.approx([1, 0, 0.2])
     assert torch.equal(after.float_images[1:], before.float_images[1:])
     assert (tmp_path / "run/preview.png").read_bytes() != shown
+    assert first.read_bytes() != last.read_bytes() == save_sprite(tmp_path / "now", 3, after.images).read_bytes()
     export(tmp_path / "run", tmp_path / "small", format="png", progress=False)
     assert torch.equal(DistilledSet.load(tmp_path / "small").images, after.images)
     assert run_cli("accept", tmp_path / "run").out == "nothing has changed\n"

@@ -15,19 +15,24 @@ def accept(path: Path) -> None:
 
     Every file that probedistill writes has a checksum, and a run lists those of all its files in SHA256SUMS. Every
     command rejects a file that was changed; this command writes new checksums. Unreadable or invalid files are still
-    rejected. Edited images replace those of the run: tensors and preview are made again from them.
+    rejected. Edited images replace those of the run: tensors, preview, and
+    the last picture of the evolution are made again from them.
 
     Parameters
     ----------
     path:
         Folder of a run or an export, or a JSON file of results.
     """
-    from ..show.previews import save_preview
+    from ..show.previews import read_evolution, save_preview, save_sprite
     from ..store.accept import accept_edits
     from ..store.distilled import DistilledSet
     from ..store.layout import IMAGES, PREVIEW
 
     changed = accept_edits(path)
-    if any(name.startswith(f"{IMAGES}/") for name in changed) and (path / PREVIEW).is_file():
-        save_preview(path, DistilledSet.load(path))
+    if any(name.startswith(f"{IMAGES}/") for name in changed):
+        distilled = DistilledSet.load(path)
+        if (path / PREVIEW).is_file():
+            save_preview(path, distilled)
+        for step, _ in read_evolution(path)[-1:]:  # which shows the images as they are
+            save_sprite(path, step, distilled.images)
     show(*(f"accepted: {name}" for name in changed) if changed else ("nothing has changed",))
