@@ -78,9 +78,23 @@ def test_runs_of_other_photos_or_weights_of_one_name_are_rows_of_their_own(made,
         )
         write_run(tmp_path / name, replace(about, images=images, encoders=(encoder,)))
     (table,) = collect_runs(tmp_path).tables()
-    assert [tuple(row[name][-10:] for name in ("images", "encoders")) for row in table.records()] == [
-        (", 11111111", ", 33333333"), (", 22222222", ", 33333333"), (", 11111111", ", 44444444")
-    ]  # fmt: skip
+    assert [tuple(row[name].split(", ")[-1] for name in ("images", "encoders")) for row in table.records()] == [
+        ("photos 11111111", "weights 33333333"),
+        ("photos 22222222", "weights 33333333"),
+        ("photos 11111111", "weights 44444444"),
+    ]
+
+
+def test_sets_of_other_classes_are_told_apart_by_these_alone(made, tmp_path):
+    """Photos of other classes, as behind a set with a class taken out, have another fingerprint, which says no more."""
+    for name, digit, classes in (("a", "1", ("cat", "dog")), ("b", "2", ("cat", "emu"))):
+        shutil.copytree(made / "a0", tmp_path / name)
+        about = read_run(made / "a0")
+        images = replace(about.images, fingerprint=64 * digit)
+        write_run(tmp_path / name, replace(about, images=images, class_names=classes))
+    (table,) = collect_runs(tmp_path).tables()
+    assert "images" not in table.columns
+    assert [row["classes"] for row in table.records()] == ["2: cat, dog", "2: cat, emu"]
 
 
 def test_rows_that_were_scored_otherwise_are_not_compared_in_silence(made, photos, tmp_path):

@@ -212,8 +212,9 @@ def collect_runs(folder: Path | str) -> Runs:
             warnings.warn(f"{error}; it is left out", stacklevel=2)
     if not runs:
         raise UserError(f"folder {str(folder)!r} contains no runs; give the folder that distill wrote its runs to")
-    named = Counter(name for name, _ in {one for run in runs.values() for one in _named(run)})
-    ambiguous = {name for name, digests in named.items() if digests > 1}
+    # Other classes of the same photos are other photos: the column of classes tells that.
+    named = Counter((classes, name) for classes, name, _ in {one for run in runs.values() for one in _named(run)})
+    ambiguous = {one for one, digests in named.items() if digests > 1}
     settings = {name: _settings(run, ambiguous) for name, run in runs.items()}
     names = list(dict.fromkeys(key for one in settings.values() for key in one))
     differ = [key for key in names if differs(key, list(settings.values()))]
@@ -239,21 +240,28 @@ def collect_runs(folder: Path | str) -> Runs:
     return Runs(str(folder), tuple(groups))
 
 
-def _named(run: RunRecord) -> list[tuple[str, str]]:
-    """Name and fingerprint of a run's images, and of each of its encoders."""
+_Named = tuple[tuple[str, ...], str]
+"""The classes that a name is about, none for encoders, and the name."""
+
+
+def _named(run: RunRecord) -> list[tuple[tuple[str, ...], str, str]]:
+    """Classes, name and fingerprint of a run's images, and of each of its encoders."""
     images = run.images
-    encoders = [(str(encoder), encoder.fingerprint) for encoder in run.encoders]
-    return [(f"{images.spec} ({images.split})", images.fingerprint), *encoders]
+    encoders = [((), str(encoder), encoder.fingerprint) for encoder in run.encoders]
+    return [(run.class_names, f"{images.spec} ({images.split})", images.fingerprint), *encoders]
 
 
-def _settings(run: RunRecord, ambiguous: Set[str]) -> dict[str, str]:
+def _settings(run: RunRecord, ambiguous: Set[_Named]) -> dict[str, str]:
     """The settings of a run without its seed, flat: ``clp.ridge`` → ``"10.0"``.
 
     Args:
         run: The run.
         ambiguous: Names that mean different images or checkpoints in different runs, so a fingerprint is added.
     """
-    images, *encoders = (f"{name}, {digest[:8]}" if name in ambiguous else name for name, digest in _named(run))
+    images, *encoders = (
+        f"{name}, {'photos' if classes else 'weights'} {digest[:8]}" if (classes, name) in ambiguous else name
+        for classes, name, digest in _named(run)
+    )
     found = {
         "images": images,
         "encoders": " + ".join(encoders) or NOTHING,
