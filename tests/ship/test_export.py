@@ -395,8 +395,8 @@ def test_a_first_export_that_fails_leaves_nothing_but_what_was_there(tmp_path, m
 def test_an_encoder_that_gives_no_numbers_takes_the_first_that_fits():
     pixels = to_8_bits(make_set(size=40).images)
     search = functools.partial(_search, pixels, 10**6, ("webp", "jpeg"), [40, 20], progress=False)
-    assert search(error=lambda candidate: math.nan).format == "webp"
-    assert search(error=lambda candidate: 1.0 if candidate.format == "jpeg" else math.nan).format == "jpeg"
+    assert search(error=lambda made: math.nan).about.format == "webp"
+    assert search(error=lambda made: 1.0 if made.about.format == "jpeg" else math.nan).about.format == "jpeg"
 
 
 # ---------------------------------------------------------------- evaluation and the command line

@@ -145,21 +145,19 @@ def export(
             error = distance or partial(pixel_error, original)
             best = _search(
                 pixels, max_bytes, (format,) if format else FORMATS, [image_size] if image_size else _sizes(side),
-                lambda candidate: error(decode_files([candidate.files[i] for i in compared], candidate.image_size)),
+                lambda made: error(decode_files([made.files[i] for i in compared], made.about.image_size)),
                 progress,
             )  # fmt: skip
         remove_leftovers(folder)
         for stale in (*folder.glob(EVALUATIONS), folder / HELD_OUT, folder / CONFIG):  # of the export that is replaced
             stale.unlink(missing_ok=True)
-        made = {"format": best.format, "quality": best.quality, "image_size": best.image_size}
-        about = from_plain(made, ExportRecord)
         licence, held_out = (Licence(), []) if source is None else (licence_of(source), held_out_in(source))
-        distilled.save(folder, Encoded(best.files, about), licence=licence, held_out=held_out)
+        distilled.save(folder, best, licence=licence, held_out=held_out)
         written = DistilledSet.load(folder)
         return ExportReport(
             folder=folder,
             images=len(written),
-            **asdict(written.run.export or about),
+            **asdict(written.run.export or best.about),
             pixel_error=pixel_error(distilled.images, written.images),
             feature_distance=None if distance is None else distance(written.images[compared]),
         )
@@ -206,19 +204,7 @@ def feature_distance(features: Tensor, others: Tensor) -> float:
     return float((1 - F.cosine_similarity(features - mean, others - mean)).clamp(min=0).mean())
 
 
-@dataclass(frozen=True)
-class _Candidate:
-    format: str
-    quality: int | None
-    image_size: int
-    files: list[bytes]
-
-    @property
-    def bytes(self) -> int:
-        return sum(map(len, self.files))
-
-
-def _encoded(pixels: Tensor, format: str, quality: int | None, image_size: int, progress: bool = False) -> _Candidate:
+def _encoded(pixels: Tensor, format: str, quality: int | None, image_size: int, progress: bool = False) -> Encoded:
     """The 8-bit images (m, 3, S, S) as files; the codecs release the lock, so that threads share the work."""
     encode = partial(encode_image, format=format, quality=quality, image_size=image_size)
     files = []
@@ -226,7 +212,8 @@ def _encoded(pixels: Tensor, format: str, quality: int | None, image_size: int, 
         for file in workers.map(encode, pixels.permute(0, 2, 3, 1).numpy()):
             files.append(file)
             bar.advance()
-    return _Candidate(format, quality, image_size, files)
+    about = {"format": format, "quality": quality, "image_size": image_size, "bytes": sum(map(len, files))}
+    return Encoded(files, from_plain(about, ExportRecord))
 
 
 def _search(
@@ -234,9 +221,9 @@ def _search(
     budget: int,
     formats: Sequence[str],
     sizes: Sequence[int],
-    error: Callable[[_Candidate], float],
+    error: Callable[[Encoded], float],
     progress: bool,
-) -> _Candidate:
+) -> Encoded:
     """The candidate of least error whose files take at most ``budget`` bytes.
 
     Args:
@@ -252,16 +239,16 @@ def _search(
         for format in formats:
             for i, size in enumerate(sizes):
                 candidate = _encoded(pixels, format, _qualities(format)[0], size)
-                smallest = min(smallest or candidate.bytes, candidate.bytes)
-                if candidate.bytes <= budget:
+                smallest = min(smallest or candidate.about.bytes, candidate.about.bytes)
+                if candidate.about.bytes <= budget:
                     candidate = _best_quality(pixels, budget, candidate)
                     its_error = error(candidate)
                     if math.isnan(its_error):  # NaN from an encoder: worse than any
                         its_error = math.inf
                     if best is None or its_error < least:
                         best, least = candidate, its_error
-                note = f"{best.format} {best.image_size} px" if best else ""
-                if candidate.bytes <= budget and candidate.quality == _qualities(format)[-1]:
+                note = f"{best.about.format} {best.about.image_size} px" if best else ""
+                if candidate.about.bytes <= budget and candidate.about.quality == _qualities(format)[-1]:
                     bar.advance(len(sizes) - i, note)  # nothing was lost to the budget: smaller can only be worse
                     break
                 bar.advance(note=note)
@@ -272,14 +259,14 @@ def _search(
     return best
 
 
-def _best_quality(pixels: Tensor, budget: int, lowest: _Candidate) -> _Candidate:
+def _best_quality(pixels: Tensor, budget: int, lowest: Encoded) -> Encoded:
     """Find by bisection the files of the highest quality that fit; those of the lowest quality must fit."""
-    qualities, best = _qualities(lowest.format), lowest
+    qualities, best = _qualities(lowest.about.format), lowest
     low, high = 0, len(qualities)  # low fits, high does not
     middle = high - 1  # the highest first: where it fits, the search ends
     while high - low > 1:
-        candidate = _encoded(pixels, lowest.format, qualities[middle], lowest.image_size)
-        if candidate.bytes <= budget:
+        candidate = _encoded(pixels, lowest.about.format, qualities[middle], lowest.about.image_size)
+        if candidate.about.bytes <= budget:
             best, low = candidate, middle
         else:
             high = middle

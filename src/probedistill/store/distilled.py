@@ -99,7 +99,7 @@ class Encoded:
 
     Attributes:
         files: The bytes of each image's file, in the order of the images.
-        about: How they were made; `DistilledSet.save` fills in the bytes.
+        about: How they were made; `DistilledSet.save` fills in ``total_bytes``.
     """
 
     files: Sequence[bytes]
@@ -189,7 +189,7 @@ class DistilledSet:
             run = replace(run, export=None)  # the set may have been loaded from an export
         else:
             files, suffix = encoded.files, SUFFIXES[encoded.about.format]
-            run = replace(run, export=replace(encoded.about, bytes=sum(map(len, files))))
+            run = replace(run, export=encoded.about)
         with _all_or_nothing(folder):
             try:
                 with whole_folder(target) as partial:
