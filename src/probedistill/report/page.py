@@ -205,6 +205,7 @@ def _different(runs: list[ShownRun], kind: type[Analysis], given: Analysis | Non
     """Results of a kind that compare runs or encoders, each once, and the one that was named."""
     found = [] if kind.of_one_run else [result for run in runs for result in run.results[kind.kind]]
     every = [*([given] if given is not None else []), *found]
+    # Of equal ones the last place counts: a result that is in the folder of a run, too, stays with the others of it.
     return list({json.dumps(as_plain(result)): result for result in reversed(every)}.values())[::-1]
 
 

@@ -278,6 +278,7 @@ class Scene:
 
     def paint(self, axes: Axes, top: float = 0.0) -> None:
         """Draw the page with matplotlib, ``top`` pixels below the upper edge of axes that count in pixels."""
+        # Neighbours of a kind are one collection: 2,500 cells one by one take matplotlib a second.
         for order, (kind, group) in enumerate(groupby(self.marks, _painter)):
             kind(axes, list(group), top, order + 1)
 
