@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.optimize import brentq
@@ -55,11 +55,10 @@ class Lesson:
         weight, bias = head
         return weight @ matrix, weight @ offset + bias
 
-    def of(self, views: Array | slice, images: Array | slice) -> Lesson:
-        """Some views of some images."""
-        teachers = [(head, source[views][:, images]) for head, source in self.teachers]
-        soft = None if self.soft is None else self.soft[images]
-        return Lesson(self.target[views][:, images], self.labels[images], teachers, soft)
+    def of(self, views: Array) -> Lesson:
+        """Some of the views of all images."""
+        teachers = [(head, source[views]) for head, source in self.teachers]
+        return replace(self, target=self.target[views], teachers=teachers)
 
     def folds(self) -> Iterator[tuple[Lesson, Lesson]]:
         """One view of each image to train on and all others to test on, several times.
@@ -67,10 +66,9 @@ class Lesson:
         A head is trained on many more views, but with twenty, nearly every held-out view is classified correctly with
         any encoder.
         """
-        everything = slice(None)
         for first in range(0, len(self.target), _EVERY):
             one = np.arange(len(self.target)) == first
-            yield self.of(one, everything), self.of(~one, everything)
+            yield self.of(one), self.of(~one)
 
 
 def _mean(heads: Sequence[Linear]) -> Linear:
