@@ -141,15 +141,15 @@ def test_numbers_keep_their_decimals(run_cli, photos, tmp_path, given):
     out, file = tmp_path / "run", tmp_path / "encoder.yaml"
     arguments = ["distill", "--images", f"folder:{photos}", "--views", 1, "--out", out, "--no-pretrained", "--steps", 1]
     if given == "file":
-        file.write_text("encoder: timm:resnet18@32\nencoder_args: {drop_rate: 0.25, num_classes: 7, pad: 1.0}\n")
+        file.write_text("encoder: timm:test_resnet@32\nencoder_args: {drop_rate: 0.25, num_classes: 7, pad: 1.0}\n")
         result = run_cli(*arguments, "--config", file, "--encoder-args.pad", "x")
         assert "pad" in result.error()
-        file.write_text("encoder: timm:resnet18@32\nencoder_args: {drop_rate: 0.25, num_classes: 7}\n")
+        file.write_text("encoder: timm:test_resnet@32\nencoder_args: {drop_rate: 0.25, num_classes: 7}\n")
         arguments += ["--config", file]
     else:
         arguments += [
             "--encoder",
-            "timm:resnet18@32",
+            "timm:test_resnet@32",
             "--encoder-args.drop_rate",
             0.25,
             "--encoder-args.num_classes",

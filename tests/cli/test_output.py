@@ -25,16 +25,6 @@ def run(*arguments: object, encoding: str = "utf-8") -> subprocess.CompletedProc
     return subprocess.run(command, env=environment, capture_output=True, timeout=120, check=False)
 
 
-@pytest.mark.slow
-def test_a_whole_run_on_an_ascii_stream(photos, tmp_path):
-    done = run(
-        "distill", "--images", f"folder:{photos}", "--encoder", TINY, "--steps", 2, "--out", tmp_path / "é",
-        encoding="ascii",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert b"Traceback" not in done.stderr
-
-
 class Stream(io.TextIOWrapper):
     """A strict stream of an encoding, as a terminal or as a file."""
 

