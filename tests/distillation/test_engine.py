@@ -187,9 +187,9 @@ def test_memory_does_not_grow_with_images_and_views():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("views", "micro_batch"), [(60, 1), (60, 3), (7, 3)])
+@pytest.mark.parametrize(("views", "micro_batch"), [(20, 1), (20, 3), (7, 3)])
 def test_no_more_views_are_made_than_a_micro_batch_holds(views, micro_batch):
-    """Of 60 views of an image three may fit in memory; the two images of such a batch have three together."""
+    """Of 20 views of an image three may fit in memory; the two images of such a batch have three together."""
     distiller = make_distiller(views=views, micro_batch=micro_batch)
     with LargestBatch() as made:
         distiller.step()

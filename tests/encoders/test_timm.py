@@ -486,7 +486,8 @@ def test_weights_of_another_size_than_the_models_own(tmp_path, of_64, size, has_
 def test_windows_of_another_size(tmp_path, classes):
     """A Swin that was made for 112 pixels has smaller windows at its end; timm would resample them twice."""
     name = "swin_tiny_patch4_window7_224"
-    model = timm.create_model(name, img_size=112, num_classes=classes).eval()
+    blocks = {"depths": [1, 1, 1, 2]}
+    model = timm.create_model(name, img_size=112, num_classes=classes, **blocks).eval()
     for part, value in model.named_parameters():
         if "relative" in part:
             nn.init.normal_(value, std=0.5)
@@ -495,11 +496,11 @@ def test_windows_of_another_size(tmp_path, classes):
     with pytest.raises(
         UserError, match=r"bias_table has shape \(49, 24\) instead .*, such as img_size if it was trained"
     ):
-        load_encoder(f"timm:{name}", checkpoint=path, input_size=112, device="cpu")
+        load_encoder(f"timm:{name}", checkpoint=path, input_size=112, encoder_args=blocks, device="cpu")
     images = pictures(2, 112)
     for size in (112, None):
-        options = {"checkpoint": path, "input_size": size, "encoder_args": {"img_size": 112}, "device": "cpu"}
-        encoder = load_encoder(f"timm:{name}", **options)
+        options = {"checkpoint": path, "input_size": size, "encoder_args": {"img_size": 112, **blocks}}
+        encoder = load_encoder(f"timm:{name}", device="cpu", **options)
         with torch.no_grad():
             assert close(encoder(images), model((images - encoder.mean) / encoder.std))
 

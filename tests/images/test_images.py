@@ -191,7 +191,7 @@ _KINDS_OF_JPEG = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", _KINDS_OF_JPEG, ids=str)
-@pytest.mark.parametrize("size", [(8, 8), (37, 51)], ids=str)
+@pytest.mark.parametrize("size", [(8, 8), (20, 33)], ids=str)
 def test_a_jpeg_is_read_without_its_end_mark_and_refused_without_pixels(kind, size):
     pixels = np.random.default_rng(0).integers(0, 255, (*size, 3), dtype=np.uint8)
     content = encoded(Image.fromarray(pixels), "JPEG", **{"quality": 85, **kind})
