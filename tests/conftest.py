@@ -121,11 +121,16 @@ class Outcome:
 
 
 @pytest.fixture(autouse=True)
-def _files_of_one_test_are_not_found_by_the_next(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _files_of_one_test_are_not_found_by_the_next(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
     """A ``module:`` name puts the current folder on the path, where it stays for the rest of the process."""
     monkeypatch.setattr(sys, "path", list(sys.path))
+    known, written = set(sys.modules), str(tmp_path_factory.getbasetemp())
     yield
-    sys.modules.pop("mine", None)
+    for name in sys.modules.keys() - known:
+        if (getattr(sys.modules[name], "__file__", None) or "").startswith(written):
+            del sys.modules[name]
 
 
 @pytest.fixture(scope="session")

@@ -197,7 +197,12 @@ def test_what_is_held_out_must_not_depend_on_other_images(run_cli, tmp_path):
     assert run_cli(*make, "--all-images").code == 0
 
 
-def test_what_noise_leaves_of_small_classes_and_a_large_delta_is_said(run_cli, photos, tmp_path):
+def test_what_noise_leaves_of_small_classes_and_a_large_delta_is_said(run_cli, photos, tmp_path, monkeypatch):
+    def silent(epsilon, delta):  # one time in seventy real noise makes a class large
+        deviation, _, library = check_promise(epsilon, delta)
+        return deviation, lambda values, _: values, library
+
+    monkeypatch.setattr("probedistill.features.privacy.check_promise", silent)
     make = ["stats", "--images", f"folder:{photos}", "--encoder", TINY, "--out", tmp_path / "a.stats", "--epsilon"]
     assert "mostly noise: 2 of 2 classes" in run_cli(*make, 0.1).out
     careless = run_cli(*make, 1000, "--delta", 0.5).out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 from textwrap import dedent
@@ -25,13 +26,14 @@ def data(photos):
 
 
 @pytest.fixture
-def mine(tmp_path, monkeypatch) -> Path:
+def mine(tmp_path, monkeypatch) -> Iterator[Path]:
     """The example of the documentation, as a file in the current folder."""
     example = kinds.__doc__.split("whole probe::\n")[1].split("\nA classifier")[0]
     assert len(example.strip().splitlines()) <= 15
     (tmp_path / "mine_probe.py").write_text(dedent(example))
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    yield tmp_path
+    kinds.kind_of.cache_clear()
 
 
 @pytest.mark.parametrize("name", PROBES.names())
