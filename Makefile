@@ -33,7 +33,7 @@ test: $(VENV)/.installed $(VENV)/.browser  ## the tests
 gpu: $(VENV)/.installed  ## the tests that need an NVIDIA GPU
 	TEST_GPU=1 $(BIN)/python -m pytest tests/machine/test_gpu.py
 
-quick: $(VENV)/.installed  ## the tests without the slow ones: about two minutes
+quick: $(VENV)/.installed  ## the tests without the slow ones: about a minute and a half
 	$(BIN)/python -m pytest -n logical -m "not slow" -q
 
 lint: $(VENV)/.installed  ## ruff, mypy, and whether the tables in the docs are those of the results
