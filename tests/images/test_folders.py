@@ -271,7 +271,7 @@ def test_hidden_photos_are_said(tmp_path, name, says):
 
 def test_images_beside_the_classes_are_said(tmp_path):
     tree(tmp_path, "cat", "dog", "")
-    with pytest.warns(UserWarning, match="ignoring files beside the class folders: '00.png' and 3 more"):
+    with pytest.warns(UserWarning, match="ignoring files next to the class folders: '00.png' and 3 more"):
         assert len(load_images(f"folder:{tmp_path}")) == 8
 
 
@@ -427,15 +427,15 @@ def test_a_class_without_images_is_named(tmp_path):
     [
         (["images"], "annotations/instances.json", "the folder 'annotations' holds no images, but 'instances.json'"),
         (["train/images", "val/images"], "train/labels/1.txt", "the folder 'labels' holds no images, but '1.txt'"),
-        (["images"], "labels.csv", "have images as the only class folder in .* beside 'labels.csv'"),
-        ([""], "labels.csv", "have no class folders in .* beside 'labels.csv'"),
+        (["images"], "labels.csv", "have images as the only class folder in .* next to 'labels.csv'"),
+        ([""], "labels.csv", "have no class folders in .* next to 'labels.csv'"),
     ],
 )
 def test_sets_with_labels_in_files_lead_to_classes(tmp_path, folders, file, says):
     tree(tmp_path, *folders)
     (tmp_path / file).parent.mkdir(exist_ok=True)
     (tmp_path / file).write_text("{}")
-    with pytest.raises(UserError, match=says + r"; if files say .*folder of its class, or give labelled_images\("):
+    with pytest.raises(UserError, match=says + r"; if a file lists .*folder of its class, or use labelled_images\("):
         load_splits(f"folder:{tmp_path}")
 
 

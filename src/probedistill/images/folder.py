@@ -60,10 +60,10 @@ _SIDECARS = frozenset(
 )  # fmt: skip
 _LABEL_FILES = frozenset({".csv", ".json", ".jsonl", ".mat", ".parquet", ".tsv", ".txt", ".xml"})
 _BY_FILE = (
-    "if files say what is on the photos, put each photo into a folder of its class, or give "
+    "if a file lists the classes of the photos, put each photo into a folder of its class, or use "
     "labelled_images(paths, labels) in Python"
 )
-_RUNS = "runs of probedistill"  # their images are no photos
+_RUNS = "runs of probedistill"  # their images are not photos
 _DEEPEST = 50  # folders inside a class folder
 
 
@@ -166,7 +166,7 @@ class _FolderSource(Source):
         file = _label_file(parent) if len(folders) < 2 else None
         if not folders or (file and wanted is None):
             found = "no class folders" if not folders else f"{', '.join(folders)} as the only class folder"
-            way_out = f"beside {file!r}; {_BY_FILE}" if file else "give a folder with one folder per class"
+            way_out = f"next to {file!r}; {_BY_FILE}" if file else "give a folder with one folder per class"
             raise UserError(f"images {self.spec!r} have {found} in {parent}{' ' if file else '; '}{way_out}")
         return folders
 
@@ -410,12 +410,12 @@ class _LeftOut:
 
 
 def _add_others(parent: Path, left_out: _LeftOut, *, hidden: bool) -> None:
-    """Add what lies beside class folders and is not read; ``hidden`` folders, too, if they hold images."""
+    """Add what is next to class folders and is not read; with ``hidden``, also hidden folders with images."""
     for name in _hidden_folders(parent) if hidden else []:
         left_out.add("hidden folders with images", name)
     for entry in listing(parent):
         if _is_image_name(entry.name) and not _is_folder(entry):
-            left_out.add("files beside the class folders", entry.name)
+            left_out.add("files next to the class folders", entry.name)
         elif entry.is_symlink() and not os.path.exists(entry.path):
             left_out.add("broken links", entry.name)
 
