@@ -202,8 +202,13 @@ def _without_inner_wrappers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 _AVERAGE = re.compile(r"(\b|_)ema(\b|_)")
 """In the prefix of weights that were averaged in training: they are what a trainer reports."""
-_OTHER_COPY = re.compile(r"\b(encoder_k|momentum_\w+|current_model_state)\.")
-"""In the prefix of a copy that its trainer does not go on with: of MoCo, of solo-learn, of Lightning's averages."""
+_OTHER_COPY = re.compile(r"\b(encoder_k|momentum_\w+|\w+_momentum|current_model_state)\.")
+"""In the prefix of a copy that its trainer does not go on with: of MoCo, of solo-learn, of lightly, of Lightning's
+averages."""
+_ONLINE = re.compile(r"(\b|_)online(\b|_)")
+"""In the prefix of the copy that BYOL is evaluated by; its target is the other one."""
+_TARGET = re.compile(r"\btarget_encoder\.")
+"""In the prefix of the copy that I-JEPA and V-JEPA are evaluated by."""
 
 
 def prefixes(there: Collection[str], names: Sequence[str]) -> list[str]:
@@ -219,6 +224,8 @@ def _whole(weights: Mapping[str, Tensor], names: Sequence[str]) -> list[str]:
     whole = prefixes(weights.keys(), names)
     for chosen in (
         [prefix for prefix in whole if _AVERAGE.search(prefix)],
+        [prefix for prefix in whole if _ONLINE.search(prefix)],
+        [prefix for prefix in whole if _TARGET.search(prefix)],
         [prefix for prefix in whole if not _OTHER_COPY.search(prefix)],
     ):
         if len(chosen) == 1:
