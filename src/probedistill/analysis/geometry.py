@@ -14,7 +14,7 @@ from sklearn.decomposition import PCA
 from torch import Tensor
 
 from ..encoders.encoder import Encoder, check_encoder
-from ..errors import UserError, option, unknown_name
+from ..errors import UserError, option
 from ..features.bank import FeatureBank
 from ..features.classes import balanced_rows, class_means, medoids
 from ..features.encode import encode
@@ -22,6 +22,7 @@ from ..features.store import FeatureStore
 from ..images.labelled import LabelledImages, check_labelled, classes_argument
 from ..machine.progress import ProgressBar
 from ..machine.torch_state import own_torch_state
+from ..methods import check_name
 from ..show.figures import Bars, Figure, Plane, Points, colour
 from ..show.tables import Table, number
 from ..store.distilled import DistilledSet, as_set, check_each_class
@@ -365,8 +366,7 @@ def _drawn(classes: Sequence[str] | None, names: Sequence[str]) -> list[int]:
     """The labels of the classes that are drawn."""
     chosen = list(names[:DRAWN_CLASSES] if classes is None else dict.fromkeys(classes))
     for name in chosen:
-        if name not in names:
-            raise unknown_name(classes_argument(), name, names, "(the run's classes)")
+        check_name(classes_argument(), name, names, "(the run's classes)")
     if not chosen:
         raise UserError("classes is empty; name at least one class to draw, or leave it out for the first thirty")
     return [names.index(name) for name in chosen]

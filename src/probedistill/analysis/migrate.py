@@ -20,6 +20,7 @@ from ..features.store import FeatureStore
 from ..images.labelled import LabelledImages, of_classes
 from ..machine.progress import ProgressBar
 from ..machine.torch_state import own_torch_state
+from ..methods import check_name
 from ..seeds import Stream, seed_of
 from ..ship.heads import HeadAbout, Preparation, ReadyHead, head_of_statistics
 from ..show.figures import Bars, Figure
@@ -294,8 +295,7 @@ def migrate(
 
 
 def _check(candidate: str, measured: float | None, encoder: Encoder, old: Sequence[Encoder]) -> None:
-    if candidate not in (AUTO, *CANDIDATES):
-        raise unknown_name("candidate", candidate, (AUTO, *CANDIDATES))
+    check_name("candidate", candidate, (AUTO, *CANDIDATES))
     if measured is not None and not 0 < measured <= 1:
         raise UserError(f"measured {measured} must be an accuracy between 0 and 1")
     for one in old:

@@ -16,11 +16,11 @@ from .._version import __version__
 from ..config import DistillConfig, EncoderConfig, ImagesConfig, without_none
 from ..encoders.named import YAML, encoder_fields, with_its_file
 from ..encoders.trust import check_file_options, not_followed, read_yaml, trusting
-from ..errors import UserError, unknown_name
+from ..errors import UserError
 from ..machine.launch import speaks
 from ..machine.places import at_home
 from ..machine.progress import say
-from ..methods import preset_values
+from ..methods import check_name, preset_values
 from ..store.named import run_folder
 from ..text import as_argument
 from .helping import Help
@@ -254,8 +254,7 @@ def _yaml_source(path: Path, tokens: Sequence[str], *, has_encoder: bool = False
     content = read_yaml(path, f"config {str(path)!r}")
     known = set().union(*(_options_of(name) for name in _taken))
     for name in content:
-        if name not in known:
-            raise unknown_name(f"option in {path.name}", name, known)
+        check_name(f"option in {path.name}", name, known)
     command = tokens[0] if tokens else ""
     if has_encoder:
         content = {name: value for name, value in content.items() if name not in EncoderConfig.__dataclass_fields__}

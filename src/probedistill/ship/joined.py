@@ -10,9 +10,10 @@ from pathlib import Path
 import torch
 
 from .._version import __version__
-from ..errors import UserError, option, unknown_name
+from ..errors import UserError, option
 from ..features.statistics import ClassStatistics, merge_statistics, statistics_if_kept
 from ..images.labelled import plain_name, warn_of_alike
+from ..methods import check_name
 from ..store.card import Licence, held_out_in, licence_of
 from ..store.distilled import DistilledSet, Head
 from ..store.layout import check_named_once
@@ -130,8 +131,7 @@ def without_classes(kept: KeptSet, gone: Sequence[str]) -> KeptSet:
     """
     held = kept.distilled
     for name in gone:
-        if name not in held.class_names:
-            raise unknown_name("class", name, held.class_names, f"(in {kept.name!r})")
+        check_name("class", name, held.class_names, f"(in {kept.name!r})")
     names = tuple(name for name in held.class_names if name not in gone)
     if len(names) < 2:
         left_over = f"{len(names)} class" if len(names) == 1 else "no class"

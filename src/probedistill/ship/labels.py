@@ -13,10 +13,11 @@ from torch import Tensor
 
 from ..config import SOFT_LABELS, AugmentConfig
 from ..encoders.encoder import Encoder
-from ..errors import UserError, unknown_name
+from ..errors import UserError
 from ..features.bank import FeatureBank
 from ..features.encode import view_features
 from ..machine.torch_state import own_torch_state
+from ..methods import check_name
 from ..probes.arrays import Array
 from ..probes.linear import LinearProbe
 from ..probes.logistic import lbfgs, soft_cross_entropy
@@ -67,8 +68,7 @@ def with_extras(
     Raises:
         UserError: An unknown kind of labels, or features of another encoder or of different classes.
     """
-    if soft_labels not in SOFT_LABELS:
-        raise unknown_name("soft_labels", soft_labels, SOFT_LABELS)
+    check_name("soft_labels", soft_labels, SOFT_LABELS)
     bank.check_encoder(encoder)
     if bank.class_names != distilled.class_names:
         raise UserError(

@@ -6,8 +6,9 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import explained, unknown_name
+from ..errors import explained
 from ..machine.places import cache_folder, checked_cache
+from ..methods import check_name
 from ..show.results import Result
 from ..show.tables import Table
 from ..store.card import published
@@ -33,8 +34,7 @@ def unpack(name: str) -> Path:
     Raises:
         UserError: There is no such set, or the cache cannot be written.
     """
-    if name not in released_names():
-        raise unknown_name("set", name, released_names(), hint="(see probedistill sets)")
+    check_name("set", name, released_names(), "(see probedistill sets)")
     source = PLACE / name
     folder = cache_folder() / SETS / f"{name}-{file_digest(source / SUMS)[:12]}"
     if not (folder / RUN).is_file():
