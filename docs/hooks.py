@@ -61,7 +61,7 @@ def _output(output: Any) -> str:
     if "text/html" in data:
         in_one_line = re.sub(r"\n\s*", " ", data["text/html"])
         return f'<div class="output">\n{in_one_line}\n</div>'
-    return f"<pre>{html.escape(data.get('text/plain', '')).strip()}</pre>"
+    return f"<pre><code>{html.escape(data.get('text/plain', '')).strip()}</code></pre>"  # a box that scrolls
 
 
 def _not_listed(page: str) -> str:

@@ -71,6 +71,8 @@ def test_the_site_builds_without_a_warning(tmp_path):
         assert f"probedistill {command}" in pages["cli/index.html"]
     for public in set(probedistill.__all__) - {"__version__", "RECIPES"}:
         assert f'id="probedistill.{public}"' in pages["api/index.html"], f"{public} is missing in docs/api.md"
+    assert "<pre>" in pages["digits/index.html"]
+    assert "<pre>(" not in pages["digits/index.html"], "text of a notebook has a box that scrolls"
     loaded = {
         url
         for text in pages.values()
