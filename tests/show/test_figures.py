@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as some
 from PIL import Image
@@ -208,6 +208,7 @@ def test_titles_of_cells_points_bars_and_lines():
 
 
 @given(some.arrays(np.float64, (3, 4), elements=numbers))
+@example(np.full((3, 4), -10000.0))  # numbers that are wider than a bar should be
 @settings(max_examples=25, deadline=None)
 def test_numbers_may_be_missing_anywhere(values):
     drawing = heat_map("abc", "wxyz", values, framed=np.isnan(values), gaps=(2,))

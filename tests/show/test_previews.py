@@ -47,3 +47,11 @@ def test_images_of_a_class_stand_in_one_row(classes, each, columns):
 def test_limit(tmp_path):
     save_grid(tmp_path / "p.png", torch.rand(30, 3, 8, 8), [str(i) for i in range(30)], limit=4)
     assert Image.open(tmp_path / "p.png").height < 300
+
+
+def test_every_class_keeps_its_place_where_images_are_too_many():
+    titles = [f"class {i}" for i in range(6) for _ in range(5)]
+    values = torch.arange(6).repeat_interleave(5) / 50
+    sheet = np.asarray(grid(values.view(-1, 1, 1, 1).expand(-1, 3, 112, 112), titles, limit=13).convert("L"))
+    shown = [(sheet == grey).sum() // 112**2 for grey in (torch.arange(6) / 50 * 255).round().int().tolist()]
+    assert shown == [2] * 6

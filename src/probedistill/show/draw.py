@@ -380,7 +380,7 @@ def _bars_up(scene: Scene, drawing: Bars, colours: dict[str, str], ends: tuple[f
     room = (low - (0.08 * (high - low) if low < 0 else 0.0), high + 0.06 * (high - low))  # for numbers beyond the bars
     axes = _Axes(scene, (0.0, 1.0), room, 240, ("", drawing.axis), numbers_below=False)
     slot = (axes.right - axes.left) / max(1, len(drawing.categories))
-    thick = min((slot - 12) / max(1, len(drawing.series)), _THICKEST)
+    thick = min((slot - 12) / max(1, len(drawing.series)), max(_THICKEST, _widest_number(drawing) + 2))
     zero = axes.y(_within(0.0, ends))
     deepest = axes.bottom + 8
     for k, category in enumerate(drawing.categories):

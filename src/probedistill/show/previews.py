@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
@@ -25,9 +26,10 @@ _FONT, _LINE = 12, 14  # pixels: size of a title's letters, distance of its line
 
 
 def grid(images: Tensor, titles: list[str] | None = None, *, columns: int = 10, limit: int = 100) -> Image.Image:
-    """The first ``limit`` images as one picture, small ones enlarged, with their titles.
+    """Images as one picture, small ones enlarged, with their titles.
 
-    Where all titles are there equally often, one after another, no row ends among images of one title.
+    If there are more than ``limit``, every title keeps an equal number of its first images, at least one. If all
+    titles occur equally often, one after another, no row ends among images of one title.
 
     Args:
         images: (m, 3, S, S) in [0, 1].
@@ -37,6 +39,9 @@ def grid(images: Tensor, titles: list[str] | None = None, *, columns: int = 10, 
     """
     from PIL import ImageDraw
 
+    if titles and len(titles) > limit:
+        kept = _few_of_each(titles, limit)
+        images, titles = images[kept], [titles[i] for i in kept]
     shown = to_8_bits(images[:limit]).permute(0, 2, 3, 1).numpy()
     side = shown.shape[1]
     factor = max(1, -(-_CELL // side))
@@ -45,12 +50,12 @@ def grid(images: Tensor, titles: list[str] | None = None, *, columns: int = 10, 
     together = {len(list(same)) for _, same in groupby(titles or [])}
     if len(together) == 1 and 1 < (each := together.pop()) <= _MOST_TOGETHER:
         columns = each * max(1, columns // each)
-    lines = [wrapped(title, cell, _FONT) for title in (titles or [])[: len(shown)]] or [[]] * len(shown)
+    lines = [wrapped(title, cell, _FONT) for title in titles or []] or [[]] * len(shown)
     rows = [range(start, min(start + columns, len(shown))) for start in range(0, len(shown), columns)]
     bands = [max(len(lines[i]) for i in row) * _LINE + (2 if titles else 0) for row in rows]
     size = (columns * (cell + gap) + gap, sum(cell + band + gap for band in bands) + gap)
     sheet = Image.new("RGB", size, "white")
-    pen, fonts = ImageDraw.Draw(sheet), _fonts((titles or [])[: len(shown)])
+    pen, fonts = ImageDraw.Draw(sheet), _fonts(titles or [])
     y = gap
     for row, band in zip(rows, bands, strict=True):
         for place, i in enumerate(row):
@@ -61,6 +66,17 @@ def grid(images: Tensor, titles: list[str] | None = None, *, columns: int = 10, 
                 pen.text((x, y + cell + number * _LINE), line, fill="black", font=fonts[i])
         y += cell + band + gap
     return sheet
+
+
+def _few_of_each(titles: Sequence[str], limit: int) -> list[int]:
+    """Rows of the first images of each title, as many of each as ``limit`` has room for; at least one, then cut."""
+    each = max(1, limit // len(set(titles)))
+    seen, kept = Counter[str](), []
+    for row, title in enumerate(titles):
+        seen[title] += 1
+        if seen[title] <= each:
+            kept.append(row)
+    return kept[:limit]
 
 
 def _fonts(titles: Sequence[str]) -> list[Any]:
