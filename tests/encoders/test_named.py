@@ -213,7 +213,7 @@ def test_what_is_wrong_with_a_file_that_a_config_names(run_cli, files):
     assert "leads back to itself" in run_cli("distill", "--config", "run.yaml", "--out", "a").error()
     Path("tiny.yaml").unlink()
     error = run_cli("distill", "--config", "run.yaml", "--out", "a").error()
-    assert "does not exist; paths in it are relative to the current folder" in error
+    assert "does not exist; give its path relative to the current folder" in error
     assert not Path("a").exists()
 
 

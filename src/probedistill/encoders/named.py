@@ -101,7 +101,7 @@ def encoder_fields(file: str, named_by: str = "", above: Sequence[Path] = ()) ->
     called = f"encoder {file!r}" + (f", which {named_by} names," if named_by else "")
     path = at_home(Path(file))
     if named_by and not path.exists():
-        raise UserError(f"{called} does not exist; paths in it are relative to the current folder")
+        raise UserError(f"{called} does not exist; give its path relative to the current folder")
     if path.resolve() in above:
         raise UserError(f"{called} leads back to itself; give a name such as efficientnet_lite0 in one of the files")
     fields = _read_fields(path, called)
