@@ -184,7 +184,7 @@ def test_command_names_the_likeliest_classes_of_each_photo(encoder, photos, tmp_
         assert "class 4" not in row
     assert list(json.loads(run_cli("--json", *command).out)["rows"][0]) == ["photo", "class", "percent"]
     assert "dog [b]" in run_cli(*command, "--top", 3).out
-    assert "--top 0 must be a whole number" in run_cli(*command, "--top", 0).error()
+    assert "top 0 must be at least 1" in run_cli(*command, "--top", 0).error()
 
 
 def test_damaged_files_are_one_line(encoder, tmp_path):

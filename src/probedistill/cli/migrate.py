@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ..config import EncoderConfig, ImagesConfig
 from ..errors import UserError
+from ..methods import check_number
 from ..store.named import results_folder, run_folder
 from ..text import as_argument, counted
 from .app import Cache, EncoderOptions, Folder, Images, Progress, command, show
@@ -139,8 +140,7 @@ def predict(
     from ..show.tables import Table, percent
     from ..store.files import check_file, whole_file
 
-    if top < 1:
-        raise UserError(f"--top {top} must be a whole number ≥ 1")
+    check_number("top", top, least=1, whole=True)
     head = load_head(folder)
     if csv is not None:
         check_file(csv)
