@@ -13,6 +13,7 @@ import pytest
 
 from helpers_images import class_image, make_image_folder
 from probedistill import ImagesConfig, UserError, load_images, load_splits
+from probedistill.images.splits import load_training
 
 
 def classes_of(folder, **options):
@@ -427,7 +428,7 @@ def test_a_class_without_images_is_named(tmp_path):
     [
         (["images"], "annotations/instances.json", "the folder 'annotations' holds no images, but 'instances.json'"),
         (["train/images", "val/images"], "train/labels/1.txt", "the folder 'labels' holds no images, but '1.txt'"),
-        (["images"], "labels.csv", "have images as the only class folder in .* next to 'labels.csv'"),
+        (["images"], "labels.csv", r"have fewer than 2 classes \('images'\) next to 'labels.csv'"),
         ([""], "labels.csv", "have no class folders in .* next to 'labels.csv'"),
     ],
 )
@@ -437,6 +438,19 @@ def test_sets_with_labels_in_files_lead_to_classes(tmp_path, folders, file, says
     (tmp_path / file).write_text("{}")
     with pytest.raises(UserError, match=says + r"; if a file lists .*folder of its class, or use labelled_images\("):
         load_splits(f"folder:{tmp_path}")
+
+
+def test_a_text_beside_one_class_matters_only_where_two_are_needed(tmp_path):
+    tree(tmp_path, "train/cat", "train/dog", "test/cat")
+    (tmp_path / "train" / "cat" / "from.txt").write_text("mine")
+    (tmp_path / "test" / "from.txt").write_text("mine")
+    (tmp_path / "test" / "dog").mkdir()
+    (tmp_path / "test" / "dog" / "none.txt").write_text("none yet")
+    assert load_splits(f"folder:{tmp_path}")[1].counts().tolist() == [4, 0]
+    (tmp_path / "test" / "dog" / "none.txt").unlink()
+    (tmp_path / "test" / "dog").rmdir()
+    assert load_splits(f"folder:{tmp_path}")[1].counts().tolist() == [4, 0]
+    assert load_training(f"folder:{tmp_path / 'test'}", everything=True).class_names == ("cat",)
 
 
 def test_a_table_beside_classes_does_not_matter(tmp_path):

@@ -98,7 +98,7 @@ class _FolderSource(Source):
 
     def load(self, split: str, classes: tuple[str, ...] | None, *, absent_ok: bool = False) -> LabelledImages:
         """The images of a split; only the folders of ``classes`` are listed."""
-        parent = self.root / split if split in self._split_folders else self.root
+        parent = self._parent(split)
         left_out = _LeftOut()
         folders = self._class_folders(parent, classes, left_out)
         if classes is not None:
@@ -114,7 +114,8 @@ class _FolderSource(Source):
                     inside.append({path.split("/")[1] if path.count("/") > 1 else "" for path in found})
                     if label == 0 and len(class_names) > 1:
                         _check_no_splits_inside(folders[name], inside[0], self.spec)
-                if not found and classes is None and (file := _label_file(parent / folders[name])):
+                is_needed = classes is None and not absent_ok
+                if is_needed and not found and (file := _label_file(parent / folders[name])):
                     raise UserError(
                         f"images {self.spec!r}: the folder {name!r} holds no images, but {file!r}; {_BY_FILE}, or "
                         f"leave it out with {option('classes')}"
@@ -163,12 +164,16 @@ class _FolderSource(Source):
                 )
             folders[name] = folder
         folders = dict(sorted(folders.items()))  # the same order whatever the form of accents on this disk
-        file = _label_file(parent) if len(folders) < 2 else None
-        if not folders or (file and wanted is None):
-            found = "no class folders" if not folders else f"{', '.join(folders)} as the only class folder"
-            way_out = f"next to {file!r}; {_BY_FILE}" if file else "give a folder with one folder per class"
-            raise UserError(f"images {self.spec!r} have {found} in {parent}{' ' if file else '; '}{way_out}")
+        if not folders:
+            way_out = _beside_classes(parent) or "; give a folder with one folder per class"
+            raise UserError(f"images {self.spec!r} have no class folders in {parent}{way_out}")
         return folders
+
+    def _parent(self, split: str) -> Path:
+        return self.root / split if split in self._split_folders else self.root
+
+    def beside_classes(self, split: str) -> str:
+        return _beside_classes(self._parent(split))
 
 
 def _nothing() -> LabelledImages:
@@ -316,6 +321,12 @@ def _label_file(folder: Path) -> str | None:
     names = (Path(entry.name) for entry in listing(folder) if not _is_folder(entry))
     texts = (name for name in names if name.suffix.lower() in _LABEL_FILES)
     return next((as_utf8(str(name)) for name in texts if name.stem.lower() not in ("readme", "license")), None)
+
+
+def _beside_classes(folder: Path) -> str:
+    """The end of an error about a folder with too few class folders, if it has a label file; else nothing."""
+    file = _label_file(folder)
+    return f" next to {file!r}; {_BY_FILE}" if file else ""
 
 
 def _has_images(folder: Path, depth: int = 3) -> bool:

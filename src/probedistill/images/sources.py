@@ -142,6 +142,10 @@ class Source:
         images.class_names = composed(images.class_names)
         return images if classes is None else images.of(classes, classes_argument(), absent_ok)
 
+    def beside_classes(self, split: str) -> str:
+        """The end of an error about a split with too few classes, if something next to them explains it; or nothing."""
+        return ""
+
 
 def labelled(items: Items, spec: str, split: str, progress: bool = True) -> LabelledImages:
     """Labelled images of items, with a fingerprint of their contents.

@@ -68,7 +68,7 @@ def load_images(
     source, training = _opened(config, progress)
     images = source.load(training, wanted)
     check_classes_of_images(images.class_names, f"images {images.spec!r}")
-    _check_enough(images, min_per_class, chosen=wanted is not None)
+    _check_enough(source, images, min_per_class, chosen=wanted is not None)
     warn_of_duplicates(images)
     if _testing(source, config, images.split) is not None:  # else `load_splits` would hold some of these out
         images.config = config
@@ -106,7 +106,7 @@ def load_splits(config: str | ImagesConfig, *, progress: bool = True) -> tuple[L
                 f"{option('test_split')} or leave it out"
             )
     check_classes_of_images(train.class_names, f"images {train.spec!r}")
-    _check_enough(train, 2 if testing else 3, chosen=wanted is not None, held_out=testing is None)
+    _check_enough(source, train, 2 if testing else 3, chosen=wanted is not None, held_out=testing is None)
     test = None if testing is None else _matching_test(source, train, testing, wanted)
     if test is None:
         train, test = _hold_out(train, config.holdout)
@@ -144,7 +144,7 @@ def load_training(
         )
     images = source.load(training, wanted)
     check_classes_of_images(images.class_names, f"images {images.spec!r}")
-    _check_enough(images, 3 if held_out else 1, chosen=wanted is not None, held_out=held_out, min_classes=1)
+    _check_enough(source, images, 3 if held_out else 1, chosen=wanted is not None, held_out=held_out, min_classes=1)
     if held_out:
         images, test = _hold_out(images, config.holdout)
         _log.info(
@@ -264,7 +264,7 @@ def _opened(config: ImagesConfig, progress: bool) -> tuple[Source, str]:
 
 
 def _check_enough(
-    images: LabelledImages, least: int, *, chosen: bool, held_out: bool = False, min_classes: int = 2
+    source: Source, images: LabelledImages, least: int, *, chosen: bool, held_out: bool = False, min_classes: int = 2
 ) -> None:
     where = f"{images.spec} (split {images.split!r})"
     if len(images.class_names) < min_classes:
@@ -272,7 +272,8 @@ def _check_enough(
         hint = f"name more with {option('classes')}" if chosen else "add images of another class"
         if not chosen and len(images.class_names) == 1 and any(name.count("/") > 1 for name in images.names[:1]):
             hint += f", or give the folder {images.class_names[0]!r} if its folders are the classes"
-        raise UserError(f"images {where} have fewer than {min_classes} classes ({found}); {hint}")
+        ending = "" if chosen else source.beside_classes(images.split)
+        raise UserError(f"images {where} have fewer than {min_classes} classes ({found}){ending or f'; {hint}'}")
     counts = images.counts()
     small = np.flatnonzero(counts < least)
     if len(small):
