@@ -67,8 +67,8 @@ def test_a_seed_that_is_there_twice_counts_once(run_cli, made, tmp_path):
     assert "a0, copy of a0 have the same seed and count as one run." in out
 
 
-def test_runs_of_other_photos_or_weights_of_one_name_are_rows_of_their_own(made, tmp_path):
-    """A folder has one name before and after photos are added, a model has it with any checkpoint."""
+def test_runs_of_other_photos_or_encoders_of_one_name_are_rows_of_their_own(made, tmp_path):
+    """A folder has one name before and after photos are added, a model has it with any checkpoint and preparation."""
     for name, images, weights in (("a0", "1", "3"), ("a1", "2", "3"), ("a2", "1", "4")):
         shutil.copytree(made / "a0", tmp_path / name)
         about = read_run(made / "a0")
@@ -79,9 +79,9 @@ def test_runs_of_other_photos_or_weights_of_one_name_are_rows_of_their_own(made,
         write_run(tmp_path / name, replace(about, images=images, encoders=(encoder,)))
     (table,) = collect_runs(tmp_path).tables()
     assert [tuple(row[name].split(", ")[-1] for name in ("images", "encoders")) for row in table.records()] == [
-        ("photos 11111111", "weights 33333333"),
-        ("photos 22222222", "weights 33333333"),
-        ("photos 11111111", "weights 44444444"),
+        ("photos 11111111", "fingerprint 33333333"),
+        ("photos 22222222", "fingerprint 33333333"),
+        ("photos 11111111", "fingerprint 44444444"),
     ]
 
 

@@ -259,7 +259,7 @@ def _settings(run: RunRecord, ambiguous: Set[_Named]) -> dict[str, str]:
         ambiguous: Names that mean different images or checkpoints in different runs, so a fingerprint is added.
     """
     images, *encoders = (
-        f"{name}, {'photos' if classes else 'weights'} {digest[:8]}" if (classes, name) in ambiguous else name
+        f"{name}, {'photos' if classes else 'fingerprint'} {digest[:8]}" if (classes, name) in ambiguous else name
         for classes, name, digest in _named(run)
     )
     found = {
