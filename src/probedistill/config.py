@@ -122,7 +122,7 @@ class EncoderConfig:
     --preset paper): ImageNet's mean and deviation for every encoder, short side resized to 256/224 of the input,
     bilinear, CLIP's projected features."""
     precision: Precision = "fp32"
-    """Arithmetic inside the encoder; loss and canvas stay in fp32. bf16 is faster on recent GPUs."""
+    """Arithmetic inside the encoder; loss and canvas stay in fp32."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps …"""
     fold_batchnorm: bool = True
