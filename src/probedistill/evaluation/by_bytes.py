@@ -129,8 +129,8 @@ class ByBytes(Result):
             accuracy = [100 * (one.top1[number] or 0) for one in known]
             titles = tuple(f"{one.name}: {one.shown(number)}%, {one.bytes:,} bytes" for one in known)
             x = np.array([float(one.bytes) for one in known])
-            everywhere = all(share is not None for one in self.shipments if one.kind == kind for share in one.top1)
-            name = f"{kind}, {self.encoders[number]}" if everywhere and len(self.encoders) > 1 else kind
+            several = any(one.kind == kind and sum(v is not None for v in one.top1) > 1 for one in self.shipments)
+            name = f"{kind}, {self.encoders[number]}" if several else kind
             lines.append(Line(name, x, np.array(accuracy), titles, marked=True, joined=kind != IMAGES))
         drawing = Curve(tuple(lines), "size in bytes", "top-1 accuracy, %", log_x=True)
         return [Figure("Accuracy against bytes", " ".join(self.findings()), drawing, self.tables()[0])]
