@@ -167,7 +167,10 @@ class Migration(Analysis):
         """Sentences about the forecast for the head, and its basis."""
         found, anchor, taken = [], self.anchor, self.taken
         if not self.old:
-            found.append("No forecast: it also needs an encoder that the set was made with; name it with --source.")
+            found.append(
+                "No forecast: it needs another encoder, one that the set was made with; name it with --source. For the "
+                "set's own encoder, evaluate measures the accuracy."
+            )
         elif anchor is None or taken.forecast is None:
             found.append(
                 "No forecast: the set's accuracy on an old encoder is unknown. Name that encoder with --source, and "
