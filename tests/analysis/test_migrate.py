@@ -92,7 +92,7 @@ def test_every_head_is_as_sure_as_the_logistic_probe(distilled, old, new, store)
 
 def test_a_head_of_constant_logits_has_no_temperature():
     lesson = Lesson(np.random.default_rng(0).normal(size=(2, 3, 4)), np.arange(3), [])
-    assert temperature((np.zeros((3, 4)), np.zeros(3)), lesson) == 1
+    assert temperature((np.zeros((3, 4)), np.zeros(3)), lesson.fit("logistic"), lesson) == 1
 
 
 def test_forecast_is_made_without_test_images_and_stands_beside_the_truth(distilled, old, new, data, store):

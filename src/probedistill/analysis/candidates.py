@@ -90,8 +90,8 @@ def _accuracy(head: Linear, features: Array, labels: Array) -> float:
     return float(np.mean((features @ head[0].T + head[1]).argmax(axis=-1) == labels))
 
 
-def temperature(head: Linear, lesson: Lesson) -> float:
-    """Divisor of a head's logits that makes its softmax as confident as the logistic probe's, on average.
+def temperature(head: Linear, logistic: Linear, lesson: Lesson) -> float:
+    """Divisor of a head's logits that makes its softmax as confident as that of the logistic probe, on average.
 
     Logits of regressions are so close together that their softmax would give all classes nearly the same probability.
     The logistic probe is fitted to probabilities. Held-out photos would be a better reference, but they are gone.
@@ -101,7 +101,7 @@ def temperature(head: Linear, lesson: Lesson) -> float:
     def sure(logits: Array) -> float:
         return float(np.mean(1 / np.exp(logits - logits.max(axis=1, keepdims=True)).sum(axis=1)))
 
-    (weight, bias), (known_weight, known_bias) = head, lesson.fit("logistic")
+    (weight, bias), (known_weight, known_bias) = head, logistic
     logits, wanted = views @ weight.T + bias, sure(views @ known_weight.T + known_bias)
 
     def excess(power: float) -> float:

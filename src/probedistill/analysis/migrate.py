@@ -290,7 +290,8 @@ def migrate(
     about = HeadAbout(
         class_names=distilled.class_names, encoder=EncoderRecord.of(encoder), preparation=Preparation.of(encoder),
         candidate=chosen, forecast=report.taken.forecast,
-        temperature=1.0 if chosen == "logistic" else temperature(heads[chosen], lesson), made_of=name,
+        temperature=1.0 if chosen == "logistic" else temperature(heads[chosen], heads["logistic"], lesson),
+        made_of=name,
     )  # fmt: skip
     if test is not None:
         report = _scored(report, heads, encoder, of_classes(test, distilled.class_names, f"set {name!r}"), store)
