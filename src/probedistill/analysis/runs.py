@@ -17,7 +17,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..evaluation.result import OF_EACH_SET, Context, load_evaluation
-from ..show.figures import Bars, Figure
+from ..show.figures import Figure, accuracy_bars
 from ..show.results import Result
 from ..show.tables import NOTHING, Table, percent
 from ..store.files import whole_file
@@ -156,14 +156,9 @@ class Runs(Result):
             return []
         found = [{(a.encoder, a.probe): (a.mean, a.std or np.nan) for a in group.accuracies} for group in self.groups]
         nothing = (np.nan, np.nan)
-        both = {
-            name.replace("\n", ", "): 100 * np.array([one.get(key, nothing) for one in found]).T
-            for key, name in scored.items()
-        }
-        series, spreads = ({name: pair[i] for name, pair in both.items()} for i in (0, 1))
+        series = {name.replace("\n", ", "): [one.get(key, nothing) for one in found] for key, name in scored.items()}
         (table,) = self.tables()
-        names = tuple(row[0] for row in table.rows)
-        drawing = Bars(names, series, "top-1 accuracy, %", digits=1, limits=(0, 100), across=True, spreads=spreads)
+        drawing = accuracy_bars(tuple(row[0] for row in table.rows), series)
         summary = (
             "Accuracy of probes trained on the images of each run. Runs that differ only in their seed are one bar."
         )

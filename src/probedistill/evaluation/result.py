@@ -16,7 +16,7 @@ from ..config import AugmentConfig, EvaluateConfig
 from ..errors import UserError
 from ..features.bank import ImagesNote
 from ..probes.scores import Scores
-from ..show.figures import Bars, Figure, HeatMap
+from ..show.figures import Figure, HeatMap, accuracy_bars
 from ..show.results import Result
 from ..show.tables import NOTHING, Table, percent, points
 from ..store.distilled import DistilledSet
@@ -335,9 +335,9 @@ class Evaluation(Result):
     def _bars(self) -> Figure:
         sets = list(dict.fromkeys((row.name, row.images) for row in self.rows))
         probes = list(dict.fromkeys(row.probe for row in self.rows))
-        found = {(row.name, row.images, row.probe): (100 * row.top1, 100 * row.std) for row in self.rows}
+        found = {(row.name, row.images, row.probe): (row.top1, row.std) for row in self.rows}
         nothing = (np.nan, np.nan)
-        both = {probe: np.array([found.get((*one, probe), nothing) for one in sets]).T for probe in probes}
+        series = {probe: [found.get((*one, probe), nothing) for one in sets] for probe in probes}
         names = tuple(f"{name} ({images:,})" for name, images in sets)
         best = max(self.rows, key=lambda row: row.top1)
         summary = (
@@ -346,9 +346,7 @@ class Evaluation(Result):
         )
         if any(row.std for row in self.rows):
             summary += " Lines show ± one standard deviation over evaluation seeds."
-        series, spreads = ({probe: pair[i] for probe, pair in both.items()} for i in (0, 1))
-        drawing = Bars(names, series, "top-1 accuracy, %", digits=1, limits=(0, 100), across=True, spreads=spreads)
-        return Figure("Accuracy by training set", summary, drawing, self.tables()[0])
+        return Figure("Accuracy by training set", summary, accuracy_bars(names, series), self.tables()[0])
 
     # ---- files
 

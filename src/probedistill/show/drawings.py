@@ -6,6 +6,7 @@ notebook.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -111,6 +112,18 @@ class Bars:
     limits: tuple[float, float] | None = None
     across: bool = False
     spreads: dict[str, Array] = field(default_factory=dict)
+
+
+def accuracy_bars(categories: tuple[str, ...], series: Mapping[str, Sequence[tuple[float, float]]]) -> Bars:
+    """Bars of top-1 accuracies in percent.
+
+    Args:
+        categories: K names.
+        series: Name → mean and deviation of each category, both as shares; NaN if there is none.
+    """
+    means = {name: 100 * np.array([mean for mean, _ in pairs]) for name, pairs in series.items()}
+    spreads = {name: 100 * np.array([spread for _, spread in pairs]) for name, pairs in series.items()}
+    return Bars(categories, means, "top-1 accuracy, %", digits=1, limits=(0, 100), across=True, spreads=spreads)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ..store.files import whole_file
 from ..text import printable
 from .draw import WIDTH, heading, scene_of
-from .drawings import COLOURS, Array, Bars, Curve, Drawing, HeatMap, Line, Plane, Points, colour
+from .drawings import COLOURS, Array, Bars, Curve, Drawing, HeatMap, Line, Plane, Points, accuracy_bars, colour
 from .scene import on_paper, save_paper
 from .tables import Table
 
@@ -29,6 +29,7 @@ __all__ = [
     "Line",
     "Plane",
     "Points",
+    "accuracy_bars",
     "colour",
     "on_one_page",
     "save_figures",
