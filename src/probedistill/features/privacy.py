@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -99,10 +100,6 @@ def with_noise(
     return noisy[:, -1] / _COUNT_WEIGHT, noisy[:, :-1], record
 
 
-_found: dict[tuple[float, float], float] = {}
-"""Deviations of this process's promises: OpenDP looks for one in a hundred steps."""
-
-
 def check_promise(epsilon: float, delta: float) -> tuple[float, Noise, str]:
     """Return the least standard deviation for (ε, δ), the function that adds such noise, and its package and version.
 
@@ -113,22 +110,29 @@ def check_promise(epsilon: float, delta: float) -> tuple[float, Noise, str]:
     check_number("delta", delta, more_than=True)
     if delta >= 1:
         raise UserError(f"delta {delta} must be less than 1; choose it far below one over the number of images")
-    sensitivity = math.hypot(1.0, _COUNT_WEIGHT) * (1 + _ROOM)
     dp = needed("opendp.prelude", "privacy", "epsilon needs")
     dp.enable_features("contrib")
-    space = dp.vector_domain(dp.atom_domain(T=float, nan=False)), dp.l2_distance(T=float)
+    deviation = _least_deviation(epsilon, delta)
+    return deviation, lambda values, scale: _gaussian(scale)(values), f"opendp {version('opendp')}"
 
-    def gaussian(deviation: float) -> Measurement:
-        return space >> dp.m.then_gaussian(scale=deviation)
+
+@cache  # OpenDP looks for it in a hundred steps
+def _least_deviation(epsilon: float, delta: float) -> float:
+    import opendp.prelude as dp
 
     def promised(deviation: float) -> Measurement:
-        return dp.c.make_fix_delta(dp.c.make_zCDP_to_approxDP(gaussian(deviation)), delta)
+        return dp.c.make_fix_delta(dp.c.make_zCDP_to_approxDP(_gaussian(deviation)), delta)
 
-    key = (epsilon, delta)
-    if key not in _found:
-        with explained(f"epsilon {epsilon} with delta {delta} cannot be achieved", Exception, hint="try other values"):
-            _found[key] = dp.binary_search_param(promised, d_in=sensitivity, d_out=key)
-    return _found[key], lambda values, scale: gaussian(scale)(values), f"opendp {version('opendp')}"
+    sensitivity = math.hypot(1.0, _COUNT_WEIGHT) * (1 + _ROOM)
+    with explained(f"epsilon {epsilon} with delta {delta} cannot be achieved", Exception, hint="try other values"):
+        return float(dp.binary_search_param(promised, d_in=sensitivity, d_out=(epsilon, delta)))
+
+
+def _gaussian(deviation: float) -> Measurement:
+    import opendp.prelude as dp
+
+    space = dp.vector_domain(dp.atom_domain(T=float, nan=False)), dp.l2_distance(T=float)
+    return space >> dp.m.then_gaussian(scale=deviation)
 
 
 def _insecure(seed: int) -> Noise:
