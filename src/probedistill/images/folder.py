@@ -175,6 +175,9 @@ class _FolderSource(Source):
     def beside_classes(self, split: str) -> str:
         return _beside_classes(self._parent(split))
 
+    def alone(self, split: str) -> str:
+        return f"{self.spec}/{split}"
+
 
 def _nothing() -> LabelledImages:
     raise AssertionError("load lists the folders itself")

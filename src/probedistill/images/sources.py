@@ -146,6 +146,10 @@ class Source:
         """The end of an error about a split with too few classes, if something next to them explains it; or nothing."""
         return ""
 
+    def alone(self, split: str) -> str:
+        """The spec that reads a split as if it were the whole set; empty if there is none."""
+        return ""
+
 
 def labelled(items: Items, spec: str, split: str, progress: bool = True) -> LabelledImages:
     """Labelled images of items, with a fingerprint of their contents.

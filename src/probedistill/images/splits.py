@@ -181,7 +181,7 @@ def _matching_test(
         )
     test = test.of(train.class_names, "class", absent_ok=True)
     if not len(test):
-        alone = f", or give {source.spec}/{train.split} to hold some out" if source.spec[:7] == "folder:" else ""
+        alone = f", or give {spec} to hold some out" if (spec := source.alone(train.split)) else ""
         raise UserError(
             f"split {testing!r} of {source.spec} has no images to test on; name another {option('test_split')}{alone}"
         )
