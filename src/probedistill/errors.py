@@ -44,7 +44,7 @@ def explained(what: str, *kinds: type[BaseException], hint: str = "") -> Iterato
     except UserError:
         raise
     except kinds as error:
-        if is_out_of_memory(error):  # which is not about what was asked for
+        if is_out_of_memory(error):  # not caused by the user's argument
             raise
         raise of_a_variable(error) or UserError(
             f"{what} ({first_line(error)})" + (f"; {hint}" if hint else "")
@@ -56,17 +56,17 @@ def is_out_of_memory(error: BaseException) -> bool:
     words = ("out of memory", "ALLOC_FAILED", "ALLOCATION_FAILED", "DefaultCPUAllocator", "Cannot allocate memory")
     of_torch = isinstance(error, RuntimeError) and any(word in str(error) for word in words)
     of_system = isinstance(error, OSError) and error.errno == errno.ENOMEM
-    # A limit of address space (ulimit -v, which some queues set) ends with the first large library.
+    # Under a limit on address space (ulimit -v, which some clusters set), the first large library fails to load.
     of_import = isinstance(error, ImportError) and "failed to map segment" in str(error)
     return of_torch or of_system or of_import or isinstance(error, MemoryError)
 
 
 _READS = re.compile(r"(?:environ|getenv)\W+(?:get\W+)?(\w+)")
-_NEAR = 10  # lines between where a variable is read and where its value is used
+_NEAR = 10  # lines from reading a variable to using its value, at most
 
 
 def of_a_variable(error: BaseException) -> UserError | None:
-    """Return an error about an environment variable if a library could not read it while it was imported.
+    """Return an error about an environment variable if a library failed to parse it while being imported.
 
     Some libraries read numbers from the environment when they are imported, as numpy does with SOURCE_DATE_EPOCH:
     ``invalid literal for int() with base 10: 'x'``.
@@ -148,7 +148,7 @@ def unknown_name(argument: str, value: str, known: Iterable[str], hint: str = ""
     near = [folded[one] for one in difflib.get_close_matches(str(value).casefold(), folded, n=2, cutoff=0.5)]
     meant = f"; did you mean {' or '.join(repr(name) for name in near)}?" if near else ";"
     listed = f" known: {', '.join(names[:20])}" + (f" … ({len(names)} in all)" if len(names) > 20 else "")
-    if near and len(names) > 20:  # the first of many tell nothing
+    if near and len(names) > 20:  # the first 20 of many names do not help
         listed = ""
     tail = f" {hint}" if hint else ""
     return UserError(f"unknown {argument} {value!r}{meant}{listed}{tail}")

@@ -34,7 +34,7 @@ def needed(module: str, extra: str | None, what: str) -> Any:
         if (error.name or "").partition(".")[0] == package:
             raise not_installed(package, extra, what) from error
         reason: Exception = error
-    except Exception as error:  # another release of something below it, a library that the system lacks
+    except Exception as error:  # an incompatible dependency, a missing system library
         reason = error
     raise of_a_variable(reason) or UserError(
         f"{what} the package {package}, which cannot be imported ({first_line(reason)}); "
@@ -49,7 +49,7 @@ def not_installed(package: str, extra: str | None, what: str) -> UserError:
 
 
 def _too_old(package: str) -> str | None:
-    """The oldest release that this package asks for, where what is installed is older; nobody checks extras again."""
+    """The oldest supported release if the installed one is older: nothing else checks extras after installation."""
     try:
         asked, installed = metadata.requires("probedistill") or [], metadata.version(_distribution(package))
     except metadata.PackageNotFoundError:

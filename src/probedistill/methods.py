@@ -250,7 +250,7 @@ def check_number(
     """
     if auto and value == "auto":
         return
-    is_number = isinstance(value, Integral if whole else Real)  # NumPy's, too
+    is_number = isinstance(value, Integral if whole else Real)  # covers NumPy numbers
     if isinstance(value, bool) or not is_number:
         raise UserError(f"{argument} {value!r} must be a {'whole ' * whole}number")
     if not (least < value if more_than else least <= value) or not value < math.inf:

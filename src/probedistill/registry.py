@@ -43,7 +43,7 @@ class Registry:
     @cached_property
     def plugins(self) -> dict[str, str]:
         """Names that other installed packages add."""
-        from importlib.metadata import entry_points  # here: 27 ms that --help does without
+        from importlib.metadata import entry_points  # imported late: it would add 27 ms to --help
 
         group = "probedistill." + self.kind.replace(" ", "_")
         return {point.name: point.value for point in entry_points(group=group) if point.name not in self.built_in}
@@ -108,7 +108,7 @@ def imported(place: str, called: str) -> Any:
         raise UserError(f"{called} names a path; write module:{name}:{attribute}{where}")
     here = os.getcwd()
     if here not in sys.path:
-        # The console script does not put it there, as ``python -m`` does. At the end: it shadows nothing.
+        # ``python -m`` adds the current folder, the console script does not. At the end, so that it shadows nothing.
         sys.path.append(here)
     first = module_name.partition(".")[0]
     hint = f"is there a {first}.py in {here} or an installed package of that name?"

@@ -86,6 +86,6 @@ def seed_of(seed: int, stream: Stream, *keys: int) -> int:
     if seed < 0:
         raise UserError(f"seed {seed} must be 0 or more")
     words = (seed, int(stream), *keys)
-    # Decimal, with a mark between words: no two lists of words have the same text, however large a word is.
+    # Decimal numbers with a separator: different lists of words never give the same text, however large a word is.
     digest = hashlib.blake2b(",".join(map(str, words)).encode(), digest_size=8).digest()
     return struct.unpack("<Q", digest)[0] >> 1

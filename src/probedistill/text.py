@@ -39,7 +39,7 @@ def encodable(text: str, encoding: str | None) -> str:
     """
     try:
         return text.encode(encoding or "utf-8", "replace").decode(encoding or "utf-8")
-    except LookupError:  # no such encoding
+    except LookupError:  # unknown encoding
         return text.encode("ascii", "replace").decode()
 
 

@@ -2,4 +2,4 @@
 
 from .places import settle_user
 
-settle_user()  # here, which is imported before any library that asks for the user
+settle_user()  # here, because this runs before any library asks for the user's name

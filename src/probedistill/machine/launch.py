@@ -48,7 +48,7 @@ def speaks() -> bool:
     """Whether this process prints; under ``torchrun``, only one does."""
     try:
         found = launch()
-    except UserError:  # a command that shares no work goes on; one that does raises the error itself
+    except UserError:  # only commands that share work need a valid launch, and they raise this error themselves
         return True
     return found is None or found.rank == 0
 

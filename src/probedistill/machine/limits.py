@@ -29,7 +29,7 @@ def memory_limits() -> list[tuple[int, int]]:
         with suppress(OSError, ValueError):  # no such group, or one without a limit ("max")
             most = left = int((folder / limit).read_text())
             with suppress(OSError, ValueError):
-                freed = _line(folder / "memory.stat", cache)  # file cache, which the kernel frees on demand
+                freed = _line(folder / "memory.stat", cache)  # the file cache, which the kernel frees on demand
                 left += freed - int((folder / used).read_text())
             found.append((most, left))
     return found
@@ -52,8 +52,8 @@ def processors() -> int:
 def start_no_more_threads_than_processors() -> None:
     """Have libraries start as many threads as a container or job may use, not as the machine has.
 
-    PyTorch counts the machine's processors: where a container may use two of sixty-four, sixty-four threads would share
-    the time of two. To be called before it is imported; the user's own number wins.
+    PyTorch counts the machine's processors: in a container that may use two of sixty-four, sixty-four threads would
+    share the time of two. Call this before importing PyTorch; the user's own number wins.
     """
     count = processors()
     if count < (os.cpu_count() or 1):
@@ -61,7 +61,7 @@ def start_no_more_threads_than_processors() -> None:
 
 
 def _groups(kind: str) -> Iterator[tuple[Path, int]]:
-    """Folders of the groups of a kind that this process is in, from the innermost, and their version."""
+    """This process's control groups of a kind, the innermost first: (folder, version) of each."""
     try:
         lines = _OWN.read_text().splitlines()
     except OSError:  # not Linux

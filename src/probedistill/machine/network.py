@@ -46,7 +46,7 @@ def hub_address() -> str:
 
 
 def _parts(address: str) -> tuple[SplitResult, int]:
-    """An address and its port."""
+    """Return the parts of an address and its port."""
     try:
         parts = urlsplit(address)
         port = parts.port or (80 if parts.scheme == "http" else 443)
@@ -119,7 +119,7 @@ def _why_not_asked() -> str | None:
         return "HF_HUB_OFFLINE forbids downloads"
     host, proxies = str(parts.hostname), getproxies()
     if (parts.scheme in proxies or "all" in proxies) and not proxy_bypass(host):
-        return None  # the proxy decides
+        return None  # only the proxy knows whether the hub can be reached
     when, reason = _known.get((host, port), (-_MEMORY, None))
     if time.monotonic() - when >= _MEMORY:
         reason = _why_silent(host, port)
@@ -131,9 +131,9 @@ def _why_silent(host: str, port: int) -> str | None:
     """Why no connection can be made; ``None`` if one can."""
     from huggingface_hub import constants
 
-    limit = float(constants.HF_HUB_ETAG_TIMEOUT)  # for so long the client would wait, each time
+    limit = float(constants.HF_HUB_ETAG_TIMEOUT)  # the client would wait this long for each file
     answer: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-    # A look-up of a name has no time limit: the thread is abandoned.
+    # Name resolution has no timeout, so it runs in a thread that can be abandoned.
     threading.Thread(target=lambda: answer.put(_tried_twice(host, port, limit)), daemon=True).start()
     try:
         return answer.get(timeout=min(_PATIENCE, limit))

@@ -102,7 +102,7 @@ def settle_user() -> None:
         os.environ["LOGNAME"] = _number_of_user()
     home = at_home(Path("~/.cache"))
     if not os.path.exists(home) and (home.parent == Path("~") or hindrance(home)):
-        with suppress(OSError):  # no place at all: said once one is needed
+        with suppress(OSError):  # nowhere to write: reported when a folder is needed
             os.environ.setdefault("XDG_CACHE_HOME", str(_among_temporary_files()))
             os.environ.setdefault("MPLCONFIGDIR", str(_among_temporary_files() / "matplotlib"))
 

@@ -24,8 +24,8 @@ from torch import Tensor
 from ..errors import LostProcessError, UserError, first_line, is_out_of_memory, option
 from .launch import launch, number, restarts
 
-_LEAVE_SECONDS = 10.0  # that a rank waits for the others before it closes
-_NAME_SECONDS = 60.0  # that a host may take to get its name: a cluster starts hosts and enters their names in any order
+_LEAVE_SECONDS = 10.0  # for which a rank waits for the others before it closes
+_NAME_SECONDS = 60.0  # for a host's name to resolve: a cluster may start hosts before it registers their names
 _departures = itertools.count()
 
 
@@ -132,7 +132,7 @@ def _others_present() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if is_out_of_memory(error):  # this rank's own
+        if is_out_of_memory(error):  # this rank's own error
             raise
         reason = " ".join(str(error).split())[:200]
         raise LostProcessError(
@@ -153,7 +153,7 @@ def processes(device: str = "auto", timeout_seconds: float = 1800.0) -> Iterator
         UserError: The environment of ``torchrun`` is incomplete or wrong, the ranks cannot reach each other, or
             there is not a GPU for each.
     """
-    if dist.is_initialized():  # the caller's process group: use it and do not close it
+    if dist.is_initialized():  # the caller's process group, which stays open
         yield Processes(dist.get_rank(), dist.get_world_size(), _collective_device(dist.get_backend()))
         return
     started = launch()
@@ -169,7 +169,7 @@ def processes(device: str = "auto", timeout_seconds: float = 1800.0) -> Iterator
     try:
         timeout = timedelta(seconds=timeout_seconds)
         store, rank, count = next(iter(dist.rendezvous("env://", timeout=timeout)))
-        # After a restart the store still has the addresses of the processes that died: keep the attempts apart.
+        # After a restart the store still has the addresses of the dead processes: keep the attempts apart.
         store = dist.PrefixStore(f"attempt-{attempt}", store)
         shared = _shared_gpu(store, rank, count, gpu)
         if shared is None:
@@ -190,7 +190,7 @@ def processes(device: str = "auto", timeout_seconds: float = 1800.0) -> Iterator
         _leave_together(store, count)
     finally:
         dist.destroy_process_group()
-        gc.collect()  # gloo aborts at exit in a process that still holds a piece of the group
+        gc.collect()  # gloo aborts at exit if the process still references the group
 
 
 def _own_gpu(local_rank: int, count: int) -> int:
@@ -214,7 +214,7 @@ def _own_gpu(local_rank: int, count: int) -> int:
 
 
 def _name_of_own_gpu(local_rank: int) -> str:
-    """Select this rank's GPU; return a name that distinguishes it from all others, on other machines, too.
+    """Select this rank's GPU; return a name that is unique among all GPUs of all machines.
 
     Raises:
         UserError: There is none, or it cannot be used.
@@ -230,7 +230,7 @@ def _name_of_own_gpu(local_rank: int) -> str:
 
 
 def _shared_gpu(store: dist.Store, rank: int, count: int, gpu: str) -> tuple[int, int] | None:
-    """The first two ranks with the same GPU, if any; nccl would fail later, with an obscure message.
+    """Return the first two ranks with the same GPU, if any: nccl would fail later, with an obscure message.
 
     Ranks on a CPU (``""``) share nothing.
     """
@@ -244,13 +244,13 @@ def _shared_gpu(store: dist.Store, rank: int, count: int, gpu: str) -> tuple[int
 
 
 def _find_master() -> None:
-    """Wait until MASTER_ADDR is the name of a host; PyTorch would wait for the whole timeout, deaf to Ctrl-C."""
+    """Wait until MASTER_ADDR resolves. PyTorch would wait for the whole timeout and ignore Ctrl-C."""
     address, until, told = os.environ.get("MASTER_ADDR", ""), time.monotonic() + _NAME_SECONDS, False
     while address:
         try:
             socket.getaddrinfo(address, None)
             return
-        except (OSError, UnicodeError) as error:  # a name that is too long, or holds what names may not
+        except (OSError, UnicodeError) as error:  # UnicodeError: a name that is too long or has invalid characters
             line = f"MASTER_ADDR {address!r} cannot be resolved ({first_line(error)})"
             if time.monotonic() >= until:
                 raise UserError(f"{line}; set it to the name or address of the host of rank 0") from error
@@ -266,7 +266,7 @@ def _leave_together(store: dist.Store, count: int) -> None:
     gloo aborts a rank that is still in one while its peers close.
     """
     key, until = f"done-{next(_departures)}", time.monotonic() + _LEAVE_SECONDS
-    with suppress(RuntimeError):  # the store's process may be the first to go
+    with suppress(RuntimeError):  # the process with the store may leave first
         store.add(key, 1)
         while store.add(key, 0) < count and time.monotonic() < until:
             time.sleep(0.005)

@@ -35,7 +35,7 @@ class ProgressBar:
         self.description, self.total, self.done = printable(description), total, initial
         self._initial, self._enabled = initial, enabled and sys.stderr is not None
         self._started = self._logged = time.monotonic()
-        self._first: tuple[float, int] | None = None  # when the first units were done, and how many were then
+        self._first: tuple[float, int] | None = None  # time of the first advance, and units done by then
         self._bar: Any = None
 
     def __enter__(self) -> ProgressBar:
@@ -61,7 +61,7 @@ class ProgressBar:
         """How far it is, as in a log file."""
         since, before = self._started, self._initial
         if self._first is not None and self.done > self._first[1]:
-            since, before = self._first  # the first ones set things up, which on a GPU takes as long as many units
+            since, before = self._first  # leave out the first advance: on a GPU its set-up takes as long as many units
         left = (time.monotonic() - since) / max(self.done - before, 1) * max(self.total - self.done, 0)
         return f"{self.description}: {self.done}/{self.total}, about {duration(left)} left  {printable(note)}".rstrip()
 
@@ -110,9 +110,9 @@ def in_notebook() -> bool:
 
 def _live_bar(description: str, total: int, initial: int) -> Any:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a notebook without ipywidgets has the terminal's bar
+        warnings.simplefilter("ignore")  # tqdm warns if ipywidgets is missing; the text bar will do
         from tqdm.auto import tqdm
-    # miniters: every step is shown, however long it takes; then tqdm needs no monitoring thread.
+    # miniters=1 shows every step, however long it takes, so tqdm's monitoring thread is not needed.
     tqdm.monitor_interval = 0
     return tqdm(
         total=total, initial=initial, desc=description, file=sys.stderr, delay=DELAY, miniters=1, mininterval=0.2,

@@ -14,7 +14,7 @@ from ..errors import by_caller
 
 _log = logging.getLogger(__name__)
 
-_HANGUP: signal.Signals | None = getattr(signal, "SIGHUP", None)  # a terminal was closed; Windows has none
+_HANGUP: signal.Signals | None = getattr(signal, "SIGHUP", None)  # a closed terminal; Windows has no such signal
 _ENDING = [number for number in (signal.SIGTERM, _HANGUP) if number is not None]
 
 
@@ -73,7 +73,7 @@ def catch_signals(folder: Path | None = None) -> Iterator[Stop]:
     except Interrupted:
         raise
     except KeyboardInterrupt as error:
-        if stop.defer and stop.number is None:  # no signal came: a callback raised it
+        if stop.defer and stop.number is None:  # no signal: a callback raised it
             raise
         raise Interrupted(stop.number or number_of(error), folder) from None
 
@@ -98,13 +98,13 @@ def number_of(error: KeyboardInterrupt) -> int:
 
 @contextmanager
 def _handled(handler: Callable[[int, FrameType | None], None], *numbers: signal.Signals) -> Iterator[None]:
-    """Handle signals while the block runs; only a process's main thread can."""
+    """Handle signals while the block runs, if this is the main thread: only there can handlers be set."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before = {}
     for number in numbers:
-        if number != _HANGUP or signal.getsignal(number) is not signal.SIG_IGN:  # ignored: the command runs with nohup
+        if number != _HANGUP or signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP
             before[number] = signal.signal(number, handler)
     try:
         yield

@@ -19,9 +19,9 @@ class Workers:
     """Threads that call a function on many items; the block's end waits for the items that are under way.
 
     Tasks and answers go through queues that are written in C. ``concurrent.futures`` and ``threading`` take their locks
-    in Python code: a KeyboardInterrupt that comes when a lock is taken, and before a ``with`` knows of it, leaves it
-    taken. A thread then waits for the lock and the pool for its thread: Ctrl-C hangs, one time in sixty where many
-    files are read.
+    in Python code. A KeyboardInterrupt that arrives after a lock is taken, but before its ``with`` block is entered,
+    leaves the lock taken. A thread then waits for the lock, and the pool for the thread. With many files, Ctrl-C hung
+    about one time in sixty.
 
     Args:
         most: Number of threads at most; ``None`` for eight, or one more than there are processors if that is fewer.
@@ -70,7 +70,7 @@ class Workers:
             return
         try:
             _thread.start_new_thread(self._work, ())
-        except RuntimeError:  # no more threads for this user or container
+        except RuntimeError:  # the limit of this user or container
             if not self._started:
                 raise
             self._most = self._started
@@ -85,9 +85,9 @@ class Workers:
                     answer.put((function(item), None))
                 except BaseException as error:
                     answer.put((None, error))
-                del task, function, item, answer  # a result is not kept until the next task
+                del task, function, item, answer  # frees the result before the wait for the next task
         finally:
-            self._tasks.put(None)  # for the next thread
+            self._tasks.put(None)  # also ends the next thread
             self._ended.put(None)
 
     def __exit__(

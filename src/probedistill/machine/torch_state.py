@@ -19,7 +19,7 @@ def own_torch_state() -> Iterator[None]:
     deterministic algorithms, an operation without one is a warning, not an error. Pillow refuses truncated images.
     Notebooks often begin with ``torch.set_grad_enabled(False)`` or another default dtype. Also works as a decorator.
     """
-    dtype, device = torch.get_default_dtype(), torch.empty(0).device  # get_default_device fails at times in torch 2.6
+    dtype, device = torch.get_default_dtype(), torch.empty(0).device  # get_default_device sometimes fails in torch 2.6
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
@@ -30,7 +30,7 @@ def own_torch_state() -> Iterator[None]:
             torch.set_default_dtype(torch.float32)
             stack.callback(torch.set_default_dtype, dtype)
         if device != torch.device("cpu"):
-            stack.enter_context(torch.device("cpu"))  # also inside ``with torch.device("cuda"):``
+            stack.enter_context(torch.device("cpu"))  # overrides ``with torch.device("cuda"):``
         _compute_in_float32(stack)
         if torch.are_deterministic_algorithms_enabled():
             warns = torch.is_deterministic_algorithms_warn_only_enabled()
@@ -48,12 +48,12 @@ def _compute_in_float32(stack: ExitStack) -> None:
 
     By default, GPUs convolve in TF32, which keeps only ten bits of the fraction.
     """
-    backends: Any = torch.backends  # torch has no types for some of them
+    backends: Any = torch.backends  # torch does not annotate all of them
     cuda, cudnn, onednn = backends.cuda, backends.cudnn, backends.mkldnn
-    if hasattr(torch.backends, "fp32_precision"):  # the names that torch 2.9 brought
+    if hasattr(torch.backends, "fp32_precision"):  # from torch 2.9 on
         for part in (cuda.matmul, cudnn.conv, cudnn.rnn, onednn.matmul, onednn.conv):
             stack.callback(setattr, part, "fp32_precision", part.fp32_precision)
-    with suppress(RuntimeError):  # the older names cannot be read if the caller has used the newer ones
+    with suppress(RuntimeError):  # the old settings cannot be read if the caller has used the new ones
         stack.callback(setattr, cudnn, "allow_tf32", cudnn.allow_tf32)
         stack.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
     torch.set_float32_matmul_precision("highest")
