@@ -4,8 +4,8 @@ A fingerprint of images depends only on their contents. Copied images with new t
 and different pixels under the same names have a different one. The memory only saves time: digests are the same
 without it.
 
-The hash is BLAKE2b of the standard library. With two threads it is faster than a disk; a faster hash such as XXH3 would
-be one more dependency, and a stranger could make a file that matches another one.
+The hash is the standard library's BLAKE2b. With two threads it is faster than a disk. A faster hash such as XXH3 would
+be one more dependency, and an attacker could make a file that matches another one.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ _CHUNK = 1 << 20
 _YOUNG_NS = 5_000_000_000
 """A file that changed this recently may change again without a new time stamp: its digest is not remembered."""
 _BAR_AFTER_SECONDS = 2.0
-_BLOCK = 32  # files of one task
-_MOST_REMEMBERED = 2_000_000  # of one memory, 32 bytes each
+_BLOCK = 32  # files per task
+_MOST_REMEMBERED = 2_000_000  # digests in one memory file, 32 bytes each
 
 
 def digest_of_array(array: object) -> bytes:
@@ -117,7 +117,7 @@ def remembered(
 
 
 class _State(NamedTuple):
-    """A key for a file as it is, which writing to it changes; its size; and when it last changed, in nanoseconds."""
+    """A file's key, which changes when the file is written to; its size; and the time of its last change in ns."""
 
     key: bytes
     size: int
@@ -129,19 +129,19 @@ def _state(path: str) -> _State:
         status = os.stat(path)
     except (OSError, ValueError):
         return _State(UNREADABLE, 0, sys.maxsize)
-    # ctime too: it tells of a file that was rewritten and given its old time stamp.
+    # ctime, too: it reveals a file that was rewritten and then given its old time stamp.
     marks = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
     key = digest_of_bytes(os.fsencode(path) + repr(marks).encode())
     return _State(key, status.st_size, max(status.st_mtime_ns, status.st_ctime_ns))
 
 
 def _has_been(state: _State, path: str, now: int) -> bool:
-    """Whether a file is still what it was before it was read, and had been so for a while."""
+    """Whether a file has not changed since it was examined, nor shortly before that."""
     return state.changed < now - _YOUNG_NS and _state(path) == state
 
 
 def _hashed(paths: Sequence[str], size: int, progress: bool) -> list[bytes]:
-    """Digests of files, read in threads; Ctrl-C ends them between two chunks."""
+    """Digests of files, read in threads; Ctrl-C stops the threads between two chunks."""
     blocks, digests, bar = range(0, len(paths), _BLOCK), list[bytes](), None
     read, due = [0] * len(blocks), time.monotonic() + _BAR_AFTER_SECONDS
     with ExitStack() as stack:
@@ -170,7 +170,7 @@ def _hashed(paths: Sequence[str], size: int, progress: bool) -> list[bytes]:
 def _hash(path: str, count: Callable[[int], None], workers: Workers) -> bytes:
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
-            return UNREADABLE  # opening a pipe would wait for ever
+            return UNREADABLE  # opening a pipe could block for ever
         total = hashlib.blake2b(digest_size=SIZE)
         with open(path, "rb", buffering=0) as file:
             while (chunk := file.read(_CHUNK)) and not workers.stopped:
@@ -182,9 +182,9 @@ def _hash(path: str, count: Callable[[int], None], workers: Workers) -> bytes:
 
 
 class _Memory:
-    """Digests that were found before, of one place: a file of keys and digests in the cache folder.
+    """Digests of one place's files from earlier calls: a file of keys and digests in the cache folder.
 
-    Losing or damaging it does no harm: its content is checked, and can be computed again.
+    A lost or damaged file does no harm: its content is checked, and can be computed again.
     """
 
     def __init__(self, place: str) -> None:
@@ -212,7 +212,7 @@ class _Memory:
         rows = {**self._read(), **self.fresh}
         newest = list(rows.items())[-_MOST_REMEMBERED:]
         content = b"".join(key + digest for key, digest in newest)
-        with suppress(OSError):  # a memory that cannot be kept costs only time
+        with suppress(OSError):  # without a saved memory, later calls only take longer
             self.path.parent.mkdir(parents=True, exist_ok=True)
             handle, name = tempfile.mkstemp(prefix=f".{self.path.name}.", suffix=".part", dir=self.path.parent)
             try:

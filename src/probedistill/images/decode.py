@@ -37,9 +37,9 @@ input, and the long one grows with it."""
 MAX_SCANS = 100
 """Progressive JPEGs with more scans than this are refused; encoders write about ten."""
 
-_MAX_SCANNED_PIXELS = 1_500_000_000  # scans times pixels of a progressive JPEG: each scan goes over all pixels
+_MAX_SCANNED_PIXELS = 1_500_000_000  # scans × pixels of a progressive JPEG: each scan visits all pixels
 _MAX_FILE_BYTES = 1 << 29
-_LOOK_SECONDS = 0.002  # between two looks at what is left; to decode what others hold takes fifty times as long
+_LOOK_SECONDS = 0.002  # between checks of the budget; decoding a full budget takes about fifty times as long
 
 
 class UnreadableImageError(ValueError):
@@ -47,15 +47,15 @@ class UnreadableImageError(ValueError):
 
 
 class _Budget:
-    """A number of pixels that all threads share: a thread that needs more than is left waits for the others.
+    """A budget of pixels that all threads share: a thread that needs more than is left waits for the others.
 
-    Ctrl-C may come at any moment. So nothing here takes a lock in Python code, as `threading.Condition` does (see
-    `machine.threads`): a thread's share is an entry of a dictionary, which a single instruction changes.
+    Ctrl-C may arrive at any moment. So nothing here takes a lock in Python code, as `threading.Condition` does (see
+    `machine.threads`). A thread's share is an entry of a dictionary, which a single instruction changes.
     """
 
     def __init__(self, pixels: int) -> None:
         self._size = pixels
-        self._held: defaultdict[int, int] = defaultdict(int)  # by thread
+        self._held: defaultdict[int, int] = defaultdict(int)  # thread id → pixels
         self._turn = threading.Lock()  # first come, first served: small images do not starve a large one
 
     @contextmanager
@@ -86,7 +86,7 @@ _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "JPEG2000
 
 @lru_cache(maxsize=1)
 def _formats() -> tuple[str, ...]:
-    """Return those of the usual formats that this Pillow can open; HEIF is pillow-heif's, if it is installed."""
+    """Return the supported formats that this Pillow can open; HEIF needs pillow-heif."""
     Image.init()
     with suppress(ImportError):
         importlib.import_module("pillow_heif").register_heif_opener()
@@ -140,12 +140,12 @@ def decode_image(
         return _decode_stream(source, called)
     except MemoryError:
         raise
-    except Exception as error:  # decoders raise nearly anything on damaged files
+    except Exception as error:  # decoders raise almost anything on damaged files
         raise UnreadableImageError(f"{one_line(called)}: {reason_of(error)}") from error
 
 
 class _RefusedError(Exception):
-    """A reason of ours, already in words, for not decoding an image."""
+    """Our own reason for not decoding an image, already in words."""
 
 
 def _name_of(source: object) -> str:
@@ -222,8 +222,7 @@ _DAMAGE = (ValueError, SyntaxError, OSError, struct.error)
 def _of_pixels_alone(png: bytes) -> Image.Image | None:
     """The image of a PNG without its metadata; ``None`` if that does not help.
 
-    Pillow gives up a whole image for a colour profile or a text above its limits, and for one that is damaged. Neither
-    is needed here.
+    Pillow refuses a whole image if a colour profile or a text is damaged or exceeds its limits. Neither is needed here.
     """
     for keep in (_ORIENTATION, ()):
         bare = _without_text(png, keep=keep)
@@ -252,7 +251,7 @@ _WEBP_CHUNKS = (b"VP8X", b"ANIM", b"ANMF", b"ALPH", b"VP8 ", b"VP8L", b"EXIF")
 """Chunks of a WebP with its pixels, and the one that says which way is up."""
 
 _JPEG = b"\xff\xd8"
-_MARK = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # what ends the compressed pixels of a scan
+_MARK = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # ends the compressed pixels of a scan
 _MOST_SEGMENTS = 1000
 
 
@@ -261,15 +260,15 @@ def _of_open_end(jpeg: bytes) -> Image.Image | None:
 
     If pixels are missing, the decoder reads whatever follows instead, so that different endings give different images.
     """
-    jpeg = jpeg.rstrip(b"\xff")  # half of the end mark
+    jpeg = jpeg.rstrip(b"\xff")  # half an end mark
     last = _last_scan(jpeg)
     if last is None:
         return None
-    found = {mark: jpeg.rfind(b"\xff%c" % (0xD0 + mark), last) for mark in range(8)}  # restart marks, in turns
+    found = {mark: jpeg.rfind(b"\xff%c" % (0xD0 + mark), last) for mark in range(8)}  # the 8 restart marks take turns
     latest = max(found, key=lambda mark: found[mark])
     restart = b"\xff%c" % (0xD0 + ((latest + 1) % 8 if found[latest] >= 0 else 0))
     whole: Image.Image | None = None
-    # Without 0xff, and longer than a group of blocks, of which some may lie beyond the image's edge.
+    # No 0xff, which would be a mark. Longer than a group of blocks, some of which may lie beyond the image's edge.
     fills = np.random.default_rng(0).integers(0, 255, (4, 4096), dtype=np.uint8)
     for ending in (b"", *(mark + fill.tobytes() for mark in (b"", restart) for fill in fills)):
         try:
@@ -290,7 +289,7 @@ def _last_scan(jpeg: bytes) -> int | None:
         end = place + 2 + int.from_bytes(jpeg[place + 2 : body], "big")
         if jpeg[place : place + 1] != b"\xff" or end <= body or end > len(jpeg):
             return None
-        if b"\xc0" <= kind <= b"\xc2" and end >= body + 6 + 3 * jpeg[body + 5]:  # the frame: every bit of 64 values
+        if b"\xc0" <= kind <= b"\xc2" and end >= body + 6 + 3 * jpeg[body + 5]:  # frame header: all 64 values missing
             missing = {jpeg[body + 6 + 3 * i]: dict.fromkeys(range(64), 1) for i in range(jpeg[body + 5])}
         if kind == b"\xda" and missing and end == body + 4 + 2 * jpeg[body]:
             first, until, bits = jpeg[end - 3 : end]
@@ -337,7 +336,7 @@ def _check_scans(file: BinaryIO, image: Image.Image) -> None:
     file.seek(0)
     scans, last = 0, b""
     while chunk := file.read(1 << 20):
-        scans += (last + chunk).count(b"\xff\xda")  # never part of compressed pixels: there 0xff is followed by 0
+        scans += (last + chunk).count(b"\xff\xda")  # not in compressed pixels, where 0 follows 0xff
         last = chunk[-1:]
     file.seek(here)
     pixels = image.width * image.height
@@ -373,14 +372,14 @@ def _converted(image: Image.Image) -> Image.Image:
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
-        # Only if something is to be turned: the copy doubles the memory of a large image.
+        # Only if the image must be turned: the copy doubles the memory of a large image.
         return ImageOps.exif_transpose(image) if image.getexif().get(_EXIF_ORIENTATION, 1) != 1 else image
-    except Exception:  # damaged EXIF does not make the pixels unreadable
+    except Exception:  # the pixels are readable even if the EXIF data are damaged
         return image
 
 
 _EXIF_ORIENTATION = 0x0112
-_ROWS = 256  # of a block: whole images in a wider type would take several times the memory
+_ROWS = 256  # per block: a whole image in a wider type would take several times the memory
 
 
 def _on_white(image: Image.Image) -> Image.Image:
@@ -393,9 +392,9 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def _deep_grey_to_8_bits(image: Image.Image) -> Image.Image:
-    """Scale 16-bit, 32-bit or floating-point grey to 8 bits; ``decode_image`` says how."""
+    """Scale 16-bit, 32-bit or floating-point grey to 8 bits, as documented in `decode_image`."""
     values = np.asarray(image)
-    low, high = float(values.min()), float(values.max())  # NaN if any value is
+    low, high = float(values.min()), float(values.max())  # NaN if any value is NaN
     if not (np.isfinite(low) and np.isfinite(high)):
         raise _RefusedError("has values that are not finite")
     tops = (1.0, 255.0, 65535.0) if image.mode == "F" else (65535.0,)

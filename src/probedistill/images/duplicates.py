@@ -49,7 +49,7 @@ def is_one_picture(images: LabelledImages) -> bool:
 
 
 def _of_two_classes(contents: NDArray[np.void], labels: NDArray[np.int64]) -> tuple[int, int, int] | None:
-    """How many pictures are in more than one class, and the places of one of them."""
+    """How many pictures are in more than one class, and two indices of such a picture."""
     places = np.flatnonzero(_readable(contents))
     _, first, picture = np.unique(contents[places], return_index=True, return_inverse=True)
     first_place = places[first][picture]

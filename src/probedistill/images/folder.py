@@ -31,25 +31,25 @@ IMAGE_SUFFIXES = frozenset(
 
 SYSTEM_FOLDERS = frozenset(
     [
-        "@eadir", "@tmp", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "@__thumb",  # NAS boxes
+        "@eadir", "@tmp", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "@__thumb",  # NAS devices
         "@sharebin", "@synoresource", "~snapshot",
         "__macosx", "temporary items", "network trash folder", "thevolumesettingsfolder",  # macOS
-        "$recycle.bin", "system volume information", "_gsdata_",  # Windows and its backups
+        "$recycle.bin", "system volume information", "_gsdata_",  # Windows and its backup programs
         "lost+found", "__pycache__",
     ]
 )  # fmt: skip
 """Folders that systems add, in lower case: neither classes nor inside them."""
 
-_OF_WINDOWS = re.compile(r"RECYCLER|(found|FOUND)\.\d{3}")  # a recycler may be a class
+_OF_WINDOWS = re.compile(r"RECYCLER|(found|FOUND)\.\d{3}")  # case-sensitive: a class may be called recycler
 
 _HIDDEN = (
     ".@", ".apple", ".cache", ".dropbox", ".fseventsd", ".git", ".ipynb_checkpoints", ".picasa", ".spotlight", ".st",
     ".thumb", ".tmp", ".trash", ".sync", ".documentrevisions",
 )  # fmt: skip
-"""How hidden folders begin, in lower case, that programs add; others that hold images are named in a warning."""
+"""How hidden folders that programs add begin, in lower case; a warning names other hidden folders with images."""
 
 _HIDDEN_FILES = ("._", ".trashed-", ".pending-", ".thumb")
-"""How hidden files begin that systems call like images: of macOS, of Android's bin, thumbnails."""
+"""How hidden files with image names begin: macOS metadata, Android's bin, thumbnails."""
 
 _SYSTEM_FILES = frozenset({"thumbs.db", "thumbs.db:encryptable", "ehthumbs.db", "desktop.ini", "icon\r"})
 _SIDECARS = frozenset(
@@ -106,7 +106,7 @@ class _FolderSource(Source):
         class_names = tuple(folders) if classes is None else classes
         check_class_names([name for name in class_names if name in folders], f"images {self.spec!r}")
         paths, labels = list[str](), list[int]()
-        inside: list[set[str]] = []  # of each class, while what is taken for classes may be domains or hold splits
+        inside: list[set[str]] = []  # per class, as long as these folders may be domains or contain splits
         for label, name in enumerate(class_names):
             if name in folders:
                 found = sorted(_image_files(parent / folders[name], folders[name], left_out), key=_one_form)
@@ -143,7 +143,7 @@ class _FolderSource(Source):
         )
 
     def _class_folders(self, parent: Path, wanted: tuple[str, ...] | None, left_out: _LeftOut) -> Mapping[str, str]:
-        """Class name → its folder's name on disk, which may spell accents another way or end in a space."""
+        """Class name → its folder's name on disk, which may encode accents differently or end in a space."""
         folders: dict[str, str] = {}
         for folder in subfolders(parent):
             if is_run(parent / folder):
@@ -163,7 +163,7 @@ class _FolderSource(Source):
                     "name except for spaces or the form of accents; rename one or put their images together"
                 )
             folders[name] = folder
-        folders = dict(sorted(folders.items()))  # the same order whatever the form of accents on this disk
+        folders = dict(sorted(folders.items()))  # the same order on every file system, however it encodes accents
         if not folders:
             way_out = _beside_classes(parent) or "; give a folder with one folder per class"
             raise UserError(f"images {self.spec!r} have no class folders in {parent}{way_out}")
@@ -184,12 +184,12 @@ def _nothing() -> LabelledImages:
 
 
 def _one_form(path: str) -> tuple[str, str]:
-    """Sort key that does not depend on the form of accents that a file system uses."""
+    """Sort key that does not depend on how a file system encodes accents."""
     return unicodedata.normalize("NFC", path), path
 
 
 def _way_to_utf8(what: str = "it") -> str:
-    """The way out for a name that is not UTF-8: in some locales (``LC_ALL=C``) no name beyond ASCII is."""
+    """What to do about a name that is not UTF-8; in some locales (``LC_ALL=C``) only ASCII names are."""
     encoding = sys.getfilesystemencoding()
     if encoding == "utf-8":
         return f"rename {what}"
@@ -197,21 +197,21 @@ def _way_to_utf8(what: str = "it") -> str:
 
 
 def _names(paths: list[str]) -> list[str]:
-    """Names of images, with accents in one form unless two files differ in nothing else."""
+    """Names of images, with accents in one form unless two names differ only in that form."""
     names = [as_utf8(path) for path in paths]
     changed = [unicodedata.normalize("NFC", name) for name in names]
     return changed if len(set(changed)) == len(names) else names
 
 
 # ---------------------------------------------------------------------------------------------------
-# Split folders, or classes that are called like a split
+# Split folders, or classes with the name of a split
 
 
 def _split_folders(root: Path, spec: str, wanted: str | None) -> list[str]:
     """The folders of ``root`` that are splits, or none if its folders are classes.
 
-    A folder called train may be a split or a class of trains. It is a split if all folders with images are called
-    like splits, or if two different splits have a class in common. Otherwise ``wanted`` decides.
+    A folder called train may be a split or a class of trains. It is a split if all folders with images have names of
+    splits, or if two different splits have a class in common. Otherwise ``wanted`` decides.
 
     Raises:
         UserError: It could be either, and the user has not said which.
@@ -262,7 +262,7 @@ def _check_no_splits_inside(name: str, folders: Collection[str], spec: str) -> N
 
 
 def _warn_of_classes_inside(class_names: Sequence[str], inside: Sequence[set[str]], spec: str) -> None:
-    """Warn if all images are one folder deeper, in folders of the same names: these may be the classes of domains.
+    """Warn if all images are one folder deeper, in folders of the same names: these may be the classes, within domains.
 
     Args:
         class_names: Names of the classes.
@@ -304,7 +304,7 @@ def _check_unlike_splits(root: Path, folders: list[str], spec: str, *, empty: bo
 
 
 def _kinds_of_split(name: str) -> tuple[str, ...]:
-    """The words of a folder's name that splits are called by, each kind by one word."""
+    """Return the kinds of split that the words in a folder's name stand for, each as one word."""
     words = re.findall(r"[a-z]+", name.lower())
     groups = (*ALIASES, {"dev"}, {"eval"}, {"fold"}, {"holdout"})
     return tuple(min(group) for group in groups if group & set(words))
@@ -320,7 +320,7 @@ def _share_classes(splits: Mapping[str, Collection[str]]) -> bool:
 
 
 def _label_file(folder: Path) -> str | None:
-    """A file in a folder that may say what is on the photos: detection sets and tables have no class folders."""
+    """Return a file that may contain the labels of the photos: detection sets and tables have no class folders."""
     names = (Path(entry.name) for entry in listing(folder) if not _is_folder(entry))
     texts = (name for name in names if name.suffix.lower() in _LABEL_FILES)
     return next((as_utf8(str(name)) for name in texts if name.stem.lower() not in ("readme", "license")), None)
@@ -333,7 +333,7 @@ def _beside_classes(folder: Path) -> str:
 
 
 def _has_images(folder: Path, depth: int = 3) -> bool:
-    """Whether files in a folder, or in folders inside, are called like images; runs of probedistill do not count."""
+    """Whether a folder contains files with image names, up to ``depth`` folders deeper; runs do not count."""
     try:
         entries = listing(folder)
     except UserError:
@@ -424,7 +424,7 @@ class _LeftOut:
 
 
 def _add_others(parent: Path, left_out: _LeftOut, *, hidden: bool) -> None:
-    """Add what is next to class folders and is not read; with ``hidden``, also hidden folders with images."""
+    """Add what lies next to the class folders and is not read; with ``hidden``, also hidden folders with images."""
     for name in _hidden_folders(parent) if hidden else []:
         left_out.add("hidden folders with images", name)
     for entry in listing(parent):
@@ -454,7 +454,7 @@ def _image_files(folder: Path, prefix: str, left_out: _LeftOut) -> Iterator[str]
     Everything except well-known sidecar files counts, so that a wrong file is reported later and not silently ignored.
     Real folders come first and each is entered only once, so links cannot make a loop.
     """
-    # A link back to the folder of all classes, or to the whole disk, is not one more folder of this class.
+    # A link up to the folder of all classes, or to the whole disk, does not lead to images of this class.
     seen = {_identity(above) for above in (*folder.absolute().parents, *folder.resolve().parents)}
     real, linked = [(folder, prefix, 0)], list[tuple[Path, str, int]]()
     while real or linked:
@@ -503,7 +503,7 @@ def _is_image(entry: os.DirEntry[str]) -> bool:
         return False
     try:
         return entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path))
-    except OSError:  # a link to itself is an image that cannot be read, as every broken link is
+    except OSError:  # a link to itself counts as an unreadable image, like every broken link
         return True
 
 

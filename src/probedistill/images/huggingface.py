@@ -41,7 +41,7 @@ def hf_source(place: str, config: ImagesConfig) -> Source:
     check_waits()
     datasets = needed("datasets", "hf", f"images {config.images!r} need")
     if not sys.stderr.isatty():
-        datasets.disable_progress_bars()  # in a file they are lines of numbers
+        datasets.disable_progress_bars()  # in a log file they would be lines of numbers
     bare = {name: data.with_format(None) for name, data in _opened(place, config, datasets).items()}
     labelled = _labelled_splits(bare, config)
 
@@ -49,7 +49,7 @@ def hf_source(place: str, config: ImagesConfig) -> Source:
         class_names, labels = _hf_labels(bare[split], split, config)
         try:
             encoded = bare[split].cast_column(config.image_column, datasets.Image(decode=False))
-        except Exception as error:  # Arrow's own errors
+        except Exception as error:  # Arrow has its own errors
             raise UserError(
                 f"image_column {config.image_column!r} of {config.images} has no images; "
                 f"name another column: {', '.join(bare[split].column_names)}"
@@ -92,7 +92,7 @@ def _read(place: str, config: ImagesConfig, datasets: Any) -> Any:
         builder = datasets.load_dataset_builder(place)
         builder.download_and_prepare()
         splits = builder.as_dataset()
-    except Exception as error:  # the hub client raises many kinds
+    except Exception as error:  # the hub client raises many types
         reason = error.__cause__ or error if type(error).__name__ == "DatasetGenerationError" else error
         why = one_line(str(reason).strip().split("\n")[0]) or type(reason).__name__
         way_out = "check the name and the network, or give a folder with the data set"
@@ -122,7 +122,7 @@ def _check_one_order(builder: Any, splits: Mapping[str, Any], config: ImagesConf
     files = [*itertools.chain.from_iterable((builder.config.data_files or {}).values())] if used else []
     found = ((os.path.basename(file), _names_in(file, column, datasets)) for file in files)
     named = [(file, names) for file, names in found if names is not None]
-    if named and named[0][1] != used and sorted(named[0][1]) == sorted(used):  # else the card's are other names
+    if named and named[0][1] != used and sorted(named[0][1]) == sorted(used):  # otherwise the card renames the classes
         named.insert(0, ("the card, README.md", used))
     for file, names in named[1:]:
         first, numbers = named[0]
@@ -165,20 +165,20 @@ def _check_class_folders(builder: Any, place: str, spec: str) -> None:
 
 
 def _names_in(file: str, column: str, datasets: Any) -> list[str] | None:
-    """The names that a Parquet file has for the numbers of a column; ``None`` if it has none, or is not here."""
+    """A Parquet file's names for the numbers in a column; ``None`` if it has none, or is not on this machine."""
     from pyarrow import ArrowException
     from pyarrow.parquet import read_schema
 
     path = _on_this_machine(str(file))
     if path is None or not path.lower().endswith(".parquet"):
         return None
-    with suppress(ArrowException, OSError, ValueError, KeyError, TypeError):  # what it says of its columns may be odd
+    with suppress(ArrowException, OSError, ValueError, KeyError, TypeError):  # its metadata may be malformed
         return getattr(datasets.Features.from_arrow_schema(read_schema(path)).get(column), "names", None)
     return None
 
 
 def _on_this_machine(place: str) -> str | None:
-    """The path of a data file, which may be one that was fetched from the hub; ``None`` if it is not there."""
+    """The path of a data file, perhaps one fetched from the hub; ``None`` if it is not on this machine."""
     fetched = re.fullmatch(r"hf://datasets/([^@]+)@([^/]+)/(.+)", place)
     if fetched is None:
         return place if os.path.isfile(place) else None
@@ -198,7 +198,7 @@ def _labelled_splits(splits: Mapping[str, Any], config: ImagesConfig) -> list[st
     columns = sorted({column for data in splits.values() for column in data.column_names})
     if columns == [config.image_column]:
         place = at_home(Path(config.images.partition(":")[2]))
-        # datasets gives no labels where folders are not all as deep, as a NAS makes them, or one is called train
+        # datasets finds no labels if a folder is deeper than others, as system folders of a NAS are, or is called train
         if place.is_dir() and any(entry.is_dir() for entry in os.scandir(place)):
             raise UserError(
                 f"images {config.images!r} have no labels, only the column {config.image_column!r}: the package "
@@ -266,7 +266,7 @@ def _contents(loader: _HfLoader, spec: str, progress: bool) -> list[bytes]:
 
     table = rows.data.column(loader.column)
     if any(chunk.field("bytes").null_count for chunk in table.chunks):
-        return make()  # files beside the table, each with a digest that is remembered
+        return make()  # images in files of their own, whose digests are remembered one by one
     files_behind = [entry["filename"] for entry in rows.cache_files]
     return remembered(files_behind, f"{rows._fingerprint} {loader.column}", spec, len(rows), make)
 
@@ -279,7 +279,7 @@ def _hf_labels(data: Any, split: str, config: ImagesConfig) -> tuple[tuple[str, 
             f"label_column {column!r} of {config.images} has images without a label in split {split!r}; "
             "name another split or another column"
         )
-    if all(isinstance(value, float) and value.is_integer() for value in values):  # a table that once had gaps
+    if all(isinstance(value, float) and value.is_integer() for value in values):  # as from a table that had gaps
         values = [int(value) for value in values]
     names = getattr(data.features[column], "names", None)  # ClassLabel
     if names is not None:
@@ -322,11 +322,11 @@ class _HfLoader:
         return decode_image(item["path"] if item["bytes"] is None else item["bytes"], name=self.name(index))
 
     def name(self, index: int) -> str:
-        """What a row is called."""
+        """The name of a row."""
         return f"{self.split}/{index:06d}"
 
     def content(self, item: dict[str, Any] | None, spec: str, index: int) -> str | bytes:
-        """The image of a row, to be decoded; no bytes for a row without an image."""
+        """The encoded image of a row or its path; no bytes for a row without an image."""
         if item is None or (item["bytes"] is None and not item["path"]):
             return b""
         if item["bytes"] is not None:
@@ -342,5 +342,5 @@ class _HfLoader:
         try:
             real = os.path.realpath(path)
             return any(os.path.commonpath([real, folder]) == folder for folder in self.folders)
-        except ValueError:  # another drive, or no path at all
+        except ValueError:  # another drive, or not a path at all
             return False

@@ -79,13 +79,12 @@ class KnownDataset:
     def commands(self, name: str, encoder: str) -> list[str]:
         """Commands that make and score the paper's set for one of its encoders."""
         run = f"runs/{name}-{encoder}"
-        output = (
-            ["--features", "output"] if encoder == "clip_vitb16" else []
-        )  # the papers' CLIP: 512 projected features
+        # the papers' CLIP gives its 512 projected features
+        output = ["--features", "output"] if encoder == "clip_vitb16" else []
         data = ["--images", self.images, *self.options]
         make = ["distill", *data, "--encoder", encoder, *output, "--method", "lgm", "--preset", "paper", *self.steps]
         score = ["evaluate", run, "--config", f"{run}/config.yaml", "--probes", "sgd", "--seeds", "5"]
-        score += ["--sgd-views", "1000"]  # new views in each epoch
+        score += ["--sgd-views", "1000"]  # new views in every epoch
         score += ["--baselines", "random", "centroids", "neighbours", "full"]
         return [" ".join(["probedistill", *make, "--out", run]), " ".join(["probedistill", *score])]
 

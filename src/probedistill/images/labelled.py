@@ -162,11 +162,11 @@ def how_to_label(given: Any) -> str:
     """Return a line of Python that makes labelled images from a program's ``data``."""
     if isinstance(given, Mapping):
         return "labelled_images of one of its parts, such as data['train']"
-    if hasattr(given, "column_names"):  # a table of datasets
+    if hasattr(given, "column_names"):  # a table of `datasets`
         return "labelled_images(data['image'], data['label'], data.features['label'].names)"
     if hasattr(given, "dataset") and hasattr(given, "batch_size"):
         return "labelled_images(*zip(*(data[i] for i in range(len(data))))), where data is the loader's dataset"
-    # A PyTorch Dataset ends only by its length: zip(*data) may never stop.
+    # A PyTorch Dataset need not raise IndexError at its end: zip(*data) might never stop.
     if not hasattr(given, "shape") and hasattr(given, "__getitem__") and not isinstance(given, Sequence):
         return "labelled_images(*zip(*(data[i] for i in range(len(data)))))"
     if isinstance(given, Sequence) and len(given) and isinstance(given[0], tuple):
@@ -175,7 +175,7 @@ def how_to_label(given: Any) -> str:
 
 
 def rows_of_labels(labels: NDArray[np.int64], count: int = 0) -> list[NDArray[np.int64]]:
-    """The rows of each label, in order: one sort, where a look at all rows for each label would take much longer.
+    """The rows of each label, in order. One sort is much faster than a search through all rows for each label.
 
     Args:
         labels: (n,) from 0.
@@ -209,7 +209,7 @@ def check_classes(
         raise unknown_name(argument, missing[0], known, hint=f"(in {spec})")
 
 
-_MARKS = "\u061c\u200e\u200f"  # of Arabic and Hebrew text, and harmless
+_MARKS = "\u061c\u200e\u200f"  # harmless marks in Arabic and Hebrew text
 _LONGEST_NAME = 500  # characters; a folder's name has 255 bytes at most
 
 

@@ -35,7 +35,7 @@ def _listed(place: str, config: ImagesConfig, marker: str, rows: Callable[[Path]
         raise UserError(f"images {spec!r}: no {marker} in {str(root)!r}; give the folder of the unpacked set")
     root = inner[0]
     reading = f"images {spec!r}: the lists in {str(root)!r} cannot be read"
-    with explained(reading, Exception, hint="fetch the set again"):  # scipy raises many kinds on a damaged .mat file
+    with explained(reading, Exception, hint="fetch the set again"):  # scipy raises many types on a damaged .mat file
         found = list(rows(root))
     outside = next((path for path, _, _ in found if path.startswith(("/", "\\")) or ".." in Path(path).parts), None)
     if outside is not None:
@@ -103,7 +103,7 @@ def _waterbirds_rows(root: Path) -> Iterator[Row]:
 
 
 _SPAWRIOUS = {
-    # places of bulldogs, dachshunds, labradors and corgis in training and in the test, and the place that all share
+    # places of bulldogs, dachshunds, labradors and corgis in training and in testing, and the place that all share
     "o2o_easy": (("desert", "jungle", "dirt", "snow"), ("dirt", "snow", "desert", "jungle"), "beach"),
     "o2o_medium": (("mountain", "beach", "dirt", "jungle"), ("jungle", "dirt", "beach", "snow"), "desert"),
     "o2o_hard": (("jungle", "mountain", "snow", "desert"), ("mountain", "snow", "desert", "jungle"), "beach"),

@@ -9,7 +9,7 @@ from ..extras import needed
 from ..methods import check_name
 from .sources import WHOLE, Hints, Items, Source, described
 
-# A digit is its shape, not its texture: no flips, gentle crops, and a start from real digits.
+# A digit is defined by its shape, not its texture: no flips, gentle crops, and a start from real digits.
 _HINTS = Hints(
     input_size=64, augment=AugmentConfig(scale=(0.6, 1.0), flip=0.0), canvas=CanvasConfig(init="real"), mask="bright"
 )

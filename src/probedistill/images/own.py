@@ -56,7 +56,7 @@ def labelled_images(
 
 
 def _named(class_names: Sequence[str] | None, called: str) -> tuple[str, ...] | None:
-    """The names of the classes, if they are given, in a form that can be counted."""
+    """The names of the classes as a tuple, if they are given."""
     if class_names is None:
         return None
     if not isinstance(class_names, (str, bytes, Mapping)) and isinstance(class_names, Iterable):
@@ -67,7 +67,7 @@ def _named(class_names: Sequence[str] | None, called: str) -> tuple[str, ...] | 
 
 
 def _pictures(images: Any, called: str) -> Sequence[Any]:
-    """One item for each image."""
+    """A sequence with one item per image."""
     if isinstance(images, Mapping) or hasattr(images, "column_names") or hasattr(images, "batch_size"):
         raise UserError(f"{called} are a {type(images).__name__}; give {how_to_label(images)}")
     if isinstance(images, (str, bytes)) or not hasattr(images, "__len__") or not hasattr(images, "__getitem__"):
@@ -76,7 +76,7 @@ def _pictures(images: Any, called: str) -> Sequence[Any]:
         if len(images) and isinstance(images[0], (tuple, Mapping)):
             first = f"image 0 of {called.removeprefix('images ')} is a {type(images[0]).__name__}"
             raise UserError(f"{first}; give a path, bytes, an array or a PIL image, or {how_to_label(images)}")
-        # A Dataset of PyTorch ends at its length alone.
+        # A PyTorch Dataset need not raise IndexError at its end, so it cannot be iterated over.
         return images if isinstance(images, Sequence) else [images[i] for i in range(len(images))]
     if len(images.shape) == 1:  # a column of a table
         return list(images)
@@ -92,7 +92,7 @@ def _numbered(
     labels: NDArray[Any], class_names: tuple[str, ...] | None, called: str
 ) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     """Labels as numbers, and the names of the classes."""
-    if labels.dtype.kind == "O" and all(isinstance(one, str) for one in labels):  # as pandas keeps them
+    if labels.dtype.kind == "O" and all(isinstance(one, str) for one in labels):  # as pandas stores them
         labels = labels.astype(str)
     if class_names is not None and len(set(class_names)) < len(class_names):
         twice = next(one for one in class_names if class_names.count(one) > 1)

@@ -72,7 +72,7 @@ def find_shards(place: str, spec: str) -> list[Shard]:
 
 
 def _warn_of_other_folders(root: Path, spec: str) -> None:
-    """Warn of shards in folders that are not called like splits: these are not read."""
+    """Warn of shards in folders without the name of a split: these are not read."""
     for name in subfolders(root):
         if name.lower() not in FOLDER_SPLITS and any(_is_tar(entry.name) for entry in listing(root / name)):
             warnings.warn(
@@ -98,7 +98,7 @@ def _split_of_shard(name: str) -> str:
 
 
 def _expanded(pattern: str, spec: str) -> list[Path]:
-    """The paths of a brace range or a glob, each once."""
+    """The paths that match a brace range or a glob, each once."""
     paths: dict[str, None] = {}
     for one in _without_braces(pattern, spec):
         if any(c in one for c in "*?["):
@@ -114,7 +114,7 @@ def _expanded(pattern: str, spec: str) -> list[Path]:
 
 
 def _is_of_a_system(path: str, pattern: str) -> bool:
-    """Whether a path is in a folder that a system added and the pattern does not name."""
+    """Whether a path is in a folder that a system added, unless the pattern names that folder."""
     return any(is_system_folder(part) for part in Path(path).parts if part not in Path(pattern).parts)
 
 

@@ -197,7 +197,7 @@ def _digest_of(picture: Any) -> bytes:
     if isinstance(picture, bytes):
         return digest_of_bytes(picture)
     if isinstance(picture, Image.Image) and picture.mode in ("P", "PA"):
-        picture = picture.convert("RGBA")  # its values are numbers of colours, which are elsewhere
+        picture = picture.convert("RGBA")  # its values are indices into a palette
     return digest_of_array(picture)
 
 
@@ -262,7 +262,7 @@ _OVERSHOOT = 0.02
 def check_range(pixels: Any, called: str) -> None:
     """Raise `UserError` unless the values of an array or a tensor, if any, are in [0, 1], up to a small overshoot."""
     low, high = (float(pixels.min()), float(pixels.max())) if 0 not in pixels.shape else (0.0, 1.0)
-    if not (low >= -_OVERSHOOT and high <= 1 + _OVERSHOOT):  # NaN is neither
+    if not (low >= -_OVERSHOOT and high <= 1 + _OVERSHOOT):  # refuses NaN, too
         way_out = "undo their normalisation first" if low < 0 else "divide them first"
         raise UserError(f"{called} values from {low:.2f} to {high:.2f}, outside [0, 1]; {way_out}")
 
@@ -347,7 +347,7 @@ def check_outside(out: Path, images: LabelledImages) -> None:
         return
     first, split = images.names[0].split("/")[0], images.split.split(" without ")[0]
     has_splits = first == split and first.lower() in FOLDER_SPLITS and (root / first).is_dir()
-    if not has_splits or inside.relative_to(root).parts[0].lower() in FOLDER_SPLITS:  # beside splits it does no harm
+    if not has_splits or inside.relative_to(root).parts[0].lower() in FOLDER_SPLITS:  # next to splits it does no harm
         raise UserError(
             f"out {str(out)!r} is inside the images {images.spec!r} and would count as a class; choose another folder"
         )
@@ -360,7 +360,7 @@ def composed(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def _found(spec: str) -> tuple[Callable[[str, ImagesConfig], Source], str]:
-    """The function of a spec's source, and the place."""
+    """Return the function of a spec's source, and the place."""
     if spec.startswith(OWN):
         module, _, rest = spec.removeprefix(OWN).partition(":")
         attribute, _, place = rest.partition(":")
@@ -375,7 +375,7 @@ def _found(spec: str) -> tuple[Callable[[str, ImagesConfig], Source], str]:
 
 
 def _warn_of_unused(config: ImagesConfig, about: Description) -> None:
-    """Say which options have no effect on the images, for example ``--label-column`` for a folder."""
+    """Warn of options that have no effect on the images, for example ``--label-column`` for a folder."""
     defaults = ImagesConfig(images=config.images)
     for name in PARTICULAR if about.options is not None else ():
         if name not in (about.options or ()) and getattr(config, name) != getattr(defaults, name):

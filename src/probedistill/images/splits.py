@@ -34,7 +34,7 @@ from .sources import ALIASES, TESTING, TRAINING, WHOLE, Source, composed, open_s
 
 _log = logging.getLogger(__name__)
 
-_HELD_OUT = "holdout "  # prefix of the name of a split that was held out
+_HELD_OUT = "holdout "  # how the names of held-out splits begin
 
 
 def load_images(
@@ -70,7 +70,7 @@ def load_images(
     check_classes_of_images(images.class_names, f"images {images.spec!r}")
     _check_enough(source, images, min_per_class, chosen=wanted is not None)
     warn_of_duplicates(images)
-    if _testing(source, config, images.split) is not None:  # else `load_splits` would hold some of these out
+    if _testing(source, config, images.split) is not None:  # otherwise `load_splits` would hold some of these out
         images.config = config
     return images
 
@@ -218,7 +218,7 @@ def _settle(
         a_line = ", one per line" if any(entry.startswith("@") for entry in entries) else ""
         count = counted(len(wanted), "class", "classes")
         raise UserError(f"classes {entries} name {count}; name at least {min_classes}{a_line}")
-    # By name from here on: the file of @FILE may change, or be gone (<(…) of a shell) when a run's config is read.
+    # Names instead of @FILE: the file may change or be gone, such as a shell's <(…), when a run's config is read.
     names = [re.sub(r"^(?=\\*@)", r"\\", name) for name in wanted]
     return dataclasses.replace(config, classes=names), tuple(wanted)
 
@@ -232,7 +232,7 @@ def class_list(entries: Sequence[str]) -> list[str]:
 
 
 def _names_in_file(path: Path) -> list[str]:
-    """One name a line. Lines that start with # are comments; ``\\#1`` is the class ``#1``."""
+    """Read one name per line. Lines that start with # are comments; ``\\#1`` is the class ``#1``."""
     try:
         lines = text_of(at_home(path).read_bytes()).split("\n")
     except FileNotFoundError:
@@ -246,7 +246,7 @@ def _names_in_file(path: Path) -> list[str]:
             "name per line"
         ) from error
     names = [line.strip() for line in lines]
-    tight = [name for name in names if re.match(r"#[^\s#]", name)]  # rather a name, such as #1, than a comment
+    tight = [name for name in names if re.match(r"#[^\s#]", name)]  # probably a name such as #1, not a comment
     if tight:
         warnings.warn(
             f"classes '@{path}': {one_line(tight[0])!r}{and_more(len(tight))} read as a comment; write \\# for a "

@@ -32,17 +32,17 @@ from .sources import FOLDER_SPLITS, Source, described
 _LABEL_MEMBERS = ("cls", "json")
 _MAX_LABEL_BYTES = 1 << 20
 _MAX_IMAGE_BYTES = 1 << 28
-_MOST_COMPARED_BYTES = 1 << 32  # of a split's shards, which are read once more for it
+_MOST_COMPARED_BYTES = 1 << 32  # of shards per split: looking for duplicates reads them again
 
 
 @dataclass(frozen=True)
 class _Sample:
-    """The content of a shard under one key: the place of the image, and the label."""
+    """What a shard contains under one key: the place of the image, and the label."""
 
     name: str
     shard: int
     offset: int
-    size: int  # of the image; -1 where there is none
+    size: int  # of the image; -1 if there is none
     label: int | str | None
     fault: str | None = None  # why it cannot be used
 
@@ -60,7 +60,7 @@ def wds_source(place: str, config: ImagesConfig) -> Source:
 
     def read(split: str) -> LabelledImages:
         own = [shard for shard in shards if shard.split == split]
-        with Workers(8) as workers:  # headers are scattered: threads wait for the disk together
+        with Workers(8) as workers:  # headers are scattered, so most of the time is spent waiting for the disk
             found = list(workers.map(lambda number: _read_index(number, own[number], config), range(len(own))))
         contents = digests_of_files([shard.path for shard in own], place=place, progress=source.progress)
         samples = [sample for samples in found for sample in samples]
@@ -94,25 +94,25 @@ def _contents(loader: _TarLoader, place: str) -> list[bytes]:
     return remembered(loader.paths, digest_of(places), place, len(samples), make)
 
 
-_MOST_HEADER_BYTES = 1 << 24  # of one member: its name, its attributes and the map of a sparse file
+_MOST_HEADER_BYTES = 1 << 24  # per member: its name, its attributes and the map of a sparse file
 
 
 class _Headers:
-    """A shard as tarfile reads it, with bounds: a header may claim any size, also a negative one."""
+    """A shard for tarfile to read, with bounds: a header may claim any size, even a negative one."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self._left, self._last = file, _MOST_HEADER_BYTES, -1
         self.name, self.seek, self.tell, self.close = file.name, file.seek, file.tell, file.close
 
     def read(self, count: int) -> bytes:
-        """Bytes of headers."""
+        """Read bytes of headers."""
         self._left -= count
         if count < 0 or self._left < 0:
             raise tarfile.ReadError(f"a header of {count:,} bytes")
         return self._file.read(count)
 
     def next_of(self, tar: tarfile.TarFile) -> tarfile.TarInfo | None:
-        """The next member; each comes after the previous one in the file, so that there is an end."""
+        """The next member. It must come after the previous one in the file, so that there is an end."""
         self._left = _MOST_HEADER_BYTES
         member = tar.next()
         tar.members = []  # type: ignore[attr-defined]  # else it keeps all of them
@@ -145,9 +145,9 @@ class _TarLoader:
     def _read(self, sample: _Sample) -> Iterator[bytes]:
         if sample.fault is not None:
             raise UnreadableImageError(f"{sample.name}: {sample.fault}")
-        with decoding.hold(sample.size // 4):  # four bytes a pixel: large members do not come into memory all at once
+        with decoding.hold(sample.size // 4):  # four bytes a pixel; threads do not read all large members at once
             try:
-                with open(self.paths[sample.shard], "rb") as file:  # of its own: threads do not share a position
+                with open(self.paths[sample.shard], "rb") as file:  # per call: threads must not share a position
                     file.seek(sample.offset)
                     content = file.read(sample.size)
             except OSError as error:
@@ -209,9 +209,9 @@ def _is_of_image(kind: str) -> bool:
 
 @dataclass
 class _Members:
-    found: dict[str, dict[str, tuple[int, int]]]  # place and size of each, by sample and by kind
+    found: dict[str, dict[str, tuple[int, int]]]  # sample → kind → (offset, size)
     fault: str | None = None  # what is wrong with the rest of the shard
-    again: str = ""  # the first name that it holds twice
+    again: str = ""  # the first name that occurs twice
 
 
 def _members(file: BinaryIO, size: int) -> _Members:
@@ -239,7 +239,7 @@ def _members(file: BinaryIO, size: int) -> _Members:
         file.seek(tar.offset)
         if end > size:
             held.fault = "unexpected end of data"
-        elif file.read(512) != bytes(512):  # tarfile ends in silence at a damaged header
+        elif file.read(512) != bytes(512):  # tarfile stops silently at a damaged header
             held.fault = "no end mark where the last member ends"
     return held
 
@@ -275,7 +275,7 @@ def _read_sample(
 
 
 def _no_image(members: Collection[str]) -> str:
-    """Why a sample has no image; a key ends at its first dot, as WebDataset has it."""
+    """Why a sample has no image; as in WebDataset, a key ends at the first dot of a name."""
     longer = [kind for kind in members if _is_of_image(kind)]
     if not longer:
         return "there is a label but no image"
@@ -336,7 +336,7 @@ def _wds_labels(
         name_of = _names_of(given, samples, names, config.images)
     class_names = tuple(dict.fromkeys(name_of.values()))
     number = {name: i for i, name in enumerate(class_names)}
-    # A sample without a label counts as an unreadable image; where it stands makes no difference.
+    # A sample without a label counts as an unreadable image, so its class does not matter.
     return class_names, np.array(
         [0 if sample.label is None else number[name_of[sample.label]] for sample in samples], dtype=np.int64
     )
@@ -345,7 +345,7 @@ def _wds_labels(
 def _names_of(
     given: Collection[int | str], samples: Sequence[_Sample], names: Sequence[str], spec: str
 ) -> dict[int | str, str]:
-    """The name of each label that is given, by a list of names and in its order; a label is a name or a place in it."""
+    """The class name of each label, in the order of ``names``; a label is a name or an index into that list."""
     place = {name: i for i, name in enumerate(names)}
     name_of: dict[int | str, str] = {}
     for label in given:

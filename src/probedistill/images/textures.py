@@ -15,7 +15,7 @@ from ..seeds import Stream, seed_of
 from .labelled import LabelledImages, digest_of
 from .sources import WHOLE, Source, described
 
-_VERSION = 1  # of the formulae below, which are the images' content: part of the fingerprint
+_VERSION = 1  # of the formulae below, as part of the fingerprint: they define the images
 _SIDE, _PER_KIND = 96, 240
 
 
@@ -45,7 +45,7 @@ class _Painter:
         kind, number = divmod(index, _PER_KIND)
         rng = np.random.default_rng(seed_of(0, Stream.TEXTURE, kind, number))
         pattern = list(_KINDS.values())[kind](rng)[..., None]
-        low, high = rng.uniform(10, 80, 3), rng.uniform(60, 170, 3)  # of any hue, and darker than a white digit
+        low, high = rng.uniform(10, 80, 3), rng.uniform(60, 170, 3)  # any hue, but darker than a white digit
         return Image.fromarray((low + (high - low) * pattern).round().astype(np.uint8))
 
 

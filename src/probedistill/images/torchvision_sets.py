@@ -26,7 +26,7 @@ from .sources import WHOLE, Source, described, digests_of
 
 _TRAIN_TEST = ("train", "test")
 
-_TORCHVISION: dict[str, tuple[str, ...]] = {  # data sets for classification, and the splits of each
+_TORCHVISION: dict[str, tuple[str, ...]] = {  # classification set → its splits
     "CIFAR10": _TRAIN_TEST,
     "CIFAR100": _TRAIN_TEST,
     "CLEVRClassification": ("train", "val"),
@@ -99,7 +99,7 @@ def _contents(data: Any, count: int, spec: str, progress: bool) -> list[bytes]:
 
 
 def _item_or_none(data: Any, index: int) -> Any:
-    """As `_item`; no bytes for an image that cannot be read, which is said when it is loaded."""
+    """As `_item`, but no bytes for an unreadable image; loading it reports the reason."""
     try:
         return _item(data, index)
     except _UNREADABLE:
@@ -107,7 +107,7 @@ def _item_or_none(data: Any, index: int) -> Any:
 
 
 def _item(data: Any, index: int) -> Any:
-    """The path of an image where the set keeps paths, else the picture that it makes."""
+    """The path of an image if the set keeps paths, else the picture that it makes."""
     for attribute in ("_images", "_samples", "samples"):
         entry = getattr(data, attribute, [None] * (index + 1))[index]
         path = entry[0] if isinstance(entry, tuple) else entry
@@ -139,7 +139,7 @@ def _make_torchvision(make: Callable[..., Any], split: str, config: ImagesConfig
             hint = f"it cannot be downloaded; give the folder with its files in {option('data_dir')}"
         raise UserError(f"images {config.images!r} cannot be read from {root} ({why}); {hint}") from error
     if hasattr(data, "loader"):
-        data.loader = str  # hand over the path: decode_image reads it better than the default loader
+        data.loader = str  # return the path: decode_image is more careful than the default loader
     return data
 
 
@@ -155,7 +155,7 @@ def _torchvision_labels(data: Any) -> tuple[tuple[str, ...], NDArray[np.int64]]:
         values = np.array(given_labels, dtype=np.int64)
     given = getattr(data, "classes", None) or getattr(data, "categories", None) or ()
     names = tuple(name if isinstance(name, str) else str(name[0]) for name in given)
-    if len(set(names)) < len(names):  # ImageNet has two cranes; its lists of classes use WordNet ids
+    if len(set(names)) < len(names):  # ImageNet has two classes called crane; lists of its classes use WordNet ids
         names = tuple(getattr(data, "wnids", ()))
     if values.size and len(names) <= int(values.max()):
         present, values = np.unique(values, return_inverse=True)
