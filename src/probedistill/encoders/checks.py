@@ -41,14 +41,14 @@ def frozen(model: nn.Module, *, name: str) -> nn.Module:
     hint = "give a torch.nn.Module with all its weights; lazy layers get theirs in a first forward pass"
     with explained(f"encoder {name!r} cannot be frozen", ValueError, RuntimeError, NotImplementedError, hint=hint):
         model = model.eval()
-        for weights in model.parameters():  # one by one: scripted modules have no requires_grad_
+        for weights in model.parameters():  # one by one: a scripted module has no requires_grad_
             weights.requires_grad_(False)
             if weights.is_meta:
                 raise ValueError("its weights are on the device 'meta', which holds none")
     return model
 
 
-_LEAST_CROP = 0.05  # of an image; less is a slip, and the image would be enlarged twenty times
+_LEAST_CROP = 0.05  # of an image; a smaller value is a mistake, and would enlarge the image more than twenty times
 
 
 def checked_preparation(
@@ -82,7 +82,7 @@ def _of_channels(values: Any, called: str) -> tuple[float, ...]:
         numbers = tuple(given) if isinstance(given, Sequence) else (float(given),) * 3
         if len(numbers) != 3:
             raise ValueError(f"{len(numbers)} of them")
-        # Whole numbers stay as they are: the fingerprint is made of them.
+        # Whole numbers stay whole numbers, because the fingerprint is made of their text.
         return tuple(value if type(value) in (int, float) else float(value) for value in numbers)
 
 
@@ -126,8 +126,8 @@ def check_features(encode: Callable[[Tensor], Tensor], images: Tensor, *, name: 
         f"{called} gives different features for the same images each time; switch off dropout, masking and random "
         f"crops (transformers models: {option('encoder_args.mask_ratio', 0)})"
     )
-    # Passes over the same images round alike, but for a masked autoencoder's: it shuffles its tokens, of which bfloat16
-    # makes half a percent.
+    # Two passes over the same images round alike, except in a masked autoencoder: it shuffles its tokens, which changes
+    # features by half a percent in bfloat16.
     alike = SAME[precision] / 5
     if _distance(features, again) > alike:
         raise differs
@@ -135,7 +135,7 @@ def check_features(encode: Callable[[Tensor], Tensor], images: Tensor, *, name: 
         alone, *more = (encode(images[:1]) for _ in range(1 + _MORE_PASSES * draws))
     if any(_distance(alone, other) > alike for other in more):
         raise differs
-    order = [1, 0, 1, 1, 0]  # each image at another place: what looks back over a batch shows
+    order = [1, 0, 1, 1, 0]  # other positions and neighbours: reveals a model that mixes the images of a batch
     with explained(f"{called} cannot take five images", Exception, hint="it must take any number of images"):
         mixed = encode(images[order])
     if max(_distance(features[:1], alone), _distance(features[order], mixed)) > SAME[precision]:
@@ -153,7 +153,7 @@ _MORE_PASSES = 32
 
 
 def _random_states(device: torch.device) -> list[Any]:
-    """What random numbers the global generators would draw next."""
+    """The next random numbers of the global generators."""
     drawn_by_numpy = pickle.dumps(np.random.get_state())  # noqa: NPY002
     states: list[Any] = [random.getstate(), drawn_by_numpy, torch.get_rng_state().numpy().tobytes()]
     return [*states, torch.cuda.get_rng_state(device).numpy().tobytes()] if device.type == "cuda" else states
@@ -197,14 +197,14 @@ def check_gradient(encode: Callable[[Tensor], Tensor], images: Tensor, *, name: 
         features = encode(images)
         if not features.requires_grad:
             raise RuntimeError("its features do not depend on them")
-        # Not the plain sum: that of layer-normalised features is constant.
+        # Not the plain sum, which is constant for layer-normalised features.
         weights = uneven_like(features)
         gradient, without, dim = torch.zeros_like(images), [], features.shape[1]
         for number in range(_PARTS):
             part = slice(dim * number // _PARTS, dim * (number + 1) // _PARTS)
             output = (features * weights)[:, part].sum()
             images.grad = None
-            output.backward(retain_graph=number < _PARTS - 1)  # as in a step; torch.autograd.grad takes fewer encoders
+            output.backward(retain_graph=number < _PARTS - 1)  # as in a step; torch.autograd.grad fails for some
             own = images.grad
             if own is not None and bool(own.any()):
                 gradient += own
@@ -240,9 +240,9 @@ _WRONG_SLOPE = 0.15
 def _error_of_slope(encode: Callable[[Tensor], Tensor], images: Tensor, weights: Tensor, gradient: Tensor) -> float:
     """Relative error of a gradient of ``(features * weights).sum()``, compared with finite differences.
 
-    The images are changed by channels and quarters. If the gradient looks wrong, it is checked again with a tenth of
-    the step, on which there are fewer kinks. 0 if the differences then disagree with each other: the features have
-    steps, or there is only rounding.
+    Each channel of each quarter of the images is changed. If the gradient looks wrong, it is checked again with a tenth
+    of the step, which crosses fewer kinks. Returns 0 if the two differences then disagree: the features are step
+    functions, or there is only rounding.
     """
     draw = torch.Generator().manual_seed(0)
     signs = torch.randint(0, 2, (4, 1, 3, 2, 2), generator=draw).float().to(images) * 2 - 1
@@ -262,7 +262,7 @@ def _error_of_slope(encode: Callable[[Tensor], Tensor], images: Tensor, weights:
 
 
 def _distance(features: Tensor, others: Tensor) -> float:
-    """Relative distance; infinite for another shape."""
+    """Relative distance; infinite if the shapes differ."""
     if features.shape != others.shape:
         return float("inf")
     scale = features.double().norm().clamp(min=1e-30)

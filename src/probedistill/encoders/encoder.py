@@ -100,9 +100,9 @@ class Encoder(nn.Module):
         unfold_batchnorms(model)
         model = frozen(model, name=name)
         if any(t.is_floating_point() and t.dtype != torch.float32 for t in _tensors(model)):
-            model = model.float()  # however weights are stored, ``precision`` says how one computes with them
+            model = model.float()  # ``precision`` decides the arithmetic, however the weights are stored
         for module in model.modules():
-            if isinstance(module, nn.Hardtanh):  # ReLU6 in place makes autograd copy its input first
+            if isinstance(module, nn.Hardtanh):  # an in-place ReLU6 makes autograd copy its input first
                 module.inplace = False
         identity = identity or _behaviour(model)
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, 3, 1, 1), persistent=False)
@@ -121,16 +121,16 @@ class Encoder(nn.Module):
             fold_batchnorms(self.model, self._normalised(images[:1]))
 
     def _lay_out(self, layout: torch.memory_format) -> None:
-        """Keep weights and maps in an order of memory."""
+        """Keep weights and maps in this memory format."""
         self._layout = layout
         self.model.to(memory_format=layout)  # type: ignore[call-overload]
 
     @torch.no_grad()
     def _find_layout(self, images: Tensor) -> None:
-        """Channels last is faster; ``.view`` of maps or weights, and ``as_strided``, need the other order of memory."""
+        """Choose channels last, which is faster, unless the model needs the other one (``.view``, ``as_strided``)."""
         found = []
         for layout in (torch.contiguous_format, torch.channels_last):
-            with suppress(Exception):  # `check_features` reports what goes wrong in both
+            with suppress(Exception):  # `check_features` reports errors that occur in both
                 self._lay_out(layout)
                 found.append(self(images))
         if len(found) < 2 or not is_alike(found[0], found[1], self.precision):
@@ -143,7 +143,7 @@ class Encoder(nn.Module):
         if self._layout == torch.channels_last:
             with suppress(UserError):
                 return check_gradient(self, images, name=self.name, precision=self.precision)
-            # A backward pass that flattens with ``.view`` needs the other order of memory, as a forward pass may.
+            # The backward pass may need the other format even if the forward pass does not.
             self._lay_out(torch.contiguous_format)
         return check_gradient(self, images, name=self.name, precision=self.precision)
 
@@ -167,7 +167,7 @@ class Encoder(nn.Module):
             return self
         deep = copy.copy(self)
         deep._layers, deep.widths, deep.dim = layers, widths, self.dim + sum(widths)
-        deep.__dict__["_plain"] = self  # not a submodule: the weights are there once
+        deep.__dict__["_plain"] = self  # not as a submodule, which would list the weights twice
         deep.fingerprint = hashlib.sha256(f"{self.fingerprint}|layers {layers}".encode()).hexdigest()
         return deep
 
@@ -199,7 +199,7 @@ class Encoder(nn.Module):
     if TYPE_CHECKING:
 
         def __call__(self, images: Tensor) -> Tensor:
-            """Features of a batch; see `forward`. `nn.Module` says ``Any``."""
+            """Features of a batch; see `forward`. Declared here because the type in `nn.Module` is ``Any``."""
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute the features of a batch.
@@ -221,14 +221,14 @@ class Encoder(nn.Module):
         images = self._normalised(images)
         features = self._output(images)
         if not isinstance(features, Tensor) or not is_plain(features):
-            return features  # refused by `check_features`
+            return features  # `check_features` refuses it
         features = features.to(torch.float64 if features.dtype == images.dtype == torch.float64 else torch.float32)
         if self.precision == "fp16" and features.requires_grad:
             _scale_gradient(features, images)
         return features
 
     def _fitted(self, images: Tensor) -> Tensor:
-        """Images of any size as the model takes them."""
+        """Resize images of any size to the model's input size."""
         if self.cuts and min(images.shape[-2:]) > self.input_size:
             return _resize_and_crop(images, self.input_size, round(self.input_size / self.crop_pct), "bilinear")
         return _resize_and_crop(images, self.input_size, self.input_size, "bicubic")
@@ -237,7 +237,7 @@ class Encoder(nn.Module):
         return ((images.to(self.mean.dtype) - self.mean) / self.std).contiguous(memory_format=self._layout)
 
     def _output(self, images: Tensor) -> Any:
-        """What the model gives for normalised images of its size."""
+        """The model's output for normalised images of its input size."""
         if self.precision == "fp32":
             return self._forward_model(images)
         with torch.autocast(images.device.type, _AUTOCAST[self.precision]):
@@ -280,8 +280,8 @@ class Encoder(nn.Module):
 def _scale_gradient(features: Tensor, images: Tensor) -> None:
     """Keep the gradient between ``features`` and ``images`` in float16's range.
 
-    A feature's gradient falls with the number of images; below 6e-8 float16 has only 0. It is brought to 1/8 by a power
-    of two on its way in, which is exact, and back on its way out.
+    The gradient of a feature shrinks as the number of images grows, and float16 rounds values below 6e-8 to 0. So the
+    largest value is scaled to about 1/8 on the way in, by a power of two, which is exact, and back on the way out.
     """
     scales: list[Tensor] = []
 
@@ -299,7 +299,7 @@ def _scale_gradient(features: Tensor, images: Tensor) -> None:
 
 
 def _resize_and_crop(images: Tensor, size: int, short: int, mode: str) -> Tensor:
-    """The middle ``size`` pixels of images (n, 3, H, W) whose short side is made ``short`` pixels long."""
+    """Resize images (n, 3, H, W) to a short side of ``short`` pixels, and crop the middle ``size`` pixels."""
     height, width = images.shape[-2:]
     scale = short / min(height, width)
     to = (max(size, round(height * scale)), max(size, round(width * scale)))
@@ -314,19 +314,19 @@ def _tensors(model: nn.Module) -> Iterator[Tensor]:
 
 
 def _changes(model: nn.Module) -> list[int]:
-    """How often each tensor of real numbers of a model has been written to. Counters of whole numbers do not matter."""
+    """How often each floating-point tensor of a model has been written to. Integer counters do not matter."""
     return [t._version for t in _tensors(model) if t.is_floating_point() and not t.is_inference()]
 
 
 def _behaviour(model: nn.Module) -> str:
-    """What a model does with its weights, as far as it is known: two with equal weights may pool differently."""
+    """What is known of how a model uses its weights: two models with equal weights may pool differently."""
     parts: dict[str, None] = {}
-    texts: dict[type, str] = {}  # a large model has many modules of one class, whose file is parsed to find its text
+    texts: dict[type, str] = {}  # cached: finding the source of a class means parsing its file
     for name, module in model.named_modules():
         kind = type(module)
         held: dict[str, Any] = {}
         file = str(getattr(sys.modules.get(kind.__module__), "__file__", ""))
-        if "-packages" not in file:  # the user's own
+        if "-packages" not in file:  # the user's own code
             with suppress(OSError, TypeError):
                 texts[kind] = texts.get(kind) or inspect.getsource(kind)
                 parts[texts[kind]] = None
@@ -349,7 +349,7 @@ def _fingerprint(model: nn.Module, identity: str) -> str:
 
 
 def _add(digest: hashlib._Hash, name: str, value: Any) -> None:
-    """Add a value of a state dict: a tensor or, in quantised models and those with custom state, something else."""
+    """Add a value of a state dict: a tensor, or any other object in quantised models and models with custom state."""
     if isinstance(value, tuple | list):
         for part in value:
             _add(digest, name, part)

@@ -13,7 +13,7 @@ from .checks import uneven_like
 
 
 class _FoldedNorm(nn.Module):
-    """The rest of a timm BatchNormAct2d, dropout and activation, once its affine part is in the convolution."""
+    """What is left of a timm BatchNormAct2d once its affine part is in the convolution: dropout and activation."""
 
     def __init__(self, norm: nn.BatchNorm2d) -> None:
         super().__init__()
@@ -32,8 +32,8 @@ _Fold = tuple[nn.Conv2d, Any, Any, nn.Module, str, nn.BatchNorm2d]
 def fold_batchnorms(model: nn.Module, example: Tensor) -> int:
     """Fold frozen batch norms into the convolutions that feed them, in place.
 
-    Pairs are found while ``example`` goes through the model: the input of the batch norm is the very tensor that a
-    convolution has just given. If the model's output changes, everything is set back.
+    Pairs are found while ``example`` passes through the model: the input of the batch norm is the tensor object that
+    the convolution has just returned. If folding changes the model's output, everything is restored.
 
     Args:
         model: In evaluation mode, frozen.
@@ -42,7 +42,7 @@ def fold_batchnorms(model: nn.Module, example: Tensor) -> int:
     Returns:
         Number of batch norms folded.
     """
-    # Not zeros: an image of one colour would not show a wrong fold.
+    # Uneven, because an image of one colour would not reveal a wrong fold.
     example = example + uneven_like(example)
     before, pairs = _pairs(model, example)
     undo: list[_Fold] = []
@@ -88,9 +88,9 @@ def _folded(weight: Any, bias: Any, norm: nn.BatchNorm2d) -> tuple[nn.Parameter,
 
 
 def _pairs(model: nn.Module, example: Tensor) -> tuple[Tensor, list[tuple[nn.Conv2d, str, nn.BatchNorm2d]]]:
-    """The model's output, float32; and each convolution that feeds a batch norm, with that one and its name.
+    """The model's output, float32; and for each convolution that feeds a batch norm: (convolution, norm's name, norm).
 
-    Both are left out if either is used more than once.
+    A pair is left out if either of its modules is used more than once.
     """
     made: dict[int, tuple[nn.Conv2d, Tensor]] = {}
     pairs: list[tuple[nn.Conv2d, str, nn.BatchNorm2d]] = []
@@ -100,13 +100,13 @@ def _pairs(model: nn.Module, example: Tensor) -> tuple[Tensor, list[tuple[nn.Con
     def after_conv(module: nn.Module, inputs: Any, output: Tensor) -> None:
         calls[module] = calls.get(module, 0) + 1
         assert isinstance(module, nn.Conv2d)
-        made[id(output)] = (module, output)  # holding the tensor keeps its id from being reused
+        made[id(output)] = (module, output)  # a reference to the tensor prevents reuse of its id
 
     def before_norm(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             calls[module] = calls.get(module, 0) + 1
             conv, _ = made.get(id(inputs[0]), (None, None))
-            # Parametrized, normalised and pruned convolutions make their weight anew in each pass.
+            # Parametrized, weight-normalised and pruned convolutions recompute their weights in each pass.
             if (
                 conv is not None
                 and isinstance(module, nn.BatchNorm2d)

@@ -75,24 +75,24 @@ def _loaded(repo: str, config: EncoderConfig) -> Loaded:
 
 
 def _can_interpolate(model: nn.Module) -> bool:
-    """Whether a model accepts ``interpolate_pos_encoding``, by name or in what it passes to its embeddings."""
+    """Whether a model accepts ``interpolate_pos_encoding``, by name or as a keyword passed on to its embeddings."""
     taken = inspect.signature(model.forward).parameters
     hands_on = any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values())
     return "interpolate_pos_encoding" in taken or (hands_on and hasattr(model, "embeddings"))
 
 
 def _made(repo: str, config: EncoderConfig, spec: str) -> tuple[Any, Any, dict[str, str]]:
-    """Return the settings, the model, and what is wrong with weights in its checkpoint: missing, or another shape."""
+    """Return the settings, the model, and the faults of its checkpoint's weights: missing, or of another shape."""
     import transformers
 
     with explained(f"{spec} could not be loaded", Exception, hint="check the name or the network"), _quietly():
         try:
             settings = transformers.AutoConfig.from_pretrained(repo, **_of_loading(config))
             settings = getattr(settings, "vision_config", settings)
-            settings.dtype = torch.float32  # not that of config.json, to which weights would be rounded
+            settings.dtype = torch.float32  # not the one in config.json, to which weights would be rounded
             arguments = _with_settings(settings, config.encoder_args)
             if config.pretrained:
-                # CLIP-like repositories hold two towers; the class of the vision one picks its weights.
+                # CLIP-like repositories contain two towers; the class of the vision tower selects its weights.
                 kind = _class_of(settings) or transformers.AutoModel
                 arguments = {"ignore_mismatched_sizes": True, "output_loading_info": True, **arguments}
                 model, info = kind.from_pretrained(repo, config=settings, **arguments)
@@ -107,7 +107,7 @@ def _made(repo: str, config: EncoderConfig, spec: str) -> tuple[Any, Any, dict[s
                 raise
             reason = " ".join(str(error).split())
             raise UserError(f"encoder_args {dict(config.encoder_args)} do not suit 'hf:{repo}': {reason}") from error
-        except (pickle.UnpicklingError, EOFError) as error:  # torch's own text advises to run what is in the file
+        except (pickle.UnpicklingError, EOFError) as error:  # torch's own message suggests running code from the file
             raise UserError(
                 f"{spec} could not be loaded (its weights are damaged, or not only tensors); use a copy with "
                 ".safetensors files"
@@ -134,7 +134,7 @@ def _class_of(settings: Any) -> Any:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Suppress transformers' report of weights and its progress bar; errors of this package say what matters."""
+    """Suppress transformers' report of weights and its progress bar; this package reports what matters."""
     from huggingface_hub import utils
     from transformers.utils import logging
 
@@ -142,7 +142,7 @@ def _quietly() -> Iterator[None]:
     logging.set_verbosity(max(level, logging.ERROR))
     if has_bars:
         logging.disable_progress_bar()
-        utils.enable_progress_bars()  # a download takes its time
+        utils.enable_progress_bars()  # a download may take long
     try:
         yield
     finally:
@@ -152,14 +152,14 @@ def _quietly() -> Iterator[None]:
 
 
 def _prefix(info: Mapping[str, Any]) -> str | None:
-    """The prefix of all weight names in a wrapper's checkpoint (``backbone.``), if that is the only difference."""
+    """The prefix that a wrapper's checkpoint adds to all weight names (``backbone.``), if nothing else differs."""
     missing = sorted(name for name in info["missing_keys"] if "pooler" not in name.split("."))
     whole = prefixes(set(info["unexpected_keys"]), missing)
     return whole[0] if len(whole) == 1 else None
 
 
 def _wrong_weights(info: Mapping[str, Any]) -> dict[str, str]:
-    """What is wrong with weights, by name, according to transformers' report about a checkpoint."""
+    """Weight name → what is wrong with it, according to transformers' report about a checkpoint."""
     wrong = {}
     for name in info["missing_keys"]:
         nearly = next((other for other in sorted(info["unexpected_keys"]) if other.endswith(f".{name}")), None)
@@ -177,17 +177,17 @@ _OF_NO_WEIGHT = ("num_batches_tracked", "position_ids", "relative_position_index
 
 
 def _warn_of_unused(model: nn.Module, unused: Iterable[str], spec: str) -> None:
-    """Warn about weights inside a model that it does not use, so that features are not those of the whole checkpoint.
+    """Warn about weights for parts of the model that it does not use: the features lack a part of the checkpoint.
 
-    They belong to an adapter that was not merged, or to more layers than the settings have. Heads, decoders and other
-    towers of a checkpoint are outside the model.
+    Such weights belong to an adapter that was not merged, or to more layers than the settings have. Heads, decoders and
+    other towers are outside the model, so their weights do not count.
     """
     parts = dict(model.named_modules())
 
     def is_inside(name: str) -> bool:
         path = name.split(".")
         part = next(parts[above] for n in range(len(path) - 1, -1, -1) if (above := ".".join(path[:n])) in parts)
-        if part is model or isinstance(part, nn.Identity):  # in the place of a head
+        if part is model or isinstance(part, nn.Identity):  # in place of a head
             return False
         return isinstance(part, nn.ModuleList | nn.Sequential) or not any(part.children())
 
@@ -211,7 +211,7 @@ def _preparation(repo: str, config: EncoderConfig) -> tuple[dict[str, Any], bool
     try:
         with _quietly():
             processor = transformers.AutoImageProcessor.from_pretrained(repo, **_of_loading(config))
-        if (data := getattr(processor, "data_config", None)) is not None:  # timm's
+        if (data := getattr(processor, "data_config", None)) is not None:  # timm's processor
             names = ("mean", "std", "crop_pct", "interpolation")
             return {"input_size": data["input_size"][-1], **{name: data[name] for name in names}}, False
         found = _normalisation(processor) | _processor_view(processor)
@@ -222,29 +222,29 @@ def _preparation(repo: str, config: EncoderConfig) -> tuple[dict[str, Any], bool
 
 
 def _normalisation(processor: Any) -> dict[str, Any]:
-    """Mean and deviation for images in [0, 1], of a processor that may leave them out or count from 0 to 255."""
+    """Mean and deviation for images in [0, 1]; the processor may lack them, or expect values from 0 to 255."""
     mean: Any = 0.0
     std: Any = 1.0
     if getattr(processor, "do_normalize", False):
         mean, std = processor.image_mean or IMAGENET[0], processor.image_std or IMAGENET[1]
-    if getattr(processor, "include_top", False):  # EfficientNet's, which divides twice
+    if getattr(processor, "include_top", False):  # EfficientNet's processor, which divides twice
         std = np.square(std)
     scale = 255 * (processor.rescale_factor if getattr(processor, "do_rescale", True) else 1)
-    shift = float(bool(getattr(processor, "rescale_offset", False)))  # EfficientNet's, after the scale
+    shift = float(bool(getattr(processor, "rescale_offset", False)))  # EfficientNet's shift, after scaling
     if (scale, shift) != (1, 0):
         mean, std = (np.asarray(mean) + shift) / scale, np.asarray(std) / scale
     return {"mean": mean, "std": std}
 
 
 def _of_the_image(hidden: Tensor, has_token: bool) -> Tensor:
-    """One feature (n, d) of each image, out of a map (n, d, h, w) or tokens (n, t, d), the class token first."""
+    """Features (n, d) from maps (n, d, h, w) or tokens (n, t, d), whose first one is the class token."""
     if hidden.ndim == 4:
         return hidden.mean(dim=(2, 3))
     return hidden[:, 0] if has_token else hidden.mean(dim=1)
 
 
 def _of_loading(config: EncoderConfig) -> dict[str, Any]:
-    """Arguments that say how the configuration itself is found. There is no prompt about trusting code."""
+    """Arguments for finding the configuration itself. ``False`` prevents a prompt about trusting code."""
     found = ("revision", "subfolder", "trust_remote_code")
     given = {name: config.encoder_args[name] for name in found if name in config.encoder_args}
     return {"trust_remote_code": False, **given}
@@ -253,11 +253,12 @@ def _of_loading(config: EncoderConfig) -> dict[str, Any]:
 def _with_settings(settings: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Apply arguments that are settings of the model, such as ``mask_ratio``; return the others."""
     if hasattr(settings, "mask_ratio"):
-        settings.mask_ratio = 0.0  # a masked autoencoder that sees all of its image, as its authors probe it
+        settings.mask_ratio = 0.0  # a masked autoencoder must see the whole image, as when its authors probe it
     others = {}
     for name, value in arguments.items():
         if hasattr(settings, name) and name not in _NOT_SETTINGS:
-            is_share = isinstance(getattr(settings, name), float) and isinstance(value, int)  # transformers 5 is strict
+            # transformers 5 refuses a whole number for a float
+            is_share = isinstance(getattr(settings, name), float) and isinstance(value, int)
             setattr(settings, name, float(value) if is_share else value)
         else:
             others[name] = value
@@ -266,7 +267,7 @@ def _with_settings(settings: Any, arguments: Mapping[str, Any]) -> dict[str, Any
 
 @torch.no_grad()
 def _check_nothing_is_new(encoder: Output, missing: Mapping[str, str], spec: str, size: int) -> None:
-    """Refuse weights that the checkpoint lacks if the features depend on them: they are random."""
+    """Refuse a checkpoint that lacks weights on which the features depend: they would be random."""
     new = {name: value for name, value in encoder.model.state_dict(keep_vars=True).items() if name in missing}
     if not new:
         return
@@ -288,7 +289,7 @@ def _check_nothing_is_new(encoder: Output, missing: Mapping[str, str], spec: str
 
 
 def _processor_view(processor: Any) -> dict[str, Any]:
-    """input_size, crop_pct and interpolation, as an image processor of transformers has them."""
+    """input_size, crop_pct and interpolation of a transformers image processor."""
 
     def side(name: str) -> int | None:
         sides = getattr(processor, name, None)
@@ -303,7 +304,7 @@ def _processor_view(processor: Any) -> dict[str, Any]:
         view["input_size"] = cropped or resized
     own = 224 / 256 if "levit" in type(processor).__name__.lower() else getattr(processor, "crop_pct", None)
     if cropped and resized:
-        view["crop_pct"] = min(1.0, (own or 1) * cropped / resized)  # PoolFormer and LeViT enlarge before they crop
+        view["crop_pct"] = min(1.0, (own or 1) * cropped / resized)  # PoolFormer and LeViT first resize to more
     elif resized and resized < 384 and own:  # ConvNeXt's own rule
         view["crop_pct"] = float(own)
     names = {int(filter_): name for name, filter_ in RESAMPLING.items()}

@@ -12,12 +12,12 @@ from contextlib import suppress
 import torch
 from torch import Tensor, nn
 
-_FLOOR = 1e-5  # added to variances: the root has no slope at 0
+_FLOOR = 1e-5  # added to variances: at 0 the square root has no finite gradient
 
 
 @torch.no_grad()
 def inner_layers(model: nn.Module, count: int, example: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The last ``count`` stages of a model, evenly apart.
+    """The last ``count`` stages of a model, evenly spaced.
 
     Args:
         model: The model of an encoder.
@@ -25,12 +25,12 @@ def inner_layers(model: nn.Module, count: int, example: Tensor) -> tuple[tuple[i
         example: Normalised images (n, 3, S, S).
 
     Returns:
-        The layers' numbers, and the number of features of each; nothing if the model does not give its layers.
+        The layers' numbers, and the number of features of each; both empty if the model does not provide its layers.
     """
     stages = len(getattr(model, "feature_info", None) or ())
     apart = max(1, stages // 5)
     layers = tuple(range(stages - 1, -1, -apart)[:count])[::-1]
-    with suppress(Exception):  # some models list stages that they cannot give
+    with suppress(Exception):  # some models list stages that they cannot return
         parts = features_with_layers(model, example, layers)
         if layers and torch.allclose(parts[0], model(example), rtol=1e-3, atol=1e-4):
             return layers, tuple(part.shape[1] for part in parts[1:])

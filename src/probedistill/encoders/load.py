@@ -53,7 +53,7 @@ def load_encoder(spec: str | EncoderConfig, **options: Unpack[EncoderOptions]) -
     source, _, rest = (recipe.spec if recipe else config.encoder).partition(":")
     where = _source(source, rest, config)
     if papers and source == "openclip":
-        config = replace(config, features="output")  # the papers' CLIP gives its projected features
+        config = replace(config, features="output")  # the papers' CLIP uses the projected features
     with torch.random.fork_rng():
         torch.manual_seed(0)  # random weights (pretrained=False) are the same in every process
         loaded = where.load(rest, config)
@@ -102,7 +102,7 @@ def _check(config: EncoderConfig) -> None:
 
 
 def _source(source: str, rest: str, config: EncoderConfig) -> EncoderSource:
-    """Return the source of that name, if it can do what the config requests; ``rest`` is the part after the colon."""
+    """Return the source of that name if it supports what the config requests; ``rest`` is the part after the colon."""
     if source not in SOURCES or not rest:
         raise _unknown_encoder(config.encoder)
     where = SOURCES.load(source)
@@ -119,7 +119,7 @@ def _source(source: str, rest: str, config: EncoderConfig) -> EncoderSource:
 
 
 def _unknown_encoder(spec: str) -> UserError:
-    """The error for a spec that names no encoder, with what may have been meant."""
+    """The error for a spec that names no encoder, with suggestions."""
     if spec.endswith(YAML):
         return UserError(f"encoder {spec!r} is a file of options; encoder_config({spec!r}) reads it")
     name, at, pixels = spec.rpartition("@")

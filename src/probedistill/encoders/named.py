@@ -180,7 +180,7 @@ def own_others(folder: Path, words: Sequence[str], first: EncoderConfig) -> list
 
 
 def _own(folder: Path, fields: Mapping[str, Any], options: Mapping[str, Any], file: str, or_else: str) -> EncoderConfig:
-    """An encoder that a file of a run describes: a recipe, or a plain model of timm, unless the run is trusted."""
+    """The encoder that a run's file describes; unless the run is trusted, only a recipe or a plain timm model."""
     if is_trusted():
         return _from_file(with_its_file(fields, f"encoder {str(folder / file)!r}"), options)
     config = _from_file(fields, options)
@@ -211,7 +211,7 @@ def check_made_with(encoder: Encoder, fingerprint: str | None, *, called: str, w
 
 
 def _read_fields(path: Path | str, called: str) -> dict[str, Any]:
-    """The fields of `EncoderConfig` in a file of options; `UserError` if it names no encoder."""
+    """Read the fields of `EncoderConfig` from a file of options; `UserError` if it names no encoder."""
     return _checked_fields(read_yaml(path, called), called)
 
 

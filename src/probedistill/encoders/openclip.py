@@ -31,7 +31,7 @@ def load_openclip(name: str, config: EncoderConfig) -> Loaded:
     with asking_the_hub(f"encoder {config.encoder!r}", way_out, needed=on_hub):
         clip = _made(architecture, tag, config)
     visual = clip.visual
-    if getattr(visual, "output_tokens", False):  # CoCa gives its tokens beside the features
+    if getattr(visual, "output_tokens", False):  # CoCa returns its tokens next to the features
         visual.output_tokens = False
     if config.features == "pooled" and not _without_projection(visual):
         warnings.warn(
@@ -63,7 +63,7 @@ def _made(architecture: str, tag: str, config: EncoderConfig) -> Any:
 
 @contextmanager
 def _without_its_log() -> Iterator[None]:
-    """Keep open_clip from setting up the log of the process; it raises the errors that matter."""
+    """Keep open_clip from configuring the root logger, which happens only if that has no handler."""
     root, nowhere = logging.getLogger(), logging.NullHandler()
     root.addHandler(nowhere)
     try:
@@ -74,12 +74,12 @@ def _without_its_log() -> Iterator[None]:
 
 def _without_projection(visual: Any) -> bool:
     """Remove the projection from an image tower, if it is a separate part; return whether it was."""
-    if isinstance(visual, torch.jit.ScriptModule):  # its parts cannot be changed
+    if isinstance(visual, torch.jit.ScriptModule):  # has no parts that can be replaced
         return False
     if isinstance(getattr(visual, "proj", None), Tensor):  # a ViT
         visual.proj = None
         return True
-    head = getattr(visual, "head", None)  # around a timm model
+    head = getattr(visual, "head", None)  # a wrapped timm model
     for part in ("proj", "mlp"):
         if isinstance(getattr(head, part, None), nn.Module):
             setattr(head, part, nn.Identity())

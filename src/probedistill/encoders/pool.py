@@ -50,8 +50,8 @@ class EncoderPool:
         self.room = room
         self.described: list[dict[str, Any]] = []
         self._given: list[EncoderConfig | Encoder] = []
-        self._held: dict[int, Encoder] = {}  # the one of last use is the last
-        words: dict[str, str] = {}  # fingerprint → as the user named it
+        self._held: dict[int, Encoder] = {}  # the most recently used one comes last
+        words: dict[str, str] = {}  # fingerprint → the user's name for it
         for one in every:
             word = _word(one)
             try:
@@ -106,7 +106,7 @@ class EncoderPool:
         return (self[number] for number in range(len(self)))
 
     def _open(self, given: EncoderConfig | Encoder) -> Encoder:
-        while self.room is not None and len(self._held) >= self.room:  # before the next one takes its memory
+        while self.room is not None and len(self._held) >= self.room:  # free memory before the next one needs it
             del self._held[next(iter(self._held))]
         return given if isinstance(given, Encoder) else load_encoder(given)
 

@@ -49,7 +49,7 @@ def load_timm(name: str, config: EncoderConfig) -> Loaded:
         raise unknown_name("timm model", name, timm.list_models(), "(timm.list_models() lists them)")
     local = _local_weights(recipe, config)
     arguments = {**(recipe.args if recipe else {}), **config.encoder_args}
-    # A classifier in a local file is loaded only if its size was given: features come before it anyway.
+    # A classifier in a local file is loaded only if its size was given; pooled features do not need it.
     keeps_classifier = "num_classes" in arguments or (config.features == "output" and local is None)
     if not keeps_classifier:
         arguments["num_classes"] = 0
@@ -80,13 +80,13 @@ def load_timm(name: str, config: EncoderConfig) -> Loaded:
         hint = f"choose another {option('input_size')}"
         failed = f"timm model {name!r} cannot take images of {size} pixels"
         with explained(failed, Exception, hint=hint), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of torch, about how timm resamples
+            warnings.simplefilter("ignore")  # torch warns about how timm resamples
             model.set_input_size(img_size=size)  # resamples position embeddings
     return Loaded(model, size, data["mean"], data["std"], data["interpolation"], data["crop_pct"])
 
 
 def _asks_the_hub(name: str, outputs: Any) -> bool:
-    """Whether timm loads a model's own weights from the Hugging Face hub; those of some models are elsewhere.
+    """Whether timm loads a model's own weights from the Hugging Face hub; some weights are hosted elsewhere.
 
     Args:
         name: The model.
@@ -108,7 +108,7 @@ def _asks_the_hub(name: str, outputs: Any) -> bool:
         if not tags:
             raise UserError(f"timm has no weights for {architecture!r}; give {option('checkpoint', 'FILE')}") from None
         raise unknown_name(f"weights of timm model {architecture!r}", tag, tags) from None
-    if known is None:  # a model without any
+    if known is None:  # a model without weights
         return False
     if outputs not in (None, known.num_classes):
         raise UserError(
@@ -119,14 +119,14 @@ def _asks_the_hub(name: str, outputs: Any) -> bool:
 
 
 def _local_weights(recipe: Recipe | None, config: EncoderConfig) -> Path | None:
-    """The file that weights come from: the checkpoint that was named, or that of the recipe's package."""
+    """The file of weights: the checkpoint that the user named, or the file in the recipe's package."""
     if config.checkpoint is not None:
         return at_home(Path(config.checkpoint))
     return _package_weights(config.encoder, recipe) if recipe and recipe.package and config.pretrained else None
 
 
 def _made(name: str, config: EncoderConfig, arguments: dict[str, Any], *, own: bool) -> Any:
-    """The model (its methods are those of timm, not all in `nn.Module`), with its own weights or random ones."""
+    """The model with its own weights or random ones. ``Any``, because `nn.Module` lacks some of timm's methods."""
     import timm
 
     try:
@@ -137,7 +137,7 @@ def _made(name: str, config: EncoderConfig, arguments: dict[str, Any], *, own: b
         raise UserError(f"encoder_args {dict(config.encoder_args)} do not suit timm model {name!r}: {error}") from error
     except (OSError, RuntimeError, ValueError) as error:
         reason = first_line(error).rstrip(".")
-        fix = (  # commands that take an encoder in one word take a file of its options, too
+        fix = (  # a command that takes an encoder in one word also takes a file of options
             f"give {option('checkpoint', 'FILE')} or {option('pretrained', False)}, or a YAML file with these options"
             if own
             else f"check {option('encoder_args')} and {option('input_size')}"
@@ -146,16 +146,16 @@ def _made(name: str, config: EncoderConfig, arguments: dict[str, Any], *, own: b
 
 
 def _fill(model: nn.Module, local: Path, name: str, recipe: Recipe | None) -> bool:
-    """Load the weights of a file into a model, by name, or those of a recipe's package in their order.
+    """Load the weights in a file into a model: by name or, from a recipe's package, in their order.
 
     Returns:
-        Whether the model now has a different input size, that of the file's position embeddings.
+        Whether the file's position embeddings have changed the model's input size.
     """
     needed = _needed(model)
     stored = read_weights(local, needed)
     resized = take_size_of(stored, model)
     weights = _named_as_timm_does(stored, model)
-    if recipe is not None and recipe.package and not weights.keys() >= set(needed):  # the package's own names
+    if recipe is not None and recipe.package and not weights.keys() >= set(needed):  # the package uses its own names
         weights = _rename_in_order(stored, model, local)
     _load_weights(model, weights, local, name)
     return resized
@@ -176,7 +176,7 @@ def _package_weights(name: str, recipe: Recipe) -> Path:
 
 
 def _rename_in_order(weights: dict[str, Tensor], model: nn.Module, path: Path) -> dict[str, Tensor]:
-    """Name the tensors of ``weights`` as the model does, by their order; every shape must agree."""
+    """Give the tensors of ``weights`` the model's names, in order; every shape must agree."""
     ours = model.state_dict()
     renamed: dict[str, Tensor] = {}
     values = iter(weights.items())
@@ -192,13 +192,13 @@ def _rename_in_order(weights: dict[str, Tensor], model: nn.Module, path: Path) -
 
 
 def _named_as_timm_does(weights: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Weights as the authors of a model publish them, by the names of timm, which knows how to convert many."""
+    """Rename weights as their authors published them to timm's names; timm can convert many models."""
     needed = set(_needed(model))
     if needed == weights.keys():
         return weights
     convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     if convert is not None:
-        with suppress(Exception):  # of another model: refused when the weights are loaded
+        with suppress(Exception):  # weights of another model; loading refuses them
             found = {name: value for name, value in convert(dict(weights), model).items() if isinstance(value, Tensor)}
             if needed <= found.keys() and not _resized(weights, found):
                 weights = found
@@ -207,9 +207,10 @@ def _named_as_timm_does(weights: dict[str, Tensor], model: nn.Module) -> dict[st
 
 
 def _resized(weights: dict[str, Tensor], found: dict[str, Tensor]) -> bool:
-    """Whether timm's conversion changed the size of kernels (those of another model) or relative positions.
+    """Whether timm's conversion changed the size of kernels or of relative positions.
 
-    Those of other windows would be resampled here and again at the input size.
+    Kernels of another size belong to another model. Relative positions would be resampled twice: here and again at the
+    input size.
     """
     fixed = [name for name, value in weights.items() if value.ndim == 4 or "relative_position" in name]
     return any(name in found and found[name].shape != weights[name].shape for name in fixed)
@@ -221,10 +222,10 @@ def _needed(model: nn.Module) -> list[str]:
 
 
 def _without_classifier(weights: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """The weights of a file without those of a classifier that the model was made without."""
+    """The weights of a file, without the classifier if the model has none."""
     classifier = (getattr(model, "pretrained_cfg", None) or {}).get("classifier") or ()
     heads = {f"{head}." for head in ([classifier] if isinstance(classifier, str) else classifier)}
-    # Some have more than that layer: LeViT's a norm, CAFormer's a hidden layer. The model is without all of it.
+    # Some classifiers have more than one layer: LeViT's has a norm, CAFormer's a hidden layer. Drop all of it.
     around = {head[: dot.end()] for head in heads for dot in re.finditer(r"\.", head)}
     ours = model.state_dict()
     gone = tuple(heads | {part for part in around if not any(name.startswith(part) for name in ours)})

@@ -107,7 +107,7 @@ def _not_followed(content: Any, at: str = "") -> Iterator[str]:
 
 def _not_plain(arguments: Any) -> Iterator[str]:
     if not isinstance(arguments, Mapping):
-        return  # refused where encoder arguments are read
+        return  # refused when encoder arguments are read
     for name, value in arguments.items():
         number = isinstance(value, (bool, int, float)) and name in SWITCHES_AND_NUMBERS
         word = isinstance(value, str) and name in WORDS and re.fullmatch(r"[\w-]{0,40}", value)
@@ -116,7 +116,7 @@ def _not_plain(arguments: Any) -> Iterator[str]:
 
 
 def _is_path(spec: str) -> bool:
-    is_options = spec.endswith((".yaml", ".yml"))  # checked when it is read
+    is_options = spec.endswith((".yaml", ".yml"))  # a file of options is checked when it is read
     return bool(spec) and not is_options and _HUB_NAME.fullmatch(spec) is None
 
 
@@ -134,16 +134,16 @@ def _entries(node: yaml.Node) -> list[tuple[yaml.Node, yaml.Node]]:
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """Plain values, and no option twice, because the first value would silently be lost.
+    """Loads plain values. An option may not occur twice, because its first value would silently be lost.
 
-    Numbers are decimal, as on the command line. Items of a list are often names: classes called yes, 007, 1.10 or null
-    are not converted. Values below ``encoder_args`` and ``method_args`` are for code, and have YAML's types.
+    Numbers are decimal, as on the command line. Items of a list are often names, so classes called yes, 007, 1.10 or
+    null are not converted. Values below ``encoder_args`` and ``method_args`` are for code and keep YAML's types.
     """
 
     def construct_document(self, node: yaml.Node) -> Any:
         """Construct the options; items of lists stay words if YAML would convert them to something else."""
         left = [value for key, value in _entries(node) if str(key.value).replace("-", "_") not in _ARGUMENTS]
-        seen: set[yaml.Node] = set()  # a value may have many aliases
+        seen: set[yaml.Node] = set()  # a node may be visited through several aliases
         while left:
             one = left.pop()
             if one in seen:
@@ -160,12 +160,12 @@ class _PlainLoader(yaml.SafeLoader):
         if not isinstance(item, yaml.ScalarNode):
             return False
         if item.tag in (_TAG + "merge", _TAG + "null"):
-            return bool(item.value)  # a dash alone is nothing
+            return bool(item.value)  # a lone dash is an empty item
         construct = _CONSTRUCT.get(item.tag)
         return construct is not None and str(construct(self, item)) != item.value
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """A dictionary of a node."""
+        """The dictionary of a node; a repeated key is an error."""
         seen: set[str] = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.tag != _TAG + "merge":
@@ -176,7 +176,7 @@ class _PlainLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_PlainLoader.yaml_implicit_resolvers = {}  # those of YAML 1.1 give way to the ones below
+_PlainLoader.yaml_implicit_resolvers = {}  # YAML 1.1 would read 010 as 8 and 1:30 as 90
 _TAG = "tag:yaml.org,2002:"
 _ARGUMENTS = ("encoder_args", "method_args")
 _CONSTRUCT = {
@@ -220,7 +220,7 @@ def read_yaml(path: Path | str, called: str) -> dict[str, Any]:
         content = yaml.load(text, Loader=_PlainLoader)
     except UserError:
         raise
-    except Exception as error:  # PyYAML lets int(), datetime() and dict look-ups fail in their own words
+    except Exception as error:  # PyYAML lets errors of int(), datetime() and dict look-ups through
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{called} cannot be read as YAML: {reason}") from error
     if content is None:

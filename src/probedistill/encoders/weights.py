@@ -1,4 +1,4 @@
-"""Weights out of checkpoints as trainers write them. Nothing that a file contains is run."""
+"""Weights from checkpoints as trainers write them. No code in a file is run."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ def read_weights(path: Path, names: Iterable[str]) -> dict[str, Tensor]:
     ours = list(names)
     weights = _without_inner_wrappers(dict(_tensors_in(content)))
     whole = _whole(weights, ours)
-    if len(whole) != 1:  # copies alike, or the authors' own names, which timm converts: then by what entries are called
+    if len(whole) != 1:  # equal copies, or the authors' names, which timm converts: go by the entries' names
         weights = _without_inner_wrappers(_of_a_holder(content, called))
         whole = _whole(weights, ours)
     if len(whole) > 1:
         raise UserError(f"{called} has several models, under {', '.join(map(repr, whole))}; save the state dict of one")
-    if not whole:  # the model's loader says what is missing, by names that are as near as can be
+    if not whole:  # the model's loader reports what is missing; make the names as similar as possible
         while weights and all(name.startswith(("module.", "model.")) for name in weights):
             weights = {name.partition(".")[2]: value for name, value in weights.items()}
         return weights
@@ -61,7 +61,7 @@ def read_weights(path: Path, names: Iterable[str]) -> dict[str, Tensor]:
 
 
 class _LeftOut:
-    """Replaces an object that is stored with the weights, of whatever class."""
+    """Stands in for an object of any class that is stored with the weights."""
 
     def __init__(self, *_: Any) -> None:
         pass
@@ -71,14 +71,14 @@ class _LeftOut:
 
 
 class _LeftOutDict:
-    """The same for a dictionary of another class; weights may be among its entries."""
+    """The same for a subclass of dict, whose entries may be weights."""
 
     def __new__(cls, *_: Any) -> Any:
         return OrderedDict()
 
 
 class _LeftOutList:
-    """The same for a list of another class."""
+    """The same for a subclass of list."""
 
     def __new__(cls, *_: Any) -> Any:
         return []
@@ -111,8 +111,8 @@ def load_tensor_file(path: Path, failed: str, hint: str, *, leave_out: bool = Fa
             others = _other_classes(path) if leave_out else {}
             with torch.serialization.safe_globals([(stand_in, name) for name, stand_in in others.items()]):
                 return _read(path, "cpu")
-    except Exception as error:  # torch raises many kinds
-        # Not torch's own text: it advises to load the file without weights_only, which runs its code.
+    except Exception as error:  # torch raises many types
+        # Not torch's own message, which suggests loading the file without weights_only: that would run its code.
         not_tensors = isinstance(error, (pickle.UnpicklingError, EOFError))
         reason = "damaged, or not only tensors" if not_tensors else first_line(error)
         reason = "a whole model of TorchScript" if "TorchScript" in reason else reason
@@ -124,14 +124,14 @@ _TEXTS = {b"version https://git-lfs": "a Git LFS pointer", b"<": "a web page", b
 
 
 def _text_in(path: Path) -> str | None:
-    """What a file is if it is not weights; ``None`` if that is unknown."""
+    """What a file contains instead of weights; ``None`` if that is unknown."""
     with open(path, "rb") as file:
         head = file.read(64).lstrip()
     return next((what for start, what in _TEXTS.items() if head.startswith(start)), None)
 
 
 def _read(path: Path, device: str) -> Any:
-    """Load a PyTorch file; passed as an open file, because torch 2.15 looks at names that end in .safetensors."""
+    """Load a PyTorch file; opened first, because torch 2.15 treats file names that end in .safetensors differently."""
     with open(path, "rb") as file:
         return torch.load(file, map_location=device, weights_only=True)
 
@@ -142,12 +142,12 @@ def _other_classes(path: Path) -> dict[str, type]:
     while len(stand_ins) < _MOST_CLASSES:
         try:
             with torch.serialization.safe_globals([(stand_in, name) for name, stand_in in stand_ins.items()]):
-                _read(path, "meta")  # without reading a tensor
-        except Exception as error:  # what else may be wrong shows when the tensors are read
+                _read(path, "meta")  # reads no tensors
+        except Exception as error:  # reading the tensors will report any other fault
             unknown = re.search(r"GLOBAL (\S+) was not an allowed global", str(error))
             filled = re.search(r"Can only (SET|app|ext).* but got <class 'left_out\.(\S+)'>", str(error))
             if unknown:
-                for name in (unknown[1], f"builtins.{unknown[1]}"):  # torch leaves "builtins" out of its text
+                for name in (unknown[1], f"builtins.{unknown[1]}"):  # torch's message omits "builtins"
                     stand_ins[name] = type(name, (_LeftOut,), {"__module__": "left_out"})
                 continue
             if filled and issubclass(stand_ins[filled[2]], _LeftOut):
@@ -158,21 +158,21 @@ def _other_classes(path: Path) -> dict[str, type]:
 
 
 def _is_safetensors(path: Path) -> bool:
-    """Whether a file begins as safetensors do: with the length of a header, then the header, which is JSON."""
+    """Whether a file begins like safetensors: with the length of a header, then the header, which is JSON."""
     with open(path, "rb") as file:
         return file.read(9)[8:] == b"{"
 
 
 # ---------------------------------------------------------------------------------------------------
-# Where the weights lie in a file
+# Where the weights are in a file
 
 
-_DEEPEST = 6  # dictionaries in each other
+_DEEPEST = 6  # levels of nested dictionaries
 _MOST_ENTRIES = 10**6
 
 
 def _tree(content: Any, numbers: Iterator[int] | None = None, depth: int = 0) -> Any:
-    """The dictionaries in a file, up to a limit, because they may contain themselves or each other very often."""
+    """Copy the dictionaries of a file, up to a limit: they may contain themselves, or each other many times."""
     if not isinstance(content, Mapping):
         return content
     numbers = iter(range(_MOST_ENTRIES)) if numbers is None else numbers
@@ -184,7 +184,7 @@ def _tree(content: Any, numbers: Iterator[int] | None = None, depth: int = 0) ->
 
 
 def _tensors_in(content: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Yield all tensors of a file, by the names of the dictionaries that contain them."""
+    """Yield all tensors of a file with dotted names: the keys that lead to them."""
     for name, value in content.items() if isinstance(content, Mapping) else ():
         if isinstance(name, str) and isinstance(value, Tensor):
             yield prefix + name, value
@@ -201,18 +201,17 @@ def _without_inner_wrappers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 _AVERAGE = re.compile(r"(\b|_)ema(\b|_)")
-"""In the prefix of weights that were averaged in training: they are what a trainer reports."""
+"""In the prefix of weights that were averaged during training: trainers report their scores."""
 _OTHER_COPY = re.compile(r"\b(encoder_k|momentum_\w+|\w+_momentum|current_model_state)\.")
-"""In the prefix of a copy that its trainer does not go on with: of MoCo, of solo-learn, of lightly, of Lightning's
-averages."""
+"""In the prefix of a copy that its trainer discards: in MoCo, solo-learn, lightly, and Lightning's averages."""
 _ONLINE = re.compile(r"(\b|_)online(\b|_)")
-"""In the prefix of the copy that BYOL is evaluated by; its target is the other one."""
+"""In the prefix of the copy that BYOL's authors evaluate; the other copy is its target."""
 _TARGET = re.compile(r"\btarget_encoder\.")
-"""In the prefix of the copy that I-JEPA and V-JEPA are evaluated by."""
+"""In the prefix of the copy that the authors of I-JEPA and V-JEPA evaluate."""
 
 
 def prefixes(there: Collection[str], names: Sequence[str]) -> list[str]:
-    """What stands before all of some names in others; none for no names."""
+    """Prefixes with which all ``names`` occur in ``there``; none if there are no names."""
     if not names:
         return []
     before = [name.removesuffix(names[0]) for name in there if name == names[0] or name.endswith(f".{names[0]}")]
@@ -220,7 +219,7 @@ def prefixes(there: Collection[str], names: Sequence[str]) -> list[str]:
 
 
 def _whole(weights: Mapping[str, Tensor], names: Sequence[str]) -> list[str]:
-    """The prefixes below which there are weights of all names; one, if it is clear which of several is meant."""
+    """The prefixes with which all weights are there; only one if it is clear which of several is meant."""
     whole = prefixes(weights.keys(), names)
     for chosen in (
         [prefix for prefix in whole if _AVERAGE.search(prefix)],
@@ -235,16 +234,16 @@ def _whole(weights: Mapping[str, Tensor], names: Sequence[str]) -> list[str]:
 
 _AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema", "shadow", "teacher")
 HOLDERS = (*_AVERAGED, "state_dict", "model_state_dict", "model", "module", "network")
-"""Entries of a checkpoint that hold weights. Averaged weights (EMA, the teacher of DINO) come first, as in timm: they
-are what a trainer reports."""
+"""Entries of a checkpoint that contain weights. Averaged weights (EMA, DINO's teacher) come first, as in timm:
+trainers report their scores."""
 
 
 def _of_a_holder(content: Any, called: str) -> dict[str, Tensor]:
-    """The weights in the entry of a checkpoint with a usual name for weights, or in its only possible entry."""
+    """The weights in a checkpoint's entry with a usual name for weights, or else in its only possible entry."""
     entries = content if isinstance(content, Mapping) else {}
     models = {str(name): found for name, value in entries.items() if (found := _held(value)) is not None}
     weights = _held(content)
-    # Another entry of the same kind as the weights, such as the best so far.
+    # Other entries with the same names as the weights, such as the best weights so far.
     rivals = [name for name, found in models.items() if weights is None or _bare(found) == _bare(weights)]
     if len(rivals) > 1 and models.keys().isdisjoint(_AVERAGED):
         raise UserError(f"{called} has several models, {', '.join(map(repr, rivals))}; save the state dict of one")
@@ -255,7 +254,7 @@ def _of_a_holder(content: Any, called: str) -> dict[str, Tensor]:
 
 
 def _bare(names: Iterable[str]) -> set[str]:
-    """Names without the additions of weight averaging and parallel training."""
+    """Names without what weight averaging and parallel training add."""
     return {re.sub(r"^((module|_orig_mod)\.)+", "", name) for name in names if name != "n_averaged"}
 
 
@@ -273,9 +272,9 @@ def _held(content: Any) -> dict[str, Tensor] | None:
 
 
 def take_size_of(weights: Mapping[str, Tensor], model: nn.Module) -> bool:
-    """Give a model the input size that the position embeddings of ``weights`` are for, if that is another one.
+    """Give a model the input size that the position embeddings of ``weights`` were made for, if it differs.
 
-    From there timm's ``set_input_size`` resamples them once; by way of the model's own size it would be twice.
+    From that size timm's ``set_input_size`` resamples them once; through the model's own size it would be twice.
     """
     ours, theirs = getattr(model, "pos_embed", None), weights.get("pos_embed")
     if not isinstance(ours, Tensor) or theirs is None or theirs.ndim != 3 or ours.shape == theirs.shape:
@@ -284,7 +283,7 @@ def take_size_of(weights: Mapping[str, Tensor], model: nn.Module) -> bool:
     places = max(theirs.shape[1] - extra, 0)
     side = math.isqrt(places)
     if ours.shape[2] != theirs.shape[2] or not side**2 == places > 0 or not hasattr(model, "set_input_size"):
-        return False  # of another model: refused when the weights are loaded
+        return False  # weights of another model; loading refuses them
     patch = model.patch_embed.patch_size  # type: ignore[union-attr]
     model.set_input_size(img_size=(side * patch[0], side * patch[1]))  # type: ignore[operator, index]
     return True
