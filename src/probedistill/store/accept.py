@@ -40,7 +40,7 @@ def accept_edits(path: Path) -> list[str]:
 
 
 def _accept_record(path: Path) -> bool:
-    """Make the digest of a record again, and return whether it changed."""
+    """Renew the digest of a record, and return whether it changed."""
     called = f"file {str(path)!r}"
     if path.stat().st_size > MAX_BYTES:
         raise UserError(f"{called} is larger than any file that probedistill writes; restore it")
@@ -54,7 +54,7 @@ def _accept_record(path: Path) -> bool:
 
 
 def _accept_files(folder: Path) -> list[str]:
-    """Make ``SHA256SUMS`` again; if the files are not a valid set, restore the old one."""
+    """Write ``SHA256SUMS`` again; if the files are not a valid set, restore the old one."""
     run = read_run(folder)
     if not run.finished:
         return []

@@ -28,8 +28,8 @@ SCORES, REAL_DATA = "scores", "real data"
 
 _END = "<!-- probedistill: end -->"
 _NO_SCORES = "Not scored yet: `probedistill evaluate` writes its table here."
-_MOST_CARD = 2**18  # bytes that are looked at
-_MOST_SHOWN = 20  # images, where there is no preview
+_MOST_CARD = 2**18  # bytes that are read
+_MOST_SHOWN = 20  # images, if there is no preview
 _MOST_NAMED = 200  # classes
 _PAPERS = {
     "lgm": ("Linear Gradient Matching", "2511.16674"),
@@ -380,5 +380,5 @@ def _begin(name: str) -> str:
 
 
 def _part(name: str, content: str) -> str:
-    # A comment cannot be closed from within: names are escaped, and a number holds no bracket.
+    # The content cannot end a comment: names are escaped, and numbers contain no brackets.
     return f"{_begin(name)}\n{content}\n{_END}"

@@ -64,7 +64,7 @@ def _if_meant(folder: Path) -> str:
     return f"if the change is intended: probedistill accept {as_argument(folder)}"
 
 
-_SUM_TOLERANCE = 1e-3  # of a row of soft labels
+_SUM_TOLERANCE = 1e-3  # for the sum of a row of soft labels
 
 
 class DamagedImagesError(UserError):
@@ -147,7 +147,7 @@ class DistilledSet:
         )
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: the images with their classes."""
+        """HTML for a notebook: the images with their classes."""
         names = [self.class_names[label] for label in self.labels.tolist()]
         return f"<p>{html.escape(printable(repr(self)))}</p>{gallery_html(self.images, names)}"
 
@@ -194,7 +194,7 @@ class DistilledSet:
             try:
                 with whole_folder(target) as partial:
                     sums = {f"{IMAGES}/{name}": (known,) for name, known in self._write_images(partial, files, suffix)}
-                    write_run(folder, replace(run, finished=False))  # until the end the set is not whole
+                    write_run(folder, replace(run, finished=False))  # the set is incomplete until the end
             except OSError as error:
                 raise cannot_write(target, error) from error
             save_tensors(folder / TENSORS, tensors, as_plain(_TensorsRecord(run.soft_labels, run.head)))
@@ -262,7 +262,7 @@ class DistilledSet:
         rewrite(folder, REAL_DATA, real_data(folder, run))
 
     def _record(self) -> RunRecord:
-        """What ``run.json`` holds."""
+        """The content of ``run.json``."""
         return replace(
             self.run,
             finished=True,
@@ -272,7 +272,7 @@ class DistilledSet:
         )
 
     def _extra_tensors(self) -> dict[str, Tensor]:
-        """What ``tensors.safetensors`` holds on request."""
+        """The optional tensors of ``tensors.safetensors``."""
         tensors = {} if self.soft_labels is None else {"soft_labels": self.soft_labels}
         return tensors if self.head is None else {**tensors, **_head_tensors(self.head)}
 
@@ -294,7 +294,7 @@ class DistilledSet:
             if isinstance(error, UserError):
                 raise
             run = parts.run
-            # Other commands than distill and extend write their sets anew, or not at all.
+            # Only distill and extend can resume; other commands make their sets again, or not at all.
             elsewhere = run.made_elsewhere or run.parts or run.forgotten or run.export or run.baseline is not None
             whole = "images" in parts.tensors and not elsewhere
             hint = (
@@ -344,7 +344,7 @@ class _Parts:
         return cls(folder, replace(run, soft_labels=about.soft_labels, head=about.head), tensors, sums)
 
     def image_files(self) -> list[str]:
-        """The table and the image files, below ``images/``: what follows from classes and labels."""
+        """Names of the table and the image files, below ``images/``; they follow from the classes and labels."""
         export = self.run.export if "images" not in self.tensors else None
         suffix = SUFFIXES[export.format if export is not None else "png"]
         table = METADATA if f"{IMAGES}/{METADATA}" in self.sums else OLD_METADATA
@@ -375,7 +375,7 @@ class _Parts:
 
 @contextmanager
 def _all_or_nothing(folder: Path) -> Iterator[None]:
-    """When the block ends with an error, remove the set that it was writing, if the folder held none."""
+    """If the block ends with an error, remove the set that it was writing, unless the folder contained one before."""
     new = [name for name in (IMAGES, RUN, TENSORS, CARD, SUMS, HELD_OUT) if not os.path.exists(folder / name)]
     with without_traces(folder):
         try:
@@ -398,7 +398,7 @@ def set_files(folder: Path) -> list[str]:
 
 
 def _made(run: RunRecord) -> Any:
-    """What distinguishes the set of a run from every other: its settings, its history, and what probes learn from."""
+    """What identifies a run's set: its settings, its history, and what probes learn from."""
     shipped = run.export and (run.export.format, run.export.quality, run.export.image_size)
     kept = (run.finished, run.config, run.encoders, run.images, run.class_names, run.losses, run.seconds, shipped)
     return as_plain((*kept, run.soft_labels))
@@ -474,7 +474,7 @@ def _is_head(head: Head, classes: int) -> bool:
 
 
 def _with_total_bytes(run: RunRecord, folder: Path, tensors: Path | None = None) -> RunRecord:
-    """The record of an exported set with the size of its files; ``tensors`` is about to become its tensors' file."""
+    """The record of an exported set with the size of its files; ``tensors``: its next tensors file, if any."""
     if run.export is None:
         return run
     files = own_files(folder / IMAGES)
@@ -483,7 +483,7 @@ def _with_total_bytes(run: RunRecord, folder: Path, tensors: Path | None = None)
 
 
 def _read_images(parts: _Parts) -> Tensor:
-    """Read the images of a set, (m, 3, S, S): the float images if there are any, else those of the files.
+    """Read the images of a set, (m, 3, S, S): the float images if there are any, else the files.
 
     All files are read and checked, because they are what is shipped.
 
@@ -493,7 +493,7 @@ def _read_images(parts: _Parts) -> Tensor:
     """
     floats, export, files = parts.tensors.get("images"), parts.run.export, []
     for name in parts.image_files():
-        # An archive of macOS may have é as two characters.
+        # An archive made on macOS may write é as two characters.
         ways = (name, *(unicodedata.normalize(form, name) for form in ("NFD", "NFC")))
         path = next((path for way in ways if (path := parts.folder / IMAGES / way).is_file()), None)
         if path is None:

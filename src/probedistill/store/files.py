@@ -50,7 +50,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def _remove_orphans(path: Path) -> None:
-    """Remove what processes of this machine that are dead have left of a file."""
+    """Remove a file's temporary files that dead processes of this machine have left."""
     begin = f".{path.name}.{_machine()}-"
     for entry in list(os.scandir(path.parent)):
         if entry.name.startswith(begin) and entry.name.endswith(".part"):
@@ -62,7 +62,7 @@ def _remove_orphans(path: Path) -> None:
 
 @functools.cache
 def _machine() -> str:
-    """A short name of this machine: another one may write into the same folder."""
+    """A short name for this machine: another machine may write into the same folder."""
     return hashlib.sha256(platform.node().encode()).hexdigest()[:6]
 
 
@@ -77,7 +77,7 @@ def make_folder(folder: Path) -> None:
 @contextmanager
 def without_traces(folder: Path) -> Iterator[None]:
     """If the block ends with an error, remove ``folder`` and its parents if they are new and empty."""
-    # os.path.exists, because Path.exists raises where it may not look
+    # os.path.exists, because Path.exists raises if access is denied
     new = [path for path in (folder, *folder.parents) if not os.path.exists(path)]
     try:
         yield
@@ -118,7 +118,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
         partial.mkdir(parents=True)
         yield partial
         found = [(Path(folder), files) for folder, _, files in os.walk(partial)]
-        with Workers(16) as workers:  # a disk writes in one go what many wait for
+        with Workers(16) as workers:  # a disk can combine writes that are waited for at the same time
             for _ in workers.map(_sync, [folder / name for folder, files in found for name in files]):
                 pass
             for _ in workers.map(sync_folder, [folder for folder, _ in found]):

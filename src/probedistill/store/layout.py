@@ -99,16 +99,16 @@ BY_COMMANDS = (EVALUATIONS, "geometry.*", "bias.*", "audit.*", "audit-pairs.png"
 SUFFIXES = {"png": "png", "webp": "webp", "jpeg": "jpg"}
 """Image formats that a set is kept in, with the suffix of a file's name."""
 
-_NAME_BYTES = 200  # file systems take 255; a number in front and the name of a temporary file need some
-# Windows refuses these, with or without a suffix. metadata.* is what Hugging Face's imagefolder reads as labels.
+_NAME_BYTES = 200  # file systems allow 255; a number in front and temporary names need some of them
+# Windows refuses these, with or without a suffix. Hugging Face's imagefolder reads metadata.* as labels.
 _RESERVED = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³])(\.|$)", re.IGNORECASE)
 _METADATA = re.compile(r"metadata\.(jsonl|csv|parquet)", re.IGNORECASE)
-# datasets.data_files takes a folder for a split if its name has one of these between separators or at an end, and
-# then leaves out all other folders.
+# datasets.data_files treats a folder as a split if its name has one of these words between separators or at an end,
+# and then ignores all other folders.
 _SPLIT = re.compile(
     r"(?<![^-._ 0-9])(train|training|validation|valid|dev|val|test|testing|eval|evaluation)(?![^-._ 0-9])"
 )
-_FORBIDDEN = '/\\:*?"<>|%$'  # the first nine by file systems; % escapes, and datasets expands $HOME in paths
+_FORBIDDEN = '/\\:*?"<>|%$'  # the first nine by file systems; % is our escape, and datasets expands $HOME in paths
 
 
 def check_beside_images(folder: Path) -> None:
@@ -212,7 +212,7 @@ def class_folders(class_names: Sequence[str]) -> list[str]:
 
 
 def _no_split(name: str) -> str:
-    """The name without words that `datasets` takes for a split, and without the name of its table."""
+    """Escape words that `datasets` treats as a split, and the name of its table."""
     if _METADATA.fullmatch(name):
         return name[:-1] + _escaped(name[-1])
     while match := _SPLIT.search(name):
@@ -222,7 +222,7 @@ def _no_split(name: str) -> str:
 
 
 def _is_plain(character: str) -> bool:
-    """Whether a character may be in a file name: no control character, no invisible mark, no half of a character."""
+    """Whether a character may be in a file name: no control character, invisible mark or lone surrogate."""
     return unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 
 
@@ -231,7 +231,7 @@ def _escaped(character: str) -> str:
 
 
 def _same_file(name: str) -> str:
-    """What file systems that ignore case and the form of accents see of a name."""
+    """A name as file systems compare it if they ignore case and the form of accents."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
 
 

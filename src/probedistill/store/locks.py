@@ -38,7 +38,7 @@ def claimed(folder: Path, *, called: str = "out", wait: float = 0.0) -> Iterator
             yield
         finally:
             if lock is not None:
-                with suppress(OSError):  # while it is held: another process that waits notices, and makes its own
+                with suppress(OSError):  # removed before release: a waiting process notices, and makes a new lock file
                     (folder / LOCK).unlink(missing_ok=True)
                 lock.release()
 
@@ -53,7 +53,7 @@ def _acquired(folder: Path, called: str, wait: float) -> FileLock | None:
             f"{called} {str(folder)!r} is in use by another process; wait for it or choose another folder"
         ) from error
     except (OSError, NotImplementedError) as error:
-        if folder.is_dir():  # read-only, or a file system without locks
+        if folder.is_dir():  # a read-only folder, or a file system without locks
             return None
         if isinstance(error, PermissionError):
             error = PermissionError(13, "no permission to create the folder")

@@ -64,7 +64,7 @@ _RESULTS = ".results"
 
 def is_from_elsewhere(folder: Path) -> bool:
     """Whether a folder is, or is inside, a set that was fetched or came with the package."""
-    path = Path(os.path.realpath(folder))  # Path.resolve fails at a link to itself
+    path = Path(os.path.realpath(folder))  # Path.resolve raises for a link to itself
     roots = [Path(os.path.realpath(cache_folder() / name)) for name in (HUB, SETS)]
     if not any(root in path.parents for root in roots):
         return False

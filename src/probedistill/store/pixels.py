@@ -24,7 +24,7 @@ def png_files(images: Tensor) -> Iterator[bytes]:
         yield file.getvalue()
 
 
-_MOST_SHOWN = 60  # images of a gallery: a notebook keeps what it shows
+_MOST_SHOWN = 60  # images in a gallery: a notebook stores what it shows
 
 
 def gallery_html(images: Tensor, titles: Sequence[str]) -> str:

@@ -98,7 +98,7 @@ def read_record(path: Path, type: type[Record], *, kind: str | None = None, what
         raise UserError(f"{called} is not there; {hint}") from None
     except OSError as error:
         raise UserError(f"{called} cannot be read ({first_line(error)}); {hint}") from error
-    # A file of a run is in the run's SHA256SUMS, too: the whole run is accepted.
+    # A run's file is also in its SHA256SUMS, so the whole run must be accepted.
     place = path.parent if (path.parent / "run.json").exists() else path
     return parse_record(data, type, kind=kind, called=called, hint=hint, place=f" {as_argument(place)}")
 
@@ -170,7 +170,7 @@ def _encoded(value: Any) -> Any:
 
 
 def _decoded(type: Any, value: Any) -> Any:
-    """Arrays; msgspec asks for every type that it does not know."""
+    """Decode arrays and paths; msgspec calls this for types that it does not know."""
     origin = getattr(type, "__origin__", type)
     if origin is np.ndarray:
         try:

@@ -372,7 +372,7 @@ class RunRecord(History):
         promises = [one.privacy for one in self.statistics if one.privacy is not None]
         if not promises or len(promises) < len(self.statistics):
             return None
-        return reduce(PrivacyRecord.with_same, promises)  # each encoder's statistics are a release
+        return reduce(PrivacyRecord.with_same, promises)  # the statistics of each encoder are a separate release
 
     @property
     def image_count(self) -> int:

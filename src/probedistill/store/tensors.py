@@ -29,7 +29,7 @@ _TYPES = {
     torch.int8: "I8",
     torch.uint8: "U8",
     torch.bool: "BOOL",
-}  # as the format calls them
+}  # names in the safetensors format
 
 
 class TornFileError(Exception):
@@ -51,7 +51,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     about = {"metadata": json.dumps(dict(metadata or {}), sort_keys=True)}
     about[_DIGEST] = _digest(plain, about["metadata"])
-    # The widest numbers come first, so that everything lies at a multiple of its own width.
+    # The widest dtypes first, so that every tensor is aligned to its own width.
     names = sorted(plain, key=lambda name: (-plain[name].element_size(), name))
     header: dict[str, Any] = {"__metadata__": about}
     end = 0
@@ -77,7 +77,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
-            # A copy: the library maps the file into memory, and what is checked below must not change later.
+            # Copies, because the library maps the file into memory: tensors must not change after the check below.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
         metadata = header["metadata"]
         if header[_DIGEST] != _digest(tensors, metadata):
