@@ -256,7 +256,7 @@ class FeatureBank:
             return _at_least_float32(whole[rows])
         view, image = rows // len(self), rows % len(self)
         ends = torch.tensor([len(part) for part in self._parts]).cumsum(0)
-        place = torch.searchsorted(ends, image, right=True)  # which part
+        place = torch.searchsorted(ends, image, right=True)  # the part that holds each row
         features = torch.empty(len(rows), self.dim)
         order = place.argsort(stable=True)
         for wanted in order.split(torch.bincount(place, minlength=len(ends)).tolist()):

@@ -91,16 +91,16 @@ def clusters(bank: FeatureBank, images_per_class: int, *, least: int, most: int,
 
 
 def _away_from_centres(bank: FeatureBank, count: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """For each class its rows (n,) of the bank, and the distance (k, n) of its images from its k-means centres."""
+    """For each class: its rows (n,) of the bank, and the distances (k, n) of its images from its k-means centres."""
     for label, rows in enumerate(_rows_of_classes(bank, count)):
-        # Products of float32 lose the distance of features that lie far from zero and near each other.
+        # In float32, products lose the distances between features that are close together but far from zero.
         features = bank.take(rows, views="centre").double()
         centres = cluster_centres(features, count, seed_of(seed, Stream.CLUSTERS, label))
         yield rows, torch.cdist(centres, features)
 
 
 def _herded(features: Tensor, count: int) -> Tensor:
-    """Numbers (count,) of the features (n, d) that herding chooses, in order."""
+    """Indices (count,) of the features (n, d) that herding chooses, in order."""
     features = features.double()
     mean, total = features.mean(dim=0), torch.zeros(features.shape[1], dtype=torch.float64)
     free = torch.ones(len(features), dtype=torch.bool)
@@ -120,13 +120,13 @@ def cluster_centres(features: Tensor, count: int, seed: int) -> Tensor:
     if count == 1:
         return features.mean(dim=0, keepdim=True)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # fewer different images than clusters: the rest of the centres repeat
+        warnings.simplefilter("ignore")  # scikit-learn warns of fewer different images than clusters; centres repeat
         found = KMeans(count, n_init=4, random_state=seed % 2**32).fit(features.double().numpy())
     return torch.from_numpy(found.cluster_centers_).to(features)
 
 
 def _nearest_each(distance: Tensor) -> Tensor:
-    """For each row of distances (k, n) its nearest column; no column twice, the closest pairs first."""
+    """The nearest column for each row of distances (k, n); closest pairs first, and no column twice."""
     chosen = torch.empty(len(distance), dtype=torch.int64)
     left = distance.clone()
     for _ in range(len(distance)):
@@ -167,7 +167,7 @@ def _rows_of_classes(bank: FeatureBank, least: int) -> list[Tensor]:
 
 def class_sums(features: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
     """Sum (C, d) and number (C, 1) of each class's features; sums of blocks can be added up."""
-    sums = features.new_zeros(num_classes, features.shape[1]).index_add(0, labels, features)  # no (n, C) matrix
+    sums = features.new_zeros(num_classes, features.shape[1]).index_add(0, labels, features)  # avoids an (n, C) matrix
     return sums, torch.bincount(labels, minlength=num_classes).to(features)[:, None]
 
 

@@ -21,7 +21,7 @@ from ..text import counted
 from .views import apply_views, draw_views, random_squares
 
 BATCH = 64
-_SHRINK_ABOVE = 2  # times the input size: larger photos are shrunk once, before their views are cut
+_SHRINK_ABOVE = 2  # times the input size: larger photos are shrunk once before their views are cut
 
 Result = TypeVar("Result")
 
@@ -72,7 +72,7 @@ def view_features(
     for start in range(0, len(drawn), BATCH):
         part = slice(start, start + BATCH)
         found = encode(encoder, apply_views(images[which[part]], drawn[part], encoder.input_size))
-        if not start:  # all of them at once: a list of parts would be in memory twice in the end
+        if not start:  # allocated as a whole: concatenating parts would need twice the memory
             features = found.new_empty(len(drawn), found.shape[1])
         features[part] = found
     return features.view(views, len(images), -1)
@@ -128,7 +128,7 @@ def augmented_views(image: Image.Image, size: int, count: int, augment: AugmentC
     from torchvision.transforms.v2 import functional as tv
 
     if augment.real_crop:
-        # As the authors do: a random square first, another one for each view, and the view from that square.
+        # As LGM's authors do: each view is cut from its own random square.
         key = seed_of(seed, Stream.REAL_VIEWS)
         squares = random_squares(image, augment.real_crop, count, seed=key)
         return apply_views(squares, draw_views(augment, count, seed=seed), size)

@@ -90,7 +90,7 @@ def extract_features(
         raise UserError(f"images {images.spec!r} ({images.split}) have no images to encode; give some")
     files = bank_files(encoder, images, views, augment, seed, cache, dtype, shard_size)
     checked_cache(cache, writes=files.passes > 0)
-    remove_leftovers(files.folder, older_than=3600)  # younger ones may be another process's at work
+    remove_leftovers(files.folder, older_than=3600)  # younger files may belong to a running process
     own = _own_shards(files, processes)
     hold = bytes_of(len(images), views, encoder.dim) <= (comfortable_bytes() if max_memory is None else max_memory)
     shards: dict[int, ShardContent] = {}
@@ -121,9 +121,9 @@ def extract_features(
 
 
 def _own_shards(files: BankFiles, processes: Processes) -> list[int]:
-    """The shards that this process makes, followed by those that it checks."""
+    """The shards that this process makes, followed by the shards that it checks."""
     missing = [number for number in range(files.count) if not files.path(number).exists()]
-    processes.wait()  # everyone has looked before anyone writes
+    processes.wait()  # all processes must have looked before any of them writes
     there = sorted(set(range(files.count)) - set(missing))
     return [*missing[processes.rank :: processes.count], *there[processes.rank :: processes.count]]
 
@@ -131,7 +131,7 @@ def _own_shards(files: BankFiles, processes: Processes) -> list[int]:
 def _shards_of_others(
     files: BankFiles, own: Collection[int], processes: Processes, cache: Path | str | None
 ) -> Iterator[tuple[int, ShardContent]]:
-    """The shards that other processes have made or checked, as they are read from the cache."""
+    """Read from the cache the shards that other processes have made or checked."""
     processes.wait()
     if processes.largest(int(not all(files.path(number).exists() for number in range(files.count)))):
         raise UserError(
@@ -145,7 +145,7 @@ def _shards_of_others(
 
 
 def _check_each_class(images: LabelledImages, bank: FeatureBank) -> None:
-    """Raise `UserError` if no image of a class could be read; of test images, if none at all could be."""
+    """Raise `UserError` if a class has no readable image; for test images, if there is no readable image at all."""
     if images.for_testing and len(bank):
         return
     had = np.bincount(images.labels, minlength=len(images.class_names))
@@ -160,7 +160,7 @@ def _check_each_class(images: LabelledImages, bank: FeatureBank) -> None:
 
 
 def _told_of_skipped(images: LabelledImages, bank: FeatureBank) -> str:
-    """One line about the images that a bank leaves out: how many for each reason, and the first of them."""
+    """One line about the images that a bank leaves out: for each reason, how many and the first one."""
     of_reason: dict[str, list[str]] = {}
     for number, line in _left_out(images, bank).items():
         name = one_line(images.names[number])
@@ -173,11 +173,11 @@ def _told_of_skipped(images: LabelledImages, bank: FeatureBank) -> str:
     return f"skipped {len(bank.skipped)} unreadable of {of} ({images.split}): {', '.join(said)}"
 
 
-_MOST_REASONS = 3  # of one line
+_MOST_REASONS = 3  # in one line
 
 
 def _left_out(images: LabelledImages, bank: FeatureBank) -> dict[int, str]:
-    """Number of each image that is left out → why, with its name."""
+    """Index of each image that is left out → its name and the reason."""
     return dict(zip(sorted(set(range(len(images))) - set(bank.indices.tolist())), bank.skipped, strict=False))
 
 
@@ -187,7 +187,7 @@ def _left_out(images: LabelledImages, bank: FeatureBank) -> dict[int, str]:
 
 @dataclass(frozen=True)
 class _Work:
-    """What makes the shards of one bank."""
+    """Computes the shards of one bank."""
 
     encoder: Encoder
     images: LabelledImages
@@ -197,7 +197,7 @@ class _Work:
 
     @property
     def total(self) -> int:
-        """Number of images of this process's shards."""
+        """Number of images in this process's shards."""
         return sum(len(self.files.rows(number)) for number in self.own)
 
     def shard(self, number: int, bar: ProgressBar) -> ShardContent:
@@ -213,7 +213,7 @@ class _Work:
         return content
 
     def _write_plain(self, number: int, content: ShardContent) -> None:
-        """Keep the features of an encoder without its inner layers, too: they came in the same pass."""
+        """Also keep the features without inner layers, which the same pass has computed."""
         if self.encoder.plain is self.encoder:
             return
         files = self.files.of_encoder(self.encoder.plain)
@@ -221,7 +221,7 @@ class _Work:
             files.write(number, content.first_features(self.encoder.plain.dim))
 
     def _some_read_by_now(self, rows: range, content: ShardContent) -> bool:
-        """Whether an image that a stored shard has left out can be read: it was locked or out of reach then."""
+        """Whether an image that a stored shard has left out is readable now; it may have been locked before."""
         for index in sorted(set(rows) - set(content.indices.tolist())) if content.skipped else ():
             try:
                 self.images.load(index)
@@ -257,7 +257,7 @@ class _Work:
         return ShardContent(held, torch.tensor(indices, dtype=torch.int64), tuple(reasons))
 
     def _loader(self, known: set[int]) -> Callable[[int], tuple[int, Tensor | UnreadableImageError]]:
-        """What cuts the views of an image: the centre crop, unless its features are known, and the augmented ones."""
+        """A function that cuts an image's views: the centre crop, unless its features are known, and augmented ones."""
         manifest, encoder = self.files.manifest, self.encoder
 
         def load(index: int) -> tuple[int, Tensor | UnreadableImageError]:
@@ -282,7 +282,7 @@ class _Work:
         return {} if content is None else dict(zip(content.indices.tolist(), content.held().features.read()[0]))
 
     def _checked(self, features: Tensor, indices: list[int]) -> Tensor:
-        """Features (n, 1 + V, d) as they are stored; they must be finite."""
+        """Convert features (n, 1 + V, d) to the stored dtype; they must be finite."""
         if not bool(features.isfinite().all()):
             first = self.images.names[indices[int((~features.isfinite()).any(dim=2).any(dim=1).nonzero()[0])]]
             way_out = "check its weights" if self.encoder.precision == "fp32" else f"try {option('precision', 'fp32')}"

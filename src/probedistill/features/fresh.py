@@ -46,7 +46,7 @@ class FreshBatches:
             return augmented_views(image, self.encoder.input_size, 1, self.augment, key)
 
         own = self.team.share(len(chosen))
-        # A batch at a time in memory, as the views of the synthetic images are.
+        # One batch in memory at a time, as with the views of synthetic images.
         parts = [encode(self.encoder, torch.cat(loaded)) for loaded in prefetched(load, range(own.start, own.stop), 64)]
         features = torch.cat(parts) if parts else torch.empty(0, self.encoder.dim)
         sizes = [share.stop - share.start for share in self.team.shares(len(chosen))]

@@ -30,7 +30,7 @@ def gaussian_features(statistics: ClassStatistics, per_class: int, *, seed: int 
     deviation = covariance.diagonal().sqrt()
     scale = torch.where(deviation > 0, 1 / deviation, 0)
     values, vectors = torch.linalg.eigh(covariance * scale * scale[:, None])
-    factor = vectors * values.clamp(min=0).sqrt()  # correlations = factor @ factorᵀ, of any rank
+    factor = vectors * values.clamp(min=0).sqrt()  # correlations = factor @ factorᵀ, even if they are singular
     spread = class_deviations(statistics)
     features = []
     for label in range(statistics.num_classes):

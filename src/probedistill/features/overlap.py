@@ -9,7 +9,7 @@ from ..images.labelled import rows_of_labels
 from .bank import FeatureBank
 from .statistics import ROUNDING_OF_FEATURES, ClassStatistics
 
-_SMALLEST = 1e-6  # of the singular values that count: the rest is what single precision leaves of equal features
+_SMALLEST = 1e-6  # smaller singular values are ignored: single precision leaves such a rest between equal features
 
 
 def photos_counted_before(held: ClassStatistics, bank: FeatureBank) -> tuple[str, int] | None:

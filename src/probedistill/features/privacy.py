@@ -1,9 +1,9 @@
 """Counts and sums with differential privacy: each image adds at most 1 to its class, and noise hides whether it is
 there.
 
-OpenDP does the accounting and draws the noise. Its Gaussian is a discrete one on a fine grid, which has no rounding
-that could betray the value below it, from OpenSSL's generator of random bytes, which the operating system seeds. No
-seed of this package has a part in it.
+OpenDP does the accounting and draws the noise. Its Gaussian is discrete, on a fine grid, so no rounding can reveal the
+value below it. The random bytes come from OpenSSL's generator, which the operating system seeds. The seeds of this
+package are not used.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from .bank import FeatureBank
 if TYPE_CHECKING:
     from opendp.prelude import Measurement
 
-_COUNT_WEIGHT = 0.5  # of an image's 1 in its class's count, beside its feature's length of 1 in the sum
+_COUNT_WEIGHT = 0.5  # of an image in its class's count; its feature has length 1 in the class's sum
 _GRID = 2.0**30  # features are whole multiples of 1 / _GRID: sums of up to four million images of a class are exact
-_ROOM = 1e-9  # by which a rounded length may go beyond 1
+_ROOM = 1e-9  # by which a rounded length may exceed 1
 _BLOCK = 4_096
 ADJACENCY = "add or remove one image"
 CLIPPING = "the mean of an image's views, scaled to length 1"
@@ -45,10 +45,10 @@ def unit_sums(bank: FeatureBank) -> tuple[Tensor, Tensor]:
     sums = torch.zeros(bank.num_classes, bank.dim, dtype=torch.float64)
     for rows in torch.arange(len(bank)).split(_BLOCK):
         views = range(max(bank.num_views, 1))
-        # The mean first: an image with many views has no more weight in the sum than one with a single view.
+        # Average the views first: an image with many views must have no more weight than an image with one view.
         mean = torch.stack([bank.take(view * len(bank) + rows).double() for view in views]).mean(dim=0)
-        # Cut towards zero, so that no vector is longer than 1. Sums that are rounded would change with an image by more
-        # than its vector: by the rounding of all that is added after it (arXiv 2207.10635).
+        # Truncate to a grid, so that no vector is longer than 1 and sums are exact. In rounded sums, one image would
+        # change more than its own vector: also the rounding of everything added after it (arXiv 2207.10635).
         sums.index_add_(0, bank.labels[rows], (F.normalize(mean, dim=1) * _GRID).trunc() / _GRID)
     return counts, sums
 
@@ -116,7 +116,7 @@ def check_promise(epsilon: float, delta: float) -> tuple[float, Noise, str]:
     return deviation, lambda values, scale: _gaussian(scale)(values), f"opendp {version('opendp')}"
 
 
-@cache  # OpenDP looks for it in a hundred steps
+@cache  # OpenDP's search takes a hundred steps
 def _least_deviation(epsilon: float, delta: float) -> float:
     import opendp.prelude as dp
 

@@ -32,8 +32,8 @@ from .bank import FeatureBank
 FORMAT = 1
 """Version of the file."""
 _KIND = "statistics"
-_BLOCK = 4_096  # rows that are summed at a time: 40 MB in float64 for 1,280 features
-_ROUNDING = 1e-6  # of a difference between two sums that should be equal
+_BLOCK = 4_096  # rows per sum: 40 MB in float64 for 1,280 features
+_ROUNDING = 1e-6  # relative difference between two sums that should be equal
 ROUNDING_OF_FEATURES = 1e-5
 """Share of a sum's length by which the sums of the same photos may differ: other batches and processors round so."""
 
@@ -116,7 +116,7 @@ class ClassStatistics:
 
     @classmethod
     def _checked(cls, about: StatisticsRecord, tensors: dict[str, Tensor]) -> ClassStatistics:
-        """The statistics in a file.
+        """Check the statistics from a file.
 
         Raises:
             ValueError: The tensors are not what the record says, or cannot be moments of any features.
@@ -140,14 +140,14 @@ class ClassStatistics:
         return found
 
     def _are_moments(self) -> bool:
-        """Whether there may be features that have these sums."""
+        """Whether features with these sums may exist."""
         if bool((self.counts < 0).any()) or bool(self.sums[self.counts == 0].any()):
             return False
         if self.squares is None or self.products is None:
             return True
         room = _ROUNDING * self.squares.sum()
         diagonal = self.products.diagonal()
-        fits = (self.sums.square() <= self.counts[:, None] * (self.squares + room)).all()  # Cauchy and Schwarz
+        fits = (self.sums.square() <= self.counts[:, None] * (self.squares + room)).all()  # Cauchy–Schwarz
         same = ((self.squares.sum(dim=0) - diagonal).abs() <= room).all()
         return bool(fits & same & (self.squares >= 0).all())
 
@@ -275,11 +275,11 @@ class ClassStatistics:
 
     @property
     def _label(self) -> str:
-        """What errors call them."""
+        """The name of the statistics in errors."""
         first = self.about.parts[0].name if self.about.parts else "without a part"
         return repr(first if len(self.about.parts) < 2 else f"{first} and {len(self.about.parts) - 1} more")
 
-    # ---- putting together and taking apart
+    # ---- adding and removing
 
     def __add__(self, other: ClassStatistics) -> ClassStatistics:
         """Add the statistics of two parties' images of the same classes.
@@ -305,7 +305,7 @@ class ClassStatistics:
         return bool(names) and names <= set(self.about.dropped) - there
 
     def _class_of_the_same_photos(self, other: ClassStatistics) -> str | None:
-        """The first class of which both have equally many photos with the same sum, as different photos never have."""
+        """The first class with as many photos and the same sum in both; different photos never have the same sum."""
         if self.private:
             return None
         off = (self.sums - other.sums).norm(dim=1)
@@ -332,9 +332,9 @@ class ClassStatistics:
         return left
 
     def _may_be_left_of(self, whole: ClassStatistics) -> bool:
-        """Whether any features could have these products; unknown after a class was dropped.
+        """Whether features with these products may exist. After a class was dropped this is unknown, so True.
 
-        Variance is never negative. If photos that are not in ``whole`` were subtracted, it nearly always is negative in
+        Variance is never negative. If photos that are not in ``whole`` were subtracted, it is almost always negative in
         some direction, unless they are few and there are many more images than features.
         """
         if self.products is None or whole.products is None or self.about.dropped:
@@ -348,7 +348,7 @@ class ClassStatistics:
 
     def _combined(self, other: ClassStatistics, sign: int, parts: tuple[PartRecord, ...]) -> ClassStatistics:
         counts = self.counts + sign * other.counts
-        # What is left of a class without images is rounding; with noise nobody knows which those are.
+        # Clear classes without images, where only rounding is left; with noise, nobody knows which classes those are.
         there = torch.ones_like(counts)[:, None] if self.private else (counts > 0).double()[:, None]
         sums, squares, products = there * (self.sums + sign * other.sums), None, None
         if self.squares is not None and other.squares is not None:
@@ -422,7 +422,7 @@ class ClassStatistics:
         return left if not lost or squares is None else replace(left, products=self._products_of(left))
 
     def _products_of(self, left: ClassStatistics) -> Tensor:
-        """Products of some of the classes: their own means and variances with the correlations of all classes."""
+        """Products for some of the classes: their own means and variances, with the correlations of all classes."""
         of_all, of_left = self._within(), left._within()
         scale = torch.where(of_all > 0, (of_left / of_all.clamp(min=1e-300)).sqrt(), 0)
         means = left.means().nan_to_num()
@@ -431,7 +431,7 @@ class ClassStatistics:
         return _mirrored(within + means.T @ (left.counts[:, None] * means))
 
     def _within(self) -> Tensor:
-        """(d,) squared deviations of all features from the mean of their class, summed."""
+        """(d,) sums of the squared deviations of all features from the mean of their class."""
         return (self.counts[:, None] * self.variances()).nan_to_num().sum(dim=0)
 
 
@@ -493,7 +493,7 @@ def save_in_run(folder: Path, statistics: Sequence[ClassStatistics]) -> None:
 def _joined_parts(
     ours: tuple[PartRecord, ...], theirs: tuple[PartRecord, ...], back: bool = False
 ) -> tuple[PartRecord, ...]:
-    """The parts of both; one that was taken out and comes ``back`` is as if it had stayed."""
+    """The parts of both; a part that was removed and comes ``back`` counts as if it had stayed."""
     result = list(ours)
     for part in theirs:
         same = next((one for one in result if one.images == part.images), None)
@@ -511,12 +511,12 @@ def _joined_parts(
 
 
 def _joined_promises(one: PrivacyRecord | None, other: PrivacyRecord | None) -> PrivacyRecord | None:
-    """The privacy promises for the images of both parties; each image belongs to one of them."""
+    """The privacy promise for the images of both parties; each image belongs to only one of them."""
     return one if one is None or other is None else one.with_disjoint(other)
 
 
 def _remaining_parts(ours: tuple[PartRecord, ...], less: tuple[PartRecord, ...]) -> tuple[PartRecord, ...]:
-    """Our parts without theirs; what we did not name is named as removed."""
+    """Our parts without theirs; a part that we did not name is recorded as removed."""
     return _joined_parts(ours, tuple(replace(part, removed=not part.removed) for part in less))
 
 
@@ -537,7 +537,7 @@ def _views(about: StatisticsRecord) -> str:
 
 
 def _mirrored(square: Tensor) -> Tensor:
-    """The symmetric matrix with this upper triangle: rounded sums of products are only nearly symmetric."""
+    """The symmetric matrix with this upper triangle: rounded sums of products are only almost symmetric."""
     upper = square.triu()
     return upper + upper.triu(1).T
 

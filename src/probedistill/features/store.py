@@ -226,7 +226,7 @@ class FeatureStore:
     def _keep(self, encoder: Encoder, note: ViewsNote, tensors: dict[str, Tensor]) -> None:
         if sum(part.numel() * part.element_size() for part in tensors.values()) <= _LARGEST_FILE:
             path = self._path(encoder, note)
-            remove_leftovers(path.parent, older_than=3600)  # younger ones may be another process's at work
+            remove_leftovers(path.parent, older_than=3600)  # younger files may belong to a running process
             save_tensors(path, tensors, {"views": key_of(note)})
 
 

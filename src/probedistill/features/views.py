@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..config import AugmentConfig
 
-_TRIES = 10  # of torchvision's RandomResizedCrop, before it falls back to a centre crop
+_TRIES = 10  # attempts of torchvision's RandomResizedCrop before it falls back to a centre crop
 
 
 @dataclass(frozen=True)
@@ -72,12 +72,12 @@ def draw_views(config: AugmentConfig, count: int, *, seed: int, aspect: float = 
     def uniform(*shape: int) -> Tensor:
         return torch.rand(*shape, generator=generator, dtype=torch.float64)
 
-    # All tries of all views at once: the number of draws, and with it every later draw, does not depend on luck.
+    # Draw all tries of all views at once: later draws must not depend on how many tries are needed.
     smallest, largest = config.shares
     area = smallest + (largest - smallest) * uniform(count, _TRIES)
     low, high = np.log(config.ratio[0]), np.log(config.ratio[1])
     ratio = torch.exp(low + (high - low) * uniform(count, _TRIES))
-    width = torch.sqrt(area * ratio / aspect)  # as shares of the image's own width and height
+    width = torch.sqrt(area * ratio / aspect)  # shares of the image's width and height
     height = torch.sqrt(area / ratio * aspect)
     fits = (width <= 1) & (height <= 1)
     first = fits.int().argmax(dim=1, keepdim=True)
@@ -149,7 +149,7 @@ def _interpolation(
 ) -> Tensor:
     """Matrices (n, size, source) of bilinear resampling of [start, start + length) to ``size`` pixels.
 
-    With anti-aliasing the triangle filter is as wide as the step between two samples, as in Pillow; without, it is
+    With anti-aliasing, the triangle filter widens with the step between two samples, as in Pillow. Without, it is
     always two pixels wide, as in ``grid_sample``.
     """
     step = length / size
@@ -157,10 +157,10 @@ def _interpolation(
     if flip:
         centres = torch.where(views.flips[:, None], centres.flip(1), centres)
     width = step.clamp(min=1.0) if views.antialias else torch.ones_like(step)
-    # With black beyond the edge, the filter's weights count there too, and are then cut off.
+    # With zero padding, weights beyond the edge count in the normalisation, and are then cut off.
     beyond = math.ceil(float(width.max())) if views.zeros else 0
-    # The centres are exact (float64, on the CPU) and travel; the matrices, a hundred times as large, are made where
-    # they are used, and in place: they are as large as the views themselves.
+    # The exact centres (float64, on the CPU) are copied to the device. The matrices, a hundred times as large, are made
+    # there, and in place, because they are as large as the views themselves.
     per_pixel = (1 / width).to(device, dtype)[:, None, None]
     pixels = torch.arange(-beyond, source + beyond, dtype=dtype, device=device) + 0.5
     distance = (pixels - centres.to(device, dtype)[:, :, None]).abs_()
@@ -170,7 +170,7 @@ def _interpolation(
 
 
 def _noise(views: Views, shape: torch.Size) -> Tensor | None:
-    """(n, 3, size, size) noise; ``None`` if no view has any. Each view has its own seed: any slice replays the same."""
+    """(n, 3, size, size) noise, or ``None``. Each view has its own seed, so any slice replays the same noise."""
     chosen = [(i, int(seed)) for i, seed in enumerate(views.noise_seeds.tolist()) if seed >= 0]
     if not chosen:
         return None
