@@ -15,18 +15,18 @@ from .drawings import COLOURS, Array, Bars, Curve, Drawing, HeatMap, Line, Plane
 from .scene import INK, LINE_HEIGHT, Area, Box, Dot, Mark, Path, Scene, Words, text_width, words_of, wrapped
 from .tables import NOTHING
 
-WIDTH = 520.0  # pixels of a picture whose content does not ask for more
-SIZE, SMALL = 12.0, 11.0  # of text
-MOST_DOTS = 1500  # small points of a plane: more cannot be told apart, and each costs a hundred bytes
-MOST_PLACES = 600  # of a line
-MOST_TITLES = 150  # of a line that is not marked
+WIDTH = 520.0  # pixels of a picture whose content needs no more
+SIZE, SMALL = 12.0, 11.0  # of text, in pixels
+MOST_DOTS = 1500  # dots in a plane: more cannot be told apart, and each costs a hundred bytes
+MOST_PLACES = 600  # points of a line
+MOST_TITLES = 150  # points with a title, of a line without markers
 
 _DENSE = 16  # columns; with more, cells have no text
 _MOST_CELLS = 2500  # with more, pale cells have no title
 _THICKEST = 56.0  # pixels of an upright bar
-_MOST_ABOVE = 12  # names of a legend; with more, it stands below the plane
-_GAP = 10.0  # pixels above a row that begins a block
-_DASHES: tuple[tuple[float, ...], ...] = ((), (7, 3), (2, 2.5), (9, 3, 2, 3))  # of lines, for grey print
+_MOST_ABOVE = 12  # names in a legend; with more, it goes below the plane
+_GAP = 10.0  # pixels above the first row of a block
+_DASHES: tuple[tuple[float, ...], ...] = ((), (7, 3), (2, 2.5), (9, 3, 2, 3))  # tell lines apart in grey print
 _LEGEND_ROOM = {"dot": 4.0, "cross": 4.0, "diamond": 3.2, "star": 3.0}
 
 
@@ -50,7 +50,7 @@ def heading(title: str, summary: str, width: float) -> Scene:
 
 
 def _widest(lines: Iterable[str], size: float = SIZE) -> float:
-    """The width of the longest of some lines of text; 0 if there are none."""
+    """The width of the longest line of text; 0 if there are no lines."""
     return max((text_width(line, size) for line in lines), default=0.0)
 
 
@@ -94,7 +94,7 @@ def _heat_map(drawing: HeatMap) -> Scene:
             title += drawing.unit if texts[r][k] != NOTHING else ""
             framed = bool(drawing.framed is not None and drawing.framed[r, k])
             box = Box(left + cell * k + 1, y + 1, cell - 2, height - 2, *_tint(values[r, k], share), title, framed)
-            # Frames are drawn later, so that no neighbour covers half of one.
+            # Frames are drawn last, so that no neighbour covers half of one.
             (frames if framed else scene.marks).append(box)
         y += height
     scene.add(*frames, *([] if dense else words))
@@ -105,7 +105,7 @@ def _heat_map(drawing: HeatMap) -> Scene:
 
 
 def _heads(names: Sequence[str], room: float, inner: float, dense: bool) -> tuple[float, list[list[str]], bool]:
-    """The width of a column, the lines of each head, and whether heads are turned to be read from below."""
+    """The width of a column, the lines of each heading, and whether headings are turned to read upwards."""
     words = _widest(word.rstrip() for name in names for word in words_of(name))
     cell = max(inner, 58.0, min(words + 8, 104.0), min(room, 120.0))
     heads = [wrapped(name, cell - 6, SIZE) for name in names]
@@ -133,7 +133,7 @@ def _write_heads(scene: Scene, heads: Sequence[Sequence[str]], left: float, cell
 
 
 def _tint(value: float, share: float) -> tuple[str, float]:
-    """Colour and opacity of a cell: text in the page's colour is legible on all of them, on light and dark pages."""
+    """Colour and opacity of a cell. The page's text colour is legible on every cell, on light and on dark pages."""
     return (INK, 0.06) if math.isnan(value) else (COLOURS[0], 0.06 + 0.56 * share)
 
 
@@ -148,7 +148,7 @@ def _shown(value: float, digits: int) -> str:
 
 
 def _range(*values: Array) -> tuple[float, float]:
-    """Smallest and largest of the numbers that are finite; 0 and 1 if there are none."""
+    """The smallest and the largest finite number; 0 and 1 if there is none."""
     flat = np.concatenate([np.ravel(np.asarray(v, dtype=np.float64)) for v in values]) if values else np.zeros(0)
     known = flat[np.isfinite(flat)]
     return (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
@@ -183,7 +183,7 @@ def _tick(value: float) -> str:
 
 
 class _Axes:
-    """A field of a scene with numbers at its left and lower edge."""
+    """An area of a scene with numbers along its left and lower edges."""
 
     def __init__(
         self, scene: Scene, xs: tuple[float, float], ys: tuple[float, float], height: float,
@@ -229,7 +229,7 @@ class _Axes:
 
 
 def _wider(ends: tuple[float, float], by: float = 0.04) -> tuple[float, float]:
-    """Both ends moved out, so that nothing is drawn on the edge."""
+    """Move both ends outwards, so that nothing is drawn on the edge."""
     low, high = ends
     more = by * (high - low) if _differ(low, high) else max(0.5 * abs(low), 0.5)
     return low - more, high + more
@@ -238,7 +238,7 @@ def _wider(ends: tuple[float, float], by: float = 0.04) -> tuple[float, float]:
 def _legend(
     scene: Scene, entries: Iterable[tuple[str, Callable[[float, float], Box | Dot | Path]]], room: float = 16.0
 ) -> None:
-    """Lay out names next to ``room`` pixels of their markers, line by line. A single name needs no legend."""
+    """Lay out names line by line, each after ``room`` pixels for its marker. A single name needs no legend."""
     entries = list(entries)
     if len(entries) < 2:
         return
@@ -300,18 +300,18 @@ def _plane(drawing: Plane) -> Scene:
 
 
 def _differ(low: float, high: float) -> bool:
-    """Whether there is a scale between two numbers that floating point can divide."""
+    """Whether two numbers are far enough apart for an axis in floating point."""
     return high - low > max(1e-12 * max(abs(low), abs(high)), 1e-100)
 
 
 def _stretched(ends: tuple[float, float], length: float) -> tuple[float, float]:
-    """The ends moved out to at least this distance."""
+    """Move the ends outwards to at least this distance."""
     more = max(0.0, length - (ends[1] - ends[0])) / 2
     return ends[0] - more, ends[1] + more
 
 
 def _thinned(groups: Sequence[Points]) -> list[list[int]]:
-    """The rows of each group that are drawn: all but of dots, which share `MOST_DOTS` by their numbers."""
+    """The rows of each group that are drawn: all rows, but groups of dots share `MOST_DOTS` in proportion."""
     dots = sum(len(group.xy) for group in groups if group.marker == "dot")
     share = min(1.0, MOST_DOTS / dots) if dots else 1.0
     return [
@@ -349,7 +349,7 @@ def _bars(drawing: Bars) -> Scene:
 
 
 def _width_of_upright(drawing: Bars) -> float:
-    """The width of a scene that has room for the number on each upright bar."""
+    """The width of a scene with room for the number on each upright bar."""
     slot = max(len(drawing.series) * max(16.0, _widest_number(drawing) + 2) + 14, 46.0)
     slot = max(slot, min(120.0, (WIDTH - 50) / max(1, len(drawing.categories))))
     return max(WIDTH, slot * len(drawing.categories) + 50)
@@ -472,7 +472,7 @@ def _line(scene: Scene, axes: _Axes, line: Line, colour: str, dashes: tuple[floa
         upper = [(x, axes.y(float(line.y[i]) + h)) for (x, _), i, h in zip(places, rows, half)]
         lower = [(x, axes.y(float(line.y[i]) - h)) for (x, _), i, h in zip(places, rows, half)]
         scene.add(Area([*upper, *reversed(lower)], colour, 0.16))
-    # A gap in the numbers is a gap in the line: behind it, more numbers are missing.
+    # The number of missing values so far: the line is broken where it changes.
     missing = [row - place for row, place in zip(rows, kept)]
     for _, part in groupby(range(len(rows)), missing.__getitem__):
         joined = [places[i] for i in part]

@@ -20,7 +20,7 @@ COLOURS = ("#3b7dd8", "#d27f00", "#ae4384", "#04ab53", "#8e52a7", "#fe524c", "#2
 Each stands out from white and from dark pages (3:1). They differ for readers who see no red or no green as well, for
 whom blue and purple, orange and olive are easily one colour, and neighbours differ in grey print.
 """
-_SHADES = ((0.0, 0.0), (0.0, 0.36), (1.0, 0.42))  # of the colours as they are, and mixed with black and with white
+_SHADES = ((0.0, 0.0), (0.0, 0.36), (1.0, 0.42))  # (0 black or 1 white, share to mix in): plain, darker, paler
 
 
 def colour(number: int) -> str:

@@ -61,7 +61,7 @@ class Figure:
         return scene_of(self.drawing).svg(self.summary or self.title) if self.drawing is not None else ""
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: title, summary and drawing."""
+        """HTML for a notebook: title, summary and drawing."""
         title, summary = (html.escape(printable(text)) for text in (self.title, self.summary))
         drawn = f'<div style="overflow-x:auto">{self.svg()}</div>' if self.drawing is not None else ""
         return f"<h4>{title}</h4><p>{summary}</p>{drawn}"

@@ -11,8 +11,8 @@ from functools import cache, lru_cache
 
 from ..text import and_more
 
-_BOXES = "Last Resort"  # a font that has a box for every letter
-_SHOWN = 5  # letters that a warning names
+_BOXES = "Last Resort"  # a fallback font that draws a box for every letter
+_SHOWN = 5  # letters named in a warning
 
 
 def families(text: str) -> list[str]:
@@ -63,10 +63,10 @@ def _is_drawn(letter: str) -> bool:
 
 @cache
 def _others(letters: frozenset[str]) -> tuple[tuple[str, str], ...]:
-    """(Family, file) of fonts that have these letters between them. Warns, once, about letters that no font has."""
+    """(Family, file) of fonts that together have these letters. Warns once about letters that no font has."""
     from matplotlib.font_manager import fontManager
 
-    # Upright and regular fonts, those without serifs first, by name: the same picture on each machine with these fonts.
+    # Upright regular fonts, sans serif first, then by name: machines with the same fonts draw the same picture.
     entries = [font for font in fontManager.ttflist if font.style == "normal" and not font.name.startswith(_BOXES)]
     entries.sort(key=lambda font: (abs(_weight(font.weight) - 400), "Sans" not in font.name, font.name, font.fname))
     found, missing = [], {ord(letter) for letter in letters}
@@ -91,12 +91,12 @@ def _weight(weight: str | int) -> int:
     return weight if isinstance(weight, int) else 400
 
 
-@lru_cache(16)  # not all of a machine with a thousand fonts
+@lru_cache(16)  # a machine may have a thousand fonts
 def _letters(file: str) -> frozenset[int]:
-    """Numbers of the letters that a font file has."""
+    """Code points of the letters in a font file."""
     from matplotlib.font_manager import get_font
 
     try:
         return frozenset(get_font(file).get_charmap())
-    except (OSError, RuntimeError):  # a file that is gone, or of a kind that matplotlib does not read
+    except (OSError, RuntimeError):  # a file that was removed, or of a kind that matplotlib cannot read
         return frozenset()

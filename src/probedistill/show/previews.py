@@ -20,9 +20,9 @@ from ..store.pixels import to_8_bits
 from .fonts import files, with_most
 from .scene import wrapped
 
-_CELL = 112  # pixels that an image of a preview has at least
-_MOST_TOGETHER = 12  # images of one title that are never parted by the end of a row
-_FONT, _LINE = 12, 14  # pixels: size of a title's letters, distance of its lines
+_CELL = 112  # least side of an image in a preview, in pixels
+_MOST_TOGETHER = 12  # images with the same title that are kept in one row
+_FONT, _LINE = 12, 14  # pixels: a title's font size and line spacing
 
 
 def grid(images: Tensor, titles: list[str] | None = None, *, columns: int = 10, limit: int = 100) -> Image.Image:
@@ -60,7 +60,7 @@ def grid(images: Tensor, titles: list[str] | None = None, *, columns: int = 10, 
     for row, band in zip(rows, bands, strict=True):
         for place, i in enumerate(row):
             x, picture = gap + place * (cell + gap), Image.fromarray(shown[i])
-            # Whole multiples, pixel by pixel: what a small image holds is not blurred.
+            # Enlarge by whole factors without interpolation, so that small images are not blurred.
             sheet.paste(picture.resize((cell, cell), Image.Resampling.NEAREST) if factor > 1 else picture, (x, y))
             for number, line in enumerate(lines[i]):
                 pen.text((x, y + cell + number * _LINE), line, fill="black", font=fonts[i])
@@ -69,7 +69,7 @@ def grid(images: Tensor, titles: list[str] | None = None, *, columns: int = 10, 
 
 
 def _few_of_each(titles: Sequence[str], limit: int) -> list[int]:
-    """Rows of the first images of each title, as many of each as ``limit`` has room for; at least one, then cut."""
+    """Rows of the first images of each title: an equal share of ``limit`` for each, at least one, ``limit`` in all."""
     each = max(1, limit // len(set(titles)))
     seen, kept = Counter[str](), []
     for row, title in enumerate(titles):
@@ -80,7 +80,7 @@ def _few_of_each(titles: Sequence[str], limit: int) -> list[int]:
 
 
 def _fonts(titles: Sequence[str]) -> list[Any]:
-    """Return a font for each title that has its letters: Pillow's own font has only English ones."""
+    """Return for each title a font with its letters: Pillow's own font has only English letters."""
     from PIL import ImageFont
 
     found = files(" ".join(titles)) if not all(map(str.isascii, titles)) else []
@@ -104,8 +104,8 @@ def save_grid(path: Path, images: Tensor, titles: list[str] | None = None, **opt
 
 
 CELLS_PER_ROW = 10
-LIMIT = 100  # images of a sprite at most
-LARGEST_CELL = 112  # pixels of an image in a sprite at most
+LIMIT = 100  # images in a sprite
+LARGEST_CELL = 112  # largest side of an image in a sprite, in pixels
 _QUALITY = 85
 
 
@@ -133,7 +133,7 @@ def save_sprite(folder: Path, step: int, images: Tensor) -> Path:
         sheet.paste(Image.fromarray(image).resize((cell, cell)), corner)
     path = folder / EVOLUTION / sprite_file(step)
     with whole_file(path) as temporary:
-        sheet.save(temporary, format="WEBP", quality=_QUALITY, method=1)  # half the time of the default, files as small
+        sheet.save(temporary, format="WEBP", quality=_QUALITY, method=1)  # twice as fast as the default, same file size
     return path
 
 

@@ -16,8 +16,8 @@ from .tables import NOTHING, Table, as_text
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Paper
 
-_MOST_LINES = 40  # of what an interactive Python shows of a result
-_NUMBER = re.compile(r"(?:= )?([+-]?[\d,]*\.?\d+)(?: ± ([\d,]*\.?\d+))?(?:\s?%)?")  # = marks a set's own encoder
+_MOST_LINES = 40  # of a result in an interactive Python
+_NUMBER = re.compile(r"(?:= )?([+-]?[\d,]*\.?\d+)(?: ± ([\d,]*\.?\d+))?(?:\s?%)?")  # "=" marks a set's own encoder
 _WHOLE = re.compile(r"[+-]?\d[\d,]*")
 
 
@@ -29,7 +29,7 @@ class Result:
     """
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Keep the short `__repr__`: that of a dataclass would print every number."""
+        """Keep the short `__repr__`, because a dataclass's own would print every number."""
         super().__init_subclass__(**options)
         if "__repr__" not in cls.__dict__:
             cls.__repr__ = Result.__repr__  # type: ignore[method-assign]
@@ -60,7 +60,7 @@ class Result:
         return "\n".join([*lines[:_MOST_LINES], f"… {more} more lines: print() shows them"] if more > 0 else lines)
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: findings, figures and tables."""
+        """HTML for a notebook: findings, figures and tables."""
         parts = [f"<p>{html.escape(printable(finding))}</p>" for finding in self.findings()]
         parts += [figure._repr_html_() for figure in self.figures()]
         parts += [f'<div style="overflow-x:auto">{table.html()}</div>' for table in self.tables()]
@@ -110,7 +110,7 @@ class Result:
 
 
 def _as_numbers(name: str, cells: list[str]) -> dict[str, list[Any]]:
-    """A column as numbers if all of its cells are numbers or missing, otherwise unchanged."""
+    """Convert a column to numbers if all its cells are numbers or missing; otherwise leave it unchanged."""
     if all(_WHOLE.fullmatch(cell) for cell in cells):
         return {name: [int(cell.replace(",", "")) for cell in cells]}
     found = [_NUMBER.fullmatch(cell.strip()) for cell in cells]

@@ -28,7 +28,7 @@ LINE_HEIGHT = 1.2
 """Height of a line of text, in font sizes."""
 
 _PAPER_INK = "#22262e"
-_ROOM_FOR = {"dot": 1.0, "cross": 1.6, "diamond": 2.1, "star": 2.8}  # size of a marker against a dot's
+_ROOM_FOR = {"dot": 1.0, "cross": 1.6, "diamond": 2.1, "star": 2.8}  # size of a marker relative to a dot
 Place = tuple[float, float]
 Anchor = Literal["start", "middle", "end"]
 
@@ -73,7 +73,7 @@ def wrapped(text: str, width: float, size: float) -> list[str]:
     return lines
 
 
-_BREAKS = re.compile(r"(?<=[\s_\-/·:,.|])(?=\S)(?!(?<=\d[.,]|[\se]-)\d)|(?=[@(])")  # no number is broken
+_BREAKS = re.compile(r"(?<=[\s_\-/·:,.|])(?=\S)(?!(?<=\d[.,]|[\se]-)\d)|(?=[@(])")  # not within numbers
 
 
 def words_of(text: str) -> list[str]:
@@ -223,7 +223,7 @@ class Words:
 
     def svg(self) -> str:
         """The text as an SVG element."""
-        # dominant-baseline is not known everywhere: the baseline is a third of the size below the middle.
+        # Not every viewer supports dominant-baseline, so move the baseline down by a third of the font size.
         down = 0.35 * self.size
         if self.turned:
             place = f'transform="translate({_n(self.x + down)} {_n(self.y)})rotate(-90)"'
@@ -265,7 +265,7 @@ class Scene:
 
     def svg(self, label: str) -> str:
         """Return the page as one SVG element; ``label`` describes it for readers who cannot see it."""
-        # Wide pages keep their size and are scrolled; others shrink on a phone.
+        # Wide pages keep their size and scroll; others shrink on a phone.
         kind = "figure wide" if self.width > 540 else "figure"
         width, height = math.ceil(self.width), math.ceil(self.height)
         head = f'class="{kind}" viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img"'
@@ -278,13 +278,13 @@ class Scene:
 
     def paint(self, axes: Axes, top: float = 0.0) -> None:
         """Draw the page with matplotlib, ``top`` pixels below the upper edge of axes that count in pixels."""
-        # Neighbours of a kind are one collection: 2,500 cells one by one take matplotlib a second.
+        # Draw neighbours of a kind as one collection: 2,500 single cells would take matplotlib a second.
         for order, (kind, group) in enumerate(groupby(self.marks, _painter)):
             kind(axes, list(group), top, order + 1)
 
 
 def _n(value: float, digits: int = 1) -> str:
-    """A number for SVG, as short as it can be."""
+    """Write a number for SVG, as short as possible."""
     return f"{value:.{digits}f}".rstrip("0").rstrip(".")
 
 
@@ -325,7 +325,7 @@ def _paint_paths(axes: Axes, marks: list[Path], top: float, order: int) -> None:
 
     places = [[(x, y + top) for x, y in mark.places] for mark in marks]
     colours, widths = [_rgba(mark.colour, mark.opacity) for mark in marks], [mark.width for mark in marks]
-    # matplotlib counts strokes in widths of their line.
+    # matplotlib measures dashes in line widths.
     styles = [(0, [length / mark.width for length in mark.dashes] or None) for mark in marks]
     axes.add_collection(LineCollection(places, colors=colours, linewidths=widths, linestyles=styles, zorder=order))
 
@@ -333,7 +333,7 @@ def _paint_paths(axes: Axes, marks: list[Path], top: float, order: int) -> None:
 def _paint_words(axes: Axes, marks: list[Words], top: float, order: int) -> None:
     places: dict[str, Literal["left", "center", "right"]] = {"start": "left", "middle": "center", "end": "right"}
     for mark in marks:
-        # A turned line begins below: matplotlib places the box of the turned text.
+        # matplotlib aligns the box of the turned text, and turned text begins at the bottom.
         across = "center" if mark.turned else places[mark.anchor]
         along = {"start": "bottom", "middle": "center", "end": "top"}[mark.anchor] if mark.turned else "center_baseline"
         axes.text(
@@ -344,9 +344,9 @@ def _paint_words(axes: Axes, marks: list[Words], top: float, order: int) -> None
 
 
 def _from_the_left(text: str) -> str:
-    """A text with Arabic or Hebrew in it that begins at the left, as a browser has it: "2 · كلب" has its number first.
+    """Make a text with Arabic or Hebrew in it begin at the left, as in a browser: "2 · كلب" starts with its number.
 
-    matplotlib goes by the first letter that has a direction, and turned "class/background" around.
+    matplotlib takes the direction of the first letter that has one, which would reverse "class/background".
     """
     turns = any(unicodedata.bidirectional(letter) in ("R", "AL") for letter in text)
     return f"\u200e{text}" if turns else text
@@ -395,7 +395,7 @@ def save_paper(path: Any, figure: Any, kind: str = "png") -> None:
     """
     import matplotlib as mpl
 
-    # The same figure is the same file, whenever it is written.
+    # no date, so that the same figure always gives the same file
     metadata = {"Date": None} if kind == "svg" else None
     with warnings.catch_warnings(), mpl.rc_context({"svg.hashsalt": "probedistill"}), quiet():
         warnings.filterwarnings("ignore", message=r"Glyph .* missing from")

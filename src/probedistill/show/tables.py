@@ -74,7 +74,7 @@ class Table:
         """Return the table for a terminal of ``width`` characters, or one line per cell if it is too wide for that."""
         each = len(self.columns)
         widths = [self._narrowest(number) for number in range(each)]
-        room = width - sum(widths) - (3 * each + 1)  # without the frame
+        room = width - sum(widths) - (3 * each + 1)  # minus the frame
         if room < 0:
             cells = tuple((column, cell) for row in self.rows for column, cell in zip(self.columns, row, strict=True))
             dim = tuple(number for number in range(len(cells)) if number // each in self.dim)
@@ -82,8 +82,8 @@ class Table:
             lines = Table(self.title, ("", ""), cells, self.caption, sections, dim, left=2).rich()
             lines.show_header = False
             return lines
-        # rich narrows columns without a look at how narrow they may be, and is then too wide. The room goes to
-        # numbers first, then to heads up to nine letters, to text, and to heads.
+        # rich narrows columns without regard to their least widths, and is then too wide. Here, room goes first to
+        # numbers, then to headings up to nine letters, to text, and to the rest of the headings.
         heads = [_widest([column]) for column in self.columns]
         bodies = [_widest([row[number] for row in self.rows]) for number in range(each)]
         text, numbers = range(self.left), range(self.left, each)
@@ -102,9 +102,9 @@ class Table:
         return table
 
     def _narrowest(self, column: int) -> int:
-        """Length of the longest word of a column that must not be split, however narrow the page.
+        """Length of the longest word in a column that must not be split, however narrow the page is.
 
-        Numbers must not (1234 must not read as 12 and 34), nor names of rows of a usual length, nor other words of a
+        These are numbers (1234 must not read as 12 and 34), names of rows up to a usual length, and other words up to a
         dozen letters. A row without other cells is a heading, not a name.
         """
         longest = _NAME if column == 0 else _WORD
@@ -161,7 +161,7 @@ def _widest(cells: Sequence[str]) -> int:
 
 
 def _broken(cell: str, width: int) -> str:
-    """A cell whose long words are broken after underscores, hyphens and the like, not wherever a line ends.
+    """Break the long words of a cell after underscores, hyphens and the like, not wherever a line ends.
 
     >>> _broken("images_per_class of one", 12)
     'images_per_\nclass of one'
@@ -215,7 +215,7 @@ def number(value: float | None, digits: int = 2) -> str:
 
 def as_text(*what: Any, width: int = 100, **options: Any) -> str:
     """What ``Console.print`` makes of these on a page of that width, without colours."""
-    # No terminal and no notebook: without escapes, and nothing is displayed on the way.
+    # As if there were no terminal and no notebook: no escapes, and nothing is displayed.
     console = Console(width=width, no_color=True, force_terminal=False, force_jupyter=False)
     with console.capture() as captured:
         console.print(*what, **options)
