@@ -14,7 +14,7 @@ from sklearn.utils import check_array
 from ..errors import UserError
 
 FLOATS = (np.float64, np.float32)
-_TARGET_TOLERANCE = 1e-3  # tolerance on the sum of a row of soft targets, which may have been stored in half precision
+_TARGET_TOLERANCE = 1e-3  # for the sum of a row of soft targets, which may have been stored in half precision
 
 Array = NDArray[Any]
 

@@ -150,8 +150,8 @@ class InheritedProbe(LinearClassifier):
                 )
         logits = source @ weight.T + bias
         coef, intercept = fit_ridge(views, logits, np.ones(views.shape[1]), ridge=self.ridge)
-        # W* = triangleᵀ basisᵀ with orthonormal columns: a step of P = basis @ refined is one of the head, triangleᵀ
-        # @ refined, and the gradient with respect to P has no other directions.
+        # W* = triangleᵀ basisᵀ, where basis has orthonormal columns. A step P = basis @ refined changes the head by
+        # triangleᵀ @ refined, and the gradient with respect to P lies in the span of basis.
         self._basis, triangle = np.linalg.qr(weight.T)
         self._refined = np.zeros((len(triangle), views.shape[2] + 1))
         if self.refine:
@@ -164,8 +164,7 @@ class InheritedProbe(LinearClassifier):
         return self
 
     def _refine(self, views: Array, codes: Array, coef: Array, intercept: Array, triangle: Array) -> Array:
-        """Coordinates (C, d_ψ + 1) of the change of the projector from its closed form; the last column is the
-        offset's."""
+        """Coordinates (C, d_ψ + 1) of the projector's change from its closed form; the last column is the offset's."""
         n_views, _, dim = views.shape
         features = views.reshape(-1, dim).astype(np.float64, copy=False)
         targets = np.tile(np.eye(len(coef))[codes], (n_views, 1))
@@ -200,7 +199,7 @@ class InheritedProbe(LinearClassifier):
 
 
 def _prototypes(weight: Array, bias: Array) -> Array:
-    """(C, d_φ) shortest vectors u_c with W u_c + b = onehot(c) up to one constant, in the sense of least squares."""
+    """(C, d_φ) shortest least-squares solutions u_c of W u_c + b = onehot(c), up to a constant added to all logits."""
     one_hot = np.eye(len(weight))
     centred = weight - weight.mean(axis=0)
     wanted = one_hot - bias[:, None]  # column c
@@ -208,7 +207,7 @@ def _prototypes(weight: Array, bias: Array) -> Array:
 
 
 def _fit_kind(lesson: Lesson) -> InheritedProbe:
-    assert lesson.head is not None  # evaluate has refused a set without one
+    assert lesson.head is not None  # evaluate has refused a set without a head
     return InheritedProbe(*lesson.head).fit_views(lesson.views, lesson.labels, lesson.source_views)
 
 

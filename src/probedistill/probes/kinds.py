@@ -83,7 +83,7 @@ class Lesson:
 
 
 def _stored_views(config: EvaluateConfig) -> int:
-    return int(config.views)  # evaluation has settled auto
+    return int(config.views)  # evaluation has replaced "auto" by now
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def need_head(names: Iterable[str]) -> list[str]:
 
 
 def _of_classifier(factory: Callable[..., Any], name: str) -> Kind:
-    """The kind of a scikit-learn classifier's class: all views are samples, in the order of the views."""
+    """The kind for a scikit-learn classifier: each view of each image is a sample, in the order of the views."""
     drawn = "random_state" in inspect.signature(factory).parameters
 
     def fit(lesson: Lesson) -> Classifier:
@@ -156,7 +156,7 @@ def _of_classifier(factory: Callable[..., Any], name: str) -> Kind:
 
 
 class _Outside:
-    """A user's classifier with a `decision_function`, made from its probabilities if necessary."""
+    """A user's classifier with a `decision_function`, which may return its probabilities."""
 
     def __init__(self, probe: Any, name: str) -> None:
         self._probe, self._name = probe, name

@@ -331,8 +331,8 @@ def _fit(solver: str, lesson: Lesson) -> LinearProbe:
 
 
 def _sgd_views(config: EvaluateConfig) -> int:
-    # As many views as epochs are the protocol to the letter; a head that is trained on 20 of them over and over is
-    # as good, and these are stored for the other probes anyway.
+    # The protocol has a new view for each epoch. A head trained repeatedly on 20 views is as good, and those are
+    # stored for the other probes anyway.
     return int(config.views) if config.sgd_views is None else config.sgd_views
 
 

@@ -38,8 +38,8 @@ def fit_logistic(views: Array, codes: Array, weights: Array, *, C: float) -> tup
     """
     n_views, _, d = views.shape
     binary = codes.max() == 1
-    # scikit-learn writes two classes with one vector w = B₁ − B₀, at the optimum B₁ = −B₀ = w/2,
-    # so that ‖B‖² = ‖w‖²/2: 2C there is C here.
+    # For two classes scikit-learn has one vector w = B₁ − B₀. At the optimum B₁ = −B₀ = w/2, so ‖B‖² = ‖w‖²/2, and
+    # our C is 2C there.
     model = LogisticRegression(
         C=2 * C if binary else C, tol=_LOGISTIC_TOLERANCE, max_iter=_LOGISTIC_MAX_ITER, solver="lbfgs"
     )
@@ -59,7 +59,7 @@ def fit_soft_logistic(views: Array, targets: Array, weights: Array, *, C: float)
     n_views, n, d = views.shape
     features, classes = views.reshape(-1, d), targets.shape[2]
     rows = np.broadcast_to(targets, (n_views, n, classes)).reshape(-1, classes)
-    shares = np.tile(weights / weights.sum(), n_views) / n_views  # of the mean loss, as scikit-learn scales it
+    shares = np.tile(weights / weights.sum(), n_views) / n_views  # shares in the mean loss, as in scikit-learn
     penalty = 1 / (C * weights.sum())
 
     def loss(flat: Array) -> tuple[float, Array]:

@@ -15,7 +15,7 @@ from .kinds import Kind, Lesson
 from .linear import one_image_per_class_is_normal
 
 METRICS = ("cosine", "euclidean")
-_ENTRIES = 2**24  # similarities in memory at a time
+_ENTRIES = 2**24  # similarities held in memory
 
 
 class NearestProbe(ClassifierMixin, BaseEstimator):
@@ -65,8 +65,8 @@ class NearestProbe(ClassifierMixin, BaseEstimator):
         check_name("metric", self.metric, METRICS)
         check_classification_targets(labels)
         self.classes_, codes = np.unique(labels, return_inverse=True)
-        order = np.argsort(codes, kind="stable")  # each class's views side by side, for the maximum over them
-        # In float32 the difference between neighbours is lost if features lie far from zero and near each other.
+        order = np.argsort(codes, kind="stable")  # a class's views side by side, to take their maximum
+        # float32 loses the differences between features that are close together but far from zero.
         kept = views[:, order].transpose(1, 0, 2).reshape(-1, views.shape[2]).astype(np.float64, copy=False)
         self._kept = _unit(kept) if self.metric == "cosine" else kept
         self._starts = np.searchsorted(codes[order], np.arange(len(self.classes_))) * len(views)
@@ -85,7 +85,7 @@ class NearestProbe(ClassifierMixin, BaseEstimator):
     def _similarity(self, X: ArrayLike | torch.Tensor) -> Array:
         check_is_fitted(self, "classes_")
         features = validate_data(self, to_numpy(X), dtype=FLOATS, reset=False)
-        size = max(1, _ENTRIES // len(self._kept))  # all pairs at once would not fit for all the real data
+        size = max(1, _ENTRIES // len(self._kept))  # all pairs at once may not fit in memory
         blocks = np.split(features, range(size, len(features), size))
         return np.concatenate([np.maximum.reduceat(self._pairs(block), self._starts, axis=1) for block in blocks])
 

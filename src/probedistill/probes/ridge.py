@@ -8,7 +8,7 @@ from scipy.linalg import solve
 from .arrays import Array
 
 _CHUNK_ROWS = 8192
-_ROUNDING = 1e-12  # of the length of features
+_ROUNDING = 1e-12  # relative to the length of features
 
 
 def fit_ridge(
@@ -33,7 +33,7 @@ def fit_ridge(
     """
     n_views, n, d = views.shape
     features = views.reshape(-1, d)
-    # Row `which` of `rows_of` is a sample's target; one-hot rows are made block by block.
+    # A sample's target is row `which` of `rows_of`, so that one-hot rows need not exist all at once.
     if targets.ndim == 1:
         rows_of, which = np.eye(targets.max() + 1), np.tile(targets, n_views)
     else:
@@ -43,7 +43,7 @@ def fit_ridge(
     share = root**2 / np.sum(root**2)
     target_mean = np.bincount(which, share, minlength=len(rows_of)) @ rows_of
     blocks = [slice(start, start + _CHUNK_ROWS) for start in range(0, len(features), _CHUNK_ROWS)]
-    # Two passes, in blocks: float32 features are never copied to float64 as a whole.
+    # Two passes, in blocks, so that float32 features are never copied to float64 as a whole.
     feature_mean = sum(share[rows] @ features[rows].astype(np.float64) for rows in blocks)
 
     def centred(rows: slice) -> tuple[Array, Array]:
@@ -61,7 +61,7 @@ def fit_ridge(
             x, t = centred(rows)
             system += x.T @ x
             right += x.T @ t
-    # Constant features: any penalty gives B = 0, unless it is as small as what rounding leaves of them.
+    # For constant features any penalty gives B = 0, unless it is as small as their rounding errors.
     constant = np.trace(system) <= _ROUNDING**2 * np.sum(root**2) * (feature_mean @ feature_mean)
     penalty = 1.0 if constant else ridge * np.trace(system) / (n if total is None else total)
     system[np.diag_indices_from(system)] += penalty

@@ -131,11 +131,11 @@ def _confusion(labels: Array, said: Array, count: int) -> tuple[tuple[int, ...],
 
 
 def _best(logits: Array, count: int) -> Array:
-    """The ``count`` columns with the largest logits, the largest first; of equal ones the lower column first."""
+    """The ``count`` columns with the largest logits, largest first; for equal logits the lower column first."""
     columns = np.arange(logits.shape[1])
     if logits.shape[1] <= 4 * count:
         return np.argsort(-logits, axis=1, kind="stable")[:, :count]
-    # A thousand classes are sorted in a tenth of the time if only the candidates are; ties for the last place count.
+    # With a thousand classes, sorting only the candidates, ties included, takes a tenth of the time.
     least = -np.partition(-logits, count - 1, axis=1)[:, count - 1]
     found = np.empty((len(logits), count), dtype=np.int64)
     for row, (values, bound) in enumerate(zip(logits, least)):

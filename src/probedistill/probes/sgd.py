@@ -16,7 +16,7 @@ from .arrays import Array
 INITS = ("papers", "zero", "linear")
 """How training starts: weights N(0, 0.01²) and bias 0, as in the code of LGM and SFM; all 0; `torch.nn.Linear`'s own.
 The last is still visible after 1,000 epochs: on a distilled set 65.3 ± 3.0%, against 67.7 ± 0.6% with the first."""
-_ONE_THREAD = 2**24  # products in a step
+_ONE_THREAD = 2**24  # multiplications in a step, below which one thread is faster
 _ADAM_BETAS, _ADAM_EPS = (0.9, 0.999), 1e-8
 
 
@@ -34,7 +34,7 @@ def generator_of(random_state: int | np.random.RandomState | None) -> torch.Gene
 
 @contextmanager
 def _threads_for(entries: int) -> Iterator[None]:
-    """One thread for a step of few products: a second one waits more than it works, most of all on busy cores."""
+    """Use one thread for small steps: a second one would mostly wait, above all on busy cores."""
     before = torch.get_num_threads()
     if entries < _ONE_THREAD:
         torch.set_num_threads(1)
@@ -95,7 +95,7 @@ def fit_sgd(
     """
     n_views, n, d = views.shape
     hard = targets.ndim == 1
-    # torch.from_numpy warns about read-only memory, although nothing here writes to it.
+    # Writable, because torch.from_numpy warns about read-only memory even if nothing writes to it.
     features = torch.from_numpy(np.require(views, requirements=["C", "W"])).to(device)
     if hard:
         n_classes, answers = int(targets.max()) + 1, torch.from_numpy(targets.astype(np.int64))[:, None].to(device)
