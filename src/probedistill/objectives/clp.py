@@ -69,12 +69,12 @@ def clp_objective(
 
     def outer_loss(features: Tensor, labels: Tensor, step: int) -> Tensor:
         z = real.normalize(features)
-        # λ scales with the size of the features, so that one value serves every encoder. Within a step it is a number,
-        # as in the paper: without detach, the gradient would be that of a probe with another λ.
+        # λ scales with the size of the features, so that one value suits every encoder. Within a step it is a constant,
+        # as in the paper; without detach, the gradient would also change λ.
         scale = ridge * z.detach().square().sum(dim=1).mean()
         head = closed_form_head(z, labels, scale, num_classes=real.num_classes)
         if real_per_class > 0:
-            # The same number of every class: otherwise a large class would dominate the head.
+            # The same number for every class: otherwise a large class would dominate the loss.
             generator = torch.Generator().manual_seed(seed_of(seed, Stream.OBJECTIVE, step))
             rows = torch.cat([c[torch.randint(len(c), (real_per_class,), generator=generator)] for c in of_class])
             parts = rows.split(rows_of_a_block(real.num_classes))

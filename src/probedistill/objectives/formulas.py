@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..features.classes import class_sums
 
-_LOGITS = 2**24  # of a block of rows, at most: 64 MB
+_LOGITS = 2**24  # in a block of rows: at most 64 MB
 
 
 def flows_of_sums(sums: Tensor, counts: Tensor, *, others: Literal["samples", "centres"] = "samples") -> Tensor:
@@ -31,7 +31,7 @@ def flows_of_sums(sums: Tensor, counts: Tensor, *, others: Literal["samples", "c
             equal if all classes have the same number of samples.
     """
     if others == "centres":
-        # Each class counts once: the same formula with the centres in place of the sums, one of each.
+        # Each class counts once: the same formula, with one sample per class, its centre.
         sums, counts = sums / counts, torch.ones_like(counts)
     return (sums.sum(dim=0) - sums) / (counts.sum() - counts) - sums / counts
 
@@ -47,7 +47,7 @@ def class_flows(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
 def sample_weights(counts: Tensor, *, balanced: bool) -> Tensor:
     """Weight (C,) of one sample of each class in a mean over samples, or over the classes that occur."""
     if balanced:
-        return 1 / (counts * (counts > 0).sum())  # infinite for a class that does not occur, and not used
+        return 1 / (counts * (counts > 0).sum())  # infinite, but unused, for a class that does not occur
     return torch.ones_like(counts) / counts.sum()
 
 
@@ -89,7 +89,7 @@ def head_gradient(
     blocks = list(row_blocks(features, labels, num_classes=len(weight)))
     if len(blocks) == 1:
         return of_rows(features, labels)
-    # Only a block's logits exist at a time: they are computed again when the gradient is wanted.
+    # Only one block's logits exist at a time; the backward pass computes them again.
     total = torch.zeros(len(weight), weight.shape[1] + 1, dtype=features.dtype, device=features.device)
     for rows, row_labels in blocks:
         total = total + checkpoint(of_rows, rows, row_labels, use_reentrant=False)
@@ -142,7 +142,7 @@ def closed_form_head(
         if num_classes is not None:
             targets = features.new_zeros(n, num_classes).scatter_(1, targets[:, None], 1.0)
         return features.T @ _solve_spd(features @ features.T, ridge, targets)
-    # With labels Zᵀ T is the classes' sums: no (n, C) matrix.
+    # With hard labels, Zᵀ T is the class sums, which need no (n, C) matrix.
     products = features.T @ targets if num_classes is None else class_sums(features, targets, num_classes)[0].T
     return _solve_spd(features.T @ features, ridge, products)
 
@@ -177,5 +177,5 @@ def clp_loss(
 def _solve_spd(matrix: Tensor, ridge: float | Tensor, rhs: Tensor) -> Tensor:
     eye = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
     factor, failed = torch.linalg.cholesky_ex(matrix + ridge * eye)
-    # NaN where there is no factor: the engine stops there with a clear line, and no device waits for the check.
+    # NaN if the factorisation failed: the engine then stops with a clear line, and no device waits for a check here.
     return torch.cholesky_solve(rhs, factor.masked_fill(failed != 0, float("nan")))

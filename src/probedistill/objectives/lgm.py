@@ -61,12 +61,12 @@ def lgm_objective(
         return summed_head_gradient(real.blocks(), real.counts, weight, balanced=balanced)
 
     def objective(features: Tensor, labels: Tensor, step: int) -> Tensor:
-        # Drawn on the CPU from (seed, step): every device and every process has the same head.
+        # Drawn on the CPU from (seed, step), so that every device and process has the same head.
         generator = torch.Generator().manual_seed(seed_of(seed, Stream.OBJECTIVE, step))
         shape = (real.num_classes, real.dim)
         weight = (torch.randn(shape, generator=generator) * sigma).to(real.device, real.dtype)
         count = len(labels) if real_batch < 0 else real_batch
-        # Synthetic classes have the same number of images, so there is nothing to balance.
+        # Synthetic classes all have the same number of images, so there is nothing to balance.
         synthetic = head_gradient(real.normalize(features), labels, weight)
         return lgm_loss(synthetic, target(weight, count, step, generator))
 

@@ -15,7 +15,7 @@ from ..errors import UserError
 from ..features.classes import means_of_sums, summed_by_class
 from ..methods import Normalization
 
-_BLOCK = 16_384  # rows of held features that are worked on at a time
+_BLOCK = 16_384  # rows per block of features in memory
 
 FreshFeatures = Callable[[int, int], tuple[Tensor, Tensor]]
 """(step, count) → features (n, d) and labels (n,) of a fresh batch of real images, each in a fresh crop."""
@@ -44,7 +44,7 @@ class FeatureBlocks(Protocol):
 
 @dataclass(frozen=True)
 class _TensorBlocks:
-    """Features (N, d) and labels (N,) in memory, worked on in blocks so that (n, C) stays small."""
+    """Features (N, d) and labels (N,) in memory, in blocks so that (n, C) matrices stay small."""
 
     features: Tensor
     labels: Tensor
@@ -139,7 +139,7 @@ class RealFeatures:
         return (of_classes / self.counts.cpu()).mean().to(self.device, self.dtype)
 
     def _raw_blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """One pass over features (n, d) as they were given, with their labels (n,)."""
+        """One pass over the features (n, d) before normalisation, with their labels (n,)."""
         given = self._given
         return (_TensorBlocks(given, self.labels) if isinstance(given, Tensor) else given).blocks()
 

@@ -28,7 +28,7 @@ def sfm_objective(
             the flattened (C, d) flows, in which long flows have more weight.
         others: What a flow points to: the mean of all other ``"samples"``, or of the other classes' ``"centres"``.
     """
-    # The real images enter through these (C, d) numbers alone: no step reads them again.
+    # Real features enter only through these (C, d) numbers; no step reads them again.
     target = flows_of_sums(*real.class_sums(), others=others).to(real.device, real.dtype)
 
     def objective(features: Tensor, labels: Tensor, step: int) -> Tensor:
