@@ -48,12 +48,12 @@ from ..store.run_record import ExportRecord, read_run
 LOSSY = ("webp", "jpeg")
 FORMATS = (*LOSSY, "png")
 QUALITIES = range(1, 101)
-# A fifth of PNG's bytes, for a point of accuracy at most: benchmarks/export_loss.py.
+# A fifth of PNG's bytes for at most a point of accuracy: benchmarks/export_loss.py.
 DEFAULT_FORMAT, DEFAULT_QUALITY = "webp", 90
 
-_SIZE_STEP = 0.8  # from one image size of the search to the next
-_VIEWS = 4  # augmented views, beside the centre view, that features are compared on
-_COMPARED = 100  # number of images, evenly spaced, that candidates are compared on
+_SIZE_STEP = 0.8  # ratio of an image size to the previous one in the search
+_VIEWS = 4  # augmented views, next to the centre view, on which features are compared
+_COMPARED = 100  # number of evenly spaced images on which candidates are compared
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def export(
                 progress,
             )  # fmt: skip
         remove_leftovers(folder)
-        for stale in (*folder.glob(EVALUATIONS), folder / HELD_OUT, folder / CONFIG):  # of the export that is replaced
+        for stale in (*folder.glob(EVALUATIONS), folder / HELD_OUT, folder / CONFIG):  # from the replaced export
             stale.unlink(missing_ok=True)
         licence, held_out = (Licence(), []) if source is None else (licence_of(source), held_out_in(source))
         distilled.save(folder, best, licence=licence, held_out=held_out)
@@ -169,7 +169,7 @@ def encode_image(pixels: NDArray[np.uint8], format: str, quality: int | None, im
     options: dict[str, dict[str, Any]] = {
         "png": {"optimize": True},
         "webp": {"quality": quality, "method": 6},
-        # Whole colour (4:4:4): synthetic images are colourful, and halving it costs more than it saves.
+        # Full colour resolution (4:4:4): synthetic images are colourful, and halving it costs more than it saves.
         "jpeg": {"quality": quality, "subsampling": 0, "optimize": True},
     }
     file = io.BytesIO()
@@ -205,7 +205,7 @@ def feature_distance(features: Tensor, others: Tensor) -> float:
 
 
 def _encoded(pixels: Tensor, format: str, quality: int | None, image_size: int, progress: bool = False) -> Encoded:
-    """The 8-bit images (m, 3, S, S) as files; the codecs release the lock, so that threads share the work."""
+    """Encode 8-bit images (m, 3, S, S) as files; codecs release the GIL, so threads share the work."""
     encode = partial(encode_image, format=format, quality=quality, image_size=image_size)
     files = []
     with Workers() as workers, ProgressBar("encode", len(pixels), enabled=progress) as bar:
@@ -224,7 +224,7 @@ def _search(
     error: Callable[[Encoded], float],
     progress: bool,
 ) -> Encoded:
-    """The candidate of least error whose files take at most ``budget`` bytes.
+    """The candidate with the least error whose files take at most ``budget`` bytes.
 
     Args:
         pixels: (m, 3, S, S) uint8.
@@ -243,13 +243,13 @@ def _search(
                 if candidate.about.bytes <= budget:
                     candidate = _best_quality(pixels, budget, candidate)
                     its_error = error(candidate)
-                    if math.isnan(its_error):  # NaN from an encoder: worse than any
+                    if math.isnan(its_error):  # NaN from an encoder counts as worst
                         its_error = math.inf
                     if best is None or its_error < least:
                         best, least = candidate, its_error
                 note = f"{best.about.format} {best.about.image_size} px" if best else ""
                 if candidate.about.bytes <= budget and candidate.about.quality == _qualities(format)[-1]:
-                    bar.advance(len(sizes) - i, note)  # nothing was lost to the budget: smaller can only be worse
+                    bar.advance(len(sizes) - i, note)  # the budget cost nothing, so a smaller size can only be worse
                     break
                 bar.advance(note=note)
     if best is None:
@@ -260,10 +260,10 @@ def _search(
 
 
 def _best_quality(pixels: Tensor, budget: int, lowest: Encoded) -> Encoded:
-    """Find by bisection the files of the highest quality that fit; those of the lowest quality must fit."""
+    """Find the highest quality whose files fit, by bisection; the files of the lowest quality must fit."""
     qualities, best = _qualities(lowest.about.format), lowest
     low, high = 0, len(qualities)  # low fits, high does not
-    middle = high - 1  # the highest first: where it fits, the search ends
+    middle = high - 1  # try the highest first: if it fits, the search ends
     while high - low > 1:
         candidate = _encoded(pixels, lowest.about.format, qualities[middle], lowest.about.image_size)
         if candidate.about.bytes <= budget:
@@ -279,7 +279,7 @@ def _qualities(format: str) -> Sequence[int | None]:
 
 
 def _sizes(side: int) -> list[int]:
-    """Sizes of the search: from ``side`` down to one pixel, each four fifths of the one before."""
+    """Sizes to try: from ``side`` down to one pixel, each four fifths of the previous one."""
     sizes = [side]
     while sizes[-1] > 1:
         sizes.append(int(sizes[-1] * _SIZE_STEP))
@@ -287,7 +287,7 @@ def _sizes(side: int) -> list[int]:
 
 
 def _distance_from(original: Tensor, encoder: Encoder, augment: AugmentConfig) -> Callable[[Tensor], float]:
-    """The feature distance of images (m, 3, T, T) from the original ones, over centre view and augmented views."""
+    """A function for the feature distance of images (m, 3, T, T) from the originals, over centre and other views."""
 
     def features(images: Tensor) -> Tensor:
         views = view_features(encoder, images, augment, _VIEWS, seed=0, stream=Stream.EXPORT_VIEWS)
@@ -330,7 +330,7 @@ def _check_folder(folder: Path, overwrite: bool) -> None:
     if run is None or run.export is None:
         what = "a run" if run else "something else"
         raise UserError(f"out {str(folder)!r} is not empty and holds {what}; choose another folder")
-    if not overwrite and run.finished:  # otherwise the remains of an export that was killed
+    if not overwrite and run.finished:  # an unfinished one is left over from a killed export
         raise UserError(
             f"out {str(folder)!r} holds an export; choose another folder or add {option('overwrite', True)}"
         )

@@ -172,7 +172,7 @@ class ReadyHead:
         return softmax(np.concatenate(logits) / self.about.temperature, axis=1)
 
     def _logits(self, images: Images, encoder: Encoder | None, *, strict: bool, progress: bool) -> Iterator[Array]:
-        """Logits of some images at a time; NaN for those that cannot be read, which a warning counts at the end."""
+        """Yield logits batch by batch; NaN for unreadable images, which a warning counts at the end."""
         encoder = self._encoder(encoder)
         unreadable: list[str] | None = None if strict else []
         with ProgressBar("predict", len(images), enabled=progress) as bar:
@@ -192,7 +192,7 @@ class ReadyHead:
         """
         from sklearn.linear_model import LogisticRegression
 
-        order = np.argsort(np.array(self.about.class_names))  # scikit-learn's own order of labels
+        order = np.argsort(np.array(self.about.class_names))  # scikit-learn sorts its labels
         weight, bias = (part.double().numpy()[order] / self.about.temperature for part in (self.weight, self.bias))
         if len(weight) == 2:  # scikit-learn keeps one row for two classes
             weight, bias = weight[1:] - weight[:1], bias[1:] - bias[:1]
@@ -280,7 +280,7 @@ def head_of_statistics(statistics: ClassStatistics) -> Head:
 
 
 def _batches(encoder: Encoder, images: Images, unreadable: list[str] | None) -> Iterator[Tensor]:
-    """Features (n, d) of some images at a time; NaN for those that are added to ``unreadable``, if there is a list."""
+    """Yield features (n, d) batch by batch. If ``unreadable`` is a list, unreadable images go there and become NaN."""
     if isinstance(images, Tensor):
         if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
             raise UserError(f"images must be (n, 3, H, W) in [0, 1], got {tuple(images.shape)} {images.dtype}")

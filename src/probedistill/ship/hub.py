@@ -150,7 +150,7 @@ def send(copy: Path, upload: Upload) -> None:
 
 
 def _copy(distilled: DistilledSet, folder: Path, copy: Path) -> None:
-    """Write the set as it is published."""
+    """Write the set in its published form."""
     if (folder / PREVIEW).is_file():
         shutil.copyfile(folder / PREVIEW, copy / PREVIEW)
     if (folder / CONFIG).is_file():
@@ -170,7 +170,7 @@ def _copy(distilled: DistilledSet, folder: Path, copy: Path) -> None:
 
 
 def _published_run(run: RunRecord) -> RunRecord:
-    """The record without folders of this machine."""
+    """The record without the folders of this machine."""
 
     def encoder(record: EncoderRecord) -> EncoderRecord:
         return replace(record, name=published(record.name))
@@ -189,7 +189,7 @@ def _published_run(run: RunRecord) -> RunRecord:
 
 
 def _copy_config(path: Path, target: Path) -> None:
-    """The options of a run without folders of this machine."""
+    """Copy the options of a run, without the folders of this machine."""
     content = read_yaml(path, f"config {str(path)!r}")
     content.pop("data_dir", None)
     for name in ("images", "encoder", "also", "checkpoint", "stats"):
@@ -241,13 +241,13 @@ def fetch(place: str) -> Path:
         from huggingface_hub.errors import HfHubHTTPError
 
         kept = _kept(home, last)
-        if kept is None or isinstance(error.__cause__, HfHubHTTPError):  # the hub was asked, and says no
+        if kept is None or isinstance(error.__cause__, HfHubHTTPError):  # the hub answered, and refused
             raise
         return kept
     commit = str(info.sha)
     if not re.fullmatch(r"[0-9a-f]{40}", commit):
         raise UserError(f"run 'hub:{place}' cannot be fetched: the hub names no commit")
-    folder = home / f"{safe_name(repo.partition('/')[2])}@{commit[:12]}"  # as tables and reports name the run
+    folder = home / f"{safe_name(repo.partition('/')[2])}@{commit[:12]}"  # the name that tables and reports show
     if not (folder / RUN).is_file():
         checked_cache(writes=True)
         sizes = {one.rfilename: one.size or 0 for one in info.siblings or ()}
@@ -291,7 +291,7 @@ def _download(repo: str, commit: str, sizes: Mapping[str, int], folder: Path) ->
         with Workers(8) as workers, ProgressBar("fetch", len(names)) as bar:
             for _ in workers.map(get, names):
                 bar.advance()
-        shutil.rmtree(into / ".cache", ignore_errors=True)  # of the hub's client
+        shutil.rmtree(into / ".cache", ignore_errors=True)  # made by the hub's client
         DistilledSet.load(into)
 
 

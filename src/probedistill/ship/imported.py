@@ -96,7 +96,7 @@ def read_set(
 
 
 def _content_bytes(place: Path) -> int:
-    """Size of a file, or of what is in it: PyTorch's files are archives, which may be compressed."""
+    """Size of a file's content: PyTorch's files are archives, which may be compressed."""
     if not zipfile.is_zipfile(place):
         return place.stat().st_size
     with explained(f"set {str(place)!r} cannot be read", Exception, hint="make it again or restore it"):
@@ -104,12 +104,12 @@ def _content_bytes(place: Path) -> int:
 
 
 def _recorded(made: DistilledSet, place: Path, encoder: Encoder | None) -> DistilledSet:
-    """Return the set with a record of its source and of the encoder that it is said to be made with."""
+    """Return the set with a record of its source and of the encoder that the user says it was made with."""
     fingerprint = digest(made.images.numpy().tobytes() + made.labels.numpy().tobytes())
     images = ImagesRecord(published(f"folder:{place.resolve().name}"), "imported", len(made), fingerprint)
     counts = torch.bincount(made.labels, minlength=len(made.class_names))
     run = unrecorded()
-    # Real features that labels or a head are made of are those of the images as they are.
+    # Without views, labels or a head are made from the features of unaugmented real images.
     config = replace(run.config, method=run.method, real_views=0, images_per_class=max(1, int(counts.max())))
     encoders = () if encoder is None else (EncoderRecord.of(encoder),)
     record = replace(run, images=images, class_names=made.class_names, config=config, encoders=encoders)
@@ -149,7 +149,7 @@ def _of_tensors(content: Any, called: str, classes: Sequence[str] | None, image_
 
 
 def _found(content: Any, called: str) -> tuple[Tensor, Tensor | None]:
-    """The images and the labels of what a file holds."""
+    """Find the images and the labels in the content of a file."""
     if isinstance(content, Tensor):
         return content, None
     if isinstance(content, (list, tuple)) and len(content) == 2 and all(isinstance(one, Tensor) for one in content):
@@ -161,7 +161,7 @@ def _found(content: Any, called: str) -> tuple[Tensor, Tensor | None]:
     )
     if isinstance(images, (list, tuple)) and images:
         if not all(isinstance(one, Tensor) and one.ndim == 3 for one in images):
-            return _found(images[-1], called)  # DC's files: one [images, labels] for each experiment
+            return _found(images[-1], called)  # the files of DC have one [images, labels] for each experiment
         if len({one.shape for one in images}) == 1:
             images = torch.stack(list(images))
     if isinstance(labels, (list, tuple)) and all(isinstance(one, int) for one in labels):
@@ -194,7 +194,7 @@ def _as_images(images: Tensor, called: str) -> Tensor:
 
 
 def _counted(count: int, classes: Sequence[str] | None, called: str) -> Tensor:
-    """Labels of images that have none: as many for each class, class after class."""
+    """Labels for images without labels: equally many for each class, class after class."""
     number = len(classes) if classes is not None else count
     if not number or count % number:
         shared = f"{counted(count, 'image')} for {counted(number, 'class', 'classes')}"
@@ -205,7 +205,7 @@ def _counted(count: int, classes: Sequence[str] | None, called: str) -> Tensor:
 
 
 def _named(found: Sequence[str], classes: Sequence[str] | None, called: str) -> list[str]:
-    """The names of the classes, which may be more than occur."""
+    """The names of the classes; some may have no images."""
     if classes is None:
         return list(found)
     names = list(classes)
@@ -224,7 +224,7 @@ def _in_order(
 ) -> tuple[list[str], Tensor]:
     """Return names and labels (n,) with the classes in the requested order.
 
-    ``classes`` names numbers; class names in the file are sorted in that order, never replaced.
+    ``classes`` gives names to numbered classes. Class names in the file are put in that order, but never replaced.
     """
     names = _named(found, classes, called)
     if classes is None or all(name.lstrip("-").isdigit() for name in found):
@@ -265,7 +265,7 @@ def _named_by_table(found: LabelledImages, table: Path) -> LabelledImages:
         of_file = dict(zip(*(rows[column].to_pylist() for column in columns if column in rows.column_names)))
     labels = [label for name in found.names if isinstance(label := of_file.get(name), int)]
     if names is None or len(labels) < len(found) or not all(0 <= label < len(names) for label in labels):
-        return found  # the table of something else
+        return found  # not the table of a set
     return LabelledImages(
         class_names=names, labels=labels, names=found.names, load=found.load, spec=found.spec, split=found.split,
         fingerprint=found.fingerprint,
@@ -280,7 +280,7 @@ def _of_parquet(
     image_column: str,
     label_column: str,
 ) -> DistilledSet:
-    import pyarrow.parquet as parquet  # here: 0.1 s that most commands do without
+    import pyarrow.parquet as parquet  # imported late: it takes 0.1 s that most commands can save
 
     with explained(f"{called} cannot be read", Exception, hint="give a Parquet file of images"):
         file = parquet.ParquetFile(place)
@@ -299,7 +299,7 @@ def _of_parquet(
         raise UserError(f"{called} has no bytes of an image in row {empty}; embed the images in the file")
     if any(not isinstance(value, (str, int, float)) or value != value for value in values):
         raise UserError(f"{called} has rows without a class in column {label_column!r}")
-    if all(isinstance(value, float) and value.is_integer() for value in values):  # a table that once had gaps
+    if all(isinstance(value, float) and value.is_integer() for value in values):  # as from a table that had gaps
         values = [int(value) for value in values]
     labels = values
     if names is None:
@@ -315,7 +315,7 @@ def _of_parquet(
 
 
 def _names_in(schema: Any, column: str) -> list[str] | None:
-    """Names of the classes that `datasets` keeps in a Parquet file."""
+    """Names of the classes as `datasets` stores them in a Parquet file."""
     import json
 
     try:

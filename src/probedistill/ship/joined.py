@@ -101,7 +101,7 @@ def merge_sets(sets: Sequence[KeptSet], *, same_classes: bool = False) -> KeptSe
     order = labels.argsort(stable=True)
     images = torch.cat([one.distilled.float_images for one in sets])[order]
     statistics, notes = _merged_statistics(sets)
-    if not statistics:  # of those it was said
+    if not statistics:  # merging statistics has warned already
         warn_of_alike(one.distilled.class_names for one in sets)
     head, more = _merged_head(sets, statistics)
     if any(one.distilled.soft_labels is not None for one in sets):
@@ -146,7 +146,7 @@ def without_classes(kept: KeptSet, gone: Sequence[str]) -> KeptSet:
     record = replace(
         held.run, class_names=names, statistics=tuple(one.about for one in statistics) if held.run.statistics else (),
         forgotten=(*held.run.forgotten, *gone), images=_left_of(held.run.images, gone, statistics),
-        accuracy=[], skipped=(),  # of other classes; names of files of those that go
+        accuracy=[], skipped=(),  # accuracy on other classes; names of removed photos
     )  # fmt: skip
     left = DistilledSet(held.float_images[stay], labels[stay], names, record, head=head)
     held_out = tuple(line for line in kept.held_out if _class_of_file(line, held.class_names) not in gone)
@@ -154,19 +154,19 @@ def without_classes(kept: KeptSet, gone: Sequence[str]) -> KeptSet:
 
 
 def _class_of_file(name: str, class_names: Sequence[str]) -> str | None:
-    """The class in whose folder a file is, ``cat/1.png`` or ``train/cat/1.png``; ``None`` if its name does not say."""
+    """The class of a file in a class folder, ``cat/1.png`` or ``train/cat/1.png``; ``None`` if its path has none."""
     return next((folder for folder in map(plain_name, name.split("/")[:-1][:2]) if folder in class_names), None)
 
 
 def _left_of(images: ImagesRecord, gone: Sequence[str], statistics: Sequence[ClassStatistics]) -> ImagesRecord:
-    """Return the record of the photos without those of some classes, whose number is only in the statistics."""
+    """Return the record of the photos without some classes; only statistics know how many photos that leaves."""
     digest = hashlib.sha256("\n".join((images.fingerprint, *gone)).encode()).hexdigest()
     count = round(statistics[0].total) if statistics else images.count
     return replace(images, fingerprint=digest, count=max(count, 0))
 
 
 def _check_fits(first: KeptSet, other: KeptSet) -> None:
-    """Refuse a set that cannot be merged with the first."""
+    """Refuse a set that cannot be merged with the first set."""
     mine, its = first.distilled, other.distilled
     ours, theirs = ([(e.fingerprint, e.precision) for e in one.run.encoders] for one in (mine, its))
     if ours != theirs:
@@ -189,7 +189,7 @@ def _check_fits(first: KeptSet, other: KeptSet) -> None:
 
 
 def _merged_statistics(sets: Sequence[KeptSet]) -> tuple[tuple[ClassStatistics, ...], list[str]]:
-    """Add up the statistics of all sets for each encoder; return none, with a note, unless every set has its own."""
+    """Add up all sets' statistics for each encoder; return none, with a note, unless every set has statistics."""
     without = [one.name for one in sets if not one.statistics]
     if 0 < len(without) < len(sets):
         return (), [f"Statistics were left out: {without[0]!r} has none."]
@@ -204,7 +204,7 @@ def _merged_head(sets: Sequence[KeptSet], statistics: Sequence[ClassStatistics])
 
 
 def _head_again(old: Head | None, statistics: Sequence[ClassStatistics]) -> tuple[Head | None, list[str]]:
-    """A head of the same encoder from statistics; none, with a note, where they do not suffice."""
+    """A head of the same encoder, from statistics; ``None``, with a note, if they do not suffice."""
     if old is None:
         return None, []
     for one in statistics:
@@ -219,7 +219,7 @@ def _head_again(old: Head | None, statistics: Sequence[ClassStatistics]) -> tupl
 def _merged_record(
     sets: Sequence[KeptSet], names: tuple[str, ...], statistics: Sequence[ClassStatistics], most: int
 ) -> RunRecord:
-    """What made the merged set: the settings of the first, and an entry for each part."""
+    """The record of the merged set: the first set's settings, and an entry for each part."""
     runs = [one.distilled.run for one in sets]
     methods, begun = {run.method for run in runs}, {run.begun_from for run in runs}
     first = runs[0]

@@ -25,10 +25,10 @@ from ..seeds import Stream, seed_of
 from ..store.distilled import DistilledSet, Head
 from ..store.run_record import SoftLabelsRecord
 
-_VIEWS = 20  # of each synthetic image behind its soft labels
-_SMOOTHING = 0.1  # learned labels start at one-hot rows, of which this much is spread over all classes
-_ITERATIONS = 300  # of L-BFGS
-_MOST_REAL = 20_000  # real features that learned labels and temperatures are fitted on
+_VIEWS = 20  # of each synthetic image, from which its soft labels are computed
+_SMOOTHING = 0.1  # learned labels start at one-hot rows with this share spread over all classes
+_ITERATIONS = 300  # of L-BFGS, at most
+_MOST_REAL = 20_000  # real features on which labels and temperatures are fitted
 _TEMPERATURES = (1e-3, 1e2)
 
 
@@ -139,7 +139,7 @@ def learned_labels(views: Tensor, labels: Tensor, real: Tensor, y: Tensor, num_c
         return value, np.append(of_start.ravel(), -np.sum(slope * logits))
 
     first = best_temperature(kernel @ softmax(start), y.numpy())
-    # Where the classes can be told apart without a fault, τ would go to 0.
+    # If the classes can be separated perfectly, τ would go to 0.
     limits = [(None, None)] * start.size + [(math.log(_TEMPERATURES[0]), math.log(_TEMPERATURES[1]))]
     found, _ = lbfgs(loss, np.append(start.ravel(), math.log(first)), max_iter=_ITERATIONS, bounds=limits)
     return softmax(found[:-1].reshape(start.shape)), math.exp(found[-1])
@@ -163,7 +163,7 @@ def softmax(logits: Array) -> Array:
 
 
 def _chosen(bank: FeatureBank, seed: int) -> Tensor:
-    """Rows of the bank: all, or if there are too many, a random draw with an equal number of each class."""
+    """Rows of the bank: all of them or, if there are too many, a random choice of equally many from each class."""
     if len(bank) <= _MOST_REAL:
         return torch.arange(len(bank))
     generator = torch.Generator().manual_seed(seed_of(seed, Stream.LABEL_IMAGES))
