@@ -42,7 +42,7 @@ BITS = {"fp32": 32, "int8": 8, "int4": 4}
 PER_CLASS = (2, 5, 10)
 """Numbers of k-means centres for each class."""
 _VIEWS = 20
-_CLOSE = 0.01  # of the highest accuracy: a point less for fewer bytes
+_CLOSE = 0.01  # a point of accuracy may be given up for fewer bytes
 IMAGES = "images"
 """The kind that another encoder can use."""
 
@@ -98,7 +98,7 @@ class ByBytes(Result):
     def findings(self) -> list[str]:
         """What to ship, and when."""
         highest = max(one.top1[0] or 0 for one in self.shipments)
-        small = next(one for one in self.shipments if (one.top1[0] or 0) >= highest - _CLOSE)  # the smallest come first
+        small = next(one for one in self.shipments if (one.top1[0] or 0) >= highest - _CLOSE)  # sorted by size
         known, new = self.encoders[0], self.encoders[1:]
         found = [f"On {known} alone, ship the {small.name}: {small.shown(0)}% in {small.bytes:,} bytes."]
         images = [one for one in self.shipments if one.kind == IMAGES]
@@ -214,7 +214,7 @@ def _read_sets(runs: Sequence[Path | str]) -> dict[Path, DistilledSet]:
 def _together(sets: Mapping[Path, DistilledSet]) -> list[list[Path]]:
     """Group the folders of sets that differ only in their seed.
 
-    Exports within a budget also differ in their quality; those in one folder form a group.
+    Exports within a budget also differ in their quality; exports in the same folder form a group.
     """
     groups: dict[str, list[Path]] = {}
     for folder, one in sets.items():
@@ -230,7 +230,7 @@ def _together(sets: Mapping[Path, DistilledSet]) -> list[list[Path]]:
 
 
 def _shipment(folders: Sequence[Path], scored: Sequence[Sequence[float]]) -> Shipment:
-    """A row for the image files in some folders, whose sets differ only in their seed."""
+    """A row for the image files of sets that differ only in their seed."""
     files = [path for folder in folders for path in own_files(folder / FILES)]
     size = round(sum(path.stat().st_size for path in files) / len(folders))
     top1 = tuple(statistics.fmean(scores) for scores in zip(*scored, strict=True))
@@ -242,7 +242,7 @@ def _shipment(folders: Sequence[Path], scored: Sequence[Sequence[float]]) -> Shi
 
 
 def _features(bank: FeatureBank) -> Iterator[tuple[str, str, int, Callable[[Array], Array]]]:
-    """(name, kind, bytes, features (n, d) → scores (n, C)) of everything made from real features."""
+    """Yield (name, kind, bytes, features (n, d) → scores (n, C)) for everything made from real features."""
     x, y, classes = bank.centre.numpy(), bank.labels.numpy(), bank.num_classes
     head = LinearProbe("ridge").fit(x, y)
     for precision, bits in BITS.items():
@@ -251,8 +251,8 @@ def _features(bank: FeatureBank) -> Iterator[tuple[str, str, int, Callable[[Arra
     means = np.stack([x[y == c].mean(0) for c in range(classes)]).astype(np.float16)
     exact = means.astype(np.float64)
     yield "class means", "class means", means.nbytes, _linear(exact, -(exact**2).sum(1) / 2)
-    if len(x) > classes:  # one image of each has no variance
-        # Shrinkage: there may be fewer images than features.
+    if len(x) > classes:  # with one image per class there is no variance
+        # Shrinkage, because there may be fewer images than features.
         lda = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto").fit(x.astype(np.float64), y)
         coef, intercept = np.atleast_2d(lda.coef_), np.atleast_1d(lda.intercept_)
         if classes == 2:

@@ -14,13 +14,13 @@ from ..text import duration
 SAID_FROM = 60.0
 """Seconds from which on the cost is said."""
 _BATCH = 16
-_FEW = 500  # passes that are not worth a measurement
+_FEW = 500  # passes, below which measuring is not worth it
 
 
 def seconds_per_pass(encoder: Encoder) -> float:
     """Time for one image, from the faster of two batches, because the machine may be busy during one of them."""
     images = torch.rand(_BATCH, 3, encoder.input_size, encoder.input_size)
-    # The first pass sets things up, on a GPU once for each batch size.
+    # The first pass includes set-up, on a GPU for each batch size.
     encode(encoder, images[:1] if encoder.device.type == "cpu" else images)
     times = []
     for _ in range(2):

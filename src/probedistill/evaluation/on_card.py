@@ -19,7 +19,7 @@ def show_on_card(folder: Path) -> None:
     found = []
     with claimed(folder, called="folder", wait=PATIENCE):
         for path in sorted(folder.glob(EVALUATIONS)):
-            with suppress(UserError):  # a damaged file is the business of whoever reads scores
+            with suppress(UserError):  # commands that read scores report a damaged file
                 found.append(as_markdown(load_evaluation(path)))
         if found:
             rewrite(folder, SCORES, "\n\n".join(found))

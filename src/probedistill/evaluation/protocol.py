@@ -160,7 +160,7 @@ def _context(
     distilled: DistilledSet | None,
     chooser: Encoder,
 ) -> Context:
-    """What the rows are scored by."""
+    """The context of the rows: everything that their scores depend on."""
     encoder, config, count = scorer.encoder, scorer.config, len(scorer.test)
     context = Context(
         title=f"{encoder.name} at {encoder.input_size} px, tested on {counted(count, 'image')} of {test.spec} "
@@ -194,7 +194,7 @@ def _scored(
     store: FeatureStore,
     distilled: DistilledSet | None,
 ) -> Evaluation:
-    """Score row by row; each is in the file before the next is begun."""
+    """Score row by row; each row is saved before the next one begins."""
     before = _rows_of_before(out, context)
     trials = [(one, trial, before.get(_key(one, trial))) for one in sets for trial in scorer.trials(one)]
     to_do = [(one, trial) for one, trial, row in trials if row is None]
@@ -228,13 +228,13 @@ def _key(training_set: TrainingSet, trial: Trial) -> _Key:
 
 
 def _rows_of_before(out: Path | None, context: Context) -> dict[_Key, Row]:
-    """Rows in a file that would come out the same."""
+    """Rows in a file whose scores would be the same again."""
     if out is None or not out.exists():
         return {}
     try:
         before = load_evaluation(out)
     except UserError:
-        return {}  # saving the first row says so, and replaces the file
+        return {}  # saving the first row warns of it, and replaces the file
     own, theirs = context, before.context
     if own.version != theirs.version or own.differences(theirs):
         return {}
@@ -249,7 +249,7 @@ def _rows_of_before(out: Path | None, context: Context) -> dict[_Key, Row]:
 
 
 def _of_kept(groups: Sequence[str] | None, test: LabelledImages, class_names: Sequence[str]) -> list[str] | None:
-    """Groups of the test images whose class is among these."""
+    """The groups of the test images whose class is kept."""
     if groups is None:
         return None
     if len(groups) != len(test):
@@ -261,7 +261,7 @@ def _of_kept(groups: Sequence[str] | None, test: LabelledImages, class_names: Se
 def _synthetic(
     distilled: DistilledSet, augment: AugmentConfig, config: EvaluateConfig, store: FeatureStore
 ) -> list[TrainingSet]:
-    """The images as they are shipped and, on request, as they were optimised."""
+    """The 8-bit images, which are shipped, and on request the float images."""
     soft = None if config.hard_labels else distilled.soft_labels
     name = row_name(distilled.run)
     images = {name: distilled.images}
@@ -289,7 +289,7 @@ def _inherited(head: Head, source: Encoder | None, encoder: Encoder) -> Inherite
 
 
 def _digest(distilled: DistilledSet) -> str:
-    """What the rows of a set depend on."""
+    """Digest of everything in a set that its rows depend on."""
     parts = [distilled.float_images, distilled.labels]
     if distilled.soft_labels is not None:
         parts.append(distilled.soft_labels)

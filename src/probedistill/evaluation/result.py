@@ -173,7 +173,7 @@ class Context:
 
     def compared(self) -> dict[str, Any]:
         """What must be the same for rows to fit into one table, in the words of the options."""
-        # These settings choose which rows there are; they change none.
+        # These settings only choose rows; they change no score.
         rows_only = ("probes", "baselines", "floats", "hard_labels", "without_augmentation")
         protocol = {f.name: getattr(self.protocol, f.name) for f in fields(_DEFAULT) if f.name not in rows_only}
         names = ("encoder", "test", "augment", "class_names", "soft_labels", "images", "chosen_by")
@@ -183,7 +183,7 @@ class Context:
         """Why rows of another context do not fit into this one's table; empty if they do."""
         own, theirs = self.compared(), other.compared()
         found = [name for name in own if own[name] != theirs[name]]
-        if "images" in found and None in (self.images, other.images):  # real images are scored alike beside any set
+        if "images" in found and None in (self.images, other.images):  # scores of real images do not depend on the set
             found.remove("images")
         found += [name for name in ("train", "groups") if _differ(getattr(self, name), getattr(other, name))]
         return found
@@ -364,9 +364,9 @@ class Evaluation(Result):
             UserError: The file cannot be written, or is in the folder of a run other than the set's.
         """
         path = Path(path)
-        with claimed(path.parent, called="folder", wait=PATIENCE):  # another call may be about to add its rows
+        with claimed(path.parent, called="folder", wait=PATIENCE):  # another process may be adding its rows
             if of is not None:
-                of.check_is_in(path.parent)  # it may have been distilled again in the meantime
+                of.check_is_in(path.parent)  # it may have been distilled again meanwhile
             self._save(path)
 
     def _save(self, path: Path) -> None:
@@ -407,7 +407,7 @@ class Evaluation(Result):
         known = {row.key for row in self.rows}
         others = tuple(row for row in before.rows if row.key not in known)
         own, theirs = self.context, before.context
-        if own.inherited is not None and theirs.inherited != own.inherited:  # another head, or other features
+        if own.inherited is not None and theirs.inherited != own.inherited:  # a different head, or different features
             others = tuple(row for row in others if not row.head)
         probes = list(dict.fromkeys([*own.protocol.probes, *theirs.protocol.probes]))
         baselines = list(dict.fromkeys([*own.protocol.baselines, *theirs.protocol.baselines]))
@@ -425,7 +425,7 @@ class Evaluation(Result):
 
 @dataclass(frozen=True)
 class _File:
-    """What is read of a file of scores; the rest can be computed from it."""
+    """The part of a file of scores that is read; the rest can be computed from it."""
 
     context: Context
     rows: tuple[Row, ...]

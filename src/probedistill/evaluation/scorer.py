@@ -55,7 +55,7 @@ class Scorer:
             for solver in solvers:
                 learns_soft = kind_of(solver).soft_labels
                 if not learns_soft and name != training_set.name:
-                    continue  # it has been scored on the hard labels already
+                    continue  # already scored on the hard labels
                 for augmented in [True, False] if self.config.without_augmentation else [True]:
                     trials.append(Trial(name, solver, augmented, soft and learns_soft))
         return trials
@@ -122,11 +122,11 @@ class Scorer:
         )  # fmt: skip
 
     def _of_source(self, training_set: TrainingSet, features: Tensor, seed: int, views: int | None) -> Tensor | None:
-        """Features of the same views by the head's encoder, if that encoder is given."""
+        """Features of the same views from the head's encoder, if that encoder is given."""
         if self.source is None or self.source is self.encoder:
             return features if self.source is not None else None
         return training_set.features(self.source, seed, views)
 
     def _views(self, trial: Trial) -> int | None:
-        """Augmented views that a probe is trained on; ``None`` for centre views alone."""
+        """Number of augmented views that a probe is trained on; ``None`` for only the centre views."""
         return kind_of(trial.solver).views(self.config) if trial.augmented else None

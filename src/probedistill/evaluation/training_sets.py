@@ -167,7 +167,7 @@ class Baselines:
         }
         wanted = list(self.config.baselines)
         if self.images_per_class == 1 and wanted in DEFAULT_BASELINES:
-            wanted.remove("herding")  # one image of a class that is herded is its medoid
+            wanted.remove("herding")  # herding one image per class chooses the medoid
         if distilled is not None:
             counts = torch.bincount(self.choosing.labels, minlength=self.choosing.num_classes).tolist()
             check_enough(self.choosing.class_names, counts, self.images_per_class, wanted)
@@ -175,7 +175,7 @@ class Baselines:
         return [one for one in made if one is not None]
 
     def _chosen(self, name: str) -> TrainingSet:
-        """The images of one of `CHOICES`: those of seed 0, but for random ones, which are others for each seed."""
+        """Images chosen by one of `CHOICES`: for seed 0, except random images, which differ for each seed."""
 
         def rows(seed: int) -> Tensor:
             return CHOICES[name](self.choosing, self.images_per_class, seed)
@@ -196,7 +196,7 @@ class Baselines:
     def _means(self) -> TrainingSet:
         bank = self.store.of(self.encoder, self.train)
         sums, counts = summed_by_class(bank.blocks(views="centre"), bank.num_classes, bank.dim)
-        classes = counts.squeeze(1).nonzero().squeeze(1)  # those that have images
+        classes = counts.squeeze(1).nonzero().squeeze(1)  # classes with images
         means = means_of_sums(sums, counts)[classes].to(bank.dtype)
         return StoredFeatures(
             "class-mean features", None, None, False, True,
