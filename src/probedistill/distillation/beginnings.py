@@ -17,7 +17,7 @@ from ..images.labelled import LabelledImages
 from ..machine.progress import ProgressBar
 
 _BLEND_CONTRAST = 2.0
-_AVERAGED = 100  # photos: more change the average of a class little, and each has to be read
+_AVERAGED = 100  # photos: more would hardly change the average, and each must be read
 _AVERAGE_SIDE = 32  # pixels
 
 
@@ -64,7 +64,7 @@ def starting_images(
 
 
 def _photos_to_start_from(config: DistillConfig, bank: FeatureBank) -> list[list[int]]:
-    """Numbers of the real images that each synthetic image starts from."""
+    """Indices of the real images that each synthetic image starts from."""
     if config.canvas.init == "real":
         rows = list(k_medoids(bank, config.images_per_class, seed=config.seed)[:, None])
     elif config.canvas.init == "average":
@@ -89,6 +89,6 @@ def average_of(photos: Sequence[Tensor]) -> Tensor:
 
 
 def _with_contrast(mean: Tensor) -> Tensor:
-    # A mean of photos has about half of a photo's contrast; an encoder has seen few images as flat as that.
+    # A mean of photos has about half the contrast of a photo; encoders were trained on few images as flat as that.
     middle = mean.mean(dim=(1, 2), keepdim=True)
     return (middle + _BLEND_CONTRAST * (mean - middle)).clamp(0, 1)

@@ -178,7 +178,7 @@ def named_callbacks(log: Sequence[str], own: Sequence[str]) -> list[Callback]:
 
 
 # ---------------------------------------------------------------------------------------------------
-# The ones of every run
+# Callbacks of every run
 
 
 class Bar(Callback):
@@ -196,7 +196,7 @@ class Bar(Callback):
         if start.run.began_as_photos and not is_live():
             title += f" from {began}"
         elif start.run.began_as_photos and self.enabled and start.step == 0:
-            # A line of its own: on 80 columns the bar has no room for more than the time left and the loss.
+            # On a separate line, because a bar of 80 columns only has room for the time left and the loss.
             say(f"the images start from {began}; {option('canvas.init', 'noise')} starts without photos")
         self.bar = ProgressBar(title, start.steps, initial=start.step, enabled=self.enabled).__enter__()
 
@@ -298,7 +298,7 @@ class Growing(Callback):
                 self._shown = display(picture, display_id=True)
             else:
                 self._shown.update(picture)
-        except Exception:  # a notebook that cannot show them is no reason to stop a run
+        except Exception:  # a run must not stop because a notebook cannot show its images
             self.enabled = False
 
 

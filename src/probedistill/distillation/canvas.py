@@ -40,7 +40,7 @@ from ..seeds import Stream, seed_of
 _COLOUR_SQRT = torch.tensor([[0.26, 0.09, 0.02], [0.27, 0.00, -0.05], [0.27, -0.09, 0.03]])
 COLOUR_MATRIX = _COLOUR_SQRT / _COLOUR_SQRT.norm(dim=0).max()
 
-_RENDERED = 64  # images at a time if there is no graph: rendering takes several times their memory
+_RENDERED = 64  # images per pass without a graph: rendering takes several times their memory
 
 
 class AnyCanvas(Protocol):
@@ -126,7 +126,7 @@ class Canvas:
         level = self.open_level()
         number = len(self.levels)
         for old in self.levels[:-1]:
-            # All levels keep the same share, as if all had been there from the start.
+            # All levels then have equal shares, as if all had been open from the start.
             old.mul_((number - 1) / number)
         for i in range(self.count):
             generator = torch.Generator().manual_seed(seed_of(seed, Stream.CANVAS_NOISE, first + i, number))
@@ -138,7 +138,7 @@ class Canvas:
         coarse = [level for level in levels if level.shape[-1] < self.size]
         total = levels[-1] if levels[-1].shape[-1] == self.size else self._like.new_zeros(())
         if coarse:
-            # Σ_l U_l P_l U_lᵀ as one product over all levels' columns: far less memory traffic than a sum of images.
+            # Σ_l U_l P_l U_lᵀ as one product over all levels' columns: much less memory traffic than a sum of images.
             matrices = [_upsampling(level, self.size) for level in coarse]
             stretched = torch.cat([matrix @ level for matrix, level in zip(matrices, coarse, strict=True)], dim=3)
             total = total + stretched @ torch.cat(matrices, dim=1).T

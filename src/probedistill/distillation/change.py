@@ -229,7 +229,7 @@ def forget(
 
 
 # ---------------------------------------------------------------------------------------------------
-# What both need
+# Shared helpers
 
 
 def _check_other_folder(folder: Path | str, run: RunConfig) -> None:
@@ -262,7 +262,7 @@ def _encoders(given: Encoder | Sequence[Encoder]) -> list[Encoder]:
 def _paired(
     statistics: Sequence[ClassStatistics], encoders: Sequence[Encoder]
 ) -> list[tuple[ClassStatistics, Encoder]]:
-    """Statistics with their encoders.
+    """Pair statistics with their encoders.
 
     Raises:
         UserError: Other encoders than those of the run.
@@ -279,7 +279,7 @@ def _paired(
 def _statistics_like(
     old: ClassStatistics, encoder: Encoder, images: LabelledImages, name: str, store: FeatureStore
 ) -> ClassStatistics:
-    """The new photos' statistics, made as the old ones were."""
+    """The new photos' statistics, made with the options of the old ones."""
     return class_statistics(
         encoder, images, name=name, views=old.about.views, augment=old.about.augment,
         second_moments=old.products is not None, features=store,
@@ -293,10 +293,10 @@ def _check_unseen(
     images: LabelledImages,
     store: FeatureStore,
 ) -> None:
-    """Refuse photos that a set was made from, if its sums show it, because they would count twice.
+    """Refuse photos that the set was already made from, if its sums show it: they would count twice.
 
     Raises:
-        UserError: They are the same, or all photos of a class are among them.
+        UserError: They are the same photos, or include all photos of a class.
     """
     way_out = "give only new photos"
     for old, one, encoder in zip(kept.statistics, added, encoders):
@@ -343,7 +343,7 @@ def _beginnings(
     size: int,
     config: DistillConfig,
 ) -> Tensor:
-    """(C · ipc, 3, S, S) what images of these classes start from."""
+    """(C · ipc, 3, S, S) starting images of these classes."""
     if not classes:
         return torch.empty(0, 3, size, size)
     some = images.with_classes(classes)

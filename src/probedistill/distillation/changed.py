@@ -91,6 +91,6 @@ class ChangedSet(Result):
 
 
 def _of_class(distilled: DistilledSet, name: str) -> Tensor:
-    """(n, 3, S, S) the images of a class; none if the set has no such class."""
+    """The images (n, 3, S, S) of a class; n = 0 if the set has no such class."""
     label = distilled.class_names.index(name) if name in distilled.class_names else -1
     return distilled.float_images[distilled.labels == label]

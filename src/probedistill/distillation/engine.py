@@ -142,12 +142,12 @@ class Distiller:
         for level in self.canvas.levels:
             level.grad = None
         losses = []
-        # One tower after the other: their gradients add up, and memory is that of the largest.
+        # One tower after the other: gradients add up, and only the largest tower determines the memory.
         for number, (tower, memory) in enumerate(zip(self.towers, self.memory, strict=True)):
             forward = partial(self._forward, tower, self._draw(number))
             features = memory.features(forward)
-            # An objective compares classes with each other, so it needs the views of all processes. Its gradient
-            # with respect to features is small; images and their graphs never travel.
+            # An objective compares classes with each other, so it needs the features of all processes. Features and
+            # their gradients are small; images and graphs stay where they are.
             everyone = self.team.gather(features, self._views_of_ranks)
             loss, slope = tower.loss_and_gradient(everyone, self.view_labels, self.step_count)
             slope = tower.weight * slope[self._own_views]
@@ -158,15 +158,15 @@ class Distiller:
 
     def _draw(self, number: int) -> Views:
         """A tower's views of this process's images."""
-        # Drawn for all images from (seed, step, tower) alone, then cut: the same views whatever the number of
-        # processes and the micro-batch, after a resumption, and in both passes.
+        # Drawn for all images from only (seed, step, tower), then sliced. So views do not depend on the number of
+        # processes or the micro-batch, and are the same in both passes and after a resumption.
         seed = seed_of(self.loop.seed, Stream.STEP_VIEWS, self.step_count, number)
         return draw_views(self.loop.augment, len(self.view_labels), seed=seed)[self._own_views]
 
     def _forward(self, tower: Tower, views: Views, start: int, stop: int) -> Part:
-        """A tower's features of this process's views ``start`` to ``stop``, from the canvas on."""
+        """Compute a tower's features of this process's views ``start`` to ``stop``, beginning at the canvas."""
         of_each = self.loop.views
-        rows = slice(start // of_each, (stop - 1) // of_each + 1)  # only the images that these views are of
+        rows = slice(start // of_each, (stop - 1) // of_each + 1)  # only the images that these views show
         leaves = [level[rows].detach().requires_grad_(torch.is_grad_enabled()) for level in self.canvas.levels]
         images = _repeated(self.canvas.render(leaves), of_each, start - rows.start * of_each, stop - start)
         inputs = apply_views(images, views[start:stop], tower.input_size or self.canvas.size)
@@ -179,7 +179,7 @@ class Distiller:
     def _check_finite(self, loss: Tensor) -> None:
         gradients = [level.grad for level in self.canvas.levels if level.grad is not None]
         finite = torch.stack([loss.isfinite(), *(gradient.isfinite().all() for gradient in gradients)]).all()
-        # All processes stop together, or the others would wait for the one that did.
+        # All processes must stop together; otherwise the others would wait for the one that stopped.
         if self.team.largest(int(not finite)):
             raise NonFiniteLossError(f"loss or gradient not finite at step {self.step_count} (loss {float(loss)})")
 
@@ -189,13 +189,13 @@ class Distiller:
             return
         if self.loop.new_level == "noise":
             self.canvas.open_noisy_level(seed=self.loop.seed, first=self._first_image)
-            # The old levels have just been scaled: their moments are those of other parameters.
+            # The old levels have just been scaled, so Adam's moments no longer fit them.
             self._optimizer = self._new_optimizer()
         else:
             self._optimizer.add_param_group({"params": [self.canvas.open_level()]})
 
     def _new_optimizer(self) -> torch.optim.Adam:
-        # A group for each level, so that levels can be added on the way.
+        # A group for each level, so that levels can be added during the run.
         groups = [{"params": [level]} for level in self.canvas.levels]
         return torch.optim.Adam(groups, lr=self.loop.lr, fused=True)
 
@@ -266,10 +266,10 @@ class Distiller:
 
 
 def _repeated(images: Tensor, times: int, first: int, count: int) -> Tensor:
-    """``count`` rows from ``first`` on of the images (n, …), each ``times`` in a row; at least one of every image.
+    """Repeat each image (n, …) ``times`` in a row; return ``count`` rows from ``first`` on, at least one per image.
 
-    Images that are cut off at either end are not repeated as a whole: of 2,000 views each, one image may be all that
-    fits in memory.
+    The first and the last image are repeated only as often as needed: with 2,000 views per image, all repeats of an
+    image might not fit in memory.
     """
     if count == len(images) * times:
         return images.repeat_interleave(times, dim=0)

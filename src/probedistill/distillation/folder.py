@@ -213,11 +213,11 @@ class RunFolder(NoFolder):
                 f"{out} holds an unfinished run; add {option('resume', True)} to continue it or "
                 f"{option('overwrite', True)}"
             )
-        if not (self.resume and run is not None and run.finished):  # nothing is written then
+        if not (self.resume and run is not None and run.finished):  # otherwise nothing is written
             check_writable(self.path)
 
     def _check_remains(self) -> None:
-        """Refuse a folder that is not empty and has no run.json that can be read, unless it may be replaced."""
+        """Refuse a folder that is not empty and has no readable run.json, unless it may be replaced."""
         out = f"out {str(self.path)!r}"
         has_checkpoints = any((self.path / CHECKPOINTS).glob("step-*.safetensors"))
         if not has_checkpoints and not _is_of_a_run(self.path):
@@ -245,7 +245,7 @@ class RunFolder(NoFolder):
             found = rebuilt(self.path)
             _log.warning("%s: wrote its image files again", error.args[0].partition("; ")[0])
         if team.is_first:
-            self._remove_temporary()  # a kill may have come just before
+            self._remove_temporary()  # a kill may have prevented it
             _log.info("%s is already finished", self.path)
         return found
 
@@ -282,11 +282,11 @@ class RunFolder(NoFolder):
         """
         fresh = not (self.path / RUN).exists()
         for place in (self.path, self.path / CHECKPOINTS, self.path / EVOLUTION):
-            remove_leftovers(place)  # they are as large as checkpoints, and restarts may be many
+            remove_leftovers(place)  # leftovers may be as large as checkpoints, and there may be many restarts
         with without_traces(self.path):
             try:
                 if self.overwrite:
-                    remove_folder(self.path / CHECKPOINTS)  # first: the new run must never see them
+                    remove_folder(self.path / CHECKPOINTS)  # first, because the new run must never see them
                 write_run(self.path, run)
                 if self.overwrite:
                     _remove_results(self.path)
@@ -295,7 +295,7 @@ class RunFolder(NoFolder):
             except OSError as error:
                 raise cannot_write(self.path, error) from error
             except UserError:
-                if fresh:  # nothing was there: leave nothing, and the same command works once it can write
+                if fresh:  # the folder had no run: leave none, so that the same command works later
                     (self.path / RUN).unlink(missing_ok=True)
                 raise
 
@@ -308,7 +308,7 @@ class RunFolder(NoFolder):
         save_tensors(path, tensors, as_plain(CheckpointRecord(identity(run), values, history)))
         others = sorted(path.parent.glob("step-*.safetensors"))
         at = others.index(path)
-        for other in others[: max(0, at + 1 - _KEPT_CHECKPOINTS)] + others[at + 1 :]:  # later ones were torn
+        for other in others[: max(0, at + 1 - _KEPT_CHECKPOINTS)] + others[at + 1 :]:  # later ones are torn
             other.unlink(missing_ok=True)
 
     def finish(
@@ -333,7 +333,7 @@ class RunFolder(NoFolder):
             raise UserError(f"{error}; {again}") from error
 
     def _known_run(self) -> RunRecord | None:
-        """The record of the run in the folder, finished or not; ``None`` if there is none that can be read."""
+        """The record of the run in the folder, finished or not; ``None`` if there is no readable one."""
         with suppress(UserError):
             return read_run(self.path)
         return None
@@ -390,7 +390,7 @@ def _check_same(folder: Path, before: RunRecord, now: RunRecord) -> None:
 
 def check_settings(folder: Path, before: DistillConfig, now: DistillConfig) -> None:
     """Refuse to continue the run in ``folder`` with different settings."""
-    # asdict: a record of an older version lacks some options, which had their defaults.
+    # asdict, because a record of an older version lacks options, which had their defaults.
     held, wanted = (as_plain(asdict(config)) for config in (before, now))
     others = [line for line in _others(held, wanted) if not line.startswith(("micro_batch ", "also "))]
     if others:
@@ -401,7 +401,7 @@ def check_settings(folder: Path, before: DistillConfig, now: DistillConfig) -> N
 
 
 def _others(held: Mapping[str, Any], wanted: Mapping[str, Any], at: str = "") -> Iterator[str]:
-    """Settings that differ, those of parts by their place in them."""
+    """Yield the settings that differ, nested ones with dots."""
     for name, now in wanted.items():
         before = held.get(name)
         if isinstance(now, dict) and isinstance(before, dict):

@@ -28,7 +28,7 @@ def read_statistics(
     else:
         parts = list(given) if isinstance(given, (list, tuple)) else [given]  # type: ignore[list-item]
         if not all(isinstance(part, ClassStatistics) for part in parts):
-            check_labelled(given)  # says what there may be
+            check_labelled(given)  # the error lists what is accepted
     of_encoder: dict[tuple[str, str], list[ClassStatistics]] = {}
     for part in parts:
         of_encoder.setdefault((part.about.encoder.fingerprint, part.about.encoder.precision), []).append(part)
@@ -83,7 +83,7 @@ def settled(config: DistillConfig, statistics: Sequence[ClassStatistics]) -> Dis
     check_without_images(config)
     for one in means_alone:
         if needs_second_moments(config):
-            one.second_moments()  # says so
+            one.second_moments()  # raises the error
         if config.keep_head:
             raise UserError("keep_head True needs second moments, which the statistics do not have; leave it out")
     return config

@@ -20,7 +20,7 @@ from ..machine.launch import processes_here
 from ..machine.memory import available_memory
 
 _log = logging.getLogger(__name__)
-_SHARE = 0.5  # of free memory for what autograd saves; the rest is for temporaries and surprises
+_SHARE = 0.5  # share of free memory for what autograd saves; the rest is for temporaries and surprises
 
 Result = TypeVar("Result")
 
@@ -57,7 +57,7 @@ class MicroBatches:
 
     def __init__(self, views: int, wanted: int | None, device: torch.device) -> None:
         self.views, self.size, self.device = views, wanted, device
-        self._kept: Part | None = None  # the last micro-batch with its graph, between the two passes
+        self._kept: Part | None = None  # the last micro-batch and its graph, kept between the two passes
 
     def features(self, forward: Forward) -> Tensor:
         """First pass: the features (V, d) of all views, detached."""
@@ -91,9 +91,9 @@ class MicroBatches:
             *others, last = _slices(self.views, size)
             if not others:
                 return _backward(kept or forward(*last), slope)
-            # Sums of this attempt alone: if memory runs out half-way, they are dropped and nothing counts twice.
+            # Sums of only this attempt: if memory runs out half-way, they are dropped, so nothing counts twice.
             sums = [torch.zeros_like(parameter) for parameter in parameters]
-            for start, stop in (last, *others):  # the last one first: memory holds one graph at a time
+            for start, stop in (last, *others):  # the last one first, because it has a graph: memory never holds two
                 part, kept = kept or forward(start, stop), None
                 for total, gradient in zip(sums, _backward(part, slope[start:stop]), strict=True):
                     total[part.rows] += gradient
@@ -112,13 +112,13 @@ class MicroBatches:
                 if not is_out_of_memory(error) or size == 1:
                     raise
                 self.size = size // 2
-            # Outside the except block: the error's traceback holds on to the tensors that did not fit.
+            # Outside the except block, because the error's traceback still refers to the tensors that did not fit.
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
             _log.warning("out of memory: continuing with micro-batches of %d views", size // 2)
 
     def _views_that_fit(self, forward: Forward) -> int:
-        """How many views' graphs fit in free memory, by what autograd saves for one view more."""
+        """How many views' graphs fit in free memory, estimated from what autograd saves for one more view."""
         if self.views < 2:
             return self.views
         try:
@@ -133,7 +133,7 @@ class MicroBatches:
 def free_memory(device: torch.device) -> int:
     """Bytes that this process may use: free memory, shared with the other processes of the run on this machine."""
     if device.type == "cuda":
-        # What PyTorch has cached, of the tower before for example, is free for this one.
+        # PyTorch's cached memory, for example from the previous tower, is also free.
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + cached
     return available_memory() // processes_here()
@@ -145,7 +145,7 @@ def _saved_bytes(forward: Forward, count: int) -> int:
 
     def note(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        sizes[storage.data_ptr()] = storage.nbytes()  # by address: many saved tensors are views of one storage
+        sizes[storage.data_ptr()] = storage.nbytes()  # by address, because many saved tensors are views of one storage
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):

@@ -49,7 +49,7 @@ def write_set(
         if options:
             (partial / CONFIG).write_text(yaml.safe_dump(dict(options), sort_keys=False), encoding="utf-8")
         save_in_run(partial, statistics)
-        distilled.save(partial, licence=licence, held_out=held_out)  # last: its card says what else is there
+        distilled.save(partial, licence=licence, held_out=held_out)  # last, because its card lists the other files
 
 
 def check_free(out: Path) -> None:

@@ -30,7 +30,7 @@ def load_method(config: DistillConfig) -> Callable[..., Objective]:
     """
     factory, options = METHODS.load(config.method), config.options()
     if config.method in METHODS.built_in:
-        options.pop("normalize")  # the real features are made with it
+        options.pop("normalize")  # applied to the real features before
     known = _keywords(factory, config.method)
     for name in options:
         check_name(f"option of method {config.method!r}", name, known, f"({option('method_args')})")
@@ -52,7 +52,7 @@ def load_method(config: DistillConfig) -> Callable[..., Objective]:
 
 
 def _check(objective: Any, real: RealFeatures, config: DistillConfig) -> None:
-    """Try a user's objective on random features, as many as a step has, before anything is written.
+    """Try a user's objective on random features, as many as in a step, before anything is written.
 
     Raises:
         UserError: It is not a function of three arguments, or returns no loss with a gradient.
@@ -64,7 +64,7 @@ def _check(objective: Any, real: RealFeatures, config: DistillConfig) -> None:
         signature: Any = inspect.signature(objective)
         signature.bind(None, None, 0)
     except ValueError:
-        pass  # nothing is known of a compiled function's arguments
+        pass  # the arguments of a compiled function may be unknown
     except TypeError as error:
         raise UserError(f"{called} a function of {signature}; {wanted}") from error
     assert config.views != "auto", "a resolved config"
@@ -130,7 +130,7 @@ def _real_features(
     part: FeatureColumns | None = None,
     fresh: FreshBatches | None = None,
 ) -> RealFeatures:
-    """The features of a bank, or a part of them, as the method normalises them."""
+    """The features of a bank, or a part of them, with the method's normalisation."""
     on_gpu = torch.device(device).type == "cuda"
     features: Tensor | FeatureBank | FeatureColumns = bank if part is None else part
     if bank.in_memory and not (on_gpu and bank.num_bytes > comfortable_bytes(device)):

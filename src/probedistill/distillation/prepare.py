@@ -165,7 +165,7 @@ def check_run(run: RunConfig) -> None:
     check_names("log", run.log)
     check_names("callback", run.callback)
     for name in ("checkpoint_seconds", "evaluate_every"):
-        if not (getattr(run, name) or 0) >= 0:  # NaN would never save
+        if not (getattr(run, name) or 0) >= 0:  # also refuses NaN
             raise UserError(f"{name} {getattr(run, name)} must be 0 or more")
 
 
@@ -243,7 +243,7 @@ def _load_encoders(named: list[EncoderConfig | Encoder]) -> list[Encoder]:
 
 
 def _check_same_data(team: Processes, about: RunRecord) -> None:
-    """Raise `UserError` if the processes see different data or settings, because their parts would not fit together."""
+    """Raise `UserError` if processes see different data or settings: their parts would not fit together."""
     shared = as_plain((about.config, about.encoders, about.images, about.class_names, about.base))
     digest = hashlib.sha256(json.dumps(shared).encode()).digest()
     if not team.agree(int.from_bytes(digest[:7], "big")):
@@ -267,7 +267,7 @@ def _describe(config: DistillConfig, encoders: list[Encoder], data: RealData) ->
             "python": platform.python_version(),
             "torch": str(torch.__version__),
             "torchvision": str(torchvision.__version__),
-            "timm": version("timm"),  # without importing it: an encoder of one's own does not need it
+            "timm": version("timm"),  # not imported, because a user's own encoder does not need it
         },
         device=str(encoders[0].device),
         test=ImagesRecord.of(data.test) if data.test is not None else None,
@@ -330,7 +330,7 @@ def without_effect(config: DistillConfig, wished: DistillConfig, encoders: Seque
     """
     found = wished.without_effect(config)
     if config.starts_for_transfer:
-        return found  # the aim asks for layers only where there are any
+        return found  # with this aim, layers are used only if the encoder has them
     asked = {
         "aim transfer": wished.aim == "transfer",
         f"layers {wished.layers}": wished.layers not in ("auto", 0),

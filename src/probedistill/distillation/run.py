@@ -102,12 +102,12 @@ def distill(
     given = () if isinstance(images, (str, ImagesConfig, LabelledImages)) else read_statistics(images)
     wished = config
     named, config, repeats = name_encoders(encoder, settled(config, given) if given else config.resolve())
-    load_method(config)  # a method of the user's own may not be there, or not have these options
+    load_method(config)  # an early error if a user's own method is missing or lacks these options
     check_run(run)
     own = [*callbacks, *named_callbacks(run.log, run.callback)]
     with processes(str(named[0].device), run.timeout_seconds) as team:
         folder = folder_of(run, team)
-        folder.look()  # an early error; the check below counts, when nobody else may change the folder
+        folder.look()  # for an early error; only the check below, in the claimed folder, is reliable
         data = read_data(images, given, test, config, folder, run.progress)
         with folder.claimed(team):
             folder.check()
@@ -119,7 +119,7 @@ def distill(
                 session = _open(task, folder, repeats, own, stop)
                 with folder.resumable():
                     _loop(session)
-                    # Still with the signals deferred: a run whose steps are done is finished, not interrupted.
+                    # Signals are still deferred: a run whose steps are done is finished, not interrupted.
                     return _finish(session)
 
 
@@ -170,9 +170,9 @@ def _open(task: Task, folder: NoFolder, repeats: EncoderConfig | None, own: Sequ
     )
     for deep in inner:
         if deep is not None:
-            features.release(deep.encoder)  # the objective has taken what it needs
+            features.release(deep.encoder)  # the objective has already read them
     step = checkpoint.step if checkpoint is not None else 0
-    if not task.team.agree(step):  # and everyone has looked before anyone changes the folder
+    if not task.team.agree(step):  # all processes must have read the folder before one of them changes it
         raise UserError(
             f"out {str(folder.path)!r} is not the same folder for all processes (this one continues from "
             f"step {step}); put it on a file system that every machine sees"
@@ -229,7 +229,7 @@ class Wish:
 
 
 _PAUSE = 30.0  # seconds between two checkpoints
-_SHARE = 1 / 20  # of the time that checkpoints may take: those of a thousand classes at 224 px have 2.4 GB
+_SHARE = 1 / 20  # share of the time for checkpoints: for a thousand classes at 224 px each has 2.4 GB
 
 
 def _loop(session: _Session) -> None:
@@ -258,16 +258,16 @@ def _loop(session: _Session) -> None:
                 saved = time.monotonic()
                 if run.checkpoint_seconds is None:
                     pause = max(_PAUSE, (saved - began) / _SHARE)
-            if wish.stop is not None and done < steps:  # with all steps done the run is finished, not interrupted
+            if wish.stop is not None and done < steps:  # else the run is finished, not interrupted
                 raise Interrupted(wish.stop, session.folder.path)
-            mark = time.monotonic()  # looking and saving are not part of the method's cost
+            mark = time.monotonic()  # previews and checkpoints do not count as the method's time
         session.folder.save(session.task.record, distiller, history)
     finally:
         told.on_end(End(distiller.step_count, distiller.step_count == steps, history))
 
 
 def _step(session: _Session) -> None:
-    """Do a step and record it; if its loss is not finite, the state before it is kept."""
+    """Do a step and record it; if its loss is not finite, save the state before it."""
     try:
         loss = float(session.distiller.step())
     except NonFiniteLossError as error:
@@ -275,7 +275,7 @@ def _step(session: _Session) -> None:
         folder = session.folder.path
         kept = f"; the last good state is in {folder / CHECKPOINTS}" if folder is not None else ""
         way_out = f"start again with a smaller {option('lr')} or {option('precision', 'fp32')}"
-        if not session.distiller.step_count:  # the rate has had no part in it
+        if not session.distiller.step_count:  # at the first step, the learning rate has had no effect
             way_out = f"look at the images and the encoder, or start again with {option('precision', 'fp32')}"
         raise NonFiniteLossError(f"{error}{kept}; {way_out}") from None
     session.history.losses.append(loss)
@@ -314,7 +314,7 @@ def _quick_accuracy(encoder: Encoder, images: Tensor, labels: Tensor, test: Feat
 
 
 # ---------------------------------------------------------------------------------------------------
-# Finish: the set, with what it was asked to take along
+# Finish: the set and its extras
 
 
 def _finish(session: _Session) -> DistilledSet:
@@ -322,7 +322,7 @@ def _finish(session: _Session) -> DistilledSet:
     record = replace(
         with_history(task.record, session.history),
         finished=True,
-        micro_batch=tuple(memory.size for memory in distiller.memory),  # "auto" went by the memory that was free
+        micro_batch=tuple(memory.size for memory in distiller.memory),  # "auto" depended on free memory
         skipped=session.skipped,
     )
     synthetic, labels = distiller.images().float().cpu(), distiller.labels.cpu()
@@ -350,7 +350,7 @@ def _finish(session: _Session) -> DistilledSet:
 
 
 def _kept_statistics(session: _Session) -> list[ClassStatistics]:
-    """The statistics of each encoder's real features, to keep in the run."""
+    """The statistics of each encoder's real features, to be kept in the run."""
     task, config, path = session.task, session.task.config, session.folder.path
     if task.data.train is None:
         return list(task.data.statistics)

@@ -83,7 +83,7 @@ def make_distiller(
     own = team.share(len(labels))
     canvas = _empty_canvas(config, own.stop - own.start, _canvas_size(config, encoders), encoders[0].device)
     if fill:
-        others = () if isinstance(canvas, Canvas) else (Exception,)  # of a canvas of the user's own
+        others = () if isinstance(canvas, Canvas) else (Exception,)  # a user's own canvas may raise anything
         with explained(f"canvas {config.canvas.kind!r} cannot be given its starting values", *others):
             _fill(canvas, config, encoders, banks[0], train, own, base, progress)
         if others:
@@ -122,7 +122,7 @@ def _fill(
 
 def _empty_canvas(config: DistillConfig, count: int, size: int, device: torch.device) -> AnyCanvas:
     options, make = config.canvas, CANVASES.load(config.canvas.kind)
-    # Values, their gradients and Adam's two moments, of a pyramid of levels.
+    # Values, gradients and Adam's two moments, in float32; a pyramid has 4/3 of the values of its largest level.
     needed = count * 3 * size**2 * 4 * 4 * 4 // 3
     if needed > total_memory():
         raise UserError(
@@ -161,7 +161,7 @@ def _check_rendering(canvas: AnyCanvas, kind: str) -> None:
     if not in_range:
         raise UserError(f"canvas {kind!r} renders values outside [0, 1]; end with a sigmoid or a clamp")
     with explained(f"canvas {kind!r} lets no gradient through", Exception, hint="leave out .detach() and rounding"):
-        # Not the plain sum: that of images which are normalised is constant.
+        # Not the plain sum, which is constant for normalised images.
         gradients = torch.autograd.grad((image * uneven_like(image)).sum(), leaves, allow_unused=True)
         if not any(gradient is not None and bool(gradient.any()) for gradient in gradients):
             raise RuntimeError("it is zero")
