@@ -259,7 +259,7 @@ def transfer_accuracy(transfer: TransferMatrix, fingerprints: Sequence[str]) -> 
 def _correlated(
     metrics: Mapping[str, Array], transfer: TransferMatrix, encoders: Sequence[Space], seed: int
 ) -> tuple[TransferCorrelation | None, str | None]:
-    """Rank correlations of the metrics with transfer, or ``None``, and why something is missing."""
+    """Rank correlations of the metrics with transfer, or ``None``; and the reasons if something is missing."""
     accuracy, relative = transfer_accuracy(transfer, [encoder.fingerprint for encoder in encoders])
     np.fill_diagonal(accuracy, math.nan)
     known = ~np.isnan(accuracy)
@@ -379,7 +379,7 @@ def _pool(encoders: Sequence[str | EncoderConfig | Encoder]) -> EncoderPool:
 
 
 def _compared(features: Sequence[Array], k: int, progress: bool) -> tuple[dict[str, Array], Array]:
-    """The metrics (E, E) of every pair, and `cka_chance`; neighbours and bases are computed once an encoder."""
+    """The metrics (E, E) of every pair, and `cka_chance`; neighbours and bases are computed once per encoder."""
     count = len(features)
     features = checked(*features)
     near = [nearest(f, k) for f in features]

@@ -53,9 +53,9 @@ PAIRS = "audit-pairs.png"
 RARE = 0.05
 """Share of photos that are as near to another photo as a suspect is to its nearest."""
 
-_REFERENCE = 200  # photos whose own nearest photo is looked up
+_REFERENCE = 200  # photos whose own nearest photo is searched for
 _PICTURED = 25  # synthetic images in the picture of pairs
-_SMALL = 112  # pixels of an image there
+_SMALL = 112  # side of an image in that picture, in pixels
 _BATCH = 64
 
 CANNOT = (
@@ -405,7 +405,7 @@ def audit(
 
 @dataclass(frozen=True)
 class _Space:
-    """A way of measuring likeness (see `Measure`), with the synthetic images and the photos in its form."""
+    """A measure of likeness (see `Measure`), with the synthetic images and the photos in the form it needs."""
 
     says: str
     visible: bool
@@ -415,7 +415,7 @@ class _Space:
 
 
 def _feature_space(distilled: DistilledSet, encoder: Encoder, bank: FeatureBank) -> _Space:
-    """Features minus the photos' mean; those of an encoder that made the set are similar by design."""
+    """Features minus the photos' mean. With an encoder that made the set, they are similar by design."""
     mean = bank.centre.mean(dim=0)
     says = f"features of {encoder.name} at {encoder.input_size} px"
     visible = not distilled.run.made_with(encoder.fingerprint)
@@ -441,7 +441,7 @@ def _shadow_config(distilled: DistilledSet, encoder: Encoder, steps: int | None)
 
 
 def _photo_thumbnails(encoder: Encoder, train: LabelledImages, indices: Tensor, progress: bool) -> Tensor:
-    """Thumbnails (N, 32, 32) of the centre crops that the features are of."""
+    """Thumbnails (N, 32, 32) of the same centre crops as the features."""
 
     def load(index: int) -> Tensor:
         return encoder.centre_view(load_again(train, index), 64)
@@ -457,7 +457,7 @@ def _photo_thumbnails(encoder: Encoder, train: LabelledImages, indices: Tensor, 
 def _compare(
     spaces: dict[str, _Space], names: Sequence[str], seed: int, progress: bool
 ) -> tuple[dict[str, Measure], dict[str, list[Match]], dict[str, Near]]:
-    """Look up every synthetic image and some photos, by every measure."""
+    """Find the nearest photos of every synthetic image and of some photos, by every measure."""
     generator = torch.Generator().manual_seed(seed_of(seed, Stream.AUDITED_PHOTOS))
     some = torch.randperm(len(names), generator=generator)[:_REFERENCE]
     measures, matches, found = {}, {}, {}
@@ -519,7 +519,7 @@ def _stored(distilled: DistilledSet, folder: Path | None) -> tuple[Stored, ...]:
 def _save(
     result: Audit, out: Path, distilled: DistilledSet, encoder: Encoder, train: LabelledImages, rows: dict[str, Tensor]
 ) -> None:
-    """Write the record, its picture, and the pairs: the most suspect images first."""
+    """Write the record, its picture, and the picture of pairs, the most suspect images first."""
     images, titles = [], []
     for i in result.by_suspicion()[:_PICTURED]:
         images.append(_shrunk(distilled.images[i]))

@@ -1,7 +1,7 @@
 """Does a model look at the background? Accuracy per group, and what distilled images resemble in feature space.
 
 Data with known groups have a class and a background for each image. The training images tie them together, the test
-images do not. A probe that leans on the background then fails on the groups that are rare in training.
+images do not. A probe that relies on the background then fails on the groups that are rare in training.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ class BiasReport(Analysis):
             by_encoder.setdefault(entry.encoder.fingerprint, []).append(entry)
         if len(by_encoder) < 3:
             return None
-        worst, lean = [], []  # each with the full data's worst group
+        worst, lean = [], []  # pairs, each with the full data's worst group
         for some in by_encoder.values():
             full = statistics.fmean(entry.accuracy.full.worst_group for entry in some)
             worst.append((statistics.fmean(entry.accuracy.distilled.worst_group for entry in some), full))
@@ -155,7 +155,7 @@ class BiasReport(Analysis):
         If the groups do not fit next to each other, each entry has its own table with one row per number.
         """
         entries = self._ranked
-        groups = self.groups if len(self.groups) <= _GROUP_COLUMNS else []  # more are in bias.json alone
+        groups = self.groups if len(self.groups) <= _GROUP_COLUMNS else []  # more are only in bias.json
         note = self._how()
         accuracy = wide_table(entries, groups, width, note) or [narrow_table(entry, groups, note) for entry in entries]
         looked_at = [entry for entry in entries if entry.resemblance is not None]
@@ -176,7 +176,7 @@ class BiasReport(Analysis):
         return [self.entries[i] for i in self.ranking["worst_group"]]
 
     def _how(self) -> str:
-        """What the numbers are means of."""
+        """What the numbers are averaged over."""
         found = []
         if self.protocol.seeds > 1:
             found.append(
@@ -384,7 +384,7 @@ def _usual(train: LabelledImages, backgrounds: Sequence[str]) -> tuple[Usual, ..
 
 
 def _pairs(pool: EncoderPool, own: Sequence[EncoderConfig], runs: int) -> Iterator[tuple[Encoder, int]]:
-    """Every encoder with the indices of the runs that it examines: each run's own, or all with all."""
+    """Pairs of an encoder and the index of a run that it examines: each run's own, or all with all."""
     if own:
         return ((pool.add(config), number) for number, config in enumerate(own))
     return ((encoder, number) for encoder in pool for number in range(runs))

@@ -161,7 +161,7 @@ def bias_of(
         means = class_means(bank.centre, bank.labels, bank.num_classes)
         baseline["class_means"] = resemblance(directions, means, torch.arange(bank.num_classes))
         baseline["medoids"] = resemblance(directions, bank.centre[rows], bank.labels[rows])
-    rows_of = {**_ROWS, "distilled": scores.context.set_name}  # real images that were saved have another name
+    rows_of = {**_ROWS, "distilled": scores.context.set_name}  # saved real images have another name
     by_group = {key: _group_scores(scores[row, probe], usual, names) for key, row in rows_of.items()}
     overlap = directions.overlap if directions else None
     about = EncoderAbout.of(encoder)
@@ -169,7 +169,7 @@ def bias_of(
 
 
 def _group_scores(row: Row, usual: dict[str, str], backgrounds: Sequence[str]) -> GroupScores:
-    """Scores by group of a row of `evaluate`; ``usual`` names each class's usual background."""
+    """Scores by group from a row of `evaluate`; ``usual`` names each class's usual background."""
     per_seed = [s.groups or {} for s in row.scores]
     groups = {name: statistics.fmean(one[name] for one in per_seed) for name in per_seed[0]}
     effects = []
@@ -206,7 +206,7 @@ def wide_table(entries: Sequence[BiasEntry], groups: Sequence[str], width: int, 
     columns = [first, *(group.replace("/", "/\n") for group in groups), *others]
     widths = [max(cell_len(f"  {row}") for row in _ROWS.values())]
     widths += [max(len("-100.0"), *map(cell_len, column.split("\n"))) for column in columns]
-    if sum(widths) + 3 * len(widths) + 1 > width:  # a blank on both sides of each column, and the lines
+    if sum(widths) + 3 * len(widths) + 1 > width:  # with a blank on both sides of each column, and the lines
         return []
     rows: list[tuple[str, ...]] = []
     sections = []

@@ -20,8 +20,8 @@ INHERITED = ("inherited", "procrustes", "low-rank")
 AVERAGE = "average"
 CANDIDATES = (*SCRATCH, *INHERITED, AVERAGE)
 
-_EVERY = 4  # every fourth view is the one that cross-validation fits on
-_POWERS = 16.0  # of e, that a temperature may be
+_EVERY = 4  # cross-validation fits on every fourth view
+_POWERS = 16.0  # largest exponent of e for a temperature
 
 Linear = tuple[Array, Array]
 """Weight (C, d) and bias (C,)."""
@@ -46,7 +46,7 @@ class Lesson:
         return _mean([self._behind(name, head, source) for head, source in self.teachers])
 
     def _behind(self, name: str, head: Linear, source: Array) -> Linear:
-        """The head W* of an old encoder behind a projector to its features, as one linear classifier."""
+        """A projector to an old encoder's features, followed by that encoder's head W*, as one linear classifier."""
         if name == "inherited":
             probe = InheritedProbe(*head).fit_views(self.target, self.labels, source)
             return probe.coef_, probe.intercept_
@@ -72,7 +72,7 @@ class Lesson:
 
 
 def _mean(heads: Sequence[Linear]) -> Linear:
-    """The classifier whose logits are the mean of the given ones'."""
+    """The classifier whose logits are the mean of the given classifiers' logits."""
     return sum(head[0] for head in heads) / len(heads), sum(head[1] for head in heads) / len(heads)  # type: ignore[return-value]
 
 
@@ -107,6 +107,6 @@ def temperature(head: Linear, logistic: Linear, lesson: Lesson) -> float:
     def excess(power: float) -> float:
         return sure(logits / np.exp(power)) - wanted
 
-    if excess(-_POWERS) <= 0 or excess(_POWERS) >= 0:  # all logits are the same
+    if excess(-_POWERS) <= 0 or excess(_POWERS) >= 0:  # e.g. all logits are equal
         return 1.0
     return float(np.exp(brentq(excess, -_POWERS, _POWERS)))

@@ -29,10 +29,10 @@ from ..store.records import Count, write_record
 from ..store.run_record import ImagesRecord
 
 NOTE = "Synthetic data made by probedistill compose: foregrounds pasted on backgrounds, not photographs of scenes."
-_SIDE_SHARE = (0.5, 0.75)  # of the foreground in the picture's side
-_CROP_SHARE = (0.7, 1.0)  # of a background's short side
-_CONTRAST = 4.0  # of the luminance masks: a quarter of full brightness (darkness) is opaque
-_SOFT_EDGE = 0.15  # of the round mask's radius
+_SIDE_SHARE = (0.5, 0.75)  # foreground's longer side / picture's side
+_CROP_SHARE = (0.7, 1.0)  # crop's side / background's short side
+_CONTRAST = 4.0  # of luminance masks: a quarter of full brightness (or darkness) is opaque
+_SOFT_EDGE = 0.15  # share of the round mask's radius
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def compose(
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"out {str(out)!r} is not an empty folder; choose another one")
-    if out.resolve() == Path.cwd():  # it comes in one piece, by a renaming
+    if out.resolve() == Path.cwd():  # the finished folder is renamed to it
         raise UserError(f"out {str(out)!r} is the folder that you are in; name a new one")
     check_writable(out)
     front = _classes(foregrounds, 2, progress)
@@ -130,7 +130,7 @@ def compose(
 
 
 def _classes(images: str | ImagesConfig, count: int, progress: bool) -> tuple[LabelledImages, LabelledImages]:
-    """Training and test images of the classes that are named, else of the first ``count``."""
+    """Training and test images of the named classes, else of the first ``count`` classes."""
     config = ImagesConfig(images=images) if isinstance(images, str) else images
     train, test = load_splits(config, progress=progress)
     if config.classes is not None:
@@ -173,7 +173,7 @@ def _plan_test(front: LabelledImages, back: LabelledImages, config: ComposeConfi
     supply = [_endless(back, b, config.seed) for b in range(classes)]
     for label in range(classes):
         for i, index in enumerate(_shuffled(front, label, config.seed)[:count]):
-            for background in range(classes):  # the same object at the same place on every background
+            for background in range(classes):  # the same object in the same place on every background
                 yield _Picture("test", label, background, index, next(supply[background]), (1, label, i))
 
 
@@ -183,7 +183,7 @@ def _shuffled(images: LabelledImages, label: int, seed: int) -> list[int]:
 
 
 def _endless(images: LabelledImages, label: int, seed: int) -> Iterator[int]:
-    """The originals of a class, repeated: a small source is cropped again each time."""
+    """Repeat the originals of a class without end: a small source is cropped differently each time."""
     order = _shuffled(images, label, seed)
     while True:
         yield from order
@@ -217,7 +217,7 @@ def _write(
             name = f"{picture.split}/{class_folders[picture.label]}/{scene_name}_{number:05d}.png"
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             image.save(folder / name)
-            # A folder of images is read with its folders' names as classes; these may be escaped.
+            # Class names as they will be read: the names of folders, which may be escaped.
             rows.append((name, class_folders[picture.label], back.class_names[picture.background]))
             bar.advance()
     with (folder / "groups.csv").open("w", encoding="utf-8", newline="") as file:
@@ -225,14 +225,14 @@ def _write(
 
 
 def _cropped(scene: Image.Image, size: int, rng: np.random.Generator) -> Image.Image:
-    """A random square of the scene, (size, size)."""
+    """Cut a random square from the scene and resize it to (size, size)."""
     side = max(1, round(min(scene.size) * rng.uniform(*_CROP_SHARE)))
     left, top = (int(rng.integers(0, length - side + 1)) for length in scene.size)
     return scene.resize((size, size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))
 
 
 def _pasted(thing: Image.Image, scene: Image.Image, mask: str, rng: np.random.Generator) -> Image.Image:
-    """The object at a random place in the scene."""
+    """Paste the object at a random place in the scene."""
     if mask == "round":
         side = min(thing.size)
         left, top = ((length - side) // 2 for length in thing.size)

@@ -17,13 +17,13 @@ SIDE = 32
 NEIGHBOURS = 50
 """Nearest photos that the nearest one is compared with."""
 
-_WINDOW = 24  # pixels of the part that is moved over a photo
+_WINDOW = 24  # side of the part that is moved over a photo, in pixels
 _SHIFTS = (-4, -2, 0, 2, 4)  # pixels
 _SCALES = (0.8, 0.9, 1.0, 1.1, 1.25)
 _GREY = torch.tensor([0.299, 0.587, 0.114])
-_BLOCK = 2048  # photos at a time
-_PATCH, _STRIDE = 8, 4  # pixels: the square windows of the SSIM paper, every fourth
-_C1, _C2 = 0.01**2, 0.03**2  # the SSIM paper's, for values in [0, 1]
+_BLOCK = 2048  # photos per block
+_PATCH, _STRIDE = 8, 4  # pixels: the SSIM paper's windows, at every fourth position
+_C1, _C2 = 0.01**2, 0.03**2  # the SSIM paper's constants, for values in [0, 1]
 
 Distances = Callable[[Tensor, Tensor], Tensor]
 """(queries (q, …), photos (N, …)) → distances (q, N)."""
@@ -56,7 +56,7 @@ def pixel_distances(queries: Tensor, photos: Tensor) -> Tensor:
 
 
 def _moved(queries: Tensor) -> Tensor:
-    """Every query as each of T moves shows it, (q, T, 24 · 24), standardised."""
+    """Every query under each of T moves, (q, T, 24 · 24), standardised."""
     share = _WINDOW / SIDE
     moves = [
         [[mirror * scale * share, 0.0, 2 * x / SIDE], [0.0, scale * share, 2 * y / SIDE]]
@@ -73,7 +73,7 @@ def _moved(queries: Tensor) -> Tensor:
 
 
 def _standard(values: Tensor) -> Tensor:
-    """Rows of mean 0 and length 1; a row without contrast is 0, and correlates with nothing."""
+    """Rows with mean 0 and length 1; a row without contrast becomes 0 and correlates with nothing."""
     values = values - values.mean(dim=-1, keepdim=True)
     length = values.norm(dim=-1, keepdim=True)
     return torch.where(length > 1e-3, values / length.clamp_min(1e-3), torch.zeros_like(values))
@@ -98,7 +98,7 @@ def structure_distances(queries: Tensor, photos: Tensor) -> Tensor:
 
 
 def _windows(images: Tensor) -> Tensor:
-    """The windows of thumbnails of standard brightness and contrast, (W, n, 64)."""
+    """The windows (W, n, 64) of thumbnails, after standardising brightness and contrast."""
     flat = images.float().flatten(1)
     level = 0.5 + 0.2 * (flat - flat.mean(dim=1, keepdim=True)) / flat.std(dim=1, keepdim=True).clamp_min(1e-3)
     windows: Tensor = F.unfold(level.view(-1, 1, SIDE, SIDE), _PATCH, stride=_STRIDE)  # (n, 64, W)

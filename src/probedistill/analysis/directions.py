@@ -14,7 +14,7 @@ from ..features.classes import class_means
 from ..store.records import Meta
 
 Cosine = Annotated[float, Meta(ge=-1 - 1e-9, le=1 + 1e-9)]
-ROUNDING = 1e-9  # cosines this near to 0 are 0: otherwise rounding errors would make a share of 0 or 1
+ROUNDING = 1e-9  # smaller cosines count as 0: otherwise rounding errors would give a share of 0 or 1
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def usual_backgrounds(labels: Tensor, backgrounds: Tensor, num_classes: int, num
         num_classes, num_backgrounds: C and B.
     """
     counts = _group_counts(labels, backgrounds, num_classes, num_backgrounds)
-    # share − share times (images of the class) · (all images): whole numbers, so that ties are ties
+    # difference of shares × images of the class × all images: whole numbers, so that ties are exact
     return (counts * counts.sum() - counts.sum(1, keepdim=True) * counts.sum(0)).argmax(1)
 
 

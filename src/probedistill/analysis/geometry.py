@@ -36,7 +36,7 @@ from .statistics import ClassTest, class_test, p_in_words
 DRAWN_CLASSES = 30
 DRAWN_IMAGES = 2000
 
-_NEIGHBOUR_SAMPLE = 2000  # real images whose own neighbours are looked up: the baseline costs no more than that
+_NEIGHBOUR_SAMPLE = 2000  # real images whose own neighbours are searched for: limits the cost of the baseline
 
 Kind = Literal["real", "medoid", "synthetic"]
 KINDS: tuple[Kind, ...] = ("synthetic", "medoid", "real")
@@ -96,7 +96,7 @@ def describe_classes(
         return [None if math.isnan(mean) else mean for mean in means]
 
     def places(points: Tensor, y: Tensor, rows: Tensor | None = None) -> list[Place]:
-        """The mean place of each class's points; ``rows`` says which real images they are, if they are such."""
+        """The mean place of each class's points; ``rows`` are their indices if they are real images."""
         found = {name: by_class(values, y) for name, values in reference.place(points, y, rows=rows).items()}
         if rows is everything:
             points, y, rows = points[sample], y[sample], sample
@@ -213,7 +213,7 @@ class Geometry(Analysis):
 
     @property
     def _too_few(self) -> str:
-        """A sentence if there are too few classes: the smallest p of the signed-rank test is that of equal signs."""
+        """A sentence if there are too few classes: the signed-rank test's p is smallest if all signs are equal."""
         count = len(self.classes)
         least = 2 / 2**count
         if least <= 0.05:
@@ -232,7 +232,7 @@ class Geometry(Analysis):
     def _plane(self) -> Figure:
         points, labels = self.points, np.array(self.points.labels)
         kinds, groups = np.array(points.kinds), []
-        for kind, marker in _MARKERS.items():  # the large markers last, on top
+        for kind, marker in _MARKERS.items():  # large markers last, so that they are on top
             for place, c in enumerate(self.drawn):
                 (here,) = np.nonzero((kinds == kind) & (labels == c))
                 title = f"{kind} · {self.classes[c].name}"
@@ -389,7 +389,7 @@ def _projection(
     mine = torch.isin(synthetic_labels, drawn)
     features = torch.cat([real[thinned], real[medoid_rows], synthetic[mine]])
     real_rows = [*thinned.tolist(), *medoid_rows.tolist()]
-    # Rounding may have left a share of 1 + 1e-7, and zero variance NaN.
+    # Rounding can give a share of 1 + 1e-7, and zero variance NaN.
     first, second = np.clip(np.nan_to_num(np.asarray(plane.explained_variance_ratio_, np.float64)), 0, 1).tolist()
     counts: dict[Kind, int] = {"real": len(thinned), "medoid": len(medoid_rows), "synthetic": int(mine.sum())}
     return Projection(

@@ -106,7 +106,7 @@ def read_groups(path: Path | str, attributes: Sequence[str] = ("background",)) -
         absent = next((name for name, cell in cells.items() if not cell), None)
         if absent is not None:
             raise UserError(f"{where}, line {number}: no {absent}; fill it in")
-        # Accents in one form, as in the names of images: a file written on another system may have the other.
+        # Accents in one form, as in the names of images: a file from another system may use the other form.
         name = unicodedata.normalize("NFC", cells["file"].replace("\\", "/").removeprefix("./"))
         if name in values:
             twice.append(name)

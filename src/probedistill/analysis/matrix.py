@@ -169,11 +169,11 @@ class TransferMatrix(Analysis):
         return sets + self.baseline_rows(probe)
 
     def _cells(self, mean: Array, std: Array) -> tuple[str, ...]:
-        """Means with their deviation over evaluation seeds, if there are several."""
+        """Means, with their deviation if there are several evaluation seeds."""
         return tuple(map(percent, mean, std)) if self.protocol.seeds > 1 else tuple(map(percent, mean))
 
     def _framed(self, probe: int) -> NDArray[np.bool_]:
-        """(rows, T): whether a cell is a set on one of its own encoders."""
+        """(rows, T): whether a cell is for a set on one of its own encoders."""
         baselines = np.zeros((len(self.baseline_rows(probe)), len(self.targets)), dtype=bool)
         return np.concatenate([self.same, baselines])
 

@@ -230,7 +230,7 @@ class Shadows:
     def scores(self, number: int, members: Mask) -> Tensor:
         """Distil a shadow set and score every photo, (3, N)."""
         rows = torch.from_numpy(np.flatnonzero(members))
-        seed = seed_of(self.seed, Stream.SHADOW_HALVES, number, 1) % 2**31  # the attacker does not know the run's
+        seed = seed_of(self.seed, Stream.SHADOW_HALVES, number, 1) % 2**31  # the attacker does not know the run's seed
         inner = [None if deep is None else deep.select(rows) for deep in self.inner]
         distiller = make_distiller(
             replace(self.config, seed=seed), [self.encoder], [self.bank.select(rows)], self.train, inner=inner
@@ -326,7 +326,7 @@ def _check_halves(shadows: Shadows) -> None:
 
 
 def _say_cost(left: int, seconds: float, minutes: float | None) -> None:
-    """Say how long it will take, once the first set has been timed."""
+    """Print how long it will take, once the first set has been timed."""
     whole = left * seconds
     limit = f", stopping after {minutes:g} min" if minutes is not None and 60 * minutes < whole else ""
     each = f"{left} shadow sets, about {duration(seconds)} each"
@@ -338,7 +338,7 @@ def _path(folder: Path, number: int) -> Path:
 
 
 def _read(folder: Path | None, number: int, key: str) -> Tensor | None:
-    """Scores that are kept already, without torn ones and those of other settings."""
+    """Scores from an earlier call; ``None`` if they are torn or were made with other settings."""
     if folder is None or not _path(folder, number).exists():
         return None
     try:

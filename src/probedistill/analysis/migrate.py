@@ -36,14 +36,14 @@ from .similarity import linear_cka
 AUTO = "auto"
 
 VIEWS = 20
-_DRAWS = 20_000  # of the simulated accuracy: 0.3 points of sampling error
+_DRAWS = 20_000  # for the simulated accuracy: a sampling error of 0.3 points
 
 CROSSING = {
     "ridge": -0.37, "logistic": -0.46, "inherited": -0.33, "procrustes": -0.47, "low-rank": -0.48, "average": -0.27
 }  # fmt: skip
 """What crossing to an encoder that the images were not made for costs, in logits of accuracy, candidate by candidate.
 Measured by benchmarks/migrate.py; docs/over-time.md has how good the forecast was where it was not measured."""
-_HALF = 0.5  # of the fall in cross-validated accuracy that is seen in the accuracy on photos, both in logits
+_HALF = 0.5  # share of a fall in cross-validated accuracy that accuracy on photos shows, both in logits
 
 _KNOWN_FROM = {
     "evaluate": "measured by evaluate",
@@ -260,7 +260,7 @@ def migrate(
             with; statistics of different classes.
     """
     distilled = as_set(distilled)
-    if distilled.soft_labels is None:  # they tell of classes without an image
+    if distilled.soft_labels is None:  # soft labels also cover classes without an image
         check_each_class(distilled, "a head")
     check_encoder(encoder)
     _check(candidate, measured, encoder, old)
@@ -311,7 +311,7 @@ def _check(candidate: str, measured: float | None, encoder: Encoder, old: Sequen
 
 
 def _check_sources(distilled: DistilledSet, old: Sequence[Encoder], statistics: Sequence[ClassStatistics]) -> None:
-    """Refuse an old encoder of which nothing is known: neither is the set its own, nor are any statistics."""
+    """Refuse an old encoder about which nothing is known: it made neither the set nor any statistics."""
     made_with = distilled.run.encoders
     for one in old:
         known = distilled.run.made_with(one.fingerprint) or _of_encoder(statistics, one) is not None
@@ -324,7 +324,7 @@ def _check_sources(distilled: DistilledSet, old: Sequence[Encoder], statistics: 
 
 
 # ---------------------------------------------------------------------------------------------------
-# What the candidates are fitted on
+# The data on which candidates are fitted
 
 
 @dataclass
@@ -338,7 +338,7 @@ class _Teacher:
 
     @classmethod
     def of(cls, encoder: Encoder, distilled: DistilledSet, statistics: Sequence[ClassStatistics]) -> _Teacher:
-        """The set's own head, else that of statistics."""
+        """With the set's own head, else with a head from statistics."""
         stored, how = distilled.head, "stored"
         if stored is None or stored.fingerprint != encoder.fingerprint:
             own = _of_encoder(statistics, encoder)
@@ -421,7 +421,7 @@ def _anchor(
     measured: float | None,
     seed: int,
 ) -> Anchor | None:
-    """How good the set is on the first old encoder of which that is known."""
+    """The set's accuracy on the first old encoder for which it is known."""
     source, on_the_way = distilled.run.source, distilled.run.accuracy
     for teacher in teachers:
         own = replace(lesson, target=teacher.views, teachers=[])
@@ -459,10 +459,10 @@ def simulated_accuracy(head: Linear, statistics: ClassStatistics, *, seed: int =
 
 
 def _forecast(name: str, anchor: Anchor | None, cross_validated: float, lesson: Lesson) -> float | None:
-    """The accuracy that is to be expected of a candidate on photos."""
+    """The accuracy to expect of a candidate on photos."""
     if anchor is None:
         return None
-    least = 0.5 / (len(lesson.labels) * len(lesson.target))  # a share of so many trials is not known to be 0 or 1
+    least = 0.5 / (len(lesson.labels) * len(lesson.target))  # with so many trials, a share is never known to be 0 or 1
 
     def safe(share: float) -> float:
         return float(logit(min(max(share, least), 1 - least)))
@@ -472,7 +472,7 @@ def _forecast(name: str, anchor: Anchor | None, cross_validated: float, lesson: 
 
 
 def _choice(candidates: Sequence[Candidate]) -> str:
-    """The candidate with the best forecast; without forecasts the one that crossing costs least."""
+    """The candidate with the best forecast; without forecasts, the one that loses least by crossing."""
     return max(candidates, key=lambda one: (one.forecast or 0.0, CROSSING[one.name])).name
 
 

@@ -15,7 +15,7 @@ from ..store.records import Share
 from .base import Array
 from .copies import share_below
 
-_BLOCK = 512  # rows of a distance matrix at a time
+_BLOCK = 512  # rows of a distance matrix per block
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class RealReference:
             raise ValueError(f"every one of the {num_classes} classes needs at least 2 real images")
         self.labels, self.num_classes = labels, num_classes
         self.mean = features.double().mean(dim=0)
-        self.features = features - self.mean.to(features)  # short vectors: distances lose fewer digits
+        self.features = features - self.mean.to(features)  # short vectors lose fewer digits in distances
         self.means = class_means(self.features.double(), labels, num_classes)
         self._own = self._distances(self.features, labels, left_out=True)
         self._norms = class_means(self._norm(self.features)[:, None], labels, num_classes)[:, 0]
@@ -86,7 +86,7 @@ class RealReference:
         distance, _, margin = raw
         of_class = [torch.from_numpy(rows) for rows in rows_of_labels(self.labels.numpy(), self.num_classes)]
         typical = torch.stack([self._own[0][of].median() for of in of_class])[labels]
-        typical[typical == 0] = math.nan  # most of the class's images are the same: it has no unit of length
+        typical[typical == 0] = math.nan  # most images of the class are equal, so it has no unit of length
         result = {"margin": margin, "relative_margin": margin / typical, "distance_ratio": distance / typical}
         result["norm_ratio"] = self._norm(points) / self._norms[labels]
         names = ("distance_quantile", "angle_quantile", "margin_quantile")

@@ -27,8 +27,8 @@ from ..store.run_record import RunRecord, differs, read_run, runs_below
 from ..text import and_more
 
 _Value = TypeVar("_Value")
-_MOST_NAMED = 12  # runs in a sentence
-_FEW = 3  # distillation seeds that a table of a paper has at least
+_MOST_NAMED = 12  # runs named in a sentence
+_FEW = 3  # least number of distillation seeds for a table in a paper
 _OF_EACH_ROW = (*OF_EACH_SET, "encoder", "augment")
 """What scores of two rows may differ in: the settings of the rows tell."""
 
@@ -107,12 +107,12 @@ class Runs(Result):
 
     @property
     def _settings(self) -> list[str]:
-        """Names of the settings that are not the same in every group."""
+        """Names of the settings that differ between groups."""
         return list(dict.fromkeys(name for group in self.groups for name in group.settings))
 
     @property
     def _scored(self) -> dict[tuple[str, str], str]:
-        """(Encoder, probe) of every score → what tables call it, with the encoder above if there are several."""
+        """(Encoder, probe) of every score → its column heading, with the encoder above if there are several."""
         scored = dict.fromkeys((a.encoder, a.probe) for group in self.groups for a in group.accuracies)
         several = len({encoder for encoder, _ in scored}) > 1
         return {(encoder, probe): f"{encoder}\n{probe}" if several else probe for encoder, probe in scored}
@@ -207,7 +207,7 @@ def collect_runs(folder: Path | str) -> Runs:
             warnings.warn(f"{error}; it is left out", stacklevel=2)
     if not runs:
         raise UserError(f"folder {str(folder)!r} contains no runs; give the folder that distill wrote its runs to")
-    # Other classes of the same photos are other photos: the column of classes tells that.
+    # Other classes of the same source are other photos, which the column "classes" already shows.
     named = Counter((classes, name) for classes, name, _ in {one for run in runs.values() for one in _named(run)})
     ambiguous = {one for one, digests in named.items() if digests > 1}
     settings = {name: _settings(run, ambiguous) for name, run in runs.items()}
@@ -267,13 +267,13 @@ def _settings(run: RunRecord, ambiguous: Set[_Named]) -> dict[str, str]:
         found["continues from"] = run.base.name
     if run.export is not None:
         found["export"] = run.export.format
-    for not_a_setting in ("seed", "micro_batch", "also"):  # encoders are named above
+    for not_a_setting in ("seed", "micro_batch", "also"):  # "also" names encoders, which are listed above
         found.pop(not_a_setting, None)
     return found
 
 
 def _by_seed(seeds: Sequence[int | None], values: Sequence[_Value]) -> list[list[_Value]]:
-    """The values of each seed, in order."""
+    """The values for each seed, in order."""
     found: dict[int | None, list[_Value]] = {}
     for seed, value in zip(seeds, values, strict=True):
         found.setdefault(seed, []).append(value)
@@ -283,16 +283,16 @@ def _by_seed(seeds: Sequence[int | None], values: Sequence[_Value]) -> list[list
 def _accuracies(
     folder: Path, seeds: Mapping[str, int | None], first_of_all: dict[str, tuple[str, Context]]
 ) -> tuple[Accuracy, ...]:
-    """What was scored in some of these runs; scores that no mean can be taken of are left out with a warning.
+    """The scores of these runs; scores that cannot be averaged with the others are left out with a warning.
 
     Args:
         folder: The folder of all runs.
         seeds: Run → seed.
-        first_of_all: For each encoder how the first run of another row was scored, and which: there is a warning if
-            these were scored otherwise. Those that are not there are added.
+        first_of_all: Encoder → the first run of an earlier row, and how it was scored. There is a warning if these
+        runs were scored otherwise. Missing encoders are added.
     """
     found: dict[tuple[str, str], dict[str, float]] = {}
-    first: dict[str, tuple[str, Context]] = {}  # of each encoder, and whose
+    first: dict[str, tuple[str, Context]] = {}  # encoder → run, and how it was scored
     for name in seeds:
         for path in sorted(results_folder(folder / name).glob(EVALUATIONS)):
             try:

@@ -72,7 +72,7 @@ class SourceSet:
         return [] if head is None else [head.weight, head.bias]
 
     def _digest(self, *tensors: torch.Tensor | None) -> str:
-        """SHA-256 of tensors, and of the class names that their rows or labels are numbered by."""
+        """SHA-256 of tensors, and of the class names, which give their rows and labels a meaning."""
         digest = hashlib.sha256(json.dumps(self.distilled.class_names).encode())
         for tensor in tensors:
             digest.update(b"none" if tensor is None else f"{tuple(tensor.shape)}".encode() + tensor.numpy().tobytes())

@@ -151,7 +151,7 @@ def basis_of(a: Array) -> tuple[Array, Array]:
     """Orthonormal U (n, r) and squared singular values (r,) of centred features."""
     in_samples = len(a) <= a.shape[1]
     values, vectors = np.linalg.eigh(a @ a.T if in_samples else a.T @ a)
-    kept = values > 1e-10 * max(values[-1], np.finfo(np.float64).tiny)  # less than any penalty would leave
+    kept = values > 1e-10 * max(values[-1], np.finfo(np.float64).tiny)  # smaller ones vanish under any penalty
     values, vectors = values[kept], vectors[:, kept]
     return (vectors if in_samples else a @ vectors / np.sqrt(values)), values
 
@@ -163,8 +163,8 @@ def mapped(u: Array, squares: Array, b: Array) -> float:
         return 0.0
     projected = u.T @ b  # (r, d_B)
     energy = np.sum(projected**2, axis=1)
-    # What U cannot show is exactly nothing when it spans all n − 1 directions. Sums of small parts, not differences of
-    # large ones: with a weak penalty both residual and 1 − leverage are nearly 0.
+    # If U spans all n − 1 directions, the part of B outside U is exactly 0. Add up small parts instead of subtracting
+    # large numbers: with a weak penalty both the residual and 1 − leverage are almost 0.
     spans = len(squares) == n - 1
     outside = np.zeros_like(b) if spans else b - u @ projected
     free = np.zeros(n) if spans else 1 - 1 / n - np.sum(u**2, axis=1)

@@ -22,7 +22,7 @@ DRAWN = 9999
 """Orders that are drawn for more things."""
 
 _RESAMPLES = 9999
-_EXACT_SIGNS = 100  # differences whose signed-rank test is exact
+_EXACT_SIGNS = 100  # most differences for an exact signed-rank test
 
 Orders = NDArray[np.int64]
 
@@ -139,7 +139,7 @@ def permuted(
 
 
 def _centred_ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Ranks minus their mean: whole or half numbers, so that sums of products are exact and ties are ties."""
+    """Ranks minus their mean. They are multiples of ½, so sums of products, and hence ties, are exact."""
     return rankdata(values, axis=-1) - (values.shape[-1] + 1) / 2
 
 
@@ -186,8 +186,8 @@ def signed_rank_test(differences: NDArray[np.float64]) -> float:
         return 1.0
     if len(differences) > _EXACT_SIGNS:
         return float(wilcoxon(differences, method="approx").pvalue)
-    ranks = np.rint(2 * rankdata(np.abs(differences))).astype(int)  # twice: ties have ranks that end in one half
-    chance = np.zeros(ranks.sum() + 1)  # of each sum of the positive ranks
+    ranks = np.rint(2 * rankdata(np.abs(differences))).astype(int)  # doubled, because ties have half ranks
+    chance = np.zeros(ranks.sum() + 1)  # probability of each sum of positive ranks
     chance[0] = 1.0
     for rank in ranks:
         chance /= 2

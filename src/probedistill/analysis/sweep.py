@@ -155,7 +155,7 @@ class _Planned:
 def _planned(
     config: DistillConfig, seeds: Sequence[int] | None, grid: Mapping[str, Sequence[Any]], out: Path
 ) -> Iterator[_Planned]:
-    """A run for each point of the grid and each seed, in this order."""
+    """Yield a run for each point of the grid and each seed, in this order."""
     seeds = [config.seed] if seeds is None else list(plain(seeds))
     if not seeds:
         raise UserError("seeds is empty; give at least one")
@@ -175,7 +175,7 @@ def _planned(
 
 
 def _values(name: str, given: Sequence[Any]) -> list[Any]:
-    """The values of an option, of its type."""
+    """The values of an option, converted to its type."""
     kind, given = _type_of(name), plain(given)
     if isinstance(given, str) or not isinstance(given, Sequence) or not given:
         raise UserError(f"grid {name!r} needs values, not {given!r}; give some, such as [1, 2]")
@@ -191,7 +191,7 @@ def _values(name: str, given: Sequence[Any]) -> list[Any]:
 
 
 def _type_of(name: str) -> Any:
-    """The type of an option, which may be one of a part."""
+    """The type of an option, which may be nested."""
     first, _, inner = name.partition(".")
     if first in _NOT_IN_A_GRID:
         raise UserError(f"grid {first!r} cannot be varied; {_NOT_IN_A_GRID[first]}")
@@ -207,7 +207,7 @@ def _type_of(name: str) -> Any:
 
 
 def _with(config: DistillConfig, point: Mapping[str, Any]) -> DistillConfig:
-    """The config with some options changed. What it does not set follows the preset of its new method."""
+    """The config with some options changed; options that it does not set follow the preset of its new method."""
     changes: dict[str, Any] = {}
     for name, value in point.items():
         first, _, inner = name.partition(".")
@@ -239,7 +239,7 @@ def _point_name(point: Mapping[str, Any]) -> str:
     is_readable = all(plain[option] == text.replace(", ", "--") for option, text in written.items())
     if is_readable and len(name) <= _LONGEST_NAME:
         return name
-    return f"{name[:_LONGEST_NAME]}-{digest_of(repr(written).encode())[:8]}"  # no two points share it
+    return f"{name[:_LONGEST_NAME]}-{digest_of(repr(written).encode())[:8]}"  # unique for each point
 
 
 def _check(one: _Planned, run: RunConfig, *, without_images: bool) -> None:
@@ -250,7 +250,7 @@ def _check(one: _Planned, run: RunConfig, *, without_images: bool) -> None:
         check_without_images(settled)
     RunFolder(one.folder, resume=not run.overwrite, overwrite=run.overwrite).check()
     if (one.folder / RUN).exists() and not run.overwrite:
-        before = read_run(one.folder).config  # with the weights written out; distill compares them
+        before = read_run(one.folder).config  # always with encoder weights; distill compares them
         check_settings(one.folder, replace(before, encoder_weights=settled.encoder_weights), settled)
 
 
@@ -319,6 +319,6 @@ def _encoder(given: str | EncoderConfig | Encoder, config: DistillConfig) -> Enc
 
 
 def _left(started: float, made: int, to_do: int) -> str:
-    """How long the rest takes, going by the runs of this call, if that is over a minute."""
+    """How long the rest will take, judging by the runs of this call, if that is over a minute."""
     seconds = (time.monotonic() - started) / max(made, 1) * to_do
     return f", about {duration(seconds)} left" if made and seconds >= 60 else ""

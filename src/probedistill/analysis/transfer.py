@@ -119,7 +119,7 @@ def transfer(
 
 
 class _Bench:
-    """The sets, the targets and the protocol of one matrix: which cells it has, and how one is scored."""
+    """The sets, the targets and the protocol of one matrix: which cells it has, and how each is scored."""
 
     def __init__(
         self,
@@ -136,7 +136,7 @@ class _Bench:
         self.images_per_class, self._encoders, self._features = images_per_class, encoders, features
         self._medoids: dict[str, FeatureBank] = {}
         self._heads = tuple(need_head(config.probes))
-        encoders.room = 2 if self._heads else 1  # a source beside the target
+        encoders.room = 2 if self._heads else 1  # probes behind a head need the source encoder, too
         names = display_names([*encoders.described, *(vars(entry) for held in sets for entry in held.encoders)])
         self.targets = tuple(
             EncoderAbout(names[entry["fingerprint"]], entry["fingerprint"], entry["input_size"])
@@ -217,11 +217,11 @@ class _Bench:
                 self._medoids[source] = bank.select(medoids(bank, self.images_per_class))
                 if source not in {target.fingerprint for target in self.targets}:
                     self._features.release(encoder)
-            del encoder  # otherwise it would be in memory beside the next
+            del encoder  # frees its memory before the next one is loaded
         return [cell for cell in cells if cell.source not in absent]
 
     def _source_encoder(self, held: SourceSet) -> Encoder:
-        """The encoder that a set was distilled with: one of the targets, else as its config.yaml describes it.
+        """The encoder that a set was distilled with: one of the targets, else the one in its config.yaml.
 
         Raises:
             UserError: No such file, it may not be followed (`own_encoder`), or it describes another encoder.
@@ -251,22 +251,22 @@ class _Bench:
     def score_target(self, cells: Sequence[Cell], kept: Kept) -> None:
         """Score the cells of one target; each is saved as soon as it is known."""
         self._say_cost(cells)
-        self._fill_banks(cells)  # with a bar of its own; the cells find the features in the store
+        self._fill_banks(cells)  # has its own bar; the cells then find the features in the store
         name = f"probes on {self.targets[cells[0].target].name}"
         with ProgressBar(name, len(cells), enabled=self._features.progress) as bar:
             for cell in cells:
                 probes = kept.missing(cell)
-                if probes:  # the same set twice has been scored by now
+                if probes:  # empty if an equal cell has been scored meanwhile
                     kept.add(cell, self._score(cell, probes))
                     with kept.shared() as folder:
                         if folder is not None:
                             self.matrix(kept.cells, finished=False).write(folder)
                 bar.advance(note=cell.kind)
-        # Memory holds the real features of one target at a time.
+        # Keep the real features of only one target in memory.
         self._features.release(self._encoders[cells[0].target])
 
     def _say_cost(self, cells: Sequence[Cell]) -> None:
-        """Say how long the encoder of one target will take for some cells, if that is over a minute."""
+        """Print how long the encoder of one target will take for some cells, if that is over a minute."""
         encoder, store, kinds = self._encoders[cells[0].target], self._features, {cell.kind for cell in cells}
         passes = store.passes_of(encoder, self.test)
         if kinds & {"random", "full"}:
@@ -295,7 +295,7 @@ class _Bench:
             self._features.of(encoder, self.train, views=self.config.full_views, augment=self.augment)
 
     def _score(self, cell: Cell, probes: Sequence[str]) -> Scores:
-        """Top-1 accuracies of every seed, by `evaluate`."""
+        """Top-1 accuracy for every seed, by `evaluate`."""
         if cell.kind == "centroids":
             return self._score_medoids(cell, probes)
         protocol = {f.name: getattr(self.config, f.name) for f in fields(EvaluateConfig)}
@@ -315,7 +315,7 @@ class _Bench:
         return {r.probe: [s.top1 for s in r.scores] for r in result.rows if r.name == row}
 
     def _score_medoids(self, cell: Cell, probes: Sequence[str]) -> Scores:
-        """As `_score`, of the medoids of a source that need not be loaded, in the views of `evaluate`."""
+        """As `_score`, for the medoids of a source whose encoder need not be loaded, with the views of `evaluate`."""
         encoder, store = self._encoders[cell.target], self._features.quiet()
         held, (train, test) = self.sets[cell.rows[0]], self._photos_of(cell)
         bank = self._medoids[cell.source].labelled(train)
@@ -334,14 +334,14 @@ class _Bench:
         return {trial.probe: [s.top1 for s in scorer.row(images, trial).scores] for trial in scorer.trials(images)}
 
     def _photos_of(self, cell: Cell) -> tuple[LabelledImages, LabelledImages]:
-        """Training and test images of a cell: of real images behind a head, with the classes in its order."""
+        """Training and test images of a cell; for real images behind a head, with the classes in the head's order."""
         if cell.kind == "distilled" or not cell.inherits:
             return self.train, self.test
         names = self.sets[cell.rows[0]].distilled.class_names
         return self.train.with_classes(names), self.test.with_classes(names)
 
     def matrix(self, cells: dict[str, Scores], *, finished: bool) -> TransferMatrix:
-        """What has been scored so far."""
+        """The matrix of what has been scored so far."""
         seen = dict.fromkeys(probe for cell in self.cells for probe in cells.get(cell.key, {}))
         probes = tuple(p for asked in self.config.probes for p in seen if p == asked or p.startswith(f"{asked},"))
         mean, std = (
@@ -379,7 +379,7 @@ class _Bench:
     def _rows_of(
         self, cells: Mapping[str, Scores], heads: Mapping[str, str]
     ) -> Iterator[tuple[Cell, str, list[float]]]:
-        """Scores by cell and probe; those on full real data stand in for probes behind a head, too."""
+        """Yield scores by cell and probe; scores on full real data also stand in for probes behind a head."""
         for cell in self.cells:
             for probe, scores in cells.get(cell.key, {}).items():
                 yield cell, probe, scores
@@ -387,7 +387,7 @@ class _Bench:
                     yield from ((cell, head, scores) for head, other in heads.items() if other == probe)
 
     def _in_place(self, probes: Sequence[str]) -> dict[str, str]:
-        """Probes behind a head → those that full real data are scored with in their place."""
+        """Probe behind a head → the probe that replaces it on full real data."""
         found = {}
         for head in self._heads:
             for probe in probes:
@@ -397,6 +397,6 @@ class _Bench:
 
     @property
     def _kinds(self) -> list[str]:
-        """The baselines of a matrix; random images behind heads are a separate one."""
+        """The baselines of a matrix; random images behind heads are a separate baseline."""
         inherited = bool(self._heads) and "random" in self.config.baselines
         return [*self.config.baselines, *([RANDOM_INHERITED] if inherited else [])]
