@@ -53,7 +53,7 @@ def facts(runs: Sequence[ShownRun]) -> tuple[list[tuple[str, str]], list[list[tu
 
 def _state(run: ShownRun) -> list[tuple[str, str]]:
     state = "finished" if run.finished else "not finished"
-    if run.progress.steps:  # nothing is optimised in a set of real images, or of another program
+    if run.progress.steps:  # sets of real images, and imported sets, have no steps
         state += f": {run.progress.reached()}, {duration(run.progress.seconds)}"
     found = [("state", state)]
     if run.pixels is not None:

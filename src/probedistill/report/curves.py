@@ -13,9 +13,9 @@ from ..text import counted
 from .gather import ShownRun
 from .watch import bucket_means
 
-_POINTS = 500  # of a loss curve
+_POINTS = 500  # points of a loss curve
 _TABLE_ROWS = 12
-_MOST_TOLD = 6  # runs that a sentence tells of
+_MOST_TOLD = 6  # runs that a sentence names
 
 
 def loss_curve(run: ShownRun) -> Figure | None:

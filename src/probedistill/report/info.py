@@ -21,10 +21,10 @@ from ..store.run_record import BEGINNINGS, ImagesRecord, RunRecord
 from ..text import counted, duration
 from .watch import read_run_in
 
-_MOST_CLASSES = 12  # that are named
+_MOST_CLASSES = 12  # classes that are named
 _ELSEWHERE = ("method", "preset", "aim", "steps", "seed", "also", "encoder_weights", "micro_batch")
 """Settings that have their own row in the table, or that change no result."""
-_SHOWN = ("classes", "input_size", "precision")  # of images and encoders
+_SHOWN = ("classes", "input_size", "precision")  # options of images and encoders
 
 
 def run_info(folder: Path | str) -> Table:
@@ -85,11 +85,11 @@ def _named(images: ImagesRecord) -> str:
 
 
 def _changed(run: RunRecord) -> str:
-    """The settings that are not the defaults of the run's method and preset."""
+    """The settings that differ from the defaults of the run's method and preset."""
     config = run.config
     if run.made_elsewhere or run.baseline is not None or run.parts:
         return ""
-    # A method of one's own has the same defaults under any name, also where its package is not installed.
+    # All users' own methods have the same defaults, so this also works if the method's package is not installed.
     method = config.method if config.method in METHODS.built_in else f"{OWN}{config.method}"
     usual = DistillConfig.of(method=method, preset=config.preset, aim=config.aim).resolve()
     return _words(config.to_dict(), usual.to_dict(), leave_out=_ELSEWHERE)
@@ -107,7 +107,7 @@ def _of_config_file(folder: Path) -> dict[str, str]:
 
 
 def _words(values: Mapping[str, Any], usual: Mapping[str, Any], leave_out: tuple[str, ...]) -> str:
-    """Options that are not as usual, as they are named on the command line: ``layers 3, canvas.init real``."""
+    """Options that differ from ``usual``, with their names on the command line: ``layers 3, canvas.init real``."""
     flat, others = flattened(values), flattened(usual)
     return ", ".join(
         f"{name} {_word(value)}" for name, value in flat.items() if name not in leave_out and others.get(name) != value
@@ -121,7 +121,7 @@ def _word(value: Any) -> str:
 
 
 def _history(run: RunRecord) -> list[tuple[str, str]]:
-    """How the set came from other sets."""
+    """How the set was made from other sets."""
     rows = []
     if run.parts:
         lines = [

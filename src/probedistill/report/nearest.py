@@ -55,7 +55,7 @@ def _nearest(folder: Path, store: FeatureStore) -> tuple[tuple[RealImage, ...], 
     encoder = load_encoder(encoder_config(str(path)))
     _check_same(distilled, train, encoder, path)
     config = distilled.run.config
-    bank = replace(store, strict=images.strict).of(  # as for the run, so that its features are found in the cache
+    bank = replace(store, strict=images.strict).of(  # with the run's options, so that its features are in the cache
         encoder, train, views=config.real_view_count, augment=config.augment, seed=config.seed
     )
     rows = _rows(bank, encode(encoder, distilled.images), distilled.labels)
@@ -77,8 +77,8 @@ def _check_same(distilled: DistilledSet, train: LabelledImages, encoder: Encoder
 def _rows(bank: FeatureBank, features: Tensor, labels: Tensor) -> Tensor:
     """Rows of the nearest real images of the same class for each of m features, int64 (m, `NEIGHBOURS` or fewer).
 
-    `neighbours` uses no real image twice, so an image that occurs three times gets its three nearest. Images of the
-    same class are passed one by one, so that they may share a neighbour.
+    `neighbours` uses no real image twice, so repeating an image three times gives its three nearest. Images of the same
+    class are passed in separate calls, so that they may share a neighbour.
     """
     rows = torch.empty(len(labels), min(NEIGHBOURS, int(torch.bincount(bank.labels).min())), dtype=torch.int64)
     turn = _occurrence(labels)
@@ -105,7 +105,7 @@ def _images_config(path: Path) -> ImagesConfig:
 
 
 def _occurrence(labels: Tensor) -> Tensor:
-    """For each label, how many equal ones come before it, int64 (m,)."""
+    """For each label, how many equal labels come before it, int64 (m,)."""
     seen: dict[int, int] = {}
     turns = []
     for label in labels.tolist():

@@ -43,11 +43,11 @@ from .pictures import Sheets, pack
 from .scores import class_scores, headline, own_first, score_table
 
 _HERE = Path(__file__).parent
-_LARGEST_CELL = 224  # pixels of a distilled image in the page
-_SNAPSHOTS = 24  # of an evolution
+_LARGEST_CELL = 224  # largest side of a distilled image in the page, in pixels
+_SNAPSHOTS = 24  # snapshots in an evolution
 _MOST_CLASSES_NAMED = 8
 _MOST_RUNS_NAMED = 5  # in the title
-_MOST_ON_WALL = (24, 12)  # classes of one run, and of several; the others are folded away
+_MOST_ON_WALL = (24, 12)  # classes for one run, and for several; the others are folded away
 
 
 def write_report(
@@ -115,7 +115,7 @@ def write_report(
 
 @cache
 def _template(jinja2: Any) -> Any:
-    """The page's template, compiled by the package of this name."""
+    """The page's template, compiled by the package jinja2."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_HERE / "templates"), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, finalize=_shown,
@@ -129,7 +129,7 @@ def _template(jinja2: Any) -> Any:
 
 @dataclass
 class _Section:
-    """A run as the template shows it."""
+    """A run in the form that the template shows."""
 
     run: ShownRun
     key: str
@@ -188,7 +188,7 @@ def _page(
 
 
 def _wall(sections: list[_Section]) -> list[dict[str, Any]]:
-    """For each class, the first image of each run: (run's key, image's number, whether its start is known)."""
+    """For each class, the first image of each run: the run's key, the image's index, whether its start is known."""
     rows = []
     for name in sections[0].run.class_names:
         cells: list[dict[str, Any] | None] = []
@@ -202,10 +202,10 @@ def _wall(sections: list[_Section]) -> list[dict[str, Any]]:
 
 
 def _different(runs: list[ShownRun], kind: type[Analysis], given: Analysis | None) -> list[Analysis]:
-    """Results of a kind that compare runs or encoders, each once, and the one that was named."""
+    """All different results of a kind that compares runs or encoders, the one that the user named included."""
     found = [] if kind.of_one_run else [result for run in runs for result in run.results[kind.kind]]
     every = [*([given] if given is not None else []), *found]
-    # Of equal ones the last place counts: a result that is in the folder of a run, too, stays with the others of it.
+    # Of equal results the last one stays: a named result that is also in a run's folder stays with that run's others.
     return list({json.dumps(as_plain(result)): result for result in reversed(every)}.values())[::-1]
 
 
@@ -231,7 +231,7 @@ def _section(run: ShownRun, key: str, kinds: Mapping[str, type[Analysis]], progr
 
 
 def _images(run: ShownRun) -> list[dict[str, Any]]:
-    """The class, the title and the accuracy of each image's class."""
+    """For each image its class, its title, and the accuracy on its class."""
     labels, scores = run.labels.tolist(), class_scores(run)
     of_class, counts = Counter(labels), Counter[int]()
     images = []
@@ -244,7 +244,7 @@ def _images(run: ShownRun) -> list[dict[str, Any]]:
 
 
 def _snapshots(run: ShownRun) -> list[tuple[int, str]]:
-    """The sprites as they are in their files, once it is known that they are images."""
+    """The unchanged content of the files of sprites, after checking that they are images."""
     kept = [run.evolution[i] for i in spread(len(run.evolution), _SNAPSHOTS)]
     found = []
     for step, path in kept:
@@ -284,7 +284,7 @@ def _classes(names: Sequence[str]) -> str:
 
 
 def _first(names: Sequence[str], most: int, letters: int) -> Sequence[str]:
-    """The first of some names: at most so many, of so many letters together, and at least one."""
+    """The first names: at most so many, with at most so many letters in all, and at least one."""
     lengths = accumulate(len(name) for name in names)
     return names[: max(1, min(most, sum(length <= letters for length in lengths)))]
 
@@ -294,18 +294,18 @@ def _first(names: Sequence[str], most: int, letters: int) -> Sequence[str]:
 
 
 def _csv_address(table: Table) -> str:
-    """The table as the address of a CSV file that a link in the page saves."""
-    content = base64.b64encode(f"\ufeff{table.csv()}".encode()).decode()  # the mark tells spreadsheets: UTF-8
+    """The table as a data URL, for a link in the page that saves a CSV file."""
+    content = base64.b64encode(f"\ufeff{table.csv()}".encode()).decode()  # spreadsheets need the mark to read UTF-8
     return f"data:text/csv;charset=utf-8;base64,{content}"
 
 
 def _file_name(text: str) -> str:
-    """A text as the name of a file to save: letters, digits and hyphens."""
+    """Make the name of a file to save from a text: letters, digits and hyphens."""
     return re.sub(r"[^\w]+", "-", text).strip("-")[:80] or "table"
 
 
 def _shown(value: Any) -> Any:
-    """How the template prints a value: text from data is escaped."""
+    """Prepare a value for the template: text from data is escaped."""
     return printable(value, lines=True) if isinstance(value, str) and not hasattr(value, "__html__") else value
 
 

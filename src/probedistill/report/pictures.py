@@ -11,7 +11,7 @@ from PIL import Image
 
 from ..machine.progress import ProgressBar
 
-_SHEET = 1120  # pixels; larger ones take long to decode, smaller ones make the page longer
+_SHEET = 1120  # pixels; larger sheets take long to decode, smaller ones make the page longer
 _QUALITY = 82
 
 
@@ -42,7 +42,7 @@ def pack(count: int, picture: Callable[[int], Image.Image], cell: int, *, progre
             here = range(start, min(start + per_sheet, count))
             sheet = Image.new("RGB", (min(columns, len(here)) * cell, -(-len(here) // columns) * cell))
             for place, i in enumerate(here):
-                image = picture(i).resize((cell, cell), Image.Resampling.LANCZOS)  # a copy if it is of that size
+                image = picture(i).resize((cell, cell), Image.Resampling.LANCZOS)
                 sheet.paste(image, (place % columns * cell, place // columns * cell))
             file = io.BytesIO()
             sheet.save(file, format="WEBP", quality=_QUALITY)

@@ -68,7 +68,7 @@ def score_table(runs: Sequence[ShownRun]) -> ScoreTable:
 def headline(run: ShownRun) -> str:
     """The result of a run in a sentence; empty without scores."""
     for evaluation, ours in _own_rows(run):
-        # Full real data are scored by what takes the place of a probe that needs images.
+        # On full real data, a probe that needs images is replaced by `on_features`.
         same = (FULL_REAL, ours.on_features or ours.probe)
         full = next((row for row in evaluation.rows if (row.name, row.probe) == same), None)
         article = "an" if ours.probe[:1] in "aeiou" else "a"
@@ -87,7 +87,7 @@ def class_scores(run: ShownRun) -> dict[str, str]:
 
 
 def _own_rows(run: ShownRun) -> Iterator[tuple[Evaluation, Row]]:
-    """The rows of the run's own images, each with its evaluation, in the order of `own_first`."""
+    """Rows for the run's own images, each with its evaluation, in the order of `own_first`."""
     return ((one, row) for one in own_first(run) for row in one.rows if row.name == one.context.set_name)
 
 

@@ -1,4 +1,4 @@
-"""Follow a run in the terminal while it is under way; only ever reads the run's folder.
+"""Follow a running distillation in the terminal; only ever reads the run's folder.
 
 What is shown comes from ``RUN/progress.json``, and from ``RUN/run.json`` when the run is finished.
 """
@@ -104,7 +104,7 @@ def read_progress(folder: Path | str) -> Progress:
         return Progress("waiting")
     run = read_run(folder)
     if run.finished:
-        # A set may come without its losses; what was not distilled has no steps.
+        # A set may lack its losses, and a set that was not distilled has no steps.
         distilled = run.baseline is None and not run.made_elsewhere and not run.parts
         steps = len(run.losses) or (run.config.steps if distilled else 0)
         return Progress("finished", steps, steps, tuple(run.losses), tuple(run.accuracy), run.seconds)
@@ -131,18 +131,18 @@ def read_run_in(folder: Path) -> RunRecord:
 
 
 def _no_run(folder: Path) -> UserError:
-    """The error for a folder that is not that of a run, with the newest run in it."""
+    """The error for a folder that is not a run, with the newest run inside it."""
     inside = sorted(folder.glob(f"*/{RUN}"), key=os.path.getmtime)
     such = f", such as {str(inside[-1].parent)!r}" if inside else ""
     return UserError(f"{str(folder)!r} holds no run; give the folder of a run{such}")
 
 
 def _aged(progress: Progress, path: Path) -> Progress:
-    """The progress with the age of the file that it was read from."""
+    """Add the age of the file from which the progress was read."""
     now = time.time()
     try:
         written = path.stat().st_mtime
-    except OSError:  # removed meanwhile: it has just finished
+    except OSError:  # removed meanwhile: the run has just finished
         written = now
     return replace(progress, quiet=max(0.0, now - written), written=written, ahead=max(0.0, written - now))
 
@@ -179,7 +179,7 @@ def watch(folder: Path | str) -> None:
 
 
 def _not_there_yet(folder: Path) -> str:
-    """What is waited for, with the runs of nearly this name: it may be misspelt, or looked for in another place."""
+    """Say which run is awaited, and which runs have similar names: the user may have misspelt it."""
     place = Path(os.path.abspath(folder))
     beside = [run.parent.name for run in place.parent.glob(f"*/{RUN}")]
     near = [repr(str(folder.parent / name)) for name in difflib.get_close_matches(place.name, beside, n=2, cutoff=0.5)]
@@ -188,7 +188,7 @@ def _not_there_yet(folder: Path) -> str:
 
 
 def _until_finished(folder: Path, progress: Progress) -> Iterator[Progress]:
-    """Yield the run's progress again and again. Time stamps may be of another clock, so only changes count."""
+    """Yield the run's progress again and again. Its time stamps may use another clock, so only changes count."""
     yield progress
     seen, since, has_changed = progress, time.monotonic(), False
     while progress.state != "finished":
@@ -201,7 +201,7 @@ def _until_finished(folder: Path, progress: Progress) -> Iterator[Progress]:
 
 
 def _known_for(progress: Progress, seconds: float) -> Progress:
-    """The progress of a run that has been silent for so long, or for longer if its files are older."""
+    """The progress of a run that has been silent for at least this long, or longer if its files are older."""
     return progress if progress.state == "waiting" else replace(progress, quiet=max(progress.quiet, seconds))
 
 
@@ -232,7 +232,7 @@ def _view(folder: Path, progress: Progress, encoding: str = "utf-8") -> Group:
 
 
 def _text(text: str, encoding: str) -> Text:
-    """Text that is shown literally, with names escaped."""
+    """Text to be shown literally, with names escaped."""
     return Text(encodable(printable(text), encoding))
 
 

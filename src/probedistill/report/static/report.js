@@ -15,13 +15,13 @@
   }
   at("theme").addEventListener("click", () => {
     chosen = document.documentElement.dataset.theme === "dark" ? "light" : "dark";
-    try { localStorage.setItem("theme", chosen); } catch { /* then it holds for this visit */ }
+    try { localStorage.setItem("theme", chosen); } catch { /* then only for this visit */ }
     applyTheme();
   });
   system.addEventListener("change", applyTheme);
   applyTheme();
 
-  // The rest waits for the end of the file: observers at work while it is being read would slow the reading.
+  // The rest waits for the end of the file: observers would slow down parsing.
   document.addEventListener("DOMContentLoaded", () => {
     const data = JSON.parse(at("data").textContent);
     const idle = window.requestIdleCallback || ((work) => setTimeout(work, 50));
@@ -41,7 +41,7 @@
       pen.imageSmoothingQuality = "high";
       pen.drawImage(bitmap, x, y, cell, cell, 0, 0, side, side);
     }
-    /** Draw cell `index` of a run's sheets, unless `wanted` says by then that nobody waits for it any more. */
+    /** Draw cell `index` of a run's sheets, unless `wanted` says by then that it is no longer needed. */
     async function drawCell(canvas, key, what, index, wanted = () => true) {
       const { cell, columns, perSheet } = data[key][what];
       const bitmap = await sheet(`${key}-${what}-${Math.floor(index / perSheet)}`);
@@ -53,7 +53,7 @@
       for (const entry of entries) if (entry.isIntersecting) { near.unobserve(entry.target); entry.target.draw(); }
     }, { rootMargin: "500px" });
 
-    /** Canvases that wait for a sheet: sheet's id → [canvas, place in the sheet, run's key]. */
+    /** Canvases waiting for a sheet: sheet's id → [canvas, place in the sheet, run's key]. */
     const waiting = new Map();
     function wait(canvas, key, index) {
       const { perSheet } = data[key].sheets, id = `${key}-sheets-${Math.floor(index / perSheet)}`;
@@ -109,7 +109,7 @@
       });
     }
 
-    // What is never scrolled to is drawn in idle time, so that the page prints whole.
+    // Pictures that are never scrolled to are drawn in idle time, so that the whole page can be printed.
     const drawNext = () => {
       const [id] = waiting.keys();
       if (id) drawSheet(id).then(() => idle(drawNext));
@@ -118,7 +118,7 @@
     idle(drawNext);
 
     for (const link of all(".sheet")) {
-      // The address is as long as the sheet: the page holds it once until it is asked for.
+      // A data URL is as long as its sheet, so the page holds it only once, until it is needed.
       link.addEventListener("click", () => { link.href = `data:image/webp;base64,${at(link.dataset.sheet).textContent}`; });
     }
 
@@ -144,7 +144,7 @@
         said.textContent = step.toLocaleString("en");
         const bitmap = await sprite(key, number);
         if (number !== Number(slider.value)) return;
-        const width = place.clientWidth || at("main").clientWidth;  // a hidden run is drawn too: it may be printed
+        const width = place.clientWidth || at("main").clientWidth;  // draw hidden runs, too: they may be printed
         const cell = spriteCell(bitmap, evolution), gap = Math.max(2, Math.round(cell / 28));
         const columns = Math.min(evolution.count, Math.max(4, Math.min(10, Math.floor(width / 84))));
         canvas.width = columns * (cell + gap) - gap;
@@ -234,7 +234,7 @@
         drawCell(canvas, key, "near", index * run.near.names[index].length + i);
       });
       const cards = shownCards(key);
-      // Not `disabled`: the button that was just pressed would lose the focus, and with it the arrow keys.
+      // Not `disabled`: the pressed button would lose the focus, and then arrow keys would not work.
       at("viewer-back").setAttribute("aria-disabled", String(cards.indexOf(index) <= 0));
       at("viewer-next").setAttribute("aria-disabled", String(cards.indexOf(index) === cards.length - 1));
     }
@@ -283,7 +283,7 @@
     });
     if (tabs.length) choose(tabs[0]);
 
-    // ---- print: all of it
+    // ---- print everything
 
     let restore = [];
     addEventListener("beforeprint", () => {
@@ -304,7 +304,7 @@
       button.addEventListener("click", async () => {
         try {
           await navigator.clipboard.writeText(text.textContent);
-        } catch {  // not allowed here: select it for the reader to copy
+        } catch {  // not allowed here: select the text, so that the reader can copy it
           getSelection().selectAllChildren(text);
           label.textContent = document.execCommand("copy") ? "Copied" : "Press Ctrl-C";
           return;
