@@ -72,7 +72,7 @@ def _run(tokens: list[str]) -> int:
         return _ran(tokens)
     except Exception as error:
         if is_out_of_memory(error):
-            what = first_line(error).split(" GPU ")[0]  # CUDA goes on with whose memory is whose, and advice
+            what = first_line(error).split(" GPU ")[0]  # CUDA adds details and advice
             return _fail(f"{_OUT_OF_MEMORY} ({what})", 1)
         reason = of_a_variable(error)
         if reason is None:
@@ -83,7 +83,7 @@ def _run(tokens: list[str]) -> int:
 def _ran(tokens: list[str]) -> int:
     try:
         app.meta(tokens, exit_on_error=False, print_error=False, result_action="return_value")
-        sys.stdout.flush()  # here, where a closed pipe or a full disk is caught
+        sys.stdout.flush()  # flush here, so that a closed pipe or a full disk is handled below
     except UserError as error:
         return _fail(" ".join(str(error).split()), 2)
     except cyclopts.CycloptsError as error:
@@ -96,11 +96,11 @@ def _ran(tokens: list[str]) -> int:
             where = "; if you repeat it, the demo starts from the beginning"
         return _fail(f"stopped{where}", 128 + stop.signal, kind="")
     except KeyboardInterrupt as error:
-        # What a command has cached is reused the next time, and so are rows if it saves them.
+        # Cached features are reused the next time, and so are saved rows.
         way_on = "; repeat the command to continue" if keeps_features(tokens) else ""
         return _fail(f"stopped{way_on}", 128 + number_of(error), kind="")
     except (BrokenPipeError, SystemExit) as stop:
-        # rich, which prints tables and help, leaves by SystemExit(1) when the reader has gone.
+        # rich, which prints tables and help, raises SystemExit(1) if the pipe is closed.
         if isinstance(stop, SystemExit) and not isinstance(stop.__context__, BrokenPipeError):
             raise
         to_nowhere(sys.stdout)
@@ -108,9 +108,9 @@ def _ran(tokens: list[str]) -> int:
     except OSError as error:
         if is_out_of_memory(error):
             raise
-        if error.filename is not None:  # a path that somebody gave, and that was first looked at here
+        if error.filename is not None:  # a path from the user that nothing checked before
             return _fail(f"{error.filename!r} cannot be used: {error.strerror}; check the path", 2)
-        if error.errno == errno.ENOENT and "temporary directory" in str(error):  # Python's tempfile, asked by a library
+        if error.errno == errno.ENOENT and "temporary directory" in str(error):  # from tempfile, in a library
             return _fail("no writable folder for temporary files; set TMPDIR to one", 2)
         if error.errno not in _UNWRITABLE:
             raise

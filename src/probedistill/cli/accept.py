@@ -33,6 +33,6 @@ def accept(path: Path) -> None:
         distilled = DistilledSet.load(path)
         if (path / PREVIEW).is_file():
             save_preview(path, distilled)
-        for step, _ in read_evolution(path)[-1:]:  # which shows the images as they are
+        for step, _ in read_evolution(path)[-1:]:  # the last sprite shows the final images
             save_sprite(path, step, distilled.images)
     show(*(f"accepted: {name}" for name in changed) if changed else ("nothing has changed",))

@@ -31,20 +31,20 @@ if TYPE_CHECKING:
 
 
 def _strictly(type_: Any, tokens: Any) -> Any:
-    """Convert words as cyclopts does, but without rounding: 2.5 is not a whole number, and 0.001 is a float in
+    """Convert words as cyclopts does, but never round: 2.5 is not a whole number, and 0.001 is a float in
     ``int | float | bool | str``. Paths may begin with ``~``, which a shell does not expand in ``--out=~/x``."""
 
     def leaf(kind: Any, word: Any) -> Any:
         value = getattr(word, "value", word)
         if kind is Path and value:
             return at_home(Path(value))
-        if kind is Path:  # which Python takes for the current folder
+        if kind is Path:  # Python would take "" for the current folder
             raise ValueError("the path is empty; give one, or leave the option out")
         return int(value) if kind is int else cyclopts.convert(kind, (word,))
 
     try:
         return cyclopts.convert(type_, tokens, converter=leaf)
-    except NotImplementedError as error:  # a file's list that is longer than any of a union's types
+    except NotImplementedError as error:  # a list in a file is longer than any type of the union
         words = " ".join(str(getattr(token, "value", token)) for token in tokens)
         raise ValueError(f"{words!r} has {len(tokens)} values, which is too many") from error
 
@@ -57,9 +57,9 @@ app = App(
     "Each run's folder has a config.yaml that repeats the run.",
     help_format="markdown",
     help_formatter=Help(),
-    # Lists take several words (--probes ridge sgd); an --empty-LIST for each would only lengthen the help.
+    # Lists take several words (--probes ridge sgd); no --empty-LIST flags, which would only lengthen the help.
     default_parameter=Parameter(consume_multiple=True, negative_iterable=(), converter=_strictly),
-    suppress_keyboard_interrupt=False,  # main says "stopped"
+    suppress_keyboard_interrupt=False,  # main reports "stopped"
 )
 app.meta.suppress_keyboard_interrupt = False
 app["--help"].group = "Help"
@@ -92,7 +92,7 @@ Probes = Annotated[list[str], Parameter(alias="--probe")]
 
 Command = TypeVar("Command", bound=Callable[..., None])
 _taken: dict[str, tuple[type, ...]] = {}
-_own: dict[str, set[str]] = {}  # options of a command that are in none of its configs
+_own: dict[str, set[str]] = {}  # options of a command that are not in its configs
 
 
 def command(*parts: type) -> Callable[[Command], Command]:
@@ -139,7 +139,7 @@ def show(*what: Any) -> None:
     if not speaks():
         return
     for one in what:
-        is_result = hasattr(one, "tables")  # a `Result`, whose module is too heavy to import for a look
+        is_result = hasattr(one, "tables")  # a `Result`, without importing its heavy module
         if _output.json and (is_result or isinstance(one, Table)):
             _print_json(one)
         elif _output.quiet:
@@ -151,7 +151,7 @@ def show(*what: Any) -> None:
         elif isinstance(one, str):
             console().print(Text(printable(one, lines=True)), soft_wrap=True, highlight=False)
         else:
-            if isinstance(one, Table):  # a file and a pipe have room for every table
+            if isinstance(one, Table):  # in a file or a pipe, tables may have any width
                 one = one.fitting(console().width) if sys.stdout.isatty() else one.rich()
             console().print(one, soft_wrap=True, highlight=False)
 
@@ -211,7 +211,7 @@ def _with_config(
         tokens = (*tokens, "--no-progress")
     tokens, encoder = _without_encoder_file(tokens)
     with trusting(trust):
-        # In the order of precedence, below the flags themselves.
+        # In order of precedence, after the flags themselves.
         files = [] if encoder is None else [_encoder_source(encoder, tokens)]
         if config is not None:
             files.append(_yaml_source(config, tokens, has_encoder=encoder is not None))
@@ -220,7 +220,7 @@ def _with_config(
 
 
 def _without_encoder_file(tokens: Sequence[str]) -> tuple[tuple[str, ...], str | None]:
-    """Split a command line into the words without ``--encoder FILE.yaml``, and that file; ``None`` if there is none."""
+    """Split ``--encoder FILE.yaml`` from a command line: the other words, and the file or ``None``."""
     if EncoderConfig in _taken.get(tokens[0] if tokens else "", ()):
         for index, (flag, value) in enumerate(pairwise((*tokens, ""))):
             name, _, joined = flag.partition("=")
@@ -231,7 +231,7 @@ def _without_encoder_file(tokens: Sequence[str]) -> tuple[tuple[str, ...], str |
 
 
 def _encoder_source(file: str, tokens: Sequence[str]) -> Any:
-    """Return a cyclopts config source: the options of an encoder from a file of its own."""
+    """Return a cyclopts config source: the options of an encoder from a separate file."""
     return cyclopts.config.Dict({tokens[0]: without_none(encoder_fields(file))}, source=file)
 
 
@@ -244,7 +244,7 @@ def _yaml_source(path: Path, tokens: Sequence[str], *, has_encoder: bool = False
         has_encoder: Whether a separate file describes the encoder; encoder options in this file are then ignored.
     """
     path = run_folder(path)
-    if path.is_dir():  # a run: its own file
+    if path.is_dir():  # a run
         if (path / "run.json").is_file() and not (path / "config.yaml").is_file():
             raise UserError(
                 f"config {str(path)!r} is a run without a config.yaml (imported runs have none); give --images and "
@@ -272,9 +272,9 @@ def _options_for(command: str, content: dict[str, Any]) -> dict[str, Any]:
     """Return the options in a file that a command accepts."""
     takes = _options_of(command)
     if "method" in content and DistillConfig not in _taken.get(command, ()):
-        # A run's config.yaml: its views are those of a step, not of an evaluation, which has an option of that name.
+        # A run's config.yaml: its `views` are for a step, and must not become the option `views` of evaluate.
         takes -= set(DistillConfig.__dataclass_fields__)
-    if command == "distill" and isinstance(content.get("seeds"), int):  # how many seeds evaluate takes
+    if command == "distill" and isinstance(content.get("seeds"), int):  # for evaluate it is a number of seeds
         takes.discard("seeds")
     return {name: without_none(value) for name, value in content.items() if name in takes}
 
@@ -290,7 +290,7 @@ def config_flag(command: str, path: Path) -> str:
 
 
 def _preset_source(app: Any, commands: tuple[str, ...], arguments: Any) -> None:
-    """A cyclopts config source below flags and files: the values of --preset, which depend on --method."""
+    """A cyclopts config source after flags and files: the values of --preset, which depend on --method."""
     if not commands or DistillConfig not in _taken.get(commands[-1], ()):
         return
     given = {argument.name: argument.tokens[-1].value for argument in arguments if argument.tokens}

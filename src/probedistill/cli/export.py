@@ -60,10 +60,10 @@ def export(
         folder, out, format=format, quality=quality, image_size=image_size, max_bytes=max_bytes,
         encoder=None if encoder is None else load_encoder(encoder), overwrite=overwrite, progress=progress,
     )  # fmt: skip
-    if loads_by_itself(folder):  # otherwise it names files of this machine, or code
+    if loads_by_itself(folder):  # otherwise it names local files or code
         write_config(out / CONFIG, None, own_encoder(folder, called="--encoder", device="auto"), None)
     show(f"{report} → {out}")
     if max_bytes is not None and encoder is None:
         show(f"chosen by pixels; to choose by features, add --encoder NAME or --config {folder / CONFIG}")
-    if (folder / CONFIG).is_file():  # the export's own does not name the images
+    if (folder / CONFIG).is_file():  # the run's file, because the export's does not name the images
         show(f"score:  probedistill evaluate {as_argument(out)} {config_flag('evaluate', folder / CONFIG)}")

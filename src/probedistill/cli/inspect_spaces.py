@@ -108,7 +108,8 @@ def geometry(
     chosen = named_classes(images)
     if chosen is not None:
         images = dataclasses.replace(images, classes=list(distilled.class_names))
-        chosen = None if set(chosen) == set(distilled.class_names) else chosen  # a run's own list is no choice
+        # a list of all the run's classes, as in its config.yaml, is no choice
+        chosen = None if set(chosen) == set(distilled.class_names) else chosen
     train, _ = load_splits(images, progress=progress)
     result = run_geometry(
         distilled, load_encoder(encoder), train,

@@ -62,7 +62,7 @@ def label(
     name = f"run {str(folder)!r}"
     if not folder.is_dir():
         raise UserError(f"no such folder {str(folder)!r}; give the folder of a finished run")
-    with claimed(folder, called="run"):  # nobody replaces the run while its labels are made
+    with claimed(folder, called="run"):  # prevents others from replacing the run meanwhile
         distilled = DistilledSet.load(folder)
         check_writable(folder)
         if distilled.run.privacy is not None:
@@ -81,7 +81,7 @@ def label(
                 "changed or have new dates",
                 stacklevel=2,
             )
-        # The features that the run was made of, so that they are found in the cache.
+        # The run's own features, so that they are found in the cache.
         settings = distilled.run.config
         bank = extract_features(
             model, train, views=settings.real_view_count, augment=settings.augment, seed=settings.seed,

@@ -17,8 +17,8 @@ _PACKAGE = str(Path(__file__).parents[1])
 
 
 class _Lines(logging.Handler):
-    """Print each record as a line above the progress bars. Warnings and errors begin with that word, and each is shown
-    only once per command."""
+    """Print each record as a line above the progress bars. Warnings and errors begin with that word and are shown only
+    once per command."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -201,7 +201,7 @@ def _measured(folder: Path, old: list[Encoder]) -> float | None:
 
 
 def _statistics(folder: Path, paths: list[Path], old: list[Encoder]) -> list[ClassStatistics]:
-    """Return the statistics of old encoders: those in the run, and those of files."""
+    """Return the statistics of old encoders, from the run and from files."""
     from ..features.statistics import ClassStatistics, statistics_if_kept
 
     given = [ClassStatistics.load(path) for path in paths]

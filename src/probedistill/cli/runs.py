@@ -102,7 +102,7 @@ def distill(
         show(f"start:  {BEGINNINGS[distilled.run.begun_from]}, which the images may still show; "
              f"{way} starts without photos")  # fmt: skip
     show(f"look:   {run.out / 'preview.png'}")
-    named_test = "" if images is not None else " --images SPEC"  # statistics name no test images
+    named_test = "" if images is not None else " --images SPEC"  # statistics do not name test images
     config = config_flag("evaluate", run.out / "config.yaml")
     show(f"score:  probedistill evaluate {as_argument(run.out)} {config}{named_test}")
 

@@ -144,7 +144,7 @@ def _write(found: ClassStatistics, out: Path | None) -> None:
 
 
 def _of_noise(found: ClassStatistics, promise: PrivacyRecord) -> Iterator[str]:
-    """The privacy promise, and warnings if it or the statistics are worth little; uses only the noisy counts."""
+    """Yield the privacy promise, and warnings if it or the statistics are worth little; uses only noisy counts."""
     deviation, count_deviation = promise.deviation, promise.count_deviation
     yield f"{promise}; standard deviation of the noise: {count_deviation:.1f} in counts, {deviation:.2f} in sums"
     length = deviation * math.sqrt(found.dim)

@@ -23,7 +23,7 @@ def in_words(error: cyclopts.CycloptsError, tokens: Sequence[str]) -> str:
     if isinstance(error, cyclopts.UnknownOptionError) and error.token.source == "cli":
         return _unknown(error.token.keyword or error.token.value, command)
     if isinstance(error, cyclopts.MissingArgumentError):
-        # A misspelt option leaves the one that was meant missing: the spelling is what to name.
+        # If an option is misspelt, the intended one is missing: report the spelling instead.
         return next((_unknown(word, command) for word in _unknown_options(tokens, command)), _missing(error, tokens))
     if isinstance(error, cyclopts.UnknownCommandError) and error.unused_tokens:
         return _unknown_command(error.unused_tokens[0])
@@ -57,7 +57,7 @@ def _unknown(word: str, command: str) -> str:
     """Return the line for an unknown option, with the nearest known one."""
     word = word.partition("=")[0]
     own = app[command].assemble_argument_collection() if command in app else ()
-    # Without those that only hold others, as --augment does.
+    # Leave out names that only group others, such as --augment.
     names = {*SHARED, *(name for argument in own if not argument.children for name in argument.names)} - {word}
     if near := _nearest(word, names):
         return f"unknown option {word!r}; did you mean {near}?"
@@ -82,7 +82,7 @@ def _missing(error: cyclopts.MissingArgumentError, tokens: Sequence[str]) -> str
     argument, command = error.argument, " ".join(error.command_chain or ())
     if argument is None:
         return " ".join(str(error).split())
-    if error.keyword is not None:  # an option without its value
+    if error.keyword is not None:  # an option without a value
         wanted, got = argument.token_count()[0], len(error.tokens_so_far)
         lacks = "no value" if wanted < 2 else f"{got % wanted} of {wanted} values"
         return f"{error.keyword} has {lacks}; probedistill {command} --help says what it takes"
@@ -90,9 +90,9 @@ def _missing(error: cyclopts.MissingArgumentError, tokens: Sequence[str]) -> str
     if argument.field_info.is_positional:
         own = app[command].assemble_argument_collection()
         words = [one.name.removeprefix("--").upper() for one in own if one.field_info.is_positional and one.required]
-        usage = " ".join(word for word in words if word != "*")  # a config, whose fields are options
+        usage = " ".join(word for word in words if word != "*")  # "*" is a config, whose fields are options
         return f"{name} is missing; give it after the command: probedistill {command} {usage}"
-    if not is_of_a_config(command, name.replace("-", "_")):  # no run's config.yaml has it
+    if not is_of_a_config(command, name.replace("-", "_")):  # a run's config.yaml never has it
         return f"{name} is missing; give --{name}"
     if "--config" in tokens:
         return f"{name} is missing, and the --config file does not have it; give --{name}"
