@@ -22,7 +22,7 @@ from .config import (
 )
 from .distillation.callbacks import Callback
 from .distillation.canvas import Canvas
-from .distillation.change import extend, forget, merge
+from .distillation.change import extend, forget, merge, rename
 from .distillation.engine import Distiller, Loop, Tower
 from .distillation.run import distill
 from .encoders.encoder import Encoder
@@ -124,6 +124,7 @@ __all__ = [
     "merge_statistics",
     "merge",
     "migrate",
+    "rename",
     "score_probe",
     "sweep",
     "transfer",

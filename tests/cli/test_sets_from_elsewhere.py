@@ -39,6 +39,7 @@ COMMANDS = {
     "merge": [SET, "set:nothing", "--out", "both"],
     "migrate": ["set:nothing", *ENCODER, "--out", "head"],
     "push": ["set:nothing", "me/set", "--dry-run"],
+    "rename": ["set:nothing", "bricks=walls", "--out", "named"],
     "report": ["set:nothing", "--out", "report.html"],
     "runs": ["set:nothing"],
     "transfer": ["set:nothing", "--encoders", TINY, "--trust", *PHOTOS],

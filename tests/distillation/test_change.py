@@ -28,6 +28,7 @@ from probedistill import (
     load_encoder,
     load_splits,
     merge,
+    rename,
 )
 from probedistill.distillation.base import Base
 from probedistill.distillation.beginnings import average_of, blend_of
@@ -35,7 +36,7 @@ from probedistill.distillation.new_folder import write_set
 from probedistill.evaluation.real_sets import real_set
 from probedistill.features.statistics import statistics_of_run
 from probedistill.features.store import FeatureStore
-from probedistill.ship.joined import KeptSet, load_runs, merge_sets, without_classes
+from probedistill.ship.joined import KeptSet, load_runs, merge_sets, with_names, without_classes
 from probedistill.store.card import Licence, licence_of
 from probedistill.store.run_record import read_run
 
@@ -180,6 +181,60 @@ def test_sets_of_different_methods_make_a_set_that_says_so(runs, run_cli, data, 
     assert "merged" in run_cli("info", out).out
     assert run_cli("report", out, "--out", tmp_path / "r.html", "--no-progress").code == 0
     assert run_cli("runs", tmp_path).code == 0
+
+
+# ---------------------------------------------------------------------------------------------------
+# rename
+
+
+def test_renamed_classes_keep_images_sums_and_head(runs, tmp_path):
+    named, _ = rename(runs / "all", {"cat": "zebra", "dog": "cat"}, out=tmp_path / "named")
+    loaded, before = DistilledSet.load(tmp_path / "named"), DistilledSet.load(runs / "all")
+    assert loaded.class_names == named.class_names == ("zebra", "cat", "hen", "owl")
+    assert torch.equal(loaded.float_images, before.float_images)
+    assert torch.equal(loaded.head.weight, before.head.weight)
+    (kept,), (old,) = statistics_of_run(tmp_path / "named"), statistics_of_run(runs / "all")
+    assert kept.class_names == loaded.class_names
+    assert torch.equal(kept.sums, old.sums)
+    assert loaded.run.renamed == (("cat", "zebra"), ("dog", "cat"))
+    assert "classes renamed: cat → zebra" in (tmp_path / "named" / "README.md").read_text(encoding="utf-8")
+
+
+def test_renamed_class_merges_with_the_class_of_that_name_and_goes_with_its_held_out_photos(runs, tmp_path):
+    a, b = KeptSet.load(runs / "a"), KeptSet.load(runs / "b")
+    called = with_names(replace(a, held_out=("train/cat/1.png", "dog/cat.png")), {"cat": "hen"})
+    assert called.held_out == ("train/hen/1.png", "dog/cat.png")
+    assert any("held-out.txt" in note for note in called.notes)
+    merged = merge_sets([called, b], same_classes=True)
+    assert merged.distilled.class_names == ("hen", "dog", "owl")
+    assert merged.statistics[0].counts.tolist() == [12, 6, 6]
+    both = replace(called, distilled=merged.distilled, statistics=merged.statistics)
+    assert without_classes(both, ["hen"]).held_out == ("dog/cat.png",)
+
+
+def test_names_on_the_command_line_may_have_a_sign_of_equality(runs, run_cli, tmp_path):
+    (tmp_path / "names.txt").write_text("# as the labels are\ncat=a=b\n", encoding="utf-8")
+    assert run_cli("rename", runs / "a", f"@{tmp_path / 'names.txt'}", "--out", tmp_path / "once").code == 0
+    shown = run_cli("rename", runs / "a", "cat=a=b", "--out", tmp_path / "x", "--json").out
+    assert {one["became"] for one in json.loads(shown)["classes"]} == {"as before"}
+    assert run_cli("rename", tmp_path / "once", "a=b=c", "--out", tmp_path / "twice").code == 0
+    assert DistilledSet.load(tmp_path / "twice").class_names == ("c", "dog")
+    assert "cat → a=b, a=b → c" in run_cli("info", tmp_path / "twice").out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["cat=dog"], "two classes of 'a' would be called 'dog'"),
+        (["cta=cow"], "unknown class 'cta'; did you mean 'cat'"),
+        (["cat"], "classes 'cat' is not OLD=NEW"),
+        (["cat=cow", "cat=owl"], "classes renames 'cat' twice"),
+        (["cat="], "is empty"),
+    ],
+)
+def test_names_that_cannot_be_given_are_one_line(runs, run_cli, tmp_path, words, said):
+    assert said in run_cli("rename", runs / "a", *words, "--out", tmp_path / "named").error()
+    assert not (tmp_path / "named").exists()
 
 
 # ---------------------------------------------------------------------------------------------------

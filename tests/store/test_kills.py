@@ -45,6 +45,7 @@ COMMANDS = {
                                 "--resume"],
     "merge": ["merge", "{out}/run", "{out}/other", "--same-classes", "--out", "{out}/merged"],
     "forget": ["forget", "{out}/three", "--class", "hen", "--out", "{out}/left"],
+    "rename": ["rename", "{out}/three", "hen=chicken", "--out", "{out}/named"],
     "extend": ["extend", "{out}/three", "--images", "folder:{out}/added", "--all-images", "--encoder", TINY, "--cache",
                "{cache}", "--no-progress", "--out", "{out}/more", "--resume"],
     "migrate": ["migrate", "{out}/run", "--encoder", f"{TINY}@40", "--source", TINY, "--cache", "{cache}",

@@ -1,7 +1,8 @@
-"""The commands that change a set over time: merge, forget, extend."""
+"""The commands that change a set over time: merge, rename, forget, extend."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +58,30 @@ def merge(
     from ..distillation.change import merge as run_merge
 
     merged, notes = run_merge(runs, out=out, same_classes=same_classes)
-    _show([run_folder(one) for one in runs], merged, out, notes)
+    _show(runs, merged, out, notes)
+
+
+@command()
+def rename(folder: Folder, classes: list[str], /, *, out: Path) -> None:
+    """Rename classes of a finished set.
+
+    Example: probedistill rename runs/photos 0=cat 1=dog --out runs/named
+
+    Images, statistics, head and soft labels stay as they are, under the new names.
+
+    Parameters
+    ----------
+    classes:
+        OLD=NEW for each class that gets another name. @FILE reads them from a text file, one per line.
+    out:
+        Folder of the new set.
+    """
+    from ..distillation.change import rename as run_rename
+    from ..store.run_record import read_run
+
+    names = _new_names(classes, read_run(run_folder(folder)).class_names)
+    named, notes = run_rename(folder, names, out=out)
+    _show([named], named, out, notes)
 
 
 @command(EncoderConfig, RunConfig)
@@ -146,6 +170,22 @@ def extend(
     _show([folder], found, run.out)
 
 
+def _new_names(words: Sequence[str], known: Sequence[str]) -> dict[str, str]:
+    """OLD=NEW → names; a known class may have a = in its own name."""
+    from ..images.splits import class_list
+
+    names: dict[str, str] = {}
+    for word in class_list(words):
+        ways = [(word[: match.start()], word[match.end() :]) for match in re.finditer("=", word)]
+        if not ways:
+            raise UserError(f"classes {word!r} is not OLD=NEW; give the name of a class, = and its new name")
+        old, new = next((way for way in ways if way[0] in known), ways[0])
+        if old in names:
+            raise UserError(f"classes renames {old!r} twice; give it one new name")
+        names[old] = new
+    return names
+
+
 def _given(run: _Out | None) -> _Out:
     if run is None or run.out is None:
         raise UserError("out is missing; give --out FOLDER")
@@ -163,15 +203,17 @@ def _encoders(folder: Path, given: EncoderConfig | None) -> list[Encoder]:
     return [load_encoder(one) for one in (first, *others)]
 
 
-def _show(before: list[Path], found: DistilledSet, out: Path | None, notes: Sequence[str] = ()) -> None:
+def _show(
+    before: Sequence[DistilledSet | Path], found: DistilledSet, out: Path | None, notes: Sequence[str] = ()
+) -> None:
     """Show what happened to the images of each class; under torchrun, in one process only."""
     from ..distillation.changed import ChangedSet
-    from ..store.distilled import DistilledSet
+    from ..store.distilled import as_set
 
     assert out is not None
     if not speaks():
         return
-    show(ChangedSet.of([DistilledSet.load(one) for one in before], found, out, notes))
+    show(ChangedSet.of([as_set(one) for one in before], found, out, notes))
     if (out / "config.yaml").is_file():
         flag = config_flag("evaluate", out / "config.yaml")
         show(f"score:  probedistill evaluate {as_argument(out)} {flag} --images SPEC")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, Unpack, cast
@@ -24,7 +24,7 @@ from ..images.splits import class_list
 from ..machine.places import cache_folder
 from ..machine.torch_state import own_torch_state
 from ..methods import check_name, check_number
-from ..ship.joined import KeptSet, load_runs, merge_sets, without_classes
+from ..ship.joined import KeptSet, load_runs, merge_sets, with_names, without_classes
 from ..store.distilled import DistilledSet
 from ..store.named import run_folder
 from ..store.run_record import BEGINNINGS
@@ -63,9 +63,34 @@ def merge(
         check_free(Path(out))
     merged = merge_sets(load_runs(folders), same_classes=same_classes)
     if out is not None:
-        of_encoder = encoder_options(run_folder(folders[0]))
-        write_set(Path(out), merged.distilled, options=of_encoder, statistics=merged.statistics, licence=merged.licence)
+        _write(Path(out), merged, folders[0])
     return merged.distilled, list(merged.notes)
+
+
+def rename(
+    folder: Path | str, classes: Mapping[str, str], *, out: Path | str | None = None
+) -> tuple[DistilledSet, list[str]]:
+    """Rename classes of a finished set; nothing else changes.
+
+    Args:
+        folder: The finished run.
+        classes: The new name of each class that gets one.
+        out: Folder of the set with the new names; ``None`` writes nothing.
+
+    Returns:
+        The set, and sentences about it.
+
+    Raises:
+        UserError: Unknown class, two classes of one name, or ``out`` is not empty.
+    """
+    if not classes:
+        raise UserError("classes is empty; give the new name of at least one class")
+    if out is not None:
+        check_free(Path(out))
+    named = with_names(KeptSet.load(folder), classes)
+    if out is not None:
+        _write(Path(out), named, folder)
+    return named.distilled, list(named.notes)
 
 
 @own_torch_state()
@@ -208,12 +233,7 @@ def forget(
     left = without_classes(kept, classes) if classes else kept
     notes = [*left.notes, *_what_remains(left, classes, hit, redistil), *unproven, _still_there(left.name, run.cache)]
     if not hit and not redistil:
-        check_free(Path(run.out))
-        of_encoder = encoder_options(run_folder(folder))
-        write_set(
-            Path(run.out), left.distilled, options=of_encoder, statistics=left.statistics,
-            held_out=left.held_out, licence=left.licence,
-        )  # fmt: skip
+        _write(Path(run.out), left, folder)
         return left.distilled, notes
     held, encoders = left.distilled, _encoders(encoder)
     config = _going_on(replace(held, head=kept.distilled.head), left.statistics, steps, seed)
@@ -230,6 +250,14 @@ def forget(
 
 # ---------------------------------------------------------------------------------------------------
 # Shared helpers
+
+
+def _write(out: Path, kept: KeptSet, before: Path | str) -> None:
+    """Write a set that took no step, with the options of the encoder of the run ``before``."""
+    options = encoder_options(run_folder(before))
+    write_set(
+        out, kept.distilled, options=options, statistics=kept.statistics, held_out=kept.held_out, licence=kept.licence
+    )
 
 
 def _check_other_folder(folder: Path | str, run: RunConfig) -> None:

@@ -256,7 +256,7 @@ def warn_of_alike(groups: Iterable[Sequence[str]]) -> None:
             if name not in others and others[0] not in names:
                 warnings.warn(
                     f"classes {others[0]!r} and {name!r} are treated as two; if they are one, use one name in all "
-                    "that is put together",
+                    "that is put together (finished sets: probedistill rename)",
                     stacklevel=3,
                 )
         for name in names:

@@ -144,6 +144,8 @@ def _history(run: RunRecord) -> list[tuple[str, str]]:
         )
     if run.forgotten:
         rows.append(("forgotten", ", ".join(run.forgotten)))
+    if run.renamed:
+        rows.append(("renamed", ", ".join(f"{old} → {new}" for old, new in run.renamed)))
     return rows
 
 

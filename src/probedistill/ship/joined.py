@@ -1,9 +1,9 @@
-"""Sets put together, and classes taken out: what needs no step of optimisation."""
+"""Sets put together, and classes taken out or renamed: what needs no step of optimisation."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,11 +12,11 @@ import torch
 from .._version import __version__
 from ..errors import UserError, option
 from ..features.statistics import ClassStatistics, merge_statistics, statistics_if_kept
-from ..images.labelled import plain_name, warn_of_alike
+from ..images.labelled import check_class_names, plain_name, warn_of_alike
 from ..methods import check_name
 from ..store.card import Licence, held_out_in, licence_of
 from ..store.distilled import DistilledSet, Head
-from ..store.layout import check_named_once
+from ..store.layout import HELD_OUT, check_named_once
 from ..store.named import run_folder
 from ..store.run_record import BEGINNINGS, ImagesRecord, PartOfSet, RunRecord
 from ..text import counted
@@ -151,6 +151,47 @@ def without_classes(kept: KeptSet, gone: Sequence[str]) -> KeptSet:
     left = DistilledSet(held.float_images[stay], labels[stay], names, record, head=head)
     held_out = tuple(line for line in kept.held_out if _class_of_file(line, held.class_names) not in gone)
     return replace(kept, distilled=left, statistics=statistics, notes=tuple(notes), held_out=held_out)
+
+
+def with_names(kept: KeptSet, renamed: Mapping[str, str]) -> KeptSet:
+    """Return the set with other names for some classes; images, sums, head and soft labels stay as they are.
+
+    Args:
+        kept: The set.
+        renamed: The new name of each class that gets one.
+
+    Raises:
+        UserError: Unknown class, a name that cannot be stored, or two classes of one name.
+    """
+    held = kept.distilled
+    for name in renamed:
+        check_name("class", name, held.class_names, f"(in {kept.name!r})")
+    names = tuple(renamed.get(name, name) for name in held.class_names)
+    check_class_names(names, f"{kept.name!r}")
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UserError(f"two classes of {kept.name!r} would be called {twice!r}; give each a name of its own")
+    statistics = tuple(replace(one, about=replace(one.about, class_names=names)) for one in kept.statistics)
+    record = replace(
+        held.run, class_names=names, renamed=(*held.run.renamed, *renamed.items()),
+        statistics=tuple(replace(about, class_names=names) for about in held.run.statistics),
+    )  # fmt: skip
+    notes = [f"Renamed: {', '.join(f'{old!r} → {new!r}' for old, new in renamed.items())}."]
+    held_out = tuple(_renamed_file(line, held.class_names, renamed) for line in kept.held_out)
+    if held_out != kept.held_out:
+        notes.append(
+            "Held out: which photos are held out depends on the names of their folders. If you rename the folders, "
+            f"too, test only on the photos in {HELD_OUT}."
+        )
+    named = replace(held, class_names=names, run=record)
+    return replace(kept, distilled=named, statistics=statistics, notes=tuple(notes), held_out=held_out)
+
+
+def _renamed_file(name: str, class_names: Sequence[str], renamed: Mapping[str, str]) -> str:
+    """The name of a file below the folder of its class, where that folder has the new name of the class."""
+    old = _class_of_file(name, class_names)
+    parts = name.split("/")
+    return "/".join(renamed.get(old, part) if old == plain_name(part) else part for part in parts) if old else name
 
 
 def _class_of_file(name: str, class_names: Sequence[str]) -> str | None:

@@ -291,6 +291,9 @@ def _made_from(folder: Path, run: RunRecord) -> str:
         lines.append("- held out: not recorded; the images above were used")
     lines += [f"- encoder: {escaped(published(str(encoder)))} (fingerprint `{escaped(encoder.fingerprint[:12])}`)"
               for encoder in run.encoders]  # fmt: skip
+    if run.renamed:
+        names = ", ".join(f"{escaped(old)} → {escaped(new)}" for old, new in run.renamed)
+        lines.append(f"- classes renamed: {names}")
     if not run.made_elsewhere:
         steps = f"{counted(run.config.steps, 'step')}, " if run.config.steps else ""
         how = f"{steps}seed {run.config.seed}"
@@ -314,7 +317,7 @@ def command_again(run: RunRecord, file: Path, *, shown: str = CONFIG, out: str =
         ``None`` if no command does: another program made it, it came from other sets or from statistics, or it was made
         in Python of images or of an encoder that the file does not name.
     """
-    of_others = run.export or run.statistics or run.parts or run.forgotten or run.base
+    of_others = run.export or run.statistics or run.parts or run.forgotten or run.renamed or run.base
     if run.made_elsewhere or of_others or not file.is_file():
         return None
     if not {"images", "encoder"} <= set(re.findall(r"^(\w+):", file.read_text(encoding="utf-8"), flags=re.MULTILINE)):

@@ -295,7 +295,8 @@ class DistilledSet:
                 raise
             run = parts.run
             # Only distill and extend can resume; other commands make their sets again, or not at all.
-            elsewhere = run.made_elsewhere or run.parts or run.forgotten or run.export or run.baseline is not None
+            changed = run.parts or run.forgotten or run.renamed or run.export
+            elsewhere = run.made_elsewhere or changed or run.baseline is not None
             whole = "images" in parts.tensors and not elsewhere
             hint = (
                 f"its float images are whole: repeat its command with {option('resume', True)}; {_if_meant(folder)}"

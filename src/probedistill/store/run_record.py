@@ -304,6 +304,7 @@ class RunRecord(History):
         parts: The sets that a merged set was made from.
         base: The finished set that the run continued from, if any.
         forgotten: Classes that were removed.
+        renamed: Old and new name of each class that was renamed, in the order in which that was done.
     """
 
     finished: bool
@@ -324,6 +325,7 @@ class RunRecord(History):
     parts: tuple[PartOfSet, ...] = ()
     base: BaseRecord | None = None
     forgotten: tuple[str, ...] = ()
+    renamed: tuple[tuple[str, str], ...] = ()
 
     @property
     def baseline(self) -> str | None:
