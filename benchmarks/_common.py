@@ -1,4 +1,4 @@
-"""What every benchmark shares: where the real images are, how results are kept, what machine this is."""
+"""Shared by all benchmarks: where the real images are, how results are kept, what machine this is."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ RUNS = ROOT / "runs" / "benchmarks"
 
 
 def images(name: str, photos: Path | None = None) -> str:
-    """Spec of one of the shared datasets, or of one in the folder ``photos``; leaves with a clear line without it."""
+    """Spec of a shared dataset, or of one in the folder ``photos``; exits with a clear line if it is missing."""
     path = (photos or SHARED / "data") / name
     if not path.is_dir():
         sys.exit(f"this benchmark needs {path}, which is not here")
@@ -37,9 +37,9 @@ def images(name: str, photos: Path | None = None) -> str:
 
 
 def encoder(name: str, size: int = 112) -> EncoderConfig:
-    """Config of one of the real encoders; leaves with a clear line where its weights are absent.
+    """Config of a real encoder; exits with a clear line if its weights are missing.
 
-    CLIP's tower is unpacked once into the feature cache's folder.
+    CLIP's tower is unpacked once, into the folder of the feature cache.
     """
     if name.startswith("lite"):
         return EncoderConfig(encoder=f"efficientnet_{name}", input_size=size)
@@ -70,11 +70,11 @@ METHODS = ["auto", "clp", "sfm", "lgm"]
 
 
 def run_name(*parts: str) -> str:
-    """Name of a run's folder: its parts without blanks and commas, such as ``migrate-auto-300-steps-lite0-0``."""
+    """Name of a run's folder, without blanks and commas, such as ``migrate-auto-300-steps-lite0-0``."""
     return "-".join(parts).replace(", ", "-").replace(" ", "-")
 
 
-# The methods on real features as they are: for what they cost.
+# The methods on unnormalised real features, to measure their cost.
 OBJECTIVES: dict[str, Callable[[RealFeatures], Objective]] = {
     "lgm": lambda real: lgm_objective(real, sigma=0.01, balanced=True),
     "clp": lambda real: clp_objective(real, ridge=10.0, temperature=0.1, real_per_class=60),
@@ -83,7 +83,7 @@ OBJECTIVES: dict[str, Callable[[RealFeatures], Objective]] = {
 
 
 def small_distiller(classes: int, size: int, *, views: int, micro_batch: int, method: str = "sfm") -> Distiller:
-    """Lite0 with two random real features per class, from noise: for what a step costs, not for what it finds."""
+    """Lite0 with two random real features per class, from noise: to measure a step's cost, not its result."""
     encoder = load_encoder("efficientnet_lite0", input_size=size)
     real = RealFeatures(torch.rand(2 * classes, encoder.dim), torch.arange(classes).repeat_interleave(2), classes)
     canvas = Canvas(classes, size)
@@ -93,7 +93,7 @@ def small_distiller(classes: int, size: int, *, views: int, micro_batch: int, me
 
 
 def machine() -> dict[str, Any]:
-    """Processor, cores, threads, versions: what a figure depends on."""
+    """Processor, cores, threads and versions, on which a measurement depends."""
     cpu = next(
         (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
         platform.processor(),
@@ -111,12 +111,12 @@ def machine() -> dict[str, Any]:
 
 
 def peak_memory_mib() -> float:
-    """Largest resident size of this process so far, in MiB."""
+    """Peak resident size of this process so far, in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def in_fresh_process(script: str, *arguments: str) -> dict[str, Any]:
-    """Run ``script ARGUMENTS`` in a process of its own, so that its peak memory is its own.
+    """Run ``script ARGUMENTS`` in a new process, so that its peak memory is its own.
 
     The last line that it prints must be JSON.
     """
@@ -127,14 +127,14 @@ def in_fresh_process(script: str, *arguments: str) -> dict[str, Any]:
 
 
 def made_by() -> dict[str, Any]:
-    """The command, without folders of this machine, and the machine that make a result."""
+    """The command behind a result, without the folders of this machine, and the machine."""
     words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
     command = f"python benchmarks/{Path(sys.argv[0]).name} {' '.join(words)}".strip()
     return {"command": command, "machine": machine()}
 
 
 def keep(name: str, content: dict[str, Any]) -> Path:
-    """Write a result with what made it."""
+    """Write a result with the command and the machine that made it."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps({**made_by(), **content}, indent=2) + "\n")

@@ -1,9 +1,9 @@
-"""What keeping freed memory is worth: seconds per step and peak memory with malloc's defaults and without trimming.
+"""The benefit of keeping freed memory: seconds per step and peak memory with malloc's defaults and without trimming.
 
     python benchmarks/allocator.py        # under two minutes on two cores
 
 EfficientNet-Lite0, sfm: 10 classes at 112 px in one pass, and 1,000 classes at 64 px in micro-batches of 60 views.
-Every row is a process of its own. The command line keeps freed memory because of these rows.
+Every row runs in its own process. The command line keeps freed memory because of these rows.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CASES = {"10": (112, 30, 15), "1000": (64, 60, 3)}  # classes: side in pixels, v
 
 
 def measure(classes: str, kept: bool) -> dict[str, Any]:
-    """Median seconds of a step, and the peak over what the process had before the first."""
+    """Median seconds per step, and the rise of peak memory since before the first step."""
     if kept and not keep_freed_memory():
         sys.exit("this C library has no such setting, or the environment sets malloc already")
     size, micro_batch, repeats = CASES[classes]

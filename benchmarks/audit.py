@@ -1,13 +1,13 @@
-"""What sets of `auto` give away of the clothing photos: copies over three seeds, and members by shadow sets.
+"""What sets of `auto` reveal about the clothing photos: copies over three seeds, and members by shadow sets.
 
     python benchmarks/audit.py --minutes 7       # again until it says "done": an hour on one core
 
-Lite0 at 112 px, ten images a set, 60 steps of 3 views, from averages (`auto` as it is), from blends of ten photos, from
-noise, and from single photos, as a check that the measures find what is there. First, copies are looked for in sets of
-three seeds of each start; `--shadows 0` ends there. Then come 20 shadow sets of each start. They are of the method,
-not of a seed, and have as many steps; each is distilled from a random half of every class and attacked as
-`probedistill audit --shadows` does. Writes results/audit.json after every row. Repeated, it goes on: runs, shadow sets
-and rows that are there are used again.
+Lite0 at 112 px, ten images per set, 60 steps of 3 views. Images start from averages (the default of `auto`), from
+blends of ten photos, from noise, and from single photos, which checks that the measures find copies. First, copies are
+searched for in sets of three seeds per start; `--shadows 0` ends there. Then 20 shadow sets per start follow, with the
+same number of steps. They test the method, not one seed. Each is distilled from a random half of every class and
+attacked as in `probedistill audit --shadows`. Writes results/audit.json after every row. If repeated, it continues and
+uses finished runs, shadow sets and rows again.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ SEEDS = 3
 
 
 class TimeIsUpError(Exception):
-    """The rest is for the next call."""
+    """The time is up; the next call continues."""
 
 
 def the_set(start: str, seed: int, steps: int, train: LabelledImages, encoder: Encoder) -> tuple[DistilledSet, Path]:
@@ -53,14 +53,14 @@ def the_set(start: str, seed: int, steps: int, train: LabelledImages, encoder: E
 
 
 def copies_of(start: str, seed: int, found: Audit, began: list[set[str]]) -> dict[str, Any]:
-    """A row.
+    """A row about copies.
 
     Args:
-        start: What images began as.
-        seed: Of the set.
-        found: What the audit says.
-        began: Names of the photos that each image began as; from noise, to compare, those that a blend begins as;
-            from averages, which begin as up to a hundred, too.
+        start: What the images started from.
+        seed: Seed of the set.
+        found: Result of the audit.
+        began: For each image, the names of the photos that it started from, up to a hundred for averages. For noise,
+            as a comparison, the photos that a blend would start from.
     """
     matches = [one.matches for one in found.audited]
     return {
@@ -77,7 +77,7 @@ def copies_of(start: str, seed: int, found: Audit, began: list[set[str]]) -> dic
 
 
 def members_of(found: Membership, layers: Any) -> dict[str, Any]:
-    """With the command and the machine: the rows of copies may be made another day."""
+    """A record with its own command and machine, because rows about copies may be from another day."""
     return {"layers": layers, **_common.made_by(), **as_plain(found)}
 
 

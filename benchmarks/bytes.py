@@ -1,13 +1,13 @@
-"""Accuracy against bytes: a distilled set at a range of budgets, beside real images brought to the same bytes.
+"""Accuracy against bytes: a distilled set at a range of budgets, next to real images at the same budgets.
 
     python benchmarks/bytes.py                          # with the set of seeds.py, made if need be; an hour or two
     python benchmarks/bytes.py --run RUN --quick        # of a finished run on them; few budgets, one seed: five minutes
 
 Every point is exported by the same search (formats, sizes and qualities; nearest in the encoder's features) and scored
-from its files by a ridge probe. Real images are class medoids and random ones, 1 and 4 of each class, cut to their
-centre square at twice the encoder's input or their own size. Beside the budgets stand the lossless PNG files and, of
-the distilled set, the default export. Finished points are kept in results/bytes.json and not done again (--again
-forgets them).
+from its files with a ridge probe. Real images are class medoids and random images, 1 and 4 per class, cropped to their
+centre square, at twice the encoder's input size or their own size. The budgets are compared with lossless PNG files
+and, for the distilled set, with the default export. Finished points are kept in results/bytes.json and not computed
+again (--again forgets them).
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ MARKS = {1: "o", 4: "^"}
 def real_set(
     photos: LabelledImages, bank: FeatureBank, rows: torch.Tensor, side: int, augment: AugmentConfig
 ) -> DistilledSet:
-    """The real images in ``rows`` of the bank as a set: their centre squares, all of one size, at most ``side`` px."""
+    """The real images in ``rows`` of the bank as a set: their centre squares, of one size, at most ``side`` px."""
     chosen = [photos.load(int(bank.indices[row])) for row in rows]
     side = min(side, *(min(photo.size) for photo in chosen))
     squares = torch.stack([tv.pil_to_tensor(ImageOps.fit(photo, (side, side))) for photo in chosen]).float() / 255
@@ -77,7 +77,7 @@ def point(
 
 
 def draw(points: list[dict[str, Any]], title: str, path: Path) -> None:
-    """Accuracy against bytes; lossless files as open marks."""
+    """Plot accuracy against bytes, with open markers for lossless files."""
     import matplotlib as mpl
 
     mpl.use("agg")

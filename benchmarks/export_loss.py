@@ -1,4 +1,4 @@
-"""What the default export costs in accuracy: the same views and seeds on the PNG files and on the exported ones.
+"""What the default export costs in accuracy: the same views and seeds on the PNG files and on the exported files.
 
     python benchmarks/export_loss.py       # two minutes of one core, and one for each set that seeds.py has not made
 

@@ -2,7 +2,7 @@
 
     python benchmarks/fair_scores.py       # some minutes of one core, and one for each set that seeds.py has not made
 
-Lite0 at 112 px, five evaluation seeds, 30 views, and beside that the same probes on the centre views alone. Writes
+Lite0 at 112 px, five evaluation seeds, 30 views; and the same probes on only the centre views. Writes
 results/fair_scores.json.
 """
 

@@ -1,17 +1,16 @@
-"""Ten parties of few classes: distilling from merged statistics, from the pooled photos, and heads from the statistics.
+"""Ten parties with few classes each: sets from merged statistics and from pooled photos, and heads from the statistics.
 
     python benchmarks/federated.py --minutes 7       # again until it says "done": an hour on a shared core
 
-Clothing photos are dealt to ten parties by a Dirichlet distribution (α = 0.05) for each class, so that a party holds
-one to seven classes. Each party computes statistics of Lite0's features at 112 px; the server merges them. Sets are
-distilled from the merged statistics and from the pooled photos, both from noise, 100 steps of 3 views, three seeds
-(partition and distillation), and scored with ridge probes on Lite0 and on MobileNetV1, which nobody computed anything
-with. Heads from the same statistics: nearest class mean, LDA (as FedCGS, arXiv 2503.06962), logistic regression on
-draws from the Gaussians (the idea of GH-OFL, arXiv 2602.01186), and ridge regression, which needs nothing but these
-sums. pFRF's shared set is rebuilt from its authors' code, from the merged statistics; "equal shares" is one seed of it
-that takes classes for equally large, as a check. Nothing is chosen on test data:
-the shrinkage of LDA is 0.1, ridge has the probe's own penalty. Writes results/federated.json after every row, and goes
-on where it was stopped.
+Clothing photos are distributed to ten parties by a Dirichlet distribution (α = 0.05) for each class, so that a party
+has one to seven classes. Each party computes statistics of Lite0's features at 112 px; the server merges them. Sets are
+distilled from the merged statistics and from the pooled photos, both from noise, with 100 steps of 3 views and three
+seeds (for partition and distillation). They are scored with ridge probes on Lite0 and on MobileNetV1, which no party
+has used. Heads from the same statistics: nearest class mean, LDA (as in FedCGS, arXiv 2503.06962), logistic regression
+on draws from the Gaussians (the idea of GH-OFL, arXiv 2602.01186), and ridge regression, which needs only these sums.
+pFRF's shared set is reimplemented after its authors' code, from the merged statistics; "equal shares" is one seed that
+treats classes as equally large, as a check. Nothing is chosen on test data: the shrinkage of LDA is 0.1, and ridge has
+the probe's own penalty. Writes results/federated.json after every row, and continues where it was stopped.
 """
 
 from __future__ import annotations
@@ -59,7 +58,7 @@ WAYS: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
 
 
 def partition(labels: Tensor, seed: int) -> list[Tensor]:
-    """The images of each party: every class is dealt by shares of a Dirichlet distribution."""
+    """The images of each party: every class is divided by shares from a Dirichlet distribution."""
     rng = np.random.default_rng(seed)
     owner = np.empty(len(labels), dtype=np.int64)
     for label in labels.unique().tolist():
@@ -69,7 +68,7 @@ def partition(labels: Tensor, seed: int) -> list[Tensor]:
 
 
 def parties_of(bank: FeatureBank, encoder: Encoder, seed: int) -> list[ClassStatistics]:
-    """What each party sends: statistics of the classes that it has."""
+    """What each party sends: the statistics of its classes."""
     sent = []
     for party, rows in enumerate(partition(bank.labels, seed)):
         if len(rows):
@@ -81,7 +80,7 @@ def parties_of(bank: FeatureBank, encoder: Encoder, seed: int) -> list[ClassStat
 
 
 def merged(parts: list[ClassStatistics], names: tuple[str, ...]) -> ClassStatistics:
-    """What the server has: the statistics of all, in the order of the test set's classes."""
+    """What the server has: the statistics of all parties, with classes in the order of the test set."""
     return merge_statistics(parts, union=True).with_classes(names)
 
 
@@ -92,12 +91,12 @@ def merged(parts: list[ClassStatistics], names: tuple[str, ...]) -> ClassStatist
 def frf(real: RealFeatures, *, equal: bool = False) -> Objective:
     """The objective of the authors' code at one image per class (github.com/XinbaoQiao/pFRF, src/federated/server.py).
 
-    There the target of class c is its pooled mean μ_c, and mean_c (1 − cos(g_c, g*_c)) is minimised: g*_c = μ / C −
-    p_c μ_c with the mean μ of all images and the share p_c of the class; g_c the same of the synthetic features, whose
-    shares are 1 / C. That is a step of linear regression from zero, as SFM's flow, but for the shares: the two point in
-    one direction where classes are as large as each other, which ``equal`` takes them for. Steps, views and canvas are
-    those of the other rows. The stage after it, which fits a head and a map for each party to the shared set, is left
-    out.
+    There, the target of class c is its pooled mean μ_c, and mean_c (1 − cos(g_c, g*_c)) is minimised, where
+    g*_c = μ / C − p_c μ_c with the mean μ of all images and the share p_c of the class. g_c is the same for synthetic
+    features, whose shares are 1 / C. That is a step of linear regression from zero, like SFM's flow except for the
+    shares: both have the same direction if all classes have the same size, which ``equal`` assumes. Steps, views and
+    canvas are the same as for the other rows. The next stage, which fits a head and a map to the shared set for each
+    party, is left out.
     """
     sums, counts = real.class_sums()
     if equal:
@@ -160,7 +159,7 @@ def rows_of_heads(
     for name, make in HEADS.items():
         yield {"name": f"head: {name}", "seed": seed, "lite0": accuracy(make(found), test)}
     logits = torch.zeros(len(test), found.num_classes, dtype=torch.float64)
-    for part in parts:  # what each party could send in place of statistics
+    for part in parts:  # what each party could send instead of statistics
         if part.num_classes > 1:
             weight, bias = ridge_head(part)
             here = [found.class_names.index(name) for name in part.class_names]

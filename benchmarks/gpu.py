@@ -3,9 +3,9 @@
     python benchmarks/gpu.py        # ViT-B/16 at 224 px, bf16, 100 and 1,000 classes, 10 views
     python benchmarks/gpu.py --device cpu --encoder timm:vit_tiny_patch16_224 --size 64 --classes 4 --views 2  # a trial
 
-Random weights: speed does not depend on them. FLOPs are counted by PyTorch on one view (forward, and forward with
-backward to the pixels), the matrix rate is that of the best of some large products in the same precision. Beside it
-stands the reference step of step_cost.py, where it fits. Writes results/gpu-ENCODER-SIZE-PRECISION.json.
+Weights are random, because speed does not depend on them. PyTorch counts the FLOPs of one view (forward, and forward
+with backward to the pixels). The matrix rate is the best rate of some large products in the same precision. The
+reference step of step_cost.py is also measured, if it fits. Writes results/gpu-ENCODER-SIZE-PRECISION.json.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def seconds_of(function: Callable[[], object], device: torch.device, repeats: int) -> float:
-    """Mean seconds of a call, after one that warms up."""
+    """Mean seconds per call, after a warm-up call."""
 
     def wait() -> None:
         if device.type == "cuda":
@@ -43,7 +43,7 @@ def seconds_of(function: Callable[[], object], device: torch.device, repeats: in
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s of the best of some square products."""
+    """The best FLOP/s of some square products."""
     best = 0.0
     for n in (4096, 8192) if device.type == "cuda" else (512, 1024):
         a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
@@ -52,7 +52,7 @@ def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def flops_of_a_view(encoder: Encoder, size: int) -> dict[str, int]:
-    """FLOPs of one view: a forward pass, and a forward and backward pass to the pixels."""
+    """FLOPs of one view: for a forward pass, and for a forward and backward pass to the pixels."""
     image = torch.rand(1, 3, size, size, device=encoder.device)
     with torch.no_grad(), FlopCounterMode(display=False) as forward:
         encoder(image)
@@ -107,7 +107,7 @@ def main() -> None:
                     seconds = seconds_of(distiller.step, device, options.steps)
                     size = distiller.micro_batch
                     row["micro_batch"] = size
-                    # The last micro-batch keeps its graph; the others go forward twice.
+                    # The last micro-batch keeps its graph; the others need a second forward pass.
                     again = flops["forward"] * (1 - min(size, views) / views if isinstance(size, int) else 1)
                     row["share of matrix rate"] = views * (flops["forward and backward"] + again) / seconds / rate
             except torch.cuda.OutOfMemoryError:

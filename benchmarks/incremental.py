@@ -1,19 +1,19 @@
-"""Ten tasks of grocery, one after the other: what does a set keep of classes whose photos are gone?
+"""Ten tasks of grocery, one after the other: what does a set retain of classes whose photos are gone?
 
-    python benchmarks/incremental.py [MINUTES]     # repeat it to go on; writes results/incremental.json and .png
+    python benchmarks/incremental.py [MINUTES]     # repeat to continue; writes results/incremental.json and .png
 
-The 81 classes come in ten tasks of eight (the last has nine), in an order that the seed draws. After each task an
-accuracy on the test images of all classes so far, by a ridge probe on 10 views, EfficientNet-Lite0 at 64 px:
+The 81 classes come in ten tasks of eight (the last has nine), in an order drawn from the seed. After each task, a ridge
+probe on 10 views is scored on the test images of all classes so far, with EfficientNet-Lite0 at 64 px:
 
-* extend: `extend` with the old images fixed, 20 steps a task; only the statistics of earlier tasks are there.
-* extend --refine: the same, going on from the old images too; a step then costs what all images cost.
-* joint: the classes so far distilled anew from all their photos, 20 steps; after tasks 5 and 10.
+* extend: `extend` with the old images fixed, 20 steps per task, and only the statistics of earlier tasks.
+* extend --refine: the same, but the old images are optimised further, so a step costs as much as for all images.
+* joint: all classes so far distilled again from all their photos, 20 steps; after tasks 5 and 10.
 * extend, 100 steps; joint, 100 steps: the same with five times the steps.
-* herding: as many photos as extend has images, kept as exemplars: the one whose feature is nearest to its class mean.
-* nearest class mean, and the ridge head of the statistics: features alone, no image.
+* herding: as many photos as extend has images, kept as exemplars: those whose features are nearest to the class means.
+* nearest class mean, and the ridge head of the statistics: only features, no images.
 
-Ten tasks of 20 or 100 steps are the budget; `distill` has 300 by default, the papers thousands. Three seeds of order
-and distillation, as far as the hours of a shared machine went: the results say how many there are of each row.
+The budget is ten tasks of 20 or 100 steps; `distill` has 300 by default, the papers thousands. Three seeds for order
+and distillation, as far as the time on a shared machine allowed: the results give the number for each row.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ PASSES = [
 
 
 class TimeIsUpError(Exception):
-    """The rest is for the next call."""
+    """The time is up; the next call continues."""
 
 
 def tasks(names: Sequence[str], seed: int) -> list[list[str]]:
@@ -69,7 +69,7 @@ def tasks(names: Sequence[str], seed: int) -> list[list[str]]:
 
 
 def of_classes(whole: FeatureBank, names: Sequence[str]) -> FeatureBank:
-    """The part of a bank that is of these classes, in their order: nothing is encoded again."""
+    """The part of a bank with these classes, in this order; nothing is encoded again."""
     place = torch.tensor([names.index(name) if name in names else -1 for name in whole.class_names])
     rows = (place[whole.labels] >= 0).nonzero().squeeze(1)
     part = whole.select(rows)
@@ -77,7 +77,7 @@ def of_classes(whole: FeatureBank, names: Sequence[str]) -> FeatureBank:
 
 
 def herded(whole: FeatureBank, names: Sequence[str], encoder: Encoder, train: LabelledImages) -> DistilledSet:
-    """The photo of each class that herding takes first."""
+    """The photo that herding chooses first, for each class."""
     bank = of_classes(whole, names)
     rows = herding(bank, 1)
     images = torch.stack([encoder.centre_view(train.load(i)) for i in bank.indices[rows].tolist()])
@@ -93,7 +93,7 @@ def probed(distilled: DistilledSet, encoder: Encoder, test: FeatureBank, store: 
 
 
 def of_sums(folder: Any, test: FeatureBank) -> dict[str, float]:
-    """What the statistics of a run give without any image."""
+    """Accuracy from a run's statistics, without any image."""
     (sums,) = statistics_of_run(folder)
     bank = of_classes(test, sums.class_names)
     head = head_of_statistics(sums)
@@ -155,7 +155,7 @@ def main() -> None:
 
 
 def write(known: dict[str, dict[str, float]]) -> dict[str, list[Any]]:
-    """The table over seeds, and each "SEED/TASK" that it is of."""
+    """Write the table over seeds, and every "SEED/TASK" behind it."""
     names = [*STEPS, "herding", "nearest class mean", "ridge head of the statistics"]
     table: dict[str, list[Any]] = {}
     for name in names:

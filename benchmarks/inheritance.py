@@ -2,10 +2,10 @@
 
     python benchmarks/inheritance.py       # some minutes of one core, and some for each set that seeds.py has not made
 
-The sets of seeds.py from clothing with EfficientNet-Lite0 (`auto`, 300 steps, 1 to 10 images per class), probes on
+The clothing sets of seeds.py with EfficientNet-Lite0 (`auto`, 300 steps, 1 to 10 images per class). Probes on
 MobileNetV1, MobileNetV2 and Lite0 itself: ridge from scratch, the inherited head with the source's features of the same
-views, and random real images under both. Ridge is scored at the probe's own penalty and at the projector's smaller one,
-so that the gain is not the penalty's. Writes results/inheritance.json.
+views, and both on random real images. Ridge is scored with the probe's own penalty and with the projector's smaller
+one, so that the gain cannot be due to the penalty. Writes results/inheritance.json.
 """
 
 from __future__ import annotations

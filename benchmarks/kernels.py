@@ -1,11 +1,11 @@
-"""What each way of running the encoder is worth: forward and backward of one batch, as ratios of one run.
+"""How much each way of running the encoder saves: forward and backward of one batch, as ratios within one run.
 
     python benchmarks/kernels.py                                   # EfficientNet-Lite0 at 112 px, 30 images: 3 minutes
     python benchmarks/kernels.py --encoder timm:vit_base_patch16_224 --random --size 224 --batch 64
 
-Defaults follow from it: folded batch norms and channels-last are on because they pay everywhere they apply; bf16 and
-torch.compile are left to the user because on this CPU they do not.
-On a GPU, fp32 is without TF32, as `distill` has it.
+The defaults follow from it: folded batch norms and channels-last are on because they help wherever they apply; bf16
+and torch.compile are left to the user because they do not help on this CPU. On a GPU, fp32 is without TF32, as in
+`distill`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def main() -> None:
     ways = WAYS | (ON_A_GPU if torch.cuda.is_available() else {})
     for name, way in ways.items():
         settings = {key: value for key, value in way.items() if key not in ("plain", "tf32")}
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = "tf32" in way  # as `distill` does
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = "tf32" in way  # as in `distill`
         encoder = load_encoder(options.encoder, input_size=options.size, pretrained=not options.random, **settings)
         if "plain" in way:
             encoder.model.to(memory_format=torch.contiguous_format)

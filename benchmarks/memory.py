@@ -2,9 +2,9 @@
 
     python benchmarks/memory.py              # about 10 minutes on two cores
 
-EfficientNet-Lite0 at 64 px, 3 views. Beside the measured peak stands what grows with the classes and has to:
-the canvas, its gradient and Adam's two moments (in "held"). The one-pass curve stops where it would pass
-16 GiB. Writes results/memory.json and results/memory.png.
+EfficientNet-Lite0 at 64 px, 3 views. Next to the measured peak, "held" is the part that has to grow with the classes:
+the canvas, its gradient and Adam's two moments. The one-pass curve stops before it would exceed 16 GiB. Writes
+results/memory.json and results/memory.png.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SIZE, VIEWS, MICRO_BATCH, LIMIT_MIB = 64, 3, 60, 16 * 1024
 
 
 def measure(classes: int, method: str, one_pass: bool) -> dict[str, float]:
-    """Peak minus what the process had before the first step, and the bytes that the state needs."""
+    """Peak memory minus the memory before the first step, and the bytes of the state."""
     micro_batch = classes * VIEWS if one_pass else MICRO_BATCH
     distiller = small_distiller(classes, SIZE, views=VIEWS, micro_batch=micro_batch, method=method)
     with torch.no_grad():
@@ -35,7 +35,7 @@ def measure(classes: int, method: str, one_pass: bool) -> dict[str, float]:
 
 
 def draw(curves: dict[str, list[dict[str, Any]]], path: Any) -> None:
-    """Peak memory against classes, both axes logarithmic."""
+    """Plot peak memory against classes, both axes logarithmic."""
     import matplotlib as mpl
 
     mpl.use("agg")

@@ -3,7 +3,7 @@
     python benchmarks/methods.py            # about half an hour on two cores
     python benchmarks/methods.py --quick    # ridge probe only, one seed of each method
 
-Finished rows are kept in results/methods.json and not done again (--again forgets them). Writes also
+Finished rows are kept in results/methods.json and not computed again (--again forgets them). Also writes
 results/methods.png (accuracy against seconds) and the ten images of each method.
 """
 
@@ -28,7 +28,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 
 def distil_and_score(name: str, seed: int, out: str, probes: list[str], seeds: int) -> dict[str, Any]:
-    """Distil once in this process, then score: seconds and memory are the distillation's alone."""
+    """Distil once in this process, then score: seconds and memory are for only the distillation."""
     from probedistill import CLPConfig, DistilledSet, RunConfig, distill, evaluate, load_encoder, load_splits
 
     settings = dict(RECIPES[name])
@@ -62,7 +62,7 @@ def baselines(probes: list[str], seeds: int) -> dict[str, Any]:
 
 
 def draw(methods: list[dict[str, Any]], real: list[dict[str, Any]], path: Path) -> None:
-    """Accuracy against seconds, with the real-image baselines as lines."""
+    """Plot accuracy against seconds, with the real-image baselines as lines."""
     import matplotlib as mpl
 
     mpl.use("agg")

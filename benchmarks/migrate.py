@@ -1,13 +1,13 @@
 """How good is a head for an encoder that the data never saw, and how good was its forecast?
 
-    python benchmarks/migrate.py distil     # the sets: 10 to 20 minutes on one core; repeat it to go on
+    python benchmarks/migrate.py distil     # the sets: 10 to 20 minutes on one core; repeat to continue
     python benchmarks/migrate.py            # one minute; writes results/migrate.json
 
 Sets distilled from clothing with EfficientNet-Lite0, MobileNetV1 and MobileNetV2 (`auto`, 40 steps, 112 px, three
-seeds, one and two images per class), each migrated to the two other encoders. Truth is the accuracy on the 372 test
-images. What crossing costs (`CROSSING` in analysis/migrate.py) is the mean over these pairs; the errors below are of
-forecasts with what was measured on the sets of the two other source encoders alone. As a check on other data, sets
-from 20 classes of grocery (20 steps) are forecast with the constants from clothing.
+seeds, one and two images per class) are each migrated to the two other encoders. The truth is the accuracy on the 372
+test images. The cost of crossing (`CROSSING` in analysis/migrate.py) is the mean over these pairs. Errors of forecasts
+use only the cost measured on the sets of the two other source encoders. As a check on other data, sets from 20 classes
+of grocery (20 steps) are forecast with the constants from clothing.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def folder(title: str, source: str, seed: int) -> Path:
 
 
 def distil() -> None:
-    """Make the sets that are not there yet; stop in time."""
+    """Make the missing sets; stop when the time is up."""
     start = time.monotonic()
     for title, (name, classes, steps, count, seeds) in SETS.items():
         train, test = data(name, classes)
@@ -66,7 +66,7 @@ def distil() -> None:
 
 
 def pairs(encoders: dict[str, Encoder], store: FeatureStore) -> Iterator[dict[str, Any]]:
-    """Every set on every encoder that it was not made with."""
+    """Migrate every set to every encoder that it was not made with."""
     for title, (name, classes, _, _, seeds) in SETS.items():
         _, test = data(name, classes)
         for seed in range(seeds):
@@ -107,13 +107,13 @@ def _row(report: Migration) -> dict[str, Any]:
 
 
 def cost(row: dict[str, Any], name: str) -> float:
-    """What crossing cost a candidate: what was missing from the forecast, in logits."""
+    """What crossing cost a candidate, in logits: its accuracy minus a forecast without that cost."""
     one = row["candidates"][name]
     return float(logit(one["accuracy"]) - logit(one["forecast"]) + CROSSING[name])
 
 
 def without(row: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Forecasts with what crossing cost the sets of other source encoders."""
+    """Forecasts with the cost of crossing measured on the sets of other source encoders."""
     others = [other for other in rows if other["source"] != row["source"]]
     return {
         name: float(expit(logit(one["forecast"]) - CROSSING[name] + np.mean([cost(other, name) for other in others])))
@@ -122,7 +122,7 @@ def without(row: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, float]
 
 
 def quality(rows: list[dict[str, Any]], forecasts: list[dict[str, float]]) -> dict[str, Any]:
-    """How far forecasts were off, and how good the choice by them was."""
+    """How far off the forecasts were, and how good the choice based on them was."""
     truth = [{name: one["accuracy"] for name, one in row["candidates"].items()} for row in rows]
     off = [f[name] - t[name] for f, t in zip(forecasts, truth) for name in CANDIDATES]
     picked = [max(f, key=lambda name: f[name]) for f in forecasts]

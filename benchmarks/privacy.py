@@ -1,14 +1,15 @@
-"""Accuracy against ε: images distilled from private statistics, beside private prototypes.
+"""Accuracy against ε: images distilled from private statistics, next to private prototypes.
 
     python benchmarks/privacy.py --minutes 7       # again until it says "done": 30 minutes on one core
 
 Statistics of Lite0's features at 112 px with (ε, 1e-5)-differential privacy, ε from 1 to 8, and without noise (inf),
-of clothing (10 classes of 112 to 795 photos) and of 20 classes of grocery (the first by name, 16 to 45 photos). From
-each file: class means as prototypes, the nearest by cosine (DPPL-Mean, arXiv 2406.08039), or by distance with the known
-length of the noise taken off ("corrected"), and one image per class by sfm, 60 steps from noise, scored with ridge
-probes on Lite0 and on MobileNetV1. "Prototypes of both" spends half of ε on each encoder, which must be known
-beforehand; the images spend nothing on MobileNetV1. Three releases each: the noise is drawn anew, so the rows of
-another run differ. Writes results/privacy.json after every row, and goes on where it was stopped.
+for clothing (10 classes of 112 to 795 photos) and for 20 classes of grocery (the first by name, 16 to 45 photos). Each
+file gives class means as prototypes, and one image per class by sfm, 60 steps from noise. Prototypes classify by cosine
+(DPPL-Mean, arXiv 2406.08039), or by distance after subtracting the known length of the noise ("corrected"). Images are
+scored with ridge probes on Lite0 and on MobileNetV1. "Prototypes of both" spends half of ε on each encoder, and both
+must be known beforehand; the images spend nothing on MobileNetV1. There are three releases each. The noise is drawn
+again every time, so the rows of another run differ. Writes results/privacy.json after every row, and continues where
+it was stopped.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ CLASSES = {"clothing": 10, "grocery": 20}
 
 
 def released(bank: FeatureBank, encoder: Encoder, epsilon: float) -> ClassStatistics:
-    """What a party sends. ε = 10,000 stands for infinity: features are directions as well, and the noise is 0.008."""
+    """What a party sends. ε = 10,000 stands for infinity: features also have length 1, and the noise is 0.008."""
     return private_statistics(bank, EncoderRecord.of(encoder), "benchmark", epsilon=min(epsilon, 1e4), delta=DELTA)
 
 
@@ -55,7 +56,7 @@ def prototypes(found: ClassStatistics, test: FeatureBank) -> float:
 
 
 def corrected(found: ClassStatistics, test: FeatureBank) -> float:
-    """Nearest by distance; of a prototype's squared length what noise alone would give is taken off."""
+    """Nearest by distance, after subtracting the noise's expected share of a prototype's squared length."""
     means, promise = found.means(), found.about.privacy
     assert promise is not None
     noise = found.dim * (promise.deviation / found.weights()).square()
@@ -105,7 +106,7 @@ def main() -> None:
                 real = evaluate(None, one, *splits[data], probes=["ridge"], views=10, baselines=["random", "full"])
                 for row in real.rows:
                     keep({"name": row.name, "data": data, "epsilon": "", "release": 0, name: row.top1})
-    for release, data, epsilon in product(range(RELEASES), CLASSES, EPSILONS):  # what takes long, release by release
+    for release, data, epsilon in product(range(RELEASES), CLASSES, EPSILONS):  # the slow part, release by release
         about = named(data, epsilon, release)
         if is_there(name="sfm", **about):
             continue
@@ -113,7 +114,7 @@ def main() -> None:
             print("not done: run it again")
             return
         place = _common.RUNS / _common.run_name("privacy", data, str(epsilon), str(release))
-        # Kept, because the noise of a set that was stopped cannot be drawn again.
+        # Kept for resuming a set, because its noise cannot be drawn again.
         file = place.with_name(f"{place.name}.stats")
         if not file.exists():
             released(banks[data]["lite0"], first, epsilon).save(file)

@@ -1,9 +1,9 @@
-"""Where a step's time goes: the share spent in the encoder (forward and backward), per method.
+"""Where the time of a step goes: the share spent in the encoder (forward and backward), per method.
 
     python benchmarks/profile_step.py        # under a minute on two cores
 
-EfficientNet-Lite0 at 112 px, 10 classes, 3 views. The encoder is timed inside the step; "rest" is the step
-without it: canvas, views, objective, Adam, each timed on its own below.
+EfficientNet-Lite0 at 112 px, 10 classes, 3 views. The encoder is timed inside the step; "rest" is the step without it:
+canvas, views, objective and Adam, each of which is also timed separately.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class TimedEncoder:
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         started = time.perf_counter()
-        images = images * 1  # a node of its own, so that the hook fires after the whole encoder
+        images = images * 1  # a separate node, so that the hook fires after the whole encoder
         features = self.encoder(images)
         self.seconds += time.perf_counter() - started
         if features.requires_grad:
@@ -100,7 +100,7 @@ def main() -> None:
         }
         plain = torch.optim.Adam(canvas.levels, lr=0.02, fused=False)
         not_fused = median_seconds(plain.step)
-        parts["other"] = step - inside - sum(parts.values())  # drawing, repeating, checking, and caches gone cold
+        parts["other"] = step - inside - sum(parts.values())  # drawing, repeating, checking, and cold caches
         results[name] = {"step": step, "encoder": inside, "share": inside / step, "rest": parts, "not fused": not_fused}
         rest = ", ".join(f"{part} {1000 * seconds:.1f}" for part, seconds in parts.items())
         print(f"{name}: step {1000 * step:.0f} ms, encoder {100 * inside / step:.1f}%; rest in ms: {rest}")

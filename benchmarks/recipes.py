@@ -1,11 +1,11 @@
-"""What each setting is worth: one change at a time from each method's default, on the clothing photos.
+"""The effect of each setting: one change at a time from each method's default, on the clothing photos.
 
     python benchmarks/recipes.py                 # about 20 minutes on two cores
-    python benchmarks/recipes.py --only clp      # the rows whose name starts so
+    python benchmarks/recipes.py --only clp      # the rows whose name begins with clp
 
-EfficientNet-Lite0 at 112 px, one image per class, one distillation seed, 200 steps; accuracy of a ridge probe on
-100 views and of an sgd probe on 100 views, both over 3 evaluation seeds, on the 8-bit images. Rows within ±2 points of
-each other are equal here. Finished rows are kept, so that the command can be repeated after a break.
+EfficientNet-Lite0 at 112 px, one image per class, one distillation seed, 200 steps. Accuracy of a ridge and of an sgd
+probe, both on 100 views of the 8-bit images and over 3 evaluation seeds. Rows within ±2 points of each other count as
+equal. Finished rows are kept, so the command can be repeated after a break.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""The sets that come with the package, src/probedistill/sets: distilled, exported, scored, and described by a card.
+"""Make the sets that come with the package, src/probedistill/sets: distil, export, score, and write a card.
 
     python benchmarks/released_sets.py                       # some twenty minutes of one core; it resumes, set by set
     python benchmarks/released_sets.py --sets digits-lite0   # one of them
-    python benchmarks/released_sets.py --again               # all of them anew, after `auto` has become better
+    python benchmarks/released_sets.py --again               # all of them again, after `auto` has improved
 
-One image per class, method auto, 300 steps, seed 0, exported as WebP, without the loss of each step. The scores on the
-cards are of the exported images, on test images that neither the set nor its settings have seen.
+One image per class, method auto, 300 steps, seed 0, exported as WebP, without the record of losses. The scores on the
+cards are for the exported images, on test images that were used neither for the set nor for its settings.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from probedistill.ship.released import PLACE
 from probedistill.store.card import Licence
 from probedistill.store.layout import CONFIG, HELD_OUT, scores_file
 
-MOST_BYTES = 300_000  # all sets together
+MOST_BYTES = 300_000  # of all sets together
 CC0 = Licence(
     "cc0-1.0",
     "CC0: the photos are those of the Clothing dataset (small) of Alexey Grigorev and contributors, which is in the "
@@ -100,7 +100,7 @@ def make(name: str, plan: Plan) -> int:
 
 
 def score(made: DistilledSet, small: Path, configs: list[EncoderConfig], images: ImagesConfig) -> None:
-    """Score the exported images with each of the encoders; the card takes the tables from there."""
+    """Score the exported images on each encoder; the card shows these tables."""
     splits = load_splits(images)
     for config in configs:
         encoder = load_encoder(config)

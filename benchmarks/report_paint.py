@@ -1,8 +1,8 @@
-"""How soon a report of 1,000 distilled images is on the screen: first paint, whole file read, pictures drawn.
+"""How soon a report on 1,000 distilled images appears: first paint, whole file read, pictures drawn.
 
 python benchmarks/report_paint.py [--images 1000] [--side 112] [--loads 5]
 
-A fresh page in headless Chromium each time; the median counts. Writes benchmarks/results/report_paint.json.
+Each load has a fresh page in headless Chromium; results are medians. Writes benchmarks/results/report_paint.json.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def main() -> None:
         for _ in range(arguments.loads):
             page = browser.new_page(viewport={"width": 1280, "height": 900})
             page.goto(file.as_uri(), timeout=120_000)
-            while not page.evaluate(DRAWN):  # the page's policy forbids the eval of wait_for_function
+            while not page.evaluate(DRAWN):  # the page's policy forbids eval, which wait_for_function uses
                 page.wait_for_timeout(20)
             drawn = page.evaluate("performance.now()")
             loads.append({"paint": page.evaluate(PAINT), "read": page.evaluate(READ), "pictures": drawn})

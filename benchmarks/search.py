@@ -3,9 +3,9 @@
     python benchmarks/search.py clothing lite0                       # every candidate: about an hour on one core
     python benchmarks/search.py grocery lite0 --only clp_v1 clp_v1_real
 
-200 steps, one distillation seed; ridge and sgd probe on 50 views, 3 evaluation seeds, on the validation split: the test
-split is for seeds.py. Finished candidates are kept in results/search-DATASET-ENCODER.json, each with its settings, and
-done again where these have changed.
+200 steps, one distillation seed. Ridge and sgd probes on 50 views, 3 evaluation seeds, on the validation split: the
+test split is reserved for seeds.py. Finished candidates are kept in results/search-DATASET-ENCODER.json, each with its
+settings, and computed again if these have changed.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ VALIDATION = {"clothing": "validation", "grocery": "val"}
 
 @dataclass(frozen=True)
 class Candidate:
-    """Terms of the loss with their weights, and what differs from 200 steps × 3 views from noise."""
+    """Terms of the loss with their weights, and differences from 200 steps × 3 views from noise."""
 
     terms: tuple[tuple[float, str], ...]
     start: str = "noise"
@@ -83,7 +83,7 @@ CANDIDATES = {
 
 
 def full_head(real: RealFeatures) -> Tensor:
-    """(d, C) head of a class-balanced ridge probe on all real features."""
+    """The head (d, C) of a class-balanced ridge probe on all real features."""
     features, labels, classes = real.features.double(), real.labels, real.num_classes
     weights = (1 / real.counts.double())[labels]
     weighted = (features * (weights / weights.mean())[:, None]).T
@@ -96,10 +96,10 @@ def full_head(real: RealFeatures) -> Tensor:
 def ideal_features(head: Tensor, ridge: float) -> Tensor:
     """(C, d) features, one per class, whose ridge probe is a positive multiple of a head W (d, C) with W 1 = 0.
 
-    With λ = ridge · the mean of ‖z_c‖², the probe on Z = M Wᵀ is Zᵀ (Z Zᵀ + λ I)⁻¹ (I - 1/C). For M that commutes with
-    G = Wᵀ W, of eigenvalues g, it is W / κ where the eigenvalues of M solve m² g - κ m + λ = 0. κ is found by
+    With λ = ridge · the mean of ‖z_c‖², the probe on Z = M Wᵀ is Zᵀ (Z Zᵀ + λ I)⁻¹ (I - 1/C). If M commutes with
+    G = Wᵀ W, whose eigenvalues are g, it is W / κ, where the eigenvalues of M solve m² g - κ m + λ = 0. κ is found by
     bisection: the larger it is, the nearer M is to a multiple of I, and Z to the head's own columns. A weak ridge has
-    no solution; for it the least κ is taken.
+    no solution and uses the least κ.
     """
     values, vectors = torch.linalg.eigh((head.T @ head).double())
     values = values.clamp(min=0)
@@ -117,7 +117,7 @@ def ideal_features(head: Tensor, ridge: float) -> Tensor:
 
 
 def make_terms(real: RealFeatures, raw: RealFeatures) -> dict[str, Callable[[], Objective]]:
-    """The objectives by name; each sees unit-length centred features (``real``) or features as they are (``raw``)."""
+    """The objectives by name; each gets unit-length centred features (``real``) or unnormalised features (``raw``)."""
     classes, batch = real.num_classes, 60 if real.num_classes < 50 else 10
     of_class = real.labels.argsort(stable=True).split(real.counts.tolist())
 
@@ -131,22 +131,22 @@ def make_terms(real: RealFeatures, raw: RealFeatures) -> dict[str, Callable[[], 
         return closed_form_head(z, targets, 10 * z.detach().square().sum(1).mean())
 
     def own() -> Objective:
-        """Separable: each view's centred feature against the centre of its own real class."""
+        """Separable: match each view's centred feature to the centre of its real class."""
         centres = F.normalize(class_means(real.features, real.labels, classes), dim=1)
         return lambda z, t, step: (1 - F.cosine_similarity(real.normalize(z), centres[t], dim=1)).mean()
 
     def ideal() -> Objective:
-        """Separable: each view's centred feature against the ideal one of its class, from the head of all real data."""
+        """Separable: match each view's centred feature to its class's ideal feature, from the head of all real data."""
         wanted = F.normalize(ideal_features(full_head(real), 10.0), dim=1)
         return lambda z, t, step: (1 - F.cosine_similarity(real.normalize(z), wanted[t], dim=1)).mean()
 
     def headmatch() -> Objective:
-        """The induced head of all images together against the head of all real data."""
+        """Match the head induced by all images together to the head of all real data."""
         head = full_head(real)
         return lambda z, t, step: (1 - F.cosine_similarity(induced(z, t, 1 / classes), head, dim=0)).mean()
 
     def kd() -> Objective:
-        """CLP with the predictions of the head of all real data for half of the target."""
+        """CLP with a target that is half predictions of the head of all real data."""
         head = F.normalize(full_head(real), dim=0)
 
         def objective(z: Tensor, t: Tensor, step: int) -> Tensor:
@@ -158,7 +158,7 @@ def make_terms(real: RealFeatures, raw: RealFeatures) -> dict[str, Callable[[], 
         return objective
 
     def adam() -> Objective:
-        """CLP with the head that Adam's sign-like steps make of the flows, the sgd probe's: tanh of each flow."""
+        """CLP with tanh of each flow as the head, like the sgd probe's head after Adam's sign-like steps."""
         scale = (raw.features - raw.mean).norm(dim=1).mean()
 
         def objective(z: Tensor, t: Tensor, step: int) -> Tensor:
@@ -170,7 +170,7 @@ def make_terms(real: RealFeatures, raw: RealFeatures) -> dict[str, Callable[[], 
         return objective
 
     def path() -> Objective:
-        """LGM with heads along a real training path (SFM is its start, W = 0) instead of random ones."""
+        """LGM with heads along a real training path (which starts at SFM's W = 0) instead of random heads."""
         weight, weights = torch.zeros(classes, real.dim), sample_weights(real.counts.float(), balanced=True)
         heads, targets = [], []
         for _ in range(40):

@@ -1,4 +1,4 @@
-"""Methods on photos with three distillation seeds, beside the real images that flatter least: docs/benchmarks.md.
+"""Methods on photos with three distillation seeds, next to the strongest real images: docs/benchmarks.md.
 
     python benchmarks/seeds.py                          # two hours of one core; it resumes, row by row
     python benchmarks/seeds.py --encoders lite0 --methods auto --seeds 0
@@ -11,19 +11,18 @@
     python benchmarks/seeds.py --encoders lite0 --size 224 --methods lgm-paper --steps 5000 --step-views 10
 
 One image per class of clothing, 150 steps of three views (``--steps``, ``--step-views``), encoders at 112 px
-(``--size``); ten images per class have one view each, and with two encoders each has two. `clp`, `sfm` and `lgm`
-start from noise, `auto` from averages of photos; `transfer` is `auto` with the aim of that name, `noise` is `auto`
-from noise, and `lgm-paper` and its like have the papers' settings (``--preset paper``). Each set is scored with three
-probes on 30 views, over two evaluation seeds; a cell of the table is the mean and the standard deviation over the
-*distillation* seeds. The real baselines have five evaluation seeds. Nothing here is chosen on test images.
+(``--size``). With ten images per class each image has one view, with two encoders two. `clp`, `sfm` and `lgm` start
+from noise, `auto` from averages of photos. `transfer` is `auto` with that aim, `noise` is `auto` from noise, and names
+like `lgm-paper` have the papers' settings (``--preset paper``). Each set is scored with three probes on 30 views, over
+two evaluation seeds; a cell of the table is the mean and the standard deviation over the *distillation* seeds. The real
+baselines have five evaluation seeds. Nothing here is chosen on test images.
 
-Each set of `auto` is scored on the encoders that had no part in it, too, beside the medoids that each encoder chooses
-(``--methods medoids``) and random photos. CLIP is one of these; it is scored with crops of at least 35%, real images
-and distilled ones alike, because it makes nothing of smaller ones at this size. ``--steps 75`` and ``300`` show what
-steps bring.
+Each set of `auto` is also scored on held-out encoders, next to the medoids that each encoder chooses (``--methods
+medoids``) and random photos. On CLIP, real and distilled images are scored with crops of at least 35%, because at this
+size CLIP gets nothing from smaller crops. ``--steps 75`` and ``300`` show the effect of steps.
 
 CIFAR-10 is read from ``FOLDER/cifar-10/train/CLASS`` and ``FOLDER/cifar-10/test/CLASS``: the first 300 images of each
-class in its first training batch, and the first 100 in its test batch. Nothing was ever chosen on it.
+class in the first training batch, and the first 100 in the test batch. Nothing was ever chosen on it.
 """
 
 from __future__ import annotations
@@ -72,7 +71,7 @@ PICTURED = {
 }
 """Runs whose images the docs show."""
 WITHOUT_SEED = ("real", "medoids")
-PHOTOS: list[str] = ["cifar-10"]  # below --photos
+PHOTOS: list[str] = ["cifar-10"]  # folders below --photos
 BASELINES = ["random", "centroids", "herding", "kmedoids", "means", "full"]
 ENCODERS = ["lite0", "mobilenetv1", "mobilenetv2"]
 TARGETS = [*ENCODERS, "lite1", "lite2", "clip"]
@@ -82,22 +81,22 @@ PROTOCOL: dict[str, Any] = {"probes": PROBES, "views": VIEWS, "sgd_views": VIEWS
 
 @dataclass(frozen=True)
 class Cell:
-    """What one file of results/seeds is about."""
+    """The subject of one file of results/seeds."""
 
     dataset: str
-    encoder: str  # a + between those of one run
+    encoder: str  # with + between several encoders of a run
     method: str
     seed: int
     steps: int
-    views: int = VIEWS  # of each image, in evaluation
+    views: int = VIEWS  # per image, in evaluation
     images_per_class: int = 1
-    precision: Precision = "fp32"  # of the encoder, in distilling
-    step_views: int | None = None  # of each image in a step; None: as many as in the table of 112 px
+    precision: Precision = "fp32"  # of the encoder, during distillation
+    step_views: int | None = None  # per image and step; None: as in the table of 112 px
     size: int = 112  # of the encoder's input, in pixels
 
     @property
     def key(self) -> str:
-        """Name of the file and of the run. What is as in the table of 112 px has no part in it."""
+        """Name of the file and of the run; settings of the table of 112 px are left out."""
         key = f"{self.dataset}-{self.encoder}-{self.method}" + f"-{self.seed}" * (self.method not in WITHOUT_SEED)
         if self.method in METHODS:
             key += f"-steps{self.steps}" * (self.steps != STEPS) + f"-{self.precision}" * (self.precision != "fp32")
@@ -107,7 +106,7 @@ class Cell:
 
     @property
     def travels(self) -> bool:
-        """Whether its images are scored on other encoders, too; with groceries' 81 classes that takes too long."""
+        """Whether its images are also scored on other encoders; for grocery's 81 classes that would take too long."""
         return self.dataset != "grocery" and self.size == 112
 
     @property
@@ -123,7 +122,7 @@ class Cell:
 
 
 Splits = tuple[LabelledImages, LabelledImages]
-Scores = tuple[Evaluation, dict[str, Any]]  # at home, and what else is kept
+Scores = tuple[Evaluation, dict[str, Any]]  # on the set's own encoder, and everything else
 
 
 def rows_of(evaluation: Evaluation) -> list[dict[str, Any]]:
@@ -134,7 +133,7 @@ def rows_of(evaluation: Evaluation) -> list[dict[str, Any]]:
 
 
 def elsewhere(one: DistilledSet, home: str, test: LabelledImages) -> dict[str, list[dict[str, Any]]]:
-    """Scores on the encoders that had no part, and for medoids on all."""
+    """Scores on held-out encoders; for medoids, on all encoders."""
     found = {}
     for name in TARGETS:
         if name not in home.split("+"):
@@ -147,34 +146,34 @@ def elsewhere(one: DistilledSet, home: str, test: LabelledImages) -> dict[str, l
 
 
 def real(cell: Cell, encoder: Encoder, splits: Splits) -> Scores:
-    """Every baseline on the encoder; those of one image a class, means, only there."""
+    """Every baseline on the encoder; class means and full real data only at one image per class."""
     baselines = BASELINES if cell.images_per_class == 1 else BASELINES[:-2]
     count = cell.images_per_class
     return evaluate(None, encoder, *splits, baselines=baselines, images_per_class=count, seeds=5, **PROTOCOL), {}
 
 
 def chosen(cell: Cell, encoder: Encoder, splits: Splits) -> Scores:
-    """Photos that the encoder chooses."""
+    """The photos that the encoder chooses."""
     photos = real_set(CHOSEN[cell.method], encoder, splits[0], seed=cell.seed)
     scores = evaluate(photos, encoder, None, splits[1], baselines=[], seeds=2, **PROTOCOL)
     return scores, {"others": elsewhere(photos, cell.encoder, splits[1])} if cell.travels else {}
 
 
 def made(cell: Cell, train: LabelledImages) -> DistilledSet:
-    """The distilled set of a cell: its run, made or taken up again."""
+    """The distilled set of a cell, from a new or a resumed run."""
     run = RunConfig(out=_common.RUNS / f"seeds-{cell.key}", resume=True, evaluate_every=0)
     encoders = [replace(_common.encoder(name, cell.size), precision=cell.precision) for name in cell.encoders]
     return distill(train, encoders, cell.config, run=run)
 
 
 def clothing_sets(train: LabelledImages) -> Iterator[tuple[str, DistilledSet]]:
-    """Lite0's set of each method in the table of 112 px, of the first seed."""
+    """Lite0's set of each method in the table of 112 px, for the first seed."""
     for method in _common.METHODS:
         yield method, made(Cell("clothing", "lite0", method, seed=0, steps=STEPS), train)
 
 
 def distilled(cell: Cell, encoder: Encoder, splits: Splits) -> Scores:
-    """A distilled set; those of 112 px are scored on every encoder, the first beside the photos nearest to it."""
+    """Score a distilled set; at 112 px on every encoder, and the first seed next to its nearest photos."""
     one = made(cell, splits[0])
     nearest = ["neighbours"] if cell.seed == 0 and cell.images_per_class == 1 else []
     scores = evaluate(one, encoder, *splits, baselines=nearest, seeds=2, **PROTOCOL)
@@ -185,7 +184,7 @@ def distilled(cell: Cell, encoder: Encoder, splits: Splits) -> Scores:
 
 
 def score(cell: Cell, encoder: Encoder, splits: Splits) -> None:
-    """Make and keep what belongs into a cell's file, unless it is there."""
+    """Compute and write a cell's file, unless it exists."""
     if (_common.RESULTS / "seeds" / f"{cell.key}.json").exists():
         print(f"{cell.key}: there")
         return
@@ -200,7 +199,7 @@ REFERENCES = {"full real data": "-", "class-mean features": "--", "herding": ":"
 
 
 def draw() -> None:
-    """Lite0's accuracy against encoder passes, a line for each method, beside real images: results/speed.png."""
+    """Plot Lite0's accuracy against encoder passes, with a line per method and real images: results/speed.png."""
     import matplotlib as mpl
 
     mpl.use("agg")

@@ -1,15 +1,15 @@
-"""One step as the LGM authors describe it against one of ours: time and peak memory, as ratios of one run.
+"""A step as the LGM authors describe it against one of ours: time and peak memory, as ratios within one run.
 
     python benchmarks/step_cost.py                     # 10 classes x 3 views, then 100 x 10 (about 10 min on 2 cores)
     python benchmarks/step_cost.py --encoder timm:vit_base_patch16_224 --random --size 224 --cases 100x10 1000x10
 
-(a) The reference: each step sends a real batch (as many real images as synthetic views) through the encoder,
-all views go through in one pass, and the head's gradient is autograd's, differentiated again. Once with the
-encoder as timm makes it, once with ours (folded batch norms, channels-last), so that the two gains stay apart.
+(a) The reference: each step sends a real batch (as many real images as synthetic views) and all views through the
+encoder, each in one pass; autograd computes the head's gradient and differentiates it again. It is measured with
+timm's encoder and with ours (folded batch norms, channels-last), so that the two gains can be told apart.
 (b) Ours: closed-form gradients against stored real features; the last rows in micro-batches of 64 views.
 
-Images of the reference's real batches are random pixels already in memory: reading them is not charged to it.
-Every row runs in a process of its own; its memory is that process's peak minus what it had before the first step.
+The reference's real batches are random pixels in memory, so it is not charged for reading images. Every row runs in its
+own process; its memory is the peak of that process minus the memory before the first step.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ import torch.nn.functional as F
 from _common import in_fresh_process, keep, peak_memory_mib
 from probedistill import AugmentConfig
 
-AUGMENT = AugmentConfig(noise_prob=0.5)  # the authors' views, for every row
+AUGMENT = AugmentConfig(noise_prob=0.5)  # the authors' views, in every row
 ROWS = ["reference, timm's encoder", "reference, our encoder", "ours lgm", "ours sfm", "ours clp", "ours lgm, 64 views"]
 MIB = 2**20
 
 
 def prepare(options: argparse.Namespace, classes: int, plain: bool) -> tuple[Any, torch.Tensor, torch.Tensor]:
-    """Encoder, real features (16 per class) and labels; features are random: their values cost nothing."""
+    """Encoder, real features (16 per class) and labels; features are random, because values do not affect the cost."""
     from probedistill import load_encoder
 
     encoder = load_encoder(
@@ -54,7 +54,7 @@ def reference_gradient_step(
     real: torch.Tensor,
     real_labels: torch.Tensor,
 ) -> None:
-    """Set the gradient of one step of Linear Gradient Matching, by autograd alone, on the canvas levels.
+    """Set the gradient of one step of Linear Gradient Matching on the canvas levels, only by autograd.
 
     ``real`` (n, 3, S, S) are this step's real images before augmentation.
     """
@@ -79,7 +79,7 @@ def reference_gradient_step(
 
 
 def measure(options: argparse.Namespace, row: str, classes: int, views: int) -> dict[str, float]:
-    """Seconds per step (the median) and peak memory of the steps alone."""
+    """Median seconds per step, and peak memory of only the steps."""
     from probedistill.distillation.canvas import Canvas
     from probedistill.distillation.engine import Distiller, Loop, Tower
     from probedistill.objectives.clp import clp_objective

@@ -1,14 +1,13 @@
-"""A feature bank larger than memory: peak memory at four sizes, and its rate against a plain read of its files.
+"""A feature bank larger than memory: peak memory at four sizes, and its speed against a plain read of its files.
 
     python benchmarks/stream.py                  # 2,000,000 × 768 in float16, 3 GB of disk, some minutes
     python benchmarks/stream.py --rows 50000     # a smaller one
 
-Per size, a process of its own reads the same shards three times, each time after asking the system to forget
-them (posix_fadvise): plainly and in order; for the class sums of 1,000 classes; for LGM's gradient at a random
-head. "Peak" is what the process's memory rises by over an idle one (VmHWM − VmRSS; "process_mib" has all of
-it); "rows" is what it holds for each row, its label and its image's number. The gradient is bound by its two
-matrix products, not by the disk.
-Writes results/stream.json and removes the bank.
+For each size, a new process reads the same shards three times, each time after asking the system to forget them
+(posix_fadvise): plainly and in order; for the class sums of 1,000 classes; and for LGM's gradient at a random head.
+"Peak" is the rise of the process's memory while working (VmHWM − VmRSS; "process_mib" is all of it). "Rows" is what is
+stored for each row: its label and its image's index. The gradient is limited by its two matrix products, not by the
+disk. Writes results/stream.json and removes the bank.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ import torch
 from _common import in_fresh_process, keep
 
 DIM, CLASSES, STEPS = 768, 1000, 4
-SHARD = 512  # rows in a file, as `extract_features` makes them
+SHARD = 512  # rows per file, as in `extract_features`
 
 
 def generate(folder: Path, rows: int) -> None:
@@ -49,14 +48,14 @@ def generate(folder: Path, rows: int) -> None:
 
 
 def forget(paths: list[Path]) -> None:
-    """Ask the system to drop the files from its cache; they have been synced."""
+    """Ask the system to drop the files, which have been synced, from its cache."""
     for path in paths:
         with path.open("rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def resident_mib(what: str) -> float:
-    """Resident size of this process: ``VmRSS`` now, ``VmHWM`` at its largest."""
+    """Resident size of this process: ``VmRSS`` now, or its peak ``VmHWM``."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(what))
     return int(line.split()[1]) / 1024
 
@@ -70,7 +69,7 @@ def read_plainly(paths: list[Path]) -> None:
 
 
 def measure(folder: Path, rows: int) -> dict[str, Any]:
-    """Seconds, rates and the rise of peak memory for the first ``rows`` rows."""
+    """Seconds, speeds and the rise of peak memory for the first ``rows`` rows."""
     from probedistill.features.bank import FeatureBank
     from probedistill.features.bank import Shard as _Shard
     from probedistill.objectives.lgm import summed_head_gradient
@@ -79,10 +78,10 @@ def measure(folder: Path, rows: int) -> dict[str, Any]:
     starts = range(0, rows, SHARD)
     paths = [folder / f"shard-{number:05d}.safetensors" for number in range(len(starts))]
     weight = 0.01 * torch.randn(CLASSES, DIM, generator=torch.Generator().manual_seed(1))
-    warm = RealFeatures(torch.randn(16, DIM), torch.arange(16) % 8, 8)  # a little: its memory is kept for reuse
+    warm = RealFeatures(torch.randn(16, DIM), torch.arange(16) % 8, 8)  # small: freed memory is kept for reuse
     warm.class_sums()
-    summed_head_gradient(warm.blocks(), warm.counts, weight[:8])  # libraries start their threads
-    Path("/proc/self/clear_refs").write_text("5")  # the largest size is from now on
+    summed_head_gradient(warm.blocks(), warm.counts, weight[:8])  # makes libraries start their threads
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = resident_mib("VmRSS")
 
     labels, parts = torch.arange(rows) % CLASSES, [_Shard(p, min(SHARD, rows - s)) for p, s in zip(paths, starts)]

@@ -405,9 +405,9 @@ def seeds(
 
     def cell(name: str, encoder: str, probe: str) -> str:
         rows = found.get((name, encoder, probe), [])
-        if name == "neighbours" and rows:  # those of the method that chose them best
+        if name == "neighbours" and rows:  # the neighbours of the method that chose the best ones
             return percent(max(rows, key=lambda row: row["top1"]))
-        if len(rows) == 1:  # of real images, with the deviation over evaluation seeds
+        if len(rows) == 1:  # real images, with the deviation over evaluation seeds
             return percent(rows[0])
         return mean_and_std([row["top1"] for row in rows])
 
@@ -416,7 +416,7 @@ def seeds(
     made_sets.sort(key=lambda one: (shown.index(one["method"]), one.get("step_views") or 0, one["steps"]))
     titles = [made_with(one) for one in made_sets]
     methods = [f"distilled, {title}" for title in dict.fromkeys(titles)]
-    # herding and k-means medoids choose the same one photo of a class as centroids do
+    # at one photo per class, herding and k-means medoids choose the same photo as centroids
     real = ["random real", "centroids", "neighbours", "class-mean features", "full real data"]
     for name in [*methods, *real]:
         cells = [cell(name, e, probe) for e in encoders for probe in probes]

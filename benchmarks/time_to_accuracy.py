@@ -3,12 +3,12 @@
     python benchmarks/time_to_accuracy.py                # 1,000 steps x 3 views of the reference: about 30 minutes
     python benchmarks/time_to_accuracy.py --full         # its own 5,000 x 10: most of a day on two cores
 
-Clothing photos, EfficientNet-Lite0 at 112 px, one image per class. The reference is the step of step_cost.py (a)
-with timm's encoder and the authors' schedule: Adam 2e-3, constant, pyramid levels opened one by one (spread over the
-run as theirs are over 5,000 steps), noise and crops on both sides, a new real batch through the encoder in every step
-(decoded beforehand: reading is not charged). Accuracy is a ridge probe's on 20 views of the 8-bit images; the clock
-stands still while it is taken. Everything runs on one thread and the clock is the processor's, so that other work on
-the machine does not count.
+Clothing photos, EfficientNet-Lite0 at 112 px, one image per class. The reference is step (a) of step_cost.py with
+timm's encoder and the authors' schedule: Adam with a constant rate of 2e-3, pyramid levels opened one by one (spread
+over the run as theirs are over 5,000 steps), noise and crops on both sides, and a new real batch through the encoder
+in every step (decoded beforehand, so reading is not charged). Accuracy is measured with a ridge probe on 20 views of
+the 8-bit images, while the clock is stopped. Everything runs on one thread, and the clock counts processor time, so
+that other work on the machine does not matter.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SIZE = 112
 
 
 class Clock:
-    """Runs steps, counts their seconds and takes the accuracy every so often."""
+    """Runs steps, counts their seconds, and measures accuracy at intervals."""
 
     def __init__(self, name: str, encoder: Any, labels: torch.Tensor, test: Any) -> None:
         self.name, self.encoder, self.labels, self.test = name, encoder, labels, test
@@ -96,7 +96,7 @@ def main() -> None:
     canvas = Canvas(len(labels), SIZE, open_levels=1)
     canvas.fill_with_noise(1.0, seed=0)
     optimizer = torch.optim.Adam([{"params": [level.requires_grad_()]} for level in canvas.levels], lr=2e-3)
-    level_every = steps // 25  # the authors' 200 of 5,000
+    level_every = steps // 25  # the authors open a level every 200 of 5,000 steps
 
     def reference(number: int) -> None:
         if number and number % level_every == 0 and not canvas.all_open:

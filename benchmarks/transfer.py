@@ -1,11 +1,11 @@
-"""`transfer` of three sets on three encoders: CPU seconds in all, against those of the encoder passes that it needs.
+"""`transfer` of three sets on three encoders: its CPU seconds, against those of the necessary encoder passes.
 
     python benchmarks/transfer.py                        # ten classes of clothing photos, every image: half an hour
     python benchmarks/transfer.py --classes 4 --per-class 20 --seeds 1 --size 64       # half a minute
 
-The sets are distilled in a few steps: what they are does not matter here. The cache is empty at the start; a second
-call of `transfer` into another folder, which finds all features, shows what is left beside the encoders. The aim is
-twice the time of the passes at most.
+The sets are distilled in a few steps, because their quality does not matter here. The cache is empty at the start. A
+second call of `transfer` into another folder finds all features, and so shows the cost of everything but the encoders.
+The aim is at most twice the time of the passes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ENCODERS = ["lite0", "mobilenetv1", "mobilenetv2"]
 
 
 class Passes:
-    """Counts the images that go through any encoder, and the CPU seconds that takes."""
+    """Counts the images that pass through any encoder, and the CPU seconds of these passes."""
 
     def __init__(self) -> None:
         self.images, self.seconds = 0, 0.0
