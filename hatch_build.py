@@ -1,7 +1,7 @@
-"""Metadata that depends on where the repository is: links of the project page, and of README on it.
+"""Metadata that depends on the repository's address: links on the project page, and in the README shown there.
 
-The repository's address is known where a release is built: GitHub says it in its environment. Elsewhere links stay as
-they are, and there are none of the project.
+The address is known when GitHub builds a release, from its environment variables. In other builds, the README's links
+are not changed, and the project has no links.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ def repository() -> str | None:
 
 
 def absolute(readme: str, address: str, revision: str) -> str:
-    """README with links and pictures that lead to the repository from anywhere."""
+    """The README with absolute links to files and pictures of the repository."""
     readme = re.sub(r"(!\[[^\]]*\]\()(?!https?:|#)", rf"\g<1>{address}/raw/{revision}/", readme)
     return re.sub(r"((?<!!)\[[^\]]*\]\()(?!https?:|#)", rf"\g<1>{address}/blob/{revision}/", readme)
 
 
 class CustomMetadataHook(MetadataHookInterface):
-    """Sets ``readme`` and ``urls``."""
+    """Set ``readme`` and ``urls``."""
 
     def update(self, metadata: dict[str, Any]) -> None:
         """Called by hatchling when it builds."""

@@ -1,5 +1,5 @@
-"""What mkdocs needs beside the pages: files of the repository that are pages too, the pictures of benchmarks/, and the
-notebook as a page."""
+"""Additions to the pages for mkdocs: files of the repository that are also pages, the pictures of benchmarks/, and the
+notebook."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ PICTURES = "images/results"
 
 
 def on_files(files: Files, *, config: Any) -> Files:
-    """Add what lies outside docs/."""
+    """Add files from outside docs/."""
     for file, page in PAGES.items():
         text = (ROOT / file).read_text(encoding="utf-8")
         text = re.sub(r"(\]\()docs/", r"\1", text)
-        text = re.sub(r"\[([^\]]*)\]\(examples/?\)", r"\1", text)  # code is no part of the site
+        text = re.sub(r"\[([^\]]*)\]\(examples/?\)", r"\1", text)  # code is not part of the site
         files.append(File.generated(config, page, content=text))
     for notebook in (ROOT / "docs").glob("*.ipynb"):
         content = as_page(json.loads(notebook.read_text(encoding="utf-8")))
@@ -43,7 +43,7 @@ def on_files(files: Files, *, config: Any) -> Files:
 
 
 def as_page(notebook: Any) -> str:
-    """A notebook with its outputs as Markdown. Nothing is loaded from elsewhere, as the usual templates do."""
+    """A notebook with its outputs as Markdown. Unlike with the usual templates, nothing is loaded from elsewhere."""
     return "\n\n".join(part for cell in notebook["cells"] for part in _cell(cell))
 
 
@@ -61,11 +61,11 @@ def _output(output: Any) -> str:
     if "text/html" in data:
         in_one_line = re.sub(r"\n\s*", " ", data["text/html"])
         return f'<div class="output">\n{in_one_line}\n</div>'
-    return f"<pre><code>{html.escape(data.get('text/plain', '')).strip()}</code></pre>"  # a box that scrolls
+    return f"<pre><code>{html.escape(data.get('text/plain', '')).strip()}</code></pre>"  # a code box scrolls
 
 
 def _not_listed(page: str) -> str:
-    """The public names that the page of the API does not mention yet."""
+    """The public names that the API page does not list yet."""
     listed = ast.parse((ROOT / "src/probedistill/__init__.pyi").read_text(encoding="utf-8"))
     public = {name.name for node in listed.body if isinstance(node, ast.ImportFrom) for name in node.names}
     known = {*re.findall(r"::: probedistill\.(\w+)", page), "__version__", "RECIPES"}
@@ -73,7 +73,7 @@ def _not_listed(page: str) -> str:
 
 
 def on_page_markdown(markdown: str, *, page: Any, **rest: Any) -> str:
-    """Let links of the repository lead to pages and pictures of the site."""
+    """Point links within the repository to pages and pictures of the site."""
     if page.file.src_uri == "api.md":
         markdown += _not_listed(markdown)
     up = "../" * page.file.src_uri.count("/")

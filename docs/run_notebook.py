@@ -1,4 +1,4 @@
-"""Run a notebook and keep its outputs: results and pictures, without bars and messages."""
+"""Run a notebook and keep its outputs: results and pictures, but no progress bars and messages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def main(path: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         NotebookClient(book, timeout=600, kernel_name="python3", resources={"metadata": {"path": folder}}).execute()
     for cell in book.cells:
-        cell.metadata.pop("execution", None)  # when it ran
+        cell.metadata.pop("execution", None)  # time stamps
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if output.output_type != "stream"]
     nbformat.write(book, path)

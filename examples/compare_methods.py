@@ -25,7 +25,7 @@ def main() -> None:
     for method in options.methods:
         accuracies = []
         for seed in range(options.seeds):
-            # No test images here, so that nothing about a run is chosen on them.
+            # Without test images, so that nothing about a run can be chosen on them.
             distilled = distill(train, encoder, method=method, seed=seed, steps=options.steps)
             scores = evaluate(distilled, encoder, train, test, baselines=[], progress=False)
             accuracies.append(100 * scores.rows[0].top1)
