@@ -106,6 +106,43 @@ def test_shared_classes_are_refused_or_have_the_images_of_both(runs):
     assert both.run.config.images_per_class == 2
 
 
+def test_two_extensions_of_one_set_have_its_classes_once(runs, run_cli, data, encoder, tmp_path):
+    for name in ("hen", "owl"):
+        extend(
+            runs / "a",
+            data[0].with_classes([name]),
+            encoder,
+            run=replace(out_of(tmp_path), out=tmp_path / name),
+            steps=1,
+        )
+    shown = run_cli("merge", tmp_path / "hen", tmp_path / "owl", "--out", tmp_path / "both", "--json").out
+    record = json.loads(shown)
+    assert [(one["name"], one["became"], one["photos"]) for one in record["classes"]] == [
+        (name, "as before", 6) for name in NAMES
+    ]
+    assert record["notes"][0] == "Taken once: 'cat', 'dog', with the same images in 'owl' as before."
+    both, (kept,), (pooled,) = (
+        DistilledSet.load(tmp_path / "both"),
+        *map(statistics_of_run, (tmp_path / "both", runs / "all")),
+    )
+    assert both.class_names == NAMES
+    assert both.run.images.count == 24
+    np.testing.assert_allclose(kept.sums, pooled.sums, rtol=1e-9)
+    assert [part.count for part in kept.about.parts] == [12, 6, 6]
+    assert float((kept.products - pooled.products).norm() / pooled.products.norm()) < 0.1
+    assert both.head.weight.shape[0] == 4
+
+
+def test_a_class_of_the_same_images_but_other_photos_is_not_taken_once(runs):
+    a, every = load_runs([runs / "a", runs / "all"])
+    other = replace(a, statistics=tuple(replace(one, sums=2 * one.sums) for one in a.statistics), name="b")
+    more = replace(every, distilled=replace(every.distilled, float_images=torch.cat([
+        a.distilled.float_images, every.distilled.float_images[2:]])))  # fmt: skip
+    with pytest.raises(UserError, match="class 'cat' is in 'b' and in 'all'"):
+        merge_sets([other, more])
+    assert merge_sets([a, more]).distilled.labels.tolist() == [0, 1, 2, 3]
+
+
 @pytest.mark.parametrize("keeps", [True, False])
 def test_classes_that_differ_in_spelling_alone_are_two_with_a_warning(runs, keeps):
     def called(name, *names):

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from ..features.statistics import statistics_if_kept
 from ..show.results import Result
@@ -68,9 +67,10 @@ class ChangedSet(Result):
         counts = dict(zip(kept[0].class_names, kept[0].counts.tolist(), strict=True)) if kept else {}
         rows = []
         for name in after.class_names:
-            images = _of_class(after, name)
-            old = torch.cat([_of_class(one, name) for one in before])
-            became: Became = "new" if not len(old) else "as before" if torch.equal(images, old) else "changed"
+            images, each = after.of_class(name), [one.of_class(name) for one in before]
+            old = torch.cat(each)
+            same = any(torch.equal(images, one) for one in (old, *each))
+            became: Became = "new" if not len(old) else "as before" if same else "changed"
             rows.append(ChangedClass(name, len(images), round(counts[name]) if name in counts else None, became))
         gone = dict.fromkeys(n for one in before for n in one.class_names if n not in after.class_names)
         rows += [ChangedClass(name, 0, 0 if kept else None, "gone") for name in gone]
@@ -88,9 +88,3 @@ class ChangedSet(Result):
         """The notes, and how many images there are."""
         count = sum(one.became != "gone" for one in self.classes)
         return [*self.notes, f"{self.images} images of {count} classes → {self.out}"]
-
-
-def _of_class(distilled: DistilledSet, name: str) -> Tensor:
-    """The images (n, 3, S, S) of a class; n = 0 if the set has no such class."""
-    label = distilled.class_names.index(name) if name in distilled.class_names else -1
-    return distilled.float_images[distilled.labels == label]

@@ -288,8 +288,11 @@ class ClassStatistics:
             UserError: They do not fit together, or have the same photos of a class.
         """
         self._check_fits(other)
-        back = self.forgot(name for name, count in zip(other.class_names, other.counts.tolist()) if count)
-        parts = _joined_parts(self.about.parts, other.about.parts, back)
+        # With no class in common, both may have classes of the same part, if others were dropped.
+        apart = bool(self.about.dropped or other.about.dropped) and not bool(
+            ((self.counts > 0) & (other.counts > 0)).any()
+        )
+        parts = _joined_parts(self.about.parts, other.about.parts, apart)
         twice = self._class_of_the_same_photos(other)
         if twice is not None:
             raise UserError(
@@ -308,10 +311,14 @@ class ClassStatistics:
         """The first class with as many photos and the same sum in both; different photos never have the same sum."""
         if self.private:
             return None
-        off = (self.sums - other.sums).norm(dim=1)
-        same = (self.counts > 0) & (self.counts == other.counts)
-        same &= off <= ROUNDING_OF_FEATURES * self.sums.norm(dim=1)
-        return self.class_names[int(same.nonzero()[0])] if bool(same.any()) else None
+        return next((name for name in self.class_names if self.same_photos_of(name, other)), None)
+
+    def same_photos_of(self, name: str, other: ClassStatistics) -> bool:
+        """Whether both have equally many photos of a class with the same sum, as different photos never have."""
+        mine, its = self.class_names.index(name), other.class_names.index(name)
+        off = (self.sums[mine] - other.sums[its]).norm()
+        same = off <= ROUNDING_OF_FEATURES * self.sums[mine].norm()
+        return bool((self.counts[mine] > 0) & (self.counts[mine] == other.counts[its]) & same)
 
     def __sub__(self, other: ClassStatistics) -> ClassStatistics:
         """Subtract the statistics of images that are part of these.
@@ -491,9 +498,9 @@ def save_in_run(folder: Path, statistics: Sequence[ClassStatistics]) -> None:
 
 
 def _joined_parts(
-    ours: tuple[PartRecord, ...], theirs: tuple[PartRecord, ...], back: bool = False
+    ours: tuple[PartRecord, ...], theirs: tuple[PartRecord, ...], apart: bool = False
 ) -> tuple[PartRecord, ...]:
-    """The parts of both; a part that was removed and comes ``back`` counts as if it had stayed."""
+    """The parts of both; one that is in both counts once if they are ``apart``, with no class in common."""
     result = list(ours)
     for part in theirs:
         same = next((one for one in result if one.images == part.images), None)
@@ -503,7 +510,7 @@ def _joined_parts(
             result.remove(same)
         elif part.removed:
             raise UserError(f"the images of {part.name!r} have already been removed; remove them only once")
-        elif not back:
+        elif not apart:
             raise UserError(
                 f"the images of {part.name!r} are in both statistics and would count twice; leave one of them out"
             )

@@ -76,6 +76,7 @@ def merge_sets(sets: Sequence[KeptSet], *, same_classes: bool = False) -> KeptSe
 
     If every set has statistics, they are added up, and the head of the merged set is computed from them, because rows
     of several heads were never trained against each other's classes. Soft labels are left out for the same reason.
+    A class that sets share with the same images, because they extend one set, is taken once.
 
     Args:
         sets: At least two, made with the same encoders and with images of the same size.
@@ -85,6 +86,7 @@ def merge_sets(sets: Sequence[KeptSet], *, same_classes: bool = False) -> KeptSe
         UserError: The sets do not fit together.
     """
     first = sets[0]
+    sets, once = _each_class_once(sets)
     names: list[str] = []
     for number, one in enumerate(sets):
         _check_fits(first, one)
@@ -113,7 +115,45 @@ def merge_sets(sets: Sequence[KeptSet], *, same_classes: bool = False) -> KeptSe
     record = _merged_record(sets, tuple(names), statistics, most)
     merged = DistilledSet(images, labels[order], tuple(names), record, head=head)
     licence = first.licence if len({one.licence for one in sets}) == 1 else None
-    return KeptSet(merged, statistics, " + ".join(one.name for one in sets), (*notes, *more), licence)
+    return KeptSet(merged, statistics, " + ".join(one.name for one in sets), (*once, *notes, *more), licence)
+
+
+def _each_class_once(sets: Sequence[KeptSet]) -> tuple[list[KeptSet], list[str]]:
+    """The sets without classes that an earlier one has, of the same images and photos; and sentences about these."""
+    found: list[KeptSet] = []
+    notes = []
+    for one in sets:
+        again = [name for name in one.distilled.class_names if any(_has_the_same(name, one, other) for other in found)]
+        rest = tuple(name for name in one.distilled.class_names if name not in again)
+        if again and rest:
+            notes.append(f"Taken once: {', '.join(map(repr, again))}, with the same images in {one.name!r} as before.")
+            one = _only(one, rest)
+            if any(s.products is not None for s in one.statistics):
+                notes.append(
+                    f"Products of features are summed over all classes, so the part of these classes in {one.name!r} "
+                    "was taken out by estimate."
+                )
+        found.append(one)
+    return found, notes
+
+
+def _has_the_same(name: str, one: KeptSet, other: KeptSet) -> bool:
+    """Whether two sets have a class with the same images, and with the same sums if both have statistics."""
+    if name not in other.distilled.class_names:
+        return False
+    mine, its = (each.distilled.of_class(name) for each in (one, other))
+    pairs = zip(one.statistics, other.statistics)
+    return torch.equal(mine, its) and all(a.same_photos_of(name, b) for a, b in pairs)
+
+
+def _only(kept: KeptSet, names: tuple[str, ...]) -> KeptSet:
+    """Return the set with some of its classes. Head and soft labels are still those of all."""
+    held = kept.distilled
+    place = torch.tensor([names.index(name) if name in names else -1 for name in held.class_names])
+    labels = place[held.labels]
+    stay = labels >= 0
+    left = replace(held, float_images=held.float_images[stay], labels=labels[stay], class_names=names)
+    return replace(kept, distilled=left, statistics=tuple(one.with_classes(names) for one in kept.statistics))
 
 
 def without_classes(kept: KeptSet, gone: Sequence[str]) -> KeptSet:
@@ -136,10 +176,8 @@ def without_classes(kept: KeptSet, gone: Sequence[str]) -> KeptSet:
     if len(names) < 2:
         left_over = f"{len(names)} class" if len(names) == 1 else "no class"
         raise UserError(f"{left_over} of {kept.name!r} would be left; a set needs two")
-    place = torch.tensor([names.index(name) if name in names else -1 for name in held.class_names])
-    labels = place[held.labels]
-    stay = labels >= 0
-    statistics = tuple(one.with_classes(names) for one in kept.statistics)
+    left = _only(kept, names)
+    statistics = left.statistics
     head, notes = _head_again(held.head, statistics)
     if held.soft_labels is not None:
         notes.append("Soft labels were left out: they were made with the removed classes.")
@@ -148,9 +186,9 @@ def without_classes(kept: KeptSet, gone: Sequence[str]) -> KeptSet:
         forgotten=(*held.run.forgotten, *gone), images=_left_of(held.run.images, gone, statistics),
         accuracy=[], skipped=(),  # accuracy on other classes; names of removed photos
     )  # fmt: skip
-    left = DistilledSet(held.float_images[stay], labels[stay], names, record, head=head)
+    distilled = replace(left.distilled, run=record, head=head, soft_labels=None)
     held_out = tuple(line for line in kept.held_out if _class_of_file(line, held.class_names) not in gone)
-    return replace(kept, distilled=left, statistics=statistics, notes=tuple(notes), held_out=held_out)
+    return replace(left, distilled=distilled, notes=tuple(notes), held_out=held_out)
 
 
 def with_names(kept: KeptSet, renamed: Mapping[str, str]) -> KeptSet:
@@ -202,8 +240,12 @@ def _class_of_file(name: str, class_names: Sequence[str]) -> str | None:
 def _left_of(images: ImagesRecord, gone: Sequence[str], statistics: Sequence[ClassStatistics]) -> ImagesRecord:
     """Return the record of the photos without some classes; only statistics know how many photos that leaves."""
     digest = hashlib.sha256("\n".join((images.fingerprint, *gone)).encode()).hexdigest()
-    count = round(statistics[0].total) if statistics else images.count
-    return replace(images, fingerprint=digest, count=max(count, 0))
+    return replace(images, fingerprint=digest, count=_count_of(statistics, images.count))
+
+
+def _count_of(statistics: Sequence[ClassStatistics], count: int) -> int:
+    """How many photos are behind statistics; ``count`` if there are none."""
+    return max(round(statistics[0].total), 0) if statistics else count
 
 
 def _check_fits(first: KeptSet, other: KeptSet) -> None:
@@ -278,7 +320,10 @@ def _merged_record(
         config=replace(config, images_per_class=most),
         encoders=first.encoders,
         images=ImagesRecord(
-            " + ".join(r.images.spec for r in runs), "merged", sum(r.images.count for r in runs), digest
+            " + ".join(r.images.spec for r in runs),
+            "merged",
+            _count_of(statistics, sum(r.images.count for r in runs)),
+            digest,
         ),
         class_names=names,
         versions={**first.versions, "probedistill": __version__},

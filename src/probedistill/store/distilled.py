@@ -156,6 +156,11 @@ class DistilledSet:
         """(m, 3, S, S) float32 in [0, 1]: the 8-bit images that are shipped."""
         return as_shipped(self.float_images)
 
+    def of_class(self, name: str) -> Tensor:
+        """(n, 3, S, S) float images of a class; none if the set has no such class."""
+        label = self.class_names.index(name) if name in self.class_names else -1
+        return self.float_images[self.labels == label]
+
     def save(
         self,
         folder: Path | str,
