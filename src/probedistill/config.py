@@ -110,6 +110,9 @@ class EncoderConfig:
     checkpoint: Path | None = None
     """Local weights for timm: models: .safetensors or a PyTorch checkpoint. Averaged (EMA) weights are preferred if the
     file has them. No code in the file is run."""
+    checkpoint_key: str | None = None
+    """Which model to take from a checkpoint with several: the start of its weights' names, such as student or
+    teacher."""
     encoder_args: dict[str, int | float | bool | str] = field(default_factory=dict)
     """Extra arguments for the model's constructor, e.g. --encoder-args.pad_type same."""
     pretrained: bool = True
@@ -156,6 +159,7 @@ class EncoderOptions(TypedDict, total=False):
 
     input_size: int | None
     checkpoint: Path | None
+    checkpoint_key: str | None
     encoder_args: dict[str, int | float | bool | str]
     pretrained: bool
     features: Literal["pooled", "output"]

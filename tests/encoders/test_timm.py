@@ -304,8 +304,32 @@ def test_a_checkpoint_of_two_models_is_refused(tmp_path, small):
     with pytest.raises(UserError, match=r"has several models, 'model', 'best_model'; save the state dict"):
         _features(tmp_path / "w.pth")
     torch.save(_under("student.", state) | _under("teacher.", state), tmp_path / "w.pth")
-    with pytest.raises(UserError, match=r"has several models, under 'student\.', 'teacher\.'; save the state dict"):
+    with pytest.raises(UserError, match=r"under 'student\.', 'teacher\.'; save the state dict of one, or .*student"):
         _features(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        lambda s: _under("student.", s) | _under("teacher.", _other(s)),
+        lambda s: {"state_dict": _under("module.student.backbone.", s) | _under("module.teacher.", _other(s))},
+        lambda s: {"student": {"state_dict": s}, "model_ema": _other(s), "teacher": _other(s)},
+        lambda s: {"student": s, "best.student": _other(s), "epoch": 3},
+    ],
+    ids=["flat", "wrapped", "beside averaged ones", "one of two entries"],
+)
+def test_one_of_several_models_is_named_by_its_key(tmp_path, small, expected, content):
+    torch.save(content(small.state_dict()), tmp_path / "w.pth")
+    for key in ("student", "student."):
+        assert torch.equal(_features(tmp_path / "w.pth", checkpoint_key=key), expected)
+
+
+def test_a_key_that_no_weights_have_is_refused(tmp_path, small):
+    torch.save(_under("student.", small.state_dict()), tmp_path / "w.pth")
+    with pytest.raises(UserError, match=r"checkpoint_key 'stud': .* no weights under this name; it has 'student\."):
+        _features(tmp_path / "w.pth", checkpoint_key="stud")
+    with pytest.raises(UserError, match="checkpoint_key 'student' is for a checkpoint"):
+        load_encoder("timm:resnet18", pretrained=False, checkpoint_key="student")
 
 
 def test_wrapped_weights_that_do_not_fit_are_named_as_the_model_does(tmp_path, small):

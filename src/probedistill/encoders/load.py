@@ -11,7 +11,7 @@ from typing import Unpack
 import torch
 
 from ..config import EncoderConfig, EncoderOptions, with_options
-from ..errors import UserError, unknown_name
+from ..errors import UserError, option, unknown_name
 from ..machine.network import check_waits
 from ..machine.torch_state import own_torch_state
 from ..methods import check_name
@@ -111,6 +111,11 @@ def _source(source: str, rest: str, config: EncoderConfig) -> EncoderSource:
     if config.checkpoint is not None and not where.takes_checkpoint:
         raise UserError(
             f"checkpoint {str(config.checkpoint)!r} is not possible for {config.encoder!r}, which has its own weights; "
+            "leave it out"
+        )
+    if config.checkpoint_key is not None and config.checkpoint is None:
+        raise UserError(
+            f"checkpoint_key {config.checkpoint_key!r} is for a checkpoint; give {option('checkpoint', 'FILE')}, or "
             "leave it out"
         )
     if config.features == "output" and not where.gives_output:

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 YAML = (".yaml", ".yml")
 """How the names of files of options end."""
-_KINDS: dict[str, type] = {"input_size": int, "encoder_args": dict, "precision": str, "device": str, "features": str}
+_KINDS: dict[str, type] = {
+    "input_size": int, "encoder_args": dict, "precision": str, "device": str, "features": str, "checkpoint_key": str,
+}  # fmt: skip
 
 
 def encoder_config(spec: str, *, trust: bool | None = None, **options: Unpack[EncoderOptions]) -> EncoderConfig:

@@ -69,7 +69,7 @@ def load_timm(name: str, config: EncoderConfig) -> Loaded:
     needed = own and _asks_the_hub(name, arguments.get("num_classes") if config.features == "output" else None)
     with asking_the_hub(f"encoder {config.encoder!r}", way_out, needed=needed):
         model = _made(name, config, arguments, own=own)
-    resized = local is not None and _fill(model, local, name, recipe)
+    resized = local is not None and _fill(model, local, name, recipe, config.checkpoint_key)
     if config.features == "pooled" and keeps_classifier:
         model.reset_classifier(0)
     data = timm.data.resolve_data_config({}, model=model)
@@ -145,14 +145,14 @@ def _made(name: str, config: EncoderConfig, arguments: dict[str, Any], *, own: b
         raise UserError(f"timm model {name!r} could not be made: {reason}; {fix}") from error
 
 
-def _fill(model: nn.Module, local: Path, name: str, recipe: Recipe | None) -> bool:
+def _fill(model: nn.Module, local: Path, name: str, recipe: Recipe | None, key: str | None) -> bool:
     """Load the weights in a file into a model: by name or, from a recipe's package, in their order.
 
     Returns:
         Whether the file's position embeddings have changed the model's input size.
     """
     needed = _needed(model)
-    stored = read_weights(local, needed)
+    stored = read_weights(local, needed, key)
     resized = take_size_of(stored, model)
     weights = _named_as_timm_does(stored, model)
     if recipe is not None and recipe.package and not weights.keys() >= set(needed):  # the package uses its own names

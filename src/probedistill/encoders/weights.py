@@ -15,10 +15,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ..errors import UserError, first_line
+from ..errors import UserError, first_line, option
 
 
-def read_weights(path: Path, names: Iterable[str]) -> dict[str, Tensor]:
+def read_weights(path: Path, names: Iterable[str], key: str | None = None) -> dict[str, Tensor]:
     """Read a state dict: a ``.safetensors`` file, or a PyTorch file.
 
     Besides tensors, it may contain what trainers store with them: options, NumPy numbers, objects of any class. These
@@ -31,9 +31,11 @@ def read_weights(path: Path, names: Iterable[str]) -> dict[str, Tensor]:
     Args:
         path: The file.
         names: Names of the model's weights, without those that may be missing in a file.
+        key: Which of several models is meant: the entry with its weights, or what their names start with. ``None``
+            takes averaged weights, if that is clear.
 
     Raises:
-        UserError: The file does not exist, is damaged, or has no weights or several models.
+        UserError: The file does not exist, is damaged, has no weights (under ``key``), or has several models.
     """
     called = f"checkpoint {str(path)!r}"
     if not path.is_file():
@@ -41,13 +43,14 @@ def read_weights(path: Path, names: Iterable[str]) -> dict[str, Tensor]:
     hint = "give a .safetensors file, or a PyTorch file with nothing but tensors"
     content = _tree(load_tensor_file(path, f"{called} cannot be read as weights", hint, leave_out=True))
     ours = list(names)
+    content = content if key is None else _under(key, content, called)
     weights = _without_inner_wrappers(dict(_tensors_in(content)))
     whole = _whole(weights, ours)
     if len(whole) != 1:  # equal copies, or the authors' names, which timm converts: go by the entries' names
         weights = _without_inner_wrappers(_of_a_holder(content, called))
         whole = _whole(weights, ours)
     if len(whole) > 1:
-        raise UserError(f"{called} has several models, under {', '.join(map(repr, whole))}; save the state dict of one")
+        raise _several(called, "under ", whole)
     if not whole:  # the model's loader reports what is missing; make the names as similar as possible
         while weights and all(name.startswith(("module.", "model.")) for name in weights):
             weights = {name.partition(".")[2]: value for name, value in weights.items()}
@@ -192,6 +195,26 @@ def _tensors_in(content: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
             yield from _tensors_in(value, f"{prefix}{name}.")
 
 
+def _under(key: str, content: Any, called: str) -> dict[str, Tensor]:
+    """The tensors of a file that have ``key`` in their names, by what comes after it."""
+    tensors, found = dict(_tensors_in(content)), dict[str, dict[str, Tensor]]()
+    for name, value in tensors.items():
+        before, there, after = f".{name}".partition(f".{key.strip('.')}.")
+        if there:
+            found.setdefault(before, {})[after] = value
+    if not found:
+        first = f"; it has {next(iter(tensors))!r}, for example" if tensors else ""
+        raise UserError(f"checkpoint_key {key!r}: {called} has no weights under this name{first}")
+    return found[min(found, key=len)]
+
+
+def _several(called: str, where: str, names: Sequence[str]) -> UserError:
+    return UserError(
+        f"{called} has several models, {where}{', '.join(map(repr, names))}; save the state dict of one, or name one: "
+        f"{option('checkpoint_key', names[0].strip('.'))}"
+    )
+
+
 _INNER_WRAPPER = re.compile(r"\b_(orig_mod|fsdp_wrapped_module|checkpoint_wrapped_module)\.")
 """What `torch.compile`, FSDP and activation checkpointing put before the names of any part of a model."""
 
@@ -246,7 +269,7 @@ def _of_a_holder(content: Any, called: str) -> dict[str, Tensor]:
     # Other entries with the same names as the weights, such as the best weights so far.
     rivals = [name for name, found in models.items() if weights is None or _bare(found) == _bare(weights)]
     if len(rivals) > 1 and models.keys().isdisjoint(_AVERAGED):
-        raise UserError(f"{called} has several models, {', '.join(map(repr, rivals))}; save the state dict of one")
+        raise _several(called, "", rivals)
     found = weights or next(iter(models.values()), None)
     if found is None:
         raise UserError(f"{called} has no state dict; save model.state_dict() instead")
