@@ -32,6 +32,7 @@ from probedistill import (
     NonFiniteLossError,
     RunConfig,
     UserError,
+    by_bytes,
     distill,
     evaluate,
     extract_features,
@@ -40,6 +41,7 @@ from probedistill import (
     load_splits,
 )
 from probedistill.distillation.beginnings import average_of
+from probedistill.evaluation.real_sets import real_set
 from probedistill.store.accept import accept_edits
 from probedistill.store.records import sealed
 
@@ -242,10 +244,19 @@ def test_photos_that_are_all_the_same_picture_are_refused(tmp_path):
         (tmp_path / "photos" / name).mkdir(parents=True)
         for number in range(4):
             Image.new("RGB", (32, 32)).save(tmp_path / "photos" / name / f"{number}.png")
-    images = load_images(f"folder:{tmp_path / 'photos'}")
-    with pytest.raises(UserError, match=r"all 8 are the same picture, byte for byte, such as 'cat/0\.png'; look at it"):
-        distill(images, TINY, out=tmp_path / "run")
-    assert not (tmp_path / "run").exists()
+    images, tiny = load_images(f"folder:{tmp_path / 'photos'}"), load_encoder(TINY)
+    for use in (
+        lambda: distill(images, TINY, out=tmp_path / "run"),
+        lambda: evaluate(None, tiny, None, images, out=tmp_path / "scores.json"),
+        lambda: evaluate(None, tiny, images, images, out=tmp_path / "scores.json"),
+        lambda: by_bytes(tiny, images, images),
+        lambda: real_set("herding", tiny, images),
+    ):
+        with pytest.raises(
+            UserError, match=r"all 8 are the same picture, byte for byte, such as 'cat/0\.png'; look at"
+        ):
+            use()
+    assert os.listdir(tmp_path) == ["photos"]
 
 
 def _healthy():

@@ -21,7 +21,7 @@ from ..encoders.pool import EncoderPool
 from ..errors import UserError, option
 from ..features.statistics import ClassStatistics
 from ..features.store import FeatureStore
-from ..images.duplicates import is_one_picture
+from ..images.duplicates import check_not_one_picture
 from ..images.labelled import LabelledImages, check_class_names
 from ..images.sources import check_outside
 from ..images.splits import load_images, load_splits
@@ -289,11 +289,7 @@ def _check_counts(train: LabelledImages, config: DistillConfig) -> None:
                 f"class {name!r} of {train.spec!r} has {counted(count, 'image')}; each class needs at least "
                 f"{least}: add images or leave the class out with {option('classes')}"
             )
-    if is_one_picture(train):
-        raise UserError(
-            f"images {train.spec!r}: all {len(train)} are the same picture, byte for byte, such as "
-            f"{train.names[0]!r}; look at it: images may have become blank when they were converted"
-        )
+    check_not_one_picture(train)
 
 
 def suited(config: DistillConfig, wished: DistillConfig, encoders: Sequence[Encoder]) -> DistillConfig:

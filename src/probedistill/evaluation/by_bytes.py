@@ -22,6 +22,7 @@ from ..errors import UserError, option
 from ..features.bank import FeatureBank
 from ..features.classes import cluster_centres
 from ..features.store import FeatureStore
+from ..images.duplicates import check_not_one_picture
 from ..images.folder import own_files
 from ..images.labelled import LabelledImages, check_labelled, of_classes
 from ..probes.arrays import Array
@@ -171,6 +172,7 @@ def by_bytes(
     check_encoder(encoder)
     check_labelled(train, "train")
     check_labelled(test, "test")
+    check_not_one_picture(train, test)
     for name, count in zip(train.class_names, train.counts().tolist(), strict=True):
         if not count:
             raise UserError(

@@ -16,6 +16,7 @@ from ..encoders.encoder import Encoder, check_encoder
 from ..errors import UserError, by_caller, option
 from ..features.bank import ImagesNote
 from ..features.store import FeatureStore
+from ..images.duplicates import check_not_one_picture
 from ..images.labelled import LabelledImages, check_labelled, digest_of, of_classes
 from ..machine.progress import ProgressBar
 from ..machine.torch_state import own_torch_state
@@ -127,6 +128,7 @@ def evaluate(
     augment = augment.for_probes(transformer=encoder.is_transformer)
     if not len(test):
         raise UserError(f"no test images in {test.spec!r} ({test.split}); choose another {option('test_split')}")
+    check_not_one_picture(train, test)
 
     chooser = chosen_by or encoder
     passes = store.passes_of(encoder, test) + (store.passes_of(chooser, train) if train is not None else 0)

@@ -14,6 +14,7 @@ from ..errors import UserError
 from ..features.bank import FeatureBank
 from ..features.classes import herding, k_medoids, medoids, random_images
 from ..features.store import FeatureStore
+from ..images.duplicates import check_not_one_picture
 from ..images.labelled import LabelledImages
 from ..methods import check_name
 from ..store.distilled import DistilledSet
@@ -55,6 +56,7 @@ def real_set(
     check_name("baseline to save", choice, CHOICES)
     if images_per_class < 1:
         raise UserError(f"images_per_class {images_per_class} must be at least 1")
+    check_not_one_picture(train)
     bank = (features or FeatureStore()).of(encoder, train)
     rows = CHOICES[choice](bank, images_per_class, seed)
     images = [encoder.centre_view(train.load(index)) for index in bank.indices[rows].tolist()]

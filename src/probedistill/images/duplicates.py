@@ -1,4 +1,4 @@
-"""Warn of the same picture, byte for byte, in two classes, or in training and test images."""
+"""The same picture, byte for byte, in two classes, in training and test images, or everywhere."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import UserError
 from ..text import counted
 from .contents import UNREADABLE, digest_of_bytes
 from .decode import one_line
@@ -40,12 +41,17 @@ def warn_of_duplicates(train: LabelledImages, test: LabelledImages | None = None
         )
 
 
-def is_one_picture(images: LabelledImages) -> bool:
-    """Whether all of several images are the same readable picture, byte for byte, as far as that is known."""
-    contents = images.contents
-    if contents is None or len(contents) < 2:
-        return False
-    return bool((contents == contents[0]).all() and _readable(contents).all())
+def check_not_one_picture(*parts: LabelledImages | None) -> None:
+    """Raise `UserError` if all images of a part are known to be the same readable picture, byte for byte."""
+    for images in parts:
+        contents = None if images is None else images.contents
+        if images is None or contents is None or len(contents) < 2:
+            continue
+        if (contents == contents[0]).all() and _readable(contents).all():
+            raise UserError(
+                f"images {images.spec!r}: all {len(images)} are the same picture, byte for byte, such as "
+                f"{images.names[0]!r}; look at it: images may have become blank when they were converted"
+            )
 
 
 def _of_two_classes(contents: NDArray[np.void], labels: NDArray[np.int64]) -> tuple[int, int, int] | None:
