@@ -52,6 +52,25 @@ def test_help_cuts_no_name_of_an_option_on_any_terminal(help_at, command, width)
     assert options <= words
 
 
+def test_options_inside_other_options_have_panels_of_their_own(help_at):
+    """What everyone needs comes first; nobody has to look through sixty options in one panel."""
+    panels = re.split(r"(?m)^╭─ (.+?) ─+╮$", help_at(100, "distill"))[1:]
+    found = {
+        title: re.findall(r"(?m)^│ (--[\w.-]+)", text) for title, text in zip(panels[::2], panels[1::2], strict=True)
+    }
+    assert max(map(len, found.values())) < 25
+    inside = {title: {name.partition(".")[0] for name in names if "." in name} for title, names in found.items()}
+    assert {title: parts for title, parts in inside.items() if parts} == {
+        "Canvas": {"--canvas"},
+        "Views": {"--augment"},
+        "Only for --method lgm": {"--lgm"},
+        "Only for --method clp and auto": {"--clp"},
+        "Only for --method sfm": {"--sfm"},
+    }
+    order = list(found)
+    assert order.index("Method") < order.index("Run") < order.index("Canvas")
+
+
 def test_help_of_a_narrow_terminal_says_the_same(help_at):
     words = " ".join(help_at(30, "demo").split())
     assert "Method" not in words  # which has no panel

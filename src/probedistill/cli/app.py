@@ -13,14 +13,14 @@ import cyclopts
 from cyclopts import App, Group, Parameter
 
 from .._version import __version__
-from ..config import DistillConfig, EncoderConfig, ImagesConfig, without_none
+from ..config import AugmentConfig, CanvasConfig, DistillConfig, EncoderConfig, ImagesConfig, without_none
 from ..encoders.named import YAML, encoder_fields, with_its_file
 from ..encoders.trust import check_file_options, not_followed, read_yaml, trusting
 from ..errors import UserError
 from ..machine.launch import speaks
 from ..machine.places import at_home
 from ..machine.progress import say
-from ..methods import check_name, preset_values
+from ..methods import CLPConfig, LGMConfig, SFMConfig, check_name, preset_values
 from ..store.named import run_folder
 from ..text import as_argument
 from .helping import Help
@@ -67,12 +67,23 @@ app["--version"].group = "Help"
 app.register_install_completion_command(group="Help")
 
 
-_GROUPS = ("Images", "Encoder", "Method", "Protocol", "Run", "Several runs")
+_PARTS = {
+    "Canvas": CanvasConfig,
+    "Views": AugmentConfig,
+    "Only for --method lgm": LGMConfig,
+    "Only for --method clp and auto": CLPConfig,
+    "Only for --method sfm": SFMConfig,
+}
+_GROUPS = ("Images", "Encoder", "Method", "Protocol", "Run", "Several runs", *_PARTS)
 
 
 def panel(group: str) -> Group:
     """A panel of the help."""
     return Group(group, sort_key=_GROUPS.index(group))
+
+
+for _title, _part in _PARTS.items():
+    Parameter(group=panel(_title))(_part)  # options inside other options have panels of their own
 
 
 def flat(group: str) -> Parameter:
