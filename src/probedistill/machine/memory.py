@@ -5,8 +5,6 @@ from __future__ import annotations
 import ctypes
 import os
 
-import psutil
-
 from .limits import memory_limits
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # glibc's malloc.h
@@ -14,11 +12,15 @@ _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # glibc's malloc.h
 
 def total_memory() -> int:
     """Bytes of memory of this machine, or of the container or job that this process is in."""
+    import psutil  # here: most calls of the command line, such as --help, never ask
+
     return min([psutil.virtual_memory().total, *(limit for limit, _ in memory_limits())])
 
 
 def available_memory() -> int:
     """Bytes that may still be taken on this machine, or in the container or job that this process is in."""
+    import psutil
+
     return min([psutil.virtual_memory().available, *(max(0, left) for _, left in memory_limits())])
 
 
