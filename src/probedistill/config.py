@@ -590,7 +590,8 @@ class EvaluateConfig:
     hard_labels: bool = False
     """Ignore the set's soft labels."""
     without_augmentation: bool = False
-    """Also score every probe on centre views alone, in separate rows."""
+    """Also score every probe on centre views alone, in separate rows. From both follows the augmentation-robust score,
+    ARS (docs/concepts.md)."""
 
     def check(self) -> None:
         """Raise `UserError` if a value is out of range. Names of probes are checked elsewhere (`probes.kinds`)."""
