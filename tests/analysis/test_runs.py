@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import statistics
 from dataclasses import replace
 
 import pytest
 
 from conftest import TINY
-from probedistill import UserError
+from probedistill import UserError, load_evaluation
 from probedistill.analysis.runs import collect_runs
 from probedistill.cli import main
 from probedistill.store.run_record import read_run, write_run
@@ -114,7 +115,19 @@ def test_the_command(run_cli, made, tmp_path):
     assert [line["run"] for line in lines] == ["a0", "a1", "deep/a2", "b"]
     assert [line["lr"] for line in lines] == ["0.02"] * 3 + ["0.05"]
     assert lines[-1]["top1"] == ""
-    assert json.loads(run_cli("runs", made, "--json").out)
+    shown = json.loads(run_cli("runs", made, "--json").out)
+    (ridge,) = shown["groups"][0]["accuracies"]
+    assert ridge["mean"] == pytest.approx(statistics.fmean(ridge["top1"]))
+    assert ridge["std"] == pytest.approx(statistics.stdev(ridge["top1"]))
+
+
+def test_json_of_scores_is_what_their_file_contains(run_cli, made):
+    """The accuracies of the table, too, not only those of single seeds."""
+    (path,) = (made / "a0").glob("evaluation-*.json")
+    common = ["--config", made / "a0" / "config.yaml", "-q", "--json"]
+    shown = json.loads(run_cli("evaluate", made / "a0", *common, *SCORED).out)
+    assert {"kind": "evaluation", **shown}.items() <= json.loads(path.read_text("utf-8")).items()
+    assert shown["rows"][0]["top1"] == load_evaluation(path)["distilled"].top1
 
 
 def test_real_images_beside_runs_add_no_columns_of_options(run_cli, made, photos, tmp_path):

@@ -166,6 +166,14 @@ class Runs(Result):
             summary += " Lines show ± one standard deviation over distillation seeds."
         return [Figure("Accuracy by run", summary, drawing, table)]
 
+    def plain(self) -> dict[str, Any]:
+        """Every number as plain values, with the means and deviations of the table."""
+        content = super().plain()
+        for group, one in zip(self.groups, content["groups"], strict=True):
+            for accuracy, values in zip(group.accuracies, one["accuracies"], strict=True):
+                values |= {"mean": accuracy.mean, "std": accuracy.std}
+        return content
+
     def csv(self) -> str:
         """A line for each run and score: folder, seed, settings, encoder, probe, top-1 accuracy in [0, 1]."""
         settings = self._settings

@@ -171,12 +171,11 @@ def _print_json(one: Any) -> None:
     import json
 
     from ..show.tables import Table
-    from ..store.records import as_plain
 
     if isinstance(one, Table):
         content = {"title": one.title, "rows": one.records(), **({"caption": one.caption} if one.caption else {})}
     else:
-        content = as_plain(one)
+        content = one.plain()
     print(json.dumps(content, ensure_ascii=True))
 
 

@@ -382,7 +382,11 @@ class Evaluation(Result):
                     other = ", ".join(self.context.differences(before.context))
                     warnings.warn(f"replacing the scores in {path}, which are for different {other}", stacklevel=2)
         result = result or self
-        write_record(path, {"context": result.context, "rows": result.plain_rows()}, kind=KIND)
+        write_record(path, result.plain(), kind=KIND)
+
+    def plain(self) -> dict[str, Any]:
+        """The scores as plain values: what the file and ``--json`` contain."""
+        return {"context": as_plain(self.context), "rows": self.plain_rows()}
 
     def plain_rows(self) -> list[dict[str, Any]]:
         """The rows as plain values, with the measures computed from them."""

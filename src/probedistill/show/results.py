@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UserError
 from ..extras import needed
 from ..machine.progress import in_notebook
+from ..store.records import as_plain
 from ..text import encodable, printable
 from .figures import Figure, on_one_page
 from .tables import NOTHING, Table, as_text
@@ -49,6 +50,11 @@ class Result:
     def figures(self) -> list[Figure]:
         """The numbers as drawings."""
         return []
+
+    def plain(self) -> dict[str, Any]:
+        """Every number as plain values, ready for JSON: what ``--json`` prints."""
+        content: dict[str, Any] = as_plain(self)
+        return content
 
     def __str__(self) -> str:
         findings = map(printable, self.findings())
