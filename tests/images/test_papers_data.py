@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import shlex
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from helpers_images import class_image, make_image_folder
-from probedistill import ImagesConfig, UserError, load_images, load_splits
+from probedistill import ImagesConfig, UserError, load_images, load_splits, load_transfer
 from probedistill.config import EvaluateConfig
 from probedistill.encoders.known import RECIPES
 from probedistill.images.known import DATASETS, ENCODERS, IMAGENET_100
@@ -213,3 +214,22 @@ def test_commands_are_ones_that_the_parser_takes(name, tmp_path, monkeypatch):
             assert command.__name__ == words[0]
             assert bound.arguments
     EvaluateConfig(probes=["sgd"], seeds=5).check()
+
+
+@pytest.mark.slow
+def test_commands_of_a_table_run_one_after_the_other(run_cli, photos, tmp_path, monkeypatch):
+    """The lines that end in the table across encoders, with small encoders in place of the papers' and one step in place of 5,000."""
+    monkeypatch.chdir(tmp_path)
+    encoders = ("efficientnet_lite0@32", "efficientnet_lite0@40")
+    monkeypatch.setattr("probedistill.images.known.ENCODERS", dict.fromkeys(encoders, ("", "")))
+    small = ("--steps", "1", "--views", "1", "--canvas.size", "40")
+    known = replace(DATASETS["flowers"], images=f"folder:{photos}", options=(), steps=small)
+    lines = [*(known.commands("x", one)[0] for one in encoders), known.matrix_command("x")]
+    for line in lines:
+        words = shlex.split(line)[1:]
+        done = run_cli(*("2" if word == "1000" else word for word in words), "--no-progress")
+        assert done.code == 0, done.err
+    matrix = load_transfer("runs/x-transfer")
+    assert [target.input_size for target in matrix.targets] == [32, 40]
+    assert matrix.same.tolist() == [[True, False], [False, True]]  # each set on the encoder of its run
+    assert matrix.probes == ("sgd", "1nn")

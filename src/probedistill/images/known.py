@@ -89,10 +89,12 @@ class KnownDataset:
         return [" ".join(["probedistill", *make, "--out", run]), " ".join(["probedistill", *score])]
 
     def matrix_command(self, name: str) -> str:
-        """The command for the table across encoders."""
-        runs = " ".join(f"runs/{name}-{encoder}" for encoder in ENCODERS)
-        first = next(iter(ENCODERS))
-        return f"probedistill transfer {runs} --config runs/{name}-{first}/config.yaml --probes sgd --seeds 5"
+        """The command for the table across encoders, each as its run prepared it."""
+        runs = [f"runs/{name}-{encoder}" for encoder in ENCODERS]
+        files = [f"{run}/config.yaml" for run in runs]
+        words = ["transfer", *runs, "--encoders", *files, "--config", files[0]]
+        words += ["--probes", "sgd", "1nn", "--seeds", "5", "--sgd-views", "1000"]
+        return " ".join(["probedistill", *words, "--out", f"runs/{name}-transfer"])
 
 
 def _lgm(*accuracies: float) -> tuple[PaperFigure, ...]:
