@@ -218,7 +218,7 @@ def test_commands_are_ones_that_the_parser_takes(name, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_commands_of_a_table_run_one_after_the_other(run_cli, photos, tmp_path, monkeypatch):
-    """The lines that end in the table across encoders, with small encoders in place of the papers' and one step in place of 5,000."""
+    """The lines that end in the table across encoders, with small encoders and one step."""
     monkeypatch.chdir(tmp_path)
     encoders = ("efficientnet_lite0@32", "efficientnet_lite0@40")
     monkeypatch.setattr("probedistill.images.known.ENCODERS", dict.fromkeys(encoders, ("", "")))
