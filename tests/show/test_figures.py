@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from dataclasses import replace
 from itertools import combinations
 from xml.etree import ElementTree
 
@@ -389,3 +390,23 @@ def test_names_are_not_set_by_latex_whatever_matplotlib_was_told(tmp_path):
     with mpl.rc_context({"text.usetex": True}):
         on_one_page([figure(heat_map(["100%", "a_b"], ["#1", "x^2"]))]).savefig(tmp_path / "figure.png")
     assert Image.open(tmp_path / "figure.png").size[0] > 100
+
+
+@given(st.lists(st.tuples(st.floats(1, 1e6), st.floats(0, 100), names), min_size=1, max_size=8), st.booleans())
+@settings(max_examples=40, deadline=None)
+def test_names_of_points_lie_on_the_page_and_not_on_each_other(points, log_x):
+    x, y, labels = zip(*points, strict=True)
+    line = Line("a", np.array(x), np.array(y), labels, joined=False, labels=labels)
+    scene = scene_of(Curve((line,), "x", "y", log_x=log_x))
+    bare = scene_of(Curve((replace(line, labels=()),), "x", "y", log_x=log_x))
+    others = [item for item in bare.marks if isinstance(item, Words)]
+    shown = [item for item in scene.marks if isinstance(item, Words) and item not in others]
+    assert {item.text for item in shown} <= set(labels)
+    assert shown or all(text_width(name, 11) > scene.width - 1 for name in labels)
+    boxes = [(item.x - text_width(item.text, item.size) / 2, item) for item in shown]
+    for left, item in boxes:
+        assert left >= -1e-6
+        assert left + text_width(item.text, item.size) <= scene.width + 1e-6
+    for (left, one), (start, two) in combinations(boxes, 2):
+        apart = left + text_width(one.text, one.size) < start or start + text_width(two.text, two.size) < left
+        assert apart or abs(one.y - two.y) > one.size

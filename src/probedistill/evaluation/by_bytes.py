@@ -132,7 +132,11 @@ class ByBytes(Result):
             x = np.array([float(one.bytes) for one in known])
             several = any(one.kind == kind and sum(v is not None for v in one.top1) > 1 for one in self.shipments)
             name = f"{kind}, {self.encoders[number]}" if several else kind
-            lines.append(Line(name, x, np.array(accuracy), titles, marked=True, joined=kind != IMAGES))
+            # Points of the same images lie one above the other: one name is enough.
+            labels = (
+                tuple(one.name.removeprefix("images of ") for one in known) if kind == IMAGES and not number else ()
+            )
+            lines.append(Line(name, x, np.array(accuracy), titles, marked=True, joined=kind != IMAGES, labels=labels))
         drawing = Curve(tuple(lines), "size in bytes", "top-1 accuracy, %", log_x=True)
         return [Figure("Accuracy against bytes", " ".join(self.findings()), drawing, self.tables()[0])]
 

@@ -458,7 +458,25 @@ def _curve(drawing: Curve) -> Scene:
     axes = _Axes(scene, xs, _wider(_range(*ends), 0.05), 230, (drawing.x, drawing.y), log_x=log_x)
     for line, look in zip(drawing.lines, looks):
         _line(scene, axes, line, *look, several=len(drawing.lines) > 1)
+    _name_points(scene, axes, drawing.lines)
     return scene
+
+
+def _name_points(scene: Scene, axes: _Axes, lines: Sequence[Line]) -> None:
+    """Write names below points, or above the lowest ones; a name without room, or on another one, is left out."""
+    taken: list[tuple[float, float, float]] = []  # the ends and the height of names
+    for line in lines:
+        for x, y, text in zip(line.x, line.y, line.labels):
+            if not (math.isfinite(x) and math.isfinite(y)) or (axes.log_x and x <= 0):
+                continue
+            half, down = text_width(text, SMALL) / 2, axes.y(float(y)) + 12
+            if down + SMALL / 2 > axes.bottom:
+                down -= 24
+            middle = max(half, min(axes.x(float(x)), scene.width - half))
+            left, right = middle - half, middle + half
+            if 2 * half <= scene.width and all(right < a or b < left or abs(down - at) > SMALL for a, b, at in taken):
+                scene.add(Words(middle, down, text, SMALL, "middle", faint=True, through=True))
+                taken.append((left, right, down))
 
 
 def _line(scene: Scene, axes: _Axes, line: Line, colour: str, dashes: tuple[float, ...], *, several: bool) -> None:

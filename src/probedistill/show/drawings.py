@@ -139,6 +139,8 @@ class Line:
     """(n,) half the height of a band around the line, or ``None``."""
     joined: bool = True
     """Whether a line goes through the points; if not, they are marked."""
+    labels: tuple[str, ...] = ()
+    """A name below each marked point, for pictures without tooltips; none where names would overlap."""
 
 
 @dataclass(frozen=True)
