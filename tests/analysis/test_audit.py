@@ -103,6 +103,18 @@ def test_nearest_is_the_smallest_distance_and_never_the_photo_itself(seed, few):
     assert torch.allclose(near.distance, 1 - cosine.amax(dim=1))
 
 
+@pytest.mark.parametrize("distances", [pixel_distances, structure_distances, feature_distances])
+def test_the_nearest_photo_does_not_depend_on_the_other_queries(distances):
+    pictures = thumbnails(scenes(330))
+    pictures = pictures.flatten(1).double() - 128 if distances is feature_distances else pictures
+    queries, photos = pictures[:67], pictures[67:]  # more than are looked up at a time, and than a block holds
+    together = nearest(distances, queries, photos)
+    for i in (0, 7, 8, 63, 64, 66):
+        alone = nearest(distances, queries[i : i + 1], photos)
+        assert alone.photo[0] == together.photo[i]
+        assert torch.allclose(alone.distance[0], together.distance[i], atol=1e-6)
+
+
 def test_shares_count_ties_half():
     values = torch.tensor([0.0, 1.0, 2.0, 9.0])
     assert share_below(values, torch.tensor([1.0, 1.0, 3.0, 2.0])).tolist() == [0.0, 0.25, 0.625, 1.0]

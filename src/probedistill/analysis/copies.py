@@ -22,6 +22,7 @@ _SHIFTS = (-4, -2, 0, 2, 4)  # pixels
 _SCALES = (0.8, 0.9, 1.0, 1.1, 1.25)
 _GREY = torch.tensor([0.299, 0.587, 0.114])
 _BLOCK = 2048  # photos per block
+_QUERIES, _EACH = 64, 8  # queries that share what is computed of a block; queries compared at a time
 _PATCH, _STRIDE = 8, 4  # pixels: the SSIM paper's windows, at every fourth position
 _C1, _C2 = 0.01**2, 0.03**2  # the SSIM paper's constants, for values in [0, 1]
 
@@ -47,11 +48,11 @@ def pixel_distances(queries: Tensor, photos: Tensor) -> Tensor:
         photos: (N, 32, 32) thumbnails.
     """
     edge = (SIDE - _WINDOW) // 2
-    moved = _moved(queries)  # (q, T, w)
+    moved = [_moved(some) for some in queries.split(_EACH)]  # (8, T, w) each
     found = []
     for block in photos.split(_BLOCK):
         middle = _standard(block[:, edge:-edge, edge:-edge].float().flatten(1))
-        found.append((moved @ middle.T).amax(dim=1))
+        found.append(torch.cat([(some @ middle.T).amax(dim=1) for some in moved]))
     return 1 - torch.cat(found, dim=1)
 
 
@@ -89,35 +90,52 @@ def structure_distances(queries: Tensor, photos: Tensor) -> Tensor:
         queries: (q, 32, 32) thumbnails.
         photos: (N, 32, 32) thumbnails.
     """
-    sides = [_windows(queries), _windows(queries.flip(-1))]
+    sides = [[_windows(side) for side in some] for some in zip(queries.split(_EACH), queries.flip(-1).split(_EACH))]
     found = []
     for block in photos.split(_BLOCK // 8):
         theirs = _windows(block)
-        found.append(torch.maximum(*(_ssim(mine, theirs) for mine in sides)))
+        found.append(torch.cat([torch.maximum(*(_ssim(mine, theirs) for mine in both)) for both in sides]))
     return 1 - torch.cat(found, dim=1)
 
 
-def _windows(images: Tensor) -> Tensor:
-    """The windows (W, n, 64) of thumbnails, after standardising brightness and contrast."""
+@dataclass(frozen=True)
+class _Windows:
+    """The windows of n thumbnails, after standardising brightness and contrast.
+
+    Attributes:
+        values: (W, n, 64).
+        columns: The same as (W, 64, n), contiguous, so that products need no copy.
+        mean, variance: Of each window, (W, n).
+    """
+
+    values: Tensor
+    columns: Tensor
+    mean: Tensor
+    variance: Tensor
+
+
+def _windows(images: Tensor) -> _Windows:
     flat = images.float().flatten(1)
     level = 0.5 + 0.2 * (flat - flat.mean(dim=1, keepdim=True)) / flat.std(dim=1, keepdim=True).clamp_min(1e-3)
     windows: Tensor = F.unfold(level.view(-1, 1, SIDE, SIDE), _PATCH, stride=_STRIDE)  # (n, 64, W)
-    return windows.permute(2, 0, 1)
+    values = windows.permute(2, 0, 1)
+    return _Windows(values, values.transpose(1, 2).contiguous(), values.mean(dim=2), values.var(dim=2, correction=0))
 
 
-def _ssim(one: Tensor, other: Tensor) -> Tensor:
-    """Mean SSIM over windows (W, q, 64) and (W, n, 64): (q, n)."""
-    mean, mean2 = one.mean(dim=2)[:, :, None], other.mean(dim=2)[:, None, :]
-    variance, variance2 = one.var(dim=2, correction=0)[:, :, None], other.var(dim=2, correction=0)[:, None, :]
+def _ssim(one: _Windows, other: _Windows) -> Tensor:
+    """Mean SSIM of q and n thumbnails over their windows, (q, n)."""
+    mean, mean2 = one.mean[:, :, None], other.mean[:, None, :]
+    variance, variance2 = one.variance[:, :, None], other.variance[:, None, :]
     product_of_means = mean * mean2
-    covariance = one @ other.transpose(1, 2) / one.shape[2] - product_of_means
+    covariance = one.values @ other.columns / one.values.shape[2] - product_of_means
     above = (2 * product_of_means + _C1) * (2 * covariance + _C2)
     return (above / ((mean**2 + mean2**2 + _C1) * (variance + variance2 + _C2))).mean(dim=0)
 
 
 def feature_distances(queries: Tensor, photos: Tensor) -> Tensor:
     """1 − cosine of features (q, d) and (N, d), which are centred already: (q, N)."""
-    return 1 - F.normalize(queries, dim=1) @ F.normalize(photos, dim=1).T
+    theirs = F.normalize(photos, dim=1).T
+    return 1 - torch.cat([F.normalize(some, dim=1) @ theirs for some in queries.split(_EACH)])
 
 
 # ---------------------------------------------------------------------------------------------------
@@ -158,10 +176,10 @@ def nearest(
         advance: Called with the number of queries that have been looked up.
     """
     parts = []
-    for start in range(0, len(queries), 8):
-        found = distances(queries[start : start + 8], photos)
+    for start in range(0, len(queries), _QUERIES):
+        found = distances(queries[start : start + _QUERIES], photos)
         if own is not None:
-            found[torch.arange(len(found)), own[start : start + 8]] = torch.inf
+            found[torch.arange(len(found)), own[start : start + _QUERIES]] = torch.inf
         few = min(1 + NEIGHBOURS, len(photos) - (own is not None))
         parts.append(found.topk(few, dim=1, largest=False))
         advance(len(found))
