@@ -98,6 +98,19 @@ def test_a_misspelt_option_comes_with_the_nearest(run_cli, command):
         assert f"unknown option {option[:-1]!r}; did you mean {option}?" in error, command
 
 
+def test_defaults_are_shown_as_one_types_them(help_at):
+    defaults = {
+        (command, name): default
+        for command in COMMANDS
+        for name, default in re.findall(r"(--[\w.-]+) .*\[default: (.*?)\]\W*$", help_at(4000, command), re.MULTILINE)
+    }
+    assert defaults["evaluate", "--probes"] == "ridge"
+    assert defaults["transfer", "--baselines"] == "random centroids full"
+    assert defaults["stats", "--augment.ratio"] == "0.75 1.33333"
+    assert ("distill", "--also") not in defaults  # nothing is named unless somebody does
+    assert not [option for option, default in defaults.items() if set(default) & set("[](){}'\",")]
+
+
 def test_help_names_defaults_and_the_papers_values(run_cli):
     """The paper's values are written by hand, beside the option; `PAPER` has the last word."""
     words = " ".join(re.sub(r"[│╭╮╰╯─]", " ", run_cli("distill", "--help").out).split())

@@ -23,7 +23,7 @@ from ..machine.progress import say
 from ..methods import CLPConfig, LGMConfig, SFMConfig, check_name, preset_values
 from ..store.named import run_folder
 from ..text import as_argument
-from .helping import Help
+from .helping import Help, as_typed
 from .messages import only_warnings
 
 if TYPE_CHECKING:
@@ -58,7 +58,9 @@ app = App(
     help_format="markdown",
     help_formatter=Help(),
     # Lists take several words (--probes ridge sgd); no --empty-LIST flags, which would only lengthen the help.
-    default_parameter=Parameter(consume_multiple=True, negative_iterable=(), converter=_strictly),
+    default_parameter=Parameter(
+        consume_multiple=True, negative_iterable=(), converter=_strictly, show_default=as_typed
+    ),
     suppress_keyboard_interrupt=False,  # main reports "stopped"
 )
 app.meta.suppress_keyboard_interrupt = False

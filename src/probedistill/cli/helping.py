@@ -12,6 +12,19 @@ _ENOUGH = 72
 """Columns that a panel needs for the longest name and its description."""
 
 
+def as_typed(default: Any) -> str | None:
+    """Return the default of an option as one would type it; None where there is nothing to type.
+
+    >>> as_typed(["random", "full"]), as_typed((0.75, 4 / 3)), as_typed({}), as_typed(False)
+    ('random full', '0.75 1.33333', None, 'False')
+    """
+    if default is None or default in ([], (), {}):
+        return None
+    if isinstance(default, (list, tuple)):
+        return " ".join(filter(None, map(as_typed, default)))
+    return f"{default:.6g}" if isinstance(default, float) else str(default)
+
+
 class Help:
     """A cyclopts formatter that adapts to the width of the terminal."""
 
