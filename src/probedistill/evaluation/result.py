@@ -300,8 +300,7 @@ class Evaluation(Result):
             found.append(f"{row.images:,} {what} with {row.probe}: {' and '.join(parts)}.")
         other = self._find(f"{row.name}, float", row.probe)
         if other is not None:
-            lost = 100 * (other.top1 - row.top1)
-            found.append(f"8-bit images score {lost:.2f} points less than the float ones ({row.probe})")
+            found.append(f"8-bit images with {row.probe}: {_points(row.top1 - other.top1)} the float ones.")
         return found
 
     def figures(self) -> list[Figure]:
@@ -460,7 +459,10 @@ def _differ(one: object, other: object) -> bool:
 
 def _points(difference: float) -> str:
     """A difference of accuracies in words, without a sign."""
-    return f"{abs(100 * difference):.1f} points {'above' if difference >= 0 else 'below'}"
+    points = f"{abs(100 * difference):.1f}"
+    if float(points) == 0:
+        return "level with"
+    return f"{points} points {'above' if difference > 0 else 'below'}"
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
