@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
+from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from probedistill import InheritedProbe, LinearProbe, UserError
 from probedistill.probes.ridge import fit_ridge
@@ -25,6 +26,25 @@ def setting(seed=0, n=4, views=3, target=TARGET, rank=None):
     y = np.concatenate([np.arange(CLASSES), rng.integers(0, CLASSES, n - CLASSES)])
     X = rng.normal(size=(views, n, target)) + np.eye(CLASSES, target)[y] * 2 + 1
     return weight, rng.normal(size=CLASSES), X, y, rng.normal(size=(views, n, SOURCE)) + 0.5
+
+
+def expected_failures(_):
+    """The head knows its classes before `fit` does."""
+    indices = "y holds integers, the rows of the head"
+    rows = "all classes of the head are predicted, however many y has"
+    return {
+        "check_classifiers_classes": indices,
+        "check_classifiers_regression_target": indices,
+        "check_dtype_object": indices,
+        "check_estimators_nan_inf": indices,
+        "check_classifiers_train": rows,
+        "check_decision_proba_consistency": rows,
+    }
+
+
+@parametrize_with_checks([InheritedProbe(np.eye(4))], expected_failed_checks=expected_failures)
+def test_scikit_learn_contract(estimator, check):
+    check(estimator)
 
 
 @settings(max_examples=20, deadline=None)

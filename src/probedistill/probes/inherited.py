@@ -31,8 +31,9 @@ class InheritedProbe(LinearClassifier):
       Then W* P is, up to that constant, the ridge probe from scratch: in closed form, only the head's rank is
       inherited. What a head passes on is in the source features.
 
-    ``y`` holds class indices. With source features the closed form ignores ``y``, so `evaluate` scores a set with soft
-    labels by this probe only once.
+    ``y`` holds class indices, integers from 0, and all classes of the head are predicted, whichever of them ``y`` has:
+    only the checks of scikit-learn that expect otherwise do not hold. With source features the closed form ignores
+    ``y``, so `evaluate` scores a set with soft labels by this probe only once.
 
     Args:
         head_weight: W*, (C, d_φ).
