@@ -3,7 +3,8 @@
     python benchmarks/methods.py            # about half an hour on two cores
     python benchmarks/methods.py --quick    # ridge probe only, one seed of each method
 
-Finished rows are kept in results/methods.json and not computed again (--again forgets them). Also writes
+Finished rows are kept in results/methods.json and not computed again, unless the defaults have changed since; --again
+forgets them all. Those in the repository are from 2026-11-21, before today's defaults. Also writes
 results/methods.png (accuracy against seconds) and the ten images of each method.
 """
 
@@ -20,11 +21,20 @@ from typing import Any
 from _common import RESULTS, images, in_fresh_process, keep, peak_memory_mib
 
 RECIPES: dict[str, dict[str, Any]] = {
+    "auto": {"method": "auto"},
     "sfm": {"method": "sfm"},
     "lgm": {"method": "lgm"},
     "clp": {"method": "clp"},
     "clp, MSE outer loss": {"method": "clp", "clp": {"outer": "mse"}},
 }
+
+
+def is_of_today(run: dict[str, Any]) -> bool:
+    """Whether a finished run has the settings that it would have now."""
+    from probedistill import DistillConfig
+
+    settings = DistillConfig.of(**RECIPES[run["method"]], seed=run["seed"]).resolve().to_dict()
+    return {key: run["config"].get(key) for key in settings} == settings
 
 
 def distil_and_score(name: str, seed: int, out: str, probes: list[str], seeds: int) -> dict[str, Any]:
@@ -107,7 +117,8 @@ def main() -> None:
     name = "methods-quick" if arguments.quick else "methods"
     path = RESULTS / f"{name}.json"
     state = json.loads(path.read_text()) if path.exists() and not arguments.again else {"methods": [], "real": []}
-    runs, real = state["methods"], state["real"]
+    runs = [run for run in state["methods"] if is_of_today(run)]
+    real = state["real"] if runs else []
     quick = ["--quick"] if arguments.quick else []
     with tempfile.TemporaryDirectory() as scratch:
         for seed in range(1 if arguments.quick else arguments.seeds):
