@@ -1,4 +1,4 @@
-"""Alignment: facts about the metrics, transfer results beside them, and the command."""
+"""Alignment: facts about the metrics, comparison with transfer results, and the command."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def rotation(d: int, rng: np.random.Generator):
 @pytest.mark.parametrize("shape", [(40, 7, 5), (12, 30, 20)], ids=["more images", "more features"])
 @settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 2**31))
-@example(seed=10339)  # a penalty so weak that rounding once decided
+@example(seed=10339)  # a penalty so weak that rounding once decided the result
 def test_no_metric_depends_on_rotation_scale_or_order(metric, shape, seed):
     n, d_a, d_b = shape
     rng, (a, b) = np.random.default_rng(seed), two_spaces(seed, n, d_a, d_b)
@@ -217,7 +217,7 @@ def test_transfer_results_are_matched_by_fingerprint():
 
 @pytest.fixture
 def tiny_yaml(tmp_path):
-    """Write the YAML file of a tiny encoder of another seed or width."""
+    """Write the YAML file of a tiny encoder with another seed or width."""
 
     def write(**arguments):
         path = tmp_path / f"tiny-{'-'.join(map(str, arguments.values()))}.yaml"
@@ -228,7 +228,7 @@ def tiny_yaml(tmp_path):
 
 
 def test_figures_say_what_chance_would_give():
-    """Linear CKA of unrelated spaces is far above 0 with fewer images than features: the table said so alone."""
+    """Linear CKA of unrelated spaces is far above 0 with fewer images than features; only the table used to say so."""
     found = made_alignment()
     found = replace(found, chance=replace(found.chance, cka=np.array([[1, 0.2], [0.2, 1]])))
     neighbours, cka, linear = (figure.summary for figure in found.figures())
@@ -238,7 +238,7 @@ def test_figures_say_what_chance_would_give():
 
 
 def test_the_table_of_transfer_has_its_numbers_and_the_smallest_p_of_few_encoders():
-    """Two columns were called p: in JSON and data frames one was lost."""
+    """Two columns were both called p, so one was lost in JSON and data frames."""
     table = made_alignment().tables()[1]
     assert list(table.records()[0].values()) == list(table.rows[0])
     assert (table.records()[0]["p"], table.records()[0]["p of share"]) == ("0.040", "0.040")

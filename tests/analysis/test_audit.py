@@ -1,4 +1,4 @@
-"""Audit: copies are found and noise is not; members are told from others only where a set remembers them."""
+"""Audit: copies are found and noise is not; members are told from others only if a set remembers them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from probedistill.analysis.membership import Membership, attack, lira, shadow_ha
 
 
 def scenes(count: int, seed: int = 0, side: int = 64) -> torch.Tensor:
-    """Pictures (count, 3, side, side) that are smooth and all different, as photos are."""
+    """Pictures (count, 3, side, side) that are smooth and all different, like photos."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(count, 3, 6, 6, generator=generator)
     return torch.nn.functional.interpolate(coarse, size=(side, side), mode="bicubic").clamp(0, 1)
@@ -53,7 +53,7 @@ CHANGES = {
 
 @cache
 def photos_and_neighbours(distances):
-    """Sixty photos, and of each the nearest other one."""
+    """Sixty photos, and the nearest other photo of each."""
     photos = thumbnails(scenes(60))
     return photos, nearest(distances, photos, photos, own=torch.arange(60))
 
@@ -61,7 +61,7 @@ def photos_and_neighbours(distances):
 @pytest.mark.parametrize(
     ("distances", "change"),
     [(pixel_distances, change) for change in CHANGES]
-    # SSIM compares windows in their places: it does not follow what was moved.
+    # SSIM compares windows at fixed places, so it does not follow a move.
     + [(structure_distances, change) for change in CHANGES if change != "moved by a sixteenth"],
 )
 def test_a_copy_is_found_whatever_was_done_to_it(change, distances):
@@ -122,7 +122,7 @@ def test_shares_count_ties_half():
 
 @pytest.mark.parametrize(("photos", "images"), [(200, 1000), (200, 10), (30, 50)])
 def test_images_that_are_like_photos_are_seldom_too_many(photos, images):
-    """With many images the reference's own luck was taken for theirs: p was below 0.05 every fifth time."""
+    """With many images, chance in the reference photos counted against them: p was below 0.05 every fifth time."""
     generator = torch.Generator().manual_seed(0)
     p = []
     for _ in range(500):
@@ -133,7 +133,7 @@ def test_images_that_are_like_photos_are_seldom_too_many(photos, images):
 
 
 def test_the_most_suspect_images_are_shown():
-    """The first 25 were, whichever stood out."""
+    """The picture used to show the first 25 images, whichever stood out."""
     usual = audited([f"class {i}" for i in range(40)])
     plain = replace(usual.audited[0].matches["pixels"], relative_share=0.5)
     images = [one if i == 37 else replace(one, matches={"pixels": plain}) for i, one in enumerate(usual.audited)]
@@ -149,7 +149,7 @@ def test_the_most_suspect_images_are_shown():
 
 
 def test_a_guess_finds_as_many_as_is_said():
-    """Of few photos no false alarm is allowed, and the members above the first one are more than 1%."""
+    """With few photos no false alarm is allowed, and the members above the first other photo are more than 1%."""
     members = shadow_halves(np.repeat([0, 1], 30), 80, seed=0)
     (online, offline) = attack({"probe": np.random.default_rng(0).normal(size=members.shape)}, members)
     guess = Membership(80, 80, 60, 1, (online, offline)).guess
@@ -166,7 +166,7 @@ def test_every_photo_is_in_exactly_half_of_the_shadow_sets(seed, pairs, counts):
     assert (members.sum(axis=0) == pairs).all()
     for label, count in enumerate(counts):
         assert np.isin(members[:, labels == label].sum(axis=1), [count // 2, count - count // 2]).all()
-    assert (shadow_halves(labels, 2, seed=seed) == members[:2]).all()  # more sets change none of the first
+    assert (shadow_halves(labels, 2, seed=seed) == members[:2]).all()  # more sets do not change the first ones
 
 
 def test_lira_is_the_likelihood_ratio_with_the_pair_left_out():
@@ -188,7 +188,7 @@ def test_lira_is_the_likelihood_ratio_with_the_pair_left_out():
 def test_scores_that_know_nothing_find_nobody_and_scores_that_remember_find_all(shift, low, high):
     rng = np.random.default_rng(0)
     members = shadow_halves(np.repeat([0, 1], 100), 12, seed=3)
-    hard = rng.normal(size=200)  # what is typical of each photo tells nothing of its membership
+    hard = rng.normal(size=200)  # what is typical of a photo says nothing about its membership
     (online, offline) = attack({"probe": hard + shift * members + rng.normal(size=members.shape)}, members)
     for found in (online, offline):
         assert low <= found.auc <= high
@@ -212,7 +212,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def made(data, tmp_path_factory):
-    """A run that started from photos and stayed so, one that began as noise, their encoder and their photos."""
+    """A run that started from photos and kept them, one that started from noise, their encoder and their photos."""
     from probedistill import EncoderConfig
 
     place = tmp_path_factory.mktemp("runs")
@@ -287,7 +287,7 @@ def test_shadow_sets_of_copies_give_their_members_away_and_go_on_where_they_were
     assert by["pixels", "online"].auc > 0.9  # every member is one of the images
     assert by["pixels", "online"].tpr > 0.5
     assert audit(distilled, encoder, train, shadows=6, shadow_steps=2, out=tmp_path, progress=False).membership
-    assert len(scored) > 13  # scores of other settings are not used
+    assert len(scored) > 13  # scores made with other settings are not used
 
 
 @pytest.mark.slow
@@ -346,7 +346,7 @@ def test_command(made, data, run_cli, tmp_path):
     page = tmp_path / "report.html"
     assert run_cli("report", run, "--out", page).code == 0
     assert "do not guarantee" in page.read_text()
-    assert "not exactly the photos" in done.out  # the command holds some out, and the run was made of all
+    assert "not exactly the photos" in done.out  # the command holds out some photos, but the run used all of them
     assert "even number" in run_cli("audit", run, *config, "--shadows", 5).error()
     few = run_cli("audit", place / "copies", *config, "--shadows", 6, "--out", tmp_path / "few").error()
     assert "needs at least 6" in few

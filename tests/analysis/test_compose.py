@@ -1,4 +1,4 @@
-"""Textures made in memory, and data with known groups made of any two sources."""
+"""Textures made in memory, and data with known groups made from any two sources."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_the_same_thing_stands_on_every_background(things, tmp_path):
     made(things, tmp_path / "out", mask="round")
     pixels = [np.asarray(Image.open(tmp_path / "out" / r["file"]), int) for r in rows_of(tmp_path / "out")[-2:]]
     equal = (pixels[0] == pixels[1]).all(axis=2)
-    assert 0.05 < equal.mean() < 0.6  # the round in the middle of the thing, and nothing of what is behind it
+    assert 0.05 < equal.mean() < 0.6  # the round middle of the thing, and nothing of what is behind it
 
 
 @pytest.mark.parametrize(("mask", "inside", "outside"), [("bright", 255, 0), ("dark", 0, 255), ("round", 255, 255)])

@@ -69,7 +69,7 @@ def test_pure_backgrounds_and_pure_objects():
 
 
 def test_a_cosine_below_0_counts_as_0_in_the_share():
-    """An image of the wrong object is no image of the object: the two must not give one share."""
+    """An image of the wrong object must not get the same share as an image of the object."""
     found = Resemblance((0.1, 0.1, -0.1, 0.1, -0.1, 0.0), (0.9, -0.9, 0.9, 0.0, -0.9, 0.0))
     assert found.shares == (pytest.approx(0.1), 1, 0, 1, None, None)
     away = Resemblance((-0.2, 0.1), (-0.3, -0.1))
@@ -104,5 +104,5 @@ def test_resemblance_depends_on_neither_order_nor_rotation_nor_scale_nor_group_s
 
 def test_usual_background_is_what_is_more_frequent_than_elsewhere():
     y = torch.tensor([0] * 10 + [1] * 10)
-    b = torch.tensor([0] * 9 + [1] * 1 + [0] * 6 + [1] * 4)  # both are mostly on 0
+    b = torch.tensor([0] * 9 + [1] * 1 + [0] * 6 + [1] * 4)  # both classes are mostly on background 0
     assert usual_backgrounds(y, b, 2, 2).tolist() == [0, 1]

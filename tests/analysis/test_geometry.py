@@ -98,7 +98,7 @@ def test_a_real_image_is_compared_without_itself():
 @given(seed=st.integers(0, 2**31), repeats=st.integers(1, 3))
 def test_real_images_are_half_way_out_by_construction(seed, repeats):
     real, labels = real_features(seed=seed)
-    real, labels = real.repeat(repeats, 1), labels.repeat(repeats)  # equal images: ties count half
+    real, labels = real.repeat(repeats, 1), labels.repeat(repeats)  # equal images, because ties count half
     placed = RealReference(real, labels, 3).place(real, labels, rows=torch.arange(len(real)))
     for name in ("distance_quantile", "angle_quantile", "margin_quantile"):
         for c in range(3):
@@ -128,7 +128,7 @@ def test_the_centre_the_edge_and_an_exaggeration():
     points = torch.stack([mean, mean + 100, centre + 40 * (mean - centre), other])
     placed = reference.place(points, torch.zeros(4, dtype=torch.int64))
     assert placed["distance_quantile"][:3].tolist() == [0, 1, 1]
-    assert placed["angle_quantile"][[0, 2]].tolist() == [0, 0]  # an exaggeration is far, but not aslant
+    assert placed["angle_quantile"][[0, 2]].tolist() == [0, 0]  # an exaggeration is far out, but in the same direction
     assert placed["margin_quantile"][[2, 3]].tolist() == [1, 0]
     assert placed["margin"][0] == pytest.approx(float((mean - other).norm()))
     assert placed["margin"][3] == pytest.approx(-float((mean - other).norm()))
@@ -212,7 +212,7 @@ def test_a_class_whose_images_are_the_same(tmp_path):
     images, encoder = load_images(f"folder:{folder}"), load_encoder(TINY, device="cpu")
     pixels = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     found = geometry(DistilledSet(pixels, torch.arange(3), images.class_names), encoder, images, k=2, progress=False)
-    (tmp_path / "geometry.png").mkdir()  # in the way, as a full disk would be
+    (tmp_path / "geometry.png").mkdir()  # prevents writing, like a full disk
     with pytest.raises(UserError, match=r"geometry\.png'.*the numbers are saved, so repeat the same command to draw"):
         found.save(tmp_path)
     assert as_plain(Geometry.read(tmp_path)) == as_plain(found)
@@ -280,7 +280,7 @@ def test_the_plane_is_that_of_the_real_images(photos):
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory):
-    """Twelve classes of four photos, and a run of them."""
+    """Twelve classes of four photos, and a run on them."""
     from probedistill.cli import main
 
     folder = tmp_path_factory.mktemp("many")
@@ -427,7 +427,7 @@ def test_a_class_with_one_readable_image_is_named(run_cli, distil_cli, tmp_path)
 
 
 def test_tests_over_few_classes_are_said_to_say_little():
-    """Two classes always gave p = 0.5, beside an interval of 95% that looked narrow."""
+    """Two classes always gave p = 0.5, next to a 95% interval that looked narrow."""
     few, enough = (made_geometry([f"class {i}" for i in range(count)]) for count in (2, 6))
     says = "With 2 classes, p cannot be below 0.5, and the intervals are too narrow."
     assert few.findings()[-1] == says

@@ -253,7 +253,7 @@ def test_command_line_says_what_is_wrong(distil_cli, run_cli, tmp_path):
 
 
 def test_a_class_without_an_image_gets_no_head_of_another(distilled, new):
-    """As of an imported set whose labels count from 1."""
+    """As in an imported set whose labels count from 1."""
     some = replace(distilled, float_images=distilled.float_images[1:], labels=distilled.labels[1:], head=None)
     with pytest.raises(
         UserError, match=r"the set has no image of class 'cat', but a head needs one of each; .* forget$"

@@ -21,7 +21,7 @@ SCORED = ["--probes", "ridge", "--seeds", 1, "--views", 0, "--baselines", "centr
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory, photos):
-    """Three seeds of one setting and one of another, scored but for the last."""
+    """Three seeds of one setting and one of another; all but the last are scored."""
     folder = tmp_path_factory.mktemp("several") / "runs"
     common = ["--images", f"folder:{photos}", "--encoder", TINY, "-q"]
     for name, lr, seed in (("a0", 0.02, 0), ("a1", 0.02, 1), ("deep/a2", 0.02, 2), ("b", 0.05, 0)):
@@ -54,7 +54,7 @@ def test_runs_that_differ_by_their_seed_are_one_row(made):
 
 
 def test_a_seed_that_is_there_twice_counts_once(run_cli, made, tmp_path):
-    """A copy of a run is no second sample: ± over both was half of what it is."""
+    """A copy of a run is not a second sample: ± over both would be too small."""
     runs = shutil.copytree(made, tmp_path / "runs")
     shutil.copytree(runs / "a0", runs / "copy of a0")
     before, after = ({g.settings["lr"]: g for g in collect_runs(folder).groups}["0.02"] for folder in (made, runs))
@@ -69,7 +69,7 @@ def test_a_seed_that_is_there_twice_counts_once(run_cli, made, tmp_path):
 
 
 def test_runs_of_other_photos_or_encoders_of_one_name_are_rows_of_their_own(made, tmp_path):
-    """A folder has one name before and after photos are added, a model has it with any checkpoint and preparation."""
+    """A folder keeps its name when photos are added, and a model with another checkpoint or preparation."""
     for name, images, weights in (("a0", "1", "3"), ("a1", "2", "3"), ("a2", "1", "4")):
         shutil.copytree(made / "a0", tmp_path / name)
         about = read_run(made / "a0")
@@ -87,7 +87,7 @@ def test_runs_of_other_photos_or_encoders_of_one_name_are_rows_of_their_own(made
 
 
 def test_sets_of_other_classes_are_told_apart_by_these_alone(made, tmp_path):
-    """Photos of other classes, as behind a set with a class taken out, have another fingerprint, which says no more."""
+    """Photos of other classes, as after a class is removed, have another fingerprint, which adds no information."""
     for name, digit, classes in (("a", "1", ("cat", "dog")), ("b", "2", ("cat", "emu"))):
         shutil.copytree(made / "a0", tmp_path / name)
         about = read_run(made / "a0")
@@ -131,7 +131,7 @@ def test_json_of_scores_is_what_their_file_contains(run_cli, made):
 
 
 def test_real_images_beside_runs_add_no_columns_of_options(run_cli, made, photos, tmp_path):
-    """A baseline has no learning rate: what only distillation has is not told of it."""
+    """A baseline has no learning rate: options that only distillation has are not shown for it."""
     out = made / "herding"
     saved = run_cli("baseline", "--images", f"folder:{photos}", "--encoder", TINY, "--save", "herding", "--out", out)
     assert saved.code == 0, saved.err
@@ -195,7 +195,7 @@ def test_options_of_other_methods_are_no_difference(photos, tmp_path, run_cli):
 
 
 def test_an_option_that_only_one_run_of_a_method_has_is_a_difference(photos, tmp_path):
-    """A record leaves out what asks for nothing: two rows that looked the same, with no setting to tell them apart."""
+    """A record leaves out unused options, so two rows could look the same, with no setting to tell them apart."""
     common = ["distill", "--images", f"folder:{photos}", "--encoder", TINY, "--steps", 1, "-q"]
     for name, more in (("plain", []), ("head", ["--keep-head"])):
         assert main([*map(str, [*common, "--out", tmp_path / name, *more])]) == 0
@@ -217,7 +217,7 @@ def test_no_option_is_told_of_sets_that_were_made_elsewhere(made, run_cli, tmp_p
 
 
 def test_a_run_that_goes_on_says_how_its_images_began(made, tmp_path):
-    """Its canvas is filled with the old images and photos; the option of the canvas itself is noise."""
+    """Its canvas is filled with the old images and photos, although the option of the canvas is noise."""
     shutil.copytree(made / "b", tmp_path / "first")
     run = read_run(made / "b")
     later = replace(run, config=replace(run.config, canvas=replace(run.config.canvas, init="noise")))

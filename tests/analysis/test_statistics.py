@@ -1,4 +1,4 @@
-"""Rank correlations, and tests over classes: exact for few things, drawn for many."""
+"""Rank correlations, and tests over classes: exact for small samples, by random draws for large ones."""
 
 from __future__ import annotations
 
@@ -143,6 +143,6 @@ def test_a_test_over_classes():
 
 
 def test_no_p_is_zero():
-    """Of ten encoders 1e-4 is the least, and was shown as 0.000."""
+    """With ten encoders the least p is 1e-4, which was shown as 0.000."""
     assert str(Correlation(0.9, 1e-4, 90)) == "Spearman +0.90, p < 0.001"
     assert str(Correlation(0.9, 0.0412, 90)) == "Spearman +0.90, p = 0.041"

@@ -185,7 +185,7 @@ def test_a_files_number_of_evaluation_seeds_is_no_list_of_seeds(distil_cli, tmp_
 
 
 def test_a_grid_in_a_file_may_not_name_code(run_cli, photos, tmp_path, out):
-    """Not even as its second value."""
+    """Not even in its second value."""
     file = tmp_path / "sent.yaml"
     file.write_text("grid: [method, 'clp, module:mine:objective']\n")
     words = ["distill", "--images", f"folder:{photos}", "--encoder", TINY, "--out", out]

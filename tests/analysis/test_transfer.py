@@ -1,4 +1,4 @@
-"""Transfer: cells are evaluate's, banks and cells are used again, and bad input gives one line."""
+"""Transfer: cells equal the scores of evaluate, banks and cells are reused, and bad input gives one line."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def other_file(place, other):
 
 @pytest.fixture(scope="module")
 def runs(place, folder, other):
-    """A set of each encoder."""
+    """A set for each encoder."""
     found = []
     for name, encoder, method in (("a", TINY, "clp"), ("b", other, "sfm")):
         out = place / "runs" / name
@@ -115,7 +115,7 @@ def test_cells_are_those_of_evaluate(matrix, runs, data, other):
 
 
 def test_centroids_are_chosen_by_the_source_and_scored_on_the_target(runs, data, other):
-    options = {**QUICK, "views": 0}  # centre crops alone: nothing is drawn
+    options = {**QUICK, "views": 0}  # only centre crops, so nothing is drawn
     matrix = transfer(runs, [TINY, other], *data, **options)
     encoders = [load_encoder(word) for word in (TINY, other)]
     test = extract_features(encoders[1], data[1], progress=False)
@@ -131,7 +131,7 @@ def test_centroids_are_chosen_by_the_source_and_scored_on_the_target(runs, data,
 
 @pytest.mark.parametrize("per_class", [1, 2])
 def test_centroids_are_seen_in_the_views_that_evaluate_draws(data, tmp_path, monkeypatch, per_class):
-    """One protocol, one seed and the same photos: one number, from either function."""
+    """With the same protocol, seed and photos, both functions give the same number."""
     seen = []
     row = Scorer.row
 
@@ -182,7 +182,7 @@ def test_files(matrix, runs, data, other, tmp_path):
 
 
 def altered(out):
-    """Give every cell in the file an accuracy that no probe reaches here: where it shows, the cell was used again."""
+    """Give every cell in the file an accuracy that no probe can reach here: it shows which cells were reused."""
     content = json.loads((out / "transfer.json").read_text())
     for cell in content["cells"].values():
         for scores in cell.values():
@@ -202,7 +202,7 @@ def test_cells_are_used_again_where_everything_agrees(runs, data, other, tmp_pat
     assert (used.accuracy == 0.015625).all()
     assert all((values == 0.015625).all() for values in used.baselines.values())
     wider = again(encoders=(other, TINY), probes=["logistic", "ridge"])
-    assert (wider.accuracy[1, :, 1] == 0.015625).all()  # the old target and the old probe
+    assert (wider.accuracy[1, :, 1] == 0.015625).all()  # reused for the old target and the old probe
     assert (wider.accuracy[1, :, 0] > 0.1).all()
     assert (wider.accuracy[0] > 0.1).all()
     assert wider.baselines["random"][1, 1] == 0.015625
@@ -236,7 +236,7 @@ def test_cells_of_a_probe_that_was_edited_are_scored_again(runs, data, tmp_path,
 
 
 class Stops(nn.Module):
-    """Tiny until it is told to stop, then Ctrl-C."""
+    """Tiny until it is told to stop; then it raises Ctrl-C."""
 
     stop = False
 
@@ -271,7 +271,7 @@ def test_an_interrupted_matrix_goes_on(runs, data, tmp_path):
 
 
 class Meanwhile(nn.Module):
-    """Tiny, but the first time that it encodes, something else happens."""
+    """Tiny, but the first time that it encodes, something else happens, too."""
 
     def __init__(self, seed):
         super().__init__()
@@ -381,7 +381,7 @@ def test_order_of_classes_does_not_matter(runs, data):
 
 
 def test_a_source_that_cannot_be_loaded_has_no_centroids(runs, data, other, tmp_path):
-    """Its config.yaml names a module: nothing of a run's folder is run."""
+    """Its config.yaml names a module, and no code from a run's folder is run."""
     with pytest.warns(
         UserWarning, match=r"leaving out a row of centroids.*not trusted.*helpers_encoders:tiny.*encoders=…"
     ):
@@ -429,7 +429,7 @@ def test_inherited_probe(runs, data, other):
 
 @pytest.fixture(scope="module")
 def with_heads(runs, data, other):
-    """The sets with the heads of their own encoders; the second with its classes in another order."""
+    """The sets with the heads of their own encoders; the second set has its classes in another order."""
     found = []
     for run, word, order in zip(runs, (TINY, other), ([0, 1, 2], [2, 0, 1]), strict=True):
         held, source = DistilledSet.load(run), load_encoder(word)
@@ -454,7 +454,7 @@ def test_baselines_of_the_inherited_probe_are_those_of_evaluate(with_heads, data
             assert matrix.baselines["random_inherited"][0, s, t] == random.top1
             assert matrix.baselines_std["random_inherited"][0, s, t] == random.std
             assert matrix.baselines["full"][0, t] == expected["full real data", "ridge"].top1
-            if s == t:  # evaluate takes the medoids of the target
+            if s == t:  # evaluate chooses medoids by the target
                 assert matrix.baselines["centroids"][0, s, t] == expected["centroids"].top1
     assert not any(np.isnan(matrix.baselines[name]).any() for name in ("random_inherited", "centroids"))
     names = [name for name, *_ in matrix.baseline_rows(0)]
@@ -472,7 +472,7 @@ def test_baselines_of_the_inherited_probe_are_those_of_evaluate(with_heads, data
     weight = with_heads[0].head.weight
     strange = replace(with_heads[0], head=replace(with_heads[0].head, weight=weight.flip(0)))
     turned = transfer([strange], encoders, *data, probes=["inherited"], out=tmp_path, **QUICK)
-    assert (turned.baselines["random_inherited"] != 0.015625).all()  # of another head
+    assert (turned.baselines["random_inherited"] != 0.015625).all()  # not reused: it has another head
 
 
 def test_inherited_cells_do_not_load_encoders_again_and_again(with_heads, data, other, monkeypatch):
@@ -666,7 +666,7 @@ def test_command_says_in_one_line_that_centroids_are_left_out(run, runs):
 
 @pytest.fixture(scope="module")
 def odd(place, runs, folder):
-    """Runs and files that a matrix cannot take, by name."""
+    """Runs and files that a matrix must refuse, by name."""
     base = place / "odd"
     base.mkdir(exist_ok=True)
     two = make_image_folder(base / "two", classes=NAMES[:2], per_class=4)
@@ -732,7 +732,7 @@ def test_config_checks_every_value():
 
 
 def test_a_set_from_elsewhere_is_called_by_its_folder(place, data):
-    """Two imported sets were both "unknown · unknown"."""
+    """Two imported sets were both called "unknown · unknown"."""
     images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     for name in ("theirs", "others"):
         DistilledSet(images, torch.arange(3), NAMES).save(place / name)
