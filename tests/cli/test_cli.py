@@ -154,14 +154,14 @@ def test_unknown_image_sources(refused, images, says):
 
 
 def _spoil(folder: Path) -> int:
-    """Put unreadable files beside readable ones; return how many."""
+    """Put unreadable files next to readable ones; return how many."""
     whole = (folder / "0000.png").read_bytes()
     (folder / "cut.png").write_bytes(whole[: len(whole) // 2])
     (folder / "empty.jpg").write_bytes(b"")
     (folder / "noise.jpg").write_bytes(np.random.default_rng(0).bytes(2000))
     (folder / "text.png").write_text("not an image")
     header = bytearray(whole)
-    header[16:24] = (50_000).to_bytes(4, "big") * 2  # IHDR claims 2.5 thousand million pixels
+    header[16:24] = (50_000).to_bytes(4, "big") * 2  # IHDR claims 2.5 billion pixels
     (folder / "huge.png").write_bytes(header)
     return 5
 
@@ -274,7 +274,7 @@ def test_unknown_command_comes_with_the_nearest(run_cli):
         (["distill", "--config", "x.yaml", "--lr"], "--lr has no value; probedistill distill --help says what it"),
         (["distill", "--config", "x.yaml", "--grid", "lr"], "--grid has 1 of 2 values; probedistill distill"),
         (["distill", "--config", "x.yaml", "--grid"], "grid is empty; give an option and its values, such as --grid"),
-        # What is far from every name is not taken for one of them.
+        # A word far from every name gets no suggestion.
         (["distill", "--ipc", 3], "unknown option '--ipc'; probedistill distill --help lists all options"),
         (["distill", "--batch-size", 3], "unknown option '--batch-size'; probedistill distill --help"),
         (["remove", "runs/x"], "unknown command 'remove'; probedistill --help lists the commands"),
@@ -290,7 +290,7 @@ def test_a_file_of_options_that_lacks_what_is_missing(run_cli, tmp_path):
     (tmp_path / "some.yaml").write_text("seed: 1\n")
     error = run_cli("baseline", "--encoder", TINY, "--config", tmp_path / "some.yaml").error()
     assert "images is missing, and the --config file does not have it; give --images" in error
-    # "or --config FILE that has it" is for what a run's config.yaml may have.
+    # The hint "or --config FILE that has it" is only for options that a run's config.yaml may contain.
     assert run_cli("merge", "a", "b").error().endswith("out is missing; give --out")
 
 
@@ -607,7 +607,7 @@ def test_interrupted_anywhere_it_says_stopped(run_cli, monkeypatch, photos, tmp_
 
 @pytest.fixture
 def on_hangup():
-    """Set what a closed terminal does, whether or not the tests run with nohup."""
+    """Set the handler for a closed terminal, whether or not the tests run with nohup."""
     before = signal.getsignal(signal.SIGHUP)
     yield lambda handler: signal.signal(signal.SIGHUP, handler)
     signal.signal(signal.SIGHUP, before)

@@ -28,7 +28,7 @@ def test_help_and_version(run_cli, arguments):
 
 @pytest.fixture
 def help_at(run_cli):
-    """The help of a command in a terminal of some columns. The app's own console keeps the width that it began with."""
+    """The help of a command at a width. (The app's own console would keep the width that it started with.)"""
 
     def show(width: int, *command: str) -> str:
         app.console = Console(width=width)
@@ -47,7 +47,7 @@ def test_help_cuts_no_name_of_an_option_on_any_terminal(help_at, command, width)
     shown = help_at(width, command)
     assert max(map(len, shown.splitlines())) <= width
     words = set(shown.split())
-    if width == 20:  # where a name is longer than the terminal is wide, it goes on in the next line
+    if width == 20:  # a name longer than a line continues in the next line
         words = {name for name in options if name in "".join(shown.split())}
     assert options <= words
 
@@ -112,7 +112,7 @@ def test_defaults_are_shown_as_one_types_them(help_at):
 
 
 def test_help_names_defaults_and_the_papers_values(run_cli):
-    """The paper's values are written by hand, beside the option; `PAPER` has the last word."""
+    """The papers' values are written by hand in the help, but must agree with `PAPER`."""
     words = " ".join(re.sub(r"[│╭╮╰╯─]", " ", run_cli("distill", "--help").out).split())
     ours = DistillConfig()
     for method, paper in PAPER.items():

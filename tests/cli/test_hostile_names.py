@@ -1,4 +1,4 @@
-"""Names that come from data act on no terminal: errors, warnings, tables and sentences show them as escapes."""
+"""Names from data cannot control a terminal: errors, warnings, tables and sentences show them with escapes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What info says of a finished run, an unfinished one, and something else."""
+"""What info says about a finished run, an unfinished one, and something else."""
 
 from __future__ import annotations
 

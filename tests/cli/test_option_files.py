@@ -1,4 +1,4 @@
-"""Options from a file, or from a run's own: flags win, and what does not fit is named."""
+"""Options from a file, or from a run's own file: flags win, and wrong values are named."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def test_yaml_gives_options_and_flags_win(run_cli, photos, out, tmp_path):
     run = json.loads((out / "run.json").read_text())
     assert (run["config"]["steps"], run["config"]["seed"], run["config"]["augment"]["flip"]) == (3, 7, 0.25)
     assert len(run["losses"]) == 3
-    # The file is forgotten with the command: the next one in this process has to name its images.
+    # The file is forgotten after the command: the next command in this process must name its images.
     assert "--images" in run_cli("distill", "--encoder", TINY, "--out", tmp_path / "other").error()
 
 
 @pytest.mark.parametrize("joined", [False, True])
 def test_an_encoder_in_a_file_of_its_own(run_cli, photos, out, tmp_path, joined):
-    """It stands for all of the encoder's options: those of --config do not mix with them; flags win."""
+    """It replaces all encoder options: options in --config do not mix with it, but flags win."""
     file, run = tmp_path / "tiny.yaml", tmp_path / "run.yaml"
     file.write_text(yaml.safe_dump({"encoder": TINY, "precision": "bf16", "fold_batchnorm": False}))
     run.write_text(yaml.safe_dump({"images": f"folder:{photos}", "encoder": "timm:resnet18@48", "compile": True}))
@@ -107,7 +107,7 @@ def test_config_of_a_run_repeats_it(run_cli, distil_cli, photos, tmp_path, out):
 
 
 def test_the_config_of_a_run_does_not_need_its_list_of_classes_again(run_cli, distil_cli, photos, tmp_path, out):
-    """The list may change, or be gone with the shell that made it: ``--classes @<(ls photos)``."""
+    """The list may change, or vanish with the shell that made it: ``--classes @<(ls photos)``."""
     names = tmp_path / "names.txt"
     names.write_text("dog\ncat\n")
     assert distil_cli("--classes", f"@{names}", "--out", out).code == 0
@@ -137,7 +137,7 @@ def test_ranges_of_the_wrong_length_in_a_file(refused, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("given", ["flag", "file"])
 def test_numbers_keep_their_decimals(run_cli, photos, tmp_path, given):
-    """The library behind the command line rounds where a whole number may stand: 0.001 was 0."""
+    """The library behind the command line rounds if a whole number is also allowed: 0.001 became 0."""
     out, file = tmp_path / "run", tmp_path / "encoder.yaml"
     arguments = ["distill", "--images", f"folder:{photos}", "--views", 1, "--out", out, "--no-pretrained", "--steps", 1]
     if given == "file":

@@ -1,4 +1,4 @@
-"""The folder of a run: what holds something already, is in use, or cannot be written."""
+"""The folder of a run: one that is not empty, is in use, or cannot be written."""
 
 from __future__ import annotations
 

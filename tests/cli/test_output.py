@@ -60,7 +60,7 @@ def test_a_process_whose_streams_cannot_hold_every_character(command):
 
 @pytest.mark.parametrize("started_as", ["module", "script"])
 def test_ctrl_c_while_it_starts(tmp_path, started_as):
-    (tmp_path / "cyclopts.py").write_text("raise KeyboardInterrupt")  # while its first import is going on
+    (tmp_path / "cyclopts.py").write_text("raise KeyboardInterrupt")  # during its first import
     command = [sys.executable, "-m", "probedistill"]
     if started_as == "script":
         command = [sys.executable, "-c", "import sys; from probedistill.__main__ import main; sys.exit(main())"]
@@ -99,7 +99,7 @@ evaluate OTHER --config CONFIG --probes rigde
 
 @pytest.fixture(scope="module")
 def where(tmp_path_factory) -> dict[str, str]:
-    """What stands for the words in capitals above."""
+    """What replaces the words in capitals above."""
     folder = tmp_path_factory.mktemp("where")
     photos = make_image_folder(folder / "photos", NAMES, per_class=6, size=40)
     (folder / "config.yaml").write_text(f"images: folder:{photos}\nencoder: {TINY}\nsteps: 3\n")
@@ -117,7 +117,7 @@ def where(tmp_path_factory) -> dict[str, str]:
 def test_every_command_on_a_stream_that_cannot_hold_every_character(
     where, encoding, terminal, monkeypatch, tmp_path_factory
 ):
-    """No traceback, whatever the tables, bars and names; and nothing that acts on a terminal goes to a file."""
+    """No traceback, whatever the tables, bars and names are; and no control sequences go to a file."""
     monkeypatch.setattr(progress, "DELAY", 0.0)
     where = {**where, "COMPOSED": str(tmp_path_factory.mktemp("composed") / "new")}
     commands = [line for line in EVERY_COMMAND.splitlines() if line]
@@ -145,7 +145,7 @@ def test_messages_are_those_of_a_logger(run_cli, distil_cli, tmp_path, caplog):
         result = distil_cli("--out", tmp_path / "run", "--resume")
     assert f"{tmp_path / 'run'} is already finished\n" in result.err
     assert [(r.name, r.levelname) for r in caplog.records] == [("probedistill.distillation.folder", "INFO")]
-    again = distil_cli("--out", tmp_path / "run", "--resume", "-q", "--no-progress")  # either says so
+    again = distil_cli("--out", tmp_path / "run", "--resume", "-q", "--no-progress")  # both say so
     assert again.code == 0, again.err
     assert "already finished" not in again.err
 
@@ -238,7 +238,7 @@ def test_a_stream_that_is_closed_is_one_to_nowhere(monkeypatch, stream):
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no device that is always full")
 def test_a_log_that_cannot_be_written_stops_no_work(distil_cli, tmp_path, monkeypatch):
     photos = make_image_folder(tmp_path / "photos")
-    (photos / "train/cat/broken.png").write_bytes(b"no image")  # to be warned of
+    (photos / "train/cat/broken.png").write_bytes(b"no image")  # causes a warning
     with open("/dev/full", "w") as full:
         monkeypatch.setattr(sys, "stderr", full)
         assert distil_cli("--out", tmp_path / "run", images=f"folder:{photos}").code == 0
@@ -248,13 +248,13 @@ def test_a_log_that_cannot_be_written_stops_no_work(distil_cli, tmp_path, monkey
 
 @pytest.mark.parametrize("command", [["encoders"], ["encoders", "--json"]])
 def test_a_reader_who_has_gone_ends_the_command_quietly(command, monkeypatch, capfd):
-    """The code is that of a process that SIGPIPE ended."""
+    """The exit code is that of a process ended by SIGPIPE."""
     reads, writes = os.pipe()
     os.close(reads)
     with os.fdopen(writes, "w") as gone:
         monkeypatch.setattr(sys, "stdout", gone)
         assert main(command) == 141
-    assert capfd.readouterr().err.count("\n") <= 1  # what goes to standard error with --json
+    assert capfd.readouterr().err.count("\n") <= 1  # sentences, which go to standard error with --json
 
 
 @pytest.mark.slow

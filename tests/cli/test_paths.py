@@ -1,4 +1,4 @@
-"""Paths that no file can have, or where something stands that is no file: one line, and nothing is replaced."""
+"""Paths that no file can have, or where something other than a file is: one line, and nothing is replaced."""
 
 from __future__ import annotations
 
@@ -66,6 +66,6 @@ def test_a_command_that_is_shown_can_be_run(distil_cli, run_cli, tmp_path, monke
     monkeypatch.chdir(tmp_path)
     shown = distil_cli("--out=-my run")
     line = next(line for line in shown.out.splitlines() if line.startswith("score:"))
-    words = [word for word in shlex.split(line)[3:] if word != "--trust"]  # run_cli says it
+    words = [word for word in shlex.split(line)[3:] if word != "--trust"]  # run_cli adds it
     assert words[:3] == ["./-my run", "--config", "./-my run/config.yaml"]
     assert run_cli("evaluate", *words, "--seeds", "1", "--no-progress").code == 0

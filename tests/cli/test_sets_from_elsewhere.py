@@ -1,4 +1,4 @@
-"""``hub:`` and ``set:`` stand for a run in every command and function that takes one; they are never written into."""
+"""Every command and function that takes a run accepts ``hub:`` and ``set:``; these sets are never changed."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ def test_no_command_that_takes_a_run_is_missing_here():
         for name in cli
         if not name.startswith("-") and {"folder", "run", "runs"} & _positional(cli[name].default_command)
     }
-    assert takes_a_run <= COMMANDS.keys() | {"predict"}  # which takes the folder of a head
+    assert takes_a_run <= COMMANDS.keys() | {"predict"}  # predict takes the folder of a head
 
 
 def _positional(function: Callable[..., object]) -> set[str]:
-    """Arguments that take paths."""
+    """Positional arguments that take paths."""
     return {name for name, one in inspect.signature(function).parameters.items() if "Path" in str(one.annotation)}
 
 

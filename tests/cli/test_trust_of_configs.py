@@ -44,6 +44,6 @@ def test_the_printed_command_runs_as_it_stands(distil_cli, run_cli, tmp_path):
     done = distil_cli("--out", tmp_path / "a run")
     (line,) = [line for line in done.out.splitlines() if line.startswith("score:")]
     words = shlex.split(line.removeprefix("score:"))
-    assert words[-1] == "--trust"  # the tests' encoder is a module: one
+    assert words[-1] == "--trust"  # the tests' encoder is a module: encoder
     again = run_cli(*words[1:], "--no-progress", "--seeds", 1, "--views", 1, trust=False)
     assert again.code == 0, again.err
