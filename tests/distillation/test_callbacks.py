@@ -18,7 +18,7 @@ from probedistill.store.run_record import History
 
 
 class Heard(Callback):
-    """Writes down what it is told."""
+    """Records what it is told."""
 
     def __init__(self) -> None:
         self.words: list[str] = []
@@ -197,7 +197,7 @@ def test_a_notebook_that_cannot_show_images_stops_no_run(photos, monkeypatch):
 
 
 def timed(seconds, *, steps=300, at=0, folder=Path("run"), **config):
-    """A forecast that has heard of steps that ended so many seconds after the start."""
+    """A forecast after steps that ended at these seconds after the start."""
     forecast, run = Forecast(), run_record(config=DistillConfig(steps=steps, **config).resolve(), finished=False)
     forecast.on_start(Start(run, folder, at, steps, History()))
     for number, end in enumerate(seconds, at + 1):
@@ -206,7 +206,7 @@ def timed(seconds, *, steps=300, at=0, folder=Path("run"), **config):
 
 
 def test_a_run_that_takes_long_says_so_once_and_what_makes_it_shorter(capfd):
-    # The first step takes longer than the others, and has no say.
+    # The first step takes longer than the others, and does not count.
     timed([100, 130, 160, 190, 220, 250], views=12)
     with speaking_flags():
         timed([100, 130, 160, 190, 220, 250], views=12)
@@ -238,7 +238,7 @@ def test_a_run_in_no_folder_cannot_go_on(capfd):
         ([1, 40], {}, True),  # one step is enough if it is long
         ([1, 4, 7], {}, False),  # not yet
         ([1, 4, 7, 10], {"steps": 100}, False),
-        ([1, 4, 7, 10], {"at": 10}, False),  # resumed: it had its word
+        ([1, 4, 7, 10], {"at": 10}, False),  # resumed: the forecast was given before
         ([1, 4, 7, 10], {"at": 250}, False),
     ],
 )
@@ -258,7 +258,7 @@ def test_a_run_tells_its_forecast(photos, capfd, monkeypatch):
 @pytest.mark.parametrize(("begun_from", "words"), [("average", " from averages of photos"), ("noise", "")])
 @pytest.mark.parametrize("is_terminal", [True, False])
 def test_what_images_began_as_is_said_at_the_start(capsys, monkeypatch, begun_from, words, is_terminal):
-    """In a terminal in a line above the bar, which is short of room; in a log file in the bar's own lines."""
+    """In a terminal, in a line above the bar, which has no room; in a log file, in the bar's own lines."""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal)
     bar = Bar()
     bar.on_start(Start(run_record(begun_from=begun_from), None, 0, 9, History()))

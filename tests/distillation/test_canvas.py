@@ -72,7 +72,7 @@ def test_opening_a_level_leaves_the_image_exactly_as_it_is(size):
         before = canvas.images()
         level = canvas.open_level()
         assert level is canvas.levels[-1]
-        # With a level more, the same sum is another matrix product: processors may round it otherwise.
+        # With one more level, the same sum is another matrix product, which processors may round differently.
         torch.testing.assert_close(canvas.images(), before, rtol=0, atol=1e-6)
         level.normal_(generator=torch.Generator().manual_seed(1))
         assert not torch.allclose(canvas.images(), before, rtol=0, atol=1e-3)  # the new level does take part
@@ -131,7 +131,7 @@ def test_many_images_are_rendered_in_parts():
 
 
 def test_columns_of_the_colour_matrix():
-    # Columns are normalised together: the longest has length 1, their directions and proportions stay.
+    # Columns are normalised together: the longest has length 1; directions and proportions stay.
     norms = COLOUR_MATRIX.norm(dim=0)
     assert float(norms.max()) == pytest.approx(1.0, abs=1e-6)
     assert norms.argmax() == 0  # brightness varies most
@@ -221,7 +221,7 @@ def test_noise_depends_on_its_seed_and_has_its_size():
     for level in canvas.levels[4:]:
         assert float(level.std()) == pytest.approx(share, rel=0.1)
     some = Canvas(4, 64, open_levels=6)
-    some.fill_with_noise(0.7, seed=1)  # divided among the levels that are open: the image has all of it at once
+    some.fill_with_noise(0.7, seed=1)  # divided among the open levels, so the image has the full amount at once
     assert float(some.levels[5].std()) == pytest.approx(0.7 / 6, rel=0.05)
     pixels = Canvas(1, 64, "pixels")
     pixels.fill_with_noise(0.7, seed=1)

@@ -51,7 +51,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def runs(encoder, data, tmp_path_factory):
-    """Runs of the first two classes, of the last two, and of all; each keeps its statistics and its head."""
+    """Runs on the first two classes, on the last two, and on all; each keeps its statistics and its head."""
     place = tmp_path_factory.mktemp("runs")
     parts = {"a": NAMES[:2], "b": NAMES[2:], "all": NAMES}
     for name, classes in parts.items():
@@ -155,7 +155,7 @@ def test_classes_that_differ_in_spelling_alone_are_two_with_a_warning(runs, keep
         merged = merge_sets([called("a", "T-Shirt", "dog"), called("b", "t shirt", "owl")])
     assert merged.distilled.class_names == ("T-Shirt", "dog", "t shirt", "owl")
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # within one set they are meant
+        warnings.simplefilter("error")  # within one set they are deliberate
         merge_sets([called("a", "Cat", "cat"), called("b", "hen", "owl")])
 
 
@@ -279,7 +279,7 @@ def test_names_that_cannot_be_given_are_one_line(runs, run_cli, tmp_path, words,
 
 
 def test_forgotten_class_goes_with_its_images_its_sums_and_its_part_in_the_head(runs, data, encoder, tmp_path):
-    left, notes = forget(runs / "all", ["dog"], out=tmp_path / "out")  # as distill takes it
+    left, notes = forget(runs / "all", ["dog"], out=tmp_path / "out")  # a name as distill takes it
     before = DistilledSet.load(runs / "all")
     assert left.class_names == ("cat", "hen", "owl")
     assert torch.equal(left.float_images, before.float_images[[0, 2, 3]])
@@ -310,7 +310,7 @@ def test_head_goes_when_there_are_no_statistics_to_make_it_again(runs):
 
 
 def test_taken_out_photos_leave_the_sums_and_their_classes_are_made_again(runs, data, encoder, tmp_path):
-    some = data[0].select([0, 1, 6])  # two of cat, one of dog
+    some = data[0].select([0, 1, 6])  # two cats, one dog
     share = class_statistics(encoder, some, progress=False)
     left, notes = forget(runs / "all", [], [share], run=out_of(tmp_path), encoder=encoder)
     before = DistilledSet.load(runs / "all")
@@ -345,7 +345,7 @@ def test_what_cannot_be_forgotten_is_one_line(runs, data, encoder, tmp_path):
     everything = class_statistics(encoder, data[0].with_classes(["dog"]), progress=False)
     with pytest.raises(UserError, match="class 'dog' has no photos left"):
         forget(runs / "all", [], [everything], run=out_of(tmp_path), encoder=encoder)
-    for foreign in (range(2), range(5), range(24)):  # of which the run never heard
+    for foreign in (range(2), range(5), range(24)):  # photos unknown to the run
         share = class_statistics(encoder, data[1].select(foreign), progress=False)
         with pytest.raises(UserError, match=r"not part of|no photos left"):
             forget(runs / "all", [], [share], run=out_of(tmp_path), encoder=encoder)
@@ -386,7 +386,7 @@ def test_old_images_stay_bit_for_bit_and_new_classes_get_images(runs, data, enco
 
 
 def assert_averaged(image, images, encoder):
-    """The image is near the mean of all photos of its class, with twice the contrast."""
+    """Check that the image is near the mean of all photos of its class, with twice the contrast."""
     photos = [encoder.centre_view(images.load(i)) for i in range(len(images))]
     assert float((image - average_of(photos)).abs().mean()) < 0.05
 
@@ -440,7 +440,7 @@ def test_more_photos_of_a_class_change_the_images_of_that_class_alone(runs, data
 
 
 def test_new_images_are_made_to_fit_beside_the_old_ones(runs, data, encoder, tmp_path):
-    """The objective sees the fixed images: it is the loss of all images, not of the new ones alone."""
+    """The objective includes the fixed images: it is the loss of all images, not only of the new ones."""
     new = data[0].with_classes(NAMES[2:])
     few = extend(runs / "a", new, encoder, run=out_of(tmp_path), steps=40)
     assert few.run.losses[-1] < few.run.losses[0]
@@ -513,7 +513,7 @@ def test_extension_that_cannot_be_is_one_line(runs, data, encoder, tmp_path):
 
 
 def test_run_that_is_gone_on_from_is_never_overwritten(runs, data, encoder, tmp_path):
-    """Stopped halfway, it would be lost, and its photos are gone."""
+    """If it stopped half-way, the old set would be lost, and its photos are gone."""
     (tmp_path / "link").symlink_to(runs / "a")
     before = DistilledSet.load(runs / "a").float_images
     for out in (runs / "a", tmp_path / "link"):
@@ -526,7 +526,7 @@ def test_run_that_is_gone_on_from_is_never_overwritten(runs, data, encoder, tmp_
 
 
 def test_photos_that_the_set_was_made_of_are_refused_in_other_company(runs, data, encoder, tmp_path):
-    """Other classes and other photos beside them give the images another fingerprint; sums tell all the same."""
+    """Together with other classes or photos, the images have another fingerprint; sums reveal them nevertheless."""
     for images, count in ((data[0], 6), (data[0].with_classes(["dog", "owl"]), 6)):
         with pytest.raises(UserError, match=rf"contain the {count} photos of class '(cat|dog)' already in 'a'"):
             extend(runs / "a", images, encoder, run=out_of(tmp_path))
@@ -555,7 +555,7 @@ def test_forgotten_class_may_come_back(runs, data, encoder, tmp_path):
 
 
 # ---------------------------------------------------------------------------------------------------
-# What lies beside the images
+# Files next to the images
 
 
 @pytest.mark.parametrize("redistil", [False, True])

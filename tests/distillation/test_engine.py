@@ -1,4 +1,4 @@
-"""The step: two passes give one pass's gradient, memory is bounded, state continues bit for bit."""
+"""The step: two passes give the gradient of one pass, memory is bounded, and a state continues bit for bit."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class ConvEncoder(nn.Module):
 
 
 class RunsOut(ConvEncoder):
-    """Has memory for ``largest`` images: in any pass, or in those with (or without) a graph only."""
+    """Has memory for ``largest`` images: in any pass, or only in passes with (or without) a graph."""
 
     def __init__(self, largest: int, only_graph: bool | None = None, error: Exception | None = None) -> None:
         super().__init__()
@@ -109,7 +109,7 @@ def gradients(distiller: Distiller) -> list[Tensor]:
 
 @cache
 def whole(name: str, kind: str = "pyramid") -> list[Tensor]:
-    """The gradients of a step whose views are one batch."""
+    """The gradients of a step with all views in one batch."""
     return gradients(make_distiller(name, kind=kind))
 
 
@@ -182,14 +182,14 @@ def test_memory_does_not_grow_with_images_and_views():
             distiller.step()
         assert max(n for n, _ in encoder.batches) == 3
         assert sum(n for n, graph in encoder.batches if graph) == count * views
-        # Activations that one graph saves belong to one micro-batch, never to all views.
+        # A graph saves activations of one micro-batch, never of all views.
         assert alive.largest_batch == 3
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("views", "micro_batch"), [(20, 1), (20, 3), (7, 3)])
 def test_no_more_views_are_made_than_a_micro_batch_holds(views, micro_batch):
-    """Of 20 views of an image three may fit in memory; the two images of such a batch have three together."""
+    """If three of an image's 20 views fit in memory, a batch with two images has three views in all."""
     distiller = make_distiller(views=views, micro_batch=micro_batch)
     with LargestBatch() as made:
         distiller.step()
@@ -283,7 +283,7 @@ def test_all_views_fit_into_plenty_of_memory(monkeypatch):
     assert distiller.micro_batch == ALL_VIEWS
     distiller.towers[0].encoder.batches.clear()
     distiller.step()
-    assert distiller.towers[0].encoder.batches == [(ALL_VIEWS, True)]  # looked once, and one pass
+    assert distiller.towers[0].encoder.batches == [(ALL_VIEWS, True)]  # measured once, then one pass
 
 
 @pytest.mark.slow
@@ -298,8 +298,8 @@ def test_the_micro_batch_follows_free_memory(monkeypatch):
     assert chosen[0] == 1
     assert chosen[-1] == ALL_VIEWS
     between = [n for n in chosen if 1 < n < ALL_VIEWS]
-    assert len(between) >= 3  # about doubles with the memory
-    # What autograd keeps of one view: images, crops and activations, a few kilobytes here.
+    assert len(between) >= 3  # roughly doubles with the memory
+    # What autograd keeps per view: images, crops and activations, a few kilobytes here.
     assert 2**11 < 2 ** chosen.index(between[0]) < 2**18
     monkeypatch.setattr(micro_batches, "free_memory", lambda device: 2 ** chosen.index(between[0]))
     assert_same(gradients(make_distiller(micro_batch=None)), gradients(make_distiller()))
@@ -330,13 +330,13 @@ def test_out_of_memory_halves_the_micro_batch(name, only_graph, micro_batch, cap
     distiller = make_distiller(name, encoder=encoder, micro_batch=micro_batch)
     assert_same(gradients(distiller), whole(name))
     tried = {18: [18, 9, 4], 7: [7, 3]}[micro_batch]
-    if micro_batch == 18 and only_graph is False:  # one pass, with a graph: the other kind never runs out
+    if micro_batch == 18 and only_graph is False:  # only one pass, with a graph: passes without one never run out
         tried = [18]
     assert caplog.messages == [f"out of memory: continuing with micro-batches of {n} views" for n in tried[1:]]
     assert distiller.micro_batch == tried[-1]
     encoder.batches.clear()
     caplog.clear()
-    assert_same(gradients(distiller), whole(name))  # and it stays so, without another word
+    assert_same(gradients(distiller), whole(name))  # and it keeps that size, without another message
     assert max(n for n, _ in encoder.batches) == tried[-1]
     assert not caplog.messages
 
@@ -364,7 +364,7 @@ def test_out_of_memory_in_the_backward_pass_halves_too(caplog):
 
 
 def test_out_of_memory_on_the_way_leaves_no_half_gradient():
-    # The second micro-batch of pass 2 runs out, after the first has left its gradient.
+    # The second micro-batch of pass 2 runs out of memory, after the first has left its gradient.
     class RunsOutOnce(ConvEncoder):
         def forward(self, images: Tensor) -> Tensor:
             features = super().forward(images)
@@ -386,7 +386,7 @@ def test_a_micro_batch_of_more_than_all_views_is_halved_from_all_views(caplog):
 
 @pytest.mark.parametrize(("sizes", "expected"), [([[9]], 9), ([[9], [4]], 4), ([[9], [4], [2]], 9), ([[0], [0]], None)])
 def test_each_process_goes_on_with_its_own_micro_batch(sizes, expected):
-    """On as many processes as before; on another number all with that of the first."""
+    """With as many processes as before; with another number, all take the first one's."""
     alone = make_distiller(micro_batch=None)
     tensors, values = snapshot(alone)
     second = Processes(1, 2)
@@ -435,7 +435,7 @@ def test_other_errors_are_raised():
 
 
 class TurnsBad:
-    """SFM until ``step``; then a loss, or only a gradient, that is not finite."""
+    """SFM until ``step``; then a loss that is not finite, or only such a gradient."""
 
     def __init__(self, step: int, what: str) -> None:
         self.plain, self.step, self.what = make_objective("sfm"), step, what
@@ -451,7 +451,7 @@ class TurnsBad:
 
 @cache
 def undisturbed(level_every: int, micro_batch: int):
-    """What four steps lead to."""
+    """The result of four steps."""
     distiller = make_distiller("sfm", level_every=level_every, micro_batch=micro_batch)
     for _ in range(4):
         distiller.step()
@@ -466,13 +466,13 @@ def test_a_loss_that_is_not_finite_changes_nothing(what, level_every, micro_batc
     distiller.step()
     distiller.step()
     before, images = snapshot(distiller), distiller.canvas.images()
-    for _ in range(2):  # at a step where a level is due, too
+    for _ in range(2):  # also at a step that opens a level
         with pytest.raises(NonFiniteLossError, match="not finite at step 2"):
             distiller.step()
         assert_same_state(snapshot(distiller), before)
         assert torch.equal(distiller.canvas.images(), images)
     assert distiller.step_count == 2
-    distiller.towers[0].objective.step = -1  # once it is finite again, the run is as if nothing had been
+    distiller.towers[0].objective.step = -1  # finite again: the run continues as if nothing had happened
     distiller.step()
     distiller.step()
     assert_same_state(snapshot(distiller), undisturbed(level_every, micro_batch))
@@ -593,7 +593,7 @@ def test_levels_open_on_schedule():
     for _ in range(14):
         distiller.step()
         taking_part.append(sum(bool((level != 0).any()) for level in distiller.canvas.levels))
-    assert taking_part == [1] * 3 + [2] * 3 + [3] * 3 + [4] * 5  # 1, 2, 4 and 8 pixels: there are four
+    assert taking_part == [1] * 3 + [2] * 3 + [3] * 3 + [4] * 5  # 1, 2, 4 and 8 pixels: four levels
 
 
 def test_a_step_moves_each_level_by_adam():

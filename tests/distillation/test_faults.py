@@ -37,11 +37,11 @@ KIB = 1024
 
 
 def check_files(folder: Path) -> None:
-    """Every file under its final name is whole."""
+    """Check that every file with a final name is whole."""
     for path in folder.rglob("*"):
         if not path.is_file() or path.name.endswith(".part") or ".images.part" in path.parts:
             continue
-        if path.name == ".lock":  # nobody holds it any more
+        if path.name == ".lock":  # no process holds it any more
             continue
         if path.name == "SHA256SUMS":
             read_sums(path.parent)
@@ -64,7 +64,7 @@ def check_files(folder: Path) -> None:
 
 
 def check_set(folder: Path, expected: torch.Tensor) -> bool:
-    """Whether the set is finished; it says so truthfully."""
+    """Whether the set is finished; check that it is whole if it says so."""
     try:
         distilled = DistilledSet.load(folder)
     except UserError as error:
@@ -80,7 +80,7 @@ def check_set(folder: Path, expected: torch.Tensor) -> bool:
 
 
 def newest(folder: Path) -> int:
-    """Steps in the newest checkpoint, which must be whole; 0 without one."""
+    """Steps in the newest checkpoint, which must be whole; 0 without a checkpoint."""
     paths = sorted((folder / "checkpoints").glob("step-*.safetensors"))
     if not paths:
         return 0
@@ -90,7 +90,7 @@ def newest(folder: Path) -> int:
 
 
 def files(folder: Path) -> list[str]:
-    """Its files but for the sprites, as many as there were previews, and for the names of images held out, if any."""
+    """A run's files, except its sprites, one per preview, and the names of held-out images, if any."""
     names = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
     return [name for name in names if not re.fullmatch(r"evolution/step-.*\.webp|held-out\.txt", name)]
 
@@ -103,8 +103,8 @@ FINISHED = ["README.md", "SHA256SUMS", "config.yaml", "images/cat/000.png", "ima
 
 
 def wait_beyond(step, attempt, out: Path, rng: random.Random) -> None:
-    """Wait until a later step has been saved, or the attempt has ended, and a little longer."""
-    # The directory alone: a checkpoint may be replaced while it is being read.
+    """Wait until a later step has been saved or the attempt has ended, and a little longer."""
+    # Only look at names: a checkpoint may be replaced while it is read.
     wait_for(lambda: _last_name(out) > step or not attempt.running)
     time.sleep(rng.uniform(0, 0.15))
 
@@ -127,10 +127,10 @@ def test_killed_twenty_times(fork, tmp_path):
     saved, kept = 0, 0
     kills = ["features"] * 5 + ["steps"] * 8 + ["saving"] * 7
     for number, phase in enumerate(kills):
-        # Twelve or so file operations lie between one kill while saving and the next one.
+        # The kills during saving are about seven file operations apart.
         more = {"die_after": ["images.part", number * 7 + rng.randrange(7) - 91]} if phase == "saving" else {}
         attempt = fork(*command, *(["--resume"] if number else []), **more)
-        if phase == "features":  # when it has begun to read images, and before a shard is written or just after
+        if phase == "features":  # after it has begun to read images, and just before or after a shard is written
             goal = min(number // 2, 2)
             wait_for(lambda goal=goal, a=attempt: shards() >= goal or not a.running)
             time.sleep(rng.uniform(0, 0.4))
@@ -142,14 +142,14 @@ def test_killed_twenty_times(fork, tmp_path):
         check_files(cache)
         if out.exists():
             check_files(out)
-            # A save notes in run.json that the set is not whole while its images lie in a folder that is not whole yet.
+            # While the folder of images is incomplete, run.json must say that the set is unfinished.
             left = [path.name.split(".")[1] for path in out.rglob(".*.part")]
             assert len(left) <= 1 or sorted(left) == ["images", "run"], "what kills leave behind piles up"
         finished = check_set(out, expected)
         assert not finished or phase == "saving"
         assert shards() >= kept, "finished shards were lost"
         kept = shards()
-        if not finished:  # then its checkpoints may go
+        if not finished:  # only then may its checkpoints go
             assert newest(out) >= saved, "a checkpoint was lost"
             saved = newest(out)
             assert phase != "features" or saved < steps // 2
@@ -163,7 +163,7 @@ def test_killed_twenty_times(fork, tmp_path):
 
 
 def test_killed_ten_times_from_statistics(fork, photos, tmp_path):
-    """SIGKILL at random moments of a run that has no photos: every file of the set is the same as without."""
+    """SIGKILL at random moments of a run without photos: every file of the set is the same as without kills."""
     rng = random.Random(1)
     for name, kind in {"a": "cat", "b": "dog"}.items():
         sums = fork("stats", "--images", f"folder:{photos}", "--encoder", SLOW, "--classes", kind, "--no-progress",
@@ -209,7 +209,7 @@ def _last_name(folder: Path) -> int:
 
 
 def test_killed_at_every_file_operation_of_starting_and_saving(fork, photos, tmp_path):
-    """Each operation of a short run from its first file on, one after the other; also when it replaces another run."""
+    """At each file operation of a short run, one after the other; also when it replaces another run."""
     command = ["distill", "--images", f"folder:{photos}", "--encoder", TINY, "--steps", 2, "--evaluate-every", 0,
                "--no-progress"]  # fmt: skip
     expected = {}
@@ -236,12 +236,12 @@ def test_killed_at_every_file_operation_of_starting_and_saving(fork, photos, tmp
         assert "checkpoints" not in os.listdir(out)
         assert not list(out.rglob("*.part"))
         shutil.rmtree(out)
-        count += 3  # a third of them: they are some sixty
+        count += 3  # every third one: there are about sixty
     assert count > 30
 
 
 def test_killed_before_the_first_file_of_a_run_was_whole(distil_cli, tmp_path):
-    """What is left of run.json does not make the folder somebody else's."""
+    """The remains of run.json do not make the folder look like somebody else's."""
     out = tmp_path / "run"
     out.mkdir()
     (out / ".run.json.abc.part").write_text('{"form')
@@ -254,7 +254,7 @@ def test_killed_before_the_first_file_of_a_run_was_whole(distil_cli, tmp_path):
 
 @pytest.fixture
 def disk(tmp_path) -> Iterator[Callable[[int], Path]]:
-    """Mount a file system in memory of so many bytes; return its folder."""
+    """Mount a file system of this size in memory; return its folder."""
     mounted: list[Path] = []
 
     def mount(size: int) -> Path:
@@ -277,7 +277,7 @@ def disk(tmp_path) -> Iterator[Callable[[int], Path]]:
 
 
 def fill(disk: Path, leave: int = 0) -> Path:
-    """Fill the disk but for ``leave`` bytes; return the file that does."""
+    """Fill the disk except ``leave`` bytes; return the file that fills it."""
     filler = disk / "filler.bin"
     free = shutil.disk_usage(disk).free
     with filler.open("wb") as file:
@@ -318,7 +318,7 @@ def test_cache_disk_is_full(distil_cli, run_cli, photos, tmp_path, disk):
 
 @pytest.mark.parametrize(("seconds", "stops"), [(0, {0, 1, 2}), (1000, {0, 8})])
 def test_disk_that_fills_up_at_any_point_of_a_run(distil_cli, photos, disk, seconds, stops):
-    """With more and more space left, each run gets further; none leaves half a file; all can be finished."""
+    """With more and more space left, each run gets further. None leaves half a file, and all can be finished."""
     expected = distill(f"folder:{photos}", TINY, steps=8, progress=False, evaluate_every=4).float_images
     folder = disk(4096 * KIB)
     out = folder / "run"
@@ -379,7 +379,7 @@ def test_disk_fills_up_midway_and_the_run_goes_on_elsewhere(fork, photos, tmp_pa
 
 @pytest.fixture(scope="module")
 def stopped(fork, photos, tmp_path_factory) -> tuple[list[object], Path, torch.Tensor]:
-    """A command, its unfinished run with two checkpoints, and the images of the whole run."""
+    """A command, its unfinished run with two checkpoints, and the images of the uninterrupted run."""
     folder = tmp_path_factory.mktemp("stopped")
     command = ["distill", "--images", f"folder:{photos}", "--encoder", TINY, "--steps", 6, "--evaluate-every", 0,
                "--checkpoint-seconds", 0, "--no-progress"]  # fmt: skip
@@ -392,7 +392,7 @@ def stopped(fork, photos, tmp_path_factory) -> tuple[list[object], Path, torch.T
 
 
 def test_cut_checkpoint_gives_way_to_the_one_before_it(run_cli, stopped, tmp_path):
-    """That a file is torn wherever it is cut is in tests/store/test_whole_files.py."""
+    """tests/store/test_whole_files.py tests that a file is torn wherever it is cut."""
     command, run, expected = stopped
     older, latest = sorted((run / "checkpoints").iterdir())
     content = latest.read_bytes()
@@ -414,7 +414,7 @@ def test_cut_checkpoint_gives_way_to_the_one_before_it(run_cli, stopped, tmp_pat
 
 
 def test_torn_checkpoints_do_not_displace_new_ones(fork, run_cli, stopped, tmp_path):
-    """All are torn, the run starts anew and is killed again: what it saved since then counts."""
+    """All checkpoints are torn, the run starts again and is killed again: what it has saved since then counts."""
     command, run, expected = stopped
     out = shutil.copytree(run, tmp_path / "run")
     for path in (out / "checkpoints").iterdir():
@@ -426,7 +426,7 @@ def test_torn_checkpoints_do_not_displace_new_ones(fork, run_cli, stopped, tmp_p
 
 
 def test_resume_after_a_kill_still_wants_the_same_settings(fork, run_cli, stopped, tmp_path):
-    """The folder says at any moment, also between the old images and the new ones, which run it holds."""
+    """At any moment, even between the old images and the new ones, the folder says which run it contains."""
     command, run, expected = stopped
     for count in (0, 8, 16):
         out = shutil.copytree(run, tmp_path / f"run-{count}")
@@ -445,7 +445,7 @@ NOBODY = 65534
 
 @pytest.fixture
 def as_nobody(fork, photos, tmp_path):
-    """Distil as a user without rights, in a folder (returned by ``place``) that this user can reach."""
+    """Distil as a user without permissions, in a folder (returned by ``place``) that this user can reach."""
     if os.geteuid() != 0:
         pytest.skip("only root can become another user")
     place = Path(tempfile.mkdtemp(prefix="probedistill-nobody-"))
@@ -515,7 +515,7 @@ def test_finished_run_that_may_only_be_read(as_nobody, run_cli):
 
 
 def test_output_folder_that_cannot_be_written_is_noticed_first(distil_cli, tmp_path, monkeypatch):
-    """The same without root: before images and encoder are even opened."""
+    """The same without root: noticed before images and encoder are even opened."""
     monkeypatch.setattr("os.access", lambda *_: False)
     error = distil_cli("--out", tmp_path / "new/run", images="folder:/nowhere", encoder="no-such-encoder").error()
     assert "no permission to write" in error
@@ -549,7 +549,7 @@ def test_image_that_vanishes_before_it_is_a_baseline(tmp_path, baseline):
     evaluate(distilled, encoder, images, images, **protocol)
     shutil.rmtree(photos / "dog")
     with pytest.raises(UserError, match=r"dog/000\d\.png: .*restore it") as caught:
-        evaluate(distilled, encoder, images, images, **{**protocol, "views": 3})  # two are in the cache
+        evaluate(distilled, encoder, images, images, **{**protocol, "views": 3})  # two views are in the cache
     assert "\n" not in str(caught.value)
 
 

@@ -1,7 +1,7 @@
 """``--preset paper`` is what the authors' code does, row by row of docs/fidelity.md.
 
-The expected side is written from the description of their code, with PyTorch alone: nothing of the library computes it.
-Only what is random (boxes, flips, seeds of noise, heads) is taken over.
+The expected side is written from the description of their code, only with PyTorch: the library computes nothing of it.
+Only random values (boxes, flips, seeds of noise, heads) come from the library.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def real_features(count: int = 60) -> tuple[Tensor, Tensor]:
 
 
 def their_image(levels: list[Tensor], size: int) -> Tensor:
-    """Levels are summed; colours are decorrelated by a matrix whose columns share the largest column's norm."""
+    """Levels are summed; colours are decorrelated by a matrix divided by the norm of its largest column."""
     root = torch.tensor([[0.26, 0.09, 0.02], [0.27, 0.00, -0.05], [0.27, -0.09, 0.03]])
     matrix = (root / max(float(column.norm()) for column in root.T)).to(levels[0])
     total = sum(F.interpolate(level, (size, size), mode="bilinear", align_corners=False) for level in levels)
@@ -84,7 +84,7 @@ def their_lgm_loss(features: Tensor, labels: Tensor, real: Tensor, real_labels: 
 
 
 def their_sfm_loss(features: Tensor, labels: Tensor, real: Tensor, real_labels: Tensor) -> Tensor:
-    """One cosine over all flows; a flow leads to the mean of the other classes' centres."""
+    """One cosine over all flows; a flow points to the mean of the other classes' centres."""
 
     def flows(x: Tensor, y: Tensor) -> Tensor:
         centres = [x[y == c].mean(dim=0) for c in range(CLASSES)]
@@ -98,7 +98,7 @@ def their_sfm_loss(features: Tensor, labels: Tensor, real: Tensor, real_labels: 
 
 
 def one_step(config: DistillConfig, fresh: Callable[[int, int], tuple[Tensor, Tensor]] | None = None) -> Distiller:
-    """A step's distiller in float64, on a canvas larger than the encoder's input, after one level has been opened."""
+    """A distiller in float64 after one step, on a canvas larger than the encoder's input, with one level opened."""
     canvas = Canvas(CLASSES, SIDE, open_levels=1, dtype=torch.float64)
     canvas.fill_with_noise(config.canvas.init_noise, seed=0)
     canvas.open_noisy_level(seed=0)
@@ -184,7 +184,7 @@ def test_half_of_the_views_are_brightened():
 
 
 def test_black_lies_beyond_the_edge():
-    """A view of the whole image, made larger: its outermost samples lie between the image's pixels and the black."""
+    """An enlarged view of the whole image: its outermost samples lie between the image's pixels and black."""
     images = torch.rand(2, 3, 5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     boxes = torch.tensor([[0.0, 0.0, 1.0, 1.0]] * 2, dtype=torch.float64)
     views = Views(boxes, torch.tensor([False, True]), torch.full((2,), -1), antialias=False, zeros=True)
@@ -227,7 +227,7 @@ def test_the_noise_of_a_new_level_is_standard_normal_over_the_number_of_levels()
 
 
 def test_each_new_level_has_noise_of_its_own_by_the_seed_of_the_run():
-    """Neither the numbers of the start, nor those of the level before, nor those of another seed."""
+    """The noise differs from the start, from the level before, and from that of another seed."""
     drawn = []
     for seed in (0, 1):
         loop = Loop(steps=9, lr=1e-12, views=1, level_every=1, new_level="noise", seed=seed)
@@ -270,13 +270,13 @@ def test_lgm_draws_fresh_crops_of_a_fresh_batch(photos):
     fresh = FreshBatches(encoder, images, torch.arange(len(images)), config.augment)
     features, _ = fresh(0, 5)
     assert features.shape == (5, encoder.dim)
-    assert torch.equal(fresh(0, 5)[0], features)  # of the step alone: a resumed run draws the same
+    assert torch.equal(fresh(0, 5)[0], features)  # depends only on the step, so a resumed run draws the same
     assert not torch.equal(fresh(1, 5)[0], features)
     everything = [fresh(step, 1000) for step in (0, 1)]
     for x, y in everything:
         assert len(x) == len(images)
         assert torch.bincount(y).tolist() == images.counts().tolist()
-    rows = [x.sort(dim=0).values for x, _ in everything]  # the same photos, in other crops
+    rows = [x.sort(dim=0).values for x, _ in everything]  # the same photos in other crops
     assert not torch.allclose(*rows, atol=1e-4)
 
 
@@ -293,7 +293,7 @@ def test_every_encoder_gets_imagenets_statistics_and_the_papers_crop(size):
 
 
 def test_of_a_larger_canvas_the_papers_see_the_middle():
-    """Canvas 256, view 224: the centre crop, as of a real image, not resized; `own` sees all of it, smaller."""
+    """Canvas 256, view 224: the unresized centre crop, as for real images; `own` sees the whole image, smaller."""
     encoder = load_encoder(TINY, device="cpu", preprocess="papers")
     side = encoder.input_size
     edge = round(side * 256 / 224)
@@ -334,7 +334,7 @@ def test_each_ablation_is_one_option_of_the_command(distil_cli, tmp_path, words,
 
 
 def test_the_ablations_of_the_paper():
-    """No augmentation; no pyramid, and decorrelation stays; no decorrelation, and the pyramid stays."""
+    """No augmentation; no pyramid, but decorrelation; no decorrelation, but a pyramid."""
     whole = paper("lgm")
     plain = paper("lgm", augment={"kind": "none"})
     assert plain.canvas == whole.canvas

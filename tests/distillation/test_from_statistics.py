@@ -154,7 +154,7 @@ def test_there_are_draws_enough_for_each_class_and_few_for_all(classes):
 
 @pytest.mark.parametrize("normalize", ["none", "center"])
 def test_private_sums_are_met_by_the_directions_of_synthetic_features(features, normalize):
-    """A private sum is of features of length 1. Synthetic ones are taken at that length, too."""
+    """A private sum is of features of length 1, so synthetic features are scaled to that length, too."""
     promise = PrivacyRecord(
         epsilon=None, delta=1e-5, deviation=1.0, count_deviation=2.0, adjacency="", clipping="", library=""
     )
@@ -172,7 +172,7 @@ def test_private_sums_are_met_by_the_directions_of_synthetic_features(features, 
 
 
 def test_a_deviation_that_all_classes_share_is_that_of_each():
-    """Of classes that differ in size and mean alone: Σ(n_c − 1) v / (N − C) = v, and so is every mixture."""
+    """For classes that differ only in size and mean: Σ(n_c − 1) v / (N − C) = v, and so is every mixture."""
     generator = torch.Generator().manual_seed(2)
     parts = [torch.randn(count, 4, generator=generator, dtype=torch.float64) for count in (3, 12, 40)]
     x = torch.cat([(part - part.mean(0)) / part.std(0) * 3 + number for number, part in enumerate(parts)])
@@ -188,7 +188,7 @@ def test_the_fewer_images_a_class_has_the_more_its_deviation_is_that_of_all():
     one, eleven, many = class_deviations(statistics).square()
     torch.testing.assert_close(one, shared)
     own = [features.centre[features.labels == label].var(dim=0) for label in (1, 2)]
-    torch.testing.assert_close(eleven, (own[0] + shared) / 2)  # ten images more than one: half and half
+    torch.testing.assert_close(eleven, (own[0] + shared) / 2)  # ten images more than one, so half and half
     torch.testing.assert_close(many, own[1], rtol=0.03, atol=0)
 
 
@@ -202,7 +202,7 @@ def test_no_class_has_the_draws_of_another(features):
 
 
 def gaussians(per_class: int):
-    """Features that are Gaussian, as statistics take them to be: classes with correlations in common."""
+    """Gaussian features, as the method assumes: all classes share their correlations."""
     generator = torch.Generator().manual_seed(3)
     means, mix = (torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((3, 6), (6, 6)))
     labels = torch.arange(3).repeat_interleave(per_class)
@@ -245,7 +245,7 @@ def test_lgm_of_statistics_has_nearly_the_gradient_of_the_pooled_features():
 
 @pytest.fixture(scope="module")
 def parties(photos, tmp_path_factory):
-    """Files of two parties, of a class each."""
+    """Files of two parties, each with one class."""
     files = [tmp_path_factory.mktemp("parties") / name for name in ("cat", "dog")]
     for file in files:
         arguments = ["--images", f"folder:{photos}", "--classes", file.name, "--encoder", TINY, "--out", str(file)]
@@ -321,7 +321,7 @@ def test_a_run_of_two_encoders_takes_statistics_of_both(from_statistics, run_cli
 
 
 def test_the_head_of_all_features_needs_no_images(from_statistics, parties, tmp_path):
-    """W* of statistics is the ridge probe of the pooled features."""
+    """W* from statistics is the ridge probe of the pooled features."""
     features = bank([0] * 30 + [1] * 20 + [2] * 40, dim=6)
     weight, bias = ridge_head(moments(features).statistics)
     probe = LinearProbe("ridge").fit(features.centre, features.labels)

@@ -1,4 +1,4 @@
-"""What a run leaves to look at: progress.json while it is under way, sprites of how the images came to be."""
+"""Files that show a run: progress.json while it is running, and sprites of the evolution of its images."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_progress_says_how_far_it_is(photos, tmp_path, monkeypatch):
     assert [p["step"] for p in written] == list(range(13))
 
     written.clear()
-    monkeypatch.setattr(ProgressFile, "SHARE", 1e-9)  # a disk so slow that there is time for no more
+    monkeypatch.setattr(ProgressFile, "SHARE", 1e-9)  # a disk so slow that nothing else is written
     quick(photos, out=tmp_path / "seldom", evaluate_every=0)
     assert [p["step"] for p in written] == [0, 12]
 
@@ -153,7 +153,7 @@ def test_resuming_gives_the_sprites_of_an_unbroken_run(photos, tmp_path):
     out = stop_midway(photos, tmp_path / "run")
     for checkpoint in sorted((out / "checkpoints").iterdir())[1:]:
         checkpoint.unlink()
-    for later in (3, 7, 500):  # made by attempts that were killed before they had saved, or by a run before this one
+    for later in (3, 7, 500):  # from attempts that were killed before they had saved, or from an earlier run
         save_sprite(out, later, torch.rand(2, 3, 8, 8))
     (out / "evolution" / ".step-0000006.webp.abc.part").write_bytes(b"RIFF")
     quick(photos, encoder(), out=out, evaluate_every=2, resume=True)
@@ -184,7 +184,7 @@ def test_a_finished_run_is_tidied_when_it_is_resumed(photos, tmp_path):
     out = tmp_path / "run"
     quick(photos, encoder(), out=out)
     before = sprites(out)
-    (out / "progress.json").write_text("{}")  # killed after run.json and before the rest was removed
+    (out / "progress.json").write_text("{}")  # killed after writing run.json, before the rest was removed
     (out / "evolution" / ".step-0000006.webp.abc.part").write_bytes(b"RIFF")
     quick(photos, encoder(), out=out, resume=True)
     assert not (out / "progress.json").exists()

@@ -1,4 +1,4 @@
-"""Inner layers: their features come in the encoder's own pass, and the method is asked of them as well."""
+"""Inner layers: their features come from the encoder's own pass, and the objective is also applied to them."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def folder(tmp_path_factory):
 
 
 class Counted:
-    """How many images went through a model."""
+    """Counts the images that went through a model."""
 
     def __init__(self, encoder: Encoder) -> None:
         self.images = 0
@@ -162,7 +162,7 @@ def test_the_loss_is_the_features_and_the_mean_over_the_layers():
 
 @pytest.mark.parametrize("method", ["clp", "sfm", "lgm"])
 def test_each_layer_is_asked_what_the_features_are(encoder, method):
-    """With real features in place of synthetic ones, the loss is the sum of losses that are known one by one."""
+    """With real features as synthetic ones, the loss is the sum of losses that are known for each layer."""
     deep, generator = encoder.with_layers(2), torch.Generator().manual_seed(3)
     features, labels = torch.randn(12, deep.dim, generator=generator), torch.arange(12) % 3
     z, t = torch.randn(6, deep.dim, generator=generator), torch.arange(6) % 3
@@ -226,7 +226,7 @@ def test_a_transformer_has_a_recipe_of_its_own_unless_told_otherwise(folder, tmp
 
 
 def test_what_has_no_effect_depends_on_the_encoder(folder, tmp_path):
-    """A transformer starts from single photos, and is not asked of its layers; a convolutional model is."""
+    """A transformer starts from single photos and uses no layers; a convolutional model does."""
     how = {"steps": 1, "progress": False, "evaluate_every": 0, "cache": tmp_path}
 
     def said(encoder):

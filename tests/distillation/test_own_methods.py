@@ -1,4 +1,4 @@
-"""A method and a canvas from outside the package, through every command that meets them."""
+"""A method and a canvas from outside the package, in every command that uses them."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class Spare(Blocks):
 
 @pytest.fixture
 def mine(tmp_path, monkeypatch) -> Path:
-    """A folder with the file above in it, as the current one."""
+    """A current folder that contains the file above."""
     (tmp_path / "mine.py").write_text(METHOD)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))

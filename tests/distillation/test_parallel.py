@@ -1,4 +1,4 @@
-"""Runs that several processes share, with gloo on the CPU: under a real torchrun, or forked, which saves its start."""
+"""Runs that several processes share, with gloo on the CPU: with a real torchrun, or forked, which starts faster."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Fork = Callable[..., Attempt]
 
 @pytest.fixture(scope="module")
 def five_classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five classes: two and three processes get uneven slices."""
+    """Five classes, so that two and three processes get uneven slices."""
     return make_image_folder(tmp_path_factory.mktemp("five") / "photos", classes=tuple("abcde"), per_class=4)
 
 
@@ -54,7 +54,7 @@ def torchrun() -> Iterator[Torchrun]:
         if process.poll() is None:
             ranks = psutil.Process(process.pid).children(recursive=True)
             process.kill()
-            for rank in ranks:  # each has a session of its own, and would outlive torchrun
+            for rank in ranks:  # each has its own session, and would outlive torchrun
                 with suppress(psutil.NoSuchProcess):
                     rank.kill()
         process.communicate()
@@ -165,7 +165,7 @@ def test_a_checkpoint_of_some_processes_goes_on_with_others(
     assert code == 128 + signal.SIGTERM, output
     assert "--resume" in output
     assert not (out / "images").exists()
-    for path in (out / "checkpoints").glob("step-*"):  # a mark that only a run that goes on from here can have
+    for path in (out / "checkpoints").glob("step-*"):  # a mark that only a run that continues from here can have
         tensors, values = load_tensors(path)
         values["history"]["losses"][0] = 123.0
         save_tensors(path, {name: tensor.clone() for name, tensor in tensors.items()}, values)
@@ -202,12 +202,12 @@ def test_torchrun_restarts_after_a_killed_rank(
 ) -> None:
     steps = ["--steps", 60, "--checkpoint-seconds", 0]
     assert run_cli(*distil(five_classes, tmp_path / "one", *steps)).code == 0
-    assert run_cli(*distil(five_classes, tmp_path / "two", "--steps", 2)).code == 0  # to be replaced, not returned
+    assert run_cli(*distil(five_classes, tmp_path / "two", "--steps", 2)).code == 0  # must be replaced, not returned
     arguments = distil(five_classes, tmp_path / "two", *steps, "--overwrite", encoder="slow")
     process = torchrun(2, "-m", "probedistill", *arguments, options=("--max-restarts", "3"))
     wait_for(lambda: list((tmp_path / "two" / "checkpoints").glob("step-*")))
     start = tmp_path / "two" / "evolution" / "step-0000000.webp"
-    written = start.stat().st_mtime_ns  # a run that started again would write it again
+    written = start.stat().st_mtime_ns  # a run that started from the beginning would write it again
     workers(process)["1"].kill()
     output, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, output

@@ -1,4 +1,4 @@
-"""Runs: reproducible, resumable bit for bit after any kind of end, and configurable."""
+"""Runs: reproducible, resumable bit for bit after any interruption, and configurable."""
 
 from __future__ import annotations
 
@@ -197,7 +197,7 @@ def test_killed_process_resumes_bit_for_bit(fork, run_cli, photos, tmp_path, unb
 
 
 def _stopped(spec: str, out: Path, after: float = 0.5, **options) -> Path:
-    """Leave an unfinished run with two checkpoints in ``out``: an encoder that turns to NaN ends it."""
+    """Leave an unfinished run with two checkpoints in ``out``: it ends because its encoder turns to NaN."""
     model = TurnsNaN()
     broken = Encoder(model, name="tiny", input_size=32, mean=model.mean, std=model.std, identity="same")
     with pytest.raises(NonFiniteLossError):
@@ -230,7 +230,7 @@ def test_an_encoder_that_takes_few_images_at_a_time_is_told_micro_batch(spec):
 
 def test_a_loss_that_is_not_finite_at_once_is_not_blamed_on_the_rate(spec):
     class AtOnce(Tiny):
-        def forward(self, images):  # the check of the gradient takes fewer
+        def forward(self, images):  # the check of the gradient has fewer
             return super().forward(images) * (float("nan") if images.requires_grad and len(images) > 8 else 1.0)
 
     encoder = Encoder(AtOnce(), name="tiny", input_size=32, mean=(0.5,) * 3, std=(0.25,) * 3)
@@ -307,7 +307,7 @@ def test_resume_in_another_precision_is_refused(spec, tmp_path):
 
 @pytest.mark.parametrize("content", [None, "{", '{"format": 1}', '{"config": []}', '{"config": {}, "encoder": "x"}'])
 def test_checkpoints_whose_run_is_unknown(run_cli, spec, tmp_path, content):
-    """A run.json that is gone, cut short or altered: nobody can say whose checkpoints these are."""
+    """If run.json is gone, cut short or altered, nobody knows to which run the checkpoints belong."""
     out = _stopped(spec, tmp_path / "run", steps=12)
     (out / "run.json").unlink() if content is None else (out / "run.json").write_text(content)
     kept = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
@@ -327,7 +327,7 @@ def test_a_signal_in_the_last_step_comes_too_late(spec, tmp_path):
 
         def forward(self, images):
             self.calls += images.requires_grad
-            if self.calls == 1 + 3 and images.requires_grad:  # the first is the check of its gradient
+            if self.calls == 1 + 3 and images.requires_grad:  # the first call is the check of its gradient
                 os.kill(os.getpid(), signal.SIGTERM)
             return super().forward(images)
 
@@ -375,7 +375,7 @@ def test_ctrl_c_in_python_is_a_keyboard_interrupt_that_says_how_to_go_on(spec, e
 
 @pytest.mark.slow
 def test_interrupted_while_features_are_computed(fork, tmp_path):
-    """Before the first step there is nothing to keep, and the same command with --resume still works."""
+    """Before the first step there is nothing to save, but the same command with --resume still works."""
     photos = make_image_folder(tmp_path / "many", per_class=1500, size=24, splits=())
     out = tmp_path / "run"
     command = ["distill", "--images", f"folder:{photos}", "--encoder", TINY, "--steps", 2, "--out", out, "--cache",
@@ -391,7 +391,7 @@ def test_interrupted_while_features_are_computed(fork, tmp_path):
 
 @pytest.mark.parametrize(("seconds", "steps"), [(None, [1, 52, 60]), (30, [*range(1, 60), 60])])
 def test_checkpoints_that_take_long_are_made_less_often(spec, encoder, tmp_path, monkeypatch, seconds, steps):
-    """A step takes 40 seconds and a checkpoint 100: the next one is made after 2,000, unless somebody says when."""
+    """If a step takes 40 seconds and a checkpoint 100, the next is made after 2,000, unless the user sets a time."""
     now, saved = [0.0], []
 
     class Slow(Callback):
@@ -529,7 +529,7 @@ def test_auto_is_clp_from_averages(spec, encoder):
 
 def test_a_blend_is_the_mean_of_photos_with_its_contrast_doubled(spec, encoder):
     train, _ = load_splits(spec)
-    canvas = CanvasConfig(init="blend", blend=1000)  # all of them, where a class has fewer
+    canvas = CanvasConfig(init="blend", blend=1000)  # all photos if a class has fewer
     start = quick(spec, encoder, steps=1, lr=1e-9, canvas=canvas).float_images
     for label, image in enumerate(start):
         photos = torch.stack([encoder.centre_view(train.load(int(i))) for i in (train.labels == label).nonzero()[0]])

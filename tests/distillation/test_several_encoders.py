@@ -1,4 +1,4 @@
-"""Several encoders in one run: the gradient is the weighted sum, memory that of the largest, runs repeat and resume."""
+"""Several encoders in one run: gradients are weighted sums, the largest encoder sets the memory, and runs resume."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ from probedistill.features.views import apply_views, draw_views
 from probedistill.seeds import Stream, seed_of
 from probedistill.store.tensors import load_tensors, save_tensors
 
-SIZES = (12, 8, 10)  # of the towers' inputs; the canvas has the largest
+SIZES = (12, 8, 10)  # the towers' input sizes; the canvas has the largest
 WEIGHTS = (1.0, 0.25, 3.0)
 NAMES = ("sfm", "clp", "lgm")
 SMALL = f"{TINY}@24"
@@ -72,7 +72,7 @@ def make_distiller(towers: list[Tower], kind: str = "pyramid", dtype: torch.dtyp
 
 
 def plain_gradients(kind: str, towers: list[Tower]) -> tuple[list[Tensor], list[list[Tensor]]]:
-    """Each tower's objective and unweighted gradient, by autograd in one piece."""
+    """Each tower's objective and unweighted gradient, by autograd in one pass."""
     labels = torch.arange(CLASSES).repeat_interleave(IPC * VIEWS)
     losses, results = [], []
     for number, tower in enumerate(towers):
@@ -121,7 +121,7 @@ def test_the_gradient_is_linear_in_the_weights_for_any_micro_batches(weights, si
 
 
 def test_one_tower_is_what_it_was_without_others():
-    """The first encoder sees the same views whatever comes after it; the others see their own, at their own size."""
+    """The first encoder's views do not depend on later encoders; these have their own views, at their own size."""
     seen: dict[int, list[Tensor]] = {}
 
     class Watches(ConvEncoder):
@@ -148,7 +148,7 @@ def test_one_tower_is_what_it_was_without_others():
 
 
 class Alive:
-    """Bytes of activations that autograd keeps at a time; `most` is the largest sum."""
+    """Bytes of activations that autograd keeps at the same time; `most` is the largest sum."""
 
     def __init__(self) -> None:
         self.now = self.most = 0
@@ -212,7 +212,7 @@ def test_out_of_memory_halves_the_micro_batch_of_that_tower_alone(only_graph, ca
     first, second = make_towers(2)
     expected = gradients(make_distiller([first, Tower(ConvEncoder(), second.objective, 2.0, 8)]))
     distiller = make_distiller([first, Tower(RunsOut(2, only_graph), second.objective, 2.0, 8)], micro_batch=9)
-    assert_same(gradients(distiller), expected)  # of the first tower nothing is lost, nothing counts twice
+    assert_same(gradients(distiller), expected)  # nothing of the first tower is lost or counts twice
     assert distiller.micro_batch == [9, 2]
     assert caplog.messages == [f"out of memory: continuing with micro-batches of {n} views" for n in (4, 2)]
 
@@ -304,7 +304,7 @@ def test_one_encoder_is_a_list_of_one(spec):
 
 
 def test_each_encoder_pulls(spec):
-    """Two encoders give other images than either alone, and each one's loss falls."""
+    """Two encoders together give other images than either alone, and the loss of each falls."""
     options = {"method": "clp", "steps": 30, "canvas": CanvasConfig(kind="pixels"), "views": 2}
     both = quick(spec, [TINY, SMALL], **options)
     assert not torch.allclose(both.float_images, quick(spec, TINY, **options).float_images, atol=0.02)
