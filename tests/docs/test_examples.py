@@ -1,4 +1,4 @@
-"""The scripts in examples/ work, and README is fit for the package's page."""
+"""The scripts in examples/ work, and the README suits the package's page."""
 
 from __future__ import annotations
 

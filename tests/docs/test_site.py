@@ -59,7 +59,7 @@ def test_examples_work(page, photos, tmp_path, monkeypatch):
 @needs("mkdocs", "material", "mkdocstrings")
 @pytest.mark.slow
 def test_the_site_builds_without_a_warning(tmp_path):
-    """Links, anchors, pictures and the names of the API are checked by the build."""
+    """The build checks links, anchors, pictures and the names of the API."""
     done = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")],
         cwd=ROOT, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True, timeout=250,
@@ -92,7 +92,7 @@ def test_the_notebook_runs(tmp_path):
 
     book = nbformat.read(NOTEBOOK, 4)
     kept = [[output["output_type"] for output in cell.outputs] for cell in book.cells if cell.cell_type == "code"]
-    for cell in book.cells:  # the same calls, of fewer images and steps
+    for cell in book.cells:  # the same calls with fewer images and steps
         cell.source = (
             cell.source.replace("[:100]", "[:10]").replace("steps=60", "steps=4").replace("views=10", "views=2")
         )
