@@ -1,4 +1,4 @@
-"""Features are those of the image: encoders of which that is not true are refused in one line."""
+"""Features depend only on the image: encoders for which that is not true are refused in one line."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from probedistill.encoders.checks import example_images
 
 
 class Wrong(Tiny):
-    """Tiny with one fault."""
+    """Tiny, with one fault."""
 
     def __init__(self, how: str) -> None:
         super().__init__()
@@ -198,7 +198,7 @@ def test_loading_draws_no_random_numbers():
 
 
 class Does(Tiny):
-    """Tiny that goes through its layers in a way of its own: `how` of itself and the images."""
+    """Tiny with its own forward pass: `how` of itself and the images."""
 
     def __init__(self, how: Callable[[Does, Tensor], Tensor]) -> None:
         super().__init__()
@@ -233,7 +233,7 @@ def test_little_noise_is_no_rounding(precision, noise):
 
 
 def test_tokens_in_another_order_are_no_noise():
-    """A masked autoencoder without a mask shuffles its tokens all the same: half a percent in bfloat16."""
+    """A masked autoencoder shuffles its tokens even without a mask, which makes half a percent in bfloat16."""
 
     def shuffled(model: Does, images: Tensor) -> Tensor:
         return model.usual(images) * (1 + 4e-3 * torch.randn(len(images), 24))
@@ -247,7 +247,7 @@ def test_random_numbers_without_a_consequence_do_not_matter():
 
 
 def test_statistics_that_go_on_in_evaluation():
-    """They change so slowly that two passes are alike; after ten thousand images they are not."""
+    """They change so slowly that two passes agree, but not over ten thousand images."""
 
     def centred(model: Does, images: Tensor) -> Tensor:
         features = model.usual(images)
@@ -264,7 +264,7 @@ def test_features_in_the_memory_of_the_last_ones():
         does(lambda model, images: memory[: len(images)].copy_(model.usual(images)))
 
 
-@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")  # torch's, of passes without a gradient
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")  # torch warns of passes without a gradient
 @pytest.mark.parametrize("reentrant", [True, False])
 def test_gradients_may_be_checkpointed(reentrant, monkeypatch, distil_cli, tmp_path):
     class Saves(Tiny):
@@ -379,9 +379,9 @@ def test_features_given_otherwise_are_float32(dtype, monkeypatch, distil_cli, tm
     assert Encoder(Gives(), name="mine", input_size=32).double()(pictures().double()).dtype in (torch.float32, dtype)
 
 
-@pytest.mark.filterwarnings("ignore")  # torch moves its quantisation elsewhere
+@pytest.mark.filterwarnings("ignore")  # torch is moving its quantisation elsewhere
 def test_quantised_models_are_refused_in_one_line():
-    """They keep tuples and types among their weights, and round an image by what is beside it."""
+    """They have tuples and types among their weights, and round an image depending on the rest of the batch."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 5))
     quantised = torch.ao.quantization.quantize_dynamic(model, {nn.Linear})
     with pytest.raises(UserError, match="gives an image different features if the batch has other images"):
@@ -412,7 +412,7 @@ def test_encoders_may_flatten_with_view(fold):
 
 
 class ViewsItsWeights(Tiny):
-    """A convolution with normalised weights, which a view of them shows."""
+    """A convolution that normalises its weights through a view of them."""
 
     def forward(self, images: Tensor) -> Tensor:
         weight = self.body[3].weight
@@ -440,7 +440,7 @@ def test_weights_may_need_the_plain_order_of_memory(kind):
 
 
 class Patches(nn.Module):
-    """Patches by ``as_strided``: in another order of memory they are of other pixels, without an error."""
+    """Patches by ``as_strided``: in the other memory format they contain other pixels, without an error."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -460,7 +460,7 @@ def test_encoders_may_go_by_the_order_of_memory():
 
 
 class Doubles(torch.autograd.Function):
-    """A layer of someone's own whose backward pass flattens with ``.view``."""
+    """A user's own layer whose backward pass flattens with ``.view``."""
 
     @staticmethod
     def forward(ctx, images):

@@ -1,4 +1,4 @@
-"""An encoder is frozen, lets gradients through, and says its precision."""
+"""An encoder is frozen, lets gradients through, and states its precision."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_low_precision_gives_float32_features_close_to_the_full_ones():
 
 
 def test_several_encoders_of_one_module():
-    """The first folds its batch norms; to the second it is the same module."""
+    """The first encoder folds the batch norms, but the second gets the original module."""
     model, once = Tiny(), Encoder(Tiny(), name="tiny", input_size=32)
     first = Encoder(model, name="tiny", input_size=32)
     images = pictures()
@@ -70,7 +70,7 @@ def test_several_encoders_of_one_module():
 
 
 class Pools(Tiny):
-    """Tiny with a choice, a tensor and a buffer that its weights say nothing of."""
+    """Tiny with a choice, a tensor and a buffer that are not among its weights."""
 
     def __init__(self, how: str = "mean", scale: float = 1, shift: float = 0) -> None:
         super().__init__()
@@ -84,11 +84,11 @@ class Pools(Tiny):
 
 
 def test_fingerprints_see_more_than_weights():
-    """Features are kept under the fingerprint: those of another encoder would be taken for these."""
+    """Features are cached by the fingerprint: with an equal one, another encoder's features would be used."""
     strided = Pools()
     strided.body[3].stride = (1, 1)
 
-    class Pools2(Pools):  # the same weights and values
+    class Pools2(Pools):  # equal weights and values
         def forward(self, images: Tensor) -> Tensor:
             return 2 * super().forward(images)
 
@@ -99,7 +99,7 @@ def test_fingerprints_see_more_than_weights():
 
 
 def test_the_text_of_a_class_is_looked_up_once(monkeypatch):
-    """Its file is parsed each time, and large models have hundreds of modules of one class."""
+    """Finding it means parsing a file, and large models have hundreds of modules of one class."""
     looked_up = []
     monkeypatch.setattr(inspect, "getsource", lambda kind: looked_up.append(kind) or f"class {kind.__name__}")
     Encoder(nn.Sequential(*(Same() for _ in range(3)), Pools()), name="mine", input_size=32)

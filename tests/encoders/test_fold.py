@@ -1,4 +1,4 @@
-"""Batch norms fold into convolutions without a change of the function."""
+"""Folding batch norms into convolutions does not change the function."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from probedistill.encoders.fold import fold_batchnorms
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "mobilenetv2_050", "tf_efficientnet_lite0"])
 def test_folding_keeps_the_function(name):
-    """Statistics are drawn, so that a batch norm folded wrongly (or left out) changes the features."""
+    """Statistics are random, so that a batch norm folded wrongly (or left out) changes the features."""
     torch.manual_seed(1)
     model = timm.create_model(name, num_classes=0).eval()
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]

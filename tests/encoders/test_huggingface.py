@@ -70,7 +70,7 @@ def test_hf_models_take_another_input_size(hf_folder, name):
 def test_hf_models_see_images_as_their_processor_makes_them(hf_folder, tmp_path):
     root, _ = hf_folder
     for name, content in {
-        # DINOv2's model is made for images far larger than those that its processor gives
+        # DINOv2's model is made for images far larger than its processor makes them
         "dinov2": {"image_processor_type": "BitImageProcessor", "do_center_crop": True, "resample": 2,
                    "size": {"shortest_edge": 32}, "crop_size": {"height": 24, "width": 24}},
         "convnext": {"image_processor_type": "ConvNextImageProcessor", "crop_pct": 0.8, "resample": 3,
@@ -106,7 +106,7 @@ SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "i
 
 
 def _lacking(root: Path, to: Path, part: str) -> list[str]:
-    """A copy of a stored model without the weights whose name contains ``part``."""
+    """A copy of a stored model without the weights whose names contain ``part``."""
     shutil.copytree(root, to)
     weights = load_file(to / "model.safetensors")
     left_out = [name for name in weights if part in name]
@@ -130,12 +130,12 @@ def test_without_a_stored_pooler_features_are_the_class_token(hf_folder, tmp_pat
     images = pictures(3, 32)
     with torch.no_grad():
         assert close(encoder(images), model((images - 0.4) / 0.3).last_hidden_state[:, 0])
-    # as it is for a classifier's checkpoint, which never has one
+    # like a classifier's checkpoint, which never has a pooler
     assert load_encoder(f"hf:{root / name}", device="cpu").fingerprint != encoder.fingerprint
 
 
 def test_a_map_of_features_is_averaged_over_the_image(hf_folder, tmp_path):
-    """A model without pooler gives a map (n, d, h, w): its first channel is no feature of the image."""
+    """A model without a pooler returns a map (n, d, h, w), whose first channel is not a feature of the image."""
     transformers = pytest.importorskip("transformers")
     sizes = {"hidden_sizes": [8, 8, 8, 24], "depths": [1] * 4, "num_attention_heads": [1] * 4}
     model = transformers.SegformerModel(transformers.SegformerConfig(**sizes)).eval()
@@ -177,7 +177,7 @@ def test_weights_of_another_shape_are_as_good_as_missing(hf_folder):
     ("found", "says"),
     [
         (("layer.weight", torch.Size([32, 16]), torch.Size([48, 16])), "has shape (32, 16) instead of (48, 16)"),
-        ("layer.weight", "has another shape"),  # all that transformers 4 tells
+        ("layer.weight", "has another shape"),  # transformers 4 says no more
     ],
 )
 def test_the_shapes_of_weights_are_named_where_they_are_known(found, says):
@@ -391,7 +391,7 @@ def test_damaged_weights_are_one_line(hf_folder, tmp_path, content):
 
 @pytest.mark.parametrize("content", ["objects", "noise", "nothing"])
 def test_files_with_more_than_tensors_are_not_recommended(hf_folder, tmp_path, content):
-    """torch's own message says how to load them all the same, with the code that they run."""
+    """torch's own message says how to load them nevertheless, which would run their code."""
     shutil.copytree(hf_folder[0] / "vit", tmp_path / "vit")
     (tmp_path / "vit" / "model.safetensors").unlink()
     file = tmp_path / "vit" / "pytorch_model.bin"
@@ -412,7 +412,7 @@ def test_folders_in_a_repository_and_at_home(hf_folder, tmp_path, monkeypatch):
 
 
 def test_an_incomplete_checkpoint_is_one_line(hf_folder, tmp_path, photos, run_cli):
-    """Without the report that transformers prints, and without a word about what would have been loaded."""
+    """Without the report that transformers prints about weights."""
     _lacking(hf_folder[0] / "vit", tmp_path / "vit", "pooler")
     _lacking(tmp_path / "vit", tmp_path / "less", "layernorm_after")
     error = run_cli("features", "--images", f"folder:{photos}", "--encoder", f"hf:{tmp_path / 'less'}").error()
@@ -421,7 +421,7 @@ def test_an_incomplete_checkpoint_is_one_line(hf_folder, tmp_path, photos, run_c
 
 
 def test_code_of_a_repository_is_not_run(hf_folder, tmp_path, monkeypatch):
-    """transformers would ask at the terminal, and wait."""
+    """transformers would ask in the terminal, and wait."""
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked"))
     code = {"AutoConfig": "own.Config", "AutoModel": "own.Model"}
     path = _config(hf_folder[0] / "vit", tmp_path / "own", model_type="own", auto_map=code)
@@ -459,14 +459,14 @@ def test_values_are_those_that_the_processor_makes(hf_folder, tmp_path, says, me
 
 
 def transformers_view(path: Path, images: torch.Tensor) -> torch.Tensor:
-    """Images as the processor in a folder makes them of bytes."""
+    """Images as the processor in a folder makes them from bytes."""
     transformers = pytest.importorskip("transformers")
     processor = transformers.AutoImageProcessor.from_pretrained(path)
     return processor((255 * images).round().byte(), do_resize=False, return_tensors="pt")["pixel_values"]
 
 
 def test_blue_before_red(hf_folder, tmp_path):
-    """MobileViT's processor turns the channels round and normalises nothing."""
+    """MobileViT's processor reverses the channels and does not normalise."""
     pytest.importorskip("transformers")
     path = _config(hf_folder[0] / "vit", tmp_path / "vit")
     content = {"image_processor_type": "MobileViTImageProcessor", "size": 32, "crop_size": 32}
@@ -479,7 +479,7 @@ def test_blue_before_red(hf_folder, tmp_path):
 
 
 def test_a_repository_of_timm(tmp_path, recwarn):
-    """Its mean and size stand in its own entry of config.json; the classifier has no place, and needs none."""
+    """Its mean and size are in a separate entry of config.json; the model needs no place for the classifier."""
     pytest.importorskip("transformers")
     torch.manual_seed(0)
     model = timm.create_model("test_vit", num_classes=5).eval()

@@ -45,7 +45,7 @@ def test_lite0_has_the_packages_weights():
         expected = reference.forward_head(reference.forward_features((images - 0.5) / 0.5), pre_logits=True)
         assert close(encoder(images), expected)
     assert (encoder.dim, encoder.input_size) == (1280, 64)
-    assert float(encoder(images).std()) > 0.01  # random weights would give next to nothing
+    assert float(encoder(images).std()) > 0.01  # random weights would give almost 0
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def lite0():
 @needs_lite0
 @pytest.mark.parametrize("wrap", ["sorted", "trainer", "averaged last"])
 def test_lite0_takes_a_checkpoint_by_the_names_in_it(tmp_path, lite0, wrap):
-    """The package's weights are named otherwise, and are taken in their order."""
+    """The package's own weights have other names, and are taken in order."""
     state = {name: value.contiguous() for name, value in lite0.model.state_dict().items()}
     head = {"classifier.weight": torch.ones(5, 1280), "classifier.bias": torch.ones(5)}
     content = {
@@ -90,7 +90,7 @@ def test_missing_weights_package_says_what_to_install(monkeypatch):
 
 @pytest.mark.parametrize("name", ["clip_vitb16", "dinov2_vitb14", "eva02_vitb14", "mocov3_vitb16"])
 def test_papers_architecture_with_random_weights(name, monkeypatch):
-    """The recipe makes its model with its size and dimension; depth is cut to one block for speed."""
+    """The recipe makes its model with the right size and dimension; here with one block, for speed."""
     make = timm.create_model
     monkeypatch.setattr(timm, "create_model", lambda *a, **k: make(*a, **k, depth=1))
     encoder = load_encoder(name, pretrained=False, input_size=56 if "14" in name else 64, device="cpu")

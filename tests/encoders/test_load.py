@@ -78,7 +78,7 @@ def test_centre_view_of_any_shape(shape):
     view = encoder.centre_view(Image.fromarray(np.full((*shape, 3), 128, np.uint8)))
     assert view.shape == (3, 32, 32)
     assert view.dtype == torch.float32
-    assert torch.allclose(view, torch.tensor(128 / 255))  # no padding came in
+    assert torch.allclose(view, torch.tensor(128 / 255))  # no padding is visible
 
 
 def test_centre_view_takes_the_centre():

@@ -110,7 +110,7 @@ make = Mean
 
 @pytest.fixture
 def elsewhere(tmp_path, monkeypatch):
-    """An empty current folder that is not on the path, as the console script has it."""
+    """An empty current folder that is not on the path, as with the console script."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", str(tmp_path))])
     yield tmp_path
@@ -134,7 +134,7 @@ def test_another_package_adds_a_source_of_encoders(elsewhere, monkeypatch, run_c
     points = "[probedistill.encoder_source]\nmine = mine_installed:SOURCE\nbad = mine_installed:NOT_A_SOURCE\n"
     (about / "entry_points.txt").write_text(points)
     monkeypatch.syspath_prepend(elsewhere)
-    monkeypatch.delitem(SOURCES.__dict__, "plugins", raising=False)  # read once a process
+    monkeypatch.delitem(SOURCES.__dict__, "plugins", raising=False)  # read once per process
 
     encoder = load_encoder("mine:24", device="cpu")
     assert (encoder.dim, encoder.input_size, encoder.name) == (3, 24, "24")

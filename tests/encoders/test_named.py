@@ -110,7 +110,7 @@ def test_a_run_is_not_trusted_with_more(tmp_path, content):
     ],
 )
 def test_a_run_is_trusted_with_no_more_for_its_other_encoders(tmp_path, monkeypatch, word):
-    """They are named in its record; the first may be a harmless one."""
+    """They are named in its record, even if the first encoder is harmless."""
     monkeypatch.chdir(tmp_path)
     Path("small.yaml").write_text("encoder: efficientnet_lite0\n")
     first = EncoderConfig(encoder="efficientnet_lite0", device="cpu")
@@ -183,13 +183,13 @@ def input_size(run):
 def test_a_config_may_name_the_encoders_file(run_cli, files):
     assert run_cli("distill", "--config", "run.yaml", "--out", "a", "-q").code == 0
     assert input_size("a") == 24
-    with Path("run.yaml").open("a") as file:  # what stands beside it wins, and a flag over both
+    with Path("run.yaml").open("a") as file:  # options next to it win, and flags win over both
         file.write("input_size: 32\n")
     assert run_cli("distill", "--config", "run.yaml", "--out", "b", "-q").code == 0
     assert input_size("b") == 32
     assert run_cli("distill", "--config", "run.yaml", "--input-size", 40, "--out", "c", "-q").code == 0
     assert input_size("c") == 40
-    Path("tiny.yaml").unlink()  # which a flag makes needless
+    Path("tiny.yaml").unlink()  # not needed with a flag
     words = ("--encoder", "module:helpers_encoders:tiny", "--out", "d", "-q")
     assert run_cli("distill", "--config", "run.yaml", *words).code == 0
 

@@ -1,4 +1,4 @@
-"""Several encoders: each is loaded when it is used, and no more of them are in memory than there is room for."""
+"""Several encoders: each is loaded when it is used, and no more are in memory than allowed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from probedistill.encoders.pool import EncoderPool
 
 @pytest.fixture
 def loaded(monkeypatch):
-    """Every encoder that has been loaded, as long as someone holds it."""
+    """Every loaded encoder, as long as there is a reference to it."""
     held: list[weakref.ref[Encoder]] = []
 
     def load(config: EncoderConfig) -> Encoder:
@@ -55,7 +55,7 @@ def test_no_more_in_memory_than_there_is_room_for(loaded, room, beside, loads):
     pool = EncoderPool(sized(32, 40, 48), room=room)
     for number in range(3):
         assert pool[number].input_size == (32, 40, 48)[number]
-    assert max(loaded) == beside  # while one more was loaded
+    assert max(loaded) == beside  # while one more was being loaded
     assert len(loaded) == loads
 
 

@@ -1,4 +1,4 @@
-"""``timm:`` encoders: the weights are the right ones, from whatever file."""
+"""``timm:`` encoders: the weights are right, whatever file they come from."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def test_extra_arguments_that_the_model_lacks():
 
 @pytest.mark.slow
 def test_local_weights_of_a_vit_run_at_another_size_and_random_weights_stand_in(tmp_path):
-    """Position embeddings are resampled, as timm does for its own weights; the path may be a string."""
+    """Position embeddings are resampled, as timm does it for its own weights; the path may be a string."""
     native = timm.create_model("vit_tiny_patch16_224", num_classes=0)
     save_file(native.state_dict(), tmp_path / "vit.safetensors")
     encoder = load_encoder("timm:vit_tiny_patch16_224", checkpoint=str(tmp_path / "vit.safetensors"), input_size=112)
@@ -383,7 +383,7 @@ def test_a_model_of_torchscript_is_called_one(tmp_path, small):
 
 
 def test_weights_as_the_authors_of_dinov2_publish_them(tmp_path, monkeypatch):
-    """They have a mask token, other names for registers, and a place for the class token's position."""
+    """They have a mask token, other names for registers, and a position embedding for the class token."""
     make = timm.create_model
     monkeypatch.setattr(timm, "create_model", lambda *a, **k: make(*a, **k, depth=1))
     name, size = "vit_small_patch14_reg4_dinov2", 56
@@ -409,7 +409,7 @@ class Switch(enum.Enum):
 
 
 class Settings(dict):
-    """As yacs, addict and others make them: a dictionary with state of its own."""
+    """A dictionary with its own state, as in yacs, addict and others."""
 
     def __init__(self, *given, **more):
         super().__init__(*given, **more)
@@ -470,7 +470,7 @@ def test_a_whole_model_is_no_state_dict(tmp_path, small):
 @pytest.mark.parametrize("size", [56, 112, None])
 @pytest.mark.parametrize("stored", [518, 224])
 def test_dinov2_weights_of_any_size_load_under_the_recipes_name(tmp_path, monkeypatch, size, stored):
-    """timm's own weights are for 518 pixels; depth is cut to one block for speed."""
+    """timm's own weights are for 518 pixels; here with one block, for speed."""
     make = timm.create_model
     monkeypatch.setattr(timm, "create_model", lambda *a, **k: make(*a, **k, depth=1))
     torch.manual_seed(0)
@@ -497,7 +497,7 @@ def of_64():
 @pytest.mark.parametrize("has_classifier", [True, False])
 @pytest.mark.parametrize("size", [64, 96, None])
 def test_weights_of_another_size_than_the_models_own(tmp_path, of_64, size, has_classifier):
-    """The model's own size is 160: by way of it, the embeddings would be blurred."""
+    """The model's own size is 160; resampling to it on the way would blur the embeddings."""
     state = {name: value for name, value in of_64.state_dict().items() if has_classifier or "head" not in name}
     torch.save(state, tmp_path / "w.pth")
     encoder = load_encoder("timm:test_vit", checkpoint=tmp_path / "w.pth", input_size=size, device="cpu")
@@ -514,7 +514,7 @@ def test_weights_of_another_size_than_the_models_own(tmp_path, of_64, size, has_
 @pytest.mark.filterwarnings("ignore::UserWarning:timm")
 @pytest.mark.parametrize("classes", [0, 3])
 def test_windows_of_another_size(tmp_path, classes):
-    """A Swin that was made for 112 pixels has smaller windows at its end; timm would resample them twice."""
+    """A Swin made for 112 pixels has smaller windows at its end, which timm would resample twice."""
     name = "swin_tiny_patch4_window7_224"
     blocks = {"depths": [1, 1, 1, 2]}
     model = timm.create_model(name, img_size=112, num_classes=classes, **blocks).eval()
@@ -557,7 +557,7 @@ def test_the_size_that_the_model_is_made_for_is_its_input(tmp_path, of_64):
 
 @pytest.mark.parametrize("has_classifier", [True, False])
 def test_patches_of_another_size_are_those_of_another_model(tmp_path, of_64, has_classifier):
-    """timm would resample them in silence."""
+    """timm would silently resample them."""
     state = {name: value for name, value in of_64.state_dict().items() if has_classifier or "head" not in name}
     torch.save(state, tmp_path / "w.pth")
     with pytest.raises(UserError, match=r"patch_embed\.proj\.weight has shape \(64, 3, 16, 16\) instead of"):
@@ -579,7 +579,7 @@ def test_a_masked_autoencoder_with_its_decoder(tmp_path, of_64):
     assert first.fingerprint == second.fingerprint
 
 
-@pytest.mark.filterwarnings("ignore")  # torch moves its quantisation elsewhere
+@pytest.mark.filterwarnings("ignore")  # torch is moving its quantisation elsewhere
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -614,7 +614,7 @@ def test_weights_that_timm_does_not_know_are_named_with_the_nearest(features):
 
 
 def test_a_classifier_of_another_size_than_its_weights_is_refused():
-    """timm makes such a classifier anew: its outputs would be those of random weights."""
+    """timm creates a new classifier of that size, whose weights are random."""
     with pytest.raises(
         UserError, match=r"num_classes 10 differs from the 1000 .* would be random; leave it out or give"
     ):

@@ -207,7 +207,7 @@ def test_names_that_look_like_values_stay_names(tmp_path):
     found = _read(tmp_path, f"classes: [{', '.join(names)}]")["classes"]
     assert [str(name) for name in found[:-1]] == names[:-1]
     assert _read(tmp_path, "classes: [null, ~, Null, <<, =, '']")["classes"] == ["null", "~", "Null", "<<", "=", ""]
-    assert _read(tmp_path, "classes:\n-\n- ~")["classes"] == [None, "~"]  # a dash alone names nothing
+    assert _read(tmp_path, "classes:\n-\n- ~")["classes"] == [None, "~"]  # a lone dash names nothing
 
 
 @pytest.mark.parametrize("option", ["encoder_args", "encoder-args", "method_args"])
