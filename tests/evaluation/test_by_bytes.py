@@ -1,4 +1,4 @@
-"""What one could ship in place of distilled images."""
+"""What one could ship instead of distilled images."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_rounded_weight_is_off_by_half_a_step_at_most(bits, seed):
 
 @pytest.mark.parametrize("classes", [2, 3])
 def test_what_is_made_of_features_is_what_its_name_says(classes):
-    """Heads and discriminants of two classes have a row for each class, as those of more."""
+    """Heads and discriminants of two classes have a row for each class, as with more classes."""
     rng = np.random.default_rng(classes)
     y = np.tile(np.arange(classes), 5)
     centres = rng.normal(size=(classes, 6))
@@ -98,7 +98,7 @@ def test_features_are_of_no_use_on_a_new_encoder_and_images_are(photos, tmp_path
     assert by_name["class means"].bytes == 2 * 24 * 2
     assert [one.bytes for one in found.shipments] == sorted(one.bytes for one in found.shipments)
     (figure,) = found.figures()
-    names = [line.name for line in figure.drawing.lines]  # of an encoder only if there are lines of both
+    names = [line.name for line in figure.drawing.lines]  # lines name the encoder only if there are lines for both
     images = [f"images, {name}" for name in found.encoders]
     assert sorted(names) == sorted(["head", "class means", "LDA", "feature centres", *images])
     assert figure.drawing.log_x
@@ -119,7 +119,7 @@ def test_seeds_of_one_setting_are_one_row(run_cli, photos, tmp_path):
     alone = [one for result in each for one in result.shipments if one.kind == "images"]
     assert images.top1[0] == pytest.approx(np.mean([one.top1[0] for one in alone]))
     assert images.bytes == round(np.mean([one.bytes for one in alone]))
-    for seed in (0, 1):  # the exports of two seeds have other bytes, and are one row all the same
+    for seed in (0, 1):  # the exports of two seeds differ in bytes, but are one row
         made = run_cli("export", tmp_path / "several" / f"seed-{seed}", "--out", tmp_path / "small" / f"{seed}")
         assert made.code == 0, made.err
     small = by_bytes(load_encoder(TINY), *load_splits(f"folder:{photos}"), runs=[tmp_path / "small"])

@@ -1,4 +1,4 @@
-"""Evaluation: every row under one protocol, on the test images as labelled by class name."""
+"""Evaluation: every row under one protocol, on test images whose labels are matched by class name."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_sgd_views_are_how_many_different_ones_it_sees(distilled, encoder, data,
     monkeypatch.setattr(
         store, "view_features", lambda e, i, a, views, **k: seen.append(views) or draw(e, i, a, views, **k)
     )
-    for sgd_views, expected in ((4, 4), (None, 3)):  # by default those of the other probes
+    for sgd_views, expected in ((4, 4), (None, 3)):  # by default the views of the other probes
         score(distilled, encoder, data, probes=["sgd"], epochs=7, sgd_views=sgd_views, seeds=1, baselines=[],
               cache=tmp_path)  # fmt: skip
         assert seen.pop() == expected
@@ -181,7 +181,7 @@ def test_without_training_images_only_the_set_is_scored(distilled, encoder, data
 
 
 def test_the_8_bit_images_are_scored_and_the_floats_on_request(encoder, data, distilled):
-    """Images that rounding turns into one grey: only the float row can tell the classes apart."""
+    """Images that rounding turns into the same grey: only the float row can tell the classes apart."""
     faint = (distilled.float_images - 0.5) * 1e-3
     faint = 100 / 255 + (faint - faint.mean()).clamp(-0.4 / 255, 0.4 / 255)
     grey = DistilledSet(faint, distilled.labels, distilled.class_names)
@@ -350,7 +350,7 @@ def test_gap_to_full_data_and_gain_over_random(distilled, encoder, data):
 
 
 def test_soft_labels_are_scored_beside_hard_ones(distilled, encoder, data):
-    wrong = torch.eye(3).roll(1, 1)  # what each image is not, so that no row could take one for the other
+    wrong = torch.eye(3).roll(1, 1)  # labels of other classes, so that rows cannot be confused
     soft = replace(distilled, soft_labels=torch.softmax(3 * wrong, 1))
     result = score(soft, encoder, data, probes=["ridge", "sgd"], epochs=5, floats=True, baselines=["random", "full"])
     plain = score(
@@ -363,13 +363,13 @@ def test_soft_labels_are_scored_beside_hard_ones(distilled, encoder, data):
         hard = result["distilled, hard labels", probe]
         assert hard.scores == plain["distilled", probe].without_confusion().scores
         assert probe == "sgd" or hard.top1 > 0.6 > 0.4 > result["distilled", probe].top1  # 5 epochs are few for sgd
-        assert result.gap_to_full(result["distilled", probe]) is None  # hard-label recovery is of hard labels
+        assert result.gap_to_full(result["distilled", probe]) is None  # hard-label recovery is only for hard labels
         assert result.gap_to_full(hard) is not None
         assert result.gain_over_random(hard) == hard.top1 - result["random real", probe].top1
-        for name in ("distilled", "distilled, float"):  # random images have hard labels: no fair comparison
+        for name in ("distilled", "distilled, float"):  # random images have hard labels: unfair to compare
             assert result.gain_over_random(result[name, probe]) is None
     shown = {row["trained on"]: list(row.values()) for row in result.tables()[0].records() if row["probe"] == "ridge"}
-    assert shown["distilled"].count("–") == 3  # gap, gain and the score that is made of them
+    assert shown["distilled"].count("–") == 3  # gap, gain and the score made from them
     assert "–" not in shown["distilled, hard labels"]
     assert [row["gain_over_random"] is None for row in result.plain_rows()[:4]] == [True, True, False, False]
     without = score(soft, encoder, data, probes=["ridge", "sgd"], epochs=5, floats=True, baselines=["random", "full"],
@@ -448,7 +448,7 @@ def test_real_images_alone_take_a_head(with_head, encoder, data):
 
 @pytest.fixture
 def fitted(monkeypatch):
-    """What every inherited probe has been fitted on: target and source features (V, n, d) of the views."""
+    """What every inherited probe is fitted on: target and source features (V, n, d) of the views."""
     seen, fit_views = [], InheritedProbe.fit_views
 
     def recording(self, X_views, y, source_views=None):
@@ -460,14 +460,14 @@ def fitted(monkeypatch):
 
 
 def test_views_of_source_and_target_are_the_same(with_head, encoder, data, fitted):
-    """Where the target is the source under another name, so are the features: of synthetic and of real images."""
+    """If the target is the source under another name, features are equal, for synthetic and for real images."""
     twin = load_encoder(TINY, device="cpu")
     twin.fingerprint = "0" * 64
     one = score(with_head, twin, data, probes=["inherited"], baselines=["random", "centroids"], source=encoder)
     assert len(fitted) == 3 * 2
     for target, source in fitted:
         assert torch.equal(target, source)
-    assert len({float(target.sum()) for target, _ in fitted}) == 6  # of each seed its own
+    assert len({float(target.sum()) for target, _ in fitted}) == 6  # each seed has its own views
     two = score(with_head, encoder, data, probes=["inherited"], baselines=["random", "centroids"])
     assert [row.scores for row in one.rows] == [row.scores for row in two.rows]
 
@@ -481,7 +481,7 @@ def test_an_inherited_row_is_the_probe_fitted_by_hand(with_head, encoder, data, 
     for seed, held in enumerate(fitted[:]):
         views = [view_features(e, with_head.images, augment, 3, seed=seed) for e in (other, encoder)]
         for found, expected in zip(held, views, strict=True):
-            torch.testing.assert_close(found, expected)  # other batches: another matrix product
+            torch.testing.assert_close(found, expected)  # not exact: with other batches, it is another matrix product
         probe = InheritedProbe(with_head.head.weight, with_head.head.bias).fit_views(
             views[0], with_head.labels, views[1]
         )

@@ -1,4 +1,4 @@
-"""Files of scores: rows are kept as they are done, and read back by one reader."""
+"""Files of scores: rows are saved as soon as they are done, and read by one reader."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def distilled(data, encoder):
 
 @pytest.fixture
 def rows_made(monkeypatch):
-    """Which rows have been fitted."""
+    """The rows that have been fitted."""
     made, row = [], scorer.Scorer.row
 
     def recording(self, training_set, trial):
@@ -192,7 +192,7 @@ def test_findings_and_figures(distilled, encoder, data, tmp_path):
     ],
 )
 def test_a_difference_has_no_sign(distilled, encoder, data, rounded, random, said):
-    """It was "-26.7 points below" and "-1.67 points less"."""
+    """It used to say "-26.7 points below" and "-1.67 points less"."""
     result = evaluate(distilled, encoder, *data, probes=["ridge"], floats=True, **QUICK)
     top1 = {"distilled": rounded, "distilled, float": 0.9, "random real": random, "full real data": 0.6}
     rows = (result[name] for name in top1)
@@ -230,13 +230,13 @@ def test_neighbours_are_chosen_by_another_encoder(encoder, data):
 
 
 def test_scores_of_a_run_that_was_replaced_are_not_saved_beside_the_new_one(encoder, data, tmp_path, monkeypatch):
-    """Distilled anew while its images were scored: the rows belong to images that are gone."""
+    """If a run is distilled again while its images are scored, the rows belong to images that are gone."""
     out = tmp_path / "run"
     first = distill(data[0], encoder, steps=2, out=out, progress=False)
     scores = evaluate(first, encoder, None, data[1], seeds=1, views=0, out=out / "evaluation-x.json", progress=False)
     assert scores.rows[0].name == "distilled"
     labelled = with_extras(DistilledSet.load(out), encoder, extract_features(encoder, data[0]), keep_head=True)
-    labelled.save_extras(out)  # a head is no other set
+    labelled.save_extras(out)  # adding a head does not make another set
     scores.save(out / "evaluation-y.json", of=first)
     distill(data[0], encoder, steps=2, seed=1, out=out, overwrite=True, progress=False)
     with pytest.raises(UserError, match="was replaced while this command was using it"):
@@ -268,7 +268,7 @@ def test_rows_without_groups_are_scored_again_for_groups(distilled, encoder, dat
     assert rows_made == [("distilled", "ridge"), ("full real data", "ridge")]
     assert {*result["distilled"].scores[0].groups} == {"day", "night"}
     rows_made.clear()
-    evaluate(distilled, encoder, *data, **options)  # whoever does not ask for groups may have them
+    evaluate(distilled, encoder, *data, **options)  # rows with groups also serve calls without groups
     assert not rows_made
     other = ["left"] * 4 + ["right"] * (len(data[1]) - 4)
     with pytest.warns(UserWarning, match="replacing the scores in .* for different groups"):

@@ -1,4 +1,4 @@
-"""A baseline that is saved is a set like any other."""
+"""A saved baseline is a set like any other."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def data(photos):
 
 @pytest.mark.parametrize("choice", list(CHOICES))
 def test_its_images_are_those_of_the_row(encoder, data, choice):
-    """With no views a probe sees the centre crops, which the set holds to eight bits."""
+    """Without views a probe sees the centre crops, which the set contains with eight bits."""
     found = real_set(choice, encoder, data[0], images_per_class=2)
     assert found.labels.tolist() == [0, 0, 1, 1]
     bank = extract_features(encoder, data[0], progress=False)
@@ -89,7 +89,7 @@ def test_what_cannot_be_saved(run_cli, photos, encoder, data):
 
 @pytest.mark.parametrize(("count", "rows"), [(1, {"random real", "centroids", "full real data"}), (2, {"herding"})])
 def test_beyond_one_image_a_class_the_default_has_a_fair_row(encoder, data, count, rows):
-    """The images nearest to the mean are near-duplicates; one herded image is the medoid itself."""
+    """The images nearest to the mean are near-duplicates. With one image, herding chooses the medoid."""
     found = evaluate(None, encoder, *data, baselines=DEFAULT_BASELINES[1], images_per_class=count, **QUICK)
     names = {row.name for row in found.rows}
     assert rows <= names
