@@ -1,4 +1,4 @@
-"""Views: drawn from a seed alone, replayed exactly, cut as torchvision and Pillow would."""
+"""Views: drawn only from a seed, replayed exactly, cropped like torchvision and Pillow."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_box_of_the_output_size_is_a_plain_crop():
 @pytest.mark.parametrize("size", [5, 8, 12])
 @pytest.mark.parametrize("box", [(2, 3, 12, 16), (0, 0, 20, 24), (5, 1, 7, 9), (8, 8, 8, 8)])
 def test_integer_boxes_agree_with_torchvision_inside(box, size):
-    # Like Pillow, the filter may look at pixels beside the box, torchvision's cannot: the rim is left out.
+    # Like Pillow's, the filter may use pixels outside the box; torchvision's cannot. So leave out the rim.
     left, top, width, height = box
     images = make_images(2, 24, 20, dtype=torch.float64)
     share = (left / 20, top / 24, width / 20, height / 24)
@@ -60,7 +60,7 @@ def test_integer_boxes_agree_with_torchvision_inside(box, size):
     expected = F.interpolate(crop, (size, size), mode="bilinear", antialias=True, align_corners=False)
     rim = 2  # output pixels whose filter reaches over the edge of the box: at most 1.5
     inside = (slice(None), slice(None), slice(rim, size - rim), slice(rim, size - rim))
-    if width == 20:  # a box of the whole image has no pixels beside it
+    if width == 20:  # a box of the whole image has no pixels outside
         inside = (slice(None),) * 4
     assert views[inside].numel() > 0
     torch.testing.assert_close(views[inside], expected[inside], rtol=0, atol=1e-7)
@@ -107,7 +107,7 @@ def test_views_are_linear_in_the_image_and_gradcheck_holds():
 
 
 def test_float64_images_are_cut_in_float64():
-    # A ramp is reproduced by bilinear interpolation to the last bit that the images have.
+    # Bilinear interpolation reproduces a ramp to the last bit of the images.
     ramp = torch.arange(64, dtype=torch.float64).div(64).expand(1, 3, 8, 64)
     box = (0.25, 0.25, 0.37, 0.5)
     result = apply_views(ramp, make_views(box), 9)[0, 0, 0]
@@ -134,7 +134,7 @@ def test_a_slice_of_the_views_replays_exactly(seed, n, data):
     views = draw_views(AugmentConfig(noise_prob=0.6), n, seed=seed)
     assert len(views[start:stop]) == stop - start
     whole, part = apply_views(images, views, 6), apply_views(images[start:stop], views[start:stop], 6)
-    torch.testing.assert_close(part, whole[start:stop], rtol=0, atol=1e-6)  # same noise: its size is 0.2
+    torch.testing.assert_close(part, whole[start:stop], rtol=0, atol=1e-6)  # the same noise, which has size 0.2
 
 
 def test_a_slice_has_the_same_noise_to_the_bit():
@@ -191,7 +191,7 @@ def test_boxes_lie_inside_and_keep_to_their_ranges(seed, aspect, scale, ratio):
 
 @pytest.mark.parametrize("aspect", [0.5, 0.9, 1.0, 1.2, 2.0])
 def test_no_fit_falls_back_to_the_largest_centre_crop(aspect):
-    # The ratio that is wanted never fits at full area, except by the fallback.
+    # At full area no ratio in this range fits, so the fallback is used.
     ratio = (0.8, 1.25)
     config = AugmentConfig(scale=(1.0, 1.0), ratio=(ratio[0], ratio[0]) if aspect > 1 else (ratio[1], ratio[1]))
     left, top, width, height = draw_views(config, 1, seed=0, aspect=aspect).boxes[0].tolist()
@@ -225,7 +225,7 @@ def test_boxes_are_distributed_as_torchvisions():
 
 
 def test_after_ten_tries_the_crop_falls_back():
-    # Of a square image a crop of 90% fits if its ratio is 0.9 … 1/0.9; the ratio's logarithm is uniform.
+    # A crop of 90% of a square image fits if its ratio is from 0.9 to 1/0.9; the ratio's logarithm is uniform.
     share_that_fits = math.log(0.9) / math.log(0.5)
     boxes = draw_views(AugmentConfig(scale=(0.9, 0.9), ratio=(0.5, 2.0)), 4000, seed=1).boxes
     whole = (boxes == torch.tensor(WHOLE)).all(dim=1)

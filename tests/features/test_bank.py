@@ -1,4 +1,4 @@
-"""The feature bank: what it holds, when it is reused and when it is not."""
+"""The feature bank: what it contains, and when it is reused."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Decodes:
 
 @pytest.fixture
 def extract(tmp_path: Path, encoder: Encoder):
-    """Extract into a cache of this test; returns the bank."""
+    """A function that extracts into this test's cache and returns the bank."""
 
     def run(images: LabelledImages, with_encoder: Encoder = encoder, **options) -> FeatureBank:
         return extract_features(with_encoder, images, **{"cache": tmp_path / "cache", "progress": False, **options})
@@ -151,7 +151,7 @@ def test_batches_are_no_larger_than_asked_for(folder, extract):
             return super().forward(images)
 
     encoder = Encoder(Watches(), name="watches", input_size=32)
-    sizes.clear()  # of its checks
+    sizes.clear()  # sizes seen in its checks
     extract(load_images(f"folder:{folder}"), encoder, views=4, batch_size=3)
     assert max(sizes) == 3
 
@@ -167,7 +167,7 @@ def test_views_of_a_photo_of_any_shape(size):
     assert views.max() <= 1 + 1e-6
     assert torch.equal(views, augmented_views(photo, 24, 5, augment, seed=3))
     assert not torch.equal(views, augmented_views(photo, 24, 5, augment, seed=4))
-    if min(size) <= 48:  # not shrunk first: the very rule of the synthetic images
+    if min(size) <= 48:  # not shrunk first: the same rule as for synthetic images
         tensor = torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
         drawn = draw_views(augment, 5, seed=3, aspect=size[0] / size[1])
         torch.testing.assert_close(views, apply_views(tensor.expand(5, -1, -1, -1), drawn, 24))
@@ -532,7 +532,7 @@ def test_blocks_of_a_bank_in_files_are_all_of_its_rows(both, views, size):
     assert repr(in_files) == f"FeatureBank(10 images, {counted(views, 'view')}, d = {held.dim}, in files)"
     expected = sorted_rows([held.all_views()])
     for bank in (held, in_files):
-        for _ in range(2):  # as often as one likes
+        for _ in range(2):  # any number of times
             blocks = list(bank.blocks(size=size))
             assert max(len(features) for features, _ in blocks) <= size
             assert all(len(features) == len(labels) for features, labels in blocks)

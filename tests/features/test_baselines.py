@@ -1,4 +1,4 @@
-"""Real images that a synthetic set is compared with."""
+"""Real images with which a synthetic set is compared."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from probedistill.features.classes import (
 
 
 def make_bank(per_class=(6, 9, 7), d: int = 5, seed: int = 0) -> FeatureBank:
-    """A bank of random features, classes mixed up."""
+    """A bank of random features, with mixed classes."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.repeat_interleave(torch.arange(len(per_class)), torch.tensor(per_class))
     labels = labels[torch.randperm(len(labels), generator=generator)]
@@ -90,7 +90,7 @@ def test_a_neighbour_is_the_nearest_of_its_class_by_angle():
     similarity[labels[:, None] != bank.labels] = -torch.inf
     expected = similarity.argmax(dim=1)
     assert torch.equal(neighbours(bank, synthetic, labels), expected)
-    assert torch.equal(neighbours(bank, 100 * synthetic.double(), labels), expected)  # angles have no length
+    assert torch.equal(neighbours(bank, 100 * synthetic.double(), labels), expected)  # lengths do not change angles
 
 
 @pytest.mark.parametrize("ipc", [1, 3, 6])
@@ -101,7 +101,7 @@ def test_no_neighbour_is_taken_twice(ipc):
     rows = neighbours(bank, same, labels)
     assert torch.equal(bank.labels[rows], labels)
     assert len(rows.unique()) == len(rows)
-    # all of a class ask for the same image: they get the nearest ones, in order
+    # all images of a class want the same neighbour: they get the nearest ones, in order
     similarity = F.cosine_similarity(bank.centre, same[:1])
     for c in range(3):
         of_class = (bank.labels == c).nonzero()[:, 0]
@@ -192,7 +192,7 @@ def test_each_of_two_clusters_has_its_own_images_and_others_only_where_it_is_sma
     bank = make_bank((8, 8))
     side = torch.ones(len(bank), dtype=torch.int64)
     for label in (0, 1):
-        side[(bank.labels == label).nonzero()[:2]] = 0  # two images of each class; six are elsewhere
+        side[(bank.labels == label).nonzero()[:2]] = 0  # two images of each class; the other six are elsewhere
     bank.centre[:, 0] += 50.0 * side
     found = clusters(bank, 2, least=1, most=5)
     assert sorted((len(rows), *side[rows].unique().tolist()) for rows in found) == [(2, 0), (2, 0), (5, 1), (5, 1)]
@@ -217,7 +217,7 @@ def test_k_medoids_are_different_images_of_each_class(ipc, seed):
 
 
 def test_k_medoids_find_the_clusters_that_the_nearest_to_the_mean_miss():
-    """A class of three clusters: one image of each, where the nearest to the mean are all of one."""
+    """In a class with three clusters: one image of each, while the nearest to the mean are all in one."""
     bank = make_bank((9, 9))
     for label in range(2):
         rows = (bank.labels == label).nonzero()[:, 0]
@@ -247,7 +247,7 @@ def test_k_medoids_of_equal_images():
 )
 @pytest.mark.parametrize("away", [1e3, 1e4])
 def test_features_that_lie_far_from_zero_lose_nothing(choose, away):
-    """Distances are those of float64, whatever is common to all features."""
+    """Distances are as exact as in float64, whatever offset all features share."""
     bank = make_bank((40, 30), d=64)
     centre = (bank.centre + away).float()
     banks = [

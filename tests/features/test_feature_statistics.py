@@ -123,7 +123,7 @@ def test_what_was_dropped_from_one_is_dropped_from_the_sum():
 
 
 def test_where_classes_are_correlated_alike_a_dropped_one_takes_exactly_its_own():
-    """Classes that differ by their mean, and by one factor of all deviations."""
+    """Classes that differ in their mean, and by a common factor of all deviations."""
     generator = torch.Generator().manual_seed(2)
     deviations = torch.randn(9, 5, generator=generator, dtype=torch.float64)
     deviations -= deviations.mean(dim=0)
@@ -208,7 +208,7 @@ def test_same_photos_count_once_also_in_other_company():
     with pytest.raises(UserError, match="'a' and 'b' have the same photos of class 'cat', which would count twice"):
         a + b
     with pytest.raises(UserError, match="the same photos of class 'cat'"):
-        a + replace(b, sums=b.sums * (1 + 1e-6))  # as another processor rounds
+        a + replace(b, sums=b.sums * (1 + 1e-6))  # as if another processor had rounded
     assert (a + (b - statistics_of(features.select(torch.tensor([0, 1])), "cats"))).counts.tolist() == [2, 1, 1]
 
 
@@ -277,7 +277,7 @@ def test_sums_that_no_features_have_are_refused(file, change):
 
 
 def places(value, at=()):
-    """The way to every value of a record."""
+    """The path to every value of a record."""
     inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     return [way for key, entry in inside for way in [(*at, key), *places(entry, (*at, key))]]
 

@@ -1,4 +1,4 @@
-"""Statistics with differential privacy: what bounds an image's part, how much noise there is, and what is promised."""
+"""Statistics with differential privacy: bounds on an image's contribution, amount of noise, and promises."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_an_image_changes_the_sums_by_no_more_than_was_reckoned(labels, views, d
 
 
 def test_an_image_changes_the_sums_by_its_vector_to_the_bit():
-    """Whatever is summed before and after it: rounded sums would hide more of an image, or less."""
+    """Whatever is summed before and after it: in rounded sums it would change more, or less."""
     features = bank([0, 1] * 150, seed=3)
     _, sums = unit_sums(features)
     order = torch.randperm(300, generator=torch.Generator().manual_seed(0))
@@ -100,7 +100,7 @@ def test_noise_is_added_to_counts_and_sums_as_they_are():
     noisy, alone = with_noise(counts, sums, **options), with_noise(0 * counts, 0 * sums, **options)
     torch.testing.assert_close(noisy[0] - alone[0], counts, rtol=0, atol=1e-9)
     torch.testing.assert_close(noisy[1] - alone[1], sums, rtol=0, atol=1e-9)
-    assert len(torch.cat([alone[0], alone[1].flatten()]).unique()) == 3 * 6  # each number has noise of its own
+    assert len(torch.cat([alone[0], alone[1].flatten()]).unique()) == 3 * 6  # each number has its own noise
 
 
 def test_nothing_but_the_noisy_sums_tells_of_the_images(photos, tmp_path):

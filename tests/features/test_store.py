@@ -1,4 +1,4 @@
-"""Features of views are computed once: for probes, baselines, seeds and later commands."""
+"""Features of views are computed once, for probes, baselines, seeds and later commands."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HOW = {"views": 3, "augment": AugmentConfig(noise_prob=0.0), "seed": 1}
 
 
 class Counted:
-    """An encoder that counts the images which it has seen."""
+    """An encoder that counts the images it has seen."""
 
     def __init__(self, **options: object) -> None:
         self.encoder = load_encoder(TINY, device="cpu", **options)
