@@ -1,4 +1,4 @@
-"""Fingerprints are of contents: copies have the same, other pixels another; the memory of digests only saves time."""
+"""Fingerprints depend on contents: copies share one, other pixels do not. The memory of digests only saves time."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def fingerprint(spec, **options) -> str:
 
 
 def as_if_written_long_ago(*paths: Path) -> None:
-    """Time stamps of a minute ago. The time of the inode cannot be set, so the margin is taken away instead."""
+    """Set time stamps to a minute ago. The inode's time cannot be set, so the margin is removed instead."""
     for path in paths:
         os.utime(path, (time.time() - 60,) * 2)
 
@@ -45,7 +45,7 @@ def no_margin(monkeypatch):
 
 
 def rewrite(path: Path, content: bytes) -> None:
-    """Other bytes of the same number, under the same name, inode and time stamp."""
+    """Write other bytes of the same length, with the same name, inode and time stamp."""
     before = path.stat()
     assert len(content) == before.st_size
     with path.open("r+b") as file:
@@ -169,7 +169,7 @@ def test_arrays_of_other_shapes_and_types_differ():
 def test_ctrl_c_ends_the_reading_of_large_files(tmp_path):
     for i in range(8):
         with (tmp_path / f"{i}.tar").open("wb") as file:
-            file.truncate(200 << 30)  # sparse: five minutes of hashing each
+            file.truncate(200 << 30)  # sparse files: five minutes of hashing each
     code = (
         f"from probedistill.images.contents import digests_of_files; print('go', flush=True); "
         f"digests_of_files([{str(tmp_path)!r} + f'/{{i}}.tar' for i in range(8)], place='x')"
@@ -223,7 +223,7 @@ def test_other_files_of_a_torchvision_set_are_seen(tmp_path):
 
 
 def test_sets_of_torchvision_that_decode_by_themselves(tmp_path):
-    """Pets open their files out of sight; their paths are found all the same, and our decoding is used."""
+    """Pets open files internally, but their paths are found, and our decoding is used."""
     base = tmp_path / "oxford-iiit-pet"
     (base / "images").mkdir(parents=True)
     (base / "annotations").mkdir()

@@ -1,4 +1,4 @@
-"""The same picture in two classes, or in training and test images, is said in one line."""
+"""The same picture in two classes, or in training and test images, is reported in one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folders as users have them: classes called like splits, links, folders that systems add, awkward names."""
+"""Folders as users have them: classes with names of splits, links, system folders, awkward names."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_test_images_without_classes_leave_the_training_images_to_be_held_out(tm
 
 
 def test_a_split_beside_folders_that_are_called_nearly_so_is_no_class(tmp_path):
-    tree(tmp_path, "train", "test1")  # cats and dogs by the names of their files
+    tree(tmp_path, "train", "test1")  # only file names tell cats from dogs
     with pytest.raises(UserError, match=r"'test1' and 'train' are named like splits, but have no class folders"):
         load_images(f"folder:{tmp_path}")
     assert classes_of(tmp_path, split="all") == ("test1", "train")
@@ -127,7 +127,7 @@ def test_folders_of_the_same_names_inside_of_all_classes_are_said(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert classes_of(tmp_path, classes=["art", "photo"]) == ("art", "photo")
-        tree(tmp_path, "art")  # an image of its own
+        tree(tmp_path, "art")  # a separate image
         assert classes_of(tmp_path) == ("art", "photo", "sketch")
 
 
@@ -194,7 +194,7 @@ def test_links_that_lead_back_end(tmp_path, target):
         warnings.simplefilter("ignore")
         images = load_images(f"folder:{tmp_path / 'photos'}")
     assert images.class_names == ("cat", "dog")
-    assert len(images) <= 14  # dog's link into cat is one more way to all of cat's
+    assert len(images) <= 14  # dog's link into cat leads to all of cat's images again
 
 
 def test_a_link_that_is_left_out_is_said(tmp_path):
@@ -214,7 +214,7 @@ def test_a_class_whose_disk_is_not_there_is_said(tmp_path):
 def test_folders_in_folders_in_folders(tmp_path):
     tree(tmp_path, "cat", "dog")
     here = os.open(tmp_path / "cat", os.O_RDONLY)
-    for _ in range(1000):  # deeper than a path may be long
+    for _ in range(1000):  # deeper than the longest possible path
         os.mkdir("nested", dir_fd=here)
         here, above = os.open("nested", os.O_RDONLY, dir_fd=here), here
         os.close(above)
@@ -222,7 +222,7 @@ def test_folders_in_folders_in_folders(tmp_path):
     try:
         with pytest.warns(UserWarning, match="ignoring folders more than 50 deep: 'cat/nested/"):
             images = load_images(f"folder:{tmp_path}")
-    finally:  # pytest's own tidying would nest as deeply
+    finally:  # pytest's own cleaning would recurse as deeply
         subprocess.run(["rm", "-rf", tmp_path / "cat" / "nested"], check=True)
     assert len(images) == 8
 
@@ -291,7 +291,7 @@ def test_number_signs_in_lists_of_classes(tmp_path):
     tree(tmp_path / "photos", "@home")
     assert classes_of(tmp_path / "photos", classes=["\\@home", "ball"]) == ("@home", "ball")
     ways = ImagesConfig(images=f"folder:{tmp_path / 'photos'}", classes=["\\@home", "ball"])
-    for _ in range(2):  # from an option, and as the images keep it
+    for _ in range(2):  # from an option, and as stored with the images
         ways = load_splits(ways)[0].config
         assert ways is not None
         assert ways.classes == ["\\@home", "ball"]
@@ -331,7 +331,7 @@ def test_accents_have_one_form(tmp_path):
 
 
 def test_the_form_of_accents_changes_neither_the_order_nor_the_images(tmp_path):
-    """A disk of macOS may write é as two characters, which come before all that begins with f."""
+    """A macOS disk may write é as two characters, which sort before everything that begins with f."""
     ways = []
     for form in ("NFC", "NFD"):
         names = [unicodedata.normalize(form, name) for name in ("école", "zoo")]
@@ -345,7 +345,7 @@ def test_the_form_of_accents_changes_neither_the_order_nor_the_images(tmp_path):
 
 
 def test_a_run_is_no_folder_of_photos(tmp_path):
-    """Its images and their evolution would be two classes."""
+    """Its folders images and evolution would be two classes."""
     tree(tmp_path, "images/cat", "images/dog", "evolution")
     (tmp_path / "run.json").write_text(RUN)
     with pytest.raises(UserError, match=rf"is a run of probedistill; give its images, folder:{tmp_path}/images$"):
@@ -354,7 +354,7 @@ def test_a_run_is_no_folder_of_photos(tmp_path):
 
 
 def test_a_run_among_the_photos_is_no_class(tmp_path):
-    """Its images would be photos of one more class."""
+    """Its images would be another class."""
     tree(tmp_path, "cat", "dog", "small/images/cat", "dog/mine/images/cat")
     for run in ("small", "dog/mine"):
         (tmp_path / run / "run.json").write_text(RUN)

@@ -1,4 +1,4 @@
-"""Files that are no image a program reads: each says what it is, and the way out."""
+"""Files that are not readable images: the error says what each file is, and what to do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A hostile corpus, made by code: each file is refused in one line or read, in bounded time and memory."""
+"""A hostile corpus, generated here: each file is read or refused in one line, in bounded time and memory."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _print_counts():
 
 @pytest.fixture
 def in_time():
-    """A case that takes more than 20 seconds is a fault, and is ended."""
+    """Stop a case that takes more than 20 seconds: that is a fault."""
 
     def stop(*_: object) -> None:
         raise AssertionError("took more than 20 seconds")
@@ -70,7 +70,7 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def png_with(*chunks: bytes, behind: bool = False) -> bytes:
-    """The picture with chunks before or behind its pixels."""
+    """The picture with chunks before or after its pixels."""
     whole = encoded(PICTURE)
     place = len(whole) - 12 if behind else 33
     return whole[:place] + b"".join(chunks) + whole[place:]
@@ -83,7 +83,7 @@ def text_bomb(kind: bytes, megabytes: int) -> bytes:
 
 
 def exif_as_text() -> bytes:
-    """Orientation 6, in the way of ImageMagick."""
+    """Orientation 6, as ImageMagick writes it."""
     exif = Image.Exif()
     exif[0x0112] = 6
     info = PngImagePlugin.PngInfo()
@@ -92,14 +92,14 @@ def exif_as_text() -> bytes:
 
 
 def scans(count: int, size: int = 24) -> bytes:
-    """A progressive JPEG whose last scan comes ``count`` times."""
+    """A progressive JPEG whose last scan is repeated ``count`` times."""
     whole = encoded(class_image(0, size=size), "JPEG", progressive=True)
     last = whole[whole.rindex(b"\xff\xda") : -2]
     return whole[:-2] + last * count + whole[-2:]
 
 
 def tiff_loop() -> bytes:
-    """A TIFF whose directory follows itself."""
+    """A TIFF whose directory points to itself."""
     whole = bytearray(encoded(PICTURE, "TIFF"))
     start = struct.unpack_from("<I", whole, 4)[0]
     entries = struct.unpack_from("<H", whole, start)[0]
@@ -116,7 +116,7 @@ def tiff_tag(value: int) -> bytes:
 
 
 def huge(kind: str, width: int, height: int) -> bytes:
-    """A header of so many pixels, and none of them."""
+    """A header that claims this many pixels, without any pixels."""
     if kind == "PPM":
         return b"P6 %d %d 255\n" % (width, height)
     if kind == "GIF":
@@ -184,7 +184,7 @@ def test_pixels_and_orientation_survive_a_text_that_is_left_out():
     "beside",
     [
         chunk(b"gAMA", b"\0"), chunk(b"iCCP", b"x"), chunk(b"pHYs", b"\0"), chunk(b"acTL", b""), chunk(b"fcTL", b"\0"),
-        chunk(b"tEXt", b"a\0b")[:-4] + bytes(4),  # of another checksum
+        chunk(b"tEXt", b"a\0b")[:-4] + bytes(4),  # a wrong checksum
     ],
     ids=["gamma", "profile", "resolution", "animation", "frame", "checksum"],
 )  # fmt: skip
@@ -207,7 +207,7 @@ def test_pillow_is_left_as_it_is():
 
 def test_terminals_do_not_obey_names():
     assert one_line("a\x1b]0;title\x07\nb\u202e") == "a\\x1b]0;title\\x07 b\\u202e"
-    assert one_line("\udcff a \u2028").encode() == b"\\udcff a"  # of a name that is not UTF-8
+    assert one_line("\udcff a \u2028").encode() == b"\\udcff a"  # from a name that is not UTF-8
     with pytest.raises(UnreadableImageError) as error:
         decode_image(b"x", name="\x1b[2J.png")
     assert str(error.value).isprintable()
@@ -229,7 +229,7 @@ def test_threads_share_the_pixels():
                     now += 40
                     most = max(most, now)
                 time.sleep(0.0005)
-                with budget.hold(30):  # does not wait for itself
+                with budget.hold(30):  # a thread does not wait for itself
                     pass
                 with lock:
                     now -= 40
@@ -241,7 +241,7 @@ def test_threads_share_the_pixels():
         thread.join(timeout=PATIENCE)
         assert not thread.is_alive()
     assert most == 80
-    with budget.hold(10**9):  # alone, whatever it is
+    with budget.hold(10**9):  # alone, any size is allowed
         pass
 
 
@@ -276,7 +276,7 @@ def test_the_pixels_are_free_again_whenever_ctrl_c_comes():
 
 
 @pytest.mark.slow
-# Decoding is bounded. The eight results of 0.2 GiB each may be alive at the same time, on a busy machine all of them.
+# Decoding is bounded. The eight results have 0.2 GiB each; on a busy machine all of them may exist at the same time.
 @pytest.mark.parametrize(("mode", "gigabytes"), [("RGB", 3.5), ("RGBA", 5.0), ("I;16", 4.0)])
 def test_eight_threads_of_64_megapixels(tmp_path, mode, gigabytes):
     path = tmp_path / "large.png"
@@ -298,7 +298,7 @@ def test_eight_threads_of_64_megapixels(tmp_path, mode, gigabytes):
 
 
 def header(name: str, size: int | bytes, kind: bytes = b"0") -> bytes:
-    """A header with a checksum that is right; a size of twelve bytes is taken as it is."""
+    """A header with a correct checksum; a size of twelve bytes is used unchanged."""
     field = size if isinstance(size, bytes) else b"%011o" % size + bytes(1)
     block = bytearray(512)
     block[: len(name)] = name.encode()
@@ -378,7 +378,7 @@ def test_a_negative_size_is_said(tmp_path):
 
 
 def test_a_header_does_not_bring_a_shard_into_memory(tmp_path, monkeypatch):
-    """A long name of a negative size would be read to the end of the file."""
+    """A long name with a negative size would be read to the end of the file."""
     asked: list[int] = []
     from probedistill.images import tar_shards
 

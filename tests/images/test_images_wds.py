@@ -28,14 +28,14 @@ from probedistill.images.splits import load_images, load_splits
 
 @pytest.fixture
 def shards(tmp_path: Path) -> Path:
-    """Two shards of nine samples, three of each class."""
+    """Two shards with nine samples, three for each class."""
     for number in range(2):
         write_tar(tmp_path / "data" / f"part-{number:03d}.tar", samples(9 * number, 9))
     return tmp_path / "data"
 
 
 def faults(images: LabelledImages) -> dict[str, str]:
-    """What cannot be read, and why."""
+    """The unreadable samples, with the reasons."""
     found = {}
     for i, name in enumerate(images.names):
         try:
@@ -111,7 +111,7 @@ def test_names_of_classes_beside_the_shards(tmp_path, label, where):
     write_tar(tmp_path / "data" / "train" / "x.tar", samples(0, 9, label))
     (tmp_path / "data" / where / "classes.txt").write_text("cat\ndog\nowl\nyak\n\n")
     images = load_images(f"wds:{tmp_path / 'data'}")
-    assert images.class_names == CLASSES  # without the yak, of which there are none
+    assert images.class_names == CLASSES  # without the yak, which has no samples
 
 
 @pytest.mark.parametrize("value", [1, "1", "dog"])
@@ -143,7 +143,7 @@ def test_keys_halves_and_other_members(tmp_path):
         ("c/one.cls", b"1"), ("c/._one.png", b"of another system"), ("c/one.jpeg", encoded(1, kind="JPEG")),
         ("late.png", encoded(0)), ("other.png", encoded(1)), ("other.cls", b"1"), ("late.cls", b"0"),
         (".hidden.png", b"x"), (".hidden.cls", b"0"),
-        ("late.png", encoded(1, 5)),  # added again: the last one counts, as it does for tar
+        ("late.png", encoded(1, 5)),  # added again: the last one counts, as in tar
     ]  # fmt: skip
     write_tar(tmp_path / "x.tar", members)
     with pytest.warns(UserWarning, match=r"shard 'x\.tar' of .* holds 'late\.png' more than once; using the last one"):
@@ -275,7 +275,7 @@ def test_damaged_samples_are_unreadable(tmp_path):
     assert all("\n" not in why for why in found.values())
 
 
-@pytest.mark.parametrize("lost", [1, 1024])  # of the last label; of the last image
+@pytest.mark.parametrize("lost", [1, 1024])  # bytes of the last label; bytes of the last image
 def test_a_truncated_shard(shards, lost):
     path = shards / "part-001.tar"
     with tarfile.open(path) as tar:

@@ -1,4 +1,4 @@
-"""Images that a program has at hand; and what is said to whoever gives something else."""
+"""Images that a program already has, and errors for anything else."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_grey_tensors_of_any_precision(channel):
 
 
 def test_colours_of_a_palette_are_part_of_the_content():
-    """Features are found again by the content; two pictures with the same numbers of colours are two pictures."""
+    """Features are cached by content, and equal palette indices with other palettes are different pictures."""
     numbers = Image.fromarray(PIXELS[0, ..., 0], "L")
     red, blue = numbers.convert("P"), numbers.convert("P")
     red.putpalette([v for i in range(256) for v in (i, 0, 0)])
@@ -111,7 +111,7 @@ def test_paths(tmp_path):
 
 @pytest.mark.parametrize("whole", [True, False])
 def test_a_little_overshoot_is_clipped(whole):
-    """A bicubic resize leaves values just beyond black and white; they are not a sign of a mean taken out."""
+    """A bicubic resize leaves values just beyond black and white; that does not mean that they were normalised."""
     images = PIXELS / 255
     images[:, 0], images[:, 1] = -0.01, 1.01
     found = np.asarray(labelled_images(images if whole else list(images), LABELS).load(0))
@@ -181,7 +181,7 @@ def test_they_are_distilled_and_scored(tmp_path):
 
 
 class Endless(Dataset):
-    """As many data sets of PyTorch: what has no end when it is gone through."""
+    """A data set without an end when it is iterated over, like many PyTorch data sets."""
 
     def __len__(self):
         return 4
@@ -198,7 +198,7 @@ def test_what_are_no_images_is_said_at_once(images):
 
 
 class Table(Sequence):
-    """As a table of Hugging Face datasets."""
+    """Like a table of Hugging Face datasets."""
 
     column_names = ("image", "label")
 
@@ -226,7 +226,7 @@ class Table(Sequence):
     ids=lambda one: type(one).__name__,
 )
 def test_the_way_out_of_other_data_sets_leads_to_labelled_images(data, classes):
-    """The line of Python that an error shows is run."""
+    """Run the line of Python that an error shows."""
     for take in (lambda: distill(data, TINY), lambda: load_splits(data), lambda: labelled_images(data, LABELS)):
         with pytest.raises(UserError, match=r"; give ") as caught:
             take()

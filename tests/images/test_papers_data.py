@@ -1,4 +1,4 @@
-"""The papers' data: each layout, made tiny, is read as it is given; the commands are ones that the parser takes."""
+"""The papers' data: each layout, in a tiny copy, is read unchanged; the parser accepts the commands."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def spawrious(root, count=20):
 
 
 def test_birds_have_their_official_split(tmp_path):
-    for place in (cub(tmp_path), tmp_path):  # the folder itself, or the one it was unpacked into
+    for place in (cub(tmp_path), tmp_path):  # the folder itself, or the folder around it
         train, test = load_splits(f"cub:{place}")
         assert train.class_names == test.class_names == ("001.Black_footed_Albatross", "002.Laysan_Albatross")
         assert train.counts().tolist() == [3, 3]
@@ -99,7 +99,7 @@ def test_waterbirds_have_three_splits(tmp_path):
 
 
 def test_lists_that_an_editor_saved_and_folders_that_a_system_added(tmp_path):
-    """Editors of Windows put a mark in front; a NAS keeps a folder for each file."""
+    """Windows editors write a mark first; a NAS adds a folder for each file."""
     root = cub(tmp_path)
     before = load_splits(f"cub:{root}")[0].fingerprint
     for path in root.glob("*.txt"):
@@ -118,7 +118,7 @@ def test_spawrious_ties_breeds_to_places(tmp_path, challenge):
     assert train.class_names == ("bulldog", "corgi", "dachshund", "labrador")
     assert train.counts().tolist() == test.counts().tolist() == [40] * 4
     places = [{name.split("/")[1] for name in part.names} for part in (train, test)]
-    assert len(places[0]) == 5  # four usual ones, and one that all breeds share
+    assert len(places[0]) == 5  # four usual places, and one that all breeds share
     shared = {"o2o_medium": "desert"}.get(challenge, "beach")
     assert sum(f"/{shared}/" in name for name in train.names) >= 4 * (1 + 3)
     assert not set(train.names) & set(test.names)

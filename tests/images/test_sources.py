@@ -1,4 +1,4 @@
-"""The seam: what a source says about itself, and sources that are added from outside the package."""
+"""The interface: what a source declares, and sources from outside the package."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ EXAMPLE = textwrap.dedent(sources.__doc__.partition("::\n\n")[2].partition("\n\n
 
 @pytest.fixture
 def mine(tmp_path, monkeypatch):
-    """The example of the documentation, in a file of the current folder."""
+    """The example from the documentation, in a file in the current folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "mine", raising=False)
