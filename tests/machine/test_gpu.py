@@ -1,4 +1,4 @@
-"""What holds on the CPU holds on a GPU. ``make gpu`` runs these; all other tests see no GPU."""
+"""The CPU's results hold on a GPU. ``make gpu`` runs these tests; all other tests see no GPU."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def splits(photos):
 
 @pytest.mark.parametrize("kind", ENCODERS)
 def test_features_are_those_of_the_cpu(kind, splits):
-    """fp32 means fp32: TF32, which torch uses for convolutions, would be off by a thousandth."""
+    """fp32 really is fp32: TF32, torch's default for convolutions, would be off by a thousandth."""
     here, there = (extract_features(loaded(kind, device), splits[0], progress=False) for device in ("cpu", "cuda"))
     assert close(there.centre.cpu(), here.centre, 1e-5)
 
@@ -56,7 +56,7 @@ def test_lower_precision_is_close(kind, precision):
 @pytest.mark.parametrize("method", ["auto", "clp", "sfm", "lgm"])
 @pytest.mark.parametrize("kind", ENCODERS)
 def test_images_are_those_of_the_cpu(kind, method, splits):
-    """Views, heads and batches are drawn alike on every device."""
+    """Views, heads and batches are the same on every device."""
     made = [
         distill(splits[0], loaded(kind, device), method=method, steps=3, views=2, **QUIET).images
         for device in ("cpu", "cuda")
@@ -97,7 +97,7 @@ def test_micro_batches_give_the_gradient_of_one_pass(splits):
 
 
 def test_memory_that_runs_out_is_a_smaller_micro_batch(splits):
-    """``auto`` takes what fits; a size that does not fit is halved."""
+    """``auto`` chooses what fits; a size that does not fit is halved."""
     encoder = loaded("convolutions")
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.empty_cache()
@@ -124,7 +124,7 @@ def test_scores_are_those_of_the_cpu(splits, tmp_path):
 
 
 def test_compiled_encoder_gives_the_same_features():
-    """Up to TF32, which is the caller's to switch off when the encoder is called by itself."""
+    """Up to TF32, which the caller must switch off if the encoder is called on its own."""
     images = pictures(2, 64).cuda()
     assert close(loaded("convolutions", compile=True)(images), loaded("convolutions")(images), 1e-2)
 

@@ -1,4 +1,4 @@
-"""What the environment says of torchrun: understood, or refused in one line that names the variable."""
+"""The environment variables of torchrun: understood, or refused in one line that names the variable."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from probedistill.machine.launch import Launch, launch, number, speaks
 
 @pytest.fixture
 def said(monkeypatch):
-    """Set variables of torchrun, and no others."""
+    """Set these variables of torchrun, and no others."""
 
     def set_(**variables: str) -> None:
         for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR"):

@@ -14,7 +14,7 @@ from probedistill.machine.memory import available_memory, total_memory
 
 @pytest.fixture
 def groups(tmp_path, monkeypatch):
-    """Write files of control groups, which this process is in from then on."""
+    """Write control groups, which contain this process from then on."""
     monkeypatch.setattr(limits, "_GROUPS", tmp_path / "groups")
     monkeypatch.setattr(limits, "_OWN", tmp_path / "own")
 
@@ -50,7 +50,7 @@ UNLIMITED = {1: 9223372036854771712, 2: "max"}
 
 @pytest.mark.parametrize("version", [1, 2])
 def test_memory_of_a_container(groups, version):
-    """It sees its own group at the top, with version 1 under a name that is not there."""
+    """It sees its own group at the top; in version 1 under a path that does not exist."""
     groups(OWN[version].format("/" if version == 2 else "/docker/5f"), **memory("", version, 10**6, 700_000, 100_000))
     assert total_memory() == 10**6
     assert available_memory() == 400_000

@@ -1,4 +1,4 @@
-"""Freed memory stays with the command line's process, unless the user has settings of his own."""
+"""The command line's process keeps freed memory, unless the user has other settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Without a network: a name of the hub is taken from this machine, or fails soon, in one line that says what to do."""
+"""Without a network: a hub name is read from this machine, or fails soon in one line that says what to do."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from probedistill.machine.network import asking_the_hub, check_waits, hub_addres
 
 @pytest.fixture(scope="module")
 def closed_port():
-    """A port that nothing listens at."""
+    """A port on which nothing listens."""
     with socket.socket() as one:
         one.bind(("localhost", 0))
         yield one.getsockname()[1]
@@ -55,7 +55,7 @@ def words_for(kind, name, photos):
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "name", "way_out"), NAMES)
 def test_a_name_of_the_hub_without_a_network(run_cli, photos, no_network, kind, name, way_out):
-    error = run_cli(*words_for(kind, name, photos)).error()  # one line: the client has not tried six times
+    error = run_cli(*words_for(kind, name, photos)).error()  # one line, because the client has not tried six times
     assert f"{kind} {name!r}: not found on this machine, and localhost cannot be reached (Connection refused)" in error
     assert way_out in error
     assert constants.HF_HUB_OFFLINE is False
@@ -147,7 +147,7 @@ def test_a_wait_is_a_whole_number(monkeypatch, value):
 
 @pytest.mark.slow
 def test_what_needs_no_client_does_not_mind_a_wait_that_is_no_number(photos, tmp_path):
-    """In processes of their own, because the client reads the variables as it is imported."""
+    """In separate processes, because the client reads the variables when it is imported."""
     environment = {**os.environ, "HF_HUB_DOWNLOAD_TIMEOUT": "abc", "HF_HUB_ETAG_TIMEOUT": "abc"}
     distil = ["distill", "--images", f"folder:{photos}", "--encoder", TINY, "--steps", "1", "--out", tmp_path / "run"]
     for words in (distil, ["info", tmp_path / "run"]):

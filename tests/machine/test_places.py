@@ -1,4 +1,4 @@
-"""Where the cache goes: as told, at home, or among the temporary files."""
+"""Where the cache goes: where the user says, at home, or among the temporary files."""
 
 from __future__ import annotations
 
@@ -73,18 +73,18 @@ print(getpass.getuser(), constants.HF_HOME, os.environ.get("MPLCONFIGDIR"), sep=
 
 @pytest.mark.parametrize("home", [None, "no such folder", "theirs"])
 def test_other_libraries_get_along_without_a_name_and_a_home(tmp_path, home):
-    """Torchvision asks for the name; datasets made a folder called ~ in the current one."""
+    """torchvision asks for the name; datasets created a folder called ~ in the current folder."""
     nothing = ("HOME", "USER", "LOGNAME", "LNAME", "USERNAME", "XDG_CACHE_HOME", "HF_HOME", "MPLCONFIGDIR")
     environment = {name: value for name, value in os.environ.items() if name not in nothing}
     (tmp_path / "theirs" / ".cache").mkdir(parents=True)
     if home is not None:
         environment["HOME"] = str(tmp_path / home / "nobody" if home != "theirs" else tmp_path / home)
-    (tmp_path / "no such folder").touch()  # so that no home can be made there
+    (tmp_path / "no such folder").touch()  # so that no home can be created there
     code = subprocess.run([sys.executable, "-c", _NOBODY], capture_output=True, text=True, env=environment, check=False)
     assert code.returncode == 0, code.stderr
     name, caches, of_matplotlib = code.stdout.splitlines()
     assert name == str(os.getuid())
-    if home == "theirs":  # weights may be there, also where it cannot be written to
+    if home == "theirs":  # weights may be there, even if it is not writable
         assert (caches, of_matplotlib) == (str(tmp_path / "theirs" / ".cache" / "huggingface"), "None")
     else:
         assert Path(caches).is_absolute()
@@ -115,7 +115,7 @@ def test_no_place_at_all_is_one_line(nowhere, distil_cli, run_cli, tmp_path, mon
     assert "there is no place for the cache" in error
     assert "set PROBEDISTILL_CACHE or TMPDIR to a writable folder" in error
     assert not (tmp_path / "run").exists()
-    with monkeypatch.context() as patch:  # libraries ask as they are imported
+    with monkeypatch.context() as patch:  # libraries ask when they are imported
         patch.setattr("probedistill.cli.app.show", lambda *what: no_place())
         patch.setattr("probedistill.cli.sets.show", lambda *what: no_place())
         assert "set TMPDIR to one" in run_cli("sets").error()
@@ -141,7 +141,7 @@ def test_a_cache_that_is_a_file_is_said_before_any_work(distil_cli, run_cli, tmp
     assert "PROBEDISTILL_CACHE" in distil_cli("--out", out).error()
     assert not out.exists()
     assert distil_cli("--cache", tmp_path / "mine", "--out", out).code == 0  # the option wins over the variable
-    assert run_cli("info", out).code == 0  # which needs no cache
+    assert run_cli("info", out).code == 0  # info needs no cache
 
 
 def test_a_cache_that_cannot_be_written_to_is_said_before_features_are_computed(
@@ -159,7 +159,7 @@ def test_a_cache_that_cannot_be_written_to_is_said_before_features_are_computed(
     with monkeypatch.context() as patch:
         patch.setattr("os.access", lambda path, mode: True)
         whole = extract_features(encoder, images, cache=place, progress=False)
-    again = extract_features(encoder, images, cache=place, progress=False)  # all of it is there: nothing is written
+    again = extract_features(encoder, images, cache=place, progress=False)  # everything is there, so nothing is written
     assert again.centre.equal(whole.centre)
 
 

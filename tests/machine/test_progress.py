@@ -24,7 +24,7 @@ with progress.ProgressBar("caf\u00e9 \u732b \\x1b[2J", 5, initial=2) as bar:
 
 
 class Stream(io.TextIOWrapper):
-    """Standard error of some encoding that raises at what it cannot hold."""
+    """Standard error with an encoding; raises for characters that it cannot represent."""
 
     def __init__(self, encoding: str, terminal: bool) -> None:
         self.bytes = io.BytesIO()
@@ -71,7 +71,7 @@ def test_a_log_file_has_lines(standard_error):
 
 
 def test_what_the_first_unit_sets_up_is_not_taken_for_its_pace(monkeypatch):
-    clock = itertools.accumulate([0.0, 0.0, 100.0, *[1.0] * 10])  # made, entered, first unit, then a second each
+    clock = itertools.accumulate([0.0, 0.0, 100.0, *[1.0] * 10])  # created, entered, first unit, then one second each
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
     with ProgressBar("work", 50, enabled=False) as bar:
         bar.advance()

@@ -1,4 +1,4 @@
-"""Workers: results in order, errors in their place, and an end at whatever moment Ctrl-C comes."""
+"""Workers: results in order, errors in their place, and an end whenever Ctrl-C comes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def doubled(items: range, work: Any = lambda item: 2 * item, **options: int) -> 
 
 
 class Pressed:
-    """Ctrl-C at an instruction of this thread, one after another of all that the block has."""
+    """Raise Ctrl-C at each instruction of a block in this thread, one after the other."""
 
     def __init__(self, at: int) -> None:
         self.left = at
@@ -44,7 +44,7 @@ class Pressed:
 
 
 def ending(at: int) -> str:
-    """How the work of a thread ends that is interrupted at some instruction."""
+    """How a thread's work ends if it is interrupted at some instruction."""
     ends = []
 
     def run() -> None:
@@ -119,7 +119,7 @@ def test_fewer_threads_than_wished(monkeypatch):
 
 
 def test_ctrl_c_at_any_instruction_ends_the_work():
-    """Locks that are taken in Python code stay taken if it comes just behind the taking: a pool then never ends."""
+    """Locks taken in Python code stay taken if Ctrl-C comes just afterwards: a pool then never ends."""
     ends = [ending(at) for at in range(1, 100)]
     while ends[-1] == "stopped":
         ends.append(ending(len(ends) + 1))

@@ -29,7 +29,7 @@ from probedistill.machine.torch_state import own_torch_state
 
 @contextmanager
 def called(change: Callable[[Any], None], value: object, usual: object) -> Iterator[None]:
-    """Within ``change(value)``; ``change(usual)`` undoes it."""
+    """Run a block within ``change(value)``; ``change(usual)`` undoes it."""
     change(value)
     try:
         yield
@@ -54,7 +54,7 @@ SETTINGS = {
     "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
     "another device": lambda: called(torch.set_default_device, "meta", None),
     "on a device": lambda: torch.device("meta"),
-    # Matrices in bfloat16, on some CPUs too.
+    # Matrices in bfloat16, even on some CPUs.
     "fast matrices": lambda: called(torch.set_float32_matmul_precision, "medium", "highest"),
 }
 if hasattr(torch.backends, "fp32_precision"):  # torch 2.9
@@ -69,7 +69,7 @@ def settings() -> tuple[object, ...]:
 
 
 def precisions() -> tuple[object, ...]:
-    """How float32 is computed: by torch 2.9's names, which can always be read, or by the older ones."""
+    """How float32 is computed: the settings of torch 2.9, which can always be read, or the older ones."""
     if not hasattr(torch.backends, "fp32_precision"):
         return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     cuda, cudnn, onednn = torch.backends.cuda, torch.backends.cudnn, torch.backends.mkldnn
@@ -97,7 +97,7 @@ def test_state_is_set_and_set_back(name):
 
 
 def test_an_operation_without_a_deterministic_algorithm_is_a_warning():
-    """Resizing with antialiasing has none on a GPU; the index here has none anywhere."""
+    """Resizing with antialiasing has none on a GPU; the indexing here has none anywhere."""
 
     def compute() -> torch.Tensor:
         return torch.zeros(3).put_(torch.tensor([1]), torch.ones(1), accumulate=False)
@@ -139,7 +139,7 @@ def test_the_callers_settings_change_no_result(name, photos, tmp_path):
 
 
 def test_half_an_image_is_none_whatever_pillow_was_told(photos, tmp_path, monkeypatch):
-    """``LOAD_TRUNCATED_IMAGES`` stands at the beginning of many a notebook; the other half would be grey."""
+    """Many notebooks begin with ``LOAD_TRUNCATED_IMAGES``; the missing half would be grey."""
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
     broken = min((photos / "train").rglob("*.png"))
     folder = shutil.copytree(photos, tmp_path / "photos")
