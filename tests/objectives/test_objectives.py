@@ -1,4 +1,4 @@
-"""Facts of methods.md about the objectives, in float64 on random features."""
+"""Mathematical facts about the objectives, in float64 on random features."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def make_real(normalization: str = "none", n: int = 40, d: int = 7, classes: int
 
 
 def make_objectives(real: RealFeatures, **sampling: int):
-    """One of each, by name; ``sampling`` gives real_batch and real_per_class."""
+    """One objective of each method, by name; ``sampling`` sets real_batch and real_per_class."""
     return {
         "lgm": lgm_objective(real, sigma=0.3, balanced=False, real_batch=sampling.get("real_batch", 0), seed=5),
         "clp": clp_objective(
@@ -170,7 +170,7 @@ def test_sample_space_and_feature_space_give_one_head(n, d, ridge):
 
 
 def test_both_branches_agree_where_they_meet():
-    # A feature that is always zero changes nothing, but moves n > d to n <= d.
+    # A feature that is always zero changes nothing, except that n > d becomes n <= d.
     features, labels = make_features(9, 8, 3)
     targets = F.one_hot(labels, 3).double()
     padded = F.pad(features, (0, 1))
@@ -229,13 +229,13 @@ def test_size_counts_where_the_head_is_not_normalized():
 
 
 def simplex(classes: int) -> Tensor:
-    """Unit vectors (C, C) with the same angle between any two: where normalised features end up at best."""
+    """Unit vectors (C, C) with the same angle between any two: the optimum of normalised features."""
     centred = torch.eye(classes, dtype=torch.float64) - 1 / classes
     return F.normalize(centred, dim=1)
 
 
 def test_clp_is_at_its_known_optimum_on_a_simplex():
-    # Unit features in C equal bundles and unit columns: cross-entropy is least when both are one simplex.
+    # Unit features in C equal bundles, and unit columns: cross-entropy is least if both are the same simplex.
     classes, tau = 4, 0.5
     features, labels = simplex(classes).repeat(3, 1), torch.arange(classes).repeat(3)
     real = RealFeatures(features, labels, classes, "center_l2")
@@ -253,7 +253,7 @@ def test_clp_is_at_its_known_optimum_on_a_simplex():
 
 
 def test_mse_is_at_its_optimum_on_the_real_features_themselves():
-    # At Z = Φ, t = y and λ → 0 the induced head is least squares on the real features: no head is better.
+    # At Z = Φ, t = y and λ → 0 the induced head is least squares on the real features, so no head is better.
     real, y = make_features(30, 6, 3, balanced=True)
     head = closed_form_head(real, F.one_hot(y, 3).double(), 1e-10).requires_grad_()
     loss = clp_loss(head, real, y, outer="mse")
@@ -278,7 +278,7 @@ def test_the_outer_option_of_the_objective_is_used():
 
 @pytest.mark.parametrize("normalize_head", [False, True])
 def test_the_gradient_of_clp_is_that_of_the_induced_head_at_a_fixed_penalty(normalize_head):
-    """λ follows the size of the features, and is a number within a step: no gradient goes through it."""
+    """λ scales with the features, but is a constant within a step: no gradient goes through it."""
     real = make_real("center")
     features, labels = make_features(8, 7, 4, seed=3)
     options = {"temperature": 0.2, "normalize_head": normalize_head}
@@ -314,7 +314,7 @@ def test_loss_is_zero_on_the_real_features_themselves(normalization, name, balan
 @pytest.mark.parametrize("others", ["samples", "centres"])
 def test_every_sfm_is_zero_on_the_real_features_themselves(cosine, others):
     features, labels = make_features(40, 7, 4)
-    assert len(torch.bincount(labels).unique()) > 1  # else both ends of a flow are one point
+    assert len(torch.bincount(labels).unique()) > 1  # otherwise both ends of a flow are the same point
     objective = sfm_objective(RealFeatures(features, labels, 4), cosine=cosine, others=others)
     assert abs(float(objective(features, labels, 0))) < 1e-12
 
@@ -353,7 +353,7 @@ def test_objectives_depend_on_seed_and_step_alone():
     first, second = (make_objectives(real, real_batch=10, real_per_class=2) for _ in range(2))
     for name in first:
         losses = [float(first[name](z, t, step)) for step in (0, 1, 2, 1, 0)]
-        torch.manual_seed(len(name))  # the global generator plays no part
+        torch.manual_seed(len(name))  # the global generator has no effect
         assert losses[3:] == losses[1::-1]
         assert [float(second[name](z, t, step)) for step in (2, 0, 1)] == [losses[2], losses[0], losses[1]]
         assert len(set(losses)) == (1 if name == "sfm" else 3)
@@ -365,7 +365,7 @@ def test_objectives_depend_on_seed_and_step_alone():
 
 
 def test_lgm_draws_real_features_and_a_head_of_sigma():
-    # A sigma of next to nothing is a head at the origin: only the drawn real features tell steps apart.
+    # With a tiny sigma the head is at the origin, so steps differ only in the real features that are drawn.
     real = make_real(balanced=False)
     z, t = make_features(8, 7, 4, seed=1)
     everything = lgm_objective(real, sigma=1e-9, balanced=False)
@@ -378,7 +378,7 @@ def test_lgm_draws_real_features_and_a_head_of_sigma():
 
 
 def test_clp_draws_the_same_number_of_every_class():
-    # Class 0's real features all differ, the others have one each: with one of each class, the loss is
+    # Class 0 has different real features, other classes have one each. So with one per class, the loss must be
     # the mean over classes for one of class 0's features.
     features, labels = make_features(12, 5, 3, balanced=True)
     rows = torch.cat(
@@ -399,7 +399,7 @@ def test_clp_draws_the_same_number_of_every_class():
 
 
 def make_equal_within_classes() -> tuple[RealFeatures, Tensor]:
-    """Real features of 30, 6 and 6 images that are their class's centre, in any order, and the centres (3, 5)."""
+    """Real features of 30, 6 and 6 images that equal their class's centre, in any order; and the centres (3, 5)."""
     generator = torch.Generator().manual_seed(4)
     centres = torch.randn(3, 5, generator=generator, dtype=torch.float64)
     labels = torch.tensor([0] * 30 + [1] * 6 + [2] * 6)[torch.randperm(42, generator=generator)]
@@ -417,7 +417,7 @@ def test_the_features_that_clp_draws_for_a_class_are_that_classes():
 
 @pytest.mark.parametrize("sampling", [{}, {"real_batch": 40}, {"real_batch": -1, "fresh": True}])
 def test_in_balanced_lgm_every_real_class_counts_the_same(sampling):
-    """Whatever features are taken: of 40 of the 42 some are of every class, and all of a class are its centre."""
+    """Whichever 40 of the 42 features are drawn: every class is among them, and all of a class equal its centre."""
     real, centres = make_equal_within_classes()
     z, t = make_features(6, 5, 3, seed=1)
     once_each = RealFeatures(centres, torch.arange(3), 3)
@@ -496,7 +496,7 @@ def test_a_gradient_step_lowers_the_loss(name, normalization):
 
 def test_centring_uses_the_mean_of_class_means():
     features, labels = make_features(40, 7, 4)
-    assert len(torch.bincount(labels).unique()) > 1  # else any mean would do
+    assert len(torch.bincount(labels).unique()) > 1  # otherwise any mean would do
     real = RealFeatures(features, labels, 4, "center")
     means = class_means(real.features, labels, 4)
     torch.testing.assert_close(means.mean(dim=0), torch.zeros(7).double(), rtol=0, atol=1e-14)
@@ -528,7 +528,7 @@ def test_precision_of_real_features(given, kept):
     features, labels = make_features(12, 7, 4)
     real = RealFeatures(features.to(given), labels, 4, "center")
     assert real.features.dtype == real.mean.dtype == kept
-    # The mean is taken after the cast: float16 would lose eight of its bits
+    # The mean is computed after the cast: float16 would lose eight of its bits
     exact = features.to(given).double()
     torch.testing.assert_close(real.mean.double(), class_means(exact, labels, 4).mean(dim=0), rtol=1e-6, atol=1e-6)
 
@@ -547,7 +547,7 @@ def test_an_unknown_normalization_is_an_error():
 
 
 class InBlocks:
-    """Float64 features given out in blocks of uneven size, in another order than their rows; counts passes."""
+    """Float64 features in blocks of uneven size, in another order than their rows; counts passes."""
 
     dtype = torch.float64
 
@@ -585,7 +585,7 @@ def test_sums_of_blocks_give_means_and_flows(size):
 
 
 def test_sums_are_exact_where_float32_would_not_be():
-    # One sample of 2²⁴ and many of 1: float32 would lose every one of them.
+    # One sample of 2²⁴ and many of 1: float32 would lose all the small ones.
     features = torch.ones(1001, 1)
     features[0] = 2.0**24
     blocks = zip(features.split(1), torch.zeros(1001, dtype=torch.int64).split(1))
@@ -654,7 +654,7 @@ def test_objectives_on_blocks_are_those_in_memory(name, normalization, size):
                 assert_close(objective(z, t, step), loss.detach())
     for actual, expected in zip(results[4:], results[:4]):
         assert_close(actual, expected)
-    # Read as often as need be: once for the mean, and each step once or not at all.
+    # Read only as often as necessary: once for the mean, and at most once per step.
     passes = source.passes - before - (normalization != "none" and name != "sfm")
     assert passes == {"sfm": 0, "lgm batch": 0, "clp batch": 0}.get(name, 4)
     assert source.rows == {"lgm batch": 4 * 9, "clp batch": 4 * 12}.get(name, 0)
@@ -692,7 +692,7 @@ def test_a_kernel_without_a_factor_gives_nan_and_no_exception() -> None:
 @pytest.mark.parametrize("logits", [1, 7, 24, 10_000])
 @pytest.mark.parametrize("make", ["lgm", "clp", "clp, all"])
 def test_blocks_of_logits_change_nothing(monkeypatch, make, logits):
-    """The value and the gradient of an objective are the same however few rows are worked on at a time."""
+    """The value and the gradient of an objective do not depend on the number of rows per block."""
     generator = torch.Generator().manual_seed(3)
     features, labels = torch.randn(30, 5, generator=generator, dtype=torch.float64), torch.arange(30) % 3
     real = RealFeatures(features, labels, 3, "center_l2")
@@ -717,7 +717,7 @@ def test_blocks_of_logits_change_nothing(monkeypatch, make, logits):
 def test_the_logits_of_a_block_take_64_megabytes_at_most(classes):
     rows = rows_of_a_block(classes)
     assert rows == 1 or 4 * rows * classes <= 2**26
-    assert 4 * (rows + 1) * classes > 2**26  # and no fewer rows than fit
+    assert 4 * (rows + 1) * classes > 2**26  # and as many rows as fit
 
 
 @pytest.mark.parametrize("count", [3, 12])  # fewer samples than features, and more
