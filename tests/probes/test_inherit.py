@@ -1,4 +1,4 @@
-"""Classifier inheritance: what the closed form is, in float64."""
+"""Classifier inheritance: properties of the closed form, in float64."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_a_target_that_is_the_source_inherits_the_head_as_it_is():
 @pytest.mark.parametrize("rank", [None, CLASSES - 1])
 def test_without_source_features_it_is_the_probe_from_scratch(rank):
     weight, bias, X, y, _ = setting(n=8)
-    if rank is not None:  # as a ridge head's: its rows sum to 0
+    if rank is not None:  # like a ridge head's: its rows sum to 0
         weight = weight - weight.mean(axis=0)
     probe = InheritedProbe(weight, bias, ridge=0.7).fit_views(X, y)
     scratch = LinearProbe("ridge", ridge=0.7).fit_views(X, y)

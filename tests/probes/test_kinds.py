@@ -1,4 +1,4 @@
-"""Probes by name: the built-in ones, and those that a user adds from outside."""
+"""Probes by name: built-in ones, and ones that a user adds from outside."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def data(photos):
 
 @pytest.fixture
 def mine(tmp_path, monkeypatch) -> Iterator[Path]:
-    """The example of the documentation, as a file in the current folder."""
+    """The example from the documentation, as a file in the current folder."""
     example = kinds.__doc__.split("whole probe::\n")[1].split("\nA classifier")[0]
     assert len(example.strip().splitlines()) <= 15
     (tmp_path / "mine_probe.py").write_text(dedent(example))
@@ -74,7 +74,7 @@ def test_a_probe_of_another_package(monkeypatch, mine, data, encoder):
 
 
 def test_a_classifier_of_scikit_learn_is_a_probe(data, encoder):
-    name = "module:sklearn.ensemble:ExtraTreesClassifier"  # has probabilities alone, and a random state
+    name = "module:sklearn.ensemble:ExtraTreesClassifier"  # has only probabilities, and a random state
     result = evaluate(None, encoder, *data, probes=[name], baselines=["full"], **QUICK)
     assert result["full real data"].top1 > 0.8
     assert not kind_of(name).deterministic
@@ -116,12 +116,12 @@ def test_a_probe_that_was_edited_is_scored_again(mine, monkeypatch, tmp_path, da
         return evaluate(None, encoder, *data, **options)
 
     first, again = scored(), scored()
-    assert again.rows == first.rows  # seconds too: nothing was fitted
+    assert again.rows == first.rows  # including seconds, so nothing was fitted
     code = (mine / "mine_probe.py").read_text()
     (mine / "mine_probe.py").write_text(code.replace("return X @", "return -X @").replace(" - (self", " + (self"))
     edited = scored()
     assert edited["full real data", "ridge"] == first["full real data", "ridge"]
-    assert edited["full real data", name].top1 == 1 - first["full real data", name].top1  # two classes, turned round
+    assert edited["full real data", name].top1 == 1 - first["full real data", name].top1  # the two classes are swapped
     assert len(load_evaluation(tmp_path / "scores.json").rows) == 2
 
 

@@ -29,7 +29,7 @@ PARAMETERS = {"ridge": {}, "logistic": {}, "sgd": FAST_SGD}
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread():
-    """Tiny matrices on busy cores: threads that wait for each other made this file ten times slower."""
+    """With tiny matrices on busy cores, waiting threads made this file ten times slower."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with threadpool_limits(1):
@@ -57,7 +57,7 @@ def noise(n, d, classes=3, seed=0):
 
 
 def expected_failures(probe):
-    """sgd takes one step for an image, whatever its weight; scikit-learn's own is excused, too."""
+    """sgd takes one step per image, whatever its weight; scikit-learn's own SGD is excused, too."""
     return {"check_sample_weight_equivalence_on_dense_data": "batches"} if probe.solver == "sgd" else {}
 
 
@@ -94,7 +94,7 @@ def test_tensors_and_arrays_give_the_same_probe(solver):
 
 
 def test_scores_are_counted_in_arrays(monkeypatch):
-    """Some releases of scikit-learn do not mix a tensor with the predictions, which are an array."""
+    """Some releases of scikit-learn cannot compare a tensor with predictions, which are an array."""
     X, y = blobs()
     seen = []
     monkeypatch.setattr(ClassifierMixin, "score", lambda self, *given: seen.extend(map(type, given)) or 0.5)
@@ -144,7 +144,7 @@ def test_standardize_equals_fitting_on_standardized_features(solver):
     scale[-1] = 1
     inside = make_probe(solver, standardize=True).fit(X, y)
     outside = make_probe(solver).fit((X - mean) / scale, y)
-    if solver == "logistic":  # its own scaling by one number differs: four of five features vary
+    if solver == "logistic":  # its own scaling by one number differs, because only four of five features vary
         outside = make_probe(solver, standardize=True).fit((X - mean) / scale, y)
     np.testing.assert_allclose(inside.logits(X), outside.logits((X - mean) / scale), atol=1e-6)
 
@@ -184,8 +184,8 @@ def test_balanced_classes_raise_the_recall_of_the_rare_class(solver):
 @pytest.mark.parametrize("solver", ["ridge", "sgd"])  # logistic divides by the variance of the weighted features
 def test_balanced_classes_are_balanced_whatever_the_images_weigh(solver):
     X, y = blobs(n=90, classes=3)
-    for_class = np.array([1.0, 1.75, 0.25])  # as much as 90 images, together
-    plain = make_probe(solver).fit(X, y)  # 30 images a class
+    for_class = np.array([1.0, 1.75, 0.25])  # the same total weight as 90 images
+    plain = make_probe(solver).fit(X, y)  # 30 images per class
     weighted = make_probe(solver, class_weight="balanced").fit(X, y, sample_weight=for_class[y])
     np.testing.assert_allclose(weighted.coef_, plain.coef_, rtol=1e-6, atol=1e-9)
     assert not np.allclose(make_probe(solver).fit(X, y, sample_weight=for_class[y]).coef_, plain.coef_, rtol=1e-2)
@@ -261,7 +261,7 @@ def test_ridge_on_constant_features_predicts_the_most_frequent_class():
 @pytest.mark.parametrize("standardize", [False, True])
 @pytest.mark.parametrize("d", [3, 12])
 def test_what_rounding_leaves_of_constant_features_is_no_spread(dtype, standardize, d):
-    """Seven times 0.1 has a mean that is not quite 0.1."""
+    """The mean of seven times 0.1 is not quite 0.1."""
     probe = LinearProbe("ridge", standardize=standardize).fit(np.full((7, d), 0.1, dtype), [0, 0, 0, 0, 1, 1, 2])
     np.testing.assert_allclose(probe.logits(np.full((2, d), 5.0)), np.tile([4 / 7, 2 / 7, 1 / 7], (2, 1)), atol=1e-9)
 
@@ -323,7 +323,7 @@ STARTS = {"papers": start_papers, "zero": start_zero, "linear": torch.nn.Linear.
 
 
 def reference_sgd(views, y, *, epochs, lr, batch_size, seed, class_weights=None, init="papers"):
-    """The papers' protocol by torch's own layer, initialisation, loss, optimiser and schedule."""
+    """The papers' protocol with torch's own layer, initialisation, loss, optimiser and schedule."""
     n, d = views.shape[1:]
     X, targets = torch.from_numpy(views), torch.from_numpy(y)
     layer = torch.nn.Linear(d, int(y.max()) + 1)
@@ -376,7 +376,7 @@ def test_sgd_starts_as_it_is_told(init):
 
 
 def test_sgd_starts_near_zero_with_no_bias():
-    """After almost no training the weights are those of the start: N(0, 0.01²), bias 0."""
+    """After almost no training the weights are still N(0, 0.01²), and the bias 0."""
     X, y = blobs(n=40, d=500)
     probe = LinearProbe("sgd", epochs=1, lr=1e-12).fit(X, y)
     assert probe.coef_.std() == pytest.approx(0.01, rel=0.05)
@@ -401,8 +401,8 @@ def test_sgd_is_reproducible_for_a_seed_and_differs_between_seeds(dtype):
 
 
 def test_sgd_takes_one_view_per_epoch():
-    # Feature v is non-zero in view v alone: after e epochs only the weights of the first e
-    # features have left their initial value.
+    # Feature v is non-zero only in view v, so after e epochs only the weights of the first e features have
+    # changed.
     y = np.array([0, 1, 2, 0])
     views = np.zeros((3, 4, 3))
     for view in range(3):
@@ -438,7 +438,7 @@ def test_equal_views_change_nothing(solver, class_weight):
 
 @pytest.mark.parametrize("solver", ["ridge", "logistic"])
 def test_all_views_are_used(solver):
-    # Each view alone misses the feature that tells two of the three classes apart.
+    # Each single view lacks the feature that separates two of the three classes.
     y = np.array([0, 1, 2] * 4)
     first, second = np.zeros((12, 2)), np.zeros((12, 2))
     first[y == 1, 0] = 1.0
@@ -465,7 +465,7 @@ def test_one_hot_targets_give_the_probe_of_the_labels(solver, class_weight, clas
     plain = make_probe(solver, class_weight=class_weight).fit_views(views, y)
     for targets in (np.eye(classes)[y], np.tile(np.eye(classes)[y], (3, 1, 1))):
         soft = make_probe(solver, class_weight=class_weight).fit_views(views, y, targets)
-        # Two classes of the logistic probe: scikit-learn goes another way to the same minimum.
+        # For two classes, scikit-learn reaches the logistic minimum on another path.
         atol = 1e-4 if solver == "logistic" and classes == 2 else 1e-6
         np.testing.assert_allclose(soft.logits(X), plain.logits(X), atol=atol)
         assert soft.classes_.tolist() == list(range(classes))
@@ -495,7 +495,7 @@ def test_soft_ridge_equals_scikit_learn():
 
 @pytest.mark.parametrize("per_view", [False, True])
 def test_soft_ridge_of_several_views_equals_scikit_learn(per_view):
-    """Each view is a sample of weight 1/V, with the targets of its image, or its own."""
+    """Each view is a sample of weight 1/V, with its image's targets or its own."""
     X, targets = np.random.default_rng(0).normal(size=(3, 8, 4)), soft_rows(8, 3, views=3 if per_view else None)
     flat = X.reshape(-1, 4)
     alpha = 0.3 * np.sum((flat - flat.mean(0)) ** 2) / 3 / 8
@@ -694,7 +694,7 @@ def test_no_top5_below_five_classes_and_no_groups_without_groups():
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**16), classes=st.integers(5, 60), values=st.integers(2, 40))
 def test_the_five_best_are_those_of_a_stable_sort(seed, classes, values):
-    """Of equal logits the lower class comes first, however many classes there are."""
+    """For equal logits the lower class comes first, however many classes there are."""
     rng = np.random.default_rng(seed)
     logits, y = rng.integers(0, values, (20, classes)).astype(float), rng.integers(0, classes, 20)
     order = np.argsort(-logits, axis=1, kind="stable")

@@ -53,7 +53,7 @@ def test_low_rank_affine_has_the_rank_that_was_asked_for(rng):
 
 
 def test_low_rank_affine_keeps_what_varies_most_over_the_views(rng):
-    """Of the full map's values, less their mean, no map of this rank keeps more (Eckart and Young)."""
+    """No map of this rank keeps more of the full map's centred values (Eckart and Young)."""
     new, old = rng.normal(size=(30, 6)) + 5.0, rng.normal(size=(30, 7))
     full, part = (low_rank_affine(new, old, rank=rank)[0] for rank in (6, 2))
     centred = new - new.mean(axis=0)
