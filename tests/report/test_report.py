@@ -1,4 +1,4 @@
-"""The report: what it shows, that it is one file on its own, and that names in it stay text."""
+"""The report: what it shows, that it is a single self-contained file, and that names in it stay text."""
 
 from __future__ import annotations
 
@@ -131,13 +131,13 @@ def test_the_headline_is_of_one_probe_and_of_the_run_s_own_encoder(run, report):
     worse = tuple(replace(score, top1=0.111, per_class={"cat": 0.111}) for score in distilled.scores)
     elsewhere = replace(own.context, encoder=replace(own.context.encoder, fingerprint="ef" * 32))
     other = Evaluation((replace(distilled, scores=worse), *real), elsewhere)
-    other.save(run / "evaluation-another.json")  # comes first in the folder
+    other.save(run / "evaluation-another.json")  # sorted first in the folder
     better = tuple(replace(score, top1=0.95) for score in distilled.scores)
     logistic = replace(distilled, probe="logistic", scores=better)
     (run / "evaluation-tiny.json").unlink()
     Evaluation((logistic, *own.rows), own.context).save(run / "evaluation-tiny.json")
     page = report(run)
-    assert "3 distilled images train a logistic probe to 95.0%. " in page.text  # full data are ridge's
+    assert "3 distilled images train a logistic probe to 95.0%. " in page.text  # for full data, the ridge probe's score
     assert "62%" in {image["score"] for image in json.loads(page.script("data"))["r0"]["images"]}
 
 
@@ -230,7 +230,7 @@ class Sharpness(Analysis):
 
 @pytest.fixture
 def own_analysis(tmp_path, monkeypatch):
-    """A module with an analysis of the user's own in the current folder."""
+    """A module with a user's own analysis, in the current folder."""
     (tmp_path / "my_analysis.py").write_text(MINE)
     monkeypatch.chdir(tmp_path)
     yield "module:my_analysis:Sharpness"
@@ -285,7 +285,7 @@ def test_several_runs(run, report, tmp_path):
 
 
 def test_scores_that_were_not_made_alike_are_said_not_to_be(run, report, tmp_path):
-    """One table of all runs said "by the same protocol", whatever each was scored by."""
+    """The table of all runs said "by the same protocol", whatever each run's protocol was."""
     second = make_run(tmp_path / "second", seed=1)
     page = report(run, second)
     assert "deviation over evaluation seeds. Guessing among 3 classes reaches 33%." in page.text
@@ -304,7 +304,7 @@ def test_a_title_of_many_runs_is_short(report, tmp_path):
 
 
 def test_a_set_without_losses_has_the_steps_of_its_run(report, run_cli):
-    """Sets that come with the package keep none: the report and watch said that they had taken no step."""
+    """Sets that come with the package have no losses, so the report and watch said that they had no steps."""
     assert run_cli("watch", "set:digits-lite0").out.startswith("finished: step 300 of 300, ")
     assert re.search(r"finished 1 300 \d+ Save as CSV : Runs", report("set:digits-lite0").text)
 

@@ -1,6 +1,6 @@
 """The report in a real browser: no errors, everything works with mouse and keyboard, axe finds nothing serious.
 
-The browser is the one that $PROBEDISTILL_CHROMIUM names, the system's Chromium or Chrome, or Playwright's own.
+The browser is $PROBEDISTILL_CHROMIUM, the system's Chromium or Chrome, or Playwright's own.
 Screenshots are kept in $PROBEDISTILL_ARTEFACTS, or with the tests' temporary files.
 """
 
@@ -67,7 +67,7 @@ def long_file(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def open_page(browser, page_file):
-    """Open a report; at the end nothing may have been complained of, and nothing asked of a network."""
+    """Open a report; at the end there must have been no errors and no network requests."""
     said, contexts = [], []
 
     def start(size: str = "desktop", scheme: str = "light", file: Path = page_file):
@@ -90,7 +90,7 @@ def open_page(browser, page_file):
 
 
 def pixels(canvas) -> list[int]:
-    """What a canvas shows, as (width, height, sum over its values)."""
+    """The content of a canvas, as (width, height, sum of its values)."""
     values = "c.getContext('2d').getImageData(0, 0, c.width, c.height).data"
     return canvas.evaluate(f"c => [c.width, c.height, {values}.reduce((a, b) => a + b)]")
 
@@ -100,7 +100,7 @@ def artefacts(otherwise: Path) -> Path:
 
 
 def settle(page, script: str) -> None:
-    """Wait until it holds. Playwright's own way needs eval, which the page's policy forbids."""
+    """Wait until a condition holds. Playwright's own function needs eval, which the page's policy forbids."""
     wait_for(lambda: page.evaluate(script))
 
 
@@ -130,7 +130,7 @@ def test_dialog(open_page):
     slider.focus()
     page.keyboard.press("ArrowLeft")
     settle(page, "document.getElementById('viewer-image').getAttribute('aria-label').endsWith('at step 20')")
-    assert pixels(dialog.get_by_role("img"))[2] < final[2]  # darker before it was done
+    assert pixels(dialog.get_by_role("img"))[2] < final[2]  # darker at an earlier step
     page.keyboard.press("ArrowRight")
     dialog.get_by_role("button", name="Close").focus()
     page.keyboard.press("ArrowRight")
@@ -149,7 +149,7 @@ def test_dialog_keeps_the_keys_at_its_ends(open_page):
     title = page.locator("#viewer-title")
     for name, over, back in (("Next", "hen", "ArrowLeft"), ("Previous", "cat", "ArrowRight")):
         page.get_by_role("button", name=name).focus()
-        for _ in range(4):  # once more than there are images
+        for _ in range(4):  # one more press than there are images
             page.keyboard.press("Enter")
         assert title.inner_text() == over
         assert page.evaluate("document.activeElement.textContent") == name
@@ -254,7 +254,7 @@ def test_wall(open_page):
     assert buttons.count() == 2 * len(CLASSES)
     settle(page, "[...document.querySelectorAll('.wall canvas')].every(c => c.width > 8)")
     start, result = buttons.first.locator("canvas").all()
-    assert pixels(start)[2] < pixels(result)[2]  # a run of the tests begins with black
+    assert pixels(start)[2] < pixels(result)[2]  # these runs begin with black images
     page.get_by_role("button", name="dog, second").click()
     assert page.get_by_role("dialog", name="dog").is_visible()
 
@@ -339,12 +339,12 @@ def test_printed_whole(open_page, tmp_path):
     settle(page, "[...document.querySelectorAll('.gallery canvas')].every(c => c.width > 8)")
     page.pdf(path=tmp_path / "report.pdf")
     assert (tmp_path / "report.pdf").stat().st_size > 20_000
-    assert page.evaluate("document.documentElement.dataset.theme") == "dark"  # as it was on the screen
+    assert page.evaluate("document.documentElement.dataset.theme") == "dark"  # the theme on the screen is kept
 
-    settle(page, "[...document.querySelectorAll('.evolution canvas')].every(c => c.width > 8)")  # hidden runs' too
+    settle(page, "[...document.querySelectorAll('.evolution canvas')].every(c => c.width > 8)")  # even in hidden runs
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
     page.emulate_media(media="print")
-    page.set_viewport_size({"width": 718, "height": 1000})  # A4 within a browser's margins
+    page.set_viewport_size({"width": 718, "height": 1000})  # A4 minus a browser's margins
     page.screenshot(path=artefacts(tmp_path) / "report-print.png", full_page=True)
     drawn = page.evaluate(PRINTED)
     assert len(drawn) == page.locator("svg.figure").count()

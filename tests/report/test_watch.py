@@ -1,4 +1,4 @@
-"""Watching a run: what is said in each state, and that the run's folder is only read."""
+"""Watching a run: what is shown in each state, and that the run's folder is only read."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_files_of_the_future_are_said_to_be(under_way):
 
 
 def test_a_run_that_is_not_there_is_waited_for_by_name(under_way, monkeypatch, capsys):
-    """A misspelt folder was waited for without a word of which one it is."""
+    """watch used to wait for a misspelt folder without saying which one."""
 
     def stop(_: float) -> None:
         raise KeyboardInterrupt
@@ -84,7 +84,7 @@ def test_a_run_that_is_not_there_is_waited_for_by_name(under_way, monkeypatch, c
 
 
 def followed(folder, monkeypatch, capsys, meanwhile):
-    """What watch logs of a run until the test finishes it; ``meanwhile`` maps the number of a look to what happens."""
+    """What watch logs until the test finishes the run; ``meanwhile`` maps the number of a look to what happens then."""
     looks = iter(range(100))
 
     def look(_: float) -> None:
@@ -201,7 +201,7 @@ def test_a_terminal_of_any_encoding(under_way, encoding):
 
 @pytest.mark.slow
 def test_a_real_run(photos, tmp_path, start_process, fork):
-    """Watched from before its start to its end."""
+    """Watched from before its start until its end."""
     watching = start_process("watch", tmp_path / "run")
     wait_for(lambda: watching.stdout.readline().startswith("waiting"))
     made = fork(
