@@ -33,7 +33,7 @@ PUBLIC = {"_version"}  # modules with an underscore that every room may import
 
 
 def module_of(path: Path) -> str:
-    """``show.tables`` for show/tables.py; the package itself is empty."""
+    """``show.tables`` for show/tables.py; an empty string for the package itself."""
     parts = path.relative_to(PACKAGE).with_suffix("").parts
     return ".".join(part for part in parts if part != "__init__")
 
@@ -45,7 +45,7 @@ def room_of(module: str) -> str:
 
 @cache
 def imports(path: Path) -> list[tuple[str, str, int]]:
-    """(module, name, line) of everything that a file imports from this package, inside functions too."""
+    """(module, name, line) of everything that a file imports from this package, even inside functions."""
     return [*_imports(path)]
 
 

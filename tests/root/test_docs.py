@@ -1,4 +1,4 @@
-"""README and docs: links lead somewhere, command lines are ones that the parser takes, the API page is whole."""
+"""README and docs: links work, the parser accepts all command lines, and the API page is complete."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import probedistill
 from probedistill.cli.app import SHARED, app
 
 ROOT = Path(__file__).parents[2]
-WIDTH = 120  # of lines that are wrapped at 118: two letters are no reason to stop anybody
+WIDTH = 120  # prose is wrapped at 118; two characters more are tolerated
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 GENERATED = re.compile(r"<!-- [\w-]+: benchmarks/tables\.py -->.*?<!-- end -->", re.DOTALL)
 FENCE = re.compile(r"^(```|~~~).*?^\1[^\n]*$", re.DOTALL | re.MULTILINE)
@@ -26,12 +26,12 @@ def named(path: Path) -> str:
 
 
 def blank(match: re.Match[str]) -> str:
-    """As many lines, with nothing in them: numbers of lines stay true."""
+    """The same number of empty lines, so that line numbers stay correct."""
     return "\n" * match.group().count("\n")
 
 
 def anchors(page: Path) -> set[str]:
-    """What GitHub makes of the headings of a page."""
+    """The anchors that GitHub makes from the headings of a page."""
     found = set()
     for heading in re.findall(r"^#+ (.+)$", FENCE.sub(blank, page.read_text(encoding="utf-8")), re.MULTILINE):
         found.add(re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-"))
@@ -50,7 +50,7 @@ def broken_links(page: Path) -> Iterator[str]:
 
 
 def command_lines(text: str) -> Iterator[str]:
-    """The calls of the command line in code blocks, and those in the running text."""
+    """The command lines in code blocks and in running text."""
     for block in FENCE.finditer(text):
         joined = re.sub(r"\\\n\s*", " ", block.group())
         for line in joined.splitlines():
@@ -62,7 +62,7 @@ def command_lines(text: str) -> Iterator[str]:
 
 
 def wrong_with(line: str) -> str | None:
-    """What the parser says of a command line, if it does not take it."""
+    """The parser's message about a command line that it does not accept."""
     words = shlex.split(re.split(r"\s[|>;&]", line)[0], comments=True)[1:]
     while words and words[0] in SHARED:
         words = words[1:]
@@ -78,13 +78,13 @@ def wrong_with(line: str) -> str | None:
                 known.match(flag)
             except ValueError:
                 return f"{words[0]} has no option {flag}"
-    # An ellipsis stands for more, and a file of options for what is not there.
+    # An ellipsis stands for further options, and a file of options may contain what is missing.
     if "--help" in words or {"--config", "…"} & set(words) or "…" in line or any(w.isupper() for w in words):
         return None
     words = [word for word in words if word not in SHARED]
     try:
         app.parse_args(words, exit_on_error=False, print_error=False)
-    except Exception as error:  # whatever it is, the reader of the page would meet it
+    except Exception as error:  # a reader of the page would get it, whatever it is
         return " ".join(str(error).split())
     return None
 

@@ -1,4 +1,4 @@
-"""Errors speak to whoever reads them: arguments in Python, flags on the command line."""
+"""Errors name arguments in Python, and flags on the command line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/extending.md: every example is short, and works as it is written, from a file in the current folder."""
+"""docs/extending.md: every example is short and works unchanged, from a file in the current folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is imported when: nothing heavy before it is needed, and the public names whatever came first."""
+"""When modules are imported: nothing heavy before it is needed, and public names in any order."""
 
 from __future__ import annotations
 

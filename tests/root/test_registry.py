@@ -1,4 +1,4 @@
-"""Seams: names become things when they are used; a user's own file and other packages add to them."""
+"""Registries: names are resolved when they are used; a user's own file and other packages can add names."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ COLOURS = Registry("colour", {"red": ".errors:UserError", "blue": "json:dumps"})
 
 @pytest.fixture
 def own(tmp_path, monkeypatch):
-    """A file in the current folder, which only a module: name can find."""
+    """A file in the current folder, which only a ``module:`` name can find."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     (tmp_path / "own_colours.py").write_text("green = 'leaves'\n")

@@ -1,4 +1,4 @@
-"""Seeds: a function of the user's seed, the purpose and the place, and of nothing else."""
+"""Seeds: a function of only the user's seed, the purpose and the keys."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_a_seed_fits_into_63_bits(seed, stream, keys):
 
 
 def test_seeds_and_streams_are_what_they_have_always_been():
-    """Every stored result was drawn from them. A new stream comes at the end; no number changes, or is used again."""
+    """Every stored result depends on them. New streams come at the end; no number is changed or reused."""
     assert seed_of(0, Stream.CANVAS_NOISE) == 2024819301478721300
     assert seed_of(0, Stream.STEP_VIEWS, 3, 1) == 8974951790560603529
     assert seed_of(7, Stream.AUDITED_PHOTOS, 2**64, 0) == 9179267542225704562

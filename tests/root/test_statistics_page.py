@@ -1,4 +1,4 @@
-"""docs/statistics.md: its commands and its Python work as they are written, here on tiny photos with a tiny encoder."""
+"""docs/statistics.md: its commands and its Python work unchanged, here on tiny photos with a tiny encoder."""
 
 from __future__ import annotations
 

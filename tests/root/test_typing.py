@@ -1,4 +1,4 @@
-"""Type hints for users' checkers: a misspelt option is an error before anything runs."""
+"""Type hints for users' type checkers: a misspelt option is an error before anything runs."""
 
 from __future__ import annotations
 

