@@ -1,4 +1,4 @@
-"""An export is a distilled set of small files: within its budget, nearest to the original, and scored as shipped."""
+"""An export is a distilled set in small files: within its budget, nearest to the original, and scored as shipped."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def make_set(names=("cat", "dog"), per_class: int = 2, size: int = SIDE, **extra
     rng = np.random.default_rng(0)
     labels = torch.arange(len(names)).repeat_interleave(per_class)
     pixels = np.stack([np.asarray(class_image(c, len(names), size, rng)) for c in labels.tolist()])
-    images = torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255 + 1e-3  # as optimised: not on the 8-bit grid
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255 + 1e-3  # as after optimisation: not on the 8-bit grid
     return DistilledSet(images, labels, tuple(names), run_record(device="x"), **extras)
 
 
@@ -139,7 +139,7 @@ def test_torchvision_and_hugging_face_read_it(tmp_path):
 def test_same_command_gives_the_same_bytes(tmp_path, encoder):
     for name in ("one", "two"):
         write(make_set(), tmp_path / name, max_bytes=1500, encoder=encoder)
-    for path in (p for p in (tmp_path / "one").rglob("*.*") if p.suffix != ".safetensors"):  # its header has no order
+    for path in (p for p in (tmp_path / "one").rglob("*.*") if p.suffix != ".safetensors"):  # has a random order
         assert path.read_bytes() == (tmp_path / "two" / path.relative_to(tmp_path / "one")).read_bytes()
 
 
@@ -170,13 +170,13 @@ def test_more_bytes_are_nearer(tmp_path, encoder):
     reports = [write(make_set(), tmp_path / str(b), max_bytes=b, encoder=encoder) for b in (300, 1000, 3000, 12_000)]
     distances = [r.feature_distance for r in reports]
     assert all(b < a for a, b in pairwise(distances)), distances
-    assert reports[-1].format == "png"  # where everything fits, the lossless one is nearest
+    assert reports[-1].format == "png"  # if everything fits, the lossless file is nearest
     assert reports[-1].pixel_error == 0
     assert distances[-1] == pytest.approx(0, abs=1e-6)
 
 
 def test_it_is_the_best_of_what_fits(tmp_path):
-    """No quality of any format at any size of the search is nearer within the budget."""
+    """Within the budget, no quality of any format and size in the search is nearer."""
     distilled, budget = make_set(), 900
     report = write(distilled, tmp_path, max_bytes=budget)
     pixels = to_8_bits(distilled.images).permute(0, 2, 3, 1).numpy()
@@ -224,7 +224,7 @@ def test_distances_are_zero_for_the_same_and_grow():
     assert pixel_error(images, images.clamp(0.1, 0.9) + 0.1) > 0
     assert pixel_error(torch.zeros(1, 3, 4, 4), torch.full((1, 3, 4, 4), 10 / 255)) == pytest.approx(10)
     flat = torch.full((2, 3, 8, 8), 0.25)
-    assert pixel_error(flat, flat[..., :2, :2]) == pytest.approx(0, abs=1e-4)  # brought back to its size
+    assert pixel_error(flat, flat[..., :2, :2]) == pytest.approx(0, abs=1e-4)  # resized back
 
 
 def test_feature_distance():
@@ -238,7 +238,7 @@ def test_feature_distance():
     close(0, features)
     close(1, others, 0.05)
     mean = features.mean(0)
-    close(0, mean + 3 * (features - mean))  # along the same directions
+    close(0, mean + 3 * (features - mean))  # in the same directions
     close(2, mean - (features - mean))
     far = features + 100  # what all features share does not hide their differences
     assert feature_distance(far, others + 100) == pytest.approx(feature_distance(features, others), abs=1e-9)
@@ -366,7 +366,7 @@ def test_an_export_that_was_killed_is_taken_up_by_the_same_command(saved, tmp_pa
     out = tmp_path / "out"
 
     def killed(folder, _):
-        shutil.copytree(folder, out)  # what lies there when a process ends at this point
+        shutil.copytree(folder, out)  # the state if a process ends at this point
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
@@ -415,7 +415,7 @@ def test_an_export_is_scored_as_shipped(tmp_path, photos, encoder):
         for s in (make_set(size=40), DistilledSet.load(tmp_path / "same"), dots, flat)
     )
     assert same.scores == full.scores
-    assert tiny.scores == coloured.scores  # one pixel is an image, too, of one colour
+    assert tiny.scores == coloured.scores  # a single pixel is an image of one colour
 
 
 @pytest.fixture(scope="module")

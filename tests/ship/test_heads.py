@@ -1,4 +1,4 @@
-"""A ready head: its file, its predictions, and what it says to wrong use."""
+"""A ready head: its file, its predictions, and errors on wrong use."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_a_photo_that_cannot_be_read_costs_no_other_its_class(encoder, photos, t
     assert "03x.jpg" in shown.err
     lines = (tmp_path / "found.csv").read_text().splitlines()
     assert (len(lines), lines[5].endswith("03x.jpg,,")) == (23, True)
-    # Asked for by name, it is an error.
+    # A photo given by name is an error.
     assert "zz.jpg" in run_cli("predict", tmp_path / "head", folder / "zz.jpg", "--encoder", TINY).error()
 
 

@@ -71,7 +71,7 @@ def test_what_is_pushed_comes_back(hub, run):
 
 @pytest.mark.slow
 def test_datasets_reads_a_repository_with_the_names_of_its_classes(hub, tmp_path):
-    """In a process of its own, since `datasets` takes the address of the hub when it is imported."""
+    """In a separate process, because `datasets` reads the hub's address when it is imported."""
     names = ["b", "bullet train", "a: 'b'", "null", "1.0", "caf\u00e9", " x"]
     images = torch.rand(len(names), 3, 8, 8, generator=torch.Generator().manual_seed(0))
     run = DistilledSet(images, torch.arange(len(names)), tuple(names)).save(tmp_path / "run")

@@ -1,4 +1,4 @@
-"""import: other people's sets become runs, nothing in their files is run, and what is wrong is one line."""
+"""import: other people's sets become runs, no code in their files is run, and errors are one line."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def _parquet(path, labels):
 
 
 def test_names_of_the_file_are_put_in_order_and_never_replaced(tmp_path):
-    """An image that the file calls a must not be called c, because that is first in the list."""
+    """An image that the file calls a must not become c, only because c is first in the list."""
     path = _parquet(tmp_path / "set.parquet", ["b", "a", "c", "a"])
     found = read_set(path, classes=["c", "b", "a"])
     assert [found.class_names[label] for label in found.labels] == ["b", "a", "c", "a"]
@@ -152,7 +152,7 @@ def test_rows_of_parquet_without_a_class_are_one_line(tmp_path, labels):
 
 
 def test_arrays_in_a_file_of_pytorch_are_refused_without_its_advice(tmp_path):
-    """PyTorch's own text advises to run what is in the file."""
+    """PyTorch's own message suggests running code from the file."""
     with pytest.raises(UserError, match=r"cannot be read \(damaged, or not only tensors\)"):
         read_set(saved(tmp_path, {"images": IMAGES.detach().numpy(), "labels": LABELS}))
 
@@ -282,7 +282,7 @@ def test_what_needs_the_encoder_of_a_set_says_what_to_do_without_it(tmp_path, ph
 
 @pytest.fixture
 def known(tmp_path, run_cli):
-    """A set of the photos' classes that was imported with its encoder."""
+    """A set with the photos' classes, imported with its encoder."""
     file, run = saved(tmp_path, {"images": IMAGES[::2], "labels": LABELS[::2]}), tmp_path / "theirs"
     encoder = ["--encoder", TINY, "--input-size", 24, "--device", "cpu"]
     assert run_cli("import", file, "--classes", "cat", "dog", *encoder, "--out", run).code == 0

@@ -1,4 +1,4 @@
-"""Soft labels and head of a finished set."""
+"""Soft labels and the head of a finished set."""
 
 from __future__ import annotations
 
@@ -74,12 +74,12 @@ def test_soft_labels_are_rows_of_weights_and_repeatable(distilled, encoder, bank
     assert torch.equal(one.soft_labels, two.soft_labels)
     assert one.run.soft_labels.kind == kind
     assert one.run.soft_labels.temperature > 0
-    if kind == "source":  # the learned ones stay at their start here: these classes are separable
+    if kind == "source":  # learned labels stay at their start here, because these classes are separable
         other = with_extras(distilled, encoder, bank, soft_labels=kind, seed=1)
         assert not torch.equal(one.soft_labels, other.soft_labels)
     assert one.head is None
     both = with_extras(one, encoder, bank, keep_head=True)
-    assert torch.equal(both.soft_labels, one.soft_labels)  # what was there stays
+    assert torch.equal(both.soft_labels, one.soft_labels)  # existing soft labels stay
 
 
 def test_learned_labels_lower_the_loss_that_evaluation_sees():
@@ -98,8 +98,8 @@ def test_learned_labels_lower_the_loss_that_evaluation_sees():
     learned = cross_entropy(soft.logits(real), y, temperature)
     assert learned < cross_entropy(hard.logits(real), y, best_temperature(hard.logits(real), y)) - 0.01
     assert soft.score(real, y) > hard.score(real, y)
-    assert rows[0, 1] > 0.3  # of a label that said class 0
-    # No step along any row lowers it: the minimum over the simplex has been found, to the budget of the search.
+    assert rows[0, 1] > 0.3  # although its hard label is class 0
+    # No step along any row lowers it: the minimum over the simplex was found, within the search's budget.
     for image in range(5):
         for target in range(4):
             moved = rows.copy()
@@ -109,7 +109,7 @@ def test_learned_labels_lower_the_loss_that_evaluation_sees():
 
 
 def test_learned_labels_where_the_classes_fall_apart():
-    """The temperature stays within its bounds, and the labels are numbers."""
+    """The temperature stays within its bounds, and the labels are finite."""
     real = torch.eye(2, 6, dtype=torch.float64).repeat(5, 1) * 100
     rows, temperature = learned_labels(real[None, :2], torch.arange(2), real, torch.arange(10) % 2, 2)
     assert np.isfinite(rows).all()
@@ -172,7 +172,7 @@ def test_label_then_evaluate(run_cli, photos, finished):
 
     other = ["--encoder", TINY, "--encoder-args.seed", 5, "--probes", "inherited"]
     result = run_cli("evaluate", out, "--images", f"folder:{photos}", *scored[2:], *other)
-    assert f"without the source's features: run '{out}' is not trusted" in result.out  # no module by itself
+    assert f"without the source's features: run '{out}' is not trusted" in result.out  # a module: encoder needs trust
     assert "name the encoder with --source" in result.out
     result = run_cli("evaluate", out, *scored, *other, "--source", out / "config.yaml")
     assert "with the source's features" in result.out
@@ -208,7 +208,7 @@ def test_a_damaged_record_of_the_augmentation(run_cli, distilled, data, tmp_path
 
 
 def test_an_evaluation_prefers_the_soft_labels_of_the_set(distilled, encoder, data):
-    """Soft labels that are turned round make the probe wrong."""
+    """Reversed soft labels make the probe wrong."""
     turned = torch.eye(3)[(distilled.labels + 1) % 3]
     options = {"seeds": 1, "views": 0, "baselines": [], "progress": False}
     result = evaluate(replace(distilled, soft_labels=turned), encoder, *data, **options)
@@ -219,7 +219,7 @@ def test_an_evaluation_prefers_the_soft_labels_of_the_set(distilled, encoder, da
 
 
 def test_features_without_a_class_are_refused(distilled, encoder, bank):
-    """A head of the other classes would have its rows in their places."""
+    """A head without that class would have its rows in the wrong places."""
     some = bank.select((bank.labels != 1).nonzero().squeeze(1))
     for extras in ({"keep_head": True}, {"soft_labels": "source"}, {"soft_labels": "learned"}):
         with pytest.raises(UserError, match="the features have no image of class 'dog'; give images of every class"):

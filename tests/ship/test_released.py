@@ -1,4 +1,4 @@
-"""The sets that come with the package: whole, small, licensed, and good for what README says of them."""
+"""The sets that come with the package: complete, small, licensed, and as good as the README says."""
 
 from __future__ import annotations
 
@@ -83,5 +83,5 @@ def test_the_first_example_of_the_readme():
     example = next(block for block in blocks if "set:digits" in block)
     names: dict[str, object] = {}
     exec(example, names)
-    assert float(names["accuracy"]) > 0.55  # on the card: 70%
+    assert float(names["accuracy"]) > 0.55  # the card says 70%
     assert isinstance(names["digits"].images, torch.Tensor)
