@@ -1,4 +1,4 @@
-"""Figures: names are shown letter by letter and never cut, nothing overlaps, every number has a title."""
+"""Figures: names are shown literally and never cut, nothing overlaps, and every number has a title."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ DRAWINGS = {
 
 
 def box(words):
-    """Left, top, right and bottom of the place that a line of text takes at most."""
+    """Left, top, right and bottom of the largest area that a line of text can take."""
     width, height = text_width(words.text, words.size) * (1.1 if words.bold else 1.0), words.size
     before = {"start": 0.0, "middle": width / 2, "end": width}[words.anchor]
     if words.turned:
@@ -100,7 +100,7 @@ def box(words):
 
 
 def check_layout(drawing):
-    """Every line of text lies on the picture, and no two lines touch."""
+    """Check that every line of text is within the picture, and that no two lines touch."""
     scene = scene_of(drawing)
     boxes = [box(mark) for mark in scene.marks if isinstance(mark, Words)]
     for left, top, right, bottom in boxes:
@@ -185,7 +185,7 @@ def test_lines_hold_all_letters_and_fit(text, width):
 
 @pytest.mark.parametrize("width", range(50, 200, 10))
 def test_no_number_is_broken(width):
-    """A line ended in "have 0." and the next one began with "50"."""
+    """A line used to end with "have 0.", and the next one began with "50"."""
     numbers = ["0.50", "1,234.5", "-0.25", "3e-05"]
     lines = wrapped(f"Periphery {' over '.join(numbers)} and others.", width, 12)
     assert {word for line in lines for word in line.split()}.issuperset(numbers)
@@ -209,7 +209,7 @@ def test_titles_of_cells_points_bars_and_lines():
 
 
 @given(some.arrays(np.float64, (3, 4), elements=numbers))
-@example(np.full((3, 4), -10000.0))  # numbers that are wider than a bar should be
+@example(np.full((3, 4), -10000.0))  # numbers wider than a usual bar
 @settings(max_examples=25, deadline=None)
 def test_numbers_may_be_missing_anywhere(values):
     drawing = heat_map("abc", "wxyz", values, framed=np.isnan(values), gaps=(2,))
@@ -273,25 +273,25 @@ def test_ticks_are_few_and_inside(low, length, most):
 
 
 def test_thirty_classes_have_thirty_colours():
-    """With more than ten the colours began again, and a legend named one colour three times."""
+    """After ten the colours used to repeat, and a legend had one colour three times."""
     assert len({colour(number) for number in range(30)}) == 30
     assert [colour(number) for number in range(10)] == list(COLOURS)
 
 
 def linear(colour):
-    """Red, green and blue of #rrggbb as amounts of light."""
+    """Red, green and blue of #rrggbb as linear light."""
     values = np.array([int(colour[at : at + 2], 16) for at in (1, 3, 5)]) / 255
     return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
 
 
 def lab(light):
-    """The CIE L*a*b* coordinates of some light, in which distances are those that the eye sees."""
+    """The CIE L*a*b* coordinates of some light, in which distances match perception."""
     to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
     x, y, z = np.cbrt(to_xyz @ np.clip(light, 0, 1) / [0.9505, 1, 1.089])
     return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
 
 
-SEEN = {  # what readers see who lack a kind of cone (Machado, Oliveira and Fernandes 2009)
+SEEN = {  # vision without one kind of cone (Machado, Oliveira and Fernandes 2009)
     "with all cones": np.eye(3),
     "without green": [[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]],
     "without red": [[0.152, 1.053, -0.205], [0.115, 0.786, 0.099], [-0.004, -0.048, 1.052]],
@@ -301,20 +301,20 @@ SEEN = {  # what readers see who lack a kind of cone (Machado, Oliveira and Fern
 
 @pytest.mark.parametrize("eye", SEEN)
 def test_colours_differ_for_every_reader(eye):
-    """Blue and purple, orange and olive were one colour to readers who see no red or no green."""
+    """Blue and purple, or orange and olive, used to look the same to colour-blind readers."""
     seen = [lab(np.array(SEEN[eye]) @ linear(one)) for one in COLOURS]
     assert min(np.linalg.norm(one - other) for one, other in combinations(seen, 2)) > 10
 
 
 @pytest.mark.parametrize("page", ["#ffffff", "#1d2026"])
 def test_colours_stand_out_from_light_and_dark_pages(page):
-    """At least 3:1, as WCAG asks of what a picture consists of."""
+    """A contrast of at least 3:1, as WCAG requires of the parts of a picture."""
     bright = [np.array([0.2126, 0.7152, 0.0722]) @ linear(one) + 0.05 for one in (page, *COLOURS)]
     assert all(max(one, bright[0]) / min(one, bright[0]) >= 2.95 for one in bright[1:])
 
 
 def test_lines_differ_in_grey_print():
-    """Each of four lines has dashes of its own, in the legend too; one line alone is whole."""
+    """Each of four lines has its own dashes, also in the legend; a single line is solid."""
     paths = [path.get("stroke-dasharray") for path in parsed(curve("a", "b", "c", "d")).iter(f"{SVG}path")]
     dashes = [one for one in paths if one]
     assert len(set(dashes)) == 3
@@ -330,8 +330,8 @@ def test_bars_show_their_deviation(across):
     check_layout(drawing)
     assert {"a · ridge: 50 ± 4", "b · ridge: 98 ± 5", "c · ridge: –", "a · sgd: 20"} <= set(titles(drawing))
     places = [np.array(mark.places) for mark in scene_of(drawing).marks if isinstance(mark, Path) and mark.width == 1.2]
-    first, second = (np.ptp(ends[:, 0 if across else 1]) for ends in places)  # none for the bar that is not there
-    assert second == pytest.approx(first * 7 / 8)  # 93 to 100, the end of the axis
+    first, second = (np.ptp(ends[:, 0 if across else 1]) for ends in places)  # none for the missing bar
+    assert second == pytest.approx(first * 7 / 8)  # from 93 to 100, the end of the axis
 
 
 def test_negative_numbers_have_a_minus():
@@ -384,7 +384,7 @@ def test_a_png_that_cannot_be_written_is_one_line(tmp_path):
 
 
 def test_names_are_not_set_by_latex_whatever_matplotlib_was_told(tmp_path):
-    """Notebooks of papers switch it on; class names are not written in it, and it may not be there."""
+    """Notebooks for papers switch LaTeX on, but class names are not LaTeX, and it may not be installed."""
     import matplotlib as mpl
 
     with mpl.rc_context({"text.usetex": True}):

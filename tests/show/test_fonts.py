@@ -1,4 +1,4 @@
-"""Letters of any script: names that differ look different, and what no font has is said."""
+"""Letters of any script: different names look different, and a warning names letters that no font has."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def bars(path, name):
 
 @pytest.mark.parametrize("save", [preview, bars])
 def test_letters_of_other_scripts_are_no_boxes(save, tmp_path):
-    """Previews had a box for every letter that English lacks, figures for every one that DejaVu Sans lacks."""
+    """Previews showed boxes for all letters beyond English, figures for those that DejaVu Sans lacks."""
     pictures = set()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -53,7 +53,7 @@ def test_letters_that_no_font_has_are_told_once(save, letter, tmp_path):
 
 
 def test_names_in_arabic_and_latin_keep_their_order(tmp_path):
-    """A class with an Arabic name on the background "indoors" had the picture of the class "indoors" on it."""
+    """A class with an Arabic name on the background "indoors" looked like a class "indoors" on an Arabic background."""
     for number, name in enumerate(("\u0643\u0644\u0628/indoors", "indoors/\u0643\u0644\u0628")):
         bars(tmp_path / f"{number}.png", name)
     one, other = (Image.open(tmp_path / f"{number}.png").convert("RGB").tobytes() for number in range(2))

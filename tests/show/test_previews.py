@@ -1,4 +1,4 @@
-"""Previews: each image at its place, its name whole."""
+"""Previews: each image is at its place, with its whole name."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from probedistill.show.previews import grid, save_grid
 @settings(max_examples=15, deadline=None)
 def test_every_image_is_there(tmp_path_factory, count, side, titled):
     path = tmp_path_factory.mktemp("grid") / "preview.png"
-    values = torch.arange(count) / 50  # dark greys, no two alike
+    values = torch.arange(count) / 50  # dark greys, all different
     images = values.view(-1, 1, 1, 1).expand(count, 3, side, side)
     save_grid(path, images, [f"class {i}" for i in range(count)] if titled else None)
     sheet = np.asarray(Image.open(path).convert("L"))

@@ -1,4 +1,4 @@
-"""What every result can do, shown on one made here; it needs nothing but tables, sentences and figures."""
+"""What every result can do, shown with one that has only tables, sentences and figures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables: one for terminal, page and data frame; names that come from data act on none of them."""
+"""Tables: the same for terminal, page and data frame; names from data cannot control any of them."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_a_table_as_text_is_not_cut():
 
 
 def test_columns_that_are_called_alike_lose_no_cell():
-    """A class may be called "class", as the column of all names is: the first was lost from JSON and data frames."""
+    """A class may be called "class", like the column of names: one of both was lost in JSON and data frames."""
     table = Table("", ("class", "p", "class", "p\n(2)", "p"), (("a", "1", "b", "2", "3"),))
     assert table.records() == [{"class": "a", "p": "1", "class (2)": "b", "p (2)": "2", "p (3)": "3"}]
 
