@@ -1,4 +1,4 @@
-"""The card of a set: true, safe for Markdown and YAML, silent about this machine, and its owner's to edit."""
+"""The card of a set: correct, safe for Markdown and YAML, without traces of this machine, and editable."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A distilled set is a folder that other tools read as it is."""
+"""A distilled set is a folder that other tools can read."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_class_names_stay_inside_the_folder_and_apart(tmp_path):
 
 
 def test_a_set_from_a_disk_that_writes_accents_another_way(tmp_path):
-    """Archives of macOS may have é as two characters."""
+    """macOS archives may write é as two characters."""
     images = torch.rand(2, 3, 8, 8)
     folder = DistilledSet(images, torch.arange(2), ("zoo", "école")).save(tmp_path / "run")
     (folder / "images" / "école").rename(folder / "images" / unicodedata.normalize("NFD", "école"))

@@ -1,4 +1,4 @@
-"""SIGKILL in every command that writes: repeated, it gives what it gives undisturbed, and nothing else is left."""
+"""SIGKILL in every command that writes: repeating it gives the undisturbed result, and leaves nothing else."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def without_times(value: object) -> object:
 
 
 def content(folder: Path) -> dict[str, object]:
-    """What the files of a folder say, but for how long it took and the digests of that."""
+    """The content of the files in a folder, without times and digests that depend on times."""
     found: dict[str, object] = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.name not in ("SHA256SUMS", "contents.json"):
@@ -70,7 +70,7 @@ def content(folder: Path) -> dict[str, object]:
                 record = json.loads(path.read_text())
                 record.pop("sha256", None)
                 found[name] = without_times(record)
-            elif path.suffix in (".safetensors", ".stats"):  # what they say beside the tensors may name times
+            elif path.suffix in (".safetensors", ".stats"):  # their metadata may contain times
                 found[name] = {key: value.tolist() for key, value in load_tensors(path)[0].items()}
             else:
                 found[name] = path.read_bytes()
@@ -79,7 +79,7 @@ def content(folder: Path) -> dict[str, object]:
 
 @pytest.fixture(scope="module")
 def begin(fork, photos, tmp_path_factory):
-    """A finished run, and a cache that holds its features."""
+    """A finished run, and a cache with its features."""
     place = tmp_path_factory.mktemp("begin")
     words = [w.format(photos=photos, cache=place / "cache", out=place / "out") for w in COMMANDS["distill"]]
     words[words.index(str(place / "out/new"))] = str(place / "out/run")

@@ -1,4 +1,4 @@
-"""One process at a time in a folder; those that add to the same file lose nothing."""
+"""One process at a time in a folder; processes that add to the same file lose nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Any value of any record replaced by anything: exit code 0, or 2 with one line; never a traceback."""
+"""Replace any value of any record by anything: exit code 0, or 2 with one line; never a traceback."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def good(tmp_path_factory) -> Path:
 
 
 def places(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """The way to every value below a JSON value."""
+    """The path to every value below a JSON value."""
     inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     return [way for key, entry in inside for way in [(*at, key), *places(entry, (*at, key))]]
 
@@ -43,7 +43,7 @@ def mutated(content: Any, way: tuple[Any, ...], text: str | None) -> str:
     """The JSON text with the value at a place replaced, or removed."""
     content = json.loads(json.dumps(content))
     if isinstance(content, dict):
-        content.pop("sha256", None)  # what is tried is the reader of the content, not the digest
+        content.pop("sha256", None)  # tests the reader of the content, not the digest
     holder = content
     for key in way[:-1]:
         holder = holder[key]

@@ -1,4 +1,4 @@
-"""Class names of any kind: the set, torchvision's ImageFolder and Hugging Face's imagefolder say the same of them."""
+"""Class names of any kind: the set, torchvision's ImageFolder and Hugging Face's imagefolder agree on them."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def make_set(names) -> DistilledSet:
 
 
 def routes(folder: Path) -> dict[str, dict[str, str]]:
-    """Every way in which somebody would load the images of a run with `datasets`."""
+    """Every way in which users would load the images of a run with `datasets`."""
     return {
         "the run": {"path": str(folder)},
         "its images": {"path": str(folder / "images")},
@@ -55,7 +55,7 @@ def routes(folder: Path) -> dict[str, dict[str, str]]:
 
 
 def as_datasets_reads(path: str, **options: str) -> tuple[list[str], list[tuple[int, str, bytes]]]:
-    """Names of the classes, and number, name and pixels of each image."""
+    """Names of the classes, and the class index, class name and pixels of each image."""
     datasets = pytest.importorskip("datasets")
     cache = tempfile.mkdtemp()
     try:

@@ -1,8 +1,8 @@
-"""A power loss at any moment: what was not synced is gone, and the run is finished or goes on.
+"""A power loss at any moment: what was not synced is lost, and the run is finished or continues.
 
 The test records what is durable: the content of a file at its last fsync, and the names in a folder at the folder's
-last fsync. At every operation it makes two pictures of the disk: names as far as they were synced (``lost``), and all
-names with synced content only, others being empty (``torn``).
+last fsync. At every operation it makes two pictures of the disk: only the synced names (``lost``), and all names, but
+only with synced content, so that other files are empty (``torn``).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Picture = dict[str, bytes | None]
 
 
 class Disk:
-    """What of a folder would survive a power loss, at each operation so far."""
+    """The part of a folder that would survive a power loss, at each operation so far."""
 
     def __init__(self, root: Path) -> None:
         self.root, self.pictures = root, {}
@@ -60,7 +60,7 @@ class Disk:
         return operation
 
     def _note_all(self) -> None:
-        """What was there before is on the disk."""
+        """Files from before are on the disk."""
         for folder, _, files in os.walk(self.root):
             self._note(Path(folder))
             for file in files:
@@ -70,7 +70,7 @@ class Disk:
         if self.root not in (path, *path.parents):
             return
         number = path.stat().st_ino
-        if number not in self._held:  # open, so that the number is not given to another file when this one goes
+        if number not in self._held:  # kept open, so that its inode number is not reused when the file is removed
             self._held[number] = os.open(path, os.O_RDONLY)
         if path.is_dir():
             self._folders.add(number)
@@ -128,12 +128,12 @@ def run(photos: Path, out: Path, **options: object) -> DistilledSet:
 
 
 def whole(photos: Path, out: Path) -> DistilledSet:
-    """The set in ``out``, after ``--resume`` if it says so."""
+    """The set in ``out``, after ``--resume`` if an error says so."""
     try:
         return DistilledSet.load(out)
     except UserError:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torn checkpoints are named
+            warnings.simplefilter("ignore")  # of torn checkpoints
             return run(photos, out, resume=True)
 
 
@@ -172,7 +172,7 @@ def test_exports_and_labels_after_a_power_loss(photos, tmp_path, what):
     for picture in disk.pictures.values():
         place = lay_out(picture, tmp_path / "after")
         if what == "labels":
-            found = DistilledSet.load(place / "run")  # with the labels or without, never a mixture
+            found = DistilledSet.load(place / "run")  # with labels or without, but never a mixture
             states.add(found.soft_labels is not None)
         else:
             assert torch.equal(DistilledSet.load(place / "run").float_images, distilled.float_images)

@@ -1,4 +1,4 @@
-"""Records: what is written comes back, and anything else is one line that says where it is wrong."""
+"""Records: what is written can be read, and anything else is one line that names the place of the fault."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_any_replaced_value_is_read_or_is_one_line(data):
         st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.just([]) | st.just({})
         | st.lists(st.integers(), max_size=3) | st.dictionaries(st.text(max_size=3), st.none(), max_size=2)
     )  # fmt: skip
-    text = json.dumps(replaced(content, at, new))  # NaN and Infinity as Python writes them: no JSON
+    text = json.dumps(replaced(content, at, new))  # NaN and Infinity as Python writes them, which is not JSON
     with suppress(UserError):
         found = parse_record(text, Whole, **FILE)
         assert as_plain(from_plain(as_plain(found), Whole)) == as_plain(found)

@@ -1,4 +1,4 @@
-"""Files say whose they are: a changed digit, a file of another run, a deliberate edit."""
+"""Files are tied to their set: a changed digit, a file of another run, a deliberate edit."""
 
 from __future__ import annotations
 

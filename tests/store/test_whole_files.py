@@ -1,4 +1,4 @@
-"""Files that are whole or absent."""
+"""Files that are complete or absent."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_a_file_with_more_at_its_end_is_torn(tmp_path, whole):
 
 
 def read_altered(path: Path, altered: bytes) -> None:
-    """Either an error or the right data: white space in the header may change without harm."""
+    """Check for an error or the right data: white space in the header may change without harm."""
     path.write_bytes(altered)
     try:
         tensors, metadata = load_tensors(path)
@@ -119,7 +119,7 @@ def test_a_flipped_byte_anywhere_is_never_wrong_data(tmp_path, whole):
 def test_a_flipped_bit_of_the_data_is_torn(tmp_path, whole):
     start = 8 + int.from_bytes(whole[:8], "little")
     assert len(whole) - start == sum(t.numel() * t.element_size() for t in TENSORS.values())
-    for position in range(start, len(whole) - 2):  # the last two are booleans, whose other bits mean nothing
+    for position in range(start, len(whole) - 2):  # the last two are booleans, whose other bits have no meaning
         altered = bytearray(whole)
         altered[position] ^= 1 << position % 8
         (tmp_path / "x").write_bytes(altered)
