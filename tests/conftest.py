@@ -1,4 +1,4 @@
-"""What the tests share. No test reads or writes the user's cache, or waits for the network."""
+"""Shared by all tests. No test reads or writes the user's cache, or waits for the network."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ import pytest
 from cyclopts.argument import ArgumentCollection
 from hypothesis import settings
 
-# PyTorch and its friends are a million objects, which stay: going through them again and again takes seconds.
+# PyTorch and other libraries have a million permanent objects; examining them again and again takes seconds.
 gc.disable()
 
 TESTS = Path(__file__).parent
 SHARED = Path(__file__).parents[2] / "shared"
 _SESSION = Path(tempfile.mkdtemp(prefix="probedistill-tests-"))
 
-# Before torch and the Hugging Face libraries are imported: they read these once.
+# Set before torch and the Hugging Face libraries are imported, because they read these variables only once.
 os.environ["PROBEDISTILL_CACHE"] = str(_SESSION / "cache")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_CACHE"] = str(_SESSION / "datasets")
 os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors, and a worker for each core; children get it too
-if not os.environ.get("TEST_GPU"):  # make gpu: so that all other tests are the same everywhere
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors, and a worker per core; child processes inherit it
+if not os.environ.get("TEST_GPU"):  # only make gpu sets it: other tests must give the same results everywhere
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
-os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # compiling the package is a second of every process
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # compiling the package takes a second of every process
 sys.path.insert(0, str(TESTS))
 
 from helpers_images import make_image_folder  # noqa: E402
@@ -47,26 +47,26 @@ from helpers_images import make_image_folder  # noqa: E402
 if TYPE_CHECKING:
     from probedistill import Encoder
 
-# No test asserts times: on a busy machine an example takes as long as it takes. What stands in the way of a change is
-# the same at every run; new examples are searched for elsewhere.
+# No deadline, because no test asserts times. Examples are the same in every run, so that a failure is due to the
+# change; new examples are searched for elsewhere.
 settings.register_profile("ours", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "ours")
 
-# No test cuts the power: what must be synced when is seen by recording the calls (tests/store/test_power_loss.py).
-# Waiting for the disk a few thousand times would take minutes in which nothing is computed.
+# Waiting for the disk a few thousand times would take minutes. What must be synced, and when, is tested by recording
+# the calls (tests/store/test_power_loss.py).
 os.fsync = lambda _: None
 
 
 def _find_options_once() -> None:
-    """Keep what cyclopts finds out about the hundred options of a command.
+    """Cache what cyclopts finds out about the hundred options of a command.
 
-    It does so several times in each call, which is more than half of what a refused command line takes.
+    It finds this out several times in each call, which takes more than half the time of a refused command line.
     """
     find, found = cyclopts.App.assemble_argument_collection, {}
 
     def fresh(arguments: ArgumentCollection) -> ArgumentCollection:
-        """Copies that nothing has been said about yet."""
+        """Copies that nothing has been found out about yet."""
         new = {id(argument): copy.copy(argument) for argument in arguments}
         for argument in new.values():
             argument.tokens = []
@@ -124,7 +124,7 @@ class Outcome:
 def _files_of_one_test_are_not_found_by_the_next(
     monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[None]:
-    """A ``module:`` name puts the current folder on the path, where it stays for the rest of the process."""
+    """Undo a ``module:`` name, which adds the current folder to the path for the rest of the process."""
     monkeypatch.setattr(sys, "path", list(sys.path))
     known, written = set(sys.modules), str(tmp_path_factory.getbasetemp())
     yield
@@ -151,8 +151,8 @@ def encoder() -> Encoder:
 def run_cli(capfd: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
     """Run the command line in this process.
 
-    The tests' encoder is a ``module:`` one, so a run's config.yaml needs trust. ``trust=False`` is for what a
-    stranger's file may do.
+    The tests' encoder is a ``module:`` encoder, so a run's config.yaml needs trust. ``trust=False`` is for testing what
+    a stranger's file may do.
     """
     from probedistill.cli import main
 
@@ -168,7 +168,7 @@ def run_cli(capfd: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
 
 @pytest.fixture
 def distil_cli(run_cli: Callable[..., Outcome], photos: Path) -> Callable[..., Outcome]:
-    """`probedistill distill` on the photos with the tiny encoder for three steps; arguments add to that."""
+    """Run `probedistill distill` on the photos with the tiny encoder for three steps, with further arguments."""
 
     def run(*arguments: object, images: object = None, encoder: str = TINY, steps: object = 3) -> Outcome:
         return run_cli(
@@ -213,11 +213,11 @@ def refused(distil_cli: Callable[..., Outcome], out: Path) -> Callable[..., str]
 
 @pytest.fixture
 def start_process() -> Callable[..., subprocess.Popen[str]]:
-    """Start the command line in a process of its own; it is ended with the test."""
+    """Start the command line in a new process, which ends with the test."""
     started: list[subprocess.Popen[str]] = []
 
     def start(*arguments: object, **options: object) -> subprocess.Popen[str]:
-        # Ctrl-C must reach it also where the tests run in the background, with SIGINT ignored.
+        # Ctrl-C must also reach it if the tests run in the background, with SIGINT ignored.
         options.setdefault("preexec_fn", lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
         process = subprocess.Popen(
             [sys.executable, "-m", "probedistill", *map(str, arguments)],
@@ -286,15 +286,15 @@ class Attempt:
         return self.processes[rank].status() != psutil.STATUS_ZOMBIE
 
     def kill(self, number: int = signal.SIGKILL, *, rank: int = 0) -> None:
-        os.kill(self.processes[rank].pid, number)  # nobody has waited for it: the id is still its own
+        os.kill(self.processes[rank].pid, number)  # nobody has waited for it yet, so the id is still its own
 
     def codes(self, seconds: float = PATIENCE) -> list[int]:
-        """Wait for the end of all; return their exit codes (negative: the signal that ended one)."""
+        """Wait for all to end; return their exit codes (negative: the signal that ended a process)."""
         try:
             wait_for(lambda: not self.running, seconds)
         except AssertionError:
             for process in self.processes:
-                os.kill(process.pid, signal.SIGUSR1)  # say where you are (forked_cli.py)
+                os.kill(process.pid, signal.SIGUSR1)  # makes it print its stack (forked_cli.py)
             time.sleep(1)
             raise AssertionError(f"not over after {seconds} s:\n{self.log.read_text()}") from None
         self.ended = True
@@ -302,14 +302,14 @@ class Attempt:
         return self._answer()
 
     def end(self, seconds: float = PATIENCE) -> int:
-        """Wait for the end; return the exit code, which must be the same for all ranks."""
+        """Wait for all to end; return the exit code, which must be the same for all ranks."""
         (code,) = set(self.codes(seconds))
         return code
 
 
 @pytest.fixture(scope="session")
 def fork(tmp_path_factory) -> Iterator[Callable[..., Attempt]]:
-    """Start a process of the command line, forked from one that has imported everything; one at a time.
+    """Start the command line, forked from a process that has imported everything; only one at a time.
 
     With ``ranks=2`` there are two of them, which share a run.
     """
@@ -322,7 +322,7 @@ def fork(tmp_path_factory) -> Iterator[Callable[..., Attempt]]:
     attempts: list[Attempt] = []
 
     def end_the_last() -> None:
-        if attempts and not attempts[-1].ended:  # a test that failed has left it
+        if attempts and not attempts[-1].ended:  # left over from a failed test
             for rank in range(len(attempts[-1].processes)):
                 attempts[-1].kill(rank=rank)
             attempts[-1].codes()
@@ -338,5 +338,5 @@ def fork(tmp_path_factory) -> Iterator[Callable[..., Attempt]]:
 
     yield start
     end_the_last()
-    server.kill()  # it holds nothing, and taking PyTorch down in good order takes seconds
+    server.kill()  # it has no state, and an orderly exit of PyTorch takes seconds
     server.communicate()

@@ -1,4 +1,4 @@
-"""Run by several processes in test_parallel: extract features in small shards, each by the rank that owns it."""
+"""Script for several processes in test_parallel: each rank extracts the features of its own small shards."""
 
 import sys
 from pathlib import Path

@@ -1,19 +1,19 @@
-"""The command line in forked children: a new process for every attempt without the seconds of its imports.
+"""The command line in forked children: a new process for every attempt, without seconds of imports.
 
-The parent imports the package and never computes anything, so that forking is safe. It reads a line of JSON for
-each attempt, prints the children's process ids, waits for another line (until then the ids stay the children's, dead
-or alive) and prints their exit codes.
+The parent imports the package and never computes anything, so that forking is safe. For each attempt it reads a line
+of JSON, prints the children's process ids, waits for another line (until then the ids belong to the children, dead or
+alive), and prints their exit codes.
 
 - ``argv``: arguments of the command line.
-- ``log``: file that takes the output.
-- ``ranks``, ``port``: so many children that share a run and meet at this port, as if torchrun had started them;
+- ``log``: file for the output.
+- ``ranks``, ``port``: number of children that share a run and meet at this port, as if torchrun had started them;
   ``{rank}`` in an argument is the number of the child. ``restarts``: how often torchrun has started them again.
-- ``script``: a file to run in place of the command line.
+- ``script``: a file to run instead of the command line.
 - ``die_after``: [name, count]: SIGKILL itself at the count-th file operation after the first one on a path with
   that name.
-- ``file_size``: no file may grow beyond so many bytes.
-- ``user``: become this user id first. The child has run ``warm_up`` (arguments too) before: what is imported
-  late must be there already, because this user may not read the Python installation.
+- ``file_size``: no file may grow beyond this number of bytes.
+- ``user``: become this user id first. Before that, the child has run ``warm_up`` (also arguments): late imports
+  must be done already, because this user may not be able to read the Python installation.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import signal
 import sys
 import traceback
 
-# What a child would import each time.
+# Otherwise every child would import it.
 import matplotlib.figure  # noqa: F401
 import PIL.Image
 import pyarrow.parquet  # noqa: F401
@@ -47,7 +47,7 @@ import probedistill.show.tables
 import probedistill.store.distilled
 
 PIL.Image.init()
-gc.freeze()  # a child that looks through these objects would copy the memory that they lie in
+gc.freeze()  # a child that scans these objects would copy their memory
 os.fsync = lambda _: None  # as in conftest.py
 
 _EVENTS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.chmod", "shutil.rmtree", "tempfile.mkstemp"}
@@ -86,10 +86,10 @@ def child(request: dict[str, object], log: int, rank: int) -> int:
     sys.stderr.flush()
     os.dup2(log, 1)
     os.dup2(log, 2)
-    faulthandler.register(signal.SIGUSR1, file=2)  # where it is, if it does not end
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
+    faulthandler.register(signal.SIGUSR1, file=2)  # prints the stack of a child that hangs
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # SIGINT is ignored if the tests run in the background
     if "file_size" in request:
-        # Python does not look whether a compiled module was written in full: a cut one would break later imports.
+        # Python does not check whether a compiled module is complete: a truncated one would break later imports.
         sys.dont_write_bytecode = True
         resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_size"],) * 2)
     if "die_after" in request:
@@ -102,7 +102,7 @@ def child(request: dict[str, object], log: int, rank: int) -> int:
 
 
 def fork(request: dict[str, object], log: int, rank: int) -> int:
-    """The process id of a child, in the parent; the child does not return."""
+    """Return the process id of a child, in the parent; the child does not return."""
     pid = os.fork()
     if pid == 0:
         code = 70

@@ -18,7 +18,7 @@ def close(a: torch.Tensor, b: torch.Tensor, relative: float = 1e-4) -> bool:
 
 
 class Tiny(nn.Module):
-    """Two convolutions with batch norms (to be folded), 24 features; a few hundred microseconds an image."""
+    """Two convolutions with batch norms (to be folded), 24 features; a few hundred microseconds per image."""
 
     def __init__(self, seed: int = 0, width: int = 24) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class Tiny(nn.Module):
 
 
 class Slow(Tiny):
-    """Tiny, but 30 ms for every forward pass of a distillation step: time to be interrupted in."""
+    """Tiny, but every forward pass of a distillation step takes 30 ms: time for interruptions."""
 
     def forward(self, images: Tensor) -> Tensor:
         if images.requires_grad:
@@ -94,7 +94,7 @@ def four_dimensional() -> nn.Module:
 
 
 def picky() -> nn.Module:
-    """An encoder that takes 32 × 32 images and nothing else."""
+    """An encoder that takes only 32 × 32 images."""
     return nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 8))
 
 

@@ -1,4 +1,4 @@
-"""A stand-in for the Hugging Face hub: the part of its HTTP interface for push, hub: and `datasets`, in memory."""
+"""A stand-in for the Hugging Face hub, in memory: the part of its HTTP interface for push, hub: and `datasets`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Repo:
 
 
 class Hub:
-    """Repositories by USER/NAME; ``url`` is what HF_ENDPOINT takes."""
+    """Repositories by USER/NAME; ``url`` is the value for HF_ENDPOINT."""
 
     def __init__(self) -> None:
         self.repos: dict[str, Repo] = {}
@@ -114,7 +114,7 @@ class Hub:
             do_HEAD = do_GET
 
             def tree(self, repo: Repo, revision: str, place: str) -> None:
-                """Files and folders below a place, of all depths if that is asked for."""
+                """Files and folders below a place, at all depths if requested."""
                 number = repo.at(revision)
                 files = repo.commits[number] if repo.commits and number is not None else {}
                 found: dict[str, dict[str, Any]] = {}

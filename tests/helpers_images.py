@@ -15,7 +15,7 @@ from PIL import Image
 
 
 def class_image(label: int, of: int = 2, size: int = 32, rng: np.random.Generator | None = None) -> Image.Image:
-    """Return a square RGB image whose colour and stripes tell class ``label`` of ``of``."""
+    """Return a square RGB image whose colour and stripes show class ``label`` of ``of``."""
     rng = rng or np.random.default_rng(label)
     colour = np.array(colorsys.hsv_to_rgb(label / of, 0.8, 0.8)) * 255
     rows, columns = np.mgrid[:size, :size] + rng.integers(0, size, 2)[:, None, None]
@@ -33,7 +33,7 @@ def make_image_folder(
     splits: Sequence[str] = ("train", "test"),
     seed: int = 0,
 ) -> Path:
-    """Write ``path/split/class/0000.png`` … (no split level when ``splits`` is empty); return ``path``."""
+    """Write ``path/split/class/0000.png`` … (no split level if ``splits`` is empty); return ``path``."""
     rng = np.random.default_rng(seed)
     for split in splits or ("",):
         for label, name in enumerate(classes):
@@ -48,7 +48,7 @@ CLASSES = ("cat", "dog", "owl")
 
 
 def encoded(label: int = 0, seed: int = 0, kind: str = "PNG") -> bytes:
-    """Return an image of class ``label`` of three as the bytes of a file."""
+    """Return an image of class ``label``, one of three, as the bytes of a file."""
     buffer = io.BytesIO()
     class_image(label, 3, 32, np.random.default_rng(seed)).save(buffer, kind)
     return buffer.getvalue()
@@ -66,7 +66,7 @@ def write_tar(path: Path, members: Iterable[tuple[str, bytes]], **options: objec
 
 
 def samples(start: int, count: int, label: str = "number") -> list[tuple[str, bytes]]:
-    """Members of samples ``start`` …, classes in turn."""
+    """Members of samples from ``start`` on, with classes in turn."""
     members = []
     for i in range(start, start + count):
         text = {"number": str(i % 3), "name": CLASSES[i % 3]}[label]

@@ -62,7 +62,7 @@ def make_run(
 
 
 def evaluation(class_names: Sequence[str], images: int) -> Evaluation:
-    """Scores of a distilled set beside real images, over three seeds that are a point apart."""
+    """Scores of a distilled set and of real images, over three seeds that are a point apart."""
 
     def scores(top1: float) -> Scores:
         return Scores(top1, None, dict.fromkeys(class_names, top1), None, None, 60, top1)
@@ -79,7 +79,7 @@ def evaluation(class_names: Sequence[str], images: int) -> Evaluation:
 
 
 def results(class_names: Sequence[str]) -> dict[str, Analysis]:
-    """A result of each kind."""
+    """One result of each kind."""
     return {
         "transfer": transfer(),
         "align": align(),
@@ -91,7 +91,7 @@ def results(class_names: Sequence[str]) -> dict[str, Analysis]:
 
 
 def audited(class_names: Sequence[str]) -> Audit:
-    """An image of each class beside its nearest photo, and shadow sets."""
+    """An image of each class with its nearest photo, and shadow sets."""
     match = Match("cat/0001.png", 0.2, 0.5, 0.04, 0.03)
     return Audit(
         MadeBy("clp", "tiny"), EncoderAbout(SCRIPT, "ab", 24), ImagesRecord("folder:photos", "train", 60, "cd" * 32),
@@ -106,7 +106,7 @@ ABOUT = ImagesRecord("folder:photos", "test", 60, "cd" * 32)
 
 
 def transfer(encoders: Sequence[EncoderAbout] | None = None, values: Any = None) -> TransferMatrix:
-    """Transfer between a set of each encoder, by a ridge probe and, without ``values``, by an inherited head."""
+    """Transfer between sets of each encoder, by a ridge probe and, without ``values``, by an inherited head."""
     nan = float("nan")
     rest: dict[str, Any] = {
         "class_names": ("cat", "dog"), "images_per_class": 1, "protocol": TransferConfig(), "augment": AugmentConfig(),
@@ -132,7 +132,7 @@ def transfer(encoders: Sequence[EncoderAbout] | None = None, values: Any = None)
 
 
 def migration() -> Migration:
-    """Two candidates, with a forecast and with the truth."""
+    """Two candidates, with their forecasts and the truth."""
     candidates = (Candidate("ridge", 0.75, 0.5, 0.375), Candidate("average", 0.625, 0.5625, 0.5))
     old = (Old(EncoderAbout("old", "cd", 24), "stored", 0.75),)
     anchor = Anchor(0.625, "evaluate", 0.875)
@@ -140,7 +140,7 @@ def migration() -> Migration:
 
 
 def align() -> Alignment:
-    """Two encoders, and how their alignment goes with transfer."""
+    """Two encoders, and how their alignment correlates with transfer."""
     spaces = (Space(SCRIPT, "ab", 24, 8), Space("other", "cd", 24, 8))
     values = np.array([[1.0, 0.61], [0.61, 1.0]])
     found = {name: Correlation(0.83, 0.04, 2) for name in METRICS}
@@ -151,7 +151,7 @@ def align() -> Alignment:
 
 
 def geometry(class_names: Sequence[str]) -> Geometry:
-    """Every class drawn, with thirty real images in all."""
+    """Every class is drawn, with thirty real images in all."""
     counts = {"real": 30, "medoid": len(class_names), "synthetic": len(class_names)}
     points = [
         (i % 7 + 0.3 * place, i % 5 + 0.3 * place, i % len(class_names), kind, None if kind == "synthetic" else f"{i}")
@@ -188,7 +188,7 @@ def bias(groups: Sequence[str], encoders: Sequence[EncoderAbout]) -> BiasReport:
 
 
 def long_names(count: int = 6) -> dict[str, Analysis]:
-    """Results with a heat map of ``count`` encoders and with groups, all with names that are too long to show."""
+    """Results with a heat map of ``count`` encoders and with groups, all with very long names."""
     encoders = [
         EncoderAbout(f"timm:vit_small_patch14_dinov2.lvd142m at {100 * i} px", f"{i}", 100 * i)
         for i in range(1, count + 1)
@@ -199,7 +199,7 @@ def long_names(count: int = 6) -> dict[str, Analysis]:
 
 
 def write(path: Path, content: Any) -> Path:
-    """Write JSON; a record that was changed on purpose is accepted without its digest."""
+    """Write JSON; the digest is removed from a record that was changed on purpose, so that it is accepted."""
     if isinstance(content, dict):
         content = {key: value for key, value in content.items() if key != "sha256"}
     path.write_text(json.dumps(content), encoding="utf-8")

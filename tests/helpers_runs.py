@@ -1,4 +1,4 @@
-"""Records of runs that nobody distilled."""
+"""Records of runs that were never distilled."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Statistics of features that no encoder made."""
+"""Statistics of features without an encoder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NAMES = ("cat", "dog", "owl")
 
 
 def bank(labels: list[int], *, seed: int = 0, views: int = 0, dim: int = 5, names: tuple[str, ...] = NAMES):
-    """Features (n, d) in float64 of images with these labels, whose classes differ in mean and variance."""
+    """Features (n, d) in float64 of images with these labels; classes differ in mean and variance."""
     generator = torch.Generator().manual_seed(seed)
     y = torch.tensor(labels)
     raw = torch.randn(1 + views, len(y), dim, generator=generator, dtype=torch.float64)
@@ -23,13 +23,13 @@ def bank(labels: list[int], *, seed: int = 0, views: int = 0, dim: int = 5, name
 
 
 def statistics_of(features: FeatureBank, name: str = "a", **options) -> ClassStatistics:
-    """The statistics of a bank, as those of a party of this name."""
+    """The statistics of a bank, as of a party with this name."""
     about = encoder_record(dim=features.dim)
     return ClassStatistics.of_bank(features, about, PartRecord(name, name, len(features), "tests"), **options)
 
 
 def same(one: ClassStatistics, other: ClassStatistics, rounding: float = 1e-9) -> bool:
-    """Whether two statistics are equal but for rounding."""
+    """Whether two statistics are equal except for rounding."""
     assert (one.products is None) == (other.products is None)
 
     def close(a: Tensor | None, b: Tensor | None) -> bool:
