@@ -50,7 +50,7 @@ def rotation(d: int, rng: np.random.Generator):
 @settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 2**31))
 @example(seed=10339)  # a penalty so weak that rounding once decided the result
-def test_no_metric_depends_on_rotation_scale_or_order(metric, shape, seed):
+def test_metrics_do_not_depend_on_rotation_scale_or_order(metric, shape, seed):
     n, d_a, d_b = shape
     rng, (a, b) = np.random.default_rng(seed), two_spaces(seed, n, d_a, d_b)
     value = metric(a, b)
@@ -75,7 +75,7 @@ def test_neighbours_and_cka_are_symmetric_and_the_map_is_not(metric):
     assert linear_map(narrow, a) < 0.5
 
 
-def test_mutual_neighbours_are_those_of_brute_force():
+def test_mutual_neighbours_match_brute_force():
     a, b = two_spaces(n=25)
     near = []
     for x in (a, b):
@@ -88,7 +88,7 @@ def test_mutual_neighbours_are_those_of_brute_force():
     assert mutual_knn(a, b, 24) == 1  # everything is a neighbour
 
 
-def test_independent_spaces_share_as_many_neighbours_as_chance_says():
+def test_independent_spaces_share_as_many_neighbours_as_by_chance():
     rng = np.random.default_rng(0)
     shares = [mutual_knn(rng.normal(size=(60, 8)), rng.normal(size=(60, 8)), 10) for _ in range(40)]
     assert np.mean(shares) == pytest.approx(10 / 59, abs=4 * np.std(shares) / math.sqrt(40))
@@ -110,7 +110,7 @@ def test_chance_of_cka_is_its_mean_over_all_orders():
 
 
 @pytest.mark.parametrize("shape", [(24, 6, 5), (14, 20, 5)])
-def test_linear_map_is_that_of_refitting_without_each_image(shape):
+def test_linear_map_equals_refitting_without_each_image(shape):
     a, b = two_spaces(2, *shape)
     n = len(a)
     x, y = a - a.mean(axis=0), b - b.mean(axis=0)
@@ -140,7 +140,7 @@ def test_linear_map_finds_maps_and_nothing_else():
     assert linear_map(wide, wide) < 0.6, "an image has parts that no other image shows"
 
 
-def test_constant_features_are_aligned_with_nothing():
+def test_constant_features_align_with_nothing():
     a, b = two_spaces()
     constant = np.ones_like(a)
     for metric in (linear_cka, cka_chance, linear_map):
@@ -309,7 +309,7 @@ def test_align_command(run_cli, photos, tiny_yaml, tmp_path):
     assert (out / "align.json").read_bytes() == first
 
 
-def test_too_few_encoders_in_the_transfer_results_are_said(run_cli, photos, tiny_yaml, tmp_path):
+def test_too_few_encoders_in_the_transfer_results_are_reported(run_cli, photos, tiny_yaml, tmp_path):
     fingerprints = [load_encoder(TINY).fingerprint, load_encoder(TINY, encoder_args={"seed": 1}).fingerprint]
     results(fingerprints, [[0.9, 0.2], [0.3, 0.8]]).save(tmp_path)
     transfer = tmp_path / "transfer.json"
@@ -323,7 +323,7 @@ def test_too_few_encoders_in_the_transfer_results_are_said(run_cli, photos, tiny
     assert "at least 3" in content["note"]
 
 
-def test_too_few_pairs_in_the_transfer_results_are_said(photos, tiny_yaml):
+def test_too_few_pairs_in_the_transfer_results_are_reported(photos, tiny_yaml):
     images = load_images(f"folder:{photos}")
     encoders = [load_encoder(TINY, encoder_args={"seed": s} if s else {}) for s in range(3)]
 

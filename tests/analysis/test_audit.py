@@ -121,7 +121,7 @@ def test_shares_count_ties_half():
 
 
 @pytest.mark.parametrize(("photos", "images"), [(200, 1000), (200, 10), (30, 50)])
-def test_images_that_are_like_photos_are_seldom_too_many(photos, images):
+def test_images_that_resemble_photos_rarely_count_as_too_many(photos, images):
     """With many images, chance in the reference photos counted against them: p was below 0.05 every fifth time."""
     generator = torch.Generator().manual_seed(0)
     p = []
@@ -148,7 +148,7 @@ def test_the_most_suspect_images_are_shown():
 # ---------------------------------------------------------------- members
 
 
-def test_a_guess_finds_as_many_as_is_said():
+def test_the_stated_share_of_members_is_found():
     """With few photos no false alarm is allowed, and the members above the first other photo are more than 1%."""
     members = shadow_halves(np.repeat([0, 1], 30), 80, seed=0)
     (online, offline) = attack({"probe": np.random.default_rng(0).normal(size=members.shape)}, members)
@@ -185,7 +185,7 @@ def test_lira_is_the_likelihood_ratio_with_the_pair_left_out():
 
 
 @pytest.mark.parametrize(("shift", "low", "high"), [(0.0, 0.47, 0.53), (4.0, 0.98, 1.0)])
-def test_scores_that_know_nothing_find_nobody_and_scores_that_remember_find_all(shift, low, high):
+def test_random_scores_find_no_member_and_scores_that_remember_find_all(shift, low, high):
     rng = np.random.default_rng(0)
     members = shadow_halves(np.repeat([0, 1], 100), 12, seed=3)
     hard = rng.normal(size=200)  # what is typical of a photo says nothing about its membership
@@ -224,7 +224,7 @@ def made(data, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_images_that_began_as_photos_are_copies_and_noise_is_none(made, tmp_path):
+def test_images_that_started_from_photos_are_copies_and_noise_is_not(made, tmp_path):
     place, encoder, train = made
     found = {}
     for name in ("copies", "noise"):
@@ -250,7 +250,7 @@ def test_images_that_began_as_photos_are_copies_and_noise_is_none(made, tmp_path
 
 @pytest.mark.slow
 @pytest.mark.parametrize("init", ["real", "average"])
-def test_half_of_a_class_must_be_enough_to_start_from(made, init):
+def test_half_of_a_class_must_suffice_for_the_start(made, init):
     _, encoder, train = made
     run = distill(
         train, encoder, method="clp", steps=1, images_per_class=7, canvas={"init": init}, progress=False,
@@ -261,7 +261,7 @@ def test_half_of_a_class_must_be_enough_to_start_from(made, init):
 
 
 @pytest.mark.slow
-def test_shadow_sets_of_copies_give_their_members_away_and_go_on_where_they_were_stopped(made, tmp_path, monkeypatch):
+def test_shadow_sets_of_copies_reveal_their_members_and_resume(made, tmp_path, monkeypatch):
     place, encoder, train = made
     distilled = DistilledSet.load(place / "copies")
     from probedistill.analysis.membership import Shadows
@@ -291,7 +291,7 @@ def test_shadow_sets_of_copies_give_their_members_away_and_go_on_where_they_were
 
 
 @pytest.mark.slow
-def test_a_set_that_does_not_look_at_the_photos_gives_nobody_away(made, data, tmp_path, monkeypatch):
+def test_a_set_that_ignores_the_photos_reveals_no_member(made, data, tmp_path, monkeypatch):
     _, encoder, train = made
     monkeypatch.chdir(tmp_path)
     (tmp_path / "blind.py").write_text(

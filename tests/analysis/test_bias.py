@@ -81,7 +81,7 @@ def test_a_group_file_is_matched_by_name_in_any_order(data, tmp_path):
     assert group_names(test, first[1])[0] in ("cat/blue", "cat/red")
 
 
-def test_rows_of_other_classes_and_splits_are_passed_over(data, tmp_path):
+def test_rows_of_other_classes_and_splits_are_ignored(data, tmp_path):
     text = (data / "groups.csv").read_text() + "val/cat/0.png,cat,red\ntrain/hen/0.png,hen,red\n"
     (tmp_path / "g.csv").write_text(text)
     assert len(read_groups(tmp_path / "g.csv").match(*load_splits(f"folder:{data}"))) == 2
@@ -121,7 +121,7 @@ def test_bad_group_files(bias_cli, data, tmp_path, edit, line):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_group_file_that_is_none(bias_cli, tmp_path):
+def test_files_that_are_not_group_files(bias_cli, tmp_path):
     assert "no such file" in bias_cli("--encoders", TINY, groups=tmp_path / "none.csv").error()
     (tmp_path / "g.csv").write_bytes(b"file,class,background\n\xff\xfe,a,b\n")
     assert "cannot be read as CSV in UTF-8" in bias_cli("--encoders", TINY, groups=tmp_path / "g.csv").error()
@@ -133,7 +133,7 @@ def test_a_group_file_that_is_none(bias_cli, tmp_path):
 # From images to numbers
 
 
-def test_synthetic_images_of_backgrounds_alone_lean_on_them(data, tmp_path):
+def test_synthetic_images_that_show_only_backgrounds_rely_on_them(data, tmp_path):
     train, test = load_splits(f"folder:{data}")
     backgrounds = read_groups(data / "groups.csv").match(train, test)
     scenes = make_image_folder(tmp_path / "scenes", ["cat", "red", "dog", "blue"], per_class=5, size=32, seed=5)
@@ -182,7 +182,7 @@ def test_report_of_a_run(bias_cli, run, data, tmp_path):
     assert Image.open(tmp_path / "out" / "bias.png").format == "PNG"
 
 
-def test_a_probe_that_sees_the_background_alone_has_a_background_effect(tmp_path):
+def test_a_probe_that_sees_only_the_background_has_a_background_effect(tmp_path):
     """Both classes show the same things; only the colour behind them depends on the class."""
     folder = make_image_folder(tmp_path / "things", ["cat", "red", "dog", "blue"], per_class=20, size=32)
     for split in ("train", "test"):
@@ -257,7 +257,7 @@ def test_three_encoders_are_ranked(bias_cli, run, tmp_path):
     assert "background share, lowest first" in outcome.out
 
 
-def test_data_without_a_group_give_accuracies_alone(run, data, tmp_path, caplog):
+def test_data_without_a_group_give_only_accuracies(run, data, tmp_path, caplog):
     lines = (data / "groups.csv").read_text().splitlines()
     text = [f"{line.rsplit(',', 1)[0]},red" if line.startswith("train/cat") else line for line in lines]
     (tmp_path / "g.csv").write_text("\n".join(text))
@@ -339,11 +339,11 @@ def test_named_twice(bias_cli, run):
     assert "are the same encoder; name each once" in bias_cli("--encoders", TINY, TINY).error()
 
 
-def test_a_probe_that_full_data_do_not_have(bias_cli):
+def test_a_probe_that_full_data_lack(bias_cli):
     assert "probe 'inherited' needs the head of a set" in bias_cli("--encoders", TINY, "--probe", "inherited").error()
 
 
-def test_as_wide_a_table_as_fits():
+def test_the_table_is_as_wide_as_fits():
     report = made_report(((0.3, 0.3), (0.4, 0.4)), ((0.3, 0.3), (0.4, 0.4)))
     assert len(report.fitting(110)) == 2, "entries side by side"
     assert len(report.fitting(80)) == 3, "a table each"
@@ -365,7 +365,7 @@ def test_long_class_names_on_the_command_line(run_cli, tmp_path):
         assert text in outcome.out
 
 
-def test_a_share_that_is_not_defined_ranks_last_and_has_no_say():
+def test_an_undefined_share_ranks_last_and_does_not_count():
     away = ((-0.2, -0.2), (-0.1, -0.1))
     some = [((b, b), (0.5, 0.5)) for b in (0.3, 0.4, 0.1)]
     report = made_report(away, *some, away)
@@ -399,7 +399,7 @@ def test_the_table_says_what_is_averaged_and_how_many_images_a_group_has():
     assert report.tables()[0].caption == ""
 
 
-def test_the_wrong_object_is_said_and_its_cosine_kept():
+def test_the_wrong_object_is_reported_and_its_cosine_kept():
     report = made_report(((0.3, 0.1), (0.5, -0.2)), ((0.3, 0.1), (0.5, 0.2)))
     (line,) = [line for line in report.findings() if "object cosine below 0" in line]
     assert line.startswith("run (vit_base_patch16_clip_quickgelu_224_0@112): object cosine below 0 for 'dog' (-0.20)")

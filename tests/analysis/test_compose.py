@@ -60,7 +60,7 @@ def test_textures_are_darker_than_a_digit_and_not_flat():
         assert pixels.std(axis=(1, 2)).max(axis=1).min() > 3
 
 
-def test_groups_are_as_asked_for(things, tmp_path):
+def test_groups_are_as_requested(things, tmp_path):
     record = made(things, tmp_path / "out")
     counts = Counter((row["file"].split("/")[0], row["class"], row["background"]) for row in rows_of(tmp_path / "out"))
     assert counts == {
@@ -113,7 +113,7 @@ def test_deterministic_and_seeded(things, tmp_path):
     assert first != other
 
 
-def test_the_same_thing_stands_on_every_background(things, tmp_path):
+def test_every_background_gets_the_same_things(things, tmp_path):
     made(things, tmp_path / "out", mask="round")
     pixels = [np.asarray(Image.open(tmp_path / "out" / r["file"]), int) for r in rows_of(tmp_path / "out")[-2:]]
     equal = (pixels[0] == pixels[1]).all(axis=2)
@@ -167,7 +167,7 @@ def test_bad_input(run_cli, things, tmp_path, arguments, line):
     assert not (tmp_path / "new").exists()
 
 
-def test_a_folder_that_holds_something_is_left_alone(run_cli, things, tmp_path):
+def test_a_folder_that_is_not_empty_is_left_alone(run_cli, things, tmp_path):
     (tmp_path / "note.txt").write_text("mine")
     outcome = run_cli("compose", "--out", tmp_path, "--foregrounds", things)
     assert "is not an empty folder" in outcome.error()

@@ -102,7 +102,7 @@ def test_resemblance_depends_on_neither_order_nor_rotation_nor_scale_nor_group_s
     assert again.object == pytest.approx(found.object, abs=1e-7)
 
 
-def test_usual_background_is_what_is_more_frequent_than_elsewhere():
+def test_usual_background_is_the_one_that_is_more_frequent_than_elsewhere():
     y = torch.tensor([0] * 10 + [1] * 10)
     b = torch.tensor([0] * 9 + [1] * 1 + [0] * 6 + [1] * 4)  # both classes are mostly on background 0
     assert usual_backgrounds(y, b, 2, 2).tolist() == [0, 1]

@@ -75,7 +75,7 @@ def by_hand(real, labels, point, label, self_row=None):
 # ---------------------------------------------------------------- where points lie
 
 
-def test_measures_are_those_of_their_definitions():
+def test_measures_match_their_definitions():
     real, labels = real_features()
     points, y = some_points()
     placed = RealReference(real, labels, 3).place(points, y)
@@ -134,7 +134,7 @@ def test_the_centre_the_edge_and_an_exaggeration():
     assert placed["margin"][3] == pytest.approx(-float((mean - other).norm()))
 
 
-def test_own_neighbours_are_those_of_brute_force():
+def test_own_neighbours_match_brute_force():
     real, labels = real_features()
     points, y = some_points()
     reference = RealReference(real, labels, 3)
@@ -191,7 +191,7 @@ def test_classes_are_described_by_the_means_of_their_images():
         assert found[c].real.distance_quantile == pytest.approx(0.5)
 
 
-def test_real_images_in_the_place_of_synthetic_ones_are_not_at_the_periphery():
+def test_real_images_used_as_synthetic_ones_are_not_at_the_periphery():
     real, labels = real_features((40,) * 12, d=20)
     quantiles = []
     for draw in range(8):
@@ -254,7 +254,7 @@ def test_a_run_is_measured_in_the_features_of_its_encoder(photos):
     assert found.tests["periphery"].score == pytest.approx(found.mean("synthetic", "distance_quantile"))
 
 
-def test_the_plane_is_that_of_the_real_images(photos):
+def test_the_plane_is_fitted_to_the_real_images(photos):
     train = load_images(f"folder:{photos}")
     encoder = load_encoder(TINY, device="cpu")
     pixels = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -320,7 +320,7 @@ def test_geometry_command(run_cli, many):
 
 
 @pytest.mark.slow
-def test_classes_are_chosen_for_the_picture_alone(run_cli, many, tmp_path):
+def test_the_choice_of_classes_affects_only_the_picture(run_cli, many, tmp_path):
     whole = tmp_path / "whole"
     base = ["geometry", many, "--config", many / "config.yaml", "--k", 5]
     assert run_cli(*base, "--out", whole).code == 0
@@ -426,7 +426,7 @@ def test_a_class_with_one_readable_image_is_named(run_cli, distil_cli, tmp_path)
     assert not (tmp_path / "run" / "geometry.json").exists()
 
 
-def test_tests_over_few_classes_are_said_to_say_little():
+def test_tests_over_few_classes_come_with_a_caveat():
     """Two classes always gave p = 0.5, next to a 95% interval that looked narrow."""
     few, enough = (made_geometry([f"class {i}" for i in range(count)]) for count in (2, 6))
     says = "With 2 classes, p cannot be below 0.5, and the intervals are too narrow."

@@ -79,7 +79,7 @@ def test_candidates_are_what_their_names_say(distilled, old, new, store):
 
 
 @pytest.mark.slow
-def test_every_head_is_as_sure_as_the_logistic_probe(distilled, old, new, store):
+def test_every_head_is_as_confident_as_the_logistic_probe(distilled, old, new, store):
     target = views_of(distilled, new, store)
     logistic = LinearProbe("logistic").fit_views(target, distilled.labels)
     wanted = logistic.predict_proba(target.flatten(0, 1)).max(axis=1).mean()
@@ -95,7 +95,7 @@ def test_a_head_of_constant_logits_has_no_temperature():
     assert temperature((np.zeros((3, 4)), np.zeros(3)), lesson.fit("logistic"), lesson) == 1
 
 
-def test_forecast_is_made_without_test_images_and_stands_beside_the_truth(distilled, old, new, data, store):
+def test_forecast_needs_no_test_images_and_is_shown_next_to_the_truth(distilled, old, new, data, store):
     before = migrate(distilled, new, old=[old], features=store)[1]
     head, after = migrate(distilled, new, old=[old], test=data[1], features=store)
     assert [one.name for one in before.candidates] == list(CANDIDATES)
@@ -108,7 +108,7 @@ def test_forecast_is_made_without_test_images_and_stands_beside_the_truth(distil
     assert "Measured afterwards" in " ".join(after.findings())
 
 
-def test_without_an_old_encoder_probes_from_scratch_remain_and_nothing_is_foretold(distilled, new, store):
+def test_without_an_old_encoder_only_probes_from_scratch_remain_without_a_forecast(distilled, new, store):
     report = migrate(distilled, new, features=store)[1]
     assert [one.name for one in report.candidates] == ["ridge", "logistic"]
     assert report.taken.forecast is None
@@ -126,7 +126,7 @@ def test_statistics_stand_in_for_a_head_and_for_a_measured_accuracy(old, new, da
     assert len(report.candidates) == len(CANDIDATES)
 
 
-def test_several_old_encoders_have_the_mean_of_their_logits(distilled, old, new, data, store):
+def test_several_old_encoders_average_their_logits(distilled, old, new, data, store):
     other = load_encoder(TINY, encoder_args={"seed": 2, "width": 18}, device="cpu")
     statistics = [class_statistics(other, data[0], name="a", features=store)]
 
@@ -147,7 +147,7 @@ def test_probes_from_scratch_learn_soft_labels(distilled, new, store):
     np.testing.assert_allclose(head.weight.numpy(), probe.coef_, rtol=1e-5, atol=1e-6)
 
 
-def test_forecast_starts_from_what_was_measured_by_the_same_protocol(distilled, old, new, store):
+def test_forecast_starts_from_an_accuracy_of_the_same_protocol(distilled, old, new, store):
     low, high = (migrate(distilled, new, old=[old], measured=m, features=store)[1] for m in (0.4, 0.9))
     assert low.anchor.known_from == high.anchor.known_from == "evaluate"
     assert all(a.forecast < b.forecast for a, b in zip(low.candidates, high.candidates))
@@ -156,7 +156,7 @@ def test_forecast_starts_from_what_was_measured_by_the_same_protocol(distilled, 
         migrate(distilled, new, old=[old], measured=70, features=store)
 
 
-def test_simulated_accuracy_is_that_of_normal_features():
+def test_simulated_accuracy_matches_normal_features():
     features = bank([0] * 400 + [1] * 400 + [2] * 400, dim=4)
     statistics = statistics_of(features)
     probe = LinearProbe("ridge").fit(features.centre, features.labels)
@@ -252,7 +252,7 @@ def test_command_line_says_what_is_wrong(distil_cli, run_cli, tmp_path):
     assert not (tmp_path / "y").exists()
 
 
-def test_a_class_without_an_image_gets_no_head_of_another(distilled, new):
+def test_a_class_without_an_image_does_not_get_another_classs_head(distilled, new):
     """As in an imported set whose labels count from 1."""
     some = replace(distilled, float_images=distilled.float_images[1:], labels=distilled.labels[1:], head=None)
     with pytest.raises(

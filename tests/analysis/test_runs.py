@@ -32,7 +32,7 @@ def made(tmp_path_factory, photos):
     return folder
 
 
-def test_runs_that_differ_by_their_seed_are_one_row(made):
+def test_runs_that_differ_only_in_their_seed_are_one_row(made):
     found = collect_runs(made)
     first, second = sorted(found.groups, key=lambda group: -len(group.seeds))
     assert (first.seeds, second.seeds) == ((0, 1, 2), (0,))
@@ -53,7 +53,7 @@ def test_runs_that_differ_by_their_seed_are_one_row(made):
     assert any("No scores: b" in sentence for sentence in found.findings())
 
 
-def test_a_seed_that_is_there_twice_counts_once(run_cli, made, tmp_path):
+def test_a_repeated_seed_counts_once(run_cli, made, tmp_path):
     """A copy of a run is not a second sample: ± over both would be too small."""
     runs = shutil.copytree(made, tmp_path / "runs")
     shutil.copytree(runs / "a0", runs / "copy of a0")
@@ -68,7 +68,7 @@ def test_a_seed_that_is_there_twice_counts_once(run_cli, made, tmp_path):
     assert "a0, copy of a0 have the same seed and count as one run." in out
 
 
-def test_runs_of_other_photos_or_encoders_of_one_name_are_rows_of_their_own(made, tmp_path):
+def test_runs_with_equal_names_but_other_photos_or_encoders_are_separate_rows(made, tmp_path):
     """A folder keeps its name when photos are added, and a model with another checkpoint or preparation."""
     for name, images, weights in (("a0", "1", "3"), ("a1", "2", "3"), ("a2", "1", "4")):
         shutil.copytree(made / "a0", tmp_path / name)
@@ -86,7 +86,7 @@ def test_runs_of_other_photos_or_encoders_of_one_name_are_rows_of_their_own(made
     ]
 
 
-def test_sets_of_other_classes_are_told_apart_by_these_alone(made, tmp_path):
+def test_sets_of_other_classes_are_distinguished_only_by_the_classes(made, tmp_path):
     """Photos of other classes, as after a class is removed, have another fingerprint, which adds no information."""
     for name, digit, classes in (("a", "1", ("cat", "dog")), ("b", "2", ("cat", "emu"))):
         shutil.copytree(made / "a0", tmp_path / name)
@@ -98,7 +98,7 @@ def test_sets_of_other_classes_are_told_apart_by_these_alone(made, tmp_path):
     assert [row["classes"] for row in table.records()] == ["2: cat, dog", "2: cat, emu"]
 
 
-def test_rows_that_were_scored_otherwise_are_not_compared_in_silence(made, photos, tmp_path):
+def test_rows_scored_differently_are_not_silently_compared(made, photos, tmp_path):
     runs = shutil.copytree(made, tmp_path / "runs")
     other = [*SCORED[:-3], 1, *SCORED[-2:]]  # one view
     assert main([*map(str, ["evaluate", runs / "b", "--images", f"folder:{photos}", "--encoder", TINY, *other])]) == 0
@@ -130,7 +130,7 @@ def test_json_of_scores_is_what_their_file_contains(run_cli, made):
     assert shown["rows"][0]["top1"] == load_evaluation(path)["distilled"].top1
 
 
-def test_real_images_beside_runs_add_no_columns_of_options(run_cli, made, photos, tmp_path):
+def test_real_images_add_no_columns_of_options(run_cli, made, photos, tmp_path):
     """A baseline has no learning rate: options that only distillation has are not shown for it."""
     out = made / "herding"
     saved = run_cli("baseline", "--images", f"folder:{photos}", "--encoder", TINY, "--save", "herding", "--out", out)
@@ -143,7 +143,7 @@ def test_real_images_beside_runs_add_no_columns_of_options(run_cli, made, photos
     assert found["b"] == {"method": "clp", "lr": "0.05"}
 
 
-def test_runs_of_other_classes_are_rows_of_their_own(made, tmp_path):
+def test_runs_of_other_classes_are_separate_rows(made, tmp_path):
     for name, class_names in (("one", ("cat", "dog")), ("other", ("cat", "owl"))):
         shutil.copytree(made / "a0", tmp_path / name)
         write_run(tmp_path / name, replace(read_run(made / "a0"), class_names=class_names))
@@ -151,7 +151,7 @@ def test_runs_of_other_classes_are_rows_of_their_own(made, tmp_path):
     assert found == {("one",): {"classes": "2: cat, dog"}, ("other",): {"classes": "2: cat, owl"}}
 
 
-def test_runs_in_a_bin_are_none_and_linked_ones_are(made, tmp_path):
+def test_runs_in_a_bin_do_not_count_and_linked_runs_do(made, tmp_path):
     folder = tmp_path / "runs"
     shutil.copytree(made / "a0", folder / "a0")
     for thrown_away in ("#recycle", "@eaDir", ".Trash-0"):
@@ -161,7 +161,7 @@ def test_runs_in_a_bin_are_none_and_linked_ones_are(made, tmp_path):
     assert [group.folders for group in collect_runs(folder).groups] == [("a0", "deeper")]
 
 
-def test_no_mean_is_taken_of_scores_made_in_different_ways(made, photos, tmp_path):
+def test_scores_made_in_different_ways_are_not_averaged(made, photos, tmp_path):
     runs = shutil.copytree(made, tmp_path / "runs")
     next((runs / "a1").glob("evaluation-*.json")).unlink()
     other = [*SCORED[:-3], 1, *SCORED[-2:]]  # one view
@@ -173,7 +173,7 @@ def test_no_mean_is_taken_of_scores_made_in_different_ways(made, photos, tmp_pat
     assert any("No scores: a1, b" in sentence for sentence in found.findings())
 
 
-def test_what_is_no_folder_of_runs(run_cli, tmp_path):
+def test_folders_without_runs(run_cli, tmp_path):
     assert "is not a folder" in run_cli("runs", tmp_path / "nothing").error()
     assert "contains no runs" in run_cli("runs", tmp_path).error()
     (tmp_path / "a").mkdir()
@@ -182,7 +182,7 @@ def test_what_is_no_folder_of_runs(run_cli, tmp_path):
         collect_runs(tmp_path)
 
 
-def test_options_of_other_methods_are_no_difference(photos, tmp_path, run_cli):
+def test_options_of_other_methods_do_not_count_as_differences(photos, tmp_path, run_cli):
     for method in ("clp", "sfm"):
         made = run_cli("distill", "--images", f"folder:{photos}", "--encoder", TINY, "--steps", 1, "--method", method,
                        "--out", tmp_path / method)  # fmt: skip
@@ -203,7 +203,7 @@ def test_an_option_that_only_one_run_of_a_method_has_is_a_difference(photos, tmp
     assert groups == {"plain": {}, "head": {"keep_head": "True"}}
 
 
-def test_no_option_is_told_of_sets_that_were_made_elsewhere(made, run_cli, tmp_path):
+def test_no_options_are_shown_for_sets_that_were_made_elsewhere(made, run_cli, tmp_path):
     runs = tmp_path / "runs"
     shutil.copytree(made / "b", runs / "b")
     assert run_cli("import", made / "b" / "images", "--out", runs / "theirs").code == 0
@@ -216,7 +216,7 @@ def test_no_option_is_told_of_sets_that_were_made_elsewhere(made, run_cli, tmp_p
     assert "unknown, preset" not in page.read_text()
 
 
-def test_a_run_that_goes_on_says_how_its_images_began(made, tmp_path):
+def test_a_continued_run_says_how_its_images_started(made, tmp_path):
     """Its canvas is filled with the old images and photos, although the option of the canvas is noise."""
     shutil.copytree(made / "b", tmp_path / "first")
     run = read_run(made / "b")

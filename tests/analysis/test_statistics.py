@@ -30,7 +30,7 @@ def test_correlation_and_its_p_value_are_those_of_every_relabelling():
     assert mantel(np.exp(metric), 3 * accuracy) == said, "ranks alone count"
 
 
-def test_what_transfer_repeats_is_found_and_the_diagonal_is_not_looked_at():
+def test_metrics_that_match_transfer_are_found_and_the_diagonal_is_ignored():
     rng = np.random.default_rng(0)
     metric = rng.normal(size=(5, 5))
     assert mantel(metric, np.where(np.eye(5) > 0, -99, metric)) == Correlation(pytest.approx(1), 1 / 120, 20)
@@ -48,7 +48,7 @@ def test_many_encoders_take_drawn_permutations():
     assert mantel(metric, other, seed=3) == mantel(metric, other, seed=3)
 
 
-def test_pairs_that_are_not_known_are_left_out():
+def test_unknown_pairs_are_left_out():
     rng = np.random.default_rng(0)
     metric = rng.normal(size=(5, 5))
     accuracy = metric.copy()
@@ -75,7 +75,7 @@ def test_a_correlation_takes_three_known_pairs():
 # ---------------------------------------------------------------- rankings
 
 
-def test_agreement_of_few_is_exact():
+def test_agreement_is_exact_for_few_things():
     assert rank_agreement([1, 2, 3], [10, 20, 30]) == Correlation(pytest.approx(1), pytest.approx(1 / 3), 3)
     assert rank_agreement([1, 2, 3, 4], [4, 3, 2, 1]) == Correlation(pytest.approx(-1), pytest.approx(2 / 24), 4)
     assert rank_agreement([1, 2], [1, 2]) == Correlation(None, None, 2)
@@ -84,7 +84,7 @@ def test_agreement_of_few_is_exact():
 
 @settings(max_examples=8, deadline=None)
 @given(values=st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=3, max_size=5))
-def test_agreement_is_scipys(values):
+def test_agreement_equals_scipys(values):
     first, second = (list(column) for column in zip(*values, strict=True))
     found = rank_agreement(first, second)
     if found.spearman is None:
@@ -100,7 +100,7 @@ def test_agreement_is_scipys(values):
     assert found.p == pytest.approx(far.mean())
 
 
-def test_agreement_of_many_is_drawn():
+def test_agreement_uses_random_orders_for_many_things():
     found = rank_agreement(range(12), [*range(10), 11, 10])
     assert found.p == pytest.approx(1 / 10_000)
     assert found.spearman > 0.98
@@ -121,7 +121,7 @@ def test_signed_ranks_with_ties_are_counted_exactly(values):
 
 
 @pytest.mark.parametrize("count", [5, 40, 100, 300])
-def test_signed_ranks_without_ties_are_those_of_scipy(count):
+def test_signed_ranks_without_ties_equal_scipys(count):
     differences = np.random.default_rng(count).normal(0.1, 1, count)
     exact = "exact" if count <= 100 else "approx"
     assert signed_rank_test(differences) == pytest.approx(wilcoxon(differences, method=exact).pvalue, rel=1e-9)

@@ -72,7 +72,7 @@ def test_a_second_call_keeps_what_is_done_and_adds_seeds(distil_cli, out):
 
 
 @pytest.mark.slow
-def test_interrupted_it_goes_on(fork, run_cli, photos, out):
+def test_it_resumes_after_an_interruption(fork, run_cli, photos, out):
     words = ["distill", "--images", f"folder:{photos}", "--encoder", "module:helpers_encoders:slow"]
     words += ["--steps", 25, "--seeds", 0, 1, "--out", out, "--no-progress"]
     process = fork(*words)
@@ -174,7 +174,7 @@ def test_words_that_are_wrong(distil_cli, out, arguments, says):
 
 
 @pytest.mark.slow
-def test_a_files_number_of_evaluation_seeds_is_no_list_of_seeds(distil_cli, tmp_path, out):
+def test_a_number_of_evaluation_seeds_in_a_file_is_not_a_list_of_seeds(distil_cli, tmp_path, out):
     file = tmp_path / "both.yaml"
     file.write_text("seeds: 5\n")
     assert distil_cli("--config", file, "--out", out).code == 0
@@ -195,7 +195,7 @@ def test_a_grid_in_a_file_may_not_name_code(run_cli, photos, tmp_path, out):
 
 
 @pytest.mark.slow
-def test_from_statistics_in_place_of_images(run_cli, photos, tmp_path, out):
+def test_from_statistics_instead_of_images(run_cli, photos, tmp_path, out):
     stats = tmp_path / "a.stats"
     made = run_cli("stats", "--images", f"folder:{photos}", "--encoder", TINY, "--out", stats)
     assert made.code == 0, made.err

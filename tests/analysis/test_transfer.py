@@ -101,7 +101,7 @@ def matrix(runs, data, other):
 
 
 @pytest.mark.slow
-def test_cells_are_those_of_evaluate(matrix, runs, data, other):
+def test_cells_equal_evaluate(matrix, runs, data, other):
     assert matrix.accuracy.shape == matrix.std.shape == (1, 2, 2)
     for t, word in enumerate((TINY, other)):
         encoder = load_encoder(word)
@@ -191,7 +191,7 @@ def altered(out):
 
 
 @pytest.mark.slow
-def test_cells_are_used_again_where_everything_agrees(runs, data, other, tmp_path):
+def test_cells_are_reused_if_everything_agrees(runs, data, other, tmp_path):
     def again(sets=runs, encoders=(TINY,), **options):
         options = {**QUICK, "baselines": ["random", "full"], **options}
         return transfer(sets, encoders, *data, out=tmp_path / "out", **options)
@@ -250,7 +250,7 @@ class Stops(nn.Module):
         return self.body(images)
 
 
-def test_an_interrupted_matrix_goes_on(runs, data, tmp_path):
+def test_an_interrupted_matrix_resumes(runs, data, tmp_path):
     stops = Stops()
     encoder = Encoder(stops, name="stops", input_size=32)
     stops.stop = True
@@ -327,7 +327,7 @@ def test_memory_holds_the_features_of_one_target_at_a_time(runs, data, monkeypat
     assert not any(still_there)
 
 
-def test_a_probe_of_one_neighbour(runs, data):
+def test_the_nearest_neighbour_as_a_probe(runs, data):
     matrix = transfer(runs[:1], [TINY], *data, probes=["1nn"], **QUICK)
     assert matrix.probes == ("1nn",)
     assert not np.isnan(matrix.accuracy).any()
@@ -500,7 +500,7 @@ def test_rows_of_soft_labels_are_marked(runs, with_heads, data, tmp_path):
     assert "soft labels" not in str(transfer([soft], [TINY], *data, probes=["inherited"], **options))
 
 
-def test_a_set_from_real_images_is_called_so(runs, data):
+def test_a_set_of_real_images_is_labelled_as_such(runs, data):
     held = DistilledSet.load(runs[0])
     config = replace(held.run.config, canvas=replace(held.run.config.canvas, init="real"))
     matrix = transfer(
@@ -515,7 +515,7 @@ def test_a_set_from_real_images_is_called_so(runs, data):
     assert [source.method for source in matrix.sources] == ["clp", "clp"]
 
 
-def test_probes_without_augmentation_are_rows_of_their_own(runs, data):
+def test_probes_without_augmentation_are_separate_rows(runs, data):
     matrix = transfer(runs[:1], [TINY], *data, without_augmentation=True, **QUICK)
     assert matrix.probes == ("ridge", "ridge, no augmentation")
     assert not np.isnan(matrix.accuracy).any()
@@ -597,7 +597,7 @@ def test_every_matrix_survives_its_file(tmp_path_factory, matrix):
         ({"cells": {"a": {"ridge": [2.0]}}}, r"Expected `float` <= 1.0 - at `\$.cells"),
     ],
 )
-def test_files_that_are_not_a_whole_matrix(matrix, tmp_path, change, says):
+def test_files_without_a_complete_matrix(matrix, tmp_path, change, says):
     matrix.write(tmp_path)
     path = tmp_path / "transfer.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "sha256": None, **change}))
@@ -642,7 +642,7 @@ def test_command(run, runs, other_file, tmp_path):
     assert again.out.count(" 1.6 ") == 2 * 6
 
 
-def test_command_with_crops_of_ones_own(run, runs, folder, tmp_path):
+def test_command_with_the_users_own_crops(run, runs, folder, tmp_path):
     crops = ["--augment.scale", 0.35, 1.0, "--augment.flip", 0]
     result = run(runs[0], "--encoders", TINY, *crops, "--probe", "logistic", "--baselines", "random")
     assert (result.code, result.err) == (0, "")

@@ -35,7 +35,7 @@ def test_encoders_lists_the_recipes(run_cli):
 
 
 @pytest.mark.parametrize(("start", "says"), [("auto", "averages of photos"), ("real", "photos"), ("noise", None)])
-def test_a_run_says_that_its_images_began_as_photos(distil_cli, out, start, says):
+def test_a_run_says_that_its_images_started_from_photos(distil_cli, out, start, says):
     result = distil_cli("--out", out, "--canvas.init", start, steps=1)
     began = [line for line in result.out.splitlines() if line.startswith("start:")]
     way = "which the images may still show; --canvas.init noise starts without photos"
@@ -79,7 +79,7 @@ def test_features_distill_evaluate_info(run_cli, distil_cli, photos, out):
     assert not (out / "evolution" / "step-9.webp").exists()
 
 
-def test_a_size_behind_the_name_of_an_encoder(run_cli, distil_cli, out):
+def test_a_size_after_the_name_of_an_encoder(run_cli, distil_cli, out):
     result = distil_cli("--out", out, encoder=f"{TINY}@48")
     assert result.code == 0, result.err
     config = yaml.safe_load((out / "config.yaml").read_text())
@@ -185,7 +185,7 @@ def test_unreadable_file_is_an_error_when_strict(distil_cli, tmp_path, out):
     assert not out.exists()
 
 
-def test_class_of_which_nothing_can_be_read(distil_cli, tmp_path, out):
+def test_class_without_a_readable_image(distil_cli, tmp_path, out):
     photos = make_image_folder(tmp_path / "photos")
     for file in (photos / "train/dog").iterdir():
         file.write_bytes(b"\x89PNG broken")
@@ -246,7 +246,7 @@ def test_unknown_encoders_come_with_the_nearest(refused, encoder, says):
     assert says in refused(encoder=encoder)
 
 
-def test_a_misspelt_option_comes_before_the_one_that_is_missing(run_cli):
+def test_a_misspelt_option_is_reported_before_a_missing_one(run_cli):
     error = run_cli("distill", "--image", "folder:x", "--encoder", TINY).error()
     assert error.endswith("unknown option '--image'; did you mean --images?")
     assert "--help lists" in run_cli("runs", "--qqqqq").error()
@@ -280,13 +280,13 @@ def test_unknown_command_comes_with_the_nearest(run_cli):
         (["remove", "runs/x"], "unknown command 'remove'; probedistill --help lists the commands"),
     ],
 )
-def test_words_that_fit_nowhere(run_cli, tmp_path, monkeypatch, words, message):
+def test_superfluous_words(run_cli, tmp_path, monkeypatch, words, message):
     monkeypatch.chdir(tmp_path)
     Path("x.yaml").write_text(f"images: folder:x\nencoder: {TINY}\n")
     assert message in run_cli(*words).error()
 
 
-def test_a_file_of_options_that_lacks_what_is_missing(run_cli, tmp_path):
+def test_a_file_of_options_that_lacks_a_required_option(run_cli, tmp_path):
     (tmp_path / "some.yaml").write_text("seed: 1\n")
     error = run_cli("baseline", "--encoder", TINY, "--config", tmp_path / "some.yaml").error()
     assert "images is missing, and the --config file does not have it; give --images" in error
@@ -294,7 +294,7 @@ def test_a_file_of_options_that_lacks_what_is_missing(run_cli, tmp_path):
     assert run_cli("merge", "a", "b").error().endswith("out is missing; give --out")
 
 
-def test_the_first_of_many_names_are_not_listed_beside_the_nearest():
+def test_a_near_name_replaces_a_long_list_of_names():
     many = ["colour", *(f"name{number}" for number in range(30))]
     assert str(unknown_name("word", "color", many)) == "unknown word 'color'; did you mean 'colour'?"
     assert "(31 in all)" in str(unknown_name("word", "other", many))
@@ -409,7 +409,7 @@ def test_features_of_another_encoder(photos):
 
 
 @pytest.mark.parametrize("command", ["distill", "baseline"])
-def test_memory_that_runs_out_is_one_line(run_cli, photos, tmp_path, command):
+def test_running_out_of_memory_is_one_line(run_cli, photos, tmp_path, command):
     encoder = ["--images", f"folder:{photos}", "--encoder", "module:helpers_encoders:runs_out"]
     more = ["--out", tmp_path / "run"] if command == "distill" else ["--baselines", "means"]
     result = run_cli(command, *encoder, *more)
@@ -436,7 +436,7 @@ def test_memory_that_runs_out_is_one_line(run_cli, photos, tmp_path, command):
         (ImportError("No module named 'x'"), False),
     ],
 )
-def test_which_errors_are_those_of_memory(error, is_one):
+def test_errors_that_mean_out_of_memory(error, is_one):
     assert is_out_of_memory(error) == is_one
 
 
@@ -491,7 +491,7 @@ def test_evaluating_with_another_encoder_and_data(run_cli, tmp_path, photos, fin
         (["distill", "--images"], "--images has no value; probedistill distill --help says what it takes"),
     ],
 )  # fmt: skip
-def test_what_is_missing_is_named(run_cli, arguments, message):
+def test_missing_parts_are_named(run_cli, arguments, message):
     assert message in run_cli(*arguments).error()
 
 
@@ -504,7 +504,7 @@ def test_what_is_missing_is_named(run_cli, arguments, message):
         (["--augment.empty-scale"], "unknown option"),
     ],
 )
-def test_numbers_that_mean_nothing(refused, arguments, message):
+def test_meaningless_numbers(refused, arguments, message):
     assert message in refused(*arguments)
 
 
@@ -513,7 +513,7 @@ def test_a_negative_seed_is_named_by_every_command(run_cli, photos, tmp_path):
     assert "seed -1 must be 0 or more" in run_cli("features", *arguments).error()
 
 
-def test_a_checkpoint_that_is_no_checkpoint(run_cli, photos, out, tmp_path):
+def test_files_that_are_not_checkpoints(run_cli, photos, out, tmp_path):
     file = tmp_path / "weights.pth"
     file.write_text("a: 1\nb: [1, 2]\n")
     arguments = ["distill", "--images", f"folder:{photos}", "--encoder", "timm:resnet18@32", "--checkpoint", file]
@@ -549,7 +549,7 @@ def test_names_are_printed_as_they_are(run_cli, photos, tmp_path):
 
 
 @pytest.mark.slow
-def test_scores_of_another_protocol_do_not_go_in_silence(run_cli, photos, finished):
+def test_scores_of_another_protocol_are_not_silently_replaced(run_cli, photos, finished):
     out = finished
     arguments = ["evaluate", out, "--config", out / "config.yaml", "--views", 1, "--baselines", "random"]
     assert run_cli(*arguments, "--seeds", 2).err == ""
@@ -558,7 +558,7 @@ def test_scores_of_another_protocol_do_not_go_in_silence(run_cli, photos, finish
 
 
 @pytest.mark.slow
-def test_what_a_run_holds_beside_its_images(run_cli, distil_cli, photos, tmp_path):
+def test_extra_files_in_a_run(run_cli, distil_cli, photos, tmp_path):
     out, small = tmp_path / "run", tmp_path / "small"
     assert distil_cli("--out", out, "--soft-labels", "source", "--keep-head").code == 0
     assert run_cli("export", out, "--out", small, "--quality", 70).code == 0
@@ -582,7 +582,7 @@ def test_what_a_run_holds_beside_its_images(run_cli, distil_cli, photos, tmp_pat
     [("distill", "views"), ("distill", "real-views"), ("distill", "micro-batch"), ("features", "views"),
      ("evaluate", "views"), ("evaluate", "seeds"), ("evaluate", "full-views")],
 )  # fmt: skip
-def test_numbers_that_no_machine_gets_through(run_cli, photos, tmp_path, command, option):
+def test_numbers_too_large_for_any_machine(run_cli, photos, tmp_path, command, option):
     run = ["set:digits-lite0"] if command == "evaluate" else []
     where = ["--images", f"folder:{photos}", "--encoder", TINY, "--out", tmp_path / "out"]
     where = where if command == "distill" else where[:4]
@@ -591,12 +591,12 @@ def test_numbers_that_no_machine_gets_through(run_cli, photos, tmp_path, command
     assert os.listdir(tmp_path) == []
 
 
-def test_delta_without_epsilon_is_no_promise(run_cli, photos, tmp_path):
+def test_delta_without_epsilon_is_refused(run_cli, photos, tmp_path):
     words = ["stats", "--images", f"folder:{photos}", "--encoder", TINY, "--out", tmp_path / "a.stats"]
     assert "delta 1e-06 is for --epsilon" in run_cli(*words, "--delta", "1e-6").error()
 
 
-def test_interrupted_anywhere_it_says_stopped(run_cli, monkeypatch, photos, tmp_path):
+def test_an_interruption_anywhere_says_stopped(run_cli, monkeypatch, photos, tmp_path):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 

@@ -78,7 +78,7 @@ def test_help_of_a_narrow_terminal_says_the_same(help_at):
     assert set(COMMANDS) <= set(help_at(30).splitlines())
 
 
-def test_a_terminal_of_no_columns_is_one_of_unknown_width(run_cli, monkeypatch):
+def test_a_terminal_with_no_columns_has_an_unknown_width(run_cli, monkeypatch):
     monkeypatch.setenv("COLUMNS", "0")
     app.console = None
     assert "--steps" in run_cli("demo", "--help").out

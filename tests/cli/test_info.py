@@ -28,12 +28,12 @@ def test_info_names_every_option_that_is_not_the_default(run_cli, distil_cli, ou
     assert "for 1 encoder" in info["statistics"]
 
 
-def test_info_of_defaults_names_none(run_cli, distil_cli, out):
+def test_info_of_defaults_names_no_options(run_cli, distil_cli, out):
     assert distil_cli("--out", out, "--method", "sfm").code == 0
     assert "options" not in shown_by_info(run_cli, out)
 
 
-def test_info_of_images_of_another_program_makes_nothing_up(run_cli, photos, out):
+def test_info_of_imported_images_invents_nothing(run_cli, photos, out):
     assert run_cli("import", photos / "train", "--out", out).code == 0
     info = shown_by_info(run_cli, out)
     assert (info["method"], info["state"]) == ("unknown: another program made the images", "whole")

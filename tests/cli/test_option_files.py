@@ -28,7 +28,7 @@ def test_yaml_gives_options_and_flags_win(run_cli, photos, out, tmp_path):
 
 
 @pytest.mark.parametrize("joined", [False, True])
-def test_an_encoder_in_a_file_of_its_own(run_cli, photos, out, tmp_path, joined):
+def test_an_encoder_in_a_separate_file(run_cli, photos, out, tmp_path, joined):
     """It replaces all encoder options: options in --config do not mix with it, but flags win."""
     file, run = tmp_path / "tiny.yaml", tmp_path / "run.yaml"
     file.write_text(yaml.safe_dump({"encoder": TINY, "precision": "bf16", "fold_batchnorm": False}))
@@ -43,7 +43,7 @@ def test_an_encoder_in_a_file_of_its_own(run_cli, photos, out, tmp_path, joined)
     assert "input_size" not in kept
 
 
-def test_an_encoder_in_a_file_that_is_not_there(run_cli, photos, out):
+def test_an_encoder_in_a_missing_file(run_cli, photos, out):
     assert "none.yaml" in run_cli("distill", "--images", f"folder:{photos}", "--encoder", "none.yaml").error()
 
 
@@ -83,7 +83,7 @@ def test_yaml_that_is_wrong(refused, tmp_path, text, says):
     assert says in refused("--config", file)
 
 
-def test_yaml_that_is_not_there(refused, tmp_path):
+def test_a_missing_yaml_file(refused, tmp_path):
     assert "none.yaml" in refused("--config", tmp_path / "none.yaml")
 
 
@@ -183,7 +183,7 @@ def test_an_option_in_a_file_that_does_not_fit_is_named(refused, tmp_path, conte
 
 
 @pytest.mark.slow
-def test_every_option_of_a_command_may_stand_in_a_file(run_cli, distil_cli, photos, tmp_path):
+def test_every_option_of_a_command_may_be_in_a_file(run_cli, distil_cli, photos, tmp_path):
     out, file, spec = tmp_path / "run", tmp_path / "options.yaml", f"folder:{photos}"
     assert distil_cli("--out", out).code == 0
     file.write_text("seeds: 1\nviews: 2\nprobes: [logistic]\nbaselines: [random]\n")

@@ -119,7 +119,7 @@ def test_folder_of_something_else_is_left_alone(distil_cli, out, arguments, name
 
 
 @pytest.mark.slow
-def test_a_folder_that_another_process_is_at_work_in(fork, run_cli, photos, tmp_path):
+def test_a_folder_in_use_by_another_process(fork, run_cli, photos, tmp_path):
     out = tmp_path / "run"
     arguments = ["distill", "--images", f"folder:{photos}", "--encoder", "module:helpers_encoders:slow", "--out", out]
     process = fork(*arguments, "--steps", 2000, "--checkpoint-seconds", 0)

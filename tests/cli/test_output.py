@@ -42,7 +42,7 @@ class Stream(io.TextIOWrapper):
 @pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["cp1252", "latin-1", "ascii", "cp437", "utf-16"])
 @pytest.mark.parametrize("command", [["--help"], ["distill", "--help"], ["encoders"]])
-def test_a_stream_that_cannot_hold_every_character(encoding, command, monkeypatch):
+def test_a_stream_that_cannot_represent_every_character(encoding, command, monkeypatch):
     out, err = Stream(encoding, terminal=False), Stream(encoding, terminal=False)
     monkeypatch.setattr(sys, "stdout", out)
     monkeypatch.setattr(sys, "stderr", err)
@@ -52,7 +52,7 @@ def test_a_stream_that_cannot_hold_every_character(encoding, command, monkeypatc
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", [["--help"], ["encoders"]])
-def test_a_process_whose_streams_cannot_hold_every_character(command):
+def test_a_process_whose_streams_cannot_represent_every_character(command):
     done = run(*command, encoding="cp1252")
     assert done.returncode == 0, done.stderr
     assert "probedistill" in done.stdout.decode("cp1252") or command == ["encoders"]
@@ -114,7 +114,7 @@ def where(tmp_path_factory) -> dict[str, str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("encoding", "terminal"), [("ascii", False), ("cp1252", True)], ids=["file", "terminal"])
-def test_every_command_on_a_stream_that_cannot_hold_every_character(
+def test_every_command_on_a_stream_that_cannot_represent_every_character(
     where, encoding, terminal, monkeypatch, tmp_path_factory
 ):
     """No traceback, whatever the tables, bars and names are; and no control sequences go to a file."""
@@ -139,7 +139,7 @@ def test_every_command_on_a_stream_that_cannot_hold_every_character(
 # ---------------------------------------------------------------- messages
 
 
-def test_messages_are_those_of_a_logger(run_cli, distil_cli, tmp_path, caplog):
+def test_messages_come_from_a_logger(run_cli, distil_cli, tmp_path, caplog):
     assert distil_cli("--out", tmp_path / "run").code == 0
     with caplog.at_level(logging.INFO, "probedistill"):
         result = distil_cli("--out", tmp_path / "run", "--resume")
@@ -180,7 +180,7 @@ again("third")
 
 
 @pytest.mark.slow
-def test_from_python_there_are_warnings_alone_until_logging_is_set_up(tmp_path):
+def test_from_python_only_warnings_are_shown_until_logging_is_set_up(tmp_path):
     photos = make_image_folder(tmp_path / "photos", per_class=6)
     (photos / "train/cat/broken.png").write_bytes(b"no image")
     environment = {**os.environ, "PYTHONPATH": str(TESTS), "PROBEDISTILL_CACHE": str(tmp_path / "cache")}
@@ -209,17 +209,17 @@ def test_a_file_gets_no_escape_codes():
     assert b"\x1b" not in run("encoders").stdout
 
 
-def test_quiet_says_nothing(run_cli, photos, tmp_path):
+def test_quiet_prints_nothing(run_cli, photos, tmp_path):
     result = run_cli("distill", "--images", f"folder:{photos}", "--encoder", TINY, "--steps", 2, "--out",
                      tmp_path / "run", "-q")  # fmt: skip
     assert (result.code, result.out, result.err) == (0, "", "")
 
 
-def test_quiet_still_says_what_is_wrong(run_cli):
+def test_quiet_still_prints_errors(run_cli):
     assert "image source 'nowhere'" in run_cli("distill", "--images", "nowhere:x", "--encoder", TINY, "-q").error()
 
 
-def test_json_alone_goes_to_standard_output(run_cli, tmp_path):
+def test_only_json_goes_to_standard_output(run_cli, tmp_path):
     result = run_cli("encoders", "--json")
     assert result.code == 0
     tables = [json.loads(line) for line in result.out.splitlines()]
@@ -228,7 +228,7 @@ def test_json_alone_goes_to_standard_output(run_cli, tmp_path):
 
 
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
-def test_a_stream_that_is_closed_is_one_to_nowhere(monkeypatch, stream):
+def test_output_to_a_closed_stream_is_dropped(monkeypatch, stream):
     monkeypatch.setattr(sys, stream, None)
     assert main(["encoders"]) == 0
     assert main(["info", "no such run"]) == 2
@@ -236,7 +236,7 @@ def test_a_stream_that_is_closed_is_one_to_nowhere(monkeypatch, stream):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no device that is always full")
-def test_a_log_that_cannot_be_written_stops_no_work(distil_cli, tmp_path, monkeypatch):
+def test_an_unwritable_log_does_not_stop_the_work(distil_cli, tmp_path, monkeypatch):
     photos = make_image_folder(tmp_path / "photos")
     (photos / "train/cat/broken.png").write_bytes(b"no image")  # causes a warning
     with open("/dev/full", "w") as full:
@@ -247,7 +247,7 @@ def test_a_log_that_cannot_be_written_stops_no_work(distil_cli, tmp_path, monkey
 
 
 @pytest.mark.parametrize("command", [["encoders"], ["encoders", "--json"]])
-def test_a_reader_who_has_gone_ends_the_command_quietly(command, monkeypatch, capfd):
+def test_a_closed_pipe_ends_the_command_quietly(command, monkeypatch, capfd):
     """The exit code is that of a process ended by SIGPIPE."""
     reads, writes = os.pipe()
     os.close(reads)
@@ -258,13 +258,13 @@ def test_a_reader_who_has_gone_ends_the_command_quietly(command, monkeypatch, ca
 
 
 @pytest.mark.slow
-def test_a_reader_of_the_help_who_has_gone(start_process):
+def test_a_closed_pipe_ends_the_help_quietly(start_process):
     process = start_process("distill", "--help")
     process.stdout.close()
     assert (process.wait(60), process.stderr.read()) == (141, "")
 
 
-def test_sentences_that_nobody_reads_leave_the_json_alone(monkeypatch, capfd):
+def test_sentences_to_a_closed_stream_do_not_affect_the_json(monkeypatch, capfd):
     reads, writes = os.pipe()
     os.close(reads)
     with os.fdopen(writes, "w") as gone:
@@ -274,7 +274,7 @@ def test_sentences_that_nobody_reads_leave_the_json_alone(monkeypatch, capfd):
 
 
 @pytest.mark.parametrize("command", [["encoders"], ["encoders", "--json"]])
-def test_an_output_that_takes_nothing_is_one_line(command, monkeypatch, capfd):
+def test_an_unwritable_output_is_one_line(command, monkeypatch, capfd):
     with open(os.dup(os.open(os.devnull, os.O_RDONLY)), "w") as closed:
         monkeypatch.setattr(sys, "stdout", closed)
         assert main(command) == 1

@@ -32,7 +32,7 @@ OPTIONS = [
 
 
 @pytest.mark.parametrize("words", OPTIONS, ids=lambda words: " ".join(w[:12] for w in words if w != TINY))
-def test_a_path_that_nothing_can_have(words, photos, run_cli, tmp_path, monkeypatch):
+def test_impossible_paths(words, photos, run_cli, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     os.symlink("loop", "loop")
     line = run_cli(*(word.replace("PHOTOS", str(photos)) for word in words), trust=False).error()
@@ -52,7 +52,7 @@ def test_a_pipe_is_not_replaced(run_cli, tmp_path):
     assert pipe.is_fifo()
 
 
-def test_neither_is_a_link_to_a_device(tmp_path):
+def test_a_link_to_a_device_is_not_replaced(tmp_path):
     link = tmp_path / "out"
     link.symlink_to(os.devnull)
     with pytest.raises(UserError, match="not a file"), whole_file(link):
@@ -61,7 +61,7 @@ def test_neither_is_a_link_to_a_device(tmp_path):
     assert os.listdir(tmp_path) == ["out"]
 
 
-def test_a_command_that_is_shown_can_be_run(distil_cli, run_cli, tmp_path, monkeypatch):
+def test_a_printed_command_can_be_run(distil_cli, run_cli, tmp_path, monkeypatch):
     """A folder whose name begins with a dash would be taken for an option."""
     monkeypatch.chdir(tmp_path)
     shown = distil_cli("--out=-my run")

@@ -48,7 +48,7 @@ COMMANDS = {
 """Every command that takes a run, with what it needs beside it."""
 
 
-def test_no_command_that_takes_a_run_is_missing_here():
+def test_every_command_that_takes_a_run_is_tested_here():
     takes_a_run = {
         name
         for name in cli
@@ -103,7 +103,7 @@ def textures():
 
 
 @pytest.mark.slow
-def test_what_commands_find_out_lies_beside_the_set(run_cli, tmp_path):
+def test_results_of_commands_are_next_to_the_set(run_cli, tmp_path):
     folder = run_folder(SET)
     before = contents(folder)
     few = ("--seeds", 1, "--views", 1, "--full-views", 0, "--baselines", "random")
@@ -119,7 +119,7 @@ def test_what_commands_find_out_lies_beside_the_set(run_cli, tmp_path):
     assert "Where the images lie" in page
 
 
-def test_what_would_change_the_set_is_refused(run_cli, tmp_path):
+def test_commands_that_would_change_the_set_are_refused(run_cli, tmp_path):
     folder = run_folder(SET)
     before = contents(folder)
     for command in (["label", SET, *PHOTOS, *ENCODER, "--keep-head"], ["accept", SET]):

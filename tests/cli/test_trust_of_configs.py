@@ -40,7 +40,7 @@ def test_a_local_path_in_any_option_that_names_an_encoder_needs_trust(run_cli, t
     assert f"sets {option} 'timm:local-dir:/tmp/x', which needs trust" in error
 
 
-def test_the_printed_command_runs_as_it_stands(distil_cli, run_cli, tmp_path):
+def test_the_printed_command_runs_unchanged(distil_cli, run_cli, tmp_path):
     done = distil_cli("--out", tmp_path / "a run")
     (line,) = [line for line in done.out.splitlines() if line.startswith("score:")]
     words = shlex.split(line.removeprefix("score:"))

@@ -63,7 +63,7 @@ def test_a_callback_is_told_of_everything_in_order(photos):
     assert heard.accuracy == [None, *(value for _, value in run.accuracy)]
 
 
-def test_a_stopped_run_ends_unfinished_and_goes_on(photos, tmp_path):
+def test_a_stopped_run_ends_unfinished_and_resumes(photos, tmp_path):
     heard = Heard()
     with pytest.raises(KeyboardInterrupt):
         quick(photos, out=tmp_path / "run", callbacks=[Stops(), heard])
@@ -101,7 +101,7 @@ def mine(tmp_path, monkeypatch):
     sys.modules.pop("mine", None)
 
 
-def test_a_callback_of_the_users_own_from_the_command_line(distil_cli, tmp_path, mine):
+def test_a_users_own_callback_from_the_command_line(distil_cli, tmp_path, mine):
     result = distil_cli("--out", tmp_path / "run", "--callback", "module:mine:Shout")
     assert result.code == 0, result.err
     assert [line for line in result.out.splitlines() if line.startswith("shout")] == ["shout 1", "shout 2", "shout 3"]
@@ -120,7 +120,7 @@ def test_a_callback_of_the_users_own_from_the_command_line(distil_cli, tmp_path,
         (["--log", "tensorbord"], "unknown logger 'tensorbord'; did you mean 'tensorboard'?"),
     ],
 )
-def test_callbacks_that_are_none(distil_cli, tmp_path, mine, options, says):
+def test_objects_that_are_not_callbacks(distil_cli, tmp_path, mine, options, says):
     assert says in distil_cli("--out", tmp_path / "run", *options).error()
     assert not (tmp_path / "run").exists()
 
@@ -165,7 +165,7 @@ distill({photos!r}, "module:helpers_encoders:tiny", steps=4, progress={progress}
 
 
 @pytest.mark.slow
-def test_in_a_notebook_the_images_grow_in_their_place(photos, monkeypatch):
+def test_in_a_notebook_the_images_are_updated_in_place(photos, monkeypatch):
     nbformat = pytest.importorskip("nbformat", reason="pip install 'probedistill[dev]'")
     nbclient = pytest.importorskip("nbclient", reason="pip install 'probedistill[dev]'")
     monkeypatch.setenv("PYTHONPATH", str(TESTS))
@@ -187,7 +187,7 @@ def test_outside_a_notebook_nothing_is_shown(photos, monkeypatch):
     assert not shown
 
 
-def test_a_notebook_that_cannot_show_images_stops_no_run(photos, monkeypatch):
+def test_a_notebook_that_cannot_show_images_does_not_stop_the_run(photos, monkeypatch):
     monkeypatch.setattr("probedistill.distillation.callbacks.in_notebook", lambda: True)
     monkeypatch.setitem(sys.modules, "IPython.display", None)
     assert len(distill(f"folder:{photos}", TINY, steps=2, progress=True)) == 2
@@ -205,7 +205,7 @@ def timed(seconds, *, steps=300, at=0, folder=Path("run"), **config):
     return forecast
 
 
-def test_a_run_that_takes_long_says_so_once_and_what_makes_it_shorter(capfd):
+def test_a_long_run_says_once_how_long_it_takes_and_how_to_shorten_it(capfd):
     # The first step takes longer than the others, and does not count.
     timed([100, 130, 160, 190, 220, 250], views=12)
     with speaking_flags():
@@ -220,7 +220,7 @@ def test_a_run_that_takes_long_says_so_once_and_what_makes_it_shorter(capfd):
     assert "stop the run and add overwrite=True; steps=100 takes a third of the time, views=6 half" in in_python
 
 
-def test_a_run_in_no_folder_cannot_go_on(capfd):
+def test_a_run_without_a_folder_cannot_be_resumed(capfd):
     timed([100, 130, 160, 190], views=2, steps=300, folder=None)
     (line,) = capfd.readouterr().err.splitlines()
     assert "resume" not in line
@@ -242,12 +242,12 @@ def test_a_run_in_no_folder_cannot_go_on(capfd):
         ([1, 4, 7, 10], {"at": 250}, False),
     ],
 )
-def test_what_takes_minutes_needs_no_word(capfd, seconds, options, says):
+def test_a_run_of_minutes_has_no_forecast(capfd, seconds, options, says):
     timed(seconds, **options)
     assert bool(capfd.readouterr().err) == says
 
 
-def test_a_run_tells_its_forecast(photos, capfd, monkeypatch):
+def test_a_run_prints_its_forecast(photos, capfd, monkeypatch):
     monkeypatch.setattr(Forecast, "FROM", 0.0)
     quick(photos, steps=8, progress=True)
     assert [line for line in capfd.readouterr().err.splitlines() if "left: 8 steps, 3 views of each image" in line]
@@ -257,7 +257,7 @@ def test_a_run_tells_its_forecast(photos, capfd, monkeypatch):
 
 @pytest.mark.parametrize(("begun_from", "words"), [("average", " from averages of photos"), ("noise", "")])
 @pytest.mark.parametrize("is_terminal", [True, False])
-def test_what_images_began_as_is_said_at_the_start(capsys, monkeypatch, begun_from, words, is_terminal):
+def test_the_start_of_the_images_is_announced(capsys, monkeypatch, begun_from, words, is_terminal):
     """In a terminal, in a line above the bar, which has no room; in a log file, in the bar's own lines."""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal)
     bar = Bar()

@@ -87,7 +87,7 @@ def test_head_of_a_merged_set_is_that_of_the_pooled_photos(runs):
     np.testing.assert_allclose(merged.distilled.head.weight, pooled.head.weight, rtol=1e-4, atol=1e-5)
 
 
-def test_what_cannot_be_merged_is_left_out_and_said(runs):
+def test_what_cannot_be_merged_is_left_out_with_a_note(runs):
     a, b = load_runs([runs / "a", runs / "b"])
     merged = merge_sets([a, KeptSet(b.distilled, (), "b")])
     assert merged.statistics == ()
@@ -144,7 +144,7 @@ def test_a_class_of_the_same_images_but_other_photos_is_not_taken_once(runs):
 
 
 @pytest.mark.parametrize("keeps", [True, False])
-def test_classes_that_differ_in_spelling_alone_are_two_with_a_warning(runs, keeps):
+def test_classes_that_differ_only_in_spelling_are_two_with_a_warning(runs, keeps):
     def called(name, *names):
         one = KeptSet.load(runs / name)
         statistics = [replace(s, about=replace(s.about, class_names=names)) for s in one.statistics if keeps]
@@ -189,7 +189,7 @@ def test_merged_set_is_a_set_like_any_other(runs, run_cli, data, encoder, tmp_pa
     assert "named twice" in run_cli("merge", runs / "a", runs / "a", "--out", tmp_path / "x").error()
 
 
-def test_card_of_a_changed_set_names_what_lies_beside_its_images(runs, tmp_path):
+def test_card_of_a_changed_set_names_the_files_next_to_its_images(runs, tmp_path):
     merge([runs / "a", runs / "b"], out=tmp_path / "merged")
     forget(runs / "all", ["cat"], out=tmp_path / "out")
     for folder in (tmp_path / "merged", tmp_path / "out"):
@@ -200,7 +200,7 @@ def test_card_of_a_changed_set_names_what_lies_beside_its_images(runs, tmp_path)
         assert "To make it again" not in card, "config.yaml has the encoder alone"
 
 
-def test_card_of_a_set_that_goes_on_does_not_say_that_no_photo_was_used(runs, data, encoder, tmp_path):
+def test_card_of_a_continued_set_does_not_say_that_no_photo_was_used(runs, data, encoder, tmp_path):
     extend(runs / "a", data[0].with_classes(NAMES[2:]), encoder, run=out_of(tmp_path), steps=1)
     forget(runs / "all", ["cat"], out=tmp_path / "less")
     for folder in (tmp_path / "out", tmp_path / "less"):
@@ -292,7 +292,7 @@ def test_forgotten_class_goes_with_its_images_its_sums_and_its_part_in_the_head(
     assert torch.equal(DistilledSet.load(tmp_path / "out").float_images, left.float_images)
 
 
-def test_what_may_remain_is_said_of_sets_that_it_is_true_of(runs, encoder, data, tmp_path):
+def test_possible_traces_are_named_only_if_they_are_possible(runs, encoder, data, tmp_path):
     chosen = real_set("herding", encoder, data[0], features=FeatureStore(tmp_path / "cache", False, False))
     for name, held in (("real", chosen), ("bare", DistilledSet.load(runs / "all"))):
         held.save(tmp_path / name)
@@ -302,14 +302,14 @@ def test_what_may_remain_is_said_of_sets_that_it_is_true_of(runs, encoder, data,
         assert any("exports and copies of it" in note for note in notes)
 
 
-def test_head_goes_when_there_are_no_statistics_to_make_it_again(runs):
+def test_head_is_dropped_without_statistics_to_recompute_it(runs):
     kept = KeptSet.load(runs / "all")
     left = without_classes(KeptSet(kept.distilled, (), "x"), ["dog"])
     assert left.distilled.head is None
     assert "head was left out" in left.notes[0]
 
 
-def test_taken_out_photos_leave_the_sums_and_their_classes_are_made_again(runs, data, encoder, tmp_path):
+def test_removed_photos_leave_the_sums_and_their_classes_are_distilled_again(runs, data, encoder, tmp_path):
     some = data[0].select([0, 1, 6])  # two cats, one dog
     share = class_statistics(encoder, some, progress=False)
     left, notes = forget(runs / "all", [], [share], run=out_of(tmp_path), encoder=encoder)
@@ -352,13 +352,13 @@ def test_what_cannot_be_forgotten_is_one_line(runs, data, encoder, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_share_that_the_run_does_not_name_is_said_to_be_unproven(runs, data, encoder, tmp_path):
+def test_removing_an_unnamed_part_is_called_unproven(runs, data, encoder, tmp_path):
     some = class_statistics(encoder, data[0].select([0, 6]), name="somebody", progress=False)
     _, notes = forget(runs / "all", [], [some], run=out_of(tmp_path), encoder=encoder, steps=1)
     assert any("'somebody' is not among the parts that 'all' lists" in note for note in notes)
 
 
-def test_named_part_needs_no_such_word(runs, data, encoder, tmp_path):
+def test_removing_a_named_part_is_not_called_unproven(runs, data, encoder, tmp_path):
     more = RunConfig(out=tmp_path / "more", cache=tmp_path / "cache", progress=False)
     hens = data[0].with_classes(["hen"])
     extend(runs / "a", hens, encoder, run=more, steps=1)
@@ -430,7 +430,7 @@ def test_refining_changes_old_images_too(runs, data, encoder, tmp_path):
     assert more.run.base.refined == 2
 
 
-def test_more_photos_of_a_class_change_the_images_of_that_class_alone(runs, data, encoder, tmp_path):
+def test_more_photos_of_a_class_change_only_the_images_of_that_class(runs, data, encoder, tmp_path):
     more = extend(runs / "a", data[1].with_classes(["dog"]), encoder, run=out_of(tmp_path))
     before = DistilledSet.load(runs / "a")
     assert more.class_names == NAMES[:2]
@@ -439,7 +439,7 @@ def test_more_photos_of_a_class_change_the_images_of_that_class_alone(runs, data
     assert statistics_of_run(tmp_path / "out")[0].counts.tolist() == [6, 12]
 
 
-def test_new_images_are_made_to_fit_beside_the_old_ones(runs, data, encoder, tmp_path):
+def test_new_images_complement_the_old_ones(runs, data, encoder, tmp_path):
     """The objective includes the fixed images: it is the loss of all images, not only of the new ones."""
     new = data[0].with_classes(NAMES[2:])
     few = extend(runs / "a", new, encoder, run=out_of(tmp_path), steps=40)
@@ -469,7 +469,7 @@ def test_objective_sees_views_of_the_fixed_images_beside_those_that_change(encod
     assert first == again != other
 
 
-def test_stopped_extension_goes_on_to_the_same_result(runs, data, encoder, tmp_path):
+def test_stopped_extension_resumes_to_the_same_result(runs, data, encoder, tmp_path):
     from probedistill import Callback, Interrupted
 
     new = data[0].with_classes(NAMES[2:])
@@ -497,7 +497,7 @@ def test_stopped_extension_goes_on_to_the_same_result(runs, data, encoder, tmp_p
     assert torch.equal(resumed.float_images, whole.float_images)
 
 
-def test_extension_that_cannot_be_is_one_line(runs, data, encoder, tmp_path):
+def test_impossible_extensions_are_one_line(runs, data, encoder, tmp_path):
     distill(data[0], encoder, steps=1, out=tmp_path / "bare", progress=False)
     with pytest.raises(UserError, match="has no statistics"):
         extend(tmp_path / "bare", data[1], encoder, run=out_of(tmp_path))
@@ -512,7 +512,7 @@ def test_extension_that_cannot_be_is_one_line(runs, data, encoder, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_run_that_is_gone_on_from_is_never_overwritten(runs, data, encoder, tmp_path):
+def test_run_that_is_extended_is_never_overwritten(runs, data, encoder, tmp_path):
     """If it stopped half-way, the old set would be lost, and its photos are gone."""
     (tmp_path / "link").symlink_to(runs / "a")
     before = DistilledSet.load(runs / "a").float_images
@@ -525,7 +525,7 @@ def test_run_that_is_gone_on_from_is_never_overwritten(runs, data, encoder, tmp_
     assert torch.equal(DistilledSet.load(runs / "a").float_images, before)
 
 
-def test_photos_that_the_set_was_made_of_are_refused_in_other_company(runs, data, encoder, tmp_path):
+def test_photos_of_the_set_are_refused_among_other_photos(runs, data, encoder, tmp_path):
     """Together with other classes or photos, the images have another fingerprint; sums reveal them nevertheless."""
     for images, count in ((data[0], 6), (data[0].with_classes(["dog", "owl"]), 6)):
         with pytest.raises(UserError, match=rf"contain the {count} photos of class '(cat|dog)' already in 'a'"):
@@ -559,7 +559,7 @@ def test_forgotten_class_may_come_back(runs, data, encoder, tmp_path):
 
 
 @pytest.mark.parametrize("redistil", [False, True])
-def test_a_licence_stays_and_files_of_the_forgotten_class_are_named_nowhere(runs, encoder, data, tmp_path, redistil):
+def test_the_licence_stays_and_no_file_of_the_forgotten_class_is_named(runs, encoder, data, tmp_path, redistil):
     cc0, names = (
         Licence("cc0-1.0", "CC0, by me."),
         ["cat/1.png", "train/cat/dog/2.png", "dog/ann-smith.png", "train/dog/ann-smith.png"],

@@ -164,7 +164,7 @@ def test_two_passes_give_the_gradient_of_one(name, kind, micro_batch):
 
 
 @pytest.mark.parametrize("micro_batch", [18, 19, 1000])
-def test_what_fits_is_computed_once(micro_batch):
+def test_views_that_fit_are_computed_once(micro_batch):
     distiller = make_distiller(micro_batch=micro_batch)
     distiller.step()
     assert distiller.towers[0].encoder.batches == [(ALL_VIEWS, True)]
@@ -227,7 +227,7 @@ def test_gradients_do_not_add_up_over_steps():
     assert_same(gradients(distiller), gradients(distiller))
 
 
-def test_views_depend_on_seed_and_step_alone():
+def test_views_depend_only_on_seed_and_step():
     seen: list[Tensor] = []
 
     class Watches(ConvEncoder):
@@ -305,7 +305,7 @@ def test_the_micro_batch_follows_free_memory(monkeypatch):
     assert_same(gradients(make_distiller(micro_batch=None)), gradients(make_distiller()))
 
 
-def test_free_memory_is_shared_with_the_processes_beside(monkeypatch):
+def test_free_memory_is_shared_with_other_processes_on_the_machine(monkeypatch):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
     alone = micro_batches.free_memory(torch.device("cpu"))
     assert alone > 2**20
@@ -313,7 +313,7 @@ def test_free_memory_is_shared_with_the_processes_beside(monkeypatch):
     assert micro_batches.free_memory(torch.device("cpu")) == pytest.approx(alone / 8, rel=0.3)
 
 
-def test_no_memory_for_two_views_goes_on_with_one():
+def test_without_memory_for_two_views_it_continues_with_one():
     distiller = make_distiller(encoder=RunsOut(1), micro_batch=None)
     assert_same(gradients(distiller), gradients(make_distiller()))
     assert distiller.micro_batch == 1
@@ -363,7 +363,7 @@ def test_out_of_memory_in_the_backward_pass_halves_too(caplog):
     assert caplog.text.count("of 4 views") == 2
 
 
-def test_out_of_memory_on_the_way_leaves_no_half_gradient():
+def test_out_of_memory_half_way_leaves_no_partial_gradient():
     # The second micro-batch of pass 2 runs out of memory, after the first has left its gradient.
     class RunsOutOnce(ConvEncoder):
         def forward(self, images: Tensor) -> Tensor:
@@ -385,7 +385,7 @@ def test_a_micro_batch_of_more_than_all_views_is_halved_from_all_views(caplog):
 
 
 @pytest.mark.parametrize(("sizes", "expected"), [([[9]], 9), ([[9], [4]], 4), ([[9], [4], [2]], 9), ([[0], [0]], None)])
-def test_each_process_goes_on_with_its_own_micro_batch(sizes, expected):
+def test_each_process_resumes_with_its_own_micro_batch(sizes, expected):
     """With as many processes as before; with another number, all take the first one's."""
     alone = make_distiller(micro_batch=None)
     tensors, values = snapshot(alone)
@@ -524,7 +524,7 @@ def test_a_micro_batch_found_by_running_out_is_kept():
     assert max(n for n, _ in two.towers[0].encoder.batches) == 4
 
 
-def test_another_micro_batch_may_be_wanted_of_a_state():
+def test_a_state_can_be_loaded_with_another_micro_batch():
     one = make_distiller(micro_batch=5)
     for wanted, used in ((3, 3), (5, 5), (None, 5)):
         two = make_distiller(micro_batch=wanted)
@@ -532,7 +532,7 @@ def test_another_micro_batch_may_be_wanted_of_a_state():
         assert two.micro_batch == used
 
 
-def test_a_state_holds_everything_by_name():
+def test_a_state_has_everything_by_name():
     distiller = make_distiller(level_every=2)
     assert set(distiller.state()[0]) == {"level.0"}
     for _ in range(3):

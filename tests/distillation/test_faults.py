@@ -240,7 +240,7 @@ def test_killed_at_every_file_operation_of_starting_and_saving(fork, photos, tmp
     assert count > 30
 
 
-def test_killed_before_the_first_file_of_a_run_was_whole(distil_cli, tmp_path):
+def test_killed_before_the_first_file_of_a_run_was_complete(distil_cli, tmp_path):
     """The remains of run.json do not make the folder look like somebody else's."""
     out = tmp_path / "run"
     out.mkdir()
@@ -351,7 +351,7 @@ def test_disk_that_fills_up_at_any_point_of_a_run(distil_cli, photos, disk, seco
     assert leave < 992
 
 
-def test_disk_fills_up_midway_and_the_run_goes_on_elsewhere(fork, photos, tmp_path, disk):
+def test_disk_fills_up_midway_and_the_run_continues_elsewhere(fork, photos, tmp_path, disk):
     command = ["distill", "--images", f"folder:{photos}", "--encoder", SLOW, "--steps", 40, "--evaluate-every", 0]
     assert fork(*command, "--out", tmp_path / "quiet").end() == 0
     expected = DistilledSet.load(tmp_path / "quiet").float_images
@@ -391,7 +391,7 @@ def stopped(fork, photos, tmp_path_factory) -> tuple[list[object], Path, torch.T
     return command, folder / "run", DistilledSet.load(folder / "quiet").float_images
 
 
-def test_cut_checkpoint_gives_way_to_the_one_before_it(run_cli, stopped, tmp_path):
+def test_truncated_checkpoint_falls_back_to_the_previous_one(run_cli, stopped, tmp_path):
     """tests/store/test_whole_files.py tests that a file is torn wherever it is cut."""
     command, run, expected = stopped
     older, latest = sorted((run / "checkpoints").iterdir())
@@ -425,7 +425,7 @@ def test_torn_checkpoints_do_not_displace_new_ones(fork, run_cli, stopped, tmp_p
     assert check_set(out, expected)
 
 
-def test_resume_after_a_kill_still_wants_the_same_settings(fork, run_cli, stopped, tmp_path):
+def test_resume_after_a_kill_still_requires_the_same_settings(fork, run_cli, stopped, tmp_path):
     """At any moment, even between the old images and the new ones, the folder says which run it contains."""
     command, run, expected = stopped
     for count in (0, 8, 16):
@@ -498,7 +498,7 @@ def test_cache_folder_without_permission(as_nobody):
     assert len(DistilledSet.load(place / "open/run")) == 2
 
 
-def test_finished_run_that_may_only_be_read(as_nobody, run_cli):
+def test_read_only_finished_run(as_nobody, run_cli):
     place, run = as_nobody
     (place / "open").mkdir()
     (place / "open").chmod(0o777)
@@ -525,7 +525,7 @@ def test_output_folder_that_cannot_be_written_is_noticed_first(distil_cli, tmp_p
 # ---------------------------------------------------------------- images that vanish, sets that are wrong
 
 
-def test_image_that_vanishes_before_it_is_a_start(tmp_path):
+def test_image_that_vanishes_before_it_is_used_as_a_start(tmp_path):
     photos = make_image_folder(tmp_path / "photos", per_class=3, splits=())
     images = load_images(f"folder:{photos}")
     options = {"steps": 1, "progress": False, "cache": tmp_path / "cache"}
@@ -538,7 +538,7 @@ def test_image_that_vanishes_before_it_is_a_start(tmp_path):
 
 
 @pytest.mark.parametrize("baseline", ["random", "centroids", "neighbours"])
-def test_image_that_vanishes_before_it_is_a_baseline(tmp_path, baseline):
+def test_image_that_vanishes_before_it_is_used_as_a_baseline(tmp_path, baseline):
     from probedistill import load_encoder
 
     photos = make_image_folder(tmp_path / "photos", per_class=3, splits=())
@@ -619,7 +619,7 @@ def test_saving_again_without_space_leaves_a_set_or_none(tmp_path, disk):
 # ---------------------------------------------------------------- folders of classes
 
 
-def test_class_names_that_differ_by_case_or_accents_alone(tmp_path):
+def test_class_names_that_differ_only_by_case_or_accents(tmp_path):
     names = [
         "Cat",
         "cat",

@@ -111,7 +111,7 @@ def one_step(config: DistillConfig, fresh: Callable[[int, int], tuple[Tensor, Te
 
 
 @pytest.mark.parametrize("method", ["lgm", "sfm"])
-def test_a_step_is_the_authors(method):
+def test_a_step_equals_the_authors_step(method):
     config = paper(method)
     drawn = torch.randperm(60, generator=torch.Generator().manual_seed(3))[: CLASSES * VIEWS]
     asked = []
@@ -148,7 +148,7 @@ def test_a_step_is_the_authors(method):
 
 
 @pytest.mark.parametrize(("method", "views"), [("lgm", 10), ("sfm", 1)])
-def test_length_rate_and_sizes(method, views):
+def test_steps_learning_rate_and_sizes(method, views):
     config = paper(method)
     assert (config.steps, config.lr, config.schedule, config.views) == (5000, 2e-3, "constant", views)
     assert (config.canvas.size, config.canvas.level_every, config.canvas.init) == (256, 200, "noise")
@@ -183,7 +183,7 @@ def test_half_of_the_views_are_brightened():
     assert (views.noise_mean, views.noise_std) == (0.5, 0.2)
 
 
-def test_black_lies_beyond_the_edge():
+def test_pixels_beyond_the_edge_are_black():
     """An enlarged view of the whole image: its outermost samples lie between the image's pixels and black."""
     images = torch.rand(2, 3, 5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     boxes = torch.tensor([[0.0, 0.0, 1.0, 1.0]] * 2, dtype=torch.float64)
@@ -226,7 +226,7 @@ def test_the_noise_of_a_new_level_is_standard_normal_over_the_number_of_levels()
     assert not torch.equal(level[0], level[1])
 
 
-def test_each_new_level_has_noise_of_its_own_by_the_seed_of_the_run():
+def test_each_new_level_has_its_own_noise_from_the_runs_seed():
     """The noise differs from the start, from the level before, and from that of another seed."""
     drawn = []
     for seed in (0, 1):
@@ -292,7 +292,7 @@ def test_every_encoder_gets_imagenets_statistics_and_the_papers_crop(size):
     assert encoder.fingerprint != load_encoder(TINY, device="cpu").fingerprint
 
 
-def test_of_a_larger_canvas_the_papers_see_the_middle():
+def test_on_a_larger_canvas_the_papers_views_see_the_middle():
     """Canvas 256, view 224: the unresized centre crop, as for real images; `own` sees the whole image, smaller."""
     encoder = load_encoder(TINY, device="cpu", preprocess="papers")
     side = encoder.input_size
@@ -304,7 +304,7 @@ def test_of_a_larger_canvas_the_papers_see_the_middle():
     assert not torch.allclose(own(canvas), own(middle), atol=1e-4)
 
 
-def test_scores_of_a_run_of_the_paper_are_of_the_middle_of_its_images(photos):
+def test_a_paper_runs_scores_use_the_middle_of_its_images(photos):
     train, test = load_splits(f"folder:{photos}")
     encoder = load_encoder(TINY, device="cpu", preprocess="papers")
     edge = round(encoder.input_size * 256 / 224)

@@ -144,7 +144,7 @@ def test_draws_depend_on_the_seed_alone(features):
 
 
 @pytest.mark.parametrize("classes", [2, 300, 3_000])
-def test_there_are_draws_enough_for_each_class_and_few_for_all(classes):
+def test_there_are_enough_draws_per_class_and_few_in_all(classes):
     names = tuple(str(label) for label in range(classes))
     draws = Draws(statistics_of(bank(list(range(classes)), dim=2, names=names)))
     assert 64 <= draws.per_class <= 256
@@ -153,7 +153,7 @@ def test_there_are_draws_enough_for_each_class_and_few_for_all(classes):
 
 
 @pytest.mark.parametrize("normalize", ["none", "center"])
-def test_private_sums_are_met_by_the_directions_of_synthetic_features(features, normalize):
+def test_private_sums_are_compared_with_unit_length_synthetic_features(features, normalize):
     """A private sum is of features of length 1, so synthetic features are scaled to that length, too."""
     promise = PrivacyRecord(
         epsilon=None, delta=1e-5, deviation=1.0, count_deviation=2.0, adjacency="", clipping="", library=""
@@ -171,7 +171,7 @@ def test_private_sums_are_met_by_the_directions_of_synthetic_features(features, 
     assert float(sfm_objective(private)(features.centre, features.labels, 0)) == pytest.approx(0, abs=1e-12)
 
 
-def test_a_deviation_that_all_classes_share_is_that_of_each():
+def test_a_shared_deviation_is_the_deviation_of_each_class():
     """For classes that differ only in size and mean: Σ(n_c − 1) v / (N − C) = v, and so is every mixture."""
     generator = torch.Generator().manual_seed(2)
     parts = [torch.randn(count, 4, generator=generator, dtype=torch.float64) for count in (3, 12, 40)]
@@ -181,7 +181,7 @@ def test_a_deviation_that_all_classes_share_is_that_of_each():
     torch.testing.assert_close(found, torch.full((3, 4), 3.0, dtype=torch.float64))
 
 
-def test_the_fewer_images_a_class_has_the_more_its_deviation_is_that_of_all():
+def test_deviations_of_small_classes_are_shrunk_more():
     features = bank([0] + [1] * 11 + [2] * 400, dim=4)
     statistics = statistics_of(features)
     shared = statistics.covariance().diagonal() * 412 / (412 - 3)
@@ -192,7 +192,7 @@ def test_the_fewer_images_a_class_has_the_more_its_deviation_is_that_of_all():
     torch.testing.assert_close(many, own[1], rtol=0.03, atol=0)
 
 
-def test_no_class_has_the_draws_of_another(features):
+def test_every_class_has_its_own_draws(features):
     statistics = statistics_of(features)
     drawn, labels = gaussian_features(statistics, 200)
     scaled = (drawn - statistics.means()[labels]) / class_deviations(statistics)[labels]
@@ -350,7 +350,7 @@ def test_what_needs_images_is_refused_before_anything_is_written(from_statistics
     assert not (tmp_path / "run").exists()
 
 
-def test_files_that_do_not_do_are_refused(from_statistics, run_cli, parties, photos, tmp_path):
+def test_unsuitable_files_are_refused(from_statistics, run_cli, parties, photos, tmp_path):
     out = ["--encoder", TINY, "--out", tmp_path / "run"]
     assert "add --union" in run_cli("distill", "--stats", *parties, *out).error()
     assert "have only the class 'cat'" in run_cli("distill", "--stats", parties[0], *out).error()

@@ -110,7 +110,7 @@ def test_an_encoder_that_gives_no_layers_stays_as_it_is(encoder):
     assert encoder.with_layers(0) is encoder
 
 
-def test_more_layers_than_there_are_means_all(encoder):
+def test_more_layers_than_exist_means_all(encoder):
     assert encoder.with_layers(99).widths == encoder.with_layers(5).widths
 
 
@@ -161,7 +161,7 @@ def test_the_loss_is_the_features_and_the_mean_over_the_layers():
 
 
 @pytest.mark.parametrize("method", ["clp", "sfm", "lgm"])
-def test_each_layer_is_asked_what_the_features_are(encoder, method):
+def test_the_objective_is_applied_to_each_layer(encoder, method):
     """With real features as synthetic ones, the loss is the sum of losses that are known for each layer."""
     deep, generator = encoder.with_layers(2), torch.Generator().manual_seed(3)
     features, labels = torch.randn(12, deep.dim, generator=generator), torch.arange(12) % 3
@@ -181,7 +181,7 @@ def test_each_layer_is_asked_what_the_features_are(encoder, method):
 # ---------------------------------------------------------------- runs
 
 
-def test_auto_asks_for_layers_and_the_methods_alone_do_not():
+def test_auto_uses_layers_and_the_single_methods_do_not():
     assert DistillConfig().resolve().layers == 3
     assert DistillConfig(layers=1).resolve().layers == 1
     assert {DistillConfig(method=method).resolve().layers for method in ("clp", "sfm", "lgm")} == {0}
@@ -206,7 +206,7 @@ def test_bad_values_are_one_line(options, words):
 
 
 @pytest.mark.slow
-def test_a_transformer_has_a_recipe_of_its_own_unless_told_otherwise(folder, tmp_path):
+def test_a_transformer_has_its_own_recipe_unless_told_otherwise(folder, tmp_path):
     def recipe(encoder, **options):
         how = {"steps": 1, "progress": False, "evaluate_every": 0, "cache": tmp_path}
         run = distill(f"folder:{folder}", encoder, **how, **options).run
@@ -225,7 +225,7 @@ def test_a_transformer_has_a_recipe_of_its_own_unless_told_otherwise(folder, tmp
     assert recipe(transformer, aim="transfer") == recipe(transformer)
 
 
-def test_what_has_no_effect_depends_on_the_encoder(folder, tmp_path):
+def test_which_options_have_no_effect_depends_on_the_encoder(folder, tmp_path):
     """A transformer starts from single photos and uses no layers; a convolutional model does."""
     how = {"steps": 1, "progress": False, "evaluate_every": 0, "cache": tmp_path}
 
@@ -255,7 +255,7 @@ def test_views_for_a_transformer_are_the_same_in_distilling_and_scoring(folder, 
     assert beside["random real"].top1 == alone["random real"].top1
 
 
-def test_layers_change_the_images_and_weight_0_is_none(encoder, folder, tmp_path):
+def test_layers_change_the_images_and_weight_0_switches_them_off(encoder, folder, tmp_path):
     def images(**options):
         how = {"method": "clp", "steps": 2, "progress": False, "evaluate_every": 0, "cache": tmp_path}
         return distill(f"folder:{folder}", encoder, **how, **options).images
@@ -292,7 +292,7 @@ def test_statistics_have_no_layers(run_cli, folder, tmp_path):
     assert not os.path.exists(tmp_path / "x")
 
 
-def test_features_computed_ahead_are_those_that_distill_takes(run_cli, photos, tmp_path):
+def test_distill_uses_features_that_were_computed_before(run_cli, photos, tmp_path):
     options = ["--images", f"folder:{photos}", "--encoder", "timm:test_resnet@64", "--no-pretrained",
                "--cache", tmp_path / "cache"]  # fmt: skip
 

@@ -53,7 +53,7 @@ def test_numbers_and_lists_of_other_libraries(encoder, photos, out):
 
 
 @pytest.mark.parametrize("name", ["log", "callback"])
-def test_names_that_are_no_list(encoder, photos, name):
+def test_names_that_are_not_a_list(encoder, photos, name):
     with pytest.raises(UserError, match=rf"{name} 'tensorboard' must be a list of names; write \['tensorboard'\]"):
         distill(load_splits(f"folder:{photos}")[0], encoder, steps=1, **{name: "tensorboard"})
     with pytest.raises(UserError, match=rf"{name} .* must be a list of names"):

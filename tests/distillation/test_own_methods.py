@@ -119,7 +119,7 @@ OWN = ["--method", "module:mine:objective", "--method-args.strength", 2]
 # ---- a method
 
 
-def test_a_method_of_ones_own_goes_through_every_command(mine, distil_cli, run_cli, photos):
+def test_a_users_own_method_works_in_every_command(mine, distil_cli, run_cli, photos):
     out = mine / "run"
     assert distil_cli(*OWN, "--out", out, steps=4).code == 0
     run = json.loads((out / "run.json").read_text())
@@ -139,7 +139,7 @@ def test_a_method_of_ones_own_goes_through_every_command(mine, distil_cli, run_c
     assert "module:mine:objective" in (mine / "report.html").read_text()
 
 
-def test_a_run_with_a_method_of_ones_own_resumes(mine, distil_cli):
+def test_a_run_with_a_users_own_method_resumes(mine, distil_cli):
     whole = mine / "whole"
     assert distil_cli(*OWN, "--out", whole, steps=4).code == 0
     again = distil_cli(*OWN, "--out", whole, "--resume", steps=4)
@@ -224,7 +224,7 @@ def test_a_package_adds_a_method_by_an_entry_point(mine, distil_cli, monkeypatch
 
 
 @pytest.mark.parametrize("init", ["noise", "real"])
-def test_a_canvas_of_ones_own(mine, distil_cli, run_cli, init):
+def test_a_users_own_canvas(mine, distil_cli, run_cli, init):
     arguments = ["--canvas.kind", "module:mine:Blocks", "--canvas.init", init, "--out", mine / "run"]
     result = distil_cli(*arguments, steps=4)
     assert result.code == 0, result.err

@@ -94,7 +94,7 @@ def test_alone_everything_is_the_identity() -> None:
 @pytest.mark.parametrize(
     ("count", "method", "more"), [(2, "sfm", []), (2, "clp", []), (3, "lgm", []), (3, "clp", ["--micro-batch", 1])]
 )
-def test_many_processes_give_what_one_gives(
+def test_many_processes_give_the_result_of_one(
     run_cli: Callable, fork: Fork, five_classes: Path, tmp_path: Path, count: int, method: str, more: list
 ) -> None:
     assert run_cli(*distil(five_classes, tmp_path / "one", "--steps", 8, method=method)).code == 0
@@ -107,7 +107,7 @@ def test_many_processes_give_what_one_gives(
     assert many.run.losses == pytest.approx(one.run.losses, abs=1e-5)
 
 
-def test_two_encoders_in_two_processes_give_what_they_give_in_one(
+def test_two_encoders_in_two_processes_give_the_result_of_one_process(
     run_cli: Callable, fork: Fork, five_classes: Path, tmp_path: Path
 ) -> None:
     more = ["--steps", 8, "--also", "module:helpers_encoders:tiny@48", "--encoder-weights", 1, "--encoder-weights", 2]
@@ -152,7 +152,7 @@ def test_feature_shards_are_split_among_processes_and_resumed(fork: Fork, five_c
 
 
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2), (2, 3)])
-def test_a_checkpoint_of_some_processes_goes_on_with_others(
+def test_a_checkpoint_resumes_with_another_number_of_processes(
     run_cli: Callable, fork: Fork, five_classes: Path, tmp_path: Path, before: int, after: int
 ) -> None:
     steps = ["--steps", 60, "--checkpoint-seconds", 0]
@@ -177,7 +177,7 @@ def test_a_checkpoint_of_some_processes_goes_on_with_others(
     assert many.run.losses[1:] == pytest.approx(one.run.losses[1:], abs=1e-4)
 
 
-def test_ranks_that_were_started_again_go_on_untold(
+def test_restarted_ranks_continue_without_being_told(
     run_cli: Callable, fork: Fork, five_classes: Path, tmp_path: Path
 ) -> None:
     steps = ["--steps", 30, "--checkpoint-seconds", 0]
@@ -225,7 +225,7 @@ def test_torchrun_restarts_after_a_killed_rank(
         ("cache", "is not the same folder for all processes; set"),
     ],
 )
-def test_ranks_that_do_not_see_the_same(
+def test_ranks_that_see_different_data(
     fork: Fork, five_classes: Path, tmp_path: Path, differs: str, message: str
 ) -> None:
     photos, out = five_classes, tmp_path / "run-0"

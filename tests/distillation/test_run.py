@@ -125,14 +125,14 @@ def test_images_of_one_class(encoder, photos):
 
 
 @pytest.mark.parametrize("option", [{"images_per_class": 1.5}, {"steps": "3"}, {"micro_batch": "abc"}])
-def test_numbers_that_are_none(spec, encoder, option):
+def test_values_that_are_not_numbers(spec, encoder, option):
     (name,) = option
     with pytest.raises(UserError, match=f"{name} .* must be (a whole number|auto or at least 1)"):
         quick(spec, encoder, **option)
 
 
 @pytest.mark.parametrize("option", [{"canvas": "pyramid"}, {"clp": 3.0}, {"augment": True}])
-def test_parts_that_are_no_options(spec, encoder, option):
+def test_parts_that_are_not_options(spec, encoder, option):
     (name,) = option
     with pytest.raises(UserError, match=f"{name} {option[name]!r} must be a dict of options, such as {{"):
         quick(spec, encoder, **option)
@@ -149,7 +149,7 @@ def test_seeds(spec, encoder, method):
     assert not torch.allclose(one, other, atol=1e-3)
 
 
-def test_global_random_state_has_no_say(spec, encoder):
+def test_global_random_state_has_no_effect(spec, encoder):
     torch.manual_seed(1)
     np.random.seed(1)  # noqa: NPY002
     one = quick(spec, encoder).float_images
@@ -264,7 +264,7 @@ def _healthy():
 
 
 @pytest.mark.parametrize("damage", ["cut", "altered", "empty"])
-def test_torn_checkpoint_is_passed_over(spec, tmp_path, damage):
+def test_torn_checkpoint_is_skipped(spec, tmp_path, damage):
     options = {"steps": 12, "method": "lgm"}
     out = _stopped(spec, tmp_path / "run", **options)
     older, newest = sorted((out / "checkpoints").iterdir())
@@ -361,7 +361,7 @@ def test_run_of_a_version_that_knew_fewer_options_is_the_same_run(distil_cli, fi
     assert "is already finished" in result.err
 
 
-def test_ctrl_c_in_python_is_a_keyboard_interrupt_that_says_how_to_go_on(spec, encoder, tmp_path):
+def test_ctrl_c_in_python_is_a_keyboard_interrupt_that_says_how_to_continue(spec, encoder, tmp_path):
     class Pressed(Callback):
         def on_step(self, step):
             os.kill(os.getpid(), signal.SIGINT)
@@ -464,7 +464,7 @@ def test_plain_pixels_are_another_canvas(spec, encoder):
 
 @pytest.mark.parametrize("method", ["sfm", "lgm", "clp"])
 @pytest.mark.parametrize("size", [1, 2, 5])
-def test_micro_batches_change_next_to_nothing(spec, encoder, method, size):
+def test_micro_batches_change_almost_nothing(spec, encoder, method, size):
     whole = quick(spec, encoder, method=method, views=3).float_images
     parts = quick(spec, encoder, method=method, views=3, micro_batch=size).float_images
     assert float((whole - parts).abs().max()) < 2e-3
@@ -565,7 +565,7 @@ def test_a_run_from_averages_starts_from_all_images_of_a_class(spec, encoder):
         torch.testing.assert_close(image, average_of(photos).clamp(0.01, 0.99), atol=1e-3, rtol=0)
 
 
-def test_the_rate_that_is_left_open_goes_by_the_start():
+def test_the_default_rate_depends_on_the_start():
     rates = {
         ("clp", "noise"): 0.05, ("clp", "real"): 0.02, ("clp", "average"): 0.02, ("auto", "auto"): 0.02,
         ("auto", "noise"): 0.05, ("sfm", "noise"): 0.02,
@@ -592,7 +592,7 @@ def test_the_aim_changes_what_the_user_does_not_set():
         DistillConfig.of(aim="away")
 
 
-def test_the_aim_sets_the_start_and_the_ridge_that_are_left_open():
+def test_the_aim_sets_the_default_start_and_ridge():
     def chosen(**options) -> tuple[str, float]:
         config = DistillConfig.of(aim="transfer", **options).resolve()
         return config.canvas.init, config.clp.ridge
@@ -624,7 +624,7 @@ def test_a_run_from_python_leaves_the_config_that_repeats_it(run_cli, photos, tm
     assert torch.equal(DistilledSet.load(tmp_path / "again").float_images, made.float_images)
 
 
-def test_what_was_made_in_python_is_a_note_in_the_config(run_cli, photos, tmp_path):
+def test_objects_made_in_python_are_a_note_in_the_config(run_cli, photos, tmp_path):
     train = load_images(f"folder:{photos}").select(range(8))
     distill(train, load_encoder(TINY), steps=2, out=tmp_path / "run", progress=False)
     path = tmp_path / "run/config.yaml"

@@ -120,7 +120,7 @@ def test_the_gradient_is_linear_in_the_weights_for_any_micro_batches(weights, si
         torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-12 * max(weights))
 
 
-def test_one_tower_is_what_it_was_without_others():
+def test_a_tower_does_not_depend_on_the_others():
     """The first encoder's views do not depend on later encoders; these have their own views, at their own size."""
     seen: dict[int, list[Tensor]] = {}
 
@@ -184,7 +184,7 @@ def most_alive(towers: list[Tower], micro_batch: int) -> int:
 
 
 @pytest.mark.parametrize("micro_batch", [ALL_VIEWS, 6])
-def test_memory_is_that_of_the_largest_tower(micro_batch):
+def test_the_largest_tower_determines_the_memory(micro_batch):
     towers = make_towers(3)
     single = [most_alive([tower], micro_batch) for tower in towers]
     assert min(single) > 0
@@ -208,7 +208,7 @@ def test_each_tower_finds_its_own_micro_batch(monkeypatch):
 
 
 @pytest.mark.parametrize("only_graph", [None, False, True], ids=["any pass", "pass 1", "pass 2"])
-def test_out_of_memory_halves_the_micro_batch_of_that_tower_alone(only_graph, caplog):
+def test_out_of_memory_halves_only_that_towers_micro_batch(only_graph, caplog):
     first, second = make_towers(2)
     expected = gradients(make_distiller([first, Tower(ConvEncoder(), second.objective, 2.0, 8)]))
     distiller = make_distiller([first, Tower(RunsOut(2, only_graph), second.objective, 2.0, 8)], micro_batch=9)
@@ -303,7 +303,7 @@ def test_one_encoder_is_a_list_of_one(spec):
     assert len(run.micro_batch) == 1
 
 
-def test_each_encoder_pulls(spec):
+def test_each_encoder_has_an_influence(spec):
     """Two encoders together give other images than either alone, and the loss of each falls."""
     options = {"method": "clp", "steps": 30, "canvas": CanvasConfig(kind="pixels"), "views": 2}
     both = quick(spec, [TINY, SMALL], **options)
@@ -353,7 +353,7 @@ def test_an_encoder_without_a_config_is_a_note_in_the_config_file(spec, tmp_path
     assert DistilledSet.load(tmp_path / "run").run.encoders[1].name == "mine"
 
 
-def test_a_run_goes_on_when_the_file_that_also_named_is_gone(spec, run_cli, tmp_path):
+def test_a_run_resumes_without_the_file_that_also_named(spec, run_cli, tmp_path):
     class Stops(Callback):
         def on_step(self, step):
             if step.step == 2:
@@ -426,7 +426,7 @@ def two_encoders(photos, tmp_path_factory) -> Path:
     return out
 
 
-def test_the_same_weights_written_out_are_the_same_run(distil_cli, two_encoders, tmp_path):
+def test_equal_weights_written_out_are_the_same_run(distil_cli, two_encoders, tmp_path):
     file = tmp_path / "small.yaml"
     file.write_text(yaml.safe_dump({"encoder": TINY, "input_size": 24}))
     weights = ["--encoder-weights", 1, "--encoder-weights", 1]

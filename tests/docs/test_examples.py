@@ -51,7 +51,7 @@ def built() -> dict[str, object]:
     return metadata
 
 
-def test_links_of_readme_are_absolute_where_a_release_is_built(monkeypatch):
+def test_links_in_the_readme_are_absolute_in_a_release_build(monkeypatch):
     monkeypatch.setenv("GITHUB_SERVER_URL", "https://example.org")
     monkeypatch.setenv("GITHUB_REPOSITORY", "someone/probedistill")
     monkeypatch.setenv("GITHUB_REF_NAME", "v9.9.9")

@@ -36,7 +36,7 @@ def name(page: Path) -> str:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
-def test_python_is_python_and_its_names_are_there(page):
+def test_python_in_the_docs_is_valid_and_its_names_exist(page):
     for text in blocks(page, "python"):
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.ImportFrom) and node.module == "probedistill":

@@ -118,7 +118,7 @@ def test_an_encoder_takes_any_number_of_images():
         ("sparse", "returns sparse features"),
     ],
 )
-def test_features_that_are_none(how, says):
+def test_objects_that_are_not_features(how, says):
     with pytest.raises(UserError, match=says) as error:
         load(how)
     assert "\n" not in str(error.value)
@@ -174,7 +174,7 @@ def test_an_encoder_with_a_gradient_is_taken():
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch16_224", "convnext_atto", "mobilenetv3_small_050"])
-def test_rounding_is_no_fault(name, precision):
+def test_rounding_is_not_a_fault(name, precision):
     load_encoder(f"timm:{name}", pretrained=False, input_size=32, device="cpu", precision=precision).check_gradient()
 
 
@@ -217,14 +217,14 @@ def does(how: Callable[[Does, Tensor], Tensor], **options: Any) -> Encoder:
 
 
 @pytest.mark.parametrize("draw", [lambda: float(torch.rand(())), random.random, lambda: np.random.rand()])  # noqa: NPY002
-def test_what_happens_now_and_then_shows(draw):
+def test_occasional_randomness_is_noticed(draw):
     torch.manual_seed(0), random.seed(1), np.random.seed(0)  # noqa: NPY002
     with pytest.raises(UserError, match="gives different features for the same images each time"):
         does(lambda model, images: model.usual(images) * (2.0 if draw() < 0.2 else 1.0))
 
 
 @pytest.mark.parametrize(("precision", "noise"), [("fp32", 5e-4), ("bf16", 2e-2)])
-def test_little_noise_is_no_rounding(precision, noise):
+def test_little_noise_is_not_mistaken_for_rounding(precision, noise):
     def noisy(model: Does, images: Tensor) -> Tensor:
         return model.usual(images) * (1 + noise * torch.randn(len(images), 24))
 
@@ -232,7 +232,7 @@ def test_little_noise_is_no_rounding(precision, noise):
         does(noisy, precision=precision)
 
 
-def test_tokens_in_another_order_are_no_noise():
+def test_tokens_in_another_order_are_not_noise():
     """A masked autoencoder shuffles its tokens even without a mask, which makes half a percent in bfloat16."""
 
     def shuffled(model: Does, images: Tensor) -> Tensor:
@@ -246,7 +246,7 @@ def test_random_numbers_without_a_consequence_do_not_matter():
     does(lambda model, images: model.usual(images) + 0 * torch.rand(24))
 
 
-def test_statistics_that_go_on_in_evaluation():
+def test_statistics_that_are_updated_in_evaluation():
     """They change so slowly that two passes agree, but not over ten thousand images."""
 
     def centred(model: Does, images: Tensor) -> Tensor:
@@ -258,7 +258,7 @@ def test_statistics_that_go_on_in_evaluation():
         does(centred)
 
 
-def test_features_in_the_memory_of_the_last_ones():
+def test_features_in_the_memory_of_the_previous_ones():
     memory = torch.zeros(9, 24)
     with pytest.raises(UserError, match="returns its features in the same memory each time; return a copy"):
         does(lambda model, images: memory[: len(images)].copy_(model.usual(images)))
@@ -278,7 +278,7 @@ def test_gradients_may_be_checkpointed(reentrant, monkeypatch, distil_cli, tmp_p
     assert distil_cli("--out", tmp_path / "run", "--device", "cpu", encoder="module:saving:make").code == 0
 
 
-def test_what_looks_at_four_images_at_once_shows():
+def test_mixing_four_images_is_noticed():
     def by_four(model: Does, images: Tensor) -> Tensor:
         return torch.cat([part - part.mean(0) * (len(part) == 4) for part in model.usual(images).split(4)])
 
@@ -287,7 +287,7 @@ def test_what_looks_at_four_images_at_once_shows():
 
 
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
-def test_nested_features_are_none():
+def test_nested_features_are_refused():
     with pytest.raises(UserError, match="returns nested features; it must return a plain tensor"):
         does(lambda model, images: torch.nested.nested_tensor(list(model.usual(images))))
 
@@ -301,7 +301,7 @@ CUT = {
 
 
 @pytest.mark.parametrize("how", CUT)
-def test_a_gradient_that_is_cut_in_part_is_said(how):
+def test_a_partly_cut_gradient_is_reported(how):
     encoder = does(CUT[how])
     with pytest.warns(UserWarning, match=r"the gradient of encoder 'mine' is wrong: it differs by .*% from"):
         encoder.check_gradient()
@@ -318,13 +318,13 @@ def test_a_gradient_that_is_cut_in_part_is_said(how):
     ],
     ids=["plain", "normalised", "far from zero", "clamped", "rounded, with a gradient"],
 )
-def test_kinks_steps_and_rounding_are_no_cut(how, recwarn):
+def test_kinks_steps_and_rounding_are_not_reported(how, recwarn):
     does(how).check_gradient()
     assert not [said for said in recwarn if "gradient" in str(said.message)]
 
 
 @pytest.mark.slow
-def test_many_kinks_are_no_cut(recwarn):
+def test_many_kinks_are_not_reported(recwarn):
     torch.manual_seed(9)
     Encoder(timm.create_model("tf_efficientnet_lite4", num_classes=0), name="mine", input_size=64).check_gradient()
     assert not [said for said in recwarn if "gradient" in str(said.message)]
@@ -338,7 +338,7 @@ def test_many_kinks_are_no_cut(recwarn):
     ],
     ids=["bytes", "array", "channels at the end", "one channel", "with transparency"],
 )  # fmt: skip
-def test_what_is_no_batch_of_images(images):
+def test_objects_that_are_not_batches_of_images(images):
     with pytest.raises(UserError, match=r"images are .*; give a tensor of floats \(n, 3, H, W\), from 0 to 1"):
         Encoder(Tiny(), name="tiny", input_size=32)(images)
 
@@ -353,7 +353,7 @@ def test_images_in_another_precision(dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_weights_stored_otherwise_are_computed_in_full(dtype):
+def test_weights_in_other_dtypes_are_computed_in_float32(dtype):
     stored = Tiny().to(dtype)
     encoder = Encoder(stored, name="tiny", input_size=32)
     assert {value.dtype for value in encoder.state_dict().values() if value.is_floating_point()} == {torch.float32}
@@ -366,7 +366,7 @@ def test_weights_stored_otherwise_are_computed_in_full(dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_features_given_otherwise_are_float32(dtype, monkeypatch, distil_cli, tmp_path):
+def test_features_in_other_dtypes_become_float32(dtype, monkeypatch, distil_cli, tmp_path):
     class Gives(Tiny):
         def forward(self, images: Tensor) -> Tensor:
             return super().forward(images).to(dtype)
@@ -432,7 +432,7 @@ class HoldsAVolume(Tiny):
 
 
 @pytest.mark.parametrize("kind", [ViewsItsWeights, HoldsAVolume])
-def test_weights_may_need_the_plain_order_of_memory(kind):
+def test_weights_may_need_the_contiguous_memory_format(kind):
     encoder = Encoder(kind(), name="mine", input_size=32)
     encoder.check_gradient()
     with torch.no_grad():
@@ -452,7 +452,7 @@ class Patches(nn.Module):
         return self.layer(images.as_strided((len(images), 3, 4, 4, 8, 8), steps).mean((4, 5)).flatten(1))
 
 
-def test_encoders_may_go_by_the_order_of_memory():
+def test_encoders_may_depend_on_the_memory_format():
     encoder = Encoder(Patches(), name="mine", input_size=32)
     encoder.check_gradient()
     with torch.no_grad():
@@ -543,7 +543,7 @@ def test_a_buffer_in_float64_is_computed_in_float32():
     assert close(Encoder(model, name="mine", input_size=32)(pictures()), does(Does.usual)(pictures()))
 
 
-def test_weights_on_no_device():
+def test_weights_on_the_meta_device():
     with torch.device("meta"):
         model = nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.Flatten())
     with pytest.raises(UserError, match="its weights are on the device 'meta', which holds none"):

@@ -83,7 +83,7 @@ class Pools(Tiny):
         return pooled * self.scale + self.shift
 
 
-def test_fingerprints_see_more_than_weights():
+def test_fingerprints_include_more_than_weights():
     """Features are cached by the fingerprint: with an equal one, another encoder's features would be used."""
     strided = Pools()
     strided.body[3].stride = (1, 1)

@@ -109,7 +109,7 @@ def test_convolution_that_is_used_twice_is_not_folded():
     ],
     ids=["weight norm", "spectral norm", "spectral norm by hooks", "pruned"],
 )
-def test_convolutions_that_make_their_weights_anew_are_not_folded(change):
+def test_convolutions_that_recompute_their_weights_are_not_folded(change):
     model = Tiny().eval()
     change(model.body[0])
     model.eval()

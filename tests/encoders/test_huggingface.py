@@ -85,7 +85,7 @@ def test_hf_models_see_images_as_their_processor_makes_them(hf_folder, tmp_path)
     assert (encoder.input_size, encoder.crop_pct, encoder.interpolation) == (64, 0.8, "bicubic")
 
 
-def test_hf_folder_that_is_not_there(tmp_path):
+def test_hf_missing_folder(tmp_path):
     with pytest.raises(UserError, match="could not be loaded"):
         load_encoder(f"hf:{tmp_path / 'nothing'}", device="cpu")
 
@@ -143,7 +143,7 @@ def test_a_map_of_features_is_averaged_over_the_image(hf_folder, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:the checkpoint of hf")
-def test_tokens_without_one_for_the_class_are_averaged(hf_folder, tmp_path):
+def test_tokens_without_a_class_token_are_averaged(hf_folder, tmp_path):
     transformers = pytest.importorskip("transformers")
     config = transformers.SwinConfig(embed_dim=8, depths=[1, 1], num_heads=[1, 1], image_size=32, window_size=4)
     model = transformers.SwinModel(config, add_pooling_layer=False).eval()
@@ -180,7 +180,7 @@ def test_weights_of_another_shape_are_as_good_as_missing(hf_folder):
         ("layer.weight", "has another shape"),  # transformers 4 says no more
     ],
 )
-def test_the_shapes_of_weights_are_named_where_they_are_known(found, says):
+def test_the_shapes_of_weights_are_named_if_they_are_known(found, says):
     info = {"missing_keys": [], "unexpected_keys": [], "mismatched_keys": [found]}
     assert _wrong_weights(info) == {"layer.weight": says}
 
@@ -234,7 +234,7 @@ def _another_layer(weights):
 
 
 @pytest.mark.parametrize("more", [_adapter, _another_layer])
-def test_weights_that_the_model_has_no_place_for_are_named(hf_folder, tmp_path, more):
+def test_weights_without_a_place_in_the_model_are_named(hf_folder, tmp_path, more):
     path = _with_more(hf_folder[0] / "vit", tmp_path / "vit", more)
     with pytest.warns(UserWarning, match=r"has [0-9]+ weights that the model does not use, such as '[a-z.]*layer"):
         load_encoder(f"hf:{path}", device="cpu")
@@ -329,7 +329,7 @@ def test_full_weights_are_not_rounded_to_what_the_config_names(hf_folder, tmp_pa
 
 
 @pytest.mark.parametrize("prefix", ["backbone.", "module.", "_orig_mod.", "model.encoder."])
-def test_prefixes_of_a_wrapper_are_taken_off(hf_folder, tmp_path, prefix):
+def test_prefixes_of_a_wrapper_are_removed(hf_folder, tmp_path, prefix):
     path = _under(prefix, hf_folder[0] / "vit", tmp_path / "vit")
     with pytest.warns(UserWarning, match="has no pooler"):
         encoder = load_encoder(f"hf:{path}", device="cpu")
@@ -338,7 +338,7 @@ def test_prefixes_of_a_wrapper_are_taken_off(hf_folder, tmp_path, prefix):
         assert close(encoder(images), hf_folder[1]["vit"]((images - 0.4) / 0.3).last_hidden_state[:, 0])
 
 
-def test_two_models_in_a_checkpoint_are_none(hf_folder, tmp_path):
+def test_a_checkpoint_with_two_models_is_refused(hf_folder, tmp_path):
     path = _under("student.", hf_folder[0] / "vit", tmp_path / "vit")
     weights = load_file(path / "model.safetensors")
     weights |= {name.replace("student", "teacher"): 2 * value for name, value in weights.items()}
@@ -348,7 +348,7 @@ def test_two_models_in_a_checkpoint_are_none(hf_folder, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["PoolFormer", "Levit", "ConvNext", "DeiT", "ViT"])
-def test_the_share_of_an_image_is_that_which_the_processor_keeps(hf_folder, tmp_path, kind):
+def test_the_crop_keeps_the_processors_share_of_an_image(hf_folder, tmp_path, kind):
     import transformers
 
     shutil.copytree(hf_folder[0] / "vit", tmp_path / "vit")
@@ -390,7 +390,7 @@ def test_damaged_weights_are_one_line(hf_folder, tmp_path, content):
 
 
 @pytest.mark.parametrize("content", ["objects", "noise", "nothing"])
-def test_files_with_more_than_tensors_are_not_recommended(hf_folder, tmp_path, content):
+def test_the_error_does_not_recommend_files_with_more_than_tensors(hf_folder, tmp_path, content):
     """torch's own message says how to load them nevertheless, which would run their code."""
     shutil.copytree(hf_folder[0] / "vit", tmp_path / "vit")
     (tmp_path / "vit" / "model.safetensors").unlink()
@@ -447,7 +447,7 @@ def test_code_of_a_repository_is_not_run(hf_folder, tmp_path, monkeypatch):
          0.7, 0.045),
     ],
 )  # fmt: skip
-def test_values_are_those_that_the_processor_makes(hf_folder, tmp_path, says, mean, std):
+def test_values_equal_the_processors(hf_folder, tmp_path, says, mean, std):
     path = _config(hf_folder[0] / "vit", tmp_path / "vit")
     content = json.loads((path / "preprocessor_config.json").read_text())
     (path / "preprocessor_config.json").write_text(json.dumps(content | says))

@@ -55,7 +55,7 @@ def lite0():
 
 @needs_lite0
 @pytest.mark.parametrize("wrap", ["sorted", "trainer", "averaged last"])
-def test_lite0_takes_a_checkpoint_by_the_names_in_it(tmp_path, lite0, wrap):
+def test_lite0_loads_a_checkpoint_by_the_names_in_it(tmp_path, lite0, wrap):
     """The package's own weights have other names, and are taken in order."""
     state = {name: value.contiguous() for name, value in lite0.model.state_dict().items()}
     head = {"classifier.weight": torch.ones(5, 1280), "classifier.bias": torch.ones(5)}
@@ -114,7 +114,7 @@ def test_clip_recipe_normalises_as_clip_does(monkeypatch):
     assert encoder.mean.flatten().tolist() == pytest.approx([0.4815, 0.4578, 0.4082], abs=1e-3)
 
 
-def test_licences_of_weights_are_said_where_they_are_named(run_cli):
+def test_licences_of_weights_are_listed_with_their_names(run_cli):
     licences = {name: recipe.licence for name, recipe in RECIPES.items()}
     assert licences["mocov3_vitb16"] == "CC BY-NC 4.0"  # not for commercial use
     assert (licences["dinov2_vitb14"], licences["clip_vitb16"], licences["eva02_vitb14"]) == (

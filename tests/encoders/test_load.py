@@ -17,7 +17,7 @@ from helpers_encoders import Tiny, close, pictures
 from probedistill import Encoder, EncoderConfig, UserError, load_encoder
 
 
-def test_features_of_a_source_that_has_one_kind():
+def test_features_option_of_a_source_with_one_kind():
     with pytest.raises(UserError, match="unknown features 'ouput'; did you mean 'output'"):
         load_encoder("timm:resnet18", pretrained=False, features="ouput", device="cpu")
     with pytest.raises(UserError, match="features 'output' is not possible for '"):
@@ -136,7 +136,7 @@ def test_loading_leaves_the_random_state_alone():
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_a_size_behind_the_name_is_understood_everywhere():
+def test_a_size_after_the_name_is_understood_everywhere():
     expected = load_encoder(TINY, input_size=48).fingerprint
     assert load_encoder(f"{TINY}@48").fingerprint == expected
     assert load_encoder(EncoderConfig(encoder=f"{TINY}@48", input_size=48)).fingerprint == expected

@@ -48,7 +48,7 @@ class Pool(nn.Module):
         ("without_a_word", "cannot take images of 32 pixels \\(AssertionError\\)"),
     ],
 )
-def test_models_that_are_no_encoders(factory, says):
+def test_models_that_are_not_encoders(factory, says):
     with pytest.raises(UserError, match=says):
         load_encoder(f"module:helpers_encoders:{factory}", device="cpu")
 
@@ -62,7 +62,7 @@ def test_models_that_are_no_encoders(factory, says):
         (4, r"has input_size 4 \(at least 8\); give a number of pixels"),
     ],
 )
-def test_what_a_model_says_of_its_size(size, says, monkeypatch):
+def test_sizes_that_a_model_declares(size, says, monkeypatch):
     model = Tiny()
     model.input_size = size
     monkeypatch.setattr("helpers_encoders.tiny", lambda: model)
@@ -70,14 +70,14 @@ def test_what_a_model_says_of_its_size(size, says, monkeypatch):
         load_encoder(TINY, device="cpu")
 
 
-def test_a_model_may_give_both_sides_of_its_images(monkeypatch):
+def test_a_model_may_declare_both_sides_of_its_images(monkeypatch):
     model = Tiny()
     model.input_size = (32, 32)
     monkeypatch.setattr("helpers_encoders.tiny", lambda: model)
     assert load_encoder(TINY, device="cpu").input_size == 32
 
 
-def test_a_model_in_place_of_its_factory(monkeypatch):
+def test_a_model_instead_of_its_factory(monkeypatch):
     monkeypatch.setattr("helpers_encoders.tiny", Tiny())
     with pytest.raises(UserError, match="is a module object; name the function or class that creates it"):
         load_encoder(TINY, device="cpu")
@@ -169,6 +169,6 @@ def test_a_factory_that_fails_is_one_line(elsewhere):
         ("C:\\\\code\\\\mine.py:make", "names a path; write module:mine:make, in the folder of that file$"),
     ],
 )
-def test_a_path_in_place_of_a_module(place, says):
+def test_a_path_instead_of_a_module(place, says):
     with pytest.raises(UserError, match=says):
         load_encoder(f"module:{place}")

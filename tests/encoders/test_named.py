@@ -18,7 +18,7 @@ from probedistill.encoders.trust import trusting
     ("spec", "name", "size"),
     [("efficientnet_lite0", "efficientnet_lite0", None), ("timm:resnet18@96", "timm:resnet18", 96)],
 )
-def test_encoder_config_takes_a_size_behind_the_name(spec, name, size):
+def test_encoder_config_takes_a_size_after_the_name(spec, name, size):
     config = encoder_config(spec, device="cpu")
     assert (config.encoder, config.input_size, config.device) == (name, size, "cpu")
 
@@ -58,7 +58,7 @@ def test_encoder_config_says_what_is_wrong_with_a_file(tmp_path, text, words):
         encoder_config(str(file))
 
 
-def test_a_run_loads_what_is_known_of_its_own_accord(tmp_path):
+def test_a_run_loads_known_encoders_without_trust(tmp_path):
     with pytest.raises(UserError, match=r"run '.*' has no config.yaml .*; name the encoder with --source"):
         own_encoder(tmp_path, called="--source")
     file = tmp_path / "config.yaml"
@@ -123,7 +123,7 @@ def test_a_run_is_trusted_with_no_more_for_its_other_encoders(tmp_path, monkeypa
     assert config.device == "cpu"
 
 
-def test_the_other_encoders_of_a_run_share_what_they_do_not_say(tmp_path):
+def test_the_other_encoders_of_a_run_inherit_unset_options(tmp_path):
     first = EncoderConfig(encoder="efficientnet_lite0", device="cpu", precision="bf16")
     words = ["timm:resnet18@64", '{"encoder": "timm:resnet18", "precision": "fp32"}']
     one, two = own_others(tmp_path, words, first)
@@ -144,7 +144,7 @@ def test_the_other_encoders_of_a_run_share_what_they_do_not_say(tmp_path):
         {"encoder": "timm:resnet18", "checkpoint": Path("gewichte/größe \\ 1.safetensors"), "input_size": 64},
     ],
 )
-def test_fields_are_a_word_that_gives_them_back(fields):
+def test_fields_round_trip_through_a_word(fields):
     assert encoder_config(in_one_word(fields)) == EncoderConfig(**fields)
 
 
@@ -158,7 +158,7 @@ def test_fields_are_a_word_that_gives_them_back(fields):
         ('{"a": ' * 100_000 + "}" * 100_000, "cannot be read"),
     ],
 )
-def test_what_is_wrong_with_options_in_braces(word, says):
+def test_errors_in_options_in_braces(word, says):
     with pytest.raises(UserError, match=f"encoder {re.escape(repr(word))} {says}"):
         encoder_config(word)
 
@@ -205,7 +205,7 @@ def test_lists_of_a_config_may_name_encoders_files(run_cli, files):
     assert [one["input_size"] for one in json.loads(done.out.splitlines()[0])["targets"]] == [24, 40]
 
 
-def test_what_is_wrong_with_a_file_that_a_config_names(run_cli, files):
+def test_errors_in_a_file_that_a_config_names(run_cli, files):
     error = run_cli("distill", "--config", "run.yaml", "--out", "a", trust=False).error()
     assert "encoder 'tiny.yaml', which config 'run.yaml' names, sets encoder 'module:helpers_encoders:tiny'" in error
     assert "--trust" in error

@@ -51,7 +51,7 @@ def test_encoders_come_in_order_whatever_they_are_given_as():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("room", "beside", "loads"), [(1, 0, 6), (2, 1, 6), (3, 2, 3), (None, 2, 3)])
-def test_no_more_in_memory_than_there_is_room_for(loaded, room, beside, loads):
+def test_no_more_encoders_in_memory_than_allowed(loaded, room, beside, loads):
     pool = EncoderPool(sized(32, 40, 48), room=room)
     for number in range(3):
         assert pool[number].input_size == (32, 40, 48)[number]

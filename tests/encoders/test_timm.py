@@ -126,7 +126,7 @@ def test_checkpoint_of_noise(tmp_path, name):
         (b'{"metadata": {}, "weight_map": {}}', "JSON, such as an index of shards"),
     ],
 )
-def test_texts_in_place_of_weights_are_called_what_they_are(tmp_path, content, says):
+def test_text_files_instead_of_weights_are_recognised(tmp_path, content, says):
     (tmp_path / "w.safetensors").write_bytes(content)
     with pytest.raises(UserError, match=rf"w\.safetensors' cannot be read as weights \({says}\); give"):
         load_encoder("timm:resnet18", checkpoint=tmp_path / "w.safetensors", device="cpu")
@@ -138,7 +138,7 @@ def test_folders_and_repositories_are_for_hf(name):
         load_encoder(f"timm:{name}", device="cpu")
 
 
-def test_checkpoint_that_is_not_there_or_of_something_else(tmp_path):
+def test_missing_checkpoints_and_files_of_other_kinds(tmp_path):
     with pytest.raises(UserError, match="is not a file"):
         load_encoder("timm:resnet18", checkpoint=tmp_path / "none.pth", device="cpu")
     torch.save({"epoch": 3}, tmp_path / "w.pth")
@@ -268,7 +268,7 @@ def test_checkpoints_of_trainers_give_the_models_features(tmp_path, small, expec
     st.sampled_from(["w.safetensors", "w.pth"]),
     st.booleans(),
 )  # fmt: skip
-def test_any_prefix_is_taken_off(tmp_path_factory, small, expected, words, file, more):
+def test_any_prefix_is_removed(tmp_path_factory, small, expected, words, file, more):
     state = _under("".join(f"{word}." for word in words), small.state_dict())
     if more and any(word != "_orig_mod" for word in words):
         state["loss.weight"] = torch.ones(3)
@@ -277,14 +277,14 @@ def test_any_prefix_is_taken_off(tmp_path_factory, small, expected, words, file,
     assert torch.equal(_features(path), expected)
 
 
-def test_a_checkpoint_is_what_its_first_bytes_say(tmp_path, small, expected):
+def test_the_first_bytes_decide_the_kind_of_checkpoint(tmp_path, small, expected):
     save_file(small.state_dict(), tmp_path / "pytorch_model.bin")
     torch.save(small.state_dict(), tmp_path / "w.safetensors")
     for name in ("pytorch_model.bin", "w.safetensors"):
         assert torch.equal(_features(tmp_path / name), expected)
 
 
-def test_a_classifier_that_is_asked_for_and_left_out_is_said(tmp_path, small):
+def test_a_requested_classifier_that_is_left_out_is_reported(tmp_path, small):
     with pytest.warns(
         UserWarning, match=r"using the pooled features .* because the size of the classifier in the file is not given"
     ):
@@ -357,26 +357,26 @@ def test_wrapped_weights_that_do_not_fit_are_named_as_the_model_does(tmp_path, s
     ],
     ids=["arrays", "containers", "times", "paths", "scalars"],
 )
-def test_plain_values_beside_the_weights_do_not_matter(tmp_path, small, expected, beside):
+def test_plain_values_next_to_the_weights_do_not_matter(tmp_path, small, expected, beside):
     torch.save({"state_dict": small.state_dict(), **beside}, tmp_path / "w.pth")
     assert close(_features(tmp_path / "w.pth"), expected)
 
 
 @pytest.mark.parametrize("inner", ["_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module."])
-def test_wrappers_of_parts_are_taken_off(tmp_path, small, expected, inner):
+def test_wrappers_of_parts_are_removed(tmp_path, small, expected, inner):
     weights = {inner + name.replace("layer1.", f"layer1.{inner}"): v for name, v in small.state_dict().items()}
     weights |= {"total_ops": torch.zeros(1), "layer1.total_params": torch.zeros(1)}  # of thop
     torch.save(weights, tmp_path / "w.pth")
     assert close(_features(tmp_path / "w.pth"), expected)
 
 
-def test_a_checkpoint_at_home(tmp_path, small, expected, monkeypatch):
+def test_a_checkpoint_below_the_home_folder(tmp_path, small, expected, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     _saved(small, tmp_path / "w.pth")
     assert torch.equal(_features("~/w.pth"), expected)
 
 
-def test_a_model_of_torchscript_is_called_one(tmp_path, small):
+def test_a_torchscript_model_is_recognised(tmp_path, small):
     torch.jit.save(torch.jit.trace(small, pictures(1, 32)), tmp_path / "w.pth")
     with pytest.raises(UserError, match=r"\(a whole model of TorchScript\); give a .safetensors file"):
         _features(tmp_path / "w.pth")
@@ -440,19 +440,19 @@ class Springs:
     ],
     ids=["options", "settings", "function", "code", "builtin", "generator"],
 )
-def test_objects_of_any_class_beside_the_weights_are_left_out(tmp_path, small, expected, beside, monkeypatch):
+def test_objects_of_any_class_next_to_the_weights_are_left_out(tmp_path, small, expected, beside, monkeypatch):
     torch.save({"hyper_parameters": {"x": beside}, "state_dict": small.state_dict()}, tmp_path / "w.pth")
     monkeypatch.setattr(shutil, "rmtree", lambda *_: pytest.fail("what a file says was run"))
     assert torch.equal(_features(tmp_path / "w.pth"), expected)
 
 
-def test_weights_may_lie_in_a_dictionary_of_another_class(tmp_path, small, expected):
+def test_weights_may_be_in_a_subclass_of_dict(tmp_path, small, expected):
     torch.save({"model": Settings(small.state_dict())}, tmp_path / "w.pth")
     assert torch.equal(_features(tmp_path / "w.pth"), expected)
 
 
 @pytest.mark.parametrize("ways", [1, 50])
-def test_dictionaries_that_hold_themselves_are_no_state_dict(tmp_path, ways):
+def test_dictionaries_that_contain_themselves_are_not_a_state_dict(tmp_path, ways):
     inside: dict[str, object] = {}
     inside.update({"model": inside} | {str(way): inside for way in range(1, ways)})
     torch.save(inside, tmp_path / "w.pth")
@@ -460,7 +460,7 @@ def test_dictionaries_that_hold_themselves_are_no_state_dict(tmp_path, ways):
         _features(tmp_path / "w.pth")
 
 
-def test_a_whole_model_is_no_state_dict(tmp_path, small):
+def test_a_whole_model_is_not_a_state_dict(tmp_path, small):
     torch.save(small, tmp_path / "w.pth")
     with pytest.raises(UserError, match=r"has no state dict; save model\.state_dict\(\) instead"):
         _features(tmp_path / "w.pth")
@@ -591,7 +591,7 @@ def test_a_masked_autoencoder_with_its_decoder(tmp_path, of_64):
     ],
     ids=["bytes", "quantised", "sparse", "complex", "nowhere"],
 )
-def test_weights_that_are_no_floats(tmp_path, small, change, says):
+def test_weights_that_are_not_floats(tmp_path, small, change, says):
     state = {name: change(value) if value.ndim == 4 else value for name, value in small.state_dict().items()}
     torch.save(state, tmp_path / "w.pth")
     with pytest.raises(UserError, match=rf"w.pth' cannot be used: conv1\.0\.weight .*{re.escape(says)}.*; save the"):

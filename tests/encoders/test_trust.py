@@ -68,7 +68,7 @@ def test_plain_options_are_followed(content):
         ({"also": [" {encoder: module:os:system} "]}, "also ' {encoder: module:os:system} '"),
     ],
 )
-def test_code_and_paths_are_followed_with_trust_only(content, names):
+def test_code_and_paths_are_followed_only_with_trust(content, names):
     with pytest.raises(
         UserError,
         match=r"^config 'x.yaml' sets .* needs trust; load it within .*trusting",
@@ -89,7 +89,7 @@ def test_code_and_paths_are_followed_with_trust_only(content, names):
         max_leaves=4,
     )
 )
-def test_code_is_found_wherever_it_stands(content):
+def test_code_is_found_wherever_it_is(content):
     with pytest.raises(UserError, match="module:os:system"):
         check_file_options({"anything": content}, "config 'x.yaml'")
 
@@ -157,7 +157,7 @@ _BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("- a", "must map option names to values"),
     ],
 )
-def test_files_that_are_no_options_are_one_line(tmp_path, text, says):
+def test_files_without_options_are_one_line(tmp_path, text, says):
     with pytest.raises(UserError, match=says) as error:
         _read(tmp_path, text)
     assert "\n" not in str(error.value)
@@ -179,7 +179,7 @@ def test_no_file_gives_a_traceback(tmp_path_factory, data):
         assert isinstance(_read(tmp_path_factory.getbasetemp(), data), dict)
 
 
-def test_every_reader_of_yaml_is_this_one():
+def test_this_is_the_only_reader_of_yaml():
     package = Path(sys.modules["probedistill"].__file__).parent
     readers = {"load(", "safe_load", "full_load", "unsafe_load"}
     loading = [p.name for p in package.rglob("*.py") if any(f"yaml.{r}" in p.read_text("utf-8") for r in readers)]
@@ -194,7 +194,7 @@ def test_every_reader_of_yaml_is_this_one():
         "real-views: 1\nlr: 0.1\nreal_views: 2\n",
     ],
 )
-def test_an_option_that_is_there_twice(tmp_path, text):
+def test_a_repeated_option(tmp_path, text):
     (tmp_path / "twice.yaml").write_text(text)
     with pytest.raises(UserError, match=r"'(steps|init|real_views)' is set twice, again in line 3"):
         read_yaml(tmp_path / "twice.yaml", "config 'twice.yaml'")

@@ -30,7 +30,7 @@ from probedistill.images.labelled import of_classes
 
 @settings(max_examples=30, deadline=None)
 @given(bits=st.sampled_from([4, 8]), seed=st.integers(0, 2**16))
-def test_a_rounded_weight_is_off_by_half_a_step_at_most(bits, seed):
+def test_a_rounded_weight_is_off_by_at_most_half_a_step(bits, seed):
     coef = np.random.default_rng(seed).normal(size=(3, 10))
     rounded, size = quantised(coef, bits)
     step = np.abs(coef).max(axis=1, keepdims=True) / (2 ** (bits - 1) - 1)
@@ -42,7 +42,7 @@ def test_a_rounded_weight_is_off_by_half_a_step_at_most(bits, seed):
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-def test_what_is_made_of_features_is_what_its_name_says(classes):
+def test_shipments_made_from_features_match_their_names(classes):
     """Heads and discriminants of two classes have a row for each class, as with more classes."""
     rng = np.random.default_rng(classes)
     y = np.tile(np.arange(classes), 5)
@@ -67,7 +67,7 @@ def test_the_smallest_within_a_point_of_the_best_is_what_to_ship():
     assert ByBytes(("one",), 10, tuple(shipments)).findings() == ["On one alone, ship the 2: 89.5% in 2 bytes."]
 
 
-def test_classes_of_a_set_may_stand_in_another_order(photos, tmp_path):
+def test_classes_of_a_set_may_be_in_another_order(photos, tmp_path):
     train, test = load_splits(f"folder:{photos}")
     encoder = load_encoder(TINY, device="cpu")
     other_order = of_classes(train, tuple(reversed(train.class_names)))
@@ -154,7 +154,7 @@ def test_a_class_without_images_is_one_line_and_one_image_of_each_has_no_discrim
     assert [one.top1 for one in compared.shipments if one.name != "head in int4"] == [(1.0,)] * 3
 
 
-def test_a_set_without_an_image_of_a_class_is_wrong_there_alone(photos, encoder, tmp_path):
+def test_a_set_without_an_image_of_a_class_fails_only_on_that_class(photos, encoder, tmp_path):
     train, test = load_splits(f"folder:{make_image_folder(tmp_path / 'three', classes=('a', 'b', 'c'), per_class=5)}")
     pictures = torch.stack([encoder.centre_view(train.load(i)) for i in np.flatnonzero(train.labels > 0)])
     some = DistilledSet(pictures, torch.from_numpy(train.labels[train.labels > 0]), ("a", "b", "c"))

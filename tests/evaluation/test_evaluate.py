@@ -93,7 +93,7 @@ def test_seeds_draw_views_and_random_images(distilled, encoder, data, monkeypatc
     assert one["random real"].std == pytest.approx(np.std(values, ddof=1))
 
 
-def test_full_data_are_fitted_anew_where_the_seed_has_a_say(encoder, data):
+def test_full_data_are_refitted_if_the_seed_matters(encoder, data):
     probes = ["ridge", "logistic", "sgd"]
     result = score(None, encoder, data, seeds=3, probes=probes, full_views=1, full_epochs=4, baselines=["full"])
     train = extract(encoder, data[0], views=1, augment=replace(AugmentConfig(), noise_prob=0.0), progress=False)
@@ -105,7 +105,7 @@ def test_full_data_are_fitted_anew_where_the_seed_has_a_say(encoder, data):
             assert scores.top1 == pytest.approx(probe.score(test.centre.numpy(), test.labels.numpy()))
 
 
-def test_sgd_views_are_how_many_different_ones_it_sees(distilled, encoder, data, monkeypatch, tmp_path):
+def test_sgd_views_is_the_number_of_different_views(distilled, encoder, data, monkeypatch, tmp_path):
     seen = []
     draw = store.view_features
     monkeypatch.setattr(
@@ -119,7 +119,7 @@ def test_sgd_views_are_how_many_different_ones_it_sees(distilled, encoder, data,
 
 
 @pytest.mark.parametrize(("names", "shown"), [("abcdef", True), ("abcde", False)])
-def test_top_5_is_shown_where_there_are_more_classes(encoder, tmp_path, names, shown):
+def test_top_5_is_shown_if_there_are_more_classes(encoder, tmp_path, names, shown):
     names = tuple(names)
     data = load_splits(f"folder:{make_image_folder(tmp_path / 'seven', classes=names, per_class=2)}")
     result = score(None, encoder, data, baselines=["centroids", "means"], views=0, seeds=1)
@@ -169,7 +169,7 @@ def test_a_class_with_fewer_images_than_the_set_says_which_rows_to_leave_out(enc
     assert [row.images for row in evaluate(distilled, encoder, few, data[1], **options).rows] == [9, 12, 3]
 
 
-def test_baselines_alone(encoder, data):
+def test_only_baselines(encoder, data):
     result = score(None, encoder, data, images_per_class=2)
     names = {"random real": 6, "centroids": 6, "herding": 6, "full real data": 15}
     assert {row.name: row.images for row in result.rows} == names
@@ -261,7 +261,7 @@ def test_a_name_that_comes_twice(distilled, encoder, data, name, values):
         score(distilled, encoder, data, **{name: values})
 
 
-def test_rows_of_another_precision_do_not_stand_in_one_file(distilled, encoder, data, tmp_path):
+def test_rows_of_another_precision_do_not_share_a_file(distilled, encoder, data, tmp_path):
     file = tmp_path / "scores.json"
     other = load_encoder(TINY, device="cpu", precision="bf16")
     score(distilled, other, data, probes=["ridge"], baselines=[]).save(file)
@@ -349,7 +349,7 @@ def test_gap_to_full_data_and_gain_over_random(distilled, encoder, data):
     assert "gap to full" not in str(alone)
 
 
-def test_soft_labels_are_scored_beside_hard_ones(distilled, encoder, data):
+def test_soft_labels_are_scored_next_to_hard_ones(distilled, encoder, data):
     wrong = torch.eye(3).roll(1, 1)  # labels of other classes, so that rows cannot be confused
     soft = replace(distilled, soft_labels=torch.softmax(3 * wrong, 1))
     result = score(soft, encoder, data, probes=["ridge", "sgd"], epochs=5, floats=True, baselines=["random", "full"])
@@ -438,7 +438,7 @@ def test_a_row_of_the_inherited_probe_is_compared_with_ridge_on_full_data(with_h
     assert without.gain_over_random(without["distilled", "inherited"]) is None
 
 
-def test_real_images_alone_take_a_head(with_head, encoder, data):
+def test_real_images_on_their_own_take_a_head(with_head, encoder, data):
     options = {"probes": ["inherited"], "baselines": ["random", "centroids"]}
     alone = score(None, encoder, data, head=with_head.head, **options)
     assert [row.scores for row in alone.rows] == [
@@ -554,7 +554,7 @@ def test_errors_name_the_run(evaluate_cli, run, tmp_path):
     assert f"run file '{run / 'run.json'}' is damaged: augment.flip 2" in evaluate_cli("--encoder", TINY).error()
 
 
-def test_rows_of_an_earlier_evaluation_stay(evaluate_cli, run):
+def test_rows_of_an_earlier_evaluation_are_kept(evaluate_cli, run):
     def rows():
         return [
             (row["name"], row["probe"]) for row in json.loads(next(run.glob("evaluation-*.json")).read_text())["rows"]
@@ -574,7 +574,7 @@ def test_rows_of_an_earlier_evaluation_stay(evaluate_cli, run):
     assert rows() == first, "another protocol has no place in the same table"
 
 
-def test_gap_and_gain_are_of_all_rows_that_stand_together(evaluate_cli, run):
+def test_gap_and_gain_use_all_rows_in_the_table(evaluate_cli, run):
     def scores(*arguments):
         assert evaluate_cli("--encoder", TINY, *arguments).code == 0
         rows = json.loads(next(run.glob("evaluation-*.json")).read_text())["rows"]
@@ -589,7 +589,7 @@ def test_gap_and_gain_are_of_all_rows_that_stand_together(evaluate_cli, run):
     assert both["random real"]["gap_to_full"] == full - random
 
 
-def test_gain_is_over_as_many_random_images(encoder, data, tmp_path):
+def test_gain_is_over_the_same_number_of_random_images(encoder, data, tmp_path):
     path = tmp_path / "scores.json"
     score(None, encoder, data, baselines=["random", "centroids"], images_per_class=2).save(path)
     before = json.loads(path.read_text())["rows"]
@@ -601,7 +601,7 @@ def test_gain_is_over_as_many_random_images(encoder, data, tmp_path):
         assert centroids["gain_over_random"] == centroids["top1"] - random["top1"]
 
 
-def test_inherited_rows_of_another_head_do_not_stay(with_head, encoder, data, tmp_path):
+def test_inherited_rows_of_another_head_are_not_kept(with_head, encoder, data, tmp_path):
     other = replace(with_head, head=replace(with_head.head, bias=with_head.head.bias + 1))
     path = tmp_path / "scores.json"
     score(other, encoder, data, probes=["inherited"], baselines=["random"]).save(path)
@@ -620,7 +620,7 @@ def test_many_images_need_fewer_views(images, views):
     assert EvaluateConfig(views=3).for_images(images).views == 3
 
 
-def test_the_number_of_views_goes_by_the_images_of_all_classes(distilled, encoder, data):
+def test_the_number_of_views_depends_on_the_images_of_all_classes(distilled, encoder, data):
     many = replace(
         distilled,
         float_images=distilled.float_images.repeat_interleave(134, 0),
@@ -630,7 +630,7 @@ def test_the_number_of_views_goes_by_the_images_of_all_classes(distilled, encode
     assert (result.rows[0].images, result.context.protocol.views) == (402, 4000 // 402)
 
 
-def test_the_file_says_how_many_views_there_were(distilled, encoder, data):
+def test_the_file_records_the_number_of_views(distilled, encoder, data):
     result = score(distilled, encoder, data, views="auto", seeds=1, baselines=[])
     assert result.context.protocol.views == 20
     with pytest.raises(UserError, match="views 'many' must be a whole number or auto"):

@@ -74,7 +74,7 @@ def test_a_second_call_scores_only_what_is_new(distilled, encoder, data, tmp_pat
     assert {row.key for row in load_evaluation(out).rows} == {row.key for row in second.rows}
 
 
-def test_a_stop_loses_the_row_at_hand_alone(distilled, encoder, data, tmp_path, rows_made, monkeypatch):
+def test_a_stop_loses_only_the_current_row(distilled, encoder, data, tmp_path, rows_made, monkeypatch):
     out, score = tmp_path / "scores.json", scorer.score_probe
     calls = iter(range(100))
 
@@ -130,7 +130,7 @@ def test_a_damaged_file_is_replaced_with_a_warning(distilled, encoder, data, tmp
         (lambda content: content.update(kind="transfer"), "not a probedistill evaluation file"),
     ],
 )
-def test_damage_is_one_line_with_its_place(distilled, encoder, data, tmp_path, damage, place):
+def test_damage_is_one_line_with_the_place(distilled, encoder, data, tmp_path, damage, place):
     out = tmp_path / "scores.json"
     evaluate(distilled, encoder, *data, baselines=[], out=out, **QUICK)
     content = json.loads(out.read_text())
@@ -140,7 +140,7 @@ def test_damage_is_one_line_with_its_place(distilled, encoder, data, tmp_path, d
         load_evaluation(out)
 
 
-def test_a_folder_in_place_of_a_file_of_scores_is_one_line(tmp_path):
+def test_a_folder_instead_of_a_file_of_scores_is_one_line(tmp_path):
     with pytest.raises(UserError, match=r"is a folder; give a file of scores, which probedistill evaluate writes"):
         load_evaluation(tmp_path)
     (tmp_path / "evaluation-tiny-32px.json").touch()
@@ -203,7 +203,7 @@ def test_a_difference_has_no_sign(distilled, encoder, data, rounded, random, sai
     assert float_ones == f"8-bit images with ridge: {against} the float ones."
 
 
-def test_the_cost_is_said_before_it_starts(distilled, encoder, data, tmp_path, monkeypatch, capsys):
+def test_the_cost_is_announced_before_it_starts(distilled, encoder, data, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("probedistill.evaluation.cost.seconds_per_pass", lambda encoder: 0.2)
     options = {**QUICK, "views": 100, "progress": True, "cache": tmp_path}
     evaluate(distilled, encoder, *data, **options)
@@ -229,7 +229,7 @@ def test_neighbours_are_chosen_by_another_encoder(encoder, data):
     assert theirs.context.encoder != chosen.context.encoder
 
 
-def test_scores_of_a_run_that_was_replaced_are_not_saved_beside_the_new_one(encoder, data, tmp_path, monkeypatch):
+def test_scores_of_a_replaced_run_are_not_saved_with_the_new_one(encoder, data, tmp_path, monkeypatch):
     """If a run is distilled again while its images are scored, the rows belong to images that are gone."""
     out = tmp_path / "run"
     first = distill(data[0], encoder, steps=2, out=out, progress=False)
@@ -244,7 +244,7 @@ def test_scores_of_a_run_that_was_replaced_are_not_saved_beside_the_new_one(enco
     assert not (out / "evaluation-x.json").exists()
 
 
-def test_a_busy_moment_is_not_taken_for_the_pace(monkeypatch, encoder):
+def test_a_busy_moment_does_not_affect_the_estimate(monkeypatch, encoder):
     clock = iter([0.0, 16.0, 20.0, 20.16])
     monkeypatch.setattr("probedistill.evaluation.cost.time.perf_counter", lambda: next(clock))
     assert seconds_per_pass(encoder) == pytest.approx(0.01)

@@ -77,7 +77,7 @@ def test_scores_of_baselines_are_kept_row_by_row(run_cli, photos, tmp_path):
     assert {row["images"] for row in rows} == {4}
 
 
-def test_what_cannot_be_saved(run_cli, photos, encoder, data):
+def test_baselines_that_cannot_be_saved(run_cli, photos, encoder, data):
     command = ["baseline", "--images", f"folder:{photos}", "--encoder", TINY]
     assert "add --out runs/random" in run_cli(*command, "--save", "random").error()
     assert 'Choose from: "random"' in run_cli(*command, "--save", "full").error()
@@ -88,7 +88,7 @@ def test_what_cannot_be_saved(run_cli, photos, encoder, data):
 
 
 @pytest.mark.parametrize(("count", "rows"), [(1, {"random real", "centroids", "full real data"}), (2, {"herding"})])
-def test_beyond_one_image_a_class_the_default_has_a_fair_row(encoder, data, count, rows):
+def test_with_several_images_per_class_the_default_has_a_fair_row(encoder, data, count, rows):
     """The images nearest to the mean are near-duplicates. With one image, herding chooses the medoid."""
     found = evaluate(None, encoder, *data, baselines=DEFAULT_BASELINES[1], images_per_class=count, **QUICK)
     names = {row.name for row in found.rows}
@@ -101,7 +101,7 @@ def test_beyond_one_image_a_class_the_default_has_a_fair_row(encoder, data, coun
 
 @pytest.mark.parametrize("count", [1, 2, 3, 6])
 @pytest.mark.parametrize("choice", ["herding", "kmedoids"])
-def test_the_fair_baselines_are_there_at_every_number_of_images(encoder, data, choice, count):
+def test_the_fair_baselines_exist_for_every_number_of_images(encoder, data, choice, count):
     found = real_set(choice, encoder, data[0], images_per_class=count)
     assert found.labels.tolist() == [0] * count + [1] * count
     assert len(found.float_images.flatten(1).unique(dim=0)) == 2 * count  # no image twice

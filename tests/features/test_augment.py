@@ -73,7 +73,7 @@ def test_integer_boxes_agree_with_torchvision_inside(box, size):
     width=st.integers(3, 24),
     size=st.integers(1, 24),
 )
-def test_any_box_agrees_with_pillow(seed, height, width, size):
+def test_every_box_agrees_with_pillow(seed, height, width, size):
     views = draw_views(AugmentConfig(flip=0.0), 1, seed=seed, aspect=width / height)
     left, top, share_x, share_y = views.boxes[0].tolist()
     image = make_images(1, height, width, seed % 1000)
@@ -205,7 +205,7 @@ def test_the_fallback_of_an_image_within_the_ratio_is_the_whole_image():
     assert views.boxes.tolist() == [list(WHOLE)] * 200
 
 
-def test_boxes_are_distributed_as_torchvisions():
+def test_boxes_are_distributed_like_torchvisions():
     from torchvision.transforms.v2 import RandomResizedCrop
 
     n, height, width = 4000, 400, 600
@@ -232,7 +232,7 @@ def test_after_ten_tries_the_crop_falls_back():
     assert float(whole.double().mean()) == pytest.approx((1 - share_that_fits) ** 10, abs=0.03)
 
 
-def test_whole_images_are_made_smaller_as_the_crops_are():
+def test_whole_images_are_resized_like_crops():
     views = draw_views(AugmentConfig(kind="none", antialias=False, pad="zeros"), 3, seed=0)
     assert (views.antialias, views.zeros) == (False, True)
 

@@ -98,7 +98,7 @@ def break_image(images: LabelledImages, folder: Path, index: int) -> None:
 # ---- what it holds
 
 
-def test_centre_features_are_those_of_the_encoder(folder, encoder, extract):
+def test_centre_features_equal_the_encoders(folder, encoder, extract):
     images = load_images(f"folder:{folder}")
     bank = extract(images)
     with torch.no_grad():
@@ -183,7 +183,7 @@ def test_a_large_photo_is_shrunk_first_and_looks_the_same():
     torch.testing.assert_close(augmented_views(photo, 24, 6, augment, seed=3), expected, rtol=0, atol=0.02)
 
 
-def test_all_views_go_with_their_labels(folder, extract):
+def test_all_views_have_their_labels(folder, extract):
     images = load_images(f"folder:{folder}")
     plain, augmented = extract(images), extract(images, views=2)
     features, labels = plain.all_views()
@@ -265,7 +265,7 @@ def test_anything_else_makes_another_bank(folder, encoder, extract, monkeypatch,
     assert torch.equal(same.augmented, first.augmented)
 
 
-def test_views_are_all_that_a_bank_without_views_ignores(folder, extract, monkeypatch):
+def test_a_bank_without_views_ignores_only_the_view_options(folder, extract, monkeypatch):
     images = load_images(f"folder:{folder}")
     decodes = Decodes(images, monkeypatch)
     extract(images)
@@ -360,7 +360,7 @@ def test_where_the_cache_is(tmp_path, monkeypatch):
     assert cache_folder() == Path.home() / ".cache" / "probedistill"
 
 
-def test_names_of_encoders_do_not_lead_out_of_the_cache(tmp_path, folder, extract):
+def test_names_of_encoders_cannot_leave_the_cache(tmp_path, folder, extract):
     extract(load_images(f"folder:{folder}"), make_encoder(name="../../hf:some/one " + "x" * 300))
     assert len(shards(tmp_path)) == 1
 
@@ -397,7 +397,7 @@ def test_unreadable_images_are_left_out_and_counted(folder, encoder, extract, ca
     assert decodes.take() == sorted([*range(N), 2, 6, 7]), "the second call tries those that are not there"
 
 
-def test_each_reason_is_said_once_with_how_many_images_it_concerns(folder, extract, caplog):
+def test_each_reason_is_reported_once_with_its_number_of_images(folder, extract, caplog):
     contents = [b"\0\0\0\x18ftypheic", b"\0\0\0\x18ftypheic", b"<html>404</html>", b""]
     names = load_images(f"folder:{folder}").names
     for name, content in zip(names[5:9], contents, strict=True):
@@ -411,7 +411,7 @@ def test_each_reason_is_said_once_with_how_many_images_it_concerns(folder, extra
         extract(load_images(f"folder:{folder}"))
 
 
-def test_an_image_that_was_out_of_reach_is_taken_when_it_is_back(folder, extract, caplog, monkeypatch):
+def test_an_image_that_becomes_readable_again_is_used(folder, extract, caplog, monkeypatch):
     images = load_images(f"folder:{folder}")
     load = images.load
 
@@ -431,7 +431,7 @@ def test_an_image_that_was_out_of_reach_is_taken_when_it_is_back(folder, extract
     assert torch.equal(bank.centre, extract(images, shard_size=4, cache=folder.parent / "again").centre)
 
 
-def test_a_shard_of_unreadable_images_alone(folder, extract, caplog):
+def test_a_shard_with_only_unreadable_images(folder, extract, caplog):
     images = load_images(f"folder:{folder}")
     for index in (4, 5):
         break_image(images, folder, index)
@@ -573,7 +573,7 @@ def test_a_bank_in_files_can_be_read_whole(both):
     assert in_files.skipped == held.skipped
 
 
-def test_what_is_held_in_memory(folder, encoder, extract):
+def test_what_is_kept_in_memory(folder, encoder, extract):
     images = load_images(f"folder:{folder}")
     size = 3 * N * encoder.dim * 4
     assert extract(images, views=2, max_memory=size).in_memory
@@ -581,7 +581,7 @@ def test_what_is_held_in_memory(folder, encoder, extract):
     assert extract(images, views=2).in_memory
 
 
-def test_a_bank_in_files_is_checked_once_and_then_read_as_it_is(tmp_path, folder, extract, monkeypatch):
+def test_a_bank_in_files_is_checked_only_once(tmp_path, folder, extract, monkeypatch):
     images = load_images(f"folder:{folder}")
     extract(images, shard_size=4)
     checked: list[Path] = []
@@ -689,7 +689,7 @@ METHODS = {
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_run_streams_what_does_not_fit(folder, extract, monkeypatch, method):
+def test_a_run_streams_features_that_do_not_fit_in_memory(folder, extract, monkeypatch, method):
     images = load_images(f"folder:{folder}")
     held, in_files = (extract(images, views=2, shard_size=4, max_memory=m) for m in (None, 0))
     config = DistillConfig(**METHODS[method]).resolve()

@@ -41,7 +41,7 @@ def make_bank(per_class=(6, 9, 7), d: int = 5, seed: int = 0) -> FeatureBank:
 
 @settings(max_examples=40, deadline=None)
 @given(ipc=st.integers(1, 6), seed=st.integers(0, 2**31))
-def test_random_images_are_so_many_of_each_class_and_never_twice(ipc, seed):
+def test_random_images_are_equally_many_per_class_and_all_different(ipc, seed):
     bank = make_bank()
     rows = random_images(bank, ipc, seed=seed)
     assert bank.labels[rows].tolist() == [c for c in range(3) for _ in range(ipc)]
@@ -49,7 +49,7 @@ def test_random_images_are_so_many_of_each_class_and_never_twice(ipc, seed):
     assert torch.equal(rows, random_images(bank, ipc, seed=seed))
 
 
-def test_every_image_has_its_chance_and_seeds_differ():
+def test_every_image_can_be_drawn_and_seeds_differ():
     bank = make_bank()
     drawn = [random_images(bank, 2, seed=seed) for seed in range(60)]
     assert set(torch.cat(drawn).tolist()) == set(range(len(bank)))
@@ -61,7 +61,7 @@ def test_every_image_has_its_chance_and_seeds_differ():
 
 @pytest.mark.parametrize("ipc", [1, 2, 6])
 @pytest.mark.parametrize("seed", range(5))
-def test_medoids_are_those_of_brute_force(ipc, seed):
+def test_medoids_match_brute_force(ipc, seed):
     bank = make_bank(seed=seed)
     expected = []
     for c in range(3):
@@ -94,7 +94,7 @@ def test_a_neighbour_is_the_nearest_of_its_class_by_angle():
 
 
 @pytest.mark.parametrize("ipc", [1, 3, 6])
-def test_no_neighbour_is_taken_twice(ipc):
+def test_no_neighbour_is_used_twice(ipc):
     bank = make_bank()
     labels = torch.arange(3).repeat(ipc)
     same = torch.randn(1, 5, generator=torch.Generator().manual_seed(0)).expand(len(labels), -1)

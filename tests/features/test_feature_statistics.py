@@ -53,7 +53,7 @@ def test_merging_is_associative(a, b, c):
 
 
 @given(parties, parties)
-def test_what_was_put_in_comes_out(a, b):
+def test_removing_undoes_adding(a, b):
     a, b = party("a", a), party("b", b)
     assert same((a + b) - b, a)
     assert ((a + b) - b).about == a.about
@@ -80,7 +80,7 @@ def test_different_classes_are_merged_by_union(a, b):
     assert same(merged, back, rounding=0)
 
 
-def test_moments_are_those_of_the_features():
+def test_moments_match_the_features():
     features = bank([0, 0, 0, 1, 1, 2, 2, 2, 2])
     found = statistics_of(features)
     of = [features.centre[features.labels == c] for c in range(3)]
@@ -104,7 +104,7 @@ def test_an_image_with_several_views_counts_once():
     torch.testing.assert_close(found.products, products)
 
 
-def test_a_class_that_is_dropped_takes_its_sums_and_variances_along():
+def test_a_dropped_class_removes_its_sums_and_variances():
     features = bank([0] * 9 + [1] * 7 + [2] * 8)
     left = statistics_of(features).with_classes(["owl", "cat"])
     alone = statistics_of(features.select((features.labels != 1).nonzero().squeeze(1))).with_classes(["owl", "cat"])
@@ -122,7 +122,7 @@ def test_what_was_dropped_from_one_is_dropped_from_the_sum():
     assert (one + other).about.dropped == (other + one).about.dropped == ("dog",)
 
 
-def test_where_classes_are_correlated_alike_a_dropped_one_takes_exactly_its_own():
+def test_dropping_is_exact_if_classes_have_equal_correlations():
     """Classes that differ in their mean, and by a common factor of all deviations."""
     generator = torch.Generator().manual_seed(2)
     deviations = torch.randn(9, 5, generator=generator, dtype=torch.float64)
@@ -137,7 +137,7 @@ def test_where_classes_are_correlated_alike_a_dropped_one_takes_exactly_its_own(
     torch.testing.assert_close(left.covariance(), alone.covariance())
 
 
-def test_a_class_without_images_takes_nothing_along():
+def test_dropping_a_class_without_images_changes_nothing():
     found = statistics_of(bank([0, 0, 1, 1, 0]))
     assert torch.equal(found.with_classes(["cat", "dog"]).products, found.products)
 
@@ -153,7 +153,7 @@ def test_a_file_gives_back_what_was_saved(tmp_path):
         assert back.about == found.about
 
 
-def test_means_alone_have_no_variances():
+def test_statistics_of_means_have_no_variances():
     with pytest.raises(UserError, match="have only counts and sums; make them again with second moments"):
         statistics_of(bank([0, 1, 2]), second_moments=False).variances()
 
@@ -178,13 +178,13 @@ def changed(found: ClassStatistics, **changes) -> ClassStatistics:
         (party("a", [0]), "the images of 'a' are in both"),
     ],
 )
-def test_what_does_not_fit_together_is_one_line(other, line):
+def test_statistics_that_do_not_fit_together_are_one_line(other, line):
     with pytest.raises(UserError, match=line) as error:
         party("a", [0, 1, 2]) + other
     assert "\n" not in str(error.value)
 
 
-def test_only_what_is_in_can_be_taken_out():
+def test_only_contained_statistics_can_be_removed():
     whole = party("a", [0, 1, 1, 2])
     with pytest.raises(UserError, match="not part of 'a': class 'cat' has 2 images there but 1 here"):
         whole - party("b", [0, 0])
@@ -193,14 +193,14 @@ def test_only_what_is_in_can_be_taken_out():
         whole - replace(far, squares=far.squares + 1e6, products=far.products + 1e6 * torch.eye(5))
 
 
-def test_other_photos_cannot_be_taken_out_as_the_directions_of_features_tell():
+def test_removing_other_photos_is_detected_by_negative_variance():
     whole, other = bank([0, 1, 2] * 4, dim=12), bank([0, 1, 2], dim=12, seed=7)
     less = replace(statistics_of(other, "b"), counts=torch.ones(3, dtype=torch.float64))
     with pytest.raises(UserError, match="'b' are not part of 'a'; give some that were added"):
         statistics_of(whole) - less
 
 
-def test_same_photos_count_once_also_in_other_company():
+def test_the_same_photos_are_recognised_among_others():
     features = bank([0, 0, 1, 1, 2, 2])
     a, b = (
         statistics_of(features.select(torch.tensor(rows)), name) for rows, name in (([0, 1, 2], "a"), ([1, 0, 4], "b"))
@@ -223,7 +223,7 @@ def test_rows_that_add_up_to_a_sum_are_found(count, others, seed):
     assert rows_of_sum(features, total + 0.1, count) is None
 
 
-def test_too_many_rows_are_not_told_apart():
+def test_too_many_rows_are_not_searched():
     features = torch.rand(20, 16, dtype=torch.float64)
     assert rows_of_sum(features, features[:5].sum(0), 5) is None
     assert rows_of_sum(features, features.sum(0), 20).all()
@@ -269,7 +269,7 @@ def test_a_file_cut_at_any_byte_is_refused(file):
         {"products": torch.ones(15)},
     ],
 )
-def test_sums_that_no_features_have_are_refused(file, change):
+def test_sums_of_no_possible_features_are_refused(file, change):
     tensors, metadata = load_tensors(file)
     save_tensors(file, {**tensors, **change}, metadata)
     with pytest.raises(UserError, match="is damaged"):
@@ -354,7 +354,7 @@ def test_command_makes_merges_and_shows(run_cli, photos, tmp_path):
     assert shown["caption"] == "parts: cat (6), dog (6)"
 
 
-def test_images_that_distill_holds_out_are_held_out_here(run_cli, tmp_path):
+def test_images_that_distill_holds_out_are_held_out_by_stats(run_cli, tmp_path):
     folder = make_image_folder(tmp_path / "flat", per_class=5, size=16, splits=())
     make = ["stats", "--images", f"folder:{folder}", "--encoder", TINY, "--out", tmp_path / "a.stats"]
     made = run_cli(*make)

@@ -33,7 +33,7 @@ def private(name: str, labels: list[int], *, epsilon: float = 1.0, delta: float 
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.integers(0, 2), min_size=1, max_size=8), st.integers(0, 3), st.data())
-def test_an_image_changes_the_sums_by_no_more_than_was_reckoned(labels, views, data):
+def test_an_image_changes_the_sums_by_at_most_the_sensitivity(labels, views, data):
     features = bank(labels, views=views, seed=data.draw(st.integers(0, 9)))
     gone = data.draw(st.integers(0, len(labels) - 1))
     without = features.select(torch.arange(len(labels)) != gone)
@@ -56,7 +56,7 @@ def test_an_image_changes_the_sums_by_its_vector_to_the_bit():
         assert alone.norm() <= 1 + 1e-15
 
 
-def test_views_of_an_image_are_its_mean_before_they_are_scaled():
+def test_views_of_an_image_are_averaged_before_scaling():
     features = bank([0, 1], views=3)
     _, sums = unit_sums(features)
     mean = features.augmented[:, 1].mean(0)
@@ -81,7 +81,7 @@ def test_the_noise_is_enough_for_the_promise(epsilon, delta):
 
 
 @pytest.mark.slow
-def test_the_noise_is_drawn_anew_and_as_large_as_the_record_says():
+def test_the_noise_is_new_each_time_and_as_large_as_recorded():
     sums, counts = torch.zeros(4, 1000, dtype=torch.float64), torch.full((4,), 50.0, dtype=torch.float64)
     found = [with_noise(counts, sums, epsilon=2.0, delta=1e-5) for _ in range(2)]
     (_, noise, record), (_, other, _) = found
@@ -94,7 +94,7 @@ def test_the_noise_is_drawn_anew_and_as_large_as_the_record_says():
     assert float(many.mean()) == pytest.approx(50, abs=0.3 * record.count_deviation)
 
 
-def test_noise_is_added_to_counts_and_sums_as_they_are():
+def test_noise_is_added_to_exact_counts_and_sums():
     counts, sums = unit_sums(bank([0, 0, 1, 2], views=2))
     options = {"epsilon": 1.0, "delta": 1e-5, "insecure_seed": 3}
     noisy, alone = with_noise(counts, sums, **options), with_noise(0 * counts, 0 * sums, **options)
@@ -103,7 +103,7 @@ def test_noise_is_added_to_counts_and_sums_as_they_are():
     assert len(torch.cat([alone[0], alone[1].flatten()]).unique()) == 3 * 6  # each number has its own noise
 
 
-def test_nothing_but_the_noisy_sums_tells_of_the_images(photos, tmp_path):
+def test_only_the_noisy_sums_depend_on_the_images(photos, tmp_path):
     encoder, images = load_encoder(TINY, device="cpu"), load_images(f"folder:{photos}", split="train")
     how = {"name": "us", "epsilon": 1.0, "cache": tmp_path, "progress": False}
     one, other = class_statistics(encoder, images, **how), class_statistics(encoder, images, **how)
@@ -114,7 +114,7 @@ def test_nothing_but_the_noisy_sums_tells_of_the_images(photos, tmp_path):
     assert str(one.about.privacy) == "(1, 1e-05)-differentially private (add or remove one image)"
 
 
-def test_noise_of_a_seed_promises_nothing():
+def test_noise_from_a_seed_promises_nothing():
     one = private("a", [0, 1, 2])
     assert one.about.privacy.epsilon is None
     assert "no privacy: none: insecure noise of seed 0" in str(one.about.privacy)
@@ -130,14 +130,14 @@ def test_a_private_file_is_read_back(tmp_path):
     assert bool(back.means().isfinite().all()), "also of classes whose noisy count is below 0"
 
 
-def test_a_noisy_count_weighs_as_one_image_at_least():
+def test_a_noisy_count_weighs_at_least_one_image():
     one = private("a", [0, 1, 2])
     low = replace(one, counts=torch.tensor([-3.0, 0.5, 40.0], dtype=torch.float64))
     assert low.weights().tolist() == [1, 1, 40]
     assert torch.equal(low.means(), low.sums / torch.tensor([[1.0], [1.0], [40.0]], dtype=torch.float64))
 
 
-def test_disjoint_parties_are_promised_the_weaker_of_both():
+def test_disjoint_parties_get_the_weaker_promise():
     one, other = private("a", [0, 1], epsilon=1.0, seed=None), private("b", [2], epsilon=4.0, delta=1e-4, seed=None)
     both = (one + other).about.privacy
     assert (both.epsilon, both.delta) == (4.0, 1e-4)
@@ -151,7 +151,7 @@ def test_private_and_other_statistics_are_not_merged():
 
 
 @pytest.mark.slow
-def test_distilling_keeps_the_promise_and_what_would_break_it_is_refused(run_cli, photos, tmp_path):
+def test_distilling_keeps_the_promise_and_refuses_options_that_break_it(run_cli, photos, tmp_path):
     file, run = tmp_path / "a.stats", tmp_path / "run"
     images = ["--images", f"folder:{photos}", "--encoder", TINY]
     made = run_cli("stats", *images, "--epsilon", 2, "--real-views", 2, "--out", file)
@@ -190,14 +190,14 @@ def test_two_releases_of_the_same_images_cost_twice(run_cli, photos, tmp_path):
     assert DistilledSet.load(tmp_path / "run").run.privacy.epsilon == 2
 
 
-def test_what_is_held_out_must_not_depend_on_other_images(run_cli, tmp_path):
+def test_held_out_images_must_not_depend_on_other_images(run_cli, tmp_path):
     folder = make_image_folder(tmp_path / "flat", per_class=5, size=16, splits=())
     make = ["stats", "--images", f"folder:{folder}", "--encoder", TINY, "--epsilon", 1, "--out", tmp_path / "a.stats"]
     assert "one image can change which others are held out; add --all-images" in run_cli(*make).error()
     assert run_cli(*make, "--all-images").code == 0
 
 
-def test_what_noise_leaves_of_small_classes_and_a_large_delta_is_said(run_cli, photos, tmp_path, monkeypatch):
+def test_small_classes_and_a_large_delta_are_warned_of(run_cli, photos, tmp_path, monkeypatch):
     def silent(epsilon, delta):  # one time in seventy real noise makes a class large
         deviation, _, library = check_promise(epsilon, delta)
         return deviation, lambda values, _: values, library

@@ -57,7 +57,7 @@ def test_views_of_synthetic_images_are_encoded_once(tmp_path, counted, images):
     torch.testing.assert_close(features, expected)
 
 
-def test_no_views_are_the_images_as_they_are(tmp_path, counted, images):
+def test_no_views_means_the_unaugmented_images(tmp_path, counted, images):
     features = FeatureStore(tmp_path).synthetic_views(counted.encoder, images, **{**HOW, "views": 0})
     torch.testing.assert_close(features, encode(counted.encoder, images)[None])
 
@@ -83,7 +83,7 @@ def test_anything_else_is_encoded_again(tmp_path, counted, images, change):
     assert features.shape != first.shape or not torch.equal(features, first)
 
 
-def test_a_real_image_is_encoded_once_in_whatever_company(tmp_path, counted, real):
+def test_a_real_image_is_encoded_once_whatever_the_other_images_are(tmp_path, counted, real):
     store = FeatureStore(tmp_path)
     first = store.real_views(counted.encoder, real, [3, 0, 5], **HOW)
     assert first.shape == (3, 3, counted.encoder.dim)
@@ -103,7 +103,7 @@ def test_centre_crops_of_real_images(tmp_path, counted, real):
     torch.testing.assert_close(features[0], bank.centre[[4, 2]])
 
 
-def test_passes_are_what_is_still_to_encode(tmp_path, counted, images, real):
+def test_passes_count_what_is_not_encoded_yet(tmp_path, counted, images, real):
     store = FeatureStore(tmp_path, progress=False)
     encoder = counted.encoder
     assert store.passes_of_synthetic_views(encoder, images, **HOW) == 12
@@ -118,7 +118,7 @@ def test_passes_are_what_is_still_to_encode(tmp_path, counted, images, real):
     assert bank_files(encoder, real, 2, None, 0, tmp_path).passes == 2 * len(real)
 
 
-def test_a_torn_file_is_made_again(tmp_path, counted, images):
+def test_a_torn_file_is_recomputed(tmp_path, counted, images):
     features = FeatureStore(tmp_path).synthetic_views(counted.encoder, images, **HOW)
     path = next((tmp_path / "views").iterdir())
     path.write_bytes(path.read_bytes()[:-8])
