@@ -97,12 +97,12 @@ def too_long(page: Path) -> Iterator[str]:
             yield f"{named(page)}:{number} has {len(line)} characters"
 
 
-def test_links_lead_somewhere():
+def test_links_work():
     assert {named(page): found for page in PAGES if (found := [*broken_links(page)])} == {}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
-def test_command_lines_are_ones_that_the_parser_takes(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_parser_accepts_the_command_lines(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     found = {line: wrong_with(line) for line in command_lines(page.read_text(encoding="utf-8"))}
     assert {line: what for line, what in found.items() if what} == {}
@@ -124,7 +124,7 @@ def test_prose_is_wrapped():
         ("probedistill distill --images folder:x --encoder y --seeds 0 1 2   # three of them", None),
     ],
 )
-def test_what_the_guard_notices(line: str, says: str | None):
+def test_what_the_checks_notice(line: str, says: str | None):
     found = wrong_with(line)
     assert (found is None) if says is None else (found is not None and says in found)
 
@@ -133,3 +133,14 @@ def test_the_page_of_the_python_api_has_every_public_name():
     page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
     listed = set(re.findall(r"^::: probedistill\.(\w+)$", page, re.MULTILINE))
     assert listed == set(probedistill.__all__) - {"__version__"}
+
+
+def test_the_tests_behind_the_guarantees_exist():
+    page = (ROOT / "docs" / "guarantees.md").read_text(encoding="utf-8")
+    files = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py")}
+    known = {name for text in files.values() for name in re.findall(r"def (test_\w+)\(", text)} | files.keys()
+    named = re.findall(r"`(tests/[\w/.]+|test_\w+(?:\.py)?)`", page)
+    assert named
+    assert [
+        name for name in named if name not in known and not (name.startswith("tests/") and (ROOT / name).exists())
+    ] == []
