@@ -132,7 +132,7 @@ def test_a_damaged_memory_does_no_harm(tmp_path, no_margin, own_cache, damage):
     assert fingerprint(spec) == before
 
 
-def test_no_place_for_a_memory(tmp_path, no_margin, monkeypatch):
+def test_without_a_place_for_the_memory(tmp_path, no_margin, monkeypatch):
     spec = f"folder:{make_image_folder(tmp_path / 'photos', size=4, splits=())}"
     before = fingerprint(spec)
     (tmp_path / "file").touch()

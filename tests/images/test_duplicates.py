@@ -42,7 +42,7 @@ def test_test_images_that_are_trained_on_are_counted(tmp_path):
     assert "'test/cat/copy-0000.png' and 'train/cat/0000.png'" in line
 
 
-def test_a_held_out_share_is_looked_at_too(tmp_path):
+def test_a_held_out_share_is_checked_too(tmp_path):
     photos = make_image_folder(tmp_path / "photos", splits=())
     for path in list(photos.glob("cat/*.png")):
         for number in range(5):
@@ -51,14 +51,14 @@ def test_a_held_out_share_is_looked_at_too(tmp_path):
     assert "also among the training images" in line
 
 
-def test_twice_in_one_class_is_nothing_to_say(tmp_path):
+def test_duplicates_within_a_class_are_not_reported(tmp_path):
     photos = make_image_folder(tmp_path / "photos")
     shutil.copy(photos / "train/cat/0000.png", photos / "train/cat/again.png")
     assert _said(photos) == []
 
 
 @pytest.mark.parametrize("kind", ["empty", "dead link"])
-def test_files_that_hold_no_picture_are_no_duplicates(tmp_path, kind):
+def test_files_without_a_picture_are_not_duplicates(tmp_path, kind):
     photos = make_image_folder(tmp_path / "photos")
     for name in ("train/cat", "train/dog", "test/dog"):
         path = photos / name / "no.png"
@@ -66,7 +66,7 @@ def test_files_that_hold_no_picture_are_no_duplicates(tmp_path, kind):
     assert _said(photos) == []
 
 
-def test_pictures_of_a_source_of_ones_own_are_compared_by_their_pixels(tmp_path, monkeypatch):
+def test_pictures_of_a_users_own_source_are_compared_by_pixels(tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text(
         "from PIL import Image\n"
         "from probedistill.images.sources import Items, Source\n"
@@ -79,7 +79,7 @@ def test_pictures_of_a_source_of_ones_own_are_compared_by_their_pixels(tmp_path,
         load_images("module:mine:source")
 
 
-def test_the_choice_of_classes_decides_what_is_looked_at(tmp_path):
+def test_only_chosen_classes_are_checked(tmp_path):
     photos = make_image_folder(tmp_path / "photos", ("cat", "cow", "dog"))
     shutil.copy(photos / "train/cat/0001.png", photos / "train/dog/same.png")
     assert _said(photos, load_images, classes=["cat", "cow"]) == []

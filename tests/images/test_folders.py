@@ -36,7 +36,7 @@ def tree(root, *folders, count=4):
 
 @pytest.mark.parametrize("name", ["train", "Train", "val", "testing"])
 @pytest.mark.parametrize("inner", [("freight", "passenger"), ("freight",)])
-def test_a_class_called_like_a_split_swallows_nothing(tmp_path, name, inner):
+def test_a_class_named_like_a_split_does_not_hide_others(tmp_path, name, inner):
     tree(tmp_path, "bus", "car/red", *(f"{name}/{kind}" for kind in inner))
     with pytest.raises(UserError, match=rf"'{name}', next to 'bus', 'car', may be a split or a class; .*split='all'"):
         load_images(f"folder:{tmp_path}")
@@ -53,7 +53,7 @@ def test_train_and_training_are_two_classes_then(tmp_path):
         load_images(f"folder:{tmp_path}")
 
 
-def test_splits_that_share_classes_are_splits_and_what_lies_beside_is_said(tmp_path):
+def test_splits_that_share_classes_are_splits_and_other_folders_are_reported(tmp_path):
     make_image_folder(tmp_path, size=4)
     tree(tmp_path, "unlabelled")
     with pytest.warns(UserWarning, match="ignoring 'unlabelled' next to the split folders test, train"):
@@ -81,7 +81,7 @@ def test_two_folders_for_one_split_are_refused_until_one_is_chosen(tmp_path, fol
     assert choice.get("split", choice.get("test_split")) in (train.split.split(" ")[0], test.split)
 
 
-def test_folders_for_validation_do_not_matter_beside_a_test_split(tmp_path):
+def test_validation_folders_do_not_matter_next_to_a_test_split(tmp_path):
     tree(tmp_path, *(f"{folder}/{name}" for folder in ("train", "val", "valid", "test") for name in ("cat", "dog")))
     assert load_splits(f"folder:{tmp_path}")[1].split == "test"
 
@@ -95,7 +95,7 @@ def test_split_folders_inside_class_folders_are_not_mixed(tmp_path):
     assert load_images(f"folder:{tmp_path}").counts().tolist() == [12, 8]
 
 
-def test_splits_without_class_folders_are_no_classes(tmp_path):
+def test_splits_without_class_folders_are_not_classes(tmp_path):
     tree(tmp_path, "train", "Test")
     with pytest.raises(
         UserError, match=r"'Test' and 'train' are named like splits, but have no class folders; .*'all'"
@@ -112,14 +112,14 @@ def test_test_images_without_classes_leave_the_training_images_to_be_held_out(tm
     assert load_splits(named[1])[1].class_names == ("cat", "dog")
 
 
-def test_a_split_beside_folders_that_are_called_nearly_so_is_no_class(tmp_path):
+def test_a_split_next_to_similar_names_is_not_a_class(tmp_path):
     tree(tmp_path, "train", "test1")  # only file names tell cats from dogs
     with pytest.raises(UserError, match=r"'test1' and 'train' are named like splits, but have no class folders"):
         load_images(f"folder:{tmp_path}")
     assert classes_of(tmp_path, split="all") == ("test1", "train")
 
 
-def test_folders_of_the_same_names_inside_of_all_classes_are_said(tmp_path):
+def test_folders_with_equal_names_inside_all_classes_are_reported(tmp_path):
     tree(tmp_path, *(f"{domain}/{name}" for domain in ("art", "photo", "sketch") for name in ("cat", "dog")))
     says = r"'art' and 'photo' and 1 more lie in folders of the same names, 'cat', 'dog'; .*: folder:.*/art$"
     with pytest.warns(UserWarning, match=says):
@@ -140,7 +140,7 @@ def test_folders_of_the_same_names_inside_of_all_classes_are_said(tmp_path):
         ("fold1/cats", "fold1/dogs", "fold2/cats", "fold2/dogs"),
     ],
 )
-def test_folders_that_are_called_nearly_like_splits_are_not_taken_for_classes(tmp_path, folders):
+def test_folders_with_names_similar_to_splits_are_not_classes(tmp_path, folders):
     tree(tmp_path, *folders)
     with pytest.raises(UserError, match=r"look like splits; rename them to train and test .* split='all' if these"):
         load_splits(f"folder:{tmp_path}")
@@ -160,7 +160,7 @@ def test_a_folder_around_the_splits_is_named(tmp_path):
         load_splits(f"folder:{tmp_path}")
 
 
-def test_what_is_no_class_does_not_matter_beside_splits(tmp_path):
+def test_other_files_do_not_matter_next_to_splits(tmp_path):
     make_image_folder(tmp_path, size=4, splits=("train",))
     (tmp_path / "annotations").mkdir()
     (tmp_path / "annotations" / "boxes.xml").write_text("x")
@@ -185,7 +185,7 @@ def test_linked_folders_in_a_class_are_read(tmp_path):
 
 
 @pytest.mark.parametrize("target", [".", "..", "../..", "/", "cat", "loop", "../dog/back"])
-def test_links_that_lead_back_end(tmp_path, target):
+def test_links_that_lead_back_are_not_followed(tmp_path, target):
     tree(tmp_path / "photos", "cat", "dog")
     os.symlink("../cat", tmp_path / "photos" / "dog" / "back")
     os.symlink(target, tmp_path / "photos" / "cat" / "loop")
@@ -197,14 +197,14 @@ def test_links_that_lead_back_end(tmp_path, target):
     assert len(images) <= 14  # dog's link into cat leads to all of cat's images again
 
 
-def test_a_link_that_is_left_out_is_said(tmp_path):
+def test_an_ignored_link_is_reported(tmp_path):
     tree(tmp_path, "cat", "dog")
     os.symlink("..", tmp_path / "cat" / "loop")
     with pytest.warns(UserWarning, match="ignoring links to folders that are already read: 'cat/loop'"):
         load_images(f"folder:{tmp_path}")
 
 
-def test_a_class_whose_disk_is_not_there_is_said(tmp_path):
+def test_a_class_on_a_missing_disk_is_reported(tmp_path):
     tree(tmp_path, "cat", "dog")
     (tmp_path / "horse").symlink_to(tmp_path / "unmounted" / "horse")
     with pytest.warns(UserWarning, match="ignoring broken links: 'horse'"):
@@ -242,7 +242,7 @@ def test_folders_that_systems_add_are_neither_classes_nor_images(tmp_path, name)
     assert images.counts().tolist() == [4, 4]
 
 
-def test_a_class_of_recyclers_is_one(tmp_path):
+def test_a_class_called_recycler_is_a_class(tmp_path):
     tree(tmp_path, "bin", "recycler")
     assert classes_of(tmp_path) == ("bin", "recycler")
 
@@ -250,27 +250,27 @@ def test_a_class_of_recyclers_is_one(tmp_path):
 @pytest.mark.parametrize(
     "name", ["Thumbs.db", "desktop.ini", ".DS_Store", "._00.png", "Icon\r", "00.aae", "00.png:Zone.Identifier"]
 )
-def test_files_that_systems_add_are_no_images(tmp_path, name):
+def test_files_that_systems_add_are_not_images(tmp_path, name):
     tree(tmp_path, "cat", "dog")
     (tmp_path / "cat" / name).write_bytes(b"x")
     assert len(load_images(f"folder:{tmp_path}")) == 8
 
 
-def test_hidden_folders_with_images_are_said(tmp_path):
+def test_hidden_folders_with_images_are_reported(tmp_path):
     tree(tmp_path, "cat", "dog", ".emu", ".ipynb_checkpoints", ".@__thumb", ".empty/inner")
     with pytest.warns(UserWarning, match=r"ignoring hidden folders with images: '\.emu'$"):
         assert classes_of(tmp_path) == ("cat", "dog")
 
 
 @pytest.mark.parametrize(("name", "says"), [(".00.jpg.icloud", "only in iCloud"), (".00.png", "hidden files")])
-def test_hidden_photos_are_said(tmp_path, name, says):
+def test_hidden_photos_are_reported(tmp_path, name, says):
     tree(tmp_path, "cat", "dog")
     (tmp_path / "dog" / name).write_bytes(b"x")
     with pytest.warns(UserWarning, match=rf"ignoring .*{says}.*: 'dog/\{name}'$"):
         assert len(load_images(f"folder:{tmp_path}")) == 8
 
 
-def test_images_beside_the_classes_are_said(tmp_path):
+def test_images_next_to_the_classes_are_reported(tmp_path):
     tree(tmp_path, "cat", "dog", "")
     with pytest.warns(UserWarning, match="ignoring files next to the class folders: '00.png' and 3 more"):
         assert len(load_images(f"folder:{tmp_path}")) == 8
@@ -309,7 +309,7 @@ def test_lists_of_classes_as_editors_and_shells_write_them(tmp_path, encoding, e
 
 
 @pytest.mark.parametrize("source", ["folder", "hf", "wds", "cub"])
-def test_a_place_may_begin_with_a_tilde_of_no_home(source, tmp_path, monkeypatch):
+def test_a_path_may_begin_with_a_tilde_without_a_home(source, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tree(tmp_path / "~of-nobody", "cat", "dog")
     if source == "folder":
@@ -330,7 +330,7 @@ def test_accents_have_one_form(tmp_path):
         assert classes_of(tmp_path, classes=["tea", name]) == ("tea", one)
 
 
-def test_the_form_of_accents_changes_neither_the_order_nor_the_images(tmp_path):
+def test_the_form_of_accents_affects_neither_order_nor_images(tmp_path):
     """A macOS disk may write é as two characters, which sort before everything that begins with f."""
     ways = []
     for form in ("NFC", "NFD"):
@@ -344,7 +344,7 @@ def test_the_form_of_accents_changes_neither_the_order_nor_the_images(tmp_path):
     assert ways[0].fingerprint == ways[1].fingerprint
 
 
-def test_a_run_is_no_folder_of_photos(tmp_path):
+def test_a_run_is_not_a_folder_of_photos(tmp_path):
     """Its folders images and evolution would be two classes."""
     tree(tmp_path, "images/cat", "images/dog", "evolution")
     (tmp_path / "run.json").write_text(RUN)
@@ -353,7 +353,7 @@ def test_a_run_is_no_folder_of_photos(tmp_path):
     assert classes_of(tmp_path / "images") == ("cat", "dog")
 
 
-def test_a_run_among_the_photos_is_no_class(tmp_path):
+def test_a_run_among_the_photos_is_not_a_class(tmp_path):
     """Its images would be another class."""
     tree(tmp_path, "cat", "dog", "small/images/cat", "dog/mine/images/cat")
     for run in ("small", "dog/mine"):
@@ -364,7 +364,7 @@ def test_a_run_among_the_photos_is_no_class(tmp_path):
     assert images.counts().tolist() == [4, 4]
 
 
-def test_a_run_json_of_another_program_makes_no_run(tmp_path):
+def test_another_programs_run_json_does_not_make_a_run(tmp_path):
     tree(tmp_path, "cat", "dog", "dog/more")
     for folder in (tmp_path, tmp_path / "cat", tmp_path / "dog" / "more"):
         (folder / "run.json").write_text('{"id": 7}')
@@ -373,7 +373,7 @@ def test_a_run_json_of_another_program_makes_no_run(tmp_path):
     assert images.counts()[1] > images.counts()[0]
 
 
-def test_a_link_to_nowhere_is_called_one(tmp_path):
+def test_a_broken_link_is_reported_as_such(tmp_path):
     tree(tmp_path, "photos2/cat")
     (tmp_path / "photos").symlink_to(tmp_path / "unplugged")
     with pytest.raises(UserError, match=r"no such folder; it is a broken link$"):
@@ -397,7 +397,7 @@ def test_a_space_at_the_end_of_a_name(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a\nb", "a\tb", "\x1b[2Jcat", "c\u202etac", "a\x85b", "a\u2028b"])
-def test_names_that_no_terminal_should_get_are_refused_before_any_work(run_cli, tmp_path, name):
+def test_names_that_control_a_terminal_are_refused_before_any_work(run_cli, tmp_path, name):
     tree(tmp_path / "photos", name, "dog", "emu")
     outcome = run_cli(
         "distill", "--images", f"folder:{tmp_path / 'photos'}", "--encoder", "module:helpers_encoders:tiny",
@@ -410,7 +410,7 @@ def test_names_that_no_terminal_should_get_are_refused_before_any_work(run_cli, 
 
 
 @pytest.mark.parametrize("name", ["שלום", "x" * 255, "metadata.jsonl", "ü" * 127, "نیم‌فاصله", "a'b\"c", "100%"])
-def test_names_that_are_only_unusual_are_classes(tmp_path, name):
+def test_unusual_names_are_accepted(tmp_path, name):
     with contextlib.suppress(OSError):
         tree(tmp_path, name, "dog")
     assert set(classes_of(tmp_path)) == {unicodedata.normalize("NFC", name), "dog"}
@@ -432,7 +432,7 @@ def test_a_class_without_images_is_named(tmp_path):
         ([""], "labels.csv", "have no class folders in .* next to 'labels.csv'"),
     ],
 )
-def test_sets_with_labels_in_files_lead_to_classes(tmp_path, folders, file, says):
+def test_the_error_for_labels_in_files_explains_class_folders(tmp_path, folders, file, says):
     tree(tmp_path, *folders)
     (tmp_path / file).parent.mkdir(exist_ok=True)
     (tmp_path / file).write_text("{}")
@@ -440,7 +440,7 @@ def test_sets_with_labels_in_files_lead_to_classes(tmp_path, folders, file, says
         load_splits(f"folder:{tmp_path}")
 
 
-def test_a_text_beside_one_class_matters_only_where_two_are_needed(tmp_path):
+def test_a_text_next_to_one_class_matters_only_if_two_are_needed(tmp_path):
     tree(tmp_path, "train/cat", "train/dog", "test/cat")
     (tmp_path / "train" / "cat" / "from.txt").write_text("mine")
     (tmp_path / "test" / "from.txt").write_text("mine")
@@ -453,7 +453,7 @@ def test_a_text_beside_one_class_matters_only_where_two_are_needed(tmp_path):
     assert load_training(f"folder:{tmp_path / 'test'}", everything=True).class_names == ("cat",)
 
 
-def test_a_table_beside_classes_does_not_matter(tmp_path):
+def test_a_table_next_to_classes_does_not_matter(tmp_path):
     tree(tmp_path, "cat", "dog")
     (tmp_path / "labels.csv").write_text("a,b")
     (tmp_path / "annotations").mkdir()

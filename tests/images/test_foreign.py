@@ -46,7 +46,7 @@ def test_what_a_file_is(tmp_path, name, content, says):
         assert says in str(error.value)
 
 
-def test_the_thumbnail_of_a_raw_file_is_not_taken_for_the_photo(tmp_path):
+def test_the_thumbnail_of_a_raw_file_is_not_mistaken_for_the_photo(tmp_path):
     path = tmp_path / "photo.nef"
     class_image(0).save(path, format="TIFF")
     with pytest.raises(UnreadableImageError, match="a camera's raw file; convert it to JPEG or PNG"):

@@ -173,7 +173,7 @@ def test_images(name, in_time, tmp_path):
     counted["images"] = counted.get("images", 0) + 1
 
 
-def test_pixels_and_orientation_survive_a_text_that_is_left_out():
+def test_pixels_and_orientation_survive_without_an_oversized_text():
     assert np.array_equal(decode_image(png_with(text_bomb(b"iCCP", 9))), PICTURE)
     assert decode_image(exif_as_text()).size == (8, 4)
     turned = exif_as_text()
@@ -188,7 +188,7 @@ def test_pixels_and_orientation_survive_a_text_that_is_left_out():
     ],
     ids=["gamma", "profile", "resolution", "animation", "frame", "checksum"],
 )  # fmt: skip
-def test_what_is_damaged_beside_the_pixels_of_a_png_does_not_matter(beside):
+def test_damage_outside_the_pixels_of_a_png_does_not_matter(beside):
     assert np.array_equal(decode_image(png_with(beside)), PICTURE)
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -199,13 +199,13 @@ def test_what_is_damaged_beside_the_pixels_of_a_png_does_not_matter(beside):
         decode_image(broken[: len(broken) // 2])
 
 
-def test_pillow_is_left_as_it_is():
+def test_pillows_settings_are_not_changed():
     before = PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY, Image.MAX_IMAGE_PIXELS
     decode_image(png_with(text_bomb(b"iCCP", 9)))
     assert before == (PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY, Image.MAX_IMAGE_PIXELS)
 
 
-def test_terminals_do_not_obey_names():
+def test_names_cannot_control_terminals():
     assert one_line("a\x1b]0;title\x07\nb\u202e") == "a\\x1b]0;title\\x07 b\\u202e"
     assert one_line("\udcff a \u2028").encode() == b"\\udcff a"  # from a name that is not UTF-8
     with pytest.raises(UnreadableImageError) as error:
@@ -245,7 +245,7 @@ def test_threads_share_the_pixels():
         pass
 
 
-def test_the_pixels_are_free_again_whenever_ctrl_c_comes():
+def test_the_budget_is_released_whenever_ctrl_c_comes():
     code = """
         import signal, threading
         from probedistill.images.decode import _Budget
@@ -369,7 +369,7 @@ def test_tar_shards(name, in_time, tmp_path):
     counted["tar shards"] = counted.get("tar shards", 0) + 1
 
 
-def test_a_negative_size_is_said(tmp_path):
+def test_a_negative_size_is_reported(tmp_path):
     (tmp_path / "x.tar").write_bytes(TARS["a size of -1,024"]())
     with pytest.warns(UserWarning, match=r"damaged after 4 samples"):
         assert len(load_images(f"wds:{tmp_path}")) == 4
@@ -377,7 +377,7 @@ def test_a_negative_size_is_said(tmp_path):
         load_images(f"wds:{tmp_path}", strict=True)
 
 
-def test_a_header_does_not_bring_a_shard_into_memory(tmp_path, monkeypatch):
+def test_a_header_cannot_load_a_shard_into_memory(tmp_path, monkeypatch):
     """A long name with a negative size would be read to the end of the file."""
     asked: list[int] = []
     from probedistill.images import tar_shards
@@ -444,7 +444,7 @@ def test_rows_that_name_files_elsewhere(hub, tmp_path, monkeypatch, in_time, pla
     counted["rows"] = counted.get("rows", 0) + 1
 
 
-def test_a_row_is_looked_at_again_when_it_is_decoded(hub, tmp_path):
+def test_a_row_is_checked_again_when_it_is_decoded(hub, tmp_path):
     folder = make_image_folder(tmp_path / "set", size=4)
     PICTURE.save(tmp_path / "secret.png")
     images = load_images(f"hf:{folder}")

@@ -192,7 +192,7 @@ _KINDS_OF_JPEG = [
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", _KINDS_OF_JPEG, ids=str)
 @pytest.mark.parametrize("size", [(8, 8), (20, 33)], ids=str)
-def test_a_jpeg_is_read_without_its_end_mark_and_refused_without_pixels(kind, size):
+def test_a_jpeg_is_read_without_its_end_mark_but_refused_without_pixels(kind, size):
     pixels = np.random.default_rng(0).integers(0, 255, (*size, 3), dtype=np.uint8)
     content = encoded(Image.fromarray(pixels), "JPEG", **{"quality": 85, **kind})
     assert content.endswith(b"\xff\xd9")
@@ -216,7 +216,7 @@ def test_a_progressive_jpeg_without_its_last_scans_is_refused():
             decode_image(content[:end])
 
 
-def test_a_webp_is_read_by_its_chunks_and_refused_without_pixels():
+def test_a_webp_is_read_by_its_chunks_but_refused_without_pixels():
     exif = Image.Exif()
     exif[0x0112] = 6
     exif[0x010E] = "x" * 1000
@@ -372,7 +372,7 @@ def test_split_names(tmp_path, folders, wanted, found):
     assert tuple(part.split for part in load_splits(config)) == found
 
 
-def test_a_class_called_train_is_no_split(tmp_path):
+def test_a_class_called_train_is_not_a_split(tmp_path):
     make_image_folder(tmp_path, ("train", "car"), size=4, splits=())
     images = load_images(f"folder:{tmp_path}")
     assert images.class_names == ("car", "train")
@@ -520,7 +520,7 @@ def test_holdout_of_a_folder_without_test_split(tmp_path):
 # ------------------------------------------------------------------ bad input
 
 
-def test_bare_path_is_mended(photos, monkeypatch):
+def test_the_error_for_a_bare_path_suggests_the_source(photos, monkeypatch):
     monkeypatch.chdir(photos.parent)
     with pytest.raises(UserError, match=f"did you mean 'folder:{photos.name}/'") as error:
         load_images(f"{photos.name}/")
@@ -731,7 +731,7 @@ def test_hf_text_labels_bytes_and_unlabelled_test(hub, monkeypatch):
     assert train.load(0).size == (4, 4)
 
 
-def test_hf_a_folder_without_class_folders_is_said_to_have_no_labels(hub, run_cli, tmp_path):
+def test_hf_a_folder_without_class_folders_has_no_labels(hub, run_cli, tmp_path):
     for i in range(3):
         class_image(i, 3, size=4).save(tmp_path / f"{i}.png")
     line = run_cli("distill", "--images", f"hf:{tmp_path}", "--encoder", "resnet18").error()
@@ -748,7 +748,7 @@ def test_hf_folders_in_which_datasets_finds_no_classes_are_read_as_folders(hub, 
     assert load_images(f"folder:{folder}").class_names == ("cat", "dog")
 
 
-def test_hf_what_datasets_leaves_out_of_a_folder_is_named(hub, tmp_path):
+def test_hf_files_that_datasets_ignores_are_named(hub, tmp_path):
     """It treats a class called train as a split, and does not follow links."""
     photos = tmp_path / "photos"
     make_image_folder(photos, classes=("bus", "car"), splits=(), per_class=2, size=4)
@@ -761,7 +761,7 @@ def test_hf_what_datasets_leaves_out_of_a_folder_is_named(hub, tmp_path):
         assert len(load_images(f"hf:{photos}")) == 4
 
 
-def test_hf_a_folder_of_a_system_is_no_class(hub, tmp_path):
+def test_hf_a_system_folder_is_not_a_class(hub, tmp_path):
     make_image_folder(tmp_path, classes=("bus", "car", "@eaDir"), splits=(), size=4)
     with pytest.raises(UserError, match=rf"'@eaDir/0000.png' is in a system folder, .*folder:{tmp_path}"):
         load_images(f"hf:{tmp_path}")
@@ -797,7 +797,7 @@ def test_hf_files_that_number_their_classes_differently_are_refused(hub, run_cli
     assert load_images(f"hf:{tmp_path / 'card'}").class_names == ("Hund", "Katze")
 
 
-def test_hf_files_that_know_fewer_classes(hub, tmp_path):
+def test_hf_files_with_fewer_classes(hub, tmp_path):
     _written(hub, tmp_path / "less" / "train.parquet", ["cat", "dog", "eel"], [0, 0, 1, 1, 2, 2])
     _written(hub, tmp_path / "less" / "test.parquet", ["cat", "dog"], [0, 1])
     train, test = load_splits(f"hf:{tmp_path / 'less'}")
@@ -822,7 +822,7 @@ def test_hf_folders_of_save_to_disk(hub, tmp_path):
         assert load_splits(f"hf:{tmp_path / 'two'}")[1].labels.tolist() == [0, 1]
 
 
-def test_hf_labels_that_are_whole_numbers_with_a_point(hub, monkeypatch):
+def test_hf_labels_that_are_whole_numbers_as_floats(hub, monkeypatch):
     photos = [{"bytes": encoded(class_image(i % 2, size=4)), "path": None} for i in range(6)]
 
     def found(labels):
@@ -836,7 +836,7 @@ def test_hf_labels_that_are_whole_numbers_with_a_point(hub, monkeypatch):
         found([0.5, 1.0] * 3)
 
 
-def test_hf_no_place_for_the_copy_that_datasets_keeps(hub, tmp_path, monkeypatch):
+def test_hf_no_place_for_the_cache_of_datasets(hub, tmp_path, monkeypatch):
     def refuse(_):
         raise PermissionError(errno.EACCES, "Permission denied", "/home/.cache/huggingface")
 

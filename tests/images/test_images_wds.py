@@ -107,7 +107,7 @@ def test_names_of_classes_that_look_the_same(tmp_path):
 
 @pytest.mark.parametrize("label", ["number", "name"])
 @pytest.mark.parametrize("where", ["train", "."])
-def test_names_of_classes_beside_the_shards(tmp_path, label, where):
+def test_names_of_classes_next_to_the_shards(tmp_path, label, where):
     write_tar(tmp_path / "data" / "train" / "x.tar", samples(0, 9, label))
     (tmp_path / "data" / where / "classes.txt").write_text("cat\ndog\nowl\nyak\n\n")
     images = load_images(f"wds:{tmp_path / 'data'}")
@@ -136,7 +136,7 @@ def test_numbers_are_sorted_as_numbers(tmp_path):
     assert images.labels.tolist() == [1, 0, 2]
 
 
-def test_keys_halves_and_other_members(tmp_path):
+def test_keys_incomplete_samples_and_other_members(tmp_path):
     members = [
         ("README.txt", b"read me"),
         ("./a.b/one.PNG", encoded(0)), ("./a.b/one.txt", b"a caption"), ("./a.b/one.cls", b" 0\n"),
@@ -166,7 +166,7 @@ def test_an_image_whose_key_has_a_dot_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("label", [("cls", b"1"), ("json", b'{"label": 1}')], ids=["cls", "json"])
-def test_of_several_images_under_one_key_one_is_chosen(tmp_path, run_cli, label):
+def test_one_of_several_images_under_a_key_is_chosen(tmp_path, run_cli, label):
     names = ("jpg", "png", "left.png", "right.png")
     pictures = {kind: encoded(n, kind="JPEG" if kind == "jpg" else "PNG") for n, kind in enumerate(names)}
     members = [*((f"0.{kind}", content) for kind, content in pictures.items()), (f"0.{label[0]}", label[1])]
@@ -211,7 +211,7 @@ def test_splits_by_folder_or_name(tmp_path, names):
         assert train.fingerprint != test.fingerprint
 
 
-def test_a_share_is_held_out_where_there_are_no_splits(shards):
+def test_a_share_is_held_out_without_splits(shards):
     train, test = load_splits(ImagesConfig(images=f"wds:{shards}", holdout=0.34))
     assert (len(train), len(test)) == (12, 6)
     assert not set(train.names) & set(test.names)
@@ -314,7 +314,7 @@ def test_a_shard_cut_anywhere_never_gives_a_wrong_sample(tmp_path):
                 assert images.class_names[images.labels[i]] == str(right[name][1])
 
 
-def test_a_flipped_header_is_not_passed_over_in_silence(shards):
+def test_a_damaged_header_is_not_silently_ignored(shards):
     path = shards / "part-000.tar"
     content = bytearray(path.read_bytes())
     with tarfile.open(path) as tar:
@@ -371,7 +371,7 @@ def test_nothing_is_written_and_no_link_is_followed(tmp_path):
     assert all("a label but no image" in why for why in found.values())
 
 
-def test_names_that_are_no_text(tmp_path):
+def test_names_that_are_not_text(tmp_path):
     members = [m for i in range(4) for m in ((f"{i}\udcff\n.png", encoded()), (f"{i}\udcff\n.cls", b"%d" % (i % 2)))]
     members += [("z.png", encoded()), ("z.json", b'{"label": "a\\n\\ud800b"}')]
     write_tar(tmp_path / "x.tar", members, format=tarfile.GNU_FORMAT)
@@ -469,7 +469,7 @@ def test_features_of_shards(tmp_path, shards, caplog):
         extract_features(encoder, images, cache=tmp_path / "cache", shard_size=4, progress=False, strict=True)
 
 
-def test_a_broken_sample_that_is_all_of_a_class_to_test_on_stops_nothing(distil_cli, run_cli, tmp_path):
+def test_a_test_class_of_broken_samples_does_not_stop_the_run(distil_cli, run_cli, tmp_path):
     members = samples(0, 9)
     write_tar(tmp_path / "shards" / "train.tar", members)
     broken = [("z.png", b"no image"), ("z.cls", b"2")]
@@ -481,7 +481,7 @@ def test_a_broken_sample_that_is_all_of_a_class_to_test_on_stops_nothing(distil_
     assert scored.code == 0, scored.err
 
 
-def test_a_class_of_broken_samples_is_named_with_a_way_out(distil_cli, tmp_path):
+def test_a_class_of_broken_samples_is_named_with_a_hint(distil_cli, tmp_path):
     broken = [member for i in range(4) for member in ((f"z{i}.png", b"no image"), (f"z{i}.cls", b"7"))]
     write_tar(tmp_path / "x.tar", [*samples(0, 12), *broken])
     error = distil_cli("--out", tmp_path / "run", images=f"wds:{tmp_path}")

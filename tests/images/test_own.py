@@ -74,7 +74,7 @@ def as_png(pixels):
         "bytes",
     ],
 )
-def test_pixels_are_what_they_are_however_they_come(images):
+def test_pixels_do_not_depend_on_the_form_of_the_images(images):
     found = labelled_images(images, LABELS)
     assert found.class_names == ("cat", "dog")
     assert found.labels.tolist() == [1, 0] * 3
@@ -90,7 +90,7 @@ def test_grey_tensors_of_any_precision(channel):
     assert labelled_images(list(images), LABELS).load(3).size == (16, 12)
 
 
-def test_colours_of_a_palette_are_part_of_the_content():
+def test_palette_colours_are_part_of_the_content():
     """Features are cached by content, and equal palette indices with other palettes are different pictures."""
     numbers = Image.fromarray(PIXELS[0, ..., 0], "L")
     red, blue = numbers.convert("P"), numbers.convert("P")
@@ -120,13 +120,13 @@ def test_a_little_overshoot_is_clipped(whole):
     assert np.array_equal(found[2:], PIXELS[0, 2:])
 
 
-def test_names_may_come_one_by_one():
+def test_names_may_be_an_iterator():
     images = labelled_images(PIXELS, [0, 1] * 3, iter("ab"), names=(str(number) for number in range(6)))
     assert images.class_names == ("a", "b")
     assert list(images.names) == ["0", "1", "2", "3", "4", "5"]
 
 
-def test_the_fingerprint_is_that_of_the_contents():
+def test_the_fingerprint_depends_on_the_contents():
     one = labelled_images(PIXELS, LABELS)
     assert labelled_images(PIXELS.copy(), LABELS).fingerprint == one.fingerprint
     assert labelled_images(PIXELS ^ 1, LABELS).fingerprint != one.fingerprint
@@ -191,7 +191,7 @@ class Endless(Dataset):
 
 
 @pytest.mark.parametrize("images", [Endless(), PIXELS, None, 3, [PIXELS]], ids=lambda one: type(one).__name__)
-def test_what_are_no_images_is_said_at_once(images):
+def test_objects_that_are_not_images_are_refused_at_once(images):
     for take in (lambda: distill(images, TINY), lambda: load_images(images), lambda: load_splits(images)):
         with pytest.raises(UserError, match=r"images is a \w+; give .*labelled_images\("):
             take()
@@ -249,11 +249,11 @@ class Pictures(Dataset):
         return PIXELS[index % len(PIXELS)]
 
 
-def test_a_data_set_of_images_alone_ends_at_its_length():
+def test_a_data_set_of_only_images_ends_at_its_length():
     assert labelled_images(Pictures(), LABELS).fingerprint == labelled_images(list(PIXELS), LABELS).fingerprint
 
 
-def test_a_name_where_loaded_images_are_needed(encoder, photos):
+def test_a_name_instead_of_loaded_images(encoder, photos):
     spec = f"folder:{photos}"
     train, test = load_splits(spec)
     made = distill(train, encoder, steps=1, progress=False, evaluate_every=0)
@@ -271,7 +271,7 @@ def test_a_name_where_loaded_images_are_needed(encoder, photos):
 
 
 @pytest.mark.parametrize("given", [Tiny(), nn.Sequential(Tiny())], ids=["module", "sequence"])
-def test_a_module_is_no_encoder_yet(given, photos):
+def test_a_torch_module_is_not_an_encoder(given, photos):
     says = rf"encoders? is the module {type(given).__name__}; wrap it: Encoder\(module, name="
     for take in (
         lambda: distill(f"folder:{photos}", given),
@@ -284,7 +284,7 @@ def test_a_module_is_no_encoder_yet(given, photos):
             take()
 
 
-def test_what_is_no_encoder(encoder, photos):
+def test_objects_that_are_not_encoders(encoder, photos):
     images = load_images(f"folder:{photos}")
     for name in (TINY, EncoderConfig(encoder=TINY)):
         with pytest.raises(UserError, match=f"encoder '{TINY}' is the name of an encoder; load it first"):
@@ -299,7 +299,7 @@ def test_what_is_no_encoder(encoder, photos):
 # ---- a set, its folder, or something else
 
 
-def test_a_set_may_be_named_where_one_is_taken(encoder, photos, tmp_path):
+def test_a_set_may_be_given_by_name(encoder, photos, tmp_path):
     train, test = load_splits(f"folder:{photos}")
     run = tmp_path / "run"
     made = distill(train, encoder, steps=1, out=run, cache=tmp_path / "cache", progress=False, evaluate_every=0)
@@ -315,7 +315,7 @@ def test_a_set_may_be_named_where_one_is_taken(encoder, photos, tmp_path):
     assert write_report(str(run), tmp_path / "report.html", progress=False).is_file()
 
 
-def test_what_is_no_set(encoder, photos):
+def test_objects_that_are_not_sets(encoder, photos):
     train, test = load_splits(f"folder:{photos}")
     for take in (
         lambda: evaluate(encoder, encoder, train, test),
@@ -327,6 +327,6 @@ def test_what_is_no_set(encoder, photos):
             take()
 
 
-def test_a_name_in_capitals_is_near(photos):
+def test_a_name_in_capitals_is_suggested(photos):
     with pytest.raises(UserError, match="unknown method 'LGM'; did you mean 'lgm'"):
         distill(f"folder:{photos}", TINY, method="LGM")

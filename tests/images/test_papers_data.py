@@ -98,7 +98,7 @@ def test_waterbirds_have_three_splits(tmp_path):
     assert (len(train), len(test), len(load_images(f"waterbirds:{tmp_path}", split="val"))) == (6, 4, 2)
 
 
-def test_lists_that_an_editor_saved_and_folders_that_a_system_added(tmp_path):
+def test_lists_saved_by_editors_and_folders_added_by_systems(tmp_path):
     """Windows editors write a mark first; a NAS adds a folder for each file."""
     root = cub(tmp_path)
     before = load_splits(f"cub:{root}")[0].fingerprint
@@ -200,7 +200,7 @@ def test_the_command(run_cli):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", DATASETS)
-def test_commands_are_ones_that_the_parser_takes(name, tmp_path, monkeypatch):
+def test_the_parser_accepts_the_commands(name, tmp_path, monkeypatch):
     from probedistill.cli.app import app
 
     monkeypatch.chdir(tmp_path)

@@ -64,7 +64,7 @@ def test_its_place_and_its_own_options(mine):
     assert images.load(0).mode == "RGB"
 
 
-def test_content_makes_the_fingerprint_of_a_source_of_ones_own(mine):
+def test_a_users_own_source_has_a_fingerprint_of_its_content(mine):
     first = load_images("module:mine:source").fingerprint
     assert load_images("module:mine:source").fingerprint == first
     sys.modules.pop("mine")
@@ -83,7 +83,7 @@ def test_content_makes_the_fingerprint_of_a_source_of_ones_own(mine):
         ("module:mine:Items", "image source 'module:mine:Items'"),
     ],
 )
-def test_a_source_that_is_none_is_one_line(run_cli, mine, spec, line):
+def test_objects_that_are_not_sources_are_one_line(run_cli, mine, spec, line):
     outcome = run_cli("distill", "--images", spec, "--encoder", TINY, "--steps", 2, "--out", "run")
     assert line in outcome.error()
     assert not (mine / "run").exists()
@@ -124,7 +124,7 @@ def test_every_source_describes_itself():
     assert hints_of("folder:x").augment is None
 
 
-def test_options_without_an_effect_are_named(tmp_path):
+def test_options_without_effect_are_named(tmp_path):
     make_image_folder(tmp_path, size=4)
     with pytest.warns(UserWarning, match="label_column 'y' has no effect on images 'folder:"):
         load_images(f"folder:{tmp_path}", label_column="y")
@@ -138,7 +138,7 @@ def test_options_without_an_effect_are_named(tmp_path):
     [((), "run", False), ((), "cat/run", False), (("train", "test"), "train/run", False), (("train",), "runs/1", True),
      (("train", "test"), "val/run", False), (("train", "test"), "runs/1", True), ((), "../elsewhere", True)],
 )  # fmt: skip
-def test_results_may_not_become_images(tmp_path, splits, place, fits):
+def test_results_must_not_become_images(tmp_path, splits, place, fits):
     photos = make_image_folder(tmp_path / "photos", size=4, splits=splits)
     train, _ = load_splits(f"folder:{photos}")
     if fits or (place == "runs/1" and "without" not in train.split):

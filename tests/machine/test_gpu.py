@@ -39,7 +39,7 @@ def splits(photos):
 
 
 @pytest.mark.parametrize("kind", ENCODERS)
-def test_features_are_those_of_the_cpu(kind, splits):
+def test_features_equal_the_cpus(kind, splits):
     """fp32 really is fp32: TF32, torch's default for convolutions, would be off by a thousandth."""
     here, there = (extract_features(loaded(kind, device), splits[0], progress=False) for device in ("cpu", "cuda"))
     assert close(there.centre.cpu(), here.centre, 1e-5)
@@ -55,7 +55,7 @@ def test_lower_precision_is_close(kind, precision):
 
 @pytest.mark.parametrize("method", ["auto", "clp", "sfm", "lgm"])
 @pytest.mark.parametrize("kind", ENCODERS)
-def test_images_are_those_of_the_cpu(kind, method, splits):
+def test_images_equal_the_cpus(kind, method, splits):
     """Views, heads and batches are the same on every device."""
     made = [
         distill(splits[0], loaded(kind, device), method=method, steps=3, views=2, **QUIET).images
@@ -71,7 +71,7 @@ def test_the_same_run_gives_the_same_images(splits):
     assert torch.equal(one, other)
 
 
-def test_run_goes_on_where_it_was_stopped(photos, tmp_path):
+def test_run_resumes_where_it_was_stopped(photos, tmp_path):
     class Stops(Callback):
         def on_step(self, step) -> None:
             if step.step == 3:
@@ -96,7 +96,7 @@ def test_micro_batches_give_the_gradient_of_one_pass(splits):
     assert close(parts, one, 1e-3)
 
 
-def test_memory_that_runs_out_is_a_smaller_micro_batch(splits):
+def test_running_out_of_memory_gives_a_smaller_micro_batch(splits):
     """``auto`` chooses what fits; a size that does not fit is halved."""
     encoder = loaded("convolutions")
     total = torch.cuda.get_device_properties(0).total_memory
@@ -110,7 +110,7 @@ def test_memory_that_runs_out_is_a_smaller_micro_batch(splits):
     assert 0 < free_memory(torch.device("cuda")) <= total
 
 
-def test_scores_are_those_of_the_cpu(splits, tmp_path):
+def test_scores_equal_the_cpus(splits, tmp_path):
     made = distill(splits[0], loaded("convolutions", "cpu"), steps=3, **QUIET)
     scores = []
     for device in ("cpu", "cuda"):

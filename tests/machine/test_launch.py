@@ -51,7 +51,7 @@ def test_a_process_on_its_own(said, variables):
         ({"RANK": "2", "WORLD_SIZE": "2"}, "RANK 2 must be below WORLD_SIZE 2"),
     ],
 )
-def test_what_fits_no_torchrun_is_refused_by_those_that_share_work_and_silences_nothing(said, variables, line):
+def test_inconsistent_variables_are_refused_by_commands_that_share_work(said, variables, line):
     said(**variables)
     with pytest.raises(UserError, match=line):
         launch()
@@ -86,7 +86,7 @@ def test_a_master_without_a_name_that_resolves(said, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_master_that_gets_its_name_later(monkeypatch):
+def test_a_master_whose_name_resolves_later(monkeypatch):
     answers = iter([OSError("not yet")])
 
     def resolve(*_):
@@ -111,7 +111,7 @@ def test_a_gpu_for_each_rank():
 @pytest.mark.parametrize(
     ("gpus", "shared"), [("abc", None), ("aba", (0, 2)), ("abb", (1, 2)), ("a", None), (["", ""], None)]
 )
-def test_ranks_that_share_a_gpu_find_out(gpus, shared):
+def test_ranks_that_share_a_gpu_notice_it(gpus, shared):
     store = dist.HashStore()
     for rank, gpu in enumerate(gpus):
         store.set(f"gpu-{rank}", gpu)

@@ -28,7 +28,7 @@ print(kept, psutil.Process().memory_info().rss - before > 250_000_000)
     ("environment", "expected"),
     [({}, "True True"), ({"MALLOC_ARENA_MAX": "1"}, "False False"), ({"GLIBC_TUNABLES": ""}, "False False")],
 )
-def test_freed_memory_stays_unless_the_user_has_set_malloc(environment, expected):
+def test_freed_memory_is_kept_unless_the_user_has_set_malloc(environment, expected):
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True, env={"PATH": "", **environment}
     )

@@ -54,7 +54,7 @@ def words_for(kind, name, photos):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "name", "way_out"), NAMES)
-def test_a_name_of_the_hub_without_a_network(run_cli, photos, no_network, kind, name, way_out):
+def test_a_hub_name_without_a_network(run_cli, photos, no_network, kind, name, way_out):
     error = run_cli(*words_for(kind, name, photos)).error()  # one line, because the client has not tried six times
     assert f"{kind} {name!r}: not found on this machine, and localhost cannot be reached (Connection refused)" in error
     assert way_out in error
@@ -62,14 +62,14 @@ def test_a_name_of_the_hub_without_a_network(run_cli, photos, no_network, kind, 
 
 
 @pytest.mark.parametrize(("kind", "name", "way_out"), NAMES)
-def test_a_name_of_the_hub_where_asking_is_forbidden(run_cli, photos, monkeypatch, kind, name, way_out):
+def test_a_hub_name_if_downloads_are_forbidden(run_cli, photos, monkeypatch, kind, name, way_out):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     error = run_cli(*words_for(kind, name, photos)).error()
     assert f"{kind} {name!r}: not found on this machine, and HF_HUB_OFFLINE forbids downloads" in error
     assert way_out in error
 
 
-def test_what_was_fetched_before_is_taken(no_network, caplog):
+def test_cached_files_are_used(no_network, caplog):
     caplog.set_level(logging.INFO, logger="probedistill")
     with asking_the_hub("encoder 'x'", "go home"):
         assert constants.HF_HUB_OFFLINE
@@ -78,12 +78,12 @@ def test_what_was_fetched_before_is_taken(no_network, caplog):
     assert "using the cached copy" in caplog.text
 
 
-def test_other_errors_are_not_those_of_the_network(no_network):
+def test_other_errors_are_not_blamed_on_the_network(no_network):
     with pytest.raises(UserError, match="wrong name"), asking_the_hub("encoder 'x'", "go home"):
         raise UserError("wrong name")
 
 
-def test_a_long_wait_is_said_and_ends(no_network, monkeypatch, caplog):
+def test_a_long_wait_is_announced_and_limited(no_network, monkeypatch, caplog):
     def slow(*_: object, timeout: float) -> None:
         time.sleep(1)
         raise TimeoutError
@@ -98,7 +98,7 @@ def test_a_long_wait_is_said_and_ends(no_network, monkeypatch, caplog):
     assert "waiting for slow.example" in caplog.text
 
 
-def test_a_proxy_is_left_to_the_client(no_network, monkeypatch):
+def test_proxies_are_left_to_the_client(no_network, monkeypatch):
     monkeypatch.setenv("http_proxy", "http://proxy.example:3128")
     monkeypatch.setenv("no_proxy", "elsewhere.example")
     with asking_the_hub("it", "go"):
@@ -106,7 +106,7 @@ def test_a_proxy_is_left_to_the_client(no_network, monkeypatch):
 
 
 @pytest.mark.parametrize("address", ["", "huggingface.co", "http://", "http://[", "ftp://x", "http://x:port"])
-def test_an_address_that_is_none(run_cli, monkeypatch, address):
+def test_an_invalid_address(run_cli, monkeypatch, address):
     monkeypatch.setenv("HF_ENDPOINT", address)
     error = run_cli("info", "hub:nobody/nothing").error()
     assert f"HF_ENDPOINT {address.rstrip('/')!r} is not the address of a hub" in error
@@ -129,7 +129,7 @@ def test_the_address_of_the_hub(monkeypatch):
     ],
     ids=" ".join,
 )
-def test_a_wait_that_is_no_number_is_said_where_the_client_is_needed(run_cli, photos, monkeypatch, words):
+def test_an_invalid_timeout_is_reported_if_the_client_is_needed(run_cli, photos, monkeypatch, words):
     monkeypatch.setenv("HF_HUB_ETAG_TIMEOUT", "abc")
     error = run_cli(*[word.replace("folder:photos", f"folder:{photos}") for word in words]).error()
     way_out = "set it to a whole number such as 10, or unset it"
@@ -137,7 +137,7 @@ def test_a_wait_that_is_no_number_is_said_where_the_client_is_needed(run_cli, ph
 
 
 @pytest.mark.parametrize("value", ["", "2.5", "-1"])
-def test_a_wait_is_a_whole_number(monkeypatch, value):
+def test_a_timeout_is_a_whole_number(monkeypatch, value):
     monkeypatch.setenv("HF_HUB_DOWNLOAD_TIMEOUT", value)
     with pytest.raises(UserError, match=f"HF_HUB_DOWNLOAD_TIMEOUT '{value}' is not a number"):
         check_waits()
@@ -146,7 +146,7 @@ def test_a_wait_is_a_whole_number(monkeypatch, value):
 
 
 @pytest.mark.slow
-def test_what_needs_no_client_does_not_mind_a_wait_that_is_no_number(photos, tmp_path):
+def test_an_invalid_timeout_does_not_matter_without_the_client(photos, tmp_path):
     """In separate processes, because the client reads the variables when it is imported."""
     environment = {**os.environ, "HF_HUB_DOWNLOAD_TIMEOUT": "abc", "HF_HUB_ETAG_TIMEOUT": "abc"}
     distil = ["distill", "--images", f"folder:{photos}", "--encoder", TINY, "--steps", "1", "--out", tmp_path / "run"]

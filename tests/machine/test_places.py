@@ -26,7 +26,7 @@ def nowhere(monkeypatch):
     monkeypatch.setattr(Path, "home", staticmethod(no_home))
 
 
-def test_as_told(monkeypatch, tmp_path):
+def test_where_the_user_says(monkeypatch, tmp_path):
     monkeypatch.setenv("PROBEDISTILL_CACHE", str(tmp_path / "of the environment"))
     assert cache_folder(tmp_path / "mine") == tmp_path / "mine"
     assert cache_folder() == tmp_path / "of the environment"
@@ -72,7 +72,7 @@ print(getpass.getuser(), constants.HF_HOME, os.environ.get("MPLCONFIGDIR"), sep=
 
 
 @pytest.mark.parametrize("home", [None, "no such folder", "theirs"])
-def test_other_libraries_get_along_without_a_name_and_a_home(tmp_path, home):
+def test_other_libraries_work_without_a_name_and_a_home(tmp_path, home):
     """torchvision asks for the name; datasets created a folder called ~ in the current folder."""
     nothing = ("HOME", "USER", "LOGNAME", "LNAME", "USERNAME", "XDG_CACHE_HOME", "HF_HOME", "MPLCONFIGDIR")
     environment = {name: value for name, value in os.environ.items() if name not in nothing}
@@ -92,7 +92,7 @@ def test_other_libraries_get_along_without_a_name_and_a_home(tmp_path, home):
         assert of_matplotlib == str(Path(caches).parent / "matplotlib")
 
 
-def test_a_tilde_is_the_home_folder_also_where_no_shell_has_looked(distil_cli, tmp_path, monkeypatch):
+def test_a_tilde_is_the_home_folder_even_without_a_shell(distil_cli, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("PROBEDISTILL_CACHE", "~/kept")
     assert cache_folder() == tmp_path / "kept"
@@ -105,7 +105,7 @@ def test_a_tilde_is_the_home_folder_also_where_no_shell_has_looked(distil_cli, t
     assert not (tmp_path / "~").exists()
 
 
-def test_no_place_at_all_is_one_line(nowhere, distil_cli, run_cli, tmp_path, monkeypatch):
+def test_no_place_for_the_cache_is_one_line(nowhere, distil_cli, run_cli, tmp_path, monkeypatch):
     def no_place() -> str:
         raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp', '/var/tmp']")
 
@@ -129,7 +129,7 @@ def a_file(tmp_path):
 
 
 @pytest.mark.parametrize("below", ["", "sub/folder"])
-def test_a_cache_that_is_a_file_is_said_before_any_work(distil_cli, run_cli, tmp_path, a_file, monkeypatch, below):
+def test_a_cache_that_is_a_file_is_reported_before_any_work(distil_cli, run_cli, tmp_path, a_file, monkeypatch, below):
     place, out = a_file / below, tmp_path / "run"
     why = f"cannot be used: {str(a_file)!r} is not a folder"
     error = distil_cli("--cache", place, "--out", out).error()
@@ -144,7 +144,7 @@ def test_a_cache_that_is_a_file_is_said_before_any_work(distil_cli, run_cli, tmp
     assert run_cli("info", out).code == 0  # info needs no cache
 
 
-def test_a_cache_that_cannot_be_written_to_is_said_before_features_are_computed(
+def test_an_unwritable_cache_is_reported_before_features_are_computed(
     distil_cli, tmp_path, monkeypatch, encoder, photos
 ):
     place, images = tmp_path / "kept", load_images(f"folder:{photos}", split="train")
@@ -163,7 +163,7 @@ def test_a_cache_that_cannot_be_written_to_is_said_before_features_are_computed(
     assert again.centre.equal(whole.centre)
 
 
-def test_a_variable_of_blanks_is_unset(monkeypatch, tmp_path):
+def test_a_blank_variable_counts_as_unset(monkeypatch, tmp_path):
     monkeypatch.setenv("PROBEDISTILL_CACHE", " ")
     monkeypatch.setattr(Path, "home", staticmethod(lambda: tmp_path))
     assert cache_folder() == tmp_path / ".cache" / "probedistill"
@@ -187,7 +187,7 @@ def test_a_folder_that_can_be_made_has_no_hindrance(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("as_given", [lambda path: path, lambda path: Path(os.path.relpath(path))])
-def test_the_nearest_that_exists_is_what_hinders(tmp_path, a_file, monkeypatch, as_given):
+def test_the_nearest_existing_parent_is_the_hindrance(tmp_path, a_file, monkeypatch, as_given):
     monkeypatch.chdir(tmp_path)
     nearest = as_given(a_file)
     for path in (nearest, nearest / "below/it"):
@@ -197,7 +197,7 @@ def test_the_nearest_that_exists_is_what_hinders(tmp_path, a_file, monkeypatch, 
             check_writable(path)
 
 
-def test_a_folder_without_permission_hinders_writing_alone(tmp_path, monkeypatch):
+def test_a_folder_without_permission_only_hinders_writing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("os.access", lambda *_: False)
     (tmp_path / "mine").mkdir()

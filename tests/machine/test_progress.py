@@ -70,7 +70,7 @@ def test_a_log_file_has_lines(standard_error):
     assert quiet.text == ""
 
 
-def test_what_the_first_unit_sets_up_is_not_taken_for_its_pace(monkeypatch):
+def test_set_up_in_the_first_unit_does_not_affect_the_estimate(monkeypatch):
     clock = itertools.accumulate([0.0, 0.0, 100.0, *[1.0] * 10])  # created, entered, first unit, then one second each
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
     with ProgressBar("work", 50, enabled=False) as bar:
@@ -89,7 +89,7 @@ def test_a_terminal_has_a_live_bar_with_what_is_left(standard_error):
     assert "<00:00" in last
 
 
-def test_what_is_soon_over_shows_no_bar(standard_error, monkeypatch):
+def test_short_work_shows_no_bar(standard_error, monkeypatch):
     stream = standard_error(terminal=True)
     monkeypatch.setattr(progress, "DELAY", 5.0)
     run()
@@ -119,7 +119,7 @@ def test_without_standard_error(monkeypatch):
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
-def test_in_a_process_of_its_own(encoding):
+def test_in_a_separate_process(encoding):
     done = subprocess.run(
         [sys.executable, "-c", LOOP], env={**os.environ, "PYTHONIOENCODING": f"{encoding}:strict"}, capture_output=True
     )

@@ -72,7 +72,7 @@ def test_results_come_in_order():
     assert doubled(range(0)) == []
 
 
-def test_no_more_is_begun_than_was_asked_for():
+def test_no_more_work_is_started_than_requested():
     begun = []
     with Workers(3) as workers:
         results = workers.map(begun.append, range(50), ahead=4)
@@ -89,13 +89,13 @@ def test_an_error_comes_in_its_place():
     assert found == [2, 3, 6]
 
 
-def test_who_waits_is_told():
+def test_the_caller_is_notified_while_waiting():
     told = threading.Event()
     with Workers() as workers:
         assert [*workers.map(lambda _: told.wait(60), range(1), while_waiting=told.set)] == [True]
 
 
-def test_work_that_takes_long_may_give_up():
+def test_long_work_may_give_up():
     with Workers() as workers:
 
         def endless_but_the_first(item: int) -> None:
@@ -105,7 +105,7 @@ def test_work_that_takes_long_may_give_up():
         next(workers.map(endless_but_the_first, range(3)))
 
 
-def test_fewer_threads_than_wished(monkeypatch):
+def test_fewer_threads_than_requested(monkeypatch):
     real, started = _thread.start_new_thread, []
 
     def at_most_one(*arguments: Any) -> int:
@@ -126,6 +126,6 @@ def test_ctrl_c_at_any_instruction_ends_the_work():
     assert len(ends) > 100
 
 
-def test_no_pool_of_another_kind():
+def test_no_other_kind_of_thread_pool_is_used():
     files = Path(probedistill.__file__).parent.rglob("*.py")
     assert [path.name for path in files if "concurrent.futures" in path.read_text(encoding="utf-8")] == ["threads.py"]

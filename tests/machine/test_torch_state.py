@@ -81,7 +81,7 @@ FULL = {"highest", False, "ieee", "none"}
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_state_is_set_and_set_back(name):
+def test_state_is_set_and_restored(name):
     usual, fast_usually = settings(), precisions()
     with SETTINGS[name]():
         theirs, fast = settings(), precisions()
@@ -138,7 +138,7 @@ def test_the_callers_settings_change_no_result(name, photos, tmp_path):
         assert torch.equal(ours, theirs) if isinstance(ours, torch.Tensor) else ours == theirs
 
 
-def test_half_an_image_is_none_whatever_pillow_was_told(photos, tmp_path, monkeypatch):
+def test_truncated_images_are_refused_whatever_pillows_setting_is(photos, tmp_path, monkeypatch):
     """Many notebooks begin with ``LOAD_TRUNCATED_IMAGES``; the missing half would be grey."""
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
     broken = min((photos / "train").rglob("*.png"))

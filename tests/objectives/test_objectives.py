@@ -79,7 +79,7 @@ def assert_close(actual: Tensor, expected: Tensor) -> None:
 
 @pytest.mark.parametrize("balanced", [False, True])
 @pytest.mark.parametrize("with_bias", [False, True])
-def test_head_gradient_is_autograds(balanced, with_bias):
+def test_head_gradient_equals_autograds(balanced, with_bias):
     features, labels = make_features(23, 6, 4)
     weight, bias = random_head(4, 6)
     bias = bias if with_bias else torch.zeros_like(bias)
@@ -161,7 +161,7 @@ def feature_space_head(features: Tensor, targets: Tensor, ridge: float) -> Tenso
 
 @pytest.mark.parametrize(("n", "d"), [(5, 12), (8, 8), (9, 8), (30, 6)])
 @pytest.mark.parametrize("ridge", [0.01, 3.0])
-def test_sample_space_and_feature_space_give_one_head(n, d, ridge):
+def test_sample_space_and_feature_space_give_the_same_head(n, d, ridge):
     features, labels = make_features(n, d, 4)
     targets = F.one_hot(labels, 4).double()
     head = closed_form_head(features, targets, ridge)
@@ -210,7 +210,7 @@ def test_clp_loss_by_hand():
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.floats(1e-3, 1e3), min_size=3, max_size=3), st.integers(0, 2**31))
-def test_normalized_head_has_no_size(scales, seed):
+def test_normalized_head_ignores_the_size_of_features(scales, seed):
     features, labels = make_features(10, 5, 3, seed)
     head = torch.randn(5, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     scaled = head * torch.tensor(scales, dtype=torch.float64)
@@ -219,7 +219,7 @@ def test_normalized_head_has_no_size(scales, seed):
     )
 
 
-def test_size_counts_where_the_head_is_not_normalized():
+def test_size_matters_if_the_head_is_not_normalized():
     features, labels = make_features(10, 5, 3)
     head = random_head(5, 3)[0]
     for options in ({"outer": "mse"}, {"normalize_head": False}):
@@ -277,7 +277,7 @@ def test_the_outer_option_of_the_objective_is_used():
 
 
 @pytest.mark.parametrize("normalize_head", [False, True])
-def test_the_gradient_of_clp_is_that_of_the_induced_head_at_a_fixed_penalty(normalize_head):
+def test_the_gradient_of_clp_treats_the_penalty_as_fixed(normalize_head):
     """λ scales with the features, but is a constant within a step: no gradient goes through it."""
     real = make_real("center")
     features, labels = make_features(8, 7, 4, seed=3)
@@ -347,7 +347,7 @@ def test_order_of_real_samples_does_not_matter_without_sampling():
         torch.testing.assert_close(one[name](z, t, 0), two[name](z, t, 0), rtol=1e-9, atol=1e-12, msg=name)
 
 
-def test_objectives_depend_on_seed_and_step_alone():
+def test_objectives_depend_only_on_seed_and_step():
     real = make_real()
     z, t = make_features(8, 7, 4, seed=1)
     first, second = (make_objectives(real, real_batch=10, real_per_class=2) for _ in range(2))
@@ -407,7 +407,7 @@ def make_equal_within_classes() -> tuple[RealFeatures, Tensor]:
     return RealFeatures(centres[labels], labels, 3, fresh=lambda *_: (centres[fresh_labels], fresh_labels)), centres
 
 
-def test_the_features_that_clp_draws_for_a_class_are_that_classes():
+def test_clp_draws_each_class_from_its_own_features():
     real, centres = make_equal_within_classes()
     z, t = make_features(6, 5, 3, seed=1)
     drawn = clp_objective(real, ridge=0.1, temperature=0.5, real_per_class=2)(z, t, 0)
@@ -426,7 +426,7 @@ def test_in_balanced_lgm_every_real_class_counts_the_same(sampling):
     assert abs(lgm_objective(real, sigma=0.3, balanced=False, **sampling)(z, t, 2) - expected) > 1e-3
 
 
-def test_a_fresh_batch_is_the_steps_own_and_normalised_as_the_rest():
+def test_a_fresh_batch_depends_on_the_step_and_is_normalised_like_the_rest():
     features, labels = make_features(40, 7, 4, seed=100)
 
     def fresh(step: int, count: int) -> tuple[Tensor, Tensor]:
@@ -584,7 +584,7 @@ def test_sums_of_blocks_give_means_and_flows(size):
     assert_close(flows_of_sums(sums, counts), class_flows(features, labels, 4))
 
 
-def test_sums_are_exact_where_float32_would_not_be():
+def test_sums_are_exact_when_float32_would_not_be():
     # One sample of 2²⁴ and many of 1: float32 would lose all the small ones.
     features = torch.ones(1001, 1)
     features[0] = 2.0**24
@@ -613,7 +613,7 @@ def test_the_head_gradient_of_blocks_with_a_class_that_does_not_occur(balanced):
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
-def test_real_features_in_blocks_are_those_in_memory(size, normalization):
+def test_real_features_in_blocks_equal_those_in_memory(size, normalization):
     held, streamed, source = make_both(size, normalization)
     assert source.passes == 0
     assert_close(streamed.mean, held.mean)
@@ -640,7 +640,7 @@ STREAMED = {
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
 @pytest.mark.parametrize("name", STREAMED)
-def test_objectives_on_blocks_are_those_in_memory(name, normalization, size):
+def test_objectives_on_blocks_equal_those_in_memory(name, normalization, size):
     held, streamed, source = make_both(size, normalization)
     z, t = make_features(8, 7, 4, seed=1)
     results = []
@@ -669,7 +669,7 @@ def test_the_clp_loss_on_all_real_features_is_the_plain_mean():
     assert_close(torch.autograd.grad(actual, head)[0], torch.autograd.grad(expected, head)[0])
 
 
-def test_many_held_features_are_worked_on_in_blocks(monkeypatch):
+def test_many_features_in_memory_are_processed_in_blocks(monkeypatch):
     real = make_real(balanced=False)
     z, t = make_features(8, 7, 4, seed=1)
     expected = {name: make(real)(z, t, 2) for name, make in STREAMED.items()}
@@ -679,7 +679,7 @@ def test_many_held_features_are_worked_on_in_blocks(monkeypatch):
         assert_close(make(make_real(balanced=False))(z, t, 2), expected[name])
 
 
-def test_a_kernel_without_a_factor_gives_nan_and_no_exception() -> None:
+def test_a_singular_kernel_gives_nan_and_no_exception() -> None:
     features = torch.full((3, 5), float("nan"), dtype=torch.float64)
     assert closed_form_head(features, torch.eye(3, dtype=torch.float64), 0.1).isnan().all()
     negative = closed_form_head(torch.zeros(3, 5, dtype=torch.float64), torch.eye(3, dtype=torch.float64), -1.0)
@@ -714,14 +714,14 @@ def test_blocks_of_logits_change_nothing(monkeypatch, make, logits):
 
 
 @pytest.mark.parametrize("classes", [2, 10, 1000, 21_841, 2**25])
-def test_the_logits_of_a_block_take_64_megabytes_at_most(classes):
+def test_the_logits_of_a_block_take_at_most_64_megabytes(classes):
     rows = rows_of_a_block(classes)
     assert rows == 1 or 4 * rows * classes <= 2**26
     assert 4 * (rows + 1) * classes > 2**26  # and as many rows as fit
 
 
 @pytest.mark.parametrize("count", [3, 12])  # fewer samples than features, and more
-def test_labels_stand_for_one_hot_targets(count):
+def test_labels_equal_one_hot_targets(count):
     generator = torch.Generator().manual_seed(0)
     z, t = torch.randn(count, 5, generator=generator, dtype=torch.float64), torch.arange(count) % 3
     expected = closed_form_head(z, F.one_hot(t, 4).double(), 0.3)

@@ -73,7 +73,7 @@ def test_projector_minimises_its_objective():
     assert p.grad.abs().max() < 1e-9
 
 
-def test_a_target_that_is_the_source_inherits_the_head_as_it_is():
+def test_a_target_equal_to_the_source_inherits_the_unchanged_head():
     weight, bias, _, _, _ = setting()
     source = np.random.default_rng(2).normal(size=(4, 6, SOURCE))
     probe = InheritedProbe(weight, bias, ridge=1e-9).fit_views(source, [0, 1, 2, 0, 1, 2], source)
@@ -82,7 +82,7 @@ def test_a_target_that_is_the_source_inherits_the_head_as_it_is():
 
 
 @pytest.mark.parametrize("rank", [None, CLASSES - 1])
-def test_without_source_features_it_is_the_probe_from_scratch(rank):
+def test_without_source_features_it_equals_the_probe_from_scratch(rank):
     weight, bias, X, y, _ = setting(n=8)
     if rank is not None:  # like a ridge head's: its rows sum to 0
         weight = weight - weight.mean(axis=0)

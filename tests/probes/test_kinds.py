@@ -80,7 +80,7 @@ def test_a_classifier_of_scikit_learn_is_a_probe(data, encoder):
     assert not kind_of(name).deterministic
 
 
-def test_an_own_kind_has_soft_labels_and_views_of_its_own(mine, data, encoder):
+def test_a_users_own_kind_has_soft_labels_and_its_own_views(mine, data, encoder):
     (mine / "own_kind.py").write_text(
         dedent("""
         from probedistill.probes.kinds import Kind
@@ -135,7 +135,7 @@ def test_a_probe_that_was_edited_is_scored_again(mine, monkeypatch, tmp_path, da
         ("module:os:getcwd", "must be a scikit-learn classifier's class or a Kind"),
     ],
 )
-def test_what_is_no_probe(mine, name, says):
+def test_objects_that_are_not_probes(mine, name, says):
     with pytest.raises(UserError, match=says):
         check_probes([name])
 

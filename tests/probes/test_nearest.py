@@ -55,7 +55,7 @@ def test_training_images_are_their_own_neighbours():
     assert scores.top1 == scores.top5 == 1
 
 
-def test_lengths_of_features_do_not_matter_unless_asked_for():
+def test_lengths_of_features_matter_only_on_request():
     rng = np.random.default_rng(0)
     X, y, new = rng.normal(size=(20, 4)), np.arange(20) % 5, rng.normal(size=(30, 4))
     lengths = rng.uniform(0.1, 10, size=(20, 1))

@@ -104,7 +104,7 @@ def test_scores_are_counted_in_arrays(monkeypatch):
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_one_image_for_each_of_many_classes_is_no_reason_to_warn(solver):
+def test_one_image_per_class_for_many_classes_gives_no_warning(solver):
     X = np.random.default_rng(0).normal(size=(30, 40))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -152,7 +152,7 @@ def test_standardize_equals_fitting_on_standardized_features(solver):
 @pytest.mark.parametrize("solver", ["ridge", "logistic"])
 @settings(max_examples=15, deadline=None)
 @given(exponent=st.floats(-4, 4), seed=st.integers(0, 2**16), wide=st.booleans())
-def test_scale_of_the_features_changes_no_logit(solver, exponent, seed, wide):
+def test_scale_of_the_features_does_not_change_logits(solver, exponent, seed, wide):
     X, y = noise(9 if wide else 30, 12 if wide else 4, seed=seed)
     logits = LinearProbe(solver).fit(X, y).logits(X)
     scaled = LinearProbe(solver).fit(X * 10**exponent, y).logits(X * 10**exponent)
@@ -208,7 +208,7 @@ def test_an_image_of_weight_two_counts_as_two_images(solver, parameters):
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_weights_of_images_that_are_none_are_refused(solver):
+def test_invalid_weights_of_images_are_refused(solver):
     X, y = blobs(n=8)
     for weights in (np.ones(7), np.ones((8, 1)), 2.0):
         with pytest.raises(UserError, match="a weight for each of 8 images"):
@@ -260,7 +260,7 @@ def test_ridge_on_constant_features_predicts_the_most_frequent_class():
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("standardize", [False, True])
 @pytest.mark.parametrize("d", [3, 12])
-def test_what_rounding_leaves_of_constant_features_is_no_spread(dtype, standardize, d):
+def test_rounding_errors_of_constant_features_are_not_variance(dtype, standardize, d):
     """The mean of seven times 0.1 is not quite 0.1."""
     probe = LinearProbe("ridge", standardize=standardize).fit(np.full((7, d), 0.1, dtype), [0, 0, 0, 0, 1, 1, 2])
     np.testing.assert_allclose(probe.logits(np.full((2, d), 5.0)), np.tile([4 / 7, 2 / 7, 1 / 7], (2, 1)), atol=1e-9)
@@ -365,7 +365,7 @@ def test_sgd_equals_torch_adam_with_autograd(n_views, n, batch_size, class_weigh
 
 
 @pytest.mark.parametrize("init", list(STARTS))
-def test_sgd_starts_as_it_is_told(init):
+def test_sgd_starts_with_the_requested_initialisation(init):
     _, y = noise(9, 5)
     views = np.random.default_rng(3).normal(size=(2, 9, 5))
     settings_ = {"epochs": 3, "lr": 2.0, "batch_size": 4}
@@ -544,7 +544,7 @@ def test_soft_sgd_equals_torch_adam_with_autograd():
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_soft_targets_know_classes_that_no_label_has(solver):
+def test_soft_targets_include_classes_without_labels(solver):
     X, y = blobs(classes=3)
     probe = make_probe(solver).fit(torch.from_numpy(X), np.zeros(len(X), int), torch.eye(5)[torch.from_numpy(y)].half())
     assert probe.classes_.tolist() == [0, 1, 2, 3, 4]
@@ -602,7 +602,7 @@ def test_numbers_of_numpy_are_parameters():
     assert probe.n_iter_ == 3
 
 
-def test_a_device_that_is_not_there_is_one_line():
+def test_a_missing_device_is_one_line():
     with pytest.raises(UserError, match=r"device 'gpu' cannot be used .*; try auto or cpu"):
         LinearProbe("sgd", epochs=1, device="gpu").fit(*blobs())
 
@@ -693,7 +693,7 @@ def test_no_top5_below_five_classes_and_no_groups_without_groups():
 
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**16), classes=st.integers(5, 60), values=st.integers(2, 40))
-def test_the_five_best_are_those_of_a_stable_sort(seed, classes, values):
+def test_the_five_best_match_a_stable_sort(seed, classes, values):
     """For equal logits the lower class comes first, however many classes there are."""
     rng = np.random.default_rng(seed)
     logits, y = rng.integers(0, values, (20, classes)).astype(float), rng.integers(0, classes, 20)
@@ -728,7 +728,7 @@ def test_scores_of_a_two_class_probe(labels):
     assert scores.per_class["abcd"[labels[1]]] == 1.0
 
 
-def test_classes_of_one_name_are_told_apart():
+def test_classes_with_equal_names_are_distinguished():
     scores = score_probe(fixed(range(3)), np.eye(3)[[0, 1, 1]], [0, 1, 2], class_names=["c", "d", "c"])
     assert scores.per_class == {"c (0)": 1.0, "d": 1.0, "c (2)": 0.0}
 
@@ -752,7 +752,7 @@ def test_bad_input_of_the_scores(y, groups, classes, message):
         score_probe(fixed(classes), np.eye(3), y, class_names=list("abc"), groups=groups)
 
 
-def test_scores_that_are_no_numbers_choose_no_class():
+def test_nan_scores_choose_no_class():
     with pytest.raises(UserError, match="are not numbers"):
         score_probe(fixed([0, 1]), np.array([[1.0, np.nan], [0.0, 1.0]]), [0, 1], class_names=["cat", "dog"])
     infinite = score_probe(fixed([0, 1]), np.array([[1.0, -np.inf], [0.0, np.inf]]), [0, 1], class_names=["cat", "dog"])

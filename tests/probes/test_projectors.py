@@ -24,7 +24,7 @@ def test_procrustes_finds_a_rotation_with_its_scale_and_offset(rng, d_new, d_old
 
 
 @pytest.mark.parametrize("size", [1, 1e6])
-def test_procrustes_of_fewer_views_than_features_maps_what_no_view_shows_to_nothing(rng, size):
+def test_procrustes_maps_directions_without_views_to_zero(rng, size):
     target, source = size * rng.normal(size=(5, 12)), size * rng.normal(size=(5, 8))
     matrix, offset = procrustes(target, source)
     centred = target - target.mean(0)
@@ -47,7 +47,7 @@ def test_low_rank_affine_of_full_rank_is_ridge_regression(rng):
     np.testing.assert_allclose(offset, shift, atol=1e-10)
 
 
-def test_low_rank_affine_has_the_rank_that_was_asked_for(rng):
+def test_low_rank_affine_has_the_requested_rank(rng):
     target, source = rng.normal(size=(30, 6)), rng.normal(size=(30, 5))
     assert np.linalg.matrix_rank(low_rank_affine(target, source, rank=2)[0]) == 2
 

@@ -125,7 +125,7 @@ def test_what_differs_leaves_out_options_that_a_set_cannot_have(run, run_cli, re
         assert f'<th scope="row">{option}' not in text
 
 
-def test_the_headline_is_of_one_probe_and_of_the_run_s_own_encoder(run, report):
+def test_the_headline_uses_one_probe_and_the_runs_own_encoder(run, report):
     own = evaluation(["cat", "dog", SCRIPT], 3)
     distilled, *real = own.rows
     worse = tuple(replace(score, top1=0.111, per_class={"cat": 0.111}) for score in distilled.scores)
@@ -156,7 +156,7 @@ def test_the_transfer_figure_says_what_its_table_says(run, report):
     assert "Top-1 % of an inherited probe" in page.text
 
 
-def test_the_transfer_figure_has_no_deviation_of_one_seed(run, report):
+def test_the_transfer_figure_has_no_deviation_with_one_seed(run, report):
     found = results(("cat", "dog"))["transfer"]
     found.write(run)
     assert f"± is over {found.protocol.seeds} evaluation seeds." in report(run).text
@@ -164,7 +164,7 @@ def test_the_transfer_figure_has_no_deviation_of_one_seed(run, report):
     assert "±" not in report(run).text.partition("Transfer · ridge")[2].partition("Transfer · inherited")[0]
 
 
-def test_images_are_in_it_as_they_are(run, report):
+def test_images_are_in_it_unchanged(run, report):
     from probedistill import DistilledSet
 
     page = report(run)
@@ -239,7 +239,7 @@ def own_analysis(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_an_analysis_of_ones_own_is_shown(run, run_cli, own_analysis, tmp_path):
+def test_a_users_own_analysis_is_shown(run, run_cli, own_analysis, tmp_path):
     from probedistill.analysis.kinds import kinds
 
     kinds([own_analysis])["sharpness"]([0.25, 0.5]).save(run)
@@ -284,7 +284,7 @@ def test_several_runs(run, report, tmp_path):
     assert "run: 25.0% at step 20 and 50.0% at step 40; second: 25.0% at step 20" in page.text
 
 
-def test_scores_that_were_not_made_alike_are_said_not_to_be(run, report, tmp_path):
+def test_scores_of_different_protocols_are_marked(run, report, tmp_path):
     """The table of all runs said "by the same protocol", whatever each run's protocol was."""
     second = make_run(tmp_path / "second", seed=1)
     page = report(run, second)
@@ -364,7 +364,7 @@ def test_ten_classes_and_two_runs_are_under_a_megabyte(report, tmp_path):
     assert (tmp_path / "r.html").stat().st_size < 1_000_000
 
 
-def test_names_that_act_are_shown_as_escapes(report, tmp_path):
+def test_control_characters_in_names_are_escaped(report, tmp_path):
     page = report(make_run(tmp_path / "run \x1b[2J", ("cat", "dog\u200f"), seed=1))
     assert "run \\x1b[2J" in page.text
     assert not {"\x1b", "\u200f"} & set((tmp_path / "r.html").read_text("utf-8"))
@@ -422,7 +422,7 @@ def test_a_class_name_is_text_everywhere(run, report, tmp_path):
 @pytest.mark.slow
 @given(st.recursive(st.text() | st.floats() | st.integers(), lambda inner: st.lists(inner, max_size=3), max_leaves=6))
 @settings(max_examples=40, deadline=None)
-def test_embedded_json_says_the_same_and_ends_no_element(value):
+def test_embedded_json_round_trips_and_cannot_end_an_element(value):
     plain = without_nan(value)
     text = _embedded(json.dumps(plain, allow_nan=False, ensure_ascii=False))
     assert json.loads(text) == plain
@@ -471,7 +471,7 @@ def test_real_images_only_on_request(distilled, report, photos):
     assert page.script("r0-near-0")
 
 
-def test_real_images_need_the_run_s_own(distilled, run_cli, tmp_path, photos):
+def test_real_images_must_be_the_runs_own(distilled, run_cli, tmp_path, photos):
     config = (distilled / "config.yaml").read_text()
     try:
         (distilled / "config.yaml").write_text(
@@ -563,7 +563,7 @@ def test_damaged_scores(run, report, damage, place):
     assert place in str(error.value)
 
 
-def test_a_record_that_is_none(run, report):
+def test_a_file_that_is_not_a_record(run, report):
     state = json.loads((run / "run.json").read_text())
     write(run / "run.json", {**state, "config": "clp"})
     with pytest.raises(UserError, match=r"run file .*run\.json' is damaged: .* - at `\$\.config`"):
@@ -577,13 +577,13 @@ def test_damaged_sprites_are_left_out(run, report):
     assert json.loads(page.script("data"))["r0"]["evolution"]["steps"] == [0, 40]
 
 
-def test_what_it_needs_is_named(run, run_cli, tmp_path, monkeypatch):
+def test_missing_requirements_are_named(run, run_cli, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "jinja2", None)
     error = run_cli("report", run, "--out", tmp_path / "r.html").error()
     assert "report needs the package jinja2, which is not installed; run: pip install 'probedistill[report]'" in error
 
 
-def test_what_classes_are_taken_for_is_drawn(run, report):
+def test_confusions_between_classes_are_drawn(run, report):
     path = next(run.glob("evaluation-*.json"))
     found = load_evaluation(path)
     counts = ((18, 2, 0), (0, 20, 0), (5, 0, 15))

@@ -230,7 +230,7 @@ def test_evolution_slider(open_page):
     assert place.get_by_role("button", name="Play").is_visible()
 
 
-def test_hover_finds_the_name_of_a_point_and_of_a_cell(open_page):
+def test_hovering_shows_the_name_of_a_point_and_of_a_cell(open_page):
     page = open_page()
     for place, said in (("#r0-analyses", "synthetic · "), ("#comparisons", " → other: ")):
         titled = page.locator(f"{place} svg.figure :is(circle, path, rect):has(title)")

@@ -54,13 +54,13 @@ def test_what_a_terminal_shows(under_way):
         assert part in text
 
 
-def test_a_killed_run_is_said_to_be_quiet(under_way):
+def test_a_killed_run_is_reported_as_quiet(under_way):
     past = time.time() - 300
     os.utime(under_way / "progress.json", (past, past))
     assert "no progress for 5 min: was it stopped?" in read_progress(under_way).line()
 
 
-def test_files_of_the_future_are_said_to_be(under_way):
+def test_files_from_the_future_are_reported(under_way):
     future = time.time() + 4000
     os.utime(under_way / "progress.json", (future, future))
     now = read_progress(under_way)
@@ -68,7 +68,7 @@ def test_files_of_the_future_are_said_to_be(under_way):
     assert re.search(r"step 10 of 40.* \(its files are dated 67 min ahead of the clock", now.line())
 
 
-def test_a_run_that_is_not_there_is_waited_for_by_name(under_way, monkeypatch, capsys):
+def test_watching_a_missing_run_names_it(under_way, monkeypatch, capsys):
     """watch used to wait for a misspelt folder without saying which one."""
 
     def stop(_: float) -> None:
@@ -100,7 +100,7 @@ def followed(folder, monkeypatch, capsys, meanwhile):
     return capsys.readouterr().out.splitlines()
 
 
-def test_a_stopped_run_of_the_future_does_not_live_for_ever(under_way, monkeypatch, capsys):
+def test_a_stopped_run_with_future_time_stamps_is_noticed(under_way, monkeypatch, capsys):
     future = time.time() + 4000
     os.utime(under_way / "progress.json", (future, future))
     lines = followed(under_way, monkeypatch, capsys, {})
@@ -109,7 +109,7 @@ def test_a_stopped_run_of_the_future_does_not_live_for_ever(under_way, monkeypat
     assert not any("-" in line for line in lines[:-1]), "no negative ages"
 
 
-def test_a_run_of_another_clock_is_alive_while_it_says_something_new(under_way, monkeypatch, capsys):
+def test_a_run_with_another_clock_is_alive_while_it_changes(under_way, monkeypatch, capsys):
     def step(number):
         def happen():
             write(under_way / "progress.json", {**SO_FAR, "step": number})
@@ -148,7 +148,7 @@ def test_a_folder_of_runs_is_refused_with_the_newest_of_them(command, tmp_path, 
     assert says in run_cli(command, tmp_path / "runs", *where).error()
 
 
-def test_a_finished_run_ends_it(tmp_path, run_cli):
+def test_a_finished_run_ends_watching(tmp_path, run_cli):
     result = run_cli("watch", make_run(tmp_path / "run"))
     assert result.code == 0
     assert result.out.splitlines()[0].startswith("finished: step 40 of 40")

@@ -34,7 +34,7 @@ def test_an_option_is_an_argument_or_a_flag(asked, python, flag):
     assert by_caller(command="a", python="b") == "b"
 
 
-def test_flags_are_spoken_no_longer_than_the_command_runs(run_cli, photos, tmp_path):
+def test_flags_are_named_only_while_the_command_runs(run_cli, photos, tmp_path):
     run = {"steps": 2, "out": tmp_path / "run", "progress": False}
     distill(f"folder:{photos}", TINY, **run)
     command = ["distill", "--images", f"folder:{photos}", "--encoder", TINY, "--steps", 2, "--out", tmp_path / "run"]
@@ -45,7 +45,7 @@ def test_flags_are_spoken_no_longer_than_the_command_runs(run_cli, photos, tmp_p
         distill(f"folder:{photos}", TINY, resume=True, overwrite=True, **run)
 
 
-def test_python_hears_of_no_flag(tmp_path, photos):
+def test_errors_in_python_name_no_flags(tmp_path, photos):
     (tmp_path / "none/cat").mkdir(parents=True)
     for call in (
         lambda: load_images(f"folder:{tmp_path / 'none'}"),

@@ -13,7 +13,7 @@ from probedistill.errors import UserError
 from probedistill.extras import needed
 
 
-def test_a_package_that_is_there():
+def test_an_installed_package():
     assert needed("json.decoder", "demo", "x needs").JSONDecoder
 
 

@@ -19,7 +19,7 @@ def run_python(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
 
 
-def test_public_names_are_those_of_the_stub():
+def test_public_names_match_the_stub():
     stub = ast.parse(Path(probedistill.__file__).with_suffix(".pyi").read_text())
     written = next(ast.literal_eval(node.value) for node in stub.body if isinstance(node, ast.Assign))
     assert sorted(probedistill.__all__) == sorted(written)
@@ -43,7 +43,7 @@ def test_the_command_line_answers_before_heavy_imports(arguments):
     assert not set(HEAVY) & set(done.stdout.splitlines()[-1].split())
 
 
-def test_interrupted_while_it_imports_it_says_stopped():
+def test_an_interruption_during_imports_says_stopped():
     code = """
 import sys
 from probedistill.cli import main

@@ -56,7 +56,7 @@ def test_a_file_in_the_current_folder(own):
         ("module::", "must be module:"),
     ],
 )
-def test_what_is_not_there_is_one_line(own, name, says):
+def test_missing_names_and_modules_are_one_line(own, name, says):
     with pytest.raises(UserError, match=says) as caught:
         COLOURS.load(name)
     assert "\n" not in str(caught.value)

@@ -40,7 +40,7 @@ def test_seeds_and_streams_are_what_they_have_always_been():
     assert (Stream.CLUSTERS, Stream.GAUSSIANS, Stream.FIXED_VIEWS) == (20, 21, 25)
 
 
-def test_every_purpose_has_a_stream_of_its_own():
+def test_every_purpose_has_its_own_stream():
     assert len({int(stream) for stream in Stream}) == len(Stream.__members__)
 
 

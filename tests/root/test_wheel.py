@@ -68,7 +68,7 @@ def installed(wheel, tmp_path_factory) -> Path:
     return scripts
 
 
-def test_wheel_holds_the_package_alone(wheel):
+def test_wheel_contains_only_the_package(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert {"probedistill/cli/__init__.py", "probedistill/__init__.pyi", "probedistill/py.typed"} < set(names)
     assert "probedistill/sets/digits-lite0/run.json" in names
@@ -115,7 +115,7 @@ def test_all_is_every_extra_of_a_user(wheel):
 
 
 @pytest.mark.slow
-def test_the_source_distribution_holds_what_its_pages_and_tests_need(tmp_path):
+def test_the_source_distribution_has_what_its_pages_and_tests_need(tmp_path):
     _run([sys.executable, "-m", "build", "--sdist", "--no-isolation", "--outdir", tmp_path], ROOT)
     (built,) = tmp_path.glob("*.tar.gz")
     with tarfile.open(built) as archive:

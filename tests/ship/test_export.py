@@ -67,7 +67,7 @@ def test_layout(saved):
 
 @pytest.mark.parametrize(("name", "suffix"), [("png", "png"), ("webp", "webp"), ("jpeg", "jpg")])
 @pytest.mark.parametrize("size", [None, 10])
-def test_loaded_images_are_what_the_files_hold(tmp_path, name, suffix, size):
+def test_loaded_images_equal_the_files(tmp_path, name, suffix, size):
     before = make_set()
     report = write(before, tmp_path / "small", format=name, image_size=size)
     after = DistilledSet.load(tmp_path / "small")
@@ -175,7 +175,7 @@ def test_more_bytes_are_nearer(tmp_path, encoder):
     assert distances[-1] == pytest.approx(0, abs=1e-6)
 
 
-def test_it_is_the_best_of_what_fits(tmp_path):
+def test_it_is_the_best_that_fits(tmp_path):
     """Within the budget, no quality of any format and size in the search is nearer."""
     distilled, budget = make_set(), 900
     report = write(distilled, tmp_path, max_bytes=budget)
@@ -218,7 +218,7 @@ def test_many_images_are_compared_by_some(tmp_path):
 # ---------------------------------------------------------------- how far from the original
 
 
-def test_distances_are_zero_for_the_same_and_grow():
+def test_distances_are_zero_for_equal_images_and_grow():
     images = make_set().images
     assert pixel_error(images, images) == 0
     assert pixel_error(images, images.clamp(0.1, 0.9) + 0.1) > 0
@@ -291,7 +291,7 @@ def test_damage_is_one_line(saved, damage):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="permissions")
-def test_what_metadata_says_of_names_is_not_followed(saved, tmp_path):
+def test_file_names_in_metadata_are_not_followed(saved, tmp_path):
     before = DistilledSet.load(saved)
     _other_image(tmp_path / "secret.webp")
     _other_image(saved / "images/cat/002.webp")  # a file that the set does not have
@@ -326,7 +326,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
 
 
-def test_an_export_is_replaced_on_request_only(saved):
+def test_an_export_is_replaced_only_on_request(saved):
     with pytest.raises(UserError, match="holds an export; choose another folder or add overwrite=True"):
         write(make_set(), saved)
     (saved / "evaluation-tiny.json").write_text("{}")
@@ -362,7 +362,7 @@ def test_an_interrupted_export_says_so_and_is_replaced(saved, monkeypatch):
     assert DistilledSet.load(saved).class_names == ("owl",)
 
 
-def test_an_export_that_was_killed_is_taken_up_by_the_same_command(saved, tmp_path, run_cli, monkeypatch):
+def test_a_killed_export_is_completed_by_the_same_command(saved, tmp_path, run_cli, monkeypatch):
     out = tmp_path / "out"
 
     def killed(folder, _):
@@ -392,7 +392,7 @@ def test_a_first_export_that_fails_leaves_nothing_but_what_was_there(tmp_path, m
     assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
 
 
-def test_an_encoder_that_gives_no_numbers_takes_the_first_that_fits():
+def test_an_encoder_that_returns_nan_leads_to_the_first_that_fits():
     pixels = to_8_bits(make_set(size=40).images)
     search = functools.partial(_search, pixels, 10**6, ("webp", "jpeg"), [40, 20], progress=False)
     assert search(error=lambda made: math.nan).about.format == "webp"
@@ -443,7 +443,7 @@ def test_command(run_cli, run, tmp_path):
     assert not list(out.glob("evaluation-*.json"))
 
 
-def test_an_export_says_which_encoder_it_is_of_unless_that_is_a_stranger_s_code(run_cli, run, photos, tmp_path):
+def test_an_export_records_its_encoder_unless_that_is_code(run_cli, run, photos, tmp_path):
     known = ["--encoder", "timm:test_efficientnet@64", "--no-pretrained"]
     made = run_cli("distill", "--images", f"folder:{photos}", *known, "--steps", 1, "--out", tmp_path / "run")
     assert made.code == 0, made.err

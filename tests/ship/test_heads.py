@@ -43,7 +43,7 @@ def test_file_gives_back_what_was_written(encoder, tmp_path):
     assert found.about.preparation.mean == (0.5, 0.5, 0.5)
 
 
-def test_predictions_are_names_whatever_the_images_come_as(encoder, photos):
+def test_predictions_are_names_for_every_form_of_images(encoder, photos):
     head = a_head(encoder, encoder=encoder)
     _, test = load_splits(f"folder:{photos}")
     views = torch.stack([encoder.centre_view(test.load(i)) for i in range(len(test))])
@@ -102,7 +102,7 @@ def test_another_encoder_is_refused(encoder):
         head.predict(torch.rand(1, 3, 32, 32), load_encoder(TINY, encoder_args={"seed": 1}, device="cpu"))
 
 
-def test_images_that_are_none_are_one_line(encoder, tmp_path):
+def test_objects_that_are_not_images_are_one_line(encoder, tmp_path):
     head = a_head(encoder, encoder=encoder)
     (tmp_path / "x.jpg").write_bytes(b"no picture")
     with pytest.raises(UserError, match=r"x\.jpg"):
@@ -115,7 +115,7 @@ def test_images_that_are_none_are_one_line(encoder, tmp_path):
         head.predict([tmp_path])
 
 
-def test_a_photo_that_cannot_be_read_costs_no_other_its_class(encoder, photos, tmp_path, run_cli):
+def test_an_unreadable_photo_does_not_affect_the_others(encoder, photos, tmp_path, run_cli):
     head = a_head(encoder, encoder=encoder)
     whole = sorted(photos.rglob("*.png"))[:20]
     folder = tmp_path / "new"
@@ -146,7 +146,7 @@ def test_a_photo_that_cannot_be_read_costs_no_other_its_class(encoder, photos, t
 
 
 @pytest.mark.parametrize("names", [("hen", "cat", "dog"), ("dog", "cat")])
-def test_probabilities_are_those_of_scikit_learn_at_the_head_s_temperature(encoder, photos, tmp_path, names):
+def test_probabilities_equal_scikit_learns_at_the_heads_temperature(encoder, photos, tmp_path, names):
     head = a_head(encoder, names, encoder=encoder)
     files = sorted(photos.rglob("*.png"))[:6]
     found = head.predict_proba(files)
@@ -200,14 +200,14 @@ def test_damaged_files_are_one_line(encoder, tmp_path):
         load_head(path)
 
 
-def test_weights_that_are_not_of_the_record_are_damage(encoder, tmp_path):
+def test_weights_that_contradict_the_record_are_damage(encoder, tmp_path):
     head = a_head(encoder)
     ReadyHead(head.weight[:2], head.bias, head.about).save(tmp_path)
     with pytest.raises(UserError, match="is damaged"):
         load_head(tmp_path)
 
 
-def test_head_of_statistics_is_the_ridge_probe_on_all_features():
+def test_head_from_statistics_is_the_ridge_probe_on_all_features():
     features = bank([0, 0, 0, 1, 1, 2, 2, 2, 2, 2])
     found = head_of_statistics(statistics_of(features))
     probe = LinearProbe("ridge").fit(features.centre, features.labels)
@@ -216,7 +216,7 @@ def test_head_of_statistics_is_the_ridge_probe_on_all_features():
     assert found.fingerprint == encoder_record().fingerprint
 
 
-def test_head_of_statistics_needs_every_class_and_second_moments():
+def test_head_from_statistics_needs_every_class_and_second_moments():
     with pytest.raises(UserError, match="'owl' has no images"):
         head_of_statistics(statistics_of(bank([0, 1], names=NAMES)))
     with pytest.raises(UserError, match="only counts and sums"):

@@ -88,7 +88,7 @@ print(json.dumps([data.features["label"].names, rows]))
     assert json.loads(done.stdout) == [names, [list(row) for row in zip(range(len(names)), names, pixels)]]
 
 
-def test_an_export_travels_as_it_is(hub, run, tmp_path):
+def test_an_export_is_pushed_unchanged(hub, run, tmp_path):
     export(DistilledSet.load(run), tmp_path / "small", progress=False)
     push(tmp_path / "small", "me/small")
     assert torch.equal(DistilledSet.load(tmp_path / "small").images, DistilledSet.load("hub:me/small").images)
@@ -122,7 +122,7 @@ def test_revisions(hub, run, tmp_path):
 
 
 @pytest.mark.slow
-def test_what_is_in_the_cache_is_not_fetched_again_and_serves_without_a_network(hub, run, monkeypatch):
+def test_cached_sets_are_not_fetched_again_and_work_without_a_network(hub, run, monkeypatch):
     push(run, "me/set")
     folder = run_folder("hub:me/set")
     hub.asked.clear()
@@ -172,7 +172,7 @@ def test_commands(hub, run, run_cli):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("damage", ["unfinished", "torn", "nothing"])
-def test_what_is_no_whole_set_is_not_pushed(hub, run, damage, tmp_path):
+def test_incomplete_sets_are_not_pushed(hub, run, damage, tmp_path):
     if damage == "unfinished":
         from probedistill.store.run_record import read_run, write_run
 
@@ -187,7 +187,7 @@ def test_what_is_no_whole_set_is_not_pushed(hub, run, damage, tmp_path):
 
 
 @pytest.mark.parametrize("repo", ["set", "a/b/c", "../x", "me/set@v1", "me/s t", ""])
-def test_names_that_the_hub_does_not_take(run, repo):
+def test_names_that_the_hub_refuses(run, repo):
     with pytest.raises(UserError, match="must be USER/NAME"):
         push(run, repo)
 
@@ -228,6 +228,6 @@ def test_files_that_the_set_does_not_need_are_not_fetched(hub, run, tmp_path):
 
 
 @pytest.mark.parametrize("spec", ["hub:", "hub:me", "hub:me/set@", "hub:../me/set", "hub:me/set@/x"])
-def test_names_that_are_no_repository(spec):
+def test_names_that_are_not_repositories(spec):
     with pytest.raises(UserError, match="must be hub:USER/NAME"):
         DistilledSet.load(spec)

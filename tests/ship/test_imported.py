@@ -121,7 +121,7 @@ def _parquet(path, labels):
     return path
 
 
-def test_names_of_the_file_are_put_in_order_and_never_replaced(tmp_path):
+def test_names_in_the_file_are_reordered_but_never_replaced(tmp_path):
     """An image that the file calls a must not become c, only because c is first in the list."""
     path = _parquet(tmp_path / "set.parquet", ["b", "a", "c", "a"])
     found = read_set(path, classes=["c", "b", "a"])
@@ -133,14 +133,14 @@ def test_names_of_the_file_are_put_in_order_and_never_replaced(tmp_path):
     assert [found.class_names[label] for label in found.labels] == ["dog", "cat", "dog", "cat"]
 
 
-def test_labels_of_parquet_as_tables_have_them(tmp_path):
+def test_kinds_of_labels_in_parquet(tmp_path):
     found = read_set(_parquet(tmp_path / "gaps.parquet", [1.0, 0.0, 2.0]), classes=["cat", "dog", "owl"])
     assert [found.class_names[label] for label in found.labels] == ["dog", "cat", "owl"]
     with pytest.raises(UserError, match="'cat' and 'cat ' have the same name except for spaces"):
         read_set(_parquet(tmp_path / "spaces.parquet", ["cat", "dog", "cat "]))
 
 
-def test_labels_that_count_from_1_are_said(tmp_path):
+def test_labels_that_count_from_1_are_reported(tmp_path):
     with pytest.warns(UserWarning, match=r"data.pth' has no image of class 0; if its labels count from 1, subtract 1"):
         assert len(read_set(saved(tmp_path, {"images": IMAGES.detach(), "labels": LABELS + 1})).class_names) == 3
 
@@ -151,18 +151,18 @@ def test_rows_of_parquet_without_a_class_are_one_line(tmp_path, labels):
         read_set(_parquet(tmp_path / "set.parquet", labels))
 
 
-def test_arrays_in_a_file_of_pytorch_are_refused_without_its_advice(tmp_path):
+def test_arrays_in_a_pytorch_file_are_refused_without_pytorchs_advice(tmp_path):
     """PyTorch's own message suggests running code from the file."""
     with pytest.raises(UserError, match=r"cannot be read \(damaged, or not only tensors\)"):
         read_set(saved(tmp_path, {"images": IMAGES.detach().numpy(), "labels": LABELS}))
 
 
-def test_a_file_is_known_by_its_first_bytes(tmp_path):
+def test_the_first_bytes_decide_the_kind_of_file(tmp_path):
     save_file({"images": IMAGES.detach().contiguous(), "labels": LABELS}, tmp_path / "set.pt")
     assert torch.equal(read_set(tmp_path / "set.pt").labels, LABELS)
 
 
-def test_of_parquet_no_path_is_followed(tmp_path):
+def test_paths_in_parquet_are_not_followed(tmp_path):
     pa = pytest.importorskip("pyarrow")
     import pyarrow.parquet as parquet
 
@@ -178,7 +178,7 @@ class Evil:
         return os.system, ("touch evil",)
 
 
-def test_nothing_is_run(tmp_path, monkeypatch):
+def test_no_code_is_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"images": Evil()}, "data.pth")
     (tmp_path / "old.pt").write_bytes(pickle.dumps(Evil()))
@@ -213,13 +213,13 @@ def test_what_is_wrong_is_one_line(tmp_path, name):
 
 
 @pytest.mark.parametrize("empty", [lambda one: one.to_sparse(), lambda one: one.to("meta")], ids=["sparse", "meta"])
-def test_tensors_that_hold_no_plain_numbers_are_refused(tmp_path, empty):
+def test_tensors_without_plain_numbers_are_refused(tmp_path, empty):
     for content in ({"images": empty(IMAGES.detach()), "labels": LABELS}, {"images": IMAGES, "labels": empty(LABELS)}):
         with pytest.raises(UserError, match=r"has a sparse tensor or one without values; give plain tensors"):
             read_set(saved(tmp_path, content))
 
 
-def test_small_archives_of_much_are_refused_before_they_are_unpacked(tmp_path, monkeypatch):
+def test_archive_bombs_are_refused_before_unpacking(tmp_path, monkeypatch):
     monkeypatch.setattr("probedistill.ship.imported._MOST_BYTES", 2**20)
     plain = saved(tmp_path, {"images": torch.zeros(100, 3, 64, 64), "labels": torch.arange(100) % 2})
     with zipfile.ZipFile(plain) as file, zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as bomb:
@@ -230,7 +230,7 @@ def test_small_archives_of_much_are_refused_before_they_are_unpacked(tmp_path, m
         read_set(tmp_path / "bomb.pth")
 
 
-def test_files_of_no_known_kind(tmp_path, run_cli):
+def test_files_of_unknown_kinds(tmp_path, run_cli):
     (tmp_path / "x.zip").write_bytes(b"PK")
     (tmp_path / "x.pth").write_bytes(b"PK")
     (tmp_path / "x.parquet").write_bytes(b"PK")
@@ -239,7 +239,7 @@ def test_files_of_no_known_kind(tmp_path, run_cli):
         assert not (tmp_path / "run").exists()
 
 
-def test_the_run_is_one_like_any_other(tmp_path, photos, run_cli):
+def test_the_imported_run_is_like_any_other(tmp_path, photos, run_cli):
     file, run = saved(tmp_path, {"images": IMAGES[::2], "labels": LABELS[::2]}), tmp_path / "theirs"
     made = run_cli("import", file, "--classes", "cat", "dog", "--out", run)
     assert made.code == 0, made.err
@@ -260,7 +260,7 @@ def test_the_run_is_one_like_any_other(tmp_path, photos, run_cli):
     assert "already exists" in run_cli("import", file, "--out", run).error()
 
 
-def test_what_needs_the_encoder_of_a_set_says_what_to_do_without_it(tmp_path, photos, run_cli):
+def test_commands_that_need_the_sets_encoder_say_what_to_do_without_it(tmp_path, photos, run_cli):
     file, run = saved(tmp_path, {"images": IMAGES[::2], "labels": LABELS[::2]}), tmp_path / "theirs"
     assert run_cli("import", file, "--classes", "cat", "dog", "--out", run).code == 0
     images, few = ["--images", f"folder:{photos}"], ["--views", 1, "--seeds", 1]
@@ -305,7 +305,7 @@ def test_a_set_remembers_the_encoder_that_it_is_imported_with(known, run_cli):
     assert "To make it again" not in card
 
 
-def test_what_needs_the_encoder_of_a_set_knows_that_of_an_imported_one(known, photos, run_cli, tmp_path):
+def test_commands_that_need_the_sets_encoder_know_an_imported_sets(known, photos, run_cli, tmp_path):
     images, few = ["--images", f"folder:{photos}"], ["--views", 1, "--seeds", 1]
     matrix = ["transfer", known, *images, "--encoders", TINY, "--out", tmp_path / "transfer", *few, "--trust"]
     done = run_cli(*matrix)
@@ -326,7 +326,7 @@ def test_what_needs_the_encoder_of_a_set_knows_that_of_an_imported_one(known, ph
     assert "shadow sets repeat a distillation from photos" in error
 
 
-def test_an_encoder_that_is_none_imports_nothing(tmp_path, run_cli):
+def test_an_invalid_encoder_imports_nothing(tmp_path, run_cli):
     file, run = saved(tmp_path, {"images": IMAGES, "labels": LABELS}), tmp_path / "theirs"
     assert "did you mean" in run_cli("import", file, "--encoder", "efficientnet_lite9", "--out", run).error()
     assert "is too small" in run_cli("import", file, "--encoder", f"{TINY}@2", "--out", run).error()
@@ -352,7 +352,7 @@ def test_a_run_is_not_imported(tmp_path):
         read_set(tmp_path / "run")
 
 
-def test_a_merged_set_knows_no_steps_of_what_was_imported(tmp_path, run_cli):
+def test_a_merged_set_has_no_steps_for_imported_parts(tmp_path, run_cli):
     for name in ("a", "b"):
         file = tmp_path / f"{name}.pth"
         torch.save({"images": torch.rand(2, 3, 32, 32), "labels": torch.arange(2)}, file)

@@ -82,7 +82,7 @@ def test_soft_labels_are_rows_of_weights_and_repeatable(distilled, encoder, bank
     assert torch.equal(both.soft_labels, one.soft_labels)  # existing soft labels stay
 
 
-def test_learned_labels_lower_the_loss_that_evaluation_sees():
+def test_learned_labels_lower_the_loss_of_evaluation():
     rng = np.random.default_rng(0)
     centres = 2 * rng.normal(size=(4, 30))
     y = rng.integers(0, 4, 200)
@@ -108,7 +108,7 @@ def test_learned_labels_lower_the_loss_that_evaluation_sees():
             assert cross_entropy(logits, y, temperature) > learned - 1e-3
 
 
-def test_learned_labels_where_the_classes_fall_apart():
+def test_learned_labels_for_separable_classes():
     """The temperature stays within its bounds, and the labels are finite."""
     real = torch.eye(2, 6, dtype=torch.float64).repeat(5, 1) * 100
     rows, temperature = learned_labels(real[None, :2], torch.arange(2), real, torch.arange(10) % 2, 2)

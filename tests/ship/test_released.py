@@ -21,13 +21,13 @@ def _own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("PROBEDISTILL_CACHE", str(tmp_path / "cache"))
 
 
-def test_all_together_are_small():
+def test_all_sets_together_are_small():
     assert released_names()
     assert sum(path.stat().st_size for path in PLACE.rglob("*") if path.is_file()) < 300_000
 
 
 @pytest.mark.parametrize("name", released_names())
-def test_each_is_a_whole_set_with_a_card_that_says_whose_it_is(name):
+def test_each_is_a_whole_set_with_its_licence_and_scores_on_the_card(name):
     found = DistilledSet.load(f"set:{name}")
     assert len(found) == found.run.image_count
     assert found.run.images.count > 100
@@ -65,7 +65,7 @@ def test_a_run_gives_its_own_options(run_cli):
     assert "folder:no" in done.error()
 
 
-def test_of_a_set_that_is_not_there():
+def test_an_unknown_set():
     with pytest.raises(UserError, match="see probedistill sets"):
         DistilledSet.load("set:nothing")
 

@@ -177,7 +177,7 @@ def test_any_names_of_bars(categories, across):
 
 
 @given(names, st.floats(20, 300))
-def test_lines_hold_all_letters_and_fit(text, width):
+def test_wrapped_lines_keep_all_letters_and_fit(text, width):
     lines = wrapped(text, width, 12)
     assert "".join(map(letters, lines)) == letters(text)
     assert all(len(line) == 1 or text_width(line, 12) <= width for line in lines)
@@ -246,7 +246,7 @@ def test_a_missing_number_breaks_a_line():
     assert [len(path.places) for path in coloured] == [2, 2]
 
 
-def test_large_clouds_are_thinned_and_said_to_be():
+def test_large_clouds_are_thinned_with_a_note():
     drawing = plane(("many", "dot"), ("few", "star"), count=4000)
     assert len(titles(drawing)) <= MOST_DOTS + 4000
     assert f"{MOST_DOTS:,}of4,000dotsareshown" in words(drawing)
@@ -357,7 +357,7 @@ def test_png_holds_all_figures_below_each_other(tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
-def test_a_figure_without_a_drawing_has_its_table_alone(tmp_path):
+def test_a_figure_without_a_drawing_has_only_its_table(tmp_path):
     assert figure(None).svg() == ""
     save_figures(tmp_path / "x.png", [figure(None), figure(DRAWINGS["curve"])])
     assert (tmp_path / "x.png").stat().st_size > 1000
@@ -383,7 +383,7 @@ def test_a_png_that_cannot_be_written_is_one_line(tmp_path):
         save_figures(tmp_path / "file" / "x.png", [figure(DRAWINGS["curve"])])
 
 
-def test_names_are_not_set_by_latex_whatever_matplotlib_was_told(tmp_path):
+def test_names_are_never_set_by_latex(tmp_path):
     """Notebooks for papers switch LaTeX on, but class names are not LaTeX, and it may not be installed."""
     import matplotlib as mpl
 

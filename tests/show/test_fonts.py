@@ -32,7 +32,7 @@ def bars(path, name):
 
 
 @pytest.mark.parametrize("save", [preview, bars])
-def test_letters_of_other_scripts_are_no_boxes(save, tmp_path):
+def test_letters_of_other_scripts_are_not_boxes(save, tmp_path):
     """Previews showed boxes for all letters beyond English, figures for those that DejaVu Sans lacks."""
     pictures = set()
     with warnings.catch_warnings():
@@ -44,7 +44,7 @@ def test_letters_of_other_scripts_are_no_boxes(save, tmp_path):
 
 
 @pytest.mark.parametrize(("save", "letter"), [(preview, "\U000f1234"), (bars, "\U000f5678")])
-def test_letters_that_no_font_has_are_told_once(save, letter, tmp_path):
+def test_letters_that_no_font_has_are_reported_once(save, letter, tmp_path):
     with pytest.warns(UserWarning, match=f"no font on this machine has {letter}: pictures show boxes"):
         save(tmp_path / "one.png", letter)
     with warnings.catch_warnings():

@@ -38,7 +38,7 @@ def test_long_names_are_whole(tmp_path):
 
 
 @pytest.mark.parametrize(("classes", "each", "columns"), [(2, 3, 3), (10, 2, 6), (2, 10, 10), (4, 1, 3), (1, 50, 10)])
-def test_images_of_a_class_stand_in_one_row(classes, each, columns):
+def test_images_of_a_class_are_in_one_row(classes, each, columns):
     titles = [f"class {i}" for i in range(classes) for _ in range(each)]
     sheet = grid(torch.rand(classes * each, 3, 8, 8), titles)
     assert sheet.width == columns * (112 + 4) + 4
@@ -49,7 +49,7 @@ def test_limit(tmp_path):
     assert Image.open(tmp_path / "p.png").height < 300
 
 
-def test_every_class_keeps_its_place_where_images_are_too_many():
+def test_every_class_is_shown_if_there_are_too_many_images():
     titles = [f"class {i}" for i in range(6) for _ in range(5)]
     values = torch.arange(6).repeat_interleave(5) / 50
     sheet = np.asarray(grid(values.view(-1, 1, 1, 1).expand(-1, 3, 112, 112), titles, limit=13).convert("L"))

@@ -112,7 +112,7 @@ def test_a_data_frame_without_pandas_is_one_line(result, monkeypatch):
         result.to_pandas()
 
 
-def test_standard_output_that_cannot_hold_it_is_no_traceback(result, monkeypatch, tmp_path):
+def test_characters_that_standard_output_lacks_give_no_traceback(result, monkeypatch, tmp_path):
     with (tmp_path / "out").open("w", encoding="ascii", errors="strict") as stream:
         monkeypatch.setattr(sys, "stdout", stream)
         result.show()

@@ -24,19 +24,19 @@ ATTACKS = {
 NAMES = ["cat", "T-shirt/top", "café", "猫", "قطة", "👩‍🔬", "[red]x[/red]", "a\\"]
 
 
-def test_what_acts_is_shown():
+def test_control_characters_are_shown_as_escapes():
     for name, shown in ATTACKS.items():
         assert printable(name) == shown
 
 
-def test_other_names_stay_as_they_are():
+def test_other_names_are_not_changed():
     for name in NAMES:
         assert printable(name) == name
         assert name in as_text(Table("", ("name",), ((name,),)).rich())
 
 
 @given(st.text(st.characters()))
-def test_nothing_printable_acts_and_all_of_it_can_be_written(text):
+def test_printable_text_has_no_control_characters_and_can_be_written(text):
     shown = printable(text)
     assert not {unicodedata.category(letter) for letter in shown} & {"Cc", "Cs", "Zl", "Zp"}
     assert printable(shown) == shown
@@ -95,7 +95,7 @@ def test_a_table_that_is_too_wide_is_a_line_for_each_cell():
     assert "│ gap to full │ –                        │" in lines
 
 
-def test_numbers_have_room_before_heads_and_names():
+def test_numbers_get_room_before_headings_and_names():
     shown = as_text(_SCORES.fitting(72), width=72, soft_wrap=True)
     assert "86.7 ± 10.1" in shown
     assert "gap to full" not in shown, "the head is broken, and not the numbers"
@@ -109,13 +109,13 @@ def test_a_table_as_text_is_not_cut():
     assert "314" in str(Table("", columns, ((*["1"] * 19, "314"),)))
 
 
-def test_columns_that_are_called_alike_lose_no_cell():
+def test_columns_with_equal_names_lose_no_cell():
     """A class may be called "class", like the column of names: one of both was lost in JSON and data frames."""
     table = Table("", ("class", "p", "class", "p\n(2)", "p"), (("a", "1", "b", "2", "3"),))
     assert table.records() == [{"class": "a", "p": "1", "class (2)": "b", "p (2)": "2", "p (3)": "3"}]
 
 
-def test_long_words_are_broken_where_they_have_joints():
+def test_long_words_are_broken_after_separators():
     columns = ("run", "images_per_class", "classes", "accuracy_on_validation")
     table = Table("t", columns, (("groc", "1", "Alpro-Blueberry-Soyghurt", "99.9"),), left=3)
     lines = as_text(table.fitting(55), width=55).splitlines()

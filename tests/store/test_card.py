@@ -35,7 +35,7 @@ def front_matter(card: str) -> dict:
     return yaml.safe_load(card.split("---\n")[1])
 
 
-def test_every_set_has_one_that_the_hub_understands(tmp_path):
+def test_every_set_has_a_card_that_the_hub_understands(tmp_path):
     found = front_matter(card_of(make_set(), tmp_path, licence=Licence("cc0-1.0", "CC0.")))
     assert found["license"] == "cc0-1.0"
     assert found["task_categories"] == ["image-classification"]
@@ -55,7 +55,7 @@ def test_says_how_the_images_began(tmp_path, begun, says):
     assert says in card_of(make_set(begun_from=begun), tmp_path)
 
 
-def test_names_are_shown_letter_by_letter(tmp_path):
+def test_names_are_shown_literally(tmp_path):
     pytest.importorskip("markdown_it")
     from markdown_it import MarkdownIt
 
@@ -100,7 +100,7 @@ def test_paths_of_this_machine_are_left_out(spec, shown, tmp_path):
     assert "Users" not in card
 
 
-def test_an_edited_card_is_no_damage_and_keeps_its_edits(tmp_path):
+def test_an_edited_card_is_not_damage_and_keeps_its_edits(tmp_path):
     folder = make_set().save(tmp_path / "set")
     path = folder / "README.md"
     path.write_text(path.read_text() + "\nMy own words.\n")

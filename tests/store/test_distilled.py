@@ -114,7 +114,7 @@ def test_class_names_stay_inside_the_folder_and_apart(tmp_path):
     assert len({safe_name(name) for name in NASTY}) == len(NASTY)
 
 
-def test_a_set_from_a_disk_that_writes_accents_another_way(tmp_path):
+def test_a_set_from_a_disk_with_another_form_of_accents(tmp_path):
     """macOS archives may write é as two characters."""
     images = torch.rand(2, 3, 8, 8)
     folder = DistilledSet(images, torch.arange(2), ("zoo", "école")).save(tmp_path / "run")
@@ -167,7 +167,7 @@ def test_killed_while_adding_a_head_leaves_the_set_as_it_was(saved, monkeypatch)
     assert again.soft_labels is None
 
 
-def test_extras_killed_between_two_files_are_named_for_what_they_are(saved, monkeypatch):
+def test_extras_are_named_correctly_after_a_kill_between_two_files(saved, monkeypatch):
     def with_record(kind: str) -> DistilledSet:
         both = with_both(make_set(per_class=2))
         head = replace(both.head, encoder=f"{kind}'s", fingerprint=kind)

@@ -55,7 +55,7 @@ def test_two_processes_lose_nothing(tmp_path):
     assert (lines.count("a"), lines.count("b")) == (40, 40)
 
 
-def test_a_run_under_way_elsewhere_is_in_use_whatever_it_holds(distil_cli, finished):
+def test_a_running_distillations_folder_is_in_use_whatever_it_contains(distil_cli, finished):
     out = finished
     with claimed(out):
         for more in ([], ["--resume"], ["--overwrite"], ["--lr", 0.5, "--resume"]):

@@ -139,7 +139,7 @@ def whole(photos: Path, out: Path) -> DistilledSet:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="reads /proc")
-def test_a_run_is_finished_or_goes_on_after_a_power_loss(photos, tmp_path):
+def test_a_run_is_finished_or_resumes_after_a_power_loss(photos, tmp_path):
     (tmp_path / "disk").mkdir()
     disk = Disk(tmp_path / "disk")
     with disk.recorded():

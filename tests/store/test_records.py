@@ -139,7 +139,7 @@ def test_files_that_cannot_be_read(tmp_path):
         read(tmp_path / "other.json")
 
 
-def test_numbers_that_json_does_not_know_are_null(tmp_path):
+def test_numbers_that_json_lacks_are_null(tmp_path):
     write_record(tmp_path / "w.json", {"a": math.nan, "b": [math.inf, 1.0]})
     content = json.loads((tmp_path / "w.json").read_text())
     assert (content["a"], content["b"]) == (None, [None, 1.0])

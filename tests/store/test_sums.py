@@ -67,7 +67,7 @@ def test_a_deliberate_edit_can_be_accepted(saved, run_cli):
     assert run_cli("accept", saved).out == "nothing has changed\n"
 
 
-def test_an_edited_image_is_the_image_of_the_run_from_then_on(run_cli, tmp_path):
+def test_an_accepted_image_edit_becomes_the_runs_image(run_cli, tmp_path):
     before = make_set()
     write_set(tmp_path / "run", before, options={})
     path, shown = tmp_path / "run/images/cat/000.png", (tmp_path / "run/preview.png").read_bytes()
@@ -91,7 +91,7 @@ def test_an_edited_image_is_the_image_of_the_run_from_then_on(run_cli, tmp_path)
         assert (tmp_path / "run/SHA256SUMS").read_bytes() == sums
 
 
-def test_what_a_system_adds_is_not_accepted(saved, run_cli):
+def test_files_that_a_system_adds_are_not_accepted(saved, run_cli):
     told = run_cli("info", saved).out
     for name in ("Thumbs.db", "._000.png", "@eaDir/000.png"):
         (saved / "images" / "cat" / name).parent.mkdir(exist_ok=True)
@@ -100,7 +100,7 @@ def test_what_a_system_adds_is_not_accepted(saved, run_cli):
     assert run_cli("info", saved).out == told
 
 
-def test_what_is_no_set_is_not_accepted(saved, run_cli):
+def test_folders_that_are_not_sets_are_not_accepted(saved, run_cli):
     before = (saved / "SHA256SUMS").read_bytes()
     (saved / "images/cat/000.png").unlink()
     assert "is missing" in run_cli("accept", saved).error()
@@ -114,7 +114,7 @@ def test_the_sums_are_those_of_sha256sum(saved):
 
 
 @pytest.mark.parametrize("harm", ["remove", "empty"])
-def test_image_files_come_back_from_the_float_images(saved, harm):
+def test_image_files_are_restored_from_the_float_images(saved, harm):
     path = saved / "images/cat/000.png"
     whole = path.read_bytes()
     path.unlink() if harm == "remove" else path.write_bytes(b"")

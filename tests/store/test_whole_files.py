@@ -65,7 +65,7 @@ def test_round_trip_of_nothing(tmp_path, metadata):
     assert load_tensors(tmp_path / "x") == ({}, {})
 
 
-def test_views_and_parameters_are_saved_as_what_they_show(tmp_path):
+def test_views_and_parameters_are_saved_by_value(tmp_path):
     base = torch.arange(12.0).view(3, 4)
     tensors = {"transposed": base.T, "row": base[1].clone()[1:3], "parameter": torch.nn.Parameter(base * 2)}
     save_tensors(tmp_path / "x", tensors)
@@ -90,7 +90,7 @@ def test_a_file_cut_at_any_byte_is_torn(tmp_path, whole):
     assert same(load_tensors(path)[0], TENSORS)
 
 
-def test_a_file_with_more_at_its_end_is_torn(tmp_path, whole):
+def test_a_file_with_extra_bytes_is_torn(tmp_path, whole):
     (tmp_path / "x").write_bytes(whole + b"\0")
     with pytest.raises(TornFileError):
         load_tensors(tmp_path / "x")
@@ -152,7 +152,7 @@ def test_files_are_in_the_library_s_format_and_have_the_same_bytes_each_time(tmp
     assert (tmp_path / "x").read_bytes() == (tmp_path / "y").read_bytes()
 
 
-def test_tensors_of_others_and_folders_are_torn(tmp_path):
+def test_other_programs_tensors_and_folders_are_torn(tmp_path):
     from safetensors.torch import save_file
 
     save_file({"a": torch.ones(2)}, tmp_path / "x")
@@ -183,7 +183,7 @@ def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path, error):
     assert path.read_text() == "old"
 
 
-def test_the_old_file_is_there_until_the_new_one_is_whole(tmp_path):
+def test_the_old_file_stays_until_the_new_one_is_complete(tmp_path):
     path = tmp_path / "x.json"
     path.write_text("old")
     with whole_file(path) as temporary:
@@ -242,7 +242,7 @@ with whole_file(Path(sys.argv[1])) as temporary:
 """
 
 
-def test_the_next_writer_clears_what_a_killed_one_left(tmp_path):
+def test_the_next_writer_removes_a_killed_writers_file(tmp_path):
     subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "page.html")], check=False)
     (left,) = tmp_path.iterdir()
     assert left.suffix == ".part"
