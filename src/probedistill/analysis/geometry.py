@@ -89,25 +89,28 @@ def describe_classes(
     """
     reference = RealReference(real, labels, len(class_names))
     sample = torch.from_numpy(balanced_rows(labels.numpy(), max(_NEIGHBOUR_SAMPLE, len(class_names)), seed=seed))
-    everything = torch.arange(len(real))
 
     def by_class(values: Array, y: Tensor) -> list[Any]:
         means = class_means(torch.from_numpy(values)[:, None], y, len(class_names))[:, 0].tolist()
         return [None if math.isnan(mean) else mean for mean in means]
 
-    def places(points: Tensor, y: Tensor, rows: Tensor | None = None) -> list[Place]:
-        """The mean place of each class's points; ``rows`` are their indices if they are real images."""
+    def places(
+        points: Tensor, y: Tensor, rows: Tensor | None = None, some: slice | Tensor = slice(None)
+    ) -> list[Place]:
+        """The mean place of each class's points; ``rows`` are their indices if they are real images.
+
+        The neighbours of ``some`` of the points are looked up.
+        """
         found = {name: by_class(values, y) for name, values in reference.place(points, y, rows=rows).items()}
-        if rows is everything:
-            points, y, rows = points[sample], y[sample], sample
-        found["own_neighbours"] = by_class(reference.own_neighbours(points, y, k, rows=rows), y)
+        rows = rows[some] if rows is not None else None
+        found["own_neighbours"] = by_class(reference.own_neighbours(points[some], y[some], k, rows=rows), y[some])
         bar.advance()
         return [Place(**dict(zip(found, values, strict=True))) for values in zip(*found.values(), strict=True)]
 
     with ProgressBar("geometry", 3, enabled=progress) as bar:
         of_synthetic = places(synthetic, synthetic_labels)
         of_medoids = places(real[medoid_rows], labels[medoid_rows], medoid_rows)
-        of_real = places(real, labels, everything)
+        of_real = places(real, labels, torch.arange(len(real)), sample)
     return tuple(map(ClassGeometry, class_names, reference.counts.tolist(), of_synthetic, of_medoids, of_real))
 
 
