@@ -20,7 +20,7 @@ from ..store.layout import CONFIG, EVALUATIONS, check_named_once
 from ..store.named import results_folder
 from ..store.pixels import to_8_bits
 from ..store.run_record import RunRecord
-from .watch import Progress, read_progress, read_run_in
+from .watch import Progress, progress_of, read_run_in
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,8 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _read_run(folder: Path, name: str, kinds: Mapping[str, type[Analysis]]) -> ShownRun:
-    about, now = read_run_in(folder), read_progress(folder)
+    about = read_run_in(folder)
+    now = progress_of(about, folder)
     pixels, labels = None, np.zeros(0, dtype=np.int64)
     if now.state == "finished":
         distilled = DistilledSet.load(folder)

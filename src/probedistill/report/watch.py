@@ -102,7 +102,15 @@ def read_progress(folder: Path | str) -> Progress:
         if folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir()):
             raise _no_run(folder)
         return Progress("waiting")
-    run = read_run(folder)
+    return progress_of(read_run(folder), folder)
+
+
+def progress_of(run: RunRecord, folder: Path) -> Progress:
+    """The progress of the run in ``folder`` whose record has been read.
+
+    Raises:
+        UserError: Its progress.json is damaged.
+    """
     if run.finished:
         # A set may lack its losses, and a set that was not distilled has no steps.
         distilled = run.baseline is None and not run.made_elsewhere and not run.parts
