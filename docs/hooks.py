@@ -7,6 +7,7 @@ import ast
 import html
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,11 @@ PAGES = {
 RESULTS = "benchmarks/results"
 PICTURES = "images/results"
 """Where the pictures of `RESULTS` go."""
+
+
+def on_startup(**about: Any) -> None:
+    """Name the program whose usage the pages show: by itself cyclopts takes the running one, ``python -m mkdocs``."""
+    sys.argv[0] = "probedistill"
 
 
 def on_files(files: Files, *, config: Any) -> Files:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import html
 import importlib.util
 import os
 import re
@@ -67,8 +68,10 @@ def test_the_site_builds_without_a_warning(tmp_path):
     assert done.returncode == 0, done.stderr + done.stdout
     site = tmp_path / "site"
     pages = {path.relative_to(site).as_posix(): path.read_text(encoding="utf-8") for path in site.rglob("*.html")}
+    commands = html.unescape(re.sub(r"<[^>]+>", "", pages["cli/index.html"]))
     for command in (name for name in app if not name.startswith("-")):
-        assert f"probedistill {command}" in pages["cli/index.html"]
+        assert re.search(rf"(?m)^probedistill {command}( [A-Z\[]| --|$)", commands), command
+    assert "mkdocs" not in commands, "the usage is that of probedistill, not of the program that makes the page"
     for public in set(probedistill.__all__) - {"__version__", "RECIPES"}:
         assert f'id="probedistill.{public}"' in pages["api/index.html"], f"{public} is missing in docs/api.md"
     assert "<pre>" in pages["digits/index.html"]
