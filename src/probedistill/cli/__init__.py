@@ -60,7 +60,7 @@ _OUT_OF_MEMORY = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code: 0, 2 (bad input), 1 (failed), 129, 130 or 143 (stopped)."""
     tokens = list(sys.argv[1:] if arguments is None else arguments)
-    _write_what_the_streams_can_hold()
+    _replace_unsupported_characters()
     keep_freed_memory()
     start_no_more_threads_than_processors()
     with shown_messages(), speaking_flags(), ended_by_signals():
@@ -119,7 +119,7 @@ def _ran(tokens: list[str]) -> int:
     return 0
 
 
-def _write_what_the_streams_can_hold() -> None:
+def _replace_unsupported_characters() -> None:
     """Replace characters that a terminal or a redirected file cannot represent (cp1252, ASCII), instead of failing.
 
     Output to a closed stream (``>&-``, a service) is dropped. COLUMNS=0 (in containers without a terminal) means an

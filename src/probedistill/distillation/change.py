@@ -146,7 +146,7 @@ def extend(
     _check_unseen(kept, added, encoders, images, store)
     statistics = [merge_statistics(pair, union=True) for pair in zip(kept.statistics, added)]
     names = statistics[0].class_names
-    config = _going_on(held, statistics, steps, seed)
+    config = _continued_config(held, statistics, steps, seed)
     new = [name for name in images.class_names if name not in held.class_names]
     changing = torch.tensor([refine or held.class_names[i] in images.class_names for i in held.labels.tolist()])
     each = config.images_per_class
@@ -236,7 +236,7 @@ def forget(
         _write(Path(run.out), left, folder)
         return left.distilled, notes
     held, encoders = left.distilled, _encoders(encoder)
-    config = _going_on(replace(held, head=kept.distilled.head), left.statistics, steps, seed)
+    config = _continued_config(replace(held, head=kept.distilled.head), left.statistics, steps, seed)
     again = torch.tensor([redistil or held.class_names[i] in hit for i in held.labels.tolist()])
     labels = held.labels[again]
     base = Base(
@@ -349,7 +349,7 @@ def _check_unseen(
         )
 
 
-def _going_on(
+def _continued_config(
     held: DistilledSet, statistics: Sequence[ClassStatistics], steps: int | None, seed: int | None
 ) -> DistillConfig:
     """Return the settings of a run that continues from a set: the set's, without options that need photos."""

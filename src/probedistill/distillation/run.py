@@ -247,7 +247,7 @@ def _loop(session: _Session) -> None:
             now = time.monotonic()
             history.seconds += now - mark
             done = distiller.step_count
-            told.on_step(_told_of(distiller, history))
+            told.on_step(_last_step(distiller, history))
             if done == steps or (every > 0 and done % every == 0):
                 _look(session)
             due = session.task.team.is_first and time.monotonic() - saved > pause
@@ -283,7 +283,7 @@ def _step(session: _Session) -> None:
         values.append(value)
 
 
-def _told_of(distiller: Distiller, history: History) -> Step:
+def _last_step(distiller: Distiller, history: History) -> Step:
     """The step that was just done."""
     losses = tuple(values[-1] for values in history.tower_losses)
     done = distiller.step_count

@@ -63,7 +63,7 @@ def _loaded(repo: str, config: EncoderConfig) -> Loaded:
         extra = {"interpolate_pos_encoding": True} if interpolates else {}
         output = module(images.flip(1) if is_bgr else images, **extra)
         features = getattr(output, "pooler_output", None) if pools else None
-        return (_of_the_image(output.last_hidden_state, has_token) if features is None else features).flatten(1)
+        return (_image_features(output.last_hidden_state, has_token) if features is None else features).flatten(1)
 
     encoder = Output(model, pooled)
     _check_nothing_is_new(encoder, missing, spec, view["input_size"])
@@ -87,7 +87,7 @@ def _made(repo: str, config: EncoderConfig, spec: str) -> tuple[Any, Any, dict[s
 
     with explained(f"{spec} could not be loaded", Exception, hint="check the name or the network"), _quietly():
         try:
-            settings = transformers.AutoConfig.from_pretrained(repo, **_of_loading(config))
+            settings = transformers.AutoConfig.from_pretrained(repo, **_loading_arguments(config))
             settings = getattr(settings, "vision_config", settings)
             settings.dtype = torch.float32  # not the one in config.json, to which weights would be rounded
             arguments = _with_settings(settings, config.encoder_args)
@@ -210,7 +210,7 @@ def _preparation(repo: str, config: EncoderConfig) -> tuple[dict[str, Any], bool
 
     try:
         with _quietly():
-            processor = transformers.AutoImageProcessor.from_pretrained(repo, **_of_loading(config))
+            processor = transformers.AutoImageProcessor.from_pretrained(repo, **_loading_arguments(config))
         if (data := getattr(processor, "data_config", None)) is not None:  # timm's processor
             names = ("mean", "std", "crop_pct", "interpolation")
             return {"input_size": data["input_size"][-1], **{name: data[name] for name in names}}, False
@@ -236,14 +236,14 @@ def _normalisation(processor: Any) -> dict[str, Any]:
     return {"mean": mean, "std": std}
 
 
-def _of_the_image(hidden: Tensor, has_token: bool) -> Tensor:
+def _image_features(hidden: Tensor, has_token: bool) -> Tensor:
     """Features (n, d) from maps (n, d, h, w) or tokens (n, t, d), whose first one is the class token."""
     if hidden.ndim == 4:
         return hidden.mean(dim=(2, 3))
     return hidden[:, 0] if has_token else hidden.mean(dim=1)
 
 
-def _of_loading(config: EncoderConfig) -> dict[str, Any]:
+def _loading_arguments(config: EncoderConfig) -> dict[str, Any]:
     """Arguments for finding the configuration itself. ``False`` prevents a prompt about trusting code."""
     found = ("revision", "subfolder", "trust_remote_code")
     given = {name: config.encoder_args[name] for name in found if name in config.encoder_args}

@@ -117,7 +117,7 @@ def evaluate(
         raise UserError(f"images_per_class {images_per_class} must be at least 1")
     store = features or FeatureStore(cache, strict, progress)
     class_names = distilled.class_names if distilled is not None else test.class_names
-    groups = _of_kept(groups, test, class_names)
+    groups = _kept_groups(groups, test, class_names)
     test = of_classes(test, class_names)
     train = of_classes(train, class_names) if train is not None and config.baselines else None
     head = checked_head(distilled, head, source) if need_head(config.probes) else None
@@ -197,7 +197,7 @@ def _scored(
     distilled: DistilledSet | None,
 ) -> Evaluation:
     """Score row by row; each row is saved before the next one begins."""
-    before = _rows_of_before(out, context)
+    before = _reusable_rows(out, context)
     trials = [(one, trial, before.get(_key(one, trial))) for one in sets for trial in scorer.trials(one)]
     to_do = [(one, trial) for one, trial, row in trials if row is None]
     say_cost(
@@ -229,7 +229,7 @@ def _key(training_set: TrainingSet, trial: Trial) -> _Key:
     return trial.name, trial.probe, len(training_set.labels(0)), trial.soft, PROBES.code_of(trial.solver)
 
 
-def _rows_of_before(out: Path | None, context: Context) -> dict[_Key, Row]:
+def _reusable_rows(out: Path | None, context: Context) -> dict[_Key, Row]:
     """Rows in a file whose scores would be the same again."""
     if out is None or not out.exists():
         return {}
@@ -250,7 +250,7 @@ def _rows_of_before(out: Path | None, context: Context) -> dict[_Key, Row]:
     }
 
 
-def _of_kept(groups: Sequence[str] | None, test: LabelledImages, class_names: Sequence[str]) -> list[str] | None:
+def _kept_groups(groups: Sequence[str] | None, test: LabelledImages, class_names: Sequence[str]) -> list[str] | None:
     """The groups of the test images whose class is kept."""
     if groups is None:
         return None

@@ -115,7 +115,7 @@ def extract_features(
     )
     if skipped:
         if processes.is_first:
-            _log.warning("%s", _told_of_skipped(images, bank))
+            _log.warning("%s", _skipped_in_words(images, bank))
         _check_each_class(images, bank)
     return bank
 
@@ -159,7 +159,7 @@ def _check_each_class(images: LabelledImages, bank: FeatureBank) -> None:
             )
 
 
-def _told_of_skipped(images: LabelledImages, bank: FeatureBank) -> str:
+def _skipped_in_words(images: LabelledImages, bank: FeatureBank) -> str:
     """One line about the images that a bank leaves out: for each reason, how many and the first one."""
     of_reason: dict[str, list[str]] = {}
     for number, line in _left_out(images, bank).items():
@@ -204,7 +204,7 @@ class _Work:
         """Read a shard from its file or, if there is no valid one, compute and write it."""
         rows = self.files.rows(number)
         content = _read_if_whole(self.files, number)
-        if content is not None and not self._some_read_by_now(rows, content):
+        if content is not None and not self._some_are_readable_now(rows, content):
             bar.advance(len(rows))
             return content
         content = self._extract(number, bar)
@@ -220,7 +220,7 @@ class _Work:
         if not files.path(number).exists():
             files.write(number, content.first_features(self.encoder.plain.dim))
 
-    def _some_read_by_now(self, rows: range, content: ShardContent) -> bool:
+    def _some_are_readable_now(self, rows: range, content: ShardContent) -> bool:
         """Whether an image that a stored shard has left out is readable now; it may have been locked before."""
         for index in sorted(set(rows) - set(content.indices.tolist())) if content.skipped else ():
             try:

@@ -76,7 +76,7 @@ def digests_of_files(
     fresh = _hashed([names[i] for i in missing], sum(before[i].size for i in missing), progress)
     for i, digest in zip(missing, fresh, strict=True):
         found[i] = digest
-        if digest != UNREADABLE and _has_been(before[i], names[i], now):
+        if digest != UNREADABLE and _is_settled(before[i], names[i], now):
             memory.fresh[before[i].key] = digest
     memory.save()
     return found
@@ -110,7 +110,7 @@ def remembered(
         return known
     now = time.time_ns()
     digests = make()
-    if all(_has_been(state, name, now) for state, name in zip(before, names, strict=True)):
+    if all(_is_settled(state, name, now) for state, name in zip(before, names, strict=True)):
         memory.fresh.update(zip(keys, digests, strict=True))
         memory.save()
     return digests
@@ -135,7 +135,7 @@ def _state(path: str) -> _State:
     return _State(key, status.st_size, max(status.st_mtime_ns, status.st_ctime_ns))
 
 
-def _has_been(state: _State, path: str, now: int) -> bool:
+def _is_settled(state: _State, path: str, now: int) -> bool:
     """Whether a file has not changed since it was examined, nor shortly before that."""
     return state.changed < now - _YOUNG_NS and _state(path) == state
 

@@ -199,15 +199,15 @@ def _decode_stream(file: BinaryIO, called: str) -> Image.Image:
         file.seek(0)
         head = file.read(64)
         if head.startswith(_PNG):
-            plain = _of_pixels_alone(head + file.read(_MAX_FILE_BYTES))
+            plain = _without_metadata(head + file.read(_MAX_FILE_BYTES))
             if plain is not None:
                 return plain
         elif head[:4] == b"RIFF" and head[8:12] == b"WEBP":
-            rebuilt = _of_whole_chunks(head + file.read(_MAX_FILE_BYTES))
+            rebuilt = _from_whole_chunks(head + file.read(_MAX_FILE_BYTES))
             if rebuilt is not None:
                 return rebuilt
         elif head.startswith(_JPEG) and isinstance(error, OSError):
-            whole = _of_open_end(head + file.read(_MAX_FILE_BYTES))
+            whole = _without_end_mark(head + file.read(_MAX_FILE_BYTES))
             if whole is not None:
                 return whole
         elif isinstance(error, PIL.UnidentifiedImageError) and (what := what_it_is(called, head)) is not None:
@@ -219,7 +219,7 @@ _DAMAGE = (ValueError, SyntaxError, OSError, struct.error)
 """What Pillow raises for a damaged image."""
 
 
-def _of_pixels_alone(png: bytes) -> Image.Image | None:
+def _without_metadata(png: bytes) -> Image.Image | None:
     """The image of a PNG without its metadata; ``None`` if that does not help.
 
     Pillow refuses a whole image if a colour profile or a text is damaged or exceeds its limits. Neither is needed here.
@@ -232,7 +232,7 @@ def _of_pixels_alone(png: bytes) -> Image.Image | None:
     return None
 
 
-def _of_whole_chunks(webp: bytes) -> Image.Image | None:
+def _from_whole_chunks(webp: bytes) -> Image.Image | None:
     """The image of a WebP with a wrong size in its header, or cut metadata; ``None`` if pixels are missing."""
     whole, place = b"WEBP", 12
     while place + 8 <= len(webp):
@@ -255,7 +255,7 @@ _MARK = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # ends the compressed pixels o
 _MOST_SEGMENTS = 1000
 
 
-def _of_open_end(jpeg: bytes) -> Image.Image | None:
+def _without_end_mark(jpeg: bytes) -> Image.Image | None:
     """Decode a JPEG that lacks only its end mark; ``None`` if pixels may be missing.
 
     If pixels are missing, the decoder reads whatever follows instead, so that different endings give different images.
@@ -323,8 +323,8 @@ def _without_text(png: bytes, keep: tuple[bytes, ...]) -> bytes:
         end = place + 12 + int.from_bytes(png[place : place + 4], "big")
         kind = png[place + 4 : place + 8]
         is_text = kind in (b"tEXt", b"zTXt", b"iTXt")
-        says_what_is_up = png.startswith(keep, place + 8) if is_text else kind == b"eXIf" and bool(keep)
-        if kind[:1].isupper() or kind == b"tRNS" or says_what_is_up:
+        has_orientation = png.startswith(keep, place + 8) if is_text else kind == b"eXIf" and bool(keep)
+        if kind[:1].isupper() or kind == b"tRNS" or has_orientation:
             kept.append(png[place:end])
         place = end
     return b"".join(kept)

@@ -21,7 +21,7 @@ def warn_of_duplicates(train: LabelledImages, test: LabelledImages | None = None
     """
     if train.contents is None:
         return
-    of_two = _of_two_classes(train.contents, train.labels)
+    of_two = _in_two_classes(train.contents, train.labels)
     if of_two:
         count, one, other = of_two
         warnings.warn(
@@ -54,7 +54,7 @@ def check_not_one_picture(*parts: LabelledImages | None) -> None:
             )
 
 
-def _of_two_classes(contents: NDArray[np.void], labels: NDArray[np.int64]) -> tuple[int, int, int] | None:
+def _in_two_classes(contents: NDArray[np.void], labels: NDArray[np.int64]) -> tuple[int, int, int] | None:
     """How many pictures are in more than one class, and two indices of such a picture."""
     places = np.flatnonzero(_readable(contents))
     _, first, picture = np.unique(contents[places], return_index=True, return_inverse=True)

@@ -109,7 +109,7 @@ class _FolderSource(Source):
         inside: list[set[str]] = []  # per class, as long as these folders may be domains or contain splits
         for label, name in enumerate(class_names):
             if name in folders:
-                found = sorted(_image_files(parent / folders[name], folders[name], left_out), key=_one_form)
+                found = sorted(_image_files(parent / folders[name], folders[name], left_out), key=_accent_independent)
                 if parent == self.root and not self._is_told:
                     inside.append({path.split("/")[1] if path.count("/") > 1 else "" for path in found})
                     if label == 0 and len(class_names) > 1:
@@ -183,7 +183,7 @@ def _nothing() -> LabelledImages:
     raise AssertionError("load lists the folders itself")
 
 
-def _one_form(path: str) -> tuple[str, str]:
+def _accent_independent(path: str) -> tuple[str, str]:
     """Sort key that does not depend on how a file system encodes accents."""
     return unicodedata.normalize("NFC", path), path
 

@@ -118,11 +118,11 @@ def progress_of(run: RunRecord, folder: Path) -> Progress:
         return Progress("finished", steps, steps, tuple(run.losses), tuple(run.accuracy), run.seconds)
     so_far = read_progress_file(folder)
     if so_far is None:
-        return _aged(Progress("starting", steps=run.config.steps), folder / RUN)
+        return _with_age(Progress("starting", steps=run.config.steps), folder / RUN)
     found = Progress(
         "running", so_far.step, so_far.steps, tuple(so_far.losses), tuple(so_far.accuracy), so_far.seconds
     )  # fmt: skip
-    return _aged(found, folder / PROGRESS)
+    return _with_age(found, folder / PROGRESS)
 
 
 def read_run_in(folder: Path) -> RunRecord:
@@ -145,7 +145,7 @@ def _no_run(folder: Path) -> UserError:
     return UserError(f"{str(folder)!r} holds no run; give the folder of a run{such}")
 
 
-def _aged(progress: Progress, path: Path) -> Progress:
+def _with_age(progress: Progress, path: Path) -> Progress:
     """Add the age of the file from which the progress was read."""
     now = time.time()
     try:
@@ -205,10 +205,10 @@ def _until_finished(folder: Path, progress: Progress) -> Iterator[Progress]:
         if (progress.state, progress.step, progress.written) != (seen.state, seen.step, seen.written):
             seen, since, has_changed = progress, time.monotonic(), True
         quiet = time.monotonic() - since
-        yield replace(progress, quiet=quiet, ahead=0.0) if has_changed else _known_for(progress, quiet)
+        yield replace(progress, quiet=quiet, ahead=0.0) if has_changed else _silent_for(progress, quiet)
 
 
-def _known_for(progress: Progress, seconds: float) -> Progress:
+def _silent_for(progress: Progress, seconds: float) -> Progress:
     """The progress of a run that has been silent for at least this long, or longer if its files are older."""
     return progress if progress.state == "waiting" else replace(progress, quiet=max(progress.quiet, seconds))
 

@@ -186,10 +186,10 @@ def unique_names(texts: Sequence[str]) -> list[str]:
     for text in texts:
         base = safe_name(text)
         name, number = base, 1
-        while _same_file(name) in taken:
+        while _compared_name(name) in taken:
             number += 1
             name = f"{base}~{number}"
-        taken.add(_same_file(name))
+        taken.add(_compared_name(name))
         names.append(name)
     return names
 
@@ -204,14 +204,14 @@ def class_folders(class_names: Sequence[str]) -> list[str]:
     >>> class_folders(["bus", "train"]), class_folders(["red", "blue"])
     (['bus', 'trai%6E'], ['0-red', '1-blue'])
     """
-    names = [_no_split(name) for name in unique_names(class_names)]
+    names = [_without_split_words(name) for name in unique_names(class_names)]
     if sorted(names) != names:
         digits = len(str(len(names) - 1))
-        names = [_no_split(f"{number:0{digits}d}-{name}") for number, name in enumerate(names)]
+        names = [_without_split_words(f"{number:0{digits}d}-{name}") for number, name in enumerate(names)]
     return names
 
 
-def _no_split(name: str) -> str:
+def _without_split_words(name: str) -> str:
     """Escape words that `datasets` treats as a split, and the name of its table."""
     if _METADATA.fullmatch(name):
         return name[:-1] + _escaped(name[-1])
@@ -230,7 +230,7 @@ def _escaped(character: str) -> str:
     return "".join(f"%{byte:02X}" for byte in character.encode("utf-8", "surrogatepass"))
 
 
-def _same_file(name: str) -> str:
+def _compared_name(name: str) -> str:
     """A name as file systems compare it if they ignore case and the form of accents."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
 
