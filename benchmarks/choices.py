@@ -89,7 +89,7 @@ ENCODERS: dict[str, tuple[dict[str, dict[str, Any]], list[str], int]] = {
     "lite0": (VARIANTS, ["mobilenetv1", "mobilenetv2"], 300),
     "clip": (FOR_TRANSFORMERS, [], 600),
 }
-"""Encoder → its variants, the encoders that have no part, and the steps of a variant that names none."""
+"""Encoder → its variants, the held-out encoders, and the default number of steps."""
 VIEWS = 20
 
 

@@ -54,7 +54,7 @@ WAYS: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
     "pFRF": ("module:federated:frf", {}, ()),
     "pFRF, equal shares,": ("module:federated:frf", {"equal": True}, ()),
 }
-"""What is distilled: method, its options, and the seeds that are distilled from the pooled photos, too."""
+"""What is distilled: method, options, and the seeds that are also distilled from the pooled photos."""
 
 
 def partition(labels: Tensor, seed: int) -> list[Tensor]:

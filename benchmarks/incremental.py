@@ -49,13 +49,13 @@ from probedistill.ship.heads import head_of_statistics
 
 TASKS, SIZE, VIEWS, SEEDS, JOINT = 10, 64, 10, 3, (5, 10)
 STEPS = {"joint": 20, "joint, 100 steps": 100, "extend": 20, "extend, 100 steps": 100, "extend --refine": 20}
-"""What is distilled, with its steps a task."""
+"""What is distilled, with the steps per task."""
 PASSES = [
     *(("extend", seed) for seed in range(SEEDS)), ("joint", 0), ("extend --refine", 0), ("joint", 1), ("joint", 2),
     *(("extend, 100 steps", seed) for seed in range(SEEDS)), ("extend --refine", 1), ("extend --refine", 2),
     *(("joint, 100 steps", seed) for seed in range(SEEDS)),
 ]  # fmt: skip
-"""What is made, in this order, with its seed."""
+"""What is made, in this order, with the seed."""
 
 
 class TimeIsUpError(Exception):

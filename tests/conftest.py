@@ -86,7 +86,7 @@ _find_options_once()
 
 LONGEST = ("store/test_kills.py", "distillation/test_faults.py", "distillation/test_parallel.py", "docs/test_site.py",
            "root/test_wheel.py", "report/test_report_browser.py")  # fmt: skip
-"""Files that are begun first, so that at the end no worker waits for another."""
+"""Files that are started first, so that no worker waits for another at the end."""
 
 TINY = "module:helpers_encoders:tiny"
 
@@ -235,7 +235,7 @@ def start_process() -> Callable[..., subprocess.Popen[str]]:
 
 
 PATIENCE = 240.0
-"""Seconds until what should have happened never will: on a busy machine a command may take a minute."""
+"""Seconds to wait for an event before giving up: on a busy machine a command may take a minute."""
 
 
 def wait_for(condition: Callable[[], object], seconds: float = PATIENCE) -> None:

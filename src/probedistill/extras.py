@@ -11,12 +11,12 @@ from .errors import UserError, first_line, of_a_variable
 
 
 def needed(module: str, extra: str | None, what: str) -> Any:
-    """A module of a package that only some need.
+    """Import a module of a package that only some sources and commands need.
 
     Args:
         module: Its name, such as ``opendp.prelude``.
         extra: The extra that installs it, as in ``pip install 'probedistill[EXTRA]'``; ``None`` if none does.
-        what: What needs it, with the verb: ``"images 'hf:a/b' need"``.
+        what: Who needs it, with the verb: ``"images 'hf:a/b' need"``.
 
     Raises:
         UserError: The package is not installed, is too old, or fails while it is imported.

@@ -25,7 +25,7 @@ from typing import Any
 from .errors import UserError, explained, unknown_name
 
 OWN = "module:"
-"""Prefix of a name that itself says where its object is."""
+"""Prefix of a name that contains the location of its object."""
 
 
 @dataclass(frozen=True)

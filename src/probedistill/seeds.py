@@ -31,13 +31,13 @@ class Stream(IntEnum):
     RANDOM_IMAGES = 5
     """Random real images of the baseline."""
     PROBE_VIEWS = 6
-    """Views that probes are trained on; keys: for real images, the image and its first view."""
+    """Views on which probes are trained; keys: for real images, the image and its first view."""
     LABEL_VIEWS = 7
     """Views behind soft labels."""
     LABEL_IMAGES = 8
-    """Real images that soft labels are fitted on."""
+    """Real images on which soft labels are fitted."""
     EXPORT_VIEWS = 9
-    """Views that exported images are compared on."""
+    """Views on which exported images are compared."""
     BALANCED_ROWS = 10
     """Class-balanced choice of real images."""
     ENCODER_ORDERS = 11
@@ -65,11 +65,11 @@ class Stream(IntEnum):
     FORECAST = 24
     """Simulated features behind a forecast."""
     FIXED_VIEWS = 25
-    """Views of synthetic images that a run holds fixed; with the keys step and tower: which of them a step takes."""
+    """Views of a run's fixed synthetic images; with the keys step and tower: which of them a step uses."""
     SHADOW_HALVES = 30
     """Photos of shadow sets, and their seeds; keys: pair; set, 1."""
     AUDITED_PHOTOS = 31
-    """Photos whose own neighbours are looked up."""
+    """Photos whose own neighbours are searched for."""
 
 
 def seed_of(seed: int, stream: Stream, *keys: int) -> int:

@@ -45,7 +45,7 @@ COMMANDS = {
     "transfer": ["set:nothing", "--encoders", TINY, "--trust", *PHOTOS],
     "watch": ["set:nothing"],
 }
-"""Every command that takes a run, with what it needs beside it."""
+"""Every command that takes a run, with its other arguments."""
 
 
 def test_every_command_that_takes_a_run_is_tested_here():

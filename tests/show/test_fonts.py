@@ -14,7 +14,7 @@ from probedistill.show.previews import save_grid
 from probedistill.show.tables import Table
 
 NAMES = ("\u00e9", "\u00fc", "\u0436", "\u05d0", "\u24b6", "\u24b7")
-"""Of French, German, Russian and Hebrew; and two that matplotlib's own font lacks and another of its fonts has."""
+"""Names in French, German, Russian and Hebrew; and two that matplotlib's default font lacks but another one has."""
 
 
 def preview(path, name):

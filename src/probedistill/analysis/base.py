@@ -31,7 +31,7 @@ class Analysis(Result):
     kind: ClassVar[str]
     """The name of the analysis, and of its files."""
     of_one_run: ClassVar[bool] = False
-    """Whether it looks at one run alone: the report shows it with that run, not among the comparisons."""
+    """Whether it is about a single run: the report then shows it with that run, not among the comparisons."""
 
     @classmethod
     def file_in(cls, path: Path | str) -> Path:

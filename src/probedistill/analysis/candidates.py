@@ -14,7 +14,7 @@ from ..probes.projectors import low_rank_affine, procrustes
 from .base import Array
 
 SCRATCH = ("ridge", "logistic")
-"""Candidates that need the synthetic images alone."""
+"""Candidates that need only the synthetic images."""
 INHERITED = ("inherited", "procrustes", "low-rank")
 """Candidates behind a projector: they need the old encoder and its head."""
 AVERAGE = "average"

@@ -13,9 +13,9 @@ from scipy.stats import betabinom
 from torch import Tensor
 
 SIDE = 32
-"""Side in pixels of the grey thumbnails that pixels and structure are compared on."""
+"""Side in pixels of the grey thumbnails for comparing pixels and structure."""
 NEIGHBOURS = 50
-"""Nearest photos that the nearest one is compared with."""
+"""Number of nearest photos with which the nearest one is compared."""
 
 _WINDOW = 24  # side of the part that is moved over a photo, in pixels
 _SHIFTS = (-4, -2, 0, 2, 4)  # pixels
@@ -105,7 +105,7 @@ class _Windows:
     Attributes:
         values: (W, n, 64).
         columns: The same as (W, 64, n), contiguous, so that products need no copy.
-        mean, variance: Of each window, (W, n).
+        mean, variance: Mean and variance of each window, (W, n).
     """
 
     values: Tensor

@@ -39,7 +39,7 @@ KINDS = Registry(
         "audit": ".analysis.audit:Audit",
     },
 )
-"""In the order in which a report shows them."""
+"""Analyses, in the order in which a report shows them."""
 
 
 def kinds(more: Iterable[str] = ()) -> dict[str, type[Analysis]]:

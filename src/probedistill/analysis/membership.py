@@ -283,7 +283,7 @@ def membership(
         shadows: How they are made.
         count: How many, even.
         minutes: No further pair is begun after so long, as soon as there are enough for an attack.
-        folder: Where the scores of each set are kept: the same call goes on where it was stopped.
+        folder: Where the scores of each set are kept, so that the same call continues where it was stopped.
         progress: Show a progress bar.
 
     Raises:

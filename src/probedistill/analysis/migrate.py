@@ -41,8 +41,8 @@ _DRAWS = 20_000  # for the simulated accuracy: a sampling error of 0.3 points
 CROSSING = {
     "ridge": -0.37, "logistic": -0.46, "inherited": -0.33, "procrustes": -0.47, "low-rank": -0.48, "average": -0.27
 }  # fmt: skip
-"""What crossing to an encoder that the images were not made for costs, in logits of accuracy, candidate by candidate.
-Measured by benchmarks/migrate.py; docs/over-time.md has how good the forecast was where it was not measured."""
+"""Candidate → the cost of crossing to an encoder that the images were not made for, in logits of accuracy. Measured
+by benchmarks/migrate.py; docs/over-time.md says how good forecasts are on other data."""
 _HALF = 0.5  # share of a fall in cross-validated accuracy that accuracy on photos shows, both in logits
 
 _KNOWN_FROM = {

@@ -30,7 +30,7 @@ _Value = TypeVar("_Value")
 _MOST_NAMED = 12  # runs named in a sentence
 _FEW = 3  # least number of distillation seeds for a table in a paper
 _OF_EACH_ROW = (*OF_EACH_SET, "encoder", "augment")
-"""What scores of two rows may differ in: the settings of the rows tell."""
+"""Differences between the scores of two rows that the rows' settings already show."""
 
 
 @dataclass(frozen=True)
@@ -244,7 +244,7 @@ def collect_runs(folder: Path | str) -> Runs:
 
 
 _Named = tuple[tuple[str, ...], str]
-"""The classes that a name is about, none for encoders, and the name."""
+"""The classes that a name is for (none for encoders), and the name."""
 
 
 def _named(run: RunRecord) -> list[tuple[tuple[str, ...], str, str]]:

@@ -15,11 +15,11 @@ from ..seeds import Stream, seed_of
 from ..store.records import Count, Meta, Share
 
 FEWEST = 3
-"""Fewest pairs of values, and encoders, for a rank correlation: that of two pairs is always ±1."""
+"""Fewest pairs of values, and encoders, for a rank correlation: with two pairs it is always ±1."""
 EXACT = 8
-"""For at most so many things every order is counted: 8! = 40,320."""
+"""Up to this many things, every order is counted: 8! = 40,320."""
 DRAWN = 9999
-"""Orders that are drawn for more things."""
+"""Number of random orders for more things."""
 
 _RESAMPLES = 9999
 _EXACT_SIGNS = 100  # most differences for an exact signed-rank test

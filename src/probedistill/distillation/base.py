@@ -22,7 +22,7 @@ from ..store.card import Licence
 from ..store.run_record import BaseRecord
 
 POOL = 20
-"""Views of each fixed image that steps choose from; as many as an evaluation fits a probe on."""
+"""Views of each fixed image from which steps choose; as many as an evaluation uses to fit a probe."""
 
 
 @dataclass(frozen=True, eq=False)

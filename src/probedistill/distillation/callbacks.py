@@ -104,7 +104,7 @@ class End:
 
     Attributes:
         step: Steps done.
-        finished: Whether all steps are done; otherwise it was stopped, or failed, and can go on.
+        finished: Whether all steps are done; otherwise it was stopped, or failed, and can be resumed.
         history: What was recorded.
     """
 
@@ -220,9 +220,9 @@ class Forecast(Callback):
     """One line about a run that takes long, once its first steps have been timed."""
 
     FROM = 600.0
-    """A run with at least so many seconds left takes long."""
+    """A run takes long if at least this many seconds are left."""
     STEPS, SECONDS = 3, 20.0
-    """The forecast is made after so many timed steps, or after so many seconds if they come first."""
+    """The forecast is made after this many timed steps, or after this many seconds, whichever comes first."""
 
     def __init__(self, enabled: bool = True) -> None:
         self.enabled = enabled

@@ -22,7 +22,7 @@ from ..config import Precision
 from ..errors import UserError, explained, option
 
 SAME = {"fp32": 1e-3, "bf16": 5e-2, "fp16": 5e-2}
-"""Relative distance of features up to which they are the same: rounding is far below, dropout far above."""
+"""Relative distance up to which features count as equal: rounding is far below, dropout far above."""
 
 
 def example_images(size: int, device: torch.device) -> Tensor:
@@ -149,7 +149,7 @@ def check_features(encode: Callable[[Tensor], Tensor], images: Tensor, *, name: 
 
 
 _MORE_PASSES = 32
-"""Passes over one image of an encoder that draws random numbers: a block that is left out one time in ten shows."""
+"""Further passes over one image if an encoder draws random numbers: reveals a block that is skipped one time in ten."""
 
 
 def _random_states(device: torch.device) -> list[Any]:
@@ -166,7 +166,7 @@ def is_plain(tensor: Tensor) -> bool:
 
 
 def is_alike(features: Any, others: Any, precision: Precision) -> bool:
-    """Whether features are the same but for rounding, or are none at all."""
+    """Whether features are equal except for rounding. If either is not a tensor of features, they count as alike."""
     both = all(isinstance(part, Tensor) and is_plain(part) for part in (features, others))
     return not both or _distance(features, others) <= SAME[precision]
 
@@ -177,7 +177,7 @@ def uneven_like(tensor: Tensor) -> Tensor:
 
 
 _PARTS = 4
-"""Parts of the features whose gradients are looked at one by one: any half of them in a row holds one."""
+"""Parts of the features whose gradients are checked one by one: any contiguous half contains a whole part."""
 
 
 @torch.enable_grad()
@@ -234,7 +234,7 @@ def check_gradient(encode: Callable[[Tensor], Tensor], images: Tensor, *, name: 
 
 
 _WRONG_SLOPE = 0.15
-"""Relative error of a gradient. Kinks of ReLUs make 0.1 of it; one of three channels that is cut off makes 0.2."""
+"""Relative error of a gradient. Kinks of ReLUs cause up to 0.1; cutting off one of three channels causes 0.2."""
 
 
 def _error_of_slope(encode: Callable[[Tensor], Tensor], images: Tensor, weights: Tensor, gradient: Tensor) -> float:

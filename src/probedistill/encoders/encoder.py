@@ -26,7 +26,7 @@ from .known import IMAGENET
 from .layers import features_with_layers, inner_layers
 
 Channels = tuple[float, float, float]
-"""A number for red, green and blue each."""
+"""A number for each of red, green and blue."""
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,

@@ -26,9 +26,9 @@ from .source import EncoderSource, Loaded, Output, optional
 from .weights import prefixes
 
 _CLASS_TOKENS = ("cls_token", "class_token", "class_embedding")
-"""What models call the token that stands for the whole image; it is the first."""
+"""Models' names for the token that stands for the whole image, which is the first one."""
 _NOT_SETTINGS = ("revision", "subfolder", "trust_remote_code", "dtype", "torch_dtype")
-"""Arguments of loading that a model's settings may also have; the first three find the settings themselves."""
+"""Arguments for loading that a model's settings may also contain; the first three locate the settings themselves."""
 
 
 def load_hf(repo: str, config: EncoderConfig) -> Loaded:

@@ -30,7 +30,7 @@ SOURCES = Registry(
         "module": ".encoders.module:SOURCE",
     },
 )
-"""Where encoders come from: the word before the colon."""
+"""Sources of encoders, by the word before the colon."""
 
 
 @own_torch_state()

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .encoder import Encoder
 
 YAML = (".yaml", ".yml")
-"""How the names of files of options end."""
+"""Endings of the names of option files."""
 _KINDS: dict[str, type] = {
     "input_size": int, "encoder_args": dict, "precision": str, "device": str, "features": str, "checkpoint_key": str,
 }  # fmt: skip

@@ -23,11 +23,11 @@ from .source import EncoderSource, Loaded
 from .weights import read_weights, take_size_of
 
 _ON_THE_HUB = ("hf-hub:", "hf_hub:")
-"""How names begin of models whose settings are on the Hugging Face hub, too."""
+"""How the names of models begin whose settings are also on the Hugging Face hub."""
 _OF_NO_LAYER = ("mask_token", "total_ops", "total_params", "n_averaged")
-"""Tensors that stand beside a model's own in some files, and that its features do not depend on."""
+"""Additional tensors in some files, on which a model's features do not depend."""
 _BESIDE = r"(decoder|projection_head|projector|predictor|prototypes|queue)[\d_]*([._]|$)"
-"""How the names begin of what self-supervised training puts beside a model."""
+"""How the names of tensors begin that self-supervised training adds to a model."""
 
 
 def load_timm(name: str, config: EncoderConfig) -> Loaded:

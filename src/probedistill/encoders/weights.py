@@ -88,7 +88,7 @@ class _LeftOutList:
 
 
 _MOST_CLASSES = 100
-"""Classes of objects in one file, which is read once more for each; trainers leave a few dozen."""
+"""Limit on classes of objects in a file, which is read once more for each; trainers store a few dozen."""
 
 
 def load_tensor_file(path: Path, failed: str, hint: str, *, leave_out: bool = False) -> Any:
@@ -216,7 +216,7 @@ def _several(called: str, where: str, names: Sequence[str]) -> UserError:
 
 
 _INNER_WRAPPER = re.compile(r"\b_(orig_mod|fsdp_wrapped_module|checkpoint_wrapped_module)\.")
-"""What `torch.compile`, FSDP and activation checkpointing put before the names of any part of a model."""
+"""What `torch.compile`, FSDP and activation checkpointing add before the name of any part of a model."""
 
 
 def _without_inner_wrappers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

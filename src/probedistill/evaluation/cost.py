@@ -12,7 +12,7 @@ from ..machine.progress import say
 from ..text import duration
 
 SAID_FROM = 60.0
-"""Seconds from which on the cost is said."""
+"""The cost is printed if it is at least this many seconds."""
 _BATCH = 16
 _FEW = 500  # passes, below which measuring is not worth it
 

@@ -26,7 +26,7 @@ CHOICES: dict[str, Callable[[FeatureBank, int, int], Tensor]] = {
     "herding": lambda bank, count, seed: herding(bank, count),
     "kmedoids": lambda bank, count, seed: k_medoids(bank, count, seed=seed),
 }
-"""Name of a baseline → the rows that it takes of a bank, so many of each class."""
+"""Name of a baseline → a function for the rows of a bank that it chooses, a number per class."""
 
 
 def real_set(

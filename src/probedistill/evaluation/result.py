@@ -30,7 +30,7 @@ DISTILLED, RANDOM_REAL, FULL_REAL = "distilled", "random real", "full real data"
 BASELINE_ROWS = {"random": RANDOM_REAL, "centroids": "centroids", "herding": "herding", "kmedoids": "k-means medoids"}
 """Baseline of real images → the name of its row."""
 NO_AUGMENTATION = ", no augmentation"
-"""Behind the name of a probe that was fitted on centre views alone."""
+"""Ending of the name of a probe that was fitted on only centre views."""
 KIND = "evaluation"
 _DEFAULT = EvaluateConfig()
 
@@ -102,7 +102,7 @@ class ScoredBy:
 
 @dataclass(frozen=True)
 class ScoredOn:
-    """Test images; ``images`` counts the readable ones, where `ImagesRecord` counts all."""
+    """Test images; ``images`` counts the readable ones, whereas `ImagesRecord` counts all."""
 
     spec: str
     split: str
@@ -132,7 +132,7 @@ class InheritedBy:
 
 
 OF_EACH_SET = ("images", "soft_labels", "train", "chosen_by")
-"""What scores of two sets may differ in and be compared: the sets themselves, and the baselines beside them."""
+"""Differences that do not prevent comparing the scores of two sets: the sets themselves, and their baselines."""
 
 
 @dataclass(frozen=True)
@@ -254,7 +254,7 @@ class Evaluation(Result):
                 return row
         return None
 
-    # ---- what it says
+    # ---- what the result shows
 
     def tables(self) -> list[Table]:
         """The scores, without empty columns, and without top-5 if there are only five classes."""

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 BLOCK = 16_384
-"""Rows of features that are worked on at a time."""
+"""Rows of features per block."""
 
 
 @dataclass(frozen=True)

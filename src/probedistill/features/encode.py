@@ -1,4 +1,4 @@
-"""Features of images: synthetic or real, as they are or of augmented views."""
+"""Features of images: synthetic or real, unaugmented or augmented."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def features_of(encoder: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     """Features of a batch by an encoder, whose checks have seen no more than a few images at a time.
 
     Raises:
-        UserError: The encoder fails with so many.
+        UserError: The encoder fails with this many images.
     """
     name, count = getattr(encoder, "name", "of one's own"), len(images)
     way_out = f"try {option('micro_batch', BATCH)}" if count > BATCH else f"let it take {BATCH} at a time"

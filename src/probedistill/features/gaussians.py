@@ -9,7 +9,7 @@ from ..seeds import Stream, seed_of
 from .statistics import ClassStatistics
 
 _PRIOR = 10.0
-"""Weight of the variance of all classes beside a class's own, in images: two images hardly have a variance."""
+"""Weight of all classes' variance relative to a class's own, in images: two images hardly have a variance."""
 
 
 def gaussian_features(statistics: ClassStatistics, per_class: int, *, seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -35,7 +35,8 @@ _KIND = "statistics"
 _BLOCK = 4_096  # rows per sum: 40 MB in float64 for 1,280 features
 _ROUNDING = 1e-6  # relative difference between two sums that should be equal
 ROUNDING_OF_FEATURES = 1e-5
-"""Share of a sum's length by which the sums of the same photos may differ: other batches and processors round so."""
+"""Share of a sum's length by which sums of the same photos may differ, due to rounding by other batch sizes and
+processors."""
 
 
 @dataclass(frozen=True, eq=False)

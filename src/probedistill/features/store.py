@@ -25,7 +25,7 @@ from .extract import extract_features
 from .shards import bank_files, key_of, plain_name
 
 _LARGEST_FILE = 2**31
-"""Bytes of views that are kept; more are made again when they are needed again."""
+"""Most bytes of views in a cached file; larger ones are computed again when they are needed."""
 
 
 @dataclass(frozen=True)

@@ -248,7 +248,7 @@ def _from_whole_chunks(webp: bytes) -> Image.Image | None:
 
 
 _WEBP_CHUNKS = (b"VP8X", b"ANIM", b"ANMF", b"ALPH", b"VP8 ", b"VP8L", b"EXIF")
-"""Chunks of a WebP with its pixels, and the one that says which way is up."""
+"""Chunks of a WebP with its pixels, and the one with its orientation."""
 
 _JPEG = b"\xff\xd8"
 _MARK = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # ends the compressed pixels of a scan
@@ -313,7 +313,7 @@ def _decode_once(file: BinaryIO) -> Image.Image:
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _ORIENTATION = (b"Raw profile type exif\0", b"Raw profile type APP1\0", b"XML:com.adobe.xmp\0")
-"""Keywords of PNG texts that may say which way is up, as an eXIf chunk does."""
+"""Keywords of PNG texts that may contain the orientation, like an eXIf chunk."""
 
 
 def _without_text(png: bytes, keep: tuple[bytes, ...]) -> bytes:

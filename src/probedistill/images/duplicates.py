@@ -17,7 +17,7 @@ from .labelled import LabelledImages
 def warn_of_duplicates(train: LabelledImages, test: LabelledImages | None = None) -> None:
     """Say in one line each how many pictures are in two classes, and how many test images are training images too.
 
-    Nothing is said of images whose source does not know their contents.
+    Images whose source does not know their contents are not compared.
     """
     if train.contents is None:
         return

@@ -11,7 +11,7 @@ RAW_SUFFIXES = frozenset(
         "pef", "raf", "raw", "rw2", "rwl", "sr2", "srf", "srw", "x3f",
     ]
 )  # fmt: skip
-"""How names of cameras' raw files end, without the dot. Some are TIFF files, of which Pillow would read a thumbnail."""
+"""Suffixes of cameras' raw files, without the dot. Some are TIFF files from which Pillow would read a thumbnail."""
 
 HEIC_BRANDS = frozenset([b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"])
 

@@ -244,7 +244,7 @@ def plain_name(name: str) -> str:
 
 
 def warn_of_alike(groups: Iterable[Sequence[str]]) -> None:
-    """Warn of a class that a group adds and that an earlier one has but for capitals, spaces, hyphens or accents' form.
+    """Warn if a group adds a class that differs from an earlier one only in capitals, spaces, hyphens or accents' form.
 
     Args:
         groups: The class names of each set, party or source that is put together.

@@ -256,7 +256,7 @@ def as_bytes(array: NDArray[Any], called: str, *, deep: bool = False) -> NDArray
 
 
 _OVERSHOOT = 0.02
-"""How far values may lie beyond [0, 1], as a bicubic resize or an optimiser without a clamp leaves them."""
+"""How far values may lie beyond [0, 1], as after a bicubic resize or an optimiser without a clamp."""
 
 
 def check_range(pixels: Any, called: str) -> None:

@@ -58,7 +58,7 @@ _TORCHVISION: dict[str, tuple[str, ...]] = {  # classification set → its split
 
 
 _UNREADABLE = (OSError, ValueError, SyntaxError)
-"""What torchvision's own reading of an image raises, where a set does not hand over paths."""
+"""Errors of torchvision's own reading of images, for sets that do not give paths."""
 
 
 @described("torchvision:NAME", options=("data_dir", "download"))

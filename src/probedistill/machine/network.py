@@ -25,9 +25,9 @@ from ..errors import UserError, first_line
 _log = logging.getLogger(__name__)
 _HUB = "https://huggingface.co"
 _PATIENCE = 2.0
-"""Seconds of waiting before a message says so."""
+"""Seconds before a message says that the command is waiting."""
 _MEMORY = 60.0
-"""Seconds for which an answer holds: a command may load ten encoders."""
+"""Seconds for which an answer is reused, because a command may load ten encoders."""
 _OF_THE_NETWORK = ("LocalEntryNotFoundError", "OfflineModeIsEnabled", "ConnectionError")
 """Names of the errors that libraries raise if they cannot ask the hub."""
 _WAITS = ("HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT")

@@ -15,7 +15,7 @@ from ..text import duration, encodable, printable
 LOG_EVERY = 15.0
 """Seconds between two lines in a log file."""
 DELAY = 1.0
-"""Seconds before a live bar appears: what is over by then needs none."""
+"""Seconds before a live bar appears: shorter work needs none."""
 
 
 class ProgressBar:

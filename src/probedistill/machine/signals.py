@@ -37,7 +37,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM or SIGHUP, where it ends the command as Ctrl-C does; its argument is the signal's number."""
+    """SIGTERM or SIGHUP, if it ends the command as Ctrl-C does; its argument is the signal's number."""
 
 
 class Stop:

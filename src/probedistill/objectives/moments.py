@@ -15,7 +15,7 @@ from ..methods import Normalization
 from .real import RealFeatures
 
 _MOST_DRAWS, _LEAST_DRAWS, _ALL_DRAWS = 256, 64, 2**16
-"""Draws of a class, at most and at least, and of all classes together."""
+"""Most and fewest draws per class, and most draws of all classes together."""
 
 
 class Draws:

@@ -14,9 +14,9 @@ from .arrays import Array
 from .ridge import fit_ridge
 
 RANK = 64
-"""Rank of `low_rank_affine`, Drift-Adapter's own."""
+"""Rank of `low_rank_affine`, as in Drift-Adapter."""
 RIDGE = 0.01
-"""Penalty of `low_rank_affine`, relative to the mean diagonal of the kernel: that of `InheritedProbe`."""
+"""Penalty of `low_rank_affine`, relative to the mean diagonal of the kernel, as in `InheritedProbe`."""
 
 
 def procrustes(target: Array, source: Array) -> tuple[Array, Array]:

@@ -27,7 +27,7 @@ from ..store.layout import CONFIG
 from .gather import RealImage, ShownRun
 
 NEIGHBOURS = 3
-"""Number of real images shown beside a distilled one."""
+"""Number of real images shown next to a distilled one."""
 
 REAL_PIXELS = 160
 """Side in pixels of a real image."""

@@ -11,7 +11,7 @@ from ..show.tables import NOTHING, Table, percent
 from .gather import ShownRun
 
 _OF_EACH_LINE = (*OF_EACH_SET, "encoder", "augment", "class_names")
-"""What two lines may differ in: the line says it, "What differs" does, or the order of the classes is all."""
+"""Differences between lines that need no note: the line or "What differs" shows them, or only classes are reordered."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class ScoreTable:
     columns: tuple[str, ...]
     lines: tuple[Line, ...]
     unlike: tuple[str, ...] = ()
-    """What the lines were scored by that is not the same for all, in the words of the options."""
+    """Names of the options that differ between the lines' protocols."""
 
     @property
     def has_spread(self) -> bool:

@@ -226,7 +226,7 @@ def with_names(kept: KeptSet, renamed: Mapping[str, str]) -> KeptSet:
 
 
 def _renamed_file(name: str, class_names: Sequence[str], renamed: Mapping[str, str]) -> str:
-    """The name of a file below the folder of its class, where that folder has the new name of the class."""
+    """The name of a file below the folder of its class, with the new name of the class as the folder."""
     old = _class_of_file(name, class_names)
     parts = name.split("/")
     return "/".join(renamed.get(old, part) if old == plain_name(part) else part for part in parts) if old else name

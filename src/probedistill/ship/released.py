@@ -20,7 +20,7 @@ from ..store.run_record import RunRecord, read_run
 from ..store.sums import file_digest
 
 PLACE = Path(__file__).parents[1] / "sets"
-"""Where they lie in the package: a folder each, as `export` writes it."""
+"""Their place in the package: a folder for each, as written by `export`."""
 
 
 def released_names() -> list[str]:

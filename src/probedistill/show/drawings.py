@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 COLOURS = ("#3b7dd8", "#d27f00", "#ae4384", "#04ab53", "#8e52a7", "#fe524c", "#279ed3", "#b84b00", "#9c8f8f", "#955b59")
-"""One for each class, line or series: see `colour`.
+"""Colours of classes, lines and series: see `colour`.
 
-Each stands out from white and from dark pages (3:1). They differ for readers who see no red or no green as well, for
-whom blue and purple, orange and olive are easily one colour, and neighbours differ in grey print.
+Each stands out from white and from dark pages (3:1). They also differ for readers who see no red or no green, to whom
+blue and purple, or orange and olive, easily look the same. Neighbours differ in grey print.
 """
 _SHADES = ((0.0, 0.0), (0.0, 0.36), (1.0, 0.42))  # (0 black or 1 white, share to mix in): plain, darker, paler
 

@@ -97,7 +97,7 @@ class Result:
     def to_pandas(self, table: int = 0) -> Any:
         """One of the tables as a ``pandas.DataFrame``.
 
-        A column of numbers is one of floats, as they are shown: percent as percent, NaN for a dash; whole numbers are
+        A column of numbers has floats, with the values as shown: percent as percent, NaN for a dash; whole numbers are
         integers. A column of means with spreads becomes two, the second with `` ±`` after its name.
 
         Args:

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 NOTHING = "–"
-"""Shown in place of a missing number."""
+"""Shown instead of a missing number."""
 _NAME, _WORD = 30, 12
-"""Letters of a row's name, and of another word, that are not broken."""
+"""Words up to these lengths are never broken: names of rows, and other words."""
 _NUMBER = re.compile(r"[-+−]?[\d.,]+(?:e[-+]?\d+)?%?")
 
 

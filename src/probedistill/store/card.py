@@ -92,7 +92,7 @@ def card_text(folder: Path, about: CardOf) -> str:
     """The card of a set.
 
     Args:
-        folder: The folder of the set, for what lies beside the images.
+        folder: The folder of the set, for the files next to the images.
         about: The set.
     """
     parts = [
@@ -371,7 +371,7 @@ def published(spec: str) -> str:
 
 
 _PATH = re.compile(r"(?<!\w)[A-Za-z]:[\\/][^:]*|(?<![\w.-])(~\w*|\.{1,2})?[\\/][^:]*|[^\s:]*\\[^:]*")
-"""A path that tells something about this machine: absolute, of a home folder, or upwards from where one is."""
+"""A path that reveals something about this machine: absolute, below a home folder, or above the current folder."""
 
 
 def _last(path: str) -> str:

@@ -75,7 +75,7 @@ RUN = "run.json"
 IMAGES = "images"
 METADATA = "metadata.parquet"
 OLD_METADATA = "metadata.jsonl"
-"""The same in sets that were written before 0.2.0 was released."""
+"""The same in sets that were written before release 0.2.0."""
 TENSORS = "tensors.safetensors"
 SUMS = "SHA256SUMS"
 CONFIG = "config.yaml"
@@ -90,14 +90,14 @@ LOCK = ".lock"
 EVALUATIONS = "evaluation-*.json"
 """Every file of `scores_file`."""
 SHADOWS = "audit-shadows"
-"""Folder of what ``audit`` keeps of each shadow set."""
+"""Folder of what ``audit`` keeps for each shadow set."""
 STATISTICS = "statistics-*.stats"
 """Every file of `statistics_file`."""
 BY_COMMANDS = (EVALUATIONS, "geometry.*", "bias.*", "audit.*", "audit-pairs.png")
 """What other commands leave in the folder of a run."""
 
 SUFFIXES = {"png": "png", "webp": "webp", "jpeg": "jpg"}
-"""Image formats that a set is kept in, with the suffix of a file's name."""
+"""Image format of a set → suffix of its file names."""
 
 _NAME_BYTES = 200  # file systems allow 255; a number in front and temporary names need some of them
 # Windows refuses these, with or without a suffix. Hugging Face's imagefolder reads metadata.* as labels.

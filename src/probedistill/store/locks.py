@@ -13,7 +13,7 @@ from .files import cannot_write, make_folder, without_traces
 from .layout import LOCK
 
 PATIENCE = 60.0
-"""Seconds that a command waits for another one that writes a result into the folder."""
+"""Seconds to wait for another command that is writing a result into the folder."""
 
 
 @contextmanager

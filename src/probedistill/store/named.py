@@ -17,7 +17,7 @@ from ..machine.places import cache_folder
 from ..registry import Registry
 
 RUN_SOURCES = Registry("run source", {"hub": ".ship.hub:fetch", "set": ".ship.released:unpack"})
-"""The word before the colon → a function that takes what is behind it and gives a folder of this machine."""
+"""The word before the colon → a function from the part after it to a folder on this machine."""
 
 
 def run_folder(run: Path | str) -> Path:
@@ -58,7 +58,7 @@ def check_path(path: Path) -> None:
 
 
 HUB, SETS = "hub", "sets"
-"""Folders of the cache that hold sets from elsewhere."""
+"""Folders of the cache for sets from elsewhere."""
 _RESULTS = ".results"
 
 

@@ -66,7 +66,7 @@ def record_bytes(record: Any, *, kind: str | None = None) -> bytes:
 
 
 def sealed(content: dict[str, Any]) -> dict[str, Any]:
-    """The content of a record's file with its digest, which is made anew after an edit."""
+    """The content of a record's file with its digest, which is renewed after an edit."""
     content = {key: value for key, value in content.items() if key != SEAL}
     return {**content, SEAL: _seal(content)}
 

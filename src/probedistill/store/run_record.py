@@ -39,7 +39,7 @@ class EncoderRecord:
         dim: Number of features.
         precision: Arithmetic inside the encoder.
         weight: Factor of its objective in the loss.
-        mean, std: Of its input, per channel, for images in [0, 1]; ``None`` in records of earlier versions.
+        mean, std: Normalisation of its input, per channel, for images in [0, 1]; ``None`` in older records.
     """
 
     name: str
@@ -154,7 +154,7 @@ class PrivacyRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class StatisticsRecord:
-    """The encoder, views, classes and images of sums. Files can be merged if all but `class_names` and `parts` is
+    """The encoder, views, classes and images of sums. Files can be merged if all but `class_names` and `parts` are
     equal.
 
     Attributes:
