@@ -97,7 +97,7 @@ def audited(class_names: Sequence[str]) -> Audit:
         MadeBy("clp", "tiny"), EncoderAbout(SCRIPT, "ab", 24), ImagesRecord("folder:photos", "train", 60, "cd" * 32),
         "real", {"pixels": Measure("grey values", True, (0.1, 0.1, 0.2, 0.3, 0.4))},
         tuple(Audited(name, {"pixels": match}) for name in class_names),
-        (Stored("3 images", "they started from photos"),), True, None,
+        (Stored("3 images", "they began as photos"),), True, None,
         Membership(6, 6, 60, 40, (Attack("probe", "online", 0.6, (0.5, 0.7), 0.02, (0.01, 0.03)),)),
     )  # fmt: skip
 

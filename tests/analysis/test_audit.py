@@ -238,8 +238,8 @@ def test_images_that_started_from_photos_are_copies_and_noise_is_not(made, tmp_p
         one.matches["structure"].photo for one in copies.audited
     }
     assert len(noise.suspects) <= 3
-    assert any("started from photos" in line for line in copies.findings())
-    assert not any("started from photos" in line for line in noise.findings())
+    assert any("began as photos" in line for line in copies.findings())
+    assert not any("began as photos" in line for line in noise.findings())
     assert "evolution/" in {one.what for one in copies.stored}
     assert "evolution/" not in {one.what for one in noise.stored}
     for result in (copies, noise):

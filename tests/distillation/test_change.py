@@ -288,7 +288,7 @@ def test_forgotten_class_goes_with_its_images_its_sums_and_its_part_in_the_head(
     assert left.head.weight.shape[0] == 3
     assert left.run.forgotten == ("dog",)
     assert left.run.images.count == 18
-    assert any("May remain" in note and "started from averages of photos" in note for note in notes)
+    assert any("May remain" in note and "began as averages of photos" in note for note in notes)
     assert torch.equal(DistilledSet.load(tmp_path / "out").float_images, left.float_images)
 
 

@@ -240,7 +240,7 @@ class Audit(Analysis):
             )
         if self.begun_from in _EXPECT:
             found.append(
-                f"The images started from {BEGINNINGS[self.begun_from]}: expect to see {_EXPECT[self.begun_from]}."
+                f"The images began as {BEGINNINGS[self.begun_from]}: expect to see {_EXPECT[self.begun_from]}."
             )
         if self.membership is None:
             found.append("Membership was not measured; add --shadows 16 to measure it.")
@@ -490,7 +490,7 @@ def _stored(distilled: DistilledSet, folder: Path | None) -> tuple[Stored, ...]:
     """What the set's folder contains, and what that reveals about the photos."""
     run = distilled.run
     known = BEGINNINGS.get(run.begun_from)
-    began = f"they started from {known}" if known else "start unknown"
+    began = f"they began as {known}" if known else "start unknown"
     found = [Stored(f"{len(distilled)} images", f"optimised to carry what the photos show of their classes; {began}")]
     if distilled.soft_labels is not None:
         found.append(Stored("soft labels", "how similar classes are, according to a head trained on the photos"))

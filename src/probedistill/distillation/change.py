@@ -433,7 +433,7 @@ def _what_remains(left: KeptSet, classes: Sequence[str], hit: Sequence[str], red
         )
     run = left.distilled.run
     if not redistil and run.baseline is None:
-        began = f" Some of them started from {BEGINNINGS[run.begun_from]}." if run.began_as_photos else ""
+        began = f" Some of them began as {BEGINNINGS[run.begun_from]}." if run.began_as_photos else ""
         notes.append(
             "May remain: the other images are unchanged, but were optimised together with what was removed."
             + began

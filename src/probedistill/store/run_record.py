@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _HINT = "make it again or restore it"
 _UNKNOWN = "unknown"
 BEGINNINGS = {"real": "photos", "blend": "blends of photos", "average": "averages of photos", "noise": "noise"}
-"""What the images of a run started from → the same in words, ordered by how much of a photo they may show."""
+"""What the images of a run began as → the same in words, ordered by how much of a photo they may show."""
 
 
 @dataclass(frozen=True, kw_only=True)
