@@ -183,7 +183,9 @@ def test_command_names_the_likeliest_classes_of_each_photo(encoder, photos, tmp_
         assert [row["percent"], row["percent 2"]] == [f"{100 * share:.1f}" for share in sorted(shares)[:0:-1]]
         assert "class 4" not in row
     assert list(json.loads(run_cli("--json", *command).out)["rows"][0]) == ["photo", "class", "percent"]
-    assert "dog [b]" in run_cli(*command, "--top", 3).out
+    shown = run_cli(*command, "--top", 3).out
+    assert "dog [b]" in shown
+    assert not re.search(r"│ +\d[\d.]* │  +[a-z=]", shown), "class 2 is text, aligned as such"
     assert "top 0 must be at least 1" in run_cli(*command, "--top", 0).error()
 
 

@@ -68,6 +68,15 @@ def test_no_number_is_folded_or_cut_on_a_narrow_page():
         assert set(numbers) <= words, width
 
 
+def test_text_between_numbers_is_aligned_to_the_left():
+    table = Table(
+        "", ("photo", "class", "%", "class 2", "% 2"), (("a.jpg", "cat", "60", "dog", "40"),), left=2, texts=(3,)
+    )
+    for made in (table.rich(), table.fitting(100)):
+        assert [column.justify for column in made.columns] == ["left", "left", "right", "left", "right"]
+    assert '<td>dog</td><td class="number">40</td>' in table.html()
+
+
 _ROWS = (
     ("class-mean features", "logistic", "10", "86.7 ± 10.1", "+13.3"),
     ("set:clothing-mobilenetv1", "ridge", "3,068", "7.5 ± 0.0", "–"),

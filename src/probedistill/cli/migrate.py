@@ -156,7 +156,8 @@ def predict(
         found = [(names[i], percent(row[i])) if np.isfinite(row[i]) else ("", "") for i in best]
         rows.append((str(file), *itertools.chain(*found)))
     more = ((f"class {place}", f"percent {place}") for place in range(2, min(top, len(names)) + 1))
-    table = Table("", ("photo", "class", "percent", *itertools.chain(*more)), tuple(rows), left=2)
+    columns = ("photo", "class", "percent", *itertools.chain(*more))
+    table = Table("", columns, tuple(rows), left=2, texts=tuple(range(3, len(columns), 2)))
     if csv is None:
         show(table)
         return

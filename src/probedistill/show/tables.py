@@ -41,6 +41,7 @@ class Table:
         sections: Indices of the rows that begin a new section.
         dim: Indices of the rows that are shown faintly, such as baselines.
         left: Number of text columns at the start; the other columns are numbers, aligned to the right.
+        texts: Indices of text columns among these.
     """
 
     title: str
@@ -50,6 +51,10 @@ class Table:
     sections: tuple[int, ...] = field(default=(), repr=False)
     dim: tuple[int, ...] = field(default=(), repr=False)
     left: int = field(default=1, repr=False)
+    texts: tuple[int, ...] = field(default=(), repr=False)
+
+    def _is_text(self, column: int) -> bool:
+        return column < self.left or column in self.texts
 
     def rich(self) -> RichTable:
         """The table for a terminal. Names in it are shown literally, without mark-up."""
@@ -61,7 +66,7 @@ class Table:
         )  # fmt: skip
         for number, column in enumerate(self.columns):
             table.add_column(
-                _plain(column), justify="left" if number < self.left else "right", overflow="fold",
+                _plain(column), justify="left" if self._is_text(number) else "right", overflow="fold",
                 min_width=self._narrowest(number),
             )  # fmt: skip
         for number, row in enumerate(self.rows):
@@ -86,9 +91,9 @@ class Table:
         # numbers, then to headings up to nine letters, to text, and to the rest of the headings.
         heads = [_widest([column]) for column in self.columns]
         bodies = [_widest([row[number] for row in self.rows]) for number in range(each)]
-        text, numbers = range(self.left), range(self.left, each)
-        wishes = [(n, bodies[n]) for n in numbers] + [(n, min(heads[n], 9)) for n in range(each)]
-        for number, wish in [*wishes, *((n, bodies[n]) for n in text), *enumerate(heads)]:
+        text = [(n, bodies[n]) for n in range(each) if self._is_text(n)]
+        numbers = [(n, bodies[n]) for n in range(each) if not self._is_text(n)]
+        for number, wish in [*numbers, *((n, min(heads[n], 9)) for n in range(each)), *text, *enumerate(heads)]:
             more = min(room, max(0, wish - widths[number]))
             widths[number] += more
             room -= more
@@ -120,7 +125,7 @@ class Table:
         def line(cells: Sequence[str], *, head: bool) -> str:
             found = []
             for number, cell in enumerate(cells):
-                kind = "" if number < self.left else ' class="number"'
+                kind = "" if self._is_text(number) else ' class="number"'
                 inside = html.escape(printable(cell, lines=True)).replace("\n", "<br>")
                 scope = "col" if head else "row" if number == 0 else ""
                 found.append(f'<th scope="{scope}"{kind}>{inside}</th>' if scope else f"<td{kind}>{inside}</td>")
