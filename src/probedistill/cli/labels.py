@@ -10,6 +10,7 @@ from ..config import EncoderConfig, ImagesConfig
 from ..errors import UserError
 from ..store.layout import CONFIG
 from ..store.named import check_own, run_folder
+from ..text import counted
 from .app import Cache, EncoderOptions, Folder, Images, Progress, command, show
 
 if TYPE_CHECKING:
@@ -77,8 +78,8 @@ def label(
         before = distilled.run.images
         if not distilled.run.made_elsewhere and before.fingerprint != train.fingerprint:
             warnings.warn(
-                f"{str(folder)!r} was made from other images ({before.spec}, now {train.spec}), or files have "
-                "changed or have new dates",
+                f"{str(folder)!r} was made from other images: {before.spec} with {counted(before.count, 'image')}, now "
+                f"{train.spec} with {len(train):,}; if that is the same place, files have come, gone or changed",
                 stacklevel=2,
             )
         # The run's own features, so that they are found in the cache.
