@@ -239,7 +239,8 @@ def test_which_options_have_no_effect_depends_on_the_encoder(folder, tmp_path):
 
     assert said(random_encoder("test_vit")) == [
         "canvas.blend 5 is for canvas.init average or blend, but canvas.init is real",
-        "aim transfer needs inner layers, but 'test_vit' provides none; convolutional timm models do",
+        "aim transfer needs inner layers, but those of 'test_vit' cannot be used; "
+        "those of convolutional timm models can",
     ]
     assert said(random_encoder()) == []
 

@@ -90,10 +90,13 @@ def test_a_misspelt_option_of_an_encoder():
         ),
         (
             ["--aim", "transfer", "--canvas.init", "noise"],
-            "aim transfer needs inner layers, but 'helpers_encoders:tiny' provides none",
+            "aim transfer needs inner layers, but those of 'helpers_encoders:tiny' cannot be used",
         ),
-        (["--layer-weight", 2], "layer_weight 2.0 needs inner layers, but 'helpers_encoders:tiny' provides none"),
-        (["--layers", 2], "layers 2 needs inner layers, but 'helpers_encoders:tiny' provides none; convolutional"),
+        (["--layer-weight", 2], "layer_weight 2.0 needs inner layers, but those of 'helpers_encoders:tiny' cannot"),
+        (
+            ["--layers", 2],
+            "layers 2 needs inner layers, but those of 'helpers_encoders:tiny' cannot be used; those of",
+        ),
         (["--clp.ridge", 3, "--canvas.blend", 3], None),
         (["--method", "sfm", "--preset", "paper"], None),
         (["--method", "sfm", "--clp.ridge", 3, "--grid", "method", "sfm,clp"], None),

@@ -198,7 +198,8 @@ class BiasReport(Analysis):
         if len(entries) > 1:
             shares = ("(no share)" if entry.share is None else f"{entry.share:.2f}" for entry in entries)
             names = (f"{_called(entry)} {share}" for entry, share in zip(entries, shares, strict=True))
-            yield "background share, lowest first: " + ", ".join(names)
+            ends = "0: they resemble only the object, 1: only the background"
+            yield f"background share, lowest first ({ends}): {', '.join(names)}"
 
     def _wrong_objects(self) -> Iterator[str]:
         for entry in self.entries:
@@ -233,7 +234,9 @@ class BiasReport(Analysis):
         if named:
             summary += f" Usual in training: {_listed(named)}."
         if entry.share is not None:
-            summary += f" Background share of the distilled images: {entry.share:.2f}."
+            summary += (
+                f" Background share of the distilled images: {entry.share:.2f} (1: no resemblance to the object)."
+            )
         series = {name: np.array([100 * one.groups[g] for g in self.groups]) for name, one in scores.items()}
         rows = tuple(
             (name, *(percent(one.groups[g]) for g in self.groups), percent(one.worst_group), percent(one.gap))

@@ -33,7 +33,8 @@ def bias(
 
     Prints the accuracy per group (class/background) of probes trained on the distilled images, on all real images and
     on random real ones, and the cosine similarity of each class's distilled image to its usual background and to its
-    object (the background share counts negative values as 0). With three or more encoders, it also shows whether
+    object. The background share is the first of these two numbers divided by their sum, negative values counted as 0:
+    images at 0 resemble only the object, at 1 only the background. With three or more encoders, it also shows whether
     distilled images rank them as real data do. Results go to bias.json and bias.png.
 
     Parameters

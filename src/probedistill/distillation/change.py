@@ -409,8 +409,8 @@ def _not_named(kept: KeptSet, removed: Sequence[ClassStatistics]) -> list[str]:
         return []
     which = ", ".join(map(repr, names))
     return [
-        f"Not proven: {which} is not among the parts that {kept.name!r} lists. Its sums are consistent with photos of "
-        "the run, but with many more photos than features, sums of other photos may be, too."
+        f"Not proven that these photos were in {kept.name!r}: {which} is not among the parts that {kept.name!r} lists. "
+        "The sums fit, but if there are many more photos than features, those of other photos may fit, too."
     ]
 
 

@@ -336,5 +336,7 @@ def without_effect(config: DistillConfig, wished: DistillConfig, encoders: Seque
     if config.layers and any(asked.values()) and not any(one.with_layers(config.layers).widths for one in encoders):
         first = next(name for name, is_asked in asked.items() if is_asked)
         names = " and ".join(repr(encoder.name) for encoder in encoders)
-        found.append(f"{first} needs inner layers, but {names} provides none; convolutional timm models do")
+        found.append(
+            f"{first} needs inner layers, but those of {names} cannot be used; those of convolutional timm models can"
+        )
     return found

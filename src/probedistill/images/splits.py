@@ -139,8 +139,9 @@ def load_training(
     held_out = testing is None and not everything
     if held_out and independent:
         raise UserError(
-            f"images {source.spec!r} have no test split, and holding images out would break the privacy promise: one "
-            "image can change which others are held out; add --all-images, or give the images a test split"
+            f"images {source.spec!r} have no test split, so some would be held out for testing, which breaks the "
+            f"promise of {option('epsilon')}: one image can change which others are held out; add "
+            f"{option('all_images', True)} to sum all of them, or give the images a test split"
         )
     images = source.load(training, wanted)
     check_classes_of_images(images.class_names, f"images {images.spec!r}")

@@ -264,11 +264,14 @@ def _check_fits(first: KeptSet, other: KeptSet) -> None:
             f"images of {first.name!r} and {other.name!r} have {' and '.join(map(str, sides))} px; distil one again "
             f"with the other's {option('canvas.size')}"
         )
-    if mine.run.config.augment.settled() != its.run.config.augment.settled():
-        raise UserError(
-            f"{first.name!r} and {other.name!r} were distilled with different views ({option('augment')}), but a set "
-            "has one kind of views; distil one of them again"
-        )
+    views, its_views = (vars(one.run.config.augment.settled()) for one in (mine, its))
+    for name, value in views.items():
+        if value != its_views[name]:
+            raise UserError(
+                f"{first.name!r} and {other.name!r} were distilled with different views (augment.{name} {value} and "
+                f"{its_views[name]}), and probes would train on those of {first.name!r} alone; distil one of them "
+                "again with the views of the other"
+            )
 
 
 def _merged_statistics(sets: Sequence[KeptSet]) -> tuple[tuple[ClassStatistics, ...], list[str]]:
