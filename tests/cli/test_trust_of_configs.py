@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import html
+import re
 import shlex
 
 import pytest
 import yaml
+
+from probedistill.store.run_record import read_run
 
 CODE = "module:os:system"
 
@@ -47,3 +51,15 @@ def test_the_printed_command_runs_unchanged(distil_cli, run_cli, tmp_path):
     assert words[-1] == "--trust"  # the tests' encoder is a module: encoder
     again = run_cli(*words[1:], "--no-progress", "--seeds", 1, "--views", 1, trust=False)
     assert again.code == 0, again.err
+
+
+def test_the_command_of_a_card_and_of_a_report_runs_unchanged(distil_cli, run_cli, tmp_path):
+    """It makes the set again; a file that names code or local weights is followed with --trust alone."""
+    made = distil_cli("--out", tmp_path / "run", steps=1)
+    assert made.code == 0, made.err
+    assert run_cli("report", tmp_path / "run", "--out", tmp_path / "report.html").code == 0
+    page = html.unescape((tmp_path / "report.html").read_text("utf-8"))
+    (command,) = set(re.findall(r"probedistill distill --config [^<\n]*-again", page))
+    assert run_cli(*shlex.split(command)[1:], trust=False).code == 0
+    assert read_run(tmp_path / "run-again").config.steps == 1
+    assert "probedistill distill --config config.yaml --trust --out again" in (tmp_path / "run/README.md").read_text()

@@ -104,7 +104,7 @@ def test_the_command_is_the_one_that_makes_the_set_again(photos, run_cli, report
     config.write_text(f"images: folder:{photos}\nencoder: {TINY}\n")
     real, small, theirs = (tmp_path / name for name in ("real", "small", "theirs"))
     assert run_cli("baseline", "--config", config, "--save", "random", "--seed", 3, "--out", real).code == 0
-    assert f"probedistill baseline --config {real}/config.yaml --save random" in report(real).text
+    assert f"probedistill baseline --config {real}/config.yaml --trust --save random" in report(real).text
     assert f"--seed 3 --out {real}-again" in report(real).text
     assert run_cli("export", real, "--out", small).code == 0
     assert run_cli("import", real / "images", "--out", theirs).code == 0

@@ -18,6 +18,8 @@ from urllib.parse import quote as url_quote
 
 import yaml
 
+from ..encoders.trust import not_followed, read_yaml
+from ..errors import UserError
 from ..text import counted, printable
 from .files import whole_file
 from .layout import CARD, CONFIG, HELD_OUT, IMAGES, PREVIEW, STATISTICS
@@ -314,18 +316,23 @@ def command_again(run: RunRecord, file: Path, *, shown: str = CONFIG, out: str =
         out: The folder that the command names, likewise.
 
     Returns:
-        ``None`` if no command does: another program made it, it came from other sets or from statistics, or it was made
-        in Python of images or of an encoder that the file does not name.
+        ``None`` if no command does: another program made it, it came from other sets or from statistics, it was made in
+        Python of images or of an encoder that the file does not name, or the file is damaged.
     """
     of_others = run.export or run.statistics or run.parts or run.forgotten or run.renamed or run.base
     if run.made_elsewhere or of_others or not file.is_file():
         return None
-    if not {"images", "encoder"} <= set(re.findall(r"^(\w+):", file.read_text(encoding="utf-8"), flags=re.MULTILINE)):
+    try:
+        content = read_yaml(file, f"config {str(file)!r}")
+    except UserError:
         return None
+    if not {"images", "encoder"} <= content.keys():
+        return None
+    flags = f"--config {shown}" + (" --trust" if not_followed(content) else "")
     if run.config.steps:
-        return f"probedistill distill --config {shown} --out {out}"
+        return f"probedistill distill {flags} --out {out}"
     options = f"--images-per-class {run.config.images_per_class} --seed {run.config.seed}"
-    return f"probedistill baseline --config {shown} --save {quote(run.method)} {options} --out {out}"
+    return f"probedistill baseline {flags} --save {quote(run.method)} {options} --out {out}"
 
 
 def _citation(run: RunRecord) -> str:
