@@ -173,6 +173,21 @@ def test_scores_made_in_different_ways_are_not_averaged(made, photos, tmp_path):
     assert any("No scores: a1, b" in sentence for sentence in found.findings())
 
 
+def test_epochs_are_compared_between_runs_whose_probes_have_epochs(made, tmp_path):
+    runs = shutil.copytree(made, tmp_path / "runs")
+    for name, epochs in {"a1": 7, "deep/a2": 8}.items():
+        (path,) = (runs / name).glob("evaluation-*.json")
+        scores = load_evaluation(path)
+        path.unlink()
+        rows = (*scores.rows, *(replace(row, probe="sgd") for row in scores.rows))
+        protocol = replace(scores.context.protocol, probes=["ridge", "sgd"], epochs=epochs)
+        replace(scores, rows=rows, context=replace(scores.context, protocol=protocol)).save(path)
+    with pytest.warns(UserWarning, match="leaving out the scores in .*a2.* different epochs than those of 'a1'"):
+        found = collect_runs(runs)
+    accuracies = [one for group in found.groups for one in group.accuracies]
+    assert {one.probe: one.folders for one in accuracies} == {"ridge": ("a0", "a1"), "sgd": ("a1",)}
+
+
 def test_folders_without_runs(run_cli, tmp_path):
     assert "is not a folder" in run_cli("runs", tmp_path / "nothing").error()
     assert "contains no runs" in run_cli("runs", tmp_path).error()

@@ -570,8 +570,20 @@ def test_rows_of_an_earlier_evaluation_are_kept(evaluate_cli, run):
     assert {probe for _, probe in rows()} == {"ridge", "logistic"}
     assert call("ridge").code == 0
     assert len(rows()) == len(set(rows())), "rows are replaced, not repeated"
-    assert call("ridge", "--epochs", 7).code == 0
+    assert call("ridge", "--full-views", 3).code == 0
     assert rows() == first, "another protocol has no place in the same table"
+
+
+def test_the_number_of_epochs_matters_to_probes_that_have_epochs(evaluate_cli, run):
+    def probes(*arguments):
+        assert evaluate_cli("--encoder", TINY, *arguments).code == 0
+        found = json.loads(next(run.glob("evaluation-*.json")).read_text())
+        return {row["probe"] for row in found["rows"]}, found["context"]["protocol"]["epochs"]
+
+    assert probes("--probes", "ridge")[0] == {"ridge"}
+    assert probes("--probes", "sgd", "--epochs", 7) == ({"ridge", "sgd"}, 7)
+    assert probes("--probes", "logistic", "--full-epochs", 9) == ({"ridge", "sgd", "logistic"}, 7)
+    assert probes("--probes", "sgd", "--epochs", 8) == ({"sgd"}, 8)
 
 
 def test_gap_and_gain_use_all_rows_in_the_table(evaluate_cli, run):

@@ -292,6 +292,9 @@ def test_scores_of_different_protocols_are_marked(run, report, tmp_path):
     assert "cannot be compared" not in page.text
     scores = evaluation(("cat", "dog", SCRIPT), 3)
     other = replace(scores.context.encoder, name="x")
+    context = replace(scores.context, protocol=replace(scores.context.protocol, epochs=7), encoder=other)
+    replace(scores, context=context).save(second / "evaluation-tiny.json")
+    assert "cannot be compared" not in report(run, second).text, "a ridge probe has no epochs"
     context = replace(scores.context, protocol=EvaluateConfig(views=3), encoder=other)
     replace(scores, context=context).save(second / "evaluation-tiny.json")
     assert "These rows cannot be compared. They were scored in different ways (views)." in report(run, second).text

@@ -9,7 +9,7 @@ import textwrap
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -225,7 +225,7 @@ def collect_runs(folder: Path | str) -> Runs:
     for name, one in settings.items():
         together.setdefault((runs[name].class_names, *one.items()), []).append(name)
     groups = []
-    first: dict[str, tuple[str, Context]] = {}
+    scored: dict[tuple[str, tuple[str, ...]], _Scored] = {}
     for members in together.values():
         members.sort(key=lambda name: runs[name].config.seed)
         seeds = {name: None if runs[name].made_elsewhere else runs[name].config.seed for name in members}
@@ -236,7 +236,7 @@ def collect_runs(folder: Path | str) -> Runs:
                 seeds=tuple(seeds.values()),
                 finished=all(runs[name].finished for name in members),
                 settings={key: own[key] for key in differ if key in own},
-                accuracies=_accuracies(folder, seeds, first),
+                accuracies=_accuracies(folder, seeds, scored),
                 seconds=statistics.fmean(runs[name].seconds for name in members),
             )
         )
@@ -288,19 +288,37 @@ def _by_seed(seeds: Sequence[int | None], values: Sequence[_Value]) -> list[list
     return list(found.values())
 
 
+@dataclass
+class _Scored:
+    """How runs were scored that are to be compared: what they may differ in, and runs that show all the rest."""
+
+    may_differ: Sequence[str]
+    runs: list[tuple[str, Context]] = field(default_factory=list)
+
+    def otherwise(self, name: str, context: Context) -> tuple[str, list[str]]:
+        """The run that another one cannot be compared with, and what they differ in; add it if there is none."""
+        for whose, theirs in self.runs:
+            if other := [what for what in theirs.differences(context) if what not in self.may_differ]:
+                return whose, other
+        if not any(context.with_epochs <= theirs.with_epochs for _, theirs in self.runs):
+            self.runs.append((name, context))
+        return "", []
+
+
 def _accuracies(
-    folder: Path, seeds: Mapping[str, int | None], first_of_all: dict[str, tuple[str, Context]]
+    folder: Path, seeds: Mapping[str, int | None], earlier: dict[tuple[str, tuple[str, ...]], _Scored]
 ) -> tuple[Accuracy, ...]:
     """The scores of these runs; scores that cannot be averaged with the others are left out with a warning.
 
     Args:
         folder: The folder of all runs.
         seeds: Run → seed.
-        first_of_all: Encoder → the first run of an earlier row, and how it was scored. There is a warning if these
-        runs were scored otherwise. Missing encoders are added.
+        earlier: Encoder and classes → how the runs of earlier rows were scored. There is a warning if these runs
+            were scored otherwise; else they are added.
     """
     found: dict[tuple[str, str], dict[str, float]] = {}
-    first: dict[str, tuple[str, Context]] = {}  # encoder → run, and how it was scored
+    kept: dict[str, _Scored] = {}
+    warned: set[str] = set()
     for name in seeds:
         for path in sorted(results_folder(folder / name).glob(EVALUATIONS)):
             try:
@@ -308,18 +326,21 @@ def _accuracies(
             except UserError as error:
                 warnings.warn(f"{error}; it is left out", stacklevel=2)
                 continue
-            encoder = f"{result.context.encoder.name} at {result.context.encoder.input_size} px"
-            whose, context = first.setdefault(encoder, (name, result.context))
-            if other := [what for what in context.differences(result.context) if what not in OF_EACH_SET]:
+            context = result.context
+            encoder = f"{context.encoder.name} at {context.encoder.input_size} px"
+            whose, other = kept.setdefault(encoder, _Scored(OF_EACH_SET)).otherwise(name, context)
+            if other:
                 warnings.warn(
                     f"leaving out the scores in {path}: they are for different {', '.join(other)} than those of "
                     f"{whose!r}; evaluate both in the same way",
                     stacklevel=2,
                 )
                 continue
-            theirs, reference = first_of_all.setdefault(encoder, (name, context))
-            other = [what for what in reference.differences(context) if what not in _OF_EACH_ROW]
-            if name == whose and other and reference.class_names == context.class_names:
+            theirs, other = earlier.setdefault((encoder, context.class_names), _Scored(_OF_EACH_ROW)).otherwise(
+                name, context
+            )
+            if other and encoder not in warned:
+                warned.add(encoder)
                 warnings.warn(
                     f"the scores in {path} are for different {', '.join(other)} than those of {theirs!r}, so their "
                     "rows cannot be compared; evaluate both in the same way",

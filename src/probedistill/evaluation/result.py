@@ -15,6 +15,7 @@ from msgspec import Meta
 from ..config import AugmentConfig, EvaluateConfig
 from ..errors import UserError
 from ..features.bank import ImagesNote
+from ..probes.kinds import WITHOUT_EPOCHS
 from ..probes.scores import Scores
 from ..show.figures import Figure, HeatMap, accuracy_bars
 from ..show.results import Result
@@ -134,6 +135,8 @@ class InheritedBy:
 OF_EACH_SET = ("images", "soft_labels", "train", "chosen_by")
 """Differences that do not prevent comparing the scores of two sets: the sets themselves, and their baselines."""
 
+_OF_EPOCHS = ("epochs", "full_epochs", "sgd_views")
+
 
 @dataclass(frozen=True)
 class Context:
@@ -179,10 +182,17 @@ class Context:
         names = ("encoder", "test", "augment", "class_names", "soft_labels", "images", "chosen_by")
         return as_plain({**{name: getattr(self, name) for name in names}, **protocol})
 
+    @property
+    def with_epochs(self) -> set[str]:
+        """The probes whose scores depend on the number of epochs."""
+        return {*self.protocol.probes} - {*WITHOUT_EPOCHS}
+
     def differences(self, other: Context) -> list[str]:
         """Why rows of another context do not fit into this one's table; empty if they do."""
         own, theirs = self.compared(), other.compared()
         found = [name for name in own if own[name] != theirs[name]]
+        if not self.with_epochs & other.with_epochs:
+            found = [name for name in found if name not in _OF_EPOCHS]
         if "images" in found and None in (self.images, other.images):  # scores of real images do not depend on the set
             found.remove("images")
         found += [name for name in ("train", "groups") if _differ(getattr(self, name), getattr(other, name))]
@@ -414,9 +424,11 @@ class Evaluation(Result):
             others = tuple(row for row in others if not row.head)
         probes = list(dict.fromkeys([*own.protocol.probes, *theirs.protocol.probes]))
         baselines = list(dict.fromkeys([*own.protocol.baselines, *theirs.protocol.baselines]))
+        passes = own.protocol if own.with_epochs else theirs.protocol
+        epochs = {name: getattr(passes, name) for name in _OF_EPOCHS}
         context = replace(
             own,
-            protocol=replace(own.protocol, probes=probes, baselines=baselines),
+            protocol=replace(own.protocol, probes=probes, baselines=baselines, **epochs),
             train=own.train or theirs.train,
             inherited=own.inherited or theirs.inherited,
             groups=own.groups or theirs.groups,

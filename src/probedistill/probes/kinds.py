@@ -49,6 +49,9 @@ PROBES = Registry(
     },
 )
 
+WITHOUT_EPOCHS = ("ridge", "logistic", "1nn", "inherited")
+"""Probes whose scores do not depend on the number of epochs and sgd's views; a probe of one's own may."""
+
 
 class Classifier(Protocol):
     """The part of a fitted scikit-learn classifier that `score_probe` needs."""

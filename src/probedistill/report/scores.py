@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 from ..evaluation.result import DISTILLED, FULL_REAL, OF_EACH_SET, Evaluation, Row
 from ..show.tables import NOTHING, Table, percent
@@ -54,7 +55,7 @@ def score_table(runs: Sequence[ShownRun]) -> ScoreTable:
     columns: dict[str, None] = {}
     lines = []
     contexts = [evaluation.context for run in runs for evaluation in run.evaluations]
-    unlike = dict.fromkeys(what for context in contexts for what in contexts[0].differences(context))
+    unlike = dict.fromkeys(what for one, other in combinations(contexts, 2) for what in one.differences(other))
     for run in runs:
         for evaluation in run.evaluations:
             by = evaluation.context.encoder
