@@ -15,6 +15,7 @@ from torchvision.transforms.functional import pil_to_tensor
 from conftest import TINY
 from probedistill import Encoder, NonFiniteLossError, distill
 from probedistill.distillation.callbacks import ProgressFile
+from probedistill.report.watch import read_progress
 from probedistill.show.previews import CELLS_PER_ROW, LIMIT, cell_size, read_evolution, save_sprite, sprite_cells
 
 
@@ -146,6 +147,12 @@ def test_a_stopped_run_shows_where_it_stopped(photos, tmp_path):
     progress = json.loads((out / "progress.json").read_text())
     assert progress["step"] == steps(out)[-1] == 2
     assert len(progress["losses"]) == 2
+
+
+def test_a_run_that_stops_between_two_writes_shows_its_last_step(photos, tmp_path):
+    out = stop_midway(photos, tmp_path / "run", evaluate_every=0)
+    shown = read_progress(out)
+    assert (shown.step, len(shown.losses)) == (2, 2)
 
 
 def test_resuming_gives_the_sprites_of_an_unbroken_run(photos, tmp_path):

@@ -20,6 +20,7 @@ import io
 import math
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -341,6 +342,12 @@ class ProgressFile(Callback):
         """Write the file at once."""
         if preview.step:
             self.write(preview.history)
+
+    def on_end(self, end: End) -> None:
+        """Write the step that a run stopped at, if there is room for it."""
+        if not end.finished:
+            with suppress(UserError):
+                self.write(end.history)
 
     def write(self, history: History) -> None:
         """Write the file."""
