@@ -432,7 +432,7 @@ def test_command(run_cli, run, tmp_path):
     assert done.code == 0, done.err
     report = DistilledSet.load(out).run.export
     assert report.bytes <= 900
-    assert f"{report.bytes:,} bytes ({report.total_bytes:,} with metadata and labels)" in done.out
+    assert f"{report.bytes:,} bytes ({report.total_bytes:,} with metadata, labels and any head)" in done.out
     assert "feature distance" in done.out
     scored = run_cli("evaluate", out, "--config", run / "config.yaml", "--seeds", 1, "--views", 2, "--no-progress")
     assert scored.code == 0, scored.err

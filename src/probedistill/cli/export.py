@@ -39,7 +39,7 @@ def export(
     out:
         Folder of the export.
     max_bytes:
-        Budget in bytes for all image files together. Metadata and labels are extra and are shown.
+        Budget in bytes for all image files together. Metadata, labels and any head are extra and are shown.
     format:
         png (lossless), webp or jpeg. Default: webp; with --bytes, the best one.
     quality:

@@ -85,7 +85,7 @@ class ExportReport:
     def __str__(self) -> str:
         how = self.format + (f", quality {self.quality}" if self.quality is not None else "")
         text = f"{self.images} images as {how}, {self.image_size} px: {self.bytes:,} bytes"
-        text += f" ({self.total_bytes:,} with metadata and labels), pixel error {self.pixel_error:.1f} of 255"
+        text += f" ({self.total_bytes:,} with metadata, labels and any head), pixel error {self.pixel_error:.1f} of 255"
         return text + ("" if self.feature_distance is None else f", feature distance {self.feature_distance:.3f}")
 
 
