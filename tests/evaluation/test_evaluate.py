@@ -28,6 +28,7 @@ from probedistill import (
 )
 from probedistill import extract_features as extract
 from probedistill.evaluation.real_sets import CHOICES
+from probedistill.evaluation.scorer import Scorer
 from probedistill.features import store
 from probedistill.features.encode import view_features
 
@@ -575,15 +576,32 @@ def test_rows_of_an_earlier_evaluation_are_kept(evaluate_cli, run):
 
 
 def test_the_number_of_epochs_matters_to_probes_that_have_epochs(evaluate_cli, run):
-    def probes(*arguments):
-        assert evaluate_cli("--encoder", TINY, *arguments).code == 0
+    def probes(*arguments, warning=""):
+        done = evaluate_cli("--encoder", TINY, *arguments)
+        assert done.code == 0
+        assert warning in done.err if warning else done.err == ""
         found = json.loads(next(run.glob("evaluation-*.json")).read_text())
         return {row["probe"] for row in found["rows"]}, found["context"]["protocol"]["epochs"]
 
     assert probes("--probes", "ridge")[0] == {"ridge"}
     assert probes("--probes", "sgd", "--epochs", 7) == ({"ridge", "sgd"}, 7)
     assert probes("--probes", "logistic", "--full-epochs", 9) == ({"ridge", "sgd", "logistic"}, 7)
-    assert probes("--probes", "sgd", "--epochs", 8) == ({"sgd"}, 8)
+    said = "replacing the scores of sgd in "
+    assert probes("--probes", "sgd", "--epochs", 8, warning=said) == ({"ridge", "sgd", "logistic"}, 8)
+
+
+def test_rows_without_epochs_are_not_scored_again_for_more_epochs(evaluate_cli, run, monkeypatch):
+    def fitted(*arguments):
+        seen = []
+        fit = Scorer.row
+        with monkeypatch.context() as patch:
+            patch.setattr(Scorer, "row", lambda self, one, trial: seen.append(trial.solver) or fit(self, one, trial))
+            assert evaluate_cli("--encoder", TINY, "--probes", "ridge", "sgd", *arguments).code == 0
+        return set(seen)
+
+    assert fitted("--epochs", 7) == {"ridge", "sgd"}
+    assert fitted("--epochs", 7) == set()
+    assert fitted("--epochs", 8) == {"sgd"}
 
 
 def test_gap_and_gain_use_all_rows_in_the_table(evaluate_cli, run):

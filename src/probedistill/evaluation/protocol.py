@@ -238,12 +238,12 @@ def _reusable_rows(out: Path | None, context: Context) -> dict[_Key, Row]:
     except UserError:
         return {}  # saving the first row warns of it, and replaces the file
     own, theirs = context, before.context
-    if own.version != theirs.version or own.differences(theirs):
+    if own.version != theirs.version:
         return {}
     same_set, same_head = own.images == theirs.images, own.inherited == theirs.inherited
     return {
         (*row.key, row.soft_labels, row.code): row
-        for row in before.rows
+        for row in before.comparable_with(own)
         if (same_set or not row.name.startswith((own.set_name, "neighbours")))
         and (same_head or not row.head)
         and (own.groups is None or row.scores[0].groups is not None)

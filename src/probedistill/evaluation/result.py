@@ -86,6 +86,11 @@ class Row:
         return percent(self.top1, self.std if len(self.scores) > 1 else None)
 
     @property
+    def has_epochs(self) -> bool:
+        """Whether the score depends on the number of epochs."""
+        return self.probe.removesuffix(NO_AUGMENTATION) not in WITHOUT_EPOCHS
+
+    @property
     def key(self) -> tuple[str, str, int]:
         """Identifies the row in its table."""
         return self.name, self.probe, self.images
@@ -379,7 +384,7 @@ class Evaluation(Result):
             self._save(path)
 
     def _save(self, path: Path) -> None:
-        result: Evaluation | None = self
+        result = self
         if path.exists():
             try:
                 before = load_evaluation(path)
@@ -387,10 +392,12 @@ class Evaluation(Result):
                 warnings.warn(f"{error}; replacing it", stacklevel=2)
             else:
                 result = self.beside(before)
-                if result is None and before.rows:
+                kept = before.comparable_with(self.context)
+                if len(kept) < len(before.rows):
+                    lost = dict.fromkeys(row.probe for row in before.rows if row.has_epochs)
+                    what = f"the scores of {', '.join(lost)}" if kept else "the scores"
                     other = ", ".join(self.context.differences(before.context))
-                    warnings.warn(f"replacing the scores in {path}, which are for different {other}", stacklevel=2)
-        result = result or self
+                    warnings.warn(f"replacing {what} in {path}, which are for different {other}", stacklevel=2)
         write_record(path, result.plain(), kind=KIND)
 
     def plain(self) -> dict[str, Any]:
@@ -413,16 +420,25 @@ class Evaluation(Result):
             for row in self.rows
         ]
 
-    def beside(self, before: Evaluation) -> Evaluation | None:
-        """Add the earlier rows that this evaluation lacks; return ``None`` if they cannot be compared with its own."""
-        if before.rows and self.context.differences(before.context):
-            return None
-        known = {row.key for row in self.rows}
-        others = tuple(row for row in before.rows if row.key not in known)
+    def comparable_with(self, context: Context) -> tuple[Row, ...]:
+        """The rows that fit into the table of another evaluation; with other epochs, those that have no epochs."""
+        different = {*context.differences(self.context)}
+        if not different <= {*_OF_EPOCHS}:
+            return ()
+        return tuple(row for row in self.rows if not (different and row.has_epochs))
+
+    def beside(self, before: Evaluation) -> Evaluation:
+        """Add the rows of an earlier evaluation that this one lacks and that can be compared with its own."""
         own, theirs = self.context, before.context
+        fitting = before.comparable_with(own)
+        if before.rows and not fitting:
+            return self
+        known = {row.key for row in self.rows}
+        others = tuple(row for row in fitting if row.key not in known)
         if own.inherited is not None and theirs.inherited != own.inherited:  # a different head, or different features
             others = tuple(row for row in others if not row.head)
-        probes = list(dict.fromkeys([*own.protocol.probes, *theirs.protocol.probes]))
+        lost = theirs.with_epochs if own.differences(theirs) else set()
+        probes = list(dict.fromkeys([*own.protocol.probes, *(p for p in theirs.protocol.probes if p not in lost)]))
         baselines = list(dict.fromkeys([*own.protocol.baselines, *theirs.protocol.baselines]))
         passes = own.protocol if own.with_epochs else theirs.protocol
         epochs = {name: getattr(passes, name) for name in _OF_EPOCHS}
