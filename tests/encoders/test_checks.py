@@ -58,6 +58,7 @@ class Wrong(Tiny):
             "two at most": lambda: torch.cat([features[i : i + 1] for i in range(2)][: len(features)]),
             "constant": lambda: features * 0 + 1,
             "zero": lambda: features * 0,
+            "collapsed": lambda: 1e-8 * features + torch.linspace(1, 2, 24),
             "nan": lambda: features / (features - features),
             "infinite": lambda: features * 1e38 * 1e38,
             "one for all": lambda: features.mean(0, keepdim=True),
@@ -108,6 +109,7 @@ def test_an_encoder_takes_any_number_of_images():
     ("how", "says"),
     [
         ("constant", "gives a dark and a bright image the same features"),
+        ("collapsed", "gives a dark and a bright image the same features"),
         ("zero", "gives a dark and a bright image the same features"),
         ("nan", "returns features that are not finite in fp32"),
         ("infinite", "returns features that are not finite in fp32"),
@@ -556,3 +558,21 @@ def test_other_encoders_take_images_channels_last():
     encoder.model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     encoder(pictures())
     assert seen[0].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_model_that_was_made_in_inference_mode(recwarn):
+    def make() -> nn.Module:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(3, 8, 5, 4), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8 * 49, 6))
+        model.append(nn.Linear(6, 6))[-1].weight = model.append(nn.Linear(6, 6))[-1].weight  # tied
+        return model
+
+    usual = Encoder(make(), name="mine", input_size=32)
+    with torch.inference_mode():
+        model = make()
+    encoder = Encoder(model, name="mine", input_size=32)
+    encoder.check_gradient()
+    assert encoder.fingerprint == usual.fingerprint
+    assert model[4].weight is model[5].weight
+    assert torch.equal(encoder(pictures(32)), usual(pictures(32)))
+    assert not recwarn

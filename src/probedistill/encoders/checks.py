@@ -6,6 +6,7 @@ results. Two passes over the same pictures show it.
 
 from __future__ import annotations
 
+import copy
 import math
 import pickle
 import random
@@ -41,11 +42,22 @@ def frozen(model: nn.Module, *, name: str) -> nn.Module:
     hint = "give a torch.nn.Module with all its weights; lazy layers get theirs in a first forward pass"
     with explained(f"encoder {name!r} cannot be frozen", ValueError, RuntimeError, NotImplementedError, hint=hint):
         model = model.eval()
+        _leave_inference_mode(model)
         for weights in model.parameters():  # one by one: a scripted module has no requires_grad_
             weights.requires_grad_(False)
             if weights.is_meta:
                 raise ValueError("its weights are on the device 'meta', which holds none")
     return model
+
+
+def _leave_inference_mode(model: nn.Module) -> None:
+    """Replace weights that were made in inference mode by copies: no gradient passes through the originals."""
+    copies: dict[int, Tensor] = {}  # a tensor may be in several places
+    for module in model.modules():
+        for held in (module._parameters, module._buffers):
+            for key, value in held.items():
+                if value is not None and value.is_inference():
+                    held[key] = copies.setdefault(id(value), copy.deepcopy(value))
 
 
 _LEAST_CROP = 0.05  # of an image; a smaller value is a mistake, and would enlarge the image more than twenty times
@@ -143,11 +155,13 @@ def check_features(encode: Callable[[Tensor], Tensor], images: Tensor, *, name: 
             f"{called} gives an image different features if the batch has other images; {stored}, and no layer may mix "
             "the images of a batch"
         )
-    if torch.equal(features[0], features[1]):
+    if _distance(features[0], features[1]) < _ROUNDING:
         raise UserError(f"{called} gives a dark and a bright image the same features; check its weights")
     return features
 
 
+_ROUNDING = 1e-6
+"""Relative distance of float32 features that may be nothing but rounding; a collapsed encoder's are as near."""
 _MORE_PASSES = 32
 """Further passes over one image if an encoder draws random numbers: reveals a block that is skipped one time in ten."""
 
