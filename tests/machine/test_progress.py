@@ -131,3 +131,30 @@ def test_a_notebook_is_known_by_its_kernel(monkeypatch):
     shell = SimpleNamespace(config={"IPKernelApp": {}})
     monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
     assert in_notebook()
+
+
+class Log:
+    """What scripts put in place of standard error, to keep a log."""
+
+    def __init__(self) -> None:
+        self.text = ""
+
+    def write(self, text: str) -> None:
+        self.text += text
+
+
+def test_a_log_in_place_of_standard_error_needs_no_more_than_write(monkeypatch):
+    monkeypatch.setattr(progress, "LOG_EVERY", 0.0)
+    monkeypatch.setattr(sys, "stderr", Log())
+    with ProgressBar("features", 2) as bar:
+        bar.advance()
+    assert sys.stderr.text.startswith("features: 1/2")
+
+
+def test_a_closed_stream_stops_no_work(monkeypatch):
+    monkeypatch.setattr(progress, "LOG_EVERY", 0.0)
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    sys.stderr.close()
+    with ProgressBar("features", 2) as bar:
+        bar.advance(2)
+    assert bar.done == 2

@@ -75,7 +75,7 @@ class ProgressBar:
 def say(line: str) -> None:
     """Print a line on standard error, above live bars if there are any.
 
-    A full disk or a closed pipe does not stop the work: from then on lines are dropped.
+    A full disk, a closed pipe or a closed stream does not stop the work: from then on lines are dropped.
     """
     if sys.stderr is None:
         return
@@ -84,14 +84,14 @@ def say(line: str) -> None:
         if bars is not None and len(getattr(bars.tqdm, "_instances", [])):
             bars.tqdm.write(_writable(line), file=sys.stderr)
         else:
-            print(_writable(line), file=sys.stderr, flush=True)
-    except OSError:
+            print(_writable(line), file=sys.stderr, flush=hasattr(sys.stderr, "flush"))
+    except (OSError, ValueError):  # a stream that is closed raises ValueError
         to_nowhere(sys.stderr)
 
 
 def to_nowhere(stream: TextIO) -> None:
     """Drop unwritten output of a failing stream; otherwise Python complains again when it exits."""
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, AttributeError):  # not every stream has a file
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
@@ -99,7 +99,14 @@ def to_nowhere(stream: TextIO) -> None:
 
 def is_live() -> bool:
     """Whether bars move: in a terminal and in a notebook, not in a log file."""
-    return sys.stderr is not None and (sys.stderr.isatty() or in_notebook())
+    return sys.stderr is not None and (is_terminal(sys.stderr) or in_notebook())
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether a stream is a terminal. What programs put in its place may be closed, or have no ``isatty``."""
+    with suppress(AttributeError, ValueError):
+        return stream is not None and stream.isatty()
+    return False
 
 
 def in_notebook() -> bool:
