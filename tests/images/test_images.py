@@ -861,6 +861,9 @@ def test_hf_a_folder_whose_files_datasets_does_not_find(hub, tmp_path):
 
 
 def test_hf_not_reachable(hub):
+    with pytest.raises(UserError, match=r"is a file; give its folder, hf:") as error:
+        load_images(f"hf:{__file__}")
+    one_line(error)
     with pytest.raises(UserError, match=r"'hf:nobody/nothing': not found on this machine, .*; check the name") as error:
         load_images("hf:nobody/nothing")
     one_line(error)

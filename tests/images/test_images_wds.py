@@ -397,6 +397,10 @@ def test_names_that_are_not_text(tmp_path):
         ("text.tar", "shard 'text.tar' is not a tar file that can be read"),
         ("zero.tar", "shard 'zero.tar' is not a tar file that can be read .empty file.; download it again"),
         ("packed.tar.gz", "'packed.tar.gz' is not a tar file .*decompress it"),
+        ("packed.tar", "'packed.tar' is not a tar file .*decompress it"),
+        ("packed", "the folder has no .tar files; decompress its shards, such as '0.tgz'"),
+        ("s3://bucket/{000..003}.tar", "shards are read from this machine; download them and give their folder"),
+        ("pipe:curl -s https://host/0.tar", "shards are read from this machine; download them"),
         ("bare.tar", "have no labelled samples in split 'all' .*bare.tar/0.png: it has no label"),
         ("nothing.tar", "have no labelled samples in split 'all'; each needs"),
         ("fifo.tar", "shard '.*fifo.tar' is not a file"),
@@ -410,11 +414,14 @@ def test_bad_places(tmp_path, shards, place, message):
     (tmp_path / "zero.tar").write_bytes(b"")
     with tarfile.open(tmp_path / "packed.tar.gz", "w:gz") as tar:
         tar.add(tmp_path / "text.tar")
+    (tmp_path / "packed").mkdir()
+    for name in ("packed.tar", "packed/0.tgz"):
+        (tmp_path / name).write_bytes((tmp_path / "packed.tar.gz").read_bytes())
     write_tar(tmp_path / "bare.tar", [("0.png", encoded()), ("1.png", encoded())])
     write_tar(tmp_path / "nothing.tar", [])
     os.mkfifo(tmp_path / "fifo.tar")
     with pytest.raises(UserError, match=message) as caught:
-        load_images(f"wds:{tmp_path / place}")
+        load_images(f"wds:{place if ':' in place else tmp_path / place}")
     assert "\n" not in str(caught.value)
 
 

@@ -25,7 +25,7 @@ from ..errors import UserError, option
 from ..extras import needed
 from ..machine.network import asking_the_hub, check_waits
 from ..machine.places import at_home
-from ..machine.progress import ProgressBar
+from ..machine.progress import ProgressBar, is_terminal
 from ..methods import check_name
 from ..text import and_more, counted
 from .contents import UNREADABLE, digest_of_bytes, digests_of_files, remembered
@@ -40,7 +40,7 @@ def hf_source(place: str, config: ImagesConfig) -> Source:
     """A data set of the Hugging Face hub, or of a local folder that `datasets` reads."""
     check_waits()
     datasets = needed("datasets", "hf", f"images {config.images!r} need")
-    if not sys.stderr.isatty():
+    if not is_terminal(sys.stderr):
         datasets.disable_progress_bars()  # in a log file they would be lines of numbers
     bare = {name: data.with_format(None) for name, data in _opened(place, config, datasets).items()}
     labelled = _labelled_splits(bare, config)
@@ -79,6 +79,8 @@ def _opened(place: str, config: ImagesConfig, datasets: Any) -> Any:
     """The splits of a data set by name, as `datasets` reads them."""
     local = at_home(Path(place))
     is_here = local.is_dir()
+    if local.is_file():
+        raise UserError(f"images {config.images!r} is a file; give its folder, hf:{local.parent}")
     way_out = "check the name, or give a folder with the data set, as hf:FOLDER"
     with asking_the_hub(f"images {config.images!r}", way_out, needed=not is_here):
         return _read(str(local) if is_here else place, config, datasets)

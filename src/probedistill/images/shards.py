@@ -36,13 +36,17 @@ def find_shards(place: str, spec: str) -> list[Shard]:
     Raises:
         UserError: There are none, one cannot be read, or only some name a split; the message calls the place ``spec``.
     """
+    if "://" in place or place.startswith("pipe:"):
+        raise UserError(f"images {spec!r}: shards are read from this machine; download them and give their folder")
     root = at_home(Path(place))
     if os.path.isdir(root):
         under = [root / name for name in subfolders(root) if name.lower() in FOLDER_SPLITS]
         paths = [Path(entry.path) for folder in [root, *under] for entry in listing(folder)]
         paths = [path for path in paths if _is_tar(path.name) and not path.is_dir()]
         if not paths:
-            raise UserError(f"images {spec!r}: the folder has no .tar files; give the folder of the shards")
+            packed = next((name for name in sorted(os.listdir(root)) if re.search(r"\.(tar\.\w+|tgz)$", name)), None)
+            way_out = f"decompress its shards, such as {packed!r}" if packed else "give the folder of the shards"
+            raise UserError(f"images {spec!r}: the folder has no .tar files; {way_out}")
         _warn_of_other_folders(root, spec)
         base = root
     else:

@@ -173,8 +173,7 @@ def _read_index(number: int, shard: Shard, config: ImagesConfig) -> list[_Sample
     except UserError:
         raise
     except _TAR_ERRORS as error:
-        packed = shard.path.suffix.lower() in (".gz", ".bz2", ".xz", ".zst", ".tgz")
-        hint = "decompress it: only plain tar files can be read" if packed else "download it again"
+        hint = "decompress it: only plain tar files can be read" if _is_packed(shard.path) else "download it again"
         raise UserError(
             f"images {config.images!r}: shard {shard.name!r} is not a tar file that can be read ({_why(error)}); {hint}"
         ) from error
@@ -190,6 +189,19 @@ def _read_index(number: int, shard: Shard, config: ImagesConfig) -> list[_Sample
             raise UserError(f"{line}; give each sample its own key")
         warnings.warn(f"{line}; using the last one, as tar does", stacklevel=2)
     return samples
+
+
+_PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"PK\3\4")
+"""How files of gzip, bzip2, xz, Zstandard and zip begin."""
+
+
+def _is_packed(path: Path) -> bool:
+    """Whether a file is compressed, whatever its name."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(8).startswith(_PACKED)
+    except OSError:
+        return False
 
 
 def _chosen_kind(config: ImagesConfig) -> str | None:
