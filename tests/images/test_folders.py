@@ -112,6 +112,30 @@ def test_test_images_without_classes_leave_the_training_images_to_be_held_out(tm
     assert load_splits(named[1])[1].class_names == ("cat", "dog")
 
 
+def test_test_images_of_no_class_of_the_training_images(tmp_path):
+    """Tiny ImageNet: the classes of the images for validation are in a text file."""
+    tree(tmp_path, "train/n01/images", "train/n02/images", "val/images")
+    says = "'images' is in split 'val' .*; nor is any other: name another test_split=…, or give (folder:.*/train) to"
+    with pytest.raises(UserError, match=says) as caught:
+        load_splits(f"folder:{tmp_path}")
+    assert load_splits(re.search(says, str(caught.value))[1])[1].class_names == ("n01", "n02")
+    tree(tmp_path, "val/n02")
+    with pytest.raises(UserError, match="add it to the training images or leave it out with classes="):
+        load_splits(f"folder:{tmp_path}")
+
+
+@pytest.mark.parametrize("folders", [("images", "masks"), ("JPEGImages", "SegmentationClass", "SegmentationObject")])
+@pytest.mark.parametrize("split", ["", "train/"])
+def test_photos_and_their_masks_are_no_classes(tmp_path, folders, split):
+    tree(tmp_path, *(split + folder for folder in folders))
+    says = f"'{folders[0]}' and '{folders[1]}' are photos and their masks, not classes; .* or name them with classes="
+    with pytest.raises(UserError, match=says):
+        load_images(f"folder:{tmp_path}")
+    assert classes_of(tmp_path, classes=list(folders)) == folders
+    tree(tmp_path, f"{split}gloves")
+    assert len(classes_of(tmp_path)) == len(folders) + 1
+
+
 def test_a_split_next_to_similar_names_is_not_a_class(tmp_path):
     tree(tmp_path, "train", "test1")  # only file names tell cats from dogs
     with pytest.raises(UserError, match=r"'test1' and 'train' are named like splits, but have no class folders"):

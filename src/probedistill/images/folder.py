@@ -63,6 +63,14 @@ _BY_FILE = (
     "if a file lists the classes of the photos, put each photo into a folder of its class, or use "
     "labelled_images(paths, labels) in Python"
 )
+_PICTURES = frozenset(["images", "image", "imgs", "img", "jpegimages"])
+_MASKS = frozenset(
+    [
+        "annotations", "groundtruth", "ground_truth", "gt", "labels", "label", "masks", "mask", "segmentation",
+        "segmentationclass", "segmentationobject", "trimaps",
+    ]
+)  # fmt: skip
+"""Folders next to those of photos, with pictures that say where on the photos something is."""
 _RUNS = "runs of probedistill"  # their images are not photos
 _DEEPEST = 50  # folders inside a class folder
 
@@ -122,6 +130,8 @@ class _FolderSource(Source):
                     )
                 paths += found if parent == self.root else [f"{split}/{path}" for path in found]
                 labels += [label] * len(found)
+        if classes is None:
+            _check_no_masks(class_names, self.spec)
         _add_others(parent, left_out, hidden=classes is None)
         left_out.warn(self.spec)
         if classes is None:
@@ -308,6 +318,17 @@ def _kinds_of_split(name: str) -> tuple[str, ...]:
     words = re.findall(r"[a-z]+", name.lower())
     groups = (*ALIASES, {"dev"}, {"eval"}, {"fold"}, {"holdout"})
     return tuple(min(group) for group in groups if group & set(words))
+
+
+def _check_no_masks(folders: Collection[str], spec: str) -> None:
+    """Refuse the folders of a segmentation set, photos and masks, which would be two classes."""
+    pictures = [name for name in folders if name.lower() in _PICTURES]
+    masks = [name for name in folders if name.lower() in _MASKS]
+    if pictures and masks and len(pictures) + len(masks) == len(folders):
+        raise UserError(
+            f"images {spec!r}: the folders {pictures[0]!r} and {masks[0]!r} are photos and their masks, not classes; "
+            f"{_BY_FILE}, or name them with {option('classes')} if they are classes"
+        )
 
 
 def _share_classes(splits: Mapping[str, Collection[str]]) -> bool:

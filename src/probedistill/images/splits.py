@@ -171,21 +171,22 @@ def _matching_test(
     source: Source, train: LabelledImages, testing: str, wanted: tuple[str, ...] | None
 ) -> LabelledImages:
     test = source.load(testing, wanted, absent_ok=True)
-    strangers = {test.class_names[label] for label in np.unique(test.labels)} - set(train.class_names)
+    alone = f", or give {spec} to hold some out" if (spec := source.alone(train.split)) else ""
+    another = f"name another {option('test_split')}{alone}"
+    found = {test.class_names[label] for label in np.unique(test.labels)}
+    strangers = found - set(train.class_names)
     if strangers:
         name = min(strangers)
         near = difflib.get_close_matches(name, train.class_names, n=1)
-        meant = f"rename it to {near[0]!r}" if near else "add it to the training images"
+        meant = f"{f'rename it to {near[0]!r}' if near else 'add it to the training images'} or leave it out with "
+        way_out = f"nor is any other: {another}" if strangers == found and not near else meant + option("classes")
         raise UserError(
             f"class {name!r} is in split {testing!r} of {source.spec} but not in the training split "
-            f"{train.split!r}; {meant} or leave it out with {option('classes')}"
+            f"{train.split!r}; {way_out}"
         )
     test = test.of(train.class_names, "class", absent_ok=True)
     if not len(test):
-        alone = f", or give {spec} to hold some out" if (spec := source.alone(train.split)) else ""
-        raise UserError(
-            f"split {testing!r} of {source.spec} has no images to test on; name another {option('test_split')}{alone}"
-        )
+        raise UserError(f"split {testing!r} of {source.spec} has no images to test on; {another}")
     return test
 
 
