@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 from urllib.parse import unquote
@@ -125,3 +126,16 @@ def test_one_rule_for_every_name():
     long = [safe_name("x" * count) for count in (300, 301)]
     assert len(set(long)) == 2
     assert max(len(name.encode()) for name in long) <= 200
+
+
+def test_in_a_locale_without_utf_8_no_name_becomes_another_file(tmp_path, monkeypatch):
+    make_set(["café", "dog"]).save(tmp_path / "whole")
+    monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "iso8859-1")
+    for touch in (
+        lambda: make_set(["café", "dog"]).save(tmp_path / "set"),
+        lambda: DistilledSet.load(tmp_path / "whole"),
+    ):
+        with pytest.raises(UserError, match="names of files are read as iso8859-1 here; set PYTHONUTF8=1"):
+            touch()
+    assert not (tmp_path / "set").exists()
+    make_set(["cat", "dog"]).save(tmp_path / "set")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 
@@ -98,6 +99,18 @@ def test_files_that_a_system_adds_are_not_accepted(saved, run_cli):
         (saved / "images" / "cat" / name).write_bytes(bytes(5000))
     assert run_cli("accept", saved).out == "nothing has changed\n"
     assert run_cli("info", saved).out == told
+
+
+def test_a_file_whose_name_is_no_text_can_be_accepted(saved, run_cli):
+    path = os.fsencode(saved) + b"/images/cat/\xff.txt"
+    try:
+        with open(path, "wb") as file:
+            file.write(b"mine")
+    except OSError:
+        pytest.skip("no such name on this disk")
+    assert run_cli("accept", saved).out == "accepted: images/cat/\\udcff.txt\n"
+    assert b"/\xff.txt\n" in (saved / "SHA256SUMS").read_bytes()
+    assert run_cli("accept", saved).out == "nothing has changed\n"
 
 
 def test_folders_that_are_not_sets_are_not_accepted(saved, run_cli):

@@ -61,6 +61,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import sys
 import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -203,12 +204,25 @@ def class_folders(class_names: Sequence[str]) -> list[str]:
 
     >>> class_folders(["bus", "train"]), class_folders(["red", "blue"])
     (['bus', 'trai%6E'], ['0-red', '1-blue'])
+
+    Raises:
+        UserError: In this locale, names beyond ASCII would be other files than on other machines.
     """
     names = [_without_split_words(name) for name in unique_names(class_names)]
+    _check_encoding(names)
     if sorted(names) != names:
         digits = len(str(len(names) - 1))
         names = [_without_split_words(f"{number:0{digits}d}-{name}") for number, name in enumerate(names)]
     return names
+
+
+def _check_encoding(names: Sequence[str]) -> None:
+    encoding = sys.getfilesystemencoding()
+    name = next((name for name in names if not name.isascii()), None)
+    if name is not None and encoding.lower() not in ("utf-8", "utf8"):
+        raise UserError(
+            f"class {name!r} cannot be a folder, because names of files are read as {encoding} here; set PYTHONUTF8=1"
+        )
 
 
 def _without_split_words(name: str) -> str:

@@ -41,7 +41,8 @@ def write_sums(folder: Path, digests: Mapping[str, Iterable[str]]) -> None:
     """
     lines = [f"{one}  {name}\n" for name, known in digests.items() for one in dict.fromkeys(known)]
     with whole_file(folder / SUMS) as temporary:
-        temporary.write_text("".join(lines), encoding="utf-8", newline="\n")
+        # The name of a foreign file may be any bytes.
+        temporary.write_text("".join(lines), encoding="utf-8", errors="surrogateescape", newline="\n")
 
 
 def read_sums(folder: Path) -> dict[str, tuple[str, ...]]:
@@ -52,8 +53,8 @@ def read_sums(folder: Path) -> dict[str, tuple[str, ...]]:
     """
     found: dict[str, tuple[str, ...]] = {}
     try:
-        lines = (folder / SUMS).read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
+        lines = (folder / SUMS).read_text(encoding="utf-8", errors="surrogateescape").split("\n")
+    except OSError as error:
         raise MixedFilesError(f"{SUMS} is missing or cannot be read") from error
     for line in filter(None, lines):
         known, _, name = line.partition("  ")
