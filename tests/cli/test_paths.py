@@ -69,3 +69,14 @@ def test_a_printed_command_can_be_run(distil_cli, run_cli, tmp_path, monkeypatch
     words = [word for word in shlex.split(line)[3:] if word != "--trust"]  # run_cli adds it
     assert words[:3] == ["./-my run", "--config", "./-my run/config.yaml"]
     assert run_cli("evaluate", *words, "--seeds", "1", "--no-progress").code == 0
+
+
+def test_a_current_folder_that_is_gone_is_one_line(run_cli, tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    try:
+        error = run_cli("info", tmp_path).error()
+    finally:
+        os.chdir(tmp_path)
+    assert "the current folder cannot be used: No such file or directory; change to another one" in error

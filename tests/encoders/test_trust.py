@@ -33,7 +33,7 @@ def test_reading_options_imports_nothing_heavy():
         {"encoder": "hf:facebook/dinov2-base", "images": "folder:/home/me/photos", "also": ["clip_vitb16", "x.yaml"]},
         {"encoder": "openclip:ViT-B-32/laion2b_s34b_b79k", "classes": ["module", "a: module"], "checkpoint": None},
         {"encoder": "timm:hf-hub:someone/model@main", "encoder-args": {"num_classes": 7, "dynamic_img_size": True}},
-        {"clp": {"ridge": 0.1}, "probes": ["ridge", "sgd"], "out": "runs/x"},
+        {"clp": {"ridge": 0.1}, "probes": ["ridge", "sgd"], "out": "runs/x", "overwrite": False},
         *({"encoder": name} for name in RECIPES),
     ],
 )
@@ -61,6 +61,8 @@ def test_plain_options_are_followed(content):
         ({"encoder": "timm:resnet18", "checkpoint": "w.pth"}, "checkpoint 'w.pth'"),
         ({"encoder": "timm:local-dir:/tmp/x"}, "encoder 'timm:local-dir:/tmp/x'"),
         ({"encoder": "hf:../x"}, "encoder 'hf:../x'"),
+        ({"out": "runs/mine", "overwrite": True}, "overwrite True"),
+        ({"out": "runs/mine", "overwrite": "yes"}, "overwrite 'yes'"),
         ({"also": ["hf:/etc"]}, "also 'hf:/etc'"),
         ({"also": [{"encoder": "module:os:system"}]}, "also.encoder 'module:os:system'"),
         ({"also": [{"encoder": "timm:resnet18", "checkpoint": "w.pth"}]}, "also.checkpoint 'w.pth'"),

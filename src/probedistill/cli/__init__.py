@@ -82,6 +82,10 @@ def _run(tokens: list[str]) -> int:
 
 def _ran(tokens: list[str]) -> int:
     try:
+        os.getcwd()  # libraries fail without one, each in its own way
+    except OSError as error:
+        return _fail(f"the current folder cannot be used: {error.strerror}; change to another one", 2)
+    try:
         app.meta(tokens, exit_on_error=False, print_error=False, result_action="return_value")
         sys.stdout.flush()  # flush here, so that a closed pipe or a full disk is handled below
     except UserError as error:

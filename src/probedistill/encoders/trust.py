@@ -64,7 +64,7 @@ def check_file_options(content: Mapping[str, Any], source: str) -> None:
 
     Raises:
         UserError: A value ``module:…`` anywhere; encoder arguments other than plain values of known names; a
-            checkpoint; an encoder that is a local path.
+            checkpoint; an encoder that is a local path; ``overwrite``, which replaces a finished run.
     """
     reason = None if is_trusted() else not_followed(content)
     if reason is not None:
@@ -81,7 +81,7 @@ def trust_it(what: str) -> str:
 
 
 def not_followed(content: Mapping[str, Any]) -> str | None:
-    """The first option in a file that runs code or names a file, with its value; ``None`` if there is none."""
+    """The first option in a file that needs trust, with its value; ``None`` if there is none."""
     return next(_not_followed(content), None)
 
 
@@ -92,7 +92,7 @@ def _not_followed(content: Any, at: str = "") -> Iterator[str]:
             place = f"{at}.{name}" if at else name
             if name == "encoder_args":
                 yield from _not_plain(value)
-            elif name == "checkpoint" and value is not None:
+            elif (name == "checkpoint" and value is not None) or (name == "overwrite" and value is not False):
                 yield f"{place} {_short(value)}"
             yield from _not_followed(value, place)
     elif isinstance(content, (list, tuple, set)):
