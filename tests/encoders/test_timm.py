@@ -6,12 +6,16 @@ import argparse
 import copy
 import datetime
 import enum
+import gzip
+import io
 import os
 import pathlib
 import pickle
 import re
 import shutil
+import tarfile
 from collections import defaultdict, deque
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -118,15 +122,33 @@ def test_checkpoint_of_noise(tmp_path, name):
         load_encoder("timm:resnet18", checkpoint=tmp_path / name, device="cpu")
 
 
+def write_tar(file: io.BytesIO) -> None:
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        tar.add(__file__)
+
+
+def packed(write: Callable[[io.BytesIO], object]) -> bytes:
+    write(file := io.BytesIO())
+    return file.getvalue()
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "a Git LFS pointer"),
         (b"\n<!DOCTYPE html><title>404</title>", "a web page"),
         (b'{"metadata": {}, "weight_map": {}}', "JSON, such as an index of shards"),
+        (gzip.compress(b"weights"), "a gzip file"),
+        (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
+        (
+            packed(lambda file: np.savez(file, weight=np.zeros(3))),
+            "a zip archive of something else, such as NumPy arrays",
+        ),
+        (packed(write_tar), "damaged, or not only tensors"),
     ],
+    ids=range(7),
 )
-def test_text_files_instead_of_weights_are_recognised(tmp_path, content, says):
+def test_other_files_instead_of_weights_are_recognised(tmp_path, content, says):
     (tmp_path / "w.safetensors").write_bytes(content)
     with pytest.raises(UserError, match=rf"w\.safetensors' cannot be read as weights \({says}\); give"):
         load_encoder("timm:resnet18", checkpoint=tmp_path / "w.safetensors", device="cpu")

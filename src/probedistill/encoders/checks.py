@@ -54,7 +54,8 @@ def _leave_inference_mode(model: nn.Module) -> None:
     """Replace weights that were made in inference mode by copies: no gradient passes through the originals."""
     copies: dict[int, Tensor] = {}  # a tensor may be in several places
     for module in model.modules():
-        for held in (module._parameters, module._buffers):
+        places: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+        for held in places:
             for key, value in held.items():
                 if value is not None and value.is_inference():
                     held[key] = copies.setdefault(id(value), copy.deepcopy(value))

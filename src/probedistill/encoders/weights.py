@@ -6,8 +6,10 @@ import math
 import pickle
 import re
 import warnings
+import zipfile
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -116,21 +118,30 @@ def load_tensor_file(path: Path, failed: str, hint: str, *, leave_out: bool = Fa
                 return _read(path, "cpu")
     except Exception as error:  # torch raises many types
         # Not torch's own message, which suggests loading the file without weights_only: that would run its code.
-        not_tensors = isinstance(error, (pickle.UnpicklingError, EOFError))
+        not_tensors = isinstance(error, (pickle.UnpicklingError, EOFError)) or "weights_only" in str(error)
         reason = "damaged, or not only tensors" if not_tensors else first_line(error)
-        reason = "a whole model of TorchScript" if "TorchScript" in reason else reason
-        reason = _text_in(path) or reason
+        reason = "a whole model of TorchScript" if "TorchScript" in str(error) else reason
+        reason = _other_kind(path) or reason
         raise UserError(f"{failed} ({reason}); {hint}") from error
 
 
-_TEXTS = {b"version https://git-lfs": "a Git LFS pointer", b"<": "a web page", b"{": "JSON, such as an index of shards"}
+_BEGINNINGS = {
+    b"version https://git-lfs": "a Git LFS pointer",
+    b"<": "a web page",
+    b"{": "JSON, such as an index of shards",
+    b"\x1f\x8b": "a gzip file",
+    b"\x89HDF": "an HDF5 file",
+}
 
 
-def _text_in(path: Path) -> str | None:
+def _other_kind(path: Path) -> str | None:
     """What a file contains instead of weights; ``None`` if that is unknown."""
     with open(path, "rb") as file:
         head = file.read(64).lstrip()
-    return next((what for start, what in _TEXTS.items() if head.startswith(start)), None)
+    with suppress(zipfile.BadZipFile, OSError, ValueError), zipfile.ZipFile(path) as archive:
+        if not any(name.endswith("/data.pkl") for name in archive.namelist()):
+            return "a zip archive of something else, such as NumPy arrays"
+    return next((what for start, what in _BEGINNINGS.items() if head.startswith(start)), None)
 
 
 def _read(path: Path, device: str) -> Any:
