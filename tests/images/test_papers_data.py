@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import shlex
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from helpers_images import class_image, make_image_folder
-from probedistill import ImagesConfig, UserError, load_images, load_splits, load_transfer
+from probedistill import ImagesConfig, UserError, load_evaluation, load_images, load_splits, load_transfer
 from probedistill.config import EvaluateConfig
 from probedistill.encoders.known import RECIPES
 from probedistill.images.known import DATASETS, ENCODERS, IMAGENET_100
@@ -225,6 +226,7 @@ def test_commands_of_a_table_run_one_after_the_other(run_cli, photos, tmp_path, 
     small = ("--steps", "1", "--views", "1", "--canvas.size", "40")
     known = replace(DATASETS["flowers"], images=f"folder:{photos}", options=(), steps=small)
     lines = [*(known.commands("x", one)[0] for one in encoders), known.matrix_command("x")]
+    lines += known.neighbours_commands("x")
     for line in lines:
         words = shlex.split(line)[1:]
         done = run_cli(*("2" if word == "1000" else word for word in words), "--no-progress")
@@ -233,3 +235,6 @@ def test_commands_of_a_table_run_one_after_the_other(run_cli, photos, tmp_path, 
     assert [target.input_size for target in matrix.targets] == [32, 40]
     assert matrix.same.tolist() == [[True, False], [False, True]]  # each set on the encoder of its run
     assert matrix.probes == ("sgd", "1nn")
+    (scores,) = (load_evaluation(path) for path in Path("runs/x-efficientnet_lite0@32").glob("evaluation-*"))
+    assert (scores.context.encoder.input_size, scores.context.chosen_by.input_size) == (40, 32)
+    assert scores["neighbours"].probe == "sgd"

@@ -48,7 +48,7 @@ def bias(
     attribute:
         Columns of the group file that describe the background; several are combined.
     probe:
-        ridge, logistic or sgd.
+        As in `evaluate`: ridge, logistic, sgd, 1nn or module:FILE:NAME.
     seeds:
         Number of evaluation seeds.
     views:

@@ -63,4 +63,5 @@ def datasets(name: str | None = None, /, *, class_list: bool = False) -> None:
     for encoder in ENCODERS:
         for line in known.commands(name, encoder):
             show(line)
-    show(known.matrix_command(name))
+    show("The table across encoders, and its rows of neighbours:")
+    show(known.matrix_command(name), *known.neighbours_commands(name))

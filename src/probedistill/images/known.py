@@ -7,6 +7,7 @@ commands have been run. None of these sets comes with the library.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import permutations
 
 LGM = "Linear Gradient Matching, arXiv 2511.16674"
 
@@ -95,6 +96,15 @@ class KnownDataset:
         words = ["transfer", *runs, "--encoders", *files, "--config", files[0]]
         words += ["--probes", "sgd", "1nn", "--seeds", "5", "--sgd-views", "1000"]
         return " ".join(["probedistill", *words, "--out", f"runs/{name}-transfer"])
+
+    def neighbours_commands(self, name: str) -> list[str]:
+        """Commands for the rows of neighbours in that table: each set's neighbours, scored with the other encoders."""
+        files = {encoder: f"runs/{name}-{encoder}/config.yaml" for encoder in ENCODERS}
+        return [
+            f"probedistill evaluate runs/{name}-{own} --config {files[own]} --encoder {files[other]} --choose-by "
+            f"{files[own]} --probes sgd --seeds 5 --sgd-views 1000 --baselines neighbours"
+            for own, other in permutations(ENCODERS, 2)
+        ]
 
 
 def _lgm(*accuracies: float) -> tuple[PaperFigure, ...]:
