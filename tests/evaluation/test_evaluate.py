@@ -21,6 +21,7 @@ from probedistill import (
     UserError,
     distill,
     evaluate,
+    export,
     load_encoder,
     load_images,
     load_splits,
@@ -191,6 +192,12 @@ def test_the_8_bit_images_are_scored_and_the_floats_on_request(encoder, data, di
     assert [row.name for row in result.rows] == ["distilled", "distilled, float"]
     assert result["distilled"].top1 == pytest.approx(1 / 3)
     assert result["distilled, float"].top1 != result["distilled"].top1
+
+
+def test_a_set_of_8_bit_images_has_no_floats_to_compare_with(distilled, encoder, data, tmp_path):
+    export(distilled, tmp_path / "small", progress=False)
+    with pytest.raises(UserError, match=r"has no float images, only 8-bit ones, .* leave out floats"):
+        score(DistilledSet.load(tmp_path / "small"), encoder, data, floats=True)
 
 
 def test_test_images_with_another_class_order(distilled, encoder, data):

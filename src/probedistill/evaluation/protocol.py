@@ -99,8 +99,8 @@ def evaluate(
 
     Raises:
         UserError: Unknown option, probe or baseline, classes of the set that the images lack, a set whose record of
-            its augmentation is damaged, or an inherited probe without a head or with the head of an encoder other than
-            ``source``.
+            its augmentation is damaged, ``floats`` of a set that has none, or an inherited probe without a head or with
+            the head of an encoder other than ``source``.
     """
     if distilled is not None:
         distilled = as_set(distilled)
@@ -113,6 +113,10 @@ def evaluate(
     if out is not None:
         check_file(Path(out))
     check_probes(config.probes)
+    if config.floats and distilled is not None and torch.equal(distilled.float_images, distilled.images):
+        raise UserError(
+            f"the set has no float images, only 8-bit ones, as after an export or import; leave out {option('floats')}"
+        )
     if images_per_class < 1:
         raise UserError(f"images_per_class {images_per_class} must be at least 1")
     store = features or FeatureStore(cache, strict, progress)
