@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -94,6 +95,30 @@ def test_state_is_set_and_restored(name):
         with pytest.raises(RuntimeError, match="mine"), own_torch_state():
             raise RuntimeError("mine")
         assert (settings(), precisions()) == (theirs, fast)
+
+
+def test_threads_do_not_end_each_others_settings():
+    """The first thread to end would give its settings back while another one computes."""
+    seen: list[torch.dtype] = []
+    inside, may_end = threading.Event(), threading.Event()
+
+    def second() -> None:
+        with own_torch_state():
+            inside.set()
+            may_end.wait(60)
+            seen.append(torch.get_default_dtype())
+
+    before = torch.backends.cudnn.deterministic
+    thread = threading.Thread(target=second)
+    with called(torch.set_default_dtype, torch.float64, torch.float32):
+        with own_torch_state():
+            thread.start()
+            assert inside.wait(60)
+        may_end.set()
+        thread.join()
+        assert seen == [torch.float32]
+        assert torch.get_default_dtype() == torch.float64
+        assert torch.backends.cudnn.deterministic == before
 
 
 def test_an_operation_without_a_deterministic_algorithm_is_a_warning():

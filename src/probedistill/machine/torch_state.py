@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
@@ -18,29 +19,60 @@ def own_torch_state() -> Iterator[None]:
     full precision, and convolutions on a GPU give the same results at every call. If the caller allows only
     deterministic algorithms, an operation without one is a warning, not an error. Pillow refuses truncated images.
     Notebooks often begin with ``torch.set_grad_enabled(False)`` or another default dtype. Also works as a decorator.
+
+    Some of these settings belong to the whole process. If several threads compute at the same time, the caller's come
+    back after the last of them.
     """
-    dtype, device = torch.get_default_dtype(), torch.empty(0).device  # get_default_device sometimes fails in torch 2.6
+    device = torch.empty(0).device  # get_default_device sometimes fails in torch 2.6
     with ExitStack() as stack:
+        stack.enter_context(_of_the_process())
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         for kind in ("cpu", "cuda"):
             if torch.is_autocast_enabled(kind):
                 stack.enter_context(torch.autocast(kind, enabled=False))
-        if dtype != torch.float32:
-            torch.set_default_dtype(torch.float32)
-            stack.callback(torch.set_default_dtype, dtype)
         if device != torch.device("cpu"):
             stack.enter_context(torch.device("cpu"))  # overrides ``with torch.device("cuda"):``
-        _compute_in_float32(stack)
-        if torch.are_deterministic_algorithms_enabled():
-            warns = torch.is_deterministic_algorithms_warn_only_enabled()
-            stack.callback(torch.use_deterministic_algorithms, True, warn_only=warns)
-            torch.use_deterministic_algorithms(True, warn_only=True)
-        stack.callback(setattr, ImageFile, "LOAD_TRUNCATED_IMAGES", ImageFile.LOAD_TRUNCATED_IMAGES)
-        ImageFile.LOAD_TRUNCATED_IMAGES = False
-        stack.callback(setattr, torch.backends.cudnn, "deterministic", torch.backends.cudnn.deterministic)
-        torch.backends.cudnn.deterministic = True
         yield
+
+
+_lock = threading.Lock()
+_blocks = 0  # entered and not left yet, in all threads
+_callers = ExitStack()  # what restores the caller's settings
+
+
+@contextmanager
+def _of_the_process() -> Iterator[None]:
+    global _blocks, _callers
+    with _lock:
+        stack = ExitStack()
+        _set_for_the_process(stack)
+        _callers = _callers if _blocks else stack
+        _blocks += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _blocks -= 1
+            if not _blocks:
+                _callers.close()
+
+
+def _set_for_the_process(stack: ExitStack) -> None:
+    """Change the settings that all threads share until the stack is closed."""
+    stack.callback(torch.set_default_dtype, torch.get_default_dtype())
+    torch.set_default_dtype(torch.float32)
+    _compute_in_float32(stack)
+    if torch.are_deterministic_algorithms_enabled():
+        warns = torch.is_deterministic_algorithms_warn_only_enabled()
+        stack.callback(torch.use_deterministic_algorithms, True, warn_only=warns)
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    for owner, name, value in (
+        (ImageFile, "LOAD_TRUNCATED_IMAGES", False),
+        (torch.backends.cudnn, "deterministic", True),
+    ):
+        stack.callback(setattr, owner, name, getattr(owner, name))
+        setattr(owner, name, value)
 
 
 def _compute_in_float32(stack: ExitStack) -> None:
