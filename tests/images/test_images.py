@@ -836,16 +836,23 @@ def test_hf_labels_that_are_whole_numbers_as_floats(hub, monkeypatch):
         found([0.5, 1.0] * 3)
 
 
-def test_hf_no_place_for_the_cache_of_datasets(hub, tmp_path, monkeypatch):
-    def refuse(_):
-        raise PermissionError(errno.EACCES, "Permission denied", "/home/.cache/huggingface")
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ENOENT])
+def test_hf_no_place_for_the_cache_of_datasets(hub, tmp_path, monkeypatch, number):
+    place = "/home/.cache/huggingface"
 
+    def refuse(_):
+        raise OSError(number, os.strerror(number), place)
+
+    make_image_folder(tmp_path)
+    monkeypatch.chdir(tmp_path.parent)
     monkeypatch.setattr(hub, "load_dataset_builder", refuse)
-    with pytest.raises(
-        UserError, match=r"Permission denied: '/home/.*; the package datasets keeps a copy: set HF_HOME"
-    ) as error:
-        load_images(f"hf:{make_image_folder(tmp_path)}")
+    says = f"{os.strerror(number)}: '/home/.*; the package datasets keeps a copy: set HF_HOME"
+    with pytest.raises(UserError, match=says) as error:
+        load_images(f"hf:{tmp_path.name}")
     one_line(error)
+    place = str(tmp_path / "train.csv")
+    with pytest.raises(UserError, match=r"train.csv.*; correct its files, or give folder:"):
+        load_images(f"hf:{tmp_path.name}")
 
 
 def test_hf_a_folder_whose_files_datasets_does_not_find(hub, tmp_path):

@@ -98,7 +98,8 @@ def _read(place: str, config: ImagesConfig, datasets: Any) -> Any:
         reason = error.__cause__ or error if type(error).__name__ == "DatasetGenerationError" else error
         why = one_line(str(reason).strip().split("\n")[0]) or type(reason).__name__
         way_out = "check the name and the network, or give a folder with the data set"
-        if getattr(reason, "errno", None) in _UNWRITABLE and not str(getattr(reason, "filename", "")).startswith(place):
+        file = os.path.abspath(str(getattr(reason, "filename", None) or "/"))
+        if getattr(reason, "errno", None) in _UNWRITABLE and not file.startswith(os.path.abspath(place)):
             way_out = "the package datasets keeps a copy: set HF_HOME to a writable folder with free space"
         elif os.path.isdir(place) and images_below(Path(place)):
             way_out = f"correct its files, or give folder:{place} if it has one folder per class"
@@ -109,7 +110,7 @@ def _read(place: str, config: ImagesConfig, datasets: Any) -> Any:
     return splits
 
 
-_UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR)
+_UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.ENOENT)
 _OF_SAVE_TO_DISK = ("dataset_dict.json", "state.json")
 
 
