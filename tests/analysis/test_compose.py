@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections import Counter
 
 import numpy as np
@@ -143,6 +144,10 @@ def test_digits_by_the_command_line(run_cli, tmp_path):
     assert done.code == 0, done.err
     assert "synthetic" in done.out
     assert f"--images 'folder:{tmp_path / 'two digits'}' --encoder" in done.out
+    run = re.search(r"--out ('.*')", done.out)[1]
+    groups = tmp_path / "two digits" / "groups.csv"
+    assert f"bias {run} --images 'folder:{groups.parent}' --groups '{groups}'" in done.out
+    assert groups.exists()
     record = json.loads((tmp_path / "two digits" / "composed.json").read_text())
     assert record["usual_background"] == {"3": "bricks", "8": "grain"}
     assert record["settings"]["mask"] == "bright"

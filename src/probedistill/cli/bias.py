@@ -9,6 +9,7 @@ from typing import Annotated
 
 from ..config import ComposeConfig, ImagesConfig
 from ..store.named import results_folder, run_folder
+from ..text import as_argument
 from .app import Cache, Images, Progress, command, flat, show
 
 
@@ -107,4 +108,6 @@ def compose(
     scenes = ImagesConfig(images=backgrounds, classes=background_classes)
     show(run_compose(things, scenes, out=out, config=settings, progress=progress))
     images = quote(f"folder:{out}")
-    show(f"distil: probedistill distill --images {images} --encoder efficientnet_lite0 --input-size 112")
+    run, groups = as_argument(Path("runs") / out.resolve().name), as_argument(out / "groups.csv")
+    show(f"distil: probedistill distill --images {images} --encoder efficientnet_lite0 --input-size 112 --out {run}")
+    show(f"then:   probedistill bias {run} --images {images} --groups {groups}")
