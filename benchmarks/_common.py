@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -15,7 +16,7 @@ from typing import Any
 
 import torch
 
-from probedistill import Canvas, Distiller, EncoderConfig, Loop, Tower, load_encoder
+from probedistill import Canvas, Distiller, Encoder, EncoderConfig, Loop, Tower, load_encoder
 from probedistill.machine.places import cache_folder
 from probedistill.objectives.clp import clp_objective
 from probedistill.objectives.lgm import lgm_objective
@@ -90,6 +91,16 @@ def small_distiller(classes: int, size: int, *, views: int, micro_batch: int, me
     canvas.fill_with_noise(1.0, seed=0)
     loop = Loop(steps=1000, lr=0.02, views=views, micro_batch=micro_batch)
     return Distiller([Tower(encoder, OBJECTIVES[method](real))], canvas, torch.arange(classes), loop)
+
+
+def channels_first(encoder: Encoder) -> None:
+    """Undo the channels-last layout that `load_encoder` gives a model."""
+    encoder.model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+
+
+def no_options(doc: str | None) -> None:
+    """Parse the command line of a script without options, so that it has a --help and refuses what it would ignore."""
+    argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
 
 
 def machine() -> dict[str, Any]:

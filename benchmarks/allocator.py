@@ -8,6 +8,7 @@ Every row runs in its own process. The command line keeps freed memory because o
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
 import sys
@@ -36,13 +37,16 @@ def measure(classes: str, kept: bool) -> dict[str, Any]:
 
 
 def main() -> None:
-    if len(sys.argv) == 3:
-        print(json.dumps(measure(sys.argv[1], sys.argv[2] == "kept")))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--one", nargs=2, metavar=("CLASSES", "MALLOC"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(measure(options.one[0], options.one[1] == "kept")))
         return
     rows = []
     for classes in CASES:
         for way in ("default", "kept"):
-            row = {"classes": int(classes), "malloc": way, **in_fresh_process(__file__, classes, way)}
+            row = {"classes": int(classes), "malloc": way, **in_fresh_process(__file__, "--one", classes, way)}
             rows.append(row)
             faster = rows[-2]["seconds"] / row["seconds"] if way == "kept" else 1.0
             print(

@@ -40,6 +40,7 @@ from probedistill import (
     load_splits,
     merge_statistics,
 )
+from probedistill.distillation.prepare import Data
 from probedistill.features.classes import class_sums
 from probedistill.features.gaussians import gaussian_features
 from probedistill.objectives.real import Objective, RealFeatures
@@ -204,7 +205,8 @@ def main() -> None:
             if row["name"] not in there:
                 keep(row)
         for way, (method, arguments, of_photos) in WAYS.items():
-            for name, source in {"merged statistics": found, "pooled photos": train}.items():
+            sources: dict[str, Data] = {"merged statistics": found, "pooled photos": train}
+            for name, source in sources.items():
                 title = f"{way} from {name}"
                 left_out = seed not in of_photos if source is train else bool(arguments) and seed > 0
                 if title in there or left_out:
@@ -225,8 +227,8 @@ def main() -> None:
         for name in ("lite0", "mobilenetv1"):
             model = load_encoder(_common.encoder(name))
             result = evaluate(None, model, train, test, probes=["ridge"], seeds=5, baselines=["random", "full"])
-            for row in result.rows:
-                keep({"name": row.name if row.name != "full" else "full real data", "seed": 0, name: row.top1})
+            for one in result.rows:
+                keep({"name": one.name, "seed": 0, name: one.top1})
     print("done")
 
 

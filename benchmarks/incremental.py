@@ -18,8 +18,8 @@ and distillation, as far as the time on a shared machine allowed: the results gi
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -113,7 +113,9 @@ def folder(way: str, seed: int, task: int) -> Path:
 
 
 def main() -> None:
-    end = time.monotonic() + 60 * float((sys.argv[1:] or ["7"])[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("minutes", nargs="?", type=float, default=7.0, help="after which no further row is begun")
+    end = time.monotonic() + 60 * parser.parse_args().minutes
     train, test_images = load_splits(_common.images("grocery"))
     encoder, store = load_encoder(_common.encoder("lite0", SIZE)), FeatureStore(progress=False)
     photos_bank, test = store.of(encoder, train), store.of(encoder, test_images)

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from _common import keep
+from _common import channels_first, keep
 from probedistill import load_encoder
 
 WAYS: dict[str, dict[str, Any]] = {
@@ -47,7 +47,7 @@ def main() -> None:
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = "tf32" in way  # as in `distill`
         encoder = load_encoder(options.encoder, input_size=options.size, pretrained=not options.random, **settings)
         if "plain" in way:
-            encoder.model.to(memory_format=torch.contiguous_format)
+            channels_first(encoder)
         images = torch.rand(options.batch, 3, options.size, options.size, device=encoder.device)
 
         def forward(encoder: Any = encoder, images: torch.Tensor = images) -> None:

@@ -12,6 +12,7 @@ of grocery (20 steps) are forecast with the constants from clothing.
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 from collections.abc import Iterator
@@ -144,7 +145,9 @@ def quality(rows: list[dict[str, Any]], forecasts: list[dict[str, float]]) -> di
 
 
 def main() -> None:
-    if sys.argv[1:] == ["distil"]:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", nargs="?", choices=["distil"], help="make the sets; without it, migrate and score them")
+    if parser.parse_args().part == "distil":
         distil()
         return
     encoders = {name: load_encoder(_common.encoder(name)) for name in ENCODERS}

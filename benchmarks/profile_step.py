@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import torch
 
-from _common import keep
+from _common import keep, no_options
 from probedistill import Canvas, Distiller, Loop, Tower, load_encoder
 from probedistill.config import AugmentConfig
 from probedistill.features.views import apply_views, draw_views
@@ -61,6 +61,7 @@ def median_seconds(function: Callable[[], object]) -> float:
 
 
 def main() -> None:
+    no_options(__doc__)
     encoder = load_encoder("efficientnet_lite0", input_size=SIZE)
     generator = torch.Generator().manual_seed(0)
     y = torch.arange(CLASSES).repeat_interleave(300)

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from _common import in_fresh_process, keep, peak_memory_mib
+from _common import channels_first, in_fresh_process, keep, peak_memory_mib
 from probedistill import AugmentConfig
 
 AUGMENT = AugmentConfig(noise_prob=0.5)  # the authors' views, in every row
@@ -39,7 +39,7 @@ def prepare(options: argparse.Namespace, classes: int, plain: bool) -> tuple[Any
         precision=options.precision,
     )  # fmt: skip
     if plain:
-        encoder.model.to(memory_format=torch.contiguous_format)
+        channels_first(encoder)
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(16 * classes, encoder.dim, generator=generator).abs()
     return encoder, features, torch.arange(classes).repeat_interleave(16)
@@ -65,9 +65,11 @@ def reference_gradient_step(
     torch.nn.init.normal_(head.weight, std=0.01)
     torch.nn.init.zeros_(head.bias)
 
+    parameters = list(head.parameters())
+
     def gradient(images: torch.Tensor, targets: torch.Tensor, create_graph: bool) -> torch.Tensor:
         loss = F.cross_entropy(head(encoder(images)), targets.to(device))
-        return torch.cat([g.flatten() for g in torch.autograd.grad(loss, head.parameters(), create_graph=create_graph)])
+        return torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters, create_graph=create_graph)])
 
     with torch.no_grad():
         real = apply_views(real.to(device), draw_views(AUGMENT, len(real), seed=2 * seed), canvas.size)

@@ -70,8 +70,7 @@ def read_plainly(paths: list[Path]) -> None:
 
 def measure(folder: Path, rows: int) -> dict[str, Any]:
     """Seconds, speeds and the rise of peak memory for the first ``rows`` rows."""
-    from probedistill.features.bank import FeatureBank
-    from probedistill.features.bank import Shard as _Shard
+    from probedistill.features.bank import FeatureBank, Shard
     from probedistill.objectives.lgm import summed_head_gradient
     from probedistill.objectives.real import RealFeatures
 
@@ -84,13 +83,13 @@ def measure(folder: Path, rows: int) -> dict[str, Any]:
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = resident_mib("VmRSS")
 
-    labels, parts = torch.arange(rows) % CLASSES, [_Shard(p, min(SHARD, rows - s)) for p, s in zip(paths, starts)]
+    labels, parts = torch.arange(rows) % CLASSES, [Shard(p, min(SHARD, rows - s)) for p, s in zip(paths, starts)]
     names = tuple(map(str, range(CLASSES)))
-    bank = FeatureBank._of_parts(parts, 0, DIM, labels, torch.arange(rows), names, {"skipped": []})
+    bank = FeatureBank.of_parts(parts, 0, DIM, labels, torch.arange(rows), names, None)
     real = RealFeatures(bank, bank.all_labels(), CLASSES)
     tasks: dict[str, Callable[[], Any]] = {
         "plain read": lambda: read_plainly(paths),
-        "class sums": real.flows,
+        "class sums": real.class_sums,
         "LGM gradient": lambda: summed_head_gradient(real.blocks(), real.counts, weight, balanced=True),
     }
     size = sum(path.stat().st_size for path in paths)

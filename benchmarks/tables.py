@@ -12,7 +12,7 @@ import re
 import statistics
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -657,9 +657,8 @@ def bytes_of_images() -> str:
         top1 = {s: f"{100 * statistics.fmean(p['top1'] for p in drawn):.1f}" for s, drawn in of_setting.items()}
         cells = [top1.get(s, "") for s in settings]
         for setting in ("png", "default"):
-            drawn = of_setting.get(setting)
-            size = f"{statistics.fmean(p['bytes'] for p in drawn) / 1000:.1f}" if drawn else ""
-            cells.append(f"{top1[setting]} in {size} kB" if drawn else "")
+            sizes = [p["bytes"] for p in of_setting.get(setting, [])]
+            cells.append(f"{top1[setting]} in {statistics.fmean(sizes) / 1000:.1f} kB" if sizes else "")
         title = source if source == "distilled" else f"{source}, {count} per class"
         lines.append(f"| {title} | " + " | ".join(cells) + " |")
     protocol, draws = content["settings"]["protocol"], 1 + max(p["draw"] for p in points)
@@ -872,7 +871,7 @@ def incremental() -> str:
     return "\n".join([*lines, "", note])
 
 
-TABLES = {
+TABLES: dict[str, Callable[[], str]] = {
     "federated": federated,
     "privacy_clothing": partial(privacy, "clothing"),
     "privacy_grocery": partial(privacy, "grocery"),
@@ -918,6 +917,11 @@ TABLES = {
 }
 
 
+def filled(table: str, marked: re.Match[str]) -> str:
+    """A table between its two markers."""
+    return f"{marked[1]}{table}\n{marked[2]}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="change nothing; fail if a table is out of date")
@@ -932,7 +936,7 @@ def main() -> None:
                     table = make()
                 except FileNotFoundError as error:
                     table = f"Not made yet: no `{Path(error.filename).name}`."
-                new = pattern.sub(lambda match, table=table: f"{match[1]}{table}\n{match[2]}", new)
+                new = pattern.sub(partial(filled, table), new)
         if new != text:
             stale.append(path.name)
             if not options.check:

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from _common import images, keep
+from _common import channels_first, images, keep
 from probedistill import AugmentConfig, DistillConfig, LinearProbe, extract_features, load_encoder, load_splits
 from probedistill.distillation.canvas import Canvas
 from probedistill.distillation.start import make_distiller
@@ -83,14 +83,14 @@ def main() -> None:
 
     for method in options.methods:
         config = DistillConfig(method=method).resolve()
-        bank = extract_features(encoder, train, views=config.real_views or 0, augment=config.augment)
+        bank = extract_features(encoder, train, views=int(config.real_views), augment=config.augment)
         distiller = make_distiller(config, [encoder], [bank], train)
         clock = Clock(f"ours {method}", encoder, labels, test_bank)
         clock.run(distiller.steps, 10, lambda _: distiller.step(), distiller.images)  # noqa: B023
         clocks.append(clock)
 
     plain = load_encoder("efficientnet_lite0", input_size=SIZE, fold_batchnorm=False)
-    plain.model.to(memory_format=torch.contiguous_format)
+    channels_first(plain)
     pixels = torch.stack([(encoder.centre_view(train.load(i)) * 255).byte() for i in range(len(train))])
     real_labels = torch.as_tensor(train.labels)
     canvas = Canvas(len(labels), SIZE, open_levels=1)

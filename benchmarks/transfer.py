@@ -38,7 +38,7 @@ class Passes:
             self.images += len(images)
             return features
 
-        Encoder.forward = timed  # type: ignore[method-assign]
+        Encoder.forward = timed  # type: ignore[method-assign, assignment]
 
     def reset(self) -> None:
         self.images, self.seconds = 0, 0.0
@@ -69,7 +69,7 @@ def main() -> None:
         sets = []
         for name in ENCODERS:
             encoder = load_encoder(_common.encoder(name, options.size))
-            run = {"out": Path(folder) / name, "cache": cache, "evaluate_every": 0, "progress": False}
+            run: dict[str, Any] = {"out": Path(folder) / name, "cache": cache, "evaluate_every": 0, "progress": False}
             distill(train, encoder, steps=options.steps, views=1, **run)
             sets.append(Path(folder) / name)
         targets = [_common.encoder(name, options.size) for name in ENCODERS]
