@@ -252,6 +252,11 @@ def test_a_misspelt_option_is_reported_before_a_missing_one(run_cli):
     assert "--help lists" in run_cli("runs", "--qqqqq").error()
 
 
+def test_only_options_that_the_parser_takes_are_suggested(run_cli):
+    assert "did you mean --classes?" in run_cli("distill", "--empty-classes").error()
+    assert "--empty-others" in run_cli("audit", "x", "--empty-others").error()
+
+
 def test_an_encoder_of_timm_is_suggested_with_its_source(refused):
     assert "did you mean 'timm:resnet18'" in refused(encoder="resnet18")
 

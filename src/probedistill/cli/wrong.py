@@ -37,10 +37,15 @@ def in_words(error: cyclopts.CycloptsError, tokens: Sequence[str]) -> str:
     return _named(error)
 
 
+def _options_of(command: str) -> cyclopts.ArgumentCollection:
+    """A command's arguments as the parser takes them; the command alone does not know the defaults of the app."""
+    return app[command].assemble_argument_collection(default_parameter=app.default_parameter)
+
+
 def _unknown_options(tokens: Sequence[str], command: str) -> list[str]:
     if command not in app:
         return []
-    known = app[command].assemble_argument_collection()
+    known = _options_of(command)
 
     def is_known(word: str) -> bool:
         try:
@@ -56,7 +61,7 @@ def _unknown_options(tokens: Sequence[str], command: str) -> list[str]:
 def _unknown(word: str, command: str) -> str:
     """Return the line for an unknown option, with the nearest known one."""
     word = word.partition("=")[0]
-    own = app[command].assemble_argument_collection() if command in app else ()
+    own = _options_of(command) if command in app else ()
     # Leave out names that only group others, such as --augment.
     names = {*SHARED, *(name for argument in own if not argument.children for name in argument.names)} - {word}
     if near := _nearest(word, names):
@@ -88,7 +93,7 @@ def _missing(error: cyclopts.MissingArgumentError, tokens: Sequence[str]) -> str
         return f"{error.keyword} has {lacks}; probedistill {command} --help says what it takes"
     name = argument.name.removeprefix("--")
     if argument.field_info.is_positional:
-        own = app[command].assemble_argument_collection()
+        own = _options_of(command)
         words = [one.name.removeprefix("--").upper() for one in own if one.field_info.is_positional and one.required]
         usage = " ".join(word for word in words if word != "*")  # "*" is a config, whose fields are options
         return f"{name} is missing; give it after the command: probedistill {command} {usage}"
