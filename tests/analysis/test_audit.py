@@ -346,6 +346,10 @@ def test_command(made, data, run_cli, tmp_path):
     page = tmp_path / "report.html"
     assert run_cli("report", run, "--out", page).code == 0
     assert "do not guarantee" in page.read_text()
+    (one,) = run.rglob("0002.safetensors")
+    one.unlink()
+    again = run_cli("audit", run, *config, "--shadows", 6, "--shadow-steps", 1)
+    assert "1 shadow set, about" in again.err  # what one takes is said, whichever it is
     assert "not exactly the photos" in done.out  # the command holds out some photos, but the run used all of them
     assert "even number" in run_cli("audit", run, *config, "--shadows", 5).error()
     few = run_cli("audit", place / "copies", *config, "--shadows", 6, "--out", tmp_path / "few").error()

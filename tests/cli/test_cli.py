@@ -282,7 +282,7 @@ def test_unknown_command_comes_with_the_nearest(run_cli):
         # A word far from every name gets no suggestion.
         (["distill", "--ipc", 3], "unknown option '--ipc'; probedistill distill --help lists all options"),
         (["distill", "--batch-size", 3], "unknown option '--batch-size'; probedistill distill --help"),
-        (["remove", "runs/x"], "unknown command 'remove'; probedistill --help lists the commands"),
+        (["delete", "runs/x"], "unknown command 'delete'; probedistill --help lists the commands"),
     ],
 )
 def test_superfluous_words(run_cli, tmp_path, monkeypatch, words, message):

@@ -293,9 +293,9 @@ def membership(
     labels = shadows.bank.labels.numpy()
     members = shadow_halves(labels, count, seed=shadows.seed)
     kept = [_read(folder, number, shadows.key) for number in range(count)]
-    known, began = sum(one is not None for one in kept), time.monotonic()
+    missing, began = [number for number in range(count) if kept[number] is None], time.monotonic()
     found: list[Tensor] = []
-    with ProgressBar("shadow sets", count, initial=known, enabled=progress) as bar:
+    with ProgressBar("shadow sets", count, initial=count - len(missing), enabled=progress) as bar:
         for number in range(count):
             spent = (time.monotonic() - began) / 60
             if minutes is not None and spent >= minutes and number >= LEAST and number % 2 == 0:
@@ -305,8 +305,8 @@ def membership(
                 start = time.monotonic()
                 scores = shadows.scores(number, members[number])
                 _keep(folder, number, shadows.key, scores)
-                if len(found) == known and progress:
-                    _say_cost(count - known, time.monotonic() - start, minutes)
+                if number == missing[0] and progress:
+                    _say_cost(len(missing), time.monotonic() - start, minutes)
                 bar.advance()
             found.append(scores)
     stacked = torch.stack(found).numpy()  # (S, 3, N)
@@ -329,7 +329,7 @@ def _say_cost(left: int, seconds: float, minutes: float | None) -> None:
     """Print how long it will take, once the first set has been timed."""
     whole = left * seconds
     limit = f", stopping after {minutes:g} min" if minutes is not None and 60 * minutes < whole else ""
-    each = f"{left} shadow sets, about {duration(seconds)} each"
+    each = f"{counted(left, 'shadow set')}, about {duration(seconds)} each"
     say(f"{each}: {duration(whole)} in all{limit}; if you stop it, the same command continues")
 
 
