@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -74,7 +75,8 @@ def _find_options_once() -> None:
         return ArgumentCollection(new.values())
 
     def once(app: cyclopts.App, **options: bool) -> ArgumentCollection:
-        key = (app.default_command, app.app_stack.default_parameter, *options.items())
+        stack = (id(one) for frame in app.app_stack.stack for one in frame)  # its default_parameter takes long
+        key = (app.default_command, *stack, *options.items())
         if key not in found:
             found[key] = find(app, **options)
         return fresh(found[key])
@@ -126,9 +128,9 @@ def _files_of_one_test_are_not_found_by_the_next(
 ) -> Iterator[None]:
     """Undo a ``module:`` name, which adds the current folder to the path for the rest of the process."""
     monkeypatch.setattr(sys, "path", list(sys.path))
-    known, written = set(sys.modules), str(tmp_path_factory.getbasetemp())
+    last, written = next(reversed(sys.modules)), str(tmp_path_factory.getbasetemp())
     yield
-    for name in sys.modules.keys() - known:
+    for name in list(takewhile(lambda name: name != last, reversed(sys.modules))):
         if (getattr(sys.modules[name], "__file__", None) or "").startswith(written):
             del sys.modules[name]
 
