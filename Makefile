@@ -26,15 +26,18 @@ $(VENV)/.browser: $(VENV)/.installed
 	  || timeout 300 $(BIN)/playwright install chromium || echo "no browser could be installed"
 	@touch $@
 
-# A file per worker, in the files' own order. Sorted by number of tests, the slowest files would run last and alone.
+# A file per worker, in the files' own order: what the tests of a file share is made once. Sorted by number of tests,
+# the slowest files would run last and alone.
+WORKERS := -n logical --dist loadfile --no-loadscope-reorder
+
 test: $(VENV)/.installed $(VENV)/.browser  ## the tests
-	PROBEDISTILL_ARTEFACTS=test-artefacts $(BIN)/python -m pytest -n logical --dist loadfile --no-loadscope-reorder
+	PROBEDISTILL_ARTEFACTS=test-artefacts $(BIN)/python -m pytest $(WORKERS)
 
 gpu: $(VENV)/.installed  ## the tests that need an NVIDIA GPU
 	TEST_GPU=1 $(BIN)/python -m pytest tests/machine/test_gpu.py
 
 quick: $(VENV)/.installed  ## the tests without the slow ones: about a minute and a half
-	$(BIN)/python -m pytest -n logical -m "not slow" -q
+	$(BIN)/python -m pytest $(WORKERS) -m "not slow" -q --hypothesis-profile quick
 
 lint: $(VENV)/.installed  ## ruff, mypy, and a check that the tables in the docs match the results
 	$(BIN)/ruff check src tests benchmarks examples docs

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 settings.register_profile("ours", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "ours")
+settings.register_profile("quick", settings(), max_examples=20)  # of the tests that do not say how many (make quick)
 
 # Waiting for the disk a few thousand times would take minutes. What must be synced, and when, is tested by recording
 # the calls (tests/store/test_power_loss.py).
