@@ -332,6 +332,13 @@ def test_lists_of_classes_as_editors_and_shells_write_them(tmp_path, encoding, e
     assert classes_of(tmp_path / "photos", classes=[f"@{tmp_path / 'names.txt'}"]) == ("zoo", "café")
 
 
+def test_a_list_of_classes_without_an_end(tmp_path, monkeypatch):
+    tree(tmp_path, "cat", "dog")
+    monkeypatch.setattr("probedistill.images.splits._MOST_NAMES_BYTES", 1000)
+    with pytest.raises(UserError, match=r"classes '@/dev/zero' cannot be read \(more than 1,000 bytes\)"):
+        classes_of(tmp_path, classes=["@/dev/zero"])
+
+
 @pytest.mark.parametrize("source", ["folder", "hf", "wds", "cub"])
 def test_a_path_may_begin_with_a_tilde_without_a_home(source, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -16,6 +16,7 @@ from probedistill import DistilledSet, UserError, export
 from probedistill.distillation.new_folder import write_set
 from probedistill.show.previews import save_sprite
 from probedistill.store.distilled import rebuilt
+from probedistill.store.sums import read_sums
 
 
 def make_set(seed: int = 0) -> DistilledSet:
@@ -135,3 +136,19 @@ def test_image_files_are_restored_from_the_float_images(saved, harm):
         DistilledSet.load(saved)
     assert torch.equal(rebuilt(saved).float_images, make_set().float_images)
     assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("name", ["run.json", "tensors.safetensors", "SHA256SUMS", "README.md"])
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_a_pipe_or_a_device_is_not_read(saved, run_cli, name, kind):
+    (saved / name).unlink()
+    os.mkfifo(saved / name) if kind == "pipe" else (saved / name).symlink_to("/dev/zero")
+    for command in ("info", "accept"):
+        error = run_cli(command, saved).error()
+        assert f"has {name!r}, which is a pipe or a device; remove it" in error
+
+
+def test_many_lines_of_one_name_cost_little(saved):
+    lines = (saved / "SHA256SUMS").read_text()
+    (saved / "SHA256SUMS").write_text(lines + lines.splitlines(keepends=True)[0] * 200_000)
+    assert len(read_sums(saved)) == len(lines.splitlines())

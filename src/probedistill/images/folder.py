@@ -407,6 +407,8 @@ def _hidden_folders(path: Path) -> list[str]:
 def is_run(folder: Path) -> bool:
     """Whether a folder is a run or a set of probedistill; other programs write a run.json, too."""
     try:
+        if not (folder / "run.json").is_file():  # a pipe would block
+            return False
         with open(folder / "run.json", "rb") as file:
             return b'"kind": "run"' in file.read(200)
     except OSError:

@@ -34,6 +34,7 @@ from .sources import ALIASES, TESTING, TRAINING, WHOLE, Source, composed, open_s
 
 _log = logging.getLogger(__name__)
 
+_MOST_NAMES_BYTES = 1 << 26  # of a list of classes
 _HELD_OUT = "holdout "  # how the names of held-out splits begin
 
 
@@ -236,7 +237,11 @@ def class_list(entries: Sequence[str]) -> list[str]:
 def _names_in_file(path: Path) -> list[str]:
     """Read one name per line. Lines that start with # are comments; ``\\#1`` is the class ``#1``."""
     try:
-        lines = text_of(at_home(path).read_bytes()).split("\n")
+        with open(at_home(path), "rb") as file:
+            content = file.read(_MOST_NAMES_BYTES + 1)
+        if len(content) > _MOST_NAMES_BYTES:
+            raise ValueError(f"more than {_MOST_NAMES_BYTES:,} bytes")
+        lines = text_of(content).split("\n")
     except FileNotFoundError:
         raise UserError(
             f"classes '@{path}': no such file; give a UTF-8 text file with one class name per line, or write "

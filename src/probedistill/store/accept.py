@@ -13,7 +13,7 @@ from .layout import IMAGES, RUN, SUMS, TENSORS
 from .locks import PATIENCE, claimed
 from .named import check_own, run_folder
 from .records import MAX_BYTES, SEAL, parse_json, sealed
-from .run_record import read_run
+from .run_record import check_plain_files, read_run
 from .sums import MixedFilesError, file_digest, read_sums, write_sums
 
 
@@ -32,6 +32,7 @@ def accept_edits(path: Path) -> list[str]:
         return [str(path)] if _accept_record(path) else []
     if not path.is_dir():
         raise UserError(f"no such file or folder {str(path)!r}; give a run's folder or a JSON file")
+    check_plain_files(path)
     with claimed(path, called="folder", wait=PATIENCE):
         changed = [file.name for file in sorted(path.glob("*.json")) if _accept_record(file)]
         if (path / RUN).exists():

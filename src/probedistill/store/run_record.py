@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from msgspec import Meta
 
 from ..config import AugmentConfig, DistillConfig, Precision
+from ..errors import UserError
 from ..images.folder import own_files
 from ..images.labelled import LabelledImages
 from ..methods import FROM_PHOTOS, flattened
@@ -415,7 +416,27 @@ def read_run(folder: Path) -> RunRecord:
     Raises:
         UserError: It is not there or damaged; the line names the file and the place.
     """
+    check_plain_files(folder)
     return read_record(folder / RUN, RunRecord, kind="run", what="run", hint=_HINT)
+
+
+def check_plain_files(folder: Path) -> None:
+    """Raise `UserError` for a pipe or a device in a run's folder: reading it could block or never end."""
+    try:
+        with os.scandir(folder) as entries:
+            found = [entry.name for entry in entries if not (entry.is_file() or entry.is_dir()) and _exists(entry)]
+    except OSError:
+        return  # `read_record` says what is wrong
+    if found:
+        raise UserError(f"{str(folder)!r} has {found[0]!r}, which is a pipe or a device; remove it")
+
+
+def _exists(entry: os.DirEntry[str]) -> bool:
+    try:
+        entry.stat()
+    except OSError:  # a broken link is a missing file
+        return False
+    return True
 
 
 def write_run(folder: Path, run: RunRecord) -> None:

@@ -51,7 +51,7 @@ def read_sums(folder: Path) -> dict[str, tuple[str, ...]]:
     Raises:
         MixedFilesError: There is no ``SHA256SUMS``, or it is damaged.
     """
-    found: dict[str, tuple[str, ...]] = {}
+    found: dict[str, dict[str, None]] = {}
     try:
         lines = (folder / SUMS).read_text(encoding="utf-8", errors="surrogateescape").split("\n")
     except OSError as error:
@@ -60,8 +60,8 @@ def read_sums(folder: Path) -> dict[str, tuple[str, ...]]:
         known, _, name = line.partition("  ")
         if len(known) != 64 or not name:
             raise MixedFilesError(f"{SUMS} is damaged at {line[:80]!r}")
-        found[name] = (*found.get(name, ()), known)
-    return found
+        found.setdefault(name, {})[known] = None
+    return {name: tuple(known) for name, known in found.items()}
 
 
 def check_digest(sums: Mapping[str, tuple[str, ...]], name: str, found: str) -> None:
