@@ -359,9 +359,15 @@ def test_values_out_of_range(refused, arguments, says):
         (["--views", "-1"], "views -1 must be at least 0"),
         (["--images-per-class", "50"], "images_per_class 50"),
         (["--images-per-class", "0"], "images_per_class 0"),
+        (["--floats"], "--floats is for a distilled set, and none is given"),
+        (["--hard-labels"], "--hard-labels is for a distilled set"),
+        (["--seed", "3"], "--seed 3 is for --save; --seeds is the number of evaluation seeds"),
+        (["--by-bytes", "--probes", "sgd"], "--probes has no effect with --by-bytes"),
+        (["--by-bytes", "--images-per-class", "2"], "--images-per-class has no effect with --by-bytes"),
+        (["--save", "random", "--full-views", "2"], "--full-views has no effect with --save"),
     ],
 )
-def test_values_out_of_range_in_a_baseline(run_cli, photos, tmp_path, arguments, says):
+def test_values_that_a_baseline_cannot_use(run_cli, photos, tmp_path, arguments, says):
     file = tmp_path / "b.json"
     error = run_cli("baseline", "--images", f"folder:{photos}", "--encoder", TINY, "--out", file, *arguments).error()
     assert says in error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -304,6 +304,15 @@ def baseline(
     check_probes(settings.probes)
     if "neighbours" in settings.baselines:
         raise UserError("baselines 'neighbours' needs distilled images; leave it out, or use evaluate")
+    if save is not None or by_bytes:
+        default, instead = _BaselineOptions(), "--save" if save is not None else "--by-bytes"
+        for one in fields(settings):
+            if getattr(settings, one.name) != getattr(default, one.name):
+                raise UserError(f"{option(one.name)} has no effect with {instead}; leave it out")
+    if by_bytes and images_per_class != 1:
+        raise UserError("--images-per-class has no effect with --by-bytes; leave it out")
+    if save is None and seed:
+        raise UserError(f"--seed {seed} is for --save; --seeds is the number of evaluation seeds")
     store = FeatureStore(cache, images.strict, progress)
     if save is not None:
         _save_baseline(save, images, encoder, images_per_class, seed, out, store)
