@@ -12,7 +12,7 @@ import pytest
 
 from conftest import TINY
 from probedistill import UserError, load_evaluation
-from probedistill.analysis.runs import collect_runs
+from probedistill.analysis.runs import RunGroup, Runs, collect_runs
 from probedistill.cli import main
 from probedistill.store.run_record import read_run, write_run
 
@@ -216,6 +216,22 @@ def test_an_option_that_only_one_run_of_a_method_has_is_a_difference(photos, tmp
         assert main([*map(str, [*common, "--out", tmp_path / name, *more])]) == 0
     groups = {group.folders[0]: group.settings for group in collect_runs(tmp_path).groups}
     assert groups == {"plain": {}, "head": {"keep_head": "True"}}
+
+
+@pytest.mark.parametrize("count", [6, 7])
+def test_of_many_settings_those_that_change_together_have_one_column(count):
+    """A preset changes a dozen settings at once; a column for each would be wider than any terminal."""
+    many = [f"setting_{i}" for i in range(count)]
+    groups = tuple(
+        RunGroup((folder,), (0,), True, {"preset": preset, "lr": lr, **dict.fromkeys(many, preset)}, (), 1.0)
+        for folder, preset, lr in (("a", "paper", "1"), ("b", "default", "1"), ("c", "default", "2"))
+    )
+    runs = Runs("runs", groups)
+    names, said = runs.tables()[0].columns, " ".join(runs.findings())
+    assert {"preset", "lr"} <= set(names)
+    assert (many[0] in names) == (count == 6)
+    assert (f"Differ as preset does (--csv has them): {', '.join(many)}." in said) == (count == 7)
+    assert many[-1] in runs.csv()
 
 
 def test_no_options_are_shown_for_sets_that_were_made_elsewhere(made, run_cli, tmp_path):

@@ -28,6 +28,7 @@ from ..text import and_more
 
 _Value = TypeVar("_Value")
 _MOST_NAMED = 12  # runs named in a sentence
+_MOST_SETTINGS = 8  # columns of settings; of more, those that change only with another are named below the table
 _FEW = 3  # least number of distillation seeds for a table in a paper
 _OF_EACH_ROW = (*OF_EACH_SET, "encoder", "augment")
 """Differences between the scores of two rows that the rows' settings already show."""
@@ -111,6 +112,17 @@ class Runs(Result):
         return list(dict.fromkeys(name for group in self.groups for name in group.settings))
 
     @property
+    def _together(self) -> dict[str, list[str]]:
+        """Setting → the settings that tell the same groups apart, which need no column of their own."""
+        if len(self._settings) <= _MOST_SETTINGS:
+            return {name: [] for name in self._settings}
+        alike: dict[tuple[int, ...], list[str]] = {}
+        for name in sorted(self._settings, key=lambda name: name != "preset"):  # the cause of most of the others
+            values = [group.settings.get(name) for group in self.groups]
+            alike.setdefault(tuple(map(values.index, values)), []).append(name)
+        return {first: others for first, *others in alike.values()}
+
+    @property
     def _scored(self) -> dict[tuple[str, str], str]:
         """(Encoder, probe) of every score → its column heading, with the encoder above if there are several."""
         scored = dict.fromkeys((a.encoder, a.probe) for group in self.groups for a in group.accuracies)
@@ -119,7 +131,7 @@ class Runs(Result):
 
     def tables(self) -> list[Table]:
         """A row for each group; settings that are the same everywhere are left out."""
-        settings, scored = self._settings, self._scored
+        settings, scored = list(self._together), self._scored
         rows = []
         for group in self.groups:
             name = group.folders[0] + (" …" if len(group.folders) > 1 else "")
@@ -137,6 +149,12 @@ class Runs(Result):
         found = []
         if any(len(set(group.seeds)) < _FEW for group in self.groups):
             found.append(f"± is over distillation seeds. Some rows have fewer than {_FEW}; distil with more seeds.")
+        found += [
+            f"Differ as {name} does (--csv has them): {', '.join(others[:_MOST_NAMED])}"
+            f"{and_more(len(others), _MOST_NAMED)}."
+            for name, others in self._together.items()
+            if others
+        ]
         found += [
             f"{', '.join(folders)} have the same seed and count as one run."
             for group in self.groups
