@@ -166,10 +166,10 @@ def made(cell: Cell, train: LabelledImages) -> DistilledSet:
     return distill(train, encoders, cell.config, run=run)
 
 
-def clothing_sets(train: LabelledImages) -> Iterator[tuple[str, DistilledSet]]:
-    """Lite0's set of each method in the table of 112 px, for the first seed."""
+def clothing_sets(train: LabelledImages) -> Iterator[tuple[str, list[DistilledSet]]]:
+    """Lite0's sets of each method in the table of 112 px, one per distillation seed."""
     for method in _common.METHODS:
-        yield method, made(Cell("clothing", "lite0", method, seed=0, steps=STEPS), train)
+        yield method, [made(Cell("clothing", "lite0", method, seed, steps=STEPS), train) for seed in range(3)]
 
 
 def distilled(cell: Cell, encoder: Encoder, splits: Splits) -> Scores:
