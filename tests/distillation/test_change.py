@@ -133,6 +133,17 @@ def test_two_extensions_of_one_set_have_its_classes_once(runs, run_cli, data, en
     assert both.head.weight.shape[0] == 4
 
 
+@pytest.mark.parametrize("keeps", [True, False])
+def test_a_set_that_adds_no_class_and_a_class_under_two_names_are_refused(runs, keeps):
+    every = KeptSet.load(runs / "all") if keeps else KeptSet(DistilledSet.load(runs / "all"), name="all")
+    fewer = replace(without_classes(every, ["owl"]), name="fewer")
+    with pytest.raises(UserError, match="'fewer' has only classes that the sets before it have"):
+        merge_sets([every, fewer])
+    copy = replace(with_names(every, {"cat": "kitty"}), name="copy")
+    with pytest.raises(UserError, match="class 'kitty' of 'copy' has the same images as class 'cat' of 'all'"):
+        merge_sets([every, copy])
+
+
 def test_a_class_of_the_same_images_but_other_photos_is_not_taken_once(runs):
     a, every = load_runs([runs / "a", runs / "all"])
     other = replace(a, statistics=tuple(replace(one, sums=2 * one.sums) for one in a.statistics), name="b")
@@ -239,8 +250,8 @@ def test_renamed_classes_keep_images_sums_and_head(runs, tmp_path):
 
 def test_renamed_class_merges_with_the_class_of_that_name_and_goes_with_its_held_out_photos(runs, tmp_path):
     a, b = KeptSet.load(runs / "a"), KeptSet.load(runs / "b")
-    called = with_names(replace(a, held_out=("train/cat/1.png", "dog/cat.png")), {"cat": "hen"})
-    assert called.held_out == ("train/hen/1.png", "dog/cat.png")
+    called = with_names(replace(a, held_out=("train/cat/cat/1.png", "dog/cat.png", "cat/cat")), {"cat": "hen"})
+    assert called.held_out == ("train/hen/cat/1.png", "dog/cat.png", "hen/cat")
     assert any("held-out.txt" in note for note in called.notes)
     merged = merge_sets([called, b], same_classes=True)
     assert merged.distilled.class_names == ("hen", "dog", "owl")

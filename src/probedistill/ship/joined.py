@@ -83,13 +83,15 @@ def merge_sets(sets: Sequence[KeptSet], *, same_classes: bool = False) -> KeptSe
         same_classes: Allow sets to share classes; otherwise this is an error.
 
     Raises:
-        UserError: The sets do not fit together.
+        UserError: The sets do not fit together, or have the same images of a class under two names.
     """
     first = sets[0]
+    for one in sets:
+        _check_fits(first, one)
+    _check_one_name(sets)
     sets, once = _each_class_once(sets)
     names: list[str] = []
     for number, one in enumerate(sets):
-        _check_fits(first, one)
         shared = [name for name in one.distilled.class_names if name in names]
         if shared and not same_classes:
             other = next(o for o in sets[:number] if shared[0] in o.distilled.class_names)
@@ -118,14 +120,36 @@ def merge_sets(sets: Sequence[KeptSet], *, same_classes: bool = False) -> KeptSe
     return KeptSet(merged, statistics, " + ".join(one.name for one in sets), (*once, *notes, *more), licence)
 
 
+def _check_one_name(sets: Sequence[KeptSet]) -> None:
+    """Refuse a class that two sets have under different names: its photos would count twice."""
+    known: dict[bytes, tuple[str, KeptSet]] = {}
+    for one in sets:
+        for name in one.distilled.class_names:
+            images = one.distilled.of_class(name)
+            other, theirs = known.setdefault(hashlib.sha256(images.numpy().tobytes()).digest(), (name, one))
+            if len(images) and theirs is not one and other != name:
+                raise UserError(
+                    f"class {name!r} of {one.name!r} has the same images as class {other!r} of {theirs.name!r}; forget "
+                    "one of the two, or rename one to the name of the other"
+                )
+
+
 def _each_class_once(sets: Sequence[KeptSet]) -> tuple[list[KeptSet], list[str]]:
-    """The sets without classes that an earlier one has, of the same images and photos; and sentences about these."""
+    """The sets without classes that an earlier one has, of the same images and photos; and sentences about these.
+
+    Raises:
+        UserError: A set has no other classes.
+    """
     found: list[KeptSet] = []
     notes = []
     for one in sets:
         again = [name for name in one.distilled.class_names if any(_has_the_same(name, one, other) for other in found)]
         rest = tuple(name for name in one.distilled.class_names if name not in again)
-        if again and rest:
+        if again and not rest:
+            raise UserError(
+                f"{one.name!r} has only classes that the sets before it have, with the same images; leave it out"
+            )
+        if again:
             notes.append(f"Taken once: {', '.join(map(repr, again))}, with the same images in {one.name!r} as before.")
             one = _only(one, rest)
             if any(s.products is not None for s in one.statistics):
@@ -227,9 +251,11 @@ def with_names(kept: KeptSet, renamed: Mapping[str, str]) -> KeptSet:
 
 def _renamed_file(name: str, class_names: Sequence[str], renamed: Mapping[str, str]) -> str:
     """The name of a file below the folder of its class, with the new name of the class as the folder."""
-    old = _class_of_file(name, class_names)
     parts = name.split("/")
-    return "/".join(renamed.get(old, part) if old == plain_name(part) else part for part in parts) if old else name
+    place = next((i for i, folder in enumerate(parts[:-1][:2]) if plain_name(folder) in class_names), None)
+    if place is not None:
+        parts[place] = renamed.get(plain_name(parts[place]), parts[place])
+    return "/".join(parts)
 
 
 def _class_of_file(name: str, class_names: Sequence[str]) -> str | None:
