@@ -112,6 +112,22 @@ def test_rows_of_something_else_are_scored_again(distilled, encoder, data, tmp_p
     assert len(load_evaluation(out).rows) == 2
 
 
+def test_rows_of_two_probes_with_epochs_are_of_the_same_epochs(distilled, encoder, data, tmp_path):
+    result = evaluate(distilled, encoder, *data, probes=["ridge"], baselines=[], seeds=1, views=1, progress=False)
+
+    def scores_of(probe, epochs):
+        protocol = replace(result.context.protocol, probes=[probe], epochs=epochs)
+        rows = tuple(replace(row, probe=probe) for row in result.rows)
+        return replace(result, rows=rows, context=replace(result.context, protocol=protocol))
+
+    file = tmp_path / "scores.json"
+    for one in (scores_of("ridge", 5), scores_of("mine", 7)):
+        one.save(file)
+    with pytest.warns(UserWarning, match="replacing the scores of mine in .*for different epochs"):
+        scores_of("sgd", 8).save(file)
+    assert {row.probe for row in load_evaluation(file).rows} == {"ridge", "sgd"}
+
+
 def test_a_damaged_file_is_replaced_with_a_warning(distilled, encoder, data, tmp_path):
     out = tmp_path / "scores.json"
     out.write_text("{}")

@@ -196,7 +196,7 @@ class Context:
         """Why rows of another context do not fit into this one's table; empty if they do."""
         own, theirs = self.compared(), other.compared()
         found = [name for name in own if own[name] != theirs[name]]
-        if not self.with_epochs & other.with_epochs:
+        if not (self.with_epochs and other.with_epochs):
             found = [name for name in found if name not in _OF_EPOCHS]
         if "images" in found and None in (self.images, other.images):  # scores of real images do not depend on the set
             found.remove("images")
