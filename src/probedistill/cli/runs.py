@@ -304,6 +304,9 @@ def baseline(
     check_probes(settings.probes)
     if "neighbours" in settings.baselines:
         raise UserError("baselines 'neighbours' needs distilled images; leave it out, or use evaluate")
+    for name in ("floats", "hard_labels"):
+        if getattr(settings, name):
+            raise UserError(f"{option(name)} is for distilled images; leave it out, or use evaluate")
     if save is not None or by_bytes:
         default, instead = _BaselineOptions(), "--save" if save is not None else "--by-bytes"
         for one in fields(settings):

@@ -113,9 +113,6 @@ def evaluate(
     if out is not None:
         check_file(Path(out))
     check_probes(config.probes)
-    for name in ("floats", "hard_labels"):
-        if distilled is None and getattr(config, name):
-            raise UserError(f"{option(name)} is for a distilled set, and none is given; leave it out")
     if config.floats and distilled is not None and torch.equal(distilled.float_images, distilled.images):
         raise UserError(
             f"the set has no float images, only 8-bit ones, as after an export or import; leave out {option('floats')}"
