@@ -359,19 +359,33 @@ def test_values_out_of_range(refused, arguments, says):
         (["--views", "-1"], "views -1 must be at least 0"),
         (["--images-per-class", "50"], "images_per_class 50"),
         (["--images-per-class", "0"], "images_per_class 0"),
-        (["--floats"], "--floats is for distilled images; leave it out, or use evaluate"),
-        (["--hard-labels"], "--hard-labels is for distilled images"),
-        (["--seed", "3"], "--seed 3 is for --save; --seeds is the number of evaluation seeds"),
-        (["--by-bytes", "--probes", "sgd"], "--probes has no effect with --by-bytes"),
-        (["--by-bytes", "--images-per-class", "2"], "--images-per-class has no effect with --by-bytes"),
-        (["--save", "random", "--full-views", "2"], "--full-views has no effect with --save"),
     ],
 )
-def test_values_that_a_baseline_cannot_use(run_cli, photos, tmp_path, arguments, says):
+def test_values_out_of_range_in_a_baseline(run_cli, photos, tmp_path, arguments, says):
     file = tmp_path / "b.json"
     error = run_cli("baseline", "--images", f"folder:{photos}", "--encoder", TINY, "--out", file, *arguments).error()
     assert says in error
     assert not file.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        (["--floats", "--hard-labels"], ["--floats; it is for distilled images", "--hard-labels"]),
+        (["--seed", "3"], ["--seed; it is for --save; --seeds is the number of evaluation seeds"]),
+        (["--by-bytes", "--probes", "sgd"], ["--probes; --by-bytes has a protocol of its own", "--seeds", "--views"]),
+        (
+            ["--save", "random", "--full-views", "2", "--seed", "3"],
+            ["--full-views; --save scores nothing", "--seeds"],
+        ),
+    ],
+)
+def test_options_without_effect_on_a_baseline_are_named(run_cli, photos, tmp_path, arguments, names):
+    quick = ["--seeds", 1, "--views", 1, "--baselines", "random", "-q", "--out", tmp_path / "b"]
+    done = run_cli("baseline", "--images", f"folder:{photos}", "--encoder", TINY, *quick, *arguments)
+    assert done.code == 0, done.err
+    assert all(f"without effect: {name}" in done.err for name in names)
+    assert ("--seed;" in done.err) == (arguments[0] == "--seed")
 
 
 # ---------------------------------------------------------------- weights and features

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -304,18 +305,7 @@ def baseline(
     check_probes(settings.probes)
     if "neighbours" in settings.baselines:
         raise UserError("baselines 'neighbours' needs distilled images; leave it out, or use evaluate")
-    for name in ("floats", "hard_labels"):
-        if getattr(settings, name):
-            raise UserError(f"{option(name)} is for distilled images; leave it out, or use evaluate")
-    if save is not None or by_bytes:
-        default, instead = _BaselineOptions(), "--save" if save is not None else "--by-bytes"
-        for one in fields(settings):
-            if getattr(settings, one.name) != getattr(default, one.name):
-                raise UserError(f"{option(one.name)} has no effect with {instead}; leave it out")
-    if by_bytes and images_per_class != 1:
-        raise UserError("--images-per-class has no effect with --by-bytes; leave it out")
-    if save is None and seed:
-        raise UserError(f"--seed {seed} is for --save; --seeds is the number of evaluation seeds")
+    _name_unused(settings, images_per_class, seed, "--save" if save else "--by-bytes" if by_bytes else None)
     store = FeatureStore(cache, images.strict, progress)
     if save is not None:
         _save_baseline(save, images, encoder, images_per_class, seed, out, store)
@@ -334,6 +324,23 @@ def baseline(
     show(result)
     if out is not None:
         show(f"scores: {out}")
+
+
+def _name_unused(settings: _BaselineOptions, images_per_class: int, seed: int, instead: str | None) -> None:
+    """Warn of options that have no effect; not an error, since a file of options may serve other commands, too."""
+    default = _BaselineOptions()
+    changed = [one.name for one in fields(settings) if getattr(settings, one.name) != getattr(default, one.name)]
+    if instead is None:
+        unused = {name: "it is for distilled images" for name in changed if name in ("floats", "hard_labels")}
+    else:
+        why = "--save scores nothing" if instead == "--save" else "--by-bytes has a protocol of its own"
+        unused = dict.fromkeys(changed, why)
+    if instead != "--save" and seed:
+        unused["seed"] = "it is for --save; --seeds is the number of evaluation seeds"
+    if instead == "--by-bytes" and images_per_class != 1:
+        unused["images_per_class"] = "--by-bytes chooses no real images"
+    for name, why in unused.items():
+        warnings.warn(f"without effect: {option(name)}; {why}", stacklevel=3)
 
 
 def _by_bytes(
