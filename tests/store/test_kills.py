@@ -82,13 +82,14 @@ def begin(fork, photos, tmp_path_factory):
     """A finished run, and a cache with its features."""
     place = tmp_path_factory.mktemp("begin")
     words = [w.format(photos=photos, cache=place / "cache", out=place / "out") for w in COMMANDS["distill"]]
-    words[words.index(str(place / "out/new"))] = str(place / "out/run")
-    attempt = fork(*words)
-    assert attempt.end() == 0, attempt.log.read_text()
-    shutil.copytree(place / "out/run", place / "out/other")
+    where = words.index(str(place / "out/new"))
+    for seed, name in enumerate(("run", "other")):
+        words[where] = str(place / "out" / name)
+        attempt = fork(*words, "--seed", str(seed))
+        assert attempt.end() == 0, attempt.log.read_text()
     three = make_image_folder(place / "three", classes=("cat", "hen", "owl"), per_class=3)
     words[words.index(f"folder:{photos}")] = f"folder:{three}"
-    words[words.index(str(place / "out/run"))] = str(place / "out/three")
+    words[where] = str(place / "out/three")
     attempt = fork(*words, "--keep-stats")
     assert attempt.end() == 0, attempt.log.read_text()
     for name, kind in {"a": ["cat"], "b": ["dog"]}.items():
