@@ -251,8 +251,7 @@ def with_names(kept: KeptSet, renamed: Mapping[str, str]) -> KeptSet:
 
 def _renamed_file(name: str, class_names: Sequence[str], renamed: Mapping[str, str]) -> str:
     """The name of a file below the folder of its class, with the new name of the class as the folder."""
-    parts = name.split("/")
-    place = next((i for i, folder in enumerate(parts[:-1][:2]) if plain_name(folder) in class_names), None)
+    parts, place = name.split("/"), _place_of_class(name, class_names)
     if place is not None:
         parts[place] = renamed.get(plain_name(parts[place]), parts[place])
     return "/".join(parts)
@@ -260,7 +259,14 @@ def _renamed_file(name: str, class_names: Sequence[str], renamed: Mapping[str, s
 
 def _class_of_file(name: str, class_names: Sequence[str]) -> str | None:
     """The class of a file in a class folder, ``cat/1.png`` or ``train/cat/1.png``; ``None`` if its path has none."""
-    return next((folder for folder in map(plain_name, name.split("/")[:-1][:2]) if folder in class_names), None)
+    place = _place_of_class(name, class_names)
+    return None if place is None else plain_name(name.split("/")[place])
+
+
+def _place_of_class(name: str, class_names: Sequence[str]) -> int | None:
+    """Which part of a file's path is the folder of its class: the first, or the second below that of a split."""
+    folders = name.split("/")[:-1][:2]
+    return next((place for place, folder in enumerate(folders) if plain_name(folder) in class_names), None)
 
 
 def _left_of(images: ImagesRecord, gone: Sequence[str], statistics: Sequence[ClassStatistics]) -> ImagesRecord:
