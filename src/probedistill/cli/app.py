@@ -19,7 +19,7 @@ from ..encoders.trust import check_file_options, not_followed, read_yaml, trusti
 from ..errors import UserError
 from ..machine.launch import speaks
 from ..machine.places import at_home
-from ..machine.progress import say
+from ..machine.progress import is_terminal, say
 from ..methods import CLPConfig, LGMConfig, SFMConfig, check_name, preset_values
 from ..store.named import run_folder
 from ..text import as_argument
@@ -165,7 +165,7 @@ def show(*what: Any) -> None:
             console().print(Text(printable(one, lines=True)), soft_wrap=True, highlight=False)
         else:
             if isinstance(one, Table):  # in a file or a pipe, tables may have any width
-                one = one.fitting(console().width) if sys.stdout.isatty() else one.rich()
+                one = one.fitting(console().width) if is_terminal(sys.stdout) else one.rich()
             console().print(one, soft_wrap=True, highlight=False)
 
 
@@ -185,7 +185,7 @@ def console() -> Console:
     """Where output goes."""
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else 110, emoji=False)
+    return Console(width=None if is_terminal(sys.stdout) else 110, emoji=False)
 
 
 # ---------------------------------------------------------------------------------------------------
