@@ -98,9 +98,9 @@ def channels_first(encoder: Encoder) -> None:
     encoder.model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
 
 
-def no_options(doc: str | None) -> None:
-    """Parse the command line of a script without options, so that it has a --help and refuses what it would ignore."""
-    argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+def argument_parser(doc: str | None) -> argparse.ArgumentParser:
+    """Parser of a script's command line; its --help shows the docstring. Without options, it refuses all arguments."""
+    return argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
 def machine() -> dict[str, Any]:

@@ -15,7 +15,7 @@ import sys
 import time
 from typing import Any
 
-from _common import in_fresh_process, keep, peak_memory_mib, small_distiller
+from _common import argument_parser, in_fresh_process, keep, peak_memory_mib, small_distiller
 from probedistill.machine.memory import keep_freed_memory
 
 VIEWS = 3
@@ -37,7 +37,7 @@ def measure(classes: str, kept: bool) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__)
     parser.add_argument("--one", nargs=2, metavar=("CLASSES", "MALLOC"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:

@@ -12,7 +12,6 @@ uses finished runs, shadow sets and rows again.
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 import warnings
@@ -82,7 +81,7 @@ def members_of(found: Membership, layers: Any) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = _common.argument_parser(__doc__)
     parser.add_argument("--starts", nargs="+", choices=STARTS, default=STARTS)
     parser.add_argument("--steps", type=int, default=60, help="of the sets and of the shadow sets")
     parser.add_argument("--shadows", type=int, default=20, help="shadow sets of each start; 0: copies alone")

@@ -12,7 +12,6 @@ again (--again forgets them).
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import sys
@@ -26,7 +25,7 @@ import torch
 from PIL import ImageOps
 from torchvision.transforms.v2 import functional as tv
 
-from _common import RESULTS, images, keep
+from _common import RESULTS, argument_parser, images, keep
 from probedistill import (
     AugmentConfig,
     DistillConfig,
@@ -114,7 +113,7 @@ def draw(points: list[dict[str, Any]], title: str, path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__)
     parser.add_argument("--run", type=Path, help="folder of a finished run on the clothing photos; else one is made")
     parser.add_argument("--encoder", default=LITE0, help="of RUN, in one word, or a YAML file")
     parser.add_argument("--quick", action="store_true", help="few budgets, one seed, one real image per class")

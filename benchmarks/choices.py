@@ -14,7 +14,6 @@ held-out encoders. CLIP has 600 steps and its own variants, and is scored only o
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from pathlib import Path
@@ -125,7 +124,7 @@ def scores(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = _common.argument_parser(__doc__)
     parser.add_argument("--photos", type=Path, help="folder of the datasets that no package of ours ships")
     parser.add_argument("--datasets", nargs="+", choices=[*SHIPPED, *PHOTOS])
     parser.add_argument("--encoder", choices=ENCODERS, default="lite0")

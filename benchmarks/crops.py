@@ -10,7 +10,6 @@ are not read. Writes results/crops.json after every row, and continues where it 
 
 from __future__ import annotations
 
-import argparse
 import json
 from itertools import product
 from pathlib import Path
@@ -25,7 +24,7 @@ PROBES = ["ridge", "logistic", "sgd"]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = _common.argument_parser(__doc__)
     parser.add_argument("--photos", type=Path, help="folder of the datasets that no package of ours ships")
     options = parser.parse_args()
     path = _common.RESULTS / "crops.json"

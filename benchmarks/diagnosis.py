@@ -9,7 +9,6 @@ kept in results/diagnosis/. Finished cells of transfer are not scored again.
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from dataclasses import replace
@@ -50,7 +49,7 @@ def note(text: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = _common.argument_parser(__doc__)
     parser.add_argument("--parts", nargs="+", default=["transfer", "align", "geometry", "bias"])
     parser.add_argument("--views", type=int, default=10, help="evaluation views")
     options = parser.parse_args()

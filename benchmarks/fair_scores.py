@@ -17,7 +17,7 @@ from seeds import clothing_sets
 
 
 def main() -> None:
-    _common.no_options(__doc__)
+    _common.argument_parser(__doc__).parse_args()
     encoder = load_encoder(_common.encoder("lite0"))
     train, test = load_splits(_common.images("clothing"))
     rows = []

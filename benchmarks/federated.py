@@ -15,7 +15,6 @@ the probe's own penalty. Writes results/federated.json after every row, and cont
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -180,7 +179,7 @@ def scored(distilled: DistilledSet, train: LabelledImages, test: LabelledImages)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = _common.argument_parser(__doc__)
     parser.add_argument("--minutes", type=float, default=60.0, help="begin nothing after so many minutes")
     stop = time.monotonic() + 60 * parser.parse_args().minutes
     train, test = load_splits(_common.images("clothing"))

@@ -10,7 +10,6 @@ reference step of step_cost.py is also measured, if it fits. Writes results/gpu-
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +17,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from _common import OBJECTIVES, keep
+from _common import OBJECTIVES, argument_parser, keep
 from probedistill import Canvas, Distiller, Encoder, Loop, Tower, load_encoder
 from probedistill.objectives.real import RealFeatures
 from step_cost import reference_gradient_step
@@ -62,7 +61,7 @@ def flops_of_a_view(encoder: Encoder, size: int) -> dict[str, int]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__)
     parser.add_argument("--encoder", default="timm:vit_base_patch16_224")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--precision", choices=DTYPES, default="bf16")

@@ -18,7 +18,6 @@ and distillation, as far as the time on a shared machine allowed: the results gi
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from collections.abc import Sequence
@@ -113,7 +112,7 @@ def folder(way: str, seed: int, task: int) -> Path:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = _common.argument_parser(__doc__)
     parser.add_argument("minutes", nargs="?", type=float, default=7.0, help="after which no further row is begun")
     end = time.monotonic() + 60 * parser.parse_args().minutes
     train, test_images = load_splits(_common.images("grocery"))

@@ -43,6 +43,7 @@ def features_of(images: torch.Tensor, encoder: Any, seed: int) -> torch.Tensor:
 
 
 def main() -> None:
+    _common.argument_parser(__doc__).parse_args()
     train, test = load_splits(_common.images("clothing"))
     encoders = {name: load_encoder(_common.encoder(name)) for name in TARGETS}
     source = encoders["lite0"]

@@ -10,14 +10,13 @@ and torch.compile are left to the user because they do not help on this CPU. On 
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 from typing import Any
 
 import torch
 
-from _common import channels_first, keep
+from _common import argument_parser, channels_first, keep
 from probedistill import load_encoder
 
 WAYS: dict[str, dict[str, Any]] = {
@@ -33,7 +32,7 @@ ON_A_GPU: dict[str, dict[str, Any]] = {"both, TF32": {"tf32": True}}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__)
     parser.add_argument("--encoder", default="efficientnet_lite0")
     parser.add_argument("--random", action="store_true", help="random weights: speed does not depend on them")
     parser.add_argument("--size", type=int, default=112)

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from _common import in_fresh_process, keep, peak_memory_mib, small_distiller
+from _common import argument_parser, in_fresh_process, keep, peak_memory_mib, small_distiller
 
 CLASSES = [10, 30, 100, 300, 1000, 2000]
 SIZE, VIEWS, MICRO_BATCH, LIMIT_MIB = 64, 3, 60, 16 * 1024
@@ -56,7 +56,7 @@ def draw(curves: dict[str, list[dict[str, Any]]], path: Any) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__)
     parser.add_argument("--one", nargs=3, metavar=("CLASSES", "METHOD", "MODE"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:

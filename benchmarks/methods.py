@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from _common import RESULTS, images, in_fresh_process, keep, peak_memory_mib
+from _common import RESULTS, argument_parser, images, in_fresh_process, keep, peak_memory_mib
 
 RECIPES: dict[str, dict[str, Any]] = {
     "auto": {"method": "auto"},
@@ -98,7 +98,7 @@ def draw(methods: list[dict[str, Any]], real: list[dict[str, Any]], path: Path) 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__)
     parser.add_argument("--quick", action="store_true", help="ridge probe only, one seed of each method")
     parser.add_argument("--again", action="store_true", help="forget rows that are finished")
     parser.add_argument("--seeds", type=int, default=3, help="distillation seeds of each method")

@@ -12,7 +12,6 @@ of grocery (20 steps) are forecast with the constants from clothing.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections.abc import Iterator
@@ -145,7 +144,7 @@ def quality(rows: list[dict[str, Any]], forecasts: list[dict[str, float]]) -> di
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = _common.argument_parser(__doc__)
     parser.add_argument("part", nargs="?", choices=["distil"], help="make the sets; without it, migrate and score them")
     if parser.parse_args().part == "distil":
         distil()

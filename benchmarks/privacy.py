@@ -14,7 +14,6 @@ it was stopped.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import time
@@ -65,7 +64,7 @@ def corrected(found: ClassStatistics, test: FeatureBank) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = _common.argument_parser(__doc__)
     parser.add_argument("--minutes", type=float, default=60.0, help="begin nothing after so many minutes")
     stop = time.monotonic() + 60 * parser.parse_args().minutes
     path = _common.RESULTS / "privacy.json"

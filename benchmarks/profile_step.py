@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import torch
 
-from _common import keep, no_options
+from _common import argument_parser, keep
 from probedistill import Canvas, Distiller, Loop, Tower, load_encoder
 from probedistill.config import AugmentConfig
 from probedistill.features.views import apply_views, draw_views
@@ -61,7 +61,7 @@ def median_seconds(function: Callable[[], object]) -> float:
 
 
 def main() -> None:
-    no_options(__doc__)
+    argument_parser(__doc__).parse_args()
     encoder = load_encoder("efficientnet_lite0", input_size=SIZE)
     generator = torch.Generator().manual_seed(0)
     y = torch.arange(CLASSES).repeat_interleave(300)

@@ -10,11 +10,10 @@ equal. Finished rows are kept, so the command can be repeated after a break.
 
 from __future__ import annotations
 
-import argparse
 import json
 from typing import Any
 
-from _common import RESULTS, images, keep
+from _common import RESULTS, argument_parser, images, keep
 from probedistill import (
     AugmentConfig,
     CanvasConfig,
@@ -55,7 +54,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__)
     parser.add_argument("--only", default="", help="rows whose name starts so")
     parser.add_argument("--steps", type=int, default=200)
     options = parser.parse_args()

@@ -10,7 +10,6 @@ cards are for the exported images, on test images that were used neither for the
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import time
 from dataclasses import dataclass, replace
@@ -109,7 +108,7 @@ def score(made: DistilledSet, small: Path, configs: list[EncoderConfig], images:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = _common.argument_parser(__doc__)
     parser.add_argument("--sets", nargs="+", choices=PLANS, default=list(PLANS))
     parser.add_argument("--again", action="store_true", help="forget earlier runs")
     options = parser.parse_args()

@@ -7,7 +7,6 @@ Each load has a fresh page in headless Chromium; results are medians. Writes ben
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 import statistics
@@ -18,7 +17,7 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-from _common import ROOT, keep
+from _common import ROOT, argument_parser, keep
 
 sys.path.insert(0, str(ROOT / "tests"))
 from helpers_report import make_run
@@ -35,7 +34,7 @@ DRAWN = """() => {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argument_parser(__doc__)
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--side", type=int, default=112)
     parser.add_argument("--loads", type=int, default=5)

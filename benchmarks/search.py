@@ -10,7 +10,6 @@ settings, and computed again if these have changed.
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from collections.abc import Callable
@@ -196,7 +195,7 @@ def make_terms(real: RealFeatures, raw: RealFeatures) -> dict[str, Callable[[], 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = _common.argument_parser(__doc__)
     parser.add_argument("dataset", choices=VALIDATION)
     parser.add_argument("encoder", choices=["lite0", "mobilenetv1", "mobilenetv2"])
     parser.add_argument("--only", nargs="+", choices=CANDIDATES, default=list(CANDIDATES))

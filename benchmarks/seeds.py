@@ -27,7 +27,6 @@ class in the first training batch, and the first 100 in the test batch. Nothing 
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import time
@@ -241,7 +240,7 @@ def draw_methods(panel: Any, rows: list[tuple[dict[str, Any], dict[str, Any]]]) 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = _common.argument_parser(__doc__)
     parser.add_argument("--dataset", choices=["clothing", "grocery", *PHOTOS], default="clothing")
     parser.add_argument("--photos", type=Path, help=f"folder of {' and '.join(PHOTOS)}")
     parser.add_argument("--encoders", nargs="+", default=ENCODERS, help="a + between those of one run")

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from _common import channels_first, in_fresh_process, keep, peak_memory_mib
+from _common import argument_parser, channels_first, in_fresh_process, keep, peak_memory_mib
 from probedistill import AugmentConfig
 
 AUGMENT = AugmentConfig(noise_prob=0.5)  # the authors' views, in every row
@@ -135,7 +135,7 @@ def measure(options: argparse.Namespace, row: str, classes: int, views: int) -> 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__)
     parser.add_argument("--encoder", default="efficientnet_lite0")
     parser.add_argument("--random", action="store_true", help="random weights: speed does not depend on them")
     parser.add_argument("--size", type=int, default=112)

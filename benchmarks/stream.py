@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from _common import in_fresh_process, keep
+from _common import argument_parser, in_fresh_process, keep
 
 DIM, CLASSES, STEPS = 768, 1000, 4
 SHARD = 512  # rows per file, as in `extract_features`
@@ -108,7 +108,7 @@ def measure(folder: Path, rows: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__)
     parser.add_argument("--rows", type=int, default=2_000_000)
     parser.add_argument("--folder", type=Path, help="where the bank is made, default the system's temporary folder")
     parser.add_argument("--one", nargs=2, metavar=("FOLDER", "ROWS"), help=argparse.SUPPRESS)

@@ -13,14 +13,13 @@ that other work on the machine does not matter.
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from _common import channels_first, images, keep
+from _common import argument_parser, channels_first, images, keep
 from probedistill import AugmentConfig, DistillConfig, LinearProbe, extract_features, load_encoder, load_splits
 from probedistill.distillation.canvas import Canvas
 from probedistill.distillation.start import make_distiller
@@ -68,7 +67,7 @@ class Clock:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__)
     parser.add_argument("--full", action="store_true", help="the reference at its own 5,000 steps x 10 views")
     parser.add_argument("--methods", nargs="+", default=["sfm", "lgm", "clp"])
     options = parser.parse_args()

@@ -10,7 +10,6 @@ The aim is at most twice the time of the passes.
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import time
 from pathlib import Path
@@ -52,7 +51,7 @@ def some(images: LabelledImages, classes: int, per_class: int) -> LabelledImages
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = _common.argument_parser(__doc__)
     parser.add_argument("--classes", type=int, default=10)
     parser.add_argument("--per-class", type=int, default=10**9, help="images of each class, to train and to test on")
     parser.add_argument("--seeds", type=int, default=5, help="evaluation seeds")
