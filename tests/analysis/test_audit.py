@@ -31,6 +31,7 @@ from probedistill.analysis.copies import (
     thumbnails,
 )
 from probedistill.analysis.membership import Membership, attack, lira, shadow_halves
+from probedistill.evaluation.real_sets import real_set
 
 
 def scenes(count: int, seed: int = 0, side: int = 64) -> torch.Tensor:
@@ -327,6 +328,13 @@ def test_shadow_sets_need_the_encoder_of_the_run(made):
     other = load_encoder(EncoderConfig(encoder=TINY, encoder_args={"seed": 1}))
     with pytest.raises(UserError, match="need the encoder of the set"):
         audit(DistilledSet.load(place / "noise"), other, train, shadows=6, progress=False)
+
+
+def test_chosen_photos_have_no_shadow_sets(made):
+    _, encoder, train = made
+    chosen = real_set("herding", encoder, train)
+    with pytest.raises(UserError, match="this set was made differently; leave the shadow sets out"):
+        audit(chosen, encoder, train, shadows=6, shadow_steps=1, progress=False)
 
 
 @pytest.mark.slow

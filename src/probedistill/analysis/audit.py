@@ -429,7 +429,7 @@ def _shadow_config(distilled: DistilledSet, encoder: Encoder, steps: int | None)
         UserError: The set was not made from photos with only this encoder.
     """
     run, fix = distilled.run, "leave the shadow sets out"
-    if run.made_elsewhere or run.statistics:
+    if not run.optimised or run.statistics:
         raise UserError(f"shadow sets repeat a distillation from photos, but this set was made differently; {fix}")
     if len(run.encoders) > 1:
         raise UserError(f"shadow sets are for sets of one encoder, but this one has {len(run.encoders)}; {fix}")

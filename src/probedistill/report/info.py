@@ -87,7 +87,7 @@ def _named(images: ImagesRecord) -> str:
 def _changed(run: RunRecord) -> str:
     """The settings that differ from the defaults of the run's method and preset."""
     config = run.config
-    if run.made_elsewhere or run.baseline is not None or run.parts:
+    if not run.optimised or run.parts:
         return ""
     # All users' own methods have the same defaults, so this also works if the method's package is not installed.
     method = config.method if config.method in METHODS.built_in else f"{OWN}{config.method}"

@@ -113,8 +113,7 @@ def progress_of(run: RunRecord, folder: Path) -> Progress:
     """
     if run.finished:
         # A set may lack its losses, and a set that was not distilled has no steps.
-        distilled = run.baseline is None and not run.made_elsewhere and not run.parts
-        steps = len(run.losses) or (run.config.steps if distilled else 0)
+        steps = len(run.losses) or (run.config.steps if run.optimised and not run.parts else 0)
         return Progress("finished", steps, steps, tuple(run.losses), tuple(run.accuracy), run.seconds)
     so_far = read_progress_file(folder)
     if so_far is None:

@@ -198,18 +198,17 @@ def _front_matter(about: CardOf) -> str:
 
 def _title(run: RunRecord) -> str:
     name = printable(re.sub(r"^(folder|wds):", "", published(run.images.spec)))
-    return f"{name}, distilled" if not run.made_elsewhere and run.config.steps else f"{name}, a few images per class"
+    return f"{name}, distilled" if run.optimised else f"{name}, a few images per class"
 
 
 def _what_it_is(about: CardOf) -> Iterator[str]:
     run, count, classes = about.run, len(about.labels), len(about.run.class_names)
-    synthetic = not run.made_elsewhere and run.config.steps > 0
-    kind = "synthetic" if synthetic else "real" if run.begun_from == "real" else "labelled"
+    kind = "synthetic" if run.optimised else "real" if run.begun_from == "real" else "labelled"
     yield (
         f"{count:,} {kind} images of {classes:,} classes, {about.image_size} × {about.image_size} pixels. They train "
         "linear probes on frozen vision encoders in seconds."
     )
-    if synthetic:
+    if run.optimised:
         yield _BEGAN.get(run.begun_from, "")
         yield from _of_statistics(run)
     elif run.begun_from == "real":
@@ -319,8 +318,7 @@ def command_again(run: RunRecord, file: Path, *, shown: str = CONFIG, out: str =
         ``None`` if no command does: another program made it, it came from other sets or from statistics, it was made in
         Python of images or of an encoder that the file does not name, or the file is damaged.
     """
-    of_others = run.export or run.statistics or run.parts or run.forgotten or run.renamed or run.base
-    if run.made_elsewhere or of_others or not file.is_file():
+    if run.made_elsewhere or run.derived or run.statistics or run.base or not file.is_file():
         return None
     try:
         content = read_yaml(file, f"config {str(file)!r}")

@@ -298,11 +298,9 @@ class DistilledSet:
         except (OSError, ValueError) as error:
             if isinstance(error, UserError):
                 raise
-            run = parts.run
             # Only distill and extend can resume; other commands make their sets again, or not at all.
-            changed = run.parts or run.forgotten or run.renamed or run.export
-            elsewhere = run.made_elsewhere or changed or run.baseline is not None
-            whole = "images" in parts.tensors and not elsewhere
+            resumes = parts.run.optimised and not parts.run.derived
+            whole = "images" in parts.tensors and resumes
             hint = (
                 f"its float images are whole: repeat its command with {option('resume', True)}; {_if_meant(folder)}"
                 if whole

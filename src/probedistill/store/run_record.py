@@ -348,7 +348,7 @@ class RunRecord(History):
         ``canvas.init`` is what the images started from, even if the run continues from other images.
         """
         options = flattened(as_plain(self.config.to_dict())) | {"method": self.method}
-        if self.made_elsewhere or self.baseline is not None:  # nothing was optimised here
+        if not self.optimised:
             return {name: options[name] for name in ("method", "images_per_class")}
         if "canvas.init" in options and self.begun_from != _UNKNOWN:
             options["canvas.init"] = self.begun_from
@@ -363,6 +363,16 @@ class RunRecord(History):
     def made_elsewhere(self) -> bool:
         """Whether there is no record of what distilled the set: another program made it, or somebody by hand."""
         return self.method == _UNKNOWN
+
+    @property
+    def optimised(self) -> bool:
+        """Whether the images were optimised here: they are neither real nor from another program."""
+        return not self.made_elsewhere and self.baseline is None
+
+    @property
+    def derived(self) -> bool:
+        """Whether finished sets became this one: merged, without some classes, with other names, or exported."""
+        return bool(self.parts or self.forgotten or self.renamed or self.export)
 
     @property
     def source(self) -> EncoderRecord | None:
