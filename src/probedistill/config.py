@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, TypeVar
 
@@ -230,8 +229,7 @@ class AugmentConfig:
         if not 0 < self.ratio[0] <= self.ratio[1] < math.inf:
             raise UserError(f"{argument}.ratio {self.ratio} must satisfy 0 < narrowest <= widest")
         for name in ("flip", "noise_prob"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"{argument}.{name} {getattr(self, name)} must be a probability from 0 to 1")
+            check_number(f"{argument}.{name}", getattr(self, name), most=1)
         check_number(f"{argument}.noise_std", self.noise_std)
         if not math.isfinite(self.noise_mean):
             raise UserError(f"{argument}.noise_mean {self.noise_mean} must be finite")
@@ -468,10 +466,7 @@ class DistillConfig:
         check_number("lr", self.lr, more_than=True, auto=True)
         check_number("seed", self.seed, whole=True)
         check_number("real_views", self.real_views, most=MOST_VIEWS, whole=True, auto=True)
-        if self.micro_batch != "auto":
-            if not (isinstance(self.micro_batch, int) and self.micro_batch > 0):
-                raise UserError(f"micro_batch {self.micro_batch} must be auto or at least 1")
-            check_number("micro_batch", self.micro_batch, most=10**9, whole=True)
+        check_number("micro_batch", self.micro_batch, least=1, most=10**9, whole=True, auto=True)
         for weight in self.encoder_weights:
             check_number("encoder_weights", weight, more_than=True)
         check_number("layers", self.layers, whole=True, auto=True)
@@ -598,17 +593,13 @@ class EvaluateConfig:
         check_names("probes", self.probes)
         for baseline in check_names("baselines", self.baselines):
             check_name("baselines", baseline, BASELINES)
-        least_of = {"seeds": 1, "views": 0, "epochs": 1, "sgd_views": 1, "full_views": 0, "full_epochs": 1}
-        for name, least in least_of.items():
-            value = getattr(self, name)
-            if (value is None and name == "sgd_views") or (value == "auto" and name == "views"):
-                continue
-            if not isinstance(value, Integral) or isinstance(value, bool):
-                raise UserError(f"{name} {value!r} must be a whole number" + (" or auto" if name == "views" else ""))
-            if value < least:
-                raise UserError(f"{name} {value} must be at least {least}")
-            if int(value) > MOST_VIEWS and "epochs" not in name:
-                raise UserError(f"{name} {value} must be at most {MOST_VIEWS:,}")
+        check_number("seeds", self.seeds, least=1, most=MOST_VIEWS, whole=True)
+        check_number("views", self.views, most=MOST_VIEWS, whole=True, auto=True)
+        check_number("epochs", self.epochs, least=1, whole=True)
+        if self.sgd_views is not None:
+            check_number("sgd_views", self.sgd_views, least=1, most=MOST_VIEWS, whole=True)
+        check_number("full_views", self.full_views, most=MOST_VIEWS, whole=True)
+        check_number("full_epochs", self.full_epochs, least=1, whole=True)
         if not self.probes:
             raise UserError("probes is empty; name at least one, such as ridge")
 
@@ -670,11 +661,9 @@ class ComposeConfig:
     def check(self) -> None:
         """Raise `UserError` if a value is out of range."""
         check_name("mask", self.mask, ["auto", "bright", "dark", "round"])
-        if not 0 <= self.correlation <= 1:
-            raise UserError(f"correlation {self.correlation} must be between 0 and 1; give a share such as 0.95")
+        check_number("correlation", self.correlation, most=1)
         for name, least in {"train_per_class": 2, "test_per_group": 1, "size": 16, "seed": 0}.items():
-            if getattr(self, name) < least:
-                raise UserError(f"{name} {getattr(self, name)} must be at least {least}")
+            check_number(name, getattr(self, name), least=least, whole=True)
 
 
 class ComposeOptions(TypedDict, total=False):

@@ -106,8 +106,7 @@ class CLPConfig:
         check_number("clp.temperature", self.temperature, more_than=True)
         check_name("clp.outer", self.outer, ["ce", "mse"])
         check_name("clp.normalize", self.normalize, ["none", "center", "center_l2"])
-        if self.real_per_class < 0:
-            raise UserError(f"clp.real_per_class {self.real_per_class} must be 0 (all) or a positive number")
+        check_number("clp.real_per_class", self.real_per_class, whole=True)
         check_number("clp.mean", self.mean)
 
 
@@ -252,7 +251,7 @@ def check_number(
         return
     is_number = isinstance(value, Integral if whole else Real)  # covers NumPy numbers
     if isinstance(value, bool) or not is_number:
-        raise UserError(f"{argument} {value!r} must be a {'whole ' * whole}number")
+        raise UserError(f"{argument} {value!r} must be a {'whole ' * whole}number{' or auto' * auto}")
     if not (least < value if more_than else least <= value) or not value < math.inf:
         bound = f"more than {least}" if more_than else "0 or more" if least == 0 else f"at least {least}"
         raise UserError(f"{argument} {value} must be {bound}{'' if whole else ', and finite'}")

@@ -157,7 +157,7 @@ def test_digits_by_the_command_line(run_cli, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["--correlation", "1.5"], "correlation 1.5 must be between 0 and 1"),
+        (["--correlation", "1.5"], "correlation 1.5 must be at most 1"),
         (["--size", "4"], "size 4 must be at least 16"),
         (["--train-per-class", "1"], "train_per_class 1 must be at least 2"),
         (["--background-classes", "stripes", "spots", "grain"], "3 background classes (stripes, spots, grain) for 2"),

@@ -356,7 +356,7 @@ def test_values_out_of_range(refused, arguments, says):
         (["--probes", "ridg"], "did you mean 'ridge'"),
         (["--baselines", "centroid"], "did you mean 'centroids'"),
         (["--seeds", "0"], "seeds 0 must be at least 1"),
-        (["--views", "-1"], "views -1 must be at least 0"),
+        (["--views", "-1"], "views -1 must be 0 or more"),
         (["--images-per-class", "50"], "images_per_class 50"),
         (["--images-per-class", "0"], "images_per_class 0"),
     ],

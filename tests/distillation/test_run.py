@@ -42,6 +42,7 @@ from probedistill import (
 )
 from probedistill.distillation.beginnings import average_of
 from probedistill.evaluation.real_sets import real_set
+from probedistill.methods import flattened
 from probedistill.store.accept import accept_edits
 from probedistill.store.records import sealed
 
@@ -124,10 +125,20 @@ def test_images_of_one_class(encoder, photos):
         quick(images.with_classes(["cat"]), encoder)
 
 
-@pytest.mark.parametrize("option", [{"images_per_class": 1.5}, {"steps": "3"}, {"micro_batch": "abc"}])
-def test_values_that_are_not_numbers(spec, encoder, option):
-    (name,) = option
-    with pytest.raises(UserError, match=f"{name} .* must be (a whole number|auto or at least 1)"):
+@pytest.mark.parametrize(
+    ("option", "kind"),
+    [
+        ({"images_per_class": 1.5}, "a whole number$"),
+        ({"steps": "3"}, "a whole number$"),
+        ({"micro_batch": "abc"}, "a whole number or auto$"),
+        ({"lr": "fast"}, "a number or auto$"),
+        ({"augment": {"flip": "0.5"}}, "a number$"),
+        ({"method": "clp", "clp": {"real_per_class": "all"}}, "a whole number$"),
+    ],
+)
+def test_values_that_are_not_numbers(spec, encoder, option, kind):
+    *_, name = flattened(option)
+    with pytest.raises(UserError, match=f"^{name} .* must be {kind}"):
         quick(spec, encoder, **option)
 
 

@@ -23,6 +23,7 @@ from ..features.store import FeatureStore
 from ..images.labelled import LabelledImages, check_labelled, of_classes
 from ..machine.progress import ProgressBar
 from ..machine.torch_state import own_torch_state
+from ..methods import check_number
 from ..seeds import Stream, seed_of
 from ..show.figures import Bars, Figure
 from ..show.previews import save_grid
@@ -435,8 +436,8 @@ def _shadow_config(distilled: DistilledSet, encoder: Encoder, steps: int | None)
         raise UserError(f"shadow sets are for sets of one encoder, but this one has {len(run.encoders)}; {fix}")
     if not run.made_with(encoder.fingerprint):
         raise UserError(f"shadow sets need the encoder of the set, {run.encoders[0]}, not {encoder.name!r}")
-    if steps is not None and steps < 1:
-        raise UserError(f"shadow_steps {steps} must be at least 1")
+    if steps is not None:
+        check_number("shadow_steps", steps, least=1, whole=True)
     return replace(run.config, steps=steps or run.config.steps, also=[], encoder_weights=[]).resolve()
 
 

@@ -20,6 +20,7 @@ from ..images.duplicates import check_not_one_picture
 from ..images.labelled import LabelledImages, check_labelled, digest_of, of_classes
 from ..machine.progress import ProgressBar
 from ..machine.torch_state import own_torch_state
+from ..methods import check_number
 from ..probes.kinds import PROBES, check_probes, need_head
 from ..store.distilled import DistilledSet, Head, as_set
 from ..store.files import check_file
@@ -117,8 +118,7 @@ def evaluate(
         raise UserError(
             f"the set has no float images, only 8-bit ones, as after an export or import; leave out {option('floats')}"
         )
-    if images_per_class < 1:
-        raise UserError(f"images_per_class {images_per_class} must be at least 1")
+    check_number("images_per_class", images_per_class, least=1, whole=True)
     store = features or FeatureStore(cache, strict, progress)
     class_names = distilled.class_names if distilled is not None else test.class_names
     groups = _kept_groups(groups, test, class_names)

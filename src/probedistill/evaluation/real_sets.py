@@ -10,13 +10,12 @@ from torch import Tensor
 from .._version import __version__
 from ..config import CanvasConfig, DistillConfig
 from ..encoders.encoder import Encoder
-from ..errors import UserError
 from ..features.bank import FeatureBank
 from ..features.classes import herding, k_medoids, medoids, random_images
 from ..features.store import FeatureStore
 from ..images.duplicates import check_not_one_picture
 from ..images.labelled import LabelledImages
-from ..methods import check_name
+from ..methods import check_name, check_number
 from ..store.distilled import DistilledSet
 from ..store.run_record import EncoderRecord, ImagesRecord, RunRecord
 
@@ -54,8 +53,7 @@ def real_set(
         UserError: Unknown choice, or a class has too few images.
     """
     check_name("baseline to save", choice, CHOICES)
-    if images_per_class < 1:
-        raise UserError(f"images_per_class {images_per_class} must be at least 1")
+    check_number("images_per_class", images_per_class, least=1, whole=True)
     check_not_one_picture(train)
     bank = (features or FeatureStore()).of(encoder, train)
     rows = CHOICES[choice](bank, images_per_class, seed)
