@@ -9,13 +9,12 @@ from __future__ import annotations
 import importlib
 import io
 import os
-import re
 import stat
 import struct
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from functools import lru_cache
 from typing import BinaryIO
@@ -26,6 +25,7 @@ from PIL import Image, ImageOps
 
 from ..text import printable
 from .foreign import RAW, is_raw, what_it_is
+from .repair import JPEG, PNG, is_webp, jpeg_with_ends, png_without_metadata, webp_of_whole_chunks
 
 MAX_PIXELS = 64_000_000
 """Images with more pixels than this are refused from their header, before any pixel is decoded."""
@@ -198,109 +198,44 @@ def _decode_stream(file: BinaryIO, called: str) -> Image.Image:
     except Exception as error:
         file.seek(0)
         head = file.read(64)
-        if head.startswith(_PNG):
-            plain = _without_metadata(head + file.read(_MAX_FILE_BYTES))
-            if plain is not None:
-                return plain
-        elif head[:4] == b"RIFF" and head[8:12] == b"WEBP":
-            rebuilt = _from_whole_chunks(head + file.read(_MAX_FILE_BYTES))
-            if rebuilt is not None:
-                return rebuilt
-        elif head.startswith(_JPEG) and isinstance(error, OSError):
-            whole = _without_end_mark(head + file.read(_MAX_FILE_BYTES))
-            if whole is not None:
-                return whole
+        image = None
+        if head.startswith(PNG):
+            image = _first(png_without_metadata(head + file.read(_MAX_FILE_BYTES)))
+        elif is_webp(head):
+            image = _first([webp_of_whole_chunks(head + file.read(_MAX_FILE_BYTES))])
+        elif head.startswith(JPEG) and isinstance(error, OSError):
+            image = _same_of_all(jpeg_with_ends(head + file.read(_MAX_FILE_BYTES)))
         elif isinstance(error, PIL.UnidentifiedImageError) and (what := what_it_is(called, head)) is not None:
             raise _RefusedError(what) from error
-        raise
+        if image is None:
+            raise
+        return image
 
 
 _DAMAGE = (ValueError, SyntaxError, OSError, struct.error)
 """What Pillow raises for a damaged image."""
 
 
-def _without_metadata(png: bytes) -> Image.Image | None:
-    """The image of a PNG without its metadata; ``None`` if that does not help.
-
-    Pillow refuses a whole image if a colour profile or a text is damaged or exceeds its limits. Neither is needed here.
-    """
-    for keep in (_ORIENTATION, ()):
-        bare = _without_text(png, keep=keep)
-        if bare != png:
-            with suppress(*_DAMAGE):
-                return _decode_once(io.BytesIO(bare))
+def _first(files: Iterable[bytes]) -> Image.Image | None:
+    """The image of the first file that can be decoded; ``None`` if there is none."""
+    for data in files:
+        with suppress(*_DAMAGE):
+            return _decode_once(io.BytesIO(data))
     return None
 
 
-def _from_whole_chunks(webp: bytes) -> Image.Image | None:
-    """The image of a WebP with a wrong size in its header, or cut metadata; ``None`` if pixels are missing."""
-    whole, place = b"WEBP", 12
-    while place + 8 <= len(webp):
-        end = place + 8 + int.from_bytes(webp[place + 4 : place + 8], "little")
-        if end > len(webp):
-            break
-        if webp[place : place + 4] in _WEBP_CHUNKS:
-            whole += webp[place:end] + bytes(end % 2)
-        place = end + end % 2
-    with suppress(*_DAMAGE):
-        return _decode_once(io.BytesIO(b"RIFF" + struct.pack("<I", len(whole)) + whole))
-    return None
-
-
-_WEBP_CHUNKS = (b"VP8X", b"ANIM", b"ANMF", b"ALPH", b"VP8 ", b"VP8L", b"EXIF")
-"""Chunks of a WebP with its pixels, and the one with its orientation."""
-
-_JPEG = b"\xff\xd8"
-_MARK = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # ends the compressed pixels of a scan
-_MOST_SEGMENTS = 1000
-
-
-def _without_end_mark(jpeg: bytes) -> Image.Image | None:
-    """Decode a JPEG that lacks only its end mark; ``None`` if pixels may be missing.
-
-    If pixels are missing, the decoder reads whatever follows instead, so that different endings give different images.
-    """
-    jpeg = jpeg.rstrip(b"\xff")  # half an end mark
-    last = _last_scan(jpeg)
-    if last is None:
-        return None
-    found = {mark: jpeg.rfind(b"\xff%c" % (0xD0 + mark), last) for mark in range(8)}  # the 8 restart marks take turns
-    latest = max(found, key=lambda mark: found[mark])
-    restart = b"\xff%c" % (0xD0 + ((latest + 1) % 8 if found[latest] >= 0 else 0))
-    whole: Image.Image | None = None
-    # No 0xff, which would be a mark. Longer than a group of blocks, some of which may lie beyond the image's edge.
-    fills = np.random.default_rng(0).integers(0, 255, (4, 4096), dtype=np.uint8)
-    for ending in (b"", *(mark + fill.tobytes() for mark in (b"", restart) for fill in fills)):
+def _same_of_all(files: Iterable[bytes]) -> Image.Image | None:
+    """The image of the files; ``None`` if there are none, if one cannot be decoded, or if their images differ."""
+    found: Image.Image | None = None
+    for data in files:
         try:
-            image = _decode_once(io.BytesIO(jpeg + ending + b"\xff\xd9"))
+            image = _decode_once(io.BytesIO(data))
         except _DAMAGE:
             return None
-        if whole is not None and whole != image:
+        if found is not None and found != image:
             return None
-        whole = image
-    return whole
-
-
-def _last_scan(jpeg: bytes) -> int | None:
-    """Where the compressed pixels of the last scan begin; ``None`` if scans are missing, or if there is an end mark."""
-    place, missing = len(_JPEG), {}
-    for _ in range(_MOST_SEGMENTS):
-        kind, body = jpeg[place + 1 : place + 2], place + 4
-        end = place + 2 + int.from_bytes(jpeg[place + 2 : body], "big")
-        if jpeg[place : place + 1] != b"\xff" or end <= body or end > len(jpeg):
-            return None
-        if b"\xc0" <= kind <= b"\xc2" and end >= body + 6 + 3 * jpeg[body + 5]:  # frame header: all 64 values missing
-            missing = {jpeg[body + 6 + 3 * i]: dict.fromkeys(range(64), 1) for i in range(jpeg[body + 5])}
-        if kind == b"\xda" and missing and end == body + 4 + 2 * jpeg[body]:
-            first, until, bits = jpeg[end - 3 : end]
-            for component in jpeg[body + 1 : end - 3 : 2]:
-                missing.get(component, {}).update(dict.fromkeys(range(first, min(until, 63) + 1), bits & 15))
-            mark = _MARK.search(jpeg, end)
-            if mark is None:
-                return end if not any(any(values.values()) for values in missing.values()) else None
-            end = mark.start()
-        place = end
-    return None
+        found = image
+    return found
 
 
 def _decode_once(file: BinaryIO) -> Image.Image:
@@ -309,25 +244,6 @@ def _decode_once(file: BinaryIO) -> Image.Image:
         if image.info.get("progressive"):
             _check_scans(file, image)
         return _to_upright_rgb(image)
-
-
-_PNG = b"\x89PNG\r\n\x1a\n"
-_ORIENTATION = (b"Raw profile type exif\0", b"Raw profile type APP1\0", b"XML:com.adobe.xmp\0")
-"""Keywords of PNG texts that may contain the orientation, like an eXIf chunk."""
-
-
-def _without_text(png: bytes, keep: tuple[bytes, ...]) -> bytes:
-    """Return a PNG's pixels, colours and transparency, and only the texts whose keyword is in ``keep``."""
-    kept, place = [_PNG], len(_PNG)
-    while place + 12 <= len(png):
-        end = place + 12 + int.from_bytes(png[place : place + 4], "big")
-        kind = png[place + 4 : place + 8]
-        is_text = kind in (b"tEXt", b"zTXt", b"iTXt")
-        has_orientation = png.startswith(keep, place + 8) if is_text else kind == b"eXIf" and bool(keep)
-        if kind[:1].isupper() or kind == b"tRNS" or has_orientation:
-            kept.append(png[place:end])
-        place = end
-    return b"".join(kept)
 
 
 def _check_scans(file: BinaryIO, image: Image.Image) -> None:
