@@ -654,18 +654,21 @@ def bytes_of_images() -> str:
         for p in points:
             if (p["source"], p["images_per_class"]) == (source, count):
                 of_setting.setdefault(p["setting"], []).append(p)
-        top1 = {s: f"{100 * statistics.fmean(p['top1'] for p in drawn):.1f}" for s, drawn in of_setting.items()}
+        top1 = {s: mean_and_std([p["top1"] for p in drawn]) for s, drawn in of_setting.items()}
         cells = [top1.get(s, "") for s in settings]
         for setting in ("png", "default"):
             sizes = [p["bytes"] for p in of_setting.get(setting, [])]
             cells.append(f"{top1[setting]} in {statistics.fmean(sizes) / 1000:.1f} kB" if sizes else "")
         title = source if source == "distilled" else f"{source}, {count} per class"
         lines.append(f"| {title} | " + " | ".join(cells) + " |")
-    protocol, draws = content["settings"]["protocol"], 1 + max(p["draw"] for p in points)
-    seeds = f"{protocol['seeds']} seed{'s' * (protocol['seeds'] > 1)}"
+    protocol = content["settings"]["protocol"]
+    draws = {
+        source: 1 + max(p["draw"] for p in points if p["source"] == source) for source in ("distilled", "random real")
+    }
     return "\n".join(lines) + (
-        f"\n\n{made_by(content)} Top-1 % after decoding, ridge probe, {protocol['views']} views, {seeds}"
-        + (f"; {draws} draws of random real images." if draws > 1 else ".")
+        f"\n\n{made_by(content)} Top-1 % after decoding, ridge probe, {protocol['views']} views, "
+        f"{protocol['seeds']} evaluation seeds; mean ± std over {draws['distilled']} distillation seeds, or over "
+        f"{draws['random real']} draws of random real images."
     )
 
 
