@@ -135,7 +135,7 @@ def predict(
     import numpy as np
 
     from ..encoders.load import load_encoder
-    from ..images.folder import files_below
+    from ..images.entries import files_below
     from ..ship.heads import load_head
     from ..show.tables import Table, percent
     from ..store.files import check_file, whole_file

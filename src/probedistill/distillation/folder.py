@@ -25,7 +25,7 @@ from torch import Tensor
 from ..config import DistillConfig, EncoderConfig, ImagesConfig, StatisticsConfig
 from ..errors import UserError, option
 from ..features.statistics import ClassStatistics, save_in_run
-from ..images.folder import is_run
+from ..images.entries import is_run
 from ..machine.processes import Processes
 from ..show.previews import remove_later
 from ..store.card import Licence

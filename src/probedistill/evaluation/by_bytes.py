@@ -23,7 +23,7 @@ from ..features.bank import FeatureBank
 from ..features.classes import cluster_centres
 from ..features.store import FeatureStore
 from ..images.duplicates import check_not_one_picture
-from ..images.folder import own_files
+from ..images.entries import own_files
 from ..images.labelled import LabelledImages, check_labelled, of_classes
 from ..probes.arrays import Array
 from ..probes.linear import LinearProbe

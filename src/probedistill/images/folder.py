@@ -8,56 +8,19 @@ import re
 import sys
 import unicodedata
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from ..config import ImagesConfig
-from ..errors import UserError, first_line, option
+from ..errors import UserError, option
 from ..machine.places import at_home
 from ..text import and_more
 from .contents import digests_of_files
-from .decode import as_utf8, one_line
+from .decode import as_utf8
+from .entries import RUNS, LeftOut, add_others, has_images, image_files, is_folder, is_run, listing, subfolders
 from .labelled import LabelledImages, check_class_names, check_classes, classes_argument, digest_of, plain_name
 from .sources import ALIASES, FOLDER_SPLITS, WHOLE, ItemLoader, Source, described
 
-IMAGE_SUFFIXES = frozenset(
-    [
-        "avif", "bmp", "gif", "heic", "heif", "hif", "jp2", "jfif", "jpe", "jpeg", "jpg", "pbm", "pgm", "png", "ppm",
-        "tif", "tiff", "webp",
-    ]
-)  # fmt: skip
-"""Suffixes of image files, without the dot; used only if nothing but names is known."""
-
-SYSTEM_FOLDERS = frozenset(
-    [
-        "@eadir", "@tmp", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "@__thumb",  # NAS devices
-        "@sharebin", "@synoresource", "~snapshot",
-        "__macosx", "temporary items", "network trash folder", "thevolumesettingsfolder",  # macOS
-        "$recycle.bin", "system volume information", "_gsdata_",  # Windows and its backup programs
-        "lost+found", "__pycache__",
-    ]
-)  # fmt: skip
-"""Folders that systems add, in lower case: neither classes nor inside them."""
-
-_OF_WINDOWS = re.compile(r"RECYCLER|(found|FOUND)\.\d{3}")  # case-sensitive: a class may be called recycler
-
-_HIDDEN = (
-    ".@", ".apple", ".cache", ".dropbox", ".fseventsd", ".git", ".ipynb_checkpoints", ".picasa", ".spotlight", ".st",
-    ".thumb", ".tmp", ".trash", ".sync", ".documentrevisions",
-)  # fmt: skip
-"""How hidden folders that programs add begin, in lower case; a warning names other hidden folders with images."""
-
-_HIDDEN_FILES = ("._", ".trashed-", ".pending-", ".thumb")
-"""How hidden files with image names begin: macOS metadata, Android's bin, thumbnails."""
-
-_SYSTEM_FILES = frozenset({"thumbs.db", "thumbs.db:encryptable", "ehthumbs.db", "desktop.ini", "icon\r"})
-_SIDECARS = frozenset(
-    [
-        ".txt", ".json", ".jsonl", ".parquet", ".csv", ".md", ".xml", ".yaml", ".yml",
-        ".aae", ".xmp", ".ini", ".lnk", ".url", ".identifier",  # photo programs and Windows
-    ]
-)  # fmt: skip
 _LABEL_FILES = frozenset({".csv", ".json", ".jsonl", ".mat", ".parquet", ".tsv", ".txt", ".xml"})
 _BY_FILE = (
     "if a file lists the classes of the photos, put each photo into a folder of its class, or use "
@@ -71,8 +34,6 @@ _MASKS = frozenset(
     ]
 )  # fmt: skip
 """Folders next to those of photos, with pictures that say where on the photos something is."""
-_RUNS = "runs of probedistill"  # their images are not photos
-_DEEPEST = 50  # folders inside a class folder
 
 
 @described("folder:PATH", is_path=True)
@@ -107,7 +68,7 @@ class _FolderSource(Source):
     def load(self, split: str, classes: tuple[str, ...] | None, *, absent_ok: bool = False) -> LabelledImages:
         """The images of a split; only the folders of ``classes`` are listed."""
         parent = self._parent(split)
-        left_out = _LeftOut()
+        left_out = LeftOut()
         folders = self._class_folders(parent, classes, left_out)
         if classes is not None:
             check_classes(classes, list(folders), classes_argument(), self.spec, absent_ok)
@@ -117,7 +78,7 @@ class _FolderSource(Source):
         inside: list[set[str]] = []  # per class, as long as these folders may be domains or contain splits
         for label, name in enumerate(class_names):
             if name in folders:
-                found = sorted(_image_files(parent / folders[name], folders[name], left_out), key=_accent_independent)
+                found = sorted(image_files(parent / folders[name], folders[name], left_out), key=_accent_independent)
                 if parent == self.root and not self._is_told:
                     inside.append({path.split("/")[1] if path.count("/") > 1 else "" for path in found})
                     if label == 0 and len(class_names) > 1:
@@ -132,7 +93,7 @@ class _FolderSource(Source):
                 labels += [label] * len(found)
         if classes is None:
             _check_no_masks(class_names, self.spec)
-        _add_others(parent, left_out, hidden=classes is None)
+        add_others(parent, left_out, hidden=classes is None)
         left_out.warn(self.spec)
         if classes is None:
             _warn_of_classes_inside(class_names, inside, self.spec)
@@ -152,12 +113,12 @@ class _FolderSource(Source):
             contents=contents,
         )
 
-    def _class_folders(self, parent: Path, wanted: tuple[str, ...] | None, left_out: _LeftOut) -> Mapping[str, str]:
+    def _class_folders(self, parent: Path, wanted: tuple[str, ...] | None, left_out: LeftOut) -> Mapping[str, str]:
         """Class name → its folder's name on disk, which may encode accents differently or end in a space."""
         folders: dict[str, str] = {}
         for folder in subfolders(parent):
             if is_run(parent / folder):
-                left_out.add(_RUNS, folder)
+                left_out.add(RUNS, folder)
                 continue
             if folder != as_utf8(folder):
                 if wanted is not None:
@@ -233,7 +194,7 @@ def _split_folders(root: Path, spec: str, wanted: str | None) -> list[str]:
         _check_unlike_splits(root, folders, spec, empty=bool(inside))
     if not splits or wanted == WHOLE:
         return []
-    others = [name for name in folders if name not in splits and _has_images(root / name)]
+    others = [name for name in folders if name not in splits and has_images(root / name)]
     if not others:
         return splits
     shown = ", ".join(map(repr, others[:3])) + and_more(len(others), 3)
@@ -342,7 +303,7 @@ def _share_classes(splits: Mapping[str, Collection[str]]) -> bool:
 
 def _label_file(folder: Path) -> str | None:
     """Return a file that may contain the labels of the photos: detection sets and tables have no class folders."""
-    names = (Path(entry.name) for entry in listing(folder) if not _is_folder(entry))
+    names = (Path(entry.name) for entry in listing(folder) if not is_folder(entry))
     texts = (name for name in names if name.suffix.lower() in _LABEL_FILES)
     return next((as_utf8(str(name)) for name in texts if name.stem.lower() not in ("readme", "license")), None)
 
@@ -351,188 +312,3 @@ def _beside_classes(folder: Path) -> str:
     """The end of an error about a folder with too few class folders, if it has a label file; else nothing."""
     file = _label_file(folder)
     return f" next to {file!r}; {_BY_FILE}" if file else ""
-
-
-def _has_images(folder: Path, depth: int = 3) -> bool:
-    """Whether a folder contains files with image names, up to ``depth`` folders deeper; runs do not count."""
-    try:
-        entries = listing(folder)
-    except UserError:
-        return False
-    if is_run(folder):
-        return False
-    if any(_is_image_name(entry.name) and not _is_folder(entry) for entry in entries):
-        return True
-    return depth > 0 and any(_has_images(Path(entry.path), depth - 1) for entry in entries if _is_class_like(entry))
-
-
-def _is_image_name(name: str) -> bool:
-    return name.rpartition(".")[2].lower() in IMAGE_SUFFIXES and "." in name
-
-
-# ---------------------------------------------------------------------------------------------------
-# What is in a folder
-
-
-def listing(path: Path) -> list[os.DirEntry[str]]:
-    """The entries of a folder that are not hidden, by name.
-
-    Raises:
-        UserError: The folder cannot be listed.
-    """
-    return [entry for entry in _everything(path) if not entry.name.startswith(".")]
-
-
-def _everything(path: Path) -> list[os.DirEntry[str]]:
-    """As `listing`, with hidden entries."""
-    try:
-        with os.scandir(path) as entries:
-            return sorted(entries, key=lambda entry: entry.name)
-    except OSError as error:
-        reason = f"images folder {one_line(str(path))!r} cannot be listed ({first_line(error)})"
-        raise UserError(f"{reason}; allow reading it or remove it") from error
-
-
-def subfolders(path: Path) -> list[str]:
-    """Names of the folders in a folder, sorted, without hidden ones and those that systems add."""
-    return [entry.name for entry in listing(path) if _is_class_like(entry)]
-
-
-def _hidden_folders(path: Path) -> list[str]:
-    """Hidden folders that may be meant as classes: they contain images, and no system is known to create them."""
-    hidden = [entry.name for entry in _everything(path) if entry.name.startswith(".") and _is_folder(entry)]
-    return [name for name in hidden if not name.lower().startswith(_HIDDEN) and _has_images(path / name, 0)]
-
-
-def is_run(folder: Path) -> bool:
-    """Whether a folder is a run or a set of probedistill; other programs write a run.json, too."""
-    try:
-        if not (folder / "run.json").is_file():  # a pipe would block
-            return False
-        with open(folder / "run.json", "rb") as file:
-            return b'"kind": "run"' in file.read(200)
-    except OSError:
-        return False
-
-
-def is_system_folder(name: str) -> bool:
-    """Whether an operating system or a NAS box adds folders of that name."""
-    return name.lower() in SYSTEM_FOLDERS or _OF_WINDOWS.fullmatch(name) is not None
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself
-        return False
-
-
-def _is_class_like(entry: os.DirEntry[str]) -> bool:
-    return not is_system_folder(entry.name) and _is_folder(entry)
-
-
-@dataclass
-class _LeftOut:
-    """What is ignored in a class folder, to be reported in one line."""
-
-    reasons: dict[str, list[str]] = field(default_factory=dict)
-
-    def add(self, reason: str, path: str) -> None:
-        self.reasons.setdefault(reason, []).append(path)
-
-    def warn(self, spec: str) -> None:
-        for reason, paths in self.reasons.items():
-            first = one_line(paths[0] if len(paths[0]) <= 80 else paths[0][:79] + "…")
-            warnings.warn(f"images {spec!r}: ignoring {reason}: {first!r}{and_more(len(paths))}", stacklevel=2)
-
-
-def _add_others(parent: Path, left_out: _LeftOut, *, hidden: bool) -> None:
-    """Add what lies next to the class folders and is not read; with ``hidden``, also hidden folders with images."""
-    for name in _hidden_folders(parent) if hidden else []:
-        left_out.add("hidden folders with images", name)
-    for entry in listing(parent):
-        if _is_image_name(entry.name) and not _is_folder(entry):
-            left_out.add("files next to the class folders", entry.name)
-        elif entry.is_symlink() and not os.path.exists(entry.path):
-            left_out.add("broken links", entry.name)
-
-
-def files_below(folder: Path) -> list[Path]:
-    """Find everything in a folder and its subfolders that should be an image, by name; a warning names the rest.
-
-    Raises:
-        UserError: The folder cannot be listed, or contains no such file.
-    """
-    left_out = _LeftOut()
-    found = sorted(_image_files(folder, ".", left_out))
-    left_out.warn(str(folder))
-    if not found:
-        raise UserError(f"images folder {str(folder)!r} holds no images; give another one")
-    return [folder / name for name in found]
-
-
-def _image_files(folder: Path, prefix: str, left_out: _LeftOut) -> Iterator[str]:
-    """Yield the relative path of everything that should be an image; linked folders are entered.
-
-    Everything except well-known sidecar files counts, so that a wrong file is reported later and not silently ignored.
-    Real folders come first and each is entered only once, so links cannot make a loop.
-    """
-    # A link up to the folder of all classes, or to the whole disk, does not lead to images of this class.
-    seen = {_identity(above) for above in (*folder.absolute().parents, *folder.resolve().parents)}
-    real, linked = [(folder, prefix, 0)], list[tuple[Path, str, int]]()
-    while real or linked:
-        here, name, depth = real.pop() if real else linked.pop(0)
-        mark, why = _identity(here), None
-        if mark in seen:
-            why = "links to folders that are already read"
-        elif depth > _DEEPEST:
-            why = f"folders more than {_DEEPEST} deep"
-        elif is_run(here):
-            why = _RUNS
-        seen.add(mark)
-        if why is not None:
-            left_out.add(why, name)
-            continue
-        for entry in _everything(here):
-            relative = f"{name}/{entry.name}"
-            if entry.name.startswith("."):
-                if entry.name.endswith(".icloud"):
-                    left_out.add("photos that are only in iCloud (download them first)", relative)
-                elif _is_image_name(entry.name) and not entry.name.startswith(_HIDDEN_FILES):
-                    left_out.add("hidden files", relative)
-            elif _is_folder(entry):
-                if not is_system_folder(entry.name):
-                    (linked if entry.is_symlink() else real).append((here / entry.name, relative, depth + 1))
-            elif _is_image(entry):
-                yield relative
-
-
-def own_files(folder: Path) -> list[Path]:
-    """Files in a folder and those inside, sorted, without links to folders, hidden files and what systems add."""
-    found: list[Path] = []
-    for here, inside, names in os.walk(folder):
-        inside[:] = [name for name in inside if not name.startswith(".") and not is_system_folder(name)]
-        found += [Path(here, name) for name in names if not name.startswith(".") and name.lower() not in _SYSTEM_FILES]
-    return sorted(found)
-
-
-def images_below(folder: Path) -> list[str]:
-    """Paths of files with image names in a folder, including linked folders, without system folders."""
-    return [path for path in _image_files(folder, str(folder), _LeftOut()) if _is_image_name(os.path.basename(path))]
-
-
-def _is_image(entry: os.DirEntry[str]) -> bool:
-    if entry.name.lower() in _SYSTEM_FILES or Path(entry.name).suffix.lower() in _SIDECARS:
-        return False
-    try:
-        return entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path))
-    except OSError:  # a link to itself counts as an unreadable image, like every broken link
-        return True
-
-
-def _identity(path: Path) -> tuple[int, int]:
-    try:
-        status = os.stat(path)
-    except OSError:
-        return (-1, hash(path))
-    return status.st_dev, status.st_ino

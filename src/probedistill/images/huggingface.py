@@ -30,7 +30,7 @@ from ..methods import check_name
 from ..text import and_more, counted
 from .contents import UNREADABLE, digest_of_bytes, digests_of_files, remembered
 from .decode import UnreadableImageError, decode_image, one_line
-from .folder import images_below, is_system_folder
+from .entries import images_below, is_system_folder
 from .labelled import LabelledImages, digest_of
 from .sources import Source, described
 

@@ -15,7 +15,7 @@ from ..config import ImagesConfig
 from ..errors import UserError, explained, option
 from ..machine.places import at_home
 from ..methods import check_name
-from .folder import is_system_folder, listing
+from .entries import is_system_folder, listing
 from .sources import Items, Source, described
 
 Row = tuple[str, str, str]

@@ -24,7 +24,7 @@ from ..machine.threads import Workers
 from ..text import counted, text_of
 from .contents import UNREADABLE, digest_of_bytes, digests_of_files, remembered
 from .decode import UnreadableImageError, decode_image, decoding, one_line, reason_of
-from .folder import IMAGE_SUFFIXES, is_system_folder
+from .entries import IMAGE_SUFFIXES, is_system_folder
 from .labelled import LabelledImages, digest_of
 from .shards import Shard, find_shards
 from .sources import FOLDER_SPLITS, Source, described

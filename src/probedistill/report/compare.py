@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..images.folder import own_files
+from ..images.entries import own_files
 from ..show.tables import NOTHING, Table
 from ..store.layout import IMAGES, METADATA, OLD_METADATA
 from ..store.run_record import differs

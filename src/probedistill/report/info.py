@@ -10,7 +10,7 @@ from ..config import DistillConfig, EncoderConfig, ImagesConfig
 from ..distillation.folder import newest_checkpoint
 from ..encoders.trust import read_yaml
 from ..errors import option
-from ..images.folder import own_files
+from ..images.entries import own_files
 from ..methods import METHODS, flattened
 from ..registry import OWN
 from ..show.tables import Table

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from ..errors import UserError
-from ..images.folder import own_files
+from ..images.entries import own_files
 from .distilled import DistilledSet, take_images_of_files
 from .files import whole_file
 from .layout import IMAGES, RUN, SUMS, TENSORS

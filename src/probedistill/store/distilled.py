@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError, explained, option
-from ..images.folder import own_files
+from ..images.entries import own_files
 from ..images.labelled import check_class_names
 from ..text import and_more, as_argument, printable
 from .card import REAL_DATA, CardOf, Licence, real_data, rewrite, write_card, write_held_out

@@ -14,7 +14,7 @@ from msgspec import Meta
 
 from ..config import AugmentConfig, DistillConfig, Precision
 from ..errors import UserError
-from ..images.folder import own_files
+from ..images.entries import own_files
 from ..images.labelled import LabelledImages
 from ..methods import FROM_PHOTOS, flattened
 from .layout import PROGRESS, RUN
