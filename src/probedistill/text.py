@@ -31,6 +31,24 @@ def printable(text: str, *, lines: bool = False) -> str:
     return "".join(_escaped(letter) if _acts(letter) and not (lines and letter == "\n") else letter for letter in text)
 
 
+def one_line(text: str) -> str:
+    """Put text on one line, with escapes for what a terminal would obey or UTF-8 cannot write.
+
+    >>> one_line("a\\nb\\x1b[2J")
+    'a b\\\\x1b[2J'
+    """
+    return printable(" ".join(text.split()))
+
+
+def as_utf8(text: str) -> str:
+    """The text with escapes for what UTF-8 cannot write; a file's name may be any bytes."""
+    try:
+        text.encode()
+        return text
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "backslashreplace").decode()
+
+
 def encodable(text: str, encoding: str | None) -> str:
     """Replace letters that an encoding does not have by ``?``.
 

@@ -26,7 +26,8 @@ from conftest import PATIENCE
 from helpers_images import class_image, found_by_datasets, make_image_folder
 from probedistill import UserError, load_images
 from probedistill.images import decode
-from probedistill.images.decode import MAX_PIXELS, UnreadableImageError, decode_image, one_line
+from probedistill.images.decode import MAX_PIXELS, UnreadableImageError, decode_image
+from probedistill.text import one_line
 
 REFUSED, READ, EITHER = "refused", "read", "either"
 counted: dict[str, int] = {}

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..config import AugmentConfig
 from ..encoders.encoder import Encoder, check_encoder
 from ..errors import UserError, explained, option
-from ..images.decode import UnreadableImageError, one_line
+from ..images.decode import UnreadableImageError
 from ..images.labelled import LabelledImages, check_labelled
 from ..machine.places import cache_folder, checked_cache
 from ..machine.processes import ALONE, Processes
@@ -27,7 +27,7 @@ from ..seeds import Stream, seed_of
 from ..store.files import remove_leftovers
 from ..store.records import write_record
 from ..store.tensors import TornFileError
-from ..text import and_more, counted
+from ..text import and_more, counted, one_line
 from .bank import FeatureBank, Held, bytes_of, comfortable_bytes
 from .encode import augmented_views, features_of, prefetched
 from .shards import DTYPES, BankFiles, ShardContent, bank_files

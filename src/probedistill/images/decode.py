@@ -23,7 +23,7 @@ import numpy as np
 import PIL
 from PIL import Image, ImageOps
 
-from ..text import printable
+from ..text import one_line
 from .foreign import RAW, is_raw, what_it_is
 from .repair import JPEG, PNG, is_webp, jpeg_with_ends, png_without_metadata, webp_of_whole_chunks
 
@@ -170,24 +170,6 @@ def reason_of(error: Exception) -> str:
     if isinstance(error, PermissionError):
         return "permission denied"
     return f"damaged or truncated ({one_line(str(error)) or type(error).__name__})"
-
-
-def one_line(text: str) -> str:
-    """Put text on one line, with escapes for what a terminal would obey or UTF-8 cannot write.
-
-    >>> one_line("a\\nb\\x1b[2J")
-    'a b\\\\x1b[2J'
-    """
-    return printable(" ".join(text.split()))
-
-
-def as_utf8(text: str) -> str:
-    """The text with escapes for what UTF-8 cannot write; a file's name may be any bytes."""
-    try:
-        text.encode()
-        return text
-    except UnicodeEncodeError:
-        return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _decode_stream(file: BinaryIO, called: str) -> Image.Image:

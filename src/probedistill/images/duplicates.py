@@ -8,9 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UserError
-from ..text import counted
+from ..text import counted, one_line
 from .contents import UNREADABLE, digest_of_bytes
-from .decode import one_line
 from .labelled import LabelledImages
 
 

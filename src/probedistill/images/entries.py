@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import UserError, first_line
-from ..text import and_more
-from .decode import one_line
+from ..text import and_more, one_line
 
 IMAGE_SUFFIXES = frozenset(
     [

@@ -14,9 +14,8 @@ from pathlib import Path
 from ..config import ImagesConfig
 from ..errors import UserError, option
 from ..machine.places import at_home
-from ..text import and_more
+from ..text import and_more, as_utf8
 from .contents import digests_of_files
-from .decode import as_utf8
 from .entries import RUNS, LeftOut, add_others, has_images, image_files, is_folder, is_run, listing, subfolders
 from .labelled import LabelledImages, check_class_names, check_classes, classes_argument, digest_of, plain_name
 from .sources import ALIASES, FOLDER_SPLITS, WHOLE, ItemLoader, Source, described

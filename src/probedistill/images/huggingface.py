@@ -27,9 +27,9 @@ from ..machine.network import asking_the_hub, check_waits
 from ..machine.places import at_home
 from ..machine.progress import ProgressBar, is_terminal
 from ..methods import check_name
-from ..text import and_more, counted
+from ..text import and_more, counted, one_line
 from .contents import UNREADABLE, digest_of_bytes, digests_of_files, remembered
-from .decode import UnreadableImageError, decode_image, one_line
+from .decode import UnreadableImageError, decode_image
 from .entries import images_below, is_system_folder
 from .labelled import LabelledImages, digest_of
 from .sources import Source, described

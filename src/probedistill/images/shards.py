@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..errors import UserError, option
 from ..machine.places import at_home
-from .decode import as_utf8
+from ..text import as_utf8
 from .entries import is_system_folder, listing, subfolders
 from .sources import FOLDER_SPLITS, WHOLE
 

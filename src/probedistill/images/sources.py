@@ -37,9 +37,9 @@ from ..config import AugmentConfig, CanvasConfig, ImagesConfig
 from ..errors import UserError, explained, unknown_name
 from ..machine.places import at_home
 from ..registry import OWN, Registry
-from ..text import counted
+from ..text import as_utf8, counted
 from .contents import digest_of_array, digest_of_bytes, digests_of_files
-from .decode import as_utf8, decode_image
+from .decode import decode_image
 from .labelled import LabelledImages, classes_argument, digest_of
 
 SOURCES = Registry(

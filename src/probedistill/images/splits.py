@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 from ..config import ImagesConfig
 from ..errors import UserError, option, unknown_name
 from ..machine.places import at_home
-from ..text import and_more, counted, text_of
-from .decode import one_line
+from ..text import and_more, counted, one_line, text_of
 from .duplicates import warn_of_duplicates
 from .labelled import (
     LabelledImages,

@@ -21,9 +21,9 @@ from PIL import Image
 from ..config import ImagesConfig
 from ..errors import UserError, option
 from ..machine.threads import Workers
-from ..text import counted, text_of
+from ..text import counted, one_line, text_of
 from .contents import UNREADABLE, digest_of_bytes, digests_of_files, remembered
-from .decode import UnreadableImageError, decode_image, decoding, one_line, reason_of
+from .decode import UnreadableImageError, decode_image, decoding, reason_of
 from .entries import IMAGE_SUFFIXES, is_system_folder
 from .labelled import LabelledImages, digest_of
 from .shards import Shard, find_shards

@@ -19,8 +19,9 @@ from ..config import ImagesConfig
 from ..errors import UserError, option
 from ..machine.places import at_home, checked_cache
 from ..methods import check_name
+from ..text import one_line
 from .contents import digest_of_array
-from .decode import UnreadableImageError, decode_image, one_line, reason_of
+from .decode import UnreadableImageError, decode_image, reason_of
 from .labelled import LabelledImages, digest_of
 from .sources import WHOLE, Source, described, digests_of
 
