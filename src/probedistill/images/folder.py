@@ -251,7 +251,7 @@ def _warn_of_classes_inside(class_names: Sequence[str], inside: Sequence[set[str
 
 
 def _check_unlike_splits(root: Path, folders: list[str], spec: str, *, empty: bool) -> None:
-    """Refuse class folders that all have names similar to splits (seg_train, test_set, fold1) and contain folders.
+    """Refuse class folders that all have names similar to splits (train_images and test_images, fold1 and fold2).
 
     Otherwise they would silently be trained on as classes. So would ``empty`` splits: folders with the names of splits
     and without class folders.
@@ -259,14 +259,15 @@ def _check_unlike_splits(root: Path, folders: list[str], spec: str, *, empty: bo
     kinds = {name: _kinds_of_split(name) for name in folders}
     if len(folders) < 2 or not all(kinds.values()):
         return
-    if empty:
+    inside = [set(subfolders(root / name)) for name in folders]
+    differ = len(set(kinds.values())) > 1
+    shown = " and ".join(map(repr, folders[:2])) + and_more(len(folders), 2)
+    if empty or (differ and not any(inside)):
         raise UserError(
-            f"images {spec!r}: {' and '.join(map(repr, folders))} are named like splits, but have no class folders; "
+            f"images {spec!r}: {shown} are named like splits, but have no class folders; "
             f"put the images of each class into a folder inside, or give {option('split', WHOLE)} if these are classes"
         )
-    inside = [set(subfolders(root / name)) for name in folders]
-    if all(inside) and (len(set(kinds.values())) > 1 or len(set.intersection(*inside)) > 1):
-        shown = " and ".join(map(repr, folders[:2])) + and_more(len(folders), 2)
+    if differ or (all(inside) and len(set.intersection(*inside)) > 1):
         raise UserError(
             f"images {spec!r}: {shown} look like splits; rename them to train and test with the class folders "
             f"directly inside, give one of them as folder:PATH, or give {option('split', WHOLE)} if these are classes"
