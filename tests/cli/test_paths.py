@@ -61,6 +61,33 @@ def test_a_link_to_a_device_is_not_replaced(tmp_path):
     assert os.listdir(tmp_path) == ["out"]
 
 
+@pytest.mark.parametrize(
+    ("words", "earlier"),
+    [
+        (["predict", "HEAD", "PHOTOS", "--encoder", TINY, "--csv", "FILE"], "photo,class,percent\n"),
+        (["baseline", "--images", "folder:PHOTOS", "--encoder", TINY, "--out", "FILE"], "{}"),
+        (["stats", "--images", "folder:PHOTOS", "--encoder", TINY, "--out", "FILE"], "\x10" + "\0" * 7 + "{}"),
+        (["runs", "RUNS", "--csv", "FILE"], "\ufeffrun,seed,encoder,probe,top1\n"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_file_of_another_kind_is_not_replaced(words, earlier, photos, finished, run_cli, tmp_path):
+    """``--csv *.jpg`` of a shell names the first photo."""
+    file, head = tmp_path / "a.jpg", tmp_path / "head"
+    if words[0] == "predict":
+        assert run_cli("migrate", finished, "--encoder", TINY, "--out", head).code == 0
+    named = {"HEAD": head, "RUNS": tmp_path, "FILE": file, "folder:PHOTOS": f"folder:{photos}", "PHOTOS": photos}
+    command = [named.get(word, word) for word in words]
+    photo = next(photos.rglob("*.png")).read_bytes()
+    for content in (photo, b"images: folder:photos\n"):
+        file.write_bytes(content)
+        assert "a.jpg' is a file of another kind, which would be replaced; choose" in run_cli(*command).error()
+        assert file.read_bytes() == content
+    file.write_text(earlier)
+    assert run_cli(*command).code == 0
+    assert file.read_text(errors="replace") != earlier
+
+
 def test_a_printed_command_can_be_run(distil_cli, run_cli, tmp_path, monkeypatch):
     """A folder whose name begins with a dash would be taken for an option."""
     monkeypatch.chdir(tmp_path)

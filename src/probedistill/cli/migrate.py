@@ -143,7 +143,7 @@ def predict(
     check_number("top", top, least=1, whole=True)
     head = load_head(folder)
     if csv is not None:
-        check_file(csv)
+        check_file(csv, begins=rb"\W*photo\b")
     files = [file for photo in photos for file in (files_below(photo) if photo.is_dir() else [photo])]
     # A photo given by name must be readable; an unreadable one in a folder must not stop the others.
     strict = not any(photo.is_dir() for photo in photos)

@@ -313,7 +313,8 @@ def baseline(
     if not by_bytes and (runs or new_encoder):
         raise UserError("runs and new-encoder are for --by-bytes; add that, or leave them out")
     if out is not None:
-        check_file(out, f"out {str(out)!r} is a folder; give the name of a JSON file, or --save a baseline there")
+        named = f"out {str(out)!r} is a folder; give the name of a JSON file, or --save a baseline there"
+        check_file(out, named, begins=rb"\s*\{")
     train, test = load_splits(images, progress=progress)
     if by_bytes:
         _by_bytes(train, test, encoder, runs or [], new_encoder, out, store)

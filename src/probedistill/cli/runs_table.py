@@ -27,7 +27,7 @@ def runs(folder: Path = Path("runs"), *, csv: Path | None = None) -> None:
     from ..store.files import check_file
 
     if csv is not None:
-        check_file(csv)
+        check_file(csv, begins=rb"\W*run\b")
     found = collect_runs(folder)
     show(found)
     if csv is not None:

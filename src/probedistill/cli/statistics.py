@@ -172,4 +172,5 @@ def _table(found: ClassStatistics) -> Table:
 def _check_out(out: Path) -> None:
     from ..store.files import check_file
 
-    check_file(out, f"out {str(out)!r} is a folder; give the name of a file, such as {str(out / 'all.stats')!r}")
+    named = f"out {str(out)!r} is a folder; give the name of a file, such as {str(out / 'all.stats')!r}"
+    check_file(out, named, begins=rb".{8}\{")

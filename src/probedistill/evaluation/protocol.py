@@ -112,7 +112,7 @@ def evaluate(
     config = with_options(config or EvaluateConfig(), options, "evaluate")
     config.check()
     if out is not None:
-        check_file(Path(out))
+        check_file(Path(out), begins=rb"\s*\{")
     check_probes(config.probes)
     if config.floats and distilled is not None and torch.equal(distilled.float_images, distilled.images):
         raise UserError(

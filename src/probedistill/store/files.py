@@ -11,6 +11,7 @@ import functools
 import hashlib
 import os
 import platform
+import re
 import shutil
 import tempfile
 import time
@@ -20,11 +21,13 @@ from pathlib import Path
 
 import psutil
 
-from ..errors import UserError, first_line
+from ..errors import UserError, explained, first_line
 from ..machine.places import hindrance
 from ..machine.threads import Workers
 from .layout import check_beside_images
 from .named import check_own, check_path
+
+_FIRST = 64  # bytes that tell the kind of a file
 
 
 @contextmanager
@@ -184,11 +187,24 @@ def check_writable(folder: Path) -> None:
         raise UserError(f"cannot write {str(folder)!r}: {why}; choose another folder")
 
 
-def check_file(path: Path, if_folder: str = "") -> None:
-    """Raise `UserError` when a file of this name cannot be written, with the text ``if_folder`` when it is a folder."""
+def check_file(path: Path, if_folder: str = "", *, begins: bytes = b"") -> None:
+    """Raise `UserError` when a file of this name cannot be written, or would replace one of another kind.
+
+    Args:
+        path: The file.
+        if_folder: The error when it is a folder.
+        begins: Regular expression for the first bytes of such files. ``--csv *.jpg`` must not overwrite a photo.
+    """
     if path.is_dir():
         raise UserError(if_folder or f"cannot write {str(path)!r}: it is a folder; give the name of a file")
     check_writable(path.parent)
+    if path.is_file():
+        with explained(f"{str(path)!r} cannot be opened", OSError, hint="choose another name"), path.open("rb") as file:
+            first = file.read(_FIRST)
+        if first and not re.match(begins, first, re.DOTALL):
+            raise UserError(
+                f"{str(path)!r} is a file of another kind, which would be replaced; choose another name or remove it"
+            )
 
 
 def cannot_write(path: Path, error: Exception) -> UserError:
