@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from conftest import TINY
 from helpers_images import make_image_folder
 from helpers_runs import encoder_record, run_record
-from probedistill import DistilledSet, export
+from probedistill import DistilledSet, evaluate, export, load_encoder, load_splits
 from probedistill.store.card import Licence, escaped, licence_of, published, rewrite
 from probedistill.store.run_record import ImagesRecord
 
@@ -147,6 +148,34 @@ def test_datasets_reads_the_run_as_its_images_alone(tmp_path):
     (folder / "evaluation-x.json").write_text('{"rows": []}')
     data = datasets.load_dataset(str(folder), split="train", cache_dir=str(tmp_path / "hf"))
     assert [(row["label"], row["class_name"]) for row in data] == list(enumerate(["red", "train", "[x]"]))
+
+
+def test_photos_that_come_later_change_what_is_held_out(distil_cli, run_cli, tmp_path):
+    photos, run = make_image_folder(tmp_path / "photos", per_class=6, size=8, splits=()), tmp_path / "run"
+    assert distil_cli("--out", run, images=f"folder:{photos}").code == 0
+    says = "were not held out when '.*run' was made, such as '(cat|dog)/x?00.*: unless they are new, it was made from"
+
+    def commands(images, *more):
+        of = ("--images", f"folder:{images}", *more)
+        yield run_cli("evaluate", run, *of, "--encoder", TINY, "--seeds", 1, "--baselines", "random")
+        yield run_cli("transfer", run, *of, "--encoders", TINY, "--seeds", 1, "--out", tmp_path / "transfer")
+        yield run_cli("migrate", run, *of, "--encoder", TINY, "--out", tmp_path / "head")
+
+    for made in commands(photos):
+        assert (made.code, "held out when" in made.err) == (0, False)
+    for made in commands(photos, "--holdout", 0.5):
+        assert (made.code, len(re.findall(says, made.err))) == (0, 1)
+    make_image_folder(tmp_path / "more", per_class=9, size=8, splits=(), seed=1)
+    (tmp_path / "others").mkdir()
+    for path in (tmp_path / "more").rglob("*.png"):
+        (tmp_path / "others" / path.parent.name).mkdir(exist_ok=True)
+        for folder in (photos, tmp_path / "others"):
+            shutil.copy(path, folder / path.parent.name / f"x{path.name}")
+    train, test = load_splits(f"folder:{photos}")
+    with pytest.warns(UserWarning, match=says):
+        evaluate(run, load_encoder(TINY), train, test, baselines=[], seeds=1, views=1, progress=False)
+    other = run_cli("evaluate", run, "--images", f"folder:{tmp_path / 'others'}", "--encoder", TINY, "--seeds", 1)
+    assert (other.code, "held out when" in other.err) == (0, False)
 
 
 def test_an_export_keeps_the_licence_and_the_names_that_were_held_out(tmp_path, run_cli):

@@ -30,6 +30,7 @@ from ..machine.torch_state import own_torch_state
 from ..probes.kinds import check_probes, kind_of
 from ..show.figures import Bars, Figure
 from ..show.tables import Table, percent
+from ..store.card import warn_of_seen
 from ..store.distilled import DistilledSet
 from ..store.files import check_writable
 from ..store.layout import check_named_once
@@ -317,6 +318,8 @@ def bias(
     train, test = (
         of_classes(part, class_names, f"run {str(folders[0])!r}") for part in load_splits(images, progress=shows)
     )
+    for folder in folders:
+        warn_of_seen(folder, train, test)
     backgrounds = read.match(train, test)
     names = sorted({name for part in backgrounds for name in part})
     if len(names) < 2:

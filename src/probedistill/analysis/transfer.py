@@ -33,6 +33,7 @@ from ..images.labelled import LabelledImages, check_labelled
 from ..machine.progress import ProgressBar
 from ..machine.torch_state import own_torch_state
 from ..probes.kinds import PROBES, check_probes, kind_of, need_head, on_features
+from ..store.card import warn_of_seen
 from ..store.distilled import DistilledSet
 from ..store.run_record import ImagesRecord
 from .base import EncoderAbout
@@ -102,6 +103,9 @@ def transfer(
         augment.check()
     augment = (augment or common_augment(sets)).for_probes()
     train, test = train.with_classes(class_names), test.with_classes(class_names)
+    for one in sets:
+        if one.folder is not None:
+            warn_of_seen(one.folder, train, test)
     check_enough(class_names, train.counts().tolist(), per_class, config.baselines)
     bench = _Bench(sets, EncoderPool(encoders), train, test, config, augment, per_class, store)
 

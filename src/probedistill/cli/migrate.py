@@ -68,6 +68,7 @@ def migrate(
     from ..features.store import FeatureStore
     from ..images.labelled import of_classes
     from ..images.splits import load_splits
+    from ..store.card import warn_of_seen
     from ..store.distilled import DistilledSet
     from ..store.files import check_writable
     from ..store.layout import CONFIG, HEAD
@@ -79,7 +80,9 @@ def migrate(
     check_writable(out)
     test = None
     if images is not None:
-        test = of_classes(load_splits(images, progress=progress)[1], distilled.class_names, f"run {str(folder)!r}")
+        name = f"run {str(folder)!r}"
+        train, test = (of_classes(part, distilled.class_names, name) for part in load_splits(images, progress=progress))
+        warn_of_seen(folder, train, test)
     new = load_encoder(encoder)
     old = _old_encoders(folder, source, encoder.device)
     if source is None and any(one.fingerprint == new.fingerprint for one in old):

@@ -188,6 +188,7 @@ def evaluate(
     from ..images.labelled import of_classes
     from ..images.splits import load_splits
     from ..probes.kinds import check_probes, need_head
+    from ..store.card import warn_of_seen
     from ..store.distilled import DistilledSet
     from ..store.layout import scores_file
 
@@ -203,6 +204,7 @@ def evaluate(
     elif source is not None:
         raise UserError(f"source {source!r} is for --probes inherited; add that, or leave --source out")
     train, test = (of_classes(part, distilled.class_names, name) for part in load_splits(images, progress=progress))
+    warn_of_seen(folder, train, test)
     group_of = None
     if groups is not None:
         group_of = group_names(test, read_groups(groups).match(train, test)[1])

@@ -22,8 +22,10 @@ from ..machine.progress import ProgressBar
 from ..machine.torch_state import own_torch_state
 from ..methods import check_number
 from ..probes.kinds import PROBES, check_probes, need_head
+from ..store.card import warn_of_seen
 from ..store.distilled import DistilledSet, Head, as_set
 from ..store.files import check_file
+from ..store.named import run_folder
 from ..text import counted
 from .cost import say_cost
 from .on_card import show_on_card
@@ -103,12 +105,15 @@ def evaluate(
             its augmentation is damaged, ``floats`` of a set that has none, or an inherited probe without a head or with
             the head of an encoder other than ``source``.
     """
+    folder = run_folder(distilled) if isinstance(distilled, str | Path) else None
     if distilled is not None:
-        distilled = as_set(distilled)
+        distilled = as_set(folder or distilled)
     check_encoder(encoder)
     check_labelled(test, "test")
     if train is not None:
         check_labelled(train, "train")
+    if folder is not None:
+        warn_of_seen(folder, train, test)
     config = with_options(config or EvaluateConfig(), options, "evaluate")
     config.check()
     if out is not None:

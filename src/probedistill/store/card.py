@@ -10,6 +10,7 @@ Names come from data. They are escaped for YAML and for Markdown, and only the l
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ import yaml
 
 from ..encoders.trust import not_followed, read_yaml
 from ..errors import UserError
+from ..images.labelled import LabelledImages
+from ..images.splits import held_out_names
 from ..text import counted, printable
 from .files import whole_file
 from .layout import CARD, CONFIG, HELD_OUT, IMAGES, PREVIEW, STATISTICS
@@ -173,6 +176,24 @@ def held_out_in(folder: Path) -> list[str]:
         return (folder / HELD_OUT).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
         return []
+
+
+def warn_of_seen(folder: Path, train: LabelledImages | None, test: LabelledImages) -> None:
+    """Warn if the set in ``folder`` may have been made from images that are now held out for testing.
+
+    Which photos of a class are held out depends on all of them, and on ``--holdout``: photos that come, go or get other
+    names change it. If none of the images was held out for this set, they are taken to be other images.
+    """
+    held, testing = set(held_out_in(folder)), [printable(name) for name in held_out_names(test)]
+    seen = [name for name in testing if name not in held]
+    training = () if train is None else map(printable, train.names)
+    if seen and not held.isdisjoint([*testing, *training]):
+        warnings.warn(
+            f"{len(seen)} of {counted(len(test), 'test image')} were not held out when {str(folder)!r} was made, such "
+            f"as {seen[0]!r}: unless they are new, it was made from them, and accuracy is too high; "
+            f"{folder / HELD_OUT} lists those that were held out",
+            stacklevel=3,
+        )
 
 
 # ---------------------------------------------------------------------------------------------------
