@@ -93,11 +93,20 @@ def test_an_accepted_image_edit_becomes_the_runs_image(run_cli, tmp_path):
         assert (tmp_path / "run/SHA256SUMS").read_bytes() == sums
 
 
+def test_line_ends_of_a_checkout_do_not_matter(saved, run_cli):
+    """As Git writes text files on Windows."""
+    for name in ("run.json", "SHA256SUMS", "README.md"):
+        (saved / name).write_bytes((saved / name).read_bytes().replace(b"\n", b"\r\n"))
+    assert run_cli("info", saved).code == 0
+    assert DistilledSet.load(saved).run.losses == [2.0, 1.0]
+    assert run_cli("accept", saved).out == "nothing has changed\n"
+
+
 def test_files_that_a_system_adds_are_not_accepted(saved, run_cli):
     told = run_cli("info", saved).out
-    for name in ("Thumbs.db", "._000.png", "@eaDir/000.png"):
-        (saved / "images" / "cat" / name).parent.mkdir(exist_ok=True)
-        (saved / "images" / "cat" / name).write_bytes(bytes(5000))
+    for name in ("images/cat/Thumbs.db", "images/cat/._000.png", "images/cat/@eaDir/000.png", "._run.json"):
+        (saved / name).parent.mkdir(exist_ok=True)
+        (saved / name).write_bytes(bytes(5000))
     assert run_cli("accept", saved).out == "nothing has changed\n"
     assert run_cli("info", saved).out == told
 

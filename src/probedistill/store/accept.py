@@ -34,7 +34,7 @@ def accept_edits(path: Path) -> list[str]:
         raise UserError(f"no such file or folder {str(path)!r}; give a run's folder or a JSON file")
     check_plain_files(path)
     with claimed(path, called="folder", wait=PATIENCE):
-        changed = [file.name for file in sorted(path.glob("*.json")) if _accept_record(file)]
+        changed = [file.name for file in sorted(path.glob("[!.]*.json")) if _accept_record(file)]
         if (path / RUN).exists():
             changed += [name for name in _accept_files(path) if name not in changed]
         return changed

@@ -24,7 +24,12 @@ def digest(data: bytes) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
+    """SHA-256 of a file, in hexadecimal; of JSON with the line ends that were written.
+
+    Git on Windows checks text files out with other line ends (``core.autocrlf``).
+    """
+    if path.suffix == ".json":
+        return digest(path.read_bytes().replace(b"\r\n", b"\n"))
     found = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(2**20):
