@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -268,8 +268,12 @@ def migrate(
     store = features or FeatureStore()
     augment = (augment or distilled.run.config.augment).for_probes(transformer=encoder.is_transformer)
     statistics = [_of_classes(one, distilled) for one in statistics]
-    teachers = [_Teacher.of(one, distilled, statistics) for one in old]
-    lesson = _lesson(distilled, encoder, teachers, augment, seed, store)
+    heads_of_old = [_head_of(one, distilled, statistics) for one in old]
+    target, *views = _views_by([encoder, *old], distilled, augment, seed, store)
+    teachers = [_Teacher(one, *head, seen) for one, head, seen in zip(old, heads_of_old, views, strict=True)]
+    soft = None if distilled.soft_labels is None else distilled.soft_labels.numpy()
+    taught = [(one.head, one.views) for one in teachers if one.head is not None]
+    lesson = Lesson(target, distilled.labels.numpy(), taught, soft)
     anchor = _anchor(distilled, teachers, lesson, statistics, measured, seed)
     found, heads = _candidates(lesson, anchor, candidate, store.progress)
     chosen = _choice(found) if candidate == AUTO else candidate
@@ -327,50 +331,38 @@ def _check_sources(distilled: DistilledSet, old: Sequence[Encoder], statistics: 
 # The data on which candidates are fitted
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Teacher:
-    """An old encoder with its head, if there is one."""
+    """An old encoder, its head if there is one, and its features of the synthetic images' views."""
 
     encoder: Encoder
     head: Linear | None
     head_from: str
-    views: Array = field(default_factory=lambda: np.empty(0))
-
-    @classmethod
-    def of(cls, encoder: Encoder, distilled: DistilledSet, statistics: Sequence[ClassStatistics]) -> _Teacher:
-        """With the set's own head, else with a head from statistics."""
-        stored, how = distilled.head, "stored"
-        if stored is None or stored.fingerprint != encoder.fingerprint:
-            own = _of_encoder(statistics, encoder)
-            stored, how = (head_of_statistics(own), "statistics") if own is not None else (None, "none")
-        head = None if stored is None else (stored.weight.double().numpy(), stored.bias.double().numpy())
-        return cls(encoder, head, how)
+    views: Array
 
 
-def _lesson(
-    distilled: DistilledSet,
-    encoder: Encoder,
-    teachers: Sequence[_Teacher],
-    augment: AugmentConfig,
-    seed: int,
-    store: FeatureStore,
-) -> Lesson:
-    """Features of the synthetic images' views; every encoder sees the same views."""
+def _head_of(
+    encoder: Encoder, distilled: DistilledSet, statistics: Sequence[ClassStatistics]
+) -> tuple[Linear | None, str]:
+    """The set's own head, else a head from statistics; and where it came from."""
+    stored, how = distilled.head, "stored"
+    if stored is None or stored.fingerprint != encoder.fingerprint:
+        own = _of_encoder(statistics, encoder)
+        stored, how = (head_of_statistics(own), "statistics") if own is not None else (None, "none")
+    return None if stored is None else (stored.weight.double().numpy(), stored.bias.double().numpy()), how
 
-    def views(of: Encoder) -> Array:
-        found = store.synthetic_views(of, distilled.images, views=VIEWS, augment=augment, seed=seed)
-        return np.asarray(found.float().numpy())
 
-    soft = None if distilled.soft_labels is None else distilled.soft_labels.numpy()
-    with ProgressBar("views", 1 + len(teachers), enabled=store.progress) as bar:
-        target = views(encoder)
-        bar.advance()
-        for teacher in teachers:
-            teacher.views = views(teacher.encoder)
+def _views_by(
+    encoders: Sequence[Encoder], distilled: DistilledSet, augment: AugmentConfig, seed: int, store: FeatureStore
+) -> list[Array]:
+    """Features (V, n, d) of the synthetic images' views by each encoder; every encoder sees the same views."""
+    found = []
+    with ProgressBar("views", len(encoders), enabled=store.progress) as bar:
+        for encoder in encoders:
+            views = store.synthetic_views(encoder, distilled.images, views=VIEWS, augment=augment, seed=seed)
+            found.append(np.asarray(views.float().numpy()))
             bar.advance()
-    return Lesson(
-        target, distilled.labels.numpy(), [(one.head, one.views) for one in teachers if one.head is not None], soft
-    )
+    return found
 
 
 def _of_classes(statistics: ClassStatistics, distilled: DistilledSet) -> ClassStatistics:
