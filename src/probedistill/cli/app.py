@@ -295,9 +295,15 @@ SHARED = ("--config", "--trust", "--json", "--quiet", "-q", "--help", "--version
 """Options that every command has."""
 
 
-def config_flag(command: str, path: Path) -> str:
-    """Return ``--config FILE`` for a printed command line, with ``--trust`` if the command needs it for this file."""
-    options = _options_for(command, read_yaml(path, f"config {str(path)!r}"))
+def show_score(folder: Path, *options: str | Path) -> None:
+    """Show the command that scores the set in ``folder``; a path among the options is that of a config.yaml."""
+    words = (one if isinstance(one, str) else _config_of_evaluate(one) for one in options)
+    show(" ".join(("score:  probedistill evaluate", as_argument(folder), *words)))
+
+
+def _config_of_evaluate(path: Path) -> str:
+    """Return ``--config FILE``, with ``--trust`` if evaluate needs it for this file."""
+    options = _options_for("evaluate", read_yaml(path, f"config {str(path)!r}"))
     return f"--config {as_argument(path)}" + (" --trust" if not_followed(options) else "")
 
 

@@ -9,8 +9,7 @@ from cyclopts import Parameter
 
 from ..config import EncoderConfig
 from ..store.named import run_folder
-from ..text import as_argument
-from .app import EncoderOptions, Folder, Progress, command, config_flag, show
+from .app import EncoderOptions, Folder, Progress, command, show, show_score
 
 
 @command(EncoderConfig)
@@ -66,4 +65,4 @@ def export(
     if max_bytes is not None and encoder is None:
         show(f"chosen by pixels; to choose by features, add --encoder NAME or --config {folder / CONFIG}")
     if (folder / CONFIG).is_file():  # the run's file, because the export's does not name the images
-        show(f"score:  probedistill evaluate {as_argument(out)} {config_flag('evaluate', folder / CONFIG)}")
+        show_score(out, folder / CONFIG)

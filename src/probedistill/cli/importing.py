@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..config import EncoderConfig
-from ..text import as_argument
-from .app import EncoderOptions, Progress, command, config_flag, show
+from .app import EncoderOptions, Progress, command, show, show_score
 
 
 @command(EncoderConfig)
@@ -64,5 +63,4 @@ def import_(
     )  # fmt: skip
     write_set(out, made, options=config_options(encoder))
     show(f"{len(made)} images of {len(made.class_names)} classes, {made.float_images.shape[-1]} px → {out}")
-    named = "--encoder NAME" if encoder is None else config_flag("evaluate", out / CONFIG)
-    show(f"score:  probedistill evaluate {as_argument(out)} --images folder:PHOTOS {named}")
+    show_score(out, "--images folder:PHOTOS", "--encoder NAME" if encoder is None else out / CONFIG)

@@ -14,8 +14,7 @@ from ..config import EncoderConfig, ImagesConfig, RunConfig
 from ..errors import UserError
 from ..machine.launch import speaks
 from ..store.named import run_folder
-from ..text import as_argument
-from .app import EncoderOptions, Folder, Images, command, config_flag, flat, show
+from .app import EncoderOptions, Folder, Images, command, flat, show, show_score
 
 if TYPE_CHECKING:
     from ..encoders.encoder import Encoder
@@ -215,5 +214,4 @@ def _show(
         return
     show(ChangedSet.of([as_set(one) for one in before], found, out, notes))
     if (out / "config.yaml").is_file():
-        flag = config_flag("evaluate", out / "config.yaml")
-        show(f"score:  probedistill evaluate {as_argument(out)} {flag} --images SPEC")
+        show_score(out, out / "config.yaml", "--images SPEC")

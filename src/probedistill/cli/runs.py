@@ -24,7 +24,7 @@ from ..errors import UserError, option
 from ..methods import check_number
 from ..store.named import results_folder, run_folder
 from ..text import as_argument, counted, duration
-from .app import Cache, EncoderOptions, Folder, Images, Probes, Progress, command, config_flag, flat, panel, show
+from .app import Cache, EncoderOptions, Folder, Images, Probes, Progress, command, flat, panel, show, show_score
 
 if TYPE_CHECKING:
     from ..encoders.encoder import Encoder
@@ -103,9 +103,8 @@ def distill(
         show(f"start:  {BEGINNINGS[distilled.run.begun_from]}, which the images may still show; "
              f"{way} starts without photos")  # fmt: skip
     show(f"look:   {run.out / 'preview.png'}")
-    named_test = "" if images is not None else " --images SPEC"  # statistics do not name test images
-    config = config_flag("evaluate", run.out / "config.yaml")
-    show(f"score:  probedistill evaluate {as_argument(run.out)} {config}{named_test}")
+    named_test = [] if images is not None else ["--images SPEC"]  # statistics do not name test images
+    show_score(run.out, run.out / "config.yaml", *named_test)
 
 
 def _what(
@@ -393,7 +392,7 @@ def _save_baseline(
     )
     write_set(out, found, options=config_options(train.config, encoder), held_out=held_out_names(test))
     show(f"{len(found)} real images of {len(found.class_names)} classes → {out}")
-    show(f"score:  probedistill evaluate {as_argument(out)} {config_flag('evaluate', out / 'config.yaml')}")
+    show_score(out, out / "config.yaml")
 
 
 @command(ImagesConfig, EncoderConfig)
