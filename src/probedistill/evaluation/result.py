@@ -15,7 +15,7 @@ from msgspec import Meta
 from ..config import AugmentConfig, EvaluateConfig
 from ..errors import UserError
 from ..features.bank import ImagesNote
-from ..probes.kinds import WITHOUT_EPOCHS
+from ..probes.kinds import has_epochs
 from ..probes.scores import Scores
 from ..show.figures import Figure, HeatMap, accuracy_bars
 from ..show.results import Result
@@ -88,7 +88,7 @@ class Row:
     @property
     def has_epochs(self) -> bool:
         """Whether the score depends on the number of epochs."""
-        return self.probe.removesuffix(NO_AUGMENTATION) not in WITHOUT_EPOCHS
+        return has_epochs(self.probe.removesuffix(NO_AUGMENTATION))
 
     @property
     def key(self) -> tuple[str, str, int]:
@@ -190,7 +190,7 @@ class Context:
     @property
     def with_epochs(self) -> set[str]:
         """The probes whose scores depend on the number of epochs."""
-        return {*self.protocol.probes} - {*WITHOUT_EPOCHS}
+        return set(filter(has_epochs, self.protocol.probes))
 
     def differences(self, other: Context) -> list[str]:
         """Why rows of another context do not fit into this one's table; empty if they do."""

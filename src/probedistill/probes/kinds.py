@@ -49,9 +49,6 @@ PROBES = Registry(
     },
 )
 
-WITHOUT_EPOCHS = ("ridge", "logistic", "1nn", "inherited")
-"""Probes whose scores do not depend on the number of epochs and sgd's views; a probe of one's own may."""
-
 
 class Classifier(Protocol):
     """The part of a fitted scikit-learn classifier that `score_probe` needs."""
@@ -102,6 +99,7 @@ class Kind:
         on_features: Name of the probe that takes its place on features without images (all real data, class means),
             or ``None`` if it can be fitted there itself.
         views: How many augmented views of each image it takes, by the config.
+        has_epochs: Whether its scores depend on the number of epochs or of sgd's views.
     """
 
     fit: Callable[[Lesson], Classifier]
@@ -110,6 +108,7 @@ class Kind:
     needs_head: bool = False
     on_features: str | None = None
     views: Callable[[EvaluateConfig], int] = _stored_views
+    has_epochs: bool = True
 
 
 @cache
@@ -142,6 +141,11 @@ def on_features(names: Iterable[str]) -> list[str]:
 def need_head(names: Iterable[str]) -> list[str]:
     """The probes among these that need the set's head."""
     return [name for name in names if kind_of(name).needs_head]
+
+
+def has_epochs(name: str) -> bool:
+    """Whether a probe's scores depend on the number of epochs; those of one's own may, whose code may be gone."""
+    return name not in PROBES.built_in or kind_of(name).has_epochs
 
 
 def _of_classifier(factory: Callable[..., Any], name: str) -> Kind:
