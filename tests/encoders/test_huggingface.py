@@ -384,7 +384,9 @@ def test_damaged_weights_are_one_line(hf_folder, tmp_path, content):
     shutil.copytree(hf_folder[0] / "vit", tmp_path / "vit")
     file = tmp_path / "vit" / "model.safetensors"
     file.write_bytes(file.read_bytes()[:5000] if content is None else content)
-    with pytest.raises(UserError, match=r"^encoder 'hf:.*' could not be loaded \(.*\); check the name") as error:
+    with pytest.raises(
+        UserError, match=r"^encoder 'hf:.*' could not be loaded \(.*\); (check its|download the) file"
+    ) as error:
         load_encoder(f"hf:{tmp_path / 'vit'}", device="cpu")
     assert "\n" not in str(error.value)
 
@@ -497,3 +499,148 @@ def test_a_repository_of_timm(tmp_path, recwarn):
     with torch.no_grad():
         assert close(encoder(images), model((images - 0.4) / 0.3))
     assert not [said for said in recwarn if "no place" in str(said.message)]
+
+
+SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24,
+         "image_size": 32, "patch_size": 8}  # fmt: skip
+WORDS = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": 20}
+
+
+def stored(model, folder, size=32):
+    """Save a model with noise in all its weights, because some are created equal; return it with its encoder's name."""
+    draw = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for value in model.parameters():
+            value.add_(0.3 * torch.randn(value.shape, generator=draw))
+    model.eval().save_pretrained(folder)
+    content = {"image_processor_type": "ViTImageProcessor", "image_mean": [0] * 3, "image_std": [1] * 3,
+               "size": {"height": size, "width": size}}  # fmt: skip
+    (folder / "preprocessor_config.json").write_text(json.dumps(content))
+    return model, f"hf:{folder}"
+
+
+def data2vec():
+    from transformers import Data2VecVisionConfig, Data2VecVisionForImageClassification
+
+    model = Data2VecVisionForImageClassification(Data2VecVisionConfig(**SMALL, use_mean_pooling=True))
+    return model, lambda images: model.data2vec_vision(images).pooler_output
+
+
+def sam2():
+    from transformers import Sam2HieraDetConfig, Sam2VisionConfig, Sam2VisionModel
+
+    part = Sam2HieraDetConfig(
+        hidden_size=4, image_size=[32, 32], embed_dim_per_stage=[4, 8, 16, 24], blocks_per_stage=[1, 1, 1, 1],
+        num_attention_heads_per_stage=[1, 1, 1, 1], window_size_per_stage=[4, 2, 2, 2], global_attention_blocks=[],
+        window_positional_embedding_background_size=[4, 4],
+    )  # fmt: skip
+    model = Sam2VisionModel(
+        Sam2VisionConfig(backbone_config=part, backbone_channel_list=[24, 16, 8, 4], fpn_hidden_size=8)
+    )
+    return model, lambda images: model(images).last_hidden_state.mean((1, 2))
+
+
+def hgnet():
+    from transformers import HGNetV2Backbone, HGNetV2Config
+
+    four = {name: [8] * 4 for name in ("stage_in_channels", "stage_mid_channels", "stage_out_channels")}
+    ones = {name: [1] * 4 for name in ("stage_num_blocks", "stage_numb_of_layers")}
+    model = HGNetV2Backbone(HGNetV2Config(stem_channels=[3, 8, 8], hidden_sizes=[8] * 4, **four, **ones))
+    return model, lambda images: model(images).feature_maps[-1].mean((2, 3))
+
+
+def radio():
+    from transformers import RadioConfig, RadioModel  # from transformers 5 on
+
+    model = RadioModel(RadioConfig(**SMALL))
+    return model, lambda images: model(images).summary
+
+
+def altclip():
+    from transformers import AltCLIPConfig, AltCLIPModel
+
+    model = AltCLIPModel(AltCLIPConfig(vision_config=SMALL, text_config={**WORDS, "project_dim": 16}))
+    return model, lambda images: model.vision_model(images).pooler_output
+
+
+def reader():
+    from transformers import BertConfig, BertLMHeadModel, VisionEncoderDecoderModel, ViTConfig, ViTModel
+
+    words = BertLMHeadModel(BertConfig(**WORDS, is_decoder=True, add_cross_attention=True))
+    model = VisionEncoderDecoderModel(encoder=ViTModel(ViTConfig(**SMALL)), decoder=words)
+    return model, lambda images: model.encoder(images).pooler_output
+
+
+@pytest.mark.parametrize("make", [data2vec, sam2, hgnet, radio, altclip, reader])
+def test_features_are_what_the_model_itself_makes_of_a_whole_image(hf_folder, tmp_path, make):
+    try:
+        model, expected = make()
+    except ImportError as error:
+        pytest.skip(str(error))
+    model, spec = stored(model, tmp_path / "model")
+    with torch.no_grad():
+        assert close(load_encoder(spec, device="cpu")(pictures(3, 32)), expected(pictures(3, 32)))
+
+
+@pytest.mark.parametrize("kind", ["BertModel", "CLIPTextModel", "Siglip2VisionModel"])
+def test_models_that_take_more_than_images(hf_folder, tmp_path, kind):
+    import transformers
+
+    more = {"patch_size": 8, "num_patches": 16} if kind.startswith("Siglip2") else {}
+    model = getattr(transformers, kind)(getattr(transformers, kind.replace("Model", "Config"))(**WORDS, **more))
+    _, spec = stored(model, tmp_path / "model")
+    with pytest.raises(UserError, match=f"is a {kind}, which takes .*; use an encoder that takes images alone"):
+        load_encoder(spec, device="cpu")
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_an_adapter_is_not_an_encoder(hf_folder, tmp_path, whole):
+    root, _ = hf_folder
+    shutil.copytree(root / "vit", tmp_path / "vit")
+    (tmp_path / "vit" / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    if not whole:
+        (tmp_path / "vit" / "config.json").unlink()
+        (tmp_path / "vit" / "model.safetensors").rename(tmp_path / "vit" / "adapter_model.safetensors")
+    with pytest.raises(UserError, match=r"is an adapter .*; merge it into its model"):
+        load_encoder(f"hf:{tmp_path / 'vit'}", device="cpu")
+
+
+def test_weights_that_git_did_not_fetch(hf_folder, tmp_path):
+    root, _ = hf_folder
+    shutil.copytree(root / "vit", tmp_path / "vit")
+    (tmp_path / "vit" / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\nsize 10\n")
+    with pytest.raises(UserError, match=r"'model.safetensors' is a Git LFS pointer\); download the file itself"):
+        load_encoder(f"hf:{tmp_path / 'vit'}", device="cpu")
+
+
+@pytest.mark.parametrize("first", [b"<", b"{", b" "])
+def test_a_header_of_any_length_begins_weights(hf_folder, tmp_path, first):
+    folder = shutil.copytree(hf_folder[0] / "vit", tmp_path / "vit")
+    data = (folder / "model.safetensors").read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    more = (first[0] - size) % 256
+    header = (size + more).to_bytes(8, "little") + data[8 : 8 + size] + b" " * more
+    (folder / "model.safetensors").write_bytes(header + data[8 + size :])
+    assert load_encoder(f"hf:{folder}", device="cpu").dim == 16
+
+
+@pytest.mark.parametrize("config", [{}, {"quantization_config": {"quant_method": "fp8"}}])
+@pytest.mark.parametrize("scale", ["SCB", "weight_scale_inv", ""])
+def test_quantised_weights_of_a_tower_are_refused(hf_folder, tmp_path, config, scale):
+    root, _ = hf_folder
+    folder = shutil.copytree(root / "clip", tmp_path / "clip")
+    weights = load_file(folder / "model.safetensors")
+    for name in [name for name, value in weights.items() if "_proj.weight" in name and value.ndim == 2]:
+        if scale != "weight_scale_inv":
+            weights[name] = (weights[name] / weights[name].abs().max() * 127).round().to(torch.int8)
+        if scale:
+            weights[name.removesuffix("weight") + scale] = torch.ones(16)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**settings, **config}))
+    if scale == "weight_scale_inv" and not config:
+        with pytest.warns(UserWarning, match="weights that the model does not use"):
+            load_encoder(f"hf:{folder}", device="cpu")
+    else:
+        with pytest.raises(UserError, match=r"is quantised, as '.*' shows; use one in float32 or half precision"):
+            load_encoder(f"hf:{folder}", device="cpu")

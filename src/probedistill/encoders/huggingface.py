@@ -23,10 +23,12 @@ from ..text import counted
 from .encoder import RESAMPLING
 from .known import IMAGENET
 from .source import EncoderSource, Loaded, Output, optional
-from .weights import prefixes
+from .weights import other_kind, prefixes
 
 _CLASS_TOKENS = ("cls_token", "class_token", "class_embedding")
 """Models' names for the token that stands for the whole image, which is the first one."""
+_TOWERS = ("vision_config", "image_config", "encoder")
+"""Where the settings of the part for images are in those of a larger model: CLIP, FLAVA, and TrOCR."""
 _NOT_SETTINGS = ("revision", "subfolder", "trust_remote_code", "dtype", "torch_dtype")
 """Arguments for loading that a model's settings may also contain; the first three locate the settings themselves."""
 
@@ -58,12 +60,12 @@ def _loaded(repo: str, config: EncoderConfig) -> Loaded:
     interpolates = view["input_size"] != own_size and _can_interpolate(model)
     pools = not any("pooler" in key.split(".") for key in missing)
     has_token = any(name.rpartition(".")[2] in _CLASS_TOKENS for name in model.state_dict())
+    _check_takes_images(model, spec)
 
     def pooled(module: nn.Module, images: Tensor) -> Tensor:
         extra = {"interpolate_pos_encoding": True} if interpolates else {}
         output = module(images.flip(1) if is_bgr else images, **extra)
-        features = getattr(output, "pooler_output", None) if pools else None
-        return (_image_features(output.last_hidden_state, has_token) if features is None else features).flatten(1)
+        return _image_features(output, pools=pools, has_token=has_token, spec=spec)
 
     encoder = Output(model, pooled)
     _check_nothing_is_new(encoder, missing, spec, view["input_size"])
@@ -72,6 +74,18 @@ def _loaded(repo: str, config: EncoderConfig) -> Loaded:
         warnings.warn(f"the checkpoint of hf:{repo} has no pooler; using the {instead} as features", stacklevel=2)
     identity = f"{'' if pools else 'class token' if has_token else 'mean'}|{getattr(settings, 'mask_ratio', '')}"
     return Loaded(encoder, identity=identity + "|bgr" * is_bgr, **view)
+
+
+def _check_takes_images(model: nn.Module, spec: str) -> None:
+    """Refuse a model that does not take images, or needs more than images: text, or patches of images of any shape."""
+    taken = list(inspect.signature(model.forward).parameters.values())
+    needed = [part.name for part in taken if part.default is part.empty and part.kind is part.POSITIONAL_OR_KEYWORD]
+    if taken and (taken[0].name in ("input_ids", "inputs_embeds") or len(needed) > 1):
+        named = ", ".join(needed or [taken[0].name])
+        raise UserError(
+            f"{spec} is a {type(model).__name__}, which takes {named}; use an encoder that takes images alone, or "
+            "wrap it as module:FILE:NAME"
+        )
 
 
 def _can_interpolate(model: nn.Module) -> bool:
@@ -85,22 +99,18 @@ def _made(repo: str, config: EncoderConfig, spec: str) -> tuple[Any, Any, dict[s
     """Return the settings, the model, and the faults of its checkpoint's weights: missing, or of another shape."""
     import transformers
 
-    with explained(f"{spec} could not be loaded", Exception, hint="check the name or the network"), _quietly():
+    _check_folder(Path(repo) / str(config.encoder_args.get("subfolder", "")), spec)
+    hint = "check its files" if Path(repo).is_dir() else "check the name or the network"
+    with explained(f"{spec} could not be loaded", Exception, hint=hint), _quietly():
         try:
-            settings = transformers.AutoConfig.from_pretrained(repo, **_loading_arguments(config))
-            settings = getattr(settings, "vision_config", settings)
+            every = transformers.AutoConfig.from_pretrained(repo, **_loading_arguments(config))
+            towers = (getattr(every, name, None) for name in _TOWERS)
+            settings = next((tower for tower in towers if isinstance(tower, transformers.PretrainedConfig)), every)
             settings.dtype = torch.float32  # not the one in config.json, to which weights would be rounded
             arguments = _with_settings(settings, config.encoder_args)
             if config.pretrained:
-                # CLIP-like repositories contain two towers; the class of the vision tower selects its weights.
-                kind = _class_of(settings) or transformers.AutoModel
-                arguments = {"ignore_mismatched_sizes": True, "output_loading_info": True, **arguments}
-                model, info = kind.from_pretrained(repo, config=settings, **arguments)
-                if prefix := _prefix(info):
-                    arguments["key_mapping"] = {f"^{re.escape(prefix)}": ""}
-                    model, info = kind.from_pretrained(repo, config=settings, **arguments)
-                _warn_of_unused(model, info["unexpected_keys"], spec)
-                return settings, model, _wrong_weights(info)
+                model, wrong = _filled(repo, every, settings, arguments, spec)
+                return settings, model, wrong
             return settings, (_class_of(settings) or transformers.AutoModel.from_config)(settings, **arguments), {}
         except TypeError as error:
             if not config.encoder_args:
@@ -121,6 +131,71 @@ def _made(repo: str, config: EncoderConfig, spec: str) -> tuple[Any, Any, dict[s
             raise UserError(
                 f"{spec} needs code from its repository; give {given} to run it, if you trust it"
             ) from error
+
+
+def _check_folder(folder: Path, spec: str) -> None:
+    """Refuse a folder with an adapter, or with something else in the place of weights."""
+    if (folder / "adapter_config.json").is_file():
+        raise UserError(
+            f"{spec} is an adapter (it has adapter_config.json); merge it into its model (merge_and_unload in peft), "
+            "and save that to another folder"
+        )
+    for file in sorted(folder.glob("*.safetensors")) + sorted(folder.glob("pytorch_model*.bin")):
+        if file.is_file() and (what := other_kind(file)) is not None:
+            raise UserError(f"{spec} could not be loaded ({file.name!r} is {what}); download the file itself")
+
+
+def _filled(repo: str, every: Any, settings: Any, arguments: dict[str, Any], spec: str) -> tuple[Any, dict[str, str]]:
+    """Return a model with the weights of its checkpoint, and what is wrong with them.
+
+    Args:
+        repo: Repository or folder.
+        every: The checkpoint's settings.
+        settings: Those of its part for images. CLIP-like checkpoints contain two towers; the class of the vision tower
+            selects its weights.
+        arguments: For transformers' loader.
+        spec: The encoder, for errors.
+    """
+    import transformers
+
+    arguments = {"ignore_mismatched_sizes": True, "output_loading_info": True, **arguments}
+    kind = _class_of(settings) or transformers.AutoModel
+    model, info = kind.from_pretrained(repo, config=settings, **arguments)
+    if prefix := _prefix(info):
+        arguments["key_mapping"] = {f"^{re.escape(prefix)}": ""}
+        model, info = kind.from_pretrained(repo, config=settings, **arguments)
+    if getattr(model, "pooler", model) is None and any("pooler" in name.split(".") for name in info["unexpected_keys"]):
+        arguments["add_pooling_layer"] = True  # AutoModel makes Data2Vec's classifiers without one
+        model, info = kind.from_pretrained(repo, config=settings, **arguments)
+    if info["missing_keys"] and every is not settings:  # transformers renames some weights only in the whole model
+        whole, of_all = transformers.AutoModel.from_pretrained(
+            repo, config=every, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
+        )
+        name = next((name for name, part in whole.named_modules() if type(part) is type(model)), None)
+        if name is not None and not any(key.startswith(f"{name}.") for key in of_all["missing_keys"]):
+            model, info = whole.get_submodule(name), {"missing_keys": [], "unexpected_keys": [], "mismatched_keys": []}
+    _check_not_quantised(model, spec)
+    unused = _unused(model, info["unexpected_keys"])
+    if unused and getattr(every, "quantization_config", None) is not None:
+        raise _quantised(spec, unused[0])
+    if unused:
+        warnings.warn(
+            f"the checkpoint of {spec} has {counted(len(unused), 'weight')} that the model does not use, such as "
+            f"{unused[0]!r}; if it is an adapter, merge it, else check the number of layers in config.json",
+            stacklevel=2,
+        )
+    return model, _wrong_weights(info)
+
+
+def _check_not_quantised(model: nn.Module, spec: str) -> None:
+    """Refuse weights that were stored as whole numbers: transformers loads them without their scale."""
+    for name, value in model.named_parameters():
+        if value.ndim > 1 and float(value.detach().abs().max()) > 1 and torch.equal(value, value.round()):
+            raise _quantised(spec, name)
+
+
+def _quantised(spec: str, name: str) -> UserError:
+    return UserError(f"the checkpoint of {spec} is quantised, as {name!r} shows; use one in float32 or half precision")
 
 
 def _class_of(settings: Any) -> Any:
@@ -176,8 +251,8 @@ def _wrong_weights(info: Mapping[str, Any]) -> dict[str, str]:
 _OF_NO_WEIGHT = ("num_batches_tracked", "position_ids", "relative_position_index", "inv_freq")
 
 
-def _warn_of_unused(model: nn.Module, unused: Iterable[str], spec: str) -> None:
-    """Warn about weights for parts of the model that it does not use: the features lack a part of the checkpoint.
+def _unused(model: nn.Module, unused: Iterable[str]) -> list[str]:
+    """Return a checkpoint's weights for parts of the model that it does not use: the features lack a part of it.
 
     Such weights belong to an adapter that was not merged, or to more layers than the settings have. Heads, decoders and
     other towers are outside the model, so their weights do not count.
@@ -191,13 +266,7 @@ def _warn_of_unused(model: nn.Module, unused: Iterable[str], spec: str) -> None:
             return False
         return isinstance(part, nn.ModuleList | nn.Sequential) or not any(part.children())
 
-    found = sorted(name for name in unused if not name.endswith(_OF_NO_WEIGHT) and is_inside(name))
-    if found:
-        warnings.warn(
-            f"the checkpoint of {spec} has {counted(len(found), 'weight')} that the model does not use, such as "
-            f"{found[0]!r}; if it is an adapter, merge it, else check the number of layers in config.json",
-            stacklevel=2,
-        )
+    return sorted(name for name in unused if not name.endswith(_OF_NO_WEIGHT) and is_inside(name))
 
 
 def _preparation(repo: str, config: EncoderConfig) -> tuple[dict[str, Any], bool]:
@@ -236,11 +305,30 @@ def _normalisation(processor: Any) -> dict[str, Any]:
     return {"mean": mean, "std": std}
 
 
-def _image_features(hidden: Tensor, has_token: bool) -> Tensor:
-    """Features (n, d) from maps (n, d, h, w) or tokens (n, t, d), whose first one is the class token."""
+def _image_features(output: Any, *, pools: bool, has_token: bool, spec: str) -> Tensor:
+    """Features (n, d) from a model's output.
+
+    They are what the model pools itself; else the class token, which is the first one, or the mean over the image.
+    """
+    names = ("pooler_output", "summary") if pools else ()  # RADIO has a summary
+    features = next((found for name in names if (found := getattr(output, name, None)) is not None), None)
+    if features is not None:
+        return features.flatten(1)
+    hidden = getattr(output, "last_hidden_state", None)
+    if hidden is None and getattr(output, "feature_maps", None):  # some models exist only as a backbone
+        hidden = output.feature_maps[-1]
+    hidden = output if isinstance(output, Tensor) else hidden
+    if not isinstance(hidden, Tensor):
+        raise UserError(
+            f"{spec} returns {type(output).__name__} without a pooler_output or last_hidden_state; wrap it as "
+            "module:FILE:NAME"
+        )
     if hidden.ndim == 4:
-        return hidden.mean(dim=(2, 3))
-    return hidden[:, 0] if has_token else hidden.mean(dim=1)
+        is_channels_last = hidden.shape[1] == hidden.shape[2] != hidden.shape[3]
+        return hidden.mean(dim=(1, 2) if is_channels_last else (2, 3))
+    if hidden.ndim == 3:
+        return hidden[:, 0] if has_token else hidden.mean(dim=1)
+    return hidden
 
 
 def _loading_arguments(config: EncoderConfig) -> dict[str, Any]:

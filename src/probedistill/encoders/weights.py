@@ -121,7 +121,7 @@ def load_tensor_file(path: Path, failed: str, hint: str, *, leave_out: bool = Fa
         not_tensors = isinstance(error, (pickle.UnpicklingError, EOFError)) or "weights_only" in str(error)
         reason = "damaged, or not only tensors" if not_tensors else first_line(error)
         reason = "a whole model of TorchScript" if "TorchScript" in str(error) else reason
-        reason = _other_kind(path) or reason
+        reason = other_kind(path) or reason
         raise UserError(f"{failed} ({reason}); {hint}") from error
 
 
@@ -134,8 +134,10 @@ _BEGINNINGS = {
 }
 
 
-def _other_kind(path: Path) -> str | None:
+def other_kind(path: Path) -> str | None:
     """What a file contains instead of weights; ``None`` if that is unknown."""
+    if _is_safetensors(path):  # its first byte may be any character
+        return None
     with open(path, "rb") as file:
         head = file.read(64).lstrip()
     with suppress(zipfile.BadZipFile, OSError, ValueError), zipfile.ZipFile(path) as archive:
@@ -174,7 +176,7 @@ def _other_classes(path: Path) -> dict[str, type]:
 def _is_safetensors(path: Path) -> bool:
     """Whether a file begins like safetensors: with the length of a header, then the header, which is JSON."""
     with open(path, "rb") as file:
-        return file.read(9)[8:] == b"{"
+        return file.read(9)[4:] == b"\0\0\0\0{"  # the length, of eight bytes, is far below 2**32
 
 
 # ---------------------------------------------------------------------------------------------------
