@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import re
 import sys
@@ -260,6 +261,71 @@ def test_statistics_that_are_updated_in_evaluation():
         does(centred)
 
 
+def reassigned(model: Does, mean: Tensor) -> None:
+    model.kept = model.kept.lerp(mean, 1e-4)
+
+
+def written_past_autograd(model: Does, mean: Tensor) -> None:
+    model.kept.data.lerp_(mean, 1e-4)
+
+
+def annealed(model: Does, mean: Tensor) -> None:
+    model.heat = getattr(model, "heat", 1.0) * 0.99999
+    model.kept.data = mean * 0 + 1 - model.heat
+
+
+def collected(model: Does, mean: Tensor) -> None:
+    model.bank = [*getattr(model, "bank", []), mean]
+    model.kept = 1e-3 * torch.stack(model.bank).mean(0)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("changes", [reassigned, written_past_autograd, annealed, collected])
+def test_a_state_that_follows_the_images_is_noticed_wherever_it_is(changes, precision):
+    strength = 1 if precision == "fp32" else 100
+
+    def centred(model: Does, images: Tensor) -> Tensor:
+        features = model.usual(images)
+        changes(model, features.detach().float().mean(0))
+        return features - strength * model.kept
+
+    with pytest.raises(UserError, match=r"(changes its own weights or statistics|different features for the same)"):
+        does(centred, precision=precision)
+
+
+def test_what_a_model_remembers_without_using_it_does_not_matter():
+    def watched(model: Does, images: Tensor) -> Tensor:
+        features = model.usual(images)
+        model.calls, model.last = getattr(model, "calls", 0) + 1, features.detach()
+        model.kept = features.detach().mean(0)
+        return features
+
+    does(watched)
+
+
+@pytest.mark.parametrize("draws", [np.random.default_rng(0), random.Random(0), torch.Generator().manual_seed(0)])
+def test_a_models_own_generator_is_noticed(draws):
+    def skips(model: Does, images: Tensor) -> Tensor:
+        own = isinstance(model.draws, torch.Generator)
+        number = float(torch.rand((), generator=model.draws)) if own else model.draws.random()
+        return model.usual(images) * (2.0 if number < 0.1 else 1.0)
+
+    model = Does(skips)
+    model.draws = copy.deepcopy(draws) if not isinstance(draws, torch.Generator) else draws
+    with pytest.raises(UserError, match="gives different features for the same images each time"):
+        Encoder(model, name="mine", input_size=32)
+
+
+def test_precision_is_the_encoders_whatever_the_caller_has_set():
+    images, encoders = (
+        pictures(2, 32),
+        [Encoder(Tiny(), name="t", input_size=32, precision=p) for p in ("fp32", "bf16")],
+    )
+    expected = [encoder(images) for encoder in encoders]
+    with torch.autocast("cpu", torch.bfloat16):
+        assert all(torch.equal(encoder(images), old) for encoder, old in zip(encoders, expected, strict=True))
+
+
 def test_features_in_the_memory_of_the_previous_ones():
     memory = torch.zeros(9, 24)
     with pytest.raises(UserError, match="returns its features in the same memory each time; return a copy"):
@@ -317,8 +383,9 @@ def test_a_partly_cut_gradient_is_reported(how):
         lambda model, images: model.usual(images) + 1e4,
         lambda model, images: model.usual(images.clamp(-0.1, 0.1)),
         lambda model, images: model.usual(images + ((images * 255).round() / 255 - images).detach()),
+        lambda model, images: torch.fake_quantize_per_tensor_affine(model.usual(images), 0.05, 0, -128, 127),
     ],
-    ids=["plain", "normalised", "far from zero", "clamped", "rounded, with a gradient"],
+    ids=["plain", "normalised", "far from zero", "clamped", "rounded, with a gradient", "features on a grid"],
 )
 def test_kinks_steps_and_rounding_are_not_reported(how, recwarn):
     does(how).check_gradient()

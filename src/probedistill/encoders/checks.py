@@ -118,9 +118,9 @@ def check_features(encode: Callable[[Tensor], Tensor], images: Tensor, *, name: 
         f"{called} cannot take images of {size} pixels", Exception,
         hint=f"choose another {option('input_size')} or extra {option('encoder_args')}",
     ):  # fmt: skip
-        before = _random_states(images.device)
+        before = _random_states(images.device, encode)
         features = encode(images)
-        draws = before != _random_states(images.device)
+        draws = before != _random_states(images.device, encode)
         again = encode(images)
     if not isinstance(features, Tensor):
         raise UserError(f"{called} returns {type(features).__name__}; it must return a tensor (images, features)")
@@ -150,12 +150,17 @@ def check_features(encode: Callable[[Tensor], Tensor], images: Tensor, *, name: 
         raise differs
     order = [1, 0, 1, 1, 0]  # other positions and neighbours: reveals a model that mixes the images of a batch
     with explained(f"{called} cannot take five images", Exception, hint="it must take any number of images"):
-        mixed = encode(images[order])
+        mixed, later = encode(images[order]), encode(images)
     if max(_distance(features[:1], alone), _distance(features[order], mixed)) > SAME[precision]:
         raise UserError(
             f"{called} gives an image different features if the batch has other images; {stored}, and no layer may mix "
             "the images of a batch"
         )
+    drift = _distance(features, later)
+    if not draws and drift > max(
+        _SLOWEST * SAME[precision], 3 * _distance(features, again)
+    ):  # it grows; noise does not
+        raise changes_itself(name)
     if _distance(features[0], features[1]) < _ROUNDING:
         raise UserError(f"{called} gives a dark and a bright image the same features; check its weights")
     return features
@@ -163,15 +168,30 @@ def check_features(encode: Callable[[Tensor], Tensor], images: Tensor, *, name: 
 
 _ROUNDING = 1e-6
 """Relative distance of float32 features that may be nothing but rounding; a collapsed encoder's are as near."""
+_SLOWEST = 1e-3
+"""Share of `SAME` by which features must change in a few passes to count as drifting; in most models it is 0."""
 _MORE_PASSES = 32
 """Further passes over one image if an encoder draws random numbers: reveals a block that is skipped one time in ten."""
 
 
-def _random_states(device: torch.device) -> list[Any]:
-    """The next random numbers of the global generators."""
+def changes_itself(name: str) -> UserError:
+    """The error for an encoder with a state that follows its inputs."""
+    return UserError(f"encoder {name!r} changes its own weights or statistics in each pass; remove that")
+
+
+def _random_states(device: torch.device, encode: Callable[[Tensor], Tensor]) -> list[Any]:
+    """The next random numbers of the global generators, and of those that are attributes of a model's modules."""
     drawn_by_numpy = pickle.dumps(np.random.get_state())  # noqa: NPY002
     states: list[Any] = [random.getstate(), drawn_by_numpy, torch.get_rng_state().numpy().tobytes()]
-    return [*states, torch.cuda.get_rng_state(device).numpy().tobytes()] if device.type == "cuda" else states
+    if device.type == "cuda":
+        states.append(torch.cuda.get_rng_state(device).numpy().tobytes())
+    for module in encode.modules() if isinstance(encode, nn.Module) else ():
+        for held in vars(module).values():
+            if isinstance(held, torch.Generator):
+                states.append(held.get_state().numpy().tobytes())
+            elif isinstance(held, np.random.Generator | np.random.RandomState | random.Random):
+                states.append(pickle.dumps(held))
+    return states
 
 
 def is_plain(tensor: Tensor) -> bool:
@@ -256,8 +276,8 @@ def _error_of_slope(encode: Callable[[Tensor], Tensor], images: Tensor, weights:
     """Relative error of a gradient of ``(features * weights).sum()``, compared with finite differences.
 
     Each channel of each quarter of the images is changed. If the gradient looks wrong, it is checked again with a tenth
-    of the step, which crosses fewer kinks. Returns 0 if the two differences then disagree: the features are step
-    functions, or there is only rounding.
+    of the step, which crosses fewer kinks. Returns 0 if the two differences then disagree or are zero: the features are
+    step functions, or there is only rounding.
     """
     draw = torch.Generator().manual_seed(0)
     signs = torch.randint(0, 2, (4, 1, 3, 2, 2), generator=draw).float().to(images) * 2 - 1
@@ -273,7 +293,7 @@ def _error_of_slope(encode: Callable[[Tensor], Tensor], images: Tensor, weights:
     if error <= _WRONG_SLOPE:
         return error
     short = differences(1e-5)
-    return 0 if _distance(longer, short) > _WRONG_SLOPE else _distance(short, ours)
+    return 0 if not bool(short.any()) or _distance(longer, short) > _WRONG_SLOPE else _distance(short, ours)
 
 
 def _distance(features: Tensor, others: Tensor) -> float:

@@ -20,7 +20,16 @@ from ..config import EncoderConfig, Precision
 from ..errors import UserError
 from ..machine.torch_state import own_torch_state
 from ..methods import check_name
-from .checks import check_features, check_gradient, checked_preparation, example_images, frozen, is_alike, is_plain
+from .checks import (
+    changes_itself,
+    check_features,
+    check_gradient,
+    checked_preparation,
+    example_images,
+    frozen,
+    is_alike,
+    is_plain,
+)
 from .fold import fold_batchnorms, unfold_batchnorms
 from .known import IMAGENET
 from .layers import features_with_layers, inner_layers
@@ -116,7 +125,7 @@ class Encoder(nn.Module):
         before = _changes(model)
         self.dim = check_features(self, images, name=name, precision=precision).shape[1]
         if _changes(model) != before:
-            raise UserError(f"encoder {name!r} changes its own weights or statistics in each pass; remove that")
+            raise changes_itself(name)
         if fold_batchnorm:
             fold_batchnorms(self.model, self._normalised(images[:1]))
 
@@ -238,10 +247,11 @@ class Encoder(nn.Module):
 
     def _output(self, images: Tensor) -> Any:
         """The model's output for normalised images of its input size."""
-        if self.precision == "fp32":
+        kind = images.device.type
+        if self.precision == "fp32" and not torch.is_autocast_enabled(kind):
             return self._forward_model(images)
-        with torch.autocast(images.device.type, _AUTOCAST[self.precision]):
-            return self._forward_model(images)
+        with torch.autocast(kind, _AUTOCAST.get(self.precision), enabled=self.precision != "fp32"):
+            return self._forward_model(images)  # the caller's own autocast does not count
 
     def _forward_model(self, images: Tensor) -> Any:
         if not self._layers:
