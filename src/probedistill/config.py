@@ -14,10 +14,10 @@ from .methods import (
     FROM_PHOTOS,
     METHODS,
     MOST_VIEWS,
-    STARTS,
     CLPConfig,
     LGMConfig,
     SFMConfig,
+    check_choices,
     check_known,
     check_name,
     check_number,
@@ -218,8 +218,7 @@ class AugmentConfig:
 
     def check(self, argument: str = "augment") -> None:
         """Raise `UserError` if a value is out of range."""
-        check_name(f"{argument}.kind", self.kind, ["random", "none"])
-        check_name(f"{argument}.pad", self.pad, ["edge", "zeros"])
+        check_choices(self, f"{argument}.")
         for name, pair in (("scale", self.shares), ("ratio", self.ratio)):
             if isinstance(pair, str) or len(pair) != 2:
                 raise UserError(f"{argument}.{name} {pair!r} must be two numbers, smallest and largest")
@@ -272,10 +271,8 @@ class CanvasConfig:
     def check(self) -> None:
         """Raise `UserError` if a value is out of range."""
         check_known(CANVASES, "canvas.kind", self.kind)
-        check_name("canvas.colour", self.colour, ["decorrelated", "none"])
-        check_name("canvas.init", self.init, STARTS)
+        check_choices(self, "canvas.")
         check_number("canvas.blend", self.blend, least=2, whole=True)
-        check_name("canvas.new_level", self.new_level, ["zero", "noise"])
         check_number("canvas.init_noise", self.init_noise)
         check_number("canvas.level_every", self.level_every, whole=True)
         check_number("canvas.size", self.size, least=1, whole=True, auto=True)
@@ -475,8 +472,7 @@ class DistillConfig:
             raise UserError(
                 f"layers {self.layers} needs stored features, but lgm.fresh stores none; leave one of them out"
             )
-        check_name("schedule", self.schedule, ["cosine", "constant"])
-        check_name("soft_labels", self.soft_labels, SOFT_LABELS)
+        check_choices(self)
         if self.method_args and self.method in METHODS.built_in:
             raise UserError(
                 f"method_args {self.method_args} are for your own method (module:FILE:NAME); set the options of "
@@ -660,7 +656,7 @@ class ComposeConfig:
 
     def check(self) -> None:
         """Raise `UserError` if a value is out of range."""
-        check_name("mask", self.mask, ["auto", "bright", "dark", "round"])
+        check_choices(self)
         check_number("correlation", self.correlation, most=1)
         for name, least in {"train_per_class": 2, "test_per_group": 1, "size": 16, "seed": 0}.items():
             check_number(name, getattr(self, name), least=least, whole=True)

@@ -25,11 +25,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from numbers import Integral, Real
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from .errors import UserError, option, unknown_name
 from .registry import OWN, Registry
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 METHODS = Registry(
     "method",
@@ -43,7 +47,6 @@ CANVASES = Registry("canvas", {"pyramid": ".distillation.canvas:Canvas", "pixels
 PRESETS = ("default", "paper")
 AIMS = ("home", "transfer")
 FROM_PHOTOS = ("average", "blend", "real")
-STARTS = ("auto", "noise", *FROM_PHOTOS)
 
 Normalization = Literal["none", "center", "center_l2"]
 
@@ -68,7 +71,7 @@ class LGMConfig:
     def check(self) -> None:
         """Raise `UserError` if a value is out of range."""
         check_number("lgm.sigma", self.sigma)
-        check_name("lgm.normalize", self.normalize, ["none", "center", "center_l2"])
+        check_choices(self, "lgm.")
         if self.real_batch < -1:
             raise UserError(
                 f"lgm.real_batch {self.real_batch} must be -1 (as many as synthetic views), 0 (all) or a larger number"
@@ -104,8 +107,7 @@ class CLPConfig:
         """Raise `UserError` if a value is out of range."""
         check_number("clp.ridge", self.ridge, more_than=True, auto=True)
         check_number("clp.temperature", self.temperature, more_than=True)
-        check_name("clp.outer", self.outer, ["ce", "mse"])
-        check_name("clp.normalize", self.normalize, ["none", "center", "center_l2"])
+        check_choices(self, "clp.")
         check_number("clp.real_per_class", self.real_per_class, whole=True)
         check_number("clp.mean", self.mean)
 
@@ -124,9 +126,7 @@ class SFMConfig:
 
     def check(self) -> None:
         """Raise `UserError` if a value is out of range."""
-        check_name("sfm.normalize", self.normalize, ["none", "center", "center_l2"])
-        check_name("sfm.cosine", self.cosine, ["classes", "all"])
-        check_name("sfm.others", self.others, ["samples", "centres"])
+        check_choices(self, "sfm.")
 
 
 # ---------------------------------------------------------------------------------------------------
@@ -263,6 +263,22 @@ def check_name(argument: str, value: Any, known: Any, hint: str = "") -> None:
     """Raise `UserError` unless ``value`` is one of the known names."""
     if value not in known:
         raise unknown_name(argument, value, known, hint)
+
+
+def check_choices(config: DataclassInstance, at: str = "") -> None:
+    """Raise `UserError` unless every field that takes one of some words, by its annotation, has one of them.
+
+    Args:
+        config: A dataclass instance.
+        at: What comes before the fields' names in errors, such as ``"canvas."``.
+    """
+    for name, words in _choices(type(config)).items():
+        check_name(at + name, getattr(config, name), words)
+
+
+@cache
+def _choices(config: type) -> dict[str, tuple[str, ...]]:
+    return {name: get_args(kind) for name, kind in get_type_hints(config).items() if get_origin(kind) is Literal}
 
 
 def check_known(registry: Registry, argument: str, name: Any, more: tuple[str, ...] = ()) -> None:

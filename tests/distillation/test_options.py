@@ -35,6 +35,20 @@ def test_the_keywords_of_an_encoder_are_the_fields_of_its_config():
     assert get_type_hints(EncoderOptions).keys() == EncoderConfig.__dataclass_fields__.keys() - {"encoder"}
 
 
+@pytest.mark.parametrize(
+    "option",
+    [
+        "schedule", "soft_labels", "canvas.colour", "canvas.init", "canvas.new_level", "augment.kind", "augment.pad",
+        "clp.outer", "clp.normalize", "lgm.normalize", "sfm.normalize", "sfm.cosine", "sfm.others",
+    ],
+)  # fmt: skip
+def test_options_that_are_one_of_some_words(option):
+    part, _, name = option.rpartition(".")
+    method = part if part in ("clp", "lgm", "sfm") else "auto"
+    with pytest.raises(UserError, match=rf"^unknown {option} 'other'; .*known: "):
+        DistillConfig.of(method=method, **{part: {name: "other"}} if part else {name: "other"}).resolve()
+
+
 @pytest.mark.filterwarnings("ignore:.*no effect")
 def test_numbers_and_lists_of_other_libraries(encoder, photos, out):
     images, _ = load_splits(f"folder:{photos}")

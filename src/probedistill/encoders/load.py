@@ -14,7 +14,7 @@ from ..config import EncoderConfig, EncoderOptions, with_options
 from ..errors import UserError, option, unknown_name
 from ..machine.network import check_waits
 from ..machine.torch_state import own_torch_state
-from ..methods import check_name
+from ..methods import check_choices
 from ..registry import Registry
 from .encoder import IMAGENET, Encoder, check_encoder
 from .known import RECIPES
@@ -90,15 +90,13 @@ def _config(spec: str | EncoderConfig, options: EncoderOptions) -> EncoderConfig
 
 def _check(config: EncoderConfig) -> None:
     """Refuse options that no source knows."""
-    check_name("precision", config.precision, ["fp32", "bf16", "fp16"])
-    check_name("features", config.features, ["pooled", "output"])
+    check_choices(config)
     if not isinstance(config.encoder_args, Mapping):
         raise UserError(f"encoder_args {config.encoder_args!r} is not a dictionary; give {{name: value}}")
     if config.input_size is not None and not isinstance(config.input_size, Integral):
         raise UserError(f"input_size {config.input_size!r} is not a whole number; give a number of pixels")
     if config.input_size is not None and config.input_size < 8:
         raise UserError(f"input_size {config.input_size} is too small; use at least 8 pixels")
-    check_name("preprocess", config.preprocess, ["own", "papers"])
 
 
 def _source(source: str, rest: str, config: EncoderConfig) -> EncoderSource:
