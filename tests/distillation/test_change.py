@@ -98,7 +98,7 @@ def test_what_cannot_be_merged_is_left_out_with_a_note(runs):
 
 def test_shared_classes_are_refused_or_have_the_images_of_both(runs):
     every, a = load_runs([runs / "all", runs / "a"])
-    with pytest.raises(UserError, match="class 'cat' is in 'all' and in 'a'"):
+    with pytest.raises(UserError, match="classes 'cat', 'dog' are in 'all' and in 'a'; forget them in one of the two"):
         merge_sets([every, a])
     bare = [KeptSet(one.distilled, (), one.name) for one in (every, a)]
     both = merge_sets(bare, same_classes=True).distilled
@@ -131,6 +131,52 @@ def test_two_extensions_of_one_set_have_its_classes_once(runs, run_cli, data, en
     assert [part.count for part in kept.about.parts] == [12, 6, 6]
     assert float((kept.products - pooled.products).norm() / pooled.products.norm()) < 0.1
     assert both.head.weight.shape[0] == 4
+    assert "name that set first" in record["notes"][1]
+    exact, notes = merge([runs / "a", tmp_path / "hen", tmp_path / "owl"], out=tmp_path / "exact")
+    (kept,) = statistics_of_run(tmp_path / "exact")
+    assert (exact.class_names, len(notes)) == (NAMES, 2)
+    np.testing.assert_allclose(kept.products, pooled.products, rtol=1e-9)
+    assert [part.count for part in kept.about.parts] == [12, 6, 6]
+    np.testing.assert_allclose(exact.head.weight, DistilledSet.load(runs / "all").head.weight, rtol=1e-3, atol=1e-4)
+
+
+def test_a_set_and_its_extension_have_the_sums_of_the_extension(runs, data, encoder, tmp_path):
+    extend(runs / "a", data[0].with_classes(["hen"]), encoder, run=out_of(tmp_path), steps=1)
+    base, more = load_runs([runs / "a", tmp_path / "out"])
+    merged = merge_sets([base, more])
+    assert torch.equal(merged.distilled.float_images, more.distilled.float_images)
+    np.testing.assert_allclose(merged.statistics[0].products, more.statistics[0].products, rtol=1e-9)
+    assert not any("estimate" in note for note in merged.notes)
+    with pytest.raises(UserError, match="leave it out, or name it before them"):
+        merge_sets([more, base])
+
+
+def test_photos_behind_different_images_of_a_class_are_counted_once(runs, data, encoder, tmp_path):
+    for name in ("hen", "owl"):
+        run = replace(out_of(tmp_path), out=tmp_path / name)
+        extend(runs / "a", data[0].with_classes([name]), encoder, run=run, steps=1, refine=True)
+    refined = load_runs([tmp_path / "hen", tmp_path / "owl"])
+    with pytest.raises(UserError, match="classes 'cat', 'dog' are in 'hen' and in 'owl'"):
+        merge_sets(refined)
+    merged = merge_sets(refined, same_classes=True)
+    assert merged.distilled.labels.tolist() == [0, 0, 1, 1, 2, 3]
+    assert merged.statistics[0].counts.tolist() == [6, 6, 6, 6]
+    (pooled,) = statistics_of_run(runs / "all")
+    np.testing.assert_allclose(merged.statistics[0].sums, pooled.sums, rtol=1e-9)
+
+
+def test_two_sets_of_the_same_photos_have_more_images_and_the_same_sums(runs, data, encoder, tmp_path):
+    seeded = distill(
+        data[0].with_classes(NAMES[:2]), encoder, steps=1, seed=1, keep_stats=True, keep_head=True,
+        out=tmp_path / "seeded", progress=False,
+    )  # fmt: skip
+    base, again = load_runs([runs / "a", tmp_path / "seeded"])
+    merged = merge_sets([base, again], same_classes=True)
+    assert torch.equal(merged.distilled.of_class("dog")[1], seeded.of_class("dog")[0])
+    assert torch.equal(merged.statistics[0].products, base.statistics[0].products)
+    assert merged.statistics[0].about.parts == base.statistics[0].about.parts
+    np.testing.assert_allclose(merged.distilled.head.weight, base.distilled.head.weight, rtol=1e-5, atol=1e-6)
+    assert merged.notes == ()
 
 
 @pytest.mark.parametrize("keeps", [True, False])
@@ -149,7 +195,7 @@ def test_a_class_of_the_same_images_but_other_photos_is_not_taken_once(runs):
     other = replace(a, statistics=tuple(replace(one, sums=2 * one.sums) for one in a.statistics), name="b")
     more = replace(every, distilled=replace(every.distilled, float_images=torch.cat([
         a.distilled.float_images, every.distilled.float_images[2:]])))  # fmt: skip
-    with pytest.raises(UserError, match="class 'cat' is in 'b' and in 'all'"):
+    with pytest.raises(UserError, match="classes 'cat', 'dog' are in 'b' and in 'all'"):
         merge_sets([other, more])
     assert merge_sets([a, more]).distilled.labels.tolist() == [0, 1, 2, 3]
 

@@ -7,6 +7,7 @@ file of them, ``+`` merges files and ``-`` removes one again; `distill` can use 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from operator import add
@@ -428,6 +429,29 @@ class ClassStatistics:
         squares = None if self.squares is None else chosen(self.squares)
         left = ClassStatistics(about, chosen(self.counts), chosen(self.sums), squares, self.products)
         return left if not lost or squares is None else replace(left, products=self._products_of(left))
+
+    def without_photos_of(self, others: Sequence[ClassStatistics]) -> ClassStatistics:
+        """Return the statistics without the classes that one of ``others`` has, too, of the same photos.
+
+        Products lose the part of these classes exactly if all photos of the other are among these; otherwise by
+        estimate, and `about.dropped` names the classes (see `with_classes`).
+
+        Args:
+            others: Statistics of different photos.
+        """
+        again = {
+            name
+            for other in others
+            for name in self.class_names
+            if name in other.class_names and self.same_photos_of(name, other)
+        }
+        left = self
+        for other in others:
+            counted = {name for name, count in zip(other.class_names, other.counts.tolist()) if count}
+            if counted <= again and left.products is not None and not (left.about.dropped or other.about.dropped):
+                with suppress(UserError):  # sums of one class may agree by rounding only; those of products may not
+                    left = left - other.with_classes(left.class_names)
+        return left.with_classes([name for name in self.class_names if name not in again])
 
     def _products_of(self, left: ClassStatistics) -> Tensor:
         """Products for some of the classes: their own means and variances, with the correlations of all classes."""

@@ -19,7 +19,7 @@ from ..store.distilled import DistilledSet, Head
 from ..store.layout import HELD_OUT, check_named_once
 from ..store.named import run_folder
 from ..store.run_record import BEGINNINGS, ImagesRecord, PartOfSet, RunRecord
-from ..text import counted
+from ..text import and_more, counted
 from .heads import head_of_statistics
 
 
@@ -76,11 +76,12 @@ def merge_sets(sets: Sequence[KeptSet], *, same_classes: bool = False) -> KeptSe
 
     If every set has statistics, they are added up, and the head of the merged set is computed from them, because rows
     of several heads were never trained against each other's classes. Soft labels are left out for the same reason.
-    A class that sets share with the same images, because they extend one set, is taken once.
+    A class that sets share with the same images, because they extend one set, is taken once; photos of a class that
+    sets share are counted once.
 
     Args:
         sets: At least two, made with the same encoders and with images of the same size.
-        same_classes: Allow sets to share classes; otherwise this is an error.
+        same_classes: Allow sets to share classes with different images; otherwise this is an error.
 
     Raises:
         UserError: The sets do not fit together, or have the same images of a class under two names.
@@ -89,22 +90,26 @@ def merge_sets(sets: Sequence[KeptSet], *, same_classes: bool = False) -> KeptSe
     for one in sets:
         _check_fits(first, one)
     _check_one_name(sets)
-    sets, once = _each_class_once(sets)
+    whole = sets
+    sets, once = _each_class_once(whole)
     names: list[str] = []
     for number, one in enumerate(sets):
         shared = [name for name in one.distilled.class_names if name in names]
         if shared and not same_classes:
             other = next(o for o in sets[:number] if shared[0] in o.distilled.class_names)
+            both = [name for name in shared if name in other.distilled.class_names]
+            which = f"classes {_named(both[:10])}{and_more(len(both), 10)} are" if both[1:] else f"class {both[0]!r} is"
+            it = "them" if both[1:] else "it"
             raise UserError(
-                f"class {shared[0]!r} is in {other.name!r} and in {one.name!r}; forget it in one of them, or "
-                f"let both sets' images stand for it with {option('same_classes', True)}"
+                f"{which} in {other.name!r} and in {one.name!r}; forget {it} in one of the two, or let both sets' images "
+                f"stand for {it} with {option('same_classes', True)}"
             )
         names += [name for name in one.distilled.class_names if name not in names]
     numbers = [torch.tensor([names.index(name) for name in one.distilled.class_names]) for one in sets]
     labels = torch.cat([number[one.distilled.labels] for number, one in zip(numbers, sets, strict=True)])
     order = labels.argsort(stable=True)
     images = torch.cat([one.distilled.float_images for one in sets])[order]
-    statistics, notes = _merged_statistics(sets)
+    statistics, notes = _merged_statistics(whole)
     if not statistics:  # merging statistics has warned already
         warn_of_alike(one.distilled.class_names for one in sets)
     head, more = _merged_head(sets, statistics)
@@ -147,16 +152,12 @@ def _each_class_once(sets: Sequence[KeptSet]) -> tuple[list[KeptSet], list[str]]
         rest = tuple(name for name in one.distilled.class_names if name not in again)
         if again and not rest:
             raise UserError(
-                f"{one.name!r} has only classes that the sets before it have, with the same images; leave it out"
+                f"{one.name!r} has only classes that the sets before it have, with the same images; leave it out, or name it "
+                "before them"
             )
         if again:
-            notes.append(f"Taken once: {', '.join(map(repr, again))}, with the same images in {one.name!r} as before.")
-            one = _only(one, rest)
-            if any(s.products is not None for s in one.statistics):
-                notes.append(
-                    f"Products of features are summed over all classes, so the part of these classes in {one.name!r} "
-                    "was taken out by estimate."
-                )
+            notes.append(f"Taken once: {_named(again)}, with the same images in {one.name!r} as before.")
+            one = replace(one, distilled=_images_of(one.distilled, rest))
         found.append(one)
     return found, notes
 
@@ -170,14 +171,16 @@ def _has_the_same(name: str, one: KeptSet, other: KeptSet) -> bool:
     return torch.equal(mine, its) and all(a.same_photos_of(name, b) for a, b in pairs)
 
 
-def _only(kept: KeptSet, names: tuple[str, ...]) -> KeptSet:
+def _named(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names))
+
+
+def _images_of(held: DistilledSet, names: tuple[str, ...]) -> DistilledSet:
     """Return the set with some of its classes. Head and soft labels are still those of all."""
-    held = kept.distilled
     place = torch.tensor([names.index(name) if name in names else -1 for name in held.class_names])
     labels = place[held.labels]
     stay = labels >= 0
-    left = replace(held, float_images=held.float_images[stay], labels=labels[stay], class_names=names)
-    return replace(kept, distilled=left, statistics=tuple(one.with_classes(names) for one in kept.statistics))
+    return replace(held, float_images=held.float_images[stay], labels=labels[stay], class_names=names)
 
 
 def without_classes(kept: KeptSet, gone: Sequence[str]) -> KeptSet:
@@ -200,8 +203,7 @@ def without_classes(kept: KeptSet, gone: Sequence[str]) -> KeptSet:
     if len(names) < 2:
         left_over = f"{len(names)} class" if len(names) == 1 else "no class"
         raise UserError(f"{left_over} of {kept.name!r} would be left; a set needs two")
-    left = _only(kept, names)
-    statistics = left.statistics
+    statistics = tuple(one.with_classes(names) for one in kept.statistics)
     head, notes = _head_again(held.head, statistics)
     if held.soft_labels is not None:
         notes.append("Soft labels were left out: they were made with the removed classes.")
@@ -210,9 +212,9 @@ def without_classes(kept: KeptSet, gone: Sequence[str]) -> KeptSet:
         forgotten=(*held.run.forgotten, *gone), images=_left_of(held.run.images, gone, statistics),
         accuracy=[], skipped=(),  # accuracy on other classes; names of removed photos
     )  # fmt: skip
-    distilled = replace(left.distilled, run=record, head=head, soft_labels=None)
+    distilled = replace(_images_of(held, names), run=record, head=head, soft_labels=None)
     held_out = tuple(line for line in kept.held_out if _class_of_file(line, held.class_names) not in gone)
-    return replace(left, distilled=distilled, notes=tuple(notes), held_out=held_out)
+    return replace(kept, distilled=distilled, statistics=statistics, notes=tuple(notes), held_out=held_out)
 
 
 def with_names(kept: KeptSet, renamed: Mapping[str, str]) -> KeptSet:
@@ -307,11 +309,29 @@ def _check_fits(first: KeptSet, other: KeptSet) -> None:
 
 
 def _merged_statistics(sets: Sequence[KeptSet]) -> tuple[tuple[ClassStatistics, ...], list[str]]:
-    """Add up all sets' statistics for each encoder; return none, with a note, unless every set has statistics."""
+    """Add up all sets' statistics for each encoder, with the photos of each class once; and sentences about them.
+
+    Return none, with a note, unless every set has statistics.
+    """
     without = [one.name for one in sets if not one.statistics]
     if 0 < len(without) < len(sets):
         return (), [f"Statistics were left out: {without[0]!r} has none."]
-    return tuple(merge_statistics(parts, union=True) for parts in zip(*(s.statistics for s in sets))), []
+    added: list[list[ClassStatistics]] = [[] for _ in sets[0].statistics]
+    notes = []
+    for one in sets:
+        for before, statistics in zip(added, one.statistics):
+            before.append(statistics.without_photos_of(before))
+        by_estimate = [
+            left[-1].products is not None and left[-1].total > 0 and left[-1].about.dropped != whole.about.dropped
+            for left, whole in zip(added, one.statistics)
+        ]
+        if any(by_estimate):
+            notes.append(
+                f"Products of features are summed over all classes, so the part of the classes in {one.name!r} whose "
+                "photos are in the sets before it was taken out by estimate. If these sets extend one set, name that "
+                "set first: then nothing is estimated."
+            )
+    return tuple(merge_statistics(parts, union=True) for parts in added), notes
 
 
 def _merged_head(sets: Sequence[KeptSet], statistics: Sequence[ClassStatistics]) -> tuple[Head | None, list[str]]:
