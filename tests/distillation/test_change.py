@@ -37,7 +37,7 @@ from probedistill.evaluation.real_sets import real_set
 from probedistill.features.statistics import statistics_of_run
 from probedistill.features.store import FeatureStore
 from probedistill.ship.joined import KeptSet, load_runs, merge_sets, with_names, without_classes
-from probedistill.store.card import Licence, licence_of
+from probedistill.store.card import Licence, held_out_in, licence_of
 from probedistill.store.run_record import read_run
 
 NAMES = ("cat", "dog", "hen", "owl")
@@ -291,6 +291,8 @@ def test_renamed_classes_keep_images_sums_and_head(runs, tmp_path):
     assert kept.class_names == loaded.class_names
     assert torch.equal(kept.sums, old.sums)
     assert loaded.run.renamed == (("cat", "zebra"), ("dog", "cat"))
+    again, _ = rename(tmp_path / "named", {"zebra": "horse", "cat": "dog"})
+    assert again.run.renamed == (("cat", "horse"), ("zebra", "horse"), ("cat", "dog"))
     assert "classes renamed: cat → zebra" in (tmp_path / "named" / "README.md").read_text(encoding="utf-8")
 
 
@@ -306,6 +308,32 @@ def test_renamed_class_merges_with_the_class_of_that_name_and_goes_with_its_held
     assert without_classes(both, ["hen"]).held_out == ("dog/cat.png",)
 
 
+def test_files_of_statistics_with_a_former_name_still_fit(runs, data, encoder, tmp_path):
+    rename(runs / "all", {"cat": "lion", "dog": "cat"}, out=tmp_path / "once")
+    rename(tmp_path / "once", {"cat": "wolf"}, out=tmp_path / "named")
+    some = class_statistics(encoder, data[0].select([6, 7]).with_classes(["dog"]), progress=False)
+    left, _ = forget(tmp_path / "named", "lion", [some], run=out_of(tmp_path), encoder=encoder, steps=1)
+    (kept,) = statistics_of_run(tmp_path / "out")
+    assert (kept.class_names, kept.counts.tolist()) == (("wolf", "hen", "owl"), [4, 6, 6])
+    rest = class_statistics(encoder, data[0].select([8, 9, 10, 11]), progress=False)
+    np.testing.assert_allclose(kept.sums[0], rest.sums[1], rtol=1e-9)
+    assert left.run.renamed == (("cat", "lion"), ("dog", "wolf"), ("cat", "wolf"))
+    # Two classes were once called so.
+    of_cats = class_statistics(encoder, data[0].select([0, 1]).with_classes(["cat"]), progress=False)
+    with pytest.raises(UserError, match=r"'cat'; .*\(in 'named', where 'cat' was renamed to 'lion' or 'wolf'\)"):
+        forget(tmp_path / "named", [], [of_cats], run=replace(out_of(tmp_path), out=tmp_path / "x"), encoder=encoder)
+
+
+def test_photos_under_the_former_name_of_a_class(runs, data, encoder, run_cli, tmp_path):
+    rename(runs / "a", {"cat": "lion"}, out=tmp_path / "named")
+    said = run_cli("forget", tmp_path / "named", "--class", "cat", "--out", tmp_path / "x").error()
+    assert "(in 'named', where 'cat' was renamed to 'lion')" in said
+    with pytest.raises(UserError, match="contain the 6 photos of class 'lion' already in 'named'"):
+        extend(tmp_path / "named", data[0].with_classes(["cat", "hen"]), encoder, run=out_of(tmp_path))
+    with pytest.warns(UserWarning, match="class 'cat' of .* is a new class of 'named', where 'lion' was called so"):
+        extend(tmp_path / "named", data[0].select([0, 1]).with_classes(["cat"]), encoder, run=out_of(tmp_path), steps=1)
+
+
 def test_names_on_the_command_line_may_have_a_sign_of_equality(runs, run_cli, tmp_path):
     (tmp_path / "names.txt").write_text("# as the labels are\ncat=a=b\n", encoding="utf-8")
     assert run_cli("rename", runs / "a", f"@{tmp_path / 'names.txt'}", "--out", tmp_path / "once").code == 0
@@ -313,7 +341,7 @@ def test_names_on_the_command_line_may_have_a_sign_of_equality(runs, run_cli, tm
     assert {one["became"] for one in json.loads(shown)["classes"]} == {"as before"}
     assert run_cli("rename", tmp_path / "once", "a=b=c", "--out", tmp_path / "twice").code == 0
     assert DistilledSet.load(tmp_path / "twice").class_names == ("c", "dog")
-    assert "cat → a=b, a=b → c" in run_cli("info", tmp_path / "twice").out
+    assert "cat → c, a=b → c" in run_cli("info", tmp_path / "twice").out
 
 
 @pytest.mark.parametrize(
@@ -631,6 +659,25 @@ def test_the_licence_stays_and_no_file_of_the_forgotten_class_is_named(runs, enc
     assert licence_of(left) == cc0
     assert (left / "held-out.txt").read_text() == "cat/1.png\ntrain/cat/dog/2.png\n"
     assert not any(name in file.read_bytes() for file in left.rglob("*.*") for name in (b"ann-smith", b"bob-jones"))
+
+
+def test_names_of_held_out_photos_stay_if_classes_come(runs, encoder, run_cli, tmp_path):
+    base, hens = (
+        tmp_path / "base",
+        make_image_folder(tmp_path / "new", classes=["hen"], per_class=6, size=36, splits=("train",)),
+    )
+    (statistics,) = statistics_of_run(runs / "a")
+    write_set(base, DistilledSet.load(runs / "a"), options={}, statistics=[statistics],
+              held_out=["cat/1.png", "dog/2.png"])  # fmt: skip
+    options = ("--images", f"folder:{hens}", "--steps", 1, "--cache", tmp_path / "cache")
+    assert run_cli("extend", base, "--encoder", TINY, *options, "--out", tmp_path / "more").code == 0
+    held_out = held_out_in(tmp_path / "more")
+    assert held_out[:2] == ["cat/1.png", "dog/2.png"]
+    assert [name.startswith("train/hen/") for name in held_out[2:]] == [True]
+    assert "the images listed in [held-out.txt]" in (tmp_path / "more" / "README.md").read_text(encoding="utf-8")
+    more, b = KeptSet.load(tmp_path / "more"), replace(KeptSet.load(runs / "b"), held_out=("hen/9.png", "owl/1.png"))
+    merged = merge_sets([more, b], same_classes=True)
+    assert merged.held_out == ("cat/1.png", "dog/2.png", "owl/1.png")  # not the hens: the other set may have used them
 
 
 def test_a_merged_set_has_the_licence_that_all_have(runs, tmp_path):

@@ -38,9 +38,10 @@ class Base:
         refined: How many of these start from an image of the set.
         dropped: How many images of the set are replaced.
         forgotten: Classes that were removed from it.
+        renamed: Former and present names of its classes.
         begun_from: What its images started from, and new ones start from: ``"noise"``, ``"average"``, ``"blend"`` or
             ``"real"``.
-        held_out: Names of the images that were held out of it.
+        held_out: Names of the images that were held out of it, or of the new ones.
         licence: Licence of the new set; ``None`` if it is unknown.
     """
 
@@ -52,6 +53,7 @@ class Base:
     refined: int = 0
     dropped: int = 0
     forgotten: tuple[str, ...] = ()
+    renamed: tuple[tuple[str, str], ...] = ()
     begun_from: str = "noise"
     held_out: Sequence[str] = ()
     licence: Licence | None = None

@@ -23,7 +23,7 @@ from ..images.labelled import LabelledImages
 from ..images.splits import class_list
 from ..machine.places import cache_folder
 from ..machine.torch_state import own_torch_state
-from ..methods import check_name, check_number
+from ..methods import check_number
 from ..ship.joined import KeptSet, load_runs, merge_sets, with_names, without_classes
 from ..store.distilled import DistilledSet
 from ..store.named import run_folder
@@ -148,6 +148,13 @@ def extend(
     names = statistics[0].class_names
     config = _continued_config(held, statistics, steps, seed)
     new = [name for name in images.class_names if name not in held.class_names]
+    for name, now in ((name, held.run.once_called(name)) for name in new):
+        if now:
+            warnings.warn(
+                f"class {name!r} of {images.spec!r} is a new class of {kept.name!r}, where {now[0]!r} was called so "
+                "before; if they are one class, give its photos the name that it has now",
+                stacklevel=3,
+            )
     changing = torch.tensor([refine or held.class_names[i] in images.class_names for i in held.labels.tolist()])
     each = config.images_per_class
     labels = torch.tensor([names.index(name) for name in new], dtype=torch.int64).repeat_interleave(each)
@@ -162,7 +169,8 @@ def extend(
         kept.name, held.float_images[~changing], held.labels[~changing],
         labels=torch.cat([held.labels[changing], labels]),
         start=torch.cat([held.float_images[changing], begin]), refined=int(changing.sum()),
-        forgotten=held.run.forgotten, begun_from=held.run.begun_from,
+        forgotten=held.run.forgotten, renamed=held.run.renamed, begun_from=held.run.begun_from,
+        held_out=[*kept.held_out, *images.held_out],
     )  # fmt: skip
     return distill(statistics, encoders, config, test=test, run=run, base=base, strict=strict)
 
@@ -223,7 +231,8 @@ def forget(
     _check_other_folder(folder, run)
     kept = KeptSet.load(folder)
     for name in classes:
-        check_name("class", name, kept.distilled.class_names, f"(in {kept.name!r})")
+        kept.check_class("class", name)
+    removed = _by_present_names(kept, removed)
     hit: list[str] = []
     if removed or redistil:
         _check_statistics(kept)
@@ -242,8 +251,8 @@ def forget(
     base = Base(
         left.name, held.float_images[~again], held.labels[~again], labels=labels,
         start=torch.full((len(labels), *held.float_images.shape[1:]), torch.nan), dropped=int(again.sum()),
-        forgotten=held.run.forgotten, begun_from="noise" if bool(again.all()) else held.run.begun_from,
-        held_out=left.held_out, licence=left.licence,
+        forgotten=held.run.forgotten, renamed=held.run.renamed,
+        begun_from="noise" if bool(again.all()) else held.run.begun_from, held_out=left.held_out, licence=left.licence,
     )  # fmt: skip
     return distill(left.statistics, encoders, config, run=run, base=base), notes
 
@@ -332,7 +341,7 @@ def _check_unseen(
         if same and not old.forgot(images.class_names):
             raise UserError(f"images {images.spec!r} are already in {kept.name!r}; {way_out}")
         bank = store.of(encoder, images, views=old.about.views, augment=old.about.augment or AugmentConfig())
-        found = photos_counted_before(old, bank)
+        found = photos_counted_before(old, bank, kept.distilled.run.once_called)
         if found is not None:
             name, count = found
             photos = "the photo" if count == 1 else f"the {count:,} photos"
@@ -378,6 +387,21 @@ def _beginnings(
     return starting_images(config, encoders, store.of(encoders[0], some), some, size)
 
 
+def _by_present_names(kept: KeptSet, removed: Sequence[ClassStatistics]) -> list[ClassStatistics]:
+    """The statistics with the present names of classes that were renamed since the files were made."""
+    return [replace(one, about=replace(one.about, class_names=_present(kept, one.class_names))) for one in removed]
+
+
+def _present(kept: KeptSet, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Names of classes with the present name of each that the set has renamed, if there is no doubt which it is."""
+    run, found = kept.distilled.run, list(names)
+    for number, name in enumerate(names):
+        now = run.once_called(name)
+        if name not in run.class_names and len(now) == 1 and now[0] not in found:
+            found[number] = now[0]
+    return tuple(found)
+
+
 def _subtracted(kept: KeptSet, removed: Sequence[ClassStatistics], classes: Sequence[str]) -> tuple[KeptSet, list[str]]:
     """Return the set with its remaining statistics, and the classes that lost photos but remain."""
     names, left = kept.distilled.class_names, []
@@ -390,7 +414,7 @@ def _subtracted(kept: KeptSet, removed: Sequence[ClassStatistics], classes: Sequ
             )
         share = merge_statistics(own, union=True)
         for name in share.class_names:
-            check_name("class of the statistics", name, names, f"(in {kept.name!r})")
+            kept.check_class("class of the statistics", name)
         left.append(one - share.with_classes(names))
     counts = left[0].counts.tolist()
     lost = [name for name, old, now in zip(names, kept.statistics[0].counts.tolist(), counts) if now < old]

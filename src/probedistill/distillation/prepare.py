@@ -149,7 +149,9 @@ def prepare(
         data = replace(data, statistics=tuple(statistics_for(encoders, data.statistics)))
     record = _describe(config, encoders, data)
     if base is not None:
-        record = replace(record, base=base.record, forgotten=base.forgotten, begun_from=base.begun_from)
+        record = replace(
+            record, base=base.record, forgotten=base.forgotten, renamed=base.renamed, begun_from=base.begun_from
+        )
     count = len(record.class_names) * config.images_per_class if base is None else len(base.labels)
     if count < team.count:
         raise UserError(f"{team.count} processes for {count} synthetic images; start no more processes than images")

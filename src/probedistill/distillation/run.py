@@ -343,7 +343,7 @@ def _finish(session: _Session) -> DistilledSet:
         statistics = _kept_statistics(session) if config.keep_stats else []
         held_out, licence = held_out_names(task.data.test), None
         if task.base is not None:
-            held_out, licence = [*task.base.held_out, *held_out], task.base.licence
+            held_out, licence = list(dict.fromkeys([*task.base.held_out, *held_out])), task.base.licence
         session.folder.finish(distilled, statistics, held_out, licence)
     task.team.wait()
     return distilled

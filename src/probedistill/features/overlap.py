@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor
 
@@ -12,7 +14,9 @@ from .statistics import ROUNDING_OF_FEATURES, ClassStatistics
 _SMALLEST = 1e-6  # smaller singular values are ignored: single precision leaves such a rest between equal features
 
 
-def photos_counted_before(held: ClassStatistics, bank: FeatureBank) -> tuple[str, int] | None:
+def photos_counted_before(
+    held: ClassStatistics, bank: FeatureBank, once_called: Callable[[str], Sequence[str]] = lambda name: ()
+) -> tuple[str, int] | None:
     """The first class of which a bank has all photos behind the sums, and their number; ``None`` if there is none.
 
     Features of photos are almost always linearly independent, so linear equations show which of them add up to a sum.
@@ -21,17 +25,17 @@ def photos_counted_before(held: ClassStatistics, bank: FeatureBank) -> tuple[str
     Args:
         held: Sums without noise.
         bank: Features of photos, of the same views as in the sums.
+        once_called: Gives the classes that had a name before they were renamed.
     """
     for name, rows in zip(bank.class_names, rows_of_labels(bank.labels.numpy(), bank.num_classes), strict=True):
-        if name not in held.class_names:
-            continue
-        place = held.class_names.index(name)
-        count = round(float(held.counts[place]))
-        if 0 < count <= len(rows):
-            some = bank.select(torch.from_numpy(rows))
-            features = (some.augmented.mean(dim=0) if some.num_views else some.centre).double()
-            if rows_of_sum(features, held.sums[place], count) is not None:
-                return name, count
+        for known in {name, *once_called(name)} & set(held.class_names):
+            place = held.class_names.index(known)
+            count = round(float(held.counts[place]))
+            if 0 < count <= len(rows):
+                some = bank.select(torch.from_numpy(rows))
+                features = (some.augmented.mean(dim=0) if some.num_views else some.centre).double()
+                if rows_of_sum(features, held.sums[place], count) is not None:
+                    return known, count
     return None
 
 

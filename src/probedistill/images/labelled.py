@@ -37,6 +37,7 @@ class LabelledImages:
         config: The options with which `load_splits` returns these as training images; ``None`` if there are none.
         contents: A digest of each image's file or pixels, 16 bytes, shape (N,); ``None`` if the source has none.
         for_testing: Whether these are for testing only, so that a class may have no readable image.
+        held_out: Names of the images that were held out, if these are what `load_training` left.
 
     Args:
         load: Decodes image ``i`` to RGB; raises ``UnreadableImageError``.
@@ -63,6 +64,7 @@ class LabelledImages:
         self.spec, self.split, self.fingerprint = spec, split, fingerprint
         self.config: ImagesConfig | None = None
         self.for_testing = False
+        self.held_out: Sequence[str] = ()
         self.contents: NDArray[np.void] | None = None if contents is None else np.array(contents, dtype="V16")
         self._load = load
         self._indices = np.arange(len(self.labels)) if indices is None else indices

@@ -152,6 +152,7 @@ def load_training(
             "%d of %d images are held out for testing; %s uses all",
             len(test), len(images) + len(test), option("all_images", True),
         )  # fmt: skip
+        images.held_out = test.names
     warn_of_duplicates(images)
     images.config = config if held_out or testing is not None else None
     return images

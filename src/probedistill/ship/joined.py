@@ -43,6 +43,12 @@ class KeptSet:
     licence: Licence | None = None
     held_out: tuple[str, ...] = ()
 
+    def check_class(self, argument: str, name: str) -> None:
+        """Raise `UserError` unless the set has the class; the message says if it was renamed."""
+        now = self.distilled.run.once_called(name)
+        since = f", where {name!r} was renamed to {' or '.join(map(repr, now))}" if now else ""
+        check_name(argument, name, self.distilled.class_names, f"(in {self.name!r}{since})")
+
     @classmethod
     def load(cls, folder: Path | str) -> KeptSet:
         """Read a finished run.
@@ -101,8 +107,8 @@ def merge_sets(sets: Sequence[KeptSet], *, same_classes: bool = False) -> KeptSe
             which = f"classes {_named(both[:10])}{and_more(len(both), 10)} are" if both[1:] else f"class {both[0]!r} is"
             it = "them" if both[1:] else "it"
             raise UserError(
-                f"{which} in {other.name!r} and in {one.name!r}; forget {it} in one of the two, or let both sets' images "
-                f"stand for {it} with {option('same_classes', True)}"
+                f"{which} in {other.name!r} and in {one.name!r}; forget {it} in one of the two, or let both sets' "
+                f"images stand for {it} with {option('same_classes', True)}"
             )
         names += [name for name in one.distilled.class_names if name not in names]
     numbers = [torch.tensor([names.index(name) for name in one.distilled.class_names]) for one in sets]
@@ -122,7 +128,20 @@ def merge_sets(sets: Sequence[KeptSet], *, same_classes: bool = False) -> KeptSe
     record = _merged_record(sets, tuple(names), statistics, most)
     merged = DistilledSet(images, labels[order], tuple(names), record, head=head)
     licence = first.licence if len({one.licence for one in sets}) == 1 else None
-    return KeptSet(merged, statistics, " + ".join(one.name for one in sets), (*once, *notes, *more), licence)
+    name = " + ".join(one.name for one in sets)
+    return KeptSet(merged, statistics, name, (*once, *notes, *more), licence, _held_out_of_all(whole))
+
+
+def _held_out_of_all(sets: Sequence[KeptSet]) -> tuple[str, ...]:
+    """Names of the images that every set of their class held out."""
+    names = list(dict.fromkeys(name for one in sets for name in one.distilled.class_names))
+
+    def everywhere(line: str) -> bool:
+        of_class = _class_of_file(line, names)
+        having = [one for one in sets if of_class is None or of_class in one.distilled.class_names]
+        return all(line in one.held_out for one in having)
+
+    return tuple(line for line in dict.fromkeys(line for one in sets for line in one.held_out) if everywhere(line))
 
 
 def _check_one_name(sets: Sequence[KeptSet]) -> None:
@@ -152,8 +171,8 @@ def _each_class_once(sets: Sequence[KeptSet]) -> tuple[list[KeptSet], list[str]]
         rest = tuple(name for name in one.distilled.class_names if name not in again)
         if again and not rest:
             raise UserError(
-                f"{one.name!r} has only classes that the sets before it have, with the same images; leave it out, or name it "
-                "before them"
+                f"{one.name!r} has only classes that the sets before it have, with the same images; leave it out, or "
+                "name it before them"
             )
         if again:
             notes.append(f"Taken once: {_named(again)}, with the same images in {one.name!r} as before.")
@@ -198,7 +217,7 @@ def without_classes(kept: KeptSet, gone: Sequence[str]) -> KeptSet:
     """
     held = kept.distilled
     for name in gone:
-        check_name("class", name, held.class_names, f"(in {kept.name!r})")
+        kept.check_class("class", name)
     names = tuple(name for name in held.class_names if name not in gone)
     if len(names) < 2:
         left_over = f"{len(names)} class" if len(names) == 1 else "no class"
@@ -229,7 +248,7 @@ def with_names(kept: KeptSet, renamed: Mapping[str, str]) -> KeptSet:
     """
     held = kept.distilled
     for name in renamed:
-        check_name("class", name, held.class_names, f"(in {kept.name!r})")
+        kept.check_class("class", name)
     names = tuple(renamed.get(name, name) for name in held.class_names)
     check_class_names(names, f"{kept.name!r}")
     twice = next((name for name in names if names.count(name) > 1), None)
@@ -237,10 +256,13 @@ def with_names(kept: KeptSet, renamed: Mapping[str, str]) -> KeptSet:
         raise UserError(f"two classes of {kept.name!r} would be called {twice!r}; give each a name of its own")
     statistics = tuple(replace(one, about=replace(one.about, class_names=names)) for one in kept.statistics)
     record = replace(
-        held.run, class_names=names, renamed=(*held.run.renamed, *renamed.items()),
+        held.run, class_names=names, renamed=_names_since(held.run.renamed, renamed),
         statistics=tuple(replace(about, class_names=names) for about in held.run.statistics),
     )  # fmt: skip
-    notes = [f"Renamed: {', '.join(f'{old!r} → {new!r}' for old, new in renamed.items())}."]
+    notes = [
+        f"Renamed: {', '.join(f'{old!r} → {new!r}' for old, new in renamed.items())}. Commands that read photos of "
+        "these classes need the new names, too: those of their folders, for example."
+    ]
     held_out = tuple(_renamed_file(line, held.class_names, renamed) for line in kept.held_out)
     if held_out != kept.held_out:
         notes.append(
@@ -249,6 +271,12 @@ def with_names(kept: KeptSet, renamed: Mapping[str, str]) -> KeptSet:
         )
     named = replace(held, class_names=names, run=record)
     return replace(kept, distilled=named, statistics=statistics, notes=tuple(notes), held_out=held_out)
+
+
+def _names_since(before: Sequence[tuple[str, str]], renamed: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """Pairs of a former and the present name: those of earlier renamings, and the new ones."""
+    pairs = [*((old, renamed.get(now, now)) for old, now in before), *renamed.items()]
+    return tuple(pair for pair in dict.fromkeys(pairs) if pair[0] != pair[1])
 
 
 def _renamed_file(name: str, class_names: Sequence[str], renamed: Mapping[str, str]) -> str:
@@ -387,5 +415,6 @@ def _merged_record(
         begun_from=next((start for start in BEGINNINGS if start in begun), first.begun_from),
         statistics=tuple(one.about for one in statistics) if all(run.statistics for run in runs) else (),
         parts=parts,
+        renamed=tuple(dict.fromkeys(pair for run in runs for pair in run.renamed)),
         seconds=sum(run.seconds for run in runs),
     )

@@ -309,6 +309,9 @@ def _made_from(folder: Path, run: RunRecord) -> str:
         if test.split.startswith("holdout"):
             lines.append("- how it was split: each class is sorted by the SHA-256 of `probedistill holdout 0`, a line "
                          "feed and the image name; the first part is held out")  # fmt: skip
+    elif (folder / HELD_OUT).exists():
+        lines.append(f"- held out, not used for this set: the images listed in [{HELD_OUT}]({HELD_OUT}). Test only on "
+                     "these")  # fmt: skip
     else:
         lines.append("- held out: not recorded; the images above were used")
     lines += [f"- encoder: {escaped(published(str(encoder)))} (fingerprint `{escaped(encoder.fingerprint[:12])}`)"

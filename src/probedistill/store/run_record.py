@@ -305,7 +305,7 @@ class RunRecord(History):
         parts: The sets that a merged set was made from.
         base: The finished set that the run continued from, if any.
         forgotten: Classes that were removed.
-        renamed: Old and new name of each class that was renamed, in the order in which that was done.
+        renamed: A former and the present name of each class that was renamed, in the order in which that was done.
     """
 
     finished: bool
@@ -342,6 +342,10 @@ class RunRecord(History):
         """Whether the images began as real ones, each by itself or many together."""
         return self.begun_from in FROM_PHOTOS
 
+    def once_called(self, name: str) -> list[str]:
+        """The classes that had this name before they were renamed."""
+        return [now for old, now in self.renamed if old == name and now in self.class_names]
+
     def settings(self) -> dict[str, Any]:
         """Options that made the images, flat (``clp.ridge`` → 10.0), if they are known.
 
@@ -371,8 +375,8 @@ class RunRecord(History):
 
     @property
     def derived(self) -> bool:
-        """Whether finished sets became this one: merged, without some classes, with other names, or exported."""
-        return bool(self.parts or self.forgotten or self.renamed or self.export)
+        """Whether finished sets became this one without a step: merged, with fewer or renamed classes, or exported."""
+        return bool(self.parts or self.export or (self.base is None and (self.forgotten or self.renamed)))
 
     @property
     def source(self) -> EncoderRecord | None:
