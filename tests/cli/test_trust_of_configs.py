@@ -44,6 +44,27 @@ def test_a_local_path_in_any_option_that_names_an_encoder_needs_trust(run_cli, t
     assert f"sets {option} 'timm:local-dir:/tmp/x', which needs trust" in error
 
 
+@pytest.mark.parametrize("classes", [["cat", "@secret.txt"], "@secret.txt"])
+def test_a_file_reads_no_classes_from_another_file_without_trust(run_cli, photos, tmp_path, monkeypatch, classes):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "secret.txt").write_text("my password\n", encoding="utf-8")
+    content = {"images": f"folder:{photos}", "encoder": "efficientnet_lite0@32", "classes": classes}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(content))
+    words = ("distill", "--config", tmp_path / "config.yaml", "--out", tmp_path / "run")
+    error = run_cli(*words, trust=False).error()
+    assert "sets classes '@secret.txt', which needs trust" in error
+    assert "my password" not in error
+    assert "my password" in run_cli(*words, "--classes", "@secret.txt", "cat").error()  # typed by the user
+
+
+def test_a_file_replaces_no_table_without_trust(run_cli, tmp_path):
+    (tmp_path / "diary.txt").write_text("dear diary", encoding="utf-8")
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"csv": str(tmp_path / "diary.txt")}))
+    error = run_cli("runs", tmp_path, "--config", tmp_path / "config.yaml", trust=False).error()
+    assert "which needs trust" in error
+    assert (tmp_path / "diary.txt").read_text("utf-8") == "dear diary"
+
+
 def test_the_printed_command_runs_unchanged(distil_cli, run_cli, tmp_path):
     done = distil_cli("--out", tmp_path / "a run")
     (line,) = [line for line in done.out.splitlines() if line.startswith("score:")]

@@ -16,7 +16,7 @@ from rich.console import Console
 from conftest import PATIENCE, wait_for
 from helpers_report import make_run, write
 from helpers_runs import run_record
-from probedistill import DistillConfig
+from probedistill import DistillConfig, UserError
 from probedistill.report.watch import _view, bucket_means, read_progress, sparkline, watch
 from probedistill.show.tables import as_text
 from probedistill.store.run_record import write_run
@@ -32,6 +32,7 @@ def under_way(tmp_path):
     write_run(folder, ABOUT)
     write(folder / "progress.json", SO_FAR)
     (folder / "preview.png").write_bytes(b"png")
+    (folder / ".lock").touch()
     return folder
 
 
@@ -57,7 +58,30 @@ def test_what_a_terminal_shows(under_way):
 def test_a_killed_run_is_reported_as_quiet(under_way):
     past = time.time() - 300
     os.utime(under_way / "progress.json", (past, past))
-    assert "no progress for 5 min: was it stopped?" in read_progress(under_way).line()
+    assert "no progress for 5 min: was it killed?" in read_progress(under_way).line()
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_a_run_that_nobody_continues_ends_watching(under_way, run_cli, begun):
+    past = time.time() - 4
+    if not begun:
+        (under_way / "progress.json").unlink()
+    for name in ("progress.json", "run.json")[not begun :]:
+        os.utime(under_way / name, (past, past))
+    (under_way / ".lock").unlink()
+    where = "step 10 of 40, loss 1.0000, probe 25.0% at step 5" if begun else "starting: images, encoder and real"
+    assert f"stopped: {where}" in read_progress(under_way).line()
+    error = run_cli("watch", under_way).error()
+    assert f"run '{under_way}' was stopped: {where}" in error
+    assert "--resume" in error
+
+
+def test_a_run_that_stops_while_it_is_watched(under_way, monkeypatch, capsys):
+    with pytest.raises(UserError, match="was stopped: step 10 of 40"):
+        followed(under_way, monkeypatch, capsys, {4: (under_way / ".lock").unlink})
+    shown = capsys.readouterr().out.splitlines()
+    assert len(shown) > 3
+    assert "stopped" not in "".join(shown[:-1])
 
 
 def test_files_from_the_future_are_reported(under_way):
@@ -105,7 +129,7 @@ def test_a_stopped_run_with_future_time_stamps_is_noticed(under_way, monkeypatch
     os.utime(under_way / "progress.json", (future, future))
     lines = followed(under_way, monkeypatch, capsys, {})
     assert "ahead of the clock" in lines[0]
-    assert re.search(r"no progress for \d+ (s|min): was it stopped\?", lines[-3])
+    assert re.search(r"no progress for \d+ (s|min): was it killed\?", lines[-3])
     assert not any("-" in line for line in lines[:-1]), "no negative ages"
 
 

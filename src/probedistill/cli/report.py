@@ -70,8 +70,8 @@ def watch(run: Path) -> None:
 
     Example: probedistill watch runs/photos
 
-    You may start it before the run. It only reads: Ctrl-C ends it and leaves the run alone. To see the images, too,
-    make a report of the unfinished run.
+    You may start it before the run. It only reads: Ctrl-C ends it and leaves the run alone. If the run is stopped
+    before it is finished, that is an error. To see the images, too, make a report of the unfinished run.
 
     Parameters
     ----------

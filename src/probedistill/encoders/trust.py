@@ -35,6 +35,7 @@ MAX_BYTES, MAX_DEPTH, MAX_NODES, MAX_DIGITS = 2**20, 20, 200_000, 40
 
 _OF_ENCODERS = ("encoder", "encoders", "also", "source", "others", "choose_by", "new_encoder")
 """Options that name encoders."""
+_OF_CLASSES = ("classes", "class")
 _HUB_NAME = re.compile(r"(\w+:)?(hf[-_]hub:)?\w[\w.-]*(/\w[\w.-]*)?(@\w[\w./-]*)?")
 _NUMBER = re.compile(r"[-+]?[.\d][\w.:+-]*")
 _trusted: ContextVar[bool] = ContextVar("trusted", default=False)
@@ -64,7 +65,8 @@ def check_file_options(content: Mapping[str, Any], source: str) -> None:
 
     Raises:
         UserError: A value ``module:…`` anywhere; encoder arguments other than plain values of known names; a
-            checkpoint; an encoder that is a local path; ``overwrite``, which replaces a finished run.
+            checkpoint; an encoder that is a local path; classes ``@FILE``, because errors show what the file says;
+            ``overwrite``, which replaces a finished run; ``csv``, which replaces a file.
     """
     reason = None if is_trusted() else not_followed(content)
     if reason is not None:
@@ -92,7 +94,7 @@ def _not_followed(content: Any, at: str = "") -> Iterator[str]:
             place = f"{at}.{name}" if at else name
             if name == "encoder_args":
                 yield from _not_plain(value)
-            elif (name == "checkpoint" and value is not None) or (name == "overwrite" and value is not False):
+            elif (name in ("checkpoint", "csv") and value is not None) or (name == "overwrite" and value is not False):
                 yield f"{place} {_short(value)}"
             yield from _not_followed(value, place)
     elif isinstance(content, (list, tuple, set)):
@@ -101,7 +103,8 @@ def _not_followed(content: Any, at: str = "") -> Iterator[str]:
     elif isinstance(content, str):
         names_encoder = at.rpartition(".")[2] in _OF_ENCODERS
         is_code = content.strip().startswith("module:") or (at == "grid" and "module:" in content)
-        if is_code or (names_encoder and _is_path(content)):
+        reads_file = at in _OF_CLASSES and content.startswith("@")
+        if is_code or reads_file or (names_encoder and _is_path(content)):
             yield f"{at} {_short(content)}"
 
 

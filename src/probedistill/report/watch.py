@@ -20,8 +20,8 @@ from rich.progress_bar import ProgressBar as Bar
 from rich.table import Table
 from rich.text import Text
 
-from ..errors import UserError
-from ..store.layout import PROGRESS, RUN
+from ..errors import UserError, option
+from ..store.layout import LOCK, PROGRESS, RUN
 from ..store.named import run_folder
 from ..store.run_record import RunRecord, read_progress_file, read_run
 from ..text import duration, encodable, printable
@@ -29,6 +29,7 @@ from ..text import duration, encodable, printable
 _LOOK_EVERY_SECONDS = 1.0
 _LOG_EVERY_SECONDS = 15.0
 _QUIET_SECONDS = 30.0  # a run that is silent for longer may have been killed
+_STOPPED_SECONDS = 3.0  # a run whose folder nobody has for longer was stopped
 BLOCKS = "▁▂▃▄▅▆▇█"
 ASCII_BLOCKS = "_.:-=+*#"
 
@@ -47,6 +48,7 @@ class Progress:
         quiet: Seconds since the run last reported progress.
         written: Time stamp of the file with that report, in seconds since 1970; 0 if there is none.
         ahead: Seconds by which that time stamp is in the future: the clock was changed, or is another machine's.
+        held: Whether the run's folder is locked, or was when the run was killed.
     """
 
     state: Literal["waiting", "starting", "running", "finished"]
@@ -58,6 +60,12 @@ class Progress:
     quiet: float = 0.0
     written: float = 0.0
     ahead: float = 0.0
+    held: bool = True
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the run ended before it was finished: no process has its folder."""
+        return self.state in ("starting", "running") and not self.held and self.quiet > _STOPPED_SECONDS
 
     @property
     def remaining(self) -> float | None:
@@ -81,8 +89,10 @@ class Progress:
         """How far the run is, and how long it will take."""
         if self.state == "finished":
             return f"finished: {self.reached()}, {duration(self.seconds)}"
+        if self.stopped:
+            return f"stopped: {self.reached()}"
         if self.quiet > _QUIET_SECONDS:
-            return f"{self.reached()} (no progress for {duration(self.quiet)}: was it stopped?)"
+            return f"{self.reached()} (no progress for {duration(self.quiet)}: was it killed?)"
         if self.ahead > _QUIET_SECONDS:
             ahead = f"its files are dated {duration(self.ahead)} ahead of the clock"
             return f"{self.reached()} ({ahead}: is it still running?)"
@@ -151,7 +161,8 @@ def _with_age(progress: Progress, path: Path) -> Progress:
         written = path.stat().st_mtime
     except OSError:  # removed meanwhile: the run has just finished
         written = now
-    return replace(progress, quiet=max(0.0, now - written), written=written, ahead=max(0.0, written - now))
+    held = os.path.exists(path.with_name(LOCK))
+    return replace(progress, quiet=max(0.0, now - written), written=written, ahead=max(0.0, written - now), held=held)
 
 
 # ---------------------------------------------------------------------------------------------------
@@ -159,7 +170,7 @@ def _with_age(progress: Progress, path: Path) -> Progress:
 
 
 def watch(folder: Path | str) -> None:
-    """Show a run in the terminal until it is finished; wait for it if it has not started yet.
+    """Show a run in the terminal until it ends; wait for it if it has not started yet.
 
     The view is live in a terminal; in a log file, a line is added every 15 seconds. Ctrl-C ends it and leaves the run
     alone.
@@ -168,7 +179,7 @@ def watch(folder: Path | str) -> None:
         folder: The run's folder; nothing is written to it.
 
     Raises:
-        UserError: ``folder`` contains something else.
+        UserError: ``folder`` contains something else, or the run was stopped before it was finished.
     """
     folder = run_folder(folder)
     progress = read_progress(folder)
@@ -177,11 +188,15 @@ def watch(folder: Path | str) -> None:
         console.print(_text(_not_there_yet(folder), console.encoding), soft_wrap=True, highlight=False)
     if console.is_terminal:
         with Live(_view(folder, progress, console.encoding), console=console, auto_refresh=False) as live:
-            for current in _until_finished(folder, progress):
-                live.update(_view(folder, current, console.encoding), refresh=True)
+            for now in _until_ended(folder, progress):
+                progress = now
+                live.update(_view(folder, now, console.encoding), refresh=True)
     else:
-        _log(folder, progress, console.encoding)
-    for line in (read_progress(folder).line(), f"images: {folder / 'preview.png'}"):
+        progress = _log(folder, progress, console.encoding)
+    if progress.stopped:
+        again = f"repeat its command with {option('resume', True)} to continue it"
+        raise UserError(f"run {str(folder)!r} was stopped: {progress.reached()}; {again}")
+    for line in (progress.line(), f"images: {folder / 'preview.png'}"):
         console.print(_text(line, console.encoding), soft_wrap=True, highlight=False)
 
 
@@ -194,17 +209,18 @@ def _not_there_yet(folder: Path) -> str:
     return f"Waiting for a run in {str(place)!r}, which has none yet{meant} Press Ctrl-C to stop waiting."
 
 
-def _until_finished(folder: Path, progress: Progress) -> Iterator[Progress]:
+def _until_ended(folder: Path, progress: Progress) -> Iterator[Progress]:
     """Yield the run's progress again and again. Its time stamps may use another clock, so only changes count."""
     yield progress
     seen, since, has_changed = progress, time.monotonic(), False
-    while progress.state != "finished":
+    while progress.state != "finished" and not progress.stopped:
         time.sleep(_LOOK_EVERY_SECONDS)
         progress = read_progress(folder)
         if (progress.state, progress.step, progress.written) != (seen.state, seen.step, seen.written):
             seen, since, has_changed = progress, time.monotonic(), True
         quiet = time.monotonic() - since
-        yield replace(progress, quiet=quiet, ahead=0.0) if has_changed else _silent_for(progress, quiet)
+        progress = replace(progress, quiet=quiet, ahead=0.0) if has_changed else _silent_for(progress, quiet)
+        yield progress
 
 
 def _silent_for(progress: Progress, seconds: float) -> Progress:
@@ -212,13 +228,15 @@ def _silent_for(progress: Progress, seconds: float) -> Progress:
     return progress if progress.state == "waiting" else replace(progress, quiet=max(progress.quiet, seconds))
 
 
-def _log(folder: Path, progress: Progress, encoding: str) -> None:
-    """Print a line when the state changes, else every 15 seconds."""
+def _log(folder: Path, progress: Progress, encoding: str) -> Progress:
+    """Print a line when the state changes, else every 15 seconds; return the last progress."""
     state, logged = "", 0.0
-    for current in _until_finished(folder, progress):
-        if current.state != "finished" and (current.state != state or time.monotonic() - logged >= _LOG_EVERY_SECONDS):
-            state, logged = current.state, time.monotonic()
-            print(encodable(current.line(), encoding), flush=True)
+    for now in _until_ended(folder, progress):
+        progress, ended = now, now.state == "finished" or now.stopped
+        if not ended and (now.state != state or time.monotonic() - logged >= _LOG_EVERY_SECONDS):
+            state, logged = now.state, time.monotonic()
+            print(encodable(now.line(), encoding), flush=True)
+    return progress
 
 
 def _view(folder: Path, progress: Progress, encoding: str = "utf-8") -> Group:
