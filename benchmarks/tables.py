@@ -12,7 +12,7 @@ import re
 import statistics
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,12 +80,15 @@ def mean_and_std(values: list[float]) -> str:
     return f"{100 * statistics.fmean(values):.1f}{spread}"
 
 
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]], note: str = "") -> str:
+    """A table in Markdown, with a note below it."""
+    text = "\n".join(f"| {' | '.join(cells)} |" for cells in (columns, ["---"] * len(columns), *rows))
+    return f"{text}\n\n{note}" if note else text
+
+
 def methods() -> str:
     content = read("methods")
-    lines = [
-        "| trained on | images | ridge probe | seconds | peak memory |",
-        "| --- | --- | --- | --- | --- |",
-    ]
+    lines = []
     for name, title in METHODS.items():
         runs = [run for run in content["methods"] if run["method"] == name]
         rows = [row for run in runs for row in run["rows"] if row["probe"] == "ridge"]
@@ -93,17 +96,17 @@ def methods() -> str:
         seconds = statistics.fmean(run["seconds"] for run in runs)
         memory = max(run["peak_mib"] for run in runs)
         images = runs[0]["rows"][0]["images"]
-        lines.append(f"| {title} | {images} | {percent(mean)} | {seconds:.0f} | {memory / 1024:.1f} GiB |")
+        lines.append([title, str(images), percent(mean), f"{seconds:.0f}", f"{memory / 1024:.1f} GiB"])
     names = list(dict.fromkeys(row["name"] for row in content["real"]))
     for name in names:
         of_probe = {row["probe"]: row for row in content["real"] if row["name"] == name}
         images = of_probe["ridge"]["images"]
-        lines.append(f"| {name} | {images:,} | {percent(of_probe['ridge'])} | | |")
+        lines.append([name, f"{images:,}", percent(of_probe["ridge"]), "", ""])
     seeds = len({run["seed"] for run in content["methods"]})
     note = (
         f"{made_by(content)} Top-1 %; {seeds} distillation seed{'s' * (seeds > 1)}, mean ± std over 5 evaluation seeds."
     )
-    return "\n".join(lines) + f"\n\n{note}"
+    return table(["trained on", "images", "ridge probe", "seconds", "peak memory"], lines, note)
 
 
 def headline() -> str:
@@ -163,18 +166,17 @@ def choices() -> str:
         probes = ("ridge", "logistic")
         return statistics.fmean(content["scores"][name][f"{row}/{probe}"] for name in others for probe in probes)
 
-    def line(title: str, of: list[dict[str, Any]], row: str) -> str:
-        cells, away = [], []
+    def line(title: str, of: list[dict[str, Any]], row: str) -> list[str]:
+        cells, away = [title], []
         for dataset in datasets:
             mine = [content for content in of if content["dataset"] == dataset]
             if mine and dataset in compared:
                 away.append(statistics.fmean(elsewhere(content, row) for content in mine))
             cells.append(mean_and_std([home(content, row) for content in mine]))
         whole = f"{100 * statistics.fmean(away):.1f}" if len(away) == len(compared) else ""
-        return f"| {title} | " + " | ".join([*cells, whole]) + " |"
+        return [*cells, whole]
 
-    lines = ["| distilled on Lite0 | " + " | ".join(datasets) + " | elsewhere |"]
-    lines.append("| --- " * (2 + len(datasets)) + "|")
+    lines = []
     real = [content for content in contents if content["variant"] == "real"]
     for variant, title in CHOICES.items():
         of = [content for content in contents if content["variant"] == variant]
@@ -183,12 +185,13 @@ def choices() -> str:
     lines.append(line("class medoids", real, "centroids"))
     lines.append(line("class-mean features", real, "class-mean features"))
     made = made_on(contents, "python benchmarks/choices.py --photos FOLDER")
-    return "\n".join(lines) + (
-        f"\n\n{made} Top-1 % on photos held out of the training photos. Per dataset: mean of the ridge, logistic and "
+    note = (
+        f"{made} Top-1 % on photos held out of the training photos. Per dataset: mean of the ridge, logistic and "
         "sgd probes on Lite0, after 300 steps unless the row says otherwise. Elsewhere: mean over "
         f"{', '.join(compared)}, the ridge and logistic probes, and {len(others)} held-out encoders. "
         "± over distillation seeds; no ± means one seed."
     )
+    return table(["distilled on Lite0", *datasets, "elsewhere"], lines, note)
 
 
 def crops() -> str:
@@ -202,67 +205,66 @@ def crops() -> str:
             f"{100 * statistics.fmean(row['scores'][f'{trained_on}/{probe}'] for row in rows):.1f}" for probe in probes
         )
 
-    def line(title: str, rows: list[dict[str, Any]], trained_on: str) -> str:
+    def line(title: str, rows: list[dict[str, Any]], trained_on: str) -> list[str]:
         home = [[r for r in rows if (r["dataset"], r["encoder"]) == (dataset, "lite0")] for dataset in datasets]
         away = [row for row in rows if row["encoder"] != "lite0"]
-        return f"| {title} | " + " | ".join(cell(part, trained_on) for part in [*home, away]) + " |"
+        return [title, *(cell(part, trained_on) for part in [*home, away])]
 
-    lines = [
-        "| scored with crops of | " + " | ".join(datasets) + " | elsewhere |",
-        "| --- " * (2 + len(datasets)) + "|",
-    ]
+    lines = []
     for title, what, trained_on in (("from blends", "blends-", "distilled"), ("class medoids", "real", "centroids")):
         for smallest in sorted({row["smallest"] for row in content["rows"]}):
             rows = [r for r in content["rows"] if r["smallest"] == smallest and r["set"].rstrip("0123456789") == what]
             lines.append(line(f"{title}, at least {100 * smallest:.0f}%", rows, trained_on))
     lines.append(line("class-mean features", [r for r in content["rows"] if r["set"] == "real"], "class-mean features"))
-    return "\n".join(lines) + (
-        f"\n\n{made_by({**content, 'command': 'python benchmarks/crops.py --photos FOLDER'})} "
+    note = (
+        f"{made_by({**content, 'command': 'python benchmarks/crops.py --photos FOLDER'})} "
         "Top-1 % with the ridge / logistic / sgd probe on photos held out of the training photos; 300 steps, mean of "
         "three distillation seeds. Elsewhere: mean over these datasets and two held-out encoders."
     )
+    return table(["scored with crops of", *datasets, "elsewhere"], lines, note)
 
 
 def recipes() -> str:
     content = read("recipes")
-    lines = ["| change from the default | ridge probe |", "| --- | --- |"]
+    lines = []
     for method in ("clp", "sfm", "lgm"):
         for name, row in content["rows"].items():
             if name.split(",")[0] == method:
                 title = f"**`{method}`, default** (200 steps)" if name == method else name
-                lines.append(f"| {title} | {percent(row['ridge'])} |")
-    return "\n".join(lines) + f"\n\n{made_by(content)} Top-1 %; one distillation seed, 3 evaluation seeds."
+                lines.append([title, percent(row["ridge"])])
+    note = f"{made_by(content)} Top-1 %; one distillation seed, 3 evaluation seeds."
+    return table(["change from the default", "ridge probe"], lines, note)
 
 
 def step_cost() -> str:
     content = read("step_cost-efficientnet_lite0-112-fp32")
-    lines = ["| case | step | seconds | faster | peak MiB | memory |", "| --- | --- | --- | --- | --- | --- |"]
+    lines = []
     for case, rows in content["cases"].items():
         base = next(iter(rows.values()))
         classes, views = case.split("x")
         for name, row in rows.items():
             faster, smaller = base["seconds"] / row["seconds"], base["mib"] / max(row["mib"], 1)
             cells = [f"{classes} classes × {views} views", name, f"{row['seconds']:.3f}", f"{faster:.1f} ×"]
-            lines.append("| " + " | ".join([*cells, f"{row['mib']:.0f}", f"1/{smaller:.1f}"]) + " |")
-    return "\n".join(lines) + f"\n\n{made_by(content)}"
+            lines.append([*cells, f"{row['mib']:.0f}", f"1/{smaller:.1f}"])
+    return table(["case", "step", "seconds", "faster", "peak MiB", "memory"], lines, made_by(content))
 
 
 def kernels(where: str = "") -> str:
     """Ways to run the encoder, relative to timm's model."""
     content = read(f"kernels-efficientnet_lite0-112{where}")
     what = ["forward", "forward + backward"]
-    lines = ["| encoder | forward | forward + backward | first call |", "| --- | --- | --- | --- |"]
+    lines = []
     base = next(iter(content["ways"].values()))
     for name, row in content["ways"].items():
         cells = [f"{1000 * row[w]:.{0 if base[w] > 0.05 else 1}f} ms ({base[w] / row[w]:.2f} ×)" for w in what]
-        lines.append("| " + " | ".join([name, *cells, f"{row['first call']:.1f} s"]) + " |")
-    return "\n".join(lines) + f"\n\n{made_by(content)} 30 images."
+        lines.append([name, *cells, f"{row['first call']:.1f} s"])
+    return table(["encoder", *what, "first call"], lines, f"{made_by(content)} 30 images.")
 
 
 def gpu() -> str:
     content = read("gpu-timm-vit_base_patch16_224-224-bf16")
-    lines = ["| classes | step | steps/s | views/s | encoder's share of the matrix rate | peak GiB | views in a pass |"]
-    lines.append("| --- " * 7 + "|")
+    columns = ["classes", "step", "steps/s", "views/s", "encoder's share of the matrix rate", "peak GiB"]
+    lines = []
     for row in content["rows"]:
         cells = [f"{row['classes']:,}", row["step"] if row["step"] == "reference" else f"`{row['step']}`"]
         if "steps per second" in row:
@@ -272,80 +274,74 @@ def gpu() -> str:
             cells.append(f"{row.get('micro_batch', row['classes'] * content['views']):,}")
         else:
             cells += ["out of memory", "", "", "", ""]
-        lines.append("| " + " | ".join(cells) + " |")
-    return (
-        "\n".join(lines) + f"\n\n{made_by(content)} Matrix rate: {content['matrix rate'] / 1e12:.0f} TFLOP/s, "
-        "the fastest of several large matrix products in bf16."
+        lines.append(cells)
+    note = (
+        f"{made_by(content)} Matrix rate: {content['matrix rate'] / 1e12:.0f} TFLOP/s, the fastest of several large "
+        "matrix products in bf16."
     )
+    return table([*columns, "views in a pass"], lines, note)
 
 
 def allocator() -> str:
     content = read("allocator")
-    lines = ["| case | malloc's defaults | freed memory kept | faster |", "| --- | --- | --- | --- |"]
+    lines = []
     for default, kept in zip(content["rows"][::2], content["rows"][1::2], strict=True):
         cells = [f"{row['seconds']:.2f} s, {row['mib']:,.0f} MiB" for row in (default, kept)]
         faster = f"{default['seconds'] / kept['seconds']:.2f} ×"
-        lines.append("| " + " | ".join([f"{default['classes']:,} classes × 3 views", *cells, faster]) + " |")
-    return "\n".join(lines) + f"\n\n{made_by(content)}"
+        lines.append([f"{default['classes']:,} classes × 3 views", *cells, faster])
+    return table(["case", "malloc's defaults", "freed memory kept", "faster"], lines, made_by(content))
 
 
 def profile() -> str:
     content = read("profile_step")
     parts = ["views", "canvas", "objective", "adam", "other"]
     titles = ["views", "canvas", "objective", "Adam, fused", "other", "*Adam, not fused*"]
-    lines = ["| method | step | encoder | " + " | ".join(titles) + " |", "| --- " * (3 + len(titles)) + "|"]
+    lines = []
     for name, row in content["methods"].items():
         rest = [f"{1000 * row['rest'][part]:.1f} ms" for part in parts]
         cells = [f"`{name}`", f"{1000 * row['step']:.0f} ms", f"{100 * row['share']:.1f}%", *rest]
-        cells.append(f"*{1000 * row['not fused']:.1f} ms*")
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + f"\n\n{made_by(content)}"
+        lines.append([*cells, f"*{1000 * row['not fused']:.1f} ms*"])
+    return table(["method", "step", "encoder", *titles], lines, made_by(content))
 
 
 def memory() -> str:
     content = read("memory")
     curves = list(content["curves"].items())
     counts = [point["classes"] for point in curves[0][1]]
-    lines = ["| | " + " | ".join(f"{count:,}" for count in counts) + " |", "| --- " * (1 + len(counts)) + "|"]
+    lines = []
     for name, points in curves:
         known = {point["classes"]: point for point in points}
         cells = [f"{known[count]['mib']:,.0f}" if count in known else "over 16 GiB" for count in counts]
-        lines.append(f"| {name}, peak MiB | " + " | ".join(cells) + " |")
-    held = " | ".join(f"{point['held_mib']:,.0f}" for point in curves[0][1])
-    lines.append(f"| of which gradient and Adam moments, MiB | {held} |")
-    return "\n".join(lines) + f"\n\n{made_by(content)}"
+        lines.append([f"{name}, peak MiB", *cells])
+    held = [f"{point['held_mib']:,.0f}" for point in curves[0][1]]
+    lines.append(["of which gradient and Adam moments, MiB", *held])
+    return table(["", *(f"{count:,}" for count in counts)], lines, made_by(content))
 
 
 def time_to_accuracy() -> str:
     content = read("time_to_accuracy")
     reference = content["curves"]["reference"]
     target, total = content["target"], reference[-1][1]
-    lines = [
-        f"The reference reaches {100 * target:.1f}% after {reference[-1][0]:,} steps and {total:.0f} s.",
-        "",
-        "| | seconds to reach it | speed-up | at the end |",
-        "| --- | --- | --- | --- |",
-    ]
+    lines = []
     for name, curve in content["curves"].items():
         if name != "reference":
             seconds = next((s for _, s, accuracy in curve if accuracy >= target), None)
             cells = ["never", ""] if seconds is None else [f"{seconds:.1f}", f"{total / seconds:.0f} ×"]
             end = f"{100 * curve[-1][2]:.1f}% after {curve[-1][1]:.0f} s"
-            lines.append(f"| {name} | {cells[0]} | {cells[1]} | {end} |")
-    return "\n".join(lines) + f"\n\n{made_by(content)}"
+            lines.append([name, *cells, end])
+    reached = f"The reference reaches {100 * target:.1f}% after {reference[-1][0]:,} steps and {total:.0f} s."
+    return f"{reached}\n\n" + table(["", "seconds to reach it", "speed-up", "at the end"], lines, made_by(content))
 
 
 def stream() -> str:
     content = read("stream")
-    lines = [
-        "| rows | on disk | peak memory | of which labels and image numbers | class sums | LGM gradient | plain read |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    tasks, lines = ("class sums", "LGM gradient", "plain read"), []
     for point in content["points"]:
-        rates = [f"{point[task]['mb_per_second']:,.0f} MB/s" for task in ("class sums", "LGM gradient", "plain read")]
+        rates = [f"{point[task]['mb_per_second']:,.0f} MB/s" for task in tasks]
         cells = [f"{point['rows']:,}", f"{point['mb'] / 1000:.2f} GB", f"{point['peak_mib']:.0f} MiB"]
-        lines.append("| " + " | ".join([*cells, f"{point['rows_mib']:.0f} MiB", *rates]) + " |")
-    return "\n".join(lines) + f"\n\n{made_by(content)} {content['dim']} features in float16, 1,000 classes."
+        lines.append([*cells, f"{point['rows_mib']:.0f} MiB", *rates])
+    note = f"{made_by(content)} {content['dim']} features in float16, 1,000 classes."
+    return table(["rows", "on disk", "peak memory", "of which labels and image numbers", *tasks], lines, note)
 
 
 ENCODERS = {
@@ -398,10 +394,9 @@ def seeds(
             found.setdefault((name, content["encoder"], row["probe"]), []).append(row)
     encoders = [name for name in ENCODERS if any(content["encoder"] == name for content in contents)]
     probes = ("ridge", "logistic", "sgd")
-    lines = [
-        "| trained on | " + " | ".join(f"{ENCODERS[e]}: ridge | logistic | sgd" for e in encoders) + " |",
-        "| --- " * (1 + 3 * len(encoders)) + "|",
-    ]
+    columns = ["trained on"]
+    for encoder in encoders:
+        columns += [f"{ENCODERS[encoder]}: ridge", "logistic", "sgd"]
 
     def cell(name: str, encoder: str, probe: str) -> str:
         rows = found.get((name, encoder, probe), [])
@@ -418,10 +413,7 @@ def seeds(
     methods = [f"distilled, {title}" for title in dict.fromkeys(titles)]
     # at one photo per class, herding and k-means medoids choose the same photo as centroids
     real = ["random real", "centroids", "neighbours", "class-mean features", "full real data"]
-    for name in [*methods, *real]:
-        cells = [cell(name, e, probe) for e in encoders for probe in probes]
-        if any(cells):
-            lines.append("| " + " | ".join([name, *cells]) + " |")
+    lines = [[name, *(cell(name, e, probe) for e in encoders for probe in probes)] for name in [*methods, *real]]
     made = made_by_seeds(contents)
     runs = Counter((title, one["encoder"]) for title, one in zip(titles, made_sets, strict=True))
     most = max(runs.values())
@@ -436,11 +428,12 @@ def seeds(
     usual = "150 steps of 3 views of each image"
     if size != 112:
         usual = "300 steps of 3 views of each image (CLIP: 12, in bf16)"
-    return "\n".join(lines) + (
-        f"\n\n{made} Top-1 %. Distilled: {usual} unless the row says otherwise; mean ± std over distillation seeds "
+    note = (
+        f"{made} Top-1 %. Distilled: {usual} unless the row says otherwise; mean ± std over distillation seeds "
         f"({most}{''.join(fewer)}{of_one}). Real images: over 5 evaluation seeds ({of_two}: 2). "
         f"Probes are trained on {contents[0]['views']} views."
     )
+    return table(columns, [line for line in lines if any(line[1:])], note)
 
 
 def seeds_elsewhere(dataset: str = "clothing") -> str:
@@ -463,16 +456,15 @@ def seeds_elsewhere(dataset: str = "clothing") -> str:
         tops = {probe: [row["top1"] for row in rows if row["probe"] == probe] for probe in ("ridge", "logistic")}
         return " / ".join(f"{100 * statistics.fmean(values):.1f}" for values in tops.values() if values)
 
-    lines = ["| | " + " | ".join(ENCODERS[target] for target in targets) + " |", "| --- " * (1 + len(targets)) + "|"]
-    for title, of in {**sets, **medoids}.items():
-        lines.append(f"| {title} | " + " | ".join(cell(of, target) for target in targets) + " |")
+    lines = [[title, *(cell(of, target) for target in targets)] for title, of in {**sets, **medoids}.items()]
     made = made_by_seeds(contents)
     counts = sorted({len(of) for of in sets.values()})
-    return "\n".join(lines) + (
-        f"\n\n{made} Top-1 % on test photos, ridge / logistic probe, 30 views (CLIP: 10, of at least 35% of the "
+    note = (
+        f"{made} Top-1 % on test photos, ridge / logistic probe, 30 views (CLIP: 10, of at least 35% of the "
         "image). Distilled: 150 steps of 3 views of each image (2 for two encoders) unless the row says otherwise; "
         f"mean over {counts[0]}{f' to {counts[-1]}' * (counts[0] < counts[-1])} distillation seeds."
     )
+    return table(["", *(ENCODERS[target] for target in targets)], lines, note)
 
 
 def per_class() -> str:
@@ -486,21 +478,18 @@ def per_class() -> str:
                 name = "distilled, `auto`" if row["name"] == "distilled" else row["name"]
                 found.setdefault((name, content["images_per_class"], row["probe"]), []).append(row)
     names = ["distilled, `auto`", "herding", "k-means medoids", "centroids", "random real"]
-    lines = [
-        "| images per class | " + " | ".join(map(str, counts)) + " |",
-        "| --- " * (1 + len(counts)) + "|",
-    ]
+    lines = []
     for name in names:
-        cells = []
+        cells = [name]
         for count in counts:
             tops = [[row["top1"] for row in found.get((name, count, probe), [])] for probe in ("ridge", "sgd")]
             cells.append(" / ".join(f"{100 * statistics.fmean(values):.1f}" for values in tops if values))
-        lines.append("| " + " | ".join([name, *cells]) + " |")
+        lines.append(cells)
     seeds_of = {count: len(found.get((names[0], count, "ridge"), [])) for count in counts}
     shown = [content for content in contents if content["method"] == "real" or content["steps"] == 300]
     made = made_on(shown, "python benchmarks/seeds.py --images-per-class N --steps 300")
-    return "\n".join(lines) + (
-        f"\n\n{made} Clothing, Lite0, test photos, ridge / sgd probe on 30 views. `auto`: 300 steps of 3 views of each "
+    note = (
+        f"{made} Clothing, Lite0, test photos, ridge / sgd probe on 30 views. `auto`: 300 steps of 3 views of each "
         "image (1 view with ten images per class); "
         + (
             f"mean over {next(iter(seeds_of.values()))} distillation seeds"
@@ -509,21 +498,21 @@ def per_class() -> str:
         )
         + ". Real images: mean over 5 evaluation seeds."
     )
+    return table(["images per class", *map(str, counts)], lines, note)
 
 
 def transfer() -> str:
     from probedistill import load_transfer
 
     matrix = load_transfer(RESULTS / "diagnosis" / "transfer")
-    lines = ["| distilled with | " + " | ".join(target.name for target in matrix.targets) + " |"]
-    lines.append("| --- " * (1 + len(matrix.targets)) + "|")
+    lines = []
     (probe,) = matrix.probes
     for i, source in enumerate(matrix.sources):
-        cells = []
+        cells = [source.name]
         for j, own in enumerate(matrix.same[i]):
             cell = f"{100 * matrix.accuracy[0, i, j]:.1f}"
             cells.append(f"{f'**{cell}**' if own else cell} ± {100 * matrix.std[0, i, j]:.1f}")
-        lines.append("| " + " | ".join([source.name, *cells]) + " |")
+        lines.append(cells)
     means, stds = matrix.baselines, matrix.baselines_std
     real = {"random real images": "random", "full real data": "full"}
     rows = [(title, means[name][0], stds[name][0]) for title, name in real.items() if name in means]
@@ -532,12 +521,13 @@ def transfer() -> str:
         rows.append((medoids, means["centroids"][0, i], stds["centroids"][0, i]))
     for title, mean, std in rows:
         cells = [percent({"top1": m, "std": s}) for m, s in zip(mean, std, strict=True)]
-        lines.append(f"| *{title}* | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + (
-        f"\n\n{of_diagnosis('transfer')} {probe.capitalize()} probe, {matrix.protocol.views} views with crops of at "
+        lines.append([f"*{title}*", *cells])
+    note = (
+        f"{of_diagnosis('transfer')} {probe.capitalize()} probe, {matrix.protocol.views} views with crops of at "
         f"least {100 * matrix.augment.scale[0]:.0f}% for every set and target, mean ± std over "
         f"{matrix.protocol.seeds} evaluation seeds."
     )
+    return table(["distilled with", *(target.name for target in matrix.targets)], lines, note)
 
 
 def of_diagnosis(part: str) -> str:
@@ -552,50 +542,45 @@ def aligned() -> Alignment:
 
 def alignment() -> str:
     found = aligned()
-    lines = ["| | | " + " | ".join(found.names) + " |", "| --- " * (2 + len(found.names)) + "|"]
+    lines = []
     titles = {"mutual_knn": "mutual 10-NN", "cka": "linear CKA", "linear_map": "linear map, R² (row → column)"}
     for metric, title in titles.items():
         for i, name in enumerate(found.names):
             cells = [f"{value:.2f}" for value in found.metrics[metric][i]]
-            lines.append("| " + " | ".join([title if i == 0 else "", name, *cells]) + " |")
-    photos = f"{found.images.count:,} training photos of clothing"
-    return "\n".join(lines) + f"\n\n{of_diagnosis('align')} {photos}."
+            lines.append([title if i == 0 else "", name, *cells])
+    note = f"{of_diagnosis('align')} {found.images.count:,} training photos of clothing."
+    return table(["", "", *found.names], lines, note)
 
 
 def correlation() -> str:
     found = aligned().transfer
     if found is None:
         return "No correlation: there are no transfer results for these encoders yet."
-    lines = ["| metric | Spearman with transfer accuracy | permutation p |", "| --- | --- | --- |"]
+    lines = []
     for values, what in ((found.metrics, ""), (found.relative_to_full, ", accuracy relative to full data")):
         for metric, value in values.items():
-            lines.append(f"| {metric}{what} | {value.spearman:+.2f} | {value.p:.2f} |")
+            lines.append([metric + what, f"{value.spearman:+.2f}", f"{value.p:.2f}"])
     note = f"{found.pairs} pairs of source and target; p from all permutations of the {found.encoders} encoders. "
-    return "\n".join(lines) + f"\n\n{note}" + of_diagnosis("align")
+    return table(["metric", "Spearman with transfer accuracy", "permutation p"], lines, note + of_diagnosis("align"))
 
 
 def periphery() -> str:
-    lines = [
-        "| encoder, method | distance quantile (95% interval) | p | margin quantile |",
-        "| --- | --- | --- | --- |",
-    ]
+    lines = []
     for name, summary in read("diagnosis/geometry").items():
         test, margin = summary["tests"]["periphery"], summary["tests"]["margin"]
         low, high = test["interval"]
-        cells = [name, f"{test['score']:.2f} ({low:.2f} to {high:.2f})", f"{test['p']:.3f}", f"{margin['score']:.2f}"]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n\n" + of_diagnosis("geometry")
+        distance = f"{test['score']:.2f} ({low:.2f} to {high:.2f})"
+        lines.append([name, distance, f"{test['p']:.3f}", f"{margin['score']:.2f}"])
+    columns = ["encoder, method", "distance quantile (95% interval)", "p", "margin quantile"]
+    return table(columns, lines, of_diagnosis("geometry"))
 
 
 def shortcuts() -> str:
     from probedistill import BiasReport
 
     found = BiasReport.read(RESULTS / "diagnosis" / "bias")
-    lines = [
-        "| rank | encoder | full data: worst group | top-1 | distilled: worst group | top-1 "
-        "| cosine to background | to object |",
-        "| --- " * 8 + "|",
-    ]
+    columns = ["rank", "encoder", "full data: worst group", "top-1", "distilled: worst group", "top-1"]
+    lines = []
     for rank, number in enumerate(found.ranking["worst_group"], start=1):
         entry = found.entries[number]
         cells = [str(rank), entry.encoder.name]
@@ -603,8 +588,8 @@ def shortcuts() -> str:
             cells += [f"{100 * scores.worst_group:.1f}", f"{100 * scores.top1:.1f}"]
         likeness = entry.resemblance
         cells += [f"{likeness.mean_background:.2f}", f"{likeness.mean_object:.2f}"] if likeness else ["", ""]
-        lines.append("| " + " | ".join(cells) + " |")
-    text = "\n".join(lines)
+        lines.append(cells)
+    text = table([*columns, "cosine to background", "to object"], lines)
     for name, value in (found.agreement or {}).items():
         if value.spearman is not None:
             numbers = f"Spearman {value.spearman:+.2f}, p = {value.p:.2f}, {value.n} encoders"
@@ -626,29 +611,26 @@ def report_paint() -> str:
 def inheritance() -> str:
     content = read("inheritance")
     probes = list(content["rows"][0]["top1"])
-    lines = [
-        "| images per class | trained on | encoder | " + " | ".join(probes) + " |",
-        "| --- " * (3 + len(probes)) + "|",
-    ]
+    lines = []
     for row in content["rows"]:
         cells = [str(row["images_per_class"]), row["set"], ENCODERS[row["target"]]]
-        lines.append("| " + " | ".join([*cells, *(f"{100 * value:.1f}" for value in row["top1"].values())]) + " |")
+        lines.append([*cells, *(f"{100 * value:.1f}" for value in row["top1"].values())])
     size = content["rows"][0]["head_bytes"] / 1024
     parameters = {ENCODERS[row["target"]]: f"{row['projector_parameters']:,}" for row in content["rows"]}
     projector = ", ".join(f"{count} to {target}" for target, count in parameters.items())
-    return "\n".join(lines) + (
-        f"\n\n{made_by(content)} Shipped with the images: Lite0's head, {size:.0f} KiB. Parameters of the projector, "
+    note = (
+        f"{made_by(content)} Shipped with the images: Lite0's head, {size:.0f} KiB. Parameters of the projector, "
         f"which is fitted and not shipped: {projector}. Top-1 %, {content['views']} views, "
         f"mean over {content['seeds']} seeds."
     )
+    return table(["images per class", "trained on", "encoder", *probes], lines, note)
 
 
 def bytes_of_images() -> str:
     content = read("bytes")
     points = content["points"]
     settings = [s for s in dict.fromkeys(p["setting"] for p in points) if s.isdigit()]
-    lines = ["| | " + " | ".join(f"{s} kB" for s in settings) + " | PNG | default export |"]
-    lines.append("| --- " * (3 + len(settings)) + "|")
+    lines = []
     for source, count in dict.fromkeys((p["source"], p["images_per_class"]) for p in points):
         of_setting: dict[str, list[dict[str, Any]]] = {}
         for p in points:
@@ -660,62 +642,63 @@ def bytes_of_images() -> str:
             sizes = [p["bytes"] for p in of_setting.get(setting, [])]
             cells.append(f"{top1[setting]} in {statistics.fmean(sizes) / 1000:.1f} kB" if sizes else "")
         title = source if source == "distilled" else f"{source}, {count} per class"
-        lines.append(f"| {title} | " + " | ".join(cells) + " |")
+        lines.append([title, *cells])
     protocol = content["settings"]["protocol"]
     draws = {
         source: 1 + max(p["draw"] for p in points if p["source"] == source) for source in ("distilled", "random real")
     }
-    return "\n".join(lines) + (
-        f"\n\n{made_by(content)} Top-1 % after decoding, ridge probe, {protocol['views']} views, "
+    note = (
+        f"{made_by(content)} Top-1 % after decoding, ridge probe, {protocol['views']} views, "
         f"{protocol['seeds']} evaluation seeds; mean ± std over {draws['distilled']} distillation seeds, or over "
         f"{draws['random real']} draws of random real images."
     )
+    return table(["", *(f"{s} kB" for s in settings), "PNG", "default export"], lines, note)
 
 
 def export_loss() -> str:
     content = read("export_loss")
-    lines = ["| method | PNG | default export | difference |", "| --- " * 4 + "|"]
+    lines = []
     for row in content["rows"]:
         cells = [f"`{row['method']}`", f"{100 * row['png']:.1f}", f"{100 * row['export']:.1f}"]
-        cells.append(f"{100 * row['difference']:+.2f} ± {100 * row['std']:.2f}")
-        lines.append("| " + " | ".join(cells) + " |")
-    return (
-        "\n".join(lines) + f"\n\n{made_by(content)} Ridge probe, 8 evaluation seeds of 30 views, the same for both; "
-        "mean over three distillation seeds, ± their standard deviation."
+        lines.append([*cells, f"{100 * row['difference']:+.2f} ± {100 * row['std']:.2f}"])
+    note = (
+        f"{made_by(content)} Ridge probe, 8 evaluation seeds of 30 views, the same for both; mean over three "
+        "distillation seeds, ± their standard deviation."
     )
+    return table(["method", "PNG", "default export", "difference"], lines, note)
 
 
 def fair_scores() -> str:
     content = read("fair_scores")
-    lines = ["| method | probe | top-1 | gap to full data | gain over random |", "| --- " * 5 + "|"]
+    lines = []
     for row in content["rows"]:
         cells = [f"`{row['method']}`", row["probe"], percent(row)]
         cells += ["" if row[what] is None else f"{100 * row[what]:+.1f}" for what in ("gap", "gain")]
-        lines.append("| " + " | ".join(cells) + " |")
-    return (
-        "\n".join(lines) + f"\n\n{made_by(content)} Lite0 at 112 px, 150 steps, 5 evaluation seeds; mean over three "
-        "distillation seeds, ± their standard deviation."
+        lines.append(cells)
+    note = (
+        f"{made_by(content)} Lite0 at 112 px, 150 steps, 5 evaluation seeds; mean over three distillation seeds, ± "
+        "their standard deviation."
     )
+    return table(["method", "probe", "top-1", "gap to full data", "gain over random"], lines, note)
 
 
 def search() -> str:
     columns = [("clothing", "lite0"), ("clothing", "mobilenetv1"), ("grocery", "lite0"), ("grocery", "mobilenetv1")]
     contents = {c: read(f"search-{c[0]}-{c[1]}") for c in columns if (RESULTS / f"search-{c[0]}-{c[1]}.json").exists()}
-    lines = ["| candidate | " + " | ".join(f"{d}, {ENCODERS[e]}" for d, e in contents) + " |"]
-    lines.append("| --- " * (1 + len(contents)) + "|")
+    lines = []
     earlier = False
     for name in dict.fromkeys(name for content in contents.values() for name in content["rows"]):
-        cells = []
+        cells = [f"`{name}`"]
         for content in contents.values():
             row = content["rows"].get(name)
             mark = " †" if row and "note" in row else ""
             earlier = earlier or bool(mark)
             cells.append(percent(row["ridge"]) + mark if row else "")
-        lines.append("| " + " | ".join([f"`{name}`", *cells]) + " |")
+        lines.append(cells)
     made = ", ".join(f"`python benchmarks/search.py {dataset} {encoder}`" for dataset, encoder in contents)
     machine = next(iter(contents.values()))["machine"]
-    return "\n".join(lines) + (
-        "\n\nObjectives: `own` pulls each view to its class centre; `ideal` pulls it to its class's ideal feature for "
+    note = (
+        "Objectives: `own` pulls each view to its class centre; `ideal` pulls it to its class's ideal feature for "
         "the ridge head of all real data; `headmatch` matches the induced head to that head; `kd` matches that head's "
         "predictions; `adam` uses the sgd probe's head; `path` is `lgm` at heads along a training path. "
         "Settings: `_v1`: one view per image and step; `_real`: from class medoids; `_lr05`: learning rate 0.05; "
@@ -724,6 +707,7 @@ def search() -> str:
         + "Made by "
         f"{made} on {machine['cpu']}, one core, torch {machine['torch']}, {machine['date']}."
     )
+    return table(["candidate", *(f"{d}, {ENCODERS[e]}" for d, e in contents)], lines, note)
 
 
 def migrate(part: str) -> str:
@@ -731,29 +715,27 @@ def migrate(part: str) -> str:
     summary = content["summary"]
     if part == "accuracy":
         names = list(next(iter(summary.values()))["accuracy"])
-        lines = [f"| sets | pairs | {' | '.join(names)} |", "| --- " * (2 + len(names)) + "|"]
-        for title, one in summary.items():
-            cells = " | ".join(f"{100 * one['accuracy'][name]:.1f}" for name in names)
-            lines.append(f"| {title} | {one['pairs']} | {cells} |")
-        return "\n".join([*lines, "", f"{made_by(content)} Top-1 %, mean over pairs."])
-    lines = [
-        "| sets | mean absolute error | mean bias | largest error | rank correlation of pairs | of candidates "
-        "| `auto` is best | `auto` loses |",
-        "| --- " * 8 + "|",
-    ]
-    for title, one in summary.items():
-        lines.append(
-            f"| {title} | {100 * one['mean_absolute_error']:.1f} | {100 * one['bias']:+.1f} | "
-            f"{100 * one['largest_error']:.1f} | {one['rank_correlation_of_pairs']:.2f} | "
-            f"{one['rank_correlation_of_candidates']:.2f} | {100 * one['auto_is_best']:.0f}% | "
-            f"{100 * one['auto_loses']:.1f} |"
-        )
+        lines = [
+            [title, str(one["pairs"]), *(f"{100 * one['accuracy'][name]:.1f}" for name in names)]
+            for title, one in summary.items()
+        ]
+        return table(["sets", "pairs", *names], lines, f"{made_by(content)} Top-1 %, mean over pairs.")
+    columns: dict[str, Callable[[dict[str, Any]], str]] = {
+        "mean absolute error": lambda one: f"{100 * one['mean_absolute_error']:.1f}",
+        "mean bias": lambda one: f"{100 * one['bias']:+.1f}",
+        "largest error": lambda one: f"{100 * one['largest_error']:.1f}",
+        "rank correlation of pairs": lambda one: f"{one['rank_correlation_of_pairs']:.2f}",
+        "of candidates": lambda one: f"{one['rank_correlation_of_candidates']:.2f}",
+        "`auto` is best": lambda one: f"{100 * one['auto_is_best']:.0f}%",
+        "`auto` loses": lambda one: f"{100 * one['auto_loses']:.1f}",
+    }
+    lines = [[title, *(cell(one) for cell in columns.values())] for title, one in summary.items()]
     note = (
         "Errors in points, over all pairs and candidates; a positive bias is a forecast that is too high. Rank\n"
         "correlation: Spearman's, of forecast and true accuracy, over pairs (for `average`) and over the candidates\n"
         "of a pair (mean over pairs). `auto` loses: points behind the best candidate, on average."
     )
-    return "\n".join([*lines, "", note])
+    return table(["sets", *columns], lines, note)
 
 
 def over_seeds(rows: list[dict[str, Any]], column: str) -> str:
@@ -763,34 +745,32 @@ def over_seeds(rows: list[dict[str, Any]], column: str) -> str:
 
 def federated() -> str:
     content = read("federated")
-    lines = ["| from | Lite0 | MobileNetV1 |", "| --- | --- | --- |"]
+    lines = []
     names = list(dict.fromkeys(row["name"] for row in content["rows"]))
     order = ["clp", "sfm", "pFRF", "random", "full", "head:"]
     for name in sorted(names, key=lambda name: order.index(name.split()[0].rstrip(","))):
         rows = [row for row in content["rows"] if row["name"] == name]
         shown = f"{name} (one per class)" if name == "random real" else name
-        lines.append(f"| {shown} | {over_seeds(rows, 'lite0')} | {over_seeds(rows, 'mobilenetv1')} |")
+        lines.append([shown, over_seeds(rows, "lite0"), over_seeds(rows, "mobilenetv1")])
     seeds = len({row["seed"] for row in content["rows"]})
     note = (
         f"{made_by(content)} Top-1 %, mean ± standard deviation over {seeds} seeds of partition and distillation; no ± "
         "means one seed. Sets are scored by ridge probes over 5 evaluation seeds."
     )
-    return "\n".join([*lines, "", note])
+    return table(["from", "Lite0", "MobileNetV1"], lines, note)
 
 
 def privacy(data: str) -> str:
     content = read("privacy")
     rows = [row for row in content["rows"] if row["data"] == data]
     titles = ["sfm", "prototypes", "prototypes, corrected", "prototypes of both"]
-    lines = [
-        "| ε | Lite0: images | prototypes | corrected | of both, ε/2 each | MobileNetV1: images | of both, ε/2 each |",
-        "| --- " * 7 + "|",
-    ]
+    columns = ["ε", "Lite0: images", "prototypes", "corrected", "of both, ε/2 each"]
+    lines = []
     for epsilon in dict.fromkeys(row["epsilon"] for row in rows if row["name"] in titles):
         of = {name: [r for r in rows if r["epsilon"] == epsilon and r["name"] == name] for name in titles}
         cells = [over_seeds(of[name], "lite0") for name in titles]
         cells += [over_seeds(of[name], "mobilenetv1") for name in ("sfm", "prototypes of both")]
-        lines.append("| " + " | ".join(["∞" if epsilon == "inf" else f"{epsilon:g}", *cells]) + " |")
+        lines.append(["∞" if epsilon == "inf" else f"{epsilon:g}", *cells])
     real = []
     for name, shown in {"random real": "one random photo per class", "full real data": "all photos"}.items():
         found = [row for row in rows if row["name"] == name]
@@ -802,7 +782,7 @@ def privacy(data: str) -> str:
         f"({len(of_prototypes)} for prototypes, {len(of_images)} for images). δ = {content['delta']:g}. "
         f"Ridge probes on photos, with Lite0 and MobileNetV1: {'; '.join(real)}."
     )
-    return "\n".join([*lines, "", note])
+    return table([*columns, "MobileNetV1: images", "of both, ε/2 each"], lines, note)
 
 
 STARTS = {"average": "averages (`auto`)", "blend": "blends of ten photos", "real": "single photos", "noise": "noise"}
@@ -810,10 +790,8 @@ STARTS = {"average": "averages (`auto`)", "blend": "blends of ten photos", "real
 
 def audit_copies() -> str:
     content = read("audit")
-    lines = [
-        "| images start from | measure | suspects | nearest photo is a starting photo | nearer, % |",
-        "| --- " * 5 + "|",
-    ]
+    columns = ["images start from", "measure", "suspects", "nearest photo is a starting photo", "nearer, %"]
+    lines = []
     for start, title in STARTS.items():
         rows = [row for row in content["rows"] if row["start"] == start]
         if not rows:
@@ -823,14 +801,13 @@ def audit_copies() -> str:
             suspects = sum(row["suspects_by"][name] for row in rows)
             began = sum(sum(row["began_as"][name]) for row in rows)
             nearer = statistics.median(share for row in rows for share in row["nearer"][name])
-            cells = [title, name, f"{suspects} of {images}", f"{began} of {images}", f"{100 * nearer:.0f}"]
-            lines.append(f"| {' | '.join(cells)} |")
+            lines.append([title, name, f"{suspects} of {images}", f"{began} of {images}", f"{100 * nearer:.0f}"])
     seeds = len({row["seed"] for row in content["rows"]})
     note = (
         f"{made_by(content)} {seeds} distillation seeds of each; {content['photos']:,} photos. Starting photos: for "
         "averages of a hundred and for noise, the ten that a blend would start from. Nearer: median over the images."
     )
-    return "\n".join([*lines, "", note])
+    return table(columns, lines, note)
 
 
 def audit_members() -> str:
@@ -840,24 +817,21 @@ def audit_members() -> str:
     def with_ends(value: float, ends: list[float]) -> str:
         return f"{100 * value:.1f} ({100 * ends[0]:.1f} to {100 * ends[1]:.1f})"
 
-    lines = [
-        "| images start from | score of a photo | attack | AUC, % | true positives at 1% false positives, % |",
-        "| --- " * 5 + "|",
-    ]
-    notes = []
+    columns = ["images start from", "score of a photo", "attack", "AUC, %", "true positives at 1% false positives, %"]
+    lines, notes = [], []
     for start, title in STARTS.items():
         found = members.get(start)
         if found is None:
             continue
         for one in found["attacks"]:
             cells = [with_ends(one["auc"], one["auc_interval"]), with_ends(one["tpr"], one["tpr_interval"])]
-            lines.append(f"| {title} | {says[one['score']]} | {one['how']} | {' | '.join(cells)} |")
+            lines.append([title, says[one["score"]], one["how"], *cells])
         notes.append(
             f"From {title}: {found['shadows']} shadow sets of {found['steps']} steps with {found['layers'] or 'no'} "
             f"inner layers, each from half of {found['photos']:,} photos; 95% intervals by t over "
             f"{found['shadows'] // 2} pairs. {made_by(found)}"
         )
-    return "\n".join([*lines, "", *notes, "Guessing gives 50 and 1."])
+    return table(columns, lines, "\n".join([*notes, "Guessing gives 50 and 1."]))
 
 
 def spread_over_seeds(cell: dict[str, Any]) -> str:
@@ -867,14 +841,13 @@ def spread_over_seeds(cell: dict[str, Any]) -> str:
 def incremental() -> str:
     content = read("incremental")
     shown = [1, 2, 3, 5, 7, 10]
-    lines = [f"| after task | {' | '.join(map(str, shown))} |", "| --- " * (1 + len(shown)) + "|"]
+    lines = []
     for name, cells in content["accuracy"].items():
         values = [cells[number - 1] for number in shown]
-        row = " | ".join("" if c is None else spread_over_seeds(c) for c in values)
-        lines.append(f"| {name} | {row} |")
+        lines.append([name, *("" if c is None else spread_over_seeds(c) for c in values)])
     seeds = f"mean ± std over {content['seeds']} seeds of order and distillation; no ± means one seed"
     note = f"{made_by(content)} Top-1 %, {seeds if content['seeds'] > 1 else 'one seed of order and distillation'}."
-    return "\n".join([*lines, "", note])
+    return table(["after task", *map(str, shown)], lines, note)
 
 
 TABLES: dict[str, Callable[[], str]] = {
@@ -923,9 +896,9 @@ TABLES: dict[str, Callable[[], str]] = {
 }
 
 
-def filled(table: str, marked: re.Match[str]) -> str:
+def filled(content: str, marked: re.Match[str]) -> str:
     """A table between its two markers."""
-    return f"{marked[1]}{table}\n{marked[2]}"
+    return f"{marked[1]}{content}\n{marked[2]}"
 
 
 def main() -> None:
@@ -939,10 +912,10 @@ def main() -> None:
             pattern = re.compile(rf"(<!-- {name}: benchmarks/tables.py -->\n).*?(<!-- end -->)", re.DOTALL)
             if pattern.search(new):
                 try:
-                    table = make()
+                    content = make()
                 except FileNotFoundError as error:
-                    table = f"Not made yet: no `{Path(error.filename).name}`."
-                new = pattern.sub(partial(filled, table), new)
+                    content = f"Not made yet: no `{Path(error.filename).name}`."
+                new = pattern.sub(partial(filled, content), new)
         if new != text:
             stale.append(path.name)
             if not options.check:
