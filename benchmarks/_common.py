@@ -144,6 +144,12 @@ def made_by() -> dict[str, Any]:
     return {"command": command, "machine": machine()}
 
 
+def kept(name: str) -> dict[str, Any]:
+    """The result that `keep` has written; empty if there is none yet."""
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
 def keep(name: str, content: dict[str, Any]) -> Path:
     """Write a result with the command and the machine that made it."""
     RESULTS.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,6 @@ uses finished runs, shadow sets and rows again.
 
 from __future__ import annotations
 
-import json
 import time
 import warnings
 from contextlib import suppress
@@ -90,8 +89,7 @@ def main() -> None:
     torch.set_num_threads(1)
     end = time.monotonic() + 60 * options.minutes
     encoder, (train, _) = load_encoder(_common.encoder("lite0")), load_splits(_common.images("clothing"))
-    path = _common.RESULTS / "audit.json"
-    before = json.loads(path.read_text()) if path.exists() else {}
+    before = _common.kept("audit")
     same = before.get("steps") == options.steps
     rows: list[dict[str, Any]] = before["rows"] if same else []
     members: dict[str, dict[str, Any]] = before["members"] if same else {}

@@ -12,7 +12,6 @@ Finished points are kept in results/bytes.json and not computed again (--again f
 
 from __future__ import annotations
 
-import json
 import statistics
 import sys
 import tempfile
@@ -24,7 +23,7 @@ import torch
 from PIL import ImageOps
 from torchvision.transforms.v2 import functional as tv
 
-from _common import RESULTS, argument_parser, images, keep
+from _common import RESULTS, argument_parser, images, keep, kept
 from probedistill import (
     AugmentConfig,
     DistillConfig,
@@ -150,8 +149,7 @@ def main() -> None:
         ],
     }
     name = "bytes-quick" if options.quick else "bytes"
-    path = RESULTS / f"{name}.json"
-    known = json.loads(path.read_text()) if path.exists() and not options.again else {}
+    known = {} if options.again else kept(name)
     points = known["points"] if known.get("settings") == settings else []
     for source, count, drawn, one in sets:
         for setting in [*map(str, budgets), "png", *(["default"] if source == "distilled" else [])]:
@@ -175,6 +173,7 @@ def main() -> None:
                 flush=True,
             )
     title = f"Clothing, {encoder.name} at {encoder.input_size} px, ten classes"
+    path = RESULTS / f"{name}.json"
     draw(points, title, path.with_suffix(".png"))
     print(path, file=sys.stderr)
 

@@ -10,7 +10,6 @@ are not read. Writes results/crops.json after every row, and continues where it 
 
 from __future__ import annotations
 
-import json
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -27,8 +26,7 @@ def main() -> None:
     parser = _common.argument_parser(__doc__)
     parser.add_argument("--photos", type=Path, help="folder of the datasets that no package of ours ships")
     options = parser.parse_args()
-    path = _common.RESULTS / "crops.json"
-    rows: list[dict[str, Any]] = json.loads(path.read_text())["rows"] if path.exists() else []
+    rows: list[dict[str, Any]] = _common.kept("crops").get("rows", [])
     for dataset in [*SHIPPED, *(PHOTOS if options.photos else {})]:
         runs = sorted(_common.RUNS.glob(f"choices-{dataset}-blends-[0-9]"))
         if not runs:

@@ -15,7 +15,6 @@ the probe's own penalty. Writes results/federated.json after every row, and cont
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -185,8 +184,7 @@ def main() -> None:
     train, test = load_splits(_common.images("clothing"))
     encoder = load_encoder(_common.encoder("lite0"))
     bank, test_bank = extract_features(encoder, train), extract_features(encoder, test)
-    path = _common.RESULTS / "federated.json"
-    rows: list[dict[str, Any]] = json.loads(path.read_text())["rows"] if path.exists() else []
+    rows: list[dict[str, Any]] = _common.kept("federated").get("rows", [])
     classes: list[int] = []
 
     def keep(row: dict[str, Any]) -> None:

@@ -18,7 +18,6 @@ and distillation, as far as the time on a shared machine allowed: the results gi
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -119,8 +118,7 @@ def main() -> None:
     encoder, store = load_encoder(_common.encoder("lite0", SIZE)), FeatureStore(progress=False)
     photos_bank, test = store.of(encoder, train), store.of(encoder, test_images)
     common: dict[str, Any] = {"evaluate_every": 0, "progress": False, "resume": True}
-    path = _common.RESULTS / "incremental.json"
-    known: dict[str, dict[str, float]] = json.loads(path.read_text()).get("each", {}) if path.exists() else {}
+    known: dict[str, dict[str, float]] = _common.kept("incremental").get("each", {})
 
     def keep(seed: int, task: int, found: dict[str, float]) -> None:
         known.setdefault(f"{seed}/{task}", {}).update(found)

@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from _common import RESULTS, argument_parser, images, in_fresh_process, keep, peak_memory_mib
+from _common import RESULTS, argument_parser, images, in_fresh_process, keep, kept, peak_memory_mib
 
 RECIPES: dict[str, dict[str, Any]] = {
     "auto": {"method": "auto"},
@@ -115,9 +115,8 @@ def main() -> None:
         return
 
     name = "methods-quick" if arguments.quick else "methods"
-    path = RESULTS / f"{name}.json"
-    state = json.loads(path.read_text()) if path.exists() and not arguments.again else {"methods": [], "real": []}
-    runs = [run for run in state["methods"] if is_of_today(run)]
+    state = {} if arguments.again else kept(name)
+    runs = [run for run in state.get("methods", []) if is_of_today(run)]
     real = state["real"] if runs else []
     quick = ["--quick"] if arguments.quick else []
     with tempfile.TemporaryDirectory() as scratch:

@@ -14,7 +14,6 @@ it was stopped.
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from itertools import product
@@ -67,8 +66,7 @@ def main() -> None:
     parser = _common.argument_parser(__doc__)
     parser.add_argument("--minutes", type=float, default=60.0, help="begin nothing after so many minutes")
     stop = time.monotonic() + 60 * parser.parse_args().minutes
-    path = _common.RESULTS / "privacy.json"
-    rows: list[dict[str, Any]] = json.loads(path.read_text())["rows"] if path.exists() else []
+    rows: list[dict[str, Any]] = _common.kept("privacy").get("rows", [])
 
     def keep(row: dict[str, Any]) -> None:
         rows.append(row)

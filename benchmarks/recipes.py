@@ -10,10 +10,9 @@ equal. Finished rows are kept, so the command can be repeated after a break.
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
-from _common import RESULTS, argument_parser, images, keep
+from _common import argument_parser, images, keep, kept
 from probedistill import (
     AugmentConfig,
     CanvasConfig,
@@ -58,8 +57,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="rows whose name starts so")
     parser.add_argument("--steps", type=int, default=200)
     options = parser.parse_args()
-    path = RESULTS / "recipes.json"
-    known = json.loads(path.read_text())["rows"] if path.exists() else {}
+    known = kept("recipes").get("rows", {})
     encoder = load_encoder("efficientnet_lite0", input_size=112)
     train, test = load_splits(images("clothing"))
     for name, settings in VARIANTS.items():

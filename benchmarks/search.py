@@ -201,8 +201,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=CANDIDATES, default=list(CANDIDATES))
     options = parser.parse_args()
     name = f"search-{options.dataset}-{options.encoder}"
-    path = _common.RESULTS / f"{name}.json"
-    rows = json.loads(path.read_text())["rows"] if path.exists() else {}
+    rows = _common.kept(name).get("rows", {})
     encoder = load_encoder(_common.encoder(options.encoder))
     photos = ImagesConfig(images=_common.images(options.dataset), test_split=VALIDATION[options.dataset])
     train, test = load_splits(photos)
