@@ -21,6 +21,7 @@ from ..machine.launch import speaks
 from ..machine.places import at_home
 from ..machine.progress import is_terminal, say
 from ..methods import CLPConfig, LGMConfig, SFMConfig, check_name, preset_values
+from ..store.layout import CONFIG, RUN
 from ..store.named import run_folder
 from ..text import as_argument
 from .helping import Help, as_typed
@@ -257,12 +258,12 @@ def _yaml_source(path: Path, tokens: Sequence[str], *, has_encoder: bool = False
     """
     path = run_folder(path)
     if path.is_dir():  # a run
-        if (path / "run.json").is_file() and not (path / "config.yaml").is_file():
+        if (path / RUN).is_file() and not (path / CONFIG).is_file():
             raise UserError(
                 f"config {str(path)!r} is a run without a config.yaml (imported runs have none); give --images and "
                 "--encoder instead of --config"
             )
-        path /= "config.yaml"
+        path /= CONFIG
     content = read_yaml(path, f"config {str(path)!r}")
     known = set().union(*(_options_of(name) for name in _taken))
     for name in content:

@@ -13,6 +13,7 @@ from cyclopts import Parameter
 from ..config import EncoderConfig, ImagesConfig, RunConfig
 from ..errors import UserError
 from ..machine.launch import speaks
+from ..store.layout import CONFIG
 from ..store.named import run_folder
 from .app import EncoderOptions, Folder, Images, command, flat, show, show_score
 
@@ -213,5 +214,5 @@ def _show(
     if not speaks():
         return
     show(ChangedSet.of([as_set(one) for one in before], found, out, notes))
-    if (out / "config.yaml").is_file():
-        show_score(out, out / "config.yaml", "--images SPEC")
+    if (out / CONFIG).is_file():
+        show_score(out, out / CONFIG, "--images SPEC")

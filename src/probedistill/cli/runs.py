@@ -22,6 +22,7 @@ from ..config import (
 from ..encoders.named import fields_in_word
 from ..errors import UserError, option
 from ..methods import check_number
+from ..store.layout import CONFIG, PREVIEW, scores_file
 from ..store.named import results_folder, run_folder
 from ..text import as_argument, counted, duration
 from .app import Cache, EncoderOptions, Folder, Images, Probes, Progress, command, flat, panel, show, show_score
@@ -102,9 +103,9 @@ def distill(
         way = option("canvas.init", "noise")
         show(f"start:  {BEGINNINGS[distilled.run.begun_from]}, which the images may still show; "
              f"{way} starts without photos")  # fmt: skip
-    show(f"look:   {run.out / 'preview.png'}")
+    show(f"look:   {run.out / PREVIEW}")
     named_test = [] if images is not None else ["--images SPEC"]  # statistics do not name test images
-    show_score(run.out, run.out / "config.yaml", *named_test)
+    show_score(run.out, run.out / CONFIG, *named_test)
 
 
 def _what(
@@ -189,7 +190,6 @@ def evaluate(
     from ..probes.kinds import check_probes, need_head
     from ..store.card import warn_of_seen
     from ..store.distilled import DistilledSet
-    from ..store.layout import scores_file
 
     folder = run_folder(folder)
     name = f"run {str(folder)!r}"
@@ -392,7 +392,7 @@ def _save_baseline(
     )
     write_set(out, found, options=config_options(train.config, encoder), held_out=held_out_names(test))
     show(f"{len(found)} real images of {len(found.class_names)} classes → {out}")
-    show_score(out, out / "config.yaml")
+    show_score(out, out / CONFIG)
 
 
 @command(ImagesConfig, EncoderConfig)
@@ -511,7 +511,6 @@ def demo(
     from ..evaluation.protocol import evaluate as run_evaluate
     from ..images.sources import hints_of
     from ..images.splits import load_splits
-    from ..store.layout import scores_file
 
     hints = hints_of(images)
     settings = DistillConfig(method=method, steps=steps, seed=seed)
@@ -528,4 +527,4 @@ def demo(
     result = run_evaluate(distilled, model, train, test, protocol, progress=progress)
     result.save(out / scores_file(model))
     show(result)
-    show(f"the {len(distilled)} synthetic images: {out / 'preview.png'}")
+    show(f"the {len(distilled)} synthetic images: {out / PREVIEW}")

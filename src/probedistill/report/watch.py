@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..errors import UserError, option
-from ..store.layout import LOCK, PROGRESS, RUN
+from ..store.layout import LOCK, PREVIEW, PROGRESS, RUN
 from ..store.named import run_folder
 from ..store.run_record import RunRecord, read_progress_file, read_run
 from ..text import duration, encodable, printable
@@ -196,7 +196,7 @@ def watch(folder: Path | str) -> None:
     if progress.stopped:
         again = f"repeat its command with {option('resume', True)} to continue it"
         raise UserError(f"run {str(folder)!r} was stopped: {progress.reached()}; {again}")
-    for line in (progress.line(), f"images: {folder / 'preview.png'}"):
+    for line in (progress.line(), f"images: {folder / PREVIEW}"):
         console.print(_text(line, console.encoding), soft_wrap=True, highlight=False)
 
 
@@ -251,8 +251,8 @@ def _view(folder: Path, progress: Progress, encoding: str = "utf-8") -> Group:
         row("loss", f"{drawn}  {progress.losses[0]:.4f} → {progress.losses[-1]:.4f}")
     if progress.accuracy:
         row("probe", ", ".join(f"step {k}: {100 * v:.1f}%" for k, v in progress.accuracy[-4:]))
-    if (folder / "preview.png").exists():
-        row("images", str(folder / "preview.png"))
+    if (folder / PREVIEW).exists():
+        row("images", str(folder / PREVIEW))
     return Group(_text(f"{folder.name or folder}: {progress.line()}", encoding), table)
 
 

@@ -27,6 +27,7 @@ from msgspec import Meta
 from ..errors import UserError, first_line
 from ..text import as_argument
 from .files import whole_file
+from .layout import RUN
 
 Record = TypeVar("Record")
 Share = Annotated[float, Meta(ge=0, le=1)]
@@ -99,7 +100,7 @@ def read_record(path: Path, type: type[Record], *, kind: str | None = None, what
     except OSError as error:
         raise UserError(f"{called} cannot be read ({first_line(error)}); {hint}") from error
     # A run's file is also in its SHA256SUMS, so the whole run must be accepted.
-    place = path.parent if (path.parent / "run.json").exists() else path
+    place = path.parent if (path.parent / RUN).exists() else path
     return parse_record(data, type, kind=kind, called=called, hint=hint, place=f" {as_argument(place)}")
 
 
