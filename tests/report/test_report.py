@@ -141,6 +141,22 @@ def test_the_headline_uses_one_probe_and_the_runs_own_encoder(run, report):
     assert "62%" in {image["score"] for image in json.loads(page.script("data"))["r0"]["images"]}
 
 
+def test_the_headline_is_about_a_probe_that_learned_from_the_images_alone(run, report):
+    own = evaluation(["cat", "dog", SCRIPT], 3)
+    better = tuple(replace(score, top1=0.9, per_class={"cat": 0.9}) for score in own.rows[0].scores)
+    with_head = replace(own.rows[0], probe="inherited", on_features="ridge", scores=better)
+    path = run / "evaluation-tiny.json"
+    for rows in ((with_head, *own.rows), (with_head, *own.rows[1:])):
+        path.unlink()
+        Evaluation(rows, own.context).save(path)
+        page = report(run)
+        ridge = own.rows[0] in rows
+        said = "a ridge probe to 61.8%" if ridge else "an inherited probe to 90.0%"
+        assert f"3 distilled images train {said}; all 60 real images reach 92.3%." in page.text
+        scores = {image["score"] for image in json.loads(page.script("data"))["r0"]["images"]}
+        assert ("90%" in scores) is not ridge
+
+
 def test_the_transfer_figure_says_what_its_table_says(run, report):
     found = results(("cat", "dog"))["transfer"]
     first, second = found.sources

@@ -322,9 +322,14 @@ class Evaluation(Result):
         """Return the accuracy of each row as bars, one colour per probe, and the set's confusion matrix."""
         return [self._bars(), *([found] if (found := self.confusion()) is not None else [])]
 
+    def own_rows(self) -> list[Row]:
+        """Return the set's rows; those of probes trained on its images alone come before those with a stored head."""
+        ours = [row for row in self.rows if row.name == self.context.set_name]
+        return sorted(ours, key=lambda row: row.on_features is not None)
+
     def confusion(self) -> Figure | None:
-        """Return the confusion matrix of the set's first probe; ``None`` if no row has one."""
-        row = next((row for row in self.rows if row.name == self.context.set_name), None)
+        """Return the confusion matrix of the set's first probe (see `own_rows`); ``None`` if that row has none."""
+        row = next(iter(self.own_rows()), None)
         found = [one.confusion for one in row.scores] if row is not None else []
         counts = np.array([matrix for matrix in found if matrix is not None], dtype=float)
         if row is None or not len(counts):

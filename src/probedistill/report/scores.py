@@ -88,8 +88,8 @@ def class_scores(run: ShownRun) -> dict[str, str]:
 
 
 def _own_rows(run: ShownRun) -> Iterator[tuple[Evaluation, Row]]:
-    """Rows for the run's own images, each with its evaluation, in the order of `own_first`."""
-    return ((one, row) for one in own_first(run) for row in one.rows if row.name == one.context.set_name)
+    """Rows for the run's own images, each with its evaluation, in the order of `own_first` and `own_rows`."""
+    return ((one, row) for one in own_first(run) for row in one.own_rows())
 
 
 def own_first(run: ShownRun) -> list[Evaluation]:
