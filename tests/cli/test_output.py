@@ -16,7 +16,9 @@ import pytest
 from conftest import TESTS, TINY
 from helpers_images import make_image_folder
 from probedistill.cli import app, main
+from probedistill.cli.app import show
 from probedistill.machine import progress
+from probedistill.show.tables import Table
 
 
 def run(*arguments: object, encoding: str = "utf-8") -> subprocess.CompletedProcess[bytes]:
@@ -203,6 +205,14 @@ def test_a_message_stands_above_the_live_bars(monkeypatch):
         progress.say("a word in between")
     lines = stream.written().decode().replace("\r", "\n").splitlines()
     assert "a word in between" in [line.strip() for line in lines]
+
+
+def test_a_table_in_a_file_breaks_words_only_after_separators(capsys):
+    columns = ("run", *(f"encoder_weights_{i}" for i in range(8)))
+    show(Table("", columns, (("a", *["efficientnet_lite0"] * 8),), left=9))
+    said = capsys.readouterr().out
+    for part in ("encoder_", "efficientnet_", "lite0"):
+        assert said.count(f"{part} ") == 8
 
 
 def test_a_file_gets_no_escape_codes():

@@ -124,6 +124,13 @@ def test_columns_with_equal_names_lose_no_cell():
     assert table.records() == [{"class": "a", "p": "1", "class (2)": "b", "p (2)": "2", "p (3)": "3"}]
 
 
+def test_a_table_in_a_file_is_wider_than_the_page_rather_than_a_line_for_each_cell():
+    lines = as_text(_SCORES.fitting(50, or_wider=True), width=50, soft_wrap=True).split("\n")
+    assert sum("trained on" in line for line in lines) == 1
+    assert 50 < max(map(cell_len, lines)) <= 90
+    assert "set:clothing-mobilenetv1" in "\n".join(lines)
+
+
 def test_long_words_are_broken_after_separators():
     columns = ("run", "images_per_class", "classes", "accuracy_on_validation")
     table = Table("t", columns, (("groc", "1", "Alpro-Blueberry-Soyghurt", "99.9"),), left=3)

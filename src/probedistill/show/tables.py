@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 NOTHING = "–"
 """Shown instead of a missing number."""
-_NAME, _WORD = 30, 12
-"""Words up to these lengths are never broken: names of rows, and other words."""
+_NAME, _WORD, _PIECE = 30, 12, 13
+"""Up to these lengths, names of rows, other words and their pieces (``efficientnet_``) are never broken."""
 _NUMBER = re.compile(r"[-+−]?[\d.,]+(?:e[-+]?\d+)?%?")
 
 
@@ -75,18 +75,23 @@ class Table:
             table.add_row(*map(_plain, row), style="dim" if number in self.dim else None)
         return table
 
-    def fitting(self, width: int) -> RichTable:
-        """Return the table for a terminal of ``width`` characters, or one line per cell if it is too wide for that."""
+    def fitting(self, width: int, *, or_wider: bool = False) -> RichTable:
+        """Return the table for a page of ``width`` characters.
+
+        If it is too wide for that, the result has one line per cell, or is wider (``or_wider``).
+        """
         each = len(self.columns)
         widths = [self._narrowest(number) for number in range(each)]
         room = width - sum(widths) - (3 * each + 1)  # minus the frame
-        if room < 0:
+        too_wide = room < 0
+        if too_wide and not or_wider:
             cells = tuple((column, cell) for row in self.rows for column, cell in zip(self.columns, row, strict=True))
             dim = tuple(number for number in range(len(cells)) if number // each in self.dim)
             sections = tuple(range(0, len(cells), each))
             lines = Table(self.title, ("", ""), cells, self.caption, sections, dim, left=2).rich()
             lines.show_header = False
             return lines
+        room = max(room, 0)
         # rich narrows columns without regard to their least widths, and is then too wide. Here, room goes first to
         # numbers, then to headings up to nine letters, to text, and to the rest of the headings.
         heads = [_widest([column]) for column in self.columns]
@@ -103,21 +108,29 @@ class Table:
         )
         table = replace(self, columns=columns, rows=tuple(rows)).rich()
         for column, width in zip(table.columns, widths, strict=True):
-            column.min_width, column.width = None, width
+            # rich would narrow columns of a fixed width that do not fit.
+            column.min_width, column.width = (width, None) if too_wide else (None, width)
         return table
 
     def _narrowest(self, column: int) -> int:
         """Length of the longest word in a column that must not be split, however narrow the page is.
 
-        These are numbers (1234 must not read as 12 and 34), names of rows up to a usual length, and other words up to a
-        dozen letters. A row without other cells is a heading, not a name.
+        These are numbers (1234 must not read as 12 and 34), names of rows up to a usual length, other words up to a
+        dozen letters, and the pieces into which `_broken` breaks them up to one more. A row without other cells is a
+        heading, not a name.
         """
-        longest = _NAME if column == 0 else _WORD
         named = (row for row in self.rows if any(row[1:]) or len(row) == 1)
         cells = [self.columns[column], *(row[column] for row in named)]
         words = [word for cell in cells for word in printable(cell, lines=True).split()]
-        lengths = (cell_len(word) if _NUMBER.fullmatch(word) else min(cell_len(word), longest) for word in words)
-        return max(lengths, default=0)
+
+        def needs(word: str) -> int:
+            if _NUMBER.fullmatch(word):
+                return cell_len(word)
+            if column == 0:
+                return min(cell_len(word), _NAME)
+            return max(min(cell_len(word), _WORD), min(max(map(cell_len, words_of(word))), _PIECE))
+
+        return max(map(needs, words), default=0)
 
     def html(self) -> str:
         """Return the table as an HTML element without styles."""
