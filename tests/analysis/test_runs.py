@@ -53,6 +53,16 @@ def test_runs_that_differ_only_in_their_seed_are_one_row(made):
     assert any("No scores: b" in sentence for sentence in found.findings())
 
 
+def test_equal_weights_of_encoders_are_no_setting(made):
+    about = read_run(made / "a0")
+
+    def weighted(*weights: float) -> dict[str, object]:
+        return replace(about, config=replace(about.config, encoder_weights=list(weights))).settings()
+
+    assert weighted(1.0, 1.0) == weighted() == about.settings()
+    assert weighted(1.0, 0.5)["encoder_weights"] == [1.0, 0.5]
+
+
 def test_a_repeated_seed_counts_once(run_cli, made, tmp_path):
     """A copy of a run is not a second sample: ± over both would be too small."""
     runs = shutil.copytree(made, tmp_path / "runs")

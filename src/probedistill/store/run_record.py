@@ -356,6 +356,8 @@ class RunRecord(History):
             return {name: options[name] for name in ("method", "images_per_class")}
         if "canvas.init" in options and self.begun_from != _UNKNOWN:
             options["canvas.init"] = self.begun_from
+        if set(self.config.encoder_weights) <= {1.0}:  # what a run with fewer encoders has, too
+            options.pop("encoder_weights", None)
         return options
 
     @property
