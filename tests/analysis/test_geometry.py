@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from dataclasses import fields, replace
@@ -434,6 +435,12 @@ def test_tests_over_few_classes_come_with_a_caveat():
     assert says in few.figures()[1].summary
     assert len(enough.findings()) == 3
     assert "too narrow" not in enough.figures()[1].summary
+
+
+def test_the_caption_of_the_bars_has_the_unit_of_the_bars():
+    places = made_geometry([f"class {i}" for i in range(6)]).figures()[1]
+    assert re.match(r"The mean over 6 classes is \d+% \(95% interval \d+ to \d+\), p", places.summary)
+    assert "Random real images have 50% on average, medoids 0%." in places.summary
 
 
 def test_a_set_without_an_image_of_a_class_is_one_line(encoder, photos):

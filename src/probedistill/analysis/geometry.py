@@ -259,8 +259,9 @@ class Geometry(Analysis):
         series = {"synthetic": np.array([100 * c.synthetic.distance_quantile for c in drawn])}
         rows = tuple((c.name, f"{100 * c.synthetic.distance_quantile:.0f}") for c in drawn)
         summary = (
-            f"Periphery {test.score:.2f} [{test.interval[0]:.2f}, {test.interval[1]:.2f}] over {len(self.classes)} "
-            f"classes, {p_in_words(test.p)}. Random real images have 0.50 on average, class medoids 0."
+            f"The mean over {counted(len(self.classes), 'class', 'classes')} is {100 * test.score:.0f}% (95% interval "
+            f"{100 * test.interval[0]:.0f} to {100 * test.interval[1]:.0f}), {p_in_words(test.p)}. Random real images "
+            "have 50% on average, medoids 0%."
         )
         summary += f" {self._too_few}" if self._too_few else ""
         title = f"How far out the images lie · {self._encoder}"
