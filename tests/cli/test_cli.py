@@ -291,6 +291,17 @@ def test_superfluous_words(run_cli, tmp_path, monkeypatch, words, message):
     assert message in run_cli(*words).error()
 
 
+def test_a_folder_of_images_without_its_option_comes_with_the_option(run_cli, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("photos").mkdir()
+    for word in ("photos", "folder:photos"):
+        error = run_cli("distill", word, "--encoder", TINY).error()
+        assert error.endswith(f"'{word}' belongs to no option; did you mean --images folder:photos?")
+    twice = run_cli("distill", "--images", "folder:a", "photos", "--encoder", TINY).error()
+    assert twice.endswith("see probedistill distill --help")
+    assert run_cli("info", "runs/x", "photos").error().endswith("see probedistill info --help")
+
+
 def test_a_file_of_options_that_lacks_a_required_option(run_cli, tmp_path):
     (tmp_path / "some.yaml").write_text("seed: 1\n")
     error = run_cli("baseline", "--encoder", TINY, "--config", tmp_path / "some.yaml").error()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import cyclopts
 
@@ -31,7 +32,8 @@ def in_words(error: cyclopts.CycloptsError, tokens: Sequence[str]) -> str:
         left = error.unused_tokens
         belong = "belongs" if len(left) == 1 else "belong"
         words = " ".join(map(repr, left))
-        return f"{words} {belong} to no option; see probedistill {command} --help"
+        hint = _as_images(left, tokens, command) or f"see probedistill {command} --help"
+        return f"{words} {belong} to no option; {hint}"
     if isinstance(error, cyclopts.RepeatArgumentError):
         return f"{error.token.keyword} is given more than once; give it once"
     return _named(error)
@@ -67,6 +69,16 @@ def _unknown(word: str, command: str) -> str:
     if near := _nearest(word, names):
         return f"unknown option {word!r}; did you mean {near}?"
     return f"unknown option {word!r}; probedistill {command} --help lists all options"
+
+
+def _as_images(left: Sequence[str], tokens: Sequence[str], command: str) -> str:
+    """Return the hint for a folder of images that has no ``--images`` before it; empty for anything else."""
+    folder = left[0].removeprefix("folder:")
+    is_images = len(left) == 1 and (folder != left[0] or Path(folder).is_dir())
+    takes_images = command in app and any("--images" in argument.names for argument in _options_of(command))
+    if not is_images or not takes_images or any(word.partition("=")[0] == "--images" for word in tokens):
+        return ""
+    return f"did you mean --images folder:{folder}?"
 
 
 def _unknown_command(word: str) -> str:
