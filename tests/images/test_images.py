@@ -597,6 +597,14 @@ def test_small_classes_are_named(tmp_path, count, splits, least):
         load_images(f"folder:{tmp_path}", min_per_class=count + 1)
 
 
+def test_further_small_classes_are_counted(tmp_path):
+    make_image_folder(tmp_path, ("cat", "dog"), 4)
+    for names, says in ((("emu", "fox"), "(1 more class has too few)"), (("hen",), "(2 more classes have too few)")):
+        make_image_folder(tmp_path, names, 1)
+        with pytest.raises(UserError, match=re.escape(says)):
+            load_images(f"folder:{tmp_path}", min_per_class=2)
+
+
 def test_one_class_folder(tmp_path):
     make_image_folder(tmp_path, ("cat",), 3, 4, ())
     with pytest.raises(UserError, match=r"fewer than 2 classes \('cat'\); add") as error:

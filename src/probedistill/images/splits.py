@@ -285,7 +285,8 @@ def _check_enough(
     small = np.flatnonzero(counts < least)
     if len(small):
         count = int(counts[small[0]])
-        others = f" ({len(small) - 1} more classes have too few)" if len(small) > 1 else ""
+        more = counted(len(small) - 1, "more class has", "more classes have")
+        others = f" ({more} too few)" if len(small) > 1 else ""
         need = f"at least {least} are needed" + (" to hold one out for testing" if held_out else "")
         raise UserError(
             f"class {images.class_names[small[0]]!r} has {counted(count, 'image')} "
