@@ -30,7 +30,7 @@ from probedistill.show.figures import (
     on_one_page,
     save_figures,
 )
-from probedistill.show.scene import Path, Words, text_width, wrapped
+from probedistill.show.scene import Dot, Path, Words, text_width, wrapped
 from probedistill.show.tables import Table
 from probedistill.text import printable
 
@@ -390,6 +390,15 @@ def test_names_are_never_set_by_latex(tmp_path):
     with mpl.rc_context({"text.usetex": True}):
         on_one_page([figure(heat_map(["100%", "a_b"], ["#1", "x^2"]))]).savefig(tmp_path / "figure.png")
     assert Image.open(tmp_path / "figure.png").size[0] > 100
+
+
+def test_a_line_of_one_point_is_a_dot_in_the_legend():
+    lines = [Line(str(count), np.arange(count), np.arange(count), ("",) * count) for count in (1, 2)]
+    scene = scene_of(Curve(tuple(lines), "x", "y"))
+    names = [mark for mark in scene.marks if isinstance(mark, Words)][:2]
+    assert [name.text for name in names] == ["1", "2"]
+    beside = [mark for mark in scene.marks if isinstance(mark, Dot) and abs(mark.y - names[0].y) < 3]
+    assert [dot.x < names[0].x for dot in beside] == [True], "and none beside the name of the line"
 
 
 @given(st.lists(st.tuples(st.floats(1, 1e6), st.floats(0, 100), names), min_size=1, max_size=8), st.booleans())

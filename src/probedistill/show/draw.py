@@ -448,7 +448,8 @@ def _bars_across(scene: Scene, drawing: Bars, colours: dict[str, str], ends: tup
 def _curve(drawing: Curve) -> Scene:
     scene = Scene(width=WIDTH)
     looks = [(colour(i), _DASHES[i % len(_DASHES)]) for i in range(len(drawing.lines))]
-    _legend(scene, ((line.name, _sample(*look, joined=line.joined)) for line, look in zip(drawing.lines, looks)), 28.0)
+    samples = [_sample(*look, joined=line.joined and len(line.x) > 1) for line, look in zip(drawing.lines, looks)]
+    _legend(scene, zip((line.name for line in drawing.lines), samples), 28.0)
     every = [np.asarray(line.x, dtype=np.float64) for line in drawing.lines]
     log_x = drawing.log_x and any((x > 0).any() for x in every)
     xs = _range(*((x[x > 0] if log_x else x) for x in every))
