@@ -508,6 +508,9 @@ def test_real_images_must_be_the_runs_own(distilled, run_cli, tmp_path, photos):
         )
         error = run_cli(*arguments, "--trust").error()
         assert "was not made with the encoder in its config.yaml; restore the file or leave" in error
+        (distilled / "config.yaml").write_text(re.sub("(?m)^images: .*\n", "", config))
+        error = run_cli(*arguments, "--trust").error()
+        assert "names no images: the run was made from statistics or from other sets; leave --real-images out" in error
         (distilled / "config.yaml").unlink()
         error = run_cli("report", distilled, "--real-images", "--out", tmp_path / "r.html").error()
         assert "has no config.yaml" in error

@@ -100,6 +100,8 @@ def _images_config(path: Path) -> ImagesConfig:
     if "data_dir" in known:
         known["data_dir"] = Path(str(known["data_dir"]))
     hint = f"leave {option('real_images', True)} out"
+    if "images" not in known:
+        raise UserError(f"{called} names no images: the run was made from statistics or from other sets; {hint}")
     with explained(f"{called} does not say which images the run used", TypeError, ValueError, hint=hint):
         return ImagesConfig(**known)
 
