@@ -124,6 +124,14 @@ def test_columns_with_equal_names_lose_no_cell():
     assert table.records() == [{"class": "a", "p": "1", "class (2)": "b", "p (2)": "2", "p (3)": "3"}]
 
 
+def test_columns_of_text_share_the_room():
+    rows = (("a", "word " * 20, "224 px", "other " * 20),)
+    lines = as_text(Table("", ("name", "what", "input", "more"), rows, left=4).fitting(60), width=60).splitlines()
+    assert "224 px" in "\n".join(lines)
+    _, what, _, more = (len(part) for part in lines[0].strip("┏┓").split("┳"))
+    assert abs(what - more) <= 1
+
+
 def test_a_table_in_a_file_is_wider_than_the_page_rather_than_a_line_for_each_cell():
     lines = as_text(_SCORES.fitting(50, or_wider=True), width=50, soft_wrap=True).split("\n")
     assert sum("trained on" in line for line in lines) == 1

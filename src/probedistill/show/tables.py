@@ -93,15 +93,25 @@ class Table:
             return lines
         room = max(room, 0)
         # rich narrows columns without regard to their least widths, and is then too wide. Here, room goes first to
-        # numbers, then to headings up to nine letters, to text, and to the rest of the headings.
+        # numbers, then to headings up to nine letters, to text (narrow columns first), and to the rest of the headings.
         heads = [_widest([column]) for column in self.columns]
         bodies = [_widest([row[number] for row in self.rows]) for number in range(each)]
-        text = [(n, bodies[n]) for n in range(each) if self._is_text(n)]
-        numbers = [(n, bodies[n]) for n in range(each) if not self._is_text(n)]
-        for number, wish in [*numbers, *((n, min(heads[n], 9)) for n in range(each)), *text, *enumerate(heads)]:
+        text = [n for n in range(each) if self._is_text(n)]
+        numbers = [n for n in range(each) if n not in text]
+
+        def give(number: int, wish: int) -> None:
+            nonlocal room
             more = min(room, max(0, wish - widths[number]))
             widths[number] += more
             room -= more
+
+        for number, wish in [*((n, bodies[n]) for n in numbers), *((n, min(heads[n], 9)) for n in range(each))]:
+            give(number, wish)
+        while room and (cramped := [n for n in text if widths[n] < bodies[n]]):
+            narrowest = min(cramped, key=widths.__getitem__)
+            give(narrowest, widths[narrowest] + 1)
+        for number, wish in enumerate(heads):
+            give(number, wish)
         columns, *rows = (
             tuple(_broken(cell, width) for cell, width in zip(row, widths, strict=True))
             for row in (self.columns, *self.rows)
