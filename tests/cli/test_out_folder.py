@@ -118,6 +118,23 @@ def test_folder_of_something_else_is_left_alone(distil_cli, out, arguments, name
     assert [p for p in out.rglob("*") if p.is_file()] == [out / name]
 
 
+def test_what_systems_add_does_not_fill_a_folder(distil_cli, run_cli, photos, tmp_path):
+    """Finder writes .DS_Store into a folder that it has shown."""
+    places = {name: tmp_path / name for name in ("run", "export", "saved", "composed")}
+    for place in places.values():
+        (place / "@eaDir").mkdir(parents=True)
+        for name in (".DS_Store", "._x", "desktop.ini"):
+            (place / name).write_text("x")
+    assert distil_cli("--out", places["run"]).code == 0
+    assert run_cli("export", places["run"], "--out", places["export"]).code == 0
+    images = ("--images", f"folder:{photos}", "--encoder", TINY)
+    assert run_cli("baseline", "--save", "random", *images, "--out", places["saved"]).code == 0
+    assert run_cli("compose", "--foregrounds", f"folder:{photos}", "--out", places["composed"]).code == 0
+    assert len(DistilledSet.load(places["run"])) == len(DistilledSet.load(places["saved"])) == 2
+    assert len(DistilledSet.load(places["export"])) == 2
+    assert (places["composed"] / "groups.csv").exists()
+
+
 @pytest.mark.slow
 def test_a_folder_in_use_by_another_process(fork, run_cli, photos, tmp_path):
     out = tmp_path / "run"

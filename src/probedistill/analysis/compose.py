@@ -23,7 +23,7 @@ from ..machine.progress import ProgressBar
 from ..seeds import Stream, seed_of
 from ..show.results import Result
 from ..show.tables import Table
-from ..store.files import cannot_write, check_writable, whole_folder, without_traces
+from ..store.files import cannot_write, check_writable, is_empty, whole_folder, without_traces
 from ..store.layout import unique_names
 from ..store.records import Count, write_record
 from ..store.run_record import ImagesRecord
@@ -98,7 +98,7 @@ def compose(
     config = with_options(config or ComposeConfig(), options, "compose")
     config.check()
     out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and (not out.is_dir() or not is_empty(out)):
         raise UserError(f"out {str(out)!r} is not an empty folder; choose another one")
     if out.resolve() == Path.cwd():  # the finished folder is renamed to it
         raise UserError(f"out {str(out)!r} is the folder that you are in; name a new one")

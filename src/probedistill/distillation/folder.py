@@ -33,7 +33,7 @@ from ..store.distilled import DamagedImagesError, DistilledSet, rebuilt
 from ..store.files import (
     cannot_write,
     check_writable,
-    leftovers,
+    is_empty,
     remove_folder,
     remove_leftovers,
     sync_folder,
@@ -199,8 +199,7 @@ class RunFolder(NoFolder):
         try:
             if self.path.exists() and not self.path.is_dir():
                 raise UserError(f"{out} is a file; choose another folder")
-            ours = {self.path / LOCK, *leftovers(self.path)}
-            empty = not self.path.exists() or set(self.path.iterdir()) <= ours
+            empty = not self.path.exists() or is_empty(self.path, claimed=True)
         except PermissionError as error:
             raise UserError(f"{out} cannot be read: {error.strerror}; choose another folder") from error
         run = None if empty else self._known_run()

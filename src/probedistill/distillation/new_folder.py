@@ -13,7 +13,7 @@ from ..features.statistics import ClassStatistics, save_in_run
 from ..show.previews import save_preview
 from ..store.card import Licence
 from ..store.distilled import DistilledSet
-from ..store.files import check_writable, whole_folder, without_traces
+from ..store.files import check_writable, is_empty, whole_folder, without_traces
 from ..store.layout import CONFIG
 
 
@@ -54,6 +54,6 @@ def write_set(
 
 def check_free(out: Path) -> None:
     """Raise `UserError` unless a folder can be written and is empty."""
-    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+    if out.is_file() or (out.is_dir() and not is_empty(out)):
         raise UserError(f"out {str(out)!r} already exists; give another folder")
     check_writable(out)

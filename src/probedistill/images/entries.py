@@ -42,7 +42,9 @@ _HIDDEN = (
 _HIDDEN_FILES = ("._", ".trashed-", ".pending-", ".thumb")
 """How hidden files with image names begin: macOS metadata, Android's bin, thumbnails."""
 
-_SYSTEM_FILES = frozenset({"thumbs.db", "thumbs.db:encryptable", "ehthumbs.db", "desktop.ini", "icon\r"})
+_SYSTEM_FILES = frozenset(
+    {".ds_store", ".localized", "thumbs.db", "thumbs.db:encryptable", "ehthumbs.db", "desktop.ini", "icon\r"}
+)
 _SIDECARS = frozenset(
     [
         ".txt", ".json", ".jsonl", ".parquet", ".csv", ".md", ".xml", ".yaml", ".yml",
@@ -97,6 +99,11 @@ def is_run(folder: Path) -> bool:
 def is_system_folder(name: str) -> bool:
     """Whether an operating system or a NAS box adds folders of that name."""
     return name.lower() in SYSTEM_FOLDERS or _OF_WINDOWS.fullmatch(name) is not None
+
+
+def is_of_a_system(name: str) -> bool:
+    """Whether an operating system or a NAS box adds files or folders of that name."""
+    return name.lower() in _SYSTEM_FILES or name.startswith("._") or is_system_folder(name)
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:

@@ -37,8 +37,8 @@ from ..methods import plain
 from ..seeds import Stream
 from ..store.card import Licence, held_out_in, licence_of
 from ..store.distilled import DistilledSet, Encoded, as_set
-from ..store.files import check_writable, leftovers, remove_leftovers
-from ..store.layout import CONFIG, EVALUATIONS, HELD_OUT, LOCK
+from ..store.files import check_writable, is_empty, remove_leftovers
+from ..store.layout import CONFIG, EVALUATIONS, HELD_OUT
 from ..store.locks import claimed
 from ..store.named import run_folder
 from ..store.pixels import decode_files, to_8_bits
@@ -322,7 +322,7 @@ def _check(
 def _check_folder(folder: Path, overwrite: bool) -> None:
     """Raise `UserError` for a folder that cannot be written or contains anything but an export; change nothing."""
     check_writable(folder)
-    if not folder.exists() or set(folder.iterdir()) <= {folder / LOCK, *leftovers(folder)}:
+    if not folder.exists() or is_empty(folder, claimed=True):
         return
     run = None
     with suppress(UserError):

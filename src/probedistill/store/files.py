@@ -22,9 +22,10 @@ from pathlib import Path
 import psutil
 
 from ..errors import UserError, explained, first_line
+from ..images.entries import is_of_a_system
 from ..machine.places import hindrance
 from ..machine.threads import Workers
-from .layout import check_beside_images
+from .layout import LOCK, check_beside_images
 from .named import check_own, check_path
 
 _FIRST = 64  # bytes that tell the kind of a file
@@ -175,6 +176,17 @@ def remove_leftovers(folder: Path, older_than: float = 0.0) -> None:
         else:
             with suppress(OSError):
                 path.unlink()
+
+
+def is_empty(folder: Path, *, claimed: bool = False) -> bool:
+    """Whether a folder contains nothing but what systems add, such as ``.DS_Store``.
+
+    Args:
+        folder: The folder.
+        claimed: Whether this process has claimed it: what processes of ours leave does not count then.
+    """
+    ours = {folder / LOCK, *leftovers(folder)} if claimed else set()
+    return all(path in ours or is_of_a_system(path.name) for path in folder.iterdir())
 
 
 def check_writable(folder: Path) -> None:
