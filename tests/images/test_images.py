@@ -207,6 +207,19 @@ def test_a_jpeg_is_read_without_its_end_mark_but_refused_without_pixels(kind, si
         assert found == whole, left
 
 
+@pytest.mark.parametrize("kind", _KINDS_OF_JPEG, ids=str)
+def test_zeros_in_place_of_the_end_of_a_jpeg(kind):
+    """As a download leaves a file that was made in full size at first, or a disk one that it lost a block of."""
+    content = encoded(class_image(0, size=64), "JPEG", **{"quality": 85, **kind})
+    whole = decode_image(content)
+    for padded in (content + bytes(3000), content[:-2] + bytes(3000), content + b"a video" + bytes(3000)):
+        assert decode_image(padded) == whole
+        assert decode_image(io.BytesIO(padded)) == whole
+    for left in (len(content) * 2 // 3, len(content) - 50):
+        with pytest.raises(UnreadableImageError, match="damaged or truncated"):
+            decode_image(content[:left] + bytes(len(content)))
+
+
 def test_a_progressive_jpeg_without_its_last_scans_is_refused():
     content = encoded(class_image(0), "JPEG", progressive=True)
     scans = [match.start() for match in re.finditer(rb"\xff\xda", content)]

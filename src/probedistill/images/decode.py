@@ -25,7 +25,7 @@ from PIL import Image, ImageOps
 
 from ..text import one_line
 from .foreign import RAW, is_raw, what_it_is
-from .repair import JPEG, PNG, is_webp, jpeg_with_ends, png_without_metadata, webp_of_whole_chunks
+from .repair import JPEG, PNG, is_webp, jpeg_before_zeros, jpeg_with_ends, png_without_metadata, webp_of_whole_chunks
 
 MAX_PIXELS = 64_000_000
 """Images with more pixels than this are refused from their header, before any pixel is decoded."""
@@ -174,7 +174,8 @@ def reason_of(error: Exception) -> str:
 
 def _decode_stream(file: BinaryIO, called: str) -> Image.Image:
     try:
-        return _decode_once(file)
+        image = _decode_once(file)
+        return image if (cut := jpeg_before_zeros(file)) is None else _whole(cut)
     except (MemoryError, _RefusedError):
         raise
     except Exception as error:
@@ -182,16 +183,29 @@ def _decode_stream(file: BinaryIO, called: str) -> Image.Image:
         head = file.read(64)
         image = None
         if head.startswith(PNG):
-            image = _first(png_without_metadata(head + file.read(_MAX_FILE_BYTES)))
+            image = _first(png_without_metadata(_content(file)))
         elif is_webp(head):
-            image = _first([webp_of_whole_chunks(head + file.read(_MAX_FILE_BYTES))])
+            image = _first([webp_of_whole_chunks(_content(file))])
         elif head.startswith(JPEG) and isinstance(error, OSError):
-            image = _same_of_all(jpeg_with_ends(head + file.read(_MAX_FILE_BYTES)))
+            image = _same_of_all(jpeg_with_ends(jpeg_before_zeros(file) or _content(file)))
         elif isinstance(error, PIL.UnidentifiedImageError) and (what := what_it_is(called, head)) is not None:
             raise _RefusedError(what) from error
         if image is None:
             raise
         return image
+
+
+def _content(file: BinaryIO) -> bytes:
+    file.seek(0)
+    return file.read(_MAX_FILE_BYTES)
+
+
+def _whole(cut: bytes) -> Image.Image:
+    """The image of a JPEG before the zeros at its end, which the decoder takes for pixels."""
+    image = _same_of_all(jpeg_with_ends(cut))
+    if image is None:
+        raise _RefusedError("damaged or truncated (zeros in place of its last pixels)")
+    return image
 
 
 _DAMAGE = (ValueError, SyntaxError, OSError, struct.error)

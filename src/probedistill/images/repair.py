@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import struct
 from collections.abc import Iterator
+from typing import BinaryIO
 
 import numpy as np
 
@@ -90,6 +92,33 @@ def jpeg_with_ends(jpeg: bytes) -> Iterator[bytes]:
     fills = np.random.default_rng(0).integers(0, 255, (4, 4096), dtype=np.uint8)
     for ending in (b"", *(mark + fill.tobytes() for mark in (b"", restart) for fill in fills)):
         yield jpeg + ending + b"\xff\xd9"
+
+
+def jpeg_before_zeros(file: BinaryIO) -> bytes | None:
+    """A JPEG without the zeros at its end, which a stopped download or a lost disk block leaves; ``None`` for others.
+
+    If the end mark comes before the zeros, the JPEG is whole.
+    """
+    file.seek(0)
+    if file.read(2) != JPEG:
+        return None
+    file.seek(-2, os.SEEK_END)
+    if file.read(2) != b"\0\0":
+        return None
+    file.seek(0)
+    jpeg = file.read().rstrip(b"\0")
+    place = len(JPEG)
+    for _ in range(_MOST_SEGMENTS):
+        end = place + 2 + int.from_bytes(jpeg[place + 2 : place + 4], "big")
+        if jpeg[place : place + 1] != b"\xff" or jpeg[place + 1 : place + 2] == b"\xd9" or end > len(jpeg):
+            return None
+        if jpeg[place + 1 : place + 2] == b"\xda":
+            mark = _MARK.search(jpeg, end)
+            if mark is None:
+                return jpeg
+            end = mark.start()
+        place = end
+    return None
 
 
 def _last_scan(jpeg: bytes) -> int | None:
