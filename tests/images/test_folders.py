@@ -8,6 +8,7 @@ import re
 import subprocess
 import unicodedata
 import warnings
+import zipfile
 
 import pytest
 
@@ -134,6 +135,46 @@ def test_photos_and_their_masks_are_no_classes(tmp_path, folders, split):
     assert classes_of(tmp_path, classes=list(folders)) == folders
     tree(tmp_path, f"{split}gloves")
     assert len(classes_of(tmp_path)) == len(folders) + 1
+
+
+def test_shards_of_a_download_are_no_classes(tmp_path):
+    tree(tmp_path, "00000", "00001", "00002")  # numbers alone may be classes
+    assert classes_of(tmp_path) == ("00000", "00001", "00002")
+    for number in range(3):
+        (tmp_path / f"{number:05d}_stats.json").write_text("{}")
+    with pytest.raises(UserError, match=r"'00000' and 2 more are shards of img2dataset, not .*labelled_images"):
+        load_images(f"folder:{tmp_path}")
+    assert classes_of(tmp_path, classes=["00000", "00002"]) == ("00000", "00002")
+
+
+def test_packed_photos_are_to_be_unpacked(tmp_path):
+    tree(tmp_path, "cat", "dog")
+    (tmp_path / "dog" / "more.zip").write_bytes(b"PK\3\4")
+    with pytest.warns(UserWarning, match=r"ignoring archives \(unpack them\): 'dog/more\.zip'"):
+        assert len(load_images(f"folder:{tmp_path}")) == 8
+    (tmp_path / "hen").mkdir()
+    (tmp_path / "hen" / "photos.tar.gz").write_bytes(b"\x1f\x8b")
+    with (
+        pytest.warns(UserWarning, match=r"archives \(unpack them\): 'dog/more\.zip' and 1 more"),
+        pytest.raises(UserError, match="'hen' has 0 images"),
+    ):
+        load_images(f"folder:{tmp_path}", min_per_class=1)
+
+
+@pytest.mark.parametrize("kind", ["folder", "hf"])
+def test_a_packed_set_is_to_be_unpacked(tmp_path, kind):
+    if kind == "hf":
+        pytest.importorskip("datasets")
+    tree(tmp_path / "tree", "data/cat", "data/dog")
+    place = tmp_path / "downloads"
+    place.mkdir()
+    with zipfile.ZipFile(place / "data.zip", "w") as packed:
+        for path in (tmp_path / "tree").rglob("*.png"):
+            packed.write(path, path.relative_to(tmp_path / "tree"))
+    with pytest.raises(UserError, match=r"'data\.zip'; unpack it|unpack 'data\.zip' and give folder:PATH"):
+        load_images(f"{kind}:{place}")
+    with pytest.raises(UserError, match="is an archive; unpack it and give"):
+        load_images(f"{kind}:{place / 'data.zip'}")
 
 
 @pytest.mark.parametrize("folders", [("test1", "train"), ("test_images", "train_images"), ("train2017", "val2017")])

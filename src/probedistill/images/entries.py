@@ -51,6 +51,7 @@ _SIDECARS = frozenset(
         ".aae", ".xmp", ".ini", ".lnk", ".url", ".identifier",  # photo programs and Windows
     ]
 )  # fmt: skip
+_ARCHIVES = frozenset([".7z", ".bz2", ".gz", ".rar", ".tar", ".tgz", ".xz", ".zip", ".zst"])
 RUNS = "runs of probedistill"  # their images are not photos
 _DEEPEST = 50  # folders inside a class folder
 
@@ -131,6 +132,16 @@ def has_images(folder: Path, depth: int = 3) -> bool:
     return depth > 0 and any(has_images(Path(entry.path), depth - 1) for entry in entries if _is_class_like(entry))
 
 
+def is_archive(name: str) -> bool:
+    """Whether a name is that of an archive or another packed file."""
+    return os.path.splitext(name)[1].lower() in _ARCHIVES
+
+
+def archive_in(folder: Path) -> str | None:
+    """The name of the first archive in a folder."""
+    return next((entry.name for entry in listing(folder) if is_archive(entry.name) and not is_folder(entry)), None)
+
+
 def _is_image_name(name: str) -> bool:
     return name.rpartition(".")[2].lower() in IMAGE_SUFFIXES and "." in name
 
@@ -209,6 +220,8 @@ def image_files(folder: Path, prefix: str, left_out: LeftOut) -> Iterator[str]:
             elif is_folder(entry):
                 if not is_system_folder(entry.name):
                     (linked if entry.is_symlink() else real).append((here / entry.name, relative, depth + 1))
+            elif is_archive(entry.name):
+                left_out.add("archives (unpack them)", relative)
             elif _is_image(entry):
                 yield relative
 

@@ -16,7 +16,19 @@ from ..errors import UserError, option
 from ..machine.places import at_home
 from ..text import and_more, as_utf8
 from .contents import digests_of_files
-from .entries import RUNS, LeftOut, add_others, has_images, image_files, is_folder, is_run, listing, subfolders
+from .entries import (
+    RUNS,
+    LeftOut,
+    add_others,
+    archive_in,
+    has_images,
+    image_files,
+    is_archive,
+    is_folder,
+    is_run,
+    listing,
+    subfolders,
+)
 from .labelled import LabelledImages, check_class_names, check_classes, classes_argument, digest_of, plain_name
 from .sources import ALIASES, FOLDER_SPLITS, WHOLE, ItemLoader, Source, described
 
@@ -49,7 +61,8 @@ def folder_source(place: str, config: ImagesConfig) -> Source:
         hint = "it is a broken link" if os.path.islink(root) else hint
         raise UserError(f"images {config.images!r}: no such folder; {hint}")
     if not root.is_dir():
-        raise UserError(f"images {config.images!r} is a file; give the folder with one folder per class")
+        way_out = "an archive; unpack it and give its" if is_archive(root.name) else "a file; give the"
+        raise UserError(f"images {config.images!r} is {way_out} folder with one folder per class")
     if is_run(root):
         raise UserError(f"images {config.images!r} is a run of probedistill; give its images, folder:{root / 'images'}")
     return _FolderSource(root, config)
@@ -92,6 +105,7 @@ class _FolderSource(Source):
                 labels += [label] * len(found)
         if classes is None:
             _check_no_masks(class_names, self.spec)
+            _check_no_downloads(parent, class_names, self.spec)
         add_others(parent, left_out, hidden=classes is None)
         left_out.warn(self.spec)
         if classes is None:
@@ -292,6 +306,16 @@ def _check_no_masks(folders: Collection[str], spec: str) -> None:
         )
 
 
+def _check_no_downloads(parent: Path, folders: Collection[str], spec: str) -> None:
+    """Refuse the folders of img2dataset, 00000 and so on: photos in the order in which they were downloaded."""
+    first = next(iter(folders), "")
+    if first.isdecimal() and all(os.path.exists(parent / f"{name}_stats.json") for name in folders):
+        raise UserError(
+            f"images {spec!r}: the folders {first!r}{and_more(len(folders))} are shards of img2dataset, not classes; "
+            f"{_BY_FILE}"
+        )
+
+
 def _share_classes(splits: Mapping[str, Collection[str]]) -> bool:
     """Whether two different splits (not train and training) have a class of the same name."""
     of_kinds = [set[str]() for _ in ALIASES]
@@ -309,6 +333,8 @@ def _label_file(folder: Path) -> str | None:
 
 
 def _beside_classes(folder: Path) -> str:
-    """The end of an error about a folder with too few class folders, if it has a label file; else nothing."""
-    file = _label_file(folder)
+    """The end of an error about a folder with too few class folders, if it has an archive or labels; else nothing."""
+    file, packed = _label_file(folder), archive_in(folder)
+    if packed:
+        return f" next to {as_utf8(packed)!r}; unpack it"
     return f" next to {file!r}; {_BY_FILE}" if file else ""

@@ -30,7 +30,7 @@ from ..methods import check_name
 from ..text import and_more, counted, one_line
 from .contents import UNREADABLE, digest_of_bytes, digests_of_files, remembered
 from .decode import UnreadableImageError, decode_image
-from .entries import images_below, is_system_folder
+from .entries import archive_in, images_below, is_archive, is_system_folder
 from .labelled import LabelledImages, digest_of
 from .sources import Source, described
 
@@ -79,6 +79,8 @@ def _opened(place: str, config: ImagesConfig, datasets: Any) -> Any:
     """The splits of a data set by name, as `datasets` reads them."""
     local = at_home(Path(place))
     is_here = local.is_dir()
+    if local.is_file() and is_archive(local.name):
+        raise UserError(f"images {config.images!r} is an archive; unpack it and give {_UNPACKED}")
     if local.is_file():
         raise UserError(f"images {config.images!r} is a file; give its folder, hf:{local.parent}")
     way_out = "check the name, or give a folder with the data set, as hf:FOLDER"
@@ -103,6 +105,8 @@ def _read(place: str, config: ImagesConfig, datasets: Any) -> Any:
             way_out = "the package datasets keeps a copy: set HF_HOME to a writable folder with free space"
         elif os.path.isdir(place) and images_below(Path(place)):
             way_out = f"correct its files, or give folder:{place} if it has one folder per class"
+        elif os.path.isdir(place) and (packed := archive_in(Path(place))):
+            way_out = f"unpack {packed!r} and give {_UNPACKED}"
         raise UserError(f"images {config.images!r} cannot be loaded ({why}); {way_out}") from error
     _check_one_order(builder, splits, config, datasets)
     if any(config.label_column in data.column_names for data in splits.values()):
@@ -110,6 +114,7 @@ def _read(place: str, config: ImagesConfig, datasets: Any) -> Any:
     return splits
 
 
+_UNPACKED = "folder:PATH if it has one folder per class, else hf:PATH"
 _UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.ENOENT)
 _OF_SAVE_TO_DISK = ("dataset_dict.json", "state.json")
 
