@@ -172,3 +172,14 @@ def test_a_run_among_its_images_would_be_a_class(run_cli, photos, tmp_path):
     arguments[2], arguments[-1] = f"folder:{photos / 'train'}", photos / "train" / "a" / "b"
     assert "would count as a class" in run_cli(*arguments).error()
     assert sorted(path.name for path in (photos / "train").iterdir()) == ["cat", "dog"]
+
+
+@pytest.mark.parametrize("place", [".", "cache", "cat/cache"])
+def test_a_cache_among_the_images_would_be_a_class(run_cli, photos, tmp_path, place):
+    root = photos / "train"
+    arguments = ("features", "--images", f"folder:{root}", "--encoder", TINY, "--cache", root / place)
+    assert "is inside the images" in (error := run_cli(*arguments).error())
+    assert error.startswith("probedistill: error: cache ")
+    assert sorted(path.name for path in root.iterdir()) == ["cat", "dog"]
+    assert not (root / "cat" / "cache").exists()
+    assert run_cli(*arguments[:-1], photos / "cache").code == 0  # next to the splits

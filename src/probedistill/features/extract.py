@@ -18,6 +18,7 @@ from ..encoders.encoder import Encoder, check_encoder
 from ..errors import UserError, explained, option
 from ..images.decode import UnreadableImageError
 from ..images.labelled import LabelledImages, check_labelled
+from ..images.sources import check_outside
 from ..machine.places import cache_folder, checked_cache
 from ..machine.processes import ALONE, Processes
 from ..machine.progress import ProgressBar
@@ -89,7 +90,9 @@ def extract_features(
     if not len(images):
         raise UserError(f"images {images.spec!r} ({images.split}) have no images to encode; give some")
     files = bank_files(encoder, images, views, augment, seed, cache, dtype, shard_size)
-    checked_cache(cache, writes=files.passes > 0)
+    place = checked_cache(cache, writes=files.passes > 0)
+    if files.passes:
+        check_outside(place / "features", images, called="cache")
     remove_leftovers(files.folder, older_than=3600)  # younger files may belong to a running process
     own = _own_shards(files, processes)
     hold = bytes_of(len(images), views, encoder.dim) <= (comfortable_bytes() if max_memory is None else max_memory)

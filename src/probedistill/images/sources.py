@@ -329,12 +329,13 @@ def open_source(config: ImagesConfig) -> Source:
     return source
 
 
-def check_outside(out: Path, images: LabelledImages) -> None:
+def check_outside(out: Path, images: LabelledImages, *, called: str = "out") -> None:
     """Refuse a folder for results that would be read as images the next time.
 
     Args:
         out: The folder.
         images: What is read.
+        called: The argument that errors name.
 
     Raises:
         UserError: The folder is inside the images and would count as a class.
@@ -349,7 +350,8 @@ def check_outside(out: Path, images: LabelledImages) -> None:
     has_splits = first == split and first.lower() in FOLDER_SPLITS and (root / first).is_dir()
     if not has_splits or inside.relative_to(root).parts[0].lower() in FOLDER_SPLITS:  # next to splits it does no harm
         raise UserError(
-            f"out {str(out)!r} is inside the images {images.spec!r} and would count as a class; choose another folder"
+            f"{called} {str(out)!r} is inside the images {images.spec!r} and would count as a class; choose another "
+            "folder"
         )
 
 
