@@ -108,7 +108,11 @@ def test_demo_on_a_folder(run_cli, photos, out):
     for text in ("distilled", "random real", "centroids", "full real data", str(out / "preview.png")):
         assert text in result.out
     assert len(Image.open(out / "preview.png").getcolors(10**6)) > 10
-    assert run_cli(*demo).code == 0  # an earlier demo is replaced
+    assert run_cli(*demo).code == 0  # the same demo again
+    before = (out / "run.json").read_bytes()
+    error = run_cli(*demo[:-4], "--steps", 4, "--out", out).error()
+    assert "holds a run with steps 3, now 4; repeat its settings, or" in error
+    assert (out / "run.json").read_bytes() == before
     result = run_cli(*demo[:-4], "--steps", 0, "--out", out)
     assert "steps 0 must be at least 1" in result.error()
 

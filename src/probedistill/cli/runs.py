@@ -472,6 +472,9 @@ def info(folder: Path) -> None:
     show(run_info(folder))
 
 
+_DEMO = Path("demo-run")
+
+
 @command()
 def demo(
     *,
@@ -480,7 +483,7 @@ def demo(
     input_size: int | None = None,
     method: str = "auto",
     steps: int = 200,
-    out: Path = Path("demo-run"),
+    out: Path = _DEMO,
     seed: int = 0,
     progress: Progress = True,
 ) -> None:
@@ -501,7 +504,8 @@ def demo(
     steps:
         Optimisation steps.
     out:
-        Folder of the run. An earlier demo in it is replaced.
+        Folder of the run. In demo-run an earlier demo is replaced; in another folder the same demo is continued, and
+        any other run is refused.
     seed:
         Seed of all random numbers.
     """
@@ -519,7 +523,7 @@ def demo(
     model_config = encoder_config(encoder)
     model_config.input_size = input_size or model_config.input_size or hints.input_size
     image_config = ImagesConfig(images=images)
-    run = RunConfig(out=out, overwrite=True, progress=progress)
+    run = RunConfig(out=out, overwrite=out == _DEMO, resume=out != _DEMO, progress=progress)
     distilled = run_distill(image_config, model_config, settings, run=run)
     train, test = load_splits(image_config, progress=progress)
     model = load_encoder(model_config)
