@@ -614,5 +614,5 @@ def test_confusions_between_classes_are_drawn(run, report):
     replace(found, rows=(first, *found.rows[1:])).save(path)
     text = report(run).text
     assert "Confusion matrix" in text
-    assert "25.0% of" in text
+    assert "25.0% of class" in text
     assert "are classified as cat" in text

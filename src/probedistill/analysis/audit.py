@@ -264,8 +264,8 @@ class Audit(Analysis):
             name: np.array([100 * one.matches[name].relative_share for one in shown.values()]) for name in self.measures
         }
         summary = (
-            f"{len(self.suspects)} of {len(self.audited)} synthetic images visibly resemble one particular photo: "
-            f"their nearest photo stands out more than for {100 * (1 - RARE):.0f}% of the photos. Short bars are "
+            f"{len(self.suspects)} of {len(self.audited)} synthetic images visibly resemble one particular photo (it "
+            f"stands out more than the nearest photo of {100 * (1 - RARE):.0f}% of the photos). Short bars are "
             "suspect; long ones do not guarantee that nothing can be recovered."
         )
         if len(shown) < len(self.audited):

@@ -342,7 +342,7 @@ class Evaluation(Result):
         r, k = np.unravel_index(wrong.argmax(), wrong.shape)
         summary = f"Percentage of test images of each class (row) that the {row.probe} probe assigns to each class."
         if wrong[r, k] > 0:
-            summary += f" The largest error: {percent(wrong[r, k])}% of {names[r]} are classified as {names[k]}."
+            summary += f" The largest error: {percent(wrong[r, k])}% of class {names[r]} are classified as {names[k]}."
         text = tuple(tuple(NOTHING if np.isnan(v) else f"{100 * v:.0f}" for v in line) for line in shares)
         drawing = HeatMap(
             names, names, 100 * shares, text=text, unit="%", limits=(0, 100), framed=np.eye(len(names)) > 0
