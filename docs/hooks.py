@@ -66,7 +66,7 @@ def _output(output: Any) -> str:
         return f'<img alt="output" src="data:image/png;base64,{data["image/png"].strip()}">'
     if "text/html" in data:
         in_one_line = re.sub(r"\n\s*", " ", data["text/html"])
-        return f'<div class="output">\n{in_one_line}\n</div>'
+        return f'<div class="output" style="overflow-x:auto">\n{in_one_line}\n</div>'
     return f"<pre><code>{html.escape(data.get('text/plain', '')).strip()}</code></pre>"  # a code box scrolls
 
 

@@ -76,6 +76,7 @@ def test_the_site_builds_without_a_warning(tmp_path):
         assert f'id="probedistill.{public}"' in pages["api/index.html"], f"{public} is missing in docs/api.md"
     assert "<pre>" in pages["digits/index.html"]
     assert "<pre>(" not in pages["digits/index.html"], "text of a notebook has a box that scrolls"
+    assert '<div class="output">' not in pages["digits/index.html"], "and so have its tables"
     loaded = {
         url
         for text in pages.values()
