@@ -447,3 +447,16 @@ def test_a_set_without_an_image_of_a_class_is_one_line(encoder, photos):
     some = DistilledSet(torch.rand(1, 3, 32, 32), torch.tensor([1]), ("cat", "dog"))
     with pytest.raises(UserError, match="no image of class 'cat', but geometry needs one of each"):
         geometry(some, encoder, load_images(f"folder:{photos}"))
+
+
+def test_shares_are_rounded_alike_in_tables_and_in_sentences():
+    made = made_geometry(["cat", "dog"])
+    synthetic = replace(made.classes[0].synthetic, distance_quantile=0.075)
+    classes = tuple(replace(one, synthetic=synthetic) for one in made.classes)
+    test = replace(made.tests["periphery"], score=0.075, interval=(0.065, 0.125))
+    made = replace(made, classes=classes, tests={**made.tests, "periphery": test})
+    assert made.tables()[0].rows[0][1] == "0.07"
+    assert "than 7% of the real images of its class (95% interval 7 to 12;" in made.findings()[0]
+    plane, places = made.figures()
+    assert "than 7% of the real images" in plane.summary
+    assert places.table.rows[0] == ("cat", "7")

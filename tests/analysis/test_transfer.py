@@ -217,6 +217,18 @@ def test_cells_are_reused_if_everything_agrees(runs, data, other, tmp_path):
     assert changed.accuracy[0, 1, 0] == 0.015625
 
 
+def test_probes_without_epochs_keep_their_cells_with_other_epochs(runs, data, tmp_path):
+    def again(epochs, *probes):
+        options = {**QUICK, "seeds": 1, "baselines": ["full"], "full_views": 0}
+        return transfer(runs[:1], [TINY], *data, out=tmp_path / "out", probes=list(probes), epochs=epochs, **options)
+
+    again(1, "ridge", "sgd")
+    altered(tmp_path / "out")
+    found = again(2, "ridge", "sgd")
+    assert found.accuracy[0, 0, 0] == found.baselines["full"][0, 0] == 0.015625
+    assert 0.015625 not in (found.accuracy[1, 0, 0], found.baselines["full"][1, 0])
+
+
 def test_cells_of_a_probe_that_was_edited_are_scored_again(runs, data, tmp_path, monkeypatch):
     code = "from probedistill import LinearProbe as Mine\n"
     (tmp_path / "mine.py").write_text(code)

@@ -206,8 +206,8 @@ class Geometry(Analysis):
     def findings(self) -> list[str]:
         """The tests in words, a sentence each."""
         found = [
-            f"{name}: a synthetic image is {what} {100 * test.score:.0f}% of the real images of its class "
-            f"(95% interval {100 * test.interval[0]:.0f} to {100 * test.interval[1]:.0f}; random real images 50), "
+            f"{name}: a synthetic image is {what} {_percent(test.score)}% of the real images of its class "
+            f"(95% interval {_percent(test.interval[0])} to {_percent(test.interval[1])}; random real images 50), "
             f"{p_in_words(test.p)}"
             for name, (_, what) in _TESTED.items()
             for test in (self.tests[name],)
@@ -245,7 +245,7 @@ class Geometry(Analysis):
         summary = (
             f"{', '.join(counts)} images of {len(self.drawn)} classes, in the plane of the two largest principal "
             "components of the real ones. Stars are synthetic, diamonds are medoids. On average, a synthetic image is "
-            f"farther from its class mean than {100 * self.tests['periphery'].score:.0f}% of the real images."
+            f"farther from its class mean than {_percent(self.tests['periphery'].score)}% of the real images."
         )
         first, second = (
             f"{which} component: {100 * share:.0f}% of the variance of real images"
@@ -257,7 +257,7 @@ class Geometry(Analysis):
     def _places(self) -> Figure:
         test, drawn = self.tests["periphery"], [self.classes[c] for c in self.drawn]
         series = {"synthetic": np.array([100 * c.synthetic.distance_quantile for c in drawn])}
-        rows = tuple((c.name, f"{100 * c.synthetic.distance_quantile:.0f}") for c in drawn)
+        rows = tuple((c.name, _percent(c.synthetic.distance_quantile)) for c in drawn)
         summary = (
             f"The mean over {counted(len(self.classes), 'class', 'classes')} is {100 * test.score:.0f}% (95% interval "
             f"{100 * test.interval[0]:.0f} to {100 * test.interval[1]:.0f}), {p_in_words(test.p)}. Random real images "
@@ -270,6 +270,11 @@ class Geometry(Analysis):
             across=True,
         )  # fmt: skip
         return Figure(title, summary, bars, Table(title, ("class", *series), rows))
+
+
+def _percent(share: float) -> str:
+    """A share as a whole percent, rounded as tables round it: 0.075 is 0.07 there, so 7 here and not 8."""
+    return number(share if math.isnan(share) else 100 * float(number(share)), 0)
 
 
 _COLUMNS = {

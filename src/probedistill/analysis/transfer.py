@@ -23,7 +23,7 @@ from ..encoders.pool import EncoderPool
 from ..errors import UserError, by_caller, option
 from ..evaluation.cost import say_cost
 from ..evaluation.protocol import evaluate
-from ..evaluation.result import row_name
+from ..evaluation.result import OF_EPOCHS, row_name
 from ..evaluation.scorer import Scorer
 from ..evaluation.training_sets import RealImages, always, check_enough
 from ..features.bank import FeatureBank
@@ -32,7 +32,7 @@ from ..features.store import FeatureStore
 from ..images.labelled import LabelledImages, check_labelled
 from ..machine.progress import ProgressBar
 from ..machine.torch_state import own_torch_state
-from ..probes.kinds import PROBES, check_probes, kind_of, need_head, on_features
+from ..probes.kinds import PROBES, check_probes, has_epochs, kind_of, need_head, on_features
 from ..store.card import warn_of_seen
 from ..store.distilled import DistilledSet
 from ..store.run_record import ImagesRecord
@@ -122,6 +122,12 @@ def transfer(
     return matrix
 
 
+def _by_epochs(probes: Sequence[str]) -> list[tuple[str, ...]]:
+    """The probes without epochs, and those with epochs; without empty parts."""
+    parts = (tuple(probe for probe in probes if has_epochs(probe) == among) for among in (False, True))
+    return [part for part in parts if part]
+
+
 class _Bench:
     """The sets, the targets and the protocol of one matrix: which cells it has, and how each is scored."""
 
@@ -151,35 +157,36 @@ class _Bench:
 
     def _cells_of(self, t: int) -> Iterator[Cell]:
         """The cells of a target, in the order in which they are scored."""
-        own = tuple(probe for probe in self.config.probes if probe not in self._heads)
+        own = [probe for probe in self.config.probes if probe not in self._heads]
         real = {"train": self.train.fingerprint, "images_per_class": self.images_per_class}
         everything = list(range(len(self.sets)))
         sources: dict[str, list[int]] = {}
         for row, held in enumerate(self.sets):
             source = held.encoders[0].fingerprint
             sources.setdefault(source, []).append(row)
-            if own:
-                yield Cell("distilled", t, self._key("distilled", t, set=held.fingerprint), own, [row])
-            if self._heads:
-                key = self._key("inherited", t, set=held.fingerprint, source=source)
-                yield Cell("distilled", t, key, self._heads, [row], source, inherits=True)
+            for probes in _by_epochs(own):
+                yield Cell("distilled", t, self._key("distilled", t, probes, set=held.fingerprint), probes, [row])
+            for probes in _by_epochs(self._heads):
+                key = self._key("inherited", t, probes, set=held.fingerprint, source=source)
+                yield Cell("distilled", t, key, probes, [row], source, inherits=True)
                 for kind in ("random", "centroids"):
                     if kind in self.config.baselines:
-                        key = self._key(kind, t, head=held.head_fingerprint, source=source, **real)
-                        yield Cell(kind, t, key, self._heads, [row], source, inherits=True)
-        if "centroids" in self.config.baselines and own:
-            for source, rows in sources.items():
-                yield Cell("centroids", t, self._key("centroids", t, source=source, **real), own, rows, source)
-        if "random" in self.config.baselines and own:
-            yield Cell("random", t, self._key("random", t, **real), own, everything)
-        if "full" in self.config.baselines:
-            probes = tuple(on_features(self.config.probes))
-            yield Cell("full", t, self._key("full", t, **real), probes, everything)
+                        key = self._key(kind, t, probes, head=held.head_fingerprint, source=source, **real)
+                        yield Cell(kind, t, key, probes, [row], source, inherits=True)
+        for probes in _by_epochs(own):
+            for source, rows in sources.items() if "centroids" in self.config.baselines else ():
+                yield Cell(
+                    "centroids", t, self._key("centroids", t, probes, source=source, **real), probes, rows, source
+                )
+            if "random" in self.config.baselines:
+                yield Cell("random", t, self._key("random", t, probes, **real), probes, everything)
+        for probes in _by_epochs(on_features(self.config.probes)) if "full" in self.config.baselines else ():
+            yield Cell("full", t, self._key("full", t, probes, **real), probes, everything)
 
-    def _key(self, kind: str, t: int, **of: Any) -> str:
-        """Digest of everything that the scores of a cell depend on, except the requested probes."""
+    def _key(self, kind: str, t: int, probes: Sequence[str], **of: Any) -> str:
+        """Digest of everything that the scores of a cell depend on, except which probes of their kind are requested."""
         protocol = asdict(self.config)
-        for name in ("probes", "baselines", "floats"):
+        for name in ("probes", "baselines", "floats", *(() if has_epochs(probes[0]) else OF_EPOCHS)):
             del protocol[name]
         target = self._encoders.described[t]
         code = {name: digest for name in self.config.probes if (digest := PROBES.code_of(name))}

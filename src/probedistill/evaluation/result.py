@@ -140,7 +140,8 @@ class InheritedBy:
 OF_EACH_SET = ("images", "soft_labels", "train", "chosen_by")
 """Differences that do not prevent comparing the scores of two sets: the sets themselves, and their baselines."""
 
-_OF_EPOCHS = ("epochs", "full_epochs", "sgd_views")
+OF_EPOCHS = ("epochs", "full_epochs", "sgd_views")
+"""Settings of probes that have epochs."""
 
 
 @dataclass(frozen=True)
@@ -197,7 +198,7 @@ class Context:
         own, theirs = self.compared(), other.compared()
         found = [name for name in own if own[name] != theirs[name]]
         if not (self.with_epochs and other.with_epochs):
-            found = [name for name in found if name not in _OF_EPOCHS]
+            found = [name for name in found if name not in OF_EPOCHS]
         if "images" in found and None in (self.images, other.images):  # scores of real images do not depend on the set
             found.remove("images")
         found += [name for name in ("train", "groups") if _differ(getattr(self, name), getattr(other, name))]
@@ -428,7 +429,7 @@ class Evaluation(Result):
     def comparable_with(self, context: Context) -> tuple[Row, ...]:
         """The rows that fit into the table of another evaluation; with other epochs, those that have no epochs."""
         different = {*context.differences(self.context)}
-        if not different <= {*_OF_EPOCHS}:
+        if not different <= {*OF_EPOCHS}:
             return ()
         return tuple(row for row in self.rows if not (different and row.has_epochs))
 
@@ -446,7 +447,7 @@ class Evaluation(Result):
         probes = list(dict.fromkeys([*own.protocol.probes, *(p for p in theirs.protocol.probes if p not in lost)]))
         baselines = list(dict.fromkeys([*own.protocol.baselines, *theirs.protocol.baselines]))
         passes = own.protocol if own.with_epochs else theirs.protocol
-        epochs = {name: getattr(passes, name) for name in _OF_EPOCHS}
+        epochs = {name: getattr(passes, name) for name in OF_EPOCHS}
         context = replace(
             own,
             protocol=replace(own.protocol, probes=probes, baselines=baselines, **epochs),
