@@ -7,9 +7,11 @@ import errno
 import linecache
 import os
 import re
+import sysconfig
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from types import TracebackType
 from typing import Any
 
 
@@ -83,6 +85,23 @@ def of_a_variable(error: BaseException) -> UserError | None:
                 f"{name} {os.environ[name]!r} cannot be used ({first_line(error)}); set this environment variable to "
                 "another value, or unset it"
             )
+    return None
+
+
+_LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+
+
+def traceback_in_own_code(error: BaseException) -> TracebackType | None:
+    """The traceback of an error from where it enters the user's own code; ``None`` if it does not.
+
+    That is a file which belongs neither to this package nor to a library.
+    """
+    ours, at = os.path.dirname(os.path.abspath(__file__)), error.__traceback__
+    while at is not None:
+        file = at.tb_frame.f_code.co_filename
+        if os.path.isfile(file) and not os.path.abspath(file).startswith((ours + os.sep, *_LIBRARIES)):
+            return at
+        at = at.tb_next
     return None
 
 

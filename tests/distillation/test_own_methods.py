@@ -267,3 +267,22 @@ def test_the_size_of_the_images_is_an_option(photos):
     assert distill(f"folder:{photos}", f"{TINY}@32", **options).float_images.shape[-2:] == (40, 40)
     with pytest.raises(UserError, match=r"canvas.size 0 must be at least 1"):
         distill(f"folder:{photos}", TINY, canvas={"size": 0})
+
+
+def test_an_error_in_ones_own_code_is_shown_without_frames_of_ours(distil_cli, tmp_path, monkeypatch):
+    (tmp_path / "shaky.py").write_text(
+        "from probedistill import Callback\n\n\n"
+        "class Shaky(Callback):\n"
+        "    def on_step(self, step):\n"
+        "        return helper(step)\n\n\n"
+        "def helper(step):\n"
+        "    return step.step + 'one'\n",
+        encoding="utf-8",
+    )
+    monkeypatch.chdir(tmp_path)
+    done = distil_cli("--callback", "module:shaky:Shaky", "--out", tmp_path / "run", steps=1)
+    assert done.code == 1
+    lines = done.err.splitlines()
+    assert "TypeError: unsupported operand type(s) for +: 'int' and 'str'" in lines
+    assert f"your own code failed, in '{tmp_path / 'shaky.py'}', line 6: see above" in lines[-1]
+    assert sum(line.lstrip().startswith("File ") for line in lines) == 2

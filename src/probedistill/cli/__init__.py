@@ -6,6 +6,7 @@ import errno
 import io
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 
 import cyclopts
@@ -18,6 +19,7 @@ from ..errors import (
     is_out_of_memory,
     of_a_variable,
     speaking_flags,
+    traceback_in_own_code,
 )
 from ..machine.limits import start_no_more_threads_than_processors
 from ..machine.memory import keep_freed_memory
@@ -75,9 +77,15 @@ def _run(tokens: list[str]) -> int:
             what = first_line(error).split(" GPU ")[0]  # CUDA adds details and advice
             return _fail(f"{_OUT_OF_MEMORY} ({what})", 1)
         reason = of_a_variable(error)
-        if reason is None:
+        if reason is not None:
+            return _fail(str(reason), 2)
+        own = traceback_in_own_code(error)
+        if own is None:
             raise
-        return _fail(str(reason), 2)
+        shown = "".join(traceback.format_exception(type(error), error, own, chain=False))
+        say(printable(shown, lines=True).rstrip())
+        file = own.tb_frame.f_code.co_filename
+        return _fail(f"your own code failed, in {file!r}, line {own.tb_lineno}: see above", 1)
 
 
 def _ran(tokens: list[str]) -> int:
