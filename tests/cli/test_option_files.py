@@ -74,6 +74,7 @@ def test_yaml_flags_win_for_lists(run_cli, tmp_path, out):
         ("- steps", "must map option names to values"),
         ("views: many", "many"),
         ("augment: {flipp: 0.5}", "flip"),
+        ("canvas.init: noise", "option in c.yaml 'canvas.init': write it as canvas: {init: VALUE}"),
         ("method: sfn", "sfm"),
     ],
 )
@@ -81,6 +82,14 @@ def test_yaml_that_is_wrong(refused, tmp_path, text, says):
     file = tmp_path / "c.yaml"
     file.write_text(text)
     assert says in refused("--config", file)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_yaml_as_editors_and_shells_of_windows_write_it(run_cli, photos, out, tmp_path, encoding):
+    content = f"images: folder:{photos}\r\nencoder: {TINY}\r\nsteps: 2\r\n"
+    (tmp_path / "c.yaml").write_bytes(content.encode(encoding))
+    assert run_cli("distill", "--config", tmp_path / "c.yaml", "--out", out).code == 0
+    assert DistilledSet.load(out).run.config.steps == 2
 
 
 def test_a_missing_yaml_file(refused, tmp_path):

@@ -267,6 +267,9 @@ def _yaml_source(path: Path, tokens: Sequence[str], *, has_encoder: bool = False
     content = read_yaml(path, f"config {str(path)!r}")
     known = set().union(*(_options_of(name) for name in _taken))
     for name in content:
+        outer, dot, inner = str(name).partition(".")
+        if dot and outer in known:
+            raise UserError(f"option in {path.name} {name!r}: write it as {outer}: {{{inner}: VALUE}}")
         check_name(f"option in {path.name}", name, known)
     command = tokens[0] if tokens else ""
     if has_encoder:

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from ..errors import UserError, by_caller, explained
+from ..text import text_of
 
 SWITCHES_AND_NUMBERS = frozenset(
     {
@@ -218,7 +219,7 @@ def read_yaml(path: Path | str, called: str) -> dict[str, Any]:
     if len(data) > MAX_BYTES:
         raise UserError(f"{called} is larger than {MAX_BYTES:,} bytes; give a YAML file of options")
     try:
-        text = data.decode("utf-8")
+        text = text_of(data)
         _check_size(text, called)
         content = yaml.load(text, Loader=_PlainLoader)
     except UserError:
