@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import warnings
+import zlib
 
 import pytest
 
@@ -17,6 +18,7 @@ from conftest import TESTS, TINY
 from helpers_images import make_image_folder
 from probedistill.cli import app, main
 from probedistill.cli.app import show
+from probedistill.images.decode import decode_image
 from probedistill.machine import progress
 from probedistill.show.tables import Table
 
@@ -157,6 +159,19 @@ def test_warnings_are_lines_of_the_same_logger(run_cli, photos, caplog):
                      2, "--seeds", 1, "--full-views", 0, "-q")  # fmt: skip
     assert result.err.startswith("warning: label_column 'y' has no effect on images")
     assert [(r.name, r.levelname) for r in caplog.records] == [("probedistill", "WARNING")]
+
+
+def test_what_a_decoder_remarks_is_not_shown(run_cli, tmp_path):
+    """Pillow's warnings do not name the image, whose pixels are whole."""
+    photos = make_image_folder(tmp_path / "photos", splits=())
+    content = (photos / "cat" / "0000.png").read_bytes()
+    chunk = b"acTL" + bytes(8)  # an animation of no frames
+    size, check = (8).to_bytes(4, "big"), zlib.crc32(chunk).to_bytes(4, "big")
+    (photos / "cat" / "0000.png").write_bytes(content[:33] + size + chunk + check + content[33:])
+    with pytest.warns(UserWarning, match="APNG"):
+        decode_image(photos / "cat" / "0000.png")
+    done = run_cli("features", "--images", f"folder:{photos}", "--encoder", TINY)
+    assert (done.code, "APNG" in done.err) == (0, False)
 
 
 def test_the_command_line_leaves_the_processs_logging_and_warnings_as_they_were(run_cli):

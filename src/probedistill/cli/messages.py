@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -55,5 +56,7 @@ def only_warnings(choice: bool) -> None:
 
 
 def _log_warning(message: Any, category: Any, filename: str, *rest: Any, **more: Any) -> None:
+    if f"{os.sep}PIL{os.sep}" in filename:
+        return  # it does not name the image; one that cannot be read is reported by name
     if filename.startswith(_PACKAGE) or issubclass(category, UserWarning):
         _LOGGER.warning("%s", message)
