@@ -77,8 +77,9 @@ class SyntheticImages(TrainingSet):
 
     def passes(self, encoder: Encoder, seed: int, views: int | None) -> int:
         """See `TrainingSet`."""
-        how = {"views": views or 0, "augment": self.augment, "seed": seed}
-        return self.store.passes_of_synthetic_views(encoder, self.images, **how)  # type: ignore[arg-type]
+        return self.store.passes_of_synthetic_views(
+            encoder, self.images, views=views or 0, augment=self.augment, seed=seed
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
