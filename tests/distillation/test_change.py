@@ -324,6 +324,13 @@ def test_files_of_statistics_with_a_former_name_still_fit(runs, data, encoder, t
         forget(tmp_path / "named", [], [of_cats], run=replace(out_of(tmp_path), out=tmp_path / "x"), encoder=encoder)
 
 
+def test_a_former_name_in_another_set_is_warned_of(runs):
+    every, a = load_runs([runs / "all", runs / "a"])
+    named = replace(with_names(without_classes(every, ["dog"]), {"cat": "lion"}), name="named")
+    with pytest.warns(UserWarning, match="class 'lion' of 'named' was called 'cat' before, as a class of 'a' is"):
+        merge_sets([a, KeptSet(named.distilled, (), "named")])
+
+
 def test_photos_under_the_former_name_of_a_class(runs, data, encoder, run_cli, tmp_path):
     rename(runs / "a", {"cat": "lion"}, out=tmp_path / "named")
     said = run_cli("forget", tmp_path / "named", "--class", "cat", "--out", tmp_path / "x").error()

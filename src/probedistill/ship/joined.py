@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -96,6 +98,7 @@ def merge_sets(sets: Sequence[KeptSet], *, same_classes: bool = False) -> KeptSe
     for one in sets:
         _check_fits(first, one)
     _check_one_name(sets)
+    _warn_of_former_names(sets)
     whole = sets
     sets, once = _each_class_once(whole)
     names: list[str] = []
@@ -155,6 +158,19 @@ def _check_one_name(sets: Sequence[KeptSet]) -> None:
                 raise UserError(
                     f"class {name!r} of {one.name!r} has the same images as class {other!r} of {theirs.name!r}; forget "
                     "one of the two, or rename one to the name of the other"
+                )
+
+
+def _warn_of_former_names(sets: Sequence[KeptSet]) -> None:
+    """Warn of a class with the name that a class of another set had before: its photos may count twice."""
+    for one, other in itertools.permutations(sets, 2):
+        for name in one.distilled.class_names:
+            now = other.distilled.run.once_called(name)
+            if now and name not in other.distilled.class_names and now[0] not in one.distilled.class_names:
+                warnings.warn(
+                    f"class {now[0]!r} of {other.name!r} was called {name!r} before, as a class of {one.name!r} is; if "
+                    "they are one class, give both the same name",
+                    stacklevel=3,
                 )
 
 
