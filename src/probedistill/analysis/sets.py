@@ -109,7 +109,7 @@ def check_sets(sets: Sequence[SourceSet], train: LabelledImages, config: Transfe
     if strangers:
         raise UserError(
             f"{first.label} was made for different classes: {strangers[0]!r} is not among those of {train.spec!r}; "
-            "give the images that it was made from"
+            "give the images that it was made from, in classes of the same names (after rename, of the new ones)"
         )
     heads = need_head(config.probes)
     without = next((held for held in sets if heads and held.distilled.head is None), None)

@@ -296,5 +296,6 @@ def of_classes(images: LabelledImages, class_names: Sequence[str], name: str = "
         return images.with_classes(class_names)
     except UserError as error:
         raise UserError(
-            f"{name} was made for different classes: {error}; give the images that it was made from"
+            f"{name} was made for different classes: {error}; give the images that it was made from, in classes of the "
+            "same names (after rename, of the new ones)"
         ) from error
