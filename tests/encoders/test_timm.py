@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import bz2
 import copy
 import datetime
 import enum
@@ -145,8 +146,13 @@ def packed(write: Callable[[io.BytesIO], object]) -> bytes:
             "a zip archive of something else, such as NumPy arrays",
         ),
         (packed(write_tar), "damaged, or not only tensors"),
+        (bz2.compress(b"weights"), "a bzip2 file"),
+        (
+            packed(lambda file: torch.save({"a": torch.zeros(99)}, file))[:-40],
+            "damaged, or a download that was cut off",
+        ),
     ],
-    ids=range(7),
+    ids=range(9),
 )
 def test_other_files_instead_of_weights_are_recognised(tmp_path, content, says):
     (tmp_path / "w.safetensors").write_bytes(content)
@@ -398,13 +404,38 @@ def test_a_checkpoint_below_the_home_folder(tmp_path, small, expected, monkeypat
     assert torch.equal(_features("~/w.pth"), expected)
 
 
+@pytest.mark.parametrize(
+    "adapted",
+    [
+        lambda s: {"state_dict": s, "lora": {"layer1.0.conv1.A": torch.ones(2)}},
+        lambda s: {**_under("model.", s), "loras.layer1.lora_B.weight": torch.ones(2)},
+        lambda s: {**s, "layer1.0.conv1.lora_A": torch.ones(2)},
+    ],
+)
+def test_an_adapter_beside_the_weights_is_not_left_out_in_silence(tmp_path, small, expected, adapted):
+    torch.save(adapted(small.state_dict()), tmp_path / "w.pth")
+    with pytest.raises(UserError, match=r"has an adapter beside the weights \('.*'\); merge it into them, or"):
+        _features(tmp_path / "w.pth")
+    torch.save({"state_dict": small.state_dict(), "lora": {"a": torch.ones(2)}}, tmp_path / "w.pth")
+    assert torch.equal(_features(tmp_path / "w.pth", checkpoint_key="state_dict"), expected)
+
+
 def test_a_torchscript_model_is_recognised(tmp_path, small):
     torch.jit.save(torch.jit.trace(small, pictures(1, 32)), tmp_path / "w.pth")
     with pytest.raises(UserError, match=r"\(a whole model of TorchScript\); give a .safetensors file"):
         _features(tmp_path / "w.pth")
 
 
-def test_weights_as_the_authors_of_dinov2_publish_them(tmp_path, monkeypatch):
+def _of_training(state):
+    return {"teacher": {**_under("backbone.", state), "dino_head.mlp.0.weight": torch.ones(3)}, "iteration": 9}
+
+
+def _in_chunks(state):
+    return _of_training({name.replace("blocks.0.", "blocks.3.0."): value for name, value in state.items()})
+
+
+@pytest.mark.parametrize("wrap", [dict, _of_training, _in_chunks])
+def test_weights_as_the_authors_of_dinov2_publish_and_store_them(tmp_path, monkeypatch, wrap):
     """They have a mask token, other names for registers, and a position embedding for the class token."""
     make = timm.create_model
     monkeypatch.setattr(timm, "create_model", lambda *a, **k: make(*a, **k, depth=1))
@@ -414,7 +445,7 @@ def test_weights_as_the_authors_of_dinov2_publish_them(tmp_path, monkeypatch):
     weights = {key.replace("reg_token", "register_tokens"): value for key, value in native.state_dict().items()}
     weights["pos_embed"] = torch.cat([torch.zeros(1, 1, 384), weights["pos_embed"]], dim=1)
     weights["mask_token"] = torch.zeros(1, 384)
-    torch.save(weights, tmp_path / "w.pth")
+    torch.save(wrap(weights), tmp_path / "w.pth")
     encoder = load_encoder(f"timm:{name}", checkpoint=tmp_path / "w.pth", input_size=size, device="cpu",
                            encoder_args={"img_size": size})  # fmt: skip
     images = pictures(2, size)

@@ -24,7 +24,7 @@ from .weights import read_weights, take_size_of
 
 _ON_THE_HUB = ("hf-hub:", "hf_hub:")
 """How the names of models begin whose settings are also on the Hugging Face hub."""
-_OF_NO_LAYER = ("mask_token", "total_ops", "total_params", "n_averaged")
+_OF_NO_LAYER = ("mask_token", "masked_embed", "total_ops", "total_params", "n_averaged")
 """Additional tensors in some files, on which a model's features do not depend."""
 _BESIDE = r"(decoder|projection_head|projector|predictor|prototypes|queue)[\d_]*([._]|$)"
 """How the names of tensors begin that self-supervised training adds to a model."""
@@ -238,11 +238,11 @@ def _load_weights(model: nn.Module, weights: dict[str, Tensor], path: Path, name
     missing = [k for k in _needed(model) if k not in weights]
     extra = [k for k in weights if k not in ours]
     wrong = [k for k in ours if k in weights and ours[k].shape != weights[k].shape]
-    faults = [f"{k} has shape {tuple(weights[k].shape)} instead of {tuple(ours[k].shape)}" for k in wrong]
-    faults += [f"{k} is missing" for k in missing] + [f"{k} is not part of the model" for k in extra]
+    faults = [f"{k} has shape {tuple(weights[k].shape)} instead of {tuple(ours[k].shape)}" for k in wrong[:1]]
+    faults += [f"{k} is missing" for k in missing[:1]] + [f"{k} is not part of the model" for k in extra[:1]]
     if faults:
         raise UserError(
-            f"checkpoint {str(path)!r} does not fit timm model {name!r}: {faults[0]} "
+            f"checkpoint {str(path)!r} does not fit timm model {name!r}: {', '.join(faults)} "
             f"({len(missing)} missing, {len(extra)} unexpected, {len(wrong)} of another shape); "
             f"check the model's name and {option('encoder_args')}"
             + (", such as img_size if it was trained on images of another size" if wrong else "")

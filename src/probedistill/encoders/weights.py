@@ -7,7 +7,7 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -46,11 +46,12 @@ def read_weights(path: Path, names: Iterable[str], key: str | None = None) -> di
     content = _tree(load_tensor_file(path, f"{called} cannot be read as weights", hint, leave_out=True))
     ours = list(names)
     content = content if key is None else _under(key, content, called)
-    weights = _without_inner_wrappers(dict(_tensors_in(content)))
-    whole = _whole(weights, ours)
+    weights = _without_inner_wrappers(dict(_tensors_in(content)), ours)
+    _check_no_adapter(weights, called)
+    whole = _meant(prefixes(weights.keys(), ours))
     if len(whole) != 1:  # equal copies, or the authors' names, which timm converts: go by the entries' names
-        weights = _without_inner_wrappers(_of_a_holder(content, called))
-        whole = _whole(weights, ours)
+        weights = _without_inner_wrappers(_of_a_holder(content, called), ours)
+        whole = _meant(prefixes(weights.keys(), ours) or _of_half(weights, ours))
     if len(whole) > 1:
         raise _several(called, "under ", whole)
     if not whole:  # the model's loader reports what is missing; make the names as similar as possible
@@ -120,6 +121,7 @@ def load_tensor_file(path: Path, failed: str, hint: str, *, leave_out: bool = Fa
         # Not torch's own message, which suggests loading the file without weights_only: that would run its code.
         not_tensors = isinstance(error, (pickle.UnpicklingError, EOFError)) or "weights_only" in str(error)
         reason = "damaged, or not only tensors" if not_tensors else first_line(error)
+        reason = "damaged, or a download that was cut off" if "PytorchStreamReader" in reason else reason
         reason = "a whole model of TorchScript" if "TorchScript" in str(error) else reason
         reason = other_kind(path) or reason
         raise UserError(f"{failed} ({reason}); {hint}") from error
@@ -130,6 +132,10 @@ _BEGINNINGS = {
     b"<": "a web page",
     b"{": "JSON, such as an index of shards",
     b"\x1f\x8b": "a gzip file",
+    b"BZh": "a bzip2 file",
+    b"\xfd7zXZ": "an xz file",
+    b"\x28\xb5\x2f\xfd": "a Zstandard file",
+    b"GGUF": "a GGUF file",
     b"\x89HDF": "an HDF5 file",
 }
 
@@ -232,8 +238,28 @@ _INNER_WRAPPER = re.compile(r"\b_(orig_mod|fsdp_wrapped_module|checkpoint_wrappe
 """What `torch.compile`, FSDP and activation checkpointing add before the name of any part of a model."""
 
 
-def _without_inner_wrappers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {_INNER_WRAPPER.sub("", name): value for name, value in weights.items()}
+_CHUNK = re.compile(r"\bblocks\.\d+\.(?=\d+\.)")
+"""What DINOv2's training adds before the number of a block: that of its chunk."""
+
+
+def _without_inner_wrappers(weights: Mapping[str, Tensor], ours: Sequence[str]) -> dict[str, Tensor]:
+    found = {_INNER_WRAPPER.sub("", name): value for name, value in weights.items()}
+    if any(_CHUNK.search(name) for name in ours):  # a model with blocks in stages
+        return found
+    return {_CHUNK.sub("blocks.", name): value for name, value in found.items()}
+
+
+_ADAPTER = re.compile(r"(^|[._])(lora|dora|loha|lokr)([._]|$)")
+
+
+def _check_no_adapter(weights: Iterable[str], called: str) -> None:
+    """Refuse an adapter that was not merged: without it, the features are those of another model."""
+    name = next((name for name in weights if _ADAPTER.search(name.lower())), None)
+    if name is not None:
+        raise UserError(
+            f"{called} has an adapter beside the weights ({name!r}); merge it into them, or choose the weights alone "
+            f"with {option('checkpoint_key')}"
+        )
 
 
 _AVERAGE = re.compile(r"(\b|_)ema(\b|_)")
@@ -254,9 +280,17 @@ def prefixes(there: Collection[str], names: Sequence[str]) -> list[str]:
     return [prefix for prefix in before if all(prefix + name in there for name in names)]
 
 
-def _whole(weights: Mapping[str, Tensor], names: Sequence[str]) -> list[str]:
-    """The prefixes with which all weights are there; only one if it is clear which of several is meant."""
-    whole = prefixes(weights.keys(), names)
+def _of_half(weights: Iterable[str], names: Sequence[str]) -> list[str]:
+    """Prefixes with which the most names occur, if that is more than half of them: timm may know the others."""
+    ours, counts = set(names), Counter[str]()
+    for name in weights:
+        starts = [0, *(dot.end() for dot in re.finditer(r"\.", name))]
+        counts.update(name[:start] for start in starts if name[start:] in ours)
+    return [prefix for prefix, count in counts.items() if count == max(counts.values()) > len(ours) / 2]
+
+
+def _meant(whole: list[str]) -> list[str]:
+    """Only one of several prefixes, if it is clear which."""
     for chosen in (
         [prefix for prefix in whole if _AVERAGE.search(prefix)],
         [prefix for prefix in whole if _ONLINE.search(prefix)],
