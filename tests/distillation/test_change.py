@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from dataclasses import replace
 
@@ -264,6 +265,7 @@ def test_card_of_a_continued_set_does_not_say_that_no_photo_was_used(runs, data,
         card = (folder / "README.md").read_text(encoding="utf-8")
         assert "began as averages of photos" in card
         assert "No photo was used" not in card
+        assert re.search(r"(?m)^# [\w +]+, distilled$", card), "without the word for the source, as with folders"
 
 
 def test_sets_of_different_methods_make_a_set_that_says_so(runs, run_cli, data, encoder, tmp_path):

@@ -218,7 +218,7 @@ def _front_matter(about: CardOf) -> str:
 
 
 def _title(run: RunRecord) -> str:
-    name = printable(re.sub(r"^(folder|wds):", "", published(run.images.spec)))
+    name = printable(re.sub(r"^(folder|wds|statistics):", "", published(run.images.spec)))
     return f"{name}, distilled" if run.optimised else f"{name}, a few images per class"
 
 
