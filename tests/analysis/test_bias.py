@@ -361,7 +361,7 @@ def test_long_class_names_on_the_command_line(run_cli, tmp_path):
     )  # fmt: skip
     assert outcome.code == 0, outcome.err
     scores = BiasReport.read(tmp_path / "run").entries[0].accuracy.full
-    for text in ("full real data", "top-1", "worst", *(f" {100 * n:.1f} " for n in (scores.top1, scores.worst_group))):
+    for text in ("full real", "top-1", "worst", *(f" {100 * n:.1f} " for n in (scores.top1, scores.worst_group))):
         assert text in outcome.out
 
 

@@ -91,12 +91,13 @@ class Table:
             lines = Table(self.title, ("", ""), cells, self.caption, sections, dim, left=2).rich()
             lines.show_header = False
             return lines
-        room = max(room, 0)
         # rich narrows columns without regard to their least widths, and is then too wide. Here, room goes first to
         # numbers, then to headings up to nine letters, to text (narrow columns first), and to the rest of the headings.
         heads = [_widest([column]) for column in self.columns]
         bodies = [_widest([row[number] for row in self.rows]) for number in range(each)]
         text = [n for n in range(each) if self._is_text(n)]
+        if too_wide:
+            room = sum(max(0, min(bodies[n], _NAME) - widths[n]) for n in text)
         numbers = [n for n in range(each) if n not in text]
 
         def give(number: int, wish: int) -> None:
