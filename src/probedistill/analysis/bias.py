@@ -229,7 +229,7 @@ class BiasReport(Analysis):
         summary = "Top-1 in each group of test images."
         for name, one in scores.items():
             worst, gap = percent(one.worst_group), percent(one.gap)
-            summary += f" {name[0].upper()}{name[1:]}: worst group {worst}%, gap {gap} points."
+            summary += f" {name[0].upper()}{name[1:]}: worst group {worst}%, {gap} points below the groups' mean."
         summary += f" {self._how()}".rstrip()
         named = [group for group in self.groups if group in usual]
         if named:
@@ -245,7 +245,9 @@ class BiasReport(Analysis):
         )
         title = f"Groups · {entry.title}"
         bars = Bars(tuple(self.groups), series, "top-1 accuracy, %", limits=(0.0, 100.0), across=True)
-        return Figure(title, summary, bars, Table(title, ("trained on", *self.groups, "worst group", "gap"), rows))
+        return Figure(
+            title, summary, bars, Table(title, ("trained on", *self.groups, "worst group", "mean − worst"), rows)
+        )
 
     def _places(self) -> Figure:
         """The rank of each entry, and whether real data agree: a table without a drawing."""
