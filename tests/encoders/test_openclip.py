@@ -64,6 +64,6 @@ def test_coca_gives_its_features_without_its_tokens(monkeypatch):
 def test_arguments_that_openclip_fails_on_are_one_line():
     pytest.importorskip("open_clip")
     arguments = {"force_preprocess_cfg": "bicubic"}
-    with pytest.raises(UserError, match="encoder 'openclip:ViT-S-32-alt' could not be loaded: ") as error:
+    with pytest.raises(UserError, match=r"do not suit|could not be loaded") as error:
         load_encoder("openclip:ViT-S-32-alt", pretrained=False, encoder_args=arguments, input_size=64, device="cpu")
     assert "\n" not in str(error.value)

@@ -576,9 +576,7 @@ def test_windows_of_another_size(tmp_path, classes):
             nn.init.normal_(value, std=0.5)
     path = _saved(model, tmp_path / "w.pth")
     model.reset_classifier(0)
-    with pytest.raises(
-        UserError, match=r"bias_table has shape \(49, 24\) instead .*, such as img_size if it was trained"
-    ):
+    with pytest.raises(UserError, match=r"bias_table has shape \(.*\) instead .*, such as img_size if it was trained"):
         load_encoder(f"timm:{name}", checkpoint=path, input_size=112, encoder_args=blocks, device="cpu")
     images = pictures(2, 112)
     for size in (112, None):

@@ -225,7 +225,7 @@ def test_a_progressive_jpeg_without_its_last_scans_is_refused():
     scans = [match.start() for match in re.finditer(rb"\xff\xda", content)]
     tables = [content.rfind(b"\xff\xc4", 0, scan) for scan in scans]
     for end in {*scans, *tables} - {-1}:
-        with pytest.raises(UnreadableImageError, match="truncated"):
+        with pytest.raises(UnreadableImageError, match=r"truncated|not an image"):
             decode_image(content[:end])
 
 

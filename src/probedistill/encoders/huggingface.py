@@ -117,7 +117,10 @@ def _made(repo: str, config: EncoderConfig, spec: str) -> tuple[Any, Any, dict[s
                 raise
             reason = " ".join(str(error).split())
             raise UserError(f"encoder_args {dict(config.encoder_args)} do not suit 'hf:{repo}': {reason}") from error
-        except (pickle.UnpicklingError, EOFError) as error:  # torch's own message suggests running code from the file
+        except (pickle.UnpicklingError, EOFError, OSError) as error:
+            # torch's own message suggests running code from the file; transformers 4 blames TensorFlow.
+            if isinstance(error, OSError) and "pytorch checkpoint file" not in str(error):
+                raise
             raise UserError(
                 f"{spec} could not be loaded (its weights are damaged, or not only tensors); use a copy with "
                 ".safetensors files"

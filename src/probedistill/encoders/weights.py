@@ -168,12 +168,13 @@ def _other_classes(path: Path) -> dict[str, type]:
         except Exception as error:  # reading the tensors will report any other fault
             unknown = re.search(r"GLOBAL (\S+) was not an allowed global", str(error))
             filled = re.search(r"Can only (SET|app|ext).* but got <class 'left_out\.(\S+)'>", str(error))
+            filled = filled or re.search(r"()'(\S+)' object does not support item assignment", str(error))  # torch 2.6
             if unknown:
                 for name in (unknown[1], f"builtins.{unknown[1]}"):  # torch's message omits "builtins"
                     stand_ins[name] = type(name, (_LeftOut,), {"__module__": "left_out"})
                 continue
-            if filled and issubclass(stand_ins[filled[2]], _LeftOut):
-                stand_ins[filled[2]] = _LeftOutDict if filled[1] == "SET" else _LeftOutList
+            if filled and issubclass(stand_ins.get(filled[2], type), _LeftOut):
+                stand_ins[filled[2]] = _LeftOutList if filled[1] in ("app", "ext") else _LeftOutDict
                 continue
         break
     return stand_ins

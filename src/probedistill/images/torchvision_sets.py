@@ -109,7 +109,7 @@ def _item_or_none(data: Any, index: int) -> Any:
 
 def _item(data: Any, index: int) -> Any:
     """The path of an image if the set keeps paths, else the picture that it makes."""
-    for attribute in ("_images", "_samples", "samples"):
+    for attribute in ("_image_files", "_images", "_samples", "samples"):
         entry = getattr(data, attribute, [None] * (index + 1))[index]
         path = entry[0] if isinstance(entry, tuple) else entry
         if isinstance(path, str | os.PathLike):
