@@ -403,6 +403,14 @@ def test_head_is_dropped_without_statistics_to_recompute_it(runs):
     assert "head was left out" in left.notes[0]
 
 
+def test_an_export_has_no_sums_to_change(runs, encoder, run_cli, tmp_path):
+    assert run_cli("export", runs / "all", "--out", tmp_path / "small").code == 0
+    shown = run_cli("forget", tmp_path / "small", "--class", "dog", "--out", tmp_path / "less")
+    assert "Removed: images of 'dog'." in shown.out
+    with pytest.raises(UserError, match="exports never have: give the run that it was exported from, or distil it"):
+        forget(tmp_path / "small", "dog", run=out_of(tmp_path), encoder=encoder, redistil=True)
+
+
 def test_removed_photos_leave_the_sums_and_their_classes_are_distilled_again(runs, data, encoder, tmp_path):
     some = data[0].select([0, 1, 6])  # two cats, one dog
     share = class_statistics(encoder, some, progress=False)

@@ -278,9 +278,11 @@ def _check_other_folder(folder: Path | str, run: RunConfig) -> None:
 def _check_statistics(kept: KeptSet) -> None:
     """Raise `UserError` unless the run has statistics of its photos that may be changed."""
     if not kept.statistics:
+        exported = kept.distilled.run.export is not None
         raise UserError(
-            f"run {kept.name!r} has no statistics of its photos, which this needs; distil it again with "
-            f"{option('keep_stats', True)}"
+            f"run {kept.name!r} has no statistics of its photos, which this needs; "
+            + ("exports never have: give the run that it was exported from, or " if exported else "")
+            + f"distil it again with {option('keep_stats', True)}"
         )
     if any(one.private for one in kept.statistics):
         raise UserError(
@@ -450,7 +452,7 @@ def _what_remains(left: KeptSet, classes: Sequence[str], hit: Sequence[str], red
     """Return sentences about what was removed, and what traces may remain."""
     notes = []
     if classes:
-        notes.append(f"Removed: images and sums of {', '.join(map(repr, classes))}.")
+        notes.append(f"Removed: images{' and sums' * bool(left.statistics)} of {', '.join(map(repr, classes))}.")
     if hit:
         notes.append(
             f"Removed: the photos' share of the sums. Images of {', '.join(map(repr, hit))} were distilled again."
