@@ -57,6 +57,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error means that memory has run out, on a GPU or in the main memory."""
     words = ("out of memory", "ALLOC_FAILED", "ALLOCATION_FAILED", "DefaultCPUAllocator", "Cannot allocate memory")
     of_torch = isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    # oneDNN without memory for its code; "a primitive descriptor" would be an operation that it does not have.
+    of_torch = of_torch or (isinstance(error, RuntimeError) and str(error) == "could not create a primitive")
     of_system = isinstance(error, OSError) and error.errno == errno.ENOMEM
     # Under a limit on address space (ulimit -v, which some clusters set), the first large library fails to load.
     of_import = isinstance(error, ImportError) and "failed to map segment" in str(error)

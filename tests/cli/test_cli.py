@@ -471,6 +471,11 @@ def test_running_out_of_memory_is_one_line(run_cli, photos, tmp_path, command):
         (OSError(errno.ENOMEM, "Cannot allocate memory", "photos"), True),
         (OSError(errno.ENOENT, "No such file or directory", "out of memory"), False),
         (MemoryError(), True),
+        (RuntimeError("could not create a primitive"), True),
+        (
+            RuntimeError("could not create a primitive descriptor for a convolution"),
+            False,
+        ),
         (ValueError("out of memory"), False),
         (ImportError("libtorch_cpu.so: failed to map segment from shared object"), True),
         (ImportError("No module named 'x'"), False),
