@@ -125,6 +125,10 @@ def _made(repo: str, config: EncoderConfig, spec: str) -> tuple[Any, Any, dict[s
                 f"{spec} could not be loaded (its weights are damaged, or not only tensors); use a copy with "
                 ".safetensors files"
             ) from error
+        except RuntimeError as error:  # of transformers 4, which puts no whole numbers into a model
+            if "Only Tensors of floating point" not in str(error):
+                raise
+            raise _quantised(spec, str(error).partition('parameter named "')[2].partition('"')[0]) from error
         except ValueError as error:
             if "trust_remote_code" not in str(error):
                 raise
