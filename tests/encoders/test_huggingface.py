@@ -563,15 +563,20 @@ def altclip():
     return model, lambda images: model.vision_model(images).pooler_output
 
 
-def reader():
+def reader(pools=True):
     from transformers import BertConfig, BertLMHeadModel, VisionEncoderDecoderModel, ViTConfig, ViTModel
 
     words = BertLMHeadModel(BertConfig(**WORDS, is_decoder=True, add_cross_attention=True))
-    model = VisionEncoderDecoderModel(encoder=ViTModel(ViTConfig(**SMALL)), decoder=words)
-    return model, lambda images: model.encoder(images).pooler_output
+    encoder = ViTModel(ViTConfig(**SMALL), add_pooling_layer=pools)
+    model = VisionEncoderDecoderModel(encoder=encoder, decoder=words)
+    return model, lambda images: encoder(images).pooler_output if pools else encoder(images).last_hidden_state[:, 0]
 
 
-@pytest.mark.parametrize("make", [data2vec, sam2, hgnet, radio, altclip, reader])
+def reader_without_pooler():
+    return reader(pools=False)  # as TrOCR's checkpoints are
+
+
+@pytest.mark.parametrize("make", [data2vec, sam2, hgnet, radio, altclip, reader, reader_without_pooler])
 def test_features_are_what_the_model_itself_makes_of_a_whole_image(hf_folder, tmp_path, make):
     try:
         model, expected = make()

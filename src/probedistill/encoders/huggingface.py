@@ -174,7 +174,8 @@ def _filled(repo: str, every: Any, settings: Any, arguments: dict[str, Any], spe
     if getattr(model, "pooler", model) is None and any("pooler" in name.split(".") for name in info["unexpected_keys"]):
         arguments["add_pooling_layer"] = True  # AutoModel makes Data2Vec's classifiers without one
         model, info = kind.from_pretrained(repo, config=settings, **arguments)
-    if info["missing_keys"] and every is not settings:  # transformers renames some weights only in the whole model
+    # transformers renames some weights only in the whole model.
+    if _missing(info) and every is not settings and type(every) in transformers.MODEL_MAPPING:
         whole, of_all = transformers.AutoModel.from_pretrained(
             repo, config=every, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
         )
@@ -235,9 +236,13 @@ def _quietly() -> Iterator[None]:
 
 def _prefix(info: Mapping[str, Any]) -> str | None:
     """The prefix that a wrapper's checkpoint adds to all weight names (``backbone.``), if nothing else differs."""
-    missing = sorted(name for name in info["missing_keys"] if "pooler" not in name.split("."))
-    whole = prefixes(set(info["unexpected_keys"]), missing)
+    whole = prefixes(set(info["unexpected_keys"]), _missing(info))
     return whole[0] if len(whole) == 1 else None
+
+
+def _missing(info: Mapping[str, Any]) -> list[str]:
+    """The weights that a checkpoint lacks, without those of a pooler, which features do not need."""
+    return sorted(name for name in info["missing_keys"] if "pooler" not in name.split("."))
 
 
 def _wrong_weights(info: Mapping[str, Any]) -> dict[str, str]:
