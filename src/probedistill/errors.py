@@ -90,7 +90,8 @@ def of_a_variable(error: BaseException) -> UserError | None:
     return None
 
 
-_LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+_STANDARD = tuple(sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib"))
+_INSTALLED = {"site-packages", "dist-packages"}  # by name: there may be several, such as the user's own
 
 
 def traceback_in_own_code(error: BaseException) -> TracebackType | None:
@@ -100,8 +101,9 @@ def traceback_in_own_code(error: BaseException) -> TracebackType | None:
     """
     ours, at = os.path.dirname(os.path.abspath(__file__)), error.__traceback__
     while at is not None:
-        file = at.tb_frame.f_code.co_filename
-        if os.path.isfile(file) and not os.path.abspath(file).startswith((ours + os.sep, *_LIBRARIES)):
+        path = os.path.abspath(at.tb_frame.f_code.co_filename)
+        is_library = path.startswith((ours + os.sep, *_STANDARD)) or not _INSTALLED.isdisjoint(path.split(os.sep))
+        if os.path.isfile(path) and not is_library:
             return at
         at = at.tb_next
     return None

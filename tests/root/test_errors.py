@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 
 from conftest import TINY
 from probedistill import UserError, distill, load_images, load_splits
-from probedistill.errors import by_caller, of_a_variable, option, speaking_flags
+from probedistill.errors import by_caller, of_a_variable, option, speaking_flags, traceback_in_own_code
 from probedistill.extras import needed
 
 
@@ -92,6 +93,22 @@ def test_no_variable_is_blamed_for_other_errors(monkeypatch):
     with pytest.raises(ValueError, match="of something else") as error:
         fails()
     assert of_a_variable(error.value) is None
+
+
+@pytest.mark.parametrize(
+    ("place", "is_own"), [("project", True), (".local/lib/site-packages", False), ("usr/lib/dist-packages", False)]
+)
+def test_an_installed_library_is_not_ones_own_code(tmp_path, monkeypatch, place, is_own):
+    """Wherever it is installed: pip's --user and Debian have other places than Python's own."""
+    (tmp_path / place).mkdir(parents=True)
+    (tmp_path / place / "broken_library.py").write_text("def fails():\n    return 1 / 0\n")
+    monkeypatch.syspath_prepend(tmp_path / place)
+    monkeypatch.delitem(sys.modules, "broken_library", raising=False)
+    library = importlib.import_module("broken_library")
+    with pytest.raises(ZeroDivisionError) as error:
+        library.fails()
+    of_the_library = error.value.with_traceback(error.value.__traceback__.tb_next)
+    assert (traceback_in_own_code(of_the_library) is not None) == is_own
 
 
 def test_a_variable_is_not_blamed_for_an_error_that_does_not_quote_it(tmp_path, monkeypatch, run_cli):
