@@ -304,6 +304,9 @@ def test_a_folder_of_images_without_its_option_comes_with_the_option(run_cli, tm
     twice = run_cli("distill", "--images", "folder:a", "photos", "--encoder", TINY).error()
     assert twice.endswith("see probedistill distill --help")
     assert run_cli("info", "runs/x", "photos").error().endswith("see probedistill info --help")
+    assert run_cli("distill", 300 * "x", "--encoder", TINY).error().endswith("see probedistill distill --help")
+    Path("photos", "run.json").write_text('{"kind": "run"}', encoding="utf-8")
+    assert run_cli("distill", "photos", "--encoder", TINY).error().endswith("see probedistill distill --help")
 
 
 def test_a_file_of_options_that_lacks_a_required_option(run_cli, tmp_path):

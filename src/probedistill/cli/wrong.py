@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import cyclopts
 
+from ..images.entries import is_run
 from ..text import value_in_words
 from .app import SHARED, app, is_of_a_config
 
@@ -74,7 +76,7 @@ def _unknown(word: str, command: str) -> str:
 def _as_images(left: Sequence[str], tokens: Sequence[str], command: str) -> str:
     """Return the hint for a folder of images that has no ``--images`` before it; empty for anything else."""
     folder = left[0].removeprefix("folder:")
-    is_images = len(left) == 1 and (folder != left[0] or Path(folder).is_dir())
+    is_images = len(left) == 1 and (folder != left[0] or (os.path.isdir(folder) and not is_run(Path(folder))))
     takes_images = command in app and any("--images" in argument.names for argument in _options_of(command))
     if not is_images or not takes_images or any(word.partition("=")[0] == "--images" for word in tokens):
         return ""
