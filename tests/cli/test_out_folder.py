@@ -12,7 +12,7 @@ import pytest
 
 from conftest import TINY, Outcome, wait_for
 from helpers_images import make_image_folder
-from probedistill import DistilledSet, UserError
+from probedistill import DistilledSet, UserError, load_images
 
 
 def test_default_folder_is_named_after_what_was_distilled(distil_cli, tmp_path, monkeypatch):
@@ -183,3 +183,11 @@ def test_a_cache_among_the_images_would_be_a_class(run_cli, photos, tmp_path, pl
     assert sorted(path.name for path in root.iterdir()) == ["cat", "dog"]
     assert not (root / "cat" / "cache").exists()
     assert run_cli(*arguments[:-1], photos / "cache").code == 0  # next to the splits
+
+
+def test_a_hidden_cache_among_the_images_is_no_class(run_cli, tmp_path):
+    root = make_image_folder(tmp_path / "photos", splits=())
+    for place in (root / ".cache", root / "cat" / ".cache"):
+        assert run_cli("features", "--images", f"folder:{root}", "--encoder", TINY, "--cache", place).code == 0
+    images = load_images(f"folder:{root}")
+    assert (images.class_names, [name for name in images.names if "cache" in name]) == (("cat", "dog"), [])

@@ -346,9 +346,12 @@ def check_outside(out: Path, images: LabelledImages, *, called: str = "out") -> 
     root, inside = at_home(Path(place)).resolve(), out.resolve()
     if not root.is_dir() or root not in inside.parents:
         return
+    below = inside.relative_to(root).parts
+    if any(name.startswith(".") for name in below):  # nothing reads hidden folders
+        return
     first, split = images.names[0].split("/")[0], images.split.split(" without ")[0]
     has_splits = first == split and first.lower() in FOLDER_SPLITS and (root / first).is_dir()
-    if not has_splits or inside.relative_to(root).parts[0].lower() in FOLDER_SPLITS:  # next to splits it does no harm
+    if not has_splits or below[0].lower() in FOLDER_SPLITS:  # next to splits it does no harm
         raise UserError(
             f"{called} {str(out)!r} is inside the images {images.spec!r} and would count as a class; choose another "
             "folder"
