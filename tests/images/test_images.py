@@ -220,6 +220,16 @@ def test_zeros_in_place_of_the_end_of_a_jpeg(kind):
             decode_image(content[:left] + bytes(len(content)))
 
 
+def test_the_last_zero_of_a_jpegs_pixels_is_none_of_those_at_its_end():
+    """In compressed pixels, a zero follows each 0xff, and some pictures end with these two."""
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 8, 8, 3), dtype=np.uint8)
+    files = [encoded(Image.fromarray(one), "JPEG", quality=95) for one in pixels]
+    some = [content for content in files if content.endswith(b"\xff\0\xff\xd9")]
+    assert some
+    for content in some:
+        assert decode_image(content[:-2] + bytes(100)) == decode_image(content)
+
+
 def test_a_progressive_jpeg_without_its_last_scans_is_refused():
     content = encoded(class_image(0), "JPEG", progressive=True)
     scans = [match.start() for match in re.finditer(rb"\xff\xda", content)]

@@ -115,7 +115,7 @@ def jpeg_before_zeros(file: BinaryIO) -> bytes | None:
         if jpeg[place + 1 : place + 2] == b"\xda":
             mark = _MARK.search(jpeg, end)
             if mark is None:
-                return jpeg
+                return jpeg + bytes(jpeg.endswith(b"\xff"))  # after 0xff, a zero belongs to the pixels
             end = mark.start()
         place = end
     return None
