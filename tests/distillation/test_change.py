@@ -403,6 +403,14 @@ def test_head_is_dropped_without_statistics_to_recompute_it(runs):
     assert "head was left out" in left.notes[0]
 
 
+def test_a_damaged_set_without_a_class_of_its_extension_cannot_be_resumed(runs, data, encoder, tmp_path):
+    extend(runs / "a", data[0].with_classes(["hen"]), encoder, run=out_of(tmp_path), steps=1)
+    forget(tmp_path / "out", "cat", run=RunConfig(out=tmp_path / "left"))
+    next((tmp_path / "left" / "images").rglob("*.png")).write_bytes(b"x")
+    with pytest.raises(UserError, match=r"is damaged .*; make it again or restore it"):
+        DistilledSet.load(tmp_path / "left")
+
+
 def test_an_export_has_no_sums_to_change(runs, encoder, run_cli, tmp_path):
     assert run_cli("export", runs / "all", "--out", tmp_path / "small").code == 0
     shown = run_cli("forget", tmp_path / "small", "--class", "dog", "--out", tmp_path / "less")

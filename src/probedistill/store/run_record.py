@@ -377,8 +377,11 @@ class RunRecord(History):
 
     @property
     def derived(self) -> bool:
-        """Whether finished sets became this one without a step: merged, with fewer or renamed classes, or exported."""
-        return bool(self.parts or self.export or (self.base is None and (self.forgotten or self.renamed)))
+        """Whether finished sets became this one without a step: merged, with fewer or renamed classes, or exported.
+
+        A set that continues one with fewer or renamed classes counts, too: the record cannot tell which came first.
+        """
+        return bool(self.parts or self.export or self.forgotten or self.renamed)
 
     @property
     def source(self) -> EncoderRecord | None:
