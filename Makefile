@@ -36,7 +36,7 @@ test: $(VENV)/.installed $(VENV)/.browser  ## the tests
 gpu: $(VENV)/.installed  ## the tests that need an NVIDIA GPU
 	TEST_GPU=1 $(BIN)/python -m pytest tests/machine/test_gpu.py
 
-quick: $(VENV)/.installed  ## the tests without the slow ones: about a minute and a half
+quick: $(VENV)/.installed  ## the tests without the slow ones: about a minute
 	$(BIN)/python -m pytest $(WORKERS) -m "not slow" -q --hypothesis-profile quick
 
 lint: $(VENV)/.installed  ## ruff, mypy, and a check that the tables in the docs match the results

@@ -309,6 +309,7 @@ def test_align_command(run_cli, photos, tiny_yaml, tmp_path):
     assert (out / "align.json").read_bytes() == first
 
 
+@pytest.mark.slow
 def test_too_few_encoders_in_the_transfer_results_are_reported(run_cli, photos, tiny_yaml, tmp_path):
     fingerprints = [load_encoder(TINY).fingerprint, load_encoder(TINY, encoder_args={"seed": 1}).fingerprint]
     results(fingerprints, [[0.9, 0.2], [0.3, 0.8]]).save(tmp_path)
@@ -348,6 +349,7 @@ def test_too_few_pairs_in_the_transfer_results_are_reported(photos, tiny_yaml):
     assert [c.strip() for c in cells[-1][3:]] == ["3", "–", "–", "2"]
 
 
+@pytest.mark.slow
 def test_names_that_mean_something_to_rich(run_cli, tiny_yaml, monkeypatch, tmp_path):
     folder = make_image_folder(tmp_path / "x [" / "b]", per_class=3)  # …/x [/b]
     monkeypatch.chdir(tmp_path)

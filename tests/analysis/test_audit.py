@@ -149,6 +149,7 @@ def test_the_most_suspect_images_are_shown():
 # ---------------------------------------------------------------- members
 
 
+@pytest.mark.slow
 def test_the_stated_share_of_members_is_found():
     """With few photos no false alarm is allowed, and the members above the first other photo are more than 1%."""
     members = shadow_halves(np.repeat([0, 1], 30), 80, seed=0)

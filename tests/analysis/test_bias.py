@@ -69,6 +69,7 @@ def bias_cli(run_cli, data, run, tmp_path):
 # Group files
 
 
+@pytest.mark.slow
 def test_a_group_file_is_matched_by_name_in_any_order(data, tmp_path):
     train, test = load_splits(f"folder:{data}")
     lines = (data / "groups.csv").read_text().splitlines()
@@ -100,6 +101,7 @@ def edited(data, tmp_path, edit):
     return tmp_path / "g.csv"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("edit", "line"),
     [
@@ -182,6 +184,7 @@ def test_report_of_a_run(bias_cli, run, data, tmp_path):
     assert Image.open(tmp_path / "out" / "bias.png").format == "PNG"
 
 
+@pytest.mark.slow
 def test_a_probe_that_sees_only_the_background_has_a_background_effect(tmp_path):
     """Both classes show the same things; only the colour behind them depends on the class."""
     folder = make_image_folder(tmp_path / "things", ["cat", "red", "dog", "blue"], per_class=20, size=32)

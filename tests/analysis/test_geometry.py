@@ -294,6 +294,7 @@ def many(tmp_path_factory):
     return run
 
 
+@pytest.mark.slow
 def test_geometry_command(run_cli, many):
     before = {path.name for path in many.iterdir()}
     result = run_cli("geometry", many, "--config", many / "config.yaml", "--k", 5)

@@ -64,6 +64,7 @@ def views_of(distilled, encoder, store):
     return store.synthetic_views(encoder, distilled.images, views=20, augment=augment, seed=0)
 
 
+@pytest.mark.slow
 def test_candidates_are_what_their_names_say(distilled, old, new, store):
     target, source = (views_of(distilled, one, store) for one in (new, old))
     heads = {
@@ -177,6 +178,7 @@ def test_wrong_use_is_one_line(distilled, old, new, store):
         migrate(distilled, new, statistics=[statistics_of(bank([0, 1, 2]))], features=store)
 
 
+@pytest.mark.slow
 def test_a_head_for_the_set_s_own_encoder(distil_cli, run_cli, photos, tmp_path):
     run, out = tmp_path / "run", tmp_path / "head"
     assert distil_cli("--out", run, "--keep-head", "--no-progress").code == 0

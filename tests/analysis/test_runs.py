@@ -32,6 +32,7 @@ def made(tmp_path_factory, photos):
     return folder
 
 
+@pytest.mark.slow
 def test_runs_that_differ_only_in_their_seed_are_one_row(made):
     found = collect_runs(made)
     first, second = sorted(found.groups, key=lambda group: -len(group.seeds))
@@ -219,6 +220,7 @@ def test_options_of_other_methods_do_not_count_as_differences(photos, tmp_path, 
     assert "temperature" not in result.out
 
 
+@pytest.mark.slow
 def test_an_option_that_only_one_run_of_a_method_has_is_a_difference(photos, tmp_path):
     """A record leaves out unused options, so two rows could look the same, with no setting to tell them apart."""
     common = ["distill", "--images", f"folder:{photos}", "--encoder", TINY, "--steps", 1, "-q"]

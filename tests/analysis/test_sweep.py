@@ -26,6 +26,7 @@ def folders(out: Path) -> list[str]:
     return sorted(str(path.parent.relative_to(out)) for path in out.rglob("run.json"))
 
 
+@pytest.mark.slow
 def test_seeds_are_one_row_with_a_spread(distil_cli, run_cli, out, tmp_path):
     made = distil_cli("--seeds", 0, 1, 2, "--out", out, steps=2)
     assert made.code == 0, made.err
@@ -40,6 +41,7 @@ def test_seeds_are_one_row_with_a_spread(distil_cli, run_cli, out, tmp_path):
     assert [(line["run"], line["probe"]) for line in lines] == [(f"seed-{n}", "ridge") for n in range(3)]
 
 
+@pytest.mark.slow
 def test_each_run_is_what_distill_alone_makes(distil_cli, out, tmp_path):
     assert distil_cli("--seeds", 3, "--out", out).code == 0
     assert distil_cli("--seed", 3, "--out", tmp_path / "alone").code == 0
@@ -86,6 +88,7 @@ def test_it_resumes_after_an_interruption(fork, run_cli, photos, out):
     assert DistilledSet.load(out / "seed-1").run.finished
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_does_not_stop_the_others(run_cli, photos, out):
     words = ["distill", "--images", f"folder:{photos}", "--encoder", "module:helpers_encoders:turns_nan"]
     made = run_cli(*words, "--grid", "steps", "1,9", "--views", 1, "--evaluate-every", 0, "--out", out)
@@ -95,6 +98,7 @@ def test_a_run_that_diverges_does_not_stop_the_others(run_cli, photos, out):
     assert DistilledSet.load(out / "steps-1" / "seed-0").run.finished
 
 
+@pytest.mark.slow
 def test_from_python(photos, tmp_path):
     found = sweep(f"folder:{photos}", TINY, seeds=[0, 1], grid={"views": [1, 2]}, out=tmp_path / "x", **QUICK)
     assert [(group.settings, group.seeds) for group in found.groups] == [
@@ -104,6 +108,7 @@ def test_from_python(photos, tmp_path):
     assert all(len(group.accuracies[0].top1) == 2 for group in found.groups)
 
 
+@pytest.mark.slow
 def test_seeds_and_values_may_be_arrays(photos, tmp_path):
     grid = {"views": np.arange(1, 3)}
     found = sweep(f"folder:{photos}", TINY, seeds=np.arange(2), grid=grid, out=tmp_path / "x", **QUICK)

@@ -114,6 +114,7 @@ def test_cells_equal_evaluate(matrix, runs, data, other):
             assert matrix.baselines_std[name][0, t] == real[title].std
 
 
+@pytest.mark.slow
 def test_centroids_are_chosen_by_the_source_and_scored_on_the_target(runs, data, other):
     options = {**QUICK, "views": 0}  # only centre crops, so nothing is drawn
     matrix = transfer(runs, [TINY, other], *data, **options)
@@ -152,6 +153,7 @@ def test_centroids_are_seen_in_the_views_that_evaluate_draws(data, tmp_path, mon
     assert matrix.baselines["centroids"][0, 0, 0] == pytest.approx(alone.top1)
 
 
+@pytest.mark.slow
 def test_own_encoders_are_marked(matrix):
     assert matrix.same.tolist() == [[True, False], [False, True]]
     text = str(matrix)
@@ -160,6 +162,7 @@ def test_own_encoders_are_marked(matrix):
         assert name in text
 
 
+@pytest.mark.slow
 def test_files(matrix, runs, data, other, tmp_path):
     out = tmp_path / "new" / "out"
     saved = transfer([str(run) for run in runs], [TINY, other], *data, out=out, **QUICK)
@@ -217,6 +220,7 @@ def test_cells_are_reused_if_everything_agrees(runs, data, other, tmp_path):
     assert changed.accuracy[0, 1, 0] == 0.015625
 
 
+@pytest.mark.slow
 def test_probes_without_epochs_keep_their_cells_with_other_epochs(runs, data, tmp_path):
     def again(epochs, *probes):
         options = {**QUICK, "seeds": 1, "baselines": ["full"], "full_views": 0}
@@ -262,6 +266,7 @@ class Stops(nn.Module):
         return self.body(images)
 
 
+@pytest.mark.slow
 def test_an_interrupted_matrix_resumes(runs, data, tmp_path):
     stops = Stops()
     encoder = Encoder(stops, name="stops", input_size=32)

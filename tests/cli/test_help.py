@@ -98,6 +98,7 @@ def test_a_misspelt_option_comes_with_the_nearest(run_cli, command):
         assert f"unknown option {option[:-1]!r}; did you mean {option}?" in error, command
 
 
+@pytest.mark.slow
 def test_defaults_are_shown_as_one_types_them(help_at):
     defaults = {
         (command, name): default

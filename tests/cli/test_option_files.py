@@ -101,6 +101,7 @@ def test_yaml_that_is_not_text(refused, tmp_path):
     assert "c.yaml" in refused("--config", tmp_path / "c.yaml")
 
 
+@pytest.mark.slow
 def test_config_of_a_run_repeats_it(run_cli, distil_cli, photos, tmp_path, out):
     given = ["--method", "lgm", "--seed", 3, "--views", 2, "--lr", 0.05, "--augment.scale", 0.5, 0.9, "--real-views", 1]
     given += ["--encoder-args.seed", 4, "--classes", "dog", "--classes", "cat", "--canvas.kind", "pixels"]
@@ -115,6 +116,7 @@ def test_config_of_a_run_repeats_it(run_cli, distil_cli, photos, tmp_path, out):
     assert (out / "config.yaml").read_text() == (again / "config.yaml").read_text()
 
 
+@pytest.mark.slow
 def test_the_config_of_a_run_does_not_need_its_list_of_classes_again(run_cli, distil_cli, photos, tmp_path, out):
     """The list may change, or vanish with the shell that made it: ``--classes @<(ls photos)``."""
     names = tmp_path / "names.txt"

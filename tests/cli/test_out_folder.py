@@ -86,6 +86,7 @@ def test_folder_that_holds_an_unfinished_run(distil_cli, out):
     assert not (out / "checkpoints").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -118,6 +119,7 @@ def test_folder_of_something_else_is_left_alone(distil_cli, out, arguments, name
     assert [p for p in out.rglob("*") if p.is_file()] == [out / name]
 
 
+@pytest.mark.slow
 def test_what_systems_add_does_not_fill_a_folder(distil_cli, run_cli, photos, tmp_path):
     """Finder writes .DS_Store into a folder that it has shown."""
     places = {name: tmp_path / name for name in ("run", "export", "saved", "composed")}

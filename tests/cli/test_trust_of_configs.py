@@ -74,6 +74,7 @@ def test_the_printed_command_runs_unchanged(distil_cli, run_cli, tmp_path):
     assert again.code == 0, again.err
 
 
+@pytest.mark.slow
 def test_the_command_of_a_card_and_of_a_report_runs_unchanged(distil_cli, run_cli, tmp_path):
     """It makes the set again; a file that names code or local weights is followed with --trust alone."""
     made = distil_cli("--out", tmp_path / "run", steps=1)

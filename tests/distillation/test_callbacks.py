@@ -125,6 +125,7 @@ def test_objects_that_are_not_callbacks(distil_cli, tmp_path, mine, options, say
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_tensorboard(photos, tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

@@ -71,6 +71,7 @@ def out_of(tmp_path, **options):
 # merge
 
 
+@pytest.mark.slow
 def test_merged_set_has_the_images_and_the_sums_of_both(runs):
     a, b = load_runs([runs / "a", runs / "b"])
     merged = merge_sets([a, b])
@@ -107,6 +108,7 @@ def test_shared_classes_are_refused_or_have_the_images_of_both(runs):
     assert both.run.config.images_per_class == 2
 
 
+@pytest.mark.slow
 def test_two_extensions_of_one_set_have_its_classes_once(runs, run_cli, data, encoder, tmp_path):
     for name in ("hen", "owl"):
         extend(
@@ -550,6 +552,7 @@ def test_more_photos_of_a_class_change_only_the_images_of_that_class(runs, data,
     assert statistics_of_run(tmp_path / "out")[0].counts.tolist() == [6, 12]
 
 
+@pytest.mark.slow
 def test_new_images_complement_the_old_ones(runs, data, encoder, tmp_path):
     """The objective includes the fixed images: it is the loss of all images, not only of the new ones."""
     new = data[0].with_classes(NAMES[2:])
@@ -580,6 +583,7 @@ def test_objective_sees_views_of_the_fixed_images_beside_those_that_change(encod
     assert first == again != other
 
 
+@pytest.mark.slow
 def test_stopped_extension_resumes_to_the_same_result(runs, data, encoder, tmp_path):
     from probedistill import Callback, Interrupted
 

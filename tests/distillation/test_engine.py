@@ -322,6 +322,7 @@ def test_without_memory_for_two_views_it_continues_with_one():
 # ---- out of memory
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["lgm", "clp", "sfm"])
 @pytest.mark.parametrize("only_graph", [None, False, True], ids=["any pass", "pass 1", "pass 2"])
 @pytest.mark.parametrize("micro_batch", [18, 7])
@@ -458,6 +459,7 @@ def undisturbed(level_every: int, micro_batch: int):
     return snapshot(distiller)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["nan", "inf", "-inf", "gradient"])
 @pytest.mark.parametrize("level_every", [0, 2])
 @pytest.mark.parametrize("micro_batch", [18, 5])

@@ -55,6 +55,7 @@ def test_a_run_keeps_the_statistics_of_its_real_features(distil_cli, photos, tmp
     assert first.about.parts[0].name == "run"
 
 
+@pytest.mark.slow
 def test_a_run_without_statistics_says_how_to_have_them(distil_cli, tmp_path):
     run = tmp_path / "run"
     assert distil_cli("--keep-stats", "--out", run).code == 0
@@ -289,6 +290,7 @@ def test_every_method_distils_from_files(from_statistics, run_cli, parties, tmp_
     assert "parts: cat, dog" in run_cli("info", out).out
 
 
+@pytest.mark.slow
 def test_the_config_of_a_run_repeats_it_and_scores_it(from_statistics, run_cli, parties, photos, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     assert from_statistics(parties, "--images", f"folder:{photos}", "--method", "sfm", "--out", one).code == 0

@@ -87,6 +87,7 @@ def test_reading_takes_only_sprites(tmp_path):
 # ---- of a run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
@@ -110,6 +111,7 @@ def test_a_run_keeps_the_first_each_preview_and_the_last(photos, tmp_path, optio
     assert [step for step, _ in distilled.run.accuracy] == previews
 
 
+@pytest.mark.slow
 def test_progress_says_how_far_it_is(photos, tmp_path, monkeypatch):
     written: list[dict] = []
 
@@ -155,6 +157,7 @@ def test_a_run_that_stops_between_two_writes_shows_its_last_step(photos, tmp_pat
     assert (shown.step, len(shown.losses)) == (2, 2)
 
 
+@pytest.mark.slow
 def test_resuming_gives_the_sprites_of_an_unbroken_run(photos, tmp_path):
     quick(photos, encoder(), out=tmp_path / "whole", evaluate_every=2)
     out = stop_midway(photos, tmp_path / "run")
@@ -168,6 +171,7 @@ def test_resuming_gives_the_sprites_of_an_unbroken_run(photos, tmp_path):
     assert not (out / "progress.json").exists()
 
 
+@pytest.mark.slow
 def test_resuming_from_the_beginning_makes_all_sprites_again(photos, tmp_path):
     out = stop_midway(photos, tmp_path / "run")
     for path in (out / "checkpoints").iterdir():

@@ -225,6 +225,7 @@ def test_a_transformer_has_its_own_recipe_unless_told_otherwise(folder, tmp_path
     assert recipe(transformer, aim="transfer") == recipe(transformer)
 
 
+@pytest.mark.slow
 def test_which_options_have_no_effect_depends_on_the_encoder(folder, tmp_path):
     """A transformer starts from single photos and uses no layers; a convolutional model does."""
     how = {"steps": 1, "progress": False, "evaluate_every": 0, "cache": tmp_path}
@@ -256,6 +257,7 @@ def test_views_for_a_transformer_are_the_same_in_distilling_and_scoring(folder, 
     assert beside["random real"].top1 == alone["random real"].top1
 
 
+@pytest.mark.slow
 def test_layers_change_the_images_and_weight_0_switches_them_off(encoder, folder, tmp_path):
     def images(**options):
         how = {"method": "clp", "steps": 2, "progress": False, "evaluate_every": 0, "cache": tmp_path}
@@ -266,6 +268,7 @@ def test_layers_change_the_images_and_weight_0_switches_them_off(encoder, folder
     torch.testing.assert_close(images(layers=2, layer_weight=0.0), plain, atol=2, rtol=0)
 
 
+@pytest.mark.slow
 def test_resumed_in_the_middle_the_images_are_the_same(folder, tmp_path):
     how = {"steps": 4, "progress": False, "evaluate_every": 0, "cache": tmp_path / "cache", "micro_batch": 4}
     encoder = EncoderConfig(encoder="timm:test_efficientnet", pretrained=False, input_size=64)
@@ -293,6 +296,7 @@ def test_statistics_have_no_layers(run_cli, folder, tmp_path):
     assert not os.path.exists(tmp_path / "x")
 
 
+@pytest.mark.slow
 def test_distill_uses_features_that_were_computed_before(run_cli, photos, tmp_path):
     options = ["--images", f"folder:{photos}", "--encoder", "timm:test_resnet@64", "--no-pretrained",
                "--cache", tmp_path / "cache"]  # fmt: skip

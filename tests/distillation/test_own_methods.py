@@ -234,6 +234,7 @@ def test_a_users_own_canvas(mine, distil_cli, run_cli, init):
     assert "already finished" in distil_cli(*arguments, "--resume", steps=4).err
 
 
+@pytest.mark.slow
 def test_a_level_that_the_images_do_not_depend_on_stays(mine, distil_cli):
     common = ["--canvas.init", "noise", "--micro-batch", 1]
     for name in ("Blocks", "Spare"):

@@ -61,6 +61,7 @@ def quick(spec, encoder, **options):
 # ---------------------------------------------------------------- the Python API
 
 
+@pytest.mark.slow
 def test_readme_in_ten_lines(spec, tmp_path):
     encoder = load_encoder(TINY, device="cpu")
     train, test = load_splits(spec)
@@ -93,6 +94,7 @@ def test_the_loss_falls(spec, encoder):
         assert np.mean(losses[-5:]) < np.mean(losses[:5]), method
 
 
+@pytest.mark.slow
 def test_what_a_run_records(spec, encoder, tmp_path):
     distilled = distill(spec, encoder, steps=20, out=tmp_path / "run", progress=False)
     run = json.loads((tmp_path / "run/run.json").read_text())
@@ -274,6 +276,7 @@ def _healthy():
     return Encoder(Tiny(), name="tiny", input_size=32, mean=(0.5,) * 3, std=(0.25,) * 3, identity="same")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["cut", "altered", "empty"])
 def test_torn_checkpoint_is_skipped(spec, tmp_path, damage):
     options = {"steps": 12, "method": "lgm"}
@@ -290,6 +293,7 @@ def test_torn_checkpoint_is_skipped(spec, tmp_path, damage):
     assert len(resumed.run.losses) == 12
 
 
+@pytest.mark.slow
 def test_resume_when_every_checkpoint_is_torn_starts_from_the_beginning(spec, tmp_path):
     out = _stopped(spec, tmp_path / "run", steps=12)
     for path in (out / "checkpoints").iterdir():
@@ -400,6 +404,7 @@ def test_interrupted_while_features_are_computed(fork, tmp_path):
     assert "--resume" in err.splitlines()[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("seconds", "steps"), [(None, [1, 52, 60]), (30, [*range(1, 60), 60])])
 def test_checkpoints_that_take_long_are_made_less_often(spec, encoder, tmp_path, monkeypatch, seconds, steps):
     """If a step takes 40 seconds and a checkpoint 100, the next is made after 2,000, unless the user sets a time."""
@@ -431,6 +436,7 @@ def test_two_images_per_class(spec, encoder, tmp_path):
     assert names == ["cat/000.png", "cat/001.png", "dog/000.png", "dog/001.png"]
 
 
+@pytest.mark.slow
 def test_soft_labels_and_head_are_stored_on_request(distil_cli, encoder, tmp_path):
     second = ["--also", f"{TINY}@24", "--evaluate-every", 0]
     for name, options in {"both": ["--soft-labels", "learned", "--keep-head"], "head": ["--keep-head"]}.items():
@@ -473,6 +479,7 @@ def test_plain_pixels_are_another_canvas(spec, encoder):
     assert np.mean(pixels.run.losses[-10:]) < 0.9 * np.mean(pixels.run.losses[:10])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["sfm", "lgm", "clp"])
 @pytest.mark.parametrize("size", [1, 2, 5])
 def test_micro_batches_change_almost_nothing(spec, encoder, method, size):
@@ -624,6 +631,7 @@ def test_the_authors_settings_belong_to_a_method():
 # ---------------------------------------------------------------- from Python
 
 
+@pytest.mark.slow
 def test_a_run_from_python_leaves_the_config_that_repeats_it(run_cli, photos, tmp_path):
     train, test = load_splits(f"folder:{photos}")
     encoder = load_encoder(TINY, input_size=24)

@@ -95,6 +95,7 @@ def plain_gradients_of_three(kind: str) -> tuple[list[Tensor], list[list[Tensor]
 # ---- the gradient
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["pyramid", "pixels"])
 @pytest.mark.parametrize("micro_batch", [1, 5, 7, 17, 18])
 def test_the_gradient_is_the_weighted_sum(kind, micro_batch):
@@ -234,6 +235,7 @@ def in_micro_batches() -> Distiller:
     return make_distiller(make_towers(2, torch.float32), dtype=torch.float32, level_every=0, micro_batch=7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [0, 1, 3])
 @pytest.mark.parametrize("fresh", [with_levels, in_micro_batches])
 def test_a_loaded_state_continues_bit_for_bit(tmp_path, stop, fresh):
@@ -303,6 +305,7 @@ def test_one_encoder_is_a_list_of_one(spec):
     assert len(run.micro_batch) == 1
 
 
+@pytest.mark.slow
 def test_each_encoder_has_an_influence(spec):
     """Two encoders together give other images than either alone, and the loss of each falls."""
     options = {"method": "clp", "steps": 30, "canvas": CanvasConfig(kind="pixels"), "views": 2}
@@ -353,6 +356,7 @@ def test_an_encoder_without_a_config_is_a_note_in_the_config_file(spec, tmp_path
     assert DistilledSet.load(tmp_path / "run").run.encoders[1].name == "mine"
 
 
+@pytest.mark.slow
 def test_a_run_resumes_without_the_file_that_also_named(spec, run_cli, tmp_path):
     class Stops(Callback):
         def on_step(self, step):
@@ -384,6 +388,7 @@ def test_starting_from_real_images_at_the_largest_size(spec):
         assert int(train.labels[distance.argmin()]) == int(label)
 
 
+@pytest.mark.slow
 def test_a_stopped_run_resumes_bit_for_bit(spec, tmp_path):
     from helpers_encoders import Tiny, TurnsNaN
 

@@ -52,6 +52,7 @@ def test_a_model_that_is_trained_between_two_encoders_keeps_what_it_has_learned(
     assert not close(learned, first)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["convnext_atto", "vit_tiny_patch16_224"])
 def test_models_without_batch_norm_are_left_alone(name):
     config = EncoderConfig(encoder=f"timm:{name}", pretrained=False, input_size=32, device="cpu")

@@ -45,6 +45,7 @@ def hf_folder(tmp_path_factory):
     return root, models
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["vit", "dinov2", "clipvision", "clip", "convnext"])
 def test_hf_models_give_their_pooled_features(hf_folder, name):
     root, models = hf_folder
@@ -347,6 +348,7 @@ def test_a_checkpoint_with_two_models_is_refused(hf_folder, tmp_path):
         load_encoder(f"hf:{path}", device="cpu")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["PoolFormer", "Levit", "ConvNext", "DeiT", "ViT"])
 def test_the_crop_keeps_the_processors_share_of_an_image(hf_folder, tmp_path, kind):
     import transformers
@@ -576,6 +578,7 @@ def reader_without_pooler():
     return reader(pools=False)  # as TrOCR's checkpoints are
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [data2vec, sam2, hgnet, radio, altclip, reader, reader_without_pooler])
 def test_features_are_what_the_model_itself_makes_of_a_whole_image(hf_folder, tmp_path, make):
     try:

@@ -31,6 +31,7 @@ def test_recipes_name_the_papers_encoders_and_the_lite_ones():
         assert recipe.input_size % 2 == 0
 
 
+@pytest.mark.slow
 @needs_lite0
 def test_lite0_has_the_packages_weights():
     encoder = load_encoder("efficientnet_lite0", input_size=64, device="cpu")
@@ -53,6 +54,7 @@ def lite0():
     return load_encoder("efficientnet_lite0", input_size=32, device="cpu", fold_batchnorm=False)
 
 
+@pytest.mark.slow
 @needs_lite0
 @pytest.mark.parametrize("wrap", ["sorted", "trainer", "averaged last"])
 def test_lite0_loads_a_checkpoint_by_the_names_in_it(tmp_path, lite0, wrap):
@@ -88,6 +90,7 @@ def test_missing_weights_package_says_what_to_install(monkeypatch):
         load_encoder("efficientnet_lite0", device="cpu")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["clip_vitb16", "dinov2_vitb14", "eva02_vitb14", "mocov3_vitb16"])
 def test_papers_architecture_with_random_weights(name, monkeypatch):
     """The recipe makes its model with the right size and dimension; here with one block, for speed."""

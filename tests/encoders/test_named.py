@@ -180,6 +180,7 @@ def input_size(run):
     return DistilledSet.load(run).run.encoders[0].input_size
 
 
+@pytest.mark.slow
 def test_a_config_may_name_the_encoders_file(run_cli, files):
     assert run_cli("distill", "--config", "run.yaml", "--out", "a", "-q").code == 0
     assert input_size("a") == 24
@@ -194,6 +195,7 @@ def test_a_config_may_name_the_encoders_file(run_cli, files):
     assert run_cli("distill", "--config", "run.yaml", *words).code == 0
 
 
+@pytest.mark.slow
 def test_lists_of_a_config_may_name_encoders_files(run_cli, files):
     Path("larger.yaml").write_text("{encoder: tiny.yaml, input_size: 40}")
     with Path("run.yaml").open("a") as file:

@@ -61,6 +61,7 @@ def test_coca_gives_its_features_without_its_tokens(monkeypatch):
     encoder.check_gradient()
 
 
+@pytest.mark.slow
 def test_arguments_that_openclip_fails_on_are_one_line():
     pytest.importorskip("open_clip")
     arguments = {"force_preprocess_cfg": "bicubic"}

@@ -133,6 +133,7 @@ def packed(write: Callable[[io.BytesIO], object]) -> bytes:
     return file.getvalue()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("content", "says"),
     [
@@ -336,6 +337,7 @@ def test_a_checkpoint_of_two_models_is_refused(tmp_path, small):
         _features(tmp_path / "w.pth")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "content",
     [
@@ -547,6 +549,7 @@ def of_64():
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("has_classifier", [True, False])
 @pytest.mark.parametrize("size", [64, 96, None])
 def test_weights_of_another_size_than_the_models_own(tmp_path, of_64, size, has_classifier):

@@ -84,6 +84,7 @@ def test_code_and_paths_are_followed_only_with_trust(content, names):
         check_file_options(content, "config 'x.yaml'")
 
 
+@pytest.mark.slow
 @given(
     st.recursive(
         st.just("module:os:system"),

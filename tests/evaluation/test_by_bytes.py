@@ -126,6 +126,7 @@ def test_seeds_of_one_setting_are_one_row(run_cli, photos, tmp_path):
     assert [one.seeds for one in small.shipments if one.kind == "images"] == [2]
 
 
+@pytest.mark.slow
 def test_the_command(run_cli, photos, tmp_path):
     command = ["baseline", "--images", f"folder:{photos}", "--encoder", TINY, "--no-progress"]
     outcome = run_cli(*command, "--by-bytes", "--out", tmp_path / "bytes.json")

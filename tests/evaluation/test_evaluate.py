@@ -52,6 +52,7 @@ def score(distilled, encoder, data, **options):
     return evaluate(distilled, encoder, *data, **options)
 
 
+@pytest.mark.slow
 def test_rows(distilled, encoder, data):
     result = score(distilled, encoder, data, probes=["ridge", "logistic"], epochs=5)
     assert [(row.name, row.probe) for row in result.rows] == [

@@ -55,6 +55,7 @@ def rows_made(monkeypatch):
     return made
 
 
+@pytest.mark.slow
 def test_what_is_saved_is_read_back(distilled, encoder, data, tmp_path):
     result = evaluate(distilled, encoder, *data, without_augmentation=True, **QUICK)
     result.save(tmp_path / "scores.json")
@@ -245,6 +246,7 @@ def test_neighbours_are_chosen_by_another_encoder(encoder, data):
     assert theirs.context.encoder != chosen.context.encoder
 
 
+@pytest.mark.slow
 def test_scores_of_a_replaced_run_are_not_saved_with_the_new_one(encoder, data, tmp_path, monkeypatch):
     """If a run is distilled again while its images are scored, the rows belong to images that are gone."""
     out = tmp_path / "run"

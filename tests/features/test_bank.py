@@ -523,6 +523,7 @@ def sorted_rows(pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> list[list[flo
     return sorted([*map(float, x), float(y)] for features, labels in pairs for x, y in zip(features, labels))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("views", [0, 1, 3])
 @pytest.mark.parametrize("size", [1, 3, 100])
 def test_blocks_of_a_bank_in_files_are_all_of_its_rows(both, views, size):

@@ -282,6 +282,7 @@ def places(value, at=()):
     return [way for key, entry in inside for way in [(*at, key), *places(entry, (*at, key))]]
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_any_change_of_the_record_is_one_line_or_harmless(file, data):

@@ -63,6 +63,7 @@ def test_views_of_an_image_are_averaged_before_scaling():
     torch.testing.assert_close(sums[1], mean / mean.norm())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("epsilon", "delta"), [(0.5, 1e-6), (1.0, 1e-5), (4.0, 1e-5), (8.0, 1e-3)])
 def test_the_noise_is_enough_for_the_promise(epsilon, delta):
     """By the exact δ of a Gaussian mechanism (Balle and Wang, arXiv 1805.06530)."""
@@ -198,6 +199,7 @@ def test_held_out_images_must_not_depend_on_other_images(run_cli, tmp_path):
     assert run_cli(*make, "--all-images").code == 0
 
 
+@pytest.mark.slow
 def test_small_classes_and_a_large_delta_are_warned_of(run_cli, photos, tmp_path, monkeypatch):
     def silent(epsilon, delta):  # one time in seventy real noise makes a class large
         deviation, _, library = check_promise(epsilon, delta)

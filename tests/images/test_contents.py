@@ -246,6 +246,7 @@ def hub(monkeypatch, tmp_path_factory):
     return datasets
 
 
+@pytest.mark.slow
 def test_hugging_face_folders(hub, tmp_path):
     folder = make_image_folder(tmp_path / "a", per_class=3, size=4)
     before = fingerprint(f"hf:{folder}")

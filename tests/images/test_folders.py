@@ -285,6 +285,7 @@ def test_a_class_on_a_missing_disk_is_reported(tmp_path):
         assert classes_of(tmp_path) == ("cat", "dog")
 
 
+@pytest.mark.slow
 def test_folders_in_folders_in_folders(tmp_path):
     tree(tmp_path, "cat", "dog")
     here = os.open(tmp_path / "cat", os.O_RDONLY)

@@ -719,6 +719,7 @@ def hub(monkeypatch, tmp_path_factory):
     return datasets
 
 
+@pytest.mark.slow
 def test_hf_local_image_folder(hub, tmp_path):
     make_image_folder(tmp_path, per_class=3, size=4)
     (tmp_path / "train" / "dog" / "0002.png").write_text("broken")

@@ -292,6 +292,7 @@ def test_a_truncated_shard(shards, lost):
         load_images(f"wds:{shards}", strict=True)
 
 
+@pytest.mark.slow
 def test_a_shard_cut_anywhere_never_gives_a_wrong_sample(tmp_path):
     path = write_tar(tmp_path / "x.tar", samples(0, 4))
     whole, expected = path.read_bytes(), load_images(f"wds:{path}")
@@ -324,6 +325,7 @@ def test_a_damaged_header_is_not_silently_ignored(shards):
         assert len(load_images(f"wds:{shards}")) == 12
 
 
+@pytest.mark.slow
 def test_random_bytes_are_an_error_or_whole_samples(tmp_path):
     path = write_tar(tmp_path / "x.tar", samples(0, 4))
     whole, generator = path.read_bytes(), np.random.default_rng(1)
@@ -476,6 +478,7 @@ def test_features_of_shards(tmp_path, shards, caplog):
         extract_features(encoder, images, cache=tmp_path / "cache", shard_size=4, progress=False, strict=True)
 
 
+@pytest.mark.slow
 def test_a_test_class_of_broken_samples_does_not_stop_the_run(distil_cli, run_cli, tmp_path):
     members = samples(0, 9)
     write_tar(tmp_path / "shards" / "train.tar", members)

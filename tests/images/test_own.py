@@ -299,6 +299,7 @@ def test_objects_that_are_not_encoders(encoder, photos):
 # ---- a set, its folder, or something else
 
 
+@pytest.mark.slow
 def test_a_set_may_be_given_by_name(encoder, photos, tmp_path):
     train, test = load_splits(f"folder:{photos}")
     run = tmp_path / "run"

@@ -61,6 +61,7 @@ def test_a_hub_name_without_a_network(run_cli, photos, no_network, kind, name, w
     assert constants.HF_HUB_OFFLINE is False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "name", "way_out"), NAMES)
 def test_a_hub_name_if_downloads_are_forbidden(run_cli, photos, monkeypatch, kind, name, way_out):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -69,6 +70,7 @@ def test_a_hub_name_if_downloads_are_forbidden(run_cli, photos, monkeypatch, kin
     assert way_out in error
 
 
+@pytest.mark.slow
 def test_cached_files_are_used(no_network, caplog):
     caplog.set_level(logging.INFO, logger="probedistill")
     with asking_the_hub("encoder 'x'", "go home"):

@@ -92,6 +92,7 @@ def test_other_libraries_work_without_a_name_and_a_home(tmp_path, home):
         assert of_matplotlib == str(Path(caches).parent / "matplotlib")
 
 
+@pytest.mark.slow
 def test_a_tilde_is_the_home_folder_even_without_a_shell(distil_cli, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("PROBEDISTILL_CACHE", "~/kept")
@@ -128,6 +129,7 @@ def a_file(tmp_path):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("below", ["", "sub/folder"])
 def test_a_cache_that_is_a_file_is_reported_before_any_work(distil_cli, run_cli, tmp_path, a_file, monkeypatch, below):
     place, out = a_file / below, tmp_path / "run"

@@ -118,6 +118,7 @@ def test_fewer_threads_than_requested(monkeypatch):
     assert doubled(range(5)) == [0, 2, 4, 6, 8]
 
 
+@pytest.mark.slow
 def test_ctrl_c_at_any_instruction_ends_the_work():
     """Locks taken in Python code stay taken if Ctrl-C comes just afterwards: a pool then never ends."""
     ends = [ending(at) for at in range(1, 100)]

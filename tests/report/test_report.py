@@ -472,6 +472,7 @@ def distilled(tmp_path_factory, photos):
     return folder
 
 
+@pytest.mark.slow
 def test_real_images_only_on_request(distilled, report, photos):
     assert "near" not in json.loads(report(distilled).script("data"))["r0"]
     with trusting():

@@ -6,6 +6,7 @@ import re
 import shlex
 from pathlib import Path
 
+import pytest
 import torch
 
 from conftest import TINY
@@ -15,6 +16,7 @@ from probedistill import DistilledSet
 PAGE = (Path(__file__).parents[2] / "docs" / "over-time.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_example_from_two_classes_to_three_to_two(run_cli, tmp_path, monkeypatch):
     block = next(block for block in re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL) if "probedistill extend" in block)
     monkeypatch.chdir(tmp_path)

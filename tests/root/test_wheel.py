@@ -68,6 +68,7 @@ def installed(wheel, tmp_path_factory) -> Path:
     return scripts
 
 
+@pytest.mark.slow
 def test_wheel_contains_only_the_package(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert {"probedistill/cli/__init__.py", "probedistill/__init__.pyi", "probedistill/py.typed"} < set(names)
@@ -124,6 +125,7 @@ def test_the_source_distribution_has_what_its_pages_and_tests_need(tmp_path):
     assert not {*needed, *(page.name for page in ROOT.glob("*.md"))} - held
 
 
+@pytest.mark.slow
 def test_the_page_on_pypi_renders(wheel):
     pytest.importorskip("twine", reason="pip install 'probedistill[dev]'")
     assert "PASSED" in _run([sys.executable, "-m", "twine", "check", "--strict", wheel], wheel.parent)

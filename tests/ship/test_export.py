@@ -443,6 +443,7 @@ def test_command(run_cli, run, tmp_path):
     assert not list(out.glob("evaluation-*.json"))
 
 
+@pytest.mark.slow
 def test_an_export_records_its_encoder_unless_that_is_code(run_cli, run, photos, tmp_path):
     known = ["--encoder", "timm:test_efficientnet@64", "--no-pretrained"]
     made = run_cli("distill", "--images", f"folder:{photos}", *known, "--steps", 1, "--out", tmp_path / "run")

@@ -59,6 +59,7 @@ def run(tmp_path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_what_is_pushed_comes_back(hub, run):
     push(run, "me/set")
     before, after = DistilledSet.load(run), DistilledSet.load("hub:me/set")
@@ -88,12 +89,14 @@ print(json.dumps([data.features["label"].names, rows]))
     assert json.loads(done.stdout) == [names, [list(row) for row in zip(range(len(names)), names, pixels)]]
 
 
+@pytest.mark.slow
 def test_an_export_is_pushed_unchanged(hub, run, tmp_path):
     export(DistilledSet.load(run), tmp_path / "small", progress=False)
     push(tmp_path / "small", "me/small")
     assert torch.equal(DistilledSet.load(tmp_path / "small").images, DistilledSet.load("hub:me/small").images)
 
 
+@pytest.mark.slow
 def test_no_folder_of_this_machine_is_published(hub, run):
     push(run, "me/set")
     for name, data in hub.repos["me/set"].files.items():
@@ -105,6 +108,7 @@ def test_no_folder_of_this_machine_is_published(hub, run):
     assert json.loads(*json.loads(hub.repos["me/set"].files["run.json"])["config"]["also"]) == also
 
 
+@pytest.mark.slow
 def test_the_owners_card_is_pushed(hub, run):
     (run / "README.md").write_text("All mine.\n")
     push(run, "me/set")
@@ -134,6 +138,7 @@ def test_cached_sets_are_not_fetched_again_and_work_without_a_network(hub, run, 
         run_folder("hub:me/other")
 
 
+@pytest.mark.slow
 def test_a_dry_run_sends_nothing(hub, run):
     upload = push(run, "me/set", dry_run=True)
     assert "public: anyone can see it" in str(upload)
@@ -141,6 +146,7 @@ def test_a_dry_run_sends_nothing(hub, run):
     assert not hub.asked
 
 
+@pytest.mark.slow
 def test_private_and_public_are_not_mixed_up(hub, run):
     push(run, "me/set", private=True)
     assert hub.repos["me/set"].private
@@ -148,6 +154,7 @@ def test_private_and_public_are_not_mixed_up(hub, run):
         push(run, "me/set")
 
 
+@pytest.mark.slow
 def test_without_a_token(hub, run, run_cli, monkeypatch):
     import huggingface_hub
 
@@ -156,6 +163,7 @@ def test_without_a_token(hub, run, run_cli, monkeypatch):
     assert not hub.asked
 
 
+@pytest.mark.slow
 def test_commands(hub, run, run_cli):
     said = run_cli("push", run, "me/set", "--private", "--dry-run")
     assert said.code == 0, said.err
@@ -217,6 +225,7 @@ def test_files_that_are_not_those_of_the_set(hub, run, file, content, says, tmp_
     assert not list((tmp_path / "cache").rglob("run.json"))
 
 
+@pytest.mark.slow
 def test_files_that_the_set_does_not_need_are_not_fetched(hub, run, tmp_path):
     push(run, "me/set")
     hub.repos["me/set"].files.update({"../../evil.py": b"x", "evil.py": b"x", "checkpoint.pth": b"x",

@@ -239,6 +239,7 @@ def test_files_of_unknown_kinds(tmp_path, run_cli):
         assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_the_imported_run_is_like_any_other(tmp_path, photos, run_cli):
     file, run = saved(tmp_path, {"images": IMAGES[::2], "labels": LABELS[::2]}), tmp_path / "theirs"
     made = run_cli("import", file, "--classes", "cat", "dog", "--out", run)
@@ -260,6 +261,7 @@ def test_the_imported_run_is_like_any_other(tmp_path, photos, run_cli):
     assert "already exists" in run_cli("import", file, "--out", run).error()
 
 
+@pytest.mark.slow
 def test_commands_that_need_the_sets_encoder_say_what_to_do_without_it(tmp_path, photos, run_cli):
     file, run = saved(tmp_path, {"images": IMAGES[::2], "labels": LABELS[::2]}), tmp_path / "theirs"
     assert run_cli("import", file, "--classes", "cat", "dog", "--out", run).code == 0
@@ -305,6 +307,7 @@ def test_a_set_remembers_the_encoder_that_it_is_imported_with(known, run_cli):
     assert "To make it again" not in card
 
 
+@pytest.mark.slow
 def test_commands_that_need_the_sets_encoder_know_an_imported_sets(known, photos, run_cli, tmp_path):
     images, few = ["--images", f"folder:{photos}"], ["--views", 1, "--seeds", 1]
     matrix = ["transfer", known, *images, "--encoders", TINY, "--out", tmp_path / "transfer", *few, "--trust"]

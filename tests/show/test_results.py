@@ -74,6 +74,7 @@ def test_show_displays_it_in_a_notebook(result, monkeypatch):
     assert shown == [result]
 
 
+@pytest.mark.slow
 def test_plot_is_a_page_of_matplotlib(result, tmp_path):
     result.plot().savefig(tmp_path / "result.pdf")
     assert (tmp_path / "result.pdf").read_bytes().startswith(b"%PDF")

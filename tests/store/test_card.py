@@ -114,6 +114,7 @@ def test_an_edited_card_is_not_damage_and_keeps_its_edits(tmp_path):
     assert path.read_text() == "All mine."
 
 
+@pytest.mark.slow
 def test_a_run_names_what_was_held_out_and_shows_its_scores(distil_cli, run_cli, tmp_path):
     photos = make_image_folder(tmp_path / "photos", per_class=8, splits=())
     run = tmp_path / "run"
@@ -150,6 +151,7 @@ def test_datasets_reads_the_run_as_its_images_alone(tmp_path):
     assert [(row["label"], row["class_name"]) for row in data] == list(enumerate(["red", "train", "[x]"]))
 
 
+@pytest.mark.slow
 def test_photos_that_come_later_change_what_is_held_out(distil_cli, run_cli, tmp_path):
     photos, run = make_image_folder(tmp_path / "photos", per_class=6, size=8, splits=()), tmp_path / "run"
     assert distil_cli("--out", run, images=f"folder:{photos}").code == 0

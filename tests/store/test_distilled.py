@@ -84,6 +84,7 @@ def test_torchvision_reads_it(saved):
     assert np.array_equal(np.asarray(data[2][0]), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", [["cat", "dog"], NASTY])
 def test_hugging_face_reads_it(tmp_path, names):
     datasets = pytest.importorskip("datasets")

@@ -80,6 +80,7 @@ def test_loaded_tensors_outlive_the_file(tmp_path):
     assert same(tensors, TENSORS)
 
 
+@pytest.mark.slow
 def test_a_file_cut_at_any_byte_is_torn(tmp_path, whole):
     path = tmp_path / "x"
     for size in range(len(whole)):
