@@ -689,3 +689,119 @@ def test_the_size_that_a_model_is_made_for_is_one_number_or_two(size):
     args = {"img_size": size}
     encoder = load_encoder("timm:test_vit", pretrained=False, encoder_args=args, device="cpu")
     assert encoder.input_size == 48
+
+
+def _as_openai_names(state, under="visual."):
+    """A timm CLIP tower's weights under the names of OpenAI's and open_clip's files."""
+    new = [
+        ("patch_embed.proj", "conv1"), ("norm_pre", "ln_pre"), ("blocks.", "transformer.resblocks."),
+        ("norm1", "ln_1"), ("norm2", "ln_2"), ("attn.qkv.", "attn.in_proj_"), ("attn.proj", "attn.out_proj"),
+        ("mlp.fc1", "mlp.c_fc"), ("mlp.fc2", "mlp.c_proj"),
+    ]  # fmt: skip
+    renamed = {}
+    for name, value in state.items():
+        for old, theirs in new:
+            name = name.replace(old, theirs)
+        name = {"cls_token": "class_embedding", "pos_embed": "positional_embedding"}.get(name, name)
+        name = name.replace("norm.", "ln_post.") if name.startswith("norm.") else name
+        if name == "class_embedding":
+            value = value.flatten()
+        renamed[under + name] = value[0] if name == "positional_embedding" else value
+    return renamed
+
+
+TINY = {"depth": 1, "embed_dim": 32, "num_heads": 2}
+
+
+def _tiny(name, monkeypatch, **more):
+    """A timm model of one narrow block, and the same for every model that is made after it."""
+    make = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda *a, **k: make(*a, **{**k, **TINY}))
+    torch.manual_seed(2)
+    model = timm.create_model(name, num_classes=0, **more).eval()
+    nn.init.normal_(model.pos_embed, std=0.5)
+    return model
+
+
+def _are_of(model, encoder):
+    images = pictures(2, encoder.input_size)
+    with torch.no_grad():
+        theirs = model((images - encoder.mean) / encoder.std)
+        return torch.allclose(encoder(images), theirs, atol=1e-5 * float(theirs.abs().max()))
+
+
+@pytest.mark.parametrize("under", ["visual.", ""], ids=["whole", "tower"])
+def test_clips_own_files_of_another_size_are_resampled_once(tmp_path, monkeypatch, under):
+    """They were resampled to the size of the model's name, and from there to the input size."""
+    name = "vit_base_patch16_clip_224"
+    model = _tiny(name, monkeypatch, img_size=64)
+    text = {"positional_embedding": torch.zeros(64, 32), "logit_scale": torch.tensor(1.0)} if under else {}
+    torch.save(text | _as_openai_names(model.state_dict(), under), tmp_path / "clip.pt")
+    encoder = load_encoder(f"timm:{name}", checkpoint=tmp_path / "clip.pt", input_size=64, device="cpu")
+    assert _are_of(model, encoder)
+
+
+@pytest.mark.slow
+def test_clips_own_files_with_other_patches_are_those_of_another_model(tmp_path, monkeypatch):
+    model = _tiny("vit_base_patch16_clip_224", monkeypatch)
+    torch.save(_as_openai_names(model.state_dict()), tmp_path / "clip.pt")
+    with pytest.raises(UserError, match="does not fit timm model 'vit_base_patch32_clip_224'"):
+        load_encoder("timm:vit_base_patch32_clip_224", checkpoint=tmp_path / "clip.pt", input_size=64, device="cpu")
+
+
+def test_registers_of_dinov2_at_the_size_of_its_training(tmp_path, monkeypatch):
+    """Its authors' files have a position for the class token, which timm adds to the token."""
+    name = "vit_small_patch14_reg4_dinov2"
+    model = _tiny(name, monkeypatch, img_size=112)
+    state = {key.replace("reg_token", "register_tokens"): value for key, value in model.state_dict().items()}
+    state["pos_embed"] = torch.cat([torch.zeros(1, 1, 32), state["pos_embed"]], dim=1)
+    torch.save(state | {"mask_token": torch.zeros(1, 32)}, tmp_path / "dinov2.pth")
+    encoder = load_encoder(f"timm:{name}", checkpoint=tmp_path / "dinov2.pth", input_size=112, device="cpu")
+    assert _are_of(model, encoder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "has_classifier"),
+    [("vit_tiny_r_s16_p8_224", True), ("vit_tiny_r_s16_p8_224", False), ("vitamin_small_224", True)],
+)
+def test_transformers_behind_convolutions_that_were_trained_at_another_size(tmp_path, name, has_classifier):
+    """A position of theirs is more pixels wide than a patch."""
+    torch.manual_seed(2)
+    model = timm.create_model(name, img_size=64, num_classes=3).eval()
+    nn.init.normal_(model.pos_embed, std=0.5)
+    state = {key: value for key, value in model.state_dict().items() if has_classifier or "head" not in key}
+    torch.save(state, tmp_path / "w.pth")
+    model.reset_classifier(0)
+    assert _are_of(model, load_encoder(f"timm:{name}", checkpoint=tmp_path / "w.pth", input_size=64, device="cpu"))
+
+
+@pytest.mark.slow
+def test_relative_positions_of_another_size_are_refused(tmp_path):
+    """timm would resample those of MViT in silence, for the size of the model's name."""
+    torch.save(timm.create_model("mvitv2_tiny", img_size=64, num_classes=3).state_dict(), tmp_path / "w.pth")
+    with pytest.raises(UserError, match=r"rel_pos_h has shape \(31, 96\) instead of .*such as img_size if it was"):
+        load_encoder("timm:mvitv2_tiny", checkpoint=tmp_path / "w.pth", input_size=64, device="cpu")
+
+
+@pytest.mark.slow
+def test_the_authors_files_of_deit3(tmp_path, monkeypatch):
+    model = _tiny("deit3_small_patch16_224", monkeypatch)
+    state = {re.sub(r"ls(\d)\.gamma", r"gamma_\1", key): value for key, value in model.state_dict().items()}
+    torch.save({"model": state | {"head.weight": torch.ones(3, 32), "head.bias": torch.ones(3)}}, tmp_path / "w.pth")
+    assert _are_of(model, load_encoder("timm:deit3_small_patch16_224", checkpoint=tmp_path / "w.pth", device="cpu"))
+
+
+@pytest.mark.slow
+def test_timms_conversion_writes_nothing(tmp_path, monkeypatch, capfd, recwarn):
+    """It prints each bias that a DINOv3 file has and the model has not."""
+    model = timm.create_model("vit_small_patch16_dinov3", num_classes=0, depth=1).eval()
+    state = {re.sub(r"gamma_(\d)", r"ls\1.gamma", key): value for key, value in model.state_dict().items()}
+    state["storage_tokens"] = state.pop("reg_token")
+    state["blocks.0.attn.qkv.bias"] = torch.zeros(3 * 384)
+    torch.save(state, tmp_path / "dinov3.pth")
+    encoder = load_encoder("timm:vit_small_patch16_dinov3", checkpoint=tmp_path / "dinov3.pth", input_size=64,
+                           device="cpu", encoder_args={"depth": 1})  # fmt: skip
+    assert _are_of(model, encoder)
+    assert capfd.readouterr() == ("", "")
+    assert not recwarn.list

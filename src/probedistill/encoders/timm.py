@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import math
 import re
 import sys
 import warnings
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,7 @@ from ..machine.places import at_home
 from .checks import is_plain
 from .known import RECIPES, Recipe
 from .source import EncoderSource, Loaded
-from .weights import read_weights, take_size_of
+from .weights import read_weights
 
 _ON_THE_HUB = ("hf-hub:", "hf_hub:")
 """How the names of models begin whose settings are also on the Hugging Face hub."""
@@ -153,12 +156,52 @@ def _fill(model: nn.Module, local: Path, name: str, recipe: Recipe | None, key: 
     """
     needed = _needed(model)
     stored = read_weights(local, needed, key)
-    resized = take_size_of(stored, model)
-    weights = _named_as_timm_does(stored, model)
+    weights, resized = _of_their_size(stored, model)
     if recipe is not None and recipe.package and not weights.keys() >= set(needed):  # the package uses its own names
         weights = _rename_in_order(stored, model, local)
     _load_weights(model, weights, local, name)
     return resized
+
+
+def _of_their_size(stored: dict[str, Tensor], model: Any) -> tuple[dict[str, Tensor], bool]:
+    """Name weights as timm does, and give the model the input size that their position embeddings were made for.
+
+    From that size timm's ``set_input_size`` resamples them once; through the model's own size it would be twice.
+
+    Returns:
+        The weights, and whether the model's size has changed.
+    """
+    weights = _named_as_timm_does(stored, model)
+    ours = getattr(model, "pos_embed", None)
+    if not isinstance(ours, Tensor) or not hasattr(model, "set_input_size") or _fits(weights, model):
+        return weights, False
+    before = model.patch_embed.img_size
+    for size in _sizes(stored, model):
+        with suppress(Exception):
+            model.set_input_size(img_size=size)
+            resized = _named_as_timm_does(stored, model)
+            if _fits(resized, model):
+                return resized, True
+    model.set_input_size(img_size=before)
+    return weights, False  # weights of another model; loading refuses them
+
+
+def _fits(weights: dict[str, Tensor], model: Any) -> bool:
+    return "pos_embed" in weights and weights["pos_embed"].shape == model.pos_embed.shape
+
+
+def _sizes(weights: dict[str, Tensor], model: Any) -> list[tuple[int, int]]:
+    """Sizes of images in pixels for which the position embeddings among ``weights`` may have been made."""
+    height, width = model.patch_embed.feat_ratio(as_scalar=False)
+    own = 0 if getattr(model, "no_embed_class", False) else int(getattr(model, "num_prefix_tokens", 1))
+    found = [
+        value.shape[-2] - extra  # authors' files may have a place for the class token where timm has none
+        for name, value in weights.items()
+        for extra in (own, 1, 0)
+        if "pos" in name and value.ndim in (2, 3) and value.shape[-1] == model.pos_embed.shape[-1]
+    ]
+    sides = [math.isqrt(places) for places in found if places > 0 and math.isqrt(places) ** 2 == places]
+    return [(side * height, side * width) for side in dict.fromkeys(sides)]
 
 
 def _package_weights(name: str, recipe: Recipe) -> Path:
@@ -196,24 +239,50 @@ def _named_as_timm_does(weights: dict[str, Tensor], model: nn.Module) -> dict[st
     needed = set(_needed(model))
     if needed == weights.keys():
         return weights
-    convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
-    if convert is not None:
-        with suppress(Exception):  # weights of another model; loading refuses them
-            found = {name: value for name, value in convert(dict(weights), model).items() if isinstance(value, Tensor)}
-            if needed <= found.keys() and not _resized(weights, found):
-                weights = found
+    found = _converted(weights, model)
+    if needed <= found.keys() and not any(_is_resampled(name, found[name], weights) for name in needed):
+        weights = found
     beside = {name for name in weights if name.endswith(_OF_NO_LAYER) or re.match(_BESIDE, name)} - needed
     return {name: value for name, value in weights.items() if name not in beside}
 
 
-def _resized(weights: dict[str, Tensor], found: dict[str, Tensor]) -> bool:
-    """Whether timm's conversion changed the size of kernels or of relative positions.
+def _converted(weights: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """What timm's own conversion makes of weights; empty if timm has none for this model, or it fails."""
+    convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if convert is None:
+        return {}
+    if "class_embedding" in weights:  # timm knows the names of CLIP's whole model, not of its image tower alone
+        weights = {f"visual.{name}": value for name, value in weights.items()}
+    of_deit3 = {"adapt_layer_scale": True} if "adapt_layer_scale" in signature(convert).parameters else {}
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            found = convert(dict(weights), model, **of_deit3)
+    except Exception:  # weights of another model, which loading then refuses
+        return {}
+    return {name: value for name, value in found.items() if isinstance(value, Tensor)}
 
-    Kernels of another size belong to another model. Relative positions would be resampled twice: here and again at the
-    input size.
+
+def _is_resampled(name: str, value: Tensor, weights: dict[str, Tensor]) -> bool:
+    """Whether timm's conversion changed the size of a kernel or of positions.
+
+    Kernels of another size belong to another model. Positions would be resampled twice: here and again at the input
+    size.
     """
-    fixed = [name for name, value in weights.items() if value.ndim == 4 or "relative_position" in name]
-    return any(name in found and found[name].shape != weights[name].shape for name in fixed)
+    is_place = "pos" in name or "patch_embed" in name
+    if value.ndim < 2 or not (is_place or value.ndim == 4):
+        return False
+    if name in weights:
+        sources = [weights[name]]
+    else:
+        sources = list(weights.values()) if is_place else [value]
+    return not any(_ends_with(source, value) for source in sources)
+
+
+def _ends_with(source: Tensor, value: Tensor) -> bool:
+    """Whether ``value`` is ``source`` in any shape, or its end: the class token's place may be left out."""
+    count = value.numel()
+    return source.numel() >= count and torch.equal(source.flatten()[-count:], value.flatten())
 
 
 def _needed(model: nn.Module) -> list[str]:

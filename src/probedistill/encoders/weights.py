@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import pickle
 import re
 import warnings
@@ -15,7 +14,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import UserError, first_line, option
 
@@ -340,21 +339,3 @@ def _held(content: Any) -> dict[str, Tensor] | None:
     if not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()):
         return None
     return dict(content)
-
-
-def take_size_of(weights: Mapping[str, Tensor], model: nn.Module) -> bool:
-    """Give a model the input size that the position embeddings of ``weights`` were made for, if it differs.
-
-    From that size timm's ``set_input_size`` resamples them once; through the model's own size it would be twice.
-    """
-    ours, theirs = getattr(model, "pos_embed", None), weights.get("pos_embed")
-    if not isinstance(ours, Tensor) or theirs is None or theirs.ndim != 3 or ours.shape == theirs.shape:
-        return False
-    extra = 0 if getattr(model, "no_embed_class", False) else int(getattr(model, "num_prefix_tokens", 1))
-    places = max(theirs.shape[1] - extra, 0)
-    side = math.isqrt(places)
-    if ours.shape[2] != theirs.shape[2] or not side**2 == places > 0 or not hasattr(model, "set_input_size"):
-        return False  # weights of another model; loading refuses them
-    patch = model.patch_embed.patch_size  # type: ignore[union-attr]
-    model.set_input_size(img_size=(side * patch[0], side * patch[1]))  # type: ignore[operator, index]
-    return True
