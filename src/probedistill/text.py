@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
 from shlex import quote
 from types import NoneType, UnionType
@@ -92,6 +93,15 @@ def and_more(count: int, shown: int = 1) -> str:
     (' and 3 more', '')
     """
     return f" and {count - shown} more" if count > shown else ""
+
+
+def quoted(names: Sequence[str], shown: int = 10) -> str:
+    """Quote the first names of a list, and say how many more there are.
+
+    >>> quoted(["hat", "shoes", "dress"], 2)
+    "'hat', 'shoes' and 1 more"
+    """
+    return ", ".join(map(repr, names[:shown])) + and_more(len(names), shown)
 
 
 def counted(count: int, one: str, many: str = "") -> str:

@@ -769,3 +769,21 @@ def test_command_line_over_time(distil_cli, run_cli, photos, tmp_path):
     for command in (["extend", "--images", f"folder:{new}"], ["forget", "--stats", share]):
         error = run_cli(command[0], tmp_path / "nowhere", *command[1:], "--out", tmp_path / "no").error()
         assert "no such folder" in error
+
+
+def test_of_many_classes_that_became_the_same_only_the_first_have_a_line(run_cli, tmp_path):
+    folder = make_image_folder(
+        tmp_path / "photos", classes=[f"c{number:02}" for number in range(60)], per_class=1, size=8, splits=()
+    )
+    assert run_cli("import", folder, "--out", tmp_path / "set").code == 0
+    (tmp_path / "removed.txt").write_text("\n".join(f"c{number}" for number in range(35, 60)))
+    command = ("forget", tmp_path / "set", "--classes", f"@{tmp_path / 'removed.txt'}", "--out")
+    shown = run_cli(*command, tmp_path / "less").out
+    lines = [re.split(r"\s*│\s*", line.strip("│ ")) for line in shown.splitlines() if line.startswith("│")]
+    assert lines[:20] == [[f"c{number:02}", "as before", "1", "–"] for number in range(20)]
+    assert lines[20:40] == [[f"c{number}", "gone", "0", "–"] for number in range(35, 55)]
+    assert lines[40:] == [["15 more classes", "as before", "15", "–"], ["5 more classes", "gone", "0", "–"]]
+    assert "images of 'c35', 'c36', 'c37'" in shown
+    assert "'c44' and 15 more." in shown
+    found = json.loads(run_cli("--json", *command, tmp_path / "again").out.splitlines()[0])
+    assert len(found["classes"]) == 60

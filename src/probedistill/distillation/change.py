@@ -28,7 +28,7 @@ from ..ship.joined import KeptSet, load_runs, merge_sets, with_names, without_cl
 from ..store.distilled import DistilledSet
 from ..store.named import run_folder
 from ..store.run_record import BEGINNINGS
-from ..text import counted
+from ..text import counted, quoted
 from .base import Base
 from .beginnings import starting_images
 from .config_file import encoder_options
@@ -433,7 +433,7 @@ def _not_named(kept: KeptSet, removed: Sequence[ClassStatistics]) -> list[str]:
     names = dict.fromkeys(part.name for one in removed for part in one.about.parts if part.images not in known)
     if not names:
         return []
-    which = ", ".join(map(repr, names))
+    which = quoted(list(names))
     return [
         f"Not proven that these photos were in {kept.name!r}: {which} is not among the parts that {kept.name!r} lists. "
         "The sums fit, but if there are many more photos than features, those of other photos may fit, too."
@@ -452,11 +452,9 @@ def _what_remains(left: KeptSet, classes: Sequence[str], hit: Sequence[str], red
     """Return sentences about what was removed, and what traces may remain."""
     notes = []
     if classes:
-        notes.append(f"Removed: images{' and sums' * bool(left.statistics)} of {', '.join(map(repr, classes))}.")
+        notes.append(f"Removed: images{' and sums' * bool(left.statistics)} of {quoted(classes)}.")
     if hit:
-        notes.append(
-            f"Removed: the photos' share of the sums. Images of {', '.join(map(repr, hit))} were distilled again."
-        )
+        notes.append(f"Removed: the photos' share of the sums. Images of {quoted(hit)} were distilled again.")
     run = left.distilled.run
     if not redistil and run.baseline is None:
         began = f" Some of them began as {BEGINNINGS[run.begun_from]}." if run.began_as_photos else ""

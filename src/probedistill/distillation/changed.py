@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
@@ -13,8 +13,10 @@ from ..features.statistics import statistics_if_kept
 from ..show.results import Result
 from ..show.tables import NOTHING, Table
 from ..store.distilled import DistilledSet
+from ..text import counted
 
 Became = Literal["as before", "changed", "new", "gone"]
+_MOST_ALIKE = 20  # classes that became the same, each with its own line on a page
 
 
 @dataclass(frozen=True)
@@ -78,13 +80,30 @@ class ChangedSet(Result):
 
     def tables(self) -> list[Table]:
         """A row for each class."""
-        rows = tuple(
-            (one.name, one.became, str(one.images), NOTHING if one.photos is None else f"{one.photos:,}")
-            for one in self.classes
-        )
-        return [Table("Images of each class", ("class", "images are", "images", "photos"), rows, left=2)]
+        return [_table(self.classes)]
+
+    def fitting(self, width: int) -> list[Table]:
+        """A row for each class, but only the first of many classes that became the same; their others share a row."""
+        alike = [[one for one in self.classes if one.became == became] for became in get_args(Became)]
+        shown = {one.name for classes in alike for one in classes[:_MOST_ALIKE]}
+        others = [_together(classes[_MOST_ALIKE:]) for classes in alike if len(classes) > _MOST_ALIKE]
+        return [_table([*(one for one in self.classes if one.name in shown), *others])]
 
     def findings(self) -> list[str]:
         """The notes, and how many images there are."""
         count = sum(one.became != "gone" for one in self.classes)
         return [*self.notes, f"{self.images} images of {count} classes → {self.out}"]
+
+
+def _together(classes: Sequence[ChangedClass]) -> ChangedClass:
+    photos = None if classes[0].photos is None else sum(one.photos or 0 for one in classes)
+    name = counted(len(classes), "more class", "more classes")
+    return ChangedClass(name, sum(one.images for one in classes), photos, classes[0].became)
+
+
+def _table(classes: Sequence[ChangedClass]) -> Table:
+    rows = tuple(
+        (one.name, one.became, f"{one.images:,}", NOTHING if one.photos is None else f"{one.photos:,}")
+        for one in classes
+    )
+    return Table("Images of each class", ("class", "images are", "images", "photos"), rows, left=2)

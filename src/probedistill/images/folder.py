@@ -14,7 +14,7 @@ from pathlib import Path
 from ..config import ImagesConfig
 from ..errors import UserError, option
 from ..machine.places import at_home
-from ..text import and_more, as_utf8
+from ..text import and_more, as_utf8, quoted
 from .contents import digests_of_files
 from .entries import (
     RUNS,
@@ -210,7 +210,7 @@ def _split_folders(root: Path, spec: str, wanted: str | None) -> list[str]:
     others = [name for name in folders if name not in splits and has_images(root / name)]
     if not others:
         return splits
-    shown = ", ".join(map(repr, others[:3])) + and_more(len(others), 3)
+    shown = quoted(others, 3)
     if wanted is not None or _share_classes(inside):
         warnings.warn(f"images {spec!r}: ignoring {shown} next to the split folders {', '.join(splits)}", stacklevel=2)
         return splits
@@ -258,7 +258,7 @@ def _warn_of_classes_inside(class_names: Sequence[str], inside: Sequence[set[str
         of = " and ".join(map(repr, class_names[:2])) + and_more(len(class_names), 2)
         warnings.warn(
             f"images {spec!r}: the images of {of} lie in folders of the same names, "
-            f"{', '.join(map(repr, shared[:3]))}{and_more(len(shared), 3)}; if these are the classes, give one of the "
+            f"{quoted(shared, 3)}; if these are the classes, give one of the "
             f"outer folders: {spec}/{class_names[0]}",
             stacklevel=2,
         )

@@ -21,8 +21,10 @@ from ..store.distilled import DistilledSet, Head
 from ..store.layout import HELD_OUT, check_named_once
 from ..store.named import run_folder
 from ..store.run_record import BEGINNINGS, ImagesRecord, PartOfSet, RunRecord
-from ..text import and_more, counted
+from ..text import and_more, counted, quoted
 from .heads import head_of_statistics
+
+_MOST_NAMED = 10  # renamed classes in a sentence
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ def merge_sets(sets: Sequence[KeptSet], *, same_classes: bool = False) -> KeptSe
         if shared and not same_classes:
             other = next(o for o in sets[:number] if shared[0] in o.distilled.class_names)
             both = [name for name in shared if name in other.distilled.class_names]
-            which = f"classes {_named(both[:10])}{and_more(len(both), 10)} are" if both[1:] else f"class {both[0]!r} is"
+            which = f"classes {quoted(both)} are" if both[1:] else f"class {both[0]!r} is"
             it = "them" if both[1:] else "it"
             raise UserError(
                 f"{which} in {other.name!r} and in {one.name!r}; forget {it} in one of the two, or let both sets' "
@@ -191,7 +193,7 @@ def _each_class_once(sets: Sequence[KeptSet]) -> tuple[list[KeptSet], list[str]]
                 "name it before them"
             )
         if again:
-            notes.append(f"Taken once: {_named(again)}, with the same images in {one.name!r} as before.")
+            notes.append(f"Taken once: {quoted(again)}, with the same images in {one.name!r} as before.")
             one = replace(one, distilled=_images_of(one.distilled, rest))
         found.append(one)
     return found, notes
@@ -204,10 +206,6 @@ def _has_the_same(name: str, one: KeptSet, other: KeptSet) -> bool:
     mine, its = (each.distilled.of_class(name) for each in (one, other))
     pairs = zip(one.statistics, other.statistics)
     return torch.equal(mine, its) and all(a.same_photos_of(name, b) for a, b in pairs)
-
-
-def _named(names: Sequence[str]) -> str:
-    return ", ".join(map(repr, names))
 
 
 def _images_of(held: DistilledSet, names: tuple[str, ...]) -> DistilledSet:
@@ -275,9 +273,10 @@ def with_names(kept: KeptSet, renamed: Mapping[str, str]) -> KeptSet:
         held.run, class_names=names, renamed=_names_since(held.run.renamed, renamed),
         statistics=tuple(replace(about, class_names=names) for about in held.run.statistics),
     )  # fmt: skip
+    pairs = [f"{old!r} → {new!r}" for old, new in list(renamed.items())[:_MOST_NAMED]]
     notes = [
-        f"Renamed: {', '.join(f'{old!r} → {new!r}' for old, new in renamed.items())}. Commands that read photos of "
-        "these classes need the new names, too: those of their folders, for example."
+        f"Renamed: {', '.join(pairs)}{and_more(len(renamed), _MOST_NAMED)}. Commands that read photos of these classes "
+        "need the new names, too: those of their folders, for example."
     ]
     held_out = tuple(_renamed_file(line, held.class_names, renamed) for line in kept.held_out)
     if held_out != kept.held_out:
