@@ -6,6 +6,8 @@ import csv
 import json
 import shutil
 import statistics
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -130,6 +132,17 @@ def test_the_command(run_cli, made, tmp_path):
     (ridge,) = shown["groups"][0]["accuracies"]
     assert ridge["mean"] == pytest.approx(statistics.fmean(ridge["top1"]))
     assert ridge["std"] == pytest.approx(statistics.stdev(ridge["top1"]))
+
+
+def test_the_table_waits_for_no_library_that_computes(made):
+    """PyTorch and scikit-learn take seconds to import, and the table only reads scores."""
+    heavy = ["torch", "sklearn", "scipy", "pandas", "matplotlib"]
+    script = f"import sys; sys.modules.update(dict.fromkeys({heavy}))\nimport probedistill.cli as cli\n"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{script}sys.exit(cli.main(['runs', {str(made)!r}]))"], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "ridge" in done.stdout
 
 
 def test_json_of_scores_is_what_their_file_contains(run_cli, made):

@@ -14,7 +14,7 @@ from .._version import __version__
 from ..config import AugmentConfig, EvaluateConfig, EvaluateOptions, with_options
 from ..encoders.encoder import Encoder, check_encoder
 from ..errors import UserError, by_caller, option
-from ..features.bank import ImagesNote
+from ..features.notes import ImagesNote
 from ..features.store import FeatureStore
 from ..images.duplicates import check_not_one_picture
 from ..images.labelled import LabelledImages, check_labelled, digest_of, of_classes

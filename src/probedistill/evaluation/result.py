@@ -7,25 +7,27 @@ import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from msgspec import Meta
 
 from ..config import AugmentConfig, EvaluateConfig
 from ..errors import UserError
-from ..features.bank import ImagesNote
+from ..features.notes import ImagesNote
 from ..probes.kinds import has_epochs
 from ..probes.scores import Scores
 from ..show.figures import Figure, HeatMap, accuracy_bars
 from ..show.results import Result
 from ..show.tables import NOTHING, Table, percent, points
-from ..store.distilled import DistilledSet
 from ..store.layout import EVALUATIONS
 from ..store.locks import PATIENCE, claimed
 from ..store.records import as_plain, read_record, write_record
 from ..store.run_record import RunRecord, SoftLabelsRecord
 from .measures import augmentation_robust_score, label_robust_score
+
+if TYPE_CHECKING:
+    from ..store.distilled import DistilledSet
 
 DISTILLED, RANDOM_REAL, FULL_REAL = "distilled", "random real", "full real data"
 BASELINE_ROWS = {"random": RANDOM_REAL, "centroids": "centroids", "herding": "herding", "kmedoids": "k-means medoids"}

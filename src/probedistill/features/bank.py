@@ -17,6 +17,7 @@ from ..machine.launch import processes_here
 from ..machine.memory import total_memory
 from ..store.tensors import TornFileError, map_tensors
 from ..text import counted
+from .notes import EncoderNote, ImagesNote
 
 if TYPE_CHECKING:
     from ..encoders.encoder import Encoder
@@ -25,29 +26,6 @@ if TYPE_CHECKING:
 
 BLOCK = 16_384
 """Rows of features per block."""
-
-
-@dataclass(frozen=True)
-class EncoderNote:
-    """The encoder of some features."""
-
-    name: str
-    fingerprint: str
-    dim: int
-
-    @classmethod
-    def of(cls, encoder: Encoder) -> EncoderNote:
-        """The note of an encoder."""
-        return cls(encoder.name, encoder.fingerprint, encoder.dim)
-
-
-@dataclass(frozen=True)
-class ImagesNote:
-    """The images of some features."""
-
-    spec: str
-    split: str
-    fingerprint: str
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from ..images.labelled import LabelledImages
 from ..machine.places import cache_folder
 from ..store.records import as_plain, from_plain
 from ..store.tensors import TornFileError, load_tensors, save_tensors
-from .bank import BankManifest, EncoderNote, Held, ImagesNote, Shard
+from .bank import BankManifest, Held, Shard
+from .notes import EncoderNote, ImagesNote
 
 _FORMAT = 2
 DTYPES = {"float32": torch.float32, "float16": torch.float16}

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from numbers import Real
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
-from sklearn.utils import check_array
 
 from ..errors import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 FLOATS = (np.float64, np.float32)
 _TARGET_TOLERANCE = 1e-3  # for the sum of a row of soft targets, which may have been stored in half precision
@@ -33,6 +34,8 @@ def check_whole(argument: str, value: Any, least: int) -> None:
 
 def to_numpy(values: ArrayLike | torch.Tensor) -> Any:
     """Convert a tensor on any device to numpy; return everything else unchanged."""
+    import torch  # not above: whoever only reads scores need not wait for it
+
     if not isinstance(values, torch.Tensor):
         return values
     values = values.detach().cpu()
@@ -46,6 +49,8 @@ def as_views(argument: str, values: ArrayLike | torch.Tensor) -> Array:
         UserError: Not three-dimensional.
         ValueError: NaN or infinity.
     """
+    from sklearn.utils import check_array
+
     views = check_array(to_numpy(values), dtype=FLOATS, allow_nd=True, input_name=argument)
     if views.ndim != 3:
         raise UserError(f"{argument} must have shape (views, images, features), got {views.shape}")

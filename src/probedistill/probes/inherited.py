@@ -212,4 +212,4 @@ def _fit_kind(lesson: Lesson) -> InheritedProbe:
     return InheritedProbe(*lesson.head).fit_views(lesson.views, lesson.labels, lesson.source_views)
 
 
-INHERITED = Kind(_fit_kind, soft_labels=False, needs_head=True, on_features="ridge", has_epochs=False)
+INHERITED = Kind(_fit_kind, soft_labels=False, needs_head=True, on_features="ridge")

@@ -26,17 +26,18 @@ import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from ..config import EvaluateConfig
 from ..errors import UserError, explained
 from ..methods import check_known
 from ..registry import Registry
-from .arrays import Array
+from .arrays import Array, to_numpy
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PROBES = Registry(
     "probe",
@@ -48,6 +49,8 @@ PROBES = Registry(
         "inherited": ".probes.inherited:INHERITED",
     },
 )
+# Not part of `Kind`: whoever only reads scores need not load probes, whose libraries take seconds, or may be gone.
+_WITHOUT_EPOCHS = frozenset({"ridge", "logistic", "1nn", "inherited"})
 
 
 class Classifier(Protocol):
@@ -99,7 +102,6 @@ class Kind:
         on_features: Name of the probe that takes its place on features without images (all real data, class means),
             or ``None`` if it can be fitted there itself.
         views: How many augmented views of each image it takes, by the config.
-        has_epochs: Whether its scores depend on the number of epochs or of sgd's views.
     """
 
     fit: Callable[[Lesson], Classifier]
@@ -108,7 +110,6 @@ class Kind:
     needs_head: bool = False
     on_features: str | None = None
     views: Callable[[EvaluateConfig], int] = _stored_views
-    has_epochs: bool = True
 
 
 @cache
@@ -144,8 +145,8 @@ def need_head(names: Iterable[str]) -> list[str]:
 
 
 def has_epochs(name: str) -> bool:
-    """Whether a probe's scores depend on the number of epochs; those of one's own may, whose code may be gone."""
-    return name not in PROBES.built_in or kind_of(name).has_epochs
+    """Whether a probe's scores depend on the number of epochs or of sgd's views; those of one's own may."""
+    return name not in _WITHOUT_EPOCHS
 
 
 def _of_classifier(factory: Callable[..., Any], name: str) -> Kind:
@@ -172,7 +173,7 @@ class _Outside:
         self.classes_ = probe.classes_
 
     def decision_function(self, X: Any) -> Array:
-        features = X.cpu().numpy() if isinstance(X, torch.Tensor) else np.asarray(X)
+        features = np.asarray(to_numpy(X))
         with explained(f"probe {self._name!r} could not be scored", Exception):
             for method in ("decision_function", "predict_proba"):
                 if hasattr(self._probe, method):

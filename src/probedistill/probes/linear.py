@@ -336,6 +336,6 @@ def _sgd_views(config: EvaluateConfig) -> int:
     return int(config.views) if config.sgd_views is None else config.sgd_views
 
 
-RIDGE = Kind(partial(_fit, "ridge"), has_epochs=False)
-LOGISTIC = Kind(partial(_fit, "logistic"), has_epochs=False)
+RIDGE = Kind(partial(_fit, "ridge"))
+LOGISTIC = Kind(partial(_fit, "logistic"))
 SGD = Kind(partial(_fit, "sgd"), deterministic=False, views=_sgd_views)

@@ -106,4 +106,4 @@ def _fit_kind(lesson: Lesson) -> NearestProbe:
     return NearestProbe().fit_views(lesson.views, lesson.labels)
 
 
-NEAREST = Kind(_fit_kind, soft_labels=False, has_epochs=False)
+NEAREST = Kind(_fit_kind, soft_labels=False)

@@ -6,9 +6,9 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike
 
 from ..errors import UserError
@@ -16,6 +16,9 @@ from ..store.records import Count, Share
 from ..text import counted
 from .arrays import Array, class_indices
 from .kinds import Classifier
+
+if TYPE_CHECKING:
+    import torch
 
 MOST_CONFUSED = 40
 
