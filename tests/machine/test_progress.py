@@ -7,6 +7,7 @@ import itertools
 import os
 import subprocess
 import sys
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -94,6 +95,17 @@ def test_short_work_shows_no_bar(standard_error, monkeypatch):
     monkeypatch.setattr(progress, "DELAY", 5.0)
     run()
     assert stream.text.strip() == ""
+
+
+def test_a_bar_appears_before_a_long_first_unit_is_done(standard_error, monkeypatch):
+    stream = standard_error(terminal=True)
+    monkeypatch.setattr(progress, "DELAY", 0.05)
+    with ProgressBar("probes", 5):
+        until = time.monotonic() + 10
+        while "probes:   0%" not in stream.text and time.monotonic() < until:
+            time.sleep(0.01)
+        assert stream.text.count("0/5") == 1
+    assert stream.text.endswith("\n"), "what is printed next has a line of its own"
 
 
 def test_silent_if_told_so(standard_error):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 import warnings
 from contextlib import suppress
@@ -15,7 +16,7 @@ from ..text import duration, encodable, printable
 LOG_EVERY = 15.0
 """Seconds between two lines in a log file."""
 DELAY = 1.0
-"""Seconds before a live bar appears: shorter work needs none."""
+"""Seconds before a live bar appears, even if no unit is done by then: shorter work needs none."""
 
 
 class ProgressBar:
@@ -37,11 +38,16 @@ class ProgressBar:
         self._started = self._logged = time.monotonic()
         self._first: tuple[float, int] | None = None  # time of the first advance, and units done by then
         self._bar: Any = None
+        self._timer: threading.Timer | None = None
 
     def __enter__(self) -> ProgressBar:
         self._started = self._logged = time.monotonic()
         if self._enabled and is_live():
             self._bar = _live_bar(_writable(self.description), self.total, self._initial)
+            if is_terminal(sys.stderr):  # in a notebook, output of another thread may appear under another cell
+                self._timer = threading.Timer(DELAY, _show_without_a_unit, [self._bar])
+                self._timer.daemon = True
+                self._timer.start()
         return self
 
     def advance(self, units: int = 1, note: str = "") -> None:
@@ -68,6 +74,9 @@ class ProgressBar:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer.join()
         if self._bar is not None:
             self._bar.close()
 
@@ -125,6 +134,14 @@ def _live_bar(description: str, total: int, initial: int) -> Any:
         total=total, initial=initial, desc=description, file=sys.stderr, delay=DELAY, miniters=1, mininterval=0.2,
         dynamic_ncols=True,
     )  # fmt: skip
+
+
+def _show_without_a_unit(bar: Any) -> None:
+    """Show a bar that has not advanced yet: ``tqdm`` looks at its delay only when a unit is done."""
+    with suppress(OSError, ValueError), bar.get_lock():  # a stream that is closed raises ValueError
+        if bar.last_print_t == bar.start_t:
+            bar.last_print_t = time.time()  # which tells its close() that there is a line to end
+            bar.refresh(nolock=True)
 
 
 def _writable(text: str) -> str:
