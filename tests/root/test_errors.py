@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import importlib
 import os
+import pickle
 import subprocess
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
 from conftest import TINY
-from probedistill import UserError, distill, load_images, load_splits
+from probedistill import Interrupted, NonFiniteLossError, UserError, distill, load_images, load_splits
 from probedistill.errors import by_caller, of_a_variable, option, speaking_flags, traceback_in_own_code
 from probedistill.extras import needed
 
@@ -132,3 +134,11 @@ def test_a_date_that_numpy_cannot_read_is_one_line(photos, tmp_path):
     assert found.stderr.startswith("probedistill: error: SOURCE_DATE_EPOCH 'today' cannot be used (")
     assert found.stderr.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "error", [UserError("bad"), NonFiniteLossError("NaN"), Interrupted(2, Path("run")), Interrupted(15, None, "go on")]
+)
+def test_errors_survive_the_way_from_another_process(error):
+    found = pickle.loads(pickle.dumps(error))
+    assert (type(found), str(found), vars(found)) == (type(error), str(error), vars(error))

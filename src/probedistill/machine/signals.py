@@ -35,6 +35,10 @@ class Interrupted(KeyboardInterrupt):
         )
         super().__init__(f"stopped by signal {number}" + (f"; {self.way_on}" if folder is not None else ""))
 
+    def __reduce__(self) -> tuple[type[Interrupted], tuple[int, Path | None, str]]:
+        """Give `pickle` the arguments: a pool of processes waits forever for an error that it cannot load."""
+        return type(self), (self.signal, self.folder, self.way_on)
+
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM or SIGHUP, if it ends the command as Ctrl-C does; its argument is the signal's number."""
