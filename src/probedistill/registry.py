@@ -11,7 +11,6 @@ Imports nothing heavy, so that ``--help`` stays quick.
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import importlib.util
 import os
@@ -19,9 +18,10 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import Any
 
+from .code import digest_of_code, digest_of_source
 from .errors import UserError, explained, unknown_name
 
 OWN = "module:"
@@ -75,17 +75,16 @@ class Registry:
         return imported(place, f"{self.kind} {name!r}")
 
     def code_of(self, name: str) -> str:
-        """Digest of the file that a name from outside this package refers to, once it is imported; else empty."""
-        place = name.removeprefix(OWN) if name.startswith(OWN) else self.plugins.get(name, "")
-        return digest_of_source(place.rpartition(":")[0]) if place else ""
+        """Digest of the code that a name from outside this package refers to, once it is imported; else empty.
 
-
-def digest_of_source(module: str) -> str:
-    """SHA-256 of an imported module's own file, not of what it imports; empty if it has none."""
-    try:
-        return hashlib.sha256(Path(getattr(sys.modules[module], "__file__", None) or "").read_bytes()).hexdigest()
-    except OSError:
-        return ""
+        That is its file, or the object itself if it has none: it may be defined in a notebook.
+        """
+        module, _, attribute = (
+            name.removeprefix(OWN) if name.startswith(OWN) else self.plugins.get(name, "")
+        ).rpartition(":")
+        if module not in sys.modules:
+            return ""
+        return digest_of_source(module) or digest_of_code(getattr(sys.modules[module], attribute, None))
 
 
 def imported(place: str, called: str) -> Any:
@@ -122,6 +121,7 @@ def imported(place: str, called: str) -> Any:
                 f"{called}: {module_name!r} ends the program when it is imported ({stop}); put what it runs below "
                 "if __name__ == '__main__':"
             ) from stop
+    digest_of_source(module_name)  # now, because the file may be edited while this process runs
     if not hasattr(module, attribute):
         names = [name for name in vars(module) if not name.startswith("_")]
         raise unknown_name(f"name in {module_name}", attribute, names, f"({called})")

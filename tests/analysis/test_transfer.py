@@ -43,7 +43,6 @@ from probedistill.analysis.transfer import transfer
 from probedistill.config import TransferConfig
 from probedistill.evaluation.scorer import Scorer
 from probedistill.features.classes import medoids
-from probedistill.probes.kinds import kind_of
 from probedistill.ship.labels import with_extras
 from probedistill.store.records import as_plain
 from probedistill.store.run_record import ImagesRecord
@@ -240,7 +239,6 @@ def test_cells_of_a_probe_that_was_edited_are_scored_again(runs, data, tmp_path,
 
     def again():
         sys.modules.pop("mine", None)  # as in a new process
-        kind_of.cache_clear()
         options = {**QUICK, "baselines": [], "probes": ["module:mine:Mine"]}
         return transfer(runs[:1], [TINY], *data, out=tmp_path / "out", **options).accuracy.item()
 

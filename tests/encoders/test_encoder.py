@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import inspect
 import pickle
+from types import MethodType
 
+import joblib
 import pytest
 import torch
 from torch import Tensor, nn
@@ -69,6 +71,12 @@ def test_several_encoders_of_one_module():
     assert pickle.loads(pickle.dumps(encoder)).fingerprint == once.fingerprint
 
 
+def test_an_encoder_can_be_sent_to_other_processes(encoder):
+    """Pickles of `joblib`, for example, do not find the memory formats of torch by their names."""
+    assert joblib.hash(encoder) == joblib.hash(encoder)
+    assert "torch.channels_last" not in str(pickle.dumps(encoder))
+
+
 class Pools(Tiny):
     """Tiny with a choice, a tensor and a buffer that are not among its weights."""
 
@@ -100,10 +108,38 @@ def test_fingerprints_include_more_than_weights():
 
 def test_the_text_of_a_class_is_looked_up_once(monkeypatch):
     """Finding it means parsing a file, and large models have hundreds of modules of one class."""
+
+    class Looked(Same):
+        pass
+
     looked_up = []
-    monkeypatch.setattr(inspect, "getsource", lambda kind: looked_up.append(kind) or f"class {kind.__name__}")
-    Encoder(nn.Sequential(*(Same() for _ in range(3)), Pools()), name="mine", input_size=32)
-    assert sorted(kind.__name__ for kind in looked_up) == ["Pools", "Same"]
+    monkeypatch.setattr(inspect, "getsource", lambda kind: looked_up.append(kind.__name__) or f"class {kind.__name__}")
+    Encoder(nn.Sequential(*(Looked() for _ in range(3)), Pools()), name="mine", input_size=32)
+    assert looked_up.count("Looked") == 1
+
+
+def largest(images: Tensor) -> Tensor:
+    return images.amax((2, 3))
+
+
+def twice(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
+    return 2 * output
+
+
+def test_fingerprints_include_functions_that_a_library_does_not_know():
+    def pooled() -> nn.Sequential:
+        return nn.Sequential(nn.AvgPool2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+    replaced, as_method, hooked = pooled(), pooled(), pooled()
+    replaced.forward = largest
+    as_method.forward = MethodType(lambda self, images: images.amin((2, 3)), as_method)
+    hooked.register_forward_hook(twice)
+    models = [pooled(), replaced, as_method, hooked]
+    found = {Encoder(model, name="mine", input_size=32).fingerprint for model in models}
+    assert len(found) == len(models)
+    again = pooled()
+    again.forward = largest
+    assert Encoder(again, name="mine", input_size=32).fingerprint in found
 
 
 class Same(nn.Module):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 from textwrap import dedent
@@ -26,14 +25,13 @@ def data(photos):
 
 
 @pytest.fixture
-def mine(tmp_path, monkeypatch) -> Iterator[Path]:
+def mine(tmp_path, monkeypatch) -> Path:
     """The example from the documentation, as a file in the current folder."""
     example = kinds.__doc__.split("whole probe::\n")[1].split("\nA classifier")[0]
     assert len(example.strip().splitlines()) <= 15
     (tmp_path / "mine_probe.py").write_text(dedent(example))
     monkeypatch.chdir(tmp_path)
-    yield tmp_path
-    kinds.kind_of.cache_clear()
+    return tmp_path
 
 
 @pytest.mark.parametrize("name", PROBES.names())
@@ -112,7 +110,6 @@ def test_a_probe_that_was_edited_is_scored_again(mine, monkeypatch, tmp_path, da
 
     def scored():
         sys.modules.pop("mine_probe", None)  # as in a new process
-        kinds.kind_of.cache_clear()
         return evaluate(None, encoder, *data, **options)
 
     first, again = scored(), scored()

@@ -10,12 +10,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import chain
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from ..code import digest_of_code, is_own_function
 from ..config import EncoderConfig, Precision
 from ..errors import UserError
 from ..machine.torch_state import own_torch_state
@@ -64,8 +66,8 @@ class Encoder(nn.Module):
             middle of a canvas of 256 pixels. Otherwise they are resized to the input.
         precision: Arithmetic of the forward and backward pass.
         fold_batchnorm: Fold batch norms into the preceding convolutions: the same function, faster.
-        identity: What else the features depend on, for the fingerprint. Default: the model's layers, and the plain
-            attributes and source code of its own classes.
+        identity: What else the features depend on, for the fingerprint. Default: the model's layers, the plain
+            attributes and source code of your own classes, and your functions among its attributes and hooks.
 
     Attributes:
         dim: Number of features d.
@@ -131,7 +133,7 @@ class Encoder(nn.Module):
 
     def _lay_out(self, layout: torch.memory_format) -> None:
         """Keep weights and maps in this memory format."""
-        self._layout = layout
+        self._channels_last = layout == torch.channels_last  # a `torch.memory_format` does not survive every pickle
         self.model.to(memory_format=layout)  # type: ignore[call-overload]
 
     @torch.no_grad()
@@ -149,7 +151,7 @@ class Encoder(nn.Module):
     def check_gradient(self) -> None:
         """Raise `UserError` if no gradient reaches the images; distillation needs one, evaluation does not."""
         images = example_images(self.input_size, self.device)
-        if self._layout == torch.channels_last:
+        if self._channels_last:
             with suppress(UserError):
                 return check_gradient(self, images, name=self.name, precision=self.precision)
             # The backward pass may need the other format even if the forward pass does not.
@@ -243,7 +245,8 @@ class Encoder(nn.Module):
         return _resize_and_crop(images, self.input_size, self.input_size, "bicubic")
 
     def _normalised(self, images: Tensor) -> Tensor:
-        return ((images.to(self.mean.dtype) - self.mean) / self.std).contiguous(memory_format=self._layout)
+        layout = torch.channels_last if self._channels_last else torch.contiguous_format
+        return ((images.to(self.mean.dtype) - self.mean) / self.std).contiguous(memory_format=layout)
 
     def _output(self, images: Tensor) -> Any:
         """The model's output for normalised images of its input size."""
@@ -331,15 +334,12 @@ def _changes(model: nn.Module) -> list[int]:
 def _behaviour(model: nn.Module) -> str:
     """What is known of how a model uses its weights: two models with equal weights may pool differently."""
     parts: dict[str, None] = {}
-    texts: dict[type, str] = {}  # cached: finding the source of a class means parsing its file
     for name, module in model.named_modules():
         kind = type(module)
         held: dict[str, Any] = {}
         file = str(getattr(sys.modules.get(kind.__module__), "__file__", ""))
         if "-packages" not in file:  # the user's own code
-            with suppress(OSError, TypeError):
-                texts[kind] = texts.get(kind) or inspect.getsource(kind)
-                parts[texts[kind]] = None
+            parts[_source(kind)] = None
             held = {key: value for key, value in sorted(vars(module).items()) if isinstance(value, str | int | float)}
         unnamed = {key: module._buffers[key] for key in sorted(module._non_persistent_buffers_set)} | {
             key: value for key, value in sorted(vars(module).items()) if isinstance(value, Tensor)
@@ -348,7 +348,27 @@ def _behaviour(model: nn.Module) -> str:
         for key, value in unnamed.items():
             _add(digest, key, value)
         parts[f"{name} {kind.__qualname__} {module.extra_repr()} {held} {digest.hexdigest()}"] = None
+        hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
+        for key, value in [*sorted(vars(module).items()), *enumerate(hooks)]:
+            if is_own_function(value):  # such as a ``forward`` that replaces the one of a library's model
+                parts[f"{name} {key} {digest_of_code(value)}"] = None
     return "\n".join(parts)
+
+
+_sources: WeakKeyDictionary[type, str] = WeakKeyDictionary()
+
+
+def _source(kind: type) -> str:
+    """What a class of the user's does: its source, or its code if it has no file, as in a notebook.
+
+    The source is read once. Finding it means parsing its file, which may be edited while this process runs.
+    """
+    if kind not in _sources:
+        try:
+            _sources[kind] = inspect.getsource(kind)
+        except (OSError, TypeError):
+            _sources[kind] = digest_of_code(kind)
+    return _sources[kind]
 
 
 def _fingerprint(model: nn.Module, identity: str) -> str:

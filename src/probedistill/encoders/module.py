@@ -6,9 +6,10 @@ from typing import Any
 
 from torch import nn
 
+from ..code import digest_of_source
 from ..config import EncoderConfig
 from ..errors import UserError, explained
-from ..registry import digest_of_source, imported
+from ..registry import imported
 from .known import IMAGENET
 from .source import EncoderSource, Loaded
 
@@ -38,7 +39,7 @@ def load_module(path: str, config: EncoderConfig) -> Loaded:
         getattr(model, "mean", IMAGENET[0]),
         getattr(model, "std", IMAGENET[1]),
         crop_pct=getattr(model, "crop_pct", 1.0),
-        identity=digest_of_source(path.rpartition(":")[0]),
+        identity=digest_of_source(path.rpartition(":")[0]),  # without a file: what the module does (`Encoder`)
     )
 
 

@@ -25,7 +25,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -112,7 +111,6 @@ class Kind:
     views: Callable[[EvaluateConfig], int] = _stored_views
 
 
-@cache
 def kind_of(name: str) -> Kind:
     """The kind of a probe's name.
 
