@@ -304,3 +304,11 @@ def test_an_unwritable_output_is_one_line(command, monkeypatch, capfd):
         monkeypatch.setattr(sys, "stdout", closed)
         assert main(command) == 1
     assert "the output cannot be written: Bad file descriptor" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--json", "--quiet"])
+def test_an_earlier_command_line_has_no_effect(option, capsys):
+    assert main(["encoders", option]) == 0
+    capsys.readouterr()
+    show("a sentence")
+    assert capsys.readouterr().out == "a sentence\n"

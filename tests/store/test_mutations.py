@@ -87,6 +87,16 @@ def test_mutations(good, tmp_path, capfd, data):
             assert path.name in line or str(run) in line, line
 
 
+def test_steps_that_no_float_holds(good, tmp_path, run_cli):
+    run = Path(shutil.copytree(good, tmp_path / "run"))
+    record = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**record, "finished": False, "sha256": None}))
+    progress = json.loads((run / "progress.json").read_text())
+    (run / "progress.json").write_text(json.dumps({**progress, "accuracy": [[10**400, 0.5]]}))
+    assert "progress.json" in run_cli("report", run, "--out", tmp_path / "page.html", "--no-progress").error()
+    assert not (tmp_path / "page.html").exists()
+
+
 @pytest.mark.slow
 def test_the_count(capsys):
     with capsys.disabled():

@@ -81,7 +81,7 @@ class AlignmentOptions:
 
     k: Count
     limit: Count
-    seed: Count
+    seed: int
 
 
 @dataclass(frozen=True)

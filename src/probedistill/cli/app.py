@@ -229,7 +229,11 @@ def _with_config(
         if config is not None:
             files.append(_yaml_source(config, tokens, has_encoder=encoder is not None))
         app.config = (*files, _preset_source)
-        return app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+        try:
+            return app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+        finally:  # nothing of this command line is left for the next one in this process
+            app.config = ()
+            _output.json = _output.quiet = False
 
 
 def _without_encoder_file(tokens: Sequence[str]) -> tuple[tuple[str, ...], str | None]:

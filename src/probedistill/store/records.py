@@ -32,7 +32,8 @@ from .layout import RUN
 Record = TypeVar("Record")
 Share = Annotated[float, Meta(ge=0, le=1)]
 """An accuracy, a probability, a share."""
-Count = Annotated[int, Meta(ge=0)]
+Count = Annotated[int, Meta(ge=0, le=2**53)]
+"""A whole number that JSON, and a float, hold exactly."""
 OrNaN = float | None
 """A number that may be unknown: ``null`` in JSON."""
 
