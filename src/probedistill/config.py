@@ -438,7 +438,30 @@ class DistillConfig:
             found.append(f"canvas.blend {canvas.blend} is for canvas.init average or blend, but canvas.init is {start}")
         if start != "noise" and canvas.init_noise != CanvasConfig.init_noise:
             found.append(f"canvas.init_noise {canvas.init_noise} is for canvas.init noise, but canvas.init is {start}")
-        return found
+        return found + self._switched_off(settled)
+
+    def _switched_off(self, settled: DistillConfig) -> list[str]:
+        """List options that differ from the preset's, but that another option switches off."""
+        preset = type(self).of(method=self.method, preset=self.preset, aim=self.aim)
+        canvas, augment = self.canvas, self.augment
+        off: dict[tuple[str, str], str] = {}
+        if settled.method == "clp" and self.clp.outer == "mse":
+            off["clp", "temperature"] = "clp.outer ce, but clp.outer is mse"
+        if canvas.level_every == 0:
+            off["canvas", "new_level"] = "levels opened later, but canvas.level_every is 0"
+        if canvas.kind != "pyramid":
+            why = f"canvas.kind pyramid, but canvas.kind is {canvas.kind}"
+            off |= {("canvas", name): why for name in ("new_level", *(["level_every"] if canvas.level_every else []))}
+        if augment.noise_prob == 0:
+            off |= {("augment", name): "noise, but augment.noise_prob is 0" for name in ("noise_std", "noise_mean")}
+        if augment.kind == "none":
+            names = ("scale", "ratio", "flip", "noise_prob", "noise_std", "noise_mean")
+            off |= {("augment", name): "augment.kind random, but augment.kind is none" for name in names}
+        return [
+            f"{part}.{name} {value} is for {why}"
+            for (part, name), why in off.items()
+            if (value := getattr(getattr(self, part), name)) != getattr(getattr(preset, part), name)
+        ]
 
     @property
     def starts_for_transfer(self) -> bool:

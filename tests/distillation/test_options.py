@@ -112,6 +112,12 @@ def test_a_misspelt_option_of_an_encoder():
             "layers 2 needs inner layers, but those of 'helpers_encoders:tiny' cannot be used; those of",
         ),
         (["--clp.ridge", 3, "--canvas.blend", 3], None),
+        (["--canvas.new-level", "noise"], "canvas.new_level noise is for levels opened later, but canvas.level_every"),
+        (["--canvas.kind", "pixels", "--canvas.level-every", 2], "canvas.level_every 2 is for canvas.kind pyramid"),
+        (["--augment.noise-std", 0.3], "augment.noise_std 0.3 is for noise, but augment.noise_prob is 0"),
+        (["--augment", "none", "--augment.flip", 0], "augment.flip 0.0 is for augment.kind random, but"),
+        (["--clp.outer", "mse", "--clp.temperature", 1], "clp.temperature 1.0 is for clp.outer ce, but clp.outer is"),
+        (["--method", "sfm", "--preset", "paper", "--augment.noise-prob", 0], None),
         (["--method", "sfm", "--preset", "paper"], None),
         (["--method", "sfm", "--clp.ridge", 3, "--grid", "method", "sfm,clp"], None),
         (
