@@ -107,6 +107,13 @@ def test_watching_a_missing_run_names_it(under_way, monkeypatch, capsys):
         assert said == f"{waiting}{meant}Press Ctrl-C to stop waiting."
 
 
+@pytest.mark.parametrize(("option", "shown"), [("--json", True), ("--quiet", False)])
+def test_what_is_watched_is_no_json(run_cli, tmp_path, option, shown):
+    done = run_cli("watch", make_run(tmp_path / "run"), option)
+    assert (done.code, done.out) == (0, "")
+    assert ("finished: step 40 of 40" in done.err) == shown
+
+
 def followed(folder, monkeypatch, capsys, meanwhile):
     """What watch logs until the test finishes the run; ``meanwhile`` maps the number of a look to what happens then."""
     looks = iter(range(100))

@@ -503,3 +503,10 @@ def test_oblong_images_are_refused(tmp_path):
     oblong = DistilledSet(torch.rand(1, 3, 8, 9), torch.zeros(1, dtype=torch.int64), ("cat",))
     with pytest.raises(UserError, match="9 × 8 pixels; only square images can be exported"):
         write(oblong, tmp_path / "small")
+
+
+def test_an_export_of_a_run_with_a_damaged_config_is_whole(finished, run_cli, tmp_path):
+    (finished / "config.yaml").write_text("encoder: [")
+    done = run_cli("export", finished, "--out", tmp_path / "small", "--no-progress")
+    assert done.code == 0, done.err
+    assert len(DistilledSet.load(tmp_path / "small")) == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -182,11 +183,17 @@ def _print_json(one: Any) -> None:
     print(json.dumps(content, ensure_ascii=True))
 
 
-def console() -> Console:
-    """Where output goes."""
+def console(*, text: bool = False) -> Console:
+    """Where output goes.
+
+    Args:
+        text: Whether it is text for people alone: with ``--json`` it goes to standard error, with ``--quiet`` nowhere.
+    """
     from rich.console import Console
 
-    return Console(width=None if is_terminal(sys.stdout) else 110, emoji=False)
+    to_error = text and _output.json
+    width = None if is_terminal(sys.stderr if to_error else sys.stdout) else 110
+    return Console(width=width, emoji=False, stderr=to_error, quiet=text and _output.quiet)
 
 
 # ---------------------------------------------------------------------------------------------------
@@ -305,8 +312,9 @@ SHARED = ("--config", "--trust", "--json", "--quiet", "-q", "--help", "--version
 
 def show_score(folder: Path, *options: str | Path) -> None:
     """Show the command that scores the set in ``folder``; a path among the options is that of a config.yaml."""
-    words = (one if isinstance(one, str) else _config_of_evaluate(one) for one in options)
-    show(" ".join(("score:  probedistill evaluate", as_argument(folder), *words)))
+    with suppress(UserError):  # of a damaged config.yaml: the set is there, and evaluate will say what is wrong
+        words = [one if isinstance(one, str) else _config_of_evaluate(one) for one in options]
+        show(" ".join(("score:  probedistill evaluate", as_argument(folder), *words)))
 
 
 def _config_of_evaluate(path: Path) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from .app import Cache, Progress, command, show
+from .app import Cache, Progress, command, console, show
 
 
 @command()
@@ -80,4 +80,4 @@ def watch(run: Path) -> None:
     """
     from ..report.watch import watch as follow
 
-    follow(run)
+    follow(run, console=console(text=True))

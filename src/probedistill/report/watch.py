@@ -169,7 +169,7 @@ def _with_age(progress: Progress, path: Path) -> Progress:
 # The terminal
 
 
-def watch(folder: Path | str) -> None:
+def watch(folder: Path | str, *, console: Console | None = None) -> None:
     """Show a run in the terminal until it ends; wait for it if it has not started yet.
 
     The view is live in a terminal; in a log file, a line is added every 15 seconds. Ctrl-C ends it and leaves the run
@@ -177,27 +177,28 @@ def watch(folder: Path | str) -> None:
 
     Args:
         folder: The run's folder; nothing is written to it.
+        console: Where to show it. Default: standard output.
 
     Raises:
         UserError: ``folder`` contains something else, or the run was stopped before it was finished.
     """
     folder = run_folder(folder)
     progress = read_progress(folder)
-    console = Console()
+    console = console or Console()
     if progress.state == "waiting":
-        console.print(_text(_not_there_yet(folder), console.encoding), soft_wrap=True, highlight=False)
+        _say(console, _not_there_yet(folder))
     if console.is_terminal:
         with Live(_view(folder, progress, console.encoding), console=console, auto_refresh=False) as live:
             for now in _until_ended(folder, progress):
                 progress = now
                 live.update(_view(folder, now, console.encoding), refresh=True)
     else:
-        progress = _log(folder, progress, console.encoding)
+        progress = _log(folder, progress, console)
     if progress.stopped:
         again = f"repeat its command with {option('resume', True)} to continue it"
         raise UserError(f"run {str(folder)!r} was stopped: {progress.reached()}; {again}")
     for line in (progress.line(), f"images: {folder / PREVIEW}"):
-        console.print(_text(line, console.encoding), soft_wrap=True, highlight=False)
+        _say(console, line)
 
 
 def _not_there_yet(folder: Path) -> str:
@@ -228,14 +229,14 @@ def _silent_for(progress: Progress, seconds: float) -> Progress:
     return progress if progress.state == "waiting" else replace(progress, quiet=max(progress.quiet, seconds))
 
 
-def _log(folder: Path, progress: Progress, encoding: str) -> Progress:
+def _log(folder: Path, progress: Progress, console: Console) -> Progress:
     """Print a line when the state changes, else every 15 seconds; return the last progress."""
     state, logged = "", 0.0
     for now in _until_ended(folder, progress):
         progress, ended = now, now.state == "finished" or now.stopped
         if not ended and (now.state != state or time.monotonic() - logged >= _LOG_EVERY_SECONDS):
             state, logged = now.state, time.monotonic()
-            print(encodable(now.line(), encoding), flush=True)
+            _say(console, now.line())
     return progress
 
 
@@ -254,6 +255,10 @@ def _view(folder: Path, progress: Progress, encoding: str = "utf-8") -> Group:
     if (folder / PREVIEW).exists():
         row("images", str(folder / PREVIEW))
     return Group(_text(f"{folder.name or folder}: {progress.line()}", encoding), table)
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(_text(line, console.encoding), soft_wrap=True, highlight=False)
 
 
 def _text(text: str, encoding: str) -> Text:
