@@ -45,6 +45,7 @@ from probedistill.evaluation.real_sets import real_set
 from probedistill.methods import flattened
 from probedistill.store.accept import accept_edits
 from probedistill.store.records import sealed
+from probedistill.store.tensors import load_tensors, save_tensors
 
 SLOW = "module:helpers_encoders:slow"
 
@@ -291,6 +292,31 @@ def test_torn_checkpoint_is_skipped(spec, tmp_path, damage):
     assert torch.equal(resumed.float_images, quick(spec, _healthy(), **options).float_images)
     assert older.name < newest.name
     assert len(resumed.run.losses) == 12
+
+
+def test_a_checkpoint_of_other_images_is_refused(spec, tmp_path):
+    out = _stopped(spec, tmp_path / "run", steps=12)
+    newest = max((out / "checkpoints").iterdir())
+    tensors, about = load_tensors(newest)
+    save_tensors(newest, {**tensors, "level.0": tensors["level.0"][:1]}, about)
+    with pytest.raises(UserError, match=r"checkpoint of step \d+ in .*run' is damaged \(level\.0 .*overwrite=True"):
+        quick(spec, _healthy(), out=out, resume=True, steps=12)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"engine": {}}, {"engine": {"step": -1, "micro_batches": [[0]], "wanted_micro_batch": None, "levels": 1}},
+     {"history": {"losses": []}}],
+    ids=["empty", "negative", "history"],
+)  # fmt: skip
+def test_a_checkpoint_whose_record_does_not_fit_is_skipped(spec, tmp_path, change):
+    out = _stopped(spec, tmp_path / "run", steps=12)
+    newest = max((out / "checkpoints").iterdir())
+    tensors, about = load_tensors(newest)
+    save_tensors(newest, tensors, about | {name: about[name] | part if part else part for name, part in change.items()})
+    with pytest.warns(UserWarning, match="using the previous checkpoint"):
+        resumed = quick(spec, _healthy(), out=out, resume=True, steps=12)
+    assert torch.equal(resumed.float_images, quick(spec, _healthy(), steps=12).float_images)
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from probedistill.encoders.encoder import Encoder
 from probedistill.features.encode import encode, view_features
 from probedistill.features.shards import bank_files
 from probedistill.features.store import FeatureStore
+from probedistill.store.tensors import load_tensors, save_tensors
 
 HOW = {"views": 3, "augment": AugmentConfig(noise_prob=0.0), "seed": 1}
 
@@ -124,6 +125,24 @@ def test_a_torn_file_is_recomputed(tmp_path, counted, images):
     path.write_bytes(path.read_bytes()[:-8])
     with pytest.warns(UserWarning, match="computing it again"):
         again = FeatureStore(tmp_path).synthetic_views(counted.encoder, images, **HOW)
+    assert torch.equal(again, features)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda t: t.pop("features"), lambda t: t.update(features=t["features"][:, :1]),
+     lambda t: t.update(features=t["features"] * torch.nan), lambda t: t.update(indices=t["indices"][:1])],
+    ids=["none", "fewer", "nan", "indices"],
+)  # fmt: skip
+def test_features_of_another_shape_are_recomputed(tmp_path, counted, real, change):
+    """Their checksum is right, but they are not those of these images."""
+    features = FeatureStore(tmp_path).real_views(counted.encoder, real, [0, 1], **HOW)
+    path = next((tmp_path / "views").iterdir())
+    tensors, metadata = load_tensors(path)
+    change(tensors)
+    save_tensors(path, tensors, metadata)
+    with pytest.warns(UserWarning, match="computing it again"):
+        again = FeatureStore(tmp_path).real_views(counted.encoder, real, [0, 1], **HOW)
     assert torch.equal(again, features)
 
 

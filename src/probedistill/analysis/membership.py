@@ -37,7 +37,7 @@ from ..store.files import check_writable
 from ..store.layout import SHADOWS
 from ..store.pixels import as_shipped
 from ..store.records import Count, Share
-from ..store.tensors import TornFileError, load_tensors, save_tensors
+from ..store.tensors import TornFileError, check_tensors, load_tensors, save_tensors
 from ..text import counted, duration
 from .copies import thumbnails
 
@@ -292,7 +292,7 @@ def membership(
     _check_halves(shadows)
     labels = shadows.bank.labels.numpy()
     members = shadow_halves(labels, count, seed=shadows.seed)
-    kept = [_read(folder, number, shadows.key) for number in range(count)]
+    kept = [_read(folder, number, shadows.key, (3, len(labels))) for number in range(count)]
     missing, began = [number for number in range(count) if kept[number] is None], time.monotonic()
     found: list[Tensor] = []
     with ProgressBar("shadow sets", count, initial=count - len(missing), enabled=progress) as bar:
@@ -337,15 +337,16 @@ def _path(folder: Path, number: int) -> Path:
     return folder / SHADOWS / f"{number:04d}.safetensors"
 
 
-def _read(folder: Path | None, number: int, key: str) -> Tensor | None:
+def _read(folder: Path | None, number: int, key: str, shape: tuple[int, int]) -> Tensor | None:
     """Scores from an earlier call; ``None`` if they are torn or were made with other settings."""
     if folder is None or not _path(folder, number).exists():
         return None
     try:
         tensors, metadata = load_tensors(_path(folder, number))
+        check_tensors(_path(folder, number), tensors, {"scores": shape})
     except TornFileError:
         return None
-    return tensors["scores"] if metadata == {"shadow": key} and "scores" in tensors else None
+    return tensors["scores"] if metadata == {"shadow": key} else None
 
 
 def _keep(folder: Path | None, number: int, key: str, scores: Tensor) -> None:

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Literal, TypedDict
 
 import torch
 from torch import Tensor
@@ -24,8 +24,19 @@ from ..features.views import Views, apply_views, draw_views
 from ..machine.processes import ALONE, Processes
 from ..objectives.real import Objective
 from ..seeds import Stream, seed_of
+from ..store.records import Count
 from .canvas import AnyCanvas, Canvas, rendered
 from .micro_batches import MicroBatches, Part
+
+
+class EngineState(TypedDict):
+    """Plain values of `Distiller.state`: steps done, micro-batch sizes of each process, and open levels."""
+
+    step: Count
+    micro_batches: list[list[Count]]
+    wanted_micro_batch: int | None
+    levels: Count
+
 
 FeatureFunction = Callable[[Tensor], Tensor]
 
@@ -220,7 +231,7 @@ class Distiller:
     # -------------------------------------------------------------------------------------------------
     # State: everything else follows from the seed and the step
 
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def state(self) -> tuple[dict[str, Tensor], EngineState]:
         """Tensors of all images and plain values from which `load_state` continues bit for bit.
 
         The first process gets the tensors of all images, to store; the others' are empty. A checkpoint of n processes
@@ -241,17 +252,24 @@ class Distiller:
             "levels": len(self.canvas.levels),
         }
 
-    def load_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+    def load_state(self, tensors: dict[str, Tensor], values: EngineState) -> None:
         """Continue from what the first process's `state` returned.
 
         This restores the micro-batch sizes, too, because they change the last digits, unless the user has set another.
+
+        Raises:
+            ValueError: It is the state of other images.
         """
         while isinstance(self.canvas, Canvas) and len(self.canvas.levels) < values["levels"]:
             self._optimizer.add_param_group({"params": [self.canvas.open_level()]})
         own = self.team.share(len(self.labels))
         for i, level in enumerate(self.canvas.levels):
-            level.copy_(tensors[f"level.{i}"][own])
             prefix = f"adam.{i}."
+            whole = {k: v for k, v in tensors.items() if k == f"level.{i}" or (k.startswith(prefix) and v.ndim)}
+            odd = next((k for k, v in whole.items() if v.shape != (len(self.labels), *level.shape[1:])), None)
+            if odd is not None or f"level.{i}" not in whole:
+                raise ValueError(f"{odd or f'level.{i}'} is not a tensor of these images")
+            level.copy_(whole[f"level.{i}"][own])
             moments = {
                 k.removeprefix(prefix): v if v.ndim == 0 else v[own] for k, v in tensors.items() if k.startswith(prefix)
             }

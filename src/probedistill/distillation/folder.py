@@ -63,7 +63,7 @@ from ..store.run_record import EncoderRecord, History, RunRecord, read_run, writ
 from ..store.tensors import TornFileError, load_tensors, save_tensors
 from ..text import and_more
 from .config_file import write_config
-from .engine import Distiller
+from .engine import Distiller, EngineState
 
 _log = logging.getLogger(__name__)
 _KEPT_CHECKPOINTS = 2
@@ -84,7 +84,7 @@ class CheckpointRecord:
     """
 
     run: str
-    engine: dict[str, Any]
+    engine: EngineState
     history: History
 
 
@@ -98,7 +98,7 @@ class Checkpoint:
     @property
     def step(self) -> int:
         """Steps done."""
-        return int(self.about.engine["step"])
+        return self.about.engine["step"]
 
 
 def identity(run: RunRecord) -> str:
@@ -361,7 +361,10 @@ def newest_checkpoint(folder: Path) -> Checkpoint | None:
     for path in sorted((folder / CHECKPOINTS).glob("step-*.safetensors"), reverse=True):
         try:
             tensors, about = load_tensors(path)
-            return Checkpoint(tensors, from_plain(about, CheckpointRecord))
+            found = Checkpoint(tensors, from_plain(about, CheckpointRecord))
+            if len(found.about.history.losses) != found.step:
+                raise TornFileError(f"{path} has the history of another step")
+            return found
         except (TornFileError, msgspec.ValidationError) as error:
             warnings.warn(f"{error}; using the previous checkpoint", stacklevel=3)
     return None

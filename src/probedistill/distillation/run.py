@@ -182,7 +182,13 @@ def _open(task: Task, folder: NoFolder, repeats: EncoderConfig | None, own: Sequ
     stop.defer = True
     history = History(tower_losses=[[] for _ in encoders])
     if checkpoint is not None:
-        distiller.load_state(checkpoint.tensors, checkpoint.about.engine)
+        try:
+            distiller.load_state(checkpoint.tensors, checkpoint.about.engine)
+        except (ValueError, IndexError) as error:
+            raise UserError(
+                f"the checkpoint of step {step} in {str(folder.path)!r} is damaged ({error}); start again with "
+                f"{option('overwrite', True)}"
+            ) from error
         history = checkpoint.about.history
     told = Callbacks(_callbacks(task, folder, own) if task.team.is_first else [])
     skipped = tuple(banks[0].skipped) if banks else ()

@@ -18,7 +18,8 @@ from ..machine.places import cache_folder, checked_cache
 from ..machine.processes import ALONE, Processes
 from ..seeds import Stream
 from ..store.files import remove_leftovers
-from ..store.tensors import TornFileError, load_tensors, map_tensors, save_tensors
+from ..store.layout import check_beside_images
+from ..store.tensors import TornFileError, check_tensors, load_tensors, map_tensors, save_tensors
 from .bank import FeatureBank
 from .encode import encode, real_view_features, view_features
 from .extract import extract_features
@@ -78,9 +79,9 @@ class FeatureStore:
         """Check the folder before any work.
 
         Raises:
-            UserError: It is a file.
+            UserError: It is a file, or is among the images of a run.
         """
-        checked_cache(self.cache)
+        check_beside_images(checked_cache(self.cache), "cache ")
 
     def quiet(self) -> FeatureStore:
         """The same store without progress bars; the two share their banks."""
@@ -130,7 +131,7 @@ class FeatureStore:
     ) -> Tensor:
         """Features (V, m, d) of V augmented views of images (m, 3, S, S), or (1, m, d) of the images for V = 0."""
         note = _note(encoder, _digest(images), False, views, augment, seed, stream)
-        kept = self._read(encoder, note)
+        kept = self._read(encoder, note, len(images))
         if kept is not None:
             return kept["features"]
         checked_cache(self.cache, writes=True)
@@ -212,12 +213,17 @@ class FeatureStore:
     def _path(self, encoder: Encoder, note: ViewsNote) -> Path:
         return cache_folder(self.cache) / "views" / f"{plain_name(encoder.name)}-{key_of(note)}.safetensors"
 
-    def _read(self, encoder: Encoder, note: ViewsNote) -> dict[str, Tensor] | None:
+    def _read(self, encoder: Encoder, note: ViewsNote, count: int | None = None) -> dict[str, Tensor] | None:
+        """What `_keep` wrote; ``count`` images, or as many as there are ``indices``."""
         path = self._path(encoder, note)
         if not path.exists():
             return None
         try:
             tensors, metadata = load_tensors(path)
+            if count is None:
+                count = tensors["indices"].numel() if "indices" in tensors else 0
+                check_tensors(path, tensors, {"indices": (count,)})
+            check_tensors(path, tensors, {"features": (max(note.views, 1), count, encoder.dim)})
         except TornFileError as error:
             warnings.warn(f"{error}; computing it again", stacklevel=3)
             return None

@@ -74,6 +74,8 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         TornFileError: The file is cut short, altered or something else.
     """
+    if not path.is_file():  # a pipe would block
+        raise TornFileError(f"{path} is not a file")
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
@@ -85,6 +87,18 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return tensors, json.loads(metadata)
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise TornFileError(f"{path} is truncated or not a file of probedistill: {error}") from error
+
+
+def check_tensors(path: Path, tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Check that a file has tensors of these shapes, with finite values.
+
+    Raises:
+        TornFileError: One is missing or is another.
+    """
+    for name, shape in shapes.items():
+        found = tensors.get(name)
+        if found is None or found.shape != shape or not bool(found.isfinite().all()):
+            raise TornFileError(f"{path} has no tensor {name!r} of shape {tuple(shape)} with finite values")
 
 
 def read_typed(
