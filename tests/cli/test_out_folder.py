@@ -177,14 +177,27 @@ def test_a_run_among_its_images_would_be_a_class(run_cli, photos, tmp_path):
 
 
 @pytest.mark.parametrize("place", [".", "cache", "cat/cache"])
-def test_a_cache_among_the_images_would_be_a_class(run_cli, photos, tmp_path, place):
+def test_a_cache_among_the_images_would_be_a_class(run_cli, photos, monkeypatch, place):
     root = photos / "train"
     arguments = ("features", "--images", f"folder:{root}", "--encoder", TINY, "--cache", root / place)
     assert "is inside the images" in (error := run_cli(*arguments).error())
     assert error.startswith("probedistill: error: cache ")
+    monkeypatch.setenv("PROBEDISTILL_CACHE", str(root / place))
+    assert run_cli(*arguments[:-2]).error() == error
     assert sorted(path.name for path in root.iterdir()) == ["cat", "dog"]
     assert not (root / "cat" / "cache").exists()
     assert run_cli(*arguments[:-1], photos / "cache").code == 0  # next to the splits
+
+
+@pytest.mark.parametrize("way", ["option", "variable"])
+def test_a_cache_among_the_images_of_a_run_would_be_a_class(run_cli, photos, finished, monkeypatch, way):
+    place, before = finished / "images" / "cache", sorted((finished / "images").rglob("*"))
+    option = ("--cache", place) if way == "option" else ()
+    if way == "variable":
+        monkeypatch.setenv("PROBEDISTILL_CACHE", str(place))
+    error = run_cli("evaluate", finished, "--images", f"folder:{photos}", "--encoder", TINY, *option).error()
+    assert f"cache {str(place)!r} is inside the run 'out'" in error
+    assert sorted((finished / "images").rglob("*")) == before
 
 
 def test_a_hidden_cache_among_the_images_is_no_class(run_cli, tmp_path):

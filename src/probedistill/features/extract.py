@@ -26,6 +26,7 @@ from ..machine.torch_state import own_torch_state
 from ..methods import MOST_VIEWS, check_name, check_number
 from ..seeds import Stream, seed_of
 from ..store.files import remove_leftovers
+from ..store.layout import check_beside_images
 from ..store.records import write_record
 from ..store.tensors import TornFileError
 from ..text import and_more, counted, one_line
@@ -92,6 +93,7 @@ def extract_features(
     files = bank_files(encoder, images, views, augment, seed, cache, dtype, shard_size)
     place = checked_cache(cache, writes=files.passes > 0)
     if files.passes:
+        check_beside_images(place, "cache ")
         check_outside(place / "features", images, called="cache")
     remove_leftovers(files.folder, older_than=3600)  # younger files may belong to a running process
     own = _own_shards(files, processes)

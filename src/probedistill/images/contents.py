@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from ..machine.places import cache_folder
 from ..machine.progress import ProgressBar
 from ..machine.threads import Workers
+from .entries import is_run
 
 SIZE = 16
 """Bytes of a digest."""
@@ -188,7 +189,7 @@ class _Memory:
     """
 
     def __init__(self, place: str) -> None:
-        folder = _folder()
+        folder = _folder(place)
         name = re.sub(r"[^\w.-]", "_", os.path.basename(place))[:40]
         self.path = folder and folder / f"{name}-{digest_of_bytes(os.fsencode(place)).hex()}.bin"
         self.known, self.fresh = self._read(), dict[bytes, bytes]()
@@ -225,5 +226,11 @@ class _Memory:
                 raise
 
 
-def _folder() -> Path:
-    return cache_folder() / "digests"
+def _folder(place: str) -> Path | None:
+    """Where digests are kept; ``None`` if that is among the images, or in a run, where it could count as a class."""
+    folder = Path(os.path.realpath(cache_folder() / "digests"))
+    root = Path(os.path.realpath(place))
+    above = next((path for path in folder.parents if path == root or is_run(path)), None)
+    if above is not None and not any(name.startswith(".") for name in folder.relative_to(above).parts):
+        return None
+    return folder

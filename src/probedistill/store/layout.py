@@ -112,12 +112,17 @@ _SPLIT = re.compile(
 _FORBIDDEN = '/\\:*?"<>|%$'  # the first nine by file systems; % is our escape, and datasets expands $HOME in paths
 
 
-def check_beside_images(folder: Path) -> None:
-    """Raise `UserError` for a folder among the images of a run: torchvision would take it for a class."""
+def check_beside_images(folder: Path, called: str = "") -> None:
+    """Raise `UserError` for a folder among the images of a run: torchvision would take it for a class.
+
+    ``called`` is the argument that the error names.
+    """
     path = folder.absolute()
     for part in (path, *path.parents):
         if part.name in (IMAGES, EVOLUTION, CHECKPOINTS) and (part.parent / RUN).is_file():
-            raise UserError(f"{str(folder)!r} is inside the run {part.parent.name!r}; choose a folder outside it")
+            raise UserError(
+                f"{called}{str(folder)!r} is inside the run {part.parent.name!r}; choose a folder outside it"
+            )
 
 
 def checkpoint_file(step: int) -> str:
