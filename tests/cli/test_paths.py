@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 
 import pytest
@@ -50,6 +51,40 @@ def test_a_pipe_is_not_replaced(run_cli, tmp_path):
     os.mkfifo(pipe)
     assert "not a file" in run_cli("report", "set:digits-lite0", "--out", pipe).error()
     assert pipe.is_fifo()
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["report", "RUN", "--transfer", "FOLDER/transfer.json"],
+        ["report", "RUN", "--transfer", "FOLDER"],
+        ["info", "RUN", "--config", "FOLDER"],
+        ["evaluate", "RUN", "--images", "folder:PHOTOS", "--encoder", TINY, "--groups", "FOLDER/groups.csv"],
+        ["rename", "RUN", "@FOLDER/names.txt", "--out", "FOLDER/out"],
+    ],
+    ids=lambda words: " ".join(word for word in words if word.startswith(("--", "FOLDER", "@"))),
+)
+def test_a_pipe_or_a_device_in_place_of_a_file_is_not_read(words, kind, photos, finished, run_cli, tmp_path):
+    """Reading would block, or never end."""
+    folder = tmp_path / "of-a-stranger"
+    folder.mkdir()
+    for name in ("transfer.json", "config.yaml", "groups.csv", "names.txt"):
+        os.mkfifo(folder / name) if kind == "pipe" else (folder / name).symlink_to("/dev/zero")
+    named = {"RUN": str(finished), "FOLDER": str(folder), "PHOTOS": str(photos)}
+    line = run_cli(*(re.sub("RUN|FOLDER|PHOTOS", lambda match: named[match[0]], word) for word in words)).error()
+    assert "is a pipe or a device; give a file" in line
+    assert str(folder) in line
+
+
+def test_a_list_that_a_shell_provides_is_read(photos, run_cli):
+    """``--classes @<(ls photos)``"""
+    reading, writing = os.pipe()
+    os.write(writing, b"dog\ncat\n")
+    os.close(writing)
+    arguments = ("--images", f"folder:{photos}", "--encoder", TINY, "--classes", f"@/dev/fd/{reading}")
+    assert run_cli("features", *arguments).code == 0
+    os.close(reading)
 
 
 def test_a_link_to_a_device_is_not_replaced(tmp_path):

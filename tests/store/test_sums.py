@@ -157,6 +157,28 @@ def test_a_pipe_or_a_device_is_not_read(saved, run_cli, name, kind):
         assert f"has {name!r}, which is a pipe or a device; remove it" in error
 
 
+def test_a_pipe_among_the_images_is_not_accepted(saved, run_cli):
+    path = saved / "images/cat/000.png"
+    path.unlink()
+    os.mkfifo(path)
+    assert f"{str(path)!r} is not a file; restore or remove it" in run_cli("accept", saved).error()
+
+
+@pytest.mark.parametrize("name", FILES[1:])
+def test_accept_does_not_send_its_user_to_accept(saved, run_cli, name):
+    (saved / name).unlink()
+    error = run_cli("accept", saved).error()
+    assert name in error
+    assert "probedistill accept" not in error
+
+
+def test_an_image_file_of_a_terabyte_is_not_read(saved):
+    with (saved / "images/cat/000.png").open("r+b") as file:
+        file.truncate(2**40)
+    with pytest.raises(UserError, match=r"images/cat/000\.png is larger than any image"):
+        DistilledSet.load(saved)
+
+
 def test_many_lines_of_one_name_cost_little(saved):
     lines = (saved / "SHA256SUMS").read_text()
     (saved / "SHA256SUMS").write_text(lines + lines.splitlines(keepends=True)[0] * 200_000)

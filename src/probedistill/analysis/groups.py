@@ -11,6 +11,7 @@ from pathlib import Path
 from ..errors import UserError, option, unknown_name
 from ..images.labelled import LabelledImages
 from ..images.sources import FOLDER_SPLITS
+from ..machine.places import check_plain_file
 
 _JOIN = "/"
 
@@ -83,6 +84,7 @@ def read_groups(path: Path | str, attributes: Sequence[str] = ("background",)) -
     path, where = Path(path), f"groups {str(path)!r}"
     if not attributes:
         raise UserError("attribute is empty; give at least one column, such as background")
+    check_plain_file(path, where)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = [(number, row) for number, row in enumerate(csv.reader(file), 1) if any(row)]

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from ..errors import UserError, by_caller, explained
+from ..machine.places import check_plain_file
 from ..text import text_of
 
 SWITCHES_AND_NUMBERS = frozenset(
@@ -214,6 +215,7 @@ def read_yaml(path: Path | str, called: str) -> dict[str, Any]:
     """
     if not Path(path).exists():
         raise UserError(f"{called} is not a file; give a YAML file of options")
+    check_plain_file(Path(path), called)
     with explained(f"{called} cannot be read", OSError), Path(path).open("rb") as file:
         data = file.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:

@@ -38,7 +38,8 @@ MAX_SCANS = 100
 """Progressive JPEGs with more scans than this are refused; encoders write about ten."""
 
 _MAX_SCANNED_PIXELS = 1_500_000_000  # scans × pixels of a progressive JPEG: each scan visits all pixels
-_MAX_FILE_BYTES = 1 << 29
+MAX_FILE_BYTES = 1 << 29
+"""No image file is larger."""
 _LOOK_SECONDS = 0.002  # between checks of the budget; decoding a full budget takes about fifty times as long
 
 
@@ -197,7 +198,7 @@ def _decode_stream(file: BinaryIO, called: str) -> Image.Image:
 
 def _content(file: BinaryIO) -> bytes:
     file.seek(0)
-    return file.read(_MAX_FILE_BYTES)
+    return file.read(MAX_FILE_BYTES)
 
 
 def _whole(cut: bytes) -> Image.Image:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ..config import ImagesConfig
 from ..errors import UserError, option, unknown_name
-from ..machine.places import at_home
+from ..machine.places import at_home, check_plain_file
 from ..text import and_more, counted, one_line, text_of
 from .duplicates import warn_of_duplicates
 from .labelled import (
@@ -236,6 +236,7 @@ def class_list(entries: Sequence[str]) -> list[str]:
 
 def _names_in_file(path: Path) -> list[str]:
     """Read one name per line. Lines that start with # are comments; ``\\#1`` is the class ``#1``."""
+    check_plain_file(at_home(path), f"classes '@{path}'")
     try:
         with open(at_home(path), "rb") as file:
             content = file.read(_MOST_NAMES_BYTES + 1)

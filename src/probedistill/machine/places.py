@@ -78,6 +78,22 @@ def hindrance(folder: Path, *, writes: bool = True) -> str | None:
     return None
 
 
+def check_plain_file(path: Path, called: str) -> None:
+    """Refuse a pipe or a device: reading it could block, or never end.
+
+    Args:
+        path: The file, which need not exist. What a shell gives for ``<(…)`` and ``< file`` is accepted.
+        called: Its name in errors.
+
+    Raises:
+        UserError: It is a pipe or a device.
+    """
+    if str(path).startswith(("/dev/fd/", "/dev/stdin", "/proc/self/fd/")):
+        return
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+        raise UserError(f"{called} is a pipe or a device; give a file")
+
+
 def at_home(path: Path) -> Path:
     """Replace a leading ``~`` by the home folder, which no shell does in a file of options.
 

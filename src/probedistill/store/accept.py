@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..images.entries import own_files
-from .distilled import DistilledSet, take_images_of_files
+from .distilled import DistilledSet, if_meant, take_images_of_files
 from .files import whole_file
 from .layout import IMAGES, RUN, SUMS, TENSORS
 from .locks import PATIENCE, claimed
@@ -64,6 +64,9 @@ def _accept_files(folder: Path) -> list[str]:
     except MixedFilesError:
         before = {}
     names = [RUN, TENSORS, *(file.relative_to(folder).as_posix() for file in own_files(folder / IMAGES))]
+    odd = next((name for name in names if not (folder / name).is_file()), None)  # a pipe would block
+    if odd is not None:
+        raise UserError(f"{str(folder / odd)!r} is not a file; restore or remove it")
     after = {name: (file_digest(folder / name),) for name in names}
     write_sums(folder, after)
     try:
@@ -71,7 +74,7 @@ def _accept_files(folder: Path) -> list[str]:
         if take_images_of_files(folder):
             after[TENSORS] = (file_digest(folder / TENSORS),)
             write_sums(folder, after)
-    except UserError:
+    except UserError as error:
         write_sums(folder, before) if before else (folder / SUMS).unlink()
-        raise
+        raise UserError(str(error).removesuffix(f"; {if_meant(folder)}")) from error  # this is what was tried
     return [name for name, known in after.items() if before.get(name) != known]

@@ -32,6 +32,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError, explained, option
+from ..images.decode import MAX_FILE_BYTES
 from ..images.entries import own_files
 from ..images.labelled import check_class_names
 from ..text import and_more, as_argument, printable
@@ -57,10 +58,11 @@ from .tensors import TornFileError, load_tensors, save_tensors, write_tensors
 
 
 def _hint(folder: Path) -> str:
-    return f"make it again or restore it; {_if_meant(folder)}"
+    return f"make it again or restore it; {if_meant(folder)}"
 
 
-def _if_meant(folder: Path) -> str:
+def if_meant(folder: Path) -> str:
+    """The end of an error about a set whose files have changed."""
     return f"if the change is intended: probedistill accept {as_argument(folder)}"
 
 
@@ -302,7 +304,7 @@ class DistilledSet:
             resumes = parts.run.optimised and not parts.run.derived
             whole = "images" in parts.tensors and resumes
             hint = (
-                f"its float images are whole: repeat its command with {option('resume', True)}; {_if_meant(folder)}"
+                f"its float images are whole: repeat its command with {option('resume', True)}; {if_meant(folder)}"
                 if whole
                 else _hint(folder)
             )
@@ -351,7 +353,7 @@ class _Parts:
         """Names of the table and the image files, below ``images/``; they follow from the classes and labels."""
         export = self.run.export if "images" not in self.tensors else None
         suffix = SUFFIXES[export.format if export is not None else "png"]
-        table = METADATA if f"{IMAGES}/{METADATA}" in self.sums else OLD_METADATA
+        table = OLD_METADATA if f"{IMAGES}/{OLD_METADATA}" in self.sums else METADATA
         return [table, *image_files(self.tensors["labels"].tolist(), self.run.class_names, suffix)]
 
     def distilled(self, images: Tensor | None) -> DistilledSet:
@@ -502,6 +504,8 @@ def _read_images(parts: _Parts) -> Tensor:
         path = next((path for way in ways if (path := parts.folder / IMAGES / way).is_file()), None)
         if path is None:
             raise ValueError(f"{IMAGES}/{name} is missing")
+        if path.stat().st_size > MAX_FILE_BYTES:  # this could exhaust memory
+            raise ValueError(f"{IMAGES}/{name} is larger than any image")
         data = path.read_bytes()
         check_digest(parts.sums, f"{IMAGES}/{name}", digest(data))
         if floats is None:

@@ -25,6 +25,7 @@ import numpy as np
 from msgspec import Meta
 
 from ..errors import UserError, first_line
+from ..machine.places import check_plain_file
 from ..text import as_argument
 from .files import whole_file
 from .layout import RUN
@@ -93,6 +94,7 @@ def read_record(path: Path, type: type[Record], *, kind: str | None = None, what
     """
     called = f"{what} file {str(path)!r}"
     try:
+        check_plain_file(path, called)
         if path.stat().st_size > MAX_BYTES:
             raise UserError(f"{called} is larger than any file that probedistill writes; {hint}")
         data = path.read_bytes()
