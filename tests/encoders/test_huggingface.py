@@ -482,13 +482,17 @@ def test_blue_before_red(hf_folder, tmp_path):
     assert close(transformers_view(path, images), images.flip(1), 1e-2)
 
 
-def test_a_repository_of_timm(tmp_path, recwarn):
-    """Its mean and size are in a separate entry of config.json; the model needs no place for the classifier."""
+@pytest.mark.parametrize("more", [{"model_type": "timm_wrapper"}, {"model_args": {"num_classes": 5}}])
+def test_a_repository_of_timm(tmp_path, recwarn, more):
+    """Its mean and size are in a separate entry of config.json; the model needs no place for the classifier.
+
+    timm itself writes no ``model_type``, but the arguments with which the model was made.
+    """
     pytest.importorskip("transformers")
     torch.manual_seed(0)
     model = timm.create_model("test_vit", num_classes=5).eval()
     content = {
-        "architecture": "test_vit", "num_classes": 5, "model_type": "timm_wrapper", "label_names": list("abcde"),
+        "architecture": "test_vit", "num_classes": 5, "label_names": list("abcde"), **more,
         "pretrained_cfg": {"input_size": [3, 160, 160], "mean": [0.4] * 3, "std": [0.3] * 3, "crop_pct": 0.9,
                            "interpolation": "bilinear"},
     }  # fmt: skip

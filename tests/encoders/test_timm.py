@@ -9,6 +9,7 @@ import datetime
 import enum
 import gzip
 import io
+import json
 import os
 import pathlib
 import pickle
@@ -805,3 +806,107 @@ def test_timms_conversion_writes_nothing(tmp_path, monkeypatch, capfd, recwarn):
     assert _are_of(model, encoder)
     assert capfd.readouterr() == ("", "")
     assert not recwarn.list
+
+
+IMAGENETS = (0.485, 0.456, 0.406)
+
+
+@pytest.fixture
+def described(tmp_path, monkeypatch):
+    """A model that was trained on ImageNet's mean at 64 pixels, under a name whose default is another mean."""
+    model = _tiny("vit_small_patch16_224.dino", monkeypatch, img_size=64)
+    assert timm.create_model("vit_small_patch16_224").pretrained_cfg["mean"] == (0.5, 0.5, 0.5)
+    return model
+
+
+def _for_the_hub(model, folder, **arguments):
+    """What timm writes to be uploaded: weights, and a description of the model beside them."""
+    save_file(model.state_dict(), folder / "model.safetensors")
+    settings = {"tag": "dino", "input_size": [3, 64, 64], "fixed_input_size": True, "crop_pct": 0.8, "mean": IMAGENETS,
+                "std": [0.229, 0.224, 0.225], "interpolation": "bilinear", "classifier": "head"}  # fmt: skip
+    content = {"architecture": "vit_small_patch16_224", "num_classes": 0, "pretrained_cfg": settings}
+    (folder / "config.json").write_text(json.dumps(content | {"model_args": arguments | {"num_classes": 7}}))
+    return folder / "model.safetensors"
+
+
+def _mean(path, name="vit_small_patch16_224", **options):
+    encoder = load_encoder(f"timm:{name}", checkpoint=path, device="cpu", **options)
+    return tuple(round(value, 3) for value in encoder.normalisation[0]), encoder
+
+
+@pytest.mark.parametrize("size", [None, 96])
+def test_timms_config_beside_the_weights_says_how_images_are_prepared(tmp_path, described, size, recwarn):
+    mean, encoder = _mean(_for_the_hub(described, tmp_path), input_size=size)
+    assert (mean, encoder.input_size) == (IMAGENETS, size or 64)
+    assert (encoder.crop_pct, encoder.interpolation) == (0.8, "bilinear")
+    described.set_input_size(encoder.input_size)
+    assert _are_of(described, encoder)
+    assert not recwarn.list
+
+
+def test_timms_config_says_how_features_are_pooled(tmp_path, monkeypatch):
+    model = _tiny("vit_small_patch16_224", monkeypatch, img_size=64, global_pool="avg", class_token=False)
+    file = _for_the_hub(model, tmp_path, global_pool="avg", class_token=False)
+    assert _are_of(model, _mean(file)[1])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"arch": "vit_small_patch16_224.dino"},
+        {"args": argparse.Namespace(model="vit_small_patch16_224.dino", mean=None, std=None, crop_pct=None)},
+        {"arch": "vit_small_patch16_224", "args": argparse.Namespace(mean=IMAGENETS, std=[0.2], img_size=64)},
+        {"pretrained_cfg": {"architecture": "vit_small_patch16_224", "mean": IMAGENETS, "std": [0.2, 0.2, 0.2]}},
+    ],
+    ids=["name", "option", "values", "settings"],
+)
+def test_options_of_the_training_in_a_file_say_how_images_are_prepared(tmp_path, described, options, recwarn):
+    torch.save({"state_dict": described.state_dict(), **options}, tmp_path / "last.pth.tar")
+    assert _mean(tmp_path / "last.pth.tar", input_size=64)[0] == IMAGENETS
+    assert not recwarn.list
+
+
+def test_statistics_of_the_training_that_cannot_be_are_ignored(tmp_path, described):
+    options = argparse.Namespace(mean=[123, 116, 103], std="x", crop_pct="all", interpolation="random", img_size=1)
+    torch.save({"arch": "vit_small_patch16_224", "args": options, "model": described.state_dict()}, tmp_path / "w.pth")
+    with pytest.warns(UserWarning, match="does not tell its own"):
+        assert _mean(tmp_path / "w.pth", input_size=64)[0] == (0.5, 0.5, 0.5)
+
+
+def test_the_tag_that_the_user_gives_decides(tmp_path, described, recwarn):
+    torch.save(described.state_dict(), tmp_path / "w.pth")
+    assert _mean(tmp_path / "w.pth", "vit_small_patch16_224.dino", input_size=64)[0] == IMAGENETS
+    assert not recwarn.list
+    file = _for_the_hub(described, tmp_path)
+    with pytest.warns(UserWarning, match=r"timm model 'vit_small_patch16_224\.dino', not 'vit_.*augreg_in21k'; give"):
+        mean, _ = _mean(file, "vit_small_patch16_224.augreg_in21k", input_size=64)
+    assert mean == (0.5, 0.5, 0.5)
+
+
+def test_weights_that_do_not_say_which_mean_they_need_are_a_warning(tmp_path, described):
+    torch.save(described.state_dict(), tmp_path / "w.pth")
+    with pytest.warns(UserWarning, match=r"differ in mean and std.* such as timm:vit_small_patch16_224\.dino"):
+        _mean(tmp_path / "w.pth", input_size=64)
+
+
+def test_weights_of_a_model_with_another_activation_are_a_warning(tmp_path, monkeypatch):
+    """Their shapes are the same."""
+    model = _tiny("vit_base_patch16_clip_quickgelu_224", monkeypatch)
+    torch.save({"arch": "vit_base_patch16_clip_quickgelu_224", "state_dict": model.state_dict()}, tmp_path / "w.pth")
+    with pytest.warns(UserWarning, match="describes itself as timm model 'vit_base_patch16_clip_quickgelu_224', not"):
+        _mean(tmp_path / "w.pth", "vit_base_patch16_clip_224", input_size=64)
+
+
+def test_the_epsilon_of_batch_norms_is_the_trainings(tmp_path):
+    torch.manual_seed(2)
+    model = timm.create_model("test_efficientnet", num_classes=0, bn_eps=0.5).eval()
+    options = argparse.Namespace(bn_eps=0.5, gp=None, model_kwargs={})
+    torch.save({"arch": "test_efficientnet", "args": options, "state_dict": model.state_dict()}, tmp_path / "w.pth")
+    assert _are_of(model, _mean(tmp_path / "w.pth", "test_efficientnet", input_size=64)[1])
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"architecture": 5, "pretrained_cfg": {}}', '{"model_type": "vit"}'])
+def test_other_files_called_config_do_not_matter(tmp_path, small, expected, text):
+    (tmp_path / "config.json").write_text(text)
+    torch.save(small.state_dict(), tmp_path / "w.pth")
+    assert torch.equal(_features(tmp_path / "w.pth"), expected)

@@ -107,6 +107,8 @@ def _made(repo: str, config: EncoderConfig, spec: str) -> tuple[Any, Any, dict[s
             towers = (getattr(every, name, None) for name in _TOWERS)
             settings = next((tower for tower in towers if isinstance(tower, transformers.PretrainedConfig)), every)
             settings.dtype = torch.float32  # not the one in config.json, to which weights would be rounded
+            if isinstance(of_timm := getattr(settings, "model_args", None), dict):
+                of_timm.pop("num_classes", None)  # transformers gives its own, 0, beside timm's
             arguments = _with_settings(settings, config.encoder_args)
             if config.pretrained:
                 model, wrong = _filled(repo, every, settings, arguments, spec)

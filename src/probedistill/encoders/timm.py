@@ -21,6 +21,7 @@ from ..extras import not_installed
 from ..machine.network import asking_the_hub, check_waits
 from ..machine.places import at_home
 from .checks import is_plain
+from .described import Description, described
 from .known import RECIPES, Recipe
 from .source import EncoderSource, Loaded
 from .weights import read_weights
@@ -44,14 +45,18 @@ def load_timm(name: str, config: EncoderConfig) -> Loaded:
     recipe = RECIPES.get(config.encoder)
     if name.split(".")[0] not in timm.list_models() and not name.startswith(_ON_THE_HUB):
         place = name.removeprefix("local-dir:")
-        if "/" in place:
+        if place != name or "/" in place or Path(place).is_dir():
             raise UserError(
                 f"timm model {name!r} is a folder or a repository; give hf:{place}, or timm:NAME with "
                 f"{option('checkpoint', 'FILE')} for a weights file"
             )
         raise unknown_name("timm model", name, timm.list_models(), "(timm.list_models() lists them)")
     local = _local_weights(recipe, config)
-    arguments = {**(recipe.args if recipe else {}), **config.encoder_args}
+    about = described(local) if local is not None and config.checkpoint is not None else Description()
+    made_as, images, stated = _followed(about, name)
+    arguments = {**stated, **(recipe.args if recipe else {}), **config.encoder_args}
+    if images:
+        arguments["pretrained_cfg_overlay"] = {**images, **arguments.get("pretrained_cfg_overlay", {})}
     # A classifier in a local file is loaded only if its size was given; pooled features do not need it.
     keeps_classifier = "num_classes" in arguments or (config.features == "output" and local is None)
     if not keeps_classifier:
@@ -71,8 +76,11 @@ def load_timm(name: str, config: EncoderConfig) -> Loaded:
     way_out = f"give {option('checkpoint', 'FILE')}, or use efficientnet_lite0, which needs no network"
     needed = own and _asks_the_hub(name, arguments.get("num_classes") if config.features == "output" else None)
     with asking_the_hub(f"encoder {config.encoder!r}", way_out, needed=needed):
-        model = _made(name, config, arguments, own=own)
+        model = _made(made_as, config, arguments, stated, own=own)
     resized = local is not None and _fill(model, local, name, recipe, config.checkpoint_key)
+    if config.checkpoint is not None and config.preprocess == "own":
+        is_known = recipe is not None or "mean" in arguments.get("pretrained_cfg_overlay", {})
+        _warn_of_preparation(about, name, is_known=is_known)
     if config.features == "pooled" and keeps_classifier:
         model.reset_classifier(0)
     data = timm.data.resolve_data_config({}, model=model)
@@ -85,7 +93,8 @@ def load_timm(name: str, config: EncoderConfig) -> Loaded:
         with explained(failed, Exception, hint=hint), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns about how timm resamples
             model.set_input_size(img_size=size)  # resamples position embeddings
-    return Loaded(model, size, data["mean"], data["std"], data["interpolation"], data["crop_pct"])
+    identity = f"|{sorted(stated.items())}" if stated else ""
+    return Loaded(model, size, data["mean"], data["std"], data["interpolation"], data["crop_pct"], identity)
 
 
 def _asks_the_hub(name: str, outputs: Any) -> bool:
@@ -128,7 +137,7 @@ def _local_weights(recipe: Recipe | None, config: EncoderConfig) -> Path | None:
     return _package_weights(config.encoder, recipe) if recipe and recipe.package and config.pretrained else None
 
 
-def _made(name: str, config: EncoderConfig, arguments: dict[str, Any], *, own: bool) -> Any:
+def _made(name: str, config: EncoderConfig, arguments: dict[str, Any], stated: dict[str, Any], *, own: bool) -> Any:
     """The model with its own weights or random ones. ``Any``, because `nn.Module` lacks some of timm's methods."""
     import timm
 
@@ -137,7 +146,8 @@ def _made(name: str, config: EncoderConfig, arguments: dict[str, Any], *, own: b
             warnings.simplefilter("ignore")
             return timm.create_model(name, pretrained=own, **arguments)
     except TypeError as error:
-        raise UserError(f"encoder_args {dict(config.encoder_args)} do not suit timm model {name!r}: {error}") from error
+        given = f"encoder_args {dict(config.encoder_args)}" + f" or the checkpoint's own {stated}" * bool(stated)
+        raise UserError(f"{given} do not suit timm model {name!r}: {error}") from error
     except (OSError, RuntimeError, ValueError) as error:
         reason = first_line(error).rstrip(".")
         fix = (  # a command that takes an encoder in one word also takes a file of options
@@ -202,6 +212,56 @@ def _sizes(weights: dict[str, Tensor], model: Any) -> list[tuple[int, int]]:
     ]
     sides = [math.isqrt(places) for places in found if places > 0 and math.isqrt(places) ** 2 == places]
     return [(side * height, side * width) for side in dict.fromkeys(sides)]
+
+
+def _followed(about: Description, name: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """What of the weights' description applies to the model that the user named.
+
+    Returns:
+        The model's name, with the weights' tag if the user gave none; how images are prepared, unless the user named
+        another tag; and arguments of the model.
+    """
+    import timm
+
+    architecture, _, tag = name.partition(".")
+    theirs, _, stated = about.model.partition(".")
+    if theirs != architecture:
+        return name, {}, {}
+    if tag and stated not in ("", tag):
+        return name, {}, about.arguments
+    is_known = not tag and about.model in timm.list_pretrained(f"{architecture}.*")
+    return about.model if is_known else name, about.images, about.arguments
+
+
+def _warn_of_preparation(about: Description, name: str, *, is_known: bool) -> None:
+    """Warn if weights are described as those of another model, or if nothing tells which mean and deviation they need.
+
+    Args:
+        about: Description of the weights.
+        name: The model that the user named.
+        is_known: The preparation of images is known by other means.
+    """
+    import timm
+
+    architecture, _, tag = name.partition(".")
+    theirs, _, stated = about.model.partition(".")
+    described = theirs in timm.list_models()
+    if described and (theirs != architecture or (tag and stated not in ("", tag))):
+        warnings.warn(
+            f"the checkpoint describes itself as timm model {about.model!r}, not {name!r}; give timm:{about.model} if "
+            "that is right",
+            stacklevel=2,
+        )
+    elif not (is_known or tag or (described and stated)):
+        tags = {found: timm.get_pretrained_cfg(found) for found in timm.list_pretrained(f"{architecture}.*")}
+        ours = timm.get_pretrained_cfg(architecture)
+        other = next((found for found, cfg in tags.items() if (cfg.mean, cfg.std) != (ours.mean, ours.std)), None)
+        if other is not None:
+            warnings.warn(
+                f"weights of timm model {name!r} differ in mean and std, and the checkpoint does not tell its own; "
+                f"using those of {ours.tag!r}; if they are wrong, give the name with another tag, such as timm:{other}",
+                stacklevel=2,
+            )
 
 
 def _package_weights(name: str, recipe: Recipe) -> Path:

@@ -68,11 +68,13 @@ def read_weights(path: Path, names: Iterable[str], key: str | None = None) -> di
 class _LeftOut:
     """Stands in for an object of any class that is stored with the weights."""
 
+    attributes: Any = None
+
     def __init__(self, *_: Any) -> None:
         pass
 
     def __setstate__(self, state: Any) -> None:
-        pass
+        self.attributes = state
 
 
 class _LeftOutDict:
@@ -124,6 +126,24 @@ def load_tensor_file(path: Path, failed: str, hint: str, *, leave_out: bool = Fa
         reason = "a whole model of TorchScript" if "TorchScript" in str(error) else reason
         reason = other_kind(path) or reason
         raise UserError(f"{failed} ({reason}); {hint}") from error
+
+
+def objects_beside(path: Path) -> dict[str, Any]:
+    """What a PyTorch file contains besides weights, by name: plain values as they are, objects as their attributes.
+
+    No code of the objects is run. Empty if the file is of another kind or damaged.
+    """
+    with suppress(Exception), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if not _is_safetensors(path):
+            others = _other_classes(path)
+            with torch.serialization.safe_globals([(stand_in, name) for name, stand_in in others.items()]):
+                content = _read(path, "meta")  # reads no tensors
+            return {
+                str(name): value.attributes if isinstance(value, _LeftOut) else value
+                for name, value in (content.items() if isinstance(content, Mapping) else ())
+            }
+    return {}
 
 
 _BEGINNINGS = {
