@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
@@ -68,3 +70,63 @@ def test_arguments_that_openclip_fails_on_are_one_line():
     with pytest.raises(UserError, match=r"do not suit|could not be loaded") as error:
         load_encoder("openclip:ViT-S-32-alt", pretrained=False, encoder_args=arguments, input_size=64, device="cpu")
     assert "\n" not in str(error.value)
+
+
+VISION = {"image_size": 32, "layers": 1, "width": 64, "head_width": 32, "patch_size": 8}
+TEXT = {"context_length": 8, "vocab_size": 100, "width": 64, "heads": 2, "layers": 1}
+
+
+def _saved(path, **more):
+    """A tiny CLIP, and a file of its weights."""
+    import open_clip
+
+    torch.manual_seed(1)
+    clip = open_clip.CLIP(embed_dim=16, vision_cfg=dict(VISION), text_cfg=dict(TEXT), **more).eval()
+    torch.save(clip.state_dict(), path)
+    return clip
+
+
+@pytest.mark.slow
+def test_weights_that_were_trained_with_quickgelu_are_run_with_it(tmp_path, monkeypatch, recwarn):
+    """OpenAI's are, and open_clip only warns if the model's name does not say so."""
+    open_clip = pytest.importorskip("open_clip", minversion="3.0")
+    clip = _saved(tmp_path / "clip.pt", quick_gelu=True)
+    config = {"embed_dim": 16, "vision_cfg": VISION, "text_cfg": TEXT}
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "ViT-B-32", config)
+    monkeypatch.setattr(open_clip.factory, "download_pretrained", lambda *_, **__: str(tmp_path / "clip.pt"))
+    encoder = load_encoder("openclip:ViT-B-32/openai", features="output", device="cpu")
+    images = pictures(2, 32)
+    with torch.no_grad():
+        assert close(encoder(images), clip.visual((images - encoder.mean) / encoder.std))
+    assert not [said for said in recwarn if "QuickGELU" in str(said.message)]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A model as open_clip pushes it to the hub."""
+    pytest.importorskip("open_clip", minversion="3.0")
+    images = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "interpolation": "bilinear", "resize_mode": "squash"}
+    model = {"embed_dim": 16, "vision_cfg": VISION, "text_cfg": TEXT}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": model, "preprocess_cfg": images}))
+    return tmp_path, _saved(tmp_path / "open_clip_pytorch_model.bin")
+
+
+@pytest.mark.slow
+def test_a_folder_says_how_images_are_prepared(folder):
+    place, clip = folder
+    encoder = load_encoder(f"openclip:local-dir:{place}", features="output", device="cpu")
+    assert (encoder.input_size, encoder.interpolation) == (32, "bilinear")
+    assert encoder.normalisation == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    images = pictures(2, 32)
+    with torch.no_grad():
+        assert close(encoder(images), clip.visual((images - encoder.mean) / encoder.std))
+
+
+@pytest.mark.slow
+def test_a_folder_without_weights_is_not_an_encoder(folder):
+    """open_clip would make random ones."""
+    place, _ = folder
+    (place / "open_clip_pytorch_model.bin").unlink()
+    with pytest.raises(UserError, match="could not be loaded"):
+        load_encoder(f"openclip:local-dir:{place}", device="cpu")
+    assert load_encoder(f"openclip:local-dir:{place}", pretrained=False, device="cpu").dim == 64
