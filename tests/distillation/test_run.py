@@ -414,6 +414,33 @@ def test_ctrl_c_in_python_is_a_keyboard_interrupt_that_says_how_to_continue(spec
     assert quick(spec, encoder, out=tmp_path / "run", resume=True).run.finished
 
 
+def test_ctrl_c_while_soft_labels_are_made_keeps_the_images(spec, encoder, tmp_path):
+    """With many classes the labels take minutes."""
+    reached = []
+
+    class Pressed(Callback):
+        def on_end(self, end):
+            hook = encoder.model.register_forward_pre_hook(lambda *_: press(hook))
+
+    def press(hook):
+        hook.remove()
+        reached.append("before")
+        os.kill(os.getpid(), signal.SIGINT)
+        reached.append("after")
+
+    options = {"out": tmp_path / "run", "soft_labels": "learned"}
+    with pytest.raises(KeyboardInterrupt, match="repeat the call with resume=True to continue"):
+        quick(spec, encoder, callbacks=[Pressed()], **options)
+    assert reached == ["before"]
+    resumed, whole = quick(spec, encoder, resume=True, **options), quick(spec, encoder, soft_labels="learned")
+    assert torch.equal(resumed.float_images, whole.float_images)
+    assert torch.equal(resumed.soft_labels, whole.soft_labels)
+    # Without a folder the images would be lost, so the labels are waited for.
+    assert torch.equal(
+        quick(spec, encoder, callbacks=[Pressed()], soft_labels="learned").soft_labels, whole.soft_labels
+    )
+
+
 @pytest.mark.slow
 def test_interrupted_while_features_are_computed(fork, tmp_path):
     """Before the first step there is nothing to save, but the same command with --resume still works."""

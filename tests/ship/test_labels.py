@@ -23,6 +23,7 @@ from probedistill import (
     load_splits,
     with_extras,
 )
+from probedistill.machine import progress
 from probedistill.probes.logistic import soft_cross_entropy
 from probedistill.ship.labels import best_temperature, learned_labels, softmax
 
@@ -106,6 +107,17 @@ def test_learned_labels_lower_the_loss_of_evaluation():
             moved[image] = 0.99 * moved[image] + 0.01 * np.eye(4)[target]
             logits = LinearProbe().fit_views(views, labels, moved).logits(real)
             assert cross_entropy(logits, y, temperature) > learned - 1e-3
+
+
+def test_views_and_learned_labels_show_how_far_they_are(distilled, encoder, bank, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "LOG_EVERY", 0.0)
+    with_extras(distilled, encoder, bank, soft_labels="learned")
+    assert "views of the images: 120/120, about 0 s left" in capsys.readouterr().err
+    real = torch.from_numpy(np.random.default_rng(0).normal(size=(60, 8)))
+    learned_labels(real[None, :6], torch.arange(6) % 3, real, torch.arange(60) % 3, 3, progress=True)
+    assert "soft labels: 1/300, about " in capsys.readouterr().err
+    with_extras(distilled, encoder, bank, soft_labels="learned", progress=False)
+    assert capsys.readouterr().err == ""
 
 
 def test_learned_labels_for_separable_classes():

@@ -88,7 +88,9 @@ def label(
             model, train, views=settings.real_view_count, augment=settings.augment, seed=settings.seed,
             cache=cache, strict=images.strict, progress=progress,
         )  # fmt: skip
-        labelled = with_extras(distilled, model, bank, soft_labels=soft_labels, keep_head=keep_head, seed=seed)
+        labelled = with_extras(
+            distilled, model, bank, soft_labels=soft_labels, keep_head=keep_head, seed=seed, progress=progress
+        )
         labelled.save_extras(folder)
     added = [f"soft labels ({soft_labels})"] * (soft_labels != "none") + ["the head of its encoder"] * keep_head
     show(f"{' and '.join(added)} → {folder}")

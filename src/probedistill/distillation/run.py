@@ -341,10 +341,13 @@ def _finish(session: _Session) -> DistilledSet:
     elif config.soft_labels != "none" or config.keep_head:
         from ..ship.labels import with_extras
 
+        # Soft labels take minutes with many classes. If the images are in a checkpoint, nobody has to wait for them.
+        session.stop.defer = session.folder.path is None or task.team.count > 1
         distilled = with_extras(
             distilled, task.encoders[0], _banks(task)[0], soft_labels=config.soft_labels, keep_head=config.keep_head,
-            augment=config.augment, seed=config.seed,
+            augment=config.augment, seed=config.seed, progress=task.features.progress,
         )  # fmt: skip
+        session.stop.defer = True
     if task.team.is_first:
         statistics = _kept_statistics(session) if config.keep_stats else []
         held_out, licence = held_out_names(task.data.test), None

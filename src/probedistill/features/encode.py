@@ -15,6 +15,7 @@ from ..encoders.encoder import Encoder
 from ..errors import UserError, explained, option
 from ..images.decode import UnreadableImageError
 from ..images.labelled import LabelledImages
+from ..machine.progress import ProgressBar
 from ..machine.threads import Workers
 from ..seeds import Stream, seed_of
 from ..text import counted
@@ -64,17 +65,20 @@ def view_features(
     *,
     seed: int,
     stream: Stream = Stream.PROBE_VIEWS,
+    progress: bool = False,
 ) -> Tensor:
     """Features (V, m, d) of V augmented views of images (m, 3, S, S); the same seed gives the same views."""
     drawn = draw_views(augment, views * len(images), seed=seed_of(seed, stream))
     which = torch.arange(len(drawn)) % len(images)
     features = torch.empty(0)
-    for start in range(0, len(drawn), BATCH):
-        part = slice(start, start + BATCH)
-        found = encode(encoder, apply_views(images[which[part]], drawn[part], encoder.input_size))
-        if not start:  # allocated as a whole: concatenating parts would need twice the memory
-            features = found.new_empty(len(drawn), found.shape[1])
-        features[part] = found
+    with ProgressBar("views of the images", len(drawn), enabled=progress) as bar:
+        for start in range(0, len(drawn), BATCH):
+            part = slice(start, start + BATCH)
+            found = encode(encoder, apply_views(images[which[part]], drawn[part], encoder.input_size))
+            if not start:  # allocated as a whole: concatenating parts would need twice the memory
+                features = found.new_empty(len(drawn), found.shape[1])
+            features[part] = found
+            bar.advance(len(found))
     return features.view(views, len(images), -1)
 
 

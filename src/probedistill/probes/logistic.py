@@ -79,6 +79,7 @@ def lbfgs(
     max_iter: int,
     tol: float = 0.0,
     bounds: Sequence[tuple[float | None, float | None]] | None = None,
+    advance: Callable[[], object] = lambda: None,
 ) -> tuple[Array, int]:
     """Minimise ``loss``, which returns its value and gradient, by L-BFGS; return the minimum and the iterations.
 
@@ -89,10 +90,13 @@ def lbfgs(
         tol: Stop when no entry of the gradient is larger. A ``ConvergenceWarning`` says if it is not reached; with 0,
             there is no warning, and the iterations are a budget.
         bounds: Least and largest value of each entry.
+        advance: Called after each iteration.
     """
     # scikit-learn's settings: with the same loss and start, its LogisticRegression takes the same steps.
     options = {"maxiter": max_iter, "maxls": 50, "gtol": tol, "ftol": 64 * np.finfo(float).eps}
-    result = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
+    result = minimize(
+        loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options, callback=lambda _: advance()
+    )
     if tol and result.nit >= max_iter:
         warnings.warn(f"L-BFGS did not converge in {max_iter} iterations", ConvergenceWarning, stacklevel=2)
     return result.x, int(result.nit)

@@ -16,6 +16,7 @@ from ..encoders.encoder import Encoder
 from ..errors import UserError
 from ..features.bank import FeatureBank
 from ..features.encode import view_features
+from ..machine.progress import ProgressBar
 from ..machine.torch_state import own_torch_state
 from ..methods import check_name
 from ..probes.arrays import Array
@@ -42,6 +43,7 @@ def with_extras(
     keep_head: bool = False,
     augment: AugmentConfig | None = None,
     seed: int = 0,
+    progress: bool = True,
 ) -> DistilledSet:
     """Return the set with soft labels, or with the head of its source encoder, or both.
 
@@ -64,6 +66,7 @@ def with_extras(
         keep_head: Store W*. If false, a head that the set already has is kept.
         augment: How views of the synthetic images are drawn (its noise is ignored); default: as in the run.
         seed: Seed for drawing the views.
+        progress: Show progress bars.
 
     Raises:
         UserError: An unknown kind of labels, or features of another encoder or of different classes.
@@ -89,21 +92,25 @@ def with_extras(
         made = replace(made, head=Head(weight, bias, encoder.name, encoder.fingerprint))
     if soft_labels != "none":
         augment = (augment or distilled.run.config.augment).for_probes(transformer=encoder.is_transformer)
-        views = view_features(encoder, distilled.images, augment, _VIEWS, seed=seed, stream=Stream.LABEL_VIEWS)
+        views = view_features(
+            encoder, distilled.images, augment, _VIEWS, seed=seed, stream=Stream.LABEL_VIEWS, progress=progress
+        )
         chosen = _chosen(bank, seed)
         real, y = bank.take(chosen, views="centre"), bank.labels[chosen]
         if soft_labels == "source":
             temperature = best_temperature(probe.logits(real), y.numpy())
             rows = softmax(probe.logits(views.mean(dim=0)) / temperature)
         else:
-            rows, temperature = learned_labels(views, distilled.labels, real, y, bank.num_classes)
+            rows, temperature = learned_labels(views, distilled.labels, real, y, bank.num_classes, progress=progress)
         about = SoftLabelsRecord(kind=soft_labels, temperature=temperature, views=_VIEWS, seed=seed)
         run = replace(distilled.run, soft_labels=about)
         made = replace(made, soft_labels=torch.from_numpy(rows).float(), run=run)
     return made
 
 
-def learned_labels(views: Tensor, labels: Tensor, real: Tensor, y: Tensor, num_classes: int) -> tuple[Array, float]:
+def learned_labels(
+    views: Tensor, labels: Tensor, real: Tensor, y: Tensor, num_classes: int, *, progress: bool = False
+) -> tuple[Array, float]:
     """Soft labels whose ridge probe is best on real features, with the synthetic features fixed.
 
     The ridge probe is linear in its targets: its logits on real features are K T, where column j of K (N, m) holds
@@ -118,6 +125,7 @@ def learned_labels(views: Tensor, labels: Tensor, real: Tensor, y: Tensor, num_c
         real: (N, d) real features.
         y: (N,) their classes.
         num_classes: C.
+        progress: Show a progress bar: an iteration takes 4 · N · m · C multiplications and additions.
 
     Returns:
         T (m, C), float64, and τ.
@@ -141,7 +149,10 @@ def learned_labels(views: Tensor, labels: Tensor, real: Tensor, y: Tensor, num_c
     first = best_temperature(kernel @ softmax(start), y.numpy())
     # If the classes can be separated perfectly, τ would go to 0.
     limits = [(None, None)] * start.size + [(math.log(_TEMPERATURES[0]), math.log(_TEMPERATURES[1]))]
-    found, _ = lbfgs(loss, np.append(start.ravel(), math.log(first)), max_iter=_ITERATIONS, bounds=limits)
+    with ProgressBar("soft labels", _ITERATIONS, enabled=progress) as bar:
+        found, _ = lbfgs(
+            loss, np.append(start.ravel(), math.log(first)), max_iter=_ITERATIONS, bounds=limits, advance=bar.advance
+        )
     return softmax(found[:-1].reshape(start.shape)), math.exp(found[-1])
 
 
