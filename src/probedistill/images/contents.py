@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..machine.places import cache_folder
 from ..machine.progress import ProgressBar
@@ -40,6 +39,7 @@ _YOUNG_NS = 5_000_000_000
 """A file that changed this recently may change again without a new time stamp: its digest is not remembered."""
 _BAR_AFTER_SECONDS = 2.0
 _BLOCK = 32  # files per task
+_STATES = 256  # files between two looks at the clock
 _MOST_REMEMBERED = 2_000_000  # digests in one memory file, 32 bytes each
 
 
@@ -68,7 +68,11 @@ def digests_of_files(
     """
     names = [os.fspath(path) if os.path.isabs(path) else os.path.abspath(path) for path in paths]
     memory = _Memory(os.path.abspath(place))
-    before = [_state(name) for name in names]
+    before: list[_State] = []
+    with ProgressBar("finding images", len(names), enabled=progress) as bar:  # minutes on a slow network disk
+        for start in range(0, len(names), _STATES):
+            before += map(_state, names[start : start + _STATES])
+            bar.advance(len(before) - bar.done)
     found = [memory.known.get(state.key, b"") for state in before]
     missing = [i for i, digest in enumerate(found) if not digest]
     if not missing:
@@ -203,8 +207,7 @@ class _Memory:
             return {}
         if check != digest_of_bytes(rows) or len(rows) % (2 * SIZE):
             return {}
-        pairs: NDArray[np.void] = np.frombuffer(rows, dtype=f"V{SIZE}").reshape(-1, 2)
-        return {key.tobytes(): digest.tobytes() for key, digest in pairs}
+        return {rows[i : i + SIZE]: rows[i + SIZE : i + 2 * SIZE] for i in range(0, len(rows), 2 * SIZE)}
 
     def save(self) -> None:
         """Add new digests; keep those that another process has added since."""

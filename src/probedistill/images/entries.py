@@ -241,7 +241,7 @@ def images_below(folder: Path) -> list[str]:
 
 
 def _is_image(entry: os.DirEntry[str]) -> bool:
-    if entry.name.lower() in _SYSTEM_FILES or Path(entry.name).suffix.lower() in _SIDECARS:
+    if entry.name.lower() in _SYSTEM_FILES or os.path.splitext(entry.name)[1].lower() in _SIDECARS:
         return False
     try:
         return entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path))
