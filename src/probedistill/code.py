@@ -86,7 +86,9 @@ def _parts(value: Any, seen: set[int]) -> Iterator[str]:
             seen.add(id(value))
             yield from _parts_of_class(value, seen) if isinstance(value, type) else _parts_of_function(value, seen)
     else:
-        yield type(value).__qualname__
+        yield from _parts(type(value), seen)
+        if callable(settings := getattr(value, "get_params", None)):  # a scikit-learn estimator
+            yield from _parts(settings(deep=False), seen)
 
 
 def _parts_of_class(kind: type, seen: set[int]) -> Iterator[str]:

@@ -25,6 +25,7 @@ from .methods import (
     plain,
     preset_values,
 )
+from .registry import name_wanted
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -717,7 +718,8 @@ def check_names(argument: str, value: Any) -> Sequence[str]:
     if isinstance(value, str):
         raise UserError(f"{argument} {value!r} must be a list of names; write [{value!r}]")
     if not isinstance(value, (list, tuple)) or not all(isinstance(name, str) for name in value):
-        raise UserError(f"{argument} {value!r} must be a list of names")
+        objects = (name_wanted(argument, one) for one in (value if isinstance(value, (list, tuple)) else ()))
+        raise next(filter(None, objects), None) or UserError(f"{argument} {value!r} must be a list of names")
     for name in value:
         if value.count(name) > 1:
             raise UserError(f"{argument} {name!r} is named twice; name each once")

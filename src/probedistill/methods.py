@@ -30,7 +30,7 @@ from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from .errors import UserError, option, unknown_name
-from .registry import OWN, Registry
+from .registry import OWN, Registry, name_wanted
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -283,5 +283,7 @@ def _choices(config: type) -> dict[str, tuple[str, ...]]:
 
 def check_known(registry: Registry, argument: str, name: Any, more: tuple[str, ...] = ()) -> None:
     """Raise `UserError` unless a registry has the name, or it is one of ``more`` or ``module:FILE:NAME``."""
+    if (error := name_wanted(argument, name)) is not None:
+        raise error
     if not isinstance(name, str) or not (name in registry or name in more or name.startswith(OWN)):
         raise unknown_name(argument, str(name), [*more, *registry.names(), "module:FILE:NAME"])

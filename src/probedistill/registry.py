@@ -87,6 +87,21 @@ class Registry:
         return digest_of_source(module) or digest_of_code(getattr(sys.modules[module], attribute, None))
 
 
+def name_wanted(argument: str, value: Any) -> UserError | None:
+    """Return the error for an object where its name is expected, with that name; ``None`` for anything else."""
+    if isinstance(value, (str, list, tuple)) or not (callable(value) or hasattr(value, "fit")):
+        return None
+    name = getattr(value, "__qualname__", "<locals>")
+    wanted, where = f"{OWN}{value.__module__}:{name}", ""
+    if "<" in name:
+        wanted, where = (
+            f"{OWN}FILE:NAME",
+            f", where NAME is a variable of FILE.py, or of {OWN}__main__:NAME in a notebook",
+        )
+    shown = " ".join(f"{value!r:.80}".split())
+    return UserError(f"{argument} {shown} is an object; give its name, which files can keep: {wanted!r}{where}")
+
+
 def imported(place: str, called: str) -> Any:
     """``"package.module:attribute"`` → the attribute. A module in the current folder is found, too.
 

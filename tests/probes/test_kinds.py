@@ -7,11 +7,12 @@ import sys
 from dataclasses import fields, replace
 from pathlib import Path
 from textwrap import dedent
+from types import ModuleType
 
 import pytest
 import torch
 
-from probedistill import UserError, distill, evaluate, load_evaluation, load_splits
+from probedistill import Callback, UserError, distill, evaluate, load_evaluation, load_splits
 from probedistill.config import EvaluateConfig, EvaluateOptions
 from probedistill.probes import kinds
 from probedistill.probes.kinds import PROBES, Lesson, check_probes, kind_of, on_features
@@ -122,6 +123,71 @@ def test_a_probe_that_was_edited_is_scored_again(mine, monkeypatch, tmp_path, da
     assert len(load_evaluation(tmp_path / "scores.json").rows) == 2
 
 
+def test_a_classifier_with_its_settings(mine, tmp_path, data, encoder):
+    """The object is copied for each fit, and its rows are scored again if its settings change."""
+    code = """
+        from sklearn.linear_model import Perceptron
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+
+        scaled = make_pipeline(StandardScaler(), Perceptron(max_iter=1, tol=None))
+        """
+    (mine / "own_settings.py").write_text(dedent(code))
+    name = "module:own_settings:scaled"
+    options = {"probes": [name], "baselines": ["full"], "out": tmp_path / "scores.json", **QUICK}
+    first = evaluate(None, encoder, *data, **options)
+    from own_settings import scaled
+
+    assert not hasattr(scaled, "n_features_in_")
+    assert scaled.get_params()["perceptron__random_state"] == 0
+    assert not kind_of(name).deterministic
+    assert len(first.rows[0].scores) == 2
+    assert evaluate(None, encoder, *data, **options).rows == first.rows
+
+
+def test_a_classifier_with_other_settings_in_a_notebook(monkeypatch):
+    """There is no file whose digest could tell them apart."""
+    from sklearn.neighbors import KNeighborsClassifier
+
+    notebook = ModuleType("own_notebook")
+    monkeypatch.setitem(sys.modules, "own_notebook", notebook)
+    codes = set()
+    for count in (1, 3, 1):
+        notebook.probe = KNeighborsClassifier(count)
+        assert kind_of("module:own_notebook:probe").deterministic
+        codes.add(PROBES.code_of("module:own_notebook:probe"))
+    assert len(codes) == 2
+
+
+def module_level(real):
+    """An objective, which has a name."""
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"method": module_level}, "method <function module_level.*: 'module:test_kinds:module_level'"),
+        ({"method": lambda real: None}, "method <function .* is an object; give its name.*'module:FILE:NAME'"),
+        ({"canvas": {"kind": dict}}, "canvas.kind <class 'dict'> is an object.*: 'module:builtins:dict'"),
+        ({"callback": [module_level]}, "callback <function module_level.*: 'module:test_kinds:module_level'"),
+        ({"callbacks": [print]}, "callbacks has <built-in function print>; give objects of a subclass"),
+        ({"callbacks": [Callback]}, "callbacks has the class Callback; give objects"),
+        ({"callbacks": Callback()}, "callbacks is a Callback; give a list"),
+    ],
+)
+def test_an_object_in_place_of_its_name(data, encoder, wrong, says):
+    with pytest.raises(UserError, match=says):
+        distill(data[0], encoder, steps=1, progress=False, **wrong)
+
+
+def test_a_classifier_in_place_of_its_name(data, encoder):
+    from sklearn.neighbors import KNeighborsClassifier
+
+    for wrong in (KNeighborsClassifier(), KNeighborsClassifier):
+        with pytest.raises(UserError, match=r"probes .*KNeighborsClassifier.* is an object; give its name"):
+            evaluate(None, encoder, *data, probes=["ridge", wrong])
+
+
 @pytest.mark.parametrize(
     ("name", "says"),
     [
@@ -129,7 +195,8 @@ def test_a_probe_that_was_edited_is_scored_again(mine, monkeypatch, tmp_path, da
         ("module:mine_probe:Nearst", "did you mean 'Nearest'"),
         ("module:nothing:Probe", "probe 'module:nothing:Probe': 'nothing' cannot be imported"),
         ("module:mine_probe", "must be module:PACKAGE"),
-        ("module:os:getcwd", "must be a scikit-learn classifier's class or a Kind"),
+        ("module:os:getcwd", "must be a scikit-learn classifier, its class or a Kind"),
+        ("module:os:environ", "must be a scikit-learn classifier, its class or a Kind"),
     ],
 )
 def test_objects_that_are_not_probes(mine, name, says):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from sklearn.base import ClassifierMixin, clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.neighbors import KNeighborsClassifier
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from threadpoolctl import threadpool_limits
 
@@ -768,3 +769,13 @@ def test_what_classes_are_taken_for():
     assert unseen.confusion == ((2, 0, 0), (0, 0, 0), (1, 1, 0))
     many = score_probe(probe, X, [0, 0, 1, 1], class_names=[f"class {i}" for i in range(41)])
     assert many.confusion is None
+
+
+def test_classifiers_of_scikit_learn_are_scored_by_their_probabilities():
+    features = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
+    labels = np.arange(20) % 2
+    nearest = KNeighborsClassifier(1).fit(features, labels)
+    assert score_probe(nearest, torch.from_numpy(features), labels, class_names=["a", "b"]).top1 == 1
+    for wrong, says in ((KNeighborsClassifier(), "is not fitted"), (LinearProbe(), "is not fitted")):
+        with pytest.raises(UserError, match=says):
+            score_probe(wrong, features, labels, class_names=["a", "b"])

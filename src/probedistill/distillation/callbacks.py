@@ -19,7 +19,7 @@ from __future__ import annotations
 import io
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,6 +128,20 @@ class Callback:
 
     def on_end(self, end: End) -> None:
         """Called when the run has finished, is stopped, or fails."""
+
+
+_METHODS = ("on_start", "on_step", "on_preview", "on_end")
+
+
+def check_callbacks(given: Sequence[Callback]) -> None:
+    """Raise `UserError` for anything that does not listen to a run as a `Callback` does."""
+    members: list[Any] = list(given) if isinstance(given, Iterable) else [given]
+    for one in members:
+        if isinstance(one, type) or not all(callable(getattr(one, name, None)) for name in _METHODS):
+            shown = f"the class {one.__name__}" if isinstance(one, type) else f"{one!r:.60}"
+            raise UserError(f"callbacks has {shown}; give objects of a subclass of probedistill.Callback")
+    if not isinstance(given, Iterable):
+        raise UserError(f"callbacks is a {type(given).__name__}; give a list of them")
 
 
 class Callbacks(Callback):

@@ -16,15 +16,17 @@ under the entry point ``probedistill.probe``. This is ``mine.py``, a whole probe
         def decision_function(self, X):            # (n, C), the largest wins
             return X @ self.means_.T - (self.means_**2).sum(1) / 2
 
-A classifier with a parameter ``random_state`` is given the evaluation seed and fitted once for each. A probe that needs
-more (soft labels, the set's head, its own number of views) is a `Kind`.
+A classifier with a parameter ``random_state`` is given the evaluation seed and fitted once for each. Instead of a class
+it may be an object with its settings: ``probe = make_pipeline(StandardScaler(), KNeighborsClassifier(3))``. A probe
+that needs more (soft labels, the set's head, its own number of views) is a `Kind`.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -121,8 +123,18 @@ def kind_of(name: str) -> Kind:
     if isinstance(found, Kind):
         return found
     if callable(found) and hasattr(found, "fit"):
-        return _of_classifier(found, name)
-    raise UserError(f"probe {name!r} must be a scikit-learn classifier's class or a Kind, not {found!r:.60}")
+        return _of_classifier(found, "random_state" in inspect.signature(found).parameters, name)
+    if hasattr(found, "fit") and hasattr(found, "get_params"):
+        seeds = [one for one in found.get_params() if one == "random_state" or one.endswith("__random_state")]
+        return _of_classifier(partial(_copied, found, seeds), bool(seeds), name)
+    raise UserError(f"probe {name!r} must be a scikit-learn classifier, its class or a Kind, not {found!r:.60}")
+
+
+def _copied(classifier: Any, seeds: Sequence[str], random_state: int | None = None) -> Any:
+    """A classifier that is not fitted, with the same parameters, apart from its seeds."""
+    from sklearn.base import clone
+
+    return clone(classifier).set_params(**dict.fromkeys(seeds, random_state))
 
 
 def check_probes(names: Iterable[str]) -> None:
@@ -147,9 +159,14 @@ def has_epochs(name: str) -> bool:
     return name not in _WITHOUT_EPOCHS
 
 
-def _of_classifier(factory: Callable[..., Any], name: str) -> Kind:
-    """The kind for a scikit-learn classifier: each view of each image is a sample, in the order of the views."""
-    drawn = "random_state" in inspect.signature(factory).parameters
+def _of_classifier(factory: Callable[..., Any], drawn: bool, name: str) -> Kind:
+    """The kind for a scikit-learn classifier: each view of each image is a sample, in the order of the views.
+
+    Args:
+        factory: Makes one that is not fitted.
+        drawn: Whether it takes a ``random_state``.
+        name: Name of the probe.
+    """
 
     def fit(lesson: Lesson) -> Classifier:
         samples = lesson.views.flatten(0, 1).numpy()
@@ -171,9 +188,22 @@ class _Outside:
         self.classes_ = probe.classes_
 
     def decision_function(self, X: Any) -> Array:
-        features = np.asarray(to_numpy(X))
-        with explained(f"probe {self._name!r} could not be scored", Exception):
-            for method in ("decision_function", "predict_proba"):
-                if hasattr(self._probe, method):
-                    return np.asarray(getattr(self._probe, method)(features))
-        raise UserError(f"probe {self._name!r} has neither decision_function nor predict_proba; add one")
+        return scores_of(self._probe, np.asarray(to_numpy(X)), f"probe {self._name!r}")
+
+
+def scores_of(probe: Any, X: Any, called: str) -> Array:
+    """What a fitted classifier says of each class of features (n, d): its `decision_function`, else its probabilities.
+
+    Args:
+        probe: The classifier.
+        X: Features.
+        called: Its name in errors.
+
+    Raises:
+        UserError: It has neither, or fails.
+    """
+    with explained(f"{called} could not be scored", Exception):
+        for method in ("decision_function", "predict_proba"):
+            if hasattr(probe, method):
+                return np.asarray(getattr(probe, method)(to_numpy(X)))
+    raise UserError(f"{called} has neither decision_function nor predict_proba; add one")

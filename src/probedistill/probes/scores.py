@@ -15,12 +15,13 @@ from ..errors import UserError
 from ..store.records import Count, Share
 from ..text import counted
 from .arrays import Array, class_indices
-from .kinds import Classifier
+from .kinds import Classifier, scores_of
 
 if TYPE_CHECKING:
     import torch
 
 MOST_CONFUSED = 40
+_FITTED = "LinearProbe().fit(X, y)"
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def score_probe(
     wrong in every score. If logits are equal, the lower class wins.
 
     Args:
-        probe: A :class:`LinearProbe`, or another fitted classifier with ``decision_function``,
+        probe: A :class:`LinearProbe`, or another fitted classifier with ``decision_function`` or ``predict_proba``,
             whose labels are indices into ``class_names``.
         X: (n, d) features.
         y: (n,) integer class indices in 0 … C−1.
@@ -83,13 +84,15 @@ def score_probe(
     """
     names = [str(name) for name in class_names]
     labels = class_indices("y", y, len(names))
+    if not hasattr(probe, "classes_"):
+        raise UserError(f"{called} is not fitted: it has no classes_; give a fitted classifier, such as {_FITTED}")
     known = class_indices("probe.classes_", probe.classes_, len(names))
     if len(labels) == 0:
         raise UserError("y is empty: there are no test images to score")
     if groups is not None and len(groups) != len(labels):
         raise UserError(f"groups has {counted(len(groups), 'entry', 'entries')} for {counted(len(labels), 'image')}")
 
-    logits = np.asarray(probe.decision_function(X))
+    logits = scores_of(probe, X, called)
     if logits.ndim == 1:
         logits = np.stack([np.zeros_like(logits), logits], axis=1)
     if len(logits) != len(labels):
