@@ -386,10 +386,28 @@ def test_values_out_of_range_in_a_baseline(run_cli, photos, tmp_path, arguments,
     assert not file.exists()
 
 
+def test_options_without_effect_on_scores_are_named(run_cli, photos, finished, tmp_path):
+    data = ("--images", f"folder:{photos}")
+    options = ("--epochs", 5, "--sgd-views", 2, "--full-epochs", 3, "--baselines", "full", "--views", 1)
+    scores = run_cli("evaluate", finished, *data, "--encoder", TINY, *options, "--choose-by", TINY)
+    cells = run_cli("transfer", finished, *data, "--encoders", TINY, *options, "--out", tmp_path / "transfer")
+    for done in (scores, cells):
+        assert done.code == 0, done.err
+        for name in ("epochs", "sgd-views", "full-epochs"):
+            assert f"warning: without effect: --{name}; it is for the probe sgd" in done.err
+    assert "without effect: --choose-by" in scores.err
+    done = run_cli("evaluate", finished, *data, "--encoder", TINY, *options, "--probes", "ridge", "sgd", "--seeds", 1)
+    assert (done.code, "without effect" in done.err) == (0, False)
+
+
 @pytest.mark.parametrize(
     ("arguments", "names"),
     [
         (["--floats", "--hard-labels"], ["--floats; it is for distilled images", "--hard-labels"]),
+        (
+            ["--epochs", 5, "--full-views", 2],
+            ["--epochs; it is for the probe sgd", "--full-views; it is for the baseline"],
+        ),
         (["--seed", "3"], ["--seed; it is for --save; --seeds is the number of evaluation seeds"]),
         (["--by-bytes", "--probes", "sgd"], ["--probes; --by-bytes has a protocol of its own", "--seeds", "--views"]),
         (

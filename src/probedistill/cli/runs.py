@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -197,6 +197,10 @@ def evaluate(
     settings = settings or _EvaluateOptions()
     settings.check()
     check_probes(settings.probes)
+    unused = unused_settings(settings)
+    if choose_by is not None and not {"centroids", "herding", "kmedoids", "neighbours"} & set(settings.baselines):
+        unused["choose_by"] = "none of the baselines chooses by features"
+    name_unused(unused)
     heads = need_head(settings.probes)
     if heads:
         checked_head(distilled)
@@ -216,6 +220,30 @@ def evaluate(
     )  # fmt: skip
     show(result)
     show(f"scores: {path}")
+
+
+def unused_settings(settings: EvaluateConfig) -> dict[str, str]:
+    """Options that differ from their defaults, but that the probes and baselines do not use → why."""
+    from ..probes.kinds import has_epochs
+
+    unused: dict[str, str] = {}
+    if "full" not in settings.baselines:
+        unused |= dict.fromkeys(("full_views", "full_epochs"), "it is for the baseline full")
+    if not any(map(has_epochs, settings.probes)):
+        unused |= dict.fromkeys(("epochs", "sgd_views", "full_epochs"), "it is for the probe sgd")
+    changed = _changed(settings)
+    return {name: why for name, why in unused.items() if name in changed}
+
+
+def _changed(settings: EvaluateConfig) -> list[str]:
+    default = type(settings)()
+    return [one.name for one in fields(settings) if getattr(settings, one.name) != getattr(default, one.name)]
+
+
+def name_unused(unused: Mapping[str, str]) -> None:
+    """Warn of options that have no effect; not an error, since a file of options may serve other commands, too."""
+    for name, why in unused.items():
+        warnings.warn(f"without effect: {option(name)}; {why}", stacklevel=3)
 
 
 def _loaded(spec: str | None, device: str) -> Encoder | None:
@@ -306,7 +334,9 @@ def baseline(
     check_probes(settings.probes)
     if "neighbours" in settings.baselines:
         raise UserError("baselines 'neighbours' needs distilled images; leave it out, or use evaluate")
-    _name_unused(settings, images_per_class, seed, "--save" if save else "--by-bytes" if by_bytes else None)
+    name_unused(
+        _unused_by_baseline(settings, images_per_class, seed, "--save" if save else "--by-bytes" if by_bytes else None)
+    )
     store = FeatureStore(cache, images.strict, progress)
     if save is not None:
         _save_baseline(save, images, encoder, images_per_class, seed, out, store)
@@ -328,12 +358,14 @@ def baseline(
         show(f"scores: {out}")
 
 
-def _name_unused(settings: _BaselineOptions, images_per_class: int, seed: int, instead: str | None) -> None:
-    """Warn of options that have no effect; not an error, since a file of options may serve other commands, too."""
-    default = _BaselineOptions()
-    changed = [one.name for one in fields(settings) if getattr(settings, one.name) != getattr(default, one.name)]
+def _unused_by_baseline(
+    settings: _BaselineOptions, images_per_class: int, seed: int, instead: str | None
+) -> dict[str, str]:
+    """Options of baseline that have no effect → why."""
+    changed = _changed(settings)
     if instead is None:
         unused = {name: "it is for distilled images" for name in changed if name in ("floats", "hard_labels")}
+        unused |= unused_settings(settings)
     else:
         why = "--save scores nothing" if instead == "--save" else "--by-bytes has a protocol of its own"
         unused = dict.fromkeys(changed, why)
@@ -341,8 +373,7 @@ def _name_unused(settings: _BaselineOptions, images_per_class: int, seed: int, i
         unused["seed"] = "it is for --save; --seeds is the number of evaluation seeds"
     if instead == "--by-bytes" and images_per_class != 1:
         unused["images_per_class"] = "--by-bytes chooses no real images"
-    for name, why in unused.items():
-        warnings.warn(f"without effect: {option(name)}; {why}", stacklevel=3)
+    return unused
 
 
 def _by_bytes(

@@ -9,6 +9,7 @@ from typing import Annotated, Literal  # noqa: F401  Literal: in a field that is
 from ..config import AugmentConfig, ImagesConfig, TransferConfig
 from ..store.named import run_folder
 from .app import Cache, Images, Probes, Progress, command, flat, show
+from .runs import name_unused, unused_settings
 
 
 @dataclass(kw_only=True)
@@ -57,6 +58,9 @@ def transfer(
     from ..images.splits import load_splits
 
     runs = [run_folder(run) for run in runs]
+    if settings is not None:
+        settings.check()
+        name_unused(unused_settings(settings))
     train, test = load_splits(images, progress=progress)
     matrix = run_transfer(
         runs, encoders or [], train, test, settings, out=out, augment=augment, cache=cache, strict=images.strict,
