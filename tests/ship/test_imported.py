@@ -99,6 +99,14 @@ def test_images_of_a_set_keep_the_names_of_their_classes(tmp_path):
         read_set(tmp_path / "sent")
 
 
+def test_columns_are_for_parquet(tmp_path):
+    for name in ("image_column", "label_column"):
+        with pytest.raises(
+            UserError, match=rf"{name} 'x' is for \.parquet files, and set '.*' is not one; leave it out"
+        ):
+            read_set(tmp_path, **{name: "x"})
+
+
 def test_parquet_of_datasets(tmp_path):
     datasets = pytest.importorskip("datasets")
     pictures = [Image.fromarray(np.full((8, 8, 3), 40 * i, np.uint8)) for i in range(4)]

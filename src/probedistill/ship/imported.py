@@ -76,6 +76,9 @@ def read_set(
         raise UserError(f"image_size {image_size} must be from 1 to {_LARGEST_SIDE}")
     called = f"set {str(place)!r}"
     suffix = place.suffix.lower()
+    for name, column, default in (("image_column", image_column, "image"), ("label_column", label_column, "label")):
+        if column != default and suffix != ".parquet":
+            raise UserError(f"{name} {column!r} is for .parquet files, and {called} is not one; leave it out")
     if (place / RUN).is_file():
         raise UserError(f"{called} is already a run of probedistill; give it to the other commands directly")
     if place.is_dir():
