@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import warnings
 from dataclasses import replace
 
@@ -87,6 +88,17 @@ def test_merged_set_has_the_images_and_the_sums_of_both(runs):
 def test_head_of_a_merged_set_is_that_of_the_pooled_photos(runs):
     merged, pooled = merge_sets(load_runs([runs / "a", runs / "b"])), DistilledSet.load(runs / "all")
     np.testing.assert_allclose(merged.distilled.head.weight, pooled.head.weight, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("command", [["rename", "RUN", "cat=lynx"], ["merge", "RUN", "OTHER"], ["migrate", "RUN"]])
+def test_statistics_of_another_run_are_refused(runs, run_cli, tmp_path, command):
+    run, (file,) = shutil.copytree(runs / "a", tmp_path / "run"), (runs / "b").glob("*.stats")
+    shutil.copy(file, run)
+    names = {"RUN": run, "OTHER": runs / "b"}
+    words = [names.get(word, word) for word in command] + (["--encoder", TINY] if command[0] == "migrate" else [])
+    error = run_cli(*words, "--out", tmp_path / "out").error()
+    assert f"statistics file {str(run / file.name)!r} is of another run; restore the run's own" in error
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_cannot_be_merged_is_left_out_with_a_note(runs):

@@ -496,14 +496,19 @@ def statistics_of_run(folder: Path | str) -> list[ClassStatistics]:
     """Return the statistics in a run, in the order of its encoders.
 
     Raises:
-        UserError: It has none, or they are damaged.
+        UserError: It has none, or they are damaged, or those of another run.
     """
     folder = run_folder(folder)
-    encoders = read_run(folder).encoders
+    run = read_run(folder)
+    encoders = run.encoders
     paths = [folder / statistics_file(number, one.name, one.input_size) for number, one in enumerate(encoders)]
     if not paths or not all(path.exists() for path in paths):
         raise UserError(f"run {str(folder)!r} has no statistics; distil it again with {option('keep_stats', True)}")
-    return [ClassStatistics.load(path) for path in paths]
+    found = [ClassStatistics.load(path) for path in paths]
+    for path, one, encoder in zip(paths, found, encoders, strict=True):
+        if (one.class_names, one.about.encoder.fingerprint) != (run.class_names, encoder.fingerprint):
+            raise UserError(f"statistics file {str(path)!r} is of another run; restore the run's own")
+    return found
 
 
 def statistics_if_kept(folder: Path | str) -> list[ClassStatistics]:
