@@ -172,6 +172,19 @@ def test_accept_does_not_send_its_user_to_accept(saved, run_cli, name):
     assert "probedistill accept" not in error
 
 
+def test_accept_changes_nothing_if_it_refuses(saved, run_cli):
+    """An edited run.json next to a missing image, and one that is no record of a run any more."""
+    content = json.loads((saved / "run.json").read_text())
+    image = (saved / "images/cat/000.png").read_bytes()
+    for edit in ({"device": "elsewhere"}, {"losses": "none"}):
+        (saved / "run.json").write_text(json.dumps(content | edit))
+        (saved / "images/cat/000.png").unlink()
+        before = {path: path.read_bytes() for path in saved.rglob("*") if path.is_file()}
+        run_cli("accept", saved).error()
+        assert {path: path.read_bytes() for path in saved.rglob("*") if path.is_file()} == before
+        (saved / "images/cat/000.png").write_bytes(image)
+
+
 def test_an_image_file_of_a_terabyte_is_not_read(saved):
     with (saved / "images/cat/000.png").open("r+b") as file:
         file.truncate(2**40)

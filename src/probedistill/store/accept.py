@@ -29,29 +29,41 @@ def accept_edits(path: Path) -> list[str]:
     path = run_folder(path)
     check_own(path)
     if path.is_file():
-        return [str(path)] if _accept_record(path) else []
+        return [] if _accept_record(path) is None else [str(path)]
     if not path.is_dir():
         raise UserError(f"no such file or folder {str(path)!r}; give a run's folder or a JSON file")
     check_plain_files(path)
     with claimed(path, called="folder", wait=PATIENCE):
-        changed = [file.name for file in sorted(path.glob("[!.]*.json")) if _accept_record(file)]
-        if (path / RUN).exists():
-            changed += [name for name in _accept_files(path) if name not in changed]
+        before: dict[Path, bytes] = {}
+        try:
+            for file in sorted(path.glob("[!.]*.json")):
+                content = _accept_record(file)
+                if content is not None:
+                    before[file] = content
+            changed = [file.name for file in before]
+            if (path / RUN).exists():
+                changed += [name for name in _accept_files(path) if name not in changed]
+        except UserError:  # accept all or nothing
+            for file, content in before.items():
+                with whole_file(file) as temporary:
+                    temporary.write_bytes(content)
+            raise
         return changed
 
 
-def _accept_record(path: Path) -> bool:
-    """Renew the digest of a record, and return whether it changed."""
+def _accept_record(path: Path) -> bytes | None:
+    """Renew the digest of a record; return what the file was before if it changed."""
     called = f"file {str(path)!r}"
     if path.stat().st_size > MAX_BYTES:
         raise UserError(f"{called} is larger than any file that probedistill writes; restore it")
-    content = parse_json(path.read_bytes(), called, "restore it")
+    before = path.read_bytes()
+    content = parse_json(before, called, "restore it")
     fresh = sealed(content)
     if content.get(SEAL) == fresh[SEAL]:
-        return False
+        return None
     with whole_file(path) as temporary:
         temporary.write_text(json.dumps(fresh, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    return True
+    return before
 
 
 def _accept_files(folder: Path) -> list[str]:
