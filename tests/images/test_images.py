@@ -61,6 +61,24 @@ def one_line(error: pytest.ExceptionInfo) -> str:
 # ------------------------------------------------------------------ decoding
 
 
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
+def test_the_transparent_value_of_a_grey_png_is_white(bits):
+    """The file has the value in its own number of bits, and Pillow widens the pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    top, clear = 2**bits - 1, 2 ** (bits - 1) - 1  # two pixels: the clear value and the brightest, then the darkest
+    row = [clear, top, clear and clear - 1, clear, top, clear, top, clear]
+    line = b"".join(struct.pack(">H", v) for v in row) if bits == 16 else int(
+        "".join(f"{v:0{bits}b}" for v in row), 2).to_bytes(bits, "big")  # fmt: skip
+    header = struct.pack(">IIBBBBB", 8, 1, bits, 0, 0, 0, 0)
+    parts = [(b"IHDR", header), (b"tRNS", struct.pack(">H", clear)), (b"IDAT", zlib.compress(b"\0" + line))]
+    png = b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in [*parts, (b"IEND", b"")])
+    wanted = [255 if value == clear else round(255 * value / top) for value in row]
+    assert [pixel(decode_image(png), x)[0] for x in range(8)] == wanted
+
+
 @pytest.mark.parametrize(
     ("image", "expected"),
     [
@@ -305,6 +323,10 @@ def test_names_that_are_not_utf_8(tmp_path):
         patch.setattr("sys.getfilesystemencoding", lambda: "ascii")
         with pytest.raises(UserError, match=r"set PYTHONUTF8=1 if it is \(names of files are read as ascii here\)"):
             load_images(f"folder:{tmp_path / 'photos'}")
+    make_image_folder(tmp_path / "photos", ("cat", "owl"), splits=())
+    assert load_images(f"folder:{tmp_path / 'photos'}", classes=["cat", "owl"]).class_names == ("cat", "owl")
+    with pytest.raises(UserError, match=r"'caf\\\\udce9' has a name that is not UTF-8; rename it, or choose others"):
+        load_images(f"folder:{tmp_path / 'photos'}", classes=["cat", "café"])  # not: unknown class
     (tmp_path / "photos").rename(tmp_path / odd)
     with pytest.raises(UserError, match="the path is not UTF-8; rename the folder"):
         load_images(f"folder:{tmp_path / odd}")

@@ -240,6 +240,8 @@ def _decode_once(file: BinaryIO) -> Image.Image:
         _check_size(image)
         if image.info.get("progressive"):
             _check_scans(file, image)
+        if image.format == "PNG" and isinstance(key := image.info.get("transparency"), int) and image.tile:
+            image.info["transparency"] = key * _WIDENED.get(str(image.tile[0][3]), 1)
         return _to_upright_rgb(image)
 
 
@@ -292,6 +294,8 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 _EXIF_ORIENTATION = 0x0112
+_WIDENED = {"L;2": 85, "L;4": 17}
+"""Grey PNGs of 2 and 4 bits → the factor by which Pillow widens their pixels, but not their transparent value."""
 _ROWS = 256  # per block: a whole image in a wider type would take several times the memory
 
 
@@ -319,4 +323,7 @@ def _deep_grey_to_8_bits(image: Image.Image) -> Image.Image:
         for row in range(0, len(values), _ROWS):
             block = values[row : row + _ROWS].astype(np.float64)
             scaled[row : row + _ROWS] = np.rint((block - bottom) * (255.0 / (top - bottom)))
-    return Image.fromarray(scaled)
+    grey = Image.fromarray(scaled)
+    if isinstance(key := image.info.get("transparency"), int):  # of a PNG: pixels of this value are transparent
+        grey.putalpha(Image.fromarray(np.where(values == key, 0, 255).astype(np.uint8)))
+    return grey
