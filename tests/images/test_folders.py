@@ -62,6 +62,41 @@ def test_splits_that_share_classes_are_splits_and_other_folders_are_reported(tmp
     assert train.class_names == test.class_names == ("cat", "dog")
 
 
+@pytest.mark.parametrize("name", ["dev", "eval", "Evaluation", "valid"])
+def test_every_split_that_datasets_knows_is_one_in_folders(tmp_path, name):
+    tree(tmp_path, *(f"{split}/{kind}" for split in ("train", name) for kind in ("cat", "dog")))
+    assert load_splits(f"folder:{tmp_path}")[1].split == name
+    tree(tmp_path, "test/cat", "test/dog")
+    assert load_splits(f"folder:{tmp_path}")[1].split == "test"
+    chosen = load_splits(ImagesConfig(images=f"folder:{tmp_path}", test_split=name.lower()))
+    assert chosen[1].split == name
+
+
+@pytest.mark.parametrize("names", [("trainset", "testset"), ("TrainData", "ValData"), ("train.v1", "testimages")])
+def test_names_that_contain_the_name_of_a_split_are_not_two_classes(tmp_path, names):
+    tree(tmp_path, *(f"{split}/{kind}" for split in names for kind in ("cat", "dog")))
+    with pytest.raises(UserError, match="look like splits; rename them to train and test"):
+        load_splits(f"folder:{tmp_path}")
+
+
+@pytest.mark.parametrize("way", ["photos/cat/..", "photos/cat/small/../..", "photos/../photos/dog/.."])
+def test_a_path_with_two_dots_reads_every_class(tmp_path, way, recwarn):
+    tree(tmp_path / "photos", "cat", "cat/small", "dog")
+    assert load_images(f"folder:{tmp_path}/{way}").counts().tolist() == [8, 4]
+    assert not [one for one in recwarn if "ignoring" in str(one.message)]
+
+
+def test_names_of_folders_matter_only_for_the_classes_that_are_chosen(tmp_path):
+    tree(tmp_path, "cat", "dog", "caf\u00e9", "cafe\u0301")
+    if len(os.listdir(tmp_path)) < 4:
+        pytest.skip("this file system takes both forms of accents for one name")
+    with pytest.raises(UserError, match="have the same name except for spaces or the form of accents"):
+        classes_of(tmp_path)
+    with pytest.raises(UserError, match="have the same name except for spaces or the form of accents"):
+        classes_of(tmp_path, classes=["cat", "caf\u00e9"])
+    assert classes_of(tmp_path, classes=["dog", "cat"]) == ("dog", "cat")
+
+
 @pytest.mark.parametrize(
     ("folders", "same", "choice"),
     [

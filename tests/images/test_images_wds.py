@@ -440,6 +440,38 @@ def test_bad_lists_of_classes(shards, text, message):
         load_images(f"wds:{shards}")
 
 
+def test_a_list_of_names_that_look_like_numbers(tmp_path):
+    labels = ("007", "010", "001") * 2
+    members = [(f"{i}.png", encoded(i % 3, i)) for i in range(6)]
+    members += [(f"{i}.cls", label.encode()) for i, label in enumerate(labels)]
+    write_tar(tmp_path / "x.tar", members)
+    (tmp_path / "classes.txt").write_text("007\n010\n001\n")
+    images = load_images(f"wds:{tmp_path}")
+    assert [images.class_names[label] for label in images.labels] == ["007", "010", "001"] * 2
+    (tmp_path / "classes.txt").write_text("\n".join("abcdefghijk"))
+    images = load_images(f"wds:{tmp_path}")
+    assert [images.class_names[label] for label in images.labels] == ["h", "k", "b"] * 2
+
+
+def test_comments_above_a_list_of_classes_take_no_number(shards):
+    (shards / "classes.txt").write_text("# of our zoo\n#\ncat\n#1\nowl\n")
+    assert load_images(f"wds:{shards}").class_names == ("cat", "#1", "owl")
+
+
+def test_compressed_shards_next_to_others_are_named(tmp_path):
+    write_tar(tmp_path / "train.tar", samples(0, 9))
+    for name in ("test.tar.gz", "val.TGZ"):
+        (tmp_path / name).write_bytes(b"\x1f\x8b")
+    with pytest.warns(UserWarning, match=r"ignoring 'test.tar.gz' and 1 more; decompress what is to be read"):
+        load_images(f"wds:{tmp_path}")
+
+
+def test_a_range_below_a_folder_with_brackets(tmp_path):
+    for number in (0, 1):
+        write_tar(tmp_path / "zoo [2024]" / f"{number}.tar", samples(9 * number, 9))
+    assert len(load_images(f"wds:{tmp_path}/zoo [2024]/{{0..1}}.tar")) == 18
+
+
 def test_one_class_is_too_few(tmp_path):
     write_tar(tmp_path / "x.tar", [("0.png", encoded()), ("0.cls", b"0")])
     with pytest.raises(UserError, match="fewer than 2 classes"):

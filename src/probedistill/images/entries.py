@@ -195,7 +195,8 @@ def image_files(folder: Path, prefix: str, left_out: LeftOut) -> Iterator[str]:
     Real folders come first and each is entered only once, so links cannot make a loop.
     """
     # A link up to the folder of all classes, or to the whole disk, does not lead to images of this class.
-    seen = {_identity(above) for above in (*folder.absolute().parents, *folder.resolve().parents)}
+    # abspath, because the parents of photos/cat/.. are not above photos.
+    seen = {_identity(above) for above in (*Path(os.path.abspath(folder)).parents, *folder.resolve().parents)}
     real, linked = [(folder, prefix, 0)], list[tuple[Path, str, int]]()
     while real or linked:
         here, name, depth = real.pop() if real else linked.pop(0)

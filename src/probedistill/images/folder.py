@@ -81,7 +81,7 @@ class _FolderSource(Source):
         """The images of a split; only the folders of ``classes`` are listed."""
         parent = self._parent(split)
         left_out = LeftOut()
-        folders = self._class_folders(parent, classes, left_out)
+        folders = self._class_folders(parent, classes, left_out, absent_ok)
         if classes is not None:
             check_classes(classes, list(folders), classes_argument(), self.spec, absent_ok)
         class_names = tuple(folders) if classes is None else classes
@@ -126,27 +126,31 @@ class _FolderSource(Source):
             contents=contents,
         )
 
-    def _class_folders(self, parent: Path, wanted: tuple[str, ...] | None, left_out: LeftOut) -> Mapping[str, str]:
+    def _class_folders(
+        self, parent: Path, wanted: tuple[str, ...] | None, left_out: LeftOut, absent_ok: bool
+    ) -> Mapping[str, str]:
         """Class name → its folder's name on disk, which may encode accents differently or end in a space."""
         folders: dict[str, str] = {}
+        not_utf8 = ""
         for folder in subfolders(parent):
             if is_run(parent / folder):
                 left_out.add(RUNS, folder)
                 continue
             if folder != as_utf8(folder):
-                if wanted is not None:
-                    continue
-                named = f"the class folder {as_utf8(folder)!r} has a name that is not UTF-8"
-                raise UserError(
-                    f"images {self.spec!r}: {named}; {_way_to_utf8()}, or choose others with {option('classes')}"
-                )
+                not_utf8 = not_utf8 or folder
+                continue
             name = plain_name(folder)
-            if name in folders:
+            if name in folders and (wanted is None or name in wanted):
                 raise UserError(
                     f"images {self.spec!r}: the class folders {folders[name]!a} and {folder!a} have the same "
                     "name except for spaces or the form of accents; rename one or put their images together"
                 )
             folders[name] = folder
+        if not_utf8 and (wanted is None or not (absent_ok or folders.keys() >= set(wanted))):
+            named = f"the class folder {as_utf8(not_utf8)!r} has a name that is not UTF-8"
+            raise UserError(
+                f"images {self.spec!r}: {named}; {_way_to_utf8()}, or choose others with {option('classes')}"
+            )
         folders = dict(sorted(folders.items()))  # the same order on every file system, however it encodes accents
         if not folders:
             way_out = _beside_classes(parent) or "; give a folder with one folder per class"
@@ -290,8 +294,8 @@ def _check_unlike_splits(root: Path, folders: list[str], spec: str, *, empty: bo
 
 def _kinds_of_split(name: str) -> tuple[str, ...]:
     """Return the kinds of split that the words in a folder's name stand for, each as one word."""
-    words = re.findall(r"[a-z]+", name.lower())
-    groups = (*ALIASES, {"dev"}, {"eval"}, {"fold"}, {"holdout"})
+    words = re.findall(r"([a-z]+?)(?:set|data|images|imgs|photos)?(?![a-z])", name.lower())
+    groups = (*ALIASES, {"fold"}, {"holdout"})
     return tuple(min(group) for group in groups if group & set(words))
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..errors import UserError, option
 from ..machine.places import at_home
-from ..text import as_utf8
+from ..text import and_more, as_utf8
 from .entries import is_system_folder, listing, subfolders
 from .sources import FOLDER_SPLITS, WHOLE
 
@@ -41,12 +41,15 @@ def find_shards(place: str, spec: str) -> list[Shard]:
     root = at_home(Path(place))
     if os.path.isdir(root):
         under = [root / name for name in subfolders(root) if name.lower() in FOLDER_SPLITS]
-        paths = [Path(entry.path) for folder in [root, *under] for entry in listing(folder)]
-        paths = [path for path in paths if _is_tar(path.name) and not path.is_dir()]
+        found = [Path(entry.path) for folder in [root, *under] for entry in listing(folder)]
+        paths = [path for path in found if _is_tar(path.name) and not path.is_dir()]
+        packed = [path.name for path in found if re.search(r"\.(tar\.\w+|tgz)$", path.name.lower())]
         if not paths:
-            packed = next((name for name in sorted(os.listdir(root)) if re.search(r"\.(tar\.\w+|tgz)$", name)), None)
-            way_out = f"decompress its shards, such as {packed!r}" if packed else "give the folder of the shards"
+            way_out = f"decompress its shards, such as {packed[0]!r}" if packed else "give the folder of the shards"
             raise UserError(f"images {spec!r}: the folder has no .tar files; {way_out}")
+        if packed:
+            shown = f"{as_utf8(packed[0])!r}{and_more(len(packed))}"
+            warnings.warn(f"images {spec!r}: ignoring {shown}; decompress what is to be read", stacklevel=2)
         _warn_of_other_folders(root, spec)
         base = root
     else:
@@ -105,12 +108,12 @@ def _expanded(pattern: str, spec: str) -> list[Path]:
     """The paths that match a brace range or a glob, each once."""
     paths: dict[str, None] = {}
     for one in _without_braces(pattern, spec):
-        if any(c in one for c in "*?["):
+        if os.path.exists(one):
+            matches = [one]
+        elif any(c in one for c in "*?["):
             matches = [path for path in sorted(glob.glob(one, recursive=True)) if not _is_of_a_system(path, one)]
             if not matches:
                 raise UserError(f"images {spec!r}: no shard matches {one!r}; check the pattern")
-        elif os.path.exists(one):
-            matches = [one]
         else:
             raise UserError(f"images {spec!r}: no such shard {one!r}; check the path and the range")
         paths.update(dict.fromkeys(matches))

@@ -59,8 +59,10 @@ SOURCES = Registry(
 )
 
 TRAINING = ("trainval", "train", "training", "train-standard", "all")
-TESTING = ("test", "testing", "val", "validation", "valid")
-ALIASES = ({"train", "training"}, {"test", "testing"}, {"val", "valid", "validation"})
+TESTING = ("test", "testing", "val", "validation", "valid", "dev", "eval", "evaluation")
+ALIASES = (
+    {"train", "training"}, {"test", "testing"}, {"val", "valid", "validation"}, {"dev"}, {"eval", "evaluation"},
+)  # fmt: skip
 FOLDER_SPLITS = frozenset().union(*ALIASES)
 PARTICULAR = ("image_column", "label_column", "data_dir", "download", "source_args")
 """Fields of `ImagesConfig` that not every source reads."""

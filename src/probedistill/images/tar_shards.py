@@ -319,13 +319,16 @@ def _read_label(
     except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
         why = f"no field {field!r}" if isinstance(error, KeyError) else one_line(str(error))
         return None, f"its .{kind} has no label ({why})"
-    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,18}", value.strip()):
-        value = int(value)
-    elif isinstance(value, str):
-        value = one_line(value)
+    if isinstance(value, str):
+        value = _as_number(one_line(value), r"0|[1-9][0-9]{0,17}")
     if not ((type(value) is int and value >= 0) or (isinstance(value, str) and value)):
         return None, f"its .{kind} has no label ({str(value)[:40]!r} is neither a name nor a number from 0)"
     return value, None
+
+
+def _as_number(label: int | str, form: str = "[0-9]{1,18}") -> int | str:
+    """A label as a number if it is one in that form; 007 stays text at first, because a list may name it so."""
+    return int(label) if isinstance(label, str) and re.fullmatch(form, label) else label
 
 
 def _wds_labels(
@@ -342,8 +345,8 @@ def _wds_labels(
         )
     names = _class_list(folders, config.images)
     if names is None:
-        numbered = all(isinstance(label, int) for label in given)
-        name_of = {label: str(label) for label in sorted(given, key=int if numbered else str)}
+        numbered = all(isinstance(_as_number(label), int) for label in given)
+        name_of = {label: str(_as_number(label)) for label in sorted(given, key=int if numbered else str)}
     else:
         name_of = _names_of(given, samples, names, config.images)
     class_names = tuple(dict.fromkeys(name_of.values()))
@@ -361,10 +364,11 @@ def _names_of(
     place = {name: i for i, name in enumerate(names)}
     name_of: dict[int | str, str] = {}
     for label in given:
-        if isinstance(label, int) and label < len(names) and str(label) not in place:
-            name_of[label] = names[label]
-        elif str(label) in place:
+        number = _as_number(label)
+        if str(label) in place:
             name_of[label] = str(label)
+        elif isinstance(number, int) and number < len(names):
+            name_of[label] = names[number]
         else:
             sample = next(sample for sample in samples if sample.label == label)
             raise UserError(
@@ -380,6 +384,7 @@ def _class_list(folders: Collection[Path], spec: str) -> list[str] | None:
         return None
     try:
         lines = text_of(path.read_bytes()).rstrip().split("\n")
+        lines = [*itertools.dropwhile(re.compile(r"#(\s|$)").match, lines)]  # comments above the list
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"images {spec!r}: {str(path)!r} cannot be read ({one_line(str(error))}); correct it"

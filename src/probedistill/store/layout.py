@@ -60,6 +60,7 @@ process that is using a folder holds ``.lock``.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import sys
 import unicodedata
@@ -117,7 +118,7 @@ def check_beside_images(folder: Path, called: str = "") -> None:
 
     ``called`` is the argument that the error names.
     """
-    path = folder.absolute()
+    path = Path(os.path.abspath(folder))
     for part in (path, *path.parents):
         if part.name in (IMAGES, EVOLUTION, CHECKPOINTS) and (part.parent / RUN).is_file():
             raise UserError(
