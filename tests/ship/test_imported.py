@@ -141,6 +141,30 @@ def test_names_in_the_file_are_reordered_but_never_replaced(tmp_path):
     assert [found.class_names[label] for label in found.labels] == ["dog", "cat", "dog", "cat"]
 
 
+def test_names_that_are_numbers_keep_their_images(tmp_path):
+    """The digits 10, 9 and 2 as text: neither their order as text nor that of a list may exchange them."""
+    path = _parquet(tmp_path / "digits.parquet", ["10", "9", "2"])
+    for classes, shown in (
+        (None, ["10", "9", "2"]),
+        (["2", "9", "10"], ["10", "9", "2"]),
+        (["9", "10", "2"], ["10", "9", "2"]),
+        (["two", "nine", "ten"], ["ten", "nine", "two"]),
+    ):
+        found = read_set(path, classes=classes)
+        assert [found.class_names[label] for label in found.labels] == shown
+    found = read_set(_parquet(tmp_path / "numbers.parquet", [0, 1, 2]), classes=["1", "2", "3"])
+    assert [found.class_names[label] for label in found.labels] == ["1", "2", "3"]
+
+
+def test_class_names_next_to_tensors_are_not_passed_over_in_silence(tmp_path):
+    path = saved(
+        tmp_path, {"images": torch.rand(2, 3, 8, 8), "labels": torch.tensor([1, 0]), "classes": ["owl", "cat"]}
+    )
+    with pytest.warns(UserWarning, match="has 'classes', which is not read, so its classes are called 0, 1 …; name"):
+        assert read_set(path).class_names == ("0", "1")
+    assert read_set(path, classes=["owl", "cat"]).class_names == ("owl", "cat")
+
+
 def test_kinds_of_labels_in_parquet(tmp_path):
     found = read_set(_parquet(tmp_path / "gaps.parquet", [1.0, 0.0, 2.0]), classes=["cat", "dog", "owl"])
     assert [found.class_names[label] for label in found.labels] == ["dog", "cat", "owl"]

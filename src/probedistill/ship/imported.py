@@ -7,6 +7,7 @@ images are read, never a path. ``data.pth`` of the LGM authors (arXiv 2511.16674
 
 from __future__ import annotations
 
+import re
 import warnings
 import zipfile
 from collections import Counter
@@ -38,6 +39,8 @@ from ..text import counted
 IMAGE_NAMES = ("images", "image", "syn_images", "image_syn", "data", "x", "pixel_values")
 LABEL_NAMES = ("labels", "label", "syn_labels", "label_syn", "targets", "target", "y")
 """Names under which tensors are looked for, in this order."""
+CLASS_NAMES = ("class_names", "classes")
+"""Names under which class names may be next to them. They are not read: they may be those of the images."""
 
 _MOST_BYTES = 4 * 2**30
 _MOST_IMAGES = 200_000
@@ -144,6 +147,13 @@ def _of_tensors(content: Any, called: str, classes: Sequence[str] | None, image_
     if count > _MOST_IMAGES:
         raise UserError(f"{called} has the label {count - 1}; that is more classes than a set can have")
     names = _named([str(number) for number in range(count)], classes, called)
+    unread = next((name for name in CLASS_NAMES if isinstance(content, Mapping) and name in content), None)
+    if classes is None and unread is not None:
+        warnings.warn(
+            f"{called} has {unread!r}, which is not read, so its classes are called 0, 1 …; name them in the order of "
+            f"the labels with {option('classes')}",
+            stacklevel=4,
+        )
     if soft is not None and (float(soft.min()) < 0 or not bool(((soft.sum(dim=1) - 1).abs() < 1e-3).all())):
         raise UserError(f"{called} has soft labels that are not probabilities; give rows that sum to 1")
     if soft is not None and len(names) != count:
@@ -222,15 +232,22 @@ def _named(found: Sequence[str], classes: Sequence[str] | None, called: str) -> 
     return names
 
 
+def _by_number(label: Any) -> tuple[bool, Any, Any]:
+    """Sort key: numbers by value, even those written as text, before names."""
+    return (False, int(label), str(label)) if re.fullmatch(r"-?[0-9]{1,18}", str(label)) else (True, str(label), "")
+
+
 def _in_order(
-    found: Sequence[str], labels: Tensor, classes: Sequence[str] | None, called: str
+    found: Sequence[str], labels: Tensor, classes: Sequence[str] | None, called: str, *, numbered: bool = False
 ) -> tuple[list[str], Tensor]:
     """Return names and labels (n,) with the classes in the requested order.
 
-    ``classes`` gives names to numbered classes. Class names in the file are put in that order, but never replaced.
+    ``classes`` gives names to numbered classes, such as "0" and "1" or, if the file has no names, all of them. Other
+    class names in the file are put in that order, but never replaced.
     """
     names = _named(found, classes, called)
-    if classes is None or all(name.lstrip("-").isdigit() for name in found):
+    are_numbers = all(name.lstrip("-").isdigit() for name in found)
+    if classes is None or numbered or (are_numbers and not set(found) <= set(names)):
         return names, labels
     absent = next((name for name in found if name not in names), None)
     if absent is not None:
@@ -304,16 +321,16 @@ def _of_parquet(
         raise UserError(f"{called} has rows without a class in column {label_column!r}")
     if all(isinstance(value, float) and value.is_integer() for value in values):  # as from a table that had gaps
         values = [int(value) for value in values]
-    labels = values
+    labels, numbered = values, names is None and all(isinstance(value, int) for value in values)
     if names is None:
-        names = [str(value) for value in sorted(set(values), key=lambda v: (isinstance(v, str), v))]
+        names = [str(value) for value in sorted(set(values), key=_by_number)]
         labels = [names.index(str(value)) for value in values]
     check_classes_of_images(names, called)
     if not all(isinstance(label, int) and 0 <= label < len(names) for label in labels):
         raise UserError(f"{called} has rows without a class in column {label_column!r}")
     decoded = (decode_image(data, name=f"row {number}") for number, data in enumerate(contents))
     images = _stacked(decoded, len(contents), image_size, called)
-    names, numbers = _in_order(names, torch.tensor(labels), classes, called)
+    names, numbers = _in_order(names, torch.tensor(labels), classes, called, numbered=numbered)
     return DistilledSet(images, numbers, tuple(names))
 
 
