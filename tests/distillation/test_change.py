@@ -365,6 +365,9 @@ def test_names_on_the_command_line_may_have_a_sign_of_equality(runs, run_cli, tm
     assert run_cli("rename", tmp_path / "once", "a=b=c", "--out", tmp_path / "twice").code == 0
     assert DistilledSet.load(tmp_path / "twice").class_names == ("c", "dog")
     assert "cat → c, a=b → c" in run_cli("info", tmp_path / "twice").out
+    rename(runs / "a", {"cat": "a", "dog": "a=b"}, out=tmp_path / "both")
+    both = run_cli("rename", tmp_path / "both", "a=b=c", "--out", tmp_path / "unclear").error()
+    assert "may rename 'a' to 'b=c' or 'a=b' to 'c'; use rename in Python" in both
 
 
 @pytest.mark.parametrize(

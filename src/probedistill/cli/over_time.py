@@ -179,7 +179,11 @@ def _new_names(words: Sequence[str], known: Sequence[str]) -> dict[str, str]:
         ways = [(word[: match.start()], word[match.end() :]) for match in re.finditer("=", word)]
         if not ways:
             raise UserError(f"classes {word!r} is not OLD=NEW; give the name of a class, = and its new name")
-        old, new = next((way for way in ways if way[0] in known), ways[0])
+        possible = [way for way in ways if way[0] in known]
+        if len(possible) > 1:
+            shown = " or ".join(f"{old!r} to {new!r}" for old, new in possible)
+            raise UserError(f"classes {word!r} may rename {shown}; use rename in Python, which takes a dictionary")
+        old, new = (possible or ways)[0]
         if old in names:
             raise UserError(f"classes renames {old!r} twice; give it one new name")
         names[old] = new
