@@ -51,15 +51,33 @@ def as_utf8(text: str) -> str:
 
 
 def encodable(text: str, encoding: str | None) -> str:
-    """Replace letters that an encoding does not have by ``?``.
+    """Replace what an encoding does not have: letters by escapes, so that names stay different, signs by ASCII.
 
-    >>> encodable("loss → 0.1", "ascii")
-    'loss ? 0.1'
+    >>> encodable("Möwe → 0.1", "ascii")
+    'M\\xf6we -> 0.1'
     """
     try:
-        return text.encode(encoding or "utf-8", "replace").decode(encoding or "utf-8")
+        return text.encode(encoding or "utf-8", LEGIBLE).decode(encoding or "utf-8")
     except LookupError:  # unknown encoding
-        return text.encode("ascii", "replace").decode()
+        return text.encode("ascii", LEGIBLE).decode()
+
+
+LEGIBLE = "probedistill.legible"
+"""The error handler for streams that does what `encodable` does."""
+_SIGNS = {
+    "→": "->", "←": "<-", "↔": "<->", "…": "...", "−": "-", "–": "-", "×": "x", "±": "+-", "·": "*", "≈": "~",
+    "≥": ">=", "≤": "<=", "≠": "!=", "█": "#",
+}  # fmt: skip
+
+
+def _legible(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    letters = error.object[error.start : error.end]
+    return "".join(_SIGNS.get(letter) or _escaped(letter) for letter in letters), error.end
+
+
+codecs.register_error(LEGIBLE, _legible)
 
 
 def text_of(content: bytes) -> str:

@@ -54,6 +54,22 @@ def test_a_stream_that_cannot_represent_every_character(encoding, command, monke
     assert "probedistill" in out.written().decode(encoding) or command == ["encoders"]
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_names_stay_different_on_a_stream_without_their_letters(encoding, tmp_path, monkeypatch):
+    out, err = Stream(encoding, terminal=False), Stream(encoding, terminal=False)
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
+    make_image_folder(tmp_path / "photos", ("熊", "鴎"), splits=())
+    assert (
+        main(["features", "--images", f"folder:{tmp_path / 'photos'}", "--encoder", TINY, "--classes", "熊", "猫"]) == 2
+    )
+    assert r"unknown class in --classes '\u732b'; known: \u718a, \u9d0e" in err.written().decode(encoding)
+    text = str(Table("", ("class", "top-1 %"), (("熊", "75.6 ± 1.1"), ("鴎", "–"))).encodable(encoding))
+    assert r"\u718a" in text
+    assert r"\u9d0e" in text
+    assert ("75.6 +- 1.1" in text) == (encoding == "ascii")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("command", [["--help"], ["encoders"]])
 def test_a_process_whose_streams_cannot_represent_every_character(command):

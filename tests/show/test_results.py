@@ -117,4 +117,4 @@ def test_characters_that_standard_output_lacks_give_no_traceback(result, monkeyp
     with (tmp_path / "out").open("w", encoding="ascii", errors="strict") as stream:
         monkeypatch.setattr(sys, "stdout", stream)
         result.show()
-    assert "50.0 ? 1.0" in (tmp_path / "out").read_text()
+    assert "50.0 +- 1.0" in (tmp_path / "out").read_text()

@@ -25,7 +25,7 @@ from ..machine.limits import start_no_more_threads_than_processors
 from ..machine.memory import keep_freed_memory
 from ..machine.progress import say, to_nowhere
 from ..machine.signals import Interrupted, ended_by_signals, number_of
-from ..text import printable
+from ..text import LEGIBLE, printable
 from . import (  # noqa: F401  registers them
     accept,
     audit,
@@ -132,7 +132,7 @@ def _ran(tokens: list[str]) -> int:
 
 
 def _replace_unsupported_characters() -> None:
-    """Replace characters that a terminal or a redirected file cannot represent (cp1252, ASCII), instead of failing.
+    """Escape characters that a terminal or a redirected file cannot represent (cp1252, ASCII), instead of failing.
 
     Output to a closed stream (``>&-``, a service) is dropped. COLUMNS=0 (in containers without a terminal) means an
     unknown width; rich would write nothing.
@@ -145,7 +145,7 @@ def _replace_unsupported_characters() -> None:
     for stream in (sys.stdout, sys.stderr):
         encoding = getattr(stream, "encoding", None) or "utf-8"
         if isinstance(stream, io.TextIOWrapper) and not encoding.lower().startswith("utf"):
-            stream.reconfigure(errors="replace")
+            stream.reconfigure(errors=LEGIBLE)
 
 
 def _fail(message: str, code: int, kind: str = "error: ") -> int:

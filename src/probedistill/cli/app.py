@@ -167,6 +167,7 @@ def show(*what: Any) -> None:
             console().print(Text(printable(one, lines=True)), soft_wrap=True, highlight=False)
         else:
             if isinstance(one, Table):  # in a file or a pipe, tables may have any width
+                one = one.encodable(getattr(sys.stdout, "encoding", None))
                 one = one.fitting(console().width, or_wider=not is_terminal(sys.stdout))
             console().print(one, soft_wrap=True, highlight=False)
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from rich.cells import cell_len
 from rich.console import Console
 
-from ..text import printable
+from ..text import encodable, printable
 from .scene import words_of
 
 if TYPE_CHECKING:
@@ -142,6 +142,12 @@ class Table:
             return max(min(cell_len(word), _WORD), min(max(map(cell_len, words_of(word))), _PIECE))
 
         return max(map(needs, words), default=0)
+
+    def encodable(self, encoding: str | None) -> Table:
+        """Return the table with everything that an encoding lacks replaced."""
+        columns, *rows = (tuple(encodable(cell, encoding) for cell in row) for row in (self.columns, *self.rows))
+        title, caption = (encodable(text, encoding) for text in (self.title, self.caption))
+        return replace(self, columns=columns, rows=tuple(rows), title=title, caption=caption)
 
     def html(self) -> str:
         """Return the table as an HTML element without styles."""
