@@ -421,7 +421,10 @@ def test_lists_of_classes_as_editors_and_shells_write_them(tmp_path, encoding, e
 def test_a_list_of_classes_without_an_end(tmp_path, monkeypatch):
     tree(tmp_path, "cat", "dog")
     monkeypatch.setattr("probedistill.images.splits._MOST_NAMES_BYTES", 1000)
-    with pytest.raises(UserError, match=r"classes '@/dev/zero' cannot be read \(more than 1,000 bytes\)"):
+    (tmp_path / "long.txt").write_text("cat\n" * 300)
+    with pytest.raises(UserError, match=r"long.txt' cannot be read \(more than 1,000 bytes\)"):
+        classes_of(tmp_path, classes=[f"@{tmp_path / 'long.txt'}"])
+    with pytest.raises(UserError, match="classes '@/dev/zero' is a pipe or a device"):
         classes_of(tmp_path, classes=["@/dev/zero"])
 
 
