@@ -32,6 +32,7 @@ from probedistill.evaluation.real_sets import CHOICES
 from probedistill.evaluation.scorer import Scorer
 from probedistill.features import store
 from probedistill.features.encode import view_features
+from probedistill.machine import progress
 
 NAMES = ("cat", "dog", "hen")
 
@@ -66,6 +67,14 @@ def test_rows(distilled, encoder, data):
     assert result["distilled"].top1 > 0.6
     with pytest.raises(KeyError, match="there are "):
         result["nothing"]
+
+
+def test_progress_counts_each_fit(distilled, encoder, data, monkeypatch, capsys):
+    """With many classes one fit takes minutes, and a row has one for every seed."""
+    monkeypatch.setattr(progress, "LOG_EVERY", 0.0)
+    score(distilled, encoder, data, probes=["ridge"], baselines=["random", "full"], progress=True)
+    lines = [line.split(",")[0] for line in capsys.readouterr().err.splitlines() if line.startswith("probes: ")]
+    assert lines == [f"probes: {done}/5" for done in range(1, 6)]
 
 
 @pytest.mark.slow
@@ -604,7 +613,9 @@ def test_rows_without_epochs_are_not_scored_again_for_more_epochs(evaluate_cli, 
         seen = []
         fit = Scorer.row
         with monkeypatch.context() as patch:
-            patch.setattr(Scorer, "row", lambda self, one, trial: seen.append(trial.solver) or fit(self, one, trial))
+            patch.setattr(
+                Scorer, "row", lambda self, one, trial, **_: seen.append(trial.solver) or fit(self, one, trial)
+            )
             assert evaluate_cli("--encoder", TINY, "--probes", "ridge", "sgd", *arguments).code == 0
         return set(seen)
 

@@ -47,9 +47,9 @@ def rows_made(monkeypatch):
     """The rows that have been fitted."""
     made, row = [], scorer.Scorer.row
 
-    def recording(self, training_set, trial):
+    def recording(self, training_set, trial, **tell):
         made.append((trial.name, trial.probe))
-        return row(self, training_set, trial)
+        return row(self, training_set, trial, **tell)
 
     monkeypatch.setattr(scorer.Scorer, "row", recording)
     return made

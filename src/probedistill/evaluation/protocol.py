@@ -216,13 +216,12 @@ def _scored(
         enabled=store.progress,
     )
     rows: list[Row] = []
-    with ProgressBar("probes", len(to_do), enabled=store.progress) as bar:
+    with ProgressBar("probes", sum(scorer.fits(*one) for one in to_do), enabled=store.progress) as bar:
         for training_set, trial, row in trials:
             if row is None:
-                row = scorer.row(training_set, trial)
+                row = scorer.row(training_set, trial, tell=lambda note: bar.advance(note=note))
                 if row.name != context.set_name:
                     row = row.without_confusion()
-                bar.advance(note=f"{row.name}, {row.probe} {100 * row.top1:.1f}%")
                 if out is not None:
                     Evaluation((*rows, row), context).save(out, of=distilled)
             rows.append(row)

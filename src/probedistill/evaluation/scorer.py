@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 
 from torch import Tensor
 
@@ -60,16 +61,19 @@ class Scorer:
                     trials.append(Trial(name, solver, augmented, soft and learns_soft))
         return trials
 
-    def row(self, training_set: TrainingSet, trial: Trial) -> Row:
-        """Fit and score one probe for every seed."""
+    def fits(self, training_set: TrainingSet, trial: Trial) -> int:
+        """How many seeds a row's probe is fitted for; a single one if all seeds give the same."""
+        return 1 if training_set.fixed and kind_of(trial.solver).deterministic else self.config.seeds
+
+    def row(self, training_set: TrainingSet, trial: Trial, *, tell: Callable[[str], object] = lambda note: None) -> Row:
+        """Fit and score one probe for every seed; after each fit, tell the accuracy so far."""
         kind = kind_of(trial.solver)
         started = time.perf_counter()
         scores: list[Scores] = []
-        for seed in range(self.config.seeds):
-            if scores and training_set.fixed and kind.deterministic:
-                scores.append(scores[0])
-            else:
-                scores.append(self._scores(training_set, trial, seed))
+        for seed in range(self.fits(training_set, trial)):
+            scores.append(self._scores(training_set, trial, seed))
+            tell(f"{trial.name}, {trial.probe} {100 * fmean(one.top1 for one in scores):.1f}%")
+        scores += scores[:1] * (self.config.seeds - len(scores))
         of_full = kind.on_features
         if of_full is not None and not trial.augmented:
             of_full += NO_AUGMENTATION
