@@ -13,6 +13,7 @@ from .methods import (
     CANVASES,
     FROM_PHOTOS,
     METHODS,
+    MOST_PIXELS,
     MOST_VIEWS,
     CLPConfig,
     LGMConfig,
@@ -233,7 +234,7 @@ class AugmentConfig:
         check_number(f"{argument}.noise_std", self.noise_std)
         if not math.isfinite(self.noise_mean):
             raise UserError(f"{argument}.noise_mean {self.noise_mean} must be finite")
-        check_number(f"{argument}.real_crop", self.real_crop, whole=True)
+        check_number(f"{argument}.real_crop", self.real_crop, most=MOST_PIXELS, whole=True)
 
 
 @dataclass(kw_only=True)
@@ -276,7 +277,7 @@ class CanvasConfig:
         check_number("canvas.blend", self.blend, least=2, whole=True)
         check_number("canvas.init_noise", self.init_noise)
         check_number("canvas.level_every", self.level_every, whole=True)
-        check_number("canvas.size", self.size, least=1, whole=True, auto=True)
+        check_number("canvas.size", self.size, least=1, most=MOST_PIXELS, whole=True, auto=True)
 
 
 @dataclass(kw_only=True)

@@ -231,6 +231,8 @@ def plain(value: Any) -> Any:
 
 MOST_VIEWS = 1_000_000
 """Largest number of views per image, or of seeds, that is accepted."""
+MOST_PIXELS = 16_384
+"""Longest side of an image that is accepted; sizes far beyond overflow."""
 
 
 def check_number(

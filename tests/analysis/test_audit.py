@@ -311,6 +311,7 @@ def test_a_set_that_ignores_the_photos_reveals_no_member(made, data, tmp_path, m
     [
         ({"shadows": 7}, "even number from 6"),
         ({"shadows": 2}, "even number from 6"),
+        ({"shadows": 2**31}, "even number from 6 to 10,000"),
         ({"minutes": -1.0}, "minutes -1.0 must be more than 0"),
         ({"shadows": 6, "shadow_steps": 0}, "shadow_steps 0 must be at least 1"),
         ({"shadow_steps": 5}, "shadow_steps 5 is for shadow sets, but none are made"),

@@ -49,6 +49,12 @@ def test_options_that_are_one_of_some_words(option):
         DistillConfig.of(method=method, **{part: {name: "other"}} if part else {name: "other"}).resolve()
 
 
+@pytest.mark.parametrize("name", ["input-size", "canvas.size", "augment.real-crop"])
+@pytest.mark.parametrize("pixels", [2**31, 10**30])
+def test_sizes_that_overflow(refused, name, pixels):
+    assert f"{name.replace('-', '_')} {pixels} must be at most 16,384" in refused(f"--{name}", pixels)
+
+
 @pytest.mark.filterwarnings("ignore:.*no effect")
 def test_numbers_and_lists_of_other_libraries(encoder, photos, out):
     images, _ = load_splits(f"folder:{photos}")

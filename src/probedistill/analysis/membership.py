@@ -46,6 +46,7 @@ LEAST = 6
 """Fewest shadow sets for an attack: three pairs, two of them as reference."""
 MOST = 256
 """Shadow sets if only the time is limited."""
+_MOST_ASKED = 10_000
 FALSE_ALARMS = 0.01
 
 Array = NDArray[np.float64]
@@ -261,15 +262,16 @@ def check_budget(shadows: int, minutes: float | None) -> int:
     """Number of shadow sets that a budget asks for, even; 0 for none.
 
     Raises:
-        UserError: Too few, an odd number, or no time.
+        UserError: Too few or too many, an odd number, or no time.
     """
     if minutes is not None and not minutes > 0:
         raise UserError(f"minutes {minutes} must be more than 0")
     if shadows == 0:
         return MOST if minutes is not None else 0
-    if shadows < LEAST or shadows % 2:
+    if not LEAST <= shadows <= _MOST_ASKED or shadows % 2:
         raise UserError(
-            f"shadows {shadows} must be 0 or an even number from {LEAST}: half of the sets see a photo, half do not"
+            f"shadows {shadows} must be 0 or an even number from {LEAST} to {_MOST_ASKED:,}: half of the sets see a "
+            "photo, half do not"
         )
     return shadows
 

@@ -14,7 +14,7 @@ from ..config import EncoderConfig, EncoderOptions, with_options
 from ..errors import UserError, option, unknown_name
 from ..machine.network import check_waits
 from ..machine.torch_state import own_torch_state
-from ..methods import check_choices
+from ..methods import MOST_PIXELS, check_choices, check_number
 from ..registry import Registry
 from .encoder import IMAGENET, Encoder, check_encoder
 from .known import RECIPES
@@ -97,6 +97,8 @@ def _check(config: EncoderConfig) -> None:
         raise UserError(f"input_size {config.input_size!r} is not a whole number; give a number of pixels")
     if config.input_size is not None and config.input_size < 8:
         raise UserError(f"input_size {config.input_size} is too small; use at least 8 pixels")
+    if config.input_size is not None:
+        check_number("input_size", config.input_size, most=MOST_PIXELS)
 
 
 def _source(source: str, rest: str, config: EncoderConfig) -> EncoderSource:
