@@ -19,7 +19,7 @@ from scipy.stats import norm
 from conftest import TINY
 from helpers_images import make_image_folder
 from helpers_report import audited
-from probedistill import DistilledSet, UserError, audit, distill, load_encoder, load_images
+from probedistill import DistilledSet, UserError, audit, distill, load_encoder, load_images, merge
 from probedistill.analysis.audit import PAIRS, Audit
 from probedistill.analysis.copies import (
     chance_of_suspects,
@@ -337,6 +337,13 @@ def test_chosen_photos_have_no_shadow_sets(made):
     chosen = real_set("herding", encoder, train)
     with pytest.raises(UserError, match="this set was made differently; leave the shadow sets out"):
         audit(chosen, encoder, train, shadows=6, shadow_steps=1, progress=False)
+
+
+def test_a_merged_set_has_no_shadow_sets(made):
+    place, encoder, train = made
+    merged, _ = merge([place / "copies", place / "noise"], same_classes=True)
+    with pytest.raises(UserError, match=r"merged from several \('copies', 'noise'\); audit each of them, or leave"):
+        audit(merged, encoder, train, shadows=6, shadow_steps=1, progress=False)
 
 
 @pytest.mark.slow

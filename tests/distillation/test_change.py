@@ -293,6 +293,29 @@ def test_sets_of_different_methods_make_a_set_that_says_so(runs, run_cli, data, 
     assert run_cli("runs", tmp_path).code == 0
 
 
+def test_sets_of_different_methods_are_changed_with_the_settings_of_the_first_that_was_distilled(
+    runs, data, encoder, tmp_path, monkeypatch
+):
+    own, chosen = tmp_path / "own", real_set("herding", encoder, data[0].with_classes(NAMES[2:3]))
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "scaled_objective.py").write_text(
+        "def objective(real, *, factor):\n    return lambda features, labels, step: factor * features.square().sum()\n"
+    )
+    distill(
+        data[0].with_classes(NAMES[2:]), encoder, method="module:scaled_objective:objective",
+        method_args={"factor": 2.0}, steps=1, keep_stats=True, real_views=0, out=own, progress=False,
+    )  # fmt: skip
+    merge([own, runs / "a"], out=tmp_path / "both")
+    done, _ = forget(tmp_path / "both", [NAMES[0]], run=out_of(tmp_path), encoder=encoder, redistil=True)
+    assert done.class_names == (*NAMES[2:], NAMES[1])
+    assert done.run.config.method_args == {"factor": 2.0}
+    sets = [KeptSet(chosen, (), "x"), KeptSet.load(runs / "a")]
+    orders = [merge_sets(some).distilled.run for some in (sets, sets[::-1])]
+    for run in orders:
+        assert (run.method, run.baseline, run.config.steps) == ("merged", None, 3)
+    assert orders[0].settings() == orders[1].settings()
+
+
 # ---------------------------------------------------------------------------------------------------
 # rename
 

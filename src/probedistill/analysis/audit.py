@@ -432,6 +432,12 @@ def _shadow_config(distilled: DistilledSet, encoder: Encoder, steps: int | None)
     run, fix = distilled.run, "leave the shadow sets out"
     if not run.optimised or run.statistics:
         raise UserError(f"shadow sets repeat a distillation from photos, but this set was made differently; {fix}")
+    if run.parts:
+        names = ", ".join(repr(part.name) for part in run.parts)
+        raise UserError(
+            f"shadow sets repeat one distillation, but this set was merged from several ({names}); audit each of them, "
+            f"or {fix}"
+        )
     if len(run.encoders) > 1:
         raise UserError(f"shadow sets are for sets of one encoder, but this one has {len(run.encoders)}; {fix}")
     if not run.made_with(encoder.fingerprint):

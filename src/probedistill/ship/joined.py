@@ -400,11 +400,10 @@ def _head_again(old: Head | None, statistics: Sequence[ClassStatistics]) -> tupl
 def _merged_record(
     sets: Sequence[KeptSet], names: tuple[str, ...], statistics: Sequence[ClassStatistics], most: int
 ) -> RunRecord:
-    """The record of the merged set: the first set's settings, and an entry for each part."""
+    """The record of the merged set: the settings of the first set that was distilled, and an entry for each part."""
     runs = [one.distilled.run for one in sets]
-    methods, begun = {run.method for run in runs}, {run.begun_from for run in runs}
-    first = runs[0]
-    config = first.config if len(methods) == 1 else replace(first.config, method="merged", method_args={})
+    begun, first = {run.begun_from for run in runs}, runs[0]
+    config = next((run.config for run in runs if run.optimised), first.config)
     digest = hashlib.sha256("".join(run.images.fingerprint for run in runs).encode()).hexdigest()
     parts = tuple(
         PartOfSet(

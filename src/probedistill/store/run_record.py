@@ -351,7 +351,7 @@ class RunRecord(History):
 
         ``canvas.init`` is what the images started from, even if the run continues from other images.
         """
-        options = flattened(as_plain(self.config.to_dict())) | {"method": self.method}
+        options = flattened(as_plain(replace(self.config, method=self.method).to_dict()))
         if not self.optimised:
             return {name: options[name] for name in ("method", "images_per_class")}
         if "canvas.init" in options and self.begun_from != _UNKNOWN:
@@ -362,8 +362,11 @@ class RunRecord(History):
 
     @property
     def method(self) -> str:
-        """What distilled the set; ``"unknown"`` for images from elsewhere."""
-        return self.config.method if self.encoders else _UNKNOWN
+        """What distilled the set; ``"merged"``: several methods; ``"unknown"`` for images from elsewhere."""
+        if not self.encoders:
+            return _UNKNOWN
+        methods = {part.method for part in self.parts} or {self.config.method}
+        return methods.pop() if len(methods) == 1 else "merged"
 
     @property
     def made_elsewhere(self) -> bool:
