@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import re
 import signal
+import sys
 import time
 from dataclasses import replace
 
 import pytest
+from filelock import FileLock
 from hypothesis import example, given
 from hypothesis import strategies as st
 from rich.console import Console
@@ -32,8 +34,8 @@ def under_way(tmp_path):
     write_run(folder, ABOUT)
     write(folder / "progress.json", SO_FAR)
     (folder / "preview.png").write_bytes(b"png")
-    (folder / ".lock").touch()
-    return folder
+    with FileLock(folder / ".lock"):
+        yield folder
 
 
 def test_states(tmp_path, under_way):
@@ -59,6 +61,13 @@ def test_a_killed_run_is_reported_as_quiet(under_way):
     past = time.time() - 300
     os.utime(under_way / "progress.json", (past, past))
     assert "no progress for 5 min: was it killed?" in read_progress(under_way).line()
+    (under_way / ".lock").unlink()
+    (under_way / ".lock").touch()  # as after kill -9: nobody holds it
+    line = read_progress(under_way).line()
+    if sys.platform != "win32":
+        assert "no progress for 5 min, and no process on this machine has its folder; repeat its command" in line
+    else:
+        assert "was it killed?" in line
 
 
 @pytest.mark.parametrize("begun", [True, False])

@@ -22,6 +22,7 @@ from rich.text import Text
 
 from ..errors import UserError, option
 from ..store.layout import LOCK, PREVIEW, PROGRESS, RUN
+from ..store.locks import is_left_over
 from ..store.named import run_folder
 from ..store.run_record import RunRecord, read_progress_file, read_run
 from ..text import duration, encodable, printable
@@ -49,6 +50,7 @@ class Progress:
         written: Time stamp of the file with that report, in seconds since 1970; 0 if there is none.
         ahead: Seconds by which that time stamp is in the future: the clock was changed, or is another machine's.
         held: Whether the run's folder is locked, or was when the run was killed.
+        killed: Whether a silent run was killed, as far as can be seen: nothing on this machine locks its folder.
     """
 
     state: Literal["waiting", "starting", "running", "finished"]
@@ -61,6 +63,7 @@ class Progress:
     written: float = 0.0
     ahead: float = 0.0
     held: bool = True
+    killed: bool = False
 
     @property
     def stopped(self) -> bool:
@@ -92,7 +95,11 @@ class Progress:
         if self.stopped:
             return f"stopped: {self.reached()}"
         if self.quiet > _QUIET_SECONDS:
-            return f"{self.reached()} (no progress for {duration(self.quiet)}: was it killed?)"
+            silent = f"no progress for {duration(self.quiet)}"
+            if self.killed:
+                again = f"repeat its command with {option('resume', True)}"
+                return f"{self.reached()} ({silent}, and no process on this machine has its folder; {again})"
+            return f"{self.reached()} ({silent}: was it killed?)"
         if self.ahead > _QUIET_SECONDS:
             ahead = f"its files are dated {duration(self.ahead)} ahead of the clock"
             return f"{self.reached()} ({ahead}: is it still running?)"
@@ -161,8 +168,11 @@ def _with_age(progress: Progress, path: Path) -> Progress:
         written = path.stat().st_mtime
     except OSError:  # removed meanwhile: the run has just finished
         written = now
-    held = os.path.exists(path.with_name(LOCK))
-    return replace(progress, quiet=max(0.0, now - written), written=written, ahead=max(0.0, written - now), held=held)
+    return replace(
+        progress, quiet=max(0.0, now - written), written=written, ahead=max(0.0, written - now),
+        held=os.path.exists(path.with_name(LOCK)),
+        killed=abs(now - written) > _QUIET_SECONDS and is_left_over(path.parent),
+    )  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------------------

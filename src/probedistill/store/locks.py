@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -41,6 +42,23 @@ def claimed(folder: Path, *, called: str = "out", wait: float = 0.0) -> Iterator
                 with suppress(OSError):  # removed before release: a waiting process notices, and makes a new lock file
                     (folder / LOCK).unlink(missing_ok=True)
                 lock.release()
+
+
+def is_left_over(folder: Path) -> bool:
+    """Whether the lock of a folder is left over from a process that was killed: nothing on this machine holds it.
+
+    Nothing is written. Always ``False`` on Windows and on file systems without locks, where this cannot be known.
+    """
+    if sys.platform == "win32":
+        return False
+    import fcntl
+
+    try:
+        with open(folder / LOCK, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # until the file is closed
+    except OSError:
+        return False
+    return True
 
 
 def _acquired(folder: Path, called: str, wait: float) -> FileLock | None:
