@@ -7,6 +7,7 @@ import random
 import re
 import sys
 import types
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -314,6 +315,41 @@ def test_a_models_own_generator_is_noticed(draws):
     model.draws = copy.deepcopy(draws) if not isinstance(draws, torch.Generator) else draws
     with pytest.raises(UserError, match="gives different features for the same images each time"):
         Encoder(model, name="mine", input_size=32)
+
+
+@pytest.mark.parametrize("library", ["torch", "numpy", "random"])
+def test_an_encoder_that_seeds_for_the_whole_program_is_noticed(library):
+    seed = {"torch": torch.manual_seed, "numpy": np.random.seed, "random": random.seed}[library]
+    draw = {"torch": lambda: torch.rand(()), "numpy": np.random.random, "random": random.random}[library]
+
+    def seeds(model: Does, images: Tensor) -> Tensor:
+        seed(0)
+        return model.usual(images) * (1 + 0.1 * draw())
+
+    with pytest.warns(UserWarning, match="encoder 'mine' seeds the random numbers of the whole program in each pass"):
+        Encoder(Does(seeds), name="mine", input_size=32)
+
+
+def test_an_encoder_that_draws_or_keeps_the_callers_numbers_is_not_taken_for_one_that_seeds():
+    def draws(model: Does, images: Tensor) -> Tensor:
+        torch.rand(())
+        return model.usual(images)
+
+    def draws_once(model: Does, images: Tensor) -> Tensor:
+        if not hasattr(model, "drawn"):
+            torch.manual_seed(0)
+            model.drawn = random.random()
+        return model.usual(images)
+
+    def restores(model: Does, images: Tensor) -> Tensor:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return model.usual(images) * (1 + 0.1 * torch.rand(()))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for does in (draws, draws_once, restores):
+            Encoder(Does(does), name="mine", input_size=32)
 
 
 def test_precision_is_the_encoders_whatever_the_caller_has_set():

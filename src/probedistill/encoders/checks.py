@@ -11,7 +11,8 @@ import math
 import pickle
 import random
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -118,10 +119,14 @@ def check_features(encode: Callable[[Tensor], Tensor], images: Tensor, *, name: 
         f"{called} cannot take images of {size} pixels", Exception,
         hint=f"choose another {option('input_size')} or extra {option('encoder_args')}",
     ):  # fmt: skip
-        before = _random_states(images.device, encode)
-        features = encode(images)
-        draws = before != _random_states(images.device, encode)
+        with _other_random_numbers(images.device):
+            before = _random_states(images.device, encode)
+            features = encode(images)
+            after = _random_states(images.device, encode)
         again = encode(images)
+        later_on = _random_states(images.device, encode)
+    draws = before != after
+    seeds = any(was != now == then for was, now, then in zip(before, after, later_on, strict=True))
     if not isinstance(features, Tensor):
         raise UserError(f"{called} returns {type(features).__name__}; it must return a tensor (images, features)")
     if not is_plain(features):
@@ -163,6 +168,12 @@ def check_features(encode: Callable[[Tensor], Tensor], images: Tensor, *, name: 
         raise changes_itself(name)
     if _distance(features[0], features[1]) < _ROUNDING:
         raise UserError(f"{called} gives a dark and a bright image the same features; check its weights")
+    if seeds:
+        warnings.warn(
+            f"{called} seeds the random numbers of the whole program in each pass, so that whatever draws them later "
+            "gets the same ones; let it draw from a torch.Generator of its own",
+            stacklevel=2,
+        )
     return features
 
 
@@ -192,6 +203,19 @@ def _random_states(device: torch.device, encode: Callable[[Tensor], Tensor]) -> 
             elif isinstance(held, np.random.Generator | np.random.RandomState | random.Random):
                 states.append(pickle.dumps(held))
     return states
+
+
+@contextmanager
+def _other_random_numbers(device: torch.device) -> Iterator[None]:
+    """Move the global generators on for a block, and back after it."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        kept = random.getstate(), np.random.get_state()  # noqa: NPY002
+        torch.rand(1), torch.rand(1, device=device), random.random(), np.random.random()  # noqa: NPY002
+        try:
+            yield
+        finally:
+            random.setstate(kept[0])
+            np.random.set_state(kept[1])  # noqa: NPY002
 
 
 def is_plain(tensor: Tensor) -> bool:
