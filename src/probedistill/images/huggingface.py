@@ -339,6 +339,12 @@ class _HfLoader:
             return b""
         if item["bytes"] is not None:
             return bytes(item["bytes"])
+        packed = item["path"].partition("::")[2]  # as datasets 3 names a photo in an archive: zip://PATH::ARCHIVE
+        if packed and self._is_own(packed):
+            raise UserError(
+                f"images {spec!r}: the photos are in the archive {one_line(os.path.basename(packed))!r}; unpack it and "
+                f"give {_UNPACKED}"
+            )
         if not self._is_own(item["path"]):
             raise UserError(
                 f"images {spec!r}: row {self.name(index)} names the file {one_line(item['path'])!r} outside "
