@@ -25,6 +25,14 @@ from probedistill.store.tensors import load_tensors, save_tensors
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
+ROUNDING = 5e-4
+"""Difference of pixels between one process and several, after eight steps; a level of 8 bits is 4e-3.
+
+Processes add gradients in another order, which changes them by float32's rounding, 1e-7 of their size. Adam divides by
+that size: where the sum is nearly 0, rounding is a large share of it, and a step moves the pixel by up to lr = 0.05.
+2e-4 occurs with torch 2.6.
+"""
+
 Torchrun = Callable[..., subprocess.Popen[str]]
 Fork = Callable[..., Attempt]
 
@@ -103,7 +111,7 @@ def test_many_processes_give_the_result_of_one(
     assert code == 0, output
     assert output.count("images of 5 classes") == 1, "one process speaks"
     one, many = DistilledSet.load(tmp_path / "one"), DistilledSet.load(tmp_path / "many")
-    torch.testing.assert_close(many.float_images, one.float_images, rtol=0, atol=1e-4)
+    torch.testing.assert_close(many.float_images, one.float_images, rtol=0, atol=ROUNDING)
     assert many.run.losses == pytest.approx(one.run.losses, abs=1e-5)
 
 
@@ -115,7 +123,7 @@ def test_two_encoders_in_two_processes_give_the_result_of_one_process(
     ranks = fork(*distil(five_classes, tmp_path / "two", *more, method="lgm"), ranks=2)
     assert ranks.end() == 0, ranks.log.read_text()
     one, two = DistilledSet.load(tmp_path / "one"), DistilledSet.load(tmp_path / "two")
-    torch.testing.assert_close(two.float_images, one.float_images, rtol=0, atol=1e-4)
+    torch.testing.assert_close(two.float_images, one.float_images, rtol=0, atol=ROUNDING)
     for single, shared in zip(one.run.tower_losses, two.run.tower_losses, strict=True):
         assert shared == pytest.approx(single, abs=1e-5)
     assert len(two.run.micro_batch) == 2
