@@ -16,6 +16,7 @@ import pickle
 import re
 import shutil
 import tarfile
+import warnings
 from collections import defaultdict, deque
 from collections.abc import Callable
 from functools import partial
@@ -289,6 +290,18 @@ TRAINERS = {
 def test_checkpoints_of_trainers_give_the_models_features(tmp_path, small, expected, trainer):
     torch.save(TRAINERS[trainer](small.state_dict()), tmp_path / "w.pth.tar")
     assert torch.equal(_features(tmp_path / "w.pth.tar"), expected)
+
+
+def test_averaged_weights_without_names_are_said_to_be_left_out(tmp_path, small, expected):
+    state = small.state_dict()
+    averages = [torch.zeros_like(value) for value in small.parameters()]
+    torch.save({"state_dict": state, "ema": {"decay": 0.9, "shadow_params": averages}}, tmp_path / "w.pth")
+    with pytest.warns(UserWarning, match=r"averaged weights without names \('ema.shadow_params'\), which are not used"):
+        assert torch.equal(_features(tmp_path / "w.pth"), expected)
+    torch.save({"state_dict": state, "shadow_params": []}, tmp_path / "none.pth")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        _features(tmp_path / "none.pth")
 
 
 @pytest.mark.slow

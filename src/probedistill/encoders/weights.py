@@ -44,6 +44,12 @@ def read_weights(path: Path, names: Iterable[str], key: str | None = None) -> di
     hint = "give a .safetensors file, or a PyTorch file with nothing but tensors"
     content = _tree(load_tensor_file(path, f"{called} cannot be read as weights", hint, leave_out=True))
     ours = list(names)
+    if key is None and (unnamed := next(_unnamed_averages(content), None)):
+        warnings.warn(
+            f"{called} has averaged weights without names ({unnamed!r}), which are not used; to use them, copy them "
+            "into the model (ema.copy_to(model.parameters())) and save its state dict",
+            stacklevel=2,
+        )
     content = content if key is None else _under(key, content, called)
     weights = _without_inner_wrappers(dict(_tensors_in(content)), ours)
     _check_no_adapter(weights, called)
@@ -232,6 +238,14 @@ def _tensors_in(content: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
             yield prefix + name, value
         elif isinstance(name, str):
             yield from _tensors_in(value, f"{prefix}{name}.")
+
+
+def _unnamed_averages(content: Any, prefix: str = "") -> Iterator[str]:
+    """Yield the places of lists of averaged weights, as diffusers and torch_ema save them."""
+    for name, value in content.items() if isinstance(content, Mapping) else ():
+        if name == "shadow_params" and isinstance(value, Sequence) and len(value):
+            yield f"{prefix}{name}"
+        yield from _unnamed_averages(value, f"{prefix}{name}.")
 
 
 def _under(key: str, content: Any, called: str) -> dict[str, Tensor]:
