@@ -594,6 +594,19 @@ def test_features_are_what_the_model_itself_makes_of_a_whole_image(hf_folder, tm
         assert close(load_encoder(spec, device="cpu")(pictures(3, 32)), expected(pictures(3, 32)))
 
 
+def test_a_detectors_features_are_said_to_be_of_its_queries(hf_folder, tmp_path):
+    from transformers import DetrConfig, DetrModel, ResNetConfig
+
+    inside = ResNetConfig(embedding_size=8, hidden_sizes=[8, 8, 8, 16], depths=[1] * 4, out_features=["stage4"])
+    few = {f"{part}_{what}": n for part in ("encoder", "decoder")
+           for what, n in (("layers", 1), ("attention_heads", 2), ("ffn_dim", 16))}  # fmt: skip
+    model = DetrModel(DetrConfig(use_timm_backbone=False, use_pretrained_backbone=False, backbone=None,
+                                 backbone_config=inside, d_model=16, num_queries=7, **few))  # fmt: skip
+    _, spec = stored(model, tmp_path / "model", size=64)
+    with pytest.warns(UserWarning, match="finds objects: its features are the mean of 7 queries"):
+        load_encoder(spec, device="cpu")
+
+
 @pytest.mark.parametrize("kind", ["BertModel", "CLIPTextModel", "Siglip2VisionModel"])
 def test_models_that_take_more_than_images(hf_folder, tmp_path, kind):
     import transformers

@@ -72,6 +72,13 @@ def _loaded(repo: str, config: EncoderConfig) -> Loaded:
     if not pools:
         instead = "class token" if has_token else "mean over the image"
         warnings.warn(f"the checkpoint of hf:{repo} has no pooler; using the {instead} as features", stacklevel=2)
+    if getattr(settings, "num_queries", None) and hasattr(model, "decoder"):
+        warnings.warn(
+            f"{spec} finds objects: its features are the mean of {settings.num_queries} queries, each about a part of "
+            "the image; for features of the whole image, use the model inside it (its config.json names it), such as "
+            "timm:resnet50",
+            stacklevel=2,
+        )
     identity = f"{'' if pools else 'class token' if has_token else 'mean'}|{getattr(settings, 'mask_ratio', '')}"
     return Loaded(encoder, identity=identity + "|bgr" * is_bgr, **view)
 
