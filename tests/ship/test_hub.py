@@ -27,14 +27,23 @@ NAMES = ("cat", "a b/c", "train", "[x]*")
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path) -> Iterator[Hub]:
-    import huggingface_hub.constants as constants
+    from huggingface_hub import constants, file_download
+    from huggingface_hub.utils import _http
 
     found = Hub()
+    # huggingface_hub 0 keeps addresses from when it was imported, and sessions that ask nobody if they began offline
+    reset_sessions = getattr(_http, "reset_sessions", lambda: None)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", found.url)
+    template = found.url + "/{repo_id}/resolve/{revision}/{filename}"
+    for module in (constants, file_download):
+        monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
+    reset_sessions()
     monkeypatch.setenv("HF_ENDPOINT", found.url)
     monkeypatch.setenv("HF_TOKEN", "hf_test")
     monkeypatch.setenv("PROBEDISTILL_CACHE", str(tmp_path / "cache"))
     yield found
+    reset_sessions()
     found.stop()
 
 
