@@ -151,6 +151,24 @@ def test_datasets_reads_the_run_as_its_images_alone(tmp_path):
     assert [(row["label"], row["class_name"]) for row in data] == list(enumerate(["red", "train", "[x]"]))
 
 
+def test_testing_on_the_training_split_under_another_name_is_warned_of(distil_cli, run_cli, tmp_path):
+    photos, run = make_image_folder(tmp_path / "photos", per_class=6, size=8), tmp_path / "run"
+    (tmp_path / "link").symlink_to(photos / "train")
+    shutil.copytree(photos / "train", tmp_path / "copied")
+    assert distil_cli("--out", run, images=f"folder:{photos}").code == 0
+
+    def says(images, *more):
+        done = run_cli("evaluate", run, "--images", images, "--encoder", TINY, "--seeds", 1, "--baselines", *more)
+        assert done.code == 0, done.err
+        return "test images included (there called 'folder:photos', train), so accuracy is too high" in done.err
+
+    for name in ("photos/train", "link", "copied"):
+        assert says(f"folder:{tmp_path / name}"), name
+    assert says(f"folder:{photos}", "--split", "test", "--test-split", "train")
+    assert not says(f"folder:{photos}")
+    assert not says(f"folder:{photos / 'test'}")
+
+
 @pytest.mark.slow
 def test_photos_that_come_later_change_what_is_held_out(distil_cli, run_cli, tmp_path):
     photos, run = make_image_folder(tmp_path / "photos", per_class=6, size=8, splits=()), tmp_path / "run"

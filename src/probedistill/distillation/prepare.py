@@ -21,7 +21,7 @@ from ..encoders.pool import EncoderPool
 from ..errors import UserError, option
 from ..features.statistics import ClassStatistics
 from ..features.store import FeatureStore
-from ..images.duplicates import check_not_one_picture
+from ..images.duplicates import check_not_one_picture, digest_of_pictures
 from ..images.labelled import LabelledImages, check_class_names
 from ..images.sources import check_outside
 from ..images.splits import load_images, load_splits
@@ -275,6 +275,7 @@ def _describe(config: DistillConfig, encoders: list[Encoder], data: RealData) ->
         test=ImagesRecord.of(data.test) if data.test is not None else None,
         begun_from=config.canvas.init or "noise",
         statistics=tuple(one.about for one in data.statistics),
+        pictures=digest_of_pictures(data.train),
     )
 
 

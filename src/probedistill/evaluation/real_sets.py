@@ -13,7 +13,7 @@ from ..encoders.encoder import Encoder
 from ..features.bank import FeatureBank
 from ..features.classes import herding, k_medoids, medoids, random_images
 from ..features.store import FeatureStore
-from ..images.duplicates import check_not_one_picture
+from ..images.duplicates import check_not_one_picture, digest_of_pictures
 from ..images.labelled import LabelledImages
 from ..methods import check_name, check_number
 from ..store.distilled import DistilledSet
@@ -71,5 +71,6 @@ def real_set(
         test=ImagesRecord.of(test) if test is not None else None,
         skipped=tuple(bank.skipped),
         begun_from="real",
+        pictures=digest_of_pictures(train),
     )
     return DistilledSet(torch.stack(images), bank.labels[rows], train.class_names, run)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 
 import numpy as np
@@ -51,6 +52,14 @@ def check_not_one_picture(*parts: LabelledImages | None) -> None:
                 f"images {images.spec!r}: all {len(images)} are the same picture, byte for byte, such as "
                 f"{images.names[0]!r}; look at it: images may have become blank when they were converted"
             )
+
+
+def digest_of_pictures(*parts: LabelledImages | None) -> str | None:
+    """A digest of the pictures in all parts, whatever their names and order; ``None`` if a source lacks them."""
+    known = [part.contents for part in parts if part is not None and part.contents is not None]
+    if len(known) < len(parts):
+        return None
+    return hashlib.sha256(np.unique(np.concatenate(known)).tobytes()).hexdigest()
 
 
 def _in_two_classes(contents: NDArray[np.void], labels: NDArray[np.int64]) -> tuple[int, int, int] | None:

@@ -306,6 +306,7 @@ class RunRecord(History):
         base: The finished set that the run continued from, if any.
         forgotten: Classes that were removed.
         renamed: A former and the present name of each class that was renamed, in the order in which that was done.
+        pictures: `digest_of_pictures` of the real images; ``None`` if it is not known.
     """
 
     finished: bool
@@ -327,6 +328,7 @@ class RunRecord(History):
     base: BaseRecord | None = None
     forgotten: tuple[str, ...] = ()
     renamed: tuple[tuple[str, str], ...] = ()
+    pictures: str | None = None
 
     @property
     def baseline(self) -> str | None:
