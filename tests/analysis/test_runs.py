@@ -56,6 +56,18 @@ def test_runs_that_differ_only_in_their_seed_are_one_row(made):
     assert any("No scores: b" in sentence for sentence in found.findings())
 
 
+def test_a_spread_is_spoken_of_only_if_there_is_one(made, tmp_path):
+    def says(*names):
+        for name in names:
+            shutil.copytree(made / name, tmp_path / "-".join(names) / name)
+        return " ".join(collect_runs(tmp_path / "-".join(names)).findings())
+
+    assert "distillation seeds" not in says("b"), "no score"
+    assert "Some rows are of fewer than 3 distillation seeds; distil with more." in (alone := says("a0"))
+    assert "±" not in alone
+    assert "± is over distillation seeds. Some rows are of fewer" in says("a0", "a1")
+
+
 def test_equal_weights_of_encoders_are_no_setting(made):
     about = read_run(made / "a0")
 

@@ -130,6 +130,7 @@ def test_a_run_names_what_was_held_out_and_shows_its_scores(distil_cli, run_cli,
     card = (run / "README.md").read_text()
     assert "| **distilled** | 2 | ridge |" in card
     assert "| full real data |" in card
+    assert "2 seeds. Mean ± standard deviation over evaluation seeds." in card
     assert "(held-out.txt)" in card
     assert str(tmp_path) not in card
     assert TINY.split(":", 1)[1] in card.replace("\\", "")
@@ -167,6 +168,7 @@ def test_testing_on_the_training_split_under_another_name_is_warned_of(distil_cl
     assert says(f"folder:{photos}", "--split", "test", "--test-split", "train")
     assert not says(f"folder:{photos}")
     assert not says(f"folder:{photos / 'test'}")
+    assert "±" not in (run / "README.md").read_text(encoding="utf-8"), "of one evaluation seed"
 
 
 @pytest.mark.slow

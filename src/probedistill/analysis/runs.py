@@ -147,8 +147,12 @@ class Runs(Result):
     def findings(self) -> list[str]:
         """What the table does not show."""
         found = []
-        if any(len(set(group.seeds)) < _FEW for group in self.groups):
-            found.append(f"± is over distillation seeds. Some rows have fewer than {_FEW}; distil with more seeds.")
+        if any(len(set(group.seeds)) < _FEW for group in self.groups if group.accuracies):
+            spread = any(one.std is not None for group in self.groups for one in group.accuracies)
+            found.append(
+                "± is over distillation seeds. " * spread
+                + f"Some rows are of fewer than {_FEW} distillation seeds; distil with more."
+            )
         found += [
             f"Differ as {name} does (--csv has them): {', '.join(others[:_MOST_NAMED])}"
             f"{and_more(len(others), _MOST_NAMED)}."

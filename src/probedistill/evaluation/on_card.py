@@ -31,7 +31,9 @@ def as_markdown(evaluation: Evaluation) -> str:
     lines = [
         f"{escaped(published(by.name))} at {by.input_size} px, tested on {counted(on.images, 'image')} of "
         f"{escaped(published(on.spec))} ({escaped(on.split)}; fingerprint `{escaped(on.fingerprint[:12])}`), "
-        f"{counted(evaluation.context.protocol.seeds, 'seed')}. Mean ± standard deviation over evaluation seeds.",
+        f"{counted(evaluation.context.protocol.seeds, 'seed')}."
+        + " Mean ± standard deviation over evaluation seeds."
+        * (evaluation.context.protocol.seeds > 1),
         "",
         "| trained on | images | probe | top-1 % | gap to full |",
         "| --- | ---: | --- | ---: | ---: |",
