@@ -82,6 +82,20 @@ def test_a_group_file_is_matched_by_name_in_any_order(data, tmp_path):
     assert group_names(test, first[1])[0] in ("cat/blue", "cat/red")
 
 
+@pytest.mark.parametrize("between", [";", "\t"])
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_group_files_as_spreadsheets_write_them(tmp_path, between, encoding):
+    rows = [
+        ["file", "class", "background"],
+        ["cat/a, b.png", "cat", '"on 1; 2"'],
+        ["", "", ""],
+        ["dog/é.png", "dog", "x"],
+    ]
+    text = "\r\n".join(between.join(row) for row in rows)
+    (tmp_path / "g.csv").write_bytes(text.encode(encoding))
+    assert read_groups(tmp_path / "g.csv").values == {"cat/a, b.png": "on 1; 2", "dog/é.png": "x"}
+
+
 def test_rows_of_other_classes_and_splits_are_ignored(data, tmp_path):
     text = (data / "groups.csv").read_text() + "val/cat/0.png,cat,red\ntrain/hen/0.png,hen,red\n"
     (tmp_path / "g.csv").write_text(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from ..errors import UserError, option, unknown_name
 from ..images.labelled import LabelledImages
 from ..images.sources import FOLDER_SPLITS
 from ..machine.places import check_plain_file
+from ..text import text_of
 
 _JOIN = "/"
 
@@ -86,8 +88,11 @@ def read_groups(path: Path | str, attributes: Sequence[str] = ("background",)) -
         raise UserError("attribute is empty; give at least one column, such as background")
     check_plain_file(path, where)
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = [(number, row) for number, row in enumerate(csv.reader(file), 1) if any(row)]
+        text = text_of(path.read_bytes())
+        first = text.lstrip("\n").partition("\n")[0]
+        between = max(",;\t", key=first.count)  # spreadsheets write ; in many countries
+        reader = csv.reader(io.StringIO(text), delimiter=between)
+        rows = [(number, row) for number, row in enumerate(reader, 1) if any(row)]
     except FileNotFoundError:
         raise UserError(f"{where}: no such file; give a CSV file with the columns file, class, background") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
