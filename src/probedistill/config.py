@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, TypeVar
@@ -222,7 +222,7 @@ class AugmentConfig:
         """Raise `UserError` if a value is out of range."""
         check_choices(self, f"{argument}.")
         for name, pair in (("scale", self.shares), ("ratio", self.ratio)):
-            if isinstance(pair, str) or len(pair) != 2:
+            if isinstance(pair, str) or not hasattr(pair, "__len__") or len(pair) != 2:
                 raise UserError(f"{argument}.{name} {pair!r} must be two numbers, smallest and largest")
         smallest, largest = self.shares
         if not 0 < smallest <= largest <= 1:
@@ -489,6 +489,9 @@ class DistillConfig:
         check_number("seed", self.seed, whole=True)
         check_number("real_views", self.real_views, most=MOST_VIEWS, whole=True, auto=True)
         check_number("micro_batch", self.micro_batch, least=1, most=10**9, whole=True, auto=True)
+        for name in ("also", "encoder_weights"):
+            if isinstance(value := getattr(self, name), str) or not isinstance(value, Iterable):
+                raise UserError(f"{name} {value!r} must be a list; write [{value!r}]")
         for weight in self.encoder_weights:
             check_number("encoder_weights", weight, more_than=True)
         check_number("layers", self.layers, whole=True, auto=True)
@@ -712,6 +715,13 @@ def with_options(config: Config, options: Mapping[str, Any], function: str) -> C
     for name in options:
         check_name(f"option of {function}", name, [one.name for one in fields(config)])
     return replace(config, **plain(options))
+
+
+def check_config(argument: str, value: object, kind: type) -> None:
+    """Raise `UserError` for anything but a config of this kind, or ``None``."""
+    if value is not None and not isinstance(value, kind):
+        first = next(iter(kind.__dataclass_fields__))  # type: ignore[attr-defined]
+        raise UserError(f"{argument} {value!r:.60} must be a {kind.__name__}, such as {kind.__name__}({first}=…)")
 
 
 def check_names(argument: str, value: Any) -> Sequence[str]:

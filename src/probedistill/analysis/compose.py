@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .._version import __version__
-from ..config import ComposeConfig, ComposeOptions, ImagesConfig, with_options
+from ..config import ComposeConfig, ComposeOptions, ImagesConfig, check_config, with_options
 from ..errors import UserError
 from ..images.decode import UnreadableImageError
 from ..images.labelled import LabelledImages
@@ -95,6 +95,7 @@ def compose(
     Raises:
         UserError: Bad input, or an image that cannot be read; nothing has been written.
     """
+    check_config("config", config, ComposeConfig)
     config = with_options(config or ComposeConfig(), options, "compose")
     config.check()
     out = Path(out)

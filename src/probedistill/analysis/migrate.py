@@ -12,7 +12,7 @@ import torch
 from scipy.special import expit, logit
 
 from .._version import __version__
-from ..config import AugmentConfig
+from ..config import AugmentConfig, check_config
 from ..encoders.encoder import Encoder, check_encoder
 from ..errors import UserError, by_caller, option, unknown_name
 from ..features.statistics import ClassStatistics
@@ -263,6 +263,7 @@ def migrate(
     if distilled.soft_labels is None:  # soft labels also cover classes without an image
         check_each_class(distilled, "a head")
     check_encoder(encoder)
+    check_config("augment", augment, AugmentConfig)
     _check(candidate, measured, encoder, old)
     _check_sources(distilled, old, statistics)
     store = features or FeatureStore()

@@ -16,7 +16,15 @@ import numpy as np
 import torch
 
 from .._version import __version__
-from ..config import AugmentConfig, EncoderConfig, EvaluateConfig, EvaluateOptions, TransferConfig, with_options
+from ..config import (
+    AugmentConfig,
+    EncoderConfig,
+    EvaluateConfig,
+    EvaluateOptions,
+    TransferConfig,
+    check_config,
+    with_options,
+)
 from ..encoders.encoder import Encoder
 from ..encoders.named import check_made_with, display_names, own_encoder
 from ..encoders.pool import EncoderPool
@@ -91,6 +99,8 @@ def transfer(
     """
     check_labelled(train, "train")
     check_labelled(test, "test")
+    check_config("config", config, TransferConfig)
+    check_config("augment", augment, AugmentConfig)
     config = with_options(config or TransferConfig(), options, "transfer")
     config.check()
     check_probes(config.probes)

@@ -12,7 +12,7 @@ from typing import Literal, Unpack, cast
 import torch
 from torch import Tensor
 
-from ..config import AugmentConfig, DistillConfig, RunConfig, with_options
+from ..config import AugmentConfig, DistillConfig, RunConfig, check_config, with_options
 from ..encoders.encoder import Encoder
 from ..errors import UserError, option
 from ..features.overlap import photos_counted_before
@@ -133,6 +133,7 @@ def extend(
     Raises:
         UserError: The run has no statistics, was made with other encoders, or has already seen these photos.
     """
+    check_config("run", run, RunConfig)
     run = with_options(run or RunConfig(), options, "extend")
     _check_other_folder(folder, run)
     kept = KeptSet.load(folder)
@@ -218,6 +219,7 @@ def forget(
     classes = class_list([classes] if isinstance(classes, str) else classes)
     if not classes and not removed:
         raise UserError(f"nothing to forget; give {option('classes', 'NAME')} or {option('stats', 'FILE')}")
+    check_config("run", run, RunConfig)
     run = with_options(run or RunConfig(), options, "forget")
     if run.out is None:
         raise UserError("out is missing; give a folder for the new set")

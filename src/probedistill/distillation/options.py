@@ -6,7 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
-from ..config import AugmentConfig, CanvasConfig, CLPConfig, DistillConfig, LGMConfig, RunConfig, SFMConfig
+from ..config import (
+    AugmentConfig,
+    CanvasConfig,
+    CLPConfig,
+    DistillConfig,
+    LGMConfig,
+    RunConfig,
+    SFMConfig,
+    check_config,
+)
 from ..errors import unknown_name
 from ..methods import plain
 
@@ -63,6 +72,8 @@ def with_options(
     Raises:
         UserError: An option that neither has.
     """
+    check_config("run", run, RunConfig)
+    check_config("config", config, DistillConfig)
     run_names, config_names = RunConfig.__dataclass_fields__, DistillConfig.__dataclass_fields__
     for name in options:
         if name not in run_names and name not in config_names:

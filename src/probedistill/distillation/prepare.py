@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from numbers import Integral, Real
 from pathlib import Path
 
 import torch
@@ -22,7 +23,7 @@ from ..errors import UserError, option
 from ..features.statistics import ClassStatistics
 from ..features.store import FeatureStore
 from ..images.duplicates import check_not_one_picture, digest_of_pictures
-from ..images.labelled import LabelledImages, check_class_names
+from ..images.labelled import LabelledImages, check_class_names, check_labelled
 from ..images.sources import check_outside
 from ..images.splits import load_images, load_splits
 from ..machine.processes import Processes
@@ -102,6 +103,8 @@ def read_data(
     Raises:
         UserError: No such images, or too few of a class.
     """
+    if test is not None and not isinstance(test, ImagesConfig):
+        check_labelled(test, "test")
     held_out = load_splits(test, progress=progress)[1] if isinstance(test, ImagesConfig) else test
     if not isinstance(images, (str, ImagesConfig, LabelledImages)):
         spec = test if isinstance(test, ImagesConfig) else None
@@ -166,9 +169,10 @@ def check_run(run: RunConfig) -> None:
         raise UserError(f"timeout_seconds {run.timeout_seconds} must be more than 0")
     check_names("log", run.log)
     check_names("callback", run.callback)
-    for name in ("checkpoint_seconds", "evaluate_every"):
-        if not (getattr(run, name) or 0) >= 0:  # also refuses NaN
-            raise UserError(f"{name} {getattr(run, name)} must be 0 or more")
+    for name, whole in {"checkpoint_seconds": False, "evaluate_every": True}.items():
+        value = getattr(run, name)
+        if value is not None and not (isinstance(value, Integral if whole else Real) and float(value) >= 0):
+            raise UserError(f"{name} {value!r} must be a {'whole ' * whole}number, 0 or more")
 
 
 def folder_of(run: RunConfig, team: Processes) -> NoFolder:

@@ -33,6 +33,13 @@ def example_images(size: int, device: torch.device) -> Tensor:
     return (torch.tensor([0.5, 0.7]).view(2, 1, 1, 1) * noise + torch.tensor([0.0, 0.3]).view(2, 1, 1, 1)).to(device)
 
 
+def check_module(model: object, name: str) -> None:
+    """Raise `UserError` for anything but a module, such as its class."""
+    if not isinstance(model, nn.Module):
+        what = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
+        raise UserError(f"encoder {name!r} is {what}; give a torch.nn.Module, such as one that the class creates")
+
+
 def frozen(model: nn.Module, *, name: str) -> nn.Module:
     """The model in evaluation mode and without gradients of its weights.
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 from weakref import WeakKeyDictionary
 
 import torch
@@ -21,11 +21,12 @@ from ..code import digest_of_code, is_own_function
 from ..config import EncoderConfig, Precision
 from ..errors import UserError
 from ..machine.torch_state import own_torch_state
-from ..methods import check_name
+from ..methods import check_name, check_number
 from .checks import (
     changes_itself,
     check_features,
     check_gradient,
+    check_module,
     checked_preparation,
     example_images,
     frozen,
@@ -35,6 +36,7 @@ from .checks import (
 from .fold import fold_batchnorms, unfold_batchnorms
 from .known import IMAGENET
 from .layers import features_with_layers, inner_layers
+from .source import resolve_device
 
 Channels = tuple[float, float, float]
 """A number for each of red, green and blue."""
@@ -77,7 +79,8 @@ class Encoder(nn.Module):
         widths: Number of features of each inner layer that follow the encoder's own; see `with_layers`.
 
     Raises:
-        UserError: The model cannot take such images, or its features are not those of the image (`checks`).
+        UserError: An argument is wrong, the model cannot take such images, or its features are not those of the image
+            (`checks`).
     """
 
     mean: Tensor
@@ -101,13 +104,19 @@ class Encoder(nn.Module):
         identity: str = "",
     ) -> None:
         super().__init__()
+        if not isinstance(name, str) or not name:
+            raise UserError(f"name {name!r} must be a short name for tables and folders")
+        check_number("input_size", input_size, least=1, whole=True)
         check_name("interpolation", interpolation, RESAMPLING)
+        check_name("precision", precision, get_args(Precision))
+        device = resolve_device(str(device))
         mean, std, crop_pct = checked_preparation(mean, std, crop_pct, name=name)
         self.name, self.input_size, self.precision = name, input_size, precision
         self.config: EncoderConfig | None = None
         self._layers: tuple[int, ...] = ()
         self.widths: tuple[int, ...] = ()
         self.interpolation, self.crop_pct, self.cuts = interpolation, crop_pct, cuts
+        check_module(model, name)
         unfold_batchnorms(model)
         model = frozen(model, name=name)
         if any(t.is_floating_point() and t.dtype != torch.float32 for t in _tensors(model)):
@@ -222,7 +231,7 @@ class Encoder(nn.Module):
             (n, dim), float32 (float64 for a float64 model and input).
 
         Raises:
-            UserError: The images have another shape, type or range.
+            UserError: The images have another shape or type. Values outside [0, 1], as noise may give, are accepted.
         """
         if not (isinstance(images, Tensor) and images.is_floating_point() and images.shape[-3:-2] in ((3,), (1,))):
             about = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__

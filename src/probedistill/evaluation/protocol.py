@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from .._version import __version__
-from ..config import AugmentConfig, EvaluateConfig, EvaluateOptions, with_options
+from ..config import AugmentConfig, EvaluateConfig, EvaluateOptions, check_config, with_options
 from ..encoders.encoder import Encoder, check_encoder
 from ..errors import UserError, by_caller, option
 from ..features.notes import ImagesNote
@@ -114,6 +114,11 @@ def evaluate(
         check_labelled(train, "train")
     if folder is not None:
         warn_of_seen(folder, train, test)
+    for argument, other in {"source": source, "chosen_by": chosen_by}.items():
+        if other is not None:
+            check_encoder(other, argument)
+    check_config("config", config, EvaluateConfig)
+    check_config("augment", augment, AugmentConfig)
     config = with_options(config or EvaluateConfig(), options, "evaluate")
     config.check()
     if out is not None:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..config import AugmentConfig
+from ..config import AugmentConfig, check_config
 from ..encoders.encoder import Encoder, check_encoder
 from ..errors import UserError, explained, option
 from ..images.decode import UnreadableImageError
@@ -83,9 +83,14 @@ def extract_features(
     """
     check_encoder(encoder)
     check_labelled(images)
+    check_config("augment", augment, AugmentConfig)
     augment = augment or AugmentConfig()
     check_number("views", views, most=MOST_VIEWS, whole=True)
     check_number("seed", seed, whole=True)
+    check_number("batch_size", batch_size, least=1, whole=True)
+    check_number("shard_size", shard_size, least=1, whole=True)
+    if max_memory is not None:
+        check_number("max_memory", max_memory)
     check_name("dtype", dtype, DTYPES)
     augment.check()
     if not len(images):

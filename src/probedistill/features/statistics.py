@@ -487,8 +487,9 @@ def merge_statistics(parts: Iterable[ClassStatistics], *, union: bool = False) -
     return reduce(add, parts)
 
 
-def load_statistics(paths: Sequence[Path | str], *, union: bool = False) -> ClassStatistics:
-    """Read and merge files of statistics; see `merge_statistics`."""
+def load_statistics(paths: Path | str | Sequence[Path | str], *, union: bool = False) -> ClassStatistics:
+    """Read a file of statistics, or merge several; see `merge_statistics`."""
+    paths = [paths] if isinstance(paths, (str, Path)) else paths
     return merge_statistics([ClassStatistics.load(path) for path in paths], union=union)
 
 

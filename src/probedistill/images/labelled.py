@@ -99,10 +99,12 @@ class LabelledImages:
 
         Raises:
             IndexError: An index is out of range.
-            TypeError: ``indices`` is a boolean mask.
+            TypeError: ``indices`` is a boolean mask, or something else than whole numbers.
         """
         if np.asarray(indices).dtype == np.bool_:
             raise TypeError("indices is a mask; give np.flatnonzero(mask)")
+        if len(np.atleast_1d(indices)) and np.asarray(indices).dtype.kind not in "iu":
+            raise TypeError(f"indices are {np.asarray(indices).dtype}; give whole numbers")
         chosen = np.asarray(indices, dtype=np.int64).reshape(-1)
         fingerprint = digest_of("select", self.fingerprint, chosen.astype("<i8").tobytes())
         return self._taken(chosen, self.class_names, self.labels[chosen], fingerprint)
@@ -117,6 +119,8 @@ class LabelledImages:
 
     def of(self, class_names: Sequence[str], argument: str, absent_ok: bool = False) -> LabelledImages:
         """As `with_classes`; errors call the names ``argument``, and ``absent_ok`` allows unknown ones."""
+        if isinstance(class_names, str):
+            raise UserError(f"{argument} {class_names!r} must be a list of names; write [{class_names!r}]")
         wanted = tuple(class_names)
         check_classes(wanted, self.class_names, argument, self.spec, absent_ok)
         if wanted == self.class_names:

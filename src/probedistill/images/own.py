@@ -49,10 +49,20 @@ def labelled_images(
     """
     called = f"images {name!r}"
     pictures = _pictures(images, called)
-    labels = np.asarray(labels).reshape(-1)
+    labels = _one_each(labels, called)
     numbers, found = _numbered(labels, _named(class_names, called), called)
     check_classes_of_images(found, called)
     return labelled(Items(pictures, numbers, found, None if names is None else list(names)), name, split, progress)
+
+
+def _one_each(labels: Any, called: str) -> NDArray[Any]:
+    """The labels as an array (N,), which may be a tensor on any device, a column (N, 1) or an iterator."""
+    if isinstance(labels, Iterable) and not hasattr(labels, "__len__"):
+        labels = list(labels)
+    found = as_array(labels)
+    if found.ndim > 1 and found.size != len(found):
+        raise UserError(f"{called} have labels of the shape {found.shape}; give one for each image")
+    return found.reshape(-1) if found.size else np.zeros(0, dtype=np.int64)
 
 
 def _named(class_names: Sequence[str] | None, called: str) -> tuple[str, ...] | None:
@@ -97,7 +107,7 @@ def _numbered(
     if class_names is not None and len(set(class_names)) < len(class_names):
         twice = next(one for one in class_names if class_names.count(one) > 1)
         raise UserError(f"{called}: class_names name {twice!r} twice; name each class once")
-    if labels.dtype.kind in "US":
+    if labels.dtype.kind == "U":
         found = class_names if class_names is not None else tuple(sorted(set(map(str, labels))))
         place = {one: number for number, one in enumerate(found)}
         unknown = next((str(one) for one in labels if str(one) not in place), None)

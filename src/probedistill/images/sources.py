@@ -264,7 +264,9 @@ _OVERSHOOT = 0.02
 def check_range(pixels: Any, called: str) -> None:
     """Raise `UserError` unless the values of an array or a tensor, if any, are in [0, 1], up to a small overshoot."""
     low, high = (float(pixels.min()), float(pixels.max())) if 0 not in pixels.shape else (0.0, 1.0)
-    if not (low >= -_OVERSHOOT and high <= 1 + _OVERSHOOT):  # refuses NaN, too
+    if low != low:
+        raise UserError(f"{called} values that are not numbers (NaN)")
+    if not (low >= -_OVERSHOOT and high <= 1 + _OVERSHOOT):
         way_out = "undo their normalisation first" if low < 0 else "divide them first"
         raise UserError(f"{called} values from {low:.2f} to {high:.2f}, outside [0, 1]; {way_out}")
 

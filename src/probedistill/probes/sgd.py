@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-from ..errors import NonFiniteLossError
+from ..errors import NonFiniteLossError, explained
 from .arrays import Array
 
 INITS = ("papers", "zero", "linear")
@@ -28,7 +28,8 @@ def generator_of(random_state: int | np.random.RandomState | None) -> torch.Gene
     elif isinstance(random_state, np.random.RandomState):
         generator.manual_seed(int(random_state.randint(2**31 - 1)))
     else:
-        generator.manual_seed(operator.index(random_state))
+        with explained(f"random_state {random_state!r} cannot be used", TypeError, hint="give a whole number or None"):
+            generator.manual_seed(operator.index(random_state))
     return generator
 
 

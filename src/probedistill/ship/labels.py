@@ -11,7 +11,7 @@ import torch
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
-from ..config import SOFT_LABELS, AugmentConfig
+from ..config import SOFT_LABELS, AugmentConfig, check_config
 from ..encoders.encoder import Encoder
 from ..errors import UserError
 from ..features.bank import FeatureBank
@@ -86,6 +86,7 @@ def with_extras(
     if soft_labels == "source" or keep_head:
         features = torch.cat([bank.centre[None], bank.augmented])
         probe = LinearProbe("ridge").fit_views(features, bank.labels)
+    check_config("augment", augment, AugmentConfig)
     made = distilled
     if keep_head:
         weight, bias = (torch.from_numpy(part).float() for part in (probe.coef_, probe.intercept_))

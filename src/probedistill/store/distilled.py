@@ -519,6 +519,8 @@ def _read_images(parts: _Parts) -> Tensor:
 
 def as_set(given: DistilledSet | Path | str) -> DistilledSet:
     """Return a set that is given directly, or by the folder or name of its run (`DistilledSet.load`)."""
+    if isinstance(given, Tensor):
+        raise UserError("distilled is a Tensor; give DistilledSet(images, labels, class_names), or the folder of a run")
     return given if isinstance(given, DistilledSet) else DistilledSet.load(given)
 
 
