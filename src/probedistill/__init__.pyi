@@ -12,6 +12,7 @@ from .analysis.transfer import transfer
 from .config import (
     AugmentConfig,
     CanvasConfig,
+    ComposeConfig,
     DistillConfig,
     EncoderConfig,
     EvaluateConfig,
@@ -36,6 +37,7 @@ from .evaluation.result import Evaluation, load_evaluation
 from .features.bank import FeatureBank
 from .features.extract import extract_features
 from .features.statistics import ClassStatistics, load_statistics, merge_statistics
+from .features.store import FeatureStore
 from .features.summed import class_statistics
 from .images.decode import UnreadableImageError
 from .images.labelled import LabelledImages
@@ -64,6 +66,7 @@ __all__ = [
     "Callback",
     "Canvas",
     "Composed",
+    "ComposeConfig",
     "CanvasConfig",
     "ClassStatistics",
     "DistillConfig",
@@ -75,6 +78,7 @@ __all__ = [
     "Evaluation",
     "ExportReport",
     "FeatureBank",
+    "FeatureStore",
     "Geometry",
     "Head",
     "ImagesConfig",

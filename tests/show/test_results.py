@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from probedistill import UserError
 from probedistill.show.figures import Bars, Figure
@@ -118,3 +119,16 @@ def test_characters_that_standard_output_lacks_give_no_traceback(result, monkeyp
         monkeypatch.setattr(sys, "stdout", stream)
         result.show()
     assert "50.0 +- 1.0" in (tmp_path / "out").read_text()
+
+
+@dataclass(frozen=True)
+class Heights(Result):
+    heights: NDArray[np.float64]
+
+
+def test_results_with_arrays_can_be_compared(result):
+    one, same, other = (Heights(np.array([height, np.nan])) for height in (1.0, 1.0, 2.0))
+    assert one == same
+    assert one != other
+    assert one != result
+    assert one in [other, same]

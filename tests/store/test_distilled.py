@@ -342,3 +342,12 @@ def test_a_set_whose_images_were_changed_does_not_load(tmp_path, harm, message):
         Image.new("RGB", size).save(path)
     with pytest.raises(UserError, match=f"is damaged .*{message}"):
         DistilledSet.load(folder)
+
+
+def test_sets_and_heads_are_found_in_lists(saved):
+    """Like encoders and banks of features they are equal only to themselves."""
+    sets = [DistilledSet.load(saved) for _ in range(2)]
+    assert sets.index(sets[1]) == 1
+    assert len({*sets, sets[0]}) == 2
+    heads = [Head(torch.zeros(2, 3), torch.zeros(2), "tiny", "f") for _ in range(2)]
+    assert heads.index(heads[1]) == 1

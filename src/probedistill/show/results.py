@@ -30,10 +30,11 @@ class Result:
     """
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Keep the short `__repr__`, because a dataclass's own would print every number."""
+        """Keep `__repr__` and `__eq__`: a dataclass's own would print every number, and cannot compare arrays."""
         super().__init_subclass__(**options)
-        if "__repr__" not in cls.__dict__:
-            cls.__repr__ = Result.__repr__  # type: ignore[method-assign]
+        for name in ("__repr__", "__eq__"):
+            if name not in cls.__dict__:
+                setattr(cls, name, getattr(Result, name))
 
     def tables(self) -> list[Table]:
         """The numbers."""
@@ -59,6 +60,11 @@ class Result:
     def __str__(self) -> str:
         findings = map(printable, self.findings())
         return as_text(*(table.rich() for table in self.tables()), *findings, sep="\n", markup=False, soft_wrap=True)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, type(self)):
+            return NotImplemented
+        return type(other) is type(self) and as_plain(self) == as_plain(other)
 
     def __repr__(self) -> str:
         lines = str(self).splitlines()

@@ -73,7 +73,7 @@ class DamagedImagesError(UserError):
     """Image files of a set are missing or altered; the rest of it is whole."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Head:
     """W*: a linear classifier trained on all real features of one encoder, logits = features @ weight.T + bias.
 
@@ -116,7 +116,7 @@ class _TensorsRecord:
     head: HeadRecord | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DistilledSet:
     """Synthetic images with their labels and their history.
 
