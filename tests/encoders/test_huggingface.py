@@ -618,6 +618,19 @@ def test_models_that_take_more_than_images(hf_folder, tmp_path, kind):
         load_encoder(spec, device="cpu")
 
 
+def test_a_kind_of_model_without_an_encoder_of_its_own_is_named(hf_folder, tmp_path):
+    from transformers import ConvNextConfig, UperNetConfig, UperNetForSemanticSegmentation
+
+    four = [f"stage{number}" for number in range(1, 5)]
+    inside = ConvNextConfig(hidden_sizes=[8] * 4, depths=[1] * 4, out_features=four)
+    small = {"hidden_size": 16, "pool_scales": [1], "auxiliary_in_channels": 8, "auxiliary_channels": 8}
+    _, spec = stored(
+        UperNetForSemanticSegmentation(UperNetConfig(backbone_config=inside, **small)), tmp_path / "model", size=64
+    )
+    with pytest.raises(UserError, match="is a model of kind 'upernet', which transformers cannot load"):
+        load_encoder(spec, device="cpu")
+
+
 @pytest.mark.parametrize("whole", [True, False])
 def test_an_adapter_is_not_an_encoder(hf_folder, tmp_path, whole):
     root, _ = hf_folder

@@ -139,6 +139,11 @@ def _made(repo: str, config: EncoderConfig, spec: str) -> tuple[Any, Any, dict[s
                 raise
             raise _quantised(spec, str(error).partition('parameter named "')[2].partition('"')[0]) from error
         except ValueError as error:
+            if "Unrecognized configuration class" in str(error):
+                raise UserError(
+                    f"{spec} is a model of kind {every.model_type!r}, which transformers cannot load as an encoder of "
+                    "images alone; use the encoder inside it, or wrap it as module:FILE:NAME"
+                ) from error
             if "trust_remote_code" not in str(error):
                 raise
             given = by_caller(
