@@ -158,7 +158,7 @@ def test_testing_on_the_training_split_under_another_name_is_warned_of(distil_cl
     shutil.copytree(photos / "train", tmp_path / "copied")
     assert distil_cli("--out", run, images=f"folder:{photos}").code == 0
 
-    def says(images, *more):
+    def says(images, *more, run=run):
         done = run_cli("evaluate", run, "--images", images, "--encoder", TINY, "--seeds", 1, "--baselines", *more)
         assert done.code == 0, done.err
         return "test images included (there called 'folder:photos', train), so accuracy is too high" in done.err
@@ -169,6 +169,14 @@ def test_testing_on_the_training_split_under_another_name_is_warned_of(distil_cl
     assert not says(f"folder:{photos}")
     assert not says(f"folder:{photos / 'test'}")
     assert "±" not in (run / "README.md").read_text(encoding="utf-8"), "of one evaluation seed"
+    others = make_image_folder(tmp_path / "others", classes=("hen", "owl"), per_class=6, size=8, seed=1)
+    assert distil_cli("--out", tmp_path / "second", images=f"folder:{others}").code == 0
+    assert run_cli("merge", run, tmp_path / "second", "--out", tmp_path / "both").code == 0
+    for folder in (others, photos):
+        shutil.copytree(folder / "train", tmp_path / "pooled", dirs_exist_ok=True)
+        shutil.copytree(folder, tmp_path / "split", dirs_exist_ok=True)
+    assert says(f"folder:{tmp_path / 'pooled'}", run=tmp_path / "both")
+    assert not says(f"folder:{tmp_path / 'split'}", run=tmp_path / "both")
 
 
 @pytest.mark.slow

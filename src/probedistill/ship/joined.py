@@ -408,7 +408,7 @@ def _merged_record(
     parts = tuple(
         PartOfSet(
             name=one.name, class_names=run.class_names, images=run.images, method=run.method,
-            steps=0 if run.made_elsewhere else run.config.steps, seed=run.config.seed,
+            steps=0 if run.made_elsewhere else run.config.steps, seed=run.config.seed, pictures=run.pictures,
         )
         for one, run in zip(sets, runs, strict=True)
     )  # fmt: skip

@@ -27,7 +27,7 @@ from ..images.splits import held_out_names
 from ..text import counted, printable
 from .files import whole_file
 from .layout import CARD, CONFIG, HELD_OUT, IMAGES, PREVIEW, STATISTICS
-from .run_record import RunRecord, read_run
+from .run_record import PartOfSet, RunRecord, read_run
 
 SCORES, REAL_DATA = "scores", "real data"
 """Parts of a card that later commands rewrite."""
@@ -187,14 +187,16 @@ def warn_of_seen(folder: Path, train: LabelledImages | None, test: LabelledImage
     are together the pictures that it was made from: its training split under another name.
     """
     run = read_run(folder)
-    parts = [part and part.of(run.class_names, "class", absent_ok=True) for part in (train, test)]
-    if run.pictures is not None and run.pictures in (digest_of_pictures(parts[1]), digest_of_pictures(*parts)):
-        warnings.warn(
-            f"{str(folder)!r} was made from all images of {test.spec!r}, test images included (there called "
-            f"{published(run.images.spec)!r}, {run.images.split}), so accuracy is too high; test on others",
-            stacklevel=3,
-        )
-        return
+    sets: tuple[RunRecord | PartOfSet, ...] = (run, *run.parts)
+    for made in sets:
+        parts = [part and part.of(made.class_names, "class", absent_ok=True) for part in (train, test)]
+        if made.pictures is not None and made.pictures in (digest_of_pictures(parts[1]), digest_of_pictures(*parts)):
+            warnings.warn(
+                f"{str(folder)!r} was made from all images of {test.spec!r}, test images included (there called "
+                f"{published(made.images.spec)!r}, {made.images.split}), so accuracy is too high; test on others",
+                stacklevel=3,
+            )
+            return
     held, testing = set(held_out_in(folder)), [printable(name) for name in held_out_names(test)]
     seen = [name for name in testing if name not in held]
     training = () if train is None else map(printable, train.names)

@@ -233,6 +233,7 @@ class PartOfSet:
         method: What distilled it.
         steps: Optimisation steps; 0 if it was not distilled here.
         seed: Its seed.
+        pictures: As in `RunRecord`.
     """
 
     name: str
@@ -241,6 +242,7 @@ class PartOfSet:
     method: str
     steps: int
     seed: int
+    pictures: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
