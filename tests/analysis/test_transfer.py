@@ -135,9 +135,9 @@ def test_centroids_are_seen_in_the_views_that_evaluate_draws(data, tmp_path, mon
     seen = []
     row = Scorer.row
 
-    def watched(scorer, images, trial):
+    def watched(scorer, images, trial, **options):
         seen.append([images.features(scorer.encoder, seed, 3).double() for seed in range(2)])
-        return row(scorer, images, trial)
+        return row(scorer, images, trial, **options)
 
     monkeypatch.setattr(Scorer, "row", watched)
     encoder = load_encoder(TINY)
