@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import sys
+import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ import torch
 import yaml
 
 from conftest import TINY
-from probedistill import DistilledSet, UserError, distill
+from probedistill import Callback, DistilledSet, UserError, distill
 from probedistill.methods import METHODS
 from probedistill.registry import Registry
 
@@ -287,3 +289,30 @@ def test_an_error_in_ones_own_code_is_shown_without_frames_of_ours(distil_cli, t
     assert "TypeError: unsupported operand type(s) for +: 'int' and 'str'" in lines
     assert f"your own code failed, in '{tmp_path / 'shaky.py'}', line 6: see above" in lines[-1]
     assert sum(line.lstrip().startswith("File ") for line in lines) == 2
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_a_run_whose_code_was_edited_says_so(mine, photos, steps):
+    """The images of a finished run are those of the earlier code, and an unfinished one goes on with the new code."""
+
+    class Stops(Callback):
+        def on_step(self, step):
+            if step.step < 3:
+                raise KeyboardInterrupt
+
+    options = {"method": "module:mine:objective", "method_args": {"strength": 2}, "out": "run", "steps": steps}
+    options |= {"progress": False, "canvas": {"kind": "module:mine:Blocks", "init": "noise"}}
+    stops = [Stops()] if steps == 3 else []
+    with suppress(KeyboardInterrupt):
+        distill(f"folder:{photos}", TINY, callbacks=stops, **options)
+    with suppress(KeyboardInterrupt), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        distill(f"folder:{photos}", TINY, resume=True, callbacks=stops, **options)
+    (mine / "mine.py").write_text(METHOD + "# edited\n")
+    importlib.reload(sys.modules["mine"])
+    with pytest.warns(UserWarning, match="has changed since") as told:
+        assert len(distill(f"folder:{photos}", TINY, resume=True, **options).run.losses) == steps
+    when = "began" if steps == 3 else "was finished"
+    for name, value in {"method": "module:mine:objective", "canvas.kind": "module:mine:Blocks"}.items():
+        line = f"out 'run': the code of {name} {value!r} has changed since this run {when}; overwrite=True instead of"
+        assert sum(line in str(one.message) for one in told) == 1

@@ -388,6 +388,15 @@ def _check_same(folder: Path, before: RunRecord, now: RunRecord) -> None:
     if before.base != now.base:
         raise UserError(f"{out} holds a run that continues from other images; {_either()}")
     check_settings(folder, before.config, now.config)
+    for name in before.code.keys() & now.code.keys():
+        if before.code[name] != now.code[name]:
+            value = now.config.method if name == "method" else now.config.canvas.kind
+            since = "was finished" if before.finished else "began"
+            warnings.warn(
+                f"{out}: the code of {name} {value!r} has changed since this run {since}; {option('overwrite', True)} "
+                f"instead of {option('resume', True)} distils again",
+                stacklevel=2,
+            )
 
 
 def check_settings(folder: Path, before: DistillConfig, now: DistillConfig) -> None:

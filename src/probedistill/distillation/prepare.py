@@ -27,6 +27,7 @@ from ..images.labelled import LabelledImages, check_class_names, check_labelled
 from ..images.sources import check_outside
 from ..images.splits import load_images, load_splits
 from ..machine.processes import Processes
+from ..methods import CANVASES, METHODS
 from ..store.records import as_plain
 from ..store.run_record import EncoderRecord, ImagesRecord, RunRecord
 from ..text import counted
@@ -280,7 +281,18 @@ def _describe(config: DistillConfig, encoders: list[Encoder], data: RealData) ->
         begun_from=config.canvas.init or "noise",
         statistics=tuple(one.about for one in data.statistics),
         pictures=digest_of_pictures(data.train),
+        code=_own_code(config),
     )
+
+
+def _own_code(config: DistillConfig) -> dict[str, str]:
+    """Digests of the code of the user's own method and canvas, by option."""
+    found = {}
+    for name, registry, value in (("method", METHODS, config.method), ("canvas.kind", CANVASES, config.canvas.kind)):
+        if value not in registry.built_in:
+            registry.load(value)
+            found[name] = registry.code_of(value)
+    return found
 
 
 def _check_counts(train: LabelledImages, config: DistillConfig) -> None:

@@ -309,6 +309,7 @@ class RunRecord(History):
         forgotten: Classes that were removed.
         renamed: A former and the present name of each class that was renamed, in the order in which that was done.
         pictures: `digest_of_pictures` of the real images; ``None`` if it is not known.
+        code: Digest of the code of the user's own method and canvas, by option; not in records of earlier versions.
     """
 
     finished: bool
@@ -331,6 +332,7 @@ class RunRecord(History):
     forgotten: tuple[str, ...] = ()
     renamed: tuple[tuple[str, str], ...] = ()
     pictures: str | None = None
+    code: dict[str, str] = field(default_factory=dict)
 
     @property
     def baseline(self) -> str | None:
