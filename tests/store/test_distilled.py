@@ -351,3 +351,18 @@ def test_sets_and_heads_are_found_in_lists(saved):
     assert len({*sets, sets[0]}) == 2
     heads = [Head(torch.zeros(2, 3), torch.zeros(2), "tiny", "f") for _ in range(2)]
     assert heads.index(heads[1]) == 1
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "says"),
+    [
+        (torch.rand(4, 3, 8, 8), torch.arange(3), r"labels are torch.int64 of the shape \(3,\); give an int64 tensor"),
+        (torch.rand(4, 3, 8, 8), torch.arange(4) + 2, "labels are from 2 to 5, but there are 4 classes"),
+        (torch.rand(4, 3, 8, 8), [0, 1, 2, 3], "labels are a list"),
+        (torch.rand(4, 8, 8), torch.arange(4), "float_images are torch.float32 of the shape"),
+        (np.zeros((4, 3, 8, 8)), torch.arange(4), "float_images are a ndarray; give a tensor of floats"),
+    ],
+)
+def test_a_set_that_is_put_together_by_hand(images, labels, says):
+    with pytest.raises(UserError, match=says):
+        DistilledSet(images, labels, ("a", "b", "c", "d"))

@@ -95,6 +95,12 @@ class Head:
         return self.weight.nbytes + self.bias.nbytes
 
 
+def _kind(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"{value.dtype} of the shape {tuple(value.shape)}"
+    return f"a {type(value).__name__}"
+
+
 @dataclass(frozen=True)
 class Encoded:
     """Image files to ship instead of PNG files and float images.
@@ -136,6 +142,20 @@ class DistilledSet:
     run: RunRecord = field(default_factory=unrecorded)
     soft_labels: Tensor | None = None
     head: Head | None = None
+
+    def __post_init__(self) -> None:
+        """Raise `UserError` for images and labels that are not those of a set: it may be put together by hand."""
+        images, labels, classes = self.float_images, self.labels, len(self.class_names)
+        if not (
+            isinstance(images, Tensor) and images.is_floating_point() and images.ndim == 4 and images.shape[1] == 3
+        ):
+            raise UserError(f"float_images are {_kind(images)}; give a tensor of floats (m, 3, S, S), from 0 to 1")
+        if not (isinstance(labels, Tensor) and labels.dtype == torch.int64 and labels.shape == images.shape[:1]):
+            raise UserError(f"labels are {_kind(labels)}; give an int64 tensor of one label for each image")
+        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+            raise UserError(
+                f"labels are from {int(labels.min())} to {int(labels.max())}, but there are {classes} classes"
+            )
 
     def __len__(self) -> int:
         return len(self.labels)
