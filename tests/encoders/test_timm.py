@@ -923,3 +923,11 @@ def test_other_files_called_config_do_not_matter(tmp_path, small, expected, text
     (tmp_path / "config.json").write_text(text)
     torch.save(small.state_dict(), tmp_path / "w.pth")
     assert torch.equal(_features(tmp_path / "w.pth"), expected)
+
+
+def test_weights_of_transformers_are_not_those_of_another_timm_model(tmp_path, small):
+    (tmp_path / "config.json").write_text('{"model_type": "resnet", "hidden_sizes": [8]}')
+    torch.save({f"embedder.{name}": value for name, value in small.state_dict().items() if "conv" in name},
+               tmp_path / "pytorch_model.bin")  # fmt: skip
+    with pytest.raises(UserError, match=re.escape(f"it is a model of transformers: give hf:{tmp_path}")):
+        _features(tmp_path / "pytorch_model.bin")

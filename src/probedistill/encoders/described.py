@@ -45,6 +45,12 @@ def described(path: Path) -> Description:
     return found or Description()
 
 
+def is_of_transformers(path: Path) -> bool:
+    """Whether weights have transformers' own names, as its config.json beside them tells."""
+    content = _json(path.with_name("config.json"))
+    return isinstance(content, dict) and "model_type" in content and "pretrained_cfg" not in content
+
+
 def _json(path: Path) -> Any:
     with suppress(OSError, ValueError, RecursionError):
         if path.stat().st_size <= _MOST_BYTES:

@@ -21,7 +21,7 @@ from ..extras import not_installed
 from ..machine.network import asking_the_hub, check_waits
 from ..machine.places import at_home
 from .checks import is_plain
-from .described import Description, described
+from .described import Description, described, is_of_transformers
 from .known import RECIPES, Recipe
 from .source import EncoderSource, Loaded
 from .weights import read_weights
@@ -370,11 +370,14 @@ def _load_weights(model: nn.Module, weights: dict[str, Tensor], path: Path, name
     faults = [f"{k} has shape {tuple(weights[k].shape)} instead of {tuple(ours[k].shape)}" for k in wrong[:1]]
     faults += [f"{k} is missing" for k in missing[:1]] + [f"{k} is not part of the model" for k in extra[:1]]
     if faults:
+        hint = f"check the model's name and {option('encoder_args')}"
+        if missing and is_of_transformers(path):
+            hint = f"it is a model of transformers: give hf:{path.parent}"
+        elif wrong:
+            hint += ", such as img_size if it was trained on images of another size"
         raise UserError(
             f"checkpoint {str(path)!r} does not fit timm model {name!r}: {', '.join(faults)} "
-            f"({len(missing)} missing, {len(extra)} unexpected, {len(wrong)} of another shape); "
-            f"check the model's name and {option('encoder_args')}"
-            + (", such as img_size if it was trained on images of another size" if wrong else "")
+            f"({len(missing)} missing, {len(extra)} unexpected, {len(wrong)} of another shape); {hint}"
         )
     for k, value in weights.items():
         if not is_plain(value) or (ours[k].is_floating_point() and not value.is_floating_point()):
