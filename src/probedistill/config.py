@@ -453,7 +453,9 @@ class DistillConfig:
             off["canvas", "new_level"] = "levels opened later, but canvas.level_every is 0"
         if canvas.kind != "pyramid":
             why = f"canvas.kind pyramid, but canvas.kind is {canvas.kind}"
-            off |= {("canvas", name): why for name in ("new_level", *(["level_every"] if canvas.level_every else []))}
+            off["canvas", "new_level"] = why
+            if canvas.level_every and canvas.kind in CANVASES.built_in:  # one's own canvas is refused with it
+                off["canvas", "level_every"] = why
         if augment.noise_prob == 0:
             off |= {("augment", name): "noise, but augment.noise_prob is 0" for name in ("noise_std", "noise_mean")}
         if augment.kind == "none":

@@ -603,7 +603,8 @@ def test_the_number_of_epochs_matters_to_probes_that_have_epochs(evaluate_cli, r
 
     assert probes("--probes", "ridge")[0] == {"ridge"}
     assert probes("--probes", "sgd", "--epochs", 7) == ({"ridge", "sgd"}, 7)
-    assert probes("--probes", "logistic", "--full-epochs", 9) == ({"ridge", "sgd", "logistic"}, 7)
+    unused = "without effect: --full-epochs; it is for the probe sgd"
+    assert probes("--probes", "logistic", "--full-epochs", 9, warning=unused) == ({"ridge", "sgd", "logistic"}, 7)
     said = "replacing the scores of sgd in "
     assert probes("--probes", "sgd", "--epochs", 8, warning=said) == ({"ridge", "sgd", "logistic"}, 8)
 
